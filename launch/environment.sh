@@ -1,0 +1,58 @@
+# Sourced, not run: makes this checkout's own Python environment and puts it first on PATH.
+#
+#   source launch/environment.sh
+#   make_environment          # what a user needs
+#   make_environment test     # and the extra "test"; several are separated by commas
+#
+# The environment is .venv in the checkout. It is used again as long as setup.py has not changed;
+# delete .venv to start afresh. PYTHON=/path/to/python3.12 chooses the interpreter.
+# Where downloads come from is pip's own configuration (its environment variables and pip.conf).
+
+URKLE_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+
+fail() {
+  echo "urkle_tf: $*" >&2
+  exit 1
+}
+
+# Prints the interpreter to use. A name on PATH may be a shim that does not run: try each.
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:+"$PYTHON"} python3.12 python3.11 python3 python; do
+    if "$candidate" -c 'import sys, venv, ensurepip
+sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2> /dev/null; then
+      command -v -- "$candidate"
+      return
+    fi
+    [ "$candidate" != "${PYTHON:-}" ] \
+      || fail "PYTHON=$PYTHON is no Python 3.11 or 3.12 that can make environments"
+  done
+  fail "needs Python 3.12 or 3.11 with its venv module, and found neither on PATH:" \
+    "install one (Debian, Ubuntu: apt install python3.12-venv) or set PYTHON=/path/to/python3.12"
+}
+
+make_environment() {
+  local extras=${1:-} venv=$URKLE_ROOT/.venv python marker wanted
+  if ! "$venv/bin/python" -c 'import pip' 2> /dev/null; then
+    python=$(find_python) || exit 1
+    echo "making .venv with $("$python" --version)"
+    rm -rf -- "$venv"
+    "$python" -m venv "$venv" || fail "could not make $venv: is the disk full or read-only?"
+  fi
+  # The checkout's path counts too: an editable installation points at it, and a moved .venv is broken.
+  wanted=$(cat -- "$URKLE_ROOT/setup.py" <(echo "$URKLE_ROOT") | "$venv/bin/python" -c '
+import hashlib, sys
+print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
+  # One marker for each set of extras, written last: an interrupted installation is done again.
+  marker=$venv/installed-${extras:-plain}
+  if [ "$(cat -- "$marker" 2> /dev/null)" != "$wanted" ]; then
+    echo "installing urkle_tf${extras:+[$extras]} into .venv (a few minutes the first time)"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+      --editable "$URKLE_ROOT${extras:+[$extras]}" \
+      || fail "the installation failed (pip says why above): is the network there?" \
+        "The same command goes on where it stopped"
+    echo "$wanted" > "$marker"
+  fi
+  export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH
+  export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
+}

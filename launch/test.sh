@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Format, lint, types and tests, in an environment of their own:
+#
+#   bash launch/test.sh                            # all of it
+#   bash launch/test.sh tests/spec_test.py -k name   # arguments go to pytest
+#
+# Downloads no data. Tests on MNIST and CIFAR-10 run where URKLE_DATA_DIR holds them prepared by
+# TensorFlow Datasets, and are skipped elsewhere. Exits with 0 only if everything passed.
+set -euo pipefail
+
+caller=$PWD
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+# A relative folder is relative to where the caller stood.
+if [ -n "${URKLE_DATA_DIR:-}" ]; then
+  URKLE_DATA_DIR=$(cd -- "$caller" && cd -- "$URKLE_DATA_DIR" 2> /dev/null && pwd) \
+    || { echo "urkle_tf: URKLE_DATA_DIR is not a folder" >&2; exit 1; }
+  export URKLE_DATA_DIR
+fi
+source launch/environment.sh
+make_environment test
+
+# Each check runs even if one before it failed, so that one run shows all there is to mend.
+failed=()
+check() {
+  echo "== $*"
+  "$@" || failed+=("$1${2:+ $2}")
+}
+check ruff format --check .
+check ruff check .
+check mypy
+[ ${#failed[@]} -eq 0 ] || printf 'FAILED: %s\n' "${failed[@]}"
+
+echo "== pytest $*"
+status=0
+python -m pytest --durations=15 "$@" || status=$?
+[ "$status" -ne 0 ] || [ ${#failed[@]} -eq 0 ] || status=1
+exit "$status"

@@ -1,0 +1,76 @@
+"""Installs urkle_tf."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def read(path: str) -> str:
+  return (HERE / path).read_text(encoding="utf-8")
+
+
+def version() -> str:
+  # Read, not imported: importing the package needs what is only about to be installed.
+  return re.search(r'__version__ = "(.+?)"', read("urkle_tf/_version.py"))[1]
+
+
+# Lower bounds are the oldest releases that were tried, upper bounds stop before the next release
+# that may break. TensorFlow 2.19.1 is the last with TPU support: TPU hosts install
+# tensorflow-tpu==2.19.1 in tensorflow's place (their launcher does), and the others with --no-deps.
+INSTALL_REQUIRES = [
+  "absl-py>=2.1,<3",
+  "importlib_resources>=6,<8",  # tensorflow-datasets needs it and does not ask for it
+  "keras>=3.15,<4",
+  "keras-cv>=0.9,<0.10",
+  "matplotlib>=3.9,<4",
+  "numpy>=1.26,<3",
+  "scikit-learn>=1.5,<2",
+  "tensorboard>=2.19,<3",
+  "tensorflow>=2.19,<2.22",
+  "tensorflow-datasets>=4.9.7,<5",
+  "tensorflow-probability[tf]>=0.25,<0.26",  # [tf] brings tf_keras, which .distributions needs
+]
+
+EXTRAS_REQUIRE = {
+  "test": [
+    "hypothesis>=6.100,<7",
+    "mypy>=2,<3",
+    "pytest>=8,<10",
+    "pytest-timeout>=2.3,<3",
+    "ruff>=0.17,<0.18",  # a formatter's minor releases change what it writes
+    "setuptools>=70.1",  # builds the wheel that tests/packaging_test.py looks into
+  ],
+  # Independent attacks: answers to compare with, in tests and audits, never for the main job.
+  "attacks": [
+    "adversarial-robustness-toolbox>=1.20,<2",
+    "foolbox>=3.3.4,<4",
+  ],
+}
+
+setuptools.setup(
+  name="urkle_tf",
+  version=version(),
+  description="Robust image encoders, trained without labels, in TensorFlow and Keras 3",
+  long_description=read("README.md"),
+  long_description_content_type="text/markdown",
+  author="The urkle_tf authors",
+  license="Apache-2.0",
+  python_requires=">=3.11,<3.13",
+  packages=setuptools.find_packages(include=["urkle_tf", "urkle_tf.*"]),
+  package_data={"urkle_tf": ["py.typed"]},
+  zip_safe=False,
+  install_requires=INSTALL_REQUIRES,
+  extras_require=EXTRAS_REQUIRE,
+  classifiers=[
+    "Development Status :: 3 - Alpha",
+    "Intended Audience :: Science/Research",
+    "Operating System :: POSIX :: Linux",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Typing :: Typed",
+  ],
+)
