@@ -1,0 +1,11 @@
+"""Adversarial attacks: `attack(objective, images, seed) -> adversaries`.
+
+An attack maximises any `objective(images) -> [batch]` per example inside a
+threat model.  It knows no network and no label, so that training and evaluation
+use the same code.
+"""
+
+from urkle_tf.attacks.pgd import FGSM, PGD, RSFGSM
+from urkle_tf.attacks.threat import L1, L2, Linf, ThreatModel, from_norm
+
+__all__ = ["FGSM", "L1", "L2", "Linf", "PGD", "RSFGSM", "ThreatModel", "from_norm"]
