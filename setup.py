@@ -19,7 +19,7 @@ def version() -> str:
 
 # Lower bounds are the oldest releases that were tried, upper bounds stop before the next release
 # that may break. TensorFlow 2.19.1 is the last with TPU support: TPU hosts install
-# tensorflow-tpu==2.19.1 in tensorflow's place (their launcher does), and the others with --no-deps.
+# tensorflow-tpu==2.19.1 in tensorflow's place, in their launcher.
 INSTALL_REQUIRES = [
   "absl-py>=2.1,<3",
   "importlib_resources>=6,<8",  # tensorflow-datasets needs it and does not ask for it
@@ -31,11 +31,17 @@ INSTALL_REQUIRES = [
   "tensorboard>=2.19,<3",
   "tensorflow>=2.19,<2.22",
   "tensorflow-datasets>=4.9.7,<5",
+  # tensorflow-datasets takes any; later ones fail at import beside the protobuf 5 of TensorFlow 2.19.
+  "tensorflow-metadata>=1.17.3,<1.18",
   "tensorflow-probability[tf]>=0.25,<0.26",  # [tf] brings tf_keras, which .distributions needs
 ]
 
+# Independent attacks: answers to compare with, in tests and audits, never for the main job.
+FOOLBOX = "foolbox>=3.3.4,<4"
+
 EXTRAS_REQUIRE = {
   "test": [
+    FOOLBOX,  # small; tests that want more than it are skipped where "attacks" is not installed
     "hypothesis>=6.100,<7",
     "mypy>=2,<3",
     "pytest>=8,<10",
@@ -43,10 +49,9 @@ EXTRAS_REQUIRE = {
     "ruff>=0.17,<0.18",  # a formatter's minor releases change what it writes
     "setuptools>=70.1",  # builds the wheel that tests/packaging_test.py looks into
   ],
-  # Independent attacks: answers to compare with, in tests and audits, never for the main job.
   "attacks": [
+    FOOLBOX,
     "adversarial-robustness-toolbox>=1.20,<2",
-    "foolbox>=3.3.4,<4",
   ],
 }
 

@@ -1,0 +1,380 @@
+"""What is shipped and how: the wheel, the scripts, the configs, and which way imports point."""
+
+import ast
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from email import parser
+
+import pytest
+from packaging import requirements, specifiers
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "urkle_tf"
+COMMANDS = ("train", "finetune", "evaluate")
+
+
+def tracked_files():
+  """The files that a clone has, but for those that were deleted and not yet committed."""
+  try:
+    listed = subprocess.run(
+      ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+    ).stdout
+  except (OSError, subprocess.CalledProcessError):
+    pytest.skip("not a git checkout")
+  return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+# --- The wheel ---
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+  """A wheel built from a copy, so that nothing is left in the checkout."""
+  source = tmp_path_factory.mktemp("source")
+  for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    shutil.copy(ROOT / name, source)
+  shutil.copytree(PACKAGE, source / "urkle_tf", ignore=shutil.ignore_patterns("__pycache__"))
+  built = tmp_path_factory.mktemp("wheel")
+  result = subprocess.run(
+    [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    + ["--quiet", "--disable-pip-version-check", f"--wheel-dir={built}", str(source)],
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 0, result.stderr
+  (path,) = built.glob("*.whl")
+  with zipfile.ZipFile(path) as archive:
+    yield archive
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel):
+  (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+  return parser.Parser().parsestr(wheel.read(name).decode())
+
+
+def test_wheel_holds_the_version_that_the_package_states(metadata):
+  import urkle_tf
+
+  assert metadata["Name"].replace("-", "_") == "urkle_tf"
+  assert metadata["Version"] == urkle_tf.__version__
+
+
+def test_citation_states_the_same_version(metadata):
+  lines = (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+  assert f"version: {metadata['Version']}" in lines
+
+
+def test_wheel_asks_for_python_3_11_or_3_12(metadata):
+  accepted = specifiers.SpecifierSet(metadata["Requires-Python"])
+  assert [v for v in ("3.10.13", "3.11.0", "3.12.9", "3.13.0") if v in accepted] == [
+    "3.11.0",
+    "3.12.9",
+  ]
+
+
+def test_wheel_names_what_it_needs(metadata):
+  needed = [requirements.Requirement(text) for text in metadata.get_all("Requires-Dist")]
+  always = {r.name.replace("_", "-"): r for r in needed if r.marker is None}
+  assert set(always) == {
+    "absl-py",
+    "importlib-resources",
+    "keras",
+    "keras-cv",
+    "matplotlib",
+    "numpy",
+    "scikit-learn",
+    "tensorboard",
+    "tensorflow",
+    "tensorflow-datasets",
+    "tensorflow-metadata",
+    "tensorflow-probability",
+  }
+  assert always["tensorflow-probability"].extras == {"tf"}
+  assert "2.19.1" in always["tensorflow"].specifier
+  assert "2.18.1" not in always["tensorflow"].specifier
+  assert "3.14.1" not in always["keras"].specifier
+  assert set(metadata.get_all("Provides-Extra")) == {"test", "attacks"}
+  attacks = {r.name for r in needed if r.marker and r.marker.evaluate({"extra": "attacks"})}
+  assert attacks == {"adversarial-robustness-toolbox", "foolbox"}
+
+
+def test_wheel_ships_every_module_its_types_and_its_licence_and_nothing_else(wheel):
+  shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
+  modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
+  assert shipped == modules | {"urkle_tf/py.typed"}
+  assert any(name.endswith("/LICENSE") for name in wheel.namelist())
+
+
+# --- Scripts ---
+
+
+def scripts():
+  found = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci" / "run"]
+  return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in found]
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_script_parses(script):
+  result = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
+  assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_script_can_be_run_or_says_that_it_is_sourced(script):
+  first = script.read_text(encoding="utf-8").splitlines()[0]
+  if first.startswith("#!"):
+    assert os.access(script, os.X_OK)
+  else:
+    assert first.startswith("# Sourced, not run")
+
+
+def environment(code, **variables):
+  """Runs bash code after sourcing launch/environment.sh, with the given environment variables."""
+  return subprocess.run(
+    ["bash", "-c", f"set -euo pipefail; source '{ROOT}/launch/environment.sh'; {code}"],
+    capture_output=True,
+    text=True,
+    env={**os.environ, **variables},
+  )
+
+
+def test_environment_says_what_to_do_without_a_python(tmp_path):
+  # A PATH on which every python is there and none runs, as a version manager's shims are.
+  for name in ("python3.12", "python3.11", "python3", "python"):
+    shim = tmp_path / name
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+  for name in ("bash", "dirname", "sh"):
+    (tmp_path / name).symlink_to(shutil.which(name))
+  result = environment("find_python", PATH=str(tmp_path), PYTHON="")
+  assert result.returncode == 1
+  (line,) = result.stderr.splitlines()
+  assert "needs Python 3.12 or 3.11" in line
+  assert "PYTHON=" in line
+
+
+def test_environment_takes_the_python_that_it_is_told_to(tmp_path):
+  assert environment("find_python", PYTHON=sys.executable).stdout.strip() == sys.executable
+  result = environment("find_python", PYTHON=str(tmp_path / "none"))
+  assert result.returncode == 1
+  (line,) = result.stderr.splitlines()
+  assert "is no Python 3.11 or 3.12" in line
+
+
+def test_quickstart_tabulates_reports(tmp_path):
+  """The table's code, on reports of known content."""
+  import json
+
+  script = (ROOT / "launch" / "quickstart.sh").read_text(encoding="utf-8")
+  code = script.split("<<'TABLE'\n")[1].split("\nTABLE\n")[0]
+  for name, clean, robust in (("a", 0.975, (0.0, 0.004)), ("b", 0.95, (0.81, 0.79))):
+    attacks = [
+      {"name": "pgd", "norm": "linf", "mode": mode, "accuracy": value, "interval": [0.25, 0.75]}
+      for mode, value in zip(("sampled", "deterministic"), robust, strict=True)
+    ]
+    report = {"clean": {"accuracy": clean, "examples": 360}, "attacks": attacks}
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "report.json").write_text(json.dumps(report))
+  result = subprocess.run(
+    [sys.executable, "-", "0.1", f"SimCLR={tmp_path / 'a'}", f"SimCLR + Urkle={tmp_path / 'b'}"],
+    input=code,
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 0, result.stderr
+  head, *rows, note = result.stdout.splitlines()
+  assert head.split()[3:7] == ["clean", "%", "robust", "%"]
+  assert [row.split() for row in rows] == [
+    ["SimCLR", "97.5", "0.0", "25.0", "to", "75.0"],
+    ["SimCLR", "+", "Urkle", "95.0", "79.0", "25.0", "to", "75.0"],
+  ]
+  assert "360 test images" in note
+  assert "pgd, linf, epsilon 0.1" in note
+
+
+# --- What must not be in the repository ---
+
+
+def test_no_file_names_a_machine_or_a_registry():
+  # Put together here, so that this file does not hold what it looks for.
+  forbidden = ["/".join(parts) for parts in (("", "opt", ""), ("", "work", ""), ("", "root", ""))]
+  forbidden += [".".join(parts) for parts in (("pypi", "org"), ("files", "pythonhosted"))]
+  found = []
+  for path in tracked_files():
+    try:
+      text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+      continue  # a picture
+    found += [f"{path.relative_to(ROOT)}: {part}" for part in forbidden if part in text]
+  assert not found
+
+
+def test_no_tracked_file_is_over_a_mebibyte():
+  assert not [path for path in tracked_files() if path.stat().st_size > 2**20]
+
+
+# --- Configs ---
+
+# For each file: its command's name after the last underscore, else train. Prints what fails.
+PARSE_CONFIGS = """
+import importlib, pathlib, sys
+from absl import flags
+module = importlib.import_module(f"urkle_tf.{sys.argv[1]}")
+for config in sys.argv[2:]:
+  flags.FLAGS.unparse_flags()
+  for name in flags.FLAGS:
+    flags.FLAGS[name].unparse()
+  try:
+    rest = flags.FLAGS([sys.argv[1], f"--flagfile={config}", "--output_dir=unused"])[1:]
+    assert not rest, f"these are no flags: {rest}"
+    flags.FLAGS.validate_all_flags()
+  except Exception as error:
+    print(f"{pathlib.Path(config).name}: {error}")
+"""
+
+
+def command_of(config):
+  ending = config.stem.rpartition("_")[2]
+  return ending if ending in COMMANDS else "train"
+
+
+def parse_configs(command, configs):
+  return subprocess.run(
+    [sys.executable, "-c", PARSE_CONFIGS, command, *map(str, configs)],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_configs_parse_as_flags_of_their_command(command, tmp_path):
+  if not (PACKAGE / f"{command}.py").exists():
+    pytest.skip(f"urkle_tf.{command} is not written yet")
+  configs = [c for c in sorted((ROOT / "configs").glob("*.cfg")) if command_of(c) == command]
+  # One more that must not parse, so that silence means something.
+  wrong = tmp_path / "wrong.cfg"
+  wrong.write_text("--no_such_flag=1\n")
+  result = parse_configs(command, [*configs, wrong])
+  assert result.returncode == 0, result.stderr
+  lines = result.stdout.splitlines()
+  assert lines[-1].startswith("wrong.cfg: ")
+  assert lines[:-1] == []
+
+
+def test_configs_hold_no_comment_after_a_value():
+  """The flag parser reads such a comment as part of the value."""
+  found = []
+  for config in sorted((ROOT / "configs").glob("*.cfg")):
+    for number, line in enumerate(config.read_text(encoding="utf-8").splitlines(), start=1):
+      if not line.startswith("#") and "#" in line:
+        found.append(f"{config.name}:{number}: {line}")
+  assert not found
+
+
+# --- Which way imports point ---
+
+# What a part may not import, by the first component of a module's name inside urkle_tf.
+ABOVE = {
+  "attacks": {"trainer", "pretexts", "robustness", "downstream", *COMMANDS},
+  "networks": {"trainer", "pretexts", "robustness", "downstream", *COMMANDS},
+  "data": {"trainer", "pretexts", "robustness", "downstream", *COMMANDS},
+  "pretexts": {"trainer", "downstream", *COMMANDS},
+  "robustness": {"trainer", "downstream", *COMMANDS},
+  "trainer": set(COMMANDS),
+  "downstream": set(COMMANDS),
+  "evaluation": set(COMMANDS),
+}
+
+
+def imports(path, source):
+  """The first components of all that a module of urkle_tf imports from urkle_tf.
+
+  Args:
+    path: the module's path inside the package, such as "attacks/pgd.py".
+    source: its text.
+  """
+  package = ["urkle_tf", *pathlib.PurePath(path).parts[:-1]]
+  names = []
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      names += [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      base = package[: len(package) - node.level + 1] if node.level else []
+      base = base + (node.module.split(".") if node.module else [])
+      names += [".".join([*base, alias.name]) for alias in node.names]
+  parts = [name.split(".") for name in names]
+  return {part[1] for part in parts if part[0] == "urkle_tf" and len(part) > 1}
+
+
+def wrong_imports(path, source):
+  part = pathlib.PurePath(path).parts[0].removesuffix(".py")
+  return sorted(imports(path, source) & ABOVE.get(part, set()))
+
+
+def reads_flags(source):
+  """Whether a module takes hold of absl's FLAGS (defining flags is not reading them)."""
+  for node in ast.walk(ast.parse(source)):
+    name = {ast.Name: "id", ast.Attribute: "attr", ast.alias: "name"}.get(type(node))
+    if name and getattr(node, name) == "FLAGS":
+      return True
+  return False
+
+
+@pytest.mark.parametrize(
+  ("path", "source", "wrong"),
+  [
+    ("attacks/pgd.py", "from urkle_tf import trainer, errors", ["trainer"]),
+    ("attacks/pgd.py", "import urkle_tf.pretexts.simclr as s", ["pretexts"]),
+    ("networks/heads.py", "def f():\n  from ..robustness import base", ["robustness"]),
+    ("pretexts/simclr.py", "from ..trainer import Trainer", ["trainer"]),
+    ("pretexts/simclr.py", "from . import base\nfrom urkle_tf import distribution", []),
+    ("trainer.py", "from . import evaluate", ["evaluate"]),
+    ("trainer.py", "from urkle_tf.evaluation import report", []),
+  ],
+)
+def test_imports_that_point_up_are_found(path, source, wrong):
+  assert wrong_imports(path, source) == wrong
+
+
+@pytest.mark.parametrize(
+  ("source", "reads"),
+  [
+    ("from absl import flags\nflags.FLAGS.epsilon", True),
+    ("from absl.flags import FLAGS as f", True),
+    ("FLAGS = None", True),
+    ("from absl import flags\nflags.DEFINE_float('epsilon', 0.1, 'FLAGS')", False),
+  ],
+)
+def test_readers_of_flags_are_found(source, reads):
+  assert reads_flags(source) is reads
+
+
+def modules():
+  return {
+    str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8")
+    for path in sorted(PACKAGE.rglob("*.py"))
+  }
+
+
+def test_imports_point_one_way():
+  found = modules()
+  # A part that was renamed would be checked by nobody.
+  missing = [
+    part
+    for part in ("attacks", "networks", "data", "pretexts", "robustness")
+    if not any(path.startswith(f"{part}/") for path in found)
+  ]
+  assert not missing
+  wrong = {path: wrong_imports(path, source) for path, source in found.items()}
+  assert {path: names for path, names in wrong.items() if names} == {}
+
+
+def test_only_the_command_lines_read_flags():
+  allowed = {f"{command}.py" for command in COMMANDS}
+  assert [p for p, source in modules().items() if reads_flags(source) and p not in allowed] == []
