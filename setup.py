@@ -31,7 +31,7 @@ INSTALL_REQUIRES = [
   "tensorboard>=2.19,<3",
   "tensorflow>=2.19,<2.22",
   "tensorflow-datasets>=4.9.7,<5",
-  # tensorflow-datasets takes any; later ones fail at import beside the protobuf 5 of TensorFlow 2.19.
+  # tensorflow-datasets takes any, and later ones fail beside the protobuf 5 of TensorFlow 2.19.
   "tensorflow-metadata>=1.17.3,<1.18",
   "tensorflow-probability[tf]>=0.25,<0.26",  # [tf] brings tf_keras, which .distributions needs
 ]
