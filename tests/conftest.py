@@ -1,0 +1,29 @@
+"""Shared fixtures: a quiet TensorFlow, two logical CPUs, a seed."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+# Two logical devices stand for two replicas; one process may own only one such strategy
+# (two hang collectives on CPUs), so it is a session fixture.
+tf.config.set_logical_device_configuration(
+  tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+
+@pytest.fixture(scope="session")
+def mirrored():
+  """A MirroredStrategy over two replicas."""
+  return tf.distribute.MirroredStrategy(
+    ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+  )
+
+
+@pytest.fixture
+def rng():
+  """A NumPy generator, the same for every test."""
+  return np.random.default_rng(0)

@@ -1,0 +1,148 @@
+"""What the three commands share: their flags, their errors, a quiet start.
+
+A command is a module that lists its flags with `define` and hands them to its function
+with `run`.  The same flag means the same thing in every command.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
+
+from absl import app, flags
+
+from urkle_tf import _version, errors, spec
+
+# name: (kind, default, help).  Kinds: str, int, float, bool, number (8/255), list (of numbers).
+SHARED = {
+  "dataset": ("str", "digits", "TFDS name, digits (bundled) or folder:PATH"),
+  "data_dir": ("str", None, "where prepared TFDS data lies; default: TFDS's own folder"),
+  "download": ("bool", False, "let TFDS download and prepare the data"),
+  "split": ("str", "train", "split, with slices: train[:90%]"),
+  "examples": ("int", None, "use only so many examples of the split"),
+  "image_size": ("int", None, "resize to squares of so many pixels; default: as they are"),
+  "batch_size": ("int", 256, "examples a step, over all replicas"),
+  "epochs": ("int", None, "passes over the data"),
+  "seed": ("int", 0, "all randomness is a function of it"),
+  "output_dir": ("str", None, "the run's folder; the same command on it resumes the run"),
+  "precision": ("str", "float32", "float32 or mixed_bfloat16"),
+  "strategy": ("str", "auto", "auto, one, mirrored, multi_worker or tpu"),
+  "norm": ("str", "linf", "norm of the threat model: linf, l2 or l1"),
+  "epsilon": ("number", 8 / 255, "its radius in pixel units of [0, 1]: 8/255 or 0.03"),
+  "attack_steps": ("int", None, "gradient steps of the attack"),
+  "attack_step_size": ("number", None, "their size in pixel units; default 2.5 epsilon / steps"),
+  "encoder": ("str", None, "an architecture (train), or a folder (finetune, evaluate)"),
+  "log_every": ("int", 50, "steps between two rows of metrics"),
+}
+
+
+class _Number(flags.ArgumentParser):
+  """Numbers and fractions."""
+
+  syntactic_help = "a number or a fraction such as 8/255"
+
+  def parse(self, argument):
+    return argument if isinstance(argument, (int, float)) else spec.number(argument)
+
+  def flag_type(self):
+    return "number"
+
+
+class _Serializer(flags.ArgumentSerializer):
+  def serialize(self, value):
+    return repr(value)
+
+
+class _Numbers(flags.ArgumentParser):
+  """Comma-separated numbers and fractions."""
+
+  syntactic_help = "comma-separated numbers or fractions"
+
+  def parse(self, argument):
+    if isinstance(argument, (list, tuple)):
+      return list(argument)
+    return [spec.number(part) for part in argument.split(",") if part.strip()]
+
+  def flag_type(self):
+    return "numbers"
+
+
+def _define(name, kind, default, text):
+  if kind == "number":
+    flags.DEFINE(_Number(), name, default, text, serializer=_Serializer())
+  elif kind == "numbers":
+    flags.DEFINE(_Numbers(), name, default, text)
+  else:
+    {
+      "str": flags.DEFINE_string,
+      "int": flags.DEFINE_integer,
+      "float": flags.DEFINE_float,
+      "bool": flags.DEFINE_boolean,
+      "list": flags.DEFINE_list,
+    }[kind](name, default, text)
+
+
+def define(shared, own):
+  """Defines the flags of a command.
+
+  Args:
+    shared: {name: default} of flags in `SHARED` (`...` keeps the default there).
+    own: {name: (kind, default, help)} of the command's own.
+
+  Returns:
+    The names of all of them, in order.
+  """
+  for name, default in shared.items():
+    kind, usual, text = SHARED[name]
+    _define(name, kind, usual if default is ... else default, text)
+  for name, (kind, default, text) in own.items():
+    _define(name, kind, default, text)
+  return [*shared, *own]
+
+
+def run(function, names):
+  """Parses the command line, calls `function` with the flags, and exits.
+
+  Exit codes: 0 done; 1 the machine failed (disk, files, data); 2 the command was wrong;
+  130 interrupted.  Each failure is one line on standard error.
+
+  Args:
+    function: takes the flags as keyword arguments.
+    names: the flags' names, from `define`.
+  """
+
+  def main(argv):
+    if len(argv) > 1:
+      raise app.UsageError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
+    function(**{name: flags.FLAGS[name].value for name in names})
+
+  def parse(argv):
+    known = set(names)
+    try:
+      return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+      _fail(str(errors.unknown("flag", error.flagname, known)).split(" (known")[0], 2)
+    except flags.Error as error:
+      _fail(str(error), 2)
+
+  try:
+    if "--version" in sys.argv[1:]:
+      print(f"urkle_tf {_version.__version__}")
+      return
+    app.run(main, flags_parser=parse)
+  except errors.UserError as error:
+    _fail(str(error), 2)
+  except OSError as error:
+    _fail(_os_error(error), 1)
+  except KeyboardInterrupt:
+    _fail("interrupted; run the same command again to go on from the last checkpoint", 130)
+
+
+def _os_error(error):
+  where = f": {error.filename}" if error.filename else ""
+  return f"{error.strerror or error}{where}; what was trained is kept, run the command again"
+
+
+def _fail(message, code):
+  print("error: " + " ".join(message.split()), file=sys.stderr)
+  sys.exit(code)

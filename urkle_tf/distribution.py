@@ -1,0 +1,78 @@
+"""What every replica shares: seeds, noise keyed by the global example, gathering.
+
+One replica and eight give the same step, because every random number belongs
+to an example of the global batch and not to the replica that happens to hold it.
+"""
+
+import tensorflow as tf
+
+
+def fold(seed, *numbers):
+  """Derives a seed from `seed` and integers (Python ints or int tensors).
+
+  Args:
+    seed: int32 [2].
+    *numbers: scalars; different numbers give independent streams.
+
+  Returns:
+    int32 [2].
+  """
+  seed = tf.cast(seed, tf.int32)
+  for number in numbers:
+    seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int32))
+  return seed
+
+
+def replicas():
+  """The number of replicas in sync (1 outside a strategy's `run`)."""
+  context = tf.distribute.get_replica_context()
+  return context.num_replicas_in_sync if context is not None else 1
+
+
+def replica_id():
+  """This replica's number: a Python 0 on one replica, else an int32 tensor."""
+  if replicas() == 1:
+    return 0
+  return tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32)
+
+
+def _rows(draw, shape):
+  """`draw`s for the global batch, and keeps the rows of this replica."""
+  shape = tf.TensorShape(shape).as_list() if not tf.is_tensor(shape) else shape
+  if replicas() == 1:
+    return draw(shape)
+  local = shape[0]
+  noise = draw([local * replicas(), *shape[1:]])
+  start = replica_id() * local
+  return tf.slice(noise, [start] + [0] * (len(shape) - 1), shape)
+
+
+def uniform(seed, shape, minval=0.0, maxval=1.0):
+  """Uniform float32 noise for this replica's rows of the global batch.
+
+  Args:
+    seed: int32 [2], the same on every replica.
+    shape: the local shape; the first axis is the batch.
+    minval: lowest value.
+    maxval: highest value.
+  """
+  return _rows(lambda s: tf.random.stateless_uniform(s, seed, minval, maxval), shape)
+
+
+def normal(seed, shape):
+  """Standard normal float32 noise for this replica's rows of the global batch."""
+  return _rows(lambda s: tf.random.stateless_normal(s, seed), shape)
+
+
+def gather(values):
+  """Concatenates a tensor's rows over all replicas, differentiably.
+
+  Args:
+    values: [n, ...] on each replica.
+
+  Returns:
+    [replicas * n, ...]: replica 0's rows first.
+  """
+  if replicas() == 1:
+    return values
+  return tf.distribute.get_replica_context().all_gather(values, 0)

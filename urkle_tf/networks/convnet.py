@@ -1,0 +1,43 @@
+"""The paper's convolutional net for MNIST (appendix B.2.1)."""
+
+import keras
+
+from urkle_tf import errors
+
+
+def convnet(image_shape, width=48, layers=4, momentum=0.9):
+  """3x3 convolutions of stride 2 with batch norm and ReLU, then average pooling.
+
+  The paper fixes four 3x3 convolutions and the pooling; strides, widths and normalisation
+  are ours.  Channels are width, 2 width, 3 width, ... so that the last of four has
+  4 width.
+
+  Args:
+    image_shape: (height, width, channels), static.
+    width: channels of the first convolution.
+    layers: convolutions; 4 in the paper.
+    momentum: of the batch norms' moving averages.
+
+  Returns:
+    A functional Keras model: float [n, h, w, c] -> float32 [n, layers * width].
+
+  Raises:
+    UserError: if the images are too small.
+  """
+  least = 2 ** max(layers - 1, 0)
+  if min(image_shape[:2]) < least:
+    raise errors.UserError(
+      f"convnet with {layers} layers needs images of at least {least}x{least} pixels, got "
+      f"{image_shape[0]}x{image_shape[1]}: give a larger --image_size or fewer layers"
+    )
+  x = images = keras.Input(image_shape, name="pixels")
+  for layer in range(1, layers + 1):
+    x = keras.layers.Conv2D(
+      width * layer, 3, strides=2, padding="same", use_bias=False, name=f"conv{layer}"
+    )(x)
+    x = keras.layers.BatchNormalization(
+      momentum=momentum, epsilon=1e-5, synchronized=True, name=f"norm{layer}"
+    )(x)
+    x = keras.layers.ReLU(name=f"relu{layer}")(x)
+  x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)
+  return keras.Model(images, x, name="convnet")

@@ -1,0 +1,30 @@
+"""Small networks on top of a representation: projectors and classifier heads."""
+
+import keras
+
+
+def mlp(features, widths, name, last_norm=False, momentum=0.9):
+  """Dense layers with batch norm and ReLU in between.
+
+  Args:
+    features: d_in.
+    widths: the layers' widths; the last is the output's.
+    name: of the model.
+    last_norm: whether the output is batch-normalised too.
+    momentum: of the batch norms' moving averages.
+
+  Returns:
+    A functional Keras model, float32 [n, features] -> float32 [n, widths[-1]].
+  """
+  x = inputs = keras.Input((features,), name="z")
+  for index, width in enumerate(widths):
+    last = index == len(widths) - 1
+    normed = last_norm or not last
+    x = keras.layers.Dense(width, use_bias=not normed, dtype="float32", name=f"dense{index + 1}")(x)
+    if normed:
+      x = keras.layers.BatchNormalization(
+        momentum=momentum, epsilon=1e-5, synchronized=True, dtype="float32", name=f"norm{index + 1}"
+      )(x)
+    if not last:
+      x = keras.layers.ReLU(dtype="float32", name=f"relu{index + 1}")(x)
+  return keras.Model(inputs, x, name=name)

@@ -1,0 +1,40 @@
+"""A batch of tuples of Gaussian representations, and one z of each."""
+
+import dataclasses
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+
+@dataclasses.dataclass(frozen=True)
+class Representations:
+  """Representations of n examples with t members each (views, adversaries).
+
+  Attributes:
+    normal: `tfp.distributions.Normal` of batch shape [n, t, d_z]: p(z|x).
+    z: float32 [n, t, d_z]: one sample of it, or its loc where no noise is used.
+  """
+
+  normal: tfp.distributions.Normal
+  z: tf.Tensor
+
+  @classmethod
+  def of(cls, normal, members, noise=None):
+    """Folds an encoder's output into tuples.
+
+    Args:
+      normal: `Normal` of [n * t, d_z], example-major.
+      members: t.
+      noise: standard normal [n * t, d_z] for the reparameterised sample
+        z = loc + scale * noise; None for z = loc.
+    """
+    z = normal.loc if noise is None else normal.loc + normal.scale * noise
+    shape = [-1, members, normal.loc.shape[-1]]
+    fold = lambda tensor: tf.reshape(tensor, shape)  # noqa: E731
+    return cls(tfp.distributions.Normal(fold(normal.loc), fold(normal.scale)), fold(z))
+
+  def take(self, members):
+    """The sub-tuples of these members (a list of Python ints): [n, len(members), d_z]."""
+    pick = lambda tensor: tf.gather(tensor, list(members), axis=1)  # noqa: E731
+    normal = tfp.distributions.Normal(pick(self.normal.loc), pick(self.normal.scale))
+    return Representations(normal, pick(self.z))

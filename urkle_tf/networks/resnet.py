@@ -1,0 +1,116 @@
+"""ResNet-18 and ResNet-50 (He et al., 2016), with a stem for small images.
+
+Up to 64 pixels the stem is one 3x3 convolution without pooling (the usual CIFAR variant);
+above, the usual 7x7 convolution of stride 2 and a 3x3 max-pool.
+"""
+
+import keras
+
+from urkle_tf import errors
+
+_STEMS = ("small", "patch", "large")
+
+
+def _norm(x, name, momentum, zero=False):
+  return keras.layers.BatchNormalization(
+    momentum=momentum,
+    epsilon=1e-5,
+    synchronized=True,
+    gamma_initializer="zeros" if zero else "ones",
+    name=name,
+  )(x)
+
+
+def _conv(x, filters, size, strides, name):
+  # Explicit symmetric padding: "same" pads stride-2 convolutions on one side only.
+  if strides > 1 and size > 1:
+    x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
+    padding = "valid"
+  else:
+    padding = "same"
+  return keras.layers.Conv2D(
+    filters,
+    size,
+    strides=strides,
+    padding=padding,
+    use_bias=False,
+    kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+    name=name,
+  )(x)
+
+
+def _shortcut(x, filters, strides, name, momentum):
+  if strides == 1 and x.shape[-1] == filters:
+    return x
+  return _norm(_conv(x, filters, 1, strides, f"{name}_conv"), f"{name}_norm", momentum)
+
+
+def _basic(x, width, strides, name, momentum):
+  shortcut = _shortcut(x, width, strides, f"{name}_shortcut", momentum)
+  x = _norm(_conv(x, width, 3, strides, f"{name}_conv1"), f"{name}_norm1", momentum)
+  x = keras.layers.ReLU(name=f"{name}_relu1")(x)
+  x = _norm(_conv(x, width, 3, 1, f"{name}_conv2"), f"{name}_norm2", momentum, zero=True)
+  return keras.layers.ReLU(name=f"{name}_relu2")(keras.layers.Add(name=f"{name}_add")([x, shortcut]))
+
+
+def _bottleneck(x, width, strides, name, momentum):
+  shortcut = _shortcut(x, 4 * width, strides, f"{name}_shortcut", momentum)
+  x = _norm(_conv(x, width, 1, 1, f"{name}_conv1"), f"{name}_norm1", momentum)
+  x = keras.layers.ReLU(name=f"{name}_relu1")(x)
+  x = _norm(_conv(x, width, 3, strides, f"{name}_conv2"), f"{name}_norm2", momentum)
+  x = keras.layers.ReLU(name=f"{name}_relu2")(x)
+  x = _norm(_conv(x, 4 * width, 1, 1, f"{name}_conv3"), f"{name}_norm3", momentum, zero=True)
+  return keras.layers.ReLU(name=f"{name}_relu3")(keras.layers.Add(name=f"{name}_add")([x, shortcut]))
+
+
+def _resnet(block, depths, name, image_shape, width, stem, momentum):
+  height, breadth = image_shape[:2]
+  if stem == "auto":
+    stem = "small" if max(height, breadth) <= 64 else "large"
+  if stem not in _STEMS:
+    raise errors.unknown("stem", stem, _STEMS)
+  least = {"small": 8, "patch": 16, "large": 32}[stem]
+  if min(height, breadth) < least:
+    raise errors.UserError(
+      f"{name} needs images of at least {least}x{least} pixels, got {height}x{breadth}: "
+      f"give a larger --image_size, or another --encoder"
+    )
+  if width < 1:
+    raise errors.UserError(f"width must be at least 1, got {width}")
+  x = images = keras.Input(image_shape, name="pixels")
+  size, strides = {"small": (3, 1), "patch": (3, 2), "large": (7, 2)}[stem]
+  x = _norm(_conv(x, width, size, strides, "stem_conv"), "stem_norm", momentum)
+  x = keras.layers.ReLU(name="stem_relu")(x)
+  if stem == "large":
+    x = keras.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)  # after a ReLU, 0 is the least
+    x = keras.layers.MaxPooling2D(3, 2, name="stem_pool")(x)
+  for stage, depth in enumerate(depths):
+    for index in range(depth):
+      strides = 2 if stage and not index else 1
+      x = block(x, width * 2**stage, strides, f"stage{stage + 1}_block{index + 1}", momentum)
+  x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)
+  return keras.Model(images, x, name=name)
+
+
+def resnet18(image_shape, width=64, stem="auto", momentum=0.9):
+  """ResNet-18: 2-2-2-2 basic blocks.
+
+  Args:
+    image_shape: (height, width, channels), static.
+    width: channels of the first stage (64 in the paper); the last has 8 times as many.
+    stem: "small" (3x3, stride 1), "patch" (3x3, stride 2: a quarter of the work), "large"
+      (7x7, stride 2, max-pool) or "auto": small up to 64 pixels, else large.
+    momentum: of the batch norms' moving averages.
+
+  Returns:
+    A functional Keras model: float [n, h, w, c] -> float32 [n, 8 * width].
+
+  Raises:
+    UserError: if the images are too small.
+  """
+  return _resnet(_basic, (2, 2, 2, 2), "resnet18", image_shape, width, stem, momentum)
+
+
+def resnet50(image_shape, width=64, stem="auto", momentum=0.9):
+  """ResNet-50: 3-4-6-3 bottleneck blocks; as `resnet18`, with 32 * width features."""
+  return _resnet(_bottleneck, (3, 4, 6, 3), "resnet50", image_shape, width, stem, momentum)

@@ -1,0 +1,64 @@
+"""What a robustness scheme is to the trainer."""
+
+
+class Robustness:
+  """How adversaries are found and used.
+
+  A scheme says what the attack maximises, which images the encoder sees in the training
+  pass, which tuples of them the pretext's loss is computed on, and which terms are added.
+
+  Attributes:
+    adversarial: whether an attack is run at all.
+    stochastic: whether the pretext is given the sampled z (else z = loc).
+    terms: names of the entries that `losses` returns.
+  """
+
+  adversarial = True
+  stochastic = False
+  terms = ()
+
+  def check(self, pretext):
+    """Raises `UserError` if this scheme makes no sense with `pretext`."""
+
+  def targets(self, views):
+    """The images to attack, of views [n, v, h, w, c]: [n, a, h, w, c]."""
+    return views
+
+  def objective(self, encoder, images):
+    """What the attack maximises.
+
+    Args:
+      encoder: the `GaussianEncoder`.
+      images: float32 [m, h, w, c], the clean targets.
+
+    Returns:
+      A function of images [m, h, w, c] to float32 [m].
+    """
+    raise NotImplementedError
+
+  def tuples(self, views, adversaries):
+    """The tuples the pretext's loss is computed on.
+
+    The training pass holds the views first, then the adversaries.
+
+    Args:
+      views: how many views there are.
+      adversaries: how many adversaries.
+
+    Returns:
+      A list of (weight, members), members being positions in the pass.
+    """
+    raise NotImplementedError
+
+  def losses(self, representations, views):
+    """The added terms.
+
+    Args:
+      representations: `Representations` of the whole pass [n, views + adversaries, d_z].
+      views: how many of the members are views.
+
+    Returns:
+      {term: (weight, float32 [n])}.
+    """
+    del representations, views
+    return {}

@@ -1,0 +1,76 @@
+"""Urkle: the KL divergence between an image's Gaussian and its worst neighbour's."""
+
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.networks.gaussian import kl
+from urkle_tf.robustness.base import Robustness
+
+
+def kl_objective(encoder, images):
+  """KL[p(z|images) || p(z|.)] as a function to be maximised.
+
+  Batch norms run in inference mode: an attack must neither see nor move batch statistics.
+
+  Args:
+    encoder: images -> `tfp.distributions.Normal` [n, d_z]; takes `training`.
+    images: float32 [n, h, w, c], the clean images.
+
+  Returns:
+    A function of images [n, h, w, c] to float32 [n], in nats.  At `images` itself both it and
+    its gradient are zero, so an attack has to start elsewhere.
+  """
+  clean = encoder(images, training=False)
+  clean = type(clean)(tf.stop_gradient(clean.loc), tf.stop_gradient(clean.scale))
+  return lambda neighbours: kl(clean, encoder(neighbours, training=False))
+
+
+class Urkle(Robustness):
+  """Adds beta * mean_x max_{x' in A(x)} KL[p(z|x) || p(z|x')] (Urkle paper, eq. 10 to 12).
+
+  Args:
+    beta: beta_robust, the weight of the KL term in the loss; at least 0.
+    positives: whether adversaries join their views as further positives (eq. 12), where the
+      pretext's tuples can grow.
+    attacked: how many of the views are attacked; None for all of them, as in the paper.  The
+      views of an image are drawn alike, so that attacking one of them estimates the same
+      expectation at half the cost.
+  """
+
+  stochastic = True
+  terms = ("kl",)
+
+  def __init__(self, beta=0.1, positives=True, attacked=None):
+    if not beta >= 0:
+      raise errors.UserError(f"urkle: beta must be at least 0, got {beta}")
+    if attacked is not None and attacked < 1:
+      raise errors.UserError(f"urkle: attacked must be at least 1, got {attacked}")
+    self.beta, self.positives, self.attacked = beta, positives, attacked
+
+  def check(self, pretext):
+    """Adversaries join as positives only where tuples can grow."""
+    self._grow = self.positives and pretext.positives
+    if self.attacked is not None and self.attacked > pretext.views:
+      raise errors.UserError(
+        f"urkle: attacked={self.attacked}, but the pretext has {pretext.views} views"
+      )
+
+  def targets(self, views):
+    """The first `attacked` views."""
+    return views[:, : self.attacked]
+
+  def objective(self, encoder, images):
+    """The analytic KL, never one of sampled z."""
+    return kl_objective(encoder, images)
+
+  def tuples(self, views, adversaries):
+    """One tuple of the views, or of the views and their adversaries."""
+    return [(1.0, range(views + adversaries if self._grow else views))]
+
+  def losses(self, representations, views):
+    """{"kl": (beta, mean over the attacked views of KL[clean || adversary])} (eq. 11)."""
+    normal = representations.normal
+    adversaries = normal.loc.shape[1] - views
+    clean = representations.take(range(adversaries)).normal
+    adversary = representations.take(range(views, views + adversaries)).normal
+    return {"kl": (self.beta, tf.reduce_mean(kl(clean, adversary), 1))}  # minimised through both

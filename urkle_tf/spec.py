@@ -1,0 +1,137 @@
+"""Specs: `"urkle(beta=0.1)"` names a module and the options of its class.
+
+A spec is a name, and in parentheses keyword options whose values are numbers
+(fractions too), True, False, None, quoted strings or bare words.  Nothing is
+evaluated: `"urkle(beta=__import__('os'))"` is an error, not a program.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import re
+
+from urkle_tf import errors
+
+_SPEC = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_OPTION = re.compile(r"""\s*([A-Za-z_]\w*)\s*=\s*("[^"]*"|'[^']*'|[^,()'"=]+?)\s*(,|$)""")
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+
+
+def number(text):
+  """Reads an int, a float or a fraction such as `8/255`.
+
+  Raises:
+    ValueError: if `text` is none of them.
+  """
+  text = text.strip()
+  if re.fullmatch(r"[+-]?\d+", text):
+    return int(text)
+  match = re.fullmatch(f"({_NUMBER})(?:/({_NUMBER}))?", text)
+  if not match or (match[2] and float(match[2]) == 0):
+    raise ValueError(f"{text!r} is not a number")
+  return float(match[1]) / float(match[2] or 1)
+
+
+def _value(text):
+  if text[0] in "\"'":
+    return text[1:-1]
+  words = {"true": True, "false": False, "none": None}
+  if text.lower() in words:
+    return words[text.lower()]
+  try:
+    return number(text)
+  except ValueError:
+    return text
+
+
+def parse(text):
+  """Splits a spec into its name and its options.
+
+  Args:
+    text: for example `"urkle(beta=0.1, adversaries_as_positives=false)"`.
+
+  Returns:
+    `(name, options)`: a string and a dict.
+
+  Raises:
+    UserError: if `text` is not a spec.
+  """
+  match = _SPEC.fullmatch(text or "")
+  if not match:
+    raise errors.UserError(f"cannot read {text!r}: write name or name(option=value, ...)")
+  name, rest = match[1], (match[2] or "").strip()
+  options, position = {}, 0
+  while position < len(rest):
+    option = _OPTION.match(rest, position)
+    if not option or (option[3] == "," and not rest[option.end() :].strip()):
+      raise errors.UserError(
+        f"cannot read {rest[position:]!r} in {text!r}: write options as option=value, ..."
+      )
+    if option[1] in options:
+      raise errors.UserError(f"option {option[1]!r} is given twice in {text!r}")
+    options[option[1]] = _value(option[2])
+    position = option.end()
+  return name, options
+
+
+def _call(function, name, options, given):
+  """Calls `function(**given, **options)`, refusing options it does not take."""
+  parameters = inspect.signature(function).parameters
+  known = [p for p in parameters if p not in ("self", *given)]
+  for option in options:
+    if option not in known:
+      raise errors.unknown(f"option of {name}", option, known)
+  missing = [p for p in known if parameters[p].default is inspect.Parameter.empty]
+  if missing := [p for p in missing if p not in options]:
+    raise errors.UserError(f"{name} needs the option {missing[0]!r}: {name}({missing[0]}=...)")
+  try:
+    return function(**given, **options)
+  except TypeError as error:
+    raise errors.UserError(f"{name}: an option has a value of the wrong kind ({error})") from error
+
+
+def names(package):
+  """The names of the plug-ins of `urkle_tf.<package>`: its public modules."""
+  path = importlib.import_module(f"urkle_tf.{package}").__path__
+  return [m.name for m in pkgutil.iter_modules(path) if not m.name.startswith(("_", "base"))]
+
+
+def build(package, text, base):
+  """Instantiates the plug-in that a spec names.
+
+  Args:
+    package: for example `"pretexts"`: `urkle_tf.pretexts.<name>` is imported.
+    text: the spec.
+    base: the class whose one subclass in that module is instantiated.
+
+  Raises:
+    UserError: if there is no such module or option.
+  """
+  name, options = parse(text)
+  if name not in names(package):
+    raise errors.unknown(package.removesuffix("s").replace("robustnes", "robustness"), name, names(package))
+  module = importlib.import_module(f"urkle_tf.{package}.{name}")
+  (plugin,) = [
+    value
+    for value in vars(module).values()
+    if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+  ]
+  return _call(plugin, name, options, {})
+
+
+def call(functions, text, kind, **given):
+  """Calls the one of `functions` (a dict by name) that a spec names.
+
+  Args:
+    functions: `{name: function}`.
+    text: the spec; its options become keyword arguments.
+    kind: what the functions make, for messages.
+    **given: further keyword arguments, that the spec may not set.
+
+  Raises:
+    UserError: if there is no such function or option.
+  """
+  name, options = parse(text)
+  if name not in functions:
+    raise errors.unknown(kind, name, functions)
+  return _call(functions[name], name, options, given)

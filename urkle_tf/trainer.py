@@ -1,0 +1,218 @@
+"""The one training step: adversary, tape, terms, gradients and metrics of every cell."""
+
+import keras
+import tensorflow as tf
+
+from urkle_tf import attacks, distribution, errors
+from urkle_tf.data import augment as augmentation
+from urkle_tf.networks.gaussian import kl_mean_part
+from urkle_tf.networks.representations import Representations
+
+# Health of a run, beside the loss terms: what each means is in docs/monitoring.md.
+DIAGNOSTICS = (
+  "gradient_norm",
+  "sigma_min",
+  "sigma_mean",
+  "sigma_max",
+  "snr",
+  "loc_std",
+  "effective_rank",
+)
+ADVERSARIAL_DIAGNOSTICS = ("attack_objective", "kl_mean_part", "kl_scale_part", "zero_gradients")
+
+
+def effective_rank(loc):
+  """How many dimensions a batch of representations spans: tr(C)^2 / tr(C^2).
+
+  C is the covariance of loc over the batch; 1 for a line, d_z for an isotropic cloud.
+
+  Args:
+    loc: float32 [n, d_z].
+
+  Returns:
+    float32 scalar.
+  """
+  centred = loc - tf.reduce_mean(loc, 0)
+  gram = tf.matmul(centred, centred, transpose_b=True)  # [n, n]: the non-zero spectrum of C
+  return tf.square(tf.linalg.trace(gram)) / (tf.reduce_sum(tf.square(gram)) + 1e-12)
+
+
+class Trainer(keras.Model):
+  """Trains a `GaussianEncoder` on one cell of the grid, pretext x robustness.
+
+  `fit` takes batches of views: a tuple (v1, v2, ...) of float32 [n, h, w, c] in [0, 1], or a
+  dict with "views" [n, v, h, w, c], and "label" [n] where the pretext needs labels, or "image"
+  uint8 [n, h, w, c] where `augment` makes the views inside the step.
+
+  Args:
+    encoder: a `GaussianEncoder`.
+    pretext: a `Pretext`.
+    robustness: a `Robustness`; by default none.
+    attack: the inner maximiser; needed where the robustness scheme is adversarial.
+    augment: an on-device augmentation recipe, or None if batches hold views.
+    seed: all randomness of step k is a function of (seed, k, global example).
+    epsilon_warmup: steps over which the attack's epsilon rises linearly to its value.
+    beta_warmup: steps over which the weights of the added terms rise likewise.
+
+  Raises:
+    UserError: if the cell makes no sense or the attack is missing.
+  """
+
+  def __init__(
+    self,
+    encoder,
+    pretext,
+    robustness=None,
+    attack=None,
+    augment=None,
+    seed=0,
+    epsilon_warmup=0,
+    beta_warmup=0,
+  ):
+    super().__init__(name="trainer")
+    from urkle_tf.robustness.none import Plain
+
+    self.encoder, self.pretext = encoder, pretext
+    self.robustness = Plain() if robustness is None else robustness
+    self.robustness.check(pretext)
+    if self.robustness.adversarial and attack is None:
+      raise errors.UserError("this robustness scheme needs an attack: Trainer(..., attack=PGD(...))")
+    self.attack = attack if self.robustness.adversarial else None
+    self.augment, self.seed = augment, seed
+    self.epsilon_warmup, self.beta_warmup = epsilon_warmup, beta_warmup
+    pretext.attach(encoder)
+    # Every variable exists before the first step: replicas and checkpoints need that.
+    names = ["loss", *pretext.terms, *self.robustness.terms, *DIAGNOSTICS]
+    if self.robustness.adversarial:
+      names += ADVERSARIAL_DIAGNOSTICS
+    self._means = {name: keras.metrics.Mean(name=name) for name in names}
+    self.built = True
+
+  @property
+  def metrics(self):
+    """One mean a reported value, reset whenever a row of metrics is written."""
+    return list(self._means.values())
+
+  def compile(self, optimizer="sgd", jit_compile="auto", **kwargs):
+    """As `keras.Model.compile`, without a loss: the cell has its own.
+
+    Args:
+      optimizer: a Keras optimizer.
+      jit_compile: "auto" compiles with XLA on accelerators only; on CPUs XLA makes the
+        attack's loop several times slower.
+      **kwargs: for example `steps_per_execution`.
+    """
+    if jit_compile == "auto":
+      jit_compile = bool(tf.config.list_physical_devices("GPU") or tf.config.list_logical_devices("TPU"))
+    super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+    self.optimizer.build(self.trainable_variables)
+
+  def call(self, images, training=None):
+    """The encoder's network: images -> {"loc", "scale"}."""
+    return self.encoder.network(images, training=training)
+
+  def views(self, batch, seed):
+    """The views of a batch in any accepted form: (float32 [n, v, h, w, c], dict)."""
+    if isinstance(batch, (tuple, list)):
+      batch = {"views": tf.stack(batch, axis=1)}
+    if "views" in batch:
+      return batch["views"], batch
+    if self.augment is None:
+      raise errors.UserError('batches hold no "views": give them, or Trainer(..., augment=recipe)')
+    return (
+      augmentation.augment_on_device(self.augment, batch["image"], seed, self.pretext.views),
+      batch,
+    )
+
+  def adversaries(self, views, seed, step=None):
+    """The worst neighbours of views, found in inference mode.
+
+    Args:
+      views: float32 [n, v, h, w, c].
+      seed: int32 [2].
+      step: the training step, for the warm-up of epsilon; None for the full epsilon.
+
+    Returns:
+      (adversaries float32 [n, a, h, w, c], info of the attack).
+    """
+    targets = self.robustness.targets(views)
+    images = tf.reshape(targets, [-1, *targets.shape[2:]])
+    epsilon = None
+    if self.epsilon_warmup and step is not None:
+      epsilon = self.attack.threat.epsilon * self._ramp(step, self.epsilon_warmup)
+    objective = self.robustness.objective(self.encoder, images)
+    found, info = self.attack.run(objective, images, seed, epsilon=epsilon)
+    return tf.reshape(found, tf.shape(targets)), info
+
+  @staticmethod
+  def _ramp(step, steps):
+    """Rises linearly from 1 / steps to 1, and stays there."""
+    return tf.minimum(1.0, tf.cast(step + 1, tf.float32) / max(steps, 1))
+
+  def train_step(self, data):
+    """One step: find adversaries, one training pass over all images, terms, update."""
+    step = tf.cast(self.optimizer.iterations, tf.int32)
+    seed = distribution.fold([self.seed, 0], step)
+    views, batch = self.views(data, distribution.fold(seed, 0))
+    aux = self.pretext.prepare(batch)
+    images, values = views, {}
+    if self.robustness.adversarial:
+      adversaries, info = self.adversaries(views, distribution.fold(seed, 1), step)
+      images = tf.concat([views, adversaries], axis=1)
+      values["attack_objective"] = tf.reduce_mean(info["objective"])
+      values["zero_gradients"] = info["zero_gradients"]
+    count, members = views.shape[1], images.shape[1]
+
+    with tf.GradientTape() as tape:
+      normal = self.encoder(tf.reshape(images, [-1, *images.shape[2:]]), training=True)
+      noise = None
+      if self.pretext.stochastic or self.robustness.stochastic:
+        noise = distribution.normal(distribution.fold(seed, 2), _shape(normal.loc))
+      all_of_them = Representations.of(normal, members, noise)
+      terms = {}
+      for weight, chosen in self.robustness.tuples(count, members - count):
+        for name, value in self.pretext.loss(all_of_them.take(chosen), aux).items():
+          terms[name] = terms.get(name, 0.0) + weight * tf.reduce_mean(value)
+      loss = tf.add_n(list(terms.values()))
+      for name, (weight, value) in self.robustness.losses(all_of_them, count).items():
+        terms[name] = tf.reduce_mean(value)
+        loss += weight * self._ramp(step, self.beta_warmup) * terms[name]
+      # Replicas' gradients are summed, so each computes its share of the global mean.
+      share = self.optimizer.scale_loss(loss / distribution.replicas())
+    variables = self.trainable_variables
+    gradients = tape.gradient(share, variables)
+    self.optimizer.apply(gradients, variables)
+    self.pretext.after_step(self.encoder)
+
+    values |= terms | {"loss": loss, "gradient_norm": tf.linalg.global_norm(gradients)}
+    values |= _health(all_of_them.normal, count)
+    for name, value in values.items():
+      self._means[name].update_state(value)
+    return {name: mean.result() for name, mean in self._means.items()}
+
+
+def _shape(tensor):
+  return tensor.shape if tensor.shape.is_fully_defined() else tf.shape(tensor)
+
+
+def _health(normal, views):
+  """The diagnostics of a pass of [n, members, d_z] whose first `views` members are clean."""
+  loc, scale = normal.loc, normal.scale
+  first = loc[:, 0]
+  values = {
+    "sigma_min": tf.reduce_min(scale),
+    "sigma_mean": tf.reduce_mean(scale),
+    "sigma_max": tf.reduce_max(scale),
+    "snr": tf.reduce_mean(tf.abs(loc) / scale),
+    "loc_std": tf.reduce_mean(tf.math.reduce_std(first, 0)),
+    "effective_rank": effective_rank(first),
+  }
+  adversaries = loc.shape[1] - views
+  if adversaries:
+    part = lambda low, high: type(normal)(loc[:, low:high], scale[:, low:high])  # noqa: E731
+    clean, adversary = part(0, adversaries), part(views, views + adversaries)
+    mean_part = kl_mean_part(clean, adversary)
+    whole = tf.reduce_sum(clean.kl_divergence(adversary), -1)
+    values["kl_mean_part"] = tf.reduce_mean(mean_part)
+    values["kl_scale_part"] = tf.reduce_mean(whole - mean_part)
+  return values
