@@ -227,8 +227,6 @@ from absl import flags
 module = importlib.import_module(f"urkle_tf.{sys.argv[1]}")
 for config in sys.argv[2:]:
   flags.FLAGS.unparse_flags()
-  for name in flags.FLAGS:
-    flags.FLAGS[name].unparse()
   try:
     rest = flags.FLAGS([sys.argv[1], f"--flagfile={config}", "--output_dir=unused"])[1:]
     assert not rest, f"these are no flags: {rest}"
