@@ -26,7 +26,7 @@ INSTALL_REQUIRES = [
   "keras>=3.15,<4",
   "keras-cv>=0.9,<0.10",
   "matplotlib>=3.9,<4",
-  "numpy>=1.26,<3",
+  "numpy>=2.1,<3",
   "scikit-learn>=1.5,<2",
   "tensorboard>=2.19,<3",
   "tensorflow>=2.19,<2.22",
@@ -44,14 +44,14 @@ EXTRAS_REQUIRE = {
     FOOLBOX,  # small; tests that want more than it are skipped where "attacks" is not installed
     "hypothesis>=6.100,<7",
     "mypy>=2,<3",
-    "pytest>=8,<10",
-    "pytest-timeout>=2.3,<3",
+    "pytest>=8.2,<10",
+    "pytest-timeout>=2.3.1,<3",
     "ruff>=0.17,<0.18",  # a formatter's minor releases change what it writes
     "setuptools>=70.1",  # builds the wheel that tests/packaging_test.py looks into
   ],
   "attacks": [
     FOOLBOX,
-    "adversarial-robustness-toolbox>=1.20,<2",
+    "adversarial-robustness-toolbox>=1.20.1,<2",
   ],
 }
 
