@@ -1,0 +1,1 @@
+"""Images in, batches of views out: `sources`, `augment`, `pipeline`."""

@@ -1,0 +1,467 @@
+"""Augmentations: pure functions of a batch of images and uniform noise.
+
+A recipe is called as `recipe(images, noise)`, with one row of noise for each
+image, and draws nothing itself.  So the same function runs in the input
+pipeline and inside the compiled training step, and what happens to an example
+depends on its own row only.
+"""
+
+import math
+
+import tensorflow as tf
+
+from urkle_tf import errors, spec
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in `tf.image.rgb_to_grayscale`.
+
+
+class Recipe:
+  """An augmentation.
+
+  Attributes:
+    noise_size: how many uniform numbers an image takes.
+    on_device: whether the recipe may run inside a compiled step.
+  """
+
+  noise_size = 0
+  on_device = True
+
+  def __call__(self, images, noise, size=None):
+    """Augments a batch.
+
+    Args:
+      images: float32 [n, h, w, c] in [0, 1].
+      noise: float32 [n, noise_size], uniform in [0, 1).
+      size: (height, width) of the result; None keeps that of `images`.
+
+    Returns:
+      float32 [n, *size, c] in [0, 1].
+    """
+    raise NotImplementedError
+
+
+class Identity(Recipe):
+  """Leaves images as they are."""
+
+  def __call__(self, images, noise, size=None):
+    return resize(images, size)
+
+
+class Crop(Recipe):
+  """Zero-pads, cuts out a random window of the old size, and flips.
+
+  Args:
+    padding: pixels on each side.
+    flip: whether half of the images are mirrored left to right.
+  """
+
+  noise_size = 3
+
+  def __init__(self, padding=4, flip=True):
+    if padding < 0 or int(padding) != padding:
+      raise errors.UserError(f"crop: padding must be a number of pixels from 0, got {padding}")
+    self.padding = padding
+    self.flip = flip
+
+  def __call__(self, images, noise, size=None):
+    images = resize(images, size)
+    _, height, width, _ = images.shape
+    offsets = tf.cast(tf.floor(noise[:, :2] * (2 * self.padding + 1)), tf.int32)
+    padded = tf.pad(images, [[0, 0], [self.padding] * 2, [self.padding] * 2, [0, 0]])
+    columns = tf.range(width)[None]
+    if self.flip:
+      columns = tf.where(noise[:, 2:3] < 0.5, width - 1 - columns, columns)
+    padded = tf.gather(padded, tf.range(height)[None] + offsets[:, :1], batch_dims=1)
+    return tf.gather(padded, columns + offsets[:, 1:], axis=2, batch_dims=1)
+
+
+class SimCLR(Recipe):
+  """Random resized crop, flip, colour jitter and grey.
+
+  Chen et al., "A simple framework for contrastive learning", appendix A, as
+  contrastive adversarial training uses it at 32 pixels.  In this order:
+
+  - a box of area U(min_scale, 1) of the image and log ratio U(log 3/4, log 4/3),
+    rounded to whole pixels and cut to the image, is resized (antialiased
+    bilinear) to the whole;
+  - with probability 1/2 the image is mirrored left to right;
+  - with probability 0.8: brightness * U(1 ± 0.4), contrast U(1 ± 0.4) around
+    the image's mean grey, saturation U(1 ± 0.4) around each pixel's grey, hue
+    turned by U(±0.1) of the circle (in YIQ, so that luma stays);
+  - with probability 0.2 the image becomes grey.
+
+  `strength` s scales everything but the flip: the smallest area is
+  1 - s (1 - min_scale), the log ratio U(±s log 4/3), the four jitters are
+  times s, and the probabilities are 0.8 s and 0.2 s.  So 1 is the recipe
+  above, and 0 does nothing but flip (and resize).  Above 1, areas and
+  probabilities stay within their bounds.
+
+  Args:
+    strength: a number from 0, or a float tensor or variable that is read at
+      every call.
+    min_scale: smallest share of the image's area, in (0, 1].
+    flip: whether half of the images are mirrored left to right.
+    color: multiplies the four jitters only (2 is SimCLR's ImageNet setting; 0
+      turns them off).
+    grey: the probability of grey at strength 1.
+  """
+
+  noise_size = 11
+
+  def __init__(self, strength=1.0, min_scale=0.08, flip=True, color=1.0, grey=0.2):
+    if not tf.is_tensor(strength) and not isinstance(strength, tf.Variable) and strength < 0:
+      raise errors.UserError(f"simclr: strength must be at least 0, got {strength}")
+    if not 0 < min_scale <= 1:
+      raise errors.UserError(f"simclr: min_scale must be above 0 and at most 1, got {min_scale}")
+    if color < 0 or not 0 <= grey <= 1:
+      raise errors.UserError("simclr: color must be at least 0, and grey from 0 to 1")
+    self.strength = strength
+    self.min_scale = min_scale
+    self.flip = flip
+    self.color = color
+    self.grey = grey
+
+  def __call__(self, images, noise, size=None, strength=None):
+    strength = tf.cast(self.strength if strength is None else strength, tf.float32)
+    noise = tf.unstack(noise, self.noise_size, axis=1)
+    box = self._box(noise[:4], images.shape[1:3], strength)
+    flip = noise[4] < 0.5 if self.flip else None
+    images = crop_and_resize(images, box, size or images.shape[1:3], flip)
+    return tf.clip_by_value(self._jitter(images, noise[5:], strength), 0.0, 1.0)
+
+  def _box(self, noise, shape, strength):
+    height, width = (float(side) for side in shape)
+    most = tf.minimum(strength, 1.0)
+    area = height * width * (1 - most * (1 - self.min_scale) * (1 - noise[0]))
+    root_ratio = tf.exp(most * math.log(4 / 3) * (noise[1] - 0.5))
+    box_height = tf.clip_by_value(tf.round(tf.sqrt(area) / root_ratio), 1.0, height)
+    box_width = tf.clip_by_value(tf.round(tf.sqrt(area) * root_ratio), 1.0, width)
+    top = tf.floor(noise[2] * (height - box_height + 1))
+    left = tf.floor(noise[3] * (width - box_width + 1))
+    return top, left, box_height, box_width
+
+  def _jitter(self, images, noise, strength):
+    on = tf.cast(noise[0] < 0.8 * strength, tf.float32)
+
+    def uniform(u, most):
+      return on * strength * (self.color * most) * (2 * u - 1)
+
+    brightness = tf.maximum(1 + uniform(noise[1], 0.4), 0.0)
+    contrast = tf.maximum(1 + uniform(noise[2], 0.4), 0.0)
+    if images.shape[-1] != 3:
+      return adjust(images, contrast, brightness[:, None, None] * tf.eye(images.shape[-1]))
+    saturation = tf.maximum(1 + uniform(noise[3], 0.4), 0.0)
+    grey = tf.cast(noise[5] < self.grey * strength, tf.float32)
+    matrix = saturation_matrix((1 - grey) * saturation) @ hue_matrix(uniform(noise[4], 0.1))
+    return adjust(images, contrast, brightness[:, None, None] * matrix)
+
+
+def resize(images, size):
+  """Resizes [n, h, w, c] to `size` (antialiased bilinear), if it is another."""
+  if size is None or tuple(images.shape[1:3]) == tuple(size):
+    return images
+  return tf.clip_by_value(tf.image.resize(images, size, antialias=True), 0.0, 1.0)
+
+
+def crop_and_resize(images, box, size, flip=None):
+  """Cuts a box out of each image, and resizes it (antialiased bilinear).
+
+  The same as `tf.image.resize(images[i, top:..., left:...], size,
+  antialias=True)` for each image, as two matrix products.
+
+  Args:
+    images: float32 [n, h, w, c].
+    box: (top, left, height, width), each float32 [n] of whole pixels inside
+      the image.
+    size: (height, width) of the result.
+    flip: bool [n]: which images to mirror left to right, or None.
+
+  Returns:
+    float32 [n, *size, c].
+  """
+  top, left, height, width = box
+  n, rows, columns, channels = images.shape
+  n = tf.shape(images)[0] if n is None else n
+  y = _interpolation(top, height, rows, size[0])
+  x = _interpolation(left, width, columns, size[1], flip)
+  images = tf.matmul(y, tf.reshape(images, [n, rows, columns * channels]))
+  images = tf.reshape(images, [n, size[0], columns, channels])
+  return tf.einsum("nxw,nywc->nyxc", x, images)
+
+
+def _interpolation(start, extent, old, new, flip=None):
+  """Rows of weights, [n, new, old]: pixels of the result from those of a box."""
+  positions = tf.range(new, dtype=tf.float32)[None, :]
+  if flip is not None:
+    positions = tf.where(flip[:, None], new - 1 - positions, positions)
+  step = extent[:, None] / new
+  centres = start[:, None] + (positions + 0.5) * step - 0.5
+  pixels = tf.range(old, dtype=tf.float32)
+  distance = tf.abs(pixels - centres[:, :, None]) / tf.maximum(step, 1.0)[:, :, None]
+  first, end = start[:, None, None], (start + extent)[:, None, None]
+  inside = tf.logical_and(pixels >= first, pixels < end)
+  weights = tf.where(inside, tf.maximum(1 - distance, 0.0), 0.0)
+  return weights / tf.reduce_sum(weights, axis=2, keepdims=True)
+
+
+def adjust(images, contrast, matrix):
+  """Turns colours by a matrix, then scales the contrast around the mean grey.
+
+  Args:
+    images: float32 [n, h, w, c].
+    contrast: float32 [n].
+    matrix: float32 [n, c, c]: new colour = matrix @ old colour.
+
+  Returns:
+    float32 [n, h, w, c], not clipped: contrast * y + (1 - contrast) * mean
+    over the image of the luma of y, with y = matrix @ x.
+  """
+  channels = images.shape[-1]
+  luma = tf.constant(LUMA if channels == 3 else [1 / channels] * channels)
+  mean = tf.linalg.matvec(matrix, tf.reduce_mean(images, axis=[1, 2]))
+  grey = tf.reduce_sum(mean * luma, axis=-1)
+  shape = tf.shape(images)
+  flat = tf.reshape(images, [shape[0], images.shape[1] * images.shape[2], channels])
+  flat = tf.matmul(flat, contrast[:, None, None] * matrix, transpose_b=True)
+  flat += ((1 - contrast) * grey)[:, None, None]
+  return tf.reshape(flat, [shape[0], *images.shape[1:]])
+
+
+def saturation_matrix(factor):
+  """[n, 3, 3]: blends each pixel with its luma; 0 is grey, 1 leaves it."""
+  grey = tf.constant([LUMA] * 3)
+  return factor[:, None, None] * (tf.eye(3) - grey) + grey
+
+
+# Rows: luma, and two axes of chroma of the same length, both without luma.
+_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+def hue_matrix(turn):
+  """[n, 3, 3]: turns the chroma of YIQ by `turn` circles; luma stays."""
+  yiq = tf.constant(_YIQ)
+  cosine, sine = tf.cos(2 * math.pi * turn), tf.sin(2 * math.pi * turn)
+  one, zero = tf.ones_like(turn), tf.zeros_like(turn)
+  rotation = tf.stack(
+    [
+      tf.stack([one, zero, zero], -1),
+      tf.stack([zero, cosine, -sine], -1),
+      tf.stack([zero, sine, cosine], -1),
+    ],
+    -2,
+  )
+  return tf.linalg.inv(yiq) @ rotation @ yiq
+
+
+class _Stream:
+  """Random numbers for keras-cv's layers, that one seed decides.
+
+  Has the methods of `tf.random.Generator` that the layers call.  They call
+  them in loops and branches of the graph, so that the count of draws must be
+  state; it is a resource of its own for each execution, so that executions
+  may run in parallel.
+  """
+
+  # TensorFlow's name for resources that are nobody else's.
+  _ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"
+
+  def __init__(self, seed):
+    self._seed = seed
+    self._count = tf.raw_ops.VarHandleOp(dtype=tf.int32, shape=[], shared_name=self._ANONYMOUS)
+    tf.raw_ops.AssignVariableOp(resource=self._count, value=0)
+
+  def _next(self):
+    count = tf.raw_ops.ReadVariableOp(resource=self._count, dtype=tf.int32)
+    tf.raw_ops.AssignAddVariableOp(resource=self._count, value=1)
+    return tf.random.experimental.stateless_fold_in(self._seed, count)
+
+  def uniform(self, shape, minval=0, maxval=None, dtype=tf.float32):
+    maxval = 1 if maxval is None else maxval
+    return tf.random.stateless_uniform(shape, self._next(), minval, maxval, dtype)
+
+  def normal(self, shape, mean=0.0, stddev=1.0, dtype=tf.float32):
+    return tf.random.stateless_normal(shape, self._next(), mean, stddev, dtype)
+
+  def gamma(self, shape, alpha):
+    return tf.random.stateless_gamma(shape, self._next(), alpha)
+
+  def close(self):
+    tf.raw_ops.DestroyResourceOp(resource=self._count)
+
+
+class _KerasCV(Recipe):
+  """A layer of keras-cv, after `Crop`; for the input pipeline only.
+
+  Its layers draw from generators and from global random ops.  Every such draw
+  is led to a `_Stream` seeded by the image's own noise.
+  """
+
+  on_device = False
+  noise_size = Crop.noise_size + 2
+
+  def __init__(self, padding, flip):
+    self._crop = Crop(padding, flip)
+    self._layer()  # Refuses wrong options at once.
+
+  def _layer(self):
+    raise NotImplementedError
+
+  def __call__(self, images, noise, size=None):
+    images = self._crop(images, noise[:, :-2], size)
+    shape = images.shape[1:]
+    if shape[-1] == 1:
+      images = tf.image.grayscale_to_rgb(images)
+    # 24 bits each: all that a float32 in [0, 1) can hold.
+    seeds = tf.cast(noise[:, -2:] * 2**24, tf.int32)
+    # One layer for each trace: it holds the trace's tensors.
+    with tf.init_scope():
+      layer = self._layer()
+
+    @tf.function
+    def augment(example):
+      image, seed = example
+      stream = _Stream(seed)
+      _lead(layer, stream)
+      image = tf.ensure_shape(layer(image), [*shape[:2], 3])
+      with tf.control_dependencies([image]):
+        stream.close()
+      return image
+
+    images = tf.map_fn(
+      augment, (images, seeds), fn_output_signature=tf.float32, parallel_iterations=1
+    )
+    images = tf.clip_by_value(tf.ensure_shape(images, [None, *shape[:2], 3]), 0.0, 1.0)
+    return images[..., : shape[-1]]
+
+
+def _lead(layer, stream):
+  """Makes a keras-cv layer, and those inside it, draw from `stream`."""
+  import keras_cv
+
+  def sampler(factor):
+    if isinstance(factor, keras_cv.core.NormalFactorSampler):
+
+      def draw(shape=(), dtype="float32"):
+        value = stream.normal(shape, factor.mean, factor.stddev, tf.as_dtype(dtype))
+        return tf.clip_by_value(value, factor.min_value, factor.max_value)
+
+    else:
+
+      def draw(shape=(), dtype="float32"):
+        return stream.uniform(shape, factor.lower, factor.upper, tf.as_dtype(dtype))
+
+    draw.factor = factor
+    return draw
+
+  for inner in layer._flatten_layers():
+    inner._random_generator = stream
+    for name, value in list(vars(inner).items()):
+      value = getattr(value, "factor", value) if callable(value) else value
+      if isinstance(value, keras_cv.core.NormalFactorSampler | keras_cv.core.UniformFactorSampler):
+        setattr(inner, name, sampler(value))
+
+
+class AugMix(_KerasCV):
+  """Hendrycks et al., "AugMix", by keras-cv, after padding, cropping and flipping.
+
+  Args:
+    severity: strength of each operation, from 0.1 to 10.
+    width: the number of chains that are mixed.
+    depth: the most operations of a chain (each has 1 to `depth`).
+    alpha: of the Dirichlet and Beta distributions of the weights.
+    padding: of `Crop`.
+    flip: of `Crop`.
+  """
+
+  def __init__(self, severity=3, width=3, depth=3, alpha=1.0, padding=4, flip=True):
+    if not 0.1 <= severity <= 10 or width < 1 or depth < 1 or alpha <= 0:
+      raise errors.UserError(
+        "augmix: severity must be from 0.1 to 10, width and depth from 1, alpha above 0; got"
+        f" severity={severity}, width={width}, depth={depth}, alpha={alpha}"
+      )
+    self.severity = severity
+    self.width = width
+    self.depth = depth
+    self.alpha = alpha
+    super().__init__(padding, flip)
+
+  def _layer(self):
+    import keras_cv
+
+    class Layer(keras_cv.layers.AugMix):
+      # keras-cv draws these from global random ops, that no seed of ours reaches.
+
+      def _sample_from_dirichlet(self, alpha):
+        sample = self._random_generator.gamma(tf.shape(alpha), alpha)
+        return sample / tf.reduce_sum(sample)
+
+      def _sample_from_beta(self, alpha, beta):
+        first = self._random_generator.gamma([], alpha)
+        second = self._random_generator.gamma([], beta)
+        return first / (first + second)
+
+    return Layer(
+      value_range=(0, 1),
+      severity=self.severity / 10,
+      num_chains=self.width,
+      chain_depth=[1, self.depth],
+      alpha=float(self.alpha),
+      dtype="float32",
+    )
+
+
+class RandAugment(_KerasCV):
+  """Cubuk et al., "RandAugment", by keras-cv, after padding, cropping and flipping.
+
+  Args:
+    operations: how many operations an image gets.
+    magnitude: mean strength, from 0 to 10.
+    deviation: standard deviation of the strength, on the same scale.
+    geometric: whether images are sheared and moved, too.
+    padding: of `Crop`.
+    flip: of `Crop`.
+  """
+
+  def __init__(
+    self, operations=2, magnitude=5, deviation=1.5, geometric=True, padding=4, flip=True
+  ):
+    if operations < 1 or not 0 <= magnitude <= 10 or not 0 <= deviation <= 10:
+      raise errors.UserError(
+        "randaugment: operations must be from 1, magnitude and deviation from 0 to 10; got"
+        f" operations={operations}, magnitude={magnitude}, deviation={deviation}"
+      )
+    self.operations = operations
+    self.magnitude = magnitude
+    self.deviation = deviation
+    self.geometric = geometric
+    super().__init__(padding, flip)
+
+  def _layer(self):
+    import keras_cv
+
+    return keras_cv.layers.RandAugment(
+      value_range=(0, 1),
+      augmentations_per_image=self.operations,
+      magnitude=self.magnitude / 10,
+      magnitude_stddev=self.deviation / 10,
+      geometric=self.geometric,
+      dtype="float32",
+    )
+
+
+RECIPES = {
+  "simclr": SimCLR,
+  "crop": Crop,
+  "augmix": AugMix,
+  "randaugment": RandAugment,
+  "none": Identity,
+}
+
+
+def from_spec(text):
+  """Makes the recipe that a spec names, such as `"simclr(strength=0.5)"`.
+
+  Raises:
+    UserError: if there is no such recipe or option.
+  """
+  return spec.call(RECIPES, text, "augmentation")

@@ -1,0 +1,159 @@
+"""Batches of views, that (seed, step) decides; and plain batches.
+
+Batch number k of a run holds the same examples, augmented in the same way, on
+every machine and after every interruption: the order within an epoch is a
+function of (seed, epoch), the noise of a batch one of (seed, step).
+"""
+
+import tensorflow as tf
+
+from urkle_tf import distribution, errors
+from urkle_tf.data import augment, sources
+
+
+def views(
+  source,
+  recipe,
+  batch_size,
+  seed,
+  start_step=0,
+  views=2,
+  labels=False,
+  shuffle=True,
+  image_size=None,
+  on_device=False,
+):
+  """Endless batches of augmented views, for training.
+
+  An epoch has `source.size // batch_size` steps; the examples that are left
+  over differ from epoch to epoch.
+
+  Args:
+    source: a `sources.Source`.
+    recipe: an `augment.Recipe`.
+    batch_size: the global batch.
+    seed: an int, or int32 [2].
+    start_step: the first batch is that of this step, counted over all epochs:
+      the same as `.skip(start_step)`, without the work.
+    views: how many views of each image.
+    labels: whether batches hold labels.
+    shuffle: whether each epoch has an order of its own, else that of the split.
+    image_size: height and width; None is that of the source.
+    on_device: leave the augmentation to the step (`augment_on_device`).
+
+  Returns:
+    A `tf.data.Dataset` of `{"views": float32 [batch, views, h, w, c], "image":
+    float32 [batch, h, w, c]}` in [0, 1], the latter not augmented, or with
+    `on_device` of `{"image": uint8 [batch, h, w, c]}`; with `labels` also
+    `"label"`: int64 [batch].
+
+  Raises:
+    UserError: if the batch is larger than the data, labels are asked for and
+      there are none, or the recipe cannot run on the device.
+  """
+  steps = steps_per_epoch(source, batch_size)
+  if labels and not source.labelled:
+    raise errors.UserError(f"data set {source.name!r} has no labels")
+  if on_device and not recipe.on_device:
+    raise errors.UserError(
+      f"{type(recipe).__name__} cannot run on the device: leave --augment_on_device out"
+    )
+  size = (image_size, image_size) if image_size else source.image_shape[:2]
+  if on_device and size != tuple(source.image_shape[:2]):
+    raise errors.UserError(
+      f"on the device images keep the size of the data {source.image_shape[:2]}, not {size}"
+    )
+  first, skip = divmod(start_step, steps)
+
+  def one_epoch(epoch):
+    skipped = tf.where(epoch == first, tf.constant(skip * batch_size, tf.int64), 0)
+    return source.batches(batch_size, seed, epoch, shuffle, skipped)
+
+  def augmented(step, batch):
+    result = {"label": batch["label"]} if labels else {}
+    if on_device:
+      return {"image": batch["image"], **result}
+    noise_seed = augmentation_seed(seed, step)
+    result["image"] = augment.resize(to_float(batch["image"]), size)
+    result["views"] = _augment(recipe, batch["image"], noise_seed, views, size)
+    return result
+
+  batches = tf.data.Dataset.range(first, tf.int64.max).flat_map(one_epoch)
+  batches = batches.enumerate(start_step).map(
+    augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+  return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def steps_per_epoch(source, batch_size):
+  """The number of full batches in `source`.
+
+  Raises:
+    UserError: if there is none.
+  """
+  if batch_size < 1:
+    raise errors.UserError(f"batch_size must be at least 1, got {batch_size}")
+  if batch_size > source.size:
+    raise errors.UserError(
+      f"batch_size={batch_size} is larger than the {source.size} examples of {source.split!r} of"
+      f" {source.name!r}: make it smaller"
+    )
+  return source.size // batch_size
+
+
+def batches(source, batch_size):
+  """All examples once, in the order of the split, for evaluation and heads.
+
+  Args:
+    source: a `sources.Source`.
+    batch_size: the last batch may be smaller.
+
+  Returns:
+    A `tf.data.Dataset` of `{"image": float32 [n, h, w, c] in [0, 1]}`, and
+    `"label"`: int64 [n] if the source is labelled.
+  """
+
+  def plain(batch):
+    batch.pop("index")
+    return {**batch, "image": to_float(batch["image"])}
+
+  read = source.batches(batch_size, shuffle=False, drop_remainder=False)
+  read = read.map(plain, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  steps = -(-source.size // batch_size)
+  return read.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
+
+
+def augmentation_seed(seed, step):
+  """The seed, int32 [2], of the augmentation of the batch of a step."""
+  return distribution.fold(sources.pair(seed), 1, step)
+
+
+def augment_on_device(recipe, images, seed, views=2):
+  """Augments a batch inside the training step, as `views` does before it.
+
+  Args:
+    recipe: an `augment.Recipe` with `on_device`.
+    images: uint8 [n, h, w, c], this replica's rows of the global batch.
+    seed: `augmentation_seed(seed, step)`.
+    views: how many views of each image.
+
+  Returns:
+    float32 [n, views, h, w, c] in [0, 1].
+  """
+  return _augment(recipe, images, seed, views)
+
+
+def to_float(images):
+  """uint8 to float32 in [0, 1]."""
+  return tf.cast(images, tf.float32) / 255.0
+
+
+def _augment(recipe, images, seed, views, size=None):
+  count, numbers = images.shape[0], recipe.noise_size
+  shape = [tf.shape(images)[0] if count is None else count, views * numbers]
+  # A row of noise is an example's, all views in turn: a replica draws that of its examples.
+  noise = distribution.uniform(seed, tf.stack(shape) if count is None else shape)
+  noise = tf.reshape(noise, [shape[0] * views, numbers])
+  augmented = recipe(to_float(tf.repeat(images, views, axis=0)), noise, size)
+  return tf.reshape(augmented, [shape[0], views, *augmented.shape[1:]])
