@@ -1,0 +1,378 @@
+"""Exports: folders with a SavedModel, stock Keras files and what they are.
+
+A folder needs neither this package nor TensorFlow Probability to be used:
+
+    saved_model.pb, variables/   the SavedModel; signatures below
+    network.keras                images -> {"loc", "scale"}, to train on (stock Keras layers)
+    head.keras                   z -> logits (classifiers)
+    metadata.json                image size, classes, threat model, data set, settings, versions
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from absl import logging
+
+from urkle_tf import _version, errors
+from urkle_tf.networks.classifier import Classifier
+
+FORMAT_VERSION = 1
+_KINDS = {"encoder": "an encoder", "classifier": "a classifier"}
+_PATHS = ("output_dir", "data_dir", "init_from", "encoder", "classifier")
+_NEEDED = ("format_version", "kind", "image_size", "latent_dim", "stochastic")
+
+
+class ExportedEncoder(keras.layers.Layer):
+  """A loaded encoder: a trainable Keras layer whose call returns the Normal.
+
+  Attributes:
+    network: the Keras model underneath, images -> {"loc", "scale"}.
+    image_shape: (height, width, channels).
+    latent_dim: d_z.
+    metadata: what the folder says of it.
+  """
+
+  def __init__(self, network, metadata=None, **kwargs):
+    super().__init__(**kwargs)
+    self.network, self.metadata = network, dict(metadata or {})
+    self.image_shape = tuple(network.input_shape[1:])
+    self.latent_dim = int(network.output["loc"].shape[-1])
+    self.stochastic = bool(self.metadata.get("stochastic", True))
+    self.built = True
+
+  def call(self, images, training=None):
+    """float32 [n, h, w, c] in [0, 1] -> `tfp.distributions.Normal` of [n, d_z]."""
+    outputs = self.network(images, training=training)
+    return tfp.distributions.Normal(outputs["loc"], outputs["scale"])
+
+
+def versions():
+  """The versions that an export or a report was made with."""
+  return {
+    "urkle_tf": _version.__version__,
+    "tensorflow": tf.__version__,
+    "keras": keras.__version__,
+    "tensorflow_probability": tfp.__version__,
+  }
+
+
+def settings_without_paths(settings):
+  """Settings that can be shown to others: no folder of this machine is in them."""
+  shown = {name: value for name, value in settings.items() if name not in _PATHS}
+  # In `train`, encoder names an architecture.
+  if "pretext" in settings and "encoder" in settings:
+    shown["encoder"] = settings["encoder"]
+  if isinstance(shown.get("dataset"), str) and shown["dataset"].startswith("folder:"):
+    shown["dataset"] = "folder:" + pathlib.Path(shown["dataset"][len("folder:") :]).name
+  return shown
+
+
+def export_encoder(encoder, folder, metadata=None):
+  """Writes an encoder's folder.
+
+  Signatures: `serving_default(images float32 [n, h, w, c] in [0, 1]) -> {"loc", "scale"}`
+  (`serve` is another name of it) and `embed(images) -> {"embedding"}`, which is loc.  All
+  float32, in inference mode; differentiable in the images, and trainable through
+  `keras.layers.TFSMLayer`, with batch norms that stay in inference mode (train
+  `network.keras` to move them).
+
+  Args:
+    encoder: a `GaussianEncoder`, or what `load_encoder` returned.
+    folder: where to write; an export that is there is replaced once the new one is whole.
+    metadata: further entries of metadata.json, for example `dataset`, `norm`, `epsilon`,
+      `settings` (its paths are left out) and `stochastic`: whether training used the scale
+      (True unless told).
+
+  Returns:
+    The folder, a `pathlib.Path`.
+
+  Raises:
+    UserError: if the folder holds something else, or the network cannot be saved.
+    OSError: if writing fails; what was in the folder is kept.
+  """
+  metadata = {"stochastic": getattr(encoder, "stochastic", True), **(metadata or {})}
+
+  def write(side):
+    network = _save_network(encoder.network, side / "network.keras")
+    images = tf.TensorSpec([None, *encoder.image_shape], tf.float32, name="images")
+
+    def represent(images):
+      outputs = network(images, training=False)
+      return {name: tf.cast(outputs[name], tf.float32) for name in ("loc", "scale")}
+
+    _save_model(
+      side,
+      [network],
+      {
+        "serve": (represent, [images]),
+        "serving_default": (represent, [images]),
+        "embed": (lambda images: {"embedding": represent(images)["loc"]}, [images]),
+      },
+    )
+    _save_metadata(
+      side,
+      "encoder",
+      [network],
+      {"image_size": encoder.image_shape, "latent_dim": encoder.latent_dim, **metadata},
+    )
+
+  return _replace(folder, write)
+
+
+def export_classifier(classifier, folder, metadata=None):
+  """Writes a classifier's folder.
+
+  Signatures, all float32 and in inference mode:
+
+  - `serving_default(images) -> {"probabilities": [n, classes]}` (also `serve`): the mean over
+    `samples` fresh draws of z, or z = loc where the classifier is deterministic;
+  - `sampled(images, seed int32 [2], samples int32) -> {"log_probabilities": [n, classes]}`:
+    log-mean-exp over samples of z of the head's log-softmax, differentiable through loc and
+    scale; z = loc whatever the seed where the classifier is deterministic;
+  - `deterministic(images) -> {"logits": [n, classes]}`: z = loc;
+  - `head(z float32 [n, d_z]) -> {"logits": [n, classes]}`.
+
+  Args:
+    classifier: a `Classifier`.
+    folder: as in `export_encoder`.
+    metadata: as in `export_encoder`.
+
+  Returns:
+    The folder, a `pathlib.Path`.
+
+  Raises:
+    UserError: if the folder holds something else, or a network cannot be saved.
+    OSError: if writing fails; what was in the folder is kept.
+  """
+
+  def write(side):
+    network = _save_network(classifier.network, side / "network.keras")
+    head = _save_network(classifier.head, side / "head.keras")
+    copy = Classifier(network, head, classifier.stochastic, classifier.samples)
+    images = tf.TensorSpec([None, *copy.image_shape], tf.float32, name="images")
+    z = tf.TensorSpec([None, copy.latent_dim], tf.float32, name="z")
+    seed = tf.TensorSpec([2], tf.int32, name="seed")
+    samples = tf.TensorSpec([], tf.int32, name="samples")
+
+    def serve(images):
+      return {"probabilities": copy(images)}
+
+    _save_model(
+      side,
+      [network, head],
+      {
+        "serve": (serve, [images]),
+        "serving_default": (serve, [images]),
+        "sampled": (
+          lambda images, seed, samples: {
+            "log_probabilities": copy.log_probabilities(images, seed, samples)
+          },
+          [images, seed, samples],
+        ),
+        "deterministic": (lambda images: {"logits": copy.logits(images)}, [images]),
+        "head": (lambda z: {"logits": head(z, training=False)}, [z]),
+      },
+    )
+    _save_metadata(
+      side,
+      "classifier",
+      [network, head],
+      {
+        "class_names": classifier.class_names,
+        **(metadata or {}),
+        "image_size": copy.image_shape,
+        "latent_dim": copy.latent_dim,
+        "classes": copy.classes,
+        "stochastic": copy.stochastic,
+        "samples": copy.samples,
+      },
+    )
+
+  return _replace(folder, write)
+
+
+def load_encoder(folder):
+  """Loads an exported encoder.
+
+  Args:
+    folder: written by `export_encoder`, or by `export_classifier`, whose encoder is meant then.
+
+  Returns:
+    A Keras layer, trainable, whose call on images returns the `tfp.distributions.Normal`; its
+    `network` is the Keras model underneath.
+
+  Raises:
+    UserError: if there is no such export.
+  """
+  metadata = read_metadata(folder)
+  return ExportedEncoder(_load_network(folder, "network.keras"), metadata, name="encoder")
+
+
+def load_classifier(folder):
+  """Loads an exported `Classifier`.
+
+  Raises:
+    UserError: if there is no such export.
+  """
+  metadata = read_metadata(folder, "classifier")
+  classifier = Classifier(
+    _load_network(folder, "network.keras"),
+    _load_network(folder, "head.keras"),
+    metadata["stochastic"],
+    metadata.get("samples", 20),
+    name="classifier",
+  )
+  classifier.class_names, classifier.metadata = metadata.get("class_names"), metadata
+  return classifier
+
+
+def read_metadata(folder, kind=None):
+  """Reads and checks an export's metadata.json.
+
+  Args:
+    folder: the export's.
+    kind: "encoder" or "classifier"; None for either.
+
+  Returns:
+    A dict; see `docs/exports.md`.
+
+  Raises:
+    UserError: if the folder is missing, is no export, or one of another kind.
+  """
+  folder = pathlib.Path(folder)
+  wanted = _KINDS.get(kind, "an encoder or a classifier")
+  if not folder.is_dir():
+    raise errors.UserError(f"no folder {str(folder)!r}: give the folder of {wanted}")
+  file = folder / "metadata.json"
+  if not file.is_file():
+    inner = [f.parent.name for f in sorted(folder.glob("*/metadata.json"))]
+    hint = f"; did you mean {str(folder / inner[0])!r}?" if inner else ""
+    raise errors.UserError(f"{str(folder)!r} holds no export of {wanted} (no metadata.json){hint}")
+  try:
+    metadata = json.loads(file.read_text(encoding="utf-8"))
+    missing = [name for name in _NEEDED if name not in metadata]
+  except (ValueError, TypeError) as error:
+    raise errors.UserError(f"{str(file)!r} is damaged: {error}; export again") from error
+  if missing:
+    raise errors.UserError(f"{str(file)!r} lacks {missing[0]!r}: export again")
+  if metadata["format_version"] != FORMAT_VERSION:
+    raise errors.UserError(
+      f"{str(folder)!r} has export format {metadata['format_version']}, and this version of "
+      f"urkle_tf reads {FORMAT_VERSION}"
+    )
+  if kind is not None and metadata["kind"] != kind:
+    raise errors.UserError(f"{str(folder)!r} holds {_KINDS.get(metadata['kind'])}, not {wanted}")
+  return metadata
+
+
+def fingerprint(models):
+  """A hash of the weights: the same weights, the same hash."""
+  digest = hashlib.sha256()
+  for model in models:
+    for variable in model.variables:
+      digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+  return digest.hexdigest()[:16]
+
+
+def _save_network(model, file):
+  """Saves a Keras model and returns it as it was read back: what is checked is what is shipped.
+
+  The copy also lives outside of any distribution strategy.
+  """
+  try:
+    model.save(file)
+    copy = keras.saving.load_model(file, compile=False, safe_mode=False)
+  except (ValueError, TypeError, NotImplementedError) as error:
+    reason = " ".join(str(error).split())[:300]
+    raise errors.UserError(
+      f"the model {model.name!r} cannot be saved and read back ({reason}); give its own classes "
+      "get_config and register them with keras.saving.register_keras_serializable"
+    ) from error
+  if others := sorted({type(layer).__name__ for layer in _layers(copy) if not _stock(layer)}):
+    logging.warning(
+      "%s has layers that are not stock Keras (%s): loading it needs them; the SavedModel does not",
+      file.name,
+      ", ".join(others),
+    )
+  return copy
+
+
+def _layers(model):
+  return model._flatten_layers(include_self=False)
+
+
+def _stock(layer):
+  return type(layer).__module__.startswith("keras.") and not isinstance(layer, keras.layers.Lambda)
+
+
+def _load_network(folder, name):
+  file = pathlib.Path(folder) / name
+  if not file.is_file():
+    raise errors.UserError(f"{str(folder)!r} lacks {name}: export again")
+  try:
+    return keras.saving.load_model(file, compile=False)
+  except Exception as error:  # zip, HDF5 and Keras raise many kinds for a damaged file
+    reason = " ".join(str(error).split())[:300]
+    raise errors.UserError(f"cannot read {str(file)!r}: {reason}") from error
+
+
+def _save_model(folder, models, endpoints):
+  archive = keras.export.ExportArchive()
+  for model in models:
+    archive.track(model)
+  for name, (function, signature) in endpoints.items():
+    archive.add_endpoint(name, function, input_signature=signature)
+  archive.write_out(str(folder), verbose=False)
+
+
+def _save_metadata(folder, kind, models, fields):
+  fields = {name: value for name, value in fields.items() if value is not None}
+  fields["settings"] = settings_without_paths(fields.get("settings", {}))
+  metadata = {
+    "format_version": FORMAT_VERSION,
+    "kind": kind,
+    "value_range": [0, 1],
+    **fields,
+    "fingerprint": fingerprint(models),
+    "versions": versions(),
+  }
+  with open(folder / "metadata.json", "w", encoding="utf-8") as file:
+    json.dump(metadata, file, indent=2, default=_json)
+    file.write("\n")
+
+
+def _json(value):
+  if isinstance(value, np.generic | np.ndarray):
+    return value.tolist()
+  return str(value)
+
+
+def _replace(folder, write):
+  """Has `write` fill a side folder, and moves that into place: no half export is ever seen."""
+  folder = pathlib.Path(os.path.abspath(os.path.expanduser(folder)))
+  if folder.exists() and not folder.is_dir():
+    raise errors.UserError(f"{str(folder)!r} is a file: give a folder to export to")
+  if folder.is_dir() and any(folder.iterdir()) and not (folder / "metadata.json").is_file():
+    raise errors.UserError(f"{str(folder)!r} holds something else: give an empty folder")
+  side, old = folder.with_name(f".{folder.name}.side"), folder.with_name(f".{folder.name}.old")
+  for left_over in (side, old):
+    shutil.rmtree(left_over, ignore_errors=True)
+  side.mkdir(parents=True)
+  try:
+    write(side)
+    if folder.exists():
+      os.replace(folder, old)
+    os.replace(side, folder)
+  except tf.errors.OpError as error:  # TensorFlow's writers raise these for a full disk
+    raise OSError(f"cannot write {str(folder)!r}: {error.message.splitlines()[0]}") from error
+  finally:
+    shutil.rmtree(side, ignore_errors=True)
+  shutil.rmtree(old, ignore_errors=True)
+  return folder
