@@ -329,7 +329,12 @@ def _save_model(folder, models, endpoints):
     archive.track(model)
   for name, (function, signature) in endpoints.items():
     archive.add_endpoint(name, function, input_signature=signature)
-  archive.write_out(str(folder), verbose=False)
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every renamed input
+  try:
+    archive.write_out(str(folder), verbose=False)
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 def _save_metadata(folder, kind, models, fields):

@@ -60,7 +60,7 @@ class Classifier(keras.Model):
     return self.head(self.represent(images)[0], training=False)
 
   def log_probabilities(self, images, seed=None, samples=None):
-    """log of the mean over samples of z of the head's softmax.
+    """The log of the mean over samples of z of the head's softmax.
 
         log 1/s sum_s p(y | loc + scale * noise_s)
 

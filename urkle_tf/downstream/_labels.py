@@ -1,0 +1,47 @@
+"""Which labels are used: stratified subsets."""
+
+import numpy as np
+
+from urkle_tf import errors
+
+
+def choose(labels, amount, seed):
+  """Draws a class-stratified subset.
+
+  Each class gets its share of the data (largest remainders), and at least one example.
+
+  Args:
+    labels: int [n].
+    amount: how many examples: a count from 1, or a fraction below 1; None for all of them.
+    seed: an int.
+
+  Returns:
+    int64 [m], ascending positions.
+
+  Raises:
+    UserError: if there are not so many, or fewer than one a class.
+  """
+  labels = np.asarray(labels)
+  if amount is None:
+    return np.arange(len(labels), dtype=np.int64)
+  if not amount > 0 or (amount >= 1 and amount != int(amount)):
+    raise errors.UserError(f"--labels must be a count or a fraction below 1, got {amount}")
+  count = int(amount) if amount >= 1 else round(amount * len(labels))
+  if count > len(labels):
+    raise errors.UserError(f"--labels={count}, but there are only {len(labels)} labelled images")
+  classes, sizes = np.unique(labels, return_counts=True)
+  if count < len(classes):
+    raise errors.UserError(
+      f"--labels={amount} is {count} labels for {len(classes)} classes: give at least one a class"
+    )
+  # One each; the rest by largest remainder of what remains of each class.
+  ideal = (count - len(classes)) * (sizes - 1) / max((sizes - 1).sum(), 1)
+  taken = 1 + np.floor(ideal).astype(np.int64)
+  order = np.argsort(-(ideal - np.floor(ideal)), kind="stable")
+  taken[order[: count - taken.sum()]] += 1
+  rng = np.random.default_rng(seed)
+  positions = [
+    rng.permutation(np.flatnonzero(labels == label))[:number]
+    for label, number in zip(classes, taken, strict=True)
+  ]
+  return np.sort(np.concatenate(positions)).astype(np.int64)

@@ -1,0 +1,173 @@
+"""SLF: a frozen encoder and a head that is trained on clean images only."""
+
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf import distribution, errors, optimizers, progress, runs
+from urkle_tf.data import augment as augmentation
+from urkle_tf.data import pipeline
+from urkle_tf.downstream.base import Protocol
+
+_ENCODE_BATCH = 250
+_VALIDATION_SAMPLES = 20
+
+
+def features(network, source, chosen=None, recipe=None, seed=0, name="features"):
+  """The representations of a source's images by a frozen network.
+
+  Args:
+    network: Keras model, images -> {"loc", "scale"}; runs in inference mode.
+    source: a `Source`.
+    chosen: int [m], ascending: the images that are wanted; None for all.
+    recipe: an `augment.Recipe`, or None.
+    seed: of the augmentation.
+    name: what the progress line calls it.
+
+  Returns:
+    (loc, scale, labels): float32 [m, d_z] twice and int64 [m] (None without labels).
+  """
+  total = source.size if chosen is None else len(chosen)
+  wanted = np.zeros(source.size, bool)
+  wanted[slice(None) if chosen is None else chosen] = True
+  bar = progress.Progress(name, total)
+
+  @tf.function(reduce_retracing=True)
+  def encode(images, batch):
+    if recipe is not None:
+      noise = tf.random.stateless_uniform(
+        [tf.shape(images)[0], recipe.noise_size], distribution.fold([seed, 0], batch)
+      )
+      images = recipe(images, noise)
+    outputs = network(images, training=False)
+    return outputs["loc"], outputs["scale"]
+
+  locs, scales, labels, position = [], [], [], 0
+  for number, batch in enumerate(pipeline.batches(source, _ENCODE_BATCH)):
+    count = int(batch["image"].shape[0])
+    rows = np.flatnonzero(wanted[position : position + count])
+    position += count
+    if not len(rows):
+      continue
+    loc, scale = encode(tf.gather(batch["image"], rows), tf.constant(number))
+    locs.append(loc.numpy())
+    scales.append(scale.numpy())
+    if "label" in batch:
+      labels.append(batch["label"].numpy()[rows])
+    bar.add(len(rows))
+  return np.concatenate(locs), np.concatenate(scales), np.concatenate(labels) if labels else None
+
+
+class SLF(Protocol):
+  """Standard linear fine-tuning (Urkle paper, eq. 2).
+
+  The head's loss is the mean of -log p(y|z) with one fresh z ~ p(z|x) an image and step, or
+  z = loc where the encoder's training used no scale.  The encoder is frozen and in inference
+  mode, so that its representations are computed once.
+  """
+
+  def fit(self, task):
+    recipe = augmentation.from_spec(task.augment)
+    plain = isinstance(recipe, augmentation.Identity)
+    if task.augment_copies < 1:
+      raise errors.UserError(f"--augment_copies must be at least 1, got {task.augment_copies}")
+    network = task.classifier.network
+    copies = [features(network, task.source, task.chosen)[:2]]
+    for copy in range(0 if plain else task.augment_copies):
+      seed = int(np.random.SeedSequence([task.seed, copy]).generate_state(1)[0] >> 1)
+      name = f"augmented features {copy + 1}/{task.augment_copies}"
+      copies.append(features(network, task.source, task.chosen, recipe, seed, name)[:2])
+    loc = tf.constant(np.stack([loc for loc, _ in copies]))  # [copies, m, d_z]
+    scale = tf.constant(np.stack([scale for _, scale in copies]))
+    held_out = None
+    if task.validation is not None:
+      held_out = features(network, task.validation, name="validation features")
+    return _train(task, loc, scale, held_out)
+
+
+def _train(task, loc, scale, held_out):
+  """Trains the head on representations [copies, m, d_z]; returns the last row of metrics."""
+  head, stochastic = task.head, task.classifier.stochastic
+  copies, count = loc.shape[:2]
+  labels = tf.constant(task.labels)
+  steps = -(-count // task.batch_size)  # an epoch's; batches are as even as can be
+  batch_size = -(-count // steps)
+  optimizer = optimizers.build(
+    task.optimizer, task.learning_rate, steps * task.epochs, weight_decay=task.weight_decay
+  )
+  optimizer.build(head.trainable_variables)
+  loss_mean, accuracy_mean = keras.metrics.Mean(), keras.metrics.Mean()
+
+  @tf.function
+  def train(epoch, first, last):
+    seed = distribution.fold([task.seed, 1], epoch)
+    order = tf.random.experimental.stateless_shuffle(tf.range(count), distribution.fold(seed, 0))
+    for step in tf.range(first, last):
+      rows = order[step * batch_size : (step + 1) * batch_size]
+      step_seed = distribution.fold(seed, 1, step)
+      size = tf.shape(rows)[0]
+      copy = tf.random.stateless_uniform(
+        [size], distribution.fold(step_seed, 0), 0, copies, tf.int32
+      )
+      places = tf.stack([copy, rows], 1)
+      z = tf.gather_nd(loc, places)
+      if stochastic:
+        noise = tf.random.stateless_normal(tf.shape(z), distribution.fold(step_seed, 1))
+        z += tf.gather_nd(scale, places) * noise
+      y = tf.gather(labels, rows)
+      with tf.GradientTape() as tape:
+        logits = head(z, training=True)
+        loss = tf.reduce_mean(
+          tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
+        )
+      variables = head.trainable_variables
+      optimizer.apply(tape.gradient(loss, variables), variables)
+      loss_mean.update_state(loss)
+      right = tf.argmax(logits, 1, output_type=y.dtype) == y
+      accuracy_mean.update_state(tf.reduce_mean(tf.cast(right, tf.float32)))
+
+  bar = progress.Progress("head", task.epochs, "epochs")
+  seconds, row = 0.0, {}
+  for epoch in range(task.epochs):
+    for first in range(0, steps, task.log_every):
+      started = time.perf_counter()
+      last = min(first + task.log_every, steps)
+      rate = runs.plain(optimizer.learning_rate)
+      train(tf.constant(epoch), tf.constant(first), tf.constant(last))
+      step, spent = epoch * steps + last, time.perf_counter() - started
+      seconds += spent
+      row = {
+        "step": step,
+        "epoch": round(step / steps, 4),
+        "seconds": round(seconds, 3),
+        "images_per_second": round((last - first) * batch_size / spent, 2),
+        "learning_rate": rate,
+        "loss": runs.plain(loss_mean.result()),
+        "accuracy": runs.plain(accuracy_mean.result()),
+      }
+      loss_mean.reset_state()
+      accuracy_mean.reset_state()
+      if not np.isfinite(row["loss"]):
+        raise errors.UserError(f"the loss is {row['loss']} at step {step}: lower --learning_rate")
+      if held_out is not None and last == steps:
+        row["validation_accuracy"] = _accuracy(task, *held_out)
+      task.run.append_metrics(row)
+    note = f"loss {row['loss']:.4f}"
+    if held_out is not None:
+      note += f"  validation accuracy {row['validation_accuracy']:.4f}"
+    bar.add(1, note)
+  return row
+
+
+def _accuracy(task, loc, scale, labels):
+  """The accuracy of the classifier as it would be served, on held-out representations."""
+  right = 0
+  for start in range(0, len(labels), 1000):
+    rows = slice(start, start + 1000)
+    scores = task.classifier.from_representation(
+      loc[rows], scale[rows], seed=[task.seed, 2], samples=_VALIDATION_SAMPLES
+    )
+    right += int(np.sum(np.argmax(scores.numpy(), 1) == labels[rows]))
+  return right / len(labels)
