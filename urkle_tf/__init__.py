@@ -1,0 +1,44 @@
+"""Robust image encoders learnt without labels, in TensorFlow and Keras 3.
+
+    encoder = urkle_tf.GaussianEncoder(backbone=any_keras_model, latent_dim=128)
+    trainer = urkle_tf.Trainer(encoder, pretext=urkle_tf.pretexts.SimCLR(),
+                               robustness=urkle_tf.robustness.Urkle(beta=0.1),
+                               attack=urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255)))
+    trainer.compile(optimizer="sgd")
+    trainer.fit(views, epochs=100)
+    urkle_tf.export_encoder(encoder, "encoder")
+"""
+
+import importlib
+
+from urkle_tf._version import __version__
+
+# Looked up on first use, so that `--help` and `--version` need no TensorFlow.
+_NAMES = {
+  "GaussianEncoder": "networks",
+  "Trainer": "trainer",
+  "UserError": "errors",
+  "adapt": "downstream",
+  "assess": "evaluation",
+  "export_classifier": "export",
+  "export_encoder": "export",
+  "kl_robustness": "regulariser",
+  "load_classifier": "export",
+  "load_encoder": "export",
+  "pretrain": "pretraining",
+}
+_MODULES = ("attacks", "data", "networks", "pretexts", "robustness")
+
+__all__ = ["__version__", *_MODULES, *_NAMES]
+
+
+def __getattr__(name):
+  if name in _MODULES:
+    return importlib.import_module(f"urkle_tf.{name}")
+  if name in _NAMES:
+    return getattr(importlib.import_module(f"urkle_tf.{_NAMES[name]}"), name)
+  raise AttributeError(f"module 'urkle_tf' has no attribute {name!r}")
+
+
+def __dir__():
+  return sorted(__all__)

@@ -6,6 +6,8 @@ to an example of the global batch and not to the replica that happens to hold it
 
 import tensorflow as tf
 
+from urkle_tf import errors
+
 
 def fold(seed, *numbers):
   """Derives a seed from `seed` and integers (Python ints or int tensors).
@@ -76,3 +78,32 @@ def gather(values):
   if replicas() == 1:
     return values
   return tf.distribute.get_replica_context().all_gather(values, 0)
+
+
+def strategy(name="auto"):
+  """The `tf.distribute` strategy of a name.
+
+  Args:
+    name: "one" device; "mirrored" over the devices of this host; "multi_worker" (TF_CONFIG
+      says who); "tpu"; "auto": mirrored where there are several GPUs, else one.
+
+  Raises:
+    UserError: for another name.
+  """
+  names = ("auto", "one", "mirrored", "multi_worker", "tpu")
+  if name not in names:
+    raise errors.unknown("strategy", name, names)
+  gpus = tf.config.list_logical_devices("GPU")
+  if name == "mirrored" or (name == "auto" and len(gpus) > 1):
+    # On CPUs the default collectives do not survive several steps in one execution.
+    return tf.distribute.MirroredStrategy(
+      cross_device_ops=None if gpus else tf.distribute.ReductionToOneDevice()
+    )
+  if name == "multi_worker":
+    return tf.distribute.MultiWorkerMirroredStrategy()
+  if name == "tpu":
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return tf.distribute.TPUStrategy(resolver)
+  return tf.distribute.get_strategy()

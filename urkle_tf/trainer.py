@@ -3,10 +3,11 @@
 import keras
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, errors
-from urkle_tf.data import augment as augmentation
+from urkle_tf import distribution, errors
+from urkle_tf.data import pipeline
 from urkle_tf.networks.gaussian import kl_mean_part
 from urkle_tf.networks.representations import Representations
+from urkle_tf.robustness.none import Plain
 
 # Health of a run, beside the loss terms: what each means is in docs/monitoring.md.
 DIAGNOSTICS = (
@@ -53,6 +54,7 @@ class Trainer(keras.Model):
     seed: all randomness of step k is a function of (seed, k, global example).
     epsilon_warmup: steps over which the attack's epsilon rises linearly to its value.
     beta_warmup: steps over which the weights of the added terms rise likewise.
+    clip_norm: largest global norm of the whole batch's gradient; None for no clipping.
 
   Raises:
     UserError: if the cell makes no sense or the attack is missing.
@@ -68,10 +70,9 @@ class Trainer(keras.Model):
     seed=0,
     epsilon_warmup=0,
     beta_warmup=0,
+    clip_norm=None,
   ):
     super().__init__(name="trainer")
-    from urkle_tf.robustness.none import Plain
-
     self.encoder, self.pretext = encoder, pretext
     self.robustness = Plain() if robustness is None else robustness
     self.robustness.check(pretext)
@@ -80,6 +81,7 @@ class Trainer(keras.Model):
     self.attack = attack if self.robustness.adversarial else None
     self.augment, self.seed = augment, seed
     self.epsilon_warmup, self.beta_warmup = epsilon_warmup, beta_warmup
+    self.clip_norm = clip_norm
     pretext.attach(encoder)
     # Every variable exists before the first step: replicas and checkpoints need that.
     names = ["loss", *pretext.terms, *self.robustness.terms, *DIAGNOSTICS]
@@ -111,7 +113,7 @@ class Trainer(keras.Model):
     """The encoder's network: images -> {"loc", "scale"}."""
     return self.encoder.network(images, training=training)
 
-  def views(self, batch, seed):
+  def views(self, batch, step):
     """The views of a batch in any accepted form: (float32 [n, v, h, w, c], dict)."""
     if isinstance(batch, (tuple, list)):
       batch = {"views": tf.stack(batch, axis=1)}
@@ -119,10 +121,9 @@ class Trainer(keras.Model):
       return batch["views"], batch
     if self.augment is None:
       raise errors.UserError('batches hold no "views": give them, or Trainer(..., augment=recipe)')
-    return (
-      augmentation.augment_on_device(self.augment, batch["image"], seed, self.pretext.views),
-      batch,
-    )
+    seed = pipeline.augmentation_seed(self.seed, step)
+    views = pipeline.augment_on_device(self.augment, batch["image"], seed, self.pretext.views)
+    return views, batch
 
   def adversaries(self, views, seed, step=None):
     """The worst neighbours of views, found in inference mode.
@@ -153,7 +154,7 @@ class Trainer(keras.Model):
     """One step: find adversaries, one training pass over all images, terms, update."""
     step = tf.cast(self.optimizer.iterations, tf.int32)
     seed = distribution.fold([self.seed, 0], step)
-    views, batch = self.views(data, distribution.fold(seed, 0))
+    views, batch = self.views(data, step)
     aux = self.pretext.prepare(batch)
     images, values = views, {}
     if self.robustness.adversarial:
@@ -180,15 +181,31 @@ class Trainer(keras.Model):
       # Replicas' gradients are summed, so each computes its share of the global mean.
       share = self.optimizer.scale_loss(loss / distribution.replicas())
     variables = self.trainable_variables
-    gradients = tape.gradient(share, variables)
+    gradients = tape.gradient(share, variables, unconnected_gradients="zero")
+    gradients, norm = self._whole(gradients)
     self.optimizer.apply(gradients, variables)
     self.pretext.after_step(self.encoder)
 
-    values |= terms | {"loss": loss, "gradient_norm": tf.linalg.global_norm(gradients)}
+    values |= terms | {"loss": loss, "gradient_norm": norm}
     values |= _health(all_of_them.normal, count)
     for name, value in values.items():
       self._means[name].update_state(value)
     return {name: mean.result() for name, mean in self._means.items()}
+
+
+  def _whole(self, gradients):
+    """The whole batch's gradient, clipped, as the equal shares that the optimizer will sum.
+
+    Keras clips each replica's share before it sums them, which is another gradient.
+    """
+    replicas = distribution.replicas()
+    if replicas > 1:
+      context = tf.distribute.get_replica_context()
+      gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    norm = tf.linalg.global_norm(gradients)
+    if self.clip_norm:
+      gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm, norm)
+    return [gradient / replicas for gradient in gradients] if replicas > 1 else gradients, norm
 
 
 def _shape(tensor):

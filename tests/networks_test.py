@@ -1,0 +1,172 @@
+"""Networks: the Gaussian encoder, its KL, the backbones."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from urkle_tf import errors, networks
+
+tfd = tfp.distributions
+
+
+def _encoder(**options):
+  return networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, **options)
+
+
+def _normals(rng, n=5, d=3):
+  draw = lambda: tfd.Normal(  # noqa: E731
+    rng.normal(size=(n, d)).astype("float32"), rng.uniform(0.3, 2, (n, d)).astype("float32")
+  )
+  return draw(), draw()
+
+
+def test_kl_is_its_closed_form(rng):
+  p, q = _normals(rng)
+  expected = np.zeros(5)
+  for i in range(5):
+    for d in range(3):
+      mp, sp, mq, sq = (float(v[i, d]) for v in (p.loc, p.scale, q.loc, q.scale))
+      expected[i] += np.log(sq / sp) + (sp**2 + (mp - mq) ** 2) / (2 * sq**2) - 0.5
+  np.testing.assert_allclose(networks.kl(p, q), expected, rtol=1e-5)
+
+
+def test_kl_is_the_mean_log_ratio_of_samples(rng):
+  p, q = _normals(rng)
+  z = p.sample(400_000, seed=1)
+  ratio = tf.reduce_sum(p.log_prob(z) - q.log_prob(z), -1)
+  error = tf.math.reduce_std(ratio, 0) / np.sqrt(400_000)
+  assert np.all(np.abs(tf.reduce_mean(ratio, 0) - networks.kl(p, q)) < 5 * error)
+
+
+def test_kl_of_literal_numbers():
+  p, q = tfd.Normal([[0.0]], [[1.0]]), tfd.Normal([[1.0]], [[2.0]])
+  # log 2 + (1 + 1) / 8 - 1/2, and the means' part 1/8
+  np.testing.assert_allclose(networks.kl(p, q), [0.4431472], rtol=1e-6)
+  np.testing.assert_allclose(networks.kl_mean_part(p, q), [0.125], rtol=1e-6)
+
+
+def test_512_dimensions_as_the_field_knows_them():
+  # A shift of 0.1 in each of 512 dimensions costs 1024 nats at scale 0.05, 2.56 at scale 1.
+  for scale, nats in ((0.05, 1024.0), (1.0, 2.56)):
+    p = tfd.Normal(tf.zeros([1, 512]), scale * tf.ones([1, 512]))
+    q = tfd.Normal(0.1 * tf.ones([1, 512]), scale * tf.ones([1, 512]))
+    np.testing.assert_allclose(networks.kl(p, q), [nats], rtol=1e-3)
+
+
+def test_encoder_returns_a_normal_of_its_networks_outputs(rng):
+  encoder = _encoder()
+  images = rng.uniform(size=(3, 8, 8, 1)).astype("float32")
+  p = encoder(images)
+  assert isinstance(p, tfd.Normal) and p.batch_shape == (3, 6)
+  outputs = encoder.predict(images, verbose=0)
+  np.testing.assert_allclose(outputs["loc"], p.loc, atol=1e-6)
+  np.testing.assert_allclose(outputs["scale"], p.scale, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [-100.0, 0.0, 100.0])
+def test_scale_stays_between_floor_and_cap(rng, kernel):
+  encoder = _encoder(min_scale=0.2, max_scale=0.7)
+  encoder.network.get_layer("raw_scale").bias.assign(kernel * tf.ones(6))
+  scale = encoder(rng.uniform(size=(3, 8, 8, 1)).astype("float32")).scale.numpy()
+  assert (scale >= 0.2 - 1e-6).all() and (scale <= 0.7 + 1e-6).all()
+  if kernel:
+    np.testing.assert_allclose(scale, 0.2 if kernel < 0 else 0.7, atol=1e-4)
+
+
+def test_scale_can_be_fixed(rng):
+  encoder = _encoder(min_scale=0.3, max_scale=0.3)
+  images = rng.uniform(size=(3, 8, 8, 1)).astype("float32")
+  np.testing.assert_allclose(encoder(images).scale, 0.3, rtol=1e-6)
+
+
+def test_loc_has_unit_spread_whatever_the_weights(rng):
+  """So scale is bounded relative to loc: (c loc, c scale) is out of reach."""
+  encoder = _encoder()
+  kernel = encoder.network.get_layer("raw_loc").kernel
+  images = rng.uniform(size=(64, 8, 8, 1)).astype("float32")
+  for factor in (1.0, 1000.0):
+    kernel.assign(factor * kernel)
+    loc = encoder(images, training=True).loc.numpy()
+    np.testing.assert_allclose(loc.std(0), 1.0, atol=0.05)
+
+
+def test_heads_are_float32_under_mixed_precision(rng):
+  keras.mixed_precision.set_global_policy("mixed_bfloat16")
+  try:
+    p = _encoder()(rng.uniform(size=(2, 8, 8, 1)).astype("float32"))
+  finally:
+    keras.mixed_precision.set_global_policy("float32")
+  assert p.loc.dtype == p.scale.dtype == tf.float32
+
+
+def test_encoder_survives_its_keras_file(rng, tmp_path):
+  encoder = _encoder(max_scale=0.9)
+  images = rng.uniform(size=(4, 8, 8, 1)).astype("float32")
+  encoder(images, training=True)
+  encoder.save(tmp_path / "encoder.keras")
+  loaded = keras.models.load_model(tmp_path / "encoder.keras")
+  np.testing.assert_allclose(loaded(images).loc, encoder(images).loc, atol=1e-6)
+  assert loaded.get_config()["max_scale"] == 0.9
+
+
+def test_normalisation_is_inside(rng):
+  seen = []
+  backbone = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+  preprocess = keras.layers.Rescaling(255.0)
+  encoder = networks.GaussianEncoder(backbone, 2, preprocess=preprocess)
+  probe = keras.Model(encoder.network.input, encoder.network.layers[1].output)
+  seen = probe(np.ones((1, 8, 8, 1), "float32"))
+  np.testing.assert_allclose(seen, 255.0)
+
+
+@pytest.mark.parametrize(
+  "build, shape, parameters",
+  [
+    # torchvision's and the CIFAR literature's counts, less the last dense layer.
+    (networks.resnet18, (32, 32, 3), 11_173_962 - 5_130),
+    (networks.resnet18, (224, 224, 3), 11_689_512 - 513_000),
+    (networks.resnet50, (224, 224, 3), 25_557_032 - 2_049_000),
+  ],
+)
+def test_resnets_have_the_published_number_of_parameters(build, shape, parameters):
+  model = build(shape)
+  assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == parameters
+
+
+@pytest.mark.parametrize(
+  "spec, shape, features",
+  [
+    ("resnet18(width=4)", (32, 32, 3), 32),
+    ("resnet18(width=4, stem=patch)", (32, 32, 3), 32),
+    ("resnet50(width=4)", (32, 32, 3), 128),
+    ("convnet", (28, 28, 1), 192),
+    ("convnet(width=32)", (28, 28, 1), 128),  # the paper's 128 channels
+  ],
+)
+def test_backbones_by_spec(spec, shape, features):
+  assert networks.backbone(spec, shape).output_shape == (None, features)
+
+
+@pytest.mark.parametrize(
+  "spec, shape, words",
+  [
+    ("resnet19", (32, 32, 3), "did you mean 'resnet18'"),
+    ("resnet18(widht=4)", (32, 32, 3), "did you mean 'width'"),
+    ("resnet18", (4, 4, 3), "at least 8x8"),
+    ("resnet18(stem=large)", (16, 16, 3), "at least 32x32"),
+    ("convnet", (4, 4, 1), "at least 8x8"),
+    ("resnet18(width=0)", (32, 32, 3), "width must be at least 1"),
+  ],
+)
+def test_wrong_backbones_end_in_one_line(spec, shape, words):
+  with pytest.raises(errors.UserError, match=".*") as caught:
+    networks.backbone(spec, shape)
+  assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("low, high", [(0.0, 1.0), (-1.0, 1.0), (0.5, 0.4)])
+def test_wrong_bounds_of_scale(low, high):
+  with pytest.raises(errors.UserError, match="min_scale"):
+    _encoder(min_scale=low, max_scale=high)

@@ -1,0 +1,241 @@
+"""What a running training shows: metrics.jsonl, TensorBoard, a progress line, pictures."""
+
+import contextlib
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn import neighbors
+
+from urkle_tf import distribution, errors, runs
+
+# TensorBoard's first screen tells whether the run is healthy: groups, not one long list.
+_GROUPS = {
+  "gradient_norm": "optimisation",
+  "learning_rate": "optimisation",
+  "images_per_second": "optimisation",
+  "sigma_min": "sigma",
+  "sigma_mean": "sigma",
+  "sigma_max": "sigma",
+  "snr": "sigma",
+  "loc_std": "collapse",
+  "effective_rank": "collapse",
+  "attack_objective": "attack",
+  "zero_gradients": "attack",
+  "kl_mean_part": "attack",
+  "kl_scale_part": "attack",
+  "knn_accuracy": "probe",
+}
+
+
+def _duration(seconds):
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Metrics(keras.callbacks.Callback):
+  """Writes a row of means every `log_every` steps and at each epoch's end, and checkpoints.
+
+  A checkpoint follows a row at once, so that no mean is half full when a run is resumed.
+  The callback stands last in the list: what others find at an epoch's end is in `extra` then.
+
+  Means are over the steps since the last row.  `seconds` and `images_per_second` count
+  training only: neither compilation (a process's first step) nor what runs inside `paused`.
+
+  Args:
+    run: a `runs.Run`.
+    writer: a `tf.summary` writer.
+    checkpoints: a `checkpoints.Checkpoints`.
+    steps: steps of the whole training.
+    steps_per_epoch: likewise of an epoch.
+    batch_size: data-set images a step.
+    log_every: steps between rows.
+    checkpoint_every: steps between checkpoints; one is also saved at the end.
+    seconds: what earlier processes spent on this run.
+  """
+
+  def __init__(
+    self, run, writer, checkpoints, steps, steps_per_epoch, batch_size, log_every, checkpoint_every,
+    seconds=0.0,
+  ):  # fmt: skip
+    super().__init__()
+    self._run, self._writer, self._checkpoints = run, writer, checkpoints
+    self._steps, self._steps_per_epoch = steps, steps_per_epoch
+    self._batch_size, self._log_every = batch_size, log_every
+    self._checkpoint_every = checkpoint_every
+    self._seconds, self._since_row, self._counted = seconds, 0.0, 0
+    self._mark = None
+    self.extra = {}
+    self.rows = []
+
+  @contextlib.contextmanager
+  def paused(self):
+    """Stops the clock for what is not training."""
+    started = time.perf_counter()
+    try:
+      yield
+    finally:
+      if self._mark is not None:
+        self._mark += time.perf_counter() - started
+
+  def _tick(self, images):
+    now = time.perf_counter()
+    if self._mark is not None:  # None until the first step has been compiled
+      self._since_row += now - self._mark
+      self._counted += images
+    self._mark = now
+
+  def on_train_batch_end(self, batch, logs=None):
+    """Counts a step; writes a row where one is due."""
+    del batch, logs
+    step = int(self.model.optimizer.iterations)
+    self._tick(self._batch_size)
+    due = step % self._log_every == 0 or step % self._checkpoint_every == 0
+    last = step % self._steps_per_epoch == 0
+    self._progress(step, due or last)
+    if due and not last:
+      self._finish_row(step)
+
+  def on_epoch_end(self, epoch, logs=None):
+    """Writes the epoch's last row, with what the probes found."""
+    del epoch, logs
+    self._finish_row(int(self.model.optimizer.iterations))
+
+  def _finish_row(self, step):
+    self._write(step)
+    with self.paused():
+      if step % self._checkpoint_every == 0 or step == self._steps:
+        self._checkpoints.save(step)
+
+  def _write(self, step):
+    values = {m.name: runs.plain(m.result()) for m in self.model.metrics}
+    self.model.reset_metrics()
+    self._seconds += self._since_row
+    rate = self._counted / self._since_row if self._since_row else 0.0
+    row = {
+      "step": step,
+      "epoch": round(step / self._steps_per_epoch, 4),
+      "seconds": round(self._seconds, 3),
+      "images_per_second": round(rate, 2),
+      "learning_rate": runs.plain(self.model.optimizer.learning_rate),
+      **values,
+      **self.extra,
+    }
+    self.extra = {}
+    self._since_row, self._counted = 0.0, 0
+    self._run.append_metrics(row)
+    self.rows.append(row)
+    with self._writer.as_default(step):
+      for name, value in row.items():
+        if name not in ("step", "epoch", "seconds"):
+          tf.summary.scalar(f"{_GROUPS.get(name, 'loss')}/{name}", value)
+    self._writer.flush()
+    if not np.isfinite(row["loss"]):
+      raise errors.UserError(
+        f"the loss is {row['loss']} at step {step}: lower --learning_rate or give --clip_norm=1; "
+        f"checkpoints of {self._run.path} are kept"
+      )
+
+  def _progress(self, step, due):
+    terminal = sys.stderr.isatty()
+    if not due and not (terminal and step % 5 == 0):
+      return
+    spent = self._seconds + self._since_row
+    rate = self._counted / self._since_row if self._since_row else 0.0
+    left = (self._steps - step) * self._batch_size / rate if rate else 0.0
+    share = step / self._steps
+    bar = "#" * int(20 * share) + "." * (20 - int(20 * share))
+    loss = runs.plain(self.model.metrics[0].result())
+    line = (
+      f"epoch {(step - 1) // self._steps_per_epoch + 1}/{self._steps // self._steps_per_epoch}"
+      f" [{bar}] step {step}/{self._steps}  loss {loss:.4f}  {rate:,.0f} images/s"
+      f"  {_duration(spent)} spent, {_duration(left)} left"
+    )
+    end = "" if terminal and step < self._steps else "\n"
+    print(("\r" if terminal else "") + line, end=end, file=sys.stderr, flush=True)
+
+
+def grid(views, adversaries, epsilon):
+  """Rows of (view, adversary, perturbation magnified to the full range).
+
+  Args:
+    views: float32 [n, h, w, c] in [0, 1].
+    adversaries: likewise.
+    epsilon: the largest change of a pixel to be shown.
+
+  Returns:
+    float32 [1, n * h, 3 * w, c] in [0, 1].
+  """
+  change = np.clip(0.5 + (adversaries - views) / (2 * max(epsilon, 1e-6)), 0, 1)
+  columns = np.concatenate([views, adversaries, change], axis=2)
+  return np.concatenate(list(columns), axis=0)[None]
+
+
+class Pictures(keras.callbacks.Callback):
+  """Shows views, their adversaries and the perturbations once an epoch.
+
+  Args:
+    batch: a batch of the pipeline; its first eight images are shown.
+    writer: a `tf.summary` writer.
+    metrics: the `Metrics` of the run, whose clock is stopped meanwhile.
+  """
+
+  def __init__(self, batch, writer, metrics):
+    super().__init__()
+    self._batch, self._writer, self._metrics = batch, writer, metrics
+
+  def on_epoch_end(self, epoch, logs=None):
+    """Attacks the fixed batch and writes the picture."""
+    del epoch, logs
+    step = int(self.model.optimizer.iterations)
+    with self._metrics.paused(), self._writer.as_default(step):
+      views, _ = self.model.views(self._batch, 0)
+      views = views[:8]
+      if self.model.robustness.adversarial:
+        seed = distribution.fold([self.model.seed, 1], 0)
+        adversaries, _ = self.model.adversaries(views, seed)
+        epsilon = float(self.model.attack.threat.epsilon)
+        picture = grid(views[:, 0].numpy(), adversaries[:, 0].numpy(), epsilon)
+        tf.summary.image("view, adversary, perturbation", picture)
+      else:
+        picture = np.concatenate(list(np.concatenate(np.moveaxis(views.numpy(), 1, 0), 2)), 0)
+        tf.summary.image("views", picture[None])
+      self._writer.flush()
+
+
+class NearestNeighbours(keras.callbacks.Callback):
+  """An online probe: k-nearest-neighbour accuracy of loc on held-out labelled images.
+
+  It reads labels, and never touches the encoder.  Half of the images are the neighbours,
+  the other half are classified.
+
+  Args:
+    images: float32 [n, h, w, c].
+    labels: int [n].
+    metrics: the `Metrics` of the run: the figure joins its next row.
+    k: neighbours that vote.
+  """
+
+  def __init__(self, images, labels, metrics, k=20):
+    super().__init__()
+    self._images, self._labels = images, np.asarray(labels)
+    self._metrics, self._k = metrics, k
+    self._encode = tf.function(lambda x: self.model.encoder.network(x, training=False)["loc"])
+
+  def _accuracy(self):
+    parts = np.array_split(self._images, max(1, len(self._images) // 250))
+    loc = np.concatenate([self._encode(part).numpy() for part in parts])
+    half = len(loc) // 2
+    model = neighbors.KNeighborsClassifier(min(self._k, half), metric="cosine")
+    model.fit(loc[:half], self._labels[:half])
+    return model.score(loc[half:], self._labels[half:])
+
+  def on_epoch_end(self, epoch, logs=None):
+    """Hands the accuracy to the epoch's row of metrics."""
+    del epoch, logs
+    with self._metrics.paused():
+      accuracy = self._accuracy()
+    self._metrics.extra["knn_accuracy"] = round(float(accuracy), 5)

@@ -1,0 +1,121 @@
+"""A run's folder: its settings, its metrics, and who may write to it."""
+
+import fcntl
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from urkle_tf import errors
+
+# Settings that may change when a run is resumed: they do not change what is computed.
+FREE = ("output_dir", "data_dir", "download", "log_every", "checkpoint_every", "probe_split")
+
+
+def _text(value):
+  if isinstance(value, (list, tuple)):
+    return ",".join(_text(v) for v in value)
+  return repr(value) if isinstance(value, float) else str(value)
+
+
+class Run:
+  """An output folder that belongs to one set of settings.
+
+  Attributes:
+    path: the folder.
+    settings: the settings, as given.
+  """
+
+  def __init__(self, path, settings, lock):
+    self.path, self.settings, self._lock = path, settings, lock
+
+  @property
+  def _metrics(self):
+    return self.path / "metrics.jsonl"
+
+  def append_metrics(self, row):
+    """Appends a row (a dict of numbers) to metrics.jsonl."""
+    with open(self._metrics, "a") as file:
+      file.write(json.dumps(row) + "\n")
+
+  def metrics(self):
+    """The rows written so far; a torn last line is left out."""
+    if not self._metrics.exists():
+      return []
+    rows = []
+    for line in self._metrics.read_text().splitlines():
+      try:
+        rows.append(json.loads(line))
+      except json.JSONDecodeError:
+        break
+    return rows
+
+  def rewind_metrics(self, step):
+    """Drops the rows past `step`: a resumed run writes them again.
+
+    Returns:
+      The seconds of training that the kept rows account for.
+    """
+    rows = [row for row in self.metrics() if row["step"] <= step]
+    side = self._metrics.with_suffix(".side")
+    side.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(side, self._metrics)
+    return rows[-1]["seconds"] if rows else 0.0
+
+  def close(self):
+    """Lets another process write to the folder."""
+    self._lock.close()
+
+
+def open_run(output_dir, settings):
+  """Opens a run's folder, or makes it and writes flags.cfg.
+
+  Args:
+    output_dir: the folder.
+    settings: {flag: value}; those that are None are left out of flags.cfg.
+
+  Returns:
+    A `Run`.
+
+  Raises:
+    UserError: if no folder is given, another process is writing to it, or it holds a run of
+      other settings.
+  """
+  if not output_dir:
+    raise errors.UserError("give --output_dir=FOLDER: where the run is written")
+  path = pathlib.Path(output_dir)
+  path.mkdir(parents=True, exist_ok=True)
+  lock = open(path / ".lock", "w")
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    lock.close()
+    raise errors.UserError(
+      f"{path} is in use by another process: wait for it, or give another --output_dir"
+    ) from None
+  lines = {k: _text(v) for k, v in settings.items() if v is not None}
+  file = path / "flags.cfg"
+  if file.exists():
+    earlier = dict(
+      line[2:].split("=", 1) for line in file.read_text().splitlines() if line.startswith("--")
+    )
+    for name in sorted({*lines, *earlier} - set(FREE)):
+      if lines.get(name) != earlier.get(name):
+        lock.close()
+        raise errors.UserError(
+          f"{path} holds a run with --{name}={earlier.get(name, '(default)')}, and this one has "
+          f"{lines.get(name, '(default)')}: give another --output_dir, or the same flags to resume"
+        )
+  elif any(path.glob("checkpoints/*")):
+    lock.close()
+    raise errors.UserError(f"{path} holds checkpoints but no flags.cfg: give another --output_dir")
+  side = file.with_suffix(".side")
+  side.write_text("".join(f"--{name}={value}\n" for name, value in lines.items()))
+  os.replace(side, file)
+  return Run(path, settings, lock)
+
+
+def plain(value):
+  """A metric as a JSON number: NumPy scalars and tensors become floats."""
+  return float(np.asarray(value))

@@ -1,0 +1,67 @@
+"""Pre-trains a robust encoder without labels.
+
+  python -m urkle_tf.train --flagfile=configs/cifar10.cfg
+  python -m urkle_tf.train --dataset=folder:photos --image_size=64 --output_dir=runs/photos
+
+The same command on the same --output_dir resumes the run.
+"""
+
+from urkle_tf import command_line
+
+_SHARED = {
+  "output_dir": ...,
+  "dataset": ...,
+  "data_dir": ...,
+  "download": ...,
+  "split": ...,
+  "examples": ...,
+  "image_size": ...,
+  "encoder": "resnet18",
+  "norm": ...,
+  "epsilon": ...,
+  "attack_steps": 5,
+  "attack_step_size": ...,
+  "batch_size": ...,
+  "epochs": 100,
+  "seed": ...,
+  "precision": ...,
+  "strategy": ...,
+  "log_every": ...,
+}
+_OWN = {
+  "pretext": ("str", "simclr", "what is learnt: simclr(temperature=0.5)"),
+  "robustness": ("str", "urkle(beta=0.1)", "none or urkle(beta=0.1, positives=true, attacked=2)"),
+  "augment": ("str", "simclr", "views: simclr(strength=1.0), augmix, randaugment, crop or none"),
+  "augment_on_device": ("bool", False, "augment inside the compiled step (accelerators)"),
+  "latent_dim": ("int", 128, "d_z, the dimension of the representation"),
+  "min_scale": ("number", 0.1, "floor of sigma, in units of the spread of mu"),
+  "max_scale": ("number", 0.5, "cap of sigma, likewise"),
+  "optimizer": ("str", "sgd", "sgd(momentum=0.9) or adamw"),
+  "learning_rate": ("number", 0.1, "its highest value; cosine to 0"),
+  "warmup_epochs": ("number", 0.0, "epochs of linear rise of the learning rate"),
+  "weight_decay": ("number", 1e-4, "decoupled; batch norms and biases left out"),
+  "clip_norm": ("number", None, "largest global norm of the gradient"),
+  "epsilon_warmup_epochs": ("number", 0.0, "epochs over which epsilon rises"),
+  "beta_warmup_epochs": ("number", 0.0, "epochs over which the KL term's weight rises"),
+  "checkpoint_every": ("int", 500, "steps between checkpoints"),
+  "init_from": ("str", None, "start from the encoder of this finished run"),
+  "probe_split": ("str", None, "held-out labelled images for an online accuracy"),
+  "probe_examples": ("int", 2000, "how many of them"),
+}
+
+
+def main():
+  """The command line."""
+  names = command_line.define(_SHARED, _OWN)
+
+  def train(**settings):
+    from urkle_tf import pretraining  # TensorFlow starts only once the flags are right
+
+    result = pretraining.pretrain(**settings)
+    print(f"encoder: {result['encoder']}")
+
+  command_line.run(train, names)
+
+
+if __name__ == "__main__":
+  main()
