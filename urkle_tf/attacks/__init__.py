@@ -8,4 +8,4 @@ use the same code.
 from urkle_tf.attacks.pgd import FGSM, PGD, RSFGSM
 from urkle_tf.attacks.threat import L1, L2, Linf, ThreatModel, from_norm
 
-__all__ = ["FGSM", "L1", "L2", "Linf", "PGD", "RSFGSM", "ThreatModel", "from_norm"]
+__all__ = ["FGSM", "L1", "L2", "PGD", "RSFGSM", "Linf", "ThreatModel", "from_norm"]

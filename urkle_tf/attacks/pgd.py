@@ -9,6 +9,13 @@ from urkle_tf import distribution, errors
 _KEEP = ("last", "best")
 
 
+def _count(name, value):
+  """`value` as an int >= 1."""
+  if not isinstance(value, numbers.Integral) or int(value) < 1:
+    raise errors.UserError(f"attack {name} must be an integer >= 1, but is {value!r}")
+  return int(value)
+
+
 def _values(objective, images):
   """The objective as float32 [batch]."""
   values = tf.convert_to_tensor(objective(images))
@@ -74,26 +81,25 @@ class PGD:
     Raises:
       UserError: if an argument is out of its range.
     """
-    if not isinstance(steps, numbers.Integral) or steps < 1:
-      raise errors.UserError(f"attack steps must be an integer >= 1, but is {steps!r}")
-    if not isinstance(restarts, numbers.Integral) or restarts < 1:
-      raise errors.UserError(f"attack restarts must be an integer >= 1, but is {restarts!r}")
-    if not isinstance(start, numbers.Real) or not 0 < start <= 1:
+    if not isinstance(start, numbers.Real) or not 0 < float(start) <= 1:
       raise errors.UserError(
         f"attack start must be in (0, 1], a share of epsilon (at the clean image there may be no "
         f"gradient), but is {start!r}"
       )
-    if step_size is not None and not tf.is_tensor(step_size):
-      if not isinstance(step_size, numbers.Real) or not 0 <= step_size < float("inf"):
-        raise errors.UserError(f"attack step size must be a number >= 0, but is {step_size!r}")
+    if step_size is None:
+      step_size = 2.5 * threat.epsilon / _count("steps", steps)
+    elif not tf.is_tensor(step_size) and not (
+      isinstance(step_size, numbers.Real) and 0 <= float(step_size) < float("inf")
+    ):
+      raise errors.UserError(f"attack step size must be a number >= 0, but is {step_size!r}")
     if keep not in _KEEP:
       raise errors.unknown("choice of keep", keep, _KEEP)
     self.threat = threat
-    self.steps = int(steps)
-    self.step_size = 2.5 * threat.epsilon / steps if step_size is None else step_size
+    self.steps = _count("steps", steps)
+    self.step_size = step_size
     self.start = float(start)
-    self.restarts = int(restarts)
-    self.keep = "best" if restarts > 1 else keep
+    self.restarts = _count("restarts", restarts)
+    self.keep = "best" if self.restarts > 1 else keep
     self.name = name
 
   def __repr__(self):
@@ -178,9 +184,7 @@ class PGD:
 
     def body(restart, state):
       new = self._ascend(objective, images, threat, size, distribution.fold(seed, restart))
-      values, result = _better(
-        new["objective"], new["result"], state["objective"], state["result"]
-      )
+      values, result = _better(new["objective"], new["result"], state["objective"], state["result"])
       zeros = state["zeros"] + new["zeros"]
       return restart + 1, {"result": result, "objective": values, "zeros": zeros}
 

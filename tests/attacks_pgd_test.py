@@ -1,0 +1,489 @@
+"""The attacks against known maxima, NumPy loops and foolbox."""
+
+import json
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from urkle_tf import distribution, errors
+from urkle_tf.attacks import FGSM, L1, L2, PGD, RSFGSM, Linf, from_norm
+
+NORMS = ["linf", "l2", "l1"]
+RADIUS = {"linf": 0.1, "l2": 1.0, "l1": 4.0}
+ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
+
+
+def total(values):
+  return tf.reduce_sum(values, [1, 2, 3])
+
+
+def norms(values, norm):
+  values = np.asarray(values, np.float64)
+  return np.linalg.norm(values.reshape(len(values), -1), ORDER[norm], axis=1)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+  """A small smooth network in inference mode, images [n, 6, 6, 2] -> logits [n, 3]."""
+  keras.utils.set_random_seed(1)
+  return keras.Sequential(
+    [
+      keras.Input((6, 6, 2)),
+      keras.layers.Conv2D(8, 3, activation="tanh"),
+      keras.layers.BatchNormalization(),
+      keras.layers.Flatten(),
+      keras.layers.Dense(3),
+    ]
+  )
+
+
+@pytest.fixture(scope="module")
+def images():
+  return np.random.default_rng(5).uniform(size=(8, 6, 6, 2)).astype(np.float32)
+
+
+LABELS = np.arange(8) % 3
+
+
+def cross_entropy(classifier):
+  """The loss of a class per image, so that rows of any slice keep their labels."""
+
+  def objective(x):
+    logits = tf.cast(classifier(x, training=False), tf.float32)
+    return tf.reduce_logsumexp(3 * logits, 1) - 3 * logits[:, 0]
+
+  return objective
+
+
+# The whole attack stays inside, whatever is attacked.
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@hypothesis.settings(max_examples=20, deadline=None)
+@hypothesis.given(
+  hnp.arrays(np.float32, (2, 3, 3, 1), elements=st.floats(0, 1, width=32)),
+  hnp.arrays(np.float32, (2, 3, 3, 1), elements=st.floats(-100, 100, width=32)),
+  st.floats(0.01, 1),
+  st.integers(0, 2**31 - 1),
+)
+def test_stays_inside_and_never_starts_at_the_image(norm, x, gradient, epsilon, seed):
+  threat = from_norm(norm, epsilon)
+  for attack in [PGD(threat, steps=3), FGSM(threat), RSFGSM(threat)]:
+    seen = []
+
+    def objective(z, seen=seen):
+      seen.append(z.numpy())
+      return total(gradient * z)
+
+    adversaries = attack(objective, x, [seed, 1]).numpy()
+    assert (norms(seen[0] - x, norm) > 0).all()
+    for points in [*seen, adversaries]:
+      assert points.min() >= 0
+      assert points.max() <= 1
+      assert (norms(np.float64(points) - x, norm) <= epsilon + 1e-6).all()
+
+
+# Objectives whose maxima are known.
+
+
+def linear_maximum(x, g, norm, epsilon):
+  """The offset that maximises g . offset in ball and box, for one flat image."""
+  room = np.where(g > 0, 1 - x, x)
+  if norm == "linf":
+    return np.sign(g) * np.minimum(epsilon, room)
+  if norm == "l1":  # greedy: the largest gradients first, each up to its bound
+    offset, budget = np.zeros_like(x), epsilon
+    for i in np.argsort(-np.abs(g)):
+      offset[i] = np.sign(g[i]) * min(room[i], budget)
+      budget -= abs(offset[i])
+    return offset
+  low, high = 0.0, 1e6  # offset = clip(t * g) with the t that spends the budget
+  for _ in range(200):
+    t = (low + high) / 2
+    offset = np.sign(g) * np.minimum(t * np.abs(g), room)
+    low, high = (t, high) if np.linalg.norm(offset) < epsilon else (low, t)
+  return offset
+
+
+@pytest.mark.parametrize(
+  "norm, epsilon",
+  [("linf", 0.1), ("linf", 0.7), ("l2", 0.3), ("l2", 3.0), ("l1", 0.4), ("l1", 9.0)],
+)
+def test_reaches_the_maximum_of_a_linear_objective(rng, norm, epsilon):
+  x = rng.uniform(size=(4, 5, 4, 3))
+  x[0, :2], x[1, :2] = 0, 1
+  g = rng.normal(size=x.shape)
+  attack = PGD(from_norm(norm, epsilon), steps=200, step_size=epsilon / 4)
+  gradient = tf.constant(g, tf.float32)
+  run = tf.function(lambda z: attack(lambda z: total(gradient * z), z, [1, 2]))
+  offset = np.asarray(run(tf.constant(x, tf.float32)), np.float64) - x
+  expected = np.stack(
+    [linear_maximum(a.ravel(), b.ravel(), norm, epsilon) for a, b in zip(x, g)]
+  ).reshape(x.shape)
+  known = (g * expected).reshape(4, -1).sum(1)
+  np.testing.assert_allclose((g * offset).reshape(4, -1).sum(1), known, rtol=1e-4)
+  if norm != "l1":  # l1 maxima with near ties are near in value, not in place
+    np.testing.assert_allclose(offset, expected, atol=1e-3)
+
+
+def test_l2_maximum_without_bounds_is_the_scaled_gradient(rng):
+  x, g = np.full((3, 4, 4, 1), 0.5), rng.normal(size=(3, 4, 4, 1))
+  y = PGD(L2(0.4), steps=40, step_size=0.4)(
+    lambda z: total(tf.constant(g, tf.float32) * z), x, [1, 2]
+  )
+  unit = g / norms(g, "l2")[:, None, None, None]
+  np.testing.assert_allclose(y, x + 0.4 * unit, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm, epsilon", [("linf", 0.2), ("l2", 0.6)])
+def test_reaches_the_maximum_of_a_concave_quadratic(rng, norm, epsilon):
+  """-(x - c)^2 is largest at the projection of c, which lies in the box as c does."""
+  x, c = rng.uniform(size=(2, 4, 4, 4, 1))
+  step = epsilon / 100
+  attack = PGD(from_norm(norm, epsilon), steps=300, step_size=step, keep="best")
+  target = tf.constant(c, tf.float32)
+  y = tf.function(lambda z: attack(lambda z: -total((z - target) ** 2), z, [1, 2]))(x)
+  if norm == "linf":
+    expected = np.clip(c, x - epsilon, x + epsilon)
+  else:
+    length = norms(c - x, "l2")[:, None, None, None]
+    expected = x + (c - x) * np.minimum(1, epsilon / length)
+  np.testing.assert_allclose(y, expected, atol=1.01 * step)
+
+
+def test_a_convex_quadratic_is_largest_at_a_corner(rng):
+  """(x - c)^2 with c out of reach: every pixel goes away from c as far as it can."""
+  x = rng.uniform(size=(4, 4, 4, 1))
+  c = np.where(rng.uniform(size=x.shape) < 0.5, x - 0.3, x + 0.3)
+  y = PGD(Linf(0.2), steps=5)(lambda z: total((z - tf.constant(c, tf.float32)) ** 2), x, [1, 2])
+  expected = np.clip(np.where(c < x, x + 0.2, x - 0.2), 0, 1)
+  np.testing.assert_allclose(y, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("attack", [PGD, FGSM, RSFGSM])
+@pytest.mark.parametrize("norm", NORMS)
+def test_leaves_a_stationary_clean_image(norm, attack):
+  """A divergence between x' and x: zero, with zero gradient, at the image itself."""
+  x = tf.fill([4, 4, 4, 1], 0.5)
+  threat = from_norm(norm, 0.2)
+  y, info = attack(threat).run(lambda z: total((z - x) ** 2), x, [1, 2])
+  if norm == "l1":  # largest where all of it is one pixel; a step moves one of 16
+    assert (norms(y - x, "l2") > 0.1).all()
+    assert float(info["zero_gradients"]) < 1
+  else:
+    known = {"linf": 16 * 0.2**2, "l2": 0.2**2}[norm]
+    np.testing.assert_allclose(total((y - x) ** 2), known, rtol=5e-3)
+    assert float(info["zero_gradients"]) < 0.01
+
+
+# Against the same thing written plainly.
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_equals_a_numpy_loop(rng, norm):
+  """tanh(w . x) by hand in float64; images far from the bounds for l2."""
+  x = rng.uniform(0.4, 0.6, size=(3, 3, 3, 2))
+  w = rng.normal(size=(3, 3, 2))
+  epsilon = 0.3 if norm == "l2" else 0.45
+  threat = from_norm(norm, epsilon)
+  attack = PGD(threat, steps=6, step_size=0.07, start=0.5)
+  y = attack(lambda z: tf.tanh(total(z * tf.constant(w, tf.float32))), x, [7, 8])
+
+  image = tf.constant(x, tf.float32)
+  z = np.float64(threat.random_start(image, distribution.fold([7, 8], 0), 0.5))
+  for _ in range(6):
+    gradient = (1 - np.tanh((z * w).sum((1, 2, 3))) ** 2)[:, None, None, None] * w
+    if norm == "linf":
+      z = np.clip(z + 0.07 * np.sign(gradient), x - epsilon, x + epsilon)
+    else:
+      z = z + 0.07 * gradient / norms(gradient, "l2")[:, None, None, None]
+      length = norms(z - x, "l2")[:, None, None, None]
+      z = x + (z - x) * np.minimum(1, epsilon / length)
+    z = np.clip(z, 0, 1)
+  np.testing.assert_allclose(y, z, atol=2e-6)
+
+
+def test_fgsm_is_its_formula(rng):
+  x, g = rng.uniform(size=(4, 5, 5, 1)), rng.normal(size=(4, 5, 5, 1))
+  gradient = tf.constant(g, tf.float32)
+  y = FGSM(Linf(0.1))(lambda z: total(gradient * z), x, [1, 2])
+  np.testing.assert_allclose(y, np.clip(x + 0.1 * np.sign(g), 0, 1), atol=1.01e-3 * 0.1)
+
+
+def test_rs_fgsm_is_its_formula(rng):
+  x = rng.uniform(size=(4, 5, 5, 1)).astype(np.float32)
+  g = rng.normal(size=x.shape).astype(np.float32)
+  threat = Linf(0.1)
+  y = RSFGSM(threat)(lambda z: total(g * z), x, [1, 2])
+  start = threat.random_start(tf.constant(x), distribution.fold([1, 2], 0)).numpy()
+  expected = np.clip(np.clip(start + 0.125 * np.sign(g), x - 0.1, x + 0.1), 0, 1)
+  np.testing.assert_allclose(y, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_equals_foolbox(classifier, images, norm):
+  """The same start, step and number of steps give foolbox's adversaries."""
+  foolbox = pytest.importorskip("foolbox")
+  x = images if norm == "linf" else 0.4 + 0.2 * images  # its l2 differs at the bounds
+  epsilon, labels = {"linf": 0.1, "l2": 0.3}[norm], tf.constant(LABELS)
+  threat = from_norm(norm, epsilon)
+  start = threat.random_start(tf.constant(x), distribution.fold([3, 4], 0))
+  theirs = {
+    "linf": foolbox.attacks.LinfProjectedGradientDescentAttack,
+    "l2": foolbox.attacks.L2ProjectedGradientDescentAttack,
+  }[norm](abs_stepsize=epsilon / 4, steps=7, random_start=True)
+  theirs.get_random_start = lambda x0, _: type(x0)(start)
+  model = foolbox.TensorFlowModel(classifier, bounds=(0, 1), device="CPU:0")
+  _, expected, _ = theirs(model, tf.constant(x), labels, epsilons=epsilon)
+
+  def objective(z):
+    logits = classifier(z, training=False)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+  y = PGD(threat, steps=7, step_size=epsilon / 4)(objective, x, [3, 4])
+  np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+# What is kept.
+
+
+def wave(z):
+  """Many maxima per image, and far larger slopes than the steps below can follow."""
+  return tf.sin(40 * total(z)) + 0.3 * tf.cos(17 * z[:, 0, 0, 0])
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_best_is_the_best_of_all_that_was_seen(rng, restarts):
+  x = rng.uniform(size=(6, 2, 2, 1)).astype(np.float32)
+  seen = []
+
+  def objective(z):
+    seen.append((wave(z).numpy(), z.numpy()))
+    return wave(z)
+
+  attack = PGD(Linf(0.1), steps=4, keep="best", restarts=restarts)
+  y, info = attack.run(objective, x, [1, 2])
+  assert len(seen) == restarts * 5  # four gradients and the last iterate of each run
+  values = np.stack([values for values, _ in seen])
+  np.testing.assert_allclose(info["objective"], values.max(0), rtol=1e-6)
+  expected = np.stack([seen[k][1][i] for i, k in enumerate(values.argmax(0))])
+  np.testing.assert_array_equal(y, expected)
+  # The last iterate is worse somewhere, or the test shows nothing.
+  last = PGD(Linf(0.1), steps=4)(wave, x, [1, 2])
+  assert (wave(last).numpy() < values[:5].max(0) - 0.01).any()
+
+
+def test_more_restarts_are_no_worse_and_imply_best(rng):
+  x = rng.uniform(size=(16, 2, 2, 1)).astype(np.float32)
+  one = PGD(Linf(0.1), steps=3, keep="best").run(wave, x, [1, 2])[1]["objective"].numpy()
+  many = PGD(Linf(0.1), steps=3, restarts=4)
+  assert many.keep == "best"
+  four = many.run(wave, x, [1, 2])[1]["objective"].numpy()
+  assert (four >= one).all()
+  assert four.mean() > one.mean() + 0.01
+
+
+def test_last_spends_no_forward_pass_more_than_gradients(rng):
+  x = rng.uniform(size=(6, 2, 2, 1)).astype(np.float32)
+  values = []
+
+  def objective(z):
+    values.append(wave(z).numpy())
+    return wave(z)
+
+  _, info = PGD(Linf(0.1), steps=5).run(objective, x, [1, 2])
+  assert len(values) == 5
+  np.testing.assert_allclose(info["objective"], values[-1])
+
+
+def test_zero_gradients_are_reported(images):
+  """Half of the pixels do not matter; for half of the images nothing does."""
+  mask = np.zeros((8, 6, 6, 2), np.float32)
+  mask[:4, :3] = 1
+  attack = PGD(Linf(0.1), steps=4, restarts=2)
+  y, info = attack.run(lambda z: total(mask * z), images, [1, 2])
+  assert float(info["zero_gradients"]) == pytest.approx(0.75)
+  start = PGD(Linf(0.1), steps=1)(lambda z: total(0 * z), images, [1, 2])
+  expected = attack.threat.random_start(tf.constant(images), distribution.fold([1, 2], 0))
+  np.testing.assert_array_equal(start, expected)
+  assert np.all(np.asarray(y)[:4, :3] >= images[:4, :3])
+
+
+# Seeds, compilation, replicas, precision.
+
+
+def test_seeds_repeat_and_none_differs(images):
+  attack = PGD(L2(0.5), steps=1)
+
+  def run(seed):
+    return attack(lambda z: total(z**2), images, seed).numpy()
+
+  np.testing.assert_array_equal(run([1, 2]), run([1, 2]))
+  assert np.abs(run([1, 2]) - run([1, 3])).max() > 1e-3
+  assert np.abs(run(None) - run(None)).max() > 1e-3
+  compiled = tf.function(lambda: attack(lambda z: total(z**2), images))
+  assert np.abs(compiled().numpy() - compiled().numpy()).max() > 1e-3
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+def test_compiled_equals_eager(classifier, images, norm, jit):
+  attack = PGD(from_norm(norm, RADIUS[norm]), steps=3, restarts=2 if norm == "linf" else 1)
+  # XLA turns the same random bits into other floats: give both the same starts.
+  starts = attack.threat.random_start(tf.constant(images), [3, 4])
+  attack.threat.random_start = lambda x, seed, radius: starts
+  objective = cross_entropy(classifier)
+  compiled = tf.function(
+    lambda x, seed: attack.run(objective, x, seed), jit_compile=jit, autograph=False
+  )
+  seed = tf.constant([1, 2])
+  y, info = compiled(tf.constant(images), seed)
+  expected, expected_info = attack.run(objective, images, seed)
+  np.testing.assert_allclose(y, expected, atol=1e-5)
+  np.testing.assert_allclose(info["objective"], expected_info["objective"], rtol=1e-4)
+
+
+def test_the_loop_is_a_loop(classifier, images):
+  """A graph's size does not grow with the steps or restarts, nor does its memory."""
+
+  def size(**options):
+    attack = PGD(Linf(0.1), **options)
+    function = tf.function(lambda x: attack(cross_entropy(classifier), x, [1, 2]))
+    graph = function.get_concrete_function(tf.TensorSpec(images.shape)).graph.as_graph_def()
+    return len(graph.node) + sum(len(f.node_def) for f in graph.library.function)
+
+  assert size(steps=2) == size(steps=50)
+  assert size(steps=2, restarts=2) == size(steps=2, restarts=20)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_batch_size_may_be_unknown(images, norm):
+  attack = PGD(from_norm(norm, RADIUS[norm]), steps=2, restarts=2)
+  function = tf.function(
+    lambda x: attack.run(lambda z: total(z**2), x, [1, 2]),
+    input_signature=[tf.TensorSpec([None, 6, 6, 2])],
+    autograph=False,
+  )
+  for n in [8, 3]:
+    y, info = function(images[:n])
+    assert y.shape == (n, 6, 6, 2)
+    assert info["objective"].shape == (n,)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_two_replicas_equal_one(mirrored, images, norm):
+  """Half-batches on two replicas start, and end, where the whole batch does."""
+  attack = PGD(from_norm(norm, RADIUS[norm]), steps=3, restarts=2)
+
+  def objective(z):
+    return total(tf.sin(5 * z))
+
+  @tf.function
+  def distributed(halves):
+    return mirrored.run(lambda x: attack(objective, x, tf.constant([1, 2])), args=(halves,))
+
+  halves = mirrored.experimental_distribute_values_from_function(
+    lambda context: tf.constant(np.split(images, 2)[context.replica_id_in_sync_group])
+  )
+  y = np.concatenate([v.numpy() for v in mirrored.experimental_local_results(distributed(halves))])
+  np.testing.assert_allclose(y, attack(objective, images, [1, 2]), atol=1e-6)
+
+
+def test_bfloat16_networks_get_float32_adversaries(images):
+  network = keras.Sequential(
+    [
+      keras.Input((6, 6, 2)),
+      keras.layers.Flatten(),
+      keras.layers.Dense(4, activation="tanh", dtype="mixed_bfloat16"),
+      keras.layers.Dense(1, dtype="bfloat16"),
+    ]
+  )
+  assert network(images).dtype == tf.bfloat16
+  objective = lambda z: network(z)[:, 0]  # noqa: E731
+  y, info = PGD(Linf(0.1), steps=3).run(objective, images, [1, 2])
+  assert y.dtype == info["objective"].dtype == tf.float32
+  assert float(info["zero_gradients"]) < 0.1
+  assert (objective(y).numpy() > objective(images).numpy()).all()
+
+
+def test_weights_get_neither_gradients_nor_updates(classifier, images):
+  objective = cross_entropy(classifier)
+  before = [w.numpy() for w in classifier.weights]
+  attack = PGD(Linf(0.1), steps=2)
+  fixed = attack(objective, images, [1, 2])
+
+  @tf.function
+  def gradients(find):
+    with tf.GradientTape(persistent=True) as tape:
+      y = attack(objective, images, [1, 2]) if find else fixed
+      loss = tf.reduce_mean(objective(y))
+    weights = [w.value for w in classifier.trainable_variables]
+    return tape.gradient(loss, weights), tape.gradient(y, weights)
+
+  (through, adversary), (without, _) = gradients(True), gradients(False)
+  for a, b in zip(through, without):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+  assert all(g is None for g in adversary)
+  for w, b in zip(classifier.weights, before):
+    np.testing.assert_array_equal(w, b)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_epsilon_can_be_warmed_up_inside_a_compiled_step(classifier, images, norm):
+  full = RADIUS[norm]
+  attack = PGD(from_norm(norm, full), steps=3, step_size=full / 2)
+  objective = cross_entropy(classifier)
+  run = tf.function(lambda epsilon: attack.run(objective, images, [1, 2], epsilon=epsilon)[0])
+  for share in [0.25, 1.0]:
+    scaled = PGD(from_norm(norm, share * full), steps=3, step_size=share * full / 2)
+    expected = scaled(objective, images, [1, 2])
+    np.testing.assert_allclose(run(tf.constant(share * full)), expected, atol=1e-5)
+  np.testing.assert_array_equal(run(tf.constant(0.0)), images)
+
+
+# Settings.
+
+
+def test_describe_is_plain():
+  described = json.loads(json.dumps(PGD(L2(0.5), steps=5).describe()))
+  assert described == {
+    "name": "pgd",
+    "norm": "l2",
+    "epsilon": 0.5,
+    "steps": 5,
+    "step_size": 0.25,
+    "start": 1.0,
+    "restarts": 1,
+    "keep": "last",
+  }
+  assert FGSM(Linf(0.1)).describe()["step_size"] == 0.1
+  assert RSFGSM(Linf(0.1)).describe()["step_size"] == 0.125
+  assert PGD(L1(4.0), steps=20).step_size == 0.5
+
+
+@pytest.mark.parametrize(
+  "build, words",
+  [
+    (lambda x: PGD(Linf(0.1), steps=0), "steps must be an integer >= 1, but is 0"),
+    (lambda x: PGD(Linf(0.1), steps=2.5), "steps must be an integer"),
+    (lambda x: PGD(Linf(0.1), restarts=0), "restarts must be"),
+    (lambda x: PGD(Linf(0.1), start=0), "start must be in (0, 1]"),
+    (lambda x: FGSM(Linf(0.1), start=-1), "start must be in (0, 1]"),
+    (lambda x: PGD(Linf(0.1), step_size=-0.1), "step size"),
+    (lambda x: PGD(Linf(0.1), keep="beast"), "did you mean 'best'"),
+    (lambda x: PGD(Linf(0.1))(total, (255 * x).astype(np.uint8)), "divide by 255"),
+    (lambda x: PGD(Linf(0.1))(lambda z: tf.reduce_sum(z), x), "one value per image"),
+    (lambda x: PGD(Linf(0.1))(lambda z: tf.zeros([8]), x), "depend on the images"),
+    (lambda x: PGD(L2(100.0))(total, x), "0-255 units"),
+  ],
+)
+def test_mistakes_are_told_in_one_line(images, build, words):
+  with pytest.raises(errors.UserError) as caught:
+    build(images)
+  assert words in str(caught.value)
+  assert "\n" not in str(caught.value)
