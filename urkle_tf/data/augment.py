@@ -8,6 +8,7 @@ depends on its own row only.
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from urkle_tf import errors, spec
@@ -233,13 +234,13 @@ def saturation_matrix(factor):
   return factor[:, None, None] * (tf.eye(3) - grey) + grey
 
 
-# Rows: luma, and two axes of chroma of the same length, both without luma.
-_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+# Rows: luma, and two axes of chroma, on which grey is 0.
+_YIQ = np.array([LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)])
+_FROM_YIQ = np.linalg.inv(_YIQ)
 
 
 def hue_matrix(turn):
   """[n, 3, 3]: turns the chroma of YIQ by `turn` circles; luma stays."""
-  yiq = tf.constant(_YIQ)
   cosine, sine = tf.cos(2 * math.pi * turn), tf.sin(2 * math.pi * turn)
   one, zero = tf.ones_like(turn), tf.zeros_like(turn)
   rotation = tf.stack(
@@ -250,7 +251,7 @@ def hue_matrix(turn):
     ],
     -2,
   )
-  return tf.linalg.inv(yiq) @ rotation @ yiq
+  return tf.constant(_FROM_YIQ, tf.float32) @ rotation @ tf.constant(_YIQ, tf.float32)
 
 
 class _Stream:

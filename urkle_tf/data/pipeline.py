@@ -82,8 +82,7 @@ def views(
   batches = batches.enumerate(start_step).map(
     augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
-  batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-  return batches.prefetch(tf.data.AUTOTUNE)
+  return _finished(batches, tf.data.INFINITE_CARDINALITY)
 
 
 def steps_per_epoch(source, batch_size):
@@ -120,8 +119,15 @@ def batches(source, batch_size):
 
   read = source.batches(batch_size, shuffle=False, drop_remainder=False)
   read = read.map(plain, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  steps = -(-source.size // batch_size)
-  return read.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
+  return _finished(read, -(-source.size // batch_size))
+
+
+def _finished(batches, cardinality):
+  # Workers share each global batch, in contiguous rows, and not the files.
+  options = tf.data.Options()
+  options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+  batches = batches.apply(tf.data.experimental.assert_cardinality(cardinality))
+  return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def augmentation_seed(seed, step):

@@ -28,7 +28,7 @@ _TEST_FRACTION = 0.2
 _SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _HEADERS = 20_000  # Of larger folders, this many headers decide about size and channels.
-_SHUFFLE_BUFFER = 8192
+_SHUFFLE_BLOCK = 4096
 _INTERLEAVE = 16
 
 
@@ -142,7 +142,7 @@ class StreamSource(Source):
   """A source that streams the shards of a prepared TensorFlow data set.
 
   Shuffled epochs visit the shards in an order of their own, 16 at a time, and
-  shuffle examples through a buffer of 8,192 that are not decoded yet.
+  shuffle blocks of 4,096 examples that are not decoded yet.
   """
 
   def __init__(self, builder, pieces, labelled, **fields):
@@ -184,16 +184,17 @@ class StreamSource(Source):
       read,
       cycle_length=_INTERLEAVE if shuffle else 1,
       block_length=16,
-      num_parallel_calls=tf.data.AUTOTUNE if shuffle else None,
+      num_parallel_calls=tf.data.AUTOTUNE,
       deterministic=True,
     )
     if shuffle:
-      wide = tf.cast(distribution.fold(seed, 1), tf.int64)
-      examples = examples.shuffle(
-        min(self.size, _SHUFFLE_BUFFER),
-        seed=wide[0] * 2**31 + wide[1],
-        reshuffle_each_iteration=False,
-      )
+      # `Dataset.shuffle` would depend on TensorFlow's global seed, too.
+      def mix(index, records):
+        block = distribution.fold(seed, 1, index[0])
+        order = tf.random.experimental.stateless_shuffle(tf.range(tf.size(index)), block)
+        return tf.gather(index, order), tf.gather(records, order)
+
+      examples = examples.batch(_SHUFFLE_BLOCK).map(mix).prefetch(1).unbatch()
     return examples.skip(tf.cast(skip, tf.int64)).map(
       self._parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
@@ -399,8 +400,9 @@ def _folder(dataset, split, image_size, examples):
       f"{dataset!r}: no image in {str(root)!r} (endings: {', '.join(ENDINGS)})"
     )
   pieces = _select(dataset, split, {k: len(v) for k, v in splits.items()}, examples)
-  for name in {name for name, _, _ in pieces}:
-    _refuse_empty_class(root / name if _is_split(name) and (root / name).is_dir() else root)
+  if class_names:
+    for name in sorted({name for name, _, _ in pieces}):
+      _refuse_empty_class(root / name if (root / name).is_dir() else root)
 
   everything = [file for files in splits.values() for file, _ in files]
   image_shape = _folder_shape(everything, image_size)
@@ -408,7 +410,8 @@ def _folder(dataset, split, image_size, examples):
   files = [file for file, _ in chosen]
   fields = {"name": dataset, "split": split, "class_names": class_names}
   if class_names:
-    fields["labels"] = np.array([class_names.index(label) for _, label in chosen], np.int64)
+    number = {label: i for i, label in enumerate(class_names)}
+    fields["labels"] = np.array([number[label] for _, label in chosen], np.int64)
   if len(files) * np.prod(image_shape) > IN_MEMORY_BYTES:
     return FileSource(files, image_shape=image_shape, **fields)
   images = np.empty((len(files), *image_shape), np.uint8)
@@ -602,7 +605,8 @@ def _tfds(dataset, split, data_dir, download, image_size, examples):
     read = builder.as_dataset(
       split=instruction,
       decoders=tfds.decode.PartialDecoding(wanted),
-      read_config=tfds.ReadConfig(try_autocache=False),
+      # One shard after the other: the order of the split, and that of `StreamSource`.
+      read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
     )
     read = read.map(
       lambda example: _example(example, 0, image_shape), num_parallel_calls=tf.data.AUTOTUNE

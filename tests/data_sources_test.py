@@ -1,0 +1,481 @@
+"""Every kind of data set, its order, its splits, and one clear line for each mistake."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from sklearn import datasets
+
+from urkle_tf import errors
+from urkle_tf.data import sources
+
+DATA_DIR = os.environ.get("URKLE_DATA_DIR")
+needs_data = pytest.mark.skipif(not DATA_DIR, reason="URKLE_DATA_DIR is not set")
+
+
+def write(path, pixels, mode=None):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(np.asarray(pixels, np.uint8), mode).save(path)
+
+
+def flat(color, height=6, width=6):
+  return np.broadcast_to(np.uint8(color), (height, width, 3))
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Two classes of 10 and 5 images of 6x6; image i of the first is red i, else green i."""
+  for i in range(10):
+    write(tmp_path / "art" / f"a {i}.png", flat([i, 0, 0]))
+  for i in range(5):
+    write(tmp_path / "naïve 猫" / f"ü{i}.PNG", flat([0, i, 0]))
+  (tmp_path / "art" / "notes.txt").write_text("not an image")
+  (tmp_path / "art" / "._hidden.png").write_text("not an image")
+  return tmp_path
+
+
+def load(folder, split="all", **options):
+  return sources.load(f"folder:{folder}", split, **options)
+
+
+def refused(*args, **options):
+  """The message of the UserError, after checking that it is one line."""
+  with pytest.raises(errors.UserError) as caught:
+    sources.load(*args, **options)
+  message = str(caught.value)
+  assert "\n" not in message
+  assert len(message) < 500
+  return message
+
+
+def examples(source, **options):
+  return list(source.epoch(**options).as_numpy_iterator())
+
+
+# Digits.
+
+
+def test_digits_are_all_of_the_bundled_digits_once_and_stratified():
+  train, test = sources.load(split="train"), sources.load(split="test")
+  assert (train.size, test.size) == (1437, 360)
+  assert train.image_shape == (8, 8, 1)
+  assert train.images.dtype == np.uint8
+  assert train.images.max() == 255
+  bundle = datasets.load_digits()
+  ours = np.concatenate([train.images, test.images]).reshape(1797, 64) / 255 * 16
+  theirs = bundle.images.reshape(1797, 64)
+  labels = np.concatenate([train.labels, test.labels])
+
+  def rows(images, targets):
+    return sorted(map(tuple, np.column_stack([np.rint(images), targets]).astype(int)))
+
+  assert rows(ours, labels) == rows(theirs, bundle.target)
+  share = np.bincount(test.labels) / np.bincount(bundle.target)
+  np.testing.assert_allclose(share, 0.2, atol=0.005)
+
+
+def test_digits_cut_never_moves():
+  # A literal of the day it was written: checkpoints and reports rely on the cut.
+  test = sources.load(split="test")
+  assert test.labels[:20].tolist() == [3, 7, 3, 9, 0, 8, 7, 0, 8, 0, 3, 3, 6, 6, 9, 1, 0, 1, 3, 6]
+
+
+def test_digits_may_be_resized():
+  source = sources.load("digits", image_size=16, examples=3)
+  assert source.images.shape == (3, 16, 16, 1)
+  small = sources.load("digits", examples=3).images.astype(np.float32)
+  expected = tf.image.resize(small, [16, 16], antialias=True).numpy()
+  np.testing.assert_allclose(source.images, expected, atol=0.51)
+
+
+# Splits.
+
+
+@pytest.mark.parametrize(
+  "split, size",
+  [
+    ("train[:90%]", 1293),
+    ("train[90%:]", 144),
+    ("train[1000:]", 437),
+    ("train[:1000]", 1000),
+    ("train[-37:]", 37),
+    ("train[10:20]+test[:5]", 15),
+    ("train+test", 1797),
+    ("all", 1797),
+    ("all[1400:1500]", 100),
+  ],
+)
+def test_slices(split, size):
+  source = sources.load("digits", split)
+  assert source.size == len(source.images) == len(source.labels) == size
+
+
+def test_slices_are_cut_from_the_whole():
+  train, test = sources.load("digits", "train").images, sources.load("digits", "test").images
+  np.testing.assert_array_equal(sources.load("digits", "train[45:50]").images, train[45:50])
+  both = sources.load("digits", "all[1400:1500]").images
+  np.testing.assert_array_equal(both, np.concatenate([train[1400:], test[:63]]))
+  some = sources.load("digits", "train[:10]+test", examples=12).images
+  np.testing.assert_array_equal(some, np.concatenate([train[:10], test[:2]]))
+
+
+@pytest.mark.parametrize(
+  "split, options, words",
+  [
+    ("tests", {}, ["'tests'", "'test'", "train"]),
+    ("train[:0]", {}, ["empty", "train[:0]", "1437"]),
+    ("train[5:5]", {}, ["empty"]),
+    ("train[:2000]", {}, ["beyond", "1437"]),
+    ("train[:200%]", {}, ["100%"]),
+    ("train[1:2:3]", {}, ["cannot read split", "train[:90%]"]),
+    ("", {}, ["cannot read split"]),
+    ("train", {"examples": 1438}, ["1438", "1437"]),
+    ("train", {"examples": 0}, ["examples", "0"]),
+    ("train", {"image_size": 0}, ["image_size", "0"]),
+  ],
+)
+def test_mistakes_in_splits(split, options, words):
+  message = refused("digits", split, **options)
+  assert all(word in message for word in words)
+
+
+# Order.
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+  source = sources.load("digits", examples=50)
+
+  def order(**options):
+    return [e["index"].item() for e in examples(source, **options)]
+
+  first = order(seed=1, epoch=0)
+  assert sorted(first) == list(range(50))
+  assert first == order(seed=1, epoch=0)
+  assert first != order(seed=1, epoch=1)
+  assert first != order(seed=2, epoch=0)
+  assert order(seed=1, epoch=3, skip=20) == order(seed=1, epoch=3)[20:]
+  assert order(seed=1, shuffle=False) == list(range(50))
+  tf.random.set_seed(7)
+  assert first == order(seed=1, epoch=0)
+
+
+def test_labels_and_images_belong_together():
+  source = sources.load("digits", examples=50)
+  for example in examples(source, seed=0, epoch=2):
+    np.testing.assert_array_equal(example["image"], source.images[example["index"]])
+    assert example["label"] == source.labels[example["index"]]
+
+
+# Folders.
+
+
+def test_folder_of_class_folders(folder):
+  source = load(folder)
+  assert (source.size, source.image_shape) == (15, (6, 6, 3))
+  assert source.class_names == ["art", "naïve 猫"]
+  assert np.bincount(source.labels).tolist() == [10, 5]
+  for image, label in zip(source.images, source.labels, strict=True):
+    assert image[..., 1 - label].max() == 0
+  assert sorted(source.images[source.labels == 0][:, 0, 0, 0]) == list(range(10))
+
+
+def test_folder_is_cut_by_class_always_in_the_same_way(folder):
+  train, test = load(folder, "train"), load(folder, "test")
+  assert np.bincount(train.labels).tolist() == [8, 4]
+  assert np.bincount(test.labels).tolist() == [2, 1]
+  pixels = np.concatenate([train.images, test.images])[:, 0, 0]
+  assert len(np.unique(pixels, axis=0)) == 14  # both classes have a black one
+  np.testing.assert_array_equal(train.images, load(folder, "train").images)
+  # The order does not follow the classes, so that slices hold all of them.
+  assert (np.diff(load(folder).labels) != 0).sum() > 2
+  # More images leave the others where they are.
+  write(folder / "zoo" / "z.png", flat([0, 0, 9]))
+  again = load(folder, "test")
+  np.testing.assert_array_equal(again.images, test.images)
+
+
+def test_folder_of_splits(folder, tmp_path):
+  other = tmp_path / "splits"
+  for i in range(3):
+    write(other / "train" / "b" / f"{i}.bmp", flat(i))
+    write(other / "train" / "a" / "nested" / f"{i}.jpg", flat(100))
+  write(other / "val" / "b" / "x.jpeg", flat(200))
+  train, val = load(other, "train"), load(other, "val")
+  assert (train.size, val.size) == (6, 1)
+  assert train.class_names == val.class_names == ["a", "b"]
+  assert val.labels.tolist() == [1]
+  assert load(other, "all").size == 7
+  message = refused(f"folder:{other}", "test")
+  assert "'test'" in message
+  assert "train, val" in message
+
+
+def test_folder_of_loose_images(tmp_path):
+  for i in range(10):
+    write(tmp_path / f"{i}.png", flat(i))
+  (tmp_path / "empty").mkdir()
+  source = load(tmp_path, "train")
+  assert source.size == 8
+  assert source.class_names is None
+  assert source.labels is None
+  assert set(examples(source)[0]) == {"image", "index"}
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_modes(tmp_path, mode):
+  pixels = np.zeros((4, 6), np.uint8)
+  pixels[:, 3:] = 255
+  if mode == "I;16":
+    image = Image.fromarray(pixels.astype(np.uint16) * 257)
+  else:
+    image = Image.fromarray(pixels).convert("RGB").convert(mode)
+  image.save(tmp_path / ("x.jpg" if mode == "CMYK" else "x.png"))
+  source = load(tmp_path)
+  channels = 1 if mode in ("1", "L", "LA", "I;16") else 3
+  assert source.image_shape == (4, 6, channels)
+  expected = np.repeat(pixels[..., None], channels, axis=-1)
+  np.testing.assert_allclose(source.images[0], expected, atol=5 if mode == "CMYK" else 0)
+
+
+def test_one_coloured_image_makes_all_rgb(tmp_path):
+  write(tmp_path / "grey.png", np.full((4, 4), 90))
+  assert load(tmp_path).image_shape == (4, 4, 1)
+  write(tmp_path / "color.png", flat([1, 2, 3], 4, 4))
+  source = load(tmp_path)
+  assert source.image_shape == (4, 4, 3)
+  assert {tuple(image[0, 0]) for image in source.images} == {(90, 90, 90), (1, 2, 3)}
+
+
+def test_transparent_parts_are_white(tmp_path):
+  write(tmp_path / "x.png", np.zeros((4, 4, 4)))
+  assert load(tmp_path).images.min() == 255
+
+
+def test_rotated_photographs_are_turned_upright(tmp_path):
+  image = Image.fromarray(np.repeat(np.uint8([[0] * 8, [255] * 8]), 4, axis=0))  # white below
+  exif = Image.Exif()
+  exif[0x0112] = 3  # upside down
+  image.save(tmp_path / "x.png", exif=exif)
+  pixels = load(tmp_path).images[0]
+  assert pixels[0].min() == 255
+  assert pixels[-1].max() == 0
+
+
+@pytest.mark.parametrize("side, expected", [(20, 32), (95, 32), (96, 224)])
+def test_size_where_images_vary(tmp_path, side, expected):
+  write(tmp_path / "a.png", flat(50, side, side + 7))
+  write(tmp_path / "b.png", flat(50, side + 3, side))
+  assert load(tmp_path).image_shape == (expected, expected, 3)
+  assert load(tmp_path, image_size=10).image_shape == (10, 10, 3)
+
+
+def test_the_centre_is_kept(tmp_path, rng):
+  """Resizing covers the square, and what is cut off is the same on both sides."""
+  pixels = rng.integers(0, 255, (12, 40, 3), np.uint8)
+  write(tmp_path / "a.png", pixels)
+  ours = load(tmp_path, image_size=6).images[0]
+  resized = tf.image.resize(pixels.astype(np.float32), [6, 20], antialias=True).numpy()
+  np.testing.assert_allclose(ours, resized[:, 7:13], atol=1.01)
+  # What TensorFlow data sets go through gives the same.
+  theirs = sources._resize(tf.constant(pixels), (6, 6, 3))
+  np.testing.assert_allclose(theirs, resized[:, 7:13], atol=0.51)
+
+
+def test_large_folders_are_decoded_when_needed(folder, monkeypatch):
+  write(folder / "art" / "wide.png", flat([9, 9, 9], 6, 20))
+  small = load(folder, image_size=5)
+  monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 15 * 75)
+  lazy = load(folder, image_size=5)
+  assert isinstance(small, sources.ArraySource)
+  assert isinstance(lazy, sources.FileSource)
+  assert sources.find_unreadable(lazy) is None
+  np.testing.assert_array_equal(small.labels, lazy.labels)
+  for options in ({"seed": 4, "epoch": 1}, {"seed": 4, "epoch": 1, "skip": 3}, {"shuffle": False}):
+    for one, two in zip(examples(small, **options), examples(lazy, **options), strict=True):
+      assert one.keys() == two.keys()
+      for key in one:
+        np.testing.assert_array_equal(one[key], two[key])
+
+
+def corrupt(path, kind):
+  if kind == "text":
+    path.write_text("no image")
+  elif kind == "empty":
+    path.write_bytes(b"")
+  else:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "truncated"])
+def test_corrupt_file_is_named(folder, kind):
+  bad = folder / "art" / "a 3.png"
+  write(bad, np.random.default_rng(0).integers(0, 255, (6, 6, 3)))
+  corrupt(bad, kind)
+  message = refused(f"folder:{folder}", "all")
+  assert str(bad) in message
+  assert "cannot read" in message
+
+
+def test_corrupt_file_of_a_large_folder_is_found(folder, monkeypatch):
+  bad = folder / "art" / "a 3.png"
+  write(bad, np.random.default_rng(0).integers(0, 255, (6, 6, 3)))
+  corrupt(bad, "truncated")
+  monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+  source = load(folder)
+  with pytest.raises(tf.errors.OpError):
+    examples(source)
+  error = sources.find_unreadable(source)
+  assert isinstance(error, errors.UserError)
+  assert str(bad) in str(error)
+  assert "\n" not in str(error)
+
+
+def test_mistakes_in_folders(folder, tmp_path_factory):
+  assert "nowhere" in refused("folder:nowhere")
+  assert "notes.txt" in refused(f"folder:{folder / 'art' / 'notes.txt'}")
+  assert "no image" in refused(f"folder:{tmp_path_factory.mktemp('none')}")
+  (folder / "void").mkdir()
+  (folder / "void" / "readme.txt").write_text("")
+  message = refused(f"folder:{folder}", "all")
+  assert str(folder / "void") in message
+  assert "no image" in message
+
+
+def test_splits_with_and_without_classes(tmp_path):
+  write(tmp_path / "train" / "a" / "1.png", flat(1))
+  write(tmp_path / "test" / "1.png", flat(1))
+  assert "all or none" in refused(f"folder:{tmp_path}")
+
+
+# TensorFlow Datasets.
+
+
+@needs_data
+@pytest.mark.parametrize("name, shape", [("mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))])
+def test_tfds(name, shape):
+  source = sources.load(name, "test[:300]", data_dir=DATA_DIR)
+  assert (source.size, source.image_shape) == (300, shape)
+  assert len(source.class_names) == 10
+  import tensorflow_datasets as tfds
+
+  theirs = tfds.as_numpy(tfds.load(name, split="test[:300]", data_dir=DATA_DIR, download=False))
+  for i, example in enumerate(theirs):
+    np.testing.assert_array_equal(source.images[i], example["image"])
+    assert source.labels[i] == example["label"]
+
+
+@needs_data
+def test_tfds_mistakes():
+  assert "'cifar10'" in refused("cifra10", data_dir=DATA_DIR)
+  assert "'fog_1'" in refused("cifar10_corrupted/fogg_1", data_dir=DATA_DIR)
+  message = refused("cifar10_corrupted/fog_1", data_dir=DATA_DIR)
+  assert "--download" in message
+  assert "tfds build cifar10_corrupted/fog_1" in message
+  message = refused("cifar10", "validation", data_dir=DATA_DIR)
+  assert "train" in message
+  assert "test" in message
+  assert "examples=50001" in refused("cifar10", data_dir=DATA_DIR, examples=50001)
+  assert "9.9.9" in refused("cifar10:9.9.9", data_dir=DATA_DIR)
+
+
+def test_wrong_names_and_places(tmp_path):
+  assert "nothing/here" in refused("cifar10", data_dir="nothing/here")
+  assert "not prepared" in refused("cifar10", data_dir=tmp_path)
+  assert "mnist" in refused("mnistt", data_dir=tmp_path)
+  assert "digits" in refused("digit")
+  assert "a b" in refused("a b")
+  assert f"folder:{tmp_path}" in refused(str(tmp_path)) or "cannot open" in refused(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+  """A prepared data set of 90 numbered images of varying size, in several shards."""
+  import tensorflow_datasets as tfds
+
+  class Numbered(tfds.core.GeneratorBasedBuilder):
+    """Image i is all of value i, and of class i % 3."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+      features = tfds.features.FeaturesDict(
+        {
+          "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+          "label": tfds.features.ClassLabel(names=["x", "y", "z"]),
+          "other": tfds.features.Text(),
+        }
+      )
+      return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, manager):
+      return {"train": self._generate_examples(90), "test": self._generate_examples(7)}
+
+    def _generate_examples(self, count):
+      for i in range(count):
+        image = np.full((4 + i % 3, 5, 3), i, np.uint8)
+        yield i, {"image": image, "label": i % 3, "other": "text"}
+
+  data_dir = tmp_path_factory.mktemp("tfds")
+  config = tfds.download.DownloadConfig(num_shards=4)
+  Numbered(data_dir=data_dir).download_and_prepare(download_config=config)
+  return data_dir
+
+
+def test_streaming_gives_what_memory_gives(sharded, monkeypatch):
+  options = {"data_dir": sharded, "image_size": 4}
+  for split in ("train", "train[25%:80%]", "train[:10]+test", "all"):
+    memory = sources.load("numbered", split, **options)
+    with monkeypatch.context() as patch:
+      patch.setattr(sources, "IN_MEMORY_BYTES", 0)
+      stream = sources.load("numbered", split, **options)
+    assert isinstance(memory, sources.ArraySource)
+    assert isinstance(stream, sources.StreamSource)
+    assert stream.size == memory.size
+    assert stream.class_names == memory.class_names == ["x", "y", "z"]
+    found = examples(stream, shuffle=False)
+    assert [e["index"] for e in found] == list(range(memory.size))
+    for example in found:
+      np.testing.assert_array_equal(example["image"], memory.images[example["index"]])
+      assert example["label"] == memory.labels[example["index"]]
+
+
+def test_streaming_order(sharded, monkeypatch):
+  monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+  monkeypatch.setattr(sources, "_SHUFFLE_BLOCK", 32)
+  source = sources.load("numbered", data_dir=sharded, image_size=4)
+  assert len(source._shards["start"]) == 4
+
+  def order(**options):
+    return [e["index"].item() for e in examples(source, **options)]
+
+  first = order(seed=1, epoch=0)
+  assert sorted(first) == list(range(90))
+  assert first != sorted(first)
+  tf.random.set_seed(3)
+  assert first == order(seed=1, epoch=0)
+  assert first != order(seed=1, epoch=1)
+  assert first != order(seed=2, epoch=0)
+  assert first[37:] == order(seed=1, epoch=0, skip=37)
+  memory = sorted(example["image"][0, 0, 0] for example in examples(source, seed=5))
+  assert memory == sorted(range(90))
+
+
+def test_streaming_skips_before_decoding(sharded, monkeypatch):
+  monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+  source = sources.load("numbered", data_dir=sharded, image_size=4)
+  decoded = []
+  resize = sources._resize
+
+  def counted(image, shape):
+    tf.py_function(lambda: decoded.append(1), [], [])
+    return resize(image, shape)
+
+  monkeypatch.setattr(sources, "_resize", counted)
+  assert len(examples(source, seed=0, skip=80)) == len(decoded) == 10
+
+
+def test_images_of_varying_size_default_to_224(sharded):
+  assert sources.load("numbered", data_dir=sharded, examples=2).image_shape == (224, 224, 3)

@@ -1,0 +1,56 @@
+"""Whether data fit a model: each misfit is one line."""
+
+from urkle_tf import errors
+
+
+def check_images(image_size, source):
+  """Raises `UserError` if a source's images are not of the model's size.
+
+  Args:
+    image_size: (height, width, channels) of the model.
+    source: a `Source`.
+  """
+  height, width, channels = image_size
+  if tuple(source.image_shape) == (height, width, channels):
+    return
+  wanted, given = "x".join(map(str, image_size)), "x".join(map(str, source.image_shape))
+  advice = "give data of that kind"
+  if channels == source.image_shape[2] and height == width:
+    advice = f"give --image_size={height}, or other data"
+  raise errors.UserError(
+    f"the model takes images of {wanted}, but {source.name!r} has {given}: {advice}"
+  )
+
+
+def check_labelled(source):
+  """Raises `UserError` if a source has no labels."""
+  if not source.labelled:
+    raise errors.UserError(
+      f"{source.name!r} ({source.split}) has no labels: put images into class folders, or name "
+      "labelled data"
+    )
+
+
+def check_classes(classes, class_names, source):
+  """Raises `UserError` if a source's classes are not the classifier's.
+
+  Args:
+    classes: how many the classifier knows.
+    class_names: their names, or None.
+    source: a labelled `Source`.
+  """
+  if len(source.class_names) != classes:
+    raise errors.UserError(
+      f"the classifier knows {classes} classes, but {source.name!r} has "
+      f"{len(source.class_names)}: give the data it was made for"
+    )
+  if not class_names or list(class_names) == list(source.class_names):
+    return
+  if all(str(name).isdigit() for name in (*class_names, *source.class_names)):
+    return  # numbered classes name nothing
+  ours, theirs = next(
+    (a, b) for a, b in zip(class_names, source.class_names, strict=True) if a != b
+  )
+  raise errors.UserError(
+    f"the classifier's classes are not those of {source.name!r}: {ours!r} against {theirs!r}"
+  )
