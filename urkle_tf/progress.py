@@ -18,28 +18,31 @@ class Progress:
     name: what is being done.
     total: how many units there are, at least 1.
     unit: what they are called, for the rate.
+
+  Attributes:
+    done: how many are done.
   """
 
   def __init__(self, name, total, unit="images"):
     self._name, self._total, self._unit = name, max(total, 1), unit
-    self._done, self._tenth = 0, 0
+    self.done, self._tenth = 0, 0
     self._started = time.perf_counter()
     self._terminal = sys.stderr.isatty()
 
   def add(self, count, note=""):
     """Counts `count` more units; `note` is shown behind the figures."""
-    self._done += count
+    self.done += count
     spent = time.perf_counter() - self._started
-    tenth = 10 * self._done // self._total
+    tenth = 10 * self.done // self._total
     if not self._terminal and tenth == self._tenth:
       return
     self._tenth = tenth
-    left = spent * (self._total - self._done) / max(self._done, 1)
+    left = spent * (self._total - self.done) / max(self.done, 1)
     bar = "#" * (2 * tenth) + "." * (20 - 2 * tenth)
     line = (
-      f"{self._name} [{bar}] {self._done}/{self._total}  "
-      f"{self._done / max(spent, 1e-9):,.0f} {self._unit}/s  {duration(spent)} spent, "
+      f"{self._name} [{bar}] {self.done}/{self._total}  "
+      f"{self.done / max(spent, 1e-9):,.0f} {self._unit}/s  {duration(spent)} spent, "
       f"{duration(left)} left  {note}"
     ).rstrip()
-    end = "\n" if not self._terminal or self._done >= self._total else ""
+    end = "\n" if not self._terminal or self.done >= self._total else ""
     print(("\r\033[K" if self._terminal else "") + line, end=end, file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from urkle_tf import errors, export, networks, runs, spec
-from urkle_tf.data import pipeline, sources
+from urkle_tf.data import compatibility, pipeline, sources
 from urkle_tf.downstream import _labels
 from urkle_tf.downstream.base import Protocol, Task
 from urkle_tf.networks.classifier import Classifier
@@ -102,12 +102,14 @@ def adapt(
     dataset, part, data_dir, download, image_size, first
   )
   source = open_split(split, examples)
-  check_images(metadata["image_size"], source)
-  check_labelled(source)
+  compatibility.check_images(metadata["image_size"], source)
+  compatibility.check_labelled(source)
   validation = None
   if validation_split:
     validation = open_split(validation_split, None)
-    check_labelled(validation)
+    compatibility.check_labelled(validation)
+    compatibility.check_images(metadata["image_size"], validation)
+    compatibility.check_classes(len(source.class_names), source.class_names, validation)
 
   run = runs.open_run(output_dir, settings)
   try:
@@ -171,29 +173,6 @@ def adapt(
   finally:
     run.close()
   return {**row, "classifier": str(folder)}
-
-
-def check_images(image_size, source):
-  """Raises `UserError` if a source's images are not of the model's size."""
-  height, width, channels = image_size
-  if tuple(source.image_shape) == (height, width, channels):
-    return
-  shapes = "x".join(map(str, image_size)), "x".join(map(str, source.image_shape))
-  advice = "give data of that kind"
-  if channels == source.image_shape[2] and height == width:
-    advice = f"give --image_size={height}, or other data"
-  raise errors.UserError(
-    f"the model takes images of {shapes[0]}, but {source.name!r} has {shapes[1]}: {advice}"
-  )
-
-
-def check_labelled(source):
-  """Raises `UserError` if a source has no labels."""
-  if not source.labelled:
-    raise errors.UserError(
-      f"{source.name!r} ({source.split}) has no labels: put images into class folders, or name "
-      "labelled data"
-    )
 
 
 def _read_labels(source):

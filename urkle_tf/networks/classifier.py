@@ -1,7 +1,5 @@
 """A classifier on a Gaussian representation: encoder, head, and how z is served."""
 
-import math
-
 import keras
 import tensorflow as tf
 
@@ -87,13 +85,15 @@ class Classifier(keras.Model):
       noise = tf.random.normal(shape)
     else:
       noise = tf.random.stateless_normal(shape, seed)
+    return self.from_noise(loc, scale, noise)
+
+  def from_noise(self, loc, scale, noise):
+    """As `log_probabilities`, with standard normal noise [n or 1, samples, d_z] as given."""
     z = loc[:, None] + scale[:, None] * noise  # [n, s, d_z]
+    samples = tf.shape(noise)[1]
     logits = self.head(tf.reshape(z, [-1, self.latent_dim]), training=False)
     each = tf.reshape(tf.nn.log_softmax(logits), [-1, samples, self.classes])
-    count = (
-      math.log(samples) if isinstance(samples, int) else tf.math.log(tf.cast(samples, tf.float32))
-    )
-    return tf.reduce_logsumexp(each, axis=1) - count
+    return tf.reduce_logsumexp(each, axis=1) - tf.math.log(tf.cast(samples, tf.float32))
 
   def call(self, images, training=None):
     """Served probabilities: [n, h, w, c] -> float32 [n, classes]."""

@@ -1,0 +1,65 @@
+"""Measures a classifier: clean, attacked, calibrated.
+
+  python -m urkle_tf.evaluate --classifier=runs/slf/classifier --output_dir=runs/report
+  python -m urkle_tf.evaluate --classifier=runs/slf/classifier --output_dir=runs/strong
+    --attacks="pgd(steps=100, restarts=2),fgsm" --epsilons=8/255,16/255 --standing
+  python -m urkle_tf.evaluate --encoder=runs/digits/encoder --output_dir=runs/encoder-report
+
+The same command on the same --output_dir finds it finished.
+"""
+
+from urkle_tf import command_line, errors
+
+_SHARED = {
+  "encoder": None,
+  "output_dir": ...,
+  "dataset": ...,
+  "data_dir": ...,
+  "download": ...,
+  "split": "test",
+  "examples": ...,
+  "image_size": ...,
+  "norm": None,
+  "epsilon": None,
+  "attack_steps": 20,
+  "attack_step_size": ...,
+  "batch_size": 250,
+  "seed": ...,
+}
+_OWN = {
+  "classifier": ("str", None, "the folder of an exported classifier"),
+  "attacks": ("str", "pgd,fgsm", "pgd(steps=100, restarts=2), fgsm, rs_fgsm; commas in between"),
+  "epsilons": ("numbers", None, "several radii in pixel units: 8/255,16/255"),
+  "restarts": ("int", 1, "runs of an attack from different starts"),
+  "eot": ("int", None, "samples of z a step against the sampled classifier; default 20"),
+  "samples": ("int", 200, "samples of z that the sampled classifier is scored with"),
+  "standing": ("bool", False, "attack only images that earlier rows left standing: fast"),
+  "representation_examples": ("int", 1000, "images for the part without labels; 0 for none"),
+  "save_images": ("bool", False, "save adversarial images and per-image results"),
+}
+
+
+def main():
+  """The command line."""
+  names = command_line.define(_SHARED, _OWN)
+
+  def evaluate(**settings):
+    if not settings["output_dir"]:
+      raise errors.UserError("give --output_dir=FOLDER: where the report is written")
+    from urkle_tf import evaluation  # TensorFlow starts only once the flags are right
+
+    result = evaluation.assess(**settings)
+    if "clean" in result:
+      print(f"clean accuracy: {100 * result['clean']['accuracy']:.2f}%")
+    for row in result.get("attacks", ()):
+      print(
+        f"{row['name']}, {row['norm']}, epsilon {row['epsilon']:.4g}, {row['mode']} z: "
+        f"{100 * row['accuracy']:.2f}%"
+      )
+    print(f"report: {settings['output_dir']}/report.md")
+
+  command_line.run(evaluate, names)
+
+
+if __name__ == "__main__":
+  main()

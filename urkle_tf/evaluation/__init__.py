@@ -1,0 +1,202 @@
+"""`assess`: how good, how robust and how calibrated a classifier is; behind `evaluate`."""
+
+import json
+
+import numpy as np
+
+from urkle_tf import errors, export, runs
+from urkle_tf.data import compatibility, sources
+from urkle_tf.evaluation import attacked, clean, recording, report, representation, scoring
+
+_EPSILON = 8 / 255
+
+
+def assess(
+  classifier=None,
+  encoder=None,
+  output_dir=None,
+  dataset="digits",
+  data_dir=None,
+  download=False,
+  split="test",
+  examples=None,
+  image_size=None,
+  attacks="pgd,fgsm",
+  norm=None,
+  epsilon=None,
+  epsilons=None,
+  attack_steps=20,
+  attack_step_size=None,
+  restarts=1,
+  eot=None,
+  samples=200,
+  standing=False,
+  representation_examples=1000,
+  save_images=False,
+  batch_size=250,
+  seed=0,
+):
+  """Measures a classifier, clean and attacked, and its encoder; or an encoder alone.
+
+  Args:
+    classifier: the exported classifier's folder.
+    encoder: instead of it an exported encoder's folder, for the part without labels.
+    output_dir: where report.json, report.md and figures go; None writes nothing.
+    dataset: a TFDS name, `"digits"` or `"folder:PATH"`.
+    data_dir: where prepared TFDS data lies; None for TFDS's own folder.
+    download: whether TFDS may download.
+    split: the split, with slices.
+    examples: use the first so many examples of the split.
+    image_size: resize to squares; None for the images' own size.
+    attacks: specs, in a list or with commas in between: `"pgd(steps=100, restarts=2),fgsm"`.
+    norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, else linf.
+    epsilon: radius in pixel units of [0, 1]; None for that of the training, else 8/255.
+    epsilons: several radii instead; the first is that of the representation's part.
+    attack_steps: of attacks whose spec names none.
+    attack_step_size: likewise; None for 2.5 epsilon / steps.
+    restarts: likewise.
+    eot: samples of z in each step against the sampled classifier; None for 20.
+    samples: samples of z that the sampled classifier is scored with.
+    standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
+    representation_examples: how many images the representation's part is measured on; 0 for
+      none.
+    save_images: whether adversarial images and per-image results are saved (images.npz).
+    batch_size: images that are attacked together.
+    seed: everything random is a function of it.
+
+  Returns:
+    What report.json holds, a dict.
+
+  Raises:
+    UserError: for settings, data or folders that do not fit.
+  """
+  settings = dict(locals())
+  for name in ("batch_size", "samples", "attack_steps", "restarts"):
+    if settings[name] < 1:
+      raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
+  if eot is not None and eot < 1:
+    raise errors.UserError(f"--eot must be at least 1, got {eot}")
+  if representation_examples < 0:
+    raise errors.UserError("--representation_examples must be at least 0")
+  if bool(classifier) == bool(encoder):
+    raise errors.UserError(
+      "give --classifier=FOLDER, an exported classifier, or --encoder=FOLDER for the part without "
+      "labels" + (", not both" if classifier else "")
+    )
+  metadata = export.read_metadata(classifier or encoder, "classifier" if classifier else "encoder")
+  norm = norm or metadata.get("norm", "linf")
+  trained = metadata.get("epsilon")
+  radii = list(epsilons or [epsilon if epsilon is not None else trained or _EPSILON])
+  plans = attacked.plans(
+    attacks, norm, radii, metadata["image_size"], attack_steps, attack_step_size, restarts
+  )
+  source = sources.load(dataset, split, data_dir, download, image_size, examples)
+  compatibility.check_images(metadata["image_size"], source)
+  if classifier:
+    compatibility.check_labelled(source)
+    compatibility.check_classes(metadata["classes"], metadata.get("class_names"), source)
+
+  run = runs.open_run(output_dir, settings) if output_dir else None
+  try:
+    if run and (run.path / "report.json").exists():
+      done = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
+      if done["config"].get("fingerprint") != metadata["fingerprint"]:
+        raise errors.UserError(
+          f"{run.path} holds the report of another model than {classifier or encoder} holds now: "
+          "give another --output_dir"
+        )
+      print(f"{run.path} is finished: nothing to do")
+      return done
+    stochastic = bool(metadata["stochastic"])
+    eot = (eot or 20) if stochastic else 1
+    batch_size = min(batch_size, source.size)
+    result, pictures = {}, ()
+    if classifier:
+      model = export.load_classifier(classifier)
+      network = model.network
+      parts = _classifier_parts(
+        model, source, plans, norm, radii, batch_size, eot, samples, seed, standing, save_images
+      )
+      result, recorder, arrays = parts
+      pictures = recorder.pictures
+      if run and save_images:
+        _save_arrays(run.path / "images.npz", arrays)
+    else:
+      network = export.load_encoder(encoder).network
+    if representation_examples:
+      result["representation"] = representation.measure(
+        network,
+        source,
+        norm,
+        radii[0],
+        examples=representation_examples,
+        batch_size=batch_size,
+        seed=seed,
+      )
+    result["config"] = {
+      **export.settings_without_paths(settings),
+      "norm": norm,
+      "epsilon": radii[0],
+      "epsilons": radii,
+      "eot": eot,
+      "stochastic": stochastic,
+      "fingerprint": metadata["fingerprint"],
+      "model": {
+        name: metadata[name]
+        for name in ("kind", "dataset", "latent_dim", "classes", "norm", "epsilon", "settings")
+        if name in metadata
+      },
+    }
+    result["versions"] = export.versions()
+    if run:
+      report.write(run.path, result, pictures, metadata.get("class_names"))
+  finally:
+    if run:
+      run.close()
+  return result
+
+
+def _classifier_parts(
+  model, source, plans, norm, radii, batch_size, eot, samples, seed, standing, save_images
+):
+  """The parts "clean" and "attacks", the recorder, and per-image results."""
+  scorer = scoring.Scorer(model, batch_size, samples, seed)
+  scored, labels = [], []
+  for _, images, truth in scoring.stream(source, batch_size):
+    if truth.min() < 0 or truth.max() >= model.classes:
+      raise errors.UserError(
+        f"{source.name!r} has a label outside of the classifier's {model.classes} classes"
+      )
+    scored.append(scorer(images))
+    labels.append(truth)
+  labels = np.concatenate(labels)
+  on_clean = {mode: np.concatenate([part[mode] for part in scored]) for mode in scored[0]}
+  recorder = recording.Recorder(on_clean, labels, source.image_shape, save_images)
+  rows, details = attacked.measure(
+    model,
+    source,
+    labels,
+    on_clean,
+    scorer,
+    plans,
+    norm,
+    radii,
+    batch_size=batch_size,
+    eot=eot,
+    seed=seed,
+    standing=standing,
+    observe=recorder,
+  )
+  arrays = {"labels": labels}
+  arrays |= {f"clean_{mode}": np.argmax(values, 1) for mode, values in on_clean.items()}
+  for number, (right, of_label) in enumerate(details):
+    arrays |= {f"right_{number}": right, f"log_probability_{number}": of_label}
+    if number in recorder.adversaries:
+      arrays[f"adversaries_{number}"] = recorder.adversaries[number]
+  return {"clean": clean.measure(on_clean, labels), "attacks": rows}, recorder, arrays
+
+
+def _save_arrays(file, arrays):
+  side = file.with_name(".images.side.npz")
+  np.savez(side, **arrays)
+  side.replace(file)

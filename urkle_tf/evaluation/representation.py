@@ -1,0 +1,118 @@
+"""What an encoder does under its worst perturbation, without a label."""
+
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf import attacks, distribution, export, progress
+from urkle_tf.evaluation import scoring
+from urkle_tf.networks.gaussian import kl, kl_mean_part
+from urkle_tf.robustness.urkle import kl_objective
+
+
+def nearest(queries, keys):
+  """The position of each query's nearest key by cosine, its own position left out.
+
+  Args:
+    queries: float [n, d]; query i belongs to key i.
+    keys: float [n, d].
+
+  Returns:
+    int64 [n].
+  """
+  unit = lambda rows: rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)  # noqa: E731
+  queries, keys = unit(queries), unit(keys)
+  found = []
+  for start in range(0, len(queries), 1000):
+    similarity = queries[start : start + 1000] @ keys.T
+    rows = np.arange(len(similarity))
+    similarity[rows, start + rows] = -np.inf
+    found.append(np.argmax(similarity, 1))
+  return np.concatenate(found)
+
+
+def measure(
+  network, source, norm, epsilon, steps=50, restarts=2, examples=1000, batch_size=250, seed=0
+):
+  """The report's part "representation".
+
+  The perturbation maximises KL[p(z|x) || p(z|x')], by PGD with more steps and restarts than
+  training uses: a weak inner maximum looks like a good KL.
+
+  Args:
+    network: Keras model, images -> {"loc", "scale"}.
+    source: a `Source`; labels are not read.
+    norm: of the threat model.
+    epsilon: its radius in pixel units.
+    steps: of PGD.
+    restarts: of PGD.
+    examples: the first so many images are measured.
+    batch_size: images that are attacked together.
+    seed: of the starts.
+
+  Returns:
+    A dict: "kl_mean" and "kl_max" in nats, of the worst perturbation of each image;
+    "kl_mean_part" what of the mean comes from loc alone; "sigma" (mean; "sigma_min",
+    "sigma_max"); "snr" the mean of |loc| / sigma; "loc_std" the spread of loc over the images,
+    in whose units sigma means something; "drift" the mean distance that loc moves over the mean
+    distance between different images (0 stays, 1 is as far as another image); "neighbour_flips"
+    the share of images whose nearest other image (cosine of loc) becomes another one.
+  """
+  encoder = export.ExportedEncoder(network)
+  attack = attacks.PGD(
+    attacks.from_norm(norm, epsilon), steps=steps, restarts=restarts, keep="best"
+  )
+  total = min(examples, source.size)
+  batch_size = min(batch_size, total)
+  seed = distribution.fold([seed, 0], scoring.REPRESENTATION_STREAM)
+
+  @tf.function
+  def worst(images, seed):
+    neighbours = attack(kl_objective(encoder, images), images, seed)
+    before, after = encoder(images, training=False), encoder(neighbours, training=False)
+    return {
+      "kl": kl(before, after),
+      "mean_part": kl_mean_part(before, after),
+      "loc": before.loc,
+      "scale": before.scale,
+      "moved": after.loc,
+    }
+
+  mask = np.arange(source.size) < total
+  bar = progress.Progress(f"worst KL({steps}x{restarts}) {norm} {epsilon:.4g}", total)
+  parts = []
+  for number, (_, images, _) in enumerate(scoring.stream(source, batch_size, mask)):
+    values = worst(scoring.pad(images, batch_size), distribution.fold(seed, number))
+    parts.append({name: value.numpy()[: len(images)] for name, value in values.items()})
+    bar.add(len(images), f"{np.mean(parts[-1]['kl']):.3g} nats")
+    if bar.done >= total:
+      break
+  values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+  loc, scale = values["loc"].astype(np.float64), values["scale"].astype(np.float64)
+  moved = np.linalg.norm(values["moved"] - loc, axis=1).mean()
+  flips = nearest(values["moved"], loc) != nearest(loc, loc)
+  return {
+    "kl_mean": float(values["kl"].mean(dtype=np.float64)),
+    "kl_max": float(values["kl"].max()),
+    "kl_mean_part": float(values["mean_part"].mean(dtype=np.float64)),
+    "sigma": float(scale.mean()),
+    "sigma_min": float(scale.min()),
+    "sigma_max": float(scale.max()),
+    "snr": float(np.mean(np.abs(loc) / scale)),
+    "loc_std": float(loc.std(0).mean()),
+    "drift": float(moved / max(_mean_distance(loc), 1e-12)),
+    "neighbour_flips": float(flips.mean()),
+    "norm": norm,
+    "epsilon": float(epsilon),
+    "steps": steps,
+    "restarts": restarts,
+    "examples": total,
+  }
+
+
+def _mean_distance(rows):
+  """The mean Euclidean distance between different rows (of the first 1,000)."""
+  rows = rows[:1000]
+  squares = np.sum(rows**2, 1)
+  distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * rows @ rows.T, 0.0))
+  np.fill_diagonal(distances, 0.0)
+  return distances.sum() / max(len(rows) * (len(rows) - 1), 1)
