@@ -8,6 +8,9 @@ import tensorflow as tf
 
 from urkle_tf import errors
 
+# Left to itself TensorFlow draws other numbers on other devices, and under XLA.
+_ALGORITHM = "philox"
+
 
 def fold(seed, *numbers):
   """Derives a seed from `seed` and integers (Python ints or int tensors).
@@ -21,7 +24,7 @@ def fold(seed, *numbers):
   """
   seed = tf.cast(seed, tf.int32)
   for number in numbers:
-    seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int32))
+    seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int32), _ALGORITHM)
   return seed
 
 
@@ -58,12 +61,12 @@ def uniform(seed, shape, minval=0.0, maxval=1.0):
     minval: lowest value.
     maxval: highest value.
   """
-  return _rows(lambda s: tf.random.stateless_uniform(s, seed, minval, maxval), shape)
+  return _rows(lambda s: tf.random.stateless_uniform(s, seed, minval, maxval, alg=_ALGORITHM), shape)
 
 
 def normal(seed, shape):
   """Standard normal float32 noise for this replica's rows of the global batch."""
-  return _rows(lambda s: tf.random.stateless_normal(s, seed), shape)
+  return _rows(lambda s: tf.random.stateless_normal(s, seed, alg=_ALGORITHM), shape)
 
 
 def gather(values):

@@ -9,6 +9,8 @@ from urkle_tf.networks.gaussian import kl_mean_part
 from urkle_tf.networks.representations import Representations
 from urkle_tf.robustness.none import Plain
 
+_ZERO = tf.UnconnectedGradients.ZERO  # a scale that no term uses
+
 # Health of a run, beside the loss terms: what each means is in docs/monitoring.md.
 DIAGNOSTICS = (
   "gradient_norm",
@@ -83,6 +85,7 @@ class Trainer(keras.Model):
     self.epsilon_warmup, self.beta_warmup = epsilon_warmup, beta_warmup
     self.clip_norm = clip_norm
     pretext.attach(encoder)
+    pretext.built = True
     # Every variable exists before the first step: replicas and checkpoints need that.
     names = ["loss", *pretext.terms, *self.robustness.terms, *DIAGNOSTICS]
     if self.robustness.adversarial:
@@ -181,7 +184,9 @@ class Trainer(keras.Model):
       # Replicas' gradients are summed, so each computes its share of the global mean.
       share = self.optimizer.scale_loss(loss / distribution.replicas())
     variables = self.trainable_variables
-    gradients = tape.gradient(share, variables, unconnected_gradients="zero")
+    # .value: TensorFlow cannot make the zeros for a Keras variable.
+    values_of = [variable.value for variable in variables]
+    gradients = tape.gradient(share, values_of, unconnected_gradients=_ZERO)
     gradients, norm = self._whole(gradients)
     self.optimizer.apply(gradients, variables)
     self.pretext.after_step(self.encoder)

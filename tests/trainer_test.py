@@ -1,0 +1,195 @@
+"""The training step: its loss, its determinism, its replicas."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import urkle_tf
+from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf import trainer as trainer_module
+from urkle_tf.data import augment, pipeline, sources
+
+
+def _trainer(scheme=None, attack=None, optimizer=None, **options):
+  keras.utils.set_random_seed(0)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6)
+  trainer = urkle_tf.Trainer(
+    encoder,
+    pretext=pretexts.SimCLR(projector=8, projection=4),
+    robustness=scheme or robustness.Urkle(beta=0.1),
+    attack=attack or attacks.PGD(attacks.Linf(0.1), steps=2),
+    **options,
+  )
+  trainer.compile(optimizer or keras.optimizers.SGD(0.05, momentum=0.9))
+  return trainer
+
+
+def _views(n=8, steps=3, seed=0):
+  views = np.random.default_rng(seed).uniform(size=(n * steps, 2, 8, 8, 1)).astype("float32")
+  return tf.data.Dataset.from_tensor_slices({"views": views}).batch(n, drop_remainder=True)
+
+
+def _weights(trainer):
+  return [v.numpy() for v in trainer.encoder.variables + trainer.pretext.variables]
+
+
+def _same(ones, others, tolerance=0.0):
+  for one, other in zip(ones, others, strict=True):
+    np.testing.assert_allclose(one, other, atol=tolerance, rtol=tolerance)
+
+
+def test_the_contracts_example_trains_on_tuples_of_views():
+  views = np.random.default_rng(0).uniform(size=(2, 32, 8, 8, 1)).astype("float32")
+  data = tf.data.Dataset.from_tensor_slices((views[0], views[1])).batch(8)
+  history = _trainer().fit(data, epochs=6, verbose=0).history
+  assert history["loss"][-1] < history["loss"][0]
+  assert {"nt_xent", "kl", "sigma_mean", "zero_gradients"} <= set(history)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_loss_is_equation_12(beta):
+  trainer = _trainer(robustness.Urkle(beta=beta))
+  trainer.fit(_views(steps=1), verbose=0)
+  row = trainer.get_metrics_result()
+  np.testing.assert_allclose(row["loss"], row["nt_xent"] + beta * row["kl"], rtol=1e-5)
+  np.testing.assert_allclose(row["kl"], row["kl_mean_part"] + row["kl_scale_part"], rtol=1e-4)
+
+
+def test_terms_are_those_of_the_training_pass():
+  """Recomputed outside of the trainer from the same weights, views and noise."""
+  trainer = _trainer()
+  batch = next(iter(_views(steps=1)))
+  before = [v.numpy() for v in trainer.variables]
+  seed = urkle_tf.distribution.fold([0, 0], 0)
+  adversaries, _ = trainer.adversaries(batch["views"], urkle_tf.distribution.fold(seed, 1), 0)
+  images = tf.reshape(tf.concat([batch["views"], adversaries], 1), [-1, 8, 8, 1])
+  normal = trainer.encoder(images, training=True)
+  noise = tf.random.stateless_normal(normal.loc.shape, urkle_tf.distribution.fold(seed, 2))
+  whole = networks.Representations.of(normal, 4, noise)
+  nt_xent = tf.reduce_mean(trainer.pretext.loss(whole, None)["nt_xent"])
+  kl = networks.kl(whole.take([0, 1]).normal, whole.take([2, 3]).normal)
+  for variable, value in zip(trainer.variables, before, strict=True):
+    variable.assign(value)
+  trainer.reset_metrics()
+  row = {k: float(v) for k, v in trainer.train_step(batch).items()}
+  np.testing.assert_allclose(row["nt_xent"], nt_xent, rtol=1e-4)
+  np.testing.assert_allclose(row["kl"], tf.reduce_mean(kl), rtol=1e-3)
+
+
+def test_same_seed_same_weights_and_another_seed_others():
+  runs = []
+  for seed in (1, 1, 2):
+    trainer = _trainer(seed=seed)
+    trainer.fit(_views(), verbose=0)
+    runs.append(_weights(trainer))
+  _same(runs[0], runs[1])
+  assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(runs[0], runs[2], strict=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.05}, {"on_device": True}])
+def test_one_replica_and_two_give_the_same_step(mirrored, options):
+  options = dict(options)
+  data = _views()
+  if options.pop("on_device", False):
+    images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), np.uint8)
+    data = tf.data.Dataset.from_tensor_slices({"image": images}).batch(8, drop_remainder=True)
+    options["augment"] = augment.SimCLR(strength=0.5)
+  results, weights = [], []
+  for scope in (tf.distribute.get_strategy(), mirrored):
+    with scope.scope():
+      trainer = _trainer(**options)
+    results.append(trainer.fit(data, verbose=0).history)
+    weights.append(_weights(trainer))
+  _same(*weights, tolerance=2e-5)
+  for name in ("loss", "nt_xent", "kl", "attack_objective", "gradient_norm"):
+    np.testing.assert_allclose(results[0][name], results[1][name], rtol=2e-4)
+
+
+def test_clipping_bounds_the_step():
+  rate = 0.5
+  trainer = _trainer(optimizer=keras.optimizers.SGD(rate), clip_norm=0.01)
+  before = [v.numpy() for v in trainer.trainable_variables]
+  trainer.fit(_views(steps=1), verbose=0)
+  moved = np.sqrt(
+    sum(np.sum((v - b) ** 2) for v, b in zip(trainer.trainable_variables, before, strict=True))
+  )
+  assert trainer.get_metrics_result()["gradient_norm"] > 0.01
+  np.testing.assert_allclose(moved, rate * 0.01, rtol=1e-3)
+
+
+def test_augmentation_in_the_step_is_that_of_the_pipeline():
+  source = sources.load("digits", "train[:64]")
+  recipe = augment.SimCLR(strength=0.5, flip=False)
+  weights = []
+  for on_device in (False, True):
+    trainer = _trainer(seed=3, augment=recipe if on_device else None)
+    data = pipeline.views(source, recipe, 16, seed=3, on_device=on_device)
+    trainer.fit(data, steps_per_epoch=3, verbose=0)
+    weights.append(_weights(trainer))
+  _same(*weights, tolerance=1e-5)
+
+
+def test_epsilon_warms_up():
+  trainer = _trainer(epsilon_warmup=4)
+  views = next(iter(_views(steps=1)))["views"]
+  for step, share in ((0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0), (None, 1.0)):
+    found, _ = trainer.adversaries(views, [0, 0], step)
+    np.testing.assert_allclose(np.abs(found - views).max(), share * 0.1, rtol=1e-3)
+
+
+def test_beta_warms_up():
+  trainer = _trainer(robustness.Urkle(beta=1.0), beta_warmup=4)
+  for step in range(5):
+    trainer.reset_metrics()
+    trainer.train_step(next(iter(_views(steps=1))))
+    row = trainer.get_metrics_result()
+    share = min(1.0, (step + 1) / 4)
+    np.testing.assert_allclose(row["loss"], row["nt_xent"] + share * row["kl"], rtol=1e-4)
+
+
+def test_plain_simclr_runs_no_attack_and_no_noise():
+  trainer = _trainer(robustness.Plain())
+  assert trainer.attack is None
+  trainer.fit(_views(), verbose=0)
+  scale = trainer.encoder.network.get_layer("raw_scale")
+  assert not scale.kernel.numpy().any()  # a scale that nothing uses is not moved
+  assert "kl" not in trainer.get_metrics_result()
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_the_step_compiles_with_xla(policy):
+  keras.mixed_precision.set_global_policy(policy)
+  try:
+    trainer = _trainer()
+    trainer.compile(keras.optimizers.SGD(0.05), jit_compile=True)
+    history = trainer.fit(_views(), verbose=0).history
+    plain = _trainer()
+    plain.compile(keras.optimizers.SGD(0.05))
+    reference = plain.fit(_views(), verbose=0).history
+  finally:
+    keras.mixed_precision.set_global_policy("float32")
+  tolerance = 1e-3 if policy == "float32" else 0.05
+  np.testing.assert_allclose(history["nt_xent"], reference["nt_xent"], rtol=tolerance)
+
+
+def test_effective_rank(rng):
+  line = np.outer(rng.normal(size=50), rng.normal(size=4)).astype("float32")
+  cloud = rng.normal(size=(20_000, 4)).astype("float32")[:2000]
+  assert float(trainer_module.effective_rank(line)) == pytest.approx(1.0, abs=1e-3)
+  assert float(trainer_module.effective_rank(cloud)) == pytest.approx(4.0, abs=0.1)
+  spectrum = np.linalg.eigvalsh(np.cov(cloud.T * [[3], [1], [1], [1]]))
+  expected = spectrum.sum() ** 2 / (spectrum**2).sum()
+  value = trainer_module.effective_rank(cloud * np.float32([3, 1, 1, 1]))
+  assert float(value) == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_adversarial_scheme_needs_an_attack():
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 6)
+  with pytest.raises(errors.UserError, match="needs an attack"):
+    urkle_tf.Trainer(encoder, pretexts.SimCLR(), robustness.Urkle())
+
+
+def test_batches_without_views_say_so():
+  with pytest.raises(errors.UserError, match='no "views"'):
+    _trainer().views({"image": tf.zeros([2, 8, 8, 1], tf.uint8)}, 0)
