@@ -194,9 +194,11 @@ def _hurt(log_probabilities, labels):
 
 
 def radius(epsilon):
-  """A radius as people write it: 8/255, or a short decimal."""
+  """A radius as people write it: 0.1, 8/255 or a short decimal."""
   steps = epsilon * 255
-  return f"{round(steps)}/255" if abs(steps - round(steps)) < 1e-6 else f"{epsilon:.4g}"
+  if abs(float(f"{epsilon:.2g}") - epsilon) > 1e-9 and abs(steps - round(steps)) < 1e-6:
+    return f"{round(steps)}/255"
+  return f"{epsilon:.4g}"
 
 
 def measure(
@@ -218,8 +220,8 @@ def measure(
 
   A row's "accuracy" is the share of images that are classified rightly as they are, on the
   adversary found against the mode itself, and on that found against the other mode, scored
-  with draws that no attack knows; its NLL, ECE and Brier score are those of the candidate that hurts
-  most.  "own_accuracy" is that on the mode's own adversaries alone.
+  with draws that no attack knows; its NLL, ECE and Brier score are those of the candidate
+  that hurts most.  "own_accuracy" is that on the mode's own adversaries alone.
 
   Args:
     classifier: a `Classifier`.

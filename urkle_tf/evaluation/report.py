@@ -227,4 +227,5 @@ def examples_figure(pictures, class_names, file):
       axes.set_yticks([])
   for axes, label in zip(grid[:, 0], ("clean", "perturbation", "adversarial"), strict=True):
     axes.set_ylabel(label, fontsize=9)
+  figure.suptitle("Above the images: what is predicted", fontsize=9)
   figure.savefig(file, dpi=150)

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from urkle_tf import attacks, distribution, export, progress
 from urkle_tf.evaluation import scoring
+from urkle_tf.evaluation.attacked import radius
 from urkle_tf.networks.gaussian import kl, kl_mean_part
 from urkle_tf.robustness.urkle import kl_objective
 
@@ -78,7 +79,7 @@ def measure(
     }
 
   mask = np.arange(source.size) < total
-  bar = progress.Progress(f"worst KL({steps}x{restarts}) {norm} {epsilon:.4g}", total)
+  bar = progress.Progress(f"worst KL({steps}x{restarts}) {norm} {radius(epsilon)}", total)
   parts = []
   for number, (_, images, _) in enumerate(scoring.stream(source, batch_size, mask)):
     values = worst(scoring.pad(images, batch_size), distribution.fold(seed, number))
