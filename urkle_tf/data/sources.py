@@ -30,6 +30,7 @@ _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _HEADERS = 20_000  # Of larger folders, this many headers decide about size and channels.
 _SHUFFLE_BLOCK = 4096
 _INTERLEAVE = 16
+_ALGORITHM = "philox"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -85,7 +86,9 @@ class _Indexed(Source):
   def _indices(self, seed, epoch, shuffle, skip):
     indices = tf.range(self.size, dtype=tf.int64)
     if shuffle:
-      indices = tf.random.experimental.stateless_shuffle(indices, _order_seed(seed, epoch))
+      indices = tf.random.experimental.stateless_shuffle(
+        indices, _order_seed(seed, epoch), _ALGORITHM
+      )
     return tf.data.Dataset.from_tensor_slices(indices[skip:])
 
   def _with_labels(self, images, indices):
@@ -172,7 +175,7 @@ class StreamSource(Source):
     seed = _order_seed(seed, epoch)
     if shuffle:
       count = len(self._shards["start"])
-      order = tf.random.experimental.stateless_shuffle(tf.range(count), seed)
+      order = tf.random.experimental.stateless_shuffle(tf.range(count), seed, _ALGORITHM)
       shards = {key: tf.gather(value, order) for key, value in shards.items()}
 
     def read(shard):
@@ -191,7 +194,9 @@ class StreamSource(Source):
       # `Dataset.shuffle` would depend on TensorFlow's global seed, too.
       def mix(index, records):
         block = distribution.fold(seed, 1, index[0])
-        order = tf.random.experimental.stateless_shuffle(tf.range(tf.size(index)), block)
+        order = tf.random.experimental.stateless_shuffle(
+          tf.range(tf.size(index)), block, _ALGORITHM
+        )
         return tf.gather(index, order), tf.gather(records, order)
 
       examples = examples.batch(_SHUFFLE_BLOCK).map(mix).prefetch(1).unbatch()
@@ -522,8 +527,8 @@ def _decode(file, image_shape):
   """Reads a file as uint8 `image_shape`."""
   height, width, channels = image_shape
   try:
-    with Image.open(file) as image:
-      image = ImageOps.exif_transpose(image)
+    with Image.open(file) as opened:
+      image: Image.Image = ImageOps.exif_transpose(opened)
       if image.mode.startswith("I"):  # 16 bits a pixel
         pixels = np.asarray(image, np.int64)
         image = Image.fromarray((np.clip(pixels, 0, 65535) // 256).astype(np.uint8))
@@ -587,7 +592,7 @@ def _tfds(dataset, split, data_dir, download, image_size, examples):
   class_names = None
   label = dict(features).get("label")
   labelled = isinstance(label, tfds.features.ClassLabel)
-  if labelled:
+  if label is not None and labelled:
     class_names = label.names or [str(i) for i in range(label.num_classes)]
   height, width, channels = features["image"].shape
   if image_size or not height or not width:

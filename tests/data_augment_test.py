@@ -1,0 +1,365 @@
+"""Augmentations against slow NumPy loops, other libraries, and their distributions."""
+
+import colorsys
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from urkle_tf import errors
+from urkle_tf.data import augment
+
+ALL = ["simclr", "crop", "none", "augmix", "randaugment"]
+ON_HOST = ["augmix", "randaugment"]
+
+
+def images_of(rng, n, height=8, width=8, channels=3):
+  return rng.uniform(size=(n, height, width, channels)).astype(np.float32)
+
+
+def noise_of(rng, n, recipe):
+  return rng.uniform(size=(n, recipe.noise_size)).astype(np.float32)
+
+
+# Crop and resize.
+
+
+def triangle(signal, new):
+  """Resizes a vector: a triangular kernel, as wide as the pixels of the coarser side."""
+  old = len(signal)
+  step = old / new
+  width = max(step, 1.0)
+  result = []
+  for i in range(new):
+    centre = (i + 0.5) * step - 0.5
+    weights = [max(0.0, 1 - abs(j - centre) / width) for j in range(old)]
+    result.append(sum(w * s for w, s in zip(weights, signal, strict=True)) / sum(weights))
+  return result
+
+
+@pytest.mark.parametrize(
+  "shape, size", [((9, 7, 3), (5, 6)), ((4, 6, 1), (8, 8)), ((32, 32, 3), (32, 32))]
+)
+def test_crop_and_resize(rng, shape, size):
+  height, width, channels = shape
+  n = 6
+  images = images_of(rng, n, *shape)
+  heights, widths = rng.integers(1, height + 1, n), rng.integers(1, width + 1, n)
+  tops = [int(rng.integers(0, height - h + 1)) for h in heights]
+  lefts = [int(rng.integers(0, width - w + 1)) for w in widths]
+  flip = np.arange(n) % 2 == 1
+  box = [tf.constant(v, tf.float32) for v in (tops, lefts, heights, widths)]
+  ours = augment.crop_and_resize(images, box, size, flip).numpy()
+  assert ours.shape == (n, *size, channels)
+  for i in range(n):
+    cut = images[i, tops[i] : tops[i] + heights[i], lefts[i] : lefts[i] + widths[i]]
+    theirs = tf.image.resize(cut, size, antialias=True).numpy()
+    rows = np.stack([triangle(cut[:, x, 0], size[0]) for x in range(widths[i])], axis=1)
+    loop = np.stack([triangle(row, size[1]) for row in rows])
+    np.testing.assert_allclose(theirs[..., 0], loop, atol=1e-5)  # two opinions
+    np.testing.assert_allclose(ours[i], theirs[:, ::-1] if flip[i] else theirs, atol=1e-5)
+
+
+# Colours.
+
+
+def test_adjust_is_brightness_and_contrast(rng):
+  images = images_of(rng, 3)
+  brightness, contrast = np.float32([0.7, 1.0, 1.3]), np.float32([1.0, 0.6, 1.4])
+  matrix = brightness[:, None, None] * np.eye(3, dtype=np.float32)
+  ours = augment.adjust(tf.constant(images), tf.constant(contrast), tf.constant(matrix))
+  for i in range(3):
+    bright = images[i] * brightness[i]
+    mean = tf.image.rgb_to_grayscale(bright).numpy().mean()
+    expected = mean + contrast[i] * (bright - mean)
+    np.testing.assert_allclose(ours[i], expected, atol=2e-4)  # tf.image's weights have 4 digits
+  one = augment.adjust(tf.constant(images[..., :1]), tf.constant(contrast), tf.eye(1)[None])
+  theirs = tf.stack([tf.image.adjust_contrast(x[..., :1], c) for x, c in zip(images, contrast)])
+  np.testing.assert_allclose(one, theirs, atol=1e-5)
+
+
+def test_saturation_blends_with_grey(rng):
+  images = images_of(rng, 3)
+  factor = np.float32([0.0, 1.0, 1.5])
+  matrix = augment.saturation_matrix(tf.constant(factor))
+  ours = augment.adjust(tf.constant(images), tf.ones(3), matrix)
+  grey = tf.image.rgb_to_grayscale(images).numpy()
+  expected = factor[:, None, None, None] * (images - grey) + grey
+  np.testing.assert_allclose(ours, expected, atol=2e-4)
+  np.testing.assert_allclose(ours[1], images[1], atol=1e-6)
+
+
+def test_hue_turns_the_chroma_and_keeps_luma():
+  turn = np.float32([0.0, 0.1, -0.1, 0.25, 1.0])
+  matrices = augment.hue_matrix(tf.constant(turn)).numpy()
+  np.testing.assert_allclose(matrices[[0, 4]], np.stack([np.eye(3)] * 2), atol=1e-5)
+  np.testing.assert_allclose(matrices[1] @ matrices[2], np.eye(3), atol=1e-5)
+  np.testing.assert_allclose(matrices.sum(axis=2), 1, atol=1e-5)  # grey stays grey
+  luma = np.float32([0.299, 0.587, 0.114])
+  np.testing.assert_allclose(luma @ matrices, np.stack([luma] * 5), atol=1e-5)
+  for color in ([0.6, 0.4, 0.4], [0.4, 0.5, 0.7], [0.5, 0.6, 0.4]):
+    for angle, matrix in zip(turn[1:4], matrices[1:4]):
+      # The axes of colorsys differ by a percent or two.
+      _, i0, q0 = colorsys.rgb_to_yiq(*color)
+      _, i1, q1 = colorsys.rgb_to_yiq(*(matrix @ color))
+      change = (math.atan2(q1, i1) - math.atan2(q0, i0)) / (2 * math.pi)
+      assert abs((change - angle + 0.5) % 1 - 0.5) < 0.02
+      assert math.hypot(i1, q1) == pytest.approx(math.hypot(i0, q0), rel=0.06)
+
+
+# SimCLR.
+
+
+def test_boxes_have_the_distribution_of_the_definition(rng):
+  recipe = augment.SimCLR()
+  noise = rng.uniform(size=(4, 20_000)).astype(np.float32)
+  side = 10_000  # so large that whole pixels are fine
+  top, left, height, width = (v.numpy() for v in recipe._box(noise, (side, side), 1.0))
+  assert min(top.min(), left.min()) >= 0
+  assert (top + height).max() <= side
+  assert (left + width).max() <= side
+  for values in (top, left, height, width):
+    np.testing.assert_array_equal(values, np.rint(values))
+  area = height * width / side**2
+  assert area.min() == pytest.approx(0.08, abs=1e-3)
+  # Below 0.7 of the area no box is cut, so that area and log ratio are uniform.
+  free = area < 0.7
+  assert np.mean(free) == pytest.approx(0.62 / 0.92, abs=0.015)
+  assert stats.kstest(area[free], stats.uniform(0.08, 0.62).cdf).pvalue > 1e-3
+  ratio = np.log(width / height)[free]
+  uniform = stats.uniform(math.log(3 / 4), 2 * math.log(4 / 3))
+  assert stats.kstest(ratio, uniform.cdf).pvalue > 1e-3
+  places = [start[free] / (side - extent[free]) for start, extent in ((top, height), (left, width))]
+  for place in places:
+    assert stats.kstest(place, stats.uniform.cdf).pvalue > 1e-3
+  assert np.abs(np.corrcoef([*places, area[free], ratio]) - np.eye(4)).max() < 0.03
+
+
+def test_whole_pixels_reach_every_place(rng):
+  """On a small image, a box of 3 of 4 rows starts in row 0 as often as in row 1."""
+  noise = rng.uniform(size=(4, 20_000)).astype(np.float32)
+  top, _, height, _ = (v.numpy() for v in augment.SimCLR()._box(noise, (4, 4), 1.0))
+  assert set(height) == {1, 2, 3, 4}
+  assert np.mean(top[height == 3]) == pytest.approx(0.5, abs=0.02)
+
+
+def colors_after(recipe, rng, color, n=4000):
+  """What becomes of one colour, [n, 3]; images of one colour do not change by cropping."""
+  images = np.broadcast_to(np.float32(color), (n, 2, 2, 3))
+  result = recipe(tf.constant(images), noise_of(rng, n, recipe)).numpy()
+  np.testing.assert_allclose(result, np.broadcast_to(result[:, :1, :1], result.shape), atol=1e-5)
+  return result[:, 0, 0]
+
+
+def test_how_often_colors_change(rng):
+  color = [0.5, 0.4, 0.3]
+  result = colors_after(augment.SimCLR(), rng, color)
+  grey = np.ptp(result, axis=1) < 1e-5
+  same = np.abs(result - color).max(axis=1) < 1e-5
+  assert np.mean(grey) == pytest.approx(0.2, abs=0.02)
+  assert np.mean(same) == pytest.approx(0.2 * 0.8, abs=0.02)
+  half = colors_after(augment.SimCLR(strength=0.5), rng, color)
+  assert np.mean(np.ptp(half, axis=1) < 1e-5) == pytest.approx(0.1, abs=0.015)
+  same = np.abs(half - color).max(axis=1) < 1e-5
+  assert np.mean(same) == pytest.approx(0.6 * 0.9, abs=0.025)
+
+
+@pytest.mark.parametrize("strength, color", [(1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (1.0, 2.0)])
+def test_range_of_the_jitter(rng, strength, color):
+  recipe = augment.SimCLR(strength=strength, color=color)
+  grey = colors_after(recipe, rng, [0.5, 0.5, 0.5])
+  # Of a grey image only the brightness can change.
+  assert np.ptp(grey, axis=1).max() < 1e-5
+  changed = grey[np.abs(grey[:, 0] - 0.5) > 1e-6, 0]
+  bound = 0.5 * 0.4 * strength * color
+  expected = stats.uniform(0.5 - bound, 2 * bound)
+  assert stats.kstest(changed, expected.cdf).pvalue > 1e-3
+
+
+def test_jitter_against_numpy(rng):
+  """One image each, with all noise given, against the definition written out."""
+  recipe = augment.SimCLR(strength=0.8, flip=False)
+  images = images_of(rng, 40)
+  noise = noise_of(rng, 40, recipe)
+  noise[:, :5] = [0.999999, 0.5, 0, 0, 0.9]  # the whole image
+  result = recipe(tf.constant(images), tf.constant(noise)).numpy()
+  kinds = set()
+  for x, u, y in zip(images, noise, result, strict=True):
+    on, grey = u[5] < 0.8 * 0.8, u[10] < 0.2 * 0.8
+    kinds.add((bool(on), bool(grey)))
+    luma = np.array([0.299, 0.587, 0.114])
+    if on:
+      x = x * (1 + 0.32 * (2 * u[6] - 1))
+      hue = augment.hue_matrix(tf.constant([0.08 * (2 * u[9] - 1)], tf.float32))[0].numpy()
+      x = x @ hue.T
+      pixel_grey = (x @ luma)[..., None]
+      x = pixel_grey + (1 + 0.32 * (2 * u[8] - 1)) * (x - pixel_grey)
+      mean = (x @ luma).mean()
+      x = mean + (1 + 0.32 * (2 * u[7] - 1)) * (x - mean)
+    if grey:
+      x = np.repeat((x @ luma)[..., None], 3, axis=-1)
+    np.testing.assert_allclose(y, np.clip(x, 0, 1), atol=2e-5)
+  assert len(kinds) == 4
+
+
+def test_strength_zero_is_the_identity_but_for_the_flip(rng):
+  images, recipe = images_of(rng, 400), augment.SimCLR(strength=0.0)
+  noise = noise_of(rng, 400, recipe)
+  result = recipe(images, noise).numpy()
+  flipped = np.abs(result - images[:, :, ::-1]).max(axis=(1, 2, 3)) < 1e-6
+  same = np.abs(result - images).max(axis=(1, 2, 3)) < 1e-6
+  assert (flipped ^ same).all()
+  assert np.mean(flipped) == pytest.approx(0.5, abs=0.08)
+  still = augment.SimCLR(strength=0.0, flip=False)(images, noise)
+  np.testing.assert_allclose(still, images, atol=1e-6)
+  larger = augment.SimCLR(strength=0.0, flip=False)(images, noise, size=(11, 13))
+  np.testing.assert_allclose(larger, tf.image.resize(images, (11, 13), antialias=True), atol=1e-5)
+
+
+def test_strength_may_be_a_tensor_or_a_variable(rng):
+  images = images_of(rng, 5)
+  variable = tf.Variable(0.3)
+  recipe = augment.SimCLR(strength=variable)
+  noise = noise_of(rng, 5, recipe)
+  run = tf.function(lambda: recipe(images, noise))
+  for strength in (0.3, 0.9):
+    variable.assign(strength)
+    expected = augment.SimCLR(strength=strength)(images, noise)
+    np.testing.assert_allclose(run(), expected, atol=1e-6)
+    given = augment.SimCLR()(images, noise, strength=tf.constant(strength))
+    np.testing.assert_allclose(given, expected, atol=1e-6)
+
+
+# All recipes.
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_range_shape_and_purity(rng, name, channels):
+  recipe = augment.from_spec(name)
+  images, noise = images_of(rng, 12, 8, 10, channels), noise_of(rng, 12, recipe)
+  run = tf.function(recipe)
+  result = run(images, noise).numpy()
+  assert result.shape == images.shape
+  assert result.dtype == np.float32
+  assert np.isfinite(result).all()
+  assert result.min() >= 0
+  assert result.max() <= 1
+  np.testing.assert_array_equal(run(images, noise), result)
+  # An example's row decides alone.
+  order = rng.permutation(12)
+  np.testing.assert_array_equal(run(images[order], noise[order]), result[order])
+  np.testing.assert_allclose(recipe(images[3:4], noise[3:4]), result[3:4], atol=1e-6)
+  changed = noise.copy()
+  changed[7] = 1 - changed[7]
+  difference = np.abs(run(images, changed).numpy() - result).max(axis=(1, 2, 3))
+  assert (difference[np.arange(12) != 7] == 0).all()
+  if name != "none":
+    assert np.mean(np.abs(result - images).max(axis=(1, 2, 3)) > 1e-3) > 0.6
+  resized = tf.function(lambda: recipe(images, noise, size=(6, 6)))()
+  assert resized.shape == (12, 6, 6, channels)
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - set(ON_HOST)))
+def test_compiled_by_xla(rng, name):
+  recipe = augment.from_spec(name)
+  assert recipe.on_device
+  images, noise = images_of(rng, 16), noise_of(rng, 16, recipe)
+  compiled = tf.function(lambda x, u: recipe(x, u), jit_compile=True)
+  np.testing.assert_allclose(compiled(images, noise), recipe(images, noise), atol=2e-6)
+
+
+def test_crop_against_numpy(rng):
+  recipe = augment.Crop(padding=2)
+  images, noise = images_of(rng, 200, 5, 4), noise_of(rng, 200, recipe)
+  result = recipe(images, noise).numpy()
+  seen = set()
+  for x, u, y in zip(images, noise, result, strict=True):
+    top, left = int(u[0] * 5), int(u[1] * 5)
+    seen.add((top, left))
+    window = np.pad(x, ((2, 2), (2, 2), (0, 0)))[top : top + 5, left : left + 4]
+    np.testing.assert_array_equal(y, window[:, ::-1] if u[2] < 0.5 else window)
+  assert len(seen) == 25
+  still = augment.Crop(padding=0, flip=False)(images, noise)
+  np.testing.assert_array_equal(still, images)
+
+
+@pytest.mark.parametrize("name", ON_HOST)
+def test_keras_cv_draws_nothing_itself(name):
+  """No random op of the graph is stateful: all draws come from the image's noise."""
+  recipe = augment.from_spec(name)
+  assert not recipe.on_device
+  function = tf.function(recipe).get_concrete_function(
+    tf.TensorSpec([4, 8, 8, 3]), tf.TensorSpec([4, recipe.noise_size])
+  )
+  graph = function.graph.as_graph_def()
+  ops = {node.op for node in graph.node}
+  for inner in graph.library.function:
+    ops |= {node.op for node in inner.node_def}
+  stateful = {
+    "RandomUniform",
+    "RandomUniformInt",
+    "RandomStandardNormal",
+    "RandomGamma",
+    "RandomShuffle",
+    "TruncatedNormal",
+    "RngReadAndSkip",
+    "RngSkip",
+  }
+  assert not ops & stateful
+  assert any(op.startswith("StatelessRandom") for op in ops)
+
+
+def test_augmix_follows_its_options(rng):
+  images = images_of(rng, 30, 12, 12)
+  changes = []
+  for severity in (0.5, 8):
+    recipe = augment.AugMix(severity=severity, padding=0, flip=False)
+    result = tf.function(recipe)(images, noise_of(np.random.default_rng(1), 30, recipe))
+    changes.append(np.abs(result - images).mean())
+  assert changes[0] < changes[1]
+
+
+def test_randaugment_follows_its_options(rng):
+  images = images_of(rng, 30, 12, 12)
+  changes = []
+  for magnitude in (0.5, 9):
+    recipe = augment.RandAugment(1, magnitude, deviation=0, padding=0, flip=False)
+    result = tf.function(recipe)(images, noise_of(np.random.default_rng(1), 30, recipe))
+    changes.append(np.abs(result - images).mean())
+  assert changes[0] < changes[1]
+
+
+# Specs.
+
+
+def test_specs():
+  recipe = augment.from_spec("simclr(strength=1/2, flip=false)")
+  assert isinstance(recipe, augment.SimCLR)
+  assert (recipe.strength, recipe.flip) == (0.5, False)
+  assert augment.from_spec("crop(padding=2)").padding == 2
+  assert augment.from_spec("augmix(severity=5)").severity == 5
+  assert isinstance(augment.from_spec("none"), augment.Identity)
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    ("simclear", ["'simclear'", "'simclr'"]),
+    ("simclr(strenth=1)", ["'strenth'", "'strength'"]),
+    ("simclr(strength=-1)", ["strength", "-1"]),
+    ("simclr(min_scale=0)", ["min_scale", "0"]),
+    ("simclr(color=-1)", ["color"]),
+    ("simclr(strength=much)", ["wrong kind"]),
+    ("crop(padding=-2)", ["padding", "-2"]),
+    ("augmix(severity=30)", ["severity", "30"]),
+    ("randaugment(magnitude=11)", ["magnitude", "11"]),
+  ],
+)
+def test_mistakes_in_specs(text, words):
+  with pytest.raises(errors.UserError) as caught:
+    augment.from_spec(text)
+  assert "\n" not in str(caught.value)
+  assert all(word in str(caught.value) for word in words)

@@ -1,0 +1,196 @@
+"""Batches: what is in them, and that (seed, step) decides it, through any interruption."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from urkle_tf import distribution, errors
+from urkle_tf.data import augment, pipeline, sources
+
+DATA_DIR = os.environ.get("URKLE_DATA_DIR")
+
+
+@pytest.fixture(scope="module")
+def digits():
+  return sources.load("digits", examples=22)
+
+
+def take(dataset, count):
+  return list(dataset.take(count).as_numpy_iterator())
+
+
+def same(one, two):
+  assert one.keys() == two.keys()
+  for key in one:
+    np.testing.assert_array_equal(one[key], two[key])
+
+
+def check_resume(source, recipe, batch_size=5, starts=None, **options):
+  """Starts anew at steps within epochs and at their border, and expects the same bits."""
+  steps = source.size // batch_size
+  whole = take(pipeline.views(source, recipe, batch_size, 3, **options), 2 * steps + 1)
+  for start in starts or (steps - 1, steps + 1):
+    resumed = pipeline.views(source, recipe, batch_size, 3, start_step=start, **options)
+    for one, two in zip(whole[start:], take(resumed, len(whole) - start), strict=True):
+      same(one, two)
+  return whole
+
+
+@pytest.mark.parametrize("recipe", ["simclr", "crop(padding=1)", "none", "augmix", "randaugment"])
+def test_resume_in_mid_epoch(digits, recipe):
+  whole = check_resume(digits, augment.from_spec(recipe), batch_size=7, labels=True)
+  assert whole[0]["views"].shape == (7, 2, 8, 8, 1)
+  if recipe != "none":
+    assert np.abs(whole[0]["views"][:, 0] - whole[0]["views"][:, 1]).max() > 0.01
+
+
+def test_resume_on_device(digits):
+  check_resume(digits, augment.SimCLR(), starts=(0, 1, 3, 4, 7), on_device=True)
+
+
+def test_resume_of_a_large_folder(tmp_path, monkeypatch, rng):
+  for i in range(17):
+    path = tmp_path / f"class {i % 2}" / f"{i}.png"
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(rng.integers(0, 255, (9, 7 + i, 3), np.uint8)).save(path)
+  monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+  source = sources.load(f"folder:{tmp_path}", "all", image_size=8)
+  assert isinstance(source, sources.FileSource)
+  check_resume(source, augment.SimCLR(), labels=True)
+
+
+@pytest.mark.skipif(not DATA_DIR, reason="URKLE_DATA_DIR is not set")
+def test_resume_of_a_stream(monkeypatch):
+  monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+  monkeypatch.setattr(sources, "_SHUFFLE_BLOCK", 30)
+  source = sources.load("cifar10", "train[:40]+test[100:150]", data_dir=DATA_DIR)
+  assert isinstance(source, sources.StreamSource)
+  check_resume(source, augment.SimCLR(), batch_size=40, labels=True)
+
+
+def test_another_seed_gives_other_batches(digits):
+  recipe = augment.SimCLR()
+  one, two = (take(pipeline.views(digits, recipe, 5, seed), 1)[0] for seed in (1, 2))
+  assert (one["image"] != two["image"]).any()
+  assert np.abs(one["views"] - two["views"]).max() > 0.1
+  # More than 31 bits of the seed count; a pair is a seed, too.
+  one, two = (take(pipeline.views(digits, recipe, 5, seed), 1)[0] for seed in (1, 1 + 2**31))
+  assert (one["image"] != two["image"]).any()
+  same(one, take(pipeline.views(digits, recipe, 5, np.int32([1, 0])), 1)[0])
+
+
+def test_an_epoch_shows_each_image_once(digits):
+  batches = take(pipeline.views(digits, augment.Identity(), 11, 0, views=1, labels=True), 6)
+  known = {image.tobytes(): label for image, label in zip(digits.images, digits.labels)}
+  assert len(known) == 22
+  orders = []
+  for epoch in range(3):
+    both = batches[2 * epoch : 2 * epoch + 2]
+    images = np.concatenate([batch["image"] for batch in both])
+    labels = np.concatenate([batch["label"] for batch in both])
+    keys = [np.rint(image * 255).astype(np.uint8).tobytes() for image in images]
+    assert [known[key] for key in keys] == labels.tolist()
+    assert set(keys) == set(known)
+    orders.append(keys)
+  assert orders[0] != orders[1] != orders[2]
+
+
+def test_what_is_left_over_is_dropped_and_order_may_be_that_of_the_split(digits):
+  batches = take(pipeline.views(digits, augment.Identity(), 5, 0, shuffle=False), 5)
+  expected = digits.images[[*range(20), *range(5)]].astype(np.float32) / 255
+  np.testing.assert_array_equal(np.concatenate([b["image"] for b in batches]), expected)
+  for batch in batches:
+    np.testing.assert_array_equal(batch["views"], np.stack([batch["image"]] * 2, axis=1))
+
+
+def test_shapes_are_static_and_batches_endless(digits):
+  dataset = pipeline.views(digits, augment.SimCLR(), 5, 0, views=3, labels=True, image_size=12)
+  spec = dataset.element_spec
+  assert spec["views"] == tf.TensorSpec([5, 3, 12, 12, 1], tf.float32)
+  assert spec["image"] == tf.TensorSpec([5, 12, 12, 1], tf.float32)
+  assert spec["label"] == tf.TensorSpec([5], tf.int64)
+  assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+  (batch,) = take(dataset, 1)
+  assert batch["views"].shape == (5, 3, 12, 12, 1)
+  spec = pipeline.views(digits, augment.SimCLR(), 5, 0, on_device=True).element_spec
+  assert spec == {"image": tf.TensorSpec([5, 8, 8, 1], tf.uint8)}
+
+
+@pytest.mark.parametrize("name", ["simclr", "crop", "none"])
+def test_device_gives_what_the_host_gives(name):
+  recipe = augment.from_spec(name)
+  images = np.random.default_rng(0).integers(0, 255, (16, 10, 10, 3), np.uint8)
+  source = sources.ArraySource(images, name="random", split="train")
+  host = take(pipeline.views(source, recipe, 8, seed=5, views=3), 5)
+  raw = take(pipeline.views(source, recipe, 8, seed=5, views=3, on_device=True), 5)
+
+  def on_device(batch, step):
+    seed = pipeline.augmentation_seed(5, step)
+    return pipeline.augment_on_device(recipe, batch, seed, views=3)
+
+  plain, compiled = tf.function(on_device), tf.function(on_device, jit_compile=True)
+  for step in range(5):
+    batch, expected = raw[step]["image"], host[step]["views"]
+    np.testing.assert_allclose(plain(batch, tf.constant(step)), expected, atol=1e-6)
+    np.testing.assert_allclose(compiled(batch, tf.constant(step)), expected, atol=2e-6)
+  unknown = tf.function(
+    lambda batch: on_device(batch, 4), input_signature=[tf.TensorSpec([None, 10, 10, 3], tf.uint8)]
+  )
+  np.testing.assert_allclose(unknown(raw[4]["image"]), host[4]["views"], atol=1e-6)
+
+
+def test_two_replicas_augment_as_one_does(mirrored):
+  recipe = augment.SimCLR()
+  images = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 3), np.uint8)
+  seed = pipeline.augmentation_seed(5, 7)
+  alone = pipeline.augment_on_device(recipe, images, seed)
+
+  @tf.function
+  def both():
+    def replica(context):
+      rows = tf.split(tf.constant(images), 2)
+      index = tf.cast(distribution.replica_id(), tf.int32)
+      mine = tf.ensure_shape(tf.stack(rows)[index], [3, 8, 8, 3])
+      return pipeline.augment_on_device(recipe, mine, seed)
+
+    return mirrored.run(replica, args=(0,))
+
+  parts = mirrored.experimental_local_results(both())
+  np.testing.assert_allclose(np.concatenate(parts), alone, atol=1e-6)
+
+
+def test_replicas_share_a_batch_in_contiguous_rows(digits, mirrored):
+  dataset = pipeline.views(digits, augment.SimCLR(), 6, seed=1)
+  (expected,) = take(dataset, 1)
+  parts = next(iter(mirrored.experimental_distribute_dataset(dataset)))
+  views = np.concatenate(mirrored.experimental_local_results(parts["views"]))
+  np.testing.assert_array_equal(views, expected["views"])
+
+
+def test_batches_give_all_in_order(digits):
+  dataset = pipeline.batches(digits, 8)
+  batches = list(dataset.as_numpy_iterator())
+  assert [len(batch["image"]) for batch in batches] == [8, 8, 6]
+  assert dataset.cardinality() == 3
+  assert set(batches[0]) == {"image", "label"}
+  images = np.concatenate([batch["image"] for batch in batches])
+  np.testing.assert_array_equal(images, digits.images.astype(np.float32) / 255)
+  np.testing.assert_array_equal(np.concatenate([b["label"] for b in batches]), digits.labels)
+
+
+def test_mistakes(digits):
+  unlabelled = sources.ArraySource(digits.images, name="mine", split="train")
+  for words, call in [
+    (["23", "22", "digits"], lambda: pipeline.views(digits, augment.Identity(), 23, 0)),
+    (["batch_size", "0"], lambda: pipeline.views(digits, augment.Identity(), 0, 0)),
+    (["mine", "labels"], lambda: pipeline.views(unlabelled, augment.Identity(), 2, 0, labels=True)),
+    (["AugMix", "device"], lambda: pipeline.views(digits, augment.AugMix(), 2, 0, on_device=True)),
+  ]:
+    with pytest.raises(errors.UserError) as caught:
+      call()
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words)
+  assert set(take(pipeline.batches(unlabelled, 2), 1)[0]) == {"image"}
