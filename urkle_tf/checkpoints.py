@@ -13,8 +13,11 @@ _KEEP = 3
 
 
 def _names(variables):
-  # Numbered, because two variables may have one path.
-  return [f"{index:05d}/{variable.path}" for index, variable in enumerate(variables)]
+  # By position and shape: Keras paths hold counters that differ from process to process.
+  return [
+    f"{index:05d}_{'x'.join(map(str, variable.shape)) or 'scalar'}"
+    for index, variable in enumerate(variables)
+  ]
 
 
 class Checkpoints:

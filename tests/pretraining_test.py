@@ -1,0 +1,204 @@
+"""`pretrain` on the bundled digits: its folder, its resume, its refusals."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+import urkle_tf
+from urkle_tf import checkpoints, errors, runs
+
+SMALL = {
+  "encoder": "convnet(width=4, layers=2)",
+  "latent_dim": 8,
+  "split": "train[:64]",
+  "batch_size": 16,
+  "epochs": 3,
+  "attack_steps": 2,
+  "epsilon": 0.1,
+  "log_every": 3,
+  "checkpoint_every": 5,
+  "learning_rate": 0.05,
+}
+
+
+def _pretrain(folder, **options):
+  return urkle_tf.pretrain(output_dir=str(folder), **{**SMALL, **options})
+
+
+def _rows(folder):
+  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _network(folder):
+  return urkle_tf.load_encoder(str(folder / "encoder")).network.get_weights()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """A run that was never interrupted."""
+  folder = tmp_path_factory.mktemp("whole")
+  result = _pretrain(folder, probe_split="train[100:200]")
+  return folder, result
+
+
+def test_a_run_leaves_what_the_contract_says(whole):
+  folder, result = whole
+  assert {"flags.cfg", "metrics.jsonl", "checkpoints", "tensorboard", "encoder"} <= set(
+    os.listdir(folder)
+  )
+  rows = _rows(folder)
+  # every 3 steps, every 5 for a checkpoint, and at the ends of epochs of 4 steps
+  assert [row["step"] for row in rows] == [3, 4, 5, 6, 8, 9, 10, 12]
+  needed = {"step", "epoch", "seconds", "images_per_second", "learning_rate", "loss", "nt_xent", "kl"}
+  assert all(needed <= set(row) for row in rows)
+  assert [row["epoch"] for row in rows if row["step"] % 4 == 0] == [1.0, 2.0, 3.0]
+  assert all("knn_accuracy" in row for row in rows if row["step"] % 4 == 0)
+  assert rows[-1]["learning_rate"] < 1e-6 < rows[0]["learning_rate"]  # cosine to 0
+  assert result["loss"] == rows[-1]["loss"]
+  assert "--robustness=urkle(beta=0.1)" in (folder / "flags.cfg").read_text().splitlines()
+
+
+class _Killed(Exception):
+  pass
+
+
+@pytest.mark.parametrize("at", [5, 10])  # in mid-epoch, with and without rows after it
+def test_resume_equals_no_interruption(whole, tmp_path, monkeypatch, at):
+  save = checkpoints.Checkpoints.save
+
+  def save_and_die(self, step):
+    save(self, step)
+    if step == at:
+      raise _Killed
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints.Checkpoints, "save", save_and_die)
+    with pytest.raises(_Killed):
+      _pretrain(tmp_path, probe_split="train[100:200]")
+  run = runs.Run(tmp_path, {}, None)
+  run.append_metrics({"step": at + 1, "seconds": 0.0})  # written after the checkpoint, then killed
+  _pretrain(tmp_path, probe_split="train[100:200]")
+  for one, other in zip(_network(tmp_path), _network(whole[0]), strict=True):
+    np.testing.assert_array_equal(one, other)
+  ones, others = _rows(tmp_path), _rows(whole[0])
+  for row in ones + others:
+    del row["seconds"], row["images_per_second"]
+  assert ones == others
+
+
+def test_a_finished_run_is_not_run_again(whole):
+  folder, result = whole
+  before = _rows(folder)
+  again = _pretrain(folder, probe_split="train[100:200]")
+  assert _rows(folder) == before and again["loss"] == result["loss"]
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path):
+  import keras
+
+  variable = keras.Variable([1.0, 2.0], name="v")
+  saved = checkpoints.Checkpoints(tmp_path, [variable])
+  for step in (1, 2, 3, 4):
+    variable.assign([step, step])
+    saved.save(step)
+  files = sorted(tmp_path.glob("step_*.npz"))
+  assert len(files) == 3  # several are kept, not all
+  files[-1].write_bytes(files[-1].read_bytes()[:-40])
+  damaged = bytearray(files[-2].read_bytes())
+  where = damaged.find(np.float32(3.0).tobytes() * 2)
+  damaged[where] ^= 1
+  files[-2].write_bytes(damaged)
+  assert saved.restore() == 2
+  np.testing.assert_array_equal(variable.numpy(), [2.0, 2.0])
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+  import keras
+
+  checkpoints.Checkpoints(tmp_path, [keras.Variable([1.0], name="a")]).save(1)
+  with pytest.raises(errors.UserError, match="another model"):
+    checkpoints.Checkpoints(tmp_path, [keras.Variable([1.0, 2.0], name="a")]).restore()
+
+
+def test_init_from_another_run(whole, tmp_path):
+  # A learning rate that moves nothing shows where the weights started.
+  _pretrain(tmp_path, init_from=str(whole[0]), epochs=1, learning_rate=1e-20, robustness="none")
+  network = urkle_tf.load_encoder(str(tmp_path / "encoder")).network
+  earlier = urkle_tf.load_encoder(str(whole[0] / "encoder")).network
+  for one, other in zip(network.trainable_weights, earlier.trainable_weights, strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch):
+  """The same weights come out when every label of the training data is wrong."""
+  from urkle_tf.data import sources
+
+  load = sources.load
+
+  def mislabelled(*args, **kwargs):
+    source = load(*args, **kwargs)
+    if source.split == SMALL["split"]:
+      source.labels[:] = source.labels[::-1].copy()
+    return source
+
+  monkeypatch.setattr(sources, "load", mislabelled)
+  _pretrain(tmp_path)
+  for one, other in zip(_network(tmp_path), _network(whole[0]), strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    ({"dataset": "digitz"}, "did you mean 'digits'"),
+    ({"pretext": "simclear"}, "did you mean 'simclr'"),
+    ({"robustness": "urkel"}, "did you mean 'urkle'"),
+    ({"robustness": "urkle(beta=-1)"}, "beta must be at least 0"),
+    ({"robustness": "urkle(beta=__import__('os'))"}, "cannot read"),
+    ({"robustness": "urkle(gamma=1)"}, "unknown option of urkle 'gamma'"),
+    ({"encoder": "resnet19"}, "did you mean 'resnet18'"),
+    ({"encoder": "convnet(layers=6)"}, "at least 32x32"),
+    ({"epsilon": -0.1}, "epsilon"),
+    ({"epsilon": 8.0}, "0-255"),
+    ({"norm": "l3"}, "norm"),
+    ({"batch_size": 65}, "larger than the 64 examples"),
+    ({"batch_size": 1}, "at least 2"),
+    ({"epochs": 0}, "--epochs must be at least 1"),
+    ({"learning_rate": 0.0}, "--learning_rate must be above 0"),
+    ({"optimizer": "adam"}, "did you mean 'adamw'"),
+    ({"precision": "float16"}, "precision"),
+    ({"strategy": "two"}, "strategy"),
+    ({"augment": "simclr(strenght=1)"}, "did you mean 'strength'"),
+    ({"init_from": "nowhere"}, "holds no encoder"),
+    ({"max_scale": 0.01}, "min_scale"),
+    ({"probe_split": "train[9999:]"}, "split"),
+  ],
+)
+def test_mistakes_end_in_one_line(tmp_path, options, words):
+  with pytest.raises(errors.UserError) as caught:
+    _pretrain(tmp_path, **options)
+  assert words in str(caught.value) and "\n" not in str(caught.value)
+  assert not (tmp_path / "encoder").exists()
+
+
+def test_a_folder_of_other_settings_is_refused_and_kept(whole):
+  folder, _ = whole
+  before = (folder / "flags.cfg").read_text()
+  with pytest.raises(errors.UserError, match="holds a run with --learning_rate=0.05"):
+    _pretrain(folder, probe_split="train[100:200]", learning_rate=0.1)
+  assert (folder / "flags.cfg").read_text() == before
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path):
+  first = runs.open_run(tmp_path, {"seed": 0})
+  with pytest.raises(errors.UserError, match="in use"):
+    runs.open_run(tmp_path, {"seed": 0})
+  first.close()
+  runs.open_run(tmp_path, {"seed": 0}).close()
+
+
+def test_no_output_dir():
+  with pytest.raises(errors.UserError, match="--output_dir"):
+    _pretrain("")
