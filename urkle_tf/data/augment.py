@@ -318,7 +318,7 @@ class _KerasCV(Recipe):
     with tf.init_scope():
       layer = self._layer()
 
-    @tf.function
+    @tf.function  # for its autograph, which keras-cv needs
     def augment(example):
       image, seed = example
       stream = _Stream(seed)
@@ -335,31 +335,31 @@ class _KerasCV(Recipe):
     return images[..., : shape[-1]]
 
 
+class _Sampler:
+  """A keras-cv factor sampler that draws from a `_Stream`."""
+
+  def __init__(self, factor, stream):
+    self._factor = factor
+    self._stream = stream
+
+  def __call__(self, shape=(), dtype="float32"):
+    factor, dtype = self._factor, tf.as_dtype(dtype)
+    if hasattr(factor, "stddev"):
+      value = self._stream.normal(shape, factor.mean, factor.stddev, dtype)
+      return tf.clip_by_value(value, factor.min_value, factor.max_value)
+    return self._stream.uniform(shape, factor.lower, factor.upper, dtype)
+
+
 def _lead(layer, stream):
   """Makes a keras-cv layer, and those inside it, draw from `stream`."""
   import keras_cv
 
-  def sampler(factor):
-    if isinstance(factor, keras_cv.core.NormalFactorSampler):
-
-      def draw(shape=(), dtype="float32"):
-        value = stream.normal(shape, factor.mean, factor.stddev, tf.as_dtype(dtype))
-        return tf.clip_by_value(value, factor.min_value, factor.max_value)
-
-    else:
-
-      def draw(shape=(), dtype="float32"):
-        return stream.uniform(shape, factor.lower, factor.upper, tf.as_dtype(dtype))
-
-    draw.factor = factor
-    return draw
-
+  random = (keras_cv.core.NormalFactorSampler, keras_cv.core.UniformFactorSampler)
   for inner in layer._flatten_layers():
     inner._random_generator = stream
     for name, value in list(vars(inner).items()):
-      value = getattr(value, "factor", value) if callable(value) else value
-      if isinstance(value, keras_cv.core.NormalFactorSampler | keras_cv.core.UniformFactorSampler):
-        setattr(inner, name, sampler(value))
+      if isinstance(value, random):
+        setattr(inner, name, _Sampler(value, stream))
 
 
 class AugMix(_KerasCV):
