@@ -16,8 +16,12 @@ import tensorflow as tf
 
 
 def _compiled(model, learning_rate):
+  optimizer = keras.optimizers.Adam(learning_rate)
+  # Built here and not in the first step of fit, where TensorFlow refuses the names that a
+  # TFSMLayer gives its weights ("kernel:0" becomes "kernel:0_momentum").
+  optimizer.build(model.trainable_variables)
   model.compile(
-    optimizer=keras.optimizers.Adam(learning_rate),
+    optimizer=optimizer,
     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     metrics=["accuracy"],
   )

@@ -9,32 +9,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from sklearn import datasets
+from small_models import digits, small_encoder
 
 from urkle_tf import attacks, errors, export, networks
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.robustness.urkle import kl_objective
 
-SHAPE = (8, 8, 1)
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def digits():
-  data = datasets.load_digits()
-  return (data.images[..., None] / 16).astype(np.float32), data.target
-
-
-def small_encoder():
-  """An untrained encoder whose batch norms have seen digits, so that loc has unit spread."""
-  keras.utils.set_random_seed(3)
-  backbone = networks.backbone("convnet(width=8, layers=3)", SHAPE)
-  encoder = networks.GaussianEncoder(backbone, latent_dim=6)
-  kernel = encoder.network.get_layer("raw_scale").kernel
-  kernel.assign(keras.random.normal(kernel.shape, seed=1))  # scales that differ between images
-  images, _ = digits()
-  for _ in range(30):
-    encoder(images[:200], training=True)
-  return encoder
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +59,7 @@ def test_signatures_give_what_the_encoder_gives(encoder, folder):
   loaded = tf.saved_model.load(str(folder))
   assert {"serving_default", "embed"} <= set(loaded.signatures)
   (spec,) = loaded.signatures["serving_default"].structured_input_signature[1].values()
-  assert spec.shape == [None, *SHAPE]
+  assert spec.shape == [None, 8, 8, 1]
   assert spec.dtype == tf.float32
   normal = encoder(images, training=False)
   outputs = loaded.signatures["serving_default"](images=tf.constant(images))
@@ -141,9 +122,8 @@ def test_low_precision_stays_inside(tmp_path):
     keras.config.set_dtype_policy("float32")
   export.export_encoder(encoder, tmp_path / "encoder")
   images = tf.constant(digits()[0][:3])
-  outputs = tf.saved_model.load(str(tmp_path / "encoder")).signatures["serving_default"](
-    images=images
-  )
+  loaded = tf.saved_model.load(str(tmp_path / "encoder"))
+  outputs = loaded.signatures["serving_default"](images=images)
   assert {value.dtype for value in outputs.values()} == {tf.float32}
   normal = export.load_encoder(tmp_path / "encoder")(images)
   np.testing.assert_allclose(normal.loc, encoder(images, training=False).loc, atol=1e-6)
@@ -170,7 +150,7 @@ def test_a_failed_export_leaves_the_old_one_and_nothing_else(encoder, tmp_path, 
     raise tf.errors.ResourceExhaustedError(None, None, "No space left on device\nmore")
 
   monkeypatch.setattr(export, "_save_metadata", full)
-  with pytest.raises(OSError, match="No space left on device$"):
+  with pytest.raises(OSError, match=r"No space left on device$"):
     export.export_encoder(encoder, target, {"dataset": "second"})
   monkeypatch.undo()
   assert [p.name for p in tmp_path.iterdir()] == ["encoder"]
@@ -195,7 +175,7 @@ def test_other_folders_are_never_replaced(encoder, tmp_path):
 
 
 def test_one_clear_line_for_folders_that_are_no_exports(folder, classifier_folder, tmp_path):
-  with pytest.raises(errors.UserError, match="no folder .*give the folder of an encoder"):
+  with pytest.raises(errors.UserError, match=r"no folder .*give the folder of an encoder"):
     export.read_metadata(tmp_path / "nowhere", "encoder")
   with pytest.raises(errors.UserError, match=r"no metadata\.json.*did you mean .*/encoder'"):
     export.load_encoder(folder.parent)
@@ -261,8 +241,8 @@ def test_sampled_is_the_log_of_the_mean_probability(encoder, tmp_path, size):
   wanted = log_mean_exp(normal.loc.numpy(), normal.scale.numpy(), noise, layers)
   assert (wanted < -1000).any() == (size > 1)
   np.testing.assert_allclose(found["log_probabilities"], wanted, rtol=1e-4, atol=1e-4)
-  np.testing.assert_array_equal(
-    model.log_probabilities(images, [3, 4], 9), found["log_probabilities"]
+  np.testing.assert_allclose(
+    model.log_probabilities(images, [3, 4], 9), found["log_probabilities"], rtol=1e-5, atol=1e-5
   )
 
 
@@ -278,7 +258,7 @@ def test_sampled_is_differentiable_through_loc_and_scale(classifier, classifier_
     total = tf.reduce_sum(value(images))
   gradient = tape.gradient(total, images).numpy()
   direction = np.random.default_rng(0).normal(size=images.shape).astype(np.float32)
-  step = 1e-2
+  step = 1e-3  # short enough to cross hardly any kink of a ReLU
   slope = (value(images + step * direction) - value(images - step * direction)) / (2 * step)
   np.testing.assert_allclose(np.sum(gradient * direction, (1, 2, 3)), slope, rtol=0.05)
   # The scale's share: the same without a gradient through it is another gradient.
@@ -311,8 +291,9 @@ def test_classifier_signatures(classifier, classifier_folder):
   spread = np.std(served, 0)
   np.testing.assert_array_less(np.abs(np.mean(served, 0) - limit), 5 * spread / np.sqrt(200) + 5e-3)
   # 7 samples are served: the spread is that of a mean of 7.
-  one = classifier.head(loc[:, None] + scale[:, None] * tf.random.normal([6, 1000, 6]))
-  one = tf.nn.softmax(one).numpy().std(1)
+  one = loc[:, None] + scale[:, None] * tf.random.normal([6, 1000, 6])
+  one = tf.nn.softmax(classifier.head(tf.reshape(one, [-1, 6]))).numpy()
+  one = one.reshape(6, 1000, 10).std(1)
   np.testing.assert_allclose(spread.mean() / one.mean(), 7**-0.5, rtol=0.15)
 
 
@@ -341,7 +322,7 @@ def test_a_head_of_another_width_is_refused(encoder):
 
 
 USER = """
-import importlib.util, json, sys
+import importlib.util, sys
 
 class Refuse:
   def find_spec(self, name, path=None, target=None):
@@ -357,7 +338,8 @@ spec.loader.exec_module(module)
 import numpy as np, tensorflow as tf
 data = np.load(file)
 images, labels = data["images"], data["labels"]
-outputs = tf.saved_model.load(folder).serving_default(tf.constant(images[:50]))
+loaded = tf.saved_model.load(folder)
+outputs = loaded.serving_default(tf.constant(images[:50]))
 network = module.keras.saving.load_model(folder + "/network.keras")(images[:50], training=False)
 result = {
   "loc": outputs["loc"], "scale": outputs["scale"],
@@ -373,7 +355,6 @@ for name, model in models.items():
   history = model.fit(images, labels, batch_size=64, epochs=3, shuffle=False, verbose=0).history
   moved = [float(np.abs(w.numpy() - b).max()) for w, b in zip(model.weights, before)]
   result[name + "_moved"] = moved
-  result[name + "_trainable"] = [any(w is t for t in model.trainable_weights) for w in model.weights]
   result[name + "_loss"] = history["loss"]
   result[name + "_saliency"] = module.saliency(model, images[:50], labels[:50])
 np.savez(out, **result)
@@ -398,6 +379,7 @@ def test_a_program_that_knows_only_tensorflow_and_keras(encoder, folder, tmp_pat
   # Everything trainable that loc depends on has moved (conv, norm, raw_loc, Dense: the head for
   # scale has no part in it).
   assert np.sum(found["saved_moved"] > 0) == 3 * 3 + 1 + 2
+  assert len(found["saved_moved"]) == 3 * 3 + 1 + 2 + 4 * 2  # no weight of the scale's head
   assert np.sum(found["frozen_moved"] > 0) == 2
   # With network.keras the statistics of the four batch norms move too.
   assert np.sum(found["network_moved"] > 0) == 3 * 3 + 1 + 2 + 4 * 2

@@ -107,13 +107,19 @@ def export_encoder(encoder, folder, metadata=None):
       outputs = network(images, training=False)
       return {name: tf.cast(outputs[name], tf.float32) for name in ("loc", "scale")}
 
+    # Without the head for scale, so that a TFSMLayer of it has no weight without a gradient.
+    loc = keras.Model(network.input, network.output["loc"])
+
+    def embed(images):
+      return {"embedding": tf.cast(loc(images, training=False), tf.float32)}
+
     _save_model(
       side,
       [network],
       {
         "serve": (represent, [images]),
         "serving_default": (represent, [images]),
-        "embed": (lambda images: {"embedding": represent(images)["loc"]}, [images]),
+        "embed": (embed, [images]),
       },
     )
     _save_metadata(

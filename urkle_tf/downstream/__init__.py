@@ -107,9 +107,38 @@ def adapt(
   validation = None
   if validation_split:
     validation = open_split(validation_split, None)
-    compatibility.check_labelled(validation)
     compatibility.check_images(metadata["image_size"], validation)
+    compatibility.check_labelled(validation)
     compatibility.check_classes(len(source.class_names), source.class_names, validation)
+  all_labels = source.labels if source.labels is not None else _read_labels(source)
+  chosen = _labels.choose(all_labels, labels, seed)
+  keras.utils.set_random_seed(seed)
+  loaded = export.load_encoder(encoder)
+  classifier = Classifier(
+    loaded.network,
+    spec.call(HEADS, head, "head", features=loaded.latent_dim, classes=len(source.class_names)),
+    loaded.stochastic,
+    samples,
+  )
+  classifier.class_names = list(source.class_names)
+  task = Task(
+    encoder=loaded,
+    classifier=classifier,
+    source=source,
+    chosen=chosen,
+    labels=np.asarray(all_labels)[chosen],
+    validation=validation,
+    augment=augment,
+    augment_copies=augment_copies,
+    optimizer=optimizer,
+    learning_rate=learning_rate,
+    weight_decay=weight_decay,
+    batch_size=batch_size,
+    epochs=epochs,
+    seed=seed,
+    log_every=log_every,
+  )
+  method.check(task)  # the last that can be wrong: a mistake leaves no folder behind
 
   run = runs.open_run(output_dir, settings)
   try:
@@ -124,40 +153,9 @@ def adapt(
       print(f"{run.path} is finished: nothing to do")
       return {**run.metrics()[-1], "classifier": str(folder)}
     run.rewind_metrics(-1)  # an interrupted head is trained afresh: it takes seconds
-    all_labels = source.labels if source.labels is not None else _read_labels(source)
-    chosen = _labels.choose(all_labels, labels, seed)
     if labels is not None:
       _list_chosen(run.path / "labels.json", chosen)
-    keras.utils.set_random_seed(seed)
-    loaded = export.load_encoder(encoder)
-    classes = len(source.class_names)
-    classifier = Classifier(
-      loaded.network,
-      spec.call(HEADS, head, "head", features=loaded.latent_dim, classes=classes),
-      loaded.stochastic,
-      samples,
-    )
-    classifier.class_names = list(source.class_names)
-    row = method.fit(
-      Task(
-        encoder=loaded,
-        classifier=classifier,
-        source=source,
-        chosen=chosen,
-        labels=np.asarray(all_labels)[chosen],
-        validation=validation,
-        run=run,
-        augment=augment,
-        augment_copies=augment_copies,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        batch_size=batch_size,
-        epochs=epochs,
-        seed=seed,
-        log_every=log_every,
-      )
-    )
+    row = method.fit(task, run)
     kept = {name: metadata[name] for name in ("norm", "epsilon") if name in metadata}
     export.export_classifier(
       classifier,

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from urkle_tf import export, runs
+from urkle_tf import export
 from urkle_tf.data import sources
 from urkle_tf.networks.classifier import Classifier
 
@@ -21,7 +21,6 @@ class Task:
     chosen: int64 [m]: the positions in `source` of the labels that may be used, ascending.
     labels: int64 [m]: these labels.
     validation: a `Source` to report the accuracy on, or None.
-    run: the run's folder.
     augment: spec of the augmentation of the training images.
     augment_copies: how many augmented copies of each image.
     optimizer: spec of the optimiser.
@@ -39,7 +38,6 @@ class Task:
   chosen: np.ndarray
   labels: np.ndarray
   validation: sources.Source | None
-  run: runs.Run
   augment: str
   augment_copies: int
   optimizer: str
@@ -59,11 +57,19 @@ class Task:
 class Protocol:
   """How labels make a classifier of an encoder.  One file each, found by its name."""
 
-  def fit(self, task):
-    """Trains `task.classifier` in place and appends rows to the run's metrics.
+  def check(self, task):
+    """Raises `UserError` if an option of the task is wrong; called before anything is written.
 
     Args:
       task: a `Task`.
+    """
+
+  def fit(self, task, run):
+    """Trains `task.classifier` in place.
+
+    Args:
+      task: a `Task`.
+      run: a `runs.Run`; rows of metrics are appended to it.
 
     Returns:
       The last row of metrics, a dict of numbers.

@@ -68,11 +68,15 @@ class SLF(Protocol):
   mode, so that its representations are computed once.
   """
 
-  def fit(self, task):
-    recipe = augmentation.from_spec(task.augment)
-    plain = isinstance(recipe, augmentation.Identity)
+  def check(self, task):
+    augmentation.from_spec(task.augment)
     if task.augment_copies < 1:
       raise errors.UserError(f"--augment_copies must be at least 1, got {task.augment_copies}")
+    optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay)
+
+  def fit(self, task, run):
+    recipe = augmentation.from_spec(task.augment)
+    plain = isinstance(recipe, augmentation.Identity)
     network = task.classifier.network
     copies = [features(network, task.source, task.chosen)[:2]]
     for copy in range(0 if plain else task.augment_copies):
@@ -84,10 +88,10 @@ class SLF(Protocol):
     held_out = None
     if task.validation is not None:
       held_out = features(network, task.validation, name="validation features")
-    return _train(task, loc, scale, held_out)
+    return _train(task, run, loc, scale, held_out)
 
 
-def _train(task, loc, scale, held_out):
+def _train(task, run, loc, scale, held_out):
   """Trains the head on representations [copies, m, d_z]; returns the last row of metrics."""
   head, stochastic = task.head, task.classifier.stochastic
   copies, count = loc.shape[:2]
@@ -153,7 +157,7 @@ def _train(task, loc, scale, held_out):
         raise errors.UserError(f"the loss is {row['loss']} at step {step}: lower --learning_rate")
       if held_out is not None and last == steps:
         row["validation_accuracy"] = _accuracy(task, *held_out)
-      task.run.append_metrics(row)
+      run.append_metrics(row)
     note = f"loss {row['loss']:.4f}"
     if held_out is not None:
       note += f"  validation accuracy {row['validation_accuracy']:.4f}"

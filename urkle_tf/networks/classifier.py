@@ -41,7 +41,7 @@ class Classifier(keras.Model):
     self.class_names, self.metadata = None, {}
     if network.output["loc"].shape[-1] != self.latent_dim:
       raise errors.UserError(
-        f"the encoder's representation has {network.output_shape['loc'][-1]} dimensions, but the "
+        f"the encoder's representation has {network.output['loc'].shape[-1]} dimensions, but the "
         f"head takes {self.latent_dim}"
       )
     if self.samples < 1:

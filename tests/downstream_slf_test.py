@@ -1,0 +1,206 @@
+"""`adapt` with the protocol slf, and stratified label subsets."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn import linear_model
+from small_models import small_encoder
+
+from urkle_tf import downstream, errors, export
+from urkle_tf.data import sources
+from urkle_tf.downstream import _labels, slf
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("slf") / "encoder"
+  metadata = {"norm": "linf", "epsilon": 0.1, "dataset": "digits", "stochastic": True}
+  return export.export_encoder(small_encoder(), folder, metadata)
+
+
+@pytest.fixture(scope="module")
+def plain_encoder(encoder, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("slf") / "encoder"
+  return export.export_encoder(export.load_encoder(encoder), folder, {"stochastic": False})
+
+
+def adapt(encoder, folder, **options):
+  defaults = {"epochs": 30, "batch_size": 128, "learning_rate": 0.03, "validation_split": "test"}
+  return downstream.adapt(encoder=str(encoder), output_dir=str(folder), **defaults | options)
+
+
+def test_a_finished_run(encoder, tmp_path, capsys):
+  run = tmp_path / "run"
+  result = adapt(encoder, run)
+  assert result["classifier"] == str(run / "classifier")
+  rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+  assert [row["epoch"] for row in rows] == list(range(1, 31))
+  needed = "step epoch seconds images_per_second learning_rate loss accuracy validation_accuracy"
+  assert set(needed.split()) == set(rows[0])
+  assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+  assert result == rows[-1] | {"classifier": str(run / "classifier")}
+
+  # What was exported predicts what was reported, on images that nothing was trained on.
+  model = export.load_classifier(run / "classifier")
+  test = sources.load("digits", "test")
+  scores = model.log_probabilities((test.images / 255).astype(np.float32), [0, 0], 100)
+  accuracy = np.mean(scores.numpy().argmax(1) == test.labels)
+  assert accuracy > 0.5
+  assert accuracy == pytest.approx(result["validation_accuracy"], abs=0.03)
+  metadata = model.metadata
+  assert metadata["stochastic"] is True
+  assert metadata["class_names"] == test.class_names
+  assert (metadata["norm"], metadata["epsilon"]) == ("linf", 0.1)
+  assert metadata["encoder_fingerprint"] == export.read_metadata(encoder)["fingerprint"]
+  assert str(tmp_path) not in json.dumps(metadata)
+
+  # The encoder is as it was, and so is everything when the command is given again.
+  before = export.load_encoder(encoder).network.get_weights()
+  for old, new in zip(before, model.network.get_weights(), strict=True):
+    np.testing.assert_array_equal(old, new)
+  capsys.readouterr()
+  assert adapt(encoder, run) == result
+  assert "is finished" in capsys.readouterr().out
+  with pytest.raises(errors.UserError, match="--epochs=30"):
+    adapt(encoder, run, epochs=31)
+  assert adapt(encoder, run, log_every=7) == result  # what is logged when changes nothing
+
+
+def test_the_same_seed_gives_the_same_head(encoder, tmp_path):
+  options = {"epochs": 3, "augment": "crop(padding=1)", "augment_copies": 2}
+  heads = []
+  for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+    adapt(encoder, tmp_path / name, seed=seed, **options)
+    heads.append(export.load_classifier(tmp_path / name / "classifier").head.get_weights()[0])
+  np.testing.assert_array_equal(heads[0], heads[1])
+  assert np.abs(heads[0] - heads[2]).max() > 1e-3
+
+
+def test_an_interrupted_head_is_trained_afresh(encoder, tmp_path):
+  whole = adapt(encoder, tmp_path / "whole", epochs=3)
+  adapt(encoder, tmp_path / "cut", epochs=3)
+  for file in (tmp_path / "cut" / "classifier").glob("metadata.json"):
+    file.unlink()
+  for file in (tmp_path / "cut" / "classifier").glob("*.*"):
+    file.unlink()
+  again = (tmp_path / "cut" / "classifier").rename(tmp_path / "cut" / ".classifier.side")
+  result = adapt(encoder, tmp_path / "cut", epochs=3)
+  assert not again.exists()
+  rows = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+  assert len(rows) == 3
+  assert result["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+
+
+def test_a_linear_head_without_noise_is_logistic_regression(plain_encoder, tmp_path):
+  adapt(
+    plain_encoder,
+    tmp_path / "run",
+    epochs=300,
+    weight_decay=0.0,
+    batch_size=1437,
+    optimizer="adamw",
+  )
+  model = export.load_classifier(tmp_path / "run" / "classifier")
+  assert model.stochastic is False
+  network = export.load_encoder(plain_encoder).network
+  train, test = sources.load("digits", "train"), sources.load("digits", "test")
+  z, labels = (
+    network((train.images / 255).astype(np.float32), training=False)["loc"].numpy(),
+    train.labels,
+  )
+  wanted = linear_model.LogisticRegression(C=np.inf, max_iter=2000).fit(z, labels)
+  loss = -np.mean(wanted.predict_log_proba(z)[np.arange(len(labels)), labels])
+  ours = tf.nn.log_softmax(model.head(z)).numpy()
+  assert -np.mean(ours[np.arange(len(labels)), labels]) == pytest.approx(loss, rel=0.03)
+  held_out = network((test.images / 255).astype(np.float32), training=False)["loc"].numpy()
+  agree = np.mean(model.head(held_out).numpy().argmax(1) == wanted.predict(held_out))
+  assert agree > 0.95
+
+
+def test_the_head_sees_a_fresh_z_each_time(encoder, plain_encoder, tmp_path):
+  # With sampled z the loss that is trained on is that of a mean of -log p(y|z): above the one at
+  # z = loc of a head that was trained there.
+  sampled = adapt(encoder, tmp_path / "sampled", epochs=60, head="mlp(width=32, layers=3)")
+  plain = adapt(plain_encoder, tmp_path / "plain", epochs=60, head="mlp(width=32, layers=3)")
+  assert plain["loss"] < 0.8 * sampled["loss"]
+  layers = export.load_classifier(tmp_path / "plain" / "classifier").head.layers
+  assert sum("dense" in layer.name for layer in layers) == 3
+
+
+def test_features_are_those_of_the_chosen_images(encoder):
+  network = export.load_encoder(encoder).network
+  source = sources.load("digits", "train")
+  chosen = np.array([3, 4, 270, 900, 1436])
+  loc, scale, labels = slf.features(network, source, chosen)
+  wanted = network((source.images[chosen] / 255).astype(np.float32), training=False)
+  np.testing.assert_allclose(loc, wanted["loc"], atol=1e-5)
+  np.testing.assert_allclose(scale, wanted["scale"], atol=1e-5)
+  np.testing.assert_array_equal(labels, source.labels[chosen])
+
+
+def test_label_subsets_are_stratified(rng):
+  labels = np.concatenate([np.zeros(600), np.ones(300), np.full(99, 2), [3]]).astype(int)
+  rng.shuffle(labels)
+  for amount, wanted in ((100, [59, 30, 10, 1]), (0.5, [300, 150, 49, 1]), (4, [1, 1, 1, 1])):
+    chosen = _labels.choose(labels, amount, seed=0)
+    assert len(set(chosen.tolist())) == len(chosen)
+    assert np.all(np.diff(chosen) > 0)
+    counts = np.bincount(labels[chosen])
+    np.testing.assert_allclose(counts, wanted, atol=1)
+    assert counts.sum() == (amount if amount >= 1 else round(amount * len(labels)))
+  np.testing.assert_array_equal(_labels.choose(labels, None, 0), np.arange(1000))
+  balanced = np.repeat(np.arange(10), 50)
+  assert np.bincount(balanced[_labels.choose(balanced, 100, 3)]).tolist() == [10] * 10
+  first, again, other = (_labels.choose(balanced, 100, seed) for seed in (1, 1, 2))
+  np.testing.assert_array_equal(first, again)
+  assert np.any(first != other)
+
+
+@pytest.mark.parametrize("amount", [0, -5, 2.5, 501, 3, 0.001])
+def test_label_counts_that_make_no_sense(amount):
+  with pytest.raises(errors.UserError, match="--labels"):
+    _labels.choose(np.repeat(np.arange(10), 50), amount, 0)
+
+
+def test_few_labels_are_listed(encoder, tmp_path):
+  adapt(encoder, tmp_path / "run", epochs=2, labels=0.05)
+  listed = json.loads((tmp_path / "run" / "labels.json").read_text())["positions"]
+  source = sources.load("digits", "train")
+  assert listed == _labels.choose(source.labels, 0.05, 0).tolist()
+  assert len(listed) == round(0.05 * source.size)
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"encoder": ""}, "give --encoder=FOLDER"),
+    ({"encoder": "nowhere"}, "no folder 'nowhere'"),
+    ({"protocol": "sfl"}, "unknown protocol 'sfl'; did you mean 'slf'"),
+    ({"head": "liner"}, "unknown head 'liner'; did you mean 'linear'"),
+    ({"head": "mlp(depth=3)"}, "unknown option of mlp"),
+    ({"image_size": 16}, "give --image_size=8"),
+    ({"optimizer": "adm"}, "unknown optimizer"),
+    ({"augment": "corp"}, "did you mean 'crop'"),
+    ({"labels": 5}, "at least one a class"),
+    ({"epochs": 0}, "--epochs must be at least 1"),
+    ({"split": "tran"}, "did you mean 'train'"),
+  ],
+)
+def test_mistakes_are_one_line_and_leave_no_folder(encoder, tmp_path, changes, message):
+  arguments = {"encoder": str(encoder), "output_dir": str(tmp_path / "run"), "epochs": 1}
+  with pytest.raises(errors.UserError, match=message) as caught:
+    downstream.adapt(**arguments | changes)
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_another_encoder_in_the_same_folder(encoder, tmp_path):
+  layer = export.load_encoder(encoder)
+  export.export_encoder(layer, tmp_path / "encoder")
+  adapt(tmp_path / "encoder", tmp_path / "run", epochs=1)
+  layer.network.get_layer("raw_loc").kernel.assign_add(np.ones([24, 6], np.float32))
+  export.export_encoder(layer, tmp_path / "encoder")
+  with pytest.raises(errors.UserError, match="another encoder"):
+    adapt(tmp_path / "encoder", tmp_path / "run", epochs=1)

@@ -1,0 +1,492 @@
+"""Measurements against NumPy, other libraries and cases with a known answer."""
+
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from sklearn import metrics
+from small_models import small_encoder
+
+from urkle_tf import errors, evaluation, export, networks
+from urkle_tf.data import sources
+from urkle_tf.evaluation import attacked, calibration, clean, representation, scoring
+from urkle_tf.networks.classifier import Classifier
+
+
+def predictions(rng, n=400, classes=5):
+  logits = 3 * rng.normal(size=(n, classes)).astype(np.float32)
+  labels = rng.integers(classes, size=n)
+  logits[np.arange(n), labels] += 1.5
+  return logits, tf.nn.log_softmax(logits).numpy(), labels
+
+
+def test_nll_and_accuracy_are_scikit_learns(rng):
+  _, values, labels = predictions(rng)
+  found = clean.scores(values, labels)
+  assert found["nll"] == pytest.approx(metrics.log_loss(labels, np.exp(values)), rel=1e-5)
+  assert found["accuracy"] == metrics.accuracy_score(labels, values.argmax(1))
+
+
+def test_nll_is_not_capped():
+  values = np.array([[0.0, -5000.0], [0.0, -7000.0]], np.float32)
+  assert calibration.nll(values, np.array([1, 1])) == 6000
+
+
+def test_ece_is_that_of_tensorflow_probability(rng):
+  logits, values, labels = predictions(rng)
+  wanted = tfp.stats.expected_calibration_error(15, logits, labels_true=labels.astype(np.int32))
+  assert calibration.ece(values, labels) == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_ece_of_known_cases():
+  # Confidence 0.9 and right 3 times of 4: the gap is 0.15.
+  values = np.log(np.tile([[0.9, 0.1]], (4, 1)))
+  assert calibration.ece(values, np.array([0, 0, 0, 1])) == pytest.approx(0.15)
+  certain = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
+  assert calibration.ece(certain, np.array([0, 1])) == 0
+  assert calibration.ece(certain, np.array([1, 0])) == 1
+
+
+def test_brier_is_a_numpy_loop(rng):
+  _, values, labels = predictions(rng, n=50)
+  total = 0.0
+  for row, label in zip(np.exp(values.astype(np.float64)), labels, strict=True):
+    total += sum((p - (k == label)) ** 2 for k, p in enumerate(row))
+  assert calibration.brier(values, labels) == pytest.approx(total / 50, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+  "right, total, low, high",
+  [  # Newcombe (1998), table I, method 3
+    (81, 263, 0.2553, 0.3662),
+    (15, 148, 0.0624, 0.1605),
+    (0, 20, 0.0000, 0.1611),
+    (1, 29, 0.0061, 0.1718),
+  ],
+)
+def test_wilson_interval_is_the_published_one(right, total, low, high):
+  found = clean.wilson(right, total)
+  assert found == pytest.approx([low, high], abs=5e-5)
+  assert clean.wilson(total - right, total) == pytest.approx([1 - high, 1 - low], abs=5e-5)
+
+
+# Linear classifiers, whose robust accuracy has a closed form.
+
+SHAPE = (4, 4, 1)
+
+
+def linear_classifier(weights, bias, scale, stochastic):
+  """Takes the pixels for z (with noise of a constant scale); linear logits."""
+  images = keras.Input(SHAPE, name="images")
+  loc = keras.layers.Flatten()(images)
+  sigma = keras.layers.Rescaling(0.0, scale)(loc)
+  network = keras.Model(images, {"loc": loc, "scale": sigma})
+  head = networks.mlp(16, [weights.shape[1]], "head")
+  head.get_layer("dense1").set_weights([weights, bias])
+  return Classifier(network, head, stochastic)
+
+
+def grey_source(rng, n=300):
+  """Images away from the pixel bounds, which would make the closed form more complicated."""
+  images = rng.integers(100, 156, size=(n, *SHAPE)).astype(np.uint8)
+  labels = rng.integers(2, size=n)
+  return sources.ArraySource(
+    images, name="grey", split="test", class_names=["a", "b"], labels=labels
+  )
+
+
+def robust_share(source, weights, bias, norm, epsilon):
+  """Share of images with margin > epsilon * ||w||_dual."""
+  x = source.images.reshape(source.size, -1).astype(np.float64) / 255
+  logits = x @ weights + bias
+  y = source.labels
+  margin = logits[np.arange(len(y)), y] - logits[np.arange(len(y)), 1 - y]
+  difference = (weights[:, 0] - weights[:, 1]).astype(np.float64)
+  dual = {"linf": np.abs(difference).sum(), "l2": np.sqrt(np.sum(difference**2))}[norm]
+  return float(np.mean(margin > epsilon * dual))
+
+
+def linear_problem(rng):
+  weights = rng.normal(size=(16, 2)).astype(np.float32)
+  source = grey_source(rng)
+  x = source.images.reshape(source.size, -1) / 255
+  middle = np.median(x @ (weights[:, 0] - weights[:, 1]))
+  bias = np.array([-middle, 0], np.float32)
+  # Labels of the model itself, with some noise.
+  own = (x @ weights + bias).argmax(1)
+  source.labels = np.where(rng.uniform(size=source.size) < 0.1, 1 - own, own)
+  return source, weights, bias
+
+
+def attack_rows(model, source, norm, epsilons, batch_size=64, attacks="pgd", **options):
+  labels = source.labels
+  scorer = scoring.Scorer(model, batch_size)
+  scored = [scorer(images) for _, images, _ in scoring.stream(source, batch_size)]
+  on_clean = {mode: np.concatenate([part[mode] for part in scored]) for mode in scored[0]}
+  plans = attacked.plans(attacks, norm, epsilons, source.image_shape, steps=20)
+  return attacked.measure(
+    model, source, labels, on_clean, scorer, plans, norm, epsilons, batch_size, **options
+  )
+
+
+@pytest.mark.parametrize("norm, epsilons", [("linf", [0.005, 0.02]), ("l2", [0.02, 0.08])])
+def test_a_linear_classifier_has_its_closed_form(rng, norm, epsilons):
+  source, weights, bias = linear_problem(rng)
+  model = linear_classifier(weights, bias, 1e-3, stochastic=False)
+  rows, details = attack_rows(model, source, norm, epsilons)
+  assert [(row["epsilon"], row["mode"]) for row in rows] == [(e, "deterministic") for e in epsilons]
+  for row, (right, of_label) in zip(rows, details, strict=True):
+    low, high = (
+      robust_share(source, weights, bias, norm, row["epsilon"] * factor) for factor in (1.01, 0.98)
+    )
+    assert low <= row["accuracy"] <= high
+    assert low <= row["own_accuracy"] <= high
+    assert row["eot"] == 1
+    assert row["accuracy"] == right.mean()
+    assert row["nll"] == pytest.approx(-of_label.mean(), rel=1e-5)
+  shares = [robust_share(source, weights, bias, norm, epsilon) for epsilon in (0, *epsilons)]
+  assert shares[0] > shares[1] + 0.1 > shares[2] + 0.2  # the case tells the radii apart
+
+
+def test_a_sampled_linear_classifier_has_the_same_closed_form(rng):
+  # The difference of two logits is symmetric around that of the mean of z: the limit of many
+  # samples decides as z = mu does, whatever the scale.
+  source, weights, bias = linear_problem(rng)
+  model = linear_classifier(weights, bias, 0.05, stochastic=True)
+  rows, _ = attack_rows(model, source, "linf", [0.02], eot=5)
+  assert [row["mode"] for row in rows] == ["sampled", "deterministic"]
+  assert [row["eot"] for row in rows] == [5, 1]
+  wanted = robust_share(source, weights, bias, "linf", 0.02)
+  assert rows[0]["accuracy"] == pytest.approx(wanted, abs=0.03)
+  assert rows[1]["accuracy"] == pytest.approx(wanted, abs=0.005)
+  assert all(row["accuracy"] <= row["own_accuracy"] for row in rows)
+
+
+def test_each_mode_is_judged_on_what_broke_the_other(rng):
+  # The sampled classifier's attack is blind: its gradient is drowned in noise of scale 30.  What
+  # was found against z = mu breaks it all the same, where enough samples tell the mean.
+  source, weights, bias = linear_problem(rng)
+  model = linear_classifier(10 * weights, 10 * bias, 30.0, stochastic=True)
+  rows, _ = attack_rows(model, source, "linf", [0.02], eot=1)
+  sampled, deterministic = rows
+  assert deterministic["accuracy"] == pytest.approx(
+    robust_share(source, weights, bias, "linf", 0.02), abs=0.005
+  )
+  assert sampled["accuracy"] <= sampled["own_accuracy"]
+  assert deterministic["accuracy"] <= deterministic["own_accuracy"]
+
+
+def test_noise_is_fresh_at_every_step(rng):
+  # With one sample a step and one noise for all steps, 40 steps would follow one wrong gradient.
+  # The head is a step in one direction of z: only some draws have a gradient at all.
+  source, weights, bias = linear_problem(rng)
+  model = linear_classifier(weights, bias, 1.0, stochastic=True)
+  plan = attacked.plans("pgd(steps=40)", "linf", [0.02], SHAPE)[0]
+  seen = []
+  original = model.from_representation
+
+  def spy(loc, scale, seed=None, samples=None):
+    tf.py_function(lambda value: seen.append(tuple(value.numpy())), [seed], [])
+    return original(loc, scale, seed=seed, samples=samples)
+
+  model.from_representation = spy
+  find = attacked.adversary(model, plan, "linf", "sampled", eot=1)
+  images = tf.constant(source.images[:8] / 255, tf.float32)
+  labels = tf.constant(source.labels[:8])
+  arguments = (images, labels, tf.constant([1, 2]), tf.constant(0.02), tf.constant(0.001))
+  first = find(*arguments)[0].numpy()
+  assert len(set(seen)) == len(seen) == 41  # the steps, and the value at the end
+  np.testing.assert_array_equal(first, find(*arguments)[0])  # and the same in a second run
+  assert len(set(seen)) == 41
+
+
+def test_standing_images_alone_give_the_same_worst_case(rng):
+  source, weights, bias = linear_problem(rng)
+  model = linear_classifier(weights, bias, 1e-3, stochastic=False)
+  options = {"attacks": "fgsm,pgd", "batch_size": 50}
+  whole, _ = attack_rows(model, source, "linf", [0.005, 0.02], **options)
+  standing, _ = attack_rows(model, source, "linf", [0.005, 0.02], standing=True, **options)
+  # Each of the two attacks is exact here.
+  for one, other in zip(whole, standing, strict=True):
+    assert other["accuracy"] == pytest.approx(one["accuracy"], abs=0.005)
+    assert "own_accuracy" not in other
+  clean_right = round(robust_share(source, weights, bias, "linf", 0) * source.size)
+  assert standing[0]["attacked"] == clean_right < source.size
+  # What broke within the smaller radius is not attacked within the larger.
+  assert standing[1]["attacked"] == round(standing[0]["accuracy"] * source.size)
+  assert [row["attacked"] for row in whole] == [source.size] * 4
+
+
+def test_worst_prefers_what_is_misclassified():
+  labels = np.array([0, 0, 0])
+  worst = attacked.Worst(np.log(np.full((3, 3), 1 / 3)) + [[1e-3, 0, 0]], labels)
+  candidates = np.log(
+    [
+      [0.34, 0.5, 0.16],  # wrong, though p(y) is higher than it was
+      [0.30, 0.29, 0.41],  # wrong
+      [0.40, 0.30, 0.30],  # right, p(y) higher: not taken
+    ]
+  )
+  assert worst.update(np.array([0, 1, 2]), candidates).tolist() == [True, True, False]
+  assert worst.right.tolist() == [False, False, True]
+  again = worst.update(np.array([0]), np.log([[0.45, 0.44, 0.11]]))  # right: cannot mend it
+  assert again.tolist() == [False]
+
+
+def test_stream_gives_full_batches_of_what_is_wanted(rng):
+  source = grey_source(rng, n=23)
+  mask = np.arange(23) % 3 != 0
+  parts = list(scoring.stream(source, 5, mask))
+  assert [len(positions) for positions, _, _ in parts] == [5, 5, 5]
+  positions = np.concatenate([part[0] for part in parts])
+  np.testing.assert_array_equal(positions, np.flatnonzero(mask))
+  images = np.concatenate([part[1] for part in parts])
+  np.testing.assert_allclose(images, source.images[positions] / 255, atol=1e-6)
+  np.testing.assert_array_equal(np.concatenate([part[2] for part in parts]), source.labels[mask])
+  assert [len(p) for p, _, _ in scoring.stream(source, 10)] == [10, 10, 3]
+
+
+def test_scorer_approaches_the_limit_classifier(rng):
+  source, weights, bias = linear_problem(rng)
+  model = linear_classifier(weights, bias, 0.5, stochastic=True)
+  images = (source.images[:7] / 255).astype(np.float32)
+  found = scoring.Scorer(model, 10, samples=5000)(images)
+  assert {mode: values.shape for mode, values in found.items()} == {
+    "sampled": (7, 2),
+    "deterministic": (7, 2),
+  }
+  # The difference of the logits is Normal: integrate the sigmoid over it.
+  logits = images.reshape(7, -1) @ weights + bias
+  difference = weights[:, 0] - weights[:, 1]
+  nodes, node_weights = np.polynomial.hermite_e.hermegauss(60)
+  spread = 0.5 * np.linalg.norm(difference)
+  values = (logits[:, 0] - logits[:, 1])[:, None] + spread * nodes
+  wanted = (node_weights / (1 + np.exp(-values))).sum(1) / math.sqrt(2 * math.pi)
+  np.testing.assert_allclose(np.exp(found["sampled"][:, 0]), wanted, atol=0.02)
+  np.testing.assert_allclose(found["deterministic"], tf.nn.log_softmax(logits), atol=1e-5)
+
+
+def test_values_that_are_not_finite_are_told(rng):
+  source, weights, bias = linear_problem(rng)
+  model = linear_classifier(np.full_like(weights, np.nan), bias, 0.1, stochastic=True)
+  with pytest.raises(errors.UserError, match="NaN or infinite"):
+    scoring.Scorer(model, 4)((source.images[:4] / 255).astype(np.float32))
+
+
+def test_attack_specs():
+  plans = attacked.plans("pgd(steps=7, restarts=2), fgsm,pgd", "linf", [0.1], SHAPE, steps=20)
+  assert [(p.name, p.steps, p.restarts) for p in plans] == [
+    ("pgd", 7, 2),
+    ("fgsm", 1, 1),
+    ("pgd", 20, 1),
+  ]
+  assert plans[0].step_size(0.07) == pytest.approx(2.5 * 0.07 / 7)
+  assert plans[1].step_size(0.07) == 0.07
+  fixed = attacked.plans(["pgd(step_size=2/255)"], "linf", [0.1], SHAPE, step_size=0.5)
+  assert fixed[0].step_size(0.07) == 2 / 255
+
+
+@pytest.mark.parametrize(
+  "text, norm, epsilon, message",
+  [
+    ("pgb", "linf", 0.1, "unknown attack 'pgb'; did you mean 'pgd'"),
+    ("pgd(step=3)", "linf", 0.1, "did you mean 'steps'"),
+    ("pgd(steps=0)", "linf", 0.1, "steps must be an integer >= 1"),
+    ("pgd", "linf", 8, "looks like 0-255 units"),
+    ("pgd", "l2", 100, "looks like 0-255 units"),
+    ("pgd", "linf", -0.1, "epsilon must be"),
+    ("pgd", "linv", 0.1, "unknown norm"),
+    ("", "linf", 0.1, "give --attacks"),
+  ],
+)
+def test_wrong_attacks_are_one_line(text, norm, epsilon, message):
+  with pytest.raises(errors.UserError, match=message) as caught:
+    attacked.plans(text, norm, [epsilon], SHAPE)
+  assert "\n" not in str(caught.value)
+
+
+# The part without labels.
+
+
+def test_nearest_is_a_loop(rng):
+  keys, queries = rng.normal(size=(2, 40, 3))
+  cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)  # noqa: E731
+  wanted = [
+    max((cosine(query, key), j) for j, key in enumerate(keys) if j != i)[1]
+    for i, query in enumerate(queries)
+  ]
+  np.testing.assert_array_equal(representation.nearest(queries, keys), wanted)
+
+
+def test_the_worst_kl_of_a_linear_encoder_is_its_closed_form(rng):
+  # loc = A x with constant scale s: KL = ||A d||^2 / (2 s^2), largest at a corner of the ball.
+  images = keras.Input(SHAPE)
+  pixels = keras.layers.Flatten()(images)
+  dense = keras.layers.Dense(2, use_bias=False)
+  loc = dense(pixels)
+  network = keras.Model(images, {"loc": loc, "scale": keras.layers.Rescaling(0.0, 0.5)(loc)})
+  matrix = np.zeros((16, 2), np.float32)
+  matrix[:8, 0] = [1, -2, 3, 1, 1, -1, 2, 1]  # rows that do not overlap: the corner maximises both
+  matrix[8:, 1] = [2, 2, -1, 1, 1, 1, -1, 3]
+  dense.set_weights([matrix])
+  found = representation.measure(
+    network, grey_source(rng, n=12), "linf", 0.02, steps=20, restarts=2, batch_size=5
+  )
+  wanted = sum(np.abs(matrix).sum(0) ** 2) * 0.02**2 / (2 * 0.5**2)
+  assert found["kl_mean"] == pytest.approx(wanted, rel=1e-3)
+  assert found["kl_max"] == pytest.approx(wanted, rel=1e-3)
+  assert found["kl_mean_part"] == pytest.approx(found["kl_mean"], rel=1e-3)
+  assert found["sigma"] == found["sigma_min"] == found["sigma_max"] == 0.5
+  x = grey_source(np.random.default_rng(0), n=12).images.reshape(12, -1) / 255 @ matrix
+  assert found["snr"] == pytest.approx(np.mean(np.abs(x)) / 0.5, rel=1e-4)
+  assert found["loc_std"] == pytest.approx(x.std(0).mean(), rel=1e-4)
+  distances = [np.linalg.norm(x[i] - x[j]) for i in range(12) for j in range(12) if i != j]
+  moved = 0.02 * np.linalg.norm(np.abs(matrix).sum(0))
+  assert found["drift"] == pytest.approx(moved / np.mean(distances), rel=1e-3)
+  assert found["examples"] == 12
+
+
+# The whole.
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  """A stochastic and a deterministic classifier of digits with an untrained encoder."""
+  root = tmp_path_factory.mktemp("classifiers")
+  encoder = small_encoder()
+  keras.utils.set_random_seed(0)
+  for stochastic in (True, False):
+    model = Classifier(encoder.network, networks.mlp(6, [10], "head"), stochastic, samples=5)
+    metadata = {"norm": "linf", "epsilon": 0.1, "dataset": "digits"}
+    export.export_classifier(model, root / ("sampled" if stochastic else "deterministic"), metadata)
+  export.export_encoder(encoder, root / "encoder", {"norm": "l2", "epsilon": 0.5})
+  return root
+
+
+SMALL = {"examples": 60, "attack_steps": 3, "batch_size": 40, "representation_examples": 30}
+
+
+def test_report_is_the_contracts(folders, tmp_path, capsys):
+  arguments = {
+    "classifier": str(folders / "sampled"),
+    "output_dir": str(tmp_path / "report"),
+    "epsilons": [0.05, 0.1],
+    "save_images": True,
+    "eot": 4,
+    **SMALL,
+  }
+  result = evaluation.assess(**arguments)
+  stored = json.loads((tmp_path / "report" / "report.json").read_text())
+  assert stored == json.loads(json.dumps(result))
+  assert set(stored) == {"clean", "attacks", "representation", "config", "versions"}
+  assert {"accuracy", "nll", "ece", "brier", "examples"} <= set(stored["clean"])
+  assert stored["clean"]["examples"] == 60
+  assert [(r["name"], r["epsilon"], r["mode"]) for r in stored["attacks"]] == [
+    (name, epsilon, mode)
+    for name in ("pgd", "fgsm")
+    for epsilon in (0.05, 0.1)
+    for mode in ("sampled", "deterministic")
+  ]
+  for row in stored["attacks"]:
+    needed = "name norm epsilon steps restarts eot mode accuracy interval nll ece brier"
+    assert set(needed.split()) <= set(row)
+    assert row["interval"][0] <= row["accuracy"] <= row["interval"][1]
+    assert row["accuracy"] <= stored["clean"]["accuracy"] + 1e-9 or row["mode"] != "sampled"
+    assert row["eot"] == (4 if row["mode"] == "sampled" else 1)
+  needed = "kl_mean kl_max sigma snr drift neighbour_flips"
+  assert set(needed.split()) <= set(stored["representation"])
+  assert stored["representation"]["examples"] == 30
+  assert str(tmp_path) not in json.dumps(stored)
+
+  text = (tmp_path / "report" / "report.md").read_text()
+  assert text.count("| pgd |") == text.count("| fgsm |") == 4
+  for figure in ("accuracy_vs_epsilon.png", "examples.png"):
+    assert f"figures/{figure}" in text
+    assert (tmp_path / "report" / "figures" / figure).read_bytes()[:4] == b"\x89PNG"
+
+  with np.load(tmp_path / "report" / "images.npz") as arrays:
+    images = sources.load("digits", "test", examples=60).images / 255
+    for number, row in enumerate(stored["attacks"]):
+      found = arrays[f"adversaries_{number}"]
+      assert np.abs(found - images).max() <= row["epsilon"] + 1e-6
+      assert arrays[f"right_{number}"].mean() == row["accuracy"]
+    assert np.abs(arrays["adversaries_2"] - images).max() > 0.09
+    # The saved images are the ones that the figure is about.
+    model = export.load_classifier(folders / "sampled")
+    logits = model.logits(arrays["adversaries_3"]).numpy()  # pgd, 0.1, deterministic
+    np.testing.assert_array_equal(logits.argmax(1) == arrays["labels"], arrays["right_3"])
+
+  # The same command finds it finished; another one is refused.
+  capsys.readouterr()
+  assert evaluation.assess(**arguments) == stored
+  assert "is finished" in capsys.readouterr().out
+  with pytest.raises(errors.UserError, match="--seed=0"):
+    evaluation.assess(**arguments | {"seed": 1})
+
+
+def test_a_report_of_another_model_is_never_returned(folders, tmp_path):
+  model = export.load_classifier(folders / "deterministic")
+  export.export_classifier(model, tmp_path / "classifier", {"epsilon": 0.1})
+  arguments = {
+    "classifier": str(tmp_path / "classifier"),
+    "output_dir": str(tmp_path / "report"),
+    "attacks": "fgsm",
+    **SMALL | {"representation_examples": 0},
+  }
+  result = evaluation.assess(**arguments)
+  assert [row["mode"] for row in result["attacks"]] == ["deterministic"]
+  assert result["clean"]["mode"] == "deterministic"
+  assert "representation" not in result
+  model.head.get_layer("dense1").bias.assign_add(np.ones(10, np.float32))
+  export.export_classifier(model, tmp_path / "classifier", {"epsilon": 0.1})
+  with pytest.raises(errors.UserError, match="another model"):
+    evaluation.assess(**arguments)
+
+
+def test_an_encoder_alone_needs_no_labels(folders, tmp_path):
+  result = evaluation.assess(encoder=str(folders / "encoder"), **SMALL)
+  assert set(result) == {"representation", "config", "versions"}
+  part = result["representation"]
+  assert (part["norm"], part["epsilon"]) == ("l2", 0.5)  # those of the training
+  assert 0 < part["kl_mean"] <= part["kl_max"]
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"classifier": "nowhere"}, "no folder 'nowhere'"),
+    ({"classifier": None}, "give --classifier=FOLDER"),
+    ({"encoder": "too"}, "not both"),
+    ({"image_size": 16}, "takes images of 8x8x1, but 'digits' has 16x16x1: give --image_size=8"),
+    ({"epsilon": 8}, "looks like 0-255 units"),
+    ({"epsilons": [0.1, -1]}, "epsilon must be"),
+    ({"attacks": "pdg"}, "unknown attack"),
+    ({"split": "tset"}, "did you mean 'test'"),
+    ({"eot": 0}, "--eot must be at least 1"),
+    ({"batch_size": 0}, "--batch_size must be at least 1"),
+  ],
+)
+def test_mistakes_are_one_line_and_leave_no_folder(folders, tmp_path, changes, message):
+  arguments = {"classifier": str(folders / "sampled"), "output_dir": str(tmp_path / "report")}
+  with pytest.raises(errors.UserError, match=message) as caught:
+    evaluation.assess(**arguments | changes)
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "report").exists()
+
+
+def test_other_classes_are_refused(rng):
+  from urkle_tf.data import compatibility
+
+  source = grey_source(rng, n=4)
+  with pytest.raises(errors.UserError, match="knows 10 classes, but 'grey' has 2"):
+    compatibility.check_classes(10, None, source)
+  with pytest.raises(errors.UserError, match="'cat' against 'b'"):
+    compatibility.check_classes(2, ["a", "cat"], source)
+  compatibility.check_classes(2, ["a", "b"], source)
+  source.class_names = None
+  with pytest.raises(errors.UserError, match="no labels"):
+    compatibility.check_labelled(source)
