@@ -59,7 +59,8 @@ def test_encoder_returns_a_normal_of_its_networks_outputs(rng):
   encoder = _encoder()
   images = rng.uniform(size=(3, 8, 8, 1)).astype("float32")
   p = encoder(images)
-  assert isinstance(p, tfd.Normal) and p.batch_shape == (3, 6)
+  assert isinstance(p, tfd.Normal)
+  assert p.batch_shape == (3, 6)
   outputs = encoder.predict(images, verbose=0)
   np.testing.assert_allclose(outputs["loc"], p.loc, atol=1e-6)
   np.testing.assert_allclose(outputs["scale"], p.scale, atol=1e-6)
@@ -70,7 +71,8 @@ def test_scale_stays_between_floor_and_cap(rng, kernel):
   encoder = _encoder(min_scale=0.2, max_scale=0.7)
   encoder.network.get_layer("raw_scale").bias.assign(kernel * tf.ones(6))
   scale = encoder(rng.uniform(size=(3, 8, 8, 1)).astype("float32")).scale.numpy()
-  assert (scale >= 0.2 - 1e-6).all() and (scale <= 0.7 + 1e-6).all()
+  assert (scale >= 0.2 - 1e-6).all()
+  assert (scale <= 0.7 + 1e-6).all()
   if kernel:
     np.testing.assert_allclose(scale, 0.2 if kernel < 0 else 0.7, atol=1e-4)
 
@@ -161,9 +163,10 @@ def test_backbones_by_spec(spec, shape, features):
   ],
 )
 def test_wrong_backbones_end_in_one_line(spec, shape, words):
-  with pytest.raises(errors.UserError, match=".*") as caught:
+  with pytest.raises(errors.UserError, match=r".") as caught:
     networks.backbone(spec, shape)
-  assert words in str(caught.value) and "\n" not in str(caught.value)
+  assert words in str(caught.value)
+  assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("low, high", [(0.0, 1.0), (-1.0, 1.0), (0.5, 0.4)])

@@ -70,7 +70,8 @@ def test_the_attack_finds_a_worse_neighbour_than_chance(encoder):
 def test_terms_and_tuples_of_both_views():
   scheme = _scheme(beta=0.3)
   normal = tfd.Normal(
-    np.random.default_rng(0).normal(size=(5, 4, 3)).astype("float32"), np.full((5, 4, 3), 0.7, "float32")
+    np.random.default_rng(0).normal(size=(5, 4, 3)).astype("float32"),
+    np.full((5, 4, 3), 0.7, "float32"),
   )
   ((weight, value),) = scheme.losses(networks.Representations(normal, normal.loc), 2).values()
   one = tfd.Normal(normal.loc[:, :2], normal.scale[:, :2])

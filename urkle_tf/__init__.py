@@ -1,5 +1,7 @@
 """Robust image encoders learnt without labels, in TensorFlow and Keras 3.
 
+The whole of it in a few lines:
+
     encoder = urkle_tf.GaussianEncoder(backbone=any_keras_model, latent_dim=128)
     trainer = urkle_tf.Trainer(encoder, pretext=urkle_tf.pretexts.SimCLR(),
                                robustness=urkle_tf.robustness.Urkle(beta=0.1),

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import zipfile
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -37,7 +38,7 @@ class Checkpoints:
   def save(self, step):
     """Writes the state to the side and moves it into place; keeps the newest three."""
     self._folder.mkdir(parents=True, exist_ok=True)
-    arrays = {
+    arrays: dict[str, Any] = {
       name: np.asarray(variable.numpy())
       for name, variable in zip(_names(self._variables), self._variables, strict=True)
     }

@@ -6,6 +6,7 @@ with `run`.  The same flag means the same thing in every command.
 
 import os
 import sys
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
 
@@ -13,7 +14,7 @@ from absl import app, flags
 
 from urkle_tf import _version, errors, spec
 
-# name: (kind, default, help).  Kinds: str, int, float, bool, number (8/255), list (of numbers).
+# name: (kind, default, help).  Kinds: str, int, bool, number (8/255), numbers (a list).
 SHARED = {
   "dataset": ("str", "digits", "TFDS name, digits (bundled) or folder:PATH"),
   "data_dir": ("str", None, "where prepared TFDS data lies; default: TFDS's own folder"),
@@ -73,13 +74,12 @@ def _define(name, kind, default, text):
   elif kind == "numbers":
     flags.DEFINE(_Numbers(), name, default, text)
   else:
-    {
+    defined: dict[str, Any] = {
       "str": flags.DEFINE_string,
       "int": flags.DEFINE_integer,
-      "float": flags.DEFINE_float,
       "bool": flags.DEFINE_boolean,
-      "list": flags.DEFINE_list,
-    }[kind](name, default, text)
+    }
+    defined[kind](name, default, text)
 
 
 def define(shared, own):

@@ -16,11 +16,11 @@ from urkle_tf import (
   networks,
   optimizers,
   pretexts,
-  robustness,
   runs,
   spec,
   trainer,
 )
+from urkle_tf import robustness as schemes
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import pipeline, sources
 
@@ -115,7 +115,7 @@ def pretrain(
   threat = attacks.from_norm(norm, epsilon)
   attack = attacks.PGD(threat, steps=attack_steps, step_size=attack_step_size)
   task = spec.build("pretexts", pretext, pretexts.Pretext)
-  scheme = spec.build("robustness", robustness, globals()["robustness"].Robustness)
+  scheme = spec.build("robustness", robustness, schemes.Robustness)
   scheme.check(task)
   recipe = augmentation.from_spec(augment)
   source = sources.load(dataset, split, data_dir, download, image_size, examples)
@@ -191,7 +191,9 @@ def _initialise(model, init_from):
     if file.exists():
       break
   else:
-    raise errors.UserError(f"--init_from={init_from} holds no encoder: give a finished run's folder")
+    raise errors.UserError(
+      f"--init_from={init_from} holds no encoder: give a finished run's folder"
+    )
   earlier = keras.models.load_model(file, compile=False)
   shapes = lambda network: [tuple(v.shape) for v in network.variables]  # noqa: E731
   if shapes(earlier) != shapes(model.network):
@@ -247,7 +249,7 @@ def _fit(learner, run, state, source, recipe, done, steps, steps_per_epoch, sett
   callbacks.append(metrics)
   data, epoch = views(done), done // steps_per_epoch
   if partial := done % steps_per_epoch:  # finish the epoch that was interrupted
-    options = dict(initial_epoch=epoch, epochs=epoch + 1)
+    options = {"initial_epoch": epoch, "epochs": epoch + 1}
     learner.fit(
       data, steps_per_epoch=steps_per_epoch - partial, callbacks=callbacks, verbose=0, **options
     )
@@ -274,6 +276,6 @@ def _probe(source, examples, metrics):
     labels.append(batch["label"].numpy())
     if sum(map(len, labels)) >= examples:
       break
-  images, labels = np.concatenate(images)[:examples], np.concatenate(labels)[:examples]
-  order = np.random.default_rng(0).permutation(len(labels))  # a split may be sorted by class
-  return monitoring.NearestNeighbours(images[order], labels[order], metrics)
+  held, known = np.concatenate(images)[:examples], np.concatenate(labels)[:examples]
+  order = np.random.default_rng(0).permutation(len(known))  # a split may be sorted by class
+  return monitoring.NearestNeighbours(held[order], known[order], metrics)

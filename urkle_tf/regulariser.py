@@ -7,7 +7,7 @@ from urkle_tf.robustness.urkle import kl_objective
 
 
 def kl_robustness(encoder, images, attack, seed=None, training=False):
-  """max over x' in A(x) of KL[p(z|x) || p(z|x')] for each image (Urkle paper, eq. 4 and 10).
+  """Max over x' in A(x) of KL[p(z|x) || p(z|x')] for each image (Urkle paper, eq. 4 and 10).
 
   Differentiable in the encoder's weights, through both distributions; add its mean, times
   beta, to any loss.

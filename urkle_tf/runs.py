@@ -86,7 +86,7 @@ def open_run(output_dir, settings):
     raise errors.UserError("give --output_dir=FOLDER: where the run is written")
   path = pathlib.Path(output_dir)
   path.mkdir(parents=True, exist_ok=True)
-  lock = open(path / ".lock", "w")
+  lock = open(path / ".lock", "w")  # noqa: SIM115 (held until the run is closed)
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:

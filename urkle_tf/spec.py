@@ -109,7 +109,9 @@ def build(package, text, base):
   """
   name, options = parse(text)
   if name not in names(package):
-    raise errors.unknown(package.removesuffix("s").replace("robustnes", "robustness"), name, names(package))
+    raise errors.unknown(
+      package.removesuffix("s").replace("robustnes", "robustness"), name, names(package)
+    )
   module = importlib.import_module(f"urkle_tf.{package}.{name}")
   (plugin,) = [
     value

@@ -1,5 +1,7 @@
 """The one training step: adversary, tape, terms, gradients and metrics of every cell."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -79,8 +81,10 @@ class Trainer(keras.Model):
     self.robustness = Plain() if robustness is None else robustness
     self.robustness.check(pretext)
     if self.robustness.adversarial and attack is None:
-      raise errors.UserError("this robustness scheme needs an attack: Trainer(..., attack=PGD(...))")
-    self.attack = attack if self.robustness.adversarial else None
+      raise errors.UserError(
+        "this robustness scheme needs an attack: Trainer(..., attack=PGD(...))"
+      )
+    self.attack: Any = attack if self.robustness.adversarial else None
     self.augment, self.seed = augment, seed
     self.epsilon_warmup, self.beta_warmup = epsilon_warmup, beta_warmup
     self.clip_norm = clip_norm
@@ -108,7 +112,9 @@ class Trainer(keras.Model):
       **kwargs: for example `steps_per_execution`.
     """
     if jit_compile == "auto":
-      jit_compile = bool(tf.config.list_physical_devices("GPU") or tf.config.list_logical_devices("TPU"))
+      jit_compile = bool(
+        tf.config.list_physical_devices("GPU") or tf.config.list_logical_devices("TPU")
+      )
     super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
     self.optimizer.build(self.trainable_variables)
 
@@ -173,7 +179,7 @@ class Trainer(keras.Model):
       if self.pretext.stochastic or self.robustness.stochastic:
         noise = distribution.normal(distribution.fold(seed, 2), _shape(normal.loc))
       all_of_them = Representations.of(normal, members, noise)
-      terms = {}
+      terms: dict[str, tf.Tensor] = {}
       for weight, chosen in self.robustness.tuples(count, members - count):
         for name, value in self.pretext.loss(all_of_them.take(chosen), aux).items():
           terms[name] = terms.get(name, 0.0) + weight * tf.reduce_mean(value)
@@ -196,7 +202,6 @@ class Trainer(keras.Model):
     for name, value in values.items():
       self._means[name].update_state(value)
     return {name: mean.result() for name, mean in self._means.items()}
-
 
   def _whole(self, gradients):
     """The whole batch's gradient, clipped, as the equal shares that the optimizer will sum.

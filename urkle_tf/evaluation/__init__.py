@@ -161,15 +161,15 @@ def _classifier_parts(
 ):
   """The parts "clean" and "attacks", the recorder, and per-image results."""
   scorer = scoring.Scorer(model, batch_size, samples, seed)
-  scored, labels = [], []
+  scored, parts = [], []
   for _, images, truth in scoring.stream(source, batch_size):
     if truth.min() < 0 or truth.max() >= model.classes:
       raise errors.UserError(
         f"{source.name!r} has a label outside of the classifier's {model.classes} classes"
       )
     scored.append(scorer(images))
-    labels.append(truth)
-  labels = np.concatenate(labels)
+    parts.append(truth)
+  labels = np.concatenate(parts)
   on_clean = {mode: np.concatenate([part[mode] for part in scored]) for mode in scored[0]}
   recorder = recording.Recorder(on_clean, labels, source.image_shape, save_images)
   rows, details = attacked.measure(

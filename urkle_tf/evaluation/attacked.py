@@ -247,7 +247,9 @@ def measure(
   """
   modes = tuple(log_probabilities)
   seed = distribution.fold([seed, 0], scoring.ATTACK_STREAM)
-  rows, details, earlier, total = [], [], [], len(labels)
+  rows: list[dict] = []
+  earlier: list[tuple[float, dict]] = []
+  details, total = [], len(labels)
   for number, plan in enumerate(found):
     compiled = {mode: adversary(classifier, plan, norm, mode, eot) for mode in modes}
     for epsilon in epsilons:
@@ -284,8 +286,8 @@ def measure(
             if judge == mode:
               own[mode][positions] = np.argmax(values, 1) == truth
             if observe is not None:
-              row = len(rows) + modes.index(judge)
-              observe(row, judge, positions, images, candidates, taken, values)
+              row_number = len(rows) + modes.index(judge)
+              observe(row_number, judge, positions, images, candidates, taken, values)
         attacked += size
         so_far = "  ".join(f"{mode} {100 * worst[mode].right.mean():.1f}%" for mode in modes)
         bar.add(size, so_far)

@@ -166,7 +166,8 @@ def accuracy_figure(report, file):
   figure = figure_class(figsize=(6.4, 4.2), layout="constrained")
   canvas(figure)
   axes = figure.add_subplot()
-  clean, lines = report["clean"], {}
+  clean = report["clean"]
+  lines: dict[tuple[str, str], list[dict]] = {}
   for row in report["attacks"]:
     label = row["name"] if row["steps"] == 1 else f"{row['name']}-{row['steps']}"
     if row["restarts"] > 1:

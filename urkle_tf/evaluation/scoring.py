@@ -34,7 +34,8 @@ def stream(source, batch_size, mask=None):
   Yields:
     (positions int64 [n], images float32 [n, h, w, c], labels int64 [n] or None).
   """
-  position, held = 0, []
+  position = 0
+  held: list[tuple] = []
   for batch in pipeline.batches(source, batch_size):
     images = batch["image"].numpy()
     positions = np.arange(position, position + len(images))

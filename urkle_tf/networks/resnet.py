@@ -50,7 +50,9 @@ def _basic(x, width, strides, name, momentum):
   x = _norm(_conv(x, width, 3, strides, f"{name}_conv1"), f"{name}_norm1", momentum)
   x = keras.layers.ReLU(name=f"{name}_relu1")(x)
   x = _norm(_conv(x, width, 3, 1, f"{name}_conv2"), f"{name}_norm2", momentum, zero=True)
-  return keras.layers.ReLU(name=f"{name}_relu2")(keras.layers.Add(name=f"{name}_add")([x, shortcut]))
+  return keras.layers.ReLU(name=f"{name}_relu2")(
+    keras.layers.Add(name=f"{name}_add")([x, shortcut])
+  )
 
 
 def _bottleneck(x, width, strides, name, momentum):
@@ -60,7 +62,9 @@ def _bottleneck(x, width, strides, name, momentum):
   x = _norm(_conv(x, width, 3, strides, f"{name}_conv2"), f"{name}_norm2", momentum)
   x = keras.layers.ReLU(name=f"{name}_relu2")(x)
   x = _norm(_conv(x, 4 * width, 1, 1, f"{name}_conv3"), f"{name}_norm3", momentum, zero=True)
-  return keras.layers.ReLU(name=f"{name}_relu3")(keras.layers.Add(name=f"{name}_add")([x, shortcut]))
+  return keras.layers.ReLU(name=f"{name}_relu3")(
+    keras.layers.Add(name=f"{name}_add")([x, shortcut])
+  )
 
 
 def _resnet(block, depths, name, image_shape, width, stem, momentum):

@@ -21,7 +21,7 @@ class Pretext(keras.layers.Layer):
   needs_labels = False
   stochastic = False
   positives = False
-  terms = ()
+  terms: tuple[str, ...] = ()
 
   def attach(self, encoder):
     """Makes the heads for a `GaussianEncoder`; called once, by the trainer."""

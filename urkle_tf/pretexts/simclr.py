@@ -34,7 +34,9 @@ def nt_xent(z, temperature=0.5, denominator="negatives"):
   similarity = tf.einsum("itd,jsd->itjs", z, everyone) / temperature  # [n, t, N, t]
   own = tf.one_hot(distribution.replica_id() * n + tf.range(n), total, dtype=tf.float32)
   itself = own[:, None, :, None] * tf.eye(members)[None, :, None, :]
-  excluded = itself if denominator == "all" else tf.broadcast_to(own[:, None, :, None], tf.shape(itself))
+  excluded = (
+    itself if denominator == "all" else tf.broadcast_to(own[:, None, :, None], tf.shape(itself))
+  )
   positive = tf.einsum("itjs,ij->its", similarity, own)  # [n, t, t], within the own tuple
   pairs = members * (members - 1)
   attraction = (tf.reduce_sum(positive, [1, 2]) - tf.linalg.trace(positive)) / pairs

@@ -15,7 +15,7 @@ class Robustness:
 
   adversarial = True
   stochastic = False
-  terms = ()
+  terms: tuple[str, ...] = ()
 
   def check(self, pretext):
     """Raises `UserError` if this scheme makes no sense with `pretext`."""
