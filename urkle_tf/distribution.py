@@ -4,11 +4,13 @@ One replica and eight give the same step, because every random number belongs
 to an example of the global batch and not to the replica that happens to hold it.
 """
 
+import math
+
 import tensorflow as tf
 
 from urkle_tf import errors
 
-# Left to itself TensorFlow draws other numbers on other devices, and under XLA.
+# Left to itself TensorFlow draws other numbers on other devices.
 _ALGORITHM = "philox"
 
 
@@ -59,14 +61,31 @@ def uniform(seed, shape, minval=0.0, maxval=1.0):
     seed: int32 [2], the same on every replica.
     shape: the local shape; the first axis is the batch.
     minval: lowest value.
-    maxval: highest value.
+    maxval: highest value, itself excluded.
   """
-  return _rows(lambda s: tf.random.stateless_uniform(s, seed, minval, maxval, alg=_ALGORITHM), shape)
+  return minval + (maxval - minval) * _unit(seed, shape)
 
 
 def normal(seed, shape):
-  """Standard normal float32 noise for this replica's rows of the global batch."""
-  return _rows(lambda s: tf.random.stateless_normal(s, seed, alg=_ALGORITHM), shape)
+  """Standard normal float32 noise for this replica's rows of the global batch.
+
+  By Box and Muller: sqrt(-2 log u) cos(2 pi v) of uniform u, v.
+  """
+  radius = tf.sqrt(-2.0 * tf.math.log(1.0 - _unit(fold(seed, 0), shape)))
+  return radius * tf.cos(2.0 * math.pi * _unit(fold(seed, 1), shape))
+
+
+def _unit(seed, shape):
+  """Uniform in [0, 1).
+
+  From integer draws: TensorFlow with and without XLA makes different floats of one seed.
+  """
+
+  def draw(size):
+    bits = tf.random.stateless_uniform(size, seed, None, None, tf.uint32, alg=_ALGORITHM)
+    return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
+
+  return _rows(draw, shape)
 
 
 def gather(values):

@@ -159,21 +159,7 @@ def _augment(recipe, images, seed, views, size=None):
   count, numbers = images.shape[0], recipe.noise_size
   shape = [tf.shape(images)[0] if count is None else count, views * numbers]
   # A row of noise is an example's, all views in turn: a replica draws that of its examples.
-  noise = _uniform(seed, tf.stack(shape) if count is None else shape)
+  noise = distribution.uniform(seed, tf.stack(shape) if count is None else shape)
   noise = tf.reshape(noise, [shape[0] * views, numbers])
   augmented = recipe(to_float(tf.repeat(images, views, axis=0)), noise, size)
   return tf.reshape(augmented, [shape[0], views, *augmented.shape[1:]])
-
-
-def _uniform(seed, shape):
-  """`distribution.uniform`, bit for bit the same under XLA as without it.
-
-  Of the algorithms of TensorFlow and XLA only the integers agree: their floats
-  are made of other bits.
-  """
-
-  def draw(shape):
-    bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, alg="philox")
-    return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
-
-  return distribution._rows(draw, shape)
