@@ -36,28 +36,7 @@ for run in "$runs/simclr" "$runs/simclr_urkle"; do
 done
 
 echo
-python - "$epsilon" "SimCLR=$runs/simclr-report" "SimCLR + Urkle=$runs/simclr_urkle-report" <<'TABLE'
-import json
-import pathlib
-import sys
-
-epsilon, *rows = sys.argv[1:]
-print(f"{'digits, linear head':<22}{'clean %':>9}{'robust %':>10}   95% interval of robust %")
-for row in rows:
-  name, folder = row.split("=")
-  report = json.loads((pathlib.Path(folder) / "report.json").read_text(encoding="utf-8"))
-  # The attack that did the most damage, whether it aimed at sampled representations or their mean.
-  worst = min(report["attacks"], key=lambda attack: attack["accuracy"])
-  low, high = worst["interval"]
-  print(
-    f"{name:<22}{100 * report['clean']['accuracy']:>9.1f}{100 * worst['accuracy']:>10.1f}"
-    f"   {100 * low:.1f} to {100 * high:.1f}"
-  )
-print(
-  f"({report['clean']['examples']} test images; robust: the lowest accuracy under "
-  f"{', '.join(sorted({a['name'] for a in report['attacks']}))}, {worst['norm']}, epsilon {epsilon})"
-)
-TABLE
+python launch/table.py "SimCLR=$runs/simclr-report" "SimCLR+Urkle=$runs/simclr_urkle-report"
 
 cat << END
 

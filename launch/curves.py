@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""Draws every curve of one or more runs: python launch/curves.py OUT.png NAME=RUN [NAME=RUN ...]"""
+
+import json
+import pathlib
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+# What is drawn together; a run that lacks a curve is left out of its panel.
+PANELS = [
+  ("loss", "loss"),
+  ("nt_xent", "NT-Xent"),
+  ("kl", "KL of the training pass, nats"),
+  ("attack_objective", "KL that the attack found, nats"),
+  ("kl_scale_part", "part of KL from the scales, nats"),
+  ("sigma_mean", "sigma: mean (min to max shaded)"),
+  ("snr", "mean of |mu| / sigma"),
+  ("effective_rank", "effective rank of mu"),
+  ("loc_std", "standard deviation of mu"),
+  ("zero_gradients", "share of zero input gradients"),
+  ("gradient_norm", "norm of the gradient"),
+  ("knn_accuracy", "online 20-nearest-neighbour accuracy"),
+]
+
+
+def draw(runs, file):
+  """Draws the panels.
+
+  Args:
+    runs: {name: rows of its metrics.jsonl}.
+    file: the PNG to write.
+  """
+  figure, axes = plt.subplots(3, 4, figsize=(15, 8.5), constrained_layout=True)
+  for axis, (key, title) in zip(axes.flat, PANELS, strict=True):
+    for index, (name, rows) in enumerate(runs.items()):
+      points = [(row["epoch"], row[key]) for row in rows if key in row]
+      if not points:
+        continue
+      epochs, values = zip(*points, strict=True)
+      axis.plot(epochs, values, label=name, color=f"C{index}", linewidth=1.2)
+      if key == "sigma_mean":
+        low, high = ([row[f"sigma_{end}"] for row in rows] for end in ("min", "max"))
+        axis.fill_between(epochs, low, high, color=f"C{index}", alpha=0.2)
+    if key in ("kl", "attack_objective", "gradient_norm", "effective_rank"):
+      axis.set_yscale("log")
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel("epoch", fontsize=8)
+    axis.grid(alpha=0.3)
+  axes.flat[0].legend(fontsize=9)
+  figure.savefig(file, dpi=80)
+
+
+def main():
+  """The command line."""
+  if len(sys.argv) < 3 or not all("=" in pair for pair in sys.argv[2:]):
+    sys.exit(__doc__)
+  runs = {}
+  for pair in sys.argv[2:]:
+    name, folder = pair.split("=", 1)
+    lines = (pathlib.Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    runs[name] = [json.loads(line) for line in lines]
+  draw(runs, sys.argv[1])
+
+
+if __name__ == "__main__":
+  main()
