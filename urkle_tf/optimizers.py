@@ -39,7 +39,7 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0):
     warmup_target=learning_rate if warmup_steps else None,
     warmup_steps=warmup_steps,
   )
-  optimizer = make(schedule, weight_decay=weight_decay or None, **options)
+  optimizer = make(schedule, weight_decay=float(weight_decay), **options)
   if weight_decay:
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
   return optimizer

@@ -39,6 +39,8 @@ def _pgd(defaults, steps=None, step_size=None, restarts=None, start=1.0):
   steps = defaults["steps"] if steps is None else steps
   step_size = defaults["step_size"] if step_size is None else step_size
   restarts = defaults["restarts"] if restarts is None else restarts
+  if not isinstance(steps, int) or steps < 1:  # before the step size is computed from it
+    raise errors.UserError(f"attack steps must be an integer >= 1, but is {steps!r}")
   return Plan(
     "pgd",
     steps,
