@@ -1,0 +1,168 @@
+"""Specs: what they hold comes out as it went in, and nothing is evaluated."""
+
+import math
+import pathlib
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from urkle_tf import attacks, errors, pretexts, robustness, spec
+
+# A loaded machine may take long over one example.
+UNHURRIED = hypothesis.settings(deadline=None)
+NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
+INTEGERS = st.integers(-(10**12), 10**12)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+WORDS = NAMES.filter(lambda word: word.lower() not in ("true", "false", "none"))
+# Whatever stands between quotes is a string: parentheses, commas and numbers too.
+STRINGS = st.text(st.characters(exclude_characters="\"'", exclude_categories=["Cs"]), max_size=12)
+
+
+@UNHURRIED
+@hypothesis.given(
+  name=NAMES,
+  options=st.dictionaries(NAMES, st.one_of(INTEGERS, FLOATS, st.booleans(), st.none())),
+  space=st.sampled_from(["", " "]),
+)
+def test_numbers_and_constants_come_back(name, options, space):
+  body = f",{space}".join(f"{key}{space}={space}{value!r}" for key, value in options.items())
+  found, values = spec.parse(f"{space}{name}({body}){space}")
+  assert found == name
+  assert values == options
+  assert [type(value) for value in values.values()] == [type(value) for value in options.values()]
+
+
+@UNHURRIED
+@hypothesis.given(word=WORDS, string=STRINGS, quote=st.sampled_from("\"'"))
+def test_words_and_quoted_strings_come_back(word, string, quote):
+  _, options = spec.parse(f"acl(form={word}, text={quote}{string}{quote}, last=1)")
+  assert options == {"form": word, "text": string, "last": 1}
+
+
+@UNHURRIED
+@hypothesis.given(above=st.integers(-1000, 1000), below=st.integers(1, 1000))
+def test_fractions(above, below):
+  assert spec.number(f"{above}/{below}") == above / below
+  assert spec.parse(f"pgd(epsilon={above}/{below})")[1]["epsilon"] == above / below
+
+
+@pytest.mark.parametrize(
+  "text, value",
+  [("8/255", 8 / 255), ("3", 3), ("-2", -2), (".5", 0.5), ("1.", 1.0), ("1e-3", 0.001), ("+4", 4)],
+)
+def test_number(text, value):
+  assert spec.number(text) == value
+  assert type(spec.number(text)) is type(value)
+
+
+@pytest.mark.parametrize("text", ["", "x", "8/0", "1/2/3", "--1", "0x10", "1_000", "inf", "nan"])
+def test_what_is_no_number(text):
+  with pytest.raises(ValueError, match="is not a number"):
+    spec.number(text)
+
+
+@pytest.mark.parametrize("text", ["none", "none()", " none ( ) "])
+def test_no_options(text):
+  assert spec.parse(text) == ("none", {})
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "",
+    None,
+    "urkle(",
+    "urkle)",
+    "urkle(0.1)",
+    "urkle(beta)",
+    "urkle(beta=)",
+    "urkle(beta=0.1,)",
+    "urkle(beta=0.1 positives=true)",
+    "urkle(beta=[1, 2])",
+    "urkle(beta=(1))",
+    "urkle(beta='0.1)",
+    "urkle(beta=0.1, beta=0.2)",
+    "1urkle",
+    "urkle(beta=0.1) none",
+  ],
+)
+def test_unreadable_specs_end_in_one_line(text):
+  with pytest.raises(errors.UserError) as caught:
+    spec.parse(text)
+  assert "\n" not in str(caught.value)
+  assert len(str(caught.value)) > 20
+
+
+@UNHURRIED
+@hypothesis.given(st.text(max_size=40))
+def test_any_text_is_read_or_refused(text):
+  try:
+    name, options = spec.parse(text)
+  except errors.UserError:
+    return
+  assert name in text
+  assert all(isinstance(v, (int, float, str, bool, type(None))) for v in options.values())
+
+
+@pytest.mark.parametrize("call", ["open('{}', 'w')", "__import__('pathlib').Path('{}').touch()"])
+def test_nothing_is_evaluated(tmp_path, call):
+  witness = tmp_path / "evaluated"
+  text = f"urkle(beta={call.format(witness)})"
+  with pytest.raises(errors.UserError, match="cannot read"):
+    spec.build("robustness", text, robustness.Robustness)
+  assert not pathlib.Path(witness).exists()
+  # Without parentheses it is a word, and stays one.
+  assert spec.parse("x(y=os.getcwd)")[1] == {"y": "os.getcwd"}
+
+
+def test_build_makes_the_plug_in_of_that_name():
+  scheme = spec.build("robustness", "urkle(beta=1/4, positives=false)", robustness.Robustness)
+  assert type(scheme) is robustness.Urkle
+  assert (scheme.beta, scheme.positives) == (0.25, False)
+  assert type(spec.build("robustness", "none", robustness.Robustness)) is robustness.Plain
+  pretext = spec.build("pretexts", "simclr(denominator=all)", pretexts.Pretext)
+  assert pretext.denominator == "all"
+
+
+def test_names_are_those_of_the_files():
+  folder = pathlib.Path(spec.__file__).parent / "robustness"
+  files = {file.stem for file in folder.glob("*.py")} - {"__init__", "base"}
+  assert set(spec.names("robustness")) == files
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    ("urkel", "unknown robustness 'urkel'; did you mean 'urkle'?"),
+    ("base", "unknown robustness 'base'"),
+    ("urkle(bta=1)", "unknown option of urkle 'bta'; did you mean 'beta'?"),
+    ("urkle(self=1)", "unknown option of urkle 'self'"),
+    ("urkle(beta=high)", "urkle"),
+  ],
+)
+def test_wrong_plug_ins_end_in_one_line(text, words):
+  with pytest.raises(errors.UserError) as caught:
+    spec.build("robustness", text, robustness.Robustness)
+  assert words in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+def test_call_passes_options_and_what_is_given():
+  def power(base, exponent, offset=0):
+    return base**exponent + offset
+
+  assert spec.call({"power": power}, "power(exponent=3, offset=1)", "function", base=2) == 9
+  for text, words in (
+    ("powr", "unknown function 'powr'; did you mean 'power'?"),
+    ("power", "power needs the option 'exponent'"),
+    ("power(base=3, exponent=1)", "unknown option of power 'base'"),
+  ):
+    with pytest.raises(errors.UserError) as caught:
+      spec.call({"power": power}, text, "function", base=2)
+    assert words in str(caught.value)
+
+
+def test_epsilon_of_a_spec_is_exact():
+  epsilon = spec.parse("x(epsilon=8/255)")[1]["epsilon"]
+  assert math.isclose(attacks.Linf(epsilon).epsilon * 255, 8, rel_tol=1e-15)
