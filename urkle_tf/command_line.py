@@ -4,15 +4,20 @@ A command is a module that lists its flags with `define` and hands them to its f
 with `run`.  The same flag means the same thing in every command.
 """
 
+import contextlib
+import importlib
 import os
+import re
 import sys
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from urkle_tf import _version, errors, spec
+
+flags.disclaim_key_flags()  # they are the command's: its --help lists them
 
 # name: (kind, default, help).  Kinds: str, int, bool, number (8/255), numbers (a list).
 SHARED = {
@@ -100,6 +105,25 @@ def define(shared, own):
   return [*shared, *own]
 
 
+def load(name):
+  """Imports `urkle_tf.<name>`, without what TensorFlow says when it starts.
+
+  Those lines come before TensorFlow has read its log level: only the file descriptor can
+  silence them.  `--verbosity=0` shows them.
+  """
+  if flags.FLAGS.verbosity >= logging.INFO:
+    return importlib.import_module(f"urkle_tf.{name}")
+  sys.stderr.flush()
+  with contextlib.ExitStack() as stack:
+    stderr = os.dup(2)
+    stack.callback(os.close, stderr)
+    stack.callback(os.dup2, stderr, 2)
+    with open(os.devnull, "w") as nowhere:
+      os.dup2(nowhere.fileno(), 2)
+    importlib.import_module("tensorflow")
+  return importlib.import_module(f"urkle_tf.{name}")
+
+
 def run(function, names):
   """Parses the command line, calls `function` with the flags, and exits.
 
@@ -112,9 +136,17 @@ def run(function, names):
   """
 
   def main(argv):
+    if not flags.FLAGS["verbosity"].present:
+      logging.set_verbosity(logging.WARNING)  # absl shows INFO, TFDS's among it
     if len(argv) > 1:
-      raise app.UsageError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
-    function(**{name: flags.FLAGS[name].value for name in names})
+      raise errors.UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
+    settings = {name: flags.FLAGS[name].value for name in names}
+    for name, value in settings.items():
+      if isinstance(value, str) and re.search(r"\s#", value):
+        raise errors.UserError(
+          f"--{name}={value} holds a comment: in a flagfile, comments have lines of their own"
+        )
+    function(**settings)
 
   def parse(argv):
     known = set(names)
@@ -123,7 +155,7 @@ def run(function, names):
     except flags.UnrecognizedFlagError as error:
       _fail(str(errors.unknown("flag", error.flagname, known)).split(" (known")[0], 2)
     except flags.Error as error:
-      _fail(str(error), 2)
+      _fail(str(error).removeprefix("ERROR:: "), 2)
 
   try:
     if "--version" in sys.argv[1:]:
@@ -134,8 +166,34 @@ def run(function, names):
     _fail(str(error), 2)
   except OSError as error:
     _fail(_os_error(error), 1)
+  except MemoryError:
+    _fail(_NO_MEMORY, 1)
   except KeyboardInterrupt:
     _fail("interrupted; run the same command again to go on from the last checkpoint", 130)
+  except Exception as error:
+    if line := _tensorflow_error(error):
+      _fail(*line)
+    raise
+
+
+_NO_MEMORY = "out of memory: lower --batch_size (what was trained is kept)"
+
+
+def _tensorflow_error(error):
+  """(line, exit code) where TensorFlow says that the machine or the data failed, else None."""
+  tensorflow = sys.modules.get("tensorflow")
+  if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
+    return None
+  text = str(error)
+  if ours := re.search(r"UserError: (.+)", text):  # raised inside the input pipeline
+    return ours[1], 2
+  if "No space left" in text or "Read-only file system" in text:
+    return f"{text.splitlines()[0]}; what was trained is kept, run the command again", 1
+  if isinstance(error, tensorflow.errors.ResourceExhaustedError):
+    return _NO_MEMORY, 1
+  if isinstance(error, (tensorflow.errors.PermissionDeniedError, tensorflow.errors.DataLossError)):
+    return text.splitlines()[0], 1
+  return None
 
 
 def _os_error(error):

@@ -46,7 +46,7 @@ def main():
   def evaluate(**settings):
     if not settings["output_dir"]:
       raise errors.UserError("give --output_dir=FOLDER: where the report is written")
-    from urkle_tf import evaluation  # TensorFlow starts only once the flags are right
+    evaluation = command_line.load("evaluation")  # starts TensorFlow: only now
 
     result = evaluation.assess(**settings)
     if "clean" in result:

@@ -40,7 +40,7 @@ def main():
   names = command_line.define(_SHARED, _OWN)
 
   def finetune(**settings):
-    from urkle_tf import downstream  # TensorFlow starts only once the flags are right
+    downstream = command_line.load("downstream")  # starts TensorFlow: only now
 
     result = downstream.adapt(**settings)
     if "validation_accuracy" in result:

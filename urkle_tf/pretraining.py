@@ -156,7 +156,12 @@ def pretrain(
         run.path / "checkpoints", [*learner.variables, *learner.optimizer.variables]
       )
       done = state.restore()
-    row = _fit(learner, run, state, source, recipe, done, steps, steps_per_epoch, settings)
+    try:
+      row = _fit(learner, run, state, source, recipe, done, steps, steps_per_epoch, settings)
+    except tf.errors.OpError as error:
+      if unreadable := sources.find_unreadable(source):
+        raise unreadable from error
+      raise
     metadata = {
       "norm": norm,
       "epsilon": epsilon,
@@ -172,6 +177,8 @@ def pretrain(
 
 
 def _check(settings):
+  if not settings["output_dir"]:
+    raise errors.UserError("give --output_dir=FOLDER: where the run is written")
   for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "latent_dim"):
     if settings[name] < 1:
       raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")

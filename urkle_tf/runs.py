@@ -68,6 +68,15 @@ class Run:
     self._lock.close()
 
 
+def _started(path):
+  """Whether anything was made under the settings of flags.cfg; if not, they bind no one."""
+  metrics = path / "metrics.jsonl"
+  if metrics.exists() and metrics.stat().st_size:
+    return True
+  results = ("checkpoints/*.npz", "encoder", "classifier", "report.json")
+  return any(any(path.glob(name)) for name in results)
+
+
 def open_run(output_dir, settings):
   """Opens a run's folder, or makes it and writes flags.cfg.
 
@@ -96,7 +105,7 @@ def open_run(output_dir, settings):
     ) from None
   lines = {k: _text(v) for k, v in settings.items() if v is not None}
   file = path / "flags.cfg"
-  if file.exists():
+  if file.exists() and _started(path):
     earlier = dict(
       line[2:].split("=", 1) for line in file.read_text().splitlines() if line.startswith("--")
     )
@@ -107,7 +116,7 @@ def open_run(output_dir, settings):
           f"{path} holds a run with --{name}={earlier.get(name, '(default)')}, and this one has "
           f"{lines.get(name, '(default)')}: give another --output_dir, or the same flags to resume"
         )
-  elif any(path.glob("checkpoints/*")):
+  elif any(path.glob("checkpoints/*.npz")):
     lock.close()
     raise errors.UserError(f"{path} holds checkpoints but no flags.cfg: give another --output_dir")
   side = file.with_suffix(".side")

@@ -55,7 +55,7 @@ def main():
   names = command_line.define(_SHARED, _OWN)
 
   def train(**settings):
-    from urkle_tf import pretraining  # TensorFlow starts only once the flags are right
+    pretraining = command_line.load("pretraining")  # starts TensorFlow: only now
 
     result = pretraining.pretrain(**settings)
     print(f"encoder: {result['encoder']}")
