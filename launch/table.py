@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints reports side by side, in Markdown: python launch/table.py NAME=REPORT [NAME=REPORT ...]
+"""Prints reports side by side, in Markdown: python launch/table.py NAME=REPORT [NAME=REPORT ...].
 
 REPORT is a folder of `urkle_tf.evaluate`.  A row is a classifier: a stochastic one has two, the
 mean over sampled z and z = mu.  Figures are percent of the images, with 95% intervals.
@@ -46,7 +46,10 @@ def table(reports):
           cells[_attack(attack)] = _percent(attack)
       columns += [column for column in cells if column not in columns]
       rows.append((name, "z = mu" if mode == "deterministic" else "sampled z", cells))
-  lines = ["| system | classifier | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+  lines = [
+    "| system | classifier | " + " | ".join(columns) + " |",
+    "|---" * (len(columns) + 2) + "|",
+  ]
   for name, mode, cells in rows:
     lines.append(f"| {name} | {mode} | " + " | ".join(cells.get(c, "") for c in columns) + " |")
   return lines
