@@ -158,20 +158,21 @@ class Metrics(keras.callbacks.Callback):
     print(("\r" if terminal else "") + line, end=end, file=sys.stderr, flush=True)
 
 
-def grid(views, adversaries, epsilon):
-  """Rows of (view, adversary, perturbation magnified to the full range).
+def sheet(columns, least=64, gap=4):
+  """Lays images out as a picture: one column an entry, one row an image.
 
   Args:
-    views: float32 [n, h, w, c] in [0, 1].
-    adversaries: likewise.
-    epsilon: the largest change of a pixel to be shown.
+    columns: arrays float32 [n, h, w, c] in [0, 1].
+    least: images of fewer pixels are magnified by a whole factor, to be seen at all.
+    gap: white pixels between images.
 
   Returns:
-    float32 [1, n * h, 3 * w, c] in [0, 1].
+    float32 [1, height, width, c] in [0, 1].
   """
-  change = np.clip(0.5 + (adversaries - views) / (2 * max(epsilon, 1e-6)), 0, 1)
-  columns = np.concatenate([views, adversaries, change], axis=2)
-  return np.concatenate(list(columns), axis=0)[None]
+  factor = max(1, -(-least // columns[0].shape[1]))
+  pad = ((0, 0), (0, gap), (0, gap), (0, 0))
+  large = [np.pad(c.repeat(factor, 1).repeat(factor, 2), pad, constant_values=1) for c in columns]
+  return np.concatenate(list(np.concatenate(large, axis=2)), axis=0)[None]
 
 
 class Pictures(keras.callbacks.Callback):
@@ -192,17 +193,19 @@ class Pictures(keras.callbacks.Callback):
     del epoch, logs
     step = int(self.model.optimizer.iterations)
     with self._metrics.paused(), self._writer.as_default(step):
-      views, _ = self.model.views(self._batch, 0)
-      views = views[:8]
-      if self.model.robustness.adversarial:
-        seed = distribution.fold([self.model.seed, 1], 0)
-        adversaries, _ = self.model.adversaries(views, seed)
-        epsilon = float(self.model.attack.threat.epsilon)
-        picture = grid(views[:, 0].numpy(), adversaries[:, 0].numpy(), epsilon)
-        tf.summary.image("view, adversary, perturbation", picture)
-      else:
-        picture = np.concatenate(list(np.concatenate(np.moveaxis(views.numpy(), 1, 0), 2)), 0)
-        tf.summary.image("views", picture[None])
+      views = self.model.views(self._batch, 0)[0][:8]
+      columns, name = list(np.moveaxis(views.numpy(), 1, 0)), "views"
+      if self.model.attack is not None:
+        adversaries, _ = self.model.adversaries(views, distribution.fold([self.model.seed, 1], 0))
+        clean, adversary = columns[0], adversaries[:, 0].numpy()
+        magnified = 0.5 + (adversary - clean) / (
+          2 * max(float(self.model.attack.threat.epsilon), 1e-6)
+        )
+        columns, name = (
+          [clean, adversary, np.clip(magnified, 0, 1)],
+          "view, adversary, perturbation",
+        )
+      tf.summary.image(name, sheet(columns))
       self._writer.flush()
 
 
