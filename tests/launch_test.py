@@ -1,0 +1,88 @@
+"""The scripts that print tables and draw curves."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
+
+
+def _script(name):
+  found = importlib.util.spec_from_file_location(name, LAUNCH / f"{name}.py")
+  module = importlib.util.module_from_spec(found)
+  found.loader.exec_module(module)
+  return module
+
+
+def _part(mode, accuracy, **more):
+  return {
+    "mode": mode,
+    "accuracy": accuracy,
+    "interval": [accuracy - 0.01, accuracy + 0.01],
+    **more,
+  }
+
+
+def _attack(mode, accuracy, epsilon, steps=20, restarts=1):
+  more = {"name": "pgd", "norm": "linf", "epsilon": epsilon, "steps": steps, "restarts": restarts}
+  return _part(mode, accuracy, **more)
+
+
+@pytest.fixture
+def reports():
+  return {
+    "A": {
+      "clean": _part("sampled", 0.5, deterministic=_part("deterministic", 0.6)),
+      "attacks": [_attack("sampled", 0.25, 8 / 255), _attack("deterministic", 0.2, 8 / 255)],
+    },
+    "B": {
+      "clean": _part("deterministic", 0.9),
+      "attacks": [
+        _attack("deterministic", 0.05, 8 / 255),
+        _attack("deterministic", 0.03, 0.1, 50, 2),
+      ],
+    },
+  }
+
+
+def test_a_row_for_each_classifier(reports):
+  assert _script("table").table(reports) == [
+    "| system | classifier | clean | pgd-20, linf 8/255 | pgd-50, 2 restarts, linf 0.1 |",
+    "|---|---|---|---|---|",
+    "| A | sampled z | 50.00 (49.0 to 51.0) | 25.00 (24.0 to 26.0) |  |",
+    "| A | z = mu | 60.00 (59.0 to 61.0) | 20.00 (19.0 to 21.0) |  |",
+    "| B | z = mu | 90.00 (89.0 to 91.0) | 5.00 (4.0 to 6.0) | 3.00 (2.0 to 4.0) |",
+  ]
+
+
+def test_the_table_script(reports, tmp_path):
+  (tmp_path / "report.json").write_text(json.dumps(reports["B"]))
+  run = lambda *args: subprocess.run(  # noqa: E731
+    [sys.executable, LAUNCH / "table.py", *args], capture_output=True, text=True, check=False
+  )
+  assert "| B | z = mu | 90.00" in run(f"B={tmp_path}").stdout
+  missing = run(f"B={tmp_path / 'nowhere'}")
+  assert missing.returncode == 1
+  assert "evaluate first" in missing.stderr
+
+
+def test_curves_of_runs_that_lack_some(tmp_path):
+  rows = [
+    {
+      "step": k,
+      "epoch": k / 2,
+      "loss": 1.0 / k,
+      "sigma_min": 0.1,
+      "sigma_mean": 0.2,
+      "sigma_max": 0.3,
+    }
+    for k in range(1, 5)
+  ]
+  file = tmp_path / "curves.png"
+  _script("curves").draw({"one": rows, "two": [{"epoch": 1, "loss": 2.0}]}, file)
+  assert file.read_bytes().startswith(b"\x89PNG")
+  assert file.stat().st_size > 20_000
