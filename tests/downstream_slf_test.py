@@ -1,5 +1,6 @@
 """`adapt` with the protocol slf, and stratified label subsets."""
 
+import inspect
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import tensorflow as tf
 from sklearn import linear_model
 from small_models import small_encoder
 
-from urkle_tf import downstream, errors, export
+from urkle_tf import command_line, downstream, errors, export, finetune
 from urkle_tf.data import sources
 from urkle_tf.downstream import _labels, slf
 
@@ -116,7 +117,7 @@ def test_a_linear_head_without_noise_is_logistic_regression(plain_encoder, tmp_p
   assert -np.mean(ours[np.arange(len(labels)), labels]) == pytest.approx(loss, rel=0.03)
   held_out = network((test.images / 255).astype(np.float32), training=False)["loc"].numpy()
   agree = np.mean(model.head(held_out).numpy().argmax(1) == wanted.predict(held_out))
-  assert agree > 0.95
+  assert agree > 0.9
 
 
 def test_the_head_sees_a_fresh_z_each_time(encoder, plain_encoder, tmp_path):
@@ -204,3 +205,14 @@ def test_another_encoder_in_the_same_folder(encoder, tmp_path):
   export.export_encoder(layer, tmp_path / "encoder")
   with pytest.raises(errors.UserError, match="another encoder"):
     adapt(tmp_path / "encoder", tmp_path / "run", epochs=1)
+
+
+def test_flags_are_the_functions_arguments():
+  defaults = {n: p.default for n, p in inspect.signature(downstream.adapt).parameters.items()}
+  flags = {
+    **{n: command_line.SHARED[n][1] if d is ... else d for n, d in finetune._SHARED.items()},
+    **{n: default for n, (_, default, _) in finetune._OWN.items()},
+  }
+  assert set(flags) == set(defaults)
+  for name in set(flags) - {"encoder", "output_dir"}:  # those have to be given
+    assert flags[name] == defaults[name], name

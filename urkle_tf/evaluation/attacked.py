@@ -129,7 +129,7 @@ def adversary(classifier, plan, norm, mode, eot=20):
     A function (images float32 [n, h, w, c], labels int [n], seed int32 [2], epsilon, step
     size) -> (adversaries, share of zero gradients).
   """
-  evaluations = tf.Variable(0, trainable=False, dtype=tf.int32)
+  evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
 
   @tf.function
   def find(images, labels, seed, epsilon, step_size):
