@@ -6,6 +6,7 @@ with `run`.  The same flag means the same thing in every command.
 
 import contextlib
 import importlib
+import logging as std_logging
 import os
 import re
 import sys
@@ -124,6 +125,11 @@ def load(name):
   return importlib.import_module(f"urkle_tf.{name}")
 
 
+def _worth_showing(record):
+  """TFDS warns of each folder that it tries in vain before ours says what is missing."""
+  return record.levelno > std_logging.WARNING or "tensorflow_datasets" not in record.pathname
+
+
 def run(function, names):
   """Parses the command line, calls `function` with the flags, and exits.
 
@@ -137,7 +143,8 @@ def run(function, names):
 
   def main(argv):
     if not flags.FLAGS["verbosity"].present:
-      logging.set_verbosity(logging.WARNING)  # absl shows INFO, TFDS's among it
+      logging.set_verbosity(logging.WARNING)  # absl shows INFO
+      logging.get_absl_handler().addFilter(_worth_showing)
     if len(argv) > 1:
       raise errors.UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
     settings = {name: flags.FLAGS[name].value for name in names}
@@ -176,7 +183,8 @@ def run(function, names):
     raise
 
 
-_NO_MEMORY = "out of memory: lower --batch_size (what was trained is kept)"
+_NO_MEMORY = "out of memory: lower --batch_size (checkpoints are kept)"
+_GO_ON = "; once that is mended, the same command goes on from the last checkpoint"
 
 
 def _tensorflow_error(error):
@@ -188,7 +196,7 @@ def _tensorflow_error(error):
   if ours := re.search(r"UserError: (.+)", text):  # raised inside the input pipeline
     return ours[1], 2
   if "No space left" in text or "Read-only file system" in text:
-    return f"{text.splitlines()[0]}; what was trained is kept, run the command again", 1
+    return text.splitlines()[0] + _GO_ON, 1
   if isinstance(error, tensorflow.errors.ResourceExhaustedError):
     return _NO_MEMORY, 1
   if isinstance(error, (tensorflow.errors.PermissionDeniedError, tensorflow.errors.DataLossError)):
@@ -198,7 +206,7 @@ def _tensorflow_error(error):
 
 def _os_error(error):
   where = f": {error.filename}" if error.filename else ""
-  return f"{error.strerror or error}{where}; what was trained is kept, run the command again"
+  return f"{error.strerror or error}{where}{_GO_ON}"
 
 
 def _fail(message, code):

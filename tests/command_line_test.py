@@ -1,0 +1,372 @@
+"""The command lines: each mistake ends in one clear line, and loses nothing.
+
+Mistakes in the flags alone need no TensorFlow: each is a process of its own.  All others run
+one after the other in one process, through the commands' own `main`, because TensorFlow takes
+seconds to start.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Runs [[command, arguments, bytes a split may hold in memory], ...] and prints
+# [[exit code, standard error], ...].
+DRIVER = """
+import importlib, json, os, sys, tempfile
+from absl import flags
+
+def run(command, arguments, in_memory):
+  module = importlib.import_module(f"urkle_tf.{command}")
+  kept = set(flags.FLAGS)
+  if in_memory is not None:
+    from urkle_tf.data import sources
+    usual, sources.IN_MEMORY_BYTES = sources.IN_MEMORY_BYTES, in_memory
+  sys.argv = [command, *arguments]
+  stdout, stderr = os.dup(1), os.dup(2)
+  with tempfile.TemporaryFile() as file:
+    os.dup2(file.fileno(), 2)
+    os.dup2(file.fileno(), 1)
+    try:
+      module.main()
+      code = 0
+    except SystemExit as error:
+      code = error.code or 0
+    except BaseException:
+      import traceback
+      traceback.print_exc()
+      code = 99
+    finally:
+      sys.stdout.flush()
+      sys.stderr.flush()
+      os.dup2(stdout, 1)
+      os.dup2(stderr, 2)
+    file.seek(0)
+    text = file.read().decode()
+  if in_memory is not None:
+    sources.IN_MEMORY_BYTES = usual
+  if kept:  # absl defines flags once a process
+    flags.FLAGS.remove_flag_values({n: flags.FLAGS[n] for n in set(flags.FLAGS) - kept})
+  return code, text
+
+from absl import app
+app.define_help_flags()
+flags.FLAGS(["driver"])
+print(json.dumps([run(*case) for case in json.load(sys.stdin)]))
+"""
+
+TINY = [
+  "--encoder=convnet(width=4, layers=2)",
+  "--latent_dim=4",
+  "--split=train[:32]",
+  "--batch_size=16",
+  "--epochs=1",
+  "--attack_steps=1",
+  "--epsilon=0.1",
+]
+HEAD = ["--encoder={run}/encoder", "--split=train[:32]", "--epochs=1"]
+MEASURE = [
+  "--classifier={head}/classifier",
+  "--split=test[:4]",
+  "--attacks=fgsm",
+  "--epsilon=0.1",
+  "--eot=1",
+  "--samples=2",
+]
+FOLDER = [*TINY[:2], *TINY[3:], "--batch_size=4", "--output_dir={tmp}/new", "--image_size=16"]
+
+# (name, command, arguments, exit code, words on the line); in this order, in one process.
+# A code of 0 is a command without a mistake: what came before it in its folder does no harm.
+CASES = [
+  ("no folder for the run", "train", TINY, 2, "give --output_dir=FOLDER"),
+  ("unknown data set", "train", ["--dataset=mnst", "--output_dir={tmp}/new"], 2, "'mnist'"),
+  (
+    "data not prepared",
+    "train",
+    ["--dataset=cifar10", "--data_dir={tmp}", "--output_dir={tmp}/new"],
+    2,
+    "is not prepared in '{tmp}/cifar10",
+  ),
+  (
+    "wrong data_dir",
+    "train",
+    ["--dataset=cifar10", "--data_dir={tmp}/nowhere", "--output_dir={tmp}/new"],
+    2,
+    "data_dir '{tmp}/nowhere' is not a folder",
+  ),
+  ("folder that is not there", "train", [*FOLDER, "--dataset=folder:{tmp}/nowhere"], 2, "nowhere"),
+  (
+    "corrupt image",
+    "train",
+    [*FOLDER, "--dataset=folder:{tmp}/corrupt"],
+    2,
+    "corrupt/cat/torn.png",
+  ),
+  (
+    "corrupt image found while training",
+    "train",
+    [*FOLDER, "--dataset=folder:{tmp}/corrupt", "--split=all", "--batch_size=13"],
+    2,
+    "corrupt/cat/torn.png",
+  ),
+  ("empty class folder", "train", [*FOLDER, "--dataset=folder:{tmp}/empty"], 2, "empty/dog"),
+  ("negative epsilon", "train", [*TINY, "--output_dir={tmp}/new", "--epsilon=-0.1"], 2, "epsilon"),
+  ("epsilon of 8", "train", [*TINY, "--output_dir={tmp}/new", "--epsilon=8"], 2, "0-255"),
+  ("large batch", "train", [*TINY, "--output_dir={tmp}/run", "--batch_size=33"], 2, "32 examples"),
+  (
+    "images smaller than the network needs",
+    "train",
+    [*TINY, "--output_dir={tmp}/run", "--encoder=convnet(layers=6)"],
+    2,
+    "at least 32x32",
+  ),
+  (
+    "a cell that makes no sense",
+    "train",
+    [*TINY, "--output_dir={tmp}/run", "--robustness=urkle(attacked=3)"],
+    2,
+    "the pretext has 2 views",
+  ),
+  (
+    "unknown robustness",
+    "train",
+    [*TINY, "--output_dir={tmp}/run", "--robustness=urkel"],
+    2,
+    "urkle",
+  ),
+  (
+    "unknown pretext",
+    "train",
+    [*TINY, "--output_dir={tmp}/run", "--pretext=simclear"],
+    2,
+    "simclr",
+  ),
+  ("file in the way", "train", [*TINY, "--output_dir={tmp}/file/run"], 1, "{tmp}/file/run"),
+  ("full disk", "train", [*TINY, "--output_dir={tmp}/full"], 1, "No space left on device"),
+  ("training", "train", [*TINY, "--output_dir={tmp}/run"], 0, ""),
+  (
+    "folder of other settings",
+    "train",
+    [*TINY, "--output_dir={tmp}/run", "--epsilon=0.2"],
+    2,
+    "holds a run with --epsilon=0.1",
+  ),
+  ("training again", "train", [*TINY, "--output_dir={tmp}/run"], 0, ""),
+  ("no encoder", "finetune", ["--output_dir={tmp}/head"], 2, "give --encoder=FOLDER"),
+  ("wrong encoder", "finetune", ["--encoder={tmp}", "--output_dir={tmp}/head"], 2, "{tmp}"),
+  (
+    "images of another size",
+    "finetune",
+    [*HEAD, "--output_dir={tmp}/head", "--image_size=16"],
+    2,
+    "8",
+  ),
+  (
+    "images without labels",
+    "finetune",
+    [*HEAD, "--output_dir={tmp}/head", "--dataset=folder:{tmp}/loose", "--split=all"],
+    2,
+    "label",
+  ),
+  ("unknown protocol", "finetune", [*HEAD, "--output_dir={tmp}/head", "--protocol=slg"], 2, "slf"),
+  ("unknown head", "finetune", [*HEAD, "--output_dir={tmp}/head", "--head=liner"], 2, "linear"),
+  ("fine-tuning", "finetune", [*HEAD, "--output_dir={tmp}/head"], 0, ""),
+  (
+    "head of other settings",
+    "finetune",
+    [*HEAD, "--output_dir={tmp}/head", "--seed=1"],
+    2,
+    "holds a run with --seed=0",
+  ),
+  ("no classifier", "evaluate", ["--output_dir={tmp}/report"], 2, "give --classifier=FOLDER"),
+  (
+    "encoder in place of a classifier",
+    "evaluate",
+    [*MEASURE, "--output_dir={tmp}/report", "--classifier={run}/encoder"],
+    2,
+    "classifier",
+  ),
+  ("no report folder", "evaluate", MEASURE, 2, "give --output_dir=FOLDER"),
+  (
+    "unknown attack",
+    "evaluate",
+    [*MEASURE, "--output_dir={tmp}/report", "--attacks=pdg"],
+    2,
+    "did you mean 'pgd'",
+  ),
+  (
+    "one epsilon of several of 8",
+    "evaluate",
+    [*MEASURE, "--output_dir={tmp}/report", "--epsilons=8/255,8"],
+    2,
+    "0-255",
+  ),
+  ("evaluation", "evaluate", [*MEASURE, "--output_dir={tmp}/report"], 0, ""),
+  (
+    "report of other settings",
+    "evaluate",
+    [*MEASURE, "--output_dir={tmp}/report", "--seed=1"],
+    2,
+    "holds a run with --seed=0",
+  ),
+]
+
+
+def _environment():
+  # As a user's shell: the commands are quiet by themselves.
+  environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+  return {**environment, "CUDA_VISIBLE_DEVICES": ""}
+
+
+def _process(*arguments, **options):
+  return subprocess.run(
+    [sys.executable, *arguments],
+    cwd=ROOT,
+    env=_environment(),
+    capture_output=True,
+    text=True,
+    timeout=220,
+    **options,
+  )
+
+
+def _images(folder, count, shape=(16, 16, 3)):
+  folder.mkdir(parents=True)
+  rng = np.random.default_rng(0)
+  for number in range(count):
+    pixels = rng.integers(0, 256, shape, np.uint8)
+    Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def _run_cases(tmp):
+  for folder in ("corrupt/cat", "corrupt/dog", "empty/cat"):
+    _images(tmp / folder, 6)
+  _images(tmp / "loose", 2, (8, 8))  # as digits
+  (tmp / "empty/dog").mkdir()
+  torn = tmp / "corrupt/cat/torn.png"
+  torn.write_bytes((tmp / "corrupt/cat/0.png").read_bytes()[:-200])  # the header is whole
+  (tmp / "file").write_text("a file")
+  (tmp / "full").mkdir()
+  (tmp / "full/metrics.side").symlink_to("/dev/full")
+  names = {"tmp": str(tmp), "run": str(tmp / "run"), "head": str(tmp / "head")}
+  cases = [
+    [command, [a.format(**names) for a in arguments], 0 if "while training" in name else None]
+    for name, command, arguments, _, _ in CASES
+  ]
+  done = _process("-c", DRIVER, input=json.dumps(cases))
+  assert done.returncode == 0, done.stderr
+  results = json.loads(done.stdout.splitlines()[-1])
+  return {case[0]: tuple(r) for case, r in zip(CASES, results, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+  """{name of the case: (exit code, standard error)}, and the folder."""
+  tmp = tmp_path_factory.mktemp("commands")
+  return _run_cases(tmp), tmp
+
+
+def _is_one_line(code, stderr):
+  assert code in (1, 2), stderr
+  assert re.fullmatch(r"error: [^\n]+\n", stderr), stderr
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name, expected, words", [(c[0], c[3], c[4]) for c in CASES])
+def test_a_command_ends_as_it_should(outcomes, name, expected, words):
+  results, tmp = outcomes
+  code, stderr = results[name]
+  assert code == expected, stderr
+  assert "Traceback" not in stderr
+  if code:
+    # A training that had begun also showed its progress.
+    _is_one_line(code, re.sub(r"^epoch .*\n", "", stderr, flags=re.MULTILINE))
+    assert words.format(tmp=tmp) in stderr
+
+
+def test_what_was_refused_left_nothing_behind(outcomes):
+  _, tmp = outcomes
+  assert not (tmp / "new/encoder").exists()
+  assert not list((tmp / "new").glob("checkpoints/*"))
+  flags = (tmp / "run/flags.cfg").read_text().splitlines()
+  assert "--epsilon=0.1" in flags
+  assert "--encoder=convnet(width=4, layers=2)" in flags
+  assert "--seed=0" in (tmp / "head/flags.cfg").read_text().splitlines()
+  assert json.loads((tmp / "report/report.json").read_text())["config"]["seed"] == 0
+
+
+# Processes of their own.
+
+
+def test_train_as_a_process_says_one_line_only(tmp_path):
+  run = tmp_path / "run"
+  done = _process("-m", "urkle_tf.train", *TINY, "--epsilon=8/2", f"--output_dir={run}")
+  _is_one_line(done.returncode, done.stderr)
+  assert "epsilon" in done.stderr
+  assert not run.exists()
+
+
+def test_finetune_as_a_process_says_one_line_only(tmp_path):
+  done = _process("-m", "urkle_tf.finetune", "--encoder=nowhere", f"--output_dir={tmp_path}/run")
+  _is_one_line(done.returncode, done.stderr)
+  assert "nowhere" in done.stderr
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    (["evaluate", "--clasifier=x"], "unknown flag 'clasifier'; did you mean 'classifier'?"),
+    (["train", "--batchsize=4"], "did you mean 'batch_size'?"),
+    (["train", "digits"], "unexpected argument 'digits'"),
+    (["train", "--flagfile=nowhere.cfg"], "nowhere.cfg"),
+    (["train", "--epochs=many"], "--epochs=many"),
+    (["train", "--epsilon=8/0"], "'8/0' is not a number"),
+    (["finetune", "--labels=some"], "'some' is not a number"),
+    (["evaluate", "--epsilons=8/255,x"], "'x' is not a number"),
+    (["evaluate", "--output_dir="], "give --output_dir=FOLDER"),
+  ],
+)
+def test_wrong_flags(arguments, words):
+  done = _process("-m", f"urkle_tf.{arguments[0]}", *arguments[1:])
+  _is_one_line(done.returncode, done.stderr)
+  assert done.returncode == 2
+  assert words in done.stderr
+
+
+@pytest.mark.parametrize("line", ["--dataset=digits  # bundled", "--epochs=3 # few"])
+def test_comment_after_a_value_in_a_flagfile(tmp_path, line):
+  (tmp_path / "flags.cfg").write_text(f"# a comment of its own\n{line}\n")
+  done = _process("-m", "urkle_tf.train", f"--flagfile={tmp_path}/flags.cfg")
+  _is_one_line(done.returncode, done.stderr)
+  assert line.lstrip("-").split("=")[0] in done.stderr
+
+
+def test_version():
+  done = _process("-m", "urkle_tf.train", "--version")
+  version = re.search(r'"(.+)"', (ROOT / "urkle_tf/_version.py").read_text())
+  assert (done.returncode, done.stdout, done.stderr) == (0, f"urkle_tf {version[1]}\n", "")
+
+
+@pytest.mark.parametrize(
+  "command, names",
+  [
+    ("train", ["pretext", "robustness", "epsilon", "output_dir", "beta_warmup_epochs"]),
+    ("finetune", ["protocol", "head", "labels", "encoder"]),
+    ("evaluate", ["classifier", "attacks", "epsilons", "eot"]),
+  ],
+)
+def test_help_lists_the_flags_of_the_command(command, names):
+  done = _process("-m", f"urkle_tf.{command}", "--help")
+  listed = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.MULTILINE)
+  assert set(names) <= set(listed)
+  assert f"python -m urkle_tf.{command}" in done.stdout
+  assert "Traceback" not in done.stderr
