@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import urkle_tf
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 # Runs [[command, arguments, bytes a split may hold in memory], ...] and prints
@@ -352,8 +354,8 @@ def test_comment_after_a_value_in_a_flagfile(tmp_path, line):
 
 def test_version():
   done = _process("-m", "urkle_tf.train", "--version")
-  version = re.search(r'"(.+)"', (ROOT / "urkle_tf/_version.py").read_text())
-  assert (done.returncode, done.stdout, done.stderr) == (0, f"urkle_tf {version[1]}\n", "")
+  expected = f"urkle_tf {urkle_tf.__version__}\n"
+  assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
 
 
 @pytest.mark.parametrize(
