@@ -258,7 +258,12 @@ def _fit(learner, run, state, source, recipe, done, steps, steps_per_epoch, sett
   if partial := done % steps_per_epoch:  # finish the epoch that was interrupted
     options = {"initial_epoch": epoch, "epochs": epoch + 1}
     learner.fit(
-      data, steps_per_epoch=steps_per_epoch - partial, callbacks=callbacks, verbose=0, **options
+      data,
+      steps_per_epoch=steps_per_epoch - partial,
+      callbacks=callbacks,
+      verbose=0,
+      shuffle=False,
+      **options,
     )
     epoch += 1
     data = views(epoch * steps_per_epoch)
@@ -270,6 +275,7 @@ def _fit(learner, run, state, source, recipe, done, steps, steps_per_epoch, sett
       steps_per_epoch=steps_per_epoch,
       callbacks=callbacks,
       verbose=0,
+      shuffle=False,
     )
   return metrics.rows[-1]
 
