@@ -3,7 +3,8 @@
 A recipe is called as `recipe(images, noise)`, with one row of noise for each
 image, and draws nothing itself.  So the same function runs in the input
 pipeline and inside the compiled training step, and what happens to an example
-depends on its own row only.
+depends on its own row only.  The recipes here are computed for a whole batch
+at once; those of `keras_cv_recipes` image by image.
 """
 
 import math
@@ -254,209 +255,7 @@ def hue_matrix(turn):
   return tf.constant(_FROM_YIQ, tf.float32) @ rotation @ tf.constant(_YIQ, tf.float32)
 
 
-class _Stream:
-  """Random numbers for keras-cv's layers, that one seed decides.
-
-  Has the methods of `tf.random.Generator` that the layers call.  They call
-  them in loops and branches of the graph, so that the count of draws must be
-  state; it is a resource of its own for each execution, so that executions
-  may run in parallel.
-  """
-
-  # TensorFlow's name for resources that are nobody else's.
-  _ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"
-
-  def __init__(self, seed):
-    self._seed = seed
-    self._count = tf.raw_ops.VarHandleOp(dtype=tf.int32, shape=[], shared_name=self._ANONYMOUS)
-    tf.raw_ops.AssignVariableOp(resource=self._count, value=0)
-
-  def _next(self):
-    count = tf.raw_ops.ReadVariableOp(resource=self._count, dtype=tf.int32)
-    tf.raw_ops.AssignAddVariableOp(resource=self._count, value=1)
-    return tf.random.experimental.stateless_fold_in(self._seed, count)
-
-  def uniform(self, shape, minval=0, maxval=None, dtype=tf.float32):
-    maxval = 1 if maxval is None else maxval
-    return tf.random.stateless_uniform(shape, self._next(), minval, maxval, dtype)
-
-  def normal(self, shape, mean=0.0, stddev=1.0, dtype=tf.float32):
-    return tf.random.stateless_normal(shape, self._next(), mean, stddev, dtype)
-
-  def gamma(self, shape, alpha):
-    return tf.random.stateless_gamma(shape, self._next(), alpha)
-
-  def close(self):
-    tf.raw_ops.DestroyResourceOp(resource=self._count)
-
-
-class _KerasCV(Recipe):
-  """A layer of keras-cv, after `Crop`; for the input pipeline only.
-
-  Its layers draw from generators and from global random ops.  Every such draw
-  is led to a `_Stream` seeded by the image's own noise.
-  """
-
-  on_device = False
-  noise_size = Crop.noise_size + 2
-
-  def __init__(self, padding, flip):
-    self._crop = Crop(padding, flip)
-    self._layer()  # Refuses wrong options at once.
-
-  def _layer(self):
-    raise NotImplementedError
-
-  def __call__(self, images, noise, size=None):
-    images = self._crop(images, noise[:, :-2], size)
-    shape = images.shape[1:]
-    if shape[-1] == 1:
-      images = tf.image.grayscale_to_rgb(images)
-    # 24 bits each: all that a float32 in [0, 1) can hold.
-    seeds = tf.cast(noise[:, -2:] * 2**24, tf.int32)
-    # One layer for each trace: it holds the trace's tensors.
-    with tf.init_scope():
-      layer = self._layer()
-
-    @tf.function  # for its autograph, which keras-cv needs
-    def augment(example):
-      image, seed = example
-      stream = _Stream(seed)
-      _lead(layer, stream)
-      image = tf.ensure_shape(layer(image), [*shape[:2], 3])
-      with tf.control_dependencies([image]):
-        stream.close()
-      return image
-
-    images = tf.map_fn(
-      augment, (images, seeds), fn_output_signature=tf.float32, parallel_iterations=1
-    )
-    images = tf.clip_by_value(tf.ensure_shape(images, [None, *shape[:2], 3]), 0.0, 1.0)
-    return images[..., : shape[-1]]
-
-
-class _Sampler:
-  """A keras-cv factor sampler that draws from a `_Stream`."""
-
-  def __init__(self, factor, stream):
-    self._factor = factor
-    self._stream = stream
-
-  def __call__(self, shape=(), dtype="float32"):
-    factor, dtype = self._factor, tf.as_dtype(dtype)
-    if hasattr(factor, "stddev"):
-      value = self._stream.normal(shape, factor.mean, factor.stddev, dtype)
-      return tf.clip_by_value(value, factor.min_value, factor.max_value)
-    return self._stream.uniform(shape, factor.lower, factor.upper, dtype)
-
-
-def _lead(layer, stream):
-  """Makes a keras-cv layer, and those inside it, draw from `stream`."""
-  import keras_cv
-
-  random = (keras_cv.core.NormalFactorSampler, keras_cv.core.UniformFactorSampler)
-  for inner in layer._flatten_layers():
-    inner._random_generator = stream
-    for name, value in list(vars(inner).items()):
-      if isinstance(value, random):
-        setattr(inner, name, _Sampler(value, stream))
-
-
-class AugMix(_KerasCV):
-  """Hendrycks et al., "AugMix", by keras-cv, after padding, cropping and flipping.
-
-  Args:
-    severity: strength of each operation, from 0.1 to 10.
-    width: the number of chains that are mixed.
-    depth: the most operations of a chain (each has 1 to `depth`).
-    alpha: of the Dirichlet and Beta distributions of the weights.
-    padding: of `Crop`.
-    flip: of `Crop`.
-  """
-
-  def __init__(self, severity=3, width=3, depth=3, alpha=1.0, padding=4, flip=True):
-    if not 0.1 <= severity <= 10 or width < 1 or depth < 1 or alpha <= 0:
-      raise errors.UserError(
-        "augmix: severity must be from 0.1 to 10, width and depth from 1, alpha above 0; got"
-        f" severity={severity}, width={width}, depth={depth}, alpha={alpha}"
-      )
-    self.severity = severity
-    self.width = width
-    self.depth = depth
-    self.alpha = alpha
-    super().__init__(padding, flip)
-
-  def _layer(self):
-    import keras_cv
-
-    class Layer(keras_cv.layers.AugMix):
-      # keras-cv draws these from global random ops, that no seed of ours reaches.
-
-      def _sample_from_dirichlet(self, alpha):
-        sample = self._random_generator.gamma(tf.shape(alpha), alpha)
-        return sample / tf.reduce_sum(sample)
-
-      def _sample_from_beta(self, alpha, beta):
-        first = self._random_generator.gamma([], alpha)
-        second = self._random_generator.gamma([], beta)
-        return first / (first + second)
-
-    return Layer(
-      value_range=(0, 1),
-      severity=self.severity / 10,
-      num_chains=self.width,
-      chain_depth=[1, self.depth],
-      alpha=float(self.alpha),
-      dtype="float32",
-    )
-
-
-class RandAugment(_KerasCV):
-  """Cubuk et al., "RandAugment", by keras-cv, after padding, cropping and flipping.
-
-  Args:
-    operations: how many operations an image gets.
-    magnitude: mean strength, from 0 to 10.
-    deviation: standard deviation of the strength, on the same scale.
-    geometric: whether images are sheared and moved, too.
-    padding: of `Crop`.
-    flip: of `Crop`.
-  """
-
-  def __init__(
-    self, operations=2, magnitude=5, deviation=1.5, geometric=True, padding=4, flip=True
-  ):
-    if operations < 1 or not 0 <= magnitude <= 10 or not 0 <= deviation <= 10:
-      raise errors.UserError(
-        "randaugment: operations must be from 1, magnitude and deviation from 0 to 10; got"
-        f" operations={operations}, magnitude={magnitude}, deviation={deviation}"
-      )
-    self.operations = operations
-    self.magnitude = magnitude
-    self.deviation = deviation
-    self.geometric = geometric
-    super().__init__(padding, flip)
-
-  def _layer(self):
-    import keras_cv
-
-    return keras_cv.layers.RandAugment(
-      value_range=(0, 1),
-      augmentations_per_image=self.operations,
-      magnitude=self.magnitude / 10,
-      magnitude_stddev=self.deviation / 10,
-      geometric=self.geometric,
-      dtype="float32",
-    )
-
-
-RECIPES = {
-  "simclr": SimCLR,
-  "crop": Crop,
-  "augmix": AugMix,
-  "randaugment": RandAugment,
-  "none": Identity,
-}
+RECIPES = {"simclr": SimCLR, "crop": Crop, "none": Identity}
 
 
 def from_spec(text):
@@ -465,4 +264,6 @@ def from_spec(text):
   Raises:
     UserError: if there is no such recipe or option.
   """
-  return spec.call(RECIPES, text, "augmentation")
+  from urkle_tf.data import keras_cv_recipes  # Late: it builds on this module.
+
+  return spec.call({**RECIPES, **keras_cv_recipes.RECIPES}, text, "augmentation")

@@ -1,0 +1,226 @@
+"""Folders of images: which files are of which split and class, and their pixels."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import pathlib
+import unicodedata
+
+import numpy as np
+from absl import logging
+from PIL import Image, ImageOps
+
+from urkle_tf import errors
+from urkle_tf.data import fitting, splits
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
+
+_TEST_FRACTION = 0.2
+_SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
+_GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_HEADERS = 20_000  # Of larger folders, this many headers decide about size and channels.
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+  """The images of one split of a folder.
+
+  Attributes:
+    files: their paths.
+    image_shape: (height, width, channels) that every image is brought to.
+    class_names: the names of the classes, or None if the images are loose.
+    labels: int64 [len(files)], or None.
+  """
+
+  files: list[pathlib.Path]
+  image_shape: tuple[int, int, int]
+  class_names: list[str] | None
+  labels: np.ndarray | None
+
+
+def find(dataset, split, image_size=None, examples=None):
+  """Lists the images of a split, without decoding them.
+
+  Args:
+    dataset: `"folder:PATH"`.
+    split: as in `splits.select`.
+    image_size: height and width in pixels, or None.
+    examples: take the first so many examples only.
+
+  Returns:
+    A `Listing`.
+
+  Raises:
+    UserError: if there is no such folder or split, no image in it, a class
+      without one, or one whose header cannot be read.
+  """
+  root = pathlib.Path(dataset.removeprefix("folder:")).expanduser()
+  if not root.is_dir():
+    what = "is not a folder" if root.exists() else "does not exist"
+    raise errors.UserError(f"{dataset!r}: the folder {str(root)!r} {what}")
+  by_split, class_names = _find_splits(root)
+  if not any(by_split.values()):
+    raise errors.UserError(
+      f"{dataset!r}: no image in {str(root)!r} (endings: {', '.join(ENDINGS)})"
+    )
+  pieces = splits.select(dataset, split, {k: len(v) for k, v in by_split.items()}, examples)
+  if class_names:
+    for name in sorted({name for name, _, _ in pieces}):
+      _refuse_empty_class(root / name if (root / name).is_dir() else root)
+
+  everything = [file for files in by_split.values() for file, _ in files]
+  image_shape = _common_shape(everything, image_size)
+  chosen = [entry for name, start, stop in pieces for entry in by_split[name][start:stop]]
+  labels = None
+  if class_names:
+    number = {label: i for i, label in enumerate(class_names)}
+    labels = np.array([number[label] for _, label in chosen], np.int64)
+  return Listing([file for file, _ in chosen], image_shape, class_names, labels)
+
+
+def read(files, image_shape):
+  """Decodes all `files`, a list of paths: uint8 [n, *image_shape].
+
+  Raises:
+    UserError: if one of them is no readable image.
+  """
+  images = np.empty((len(files), *image_shape), np.uint8)
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    for i, image in enumerate(pool.map(lambda file: decode(file, image_shape), files)):
+      images[i] = image
+  return images
+
+
+def find_unreadable(files, image_shape):
+  """The `UserError` of the first of `files` that is no readable image, or None."""
+
+  def check(file):
+    try:
+      decode(file, image_shape)
+    except errors.UserError as error:
+      return error
+    return None
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    return next(filter(None, pool.map(check, files)), None)
+
+
+def decode(file, image_shape):
+  """Reads a file as uint8 `image_shape`.
+
+  Raises:
+    UserError: if it is no readable image.
+  """
+  height, width, channels = image_shape
+  try:
+    with Image.open(file) as opened:
+      image: Image.Image = ImageOps.exif_transpose(opened)
+      if image.mode.startswith("I"):  # 16 bits a pixel
+        pixels = np.asarray(image, np.int64)
+        image = Image.fromarray((np.clip(pixels, 0, 65535) // 256).astype(np.uint8))
+      if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+      image = image.convert("RGB" if channels == 3 else "L")
+      return np.asarray(fitting.fit_pillow(image, width, height)).reshape(image_shape)
+  except Exception as error:
+    raise _unreadable(file, error) from error
+
+
+def _is_split(name):
+  return name.lower() in _SPLIT_FOLDERS
+
+
+def _is_image(path):
+  return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
+
+
+def _folders(folder):
+  return [f for f in sorted(folder.iterdir()) if f.is_dir() and not f.name.startswith(".")]
+
+
+def _name(path):
+  # The same letters have several encodings in Unicode, and file systems differ in theirs.
+  return unicodedata.normalize("NFC", path.name)
+
+
+def _find_splits(root):
+  """Returns `{split: [(file, class or None)]}` and the sorted class names or None."""
+  if any(_is_split(folder.name) for folder in _folders(root)):
+    found = {folder.name: _find_classes(folder) for folder in _folders(root)}
+    found = {name: files for name, files in found.items() if files}
+  else:
+    found = {"train": [], "test": []}
+    by_class = collections.defaultdict(list)
+    for file, label in _find_classes(root):
+      by_class[label].append((file, label))
+    for files in by_class.values():
+      count = round(_TEST_FRACTION * len(files))
+      found["test"] += files[:count]
+      found["train"] += files[count:]
+  labels = {label for files in found.values() for _, label in files}
+  if None in labels and len(labels) > 1:
+    raise errors.UserError(
+      f"{str(root)!r} holds images in class folders and loose ones in another split: label all or"
+      " none"
+    )
+  for name, files in found.items():
+    found[name] = sorted(files, key=lambda entry: _digest(entry[0], root))
+  return found, None if None in labels else sorted(labels)
+
+
+def _find_classes(folder):
+  """Returns `[(file, class or None)]`, in an order that only the names decide."""
+  files = [
+    (file, _name(sub)) for sub in _folders(folder) for file in sub.rglob("*") if _is_image(file)
+  ]
+  loose = [file for file in folder.iterdir() if _is_image(file)]
+  if files and loose:
+    logging.warning("%d images outside the class folders of %s are left out", len(loose), folder)
+  files = files or [(file, None) for file in loose]
+  return sorted(files, key=lambda entry: _digest(entry[0], folder))
+
+
+def _digest(file, root):
+  name = unicodedata.normalize("NFC", file.relative_to(root).as_posix())
+  return hashlib.md5(name.encode("utf-8", "surrogateescape"), usedforsecurity=False).digest(), name
+
+
+def _refuse_empty_class(folder):
+  for sub in _folders(folder):
+    if not any(_is_image(file) for file in sub.rglob("*")):
+      raise errors.UserError(
+        f"the class folder {str(sub)!r} holds no image (endings: {', '.join(ENDINGS)}): add some"
+        " or remove it"
+      )
+
+
+def _common_shape(files, image_size):
+  """The (height, width, channels) that every image of a folder is brought to."""
+  sample = files[:: -(-len(files) // _HEADERS)]
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    headers = list(pool.map(_header, sample))
+  channels = 1 if all(mode in _GREY_MODES for _, mode in headers) else 3
+  if image_size:
+    return image_size, image_size, channels
+  sizes = {size for size, _ in headers}
+  if len(sizes) == 1:
+    ((width, height),) = sizes
+    return height, width, channels
+  side = 32 if np.median([min(size) for size, _ in headers]) < 96 else 224
+  return side, side, channels
+
+
+def _header(file):
+  try:
+    with Image.open(file) as image:
+      return image.size, image.mode
+  except Exception as error:  # Pillow's decoders raise many kinds for a corrupt file.
+    raise _unreadable(file, error) from error
+
+
+def _unreadable(file, error):
+  reason = "not an image" if "identify" in str(error) else " ".join(str(error).split())
+  reason = reason or type(error).__name__
+  return errors.UserError(f"cannot read the image {str(file)!r}: {reason}; mend or remove it")

@@ -1,0 +1,78 @@
+"""Splits by text: which examples `"train[:90%]+test"` means."""
+
+import re
+
+from urkle_tf import errors
+
+
+def select(dataset, text, sizes, examples=None):
+  """Reads a split such as `"train[:90%]+test"`.
+
+  Args:
+    dataset: for messages.
+    text: the split.
+    sizes: `{name: number of examples}` of the splits that exist.
+    examples: keep the first so many examples only.
+
+  Returns:
+    A list of `(name, start, stop)`, none of them empty.
+
+  Raises:
+    UserError: if there is no such split or slice, or not so many examples.
+  """
+  known = {**sizes, "all": sum(sizes.values())} if "all" not in sizes else sizes
+  pieces = []
+  for part in str(text).split("+"):
+    match = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\])?\s*", part)
+    if not match:
+      raise errors.UserError(
+        f"cannot read split {part!r}: write a name, or a slice such as train[:90%] or train[1000:]"
+      )
+    name = match[1]
+    if name not in known:
+      raise errors.unknown(f"split of {dataset!r}", name, known)
+    start = _boundary(match[2], known[name], 0, part)
+    stop = _boundary(match[3], known[name], known[name], part)
+    if start >= stop:
+      raise errors.UserError(f"split {part!r} of {dataset!r} is empty ({name} has {known[name]})")
+    if name in sizes:
+      pieces.append((name, start, stop))
+      continue
+    for inner, size in sizes.items():
+      if max(start, 0) < min(stop, size):
+        pieces.append((inner, max(start, 0), min(stop, size)))
+      start, stop = start - size, stop - size
+  return pieces if examples is None else _first(pieces, examples, f"{text!r} of {dataset!r}")
+
+
+def _boundary(text, size, default, part):
+  if not text:
+    return default
+  if text.endswith("%"):
+    value = int(text[:-1])
+    if abs(value) > 100:
+      raise errors.UserError(f"split {part!r} asks for more than 100%")
+    value = round(value * size / 100)
+  else:
+    value = int(text)
+  if value < 0:
+    value += size
+  if not 0 <= value <= size:
+    raise errors.UserError(f"split {part!r} reaches beyond its {size} examples")
+  return value
+
+
+def _first(pieces, examples, what):
+  """Cuts pieces down to the first `examples`."""
+  if examples < 1 or examples != int(examples):
+    raise errors.UserError(f"examples must be a positive whole number, got {examples}")
+  size = sum(stop - start for _, start, stop in pieces)
+  if examples > size:
+    raise errors.UserError(f"examples={examples}, but {what} has only {size}")
+  kept = []
+  for name, start, stop in pieces:
+    stop = min(stop, start + examples)
+    if start < stop:
+      kept.append((name, start, stop))
+    examples -= stop - start
+  return kept
