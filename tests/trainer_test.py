@@ -65,7 +65,7 @@ def test_terms_are_those_of_the_training_pass():
   adversaries, _ = trainer.adversaries(batch["views"], urkle_tf.distribution.fold(seed, 1), 0)
   images = tf.reshape(tf.concat([batch["views"], adversaries], 1), [-1, 8, 8, 1])
   normal = trainer.encoder(images, training=True)
-  noise = tf.random.stateless_normal(normal.loc.shape, urkle_tf.distribution.fold(seed, 2))
+  noise = urkle_tf.distribution.normal(urkle_tf.distribution.fold(seed, 2), normal.loc.shape)
   whole = networks.Representations.of(normal, 4, noise)
   nt_xent = tf.reduce_mean(trainer.pretext.loss(whole, None)["nt_xent"])
   kl = networks.kl(whole.take([0, 1]).normal, whole.take([2, 3]).normal)
