@@ -21,7 +21,7 @@ for name in simclr_urkle simclr; do
     "${robustness[@]}" --output_dir="$runs/$name"
   # The head's weight decay was chosen on train[48000:], see docs/results/cifar10_cpu.md.
   python -m urkle_tf.finetune --encoder="$runs/$name/encoder" --protocol=slf \
-    --dataset=cifar10 --data_dir="$data" --epochs=20 --weight_decay=WD \
+    --dataset=cifar10 --data_dir="$data" --epochs=20 --weight_decay=3 \
     --output_dir="$runs/$name-slf"
   # All 10,000 test images; each attack goes on with those that are still standing.
   python -m urkle_tf.evaluate --classifier="$runs/$name-slf/classifier" \
