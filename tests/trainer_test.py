@@ -62,7 +62,7 @@ def test_terms_are_those_of_the_training_pass():
   batch = next(iter(_views(steps=1)))
   before = [v.numpy() for v in trainer.variables]
   seed = urkle_tf.distribution.fold([0, 0], 0)
-  adversaries, _ = trainer.adversaries(batch["views"], urkle_tf.distribution.fold(seed, 1), 0)
+  adversaries, _ = trainer.adversaries(batch["views"], None, urkle_tf.distribution.fold(seed, 1), 0)
   images = tf.reshape(tf.concat([batch["views"], adversaries], 1), [-1, 8, 8, 1])
   normal = trainer.encoder(images, training=True)
   noise = urkle_tf.distribution.normal(urkle_tf.distribution.fold(seed, 2), normal.loc.shape)
@@ -134,7 +134,7 @@ def test_epsilon_warms_up():
   trainer = _trainer(epsilon_warmup=4)
   views = next(iter(_views(steps=1)))["views"]
   for step, share in ((0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0), (None, 1.0)):
-    found, _ = trainer.adversaries(views, [0, 0], step)
+    found, _ = trainer.adversaries(views, None, [0, 0], step)
     np.testing.assert_allclose(np.abs(found - views).max(), share * 0.1, rtol=1e-3)
 
 

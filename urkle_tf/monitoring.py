@@ -186,17 +186,20 @@ class Pictures(keras.callbacks.Callback):
 
   def __init__(self, batch, writer, metrics):
     super().__init__()
-    self._batch, self._writer, self._metrics = batch, writer, metrics
+    self._batch = {name: values[:8] for name, values in batch.items()}
+    self._writer, self._metrics = writer, metrics
 
   def on_epoch_end(self, epoch, logs=None):
     """Attacks the fixed batch and writes the picture."""
     del epoch, logs
     step = int(self.model.optimizer.iterations)
     with self._metrics.paused(), self._writer.as_default(step):
-      views = self.model.views(self._batch, 0)[0][:8]
+      views, batch = self.model.views(self._batch, 0)
       columns, name = list(np.moveaxis(views.numpy(), 1, 0)), "views"
       if self.model.attack is not None:
-        adversaries, _ = self.model.adversaries(views, distribution.fold([self.model.seed, 1], 0))
+        aux = self.model.pretext.prepare(views, batch)
+        seed = distribution.fold([self.model.seed, 1], 0)
+        adversaries, _ = self.model.adversaries(views, aux, seed)
         clean, adversary = columns[0], adversaries[:, 0].numpy()
         magnified = 0.5 + (adversary - clean) / (
           2 * max(float(self.model.attack.threat.epsilon), 1e-6)

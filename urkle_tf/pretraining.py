@@ -23,6 +23,7 @@ from urkle_tf import (
 from urkle_tf import robustness as schemes
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import pipeline, sources
+from urkle_tf.networks.classifier import Classifier
 
 
 def pretrain(
@@ -105,7 +106,8 @@ def pretrain(
     probe_examples: how many of them.
 
   Returns:
-    The last row of metrics, with `"encoder"`: the folder of the export.
+    The last row of metrics, with `"encoder"`, and after supervised training `"classifier"`:
+    the folders of the exports.
 
   Raises:
     UserError: for settings, data or folders that do not fit.
@@ -119,6 +121,7 @@ def pretrain(
   scheme.check(task)
   recipe = augmentation.from_spec(augment)
   source = sources.load(dataset, split, data_dir, download, image_size, examples)
+  task.adopt(source)
   steps_per_epoch = pipeline.steps_per_epoch(source, batch_size)
   steps = steps_per_epoch * epochs
   scope = distribution.strategy(strategy)
@@ -170,10 +173,16 @@ def pretrain(
       "settings": settings,
     }
     export.export_encoder(model, run.path / "encoder", metadata)
+    result = {"encoder": str(run.path / "encoder")}
+    if task.head is not None:
+      classifier = Classifier(model.network, task.head, metadata["stochastic"])
+      classifier.class_names = list(source.class_names)
+      export.export_classifier(classifier, run.path / "classifier", metadata)
+      result["classifier"] = str(run.path / "classifier")
   finally:
     run.close()
     keras.mixed_precision.set_global_policy("float32")
-  return {**row, "encoder": str(run.path / "encoder")}
+  return {**row, **result}
 
 
 def _check(settings):

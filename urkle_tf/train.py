@@ -58,7 +58,9 @@ def main():
     pretraining = command_line.load("pretraining")  # starts TensorFlow: only now
 
     result = pretraining.pretrain(**settings)
-    print(f"encoder: {result['encoder']}")
+    for kind in ("encoder", "classifier"):
+      if kind in result:
+        print(f"{kind}: {result[kind]}")
 
   command_line.run(train, names)
 

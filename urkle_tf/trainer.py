@@ -23,7 +23,8 @@ DIAGNOSTICS = (
   "loc_std",
   "effective_rank",
 )
-ADVERSARIAL_DIAGNOSTICS = ("attack_objective", "kl_mean_part", "kl_scale_part", "zero_gradients")
+ATTACK_DIAGNOSTICS = ("attack_objective", "zero_gradients")
+PAIR_DIAGNOSTICS = ("kl_mean_part", "kl_scale_part")  # of an image and its adversary
 
 
 def effective_rank(loc):
@@ -93,7 +94,7 @@ class Trainer(keras.Model):
     # Every variable exists before the first step: replicas and checkpoints need that.
     names = ["loss", *pretext.terms, *self.robustness.terms, *DIAGNOSTICS]
     if self.robustness.adversarial:
-      names += ADVERSARIAL_DIAGNOSTICS
+      names += ATTACK_DIAGNOSTICS + (PAIR_DIAGNOSTICS if self.robustness.clean else ())
     self._means = {name: keras.metrics.Mean(name=name) for name in names}
     self.built = True
 
@@ -134,11 +135,12 @@ class Trainer(keras.Model):
     views = pipeline.augment_on_device(self.augment, batch["image"], seed, self.pretext.views)
     return views, batch
 
-  def adversaries(self, views, seed, step=None):
+  def adversaries(self, views, aux, seed, step=None):
     """The worst neighbours of views, found in inference mode.
 
     Args:
       views: float32 [n, v, h, w, c].
+      aux: what the pretext prepared for them.
       seed: int32 [2].
       step: the training step, for the warm-up of epsilon; None for the full epsilon.
 
@@ -150,7 +152,7 @@ class Trainer(keras.Model):
     epsilon = None
     if self.epsilon_warmup and step is not None:
       epsilon = self.attack.threat.epsilon * self._ramp(step, self.epsilon_warmup)
-    objective = self.robustness.objective(self.encoder, images)
+    objective = self.robustness.objective(self.encoder, self.pretext, images, aux)
     found, info = self.attack.run(objective, images, seed, epsilon=epsilon)
     return tf.reshape(found, tf.shape(targets)), info
 
@@ -164,14 +166,16 @@ class Trainer(keras.Model):
     step = tf.cast(self.optimizer.iterations, tf.int32)
     seed = distribution.fold([self.seed, 0], step)
     views, batch = self.views(data, step)
-    aux = self.pretext.prepare(batch)
+    aux = self.pretext.prepare(views, batch)
     images, values = views, {}
     if self.robustness.adversarial:
-      adversaries, info = self.adversaries(views, distribution.fold(seed, 1), step)
-      images = tf.concat([views, adversaries], axis=1)
+      adversaries, info = self.adversaries(views, aux, distribution.fold(seed, 1), step)
+      both = [views, adversaries] if self.robustness.clean else [adversaries]
+      images = tf.concat(both, axis=1)
       values["attack_objective"] = tf.reduce_mean(info["objective"])
       values["zero_gradients"] = info["zero_gradients"]
-    count, members = views.shape[1], images.shape[1]
+    members = images.shape[1]
+    count = views.shape[1] if self.robustness.clean else 0
 
     with tf.GradientTape() as tape:
       normal = self.encoder(tf.reshape(images, [-1, *images.shape[2:]]), training=True)
@@ -184,7 +188,7 @@ class Trainer(keras.Model):
         for name, value in self.pretext.loss(all_of_them.take(chosen), aux).items():
           terms[name] = terms.get(name, 0.0) + weight * tf.reduce_mean(value)
       loss = tf.add_n(list(terms.values()))
-      for name, (weight, value) in self.robustness.losses(all_of_them, count).items():
+      for name, (weight, value) in self.robustness.losses(self.pretext, all_of_them, count).items():
         terms[name] = tf.reduce_mean(value)
         loss += weight * self._ramp(step, self.beta_warmup) * terms[name]
       # Replicas' gradients are summed, so each computes its share of the global mean.
@@ -235,7 +239,7 @@ def _health(normal, views):
     "effective_rank": effective_rank(first),
   }
   adversaries = loc.shape[1] - views
-  if adversaries:
+  if views and adversaries:
     part = lambda low, high: type(normal)(loc[:, low:high], scale[:, low:high])  # noqa: E731
     clean, adversary = part(0, adversaries), part(views, views + adversaries)
     mean_part = kl_mean_part(clean, adversary)

@@ -2,6 +2,7 @@
 
 from urkle_tf import spec
 from urkle_tf.networks.convnet import convnet
+from urkle_tf.networks.decoder import decoder
 from urkle_tf.networks.gaussian import GaussianEncoder, kl, kl_mean_part
 from urkle_tf.networks.heads import mlp
 from urkle_tf.networks.representations import Representations
@@ -29,6 +30,7 @@ __all__ = [
   "Representations",
   "backbone",
   "convnet",
+  "decoder",
   "kl",
   "kl_mean_part",
   "mlp",

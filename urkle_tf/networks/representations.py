@@ -38,3 +38,16 @@ class Representations:
     pick = lambda tensor: tf.gather(tensor, list(members), axis=1)  # noqa: E731
     normal = tfp.distributions.Normal(pick(self.normal.loc), pick(self.normal.scale))
     return Representations(normal, pick(self.z))
+
+  @property
+  def flat(self):
+    """The z of all members, one after the other: float32 [n * t, d_z], example-major."""
+    return tf.reshape(self.z, [-1, self.z.shape[-1]])
+
+  def repeat(self, rows):
+    """Rows of the n examples, once for each member: [n, ...] -> [n * t, ...]."""
+    return tf.repeat(rows, self.z.shape[1], axis=0)
+
+  def mean(self, values):
+    """The mean over each tuple's members: [n * t] -> [n]."""
+    return tf.reduce_mean(tf.reshape(values, [-1, self.z.shape[1]]), 1)

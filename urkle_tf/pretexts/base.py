@@ -1,6 +1,7 @@
 """What a pretext task is to the trainer."""
 
 import keras
+import tensorflow as tf
 
 
 class Pretext(keras.layers.Layer):
@@ -13,34 +14,68 @@ class Pretext(keras.layers.Layer):
     views: how many augmented views of an image it wants.
     needs_labels: whether its batches must hold "label".
     stochastic: whether it consumes the sampled z by itself, whatever the robustness term.
+    samples: whether it may be given a sampled z at all.
     positives: whether its tuples may grow, so that adversaries join them as positives.
+    predicts: whether there is a prediction for every image: `predict` and `divergence`.
+    pictures: whether predictions are images, to be looked at.
     terms: names of the entries that `loss` returns.
+    head: after `attach`, a Keras model from z to class logits that is worth shipping, or None.
   """
 
   views = 2
   needs_labels = False
   stochastic = False
+  samples = True
   positives = False
+  predicts = False
+  pictures = False
   terms: tuple[str, ...] = ()
+  head: keras.Model | None = None
+
+  def adopt(self, source):
+    """Takes from a data `Source` what the heads need to know; called before `attach`."""
 
   def attach(self, encoder):
     """Makes the heads for a `GaussianEncoder`; called once, by the trainer."""
 
-  def prepare(self, batch):
-    """Returns what needs no gradient (targets, labels), from a batch's dict."""
-    del batch
+  def prepare(self, views, batch):
+    """Returns what needs no gradient (targets, labels).
 
-  def loss(self, representations, aux):
+    Args:
+      views: float32 [n, v, h, w, c] in [0, 1].
+      batch: the batch's dict.
+
+    Returns:
+      None, or a tensor of n rows.
+    """
+    del views, batch
+
+  def loss(self, representations, aux, training=True):
     """The loss of a tuple.
 
     Args:
       representations: a `Representations` of [n, t, d_z].
       aux: what `prepare` returned.
+      training: the mode of the heads' batch norms.
 
     Returns:
       {term: float32 [n]}, one value an example.
     """
     raise NotImplementedError
 
+  def predict(self, z, training=False):
+    """What is predicted of z, float32 [m, d_z] -> [m, ...]; only where `predicts`."""
+    raise NotImplementedError
+
+  def divergence(self, prediction, other):
+    """How far `other` is from `prediction`, both [m, ...] -> float32 [m], at least 0."""
+    raise NotImplementedError
+
   def after_step(self, encoder):
     """Moves averages once the step has been applied."""
+
+
+def squared_distance(rows, others):
+  """||a - b||^2 over all but the first axis: [n, ...] twice -> float32 [n]."""
+  difference = tf.square(rows - others)
+  return tf.reduce_sum(difference, list(range(1, len(difference.shape))))

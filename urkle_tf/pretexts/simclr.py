@@ -73,12 +73,11 @@ class SimCLR(Pretext):
     if self._widths[0]:
       self.projector = heads.mlp(encoder.latent_dim, self._widths, "projector")
 
-  def loss(self, representations, aux):
+  def loss(self, representations, aux, training=True):
     """{"nt_xent": [n]} of the projected z."""
     del aux
     z = representations.z  # [n, t, d_z]
     if self.projector is not None:
-      n, members = tf.shape(z)[0], z.shape[1]
-      z = self.projector(tf.reshape(z, [-1, z.shape[-1]]), training=True)
-      z = tf.reshape(z, [n, members, z.shape[-1]])
+      z = self.projector(representations.flat, training=training)
+      z = tf.reshape(z, [-1, representations.z.shape[1], z.shape[-1]])
     return {"nt_xent": nt_xent(z, self.temperature, self.denominator)}

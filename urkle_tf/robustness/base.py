@@ -9,11 +9,13 @@ class Robustness:
 
   Attributes:
     adversarial: whether an attack is run at all.
+    clean: whether the training pass holds the clean views, too, and not the adversaries alone.
     stochastic: whether the pretext is given the sampled z (else z = loc).
     terms: names of the entries that `losses` returns.
   """
 
   adversarial = True
+  clean = True
   stochastic = False
   terms: tuple[str, ...] = ()
 
@@ -24,12 +26,14 @@ class Robustness:
     """The images to attack, of views [n, v, h, w, c]: [n, a, h, w, c]."""
     return views
 
-  def objective(self, encoder, images):
+  def objective(self, encoder, pretext, images, aux):
     """What the attack maximises.
 
     Args:
       encoder: the `GaussianEncoder`.
-      images: float32 [m, h, w, c], the clean targets.
+      pretext: the `Pretext`.
+      images: float32 [m, h, w, c], the clean targets, m = n * a.
+      aux: what the pretext prepared for the n examples.
 
     Returns:
       A function of images [m, h, w, c] to float32 [m].
@@ -39,10 +43,10 @@ class Robustness:
   def tuples(self, views, adversaries):
     """The tuples the pretext's loss is computed on.
 
-    The training pass holds the views first, then the adversaries.
+    The training pass holds the views first, if at all, then the adversaries.
 
     Args:
-      views: how many views there are.
+      views: how many views the pass holds.
       adversaries: how many adversaries.
 
     Returns:
@@ -50,15 +54,16 @@ class Robustness:
     """
     raise NotImplementedError
 
-  def losses(self, representations, views):
+  def losses(self, pretext, representations, views):
     """The added terms.
 
     Args:
+      pretext: the `Pretext`.
       representations: `Representations` of the whole pass [n, views + adversaries, d_z].
       views: how many of the members are views.
 
     Returns:
       {term: (weight, float32 [n])}.
     """
-    del representations, views
+    del pretext, representations, views
     return {}

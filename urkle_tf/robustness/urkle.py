@@ -48,7 +48,12 @@ class Urkle(Robustness):
     self.beta, self.positives, self.attacked = beta, positives, attacked
 
   def check(self, pretext):
-    """Adversaries join as positives only where tuples can grow."""
+    """There must be a random z; adversaries join as positives only where tuples can grow."""
+    if not pretext.samples:
+      raise errors.UserError(
+        f"urkle needs a random z, and that of {pretext.name} is a point, between which KL is "
+        "undefined: use --pretext=vae, which samples z, or --robustness=trades"
+      )
     self._grow = self.positives and pretext.positives
     if self.attacked is not None and self.attacked > pretext.views:
       raise errors.UserError(
@@ -59,16 +64,18 @@ class Urkle(Robustness):
     """The first `attacked` views."""
     return views[:, : self.attacked]
 
-  def objective(self, encoder, images):
+  def objective(self, encoder, pretext, images, aux):
     """The analytic KL, never one of sampled z."""
+    del pretext, aux
     return kl_objective(encoder, images)
 
   def tuples(self, views, adversaries):
     """One tuple of the views, or of the views and their adversaries."""
     return [(1.0, range(views + adversaries if self._grow else views))]
 
-  def losses(self, representations, views):
+  def losses(self, pretext, representations, views):
     """{"kl": (beta, mean over the attacked views of KL[clean || adversary])} (eq. 11)."""
+    del pretext
     normal = representations.normal
     adversaries = normal.loc.shape[1] - views
     clean = representations.take(range(adversaries)).normal

@@ -1,0 +1,55 @@
+"""The decoder that mirrors `convnet` (Urkle paper, appendix B.2.1)."""
+
+import keras
+
+from urkle_tf import errors
+
+
+def decoder(latent_dim, image_shape, width=32, layers=4, momentum=0.9):
+  """A dense layer, then transposed 3x3 convolutions of stride 2 with batch norm and ReLU.
+
+  Its feature maps have the sizes and channels of `convnet(width, layers)`, in reverse.
+
+  Args:
+    latent_dim: d_z.
+    image_shape: (height, width, channels) of the images to be made, static.
+    width: channels before the last transposed convolution.
+    layers: transposed convolutions; 4 in the paper.
+    momentum: of the batch norms' moving averages.
+
+  Returns:
+    A functional Keras model: float32 [n, d_z] -> float32 [n, h, w, c], logits of pixels.
+
+  Raises:
+    UserError: if width or layers is below 1.
+  """
+  if width < 1 or layers < 1:
+    raise errors.UserError("a decoder's width and layers must be at least 1")
+  sizes = [tuple(image_shape[:2])]
+  for _ in range(layers):
+    sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
+  norm = lambda name: keras.layers.BatchNormalization(  # noqa: E731
+    momentum=momentum, epsilon=1e-5, synchronized=True, name=name
+  )
+  x = z = keras.Input((latent_dim,), name="z")
+  height, columns = sizes[-1]
+  x = keras.layers.Dense(height * columns * width * layers, use_bias=False, name="expand")(x)
+  x = keras.layers.Reshape((height, columns, width * layers), name="map")(x)
+  for layer in range(layers, 0, -1):
+    x = keras.layers.ReLU(name=f"relu{layer}")(norm(f"norm{layer}")(x))
+    last = layer == 1
+    x = keras.layers.Conv2DTranspose(
+      image_shape[2] if last else width * (layer - 1),
+      3,
+      strides=2,
+      padding="same",
+      use_bias=last,
+      name=f"deconv{layer}",
+    )(x)
+    height, columns = sizes[layer - 1]
+    if x.shape[1:3] != (height, columns):  # an odd size, which the stride has rounded up
+      x = keras.layers.Cropping2D(
+        ((0, x.shape[1] - height), (0, x.shape[2] - columns)), name=f"crop{layer}"
+      )(x)
+  x = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
+  return keras.Model(z, x, name="decoder")

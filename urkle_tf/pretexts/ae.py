@@ -1,0 +1,26 @@
+"""The deterministic autoencoder (Urkle paper, appendix B.1, eq. 35)."""
+
+from urkle_tf.pretexts._reconstruction import Reconstruction
+from urkle_tf.pretexts.base import squared_distance
+
+
+class AE(Reconstruction):
+  """Reconstructs an image from z = mu: ||x - h(g(x))||^2.
+
+  Args:
+    width: of the decoder that mirrors `convnet`; see `networks.decoder`.
+    layers: likewise.
+    decoder: a Keras model instead of it, z -> logits of pixels.
+  """
+
+  samples = False
+  terms = ("reconstruction",)
+
+  def __init__(self, width=32, layers=4, decoder=None):
+    super().__init__(decoder, width, layers, "ae")
+
+  def loss(self, representations, aux, training=True):
+    """{"reconstruction": [n]}, the mean over the members."""
+    reconstruction = self.predict(representations.flat, training)
+    error = squared_distance(reconstruction, representations.repeat(aux))
+    return {"reconstruction": representations.mean(error)}

@@ -1,0 +1,90 @@
+"""Supervised training: a head on z and labels (Urkle paper, eq. 2)."""
+
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.networks import heads
+from urkle_tf.pretexts.base import Pretext, squared_distance
+
+
+class Supervised(Pretext):
+  """Predicts the label from z: -log p(y|z), one z an image.
+
+  Classification: the cross-entropy of the head's softmax.  Regression: the squared error
+  ||y - f(z)||^2 / 2, a Gaussian of variance 1 without its constant.
+
+  Args:
+    task: "classification", labels int [n], or "regression", labels float [n] or [n, outputs].
+    outputs: classes, or numbers to regress on; None takes the classes from the data set (1 for
+      regression).
+    width: of the head's hidden layers.
+    layers: dense layers of the head; 3 in the paper's MNIST net, 1 is linear.
+
+  Raises:
+    UserError: for an option out of its range.
+  """
+
+  views = 1
+  needs_labels = True
+  positives = True
+  predicts = True
+
+  def __init__(self, task="classification", outputs=None, width=256, layers=3):
+    super().__init__(name="supervised")
+    if task not in ("classification", "regression"):
+      raise errors.unknown("task", task, ("classification", "regression"))
+    self.classifies = task == "classification"
+    if self.classifies and outputs is not None and outputs < 2:
+      raise errors.UserError(f"supervised: outputs must be at least 2 classes, got {outputs}")
+    for name, value in (("width", width), ("layers", layers), ("outputs", outputs)):
+      if value is not None and value < 1:
+        raise errors.UserError(f"supervised: {name} must be at least 1, got {value}")
+    self.outputs = outputs if outputs or self.classifies else 1
+    self._hidden = [width] * (layers - 1)
+    self.terms = ("cross_entropy",) if self.classifies else ("squared_error",)
+
+  def adopt(self, source):
+    """Takes the number of classes from the data."""
+    if not source.labelled:
+      raise errors.UserError(
+        f"the supervised pretext needs labels, and {source.name!r} has none: give a labelled "
+        "--dataset or another --pretext"
+      )
+    if self.classifies and self.outputs is None:
+      self.outputs = len(source.class_names)
+
+  def attach(self, encoder):
+    """Makes the head: dense layers with batch norm and ReLU in between."""
+    if self.outputs is None:
+      raise errors.UserError("supervised: give the number of classes, Supervised(outputs=10)")
+    self.network = heads.mlp(encoder.latent_dim, [*self._hidden, self.outputs], "head")
+    if self.classifies:
+      self.head = self.network
+
+  def prepare(self, views, batch):
+    """The labels, [n]."""
+    del views
+    if "label" not in batch:
+      raise errors.UserError('the supervised pretext needs labels: batches with a "label"')
+    return batch["label"]
+
+  def predict(self, z, training=False):
+    """Logits, or predicted numbers: float32 [m, outputs]."""
+    return self.network(z, training=training)
+
+  def divergence(self, prediction, other):
+    """KL[p(y|prediction) || p(y|other)] of the softmaxes, or the squared difference."""
+    if not self.classifies:
+      return squared_distance(prediction, other)
+    before, after = tf.nn.log_softmax(prediction), tf.nn.log_softmax(other)
+    return tf.reduce_sum(tf.exp(before) * (before - after), -1)
+
+  def loss(self, representations, aux, training=True):
+    """{"cross_entropy": [n]} or {"squared_error": [n]}, the mean over the members."""
+    prediction, labels = self.predict(representations.flat, training), representations.repeat(aux)
+    if self.classifies:
+      values = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=prediction)
+    else:
+      truth = tf.reshape(tf.cast(labels, tf.float32), tf.shape(prediction))
+      values = squared_distance(prediction, truth) / 2
+    return {self.terms[0]: representations.mean(values)}

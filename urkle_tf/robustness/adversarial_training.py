@@ -1,0 +1,37 @@
+"""Adversarial training (Madry et al., 2018)."""
+
+from urkle_tf import errors
+from urkle_tf.networks.representations import Representations
+from urkle_tf.robustness.base import Robustness
+
+
+class AdversarialTraining(Robustness):
+  """Trains on the images that maximise the supervised loss, and on them alone.
+
+  min E[max_{x' in A(x)} -log p(y|x')]
+  """
+
+  clean = False
+
+  def check(self, pretext):
+    """There must be labels."""
+    if not pretext.needs_labels:
+      raise errors.UserError(
+        f"adversarial_training attacks the loss of a label, and {pretext.name} reads none: use "
+        "--pretext=supervised, or --robustness=urkle"
+      )
+
+  def objective(self, encoder, pretext, images, aux):
+    """The pretext's loss at z = loc, in inference mode."""
+    del images
+
+    def loss(neighbours):
+      representations = Representations.of(encoder(neighbours, training=False), 1)
+      (value,) = pretext.loss(representations, aux, training=False).values()
+      return value
+
+    return loss
+
+  def tuples(self, views, adversaries):
+    """The adversary."""
+    return [(1.0, range(views, views + adversaries))]

@@ -1,0 +1,52 @@
+"""TRADES: predictions that hold still in a neighbourhood (Zhang et al., 2019)."""
+
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.robustness.base import Robustness
+
+
+class Trades(Robustness):
+  """Adds beta * mean_x max_{x' in A(x)} D(f(x), f(x')), D as the pretext measures it.
+
+  For `supervised` D = KL[p(y|x) || p(y|x')] (TRADES); for `ae` the squared difference of the
+  reconstructions (Urkle paper, appendix B.1, eq. 36).  The pretext's own loss is that of the
+  clean image.
+
+  Args:
+    beta: the weight of the term, at least 0; 6 is usual for `supervised`.
+  """
+
+  terms = ("divergence",)
+
+  def __init__(self, beta=6.0):
+    if not beta >= 0:
+      raise errors.UserError(f"trades: beta must be at least 0, got {beta}")
+    self.beta = beta
+
+  def check(self, pretext):
+    """There must be one prediction for each image to hold."""
+    if not pretext.predicts or pretext.stochastic:
+      raise errors.UserError(
+        f"trades holds predictions still, and {pretext.name} makes none that is not random: use "
+        "--pretext=supervised or --pretext=ae, or --robustness=urkle"
+      )
+
+  def objective(self, encoder, pretext, images, aux):
+    """The divergence from the prediction for the clean image, all in inference mode."""
+    del aux
+    predict = lambda x: pretext.predict(encoder(x, training=False).loc)  # noqa: E731
+    clean = tf.stop_gradient(predict(images))
+    return lambda neighbours: pretext.divergence(clean, predict(neighbours))
+
+  def tuples(self, views, adversaries):
+    """The clean image."""
+    del adversaries
+    return [(1.0, range(views))]
+
+  def losses(self, pretext, representations, views):
+    """{"divergence": (beta, [n])}, minimised through both predictions."""
+    predictions = pretext.predict(representations.flat, training=True)
+    members = representations.z.shape[1]
+    predictions = tf.reshape(predictions, [-1, members, *predictions.shape[1:]])
+    return {"divergence": (self.beta, pretext.divergence(predictions[:, 0], predictions[:, views]))}
