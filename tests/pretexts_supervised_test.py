@@ -1,0 +1,103 @@
+"""The supervised pretext against NumPy, and what it asks of the data."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import special, stats
+
+import urkle_tf
+from urkle_tf import errors, networks, pretexts
+from urkle_tf.data import sources
+
+
+def _attached(**options):
+  keras.utils.set_random_seed(0)
+  pretext = pretexts.Supervised(width=8, layers=2, **options)
+  pretext.attach(networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 4))
+  return pretext
+
+
+def _tuples(n=6, members=2):
+  loc = np.random.default_rng(0).normal(size=(n, members, 4)).astype("float32")
+  return networks.Representations(tfp.distributions.Normal(loc, 0.5 * np.ones_like(loc)), loc)
+
+
+def test_classification_is_the_cross_entropy():
+  pretext, drawn, labels = _attached(outputs=3), _tuples(), np.array([0, 1, 2, 2, 1, 0])
+  logits = pretext.network(drawn.z.reshape(-1, 4), training=True).numpy().astype(np.float64)
+  logs = special.log_softmax(logits, -1).reshape(6, 2, 3)
+  expected = [-np.mean([logs[i, t, y] for t in range(2)]) for i, y in enumerate(labels)]
+  np.testing.assert_allclose(pretext.loss(drawn, labels)["cross_entropy"], expected, rtol=1e-4)
+
+
+def test_regression_is_a_gaussian_of_variance_one():
+  pretext, drawn = _attached(task="regression", outputs=2), _tuples(members=1)
+  truth = np.random.default_rng(2).normal(size=(6, 2))
+  found = pretext.loss(drawn, truth, training=False)["squared_error"]
+  mean = pretext.network(drawn.z[:, 0], training=False).numpy()
+  expected = -stats.norm.logpdf(truth, mean, 1.0).sum(1) - np.log(2 * np.pi)
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+  assert pretext.head is None  # a classifier is not made of it
+
+
+def test_divergence_is_the_kl_of_predictions():
+  pretext = _attached(outputs=3)
+  one, other = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+  p, q = special.softmax(one, -1), special.softmax(other, -1)
+  expected = [stats.entropy(a, b) for a, b in zip(p, q, strict=True)]
+  np.testing.assert_allclose(pretext.divergence(one, other), expected, rtol=1e-4)
+
+
+def test_classes_come_from_the_data():
+  pretext = pretexts.Supervised()
+  pretext.adopt(sources.load("digits", "train[:20]"))
+  assert pretext.outputs == 10
+
+
+def test_labels_must_be_there(tmp_path):
+  (tmp_path / "photos").mkdir()
+  for number in range(4):
+    keras.utils.save_img(tmp_path / "photos" / f"{number}.png", np.full((8, 8, 3), 60 * number))
+  with pytest.raises(errors.UserError, match="supervised pretext needs labels"):
+    urkle_tf.pretrain(
+      output_dir=str(tmp_path / "run"),
+      dataset=f"folder:{tmp_path / 'photos'}",
+      pretext="supervised",
+      robustness="none",
+      batch_size=2,
+    )
+  with pytest.raises(errors.UserError, match='a "label"'):
+    _attached(outputs=3).prepare(tf.zeros([2, 1, 8, 8, 1]), {})
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    ({"task": "ranking"}, "ranking"),
+    ({"outputs": 1}, "at least 2 classes"),
+    ({"layers": 0}, "layers must be at least 1"),
+    ({"task": "regression", "outputs": 0}, "outputs must be at least 1"),
+  ],
+)
+def test_wrong_options(options, words):
+  with pytest.raises(errors.UserError, match=words):
+    pretexts.Supervised(**options)
+
+
+def test_regression_trains_and_exports_an_encoder(tmp_path):
+  result = urkle_tf.pretrain(
+    output_dir=str(tmp_path / "run"),
+    pretext="supervised(task=regression, width=8)",
+    robustness="trades(beta=0.1)",
+    encoder="convnet(width=4, layers=2)",
+    latent_dim=6,
+    split="train[:64]",
+    batch_size=16,
+    epochs=2,
+    attack_steps=1,
+    augment="none",
+  )
+  assert np.isfinite(result["squared_error"])
+  assert "classifier" not in result

@@ -1,0 +1,108 @@
+"""TRADES and adversarial training: what they attack, train on and add."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import special
+
+import urkle_tf
+from urkle_tf import attacks, errors, networks, pretexts, robustness
+
+
+@pytest.fixture(scope="module")
+def cell():
+  """A small supervised network whose batch norms have seen data."""
+  keras.utils.set_random_seed(0)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=8, layers=2), 6)
+  pretext = pretexts.Supervised(outputs=3, width=8)
+  pretext.attach(encoder)
+  images = np.random.default_rng(1).uniform(size=(64, 8, 8, 1)).astype("float32")
+  for _ in range(20):
+    pretext.predict(encoder(images, training=True).loc, training=True)
+  return encoder, pretext
+
+
+def _images(n=8):
+  return tf.constant(np.random.default_rng(2).uniform(size=(n, 8, 8, 1)), tf.float32)
+
+
+def _log_probabilities(cell, images):
+  encoder, pretext = cell
+  logits = pretext.network(encoder(images, training=False).loc, training=False)
+  return special.log_softmax(np.float64(logits), -1)
+
+
+def test_trades_attacks_the_kl_of_predictions_in_inference_mode(cell):
+  images, near = _images(), _images() + 0.05
+  before = [v.numpy() for v in (*cell[0].variables, *cell[1].variables)]
+  value = robustness.Trades().objective(*cell, images, None)(near)
+  p, q = _log_probabilities(cell, images), _log_probabilities(cell, near)
+  np.testing.assert_allclose(value, np.sum(np.exp(p) * (p - q), -1), rtol=1e-3, atol=1e-6)
+  for old, new in zip(before, (*cell[0].variables, *cell[1].variables), strict=True):
+    np.testing.assert_array_equal(old, new)
+
+
+def test_adversarial_training_attacks_the_cross_entropy(cell):
+  images, labels = _images(), np.arange(8) % 3
+  objective = robustness.AdversarialTraining().objective(*cell, images, labels)
+  expected = -_log_probabilities(cell, images)[np.arange(8), labels]
+  np.testing.assert_allclose(objective(images), expected, rtol=1e-4)
+  found = attacks.PGD(attacks.Linf(0.1), steps=5)(objective, images, [0, 1])
+  assert np.all(objective(found) > expected)
+
+
+def test_trades_term_is_the_divergence_times_beta(cell):
+  _, pretext = cell
+  loc = np.random.default_rng(0).normal(size=(5, 2, 6)).astype("float32")
+  drawn = networks.Representations(tfp.distributions.Normal(loc, 0.1 + 0 * loc), tf.constant(loc))
+  ((weight, value),) = robustness.Trades(beta=6.0).losses(pretext, drawn, 1).values()
+  logits = np.float64(pretext.network(loc.reshape(-1, 6), training=True)).reshape(5, 2, 3)
+  p, q = special.log_softmax(logits[:, 0], -1), special.log_softmax(logits[:, 1], -1)
+  assert weight == 6.0
+  np.testing.assert_allclose(value, np.sum(np.exp(p) * (p - q), -1), rtol=1e-3, atol=1e-6)
+
+
+def _trained(scheme, epochs=1):
+  keras.utils.set_random_seed(0)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6)
+  trainer = urkle_tf.Trainer(
+    encoder,
+    pretexts.Supervised(outputs=3, width=8),
+    scheme,
+    attacks.PGD(attacks.Linf(0.1), steps=2),
+  )
+  trainer.compile(keras.optimizers.SGD(0.05))
+  rows = {"views": _images(16)[:, None], "label": np.arange(16) % 3}
+  data = tf.data.Dataset.from_tensor_slices(rows).batch(16)
+  trainer.fit(data, epochs=epochs, verbose=0)
+  return trainer, {k: float(v) for k, v in trainer.get_metrics_result().items()}
+
+
+@pytest.mark.parametrize("beta", [0.0, 3.0])
+def test_trades_loss_is_the_clean_loss_plus_the_term(beta):
+  _, row = _trained(robustness.Trades(beta=beta))
+  assert row["divergence"] > 0
+  expected = row["cross_entropy"] + beta * row["divergence"]
+  assert row["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_adversarial_training_sees_adversaries_alone():
+  """A step on them equals a step of plain training with them as the data."""
+  trainer, row = _trained(robustness.AdversarialTraining())
+  assert "kl_mean_part" not in row
+  plain, _ = _trained(robustness.Plain(), epochs=0)
+  fresh, _ = _trained(robustness.AdversarialTraining(), epochs=0)
+  seed = urkle_tf.distribution.fold(urkle_tf.distribution.fold([0, 0], 0), 1)
+  labels = np.arange(16) % 3
+  found, _ = fresh.adversaries(_images(16)[:, None], labels, seed, 0)
+  plain.train_step({"views": found, "label": tf.constant(labels)})
+  for one, other in zip(trainer.trainable_variables, plain.trainable_variables, strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [-0.1, float("nan")])
+def test_wrong_beta(beta):
+  with pytest.raises(errors.UserError, match="beta must be at least 0"):
+    robustness.Trades(beta=beta)
