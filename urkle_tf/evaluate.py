@@ -35,6 +35,7 @@ _OWN = {
   "samples": ("int", 200, "samples of z that the sampled classifier is scored with"),
   "standing": ("bool", False, "attack only images that earlier rows left standing: fast"),
   "representation_examples": ("int", 1000, "images for the part without labels; 0 for none"),
+  "loss_cap": ("number", None, "report the bound of Proposition 1 with this M, above ln(classes)"),
   "save_images": ("bool", False, "save adversarial images and per-image results"),
 }
 
@@ -55,6 +56,11 @@ def main():
       print(
         f"{row['name']}, {row['norm']}, epsilon {row['epsilon']:.4g}, {row['mode']} z: "
         f"{100 * row['accuracy']:.2f}%"
+      )
+    if part := result.get("bound"):
+      print(
+        f"bound on the adversarial loss, M {part['M']:.4g}: {part['value']:.4g} (measured: "
+        f"{part['measured_adversarial_loss']:.4g}{'; vacuous' if part['vacuous'] else ''})"
       )
     print(f"report: {settings['output_dir']}/report.md")
 

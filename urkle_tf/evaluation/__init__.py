@@ -6,7 +6,7 @@ import numpy as np
 
 from urkle_tf import errors, export, runs
 from urkle_tf.data import compatibility, sources
-from urkle_tf.evaluation import attacked, clean, recording, report, representation, scoring
+from urkle_tf.evaluation import attacked, bound, clean, recording, report, representation, scoring
 
 _EPSILON = 8 / 255
 
@@ -32,6 +32,7 @@ def assess(
   samples=200,
   standing=False,
   representation_examples=1000,
+  loss_cap=None,
   save_images=False,
   batch_size=250,
   seed=0,
@@ -51,7 +52,7 @@ def assess(
     attacks: specs, in a list or with commas in between: `"pgd(steps=100, restarts=2),fgsm"`.
     norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, else linf.
     epsilon: radius in pixel units of [0, 1]; None for that of the training, else 8/255.
-    epsilons: several radii instead; the first is that of the representation's part.
+    epsilons: several radii instead; the first is that of the representation and the bound.
     attack_steps: of attacks whose spec names none.
     attack_step_size: likewise; None for 2.5 epsilon / steps.
     restarts: likewise.
@@ -60,6 +61,8 @@ def assess(
     standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
     representation_examples: how many images the representation's part is measured on; 0 for
       none.
+    loss_cap: M of Proposition 1 in nats, above ln of the number of classes: the bound is
+      measured on the first 1,000 images; None for no such part.
     save_images: whether adversarial images and per-image results are saved (images.npz).
     batch_size: images that are attacked together.
     seed: everything random is a function of it.
@@ -84,6 +87,8 @@ def assess(
       "labels" + (", not both" if classifier else "")
     )
   metadata = export.read_metadata(classifier or encoder, "classifier" if classifier else "encoder")
+  if loss_cap is not None:
+    bound.check(loss_cap, metadata)
   norm = norm or metadata.get("norm", "linf")
   trained = metadata.get("epsilon")
   radii = list(epsilons or [epsilon if epsilon is not None else trained or _EPSILON])
@@ -130,6 +135,17 @@ def assess(
         norm,
         radii[0],
         examples=representation_examples,
+        batch_size=batch_size,
+        seed=seed,
+      )
+    if loss_cap is not None:
+      result["bound"] = bound.measure(
+        model,
+        source,
+        norm,
+        radii[0],
+        loss_cap,
+        samples=max(samples, 200),
         batch_size=batch_size,
         seed=seed,
       )

@@ -113,6 +113,8 @@ def markdown(report, figures=()):
       ]
   if part := report.get("representation"):
     lines += _representation(part, config)
+  if part := report.get("bound"):
+    lines += _bound(part)
   for name, title in figures:
     lines += [f"![{title}](figures/{name})", ""]
   versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
@@ -147,6 +149,37 @@ def _representation(part, config):
       "",
     ]
   return lines
+
+
+def _bound(part):
+  rows = [
+    ["clean loss (eq. 2)", *[f"{part['clean_loss']:.4g}"] * 2],
+    ["regulariser", f"{part['regulariser']:.4g}", f"{part['regulariser_tight']:.4g}"],
+    ["bound: their sum", f"{part['value']:.4g}", f"{part['value_tight']:.4g}"],
+    ["M", *[f"{part['M']:.4g}"] * 2],
+    ["measured adversarial loss (eq. 3)", *[f"{part['measured_adversarial_loss']:.4g}"] * 2],
+  ]
+  vacuous, tight = part["vacuous"], part["vacuous_tight"]
+  if vacuous and tight:
+    verdict = "Vacuous: the bound is at least M, which the capped loss never exceeds."
+  elif vacuous:
+    verdict = "Vacuous with the root of the mean KL; with the mean of roots the bound is below M."
+  else:
+    verdict = "Not vacuous: the bound is below M."
+  return [
+    "## The bound of Proposition 1",
+    "",
+    f"The first {part['examples']} images, sampled z ({part['samples']} samples), {part['norm']}, "
+    f"epsilon {attacked.radius(part['epsilon'])}; nats. Each softmax is mixed with "
+    f"{100 * part['cap_share']:.3g}% of the uniform distribution, so that no loss exceeds M.",
+    "",
+    *_table(["", "root of the mean KL (eq. 4)", "mean of roots (eq. 31)"], rows),
+    f"{verdict} The KL is the largest found (mean {part['kl_mean']:.4g}; PGD on the KL with "
+    f"{part['steps']} steps and {part['restarts']} restarts, PGD on the loss with "
+    f"{part['loss_steps']}), and so is the measured loss: the true maxima may be larger, and the "
+    "bound with them.",
+    "",
+  ]
 
 
 def _plot():

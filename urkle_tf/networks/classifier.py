@@ -89,11 +89,15 @@ class Classifier(keras.Model):
 
   def from_noise(self, loc, scale, noise):
     """As `log_probabilities`, with standard normal noise [n or 1, samples, d_z] as given."""
+    each = self.each_from_noise(loc, scale, noise)
+    samples = tf.cast(tf.shape(noise)[1], tf.float32)
+    return tf.reduce_logsumexp(each, axis=1) - tf.math.log(samples)
+
+  def each_from_noise(self, loc, scale, noise):
+    """As `from_noise`, before the mean over samples: float32 [n, samples, classes]."""
     z = loc[:, None] + scale[:, None] * noise  # [n, s, d_z]
-    samples = tf.shape(noise)[1]
     logits = self.head(tf.reshape(z, [-1, self.latent_dim]), training=False)
-    each = tf.reshape(tf.nn.log_softmax(logits), [-1, samples, self.classes])
-    return tf.reduce_logsumexp(each, axis=1) - tf.math.log(tf.cast(samples, tf.float32))
+    return tf.reshape(tf.nn.log_softmax(logits), [-1, tf.shape(noise)[1], self.classes])
 
   def call(self, images, training=None):
     """Served probabilities: [n, h, w, c] -> float32 [n, classes]."""

@@ -1,0 +1,320 @@
+"""Proposition 1: the cap against its formula, the whole against closed forms and quadrature."""
+
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_models import small_encoder
+
+from urkle_tf import errors, evaluation, export, networks
+from urkle_tf.data import sources
+from urkle_tf.evaluation import attacked, bound
+from urkle_tf.networks.classifier import Classifier
+
+# The cap.
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100, 1000])
+@pytest.mark.parametrize("above", [0.05, 1.0, 10.0, 60.0])
+def test_the_cap_is_footnote_1(rng, classes, above):
+  loss_cap = math.log(classes) + above
+  p = rng.dirichlet(np.full(classes, 0.1), size=5).astype(np.float32).astype(np.float64)
+  p = np.concatenate([p / p.sum(1, keepdims=True), np.eye(classes)[:1]])  # with p = 1 and p = 0
+  with np.errstate(divide="ignore"):
+    found = bound.capped(np.log(p).astype(np.float32), loss_cap).numpy().astype(np.float64)
+  floor = math.exp(-loss_cap)
+  np.testing.assert_allclose(found, np.log((1 - classes * floor) * p + floor), rtol=2e-6, atol=1e-6)
+  assert np.all(found <= 0)
+  assert np.all(-found <= np.float32(loss_cap))
+  np.testing.assert_allclose(-found[-1, 1:], loss_cap, rtol=1e-6)
+  np.testing.assert_allclose(np.exp(found).sum(1), 1, rtol=1e-4)
+  np.testing.assert_array_equal(found.argmax(1)[:-1], p.argmax(1)[:-1])
+
+
+def test_the_papers_example():
+  # M = 3: "0.05"; three classes of K = 1 - 3 * 0.0498.
+  found = np.exp(bound.capped(np.log([[0.7, 0.2, 0.1]]), 3.0))
+  np.testing.assert_allclose(found, [[0.645249, 0.219915, 0.134851]], atol=2e-5)
+
+
+def test_a_cap_that_only_just_exists_is_finite():
+  loss_cap = np.nextafter(math.log(10), 3)
+  found = bound.capped(np.log(np.full((1, 10), 0.1)), loss_cap).numpy()
+  np.testing.assert_allclose(found, -math.log(10), rtol=1e-6)
+
+
+def test_the_cap_of_a_mean_is_the_mean_of_caps(rng):
+  p = rng.dirichlet(np.full(4, 0.3), size=50)
+  each = np.exp(bound.capped(np.log(p), 2.0)).mean(0)
+  np.testing.assert_allclose(np.exp(bound.capped(np.log(p.mean(0)), 2.0)), each, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "classes, loss_cap, least",
+  [
+    (2, math.log(2), "0.6931"),
+    (10, 2.3, "2.3026"),
+    (100, 4.0, "4.6052"),
+    (1000, 6.9, "6.9078"),
+    (10, -1.0, "2.3026"),
+    (10, math.nan, "2.3026"),
+    (10, math.inf, "2.3026"),
+    (10, "3", "2.3026"),
+  ],
+)
+def test_a_cap_without_room_for_the_classes_is_refused(classes, loss_cap, least):
+  with pytest.raises(errors.UserError, match=rf"above ln\({classes}\) = {least}") as caught:
+    bound.capped(np.zeros((1, classes), np.float32), loss_cap)
+  assert "\n" not in str(caught.value)
+
+
+# The whole, on linear models with a constant scale.
+
+SHAPE = (4, 4, 1)
+
+
+def linear_network(matrix, scale):
+  images = keras.Input(SHAPE)
+  dense = keras.layers.Dense(matrix.shape[1], use_bias=False)
+  loc = dense(keras.layers.Flatten()(images))
+  network = keras.Model(images, {"loc": loc, "scale": keras.layers.Rescaling(0.0, scale)(loc)})
+  dense.set_weights([matrix.astype(np.float32)])
+  return network
+
+
+def linear_head(weights, bias):
+  head = networks.mlp(weights.shape[0], [weights.shape[1]], "head")
+  head.get_layer("dense1").set_weights([weights.astype(np.float32), np.array(bias, np.float32)])
+  return head
+
+
+def array_source(images, labels, classes):
+  names = [str(i) for i in range(classes)]
+  return sources.ArraySource(images, name="array", split="test", class_names=names, labels=labels)
+
+
+def test_a_constant_head_and_a_linear_encoder_have_a_closed_form():
+  # Pixels come in pairs of one weight. Of a pair in grey both can move; of a pair (black, white)
+  # one can move upwards, and the other one downwards. So max |w d| has the same closed form in
+  # both directions, and differs between images: the two regularisers differ, too.
+  pair_weights = np.array([1.0, 2.0, -1.5, 0.5, 3.0, -2.0, 1.0, 2.5])
+  matrix = np.repeat(pair_weights, 2)[:, None]
+  grey = np.random.default_rng(1).uniform(size=(12, 8)) < 0.5
+  images = np.where(np.repeat(grey, 2, 1), 128, np.tile([0, 255], 8)).reshape(12, *SHAPE)
+  labels = np.arange(12) % 10
+  model = Classifier(linear_network(matrix, 0.5), linear_head(np.zeros((1, 10)), np.zeros(10)))
+  epsilon, loss_cap = 0.03, 3.0
+  found = bound.measure(
+    model,
+    array_source(images.astype(np.uint8), labels, 10),
+    "linf",
+    epsilon,
+    loss_cap,
+    steps=20,
+    loss_steps=2,
+    batch_size=5,
+  )
+  shift = epsilon * np.where(grey, 2, 1) @ np.abs(pair_weights)
+  divergence = shift**2 / (2 * 0.5**2)
+  wanted = loss_cap / math.sqrt(2) * math.sqrt(divergence.mean())
+  tight = loss_cap / math.sqrt(2) * np.sqrt(divergence).mean()
+  assert wanted > tight * 1.002  # the case tells the two apart
+  # p = 1/C is its own cap, and every z has the same loss.
+  assert found["clean_loss"] == pytest.approx(math.log(10), rel=1e-5)
+  assert found["measured_adversarial_loss"] == pytest.approx(math.log(10), rel=1e-5)
+  assert found["kl_mean"] == pytest.approx(divergence.mean(), rel=1e-3)
+  assert found["regulariser"] == pytest.approx(wanted, rel=5e-4)
+  assert found["regulariser_tight"] == pytest.approx(tight, rel=5e-4)
+  assert found["value"] == pytest.approx(math.log(10) + wanted, rel=5e-4)
+  assert found["value_tight"] == pytest.approx(math.log(10) + tight, rel=5e-4)
+  assert found["vacuous"] is (math.log(10) + wanted >= loss_cap)
+  assert found["cap_share"] == pytest.approx(10 * math.exp(-3))
+  assert (found["M"], found["examples"]) == (3.0, 12)
+
+
+def binary_problem():
+  """Two classes, z = pixels + noise: the log-odds are Normal, so quadrature gives each loss."""
+  rng = np.random.default_rng(2)
+  images = rng.integers(100, 156, size=(30, *SHAPE)).astype(np.uint8)
+  weights = rng.normal(size=(16, 2))
+  pixels = images.reshape(30, -1) / 255
+  difference = weights[:, 0] - weights[:, 1]
+  middle = np.median(pixels @ difference)
+  labels = np.where(pixels @ difference > middle, 0, 1)
+  scale = 0.4
+  model = Classifier(linear_network(np.eye(16), scale), linear_head(weights, [-middle, 0]))
+  margin = (pixels @ difference - middle) * np.where(labels == 0, 1, -1)
+  return model, array_source(images, labels, 2), margin, difference, scale
+
+
+def normal_mean(function, means, spread):
+  """E[function(means + spread * Normal(0, 1))] by Gauss-Hermite quadrature."""
+  nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+  return function(means[:, None] + spread * nodes) @ weights / math.sqrt(2 * math.pi)
+
+
+def test_losses_of_a_sampled_linear_classifier_are_those_of_quadrature():
+  model, source, margin, difference, scale = binary_problem()
+  epsilon, loss_cap = 0.03, 1.5
+  found = bound.measure(
+    model, source, "linf", epsilon, loss_cap, steps=10, loss_steps=20, samples=3000, batch_size=16
+  )
+  floor = math.exp(-loss_cap)
+  capped = lambda odds: (1 - 2 * floor) / (1 + np.exp(-odds)) + floor  # noqa: E731
+  spread = scale * np.linalg.norm(difference)
+  clean = normal_mean(lambda odds: -np.log(capped(odds)), margin, spread).mean()
+  moved = margin - epsilon * np.abs(difference).sum()
+  adversarial = -np.log(normal_mean(capped, moved, spread)).mean()
+  # What mistakes would give: one equation in place of the other, no cap.
+  swapped = -np.log(normal_mean(capped, margin, spread)).mean()
+  uncapped = normal_mean(lambda odds: np.log1p(np.exp(-odds)), margin, spread).mean()
+  assert min(abs(clean - swapped), abs(clean - uncapped)) > 0.03
+  assert found["clean_loss"] == pytest.approx(clean, abs=0.01)
+  assert found["measured_adversarial_loss"] == pytest.approx(adversarial, abs=0.01)
+  # All pixels move by epsilon, whichever way.
+  assert found["kl_mean"] == pytest.approx(16 * epsilon**2 / (2 * scale**2), rel=1e-3)
+  assert found["value"] >= found["measured_adversarial_loss"]
+
+
+def test_each_attack_serves_the_other(monkeypatch):
+  model, source, _, _, scale = binary_problem()
+  epsilon = 0.03
+  arguments = (model, source, "linf", epsilon, 1.5)
+  options = {"steps": 10, "loss_steps": 20}
+  whole = bound.measure(*arguments, **options)
+
+  # An attack on the KL that goes nowhere: the loss's adversaries are corners of the ball, too.
+  def stay(encoder, images):
+    return lambda neighbours: -tf.reduce_sum(tf.square(neighbours - images), [1, 2, 3])
+
+  with monkeypatch.context() as patch:
+    patch.setattr(bound, "kl_objective", stay)
+    found = bound.measure(*arguments, **options)
+  assert found["kl_mean"] == pytest.approx(16 * epsilon**2 / (2 * scale**2), rel=0.05)
+
+  # An attack on the loss that finds nothing: the KL's adversaries count, and hurt less.
+  monkeypatch.setattr(attacked, "adversary", lambda *_: lambda images, *_: (images, 1.0))
+  found = bound.measure(*arguments, **options)
+  assert whole["clean_loss"] == found["clean_loss"]
+  assert found["measured_adversarial_loss"] < whole["measured_adversarial_loss"] - 0.02
+  assert found["kl_mean"] == pytest.approx(whole["kl_mean"], rel=1e-3)
+
+  # Neither finds anything: the clean images alone, by Jensen no worse than the clean loss.
+  monkeypatch.setattr(bound, "kl_objective", stay)
+  nothing = bound.measure(*arguments, **options)
+  assert nothing["kl_mean"] < 0.1 * whole["kl_mean"]
+  assert nothing["measured_adversarial_loss"] < nothing["clean_loss"]
+  assert nothing["measured_adversarial_loss"] <= found["measured_adversarial_loss"]
+
+
+def test_the_noise_is_the_same_for_every_candidate_and_differs_between_images():
+  model, source, *_ = binary_problem()
+  images = np.repeat(source.images[:1] / 255, 3, 0).astype(np.float32)
+  labels = np.zeros(3, np.int64)
+  first, second = (
+    bound.sampled_losses(model, images, labels, 1.5, tf.constant([1, 2]), samples=30)
+    for _ in range(2)
+  )
+  np.testing.assert_array_equal(first, second)
+  assert len(np.unique(first[0])) == 3
+
+
+# Within the report.
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  """Digits: a sampled classifier whose head was fitted, and a deterministic one."""
+  root = tmp_path_factory.mktemp("classifiers")
+  encoder = small_encoder()
+  keras.utils.set_random_seed(0)
+  head = networks.mlp(6, [10], "head")
+  train = sources.load("digits", "train")
+  loc = encoder.network(train.images / np.float32(255), training=False)["loc"]
+  head.compile(
+    keras.optimizers.Adam(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  )
+  head.fit(loc, train.labels, batch_size=256, epochs=15, verbose=0)
+  metadata = {"norm": "linf", "epsilon": 0.02, "dataset": "digits"}
+  for name, stochastic in (("sampled", True), ("deterministic", False)):
+    model = Classifier(encoder.network, head, stochastic, samples=5)
+    export.export_classifier(model, root / name, metadata)
+  export.export_encoder(encoder, root / "encoder", metadata)
+  return root
+
+
+SMALL = {"examples": 60, "attacks": "fgsm", "batch_size": 40, "representation_examples": 0}
+
+
+def test_the_reports_part(folders, tmp_path):
+  arguments = {"classifier": str(folders / "sampled"), "eot": 2, **SMALL}
+  result = evaluation.assess(
+    **arguments, output_dir=str(tmp_path / "report"), samples=20, loss_cap=4.0
+  )
+  stored = json.loads((tmp_path / "report" / "report.json").read_text())
+  assert stored == json.loads(json.dumps(result))
+  part = stored["bound"]
+  needed = "M clean_loss regulariser value measured_adversarial_loss vacuous"
+  assert set(needed.split()) <= set(part)
+  assert (part["M"], part["examples"], part["samples"], part["epsilon"]) == (4.0, 60, 200, 0.02)
+  assert part["value"] == pytest.approx(part["clean_loss"] + part["regulariser"])
+  assert part["measured_adversarial_loss"] <= part["value_tight"] <= part["value"]
+  assert part["clean_loss"] < part["measured_adversarial_loss"] + 0.5
+  assert part["vacuous"] is (part["value"] >= 4.0)
+  assert stored["config"]["loss_cap"] == 4.0
+  text = (tmp_path / "report" / "report.md").read_text()
+  section = text[text.index("## The bound of Proposition 1") :]
+  assert f"{part['value']:.4g} | {part['value_tight']:.4g} |" in section
+  assert ("Not vacuous" not in section) is part["vacuous"]
+  assert "the true maxima may be larger" in section
+  assert "bound" not in evaluation.assess(**arguments)
+
+
+@pytest.mark.parametrize(
+  "vacuous, tight, sentence",
+  [
+    (True, True, "Vacuous: the bound is at least M"),
+    (True, False, "Vacuous with the root of the mean KL; with"),
+    (False, False, "Not vacuous: the bound is below M"),
+  ],
+)
+def test_the_report_says_whether_the_bound_is_vacuous(vacuous, tight, sentence):
+  from urkle_tf.evaluation import report
+
+  numbers = "M clean_loss regulariser value measured_adversarial_loss regulariser_tight value_tight"
+  part = dict.fromkeys([*numbers.split(), "kl_mean", "cap_share", "epsilon"], 0.5)
+  part |= {"vacuous": vacuous, "vacuous_tight": tight, "norm": "linf", "examples": 3, "samples": 9}
+  part |= {"steps": 1, "restarts": 1, "loss_steps": 1}
+  config = {"dataset": "digits", "split": "test"}
+  text = report.markdown({"config": config, "bound": part, "versions": {}})
+  assert sentence in text
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"loss_cap": 2.3}, r"--loss_cap must be a number above ln\(10\) = 2.3026 for 10 classes"),
+    ({"loss_cap": 0}, "--loss_cap must be a number above"),
+    ({"model": "deterministic"}, "this classifier is deterministic: leave --loss_cap out"),
+    ({"model": "encoder"}, "--loss_cap needs --classifier"),
+  ],
+)
+def test_mistakes_are_one_line_and_leave_no_folder(folders, tmp_path, changes, message):
+  changes = dict(changes)
+  model = changes.pop("model", "sampled")
+  kind = "encoder" if model == "encoder" else "classifier"
+  arguments = {kind: str(folders / model), "output_dir": str(tmp_path / "report"), "loss_cap": 3.0}
+  with pytest.raises(errors.UserError, match=message) as caught:
+    evaluation.assess(**arguments | changes)
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "report").exists()
+
+
+def test_a_deterministic_classifier_has_no_bound():
+  model, source, *_ = binary_problem()
+  model.stochastic = False
+  with pytest.raises(errors.UserError, match="deterministic"):
+    bound.measure(model, source, "linf", 0.1, 3.0)

@@ -1,0 +1,246 @@
+"""The bound on the adversarial loss that the KL gives (Urkle paper, Proposition 1)."""
+
+import math
+import numbers
+
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf import attacks, distribution, errors, export, progress
+from urkle_tf.evaluation import attacked, scoring
+from urkle_tf.networks.gaussian import kl
+from urkle_tf.robustness.urkle import kl_objective
+
+_STREAM = 4  # of a seed, beside those of `scoring`
+_CHUNK = 25  # samples of z that are in memory at once
+
+
+def check_cap(loss_cap, classes):
+  """Raises `UserError` if M = `loss_cap` is no cap of the loss for so many classes.
+
+  The floor exp(-M) of each probability leaves room for a distribution only where
+  C exp(-M) < 1.
+  """
+  least = math.log(classes)
+  known = isinstance(loss_cap, numbers.Real) and not isinstance(loss_cap, bool)
+  if not known or not least < loss_cap < math.inf:
+    raise errors.UserError(
+      f"--loss_cap must be a number above ln({classes}) = {least:.4f} for {classes} classes, "
+      f"got {loss_cap}"
+    )
+
+
+def check(loss_cap, metadata):
+  """Raises `UserError` if the bound with M = `loss_cap` does not exist for an export.
+
+  Args:
+    loss_cap: M in nats.
+    metadata: of the export.
+  """
+  if metadata["kind"] != "classifier":
+    raise errors.UserError("--loss_cap needs --classifier: the bound is one of its loss")
+  if not metadata["stochastic"]:
+    raise errors.UserError(
+      "--loss_cap: Proposition 1 speaks of sampled z, but this classifier is deterministic: leave "
+      "--loss_cap out"
+    )
+  check_cap(loss_cap, metadata["classes"])
+
+
+def capped(log_probabilities, loss_cap):
+  """Mixes a floor into probabilities, so that no loss exceeds M = `loss_cap`.
+
+      p~(y) = (1 - C exp(-M)) p(y) + exp(-M), hence 0 <= -log p~(y) <= M
+
+  (Urkle paper, footnote 1).  The predicted class stays, and since p~ is affine in p the cap of
+  a mean of probabilities is the mean of the capped ones.
+
+  Args:
+    log_probabilities: float32 [..., C]; -inf for p(y) = 0 is allowed.
+    loss_cap: M in nats, above ln C.
+
+  Returns:
+    float32 [..., C], log p~.
+
+  Raises:
+    UserError: if M is not above ln C.
+  """
+  log_probabilities = tf.convert_to_tensor(log_probabilities, tf.float32)
+  classes = log_probabilities.shape[-1]
+  check_cap(loss_cap, classes)
+  # expm1: 1 - C exp(-M) keeps its digits, and stays above 0, for M close to ln C.
+  weight = math.log(-math.expm1(math.log(classes) - loss_cap))
+  floor = tf.fill(tf.shape(log_probabilities), tf.constant(-loss_cap, tf.float32))
+  return tf.reduce_logsumexp(tf.stack([weight + log_probabilities, floor]), 0)
+
+
+def sampled_losses(classifier, images, labels, loss_cap, seed, samples=200):
+  """The two losses of the proposition, over samples of z ~ p(z|x), each softmax capped.
+
+  Args:
+    classifier: a stochastic `Classifier`.
+    images: float32 [n, h, w, c] in [0, 1].
+    labels: int [n].
+    loss_cap: M in nats.
+    seed: int32 [2]; with the same seed the i-th image has the same noise in every call.
+    samples: samples of z, at least.
+
+  Returns:
+    (mean over z of -log p~(y|z), -log of the mean over z of p~(y|z)), both float32 [n]: the
+    losses of eq. 2 and of eq. 3.
+  """
+  loc, scale = classifier.represent(images)
+  chunks = -(-samples // _CHUNK)
+  each = -(-samples // chunks)
+
+  def more(chunk, total, mean):
+    noise = tf.random.stateless_normal(
+      [tf.shape(loc)[0], each, classifier.latent_dim], distribution.fold(seed, chunk)
+    )
+    values = capped(classifier.each_from_noise(loc, scale, noise), loss_cap)  # [n, each, C]
+    values = tf.gather(values, labels, axis=-1, batch_dims=1)  # [n, each]
+    new = tf.stack([mean, tf.reduce_logsumexp(values, 1)])
+    return chunk + 1, total - tf.reduce_sum(values, 1), tf.reduce_logsumexp(new, 0)
+
+  nothing = tf.zeros_like(loc[:, 0])
+  _, total, mean = tf.while_loop(
+    lambda chunk, *_: chunk < chunks,
+    more,
+    (0, nothing, nothing - float("inf")),
+    parallel_iterations=1,
+  )
+  count = float(chunks * each)
+  return total / count, math.log(count) - mean
+
+
+def measure(
+  classifier,
+  source,
+  norm,
+  epsilon,
+  loss_cap,
+  steps=100,
+  restarts=2,
+  loss_steps=50,
+  eot=10,
+  samples=200,
+  examples=1000,
+  batch_size=250,
+  seed=0,
+):
+  """The report's part "bound" (Urkle paper, eq. 4), for the sampled classifier.
+
+      E[max -log E_z p~(y|z')] <= E[E_z -log p~(y|z)] + M / sqrt(2) sqrt(E[max KL])
+
+  Two attacks look for the maxima, one that climbs the KL and one that climbs the loss, and
+  each image counts with the largest KL and the largest loss among both results and the image
+  itself.  So the right side holds for what the left side was measured on, up to the sampling
+  of z; since no attack finds every maximum, the true right side may be larger.
+
+  Args:
+    classifier: a stochastic `Classifier`.
+    source: a labelled `Source`.
+    norm: of the threat model.
+    epsilon: its radius in pixel units.
+    loss_cap: M in nats, above ln of the number of classes.
+    steps: of PGD on the KL.
+    restarts: of PGD on the KL.
+    loss_steps: of PGD on the sampled classifier's loss.
+    eot: samples of z in each of those steps.
+    samples: samples of z that the losses are measured with, unknown to the attacks.
+    examples: the first so many images are measured.
+    batch_size: images that are attacked together.
+    seed: of starts and noise.
+
+  Returns:
+    A dict, losses and KL in nats: "M"; "clean_loss" (eq. 2); "regulariser" M / sqrt(2) times
+    the root of the mean KL (eq. 4), and "regulariser_tight" with the mean of the roots
+    (eq. 31); "value" and "value_tight", clean loss + regulariser; "measured_adversarial_loss"
+    (eq. 3); "vacuous" and "vacuous_tight", whether a value is at least M, which no loss
+    exceeds anyway; "kl_mean"; "cap_share" C exp(-M), the share of the uniform distribution in
+    p~; and what it was measured with.
+
+  Raises:
+    UserError: if M is too small, the classifier is deterministic, or returns NaN or infinity.
+  """
+  kind = {"kind": "classifier", "stochastic": classifier.stochastic, "classes": classifier.classes}
+  check(loss_cap, kind)
+  encoder = export.ExportedEncoder(classifier.network)
+  by_kl = attacks.PGD(attacks.from_norm(norm, epsilon), steps=steps, restarts=restarts, keep="best")
+  # The loss is attacked without the cap: p~ grows with p, so both have the same maxima.  The last
+  # iterate and not the best: under fresh noise the best is often one that had luck with its draws.
+  plan = attacked.Plan(
+    "pgd",
+    loss_steps,
+    1,
+    lambda epsilon: 2.5 * epsilon / loss_steps,
+    lambda threat, size: attacks.PGD(threat, loss_steps, size, keep="last"),
+  )
+  by_loss = attacked.adversary(classifier, plan, norm, "sampled", eot)
+  radius = tf.constant(epsilon, tf.float32)
+  step_size = tf.constant(plan.step_size(epsilon), tf.float32)
+  total = min(examples, source.size)
+  batch_size = min(batch_size, total)
+  seed = distribution.fold([seed, 0], _STREAM)
+
+  @tf.function
+  def worst_kl(images, seed):
+    return by_kl(kl_objective(encoder, images), images, seed)
+
+  @tf.function
+  def judge(images, candidates, labels, seed):
+    before, after = encoder(images, training=False), encoder(candidates, training=False)
+    mean, of_mean = sampled_losses(classifier, candidates, labels, loss_cap, seed, samples)
+    return {"kl": kl(before, after), "mean": mean, "of_mean": of_mean}
+
+  mask = np.arange(source.size) < total
+  bar = progress.Progress(f"bound {norm} {attacked.radius(epsilon)}", total)
+  parts = []
+  for number, (_, images, truth) in enumerate(scoring.stream(source, batch_size, mask)):
+    size = len(images)
+    images = tf.constant(scoring.pad(images, batch_size))
+    labels = tf.constant(scoring.pad(truth, batch_size))
+    kl_seed, loss_seed, score_seed = (distribution.fold(seed, number, i) for i in range(3))
+    candidates = (
+      images,
+      worst_kl(images, kl_seed),
+      by_loss(images, labels, loss_seed, radius, step_size)[0],
+    )
+    judged = [judge(images, candidate, labels, score_seed) for candidate in candidates]
+    parts.append(
+      {
+        "clean": judged[0]["mean"].numpy()[:size],
+        "kl": np.max([values["kl"] for values in judged], 0)[:size],
+        "adversarial": np.max([values["of_mean"] for values in judged], 0)[:size],
+      }
+    )
+    bar.add(size, f"{np.mean(parts[-1]['kl']):.3g} nats")
+    if bar.done >= total:
+      break
+  values = {name: np.concatenate([part[name] for part in parts], dtype=float) for name in parts[0]}
+  if not all(np.all(np.isfinite(array)) for array in values.values()):
+    raise errors.UserError("the classifier returns NaN or infinite values: it has no bound")
+  clean_loss, divergence = float(values["clean"].mean()), values["kl"]
+  regulariser = float(loss_cap * math.sqrt(divergence.mean() / 2))
+  tight = float(loss_cap * np.sqrt(divergence / 2).mean())
+  return {
+    "M": float(loss_cap),
+    "clean_loss": clean_loss,
+    "regulariser": regulariser,
+    "value": clean_loss + regulariser,
+    "measured_adversarial_loss": float(values["adversarial"].mean()),
+    "vacuous": clean_loss + regulariser >= loss_cap,
+    "regulariser_tight": tight,
+    "value_tight": clean_loss + tight,
+    "vacuous_tight": clean_loss + tight >= loss_cap,
+    "kl_mean": float(divergence.mean()),
+    "cap_share": classifier.classes * math.exp(-loss_cap),
+    "norm": norm,
+    "epsilon": float(epsilon),
+    "steps": steps,
+    "restarts": restarts,
+    "loss_steps": loss_steps,
+    "eot": eot,
+    "samples": samples,
+    "examples": total,
+  }
