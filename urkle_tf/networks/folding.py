@@ -1,0 +1,160 @@
+"""Batch norms folded into the layers before them, for networks whose weights stay as they are."""
+
+import collections
+import itertools
+
+import keras
+import tensorflow as tf
+from keras.src import backend  # the package's public part shows neither graphs nor casting
+from keras.src.models.functional import Functional
+
+_FOLDABLE = (
+  keras.layers.Conv2D,
+  keras.layers.Conv2DTranspose,
+  keras.layers.Dense,
+  keras.layers.DepthwiseConv2D,
+)
+
+
+@tf.autograph.experimental.do_not_convert
+def fold(model):
+  """A model in inference mode, its batch norms folded into the layers before them.
+
+      gamma (W x + b - mean) / sqrt(variance + epsilon) + beta  =  (s W) x + s (b - mean) + beta
+
+  with s = gamma / sqrt(variance + epsilon).  A batch norm is folded where nothing else reads
+  the output of a convolution, a transposed or depthwise one, or a dense layer, that has no
+  activation.  Nested models are folded too; every other layer is called as it is.  The folded
+  weights are computed here, once, and in float32: call `fold` outside of an attack's loop, and
+  what it returns inside.
+
+  Args:
+    model: a functional or sequential Keras model.  In another one nothing is folded.
+
+  Returns:
+    A function of the model's inputs that returns what `model(inputs, training=False)` does,
+    structure and dtypes included, with the folded weights as they are now.  It takes
+    `training=False` too, so that it can stand in for the model.
+  """
+  if type(model) is keras.Sequential and model._functional is not None:
+    inner = fold(model._functional)
+    convert = lambda x: model.dtype_policy.convert_input(x, model.autocast, model.input_dtype)  # noqa: E731
+    return lambda inputs, training=False: inner(keras.tree.map_structure(convert, inputs))
+  if not isinstance(model, Functional) or type(model).call is not Functional.call:
+    return lambda inputs, training=False: model(inputs, training=False)
+  calls = _calls(model)
+
+  def run(inputs, training=False):
+    del training
+    model._assert_input_compatibility(inputs)
+    outputs = model._run_through_graph(
+      model._standardize_inputs(inputs), operation_fn=lambda operation: calls[id(operation)]
+    )
+    return outputs[0] if isinstance(outputs, list | tuple) and len(outputs) == 1 else outputs
+
+  return run
+
+
+def _calls(model):
+  """{id of an operation in the model's graph: what is called in its stead}."""
+  nodes = collections.defaultdict(list)  # of an operation: one for each time it is used
+  readers = collections.defaultdict(list)  # of a tensor
+  for node in itertools.chain.from_iterable(model._nodes_by_depth.values()):
+    nodes[id(node.operation)].append(node)
+    for tensor in node.input_tensors:
+      readers[id(tensor)].append(node)
+  for tensor in model.outputs:
+    readers[id(tensor)].append(None)
+
+  calls = {id(operation): _in_inference_mode(operation) for operation in model.operations}
+  for operation in model.operations:
+    used = nodes[id(operation)]
+    if not all(map(_takes_one_argument, used)):
+      continue
+    if isinstance(operation, keras.Model):
+      calls[id(operation)] = _of_one_argument(fold(operation))
+    elif type(operation) in _FOLDABLE and len(used) == 1:
+      reader, *others = readers[id(used[0].outputs[0])]
+      if others or reader is None or not _takes_one_argument(reader):
+        continue
+      norm = reader.operation
+      if len(nodes[id(norm)]) == 1 and _can_be_folded(operation, norm):
+        calls[id(operation)] = _of_one_argument(_folded(operation, norm))
+        calls[id(norm)] = _of_one_argument(lambda x: x)
+  return calls
+
+
+def _in_inference_mode(operation):
+  if not isinstance(operation, keras.Layer):
+    return operation
+  return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": False})
+
+
+def _of_one_argument(function):
+  """Drops what Keras records beside it: masks that are None, and `training`."""
+  return lambda inputs, **_: function(inputs)
+
+
+def _takes_one_argument(node):
+  others = {key: value for key, value in node.arguments.kwargs.items() if key != "training"}
+  return len(node.arguments.args) == 1 and all(x is None for x in keras.tree.flatten(others))
+
+
+def _can_be_folded(layer, norm):
+  # A subclass may do anything, so it is left alone.
+  return (
+    type(norm) is keras.layers.BatchNormalization
+    and norm.axis in (-1, len(layer.output.shape) - 1)
+    and getattr(layer, "data_format", "channels_last") == "channels_last"
+    and layer.activation in (None, keras.activations.linear)
+    and getattr(layer, "quantization_mode", None) is None
+    and layer.autocast
+    and norm.autocast
+  )
+
+
+def _folded(layer, norm):
+  """The layer and the batch norm after it as one function of the layer's input."""
+  dtype = keras.backend.result_type(layer.variable_dtype, "float32")
+  with backend.AutocastScope(None):  # `fold` may be called within a layer of mixed precision
+    read = lambda variable: keras.ops.cast(variable, dtype)  # noqa: E731
+    scale = tf.math.rsqrt(read(norm.moving_variance) + norm.epsilon)
+    if norm.scale:
+      scale *= read(norm.gamma)
+    bias = -read(norm.moving_mean)
+    if layer.use_bias:
+      bias += read(layer.bias)
+    bias *= scale
+    if norm.center:
+      bias += read(norm.beta)
+    kernel = read(layer.kernel)
+  if isinstance(layer, keras.layers.Conv2DTranspose):
+    scale = scale[:, None]  # its kernel is [h, w, out, in]
+  elif isinstance(layer, keras.layers.DepthwiseConv2D):
+    scale = tf.reshape(scale, kernel.shape[2:])  # [in, multiplier]
+  kernel = tf.cast(kernel * scale, layer.compute_dtype)
+  bias = tf.cast(bias, norm.compute_dtype)
+
+  def run(inputs):
+    outputs = _linear(layer, tf.cast(inputs, layer.compute_dtype), kernel)
+    return tf.nn.bias_add(tf.cast(outputs, norm.compute_dtype), bias)
+
+  return run
+
+
+def _linear(layer, inputs, kernel):
+  """What the layer does to its inputs, with another kernel and without a bias."""
+  if isinstance(layer, keras.layers.Dense):
+    return keras.ops.matmul(inputs, kernel)
+  options = {
+    "strides": layer.strides,
+    "padding": layer.padding,
+    "data_format": layer.data_format,
+    "dilation_rate": layer.dilation_rate,
+  }
+  if isinstance(layer, keras.layers.Conv2DTranspose):
+    options["output_padding"] = layer.output_padding
+    return keras.ops.conv_transpose(inputs, kernel, **options)
+  if isinstance(layer, keras.layers.DepthwiseConv2D):
+    return keras.ops.depthwise_conv(inputs, kernel, **options)
+  return keras.ops.conv(inputs, kernel, **options)
