@@ -15,7 +15,7 @@ from small_models import small_encoder
 from urkle_tf import command_line, errors, evaluate, evaluation, export, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, calibration, clean, representation, scoring
-from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.classifier import Classifier, Frozen
 
 
 def predictions(rng, n=400, classes=5):
@@ -189,18 +189,18 @@ def test_each_mode_is_judged_on_what_broke_the_other(rng, monkeypatch):
   assert (sampled["zero_gradients"], deterministic["zero_gradients"]) == (1.0, 0.0)
 
 
-def test_noise_is_fresh_at_every_step(rng):
+def test_noise_is_fresh_at_every_step(rng, monkeypatch):
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(weights, bias, 1.0, stochastic=True)
   plan = attacked.plans("pgd(steps=40)", "linf", [0.02], SHAPE)[0]
   seen = []
-  original = model.from_representation
+  original = Frozen.from_representation
 
-  def spy(loc, scale, seed=None, samples=None):
+  def spy(self, loc, scale, seed=None, samples=None):
     tf.py_function(lambda value: seen.append(tuple(value.numpy())), [seed], [])
-    return original(loc, scale, seed=seed, samples=samples)
+    return original(self, loc, scale, seed=seed, samples=samples)
 
-  model.from_representation = spy
+  monkeypatch.setattr(Frozen, "from_representation", spy)
   find = attacked.adversary(model, plan, "linf", "sampled", eot=1)
   images = tf.constant(source.images[:8] / 255, tf.float32)
   labels = tf.constant(source.labels[:8])

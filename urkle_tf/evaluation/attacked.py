@@ -135,15 +135,16 @@ def adversary(classifier, plan, norm, mode, eot=20):
   def find(images, labels, seed, epsilon, step_size):
     attack = plan.make(attacks.from_norm(norm, epsilon), step_size)
     noise = distribution.fold(seed, 1)
+    frozen = classifier.frozen()
     evaluations.assign(0)
 
     def objective(neighbours):
-      loc, scale = classifier.represent(neighbours)
+      loc, scale = frozen.represent(neighbours)
       if mode == "deterministic":
-        values = tf.nn.log_softmax(classifier.head(loc, training=False))
+        values = tf.nn.log_softmax(frozen.head(loc))
       else:
         fresh = distribution.fold(noise, evaluations.assign_add(1))
-        values = classifier.from_representation(loc, scale, fresh, eot)
+        values = frozen.from_representation(loc, scale, fresh, eot)
       return -tf.gather(values, labels, batch_dims=1)
 
     found, info = attack.run(objective, images, distribution.fold(seed, 0))
