@@ -15,6 +15,11 @@ tf.config.set_logical_device_configuration(
 )
 
 
+def pytest_addoption(parser):
+  """`--full` runs every cell of the grid through every property."""
+  parser.addoption("--full", action="store_true", help="run the whole conformance table")
+
+
 @pytest.fixture(scope="session")
 def mirrored():
   """A MirroredStrategy over two replicas."""

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from urkle_tf import errors
 from urkle_tf.networks.decoder import decoder as mirrored
+from urkle_tf.networks.folding import fold
 from urkle_tf.pretexts.base import Pretext, squared_distance
 
 
@@ -50,6 +51,11 @@ class Reconstruction(Pretext):
   def predict(self, z, training=False):
     """The reconstruction in [0, 1], float32 [m, h, w, c]."""
     return tf.sigmoid(self.decode(z, training))
+
+  def inference(self):
+    """As `predict`, with the decoder's batch norms folded."""
+    decoder = fold(self.decoder)
+    return lambda z: tf.sigmoid(tf.cast(decoder(z), tf.float32))
 
   def divergence(self, prediction, other):
     """The squared difference of two reconstructions (eq. 36)."""

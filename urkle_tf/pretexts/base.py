@@ -67,6 +67,10 @@ class Pretext(keras.layers.Layer):
     """What is predicted of z, float32 [m, d_z] -> [m, ...]; only where `predicts`."""
     raise NotImplementedError
 
+  def inference(self):
+    """`predict` in inference mode, with the weights as they are now, for an attack's loop."""
+    return self.predict
+
   def divergence(self, prediction, other):
     """How far `other` is from `prediction`, both [m, ...] -> float32 [m], at least 0."""
     raise NotImplementedError

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from urkle_tf import errors
 from urkle_tf.networks import heads
+from urkle_tf.networks.folding import fold
 from urkle_tf.pretexts.base import Pretext, squared_distance
 
 
@@ -71,6 +72,10 @@ class Supervised(Pretext):
   def predict(self, z, training=False):
     """Logits, or predicted numbers: float32 [m, outputs]."""
     return self.network(z, training=training)
+
+  def inference(self):
+    """As `predict`, with the head's batch norms folded."""
+    return fold(self.network)
 
   def divergence(self, prediction, other):
     """KL[p(y|prediction) || p(y|other)] of the softmaxes, or the squared difference."""

@@ -2,7 +2,7 @@
 
 from urkle_tf import errors
 from urkle_tf.networks.representations import Representations
-from urkle_tf.robustness.base import Robustness
+from urkle_tf.robustness.base import Robustness, inference
 
 
 class AdversarialTraining(Robustness):
@@ -24,9 +24,10 @@ class AdversarialTraining(Robustness):
   def objective(self, encoder, pretext, images, aux):
     """The pretext's loss at z = loc, in inference mode."""
     del images
+    represent = inference(encoder)
 
     def loss(neighbours):
-      representations = Representations.of(encoder(neighbours, training=False), 1)
+      representations = Representations.of(represent(neighbours), 1)
       (value,) = pretext.loss(representations, aux, training=False).values()
       return value
 

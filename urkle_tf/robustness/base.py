@@ -1,5 +1,32 @@
 """What a robustness scheme is to the trainer."""
 
+import tensorflow_probability as tfp
+
+from urkle_tf.export import ExportedEncoder
+from urkle_tf.networks.folding import fold
+from urkle_tf.networks.gaussian import GaussianEncoder
+
+
+def inference(encoder):
+  """An encoder as an attack sees it: in inference mode, its weights as they are now.
+
+  Args:
+    encoder: images -> `tfp.distributions.Normal` [n, d_z]; takes `training`.  The batch norms
+      of our own encoders are folded, here and once.
+
+  Returns:
+    A function of images to their Normal.
+  """
+  if type(encoder) not in (GaussianEncoder, ExportedEncoder):
+    return lambda images: encoder(images, training=False)
+  network = fold(encoder.network)
+
+  def normal(images):
+    outputs = network(images)
+    return tfp.distributions.Normal(outputs["loc"], outputs["scale"])
+
+  return normal
+
 
 class Robustness:
   """How adversaries are found and used.

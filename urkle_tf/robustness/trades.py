@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.robustness.base import Robustness
+from urkle_tf.robustness.base import Robustness, inference
 
 
 class Trades(Robustness):
@@ -35,9 +35,9 @@ class Trades(Robustness):
   def objective(self, encoder, pretext, images, aux):
     """The divergence from the prediction for the clean image, all in inference mode."""
     del aux
-    predict = lambda x: pretext.predict(encoder(x, training=False).loc)  # noqa: E731
-    clean = tf.stop_gradient(predict(images))
-    return lambda neighbours: pretext.divergence(clean, predict(neighbours))
+    represent, predict = inference(encoder), pretext.inference()
+    clean = tf.stop_gradient(predict(represent(images).loc))
+    return lambda x: pretext.divergence(clean, predict(represent(x).loc))
 
   def tuples(self, views, adversaries):
     """The clean image."""

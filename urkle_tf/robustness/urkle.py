@@ -1,13 +1,10 @@
 """Urkle: the KL divergence between an image's Gaussian and its worst neighbour's."""
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from urkle_tf import errors
-from urkle_tf.export import ExportedEncoder
-from urkle_tf.networks.folding import fold
-from urkle_tf.networks.gaussian import GaussianEncoder, kl
-from urkle_tf.robustness.base import Robustness
+from urkle_tf.networks.gaussian import kl
+from urkle_tf.robustness.base import Robustness, inference
 
 
 def kl_objective(encoder, images):
@@ -25,23 +22,10 @@ def kl_objective(encoder, images):
     A function of images [n, h, w, c] to float32 [n], in nats.  At `images` itself both it and
     its gradient are zero, so an attack has to start elsewhere.
   """
-  frozen = _frozen(encoder)
+  frozen = inference(encoder)
   clean = frozen(images)
   clean = type(clean)(tf.stop_gradient(clean.loc), tf.stop_gradient(clean.scale))
   return lambda neighbours: kl(clean, frozen(neighbours))
-
-
-def _frozen(encoder):
-  """Images -> Normal in inference mode, with batch norms folded where the encoder is ours."""
-  if type(encoder) not in (GaussianEncoder, ExportedEncoder):
-    return lambda images: encoder(images, training=False)
-  network = fold(encoder.network)
-
-  def normal(images):
-    outputs = network(images)
-    return tfp.distributions.Normal(outputs["loc"], outputs["scale"])
-
-  return normal
 
 
 class Urkle(Robustness):
