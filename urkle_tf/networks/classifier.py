@@ -1,5 +1,7 @@
 """A classifier on a Gaussian representation: encoder, head, and how z is served."""
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -9,6 +11,13 @@ from urkle_tf.networks.folding import fold
 
 class _Predictions:
   """What follows from network and head, be they models or functions of the same arguments."""
+
+  network: Callable
+  head: Callable
+  stochastic: bool
+  samples: int
+  latent_dim: int
+  classes: int
 
   def represent(self, images):
     """(loc, scale) of images, both float32 [n, d_z]."""
