@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn import neighbors
 
-from urkle_tf import distribution, errors, runs
+from urkle_tf import distribution, errors, figures, runs
 
 # TensorBoard's first screen tells whether the run is healthy: groups, not one long list.
 _GROUPS = {
@@ -176,40 +176,82 @@ def sheet(columns, least=64, gap=4):
 
 
 class Pictures(keras.callbacks.Callback):
-  """Shows views, their adversaries and the perturbations once an epoch.
+  """Shows once an epoch what training sees, in TensorBoard and as PNG files.
+
+  "views": views, their adversaries and the perturbations; "reconstructions", where the pretext
+  makes images: views and adversaries beside what is decoded of their loc; "latent_map", where z
+  is random: samples of z of views and of their unsupervised adversaries (`figures`).
 
   Args:
-    batch: a batch of the pipeline; its first eight images are shown.
+    batch: a batch of the pipeline; its first ten images are shown.
     writer: a `tf.summary` writer.
     metrics: the `Metrics` of the run, whose clock is stopped meanwhile.
+    folder: where the PNG files go, a `pathlib.Path`; each epoch's replace the last one's.
+    attack: finds the adversaries of the latent map, in cells without adversaries too.
+    title: of the latent map: what is trained.
   """
 
-  def __init__(self, batch, writer, metrics):
+  def __init__(self, batch, writer, metrics, folder, attack, title=""):
     super().__init__()
-    self._batch = {name: values[:8] for name, values in batch.items()}
+    self._batch = {name: values[:10] for name, values in batch.items()}
     self._writer, self._metrics = writer, metrics
+    self._folder, self._attack, self._title = folder, attack, title
 
   def on_epoch_end(self, epoch, logs=None):
-    """Attacks the fixed batch and writes the picture."""
+    """Attacks the fixed batch and writes the pictures."""
     del epoch, logs
     step = int(self.model.optimizer.iterations)
     with self._metrics.paused(), self._writer.as_default(step):
       views, batch = self.model.views(self._batch, 0)
-      columns, name = list(np.moveaxis(views.numpy(), 1, 0)), "views"
+      adversaries = None
       if self.model.attack is not None:
         aux = self.model.pretext.prepare(views, batch)
         seed = distribution.fold([self.model.seed, 1], 0)
         adversaries, _ = self.model.adversaries(views, aux, seed)
-        clean, adversary = columns[0], adversaries[:, 0].numpy()
-        magnified = 0.5 + (adversary - clean) / (
-          2 * max(float(self.model.attack.threat.epsilon), 1e-6)
-        )
-        columns, name = (
-          [clean, adversary, np.clip(magnified, 0, 1)],
-          "view, adversary, perturbation",
-        )
-      tf.summary.image(name, sheet(columns))
+      self._views(views, adversaries)
+      if self.model.pretext.pictures:
+        self._reconstructions(views, adversaries)
+      if self.model.pretext.stochastic or self.model.robustness.stochastic:
+        self._latent_map(views[:, 0], step)
       self._writer.flush()
+
+  def _views(self, views, adversaries):
+    if adversaries is None:
+      columns = {f"view {i + 1}": views[:, i] for i in range(views.shape[1])}
+    else:
+      clean, adversary = views[:, 0], adversaries[:, 0]
+      magnified = 0.5 + (adversary - clean) / (
+        2 * max(float(self.model.attack.threat.epsilon), 1e-6)
+      )
+      columns = {"view": clean, "adversary": adversary, "perturbation": magnified}
+    self._write_columns("views", columns)
+
+  def _reconstructions(self, views, adversaries):
+    columns = {}
+    for name, images in (("view", views), ("adversary", adversaries)):
+      if images is not None:
+        loc = self.model.encoder.network(images[:, 0], training=False)["loc"]
+        columns[name] = images[:, 0]
+        columns[f"{name}, decoded"] = self.model.pretext.predict(loc, training=False)
+    self._write_columns("reconstructions", columns)
+
+  def _latent_map(self, images, step):
+    found = figures.latent_samples(self.model.encoder, images, self._attack, seed=self.model.seed)
+    samples = {name: values.numpy() for name, values in found.items()}
+    # A training whose weights have become infinite is ended by `Metrics`, which says so.
+    if all(np.isfinite(values).all() for values in samples.values()):
+      title = f"{self._title} (step {step})"
+      figure = figures.latent_figure({title: samples}, images.numpy(), self._attack)
+      self._write("latent_map", figures.pixels(figure))
+
+  def _write_columns(self, name, columns):
+    arrays = [np.clip(np.nan_to_num(values[:8]), 0, 1) for values in columns.values()]
+    picture = np.rint(255 * sheet(arrays, least=96)[0]).astype(np.uint8)
+    self._write(name, figures.headed(picture, list(columns)))
+
+  def _write(self, name, picture):
+    tf.summary.image(name, picture[None])
+    figures.save(picture, self._folder / f"{name}.png")
 
 
 class NearestNeighbours(keras.callbacks.Callback):

@@ -160,7 +160,9 @@ def pretrain(
       )
       done = state.restore()
     try:
-      row = _fit(learner, run, state, source, recipe, done, steps, steps_per_epoch, settings)
+      row = _fit(
+        learner, run, state, source, recipe, attack, done, steps, steps_per_epoch, settings
+      )
     except tf.errors.OpError as error:
       if unreadable := sources.find_unreadable(source):
         raise unreadable from error
@@ -221,7 +223,7 @@ def _initialise(model, init_from):
     variable.assign(value)
 
 
-def _fit(learner, run, state, source, recipe, done, steps, steps_per_epoch, settings):
+def _fit(learner, run, state, source, recipe, attack, done, steps, steps_per_epoch, settings):
   """Trains from step `done` to the end; returns the last row of metrics."""
   seconds = run.rewind_metrics(done)
   if done >= steps:
@@ -252,7 +254,10 @@ def _fit(learner, run, state, source, recipe, done, steps, steps_per_epoch, sett
     settings["checkpoint_every"],
     seconds,
   )
-  callbacks = [monitoring.Pictures(next(iter(views(0))), writer, metrics)]
+  title = f"{settings['pretext']}, {settings['robustness']}"
+  callbacks = [
+    monitoring.Pictures(next(iter(views(0))), writer, metrics, run.path / "figures", attack, title)
+  ]
   if settings["probe_split"]:
     held_out = sources.load(
       settings["dataset"],
