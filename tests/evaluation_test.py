@@ -220,7 +220,8 @@ def test_standing_images_alone_give_the_same_worst_case(rng):
   # Each of the two attacks is exact here.
   for one, other in zip(whole, standing, strict=True):
     assert other["accuracy"] == pytest.approx(one["accuracy"], abs=0.005)
-    assert "own_accuracy" not in other
+    assert ("own_accuracy" in other) == (other is standing[0])  # the others stand on its finds
+  assert standing[0]["own_accuracy"] == pytest.approx(whole[0]["own_accuracy"], abs=0.005)
   clean_right = round(robust_share(source, weights, bias, "linf", 0) * source.size)
   assert standing[0]["attacked"] == clean_right < source.size
   # What broke within the smaller radius is not attacked within the larger.

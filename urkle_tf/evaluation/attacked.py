@@ -224,7 +224,8 @@ def measure(
   A row's "accuracy" is the share of images that are classified rightly as they are, on the
   adversary found against the mode itself, and on that found against the other mode, scored
   with draws that no attack knows; its NLL, ECE and Brier score are those of the candidate
-  that hurts most.  "own_accuracy" is that on the mode's own adversaries alone.
+  that hurts most.  "own_accuracy" is that on the images as they are and the mode's own
+  adversaries alone.
 
   Args:
     classifier: a `Classifier`.
@@ -240,7 +241,7 @@ def measure(
     seed: of starts and noise.
     standing: attack only the images that no earlier row of the same or a smaller radius broke
       in every mode, and count what those rows found.  Much faster; a row then tells of all
-      attacks so far, and has no "own_accuracy".
+      attacks so far, and only the first has an "own_accuracy".
     observe: called as observe(row number, mode, positions, images, adversaries, taken,
       log_probabilities) with every batch: `taken` says which candidates hurt most so far.
 
@@ -258,9 +259,10 @@ def measure(
     for epsilon in epsilons:
       started, attacked = time.perf_counter(), 0
       worst = {mode: Worst(log_probabilities[mode], labels) for mode in modes}
-      own = {mode: np.zeros(total, bool) for mode in modes}
+      own = {mode: worst[mode].right for mode in modes}
       zeros = dict.fromkeys(modes, 0.0)
       mask = None
+      alone = not any(before <= epsilon for before, _ in earlier)
       if standing:
         for before, state in earlier:
           if before <= epsilon:
@@ -287,7 +289,7 @@ def measure(
           for judge, values in scorer(candidates).items():
             taken = worst[judge].update(positions, values)
             if judge == mode:
-              own[mode][positions] = np.argmax(values, 1) == truth
+              own[mode][positions] &= np.argmax(values, 1) == truth
             if observe is not None:
               row_number = len(rows) + modes.index(judge)
               observe(row_number, judge, positions, images, candidates, taken, values)
@@ -312,7 +314,7 @@ def measure(
           "zero_gradients": zeros[mode] / max(attacked, 1),
           "seconds": round(time.perf_counter() - started, 2),
         }
-        if not standing:
+        if alone:
           row["own_accuracy"] = float(own[mode].mean())
           row["own_interval"] = clean.wilson(int(own[mode].sum()), total)
         rows.append(row)
