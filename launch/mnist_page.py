@@ -1,0 +1,344 @@
+"""The page of the MNIST table: figures from finished runs, Markdown, pictures.
+
+What launch/reproduce_mnist.py writes of what its commands measured.
+"""
+
+import json
+import re
+import statistics
+
+from urkle_tf import errors
+
+SCORES = ("clean", "pgd", "pgd_strong")
+
+# --- What was measured ---
+
+
+def scores(report):
+  """{mode: {"clean", "pgd", "pgd_strong"}} in percent, the served mode first.
+
+  "pgd" is the accuracy on what the first attack found against the mode itself; "pgd_strong"
+  that on all that both attacks found, against either reading of z.
+
+  Args:
+    report: what report.json holds.
+  """
+  served = report["clean"]["mode"]
+  found = {}
+  for mode in dict.fromkeys([served, *(part["mode"] for part in report["attacks"])]):
+    clean = report["clean"] if mode == served else report["clean"][mode]
+    first, strong = (part for part in report["attacks"] if part["mode"] == mode)
+    # A row that tells of several attacks has no accuracy of its own; its other one is lower.
+    own = first.get("own_accuracy", first["accuracy"])
+    shares = (clean["accuracy"], own, strong["accuracy"])
+    found[mode] = {name: round(100 * share, 4) for name, share in zip(SCORES, shares, strict=True)}
+  return found
+
+
+def training_minutes(*folders):
+  """The minutes that metrics.jsonl accounts for, over all folders that have one."""
+  seconds = 0.0
+  for folder in folders:
+    file = folder / "metrics.jsonl"
+    if file.exists():
+      seconds += json.loads(file.read_text(encoding="utf-8").splitlines()[-1])["seconds"]
+  return round(seconds / 60, 2)
+
+
+def collect(work, rows, options=""):
+  """What the finished runs of a folder measured: the contents of mnist.json.
+
+  Args:
+    work: the folder of all runs, a `pathlib.Path`.
+    rows: the table's `Row`s, in order.
+    options: what the commands need beside --rows and --seeds.
+
+  Returns:
+    {"rows": one a row of which a seed is finished, "evaluation": how it was attacked}.
+  """
+  entries, evaluation = [], {}
+  for row in rows:
+    reports = {}
+    for file in work.glob(f"{row.name}-*-report/report.json"):
+      if matched := re.fullmatch(rf"{row.name}-(\d+)-report", file.parent.name):
+        reports[int(matched[1])] = json.loads(file.read_text(encoding="utf-8"))
+    if not reports:
+      continue
+    reports = dict(sorted(reports.items()))
+    first = next(iter(reports.values()))
+    measured = [scores(report) for report in reports.values()]
+    (served, _), *others = measured[0].items()
+    lists = lambda mode: {name: [m[mode][name] for m in measured] for name in SCORES}  # noqa: E731, B023
+    settings = first["config"]["model"]["settings"]
+    runs = [work / f"{row.name}-{seed}" for seed in reports]
+    entry = {
+      "system": row.system,
+      "pretext": settings["pretext"],
+      "robustness": settings["robustness"],
+      "labels": row.labels,
+      "seeds": list(reports),
+      **lists(served),
+      **{mode: lists(mode) for mode, _ in others},
+      "minutes": [training_minutes(run, run.with_name(f"{run.name}-head")) for run in runs],
+      "command": f"python launch/reproduce_mnist.py --rows={row.name} "
+      f"--seeds={max(reports) + 1}{options}",
+    }
+    for name, key in (("kl", "representation"), ("bound", "bound")):
+      if all(key in report for report in reports.values()):
+        entry[name] = [report[key] for report in reports.values()]
+    if row.paper:
+      entry["paper"] = {"clean": row.paper[0], "pgd": row.paper[1]}
+    entries.append(entry)
+    attacks = [part for part in first["attacks"] if part["mode"] == served]
+    evaluation = {
+      "examples": first["clean"]["examples"],
+      "attacks": [
+        {name: part[name] for name in ("norm", "epsilon", "steps", "step_size", "restarts")}
+        for part in attacks
+      ],
+      "eot": max(first["config"]["eot"], evaluation.get("eot", 1)),
+    }
+  return {"rows": entries, "evaluation": evaluation}
+
+
+# --- The page ---
+
+TEMPLATE = """# The paper's Table 1 on MNIST
+
+<!-- table -->
+<!-- /table -->
+
+`pgd` starts at a random point and scores the classifier on its own adversaries. `pgd_strong` goes
+on with the images that the first attack left standing, and an image counts as right only if it
+survives every attack of both columns. A row whose z is random is two classifiers: the one that is
+served, which averages probabilities over 200 samples of z that no attack knows, and z = mu. Each is
+attacked by its own gradients, and in `pgd_strong` also has to withstand what was found against the
+other. The minutes are those of training alone, the head's included.
+
+<!-- pictures -->
+<!-- /pictures -->
+
+## The bound of Proposition 1
+
+<!-- bound -->
+<!-- /bound -->
+
+The bound is vacuous where it is at least M, which no capped loss exceeds. KL and adversarial loss
+are the largest that the attacks found: the true maxima may be larger, and the bound with them.
+
+## Commands
+
+<!-- commands -->
+<!-- /commands -->
+"""
+
+
+def _mean(values, digits=2):
+  text = f"{statistics.fmean(values):.{digits}f}"
+  return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _table(header, rows):
+  lines = [header, ["---"] * len(header), *rows]
+  return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _attack_names(document):
+  names = []
+  for attack in document["evaluation"]["attacks"]:
+    restarts = f" x {attack['restarts']}" if attack["restarts"] > 1 else ""
+    names.append(f"PGD-{attack['steps']}{restarts}")
+  return names
+
+
+def table(document):
+  """The table as Markdown; the figures of several seeds are mean ± standard deviation."""
+  pgd, strong = _attack_names(document)
+  header = ["system", "labels in pre-training", "clean", f"`pgd`: {pgd}"]
+  header += [f"`pgd_strong`: {strong}", f"z = mu: clean / {pgd} / {strong}"]
+  header += ["minutes", "seeds", "paper: clean / PGD"]
+  rows = []
+  for row in document["rows"]:
+    mu, paper = row.get("deterministic"), row.get("paper")
+    rows.append(
+      [
+        row["system"],
+        "all" if row["labels"] else "none",
+        *(_mean(row[name]) for name in SCORES),
+        " / ".join(_mean(mu[name]) for name in SCORES) if mu else "",
+        _mean(row["minutes"], 1),
+        str(len(row["seeds"])),
+        f"{paper['clean']} / {paper['pgd']}" if paper else "",
+      ]
+    )
+  evaluation = document["evaluation"]
+  first, second = evaluation["attacks"]
+  text = (
+    f"Percent of {evaluation['examples']:,} test images; {first['norm']}, epsilon "
+    f"{first['epsilon']:g}. {pgd} takes steps of {first['step_size']:g}, {strong} of "
+    f"{second['step_size']:g}, and each starts at random"
+  )
+  if evaluation["eot"] > 1:
+    text += f"; against random z each step averages over {evaluation['eot']} fresh samples"
+  return f"{text}. Several seeds: mean ± standard deviation.\n\n{_table(header, rows)}"
+
+
+def bound_table(document):
+  """The bound of the rows that pre-train without labels and have one, as Markdown; or None."""
+  rows, first = [], None
+  for row in document["rows"]:
+    if row["labels"] or "bound" not in row:
+      continue
+    parts = row["bound"]
+    first = first or parts[0]
+    mean = lambda name: _mean([part[name] for part in parts], 3)  # noqa: E731, B023
+    verdict = lambda name: _verdict([part[name] for part in parts])  # noqa: E731, B023
+    names = ("clean_loss", "kl_mean", "regulariser", "value")
+    cells = [*map(mean, names), verdict("vacuous"), mean("value_tight"), verdict("vacuous_tight")]
+    rows.append([row["system"], *cells, mean("measured_adversarial_loss")])
+  if not rows:
+    return None
+  header = ["system", "clean loss", "worst KL", "regulariser (eq. 4)", "bound", "vacuous"]
+  header += ["bound by the mean of roots (eq. 31)", "vacuous", "measured adversarial loss"]
+  text = (
+    f"M = {first['M']:g} nats; the first {first['examples']:,} test images, {first['norm']}, "
+    f"epsilon {first['epsilon']:g}; nats."
+  )
+  return f"{text}\n\n{_table(header, rows)}"
+
+
+def _verdict(flags):
+  if len(set(flags)) == 1:
+    return "yes" if flags[0] else "no"
+  return f"{sum(flags)} of {len(flags)} seeds"
+
+
+def page(text, blocks):
+  """Replaces what is between markers in a page, and leaves the rest as people wrote it.
+
+  Args:
+    text: the page.
+    blocks: {name: Markdown} for the lines between `<!-- name -->` and `<!-- /name -->`.
+
+  Raises:
+    UserError: if a marker is missing.
+  """
+  for name, block in blocks.items():
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    if len(re.findall(pattern, text, re.DOTALL)) != 1:
+      raise errors.UserError(
+        f"the page must hold the lines <!-- {name} --> and <!-- /{name} --> once: between them "
+        "comes what was measured"
+      )
+    inside = f"{block}\n" if block else ""
+    text = re.sub(pattern, lambda m, new=inside: m[1] + new + m[2], text, flags=re.DOTALL)
+  return text
+
+
+# --- Pictures ---
+
+_INK, _FAINT = "#22223b", "#b8b8c8"
+_LOOKS = {  # colours that the colour-blind tell apart
+  "clean": ("#4477aa", "o"),
+  "pgd": ("#ee7733", "s"),
+  "pgd_strong": ("#aa3355", "D"),
+}
+
+
+def draw(document, file):
+  """Draws the table: one line a row, the paper's figures hollow, on a whole and a close scale.
+
+  Args:
+    document: what `collect` returned.
+    file: the PNG to write.
+  """
+  import matplotlib
+
+  matplotlib.use("Agg")
+  import matplotlib.pyplot as plt
+
+  rows = document["rows"]
+  pgd, strong = _attack_names(document)
+  titles = dict(zip(SCORES, ("clean", pgd, f"{strong}, union"), strict=True))
+  # The close scale holds every row that withstands attacks at all.
+  every = [value for row in rows for name in SCORES for value in row[name]]
+  low = min([95.0, *(value // 1 for value in every if value > 85)])
+  figure, panels = plt.subplots(
+    1,
+    2,
+    figsize=(9.6, 1.5 + 0.5 * len(rows)),
+    sharey=True,
+    layout="constrained",
+    gridspec_kw={"width_ratios": [1, 1.9]},
+  )
+  for axes, limits in zip(panels, ((-4, 104), (low, 100.0)), strict=True):
+    for line, row in enumerate(rows):
+      axes.axhline(line, color=_FAINT, linewidth=0.6, zorder=0)
+      shown = [statistics.fmean(row[name]) for name in SCORES]
+      axes.plot([min(shown), max(shown)], [line, line], color=_FAINT, linewidth=3, zorder=1)
+      for name, mean in zip(SCORES, shown, strict=True):
+        colour, marker = _LOOKS[name]
+        style = {"marker": marker, "linestyle": "", "markersize": 7}
+        if len(row[name]) > 1:
+          seeds = row[name]
+          axes.plot(seeds, [line] * len(seeds), "|", color=colour, markersize=13, zorder=2)
+        axes.plot(mean, line, color=colour, markeredgecolor="white", zorder=3, **style)
+        if name in row.get("paper", {}):
+          hollow = {"markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.3}
+          axes.plot(row["paper"][name], line - 0.27, **style, **hollow, zorder=3)
+    axes.set_xlim(*limits)
+    axes.set_axisbelow(True)
+    axes.grid(axis="x", color=_FAINT, alpha=0.35, linewidth=0.6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_FAINT)
+    axes.tick_params(axis="y", length=0, labelsize=10, labelcolor=_INK)
+    axes.tick_params(axis="x", color=_FAINT, labelsize=9, labelcolor=_INK)
+  panels[0].set_ylim(len(rows) - 0.5, -0.6)
+  panels[0].set_yticks(range(len(rows)), [row["system"] for row in rows])
+  panels[0].set_xlabel("accuracy, %", color=_INK)
+  panels[1].set_xlabel("accuracy, %: the upper end", color=_INK)
+  lines = matplotlib.lines.Line2D
+  keys = [
+    lines([], [], color=_LOOKS[name][0], marker=_LOOKS[name][1], linestyle="", label=title)
+    for name, title in titles.items()
+  ]
+  hollow = {"markerfacecolor": "none", "markeredgecolor": _INK, "linestyle": ""}
+  keys.append(lines([], [], marker="o", label="the paper's (hollow)", **hollow))
+  if any(len(row["seeds"]) > 1 for row in rows):
+    keys.append(lines([], [], color=_INK, marker="|", linestyle="", markersize=11, label="a seed"))
+  figure.legend(
+    handles=keys, loc="outside upper center", ncols=len(keys), frameon=False, fontsize=9
+  )
+  side = file.with_name(f".{file.stem}.side.png")
+  figure.savefig(side, dpi=120)
+  plt.close(figure)
+  side.replace(file)
+
+
+def draw_latent_map(folders, file, dataset, data_dir):
+  """Figure 2 of the paper: samples of z without and with Urkle, clean and attacked.
+
+  Args:
+    folders: {title: the folder of an exported encoder}.
+    file: the PNG to write.
+    dataset: the data set's name; shown is the first test image of each of ten classes.
+    data_dir: where it lies.
+  """
+  import numpy as np  # here, and what TensorFlow needs: seconds that other calls save
+
+  from urkle_tf import attacks, export, figures
+  from urkle_tf.data import pipeline, sources
+
+  chosen = {}
+  for batch in pipeline.batches(sources.load(dataset, "test", data_dir), 250):
+    for image, label in zip(batch["image"].numpy(), batch["label"].numpy(), strict=True):
+      chosen.setdefault(int(label), image)
+    if len(chosen) >= 10:
+      break
+  images = np.stack([chosen[label] for label in sorted(chosen)[:10]])
+  encoders = {title: export.load_encoder(folder) for title, folder in folders.items()}
+  metadata = next(iter(encoders.values())).metadata
+  attack = attacks.PGD(
+    attacks.from_norm(metadata["norm"], metadata["epsilon"]), steps=50, keep="best"
+  )
+  figures.latent_map(encoders, images, attack, file)
