@@ -138,6 +138,37 @@ CASES = [
     "the pretext has 2 views",
   ),
   (
+    "trades without predictions",
+    "train",
+    [*TINY, "--output_dir={tmp}/run", "--robustness=trades"],
+    2,
+    "use --pretext=supervised or --pretext=ae",
+  ),
+  (
+    "urkle on points",
+    "train",
+    [*TINY, "--output_dir={tmp}/run", "--pretext=ae"],
+    2,
+    "use --pretext=vae",
+  ),
+  (
+    "negative beta of a VAE",
+    "train",
+    [*TINY, "--output_dir={tmp}/run", "--pretext=vae(beta=-1)"],
+    2,
+    "beta must be at least 0, got -1",
+  ),
+  (
+    "no labels for the supervised pretext",
+    "train",
+    [
+      *(*FOLDER, "--dataset=folder:{tmp}/loose", "--split=all", "--batch_size=2"),
+      *("--pretext=supervised", "--robustness=none"),
+    ],
+    2,
+    "supervised pretext needs labels",
+  ),
+  (
     "unknown robustness",
     "train",
     [*TINY, "--output_dir={tmp}/run", "--robustness=urkel"],
