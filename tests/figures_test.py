@@ -8,7 +8,7 @@ from sklearn import decomposition
 from tensorboard.backend.event_processing import event_accumulator
 
 import urkle_tf
-from urkle_tf import attacks, figures
+from urkle_tf import attacks, evaluation, figures
 
 EPSILON = 0.1
 
@@ -178,3 +178,11 @@ def test_a_run_writes_the_figures_that_mean_something(tmp_path, pretext, robustn
       assert file.shape == (18 + 8 * 100, columns * 100, 3)  # digits, 12 times as large
     else:
       assert min(file.shape[:2]) > 400
+
+  report = tmp_path / "report"
+  evaluation.assess(
+    encoder=str(tmp_path / "encoder"), output_dir=report, examples=10, representation_examples=10
+  )
+  assert (report / "figures" / "latent_map.png").exists() is ("latent_map" in wanted)
+  text = (report / "report.md").read_text(encoding="utf-8")
+  assert ("figures/latent_map.png" in text) is ("latent_map" in wanted)

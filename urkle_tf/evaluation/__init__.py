@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 
-from urkle_tf import errors, export, runs
+from urkle_tf import attacks as attackers
+from urkle_tf import errors, export, figures, runs
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import attacked, bound, clean, recording, report, representation, scoring
 
@@ -138,6 +139,9 @@ def assess(
         batch_size=batch_size,
         seed=seed,
       )
+      if run and stochastic:
+        file = run.path / "figures" / "latent_map.png"
+        _latent_map(file, network, source, norm, radii[0], metadata.get("settings", {}), seed)
     if loss_cap is not None:
       result["bound"] = bound.measure(
         model,
@@ -170,6 +174,14 @@ def assess(
     if run:
       run.close()
   return result
+
+
+def _latent_map(file, network, source, norm, epsilon, settings, seed):
+  """Draws the first ten images' samples of z, and their unsupervised adversaries'."""
+  _, images, _ = next(scoring.stream(source, min(10, source.size)))
+  attack = attackers.PGD(attackers.from_norm(norm, epsilon), steps=50, keep="best")
+  title = ", ".join(settings[name] for name in ("pretext", "robustness") if name in settings)
+  figures.latent_map({title: network}, images, attack, file, seed=seed)
 
 
 def _classifier_parts(

@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from urkle_tf.evaluation import attacked
+from urkle_tf.figures import canvas
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
 
@@ -28,6 +29,8 @@ def write(folder, report, pictures=(), class_names=None):
   if pictures:
     examples_figure(pictures, class_names, figures / "examples.png")
     names.append(("examples.png", "Images that were broken"))
+  if (figures / "latent_map.png").exists():
+    names.append(("latent_map.png", "Samples of z, before and after an attack on the KL"))
   _write(folder / "report.md", markdown(report, names))
   _write(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
 
@@ -93,7 +96,7 @@ def markdown(report, figures=()):
           row["eot"],
           row["mode"],
           _percent(row),
-          *([_percent(row, "own_")] if own else []),
+          *([_percent(row, "own_") if "own_accuracy" in row else "-"] if own else []),
           *_calibration(row),
         ]
         for row in rows
@@ -182,22 +185,9 @@ def _bound(part):
   ]
 
 
-def _plot():
-  import matplotlib
-
-  # A canvas of our own: the caller's backend is left as it is.
-  from matplotlib.backends import backend_agg
-  from matplotlib.figure import Figure
-
-  del matplotlib
-  return Figure, backend_agg.FigureCanvasAgg
-
-
 def accuracy_figure(report, file):
   """Draws accuracy against epsilon, a line for each attack and reading of z."""
-  figure_class, canvas = _plot()
-  figure = figure_class(figsize=(6.4, 4.2), layout="constrained")
-  canvas(figure)
+  figure = canvas(6.4, 4.2)
   axes = figure.add_subplot()
   clean = report["clean"]
   lines: dict[tuple[str, str], list[dict]] = {}
@@ -238,9 +228,7 @@ def accuracy_figure(report, file):
 
 def examples_figure(pictures, class_names, file):
   """Draws broken images: clean, perturbation, adversarial, with what was predicted."""
-  figure_class, canvas = _plot()
-  figure = figure_class(figsize=(1.6 * len(pictures), 5.0), layout="constrained")
-  canvas(figure)
+  figure = canvas(1.6 * len(pictures), 5.0)
   grid = figure.subplots(3, len(pictures), squeeze=False)
   name = lambda index: str(class_names[index]) if class_names else str(index)  # noqa: E731
   for column, picture in enumerate(pictures):
