@@ -28,11 +28,15 @@ def scores(report):
   for mode in dict.fromkeys([served, *(part["mode"] for part in report["attacks"])]):
     clean = report["clean"] if mode == served else report["clean"][mode]
     first, strong = (part for part in report["attacks"] if part["mode"] == mode)
-    # A row that tells of several attacks has no accuracy of its own; its other one is lower.
-    own = first.get("own_accuracy", first["accuracy"])
-    shares = (clean["accuracy"], own, strong["accuracy"])
+    shares = (clean["accuracy"], first["own_accuracy"], strong["accuracy"])
     found[mode] = {name: round(100 * share, 4) for name, share in zip(SCORES, shares, strict=True)}
   return found
+
+
+def flags(run):
+  """{name: text} of the flags that a run was trained with."""
+  lines = (run / "flags.cfg").read_text(encoding="utf-8").splitlines()
+  return dict(line.removeprefix("--").split("=", 1) for line in lines)
 
 
 def training_minutes(*folders):
@@ -69,8 +73,8 @@ def collect(work, rows, options=""):
     measured = [scores(report) for report in reports.values()]
     (served, _), *others = measured[0].items()
     lists = lambda mode: {name: [m[mode][name] for m in measured] for name in SCORES}  # noqa: E731, B023
-    settings = first["config"]["model"]["settings"]
     runs = [work / f"{row.name}-{seed}" for seed in reports]
+    settings = flags(runs[0])
     entry = {
       "system": row.system,
       "pretext": settings["pretext"],

@@ -34,18 +34,14 @@ def _attack(mode, accuracy, steps, step_size, restarts=1, own=None):
   return part if own is None else {**part, "own_accuracy": own}
 
 
-def _report(pretext, robustness, clean, attacks, eot=1, **more):
-  model = {"settings": {"pretext": pretext, "robustness": robustness}}
-  return {"clean": clean, "attacks": attacks, "config": {"eot": eot, "model": model}, **more}
-
-
-def _write_run(work, name, report, seconds, head_seconds=None):
-  """A finished run: metrics of training (and of a head), and a report."""
+def _write_run(work, name, flags, report, seconds, head_seconds=None):
+  """A finished run: flags and metrics of training (and metrics of a head), and a report."""
   for folder, total in ((name, seconds), (f"{name}-head", head_seconds)):
     if total is not None:
       rows = [{"step": 1, "seconds": 1.0}, {"step": 2, "seconds": total}]
       (work / folder).mkdir(parents=True)
       (work / folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+  (work / name / "flags.cfg").write_text("".join(f"--{flag}\n" for flag in flags))
   (work / f"{name}-report").mkdir()
   (work / f"{name}-report" / "report.json").write_text(json.dumps(report))
 
@@ -60,31 +56,31 @@ def _vae_urkle(clean, own, strong, loss):
   bound = {"M": 5.0, "examples": 1000, "norm": "linf", "epsilon": 0.1}
   bound |= {"clean_loss": 0.1, "kl_mean": 0.5, "regulariser": 2.5, "value": 2.6}
   bound |= {"vacuous": False, "value_tight": 2.25, "vacuous_tight": False}
-  return _report(
-    "vae(width=32)",
-    "urkle(beta=1)",
-    {"mode": "sampled", "accuracy": clean, "examples": 10000, "deterministic": {"accuracy": 0.99}},
-    attacks,
-    eot=10,
-    representation={"kl_mean": 0.4},
-    bound={**bound, "measured_adversarial_loss": loss},
-  )
+  mu = {"deterministic": {"accuracy": 0.99}}
+  return {
+    "clean": {"mode": "sampled", "accuracy": clean, "examples": 10000, **mu},
+    "attacks": attacks,
+    "config": {"eot": 10},
+    "representation": {"kl_mean": 0.4},
+    "bound": {**bound, "measured_adversarial_loss": loss},
+  }
 
 
 @pytest.fixture
 def work(tmp_path):
-  at = _report(
-    "supervised(width=256, layers=3)",
-    "adversarial_training",
-    {"mode": "deterministic", "accuracy": 0.9912, "examples": 10000},
-    [
+  at = {
+    "clean": {"mode": "deterministic", "accuracy": 0.9912, "examples": 10000},
+    "attacks": [
       _attack("deterministic", 0.9851, 20, 0.01, own=0.9852),
       _attack("deterministic", 0.984, 100, 0.0025, restarts=5),
     ],
-  )
-  _write_run(tmp_path, "at-0", at, 600.0)
-  _write_run(tmp_path, "vae_urkle-0", _vae_urkle(0.99, 0.98, 0.97, 0.2), 1170.0, 30.0)
-  _write_run(tmp_path, "vae_urkle-2", _vae_urkle(0.992, 0.984, 0.976, 0.3), 1290.0, 30.0)
+    "config": {"eot": 1},
+  }
+  flags = ["pretext=supervised(width=256, layers=3)", "robustness=adversarial_training"]
+  _write_run(tmp_path, "at-0", flags, at, 600.0)
+  flags = ["seed=0", "pretext=vae(width=32)", "robustness=urkle(beta=1)"]
+  _write_run(tmp_path, "vae_urkle-0", flags, _vae_urkle(0.99, 0.98, 0.97, 0.2), 1170.0, 30.0)
+  _write_run(tmp_path, "vae_urkle-2", flags, _vae_urkle(0.992, 0.984, 0.976, 0.3), 1290.0, 30.0)
   (tmp_path / "vae_urkle-1").mkdir()  # still training
   return tmp_path
 
@@ -104,6 +100,7 @@ def test_what_is_collected_from_finished_runs(script, work):
     "command": "python launch/reproduce_mnist.py --rows=at --seeds=1 --data_dir=DATA_DIR",
     "paper": {"clean": 99.0, "pgd": 98.5},
   }
+  assert (urkle["pretext"], urkle["robustness"]) == ("vae(width=32)", "urkle(beta=1)")
   assert urkle["seeds"] == [0, 2]
   assert not urkle["labels"]
   assert (urkle["clean"], urkle["pgd"], urkle["pgd_strong"]) == ([99, 99.2], [98, 98.4], [97, 97.6])
@@ -279,10 +276,8 @@ def test_from_images_to_table_and_then_nothing_more_to_do(script, tmp_path, monk
   assert modules == ["train", "evaluate", "train", "finetune", "evaluate"]
 
   at, urkle = json.loads((tmp_path / "mnist.json").read_text())["rows"]
-  for row, classifier in ((at, "at-0"), (urkle, "vae_urkle-0-head")):
-    assert (tmp_path / classifier / "classifier").is_dir()
-    report = json.loads((tmp_path / f"{row['command'].split('--rows=')[1].split()[0]}-0-report" /
-                         "report.json").read_text())  # fmt: skip
+  for row, name in ((at, "at"), (urkle, "vae_urkle")):
+    report = json.loads((tmp_path / f"{name}-0-report" / "report.json").read_text())
     assert row["clean"] == [pytest.approx(100 * report["clean"]["accuracy"])]
     assert 0 <= row["pgd_strong"][0] <= row["pgd"][0] <= 100
   assert "deterministic" in urkle
