@@ -68,8 +68,10 @@ def pretrain(
 
   Args:
     output_dir: the run's folder.
-    pretext: spec of what is learnt: `"simclr(temperature=0.5)"`.
-    robustness: spec of the robustness scheme: `"none"` or `"urkle(beta=0.1)"`.
+    pretext: spec of what is learnt: `"simclr(temperature=0.5)"`, `"vae"`, `"ae"`,
+      `"supervised"`.
+    robustness: spec of the robustness scheme: `"none"`, `"urkle(beta=0.1)"`,
+      `"trades(beta=6)"`, `"adversarial_training"`.
     dataset: a TFDS name, `"digits"` or `"folder:PATH"`.
     data_dir: where prepared TFDS data lies; None for TFDS's own folder.
     download: whether TFDS may download.

@@ -29,8 +29,12 @@ _SHARED = {
   "log_every": ...,
 }
 _OWN = {
-  "pretext": ("str", "simclr", "what is learnt: simclr(temperature=0.5)"),
-  "robustness": ("str", "urkle(beta=0.1)", "none or urkle(beta=0.1, positives=true, attacked=2)"),
+  "pretext": ("str", "simclr", "what is learnt: simclr(temperature=0.5), vae, ae or supervised"),
+  "robustness": (
+    "str",
+    "urkle(beta=0.1)",
+    "none, urkle(beta=0.1, positives=true, attacked=2), trades(beta=6) or adversarial_training",
+  ),
   "augment": ("str", "simclr", "views: simclr(strength=1.0), augmix, randaugment, crop or none"),
   "augment_on_device": ("bool", False, "augment inside the compiled step (accelerators)"),
   "latent_dim": ("int", 128, "d_z, the dimension of the representation"),
