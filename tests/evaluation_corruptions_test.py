@@ -1,0 +1,418 @@
+"""Corruptions against closed forms, plain loops, SciPy and Pillow."""
+
+import colorsys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from scipy import ndimage
+from small_models import digits
+
+from urkle_tf import errors
+from urkle_tf.evaluation import corruptions
+
+
+def smooth_images(rng, n=6, side=32, channels=3):
+  """Blurred noise that fills [0, 1]: has edges and flat parts, as photographs have."""
+  images = ndimage.gaussian_filter(rng.normal(size=(n, side, side, channels)), (0, 2, 2, 0))
+  images -= images.min((1, 2, 3), keepdims=True)
+  return (images / images.max((1, 2, 3), keepdims=True)).astype(np.float32)
+
+
+def corrupt(images, name, severity, seed=0):
+  return corruptions.corrupt(images, name, severity, np.arange(len(images)), seed)
+
+
+def grey(level, n=4, side=32, channels=1):
+  return np.full((n, side, side, channels), level, np.float32)
+
+
+class Given:
+  """Stands in for random draws."""
+
+  def __init__(self, *values):
+    self._values = list(values)
+
+  def _next(self, *_):
+    return self._values.pop(0)
+
+  uniform = normal = integers = _next
+
+
+def draws(n, seed=0):
+  return corruptions._Draws(seed, (1, 2), np.arange(n))
+
+
+def test_the_names_are_the_papers():
+  published = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur"),
+    *("motion_blur", "zoom_blur", "snow", "frost", "fog", "brightness", "contrast"),
+    *("elastic_transform", "pixelate", "jpeg_compression"),
+  )
+  assert published == corruptions.NAMES
+
+
+@pytest.mark.parametrize("name", corruptions.NAMES)
+def test_every_corruption_of_every_kind_of_image(rng, name):
+  small, _ = digits()
+  for images in (
+    smooth_images(rng, 5),
+    smooth_images(rng, 5, 28, 1),
+    small[:5],  # 8x8
+    rng.uniform(size=(5, 11, 14, 3)).astype(np.float32),
+  ):
+    for severity in (1, 5):
+      before = images.copy()
+      found = corrupt(images, name, severity)
+      assert found.dtype == np.float32
+      assert found.shape == images.shape
+      assert 0 <= found.min() <= found.max() <= 1
+      # 1.06 times 8 pixels are 8 pixels.
+      same = (name, severity, images.shape[1]) == ("zoom_blur", 1, 8)
+      assert np.allclose(found, images, atol=1e-3) == same
+      np.testing.assert_array_equal(images, before)
+      # Neither the batch nor the call is in the result, only the position.
+      again = corruptions.corrupt(images[[3, 1]], name, severity, np.array([3, 1]), 0)
+      np.testing.assert_allclose(again, found[[3, 1]], atol=1e-6)
+
+
+def test_chunks_do_not_show(rng, monkeypatch):
+  images = smooth_images(rng, 5, 12)
+  whole = corrupt(images, "fog", 3)
+  monkeypatch.setattr(corruptions, "_CHUNK", 2 * 12 * 12 * 3)
+  np.testing.assert_array_equal(corrupt(images, "fog", 3), whole)
+
+
+def test_noise_differs_between_seeds_severities_and_positions():
+  images = grey(0.5, n=2, side=8)
+  found = [corrupt(images, "gaussian_noise", s, seed)[i] for s, seed, i in [(4, 0, 0), (4, 0, 1)]]
+  found += [corrupt(images, "gaussian_noise", 4, 1)[0], corrupt(images, "gaussian_noise", 4, -1)[0]]
+  found += [0.5 + (corrupt(images, "gaussian_noise", 5)[0] - 0.5) * 0.9]
+  for i, one in enumerate(found):
+    assert all(np.abs(one - other).max() > 0.05 for other in found[:i])
+
+
+def test_noise_is_that_of_every_release():
+  # Figures of one release must be comparable with those of the next.
+  images = grey(0.5, n=1, side=32)
+  found = corruptions.corrupt(images, "gaussian_noise", 5, np.array([7]), 3)
+  np.testing.assert_allclose(found[0, 0, :3, 0], [0.450553, 0.649626, 0.429541], atol=1e-6)
+
+
+def test_severities_get_worse(rng):
+  # Not all of the published ones do, by the distance from the image.
+  allowed = {
+    ("glass_blur", 3),  # sharper at 4 than at 3
+    ("glass_blur", 5),
+    ("motion_blur", 4),  # as 3, but for the radius, which sigma makes idle
+    ("frost", 4),  # the image's own weight falls
+    ("frost", 5),
+    *(("elastic_transform", severity) for severity in (2, 3, 4, 5)),  # waves instead of shifts
+  }
+  images = smooth_images(rng, 40)
+  for name in corruptions.NAMES:
+    far = [np.sqrt(np.mean((corrupt(images, name, s) - images) ** 2)) for s in range(1, 6)]
+    for severity in range(2, 6):
+      worse = far[severity - 1] > far[severity - 2] * 0.99
+      assert worse or (name, severity) in allowed, (name, far)
+  waves = [1, 2, 3, 4]  # of elastic_transform: how strongly neighbours move apart
+  shares = corruptions._CONSTANTS["elastic_transform"]["CIFAR-10-C"]
+  steep = [shares[s][0] / shares[s][1] for s in waves]
+  assert steep == sorted(steep)
+
+
+@pytest.mark.parametrize(
+  "side, name",
+  [
+    *((side, "CIFAR-10-C") for side in (8, 28, 32, 45)),
+    *((side, "Tiny-ImageNet-C") for side in (46, 64, 96)),
+    *((side, "ImageNet-C") for side in (128, 224, 299)),
+  ],
+)
+def test_constants_go_with_the_size(side, name):
+  assert corruptions.constants((side, 2 * side, 3)) == name
+
+
+def test_every_table_is_complete():
+  for table in corruptions._CONSTANTS.values():
+    assert list(table) == list(corruptions._SIZES)
+    assert all(len(values) == 5 for values in table.values())
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"name": "fogg"}, "unknown corruption 'fogg'; did you mean 'fog'"),
+    ({"severity": 6}, "severities are 1 to 5, got 6"),
+    ({"severity": 0}, "severities are 1 to 5"),
+    ({"images": np.zeros((1, 32, 32, 4), np.float32)}, "grey or RGB"),
+    ({"images": np.zeros((1, 4, 32, 3), np.float32)}, "at least 6x6 pixels, not 4x32x3"),
+  ],
+)
+def test_mistakes_are_one_line(changes, message):
+  arguments = {"images": grey(0.5, 1), "name": "fog", "severity": 1, "positions": [0]}
+  with pytest.raises(errors.UserError, match=message):
+    corruptions.corrupt(**arguments | changes)
+
+
+# Noise.
+
+
+def test_gaussian_noise_has_its_deviation():
+  images = grey(0.5, n=20)
+  noise = corrupt(images, "gaussian_noise", 3) - images
+  assert noise.std() == pytest.approx(0.08, rel=0.02)  # 20,480 draws: 0.5% is one deviation
+  assert abs(noise.mean()) < 0.0025
+
+
+def test_shot_noise_counts_photons():
+  images = grey(0.3, n=20)
+  counts = corrupt(images, "shot_noise", 3) * 100
+  np.testing.assert_allclose(counts, np.rint(counts), atol=1e-3)
+  assert counts.mean() == pytest.approx(30, rel=0.01)
+  assert counts.var() == pytest.approx(30, rel=0.05)
+
+
+def test_impulse_noise_turns_its_share_black_or_white():
+  images = grey(0.4, n=20, channels=3)
+  found = corrupt(images, "impulse_noise", 5)
+  assert np.mean(found == 0) == pytest.approx(0.035, rel=0.1)
+  assert np.mean(found == 1) == pytest.approx(0.035, rel=0.1)
+  assert np.mean(found == images) == pytest.approx(0.93, rel=0.01)
+
+
+# Blur.
+
+
+@pytest.mark.parametrize("radius, sigma", [(0.3, 0.4), (1.5, 0.1), (4, 0.5), (10, 0.5)])
+def test_defocus_blur_is_scipys_correlation(rng, radius, sigma):
+  # Small kernels are summed, large ones go through a Fourier transform.
+  images = rng.uniform(size=(2, 27, 31, 3)).astype(np.float32)
+  kernel = corruptions._disk(radius, sigma)
+  assert kernel.sum() == pytest.approx(1, abs=1e-6)
+  np.testing.assert_allclose(kernel, kernel.T, atol=1e-7)
+  np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-7)
+  found = corruptions._defocus_blur(images, None, radius, sigma)
+  wanted = ndimage.correlate(images, kernel[None, :, :, None], mode="mirror")
+  np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+def test_the_disk_is_a_disk():
+  kernel = corruptions._disk(4, 0.1) * np.pi * 16  # that sigma smooths nothing
+  assert kernel.shape == (11, 11)
+  inside = np.hypot(*np.mgrid[-5:6, -5:6]) <= 4
+  assert np.ptp(kernel[inside]) < 1e-5
+  assert kernel[~inside].max() < 1e-5
+  assert kernel[5, 5] == pytest.approx(1, abs=0.05)  # 49 pixels, and the area is 50.3
+
+
+@pytest.mark.parametrize("name", ["defocus_blur", "motion_blur"])
+def test_blur_keeps_the_light_and_does_not_know_the_place(name):
+  images = np.zeros((2, 40, 40, 1), np.float32)
+  images[0, 20, 18] = images[1, 22, 21] = 1
+  # The same position: the same direction.
+  found = corruptions.corrupt(images, name, 5, np.array([4, 4]))
+  np.testing.assert_allclose(found.sum((1, 2, 3)), 1, atol=1e-5)
+  np.testing.assert_allclose(np.roll(found[0], (2, 3), (0, 1)), found[1], atol=1e-6)
+
+
+def test_motion_blur_is_half_a_gaussian_along_a_line(rng):
+  images = rng.uniform(size=(3, 20, 20, 3)).astype(np.float32)
+  found = corruptions._streak(images, 2, 1.5, [0, 90, 45])
+  weights = np.exp(-(np.arange(5) ** 2) / (2 * 1.5**2))
+  weights /= weights.sum()
+  lines = {0: (0, 1), 1: (1, 0), 2: (2**-0.5, 2**-0.5)}
+  for number, (down, right) in lines.items():
+    for y, x in [(3, 4), (10, 10), (18, 19)]:
+      wanted = 0
+      for i, weight in enumerate(weights):
+        row, column = min(y + round(i * down), 19), min(x + round(i * right), 19)
+        wanted += weight * images[number, row, column]
+      np.testing.assert_allclose(found[number, y, x], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("reach, passes", [(1, 1), (1, 2), (3, 2)])
+def test_glass_blur_is_the_published_loop(rng, reach, passes):
+  images = rng.uniform(size=(2, 9, 10, 3)).astype(np.float32)
+  found = corruptions._glass_blur(images, draws(2), 0.05, reach, passes)  # that sigma blurs nothing
+  same = draws(2)
+  wanted = images.copy()
+  height, width = 9, 10
+  targets = [
+    (h, w) for h in range(height - reach, reach, -1) for w in range(width - reach, reach, -1)
+  ]
+  for _ in range(passes):
+    offsets = same.integers([len(targets), 2], -reach, reach)
+    for x, moves in zip(wanted, offsets, strict=True):
+      for (h, w), (dy, dx) in zip(targets, moves, strict=True):
+        x[h, w], x[h + dy, w + dx] = x[h + dy, w + dx], x[h, w]
+  np.testing.assert_array_equal(found, wanted)
+  assert np.mean(found != images) > 0.1
+
+
+def test_gaussian_smoothing_is_scipys(rng):
+  images = rng.uniform(size=(2, 12, 15, 2)).astype(np.float32)
+  found = corruptions._smooth(images, 1.3)
+  wanted = ndimage.gaussian_filter(images, (0, 1.3, 1.3, 0), mode="nearest", truncate=4)
+  np.testing.assert_allclose(found, wanted, atol=1e-6)
+  found = corruptions._smooth(images, 7.0, truncate=3.0, mode="symmetric")
+  wanted = ndimage.gaussian_filter(images, (0, 7, 7, 0), mode="reflect", truncate=3)
+  np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_zoom_blur_is_a_mean_of_scipys_zooms(rng):
+  images = rng.uniform(size=(2, 32, 32, 3)).astype(np.float32)
+
+  def zoomed(image, factor):
+    cut = int(np.ceil(32 / factor))
+    top = (32 - cut) // 2
+    middle = image[top : top + cut, top : top + cut]
+    large = ndimage.zoom(middle, (factor, factor, 1), order=1)
+    start = (large.shape[0] - 32) // 2
+    return large[start : start + 32, start : start + 32]
+
+  factors = np.arange(1, 1.16, 0.01)  # severity 3
+  wanted = [np.mean([x, *(zoomed(x, f) for f in factors)], axis=0) for x in images]
+  np.testing.assert_allclose(corrupt(images, "zoom_blur", 3), wanted, atol=1e-5)
+
+
+# Weather.
+
+
+def test_snow_only_whitens(rng):
+  images = smooth_images(rng)
+  for severity in (1, 5):
+    found = corrupt(images, "snow", severity)
+    assert np.all(found >= images - 1e-6)
+  # White where it is thickest, in the whole height of the image, and turned by half a turn.
+  black = corrupt(grey(0.0), "snow", 5)[..., 0]
+  flakes = black - black.min()
+  np.testing.assert_allclose(flakes, flakes[:, ::-1, ::-1], atol=1e-6)
+  # What is not flake is 0.8 black and 0.2 of max(x, 1.5 x + 0.5).
+  assert corrupt(grey(0.0), "snow", 1).min() == pytest.approx(0.05 * 0.5, abs=1e-6)
+
+
+def test_frost_is_a_weighted_sum_with_ice(rng):
+  one, other = grey(0.1, 8, channels=3), grey(0.2, 8, channels=3)
+  light, dark = corrupt(other, "frost", 5), corrupt(one, "frost", 5)
+  np.testing.assert_allclose(light - dark, 0.075, atol=1e-5)
+  ice = (dark - 0.075) / 0.45
+  assert ice.min() > -1e-5
+  assert ice.max() < 1 + 1e-5
+  # Bluish crystals: contrasts within each image, and every image has some of its own.
+  assert np.all(ice[..., 2] > ice[..., 0])
+  assert np.all(ice.std((1, 2)) > 0.03)
+  assert all(np.abs(ice[0] - others).mean() > 0.02 for others in ice[1:])
+
+
+def test_fog_is_the_closed_form(rng):
+  images = smooth_images(rng, 3, 32) * 0.8
+  fog = corrupt(images, "fog", 4)  # thickness 1
+  # The veil, found from a flat image at the same positions.
+  flat = corrupt(grey(0.5, 3), "fog", 4)
+  veil = flat * 1.5 / 0.5 - 0.5
+  assert veil.min((1, 2, 3)) == pytest.approx(0, abs=1e-5)
+  assert veil.max((1, 2, 3)) == pytest.approx(1, abs=1e-5)
+  wanted = (images + veil) * 0.8 / 1.8
+  np.testing.assert_allclose(fog, wanted, atol=1e-5)
+
+
+def test_plasma_is_diamonds_and_squares_in_loops():
+  size, decay = 8, 1.75
+  numbers = draws(1).uniform([size * size], -1, 1)[0].astype(np.float64)
+  numbers = iter(numbers)
+  field = np.zeros((size, size))
+  step, height = size, 100.0
+  while step >= 2:
+    half = step // 2
+    around = lambda y, x, moves, half=half: sum(  # noqa: E731
+      field[(y + dy * half) % size, (x + dx * half) % size] for dy, dx in moves
+    )
+    corners, cross = [(-1, -1), (-1, 1), (1, -1), (1, 1)], [(-1, 0), (1, 0), (0, -1), (0, 1)]
+    for moves, top, left in [(corners, half, half), (cross, 0, half), (cross, half, 0)]:
+      for y in range(top, size, step):
+        for x in range(left, size, step):
+          field[y, x] = around(y, x, moves) / 4 + height**2 * next(numbers)
+    step, height = half, height / decay
+  field = (field - field.min()) / (field.max() - field.min())
+  found = corruptions._plasma(draws(1), size, decay)[0]
+  np.testing.assert_allclose(found, field, atol=1e-6)
+  assert len(list(numbers)) == 1  # of 64 all but the corner's
+
+
+def test_brightness_is_the_standard_librarys_hsv(rng):
+  images = rng.uniform(size=(1, 8, 8, 3)).astype(np.float32)
+  images[0, 0, 0] = 0
+  found = corrupt(images, "brightness", 5)[0]
+  for y, x in np.ndindex(8, 8):
+    h, s, v = colorsys.rgb_to_hsv(*images[0, y, x])
+    np.testing.assert_allclose(found[y, x], colorsys.hsv_to_rgb(h, s, min(v + 0.3, 1)), atol=1e-5)
+  np.testing.assert_allclose(corrupt(grey(0.4), "brightness", 2), 0.5, atol=1e-6)
+  np.testing.assert_allclose(corrupt(grey(0.9), "brightness", 5), 1, atol=1e-6)
+  np.testing.assert_allclose(corrupt(grey(0.0), "brightness", 1), 0.05, atol=1e-6)
+
+
+# Digital.
+
+
+def test_contrast_by_hand():
+  images = grey(0.2, 1, side=8, channels=3)
+  images[0, :4, :, 0] = 0.6  # its mean: 0.4
+  found = corrupt(images, "contrast", 2)
+  np.testing.assert_allclose(found[0, 0, 0], [0.5, 0.2, 0.2], atol=1e-6)
+  np.testing.assert_allclose(found[0, 7, 7], [0.3, 0.2, 0.2], atol=1e-6)
+
+
+def test_sampling_between_pixels_is_scipys(rng):
+  images = rng.uniform(size=(2, 9, 12, 3)).astype(np.float32)
+  rows, columns = rng.uniform(-20, 30, size=(2, 2, 5, 7))
+  for fold, mode in ((corruptions._mirror, "mirror"), (corruptions._reflect, "reflect")):
+    found = corruptions._sample(images, fold(rows, 9), fold(columns, 12))
+    for number in range(2):
+      for channel in range(3):
+        wanted = ndimage.map_coordinates(
+          images[number, ..., channel], [rows[number], columns[number]], order=1, mode=mode
+        )
+        np.testing.assert_allclose(found[number, ..., channel], wanted, atol=1e-5)
+
+
+def test_elastic_transform_moves_by_its_points_and_waves(rng):
+  images = rng.uniform(size=(1, 32, 32, 1)).astype(np.float32)
+  # All three points go 2 pixels to the right and 3 up: so does the image.
+  shift = Given(np.tile([2 / 3, -1.0], (1, 3, 1)))
+  found = corruptions._elastic_transform(images, shift, 0, 0, 3 / 32)
+  np.testing.assert_allclose(found[:, :-3, 2:], images[:, 3:, :-2], atol=1e-5)
+  # Constant waves move it, too: those of every pixel smooth to themselves.
+  waves = Given(np.zeros((1, 3, 2)), np.tile(np.float32([0.5, -1]), (1, 32, 32, 1)))
+  found = corruptions._elastic_transform(images, waves, 2 / 32, 0.05, 0.1)
+  np.testing.assert_allclose(found[:, 2:, :-1], images[:, :-2, 1:], atol=1e-4)
+  # A flat image stays flat.
+  np.testing.assert_allclose(corrupt(grey(0.3), "elastic_transform", 5), 0.3, atol=1e-5)
+
+
+def test_pixelate_is_pillows_box(rng):
+  images = rng.uniform(size=(1, 32, 28, 1)).astype(np.float32)
+  for severity, share in enumerate((0.95, 0.9, 0.85, 0.75, 0.65), 1):
+    wanted = Image.fromarray(images[0, ..., 0])
+    wanted = wanted.resize((int(28 * share), int(32 * share)), Image.Resampling.BOX)
+    wanted = wanted.resize((28, 32), Image.Resampling.BOX)
+    found = corrupt(images, "pixelate", severity)[0, ..., 0]
+    np.testing.assert_allclose(found, np.asarray(wanted), atol=1e-5)
+
+
+def test_pixelate_of_a_checkerboard_is_grey():
+  board = (np.indices((8, 8)).sum(0) % 2).astype(np.float32)[None, ..., None]
+  np.testing.assert_allclose(corruptions._pixelate(board, None, 0.5), 0.5, atol=1e-6)
+  large = np.kron(board[0, :4, :4, 0], np.ones((2, 2), np.float32))[None, ..., None]
+  np.testing.assert_allclose(corruptions._pixelate(large, None, 0.5), large, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_is_tensorflows(rng, channels):
+  images = np.rint(smooth_images(rng, 2, 32, channels) * 255).astype(np.uint8)
+  found = corrupt(images.astype(np.float32) / 255, "jpeg_compression", 5)
+  for image, result in zip(images, found, strict=True):
+    file = tf.io.encode_jpeg(image, quality=40)
+    wanted = tf.io.decode_jpeg(file, dct_method="INTEGER_ACCURATE").numpy()
+    np.testing.assert_allclose(result * 255, wanted, atol=1.01)
