@@ -14,7 +14,7 @@ ATTACK_STREAM, SCORE_STREAM, REPRESENTATION_STREAM = 1, 2, 3
 
 def modes(classifier):
   """The classifiers that a classifier is, the served one first."""
-  return ("sampled", "deterministic") if classifier.stochastic else ("deterministic",)
+  return classifier.modes
 
 
 def pad(array, size):
@@ -80,16 +80,16 @@ class Scorer:
     @tf.function
     def score(images):
       loc, scale = classifier.represent(images)
-      scored = {"deterministic": tf.nn.log_softmax(classifier.head(loc, training=False))}
-      if classifier.stochastic:
+      scored = {}
+      if "deterministic" in self._modes:
+        scored["deterministic"] = tf.nn.log_softmax(classifier.head(loc, training=False))
+      if "sampled" in self._modes:
 
         def more(chunk, total):
-          shape = [1, each, classifier.latent_dim]
-          noise = tf.random.stateless_normal(shape, distribution.fold(seed, chunk))
-          new = classifier.from_noise(loc, scale, noise)
+          new = classifier.from_shared_noise(loc, scale, distribution.fold(seed, chunk), each)
           return chunk + 1, tf.reduce_logsumexp(tf.stack([total, new]), 0)
 
-        start = tf.fill(tf.shape(scored["deterministic"]), -float("inf"))
+        start = tf.fill([tf.shape(images)[0], classifier.classes], -float("inf"))
         _, total = tf.while_loop(
           lambda chunk, _: chunk < chunks, more, (0, start), parallel_iterations=1
         )

@@ -19,6 +19,11 @@ class _Predictions:
   latent_dim: int
   classes: int
 
+  @property
+  def modes(self):
+    """The classifiers that this is, the served one first."""
+    return ("sampled", "deterministic") if self.stochastic else ("deterministic",)
+
   def represent(self, images):
     """(loc, scale) of images, both float32 [n, d_z]."""
     outputs = self.network(images, training=False)
@@ -56,6 +61,11 @@ class _Predictions:
       noise = tf.random.normal(shape)
     else:
       noise = tf.random.stateless_normal(shape, seed)
+    return self.from_noise(loc, scale, noise)
+
+  def from_shared_noise(self, loc, scale, seed, samples):
+    """As `from_representation`, with the same noise for every image."""
+    noise = tf.random.stateless_normal([1, samples, self.latent_dim], seed)
     return self.from_noise(loc, scale, noise)
 
   def from_noise(self, loc, scale, noise):

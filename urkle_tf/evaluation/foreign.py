@@ -1,0 +1,496 @@
+"""Anybody's classifier, a SavedModel or a `.keras` file, measured as ours are.
+
+Nothing is asked of it but scores for images: what else must be known is found out by calling it
+and by reading its graph.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf import distribution, errors
+from urkle_tf.evaluation import graphs
+
+FLOOR = 1e-30  # of probabilities whose logits are not known
+PROBE = 64  # images that a model is looked at with
+_MASKED = 0.9  # of the input gradients, from which share on a model has none
+_SIGNATURES = ("serving_default", "serve")
+_OUTPUTS = ("logits", "probabilities", "predictions", "scores", "output_0")
+_STREAM = 5  # of a seed
+
+
+@dataclasses.dataclass
+class Loaded:
+  """A model that was read and not yet looked at.
+
+  Attributes:
+    function: float32 [n, h, w, c] -> [n, classes].
+    image_size: (height, width, channels); None where the model takes any.
+    format: "SavedModel" or "Keras".
+    fingerprint: a hash of its files.
+    path: where it was read from.
+  """
+
+  function: Callable
+  image_size: tuple
+  format: str
+  fingerprint: str
+  path: str
+
+  def size_for(self, image_shape):
+    """The images' size, where the model takes any that of `image_shape`."""
+    return tuple(
+      there if own is None else own for own, there in zip(self.image_size, image_shape, strict=True)
+    )
+
+
+def is_foreign(path):
+  """Whether a path is a `.keras` file, or a SavedModel's folder that we did not write."""
+  path = pathlib.Path(path)
+  if path.suffix == ".keras":
+    return True
+  return (path / "saved_model.pb").is_file() and not (path / "metadata.json").is_file()
+
+
+def load(path):
+  """Reads a model.
+
+  Args:
+    path: a `.keras` file (read in safe mode), or the folder of a SavedModel with a signature
+      of one batch of images: `serving_default`, `serve`, or the only one of that kind.
+
+  Returns:
+    A `Loaded`.
+
+  Raises:
+    UserError: if there is no such model.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise errors.UserError(f"no file {str(path)!r}: give a .keras file or an export's folder")
+  if path.suffix == ".keras" and path.is_file():
+    function, shape = _keras_model(path)
+    return Loaded(function, shape, "Keras", _fingerprint([path]), str(path))
+  function, shape = _saved_model(path)
+  files = [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
+  return Loaded(function, shape, "SavedModel", _fingerprint(files), str(path))
+
+
+def _fingerprint(files):
+  digest = hashlib.sha256()
+  for file in files:
+    with open(file, "rb") as opened:
+      while block := opened.read(1 << 20):
+        digest.update(block)
+  return digest.hexdigest()[:16]
+
+
+def _reason(error):
+  return " ".join(str(error).split())[:300]
+
+
+def _keras_model(path):
+  try:
+    model = keras.saving.load_model(path, compile=False)
+  except Exception as error:  # zip, HDF5 and Keras raise many kinds
+    if "unsafe" in str(error) or "lambda" in str(error).lower():
+      raise errors.UserError(
+        f"{str(path)!r} holds Python code (a Lambda layer), which is not run from a file: give a "
+        "SavedModel of it (model.export(FOLDER)) instead"
+      ) from error
+    raise errors.UserError(
+      f"cannot read {str(path)!r}: {_reason(error)}; a model with classes of its own can be given "
+      "as a SavedModel (model.export(FOLDER))"
+    ) from error
+  inputs = model.inputs
+  if len(inputs) != 1 or len(inputs[0].shape) != 4:
+    given = ", ".join(f"{list(tensor.shape)}" for tensor in inputs)
+    raise errors.UserError(
+      f"{str(path)!r} must take one batch of images [n, h, w, c], but takes {given}"
+    )
+  _check_batch(path, inputs[0].shape[0])
+  dtype = inputs[0].dtype
+  if not tf.as_dtype(dtype).is_floating:
+    raise errors.UserError(f"{str(path)!r} takes {dtype} images: it must take float32 in [0, 1]")
+
+  def function(images):
+    found = model(tf.cast(images, dtype), training=False)
+    if isinstance(found, list | tuple):
+      found = {f"output_{i}": tensor for i, tensor in enumerate(found)}
+    if isinstance(found, dict):
+      found = found[_choose_output(path, {name: t.shape for name, t in found.items()})]
+    return found
+
+  return function, tuple(inputs[0].shape[1:])
+
+
+def _check_batch(path, size):
+  if size is not None:
+    raise errors.UserError(
+      f"{str(path)!r} takes batches of exactly {size}: export it with a free first axis"
+    )
+
+
+def _choose_output(path, shapes):
+  """The name of the output that holds the scores."""
+  fit = [name for name, shape in shapes.items() if shape.rank in (2, None)]
+  if len(fit) == 1:
+    return fit[0]
+  for name in _OUTPUTS:
+    if name in fit:
+      return name
+  listing = ", ".join(f"{name} {_shape(shape)}" for name, shape in sorted(shapes.items()))
+  raise errors.UserError(
+    f"{str(path)!r} has no output of scores [n, classes] that could be told from others: name it "
+    f"logits or probabilities (it has: {listing})"
+  )
+
+
+def _saved_model(path):
+  try:
+    loaded = tf.saved_model.load(str(path))
+  except Exception as error:  # many kinds, from the file system to missing operations
+    raise errors.UserError(f"cannot read {str(path)!r}: {_reason(error)}") from error
+  signatures = dict(getattr(loaded, "signatures", {}))
+  fit = {name: found for name, found in signatures.items() if _takes_images(found)}
+  names = [name for name in _SIGNATURES if name in fit] or (list(fit) if len(fit) == 1 else [])
+  if not names:
+    listing = "; ".join(map(_describe, signatures, signatures.values()))
+    raise errors.UserError(
+      f"{str(path)!r} needs a signature serving_default(float32 [n, h, w, c]) -> [n, classes]; "
+      + (f"it has: {listing}" if listing else "it has none: write it with model.export(FOLDER)")
+    )
+  signature = fit[names[0]]
+  ((argument, spec),) = signature.structured_input_signature[1].items()
+  shapes = {name: found.shape for name, found in signature.structured_outputs.items()}
+  output = _choose_output(path, shapes)
+  shape = [None] * 4 if spec.shape.rank is None else spec.shape.as_list()
+  _check_batch(path, shape[0])
+
+  def function(images, loaded=loaded):  # whose variables live as long as it does
+    del loaded
+    return signature(**{argument: tf.cast(images, spec.dtype)})[output]
+
+  return function, tuple(shape[1:])
+
+
+def _takes_images(signature):
+  positional, named = signature.structured_input_signature
+  if positional or len(named) != 1:
+    return False
+  (spec,) = named.values()
+  return spec.dtype.is_floating and spec.shape.rank in (4, None)
+
+
+def _shape(shape):
+  return "[...]" if shape.rank is None else "[" + ", ".join(map(str, shape.as_list())) + "]"
+
+
+def _describe(name, signature):
+  """A signature as text: serving_default(x: float32 [None, 4]) -> y: float32 [None, 2]."""
+  show = lambda specs: ", ".join(  # noqa: E731
+    f"{key}: {spec.dtype.name} {_shape(spec.shape)}" for key, spec in specs.items()
+  )
+  _, named = signature.structured_input_signature
+  return f"{name}({show(named)}) -> {show(signature.structured_outputs)}"
+
+
+class _Scores:
+  """What attacks and scoring ask of a classifier, from a function of images alone.
+
+  The images stand where a classifier of ours has its representation.
+
+  Args:
+    values: (images, seed) -> logits or log-probabilities [n, classes].
+    stochastic: whether the seed matters.
+    classes: how many.
+    samples: how many draws a served prediction averages over.
+  """
+
+  latent_dim = None
+
+  def __init__(self, values, stochastic, classes, samples):
+    self._values = values
+    self.stochastic, self.classes, self.samples = stochastic, classes, samples
+
+  @property
+  def modes(self):
+    """Its noise cannot be taken away, so that there is one classifier only."""
+    return ("sampled",) if self.stochastic else ("deterministic",)
+
+  def represent(self, images):
+    """The images, twice: no scale belongs to them."""
+    return images, images
+
+  def head(self, images, training=False):
+    """Logits or log-probabilities of one draw, float32 [n, classes]."""
+    del training
+    return self._values(images, None)
+
+  def from_representation(self, images, _, seed=None, samples=None):
+    """The log of the mean of the probabilities over calls, float32 [n, classes].
+
+    Args:
+      images: float32 [n, h, w, c].
+      seed: int32 [2]; it decides nothing in a model whose noise cannot be seeded.
+      samples: calls; 1 is enough where the model is not stochastic.
+    """
+    if seed is None:
+      seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
+    draw = lambda i: tf.nn.log_softmax(self._values(images, distribution.fold(seed, i)))  # noqa: E731
+    samples = (samples or self.samples) if self.stochastic else 1
+    if samples == 1:
+      return draw(0)
+    _, total = tf.while_loop(
+      lambda i, _: i < samples,
+      lambda i, total: (i + 1, tf.reduce_logsumexp(tf.stack([total, draw(i)]), 0)),
+      (tf.constant(1), draw(0)),
+      parallel_iterations=1,
+    )
+    return total - tf.math.log(tf.cast(samples, tf.float32))
+
+  def from_shared_noise(self, images, scale, seed, samples):
+    """As `from_representation`; whether images share their noise is the model's own business."""
+    return self.from_representation(images, scale, seed, samples)
+
+
+class Foreign(_Scores):
+  """A classifier of which nothing is known but that it maps images to scores.
+
+  Found out on a few images: whether it gives logits or probabilities (rows that are not negative
+  and sum to 1), whether two calls differ (it is stochastic then), and how large a share of its
+  gradients is zero.  From under a softmax the logits are read; where there is no gradient, steps
+  such as rounding are crossed by straight-through gradients, in attacks only.
+
+  Args:
+    loaded: a `Loaded`.
+    images: float32 [n, h, w, c] in [0, 1] to look at it with.
+
+  Attributes:
+    image_shape: (height, width, channels).
+    metadata: what was found, for the report.
+    notes: the same in sentences.
+
+  Raises:
+    UserError: if it gives no scores [n, classes >= 2], or none that are finite.
+  """
+
+  class_names = None
+
+  def __init__(self, loaded, images):
+    images = tf.constant(images[:PROBE], tf.float32)
+    self.image_shape = tuple(images.shape[1:])
+    self._served = tf.function(
+      loaded.function,
+      input_signature=[tf.TensorSpec([None, *self.image_shape], tf.float32)],
+      autograph=False,
+    )
+    first, second = _call(self._served, images, loaded), _call(self._served, images, loaded)
+    self._check(first, loaded)
+    stochastic = bool(np.abs(first - second).max() > 1e-4 * max(np.abs(first).max(), 1e-12))
+    sums = first.sum(1)
+    probabilities = bool(first.min() >= -1e-6 and np.abs(sums - 1).max() < 1e-3)
+    kind = "probabilities" if probabilities else "logits"
+    self._graph = self._read_graph(images, first, stochastic)
+    found = self._find_logits(images, probabilities, first.shape[1])
+    exact = found.tensor if found and found.exact else None
+
+    super().__init__(
+      self._reader(exact, probabilities and not exact), stochastic, first.shape[1], 20
+    )
+    attacked = found.tensor if found else None
+    self._attack_values = self._reader(attacked, probabilities and not attacked)
+    own, left, bridged = self._look_at_gradients(images, attacked, probabilities and not attacked)
+    saturated = float(np.mean(_saturated(first))) if probabilities else 0.0
+    self.metadata = {
+      "kind": "classifier",
+      "format": loaded.format,
+      "fingerprint": loaded.fingerprint,
+      "image_size": list(self.image_shape),
+      "classes": self.classes,
+      "stochastic": stochastic,
+      "outputs": kind,
+      "logits": "given" if not probabilities else "recovered" if exact else "not recovered",
+      "attacked": "the outputs" if not attacked else "logits" if exact else "inner logits",
+      "saturated": saturated,
+      "gradients": {"zero": own, "zero_bridged": left, "bridged": bridged},
+      "noise": "none" if not stochastic else "seeded" if self._seeded else "not seeded",
+    }
+    self.notes = self._sentences()
+
+  def frozen(self):
+    """What attacks differentiate: nearest logits, gradients across steps."""
+    return _Scores(self._attack_values, self.stochastic, self.classes, self.samples)
+
+  def own_gradients(self):
+    """The same without straight-through gradients: what the model itself says."""
+    return self
+
+  @staticmethod
+  def _check(values, loaded):
+    if values.ndim != 2 or values.shape[1] < 2:
+      shape = "x".join(map(str, values.shape[1:])) or "a single number"
+      raise errors.UserError(
+        f"{loaded.path!r} must give scores [n, classes] of at least 2 classes, but gives {shape} "
+        "for an image"
+      )
+    if not np.all(np.isfinite(values)):
+      raise errors.UserError(
+        f"{loaded.path!r} returns NaN or infinite values: it cannot be evaluated"
+      )
+
+  def _read_graph(self, images, first, stochastic):
+    """The function as a graph, if that computes what the function does; else None."""
+    self._seeded = False
+    try:
+      graph = graphs.Graph(self._served.python_function, self.image_shape)
+      run, seed = graph.run(), tf.constant([3, _STREAM])
+      values = [run(images, seed).numpy() for _ in range(2)]
+    except Exception:  # a graph that TensorFlow cannot rewrite is run as it is
+      return None
+    size = 1e-4 * max(np.abs(first).max(), 1e-12)
+    if not stochastic:
+      return graph if np.abs(values[0] - first).max() <= size else None
+    self._seeded = bool(np.abs(values[0] - values[1]).max() <= size)
+    others = run(images, seed + 1).numpy()
+    # Noise that a rewriting has frozen would be another classifier.
+    return graph if np.abs(others - values[0]).max() > size else None
+
+  def _find_logits(self, images, probabilities, classes):
+    """A `graphs.Logits` that the outputs confirm, or None."""
+    found = self._graph and self._graph.logits(classes) if probabilities else None
+    if not found or (self._graph.seeded and not self._seeded):
+      return None
+    seed = tf.constant([5, _STREAM])
+    outputs = tf.cast(self._graph.run()(images, seed), tf.float32).numpy()
+    inner = tf.cast(self._graph.run(found.tensor)(images, seed), tf.float32)
+    if found.exact:
+      same = np.abs(tf.nn.softmax(inner).numpy() - outputs).max() < 1e-3
+      return found if same else None
+    agree = np.mean(np.argmax(inner, 1) == np.argmax(outputs, 1))
+    return found if agree >= 0.9 else None
+
+  def _reader(self, tensor, take_log, bridged=False):
+    """A function (images, seed) -> logits or log-probabilities, float32."""
+    if self._graph is None:
+      run = lambda images, seed: self._served(images)  # noqa: E731
+    else:
+      run = self._graph.run(tensor, bridged)
+
+    def values(images, seed):
+      found = tf.cast(run(images, seed), tf.float32)
+      found = tf.ensure_shape(found, [None, self.classes])
+      if take_log:
+        floored = tf.math.log(tf.maximum(found, FLOOR))
+        found = tf.where(tf.math.is_nan(found), found, floored)
+      return found
+
+    return values
+
+  def _look_at_gradients(self, images, attacked, take_log):
+    """(share of zeros in the model's own gradients, that after bridging, what is bridged)."""
+    own = _zero_share(self._attack_values, images, self.classes)
+    if own < _MASKED or self._graph is None or not self._graph.bridged:
+      return own, own, []
+    values = self._reader(attacked, take_log, bridged=True)
+    left = _zero_share(values, images, self.classes)
+    if left > own - 0.05:
+      return own, own, []
+    self._attack_values = values
+    return own, left, self._graph.bridged
+
+  def _sentences(self):
+    said = self.metadata
+    kind = said["outputs"]
+    notes = [
+      f"A {said['format']} model that this package did not make: {self.classes} classes, {kind}, "
+      + (
+        "stochastic (two calls on the same images differ)."
+        if self.stochastic
+        else "deterministic (two calls on the same images agree)."
+      )
+    ]
+    if kind == "probabilities" and said["logits"] == "recovered":
+      notes.append("Its logits were read from under its softmax.")
+    elif kind == "probabilities":
+      notes.append(
+        f"Its logits were not recovered: scores are log p, p at least {FLOOR:g}; a probability of "
+        f"{100 * said['saturated']:.0f}% of the images looked at is 0 or 1 in float32."
+      )
+      if said["attacked"] == "inner logits":
+        notes.append("Attacks by gradients climb the logits that lie nearest to the output.")
+    gradients = said["gradients"]
+    if gradients["bridged"]:
+      notes.append(
+        f"Its own gradients are masked ({100 * gradients['zero']:.0f}% are zero or missing): "
+        f"attacks cross {', '.join(gradients['bridged'])} by straight-through gradients "
+        f"({100 * gradients['zero_bridged']:.0f}% zero)."
+      )
+    elif gradients["zero"] >= _MASKED:
+      notes.append(
+        f"Its gradients are masked ({100 * gradients['zero']:.0f}% are zero or missing) and could "
+        "not be bridged: only attacks without gradients (square) say anything."
+      )
+    if said["noise"] == "not seeded":
+      notes.append("Its noise cannot be seeded: the same command gives slightly other figures.")
+    notes.append("The representation is not measured: that needs an encoder of this package.")
+    return notes
+
+
+def _call(function, images, loaded):
+  try:
+    return tf.cast(function(images), tf.float32).numpy()
+  except (tf.errors.OpError, ValueError, TypeError) as error:
+    shape = "x".join(map(str, images.shape[1:]))
+    raise errors.UserError(
+      f"{loaded.path!r} fails on images of {shape}: {_reason(error)}"
+    ) from error
+
+
+def _saturated(probabilities):
+  return (probabilities.max(1) > 1 - 6e-8) | (probabilities.min(1) == 0)
+
+
+def _zero_share(values, images, classes):
+  """The share of zeros in the gradient of a random mixture of the scores in the images."""
+  signs = tf.random.stateless_uniform([images.shape[0], classes], [7, _STREAM], -1.0, 1.0)
+
+  @tf.function(autograph=False)
+  def gradient(images):
+    with tf.GradientTape() as tape:
+      tape.watch(images)
+      total = tf.reduce_sum(signs * values(images, tf.constant([9, _STREAM])))
+    found = tape.gradient(total, images)
+    return tf.zeros_like(images) if found is None else found
+
+  try:
+    return float(tf.reduce_mean(tf.cast(gradient(images) == 0, tf.float32)))
+  except Exception:  # operations that have no gradient raise many kinds
+    return 1.0
+
+
+def check_range(model, images, labels):
+  """Raises `UserError` if a model seems to want images in 0-255.
+
+  Args:
+    model: a `Foreign`.
+    images: float32 [n, h, w, c] in [0, 1].
+    labels: int [n].
+  """
+  share = lambda scale: float(  # noqa: E731
+    np.mean(np.argmax(model.from_representation(images * scale, None, None, 1), 1) == labels)
+  )
+  images = tf.constant(images[:PROBE], tf.float32)
+  labels = np.asarray(labels)[:PROBE]
+  unit, wide = share(1.0), share(255.0)
+  if len(labels) >= 20 and wide > unit + 0.3:
+    raise errors.UserError(
+      f"the classifier seems to want images in 0-255: {100 * unit:.0f}% of {len(labels)} images are "
+      f"right in [0, 1], and {100 * wide:.0f}% in 0-255: put a keras.layers.Rescaling(255.0) in "
+      "front of it and save it again"
+    )

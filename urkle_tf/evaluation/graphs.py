@@ -1,0 +1,377 @@
+"""Anybody's function of images as a graph: logits under the softmax, gradients across steps.
+
+A traced function is rewritten, never its values: what is returned is a tensor that the function
+computes anyway, and only gradients are replaced.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+from tensorflow.python.framework import convert_to_constants  # no public name inlines functions
+
+from urkle_tf import distribution
+
+# One to one in their first input, whose gradient TensorFlow says is zero or none.
+_STEPS = {
+  *("Round", "Rint", "Floor", "Ceil", "Sign", "StopGradient", "PreventGradient"),
+  *("QuantizeAndDequantize", "QuantizeAndDequantizeV2", "QuantizeAndDequantizeV3"),
+  *("QuantizeAndDequantizeV4", "FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars"),
+  "FakeQuantWithMinMaxVarsPerChannel",
+}
+# They read nothing but shape and type.
+_BLIND = {"Shape", "ShapeN", "Rank", "Size", "ZerosLike", "OnesLike"}
+# Of comparisons: whether the result rises with the first input, and with the second.
+_COMPARISONS = {
+  "Greater": (1, -1),
+  "GreaterEqual": (1, -1),
+  "Less": (-1, 1),
+  "LessEqual": (-1, 1),
+}
+_PASSING = {"Identity", "IdentityN", "EnsureShape", "Snapshot", "StopGradient", "PreventGradient"}
+_PREFIX = "imported"
+_RANDOM = {
+  "RandomStandardNormal": "StatelessRandomNormal",
+  "RandomUniform": "StatelessRandomUniform",
+  "TruncatedNormal": "StatelessTruncatedNormal",
+}
+
+
+@tf.RegisterGradient("UrkleStraightThrough")
+def _straight_through(op, *gradients):
+  return [gradients[0]] + [None] * (len(op.inputs) - 1)
+
+
+@tf.RegisterGradient("UrkleFloorDiv")
+def _floor_div(op, gradient):
+  # As of a division, for one divisor per tensor or per entry; the divisor's own is left out.
+  return [gradient / op.inputs[1] if op.inputs[0].shape == op.outputs[0].shape else None, None]
+
+
+@tf.RegisterGradient("UrkleBridge")
+def _bridge(op, gradient, *_):
+  return [gradient, gradient] + [None] * (len(op.inputs) - 2)
+
+
+@tf.RegisterGradient("UrkleFallingBridge")
+def _falling_bridge(op, gradient, *_):
+  return [gradient, -gradient] + [None] * (len(op.inputs) - 2)
+
+
+@tf.RegisterGradient("UrkleSelectBridge")
+def _select_bridge(op, gradient, *_):
+  _, _, chosen, other = op.inputs
+  return [gradient, gradient * (chosen - other), None, None]
+
+
+@tf.RegisterGradient("UrkleFallingSelectBridge")
+def _falling_select_bridge(op, gradient, *_):
+  _, _, chosen, other = op.inputs
+  return [gradient, gradient * (other - chosen), None, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Logits:
+  """Where a graph has logits.
+
+  Attributes:
+    tensor: their name in the graph.
+    exact: whether the output is their softmax; if not, they decide what the output says, but
+      something (a rounding, an argmax) lies in between.
+  """
+
+  tensor: str
+  exact: bool
+
+
+class Graph:
+  """A function images [n, h, w, c] -> float [n, classes], traced and without inner functions.
+
+  Args:
+    function: of one float32 tensor.
+    image_shape: (height, width, channels).
+
+  Attributes:
+    output: the name of the output's tensor.
+    seeded: whether `run`'s seed decides (some of) the function's own random numbers.
+    bridged: types of the operations across which `run(..., bridged=True)` carries gradients.
+
+  Raises:
+    Exception: of any type, where TensorFlow cannot rewrite the function.
+  """
+
+  def __init__(self, function, image_shape):
+    self._spec = tf.TensorSpec([None, *image_shape], tf.float32, name="images")
+    self._concrete = tf.function(function, autograph=False).get_concrete_function(self._spec)
+    definition = convert_to_constants._run_inline_graph_optimization(
+      self._concrete, lower_control_flow=False, aggressive_inlining=False
+    )
+    self._compiled: dict[tuple, Callable] = {}
+    self.output = self._concrete.outputs[0].name
+    self._images = self._concrete.inputs[0].name
+    self._nodes = {node.name: node for node in definition.node}
+    self._on_path = self._between()
+    self.seeded = self._seed(definition)
+    for node in definition.node:
+      # Functions of another graph, which cannot be called here: what is below them can.
+      node.attr.pop("_gradient_op_type", None)
+    self._plain = definition
+    self._nodes = {node.name: node for node in definition.node}
+    self._on_path = self._between()
+    self._types = self._types_of(definition)
+    self._mended, self.bridged = self._mend(definition)
+
+  def run(self, tensor=None, bridged=False):
+    """A function that computes a tensor of the graph.
+
+    Args:
+      tensor: its name; None for the output.
+      bridged: whether gradients are carried across steps (straight-through).
+
+    Returns:
+      A function (images float32 [n, h, w, c], seed int32 [2] or None) -> the tensor.
+    """
+    key = (tensor or self.output, bridged)
+    if key not in self._compiled:
+      self._compiled[key] = self._imported(self._mended if bridged else self._plain, key[0])
+    compute = self._compiled[key]
+
+    def run(images, seed=None):
+      if seed is None:
+        seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
+      return compute(images, tf.cast(seed, tf.int32))
+
+    return run
+
+  def logits(self, classes):
+    """The logits nearest to the output, a `Logits`, or None.
+
+    Args:
+      classes: the size of the output's last axis.
+    """
+    exact, tensor = True, self.output
+    seen, queue = set(), collections.deque([tensor])
+    while queue:
+      tensor = queue.popleft()
+      node = self._node_of(tensor)
+      if node is None or node.name in seen or node.name not in self._on_path:
+        continue
+      seen.add(node.name)
+      inputs = _inputs(node)
+      if node.op == "Softmax" and self._is_like_output(inputs[0], classes):
+        return Logits(inputs[0], exact)
+      if node.op == "ArgMax" and self._is_like_output(inputs[0], classes):
+        return Logits(inputs[0], False)
+      if node.op == "IdentityN":
+        inputs = [inputs[_index(tensor)]]
+      elif node.op not in _PASSING and not self._is_widening(node):
+        exact = False
+      queue.extend(inputs)
+    return None
+
+  def _is_widening(self, node):
+    return node.op == "Cast" and all(
+      tf.as_dtype(node.attr[name].type).is_floating for name in ("SrcT", "DstT")
+    )
+
+  def _is_like_output(self, tensor, classes):
+    found = self._types.get(_full(tensor))
+    return (
+      found is not None
+      and found.dtype.is_floating
+      and found.shape.rank == 2
+      and found.shape[1] == classes
+    )
+
+  def _node_of(self, tensor):
+    return self._nodes.get(tensor.lstrip("^").split(":")[0])
+
+  def _between(self):
+    """Names of the nodes that depend on the images and that the output depends on."""
+    needed, stack = set(), [self.output.split(":")[0]]
+    while stack:
+      name = stack.pop()
+      if name in needed or name not in self._nodes:
+        continue
+      needed.add(name)
+      stack += [source.split(":")[0] for source in _inputs(self._nodes[name])]
+    readers = collections.defaultdict(list)
+    for name in needed:
+      for source in _inputs(self._nodes[name]):
+        readers[source.split(":")[0]].append(name)
+    found, stack = set(), [self._images.split(":")[0]]
+    while stack:
+      name = stack.pop()
+      if name not in found and not (name in needed and self._nodes[name].op in _BLIND):
+        found.add(name)
+        stack += readers[name]
+    self._needed = needed
+    return found & needed
+
+  def _seed(self, definition):
+    """Has random operations read seeds that `run` gives; says whether there are any."""
+    number = 0
+    for node in list(definition.node):
+      if node.name not in self._needed:
+        continue
+      if node.op in _RANDOM:
+        place = f"urkle_seed_{number}"
+        node.op = _RANDOM[node.op]
+        node.input.insert(1, place)
+        for name in [name for name in node.attr if name not in ("dtype", "T")]:
+          del node.attr[name]
+        node.attr["Tseed"].type = tf.int32.as_datatype_enum
+      elif node.op == "StatelessRandomGetKeyCounter" and self._reads_state(node.input[0]):
+        place = f"urkle_seed_{number}"
+        node.input[0] = place
+        node.attr["Tseed"].type = tf.int32.as_datatype_enum
+      else:
+        continue
+      seed = definition.node.add()
+      seed.name, seed.op = place, "Placeholder"
+      seed.attr["dtype"].type = tf.int32.as_datatype_enum
+      seed.attr["shape"].shape.dim.add().size = 2
+      number += 1
+    return number > 0
+
+  def _reads_state(self, tensor):
+    """Whether a tensor depends on a variable and not on the images."""
+    stack, seen, state = [tensor.split(":")[0]], set(), False
+    while stack:
+      name = stack.pop()
+      if name in seen or name not in self._nodes:
+        continue
+      if name in self._on_path:
+        return False
+      seen.add(name)
+      state |= self._nodes[name].op == "ReadVariableOp"
+      stack += [source.split(":")[0] for source in _inputs(self._nodes[name])]
+    return state
+
+  def _imported(self, definition, tensor):
+    """A definition as a concrete function (images, seed) -> the tensor of that name."""
+    captures = [
+      (inner.name, outer)
+      for inner, outer in zip(
+        self._concrete.inputs[1:], self._concrete.captured_inputs, strict=True
+      )
+    ]
+    names = {node.name for node in definition.node}
+    seeds = [name for name in names if name.startswith("urkle_seed_")]
+
+    def compute(images, seed):
+      graph = tf.compat.v1.get_default_graph()
+      given = {self._images: images}
+      for name, outer in captures:
+        given[name] = graph.capture(outer)
+      for name in seeds:
+        given[f"{name}:0"] = distribution.fold(seed, int(name.rsplit("_", 1)[1]))
+      given = {name: value for name, value in given.items() if name.split(":")[0] in names}
+      return tf.graph_util.import_graph_def(definition, given, [_full(tensor)], name=_PREFIX)[0]
+
+    seed = tf.TensorSpec([2], tf.int32, name="seed")
+    return tf.function(compute, autograph=False).get_concrete_function(self._spec, seed)
+
+  def _types_of(self, definition):
+    """{tensor: TensorSpec} of the graph; the variables' shapes are known only where they are."""
+    graph = self._imported(definition, self.output).graph
+    types = {
+      output.name.removeprefix(f"{_PREFIX}/"): tf.TensorSpec(output.shape, output.dtype)
+      for operation in graph.get_operations()
+      if operation.name.startswith(f"{_PREFIX}/")
+      for output in operation.outputs
+    }
+    return types | {self._images: self._spec}
+
+  def _mend(self, definition):
+    """(a copy with gradients across steps, names of what they cross)."""
+    mended = tf.compat.v1.GraphDef()
+    mended.CopyFrom(definition)
+    crossed = set()
+    bridges = {}
+    for node in mended.node:
+      if node.name not in self._on_path:
+        continue
+      if node.op in _STEPS and _inputs(node)[0].split(":")[0] in self._on_path:
+        node.attr["_gradient_op_type"].s = b"UrkleStraightThrough"
+        crossed.add(node.op)
+      elif node.op == "FloorDiv" and self._types[f"{node.name}:0"].dtype.is_floating:
+        node.attr["_gradient_op_type"].s = b"UrkleFloorDiv"
+        crossed.add(node.op)
+      elif found := self._bridge(node):
+        bridges[node.name], names = found
+        crossed |= names
+    for node in mended.node:
+      for i, source in enumerate(node.input):
+        if source in bridges or (source.endswith(":0") and source[:-2] in bridges):
+          node.input[i] = f"urkle_bridge_{source.split(':')[0]}"
+    for name, (gradient, sources) in bridges.items():
+      node = mended.node.add()
+      node.name, node.op = f"urkle_bridge_{name}", "IdentityN"
+      node.input.extend([name, *sources])
+      for source in node.input:
+        dtype = self._types[_full(source)].dtype.as_datatype_enum
+        node.attr["T"].list.type.append(dtype)
+      node.attr["_gradient_op_type"].s = gradient
+    return mended, sorted(crossed)
+
+  def _bridge(self, node):
+    """For a node that turns integers or truth values back into floats: what stands in.
+
+    Returns:
+      ((name of the gradient, further inputs), types of the operations that are crossed), where a
+      float of the same shape went in; else None.
+    """
+    output = self._types.get(f"{node.name}:0")
+    inputs = [source for source in _inputs(node) if source.split(":")[0] in self._on_path]
+    if output is None or not output.dtype.is_floating or not inputs:
+      return None
+    if not all(_is_discrete(self._types[_full(source)].dtype) for source in inputs):
+      return None  # it has a gradient of its own
+    select = node.op in ("Select", "SelectV2")
+    queue, seen = collections.deque(inputs), set()
+    while queue:
+      tensor = queue.popleft()
+      below = self._node_of(tensor)
+      if below is None or below.name in seen or below.name not in self._on_path:
+        continue
+      seen.add(below.name)
+      signs = _COMPARISONS.get(below.op, (1,) * len(below.input))
+      for source, sign in zip(_inputs(below), signs, strict=False):
+        if source.split(":")[0] not in self._on_path:
+          continue
+        there = self._types[_full(source)]
+        if _is_discrete(there.dtype):
+          queue.append(source)
+        elif there.dtype == output.dtype and _same_shape(there, output):
+          kind = ("" if sign > 0 else "Falling") + ("SelectBridge" if select else "Bridge")
+          values = _inputs(node)[1:] if select else []
+          return (f"Urkle{kind}".encode(), [source, *values]), {node.op, below.op}
+    return None
+
+
+def _inputs(node):
+  """Names of a node's data inputs."""
+  return [name for name in node.input if not name.startswith("^")]
+
+
+def _is_discrete(dtype):
+  return dtype.is_integer or dtype.is_bool or dtype.is_quantized
+
+
+def _index(tensor):
+  return int(tensor.split(":")[1]) if ":" in tensor else 0
+
+
+def _full(tensor):
+  return tensor if ":" in tensor else f"{tensor}:0"
+
+
+def _same_shape(one, other):
+  return (
+    one.shape.rank is not None
+    and one.shape.rank == other.shape.rank
+    and one.shape[1:] == other.shape[1:]
+    and one.shape.is_compatible_with(other.shape)
+  )
