@@ -2,10 +2,21 @@
 
 An attack maximises any `objective(images) -> [batch]` per example inside a
 threat model.  It knows no network and no label, so that training and evaluation
-use the same code.
+use the same code.  `losses` are objectives of classifications.
 """
 
+from urkle_tf.attacks import losses
 from urkle_tf.attacks.pgd import FGSM, PGD, RSFGSM
 from urkle_tf.attacks.threat import L1, L2, Linf, ThreatModel, from_norm
 
-__all__ = ["FGSM", "L1", "L2", "PGD", "RSFGSM", "Linf", "ThreatModel", "from_norm"]
+__all__ = [
+  "FGSM",
+  "L1",
+  "L2",
+  "PGD",
+  "RSFGSM",
+  "Linf",
+  "ThreatModel",
+  "from_norm",
+  "losses",
+]

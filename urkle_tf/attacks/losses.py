@@ -1,0 +1,126 @@
+"""What an attack on a classification maximises: losses of scores, per example.
+
+Scores are logits or log-probabilities, float32 [n, classes]: these differ by a constant per
+example, which no loss here sees.  Each loss is larger the worse the classification.
+"""
+
+import tensorflow as tf
+
+from urkle_tf import errors
+
+
+def cross_entropy(scores, labels):
+  """-log p_y, p the softmax of the scores.
+
+  Args:
+    scores: float32 [n, classes], logits or log-probabilities.
+    labels: int [n].
+
+  Returns:
+    float32 [n].
+  """
+  return -_of(tf.nn.log_softmax(scores), labels)
+
+
+def margin(scores, labels):
+  """max_{j != y} z_j - z_y: positive where the classification is wrong (Carlini and Wagner, 2017).
+
+  Args:
+    scores: float32 [n, classes].
+    labels: int [n].
+
+  Returns:
+    float32 [n].
+  """
+  return tf.reduce_max(_wrong(scores, labels), 1) - _of(scores, labels)
+
+
+def dlr(scores, labels):
+  """The difference of logits ratio (Croce and Hein, 2020, Reliable evaluation, eq. 6).
+
+      -(z_y - max_{j != y} z_j) / (z_(1) - z_(3))
+
+  z_(k) the k-th largest score.  Unlike the cross-entropy it does not change, and its gradient
+  does not vanish, when the logits are scaled.
+
+  Args:
+    scores: float32 [n, classes].
+    labels: int [n].
+
+  Returns:
+    float32 [n], in [-1, 1].
+
+  Raises:
+    UserError: for fewer than 3 classes.
+  """
+  _check_classes(scores, "the DLR loss", 3, "cross_entropy or margin")
+  top = tf.math.top_k(scores, 3).values
+  return margin(scores, labels) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def targeted_margin(scores, labels, targets):
+  """z_t - z_y: where positive, the class t beats the right one.
+
+  Args:
+    scores: float32 [n, classes].
+    labels: int [n].
+    targets: int [n]: wrong classes.
+
+  Returns:
+    float32 [n].
+  """
+  return _of(scores, targets) - _of(scores, labels)
+
+
+def targeted_dlr(scores, labels, targets):
+  """The targeted difference of logits ratio (Croce and Hein, 2020, eq. 7).
+
+      -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)
+
+  Args:
+    scores: float32 [n, classes].
+    labels: int [n].
+    targets: int [n]: wrong classes.
+
+  Returns:
+    float32 [n].
+
+  Raises:
+    UserError: for fewer than 4 classes.
+  """
+  _check_classes(scores, "the targeted DLR loss", 4, "targeted_margin")
+  top = tf.math.top_k(scores, 4).values
+  spread = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3])
+  return targeted_margin(scores, labels, targets) / (spread + 1e-12)
+
+
+def wrong_class(scores, labels, rank):
+  """The wrong class that is the most likely (rank 0), the second most likely (1), ...
+
+  Args:
+    scores: float32 [n, classes], of the clean images.
+    labels: int [n].
+    rank: an int or int32 scalar in [0, classes - 2].
+
+  Returns:
+    int32 [n].
+  """
+  order = tf.math.top_k(_wrong(scores, labels), scores.shape[1]).indices
+  return tf.gather(order, rank, axis=1)
+
+
+def _of(scores, classes):
+  return tf.gather(scores, classes, batch_dims=1)
+
+
+def _wrong(scores, labels):
+  """The scores, that of the label minus infinity."""
+  right = tf.one_hot(labels, scores.shape[1], on_value=True, off_value=False, dtype=tf.bool)
+  return tf.where(right, tf.constant(-float("inf"), scores.dtype), scores)
+
+
+def _check_classes(scores, what, needed, instead):
+  if scores.shape[1] < needed:
+    raise errors.UserError(
+      f"{what} needs at least {needed} classes, but there are {scores.shape[1]}: use {instead}"
+    )
