@@ -6,15 +6,19 @@ use the same code.  `losses` are objectives of classifications.
 """
 
 from urkle_tf.attacks import losses
+from urkle_tf.attacks.apgd import APGD
+from urkle_tf.attacks.base import Attack
 from urkle_tf.attacks.pgd import FGSM, PGD, RSFGSM
 from urkle_tf.attacks.threat import L1, L2, Linf, ThreatModel, from_norm
 
 __all__ = [
+  "APGD",
   "FGSM",
   "L1",
   "L2",
   "PGD",
   "RSFGSM",
+  "Attack",
   "Linf",
   "ThreatModel",
   "from_norm",

@@ -2,7 +2,8 @@
 
 A threat model is a norm ball around each image intersected with the pixel box.
 It draws random points of that set, says which unit step climbs a linear function
-fastest, and projects onto the set.  Everything is float32, per example, and
+fastest, and projects onto the set.  It also says which change, of any size, is the
+smallest that raises a linear function by so much.  Everything is float32, per example, and
 compiles under `tf.function` and XLA.
 """
 
@@ -214,6 +215,65 @@ class ThreatModel:
     """
     return self.project(adversaries + size * self.normalise(gradient, adversaries), images)
 
+  def reach(self, images, gradient, gain):
+    """The smallest change within the pixel box that gains so much of a linear function.
+
+        argmin ||d||  such that  <gradient, d> = gain,  lower <= images + d <= upper
+
+    This is the projection onto a hyperplane and the box, whatever `epsilon`.  Where the box
+    does not allow the gain, the change that gains the most.
+
+    Args:
+      images: float32 [n, ...] within the pixel bounds.
+      gradient: float32 [n, ...]; where it is zero nothing changes.
+      gain: float32 [n], of either sign.
+
+    Returns:
+      float32 [n, ...]: d.
+    """
+    largest = _largest(tf.abs(gradient))  # scaled as in `L2.normalise`
+    gain = tf.math.divide_no_nan(_like(gain, images), largest)
+    gradient = tf.math.divide_no_nan(gradient, largest)
+    direction = tf.sign(gradient) * tf.sign(gain)
+    sizes = self._reach(
+      _rows(tf.abs(gradient)), _rows(self._room(images, direction)), _rows(tf.abs(gain))
+    )
+    return direction * tf.reshape(sizes, _shape(direction))
+
+  def _reach(self, slopes, room, gain):
+    """The d of the smallest norm with sum slopes * d = gain and 0 <= d <= room.
+
+    All float32 >= 0: slopes and room [n, pixels], gain [n, 1].
+    """
+    raise NotImplementedError
+
+
+def _level(slopes, breaks, gain):
+  """The s at which sum_i slopes_i * min(s, breaks_i) = gain, or the largest break.
+
+  The left side is piecewise linear in s: sort the breaks, find the piece.
+
+  Args:
+    slopes: float32 [n, pixels] >= 0.
+    breaks: float32 [n, pixels] >= 0.
+    gain: float32 [n, 1] >= 0.
+
+  Returns:
+    float32 [n, 1].
+  """
+  order = tf.argsort(breaks, axis=1)
+  breaks = tf.gather(breaks, order, batch_dims=1)
+  slopes = tf.gather(slopes, order, batch_dims=1)
+  held = tf.cumsum(slopes * breaks, axis=1, exclusive=True)  # by those that have stopped
+  moving = tf.cumsum(slopes, axis=1, reverse=True)
+  short = held + moving * breaks < gain  # the breaks at which it is not reached yet
+  piece = tf.reduce_sum(tf.cast(short, tf.int32), 1, keepdims=True)
+  inside = tf.minimum(piece, breaks.shape[1] - 1)
+  held, moving, end = (tf.gather(v, inside, batch_dims=1) for v in (held, moving, breaks))
+  begin = tf.gather(tf.pad(breaks, [[0, 0], [1, 0]]), inside, batch_dims=1)
+  level = tf.clip_by_value(tf.math.divide_no_nan(gain - held, moving), begin, end)
+  return tf.where(piece == inside, level, end)
+
 
 class Linf(ThreatModel):
   """Every pixel may change by `epsilon`; the steepest step is the sign.
@@ -248,6 +308,10 @@ class Linf(ThreatModel):
     low = tf.maximum(images - self.epsilon, self.lower)
     high = tf.minimum(images + self.epsilon, self.upper)
     return tf.clip_by_value(adversaries, low, high)
+
+  def _reach(self, slopes, room, gain):
+    # All pixels move by the same, as far as they have room.
+    return tf.minimum(_level(slopes, room, gain), room)
 
 
 class L2(ThreatModel):
@@ -311,6 +375,11 @@ class L2(ThreatModel):
     )
     return self._clip(images + _like(tf.sqrt(t), images) * offsets)
 
+  def _reach(self, slopes, room, gain):
+    # Pixels move in proportion to their slopes, as far as they have room.
+    level = _level(tf.square(slopes), tf.math.divide_no_nan(room, slopes), gain)
+    return tf.minimum(level * slopes, room)
+
 
 class L1(ThreatModel):
   """The ball of the sum of absolute changes, with sparse steps.
@@ -331,15 +400,22 @@ class L1(ThreatModel):
       epsilon: the radius in pixel units: a number >= 0 or a scalar tensor.
       lower: the smallest pixel value.
       upper: the largest pixel value.
-      sparsity: the share of the pixels that a step leaves alone, in [0, 1).
+      sparsity: the share of the pixels that a step leaves alone, in [0, 1); or
+        one for each example, a float32 [n] tensor, which is not checked.
 
     Raises:
       UserError: if an argument is out of its range.
     """
     super().__init__(epsilon, lower, upper)
-    if not 0 <= sparsity < 1:
-      raise errors.UserError(f"sparsity must be in [0, 1), but is {sparsity}")
-    self.sparsity = float(sparsity)
+    if not tf.is_tensor(sparsity):
+      if not 0 <= sparsity < 1:
+        raise errors.UserError(f"sparsity must be in [0, 1), but is {sparsity}")
+      sparsity = float(sparsity)
+    self.sparsity = sparsity
+
+  def with_sparsity(self, sparsity):
+    """Returns a copy with another sparsity: a number, or a float32 [n] tensor."""
+    return L1(**{**self.options(), "sparsity": sparsity})
 
   def options(self):
     return {**super().options(), "sparsity": self.sparsity}
@@ -380,12 +456,20 @@ class L1(ThreatModel):
         (gradient < 0) & (adversaries <= self.lower)
       )
     sizes = tf.where(held, 0.0, tf.abs(gradient))
-    pixels = math.prod(gradient.shape[1:])
-    count = max(1, round((1 - self.sparsity) * pixels))
-    threshold = _like(tf.math.top_k(_rows(sizes), count).values[:, -1], gradient)
+    threshold = _like(self._threshold(_rows(sizes)), gradient)
     kept = tf.where((sizes >= threshold) & ~held, gradient, 0.0)
     unit = tf.math.divide_no_nan(gradient, _total(tf.abs(kept)))
     return tf.where(held | (kept != 0), tf.clip_by_value(unit, -1.0, 1.0), 0.0)
+
+  def _threshold(self, sizes):
+    """[n]: the smallest of the sizes [n, pixels] that a step moves."""
+    pixels = sizes.shape[1]
+    if not tf.is_tensor(self.sparsity):
+      count = max(1, round((1 - self.sparsity) * pixels))
+      return tf.math.top_k(sizes, count).values[:, -1]
+    count = tf.cast(tf.round((1 - self.sparsity) * pixels), tf.int32)
+    last = tf.clip_by_value(count, 1, pixels) - 1
+    return tf.gather(tf.sort(sizes, 1, "DESCENDING"), last, batch_dims=1)
 
   def project(self, adversaries, images):
     """The nearest point of ball and pixel box.
@@ -418,6 +502,15 @@ class L1(ThreatModel):
     theta = tf.where(spent(0.0) <= epsilon, 0.0, theta)
     kept = tf.maximum(tf.abs(offsets) - _like(theta, images), 0.0)
     return self._clip(images + tf.sign(offsets) * kept)
+
+  def _reach(self, slopes, room, gain):
+    # The steepest pixel first, each as far as it has room.
+    order = tf.argsort(slopes, axis=1, direction="DESCENDING")
+    steepest = tf.gather(slopes, order, batch_dims=1)
+    most = tf.gather(room, order, batch_dims=1)
+    missing = gain - tf.cumsum(steepest * most, axis=1, exclusive=True)
+    moved = tf.clip_by_value(tf.math.divide_no_nan(missing, steepest), 0.0, most)
+    return tf.gather(moved, tf.argsort(order, axis=1), batch_dims=1)
 
 
 _NORMS = {"linf": Linf, "l2": L2, "l1": L1}

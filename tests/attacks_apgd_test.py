@@ -1,0 +1,212 @@
+"""APGD against its published schedule, a plain NumPy loop and known maxima."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from urkle_tf import distribution, errors
+from urkle_tf.attacks import APGD, L1, L2, PGD, Linf, apgd, from_norm
+
+ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
+SEED = [1, 2]
+
+
+def total(values):
+  return tf.reduce_sum(values, [1, 2, 3])
+
+
+def norms(values, norm):
+  values = np.asarray(values, np.float64)
+  return np.linalg.norm(values.reshape(len(values), -1), ORDER[norm], axis=1)
+
+
+def linear_maximum(x, g, norm, epsilon):
+  """The most that g . offset can be in ball and box, for one flat image."""
+  room = np.where(g > 0, 1 - x, x)
+  if norm == "linf":
+    return (abs(g) * np.minimum(epsilon, room)).sum()
+  if norm == "l1":  # greedy: the largest gradients first
+    value, budget = 0.0, epsilon
+    for i in np.argsort(-abs(g)):
+      spent = min(room[i], budget)
+      value, budget = value + abs(g[i]) * spent, budget - spent
+    return value
+  low, high = 0.0, 1e6  # offset = clip(t * g) with the t that spends the budget
+  for _ in range(200):
+    t = (low + high) / 2
+    sizes = np.minimum(t * abs(g), room)
+    low, high = (t, high) if np.linalg.norm(sizes) < epsilon else (low, t)
+  return (abs(g) * sizes).sum()
+
+
+@pytest.mark.parametrize(
+  "steps, wanted",
+  [
+    (100, [0, 22, 41, 57, 70, 80, 87, 93, 99]),
+    (50, [0, 11, 21, 29, 35, 40, 44, 47, 50]),
+    (5, [0, 2, 3, 4, 5]),
+    (1, [0, 1]),
+  ],
+)
+def test_checkpoints_are_the_published_ones(steps, wanted):
+  assert apgd.checkpoints(steps) == wanted
+
+
+def wave(z):
+  """Many maxima per image, so that all that the schedule can do happens."""
+  return tf.sin(9 * total(z)) + 0.3 * tf.cos(17 * z[:, 0, 0, 0]) + 0.1 * total(z**2)
+
+
+def wave_and_gradient(z):
+  s = z.sum((1, 2, 3))
+  gradient = np.zeros_like(z) + (9 * np.cos(9 * s))[:, None, None, None] + 0.2 * z
+  gradient[:, 0, 0, 0] -= 0.3 * 17 * np.sin(17 * z[:, 0, 0, 0])
+  return np.sin(9 * s) + 0.3 * np.cos(17 * z[:, 0, 0, 0]) + 0.1 * (z**2).sum((1, 2, 3)), gradient
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_equals_algorithm_1_written_plainly(rng, norm):
+  """Image by image in float64, far from the pixel bounds for l2."""
+  steps, epsilon = 40, {"linf": 0.1, "l2": 0.2}[norm]
+  x = rng.uniform(0.3, 0.7, size=(6, 2, 2, 1)).astype(np.float32)
+  threat = from_norm(norm, epsilon)
+  start = threat.random_start(tf.constant(x), distribution.fold(SEED, 0)).numpy()
+  marks = apgd.checkpoints(steps)
+
+  def project(z, center):
+    if norm == "linf":
+      return np.clip(z, center - epsilon, center + epsilon)
+    length = np.linalg.norm(z - center)
+    return center + (z - center) * min(1, epsilon / length)
+
+  def direction(g):
+    return np.sign(g) if norm == "linf" else g / np.linalg.norm(g)
+
+  wanted, halvings = [], 0
+  for center, first in zip(np.float64(x), np.float64(start)):
+    f = lambda z: float(wave_and_gradient(z[None])[0][0])  # noqa: E731
+    gradient = lambda z: wave_and_gradient(z[None])[1][0]  # noqa: E731
+    size, current, before = 2 * epsilon, first, first
+    best, at_mark, halved_last = first, f(first), False
+    rises, last_value = 0, f(first)
+    for k in range(steps):
+      if k > 0:
+        rises += f(current) > last_value
+        best = current if f(current) > f(best) else best
+      last_value = f(current)
+      if k in marks[1:]:
+        window = k - marks[marks.index(k) - 1]
+        halve = rises < 0.75 * window or (not halved_last and f(best) == at_mark)
+        if halve:
+          size, current, last_value = size / 2, best, f(best)
+          halvings += 1
+        halved_last, at_mark, rises = halve, f(best), 0
+      share = 1.0 if k == 0 else 0.75
+      z = project(current + size * direction(gradient(current)), center)
+      new = project(current + share * (z - current) + (1 - share) * (current - before), center)
+      before, current = current, new
+    wanted.append(max(f(best), f(current)))
+  assert halvings > 10
+
+  _, info = APGD(threat, steps).run(wave, x, SEED)
+  np.testing.assert_allclose(info["objective"], wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+  "norm, epsilon", [("linf", 0.1), ("l2", 0.3), ("l2", 3.0), ("l1", 0.4), ("l1", 9.0)]
+)
+def test_reaches_the_maximum_of_a_linear_objective(rng, norm, epsilon):
+  x = rng.uniform(size=(4, 5, 4, 3)).astype(np.float32)
+  x[0, :2], x[1, :2] = 0, 1
+  g = rng.normal(size=x.shape).astype(np.float32)
+  attack = APGD(from_norm(norm, epsilon))
+  run = tf.function(lambda z: attack.run(lambda z: total(g * z), z, SEED), autograph=False)
+  y, info = run(tf.constant(x))
+  y = y.numpy()
+  known = [linear_maximum(a.ravel(), b.ravel(), norm, epsilon) for a, b in zip(np.float64(x), g)]
+  found = (g * (np.float64(y) - x)).sum((1, 2, 3))
+  np.testing.assert_allclose(found, known, rtol=5e-3 if norm == "l1" else 1e-3)
+  np.testing.assert_allclose(info["objective"], (g * y).sum((1, 2, 3)), rtol=1e-3, atol=1e-3)
+  assert (norms(np.float64(y) - x, norm) <= epsilon + 1e-5).all()
+  assert y.min() >= 0
+  assert y.max() <= 1
+
+
+@pytest.mark.parametrize("norm, epsilon", [("linf", 0.2), ("l2", 0.6), ("l1", 1.5)])
+def test_climbs_as_high_as_pgd_among_many_maxima_and_higher_with_restarts(rng, norm, epsilon):
+  x = rng.uniform(size=(32, 3, 3, 1)).astype(np.float32)
+  weights = rng.normal(size=(9, 6)).astype(np.float32)
+  rough = lambda z: tf.reduce_sum(tf.sin(4 * tf.reshape(z, [-1, 9]) @ weights), 1)  # noqa: E731
+  threat = from_norm(norm, epsilon)
+
+  def reached(attack):
+    return tf.function(lambda: attack.run(rough, x, SEED)[1]["objective"])().numpy()
+
+  ours, pgd = reached(APGD(threat, 40)), reached(PGD(threat, 40, keep="best"))
+  assert ours.mean() > 0.95 * pgd.mean()
+  assert (ours > rough(x).numpy()).all()
+  more = reached(APGD(threat, 40, restarts=3))
+  assert (more >= ours - 1e-5).all()
+  assert more.mean() > ours.mean()
+
+
+def test_the_best_is_kept_and_the_last_is_told(rng):
+  x = rng.uniform(size=(6, 2, 2, 1)).astype(np.float32)
+  seen = []
+
+  def objective(z):
+    seen.append((wave(z).numpy(), z.numpy()))
+    return wave(z)
+
+  y, info = APGD(Linf(0.2), steps=7).run(objective, x, SEED)
+  assert len(seen) == 8  # seven gradients and the last iterate
+  values = np.stack([values for values, _ in seen])
+  np.testing.assert_allclose(info["objective"], values.max(0), rtol=1e-6)
+  np.testing.assert_array_equal(y, [seen[k][1][i] for i, k in enumerate(values.argmax(0))])
+  np.testing.assert_array_equal(info["last"], seen[-1][1])
+  assert (values[-1] < values.max(0) - 0.01).any()
+  assert float(info["zero_gradients"]) == 0
+
+
+@pytest.mark.parametrize("norm, epsilon", [("linf", 0.1), ("l1", 1.0)])
+def test_xla_loop_and_replicas_give_the_same(mirrored, rng, norm, epsilon):
+  x = rng.uniform(size=(4, 3, 3, 1)).astype(np.float32)
+  objective = lambda z: total(tf.sin(3 * z)) + total(z[:, :2] * z[:, 1:])  # noqa: E731
+  attack = APGD(from_norm(norm, epsilon), steps=6, restarts=2)
+  expected = attack(objective, x, SEED)
+  compiled = tf.function(lambda x: attack(objective, x, SEED), jit_compile=True, autograph=False)
+  np.testing.assert_allclose(compiled(tf.constant(x)), expected, atol=1e-5)
+  halves = mirrored.experimental_distribute_values_from_function(
+    lambda context: tf.constant(np.split(x, 2)[context.replica_id_in_sync_group])
+  )
+  run = tf.function(
+    lambda: mirrored.run(lambda x: attack(objective, x, tf.constant(SEED)), args=(halves,))
+  )
+  parts = mirrored.experimental_local_results(run())
+  np.testing.assert_allclose(np.concatenate([v.numpy() for v in parts]), expected, atol=1e-5)
+
+
+def test_settings_and_mistakes():
+  described = json.loads(json.dumps(APGD(L2(0.5), steps=5).describe()))
+  assert described == {
+    "name": "apgd",
+    "norm": "l2",
+    "epsilon": 0.5,
+    "restarts": 1,
+    "steps": 5,
+    "momentum": 0.75,
+    "rho": 0.75,
+  }
+  assert "momentum" not in APGD(L1(0.5)).describe()
+  for options, words in [
+    ({"steps": 0}, "steps must be an integer >= 1"),
+    ({"restarts": 0}, "restarts must be"),
+    ({"rho": 1.5}, "rho must be in"),
+    ({"momentum": "much"}, "momentum must be in"),
+  ]:
+    with pytest.raises(errors.UserError, match=words):
+      APGD(Linf(0.1), **options)
+  with pytest.raises(errors.UserError, match="divide by 255"):
+    APGD(Linf(0.1))(total, np.zeros([1, 2, 2, 1], np.uint8))

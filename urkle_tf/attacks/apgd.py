@@ -1,0 +1,210 @@
+"""Auto-PGD: projected gradient ascent that chooses its own step size."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf.attacks import base
+
+
+def checkpoints(steps):
+  """The iterations at which the step size is reconsidered (Croce and Hein, 2020, sec. 3.1).
+
+      w_j = ceil(p_j * steps),  p_0 = 0,  p_1 = 0.22,
+      p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06)
+
+  Args:
+    steps: the budget.
+
+  Returns:
+    A list of ints from 0 to at most `steps`.
+  """
+  found, percent, gap = [0], 22, 22  # in whole percent: exact
+  while percent <= 100:
+    found.append(-(-percent * steps // 100))
+    gap = max(gap - 3, 6)
+    percent += gap
+  return sorted(set(found))
+
+
+class APGD(base.Attack):
+  """Auto-PGD (Croce and Hein, 2020, Reliable evaluation of adversarial robustness, alg. 1).
+
+      z_{k+1} = project(x_k + step_k * normalise(grad objective(x_k)))
+      x_{k+1} = project(x_k + momentum * (z_{k+1} - x_k) + (1 - momentum) * (x_k - x_{k-1}))
+
+  from a random start.  The step, 2 epsilon at first, is halved, and the ascent goes on from the
+  best point so far, when a checkpoint finds that since the last one
+
+  1. the objective rose in fewer than the share `rho` of the steps, or
+  2. neither the step nor the best value have changed.
+
+  For l1, as in Croce and Hein (2021, Mind the box): no momentum; the pixels that a step moves are
+  2/3 of those that the best point has changed; the step is epsilon wherever that number has just
+  fallen by 5%, where the ascent also goes on from the best point, and is else divided by 1.5 down
+  to epsilon / 10.  Other than theirs a step moves pixels in proportion to their gradients and not
+  to the signs (see `L1.normalise`), and no larger ball is searched first.
+
+  The best iterate is returned.  Under a noisy objective it may have been lucky: `info["last"]`
+  is the last iterate, to be compared with it under fresh noise.
+  """
+
+  def __init__(self, threat, steps=100, restarts=1, momentum=0.75, rho=0.75, name="apgd"):
+    """Builds the attack.
+
+    Args:
+      threat: a `ThreatModel`.
+      steps: gradient steps, >= 1.
+      restarts: runs from different random starts, >= 1.
+      momentum: the share of the new step in a move, in (0, 1]; not for l1.
+      rho: the share of steps that must raise the objective, in [0, 1]; not for l1.
+      name: what logs and reports call the attack.
+
+    Raises:
+      UserError: if an argument is out of its range.
+    """
+    super().__init__(threat, restarts, name)
+    self.steps = base.count("steps", steps)
+    self.momentum = base.share("momentum", momentum)
+    self.rho = base.share("rho", rho)
+
+  def describe(self):
+    settings = {**super().describe(), "steps": self.steps}
+    if self.threat.norm == "l1":
+      return settings
+    return {**settings, "momentum": self.momentum, "rho": self.rho}
+
+  def _nothing(self, images):
+    return {**super()._nothing(images), "last": images, "zero_gradients": tf.zeros([])}
+
+  def _attempt(self, objective, images, restart, seed):
+    del restart
+    schedule = (_Sparsity if self.threat.norm == "l1" else _Halving)(self, images)
+    start = self.threat.random_start(images, seed)
+    state = {
+      "iterate": start,
+      "previous": start,
+      "values": base.lowest(images),
+      "best": start,
+      "best_values": base.lowest(images),
+      "best_gradient": tf.zeros_like(start),
+      "zeros": tf.zeros([]),
+      **schedule.start(),
+    }
+
+    def body(step, state):
+      values, gradient = base.values_and_gradient(objective, state["iterate"])
+      higher = values > state["best_values"]
+      state = {
+        **state,
+        "best": base.choose(higher, state["iterate"], state["best"]),
+        "best_values": tf.where(higher, values, state["best_values"]),
+        "best_gradient": base.choose(higher, gradient, state["best_gradient"]),
+        "zeros": state["zeros"] + base.zero_share(gradient),
+      }
+      state, back = schedule.check(step, values, state)
+      gradient = base.choose(back, state["best_gradient"], gradient)
+      iterate = base.choose(back, state["best"], state["iterate"])
+      state["values"] = tf.where(back, state["best_values"], values)
+      state["iterate"] = schedule.move(step, iterate, gradient, state)
+      state["previous"] = iterate
+      return step + 1, state
+
+    _, state = tf.while_loop(
+      lambda step, _: step < self.steps, body, (tf.constant(0), state), parallel_iterations=1
+    )
+    last = state["iterate"]
+    values = base.values(objective, last)
+    higher = values > state["best_values"]
+    return {
+      "result": base.choose(higher, last, state["best"]),
+      "objective": tf.where(higher, values, state["best_values"]),
+      "last": last,
+      "zero_gradients": state["zeros"] / self.steps,
+    }
+
+
+class _Halving:
+  """The steps for linf and l2: see `APGD`."""
+
+  def __init__(self, attack, images):
+    self._attack, self._images = attack, images
+    # Of each step the length of the window that it closes as a checkpoint, else 0.
+    windows = np.zeros(attack.steps + 1, np.float32)
+    checked = checkpoints(attack.steps)
+    windows[checked[1:]] = np.diff(checked)
+    self._windows = tf.constant(windows)
+
+  def start(self):
+    zeros = tf.zeros_like(base.lowest(self._images))
+    return {
+      "size": zeros + 2.0 * self._attack.threat.epsilon,
+      "rises": zeros,
+      "checked_values": zeros - float("inf"),
+      "unchanged": zeros == 0.0,
+    }
+
+  def check(self, step, values, state):
+    """The state after a checkpoint, if this step is one, and bool [n]: who goes back."""
+    window = tf.gather(self._windows, step)
+    at = window > 0
+    # The start is no rise: it has nothing to rise from.
+    rises = state["rises"] + tf.cast((values > state["values"]) & (step > 0), tf.float32)
+    oscillates = rises < self._attack.rho * window
+    stuck = state["unchanged"] & (state["best_values"] == state["checked_values"])
+    halved = at & (oscillates | stuck)
+    return {
+      **state,
+      "size": tf.where(halved, state["size"] / 2, state["size"]),
+      "rises": tf.where(at, 0.0, rises),
+      "checked_values": tf.where(at | (step == 0), state["best_values"], state["checked_values"]),
+      "unchanged": tf.where(at, ~halved, state["unchanged"]),
+    }, halved
+
+  def move(self, step, iterate, gradient, state):
+    threat, images = self._attack.threat, self._images
+    size = base.per_example(state["size"], images)
+    target = threat.step(iterate, gradient, images, size)
+    new = tf.where(step == 0, 1.0, self._attack.momentum)
+    moved = iterate + new * (target - iterate) + (1 - new) * (iterate - state["previous"])
+    return threat.project(moved, images)
+
+
+class _Sparsity:
+  """The steps for l1: see `APGD`."""
+
+  def __init__(self, attack, images):
+    self._attack, self._images = attack, images
+    self._pixels = math.prod(images.shape[1:])
+    self._period = max(int(0.04 * attack.steps), 1)
+
+  def start(self):
+    zeros = tf.zeros_like(base.lowest(self._images))
+    return {
+      "size": zeros + self._attack.threat.epsilon,
+      "share": zeros + 0.2,
+      "changed": zeros + float(self._pixels),
+    }
+
+  def check(self, step, values, state):
+    """As `_Halving.check`."""
+    del values
+    at = (step > 0) & (step % self._period == 0)
+    differs = tf.cast(state["best"] != self._images, tf.float32)
+    changed = tf.reduce_sum(tf.reshape(differs, [-1, self._pixels]), 1)
+    sparser = changed < 0.95 * state["changed"]
+    epsilon = self._attack.threat.epsilon
+    size = tf.where(sparser, epsilon, tf.maximum(state["size"] / 1.5, epsilon / 10))
+    return {
+      **state,
+      "size": tf.where(at, size, state["size"]),
+      "share": tf.where(at, changed / (1.5 * self._pixels), state["share"]),
+      "changed": tf.where(at, changed, state["changed"]),
+    }, at & sparser
+
+  def move(self, step, iterate, gradient, state):
+    del step
+    threat = self._attack.threat.with_sparsity(1 - state["share"])
+    size = base.per_example(state["size"], self._images)
+    return threat.step(iterate, gradient, self._images, size)
