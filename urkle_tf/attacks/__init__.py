@@ -8,11 +8,13 @@ use the same code.  `losses` are objectives of classifications.
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.apgd import APGD
 from urkle_tf.attacks.base import Attack
+from urkle_tf.attacks.fab import FAB
 from urkle_tf.attacks.pgd import FGSM, PGD, RSFGSM
 from urkle_tf.attacks.threat import L1, L2, Linf, ThreatModel, from_norm
 
 __all__ = [
   "APGD",
+  "FAB",
   "FGSM",
   "L1",
   "L2",

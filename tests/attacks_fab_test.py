@@ -1,0 +1,240 @@
+"""FAB and the projections it steps by, against brute force, closed forms and foolbox."""
+
+import itertools
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.attacks import FAB, L2, Linf, from_norm, losses
+
+ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
+DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
+NORMS = ["linf", "l2", "l1"]
+SEED = [1, 2]
+
+
+def total(values):
+  return tf.reduce_sum(values, [1, 2, 3])
+
+
+def norms(values, order):
+  values = np.asarray(values, np.float64)
+  return np.linalg.norm(values.reshape(len(values), -1), order, axis=1)
+
+
+# The smallest change that gains so much of a linear function.
+
+
+def smallest(w, room, gain, norm):
+  """The smallest norm of d with w . d = gain and 0 <= d <= room, by enumeration (w > 0).
+
+  Some pixels are at their bound; the others obey the optimality conditions of the norm without
+  bounds.  The best of all feasible such points is the answer.
+  """
+  best = np.inf
+  for held in itertools.product([False, True], repeat=len(w)):
+    held = np.array(held)
+    rest = gain - (w * room)[held].sum()
+    free = w[~held]
+    candidates = []
+    if rest <= 1e-12:
+      candidates.append(np.zeros(len(free)) if abs(rest) < 1e-12 else None)
+    elif len(free) and norm == "linf":
+      candidates.append(np.full(len(free), rest / free.sum()))
+    elif len(free) and norm == "l2":
+      candidates.append(free * rest / (free**2).sum())
+    elif len(free):
+      candidates += [np.eye(len(free))[i] * rest / free[i] for i in range(len(free))]
+    for sizes in candidates:
+      if sizes is not None and (sizes <= room[~held] + 1e-12).all():
+        d = room.copy()
+        d[~held] = sizes
+        best = min(best, np.linalg.norm(d, ORDER[norm]))
+  return best
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_reach_is_the_smallest_change(rng, norm):
+  x = rng.uniform(size=(60, 1, 6, 1)).astype(np.float32)
+  x[:10, 0, :2], x[10:20, 0, 2:4] = 0, 1  # at a bound already
+  w = rng.normal(size=x.shape).astype(np.float32)
+  most = np.where(w > 0, 1 - x, x)
+  gain = rng.uniform(-1, 1, size=60) * 0.95
+  room = np.where(gain[:, None, None, None] > 0, most, 1 - most)
+  gain *= (abs(w) * room).sum((1, 2, 3))
+  d = from_norm(norm, 0.1).reach(tf.constant(x), tf.constant(w), tf.constant(gain, tf.float32))
+  d = np.asarray(d, np.float64)
+  np.testing.assert_allclose((w * d).sum((1, 2, 3)), gain, atol=1e-5)
+  assert (x + d).min() >= -1e-6
+  assert (x + d).max() <= 1 + 1e-6
+  wanted = [
+    smallest(abs(np.float64(a)).ravel(), np.float64(b).ravel(), abs(c), norm)
+    for a, b, c in zip(w, room, gain)
+  ]
+  np.testing.assert_allclose(norms(d, ORDER[norm]), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_reach_of_a_case_by_hand_and_of_the_impossible(norm):
+  # 2 a + b = 1.2 with a <= 0.5: linf 0.4 each; l2 would be a = 0.48, b = 0.24; l1 a = 0.5, then b.
+  x = tf.reshape([0.5, 0.0, 0.3], [1, 1, 3, 1])
+  w = tf.reshape([2.0, 1.0, 0.0], [1, 1, 3, 1])
+  reach = from_norm(norm, 0.1).reach
+  wanted = {"linf": [0.4, 0.4, 0], "l2": [0.48, 0.24, 0], "l1": [0.5, 0.2, 0]}[norm]
+  np.testing.assert_allclose(tf.reshape(reach(x, w, tf.constant([1.2])), [3]), wanted, atol=1e-6)
+  # 1.6: l2 would be a = 0.64 without the bound.
+  wanted = {"linf": [0.5, 0.6, 0], "l2": [0.5, 0.6, 0], "l1": [0.5, 0.6, 0]}[norm]
+  np.testing.assert_allclose(tf.reshape(reach(x, w, tf.constant([1.6])), [3]), wanted, atol=1e-6)
+  far = reach(x, w, tf.constant([9.0]))
+  np.testing.assert_allclose(tf.reshape(far, [3]), [0.5, 1, 0], atol=1e-6)
+  np.testing.assert_array_equal(reach(x, 0 * w, tf.constant([1.0])), tf.zeros_like(x))
+  small = reach(x, 1e-25 * w, tf.constant([1.2e-25]))  # whose squares vanish in float32
+  np.testing.assert_allclose(small, reach(x, w, tf.constant([1.2])), atol=1e-6)
+
+
+# Boundaries whose distance is known.
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_finds_the_distance_of_a_linear_boundary(rng, norm):
+  x = rng.uniform(0.4, 0.6, size=(8, 4, 4, 1)).astype(np.float32)
+  w = rng.normal(size=(4, 4, 1)).astype(np.float32)
+  bias = float((x * w).sum((1, 2, 3)).max()) + 0.1
+  known = (bias - (x * w).sum((1, 2, 3))) / np.linalg.norm(w.ravel(), DUAL[norm])
+  epsilon = float(np.median(known))
+  attack = FAB(from_norm(norm, epsilon), steps=20)
+  objective = lambda z: total(z * w) - bias  # noqa: E731
+  y, info = tf.function(lambda x: attack.run(objective, x, SEED))(tf.constant(x))
+  if norm != "l1":  # the way to the boundary does not touch the box
+    assert known.max() < (0.4 if norm == "linf" else 1.0)
+    np.testing.assert_allclose(info["distance"], known, rtol=3e-3)
+    broken = known < epsilon * 0.99
+    assert ((info["objective"].numpy() > 0) >= broken).all()
+  assert (info["distance"].numpy() >= known * 0.9999).all()
+  assert (info["objective"].numpy()[known > epsilon * 1.001] <= 0).all()
+  assert (norms(y - x, ORDER[norm]) <= epsilon + 1e-5).all()
+  assert float(info["zero_gradients"]) == 0
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_finds_the_distance_where_the_box_binds(rng, norm):
+  x = rng.uniform(size=(6, 1, 6, 1)).astype(np.float32)
+  x[:, 0, :2] = [[0], [1]]
+  w = (np.sign(rng.normal(size=x.shape)) * rng.uniform(0.5, 2, size=x.shape)).astype(np.float32)
+  room = np.where(w > 0, 1 - x, x)
+  gain = 0.7 * (abs(w) * room).sum((1, 2, 3))
+  level = (x * w).sum((1, 2, 3)) + gain
+  wanted = [
+    smallest(abs(np.float64(a)).ravel(), np.float64(b).ravel(), c, norm)
+    for a, b, c in zip(w, room, gain)
+  ]
+  free = {
+    "linf": gain / abs(w).sum((1, 2, 3)),
+    "l2": gain / norms(w, 2),
+    "l1": gain / norms(w, np.inf),
+  }[norm]
+  assert (np.array(wanted) > 1.02 * free).any()  # or the box does not matter
+  attack = FAB(from_norm(norm, 0.3), steps=30)
+  run = tf.function(lambda x: attack.run(lambda z: total(z * w) - level, x, SEED))
+  y, info = run(tf.constant(x))
+  np.testing.assert_allclose(info["distance"], wanted, rtol=5e-3)
+  assert y.numpy().min() >= 0
+  assert y.numpy().max() <= 1
+
+
+@pytest.fixture(scope="module")
+def problem():
+  """A smooth network of three classes, images and the classes it gives them."""
+  keras.utils.set_random_seed(3)
+  network = keras.Sequential(
+    [
+      keras.Input((5, 5, 1)),
+      keras.layers.Flatten(),
+      keras.layers.Dense(16, activation="tanh"),
+      keras.layers.Dense(3),
+    ]
+  )
+  x = np.random.default_rng(4).uniform(0.2, 0.8, size=(16, 5, 5, 1)).astype(np.float32)
+  return network, x, network(x).numpy().argmax(1)
+
+
+def test_l2_distances_are_no_longer_than_foolboxs(problem):
+  foolbox = pytest.importorskip("foolbox")
+  network, x, labels = problem
+  model = foolbox.TensorFlowModel(network, bounds=(0, 1), device="CPU:0")
+  _, theirs, found = foolbox.attacks.L2DeepFoolAttack(steps=50)(
+    model, tf.constant(x), tf.constant(labels), epsilons=None
+  )
+  assert found.numpy().all()
+  theirs = norms(theirs.numpy() - x, 2)
+  attack = FAB(L2(2.0), steps=40)
+
+  @tf.function
+  def distance(targets):  # target by target, as DeepFool looks at every class
+    objective = lambda z: losses.targeted_margin(network(z), labels, targets)  # noqa: E731
+    return attack.run(objective, x, SEED)[1]["distance"]
+
+  ours = np.min([distance(tf.constant((labels + k) % 3)) for k in (1, 2)], 0)
+  assert (ours <= theirs * 1.01).all()
+  assert ours.mean() < theirs.mean()
+
+
+def test_results_lie_within_epsilon_and_say_the_distance(problem):
+  network, x, labels = problem
+  labels = labels.copy()
+  labels[0] = (labels[0] + 1) % 3  # broken as it is
+  distances = {}
+  for restarts in (1, 3):
+    attack = FAB(Linf(0.05), steps=10, restarts=restarts)
+    objective = lambda z: losses.margin(network(z), labels)  # noqa: E731
+    y, info = tf.function(lambda x, a=attack, o=objective: a.run(o, x, SEED))(tf.constant(x))
+    distance = distances[restarts] = info["distance"].numpy()
+    np.testing.assert_array_equal(y[0], x[0])
+    assert distance[0] == 0
+    inside = distance <= 0.05
+    assert inside.any()
+    assert not inside.all()
+    np.testing.assert_array_equal(network(y).numpy().argmax(1)[inside] != labels[inside], True)
+    np.testing.assert_allclose(norms(y - x, np.inf)[inside], distance[inside], atol=1e-6)
+    np.testing.assert_allclose(norms(y - x, np.inf)[~inside], 0.05, atol=1e-6)
+    np.testing.assert_allclose(info["objective"], objective(y), atol=1e-5)
+  assert (distances[3] <= distances[1] + 1e-6).all()
+
+
+def test_an_image_that_nothing_breaks_stays(rng):
+  x = rng.uniform(size=(3, 2, 2, 1)).astype(np.float32)
+  for restarts in (1, 2):
+    attack = FAB(Linf(0.1), steps=3, restarts=restarts)
+    y, info = attack.run(lambda z: -1.0 - 0.01 * total(z), x, SEED)
+    np.testing.assert_array_equal(y, x)
+    assert np.isposinf(info["distance"]).all()
+    np.testing.assert_allclose(info["objective"], -1 - 0.01 * x.sum((1, 2, 3)), rtol=1e-5)
+
+
+def test_xla_gives_the_same(problem):
+  network, x, labels = problem
+  attack = FAB(L2(0.5), steps=5)
+  run = lambda x: attack(lambda z: losses.margin(network(z), labels), x, SEED)  # noqa: E731
+  compiled = tf.function(run, jit_compile=True, autograph=False)
+  np.testing.assert_allclose(compiled(tf.constant(x)), run(x), atol=1e-4)
+
+
+def test_settings_and_mistakes():
+  described = json.loads(json.dumps(FAB(L2(0.5), steps=5).describe()))
+  assert described == {
+    "name": "fab",
+    "norm": "l2",
+    "epsilon": 0.5,
+    "restarts": 1,
+    "steps": 5,
+    "overshoot": 1.05,
+    "backward": 0.9,
+    "bias": 0.1,
+  }
+  for options, words in [({"steps": 0}, "steps must be"), ({"bias": 2}, "bias must be in")]:
+    with pytest.raises(errors.UserError, match=words):
+      FAB(Linf(0.1), **options)
