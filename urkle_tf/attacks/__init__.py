@@ -10,6 +10,7 @@ from urkle_tf.attacks.apgd import APGD
 from urkle_tf.attacks.base import Attack
 from urkle_tf.attacks.fab import FAB
 from urkle_tf.attacks.pgd import FGSM, PGD, RSFGSM
+from urkle_tf.attacks.square import Square
 from urkle_tf.attacks.threat import L1, L2, Linf, ThreatModel, from_norm
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
   "RSFGSM",
   "Attack",
   "Linf",
+  "Square",
   "ThreatModel",
   "from_norm",
   "losses",

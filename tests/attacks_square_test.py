@@ -1,0 +1,171 @@
+"""Square against its published schedule and shapes, and known maxima."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.attacks import Linf, Square, from_norm, square
+
+ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
+RADIUS = {"linf": 0.1, "l2": 0.5, "l1": 2.0}
+NORMS = ["linf", "l2", "l1"]
+SEED = [1, 2]
+
+
+def total(values):
+  return tf.reduce_sum(values, [1, 2, 3])
+
+
+def norms(values, norm):
+  values = np.asarray(values, np.float64)
+  return np.linalg.norm(values.reshape(len(values), -1), ORDER[norm], axis=1)
+
+
+@pytest.fixture(scope="module")
+def images():
+  return np.random.default_rng(2).uniform(size=(4, 6, 6, 2)).astype(np.float32)
+
+
+def test_shares_are_the_published_ones():
+  found = square.shares(10000)
+  for query, halvings in [
+    *[(0, 0), (10, 0), (11, 1), (50, 1), (51, 2), (201, 3), (501, 4), (1001, 5), (2001, 6)],
+    *[(4001, 7), (6001, 8), (8000, 8), (8001, 9), (9999, 9)],
+  ]:
+    assert found[query] == 0.8 / 2**halvings
+  assert square.shares(5000)[100] == 0.8 / 4  # a smaller budget goes through all of it
+  assert square.shares(5000)[4999] == 0.8 / 512
+  assert square.shares(1) == [0.8]
+
+
+def test_template_by_hand():
+  """5 x 5: a hill of 2 x 5 above, one of 3 x 5 below, of the same energy each."""
+  found = square.template(5, 2)
+  assert np.linalg.norm(found) == pytest.approx(1)
+  assert np.linalg.norm(found[:2]) == pytest.approx(np.sqrt(0.5))
+  assert (found[:2] > 0).all()
+  assert (found[2:] < 0).all()
+  # Weights by distance from the middle: 1 + 1/4 + 1/9, 1/4 + 1/9, 1/9.
+  lower = np.array([[4, 13, 13, 13, 4], [4, 13, 49, 13, 4], [4, 13, 13, 13, 4]])
+  np.testing.assert_allclose(found[2:] / found[3, 2], lower / 49, rtol=1e-5)
+  upper = np.array([[4, 13, 13, 13, 4], [4, 13, 49, 13, 4]])
+  np.testing.assert_allclose(found[:2] / found[1, 2], upper / 49, rtol=1e-5)
+  assert abs(square.template(3, 1)).sum() == pytest.approx(1)
+  np.testing.assert_array_equal(abs(square.template(1, 2)), [[1]])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_asks_only_forwards_stays_inside_and_never_falls(images, norm):
+  seen = []
+  target = np.random.default_rng(3).normal(size=images.shape).astype(np.float32)
+
+  def objective(z):
+    values = total(tf.round(3 * z * target)).numpy()  # no gradient anywhere
+    seen.append((values, z.numpy()))
+    return values
+
+  attack = Square(from_norm(norm, RADIUS[norm]), queries=60)
+  y, info = attack.run(objective, images, SEED)
+  assert len(seen) == 60
+  values = np.stack([values for values, _ in seen])
+  np.testing.assert_array_equal(info["objective"], values.max(0))
+  np.testing.assert_array_equal(y, [seen[k][1][i] for i, k in enumerate(values.argmax(0))])
+  for _, points in seen:
+    assert points.min() >= 0
+    assert points.max() <= 1
+    assert (norms(np.float64(points) - images, norm) <= RADIUS[norm] + 1e-5).all()
+  # Every proposal differs from the best before it in the pixels of at most two squares.
+  best, best_values = seen[0][1].copy(), values[0].copy()
+  sides = [min(max(round(np.sqrt(p * 36)), 1), 6) for p in square.shares(60)]
+  for number in range(1, 60):
+    changed = (seen[number][1] != best).any(-1)
+    if norm == "linf":
+      for mask in changed:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(rows):
+          assert rows[-1] - rows[0] < sides[number]
+          assert columns[-1] - columns[0] < sides[number]
+    higher = values[number] > best_values
+    best[higher], best_values[higher] = seen[number][1][higher], values[number][higher]
+  assert (values.max(0) > values[0]).all()
+
+
+def test_the_start_of_linf_is_vertical_stripes(images):
+  x = 0.2 + 0.6 * images  # away from the bounds
+  y = Square(Linf(0.1), queries=1)(lambda z: total(z), x, SEED).numpy()
+  change = (y - x).round(5)
+  assert set(np.unique(change)) == set(np.float32([-0.1, 0.1]).round(5))
+  np.testing.assert_array_equal(change, change[:, :1] + 0 * change)
+  assert (change[0] != change[1]).any()
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_l2_and_l1_use_the_whole_budget(images, norm):
+  x = 0.4 + 0.2 * images
+  epsilon = {"l2": 0.3, "l1": 1.0}[norm]
+  for queries in (1, 30):
+    y = Square(from_norm(norm, epsilon), queries=queries)(lambda z: total(z**2), x, SEED)
+    np.testing.assert_allclose(norms(y - x, norm), epsilon, rtol=2e-2)
+
+
+@pytest.mark.parametrize("norm, share_of_maximum", [("linf", 0.97), ("l2", 0.5), ("l1", 0.35)])
+def test_comes_near_the_maximum_of_a_linear_objective(images, norm, share_of_maximum):
+  """For linf to the corner itself; the hills of l2 and l1 cannot follow each pixel's sign."""
+  x, epsilon = 0.4 + 0.2 * images, {"linf": 0.1, "l2": 0.3, "l1": 0.3}[norm]
+  g = np.random.default_rng(6).normal(size=(6, 6, 2)).astype(np.float32)
+  attack = Square(from_norm(norm, epsilon), queries=1500)
+  y = tf.function(lambda x: attack(lambda z: total(g * z), x, SEED))(tf.constant(x))
+  dual = {"linf": abs(g).sum(), "l2": np.linalg.norm(g), "l1": abs(g).max()}[norm]
+  found = (g * (np.float64(y) - x)).sum((1, 2, 3)) / (epsilon * dual)
+  assert (found > share_of_maximum).all()
+  assert (found <= 1 + 1e-5).all()
+
+
+def test_examples_and_replicas_draw_their_own(mirrored, images):
+  attack = Square(Linf(0.1), queries=8, restarts=2)
+  objective = lambda z: total(tf.sin(5 * z))  # noqa: E731
+  expected = attack(objective, images, SEED)
+  same = np.repeat(images[:1], 2, 0)
+  first, second = attack(objective, same, SEED).numpy()
+  assert (first != second).any()
+  halves = mirrored.experimental_distribute_values_from_function(
+    lambda context: tf.constant(np.split(images, 2)[context.replica_id_in_sync_group])
+  )
+  run = tf.function(
+    lambda: mirrored.run(lambda x: attack(objective, x, tf.constant(SEED)), args=(halves,))
+  )
+  parts = mirrored.experimental_local_results(run())
+  np.testing.assert_allclose(np.concatenate([v.numpy() for v in parts]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_xla_gives_the_same(images, norm):
+  attack = Square(from_norm(norm, RADIUS[norm]), queries=10)
+  run = lambda x: attack(lambda z: total(tf.sin(5 * z)), x, SEED)  # noqa: E731
+  compiled = tf.function(run, jit_compile=True, autograph=False)
+  np.testing.assert_allclose(compiled(tf.constant(images)), run(images), atol=1e-4)
+
+
+def test_tiny_images(rng):
+  x = rng.uniform(size=(2, 1, 2, 1)).astype(np.float32)
+  for norm in NORMS:
+    y = Square(from_norm(norm, 0.2), queries=5)(lambda z: total(z), x, SEED)
+    assert (norms(y - x, norm) <= 0.2 + 1e-6).all()
+
+
+def test_settings_and_mistakes():
+  described = json.loads(json.dumps(Square(Linf(0.5), queries=5).describe()))
+  assert described == {
+    "name": "square",
+    "norm": "linf",
+    "epsilon": 0.5,
+    "restarts": 1,
+    "queries": 5,
+    "share": 0.8,
+  }
+  for options, words in [({"queries": 0}, "queries must be"), ({"share": 2}, "share must be in")]:
+    with pytest.raises(errors.UserError, match=words):
+      Square(Linf(0.1), **options)

@@ -1,0 +1,247 @@
+"""The Square Attack: random search over squares of pixels, without gradients."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf import distribution
+from urkle_tf.attacks import base
+
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of a budget of 10,000 queries
+_TILES = 5  # of the first proposal of l2 and l1, in each direction
+
+
+def shares(queries, share=0.8):
+  """The share of the pixels that each query changes: halved as published (sec. 4.1).
+
+  Args:
+    queries: the budget.
+    share: that of the first queries.
+
+  Returns:
+    A list of `queries` floats.
+  """
+  return [
+    share / 2 ** sum(10000 * query // queries > limit for limit in _HALVINGS)
+    for query in range(queries)
+  ]
+
+
+def template(side, order):
+  """The change that l2 and l1 proposals put into a square (sec. 3.4): half up, half down.
+
+  Each half falls off from its middle as sum_{k >= r} 1 / (k + 1)^2, r the distance from it.
+
+  Args:
+    side: of the square.
+    order: p of the norm.
+
+  Returns:
+    float32 [side, side] of unit norm.
+  """
+
+  def hill(height, width):
+    down, right = np.ogrid[:height, :width]
+    radius = np.maximum(abs(down - height // 2), abs(right - width // 2))
+    weights = 1 / np.arange(1, max(height, width) // 2 + 2) ** 2.0
+    return _unit(weights[::-1].cumsum()[::-1][radius], order)
+
+  upper = side // 2
+  halves = [hill(upper, side), -hill(side - upper, side)]
+  return _unit(np.concatenate(halves), order).astype(np.float32)
+
+
+def _unit(values, order):
+  return values / max((abs(values) ** order).sum() ** (1 / order), 1e-12)
+
+
+class Square(base.Attack):
+  """The Square Attack (Andriushchenko et al., 2020): score-based random search.
+
+  A proposal changes a random square of each image, of a size that shrinks as published; it is
+  kept per example where the objective rises.
+
+  - linf: the square is moved by 2 epsilon up or down in each channel, and projected; the start
+    is vertical stripes of +-epsilon.
+  - l2, and l1 as in Croce and Hein (2021): the change of another square is taken back, and what
+    it frees of the norm, with what was still free, goes into the first; the start is a grid of
+    such squares.
+
+  Only forward passes are made, and a fixed objective is compared fairly at all of them: one with
+  noise of its own should average it, with the same noise at every evaluation.
+  """
+
+  def __init__(self, threat, queries=5000, restarts=1, share=0.8, name="square"):
+    """Builds the attack.
+
+    Args:
+      threat: a `ThreatModel`.
+      queries: forward passes a run, >= 1.
+      restarts: runs from different random starts, >= 1.
+      share: the share of the pixels that the first squares cover, in [0, 1].
+      name: what logs and reports call the attack.
+
+    Raises:
+      UserError: if an argument is out of its range.
+    """
+    super().__init__(threat, restarts, name)
+    self.queries = base.count("queries", queries)
+    self.share = base.share("share", share)
+
+  def describe(self):
+    return {**super().describe(), "queries": self.queries, "share": self.share}
+
+  def _attempt(self, objective, images, restart, seed):
+    del restart
+    height, width = images.shape[1:3]
+    proposals = (_Stripes if self.threat.norm == "linf" else _Hills)(self.threat, images)
+    sides = [
+      proposals.side(math.sqrt(share * height * width))
+      for share in shares(self.queries, self.share)
+    ]
+    sides = tf.constant(sides, tf.int32)
+    start = proposals.start(distribution.fold(seed, 0))
+
+    def query(number, best_values, best):
+      # The first query is the start's, which anything is better than.
+      new = proposals.propose(best, tf.gather(sides, number), distribution.fold(seed, number))
+      new = tf.where(number == 0, best, new)
+      values = base.values(objective, new)
+      higher = values > best_values
+      return number + 1, tf.where(higher, values, best_values), base.choose(higher, new, best)
+
+    _, values, best = tf.while_loop(
+      lambda number, *_: number < self.queries,
+      query,
+      (tf.constant(0), base.lowest(images), start),
+      parallel_iterations=1,
+    )
+    return {"result": best, "objective": values}
+
+
+class _Proposals:
+  """What the norms share: squares at random places of each image."""
+
+  def __init__(self, threat, images):
+    self.threat, self.images = threat, images
+    self.height, self.width, self.channels = images.shape[1:]
+
+  def uniform(self, seed, count):
+    """Uniform in [0, 1): [n, count], keyed by the example of the global batch."""
+    size = self.images.shape[0]
+    shape = [size, count] if size is not None else tf.stack([tf.shape(self.images)[0], count])
+    return distribution.uniform(seed, shape)
+
+  def place(self, draws, side):
+    """The first row and column [n] of squares, from uniform draws [n, 2]."""
+    room = tf.cast(tf.stack([self.height - side, self.width - side]) + 1, tf.float32)
+    corners = tf.cast(tf.floor(draws * room), tf.int32)
+    return corners[:, 0], corners[:, 1]
+
+  def inside(self, top, left, side):
+    """Which pixels are in the squares: bool [n, height, width, 1]."""
+    down = tf.range(self.height) - top[:, None]
+    right = tf.range(self.width) - left[:, None]
+    rows, columns = (down >= 0) & (down < side), (right >= 0) & (right < side)
+    return (rows[:, :, None] & columns[:, None, :])[..., None]
+
+  def signs(self, draws):
+    return tf.where(draws < 0.5, -1.0, 1.0)
+
+
+class _Stripes(_Proposals):
+  """Proposals for linf."""
+
+  def side(self, length):
+    return min(max(round(length), 1), self.height, self.width)
+
+  def start(self, seed):
+    signs = self.signs(self.uniform(seed, self.width * self.channels))
+    signs = tf.reshape(signs, [-1, 1, self.width, self.channels])
+    return self.threat.project(self.images + self.threat.epsilon * signs, self.images)
+
+  def propose(self, best, side, seed):
+    draws = self.uniform(seed, 2 + self.channels)
+    square = self.inside(*self.place(draws[:, :2], side), side)
+    signs = self.signs(draws[:, 2:])[:, None, None]
+    moved = tf.where(square, best + 2 * self.threat.epsilon * signs, best)
+    return self.threat.project(moved, self.images)
+
+
+class _Hills(_Proposals):
+  """Proposals for l2 and l1."""
+
+  def __init__(self, threat, images):
+    super().__init__(threat, images)
+    self.order = {"l2": 2, "l1": 1}[threat.norm]
+    # Each odd side's template, upright and turned, in the corner of an array of the largest.
+    most = self.side(max(self.height, self.width))
+    stored = np.zeros([most + 1, 2, most, most], np.float32)
+    for side in {self.side(length) for length in range(1, most + 1)}:
+      hills = template(side, self.order)
+      stored[side, :, :side, :side] = hills, hills.T
+    self._templates = tf.constant(stored)
+
+  def side(self, length):
+    side = max(round(length), 3)
+    side += side % 2 == 0
+    most = min(self.height, self.width)
+    return min(side, max(most - (most % 2 == 0), 1))
+
+  def start(self, seed):
+    tile = max(min(self.height, self.width) // _TILES, 1)
+    hills = template(tile, self.order)
+    count = _TILES**2
+    places = np.zeros([2, count, self.height, self.width], np.float32)
+    for number in range(count):
+      top, left = (tile * i for i in divmod(number, _TILES))
+      if top + tile <= self.height and left + tile <= self.width:
+        square = np.s_[number, top : top + tile, left : left + tile]
+        places[0][square], places[1][square] = hills, hills.T
+    draws = self.uniform(seed, count * (1 + self.channels))
+    turned = draws[:, :count] < 0.5
+    turned = tf.cast(tf.stack([turned, ~turned], 1), tf.float32)
+    signs = tf.reshape(self.signs(draws[:, count:]), [-1, count, self.channels])
+    offsets = tf.einsum("nkt,ntc,kthw->nhwc", turned, signs, places)
+    offsets *= self.threat.epsilon / self._norm(offsets, [1, 2, 3])
+    return self.threat.project(self.images + offsets, self.images)
+
+  def propose(self, best, side, seed):
+    offsets = best - self.images
+    draws = self.uniform(seed, 5 + self.channels)
+    top, left = self.place(draws[:, :2], side)
+    filled = self.inside(top, left, side)
+    emptied = self.inside(*self.place(draws[:, 2:4], side), side)
+    # A random hill, and the direction of what is there.
+    there = tf.where(filled, offsets, 0.0)
+    hills = self._hills(top, left, side, draws[:, 4] < 0.5)
+    new = tf.where(filled, hills, 0.0) * self.signs(draws[:, 5:])[:, None, None]
+    new += there / (self._norm(there, [1, 2]) + 1e-12)
+    # Each channel of it gets what it had in the two squares, and its part of what is free.
+    free = self._powers(self.threat.epsilon) - self._spent(offsets, [1, 2, 3])
+    both = self._spent(tf.where(filled | emptied, offsets, 0.0), [1, 2])
+    size = (tf.maximum(free, 0.0) / self.channels + both) ** (1 / self.order)
+    new *= size / (self._norm(new, [1, 2]) + 1e-12)
+    offsets = tf.where(filled, new, tf.where(emptied, 0.0, offsets))
+    return self.threat.project(self.images + offsets, self.images)
+
+  def _hills(self, top, left, side, turned):
+    """[n, height, width, 1]: templates at the squares' places; anything outside of them."""
+    hills = tf.gather(
+      tf.gather(self._templates, side), tf.cast(turned, tf.int32)
+    )  # [n, most, most]
+    most = hills.shape[1] - 1
+    rows = tf.clip_by_value(tf.range(self.height) - top[:, None], 0, most)
+    columns = tf.clip_by_value(tf.range(self.width) - left[:, None], 0, most)
+    hills = tf.gather(hills, rows, axis=1, batch_dims=1)
+    return tf.gather(hills, columns, axis=2, batch_dims=1)[..., None]
+
+  def _powers(self, values):
+    return tf.abs(values) ** self.order
+
+  def _spent(self, offsets, axes):
+    return tf.reduce_sum(self._powers(offsets), axes, keepdims=True)
+
+  def _norm(self, offsets, axes):
+    return self._spent(offsets, axes) ** (1 / self.order)
