@@ -1,0 +1,142 @@
+"""The ensemble on classifiers whose robust accuracy has a closed form."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.attacks import L2, Linf, autoattack, from_norm, losses
+from urkle_tf.attacks.autoattack import STAGES, stages
+
+DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
+SMALL = {"steps": 10, "targets": 3, "queries": 20}
+
+
+def problem(rng, classes, n=40):
+  """A linear classifier, images well inside the pixel box and its own labels, a few flipped."""
+  weights = rng.normal(size=(16, classes)).astype(np.float32)
+  x = rng.uniform(0.42, 0.58, size=(n, 4, 4, 1)).astype(np.float32)
+  bias = -x.reshape(n, -1).mean(0) @ weights
+  logits = x.reshape(n, -1) @ weights + bias
+  labels = logits.argmax(1)
+  labels[:4] = (labels[:4] + 1) % classes
+  return weights, bias, x, labels
+
+
+def distances(weights, bias, x, labels, norm):
+  """Of each image the distance of the nearest boundary: min_j (z_y - z_j) / ||w_y - w_j||_dual."""
+  logits = x.reshape(len(x), -1).astype(np.float64) @ weights + bias
+  found = []
+  for row, y in zip(logits, labels):
+    found.append(
+      min(
+        (row[y] - row[j]) / np.linalg.norm(weights[:, y] - weights[:, j], DUAL[norm])
+        for j in range(len(row))
+        if j != y
+      )
+    )
+  return np.array(found)
+
+
+def linear(weights, bias, scale=1.0):
+  return lambda z: scale * (tf.reshape(z, [-1, 16]) @ weights + bias)
+
+
+@pytest.mark.parametrize("norm, classes", [("linf", 5), ("l2", 3)])
+def test_robust_accuracy_is_the_closed_form(rng, norm, classes):
+  weights, bias, x, labels = problem(rng, classes)
+  away = distances(weights, bias, x, labels, norm)
+  epsilon = float(np.median(away[4:]))
+  threat = from_norm(norm, epsilon)
+  y, broken, numbers = autoattack(
+    linear(weights, bias), x, labels, threat, [1, 2], batch_size=16, **SMALL
+  )
+  np.testing.assert_array_equal(broken[away < 0.98 * epsilon], True)
+  np.testing.assert_array_equal(broken[away > epsilon * 1.001], False)
+  assert (np.asarray(threat.distance(y, x)) <= epsilon + 1e-6).all()
+  predicted = linear(weights, bias)(y).numpy().argmax(1)
+  np.testing.assert_array_equal(predicted != labels, broken)
+  np.testing.assert_array_equal(y[:4], x[:4])  # misclassified as they are
+  assert [row["name"] for row in numbers] == ["apgd_ce", "apgd_t", "fab_t", "square"]
+  assert numbers[0]["attacked"] == 36
+  for before, after in itertools.pairwise(numbers):
+    assert after["attacked"] == before["attacked"] - before["broken"]
+  assert numbers[-1]["accuracy"] == pytest.approx(1 - broken.mean())
+  assert ("targeted margin" in numbers[1]["note"]) == (classes < 4)
+  assert numbers[0]["note"] == ""
+
+
+def test_logits_times_a_thousand_are_no_defence(rng):
+  """Cross-entropy alone has no gradient there; the ensemble finds what is true all the same."""
+  weights, bias, x, labels = problem(rng, 4)
+  away = distances(weights, bias, x, labels, "linf")
+  epsilon = float(np.median(away[4:]))
+  decoy = linear(weights, bias, 1e5)
+  _, broken, numbers = autoattack(decoy, x, labels, Linf(epsilon), [1, 2], **SMALL)
+  np.testing.assert_array_equal(broken[away < 0.98 * epsilon], True)
+  wanted = np.mean(away > epsilon)
+  assert numbers[0]["accuracy"] > wanted + 0.05  # or the decoy is none
+  assert numbers[1]["accuracy"] == pytest.approx(wanted, abs=0.03)
+
+
+def test_rand_averages_and_two_classes_have_no_dlr(rng):
+  weights, bias, x, labels = problem(rng, 3, n=16)
+  away = distances(weights, bias, x, labels, "l2")
+  epsilon = float(np.median(away[4:]))
+  _, broken, numbers = autoattack(
+    linear(weights, bias), x, labels, L2(epsilon), version="rand", steps=10, queries=10
+  )
+  assert [row["name"] for row in numbers] == ["apgd_ce", "apgd_dlr", "square"]
+  np.testing.assert_array_equal(broken[away < 0.97 * epsilon], True)
+  two = linear(weights[:, :2], bias[:2])
+  labels = np.minimum(labels, 1)
+  with pytest.raises(errors.UserError, match="at least 3 classes, but there are 2") as caught:
+    autoattack(two, x, labels, L2(epsilon), version="rand")
+  assert "\n" not in str(caught.value)
+
+
+def test_budgets_and_what_is_left_of_them():
+  found = stages("standard", steps=7, targets=4, queries=11, restarts=2)
+  assert [(s.name, s.steps, s.targets, s.restarts, s.rounds) for s in found] == [
+    ("apgd_ce", 7, 0, 2, 1),
+    ("apgd_t", 7, 4, 2, 4),
+    ("fab_t", 7, 4, 2, 4),
+    ("square", 11, 0, 2, 1),
+  ]
+  made = found[0].make(Linf(0.1))
+  assert (made.steps, made.restarts) == (7, 2)
+  assert found[3].make(Linf(0.1)).queries == 11
+  published = stages()
+  assert [s.steps for s in published] == [100, 100, 100, 5000]
+  assert [s.targets for s in published] == [0, 9, 9, 0]
+  few = STAGES["apgd_t"]().fit(3)
+  assert (few.targets, few.loss) == (2, losses.targeted_margin)
+  assert STAGES["apgd_t"]().fit(4).loss is losses.targeted_dlr
+  assert STAGES["fab_t"]().fit(2).targets == 1
+
+
+@pytest.mark.parametrize(
+  "change, words",
+  [
+    ({"images": np.zeros([4, 4, 4, 1], np.uint8)}, "divide by 255"),
+    ({"labels": np.array([0, 1, 2, 7])}, "labels must be in 0 to 2"),
+    ({"labels": np.array([0, 1])}, "4 images need as many labels"),
+    ({"scores": lambda z: tf.fill([4, 3], np.nan)}, "NaN or infinite"),
+    ({"scores": lambda z: tf.zeros([4, 3])}, "depend on the images"),
+    ({"version": "standart"}, "did you mean 'standard'"),
+    ({"steps": 0}, "steps must be an integer >= 1"),
+    ({"targets": 0}, "targets must be an integer >= 1"),
+  ],
+)
+def test_mistakes_are_told_in_one_line(change, words):
+  arguments = {
+    "scores": lambda z: tf.reshape(z, [-1, 16])[:, :3],
+    "images": np.full([4, 4, 4, 1], 0.5, np.float32),
+    "labels": np.array([0, 0, 0, 0]),
+    "threat": Linf(0.1),
+  }
+  with pytest.raises(errors.UserError, match=words) as caught:
+    autoattack(**arguments | change)
+  assert "\n" not in str(caught.value)
