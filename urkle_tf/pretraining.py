@@ -297,8 +297,8 @@ def _fit(learner, run, state, source, recipe, attack, done, steps, steps_per_epo
 
 
 def _probe(source, examples, metrics):
-  if not source.labelled:
-    raise errors.UserError(f"--probe_split needs labels, and {source.name!r} has none")
+  if source.class_names is None:
+    raise errors.UserError(f"--probe_split needs classes, and {source.name!r} has none")
   images, labels = [], []
   for batch in pipeline.batches(source, 500):
     images.append(batch["image"].numpy())

@@ -39,6 +39,11 @@ def check_classes(classes, class_names, source):
     class_names: their names, or None.
     source: a labelled `Source`.
   """
+  if source.class_names is None:
+    raise errors.UserError(
+      f"the classifier predicts classes, but the labels of {source.name!r} are numbers "
+      f"({source.target}): give data with classes"
+    )
   if len(source.class_names) != classes:
     raise errors.UserError(
       f"the classifier knows {classes} classes, but {source.name!r} has "

@@ -1,4 +1,4 @@
-"""Data sets by name: bundled digits, image folders, TensorFlow Datasets.
+"""Data sets by name: bundled digits, image folders, TensorFlow Datasets; with other labels.
 
 A `Source` gives the examples of one split in an order that is a pure function
 of (seed, epoch), so that a run can resume in mid-epoch.  Decoded data of at
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf import distribution, errors
-from urkle_tf.data import digits, folders, named
+from urkle_tf.data import digits, folders, labellings, named
 
 IN_MEMORY_BYTES = 2**31
 
@@ -30,8 +30,9 @@ class Source:
     split: the split, as it was asked for.
     size: the number of examples.
     image_shape: (height, width, channels), the same for every image.
-    class_names: the names of the classes, or None if there are no labels.
-    labels: int64 [size] in the order of the indices, or None if not known
+    class_names: the names of the classes, or None if there are none.
+    target: what the labels are where they are numbers and not classes, else None.
+    labels: int64 [size] (numbers: float32) in the order of the indices, or None if not known
       without reading the data.
   """
 
@@ -40,12 +41,13 @@ class Source:
   size: int
   image_shape: tuple[int, int, int]
   class_names: list[str] | None = None
+  target: str | None = None
   labels: np.ndarray | None = None
 
   @property
   def labelled(self):
-    """Whether examples have a `"label"`."""
-    return self.class_names is not None
+    """Whether examples have a `"label"`: a class or a number."""
+    return self.class_names is not None or self.target is not None
 
   def epoch(self, seed=0, epoch=0, shuffle=True, skip=0):
     """The examples of one epoch; may be called inside a graph.
@@ -58,8 +60,8 @@ class Source:
 
     Returns:
       A `tf.data.Dataset` of `{"image": uint8 [h, w, c], "index": int64 []}`,
-      and `"label": int64 []` if the source is labelled.  The order depends on
-      (seed, epoch) only.
+      and `"label": int64 []` if the source is labelled (float32 where labels
+      are numbers).  The order depends on (seed, epoch) only.
     """
     raise NotImplementedError
 
@@ -181,6 +183,38 @@ class StreamSource(Source):
     )
 
 
+class RelabelledSource(Source):
+  """A source's images with other labels; see `labellings`.
+
+  Attributes:
+    source: the source underneath.
+  """
+
+  def __init__(self, source, labelling, name):
+    super().__init__(
+      name=name,
+      split=source.split,
+      size=source.size,
+      image_shape=source.image_shape,
+      class_names=labelling.class_names,
+      target=labelling.target,
+      labels=labelling.known,
+    )
+    self.source = source
+    self._relabel = labelling.relabel
+
+  def epoch(self, seed=0, epoch=0, shuffle=True, skip=0):
+    def one(example):
+      batch = self._relabel({name: value[None] for name, value in example.items()})
+      return {name: value[0] for name, value in batch.items()}
+
+    return self.source.epoch(seed, epoch, shuffle, skip).map(one)
+
+  def batches(self, batch_size, seed=0, epoch=0, shuffle=True, skip=0, drop_remainder=True):
+    batches = self.source.batches(batch_size, seed, epoch, shuffle, skip, drop_remainder)
+    return batches.map(self._relabel, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
 def load(
   dataset="digits", split="train", data_dir=None, download=False, image_size=None, examples=None
 ):
@@ -202,6 +236,8 @@ def load(
       (transparent parts white) unless all of them are grey;
       any TensorFlow data set that has an `image`, configurations included:
       `"cifar10"`, `"cifar10_corrupted/fog_1"`.
+      Each of them with other labels, `"mnist:parity"`, `"folder:PATH:brightness"`:
+      see `labellings.build`.
     split: the split.
     data_dir: where TensorFlow data sets are prepared; None is their default.
     download: whether data that is not prepared may be downloaded.
@@ -219,6 +255,10 @@ def load(
   """
   if image_size is not None and (int(image_size) != image_size or image_size < 1):
     raise errors.UserError(f"image_size must be a positive number of pixels, got {image_size}")
+  bare, labelling = labellings.split(dataset)
+  if labelling is not None:
+    source = load(bare, split, data_dir, download, image_size, examples)
+    return RelabelledSource(source, labellings.build(labelling, source), dataset)
   asked = {"name": dataset, "split": split}
   if dataset == "digits":
     images, labels = digits.read(split, image_size, examples)
@@ -252,6 +292,8 @@ def find_unreadable(source):
   Returns:
     A `UserError` that names the file, or None if all can be read.
   """
+  if isinstance(source, RelabelledSource):
+    return find_unreadable(source.source)
   if isinstance(source, FileSource):
     return folders.find_unreadable(source.files, source.image_shape)
   return None

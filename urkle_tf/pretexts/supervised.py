@@ -51,6 +51,11 @@ class Supervised(Pretext):
         f"the supervised pretext needs labels, and {source.name!r} has none: give a labelled "
         "--dataset or another --pretext"
       )
+    if self.classifies and source.class_names is None:
+      raise errors.UserError(
+        f"the labels of {source.name!r} are numbers ({source.target}): give "
+        '--pretext="supervised(task=regression)"'
+      )
     if self.classifies and self.outputs is None:
       self.outputs = len(source.class_names)
 

@@ -1,0 +1,192 @@
+"""Other labels for the images of a data set: `"mnist:parity"`, `"mnist:rotation(degrees=45)"`.
+
+What an encoder is worth shows on tasks that it was not made for.  A labelling makes such a task
+of any data set: other classes of the same images, or numbers to regress on.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf import errors, spec
+
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelling:
+  """New labels for a source.
+
+  Attributes:
+    relabel: a batch {"image": uint8 [n, h, w, c], "index": int64 [n]}, and "label" where the
+      source has classes, to the same with other labels: int64 [n] of classes or float32 [n] of
+      numbers; it may change the images too.
+    class_names: of the new classes; None where labels are numbers.
+    target: what the numbers are; None where labels are classes.
+    known: the new labels in the order of the indices, or None if the images have to be read.
+  """
+
+  relabel: Callable
+  class_names: list[str] | None = None
+  target: str | None = None
+  known: np.ndarray | None = None
+
+
+def _class_names(source):
+  if source.class_names is None:
+    raise errors.UserError(
+      f"{source.name!r} ({source.split}) has no classes that could be relabelled"
+    )
+  return source.class_names
+
+
+def _numbers(source):
+  """The classes' names as numbers."""
+  names = _class_names(source)
+  try:
+    return np.array([float(name) for name in names])
+  except ValueError:
+    word = next(name for name in names if not re.fullmatch(r"[-+.\d]+", str(name)))
+    raise errors.UserError(
+      f"the classes of {source.name!r} are no numbers ({word!r}): use another labelling, such as "
+      f'any_of(classes="{word}")'
+    ) from None
+
+
+def _by_table(source, table, **fields):
+  """Labels that depend on the class alone; table [old classes]."""
+  known = None if source.labels is None else table[source.labels]
+
+  def relabel(batch):
+    return {**batch, "label": tf.gather(tf.constant(table), batch["label"])}
+
+  return Labelling(relabel, known=known, **fields)
+
+
+def _parity(source):
+  table = (_numbers(source) % 2 != 0).astype(np.int64)
+  return _by_table(source, table, class_names=["even", "odd"])
+
+
+def _at_least(source, threshold=5):
+  table = (_numbers(source) >= threshold).astype(np.int64)
+  if len(set(table)) < 2:
+    raise errors.UserError(
+      f"at_least: every class of {source.name!r} is on one side of threshold={threshold}"
+    )
+  return _by_table(source, table, class_names=[f"below {threshold}", f"{threshold} or more"])
+
+
+def _any_of(source, classes):
+  names = [str(name) for name in _class_names(source)]
+  chosen = [name.strip() for name in str(classes).split("|")]
+  for name in chosen:
+    if name not in names:
+      raise errors.unknown(f"class of {source.name!r}", name, names)
+  table = np.isin(names, chosen).astype(np.int64)
+  if table.all():
+    raise errors.UserError(f"any_of: these are all classes of {source.name!r}: leave some out")
+  return _by_table(source, table, class_names=["other", " or ".join(chosen)])
+
+
+def _number(source):
+  return _by_table(source, _numbers(source).astype(np.float32), target="the class as a number")
+
+
+def _brightness(source):
+  del source
+
+  def relabel(batch):
+    pixels = tf.cast(batch["image"], tf.float32) / 255
+    return {**batch, "label": tf.reduce_mean(pixels, list(range(1, len(pixels.shape))))}
+
+  return Labelling(relabel, target="the mean of the pixels")
+
+
+def _rotation(source, degrees=45):
+  if not 0 < degrees <= 180:
+    raise errors.UserError(f"rotation: degrees must be above 0 and at most 180, got {degrees}")
+  if source.image_shape[0] != source.image_shape[1]:
+    raise errors.UserError(f"rotation: the images of {source.name!r} are not square")
+  # Multiples of the golden ratio: even over any run of indices, and the same everywhere.
+  angles = degrees * (2 * ((np.arange(source.size) + 1) * _GOLDEN % 1.0) - 1)
+  known = angles.astype(np.float32)
+
+  def relabel(batch):
+    label = tf.gather(tf.constant(known), batch["index"])
+    return {**batch, "image": rotate(batch["image"], label), "label": label}
+
+  return Labelling(relabel, target="the angle in degrees", known=known)
+
+
+LABELLINGS = {
+  "any_of": _any_of,
+  "at_least": _at_least,
+  "brightness": _brightness,
+  "number": _number,
+  "parity": _parity,
+  "rotation": _rotation,
+}
+
+
+def rotate(images, degrees):
+  """Turns square images about their centre, bilinearly; what comes from outside is 0.
+
+  Args:
+    images: uint8 [n, h, h, c].
+    degrees: float32 [n], anticlockwise.
+
+  Returns:
+    uint8 [n, h, h, c].
+  """
+  angle = degrees * (np.pi / 180)
+  cos, sin, zero = tf.cos(angle), tf.sin(angle), tf.zeros_like(angle)
+  middle = (images.shape[1] - 1) / 2
+  # Of output pixels to the input's: x' = cos x - sin y + dx, y' = sin x + cos y + dy.
+  transforms = [cos, -sin, middle * (1 - cos + sin), sin, cos, middle * (1 - cos - sin), zero, zero]
+  turned = keras.ops.image.affine_transform(
+    tf.cast(images, tf.float32), tf.stack(transforms, 1), data_format="channels_last"
+  )
+  return tf.ensure_shape(tf.cast(tf.round(turned), tf.uint8), images.shape)
+
+
+def split(dataset):
+  """Splits a data set's name from its labelling.
+
+  Args:
+    dataset: `"mnist"`, `"mnist:parity"`, `"mnist:3.0.1"` (a version), `"folder:PATH:brightness"`.
+
+  Returns:
+    (name, spec of the labelling or None).
+  """
+  name, _, text = dataset.rpartition(":")
+  if not re.match(r"[A-Za-z_]\w*\s*(\(.*\))?\s*$", text) or name in ("", "folder"):
+    return dataset, None
+  if name.startswith("folder:") and spec.parse(text)[0] not in LABELLINGS:
+    return dataset, None  # a path may hold colons
+  return name, text
+
+
+def build(text, source):
+  """The `Labelling` of a spec.
+
+  `parity`, `at_least(threshold=5)`: of classes that are numbers, odd or even, and whether at
+  least so large.  `any_of(classes="cat|dog")`: one of these, or another class.  `number`: the
+  class as a number.  `rotation(degrees=45)`: images are turned, each by an angle of its own in
+  ± degrees, and the angle is the label.  `brightness`: the mean of the pixels.
+
+  An attack can change the brightness itself, by as much as epsilon in l_inf: a good regressor
+  has to follow it.  All others are labels that a small perturbation leaves as they are.
+
+  Args:
+    text: the spec.
+    source: a `Source`.
+
+  Raises:
+    UserError: if there is no such labelling, or it does not fit the source.
+  """
+  return spec.call(LABELLINGS, text, "labelling", source=source)
