@@ -1,8 +1,9 @@
-"""Measures a classifier: clean, attacked, calibrated.
+"""Measures a classifier: clean, attacked, corrupted, calibrated.
 
   python -m urkle_tf.evaluate --classifier=runs/slf/classifier --output_dir=runs/report
   python -m urkle_tf.evaluate --classifier=runs/slf/classifier --output_dir=runs/strong
     --attacks="pgd(steps=100, restarts=2),fgsm" --epsilons=8/255,16/255 --standing
+    --corruptions=all
   python -m urkle_tf.evaluate --encoder=runs/digits/encoder --output_dir=runs/encoder-report
 
 The same command on the same --output_dir finds it finished.
@@ -34,6 +35,8 @@ _OWN = {
   "eot": ("int", None, "samples of z a step against the sampled classifier; default 20"),
   "samples": ("int", 200, "samples of z that the sampled classifier is scored with"),
   "standing": ("bool", False, "attack only images that earlier rows left standing: fast"),
+  "corruptions": ("str", None, "all (15 types), names with commas in between, or tfds (prepared)"),
+  "severities": ("numbers", None, "of the corruptions: 1,3,5; default all five"),
   "representation_examples": ("int", 1000, "images for the part without labels; 0 for none"),
   "loss_cap": ("number", None, "report the bound of Proposition 1 with this M, above ln(classes)"),
   "save_images": ("bool", False, "save adversarial images and per-image results"),
@@ -56,6 +59,11 @@ def main():
       print(
         f"{row['name']}, {row['norm']}, epsilon {row['epsilon']:.4g}, {row['mode']} z: "
         f"{100 * row['accuracy']:.2f}%"
+      )
+    if part := result.get("corruptions"):
+      print(
+        f"corrupted: {100 * part['mean']:.2f}%, mean of {len(part['types'])} types "
+        f"(mean corruption error {100 * part['mean_corruption_error']:.2f}%)"
       )
     if part := result.get("bound"):
       print(

@@ -7,7 +7,16 @@ import numpy as np
 from urkle_tf import attacks as attackers
 from urkle_tf import errors, export, figures, runs
 from urkle_tf.data import compatibility, sources
-from urkle_tf.evaluation import attacked, bound, clean, recording, report, representation, scoring
+from urkle_tf.evaluation import (
+  attacked,
+  bound,
+  clean,
+  corrupted,
+  recording,
+  report,
+  representation,
+  scoring,
+)
 
 _EPSILON = 8 / 255
 
@@ -32,6 +41,8 @@ def assess(
   eot=None,
   samples=200,
   standing=False,
+  corruptions=None,
+  severities=None,
   representation_examples=1000,
   loss_cap=None,
   save_images=False,
@@ -60,6 +71,9 @@ def assess(
     eot: samples of z in each step against the sampled classifier; None for 20.
     samples: samples of z that the sampled classifier is scored with.
     standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
+    corruptions: `"all"` for the 15 standard types, names of them with commas in between, or
+      `"tfds"` for the corrupted images that TFDS has prepared; None for none.
+    severities: of the corruptions, numbers from 1 to 5; None for all.
     representation_examples: how many images the representation's part is measured on; 0 for
       none.
     loss_cap: M of Proposition 1 in nats, above ln of the number of classes: the bound is
@@ -87,6 +101,8 @@ def assess(
       "give --classifier=FOLDER, an exported classifier, or --encoder=FOLDER for the part without "
       "labels" + (", not both" if classifier else "")
     )
+  if corruptions is not None and not classifier:
+    raise errors.UserError("--corruptions need --classifier: an encoder alone predicts nothing")
   metadata = export.read_metadata(classifier or encoder, "classifier" if classifier else "encoder")
   if loss_cap is not None:
     bound.check(loss_cap, metadata)
@@ -101,6 +117,9 @@ def assess(
   if classifier:
     compatibility.check_labelled(source)
     compatibility.check_classes(metadata["classes"], metadata.get("class_names"), source)
+  variants = corrupted.plan(
+    corruptions, severities, source, data_dir, download, image_size, examples
+  )
 
   run = runs.open_run(output_dir, settings) if output_dir else None
   try:
@@ -124,6 +143,9 @@ def assess(
         model, source, plans, norm, radii, batch_size, eot, samples, seed, standing, save_images
       )
       result, recorder, arrays = parts
+      if variants:
+        judge = scoring.Scorer(model, batch_size, samples, seed)
+        result["corruptions"] = corrupted.measure(judge, source, variants, batch_size, seed)
       pictures = recorder.pictures
       if run and save_images:
         _save_arrays(run.path / "images.npz", arrays)

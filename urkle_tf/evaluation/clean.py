@@ -27,22 +27,24 @@ def wilson(right, total):
 
 
 def scores(log_probabilities, labels):
-  """Accuracy with its interval, NLL, ECE and Brier score.
+  """Accuracy with its interval, NLL, ECE, Brier score and what a reliability diagram shows.
 
   Args:
     log_probabilities: float [n, classes].
     labels: int [n].
 
   Returns:
-    {"accuracy", "interval", "nll", "ece", "brier"}.
+    {"accuracy", "interval", "nll", "ece", "brier", "reliability"}.
   """
   right = int(np.sum(np.argmax(log_probabilities, 1) == labels))
+  sums = calibration.binned(log_probabilities, labels)
   return {
     "accuracy": right / len(labels),
     "interval": wilson(right, len(labels)),
     "nll": calibration.nll(log_probabilities, labels),
-    "ece": calibration.ece(log_probabilities, labels),
+    "ece": calibration.ece_of(sums),
     "brier": calibration.brier(log_probabilities, labels),
+    "reliability": calibration.reliability(sums),
   }
 
 

@@ -26,6 +26,14 @@ def write(folder, report, pictures=(), class_names=None):
     figures.mkdir(exist_ok=True)
     accuracy_figure(report, figures / "accuracy_vs_epsilon.png")
     names.append(("accuracy_vs_epsilon.png", "Accuracy against the radius of the attack"))
+  if part := report.get("corruptions"):
+    figures.mkdir(exist_ok=True)
+    corruptions_figure(part, figures / "corruptions.png")
+    names.append(("corruptions.png", "Accuracy on corrupted images"))
+  if report.get("clean"):
+    figures.mkdir(exist_ok=True)
+    reliability_figure(report, figures / "reliability.png")
+    names.append(("reliability.png", "Accuracy against confidence"))
   if pictures:
     examples_figure(pictures, class_names, figures / "examples.png")
     names.append(("examples.png", "Images that were broken"))
@@ -70,6 +78,8 @@ def markdown(report, figures=()):
     "named here: an upper bound on the accuracy under any attack, not a guarantee.",
     "",
   ]
+  if notes := config.get("model", {}).get("notes"):
+    lines += ["## The model", "", *(f"- {note}" for note in notes), ""]
   if clean := report.get("clean"):
     rows = [[clean["mode"], _percent(clean), *_calibration(clean)]]
     if "deterministic" in clean:
@@ -114,6 +124,10 @@ def markdown(report, figures=()):
         "samples of z, none of them known to the attack. z = deterministic: the mean of z.",
         "",
       ]
+  if part := report.get("checks"):
+    lines += _checks(part, config)
+  if part := report.get("corruptions"):
+    lines += _corruptions(part)
   if part := report.get("representation"):
     lines += _representation(part, config)
   if part := report.get("bound"):
@@ -122,6 +136,62 @@ def markdown(report, figures=()):
     lines += [f"![{title}](figures/{name})", ""]
   versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
   return "\n".join([*lines, f"Made with {versions}.", ""])
+
+
+def _checks(part, config):
+  failed = [check["name"] for check in part if not check["passed"]]
+  verdict = (
+    f"Failed: {', '.join(failed)}. The figures above rest on something else than gradients, or on "
+    "too little effort, where a check of that failed: see docs/evaluation.md."
+    if failed
+    else "All passed: no sign of masked gradients was found."
+  )
+  rows = [
+    [check["name"], "passed" if check["passed"] else "**failed**", check["detail"]]
+    for check in part
+  ]
+  return [
+    f"## Checks (epsilon {attacked.radius(config['epsilon'])})",
+    "",
+    *_table(["check", "", "numbers"], rows),
+    verdict,
+    "",
+  ]
+
+
+def _corruptions(part):
+  severities = part["severities"]
+
+  def row(title, scores, each):
+    cells = [f"{100 * each[name]['accuracy']:.2f}" if name in each else "-" for name in severities]
+    return [title, *cells, _percent(scores), *_calibration(scores)]
+
+  rows = [row(name, scores, scores["severities"]) for name, scores in part["by_type"].items()]
+  rows.append(row("**mean**", {**part, "accuracy": part["mean"]}, part["by_severity"]))
+  notes = [
+    f"z = {part['mode']}. The mean is over each type's severities and then over the types; mean "
+    f"corruption error: {100 * part['mean_corruption_error']:.2f}% (1 - mean accuracy; no other "
+    "network's errors divide it)."
+  ]
+  if part["origin"] == "computed":
+    notes.append(
+      f"Corrupted here, with the constants of {part['constants']}; close to the published images, "
+      "not the same."
+    )
+    if "frost" in part["types"]:
+      notes.append("Frost is procedural ice instead of photographs: compare it with nothing else.")
+  else:
+    notes.append(f"The published images, TFDS {part['origin']}.")
+  if missing := part.get("missing"):
+    notes.append(f"Not prepared, and left out: {', '.join(missing)}.")
+  head = ["corruption", *(f"severity {name}" for name in severities), "mean"]
+  return [
+    f"## Corrupted ({part['examples']} images)",
+    "",
+    *_table([*head, "NLL", "ECE", "Brier"], rows),
+    " ".join(notes),
+    "",
+  ]
 
 
 def _representation(part, config):
@@ -223,6 +293,101 @@ def accuracy_figure(report, file):
   axes.legend(frameon=False, fontsize=9)
   config = report["config"]
   axes.set_title(f"{config['dataset']}, {clean['examples']} images", fontsize=10)
+  figure.savefig(file, dpi=150)
+
+
+def corruptions_figure(part, file):
+  """Draws accuracy as a heat map, a row for each type and a column for each severity.
+
+  Args:
+    part: the report's part "corruptions".
+    file: where to.
+  """
+  severities, types = part["severities"], part["types"]
+  values = np.full((len(types) + 1, len(severities) + 1), np.nan)
+  for row, name in enumerate(types):
+    scores = part["by_type"][name]
+    values[row, -1] = scores["accuracy"]
+    for column, severity in enumerate(severities):
+      if severity in scores["severities"]:
+        values[row, column] = scores["severities"][severity]["accuracy"]
+  values[-1, :-1] = [part["by_severity"][severity]["accuracy"] for severity in severities]
+  values[-1, -1] = part["mean"]
+  figure = canvas(2.6 + 0.75 * values.shape[1], 1.1 + 0.32 * values.shape[0])
+  axes = figure.add_subplot()
+  axes.imshow(100 * values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+  for (row, column), value in np.ndenumerate(values):
+    if not np.isnan(value):
+      colour = "black" if value > 0.55 else "white"
+      axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", color=colour, size=9)
+  axes.set_yticks(range(len(types) + 1), [*(name.replace("_", " ") for name in types), "mean"])
+  axes.set_xticks(range(len(severities) + 1), [*severities, "mean"])
+  axes.xaxis.tick_top()
+  axes.tick_params(length=0, labelsize=9)
+  for place, line in ((len(types) - 0.5, axes.axhline), (len(severities) - 0.5, axes.axvline)):
+    line(place, color="white", linewidth=2)
+  axes.spines[:].set_visible(False)
+  axes.set_xlabel(
+    f"severity; accuracy in %, z {part['mode']}, {part['examples']} images", fontsize=9
+  )
+  figure.savefig(file, dpi=150)
+
+
+def reliability_panels(report):
+  """What the reliability diagram shows, of the served mode.
+
+  Args:
+    report: the dict that report.json holds.
+
+  Returns:
+    A list of (title, {"count", "confidence", "accuracy"}): the clean images; all corrupted ones,
+    where there are any; and at the smallest and the largest radius the adversaries of the row
+    that leaves the lowest accuracy.
+  """
+  clean = report["clean"]
+  panels = [("clean", clean["reliability"])]
+  if part := report.get("corruptions"):
+    panels.append(("corrupted", part["reliability"]))
+  rows = [row for row in report.get("attacks", ()) if row["mode"] == clean["mode"]]
+  rows = [row for row in rows if "reliability" in row and row["epsilon"] > 0]
+  radii = sorted({row["epsilon"] for row in rows})
+  for epsilon in dict.fromkeys(radii[:1] + radii[-1:]):
+    worst = min((row for row in rows if row["epsilon"] == epsilon), key=lambda row: row["accuracy"])
+    title = f"{worst['name']}, {worst['norm']}, {attacked.radius(epsilon)}"
+    panels.append((title, worst["reliability"]))
+  return panels
+
+
+def reliability_figure(report, file):
+  """Draws accuracy against confidence, with the share of the images below."""
+  panels = reliability_panels(report)
+  figure = canvas(2.9 * len(panels), 3.9)
+  grid = figure.subplots(2, len(panels), squeeze=False, height_ratios=(3, 1), sharex=True)
+  for (title, bins), above, below in zip(panels, *grid, strict=True):
+    count, confidence, accuracy = (
+      np.array(bins[name], np.float64) for name in ("count", "confidence", "accuracy")
+    )
+    edges = np.linspace(0, 1, len(count) + 1)
+    filled = count > 0
+    ece = np.sum(count * np.abs(accuracy - confidence)) / count.sum()
+    above.plot((0, 1), (0, 1), color="grey", linewidth=1, linestyle="--")
+    above.bar(
+      *(edges[:-1][filled], accuracy[filled], 1 / len(count)),
+      align="edge",
+      color=_COLOURS[0],
+      alpha=0.35,
+      edgecolor="white",
+    )
+    above.plot(confidence[filled], accuracy[filled], "o-", color=_COLOURS[0], markersize=4)
+    above.text(0.04, 0.93, f"ECE {ece:.3f}", transform=above.transAxes, fontsize=9)
+    above.set(xlim=(0, 1), ylim=(0, 1))
+    above.set_title(title, fontsize=10)
+    below.bar(edges[:-1], count / count.sum(), 1 / len(count), align="edge", color="grey")
+    below.set(ylim=(0, 1), xlabel="confidence")
+    for axes in (above, below):
+      axes.spines[["top", "right"]].set_visible(False)
+  grid[0, 0].set_ylabel("accuracy")
+  grid[1, 0].set_ylabel("share of images", fontsize=8)
   figure.savefig(file, dpi=150)
 
 

@@ -1,0 +1,278 @@
+"""What a classifier does on corrupted images, computed here or prepared by TFDS."""
+
+import collections
+import dataclasses
+import os
+import re
+from collections.abc import Callable
+from concurrent import futures
+
+import numpy as np
+
+from urkle_tf import errors, progress
+from urkle_tf.data import compatibility, named, sources
+from urkle_tf.evaluation import calibration, clean, corruptions, scoring
+
+_PREPARED = {
+  "cifar10": "cifar10_corrupted",
+  "imagenet2012": "imagenet2012_corrupted",
+  "mnist": "mnist_corrupted",
+}
+_STANDARD_NAMES = {"frosted_glass_blur": "glass_blur", "elastic": "elastic_transform"}
+_MEASURES = ("accuracy", "nll", "ece", "brier")
+_WORKERS = min(4, os.cpu_count() or 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Which corruptions are measured.
+
+  Attributes:
+    cells: (type, severity) pairs; the severity is None where a data set has but one.
+    origin: what the report says of where the corrupted images come from.
+    missing: names of prepared data sets that are not there, and are left out.
+    load: cell -> `Source` of corrupted images; None if they are computed.
+  """
+
+  cells: list[tuple[str, int | None]]
+  origin: dict
+  missing: list[str] = dataclasses.field(default_factory=list)
+  load: Callable | None = None
+
+
+def plan(text, severities, source, data_dir=None, download=False, image_size=None, examples=None):
+  """Reads and checks what is to be measured, before any work is done.
+
+  Args:
+    text: `"all"`, the 15 standard types; names of them, with commas in between; or `"tfds"`,
+      the corrupted images that TFDS has prepared for the data set.  None for nothing.
+    severities: numbers from 1 to 5; None for all.
+    source: the `Source` of clean images.
+    data_dir: where prepared TFDS data lies.
+    download: whether TFDS may download.
+    image_size: as in `sources.load`.
+    examples: likewise.
+
+  Returns:
+    A `Plan`, or None for nothing.
+
+  Raises:
+    UserError: for an unknown name or severity, images that cannot be corrupted, or prepared
+      data that is not there.
+  """
+  if text is None:
+    if severities:
+      raise errors.UserError("--severities says nothing without --corruptions")
+    return None
+  names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+  if not names:
+    raise errors.UserError("give --corruptions: all, tfds, or names with commas in between")
+  severities = sorted(set(severities or corruptions.SEVERITIES))
+  for severity in severities:
+    if severity not in corruptions.SEVERITIES:
+      raise errors.UserError(f"--severities are numbers from 1 to 5, got {severity}")
+  severities = [int(severity) for severity in severities]
+  if names == ["tfds"]:
+    return _prepared(severities, source, data_dir, download, image_size, examples)
+  if names == ["all"]:
+    names = list(corruptions.NAMES)
+  for name in names:
+    if name in ("all", "tfds"):
+      raise errors.UserError(f"--corruptions={text}: {name!r} stands alone")
+    if name not in corruptions.NAMES:
+      raise errors.unknown("corruption", name, [*corruptions.NAMES, "all", "tfds"])
+  corruptions.check(source.image_shape)
+  cells = [(name, severity) for name in names for severity in severities]
+  origin = {"origin": "computed", "constants": corruptions.constants(source.image_shape)}
+  return Plan(cells, origin)
+
+
+def _prepared(severities, source, data_dir, download, image_size, examples):
+  """The `Plan` of what TFDS has prepared for a source's data set."""
+  dataset, _, labelling = source.name.partition(":")
+  base = dataset.partition("/")[0]
+  if base not in _PREPARED:
+    raise errors.UserError(
+      f"TFDS has no corrupted images of {source.name!r} (but of {', '.join(_PREPARED)}): give "
+      "--corruptions=all, which computes them"
+    )
+  suffix = f":{labelling}" if labelling and not re.match(r"[\d*]", labelling) else ""
+  found, missing, failure = {}, [], None
+  for cell, config in _configs(_PREPARED[base], severities).items():
+    name = f"{_PREPARED[base]}/{config}"
+    try:
+      named.find(name, source.split, data_dir, download, image_size, examples)
+    except errors.UserError as error:
+      missing.append(name)
+      failure = failure or error
+    else:
+      found[cell] = name + suffix
+  if not found:
+    raise failure or errors.UserError(f"{_PREPARED[base]!r} has no such severities")
+  if missing:
+    print(f"not prepared, and left out: {', '.join(missing)}")
+
+  def load(cell):
+    return sources.load(found[cell], source.split, data_dir, False, image_size, examples)
+
+  return Plan(list(found), {"origin": _PREPARED[base]}, missing, load)
+
+
+def _configs(dataset, severities):
+  """{(type, severity): configuration} of the standard types of a TFDS data set."""
+  import tensorflow_datasets as tfds
+
+  found: dict[tuple[str, int | None], str] = {}
+  for config in tfds.builder_cls(dataset).builder_configs:
+    if dataset == "mnist_corrupted":  # types of its own, one severity
+      if config != "identity":
+        found[config, None] = config
+      continue
+    kind, _, severity = config.rpartition("_")
+    kind = _STANDARD_NAMES.get(kind, kind)
+    if kind in corruptions.NAMES and int(severity) in severities:
+      found[kind, int(severity)] = config
+  rank = {name: number for number, name in enumerate(corruptions.NAMES)}
+  ordered = sorted(found, key=lambda cell: (rank.get(cell[0], len(rank)), cell[0], cell[1] or 0))
+  return {cell: found[cell] for cell in ordered}
+
+
+class _Tally:
+  """Adds up the scores of batches: log-probabilities of 75 corruptions would fill the memory."""
+
+  def __init__(self):
+    self.count, self._nll, self._brier = 0, 0.0, 0.0
+    self.sums = np.zeros((3, calibration.BINS))
+
+  def add(self, log_probabilities, labels):
+    self.count += len(labels)
+    self._nll += calibration.nll(log_probabilities, labels) * len(labels)
+    self._brier += calibration.brier(log_probabilities, labels) * len(labels)
+    self.sums += calibration.binned(log_probabilities, labels)
+
+  @property
+  def accuracy(self):
+    return float(self.sums[2].sum() / self.count)
+
+  def scores(self):
+    return {
+      "accuracy": self.accuracy,
+      "interval": clean.wilson(int(self.sums[2].sum()), self.count),
+      "nll": self._nll / self.count,
+      "ece": calibration.ece_of(self.sums),
+      "brier": self._brier / self.count,
+    }
+
+
+def measure(scorer, source, found, batch_size=250, seed=0):
+  """The report's part "corruptions".
+
+  Args:
+    scorer: a `Scorer` for `batch_size`.
+    source: the labelled `Source` of clean images.
+    found: a `Plan`.
+    batch_size: images that are corrupted and scored together.
+    seed: of the corruptions.
+
+  Returns:
+    A dict: "mean" the accuracy, meant over each type's severities and then over the types,
+    "interval" its 95% interval, "mean_corruption_error" 1 - mean (no other network's errors
+    divide it), "nll", "ece" and "brier", means in the same way; "by_severity" and "by_type" the
+    same of their corruptions, and by type "severities" each corruption's own; "reliability" of
+    all corrupted images together; "mode", "examples", "types", "severities", "origin" and, where
+    computed, "constants".  The other mode's are under its name.
+
+    The intervals of means are those of a share of so many images: an image's corruptions are
+    not independent, and however they depend, the mean's true interval is not wider.
+  """
+  batches = _computed if found.load is None else _loaded
+  tallies: dict[str, dict] = {}
+  bar = progress.Progress("corruptions", len(found.cells) * source.size)
+  for cell, images, labels in batches(source, found, batch_size, seed):
+    for mode, values in scorer(images).items():
+      tallies.setdefault(mode, {}).setdefault(cell, _Tally()).add(values, labels)
+    so_far = "  ".join(
+      f"{mode} {100 * np.mean([tally.accuracy for tally in of_mode.values()]):.1f}%"
+      for mode, of_mode in tallies.items()
+    )
+    bar.add(len(labels), f"{cell[0]} {cell[1] or ''} {so_far}")
+  (served, of_served), *others = tallies.items()
+  part = {
+    "mode": served,
+    "examples": min(tally.count for tally in of_served.values()),
+    "types": list(dict.fromkeys(kind for kind, _ in found.cells)),
+    "severities": sorted({severity_name(severity) for _, severity in found.cells}),
+    **found.origin,
+    **({"missing": found.missing} if found.missing else {}),
+    **_summary(of_served),
+  }
+  return part | {mode: _summary(of_mode) for mode, of_mode in others}
+
+
+def severity_name(severity):
+  """A severity as a key of report.json."""
+  return "published" if severity is None else str(severity)
+
+
+def _summary(tallies):
+  """The figures of one mode, from {cell: tally}."""
+  scores = {cell: tally.scores() for cell, tally in tallies.items()}
+  images = min(tally.count for tally in tallies.values())
+
+  def mean(rows):
+    means = {name: float(np.mean([row[name] for row in rows])) for name in _MEASURES}
+    return {**means, "interval": clean.wilson(means["accuracy"] * images, images)}
+
+  by_severity: dict[str, list] = collections.defaultdict(list)
+  by_type: dict[str, dict] = collections.defaultdict(dict)
+  for (kind, severity), row in scores.items():
+    by_severity[severity_name(severity)].append(row)
+    by_type[kind][severity_name(severity)] = row
+  types = {
+    kind: {**mean(rows.values()), "severities": dict(sorted(rows.items()))}
+    for kind, rows in by_type.items()
+  }
+  whole = mean(types.values())
+  accuracy = whole.pop("accuracy")
+  return {
+    "mean": accuracy,
+    "mean_corruption_error": 1 - accuracy,
+    **whole,
+    "by_severity": {name: mean(rows) for name, rows in sorted(by_severity.items())},
+    "by_type": types,
+    "reliability": calibration.reliability(sum(tally.sums for tally in tallies.values())),
+  }
+
+
+def _computed(source, found, batch_size, seed):
+  """Yields (cell, images, labels); further ones are corrupted while one is scored."""
+
+  def corrupt(cell, positions, images, labels):
+    kind, severity = cell
+    return cell, corruptions.corrupt(images, kind, severity, positions, seed), labels
+
+  waiting: collections.deque = collections.deque()
+  with futures.ThreadPoolExecutor(_WORKERS) as pool:
+    try:
+      for batch in scoring.stream(source, batch_size):
+        for cell in found.cells:
+          waiting.append(pool.submit(corrupt, cell, *batch))
+          if len(waiting) > _WORKERS:
+            yield waiting.popleft().result()
+      while waiting:
+        yield waiting.popleft().result()
+    finally:
+      for job in waiting:
+        job.cancel()
+
+
+def _loaded(source, found, batch_size, seed):
+  """Yields (cell, images, labels) of prepared data."""
+  del seed
+  for cell in found.cells:
+    corrupted = found.load(cell)
+    compatibility.check_images(source.image_shape, corrupted)
+    if source.class_names is not None:
+      compatibility.check_classes(len(source.class_names), source.class_names, corrupted)
+    for _, images, labels in scoring.stream(corrupted, batch_size):
+      yield cell, images, labels
