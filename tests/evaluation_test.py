@@ -128,7 +128,9 @@ def attack_rows(model, source, norm, epsilons, batch_size=64, attacks="pgd", **o
   scorer = scoring.Scorer(model, batch_size)
   scored = [scorer(images) for _, images, _ in scoring.stream(source, batch_size)]
   on_clean = {mode: np.concatenate([part[mode] for part in scored]) for mode in scored[0]}
-  plans = attacked.plans(attacks, norm, epsilons, source.image_shape, steps=20)
+  plans = attacked.plans(
+    attacks, norm, epsilons, source.image_shape, steps=20, classes=model.classes
+  )
   return attacked.measure(
     model, source, labels, on_clean, scorer, plans, norm, epsilons, batch_size, **options
   )
@@ -175,7 +177,7 @@ def test_each_mode_is_judged_on_what_broke_the_other(rng, monkeypatch):
 
   def adversary(classifier, plan, norm, mode, eot):
     if mode == "sampled":
-      return lambda images, *_: (images, 1.0)
+      return lambda images, *_: (images[None], 1.0)
     return original(classifier, plan, norm, mode, eot)
 
   monkeypatch.setattr(attacked, "adversary", adversary)
@@ -227,6 +229,52 @@ def test_standing_images_alone_give_the_same_worst_case(rng):
   # What broke within the smaller radius is not attacked within the larger.
   assert standing[1]["attacked"] == round(standing[0]["accuracy"] * source.size)
   assert [row["attacked"] for row in whole] == [source.size] * 4
+
+
+def test_autoattack_is_its_stages_and_the_worst_of_them(rng):
+  source, weights, bias = linear_problem(rng)
+  model = linear_classifier(weights, bias, 0.05, stochastic=True)
+  epsilons = [0.005, 0.02]
+  rows, details = attack_rows(
+    *(model, source, "linf", epsilons),
+    attacks="pgd,autoattack(steps=8, queries=10)",
+    eot=5,
+  )
+  assert len(details) == len(rows)
+  names = ["pgd", "apgd_ce", "apgd_t", "fab_t", "square", "autoattack"]
+  assert [row["name"] for row in rows] == [name for name in names for _ in range(4)]
+  for epsilon in epsilons:
+    for mode in ("sampled", "deterministic"):
+      _, *stages, whole = [row for row in rows if (row["epsilon"], row["mode"]) == (epsilon, mode)]
+      accuracies = [row["accuracy"] for row in stages]
+      assert accuracies == sorted(accuracies, reverse=True)  # each counts those before it
+      assert whole["accuracy"] == accuracies[-1]
+      wanted = robust_share(source, weights, bias, "linf", epsilon)
+      assert whole["accuracy"] == pytest.approx(wanted, abs=0.03 if mode == "sampled" else 0.005)
+      assert whole["stages"] == names[1:-1]
+      assert whole["seconds"] == pytest.approx(sum(row["seconds"] for row in stages), abs=0.02)
+      assert [row["targets"] for row in stages] == [0, 1, 1, 0]
+      assert "targeted margin" in stages[1]["note"]  # two classes
+      assert stages[1]["attacked"] <= stages[0]["attacked"] < source.size
+  assert rows[0]["attacked"] == source.size  # PGD is no stage
+  needed = set(rows[0]) - {"loss", "targets", "own_accuracy", "own_interval"}
+  assert needed <= set(rows[-1])
+
+
+def test_targets_are_tried_one_after_the_other(rng):
+  # The most likely wrong class is out of reach; the next one is near, in the other direction.
+  source = grey_source(rng, n=12)
+  source.labels = np.zeros(12, np.int64)
+  weights = np.repeat(np.float32([[0, -0.01, 5]]), 16, 0)
+  model = linear_classifier(weights, np.float32([0, -1, -46]), 1e-3, stochastic=False)
+  found = {}
+  for count in (1, 2):
+    (row,), _ = attack_rows(
+      model, source, "linf", [0.2], attacks=f"apgd_t(steps=4, targets={count})"
+    )
+    assert (row["targets"], row["attacked"], row["steps"]) == (count, 12, 4)
+    found[count] = row["accuracy"], row["own_accuracy"]
+  assert found == {1: (1, 1), 2: (0, 0)}
 
 
 def test_worst_prefers_what_is_misclassified():
@@ -313,11 +361,17 @@ def test_attack_specs():
     ("pgd", "linf", -0.1, "epsilon must be"),
     ("pgd", "linv", 0.1, "unknown norm"),
     ("", "linf", 0.1, "give --attacks"),
+    ("apdg_ce", "linf", 0.1, "unknown attack 'apdg_ce'; did you mean 'apgd_ce'"),
+    ("apgd_t(targets=0)", "linf", 0.1, "targets must be an integer >= 1"),
+    ("apgd_ce(targets=3)", "linf", 0.1, "unknown option of apgd_ce 'targets'"),
+    ("autoattack(version=randd)", "linf", 0.1, "did you mean 'rand'"),
+    ("autoattack(queries=0)", "linf", 0.1, "queries must be an integer >= 1"),
+    ("apgd_dlr", "linf", 0.1, "at least 3 classes, but there are 2"),
   ],
 )
 def test_wrong_attacks_are_one_line(text, norm, epsilon, message):
   with pytest.raises(errors.UserError, match=message) as caught:
-    attacked.plans(text, norm, [epsilon], SHAPE)
+    attacked.plans(text, norm, [epsilon], SHAPE, classes=2)
   assert "\n" not in str(caught.value)
 
 

@@ -29,7 +29,12 @@ _SHARED = {
 }
 _OWN = {
   "classifier": ("str", None, "the folder of an exported classifier"),
-  "attacks": ("str", "pgd,fgsm", "pgd(steps=100, restarts=2), fgsm, rs_fgsm; commas in between"),
+  "attacks": (
+    "str",
+    "pgd,fgsm",
+    "pgd(steps=100, restarts=2), fgsm, rs_fgsm, apgd_ce, apgd_dlr, apgd_t, fab_t, square, "
+    "autoattack, autoattack(version=rand); commas in between",
+  ),
   "epsilons": ("numbers", None, "several radii in pixel units: 8/255,16/255"),
   "restarts": ("int", 1, "runs of an attack from different starts"),
   "eot": ("int", None, "samples of z a step against the sampled classifier; default 20"),

@@ -61,11 +61,12 @@ def assess(
     split: the split, with slices.
     examples: use the first so many examples of the split.
     image_size: resize to squares; None for the images' own size.
-    attacks: specs, in a list or with commas in between: `"pgd(steps=100, restarts=2),fgsm"`.
+    attacks: specs, in a list or with commas in between: `"pgd(steps=100, restarts=2),fgsm"`;
+      also rs_fgsm, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, all of them.
     norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, else linf.
     epsilon: radius in pixel units of [0, 1]; None for that of the training, else 8/255.
     epsilons: several radii instead; the first is that of the representation and the bound.
-    attack_steps: of attacks whose spec names none.
+    attack_steps: of PGD where its spec names none.
     attack_step_size: likewise; None for 2.5 epsilon / steps.
     restarts: likewise.
     eot: samples of z in each step against the sampled classifier; None for 20.
@@ -110,7 +111,14 @@ def assess(
   trained = metadata.get("epsilon")
   radii = list(epsilons or [epsilon if epsilon is not None else trained or _EPSILON])
   plans = attacked.plans(
-    attacks, norm, radii, metadata["image_size"], attack_steps, attack_step_size, restarts
+    attacks,
+    norm,
+    radii,
+    metadata["image_size"],
+    attack_steps,
+    attack_step_size,
+    restarts,
+    metadata.get("classes"),
   )
   source = sources.load(dataset, split, data_dir, download, image_size, examples)
   compatibility.check_images(metadata["image_size"], source)

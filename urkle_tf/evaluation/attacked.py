@@ -6,6 +6,7 @@ an adversary, whoever found it.
 """
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf import attacks, distribution, errors, progress, spec
+from urkle_tf.attacks import losses
+from urkle_tf.attacks.autoattack import STAGES, stages
 from urkle_tf.evaluation import clean, scoring
 
 
@@ -24,8 +27,14 @@ class Plan:
     name: what the report calls it.
     steps: gradient steps a run.
     restarts: runs.
-    step_size: epsilon -> the step's norm in pixel units.
+    step_size: epsilon -> the step's norm in pixel units; None where the attack chooses it.
     make: (threat model, step size) -> attack.
+    loss: what the attack maximises: see `attacks.losses`.
+    targets: how many wrong classes the loss aims at, one after the other; 0 for one without.
+    fixed_noise: whether the objective of the sampled mode has the same noise at each evaluation.
+    note: what is not as the name says, or "".
+    ensemble: the name of the ensemble that the attack is a stage of, or "".
+    group: of the stages of one ensemble the same number.
   """
 
   name: str
@@ -33,6 +42,17 @@ class Plan:
   restarts: int
   step_size: Callable
   make: Callable
+  loss: Callable = losses.cross_entropy
+  targets: int = 0
+  fixed_noise: bool = False
+  note: str = ""
+  ensemble: str = ""
+  group: int = 0
+
+  @property
+  def on_standing(self):
+    """Whether it attacks only what is still classified rightly."""
+    return bool(self.ensemble or self.targets)
 
 
 def _pgd(defaults, steps=None, step_size=None, restarts=None, start=1.0):
@@ -67,30 +87,65 @@ def _rs_fgsm(defaults):
 ATTACKS = {"fgsm": _fgsm, "pgd": _pgd, "rs_fgsm": _rs_fgsm}
 
 
-def plans(texts, norm, epsilons, image_shape, steps=20, step_size=None, restarts=1):
+def _of_stage(stage, classes, ensemble="", group=0):
+  """A stage of AutoAttack as a plan."""
+  stage = stage.fit(classes) if classes else stage
+  return Plan(
+    stage.name,
+    stage.steps,
+    stage.restarts,
+    lambda epsilon: None,
+    lambda threat, size: stage.make(threat),
+    stage.loss,
+    stage.targets,
+    stage.fixed_noise,
+    stage.note,
+    ensemble,
+    group,
+  )
+
+
+def _read(text, defaults, classes, group):
+  """The plans of one spec: several for an ensemble."""
+  name, _ = spec.parse(text)
+  if name == "autoattack":
+    found = spec.call({name: stages}, text, "attack")
+    return [_of_stage(stage, classes, name, group) for stage in found]
+  if name in STAGES:
+    return [_of_stage(spec.call(STAGES, text, "attack"), classes)]
+  if name not in ATTACKS:
+    raise errors.unknown("attack", name, [*ATTACKS, *STAGES, "autoattack"])
+  return [spec.call(ATTACKS, text, "attack", defaults=defaults)]
+
+
+def plans(texts, norm, epsilons, image_shape, steps=20, step_size=None, restarts=1, classes=None):
   """Reads and checks specs of attacks, before any work is done.
 
   Args:
-    texts: specs, such as `"fgsm"` or `"pgd(steps=100, restarts=2)"`: a list, or one string
-      with commas in between.
+    texts: specs, such as `"fgsm"`, `"pgd(steps=100, restarts=2)"`, `"apgd_t(targets=3)"` or
+      `"autoattack(version=rand)"`: a list, or one string with commas in between.
     norm: "linf", "l2" or "l1".
     epsilons: radii in pixel units.
     image_shape: (height, width, channels).
-    steps: of an attack whose spec names none.
+    steps: of PGD where its spec names none; AutoAttack's stages have published budgets.
     step_size: likewise; None for 2.5 epsilon / steps.
     restarts: likewise.
+    classes: how many the classifier knows: some losses need several.  None if unknown.
 
   Returns:
     A list of `Plan`.
 
   Raises:
-    UserError: for an unknown attack, or an option or a radius out of its range.
+    UserError: for an unknown attack, an option or a radius out of its range, or a loss that needs
+      more classes.
   """
   texts = _split(texts) if isinstance(texts, str) else list(texts)
   if not texts:
-    raise errors.UserError("give --attacks: pgd, fgsm or rs_fgsm, with commas in between")
+    raise errors.UserError("give --attacks: pgd, fgsm or autoattack, with commas in between")
   defaults = {"steps": steps, "step_size": step_size, "restarts": restarts}
-  found = [spec.call(ATTACKS, text, "attack", defaults=defaults) for text in texts]
+  found = [
+    plan for group, text in enumerate(texts) for plan in _read(text, defaults, classes, group)
+  ]
   for epsilon in epsilons:
     threat = attacks.from_norm(norm, epsilon)
     threat.check(tf.zeros([1, *image_shape]))
@@ -114,9 +169,11 @@ def _split(text):
 def adversary(classifier, plan, norm, mode, eot=20):
   """Compiles an attack on one mode of a classifier.
 
-  The objective is -log p(y).  In the sampled mode p(y) is the mean over `eot` samples of z
-  (expectation over transformation), drawn afresh at every evaluation: a counter in a variable
-  tells the evaluations apart, since the attack hands its objective nothing but images.
+  The objective is the plan's loss of the log-probabilities.  In the sampled mode these are the log
+  of the mean over `eot` samples of z (expectation over transformation), drawn afresh at every
+  evaluation: a counter in a variable tells the evaluations apart, since the attack hands its
+  objective nothing but images.  Square and FAB compare values between evaluations, where fresh
+  noise would reward luck: they meet the same samples throughout a run.
 
   Args:
     classifier: a `Classifier`.
@@ -127,12 +184,13 @@ def adversary(classifier, plan, norm, mode, eot=20):
 
   Returns:
     A function (images float32 [n, h, w, c], labels int [n], seed int32 [2], epsilon, step
-    size) -> (adversaries, share of zero gradients).
+    size or None, targets int [n] where the plan has some) -> (candidates [k, n, h, w, c], share
+    of zero gradients).
   """
   evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
 
   @tf.function
-  def find(images, labels, seed, epsilon, step_size):
+  def find(images, labels, seed, epsilon, step_size, targets=None):
     attack = plan.make(attacks.from_norm(norm, epsilon), step_size)
     noise = distribution.fold(seed, 1)
     frozen = classifier.frozen()
@@ -141,14 +199,21 @@ def adversary(classifier, plan, norm, mode, eot=20):
     def objective(neighbours):
       loc, scale = frozen.represent(neighbours)
       if mode == "deterministic":
-        values = tf.nn.log_softmax(frozen.head(loc))
+        scores = tf.nn.log_softmax(frozen.head(loc))
       else:
-        fresh = distribution.fold(noise, evaluations.assign_add(1))
-        values = frozen.from_representation(loc, scale, fresh, eot)
-      return -tf.gather(values, labels, batch_dims=1)
+        draws = noise
+        if not plan.fixed_noise:
+          draws = distribution.fold(noise, evaluations.assign_add(1))
+        scores = frozen.from_representation(loc, scale, draws, eot)
+      return plan.loss(scores, labels, *([targets] if plan.targets else []))
 
     found, info = attack.run(objective, images, distribution.fold(seed, 0))
-    return found, info["zero_gradients"]
+    candidates = [found]
+    if mode == "sampled" and "last" in info:
+      # The best iterate under fresh noise may be one that had luck with its draws; the last one,
+      # where most of the climbing is done, had none.  Both are scored with draws of the scorer's.
+      candidates.append(info["last"])
+    return tf.stack(candidates), info.get("zero_gradients", tf.zeros([]))
 
   return find
 
@@ -227,6 +292,11 @@ def measure(
   that hurts most.  "own_accuracy" is that on the images as they are and the mode's own
   adversaries alone.
 
+  Attacks with targets are run once for each, on the images that no target before broke in every
+  mode; what is broken is not made worse, so that their NLL is no worst case.  The stages of an
+  ensemble do likewise with what the stages before them, of the same or a smaller radius, broke,
+  and count it; after the last of them comes a row of the ensemble's name.
+
   Args:
     classifier: a `Classifier`.
     source: a labelled `Source`.
@@ -252,52 +322,68 @@ def measure(
   modes = tuple(log_probabilities)
   seed = distribution.fold([seed, 0], scoring.ATTACK_STREAM)
   rows: list[dict] = []
-  earlier: list[tuple[float, dict]] = []
+  earlier: list[tuple[Plan, float, dict]] = []
+  staged: dict[tuple, list[dict]] = {}  # the rows of an ensemble's stages
   details, total = [], len(labels)
   for number, plan in enumerate(found):
     compiled = {mode: adversary(classifier, plan, norm, mode, eot) for mode in modes}
     for epsilon in epsilons:
-      started, attacked = time.perf_counter(), 0
+      started = time.perf_counter()
       worst = {mode: Worst(log_probabilities[mode], labels) for mode in modes}
       own = {mode: worst[mode].right for mode in modes}
       zeros = dict.fromkeys(modes, 0.0)
-      mask = None
-      alone = not any(before <= epsilon for before, _ in earlier)
-      if standing:
-        for before, state in earlier:
-          if before <= epsilon:
-            for mode in modes:
-              worst[mode].merge(state[mode])
-        mask = np.any([worst[mode].right for mode in modes], axis=0)
-      count = total if mask is None else int(mask.sum())
-      bar = progress.Progress(f"{plan.name}({plan.steps}) {norm} {radius(epsilon)}", count)
-      for part, (positions, images, truth) in enumerate(scoring.stream(source, batch_size, mask)):
-        size = len(positions)
-        padded = tf.constant(scoring.pad(images, batch_size))
-        padded_truth = tf.constant(scoring.pad(truth, batch_size))
+      before = [
+        state
+        for other, smaller, state in earlier
+        if smaller <= epsilon and (standing or _same_ensemble(plan, other))
+      ]
+      for state in before:
         for mode in modes:
-          key = distribution.fold(seed, number, part, modes.index(mode))
-          candidates, zero = compiled[mode](
-            padded,
-            padded_truth,
-            key,
-            tf.constant(epsilon, tf.float32),
-            tf.constant(plan.step_size(epsilon), tf.float32),
-          )
-          candidates = candidates.numpy()[:size]
-          zeros[mode] += float(zero) * size
-          for judge, values in scorer(candidates).items():
-            taken = worst[judge].update(positions, values)
-            if judge == mode:
-              own[mode][positions] &= np.argmax(values, 1) == truth
-            if observe is not None:
-              row_number = len(rows) + modes.index(judge)
-              observe(row_number, judge, positions, images, candidates, taken, values)
-        attacked += size
-        so_far = "  ".join(f"{mode} {100 * worst[mode].right.mean():.1f}%" for mode in modes)
-        bar.add(size, so_far)
-      if standing:
-        earlier.append((epsilon, worst))
+          worst[mode].merge(state[mode])
+      step_size = plan.step_size(epsilon)
+      radius_and_step = (
+        tf.constant(epsilon, tf.float32),
+        None if step_size is None else tf.constant(step_size, tf.float32),
+      )
+      attacked, runs, parts = 0, 0, itertools.count()
+      for target in range(max(plan.targets, 1)):
+        mask = None
+        if standing or plan.on_standing:
+          # Where rows tell of their own finds too, an image that only the other mode's adversary
+          # broke still has to be attacked.
+          rights = [worst[mode].right if before else own[mode] for mode in modes]
+          mask = np.any(rights, axis=0)
+        count = total if mask is None else int(mask.sum())
+        attacked = count if target == 0 else attacked
+        aims: dict[str, tuple] = dict.fromkeys(modes, ())
+        title = f"{plan.name}({plan.steps}) {norm} {radius(epsilon)}"
+        if plan.targets:
+          title += f" target {target + 1}/{plan.targets}"
+          for mode in modes:
+            aims[mode] = (losses.wrong_class(log_probabilities[mode], labels, target).numpy(),)
+        bar = progress.Progress(title, count)
+        for positions, images, truth in scoring.stream(source, batch_size, mask):
+          size, part = len(positions), next(parts)
+          padded = tf.constant(scoring.pad(images, batch_size))
+          padded_truth = tf.constant(scoring.pad(truth, batch_size))
+          for mode in modes:
+            key = distribution.fold(seed, number, part, modes.index(mode))
+            aim = (tf.constant(scoring.pad(aim[positions], batch_size)) for aim in aims[mode])
+            candidates, zero = compiled[mode](padded, padded_truth, key, *radius_and_step, *aim)
+            zeros[mode] += float(zero) * size
+            for adversaries in np.asarray(candidates)[:, :size]:
+              for judge, values in scorer(adversaries).items():
+                taken = worst[judge].update(positions, values)
+                if judge == mode:
+                  own[mode][positions] &= np.argmax(values, 1) == truth
+                if observe is not None:
+                  row_number = len(rows) + modes.index(judge)
+                  observe(row_number, judge, positions, images, adversaries, taken, values)
+          runs += size
+          so_far = "  ".join(f"{mode} {100 * worst[mode].right.mean():.1f}%" for mode in modes)
+          bar.add(size, so_far)
+      earlier.append((plan, epsilon, worst))
+      seconds = round(time.perf_counter() - started, 2)
       for mode in modes:
         row = {
           "name": plan.name,
@@ -308,15 +394,46 @@ def measure(
           "eot": eot if mode == "sampled" else 1,
           "mode": mode,
           **clean.scores(worst[mode].log_probabilities, labels),
-          "step_size": float(plan.step_size(epsilon)),
+          "step_size": None if step_size is None else float(step_size),
+          "loss": plan.loss.__name__,
+          "targets": plan.targets,
           "examples": total,
           "attacked": attacked,
-          "zero_gradients": zeros[mode] / max(attacked, 1),
-          "seconds": round(time.perf_counter() - started, 2),
+          "zero_gradients": zeros[mode] / max(runs, 1),
+          "seconds": seconds,
         }
-        if alone:
+        if plan.note:
+          row["note"] = plan.note
+        if plan.ensemble:
+          row["ensemble"] = plan.ensemble
+          staged.setdefault((plan.group, epsilon, mode), []).append(row)
+        if not before:
           row["own_accuracy"] = float(own[mode].mean())
           row["own_interval"] = clean.wilson(int(own[mode].sum()), total)
         rows.append(row)
         details.append((worst[mode].right, worst[mode].of_label))
+    if plan.ensemble and not any(_same_ensemble(plan, other) for other in found[number + 1 :]):
+      # The last stage: what all of them found is what its own rows count.
+      last = details[-len(epsilons) * len(modes) :]
+      for (epsilon, mode), detail in zip(itertools.product(epsilons, modes), last, strict=True):
+        rows.append(_of_ensemble(staged[plan.group, epsilon, mode]))
+        details.append(detail)
   return rows, details
+
+
+def _of_ensemble(staged):
+  """The row of an ensemble from those of its stages, of which the last counts all finds."""
+  first, last = staged[0], staged[-1]
+  own = ("step_size", "loss", "targets", "note", "ensemble")
+  return {
+    **{name: value for name, value in last.items() if name not in own},
+    **{name: first[name] for name in ("steps", "restarts", "attacked", "zero_gradients")},
+    "name": first["ensemble"],
+    "step_size": None,
+    "stages": [row["name"] for row in staged],
+    "seconds": round(sum(row["seconds"] for row in staged), 2),
+  }
+
+
+def _same_ensemble(plan, other):
+  return bool(plan.ensemble) and plan.group == other.group

@@ -204,7 +204,7 @@ def measure(
     candidates = (
       images,
       worst_kl(images, kl_seed),
-      by_loss(images, labels, loss_seed, radius, step_size)[0],
+      by_loss(images, labels, loss_seed, radius, step_size)[0][0],
     )
     judged = [judge(images, candidate, labels, score_seed) for candidate in candidates]
     parts.append(
