@@ -201,33 +201,34 @@ def corrupt(images, name, severity, positions, seed=0):
 
 
 class _Draws:
-  """Random numbers, float32 [n, *shape], of images each of which has a generator of its own."""
+  """Random numbers, float32 [n, *shape]: each image's are a stream of its own."""
 
   def __init__(self, seed, stream, positions):
     word = 2**32 - 1
-    self._generators = [
-      # `RandomState`: NumPy froze its stream; that of newer generators may change.
-      np.random.RandomState([seed & word, seed >> 32 & word, *stream, int(place)])
-      for place in positions
-    ]
+    self._key = (seed & word, seed >> 32 & word, *stream)
+    self._positions, self._calls = positions, 0
+    # NumPy froze the stream of `RandomState`; that of newer generators may change.
+    self._generator = np.random.RandomState(0)
 
-  def _stack(self, draw):
-    return np.stack([draw(generator) for generator in self._generators])
+  def _stack(self, draw, *arguments):
+    self._calls += 1
+    drawn = []
+    for place, *values in zip(self._positions, *arguments, strict=True):
+      self._generator.seed([*self._key, self._calls, int(place)])
+      drawn.append(draw(self._generator, *values))
+    return np.stack(drawn)
 
   def normal(self, shape):
     return self._stack(lambda generator: generator.standard_normal(shape).astype(np.float32))
 
   def uniform(self, shape, low=0.0, high=1.0):
-    return self._stack(lambda generator: generator.uniform(low, high, shape).astype(np.float32))
+    return self._stack(lambda generator: generator.uniform(low, high, shape)).astype(np.float32)
 
   def integers(self, shape, low, high):
     return self._stack(lambda generator: generator.randint(low, high, shape))
 
   def poisson(self, means):
-    drawn = [
-      generator.poisson(mean) for generator, mean in zip(self._generators, means, strict=True)
-    ]
-    return np.stack(drawn).astype(np.float32)
+    return self._stack(lambda generator, mean: generator.poisson(mean), means).astype(np.float32)
 
 
 # Noise.
