@@ -134,15 +134,14 @@ class _Proposals:
     return distribution.uniform(seed, shape)
 
   def place(self, draws, side):
-    """The first row and column [n] of squares, from uniform draws [n, 2]."""
+    """The first row and column of squares, int32 [n, 2], from uniform draws [n, 2]."""
     room = tf.cast(tf.stack([self.height - side, self.width - side]) + 1, tf.float32)
-    corners = tf.cast(tf.floor(draws * room), tf.int32)
-    return corners[:, 0], corners[:, 1]
+    return tf.cast(tf.floor(draws * room), tf.int32)
 
-  def inside(self, top, left, side):
+  def inside(self, corners, side):
     """Which pixels are in the squares: bool [n, height, width, 1]."""
-    down = tf.range(self.height) - top[:, None]
-    right = tf.range(self.width) - left[:, None]
+    down = tf.range(self.height) - corners[:, :1]
+    right = tf.range(self.width) - corners[:, 1:]
     rows, columns = (down >= 0) & (down < side), (right >= 0) & (right < side)
     return (rows[:, :, None] & columns[:, None, :])[..., None]
 
@@ -163,7 +162,7 @@ class _Stripes(_Proposals):
 
   def propose(self, best, side, seed):
     draws = self.uniform(seed, 2 + self.channels)
-    square = self.inside(*self.place(draws[:, :2], side), side)
+    square = self.inside(self.place(draws[:, :2], side), side)
     signs = self.signs(draws[:, 2:])[:, None, None]
     moved = tf.where(square, best + 2 * self.threat.epsilon * signs, best)
     return self.threat.project(moved, self.images)
@@ -210,12 +209,12 @@ class _Hills(_Proposals):
   def propose(self, best, side, seed):
     offsets = best - self.images
     draws = self.uniform(seed, 5 + self.channels)
-    top, left = self.place(draws[:, :2], side)
-    filled = self.inside(top, left, side)
-    emptied = self.inside(*self.place(draws[:, 2:4], side), side)
+    corners = self.place(draws[:, :2], side)
+    filled = self.inside(corners, side)
+    emptied = self.inside(self.place(draws[:, 2:4], side), side)
     # A random hill, and the direction of what is there.
     there = tf.where(filled, offsets, 0.0)
-    hills = self._hills(top, left, side, draws[:, 4] < 0.5)
+    hills = self._hills(corners, side, draws[:, 4] < 0.5)
     new = tf.where(filled, hills, 0.0) * self.signs(draws[:, 5:])[:, None, None]
     new += there / (self._norm(there, [1, 2]) + 1e-12)
     # Each channel of it gets what it had in the two squares, and its part of what is free.
@@ -226,14 +225,14 @@ class _Hills(_Proposals):
     offsets = tf.where(filled, new, tf.where(emptied, 0.0, offsets))
     return self.threat.project(self.images + offsets, self.images)
 
-  def _hills(self, top, left, side, turned):
+  def _hills(self, corners, side, turned):
     """[n, height, width, 1]: templates at the squares' places; anything outside of them."""
     hills = tf.gather(
       tf.gather(self._templates, side), tf.cast(turned, tf.int32)
     )  # [n, most, most]
     most = hills.shape[1] - 1
-    rows = tf.clip_by_value(tf.range(self.height) - top[:, None], 0, most)
-    columns = tf.clip_by_value(tf.range(self.width) - left[:, None], 0, most)
+    rows = tf.clip_by_value(tf.range(self.height) - corners[:, :1], 0, most)
+    columns = tf.clip_by_value(tf.range(self.width) - corners[:, 1:], 0, most)
     hills = tf.gather(hills, rows, axis=1, batch_dims=1)
     return tf.gather(hills, columns, axis=2, batch_dims=1)[..., None]
 
