@@ -24,9 +24,11 @@ _NAMES = {
   "assess": "evaluation",
   "export_classifier": "export",
   "export_encoder": "export",
+  "export_regressor": "export",
   "kl_robustness": "regulariser",
   "load_classifier": "export",
   "load_encoder": "export",
+  "load_regressor": "export",
   "pretrain": "pretraining",
 }
 _MODULES = ("attacks", "data", "networks", "pretexts", "robustness")

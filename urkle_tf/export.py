@@ -4,7 +4,7 @@ A folder needs neither this package nor TensorFlow Probability to be used:
 
     saved_model.pb, variables/   the SavedModel; signatures below
     network.keras                images -> {"loc", "scale"}, to train on (stock Keras layers)
-    head.keras                   z -> logits (classifiers)
+    head.keras                   z -> logits (classifiers) or numbers (regressors)
     metadata.json                image size, classes, threat model, data set, settings, versions
 """
 
@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,10 +23,11 @@ from absl import logging
 
 from urkle_tf import _version, errors
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.regressor import Regressor
 
 FORMAT_VERSION = 1
-_KINDS = {"encoder": "an encoder", "classifier": "a classifier"}
-_PATHS = ("output_dir", "data_dir", "init_from", "encoder", "classifier")
+_KINDS = {"encoder": "an encoder", "classifier": "a classifier", "regressor": "a regressor"}
+_PATHS = ("output_dir", "data_dir", "init_from", "encoder", "classifier", "regressor")
 _NEEDED = ("format_version", "kind", "image_size", "latent_dim", "stochastic")
 
 
@@ -158,48 +160,95 @@ def export_classifier(classifier, folder, metadata=None):
     OSError: if writing fails; what was in the folder is kept.
   """
 
+  def endpoints(copy, images, z, seed, samples):
+    def serve(images):
+      return {"probabilities": copy(images)}
+
+    return {
+      "serve": (serve, [images]),
+      "serving_default": (serve, [images]),
+      "sampled": (
+        lambda images, seed, samples: {
+          "log_probabilities": copy.log_probabilities(images, seed, samples)
+        },
+        [images, seed, samples],
+      ),
+      "deterministic": (lambda images: {"logits": copy.logits(images)}, [images]),
+      "head": (lambda z: {"logits": copy.head(z, training=False)}, [z]),
+    }
+
+  fields = {
+    "class_names": classifier.class_names,
+    **(metadata or {}),
+    "classes": classifier.classes,
+  }
+  return _export_predictor(classifier, folder, "classifier", endpoints, fields)
+
+
+def export_regressor(regressor, folder, metadata=None):
+  """Writes a regressor's folder.
+
+  Signatures, all float32, in inference mode and in the target's units:
+
+  - `serving_default(images) -> {"predictions": [n, outputs]}` (also `serve`): the mean over
+    `samples` fresh draws of z, or z = loc where the regressor is deterministic;
+  - `sampled(images, seed int32 [2], samples int32) -> {"predictions": [n, outputs]}`: that of a
+    seed, differentiable through loc and scale; z = loc where the regressor is deterministic;
+  - `deterministic(images) -> {"predictions": [n, outputs]}`: z = loc;
+  - `head(z float32 [n, d_z]) -> {"predictions": [n, outputs]}`.
+
+  Args:
+    regressor: a `Regressor`.
+    folder: as in `export_encoder`.
+    metadata: as in `export_encoder`.
+
+  Returns:
+    The folder, a `pathlib.Path`.
+
+  Raises:
+    UserError: if the folder holds something else, or a network cannot be saved.
+    OSError: if writing fails; what was in the folder is kept.
+  """
+
+  def endpoints(copy, images, z, seed, samples):
+    def serve(images):
+      return {"predictions": copy(images)}
+
+    return {
+      "serve": (serve, [images]),
+      "serving_default": (serve, [images]),
+      "sampled": (
+        lambda images, seed, samples: {"predictions": copy.predictions(images, seed, samples)},
+        [images, seed, samples],
+      ),
+      "deterministic": (lambda images: {"predictions": copy.deterministic(images)}, [images]),
+      "head": (lambda z: {"predictions": copy.head(z, training=False)}, [z]),
+    }
+
+  fields = {"target": regressor.target, **(metadata or {}), "outputs": regressor.outputs}
+  return _export_predictor(regressor, folder, "regressor", endpoints, fields)
+
+
+def _export_predictor(model, folder, kind, endpoints, fields):
+  """Writes a folder of a network and a head; `endpoints` makes the signatures of their copy."""
+
   def write(side):
-    network = _save_network(classifier.network, side / "network.keras")
-    head = _save_network(classifier.head, side / "head.keras")
-    copy = Classifier(network, head, classifier.stochastic, classifier.samples)
+    network = _save_network(model.network, side / "network.keras")
+    head = _save_network(model.head, side / "head.keras")
+    make: Any = {"classifier": Classifier, "regressor": Regressor}[kind]
+    copy = make(network, head, model.stochastic, model.samples)
     images = tf.TensorSpec([None, *copy.image_shape], tf.float32, name="images")
     z = tf.TensorSpec([None, copy.latent_dim], tf.float32, name="z")
     seed = tf.TensorSpec([2], tf.int32, name="seed")
     samples = tf.TensorSpec([], tf.int32, name="samples")
-
-    def serve(images):
-      return {"probabilities": copy(images)}
-
-    _save_model(
-      side,
-      [network, head],
-      {
-        "serve": (serve, [images]),
-        "serving_default": (serve, [images]),
-        "sampled": (
-          lambda images, seed, samples: {
-            "log_probabilities": copy.log_probabilities(images, seed, samples)
-          },
-          [images, seed, samples],
-        ),
-        "deterministic": (lambda images: {"logits": copy.logits(images)}, [images]),
-        "head": (lambda z: {"logits": head(z, training=False)}, [z]),
-      },
-    )
-    _save_metadata(
-      side,
-      "classifier",
-      [network, head],
-      {
-        "class_names": classifier.class_names,
-        **(metadata or {}),
-        "image_size": copy.image_shape,
-        "latent_dim": copy.latent_dim,
-        "classes": copy.classes,
-        "stochastic": copy.stochastic,
-        "samples": copy.samples,
-      },
-    )
+    _save_model(side, [network, head], endpoints(copy, images, z, seed, samples))
+    served = {
+      "image_size": copy.image_shape,
+      "latent_dim": copy.latent_dim,
+      "stochastic": copy.stochastic,
+      "samples": copy.samples,
+    }
+    _save_metadata(side, kind, [network, head], {**fields, **served})
 
   return _replace(folder, write)
 
@@ -208,7 +257,8 @@ def load_encoder(folder):
   """Loads an exported encoder.
 
   Args:
-    folder: written by `export_encoder`, or by `export_classifier`, whose encoder is meant then.
+    folder: written by `export_encoder`, or by `export_classifier` or `export_regressor`, whose
+      encoder is meant then.
 
   Returns:
     A Keras layer, trainable, whose call on images returns the `tfp.distributions.Normal`; its
@@ -239,12 +289,30 @@ def load_classifier(folder):
   return classifier
 
 
+def load_regressor(folder):
+  """Loads an exported `Regressor`.
+
+  Raises:
+    UserError: if there is no such export.
+  """
+  metadata = read_metadata(folder, "regressor")
+  regressor = Regressor(
+    _load_network(folder, "network.keras"),
+    _load_network(folder, "head.keras"),
+    metadata["stochastic"],
+    metadata.get("samples", 20),
+    name="regressor",
+  )
+  regressor.target, regressor.metadata = metadata.get("target"), metadata
+  return regressor
+
+
 def read_metadata(folder, kind=None):
   """Reads and checks an export's metadata.json.
 
   Args:
     folder: the export's.
-    kind: "encoder" or "classifier"; None for either.
+    kind: "encoder", "classifier" or "regressor"; None for any.
 
   Returns:
     A dict; see `docs/exports.md`.
@@ -253,7 +321,7 @@ def read_metadata(folder, kind=None):
     UserError: if the folder is missing, is no export, or one of another kind.
   """
   folder = pathlib.Path(folder)
-  wanted = _KINDS.get(kind, "an encoder or a classifier")
+  wanted = _KINDS.get(kind, "an encoder, a classifier or a regressor")
   if not folder.is_dir():
     raise errors.UserError(f"no folder {str(folder)!r}: give the folder of {wanted}")
   file = folder / "metadata.json"
