@@ -3,6 +3,7 @@
 import inspect
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +13,7 @@ from small_models import small_encoder
 from urkle_tf import command_line, downstream, errors, export, finetune
 from urkle_tf.data import sources
 from urkle_tf.downstream import _labels, slf
+from urkle_tf.networks.regressor import Regressor
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,55 @@ def test_the_head_sees_a_fresh_z_each_time(encoder, plain_encoder, tmp_path):
   assert sum("dense" in layer.name for layer in layers) == 3
 
 
+def test_a_linear_head_on_numbers_is_least_squares(plain_encoder, tmp_path):
+  run = tmp_path / "run"
+  result = adapt(
+    plain_encoder, run, dataset="digits:number", epochs=300, weight_decay=0.0, batch_size=1437
+  )
+  network = export.load_encoder(plain_encoder).network
+  train, test = sources.load("digits", "train"), sources.load("digits", "test")
+  images = [(source.images / 255).astype(np.float32) for source in (train, test)]
+  rows, held_out = (network(part, training=False)["loc"].numpy() for part in images)
+  y, truth = train.labels, test.labels
+  wanted = linear_model.LinearRegression().fit(rows, y)
+  error = np.sqrt(np.mean((wanted.predict(held_out) - truth) ** 2))
+  assert result["validation_rmse"] == pytest.approx(error, rel=0.02)
+  assert error < 0.95 * truth.std()
+
+  # What was exported predicts in the target's units, and needs TensorFlow alone.
+  assert result["regressor"] == str(run / "regressor")
+  loaded = tf.saved_model.load(str(run / "regressor"))
+  predicted = loaded.signatures["serving_default"](images=images[1])["predictions"]
+  assert predicted.shape == (360, 1)
+  np.testing.assert_allclose(predicted[:, 0], wanted.predict(held_out), atol=0.05 * y.std())
+  model = export.load_regressor(run / "regressor")
+  np.testing.assert_allclose(model(images[1]), predicted, atol=1e-5)
+  by_signature = loaded.signatures["head"](z=held_out)["predictions"]
+  np.testing.assert_allclose(by_signature, predicted, atol=1e-5)
+  assert (model.target, model.metadata["outputs"]) == ("the class as a number", 1)
+  assert adapt(
+    plain_encoder, run, dataset="digits:number", epochs=300, weight_decay=0.0, batch_size=1437
+  ) == (result)
+  with pytest.raises(errors.UserError, match="holds a regressor, not a classifier"):
+    export.load_classifier(run / "regressor")
+
+
+def test_a_regressor_averages_over_z(encoder):
+  network = export.load_encoder(encoder).network
+  head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
+  model = Regressor(network, head, samples=3)
+  loc, scale = np.full((2, 6), 0.3, np.float32), np.full((2, 6), 0.7, np.float32)
+  noise = tf.random.stateless_normal([2, 50, 6], [1, 2]).numpy()
+  wanted = head.predict((loc[:, None] + scale[:, None] * noise).reshape(-1, 6), verbose=0)
+  found = model.from_representation(loc, scale, [1, 2], 50)
+  np.testing.assert_allclose(found, wanted.reshape(2, 50, 2).mean(1), atol=1e-5)
+  images = np.zeros((2, 8, 8, 1), np.float32)
+  assert np.any(model(images) != model(images))
+  np.testing.assert_array_equal(
+    model.predictions(images, [0, 0]), model.predictions(images, [0, 0])
+  )
+
+
 def test_features_are_those_of_the_chosen_images(encoder):
   network = export.load_encoder(encoder).network
   source = sources.load("digits", "train")
@@ -161,6 +212,15 @@ def test_label_subsets_are_stratified(rng):
 def test_label_counts_that_make_no_sense(amount):
   with pytest.raises(errors.UserError, match="--labels"):
     _labels.choose(np.repeat(np.arange(10), 50), amount, 0)
+
+
+def test_subsets_of_numbers_are_stratified_by_deciles(rng):
+  numbers = rng.exponential(size=1000).astype(np.float32)
+  chosen = _labels.choose(numbers, 100, seed=0)
+  edges = np.quantile(numbers, np.linspace(0, 1, 11))
+  assert np.histogram(numbers[chosen], edges)[0].tolist() == [10] * 10
+  assert len(_labels.choose(numbers, 3, seed=0)) == 3
+  assert len(_labels.choose(np.float32([1, 1, 1, 2]), 2, seed=0)) == 2
 
 
 def test_few_labels_are_listed(encoder, tmp_path):

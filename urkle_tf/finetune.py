@@ -1,8 +1,12 @@
-"""Makes a classifier of an exported encoder.
+"""Makes a classifier, or a regressor, of an exported encoder.
 
   python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-slf
+  python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-aff
+    --protocol="aff(beta=6)" --validation_split=train[90%:] --split=train[:90%] --labels=0.1
+  python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-angle
+    --dataset="digits:rotation(degrees=45)"
 
-The same command on the same --output_dir finds it finished, or trains the head again.
+The same command on the same --output_dir finds it finished, or goes on.
 """
 
 from urkle_tf import command_line
@@ -16,22 +20,43 @@ _SHARED = {
   "split": ...,
   "examples": ...,
   "image_size": ...,
-  "batch_size": 512,
-  "epochs": 50,
+  "norm": None,
+  "epsilon": None,
+  "attack_steps": ...,
+  "attack_step_size": ...,
+  "batch_size": None,
+  "epochs": ...,
   "seed": ...,
   "log_every": ...,
 }
 _OWN = {
-  "protocol": ("str", "slf", "slf: frozen encoder, head trained on clean images"),
+  "protocol": (
+    "str",
+    "slf",
+    "slf: frozen encoder, head trained on clean images; alf: on attacked images; aff(beta=6): "
+    "encoder and head, by TRADES",
+  ),
   "head": ("str", "linear", "linear or mlp(width=256, layers=3)"),
   "labels": ("number", None, "how many labels: a count, or a fraction below 1; default all"),
-  "validation_split": ("str", None, "held-out images to report the accuracy on"),
+  "validation_split": (
+    "str",
+    None,
+    "held-out images to report on, and for alf and aff to choose the epoch by",
+  ),
   "augment": ("str", "none", "none or crop(padding=4)"),
-  "augment_copies": ("int", 1, "augmented copies of each image, beside the image itself"),
-  "optimizer": ("str", "adamw", "adamw or sgd(momentum=0.9)"),
-  "learning_rate": ("number", 1e-2, "its highest value; cosine to 0"),
-  "weight_decay": ("number", 1e-4, "decoupled; biases left out"),
+  "augment_copies": ("int", 1, "slf: augmented copies of each image, beside the image itself"),
+  "optimizer": ("str", None, "adamw or sgd(momentum=0.9); default, here and below: by protocol"),
+  "learning_rate": ("number", None, "its highest value; cosine to 0"),
+  "weight_decay": ("number", None, "decoupled; biases left out"),
   "samples": ("int", 20, "samples of z that a served prediction averages over"),
+}
+_RESULTS = {
+  "validation_accuracy": "validation accuracy: {:.2%}",
+  "validation_robust_accuracy": "validation accuracy, attacked: {:.2%}",
+  "validation_rmse": "validation error (root mean square): {:.4g}",
+  "validation_robust_rmse": "validation error, attacked: {:.4g}",
+  "classifier": "classifier: {}",
+  "regressor": "regressor: {}",
 }
 
 
@@ -43,9 +68,9 @@ def main():
     downstream = command_line.load("downstream")  # starts TensorFlow: only now
 
     result = downstream.adapt(**settings)
-    if "validation_accuracy" in result:
-      print(f"validation accuracy: {100 * result['validation_accuracy']:.2f}%")
-    print(f"classifier: {result['classifier']}")
+    for name, text in _RESULTS.items():
+      if name in result:
+        print(text.format(result[name]))
 
   command_line.run(finetune, names)
 

@@ -1,4 +1,4 @@
-"""`adapt`: from an exported encoder and labels to a classifier; the function behind `finetune`."""
+"""`adapt`: from an exported encoder and labels to a predictor; the function behind `finetune`."""
 
 import json
 import os
@@ -6,24 +6,26 @@ import os
 import keras
 import numpy as np
 
-from urkle_tf import errors, export, networks, runs, spec
+from urkle_tf import attacks, errors, export, networks, runs, spec
 from urkle_tf.data import compatibility, pipeline, sources
 from urkle_tf.downstream import _labels
 from urkle_tf.downstream.base import Protocol, Task
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.regressor import Regressor
 
 
-def _linear(features, classes):
-  return networks.mlp(features, [classes], "head")
+def _linear(features, outputs):
+  return networks.mlp(features, [outputs], "head")
 
 
-def _mlp(features, classes, width=256, layers=3):
+def _mlp(features, outputs, width=256, layers=3):
   if layers < 1 or width < 1:
     raise errors.UserError("mlp: width and layers must be at least 1")
-  return networks.mlp(features, [width] * (layers - 1) + [classes], "head")
+  return networks.mlp(features, [width] * (layers - 1) + [outputs], "head")
 
 
 HEADS = {"linear": _linear, "mlp": _mlp}
+_ATTACK = ("norm", "epsilon", "attack_steps", "attack_step_size")  # settings of the attack
 
 
 def adapt(
@@ -41,38 +43,51 @@ def adapt(
   labels=None,
   augment="none",
   augment_copies=1,
-  optimizer="adamw",
-  learning_rate=1e-2,
-  weight_decay=1e-4,
-  batch_size=512,
-  epochs=50,
+  norm=None,
+  epsilon=None,
+  attack_steps=None,
+  attack_step_size=None,
+  optimizer=None,
+  learning_rate=None,
+  weight_decay=None,
+  batch_size=None,
+  epochs=None,
   samples=20,
   seed=0,
   log_every=50,
 ):
-  """Makes a classifier of an exported encoder, in a run's folder.
+  """Makes a classifier or a regressor of an exported encoder, in a run's folder.
 
-  Writes `flags.cfg`, `metrics.jsonl` and `classifier/`.  On the folder of the same settings
-  that is finished it trains nothing and returns the same.
+  Writes `flags.cfg`, `metrics.jsonl`, `labels.json` where `labels` is given, and `classifier/`,
+  or `regressor/` where the labels are numbers.  On the folder of the same settings that is
+  finished it trains nothing and returns the same; `alf` and `aff` go on from the last epoch.
 
   Args:
     encoder: the exported encoder's folder.
     output_dir: the run's folder.
-    protocol: spec of how: `"slf"`, a frozen encoder and a head trained on clean images.
+    protocol: spec of how: `"slf"`, a frozen encoder and a head that is trained on clean images;
+      `"alf"`, the same on attacked images; `"aff(beta=6)"`, encoder and head, by TRADES.
     head: spec of the head: `"linear"` or `"mlp(width=256, layers=3)"`.
-    dataset: a TFDS name, `"digits"` or `"folder:PATH"`.
+    dataset: a TFDS name, `"digits"` or `"folder:PATH"`; with other labels `"mnist:parity"`, see
+      `data.labellings`.
     data_dir: where prepared TFDS data lies; None for TFDS's own folder.
     download: whether TFDS may download.
     split: the labelled split, with slices.
-    validation_split: held-out images to report the accuracy on; None for no report.
+    validation_split: held-out images to report on; `alf` and `aff` keep the epoch that does best
+      on the first 1,000 of them under attack, and the last epoch where there are none.
     examples: use the first so many examples of the split.
     image_size: resize to squares; None for the images' own size.
     labels: how many labels to use, a count or a fraction below 1, drawn evenly from the
       classes; None for all.
     augment: spec of the augmentation: `"none"`, `"crop(padding=4)"`.
-    augment_copies: how many augmented copies of each image, where there is augmentation; the
-      image itself is used too.
-    optimizer: spec: `"adamw"` or `"sgd(momentum=0.9)"`.
+    augment_copies: how many augmented copies of each image `slf` makes; the image itself is
+      used too.  Other protocols augment afresh in every epoch.
+    norm: of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder's training.
+    epsilon: its radius in pixel units of [0, 1]; None for that of the encoder's training.
+    attack_steps: its gradient steps; None for 10.
+    attack_step_size: their size; None for 2.5 epsilon / steps.
+    optimizer: spec: `"adamw"` or `"sgd(momentum=0.9)"`; None, here and below, for what the
+      protocol's `defaults` say.
     learning_rate: its highest value; cosine to 0 per step.
     weight_decay: decoupled; biases and batch norms are left out.
     batch_size: images a step.
@@ -82,15 +97,13 @@ def adapt(
     log_every: steps between rows of metrics.
 
   Returns:
-    The last row of metrics, with `"classifier"`: the folder of the export.
+    The row of metrics of the weights that were exported, with `"classifier"` or `"regressor"`:
+    the folder of the export.
 
   Raises:
     UserError: for settings, data or folders that do not fit.
   """
   settings = dict(locals())
-  for name in ("epochs", "batch_size", "log_every", "samples"):
-    if settings[name] < 1:
-      raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
   name = spec.parse(protocol)[0]
   if name not in spec.names("downstream"):
     raise errors.unknown("protocol", name, spec.names("downstream"))
@@ -98,6 +111,10 @@ def adapt(
   if not encoder:
     raise errors.UserError("give --encoder=FOLDER: the export of a trained encoder")
   metadata = export.read_metadata(encoder, "encoder")
+  unused = _settle(settings, method, metadata)
+  for setting in ("epochs", "batch_size", "log_every", "samples"):
+    if settings[setting] < 1:
+      raise errors.UserError(f"--{setting} must be at least 1, got {settings[setting]}")
   open_split = lambda part, first: sources.load(  # noqa: E731
     dataset, part, data_dir, download, image_size, first
   )
@@ -109,68 +126,122 @@ def adapt(
     validation = open_split(validation_split, None)
     compatibility.check_images(metadata["image_size"], validation)
     compatibility.check_labelled(validation)
-    compatibility.check_classes(len(source.class_names), source.class_names, validation)
-  all_labels = source.labels if source.labels is not None else _read_labels(source)
+    if source.class_names is not None:
+      compatibility.check_classes(len(source.class_names), source.class_names, validation)
+  all_labels = np.asarray(source.labels if source.labels is not None else _read_labels(source))
   chosen = _labels.choose(all_labels, labels, seed)
   keras.utils.set_random_seed(seed)
-  loaded = export.load_encoder(encoder)
-  classifier = Classifier(
-    loaded.network,
-    spec.call(HEADS, head, "head", features=loaded.latent_dim, classes=len(source.class_names)),
-    loaded.stochastic,
-    samples,
-  )
-  classifier.class_names = list(source.class_names)
-  task = Task(
-    encoder=loaded,
-    classifier=classifier,
-    source=source,
-    chosen=chosen,
-    labels=np.asarray(all_labels)[chosen],
-    validation=validation,
-    augment=augment,
-    augment_copies=augment_copies,
-    optimizer=optimizer,
-    learning_rate=learning_rate,
-    weight_decay=weight_decay,
-    batch_size=batch_size,
-    epochs=epochs,
-    seed=seed,
-    log_every=log_every,
-  )
+  task = _task(settings, metadata, source, validation, chosen, all_labels[chosen], method)
   method.check(task)  # the last that can be wrong: a mistake leaves no folder behind
+  if unused:
+    print(f"{name} runs no attack, and does not use {', '.join(unused)}")
 
+  kind = "classifier" if task.classifies else "regressor"
   run = runs.open_run(output_dir, settings)
   try:
-    folder = run.path / "classifier"
+    folder = run.path / kind
     if (folder / "metadata.json").exists():
-      done = export.read_metadata(folder, "classifier")
+      done = export.read_metadata(folder, kind)
       if done.get("encoder_fingerprint") != metadata["fingerprint"]:
         raise errors.UserError(
-          f"{run.path} holds a classifier of another encoder than {encoder} holds now: give "
+          f"{run.path} holds a {kind} of another encoder than {encoder} holds now: give "
           "another --output_dir"
         )
       print(f"{run.path} is finished: nothing to do")
-      return {**run.metrics()[-1], "classifier": str(folder)}
-    run.rewind_metrics(-1)  # an interrupted head is trained afresh: it takes seconds
+      return {**_row(run, done.get("selected", {}).get("step")), kind: str(folder)}
     if labels is not None:
       _list_chosen(run.path / "labels.json", chosen)
     row = method.fit(task, run)
-    kept = {name: metadata[name] for name in ("norm", "epsilon") if name in metadata}
-    export.export_classifier(
-      classifier,
-      folder,
-      {
-        **kept,
-        "dataset": export.settings_without_paths(settings)["dataset"],
-        "settings": settings,
-        "encoder_settings": metadata.get("settings", {}),
-        "encoder_fingerprint": metadata["fingerprint"],
-      },
-    )
+    threat = task.attack.threat if task.attack else None
+    trained = {"norm": threat.norm, "epsilon": float(threat.epsilon)} if threat else metadata
+    details = {
+      **{key: trained[key] for key in ("norm", "epsilon") if key in trained},
+      "dataset": export.settings_without_paths(settings)["dataset"],
+      "settings": settings,
+      "encoder_settings": metadata.get("settings", {}),
+      "encoder_fingerprint": metadata["fingerprint"],
+      "selected": {key: row[key] for key in ("step", "epoch")},
+    }
+    if task.classifies:
+      export.export_classifier(task.model, folder, details)
+    else:
+      export.export_regressor(_in_units(task), folder, details)
   finally:
     run.close()
-  return {**row, "classifier": str(folder)}
+  return {**row, kind: str(folder)}
+
+
+def _settle(settings, method, metadata):
+  """Fills in what the user left open; returns the flags that the protocol does not use."""
+  for name, value in method.defaults.items():
+    if settings[name] is None:
+      settings[name] = value
+  given = [name for name in _ATTACK if settings[name] is not None]
+  if not method.adversarial:
+    settings |= dict.fromkeys(_ATTACK)
+    return [f"--{name}" for name in given]
+  for name, usual in (("norm", "linf"), ("epsilon", 8 / 255)):
+    if settings[name] is None:
+      settings[name] = metadata.get(name, usual)
+  return []
+
+
+def _task(settings, metadata, source, validation, chosen, labels, method):
+  """The `Task` of settings that are settled; labels are the chosen ones of the data."""
+  loaded = export.load_encoder(settings["encoder"])
+  classifies, offset, spread = source.class_names is not None, 0.0, 1.0
+  head = spec.call(
+    HEADS,
+    settings["head"],
+    "head",
+    features=loaded.latent_dim,
+    outputs=len(source.class_names) if classifies else 1,
+  )
+  parts = (loaded.network, head, loaded.stochastic, settings["samples"])
+  model = Classifier(*parts) if classifies else Regressor(*parts)
+  if classifies:
+    model.class_names = list(source.class_names)
+  else:
+    model.target = source.target
+    offset, spread = float(labels.mean(dtype=np.float64)), float(labels.std(dtype=np.float64))
+    if not spread > 0:
+      raise errors.UserError(f"the labels of {source.name!r} are all the same number")
+    labels = ((labels - offset) / spread).astype(np.float32)[:, None]
+  attack = None
+  if method.adversarial:
+    attack = attacks.PGD(
+      attacks.from_norm(settings["norm"], settings["epsilon"]),
+      steps=settings["attack_steps"],
+      step_size=settings["attack_step_size"],
+    )
+  same = ("augment", "augment_copies", "optimizer", "learning_rate", "weight_decay", "batch_size")
+  return Task(
+    encoder=loaded,
+    model=model,
+    source=source,
+    chosen=chosen,
+    labels=labels,
+    validation=validation,
+    attack=attack,
+    offset=offset,
+    spread=spread,
+    **{name: settings[name] for name in (*same, "epochs", "seed", "log_every")},
+  )
+
+
+def _in_units(task):
+  """The task's regressor with predictions in the target's units and no longer standardised."""
+  units = keras.layers.Rescaling(task.spread, task.offset, dtype="float32", name="units")
+  head = keras.Model(task.head.input, units(task.head.output), name="head")
+  model = Regressor(task.model.network, head, task.model.stochastic, task.model.samples)
+  model.target = task.model.target
+  return model
+
+
+def _row(run, step):
+  """The row of metrics of a step; the last one if there is none."""
+  rows = run.metrics()
+  return next((row for row in rows if row["step"] == step), rows[-1])
 
 
 def _read_labels(source):

@@ -4,14 +4,17 @@ import numpy as np
 
 from urkle_tf import errors
 
+_QUANTILES = 10  # what numbers are stratified by
+
 
 def choose(labels, amount, seed):
   """Draws a class-stratified subset.
 
-  Each class gets its share of the data (largest remainders), and at least one example.
+  Each class gets its share of the data (largest remainders), and at least one example.  Numbers
+  are stratified by their deciles.
 
   Args:
-    labels: int [n].
+    labels: int [n] of classes, or float [n] of numbers.
     amount: how many examples: a count from 1, or a fraction below 1; None for all of them.
     seed: an int.
 
@@ -29,6 +32,8 @@ def choose(labels, amount, seed):
   count = int(amount) if amount >= 1 else round(amount * len(labels))
   if count > len(labels):
     raise errors.UserError(f"--labels={count}, but there are only {len(labels)} labelled images")
+  if labels.dtype.kind == "f":
+    labels = _quantiles(labels, min(_QUANTILES, count))
   classes, sizes = np.unique(labels, return_counts=True)
   if count < len(classes):
     raise errors.UserError(
@@ -45,3 +50,9 @@ def choose(labels, amount, seed):
     for label, number in zip(classes, taken, strict=True)
   ]
   return np.sort(np.concatenate(positions)).astype(np.int64)
+
+
+def _quantiles(numbers, parts):
+  """Which of so many quantiles each number is in, int [n]; equal numbers are in the same."""
+  inner = np.linspace(0, 1, max(parts, 1) + 1)[1:-1]
+  return np.searchsorted(np.quantile(numbers, inner), numbers, side="right")

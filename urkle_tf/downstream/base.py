@@ -1,28 +1,34 @@
 """What a protocol is to `adapt`, and what it is given."""
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from urkle_tf import export
+from urkle_tf import attacks, export
 from urkle_tf.data import sources
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.regressor import Regressor
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A classifier to be made.
+  """A classifier or a regressor to be made.
+
+  Labels that are numbers are standardised here, (label - offset) / spread, and so are the
+  predictions while training goes on: no option depends on the target's units then.
 
   Attributes:
     encoder: the exported encoder, as loaded.
-    classifier: encoder and fresh head: what is to be trained.
+    model: encoder and fresh head: what is to be trained.
     source: the labelled images.
     chosen: int64 [m]: the positions in `source` of the labels that may be used, ascending.
-    labels: int64 [m]: these labels.
-    validation: a `Source` to report the accuracy on, or None.
+    labels: int64 [m] of classes, or float32 [m, 1] of numbers: these labels.
+    validation: a `Source` for everything that is reported and chosen while training, or None.
     augment: spec of the augmentation of the training images.
-    augment_copies: how many augmented copies of each image.
+    augment_copies: how many augmented copies of each image, where they are made in advance.
     optimizer: spec of the optimiser.
     learning_rate: its highest value.
     weight_decay: decoupled.
@@ -30,10 +36,13 @@ class Task:
     epochs: passes over the labelled images.
     seed: everything random is a function of it.
     log_every: steps between rows of metrics; there is one at each epoch's end too.
+    attack: the `attacks.PGD` of protocols that are adversarial, else None.
+    offset: the mean of the numbers, in the target's units; 0 for classes.
+    spread: their standard deviation; 1 for classes.
   """
 
   encoder: export.ExportedEncoder
-  classifier: Classifier
+  model: Classifier | Regressor
   source: sources.Source
   chosen: np.ndarray
   labels: np.ndarray
@@ -47,15 +56,77 @@ class Task:
   epochs: int
   seed: int
   log_every: int
+  attack: attacks.PGD | None = None
+  offset: float = 0.0
+  spread: float = 1.0
 
   @property
   def head(self) -> keras.Model:
-    """The classifier's head."""
-    return self.classifier.head
+    """The model's head."""
+    return self.model.head
+
+  @property
+  def classifies(self) -> bool:
+    """Whether labels are classes."""
+    return isinstance(self.model, Classifier)
+
+  @property
+  def measure(self) -> str:
+    """What `score` returns: "accuracy", or "rmse" in the target's units."""
+    return "accuracy" if self.classifies else "rmse"
+
+  def standardised(self, labels):
+    """Labels of the data as the loss takes them: int [n] as they are, or float32 [n, 1]."""
+    if self.classifies:
+      return labels
+    return tf.reshape((tf.cast(labels, tf.float32) - self.offset) / self.spread, [-1, 1])
+
+  def loss(self, outputs, labels):
+    """-log p(y) of logits (or log-probabilities), or half the squared error.
+
+    Args:
+      outputs: float32 [n, outputs] of the model or its head.
+      labels: as `standardised` returns them.
+
+    Returns:
+      float32 [n].
+    """
+    if self.classifies:
+      return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=outputs)
+    return tf.reduce_sum(tf.square(outputs - labels), -1) / 2
+
+  def merit(self, outputs, labels):
+    """What `score` averages: hits, or squared errors in the target's units; float32 [n]."""
+    if self.classifies:
+      hits = tf.argmax(outputs, 1, output_type=tf.int64) == tf.cast(labels, tf.int64)
+      return tf.cast(hits, tf.float32)
+    return self.spread**2 * tf.reduce_mean(tf.square(outputs - labels), -1)
+
+  def score(self, mean):
+    """The accuracy, or the root mean squared error, of a mean merit."""
+    return float(mean) if self.classifies else float(mean) ** 0.5
+
+  def better(self, score, other):
+    """Whether a score is better than another: higher accuracy, or lower error."""
+    return score > other if self.classifies else score < other
 
 
 class Protocol:
-  """How labels make a classifier of an encoder.  One file each, found by its name."""
+  """How labels make a classifier or a regressor of an encoder.  One file each, found by its name.
+
+  Attributes:
+    adversarial: whether it trains on attacked images; its task has an `attack` then.
+    defaults: of the settings that the user leaves to the protocol.
+  """
+
+  adversarial = False
+  defaults: dict[str, Any] = {
+    "optimizer": "adamw",
+    "learning_rate": 1e-2,
+    "weight_decay": 1e-4,
+    "batch_size": 512,
+    "epochs": 50,
+  }
 
   def check(self, task):
     """Raises `UserError` if an option of the task is wrong; called before anything is written.
@@ -65,13 +136,13 @@ class Protocol:
     """
 
   def fit(self, task, run):
-    """Trains `task.classifier` in place.
+    """Trains `task.model` in place.
 
     Args:
       task: a `Task`.
       run: a `runs.Run`; rows of metrics are appended to it.
 
     Returns:
-      The last row of metrics, a dict of numbers.
+      The row of metrics of the weights that the model has now, a dict of numbers.
     """
     raise NotImplementedError

@@ -27,7 +27,7 @@ def features(network, source, chosen=None, recipe=None, seed=0, name="features")
     name: what the progress line calls it.
 
   Returns:
-    (loc, scale, labels): float32 [m, d_z] twice and int64 [m] (None without labels).
+    (loc, scale, labels): float32 [m, d_z] twice and the labels [m] (None without).
   """
   total = source.size if chosen is None else len(chosen)
   wanted = np.zeros(source.size, bool)
@@ -64,8 +64,9 @@ class SLF(Protocol):
   """Standard linear fine-tuning (Urkle paper, eq. 2).
 
   The head's loss is the mean of -log p(y|z) with one fresh z ~ p(z|x) an image and step, or
-  z = loc where the encoder's training used no scale.  The encoder is frozen and in inference
-  mode, so that its representations are computed once.
+  z = loc where the encoder's training used no scale; for numbers half the squared error of
+  that z's prediction.  The encoder is frozen and in inference mode, so that its
+  representations are computed once.
   """
 
   def check(self, task):
@@ -75,9 +76,10 @@ class SLF(Protocol):
     optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay)
 
   def fit(self, task, run):
+    run.rewind_metrics(-1)  # an interrupted head is trained afresh: it takes seconds
     recipe = augmentation.from_spec(task.augment)
     plain = isinstance(recipe, augmentation.Identity)
-    network = task.classifier.network
+    network = task.model.network
     copies = [features(network, task.source, task.chosen)[:2]]
     for copy in range(0 if plain else task.augment_copies):
       seed = int(np.random.SeedSequence([task.seed, copy]).generate_state(1)[0] >> 1)
@@ -93,7 +95,7 @@ class SLF(Protocol):
 
 def _train(task, run, loc, scale, held_out):
   """Trains the head on representations [copies, m, d_z]; returns the last row of metrics."""
-  head, stochastic = task.head, task.classifier.stochastic
+  head, stochastic = task.head, task.model.stochastic
   copies, count = loc.shape[:2]
   labels = tf.constant(task.labels)
   steps = -(-count // task.batch_size)  # an epoch's; batches are as even as can be
@@ -102,7 +104,7 @@ def _train(task, run, loc, scale, held_out):
     task.optimizer, task.learning_rate, steps * task.epochs, weight_decay=task.weight_decay
   )
   optimizer.build(head.trainable_variables)
-  loss_mean, accuracy_mean = keras.metrics.Mean(), keras.metrics.Mean()
+  loss_mean, merit_mean = keras.metrics.Mean(), keras.metrics.Mean()
 
   @tf.function
   def train(epoch, first, last):
@@ -122,15 +124,12 @@ def _train(task, run, loc, scale, held_out):
         z += tf.gather_nd(scale, places) * noise
       y = tf.gather(labels, rows)
       with tf.GradientTape() as tape:
-        logits = head(z, training=True)
-        loss = tf.reduce_mean(
-          tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
-        )
+        outputs = head(z, training=True)
+        loss = tf.reduce_mean(task.loss(outputs, y))
       variables = head.trainable_variables
       optimizer.apply(tape.gradient(loss, variables), variables)
       loss_mean.update_state(loss)
-      right = tf.argmax(logits, 1, output_type=y.dtype) == y
-      accuracy_mean.update_state(tf.reduce_mean(tf.cast(right, tf.float32)))
+      merit_mean.update_state(tf.reduce_mean(task.merit(outputs, y)))
 
   bar = progress.Progress("head", task.epochs, "epochs")
   seconds, row = 0.0, {}
@@ -149,29 +148,29 @@ def _train(task, run, loc, scale, held_out):
         "images_per_second": round((last - first) * batch_size / spent, 2),
         "learning_rate": rate,
         "loss": runs.plain(loss_mean.result()),
-        "accuracy": runs.plain(accuracy_mean.result()),
+        task.measure: task.score(runs.plain(merit_mean.result())),
       }
       loss_mean.reset_state()
-      accuracy_mean.reset_state()
+      merit_mean.reset_state()
       if not np.isfinite(row["loss"]):
         raise errors.UserError(f"the loss is {row['loss']} at step {step}: lower --learning_rate")
       if held_out is not None and last == steps:
-        row["validation_accuracy"] = _accuracy(task, *held_out)
+        row[f"validation_{task.measure}"] = _score(task, *held_out)
       run.append_metrics(row)
     note = f"loss {row['loss']:.4f}"
     if held_out is not None:
-      note += f"  validation accuracy {row['validation_accuracy']:.4f}"
+      note += f"  validation {task.measure} {row[f'validation_{task.measure}']:.4f}"
     bar.add(1, note)
   return row
 
 
-def _accuracy(task, loc, scale, labels):
-  """The accuracy of the classifier as it would be served, on held-out representations."""
-  right = 0
+def _score(task, loc, scale, labels):
+  """The score of the model as it would be served, on held-out representations."""
+  merits = []
   for start in range(0, len(labels), 1000):
     rows = slice(start, start + 1000)
-    scores = task.classifier.from_representation(
+    outputs = task.model.from_representation(
       loc[rows], scale[rows], seed=[task.seed, 2], samples=_VALIDATION_SAMPLES
     )
-    right += int(np.sum(np.argmax(scores.numpy(), 1) == labels[rows]))
-  return right / len(labels)
+    merits.append(task.merit(outputs, task.standardised(labels[rows])).numpy())
+  return task.score(np.concatenate(merits).mean(dtype=np.float64))

@@ -1,0 +1,285 @@
+"""The protocols alf and aff, against closed forms of linear models, and on digits."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import optimize
+from small_models import small_encoder
+
+from urkle_tf import checkpoints, downstream, errors, export
+from urkle_tf.data import sources
+from urkle_tf.downstream import aff
+from urkle_tf.networks.representations import Representations
+from urkle_tf.pretexts import Supervised
+
+EPSILON = 0.05
+
+
+@pytest.fixture
+def kept(monkeypatch):
+  """Exports are not written but kept, [(model, metadata)]: writing takes most of the time."""
+  found = []
+  keep = lambda model, folder, metadata: found.append((model, metadata))  # noqa: E731
+  monkeypatch.setattr(export, "export_classifier", keep)
+  monkeypatch.setattr(export, "export_regressor", keep)
+  return found
+
+
+# --- Linear models: the worst case is known ---
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory):
+  """An encoder whose loc is the pixels of [2, 2, 1] images themselves, and whose z is loc."""
+  images = keras.Input((2, 2, 1))
+  loc = keras.layers.Flatten()(images)
+  loc = keras.layers.Dense(4, use_bias=False, kernel_initializer="identity", name="loc")(loc)
+  scale = keras.layers.Dense(4, kernel_initializer="zeros", bias_initializer="ones")(loc)
+  encoder = export.ExportedEncoder(keras.Model(images, {"loc": loc, "scale": scale}))
+  folder = tmp_path_factory.mktemp("pixels") / "encoder"
+  return export.export_encoder(encoder, folder, {"stochastic": False})
+
+
+@pytest.fixture
+def blobs(monkeypatch):
+  """Two classes in the middle of the pixels' range, where no perturbation is clipped.
+
+  The first pixel tells them apart by far, the others together do so too but each by less than
+  epsilon: an ordinary classifier uses all of them.
+  """
+  rng = np.random.default_rng(0)
+  labels = np.repeat([0, 1], 200)
+  sign = 2 * labels[:, None] - 1
+  means = np.array([0.13, 0.03, 0.03, 0.03])
+  x = 0.5 + sign * means + rng.normal(0, [0.1, 0.02, 0.02, 0.02], (400, 4))
+  images = np.rint(255 * np.clip(x, 0.1, 0.9)).astype(np.uint8).reshape(-1, 2, 2, 1)
+  source = sources.ArraySource(
+    images, name="blobs", split="train", class_names=["a", "b"], labels=labels.astype(np.int64)
+  )
+  monkeypatch.setattr(sources, "load", lambda *args, **kwargs: source)
+  return source
+
+
+def worst_losses(source, weights, bias, norm="linf"):
+  """log(1 + exp(-y (w x + b) + epsilon ||w||)) with the dual norm, for y = -1 and 1."""
+  x = source.images.reshape(len(source.images), -1) / 255
+  dual = np.abs(weights).sum() if norm == "linf" else np.linalg.norm(weights)
+  margin = (2 * source.labels - 1) * (x @ weights + bias)
+  return np.logaddexp(0, EPSILON * dual - margin)
+
+
+def difference(head):
+  """What the two logits of a linear head differ by: (weights, bias)."""
+  kernel, bias = head.get_weights()
+  return kernel[:, 1] - kernel[:, 0], bias[1] - bias[0]
+
+
+def adapt(encoder, folder, **options):
+  defaults = {"epsilon": EPSILON, "norm": "linf", "weight_decay": 0.0}
+  return downstream.adapt(encoder=str(encoder), output_dir=str(folder), **defaults | options)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_alf_trains_on_the_worst_case(pixels, blobs, kept, tmp_path, norm):
+  # A step so small that the head stays as it is: what is reported is its loss.
+  options = {"epochs": 1, "batch_size": 400, "learning_rate": 1e-9, "norm": norm}
+  row = adapt(pixels, tmp_path / "run", protocol="alf", attack_steps=20, **options)
+  wanted = worst_losses(blobs, *difference(kept[0][0].head), norm).mean()
+  assert row["loss"] == row["cross_entropy"] == pytest.approx(wanted, rel=5e-3)
+  x = blobs.images.reshape(400, -1) / 255
+  clean = np.logaddexp(0, (1 - 2 * blobs.labels) * (x @ difference(kept[0][0].head)[0])).mean()
+  assert row["loss"] > 1.01 * clean
+
+
+def test_alf_finds_the_robust_head(pixels, blobs, kept, tmp_path):
+  options = {"batch_size": 100, "learning_rate": 0.2, "epochs": 60}
+  adapt(pixels, tmp_path / "slf", **options)
+  # One step of 2.5 epsilon reaches the corner that is worst.
+  adapt(pixels, tmp_path / "alf", protocol="alf", attack_steps=1, **options)
+  plain, robust = (worst_losses(blobs, *difference(model.head)).mean() for model, _ in kept)
+  best = optimize.minimize(
+    lambda p: worst_losses(blobs, p[:4], p[4]).mean(), np.zeros(5), method="Powell"
+  ).fun
+  assert best <= robust < 1.03 * best
+  assert plain > 1.05 * best
+
+
+def kl(before, after):
+  """KL of two Bernoullis given by their logits."""
+  p, q = 1 / (1 + np.exp(-before)), 1 / (1 + np.exp(-after))
+  return p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+
+
+def test_aff_minimises_trades(pixels, blobs, kept, tmp_path):
+  options = {"epochs": 1, "batch_size": 400, "learning_rate": 1e-9, "attack_steps": 20}
+  row = adapt(pixels, tmp_path / "run", protocol="aff(beta=3)", **options)
+  weights, bias = difference(kept[0][0].head)
+  x = blobs.images.reshape(400, -1) / 255
+  margin = x @ weights + bias
+  clean = np.logaddexp(0, (1 - 2 * blobs.labels) * margin).mean()
+  assert row["cross_entropy"] == pytest.approx(clean, rel=1e-4)
+  assert row["loss"] == pytest.approx(row["cross_entropy"] + 3 * row["divergence"], rel=1e-5)
+  # The divergence grows in both directions from the image, and the start says in which one goes.
+  reach = EPSILON * np.abs(weights).sum()
+  both = np.stack([kl(margin, margin + reach), kl(margin, margin - reach)])
+  assert both.min(0).mean() * 0.99 <= row["divergence"] <= both.max(0).mean() * 1.01
+  assert both.min(0).mean() > 0.5 * both.max(0).mean()  # so that this says something
+
+
+def test_aff_compares_at_the_same_noise(rng):
+  pretext = Supervised(outputs=3, layers=1)
+  pretext.network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+  loc = rng.normal(size=(5, 2, 4)).astype(np.float32)
+  scale = rng.uniform(0.1, 1, (5, 2, 4)).astype(np.float32)
+  noise = rng.normal(size=(5, 2, 4)).astype(np.float32)
+  given = Representations(tfp.distributions.Normal(loc, scale), tf.constant(loc + scale * noise))
+  weight, found = aff._OnSamples(beta=2.5).losses(pretext, given, 1)["divergence"]
+  assert weight == 2.5
+  kernel, bias = pretext.network.get_weights()
+  log_softmax = lambda v: v - np.log(np.exp(v).sum(-1, keepdims=True))  # noqa: E731
+  before = log_softmax((loc[:, 0] + scale[:, 0] * noise[:, 0]) @ kernel + bias)
+  after = log_softmax((loc[:, 1] + scale[:, 1] * noise[:, 0]) @ kernel + bias)  # [:, 0]: its noise
+  np.testing.assert_allclose(found, (np.exp(before) * (before - after)).sum(-1), rtol=1e-4)
+
+
+# --- Digits ---
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("digits") / "encoder"
+  metadata = {"norm": "linf", "epsilon": EPSILON, "stochastic": True}
+  return export.export_encoder(small_encoder(), folder, metadata)
+
+
+SMALL = {
+  "epochs": 3,
+  "batch_size": 64,
+  "attack_steps": 2,
+  "split": "train[:300]",
+  "validation_split": "train[-200:]",
+  "norm": None,
+  "epsilon": None,
+}
+
+
+def test_alf_leaves_the_encoder_alone(encoder, tmp_path):
+  options = {**SMALL, "protocol": "alf", "labels": 0.5, "learning_rate": 0.03}
+  result = adapt(encoder, tmp_path / "run", **options)
+  model = export.load_classifier(result["classifier"])
+  before = export.load_encoder(encoder).network
+  assert [layer.trainable for layer in before.layers] == [
+    layer.trainable for layer in model.network.layers
+  ]
+  for old, new in zip(before.get_weights(), model.network.get_weights(), strict=True):
+    np.testing.assert_array_equal(old, new)
+  assert model.stochastic
+  assert (model.metadata["norm"], model.metadata["epsilon"]) == ("linf", EPSILON)
+
+  # The labels that were used: half of them, of every class its share.
+  listed = json.loads((tmp_path / "run" / "labels.json").read_text())["positions"]
+  used = sources.load("digits", "train[:300]").labels
+  assert len(listed) == 150
+  assert np.abs(np.bincount(used[listed]) - np.bincount(used) / 2).max() <= 1
+
+  # The epoch that did best under attack was kept.
+  rows = [
+    json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+  ]
+  scores = {row["step"]: row["validation_robust_accuracy"] for row in rows}
+  assert len(scores) == 3
+  assert scores[result["step"]] == max(scores.values())
+  assert all(row["validation_robust_accuracy"] <= row["validation_accuracy"] for row in rows)
+  assert model.metadata["selected"]["step"] == result["step"]
+  assert adapt(encoder, tmp_path / "run", **options) == result  # finished: the same row
+
+
+class _Killed(Exception):
+  pass
+
+
+@pytest.mark.parametrize("protocol", ["alf", "aff"])
+def test_the_same_seed_gives_the_same_after_an_interruption(
+  encoder, kept, tmp_path, monkeypatch, protocol
+):
+  options = {**SMALL, "protocol": protocol, "learning_rate": 0.02, "augment": "crop(padding=1)"}
+  whole = adapt(encoder, tmp_path / "whole", **options)
+  save, saved = checkpoints.Checkpoints.save, []
+
+  def save_and_die(self, step):
+    save(self, step)
+    if self._folder.name == "checkpoints":
+      saved.append(step)
+      if len(saved) == 2:
+        raise _Killed
+
+  monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_die)
+  with pytest.raises(_Killed):
+    adapt(encoder, tmp_path / "killed", **options)
+  monkeypatch.setattr(checkpoints.Checkpoints, "save", save)
+  resumed = adapt(encoder, tmp_path / "killed", **options)
+  timing = ("seconds", "images_per_second", "classifier")
+  strip = lambda row: {name: value for name, value in row.items() if name not in timing}  # noqa: E731
+  assert strip(whole) == strip(resumed)
+  (one, _), (other, _) = kept
+  pairs = zip(
+    one.head.get_weights() + one.network.get_weights(),
+    other.head.get_weights() + other.network.get_weights(),
+    strict=True,
+  )
+  for first, second in pairs:
+    np.testing.assert_array_equal(first, second)
+  before = export.load_encoder(encoder).network
+  changed = [
+    np.any(old.numpy() != new.numpy())
+    for old, new in zip(before.variables, one.network.variables, strict=True)
+  ]
+  # aff: everything, the head for the scale and moving averages too, since z is sampled.
+  assert all(changed) if protocol == "aff" else not any(changed)
+
+
+@pytest.mark.parametrize("protocol", ["alf", "aff"])
+def test_numbers_can_be_learnt_under_attack(encoder, kept, tmp_path, protocol):
+  options = {**SMALL, "protocol": protocol, "learning_rate": 0.02, "epochs": 2}
+  result = adapt(encoder, tmp_path, dataset="digits:rotation(degrees=30)", **options)
+  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  scores = {row["step"]: row["validation_robust_rmse"] for row in rows}
+  assert scores[result["step"]] == min(scores.values())
+  assert result["validation_robust_rmse"] > result["validation_rmse"]
+  ((model, metadata),) = kept
+  assert model.target == "the angle in degrees"
+  assert metadata["settings"]["epsilon"] == EPSILON
+  held = sources.load("digits:rotation(degrees=30)", "train[-200:]")
+  (batch,) = held.batches(200, shuffle=False)
+  predicted = model.predictions(tf.cast(batch["image"], tf.float32) / 255, [0, 0], 100)[:, 0]
+  error = np.sqrt(np.mean((predicted - batch["label"]) ** 2))  # in degrees
+  assert error == pytest.approx(result["validation_rmse"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"protocol": "alf(samples=0)"}, "samples must be at least 1"),
+    ({"protocol": "aff(beta=-1)"}, "beta must be at least 0"),
+    ({"protocol": "aff(gamma=1)"}, "unknown option of aff"),
+    ({"protocol": "alf", "attack_steps": 0}, "steps must be"),
+    ({"protocol": "alf", "norm": "l3"}, "l3"),
+    ({"protocol": "alf", "epsilon": -0.1}, "epsilon"),
+    ({"protocol": "aff", "labels": 5}, "at least one a class"),
+  ],
+)
+def test_mistakes_are_one_line_and_leave_no_folder(encoder, tmp_path, changes, message):
+  with pytest.raises(errors.UserError, match=message) as caught:
+    adapt(encoder, tmp_path / "run", **{**SMALL, **changes})
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_flags_that_slf_does_not_use_are_named(encoder, kept, tmp_path, capsys):
+  adapt(encoder, tmp_path / "run", epochs=1, norm=None)
+  assert "slf runs no attack, and does not use --epsilon" in capsys.readouterr().out
+  assert "epsilon" not in (tmp_path / "run" / "flags.cfg").read_text()

@@ -1,0 +1,206 @@
+"""Protocols whose images pass through the network at every step: the trainer with a given head."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf import checkpoints, distribution, errors, monitoring, optimizers
+from urkle_tf.data import augment as augmentation
+from urkle_tf.data import pipeline, sources
+from urkle_tf.pretexts.supervised import Supervised
+
+VALIDATION_EXAMPLES = 1000  # the first of the validation split: they are attacked every epoch
+_VALIDATION_BATCH = 250
+_SAMPLES = 10  # of z, in each step of the attack on validation images
+_SERVED = 20  # of z, that validation images are scored with
+
+
+class Given(Supervised):
+  """The supervised pretext with the head of a task."""
+
+  def __init__(self, task):
+    kind = "classification" if task.classifies else "regression"
+    super().__init__(kind, outputs=int(task.head.output_shape[-1]))
+    self.network = task.head
+    self._standardised = task.standardised
+
+  def attach(self, encoder):
+    del encoder  # the head is there
+
+  def prepare(self, views, batch):
+    return self._standardised(super().prepare(views, batch))
+
+
+def subset(source, chosen):
+  """Some images of a source, in memory; the source itself where all are chosen.
+
+  Args:
+    source: a labelled `Source`.
+    chosen: int64 [m], ascending positions.
+
+  Raises:
+    UserError: if they do not fit in memory.
+  """
+  if len(chosen) == source.size:
+    return source
+  size = len(chosen) * int(np.prod(source.image_shape))
+  if size > sources.IN_MEMORY_BYTES:
+    raise errors.UserError(
+      f"{len(chosen)} images of {source.name!r} take {size / 2**30:.1f} GiB of memory: give fewer "
+      "--labels, all of them, or a smaller --image_size"
+    )
+  images = np.empty((len(chosen), *source.image_shape), np.uint8)
+  labels = np.empty(len(chosen), np.int64 if source.target is None else np.float32)
+  read = position = 0
+  for batch in source.batches(500, shuffle=False, drop_remainder=False):
+    count = len(batch["label"])
+    rows = chosen[(chosen >= read) & (chosen < read + count)] - read
+    images[position : position + len(rows)] = batch["image"].numpy()[rows]
+    labels[position : position + len(rows)] = batch["label"].numpy()[rows]
+    read, position = read + count, position + len(rows)
+  fields = {"name": source.name, "split": source.split, "labels": labels}
+  return sources.ArraySource(images, class_names=source.class_names, target=source.target, **fields)
+
+
+def check(task):
+  """Raises `UserError` for an option that training would find wrong."""
+  augmentation.from_spec(task.augment)
+  optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay)
+  task.attack.threat.check(tf.zeros([1, *task.model.image_shape]))
+
+
+def train(task, run, learner, weights):
+  """Fits a trainer by the task's settings; resumes at the last epoch that was finished.
+
+  With validation images the weights of the epoch that did best on them under attack are kept,
+  else those of the last epoch.
+
+  Args:
+    task: a `Task`.
+    run: a `runs.Run`.
+    learner: a `Trainer`, not compiled.
+    weights: the variables that make up the result.
+
+  Returns:
+    The row of metrics of the weights that were kept.
+  """
+  source = subset(task.source, task.chosen)
+  batch_size = source.size // -(-source.size // task.batch_size)  # as even as can be
+  steps_per_epoch = pipeline.steps_per_epoch(source, batch_size)
+  steps = steps_per_epoch * task.epochs
+  learner.compile(
+    optimizers.build(task.optimizer, task.learning_rate, steps, weight_decay=task.weight_decay)
+  )
+  state = checkpoints.Checkpoints(
+    run.path / "checkpoints", [*learner.variables, *learner.optimizer.variables]
+  )
+  done = state.restore()
+  seconds = run.rewind_metrics(done)
+  validation = None
+  if task.validation is not None:
+    best = checkpoints.Checkpoints(run.path / "best", weights)
+    validation = _Validation(task, best, run.metrics())
+  if done < steps:
+    writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
+    metrics = monitoring.Metrics(
+      run, writer, state, steps, steps_per_epoch, batch_size, task.log_every, steps_per_epoch,
+      seconds,
+    )  # fmt: skip
+    callbacks: list[keras.callbacks.Callback] = [metrics]  # which stands last
+    if validation is not None:
+      validation.metrics = metrics
+      callbacks.insert(0, validation)
+    recipe = augmentation.from_spec(task.augment)
+    try:
+      learner.fit(
+        pipeline.views(
+          source, recipe, batch_size, task.seed, start_step=done, views=1, labels=True
+        ),
+        initial_epoch=done // steps_per_epoch,
+        epochs=task.epochs,
+        steps_per_epoch=steps_per_epoch,
+        callbacks=callbacks,
+        verbose=0,
+        shuffle=False,
+      )
+    except tf.errors.OpError as error:
+      if unreadable := sources.find_unreadable(source):
+        raise unreadable from error
+      raise
+  if validation is None:
+    return run.metrics()[-1]
+  step = best.restore()
+  return next(row for row in run.metrics() if row["step"] == step)
+
+
+class _Validation(keras.callbacks.Callback):
+  """Measures held-out images, clean and attacked, once an epoch; keeps the best weights.
+
+  Args:
+    task: a `Task` with validation images.
+    best: the `Checkpoints` of the best weights.
+    rows: the rows of metrics of earlier processes.
+  """
+
+  metrics: monitoring.Metrics
+
+  def __init__(self, task, best, rows):
+    super().__init__()
+    self._task, self._best = task, best
+    self._name = f"validation_robust_{task.measure}"
+    self._record = None
+    for row in rows:
+      self._offer(row.get(self._name))
+    self._images, self._labels = _first(task.validation)
+    self._scores = tf.function(self._measure)
+
+  def _offer(self, score):
+    """Whether this is the best score so far; remembers it."""
+    if score is None or not np.isfinite(score):
+      return False
+    if self._record is not None and not self._task.better(score, self._record):
+      return False
+    self._record = score
+    return True
+
+  def _measure(self, images, labels, seed):
+    """The merits (clean, attacked) of a batch."""
+    task, frozen = self._task, self._task.model.frozen()
+    labels = task.standardised(labels)
+
+    def outputs(images, seed, samples):
+      return frozen.from_representation(*frozen.represent(images), seed, samples)
+
+    noise = distribution.fold(seed, 0)
+    objective = lambda images: task.loss(outputs(images, noise, _SAMPLES), labels)  # noqa: E731
+    adversaries = task.attack(objective, images, distribution.fold(seed, 1))
+    fresh = distribution.fold(seed, 2)  # no attack knows it
+    return [task.merit(outputs(x, fresh, _SERVED), labels) for x in (images, adversaries)]
+
+  def on_epoch_end(self, epoch, logs=None):
+    """Hands the scores to the epoch's row of metrics."""
+    del epoch, logs
+    size = min(_VALIDATION_BATCH, len(self._images))
+    merits = []
+    with self.metrics.paused():
+      for start in range(0, len(self._images) - size + 1, size):
+        rows = slice(start, start + size)
+        seed = distribution.fold([self._task.seed, 3], start)
+        merits.append(self._scores(self._images[rows], self._labels[rows], seed))
+      clean, attacked = (float(np.mean(part)) for part in zip(*merits, strict=True))
+      robust = self._task.score(attacked)
+      self.metrics.extra[f"validation_{self._task.measure}"] = self._task.score(clean)
+      self.metrics.extra[self._name] = robust
+      if self._offer(robust):
+        self._best.save(int(self.model.optimizer.iterations))
+
+
+def _first(source):
+  """The first images and labels of a source, as float32 and as they are."""
+  images, labels = [], []
+  for batch in pipeline.batches(source, _VALIDATION_BATCH):
+    images.append(batch["image"].numpy())
+    labels.append(batch["label"].numpy())
+    if sum(map(len, labels)) >= VALIDATION_EXAMPLES:
+      break
+  return np.concatenate(images)[:VALIDATION_EXAMPLES], np.concatenate(labels)[:VALIDATION_EXAMPLES]

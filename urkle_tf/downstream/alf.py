@@ -1,0 +1,96 @@
+"""ALF: a frozen encoder and a head that is trained on attacked images."""
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from urkle_tf import distribution, errors
+from urkle_tf.downstream import _training
+from urkle_tf.downstream.base import Protocol
+from urkle_tf.networks.representations import Representations
+from urkle_tf.robustness.adversarial_training import AdversarialTraining
+from urkle_tf.robustness.base import inference
+from urkle_tf.trainer import Trainer
+
+_NOISE = 3  # the attack's stream of a step's seed; `Attack` itself folds restarts into it
+
+
+class _Frozen:
+  """An encoder that always is in inference mode, and whose variables a trainer does not see."""
+
+  def __init__(self, encoder):
+    self.network, self.latent_dim = encoder.network, encoder.latent_dim
+    self._represent = inference(encoder)  # folded once: the weights stay as they are
+
+  def __call__(self, images, training=False):
+    del training
+    return self._represent(images)
+
+
+class _OnSamples(AdversarialTraining):
+  """Adversarial training whose attack maximises the mean loss over samples of z.
+
+  The samples are those of a step: the same in all of its attack's iterations.
+
+  Args:
+    samples: how many.
+  """
+
+  stochastic = True
+
+  def __init__(self, samples):
+    self._samples = samples
+
+  def objective(self, encoder, pretext, images, aux):
+    del images
+    labels, seed = aux
+
+    def loss(neighbours):
+      normal = encoder(neighbours)
+      loc, scale = normal.loc[:, None], normal.scale[:, None]
+      shape = [tf.shape(loc)[0], self._samples, encoder.latent_dim]
+      z = loc + scale * tf.random.stateless_normal(shape, distribution.fold(seed, _NOISE))
+      representations = Representations(tfp.distributions.Normal(loc, scale), z)
+      (value,) = pretext.loss(representations, labels, training=False).values()
+      return value
+
+    return loss
+
+
+class _Trainer(Trainer):
+  """Hands the attack the seed of its samples, beside the labels."""
+
+  def adversaries(self, views, aux, seed, step=None):
+    return super().adversaries(views, (aux, seed), seed, step)
+
+
+class ALF(Protocol):
+  """Adversarial linear fine-tuning: min over heads of E[max_{x' in A(x)} -log p(y|z(x'))].
+
+  The encoder is frozen and in inference mode; only the head learns.  Where the encoder's z is
+  random the loss is that of one fresh z an image and step, as in `slf`, and the attack
+  maximises the mean of the loss over some.
+
+  Args:
+    samples: of z in the attack's objective, where z is random.
+  """
+
+  adversarial = True
+  # As `slf`, but that every epoch costs an attack.
+  defaults = {**Protocol.defaults, "epochs": 25, "attack_steps": 10}
+
+  def __init__(self, samples=10):
+    if samples < 1:
+      raise errors.UserError(f"alf: samples must be at least 1, got {samples}")
+    self._samples = samples
+
+  def check(self, task):
+    _training.check(task)
+
+  def fit(self, task, run):
+    encoder, pretext = _Frozen(task.encoder), _training.Given(task)
+    if task.model.stochastic:
+      scheme = _OnSamples(self._samples)
+      learner = _Trainer(encoder, pretext, scheme, task.attack, seed=task.seed)
+    else:
+      learner = Trainer(encoder, pretext, AdversarialTraining(), task.attack, seed=task.seed)
+    return _training.train(task, run, learner, task.head.variables)
