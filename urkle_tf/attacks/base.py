@@ -28,9 +28,9 @@ class Attack:
     self.name = name
 
   def __repr__(self):
-    settings = {k: v for k, v in self.describe().items() if k not in ("name", "norm", "epsilon")}
-    settings = ", ".join(f"{name}={value!r}" for name, value in settings.items())
-    return f"{type(self).__name__}({self.threat!r}, {settings})"
+    known = ("name", "norm", "epsilon")  # from the class and the threat model
+    settings = [f"{k}={v!r}" for k, v in self.describe().items() if k not in known]
+    return f"{type(self).__name__}({self.threat!r}, {', '.join(settings)})"
 
   def describe(self):
     """The settings as plain values, for logs and metadata."""
@@ -139,7 +139,7 @@ def count(name, value):
 
 def share(name, value):
   """`value` as a float in [0, 1]."""
-  if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+  if not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
     raise errors.UserError(f"attack {name} must be in [0, 1], but is {value!r}")
   return float(value)
 
