@@ -82,6 +82,7 @@ MEASURE = [
   "--epsilon=0.1",
   "--eot=1",
   "--samples=2",
+  "--nochecks",
 ]
 FOLDER = [*TINY[:2], *TINY[3:], "--batch_size=4", "--output_dir={tmp}/new", "--image_size=16"]
 

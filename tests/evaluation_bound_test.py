@@ -246,7 +246,13 @@ def folders(tmp_path_factory):
   return root
 
 
-SMALL = {"examples": 60, "attacks": "fgsm", "batch_size": 40, "representation_examples": 0}
+SMALL = {
+  "examples": 60,
+  "attacks": "fgsm",
+  "batch_size": 40,
+  "representation_examples": 0,
+  "checks": False,
+}
 
 
 def test_the_reports_part(folders, tmp_path):

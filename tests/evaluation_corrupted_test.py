@@ -273,6 +273,7 @@ def test_the_report_has_a_part_and_pictures(tmp_path, capsys):
     "examples": 30,
     "batch_size": 20,
     "representation_examples": 0,
+    "checks": False,
   }
   for changes, message in [
     ({"corruptions": "forst"}, "did you mean 'frost'"),

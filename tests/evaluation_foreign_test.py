@@ -83,7 +83,7 @@ STEPS = {
   "floor division": (lambda x: tf.math.floordiv(x, 0.125) * 0.125, "FloorDiv"),
   "threshold": (lambda x: tf.cast(x > 0.5, tf.float32), "Greater"),
   "falling threshold": (lambda x: 1 - tf.cast(x < 0.5, tf.float32), "Less"),
-  "choice": (lambda x: tf.where(0.5 > x, 0.25, 0.75), "SelectV2"),
+  "choice": (lambda x: tf.where(x <= 0.5, 0.25, 0.75), "SelectV2"),
   "stopped": (tf.stop_gradient, "StopGradient"),
 }
 
@@ -285,7 +285,7 @@ def test_other_misfits_of_saved_models(tmp_path):
 
 
 def test_misfits_of_keras_files(tmp_path):
-  with pytest.raises(errors.UserError, match="no file 'nowhere.keras'"):
+  with pytest.raises(errors.UserError, match=r"no file 'nowhere\.keras'"):
     foreign.load("nowhere.keras")
   (tmp_path / "broken.keras").write_bytes(b"no")
   with pytest.raises(errors.UserError, match="cannot read"):

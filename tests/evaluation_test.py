@@ -433,7 +433,13 @@ def folders(tmp_path_factory):
   return root
 
 
-SMALL = {"examples": 60, "attack_steps": 3, "batch_size": 40, "representation_examples": 30}
+SMALL = {
+  "examples": 60,
+  "attack_steps": 3,
+  "batch_size": 40,
+  "representation_examples": 30,
+  "checks": False,
+}
 
 
 def test_report_is_the_contracts(folders, tmp_path, capsys):

@@ -256,7 +256,7 @@ SMALL = [
   " --attack_steps=1",
   "--extra_finetune=--epochs=1 --examples=64 --batch_size=32",
   "--extra_evaluate=--examples=10 --attacks='pgd(steps=2),pgd(steps=3, restarts=2)' --eot=2"
-  " --samples=5 --representation_examples=0",
+  " --samples=5 --representation_examples=0 --nochecks",
 ]
 
 

@@ -28,7 +28,7 @@ _SHARED = {
   "seed": ...,
 }
 _OWN = {
-  "classifier": ("str", None, "the folder of an exported classifier"),
+  "classifier": ("str", None, "an exported classifier's folder, a SavedModel's, or a .keras file"),
   "attacks": (
     "str",
     "pgd,fgsm",
@@ -40,6 +40,7 @@ _OWN = {
   "eot": ("int", None, "samples of z a step against the sampled classifier; default 20"),
   "samples": ("int", 200, "samples of z that the sampled classifier is scored with"),
   "standing": ("bool", False, "attack only images that earlier rows left standing: fast"),
+  "checks": ("bool", True, "look for signs of masked gradients, on the first 200 images"),
   "corruptions": ("str", None, "all (15 types), names with commas in between, or tfds (prepared)"),
   "severities": ("numbers", None, "of the corruptions: 1,3,5; default all five"),
   "representation_examples": ("int", 1000, "images for the part without labels; 0 for none"),
@@ -70,6 +71,9 @@ def main():
         f"corrupted: {100 * part['mean']:.2f}%, mean of {len(part['types'])} types "
         f"(mean corruption error {100 * part['mean_corruption_error']:.2f}%)"
       )
+    if part := result.get("checks"):
+      failed = ", ".join(check["name"] for check in part if not check["passed"])
+      print(f"checks: {f'FAILED: {failed}' if failed else 'all passed'}")
     if part := result.get("bound"):
       print(
         f"bound on the adversarial loss, M {part['M']:.4g}: {part['value']:.4g} (measured: "

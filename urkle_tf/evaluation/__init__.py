@@ -12,11 +12,13 @@ from urkle_tf.evaluation import (
   bound,
   clean,
   corrupted,
+  foreign,
   recording,
   report,
   representation,
   scoring,
 )
+from urkle_tf.evaluation import checks as checking
 
 _EPSILON = 8 / 255
 
@@ -41,6 +43,7 @@ def assess(
   eot=None,
   samples=200,
   standing=False,
+  checks=True,
   corruptions=None,
   severities=None,
   representation_examples=1000,
@@ -52,7 +55,8 @@ def assess(
   """Measures a classifier, clean and attacked, and its encoder; or an encoder alone.
 
   Args:
-    classifier: the exported classifier's folder.
+    classifier: the exported classifier's folder; or anybody's: a SavedModel's folder or a
+      `.keras` file, see `urkle_tf.evaluation.foreign`.
     encoder: instead of it an exported encoder's folder, for the part without labels.
     output_dir: where report.json, report.md and figures go; None writes nothing.
     dataset: a TFDS name, `"digits"` or `"folder:PATH"`.
@@ -72,6 +76,8 @@ def assess(
     eot: samples of z in each step against the sampled classifier; None for 20.
     samples: samples of z that the sampled classifier is scored with.
     standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
+    checks: whether signs of masked gradients are looked for, on the first 200 images: see
+      `urkle_tf.evaluation.checks`.
     corruptions: `"all"` for the 15 standard types, names of them with commas in between, or
       `"tfds"` for the corrupted images that TFDS has prepared; None for none.
     severities: of the corruptions, numbers from 1 to 5; None for all.
@@ -104,7 +110,19 @@ def assess(
     )
   if corruptions is not None and not classifier:
     raise errors.UserError("--corruptions need --classifier: an encoder alone predicts nothing")
-  metadata = export.read_metadata(classifier or encoder, "classifier" if classifier else "encoder")
+  load = lambda: sources.load(dataset, split, data_dir, download, image_size, examples)  # noqa: E731
+  model, source = None, None
+  if classifier and foreign.is_foreign(classifier):
+    if loss_cap is not None:
+      raise errors.UserError(
+        "--loss_cap: Proposition 1 speaks of this package's classifiers: leave --loss_cap out"
+      )
+    source = load()
+    model = foreign.look_at(classifier, source)
+    metadata = model.metadata
+  else:
+    kind = "classifier" if classifier else "encoder"
+    metadata = export.read_metadata(classifier or encoder, kind)
   if loss_cap is not None:
     bound.check(loss_cap, metadata)
   norm = norm or metadata.get("norm", "linf")
@@ -120,7 +138,7 @@ def assess(
     restarts,
     metadata.get("classes"),
   )
-  source = sources.load(dataset, split, data_dir, download, image_size, examples)
+  source = source or load()
   compatibility.check_images(metadata["image_size"], source)
   if classifier:
     compatibility.check_labelled(source)
@@ -145,12 +163,19 @@ def assess(
     batch_size = min(batch_size, source.size)
     result, pictures = {}, ()
     if classifier:
-      model = export.load_classifier(classifier)
-      network = model.network
+      network = None
+      if model is None:
+        model = export.load_classifier(classifier)
+        network = model.network
+      scorer = scoring.Scorer(model, batch_size, samples, seed)
       parts = _classifier_parts(
-        model, source, plans, norm, radii, batch_size, eot, samples, seed, standing, save_images
+        model, source, plans, norm, radii, batch_size, eot, scorer, seed, standing, save_images
       )
-      result, recorder, arrays = parts
+      result, recorder, arrays, robust = parts
+      if checks:
+        result["checks"] = checking.measure(
+          model, source, scorer, robust, norm, radii[0], batch_size=batch_size, eot=eot, seed=seed
+        )
       if variants:
         judge = scoring.Scorer(model, batch_size, samples, seed)
         result["corruptions"] = corrupted.measure(judge, source, variants, batch_size, seed)
@@ -159,7 +184,7 @@ def assess(
         _save_arrays(run.path / "images.npz", arrays)
     else:
       network = export.load_encoder(encoder).network
-    if representation_examples:
+    if representation_examples and network is not None:
       result["representation"] = representation.measure(
         network,
         source,
@@ -191,11 +216,7 @@ def assess(
       "eot": eot,
       "stochastic": stochastic,
       "fingerprint": metadata["fingerprint"],
-      "model": {
-        name: metadata[name]
-        for name in ("kind", "dataset", "latent_dim", "classes", "norm", "epsilon", "settings")
-        if name in metadata
-      },
+      "model": _shown(metadata, model),
     }
     result["versions"] = export.versions()
     if run:
@@ -204,6 +225,14 @@ def assess(
     if run:
       run.close()
   return result
+
+
+def _shown(metadata, model):
+  """What a report says of the model itself."""
+  if isinstance(model, foreign.Foreign):
+    return {**metadata, "notes": model.notes}
+  names = ("kind", "dataset", "latent_dim", "classes", "norm", "epsilon", "settings")
+  return {name: metadata[name] for name in names if name in metadata}
 
 
 def _latent_map(file, network, source, norm, epsilon, settings, seed):
@@ -215,10 +244,9 @@ def _latent_map(file, network, source, norm, epsilon, settings, seed):
 
 
 def _classifier_parts(
-  model, source, plans, norm, radii, batch_size, eot, samples, seed, standing, save_images
+  model, source, plans, norm, radii, batch_size, eot, scorer, seed, standing, save_images
 ):
-  """The parts "clean" and "attacks", the recorder, and per-image results."""
-  scorer = scoring.Scorer(model, batch_size, samples, seed)
+  """The parts "clean" and "attacks", the recorder, per-image results, and what is robust."""
   scored, parts = [], []
   for _, images, truth in scoring.stream(source, batch_size):
     if truth.min() < 0 or truth.max() >= model.classes:
@@ -251,7 +279,12 @@ def _classifier_parts(
     arrays |= {f"right_{number}": right, f"log_probability_{number}": of_label}
     if number in recorder.adversaries:
       arrays[f"adversaries_{number}"] = recorder.adversaries[number]
-  return {"clean": clean.measure(on_clean, labels), "attacks": rows}, recorder, arrays
+  served = scoring.modes(model)[0]
+  robust = np.argmax(on_clean[served], 1) == labels
+  for row, (right, _) in zip(rows, details, strict=True):
+    if row["mode"] == served and row["epsilon"] <= radii[0]:
+      robust &= right
+  return {"clean": clean.measure(on_clean, labels), "attacks": rows}, recorder, arrays, robust
 
 
 def _save_arrays(file, arrays):

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf import distribution, errors
-from urkle_tf.evaluation import graphs
+from urkle_tf.data import compatibility
+from urkle_tf.evaluation import graphs, scoring
 
 FLOOR = 1e-30  # of probabilities whose logits are not known
 PROBE = 64  # images that a model is looked at with
@@ -79,6 +80,29 @@ def load(path):
   function, shape = _saved_model(path)
   files = [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
   return Loaded(function, shape, "SavedModel", _fingerprint(files), str(path))
+
+
+def look_at(path, source):
+  """Reads a model and looks at it with the first images of labelled data.
+
+  Args:
+    path: as in `load`.
+    source: a `Source`.
+
+  Returns:
+    A `Foreign`.
+
+  Raises:
+    UserError: if there is no such model, or the data do not fit it.
+  """
+  loaded = load(path)
+  compatibility.check_images(loaded.size_for(source.image_shape), source)
+  compatibility.check_labelled(source)
+  _, images, labels = next(scoring.stream(source, min(PROBE, source.size)))
+  model = Foreign(loaded, images)
+  compatibility.check_classes(model.classes, None, source)
+  check_range(model, images, labels)
+  return model
 
 
 def _fingerprint(files):
@@ -301,7 +325,7 @@ class Foreign(_Scores):
     exact = found.tensor if found and found.exact else None
 
     super().__init__(
-      self._reader(exact, probabilities and not exact), stochastic, first.shape[1], 20
+      self._reader(exact, probabilities and not exact), stochastic, first.shape[1], 1
     )
     attacked = found.tensor if found else None
     self._attack_values = self._reader(attacked, probabilities and not attacked)
@@ -483,14 +507,14 @@ def check_range(model, images, labels):
     labels: int [n].
   """
   share = lambda scale: float(  # noqa: E731
-    np.mean(np.argmax(model.from_representation(images * scale, None, None, 1), 1) == labels)
+    np.mean(np.argmax(model.from_representation(images * scale, None, None, 50), 1) == labels)
   )
   images = tf.constant(images[:PROBE], tf.float32)
   labels = np.asarray(labels)[:PROBE]
   unit, wide = share(1.0), share(255.0)
-  if len(labels) >= 20 and wide > unit + 0.3:
+  if len(labels) >= 20 and wide > 2 * unit and wide > unit + 0.3:
     raise errors.UserError(
-      f"the classifier seems to want images in 0-255: {100 * unit:.0f}% of {len(labels)} images are "
-      f"right in [0, 1], and {100 * wide:.0f}% in 0-255: put a keras.layers.Rescaling(255.0) in "
-      "front of it and save it again"
+      f"the classifier seems to want images in 0-255: {100 * unit:.0f}% of {len(labels)} images "
+      f"are right in [0, 1], and {100 * wide:.0f}% in 0-255: put a keras.layers.Rescaling(255.0) "
+      "in front of it and save it again"
     )

@@ -1,0 +1,360 @@
+"""Whether a robustness figure can be believed: the report's part "checks".
+
+Masked gradients make weak attacks look like a strong defence (Athalye et al., 2018, Obfuscated
+gradients give a false sense of security).  Each check looks for one sign of that on a few
+images, and passes or fails with its numbers.  A failed check does not say by how much the figures
+are wrong, but that they rest on something else than gradients, or on too little effort.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf import attacks, distribution, progress
+from urkle_tf.attacks import losses
+from urkle_tf.attacks.square import Square
+from urkle_tf.evaluation import attacked, scoring
+
+EXAMPLES = 200
+TOLERANCE = 0.02  # of the images: what chance decides
+
+_STEPS, _MORE_STEPS, _MORE_RESTARTS, _QUERIES, _DRAWS = 20, 100, 2, 500, 10
+_SHARE = 0.1  # of images that may have no gradient, or saturate
+_GAP = 0.05  # of the images: what noise, or one step's far end, may cost an attack
+_FAR = 0.2  # of the images: how much stronger many steps may be than one
+_ONE = -6e-8  # the log of a probability that is 1 in float32
+_STREAM = 6  # of a seed
+
+
+def measure(
+  classifier,
+  source,
+  scorer,
+  reported,
+  norm,
+  epsilon,
+  examples=EXAMPLES,
+  batch_size=250,
+  eot=20,
+  seed=0,
+):
+  """The report's part "checks", of the served mode.
+
+  White box means PGD with 20 steps on the cross-entropy and, on what that leaves, with 100 steps
+  and 2 restarts on the margin; black box means Square with 500 queries.
+
+  Args:
+    classifier: a `Classifier` or a `Foreign`.
+    source: a labelled `Source`.
+    scorer: a `Scorer` for `batch_size`.
+    reported: bool [source.size]: which images the report counts as robust at `epsilon`.
+    norm: of the threat model.
+    epsilon: its radius in pixel units.
+    examples: the first so many images are looked at.
+    batch_size: images that are attacked together.
+    eot: samples of z in each evaluation of the sampled mode's objective.
+    seed: of starts and noise.
+
+  Returns:
+    A list of dicts: "name", "passed", "detail" (a sentence) and numbers; accuracies are
+    fractions of the images looked at.
+  """
+  checks = _Checks(classifier, source, scorer, norm, epsilon, examples, batch_size, eot, seed)
+  total = 8 if scoring.modes(classifier)[0] == "sampled" else 7
+  bar = progress.Progress(f"checks {norm} {attacked.radius(epsilon)}", total, "checks")
+  found = []
+  for check in checks.all(np.asarray(reported)):
+    found.append(check)
+    bar.add(1, f"{check['name']} {'passed' if check['passed'] else 'failed'}")
+  return found
+
+
+def _plan(name, loss, steps, restarts, make, fixed_noise=False):
+  size = lambda epsilon: 2.5 * epsilon / steps  # noqa: E731
+  return attacked.Plan(
+    name=name,
+    steps=steps,
+    restarts=restarts,
+    step_size=size,
+    make=make,
+    loss=loss,
+    fixed_noise=fixed_noise,
+  )
+
+
+def _pgd(loss, steps, restarts=1):
+  def make(threat, size):
+    return attacks.PGD(threat, steps, size, restarts=restarts, keep="best")
+
+  return _plan("pgd", loss, steps, restarts, make)
+
+
+class _Checks:
+  """What the checks share: the images, and one compiled attack of each kind."""
+
+  def __init__(self, classifier, source, scorer, norm, epsilon, examples, batch_size, eot, seed):
+    self._classifier, self._scorer = classifier, scorer
+    self._mode = scoring.modes(classifier)[0]
+    self._norm, self._epsilon, self._eot = norm, float(epsilon), eot
+    self._count = min(examples, source.size)
+    self._batch_size = min(batch_size, self._count)
+    self._seed = distribution.fold([seed, 0], _STREAM)
+    mask = np.arange(source.size) < self._count
+    _, self._images, self._labels = next(scoring.stream(source, self._count, mask))
+    self._clean = self._score(self._images)
+    self._right = np.argmax(self._clean, 1) == self._labels
+    self._tolerance = max(round(TOLERANCE * self._count), 1)
+
+  def _score(self, images):
+    """Log-probabilities [n, classes] of the served mode, by draws that no attack knows."""
+    size = self._batch_size
+    parts = [images[i : i + size] for i in range(0, len(images), size)]
+    return np.concatenate([self._scorer(part)[self._mode] for part in parts])
+
+  def _share(self, right):
+    return float(np.mean(right))
+
+  def _batches(self, mask):
+    """(positions, images, labels) in batches of one size, the last filled up."""
+    positions = np.flatnonzero(mask)
+    for start in range(0, len(positions), self._batch_size):
+      part = positions[start : start + self._batch_size]
+      full = scoring.pad(part, self._batch_size)
+      yield part, tf.constant(self._images[full]), tf.constant(self._labels[full])
+
+  def _broken(self, find, plan, epsilon, mask, stream):
+    """Which of the images in `mask` an attack breaks, bool, and log p(y) at what it found."""
+    broken, values = np.zeros(self._count, bool), self._of_label(self._clean).copy()
+    step_size = plan.step_size(epsilon)
+    for number, (positions, images, labels) in enumerate(self._batches(mask)):
+      seed = distribution.fold(self._seed, stream, number)
+      radius, step = tf.constant(epsilon, tf.float32), tf.constant(step_size, tf.float32)
+      candidates, _ = find(images, labels, seed, radius, step)
+      for adversaries in np.asarray(candidates)[:, : len(positions)]:
+        scores = self._score(adversaries)
+        truth = self._labels[positions]
+        broken[positions] |= np.argmax(scores, 1) != truth
+        of_label = scores[np.arange(len(truth)), truth]
+        values[positions] = np.minimum(values[positions], of_label)
+    return broken, values
+
+  def _of_label(self, scores):
+    return scores[np.arange(len(self._labels)), self._labels]
+
+  def _compile(self, plan, mode=None, eot=None):
+    mode = mode or self._mode
+    return attacked.adversary(self._classifier, plan, self._norm, mode, eot or self._eot)
+
+  def all(self, reported):
+    """Makes the checks, one after the other."""
+    epsilon, right = self._epsilon, self._right
+    many = _pgd(losses.cross_entropy, _STEPS)
+    find = self._compile(many)
+    broken, values = self._broken(find, many, epsilon, right, 0)
+    zeros, points = self._gradients()
+    yield self._check_gradients(zeros)
+    yield self._check_one_step(points, right & ~broken, values)
+    yield self._check_epsilon(find, many, right & ~broken)
+
+    more = _pgd(losses.margin, _MORE_STEPS, _MORE_RESTARTS)
+    better, _ = self._broken(self._compile(more), more, epsilon, right & ~broken, 1)
+    standing = right & ~broken & ~better
+    yield self._check_effort(reported[: self._count], standing)
+    yield self._check_black_box(standing)
+    yield self._check_random_noise(standing)
+    if self._mode == "sampled":
+      yield self._check_noise(many, broken, standing)
+    yield self._check_saturation()
+
+  def _gradients(self):
+    """([n] share of zeros in the cross-entropy's own gradient, [4, n, ...] one-step points)."""
+    frozen = self._classifier.frozen()
+    attacked_zeros, points = self._one_step(frozen)
+    own = getattr(self._classifier, "own_gradients", None)
+    if own is None:
+      return attacked_zeros, points
+    try:
+      return self._one_step(own())[0], points
+    except Exception:  # operations that have no gradient raise many kinds
+      return np.ones(self._count), points
+
+  def _one_step(self, model):
+    """Zeros in the gradients, and points on the way along one step of the radius."""
+    threat = attacks.from_norm(self._norm, self._epsilon)
+
+    @tf.function
+    def step(images, labels, seed):
+      start = threat.random_start(images, seed, 1e-3)
+
+      def loss(neighbours):
+        return losses.cross_entropy(self._scores(model, neighbours, seed), labels)
+
+      with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(start)
+        total = tf.reduce_sum(loss(start))
+      gradient = tape.gradient(total, start)
+      if gradient is None:
+        gradient = tf.zeros_like(start)
+      dead = tf.cast((gradient == 0) | ~tf.math.is_finite(gradient), tf.float32)
+      gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
+      end = threat.step(start, gradient, images, threat.epsilon)
+      points = tf.stack([images + share * (end - images) for share in (0.25, 0.5, 0.75, 1.0)])
+      return tf.reduce_mean(dead, list(range(1, images.shape.rank))), points
+
+    zeros, points = np.ones(self._count), np.stack([self._images] * 4)
+    for number, (positions, images, labels) in enumerate(self._batches(self._right)):
+      shares, ends = step(images, labels, distribution.fold(self._seed, 2, number))
+      zeros[positions] = shares.numpy()[: len(positions)]
+      points[:, positions] = ends.numpy()[:, : len(positions)]
+    return zeros, points
+
+  def _scores(self, model, images, seed):
+    loc, scale = model.represent(images)
+    if self._mode == "deterministic":
+      return tf.nn.log_softmax(model.head(loc))
+    return model.from_representation(loc, scale, distribution.fold(seed, 1), self._eot)
+
+  def _check_gradients(self, zeros):
+    dead = self._share(zeros[self._right] >= 0.99) if self._right.any() else 0.0
+    mean = float(zeros[self._right].mean()) if self._right.any() else 0.0
+    found = getattr(self._classifier, "metadata", {}).get("gradients", {})
+    crossed = ", ".join(found.get("bridged", ()))
+    detail = (
+      f"{_percent(dead)} of the images have no gradient of the cross-entropy (99% of its entries "
+      f"are 0); {_percent(mean)} of all entries are 0"
+    )
+    if crossed:
+      detail += f"; attacks cross {crossed} by straight-through gradients"
+    return _check("gradients", dead <= _SHARE, detail, images_without=dead, zero=mean)
+
+  def _check_one_step(self, points, many, values):
+    scores = [self._score(part) for part in points]
+    right = [self._right & (np.argmax(part, 1) == self._labels) for part in scores]
+    one, several = self._share(right[-1]), self._share(many)
+    within = one - self._share(np.all(right, 0))
+    detail = (
+      f"accuracy {_percent(one)} after one step, {_percent(several)} after {_STEPS}; "
+      f"{_percent(within)} of the images break only part of the way along the one step "
+      "(catastrophic overfitting: a loss that falls again before its end)"
+    )
+    return _check(
+      "one_step",
+      not (one - several > _FAR and within > _GAP),
+      detail,
+      accuracy_one=one,
+      accuracy_many=several,
+      loss_one=-float(np.mean(self._of_label(scores[-1]), dtype=np.float64)),
+      loss_many=-float(np.mean(values, dtype=np.float64)),
+      broken_within=within,
+    )
+
+  def _check_epsilon(self, find, plan, standing):
+    pixels = math.prod(self._images.shape[1:])
+    full = 0.5 * {"linf": 1.0, "l2": math.sqrt(pixels), "l1": float(pixels)}[self._norm]
+    radii, shares = [self._epsilon], [self._share(standing)]
+    larger = sorted({2 * self._epsilon, math.sqrt(2 * self._epsilon * full), full})
+    for number, epsilon in enumerate(size for size in larger if self._epsilon < size <= full):
+      broken, _ = self._broken(find, plan, epsilon, standing, 10 + number)
+      standing = standing & ~broken
+      radii.append(epsilon)
+      shares.append(self._share(standing))
+    most = min(0.1, 1 / self._classifier.classes)
+    steps = ", ".join(
+      f"{_percent(share)} at {attacked.radius(size)}"
+      for size, share in zip(radii, shares, strict=True)
+    )
+    detail = (
+      f"accuracy under PGD: {steps}; at the last, which turns any image grey, at most "
+      f"{_percent(most)} may be left"
+    )
+    return _check("epsilon", shares[-1] <= most, detail, epsilons=radii, accuracies=shares)
+
+  def _check_effort(self, reported, standing):
+    before, after = self._share(reported), self._share(reported & standing)
+    detail = (
+      f"reported accuracy on these images {_percent(before)}; {_percent(after)} with PGD of "
+      f"{_MORE_STEPS} steps and {_MORE_RESTARTS} restarts on the margin as well"
+    )
+    passed = int(np.sum(reported & ~standing)) <= self._tolerance
+    return _check("effort", passed, detail, accuracy=before, accuracy_more=after)
+
+  def _check_black_box(self, standing):
+    def make(threat, size):
+      del size
+      return Square(threat, _QUERIES)
+
+    plan = _plan("square", losses.margin, _QUERIES, 1, make, fixed_noise=True)
+    broken, _ = self._broken(self._compile(plan), plan, self._epsilon, standing, 3)
+    before, after = self._share(standing), self._share(standing & ~broken)
+    detail = (
+      f"accuracy {_percent(before)} under PGD; Square with {_QUERIES} queries and no gradient "
+      f"breaks {int(broken.sum())} images of what that leaves"
+    )
+    passed = before - after <= _GAP  # random search has other luck than gradients
+    return _check("black_box", passed, detail, accuracy=before, accuracy_square=after)
+
+  def _check_random_noise(self, standing):
+    threat = attacks.from_norm(self._norm, self._epsilon)
+    right, images = self._right.copy(), tf.constant(self._images)
+    for draw in range(_DRAWS):
+      seed = distribution.fold(self._seed, 4, draw)
+      noise = tf.random.stateless_normal(self._images.shape, seed)
+      moved = threat.step(images, noise, images, self._epsilon).numpy()
+      right &= np.argmax(self._score(moved), 1) == self._labels
+    lucky, noisy, left = int(np.sum(standing & ~right)), self._share(right), self._share(standing)
+    detail = (
+      f"accuracy {_percent(noisy)} under {_DRAWS} draws of random noise of the same radius, "
+      f"{_percent(left)} under PGD; noise breaks {lucky} images that PGD does not"
+    )
+    passed = lucky <= self._tolerance
+    return _check("random_noise", passed, detail, accuracy_noise=noisy, accuracy=left)
+
+  def _check_noise(self, plan, broken, standing):
+    served = [self._served(distribution.fold(self._seed, 7, call)) for call in range(2)]
+    flips = self._share(served[0] != served[1])
+    single, _ = self._broken(self._compile(plan, eot=1), plan, self._epsilon, self._right, 5)
+    one, several = self._share(self._right & ~single), self._share(self._right & ~broken)
+    detail = (
+      f"two served predictions differ for {_percent(flips)} of the images; accuracy "
+      f"{_percent(one)} under PGD with one draw a step, {_percent(several)} with {self._eot}"
+    )
+    passed = flips <= _GAP and one - several <= _GAP
+    numbers = {"flips": flips, "accuracy_one_draw": one, "accuracy_draws": several}
+    if "deterministic" in scoring.modes(self._classifier):
+      find = self._compile(plan, mode="deterministic")
+      other, _ = self._broken(find, plan, self._epsilon, standing, 6)
+      numbers["broken_by_mean"] = self._share(other)
+      detail += f"; adversaries of z = mu break {int(other.sum())} images of what PGD leaves"
+      passed = passed and int(other.sum()) <= self._tolerance
+    return _check("noise", passed, detail, **numbers)
+
+  def _served(self, seed):
+    """Predictions [n] as they are served: of one call, whatever it averages over."""
+    model = self._classifier
+
+    @tf.function
+    def call(images, seed):
+      return tf.argmax(model.from_representation(*model.represent(images), seed, model.samples), 1)
+
+    found = np.zeros(self._count, np.int64)
+    for number, (positions, images, _) in enumerate(self._batches(self._labels >= 0)):
+      predictions = call(images, distribution.fold(seed, number)).numpy()
+      found[positions] = predictions[: len(positions)]
+    return found
+
+  def _check_saturation(self):
+    share = self._share(self._clean.max(1) > _ONE)
+    detail = (
+      f"{_percent(share)} of the images have a probability that is 1 in float32, where the "
+      "cross-entropy has no gradient"
+    )
+    return _check("saturation", share <= _SHARE, detail, saturated=share)
+
+
+def _check(name, passed, detail, **numbers):
+  return {"name": name, "passed": bool(passed), "detail": detail, **numbers}
+
+
+def _percent(share):
+  return f"{100 * share:.1f}%"
