@@ -1,0 +1,108 @@
+"""Errors of regressors: linear ones have a known worst case."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from urkle_tf import attacks, errors, export
+from urkle_tf.data import sources
+from urkle_tf.evaluation import regression
+from urkle_tf.networks.regressor import Regressor
+
+EPSILON = 0.1
+
+
+def linear(scale, stochastic, width=3):
+  """f(z) = w z + b on z ~ Normal(A x, scale), for images [2, 2, 1]."""
+  keras.utils.set_random_seed(0)
+  images = keras.Input((2, 2, 1))
+  flat = keras.layers.Flatten()(images)
+  loc = keras.layers.Dense(width, use_bias=False, name="loc")(flat)
+  deviation = keras.layers.Dense(
+    width, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(scale)
+  )(flat)
+  head = keras.Sequential([keras.Input((width,)), keras.layers.Dense(1)])
+  network = keras.Model(images, {"loc": loc, "scale": deviation})
+  model = Regressor(network, head, stochastic, samples=5)
+  weights = network.get_layer("loc").get_weights()[0] @ head.get_weights()[0]
+  return model, weights[:, 0], head.get_weights()[1][0]
+
+
+@pytest.fixture
+def source(rng):
+  """Images away from the bounds of the pixels, and numbers."""
+  images = rng.integers(60, 190, (50, 2, 2, 1)).astype(np.uint8)
+  numbers = rng.normal(1, 2, 50).astype(np.float32)
+  return sources.ArraySource(images, name="x", split="test", target="a number", labels=numbers)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_worst_case_of_a_linear_regressor(source, norm):
+  model, weights, bias = linear(0.3, stochastic=False)
+  attack = attacks.PGD(attacks.from_norm(norm, EPSILON), steps=20, restarts=2, keep="best")
+  part = regression.measure(model, source, attack, batch_size=20)
+  error = source.images.reshape(50, 4) / 255 @ weights + bias - source.labels
+  dual = np.abs(weights).sum() if norm == "linf" else np.linalg.norm(weights)
+  worst = np.abs(error) + EPSILON * dual
+  clean, (attacked,) = part["clean"], part["attacks"]
+  assert (clean["mode"], attacked["mode"]) == ("deterministic", "deterministic")
+  assert clean["rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-4)
+  assert clean["mae"] == pytest.approx(np.mean(np.abs(error)), rel=1e-4)
+  assert attacked["rmse"] == pytest.approx(np.sqrt(np.mean(worst**2)), rel=2e-3)
+  assert attacked["mae"] == pytest.approx(np.mean(worst), rel=2e-3)
+  assert part["spread"] == pytest.approx(source.labels.std(), rel=1e-5)
+  assert clean["r2"] == pytest.approx(1 - np.mean(error**2) / source.labels.var(), rel=1e-3)
+  assert (attacked["norm"], attacked["epsilon"], attacked["steps"]) == (norm, EPSILON, 20)
+
+
+def test_sampled_z_and_its_mean_are_two_regressors(source):
+  model, weights, bias = linear(0.5, stochastic=True)
+  attack = attacks.PGD(attacks.Linf(EPSILON), steps=5, keep="best")
+  part = regression.measure(model, source, attack, eot=3, samples=400, batch_size=50)
+  assert part["clean"]["mode"] == "sampled"
+  assert [row["mode"] for row in part["attacks"]] == ["sampled", "deterministic"]
+  assert [row["eot"] for row in part["attacks"]] == [3, 1]
+  error = np.abs(source.images.reshape(50, 4) / 255 @ weights + bias - source.labels)
+  reach = EPSILON * np.abs(weights).sum()
+  # The mean of a linear head over z is the head at z = mu, but for the noise of 400 samples.
+  for row, tolerance in zip(part["attacks"], (0.02, 1e-3), strict=True):
+    assert row["mae"] == pytest.approx(np.mean(error + reach), rel=tolerance)
+  assert part["clean"]["mae"] == pytest.approx(np.mean(error), rel=0.02)
+  assert part["clean"]["mae"] != part["clean"]["deterministic"]["mae"]
+  again = regression.measure(model, source, attack, eot=3, samples=400, batch_size=50)
+  assert again == part
+
+
+def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
+  model, _, _ = linear(0.5, stochastic=True)
+  model.target = "a number"
+  export.export_regressor(model, tmp_path / "regressor", {"norm": "linf", "epsilon": EPSILON})
+  monkeypatch.setattr(sources, "load", lambda *args, **kwargs: source)
+  options = {"regressor": str(tmp_path / "regressor"), "attack_steps": 2, "samples": 10}
+  report = regression.assess_regressor(output_dir=str(tmp_path / "report"), **options)
+  written = (tmp_path / "report" / "report.json").read_text()
+  assert json.loads(written) == json.loads(json.dumps(report))
+  assert str(tmp_path) not in written
+  assert report["regression"]["attacks"][0]["epsilon"] == EPSILON  # that of the training
+  page = (tmp_path / "report" / "report.md").read_text().splitlines()
+  assert page[2].startswith("Target: a number; 50 images.")
+  assert [line.split(" | ")[1] for line in page[6:]] == ["clean"] * 2 + ["pgd-2, linf 0.1"] * 2
+  capsys.readouterr()
+  assert regression.assess_regressor(output_dir=str(tmp_path / "report"), **options) == report
+  assert "is finished" in capsys.readouterr().out
+
+  source.target, source.class_names = None, ["a", "b"]
+  with pytest.raises(errors.UserError, match="predicts numbers, but the labels of 'x' are classes"):
+    regression.assess_regressor(**options)
+  with pytest.raises(errors.UserError, match="no folder"):
+    regression.assess_regressor(regressor=str(tmp_path / "nowhere"))
+
+
+def test_what_is_not_finite_is_no_result(source):
+  model, _, _ = linear(0.5, stochastic=False)
+  model.head.layers[-1].bias.assign(tf.constant([np.nan]))
+  with pytest.raises(errors.UserError, match="NaN"):
+    regression.measure(model, source, attacks.FGSM(attacks.Linf(EPSILON)))
