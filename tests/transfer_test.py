@@ -1,0 +1,180 @@
+"""The launcher of the transfer table: its arguments, its table from runs, and a small whole run."""
+
+import functools
+import importlib.util
+import json
+import pathlib
+import sys
+
+import pytest
+from small_models import small_encoder
+
+import urkle_tf
+from urkle_tf import errors, export
+from urkle_tf.evaluation import regression
+
+SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "launch" / "transfer.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+  found = importlib.util.spec_from_file_location("transfer", SCRIPT)
+  module = importlib.util.module_from_spec(found)
+  found.loader.exec_module(module)
+  return module
+
+
+def test_lists_are_split_outside_of_parentheses_and_quotes(script):
+  text = 'mnist, mnist:any_of(classes="a,b"),aff(beta=6, x=1),,digits'
+  assert script.outside(text) == [
+    "mnist",
+    'mnist:any_of(classes="a,b")',
+    "aff(beta=6, x=1)",
+    "digits",
+  ]
+
+
+def test_encoders_have_names(script):
+  texts = ["Urkle=/a/encoder", "/runs/simclr/encoder", "/b/other"]
+  assert script.encoders(texts) == {
+    "Urkle": "/a/encoder",
+    "simclr": "/runs/simclr/encoder",
+    "other": "/b/other",
+  }
+
+
+def test_more_flags_become_arguments(script):
+  def function(epochs, head, flag, seed, step):
+    del epochs, head, flag, seed, step
+
+  text = "--epochs=3 --head='mlp(width=4, layers=2)' --flag=false --step=8/255"
+  wanted = {"epochs": 3, "head": "mlp(width=4, layers=2)", "flag": False, "step": 8 / 255}
+  assert script.options(text, function, ["seed"]) == wanted
+  for wrong, message in (("epochs=3", "write --name=value"), ("--seed=1", "unknown flag 'seed'")):
+    with pytest.raises(errors.UserError, match=message):
+      script.options(wrong, function, ["seed"])
+
+
+# --- Hand-written runs ---
+
+
+def _classes(clean, attacked, mu=None):
+  part = {"mode": "deterministic" if mu is None else "sampled", "accuracy": clean}
+  row = {"name": "pgd", "steps": 20, "norm": "linf", "epsilon": 0.1, "mode": part["mode"]}
+  rows = [{**row, "accuracy": attacked}, {**row, "name": "square", "accuracy": attacked + 0.1}]
+  if mu is not None:
+    part["deterministic"] = {"accuracy": mu[0]}
+    rows.append({**row, "mode": "deterministic", "accuracy": mu[1]})
+  return {"clean": part, "attacks": rows}
+
+
+def _numbers(clean, attacked):
+  row = {"name": "pgd", "steps": 20, "norm": "linf", "epsilon": 0.1, "mode": "deterministic"}
+  part = {"clean": {"mode": "deterministic", "rmse": clean}, "target": "degrees", "spread": 26.0}
+  return {"regression": {**part, "attacks": [{**row, "rmse": attacked}]}}
+
+
+def _write(folder, seed, report, row, **kept):
+  made, measured = folder / f"slf-{seed}", folder / f"slf-{seed}-report"
+  for path, stamp in ((made, {"row": row}), (measured, kept)):
+    path.mkdir(parents=True)
+    (path / "finished.json").write_text(json.dumps({"settings": {}, **stamp}))
+  (measured / "report.json").write_text(json.dumps(report))
+
+
+def test_the_table(script, tmp_path):
+  parity, angle = tmp_path / "urkle" / "mnist-parity", tmp_path / "urkle" / "mnist-rotation"
+  _write(parity, 0, _classes(0.9, 0.8, (0.91, 0.79)), {"validation_accuracy": 0.9}, guess=0.51)
+  _write(parity, 1, _classes(0.92, 0.78, (0.91, 0.77)), {"validation_accuracy": 0.9}, guess=0.51)
+  _write(angle, 0, _numbers(12.345, 23.4), {"validation_rmse": 12.0})
+  (parity / "slf-2-report").mkdir()  # under way
+  tasks = ["mnist:parity", "mnist:rotation", "mnist"]
+  document = script.collect(tmp_path, ["Urkle", "Other"], tasks, ["slf"])
+  first, second = document["rows"]
+  assert (first["task"], first["measure"], first["seeds"]) == ("mnist:parity", "accuracy", [0, 1])
+  assert (first["clean"], first["attacked"]) == ([90, 92], [80, 78])  # the worst of two attacks
+  assert first["deterministic"] == {"clean": [91, 91], "attacked": [79, 77]}
+  assert first["attacks"] == ["pgd-20, linf 0.1", "square-20, linf 0.1"]
+  assert (second["clean"], second["attacked"]) == ([12.345], [23.4])
+  # The standard deviation of two numbers is their distance over the root of 2.
+  assert script.table(document).splitlines()[2:] == [
+    "| mnist:parity | accuracy, % | 51.00 | Urkle | slf | 91.00 ± 1.41 | 79.00 ± 1.41 | "
+    "91.00 ± 0.00 / 78.00 ± 1.41 | 90.00 ± 0.00 | 2 |",
+    "| mnist:rotation | error in degrees | 26 | Urkle | slf | 12.3 | 23.4 |  | 12 | 1 |",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--tasks=digits"], "give --encoder=NAME=FOLDER"),
+    (["--encoder=a=nowhere"], "required: --tasks"),
+    (["--encoder=a=nowhere", "--tasks=digits"], "no folder 'nowhere'"),
+    (["--encoder=a=x", "--encoder=a=y", "--tasks=digits"], "its own name"),
+    (["--encoder=a=x", "--tasks=digits,digits"], "'digits' is given twice"),
+    (["--encoder=a=x", "--tasks=digits", "--seeds=0"], "--seeds must be at least 1"),
+    (["--encoder=a=x", "--tasks=digits", "--extra_finetune=--epoch=1"], "did you mean 'epochs'"),
+  ],
+)
+def test_mistakes_end_in_one_line(script, monkeypatch, capsys, arguments, message):
+  monkeypatch.setattr(sys, "argv", ["transfer.py", *arguments])
+  with pytest.raises(SystemExit) as stopped:
+    script.main()
+  assert stopped.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: ")
+  assert message in line
+
+
+# --- All of it, small ---
+
+
+@pytest.mark.timeout(600)
+def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(script, tmp_path, monkeypatch):
+  encoder = export.export_encoder(
+    small_encoder(), tmp_path / "run" / "encoder", {"norm": "linf", "epsilon": 0.1}
+  )
+  arguments = [
+    f"--encoder={encoder}",
+    "--tasks=digits:parity,digits:rotation(degrees=30)",
+    "--examples=200",
+    "--validation_split=train[-100:]",
+    "--test_examples=50",
+    "--labels=0.5",
+    "--attacks=pgd(steps=2)",
+    "--extra_finetune=--epochs=2",
+    "--extra_evaluate=--eot=2 --samples=5",
+    "--extra_regression=--attack_steps=2 --eot=2 --samples=5",
+    f"--work={tmp_path / 'work'}",
+  ]
+  script.transfer(arguments)
+  parity, angle = json.loads((tmp_path / "work" / "transfer.json").read_text())["rows"]
+  assert (parity["encoder"], parity["measure"], angle["measure"]) == ("run", "accuracy", "rmse")
+  folder = tmp_path / "work" / "run" / "digits-parity"
+  report = json.loads((folder / "slf-0-report" / "report.json").read_text())
+  assert parity["clean"] == [pytest.approx(100 * report["clean"]["accuracy"])]
+  assert parity["attacked"][0] <= parity["clean"][0]
+  assert angle["attacked"][0] >= angle["clean"][0]
+  assert 40 < parity["guess"] < 60
+  assert angle["guess"] == pytest.approx(30 / 3**0.5, rel=0.1)  # of a uniform angle
+  assert len(json.loads((folder / "slf-0" / "labels.json").read_text())["positions"]) == 100
+  page = (tmp_path / "work" / "transfer.md").read_text()
+  assert "| digits:rotation(degrees=30) | error in the angle in degrees |" in page
+  assert str(tmp_path) not in page + (tmp_path / "work" / "transfer.json").read_text()
+  assert "--tasks='digits:parity,digits:rotation(degrees=30)'" in page
+  assert "--encoder=run=RUN/encoder" in page
+
+  @functools.wraps(regression.assess_regressor)  # whose arguments are looked at
+  def fail(**_):
+    pytest.fail("what is finished is done again")
+
+  monkeypatch.setattr(urkle_tf, "adapt", fail)
+  monkeypatch.setattr(urkle_tf, "assess", fail)
+  monkeypatch.setattr(regression, "assess_regressor", fail)
+  script.transfer(arguments)
+  assert (tmp_path / "work" / "transfer.md").read_text() == page
+  # Another encoder in the same folder is not taken for the first.
+  metadata = json.loads((encoder / "metadata.json").read_text())
+  (encoder / "metadata.json").write_text(json.dumps({**metadata, "fingerprint": "another"}))
+  with pytest.raises(pytest.fail.Exception):
+    script.transfer(arguments)
