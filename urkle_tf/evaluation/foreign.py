@@ -131,7 +131,11 @@ def _keras_model(path):
       f"cannot read {str(path)!r}: {_reason(error)}; a model with classes of its own can be given "
       "as a SavedModel (model.export(FOLDER))"
     ) from error
-  inputs = model.inputs
+  inputs = getattr(model, "inputs", None)
+  if not inputs:
+    raise errors.UserError(
+      f"{str(path)!r} does not say what it takes: give a SavedModel of it (model.export(FOLDER))"
+    )
   if len(inputs) != 1 or len(inputs[0].shape) != 4:
     given = ", ".join(f"{list(tensor.shape)}" for tensor in inputs)
     raise errors.UserError(
@@ -318,18 +322,13 @@ class Foreign(_Scores):
     self._check(first, loaded)
     stochastic = bool(np.abs(first - second).max() > 1e-4 * max(np.abs(first).max(), 1e-12))
     sums = first.sum(1)
-    probabilities = bool(first.min() >= -1e-6 and np.abs(sums - 1).max() < 1e-3)
+    probabilities = bool(first.min() >= -1e-6 and np.abs(sums - 1).max() < 1e-2)
     kind = "probabilities" if probabilities else "logits"
     self._graph = self._read_graph(images, first, stochastic)
-    found = self._find_logits(images, probabilities, first.shape[1])
-    exact = found.tensor if found and found.exact else None
-
-    super().__init__(
-      self._reader(exact, probabilities and not exact), stochastic, first.shape[1], 1
-    )
-    attacked = found.tensor if found else None
-    self._attack_values = self._reader(attacked, probabilities and not attacked)
-    own, left, bridged = self._look_at_gradients(images, attacked, probabilities and not attacked)
+    classes = first.shape[1]
+    exact = self._find_logits(images, classes) if probabilities else None
+    super().__init__(self._reader(exact, probabilities and not exact), stochastic, classes, 1)
+    attacked, (own, left, bridged) = self._look_at_gradients(images, exact, probabilities)
     saturated = float(np.mean(_saturated(first))) if probabilities else 0.0
     self.metadata = {
       "kind": "classifier",
@@ -340,7 +339,7 @@ class Foreign(_Scores):
       "stochastic": stochastic,
       "outputs": kind,
       "logits": "given" if not probabilities else "recovered" if exact else "not recovered",
-      "attacked": "the outputs" if not attacked else "logits" if exact else "inner logits",
+      "attacked": "logits" if exact else "inner scores" if attacked else "the outputs",
       "saturated": saturated,
       "gradients": {"zero": own, "zero_bridged": left, "bridged": bridged},
       "noise": "none" if not stochastic else "seeded" if self._seeded else "not seeded",
@@ -385,19 +384,17 @@ class Foreign(_Scores):
     # Noise that a rewriting has frozen would be another classifier.
     return graph if np.abs(others - values[0]).max() > size else None
 
-  def _find_logits(self, images, probabilities, classes):
-    """A `graphs.Logits` that the outputs confirm, or None."""
-    found = self._graph and self._graph.logits(classes) if probabilities else None
-    if not found or (self._graph.seeded and not self._seeded):
+  def _find_logits(self, images, classes):
+    """The tensor whose softmax the outputs are, or None."""
+    if self._graph is None or (self._graph.seeded and not self._seeded):
       return None
     seed = tf.constant([5, _STREAM])
     outputs = tf.cast(self._graph.run()(images, seed), tf.float32).numpy()
-    inner = tf.cast(self._graph.run(found.tensor)(images, seed), tf.float32)
-    if found.exact:
-      same = np.abs(tf.nn.softmax(inner).numpy() - outputs).max() < 1e-3
-      return found if same else None
-    agree = np.mean(np.argmax(inner, 1) == np.argmax(outputs, 1))
-    return found if agree >= 0.9 else None
+    for tensor in self._graph.scores(classes):
+      inner = tf.cast(self._graph.run(tensor)(images, seed), tf.float32)
+      if _is_softmax(outputs, tf.nn.log_softmax(inner).numpy()):
+        return tensor
+    return None
 
   def _reader(self, tensor, take_log, bridged=False):
     """A function (images, seed) -> logits or log-probabilities, float32."""
@@ -416,17 +413,41 @@ class Foreign(_Scores):
 
     return values
 
-  def _look_at_gradients(self, images, attacked, take_log):
-    """(share of zeros in the model's own gradients, that after bridging, what is bridged)."""
+  def _look_at_gradients(self, images, exact, probabilities):
+    """Chooses what attacks differentiate: the first of these whose gradients are not masked.
+
+    The scores themselves; these, with gradients across steps; and scores inside of the model that
+    mostly say what the outputs say, with gradients across steps.
+
+    Returns:
+      The name of the tensor (None for the outputs), and (share of zeros in the model's own
+      gradients, share of zeros after that, what is bridged).
+    """
+    take_log = probabilities and not exact
+    self._attack_values = self._reader(exact, take_log)
     own = _zero_share(self._attack_values, images, self.classes)
-    if own < _MASKED or self._graph is None or not self._graph.bridged:
-      return own, own, []
-    values = self._reader(attacked, take_log, bridged=True)
-    left = _zero_share(values, images, self.classes)
-    if left > own - 0.05:
-      return own, own, []
-    self._attack_values = values
-    return own, left, self._graph.bridged
+    if own < _MASKED or self._graph is None:
+      return exact, (own, own, [])
+    seed = tf.constant([11, _STREAM])
+    outputs = self._graph.run()(images, seed).numpy()
+    ways = [exact] if self._graph.bridged else []
+    inner = [tensor for tensor in self._graph.scores(self.classes) if tensor != exact]
+    # The logarithm of a probability of 1 falls with that class alone: scores inside say more.
+    saturated = take_log and np.mean(_saturated(outputs)) > 1 - _MASKED
+    for tensor in inner + ways if saturated else ways + inner:
+      values = self._reader(tensor, take_log and tensor is None, bridged=True)
+      if tensor != exact:
+        scores = values(images, seed).numpy()
+        agree = np.mean(np.argmax(scores, 1) == np.argmax(outputs, 1))
+        if agree < 0.9 or not np.all(np.isfinite(scores)):
+          continue
+      left = _zero_share(values, images, self.classes)
+      if left < _MASKED:
+        self._attack_values = values
+        plain = self._reader(tensor, take_log and tensor is None)
+        crossed = _zero_share(plain, images, self.classes) >= _MASKED
+        return tensor, (own, left, self._graph.bridged if crossed else [])
+    return exact, (own, own, [])
 
   def _sentences(self):
     said = self.metadata
@@ -446,14 +467,15 @@ class Foreign(_Scores):
         f"Its logits were not recovered: scores are log p, p at least {FLOOR:g}; a probability of "
         f"{100 * said['saturated']:.0f}% of the images looked at is 0 or 1 in float32."
       )
-      if said["attacked"] == "inner logits":
-        notes.append("Attacks by gradients climb the logits that lie nearest to the output.")
-    gradients = said["gradients"]
+    gradients, ways = said["gradients"], []
+    if said["attacked"] == "inner scores":
+      ways.append("climb scores that lie inside of the model")
     if gradients["bridged"]:
+      ways.append(f"cross {', '.join(gradients['bridged'])} by straight-through gradients")
+    if ways:
       notes.append(
         f"Its own gradients are masked ({100 * gradients['zero']:.0f}% are zero or missing): "
-        f"attacks cross {', '.join(gradients['bridged'])} by straight-through gradients "
-        f"({100 * gradients['zero_bridged']:.0f}% zero)."
+        f"attacks {' and '.join(ways)} ({100 * gradients['zero_bridged']:.0f}% zero)."
       )
     elif gradients["zero"] >= _MASKED:
       notes.append(
@@ -478,6 +500,15 @@ def _call(function, images, loaded):
 
 def _saturated(probabilities):
   return (probabilities.max(1) > 1 - 6e-8) | (probabilities.min(1) == 0)
+
+
+def _is_softmax(probabilities, logs):
+  """Whether probabilities are those of log-probabilities, where float32 can tell."""
+  seen = probabilities > 1e-20
+  wanted = np.log(np.where(seen, probabilities, 1.0))
+  close = np.abs(logs - wanted) <= 2e-2 + 1e-2 * np.abs(wanted)
+  spread = np.abs(probabilities - 1 / probabilities.shape[1]).max()
+  return bool(np.all(close | ~seen) and np.abs(np.exp(logs) - probabilities).max() <= 2e-2 * spread)
 
 
 def _zero_share(values, images, classes):

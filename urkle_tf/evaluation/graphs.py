@@ -5,7 +5,6 @@ computes anyway, and only gradients are replaced.
 """
 
 import collections
-import dataclasses
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -71,20 +70,6 @@ def _falling_select_bridge(op, gradient, *_):
   return [gradient, gradient * (other - chosen), None, None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Logits:
-  """Where a graph has logits.
-
-  Attributes:
-    tensor: their name in the graph.
-    exact: whether the output is their softmax; if not, they decide what the output says, but
-      something (a rounding, an argmax) lies in between.
-  """
-
-  tensor: str
-  exact: bool
-
-
 class Graph:
   """A function images [n, h, w, c] -> float [n, classes], traced and without inner functions.
 
@@ -144,36 +129,29 @@ class Graph:
 
     return run
 
-  def logits(self, classes):
-    """The logits nearest to the output, a `Logits`, or None.
+  def scores(self, classes, most=16):
+    """Tensors that could be scores, as the output is: the nearest to it first.
 
     Args:
       classes: the size of the output's last axis.
-    """
-    exact, tensor = True, self.output
-    seen, queue = set(), collections.deque([tensor])
-    while queue:
-      tensor = queue.popleft()
-      node = self._node_of(tensor)
-      if node is None or node.name in seen or node.name not in self._on_path:
-        continue
-      seen.add(node.name)
-      inputs = _inputs(node)
-      if node.op == "Softmax" and self._is_like_output(inputs[0], classes):
-        return Logits(inputs[0], exact)
-      if node.op == "ArgMax" and self._is_like_output(inputs[0], classes):
-        return Logits(inputs[0], False)
-      if node.op == "IdentityN":
-        inputs = [inputs[_index(tensor)]]
-      elif node.op not in _PASSING and not self._is_widening(node):
-        exact = False
-      queue.extend(inputs)
-    return None
+      most: how many at most.
 
-  def _is_widening(self, node):
-    return node.op == "Cast" and all(
-      tf.as_dtype(node.attr[name].type).is_floating for name in ("SrcT", "DstT")
-    )
+    Returns:
+      Names of float tensors [n, classes] that depend on the images and that the output depends
+      on; its own name is not among them.
+    """
+    found, seen, queue = [], {self.output.split(":")[0]}, collections.deque([self.output])
+    while queue and len(found) < most:
+      node = self._nodes[queue.popleft().split(":")[0]]
+      for tensor in _inputs(node):
+        name = tensor.split(":")[0]
+        if name in seen or name not in self._on_path:
+          continue
+        seen.add(name)
+        queue.append(tensor)
+        if self._nodes[name].op not in _PASSING and self._is_like_output(tensor, classes):
+          found.append(tensor)
+    return found
 
   def _is_like_output(self, tensor, classes):
     found = self._types.get(_full(tensor))
