@@ -17,6 +17,7 @@ from urkle_tf import distribution, errors
 
 _NEWTON_ITERATIONS = 10
 _BISECTIONS = 32
+_MOST_PIECES = 100  # of a piecewise linear function; about 5 are passed
 
 
 def _axes(images):
@@ -248,31 +249,72 @@ class ThreatModel:
     raise NotImplementedError
 
 
-def _level(slopes, breaks, gain):
-  """The s at which sum_i slopes_i * min(s, breaks_i) = gain, or the largest break.
+def _level(weights, breaks, gain):
+  """The s at which sum_i weights_i * min(s, breaks_i) = gain; the largest break if there is none.
 
-  The left side is piecewise linear in s: sort the breaks, find the piece.
+  The left side is concave, increasing and piecewise linear in s, so that Newton's method from 0
+  comes from the left and ends on the right piece, exactly: a few reductions where a sort of the
+  breaks would take ten times as long.
 
   Args:
-    slopes: float32 [n, pixels] >= 0.
+    weights: float32 [n, pixels] >= 0.
     breaks: float32 [n, pixels] >= 0.
     gain: float32 [n, 1] >= 0.
 
   Returns:
     float32 [n, 1].
   """
-  order = tf.argsort(breaks, axis=1)
-  breaks = tf.gather(breaks, order, batch_dims=1)
-  slopes = tf.gather(slopes, order, batch_dims=1)
-  held = tf.cumsum(slopes * breaks, axis=1, exclusive=True)  # by those that have stopped
-  moving = tf.cumsum(slopes, axis=1, reverse=True)
-  short = held + moving * breaks < gain  # the breaks at which it is not reached yet
-  piece = tf.reduce_sum(tf.cast(short, tf.int32), 1, keepdims=True)
-  inside = tf.minimum(piece, breaks.shape[1] - 1)
-  held, moving, end = (tf.gather(v, inside, batch_dims=1) for v in (held, moving, breaks))
-  begin = tf.gather(tf.pad(breaks, [[0, 0], [1, 0]]), inside, batch_dims=1)
-  level = tf.clip_by_value(tf.math.divide_no_nan(gain - held, moving), begin, end)
-  return tf.where(piece == inside, level, end)
+  full = weights * breaks
+  end = tf.reduce_max(breaks, 1, keepdims=True)
+
+  def newton(iteration, level, _):
+    free = level < breaks
+    held = tf.reduce_sum(tf.where(free, 0.0, full), 1, keepdims=True)
+    slope = tf.reduce_sum(tf.where(free, weights, 0.0), 1, keepdims=True)
+    # What no slope is left for cannot be reached.
+    reached = tf.where(slope > 0, tf.math.divide_no_nan(gain - held, slope), end)
+    reached = tf.where(gain > held, tf.clip_by_value(reached, level, end), level)
+    return iteration + 1, reached, tf.reduce_any(reached > level * (1 + 1e-6))
+
+  _, level, _ = tf.while_loop(
+    lambda iteration, level, moving: (iteration < _MOST_PIECES) & moving,
+    newton,
+    (tf.constant(0), tf.zeros_like(gain), tf.constant(True)),
+    parallel_iterations=1,
+  )
+  return level
+
+
+def _steepest(slopes, gains, gain):
+  """The smallest slope beyond which all gains together are not more than `gain`.
+
+  By bisection over the bit patterns of floats >= 0, whose order is that of the floats: exact, and
+  several times faster than a sort.
+
+  Args:
+    slopes: float32 [n, pixels] >= 0.
+    gains: float32 [n, pixels] >= 0: of each pixel.
+    gain: float32 [n, 1] >= 0.
+
+  Returns:
+    float32 [n, 1]: one of the row's slopes, or 0.
+  """
+  patterns = tf.bitcast(slopes, tf.int32)
+
+  def bisect(iteration, low, high):
+    middle = high - (high - low) // 2  # never `low`, which is none of them
+    beyond = tf.reduce_sum(tf.where(patterns > middle, gains, 0.0), 1, keepdims=True)
+    fits = beyond <= gain
+    return iteration + 1, tf.where(fits, low, middle), tf.where(fits, middle, high)
+
+  high = tf.reduce_max(patterns, 1, keepdims=True)
+  _, _, high = tf.while_loop(
+    lambda iteration, *_: iteration < 31,
+    bisect,
+    (tf.constant(0), tf.fill(tf.shape(high), -1), high),
+    parallel_iterations=1,
+  )
+  return tf.bitcast(high, tf.float32)
 
 
 class Linf(ThreatModel):
@@ -504,13 +546,14 @@ class L1(ThreatModel):
     return self._clip(images + tf.sign(offsets) * kept)
 
   def _reach(self, slopes, room, gain):
-    # The steepest pixel first, each as far as it has room.
-    order = tf.argsort(slopes, axis=1, direction="DESCENDING")
-    steepest = tf.gather(slopes, order, batch_dims=1)
-    most = tf.gather(room, order, batch_dims=1)
-    missing = gain - tf.cumsum(steepest * most, axis=1, exclusive=True)
-    moved = tf.clip_by_value(tf.math.divide_no_nan(missing, steepest), 0.0, most)
-    return tf.gather(moved, tf.argsort(order, axis=1), batch_dims=1)
+    # The steepest pixels first, each as far as it has room; the last of them share what is left.
+    gains = slopes * room
+    last = _steepest(slopes, gains, gain)
+    full = slopes > last
+    missing = gain - tf.reduce_sum(tf.where(full, gains, 0.0), 1, keepdims=True)
+    shared = tf.reduce_sum(tf.where(slopes == last, gains, 0.0), 1, keepdims=True)
+    share = tf.clip_by_value(tf.math.divide_no_nan(missing, shared), 0.0, 1.0)
+    return tf.where(full, room, tf.where(slopes == last, share * room, 0.0))
 
 
 _NORMS = {"linf": Linf, "l2": L2, "l1": L1}
