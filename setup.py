@@ -46,6 +46,7 @@ EXTRAS_REQUIRE = {
     "mypy>=2,<3",
     "pytest>=8.2,<10",
     "pytest-timeout>=2.3.1,<3",
+    "pytest-xdist>=3.8,<4",  # launch/test.sh runs files side by side
     "ruff>=0.17,<0.18",  # a formatter's minor releases change what it writes
     "setuptools>=70.1",  # builds the wheel that tests/packaging_test.py looks into
   ],
