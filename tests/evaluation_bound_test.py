@@ -305,7 +305,7 @@ def test_the_report_says_whether_the_bound_is_vacuous(vacuous, tight, sentence):
     ({"loss_cap": 2.3}, r"--loss_cap must be a number above ln\(10\) = 2.3026 for 10 classes"),
     ({"loss_cap": 0}, "--loss_cap must be a number above"),
     ({"model": "deterministic"}, "this classifier is deterministic: leave --loss_cap out"),
-    ({"model": "encoder"}, "--loss_cap needs --classifier"),
+    ({"model": "encoder", "loss_cap": 0}, "--loss_cap must be a positive number, got 0"),
   ],
 )
 def test_mistakes_are_one_line_and_leave_no_folder(folders, tmp_path, changes, message):

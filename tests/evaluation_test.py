@@ -1,5 +1,6 @@
 """Measurements against NumPy, other libraries and cases with a known answer."""
 
+import dataclasses
 import inspect
 import json
 import math
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from scipy import stats
 from sklearn import metrics
 from small_models import small_encoder
 
-from urkle_tf import command_line, errors, evaluate, evaluation, export, networks
+from urkle_tf import command_line, distribution, errors, evaluate, evaluation, export, networks
 from urkle_tf.data import sources
-from urkle_tf.evaluation import attacked, calibration, clean, representation, scoring
+from urkle_tf.evaluation import attacked, calibration, clean, foreign, representation, scoring
 from urkle_tf.networks.classifier import Classifier, Frozen
 
 
@@ -80,7 +82,7 @@ def test_wilson_interval_is_the_published_one(right, total, low, high):
 SHAPE = (4, 4, 1)
 
 
-def linear_classifier(weights, bias, scale, stochastic):
+def linear_classifier(weights, bias, scale, stochastic, samples=20):
   """Takes the pixels for z (with noise of a constant scale); linear logits."""
   images = keras.Input(SHAPE, name="images")
   loc = keras.layers.Flatten()(images)
@@ -88,7 +90,7 @@ def linear_classifier(weights, bias, scale, stochastic):
   network = keras.Model(images, {"loc": loc, "scale": sigma})
   head = networks.mlp(16, [weights.shape[1]], "head")
   head.get_layer("dense1").set_weights([weights, bias])
-  return Classifier(network, head, stochastic)
+  return Classifier(network, head, stochastic, samples)
 
 
 def grey_source(rng, n=300):
@@ -100,12 +102,16 @@ def grey_source(rng, n=300):
   )
 
 
-def robust_share(source, weights, bias, norm, epsilon):
-  """Share of images with margin > epsilon * ||w||_dual."""
+def margins(source, weights, bias):
   x = source.images.reshape(source.size, -1).astype(np.float64) / 255
   logits = x @ weights + bias
   y = source.labels
-  margin = logits[np.arange(len(y)), y] - logits[np.arange(len(y)), 1 - y]
+  return logits[np.arange(len(y)), y] - logits[np.arange(len(y)), 1 - y]
+
+
+def robust_share(source, weights, bias, norm, epsilon):
+  """Share of images with margin > epsilon * ||w||_dual."""
+  margin = margins(source, weights, bias)
   difference = (weights[:, 0] - weights[:, 1]).astype(np.float64)
   dual = {"linf": np.abs(difference).sum(), "l2": np.sqrt(np.sum(difference**2))}[norm]
   return float(np.mean(margin > epsilon * dual))
@@ -126,8 +132,8 @@ def linear_problem(rng):
 def attack_rows(model, source, norm, epsilons, batch_size=64, attacks="pgd", **options):
   labels = source.labels
   scorer = scoring.Scorer(model, batch_size)
-  scored = [scorer(images) for _, images, _ in scoring.stream(source, batch_size)]
-  on_clean = {mode: np.concatenate([part[mode] for part in scored]) for mode in scored[0]}
+  scored = [scorer.both(images).arrays() for _, images, _ in scoring.stream(source, batch_size)]
+  on_clean = scoring.Scores.join(scored, scorer.modes)
   plans = attacked.plans(
     attacks, norm, epsilons, source.image_shape, steps=20, classes=model.classes
   )
@@ -159,7 +165,7 @@ def test_a_sampled_linear_classifier_has_the_same_closed_form(rng):
   # The difference of two logits is symmetric around that of the mean of z: the limit of many
   # samples decides as z = mu does, whatever the scale.
   source, weights, bias = linear_problem(rng)
-  model = linear_classifier(weights, bias, 0.05, stochastic=True)
+  model = linear_classifier(weights, bias, 0.05, stochastic=True, samples=1)
   rows, _ = attack_rows(model, source, "linf", [0.02], eot=5)
   assert [row["mode"] for row in rows] == ["sampled", "deterministic"]
   assert [row["eot"] for row in rows] == [5, 1]
@@ -167,6 +173,15 @@ def test_a_sampled_linear_classifier_has_the_same_closed_form(rng):
   assert rows[0]["accuracy"] == pytest.approx(wanted, abs=0.03)
   assert rows[1]["accuracy"] == pytest.approx(wanted, abs=0.005)
   assert all(row["accuracy"] <= row["own_accuracy"] for row in rows)
+  # A call with one sample decides by the sign of a Normal around the worst margin.
+  difference = weights[:, 0] - weights[:, 1]
+  worst = margins(source, weights, bias) - 0.02 * np.abs(difference).sum()
+  normal = stats.norm.cdf(worst / (0.05 * np.linalg.norm(difference)))
+  assert abs(normal.mean() - wanted) > 0.04  # a call is another classifier than the limit
+  assert rows[0]["served_accuracy"] == pytest.approx(normal.mean(), abs=0.03)
+  assert rows[0]["accuracy_all_draws"] < rows[0]["served_accuracy"] - 0.05
+  assert (rows[0]["served_samples"], rows[0]["draws"]) == (1, 10)
+  assert "served_accuracy" not in rows[1]
 
 
 def test_each_mode_is_judged_on_what_broke_the_other(rng, monkeypatch):
@@ -211,6 +226,14 @@ def test_noise_is_fresh_at_every_step(rng, monkeypatch):
   assert len(set(seen)) == len(seen) == 41  # the steps, and the value at the end
   np.testing.assert_array_equal(first, find(*arguments)[0])  # and the same in a second run
   assert len(set(seen)) == 41
+
+  # --noise=fixed, and attacks that compare values between evaluations.
+  (plan,) = attacked.plans("pgd(steps=3)", "linf", [0.02], SHAPE)
+  plan = dataclasses.replace(plan, fixed_noise=True)
+  find = attacked.adversary(model, plan, "linf", "sampled", eot=1)
+  seen.clear()
+  find(*arguments)
+  assert (len(seen), len(set(seen))) == (4, 1)
 
 
 def test_standing_images_alone_give_the_same_worst_case(rng):
@@ -257,8 +280,8 @@ def test_autoattack_is_its_stages_and_the_worst_of_them(rng):
       assert "targeted margin" in stages[1]["note"]  # two classes
       assert stages[1]["attacked"] <= stages[0]["attacked"] < source.size
   assert rows[0]["attacked"] == source.size  # PGD is no stage
-  needed = set(rows[0]) - {"loss", "targets", "own_accuracy", "own_interval"}
-  assert needed <= set(rows[-1])
+  needed = set(rows[0]) - {"loss", "targets", "own_accuracy", "own_interval", "noise"}
+  assert needed <= set(rows[-2])  # of the same mode
 
 
 def test_targets_are_tried_one_after_the_other(rng):
@@ -293,6 +316,57 @@ def test_worst_prefers_what_is_misclassified():
   assert again.tolist() == [False]
 
 
+def test_what_the_choosing_draws_prefer_is_scored_by_others():
+  labels = np.zeros(4, np.int64)
+  right, wrong = np.log([0.9, 0.1]), np.log([0.2, 0.8])
+  clean_values = np.tile(right, (4, 1))
+  votes = np.zeros((4, 3), np.int64)
+  worst = attacked.Worst(clean_values, labels, clean_values, votes)
+  everything = np.arange(4)
+  choice = np.stack([wrong, wrong, right, np.log([0.8, 0.2])])
+  scored = np.stack([wrong, right, wrong, np.log([0.95, 0.05])])
+  taken = worst.update(everything, choice, scored, np.array([[1, 1, 0]] * 4))
+  assert taken.tolist() == [True, True, True, True]
+  # Luck with the choosing draws (the second) breaks nothing; the verdict is the others'.
+  assert worst.right.tolist() == [False, True, False, True]
+  np.testing.assert_array_equal(worst.of_label, scored[:, 0])
+  # What is broken stays broken, however much worse the choosing draws find something else.
+  worse = np.log([[0.01, 0.99]] * 4)
+  fine = np.log([[0.99, 0.01]] * 4)
+  assert worst.update(everything, worse, fine, votes).tolist() == [False, True, False, True]
+  assert worst.right.tolist() == [False, True, False, True]
+  np.testing.assert_array_equal(worst.votes[:, 0], [1, 0, 1, 0])
+  other = attacked.Worst(clean_values, labels, clean_values, votes)
+  other.merge(worst)
+  assert other.right.tolist() == [False, True, False, True]
+  np.testing.assert_array_equal(other.scored, worst.scored)
+
+
+def test_a_batch_s_candidate_is_chosen_by_the_choosing_draws_alone():
+  images = np.zeros((3, 1, 1, 1), np.float32)
+  first = np.log([[0.3, 0.7], [0.6, 0.4], [0.9, 0.1]])
+  second = np.log([[0.6, 0.4], [0.7, 0.3], [0.95, 0.05]])
+  labels = np.zeros(3, np.int64)
+  choice, chosen, changed = attacked._chosen(
+    np.log([[0.9, 0.1]] * 3), labels, images, [(images + 1, first), (images + 2, second)]
+  )
+  np.testing.assert_array_equal(chosen.ravel(), [1, 1, 0])
+  assert changed.tolist() == [True, True, False]
+  np.testing.assert_array_equal(choice[:2], first[:2])
+
+
+def test_served_figures_are_a_plain_loop():
+  labels = np.array([0, 1, 2])
+  votes = np.zeros((3, 12), np.int64)
+  votes[1, :9], votes[2, 2:] = 1, 2
+  votes[0, 11] = 5  # beyond the first ten calls
+  found = clean.served(votes, labels, 20)
+  assert found["served_accuracy"] == pytest.approx((11 + 9 + 10) / 36)
+  assert found["accuracy_all_draws"] == pytest.approx(1 / 3)
+  assert found["interval_all_draws"] == clean.wilson(1, 3)
+  assert (found["served_samples"], found["draws"]) == (20, 10)
+
+
 def test_stream_gives_full_batches_of_what_is_wanted(rng):
   source = grey_source(rng, n=23)
   mask = np.arange(23) % 3 != 0
@@ -324,6 +398,27 @@ def test_scorer_approaches_the_limit_classifier(rng):
   wanted = (node_weights / (1 + np.exp(-values))).sum(1) / math.sqrt(2 * math.pi)
   np.testing.assert_allclose(np.exp(found["sampled"][:, 0]), wanted, atol=0.02)
   np.testing.assert_allclose(found["deterministic"], tf.nn.log_softmax(logits), atol=1e-5)
+
+
+def test_draws_that_choose_are_others_and_votes_are_those_of_calls(rng):
+  source, weights, bias = linear_problem(rng)
+  model = linear_classifier(weights, bias, 0.5, stochastic=True, samples=4)
+  images = (source.images[:7] / 255).astype(np.float32)
+  found = scoring.Scorer(model, 10, samples=30)
+  scores = found.both(images)
+  assert scores.votes.shape == (7, 10)  # at least 10 calls
+  assert np.abs(scores.values["sampled"] - scores.choice["sampled"]).min() > 1e-5
+  np.testing.assert_array_equal(scores.values["deterministic"], scores.choice["deterministic"])
+  loc, scale = model.represent(images)
+  probabilities = []
+  for call in range(10):
+    seed = distribution.fold([0, 0], scoring.SCORE_STREAM, call)
+    noise = tf.random.stateless_normal([1, 4, 16], seed).numpy()
+    logits = (loc[:, None] + scale[:, None] * noise) @ weights + bias
+    probabilities.append(tf.nn.softmax(logits).numpy().mean(1))
+  np.testing.assert_array_equal(scores.votes, np.argmax(probabilities, 2).T)
+  mean = np.log(np.mean(probabilities, 0))
+  np.testing.assert_allclose(scores.values["sampled"], mean, atol=1e-4)
 
 
 def test_values_that_are_not_finite_are_told(rng):
@@ -375,6 +470,50 @@ def test_wrong_attacks_are_one_line(text, norm, epsilon, message):
   assert "\n" not in str(caught.value)
 
 
+# A model that looks its scores up in a table: nothing of it has a gradient.
+
+
+def test_a_model_without_gradients_is_attacked_by_square_alone(tmp_path):
+  levels = 10
+
+  def serve(images):
+    # One class for each tenth of the sum of the first row, far from linear in it.
+    total = tf.reduce_sum(images[:, 0], [1, 2])
+    return tf.gather(5 * tf.eye(levels), tf.cast(total * 4, tf.int32) % levels)
+
+  module = tf.Module()
+  spec = tf.TensorSpec([None, 8, 8, 1], tf.float32, name="images")
+  module.serve = tf.function(serve, input_signature=[spec])
+  tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.serve)
+  arguments = {"classifier": str(tmp_path / "model"), "examples": 40, "epsilon": 0.3}
+  with pytest.raises(errors.UserError, match="has no gradient that pgd, fgsm could follow"):
+    evaluation.assess(**arguments)
+  found = evaluation.assess(
+    attacks="pgd,autoattack(queries=30)",
+    checks=False,
+    output_dir=str(tmp_path / "report"),
+    **arguments,
+  )
+  assert [row["name"] for row in found["attacks"]] == ["square", "autoattack"]
+  assert found["attacks"][1]["stages"] == ["square"]
+  assert found["config"]["skipped_attacks"] == ["pgd", "apgd_ce", "apgd_t", "fab_t"]
+  text = (tmp_path / "report" / "report.md").read_text()
+  assert "Not run, since the model has no gradient: pgd, apgd_ce, apgd_t, fab_t." in text
+
+  # Whoever runs an attack by gradients all the same is given gradients of zero.
+  source = sources.load("digits", "test", examples=8)
+  model = foreign.look_at(tmp_path / "model", source)
+  assert not attacked.differentiable(model)
+  (plan,) = attacked.plans("pgd(steps=2)", "linf", [0.1], (8, 8, 1))
+  find = attacked.adversary(model, plan, "linf", "deterministic")
+  images = tf.constant(source.images / 255, tf.float32)
+  candidates, zeros = find(
+    images, tf.constant(source.labels), tf.constant([1, 2]), tf.constant(0.1), tf.constant(0.01)
+  )
+  assert float(zeros) == 1.0
+  assert np.abs(candidates[0] - images).max() <= 0.1 + 1e-6
+
+
 # The part without labels.
 
 
@@ -414,6 +553,43 @@ def test_the_worst_kl_of_a_linear_encoder_is_its_closed_form(rng):
   moved = 0.02 * np.linalg.norm(np.abs(matrix).sum(0))
   assert found["drift"] == pytest.approx(moved / np.mean(distances), rel=1e-3)
   assert found["examples"] == 12
+  # All images have the same KL, so both forms of the regulariser agree.
+  assert found["regulariser_per_nat"] == pytest.approx(math.sqrt(wanted / 2), rel=1e-3)
+  assert found["regulariser_tight_per_nat"] == pytest.approx(math.sqrt(wanted / 2), rel=1e-3)
+  assert "M" not in found
+
+
+def test_an_images_own_figures_and_both_forms_of_the_regulariser():
+  # A square pixel grid of one weight each; black images cannot get darker, and have half the KL's
+  # root: loc = sum of signed pixels, of which the negative ones cannot move down.
+  images = keras.Input(SHAPE)
+  dense = keras.layers.Dense(1, use_bias=False)
+  loc = dense(keras.layers.Flatten()(images))
+  network = keras.Model(images, {"loc": loc, "scale": keras.layers.Rescaling(0.0, 0.2)(loc)})
+  weights = np.array([[1.0]] * 12 + [[-1.0]] * 4, np.float32)
+  dense.set_weights([weights])
+  pixels = np.full((6, *SHAPE), 128, np.uint8)
+  pixels[::2] = 0
+  source = sources.ArraySource(pixels, name="grey", split="test", class_names=["a"], labels=[0] * 6)
+  arrays = {}
+  found = representation.measure(
+    network, source, "linf", 0.05, steps=20, batch_size=4, loss_cap=3.0, arrays=arrays
+  )
+  moved = 0.05 * np.array([12, 16] * 3)  # black images: the 12 pixels that may rise
+  kl = moved**2 / (2 * 0.2**2)
+  np.testing.assert_allclose(arrays["representation_kl"], kl, rtol=1e-3)
+  np.testing.assert_allclose(arrays["representation_sigma"], 0.2, rtol=1e-6)
+  grey = 128 / 255 * 8
+  np.testing.assert_allclose(arrays["representation_snr"], np.array([0, grey] * 3) / 0.2, rtol=1e-5)
+  change = arrays["representation_adversaries"] - pixels / np.float32(255)
+  np.testing.assert_allclose(np.abs((change.reshape(6, 16) @ weights)[:, 0]), moved, rtol=1e-3)
+  between = [abs(a - b) for i, a in enumerate([0, grey] * 3) for b in ([0, grey] * 3)[i + 1 :]]
+  np.testing.assert_allclose(arrays["representation_drift"], moved / np.mean(between), rtol=1e-3)
+  assert arrays["representation_neighbour_flips"].shape == (6,)
+  assert found["M"] == 3.0
+  assert found["regulariser"] == pytest.approx(3 * math.sqrt(kl.mean() / 2), rel=1e-3)
+  assert found["regulariser_tight"] == pytest.approx(3 * np.sqrt(kl / 2).mean(), rel=1e-3)
+  assert found["regulariser_tight"] < found["regulariser"] - 0.02
 
 
 # The whole.
@@ -475,7 +651,17 @@ def test_report_is_the_contracts(folders, tmp_path, capsys):
   assert str(tmp_path) not in json.dumps(stored)
 
   text = (tmp_path / "report" / "report.md").read_text()
-  assert text.count("| pgd |") == text.count("| fgsm |") == 4
+  assert text.count("| pgd | linf") == text.count("| fgsm | linf") == 4
+  assert text.count("| cross_entropy |") == 8
+  # What a caller sees of the sampled classifier: clean, and a row of each attack and radius.
+  _, served = text.split("## As it is served")
+  assert "a call with 5 samples of z | right in each of 10 calls" in served
+  sampled = [stored["clean"], *(r for r in stored["attacks"] if r["mode"] == "sampled")]
+  for row in sampled:
+    assert row["accuracy_all_draws"] <= row["served_accuracy"]
+    assert f"| {100 * row['served_accuracy']:.2f} (" in served
+  assert all("served_accuracy" not in r for r in stored["attacks"] if r["mode"] != "sampled")
+  assert not (tmp_path / "report" / "partial").exists()
   for figure in ("accuracy_vs_epsilon.png", "examples.png"):
     assert f"figures/{figure}" in text
     assert (tmp_path / "report" / "figures" / figure).read_bytes()[:4] == b"\x89PNG"
@@ -520,11 +706,23 @@ def test_a_report_of_another_model_is_never_returned(folders, tmp_path):
 
 
 def test_an_encoder_alone_needs_no_labels(folders, tmp_path):
-  result = evaluation.assess(encoder=str(folders / "encoder"), **SMALL)
+  result = evaluation.assess(
+    encoder=str(folders / "encoder"),
+    output_dir=str(tmp_path / "report"),
+    save_images=True,
+    loss_cap=1.5,  # less than ln(10): of an encoder no classes are known
+    **SMALL,
+  )
   assert set(result) == {"representation", "config", "versions"}
   part = result["representation"]
   assert (part["norm"], part["epsilon"]) == ("l2", 0.5)  # those of the training
   assert 0 < part["kl_mean"] <= part["kl_max"]
+  assert part["regulariser"] == pytest.approx(1.5 * math.sqrt(part["kl_mean"] / 2), rel=1e-5)
+  with np.load(tmp_path / "report" / "images.npz") as arrays:
+    assert arrays["representation_kl"].mean() == pytest.approx(part["kl_mean"], rel=1e-5)
+    assert arrays["representation_adversaries"].shape == (30, 8, 8, 1)
+  text = (tmp_path / "report" / "report.md").read_text()
+  assert f"| regulariser of Proposition 1 (eq. 4), nats | {part['regulariser']:.4g} |" in text
 
 
 @pytest.mark.parametrize(

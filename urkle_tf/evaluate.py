@@ -6,7 +6,7 @@
     --corruptions=all
   python -m urkle_tf.evaluate --encoder=runs/digits/encoder --output_dir=runs/encoder-report
 
-The same command on the same --output_dir finds it finished.
+The same command on the same --output_dir finishes what was begun there, or finds it finished.
 """
 
 from urkle_tf import command_line, errors
@@ -37,7 +37,8 @@ _OWN = {
   ),
   "epsilons": ("numbers", None, "several radii in pixel units: 8/255,16/255"),
   "restarts": ("int", 1, "runs of an attack from different starts"),
-  "eot": ("int", None, "samples of z a step against the sampled classifier; default 20"),
+  "eot": ("int", None, "samples of z a step against the sampled classifier: 20; 50 for claims"),
+  "noise": ("str", "fresh", "samples of z are fresh at every step, or fixed through an attack"),
   "samples": ("int", 200, "samples of z that the sampled classifier is scored with"),
   "standing": ("bool", False, "attack only images that earlier rows left standing: fast"),
   "checks": ("bool", True, "look for signs of masked gradients, on the first 200 images"),

@@ -73,7 +73,7 @@ def _started(path):
   metrics = path / "metrics.jsonl"
   if metrics.exists() and metrics.stat().st_size:
     return True
-  results = ("checkpoints/*.npz", "encoder", "classifier", "regressor", "report.json")
+  results = ("checkpoints/*.npz", "encoder", "classifier", "regressor", "partial", "report.json")
   return any(any(path.glob(name)) for name in results)
 
 

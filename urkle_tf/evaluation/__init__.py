@@ -1,6 +1,9 @@
 """`assess`: how good, how robust and how calibrated a classifier is; behind `evaluate`."""
 
+import dataclasses
+import functools
 import json
+import shutil
 
 import numpy as np
 
@@ -19,6 +22,7 @@ from urkle_tf.evaluation import (
   scoring,
 )
 from urkle_tf.evaluation import checks as checking
+from urkle_tf.evaluation import store as storing
 
 _EPSILON = 8 / 255
 
@@ -41,6 +45,7 @@ def assess(
   attack_step_size=None,
   restarts=1,
   eot=None,
+  noise="fresh",
   samples=200,
   standing=False,
   checks=True,
@@ -73,8 +78,10 @@ def assess(
     attack_steps: of PGD where its spec names none.
     attack_step_size: likewise; None for 2.5 epsilon / steps.
     restarts: likewise.
-    eot: samples of z in each step against the sampled classifier; None for 20.
-    samples: samples of z that the sampled classifier is scored with.
+    eot: samples of z in each step against the sampled classifier; None for 20; 50 for claims.
+    noise: `"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack.
+    samples: samples of z that the sampled classifier is scored with, at least; as many others
+      choose which adversaries are scored.
     standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
     checks: whether signs of masked gradients are looked for, on the first 200 images: see
       `urkle_tf.evaluation.checks`.
@@ -101,6 +108,8 @@ def assess(
       raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
   if eot is not None and eot < 1:
     raise errors.UserError(f"--eot must be at least 1, got {eot}")
+  if noise not in ("fresh", "fixed"):
+    raise errors.unknown("noise", noise, ("fresh", "fixed"))
   if representation_examples < 0:
     raise errors.UserError("--representation_examples must be at least 0")
   if bool(classifier) == bool(encoder):
@@ -138,6 +147,17 @@ def assess(
     restarts,
     metadata.get("classes"),
   )
+  if noise == "fixed":
+    plans = [dataclasses.replace(plan, fixed_noise=True) for plan in plans]
+  skipped = []
+  if model is not None and not attacked.differentiable(model):
+    skipped = list(dict.fromkeys(plan.name for plan in plans if plan.by_gradients))
+    plans = [plan for plan in plans if not plan.by_gradients]
+    if not plans:
+      raise errors.UserError(
+        f"{classifier} has no gradient that {', '.join(skipped)} could follow: give "
+        "--attacks=square, which needs none"
+      )
   source = source or load()
   compatibility.check_images(metadata["image_size"], source)
   if classifier:
@@ -156,12 +176,16 @@ def assess(
           f"{run.path} holds the report of another model than {classifier or encoder} holds now: "
           "give another --output_dir"
         )
+      shutil.rmtree(run.path / storing.FOLDER, ignore_errors=True)
       print(f"{run.path} is finished: nothing to do")
       return done
+    owner = {name: metadata[name] for name in ("fingerprint",)}
+    owner |= {"source": source.name, "examples": source.size}
+    store = storing.Store(run.path / storing.FOLDER if run else None, owner)
     stochastic = bool(metadata["stochastic"])
     eot = (eot or 20) if stochastic else 1
     batch_size = min(batch_size, source.size)
-    result, pictures = {}, ()
+    result, pictures, arrays = {}, (), {}
     if classifier:
       network = None
       if model is None:
@@ -169,19 +193,18 @@ def assess(
         network = model.network
       scorer = scoring.Scorer(model, batch_size, samples, seed)
       parts = _classifier_parts(
-        model, source, plans, norm, radii, batch_size, eot, scorer, seed, standing, save_images
+        *(model, source, plans, norm, radii, batch_size, eot, scorer, seed, standing, save_images),
+        store,
       )
       result, recorder, arrays, robust = parts
       if checks:
-        result["checks"] = checking.measure(
+        check = lambda: checking.measure(  # noqa: E731
           model, source, scorer, robust, norm, radii[0], batch_size=batch_size, eot=eot, seed=seed
         )
+        result["checks"] = store.json("checks", check)
       if variants:
-        judge = scoring.Scorer(model, batch_size, samples, seed)
-        result["corruptions"] = corrupted.measure(judge, source, variants, batch_size, seed)
+        result["corruptions"] = corrupted.measure(scorer, source, variants, batch_size, seed, store)
       pictures = recorder.pictures
-      if run and save_images:
-        _save_arrays(run.path / "images.npz", arrays)
     else:
       network = export.load_encoder(encoder).network
     if representation_examples and network is not None:
@@ -193,11 +216,14 @@ def assess(
         examples=representation_examples,
         batch_size=batch_size,
         seed=seed,
+        loss_cap=None if classifier else loss_cap,
+        arrays=arrays if save_images else None,
+        store=store,
       )
       if run and stochastic:
         file = run.path / "figures" / "latent_map.png"
         _latent_map(file, network, source, norm, radii[0], metadata.get("settings", {}), seed)
-    if loss_cap is not None:
+    if loss_cap is not None and classifier:
       result["bound"] = bound.measure(
         model,
         source,
@@ -207,7 +233,10 @@ def assess(
         samples=max(samples, 200),
         batch_size=batch_size,
         seed=seed,
+        store=store,
       )
+    if run and save_images:
+      _save_arrays(run.path / "images.npz", arrays)
     result["config"] = {
       **export.settings_without_paths(settings),
       "norm": norm,
@@ -217,10 +246,12 @@ def assess(
       "stochastic": stochastic,
       "fingerprint": metadata["fingerprint"],
       "model": _shown(metadata, model),
+      **({"skipped_attacks": skipped} if skipped else {}),
     }
     result["versions"] = export.versions()
     if run:
       report.write(run.path, result, pictures, metadata.get("class_names"))
+      shutil.rmtree(run.path / storing.FOLDER, ignore_errors=True)
   finally:
     if run:
       run.close()
@@ -244,20 +275,33 @@ def _latent_map(file, network, source, norm, epsilon, settings, seed):
 
 
 def _classifier_parts(
-  model, source, plans, norm, radii, batch_size, eot, scorer, seed, standing, save_images
+  model,
+  source,
+  plans,
+  norm,
+  radii,
+  batch_size,
+  eot,
+  scorer,
+  seed,
+  standing,
+  save_images,
+  store=None,
 ):
   """The parts "clean" and "attacks", the recorder, per-image results, and what is robust."""
+  store = store or storing.Store()
   scored, parts = [], []
-  for _, images, truth in scoring.stream(source, batch_size):
+  for number, (_, images, truth) in enumerate(scoring.stream(source, batch_size)):
     if truth.min() < 0 or truth.max() >= model.classes:
       raise errors.UserError(
         f"{source.name!r} has a label outside of the classifier's {model.classes} classes"
       )
-    scored.append(scorer(images))
+    score = functools.partial(scorer.both, images)
+    scored.append(store.arrays(f"clean-{number}", lambda score=score: score().arrays()))
     parts.append(truth)
   labels = np.concatenate(parts)
-  on_clean = {mode: np.concatenate([part[mode] for part in scored]) for mode in scored[0]}
-  recorder = recording.Recorder(on_clean, labels, source.image_shape, save_images)
+  on_clean = scoring.Scores.join(scored, scorer.modes)
+  recorder = recording.Recorder(on_clean.values, labels, source.image_shape, save_images)
   rows, details = attacked.measure(
     model,
     source,
@@ -272,19 +316,21 @@ def _classifier_parts(
     seed=seed,
     standing=standing,
     observe=recorder,
+    store=store,
   )
   arrays = {"labels": labels}
-  arrays |= {f"clean_{mode}": np.argmax(values, 1) for mode, values in on_clean.items()}
+  arrays |= {f"clean_{mode}": np.argmax(values, 1) for mode, values in on_clean.values.items()}
   for number, (right, of_label) in enumerate(details):
     arrays |= {f"right_{number}": right, f"log_probability_{number}": of_label}
     if number in recorder.adversaries:
       arrays[f"adversaries_{number}"] = recorder.adversaries[number]
-  served = scoring.modes(model)[0]
-  robust = np.argmax(on_clean[served], 1) == labels
+  served = scorer.modes[0]
+  robust = np.argmax(on_clean.values[served], 1) == labels
   for row, (right, _) in zip(rows, details, strict=True):
     if row["mode"] == served and row["epsilon"] <= radii[0]:
       robust &= right
-  return {"clean": clean.measure(on_clean, labels), "attacks": rows}, recorder, arrays, robust
+  part = clean.measure(on_clean.values, labels, on_clean.votes, scorer.served)
+  return {"clean": part, "attacks": rows}, recorder, arrays, robust
 
 
 def _save_arrays(file, arrays):

@@ -6,6 +6,7 @@ an adversary, whoever found it.
 """
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from urkle_tf import attacks, distribution, errors, progress, spec
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.autoattack import STAGES, stages
 from urkle_tf.evaluation import clean, scoring
+from urkle_tf.evaluation.store import Store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Plan:
   note: str = ""
   ensemble: str = ""
   group: int = 0
+
+  @property
+  def by_gradients(self):
+    """Whether it says nothing of a model that has no gradient."""
+    return self.name != "square"
 
   @property
   def on_standing(self):
@@ -166,6 +173,39 @@ def _split(text):
   return [part.strip() for part in parts if part.strip()]
 
 
+def differentiable(classifier):
+  """Whether a classifier has gradients in the images, if only zeros.
+
+  False where something in it has none that TensorFlow knows, such as a table look-up: one that
+  was found to be flat everywhere is looked at.
+  """
+  found = getattr(classifier, "metadata", {}).get("gradients", {})
+  if found.get("zero_bridged", 0.0) < 1.0:
+    return True
+  missing = []
+
+  @tf.function(autograph=False)
+  def gradient(images):
+    frozen = classifier.frozen()
+    with tf.GradientTape() as tape:
+      tape.watch(images)
+      scores = frozen.from_representation(*frozen.represent(images), tf.constant([0, 0]), 1)
+      total = tf.reduce_sum(scores)
+    missing.append(tape.gradient(total, images) is None)
+
+  try:
+    gradient.get_concrete_function(tf.TensorSpec([None, *classifier.image_shape], tf.float32))
+  except Exception:  # operations that have no gradient raise many kinds
+    return False
+  return not any(missing)
+
+
+def _flat(objective):
+  """An objective without a gradient, to attacks one whose gradient is zero."""
+  nothing = lambda images: 0.0 * tf.reduce_sum(images, list(range(1, images.shape.rank)))  # noqa: E731
+  return lambda images: tf.stop_gradient(objective(images)) + nothing(images)
+
+
 def adversary(classifier, plan, norm, mode, eot=20):
   """Compiles an attack on one mode of a classifier.
 
@@ -187,6 +227,7 @@ def adversary(classifier, plan, norm, mode, eot=20):
     size or None, targets int [n] where the plan has some) -> (candidates [k, n, h, w, c], share
     of zero gradients).
   """
+  has_gradient = differentiable(classifier)
   evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
 
   @tf.function
@@ -207,7 +248,8 @@ def adversary(classifier, plan, norm, mode, eot=20):
         scores = frozen.from_representation(loc, scale, draws, eot)
       return plan.loss(scores, labels, *([targets] if plan.targets else []))
 
-    found, info = attack.run(objective, images, distribution.fold(seed, 0))
+    climbed = objective if has_gradient else _flat(objective)
+    found, info = attack.run(climbed, images, distribution.fold(seed, 0))
     candidates = [found]
     if mode == "sampled" and "last" in info:
       # The best iterate under fresh noise may be one that had luck with its draws; the last one,
@@ -221,44 +263,131 @@ def adversary(classifier, plan, norm, mode, eot=20):
 class Worst:
   """Of each image the candidate that hurts a classifier most.
 
-  That is one that is misclassified, and of several such or none such the one of the lowest
-  log p(y).
+  Candidates are chosen by other draws of z than they are scored with.  One that is misclassified
+  by the scoring draws is worse than one that is not, so that an image stays broken; then one
+  that is misclassified by the choosing draws is; then that of the lowest log p(y) by these.
 
   Args:
-    log_probabilities: float32 [n, classes] of the first candidates, the clean images.
+    choice: float32 [n, classes], log-probabilities of the clean images by the choosing draws.
     labels: int [n].
+    scored: the same by the scoring draws; None where there is no noise.
+    votes: int32 [n, groups] of the sampled mode: see `scoring.Scores`.
+
+  Attributes:
+    choice: of the worst candidates.
+    scored: likewise.
+    votes: likewise.
   """
 
-  def __init__(self, log_probabilities, labels):
-    self.log_probabilities = log_probabilities.copy()
+  def __init__(self, choice, labels, scored=None, votes=None):
+    self.choice = choice.copy()
+    self.scored = (choice if scored is None else scored).copy()
+    self.votes = None if votes is None else votes.copy()
     self._labels = labels
 
   @property
   def right(self):
     """Which images no candidate broke, bool [n]."""
-    return np.argmax(self.log_probabilities, 1) == self._labels
+    return np.argmax(self.scored, 1) == self._labels
 
   @property
   def of_label(self):
     """The worst candidates' log p(y), float32 [n]."""
-    return self.log_probabilities[np.arange(len(self._labels)), self._labels]
+    return self.scored[np.arange(len(self._labels)), self._labels]
 
-  def update(self, positions, log_probabilities):
+  def update(self, positions, choice, scored=None, votes=None):
     """Offers candidates for the images at `positions`; returns bool: which were taken."""
+    scored = choice if scored is None else scored
     labels = self._labels[positions]
-    taken = _hurt(log_probabilities, labels) > _hurt(self.log_probabilities[positions], labels)
-    self.log_probabilities[positions[taken]] = log_probabilities[taken]
+    broken = np.argmax(scored, 1) != labels
+    before = np.argmax(self.scored[positions], 1) != labels
+    more = _hurt(choice, labels) > _hurt(self.choice[positions], labels)
+    taken = (broken & ~before) | ((broken == before) & more)
+    self.choice[positions[taken]] = choice[taken]
+    self.scored[positions[taken]] = scored[taken]
+    if votes is not None:
+      self.votes[positions[taken]] = votes[taken]
     return taken
 
   def merge(self, other):
     """Offers another's candidates."""
-    self.update(np.arange(len(self._labels)), other.log_probabilities)
+    self.update(np.arange(len(self._labels)), other.choice, other.scored, other.votes)
 
 
 def _hurt(log_probabilities, labels):
   rows = np.arange(len(labels))
   wrong = np.argmax(log_probabilities, 1) != labels
   return wrong * 1e6 - log_probabilities[rows, labels]
+
+
+def _chosen(choice, labels, images, candidates):
+  """Of each image the candidate that hurts most, by the choosing draws alone.
+
+  Args:
+    choice: float32 [n, classes], the values to exceed.
+    labels: int [n].
+    images: float32 [n, h, w, c], returned where no candidate exceeds them.
+    candidates: (images float32 [n, h, w, c], values float32 [n, classes]) pairs.
+
+  Returns:
+    (values, images, bool [n]: where it is one of the candidates).
+  """
+  choice, images, found = choice.copy(), images.copy(), np.zeros(len(labels), bool)
+  for adversaries, values in candidates:
+    more = _hurt(values, labels) > _hurt(choice, labels)
+    choice[more], images[more] = values[more], adversaries[more]
+    found |= more
+  return choice, images, found
+
+
+def _attack(runs, scorer, states, positions, images, labels, shown):
+  """Attacks a batch in every mode, and scores what hurts most.
+
+  Args:
+    runs: {mode: () -> (candidates [k, at least n, h, w, c], share of zero gradients)}.
+    scorer: a `Scorer`.
+    states: {("worst" or "own", mode): `Worst`} so far: "own" counts the mode's own adversaries.
+    positions: int [n], the images' places in `states`.
+    images: float32 [n, h, w, c].
+    labels: int [n].
+    shown: modes whose chosen adversaries are wanted.
+
+  Returns:
+    {name: array}, what `_take` reads, "zero.MODE" and "seconds".
+  """
+  started = time.perf_counter()
+  record: dict[str, object] = {}
+  candidates = []
+  for mode, run in runs.items():
+    adversaries, zero = run()
+    record[f"zero.{mode}"] = float(zero)
+    for one in np.asarray(adversaries)[:, : len(positions)]:
+      candidates.append((mode, one, scorer.choosing(one)))
+  for (kind, mode), state in states.items():
+    offered = [
+      (one, values[mode])
+      for attacker, one, values in candidates
+      if kind == "worst" or attacker == mode
+    ]
+    name, before = f"{kind}.{mode}", state.choice[positions]
+    choice, chosen, changed = _chosen(before, labels, images, offered)
+    record |= {f"{name}.choice": choice, f"{name}.changed": changed}
+    if mode == "sampled":
+      scored, record[f"{name}.votes"] = scorer.with_votes(chosen)
+      record[f"{name}.scored"] = scored[mode]
+    if kind == "worst" and mode in shown:
+      record[f"{name}.images"] = chosen
+  return record | {"seconds": time.perf_counter() - started}
+
+
+def _take(state, record, name, positions):
+  """Offers what `_attack` chose to a `Worst`: (taken, images or None, log-probabilities)."""
+  changed, taken = record[f"{name}.changed"], np.zeros(len(positions), bool)
+  choice = record[f"{name}.choice"]
+  scored, votes = record.get(f"{name}.scored", choice), record.get(f"{name}.votes")
+  offer = (array if array is None else array[changed] for array in (choice, scored, votes))
+  taken[changed] = state.update(positions[changed], *offer)
+  return taken, record.get(f"{name}.images"), scored
 
 
 def radius(epsilon):
@@ -273,7 +402,7 @@ def measure(
   classifier,
   source,
   labels,
-  log_probabilities,
+  on_clean,
   scorer,
   found,
   norm,
@@ -283,13 +412,16 @@ def measure(
   seed=0,
   standing=False,
   observe=None,
+  store=None,
 ):
   """The report's part "attacks": a row for each attack, radius and mode.
 
   A row's "accuracy" is the share of images that are classified rightly as they are, on the
-  adversary found against the mode itself, and on that found against the other mode, scored
-  with draws that no attack knows; its NLL, ECE and Brier score are those of the candidate
-  that hurts most.  "own_accuracy" is that on the images as they are and the mode's own
+  adversary found against the mode itself, and on that found against the other mode.  Against
+  the sampled mode there are many candidates for an image: the worst one of each batch is chosen
+  with draws of z that no attack knows, and what is said of it is measured with further draws.
+  NLL, ECE and Brier score are those of the candidate that hurts most, and so are the figures of
+  `clean.served`.  "own_accuracy" is that on the images as they are and the mode's own
   adversaries alone.
 
   Attacks with targets are run once for each, on the images that no target before broke in every
@@ -301,7 +433,7 @@ def measure(
     classifier: a `Classifier`.
     source: a labelled `Source`.
     labels: int [n].
-    log_probabilities: {mode: float32 [n, classes]} of the clean images.
+    on_clean: the `Scores` of the clean images.
     scorer: a `Scorer` for `batch_size`.
     found: `Plan`s.
     norm: of the threat model.
@@ -313,30 +445,40 @@ def measure(
       in every mode, and count what those rows found.  Much faster; a row then tells of all
       attacks so far, and only the first has an "own_accuracy".
     observe: called as observe(row number, mode, positions, images, adversaries, taken,
-      log_probabilities) with every batch: `taken` says which candidates hurt most so far.
+      log_probabilities) with every batch of a row of which observe.wants(row number): `taken`
+      says which adversaries hurt most so far.
+    store: a `Store` that remembers batches, so that none is attacked twice; None for none.
 
   Returns:
     (rows, list of bool and float32 pairs): the rows, and for each of them whether each image
     was classified rightly throughout and the log p(y) of its worst candidate.
   """
-  modes = tuple(log_probabilities)
+  store = store or Store()
+  modes = scorer.modes
   seed = distribution.fold([seed, 0], scoring.ATTACK_STREAM)
   rows: list[dict] = []
   earlier: list[tuple[Plan, float, dict]] = []
   staged: dict[tuple, list[dict]] = {}  # the rows of an ensemble's stages
   details, total = [], len(labels)
+
+  def of_clean():
+    votes = {"sampled": on_clean.votes}
+    return {
+      mode: Worst(on_clean.choice[mode], labels, on_clean.values[mode], votes.get(mode))
+      for mode in modes
+    }
+
   for number, plan in enumerate(found):
     compiled = {mode: adversary(classifier, plan, norm, mode, eot) for mode in modes}
-    for epsilon in epsilons:
-      started = time.perf_counter()
-      worst = {mode: Worst(log_probabilities[mode], labels) for mode in modes}
-      own = {mode: worst[mode].right for mode in modes}
-      zeros = dict.fromkeys(modes, 0.0)
+    for place, epsilon in enumerate(epsilons):
+      seconds = 0.0
       before = [
         state
         for other, smaller, state in earlier
         if smaller <= epsilon and (standing or _same_ensemble(plan, other))
       ]
+      worst, own = of_clean(), {} if before else of_clean()
+      zeros = dict.fromkeys(modes, 0.0)
       for state in before:
         for mode in modes:
           worst[mode].merge(state[mode])
@@ -351,7 +493,7 @@ def measure(
         if standing or plan.on_standing:
           # Where rows tell of their own finds too, an image that only the other mode's adversary
           # broke still has to be attacked.
-          rights = [worst[mode].right if before else own[mode] for mode in modes]
+          rights = [(own or worst)[mode].right for mode in modes]
           mask = np.any(rights, axis=0)
         count = total if mask is None else int(mask.sum())
         attacked = count if target == 0 else attacked
@@ -360,30 +502,44 @@ def measure(
         if plan.targets:
           title += f" target {target + 1}/{plan.targets}"
           for mode in modes:
-            aims[mode] = (losses.wrong_class(log_probabilities[mode], labels, target).numpy(),)
+            aims[mode] = (losses.wrong_class(on_clean.choice[mode], labels, target).numpy(),)
         bar = progress.Progress(title, count)
         for positions, images, truth in scoring.stream(source, batch_size, mask):
-          size, part = len(positions), next(parts)
-          padded = tf.constant(scoring.pad(images, batch_size))
-          padded_truth = tf.constant(scoring.pad(truth, batch_size))
+          part = next(parts)
+          states = {("worst", mode): worst[mode] for mode in modes}
+          states |= {("own", mode): own[mode] for mode in own}
+          shown = [
+            mode
+            for judge, mode in enumerate(modes)
+            if observe is not None and observe.wants(len(rows) + judge)
+          ]
+          runs_of = {
+            mode: functools.partial(
+              compiled[mode],
+              tf.constant(scoring.pad(images, batch_size)),
+              tf.constant(scoring.pad(truth, batch_size)),
+              distribution.fold(seed, number, part, modes.index(mode)),
+              *radius_and_step,
+              *(tf.constant(scoring.pad(aim[positions], batch_size)) for aim in aims[mode]),
+            )
+            for mode in modes
+          }
+          record = store.arrays(
+            f"attack-{number}-{place}-{part}",
+            functools.partial(_attack, runs_of, scorer, states, positions, images, truth, shown),
+          )
+          for (kind, mode), state in states.items():
+            taken, adversaries, values = _take(state, record, f"{kind}.{mode}", positions)
+            if kind == "worst" and mode in shown:
+              row_number = len(rows) + modes.index(mode)
+              observe(row_number, mode, positions, images, adversaries, taken, values)
           for mode in modes:
-            key = distribution.fold(seed, number, part, modes.index(mode))
-            aim = (tf.constant(scoring.pad(aim[positions], batch_size)) for aim in aims[mode])
-            candidates, zero = compiled[mode](padded, padded_truth, key, *radius_and_step, *aim)
-            zeros[mode] += float(zero) * size
-            for adversaries in np.asarray(candidates)[:, :size]:
-              for judge, values in scorer(adversaries).items():
-                taken = worst[judge].update(positions, values)
-                if judge == mode:
-                  own[mode][positions] &= np.argmax(values, 1) == truth
-                if observe is not None:
-                  row_number = len(rows) + modes.index(judge)
-                  observe(row_number, judge, positions, images, adversaries, taken, values)
-          runs += size
+            zeros[mode] += float(record[f"zero.{mode}"]) * len(positions)
+          seconds += float(record["seconds"])
+          runs += len(positions)
           so_far = "  ".join(f"{mode} {100 * worst[mode].right.mean():.1f}%" for mode in modes)
-          bar.add(size, so_far)
+          bar.add(len(positions), so_far)
       earlier.append((plan, epsilon, worst))
-      seconds = round(time.perf_counter() - started, 2)
       for mode in modes:
         row = {
           "name": plan.name,
@@ -393,23 +549,27 @@ def measure(
           "restarts": plan.restarts,
           "eot": eot if mode == "sampled" else 1,
           "mode": mode,
-          **clean.scores(worst[mode].log_probabilities, labels),
+          **clean.scores(worst[mode].scored, labels),
           "step_size": None if step_size is None else float(step_size),
           "loss": plan.loss.__name__,
           "targets": plan.targets,
           "examples": total,
           "attacked": attacked,
           "zero_gradients": zeros[mode] / max(runs, 1),
-          "seconds": seconds,
+          "seconds": round(seconds, 2),
         }
+        if mode == "sampled":
+          row |= clean.served(worst[mode].votes, labels, scorer.served)
+          row["noise"] = "fixed" if plan.fixed_noise else "fresh"
         if plan.note:
           row["note"] = plan.note
         if plan.ensemble:
           row["ensemble"] = plan.ensemble
           staged.setdefault((plan.group, epsilon, mode), []).append(row)
         if not before:
-          row["own_accuracy"] = float(own[mode].mean())
-          row["own_interval"] = clean.wilson(int(own[mode].sum()), total)
+          right = own[mode].right
+          row["own_accuracy"] = float(right.mean())
+          row["own_interval"] = clean.wilson(int(right.sum()), total)
         rows.append(row)
         details.append((worst[mode].right, worst[mode].of_label))
     if plan.ensemble and not any(_same_ensemble(plan, other) for other in found[number + 1 :]):
@@ -424,7 +584,7 @@ def measure(
 def _of_ensemble(staged):
   """The row of an ensemble from those of its stages, of which the last counts all finds."""
   first, last = staged[0], staged[-1]
-  own = ("step_size", "loss", "targets", "note", "ensemble")
+  own = ("step_size", "loss", "targets", "note", "ensemble", "noise")
   return {
     **{name: value for name, value in last.items() if name not in own},
     **{name: first[name] for name in ("steps", "restarts", "attacked", "zero_gradients")},

@@ -1,5 +1,6 @@
 """The bound on the adversarial loss that the KL gives (Urkle paper, Proposition 1)."""
 
+import functools
 import math
 import numbers
 
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from urkle_tf import attacks, distribution, errors, export, progress
 from urkle_tf.evaluation import attacked, scoring
+from urkle_tf.evaluation.store import Store
 from urkle_tf.networks.gaussian import kl
 from urkle_tf.robustness.urkle import kl_objective
 
@@ -33,18 +35,21 @@ def check_cap(loss_cap, classes):
 def check(loss_cap, metadata):
   """Raises `UserError` if the bound with M = `loss_cap` does not exist for an export.
 
+  Of an encoder alone there is the regulariser, for any M above 0.
+
   Args:
     loss_cap: M in nats.
     metadata: of the export.
   """
-  if metadata["kind"] != "classifier":
-    raise errors.UserError("--loss_cap needs --classifier: the bound is one of its loss")
   if not metadata["stochastic"]:
     raise errors.UserError(
-      "--loss_cap: Proposition 1 speaks of sampled z, but this classifier is deterministic: leave "
-      "--loss_cap out"
+      f"--loss_cap: Proposition 1 speaks of sampled z, but this {metadata['kind']} is "
+      "deterministic: leave --loss_cap out"
     )
-  check_cap(loss_cap, metadata["classes"])
+  if metadata["kind"] == "classifier":
+    check_cap(loss_cap, metadata["classes"])
+  elif not 0 < loss_cap < math.inf:
+    raise errors.UserError(f"--loss_cap must be a positive number, got {loss_cap}")
 
 
 def capped(log_probabilities, loss_cap):
@@ -72,6 +77,16 @@ def capped(log_probabilities, loss_cap):
   weight = math.log(-math.expm1(math.log(classes) - loss_cap))
   floor = tf.fill(tf.shape(log_probabilities), tf.constant(-loss_cap, tf.float32))
   return tf.reduce_logsumexp(tf.stack([weight + log_probabilities, floor]), 0)
+
+
+def roots(divergence):
+  """What M is multiplied by: (sqrt(mean of KL / 2), mean of sqrt(KL / 2)), eq. 4 and eq. 31.
+
+  Args:
+    divergence: float [n], the worst KL of each image in nats.
+  """
+  halves = np.asarray(divergence, np.float64) / 2
+  return float(np.sqrt(halves.mean())), float(np.sqrt(halves).mean())
 
 
 def sampled_losses(classifier, images, labels, loss_cap, seed, samples=200):
@@ -127,6 +142,7 @@ def measure(
   examples=1000,
   batch_size=250,
   seed=0,
+  store=None,
 ):
   """The report's part "bound" (Urkle paper, eq. 4), for the sampled classifier.
 
@@ -151,6 +167,7 @@ def measure(
     examples: the first so many images are measured.
     batch_size: images that are attacked together.
     seed: of starts and noise.
+    store: a `Store` that remembers batches; None for none.
 
   Returns:
     A dict, losses and KL in nats: "M"; "clean_loss" (eq. 2); "regulariser" M / sqrt(2) times
@@ -196,7 +213,9 @@ def measure(
   mask = np.arange(source.size) < total
   bar = progress.Progress(f"bound {norm} {attacked.radius(epsilon)}", total)
   parts = []
-  for number, (_, images, truth) in enumerate(scoring.stream(source, batch_size, mask)):
+  store = store or Store()
+
+  def measure_batch(number, images, truth):
     size = len(images)
     images = tf.constant(scoring.pad(images, batch_size))
     labels = tf.constant(scoring.pad(truth, batch_size))
@@ -207,22 +226,23 @@ def measure(
       by_loss(images, labels, loss_seed, radius, step_size)[0][0],
     )
     judged = [judge(images, candidate, labels, score_seed) for candidate in candidates]
-    parts.append(
-      {
-        "clean": judged[0]["mean"].numpy()[:size],
-        "kl": np.max([values["kl"] for values in judged], 0)[:size],
-        "adversarial": np.max([values["of_mean"] for values in judged], 0)[:size],
-      }
-    )
-    bar.add(size, f"{np.mean(parts[-1]['kl']):.3g} nats")
+    return {
+      "clean": judged[0]["mean"].numpy()[:size],
+      "kl": np.max([values["kl"] for values in judged], 0)[:size],
+      "adversarial": np.max([values["of_mean"] for values in judged], 0)[:size],
+    }
+
+  for number, (_, images, truth) in enumerate(scoring.stream(source, batch_size, mask)):
+    compute = functools.partial(measure_batch, number, images, truth)
+    parts.append(store.arrays(f"bound-{number}", compute))
+    bar.add(len(images), f"{np.mean(parts[-1]['kl']):.3g} nats")
     if bar.done >= total:
       break
   values = {name: np.concatenate([part[name] for part in parts], dtype=float) for name in parts[0]}
   if not all(np.all(np.isfinite(array)) for array in values.values()):
     raise errors.UserError("the classifier returns NaN or infinite values: it has no bound")
   clean_loss, divergence = float(values["clean"].mean()), values["kl"]
-  regulariser = float(loss_cap * math.sqrt(divergence.mean() / 2))
-  tight = float(loss_cap * np.sqrt(divergence / 2).mean())
+  regulariser, tight = (loss_cap * root for root in roots(divergence))
   return {
     "M": float(loss_cap),
     "clean_loss": clean_loss,

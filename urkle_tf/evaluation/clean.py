@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from urkle_tf.evaluation import calibration
+from urkle_tf.evaluation import calibration, scoring
 
 _NORMAL_QUANTILE = 1.959963984540054  # of 97.5%
 
@@ -48,16 +48,47 @@ def scores(log_probabilities, labels):
   }
 
 
-def measure(log_probabilities, labels):
+def served(votes, labels, samples):
+  """What one who calls a sampled classifier sees: means over few samples of z.
+
+  Args:
+    votes: int [n, groups]: predictions of independent calls, at least 10.
+    labels: int [n].
+    samples: of z that a call averages over.
+
+  Returns:
+    {"served_accuracy": the expected accuracy of a call, the mean over images and calls;
+    "accuracy_all_draws": the share of images that are right in each of the first 10 calls;
+    "served_interval" and "interval_all_draws": their 95% intervals (an image's calls depend on
+    each other, and however they do, the mean's true interval is not wider);
+    "served_samples": `samples`; "draws": 10}.
+  """
+  right = votes == np.asarray(labels)[:, None]
+  expected, always = float(right.mean()), int(right[:, : scoring.CALLS].all(1).sum())
+  return {
+    "served_accuracy": expected,
+    "served_interval": wilson(expected * len(labels), len(labels)),
+    "accuracy_all_draws": always / len(labels),
+    "interval_all_draws": wilson(always, len(labels)),
+    "served_samples": samples,
+    "draws": scoring.CALLS,
+  }
+
+
+def measure(log_probabilities, labels, votes=None, samples=None):
   """The report's part "clean".
 
   Args:
     log_probabilities: {mode: float [n, classes]}, the served mode first.
     labels: int [n].
+    votes: of `served`, where the sampled mode is served.
+    samples: likewise.
 
   Returns:
     The served mode's scores, with "mode", "examples", and the other mode's under its name.
   """
-  (served, values), *others = log_probabilities.items()
-  part = {"mode": served, "examples": len(labels), **scores(values, labels)}
-  return part | {mode: scores(values, labels) for mode, values in others}
+  (mode, values), *others = log_probabilities.items()
+  part = {"mode": mode, "examples": len(labels), **scores(values, labels)}
+  if votes is not None:
+    part |= served(votes, labels, samples)
+  return part | {name: scores(values, labels) for name, values in others}

@@ -12,6 +12,7 @@ import numpy as np
 from urkle_tf import errors, progress
 from urkle_tf.data import compatibility, named, sources
 from urkle_tf.evaluation import calibration, clean, corruptions, scoring
+from urkle_tf.evaluation.store import Store
 
 _PREPARED = {
   "cifar10": "cifar10_corrupted",
@@ -144,11 +145,21 @@ class _Tally:
     self.count, self._nll, self._brier = 0, 0.0, 0.0
     self.sums = np.zeros((3, calibration.BINS))
 
-  def add(self, log_probabilities, labels):
-    self.count += len(labels)
-    self._nll += calibration.nll(log_probabilities, labels) * len(labels)
-    self._brier += calibration.brier(log_probabilities, labels) * len(labels)
-    self.sums += calibration.binned(log_probabilities, labels)
+  @staticmethod
+  def of_batch(log_probabilities, labels):
+    """What a batch adds."""
+    return {
+      "count": len(labels),
+      "nll": calibration.nll(log_probabilities, labels) * len(labels),
+      "brier": calibration.brier(log_probabilities, labels) * len(labels),
+      "sums": calibration.binned(log_probabilities, labels),
+    }
+
+  def add(self, batch):
+    self.count += int(batch["count"])
+    self._nll += float(batch["nll"])
+    self._brier += float(batch["brier"])
+    self.sums += batch["sums"]
 
   @property
   def accuracy(self):
@@ -164,7 +175,7 @@ class _Tally:
     }
 
 
-def measure(scorer, source, found, batch_size=250, seed=0):
+def measure(scorer, source, found, batch_size=250, seed=0, store=None):
   """The report's part "corruptions".
 
   Args:
@@ -173,6 +184,7 @@ def measure(scorer, source, found, batch_size=250, seed=0):
     found: a `Plan`.
     batch_size: images that are corrupted and scored together.
     seed: of the corruptions.
+    store: a `Store` that remembers the scores of each batch and corruption; None for none.
 
   Returns:
     A dict: "mean" the accuracy, meant over each type's severities and then over the types,
@@ -185,12 +197,21 @@ def measure(scorer, source, found, batch_size=250, seed=0):
     The intervals of means are those of a share of so many images: an image's corruptions are
     not independent, and however they depend, the mean's true interval is not wider.
   """
-  batches = _computed if found.load is None else _loaded
+  batches, store = _computed if found.load is None else _loaded, store or Store()
   tallies: dict[str, dict] = {}
   bar = progress.Progress("corruptions", len(found.cells) * source.size)
-  for cell, images, labels in batches(source, found, batch_size, seed):
-    for mode, values in scorer(images).items():
-      tallies.setdefault(mode, {}).setdefault(cell, _Tally()).add(values, labels)
+  for cell, name, images, labels in batches(source, found, batch_size, seed, store):
+    scores = store.find(name) if images is None else None
+    if scores is None:
+      scores = {
+        f"{mode}.{key}": value
+        for mode, values in scorer(images).items()
+        for key, value in _Tally.of_batch(values, labels).items()
+      }
+      store.keep(name, scores)
+    for mode in dict.fromkeys(key.partition(".")[0] for key in scores):
+      of_mode = {key: scores[f"{mode}.{key}"] for key in ("count", "nll", "brier", "sums")}
+      tallies.setdefault(mode, {}).setdefault(cell, _Tally()).add(of_mode)
     so_far = "  ".join(
       f"{mode} {100 * np.mean([tally.accuracy for tally in of_mode.values()]):.1f}%"
       for mode, of_mode in tallies.items()
@@ -244,19 +265,29 @@ def _summary(tallies):
   }
 
 
-def _computed(source, found, batch_size, seed):
-  """Yields (cell, images, labels); further ones are corrupted while one is scored."""
+def _name(cell, number):
+  """The name of a batch's scores in a store."""
+  return f"corruption-{cell[0]}-{severity_name(cell[1])}-{number}"
 
-  def corrupt(cell, positions, images, labels):
+
+def _computed(source, found, batch_size, seed, store):
+  """Yields (cell, name, images, labels); further ones are corrupted while one is scored.
+
+  The images are None where the store has their scores.
+  """
+
+  def corrupt(cell, name, positions, images, labels):
+    if store.find(name) is not None:
+      return cell, name, None, labels
     kind, severity = cell
-    return cell, corruptions.corrupt(images, kind, severity, positions, seed), labels
+    return cell, name, corruptions.corrupt(images, kind, severity, positions, seed), labels
 
   waiting: collections.deque = collections.deque()
   with futures.ThreadPoolExecutor(_WORKERS) as pool:
     try:
-      for batch in scoring.stream(source, batch_size):
+      for number, batch in enumerate(scoring.stream(source, batch_size)):
         for cell in found.cells:
-          waiting.append(pool.submit(corrupt, cell, *batch))
+          waiting.append(pool.submit(corrupt, cell, _name(cell, number), *batch))
           if len(waiting) > _WORKERS:
             yield waiting.popleft().result()
       while waiting:
@@ -266,13 +297,14 @@ def _computed(source, found, batch_size, seed):
         job.cancel()
 
 
-def _loaded(source, found, batch_size, seed):
-  """Yields (cell, images, labels) of prepared data."""
+def _loaded(source, found, batch_size, seed, store):
+  """Yields (cell, name, images, labels) of prepared data, likewise."""
   del seed
   for cell in found.cells:
     corrupted = found.load(cell)
     compatibility.check_images(source.image_shape, corrupted)
     if source.class_names is not None:
       compatibility.check_classes(len(source.class_names), source.class_names, corrupted)
-    for _, images, labels in scoring.stream(corrupted, batch_size):
-      yield cell, images, labels
+    for number, (_, images, labels) in enumerate(scoring.stream(corrupted, batch_size)):
+      name = _name(cell, number)
+      yield cell, name, None if store.find(name) is not None else images, labels

@@ -27,6 +27,10 @@ class Recorder:
     self.pictures, self.adversaries = [], {}
     self._pictured, self._seen = set(), {}
 
+  def wants(self, row):
+    """Whether the row's adversaries are to be shown: they are not kept for nothing."""
+    return self._save or (row == 0 and len(self.pictures) < _PICTURES)
+
   def __call__(self, row, mode, positions, images, candidates, taken, log_probabilities):
     if self._save:
       self._keep(row, positions, images, candidates, taken)
@@ -35,7 +39,7 @@ class Recorder:
     before = np.argmax(self._clean[mode][positions], 1)
     after = np.argmax(log_probabilities, 1)
     labels = self._labels[positions]
-    for i in np.flatnonzero((before == labels) & (after != labels)):
+    for i in np.flatnonzero(taken & (before == labels) & (after != labels)):
       if len(self.pictures) >= _PICTURES or positions[i] in self._pictured:
         continue
       self._pictured.add(positions[i])

@@ -92,7 +92,8 @@ def markdown(report, figures=()):
     own = "own_accuracy" in rows[0]
     lines += _table(
       [
-        *("attack", "norm", "epsilon", "steps", "restarts", "samples a step", "z", "accuracy"),
+        *("attack", "norm", "epsilon", "steps", "restarts", "samples a step", "z", "loss"),
+        "accuracy",
         *(["own adversaries alone"] if own else []),
         *("NLL", "ECE", "Brier"),
       ],
@@ -105,6 +106,7 @@ def markdown(report, figures=()):
           row["restarts"],
           row["eot"],
           row["mode"],
+          row.get("loss", "-"),
           _percent(row),
           *([_percent(row, "own_") if "own_accuracy" in row else "-"] if own else []),
           *_calibration(row),
@@ -121,9 +123,24 @@ def markdown(report, figures=()):
     if any(row["mode"] == "sampled" for row in rows):
       lines += [
         f"z = sampled: the mean of the probabilities over at least {config['samples']} fresh "
-        "samples of z, none of them known to the attack. z = deterministic: the mean of z.",
+        "samples of z, none of them known to the attack, nor used to choose which of its finds "
+        "is scored. z = deterministic: the mean of z.",
         "",
       ]
+    notes = {f"- {row['name']}: {row['note']}" for row in rows if "note" in row}
+    notes |= {
+      f"- {row['name']}, z sampled: the same samples of z throughout an attack"
+      for row in rows
+      if row.get("noise") == "fixed"
+    }
+    lines += [*sorted(notes), ""] if notes else []
+    if skipped := config.get("skipped_attacks"):
+      lines += [
+        f"Not run, since the model has no gradient: {', '.join(skipped)}. What is left searches at "
+        "random: these figures are weak evidence.",
+        "",
+      ]
+  lines += _served(report)
   if part := report.get("checks"):
     lines += _checks(part, config)
   if part := report.get("corruptions"):
@@ -136,6 +153,38 @@ def markdown(report, figures=()):
     lines += [f"![{title}](figures/{name})", ""]
   versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
   return "\n".join([*lines, f"Made with {versions}.", ""])
+
+
+def _served(report):
+  """What a caller of a sampled classifier sees, of the images as they are and attacked."""
+  parts = [("clean", "", report.get("clean", {}))]
+  for row in report.get("attacks", ()):
+    parts.append((row["name"], attacked.radius(row["epsilon"]), row))
+  parts = [(name, epsilon, part) for name, epsilon, part in parts if "served_accuracy" in part]
+  if not parts:
+    return []
+  samples, draws = (parts[0][2][name] for name in ("served_samples", "draws"))
+
+  def percent(part, share, interval):
+    return _percent({"accuracy": part[share], "interval": part[interval]})
+
+  rows = [
+    [
+      *(name, epsilon, _percent(part), percent(part, "served_accuracy", "served_interval")),
+      percent(part, "accuracy_all_draws", "interval_all_draws"),
+    ]
+    for name, epsilon, part in parts
+  ]
+  head = ["images", "epsilon", "limit of many samples", f"a call with {samples} samples of z"]
+  return [
+    "## As it is served",
+    "",
+    *_table([*head, f"right in each of {draws} calls"], rows),
+    f"The expected accuracy of one call, and the share of images that {draws} calls in a row get "
+    "right: a pessimistic figure, of an attacker who may try again. The images are those that "
+    "hurt the sampled classifier most.",
+    "",
+  ]
 
 
 def _checks(part, config):
@@ -206,7 +255,13 @@ def _representation(part, config):
     "snr": "mean of abs(mu) / sigma",
     "drift": "how far mu moves, in mean distances between different images",
     "neighbour_flips": "share of images whose nearest other image changes",
+    "regulariser_per_nat": "root of half the mean KL: the bound's regulariser per nat of M (eq. 4)",
+    "regulariser_tight_per_nat": "mean root of half the KL: likewise (eq. 31)",
+    "M": "M, nats",
+    "regulariser": "regulariser of Proposition 1 (eq. 4), nats",
+    "regulariser_tight": "likewise with the mean of roots (eq. 31), nats",
   }
+  meanings = {name: text for name, text in meanings.items() if name in part}
   lines = [
     "## Representation",
     "",

@@ -1,11 +1,14 @@
 """What an encoder does under its worst perturbation, without a label."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
 from urkle_tf import attacks, distribution, export, progress
-from urkle_tf.evaluation import scoring
+from urkle_tf.evaluation import bound, scoring
 from urkle_tf.evaluation.attacked import radius
+from urkle_tf.evaluation.store import Store
 from urkle_tf.networks.gaussian import kl, kl_mean_part
 from urkle_tf.robustness.urkle import kl_objective
 
@@ -32,7 +35,18 @@ def nearest(queries, keys):
 
 
 def measure(
-  network, source, norm, epsilon, steps=50, restarts=2, examples=1000, batch_size=250, seed=0
+  network,
+  source,
+  norm,
+  epsilon,
+  steps=50,
+  restarts=2,
+  examples=1000,
+  batch_size=250,
+  seed=0,
+  loss_cap=None,
+  arrays=None,
+  store=None,
 ):
   """The report's part "representation".
 
@@ -49,6 +63,9 @@ def measure(
     examples: the first so many images are measured.
     batch_size: images that are attacked together.
     seed: of the starts.
+    loss_cap: M of Proposition 1 in nats, of a loss to come; None if there is none.
+    arrays: a dict that the images' own figures and adversaries are put into; None for none.
+    store: a `Store` that remembers batches; None for none.
 
   Returns:
     A dict: "kl_mean" and "kl_max" in nats, of the worst perturbation of each image;
@@ -56,7 +73,11 @@ def measure(
     "sigma_max"); "snr" the mean of |loc| / sigma; "loc_std" the spread of loc over the images,
     in whose units sigma means something; "drift" the mean distance that loc moves over the mean
     distance between different images (0 stays, 1 is as far as another image); "neighbour_flips"
-    the share of images whose nearest other image (cosine of loc) becomes another one.
+    the share of images whose nearest other image (cosine of loc) becomes another one;
+    "regulariser_per_nat" sqrt(mean KL / 2) and "regulariser_tight_per_nat" the mean of
+    sqrt(KL / 2): times M, what Proposition 1 adds to the clean loss of any classifier of z whose
+    loss is at most M (eq. 4 and eq. 31); and with `loss_cap` "M", "regulariser" and
+    "regulariser_tight", these products.
   """
   encoder = export.ExportedEncoder(network)
   attack = attacks.PGD(
@@ -76,21 +97,37 @@ def measure(
       "loc": before.loc,
       "scale": before.scale,
       "moved": after.loc,
-    }
+    } | ({} if arrays is None else {"adversaries": neighbours})
+
+  def measure_batch(number, images):
+    values = worst(scoring.pad(images, batch_size), distribution.fold(seed, number))
+    return {name: value.numpy()[: len(images)] for name, value in values.items()}
 
   mask = np.arange(source.size) < total
   bar = progress.Progress(f"worst KL({steps}x{restarts}) {norm} {radius(epsilon)}", total)
-  parts = []
+  store, parts = store or Store(), []
   for number, (_, images, _) in enumerate(scoring.stream(source, batch_size, mask)):
-    values = worst(scoring.pad(images, batch_size), distribution.fold(seed, number))
-    parts.append({name: value.numpy()[: len(images)] for name, value in values.items()})
+    compute = functools.partial(measure_batch, number, images)
+    parts.append(store.arrays(f"representation-{number}", compute))
     bar.add(len(images), f"{np.mean(parts[-1]['kl']):.3g} nats")
     if bar.done >= total:
       break
   values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
   loc, scale = values["loc"].astype(np.float64), values["scale"].astype(np.float64)
   moved = np.linalg.norm(values["moved"] - loc, axis=1).mean()
+  spread = max(_mean_distance(loc), 1e-12)
   flips = nearest(values["moved"], loc) != nearest(loc, loc)
+  if arrays is not None:
+    snr = np.mean(np.abs(loc) / scale, 1)
+    found = {"kl": values["kl"], "sigma": scale.mean(1), "snr": snr, "neighbour_flips": flips}
+    found |= {"drift": np.linalg.norm(values["moved"] - loc, axis=1) / spread}
+    found |= {"adversaries": values["adversaries"]}
+    arrays |= {f"representation_{name}": array for name, array in found.items()}
+  plain, tight = bound.roots(values["kl"])
+  capped = {}
+  if loss_cap is not None:
+    capped = {"M": float(loss_cap)}
+    capped |= {"regulariser": loss_cap * plain, "regulariser_tight": loss_cap * tight}
   return {
     "kl_mean": float(values["kl"].mean(dtype=np.float64)),
     "kl_max": float(values["kl"].max()),
@@ -100,8 +137,11 @@ def measure(
     "sigma_max": float(scale.max()),
     "snr": float(np.mean(np.abs(loc) / scale)),
     "loc_std": float(loc.std(0).mean()),
-    "drift": float(moved / max(_mean_distance(loc), 1e-12)),
+    "drift": float(moved / spread),
     "neighbour_flips": float(flips.mean()),
+    "regulariser_per_nat": plain,
+    "regulariser_tight_per_nat": tight,
+    **capped,
     "norm": norm,
     "epsilon": float(epsilon),
     "steps": steps,

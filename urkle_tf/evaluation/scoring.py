@@ -1,15 +1,17 @@
 """Scoring images: draws of z that no attack knows, batches of one static shape."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
 from urkle_tf import distribution, errors
 from urkle_tf.data import pipeline
 
-_CHUNK = 25  # samples of z that are in memory at once
+CALLS = 10  # of a served classifier, in all of which it is to be right
 
 # The streams of a seed: an attack must never know the noise that its result is scored with.
-ATTACK_STREAM, SCORE_STREAM, REPRESENTATION_STREAM = 1, 2, 3
+ATTACK_STREAM, SCORE_STREAM, REPRESENTATION_STREAM, CHOICE_STREAM = 1, 2, 3, 7
 
 
 def modes(classifier):
@@ -57,44 +59,87 @@ def _join(parts):
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """What a classifier makes of images, twice.
+
+  Attributes:
+    values: {mode: float32 [n, classes]}, log-probabilities by the scoring draws.
+    choice: likewise by the choosing draws; the same array where there is no noise.
+    votes: int32 [n, groups], the predictions of so many served calls, which together are the
+      scoring draws; None without a sampled mode.
+  """
+
+  values: dict
+  choice: dict
+  votes: np.ndarray | None
+
+  def arrays(self):
+    """The same as {name: array}."""
+    found = {f"values.{mode}": array for mode, array in self.values.items()}
+    found |= {f"choice.{mode}": array for mode, array in self.choice.items()}
+    return found if self.votes is None else found | {"votes": self.votes}
+
+  @classmethod
+  def join(cls, parts, modes):
+    """The whole, from `arrays` of its parts in order."""
+    join = lambda name: np.concatenate([part[name] for part in parts])  # noqa: E731
+    values, choice = (
+      {mode: join(f"{kind}.{mode}") for mode in modes} for kind in ("values", "choice")
+    )
+    return cls(values, choice, join("votes") if "sampled" in modes else None)
+
+
 class Scorer:
   """Log-probabilities of images in every mode of a classifier.
 
   The draws of the sampled mode are unknown to every attack, and the same for every image and
   candidate: with new ones for each candidate, an image near a decision boundary would be lost
-  by bad luck alone once it has had enough candidates.
+  by bad luck alone once it has had enough candidates.  For the same reason there are two sets:
+  one chooses among the candidates, and the chosen one is scored with the other.
 
   Args:
     classifier: a `Classifier`.
     batch_size: the most images of a call.
-    samples: samples of z in the sampled mode, at least.
+    samples: samples of z in the sampled mode, at least; and at least those of 10 served calls.
     seed: of the draws.
+
+  Attributes:
+    modes: the classifier's.
+    served: how many samples of z a served prediction averages over.
   """
 
   def __init__(self, classifier, batch_size, samples=200, seed=0):
-    self._modes, self._batch_size = modes(classifier), batch_size
-    seed = distribution.fold([seed, 0], SCORE_STREAM)
-    chunks = -(-samples // _CHUNK)
-    each = -(-samples // chunks)
+    self.modes, self._batch_size = modes(classifier), batch_size
+    self.served = each = classifier.samples
+    groups = max(-(-samples // each), CALLS)
+    seed = [seed, 0]
+    self._scoring = distribution.fold(seed, SCORE_STREAM)
+    self._choosing = distribution.fold(seed, CHOICE_STREAM)
 
     @tf.function
-    def score(images):
+    def score(images, seed):
       loc, scale = classifier.represent(images)
       scored = {}
-      if "deterministic" in self._modes:
+      if "deterministic" in self.modes:
         scored["deterministic"] = tf.nn.log_softmax(classifier.head(loc, training=False))
-      if "sampled" in self._modes:
+      if "sampled" not in self.modes:
+        return scored, tf.zeros([tf.shape(images)[0], 0], tf.int32)
 
-        def more(chunk, total):
-          new = classifier.from_shared_noise(loc, scale, distribution.fold(seed, chunk), each)
-          return chunk + 1, tf.reduce_logsumexp(tf.stack([total, new]), 0)
+      def more(group, total, votes):
+        new = classifier.from_shared_noise(loc, scale, distribution.fold(seed, group), each)
+        votes = votes.write(group, tf.argmax(new, 1, tf.int32))
+        return group + 1, tf.reduce_logsumexp(tf.stack([total, new]), 0), votes
 
-        start = tf.fill([tf.shape(images)[0], classifier.classes], -float("inf"))
-        _, total = tf.while_loop(
-          lambda chunk, _: chunk < chunks, more, (0, start), parallel_iterations=1
-        )
-        scored["sampled"] = total - tf.math.log(float(chunks))
-      return scored
+      start = tf.fill([tf.shape(images)[0], classifier.classes], -float("inf"))
+      _, total, votes = tf.while_loop(
+        lambda group, *_: group < groups,
+        more,
+        (0, start, tf.TensorArray(tf.int32, groups)),
+        parallel_iterations=1,
+      )
+      scored["sampled"] = total - tf.math.log(float(groups))
+      return scored, tf.transpose(votes.stack())
 
     self._score = score
 
@@ -110,11 +155,28 @@ class Scorer:
     Raises:
       UserError: if a value is not finite.
     """
-    scored = self._score(pad(images, self._batch_size))
-    scored = {mode: scored[mode].numpy()[: len(images)] for mode in self._modes}
+    return self.with_votes(images)[0]
+
+  def with_votes(self, images):
+    """As a call, and the `votes` of `Scores`."""
+    values, votes = self._run(images, self._scoring)
+    return values, votes if "sampled" in self.modes else None
+
+  def choosing(self, images):
+    """As a call, with the choosing draws."""
+    return self._run(images, self._choosing)[0]
+
+  def both(self, images):
+    """The `Scores` of images."""
+    values, votes = self.with_votes(images)
+    return Scores(values, self.choosing(images) if votes is not None else values, votes)
+
+  def _run(self, images, seed):
+    scored, votes = self._score(pad(images, self._batch_size), seed)
+    scored = {mode: scored[mode].numpy()[: len(images)] for mode in self.modes}
     for mode, values in scored.items():
       if not np.all(np.isfinite(values)):
         raise errors.UserError(
           f"the classifier ({mode}) returns NaN or infinite values: it cannot be evaluated"
         )
-    return scored
+    return scored, votes.numpy()[: len(images)]

@@ -1,0 +1,181 @@
+"""An evaluation that was killed goes on where it was, and says the same in the end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from small_models import digits, small_encoder
+
+from urkle_tf import attacks, errors, evaluation, export, networks
+from urkle_tf.data import sources
+from urkle_tf.evaluation import attacked, bound, corrupted, representation
+from urkle_tf.evaluation.store import Store
+from urkle_tf.networks.classifier import Classifier
+
+
+@pytest.fixture(scope="module")
+def model():
+  """A sampled classifier whose head is a least-squares fit."""
+  encoder = small_encoder()
+  images, labels = digits()
+  loc = encoder.network(images[:500], training=False)["loc"].numpy()
+  design = np.concatenate([loc, np.ones((500, 1))], 1)
+  weights = 20 * np.linalg.lstsq(design, np.eye(10)[labels[:500]], rcond=None)[0]
+  head = networks.mlp(6, [10], "head")
+  head.get_layer("dense1").set_weights([weights[:-1], weights[-1]])
+  return Classifier(encoder.network, head, True, samples=5)
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("model") / "classifier"
+  export.export_classifier(model, folder, {"norm": "linf", "epsilon": 0.01, "dataset": "digits"})
+  return folder
+
+
+SETTINGS = {
+  "attacks": "fgsm,pgd(steps=2)",
+  "examples": 60,
+  "batch_size": 10,
+  "eot": 2,
+  "samples": 20,
+  "standing": True,
+  "checks": False,
+  "representation_examples": 0,
+  "corruptions": "contrast",
+  "severities": [4.0],
+}
+
+
+def without_seconds(report):
+  rows = [{k: v for k, v in row.items() if k != "seconds"} for row in report["attacks"]]
+  return {**report, "attacks": rows}
+
+
+def test_a_killed_evaluation_goes_on(folder, tmp_path, monkeypatch):
+  command = [sys.executable, "-m", "urkle_tf.evaluate", f"--classifier={folder}"]
+  command += [f"--output_dir={tmp_path / 'killed'}"]
+  for name, value in SETTINGS.items():
+    value = ",".join(map(str, value)) if isinstance(value, list) else value
+    command.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
+  partial = tmp_path / "killed" / "partial"
+  with open(tmp_path / "log", "w") as log:
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | _paths())
+  try:
+    deadline = time.monotonic() + 500
+    # In the second attack: between two batches, or while one of them is written.
+    while not (partial / "attack-1-0-0.npz").exists():
+      assert process.poll() is None, (tmp_path / "log").read_text()
+      assert time.monotonic() < deadline
+      time.sleep(0.002)
+  finally:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  kept = len(list(partial.glob("attack-*.npz")))
+  assert not (tmp_path / "killed" / "report.json").exists()
+
+  batches = []
+  original = attacked._attack
+  monkeypatch.setattr(attacked, "_attack", lambda *a: batches.append(a) or original(*a))
+  arguments = {"classifier": str(folder), **SETTINGS}
+  whole = evaluation.assess(**arguments, output_dir=str(tmp_path / "whole"))
+  needed = len(batches)
+  assert 3 <= kept < needed
+  batches.clear()
+  # Other settings do not mix with what is there, nor does another model.
+  with pytest.raises(errors.UserError, match="--seed=0"):
+    evaluation.assess(**arguments, output_dir=str(tmp_path / "killed"), seed=1)
+  owner = partial / "owner.json"
+  own = owner.read_text()
+  owner.write_text(own.replace(json.loads(own)["fingerprint"], "another"))
+  with pytest.raises(errors.UserError, match="another model") as caught:
+    evaluation.assess(**arguments, output_dir=str(tmp_path / "killed"))
+  assert "\n" not in str(caught.value)
+  owner.write_text(own)
+  assert not batches
+
+  resumed = evaluation.assess(**arguments, output_dir=str(tmp_path / "killed"))
+  assert len(batches) == needed - kept
+  assert without_seconds(resumed) == without_seconds(whole)
+  stored = json.loads((tmp_path / "killed" / "report.json").read_text())
+  assert without_seconds(stored) == without_seconds(json.loads(json.dumps(whole)))
+  pictures = [tmp_path / name / "figures" / "examples.png" for name in ("killed", "whole")]
+  assert pictures[0].read_bytes() == pictures[1].read_bytes()
+  assert not partial.exists()
+  assert not (tmp_path / "whole" / "partial").exists()
+
+
+def _paths():
+  root = os.path.dirname(os.path.dirname(evaluation.__file__))
+  return {"PYTHONPATH": os.path.dirname(root), "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def forbidden(*_, **__):
+  raise AssertionError("this was measured before")
+
+
+class Observed(Store):
+  def __init__(self, *arguments):
+    super().__init__(*arguments)
+    self.written = []
+
+  def keep(self, name, arrays):
+    self.written.append(name)
+    return super().keep(name, arrays)
+
+
+def test_what_was_measured_is_not_measured_again(model, tmp_path, monkeypatch):
+  source = sources.load("digits", "test", examples=30)
+  store = Observed(tmp_path / "partial", {})
+  found = corrupted.plan("contrast,fog", [3.0], source)
+
+  def score(images):
+    values = np.stack([-images.mean((1, 2, 3))] * 10, 1) - np.arange(10, dtype=np.float32)
+    return {"sampled": values, "deterministic": values + 1}
+
+  def parts(scorer):
+    arrays = {}
+    options = {"batch_size": 20, "store": store}
+    yield corrupted.measure(scorer, source, found, **options)
+    yield representation.measure(
+      *(model.network, source, "linf", 0.1, 3, 1), arrays=arrays, **options
+    )
+    yield {name: array.tolist() for name, array in arrays.items()}
+    yield bound.measure(model, source, "linf", 0.1, 3.0, 3, 1, 2, 2, 20, **options)
+
+  first = list(parts(score))
+  with monkeypatch.context() as patch:
+    patch.setattr(attacks.PGD, "run", forbidden)
+    patch.setattr(corrupted.corruptions, "corrupt", forbidden)
+    assert list(parts(forbidden)) == first
+  # A part of it is made again: of the representation's two batches one is missing.
+  (tmp_path / "partial" / "representation-1.npz").unlink()
+  store.written.clear()
+  assert list(parts(forbidden)) == first
+  assert store.written == ["representation-1"]
+
+
+def test_a_torn_file_counts_as_missing(tmp_path):
+  store = Store(tmp_path / "partial", {"fingerprint": "a"})
+  assert not (tmp_path / "partial").exists()  # nothing to keep yet
+  values = {"x": np.arange(1000.0), "y": np.float64(0.1)}
+  kept = store.arrays("one", lambda: values)
+  again = Store(tmp_path / "partial", {"fingerprint": "a"})
+  for name, value in again.arrays("one", forbidden).items():
+    np.testing.assert_array_equal(value, kept[name])
+  assert again.json("rows", lambda: [{"a": 0.1}]) == store.json("rows", forbidden)
+  file = tmp_path / "partial" / "one.npz"
+  whole = file.read_bytes()
+  for torn in (b"", whole[:100], whole[:-30], whole[:500] + b"????" + whole[504:]):
+    file.write_bytes(torn)
+    assert store.find("one") is None
+  with pytest.raises(errors.UserError, match="another model"):
+    Store(tmp_path / "partial", {"fingerprint": "b"})
+  nothing = Store()
+  assert nothing.find("one") is None
+  assert nothing.arrays("one", lambda: values)["y"] == 0.1

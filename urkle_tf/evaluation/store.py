@@ -1,0 +1,85 @@
+"""What an evaluation has measured so far, kept in files: one that was killed goes on from there."""
+
+import json
+import os
+import zipfile
+
+import numpy as np
+
+from urkle_tf import errors
+
+FOLDER, OWNER = "partial", "owner.json"  # inside a run's folder, while it is not finished
+
+
+class Store:
+  """Remembers results by name.
+
+  A file appears under its name only when it is whole, so that a process may be killed at any
+  moment; one that cannot be read (after a power failure) counts as missing.
+
+  Args:
+    folder: a `pathlib.Path`, made when there is something to keep; None remembers nothing.
+    owner: what the results belong to: a dict that JSON can hold, such as a model's fingerprint.
+
+  Raises:
+    UserError: if the folder holds results that belong to another owner.
+  """
+
+  def __init__(self, folder=None, owner=None):
+    self._folder, self._owner = folder, owner
+    earlier = None if folder is None else _read_json(folder / OWNER)
+    if earlier not in (None, owner):
+      raise errors.UserError(
+        f"{folder.parent} holds a part of a report on another model or other data than there is "
+        "now: give another --output_dir"
+      )
+
+  def find(self, name):
+    """The arrays kept under a name, {name: array}; None if there are none."""
+    if self._folder is None:
+      return None
+    try:
+      with np.load(self._folder / f"{name}.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+      return None
+
+  def keep(self, name, arrays):
+    """Keeps {name: array} under a name; returns it."""
+    if self._folder is not None:
+      self._write(f"{name}.npz", lambda file: np.savez(file, **arrays))
+    return arrays
+
+  def arrays(self, name, compute):
+    """What `compute()`, {name: array}, returned when it was first called under this name."""
+    found = self.find(name)
+    if found is None:
+      found = {key: np.asarray(value) for key, value in compute().items()}
+      self.keep(name, found)
+    return found
+
+  def json(self, name, compute):
+    """Likewise for what JSON can hold."""
+    if self._folder is None:
+      return compute()
+    found = _read_json(self._folder / f"{name}.json")
+    if found is None:
+      found = compute()
+      self._write(f"{name}.json", lambda file: file.write(json.dumps(found).encode()))
+    return found
+
+  def _write(self, name, write):
+    if name != OWNER and not (self._folder / OWNER).exists():  # whose they are, before the first
+      self._folder.mkdir(exist_ok=True)
+      self._write(OWNER, lambda file: file.write(json.dumps(self._owner).encode()))
+    side = self._folder / f"{name}.side"
+    with open(side, "wb") as file:
+      write(file)
+    os.replace(side, self._folder / name)
+
+
+def _read_json(file):
+  try:
+    return json.loads(file.read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return None
