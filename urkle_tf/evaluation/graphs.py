@@ -140,7 +140,8 @@ class Graph:
       Names of float tensors [n, classes] that depend on the images and that the output depends
       on; its own name is not among them.
     """
-    found, seen, queue = [], {self.output.split(":")[0]}, collections.deque([self.output])
+    found: list[str] = []
+    seen, queue = {self.output.split(":")[0]}, collections.deque([self.output])
     while queue and len(found) < most:
       node = self._nodes[queue.popleft().split(":")[0]]
       for tensor in _inputs(node):
