@@ -196,7 +196,7 @@ def test_each_attack_serves_the_other(monkeypatch):
   assert found["kl_mean"] == pytest.approx(16 * epsilon**2 / (2 * scale**2), rel=0.05)
 
   # An attack on the loss that finds nothing: the KL's adversaries count, and hurt less.
-  monkeypatch.setattr(attacked, "adversary", lambda *_: lambda images, *_: (images, 1.0))
+  monkeypatch.setattr(attacked, "adversary", lambda *_: lambda images, *_: (images[None], 1.0))
   found = bound.measure(*arguments, **options)
   assert whole["clean_loss"] == found["clean_loss"]
   assert found["measured_adversarial_loss"] < whole["measured_adversarial_loss"] - 0.02

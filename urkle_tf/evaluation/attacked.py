@@ -305,7 +305,7 @@ class Worst:
     taken = (broken & ~before) | ((broken == before) & more)
     self.choice[positions[taken]] = choice[taken]
     self.scored[positions[taken]] = scored[taken]
-    if votes is not None:
+    if votes is not None and self.votes is not None:
       self.votes[positions[taken]] = votes[taken]
     return taken
 
