@@ -169,18 +169,18 @@ class _Checks:
 
   def _gradients(self):
     """([n] share of zeros in the cross-entropy's own gradient, [4, n, ...] one-step points)."""
-    frozen = self._classifier.frozen()
-    attacked_zeros, points = self._one_step(frozen)
+    attacked_zeros, points = self._one_step(self._classifier.frozen())
     own = getattr(self._classifier, "own_gradients", None)
-    if own is None:
-      return attacked_zeros, points
-    try:
-      return self._one_step(own())[0], points
-    except Exception:  # operations that have no gradient raise many kinds
-      return np.ones(self._count), points
+    return attacked_zeros if own is None else self._one_step(own())[0], points
 
   def _one_step(self, model):
     """Zeros in the gradients, and points on the way along one step of the radius."""
+    try:
+      return self._steps(model)
+    except (LookupError, TypeError, ValueError):  # operations that have no gradient
+      return np.ones(self._count), np.stack([self._images] * 4)
+
+  def _steps(self, model):
     threat = attacks.from_norm(self._norm, self._epsilon)
 
     @tf.function
