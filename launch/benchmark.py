@@ -1,12 +1,18 @@
 #!/usr/bin/env python3
-"""Times the training step and the input pipeline, on whatever device is here; prints JSON.
+"""Times training, its input pipeline and attacks, on whatever device is here; prints JSON.
 
   python launch/benchmark.py --encoder="resnet18(width=16)" --batch_size=256 --attack_steps=4
   python launch/benchmark.py --precision=mixed_bfloat16 --strategy=auto --batch_size=1024
+  python launch/benchmark.py --part=attacks --classifier=RUN/classifier --attack_steps=20
 
-Images are random: the step's time does not depend on what they show.  Reading files is not
-part of it.  Each figure is the median of several timings, and an image counts once, whatever
-its views and adversaries.
+Images are random: the time does not depend on what they show.  Reading files is not part of
+it.  Each figure is the median of several timings, and an image counts once, whatever its views
+and adversaries.
+
+--part=attacks compares the compiled loop of PGD with the network's own forward and backward pass,
+and with PGD of foolbox and adversarial-robustness-toolbox where they are installed, on the same
+network.  They take turns, and each ratio is the median of those within one turn, so that a busy
+machine disturbs it little.
 """
 
 import argparse
@@ -26,6 +32,7 @@ from urkle_tf import (
   attacks,
   distribution,
   errors,
+  export,
   networks,
   optimizers,
   pretexts,
@@ -33,7 +40,9 @@ from urkle_tf import (
   spec,
   trainer,
 )
+from urkle_tf.attacks import losses
 from urkle_tf.data import augment, pipeline, sources
+from urkle_tf.networks import classifier as classifiers
 
 
 def _arguments(argv):
@@ -56,6 +65,8 @@ def _arguments(argv):
   add("--strategy", default="auto")
   add("--steps", type=int, default=10, help="steps a timing")
   add("--timings", type=int, default=5, help="timings that the median is of")
+  add("--part", default="training", choices=["training", "attacks"], help="what is timed")
+  add("--classifier", help="an exported one for --part=attacks, instead of a new --encoder")
   return parser, parser.parse_args(argv)
 
 
@@ -105,9 +116,7 @@ def measure(options):
   Returns:
     A dict for JSON; `input_share_of_step` above 1 says that the pipeline holds the step up.
   """
-  for name in ("batch_size", "image_size", "channels", "steps", "timings"):
-    if getattr(options, name) < 1:
-      raise errors.UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
+  _check(options)
   keras.mixed_precision.set_global_policy(options.precision)
   scope = distribution.strategy(options.strategy)
   size, batch_size = options.image_size, options.batch_size
@@ -137,28 +146,183 @@ def measure(options):
     "input_share_of_step": input_seconds / step_seconds,
     "compile_seconds": max(0.0, first - step_seconds),
     "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    "machine": {
-      "cores": len(os.sched_getaffinity(0)),
-      "devices": [device.name for device in tf.config.list_logical_devices()],
-      "replicas": scope.num_replicas_in_sync,
-      "tensorflow": tf.__version__,
-      "keras": keras.__version__,
-    },
+    "machine": {**_machine(), "replicas": scope.num_replicas_in_sync},
     "settings": vars(options),
   }
   if gpus := tf.config.list_logical_devices("GPU"):
     peaks = [tf.config.experimental.get_memory_info(gpu.name)["peak"] for gpu in gpus]
     result["peak_device_memory_mib"] = max(peaks) / 2**20
-    names = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
-    result["machine"]["gpus"] = [name.get("device_name", "") for name in names]
   return result
+
+
+def _check(options):
+  for name in ("batch_size", "image_size", "channels", "attack_steps", "steps", "timings"):
+    if getattr(options, name) < 1:
+      raise errors.UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
+
+
+def _machine():
+  found = {
+    "cores": len(os.sched_getaffinity(0)),
+    "load": round(os.getloadavg()[0], 2),  # more than the cores: others were at work too
+    "devices": [device.name for device in tf.config.list_logical_devices()],
+    "tensorflow": tf.__version__,
+    "keras": keras.__version__,
+  }
+  if gpus := tf.config.list_physical_devices("GPU"):
+    names = map(tf.config.experimental.get_device_details, gpus)
+    found["gpus"] = [name.get("device_name", "") for name in names]
+  return found
+
+
+def _classifier(options):
+  """The classifier that is attacked: an exported one, or a new one of ten classes."""
+  if options.classifier:
+    return export.load_classifier(options.classifier)
+  shape = (options.image_size, options.image_size, options.channels)
+  encoder = networks.GaussianEncoder(networks.backbone(options.encoder, shape), options.latent_dim)
+  head = networks.mlp(options.latent_dim, [10], "head")
+  return classifiers.Classifier(encoder.network, head)
+
+
+def _contenders(classifier, images, labels, epsilon, steps):
+  """What takes turns: {name: function that evaluates `steps` gradients of the batch}.
+
+  All attack z = loc with PGD from a random start, on the cross-entropy; "model" evaluates the
+  gradient of the same loss `steps` times, and "model_folded" that of the same network with batch
+  norms folded, which is what our attacks run on.
+  """
+  size = 2.5 * epsilon / steps
+  pixels = keras.Input(classifier.image_shape)
+  logits = classifier.head(classifier.network(pixels)["loc"])
+  network = keras.Model(pixels, logits)
+  threat = attacks.Linf(epsilon)
+
+  def gradient(scores):
+    @tf.function(autograph=False)
+    def found(images, labels):
+      with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        loss = tf.reduce_sum(losses.cross_entropy(scores()(images), labels))
+      return tape.gradient(loss, images)
+
+    return lambda: [found(images, labels) for _ in range(steps)][-1]
+
+  def folded():
+    frozen = classifier.frozen()
+    return lambda inputs: frozen.head(frozen.represent(inputs)[0])
+
+  @tf.function(autograph=False)
+  def ours(images, labels, seed):
+    scores = folded()
+    attack = attacks.PGD(threat, steps=steps, step_size=size)
+    return attack(lambda z: losses.cross_entropy(scores(z), labels), images, seed)
+
+  found = {
+    "ours": lambda: ours(images, labels, tf.constant([1, 2])),
+    "model": gradient(lambda: lambda inputs: network(inputs, training=False)),
+    "model_folded": gradient(folded),
+  }
+  try:
+    import foolbox
+  except ImportError:
+    pass
+  else:
+    wrapped = foolbox.TensorFlowModel(network, bounds=(0, 1), device=images.device)
+    attack = foolbox.attacks.LinfPGD(steps=steps, abs_stepsize=size)
+    criterion = foolbox.criteria.Misclassification(labels)
+    # `run` is the loop alone, without the checks before and after it.
+    found["foolbox"] = lambda: attack.run(wrapped, images, criterion, epsilon=epsilon)
+  try:
+    from art.attacks import evasion
+    from art.estimators import classification
+  except ImportError:
+    pass
+  else:
+    estimator = classification.TensorFlowV2Classifier(
+      network,
+      classifier.classes,
+      classifier.image_shape,
+      keras.losses.CategoricalCrossentropy(from_logits=True),
+      clip_values=(0, 1),
+    )
+    theirs = evasion.ProjectedGradientDescentTensorFlowV2(
+      estimator,
+      eps=epsilon,
+      eps_step=size,
+      max_iter=steps,
+      num_random_init=1,
+      batch_size=len(images),
+      verbose=False,
+    )
+    arrays = images.numpy(), np.eye(classifier.classes, dtype=np.float32)[labels.numpy()]
+    found["art"] = lambda: theirs.generate(*arrays)
+  return found
+
+
+def _turns(contenders, steps, timings):
+  """{name: seconds of each turn}, of `steps` calls each, after one call that does not count."""
+  names = list(contenders)
+  for name in names:
+    np.asarray(contenders[name]())
+  seconds = {name: [] for name in names}
+  for turn in range(timings):
+    shift = turn % len(names)  # who follows whom must not favour anybody
+    for name in names[shift:] + names[:shift]:
+      seconds[name].append(_seconds(contenders[name], steps, 1) * steps)
+  return seconds
+
+
+def measure_attacks(options):
+  """Times PGD against the network's own passes and other libraries.
+
+  Args:
+    options: what `_arguments` parses.
+
+  Returns:
+    A dict for JSON.  `gradients_per_second`: of one image each; of "foolbox" and "art" (the
+    adversarial-robustness-toolbox) where installed.  `share_of_model`: ours against the network's
+    own; `times_fastest_library`: against the faster of the two.
+  """
+  _check(options)
+  keras.mixed_precision.set_global_policy(options.precision)
+  classifier = _classifier(options)
+  rng = np.random.default_rng(0)
+  shape = (options.batch_size, *classifier.image_shape)
+  images = tf.constant(rng.uniform(size=shape).astype(np.float32))
+  labels = tf.constant(rng.integers(0, classifier.classes, options.batch_size))
+  contenders = _contenders(classifier, images, labels, options.epsilon, options.attack_steps)
+  seconds = _turns(contenders, options.steps, options.timings)
+  gradients = options.batch_size * options.attack_steps * options.steps
+
+  def ratio(*others):
+    """How many times faster ours is than the fastest of the others, within a turn."""
+    found = [
+      min(seconds[name][turn] for name in others) / ours
+      for turn, ours in enumerate(seconds["ours"])
+    ]
+    return statistics.median(found)
+
+  libraries = [name for name in ("foolbox", "art") if name in contenders]
+  return {
+    "gradients_per_second": {
+      name: gradients / statistics.median(found) for name, found in seconds.items()
+    },
+    "share_of_model": ratio("model"),
+    "share_of_model_folded": ratio("model_folded"),
+    **{f"times_{name}": ratio(name) for name in libraries},
+    "times_fastest_library": ratio(*libraries) if libraries else None,
+    "machine": _machine(),
+    "settings": vars(options),
+  }
 
 
 def main(argv=None):
   """Prints one JSON object."""
   parser, options = _arguments(argv)
   try:
-    print(json.dumps(measure(options), indent=2))
+    found = measure_attacks(options) if options.part == "attacks" else measure(options)
+    print(json.dumps(found, indent=2))
   except errors.UserError as error:
     parser.exit(2, f"error: {error}\n")
   finally:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import resource
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -28,6 +29,11 @@ def benchmark():
   specification = importlib.util.spec_from_file_location("benchmark", FILE)
   module = importlib.util.module_from_spec(specification)
   specification.loader.exec_module(module)
+  # Importing this library closes the stream that absl logs to, unless that is sys.stderr, which
+  # capsys replaces: import it before.
+  if importlib.util.find_spec("art"):
+    importlib.import_module("art.attacks.evasion")
+    importlib.import_module("art.estimators.classification")
   return module
 
 
@@ -60,6 +66,58 @@ def test_figures_agree(benchmark, capsys):
   assert found["machine"]["cores"] <= os.cpu_count()
   assert found["machine"]["tensorflow"] == tf.__version__
   assert found["settings"]["precision"] == "mixed_bfloat16"
+
+
+def test_attack_speeds_agree(benchmark, capsys):
+  found = _printed(benchmark, capsys, "--part=attacks", "--attack_steps=3", "--steps=1")
+  speeds = found["gradients_per_second"]
+  libraries = [name for name in ("foolbox", "art") if importlib.util.find_spec(name)]
+  assert set(speeds) == {"ours", "model", "model_folded", *libraries}
+  assert all(1 < speed < 1e9 for speed in speeds.values())
+  for name, key in [("model", "share_of_model"), ("model_folded", "share_of_model_folded")]:
+    assert 0.01 < found[key] < 100
+    # The median of ratios is not the ratio of medians, but near it.
+    assert found[key] == pytest.approx(speeds["ours"] / speeds[name], rel=0.9)
+  for name in libraries:
+    assert found[f"times_{name}"] >= found["times_fastest_library"] > 0
+  assert (found["times_fastest_library"] is None) == (not libraries)
+
+
+def test_ratios_are_those_within_a_turn(benchmark, monkeypatch):
+  """A machine that is ten times slower in one turn of three changes no ratio."""
+  now, slow = [0.0], [1.0]
+  monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now[0])
+  calls = []
+
+  def contender(name, seconds):
+    def call():
+      calls.append(name)
+      # The first 2 calls are not timed; a turn makes 2 calls of each.
+      slow[0] = 10.0 if 6 <= len(calls) - 1 < 10 else 1.0
+      now[0] += seconds * slow[0]
+      return 0
+
+    return call
+
+  found = benchmark._turns({"a": contender("a", 1.0), "b": contender("b", 3.0)}, 2, 3)
+  assert found == {"a": [2.0, 20.0, 2.0], "b": [6.0, 60.0, 6.0]}
+  assert calls == ["a", "b", "a", "a", "b", "b", "b", "b", "a", "a", "a", "a", "b", "b"]
+
+
+def test_our_attack_and_theirs_do_the_same_work(benchmark):
+  """Every contender evaluates so many gradients, and the attacks move as far."""
+  _, options = benchmark._arguments(TINY)
+  classifier = benchmark._classifier(options)
+  images = tf.constant(np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype(np.float32))
+  labels = tf.constant([0, 1, 2, 3])
+  found = benchmark._contenders(classifier, images, labels, 0.1, 4)
+  gradient = np.asarray(found.pop("model")())
+  np.testing.assert_allclose(found.pop("model_folded")(), gradient, rtol=1e-3, atol=1e-5)
+  for adversaries in (np.asarray(attack()) for attack in found.values()):
+    change = np.abs(adversaries - images)
+    assert 0.099 < change.max() <= 0.1 + 1e-6
+    assert adversaries.min() >= 0
+    assert adversaries.max() <= 1
 
 
 def test_seconds_are_the_median(benchmark, monkeypatch):
