@@ -265,7 +265,7 @@ def _arguments(argv):
   return parser.parse_args(argv)
 
 
-def _within(folder):
+def within(folder):
   """A folder as the commands are to name it: from the clone, wherever that lies."""
   path = pathlib.Path(folder).absolute()
   return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
@@ -276,7 +276,7 @@ def reproduce(argv=None):
   given = _arguments(argv)
   wanted = [find_row(name) for name in given.rows.split(",")] if given.rows else list(ROWS)
   counts = parse_seeds(given.seeds)
-  work = _within(given.work or ROOT / "runs" / "mnist")
+  work = within(given.work or ROOT / "runs" / "mnist")
   extra = {}
   for module in ("train", "finetune", "evaluate"):
     extra[module] = shlex.split(getattr(given, f"extra_{module}"))
@@ -289,7 +289,7 @@ def reproduce(argv=None):
       raise errors.UserError(
         f"--data_dir={given.data_dir} is no folder: prepare mnist there, or add --download"
       )
-    shared.append(f"--data_dir={_within(data_dir)}")
+    shared.append(f"--data_dir={within(data_dir)}")
   if given.download:
     shared.append("--download")
 
