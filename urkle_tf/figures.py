@@ -186,7 +186,7 @@ def latent_figure(rows, images, attack):
     clean, adversaries, shares = project(row["clean"], row["adversaries"])
     left.set_title("clean", fontsize=9)
     right.set_title(
-      f"unsupervised adversaries: KL {float(np.mean(row['kl'])):.3g} nats on average", fontsize=9
+      f"unsupervised adversaries: KL {float(np.mean(row['kl'])):.3g} nats, mean", fontsize=9
     )
     for axes, points in ((left, clean), (right, adversaries)):
       for cloud, colour in zip(points, colours, strict=True):
