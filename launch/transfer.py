@@ -285,10 +285,10 @@ def collect(work, names, tasks, protocols):
           content = read(report / "report.json")
           stamps = [read(f / "finished.json") for f in (report.with_name(report.name[:-7]), report)]
           row, kept = stamps[0].get("row", {}), stamps[1]
-          measured.append((seed, scores(content), row, kept, content.get("regression", {})))
+          measured.append((seed, scores(content), row, kept, content))
         if not measured:
           continue
-        first, part = measured[0][1], measured[0][4]
+        first, part = measured[0][1], measured[0][4].get("regression")
         unit = 100 if first["measure"] == "accuracy" else 1
         lists = lambda key: [found[key] for _, found, *_ in measured]  # noqa: E731, B023
         entry = {
@@ -306,6 +306,11 @@ def collect(work, names, tasks, protocols):
             key: [pair[i] for pair in lists("deterministic")]
             for i, key in enumerate(("clean", "attacked"))
           }
+        contents = [content for *_, content in measured]
+        checks = [check for content in contents for check in content.get("checks", ())]
+        if checks:
+          failed = (check["name"] for check in checks if not check["passed"])
+          entry["failed_checks"] = list(dict.fromkeys(failed))
         key = f"validation_{first['measure']}"
         if all(key in row for _, _, row, *_ in measured):
           entry["validation"] = [round(unit * row[key], 4) for _, _, row, *_ in measured]
@@ -343,6 +348,11 @@ def table(document):
 def page(document, command):
   """The page: how it was measured, the table, the command."""
   attacks = dict.fromkeys(name for row in document["rows"] for name in row["attacks"])
+  failed = [
+    f"{row['task']}, {row['encoder']}, {row['protocol']}: {', '.join(row['failed_checks'])}"
+    for row in document["rows"]
+    if row.get("failed_checks")
+  ]
   return f"""# Transfer
 
 Each encoder is the same in all of its rows. "attacked" is the worst over {"; ".join(attacks)};
@@ -351,6 +361,8 @@ numbers are root mean squares, and smaller is better. The test split was used fo
 alone. Several seeds (of the head: its labels, noise and order): mean ± standard deviation.
 
 {table(document)}
+
+Signs of masked gradients, among the rows that were looked at: {"; ".join(failed) or "none"}.
 
     {command}
 """

@@ -84,7 +84,9 @@ def _write(folder, seed, report, row, **kept):
 
 def test_the_table(script, tmp_path):
   parity, angle = tmp_path / "urkle" / "mnist-parity", tmp_path / "urkle" / "mnist-rotation"
-  _write(parity, 0, _classes(0.9, 0.8, (0.91, 0.79)), {"validation_accuracy": 0.9}, guess=0.51)
+  report = _classes(0.9, 0.8, (0.91, 0.79))
+  report["checks"] = [{"name": name, "passed": name == "noise"} for name in ("noise", "effort")]
+  _write(parity, 0, report, {"validation_accuracy": 0.9}, guess=0.51)
   _write(parity, 1, _classes(0.92, 0.78, (0.91, 0.77)), {"validation_accuracy": 0.9}, guess=0.51)
   _write(angle, 0, _numbers(12.345, 23.4), {"validation_rmse": 12.0})
   (parity / "slf-2-report").mkdir()  # under way
@@ -95,7 +97,10 @@ def test_the_table(script, tmp_path):
   assert (first["clean"], first["attacked"]) == ([90, 92], [80, 78])  # the worst of two attacks
   assert first["deterministic"] == {"clean": [91, 91], "attacked": [79, 77]}
   assert first["attacks"] == ["pgd-20, linf 0.1", "square-20, linf 0.1"]
+  assert first["failed_checks"] == ["effort"]
   assert (second["clean"], second["attacked"]) == ([12.345], [23.4])
+  page = script.page(document, "COMMAND")
+  assert "that were looked at: mnist:parity, Urkle, slf: effort." in page
   # The standard deviation of two numbers is their distance over the root of 2.
   assert script.table(document).splitlines()[2:] == [
     "| mnist:parity | accuracy, % | 51.00 | Urkle | slf | 91.00 ± 1.41 | 79.00 ± 1.41 | "
@@ -143,7 +148,7 @@ def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(script, tmp_pa
     "--labels=0.5",
     "--attacks=pgd(steps=2)",
     "--extra_finetune=--epochs=2",
-    "--extra_evaluate=--eot=2 --samples=5",
+    "--extra_evaluate=--eot=2 --samples=5 --checks=false",
     "--extra_regression=--attack_steps=2 --eot=2 --samples=5",
     f"--work={tmp_path / 'work'}",
   ]

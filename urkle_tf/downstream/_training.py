@@ -180,10 +180,11 @@ class _Validation(keras.callbacks.Callback):
   def on_epoch_end(self, epoch, logs=None):
     """Hands the scores to the epoch's row of metrics."""
     del epoch, logs
-    size = min(_VALIDATION_BATCH, len(self._images))
+    total = len(self._images)
+    size = total // -(-total // _VALIDATION_BATCH)  # of one shape; what is left over is little
     merits = []
     with self.metrics.paused():
-      for start in range(0, len(self._images) - size + 1, size):
+      for start in range(0, total - size + 1, size):
         rows = slice(start, start + size)
         seed = distribution.fold([self._task.seed, 3], start)
         merits.append(self._scores(self._images[rows], self._labels[rows], seed))
