@@ -79,6 +79,36 @@ def test_reach_is_the_smallest_change(rng, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_reach_of_many_pixels_with_equal_and_tiny_slopes(rng, norm):
+  """Against the conditions of optimality in float64, solved by bisection."""
+  x = rng.uniform(size=(12, 10, 10, 3)).astype(np.float32)
+  w = rng.choice([1.0, 0.5, 0.25, 1e-3, 1e-6], size=x.shape).astype(np.float32)
+  w[6:] = 2.0 ** -rng.uniform(0, 40, size=w[6:].shape)  # no two alike, over twelve magnitudes
+  slopes, room = np.float64(w).reshape(12, -1), np.float64(1 - x).reshape(12, -1)
+  gain = np.linspace(0.05, 0.95, 12) * (slopes * room).sum(1)
+  d = from_norm(norm, 0.1).reach(tf.constant(x), tf.constant(w), tf.constant(gain, tf.float32))
+  d = np.asarray(d, np.float64).reshape(12, -1)
+  np.testing.assert_allclose((slopes * d).sum(1), gain, rtol=1e-5)
+  assert (d >= 0).all()
+  assert (d <= room + 1e-6).all()
+  wanted = []
+  for a, b, c in zip(slopes, room, gain):
+    if norm == "l1":  # the steepest first
+      order = np.argsort(-a)
+      a, b = a[order], b[order]
+      before = np.concatenate([[0], np.cumsum(a * b)[:-1]])
+      wanted.append(np.clip((c - before) / a, 0, b).sum())
+      continue
+    low, high = 0.0, (b if norm == "linf" else b / a).max()
+    moved = lambda s: np.minimum(s if norm == "linf" else s * a, b)  # noqa: B023, E731
+    for _ in range(200):
+      middle = (low + high) / 2
+      low, high = (middle, high) if a @ moved(middle) < c else (low, middle)
+    wanted.append(np.linalg.norm(moved(high), ORDER[norm]))
+  np.testing.assert_allclose(norms(d, ORDER[norm]), wanted, rtol=2e-4)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_reach_of_a_case_by_hand_and_of_the_impossible(norm):
   # 2 a + b = 1.2 with a <= 0.5: linf 0.4 each; l2 would be a = 0.48, b = 0.24; l1 a = 0.5, then b.
   x = tf.reshape([0.5, 0.0, 0.3], [1, 1, 3, 1])

@@ -44,7 +44,7 @@ def _report(modes, ensembles, accuracy, checks=()):
 def reports():
   failed = [{"name": "noise", "passed": False}, {"name": "effort", "passed": True}]
   return {
-    "at": _report(["deterministic"], [AT], 0.97),
+    "at": _report(["deterministic"], [AT], 0.97, failed[1:]),
     "vae_urkle": _report(["sampled", "deterministic"], [URKLE, AT], 0.96, failed),
   }
 
@@ -67,6 +67,9 @@ def test_the_table_lines_the_ensembles_up(script, reports):
   text = script.page(rows, [])
   assert "first 100 test images" in text
   assert "Failed checks: VAE+Urkle: noise." in text
+  assert "All checks for masked gradients passed." in script.page(rows[:1], [])
+  rows[0]["checks"] = {}
+  assert "checks for masked gradients were left out" in script.page(rows, [])
 
 
 def test_what_was_reduced_is_said_and_given_to_the_attacks(script):
