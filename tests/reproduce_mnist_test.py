@@ -196,7 +196,7 @@ def test_every_row_has_its_config_and_every_config_its_row(script):
   # That each of them is one of the command's own flags: packaging_test.py.
   names = {path.stem for path in (ROOT / "configs").glob("mnist_*.cfg")}
   rows = {f"mnist_{row.name}" for row in script.ROWS}
-  assert names == rows | {"mnist_finetune", "mnist_evaluate"}
+  assert names == rows | {"mnist_finetune", "mnist_evaluate", "mnist_autoattack_evaluate"}
   for row in script.ROWS:
     lines = (ROOT / "configs" / f"mnist_{row.name}.cfg").read_text().splitlines()
     (pretext,) = (line.partition("=")[2] for line in lines if line.startswith("--pretext="))
