@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not install
 
 import reproduce_mnist  # noqa: E402
 
-from urkle_tf import errors  # noqa: E402
+from urkle_tf import errors, files  # noqa: E402
 
 ROWS = ("at", "vae_urkle")
 CONFIG = "configs/mnist_autoattack_evaluate.cfg"
@@ -249,8 +249,8 @@ def run(argv=None):
     for row in rows
   ]
   document = {"budget": BUDGET, "eot": EOT, "rows": measurements}
-  reproduce_mnist.write(json_file, json.dumps(document, indent=1) + "\n")
-  reproduce_mnist.write(page_file, page(measurements, shown))
+  files.write(json_file, json.dumps(document, indent=1) + "\n")
+  files.write(page_file, page(measurements, shown))
   print(table(measurements))
   print(f"page: {page_file}")
 

@@ -7,7 +7,7 @@ import json
 import re
 import statistics
 
-from urkle_tf import errors
+from urkle_tf import errors, files
 
 SCORES = ("clean", "pgd", "pgd_strong")
 
@@ -313,10 +313,8 @@ def draw(document, file):
   figure.legend(
     handles=keys, loc="outside upper center", ncols=len(keys), frameon=False, fontsize=9
   )
-  side = file.with_name(f".{file.stem}.side.png")
-  figure.savefig(side, dpi=120)
+  files.write(file, lambda stream: figure.savefig(stream, dpi=120, format="png"))
   plt.close(figure)
-  side.replace(file)
 
 
 def draw_latent_map(folders, file, dataset, data_dir):

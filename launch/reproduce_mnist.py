@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not install
 
 import mnist_page  # noqa: E402
 
-from urkle_tf import errors  # noqa: E402
+from urkle_tf import errors, files  # noqa: E402
 
 LOSS_CAP = 5.0  # M of Proposition 1, nats
 
@@ -173,7 +173,7 @@ def run_stages(found):
     if code:
       print(f"error: this command failed (exit code {code}): {stage.text}", file=sys.stderr)
       sys.exit(code if code > 0 else 1)
-    write(stamp, asked)
+    files.write(stamp, asked)
     ran = True
   return ran
 
@@ -181,14 +181,6 @@ def run_stages(found):
 def _environment():
   path = [str(ROOT), os.environ.get("PYTHONPATH")]
   return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
-
-
-def write(file, text):
-  """Writes a text file, whole or not at all."""
-  file.parent.mkdir(parents=True, exist_ok=True)
-  side = file.with_name(f".{file.name}.side")
-  side.write_text(text, encoding="utf-8")
-  side.replace(file)
 
 
 # --- Writing ---
@@ -209,7 +201,7 @@ def publish(work, page_file, json_file, options=""):
   document = mnist_page.collect(work, ROWS, options)
   if not document["rows"]:
     return
-  write(json_file, json.dumps(document, indent=1) + "\n")
+  files.write(json_file, json.dumps(document, indent=1) + "\n")
   page_file.parent.mkdir(parents=True, exist_ok=True)
   mnist_page.draw(document, page_file.with_suffix(".png"))
   pictures = {
@@ -217,9 +209,9 @@ def publish(work, page_file, json_file, options=""):
     "_latent_map": "Samples of z, clean and attacked",
     "_reconstructions": "Reconstructions by VAE+Urkle",
   }
-  files = {title: f"{page_file.stem}{ending}.png" for ending, title in pictures.items()}
+  names = {title: f"{page_file.stem}{ending}.png" for ending, title in pictures.items()}
   shown = [
-    f"![{title}]({name})" for title, name in files.items() if (page_file.parent / name).exists()
+    f"![{title}]({name})" for title, name in names.items() if (page_file.parent / name).exists()
   ]
   blocks = {
     "table": mnist_page.table(document),
@@ -228,7 +220,7 @@ def publish(work, page_file, json_file, options=""):
     "commands": commands(document, options),
   }
   text = page_file.read_text(encoding="utf-8") if page_file.exists() else mnist_page.TEMPLATE
-  write(page_file, mnist_page.page(text, blocks))
+  files.write(page_file, mnist_page.page(text, blocks))
 
 
 # --- The command line ---

@@ -28,24 +28,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]  # a clone that was not installed works too
 
-from urkle_tf import errors, spec  # noqa: E402
+from urkle_tf import errors, files, spec  # noqa: E402
 
 # --- What there is to do ---
-
-
-def outside(text, separator=","):
-  """Splits at separators that are not in parentheses or quotes; empty parts are left out."""
-  parts, depth, quote = [""], 0, ""
-  for character in text:
-    if character in "\"'":
-      quote = "" if quote == character else quote or character
-    elif not quote:
-      depth += (character == "(") - (character == ")")
-    if character == separator and not quote and depth == 0:
-      parts.append("")
-    else:
-      parts[-1] += character
-  return [part.strip() for part in parts if part.strip()]
 
 
 def slug(text):
@@ -114,14 +99,6 @@ def options(text, function, taken):
 # --- Doing it ---
 
 
-def write(file, text):
-  """Writes a text file, whole or not at all."""
-  file.parent.mkdir(parents=True, exist_ok=True)
-  side = file.with_name(f".{file.name}.side")
-  side.write_text(text, encoding="utf-8")
-  side.replace(file)
-
-
 def stage(folder, settings, function):
   """Calls a function unless its folder says that the same call ran to its end.
 
@@ -141,7 +118,7 @@ def stage(folder, settings, function):
       return False
   print(f"== {folder}", flush=True)
   kept = function()
-  write(file, json.dumps({"settings": asked, **kept}, indent=1) + "\n")
+  files.write(file, json.dumps({"settings": asked, **kept}, indent=1) + "\n")
   return True
 
 
@@ -420,7 +397,7 @@ def _command(given):
   hidden = {
     "encoder": [f"{name}=RUN/encoder" for name in encoders(given.encoder)],
     "data_dir": "DATA_DIR",
-    "tasks": ",".join(map(shown, outside(given.tasks))),
+    "tasks": ",".join(map(shown, spec.split(given.tasks))),
   }
   words = ["python", "launch/transfer.py"]
   for action in _parser()._actions:
@@ -440,7 +417,7 @@ def transfer(argv=None):
   if given.seeds < 1:
     raise errors.UserError(f"--seeds must be at least 1, got {given.seeds}")
   folders = encoders(given.encoder)
-  tasks, protocols = outside(given.tasks), outside(given.protocols)
+  tasks, protocols = spec.split(given.tasks), spec.split(given.protocols)
   unique(map(shown, tasks), "task")
   unique(protocols, "protocol")
   for name, values in (("tasks", tasks), ("protocols", protocols)):
@@ -465,8 +442,8 @@ def transfer(argv=None):
 
   def publish():
     document = collect(work, folders, tasks, protocols)
-    write(json_file, json.dumps(document, indent=1) + "\n")
-    write(page_file, page(document, _command(given)))
+    files.write(json_file, json.dumps(document, indent=1) + "\n")
+    files.write(page_file, page(document, _command(given)))
 
   for seed in range(given.seeds):  # a whole table of one seed first
     for task in tasks:

@@ -17,7 +17,7 @@ from small_models import small_encoder
 from urkle_tf import command_line, distribution, errors, evaluate, evaluation, export, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, calibration, clean, foreign, representation, scoring
-from urkle_tf.networks.classifier import Classifier, Frozen
+from urkle_tf.networks.classifier import Classifier
 
 
 def predictions(rng, n=400, classes=5):
@@ -211,13 +211,14 @@ def test_noise_is_fresh_at_every_step(rng, monkeypatch):
   model = linear_classifier(weights, bias, 1.0, stochastic=True)
   plan = attacked.plans("pgd(steps=40)", "linf", [0.02], SHAPE)[0]
   seen = []
-  original = Frozen.from_representation
+  frozen = type(model.frozen())
+  original = frozen.from_representation
 
   def spy(self, loc, scale, seed=None, samples=None):
     tf.py_function(lambda value: seen.append(tuple(value.numpy())), [seed], [])
     return original(self, loc, scale, seed=seed, samples=samples)
 
-  monkeypatch.setattr(Frozen, "from_representation", spy)
+  monkeypatch.setattr(frozen, "from_representation", spy)
   find = attacked.adversary(model, plan, "linf", "sampled", eot=1)
   images = tf.constant(source.images[:8] / 255, tf.float32)
   labels = tf.constant(source.labels[:8])

@@ -166,3 +166,14 @@ def test_call_passes_options_and_what_is_given():
 def test_epsilon_of_a_spec_is_exact():
   epsilon = spec.parse("x(epsilon=8/255)")[1]["epsilon"]
   assert math.isclose(attacks.Linf(epsilon).epsilon * 255, 8, rel_tol=1e-15)
+
+
+def test_split():
+  assert spec.split("fgsm, pgd(steps=2, restarts=5),,square") == [
+    "fgsm",
+    "pgd(steps=2, restarts=5)",
+    "square",
+  ]
+  assert spec.split("a('),'=1),b", ",") == ["a('),'=1)", "b"]
+  assert spec.split("a;b,c", ";") == ["a", "b,c"]
+  assert spec.split(" ") == []

@@ -1,13 +1,11 @@
 """Drawing: figures on a canvas of their own, and the map of sampled z of the Urkle paper."""
 
-import os
-
 import keras
 import numpy as np
 import tensorflow as tf
 from sklearn import decomposition
 
-from urkle_tf import distribution, export
+from urkle_tf import distribution, export, files
 from urkle_tf.networks.gaussian import kl
 from urkle_tf.robustness.urkle import kl_objective
 
@@ -55,10 +53,7 @@ def save(picture, file):
     picture: uint8 [height, width, 1 or 3].
     file: a `pathlib.Path`; its folder is made.
   """
-  file.parent.mkdir(parents=True, exist_ok=True)
-  side = file.with_suffix(".side")
-  side.write_bytes(tf.io.encode_png(picture).numpy())
-  os.replace(side, file)
+  files.write(file, tf.io.encode_png(picture).numpy())
 
 
 def _coloured(image):

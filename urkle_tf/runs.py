@@ -2,12 +2,11 @@
 
 import fcntl
 import json
-import os
 import pathlib
 
 import numpy as np
 
-from urkle_tf import errors
+from urkle_tf import errors, files
 
 # Settings that may change when a run is resumed: they do not change what is computed.
 FREE = ("output_dir", "data_dir", "download", "log_every", "checkpoint_every", "probe_split")
@@ -58,9 +57,7 @@ class Run:
       The seconds of training that the kept rows account for.
     """
     rows = [row for row in self.metrics() if row["step"] <= step]
-    side = self._metrics.with_suffix(".side")
-    side.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(side, self._metrics)
+    files.write(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
     return rows[-1]["seconds"] if rows else 0.0
 
   def close(self):
@@ -119,9 +116,7 @@ def open_run(output_dir, settings):
   elif any(path.glob("checkpoints/*.npz")):
     lock.close()
     raise errors.UserError(f"{path} holds checkpoints but no flags.cfg: give another --output_dir")
-  side = file.with_suffix(".side")
-  side.write_text("".join(f"--{name}={value}\n" for name, value in lines.items()))
-  os.replace(side, file)
+  files.write(file, "".join(f"--{name}={value}\n" for name, value in lines.items()))
   return Run(path, settings, lock)
 
 

@@ -32,6 +32,29 @@ def number(text):
   return float(match[1]) / float(match[2] or 1)
 
 
+def split(text, separator=","):
+  """Splits a list of specs at the separators that are not in parentheses or quotes.
+
+  Args:
+    text: for example `"fgsm,pgd(steps=20, restarts=5)"`.
+    separator: one character.
+
+  Returns:
+    The parts as text, without spaces around them; empty ones are left out.
+  """
+  parts, depth, quote = [""], 0, ""
+  for character in text:
+    if character in "\"'":
+      quote = "" if quote == character else quote or character
+    elif not quote:
+      depth += (character == "(") - (character == ")")
+    if character == separator and not quote and depth == 0:
+      parts.append("")
+    else:
+      parts[-1] += character
+  return [part.strip() for part in parts if part.strip()]
+
+
 def _value(text):
   if text[0] in "\"'":
     return text[1:-1]

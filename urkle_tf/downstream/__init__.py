@@ -1,12 +1,11 @@
 """`adapt`: from an exported encoder and labels to a predictor; the function behind `finetune`."""
 
 import json
-import os
 
 import keras
 import numpy as np
 
-from urkle_tf import attacks, errors, export, networks, runs, spec
+from urkle_tf import attacks, errors, export, files, networks, runs, spec
 from urkle_tf.data import compatibility, pipeline, sources
 from urkle_tf.downstream import _labels
 from urkle_tf.downstream.base import Protocol, Task
@@ -250,6 +249,4 @@ def _read_labels(source):
 
 def _list_chosen(file, chosen):
   """Writes which examples of the split had their labels used."""
-  side = file.with_suffix(".side")
-  side.write_text(json.dumps({"positions": chosen.tolist()}) + "\n")
-  os.replace(side, file)
+  files.write(file, json.dumps({"positions": chosen.tolist()}) + "\n")

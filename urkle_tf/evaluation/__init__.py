@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-import json
 import shutil
 
 import numpy as np
 
 from urkle_tf import attacks as attackers
-from urkle_tf import errors, export, figures, runs
+from urkle_tf import errors, export, figures, files, runs
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import (
   attacked,
@@ -169,15 +168,8 @@ def assess(
 
   run = runs.open_run(output_dir, settings) if output_dir else None
   try:
-    if run and (run.path / "report.json").exists():
-      done = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
-      if done["config"].get("fingerprint") != metadata["fingerprint"]:
-        raise errors.UserError(
-          f"{run.path} holds the report of another model than {classifier or encoder} holds now: "
-          "give another --output_dir"
-        )
+    if run and (done := report.finished(run.path, classifier or encoder, metadata["fingerprint"])):
       shutil.rmtree(run.path / storing.FOLDER, ignore_errors=True)
-      print(f"{run.path} is finished: nothing to do")
       return done
     owner = {name: metadata[name] for name in ("fingerprint",)}
     owner |= {"source": source.name, "examples": source.size}
@@ -236,7 +228,7 @@ def assess(
         store=store,
       )
     if run and save_images:
-      _save_arrays(run.path / "images.npz", arrays)
+      files.write(run.path / "images.npz", lambda file: np.savez(file, **arrays))
     result["config"] = {
       **export.settings_without_paths(settings),
       "norm": norm,
@@ -331,9 +323,3 @@ def _classifier_parts(
       robust &= right
   part = clean.measure(on_clean.values, labels, on_clean.votes, scorer.served)
   return {"clean": part, "attacks": rows}, recorder, arrays, robust
-
-
-def _save_arrays(file, arrays):
-  side = file.with_name(".images.side.npz")
-  np.savez(side, **arrays)
-  side.replace(file)

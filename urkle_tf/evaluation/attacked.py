@@ -146,7 +146,7 @@ def plans(texts, norm, epsilons, image_shape, steps=20, step_size=None, restarts
     UserError: for an unknown attack, an option or a radius out of its range, or a loss that needs
       more classes.
   """
-  texts = _split(texts) if isinstance(texts, str) else list(texts)
+  texts = spec.split(texts) if isinstance(texts, str) else list(texts)
   if not texts:
     raise errors.UserError("give --attacks: pgd, fgsm or autoattack, with commas in between")
   defaults = {"steps": steps, "step_size": step_size, "restarts": restarts}
@@ -159,18 +159,6 @@ def plans(texts, norm, epsilons, image_shape, steps=20, step_size=None, restarts
     for plan in found:
       plan.make(threat, plan.step_size(epsilon))
   return found
-
-
-def _split(text):
-  """Splits at the commas that are not inside parentheses."""
-  parts, depth = [""], 0
-  for character in text:
-    depth += (character == "(") - (character == ")")
-    if character == "," and depth == 0:
-      parts.append("")
-    else:
-      parts[-1] += character
-  return [part.strip() for part in parts if part.strip()]
 
 
 def differentiable(classifier):

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, errors, export, progress, runs
+from urkle_tf import attacks, distribution, errors, export, files, progress, runs
 from urkle_tf.data import compatibility, sources
-from urkle_tf.evaluation import scoring
+from urkle_tf.evaluation import report, scoring
 from urkle_tf.evaluation.attacked import radius
 
 _CHUNK = 25  # samples of z that are in memory at once
@@ -87,14 +87,7 @@ def assess_regressor(
     )
   run = runs.open_run(output_dir, settings) if output_dir else None
   try:
-    if run and (run.path / "report.json").exists():
-      done = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
-      if done["config"].get("fingerprint") != metadata["fingerprint"]:
-        raise errors.UserError(
-          f"{run.path} holds the report of another model than {regressor} holds now: give "
-          "another --output_dir"
-        )
-      print(f"{run.path} is finished: nothing to do")
+    if run and (done := report.finished(run.path, regressor, metadata["fingerprint"])):
       return done
     model = export.load_regressor(regressor)
     stochastic = model.stochastic
@@ -117,9 +110,7 @@ def assess_regressor(
         ("report.md", markdown(part)),
         ("report.json", json.dumps(result, indent=1) + "\n"),  # last: it says that all is there
       ):
-        side = run.path / f".{name}.side"
-        side.write_text(text, encoding="utf-8")
-        side.replace(run.path / name)
+        files.write(run.path / name, text)
   finally:
     if run:
       run.close()

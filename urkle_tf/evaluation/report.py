@@ -1,14 +1,41 @@
 """The report: report.json, report.md and figures."""
 
 import json
-import os
 
 import numpy as np
 
+from urkle_tf import errors, files
 from urkle_tf.evaluation import attacked
 from urkle_tf.figures import canvas
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
+
+
+def finished(folder, model, fingerprint):
+  """The report that a folder holds, if an evaluation of this model ended there before.
+
+  Args:
+    folder: a `pathlib.Path`.
+    model: where the model lies, for the message.
+    fingerprint: the model's.
+
+  Returns:
+    What report.json holds, or None if there is none.
+
+  Raises:
+    UserError: if it is of another model.
+  """
+  file = folder / "report.json"
+  if not file.exists():
+    return None
+  found = json.loads(file.read_text(encoding="utf-8"))
+  if found["config"].get("fingerprint") != fingerprint:
+    raise errors.UserError(
+      f"{folder} holds the report of another model than {model} holds now: give another "
+      "--output_dir"
+    )
+  print(f"{folder} is finished: nothing to do")
+  return found
 
 
 def write(folder, report, pictures=(), class_names=None):
@@ -39,14 +66,8 @@ def write(folder, report, pictures=(), class_names=None):
     names.append(("examples.png", "Images that were broken"))
   if (figures / "latent_map.png").exists():
     names.append(("latent_map.png", "Samples of z, before and after an attack on the KL"))
-  _write(folder / "report.md", markdown(report, names))
-  _write(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-
-
-def _write(file, text):
-  side = file.with_suffix(".side")
-  side.write_text(text, encoding="utf-8")
-  os.replace(side, file)
+  files.write(folder / "report.md", markdown(report, names))
+  files.write(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
 def _percent(row, prefix=""):

@@ -1,12 +1,11 @@
 """What an evaluation has measured so far, kept in files: one that was killed goes on from there."""
 
 import json
-import os
 import zipfile
 
 import numpy as np
 
-from urkle_tf import errors
+from urkle_tf import errors, files
 
 FOLDER, OWNER = "partial", "owner.json"  # inside a run's folder, while it is not finished
 
@@ -65,17 +64,13 @@ class Store:
     found = _read_json(self._folder / f"{name}.json")
     if found is None:
       found = compute()
-      self._write(f"{name}.json", lambda file: file.write(json.dumps(found).encode()))
+      self._write(f"{name}.json", json.dumps(found))
     return found
 
-  def _write(self, name, write):
+  def _write(self, name, content):
     if name != OWNER and not (self._folder / OWNER).exists():  # whose they are, before the first
-      self._folder.mkdir(exist_ok=True)
-      self._write(OWNER, lambda file: file.write(json.dumps(self._owner).encode()))
-    side = self._folder / f"{name}.side"
-    with open(side, "wb") as file:
-      write(file)
-    os.replace(side, self._folder / name)
+      self._write(OWNER, json.dumps(self._owner))
+    files.write(self._folder / name, content)
 
 
 def _read_json(file):

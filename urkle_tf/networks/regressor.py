@@ -1,27 +1,12 @@
-"""A regressor on a Gaussian representation: encoder, head, and how z is served."""
+"""A regressor on a Gaussian representation: numbers predicted of images."""
 
-from collections.abc import Callable
-
-import keras
 import tensorflow as tf
 
-from urkle_tf import errors
-from urkle_tf.networks.folding import fold
+from urkle_tf.networks import predictor
 
 
-class _Predictions:
-  """What follows from network and head, be they models or functions of the same arguments."""
-
-  network: Callable
-  head: Callable
-  stochastic: bool
-  samples: int
-  latent_dim: int
-
-  def represent(self, images):
-    """(loc, scale) of images, both float32 [n, d_z]."""
-    outputs = self.network(images, training=False)
-    return outputs["loc"], outputs["scale"]
+class _Predictions(predictor.Predictions):
+  """What follows from network and head."""
 
   def deterministic(self, images):
     """The prediction at z = loc: [n, h, w, c] -> float32 [n, outputs]."""
@@ -46,28 +31,14 @@ class _Predictions:
     """As `predictions`, from loc and scale, both float32 [n, d_z]."""
     if not self.stochastic:
       return self.head(loc, training=False)
-    samples = self.samples if samples is None else samples
-    shape = [tf.shape(loc)[0], samples, self.latent_dim]
-    if seed is None:
-      noise = tf.random.normal(shape)
-    else:
-      noise = tf.random.stateless_normal(shape, seed)
-    z = loc[:, None] + scale[:, None] * noise  # [n, s, d_z]
-    found = self.head(tf.reshape(z, [-1, self.latent_dim]), training=False)
-    return tf.reduce_mean(tf.reshape(found, [-1, samples, found.shape[-1]]), 1)
+    return tf.reduce_mean(self._each(loc, scale, self._noise(tf.shape(loc)[0], seed, samples)), 1)
 
 
-class Regressor(_Predictions, keras.Model):
+class Regressor(_Predictions, predictor.Predictor):
   """f(x) = E[f(z)] over z ~ Normal(loc(x), scale(x)): numbers predicted of images.
 
   Two regressors in one, as a `Classifier` is two classifiers: the sampled one and z = loc.
-
-  Args:
-    network: Keras model, images float32 [n, h, w, c] in [0, 1] -> {"loc", "scale"}, both
-      [n, d_z].
-    head: Keras model, z float32 [n, d_z] -> float32 [n, outputs], in the target's units.
-    stochastic: whether z is sampled; False where training used no scale.
-    samples: how many z a served prediction averages over.
+  Arguments and errors are those of `Predictor`; the head's outputs are in the target's units.
 
   Attributes:
     image_shape: (height, width, channels).
@@ -75,31 +46,16 @@ class Regressor(_Predictions, keras.Model):
     outputs: how many numbers an image has.
     target: what they are, or None.
     metadata: what the export says of it, or {}.
-
-  Raises:
-    UserError: if network and head do not fit.
   """
 
   def __init__(self, network, head, stochastic=True, samples=20, **kwargs):
-    super().__init__(**kwargs)
-    self.network, self.head = network, head
-    self.stochastic, self.samples = bool(stochastic), int(samples)
-    self.image_shape = tuple(network.input_shape[1:])
-    self.latent_dim = int(head.input_shape[-1])
+    super().__init__(network, head, stochastic, samples, **kwargs)
     self.outputs = int(head.output_shape[-1])
-    self.target, self.metadata = None, {}
-    if network.output["loc"].shape[-1] != self.latent_dim:
-      raise errors.UserError(
-        f"the encoder's representation has {network.output['loc'].shape[-1]} dimensions, but the "
-        f"head takes {self.latent_dim}"
-      )
-    if self.samples < 1:
-      raise errors.UserError(f"samples must be at least 1, got {samples}")
-    self.built = True
+    self.target = None
 
   def frozen(self):
-    """The same with the weights as they are now and batch norms folded, for an attack's loop."""
-    return Frozen(self)
+    """The same predictions, for an attack's loop: see `predictor.Frozen`."""
+    return _Frozen(self)
 
   def call(self, images, training=None):
     """Served predictions: [n, h, w, c] -> float32 [n, outputs]."""
@@ -107,10 +63,7 @@ class Regressor(_Predictions, keras.Model):
     return self.predictions(images)
 
 
-class Frozen(_Predictions):
-  """A regressor's predictions, faster and without its variables: see `Regressor.frozen`."""
-
+class _Frozen(predictor.Frozen, _Predictions):
   def __init__(self, regressor):
-    self.network, self.head = fold(regressor.network), fold(regressor.head)
-    self.stochastic, self.samples = regressor.stochastic, regressor.samples
-    self.latent_dim, self.outputs = regressor.latent_dim, regressor.outputs
+    super().__init__(regressor)
+    self.outputs = regressor.outputs

@@ -1,0 +1,95 @@
+"""What classifiers and regressors on a Gaussian representation have in common."""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.networks.folding import fold
+
+
+class Predictions:
+  """What follows from network and head, be they models or functions of the same arguments.
+
+  Attributes:
+    network: images float32 [n, h, w, c] in [0, 1] -> {"loc", "scale"}, both [n, d_z].
+    head: z float32 [n, d_z] -> float32 [n, outputs].
+    stochastic: whether z is sampled; False where training used no scale, which then means
+      nothing.
+    samples: how many z a served prediction averages over.
+    latent_dim: d_z.
+  """
+
+  network: Callable
+  head: Callable
+  stochastic: bool
+  samples: int
+  latent_dim: int
+
+  @property
+  def modes(self):
+    """The predictors that this is, the served one first."""
+    return ("sampled", "deterministic") if self.stochastic else ("deterministic",)
+
+  def represent(self, images):
+    """(loc, scale) of images, both float32 [n, d_z]."""
+    outputs = self.network(images, training=False)
+    return outputs["loc"], outputs["scale"]
+
+  def _noise(self, n, seed, samples):
+    """Standard normal noise, float32 [n, samples, d_z]; see `from_representation`."""
+    shape = [n, self.samples if samples is None else samples, self.latent_dim]
+    return tf.random.normal(shape) if seed is None else tf.random.stateless_normal(shape, seed)
+
+  def _each(self, loc, scale, noise):
+    """The head's outputs at loc + scale * noise: float32 [n, samples, outputs]."""
+    z = loc[:, None] + scale[:, None] * noise  # [n, s, d_z]
+    found = self.head(tf.reshape(z, [-1, self.latent_dim]), training=False)
+    return tf.reshape(found, [-1, tf.shape(noise)[1], found.shape[-1]])
+
+
+class Predictor(Predictions, keras.Model):
+  """Encoder, head, and how z is served.
+
+  Args:
+    network: Keras model, images float32 [n, h, w, c] in [0, 1] -> {"loc", "scale"}, both
+      [n, d_z].
+    head: Keras model, z float32 [n, d_z] -> float32 [n, outputs].
+    stochastic: whether z is sampled.
+    samples: how many z a served prediction averages over.
+
+  Raises:
+    UserError: if network and head do not fit.
+  """
+
+  def __init__(self, network, head, stochastic=True, samples=20, **kwargs):
+    super().__init__(**kwargs)
+    self.network, self.head = network, head
+    self.stochastic, self.samples = bool(stochastic), int(samples)
+    self.image_shape = tuple(network.input_shape[1:])
+    self.latent_dim = int(head.input_shape[-1])
+    self.metadata = {}
+    if network.output["loc"].shape[-1] != self.latent_dim:
+      raise errors.UserError(
+        f"the encoder's representation has {network.output['loc'].shape[-1]} dimensions, but the "
+        f"head takes {self.latent_dim}"
+      )
+    if self.samples < 1:
+      raise errors.UserError(f"samples must be at least 1, got {samples}")
+    self.built = True
+
+
+class Frozen:
+  """Predictions with the weights as they are now and batch norms folded, for an attack's loop.
+
+  It is made outside of the loop, which is faster with it.
+
+  Args:
+    predictor: a `Predictor`.
+  """
+
+  def __init__(self, predictor):
+    self.network, self.head = fold(predictor.network), fold(predictor.head)
+    self.stochastic, self.samples = predictor.stochastic, predictor.samples
+    self.latent_dim = predictor.latent_dim
