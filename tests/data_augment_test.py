@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy import stats
+from scipy import ndimage, stats
 
 from urkle_tf import errors
 from urkle_tf.data import augment
 
-ALL = ["simclr", "crop", "none", "augmix", "randaugment"]
+ALL = ["simclr", "crop", "affine", "none", "augmix", "randaugment"]
 ON_HOST = ["augmix", "randaugment"]
 
 
@@ -295,6 +295,42 @@ def test_crop_against_numpy(rng):
   np.testing.assert_array_equal(still, images)
 
 
+def test_affine_against_scipy(rng):
+  recipe = augment.Affine(rotation=40, scale=0.3, shift=1.5)
+  images, noise = images_of(rng, 20, 9, 12), noise_of(rng, 20, recipe)
+  result = recipe(images, noise).numpy()
+  for x, u, y in zip(images, 2.0 * noise - 1, result, strict=True):
+    angle, extent = np.deg2rad(40) * u[0], 1 + 0.3 * u[1]
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / extent
+    centre = np.array([4.0, 5.5])
+    offset = centre - turn @ (centre + 1.5 * u[2:4])
+    for channel in range(3):
+      expected = ndimage.affine_transform(
+        x[..., channel].astype(np.float64), turn, offset, order=1, mode="grid-constant"
+      )
+      np.testing.assert_allclose(y[..., channel], expected, atol=2e-5)
+
+
+def test_affine_one_thing_at_a_time(rng):
+  images = images_of(rng, 1, 6, 6)
+  least, middle, most = 0.0, 0.5, 1.0
+  call = lambda noise, **options: augment.Affine(  # noqa: E731
+    **{"rotation": 0, "scale": 0, "shift": 0, **options}
+  )(images, np.float32([noise])).numpy()
+  np.testing.assert_array_equal(call([least, most, least, most]), images)
+  np.testing.assert_allclose(
+    call([most, middle, middle, middle], rotation=90)[0], np.rot90(images[0], -1), atol=1e-5
+  )
+  moved = call([middle, middle, most, least], shift=1)[0]  # one down, one to the left
+  np.testing.assert_array_equal(moved[1:, :-1], images[0, :-1, 1:])
+  assert not moved[0].any()
+  assert not moved[:, -1].any()
+  dot = np.zeros([1, 5, 5, 1], np.float32)
+  dot[0, 2, 3] = 1
+  larger = augment.Affine(0, 0.5, 0)(dot, np.float32([[0.5, 1, 0.5, 0.5]])).numpy()[0, :, :, 0]
+  assert larger[2, 3] == pytest.approx(larger[2, 4])  # from 1 to 1.5 pixels off the centre
+
+
 @pytest.mark.parametrize("name", ON_HOST)
 def test_keras_cv_draws_nothing_itself(name):
   """No random op of the graph is stateful: all draws come from the image's noise."""
@@ -361,6 +397,8 @@ def test_specs():
     ("simclr(color=-1)", ["color"]),
     ("simclr(strength=much)", ["wrong kind"]),
     ("crop(padding=-2)", ["padding", "-2"]),
+    ("affine(scale=1)", ["scale=1"]),
+    ("affine(rotation=-5)", ["rotation=-5"]),
     ("augmix(severity=30)", ["severity", "30"]),
     ("randaugment(magnitude=11)", ["magnitude", "11"]),
   ],

@@ -77,6 +77,55 @@ class Crop(Recipe):
     return tf.gather(padded, columns + offsets[:, 1:], axis=2, batch_dims=1)
 
 
+class Affine(Recipe):
+  """Rotates, resizes and shifts about the centre, with black outside (bilinear).
+
+  Args:
+    rotation: the largest angle, degrees either way.
+    scale: the largest change of size, as a fraction of it: 0.1 makes what is shown between
+      0.9 and 1.1 times as large, the same along both axes.
+    shift: the largest shift along each axis, pixels either way, not rounded.
+  """
+
+  noise_size = 4
+
+  def __init__(self, rotation=10.0, scale=0.1, shift=1.0):
+    if not (0 <= rotation <= 180 and 0 <= scale < 1 and shift >= 0):
+      raise errors.UserError(
+        "affine: rotation must be 0 to 180 degrees, scale at least 0 and below 1, shift at least "
+        f"0 pixels; got rotation={rotation}, scale={scale}, shift={shift}"
+      )
+    self.rotation, self.scale, self.shift = rotation, scale, shift
+
+  def __call__(self, images, noise, size=None):
+    images = resize(images, size)
+    _, height, width, channels = images.shape
+    signed = 2 * tf.cast(noise, tf.float32) - 1
+    angle = signed[:, 0] * (self.rotation * math.pi / 180)
+    extent = 1 + signed[:, 1] * self.scale
+    down, right = signed[:, 2] * self.shift, signed[:, 3] * self.shift
+    # Where each pixel of the result comes from: shifted back, turned back, resized back.
+    y = (tf.range(height, dtype=tf.float32) - (height - 1) / 2)[None, :, None]
+    x = (tf.range(width, dtype=tf.float32) - (width - 1) / 2)[None, None, :]
+    y, x = y - down[:, None, None], x - right[:, None, None]
+    cosine = (tf.cos(angle) / extent)[:, None, None]
+    sine = (tf.sin(angle) / extent)[:, None, None]
+    source_y = cosine * y - sine * x + (height - 1) / 2
+    source_x = sine * y + cosine * x + (width - 1) / 2
+    top, left = tf.floor(source_y), tf.floor(source_x)
+    flat = tf.reshape(images, [-1, height * width, channels])
+    result = tf.zeros_like(images)
+    for row, weight_y in ((top, top + 1 - source_y), (top + 1, source_y - top)):
+      for column, weight_x in ((left, left + 1 - source_x), (left + 1, source_x - left)):
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        weight = tf.where(inside, weight_y * weight_x, 0.0)
+        place = tf.where(inside, row * width + column, 0.0)
+        place = tf.reshape(tf.cast(place, tf.int32), [-1, height * width])
+        pixels = tf.reshape(tf.gather(flat, place, batch_dims=1), tf.shape(images))
+        result += weight[..., None] * pixels
+    return tf.clip_by_value(result, 0.0, 1.0)
+
+
 class SimCLR(Recipe):
   """Random resized crop, flip, colour jitter and grey.
 
@@ -255,7 +304,7 @@ def hue_matrix(turn):
   return tf.constant(_FROM_YIQ, tf.float32) @ rotation @ tf.constant(_YIQ, tf.float32)
 
 
-RECIPES = {"simclr": SimCLR, "crop": Crop, "none": Identity}
+RECIPES = {"simclr": SimCLR, "crop": Crop, "affine": Affine, "none": Identity}
 
 
 def from_spec(text):
