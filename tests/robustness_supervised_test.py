@@ -37,7 +37,7 @@ def _log_probabilities(cell, images):
 def test_trades_attacks_the_kl_of_predictions_in_inference_mode(cell):
   images, near = _images(), _images() + 0.05
   before = [v.numpy() for v in (*cell[0].variables, *cell[1].variables)]
-  value = robustness.Trades().objective(*cell, images, None)(near)
+  value = robustness.Trades().objective(*cell, images[:, None], None)(near)
   p, q = _log_probabilities(cell, images), _log_probabilities(cell, near)
   np.testing.assert_allclose(value, np.sum(np.exp(p) * (p - q), -1), rtol=1e-3, atol=1e-6)
   for old, new in zip(before, (*cell[0].variables, *cell[1].variables), strict=True):
@@ -46,7 +46,7 @@ def test_trades_attacks_the_kl_of_predictions_in_inference_mode(cell):
 
 def test_adversarial_training_attacks_the_cross_entropy(cell):
   images, labels = _images(), np.arange(8) % 3
-  objective = robustness.AdversarialTraining().objective(*cell, images, labels)
+  objective = robustness.AdversarialTraining().objective(*cell, images[:, None], labels)
   expected = -_log_probabilities(cell, images)[np.arange(8), labels]
   np.testing.assert_allclose(objective(images), expected, rtol=1e-4)
   found = attacks.PGD(attacks.Linf(0.1), steps=5)(objective, images, [0, 1])

@@ -151,6 +151,7 @@ def pretrain(
         epsilon_warmup=round(epsilon_warmup_epochs * steps_per_epoch),
         beta_warmup=round(beta_warmup_epochs * steps_per_epoch),
         clip_norm=clip_norm,
+        steps=steps,
       )
       learner.compile(
         optimizers.build(

@@ -9,6 +9,7 @@ from urkle_tf import distribution, errors
 from urkle_tf.data import pipeline
 from urkle_tf.networks.gaussian import kl_mean_part
 from urkle_tf.networks.representations import Representations
+from urkle_tf.robustness.base import flat
 from urkle_tf.robustness.none import Plain
 
 _ZERO = tf.UnconnectedGradients.ZERO  # a scale that no term uses
@@ -60,6 +61,7 @@ class Trainer(keras.Model):
     epsilon_warmup: steps over which the attack's epsilon rises linearly to its value.
     beta_warmup: steps over which the weights of the added terms rise likewise.
     clip_norm: largest global norm of the whole batch's gradient; None for no clipping.
+    steps: of the whole training, for what changes over it; None keeps that as it is at the start.
 
   Raises:
     UserError: if the cell makes no sense or the attack is missing.
@@ -76,6 +78,7 @@ class Trainer(keras.Model):
     epsilon_warmup=0,
     beta_warmup=0,
     clip_norm=None,
+    steps=None,
   ):
     super().__init__(name="trainer")
     self.encoder, self.pretext = encoder, pretext
@@ -88,7 +91,7 @@ class Trainer(keras.Model):
     self.attack: Any = attack if self.robustness.adversarial else None
     self.augment, self.seed = augment, seed
     self.epsilon_warmup, self.beta_warmup = epsilon_warmup, beta_warmup
-    self.clip_norm = clip_norm
+    self.clip_norm, self.steps = clip_norm, steps
     pretext.attach(encoder)
     pretext.built = True
     # Every variable exists before the first step: replicas and checkpoints need that.
@@ -148,12 +151,11 @@ class Trainer(keras.Model):
       (adversaries float32 [n, a, h, w, c], info of the attack).
     """
     targets = self.robustness.targets(views)
-    images = tf.reshape(targets, [-1, *targets.shape[2:]])
     epsilon = None
     if self.epsilon_warmup and step is not None:
       epsilon = self.attack.threat.epsilon * self._ramp(step, self.epsilon_warmup)
-    objective = self.robustness.objective(self.encoder, self.pretext, images, aux)
-    found, info = self.attack.run(objective, images, seed, epsilon=epsilon)
+    objective = self.robustness.objective(self.encoder, self.pretext, views, aux)
+    found, info = self.attack.run(objective, flat(targets), seed, epsilon=epsilon)
     return tf.reshape(found, tf.shape(targets)), info
 
   @staticmethod
@@ -161,9 +163,14 @@ class Trainer(keras.Model):
     """Rises linearly from 1 / steps to 1, and stays there."""
     return tf.minimum(1.0, tf.cast(step + 1, tf.float32) / max(steps, 1))
 
+  def progress(self, step):
+    """How much of the training lies behind step number `step`: float32 scalar in [0, 1]."""
+    return tf.minimum(1.0, tf.cast(step, tf.float32) / self.steps) if self.steps else tf.zeros([])
+
   def train_step(self, data):
     """One step: find adversaries, one training pass over all images, terms, update."""
     step = tf.cast(self.optimizer.iterations, tf.int32)
+    progress = self.progress(step)
     seed = distribution.fold([self.seed, 0], step)
     views, batch = self.views(data, step)
     aux = self.pretext.prepare(views, batch)
@@ -178,13 +185,14 @@ class Trainer(keras.Model):
     count = views.shape[1] if self.robustness.clean else 0
 
     with tf.GradientTape() as tape:
-      normal = self.encoder(tf.reshape(images, [-1, *images.shape[2:]]), training=True)
+      normal = self.encoder(flat(images), training=True)
       noise = None
       if self.pretext.stochastic or self.robustness.stochastic:
         noise = distribution.normal(distribution.fold(seed, 2), _shape(normal.loc))
       all_of_them = Representations.of(normal, members, noise)
       terms: dict[str, tf.Tensor] = {}
       for weight, chosen in self.robustness.tuples(count, members - count):
+        weight = weight(progress) if callable(weight) else weight
         for name, value in self.pretext.loss(all_of_them.take(chosen), aux).items():
           terms[name] = terms.get(name, 0.0) + weight * tf.reduce_mean(value)
       loss = tf.add_n(list(terms.values()))
@@ -199,7 +207,7 @@ class Trainer(keras.Model):
     gradients = tape.gradient(share, values_of, unconnected_gradients=_ZERO)
     gradients, norm = self._whole(gradients)
     self.optimizer.apply(gradients, variables)
-    self.pretext.after_step(self.encoder)
+    self.pretext.after_step(self.encoder, progress)
 
     values |= terms | {"loss": loss, "gradient_norm": norm}
     values |= _health(all_of_them.normal, count)

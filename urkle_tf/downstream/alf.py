@@ -40,8 +40,8 @@ class _OnSamples(AdversarialTraining):
   def __init__(self, samples):
     self._samples = samples
 
-  def objective(self, encoder, pretext, images, aux):
-    del images
+  def objective(self, encoder, pretext, views, aux):
+    del views
     labels, seed = aux
 
     def loss(neighbours):

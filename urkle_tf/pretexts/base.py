@@ -75,8 +75,13 @@ class Pretext(keras.layers.Layer):
     """How far `other` is from `prediction`, both [m, ...] -> float32 [m], at least 0."""
     raise NotImplementedError
 
-  def after_step(self, encoder):
-    """Moves averages once the step has been applied."""
+  def after_step(self, encoder, progress):
+    """Moves averages once the step has been applied.
+
+    Args:
+      encoder: the `GaussianEncoder`.
+      progress: how much of the training lay behind the step, float32 scalar in [0, 1].
+    """
 
 
 def squared_distance(rows, others):

@@ -21,9 +21,9 @@ class AdversarialTraining(Robustness):
         "--pretext=supervised, or --robustness=urkle"
       )
 
-  def objective(self, encoder, pretext, images, aux):
+  def objective(self, encoder, pretext, views, aux):
     """The pretext's loss at z = loc, in inference mode."""
-    del images
+    del views
     represent = inference(encoder)
 
     def loss(neighbours):

@@ -1,5 +1,6 @@
 """What a robustness scheme is to the trainer."""
 
+import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf.export import ExportedEncoder
@@ -28,6 +29,11 @@ def inference(encoder):
   return normal
 
 
+def flat(members):
+  """Members one after the other: [n, t, h, w, c] -> [n * t, h, w, c], example-major."""
+  return tf.reshape(members, [-1, *members.shape[2:]])
+
+
 class Robustness:
   """How adversaries are found and used.
 
@@ -53,17 +59,17 @@ class Robustness:
     """The images to attack, of views [n, v, h, w, c]: [n, a, h, w, c]."""
     return views
 
-  def objective(self, encoder, pretext, images, aux):
-    """What the attack maximises.
+  def objective(self, encoder, pretext, views, aux):
+    """What the attack maximises; it starts from `flat(self.targets(views))`.
 
     Args:
       encoder: the `GaussianEncoder`.
       pretext: the `Pretext`.
-      images: float32 [m, h, w, c], the clean targets, m = n * a.
+      views: float32 [n, v, h, w, c].
       aux: what the pretext prepared for the n examples.
 
     Returns:
-      A function of images [m, h, w, c] to float32 [m].
+      A function of images [m, h, w, c], the targets' neighbours, m = n * a, to float32 [m].
     """
     raise NotImplementedError
 
@@ -77,7 +83,8 @@ class Robustness:
       adversaries: how many adversaries.
 
     Returns:
-      A list of (weight, members), members being positions in the pass.
+      A list of (weight, members), members being positions in the pass.  A weight is a number,
+      or a function of how much of the training lies behind, float32 scalar in [0, 1].
     """
     raise NotImplementedError
 

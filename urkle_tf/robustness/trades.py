@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.robustness.base import Robustness, inference
+from urkle_tf.robustness.base import Robustness, flat, inference
 
 
 class Trades(Robustness):
@@ -32,11 +32,11 @@ class Trades(Robustness):
         "--pretext=supervised or --pretext=ae, or --robustness=urkle"
       )
 
-  def objective(self, encoder, pretext, images, aux):
+  def objective(self, encoder, pretext, views, aux):
     """The divergence from the prediction for the clean image, all in inference mode."""
     del aux
     represent, predict = inference(encoder), pretext.inference()
-    clean = tf.stop_gradient(predict(represent(images).loc))
+    clean = tf.stop_gradient(predict(represent(flat(views)).loc))
     return lambda x: pretext.divergence(clean, predict(represent(x).loc))
 
   def tuples(self, views, adversaries):

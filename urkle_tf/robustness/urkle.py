@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from urkle_tf import errors
 from urkle_tf.networks.gaussian import kl
-from urkle_tf.robustness.base import Robustness, inference
+from urkle_tf.robustness.base import Robustness, flat, inference
 
 
 def kl_objective(encoder, images):
@@ -67,10 +67,10 @@ class Urkle(Robustness):
     """The first `attacked` views."""
     return views[:, : self.attacked]
 
-  def objective(self, encoder, pretext, images, aux):
+  def objective(self, encoder, pretext, views, aux):
     """The analytic KL, never one of sampled z."""
     del pretext, aux
-    return kl_objective(encoder, images)
+    return kl_objective(encoder, flat(self.targets(views)))
 
   def tuples(self, views, adversaries):
     """One tuple of the views, or of the views and their adversaries."""
