@@ -1,30 +1,103 @@
 """Optimisers and their schedule: linear warm-up, then cosine to 0, per step."""
 
 import keras
+import tensorflow as tf
 
 from urkle_tf import errors, spec
 
 
+@keras.saving.register_keras_serializable("urkle_tf")
+class LARS(keras.optimizers.Optimizer):
+  """Layer-wise adaptive rate scaling (You et al., 2017, algorithm 1): SGD for large batches.
+
+  For the weights w of a layer and the gradient g of the whole batch
+
+      a = trust |w| / (|g| + weight_decay |w|)
+      v <- momentum v - learning_rate a (g + weight_decay w)
+      w <- w + v
+
+  so that every layer moves by about learning_rate * trust of its own length.  Weight decay is
+  in the gradient, as in the paper, where it takes part in the direction but hardly in the
+  length of a step.  Biases, and the scales and shifts of batch norms (whatever has fewer than
+  two axes), have a = 1 and no weight decay; a = 1 also where w or g is 0 throughout.
+
+  Args:
+    learning_rate: a number or a schedule.
+    momentum: in [0, 1).
+    trust: the paper's eta, above 0.
+    weight_decay: at least 0.
+
+  Raises:
+    UserError: for an option out of its range.
+  """
+
+  def __init__(
+    self, learning_rate=1.0, momentum=0.9, trust=0.001, weight_decay=0.0, name="lars", **kwargs
+  ):
+    _check("lars", momentum)
+    if not trust > 0:
+      raise errors.UserError(f"lars: trust must be above 0, got {trust}")
+    super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+    # Not Keras's own `weight_decay`, which is decoupled.
+    self.momentum, self.trust, self.coupled_decay = momentum, trust, weight_decay
+
+  def build(self, variables):
+    """Makes the velocities, one for each variable."""
+    if self.built:
+      return
+    super().build(variables)
+    self._velocities = self.add_optimizer_variables(variables, "velocity")
+
+  def update_step(self, gradient, variable, learning_rate):
+    """Moves one variable by the whole batch's gradient, in float32 whatever its dtype."""
+    velocity = self._velocities[self._get_variable_index(variable)]
+    weights, step = tf.cast(variable, tf.float32), tf.cast(gradient, tf.float32)
+    if len(variable.shape) > 1:
+      length, slope = tf.norm(weights), tf.norm(step)
+      scale = self.trust * length / (slope + self.coupled_decay * length)
+      both = tf.logical_and(length > 0, slope > 0)
+      step = (step + self.coupled_decay * weights) * tf.where(both, scale, 1.0)
+    step = self.momentum * tf.cast(velocity, tf.float32) - tf.cast(learning_rate, tf.float32) * step
+    self.assign(velocity, step)
+    self.assign(variable, weights + step)
+
+  def get_config(self):
+    """The constructor's arguments."""
+    own = {"momentum": self.momentum, "trust": self.trust, "weight_decay": self.coupled_decay}
+    return super().get_config() | own
+
+
+def _check(name, momentum):
+  if not 0 <= momentum < 1:
+    raise errors.UserError(f"{name}: momentum must be from 0 and below 1, got {momentum}")
+
+
 def _sgd(momentum=0.9, nesterov=False):
-  return keras.optimizers.SGD, {"momentum": momentum, "nesterov": nesterov}
+  _check("sgd", momentum)
+  return keras.optimizers.SGD, {"momentum": float(momentum), "nesterov": nesterov}
 
 
 def _adamw(beta_1=0.9, beta_2=0.999):
   return keras.optimizers.AdamW, {"beta_1": beta_1, "beta_2": beta_2}
 
 
-OPTIMIZERS = {"adamw": _adamw, "sgd": _sgd}
+def _lars(momentum=0.9, trust=0.001):
+  return LARS, {"momentum": momentum, "trust": trust}
+
+
+OPTIMIZERS = {"adamw": _adamw, "lars": _lars, "sgd": _sgd}
 
 
 def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0):
   """Builds an optimiser.
 
   Args:
-    text: spec: `"sgd(momentum=0.9)"` or `"adamw"`.
+    text: spec: `"sgd(momentum=0.9)"`, `"adamw"` or `"lars(momentum=0.9, trust=0.001)"`.
     learning_rate: the highest value, above 0.
     steps: of the whole training, warm-up included.
     warmup_steps: of linear rise from 0.
-    weight_decay: decoupled, times the learning rate; batch norms and biases are left out.
+    weight_decay: decoupled, times the learning rate (in `LARS`: part of the gradient); batch
+      norms and biases are left out.
 
   Raises:
     UserError: for an unknown name, or a learning rate that is not positive.

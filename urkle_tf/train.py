@@ -40,7 +40,7 @@ _OWN = {
   "latent_dim": ("int", 128, "d_z, the dimension of the representation"),
   "min_scale": ("number", 0.1, "floor of sigma, in units of the spread of mu"),
   "max_scale": ("number", 0.5, "cap of sigma, likewise"),
-  "optimizer": ("str", "sgd", "sgd(momentum=0.9) or adamw"),
+  "optimizer": ("str", "sgd", "sgd(momentum=0.9), lars(momentum=0.9, trust=0.001) or adamw"),
   "learning_rate": ("number", 0.1, "its highest value; cosine to 0"),
   "warmup_epochs": ("number", 0.0, "epochs of linear rise of the learning rate"),
   "weight_decay": ("number", 1e-4, "decoupled; batch norms and biases left out"),
