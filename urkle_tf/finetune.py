@@ -45,7 +45,7 @@ _OWN = {
   ),
   "augment": ("str", "none", "none or crop(padding=4)"),
   "augment_copies": ("int", 1, "slf: augmented copies of each image, beside the image itself"),
-  "optimizer": ("str", None, "adamw, sgd(momentum=0.9) or lars; default, here and below: by protocol"),
+  "optimizer": ("str", None, "sgd(momentum=0.9), lars or adamw; default, as below: by protocol"),
   "learning_rate": ("number", None, "its highest value; cosine to 0"),
   "weight_decay": ("number", None, "decoupled; biases left out"),
   "samples": ("int", 20, "samples of z that a served prediction averages over"),
