@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from small_models import digits
 
-from urkle_tf import errors, evaluation, export, networks
+from urkle_tf import errors, evaluation, export, foreign_models, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, foreign, report, scoring
 from urkle_tf.networks.classifier import Classifier
@@ -153,7 +153,9 @@ def test_decoys_get_no_credit(linear, tmp_path, name):
 
 def foreign_model(linear, name):
   function = DECOYS[name][0]
-  loaded = foreign.Loaded(lambda x: function(x, linear), (8, 8, 1), "SavedModel", "0" * 16, "m")
+  loaded = foreign_models.Loaded(
+    lambda x: function(x, linear), (8, 8, 1), "SavedModel", "0" * 16, "m"
+  )
   return foreign.Foreign(loaded, linear[2].reshape(-1, 8, 8, 1))
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from urkle_tf import errors
+from urkle_tf import errors, foreign_models
 from urkle_tf.evaluation import foreign, graphs, scoring
 
 SHAPE, CLASSES = (4, 4, 1), 5
@@ -26,7 +26,7 @@ def linear(images, weights):
 
 
 def foreign_model(function, images, size=SHAPE):
-  return foreign.Foreign(foreign.Loaded(function, size, "SavedModel", "0" * 16, "m"), images)
+  return foreign.Foreign(foreign_models.Loaded(function, size, "SavedModel", "0" * 16, "m"), images)
 
 
 def gradient(values, images, column=1):
@@ -236,8 +236,8 @@ def test_files_are_read(network, images, tmp_path, kind):
     network.save(path)
   else:
     network.export(str(path), verbose=False)
-  assert foreign.is_foreign(path)
-  loaded = foreign.load(path)
+  assert foreign_models.is_foreign(path)
+  loaded = foreign_models.load(path)
   assert loaded.image_size == (None, None, 1)
   assert loaded.size_for((4, 4, 1)) == (4, 4, 1)
   model = foreign.Foreign(loaded, images)
@@ -248,63 +248,6 @@ def test_files_are_read(network, images, tmp_path, kind):
   )
   assert model.metadata["gradients"]["zero"] < 0.1
   assert len(loaded.fingerprint) == 16
-
-
-def saved(folder, signatures, network=None):
-  module = tf.Module()
-  module.network = network
-  tf.saved_model.save(module, str(folder), signatures=signatures)
-  return folder
-
-
-def test_signatures_are_listed(tmp_path):
-  spec = tf.TensorSpec([None, 10], tf.float32, name="features")
-  score = tf.function(lambda features: {"y": features[:, :2]}, input_signature=[spec])
-  folder = saved(tmp_path / "m", {"serving_default": score, "rank": score})
-  with pytest.raises(errors.UserError) as caught:
-    foreign.load(folder)
-  text = str(caught.value)
-  assert "serving_default(features: float32 [None, 10]) -> y: float32 [None, 2]" in text
-  assert "rank(features" in text
-  assert "\n" not in text
-
-
-def test_other_misfits_of_saved_models(tmp_path):
-  spec = tf.TensorSpec([None, *SHAPE], tf.float32, name="x")
-  outputs = tf.function(
-    lambda x: {"a": tf.reshape(x, [-1, 16]), "b": tf.reshape(x, [-1, 16])}, input_signature=[spec]
-  )
-  with pytest.raises(errors.UserError, match=r"it has: a \[None, 16\], b"):
-    foreign.load(saved(tmp_path / "two", {"serving_default": outputs}))
-  with pytest.raises(errors.UserError, match=r"it has none: write it with model.export"):
-    foreign.load(saved(tmp_path / "none", None))
-  fixed = tf.function(
-    lambda x: tf.reshape(x, [3, 16]), input_signature=[tf.TensorSpec([3, *SHAPE], name="x")]
-  )
-  with pytest.raises(errors.UserError, match="batches of exactly 3"):
-    foreign.load(saved(tmp_path / "fixed", {"serving_default": fixed}))
-  (tmp_path / "broken").mkdir()
-  (tmp_path / "broken" / "saved_model.pb").write_bytes(b"no")
-  with pytest.raises(errors.UserError, match="cannot read") as caught:
-    foreign.load(tmp_path / "broken")
-  assert "\n" not in str(caught.value)
-
-
-def test_misfits_of_keras_files(tmp_path):
-  with pytest.raises(errors.UserError, match=r"no file 'nowhere\.keras'"):
-    foreign.load("nowhere.keras")
-  (tmp_path / "broken.keras").write_bytes(b"no")
-  with pytest.raises(errors.UserError, match="cannot read"):
-    foreign.load(tmp_path / "broken.keras")
-  inputs = keras.Input(SHAPE)
-  code = keras.Model(inputs, keras.layers.Lambda(lambda x: x[:, 0, :, 0])(inputs))
-  code.save(tmp_path / "code.keras")
-  with pytest.raises(errors.UserError, match="holds Python code"):
-    foreign.load(tmp_path / "code.keras")
-  flat = keras.Input((16,))
-  keras.Model(flat, keras.layers.Dense(2)(flat)).save(tmp_path / "flat.keras")
-  with pytest.raises(errors.UserError, match=r"one batch of images \[n, h, w, c\], but takes"):
-    foreign.load(tmp_path / "flat.keras")
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 from urkle_tf import errors
 
 
-def check_images(image_size, source):
+def check_images(image_size, source, model="the model"):
   """Raises `UserError` if a source's images are not of the model's size.
 
   Args:
     image_size: (height, width, channels) of the model.
     source: a `Source`.
+    model: what it is, for the message.
   """
   height, width, channels = image_size
   if tuple(source.image_shape) == (height, width, channels):
@@ -18,7 +19,7 @@ def check_images(image_size, source):
   if channels == source.image_shape[2] and height == width:
     advice = f"give --image_size={height}, or other data"
   raise errors.UserError(
-    f"the model takes images of {wanted}, but {source.name!r} has {given}: {advice}"
+    f"{model} takes images of {wanted}, but {source.name!r} has {given}: {advice}"
   )
 
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 
 from urkle_tf import attacks as attackers
-from urkle_tf import errors, export, figures, files, runs
+from urkle_tf import errors, export, figures, files, foreign_models, runs
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import (
   attacked,
@@ -60,7 +60,7 @@ def assess(
 
   Args:
     classifier: the exported classifier's folder; or anybody's: a SavedModel's folder or a
-      `.keras` file, see `urkle_tf.evaluation.foreign`.
+      `.keras` file, see `urkle_tf.foreign_models`.
     encoder: instead of it an exported encoder's folder, for the part without labels.
     output_dir: where report.json, report.md and figures go; None writes nothing.
     dataset: a TFDS name, `"digits"` or `"folder:PATH"`.
@@ -120,7 +120,7 @@ def assess(
     raise errors.UserError("--corruptions need --classifier: an encoder alone predicts nothing")
   load = lambda: sources.load(dataset, split, data_dir, download, image_size, examples)  # noqa: E731
   model, source = None, None
-  if classifier and foreign.is_foreign(classifier):
+  if classifier and foreign_models.is_foreign(classifier):
     if loss_cap is not None:
       raise errors.UserError(
         "--loss_cap: Proposition 1 speaks of this package's classifiers: leave --loss_cap out"

@@ -4,89 +4,24 @@ Nothing is asked of it but scores for images: what else must be known is found o
 and by reading its graph.
 """
 
-import dataclasses
-import hashlib
-import pathlib
-from collections.abc import Callable
-
-import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import distribution, errors
+from urkle_tf import distribution, errors, foreign_models
 from urkle_tf.data import compatibility
 from urkle_tf.evaluation import graphs, scoring
 
 FLOOR = 1e-30  # of probabilities whose logits are not known
 PROBE = 64  # images that a model is looked at with
 _MASKED = 0.9  # of the input gradients, from which share on a model has none
-_SIGNATURES = ("serving_default", "serve")
-_OUTPUTS = ("logits", "probabilities", "predictions", "scores", "output_0")
 _STREAM = 5  # of a seed
-
-
-@dataclasses.dataclass
-class Loaded:
-  """A model that was read and not yet looked at.
-
-  Attributes:
-    function: float32 [n, h, w, c] -> [n, classes].
-    image_size: (height, width, channels); None where the model takes any.
-    format: "SavedModel" or "Keras".
-    fingerprint: a hash of its files.
-    path: where it was read from.
-  """
-
-  function: Callable
-  image_size: tuple
-  format: str
-  fingerprint: str
-  path: str
-
-  def size_for(self, image_shape):
-    """The images' size, where the model takes any that of `image_shape`."""
-    return tuple(
-      there if own is None else own for own, there in zip(self.image_size, image_shape, strict=True)
-    )
-
-
-def is_foreign(path):
-  """Whether a path is a `.keras` file, or a SavedModel's folder that we did not write."""
-  path = pathlib.Path(path)
-  if path.suffix == ".keras":
-    return True
-  return (path / "saved_model.pb").is_file() and not (path / "metadata.json").is_file()
-
-
-def load(path):
-  """Reads a model.
-
-  Args:
-    path: a `.keras` file (read in safe mode), or the folder of a SavedModel with a signature
-      of one batch of images: `serving_default`, `serve`, or the only one of that kind.
-
-  Returns:
-    A `Loaded`.
-
-  Raises:
-    UserError: if there is no such model.
-  """
-  path = pathlib.Path(path)
-  if not path.exists():
-    raise errors.UserError(f"no file {str(path)!r}: give a .keras file or an export's folder")
-  if path.suffix == ".keras" and path.is_file():
-    function, shape = _keras_model(path)
-    return Loaded(function, shape, "Keras", _fingerprint([path]), str(path))
-  function, shape = _saved_model(path)
-  files = [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
-  return Loaded(function, shape, "SavedModel", _fingerprint(files), str(path))
 
 
 def look_at(path, source):
   """Reads a model and looks at it with the first images of labelled data.
 
   Args:
-    path: as in `load`.
+    path: as in `foreign_models.load`.
     source: a `Source`.
 
   Returns:
@@ -95,7 +30,7 @@ def look_at(path, source):
   Raises:
     UserError: if there is no such model, or the data do not fit it.
   """
-  loaded = load(path)
+  loaded = foreign_models.load(path)
   compatibility.check_images(loaded.size_for(source.image_shape), source)
   compatibility.check_labelled(source)
   _, images, labels = next(scoring.stream(source, min(PROBE, source.size)))
@@ -103,129 +38,6 @@ def look_at(path, source):
   compatibility.check_classes(model.classes, None, source)
   check_range(model, images, labels)
   return model
-
-
-def _fingerprint(files):
-  digest = hashlib.sha256()
-  for file in files:
-    with open(file, "rb") as opened:
-      while block := opened.read(1 << 20):
-        digest.update(block)
-  return digest.hexdigest()[:16]
-
-
-def _reason(error):
-  return " ".join(str(error).split())[:300]
-
-
-def _keras_model(path):
-  try:
-    model = keras.saving.load_model(path, compile=False)
-  except Exception as error:  # zip, HDF5 and Keras raise many kinds
-    if "unsafe" in str(error) or "lambda" in str(error).lower():
-      raise errors.UserError(
-        f"{str(path)!r} holds Python code (a Lambda layer), which is not run from a file: give a "
-        "SavedModel of it (model.export(FOLDER)) instead"
-      ) from error
-    raise errors.UserError(
-      f"cannot read {str(path)!r}: {_reason(error)}; a model with classes of its own can be given "
-      "as a SavedModel (model.export(FOLDER))"
-    ) from error
-  inputs = getattr(model, "inputs", None)
-  if not inputs:
-    raise errors.UserError(
-      f"{str(path)!r} does not say what it takes: give a SavedModel of it (model.export(FOLDER))"
-    )
-  if len(inputs) != 1 or len(inputs[0].shape) != 4:
-    given = ", ".join(f"{list(tensor.shape)}" for tensor in inputs)
-    raise errors.UserError(
-      f"{str(path)!r} must take one batch of images [n, h, w, c], but takes {given}"
-    )
-  _check_batch(path, inputs[0].shape[0])
-  dtype = inputs[0].dtype
-  if not tf.as_dtype(dtype).is_floating:
-    raise errors.UserError(f"{str(path)!r} takes {dtype} images: it must take float32 in [0, 1]")
-
-  def function(images):
-    found = model(tf.cast(images, dtype), training=False)
-    if isinstance(found, list | tuple):
-      found = {f"output_{i}": tensor for i, tensor in enumerate(found)}
-    if isinstance(found, dict):
-      found = found[_choose_output(path, {name: t.shape for name, t in found.items()})]
-    return found
-
-  return function, tuple(inputs[0].shape[1:])
-
-
-def _check_batch(path, size):
-  if size is not None:
-    raise errors.UserError(
-      f"{str(path)!r} takes batches of exactly {size}: export it with a free first axis"
-    )
-
-
-def _choose_output(path, shapes):
-  """The name of the output that holds the scores."""
-  fit = [name for name, shape in shapes.items() if shape.rank in (2, None)]
-  if len(fit) == 1:
-    return fit[0]
-  for name in _OUTPUTS:
-    if name in fit:
-      return name
-  listing = ", ".join(f"{name} {_shape(shape)}" for name, shape in sorted(shapes.items()))
-  raise errors.UserError(
-    f"{str(path)!r} has no output of scores [n, classes] that could be told from others: name it "
-    f"logits or probabilities (it has: {listing})"
-  )
-
-
-def _saved_model(path):
-  try:
-    loaded = tf.saved_model.load(str(path))
-  except Exception as error:  # many kinds, from the file system to missing operations
-    raise errors.UserError(f"cannot read {str(path)!r}: {_reason(error)}") from error
-  signatures = dict(getattr(loaded, "signatures", {}))
-  fit = {name: found for name, found in signatures.items() if _takes_images(found)}
-  names = [name for name in _SIGNATURES if name in fit] or (list(fit) if len(fit) == 1 else [])
-  if not names:
-    listing = "; ".join(map(_describe, signatures, signatures.values()))
-    raise errors.UserError(
-      f"{str(path)!r} needs a signature serving_default(float32 [n, h, w, c]) -> [n, classes]; "
-      + (f"it has: {listing}" if listing else "it has none: write it with model.export(FOLDER)")
-    )
-  signature = fit[names[0]]
-  ((argument, spec),) = signature.structured_input_signature[1].items()
-  shapes = {name: found.shape for name, found in signature.structured_outputs.items()}
-  output = _choose_output(path, shapes)
-  shape = [None] * 4 if spec.shape.rank is None else spec.shape.as_list()
-  _check_batch(path, shape[0])
-
-  def function(images, loaded=loaded):  # whose variables live as long as it does
-    del loaded
-    return signature(**{argument: tf.cast(images, spec.dtype)})[output]
-
-  return function, tuple(shape[1:])
-
-
-def _takes_images(signature):
-  positional, named = signature.structured_input_signature
-  if positional or len(named) != 1:
-    return False
-  (spec,) = named.values()
-  return spec.dtype.is_floating and spec.shape.rank in (4, None)
-
-
-def _shape(shape):
-  return "[...]" if shape.rank is None else "[" + ", ".join(map(str, shape.as_list())) + "]"
-
-
-def _describe(name, signature):
-  """A signature as text: serving_default(x: float32 [None, 4]) -> y: float32 [None, 2]."""
-  show = lambda specs: ", ".join(  # noqa: E731
-    f"{key}: {spec.dtype.name} {_shape(spec.shape)}" for key, spec in specs.items()
-  )
-  _, named = signature.structured_input_signature
-  return f"{name}({show(named)}) -> {show(signature.structured_outputs)}"
 
 
 class _Scores:
@@ -296,7 +108,7 @@ class Foreign(_Scores):
   such as rounding are crossed by straight-through gradients, in attacks only.
 
   Args:
-    loaded: a `Loaded`.
+    loaded: a `foreign_models.Loaded`.
     images: float32 [n, h, w, c] in [0, 1] to look at it with.
 
   Attributes:
@@ -318,7 +130,8 @@ class Foreign(_Scores):
       input_signature=[tf.TensorSpec([None, *self.image_shape], tf.float32)],
       autograph=False,
     )
-    first, second = _call(self._served, images, loaded), _call(self._served, images, loaded)
+    call = lambda: foreign_models.call(self._served, images, loaded.path)  # noqa: E731
+    first, second = call(), call()
     self._check(first, loaded)
     stochastic = bool(np.abs(first - second).max() > 1e-4 * max(np.abs(first).max(), 1e-12))
     sums = first.sum(1)
@@ -486,16 +299,6 @@ class Foreign(_Scores):
       notes.append("Its noise cannot be seeded: the same command gives slightly other figures.")
     notes.append("The representation is not measured: that needs an encoder of this package.")
     return notes
-
-
-def _call(function, images, loaded):
-  try:
-    return tf.cast(function(images), tf.float32).numpy()
-  except (tf.errors.OpError, ValueError, TypeError) as error:
-    shape = "x".join(map(str, images.shape[1:]))
-    raise errors.UserError(
-      f"{loaded.path!r} fails on images of {shape}: {_reason(error)}"
-    ) from error
 
 
 def _saturated(probabilities):
