@@ -9,7 +9,6 @@ first 1,000 test images at epsilon 0.1 and writes docs/results/mnist_autoattack.
 goes on after an interruption where it was.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -23,6 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
 
+import jobs  # noqa: E402
 import reproduce_mnist  # noqa: E402
 
 from urkle_tf import errors, files  # noqa: E402
@@ -59,7 +59,7 @@ def stage(row, work, data_dir, extra=()):
     arguments.append(f"--eot={EOT}")
   if data_dir:
     arguments.append(f"--data_dir={data_dir}")
-  return reproduce_mnist.Stage("evaluate", CONFIG, f"{run}-autoattack", [*arguments, *extra])
+  return jobs.Stage("evaluate", CONFIG, f"{run}-autoattack", [*arguments, *extra])
 
 
 # --- The page ---
@@ -196,15 +196,8 @@ def page(rows, found):
 # --- The command line ---
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    raise errors.UserError(message)
-
-
 def _arguments(argv):
-  parser = _Parser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-  )
+  parser = jobs.Parser(__doc__)
   add = parser.add_argument
   add("--data_dir", help="where mnist lies, prepared by TensorFlow Datasets (or TFDS's own folder)")
   add("--work", help="where launch/reproduce_mnist.py keeps its runs; default runs/mnist")
@@ -223,10 +216,10 @@ def _arguments(argv):
 def run(argv=None):
   """The command line, without the handling of errors."""
   given = _arguments(argv)
-  work = reproduce_mnist.within(given.work or ROOT / "runs" / "mnist")
+  work = jobs.within(given.work or ROOT / "runs" / "mnist")
   rows = [reproduce_mnist.find_row(name) for name in given.rows.split(",")]
   extra = shlex.split(given.extra)
-  data_dir = given.data_dir and reproduce_mnist.within(given.data_dir)
+  data_dir = given.data_dir and jobs.within(given.data_dir)
   stages = [stage(row, work, data_dir, extra) for row in rows]
   for row, one in zip(rows, stages, strict=True):
     folder = one.arguments[0].partition("=")[2]
@@ -237,7 +230,7 @@ def run(argv=None):
       )
   measurements = []
   for row, one in zip(rows, stages, strict=True):
-    reproduce_mnist.run_stages([one])
+    jobs.run_stages([one])
     report = json.loads((ROOT / one.folder / "report.json").read_text(encoding="utf-8"))
     measurements += measured(report, row.system)
   usual = ROOT / work if extra else ROOT / "docs" / "results"
@@ -255,17 +248,5 @@ def run(argv=None):
   print(f"page: {page_file}")
 
 
-def main():
-  """The command line."""
-  try:
-    run()
-  except errors.UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print("error: interrupted; the same command goes on from here", file=sys.stderr)
-    sys.exit(130)
-
-
 if __name__ == "__main__":
-  main()
+  jobs.main(run)

@@ -7,7 +7,9 @@ import json
 import re
 import statistics
 
-from urkle_tf import errors, files
+import pages
+
+from urkle_tf import files
 
 SCORES = ("clean", "pgd", "pgd_strong")
 
@@ -31,22 +33,6 @@ def scores(report):
     shares = (clean["accuracy"], first["own_accuracy"], strong["accuracy"])
     found[mode] = {name: round(100 * share, 4) for name, share in zip(SCORES, shares, strict=True)}
   return found
-
-
-def flags(run):
-  """{name: text} of the flags that a run was trained with."""
-  lines = (run / "flags.cfg").read_text(encoding="utf-8").splitlines()
-  return dict(line.removeprefix("--").split("=", 1) for line in lines)
-
-
-def training_minutes(*folders):
-  """The minutes that metrics.jsonl accounts for, over all folders that have one."""
-  seconds = 0.0
-  for folder in folders:
-    file = folder / "metrics.jsonl"
-    if file.exists():
-      seconds += json.loads(file.read_text(encoding="utf-8").splitlines()[-1])["seconds"]
-  return round(seconds / 60, 2)
 
 
 def collect(work, rows, options=""):
@@ -74,7 +60,7 @@ def collect(work, rows, options=""):
     (served, _), *others = measured[0].items()
     lists = lambda mode: {name: [m[mode][name] for m in measured] for name in SCORES}  # noqa: E731, B023
     runs = [work / f"{row.name}-{seed}" for seed in reports]
-    settings = flags(runs[0])
+    settings = pages.flags(runs[0])
     entry = {
       "system": row.system,
       "pretext": settings["pretext"],
@@ -83,7 +69,7 @@ def collect(work, rows, options=""):
       "seeds": list(reports),
       **lists(served),
       **{mode: lists(mode) for mode, _ in others},
-      "minutes": [training_minutes(run, run.with_name(f"{run.name}-head")) for run in runs],
+      "minutes": [pages.training_minutes(run, run.with_name(f"{run.name}-head")) for run in runs],
       "command": f"python launch/reproduce_mnist.py --rows={row.name} "
       f"--seeds={max(reports) + 1}{options}",
     }
@@ -137,16 +123,6 @@ are the largest that the attacks found: the true maxima may be larger, and the b
 """
 
 
-def _mean(values, digits=2):
-  text = f"{statistics.fmean(values):.{digits}f}"
-  return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.{digits}f}"
-
-
-def _table(header, rows):
-  lines = [header, ["---"] * len(header), *rows]
-  return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def _attack_names(document):
   names = []
   for attack in document["evaluation"]["attacks"]:
@@ -168,9 +144,9 @@ def table(document):
       [
         row["system"],
         "all" if row["labels"] else "none",
-        *(_mean(row[name]) for name in SCORES),
-        " / ".join(_mean(mu[name]) for name in SCORES) if mu else "",
-        _mean(row["minutes"], 1),
+        *(pages.mean(row[name]) for name in SCORES),
+        " / ".join(pages.mean(mu[name]) for name in SCORES) if mu else "",
+        pages.mean(row["minutes"], 1),
         str(len(row["seeds"])),
         f"{paper['clean']} / {paper['pgd']}" if paper else "",
       ]
@@ -184,7 +160,7 @@ def table(document):
   )
   if evaluation["eot"] > 1:
     text += f"; against random z each step averages over {evaluation['eot']} fresh samples"
-  return f"{text}. Several seeds: mean ± standard deviation.\n\n{_table(header, rows)}"
+  return f"{text}. Several seeds: mean ± standard deviation.\n\n{pages.table(header, rows)}"
 
 
 def bound_table(document):
@@ -195,7 +171,7 @@ def bound_table(document):
       continue
     parts = row["bound"]
     first = first or parts[0]
-    mean = lambda name: _mean([part[name] for part in parts], 3)  # noqa: E731, B023
+    mean = lambda name: pages.mean([part[name] for part in parts], 3)  # noqa: E731, B023
     verdict = lambda name: _verdict([part[name] for part in parts])  # noqa: E731, B023
     names = ("clean_loss", "kl_mean", "regulariser", "value")
     cells = [*map(mean, names), verdict("vacuous"), mean("value_tight"), verdict("vacuous_tight")]
@@ -208,35 +184,13 @@ def bound_table(document):
     f"M = {first['M']:g} nats; the first {first['examples']:,} test images, {first['norm']}, "
     f"epsilon {first['epsilon']:g}; nats."
   )
-  return f"{text}\n\n{_table(header, rows)}"
+  return f"{text}\n\n{pages.table(header, rows)}"
 
 
 def _verdict(flags):
   if len(set(flags)) == 1:
     return "yes" if flags[0] else "no"
   return f"{sum(flags)} of {len(flags)} seeds"
-
-
-def page(text, blocks):
-  """Replaces what is between markers in a page, and leaves the rest as people wrote it.
-
-  Args:
-    text: the page.
-    blocks: {name: Markdown} for the lines between `<!-- name -->` and `<!-- /name -->`.
-
-  Raises:
-    UserError: if a marker is missing.
-  """
-  for name, block in blocks.items():
-    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-    if len(re.findall(pattern, text, re.DOTALL)) != 1:
-      raise errors.UserError(
-        f"the page must hold the lines <!-- {name} --> and <!-- /{name} --> once: between them "
-        "comes what was measured"
-      )
-    inside = f"{block}\n" if block else ""
-    text = re.sub(pattern, lambda m, new=inside: m[1] + new + m[2], text, flags=re.DOTALL)
-  return text
 
 
 # --- Pictures ---

@@ -26,7 +26,9 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT)]  # a clone that was not installed works too
+sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+
+import jobs  # noqa: E402
 
 from urkle_tf import errors, files, spec  # noqa: E402
 
@@ -348,11 +350,6 @@ Signs of masked gradients, among the rows that were looked at: {"; ".join(failed
 # --- The command line ---
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    raise errors.UserError(message)
-
-
 def _number(text):
   try:
     return spec.number(text)
@@ -361,9 +358,7 @@ def _number(text):
 
 
 def _parser():
-  parser = _Parser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-  )
+  parser = jobs.Parser(__doc__)
   add = parser.add_argument
   add("--encoder", action="append", help="NAME=FOLDER of an exported encoder; may be repeated")
   add("--tasks", required=True, help="data sets, or data sets with other labels; commas between")
@@ -457,20 +452,5 @@ def transfer(argv=None):
   print(f"table: {page_file}")
 
 
-def main():
-  """The command line."""
-  try:
-    transfer()
-  except errors.UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-  except OSError as error:
-    print(f"error: {error}; the same command goes on from here", file=sys.stderr)
-    sys.exit(1)
-  except KeyboardInterrupt:
-    print("error: interrupted; the same command goes on from here", file=sys.stderr)
-    sys.exit(130)
-
-
 if __name__ == "__main__":
-  main()
+  jobs.main(transfer)

@@ -105,7 +105,7 @@ def test_finished_reports_become_a_page(script, reports, tmp_path, monkeypatch, 
     (tmp_path / f"{name}-0-autoattack").mkdir()
     (tmp_path / f"{name}-0-autoattack" / "report.json").write_text(json.dumps(reports[name]))
   ran = []
-  monkeypatch.setattr(script.reproduce_mnist, "run_stages", ran.extend)
+  monkeypatch.setattr(script.jobs, "run_stages", ran.extend)
   page, figures = tmp_path / "page.md", tmp_path / "page.json"
   data_dir = str(tmp_path / "data")
   script.run(

@@ -206,14 +206,17 @@ def test_every_row_has_its_config_and_every_config_its_row(script):
 
 
 def test_how_many_seeds(script):
-  usual = script.parse_seeds(None)
+  usual = script.tables.parse_seeds(script.ROWS, None)
   assert (usual["at"], usual["ae_trades"], usual["vae_urkle"]) == (1, 3, 3)
-  assert set(script.parse_seeds("2").values()) == {2}
-  assert script.parse_seeds("1, VAE+Urkle=5") == {**dict.fromkeys(usual, 1), "vae_urkle": 5}
-  assert script.parse_seeds("at=2") == {**usual, "at": 2}
+  assert set(script.tables.parse_seeds(script.ROWS, "2").values()) == {2}
+  assert script.tables.parse_seeds(script.ROWS, "1, VAE+Urkle=5") == {
+    **dict.fromkeys(usual, 1),
+    "vae_urkle": 5,
+  }
+  assert script.tables.parse_seeds(script.ROWS, "at=2") == {**usual, "at": 2}
   for wrong in ("0", "1,2", "at=", "at=-1", "x"):
     with pytest.raises(errors.UserError, match="give how many"):
-      script.parse_seeds(wrong)
+      script.tables.parse_seeds(script.ROWS, wrong)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +231,7 @@ def test_how_many_seeds(script):
 def test_mistakes_end_in_one_line(script, monkeypatch, capsys, arguments, line):
   monkeypatch.setattr(sys, "argv", ["reproduce_mnist.py", *arguments])
   with pytest.raises(SystemExit) as stopped:
-    script.main()
+    script.jobs.main(script.reproduce)
   assert stopped.value.code == 2
   (said,) = capsys.readouterr().err.splitlines()
   assert said.startswith(line)
@@ -236,9 +239,9 @@ def test_mistakes_end_in_one_line(script, monkeypatch, capsys, arguments, line):
 
 def test_a_command_that_fails_is_named(script, tmp_path, capfd):
   # A folder that is a file: the command itself says so, before it starts TensorFlow or after.
-  stage = script.Stage("train", "configs/mnist_at.cfg", str(tmp_path), ["--no_such_flag=1"])
+  stage = script.jobs.Stage("train", "configs/mnist_at.cfg", str(tmp_path), ["--no_such_flag=1"])
   with pytest.raises(SystemExit) as stopped:
-    script.run_stages([stage])
+    script.jobs.run_stages([stage])
   assert stopped.value.code == 2
   theirs, ours = capfd.readouterr().err.splitlines()
   assert theirs.startswith("error: ")
@@ -290,7 +293,7 @@ def test_from_images_to_table_and_then_nothing_more_to_do(script, tmp_path, monk
 
   before = _files(tmp_path)
   again = []
-  monkeypatch.setattr(script.subprocess, "run", lambda *args, **_: again.append(args))
+  monkeypatch.setattr(script.jobs.subprocess, "run", lambda *args, **_: again.append(args))
   script.reproduce(arguments)
   assert again == []
   assert _files(tmp_path) == before

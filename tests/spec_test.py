@@ -174,6 +174,8 @@ def test_split():
     "pgd(steps=2, restarts=5)",
     "square",
   ]
-  assert spec.split("a('),'=1),b", ",") == ["a('),'=1)", "b"]
+  text = 'mnist, mnist:any_of(classes="a,b"),aff(beta=6, x=1),,digits'
+  assert spec.split(text) == ["mnist", 'mnist:any_of(classes="a,b")', "aff(beta=6, x=1)", "digits"]
+  assert spec.split("a('),'=1),b") == ["a('),'=1)", "b"]
   assert spec.split("a;b,c", ";") == ["a", "b,c"]
   assert spec.split(" ") == []

@@ -24,16 +24,6 @@ def script():
   return module
 
 
-def test_lists_are_split_outside_of_parentheses_and_quotes(script):
-  text = 'mnist, mnist:any_of(classes="a,b"),aff(beta=6, x=1),,digits'
-  assert script.outside(text) == [
-    "mnist",
-    'mnist:any_of(classes="a,b")',
-    "aff(beta=6, x=1)",
-    "digits",
-  ]
-
-
 def test_encoders_have_names(script):
   texts = ["Urkle=/a/encoder", "/runs/simclr/encoder", "/b/other"]
   assert script.encoders(texts) == {
@@ -124,7 +114,7 @@ def test_the_table(script, tmp_path):
 def test_mistakes_end_in_one_line(script, monkeypatch, capsys, arguments, message):
   monkeypatch.setattr(sys, "argv", ["transfer.py", *arguments])
   with pytest.raises(SystemExit) as stopped:
-    script.main()
+    script.jobs.main(script.transfer)
   assert stopped.value.code == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith("error: ")
