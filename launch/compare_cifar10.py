@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+"""Every system of the papers on CIFAR-10, with equal budgets: Tables 2 and 3 at any scale.
+
+  python launch/compare_cifar10.py --data_dir=DATA_DIR
+  python launch/compare_cifar10.py --data_dir=DATA_DIR --rows=simclr,simclr_urkle --seeds=3
+  python launch/compare_cifar10.py --data_dir=DATA_DIR --config=configs/cifar10.cfg
+    --extra_evaluate=--examples=10000 --work=runs/cifar10_full
+
+DATA_DIR holds cifar10 prepared by TensorFlow Datasets, or gets it with --download.  Each row is
+pre-trained, given a classifier for each number of labels, and attacked, corrupted and calibrated.
+What is there already is not done again, so the same command goes on after an interruption.
+The budget is that of --config: the second command above is the small one, the third the paper's.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+
+import compare_page  # noqa: E402
+import jobs  # noqa: E402
+import pages  # noqa: E402
+import tables  # noqa: E402
+
+from urkle_tf import errors, files, spec  # noqa: E402
+
+NAME = "cifar10_small"
+CONFIG = f"configs/{NAME}.cfg"
+LABELS = ("all", "5000", "1000")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A row of the table: how an encoder is made, and how a classifier of it.
+
+  Attributes:
+    name: of its folders.
+    system: what the table calls it.
+    pretext: spec.
+    robustness: spec.
+    trained: images that the training pass holds for each image of the data.
+    attacked: images that are attacked for each.
+    augment: spec; None for that of the config.
+    protocol: spec of how the classifier is made; None where the pretext makes it itself.
+    encoder: the row whose encoder it takes; None for its own.
+    teacher: the row whose encoder it learns from, or None.
+    flags: further flags of its training.
+    seeds: how many are run if the user does not say.
+  """
+
+  name: str
+  system: str
+  pretext: str
+  robustness: str
+  trained: int
+  attacked: int
+  augment: str | None = None
+  protocol: str | None = "slf"
+  encoder: str | None = None
+  teacher: str | None = None
+  flags: tuple[str, ...] = ()
+  seeds: int = 1
+
+  def gradients(self, attack_steps):
+    """Gradient evaluations that training takes for each image of the data."""
+    return self.trained + self.attacked * attack_steps
+
+
+_SIMCLR = "simclr(temperature=0.5)"
+_WEAK = "crop(padding=4)"  # what supervised training and distillation see
+ROWS = (
+  Row("simclr", "SimCLR", _SIMCLR, "none", 2, 0, seeds=2),
+  Row("rocl", "RoCL", _SIMCLR, "rocl", 3, 1, seeds=2),
+  Row("acl_ds", "ACL-DS", _SIMCLR, "acl(form=ds)", 4, 2, seeds=2),
+  Row("simclr_urkle", "SimCLR+Urkle", _SIMCLR, "urkle(beta=0.05, attacked=1)", 3, 1, seeds=2),
+  Row("byol_urkle", "BYOL+Urkle", "byol", "urkle(beta=0.05, attacked=1)", 3, 1),
+  Row("barlow_urkle", "Barlow Twins+Urkle", "barlow_twins", "urkle(beta=0.05, attacked=1)", 3, 1),
+  Row("distil", "Distil+Urkle", "distil", "urkle(beta=0.05)", 2, 1, _WEAK, teacher="simclr"),
+  Row("urrl", "URRL", _SIMCLR, "none", 2, 0, "augmix", "similarity"),
+  Row(
+    *("urrl_plain", "URRL, plain fine-tuning", _SIMCLR, "none", 2, 0, "augmix"),
+    *("similarity(weight=0)", "urrl"),
+  ),
+  Row(
+    *("simclr_plain", "SimCLR, plain fine-tuning", _SIMCLR, "none", 2, 0, None),
+    *("similarity(weight=0)", "simclr"),
+  ),
+  Row("standard", "Standard", "supervised(layers=1)", "none", 1, 0, _WEAK, None),
+  Row("at", "AT", "supervised(layers=1)", "adversarial_training", 1, 1, _WEAK, None),
+  Row("trades", "TRADES", "supervised(layers=1)", "trades(beta=6)", 2, 1, _WEAK, None),
+)
+REFERENCE = "simclr_urkle"  # whose budget the others get
+
+find_row = functools.partial(tables.find_row, ROWS)
+
+# --- Running ---
+
+
+def settings(config, extra):
+  """{flag: text} of a config's lines and of further arguments, which win."""
+  lines = (ROOT / config).read_text(encoding="utf-8").splitlines()
+  words = [line for line in (*lines, *extra) if line.startswith("--")]
+  return dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
+
+
+def epochs(row, given, equal):
+  """Epochs of a row's training: those of the config, or as many as give equal gradients.
+
+  Args:
+    row: a `Row`.
+    given: `settings` of the training.
+    equal: "images" or "gradients": what the rows have in common.
+  """
+  whole = int(given["epochs"])
+  if equal == "images":
+    return whole
+  steps = int(given["attack_steps"])
+  return max(1, round(whole * find_row(REFERENCE).gradients(steps) / row.gradients(steps)))
+
+
+def stages(row, seed, labels, asked, config, equal, size):
+  """The commands of one row, seed and number of labels, in order.
+
+  Args:
+    row: a `Row`.
+    seed: an int.
+    labels: "all" or a number as text.
+    asked: a `tables.Asked`.
+    config: the flagfile of the training.
+    equal: see `epochs`.
+    size: how many images the data set trains on.
+  """
+  shared = [*asked.shared, f"--seed={seed}"]
+  given = settings(config, asked.extra["train"])
+  found = []
+
+  def train(row, folder, *arguments, times=1):
+    flags = [f"--pretext={row.pretext}", f"--robustness={row.robustness}", *row.flags]
+    if row.augment:
+      flags.append(f"--augment={row.augment}")
+    flags += [*shared, *asked.extra["train"], *arguments]  # the last of several counts
+    flags.append(f"--epochs={times * epochs(row, given, equal)}")
+    found.append(jobs.Stage("train", config, folder, flags))
+
+  if row.protocol is None:
+    run = f"{asked.work}/{row.name}-{labels}-{seed}"
+    few = [] if labels == "all" else [f"--examples={labels}"]
+    # Fewer images, seen more often: the same number of images and steps.
+    train(row, run, *few, times=1 if labels == "all" else max(1, round(size / int(labels))))
+    classifier = f"{run}/classifier"
+  else:
+    base = find_row(row.encoder) if row.encoder else row
+    encoder = f"{asked.work}/{base.name}-{seed}"
+    if base.teacher:
+      teacher = f"{asked.work}/{base.teacher}-{seed}"
+      train(find_row(base.teacher), teacher)
+      train(dataclasses.replace(base, pretext=f"distil(teacher='{teacher}/encoder')"), encoder)
+    else:
+      train(base, encoder)
+    run = f"{asked.work}/{row.name}-{labels}-{seed}-head"
+    name = spec.parse(row.protocol)[0]
+    flags = [f"--encoder={encoder}/encoder", f"--protocol={row.protocol}", *shared]
+    flags += [] if labels == "all" else [f"--labels={labels}"]
+    flags += asked.extra["finetune"]
+    found.append(jobs.Stage("finetune", f"configs/{NAME}_{name}.cfg", run, flags))
+    classifier = f"{run}/classifier"
+  for part in ("evaluate", "autoattack"):
+    folder = f"{asked.work}/{row.name}-{labels}-{seed}-{part}"
+    flags = [f"--classifier={classifier}", *shared, *asked.extra["evaluate"]]
+    found.append(jobs.Stage("evaluate", f"configs/{NAME}_{part}.cfg", folder, flags))
+  return found
+
+
+# --- Writing ---
+
+
+def publish(asked, labels, config, equal):
+  """Writes the figures, the page and its picture, of all that is finished so far."""
+  given = settings(config, asked.extra["train"])
+  document = compare_page.collect(ROOT / asked.work, ROWS, labels, given, equal)
+  if not document["rows"]:
+    return
+  files.write(asked.json_file, json.dumps(document, indent=1) + "\n")
+  compare_page.draw(document, asked.page_file.with_suffix(".png"))
+  command = f"    python launch/compare_cifar10.py{asked.options}"
+  command += f" --config={config}" * (config != CONFIG) + f" --equal={equal}" * (equal != "images")
+  blocks = {
+    "table": compare_page.table(document),
+    "picture": f"![Accuracy of every system]({asked.page_file.stem}.png)",
+    "commands": command,
+  }
+  text = compare_page.TEMPLATE
+  if asked.page_file.exists():
+    text = asked.page_file.read_text(encoding="utf-8")
+  files.write(asked.page_file, pages.page(text, blocks))
+
+
+def compare(argv=None):
+  """The command line, without the handling of errors."""
+  parser = tables.parser(__doc__, NAME, ROWS, "cifar10")
+  add = parser.add_argument
+  add("--config", default=CONFIG, help="how encoders are trained; default %(default)s")
+  add("--labels", default=",".join(LABELS), help="of classifiers; default %(default)s")
+  add(
+    "--equal",
+    default="images",
+    choices=("images", "gradients"),
+    help="what the rows have in common: images seen, or gradient evaluations; default %(default)s",
+  )
+  given = parser.parse_args(argv)
+  asked = tables.read(given, NAME, ROWS, "cifar10")
+  labels = [part.strip() for part in given.labels.split(",")]
+  for part in labels:
+    if not re.fullmatch("all|[1-9][0-9]*", part):
+      raise errors.UserError(f"--labels={given.labels}: give all, or numbers: all,5000,1000")
+  if not (ROOT / given.config).exists():
+    raise errors.UserError(f"--config={given.config} is no file of this folder")
+  from urkle_tf.data import sources  # here: it starts TensorFlow
+
+  of_training = settings(given.config, asked.extra["train"])
+  dataset = asked.dataset or of_training["dataset"]
+  examples = int(of_training["examples"]) if "examples" in of_training else None
+  split = of_training.get("split", "train")
+  source = sources.load(dataset, split, asked.data_dir, given.download, None, examples)
+  for seed, row in asked.turns():
+    for part in labels:
+      found = stages(row, seed, part, asked, given.config, given.equal, source.size)
+      if jobs.run_stages(found):
+        publish(asked, labels, given.config, given.equal)
+  publish(asked, labels, given.config, given.equal)
+  print(f"table: {asked.page_file}")
+
+
+if __name__ == "__main__":
+  jobs.main(compare)

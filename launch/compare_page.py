@@ -1,0 +1,229 @@
+"""The page of the comparison on CIFAR-10: figures from finished runs, Markdown, a picture.
+
+What launch/compare_cifar10.py writes of what its commands measured.
+"""
+
+import json
+import re
+import statistics
+
+import pages
+
+from urkle_tf import files
+
+TEMPLATE = """# Every system on CIFAR-10, with equal budgets
+
+<!-- table -->
+<!-- /table -->
+
+<!-- picture -->
+<!-- /picture -->
+
+## Commands
+
+<!-- commands -->
+<!-- /commands -->
+"""
+
+SCORES = {  # of a classifier, in percent, but for the calibration error, a fraction
+  "clean": "clean",
+  "pgd_8": "PGD-20 at 8/255",
+  "pgd_16": "PGD-20 at 16/255",
+  "autoattack": "AutoAttack at 8/255",
+  "corruptions": "corrupted",
+  "ece": "ECE",
+}
+
+
+def scores(report, strong):
+  """{name of `SCORES`: value} of one classifier, as it is served.
+
+  Args:
+    report: what the report.json of PGD and corruptions holds.
+    strong: that of AutoAttack, or None if it is not there yet.
+  """
+  served = report["clean"]["mode"]
+  accuracy = {
+    round(255 * part["epsilon"]): part["accuracy"]
+    for part in report["attacks"]
+    if part["mode"] == served
+  }
+  found = {
+    "clean": report["clean"]["accuracy"],
+    "pgd_8": accuracy.get(8),
+    "pgd_16": accuracy.get(16),
+    "autoattack": None,
+    "corruptions": report.get("corruptions", {}).get("mean"),
+  }
+  if strong:
+    found["autoattack"] = [p["accuracy"] for p in strong["attacks"] if p["mode"] == served][-1]
+  found = {name: value and round(100 * value, 4) for name, value in found.items()}
+  return {**found, "ece": round(report["clean"]["ece"], 4)}
+
+
+def collect(work, rows, labels, given, equal):
+  """What the finished runs of a folder measured.
+
+  Args:
+    work: the folder of all runs, a `pathlib.Path`.
+    rows: the table's `Row`s, in order.
+    labels: numbers of labels, as text.
+    given: the settings of the training.
+    equal: "images" or "gradients".
+
+  Returns:
+    {"rows": one a row of which a report is finished; "equal", "examples", "strong_examples"}.
+  """
+  entries, examples, strong_examples = [], None, None
+  for row in rows:
+    found = {}
+    trained = {}
+    for part in labels:
+      of_part = {}
+      for file in work.glob(f"{row.name}-{part}-*-evaluate/report.json"):
+        if not (matched := re.fullmatch(rf"{row.name}-{part}-(\d+)-evaluate", file.parent.name)):
+          continue
+        seed = int(matched[1])
+        report = json.loads(file.read_text(encoding="utf-8"))
+        other = work / f"{row.name}-{part}-{seed}-autoattack" / "report.json"
+        strong = json.loads(other.read_text(encoding="utf-8")) if other.exists() else None
+        of_part[seed] = scores(report, strong)
+        examples = report["clean"]["examples"]
+        strong_examples = strong["clean"]["examples"] if strong else strong_examples
+        run = (
+          f"{row.name}-{part}-{seed}"
+          if row.protocol is None
+          else f"{row.encoder or row.name}-{seed}"
+        )
+        trained[seed] = work / run
+      if of_part:
+        of_part = dict(sorted(of_part.items()))
+        found[part] = {"seeds": list(of_part)}
+        for name in SCORES:
+          found[part][name] = [values[name] for values in of_part.values()]
+    if not found:
+      continue
+    entries.append(
+      {
+        "system": row.system,
+        "pretext": row.pretext,
+        "robustness": row.robustness,
+        "protocol": row.protocol or "none",
+        "minutes": [pages.training_minutes(run) for _, run in sorted(trained.items())],
+        "images_seen": [images_seen(run) for _, run in sorted(trained.items())],
+        "gradients_per_image": row.gradients(int(given["attack_steps"])),
+        "labels": found,
+      }
+    )
+  return {
+    "rows": entries,
+    "equal": equal,
+    "examples": examples,
+    "strong_examples": strong_examples,
+  }
+
+
+def images_seen(run):
+  """Images of the data set that a training's steps held, those seen again included."""
+  rows = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+  return json.loads(rows[-1])["step"] * int(pages.flags(run).get("batch_size", 256))
+
+
+def _cell(values, digits):
+  known = [value for value in values if value is not None]
+  return pages.mean(known, digits) if known else ""
+
+
+def table(document):
+  """A table for each number of labels, as Markdown."""
+  parts = list(dict.fromkeys(part for row in document["rows"] for part in row["labels"]))
+  text = f"Percent of {document['examples']:,} test images, ECE as a fraction; "
+  if document["strong_examples"]:
+    text += f"AutoAttack on the first {document['strong_examples']:,}; "
+  text += "`corrupted` is the mean over 15 types. Several seeds: mean ± standard deviation. "
+  text += {
+    "images": "Held equal: images seen, backbone, batch size and steps.",
+    "gradients": "Held equal: gradient evaluations, backbone and batch size.",
+  }[document["equal"]]
+  blocks = [text]
+  header = ["system", *SCORES.values(), "minutes", "images seen", "gradients", "seeds"]
+  for part in parts:
+    lines = []
+    for row in document["rows"]:
+      if part not in row["labels"]:
+        continue
+      found = row["labels"][part]
+      seen = statistics.fmean(row["images_seen"])
+      lines.append(
+        [
+          row["system"],
+          *(_cell(found[name], 3 if name == "ece" else 1) for name in SCORES),
+          pages.mean(row["minutes"], 1),
+          f"{seen:,.0f}",
+          f"{seen * row['gradients_per_image']:,.0f}",
+          str(len(found["seeds"])),
+        ]
+      )
+    title = "All labels" if part == "all" else f"{int(part):,} labels"
+    blocks += [f"### {title}", pages.table(header, lines)]
+  return "\n\n".join(blocks)
+
+
+_INK, _FAINT = "#22223b", "#b8b8c8"
+_LOOKS = {  # colours that the colour-blind tell apart
+  "clean": ("#4477aa", "o"),
+  "corruptions": ("#228833", "^"),
+  "pgd_8": ("#ee7733", "s"),
+  "autoattack": ("#aa3355", "D"),
+  "pgd_16": ("#222222", "v"),
+}
+
+
+def draw(document, file):
+  """Draws accuracies: a panel for each number of labels, a line for each system.
+
+  Args:
+    document: what `collect` returned.
+    file: the PNG to write.
+  """
+  import matplotlib
+
+  matplotlib.use("Agg")
+  import matplotlib.pyplot as plt
+
+  rows = document["rows"]
+  parts = list(dict.fromkeys(part for row in rows for part in row["labels"]))
+  figure, panels = plt.subplots(
+    1,
+    len(parts),
+    figsize=(2.2 + 3.6 * len(parts), 1.6 + 0.42 * len(rows)),
+    sharey=True,
+    squeeze=False,
+    layout="constrained",
+  )
+  for axes, part in zip(panels[0], parts, strict=True):
+    for line, row in enumerate(rows):
+      axes.axhline(line, color=_FAINT, linewidth=0.6, zorder=0)
+      for name, (colour, marker) in _LOOKS.items():
+        values = [v for v in row["labels"].get(part, {}).get(name, ()) if v is not None]
+        if not values:
+          continue
+        axes.plot(values, [line] * len(values), "|", color=colour, markersize=11, zorder=2)
+        axes.plot(
+          statistics.fmean(values), line, marker, color=colour, markeredgecolor="white", zorder=3
+        )
+    axes.set_title("all labels" if part == "all" else f"{int(part):,} labels", color=_INK)
+    axes.set_xlabel("accuracy, %", color=_INK)
+    axes.grid(axis="x", color=_FAINT, alpha=0.35, linewidth=0.6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0, labelcolor=_INK)
+  panels[0][0].set_yticks(range(len(rows)), [row["system"] for row in rows])
+  panels[0][0].set_ylim(len(rows) - 0.5, -0.5)
+  lines = matplotlib.lines.Line2D
+  keys = [
+    lines([], [], color=colour, marker=marker, linestyle="", label=SCORES[name])
+    for name, (colour, marker) in _LOOKS.items()
+  ]
+  figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False)
+  files.write(file, lambda stream: figure.savefig(stream, dpi=120, format="png"))
+  plt.close(figure)

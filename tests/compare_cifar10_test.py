@@ -1,0 +1,179 @@
+"""The comparison on CIFAR-10: its commands, its figures, and a small one from images to table."""
+
+import importlib.util
+import json
+import pathlib
+import sys
+
+import pytest
+
+from urkle_tf import errors
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "launch" / "compare_cifar10.py"
+CONFIG = "configs/cifar10_small.cfg"
+
+
+@pytest.fixture(scope="module")
+def script():
+  found = importlib.util.spec_from_file_location("compare_cifar10", SCRIPT)
+  module = importlib.util.module_from_spec(found)
+  sys.modules["compare_cifar10"] = module  # dataclasses look their module up
+  found.loader.exec_module(module)
+  return module
+
+
+def _asked(script, *arguments):
+  parser = script.tables.parser("", script.NAME, script.ROWS, "cifar10")
+  given = parser.parse_args(["--work=W", *arguments])
+  return script.tables.read(given, script.NAME, script.ROWS, "cifar10")
+
+
+def _stages(script, name, labels, *arguments, equal="images"):
+  asked = _asked(script, *arguments)
+  return script.stages(script.find_row(name), 1, labels, asked, CONFIG, equal, 50000)
+
+
+def test_every_row_is_a_cell_of_the_grid(script):
+  from urkle_tf import downstream, pretexts, robustness, spec
+
+  for row in script.ROWS:
+    scheme = spec.build("robustness", row.robustness, robustness.Robustness)
+    if row.teacher is None:  # else the path of a teacher is missing
+      scheme.check(spec.build("pretexts", row.pretext, pretexts.Pretext))
+    if row.protocol:
+      spec.build("downstream", row.protocol, downstream.Protocol)
+
+
+@pytest.mark.parametrize(
+  "name, gradients",
+  [("simclr", 2), ("rocl", 6), ("acl_ds", 10), ("simclr_urkle", 6), ("at", 4), ("trades", 5)],
+)
+def test_gradient_evaluations_of_an_image(script, name, gradients):
+  """By hand: images of the training pass, and three steps for each that is attacked."""
+  assert script.find_row(name).gradients(3) == gradients
+
+
+def test_epochs(script):
+  given = {"epochs": "4", "attack_steps": "3"}
+  of = lambda name, equal: script.epochs(script.find_row(name), given, equal)  # noqa: E731
+  assert [of(name, "images") for name in ("simclr", "acl_ds")] == [4, 4]
+  # 4 epochs of 6 gradients are 12 of 2, and 2.4 of 10.
+  assert [of(name, "gradients") for name in ("simclr", "simclr_urkle", "acl_ds")] == [12, 4, 2]
+
+
+def test_stages_of_an_encoder(script):
+  stages = _stages(script, "rocl", "5000")
+  assert [(s.module, s.config, s.folder) for s in stages] == [
+    ("train", CONFIG, "W/rocl-1"),
+    ("finetune", "configs/cifar10_small_slf.cfg", "W/rocl-5000-1-head"),
+    ("evaluate", "configs/cifar10_small_evaluate.cfg", "W/rocl-5000-1-evaluate"),
+    ("evaluate", "configs/cifar10_small_autoattack.cfg", "W/rocl-5000-1-autoattack"),
+  ]
+  train, head, *reports = (stage.words for stage in stages)
+  assert {"--robustness=rocl", "--seed=1", "--epochs=4"} <= set(train)
+  assert {"--encoder=W/rocl-1/encoder", "--labels=5000", "--seed=1"} <= set(head)
+  assert all("--classifier=W/rocl-5000-1-head/classifier" in words for words in reports)
+
+
+def test_stages_of_supervised_training_see_as_many_images(script):
+  (train, *reports) = _stages(script, "at", "1000")
+  assert train.folder == "W/at-1000-1"
+  assert {"--examples=1000", "--epochs=200"} <= set(train.words)
+  assert all("--classifier=W/at-1000-1/classifier" in report.words for report in reports)
+  assert "--examples=1000" not in _stages(script, "at", "all")[0].words
+
+
+def test_rows_that_need_another_train_it_first(script):
+  teacher, student, *_ = _stages(script, "distil", "all")
+  assert (teacher.folder, student.folder) == ("W/simclr-1", "W/distil-1")
+  assert teacher == _stages(script, "simclr", "all")[0]
+  assert "--pretext=distil(teacher='W/simclr-1/encoder')" in student.words
+  encoder, head, *_ = _stages(script, "urrl_plain", "all")
+  assert encoder == _stages(script, "urrl", "all")[0]
+  assert {"--encoder=W/urrl-1/encoder", "--protocol=similarity(weight=0)"} <= set(head.words)
+
+
+def _attack(mode, epsilon, accuracy):
+  return {"mode": mode, "epsilon": epsilon, "accuracy": accuracy}
+
+
+REPORT = {
+  "clean": {"mode": "sampled", "accuracy": 0.5, "ece": 0.12345, "examples": 20},
+  "attacks": [
+    _attack("sampled", 8 / 255, 0.3),
+    _attack("deterministic", 8 / 255, 0.1),
+    _attack("sampled", 16 / 255, 0.0),
+  ],
+  "corruptions": {"mean": 0.4},
+}
+STRONG = {
+  "clean": {"examples": 10},
+  "attacks": [_attack("sampled", 8 / 255, 0.29), _attack("sampled", 8 / 255, 0.25)],
+}
+
+
+def test_scores(script):
+  assert script.compare_page.scores(REPORT, STRONG) == {
+    "clean": 50.0,
+    "pgd_8": 30.0,
+    "pgd_16": 0.0,
+    "autoattack": 25.0,
+    "corruptions": 40.0,
+    "ece": 0.1235,
+  }
+  assert script.compare_page.scores(REPORT, None)["autoattack"] is None
+
+
+def test_a_small_comparison_and_then_nothing_more_to_do(script, tmp_path, monkeypatch, capsys):
+  arguments = [
+    "--dataset=digits",
+    f"--work={tmp_path}",
+    "--rows=simclr,distil,urrl_plain,standard",
+    "--labels=all,64",
+    "--seeds=1",
+    "--extra_train=--epochs=1 --examples=256 --batch_size=64 --encoder=convnet(width=4,layers=2) "
+    "--latent_dim=8 --attack_steps=1 --precision=float32",
+    "--extra_finetune=--epochs=1 --examples=256",
+    "--extra_evaluate=--examples=20 --corruptions=contrast --severities=5 --attacks=pgd(steps=2)",
+  ]
+  script.compare(arguments)
+  document = json.loads((tmp_path / "cifar10_small.json").read_text())
+  rows = {row["system"]: row for row in document["rows"]}
+  assert list(rows) == ["SimCLR", "Distil+Urkle", "URRL, plain fine-tuning", "Standard"]
+  assert (document["examples"], document["strong_examples"]) == (20, 20)
+  for row in rows.values():
+    assert set(row["labels"]) == {"all", "64"}
+    assert row["images_seen"] == [256]
+    for part in row["labels"].values():
+      assert part["seeds"] == [0]
+      assert 0 <= part["pgd_16"][0] <= part["pgd_8"][0] <= 100
+      assert 0 <= part["autoattack"][0] <= 100
+      assert part["ece"][0] >= 0
+  page = (tmp_path / "cifar10_small.md").read_text()
+  assert "### All labels" in page
+  assert "### 64 labels" in page
+  assert str(tmp_path) not in page
+  assert (tmp_path / "cifar10_small.png").exists()
+
+  again = []
+  monkeypatch.setattr(script.jobs.subprocess, "run", lambda *args, **_: again.append(args))
+  script.compare(arguments)
+  assert again == []
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    (["--rows=simclear"], ["'simclear'", "'simclr'"]),
+    (["--labels=some"], ["--labels=some", "5000"]),
+    (["--config=configs/none.cfg"], ["--config=configs/none.cfg"]),
+    (["--equal=luck"], ["--equal", "luck"]),
+    (["--data_dir=nowhere"], ["--data_dir=nowhere"]),
+  ],
+)
+def test_mistakes_are_one_line(script, arguments, words):
+  with pytest.raises(errors.UserError) as caught:
+    script.compare(arguments)
+  assert "\n" not in str(caught.value)
+  assert all(word in str(caught.value) for word in words)
