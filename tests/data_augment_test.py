@@ -332,7 +332,7 @@ def test_affine_one_thing_at_a_time(rng):
 
 
 @pytest.mark.parametrize("name", ON_HOST)
-def test_keras_cv_draws_nothing_itself(name):
+def test_recipes_draw_nothing_themselves(name):
   """No random op of the graph is stateful: all draws come from the image's noise."""
   assert not augment.from_spec(name).on_device
   graph = traced(name).get_concrete_function().graph.as_graph_def()
@@ -350,29 +350,44 @@ def test_keras_cv_draws_nothing_itself(name):
     "RngSkip",
   }
   assert not ops & stateful
-  assert any(op.startswith("StatelessRandom") for op in ops)
+  # keras-cv draws, but by stateless ops; AugMix takes its noise as it is.
+  assert any(op.startswith("StatelessRandom") for op in ops) == (name == "randaugment")
 
 
-@pytest.mark.parametrize(
-  "weak, strong",
-  [
-    ("augmix(severity=0.5, padding=0, flip=false)", "augmix(severity=8, padding=0, flip=false)"),
-    (
-      "randaugment(operations=1, magnitude=0.5, deviation=0, padding=0, flip=false)",
-      "randaugment(operations=1, magnitude=9, deviation=0, padding=0, flip=false)",
-    ),
-  ],
-)
-def test_keras_cv_follows_the_options(rng, weak, strong):
-  # Black and white halves: keras-cv's AugMix solarises and posterises greys less, not more, as
-  # the severity grows.
-  column, row = np.meshgrid(np.arange(10) / 10, np.arange(8) / 8)
-  tilt = rng.uniform(size=(30, 1, 1))
-  halves = tilt * column + (1 - tilt) * row > 0.5
-  images = np.repeat(halves[..., None], 3, axis=-1).astype(np.float32)
+def test_randaugment_follows_its_options(rng):
+  weak, strong = (
+    f"randaugment(operations=1, magnitude={magnitude}, deviation=0, base=none)"
+    for magnitude in (0.5, 9)
+  )
+  images = images_of(rng, 30, 8, 10)
   noise = noise_of(rng, 30, augment.from_spec(weak))
   weak, strong = (np.abs(traced(spec)(images, noise) - images).mean() for spec in (weak, strong))
   assert weak < strong
+
+
+# A recipe for each view.
+
+
+@pytest.mark.parametrize("size", [None, (6, 5)])
+def test_each_view_by_its_own_recipe(rng, size):
+  recipe = augment.from_spec("crop(padding=1), none, simclr(flip=false)")
+  assert isinstance(recipe, augment.Each)
+  assert (recipe.noise_size, recipe.on_device) == (augment.SimCLR.noise_size, True)
+  images, noise = images_of(rng, 12), noise_of(rng, 12, recipe)
+  result = recipe(images, noise, size)
+  views = augment.Crop(padding=1), augment.Identity(), augment.SimCLR(flip=False)
+  for k, view in enumerate(views):
+    wanted = view(images[k::3], noise[k::3, : view.noise_size], size)
+    np.testing.assert_allclose(result[k::3], wanted, atol=1e-6)
+
+
+def test_each_fits_the_number_of_views():
+  recipe = augment.from_spec("simclr, augmix(base=simclr, width=2)")
+  assert not recipe.on_device
+  recipe.check(2)
+  with pytest.raises(errors.UserError, match="lists 2 recipes, and there are 3 views"):
+    recipe.check(3)
+  augment.from_spec("simclr").check(3)
 
 
 # Specs.
@@ -384,6 +399,7 @@ def test_specs():
   assert (recipe.strength, recipe.flip) == (0.5, False)
   assert augment.from_spec("crop(padding=2)").padding == 2
   assert augment.from_spec("augmix(severity=5)").severity == 5
+  assert augment.from_spec("randaugment(base='crop(padding=1)')").base.padding == 1
   assert isinstance(augment.from_spec("none"), augment.Identity)
 
 
@@ -399,7 +415,8 @@ def test_specs():
     ("crop(padding=-2)", ["padding", "-2"]),
     ("affine(scale=1)", ["scale=1"]),
     ("affine(rotation=-5)", ["rotation=-5"]),
-    ("augmix(severity=30)", ["severity", "30"]),
+    ("simclr, crop(padding=-2)", ["padding", "-2"]),
+    ("randaugment(base=simclear)", ["'simclear'", "'simclr'"]),
     ("randaugment(magnitude=11)", ["magnitude", "11"]),
   ],
 )

@@ -3,8 +3,8 @@
 A recipe is called as `recipe(images, noise)`, with one row of noise for each
 image, and draws nothing itself.  So the same function runs in the input
 pipeline and inside the compiled training step, and what happens to an example
-depends on its own row only.  The recipes here are computed for a whole batch
-at once; those of `keras_cv_recipes` image by image.
+depends on its own row only.  The recipes here and in `augmix` are computed for
+a whole batch at once; those of `keras_cv_recipes` image by image.
 """
 
 import math
@@ -27,6 +27,9 @@ class Recipe:
 
   noise_size = 0
   on_device = True
+
+  def check(self, views):
+    """Raises `UserError` if the recipe does not make so many views of an image."""
 
   def __call__(self, images, noise, size=None):
     """Augments a batch.
@@ -207,6 +210,42 @@ class SimCLR(Recipe):
     return adjust(images, contrast, brightness[:, None, None] * matrix)
 
 
+class Each(Recipe):
+  """A recipe of its own for each view: say the first one left unmixed, and two by AugMix.
+
+  Rows are those of a batch with all the views of an image in turn.
+
+  Args:
+    recipes: one for each view.
+  """
+
+  def __init__(self, recipes):
+    self.recipes = list(recipes)
+    self.noise_size = max(recipe.noise_size for recipe in self.recipes)
+    self.on_device = all(recipe.on_device for recipe in self.recipes)
+
+  def check(self, views):
+    if views != len(self.recipes):
+      raise errors.UserError(
+        f"--augment lists {len(self.recipes)} recipes, and there are {views} views of an image: "
+        "give one recipe for all of them, or one for each"
+      )
+
+  def __call__(self, images, noise, size=None):
+    in_turn = lambda rows: tf.reshape(rows, [-1, len(self.recipes), *rows.shape[1:]])  # noqa: E731
+    views = [
+      recipe(image, rows[:, : recipe.noise_size], size)
+      for recipe, image, rows in zip(
+        self.recipes,
+        tf.unstack(in_turn(images), axis=1),
+        tf.unstack(in_turn(noise), axis=1),
+        strict=True,
+      )
+    ]
+    views = tf.stack(views, axis=1)
+    return tf.reshape(views, [-1, *views.shape[2:]])
+
+
 def resize(images, size):
   """Resizes [n, h, w, c] to `size` (antialiased bilinear), if it is another."""
   if size is None or tuple(images.shape[1:3]) == tuple(size):
@@ -310,9 +349,14 @@ RECIPES = {"simclr": SimCLR, "crop": Crop, "affine": Affine, "none": Identity}
 def from_spec(text):
   """Makes the recipe that a spec names, such as `"simclr(strength=0.5)"`.
 
+  Args:
+    text: the spec; or as many as there are views, with commas between them: `Each`.
+
   Raises:
     UserError: if there is no such recipe or option.
   """
-  from urkle_tf.data import keras_cv_recipes  # Late: it builds on this module.
+  from urkle_tf.data import augmix, keras_cv_recipes  # Late: they build on this module.
 
-  return spec.call({**RECIPES, **keras_cv_recipes.RECIPES}, text, "augmentation")
+  if len(each := spec.split(text)) > 1:
+    return Each(map(from_spec, each))
+  return spec.call(RECIPES | augmix.RECIPES | keras_cv_recipes.RECIPES, text, "augmentation")

@@ -1,4 +1,4 @@
-"""AugMix and RandAugment by keras-cv, made pure functions of an image's noise.
+"""RandAugment by keras-cv, made a pure function of an image's noise.
 
 For the input pipeline only: keras-cv augments one image at a time.
 """
@@ -38,56 +38,8 @@ class _Stream:
   def normal(self, shape, mean=0.0, stddev=1.0, dtype=tf.float32):
     return tf.random.stateless_normal(shape, self._next(), mean, stddev, dtype)
 
-  def gamma(self, shape, alpha):
-    return tf.random.stateless_gamma(shape, self._next(), alpha)
-
   def close(self):
     tf.raw_ops.DestroyResourceOp(resource=self._count)
-
-
-class _KerasCV(augment.Recipe):
-  """A layer of keras-cv, after `augment.Crop`.
-
-  Its layers draw from generators and from global random ops.  Every such draw
-  is led to a `_Stream` seeded by the image's own noise.
-  """
-
-  on_device = False
-  noise_size = augment.Crop.noise_size + 2
-
-  def __init__(self, padding, flip):
-    self._crop = augment.Crop(padding, flip)
-    self._layer()  # Refuses wrong options at once.
-
-  def _layer(self):
-    raise NotImplementedError
-
-  def __call__(self, images, noise, size=None):
-    images = self._crop(images, noise[:, :-2], size)
-    shape = images.shape[1:]
-    if shape[-1] == 1:
-      images = tf.image.grayscale_to_rgb(images)
-    # 24 bits each: all that a float32 in [0, 1) can hold.
-    seeds = tf.cast(noise[:, -2:] * 2**24, tf.int32)
-    # One layer for each trace: it holds the trace's tensors.
-    with tf.init_scope():
-      layer = self._layer()
-
-    @tf.function  # for its autograph, which keras-cv needs
-    def augmented(example):
-      image, seed = example
-      stream = _Stream(seed)
-      _lead(layer, stream)
-      image = tf.ensure_shape(layer(image), [*shape[:2], 3])
-      with tf.control_dependencies([image]):
-        stream.close()
-      return image
-
-    images = tf.map_fn(
-      augmented, (images, seeds), fn_output_signature=tf.float32, parallel_iterations=1
-    )
-    images = tf.clip_by_value(tf.ensure_shape(images, [None, *shape[:2], 3]), 0.0, 1.0)
-    return images[..., : shape[-1]]
 
 
 class _Sampler:
@@ -117,70 +69,24 @@ def _lead(layer, stream):
         setattr(inner, name, _Sampler(value, stream))
 
 
-class AugMix(_KerasCV):
-  """Hendrycks et al., "AugMix", by keras-cv, after padding, cropping and flipping.
+class RandAugment(augment.Recipe):
+  """Cubuk et al., "RandAugment", by keras-cv, after another recipe.
 
-  Args:
-    severity: strength of each operation, from 0.1 to 10.
-    width: the number of chains that are mixed.
-    depth: the most operations of a chain (each has 1 to `depth`).
-    alpha: of the Dirichlet and Beta distributions of the weights.
-    padding: of `augment.Crop`.
-    flip: of `augment.Crop`.
-  """
-
-  def __init__(self, severity=3, width=3, depth=3, alpha=1.0, padding=4, flip=True):
-    if not 0.1 <= severity <= 10 or width < 1 or depth < 1 or alpha <= 0:
-      raise errors.UserError(
-        "augmix: severity must be from 0.1 to 10, width and depth from 1, alpha above 0; got"
-        f" severity={severity}, width={width}, depth={depth}, alpha={alpha}"
-      )
-    self.severity = severity
-    self.width = width
-    self.depth = depth
-    self.alpha = alpha
-    super().__init__(padding, flip)
-
-  def _layer(self):
-    import keras_cv
-
-    class Layer(keras_cv.layers.AugMix):
-      # keras-cv draws these from global random ops, that no seed of ours reaches.
-
-      def _sample_from_dirichlet(self, alpha):
-        sample = self._random_generator.gamma(tf.shape(alpha), alpha)
-        return sample / tf.reduce_sum(sample)
-
-      def _sample_from_beta(self, alpha, beta):
-        first = self._random_generator.gamma([], alpha)
-        second = self._random_generator.gamma([], beta)
-        return first / (first + second)
-
-    return Layer(
-      value_range=(0, 1),
-      severity=self.severity / 10,
-      num_chains=self.width,
-      chain_depth=[1, self.depth],
-      alpha=float(self.alpha),
-      dtype="float32",
-    )
-
-
-class RandAugment(_KerasCV):
-  """Cubuk et al., "RandAugment", by keras-cv, after padding, cropping and flipping.
+  keras-cv's layers draw from generators and from global random ops.  Every such draw is led to
+  a `_Stream` seeded by the image's own noise.
 
   Args:
     operations: how many operations an image gets.
     magnitude: mean strength, from 0 to 10.
     deviation: standard deviation of the strength, on the same scale.
     geometric: whether images are sheared and moved, too.
-    padding: of `augment.Crop`.
-    flip: of `augment.Crop`.
+    base: spec of the recipe that goes before, quoted where it has options:
+      `base="simclr(strength=0.5)"`; None for images as they are.
   """
 
-  def __init__(
-    self, operations=2, magnitude=5, deviation=1.5, geometric=True, padding=4, flip=True
-  ):
+  on_device = False
+
+  def __init__(self, operations=2, magnitude=5, deviation=1.5, geometric=True, base="crop"):
     if operations < 1 or not 0 <= magnitude <= 10 or not 0 <= deviation <= 10:
       raise errors.UserError(
         "randaugment: operations must be from 1, magnitude and deviation from 0 to 10; got"
@@ -190,7 +96,9 @@ class RandAugment(_KerasCV):
     self.magnitude = magnitude
     self.deviation = deviation
     self.geometric = geometric
-    super().__init__(padding, flip)
+    self.base = augment.from_spec(base or "none")
+    self.noise_size = self.base.noise_size + 2
+    self._layer()  # Refuses wrong options at once.
 
   def _layer(self):
     import keras_cv
@@ -204,5 +112,32 @@ class RandAugment(_KerasCV):
       dtype="float32",
     )
 
+  def __call__(self, images, noise, size=None):
+    images = self.base(images, noise[:, :-2], size)
+    shape = images.shape[1:]
+    if shape[-1] == 1:
+      images = tf.image.grayscale_to_rgb(images)
+    # 24 bits each: all that a float32 in [0, 1) can hold.
+    seeds = tf.cast(noise[:, -2:] * 2**24, tf.int32)
+    # One layer for each trace: it holds the trace's tensors.
+    with tf.init_scope():
+      layer = self._layer()
 
-RECIPES = {"augmix": AugMix, "randaugment": RandAugment}
+    @tf.function  # for its autograph, which keras-cv needs
+    def augmented(example):
+      image, seed = example
+      stream = _Stream(seed)
+      _lead(layer, stream)
+      image = tf.ensure_shape(layer(image), [*shape[:2], 3])
+      with tf.control_dependencies([image]):
+        stream.close()
+      return image
+
+    images = tf.map_fn(
+      augmented, (images, seeds), fn_output_signature=tf.float32, parallel_iterations=1
+    )
+    images = tf.clip_by_value(tf.ensure_shape(images, [None, *shape[:2], 3]), 0.0, 1.0)
+    return images[..., : shape[-1]]
+
+
+RECIPES = {"randaugment": RandAugment}
