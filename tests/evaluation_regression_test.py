@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import urkle_tf
 from urkle_tf import attacks, errors, export
 from urkle_tf.data import sources
 from urkle_tf.evaluation import regression
@@ -93,6 +94,13 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   capsys.readouterr()
   assert regression.assess_regressor(output_dir=str(tmp_path / "report"), **options) == report
   assert "is finished" in capsys.readouterr().out
+
+  # The same through the function behind `evaluate`, which takes more.
+  whole = urkle_tf.assess(standing=True, corruptions="all", **options)
+  assert whole["regression"] == report["regression"]
+  assert "does not use --standing, --corruptions" in capsys.readouterr().out
+  with pytest.raises(errors.UserError, match="one of them"):
+    urkle_tf.assess(classifier="c", **options)
 
   source.target, source.class_names = None, ["a", "b"]
   with pytest.raises(errors.UserError, match="predicts numbers, but the labels of 'x' are classes"):

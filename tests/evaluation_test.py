@@ -731,7 +731,7 @@ def test_an_encoder_alone_needs_no_labels(folders, tmp_path):
   [
     ({"classifier": "nowhere"}, "no folder 'nowhere'"),
     ({"classifier": None}, "give --classifier=FOLDER"),
-    ({"encoder": "too"}, "not both"),
+    ({"encoder": "too"}, "one of them"),
     ({"image_size": 16}, "takes images of 8x8x1, but 'digits' has 16x16x1: give --image_size=8"),
     ({"epsilon": 8}, "looks like 0-255 units"),
     ({"epsilons": [0.1, -1]}, "epsilon must be"),

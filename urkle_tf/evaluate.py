@@ -29,6 +29,7 @@ _SHARED = {
 }
 _OWN = {
   "classifier": ("str", None, "an exported classifier's folder, a SavedModel's, or a .keras file"),
+  "regressor": ("str", None, "instead of a classifier an exported regressor's folder"),
   "attacks": (
     "str",
     "pgd,fgsm",
@@ -60,6 +61,12 @@ def main():
     evaluation = command_line.load("evaluation")  # starts TensorFlow: only now
 
     result = evaluation.assess(**settings)
+    if part := result.get("regression"):
+      worst = part["attacks"][0]
+      print(
+        f"root mean square error: {part['clean']['rmse']:.4g} clean, {worst['rmse']:.4g} under "
+        f"{worst['name']}, {worst['norm']}, epsilon {worst['epsilon']:.4g}"
+      )
     if "clean" in result:
       print(f"clean accuracy: {100 * result['clean']['accuracy']:.2f}%")
     for row in result.get("attacks", ()):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import shutil
 
 import numpy as np
@@ -16,6 +17,7 @@ from urkle_tf.evaluation import (
   corrupted,
   foreign,
   recording,
+  regression,
   report,
   representation,
   scoring,
@@ -55,8 +57,9 @@ def assess(
   save_images=False,
   batch_size=250,
   seed=0,
+  regressor=None,
 ):
-  """Measures a classifier, clean and attacked, and its encoder; or an encoder alone.
+  """Measures a classifier, clean and attacked, and its encoder; or an encoder or a regressor.
 
   Args:
     classifier: the exported classifier's folder; or anybody's: a SavedModel's folder or a
@@ -94,6 +97,8 @@ def assess(
     save_images: whether adversarial images and per-image results are saved (images.npz).
     batch_size: images that are attacked together.
     seed: everything random is a function of it.
+    regressor: instead of a classifier an exported regressor's folder, attacked by PGD; what it
+      does not use is named: see `regression.assess_regressor`.
 
   Returns:
     What report.json holds, a dict.
@@ -102,6 +107,9 @@ def assess(
     UserError: for settings, data or folders that do not fit.
   """
   settings = dict(locals())
+  if regressor and not (classifier or encoder):
+    return _of_regressor(settings)
+  del settings["regressor"]
   for name in ("batch_size", "samples", "attack_steps", "restarts"):
     if settings[name] < 1:
       raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
@@ -111,10 +119,10 @@ def assess(
     raise errors.unknown("noise", noise, ("fresh", "fixed"))
   if representation_examples < 0:
     raise errors.UserError("--representation_examples must be at least 0")
-  if bool(classifier) == bool(encoder):
+  if bool(classifier) + bool(encoder) + bool(regressor) != 1:
     raise errors.UserError(
-      "give --classifier=FOLDER, an exported classifier, or --encoder=FOLDER for the part without "
-      "labels" + (", not both" if classifier else "")
+      "give --classifier=FOLDER, an exported classifier, --regressor=FOLDER, or --encoder=FOLDER "
+      "for the part without labels" + (", one of them" if classifier or encoder else "")
     )
   if corruptions is not None and not classifier:
     raise errors.UserError("--corruptions need --classifier: an encoder alone predicts nothing")
@@ -248,6 +256,17 @@ def assess(
     if run:
       run.close()
   return result
+
+
+def _of_regressor(settings):
+  """Hands the settings to `assess_regressor`, and names those that it does not use."""
+  used = inspect.signature(regression.assess_regressor).parameters
+  usual = {name: value.default for name, value in inspect.signature(assess).parameters.items()}
+  unused = [n for n, value in settings.items() if n not in used and value != usual[n]]
+  if unused:
+    flags = ", ".join(f"--{name}" for name in unused)
+    print(f"a regressor is attacked by PGD at one epsilon, and does not use {flags}")
+  return regression.assess_regressor(**{n: v for n, v in settings.items() if n in used})
 
 
 def _shown(metadata, model):
