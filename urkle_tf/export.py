@@ -6,6 +6,8 @@ A folder needs neither this package nor TensorFlow Probability to be used:
     network.keras                images -> {"loc", "scale"}, to train on (stock Keras layers)
     head.keras                   z -> logits (classifiers) or numbers (regressors)
     metadata.json                image size, classes, threat model, data set, settings, versions
+    clean/                       of an encoder with dual batch norm: another such folder, with the
+                                 batch norms of clean images
 """
 
 import hashlib
@@ -22,6 +24,7 @@ import tensorflow_probability as tfp
 from absl import logging
 
 from urkle_tf import _version, errors
+from urkle_tf.networks import batch_norm
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
 
@@ -38,12 +41,14 @@ class ExportedEncoder(keras.layers.Layer):
     network: the Keras model underneath, images -> {"loc", "scale"}.
     image_shape: (height, width, channels).
     latent_dim: d_z.
-    metadata: what the folder says of it.
+    metadata: what the folder says of it; "stream" where it is one of two.
+    streams: {stream: network}, the one network.
   """
 
   def __init__(self, network, metadata=None, **kwargs):
     super().__init__(**kwargs)
     self.network, self.metadata = network, dict(metadata or {})
+    self.streams = {self.metadata.get("stream", batch_norm.ADVERSARIAL): network}
     self.image_shape = tuple(network.input_shape[1:])
     self.latent_dim = int(network.output["loc"].shape[-1])
     self.stochastic = bool(self.metadata.get("stochastic", True))
@@ -76,7 +81,7 @@ def settings_without_paths(settings):
   return shown
 
 
-def export_encoder(encoder, folder, metadata=None):
+def export_encoder(encoder, folder, metadata=None, stream=None):
   """Writes an encoder's folder.
 
   Signatures: `serving_default(images float32 [n, h, w, c] in [0, 1]) -> {"loc", "scale"}`
@@ -91,47 +96,62 @@ def export_encoder(encoder, folder, metadata=None):
     metadata: further entries of metadata.json, for example `dataset`, `norm`, `epsilon`,
       `settings` (its paths are left out) and `stochastic`: whether training used the scale
       (True unless told).
+    stream: of an encoder with dual batch norm, "adversarial" or "clean": the one to write.  None
+      writes the adversarial one, and into `clean/` a whole folder of the clean one.  The
+      metadata says which is where ("stream").
 
   Returns:
     The folder, a `pathlib.Path`.
 
   Raises:
-    UserError: if the folder holds something else, or the network cannot be saved.
+    UserError: if the folder holds something else, the network cannot be saved, or the encoder has
+      no such stream.
     OSError: if writing fails; what was in the folder is kept.
   """
-  metadata = {"stochastic": getattr(encoder, "stochastic", True), **(metadata or {})}
+  streams = encoder.streams
+  if stream is not None and stream not in streams:
+    raise errors.unknown("stream of this encoder", stream, streams)
+  metadata = {
+    "image_size": encoder.image_shape,
+    "latent_dim": encoder.latent_dim,
+    "stochastic": getattr(encoder, "stochastic", True),
+    "stream": getattr(encoder, "metadata", {}).get("stream"),
+    **(metadata or {}),
+  }
+  if len(streams) > 1:
+    metadata["stream"] = stream or batch_norm.ADVERSARIAL
 
   def write(side):
-    network = _save_network(encoder.network, side / "network.keras")
-    images = tf.TensorSpec([None, *encoder.image_shape], tf.float32, name="images")
-
-    def represent(images):
-      outputs = network(images, training=False)
-      return {name: tf.cast(outputs[name], tf.float32) for name in ("loc", "scale")}
-
-    # Without the head for scale, so that a TFSMLayer of it has no weight without a gradient.
-    loc = keras.Model(network.input, network.output["loc"])
-
-    def embed(images):
-      return {"embedding": tf.cast(loc(images, training=False), tf.float32)}
-
-    _save_model(
-      side,
-      [network],
-      {
-        "serve": (represent, [images]),
-        "serving_default": (represent, [images]),
-        "embed": (embed, [images]),
-      },
-    )
-    _save_metadata(
-      side,
-      "encoder",
-      [network],
-      {"image_size": encoder.image_shape, "latent_dim": encoder.latent_dim, **metadata},
-    )
+    _write_encoder(side, streams[stream] if stream else encoder.network, metadata)
+    if stream is None and len(streams) > 1:
+      clean = side / batch_norm.CLEAN
+      clean.mkdir()
+      _write_encoder(clean, streams[batch_norm.CLEAN], {**metadata, "stream": batch_norm.CLEAN})
 
   return _replace(folder, write)
+
+
+def _write_encoder(folder, network, metadata):
+  network = _save_network(network, folder / "network.keras")
+  images = tf.TensorSpec([None, *metadata["image_size"]], tf.float32, name="images")
+
+  def represent(images):
+    outputs = network(images, training=False)
+    return {name: tf.cast(outputs[name], tf.float32) for name in ("loc", "scale")}
+
+  # Without the head for scale, so that a TFSMLayer of it has no weight without a gradient.
+  loc = keras.Model(network.input, network.output["loc"])
+
+  def embed(images):
+    return {"embedding": tf.cast(loc(images, training=False), tf.float32)}
+
+  endpoints = {
+    "serve": (represent, [images]),
+    "serving_default": (represent, [images]),
+    "embed": (embed, [images]),
+  }
+  _save_model(folder, [network], endpoints)
+  _save_metadata(folder, "encoder", [network], metadata)
 
 
 def export_classifier(classifier, folder, metadata=None):

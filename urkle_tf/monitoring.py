@@ -219,7 +219,7 @@ class Pictures(keras.callbacks.Callback):
     if adversaries is None:
       columns = {f"view {i + 1}": views[:, i] for i in range(views.shape[1])}
     else:
-      clean, adversary = views[:, 0], adversaries[:, 0]
+      clean, adversary = self.model.robustness.targets(views)[:, 0], adversaries[:, 0]
       magnified = 0.5 + (adversary - clean) / (
         2 * max(float(self.model.attack.threat.epsilon), 1e-6)
       )
@@ -257,6 +257,7 @@ class Pictures(keras.callbacks.Callback):
 class NearestNeighbours(keras.callbacks.Callback):
   """An online probe: k-nearest-neighbour accuracy of loc on held-out labelled images.
 
+  It measures the encoder that would be exported, a moving average where there is one.
   It reads labels, and never touches the encoder.  Half of the images are the neighbours,
   the other half are classified.
 
@@ -284,6 +285,6 @@ class NearestNeighbours(keras.callbacks.Callback):
   def on_epoch_end(self, epoch, logs=None):
     """Hands the accuracy to the epoch's row of metrics."""
     del epoch, logs
-    with self._metrics.paused():
+    with self._metrics.paused(), self.model.averaged():
       accuracy = self._accuracy()
     self._metrics.extra["knn_accuracy"] = round(float(accuracy), 5)

@@ -71,7 +71,7 @@ def pretrain(
     pretext: spec of what is learnt: `"simclr(temperature=0.5)"`, `"vae"`, `"ae"`,
       `"supervised"`.
     robustness: spec of the robustness scheme: `"none"`, `"urkle(beta=0.1)"`,
-      `"trades(beta=6)"`, `"adversarial_training"`.
+      `"trades(beta=6)"`, `"adversarial_training"`, `"rocl"`, `"acl(form=ds)"`.
     dataset: a TFDS name, `"digits"` or `"folder:PATH"`.
     data_dir: where prepared TFDS data lies; None for TFDS's own folder.
     download: whether TFDS may download.
@@ -122,6 +122,8 @@ def pretrain(
   scheme = spec.build("robustness", robustness, schemes.Robustness)
   scheme.check(task)
   recipe = augmentation.from_spec(augment)
+  if scheme.strength(0.0) is not None:
+    pipeline.check_strength(recipe)
   source = sources.load(dataset, split, data_dir, download, image_size, examples)
   task.adopt(source)
   steps_per_epoch = pipeline.steps_per_epoch(source, batch_size)
@@ -177,7 +179,8 @@ def pretrain(
       "stochastic": bool(task.stochastic or scheme.stochastic),
       "settings": settings,
     }
-    export.export_encoder(model, run.path / "encoder", metadata)
+    with learner.averaged():
+      export.export_encoder(model, run.path / "encoder", metadata)
     result = {"encoder": str(run.path / "encoder")}
     if task.head is not None:
       classifier = Classifier(model.network, task.head, metadata["stochastic"])
@@ -243,6 +246,7 @@ def _fit(learner, run, state, source, recipe, attack, done, steps, steps_per_epo
       views=learner.pretext.views,
       labels=learner.pretext.needs_labels,
       on_device=settings["augment_on_device"],
+      strength=learner.strength if learner.robustness.strength(0.0) is not None else None,
     )
 
   writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))

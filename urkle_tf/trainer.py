@@ -1,12 +1,15 @@
 """The one training step: adversary, tape, terms, gradients and metrics of every cell."""
 
+import contextlib
 from typing import Any
 
 import keras
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from urkle_tf import distribution, errors
 from urkle_tf.data import pipeline
+from urkle_tf.networks import batch_norm
 from urkle_tf.networks.gaussian import kl_mean_part
 from urkle_tf.networks.representations import Representations
 from urkle_tf.robustness.base import flat
@@ -64,7 +67,7 @@ class Trainer(keras.Model):
     steps: of the whole training, for what changes over it; None keeps that as it is at the start.
 
   Raises:
-    UserError: if the cell makes no sense or the attack is missing.
+    UserError: if the cell makes no sense, or the attack or `steps` is missing.
   """
 
   def __init__(
@@ -88,16 +91,29 @@ class Trainer(keras.Model):
       raise errors.UserError(
         "this robustness scheme needs an attack: Trainer(..., attack=PGD(...))"
       )
+    if steps is None and self.robustness.strength(0.0) is not None:
+      raise errors.UserError(
+        "this robustness scheme weakens the augmentation over the training: Trainer(..., steps=), "
+        "and pipeline.views(..., strength=trainer.strength)"
+      )
     self.attack: Any = attack if self.robustness.adversarial else None
     self.augment, self.seed = augment, seed
     self.epsilon_warmup, self.beta_warmup = epsilon_warmup, beta_warmup
     self.clip_norm, self.steps = clip_norm, steps
+    # Every variable exists before the first step: replicas and checkpoints need that.
+    if self.robustness.dual:
+      encoder.add_stream()
     pretext.attach(encoder)
     pretext.built = True
-    # Every variable exists before the first step: replicas and checkpoints need that.
+    averaged = encoder.weights if self.robustness.ema is not None else []
+    self._averages = [
+      keras.Variable(weight.numpy(), dtype=weight.dtype, trainable=False) for weight in averaged
+    ]
+    # Where each adversary of the pass has its view there, seen through the same network.
+    self._pairs = self.robustness.clean is None and not self.robustness.dual
     names = ["loss", *pretext.terms, *self.robustness.terms, *DIAGNOSTICS]
     if self.robustness.adversarial:
-      names += ATTACK_DIAGNOSTICS + (PAIR_DIAGNOSTICS if self.robustness.clean else ())
+      names += ATTACK_DIAGNOSTICS + (PAIR_DIAGNOSTICS if self._pairs else ())
     self._means = {name: keras.metrics.Mean(name=name) for name in names}
     self.built = True
 
@@ -134,8 +150,10 @@ class Trainer(keras.Model):
       return batch["views"], batch
     if self.augment is None:
       raise errors.UserError('batches hold no "views": give them, or Trainer(..., augment=recipe)')
-    seed = pipeline.augmentation_seed(self.seed, step)
-    views = pipeline.augment_on_device(self.augment, batch["image"], seed, self.pretext.views)
+    seed, strength = pipeline.augmentation_seed(self.seed, step), self.strength(step)
+    views = pipeline.augment_on_device(
+      self.augment, batch["image"], seed, self.pretext.views, strength
+    )
     return views, batch
 
   def adversaries(self, views, aux, seed, step=None):
@@ -167,6 +185,57 @@ class Trainer(keras.Model):
     """How much of the training lies behind step number `step`: float32 scalar in [0, 1]."""
     return tf.minimum(1.0, tf.cast(step, tf.float32) / self.steps) if self.steps else tf.zeros([])
 
+  def strength(self, step):
+    """A factor on the augmentation's strength at step number `step`, or None; for pipelines."""
+    return self.robustness.strength(self.progress(step))
+
+  @contextlib.contextmanager
+  def averaged(self):
+    """Within it the encoder's weights are their moving averages, if the scheme has them.
+
+    What is to be exported is the encoder within:
+
+        with trainer.averaged():
+          urkle_tf.export_encoder(encoder, folder)
+    """
+    weights = self.encoder.weights if self._averages else []
+    kept = [weight.numpy() for weight in weights]
+
+    def assign(values):
+      with self.distribute_strategy.scope():
+        for weight, value in zip(weights, values, strict=True):
+          weight.assign(value)
+
+    assign([average.numpy() for average in self._averages])
+    try:
+      yield self.encoder
+    finally:
+      assign(kept)
+
+  def _move_averages(self, step):
+    """Moves each weight's and batch statistic's average: m average + (1 - m) weight.
+
+    m = ema, but at most k / (k + 1) in step k = 0, 1, ...: the plain mean, as long as that is
+    shorter than the moving one.  Else the initialisation would linger in short trainings.
+    """
+    if not self._averages:
+      return
+    passed = tf.cast(step, tf.float32)
+    kept = tf.minimum(self.robustness.ema, passed / (passed + 1.0))
+    for average, weight in zip(self._averages, self.encoder.weights, strict=True):
+      average.assign(kept * average + (1.0 - kept) * weight)
+
+  def _encode(self, images, streams):
+    """The training pass, one forward a stream: members [n, t, ...] -> Normal of [n * t, d_z]."""
+
+    def encode(rows, stream):
+      # Encoders of one stream need not know of it.
+      options = {"stream": stream} if self.robustness.dual else {}
+      normal = self.encoder(rows, training=True, **options)
+      return normal.loc, normal.scale
+
+    return tfp.distributions.Normal(*batch_norm.by_stream(encode, images, streams))
+
   def train_step(self, data):
     """One step: find adversaries, one training pass over all images, terms, update."""
     step = tf.cast(self.optimizer.iterations, tf.int32)
@@ -174,22 +243,22 @@ class Trainer(keras.Model):
     seed = distribution.fold([self.seed, 0], step)
     views, batch = self.views(data, step)
     aux = self.pretext.prepare(views, batch)
-    images, values = views, {}
+    images, values = views[:, : self.robustness.clean], {}
+    count = images.shape[1]
     if self.robustness.adversarial:
       adversaries, info = self.adversaries(views, aux, distribution.fold(seed, 1), step)
-      both = [views, adversaries] if self.robustness.clean else [adversaries]
-      images = tf.concat(both, axis=1)
+      images = tf.concat([images, adversaries], axis=1) if count else adversaries
       values["attack_objective"] = tf.reduce_mean(info["objective"])
       values["zero_gradients"] = info["zero_gradients"]
     members = images.shape[1]
-    count = views.shape[1] if self.robustness.clean else 0
+    streams = self.robustness.streams(count, members - count)
 
     with tf.GradientTape() as tape:
-      normal = self.encoder(flat(images), training=True)
+      normal = self._encode(images, streams)
       noise = None
       if self.pretext.stochastic or self.robustness.stochastic:
         noise = distribution.normal(distribution.fold(seed, 2), _shape(normal.loc))
-      all_of_them = Representations.of(normal, members, noise)
+      all_of_them = Representations.of(normal, members, noise, streams)
       terms: dict[str, tf.Tensor] = {}
       for weight, chosen in self.robustness.tuples(count, members - count):
         weight = weight(progress) if callable(weight) else weight
@@ -208,9 +277,10 @@ class Trainer(keras.Model):
     gradients, norm = self._whole(gradients)
     self.optimizer.apply(gradients, variables)
     self.pretext.after_step(self.encoder, progress)
+    self._move_averages(step)
 
     values |= terms | {"loss": loss, "gradient_norm": norm}
-    values |= _health(all_of_them.normal, count)
+    values |= _health(all_of_them.normal, count if self._pairs else 0)
     for name, value in values.items():
       self._means[name].update_state(value)
     return {name: mean.result() for name, mean in self._means.items()}
@@ -235,7 +305,11 @@ def _shape(tensor):
 
 
 def _health(normal, views):
-  """The diagnostics of a pass of [n, members, d_z] whose first `views` members are clean."""
+  """The diagnostics of a pass of [n, members, d_z].
+
+  The first `views` members are views, and the others the adversaries of the first of them; 0 if
+  it is otherwise.
+  """
   loc, scale = normal.loc, normal.scale
   first = loc[:, 0]
   values = {

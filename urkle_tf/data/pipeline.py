@@ -22,6 +22,7 @@ def views(
   shuffle=True,
   image_size=None,
   on_device=False,
+  strength=None,
 ):
   """Endless batches of augmented views, for training.
 
@@ -40,6 +41,8 @@ def views(
     shuffle: whether each epoch has an order of its own, else that of the split.
     image_size: height and width; None is that of the source.
     on_device: leave the augmentation to the step (`augment_on_device`).
+    strength: a function of the step, int64 scalar, to a factor on the recipe's strength, float32
+      scalar; None for 1.
 
   Returns:
     A `tf.data.Dataset` of `{"views": float32 [batch, views, h, w, c], "image":
@@ -49,7 +52,7 @@ def views(
 
   Raises:
     UserError: if the batch is larger than the data, labels are asked for and
-      there are none, or the recipe cannot run on the device.
+      there are none, or the recipe cannot run on the device or change its strength.
   """
   steps = steps_per_epoch(source, batch_size)
   if labels and not source.labelled:
@@ -58,6 +61,8 @@ def views(
     raise errors.UserError(
       f"{type(recipe).__name__} cannot run on the device: leave --augment_on_device out"
     )
+  if strength is not None:
+    check_strength(recipe)
   size = (image_size, image_size) if image_size else source.image_shape[:2]
   if on_device and size != tuple(source.image_shape[:2]):
     raise errors.UserError(
@@ -75,7 +80,8 @@ def views(
       return {"image": batch["image"], **result}
     noise_seed = augmentation_seed(seed, step)
     result["image"] = augment.resize(to_float(batch["image"]), size)
-    result["views"] = _augment(recipe, batch["image"], noise_seed, views, size)
+    factor = None if strength is None else strength(step)
+    result["views"] = _augment(recipe, batch["image"], noise_seed, views, size, factor)
     return result
 
   batches = tf.data.Dataset.range(first, tf.int64.max).flat_map(one_epoch)
@@ -135,7 +141,16 @@ def augmentation_seed(seed, step):
   return distribution.fold(sources.pair(seed), 1, step)
 
 
-def augment_on_device(recipe, images, seed, views=2):
+def check_strength(recipe):
+  """Raises `UserError` if the strength of a recipe cannot be changed."""
+  if getattr(recipe, "strength", None) is None:
+    raise errors.UserError(
+      f"{type(recipe).__name__} has no strength that could change over the training: give "
+      "--augment=simclr"
+    )
+
+
+def augment_on_device(recipe, images, seed, views=2, strength=None):
   """Augments a batch inside the training step, as `views` does before it.
 
   Args:
@@ -143,11 +158,12 @@ def augment_on_device(recipe, images, seed, views=2):
     images: uint8 [n, h, w, c], this replica's rows of the global batch.
     seed: `augmentation_seed(seed, step)`.
     views: how many views of each image.
+    strength: a factor on the recipe's strength, float32 scalar; None for 1.
 
   Returns:
     float32 [n, views, h, w, c] in [0, 1].
   """
-  return _augment(recipe, images, seed, views)
+  return _augment(recipe, images, seed, views, strength=strength)
 
 
 def to_float(images):
@@ -155,11 +171,12 @@ def to_float(images):
   return tf.cast(images, tf.float32) / 255.0
 
 
-def _augment(recipe, images, seed, views, size=None):
+def _augment(recipe, images, seed, views, size=None, strength=None):
   count, numbers = images.shape[0], recipe.noise_size
   shape = [tf.shape(images)[0] if count is None else count, views * numbers]
   # A row of noise is an example's, all views in turn: a replica draws that of its examples.
   noise = distribution.uniform(seed, tf.stack(shape) if count is None else shape)
   noise = tf.reshape(noise, [shape[0] * views, numbers])
-  augmented = recipe(to_float(tf.repeat(images, views, axis=0)), noise, size)
+  options = {} if strength is None else {"strength": strength * recipe.strength}
+  augmented = recipe(to_float(tf.repeat(images, views, axis=0)), noise, size, **options)
   return tf.reshape(augmented, [shape[0], views, *augmented.shape[1:]])

@@ -5,6 +5,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import errors
+from urkle_tf.networks import batch_norm
 
 tfd = tfp.distributions
 
@@ -42,13 +43,16 @@ class GaussianEncoder(keras.Model):
     preprocess: what the backbone expects of images in [0, 1]: a Keras layer or a function of
       Keras tensors; by default they are rescaled to [-1, 1].
     momentum: of the batch norm on loc.
+    dual: whether there are two streams from the start; see `add_stream`.
 
   Attributes:
     network: the functional Keras model underneath, images float32 [n, h, w, c] in [0, 1] ->
       {"loc": [n, d_z], "scale": [n, d_z]}, both float32 under every precision policy.
+    streams: {stream: network}; "adversarial" is `network`, and there may be "clean".
 
   Raises:
-    UserError: if the backbone's image size is not static, or a bound is off.
+    UserError: if the backbone's image size is not static, or a bound is off; with `dual` also
+      if its batch norms cannot be doubled.
   """
 
   def __init__(
@@ -59,6 +63,7 @@ class GaussianEncoder(keras.Model):
     max_scale=0.5,
     preprocess=None,
     momentum=0.9,
+    dual=False,
     **kwargs,
   ):
     super().__init__(**kwargs)
@@ -89,6 +94,7 @@ class GaussianEncoder(keras.Model):
     scale = _scale_head(features, latent_dim, min_scale, max_scale)
     scale = keras.layers.Identity(dtype="float32", name="scale")(scale)
     self.network = keras.Model(images, {"loc": loc, "scale": scale}, name="network")
+    self.streams = {batch_norm.ADVERSARIAL: self.network}
     self.latent_dim = latent_dim
     self.image_shape = image_shape
     self._config = {
@@ -100,18 +106,30 @@ class GaussianEncoder(keras.Model):
       "momentum": momentum,
     }
     self.built = True
+    if dual:
+      self.add_stream()
 
-  def call(self, images, training=None):
+  def add_stream(self):
+    """Gives clean images batch norms of their own, which start as copies; once is enough.
+
+    All other weights are shared, and `network` stays what it is: the network of adversarial
+    images, and that of every use that does not say otherwise.
+    """
+    if batch_norm.CLEAN not in self.streams:
+      self.streams[batch_norm.CLEAN] = batch_norm.twin(self.network)
+
+  def call(self, images, training=None, stream=batch_norm.ADVERSARIAL):
     """Encodes images.
 
     Args:
       images: float32 [n, h, w, c] in [0, 1].
       training: whether batch norms use and update batch statistics.
+      stream: whose batch norms: one of `streams`.
 
     Returns:
       A `tfp.distributions.Normal` of batch shape [n, d_z].
     """
-    outputs = self.network(images, training=training)
+    outputs = self.streams[stream](images, training=training)
     return tfd.Normal(outputs["loc"], outputs["scale"])
 
   def predict_step(self, data):
@@ -121,7 +139,8 @@ class GaussianEncoder(keras.Model):
 
   def get_config(self):
     """The constructor's arguments, so that `.keras` files hold the whole encoder."""
-    config = dict(super().get_config(), **self._config)
+    dual = batch_norm.CLEAN in self.streams
+    config = dict(super().get_config(), **self._config, dual=dual)
     for key in ("backbone", "preprocess"):
       config[key] = keras.saving.serialize_keras_object(config[key])
     return config

@@ -5,6 +5,8 @@ import dataclasses
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from urkle_tf.networks import batch_norm
+
 
 @dataclasses.dataclass(frozen=True)
 class Representations:
@@ -13,13 +15,15 @@ class Representations:
   Attributes:
     normal: `tfp.distributions.Normal` of batch shape [n, t, d_z]: p(z|x).
     z: float32 [n, t, d_z]: one sample of it, or its loc where no noise is used.
+    streams: the members' batch-norm streams, t names; empty where there is but one stream.
   """
 
   normal: tfp.distributions.Normal
   z: tf.Tensor
+  streams: tuple[str, ...] = ()
 
   @classmethod
-  def of(cls, normal, members, noise=None):
+  def of(cls, normal, members, noise=None, streams=()):
     """Folds an encoder's output into tuples.
 
     Args:
@@ -27,22 +31,37 @@ class Representations:
       members: t.
       noise: standard normal [n * t, d_z] for the reparameterised sample
         z = loc + scale * noise; None for z = loc.
+      streams: the members' streams.
     """
     z = normal.loc if noise is None else normal.loc + normal.scale * noise
     shape = [-1, members, normal.loc.shape[-1]]
     fold = lambda tensor: tf.reshape(tensor, shape)  # noqa: E731
-    return cls(tfp.distributions.Normal(fold(normal.loc), fold(normal.scale)), fold(z))
+    folded = tfp.distributions.Normal(fold(normal.loc), fold(normal.scale))
+    return cls(folded, fold(z), tuple(streams))
 
   def take(self, members):
     """The sub-tuples of these members (a list of Python ints): [n, len(members), d_z]."""
     pick = lambda tensor: tf.gather(tensor, list(members), axis=1)  # noqa: E731
     normal = tfp.distributions.Normal(pick(self.normal.loc), pick(self.normal.scale))
-    return Representations(normal, pick(self.z))
+    streams = tuple(self.streams[member] for member in members) if self.streams else ()
+    return Representations(normal, pick(self.z), streams)
 
   @property
   def flat(self):
     """The z of all members, one after the other: float32 [n * t, d_z], example-major."""
     return tf.reshape(self.z, [-1, self.z.shape[-1]])
+
+  def through(self, head):
+    """What a head makes of the z of all members, one call a stream.
+
+    Args:
+      head: (z float32 [m, d_z], stream) -> [m, ...].
+
+    Returns:
+      [n * t, ...], example-major.
+    """
+    streams = self.streams or (batch_norm.ADVERSARIAL,) * self.z.shape[1]
+    return batch_norm.by_stream(head, self.z, streams)
 
   def repeat(self, rows):
     """Rows of the n examples, once for each member: [n, ...] -> [n * t, ...]."""

@@ -17,6 +17,7 @@ class Pretext(keras.layers.Layer):
     samples: whether it may be given a sampled z at all.
     positives: whether its tuples may grow, so that adversaries join them as positives.
     predicts: whether there is a prediction for every image: `predict` and `divergence`.
+    contrastive: whether its loss tells an image from others: `embedding` and `contrast`.
     pictures: whether predictions are images, to be looked at.
     terms: names of the entries that `loss` returns.
     head: after `attach`, a Keras model from z to class logits that is worth shipping, or None.
@@ -28,6 +29,7 @@ class Pretext(keras.layers.Layer):
   samples = True
   positives = False
   predicts = False
+  contrastive = False
   pictures = False
   terms: tuple[str, ...] = ()
   head: keras.Model | None = None
@@ -36,7 +38,10 @@ class Pretext(keras.layers.Layer):
     """Takes from a data `Source` what the heads need to know; called before `attach`."""
 
   def attach(self, encoder):
-    """Makes the heads for a `GaussianEncoder`; called once, by the trainer."""
+    """Makes the heads for a `GaussianEncoder`; called once, by the trainer.
+
+    Where the encoder has two `streams` already, heads with batch norms need a twin too.
+    """
 
   def prepare(self, views, batch):
     """Returns what needs no gradient (targets, labels).
@@ -73,6 +78,32 @@ class Pretext(keras.layers.Layer):
 
   def divergence(self, prediction, other):
     """How far `other` is from `prediction`, both [m, ...] -> float32 [m], at least 0."""
+    raise NotImplementedError
+
+  def embedding(self, stream):
+    """What of z is contrasted, in inference mode, with the weights as they are now.
+
+    Only where `contrastive`.
+
+    Args:
+      stream: one of the encoder's.
+
+    Returns:
+      A function of z, float32 [m, d_z] -> float32 [m, d], for an attack's loop.
+    """
+    raise NotImplementedError
+
+  def contrast(self, embeddings, others):
+    """The loss of tuples among given negatives, for an attack; only where `contrastive`.
+
+    Args:
+      embeddings: float32 [n, t, d], this replica's tuples.
+      others: float32 [N, s, d], embeddings of all replicas' images; those of a tuple's own image
+        are no negatives of it.
+
+    Returns:
+      float32 [n].
+    """
     raise NotImplementedError
 
   def after_step(self, encoder, progress):

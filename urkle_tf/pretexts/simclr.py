@@ -3,11 +3,12 @@
 import tensorflow as tf
 
 from urkle_tf import distribution, errors
-from urkle_tf.networks import heads
+from urkle_tf.networks import batch_norm, heads
+from urkle_tf.networks.folding import fold
 from urkle_tf.pretexts.base import Pretext
 
 
-def nt_xent(z, temperature=0.5, denominator="negatives"):
+def nt_xent(z, temperature=0.5, denominator="negatives", others=None):
   """The normalised temperature-scaled cross entropy, averaged over positive pairs.
 
   For the tuple t_i of example i, with s(a, b) the cosine similarity over the temperature:
@@ -23,25 +24,28 @@ def nt_xent(z, temperature=0.5, denominator="negatives"):
     temperature: above 0; 0.5 in the paper.
     denominator: "negatives", as eq. 9: D(a) = sum of exp s(a, c) over the members c of all
       other tuples; or "all", as SimCLR: over every other embedding, positives included.
+    others: float32 [N, s, d], embeddings of all replicas' images: negatives in the place of those
+      of `z`, so that nothing is gathered; None for those of `z`.
 
   Returns:
     float32 [n].
   """
   n, members = tf.shape(z)[0], z.shape[1]
   z = tf.math.l2_normalize(tf.cast(z, tf.float32), -1)
-  everyone = distribution.gather(z)  # [N, t, d]
-  total = tf.shape(everyone)[0]
-  similarity = tf.einsum("itd,jsd->itjs", z, everyone) / temperature  # [n, t, N, t]
-  own = tf.one_hot(distribution.replica_id() * n + tf.range(n), total, dtype=tf.float32)
-  itself = own[:, None, :, None] * tf.eye(members)[None, :, None, :]
-  excluded = (
-    itself if denominator == "all" else tf.broadcast_to(own[:, None, :, None], tf.shape(itself))
-  )
-  positive = tf.einsum("itjs,ij->its", similarity, own)  # [n, t, t], within the own tuple
+  everyone = distribution.gather(z) if others is None else tf.math.l2_normalize(others, -1)
+  own = tf.range(n) + distribution.replica_id() * n
+  own = tf.one_hot(own, tf.shape(everyone)[0], on_value=True, off_value=False)[:, None, :, None]
+  # Excluded entries leave the log-sum-exp through -inf, which exp turns into an exact 0.
+  nothing = -float("inf")
+  similarity = tf.einsum("itd,jsd->itjs", z, everyone) / temperature  # [n, t, N, s]
+  summands = tf.reshape(tf.where(own, nothing, similarity), [n, members, -1])
+  positive = tf.einsum("itd,isd->its", z, z) / temperature  # [n, t, t], within the own tuple
+  if denominator == "all":
+    itself = tf.eye(members, dtype=tf.bool)
+    summands = tf.concat([summands, tf.where(itself, nothing, positive)], 2)
+  repulsion = tf.reduce_logsumexp(summands, 2)  # log D(a), [n, t]
   pairs = members * (members - 1)
   attraction = (tf.reduce_sum(positive, [1, 2]) - tf.linalg.trace(positive)) / pairs
-  # Excluded entries leave the log-sum-exp through -inf, which exp turns into an exact 0.
-  repulsion = tf.reduce_logsumexp(tf.where(excluded > 0, -float("inf"), similarity), [2, 3])
   return tf.reduce_mean(repulsion, 1) - attraction
 
 
@@ -56,6 +60,7 @@ class SimCLR(Pretext):
   """
 
   positives = True
+  contrastive = True
   terms = ("nt_xent",)
 
   def __init__(self, temperature=0.5, denominator="negatives", projector=512, projection=128):
@@ -69,15 +74,27 @@ class SimCLR(Pretext):
     self.projector = None
 
   def attach(self, encoder):
-    """Makes the projector: Dense - batch norm - ReLU - Dense."""
+    """Makes the projector, Dense - batch norm - ReLU - Dense, and its twin if there is need."""
     if self._widths[0]:
       self.projector = heads.mlp(encoder.latent_dim, self._widths, "projector")
+      self._projectors = {batch_norm.ADVERSARIAL: self.projector}
+      if batch_norm.CLEAN in encoder.streams:
+        self._projectors[batch_norm.CLEAN] = batch_norm.twin(self.projector)
+
+  def embedding(self, stream):
+    """The stream's projector, its batch norm folded."""
+    return fold(self._projectors[stream]) if self.projector is not None else lambda z: z
+
+  def contrast(self, embeddings, others):
+    """NT-Xent, float32 [n]."""
+    return nt_xent(embeddings, self.temperature, self.denominator, others)
 
   def loss(self, representations, aux, training=True):
     """{"nt_xent": [n]} of the projected z."""
     del aux
     z = representations.z  # [n, t, d_z]
     if self.projector is not None:
-      z = self.projector(representations.flat, training=training)
+      project = lambda rows, stream: self._projectors[stream](rows, training=training)  # noqa: E731
+      z = representations.through(project)
       z = tf.reshape(z, [-1, representations.z.shape[1], z.shape[-1]])
     return {"nt_xent": nt_xent(z, self.temperature, self.denominator)}

@@ -11,7 +11,7 @@ class AdversarialTraining(Robustness):
   min E[max_{x' in A(x)} -log p(y|x')]
   """
 
-  clean = False
+  clean = 0
 
   def check(self, pretext):
     """There must be labels."""

@@ -4,23 +4,25 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf.export import ExportedEncoder
+from urkle_tf.networks import batch_norm
 from urkle_tf.networks.folding import fold
 from urkle_tf.networks.gaussian import GaussianEncoder
 
 
-def inference(encoder):
+def inference(encoder, stream=batch_norm.ADVERSARIAL):
   """An encoder as an attack sees it: in inference mode, its weights as they are now.
 
   Args:
     encoder: images -> `tfp.distributions.Normal` [n, d_z]; takes `training`.  The batch norms
       of our own encoders are folded, here and once.
+    stream: whose batch norms, of an encoder that has several `streams`.
 
   Returns:
     A function of images to their Normal.
   """
   if type(encoder) not in (GaussianEncoder, ExportedEncoder):
     return lambda images: encoder(images, training=False)
-  network = fold(encoder.network)
+  network = fold(getattr(encoder, "streams", {}).get(stream, encoder.network))
 
   def normal(images):
     outputs = network(images)
@@ -42,13 +44,19 @@ class Robustness:
 
   Attributes:
     adversarial: whether an attack is run at all.
-    clean: whether the training pass holds the clean views, too, and not the adversaries alone.
+    clean: how many of the views, the first ones, the training pass holds beside the
+      adversaries; None for all of them.
+    dual: whether clean images go through batch norms of their own (`networks.batch_norm`).
+    ema: the decay a step of the moving average of the encoder that is exported in its stead,
+      at least 0 and below 1; None for no average.
     stochastic: whether the pretext is given the sampled z (else z = loc).
     terms: names of the entries that `losses` returns.
   """
 
   adversarial = True
-  clean = True
+  clean: int | None = None
+  dual = False
+  ema: float | None = None
   stochastic = False
   terms: tuple[str, ...] = ()
 
@@ -72,6 +80,27 @@ class Robustness:
       A function of images [m, h, w, c], the targets' neighbours, m = n * a, to float32 [m].
     """
     raise NotImplementedError
+
+  def strength(self, progress):
+    """How strong the augmentation is, as a factor on the recipe's own strength.
+
+    Args:
+      progress: how much of the training lies behind, a float32 scalar in [0, 1].
+
+    Returns:
+      A float32 scalar; None where the recipe stays as it is.
+    """
+    del progress
+
+  def streams(self, views, adversaries):
+    """The batch-norm stream of each member of the training pass, a tuple of names.
+
+    Args:
+      views: how many views the pass holds.
+      adversaries: how many adversaries.
+    """
+    clean = batch_norm.CLEAN if self.dual else batch_norm.ADVERSARIAL
+    return (clean,) * views + (batch_norm.ADVERSARIAL,) * adversaries
 
   def tuples(self, views, adversaries):
     """The tuples the pretext's loss is computed on.

@@ -1,0 +1,83 @@
+"""Dual batch norm: two networks that share every weight but those of their batch norms."""
+
+import keras
+import tensorflow as tf
+
+from urkle_tf import errors
+
+# The streams of images.  The first is the one kept for robust use, and that of whoever has one.
+ADVERSARIAL, CLEAN = "adversarial", "clean"
+
+
+def twin(model):
+  """A second network over the same layers, with batch norms of its own.
+
+  Adversarial images have other statistics than clean ones (Xie et al., "Adversarial examples
+  improve image recognition", 2020).  With a network for each stream of images, the moving
+  averages, gamma and beta of one are untouched by the other's images, and all other weights
+  learn from both.  Each is a stock Keras model, to be saved by itself.
+
+  Args:
+    model: a functional or sequential Keras model; those within it are taken apart too.
+
+  Returns:
+    A model of the same structure that holds the very layers of `model`, but for its batch norms,
+    which are new and start as copies.
+
+  Raises:
+    UserError: if a batch norm lies inside a layer that is no functional or sequential model.
+  """
+  norms = []
+
+  def shared_or_new(layer):
+    if isinstance(layer, keras.layers.BatchNormalization):
+      norms.append((layer, type(layer).from_config(layer.get_config())))
+      return norms[-1][1]
+    # An operation without weights is no layer.
+    inner = layer._flatten_layers(include_self=False) if isinstance(layer, keras.Layer) else []
+    if any(isinstance(part, keras.layers.BatchNormalization) for part in inner):
+      raise errors.UserError(
+        f"dual batch norm cannot reach the batch norms inside {layer.name!r}: build the backbone "
+        "of layers and of functional or sequential models"
+      )
+    return layer
+
+  second = keras.models.clone_model(model, clone_function=shared_or_new, recursive=True)
+  for norm, copy in norms:
+    copy.set_weights(norm.get_weights())
+  return second
+
+
+def by_stream(function, members, streams):
+  """Applies a function of rows once for each stream, and puts its results back in order.
+
+  Args:
+    function: (rows [n * s, ...], stream) -> a tensor, or a structure of them, of n * s rows.
+    members: [n, t, ...].
+    streams: the t members' streams.
+
+  Returns:
+    What `function` does, of n * t rows, example-major.  With one stream all of it is one call.
+  """
+  rows = lambda part: tf.reshape(part, [-1, *part.shape[2:]])  # noqa: E731
+  positions: dict[str, list[int]] = {}
+  for position, stream in enumerate(streams):
+    positions.setdefault(stream, []).append(position)
+  if len(positions) == 1:
+    (stream,) = positions
+    return function(rows(members), stream)
+  order = [position for chosen in positions.values() for position in chosen]
+  inverse = [order.index(position) for position in range(len(order))]
+
+  def fold(results, chosen):
+    return tf.nest.map_structure(
+      lambda values: tf.reshape(values, [-1, len(chosen), *values.shape[1:]]), results
+    )
+
+  parts = [
+    fold(function(rows(tf.gather(members, chosen, axis=1)), stream), chosen)
+    for stream, chosen in positions.items()
+  ]
+  return tf.nest.map_structure(
+    lambda *values: rows(tf.gather(tf.concat(values, axis=1), inverse, axis=1)), *parts
+  )

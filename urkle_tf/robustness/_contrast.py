@@ -1,0 +1,65 @@
+"""Attacks on a contrastive loss, which RoCL and ACL have in common."""
+
+import tensorflow as tf
+
+from urkle_tf import distribution, errors
+from urkle_tf.networks import batch_norm
+from urkle_tf.robustness.base import inference
+
+
+def check(name, pretext):
+  """Raises `UserError` unless `pretext` contrasts two views."""
+  if not pretext.contrastive:
+    raise errors.UserError(
+      f"{name} attacks a contrastive loss, and {pretext.name} has none: use --pretext=simclr, or "
+      "--robustness=urkle"
+    )
+  if pretext.views != 2:
+    raise errors.UserError(
+      f"{name} is made for two views of an image, and this {pretext.name} has {pretext.views}"
+    )
+
+
+def objective(encoder, pretext, views, attacked, streams=None):
+  """The contrastive loss of each image's views, some of them attacked, to be maximised.
+
+      l(x') = contrast(the views' embeddings, those of `attacked` taken from x'; negatives)
+
+  in inference mode and at z = loc.  The negatives are the embeddings of all other images' views
+  as they are, not attacked: constants, gathered from all replicas before the attack's loop.  That
+  is our reading.  The published implementations take the negatives from the same batch of
+  adversaries, so that every image's attack moves those of all others, and each device attacks
+  another objective than one would alone; ours are independent, and one replica does what two do.
+
+  Args:
+    encoder: the `GaussianEncoder`.
+    pretext: a contrastive `Pretext`.
+    views: float32 [n, v, h, w, c].
+    attacked: positions of the views that are attacked, a of them.
+    streams: the views' batch-norm streams; None where there is one.
+
+  Returns:
+    A function of images [n * a, h, w, c], the neighbours of the attacked views, to float32
+    [n * a]: to each the value of its tuple, so that the attacked views of an image move jointly.
+  """
+  streams = streams or (batch_norm.ADVERSARIAL,) * views.shape[1]
+  embed = {stream: _embedding(encoder, pretext, stream) for stream in sorted(set(streams))}
+  clean = batch_norm.by_stream(lambda images, stream: embed[stream](images), views, streams)
+  clean = tf.stop_gradient(tf.reshape(clean, [-1, views.shape[1], clean.shape[-1]]))  # [n, v, d]
+  others = distribution.gather(clean)
+  untouched = [position for position in range(views.shape[1]) if position not in attacked]
+  (stream,) = {streams[position] for position in attacked}
+
+  def loss(neighbours):
+    members = embed[stream](neighbours)
+    members = tf.reshape(members, [-1, len(attacked), members.shape[-1]])
+    if untouched:
+      members = tf.concat([tf.gather(clean, untouched, axis=1), members], axis=1)
+    return tf.repeat(pretext.contrast(members, others), len(attacked))
+
+  return loss
+
+
+def _embedding(encoder, pretext, stream):
+  represent, embed = inference(encoder, stream), pretext.embedding(stream)
+  return lambda images: embed(represent(images).loc)

@@ -1,0 +1,105 @@
+"""ACL: contrast among adversaries, with batch norms of their own; and DynACL."""
+
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.networks import batch_norm
+from urkle_tf.robustness import _contrast
+from urkle_tf.robustness.base import Robustness
+
+_FORMS = ("ds", "a2a", "a2s")
+
+
+class ACL(Robustness):
+  """Adversarial contrastive learning, of views v1, v2 and their adversaries a1, a2.
+
+      a2a   NT-Xent(a1, a2)                               adversarial to adversarial
+      a2s   NT-Xent(v1, a2)                               adversarial to standard
+      ds    1/2 NT-Xent(v1, v2) + 1/2 NT-Xent(a1, a2)     dual stream
+
+  at z = loc (Jiang et al., "Robust pre-training by adversarial contrastive learning", 2020).  Both
+  adversaries are found together, to maximise their NT-Xent; in a2s, a2 alone, against v1 as it
+  is.  In a2s and ds clean images go through batch norms of their own (`networks.batch_norm`), in
+  the encoder and the projector; the attack uses, in inference mode, those of the loss that it
+  maximises.  Its negatives are our reading: see `_contrast.objective`.
+
+  The other arguments make DynACL of it (Luo et al., "Rethinking the effect of data augmentation
+  in adversarial contrastive learning", 2023: anneal 20 in 1,000 epochs, adversarial_weight 2/3,
+  ema 0.99).  With s the strength of the augmentation, 1 in the first of `anneal` stages
+  of the training and 1 / anneal in the last, and lambda the `adversarial_weight`:
+
+      w = lambda (1 - s)
+      ds    (1 - w) / 2 NT-Xent(v1, v2) + (1 + w) / 2 NT-Xent(a1, a2)
+
+  Args:
+    form: "ds", "a2a" or "a2s".
+    anneal: the stages, all of the same length, over which the augmentation loses its strength,
+      step by step; at least 1.  None leaves it as it is.
+    adversarial_weight: lambda, from 0 to 1; needs `anneal` and form ds.
+    ema: decay a step of the moving average, of weights and batch statistics, that is exported as
+      the encoder; at least 0 and below 1.  None exports the encoder itself.
+
+  Raises:
+    UserError: for an option out of its range, or one that needs another.
+  """
+
+  def __init__(self, form="ds", anneal=None, adversarial_weight=0.0, ema=None):
+    if form not in _FORMS:
+      raise errors.unknown("form of acl", form, _FORMS)
+    if anneal is not None and (anneal < 1 or int(anneal) != anneal):
+      raise errors.UserError(f"acl: anneal must be a number of stages from 1, got {anneal}")
+    if not 0 <= adversarial_weight <= 1:
+      raise errors.UserError(
+        f"acl: adversarial_weight must be from 0 to 1, got {adversarial_weight}"
+      )
+    if adversarial_weight and (anneal is None or form != "ds"):
+      raise errors.UserError(
+        "acl: adversarial_weight grows as the augmentation loses strength, and weighs two streams: "
+        "give anneal=STAGES and form=ds, or leave it out"
+      )
+    if ema is not None and not 0 <= ema < 1:
+      raise errors.UserError(f"acl: ema must be at least 0 and below 1, got {ema}")
+    self.form, self.anneal, self.ema = form, anneal, ema
+    self.adversarial_weight = adversarial_weight
+    self.dual = form != "a2a"
+    self.clean = {"a2a": 0, "a2s": 1, "ds": None}[form]
+
+  def check(self, pretext):
+    """The pretext must contrast two views."""
+    _contrast.check("acl", pretext)
+
+  def targets(self, views):
+    """Both views; in a2s the second."""
+    return views[:, 1:] if self.form == "a2s" else views
+
+  def objective(self, encoder, pretext, views, aux):
+    """NT-Xent of the adversaries, or in a2s of the first view and the adversary."""
+    del aux
+    if self.form == "a2s":
+      streams = (batch_norm.CLEAN, batch_norm.ADVERSARIAL)
+      return _contrast.objective(encoder, pretext, views, [1], streams)
+    return _contrast.objective(encoder, pretext, views, [0, 1])
+
+  def strength(self, progress):
+    """1 - floor(anneal * progress) / anneal, if `anneal` is given."""
+    if self.anneal is None:
+      return None
+    # A stage begins with its first step, whatever the rounding of the quotient `progress`.
+    stage = tf.floor(self.anneal * tf.convert_to_tensor(progress, tf.float32) + 1e-4)
+    return 1.0 - stage / self.anneal
+
+  def tuples(self, views, adversaries):
+    """The adversaries; in a2s the first view and the adversary; in ds the views too."""
+    del views, adversaries
+    if self.form != "ds":
+      return [(1.0, (0, 1))]
+
+    def risen(progress):
+      return self.adversarial_weight * (1.0 - self.strength(progress))
+
+    if not self.adversarial_weight:
+      return [(0.5, (0, 1)), (0.5, (2, 3))]
+    return [
+      (lambda progress: (1.0 - risen(progress)) / 2, (0, 1)),
+      (lambda progress: (1.0 + risen(progress)) / 2, (2, 3)),
+    ]
