@@ -9,7 +9,7 @@ import pytest
 
 from urkle_tf import errors
 from urkle_tf.attacks import losses
-from urkle_tf.evaluation import attacked
+from urkle_tf.evaluation import plans as planning
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "launch" / "autoattack_mnist.py"
 AT, URKLE = (("apgd_ce", "apgd_t", "fab_t", "square"), ("apgd_ce", "apgd_dlr", "square"))
@@ -82,7 +82,7 @@ def test_what_was_reduced_is_said_and_given_to_the_attacks(script):
   assert text == (
     "autoattack(version=rand, steps=50, queries=1000),autoattack(steps=50, targets=3, queries=1000)"
   )
-  found = attacked.plans(text, "linf", [0.1], (28, 28, 1), classes=10)
+  found = planning.read(text, "linf", [0.1], (28, 28, 1), classes=10)
   assert [(plan.name, plan.steps, plan.targets) for plan in found] == [
     ("apgd_ce", 50, 0),
     ("apgd_dlr", 50, 0),

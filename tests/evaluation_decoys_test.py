@@ -13,6 +13,7 @@ from small_models import digits
 from urkle_tf import errors, evaluation, export, foreign_models, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, foreign, report, scoring
+from urkle_tf.evaluation import plans as planning
 from urkle_tf.networks.classifier import Classifier
 
 EPSILON, EXAMPLES = 0.2, 100
@@ -164,7 +165,7 @@ def test_without_bridges_credit_would_be_given(linear, monkeypatch, name):
   model = foreign_model(linear, name)
   _, step, *_ = DECOYS[name]
   x, labels = linear[2].reshape(-1, 8, 8, 1), linear[3]
-  plan = attacked.plans("pgd(steps=20)", "linf", [EPSILON], (8, 8, 1))[0]
+  plan = planning.read("pgd(steps=20)", "linf", [EPSILON], (8, 8, 1))[0]
 
   def accuracy():
     find = attacked.adversary(model, plan, "linf", "deterministic")

@@ -17,6 +17,7 @@ from small_models import small_encoder
 from urkle_tf import command_line, distribution, errors, evaluate, evaluation, export, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, calibration, clean, foreign, representation, scoring
+from urkle_tf.evaluation import plans as planning
 from urkle_tf.networks.classifier import Classifier
 
 
@@ -134,7 +135,7 @@ def attack_rows(model, source, norm, epsilons, batch_size=64, attacks="pgd", **o
   scorer = scoring.Scorer(model, batch_size)
   scored = [scorer.both(images).arrays() for _, images, _ in scoring.stream(source, batch_size)]
   on_clean = scoring.Scores.join(scored, scorer.modes)
-  plans = attacked.plans(
+  plans = planning.read(
     attacks, norm, epsilons, source.image_shape, steps=20, classes=model.classes
   )
   return attacked.measure(
@@ -209,7 +210,7 @@ def test_each_mode_is_judged_on_what_broke_the_other(rng, monkeypatch):
 def test_noise_is_fresh_at_every_step(rng, monkeypatch):
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(weights, bias, 1.0, stochastic=True)
-  plan = attacked.plans("pgd(steps=40)", "linf", [0.02], SHAPE)[0]
+  plan = planning.read("pgd(steps=40)", "linf", [0.02], SHAPE)[0]
   seen = []
   frozen = type(model.frozen())
   original = frozen.from_representation
@@ -229,7 +230,7 @@ def test_noise_is_fresh_at_every_step(rng, monkeypatch):
   assert len(set(seen)) == 41
 
   # --noise=fixed, and attacks that compare values between evaluations.
-  (plan,) = attacked.plans("pgd(steps=3)", "linf", [0.02], SHAPE)
+  (plan,) = planning.read("pgd(steps=3)", "linf", [0.02], SHAPE)
   plan = dataclasses.replace(plan, fixed_noise=True)
   find = attacked.adversary(model, plan, "linf", "sampled", eot=1)
   seen.clear()
@@ -430,7 +431,7 @@ def test_values_that_are_not_finite_are_told(rng):
 
 
 def test_attack_specs():
-  plans = attacked.plans("pgd(steps=7, restarts=2), fgsm,pgd", "linf", [0.1], SHAPE, steps=20)
+  plans = planning.read("pgd(steps=7, restarts=2), fgsm,pgd", "linf", [0.1], SHAPE, steps=20)
   assert [(p.name, p.steps, p.restarts) for p in plans] == [
     ("pgd", 7, 2),
     ("fgsm", 1, 1),
@@ -438,7 +439,7 @@ def test_attack_specs():
   ]
   assert plans[0].step_size(0.07) == pytest.approx(2.5 * 0.07 / 7)
   assert plans[1].step_size(0.07) == 0.07
-  fixed = attacked.plans(["pgd(step_size=2/255)"], "linf", [0.1], SHAPE, step_size=0.5)
+  fixed = planning.read(["pgd(step_size=2/255)"], "linf", [0.1], SHAPE, step_size=0.5)
   assert fixed[0].step_size(0.07) == 2 / 255
 
 
@@ -467,7 +468,7 @@ def test_attack_specs():
 )
 def test_wrong_attacks_are_one_line(text, norm, epsilon, message):
   with pytest.raises(errors.UserError, match=message) as caught:
-    attacked.plans(text, norm, [epsilon], SHAPE, classes=2)
+    planning.read(text, norm, [epsilon], SHAPE, classes=2)
   assert "\n" not in str(caught.value)
 
 
@@ -505,7 +506,7 @@ def test_a_model_without_gradients_is_attacked_by_square_alone(tmp_path):
   source = sources.load("digits", "test", examples=8)
   model = foreign.look_at(tmp_path / "model", source)
   assert not attacked.differentiable(model)
-  (plan,) = attacked.plans("pgd(steps=2)", "linf", [0.1], (8, 8, 1))
+  (plan,) = planning.read("pgd(steps=2)", "linf", [0.1], (8, 8, 1))
   find = attacked.adversary(model, plan, "linf", "deterministic")
   images = tf.constant(source.images / 255, tf.float32)
   candidates, zeros = find(

@@ -23,6 +23,7 @@ from urkle_tf.evaluation import (
   scoring,
 )
 from urkle_tf.evaluation import checks as checking
+from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation import store as storing
 
 _EPSILON = 8 / 255
@@ -144,7 +145,7 @@ def assess(
   norm = norm or metadata.get("norm", "linf")
   trained = metadata.get("epsilon")
   radii = list(epsilons or [epsilon if epsilon is not None else trained or _EPSILON])
-  plans = attacked.plans(
+  plans = planning.read(
     attacks,
     norm,
     radii,

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from urkle_tf import attacks, distribution, errors, export, progress
 from urkle_tf.evaluation import attacked, scoring
+from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.store import Store
 from urkle_tf.networks.gaussian import kl
 from urkle_tf.robustness.urkle import kl_objective
@@ -186,7 +187,7 @@ def measure(
   by_kl = attacks.PGD(attacks.from_norm(norm, epsilon), steps=steps, restarts=restarts, keep="best")
   # The loss is attacked without the cap: p~ grows with p, so both have the same maxima.  The last
   # iterate and not the best: under fresh noise the best is often one that had luck with its draws.
-  plan = attacked.Plan(
+  plan = planning.Plan(
     "pgd",
     loss_steps,
     1,

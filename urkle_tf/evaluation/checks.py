@@ -15,6 +15,7 @@ from urkle_tf import attacks, distribution, progress
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.square import Square
 from urkle_tf.evaluation import attacked, scoring
+from urkle_tf.evaluation import plans as planning
 
 EXAMPLES = 200
 TOLERANCE = 0.02  # of the images: what chance decides
@@ -72,7 +73,7 @@ def measure(
 
 def _plan(name, loss, steps, restarts, make, fixed_noise=False):
   size = lambda epsilon: 2.5 * epsilon / steps  # noqa: E731
-  return attacked.Plan(
+  return planning.Plan(
     name=name,
     steps=steps,
     restarts=restarts,
