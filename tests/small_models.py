@@ -2,9 +2,11 @@
 
 import keras
 import numpy as np
-from sklearn import datasets
+from sklearn import datasets, neighbors
 
+import urkle_tf
 from urkle_tf import networks
+from urkle_tf.data import augment, pipeline, sources
 
 
 def digits():
@@ -24,3 +26,29 @@ def small_encoder():
   for _ in range(30):
     encoder(images[:200], training=True)
   return encoder
+
+
+def learn_digits(pretext, steps=50):
+  """Trains an encoder of 16 dimensions on a pretext, without labels and without an attack.
+
+  Returns:
+    (accuracy of five nearest neighbours before, after, effective rank at the end).
+  """
+  keras.utils.set_random_seed(0)
+  images, labels = digits()
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=8, layers=2), 16)
+  for _ in range(20):
+    encoder(images[:200], training=True)
+
+  def accuracy():
+    loc = encoder.network(images, training=False)["loc"].numpy()
+    model = neighbors.KNeighborsClassifier(5, metric="cosine").fit(loc[:1400], labels[:1400])
+    return model.score(loc[1400:], labels[1400:])
+
+  before = accuracy()
+  trainer = urkle_tf.Trainer(encoder, pretext)
+  trainer.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+  recipe = augment.SimCLR(strength=0.5, flip=False)
+  views = pipeline.views(sources.load("digits", "train"), recipe, 128, 0, views=pretext.views)
+  history = trainer.fit(views, steps_per_epoch=steps, verbose=0).history
+  return before, accuracy(), history["effective_rank"][-1]

@@ -1,9 +1,23 @@
 """Pretexts: what is learnt.  One file each, found by its name."""
 
 from urkle_tf.pretexts.ae import AE
+from urkle_tf.pretexts.barlow_twins import BarlowTwins
 from urkle_tf.pretexts.base import Pretext
+from urkle_tf.pretexts.byol import BYOL
 from urkle_tf.pretexts.simclr import SimCLR
+from urkle_tf.pretexts.simsiam import SimSiam
 from urkle_tf.pretexts.supervised import Supervised
 from urkle_tf.pretexts.vae import VAE
+from urkle_tf.pretexts.vicreg import VICReg
 
-__all__ = ["AE", "VAE", "Pretext", "SimCLR", "Supervised"]
+__all__ = [
+  "AE",
+  "BYOL",
+  "VAE",
+  "BarlowTwins",
+  "Pretext",
+  "SimCLR",
+  "SimSiam",
+  "Supervised",
+  "VICReg",
+]

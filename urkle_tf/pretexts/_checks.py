@@ -1,0 +1,10 @@
+"""Ranges of options, each in one line."""
+
+from urkle_tf import errors
+
+
+def at_least(least, pretext, **options):
+  """Raises `UserError` for the first of a pretext's options that is below `least`."""
+  for name, value in options.items():
+    if not value >= least:
+      raise errors.UserError(f"{pretext}: {name} must be at least {least}, got {value}")

@@ -1,0 +1,69 @@
+"""Momentum encoders: copies of models that follow them by a moving average."""
+
+import keras
+import tensorflow as tf
+
+from urkle_tf import errors
+
+
+class MovingAverage(keras.layers.Layer):
+  """Copies of models, whose weights and batch statistics follow them by a moving average.
+
+      copy <- m copy + (1 - m) model
+
+  At first m is k / (k + 1) in update k = 0, 1, ..., while that is below the usual momentum
+  (Tarvainen and Valpola, 2017): a copy is then the plain mean of the models so far, without
+  the initialisation, whose batch statistics fit nothing.
+
+  Every copy is a Keras model and none of its weights is trainable.  All state, the number of
+  updates too, is in variables.
+
+  Args:
+    models: functional Keras models, all built.
+    momentum: the usual m, in [0, 1).
+
+  Attributes:
+    models: the copies, in the same order.
+
+  Raises:
+    UserError: if a model cannot be copied.
+  """
+
+  def __init__(self, models, momentum, name="average"):
+    super().__init__(name=name)
+    self._momentum = momentum
+    self.models = [_copy(model) for model in models]
+    self.updates = self.add_weight(
+      name="updates", shape=(), initializer="zeros", dtype="float32", trainable=False
+    )
+    self.built = True
+
+  def update(self, models, momentum):
+    """Moves every copy towards its model.
+
+    Args:
+      models: those that the copies were made of.
+      momentum: m once the first updates are over, float32 scalar in [0, 1].
+    """
+    passed = tf.convert_to_tensor(self.updates.value)
+    early = passed / (passed + 1.0)
+    momentum = tf.where(early < self._momentum, early, momentum)
+    for model, copy in zip(models, self.models, strict=True):
+      for new, old in zip(model.weights, copy.weights, strict=True):
+        kept = tf.cast(momentum, old.dtype)
+        old.assign(kept * old.value + (1 - kept) * new.value)
+    self.updates.assign(passed + 1.0)
+
+
+def _copy(model):
+  try:
+    copy = keras.models.clone_model(model)
+  except (TypeError, ValueError, NotImplementedError) as error:
+    reason = " ".join(str(error).split())[:300]
+    raise errors.UserError(
+      f"the model {model.name!r} cannot be copied for a momentum encoder ({reason}): give its own "
+      "layers get_config"
+    ) from error
+  copy.set_weights(model.get_weights())
+  copy.trainable = False
+  return copy

@@ -1,0 +1,77 @@
+"""Members of a tuple, pair by pair.
+
+A tuple holds the views first, then adversaries: member m stems from view m % views.
+"""
+
+import itertools
+
+import tensorflow as tf
+
+
+def through(head, members, training):
+  """Every member through a head.
+
+  Args:
+    head: a Keras model, float32 [m, d] -> [m, e].
+    members: float32 [n, t, d].
+    training: the mode of the head's batch norms.
+
+  Returns:
+    float32 [n, t, e].
+  """
+  outputs = head(tf.reshape(members, [-1, members.shape[-1]]), training=training)
+  return tf.reshape(outputs, [-1, members.shape[1], outputs.shape[-1]])
+
+
+def pairs(members):
+  """All pairs of different members a < b: two lists, of each pair's a and of its b."""
+  first, second = zip(*itertools.combinations(range(members), 2), strict=True)
+  return list(first), list(second)
+
+
+def cosine_to_other_views(predictions, targets):
+  """The mean cosine of each member's prediction and the targets of the views it is not of.
+
+      1 / (t (v - 1))  sum_m  sum_{k != m % v}  cos(predictions_m, targets_k)
+
+  An adversary is held to the view that it does not stem from, as the view it stems from is.
+
+  Args:
+    predictions: float32 [n, t, d], of all members.
+    targets: float32 [n, v, d], of the v clean views, v at least 2.
+
+  Returns:
+    float32 [n].
+  """
+  others = 1 - _own(predictions, targets)
+  return _mean(_cosines(predictions, targets), others)
+
+
+def cosine_to_own_view(members, targets):
+  """The mean cosine of each member and the target of its view, m % v.
+
+  Args:
+    members: float32 [n, t, d].
+    targets: float32 [n, v, d], of the v clean views.
+
+  Returns:
+    float32 [n].
+  """
+  return _mean(_cosines(members, targets), _own(members, targets))
+
+
+def _cosines(rows, others):
+  """[n, t, d] and [n, v, d] -> [n, t, v]."""
+  rows, others = (tf.math.l2_normalize(tf.cast(x, tf.float32), -1) for x in (rows, others))
+  return tf.einsum("ntd,nvd->ntv", rows, others)
+
+
+def _own(members, targets):
+  """1 where a member stems from a view, else 0: [t, v]."""
+  views = targets.shape[1]
+  return tf.one_hot(tf.range(members.shape[1]) % views, views)
+
+
+def _mean(values, chosen):
+  """The mean of [n, t, v] where [t, v] is 1: [n]."""
+  return tf.reduce_sum(values * chosen, [1, 2]) / tf.reduce_sum(chosen)

@@ -1,0 +1,85 @@
+"""Barlow Twins: every dimension agrees between views, and with no other dimension."""
+
+import tensorflow as tf
+
+from urkle_tf import distribution
+from urkle_tf.networks import heads
+from urkle_tf.pretexts._checks import at_least
+from urkle_tf.pretexts._pairs import pairs, through
+from urkle_tf.pretexts.base import Pretext
+
+
+def cross_correlation(first, second):
+  """The correlation over the batch of every dimension of one with every one of the other.
+
+  Args:
+    first: float32 [..., N, d].
+    second: float32 [..., N, d].
+
+  Returns:
+    float32 [..., d, d], C_ij of dimension i of `first` and j of `second`, in [-1, 1].
+  """
+  first, second = _standardised(first), _standardised(second)
+  examples = tf.cast(tf.shape(first)[-2], tf.float32)
+  return tf.matmul(first, second, transpose_a=True) / examples
+
+
+def _standardised(z):
+  mean, variance = tf.nn.moments(z, [-2], keepdims=True)
+  return (z - mean) * tf.math.rsqrt(variance + 1e-5)
+
+
+class BarlowTwins(Pretext):
+  """The cross-correlation of two views becomes the identity (Zbontar et al., 2021, eq. 1).
+
+      1/d sum_i (1 - C_ii)^2  +  redundancy / d  sum_{i != j} C_ij^2
+
+  averaged over all pairs of members of the tuple, adversaries included; C is that of the
+  projections of the global batch.
+
+  This is the paper's loss over d: the first term is in [0, 4] and near 1 at the start for any
+  d and batch, so that the weight of a KL term beside it need not change with them.  As in the
+  paper, the second grows with d at the same mean C_ij^2.  C_ij of unrelated dimensions has
+  variance 1/N: it does not fall below redundancy (d - 1) / N with a batch of N.
+
+  The loss belongs to the batch: it is the same number for each example.
+
+  Args:
+    redundancy: the paper's lambda, at least 0.
+    projector: width of the projector's two hidden layers, each with batch norm and ReLU.
+    projection: d, its output width; the paper gains from wide ones (8192).
+
+  Raises:
+    UserError: for an option out of its range.
+  """
+
+  positives = True
+  terms = ("invariance", "redundancy")
+
+  def __init__(self, redundancy=0.0051, projector=512, projection=512):
+    super().__init__(name="barlow_twins")
+    at_least(0, "barlow_twins", redundancy=redundancy)
+    at_least(1, "barlow_twins", projector=projector, projection=projection)
+    self.redundancy = redundancy
+    self._widths = [projector, projector, projection]
+
+  def attach(self, encoder):
+    """Makes the projector."""
+    self.projector = heads.mlp(encoder.latent_dim, self._widths, "projector")
+
+  def loss(self, representations, aux, training=True):
+    """{"invariance": [n], "redundancy": [n], times its weight}."""
+    del aux
+    z = through(self.projector, representations.z, training)
+    members = tf.transpose(distribution.gather(z), [1, 0, 2])  # [t, N, d]
+    first, second = pairs(z.shape[1])
+    correlation = cross_correlation(tf.gather(members, first), tf.gather(members, second))
+    diagonal = tf.linalg.diag_part(correlation)  # [pairs, d]
+    off_diagonal = tf.linalg.set_diag(correlation, tf.zeros_like(diagonal))
+    invariance = tf.reduce_mean(tf.square(1 - diagonal))
+    redundancy = tf.reduce_mean(tf.reduce_sum(tf.square(off_diagonal), -1))
+    examples = tf.ones_like(z[:, 0, 0])
+    return {
+      "invariance": examples * invariance,
+      "redundancy": examples * self.redundancy * redundancy,
+    }

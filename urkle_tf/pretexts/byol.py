@@ -1,0 +1,82 @@
+"""BYOL: predict what a moving average of the network makes of the other view."""
+
+import math
+
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.networks import heads
+from urkle_tf.pretexts._checks import at_least
+from urkle_tf.pretexts._momentum import MovingAverage
+from urkle_tf.pretexts._pairs import cosine_to_other_views, through
+from urkle_tf.pretexts.base import Pretext
+
+
+class BYOL(Pretext):
+  """Each member predicts the target network's projection of the other view (Grill et al., 2020).
+
+      mean over members m and clean views k != m % v of  ||q(g(z_m)) - g'(mu'(x_k))||^2
+      = 2 - 2 cos(q(g(z_m)), g'(mu'(x_k))),  both normalised to length 1
+
+  with projector g, predictor q, and g' and mu' of the target network, a moving average of
+  encoder and projector.  The paper adds up its two pairs; the mean keeps the weight of the KL
+  term beside it the same for any number of members.  Where adversaries join the tuple, they
+  predict the target of the clean view that they do not stem from; nothing has an adversary
+  for its target.
+
+  The target network runs on its moving statistics, which follow those of the trained network
+  as its weights do (Cai et al., 2021, "Exponential Moving Average Normalization"), and not on
+  the batch's.  So a target is a function of its image alone: it is that of one replica or of
+  two, of any batch, and no statistics are moved by asking for it.  The statistics that it
+  follows are also those that the exported encoder will use.
+
+  Args:
+    momentum: of the moving average, in [0, 1); the paper's is 0.996 for 1000 epochs.
+    rising: whether it rises to 1 over the training, as in the paper:
+      1 - (1 - momentum) (cos(pi progress) + 1) / 2.
+    projector: hidden width of the projector, Dense - batch norm - ReLU - Dense.
+    projection: output width of projector and predictor.
+    predictor: hidden width of the predictor, built likewise.
+
+  Raises:
+    UserError: for an option out of its range.
+  """
+
+  positives = True
+  terms = ("prediction",)
+
+  def __init__(self, momentum=0.99, rising=False, projector=512, projection=128, predictor=512):
+    super().__init__(name="byol")
+    if not 0 <= momentum < 1:
+      raise errors.UserError(f"byol: momentum must be in [0, 1), got {momentum}")
+    at_least(1, "byol", projector=projector, projection=projection, predictor=predictor)
+    self.momentum, self.rising = momentum, rising
+    self._widths = (projector, projection, predictor)
+
+  def attach(self, encoder):
+    """Makes projector, predictor and the target network."""
+    hidden, projection, predictor = self._widths
+    self.projector = heads.mlp(encoder.latent_dim, [hidden, projection], "projector")
+    self.predictor = heads.mlp(projection, [predictor, projection], "predictor")
+    self.target = MovingAverage([encoder.network, self.projector], self.momentum, "target")
+
+  def prepare(self, views, batch):
+    """The targets of the clean views, float32 [n, v, projection]."""
+    del batch
+    network, projector = self.target.models
+    loc = network(tf.reshape(views, [-1, *views.shape[2:]]), training=False)["loc"]
+    targets = projector(loc, training=False)
+    return tf.stop_gradient(tf.reshape(targets, [-1, views.shape[1], targets.shape[-1]]))
+
+  def loss(self, representations, aux, training=True):
+    """{"prediction": [n]}, in [0, 4]."""
+    projections = through(self.projector, representations.z, training)
+    predictions = through(self.predictor, projections, training)  # [n, t, projection]
+    return {"prediction": 2 - 2 * cosine_to_other_views(predictions, aux)}
+
+  def after_step(self, encoder, progress):
+    """Moves the target network."""
+    momentum = self.momentum
+    if self.rising:
+      momentum = 1 - (1 - momentum) * (tf.cos(math.pi * progress) + 1) / 2
+    self.target.update([encoder.network, self.projector], momentum)

@@ -1,0 +1,76 @@
+"""VICReg: views agree, every dimension varies, no two dimensions vary together."""
+
+import tensorflow as tf
+
+from urkle_tf import distribution
+from urkle_tf.networks import heads
+from urkle_tf.pretexts._checks import at_least
+from urkle_tf.pretexts._pairs import pairs, through
+from urkle_tf.pretexts.base import Pretext
+
+
+class VICReg(Pretext):
+  """Variance, invariance and covariance of the projections (Bardes et al., 2022, algorithm 1).
+
+      invariance  s(a, b) = 1/d  mean_n ||a_n - b_n||^2
+      variance    v(a)    = 1/d  sum_i  max(0, 1 - sqrt(Var a_i + 1e-4))
+      covariance  c(a)    = 1/d  sum_{i != j}  Cov(a_i, a_j)^2
+
+      lambda s(a, b)  +  mu (v(a) + v(b))  +  nu (c(a) + c(b))
+
+  averaged over all pairs (a, b) of members of the tuple, adversaries included.  Var and Cov
+  are those of the global batch of N, over N - 1.  All three are means over the d dimensions,
+  so that the weight of a KL term beside them need not change with d or the batch, but for c,
+  which as in the paper grows with d at the same mean Cov^2.
+
+  The loss belongs to the batch: it is the same number for each example.
+
+  Args:
+    invariance: lambda, at least 0.
+    variance: mu, at least 0.
+    covariance: nu, at least 0.
+    projector: width of the projector's two hidden layers, each with batch norm and ReLU.
+    projection: d, its output width; the paper gains from wide ones (8192).
+
+  Raises:
+    UserError: for an option out of its range.
+  """
+
+  positives = True
+  terms = ("invariance", "variance", "covariance")
+
+  def __init__(self, invariance=25.0, variance=25.0, covariance=1.0, projector=512, projection=512):
+    super().__init__(name="vicreg")
+    at_least(0, "vicreg", invariance=invariance, variance=variance, covariance=covariance)
+    at_least(1, "vicreg", projector=projector, projection=projection)
+    self._weights = (invariance, variance, covariance)
+    self._widths = [projector, projector, projection]
+
+  def attach(self, encoder):
+    """Makes the projector."""
+    self.projector = heads.mlp(encoder.latent_dim, self._widths, "projector")
+
+  def loss(self, representations, aux, training=True):
+    """{"invariance": [n], "variance": [n], "covariance": [n]}, each times its weight."""
+    del aux
+    z = through(self.projector, representations.z, training)
+    members = tf.transpose(distribution.gather(z), [1, 0, 2])  # [t, N, d]
+    first, second = pairs(z.shape[1])
+    difference = tf.gather(members, first) - tf.gather(members, second)
+    invariance = tf.reduce_mean(tf.square(difference))
+    # Every member is in as many pairs: the mean over pairs of v(a) + v(b) is twice that of v.
+    covariances = covariance(members)  # [t, d, d]
+    variances = tf.linalg.diag_part(covariances)
+    variance = 2 * tf.reduce_mean(tf.nn.relu(1 - tf.sqrt(variances + 1e-4)))
+    off_diagonal = tf.linalg.set_diag(covariances, tf.zeros_like(variances))
+    redundancy = 2 * tf.reduce_mean(tf.reduce_sum(tf.square(off_diagonal), -1))
+    examples = tf.ones_like(z[:, 0, 0])
+    terms = zip(self.terms, self._weights, (invariance, variance, redundancy), strict=True)
+    return {name: examples * weight * value for name, weight, value in terms}
+
+
+def covariance(z):
+  """The unbiased covariance over the batch: float32 [..., N, d] -> [..., d, d], N at least 2."""
+  centred = z - tf.reduce_mean(z, -2, keepdims=True)
+  examples = tf.cast(tf.shape(z)[-2], tf.float32)
+  return tf.matmul(centred, centred, transpose_a=True) / (examples - 1)
