@@ -4,6 +4,7 @@ from urkle_tf.pretexts.ae import AE
 from urkle_tf.pretexts.barlow_twins import BarlowTwins
 from urkle_tf.pretexts.base import Pretext
 from urkle_tf.pretexts.byol import BYOL
+from urkle_tf.pretexts.distil import Distil
 from urkle_tf.pretexts.simclr import SimCLR
 from urkle_tf.pretexts.simsiam import SimSiam
 from urkle_tf.pretexts.supervised import Supervised
@@ -15,6 +16,7 @@ __all__ = [
   "BYOL",
   "VAE",
   "BarlowTwins",
+  "Distil",
   "Pretext",
   "SimCLR",
   "SimSiam",

@@ -1,0 +1,218 @@
+"""Distillation: the pull towards a frozen teacher, and the teachers that are refused."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from small_models import digits, small_encoder
+
+import urkle_tf
+from urkle_tf import attacks, errors, export, networks, pretexts, robustness
+from urkle_tf.data import sources
+from urkle_tf.pretexts import distil
+
+SHAPE = (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def own():
+  """An encoder, d_z = 6, and its folder."""
+  return small_encoder()
+
+
+@pytest.fixture(scope="module")
+def folder(own, tmp_path_factory):
+  return str(export.export_encoder(own, tmp_path_factory.mktemp("teacher") / "encoder"))
+
+
+def _maps():
+  """A network from images of any size to feature maps of 5 channels."""
+  keras.utils.set_random_seed(1)
+  inputs = keras.Input((None, None, 1))
+  maps = keras.layers.Conv2D(5, 3, strides=2, activation="relu")(inputs)
+  return keras.Model(inputs, keras.layers.BatchNormalization()(maps))
+
+
+def _encoder(latent_dim=6, shape=SHAPE):
+  keras.utils.set_random_seed(0)
+  return networks.GaussianEncoder(networks.convnet(shape, width=4, layers=2), latent_dim)
+
+
+def _attached(teacher, latent_dim=6, **options):
+  pretext = pretexts.Distil(teacher, **options)
+  pretext.attach(_encoder(latent_dim))
+  return pretext
+
+
+def _loss(pretext, z, targets):
+  z = tf.constant(z, tf.float32)
+  normal = tfp.distributions.Normal(z, tf.ones_like(z))
+  return pretext.loss(networks.Representations(normal, z), tf.constant(targets, tf.float32))
+
+
+def _cosine(a, b):
+  return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("members, views", [(1, 1), (2, 1), (4, 2)])
+def test_the_loss_is_the_plain_loop(rng, folder, members, views):
+  pretext = _attached(folder, views=views)
+  z, targets = rng.normal(size=(5, members, 6)), rng.normal(size=(5, views, 6))
+  expected = [
+    np.mean([1 - _cosine(z[i, m], targets[i, m % views]) for m in range(members)]) for i in range(5)
+  ]
+  np.testing.assert_allclose(_loss(pretext, z, targets)["distillation"], expected, rtol=1e-4)
+
+
+def test_the_loss_by_hand(folder):
+  """The same direction, a right angle, the opposite; the lengths do not matter."""
+  e = np.eye(6)
+  z = np.stack([3 * e[:1], e[:1], e[:1]])
+  targets = np.stack([e[:1], 2 * e[1:2], -e[:1]])
+  loss = _loss(_attached(folder), z, targets)["distillation"]
+  np.testing.assert_allclose(loss, [0, 1, 2], atol=1e-6)
+
+
+def test_our_encoders_loc_is_the_target(rng, own, folder):
+  views = rng.uniform(size=(3, 2, *SHAPE)).astype("float32")
+  pretext = _attached(folder, views=2)
+  assert pretext.projector is None  # z is in the teacher's space
+  targets = pretext.prepare(tf.constant(views), {})
+  for k in range(2):
+    expected = own.network(views[:, k], training=False)["loc"]
+    np.testing.assert_allclose(targets[:, k], expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(_loss(pretext, targets, targets)["distillation"], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["keras", "saved"])
+def test_anybodys_feature_maps_are_averaged(rng, tmp_path, kind):
+  model = _maps()
+  path = str(tmp_path / ("maps.keras" if kind == "keras" else "maps"))
+  model.save(path) if kind == "keras" else model.export(path, verbose=False)
+  pretext = _attached(path, latent_dim=5)
+  # The widths agree, but a foreign embedding need not be centred as z is.
+  assert [v.shape for v in pretext.projector.trainable_variables] == [(5, 5), (5,)]
+  views = rng.uniform(size=(3, 1, *SHAPE)).astype("float32")
+  targets = pretext.prepare(tf.constant(views), {})
+  expected = np.mean(model(views[:, 0], training=False), axis=(1, 2))
+  np.testing.assert_allclose(targets[:, 0], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "options, shapes", [({}, [(4, 6), (6,)]), ({"projector": 7}, [(4, 7), (7,), (7,), (7, 6), (6,)])]
+)
+def test_z_is_mapped_where_it_has_another_width(rng, folder, options, shapes):
+  pretext = _attached(folder, latent_dim=4, **options)
+  assert [v.shape for v in pretext.projector.trainable_variables] == shapes
+  z, targets = rng.normal(size=(5, 2, 4)), rng.normal(size=(5, 1, 6))
+  mapped = pretext.projector(np.float32(z.reshape(10, 4)), training=True).numpy().reshape(5, 2, 6)
+  expected = [np.mean([1 - _cosine(row, t[0]) for row in rows]) for rows, t in zip(mapped, targets)]
+  np.testing.assert_allclose(_loss(pretext, z, targets)["distillation"], expected, rtol=1e-4)
+
+
+def _trainer(pretext, scheme=None):
+  trainer = urkle_tf.Trainer(
+    _encoder(), pretext, scheme, attacks.PGD(attacks.Linf(0.05), steps=1), seed=1
+  )
+  trainer.compile(keras.optimizers.Adam(0.02))
+  return trainer
+
+
+def test_the_teacher_is_neither_trained_nor_stored(folder):
+  pretext = pretexts.Distil(folder)
+  trainer = _trainer(pretext, robustness.Urkle(beta=0.01))
+  assert not pretext.variables
+  encoder, optimizer = trainer.encoder.variables, trainer.optimizer.variables
+  metrics = {id(v) for m in trainer.metrics for v in m.variables}
+  known = {id(v) for v in (*encoder, *optimizer)} | metrics
+  assert {id(v) for v in trainer.variables} <= known
+
+
+def test_a_student_takes_over_the_representation_and_the_teacher_stays(folder):
+  images, _ = digits()
+  pretext = pretexts.Distil(folder)
+  trainer = _trainer(pretext, robustness.Urkle(beta=0.003))
+  held = tf.constant(images[1500:, None])
+  targets = pretext.prepare(held, {})
+
+  def cosine():
+    loc = trainer.encoder(images[1500:], training=False).loc
+    return float(1 - np.mean(_loss(pretext, loc[:, None], targets)["distillation"]))
+
+  before = cosine()
+  data = tf.data.Dataset.from_tensor_slices({"views": images[:1500, None]}).batch(100, True)
+  history = trainer.fit(data, epochs=4, verbose=0).history
+  assert cosine() > max(0.6, before + 0.3)
+  assert history["distillation"][-1] < history["distillation"][0]
+  np.testing.assert_array_equal(pretext.prepare(held, {}), targets)
+
+
+def _refused(make, words):
+  with pytest.raises(errors.UserError, match=words) as caught:
+    make()
+  assert "\n" not in str(caught.value)
+
+
+def test_teachers_that_are_not_there(tmp_path):
+  _refused(lambda: pretexts.Distil(str(tmp_path / "no")), "no folder .*: give the folder of")
+  _refused(lambda: pretexts.Distil(str(tmp_path / "no.keras")), "no file")
+  _refused(lambda: pretexts.Distil(str(tmp_path)), "holds no export")
+
+
+def test_images_of_another_size(folder, tmp_path):
+  pretext = pretexts.Distil(folder)
+  pretext.adopt(sources.load("digits", "train"))
+  larger = sources.load("digits", "train", image_size=16)
+  _refused(lambda: pretext.adopt(larger), "the teacher takes images of 8x8x1, .*--image_size=8")
+  _refused(
+    lambda: pretext.attach(_encoder(shape=(16, 16, 1))),
+    "takes images of 8x8x1, but the encoder takes 16x16x1",
+  )
+  _maps().save(tmp_path / "any.keras")
+  pretexts.Distil(str(tmp_path / "any.keras")).adopt(larger)
+
+
+def _head(**options):
+  inputs = keras.Input(SHAPE)
+  flat = keras.layers.Flatten()(inputs)
+  return keras.Model(inputs, keras.layers.Dense(options.pop("width", 3), **options)(flat))
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    ({"activation": "softmax"}, "gives probabilities, which is no embedding"),
+    ({"width": 1}, "gives 1 for an image, which is no embedding"),
+    ({"bias_initializer": keras.initializers.Constant(np.inf)}, "returns NaN or infinite values"),
+  ],
+)
+def test_outputs_that_are_no_embedding(tmp_path, options, words):
+  _head(**options).save(tmp_path / "model.keras")
+  pretext = pretexts.Distil(str(tmp_path / "model.keras"))
+  _refused(lambda: pretext.attach(_encoder()), words)
+
+
+def test_a_teacher_that_fails_on_the_images(tmp_path):
+  spec = tf.TensorSpec([None, None, None, 1], tf.float32, name="x")
+  rows = tf.function(lambda x: {"y": tf.reshape(x, [-1, 100])}, input_signature=[spec])
+  tf.saved_model.save(tf.Module(), str(tmp_path / "rows"), signatures={"serving_default": rows})
+  pretext = pretexts.Distil(str(tmp_path / "rows"))
+  _refused(lambda: pretext.attach(_encoder()), "fails on images of 8x8x1")
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    ({"projector": -1}, "distil: projector must be at least 0, got -1"),
+    ({"views": 0}, "distil: views must be at least 1, got 0"),
+  ],
+)
+def test_wrong_options(folder, options, words):
+  _refused(lambda: pretexts.Distil(folder, **options), words)
+
+
+def test_the_format_of_a_teacher_says_whose_it_is(folder, tmp_path):
+  assert distil.read_teacher(folder).format == distil.OWN
+  _maps().save(tmp_path / "any.keras")
+  assert distil.read_teacher(str(tmp_path / "any.keras")).format == "Keras"
