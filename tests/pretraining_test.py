@@ -2,12 +2,13 @@
 
 import json
 import os
+import signal
 
 import numpy as np
 import pytest
 
 import urkle_tf
-from urkle_tf import checkpoints, errors, runs
+from urkle_tf import checkpoints, errors, monitoring, preemption, runs
 
 SMALL = {
   "encoder": "convnet(width=4, layers=2)",
@@ -88,6 +89,30 @@ def test_resume_equals_no_interruption(whole, tmp_path, monkeypatch, at):
       _pretrain(tmp_path, probe_split="train[100:200]")
   run = runs.Run(tmp_path, {}, None)
   run.append_metrics({"step": at + 1, "seconds": 0.0})  # written after the checkpoint, then killed
+  _pretrain(tmp_path, probe_split="train[100:200]")
+  for one, other in zip(_network(tmp_path), _network(whole[0]), strict=True):
+    np.testing.assert_array_equal(one, other)
+  ones, others = _rows(tmp_path), _rows(whole[0])
+  for row in ones + others:
+    del row["seconds"], row["images_per_second"]
+  assert ones == others
+
+
+@pytest.mark.parametrize("at", [1, 4, 7])  # a mean half full, an epoch's end, between two rows
+def test_a_signal_ends_the_step_and_nothing_is_lost(whole, tmp_path, monkeypatch, at):
+  tick = monitoring.Metrics._tick
+
+  def tick_and_signal(self, images):
+    tick(self, images)
+    if int(self.model.optimizer.iterations) == at:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(monitoring.Metrics, "_tick", tick_and_signal)
+    with pytest.raises(preemption.Stopped) as caught:
+      _pretrain(tmp_path, probe_split="train[100:200]")
+  assert (caught.value.number, caught.value.step) == (signal.SIGTERM, at)
+  assert max((tmp_path / "checkpoints").iterdir()).name == f"step_{at:09d}.npz"
   _pretrain(tmp_path, probe_split="train[100:200]")
   for one, other in zip(_network(tmp_path), _network(whole[0]), strict=True):
     np.testing.assert_array_equal(one, other)

@@ -134,7 +134,7 @@ def run(function, names):
   """Parses the command line, calls `function` with the flags, and exits.
 
   Exit codes: 0 done; 1 the machine failed (disk, files, data); 2 the command was wrong;
-  130 interrupted.  Each failure is one line on standard error.
+  130 interrupted by Ctrl-C, 143 by SIGTERM.  Each failure is one line on standard error.
 
   Args:
     function: takes the flags as keyword arguments.
@@ -175,8 +175,10 @@ def run(function, names):
     _fail(_os_error(error), 1)
   except MemoryError:
     _fail(_NO_MEMORY, 1)
-  except KeyboardInterrupt:
-    _fail("interrupted; run the same command again to go on from the last checkpoint", 130)
+  except KeyboardInterrupt as error:
+    # 130 of Ctrl-C, 143 of SIGTERM, with a checkpoint of the last step.
+    said, code = str(error) or "interrupted", 128 + getattr(error, "number", 2)
+    _fail(f"{said}; run the same command again to go on from the last checkpoint", code)
   except Exception as error:
     if line := _tensorflow_error(error):
       _fail(*line)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn import neighbors
 
-from urkle_tf import distribution, errors, figures, runs
+from urkle_tf import distribution, errors, figures, preemption, runs
 
 # TensorBoard's first screen tells whether the run is healthy: groups, not one long list.
 _GROUPS = {
@@ -39,7 +39,8 @@ def _duration(seconds):
 class Metrics(keras.callbacks.Callback):
   """Writes a row of means every `log_every` steps and at each epoch's end, and checkpoints.
 
-  A checkpoint follows a row at once, so that no mean is half full when a run is resumed.
+  A checkpoint follows a row at once, and one that a signal asks for holds the means as they are:
+  none is half full when a run is resumed.
   The callback stands last in the list: what others find at an epoch's end is in `extra` then.
 
   Means are over the steps since the last row.  `seconds` and `images_per_second` count
@@ -55,11 +56,12 @@ class Metrics(keras.callbacks.Callback):
     log_every: steps between rows.
     checkpoint_every: steps between checkpoints; one is also saved at the end.
     seconds: what earlier processes spent on this run.
+    watch: a `preemption.Watch`: a signal ends the training after the step, with a checkpoint.
   """
 
   def __init__(
     self, run, writer, checkpoints, steps, steps_per_epoch, batch_size, log_every, checkpoint_every,
-    seconds=0.0,
+    seconds=0.0, watch=None,
   ):  # fmt: skip
     super().__init__()
     self._run, self._writer, self._checkpoints = run, writer, checkpoints
@@ -67,7 +69,7 @@ class Metrics(keras.callbacks.Callback):
     self._batch_size, self._log_every = batch_size, log_every
     self._checkpoint_every = checkpoint_every
     self._seconds, self._since_row, self._counted = seconds, 0.0, 0
-    self._mark = None
+    self._mark, self._watch = None, watch or preemption.Watch()
     self.extra = {}
     self.rows = []
 
@@ -88,6 +90,18 @@ class Metrics(keras.callbacks.Callback):
       self._counted += images
     self._mark = now
 
+  def on_train_begin(self, logs=None):
+    """Remembers means that a checkpoint holds half full: `fit` empties them all."""
+    del logs
+    self._means = [variable.numpy() for variable in self.model.metrics_variables]
+
+  def on_epoch_begin(self, epoch, logs=None):
+    """Brings them back, before the first step."""
+    del epoch, logs
+    for variable, value in zip(self.model.metrics_variables, self._means, strict=False):
+      variable.assign(value)
+    self._means = []
+
   def on_train_batch_end(self, batch, logs=None):
     """Counts a step; writes a row where one is due."""
     del batch, logs
@@ -98,11 +112,16 @@ class Metrics(keras.callbacks.Callback):
     self._progress(step, due or last)
     if due and not last:
       self._finish_row(step)
+    if not last:  # the end of an epoch is near, and belongs to its last step
+      self._watch.check(step, self._checkpoints.save)
 
   def on_epoch_end(self, epoch, logs=None):
     """Writes the epoch's last row, with what the probes found."""
     del epoch, logs
-    self._finish_row(int(self.model.optimizer.iterations))
+    step = int(self.model.optimizer.iterations)
+    self._finish_row(step)
+    if step < self._steps:
+      self._watch.check(step, self._checkpoints.save)
 
   def _finish_row(self, step):
     self._write(step)

@@ -15,6 +15,7 @@ from urkle_tf import (
   monitoring,
   networks,
   optimizers,
+  preemption,
   pretexts,
   runs,
   spec,
@@ -113,6 +114,8 @@ def pretrain(
 
   Raises:
     UserError: for settings, data or folders that do not fit.
+    preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training: the
+      checkpoint of its last step is written.
   """
   settings = dict(locals())
   _check(settings)
@@ -161,13 +164,16 @@ def pretrain(
         )
       )
       state = checkpoints.Checkpoints(
-        run.path / "checkpoints", [*learner.variables, *learner.optimizer.variables]
+        run.path / "checkpoints",
+        [*learner.variables, *learner.optimizer.variables, *learner.metrics_variables],
       )
       done = state.restore()
     try:
-      row = _fit(
-        learner, run, state, source, recipe, attack, done, steps, steps_per_epoch, settings
-      )
+      with preemption.watch() as watch:
+        row = _fit(
+          *(learner, run, state, source, recipe, attack, done, steps, steps_per_epoch, settings),
+          watch,
+        )
     except tf.errors.OpError as error:
       if unreadable := sources.find_unreadable(source):
         raise unreadable from error
@@ -229,7 +235,9 @@ def _initialise(model, init_from):
     variable.assign(value)
 
 
-def _fit(learner, run, state, source, recipe, attack, done, steps, steps_per_epoch, settings):
+def _fit(
+  learner, run, state, source, recipe, attack, done, steps, steps_per_epoch, settings, watch
+):
   """Trains from step `done` to the end; returns the last row of metrics."""
   seconds = run.rewind_metrics(done)
   if done >= steps:
@@ -260,6 +268,7 @@ def _fit(learner, run, state, source, recipe, attack, done, steps, steps_per_epo
     settings["log_every"],
     settings["checkpoint_every"],
     seconds,
+    watch,
   )
   title = f"{settings['pretext']}, {settings['robustness']}"
   callbacks = [

@@ -1,0 +1,63 @@
+"""Signals: the first ends a step, the second the process."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from urkle_tf import preemption
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def test_the_first_signal_is_caught_and_the_second_is_not():
+  before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+  saved = []
+  with preemption.watch() as watch:
+    watch.check(1, saved.append)
+    assert saved == []
+    os.kill(os.getpid(), signal.SIGINT)
+    assert watch.number == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):  # Python's own
+      os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(preemption.Stopped, match="SIGINT after step 2"):
+      watch.check(2, saved.append)
+    assert saved == [2]
+  assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_another_thread_catches_nothing():
+  before, found = signal.getsignal(signal.SIGTERM), []
+
+  def run():
+    with preemption.watch() as watch:
+      found.extend([signal.getsignal(signal.SIGTERM), watch.number])
+
+  thread = threading.Thread(target=run)
+  thread.start()
+  thread.join()
+  assert found == [before, None]
+
+
+def test_a_process_says_how_to_go_on(tmp_path):
+  command = [sys.executable, "-m", "urkle_tf.train", f"--output_dir={tmp_path / 'run'}"]
+  command += ["--encoder=convnet(width=4, layers=2)", "--split=train[:64]", "--batch_size=16"]
+  command += ["--epochs=2000", "--attack_steps=1", "--log_every=2"]
+  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+  with open(tmp_path / "log", "w") as log:
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+  metrics = tmp_path / "run" / "metrics.jsonl"
+  while not (metrics.exists() and metrics.stat().st_size):  # the suite's timeout ends it
+    assert process.poll() is None, (tmp_path / "log").read_text()
+    time.sleep(0.05)
+  process.send_signal(signal.SIGTERM)
+  assert process.wait() == 143
+  last = (tmp_path / "log").read_text().splitlines()[-1]
+  assert last.startswith("error: stopped by SIGTERM after step")
+  assert last.endswith("run the same command again to go on from the last checkpoint")
+  assert len(list((tmp_path / "run" / "checkpoints").glob("step_*.npz"))) == 1
