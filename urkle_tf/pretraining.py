@@ -69,8 +69,8 @@ def pretrain(
 
   Args:
     output_dir: the run's folder.
-    pretext: spec of what is learnt: `"simclr(temperature=0.5)"`, `"vae"`, `"ae"`,
-      `"supervised"`.
+    pretext: spec of what is learnt: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`,
+      `"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"vae"`, `"ae"`, `"supervised"`.
     robustness: spec of the robustness scheme: `"none"`, `"urkle(beta=0.1)"`,
       `"trades(beta=6)"`, `"adversarial_training"`, `"rocl"`, `"acl(form=ds)"`.
     dataset: a TFDS name, `"digits"` or `"folder:PATH"`.

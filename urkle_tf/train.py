@@ -29,13 +29,24 @@ _SHARED = {
   "log_every": ...,
 }
 _OWN = {
-  "pretext": ("str", "simclr", "what is learnt: simclr(temperature=0.5), vae, ae or supervised"),
+  "pretext": (
+    "str",
+    "simclr",
+    "what is learnt: simclr(temperature=0.5), byol, simsiam, barlow_twins, vicreg, "
+    "distil(teacher=PATH), vae, ae or supervised",
+  ),
   "robustness": (
     "str",
     "urkle(beta=0.1)",
-    "none, urkle(beta=0.1, positives=true, attacked=2), trades(beta=6) or adversarial_training",
+    "none, urkle(beta=0.1, positives=true, attacked=2), trades(beta=6), adversarial_training, rocl "
+    "or acl(form=ds)",
   ),
-  "augment": ("str", "simclr", "views: simclr(strength=1.0), augmix, randaugment, crop or none"),
+  "augment": (
+    "str",
+    "simclr",
+    "views: simclr(strength=1.0), augmix(base=simclr), randaugment, affine, crop or none; or a "
+    "list with one for each view",
+  ),
   "augment_on_device": ("bool", False, "augment inside the compiled step (accelerators)"),
   "latent_dim": ("int", 128, "d_z, the dimension of the representation"),
   "min_scale": ("number", 0.1, "floor of sigma, in units of the spread of mu"),
