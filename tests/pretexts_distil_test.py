@@ -216,3 +216,10 @@ def test_the_format_of_a_teacher_says_whose_it_is(folder, tmp_path):
   assert distil.read_teacher(folder).format == distil.OWN
   _maps().save(tmp_path / "any.keras")
   assert distil.read_teacher(str(tmp_path / "any.keras")).format == "Keras"
+
+
+def test_an_export_does_not_tell_where_the_teacher_lies():
+  settings = {"pretext": "distil(teacher='/home/me/runs/encoder', projector=8)"}
+  assert export.settings_without_paths(settings) == {
+    "pretext": "distil(teacher=encoder, projector=8)"
+  }

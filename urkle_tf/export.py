@@ -23,7 +23,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from absl import logging
 
-from urkle_tf import _version, errors
+from urkle_tf import _version, errors, spec
 from urkle_tf.networks import batch_norm
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
@@ -78,6 +78,10 @@ def settings_without_paths(settings):
     shown["encoder"] = settings["encoder"]
   if isinstance(shown.get("dataset"), str) and shown["dataset"].startswith("folder:"):
     shown["dataset"] = "folder:" + pathlib.Path(shown["dataset"][len("folder:") :]).name
+  if "teacher" in str(shown.get("pretext")):
+    name, options = spec.parse(shown["pretext"])
+    options["teacher"] = pathlib.Path(options["teacher"]).name
+    shown["pretext"] = f"{name}({', '.join(f'{key}={value}' for key, value in options.items())})"
   return shown
 
 
