@@ -233,8 +233,17 @@ def test_digits_are_learnt_and_nothing_collapses(kind):
   [
     (pretexts.BYOL, {"momentum": 1.0}, r"byol: momentum must be in \[0, 1\), got 1.0"),
     (pretexts.BYOL, {"momentum": float("nan")}, "byol: momentum"),
-    (pretexts.BYOL, {"projector": 0}, "byol: projector must be at least 1, got 0"),
-    (pretexts.SimSiam, {"predictor": 0}, "simsiam: predictor must be at least 1, got 0"),
+    (
+      pretexts.BYOL,
+      {"projector": 0},
+      "byol: projector must be a whole number of",
+    ),
+    (pretexts.BYOL, {"projection": 1.5}, "byol: projection must be a whole number"),
+    (
+      pretexts.SimSiam,
+      {"predictor": 0},
+      "simsiam: predictor must be a whole number of",
+    ),
   ],
 )
 def test_wrong_options(kind, options, words):

@@ -185,9 +185,17 @@ def test_digits_are_learnt_and_nothing_collapses(kind):
   "kind, options, words",
   [
     (pretexts.BarlowTwins, {"redundancy": -1}, "barlow_twins: redundancy must be at least 0"),
-    (pretexts.BarlowTwins, {"projection": 0}, "barlow_twins: projection must be at least 1"),
+    (
+      pretexts.BarlowTwins,
+      {"projection": 0},
+      "barlow_twins: projection must be a whole number of",
+    ),
     (pretexts.VICReg, {"variance": float("nan")}, "vicreg: variance must be at least 0, got nan"),
-    (pretexts.VICReg, {"projector": 0}, "vicreg: projector must be at least 1, got 0"),
+    (
+      pretexts.VICReg,
+      {"projector": 0},
+      "vicreg: projector must be a whole number of",
+    ),
   ],
 )
 def test_wrong_options(kind, options, words):

@@ -78,7 +78,7 @@ def settings_without_paths(settings):
     shown["encoder"] = settings["encoder"]
   if isinstance(shown.get("dataset"), str) and shown["dataset"].startswith("folder:"):
     shown["dataset"] = "folder:" + pathlib.Path(shown["dataset"][len("folder:") :]).name
-  if "teacher" in str(shown.get("pretext")):
+  if "teacher=" in str(shown.get("pretext")):
     name, options = spec.parse(shown["pretext"])
     options["teacher"] = pathlib.Path(options["teacher"]).name
     shown["pretext"] = f"{name}({', '.join(f'{key}={value}' for key, value in options.items())})"

@@ -4,9 +4,11 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable
+from concurrent import futures
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework import convert_to_constants  # no public name freezes functions
 
 from urkle_tf import errors
 
@@ -120,8 +122,46 @@ def call(function, images, path):
   try:
     return tf.cast(function(images), tf.float32).numpy()
   except (tf.errors.OpError, ValueError, TypeError) as error:
-    shape = "x".join(map(str, images.shape[1:]))
-    raise errors.UserError(f"{path!r} fails on images of {shape}: {reason(error)}") from error
+    raise _failed(path, images.shape[1:], error) from error
+
+
+def freeze(loaded, image_shape):
+  """A model with its weights as constants.
+
+  Args:
+    loaded: a `Loaded`.
+    image_shape: (height, width, channels).
+
+  Returns:
+    A `Loaded` of images of that shape, whose function holds no variables: it may be called in
+    every context, replicas and compiled steps included.
+
+  Raises:
+    UserError: if the model fails on such images.
+  """
+  spec = tf.TensorSpec([None, *image_shape], tf.float32)
+
+  def trace():
+    found = tf.function(loaded.function, autograph=False).get_concrete_function(spec)
+    return convert_to_constants.convert_variables_to_constants_v2(found)
+
+  try:
+    constant = outside_strategies(trace)
+  except (tf.errors.OpError, ValueError, TypeError) as error:
+    raise _failed(loaded.path, image_shape, error) from error
+  function = lambda images: tf.nest.flatten(constant(tf.cast(images, tf.float32)))[0]  # noqa: E731
+  return dataclasses.replace(loaded, function=function, image_size=tuple(image_shape))
+
+
+def outside_strategies(function, *arguments):
+  """Calls a function outside of any `tf.distribute` scope, so that its variables are plain."""
+  with futures.ThreadPoolExecutor(1) as another_thread:  # a scope belongs to its thread
+    return another_thread.submit(function, *arguments).result()
+
+
+def _failed(path, image_shape, error):
+  shape = "x".join(map(str, image_shape))
+  return errors.UserError(f"{path!r} fails on images of {shape}: {reason(error)}")
 
 
 def _keras_model(path, wanted):

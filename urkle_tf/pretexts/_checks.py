@@ -8,3 +8,12 @@ def at_least(least, pretext, **options):
   for name, value in options.items():
     if not value >= least:
       raise errors.UserError(f"{pretext}: {name} must be at least {least}, got {value}")
+
+
+def whole(least, pretext, **options):
+  """Raises `UserError` for the first that is no whole number, or below `least`."""
+  for name, value in options.items():
+    if not isinstance(value, int) or value < least:
+      raise errors.UserError(
+        f"{pretext}: {name} must be a whole number of at least {least}, got {value}"
+      )

@@ -7,7 +7,7 @@ import tensorflow as tf
 from urkle_tf import errors, export, foreign_models
 from urkle_tf.data import compatibility
 from urkle_tf.networks import heads
-from urkle_tf.pretexts._checks import at_least
+from urkle_tf.pretexts._checks import whole
 from urkle_tf.pretexts._pairs import cosine_to_own_view, through
 from urkle_tf.pretexts.base import Pretext
 
@@ -31,8 +31,9 @@ class Distil(Pretext):
 
   The teacher sees the views as they are, float32 in [0, 1] and of the run's size: nothing is
   resized, and what else it expects of images must be inside of it, as in every export of this
-  package.  It runs in inference mode, is not trained and in no checkpoint or export: the path
-  tells which it was, and it must still lie there, unchanged, when a run is resumed.
+  package.  It runs in inference mode.  Its weights are constants of the step, in no checkpoint
+  and no export: the path tells which it was, and it must still lie there, unchanged, when a
+  run is resumed.
 
   Args:
     teacher: the folder of an encoder that this package exported (or of a classifier or a
@@ -52,10 +53,10 @@ class Distil(Pretext):
 
   def __init__(self, teacher, projector=0, views=1):
     super().__init__(name="distil")
-    at_least(0, "distil", projector=projector)
-    at_least(1, "distil", views=views)
+    whole(0, "distil", projector=projector)
+    whole(1, "distil", views=views)
     self.views, self._hidden, self._path = views, projector, str(teacher)
-    self._teacher = read_teacher(self._path)
+    self._teacher = foreign_models.outside_strategies(read_teacher, self._path)
 
   def adopt(self, source):
     """Checks that the data's images are the teacher's."""
@@ -64,14 +65,13 @@ class Distil(Pretext):
 
   def attach(self, encoder):
     """Looks at the teacher, and makes f."""
-    if tf.distribute.has_strategy():  # one on each replica, and not all of them from the first
-      self._teacher = read_teacher(self._path)
     size, given = self._teacher.size_for(encoder.image_shape), tuple(encoder.image_shape)
     if size != given:
       raise errors.UserError(
         f"the teacher {self._path!r} takes images of {'x'.join(map(str, size))}, but the encoder "
         f"takes {'x'.join(map(str, given))}: give both the same"
       )
+    self._teacher = foreign_models.freeze(self._teacher, given)
     self._output = output_shape(self._teacher, given)
     width = self._output[-1]
     self.projector = None

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from urkle_tf import distribution
 from urkle_tf.networks import heads
-from urkle_tf.pretexts._checks import at_least
+from urkle_tf.pretexts._checks import at_least, whole
 from urkle_tf.pretexts._pairs import pairs, through
 from urkle_tf.pretexts.base import Pretext
 
@@ -42,7 +42,7 @@ class VICReg(Pretext):
   def __init__(self, invariance=25.0, variance=25.0, covariance=1.0, projector=512, projection=512):
     super().__init__(name="vicreg")
     at_least(0, "vicreg", invariance=invariance, variance=variance, covariance=covariance)
-    at_least(1, "vicreg", projector=projector, projection=projection)
+    whole(1, "vicreg", projector=projector, projection=projection)
     self._weights = (invariance, variance, covariance)
     self._widths = [projector, projector, projection]
 
