@@ -4,6 +4,7 @@ By default each cell goes through two properties, in turn; `pytest --full` runs 
 """
 
 import itertools
+import pathlib
 
 import keras
 import numpy as np
@@ -15,6 +16,11 @@ from urkle_tf import attacks, checkpoints, errors, networks, pretexts, robustnes
 
 PRETEXTS = {
   "simclr": "simclr(projector=8, projection=4)",
+  "byol": "byol(projector=8, projection=4, predictor=8)",
+  "simsiam": "simsiam(projector=8, projection=8, predictor=4)",
+  "barlow_twins": "barlow_twins(projector=8, projection=4)",
+  "vicreg": "vicreg(projector=8, projection=4)",
+  "distil": "distil(teacher=...)",  # its folder is made below
   "vae": "vae(beta=0.1, width=4, layers=2)",
   "ae": "ae(width=4, layers=2)",
   "supervised": "supervised(width=8, layers=2)",
@@ -24,6 +30,8 @@ SCHEMES = {
   "urkle": "urkle(beta=0.1)",
   "trades": "trades(beta=1)",
   "adversarial_training": "adversarial_training",
+  "rocl": "rocl",
+  "acl": "acl(form=ds)",
 }
 REFUSED = {
   ("simclr", "trades"): "simclr makes none",
@@ -33,7 +41,32 @@ REFUSED = {
   ("ae", "urkle"): "urkle needs a random z",
   ("ae", "adversarial_training"): "ae reads none",
 }
+# Nothing is predicted of one image, and no label is read.
+for name in ("byol", "simsiam", "barlow_twins", "vicreg", "distil"):
+  REFUSED[name, "trades"] = f"{name} makes none"
+  REFUSED[name, "adversarial_training"] = f"{name} reads none"
+for name in PRETEXTS:
+  if name != "simclr":
+    REFUSED |= {(name, scheme): f"{name} has none" for scheme in ("rocl", "acl")}
 CELLS = [cell for cell in itertools.product(PRETEXTS, SCHEMES) if cell not in REFUSED]
+# Options that change what a step does, with one pretext.
+FORMS = {
+  "acl_a2a": "acl(form=a2a)",
+  "acl_a2s": "acl(form=a2s)",
+  "acl_dynamic": "acl(anneal=3, adversarial_weight=2/3, ema=0.9)",
+}
+SCHEMES |= FORMS
+CELLS += [("simclr", form) for form in FORMS]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def teacher(tmp_path_factory):
+  """A teacher for `distil`, of another width than the student."""
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 5)
+  folder = urkle_tf.export_encoder(encoder, tmp_path_factory.mktemp("teacher"))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(PRETEXTS, "distil", f"distil(teacher={folder})")
+    yield
 
 
 def _trainer(pretext, scheme, **compilation):
@@ -46,6 +79,7 @@ def _trainer(pretext, scheme, **compilation):
     task,
     spec.build("robustness", SCHEMES[scheme], robustness.Robustness),
     attacks.PGD(attacks.Linf(0.1), steps=2),
+    steps=3,
   )
   trainer.compile(keras.optimizers.SGD(0.01, momentum=0.9), **compilation)
   return trainer
@@ -67,7 +101,7 @@ def _fit(trainer):
 
 
 def _weights(trainer):
-  return [v.numpy() for v in trainer.encoder.variables + trainer.pretext.variables]
+  return [v.numpy() for v in trainer.weights]
 
 
 def _xla(pretext, scheme, **fixtures):
@@ -128,7 +162,8 @@ def _resume(pretext, scheme, tmp_path, monkeypatch, **fixtures):
     "epochs": 2,
     "attack_steps": 2,
     "epsilon": 0.1,
-    "augment": "crop(padding=1, flip=false)",
+    # Some schemes change the augmentation's strength.
+    "augment": "simclr" if scheme == "acl_dynamic" else "crop(padding=1, flip=false)",
     "checkpoint_every": 2,
   }
   whole = urkle_tf.pretrain(output_dir=str(tmp_path / "whole"), **options)
@@ -147,9 +182,13 @@ def _resume(pretext, scheme, tmp_path, monkeypatch, **fixtures):
   timing = ("seconds", "images_per_second", "encoder", "classifier")
   strip = lambda row: {k: v for k, v in row.items() if k not in timing}  # noqa: E731
   assert strip(whole) == strip(resumed)
-  encoders = [urkle_tf.load_encoder(run["encoder"]) for run in (whole, resumed)]
-  for one, other in zip(*(e.network.get_weights() for e in encoders), strict=True):
-    np.testing.assert_array_equal(one, other)
+  dual = scheme in ("acl", "acl_a2s", "acl_dynamic")
+  for place in ("clean", "") if dual else ("",):
+    folders = [pathlib.Path(run["encoder"], place) for run in (whole, resumed)]
+    encoders = [urkle_tf.load_encoder(folder) for folder in folders]
+    for one, other in zip(*(e.network.get_weights() for e in encoders), strict=True):
+      np.testing.assert_array_equal(one, other)
+  assert ("stream" in encoders[0].metadata) is dual
   sampled = scheme == "urkle" or pretext == "vae"
   assert encoders[0].metadata["stochastic"] is sampled
   assert ("classifier" in whole) == (pretext == "supervised")
