@@ -288,14 +288,14 @@ def test_the_reports_part(folders, tmp_path):
   ],
 )
 def test_the_report_says_whether_the_bound_is_vacuous(vacuous, tight, sentence):
-  from urkle_tf.evaluation import report
+  from urkle_tf.evaluation import document, report
 
   numbers = "M clean_loss regulariser value measured_adversarial_loss regulariser_tight value_tight"
   part = dict.fromkeys([*numbers.split(), "kl_mean", "cap_share", "epsilon"], 0.5)
   part |= {"vacuous": vacuous, "vacuous_tight": tight, "norm": "linf", "examples": 3, "samples": 9}
   part |= {"steps": 1, "restarts": 1, "loss_steps": 1}
   config = {"dataset": "digits", "split": "test"}
-  text = report.markdown({"config": config, "bound": part, "versions": {}})
+  text = document.markdown(report.parts({"config": config, "bound": part, "versions": {}}))
   assert sentence in text
 
 

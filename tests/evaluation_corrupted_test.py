@@ -9,7 +9,15 @@ from small_models import small_encoder
 
 from urkle_tf import errors, evaluation, export, networks
 from urkle_tf.data import sources
-from urkle_tf.evaluation import calibration, clean, corrupted, corruptions, report
+from urkle_tf.evaluation import (
+  calibration,
+  clean,
+  corrupted,
+  corruptions,
+  document,
+  pictures,
+  report,
+)
 from urkle_tf.networks.classifier import Classifier
 
 
@@ -128,10 +136,10 @@ def test_the_pictures_show_the_figures(rng, tmp_path, monkeypatch):
   ]
   whole = {"clean": clean.measure(values, source.labels), "corruptions": part, "attacks": attacks}
   drawn = []
-  original = report.canvas
-  monkeypatch.setattr(report, "canvas", lambda *size: drawn.append(original(*size)) or drawn[-1])
+  original = pictures.canvas
+  monkeypatch.setattr(pictures, "canvas", lambda *size: drawn.append(original(*size)) or drawn[-1])
 
-  report.corruptions_figure(part, tmp_path / "corruptions.png")
+  pictures.corruptions_figure(part, tmp_path / "corruptions.png")
   (axes,) = drawn[0].axes
   shown = np.asarray(axes.images[0].get_array(), np.float64)
   texts = {text.get_position(): text.get_text() for text in axes.texts}
@@ -146,7 +154,7 @@ def test_the_pictures_show_the_figures(rng, tmp_path, monkeypatch):
     [100 * part["by_severity"][s]["accuracy"] for s in ("2", "4")] + [100 * part["mean"]]
   )
 
-  report.reliability_figure(whole, tmp_path / "reliability.png")
+  pictures.reliability_figure(whole, tmp_path / "reliability.png")
   above, below = drawn[1].axes[:3], drawn[1].axes[3:]
   wanted = {
     "clean": whole["clean"]["reliability"],
@@ -250,7 +258,7 @@ def test_prepared_images_are_scored(monkeypatch, capsys):
   assert part["severities"] == ["1", "2"]
   assert set(part["by_type"]["glass_blur"]["severities"]) == {"2"}
   assert len(part["missing"]) == 27
-  text = "\n".join(report._corruptions(part))
+  text = document.markdown(report._corruptions(part))
   assert "| glass_blur | - | 100.00 | 100.00 (" in text
   assert "| fog | 0.00 | 100.00 | 50.00 (" in text
   assert "| **mean** | 0.00 | 100.00 | 75.00 (" in text
@@ -303,5 +311,5 @@ def test_the_report_has_a_part_and_pictures(tmp_path, capsys):
     assert f"figures/{name}" in text
     assert (tmp_path / "report" / "figures" / name).read_bytes()[:4] == b"\x89PNG"
   # Drawn again from the file alone, they are the same.
-  panels = [title for title, _ in report.reliability_panels(stored)]
+  panels = [title for title, _ in pictures.reliability_panels(stored)]
   assert panels == ["clean", "corrupted", "fgsm, linf, 0.1"]

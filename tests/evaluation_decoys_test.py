@@ -12,7 +12,7 @@ from small_models import digits
 
 from urkle_tf import errors, evaluation, export, foreign_models, networks
 from urkle_tf.data import sources
-from urkle_tf.evaluation import attacked, foreign, report, scoring
+from urkle_tf.evaluation import attacked, document, foreign, report, scoring
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.networks.classifier import Classifier
 
@@ -143,7 +143,7 @@ def test_decoys_get_no_credit(linear, tmp_path, name):
     assert accuracies[0] > true + 0.5  # what that attack alone would have reported
   failed = {check["name"] for check in found["checks"] if not check["passed"]}
   assert failing <= failed if failing else not failed
-  text = report.markdown(found)
+  text = document.markdown(report.parts(found))
   for check in found["checks"]:
     verdict = "passed" if check["passed"] else "**failed**"
     assert f"| {check['name']} | {verdict} | {check['detail']} |" in text

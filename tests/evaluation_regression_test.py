@@ -90,10 +90,15 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   assert report["regression"]["attacks"][0]["epsilon"] == EPSILON  # that of the training
   page = (tmp_path / "report" / "report.md").read_text().splitlines()
   assert page[2].startswith("Target: a number; 50 images.")
-  assert [line.split(" | ")[1] for line in page[6:]] == ["clean"] * 2 + ["pgd-2, linf 0.1"] * 2
+  rows = [line.split(" | ")[1] for line in page if line.startswith(("| sampled z |", "| z = mu |"))]
+  assert rows == ["clean"] * 2 + ["pgd-2, linf 0.1"] * 2
+  assert not (tmp_path / "report" / "report.html").exists()
   capsys.readouterr()
-  assert regression.assess_regressor(output_dir=str(tmp_path / "report"), **options) == report
-  assert "is finished" in capsys.readouterr().out
+  again = {"output_dir": str(tmp_path / "report"), "html": True, **options}
+  assert regression.assess_regressor(**again) == report
+  assert "its page is made of what it holds" in capsys.readouterr().out
+  error = f"{report['regression']['attacks'][0]['rmse']:.4g}"
+  assert f">{error}</dd>" in (tmp_path / "report" / "report.html").read_text()
 
   # The same through the function behind `evaluate`, which takes more.
   whole = urkle_tf.assess(standing=True, corruptions="all", **options)

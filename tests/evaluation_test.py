@@ -684,6 +684,9 @@ def test_report_is_the_contracts(folders, tmp_path, capsys):
   capsys.readouterr()
   assert evaluation.assess(**arguments) == stored
   assert "is finished" in capsys.readouterr().out
+  assert not (tmp_path / "report" / "report.html").exists()
+  assert evaluation.assess(**arguments, html=True) == stored
+  assert "data:image/png;base64," in (tmp_path / "report" / "report.html").read_text()
   with pytest.raises(errors.UserError, match="--seed=0"):
     evaluation.assess(**arguments | {"seed": 1})
 

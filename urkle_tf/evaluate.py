@@ -47,6 +47,7 @@ _OWN = {
   "severities": ("numbers", None, "of the corruptions: 1,3,5; default all five"),
   "representation_examples": ("int", 1000, "images for the part without labels; 0 for none"),
   "loss_cap": ("number", None, "report the bound of Proposition 1 with this M, above ln(classes)"),
+  "html": ("bool", False, "write report.html too: the report as one file for a browser"),
   "save_images": ("bool", False, "save adversarial images and per-image results"),
 }
 
@@ -87,7 +88,7 @@ def main():
         f"bound on the adversarial loss, M {part['M']:.4g}: {part['value']:.4g} (measured: "
         f"{part['measured_adversarial_loss']:.4g}{'; vacuous' if part['vacuous'] else ''})"
       )
-    print(f"report: {settings['output_dir']}/report.md")
+    print(f"report: {settings['output_dir']}/report.{'html' if settings['html'] else 'md'}")
 
   command_line.run(evaluate, names)
 

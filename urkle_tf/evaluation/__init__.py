@@ -56,6 +56,7 @@ def assess(
   representation_examples=1000,
   loss_cap=None,
   save_images=False,
+  html=False,
   batch_size=250,
   seed=0,
   regressor=None,
@@ -96,6 +97,7 @@ def assess(
     loss_cap: M of Proposition 1 in nats, above ln of the number of classes: the bound is
       measured on the first 1,000 images; None for no such part.
     save_images: whether adversarial images and per-image results are saved (images.npz).
+    html: whether report.html is written too: the report as one file for a browser.
     batch_size: images that are attacked together.
     seed: everything random is a function of it.
     regressor: instead of a classifier an exported regressor's folder, attacked by PGD; what it
@@ -177,11 +179,11 @@ def assess(
 
   run = runs.open_run(output_dir, settings) if output_dir else None
   try:
-    if run and (done := report.finished(run.path, classifier or encoder, metadata["fingerprint"])):
+    fingerprint = metadata["fingerprint"]
+    if run and (done := report.finished(run.path, classifier or encoder, fingerprint, html)):
       shutil.rmtree(run.path / storing.FOLDER, ignore_errors=True)
       return done
-    owner = {name: metadata[name] for name in ("fingerprint",)}
-    owner |= {"source": source.name, "examples": source.size}
+    owner = {"fingerprint": fingerprint, "source": source.name, "examples": source.size}
     store = storing.Store(run.path / storing.FOLDER if run else None, owner)
     stochastic = bool(metadata["stochastic"])
     eot = (eot or 20) if stochastic else 1
@@ -245,13 +247,13 @@ def assess(
       "epsilons": radii,
       "eot": eot,
       "stochastic": stochastic,
-      "fingerprint": metadata["fingerprint"],
+      "fingerprint": fingerprint,
       "model": _shown(metadata, model),
       **({"skipped_attacks": skipped} if skipped else {}),
     }
     result["versions"] = export.versions()
     if run:
-      report.write(run.path, result, pictures, metadata.get("class_names"))
+      report.write(run.path, result, pictures, metadata.get("class_names"), html)
       shutil.rmtree(run.path / storing.FOLDER, ignore_errors=True)
   finally:
     if run:

@@ -1,12 +1,11 @@
 """How good and how robust a regressor is: its error, clean and attacked."""
 
-import json
 import math
 
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, errors, export, files, progress, runs
+from urkle_tf import attacks, distribution, errors, export, progress, runs
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import report, scoring
 from urkle_tf.evaluation.attacked import radius
@@ -32,6 +31,7 @@ def assess_regressor(
   samples=200,
   batch_size=250,
   seed=0,
+  html=False,
 ):
   """Measures an exported regressor, clean and attacked.
 
@@ -53,6 +53,7 @@ def assess_regressor(
     samples: samples of z that the sampled regressor is scored with.
     batch_size: images that are attacked together.
     seed: everything random is a function of it.
+    html: whether report.html is written too.
 
   Returns:
     What report.json holds: {"regression": see `measure`, "config", "versions"}.
@@ -87,7 +88,7 @@ def assess_regressor(
     )
   run = runs.open_run(output_dir, settings) if output_dir else None
   try:
-    if run and (done := report.finished(run.path, regressor, metadata["fingerprint"])):
+    if run and (done := report.finished(run.path, regressor, metadata["fingerprint"], html)):
       return done
     model = export.load_regressor(regressor)
     stochastic = model.stochastic
@@ -106,11 +107,7 @@ def assess_regressor(
       "versions": export.versions(),
     }
     if run:
-      for name, text in (
-        ("report.md", markdown(part)),
-        ("report.json", json.dumps(result, indent=1) + "\n"),  # last: it says that all is there
-      ):
-        files.write(run.path / name, text)
+      report.write(run.path, result, html=html)
   finally:
     if run:
       run.close()
@@ -245,29 +242,3 @@ def _adversary(regressor, attack, mode, eot):
     return attack(objective, images, distribution.fold(seed, 0))
 
   return find
-
-
-def markdown(part):
-  """The report of what `measure` returned, for people."""
-  clean = part["clean"]
-  name = lambda mode: "sampled z" if mode == "sampled" else "z = mu"  # noqa: E731
-  lines = [
-    "# Regression",
-    "",
-    f"Target: {part['target']}; {part['examples']:,} images. A constant guess has an error of "
-    f"{part['spread']:.4g} (root mean square).",
-    "",
-    "| regressor | images | root mean square error | mean absolute error | R2 |",
-    "| --- | --- | --- | --- | --- |",
-  ]
-  rows = [(clean["mode"], "clean", clean)]
-  rows += [(mode, "clean", clean[mode]) for mode in ("deterministic",) if mode in clean]
-  for row in part["attacks"]:
-    attack = f"{row['name']}-{row['steps']}, {row['norm']} {radius(row['epsilon'])}"
-    if row["restarts"] > 1:
-      attack += f", {row['restarts']} restarts"
-    rows.append((row["mode"], attack, row))
-  for mode, images, scores in rows:
-    cells = [name(mode), images, *(f"{scores[key]:.4g}" for key in ("rmse", "mae", "r2"))]
-    lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines) + "\n"

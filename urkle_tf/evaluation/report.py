@@ -1,23 +1,33 @@
-"""The report: report.json, report.md and figures."""
+"""The report: report.json, report.md, report.html and figures, all of one dict."""
 
 import json
 
-import numpy as np
-
 from urkle_tf import errors, files
-from urkle_tf.evaluation import attacked
-from urkle_tf.figures import canvas
+from urkle_tf.evaluation import attacked, pictures
+from urkle_tf.evaluation.document import (
+  Alarm,
+  Glance,
+  Heading,
+  Items,
+  Share,
+  Strong,
+  Table,
+  Text,
+  markdown,
+)
+from urkle_tf.evaluation.page import page
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
+PAGE = "report.html"
 
 
-def finished(folder, model, fingerprint):
+def finished(folder, model, fingerprint, html=False):
   """The report that a folder holds, if an evaluation of this model ended there before.
 
   Args:
     folder: a `pathlib.Path`.
     model: where the model lies, for the message.
     fingerprint: the model's.
+    html: whether the page is written too, if it is not there.
 
   Returns:
     What report.json holds, or None if there is none.
@@ -34,177 +44,209 @@ def finished(folder, model, fingerprint):
       f"{folder} holds the report of another model than {model} holds now: give another "
       "--output_dir"
     )
-  print(f"{folder} is finished: nothing to do")
+  if html and not (folder / PAGE).exists():
+    files.write(folder / PAGE, page(parts(found, pictures.found(folder, found)), folder))
+    print(f"{folder} was finished: its page is made of what it holds")
+  else:
+    print(f"{folder} is finished: nothing to do")
   return found
 
 
-def write(folder, report, pictures=(), class_names=None):
+def write(folder, report, broken=(), class_names=None, html=False):
   """Writes a report's files; report.json last, since it says that the report is whole.
 
   Args:
     folder: a `pathlib.Path`.
     report: the dict that report.json holds.
-    pictures: of images that were broken, from a `recording.Recorder`.
+    broken: images that were broken, from a `recording.Recorder`.
     class_names: names of the classes, or None.
+    html: whether the page is written too.
   """
-  figures = folder / "figures"
-  names = []
-  if report.get("attacks"):
-    figures.mkdir(exist_ok=True)
-    accuracy_figure(report, figures / "accuracy_vs_epsilon.png")
-    names.append(("accuracy_vs_epsilon.png", "Accuracy against the radius of the attack"))
-  if part := report.get("corruptions"):
-    figures.mkdir(exist_ok=True)
-    corruptions_figure(part, figures / "corruptions.png")
-    names.append(("corruptions.png", "Accuracy on corrupted images"))
-  if report.get("clean"):
-    figures.mkdir(exist_ok=True)
-    reliability_figure(report, figures / "reliability.png")
-    names.append(("reliability.png", "Accuracy against confidence"))
-  if pictures:
-    examples_figure(pictures, class_names, figures / "examples.png")
-    names.append(("examples.png", "Images that were broken"))
-  if (figures / "latent_map.png").exists():
-    names.append(("latent_map.png", "Samples of z, before and after an attack on the KL"))
-  files.write(folder / "report.md", markdown(report, names))
+  pictures.draw(folder, report, broken, class_names)
+  content = parts(report, pictures.found(folder, report))
+  files.write(folder / "report.md", markdown(content))
+  if html:
+    files.write(folder / PAGE, page(content, folder))
   files.write(folder / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
-def _percent(row, prefix=""):
-  low, high = row[f"{prefix}interval"]
-  return f"{100 * row[f'{prefix}accuracy']:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+def parts(report, figures=None):
+  """What a report says, in order.
+
+  Args:
+    report: the dict that report.json holds.
+    figures: {name: `document.Picture`}, from `pictures.found`; None for none.
+
+  Returns:
+    A list of the classes of `document`.
+  """
+  config, figures = report["config"], dict(figures or {})
+  show = lambda *names: [figures[name] for name in names if name in figures]  # noqa: E731
+  title = f"Evaluation on {config['dataset']}"
+  content = [Heading(f"{title}, {config['split']}" if "split" in config else title, 1)]
+  if "regression" in report:
+    content += _regression(report["regression"])
+  else:
+    content += [
+      Text(
+        "Accuracies are in percent with their 95% interval. Robust accuracy is that under the "
+        "attacks named here: an upper bound on the accuracy under any attack, not a guarantee."
+      ),
+      *_glance(report),
+    ]
+  if notes := config.get("model", {}).get("notes"):
+    content += [Heading("The model"), Items(notes)]
+  if clean := report.get("clean"):
+    content += [*_clean(clean), *show("reliability")]
+  if report.get("attacks"):
+    content += [*_attacked(report), *show("accuracy_vs_epsilon", "examples")]
+  content += _served(report)
+  if part := report.get("checks"):
+    content += _checks(part, config)
+  if part := report.get("corruptions"):
+    content += [*_corruptions(part), *show("corruptions")]
+  if part := report.get("representation"):
+    content += [*_representation(part, config), *show("latent_map")]
+  if part := report.get("bound"):
+    content += _bound(part)
+  versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+  return [*content, Text(f"Made with {versions}.")]
 
 
-def _table(head, rows):
-  lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-  return lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows] + [""]
+def _share(row, prefix=""):
+  return Share(row[f"{prefix}accuracy"], row[f"{prefix}interval"])
+
+
+def _glance(report):
+  """The figures of the served mode that are read first."""
+  found = []
+  if clean := report.get("clean"):
+    mode = "sampled z" if clean["mode"] == "sampled" else "z = mu"
+    images = f"{clean['examples']:,} images, {mode}"
+    found.append(("clean accuracy", f"{100 * clean['accuracy']:.2f}%", images))
+    rows = [row for row in report.get("attacks", ()) if row["mode"] == clean["mode"]]
+    for epsilon in sorted({row["epsilon"] for row in rows}):
+      worst = min(
+        (row for row in rows if row["epsilon"] == epsilon), key=lambda row: row["accuracy"]
+      )
+      name = f"attacked, {worst['norm']} {attacked.radius(epsilon)}"
+      found.append((name, f"{100 * worst['accuracy']:.2f}%", f"lowest of all: {worst['name']}"))
+  if part := report.get("corruptions"):
+    types = f"mean of {len(part['types'])} types"
+    found.append(("corrupted", f"{100 * part['mean']:.2f}%", types))
+  if (part := report.get("representation")) and "clean" not in report:
+    where = f"{part['norm']}, epsilon {attacked.radius(part['epsilon'])}"
+    found.append(("worst KL, mean", f"{part['kl_mean']:.4g} nats", where))
+    flips = f"{100 * part['neighbour_flips']:.1f}%"
+    found.append(("nearest image changes", flips, f"of {part['examples']:,} images"))
+  if part := report.get("bound"):
+    value = f"{part['value']:.4g} nats"
+    found.append(
+      ("bound on the loss", value, "vacuous" if part["vacuous"] else f"M {part['M']:.4g}")
+    )
+  if part := report.get("checks"):
+    failed = ", ".join(check["name"] for check in part if not check["passed"])
+    passed = f"{sum(check['passed'] for check in part)} of {len(part)}"
+    found.append(
+      ("checks passed", Alarm(passed) if failed else passed, failed and f"not: {failed}")
+    )
+  return [Glance(found)] if found else []
 
 
 def _calibration(row):
   return [f"{row[name]:.4f}" for name in ("nll", "ece", "brier")]
 
 
-def markdown(report, figures=()):
-  """The report as text.
-
-  Args:
-    report: the dict that report.json holds.
-    figures: (file name, title) of each figure.
-  """
-  config = report["config"]
-  lines = [
-    f"# Evaluation on {config['dataset']}, {config['split']}",
-    "",
-    "Accuracies are in percent with their 95% interval. Robust accuracy is that under the attacks "
-    "named here: an upper bound on the accuracy under any attack, not a guarantee.",
-    "",
+def _clean(clean):
+  rows = [[clean["mode"], _share(clean), *_calibration(clean)]]
+  if "deterministic" in clean:
+    other = clean["deterministic"]
+    rows.append(["deterministic", _share(other), *_calibration(other)])
+  return [
+    Heading(f"Clean ({clean['examples']} images)"),
+    Table("Clean images", ["z", "accuracy", "NLL", "ECE", "Brier"], rows),
   ]
-  if notes := config.get("model", {}).get("notes"):
-    lines += ["## The model", "", *(f"- {note}" for note in notes), ""]
-  if clean := report.get("clean"):
-    rows = [[clean["mode"], _percent(clean), *_calibration(clean)]]
-    if "deterministic" in clean:
-      rows.append(["deterministic", _percent(clean["deterministic"])])
-      rows[-1] += _calibration(clean["deterministic"])
-    lines += [f"## Clean ({clean['examples']} images)", ""]
-    lines += _table(["z", "accuracy", "NLL", "ECE", "Brier"], rows)
-  if rows := report.get("attacks"):
-    lines += ["## Attacked", ""]
-    own = "own_accuracy" in rows[0]
-    lines += _table(
-      [
-        *("attack", "norm", "epsilon", "steps", "restarts", "samples a step", "z", "loss"),
-        "accuracy",
-        *(["own adversaries alone"] if own else []),
-        *("NLL", "ECE", "Brier"),
-      ],
-      [
-        [
-          row["name"],
-          row["norm"],
-          attacked.radius(row["epsilon"]),
-          row["steps"],
-          row["restarts"],
-          row["eot"],
-          row["mode"],
-          row.get("loss", "-"),
-          _percent(row),
-          *([_percent(row, "own_") if "own_accuracy" in row else "-"] if own else []),
-          *_calibration(row),
-        ]
-        for row in rows
-      ],
-    )
-    lines += [
+
+
+def _attacked(report):
+  rows, config = report["attacks"], report["config"]
+  own = "own_accuracy" in rows[0]
+  head = [
+    *("attack", "norm", "epsilon", "z", "accuracy"),
+    *(["own adversaries alone"] if own else []),
+    *("NLL", "ECE", "Brier", "steps", "restarts", "samples a step", "loss"),
+  ]
+  cells = [
+    [
+      *(row["name"], row["norm"], attacked.radius(row["epsilon"]), row["mode"], _share(row)),
+      *([_share(row, "own_") if "own_accuracy" in row else "-"] if own else []),
+      *_calibration(row),
+      *(str(row[name]) for name in ("steps", "restarts", "eot")),
+      row.get("loss", "-"),
+    ]
+    for row in rows
+  ]
+  content = [
+    Heading("Attacked"),
+    Table("Attacked images", head, cells),
+    Text(
       "An image counts if it is classified rightly as it is and on every adversary found, those "
       "found against the other reading of z included"
-      + ("; each row counts what the rows before it found too." if config.get("standing") else "."),
-      "",
-    ]
-    if any(row["mode"] == "sampled" for row in rows):
-      lines += [
+      + ("; each row counts what the rows before it found too." if config.get("standing") else ".")
+    ),
+  ]
+  if any(row["mode"] == "sampled" for row in rows):
+    content.append(
+      Text(
         f"z = sampled: the mean of the probabilities over at least {config['samples']} fresh "
         "samples of z, none of them known to the attack, nor used to choose which of its finds "
-        "is scored. z = deterministic: the mean of z.",
-        "",
-      ]
-    notes = {f"- {row['name']}: {row['note']}" for row in rows if "note" in row}
-    notes |= {
-      f"- {row['name']}, z sampled: the same samples of z throughout an attack"
-      for row in rows
-      if row.get("noise") == "fixed"
-    }
-    lines += [*sorted(notes), ""] if notes else []
-    if skipped := config.get("skipped_attacks"):
-      lines += [
-        f"Not run, since the model has no gradient: {', '.join(skipped)}. What is left searches at "
-        "random: these figures are weak evidence.",
-        "",
-      ]
-  lines += _served(report)
-  if part := report.get("checks"):
-    lines += _checks(part, config)
-  if part := report.get("corruptions"):
-    lines += _corruptions(part)
-  if part := report.get("representation"):
-    lines += _representation(part, config)
-  if part := report.get("bound"):
-    lines += _bound(part)
-  for name, title in figures:
-    lines += [f"![{title}](figures/{name})", ""]
-  versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-  return "\n".join([*lines, f"Made with {versions}.", ""])
+        "is scored. z = deterministic: the mean of z."
+      )
+    )
+  notes = {f"{row['name']}: {row['note']}" for row in rows if "note" in row}
+  notes |= {
+    f"{row['name']}, z sampled: the same samples of z throughout an attack"
+    for row in rows
+    if row.get("noise") == "fixed"
+  }
+  if notes:
+    content.append(Items(sorted(notes)))
+  if skipped := config.get("skipped_attacks"):
+    content.append(
+      Text(
+        f"Not run, since the model has no gradient: {', '.join(skipped)}. What is left searches "
+        "at random: these figures are weak evidence."
+      )
+    )
+  return content
 
 
 def _served(report):
   """What a caller of a sampled classifier sees, of the images as they are and attacked."""
-  parts = [("clean", "", report.get("clean", {}))]
+  parts = [("clean", "-", report.get("clean", {}))]
   for row in report.get("attacks", ()):
     parts.append((row["name"], attacked.radius(row["epsilon"]), row))
   parts = [(name, epsilon, part) for name, epsilon, part in parts if "served_accuracy" in part]
   if not parts:
     return []
   samples, draws = (parts[0][2][name] for name in ("served_samples", "draws"))
-
-  def percent(part, share, interval):
-    return _percent({"accuracy": part[share], "interval": part[interval]})
-
   rows = [
     [
-      *(name, epsilon, _percent(part), percent(part, "served_accuracy", "served_interval")),
-      percent(part, "accuracy_all_draws", "interval_all_draws"),
+      *(name, epsilon, _share(part)),
+      Share(part["served_accuracy"], part["served_interval"]),
+      Share(part["accuracy_all_draws"], part["interval_all_draws"]),
     ]
     for name, epsilon, part in parts
   ]
   head = ["images", "epsilon", "limit of many samples", f"a call with {samples} samples of z"]
   return [
-    "## As it is served",
-    "",
-    *_table([*head, f"right in each of {draws} calls"], rows),
-    f"The expected accuracy of one call, and the share of images that {draws} calls in a row get "
-    "right: a pessimistic figure, of an attacker who may try again. The images are those that "
-    "hurt the sampled classifier most.",
-    "",
+    Heading("As it is served"),
+    Table("As it is served", [*head, f"right in each of {draws} calls"], rows),
+    Text(
+      f"The expected accuracy of one call, and the share of images that {draws} calls in a row "
+      "get right: a pessimistic figure, of an attacker who may try again. The images are those "
+      "that hurt the sampled classifier most."
+    ),
   ]
 
 
@@ -217,15 +259,13 @@ def _checks(part, config):
     else "All passed: no sign of masked gradients was found."
   )
   rows = [
-    [check["name"], "passed" if check["passed"] else "**failed**", check["detail"]]
+    [check["name"], "passed" if check["passed"] else Alarm("failed"), check["detail"]]
     for check in part
   ]
   return [
-    f"## Checks (epsilon {attacked.radius(config['epsilon'])})",
-    "",
-    *_table(["check", "", "numbers"], rows),
-    verdict,
-    "",
+    Heading(f"Checks (epsilon {attacked.radius(config['epsilon'])})"),
+    Table("Checks for masked gradients", ["check", "", "numbers"], rows),
+    Text(verdict),
   ]
 
 
@@ -233,11 +273,12 @@ def _corruptions(part):
   severities = part["severities"]
 
   def row(title, scores, each):
-    cells = [f"{100 * each[name]['accuracy']:.2f}" if name in each else "-" for name in severities]
-    return [title, *cells, _percent(scores), *_calibration(scores)]
+    cells = [Share(each[name]["accuracy"]) if name in each else "-" for name in severities]
+    return [title, *cells, _share(scores), *_calibration(scores)]
 
   rows = [row(name, scores, scores["severities"]) for name, scores in part["by_type"].items()]
-  rows.append(row("**mean**", {**part, "accuracy": part["mean"]}, part["by_severity"]))
+  mean = {**part, "accuracy": part["mean"]}
+  rows.append(row(Strong("mean"), mean, part["by_severity"]))
   notes = [
     f"z = {part['mode']}. The mean is over each type's severities and then over the types; mean "
     f"corruption error: {100 * part['mean_corruption_error']:.2f}% (1 - mean accuracy; no other "
@@ -256,11 +297,9 @@ def _corruptions(part):
     notes.append(f"Not prepared, and left out: {', '.join(missing)}.")
   head = ["corruption", *(f"severity {name}" for name in severities), "mean"]
   return [
-    f"## Corrupted ({part['examples']} images)",
-    "",
-    *_table([*head, "NLL", "ECE", "Brier"], rows),
-    " ".join(notes),
-    "",
+    Heading(f"Corrupted ({part['examples']} images)"),
+    Table("Corrupted images", [*head, "NLL", "ECE", "Brier"], rows),
+    Text(" ".join(notes)),
   ]
 
 
@@ -283,21 +322,23 @@ def _representation(part, config):
     "regulariser_tight": "likewise with the mean of roots (eq. 31), nats",
   }
   meanings = {name: text for name, text in meanings.items() if name in part}
-  lines = [
-    "## Representation",
-    "",
-    f"The first {part['examples']} images, PGD on the KL with {part['steps']} steps and "
-    f"{part['restarts']} restarts, {part['norm']}, epsilon {attacked.radius(part['epsilon'])}; no "
-    "label is read.",
-    "",
-    *_table(["", "value"], [[text, f"{part[name]:.4g}"] for name, text in meanings.items()]),
+  content = [
+    Heading("Representation"),
+    Text(
+      f"The first {part['examples']} images, PGD on the KL with {part['steps']} steps and "
+      f"{part['restarts']} restarts, {part['norm']}, epsilon {attacked.radius(part['epsilon'])}; "
+      "no label is read."
+    ),
+    Table(
+      "Representation",
+      ["", "value"],
+      [[text, f"{part[name]:.4g}"] for name, text in meanings.items()],
+    ),
   ]
   if not config.get("stochastic", True):
-    lines += [
-      "This encoder's training used no sigma: KL, sigma and abs(mu) / sigma mean little.",
-      "",
-    ]
-  return lines
+    text = "This encoder's training used no sigma: KL, sigma and abs(mu) / sigma mean little."
+    content.append(Text(text))
+  return content
 
 
 def _bound(part):
@@ -315,180 +356,51 @@ def _bound(part):
     verdict = "Vacuous with the root of the mean KL; with the mean of roots the bound is below M."
   else:
     verdict = "Not vacuous: the bound is below M."
+  head = ["", "root of the mean KL (eq. 4)", "mean of roots (eq. 31)"]
   return [
-    "## The bound of Proposition 1",
-    "",
-    f"The first {part['examples']} images, sampled z ({part['samples']} samples), {part['norm']}, "
-    f"epsilon {attacked.radius(part['epsilon'])}; nats. Each softmax is mixed with "
-    f"{100 * part['cap_share']:.3g}% of the uniform distribution, so that no loss exceeds M.",
-    "",
-    *_table(["", "root of the mean KL (eq. 4)", "mean of roots (eq. 31)"], rows),
-    f"{verdict} The KL is the largest found (mean {part['kl_mean']:.4g}; PGD on the KL with "
-    f"{part['steps']} steps and {part['restarts']} restarts, PGD on the loss with "
-    f"{part['loss_steps']}), and so is the measured loss: the true maxima may be larger, and the "
-    "bound with them.",
-    "",
+    Heading("The bound of Proposition 1"),
+    Text(
+      f"The first {part['examples']} images, sampled z ({part['samples']} samples), "
+      f"{part['norm']}, epsilon {attacked.radius(part['epsilon'])}; nats. Each softmax is mixed "
+      f"with {100 * part['cap_share']:.3g}% of the uniform distribution, so that no loss exceeds M."
+    ),
+    Table("The bound of Proposition 1", head, rows),
+    Text(
+      f"{verdict} The KL is the largest found (mean {part['kl_mean']:.4g}; PGD on the KL with "
+      f"{part['steps']} steps and {part['restarts']} restarts, PGD on the loss with "
+      f"{part['loss_steps']}), and so is the measured loss: the true maxima may be larger, and "
+      "the bound with them."
+    ),
   ]
 
 
-def accuracy_figure(report, file):
-  """Draws accuracy against epsilon, a line for each attack and reading of z."""
-  figure = canvas(6.4, 4.2)
-  axes = figure.add_subplot()
-  clean = report["clean"]
-  lines: dict[tuple[str, str], list[dict]] = {}
-  for row in report["attacks"]:
-    label = row["name"] if row["steps"] == 1 else f"{row['name']}-{row['steps']}"
+def _regression(part):
+  clean, attacks = part["clean"], part["attacks"]
+  name = lambda mode: "sampled z" if mode == "sampled" else "z = mu"  # noqa: E731
+  scores = lambda row: [f"{row[key]:.4g}" for key in ("rmse", "mae", "r2") if key in row]  # noqa: E731
+  rows = [[name(clean["mode"]), "clean", *scores(clean)]]
+  rows += [
+    [name(mode), "clean", *scores(clean[mode])] for mode in ("deterministic",) if mode in clean
+  ]
+  for row in attacks:
+    attack = f"{row['name']}-{row['steps']}, {row['norm']} {attacked.radius(row['epsilon'])}"
     if row["restarts"] > 1:
-      label += f" x {row['restarts']}"
-    lines.setdefault((label, row["mode"]), []).append(row)
-  labels = list(dict.fromkeys(label for label, _ in lines))
-  for (label, mode), rows in lines.items():
-    start = clean if clean["mode"] == mode else clean["deterministic"]
-    rows = sorted(rows, key=lambda row: row["epsilon"])
-    x = [0.0, *(row["epsilon"] * 255 for row in rows)]
-    y = 100 * np.array([start["accuracy"], *(row["accuracy"] for row in rows)])
-    low, high = 100 * np.array([start["interval"], *(row["interval"] for row in rows)]).T
-    colour = _COLOURS[labels.index(label) % len(_COLOURS)]
-    dashed = mode == "deterministic" and clean["mode"] == "sampled"
-    axes.plot(
-      *(x, y),
-      "s--" if dashed else "o-",
-      color=colour,
-      markersize=4,
-      fillstyle="none" if dashed else "full",
-      label=f"{label}, z {mode}",
-    )
-    axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-  axes.set_xlabel(f"epsilon x 255 ({report['attacks'][0]['norm']})")
-  axes.set_ylabel("accuracy, %")
-  axes.set_ylim(0, 100)
-  axes.set_xlim(left=0)
-  axes.grid(alpha=0.3)
-  axes.spines[["top", "right"]].set_visible(False)
-  axes.legend(frameon=False, fontsize=9)
-  config = report["config"]
-  axes.set_title(f"{config['dataset']}, {clean['examples']} images", fontsize=10)
-  figure.savefig(file, dpi=150)
-
-
-def corruptions_figure(part, file):
-  """Draws accuracy as a heat map, a row for each type and a column for each severity.
-
-  Args:
-    part: the report's part "corruptions".
-    file: where to.
-  """
-  severities, types = part["severities"], part["types"]
-  values = np.full((len(types) + 1, len(severities) + 1), np.nan)
-  for row, name in enumerate(types):
-    scores = part["by_type"][name]
-    values[row, -1] = scores["accuracy"]
-    for column, severity in enumerate(severities):
-      if severity in scores["severities"]:
-        values[row, column] = scores["severities"][severity]["accuracy"]
-  values[-1, :-1] = [part["by_severity"][severity]["accuracy"] for severity in severities]
-  values[-1, -1] = part["mean"]
-  figure = canvas(2.6 + 0.75 * values.shape[1], 1.1 + 0.32 * values.shape[0])
-  axes = figure.add_subplot()
-  axes.imshow(100 * values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
-  for (row, column), value in np.ndenumerate(values):
-    if not np.isnan(value):
-      colour = "black" if value > 0.55 else "white"
-      axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", color=colour, size=9)
-  axes.set_yticks(range(len(types) + 1), [*(name.replace("_", " ") for name in types), "mean"])
-  axes.set_xticks(range(len(severities) + 1), [*severities, "mean"])
-  axes.xaxis.tick_top()
-  axes.tick_params(length=0, labelsize=9)
-  for place, line in ((len(types) - 0.5, axes.axhline), (len(severities) - 0.5, axes.axvline)):
-    line(place, color="white", linewidth=2)
-  axes.spines[:].set_visible(False)
-  axes.set_xlabel(
-    f"severity; accuracy in %, z {part['mode']}, {part['examples']} images", fontsize=9
-  )
-  figure.savefig(file, dpi=150)
-
-
-def reliability_panels(report):
-  """What the reliability diagram shows, of the served mode.
-
-  Args:
-    report: the dict that report.json holds.
-
-  Returns:
-    A list of (title, {"count", "confidence", "accuracy"}): the clean images; all corrupted ones,
-    where there are any; and at the smallest and the largest radius the adversaries of the row
-    that leaves the lowest accuracy.
-  """
-  clean = report["clean"]
-  panels = [("clean", clean["reliability"])]
-  if part := report.get("corruptions"):
-    panels.append(("corrupted", part["reliability"]))
-  rows = [row for row in report.get("attacks", ()) if row["mode"] == clean["mode"]]
-  rows = [row for row in rows if "reliability" in row and row["epsilon"] > 0]
-  radii = sorted({row["epsilon"] for row in rows})
-  for epsilon in dict.fromkeys(radii[:1] + radii[-1:]):
-    worst = min((row for row in rows if row["epsilon"] == epsilon), key=lambda row: row["accuracy"])
-    title = f"{worst['name']}, {worst['norm']}, {attacked.radius(epsilon)}"
-    panels.append((title, worst["reliability"]))
-  return panels
-
-
-def reliability_figure(report, file):
-  """Draws accuracy against confidence, with the share of the images below."""
-  panels = reliability_panels(report)
-  figure = canvas(2.9 * len(panels), 3.9)
-  grid = figure.subplots(2, len(panels), squeeze=False, height_ratios=(3, 1), sharex=True)
-  for (title, bins), above, below in zip(panels, *grid, strict=True):
-    count, confidence, accuracy = (
-      np.array(bins[name], np.float64) for name in ("count", "confidence", "accuracy")
-    )
-    edges = np.linspace(0, 1, len(count) + 1)
-    filled = count > 0
-    ece = np.sum(count * np.abs(accuracy - confidence)) / count.sum()
-    above.plot((0, 1), (0, 1), color="grey", linewidth=1, linestyle="--")
-    above.bar(
-      *(edges[:-1][filled], accuracy[filled], 1 / len(count)),
-      align="edge",
-      color=_COLOURS[0],
-      alpha=0.35,
-      edgecolor="white",
-    )
-    above.plot(confidence[filled], accuracy[filled], "o-", color=_COLOURS[0], markersize=4)
-    above.text(0.04, 0.93, f"ECE {ece:.3f}", transform=above.transAxes, fontsize=9)
-    above.set(xlim=(0, 1), ylim=(0, 1))
-    above.set_title(title, fontsize=10)
-    below.bar(edges[:-1], count / count.sum(), 1 / len(count), align="edge", color="grey")
-    below.set(ylim=(0, 1), xlabel="confidence")
-    for axes in (above, below):
-      axes.spines[["top", "right"]].set_visible(False)
-  grid[0, 0].set_ylabel("accuracy")
-  grid[1, 0].set_ylabel("share of images", fontsize=8)
-  figure.savefig(file, dpi=150)
-
-
-def examples_figure(pictures, class_names, file):
-  """Draws broken images: clean, perturbation, adversarial, with what was predicted."""
-  figure = canvas(1.6 * len(pictures), 5.0)
-  grid = figure.subplots(3, len(pictures), squeeze=False)
-  name = lambda index: str(class_names[index]) if class_names else str(index)  # noqa: E731
-  for column, picture in enumerate(pictures):
-    change = picture["adversary"] - picture["image"]
-    largest = max(float(np.abs(change).max()), 1e-6)
-    shown = (picture["image"], 0.5 + change / (2 * largest), picture["adversary"])
-    titles = (
-      name(picture["before"]),
-      f"x {0.5 / largest:.3g}",
-      name(picture["after"]),
-    )
-    for axes, pixels, title in zip(grid[:, column], shown, titles, strict=True):
-      grey = {"cmap": "gray", "vmin": 0, "vmax": 1} if pixels.shape[-1] == 1 else {}
-      pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-      axes.imshow(np.clip(pixels, 0, 1), interpolation="nearest", **grey)
-      axes.set_title(title, fontsize=9)
-      axes.set_xticks([])
-      axes.set_yticks([])
-  for axes, label in zip(grid[:, 0], ("clean", "perturbation", "adversarial"), strict=True):
-    axes.set_ylabel(label, fontsize=9)
-  figure.suptitle("Above the images: what is predicted", fontsize=9)
-  figure.savefig(file, dpi=150)
+      attack += f", {row['restarts']} restarts"
+    rows.append([name(row["mode"]), attack, *scores(row)])
+  worst = attacks[0]
+  where = f"{worst['norm']} {attacked.radius(worst['epsilon'])}"
+  head = ["regressor", "images", "root mean square error", "mean absolute error"]
+  return [
+    Text(
+      f"Target: {part['target']}; {part['examples']:,} images. A constant guess has an error of "
+      f"{part['spread']:.4g} (root mean square)."
+    ),
+    Glance(
+      [
+        ("clean error", f"{clean['rmse']:.4g}", f"root mean square, {name(clean['mode'])}"),
+        (f"attacked, {where}", f"{worst['rmse']:.4g}", f"{worst['name']}-{worst['steps']}"),
+        ("a constant guess", f"{part['spread']:.4g}", "root mean square"),
+      ]
+    ),
+    Table("Errors", [*head, *(["R2"] if "r2" in clean else [])], rows),
+  ]
