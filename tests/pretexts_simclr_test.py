@@ -1,12 +1,13 @@
 """NT-Xent against a plain loop, keras-cv and cases worked by hand."""
 
+import keras
 import keras_cv
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from urkle_tf import errors, networks, pretexts
-from urkle_tf.pretexts.simclr import nt_xent
+from urkle_tf.pretexts.simclr import consistency, nt_xent
 
 
 def _loop(z, temperature, denominator):
@@ -73,17 +74,75 @@ def test_nt_xent_does_not_see_the_length_of_z(rng):
   np.testing.assert_allclose(nt_xent(1e3 * z), nt_xent(z), rtol=1e-4)
 
 
-def test_negatives_are_gathered_from_all_replicas(rng, mirrored):
+@pytest.mark.parametrize("term", [nt_xent, consistency])
+def test_negatives_are_gathered_from_all_replicas(rng, mirrored, term):
   z = rng.normal(size=(6, 4, 5)).astype("float32")
   halves = mirrored.experimental_distribute_values_from_function(
     lambda context: tf.constant(z[3 * context.replica_id_in_sync_group :][:3])
   )
-  losses = mirrored.run(tf.function(nt_xent), (halves,))
+  losses = mirrored.run(tf.function(term), (halves,))
   both = tf.concat(mirrored.experimental_local_results(losses), 0)
-  np.testing.assert_allclose(both, nt_xent(tf.constant(z)), rtol=1e-5)
+  np.testing.assert_allclose(both, term(tf.constant(z)), rtol=1e-4)
+
+
+def _divergences(z, temperature):
+  """Jensen-Shannon, tuple by tuple, from the softmax over all embeddings of other images."""
+  z = z / np.linalg.norm(z, axis=-1, keepdims=True)
+  found = []
+  for i, members in enumerate(z):
+    others = np.delete(z, i, axis=0).reshape(-1, z.shape[-1])
+    p = np.array([np.exp(a @ others.T / temperature) for a in members])
+    p /= p.sum(1, keepdims=True)
+    m = p.mean(0)
+    found.append(np.mean([np.sum(row * np.log(row / m)) for row in p]))
+  return found
+
+
+@pytest.mark.parametrize("members", [2, 3])
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_consistency_is_the_plain_loop(rng, members, temperature):
+  z = rng.normal(size=(5, members, 4)).astype("float32")
+  found = consistency(z, temperature)
+  np.testing.assert_allclose(found, _divergences(z, temperature), rtol=1e-4, atol=1e-6)
+  # Members that agree; and how much each of them may be turned about what the others are.
+  same = np.repeat(z[:, :1], members, 1)
+  np.testing.assert_allclose(consistency(same, temperature), 0, atol=1e-6)
+  assert np.all(found > 1e-4)
+
+
+def test_consistency_by_hand():
+  # Three members of one image, each on top of another of three images, at a low temperature: each
+  # is sure of another image, and the divergence is log 3.  The other images all agree.
+  axes = np.eye(3, dtype="float32")
+  z = np.stack([axes, *(np.repeat(axis[None], 3, 0) for axis in axes)])
+  np.testing.assert_allclose(consistency(z, 0.05), [np.log(3), 0, 0, 0], atol=1e-6)
+
+
+def test_consistency_has_gradients_that_lower_it(rng):
+  z = tf.Variable(rng.normal(size=(6, 3, 4)).astype("float32"))
+  with tf.GradientTape() as tape:
+    loss = tf.reduce_mean(consistency(z, 0.1))
+  gradient = tape.gradient(loss, z)
+  assert np.all(np.isfinite(gradient))
+  assert np.mean(consistency(z - 0.05 * gradient, 0.1)) < loss
+
+
+def test_consistency_is_a_third_view_and_a_term(rng):
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 6)
+  normal = encoder(rng.uniform(size=(12, 8, 8, 1)).astype("float32"))
+  three = networks.Representations.of(normal, 3)
+  plain, more = (pretexts.SimCLR(projector=0, consistency=weight) for weight in (0, 12))
+  assert (plain.views, plain.terms) == (2, ("nt_xent",))
+  assert (more.views, more.terms) == (3, ("nt_xent", "consistency"))
+  for pretext in (plain, more):
+    pretext.attach(encoder)
+  found, z = more.loss(three, None), np.asarray(normal.loc).reshape(4, 3, 6)
+  np.testing.assert_allclose(found["nt_xent"], plain.loss(three, None)["nt_xent"])
+  np.testing.assert_allclose(found["consistency"], 12 * np.array(_divergences(z, 0.5)), rtol=1e-3)
 
 
 def test_pretext_projects_the_sampled_z(rng):
+  keras.utils.set_random_seed(0)
   encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 6)
   pretext = pretexts.SimCLR(projector=8, projection=5)
   pretext.attach(encoder)
@@ -99,7 +158,12 @@ def test_pretext_projects_the_sampled_z(rng):
 
 
 @pytest.mark.parametrize(
-  "options, words", [({"temperature": 0.0}, "temperature"), ({"denominator": "al"}, "'all'")]
+  "options, words",
+  [
+    ({"temperature": 0.0}, "temperature"),
+    ({"denominator": "al"}, "'all'"),
+    ({"consistency": -1}, "consistency must be at least 0"),
+  ],
 )
 def test_wrong_options(options, words):
   with pytest.raises(errors.UserError, match=words):

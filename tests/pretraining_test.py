@@ -213,6 +213,8 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"precision": "float16"}, "precision"),
     ({"strategy": "two"}, "strategy"),
     ({"augment": "simclr(strenght=1)"}, "did you mean 'strength'"),
+    ({"augment": "simclr, crop, crop"}, "lists 3 recipes, and there are 2 views"),
+    ({"pretext": "simclr(consistency=12)", "robustness": "rocl"}, "this simclr has 3"),
     ({"init_from": "nowhere"}, "holds no encoder"),
     ({"max_scale": 0.01}, "min_scale"),
     ({"probe_split": "train[9999:]"}, "split"),
@@ -224,6 +226,15 @@ def test_mistakes_end_in_one_line(tmp_path, options, words):
   assert words in str(caught.value)
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "encoder").exists()
+
+
+def test_urrl_trains_on_a_clean_view_and_two_mixtures(tmp_path):
+  crop = "crop(padding=1)"
+  mixed = f"augmix(base='{crop}')"
+  options = {"pretext": "simclr(consistency=12, projector=8)", "robustness": "none", "epochs": 1}
+  row = _pretrain(tmp_path, augment=f"{crop}, {mixed}, {mixed}", **options)
+  assert row["loss"] == pytest.approx(row["nt_xent"] + row["consistency"], rel=1e-5)
+  assert 0 < row["consistency"] < 12 * np.log(3)
 
 
 def test_a_folder_of_other_settings_is_refused_and_kept(whole):

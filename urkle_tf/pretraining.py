@@ -79,7 +79,8 @@ def pretrain(
     split: the split, with slices.
     examples: use the first so many examples of the split.
     image_size: resize to squares; None for the images' own size.
-    augment: spec of the recipe that makes the views: `"simclr(strength=0.5)"`.
+    augment: spec of the recipe that makes the views, `"simclr(strength=0.5)"`; or a list with
+      one for each view, `"simclr, augmix(base=simclr)"`.
     augment_on_device: whether the recipe runs inside the compiled step.
     encoder: spec of the backbone: `"resnet18(width=64)"`.
     latent_dim: d_z.
@@ -125,6 +126,7 @@ def pretrain(
   scheme = spec.build("robustness", robustness, schemes.Robustness)
   scheme.check(task)
   recipe = augmentation.from_spec(augment)
+  recipe.check(task.views)
   if scheme.strength(0.0) is not None:
     pipeline.check_strength(recipe)
   source = sources.load(dataset, split, data_dir, download, image_size, examples)

@@ -7,6 +7,27 @@ from urkle_tf.networks import batch_norm, heads
 from urkle_tf.networks.folding import fold
 from urkle_tf.pretexts.base import Pretext
 
+_NOTHING = -1e9  # similarity of what is left out: exp makes an exact 0 of it
+
+
+def _to_negatives(z, others, temperature):
+  """Similarities of unit embeddings to those of other images, over the temperature.
+
+  Args:
+    z: float32 [n, t, d], of length 1.
+    others: as in `nt_xent`.
+    temperature: above 0.
+
+  Returns:
+    float32 [n, t, N * s]; where the image is the same, `_NOTHING`.
+  """
+  n, members = tf.shape(z)[0], z.shape[1]
+  everyone = distribution.gather(z) if others is None else tf.math.l2_normalize(others, -1)
+  own = tf.range(n) + distribution.replica_id() * n
+  own = tf.one_hot(own, tf.shape(everyone)[0], on_value=True, off_value=False)[:, None, :, None]
+  similarity = tf.einsum("itd,jsd->itjs", z, everyone) / temperature  # [n, t, N, s]
+  return tf.reshape(tf.where(own, _NOTHING, similarity), [n, members, -1])
+
 
 def nt_xent(z, temperature=0.5, denominator="negatives", others=None):
   """The normalised temperature-scaled cross entropy, averaged over positive pairs.
@@ -30,41 +51,79 @@ def nt_xent(z, temperature=0.5, denominator="negatives", others=None):
   Returns:
     float32 [n].
   """
-  n, members = tf.shape(z)[0], z.shape[1]
+  members = z.shape[1]
   z = tf.math.l2_normalize(tf.cast(z, tf.float32), -1)
-  everyone = distribution.gather(z) if others is None else tf.math.l2_normalize(others, -1)
-  own = tf.range(n) + distribution.replica_id() * n
-  own = tf.one_hot(own, tf.shape(everyone)[0], on_value=True, off_value=False)[:, None, :, None]
-  # Excluded entries leave the log-sum-exp through -inf, which exp turns into an exact 0.
-  nothing = -float("inf")
-  similarity = tf.einsum("itd,jsd->itjs", z, everyone) / temperature  # [n, t, N, s]
-  summands = tf.reshape(tf.where(own, nothing, similarity), [n, members, -1])
+  summands = _to_negatives(z, others, temperature)
   positive = tf.einsum("itd,isd->its", z, z) / temperature  # [n, t, t], within the own tuple
   if denominator == "all":
     itself = tf.eye(members, dtype=tf.bool)
-    summands = tf.concat([summands, tf.where(itself, nothing, positive)], 2)
+    summands = tf.concat([summands, tf.where(itself, _NOTHING, positive)], 2)
   repulsion = tf.reduce_logsumexp(summands, 2)  # log D(a), [n, t]
   pairs = members * (members - 1)
   attraction = (tf.reduce_sum(positive, [1, 2]) - tf.linalg.trace(positive)) / pairs
   return tf.reduce_mean(repulsion, 1) - attraction
 
 
+def consistency(z, temperature=0.5):
+  """How far the members of a tuple disagree about which other images they are like.
+
+  The Jensen-Shannon divergence of AugMix (Hendrycks et al., 2020, eq. 2 and 3), on contrastive
+  distributions where AugMix has those of a classifier: with s(a, c) as in `nt_xent`,
+
+      p_a(c) = exp s(a, c) / sum_c' exp s(a, c'),   c over the members of all other tuples
+      1/t sum_a KL[p_a || m],   m = 1/t sum_a p_a
+
+  In [0, log t]; 0 where all members agree.
+
+  Args:
+    z: float32 [n, t, d] on this replica; the other tuples come from all replicas.
+    temperature: above 0.
+
+  Returns:
+    float32 [n], nats.
+  """
+  z = tf.math.l2_normalize(tf.cast(z, tf.float32), -1)
+  log_p = tf.nn.log_softmax(_to_negatives(z, None, temperature))  # [n, t, N t]
+  log_m = tf.reduce_logsumexp(log_p, 1, keepdims=True) - tf.math.log(float(z.shape[1]))
+  return tf.reduce_mean(tf.reduce_sum(tf.exp(log_p) * (log_p - log_m), 2), 1)
+
+
 class SimCLR(Pretext):
   """Views of an image attract, other images repel (Chen et al., 2020).
+
+  With a weight for `consistency` there are three views, which also have to agree about the
+  other images: AugMix's consistency of a clean image and two mixtures, carried over to the
+  contrastive task.  URRL combines the two, and of its paper only abstract and introduction are
+  public: this is our reading of it.  `--augment="simclr, augmix(base=simclr),
+  augmix(base=simclr)"` leaves the first view unmixed.
 
   Args:
     temperature: of NT-Xent.
     denominator: "negatives" (eq. 9) or "all" (SimCLR's own); see `nt_xent`.
     projector: hidden width of the projector; 0 for none.
     projection: output width of the projector.
+    consistency: weight of the term of that name, at least 0; 12 is AugMix's.  0 leaves it out,
+      and makes two views.
+
+  Raises:
+    UserError: for an option out of its range.
   """
 
   positives = True
   contrastive = True
   terms = ("nt_xent",)
 
-  def __init__(self, temperature=0.5, denominator="negatives", projector=512, projection=128):
+  def __init__(
+    self,
+    temperature=0.5,
+    denominator="negatives",
+    projector=512,
+    projection=128,
+    consistency=0.0,
+  ):
     super().__init__(name="simclr")
+    if not consistency >= 0:
+      raise errors.UserError(f"simclr: consistency must be at least 0, got {consistency}")
     if temperature <= 0:
       raise errors.UserError(f"temperature must be above 0, got {temperature}")
     if denominator not in ("negatives", "all"):
@@ -72,6 +131,9 @@ class SimCLR(Pretext):
     self.temperature, self.denominator = temperature, denominator
     self._widths = (projector, projection)
     self.projector = None
+    self.consistency = consistency
+    if consistency:
+      self.views, self.terms = 3, ("nt_xent", "consistency")
 
   def attach(self, encoder):
     """Makes the projector, Dense - batch norm - ReLU - Dense, and its twin if there is need."""
@@ -90,11 +152,14 @@ class SimCLR(Pretext):
     return nt_xent(embeddings, self.temperature, self.denominator, others)
 
   def loss(self, representations, aux, training=True):
-    """{"nt_xent": [n]} of the projected z."""
+    """{"nt_xent": [n]} of the projected z, and {"consistency": [n]}, times its weight."""
     del aux
     z = representations.z  # [n, t, d_z]
     if self.projector is not None:
       project = lambda rows, stream: self._projectors[stream](rows, training=training)  # noqa: E731
       z = representations.through(project)
       z = tf.reshape(z, [-1, representations.z.shape[1], z.shape[-1]])
-    return {"nt_xent": nt_xent(z, self.temperature, self.denominator)}
+    found = {"nt_xent": nt_xent(z, self.temperature, self.denominator)}
+    if self.consistency:
+      found["consistency"] = self.consistency * consistency(z, self.temperature)
+    return found
