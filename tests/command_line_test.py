@@ -251,6 +251,45 @@ CASES = [
     2,
     "holds a run with --seed=0",
   ),
+  (
+    "no encoder to embed with",
+    "embed",
+    ["--output_dir={tmp}/embedded"],
+    2,
+    "give --encoder=FOLDER",
+  ),
+  ("no folder for embeddings", "embed", ["--encoder={run}/encoder"], 2, "give --output_dir=FOLDER"),
+  (
+    "embeddings among a run's files",
+    "embed",
+    ["--encoder={run}/encoder", "--output_dir={tmp}/run"],
+    2,
+    "give another --output_dir",
+  ),
+  (
+    "corrupt image to embed",
+    "embed",
+    [
+      *("--encoder={run}/encoder", "--dataset=folder:{tmp}/corrupt", "--image_size=8"),
+      "--output_dir={tmp}/embedded",
+    ],
+    2,
+    "corrupt/cat/torn.png",
+  ),
+  (
+    "embedding",
+    "embed",
+    ["--encoder={run}/encoder", "--examples=9", "--output_dir={tmp}/embedded"],
+    0,
+    "",
+  ),
+  (
+    "embeddings of other settings",
+    "embed",
+    ["--encoder={run}/encoder", "--examples=8", "--output_dir={tmp}/embedded"],
+    2,
+    "holds a run with --examples=9",
+  ),
 ]
 
 
@@ -367,6 +406,7 @@ def test_finetune_as_a_process_says_one_line_only(tmp_path):
     (["finetune", "--labels=some"], "'some' is not a number"),
     (["evaluate", "--epsilons=8/255,x"], "'x' is not a number"),
     (["evaluate", "--output_dir="], "give --output_dir=FOLDER"),
+    (["embed", "--encode=x"], "did you mean 'encoder'?"),
   ],
 )
 def test_wrong_flags(arguments, words):
@@ -396,6 +436,7 @@ def test_version():
     ("train", ["pretext", "robustness", "epsilon", "output_dir", "beta_warmup_epochs"]),
     ("finetune", ["protocol", "head", "labels", "encoder"]),
     ("evaluate", ["classifier", "attacks", "epsilons", "eot"]),
+    ("embed", ["encoder", "dataset", "projector_examples"]),
   ],
 )
 def test_help_lists_the_flags_of_the_command(command, names):

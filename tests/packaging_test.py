@@ -14,7 +14,7 @@ from packaging import requirements, specifiers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "urkle_tf"
-COMMANDS = ("train", "finetune", "evaluate")
+COMMANDS = ("train", "finetune", "evaluate", "embed")
 
 
 def tracked_files():

@@ -30,6 +30,7 @@ _NAMES = {
   "load_encoder": "export",
   "load_regressor": "export",
   "pretrain": "pretraining",
+  "represent": "embeddings",
 }
 _MODULES = ("attacks", "data", "networks", "pretexts", "robustness")
 

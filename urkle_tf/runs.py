@@ -73,7 +73,15 @@ def _started(path):
   metrics = path / "metrics.jsonl"
   if metrics.exists() and metrics.stat().st_size:
     return True
-  results = ("checkpoints/*.npz", "encoder", "classifier", "regressor", "partial", "report.json")
+  results = (
+    "checkpoints/*.npz",
+    "encoder",
+    "classifier",
+    "regressor",
+    "partial",
+    "report.json",
+    "embeddings.npz",
+  )
   return any(any(path.glob(name)) for name in results)
 
 

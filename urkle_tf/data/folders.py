@@ -31,12 +31,14 @@ class Listing:
     image_shape: (height, width, channels) that every image is brought to.
     class_names: the names of the classes, or None if the images are loose.
     labels: int64 [len(files)], or None.
+    names: their paths within the folder.
   """
 
   files: list[pathlib.Path]
   image_shape: tuple[int, int, int]
   class_names: list[str] | None
   labels: np.ndarray | None
+  names: list[str]
 
 
 def find(dataset, split, image_size=None, examples=None):
@@ -76,7 +78,8 @@ def find(dataset, split, image_size=None, examples=None):
   if class_names:
     number = {label: i for i, label in enumerate(class_names)}
     labels = np.array([number[label] for _, label in chosen], np.int64)
-  return Listing([file for file, _ in chosen], image_shape, class_names, labels)
+  names = [file.relative_to(root).as_posix() for file, _ in chosen]
+  return Listing([file for file, _ in chosen], image_shape, class_names, labels, names)
 
 
 def read(files, image_shape):

@@ -34,6 +34,8 @@ class Source:
     target: what the labels are where they are numbers and not classes, else None.
     labels: int64 [size] (numbers: float32) in the order of the indices, or None if not known
       without reading the data.
+    names: of the files that the examples come from, in the order of the indices: paths within
+      the data set's folder; None where they are no files.
   """
 
   name: str
@@ -43,6 +45,7 @@ class Source:
   class_names: list[str] | None = None
   target: str | None = None
   labels: np.ndarray | None = None
+  names: list[str] | None = None
 
   @property
   def labelled(self):
@@ -199,6 +202,7 @@ class RelabelledSource(Source):
       class_names=labelling.class_names,
       target=labelling.target,
       labels=labelling.known,
+      names=source.names,
     )
     self.source = source
     self._relabel = labelling.relabel
@@ -265,7 +269,7 @@ def load(
     return ArraySource(images, labels=labels, class_names=digits.CLASS_NAMES, **asked)
   if dataset.startswith("folder:"):
     found = folders.find(dataset, split, image_size, examples)
-    fields = {"class_names": found.class_names, "labels": found.labels, **asked}
+    fields = {name: getattr(found, name) for name in ("class_names", "labels", "names")} | asked
     if _fits_in_memory(len(found.files), found.image_shape):
       return ArraySource(folders.read(found.files, found.image_shape), **fields)
     return FileSource(found.files, image_shape=found.image_shape, **fields)

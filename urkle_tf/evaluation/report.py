@@ -83,7 +83,7 @@ def parts(report, figures=None):
   config, figures = report["config"], dict(figures or {})
   show = lambda *names: [figures[name] for name in names if name in figures]  # noqa: E731
   title = f"Evaluation on {config['dataset']}"
-  content = [Heading(f"{title}, {config['split']}" if "split" in config else title, 1)]
+  content: list = [Heading(f"{title}, {config['split']}" if "split" in config else title, 1)]
   if "regression" in report:
     content += _regression(report["regression"])
   else:

@@ -1,0 +1,102 @@
+"""Every command and every snippet of Python in these pages runs, as it stands, in its order.
+
+A page is run in a folder of its own, in which `prepare` lays what the page speaks of.
+"""
+
+import importlib
+import pathlib
+import shlex
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from urkle_tf import export, networks
+
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+
+
+def photos(folder):
+  """Images of several sizes in class folders."""
+  rng = np.random.default_rng(0)
+  for number in range(8):
+    place = folder / ("cats", "dogs")[number % 2] / f"{number}.jpg"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (40 + number, 50, 3), np.uint8)).save(place)
+
+
+def encoder(folder, size=32):
+  """An untrained one."""
+  backbone = networks.backbone("convnet(width=4, layers=2)", (size, size, 3))
+  export.export_encoder(networks.GaussianEncoder(backbone, latent_dim=6), folder)
+
+
+def embedding():
+  photos(pathlib.Path("photos"))
+  encoder(pathlib.Path("runs/photos/encoder"))
+
+
+# {page: what prepares the folder it is run in}
+PAGES = {"embedding.md": embedding}
+
+
+def blocks(text):
+  """What a page asks to be run, in its order: [("python", source) or ("shell", command)]."""
+  found, source = [], None
+  for line in text.splitlines():
+    if line.startswith("```"):
+      if source is not None:
+        found.append(("python", "\n".join(source)))
+      source = [] if line == "```python" else None
+    elif source is not None:
+      source.append(line)
+    elif line.startswith("    ") and line.strip():
+      if found and found[-1][0] == "shell" and found[-1][1].endswith("\\"):
+        found[-1] = ("shell", found[-1][1][:-1] + line.strip())
+      else:
+        found.append(("shell", line.strip()))
+  return found
+
+
+def test_blocks_are_found():
+  page = "text\n\n    python -m a --b=c \\\n      --d\n\n```python\nif x:\n  y\n```\n\n    ls\n"
+  page += "```\nno python\n```\n"
+  assert blocks(page) == [
+    ("shell", "python -m a --b=c --d"),
+    ("python", "if x:\n  y"),
+    ("shell", "ls"),
+  ]
+
+
+def run_command(line, monkeypatch):
+  """Runs one of our commands in this process, as a shell would read it."""
+  words = shlex.split(line)
+  if words[0] == "tensorboard":
+    assert pathlib.Path(words[1].removeprefix("--logdir=")).is_dir()
+    return
+  assert words[:2] == ["python", "-m"], line
+  kept, exits = set(flags.FLAGS), []
+  monkeypatch.setattr(sys, "argv", words[2:])
+  monkeypatch.setattr(sys, "exit", exits.append)
+  try:
+    importlib.import_module(words[2]).main()
+  finally:
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS.remove_flag_values(dict.fromkeys(set(flags.FLAGS) - kept, 0))
+  assert not any(exits), f"{line} exited with {exits}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_runs_as_it_stands(page, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  PAGES[page]()
+  names = {"__name__": "__main__"}
+  found = blocks((DOCS / page).read_text(encoding="utf-8"))
+  assert found
+  for kind, text in found:
+    if kind == "python":
+      exec(compile(text, page, "exec"), names)
+    else:
+      run_command(text, monkeypatch)
