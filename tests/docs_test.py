@@ -7,11 +7,13 @@ import importlib
 import pathlib
 import shlex
 import sys
+import types
 
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
+from torch_weights_test import listed, resnet_state
 
 from urkle_tf import export, networks
 
@@ -33,13 +35,30 @@ def encoder(folder, size=32):
   export.export_encoder(networks.GaussianEncoder(backbone, latent_dim=6), folder)
 
 
-def embedding():
+def embedding(monkeypatch):
+  del monkeypatch
   photos(pathlib.Path("photos"))
   encoder(pathlib.Path("runs/photos/encoder"))
 
 
+class Tensor:
+  """As much of PyTorch's as the page asks for."""
+
+  def __init__(self, value):
+    self.numpy = lambda: value
+
+
+def migrating(monkeypatch):
+  photos(pathlib.Path("photos"))
+  state = resnet_state(np.random.default_rng(0), width=64)
+  tensors = {f"module.{name}": Tensor(value) for name, value in listed(state, state).items()}
+  torch = types.ModuleType("torch")
+  torch.load = lambda file, map_location: {"epoch": 1, "state_dict": tensors}
+  monkeypatch.setitem(sys.modules, "torch", torch)
+
+
 # {page: what prepares the folder it is run in}
-PAGES = {"embedding.md": embedding}
+PAGES = {"embedding.md": embedding, "migrating.md": migrating}
 
 
 def blocks(text):
@@ -91,7 +110,7 @@ def run_command(line, monkeypatch):
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_runs_as_it_stands(page, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  PAGES[page]()
+  PAGES[page](monkeypatch)
   names = {"__name__": "__main__"}
   found = blocks((DOCS / page).read_text(encoding="utf-8"))
   assert found

@@ -25,6 +25,7 @@ _NAMES = {
   "export_classifier": "export",
   "export_encoder": "export",
   "export_regressor": "export",
+  "import_torch_state": "torch_weights",
   "kl_robustness": "regulariser",
   "load_classifier": "export",
   "load_encoder": "export",

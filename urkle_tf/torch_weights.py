@@ -1,0 +1,181 @@
+"""Weights of PyTorch ResNets, as arrays, in the ResNets of this package; PyTorch is not needed."""
+
+import re
+
+import keras
+import numpy as np
+
+from urkle_tf import errors
+
+_NORM = {
+  "weight": "gamma",
+  "bias": "beta",
+  "running_mean": "moving_mean",
+  "running_var": "moving_variance",
+}
+_SHORTCUTS = ("downsample", "shortcut")
+_TRUNK = re.compile(r"(conv|bn|layer)\d+\.")  # what a ResNet itself is made of: no head, no buffer
+_STEM = "stem_conv"  # a layer of every ResNet of this package
+_SHOWN = 4  # names that a message lists
+
+
+def import_torch_state(arrays, model, norm=None, prefix=None):
+  """Fills a ResNet with the weights of a PyTorch checkpoint.
+
+  Names may be those of torchvision, of the usual CIFAR variant (`shortcut.0`), or of ACL and
+  DynACL, whose normalisations are lists (`bn1.bn_list.0`, `downsample.bn.bn_list.1`); with any
+  prefix, such as `module.` or `encoder.`.  Nothing is assigned unless all of it fits.
+
+  Args:
+    arrays: {name: array}, a state_dict as NumPy arrays: a dict, or what `numpy.load` opened.
+    model: a backbone from `urkle_tf.networks.resnet18` or `resnet50`, or an encoder or another
+      model over one.
+    norm: which normalisation to take where there are several: the last part of its name, such
+      as 1 of `bn_list.1`.
+    prefix: of the names, where the checkpoint holds several networks, such as `"encoder_q."`.
+
+  Returns:
+    Names in the checkpoint that were left out: heads, other normalisations, counters.
+
+  Raises:
+    UserError: if the model has no such backbone, an array is missing or of another shape, the
+      checkpoint's network has further layers, or a choice is to be made.
+  """
+  backbone = _backbone(getattr(model, "network", model))
+  names = set(arrays)
+  prefix = _prefix(names, prefix)
+  wanted, known = _wanted(backbone, names, prefix, norm)
+  missing = [name for name in wanted if name not in names]
+  further = sorted(
+    name
+    for name in names
+    if name.startswith(prefix)
+    and _TRUNK.match(name[len(prefix) :])
+    and not name.startswith(tuple(known))
+  )
+  values, wrong = {}, []
+  for name, variable in wanted.items():
+    if name in names:
+      value, shape = np.asarray(arrays[name]), tuple(variable.shape)
+      if len(shape) == 4:  # [h, w, in, out] here, [out, in, h, w] there
+        shape = tuple(shape[axis] for axis in (3, 2, 0, 1))
+      if value.shape != shape:
+        wrong.append(f"{name} is {_shape(value.shape)}, not {_shape(shape)}")
+      values[name] = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+  problems = [
+    f"{what}: {_some(found)}"
+    for what, found in (("missing", missing), ("further", further), ("other shapes", wrong))
+    if found
+  ]
+  if problems:
+    raise errors.UserError(
+      f"the checkpoint does not fit {backbone.name}: {'; '.join(problems)}"
+      + _hint(backbone, arrays, prefix)
+    )
+  for name, variable in wanted.items():
+    variable.assign(values[name])
+  return sorted(names - set(wanted))
+
+
+def _backbone(model):
+  """The ResNet within a model."""
+  found = [model, *model._flatten_layers(include_self=False)]
+  for part in found:
+    if isinstance(part, keras.Model) and _STEM in {layer.name for layer in part.layers}:
+      return part
+  raise errors.UserError(
+    f"{model.name!r} holds no ResNet of this package: give "
+    'urkle_tf.networks.resnet18(image_shape, stem="small"), or an encoder over one'
+  )
+
+
+def _prefix(names, given):
+  """What stands before the names of the one ResNet in a checkpoint."""
+  end = "layer1.0.conv1.weight"
+  found = sorted(name[: -len(end)] for name in names if name.endswith(end))
+  if given is not None:
+    if given not in found:
+      raise errors.unknown("prefix", given, found)
+    return given
+  if len(found) == 1:
+    return found[0]
+  if found:
+    listing = ", ".join(map(repr, found))
+    raise errors.UserError(f"the checkpoint holds several networks: give prefix=, one of {listing}")
+  raise errors.UserError(
+    f"the checkpoint holds no ResNet: no name ends with {end} (it has {_some(sorted(names))}); "
+    "give the state_dict itself, with the names that PyTorch gave it"
+  )
+
+
+def _wanted(backbone, names, prefix, norm):
+  """{name in the checkpoint: variable}, and how the names begin that need no other variable."""
+  wanted, known = {}, []
+  for layer in backbone.layers:
+    if isinstance(layer, keras.layers.Conv2D):
+      candidates = [f"{prefix}{name}.weight" for name in _torch_names(layer.name)]
+      name = next((name for name in candidates if name in names), candidates[0])
+      wanted[name] = layer.kernel
+      known.append(name)
+    elif isinstance(layer, keras.layers.BatchNormalization):
+      candidates = [f"{prefix}{name}." for name in _torch_names(layer.name)]
+      starting = [c for c in candidates if any(name.startswith(c) for name in names)]
+      start = (starting or candidates)[0]
+      chosen = _normalisation(names, start, norm)
+      wanted |= {chosen + theirs: getattr(layer, ours) for theirs, ours in _NORM.items()}
+      known.append(start)
+  return wanted, known
+
+
+def _torch_names(name):
+  """What PyTorch projects call a layer of ours: the usual name first."""
+  if name.startswith("stem"):
+    return ["conv1" if name.endswith("conv") else "bn1"]
+  stage, block, rest = name.split("_", 2)  # stage1_block2_conv1
+  stem = f"layer{stage.removeprefix('stage')}.{int(block.removeprefix('block')) - 1}."
+  if rest.startswith("shortcut"):
+    parts = ("0", "conv") if rest.endswith("conv") else ("1", "bn")
+    return [f"{stem}{shortcut}.{part}" for part in parts for shortcut in _SHORTCUTS]
+  return [stem + rest.replace("norm", "bn")]
+
+
+def _normalisation(names, start, norm):
+  """How the names of a normalisation begin: as `start`, or further where it is one of several."""
+  end = "running_mean"
+  found = {
+    name.removesuffix(end).split(".")[-2]: name.removesuffix(end)
+    for name in sorted(names)
+    if name.startswith(start) and name.endswith(f".{end}")
+  }
+  if len(found) < 2:
+    return next(iter(found.values()), start)
+  if norm is None:
+    raise errors.UserError(
+      f"the checkpoint has several normalisations, such as {' and '.join(found.values())}: give "
+      f"norm=, one of {', '.join(found)} (in ACL and DynACL 0 saw clean images, 1 adversarial ones)"
+    )
+  if str(norm) not in found:
+    raise errors.unknown("normalisation", str(norm), found)
+  return found[str(norm)]
+
+
+def _hint(backbone, arrays, prefix):
+  """How the backbone would have to be built, where the first convolution tells."""
+  name = f"{prefix}conv1.weight"
+  if name not in arrays:
+    return ""
+  width, channels, size, _ = np.asarray(arrays[name]).shape
+  ours = backbone.get_layer(_STEM).kernel.shape
+  if (size, size, channels, width) == tuple(ours):
+    return ""
+  stem = {3: "small", 7: "large"}.get(size, f"of {size}x{size}")
+  return f'; it was made by a network of {channels} channels, width={width}, stem="{stem}"'
+
+
+def _shape(shape):
+  return "x".join(map(str, shape))
+
+
+def _some(names):
+  more = len(names) - _SHOWN
+  return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
