@@ -15,7 +15,7 @@ import urkle_tf
 from urkle_tf import attacks, checkpoints, errors, networks, pretexts, robustness, spec
 
 PRETEXTS = {
-  "simclr": "simclr(projector=8, projection=4)",
+  "simclr": "simclr(projector=16, projection=4)",
   "byol": "byol(projector=8, projection=4, predictor=8)",
   "simsiam": "simsiam(projector=8, projection=8, predictor=4)",
   "barlow_twins": "barlow_twins(projector=8, projection=4)",
