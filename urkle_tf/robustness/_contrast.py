@@ -16,7 +16,8 @@ def check(name, pretext):
     )
   if pretext.views != 2:
     raise errors.UserError(
-      f"{name} is made for two views of an image, and this {pretext.name} has {pretext.views}"
+      f"{name} is made for two views of an image, and this {pretext.name} has {pretext.views}: "
+      "leave out what adds to them, or use --robustness=urkle"
     )
 
 
