@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from urkle_tf import checkpoints, export
+
 # Two logical devices stand for two replicas; one process may own only one such strategy
 # (two hang collectives on CPUs), so it is a session fixture.
 tf.config.set_logical_device_configuration(
@@ -32,3 +34,39 @@ def mirrored():
 def rng():
   """A NumPy generator, the same for every test."""
   return np.random.default_rng(0)
+
+
+@pytest.fixture
+def kept(monkeypatch):
+  """Exports are not written but kept, [(model, metadata)]: writing takes most of the time."""
+  found = []
+  keep = lambda model, folder, metadata: found.append((model, metadata))  # noqa: E731
+  monkeypatch.setattr(export, "export_classifier", keep)
+  monkeypatch.setattr(export, "export_regressor", keep)
+  return found
+
+
+class Killed(Exception):
+  """What `killed` raises."""
+
+
+@pytest.fixture
+def killed(monkeypatch):
+  """A function (call, saves) that calls `call`, which dies after so many checkpoints."""
+
+  def run(call, saves):
+    save, saved = checkpoints.Checkpoints.save, []
+
+    def save_and_die(self, step):
+      save(self, step)
+      if self._folder.name == "checkpoints":
+        saved.append(step)
+        if len(saved) == saves:
+          raise Killed
+
+    with monkeypatch.context() as patch:
+      patch.setattr(checkpoints.Checkpoints, "save", save_and_die)
+      with pytest.raises(Killed):
+        call()
+
+  return run

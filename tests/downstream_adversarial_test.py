@@ -10,23 +10,13 @@ import tensorflow_probability as tfp
 from scipy import optimize
 from small_models import small_encoder
 
-from urkle_tf import checkpoints, downstream, errors, export
+from urkle_tf import downstream, errors, export
 from urkle_tf.data import sources
 from urkle_tf.downstream import aff
 from urkle_tf.networks.representations import Representations
 from urkle_tf.pretexts import Supervised
 
 EPSILON = 0.05
-
-
-@pytest.fixture
-def kept(monkeypatch):
-  """Exports are not written but kept, [(model, metadata)]: writing takes most of the time."""
-  found = []
-  keep = lambda model, folder, metadata: found.append((model, metadata))  # noqa: E731
-  monkeypatch.setattr(export, "export_classifier", keep)
-  monkeypatch.setattr(export, "export_regressor", keep)
-  return found
 
 
 # --- Linear models: the worst case is known ---
@@ -198,29 +188,13 @@ def test_alf_leaves_the_encoder_alone(encoder, tmp_path):
   assert adapt(encoder, tmp_path / "run", **options) == result  # finished: the same row
 
 
-class _Killed(Exception):
-  pass
-
-
 @pytest.mark.parametrize("protocol", ["alf", "aff"])
 def test_the_same_seed_gives_the_same_after_an_interruption(
-  encoder, kept, tmp_path, monkeypatch, protocol
+  encoder, kept, killed, tmp_path, protocol
 ):
   options = {**SMALL, "protocol": protocol, "learning_rate": 0.02, "augment": "crop(padding=1)"}
   whole = adapt(encoder, tmp_path / "whole", **options)
-  save, saved = checkpoints.Checkpoints.save, []
-
-  def save_and_die(self, step):
-    save(self, step)
-    if self._folder.name == "checkpoints":
-      saved.append(step)
-      if len(saved) == 2:
-        raise _Killed
-
-  monkeypatch.setattr(checkpoints.Checkpoints, "save", save_and_die)
-  with pytest.raises(_Killed):
-    adapt(encoder, tmp_path / "killed", **options)
-  monkeypatch.setattr(checkpoints.Checkpoints, "save", save)
+  killed(lambda: adapt(encoder, tmp_path / "killed", **options), saves=2)
   resumed = adapt(encoder, tmp_path / "killed", **options)
   timing = ("seconds", "images_per_second", "classifier")
   strip = lambda row: {name: value for name, value in row.items() if name not in timing}  # noqa: E731

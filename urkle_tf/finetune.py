@@ -34,14 +34,15 @@ _OWN = {
     "str",
     "slf",
     "slf: frozen encoder, head trained on clean images; alf: on attacked images; aff(beta=6): "
-    "encoder and head, by TRADES",
+    "encoder and head, by TRADES; similarity(weight=1): encoder and head on clean images, held "
+    "near the encoder; semi_supervised(beta=6, weight=0.5, clean_epochs=25): few labels, all images",
   ),
   "head": ("str", "linear", "linear or mlp(width=256, layers=3)"),
   "labels": ("number", None, "how many labels: a count, or a fraction below 1; default all"),
   "validation_split": (
     "str",
     None,
-    "held-out images to report on, and for alf and aff to choose the epoch by",
+    "held-out images to report on, and to choose the epoch by where there is an attack",
   ),
   "augment": ("str", "none", "none or crop(padding=4)"),
   "augment_copies": ("int", 1, "slf: augmented copies of each image, beside the image itself"),

@@ -22,7 +22,7 @@ def _text(value):
 
 
 class Run:
-  """An output folder that belongs to one set of settings.
+  """An output folder that belongs to one set of settings, or a stage of it.
 
   Attributes:
     path: the folder.
@@ -31,22 +31,39 @@ class Run:
 
   def __init__(self, path, settings, lock):
     self.path, self.settings, self._lock = path, settings, lock
+    self._file, self._stage = path / "metrics.jsonl", None
 
-  @property
-  def _metrics(self):
-    return self.path / "metrics.jsonl"
+  def stage(self, name, folder="."):
+    """A part of the run with steps of its own, from 1; its rows say `"stage": name`.
+
+    Args:
+      name: of the stage.
+      folder: where its checkpoints go, within the run's.
+
+    Returns:
+      A `Run` whose rows of metrics are those of the stage.
+    """
+    part = Run(self.path / folder, self.settings, self._lock)
+    part._file, part._stage = self._file, name
+    return part
 
   def append_metrics(self, row):
     """Appends a row (a dict of numbers) to metrics.jsonl."""
-    with open(self._metrics, "a") as file:
+    if self._stage is not None:
+      row = {"stage": self._stage, **row}
+    with open(self._file, "a") as file:
       file.write(json.dumps(row) + "\n")
 
   def metrics(self):
     """The rows written so far; a torn last line is left out."""
-    if not self._metrics.exists():
+    return [row for row in self._rows() if self._stage in (None, row.get("stage"))]
+
+  def _rows(self):
+    """The rows of all stages."""
+    if not self._file.exists():
       return []
     rows = []
-    for line in self._metrics.read_text().splitlines():
+    for line in self._file.read_text().splitlines():
       try:
         rows.append(json.loads(line))
       except json.JSONDecodeError:
@@ -54,13 +71,14 @@ class Run:
     return rows
 
   def rewind_metrics(self, step):
-    """Drops the rows past `step`: a resumed run writes them again.
+    """Drops the rows past `step`, but those of other stages: a resumed run writes them again.
 
     Returns:
       The seconds of training that the kept rows account for.
     """
-    rows = [row for row in self.metrics() if row["step"] <= step]
-    files.write(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
+    ours = lambda row: row.get("stage") == self._stage  # noqa: E731
+    rows = [row for row in self._rows() if not ours(row) or row["step"] <= step]
+    files.write(self._file, "".join(json.dumps(row) + "\n" for row in rows))
     return rows[-1]["seconds"] if rows else 0.0
 
   def close(self):

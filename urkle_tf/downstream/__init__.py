@@ -1,6 +1,7 @@
 """`adapt`: from an exported encoder and labels to a predictor; the function behind `finetune`."""
 
 import json
+import pathlib
 
 import keras
 import numpy as np
@@ -59,21 +60,24 @@ def adapt(
 
   Writes `flags.cfg`, `metrics.jsonl`, `labels.json` where `labels` is given, and `classifier/`,
   or `regressor/` where the labels are numbers.  On the folder of the same settings that is
-  finished it trains nothing and returns the same; `alf` and `aff` go on from the last epoch.
+  finished it trains nothing and returns the same; interrupted, every protocol but `slf` goes on
+  from the last epoch.
 
   Args:
     encoder: the exported encoder's folder.
     output_dir: the run's folder.
     protocol: spec of how: `"slf"`, a frozen encoder and a head that is trained on clean images;
-      `"alf"`, the same on attacked images; `"aff(beta=6)"`, encoder and head, by TRADES.
+      `"alf"`, the same on attacked images; `"aff(beta=6)"`, encoder and head, by TRADES;
+      `"similarity(weight=1)"`, encoder and head on clean images, the encoder held near where it
+      was; `"semi_supervised(beta=6)"`, few labels, and robustness learnt on all the images.
     head: spec of the head: `"linear"` or `"mlp(width=256, layers=3)"`.
     dataset: a TFDS name, `"digits"` or `"folder:PATH"`; with other labels `"mnist:parity"`, see
       `data.labellings`.
     data_dir: where prepared TFDS data lies; None for TFDS's own folder.
     download: whether TFDS may download.
     split: the labelled split, with slices.
-    validation_split: held-out images to report on; `alf` and `aff` keep the epoch that does best
-      on the first 1,000 of them under attack, and the last epoch where there are none.
+    validation_split: held-out images to report on; protocols that attack keep the epoch that
+      does best on the first 1,000 of them under attack, and the last epoch where there are none.
     examples: use the first so many examples of the split.
     image_size: resize to squares; None for the images' own size.
     labels: how many labels to use, a count or a fraction below 1, drawn evenly from the
@@ -85,8 +89,8 @@ def adapt(
     epsilon: its radius in pixel units of [0, 1]; None for that of the encoder's training.
     attack_steps: its gradient steps; None for 10.
     attack_step_size: their size; None for 2.5 epsilon / steps.
-    optimizer: spec: `"adamw"` or `"sgd(momentum=0.9)"`; None, here and below, for what the
-      protocol's `defaults` say.
+    optimizer: spec: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, here and below, for what
+      the protocol's `defaults` say.
     learning_rate: its highest value; cosine to 0 per step.
     weight_decay: decoupled; biases and batch norms are left out.
     batch_size: images a step.
@@ -215,6 +219,7 @@ def _task(settings, metadata, source, validation, chosen, labels, method):
     )
   same = ("augment", "augment_copies", "optimizer", "learning_rate", "weight_decay", "batch_size")
   return Task(
+    folder=pathlib.Path(settings["encoder"]),
     encoder=loaded,
     model=model,
     source=source,
@@ -239,8 +244,8 @@ def _in_units(task):
 
 def _row(run, step):
   """The row of metrics of a step; the last one if there is none."""
-  rows = run.metrics()
-  return next((row for row in rows if row["step"] == step), rows[-1])
+  rows = run.metrics()[::-1]  # of several stages the last counts
+  return next((row for row in rows if row["step"] == step), rows[0])
 
 
 def _read_labels(source):

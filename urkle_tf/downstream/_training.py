@@ -64,16 +64,17 @@ def subset(source, chosen):
 
 def check(task):
   """Raises `UserError` for an option that training would find wrong."""
-  augmentation.from_spec(task.augment)
+  augmentation.from_spec(task.augment).check(views=1)
   optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay)
-  task.attack.threat.check(tf.zeros([1, *task.model.image_shape]))
+  if task.attack is not None:
+    task.attack.threat.check(tf.zeros([1, *task.model.image_shape]))
 
 
 def train(task, run, learner, weights):
   """Fits a trainer by the task's settings; resumes at the last epoch that was finished.
 
-  With validation images the weights of the epoch that did best on them under attack are kept,
-  else those of the last epoch.
+  With an attack and validation images the weights of the epoch that did best on them under
+  attack are kept, else those of the last epoch.
 
   Args:
     task: a `Task`.
@@ -96,9 +97,10 @@ def train(task, run, learner, weights):
   )
   done = state.restore()
   seconds = run.rewind_metrics(done)
-  validation = None
+  best = validation = None
   if task.validation is not None:
-    best = checkpoints.Checkpoints(run.path / "best", weights)
+    if task.attack is not None:
+      best = checkpoints.Checkpoints(run.path / "best", weights)
     validation = _Validation(task, best, run.metrics())
   if done < steps:
     writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
@@ -127,18 +129,18 @@ def train(task, run, learner, weights):
       if unreadable := sources.find_unreadable(source):
         raise unreadable from error
       raise
-  if validation is None:
+  if best is None:
     return run.metrics()[-1]
   step = best.restore()
   return next(row for row in run.metrics() if row["step"] == step)
 
 
 class _Validation(keras.callbacks.Callback):
-  """Measures held-out images, clean and attacked, once an epoch; keeps the best weights.
+  """Measures held-out images once an epoch, attacked too where the task has an attack.
 
   Args:
     task: a `Task` with validation images.
-    best: the `Checkpoints` of the best weights.
+    best: the `Checkpoints` of the weights that do best under attack, or None.
     rows: the rows of metrics of earlier processes.
   """
 
@@ -164,18 +166,21 @@ class _Validation(keras.callbacks.Callback):
     return True
 
   def _measure(self, images, labels, seed):
-    """The merits (clean, attacked) of a batch."""
+    """The merits of a batch: [clean], or [clean, attacked]."""
     task, frozen = self._task, self._task.model.frozen()
     labels = task.standardised(labels)
 
     def outputs(images, seed, samples):
       return frozen.from_representation(*frozen.represent(images), seed, samples)
 
+    fresh = distribution.fold(seed, 2)  # no attack knows it
+    merits = [task.merit(outputs(images, fresh, _SERVED), labels)]
+    if task.attack is None:
+      return merits
     noise = distribution.fold(seed, 0)
     objective = lambda images: task.loss(outputs(images, noise, _SAMPLES), labels)  # noqa: E731
     adversaries = task.attack(objective, images, distribution.fold(seed, 1))
-    fresh = distribution.fold(seed, 2)  # no attack knows it
-    return [task.merit(outputs(x, fresh, _SERVED), labels) for x in (images, adversaries)]
+    return [*merits, task.merit(outputs(adversaries, fresh, _SERVED), labels)]
 
   def on_epoch_end(self, epoch, logs=None):
     """Hands the scores to the epoch's row of metrics."""
@@ -188,11 +193,10 @@ class _Validation(keras.callbacks.Callback):
         rows = slice(start, start + size)
         seed = distribution.fold([self._task.seed, 3], start)
         merits.append(self._scores(self._images[rows], self._labels[rows], seed))
-      clean, attacked = (float(np.mean(part)) for part in zip(*merits, strict=True))
-      robust = self._task.score(attacked)
-      self.metrics.extra[f"validation_{self._task.measure}"] = self._task.score(clean)
-      self.metrics.extra[self._name] = robust
-      if self._offer(robust):
+      scores = [self._task.score(np.mean(part)) for part in zip(*merits, strict=True)]
+      names = f"validation_{self._task.measure}", self._name
+      self.metrics.extra |= dict(zip(names, scores, strict=False))
+      if self._best is not None and self._offer(scores[1]):
         self._best.save(int(self.model.optimizer.iterations))
 
 

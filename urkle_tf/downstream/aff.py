@@ -23,6 +23,11 @@ class _OnSamples(Trades):
     return super().losses(pretext, coupled, views)
 
 
+def scheme(task, beta):
+  """TRADES for a task: on z = loc, or on sampled z where that is how it is served."""
+  return (_OnSamples if task.model.stochastic else Trades)(beta)
+
+
 class AFF(Protocol):
   """Adversarial full fine-tuning: TRADES on encoder and head, batch norms included.
 
@@ -55,7 +60,7 @@ class AFF(Protocol):
     _training.check(task)
 
   def fit(self, task, run):
-    scheme = (_OnSamples if task.model.stochastic else Trades)(self._beta)
-    learner = Trainer(task.encoder, _training.Given(task), scheme, task.attack, seed=task.seed)
+    given = _training.Given(task), scheme(task, self._beta)
+    learner = Trainer(task.encoder, *given, task.attack, seed=task.seed)
     weights = [*task.model.network.variables, *task.head.variables]
     return _training.train(task, run, learner, weights)

@@ -1,6 +1,7 @@
 """What a protocol is to `adapt`, and what it is given."""
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import keras
@@ -21,6 +22,7 @@ class Task:
   predictions while training goes on: no option depends on the target's units then.
 
   Attributes:
+    folder: where the exported encoder lies: what else is there, and it as it was.
     encoder: the exported encoder, as loaded.
     model: encoder and fresh head: what is to be trained.
     source: the labelled images.
@@ -41,6 +43,7 @@ class Task:
     spread: their standard deviation; 1 for classes.
   """
 
+  folder: pathlib.Path
   encoder: export.ExportedEncoder
   model: Classifier | Regressor
   source: sources.Source

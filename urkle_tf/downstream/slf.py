@@ -70,7 +70,7 @@ class SLF(Protocol):
   """
 
   def check(self, task):
-    augmentation.from_spec(task.augment)
+    augmentation.from_spec(task.augment).check(views=1)
     if task.augment_copies < 1:
       raise errors.UserError(f"--augment_copies must be at least 1, got {task.augment_copies}")
     optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay)

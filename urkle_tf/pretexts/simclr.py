@@ -111,7 +111,7 @@ class SimCLR(Pretext):
 
   positives = True
   contrastive = True
-  terms = ("nt_xent",)
+  terms: tuple[str, ...] = ("nt_xent",)
 
   def __init__(
     self,

@@ -1,0 +1,169 @@
+"""The protocol similarity: its term against NumPy, and what it keeps of real digits."""
+
+import json
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from small_models import digits, small_encoder
+
+from urkle_tf import downstream, errors, export
+from urkle_tf.downstream import similarity
+from urkle_tf.networks.representations import Representations
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["random z", "z = loc"])
+def encoder(request, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("digits") / "encoder"
+  return export.export_encoder(small_encoder(), folder, {"stochastic": request.param})
+
+
+SMALL = {
+  "dataset": "digits",
+  "split": "train[:500]",
+  "validation_split": "train[-200:]",
+  "batch_size": 64,
+  "epochs": 6,
+  "learning_rate": 3e-3,
+}
+
+
+def adapt(encoder, folder, **options):
+  return downstream.adapt(encoder=str(encoder), output_dir=str(folder), **SMALL | options)
+
+
+def rows_of(folder):
+  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def near(encoder, weight):
+  """The pretext of the protocol, with a linear head on 6 dimensions."""
+  head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+  stochastic = export.read_metadata(encoder)["stochastic"]
+  task = types.SimpleNamespace(
+    classifies=True,
+    head=head,
+    standardised=lambda labels: labels,
+    model=types.SimpleNamespace(stochastic=stochastic),
+    folder=encoder,
+  )
+  return similarity._Near(task, weight)
+
+
+def test_the_term_is_the_plain_formula(rng, encoder):
+  pretext = near(encoder, weight=2.5)
+  images = digits()[0][:7]
+  network = export.load_encoder(encoder).network
+  before = {name: value.numpy() for name, value in network(images, training=False).items()}
+  labels = rng.integers(0, 3, 7)
+  aux = pretext.prepare(tf.constant(images)[:, None], {"label": labels})
+  loc = (before["loc"] + rng.normal(0, 0.5, (7, 6))).astype(np.float32)
+  scale = (before["scale"] * rng.uniform(0.5, 2, (7, 6))).astype(np.float32)
+  z = loc + scale * rng.normal(size=(7, 6)).astype(np.float32)
+  normal = tfp.distributions.Normal(loc[:, None], scale[:, None])
+  found = pretext.loss(Representations(normal, tf.constant(z[:, None])), aux)
+  if pretext.stochastic:
+    m, s = before["loc"], before["scale"]
+    distance = np.log(scale / s) + (s**2 + (m - loc) ** 2) / (2 * scale**2) - 1 / 2
+    distance = distance.mean(1)
+  else:
+    lengths = np.linalg.norm(loc, axis=1) * np.linalg.norm(before["loc"], axis=1)
+    distance = 1 - (loc * before["loc"]).sum(1) / lengths
+  np.testing.assert_allclose(found["similarity"], 2.5 * distance, rtol=1e-3, atol=1e-5)
+  kernel, bias = pretext.network.get_weights()
+  logits = z @ kernel + bias
+  entropy = np.log(np.exp(logits).sum(1)) - logits[np.arange(7), labels]
+  np.testing.assert_allclose(found["cross_entropy"], entropy, rtol=1e-4)
+  assert not pretext.trainable_variables[2:]  # the head's two: what it is held to stays
+
+
+def moved(encoder, model):
+  """How far the representations of test images are from where they were: mean 1 - cos."""
+  images = digits()[0][-300:]
+  before, after = (
+    network(images, training=False)["loc"].numpy()
+    for network in (export.load_encoder(encoder).network, model.network)
+  )
+  cosine = (before * after).sum(1) / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1)
+  return np.mean(1 - cosine)
+
+
+def test_weight_holds_the_representation_where_it_was(encoder, kept, tmp_path):
+  distances, entropies = [], []
+  for weight in (0, 1, 100):
+    folder = tmp_path / str(weight)
+    result = adapt(encoder, folder, protocol=f"similarity(weight={weight})")
+    rows = rows_of(folder)
+    assert result == rows[-1] | {"classifier": str(folder / "classifier")}
+    for row in rows:
+      assert row["loss"] == pytest.approx(row["cross_entropy"] + row["similarity"], rel=1e-5)
+    # Clean validation and the last epoch: nothing is attacked, and nothing chosen by an attack.
+    assert len(rows) == 6
+    assert "validation_accuracy" in rows[-1]
+    assert not any("robust" in name for name in rows[-1])
+    distances.append(moved(encoder, kept[-1][0]))
+    entropies.append(result["cross_entropy"])
+  assert distances[0] > 0.3
+  assert distances[0] > 1.3 * distances[1] > 1.3 * 1.5 * distances[2]
+  assert distances[2] < 0.1
+  assert entropies[0] < entropies[1] < entropies[2]  # which is what it costs
+
+
+def test_it_starts_where_the_encoder_is_and_keeps_its_statistics(encoder, kept, tmp_path):
+  row = adapt(encoder, tmp_path / "still", protocol="similarity", epochs=1, learning_rate=1e-9)
+  assert abs(row["similarity"]) < 1e-6
+  adapt(encoder, tmp_path / "run", protocol="similarity(weight=0)", epochs=2)
+  before = export.load_encoder(encoder).network
+  pairs = zip(before.variables, kept[-1][0].network.variables, strict=True)
+  changed = {old.path: np.any(old.numpy() != new.numpy()) for old, new in pairs}
+  statistics = [path for path in changed if "moving" in path]
+  assert len(statistics) == 8  # of three batch norms and of loc's
+  assert not any(changed[path] for path in statistics)
+  others = set(changed) - set(statistics)
+  if not export.read_metadata(encoder)["stochastic"]:
+    others -= {path for path in others if "raw_scale" in path}  # nothing uses it
+  assert all(changed[path] for path in others)
+
+
+def test_the_same_after_an_interruption(encoder, kept, killed, tmp_path):
+  options = {"protocol": "similarity", "epochs": 3, "augment": "crop(padding=1)"}
+  whole = adapt(encoder, tmp_path / "whole", **options)
+  killed(lambda: adapt(encoder, tmp_path / "killed", **options), saves=2)
+  resumed = adapt(encoder, tmp_path / "killed", **options)
+  timing = ("seconds", "images_per_second", "classifier")
+  strip = lambda row: {name: value for name, value in row.items() if name not in timing}  # noqa: E731
+  assert strip(whole) == strip(resumed)
+  (one, _), (other, _) = kept
+  for first, second in zip(one.network.get_weights(), other.network.get_weights(), strict=True):
+    np.testing.assert_array_equal(first, second)
+
+
+def test_numbers_can_be_learnt(encoder, kept, tmp_path):
+  result = adapt(encoder, tmp_path, protocol="similarity", dataset="digits:rotation", epochs=2)
+  assert result["loss"] == pytest.approx(result["squared_error"] + result["similarity"], rel=1e-5)
+  assert kept[0][0].target == "the angle in degrees"
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"protocol": "similarity(weight=-1)"}, "weight must be at least 0"),
+    ({"protocol": "similarity(beta=1)"}, "unknown option of similarity"),
+    ({"protocol": "similarty"}, "did you mean 'similarity'"),
+    ({"protocol": "similarity", "augment": "crop, crop"}, "lists 2 recipes, and there are 1 view"),
+    ({"protocol": "similarity", "optimizer": "larz"}, "did you mean 'lars'"),
+  ],
+)
+def test_mistakes_are_one_line_and_leave_no_folder(encoder, tmp_path, changes, message):
+  with pytest.raises(errors.UserError, match=message) as caught:
+    adapt(encoder, tmp_path / "run", **changes)
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_flags_of_attacks_are_named(encoder, kept, tmp_path, capsys):
+  adapt(encoder, tmp_path, protocol="similarity", epochs=1, attack_steps=3)
+  assert "similarity runs no attack, and does not use --attack_steps" in capsys.readouterr().out

@@ -1,0 +1,148 @@
+"""ACL's semi-supervised fine-tuning: few labels, and robustness learnt on all the images."""
+
+import dataclasses
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf import errors, export, files, progress
+from urkle_tf.data import labellings, pipeline, sources
+from urkle_tf.downstream import _training, aff
+from urkle_tf.downstream.base import Protocol
+from urkle_tf.networks.classifier import Classifier
+from urkle_tf.trainer import Trainer
+
+_BATCH = 250
+_SAMPLES = 20  # of z, that a pseudo-label is the mean of
+
+
+class _Soft(_training.Given):
+  """The cross-entropy with soft labels q, -sum_y q(y) log p(y|z), with a weight.
+
+  Args:
+    task: a `Task` whose batches hold q, float32 [n, classes], as their "label".
+    weight: of the term.
+  """
+
+  def __init__(self, task, weight):
+    super().__init__(task)
+    self.terms, self._weight = ("distillation",), weight
+
+  def loss(self, representations, aux, training=True):
+    """{"distillation": [n]}, times its weight; the mean over the members."""
+    logits, labels = self.predict(representations.flat, training), representations.repeat(aux)
+    values = tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    return {"distillation": self._weight * representations.mean(values)}
+
+
+class SemiSupervised(Protocol):
+  """Semi-supervised robust fine-tuning in ACL's three stages (Jiang et al., 2020).
+
+  1. "clean": encoder and a head of its own are fine-tuned on the images that have labels, by
+     the cross-entropy.
+  2. That network's probabilities q(y|x) become the labels of all images of the split: no label
+     is read but those of stage 1.  They are kept in `pseudo_labels.npy`, float32 [images,
+     classes].
+  3. "adversarial": encoder and head are trained on all the images, from the exported encoder
+     again, by TRADES on the soft labels,
+
+         -weight sum_y q(y|x) log p(y|x) + beta max_{x' in A(x)} KL[p(.|x) || p(.|x')]
+
+  Of an encoder with dual batch norm the clean stream, `clean/` in its folder, goes through
+  stage 1, and the adversarial one through stage 3; of any other a copy goes through stage 1.
+  `--epochs`, `--augment`, the attack and the choice of the best epoch are those of stage 3;
+  stage 1 takes optimiser, learning rate and batch size from it too, and runs no attack.
+
+  Args:
+    beta: the weight of the divergence, at least 0.
+    weight: of the cross-entropy with the soft labels, above 0.
+    clean_epochs: of stage 1, passes over the labelled images, at least 1.
+  """
+
+  adversarial = True
+  defaults = {**aff.AFF.defaults, "epochs": 15}
+
+  def __init__(self, beta=6.0, weight=0.5, clean_epochs=25):
+    if not beta >= 0:
+      raise errors.UserError(f"semi_supervised: beta must be at least 0, got {beta}")
+    if not weight > 0:
+      raise errors.UserError(f"semi_supervised: weight must be above 0, got {weight}")
+    if clean_epochs < 1 or int(clean_epochs) != clean_epochs:
+      raise errors.UserError(
+        f"semi_supervised: clean_epochs must be a whole number from 1, got {clean_epochs}"
+      )
+    self._beta, self._weight, self._clean_epochs = beta, weight, int(clean_epochs)
+
+  def check(self, task):
+    _training.check(task)
+    if not task.classifies:
+      raise errors.UserError(
+        f"semi_supervised makes labels out of probabilities, and those of {task.source.name!r} "
+        "are numbers: use --protocol=aff"
+      )
+    if len(task.chosen) == task.source.size:
+      raise errors.UserError(
+        "semi_supervised is for few labels: give --labels=0.01, or use --protocol=aff with all "
+        "of them"
+      )
+
+  def fit(self, task, run):
+    file = run.path / "pseudo_labels.npy"
+    if not file.exists():
+      _say(f"stage 1 of 3: {len(task.chosen)} labelled images")
+      model = self._clean(task, run.stage("clean", "clean"))
+      _say(f"stage 2 of 3: labels for {task.source.size} images")
+      soft = _probabilities(model, task.source, task.seed)
+      files.write(file, lambda stream: np.save(stream, soft))
+    soft = np.load(file)
+    _say(f"stage 3 of 3: {task.source.size} images with these labels")
+    everything = dataclasses.replace(
+      task, source=_relabelled(task.source, soft), chosen=np.arange(task.source.size)
+    )
+    given = _Soft(everything, self._weight), aff.scheme(task, self._beta)
+    learner = Trainer(task.encoder, *given, task.attack, seed=task.seed)
+    weights = [*task.model.network.variables, *task.head.variables]
+    return _training.train(everything, run.stage("adversarial"), learner, weights)
+
+  def _clean(self, task, run):
+    """Stage 1: the fine-tuned `Classifier`."""
+    clean = task.folder / "clean"
+    encoder = export.load_encoder(clean if clean.is_dir() else task.folder)
+    head = keras.models.clone_model(task.head)
+    model = Classifier(encoder.network, head, task.model.stochastic, task.model.samples)
+    task = dataclasses.replace(
+      task, encoder=encoder, model=model, attack=None, epochs=self._clean_epochs
+    )
+    given = _training.Given(task)
+    given.stochastic = model.stochastic
+    _training.train(task, run, Trainer(encoder, given, seed=task.seed), [])
+    return model
+
+
+def _say(text):
+  print(text, file=sys.stderr, flush=True)
+
+
+def _probabilities(model, source, seed):
+  """What a classifier makes of all images of a source, float32 [size, classes]."""
+  frozen, bar, found = model.frozen(), progress.Progress("labels", source.size), []
+
+  @tf.function(reduce_retracing=True)
+  def predict(images, number):
+    noise = tf.stack([seed, number])
+    return tf.exp(frozen.from_representation(*frozen.represent(images), noise, _SAMPLES))
+
+  for number, batch in enumerate(pipeline.batches(source, _BATCH)):
+    found.append(predict(batch["image"], tf.constant(number)).numpy())
+    bar.add(len(found[-1]))
+  return np.concatenate(found)
+
+
+def _relabelled(source, soft):
+  """The source with soft labels [size, classes], by the examples' indices, and no others."""
+  table = tf.constant(soft)
+  relabel = lambda batch: batch | {"label": tf.gather(table, batch["index"])}  # noqa: E731
+  labelling = labellings.Labelling(relabel, class_names=source.class_names)
+  return sources.RelabelledSource(source, labelling, source.name)

@@ -1,0 +1,101 @@
+"""URRL's fine-tuning: the whole network, held near the representation that it starts from."""
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from urkle_tf import errors, export
+from urkle_tf.downstream import _training
+from urkle_tf.downstream.base import Protocol
+from urkle_tf.networks.gaussian import kl
+from urkle_tf.robustness.base import flat, inference
+from urkle_tf.trainer import Trainer
+
+
+class _Tuned(export.ExportedEncoder):
+  """An encoder that learns in inference mode: the moving averages of its batch norms stay."""
+
+  def call(self, images, training=None):
+    del training
+    return super().call(images, training=False)
+
+
+class _Near(_training.Given):
+  """The given head's loss, and how far the representation has moved from where it was.
+
+  Args:
+    task: a `Task`.
+    weight: of the second term.
+  """
+
+  def __init__(self, task, weight):
+    super().__init__(task)
+    self.stochastic = task.model.stochastic
+    self.terms = (*self.terms, "similarity")
+    self._weight = weight
+    self._before = inference(export.load_encoder(task.folder))
+
+  def prepare(self, views, batch):
+    """(labels, loc, scale): what the encoder made of the images before it was tuned."""
+    before = self._before(flat(views))
+    return super().prepare(views, batch), before.loc, before.scale
+
+  def loss(self, representations, aux, training=True):
+    """The head's loss and {"similarity": [n]}, times its weight."""
+    labels, loc, scale = aux
+    now = representations.normal  # [n, 1, d_z]
+    if self.stochastic:
+      before = tfp.distributions.Normal(loc[:, None], scale[:, None])
+      distance = kl(before, now) / loc.shape[-1]
+    else:
+      cosine = tf.math.l2_normalize(now.loc, -1) * tf.math.l2_normalize(loc, -1)[:, None]
+      distance = 1 - tf.reduce_sum(cosine, -1)
+    found = super().loss(representations, labels, training)
+    return found | {"similarity": self._weight * tf.reduce_mean(distance, 1)}
+
+
+class Similarity(Protocol):
+  """Clean fine-tuning of encoder and head, with URRL's task-agnostic similarity term.
+
+      -log p(y|z) + weight d(x),   d(x) = 1 - cos(loc(x), loc_0(x))
+
+  or, where the encoder's z is random, d(x) = KL[p_0(z|x) || p(z|x)] / d_z, in nats for each
+  dimension: near the start they are about |loc - loc_0|^2 / (2 d_z), the latter over scale^2,
+  so that weights of one size do for both.  p_0 and loc_0 are of the encoder as it was exported,
+  which stays frozen.  There is no adversarial training and, unless asked for, no augmentation.
+  With weight 0 it is plain fine-tuning.
+
+  Of the URRL paper only abstract and introduction are public: they say that a task-agnostic
+  similarity regularisation during fine-tuning keeps the robustness of a representation, without
+  adversarial training or further augmentation, and not what is similar to what, nor how it is
+  measured.  This is our reading of it.
+
+  Batch norms of the encoder keep the statistics of pre-training, while their scales and shifts
+  are tuned: so the encoder that is trained is at every step the one that will be served, d = 0
+  at the start, and images that are augmented in pre-training and plain now cannot move the
+  representation through the back door.
+
+  Args:
+    weight: at least 0.
+  """
+
+  defaults = {
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "weight_decay": 1e-4,
+    "batch_size": 128,
+    "epochs": 15,
+  }
+
+  def __init__(self, weight=1.0):
+    if not weight >= 0:
+      raise errors.UserError(f"similarity: weight must be at least 0, got {weight}")
+    self._weight = weight
+
+  def check(self, task):
+    _training.check(task)
+
+  def fit(self, task, run):
+    encoder = _Tuned(task.encoder.network, task.encoder.metadata, name="tuned")
+    learner = Trainer(encoder, _Near(task, self._weight), seed=task.seed)
+    weights = [*task.model.network.variables, *task.head.variables]
+    return _training.train(task, run, learner, weights)
