@@ -58,7 +58,8 @@ def _vicreg_loop(z, weights):
       covariance += sum(cov[i, j] ** 2 for i in range(d) for j in range(d) if i != j) / d
     values["variance"].append(variance)
     values["covariance"].append(covariance)
-  return {k: w * np.mean(v) for (k, v), w in zip(values.items(), weights, strict=True)}
+  shares = np.array(weights) / np.sum(weights)
+  return {k: w * np.mean(v) for (k, v), w in zip(values.items(), shares, strict=True)}
 
 
 @pytest.mark.parametrize("members", [2, 3, 4])
@@ -109,19 +110,19 @@ def test_barlow_twins_by_hand(other, invariance, redundancy):
 
 
 def test_vicreg_by_hand():
-  pretext = _bare(pretexts.VICReg())
+  pretext = _bare(pretexts.VICReg())  # 25, 25 and 1 of 51
   collapsed = _loss(pretext, np.ones((4, 2, 3)))  # sqrt(0 + 1e-4) = 0.01
   np.testing.assert_allclose(collapsed["invariance"], 0.0)
-  np.testing.assert_allclose(collapsed["variance"], 25 * 2 * 0.99, rtol=1e-5)
+  np.testing.assert_allclose(collapsed["variance"], 25 / 51 * 2 * 0.99, rtol=1e-5)
   np.testing.assert_allclose(collapsed["covariance"], 0.0, atol=1e-8)
   # Both views are one line in two dimensions: Var = Cov = 4/3, c = 2 (4/3)^2 / 2 for each.
   line = np.repeat(CORNERS[:, None, :1], 2, 1) * [1, 1]
   loss = _loss(pretext, line)
   np.testing.assert_allclose(loss["variance"], 0.0)
-  np.testing.assert_allclose(loss["covariance"], 2 * 16 / 9, rtol=1e-5)
+  np.testing.assert_allclose(loss["covariance"], 2 * 16 / 9 / 51, rtol=1e-5)
   # Views that are 2 apart in one of two dimensions.
   apart = np.stack([CORNERS, CORNERS + [0, 2]], 1)
-  np.testing.assert_allclose(_loss(pretext, apart)["invariance"], 25 * 4 / 2, rtol=1e-5)
+  np.testing.assert_allclose(_loss(pretext, apart)["invariance"], 25 / 51 * 4 / 2, rtol=1e-5)
 
 
 def test_unrelated_views_start_near_one_in_any_dimension(rng):
@@ -190,6 +191,7 @@ def test_digits_are_learnt_and_nothing_collapses(kind):
       {"projection": 0},
       "barlow_twins: projection must be a whole number of",
     ),
+    (pretexts.VICReg, dict.fromkeys(("invariance", "variance", "covariance"), 0), "above 0"),
     (pretexts.VICReg, {"variance": float("nan")}, "vicreg: variance must be at least 0, got nan"),
     (
       pretexts.VICReg,

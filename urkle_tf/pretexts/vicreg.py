@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from urkle_tf import distribution
+from urkle_tf import distribution, errors
 from urkle_tf.networks import heads
 from urkle_tf.pretexts._checks import at_least, whole
 from urkle_tf.pretexts._pairs import pairs, through
@@ -16,19 +16,23 @@ class VICReg(Pretext):
       variance    v(a)    = 1/d  sum_i  max(0, 1 - sqrt(Var a_i + 1e-4))
       covariance  c(a)    = 1/d  sum_{i != j}  Cov(a_i, a_j)^2
 
-      lambda s(a, b)  +  mu (v(a) + v(b))  +  nu (c(a) + c(b))
+      (lambda s(a, b)  +  mu (v(a) + v(b))  +  nu (c(a) + c(b)))  /  (lambda + mu + nu)
 
   averaged over all pairs (a, b) of members of the tuple, adversaries included.  Var and Cov
-  are those of the global batch of N, over N - 1.  All three are means over the d dimensions,
-  so that the weight of a KL term beside them need not change with d or the batch, but for c,
-  which as in the paper grows with d at the same mean Cov^2.
+  are those of the global batch of N, over N - 1.
+
+  The paper does not divide by the sum of the weights: with its 25, 25 and 1 the loss is some 50
+  times that of other pretexts.  Divided, it is near 1 as theirs, so that learning rates and the
+  weight of a KL term beside it carry over.  All three parts are means over the d dimensions,
+  and so for any d and batch, but for c, which as in the paper grows with d at the same mean
+  Cov^2.
 
   The loss belongs to the batch: it is the same number for each example.
 
   Args:
-    invariance: lambda, at least 0.
+    invariance: lambda, at least 0; only the weights' ratios matter.
     variance: mu, at least 0.
-    covariance: nu, at least 0.
+    covariance: nu, at least 0; one of the three is above.
     projector: width of the projector's two hidden layers, each with batch norm and ReLU.
     projection: d, its output width; the paper gains from wide ones (8192).
 
@@ -43,7 +47,10 @@ class VICReg(Pretext):
     super().__init__(name="vicreg")
     at_least(0, "vicreg", invariance=invariance, variance=variance, covariance=covariance)
     whole(1, "vicreg", projector=projector, projection=projection)
-    self._weights = (invariance, variance, covariance)
+    total = invariance + variance + covariance
+    if not 0 < total < float("inf"):
+      raise errors.UserError("vicreg: one of invariance, variance and covariance must be above 0")
+    self._shares = (invariance / total, variance / total, covariance / total)
     self._widths = [projector, projector, projection]
 
   def attach(self, encoder):
@@ -51,7 +58,7 @@ class VICReg(Pretext):
     self.projector = heads.mlp(encoder.latent_dim, self._widths, "projector")
 
   def loss(self, representations, aux, training=True):
-    """{"invariance": [n], "variance": [n], "covariance": [n]}, each times its weight."""
+    """{"invariance": [n], "variance": [n], "covariance": [n]}, each times its share."""
     del aux
     z = through(self.projector, representations.z, training)
     members = tf.transpose(distribution.gather(z), [1, 0, 2])  # [t, N, d]
@@ -65,8 +72,8 @@ class VICReg(Pretext):
     off_diagonal = tf.linalg.set_diag(covariances, tf.zeros_like(variances))
     redundancy = 2 * tf.reduce_mean(tf.reduce_sum(tf.square(off_diagonal), -1))
     examples = tf.ones_like(z[:, 0, 0])
-    terms = zip(self.terms, self._weights, (invariance, variance, redundancy), strict=True)
-    return {name: examples * weight * value for name, weight, value in terms}
+    terms = zip(self.terms, self._shares, (invariance, variance, redundancy), strict=True)
+    return {name: examples * share * value for name, share, value in terms}
 
 
 def covariance(z):
