@@ -35,7 +35,7 @@ _OWN = {
     "slf",
     "slf: frozen encoder, head trained on clean images; alf: on attacked images; aff(beta=6): "
     "encoder and head, by TRADES; similarity(weight=1): encoder and head on clean images, held "
-    "near the encoder; semi_supervised(beta=6, weight=0.5, clean_epochs=25): few labels, all images",
+    "near the encoder; semi_supervised(beta=6, weight=0.5): few labels, all images",
   ),
   "head": ("str", "linear", "linear or mlp(width=256, layers=3)"),
   "labels": ("number", None, "how many labels: a count, or a fraction below 1; default all"),

@@ -1,0 +1,199 @@
+"""The protocol semi_supervised: its three stages, and which labels they read."""
+
+import json
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from small_models import small_encoder
+
+from urkle_tf import downstream, errors, export
+from urkle_tf.data import sources
+from urkle_tf.downstream import _labels, semi_supervised
+from urkle_tf.networks.representations import Representations
+
+SPLIT = "train[:300]"
+SMALL = {
+  "dataset": "digits",
+  "split": SPLIT,
+  "validation_split": "train[-100:]",
+  "labels": 0.2,
+  "batch_size": 60,
+  "epochs": 2,
+  "learning_rate": 0.02,
+  "attack_steps": 2,
+}
+PROTOCOL = "semi_supervised(clean_epochs=3)"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("digits") / "encoder"
+  metadata = {"norm": "linf", "epsilon": 0.05, "stochastic": True}
+  return export.export_encoder(small_encoder(), folder, metadata)
+
+
+def adapt(encoder, folder, **options):
+  settings = {"protocol": PROTOCOL, **SMALL, **options}
+  return downstream.adapt(encoder=str(encoder), output_dir=str(folder), **settings)
+
+
+def rows_of(folder):
+  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def labelled_by(monkeypatch):
+  """The models of stage 1, in the order in which they labelled images."""
+  found, probabilities = [], semi_supervised._probabilities
+
+  def keep(model, source, seed):
+    found.append(model)
+    return probabilities(model, source, seed)
+
+  monkeypatch.setattr(semi_supervised, "_probabilities", keep)
+  return found
+
+
+def test_the_three_stages(encoder, labelled_by, tmp_path, capsys):
+  result = adapt(encoder, tmp_path)
+  rows, said = rows_of(tmp_path), capsys.readouterr().err
+  stages = [(row["stage"], row["step"], row["epoch"]) for row in rows]
+  assert stages == [
+    *(("clean", k, k) for k in (1, 2, 3)),
+    *(("adversarial", 5 * k, k) for k in (1, 2)),
+  ]
+  for part in ("stage 1 of 3: 60 labelled images", "labels for 300 images", "stage 3 of 3: 300"):
+    assert part in said
+  for row in rows[:3]:
+    assert row["loss"] == row["cross_entropy"]
+    assert not {"divergence", "validation_robust_accuracy"} & set(row)
+  for row in rows[3:]:
+    wanted = row["distillation"] + 6 * row["divergence"]
+    assert row["loss"] == pytest.approx(wanted, rel=1e-5)
+  assert rows[2]["seconds"] <= rows[3]["seconds"]
+
+  # The epoch of stage 3 that did best under attack is the result.
+  best = max(rows[3:], key=lambda row: row["validation_robust_accuracy"])
+  assert result == best | {"classifier": str(tmp_path / "classifier")}
+  model = export.load_classifier(tmp_path / "classifier")
+  assert model.metadata["selected"]["step"] == best["step"]
+  listed = json.loads((tmp_path / "labels.json").read_text())["positions"]
+  assert len(listed) == 60
+
+  # The labels of stage 3 are what the model of stage 1 makes of the images, in their order.
+  soft = np.load(tmp_path / "pseudo_labels.npy")
+  images = (sources.load("digits", SPLIT).images / 255).astype(np.float32)
+  (clean,) = labelled_by
+  assert (soft.shape, soft.dtype) == ((300, 10), np.float32)
+  np.testing.assert_allclose(soft.sum(1), 1, atol=1e-5)
+  served = np.exp(clean.log_probabilities(images, [1, 2], 2000))
+  assert np.abs(soft - served).mean() < 0.02
+  assert np.corrcoef(soft.ravel(), served.ravel())[0, 1] > 0.95
+
+  assert adapt(encoder, tmp_path) == result  # finished: the same row
+  with pytest.raises(errors.UserError, match="--labels"):
+    adapt(encoder, tmp_path, labels=0.3)
+
+
+@pytest.mark.parametrize("saves", [2, 4])
+def test_the_same_after_an_interruption(encoder, kept, killed, labelled_by, tmp_path, saves):
+  whole = adapt(encoder, tmp_path / "whole")
+  killed(lambda: adapt(encoder, tmp_path / "killed"), saves)
+  assert (rows_of(tmp_path / "killed")[-1]["stage"] == "adversarial") == (saves > 3)
+  resumed = adapt(encoder, tmp_path / "killed")
+  timing = ("seconds", "images_per_second", "classifier")
+  strip = lambda row: {name: value for name, value in row.items() if name not in timing}  # noqa: E731
+  assert strip(whole) == strip(resumed)
+  assert list(map(strip, rows_of(tmp_path / "whole"))) == list(
+    map(strip, rows_of(tmp_path / "killed"))
+  )
+  assert len(labelled_by) == 2  # images that have been labelled are not labelled again
+  (one, _), (other, _) = kept
+  for first, second in zip(one.get_weights(), other.get_weights(), strict=True):
+    np.testing.assert_array_equal(first, second)
+
+
+def test_no_other_label_is_read(encoder, kept, tmp_path, monkeypatch):
+  known = sources.load("digits", SPLIT)
+  chosen = _labels.choose(known.labels, 60, seed=4)
+  nonsense = np.random.default_rng(1).integers(0, 10, 300)
+  nonsense[chosen] = known.labels[chosen]
+  assert np.mean(nonsense == known.labels) < 0.4
+  fields = {"name": "digits", "split": SPLIT, "class_names": known.class_names}
+  monkeypatch.setattr(_labels, "choose", lambda *args: chosen)
+  for name, labels in (("true", known.labels), ("nonsense", nonsense)):
+    source = sources.ArraySource(known.images, labels=labels, **fields)
+    monkeypatch.setattr(sources, "load", lambda *args, source=source, **options: source)
+    adapt(encoder, tmp_path / name, validation_split=None)
+  labels = [np.load(tmp_path / name / "pseudo_labels.npy") for name in ("true", "nonsense")]
+  np.testing.assert_array_equal(*labels)
+  (one, _), (other, _) = kept
+  for first, second in zip(one.get_weights(), other.get_weights(), strict=True):
+    np.testing.assert_array_equal(first, second)
+
+
+def test_stage_1_is_that_of_the_clean_stream(encoder, kept, labelled_by, tmp_path):
+  """Learning rates so small that each stage leaves its encoder where it was."""
+  loaded = export.load_encoder(encoder)
+  dual = export.export_encoder(loaded, tmp_path / "encoder", loaded.metadata)
+  for variable in loaded.network.trainable_variables:
+    variable.assign_add(tf.fill(variable.shape, 0.1))
+  export.export_encoder(loaded, dual / "clean", loaded.metadata)
+  options = {"learning_rate": 1e-9, "epochs": 1, "protocol": "semi_supervised(clean_epochs=1)"}
+  for folder, clean in ((dual, dual / "clean"), (encoder, encoder)):
+    adapt(folder, tmp_path / f"run {folder == dual}", validation_split=None, **options)
+    stages = (labelled_by[-1].network, clean), (kept[-1][0].network, folder)
+    for network, origin in stages:
+      wanted = export.load_encoder(origin).network.trainable_variables
+      for one, other in zip(network.trainable_variables, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+  assert labelled_by[-1].network is not kept[-1][0].network  # a copy
+
+
+def test_the_cross_entropy_with_soft_labels(rng):
+  head = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+  task = types.SimpleNamespace(classifies=True, head=head, standardised=lambda labels: labels)
+  pretext = semi_supervised._Soft(task, 0.25)
+  z = rng.normal(size=(6, 1, 4)).astype(np.float32)
+  soft = rng.dirichlet(np.ones(3), 6).astype(np.float32)
+  given = Representations(tfp.distributions.Normal(z, np.ones_like(z)), tf.constant(z))
+  labels = pretext.prepare(None, {"label": tf.constant(soft)})
+  found = pretext.loss(given, labels)
+  assert set(found) == set(pretext.terms) == {"distillation"}
+  kernel, bias = head.get_weights()
+  logits = z[:, 0] @ kernel + bias
+  log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+  np.testing.assert_allclose(found["distillation"], -0.25 * (soft * log_p).sum(1), rtol=1e-4)
+
+
+def test_labels_by_the_examples_indices(rng):
+  source = sources.load("digits", SPLIT)
+  soft = rng.uniform(size=(300, 10)).astype(np.float32)
+  for batch in semi_supervised._relabelled(source, soft).batches(50, seed=3):
+    np.testing.assert_array_equal(batch["label"], soft[batch["index"].numpy()])
+    np.testing.assert_array_equal(batch["image"], source.images[batch["index"].numpy()])
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"labels": None}, "is for few labels: give --labels"),
+    ({"labels": 300}, "is for few labels: give --labels"),
+    ({"labels": 5}, "at least one a class"),
+    ({"dataset": "digits:rotation"}, "are numbers: use --protocol=aff"),
+    ({"protocol": "semi_supervised(beta=-1)"}, "beta must be at least 0"),
+    ({"protocol": "semi_supervised(weight=0)"}, "weight must be above 0"),
+    ({"protocol": "semi_supervised(clean_epochs=2.5)"}, "clean_epochs must be a whole number"),
+    ({"protocol": "semi_supervised(temperature=1)"}, "unknown option of semi_supervised"),
+    ({"epsilon": -1.0}, "epsilon"),
+  ],
+)
+def test_mistakes_are_one_line_and_leave_no_folder(encoder, tmp_path, changes, message):
+  with pytest.raises(errors.UserError, match=message) as caught:
+    adapt(encoder, tmp_path / "run", **changes)
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "run").exists()
