@@ -170,12 +170,12 @@ def stages(row, seed, labels, asked, config, equal, size):
     flags = [f"--encoder={encoder}/encoder", f"--protocol={row.protocol}", *shared]
     flags += [] if labels == "all" else [f"--labels={labels}"]
     flags += asked.extra["finetune"]
-    found.append(jobs.Stage("finetune", f"configs/{NAME}_{name}.cfg", run, flags))
+    found.append(jobs.Stage("finetune", f"configs/{NAME}_{name}_finetune.cfg", run, flags))
     classifier = f"{run}/classifier"
-  for part in ("evaluate", "autoattack"):
+  for part, ending in (("evaluate", "evaluate"), ("autoattack", "autoattack_evaluate")):
     folder = f"{asked.work}/{row.name}-{labels}-{seed}-{part}"
     flags = [f"--classifier={classifier}", *shared, *asked.extra["evaluate"]]
-    found.append(jobs.Stage("evaluate", f"configs/{NAME}_{part}.cfg", folder, flags))
+    found.append(jobs.Stage("evaluate", f"configs/{NAME}_{ending}.cfg", folder, flags))
   return found
 
 
