@@ -1,5 +1,6 @@
 """What a run shows: rows, the pictures, the online probe."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -26,8 +27,19 @@ class _Model:
     self.optimizer = type("Optimizer", (), {"iterations": 0, "learning_rate": 0.5})()
     self.loss = tf.keras.metrics.Mean(name="loss")
     self.metrics = [self.loss]
-    network = lambda images, training: {"loc": loc(images)}  # noqa: E731
+    self.within = False
+
+    def network(images, training):
+      assert self.within  # the encoder that would be exported, not the one in training
+      return {"loc": loc(images)}
+
     self.encoder = type("Encoder", (), {"network": staticmethod(network)})()
+
+  @contextlib.contextmanager
+  def averaged(self):
+    self.within = True
+    yield
+    self.within = False
 
   def reset_metrics(self):
     self.loss.reset_state()
