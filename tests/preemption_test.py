@@ -15,6 +15,15 @@ from urkle_tf import preemption
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture
+def as_in_a_shell():
+  """Ctrl-C does what Python has it do: workers of pytest-xdist ignore it."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("as_in_a_shell")
 def test_the_first_signal_is_caught_and_the_second_is_not():
   before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
   saved = []
