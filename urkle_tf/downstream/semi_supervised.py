@@ -58,13 +58,14 @@ class SemiSupervised(Protocol):
   Args:
     beta: the weight of the divergence, at least 0.
     weight: of the cross-entropy with the soft labels, above 0.
-    clean_epochs: of stage 1, passes over the labelled images, at least 1.
+    clean_epochs: of stage 1, passes over the labelled images, at least 1; they are few, so that
+      many passes cost little.
   """
 
   adversarial = True
   defaults = {**aff.AFF.defaults, "epochs": 15}
 
-  def __init__(self, beta=6.0, weight=0.5, clean_epochs=25):
+  def __init__(self, beta=6.0, weight=0.5, clean_epochs=100):
     if not beta >= 0:
       raise errors.UserError(f"semi_supervised: beta must be at least 0, got {beta}")
     if not weight > 0:
