@@ -26,6 +26,9 @@ def test_noise_of_two_replicas_is_that_of_one(mirrored, draw):
   halves = _on_two(mirrored, lambda: draw(SEED, [3, 3, 2]))
   np.testing.assert_array_equal(halves, whole)
   assert len(np.unique(whole)) == whole.size  # no row is another's copy
+  # Of a batch whose size is not known beforehand.
+  halves = _on_two(mirrored, lambda: draw(SEED, tf.constant([3, 3, 2]) + tf.zeros([3], tf.int32)))
+  np.testing.assert_array_equal(halves, whole)
 
 
 @pytest.mark.parametrize("draw", [distribution.uniform, distribution.normal])

@@ -19,6 +19,7 @@ from urkle_tf._version import __version__
 _NAMES = {
   "GaussianEncoder": "networks",
   "Trainer": "trainer",
+  "UrkleRegularizer": "regulariser",
   "UserError": "errors",
   "adapt": "downstream",
   "assess": "evaluation",

@@ -48,10 +48,12 @@ def _rows(draw, shape):
   shape = tf.TensorShape(shape).as_list() if not tf.is_tensor(shape) else shape
   if replicas() == 1:
     return draw(shape)
-  local = shape[0]
-  noise = draw([local * replicas(), *shape[1:]])
+  local, rest = shape[0], shape[1:]
+  whole = [local * replicas()]
+  # A tensor where the size of a batch is not known beforehand.
+  noise = draw(tf.concat([whole, rest], 0) if tf.is_tensor(shape) else [*whole, *rest])
   start = replica_id() * local
-  return tf.slice(noise, [start] + [0] * (len(shape) - 1), shape)
+  return noise[start : start + local]
 
 
 def uniform(seed, shape, minval=0.0, maxval=1.0):

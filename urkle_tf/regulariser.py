@@ -1,29 +1,222 @@
-"""The Urkle regulariser on its own, for any training loop."""
+"""The Urkle regulariser on its own, for any model and any training loop."""
 
+import keras
 import tensorflow as tf
+import tensorflow_probability as tfp
 
-from urkle_tf.networks.gaussian import kl
-from urkle_tf.robustness.urkle import kl_objective
+from urkle_tf import attacks, distribution, errors
+from urkle_tf.export import ExportedEncoder
+from urkle_tf.networks.folding import fold
+from urkle_tf.networks.gaussian import GaussianEncoder, kl
+
+_SCALE = 0.5  # of features: the cap of a `GaussianEncoder`'s sigma
 
 
-def kl_robustness(encoder, images, attack, seed=None, training=False):
+def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCALE):
   """Max over x' in A(x) of KL[p(z|x) || p(z|x')] for each image (Urkle paper, eq. 4 and 10).
 
   Differentiable in the encoder's weights, through both distributions; add its mean, times
   beta, to any loss.
 
   Args:
-    encoder: images -> `tfp.distributions.Normal` [n, d_z]; takes `training`.
+    encoder: a Keras model or layer, or a function that takes `training`; images -> a
+      `tfp.distributions.Normal` [n, d_z]; or {"loc", "scale"}; or features [n, ..., d], which
+      are averaged over the axes in between.
     images: float32 [n, h, w, c] in [0, 1].
     attack: for example `attacks.PGD(attacks.Linf(epsilon=8 / 255), steps=7)`.
     seed: int32 [2] of the attack's random start; None draws one.
     training: the mode of the two passes that are differentiated; the attack itself always
       runs in inference mode.
+    scale: of features, their sigma, in units of their spread over the batch: of the root of the
+      mean over the dimensions of their variance.  The KL is then
+
+          sum_d (f_d(x) - f_d(x'))^2 / (2 scale^2 spread^2),
+
+      which shrinking all features leaves as it is.
 
   Returns:
     float32 [n], in nats.
   """
-  adversaries = attack(kl_objective(encoder, images), images, seed)
-  both = encoder(tf.concat([images, adversaries], 0), training=training)
-  loc, scale = tf.split(both.loc, 2), tf.split(both.scale, 2)
-  return kl(type(both)(loc[0], scale[0]), type(both)(loc[1], scale[1]))
+  return _measure(encoder, images, attack, seed, training, scale)[1]
+
+
+def _measure(encoder, images, attack, seed, training, scale):
+  """(what the encoder makes of the images, KL [n]), in one pass of images and adversaries."""
+  model = _network(encoder)
+  if isinstance(model, keras.Model):
+    frozen = fold(model)
+  else:
+    frozen = lambda images: model(images, training=False)  # noqa: E731
+  clean = _still(frozen(images))
+  sigma = _sigma(clean, scale)
+  before = _normal(clean, sigma)
+  adversaries = attack(
+    lambda neighbours: kl(before, _normal(frozen(neighbours), sigma)), images, seed
+  )
+  images = tf.convert_to_tensor(images)
+  both = model(tf.concat([images, tf.cast(adversaries, images.dtype)], 0), training=training)
+  clean, attacked = (_half(both, part) for part in (0, 1))
+  sigma = _sigma(clean, scale)
+  return clean, kl(_normal(clean, sigma), _normal(attacked, sigma))
+
+
+def _network(encoder):
+  """What is differentiated: of our own encoders the network beneath the Normal."""
+  return encoder.network if type(encoder) in (GaussianEncoder, ExportedEncoder) else encoder
+
+
+def _sigma(outputs, scale):
+  """The sigma of features, of what an encoder returns for images; None where it has its own."""
+  if isinstance(outputs, dict | tfp.distributions.Distribution):
+    return None
+  variance = tf.math.reduce_variance(distribution.gather(_features(outputs)), 0)
+  return scale * tf.sqrt(tf.reduce_mean(variance) + 1e-6)
+
+
+def _normal(outputs, sigma):
+  """p(z|x) of what an encoder returns."""
+  if isinstance(outputs, tfp.distributions.Distribution):
+    return outputs
+  if isinstance(outputs, dict):
+    return tfp.distributions.Normal(outputs["loc"], outputs["scale"])
+  loc = _features(outputs)
+  return tfp.distributions.Normal(loc, sigma * tf.ones_like(loc))
+
+
+def _features(outputs):
+  """float32 [n, d], averaged over space."""
+  return tf.reduce_mean(tf.cast(outputs, tf.float32), list(range(1, outputs.shape.rank - 1)))
+
+
+def _each(function, outputs):
+  """An encoder's outputs, of whichever kind, through a function of tensors."""
+  if isinstance(outputs, tfp.distributions.Distribution):
+    return type(outputs)(function(outputs.loc), function(outputs.scale))
+  return tf.nest.map_structure(function, outputs)
+
+
+def _still(outputs):
+  return _each(tf.stop_gradient, outputs)
+
+
+def _half(outputs, part):
+  return _each(lambda values: tf.split(values, 2)[part], outputs)
+
+
+@keras.saving.register_keras_serializable("urkle_tf")
+class UrkleRegularizer(keras.layers.Layer):
+  """A layer that stands in for an encoder, and makes it robust wherever it is trained.
+
+      features = UrkleRegularizer(encoder, attack, beta=0.1)(images)     # was: encoder(images)
+
+  While it trains it looks for each image's worst neighbour, and adds
+
+      beta * mean_x max_{x' in A(x)} KL[p(z|x) || p(z|x')]
+
+  to `losses` (Urkle paper, eq. 10): `keras.Model.fit` minimises them along with its own loss,
+  and a loop of one's own adds `sum(layer.losses)`.  At any other time it is the encoder and
+  nothing else.  `fit` reports the KL as `kl`; where it is not measured, as in validation, it is
+  NaN.
+
+  Args:
+    encoder: a Keras model or layer of images float [n, h, w, c] in [0, 1], built; what it may
+      return is told at `kl_robustness`.  Of a Normal, or of {"loc", "scale"}, the layer returns
+      a sample while it trains, and loc otherwise; features it returns as they are.
+    attack: for example `attacks.PGD(attacks.Linf(epsilon=8 / 255), steps=7)`.
+    beta: the weight of the KL, at least 0.
+    scale: of features, see `kl_robustness`; above 0.
+    seed: of the attack's starts and of the noise; None draws one.
+
+  Attributes:
+    encoder: what it stands for; it can be exported, or used again, without the layer.
+    losses: what its last use added, beta times the mean KL; one a use in a model.
+
+  Raises:
+    UserError: if beta or scale is out of its range.
+  """
+
+  def __init__(self, encoder, attack, beta=0.1, scale=_SCALE, seed=None, **kwargs):
+    # Not the policy's: an attack takes steps that low precision does not resolve.
+    super().__init__(**{"dtype": "float32", **kwargs})
+    if not beta >= 0:
+      raise errors.UserError(f"beta must be at least 0, got {beta}")
+    if not scale > 0:
+      raise errors.UserError(f"scale must be above 0, got {scale}")
+    self.encoder, self.attack, self.beta, self.scale = encoder, attack, float(beta), float(scale)
+    self.seed = seed
+    self._added: dict[int, list] = {}
+    self._seeds = keras.random.SeedGenerator(seed)
+    self._kl = _Measured(name="kl")
+    self.built = True
+
+  def call(self, images, training=None):
+    """Encodes images.
+
+    Args:
+      images: float32 [n, h, w, c] in [0, 1].
+      training: whether the KL is measured and added to `losses`.
+    """
+    if not training:
+      return _point(_network(self.encoder)(images, training=False))
+    seed = tf.cast(self._seeds.next(), tf.int32)
+    outputs, robustness = _measure(
+      self.encoder, images, self.attack, distribution.fold(seed, 0), True, self.scale
+    )
+    self._added.setdefault(_replica(), []).append(self.beta * tf.reduce_mean(robustness))
+    self._kl.update_state(robustness)
+    return _sample(outputs, distribution.fold(seed, 1))
+
+  # In place of `add_loss`, which knows one list alone: the replicas of a process share a layer,
+  # and take turns wherever they wait for each other, so that one would find the others' losses.
+
+  def _get_own_losses(self):
+    return list(self._added.get(_replica(), []))
+
+  def _clear_losses(self):
+    super()._clear_losses()
+    self._added.pop(_replica(), None)
+
+  def get_config(self):
+    config = {"beta": self.beta, "scale": self.scale, "seed": self.seed}
+    if not isinstance(self.attack, attacks.PGD):
+      raise errors.UserError(f"cannot save {self.attack!r}: of attacks only PGD can be saved")
+    return {
+      **super().get_config(),
+      **config,
+      "encoder": keras.saving.serialize_keras_object(self.encoder),
+      "attack": self.attack.describe(),
+    }
+
+  @classmethod
+  def from_config(cls, config):
+    attack = dict(config["attack"])
+    threat = attacks.from_norm(attack.pop("norm"), attack.pop("epsilon"))
+    encoder = keras.saving.deserialize_keras_object(config["encoder"])
+    return cls(**{**config, "encoder": encoder, "attack": attacks.PGD(threat, **attack)})
+
+
+def _replica():
+  """This replica's number, as an int: 0 where it is not known, or there is one only."""
+  context = tf.distribute.get_replica_context()
+  found = None if context is None else tf.get_static_value(context.replica_id_in_sync_group)
+  return 0 if found is None else int(found)
+
+
+class _Measured(keras.metrics.Mean):
+  """A mean that is NaN where nothing was measured: 0 would look like a robust encoder."""
+
+  def result(self):
+    return tf.where(self.count > 0, super().result(), float("nan"))
+
+
+def _point(outputs):
+  if isinstance(outputs, tfp.distributions.Distribution):
+    return outputs.loc
+  return outputs["loc"] if isinstance(outputs, dict) else outputs
+
+
+def _sample(outputs, seed):
+  if not isinstance(outputs, dict | tfp.distributions.Distribution):
+    return outputs
+  normal = _normal(outputs, None)
+  return normal.loc + normal.scale * distribution.normal(seed, tf.shape(normal.loc))

@@ -1,0 +1,241 @@
+"""The regulariser in models and loops that know nothing of this package."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import urkle_tf
+from urkle_tf import attacks, errors, networks
+
+SHAPE = (4, 4, 1)
+EPSILON = 0.05
+
+
+def pgd(steps=5):
+  return attacks.PGD(attacks.Linf(EPSILON), steps=steps)
+
+
+@pytest.fixture(scope="module")
+def images():
+  """Away from the pixel bounds, which would make closed forms more complicated."""
+  return np.random.default_rng(0).uniform(0.2, 0.8, size=(12, *SHAPE)).astype(np.float32)
+
+
+def linear(weights):
+  """Features of one number: a weighted sum of the pixels."""
+  layer = keras.layers.Dense(1, use_bias=False)
+  model = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), layer])
+  layer.set_weights([weights.reshape(-1, 1)])
+  return model
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-2])
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_of_a_linear_feature_the_worst_kl_is_its_closed_form(images, size, scale):
+  # max |w . d| over the ball is epsilon |w|_1; shrinking w shrinks its spread alike.
+  weights = size * np.random.default_rng(1).normal(size=16).astype(np.float32)
+  features = images.reshape(12, -1) @ weights
+  worst = EPSILON * np.abs(weights).sum()
+  wanted = worst**2 / (2 * scale**2 * (features.var() + 1e-6))
+  found = urkle_tf.kl_robustness(linear(weights), images, pgd(), seed=[0, 1], scale=scale)
+  np.testing.assert_allclose(found, np.full(12, wanted), rtol=1e-3)
+
+
+def test_feature_maps_count_with_their_mean(images):
+  weights = np.random.default_rng(1).normal(size=16).astype(np.float32)
+  flat = linear(weights)
+  maps = keras.Sequential([flat, keras.layers.Reshape((1, 1, 1))])
+  twice = keras.Sequential([maps, keras.layers.UpSampling2D(2)])
+  wanted = urkle_tf.kl_robustness(flat, images, pgd(), seed=[0, 1])
+  for encoder in (maps, twice):
+    found = urkle_tf.kl_robustness(encoder, images, pgd(), seed=[0, 1])
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def small_encoder(**options):
+  keras.utils.set_random_seed(0)
+  backbone = networks.convnet((8, 8, 1), width=4, layers=2)
+  return urkle_tf.GaussianEncoder(backbone, latent_dim=5, **options)
+
+
+@pytest.fixture(scope="module")
+def digits():
+  rng = np.random.default_rng(3)
+  return rng.uniform(size=(16, 8, 8, 1)).astype(np.float32), rng.integers(3, size=16)
+
+
+def test_all_forms_of_a_gaussian_encoder_are_one(digits):
+  encoder, (x, _) = small_encoder(), digits
+  for _ in range(5):
+    encoder(x, training=True)  # moving averages of their own
+
+  class Subclassed(keras.Model):
+    def call(self, images, training=None):
+      return encoder(images, training=training)
+
+  forms = (
+    encoder,
+    encoder.network,
+    Subclassed(),
+    lambda x, training: encoder(x, training=training),
+  )
+  found = [urkle_tf.kl_robustness(form, x, pgd(), seed=[0, 1]).numpy() for form in forms]
+  assert found[0].min() > 0.01
+  for other in found[1:]:
+    np.testing.assert_allclose(other, found[0], rtol=1e-3)
+
+
+def test_outside_of_training_the_layer_is_the_encoder(digits):
+  encoder, (x, _) = small_encoder(), digits
+  layer = urkle_tf.UrkleRegularizer(encoder, pgd(), beta=0.5)
+  before = [v.numpy() for v in encoder.variables]
+  np.testing.assert_array_equal(layer(x), encoder(x, training=False).loc)
+  np.testing.assert_array_equal(layer(x, training=False), encoder(x, training=False).loc)
+  assert layer.losses == []
+  for old, new in zip(before, encoder.variables, strict=True):
+    np.testing.assert_array_equal(old, new)
+  backbone = encoder.network.layers[2]
+  features = urkle_tf.UrkleRegularizer(backbone, pgd())
+  np.testing.assert_array_equal(features(x), backbone(x, training=False))
+
+
+def test_in_training_it_samples_and_adds_the_kl_of_its_last_call(digits):
+  encoder, (x, _) = small_encoder(momentum=0.0), digits
+  layer = urkle_tf.UrkleRegularizer(encoder, pgd(), beta=0.5, seed=7)
+  rows = np.repeat(x[:2], 30, 0)
+  calls = [layer(rows, training=True).numpy() for _ in range(2)]
+  (loss,) = layer.losses  # of the last call alone
+  assert float(loss) > 0
+  z = np.concatenate([call.reshape(2, 30, 5) for call in calls], 1)
+  assert z.std(1).min() > 0.05
+  for samples in z:  # of other noise in other calls and for other rows
+    assert len(np.unique(samples.round(5), axis=0)) == 60
+  with tf.GradientTape() as tape:
+    layer(x, training=True)
+    (loss,) = layer.losses
+  assert all(g is not None for g in tape.gradient(loss, encoder.trainable_variables))
+
+
+def classifier(encoder, **options):
+  layer = urkle_tf.UrkleRegularizer(encoder, pgd(), **options)
+  images = keras.Input((8, 8, 1))
+  model = keras.Model(images, keras.layers.Dense(3)(layer(images)))
+  model.compile(
+    keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  )
+  return model
+
+
+@pytest.fixture(scope="module")
+def fitted(digits):
+  """A classifier over features whose step changes nothing, and what `fit` said of it."""
+  keras.utils.set_random_seed(0)
+  backbone = keras.Sequential(
+    [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, activation="tanh"), keras.layers.Flatten()]
+  )
+  model = classifier(backbone, beta=0.25, seed=1)
+  x, y = digits
+  history = model.fit(x, y, batch_size=16, epochs=2, validation_data=(x, y), verbose=0).history
+  return model, backbone, history
+
+
+def test_fit_minimises_its_own_loss_and_the_kl(fitted, digits):
+  _, backbone, history = fitted
+  for loss, kl, own in zip(history["loss"], history["kl"], history["val_loss"], strict=True):
+    assert loss == pytest.approx(own + 0.25 * kl, rel=1e-4)
+  # As attacks from other starts find it.
+  wanted = tf.reduce_mean(urkle_tf.kl_robustness(backbone, digits[0], pgd(20)))
+  assert history["kl"] == pytest.approx([float(wanted)] * 2, rel=0.1)
+  assert np.isnan(history["val_kl"]).all()
+  assert history["kl"][0] != history["kl"][1]  # each step starts elsewhere
+
+
+def test_a_model_to_ship_needs_no_layer_of_ours(fitted, digits, tmp_path):
+  model, backbone, _ = fitted
+  pixels = keras.Input((8, 8, 1))
+  shipped = keras.Model(pixels, model.layers[-1](backbone(pixels)))
+  shipped.save(tmp_path / "shipped.keras")
+  loaded = keras.saving.load_model(tmp_path / "shipped.keras")
+  np.testing.assert_allclose(loaded(digits[0]), model(digits[0]), atol=1e-6)
+  assert {type(part).__module__.split(".")[0] for part in loaded._flatten_layers()} == {"keras"}
+
+
+def test_a_saved_model_goes_on(fitted, digits, tmp_path):
+  model, _, history = fitted
+  model.save(tmp_path / "model.keras")
+  loaded = keras.saving.load_model(tmp_path / "model.keras")
+  x, y = digits
+  np.testing.assert_allclose(loaded(x), model(x), atol=1e-6)
+  layer = loaded.layers[1]
+  assert (layer.beta, layer.scale, layer.seed) == (0.25, 0.5, 1)
+  assert layer.attack.describe() == pgd().describe()
+  again = loaded.fit(x, y, batch_size=16, verbose=0).history
+  assert again["kl"][0] == pytest.approx(history["kl"][0], rel=0.1)
+  other = urkle_tf.UrkleRegularizer(layer.encoder, attacks.APGD(attacks.Linf(EPSILON)))
+  with pytest.raises(errors.UserError, match="only PGD can be saved"):
+    other.get_config()
+
+
+def test_each_use_in_a_model_adds_its_own(images):
+  weights = np.random.default_rng(1).normal(size=16).astype(np.float32)
+  layer = urkle_tf.UrkleRegularizer(linear(weights), pgd(), beta=1.0)
+  one, two = keras.Input(SHAPE), keras.Input(SHAPE)
+  model = keras.Model([one, two], [layer(one), layer(two)])
+  model([images, 1 - images], training=True)
+  first, second = model.losses
+  wanted = [urkle_tf.kl_robustness(layer.encoder, x, pgd()) for x in (images, 1 - images)]
+  assert [float(first), float(second)] == pytest.approx([float(w[0]) for w in wanted], rel=1e-3)
+
+
+def test_low_precision_stays_inside(digits):
+  backbone = keras.Sequential(
+    [
+      keras.Input((8, 8, 1)),
+      keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16"),
+      keras.layers.Flatten(dtype="mixed_bfloat16"),
+    ]
+  )
+  seen = []
+
+  class Spy(attacks.PGD):
+    def run(self, objective, images, seed=None, epsilon=None):
+      seen.append(images.dtype)
+      return super().run(objective, images, seed, epsilon)
+
+  layer = urkle_tf.UrkleRegularizer(backbone, Spy(attacks.Linf(EPSILON), steps=2), beta=1.0)
+  assert layer(digits[0], training=True).dtype == tf.bfloat16
+  assert (seen, layer.losses[0].dtype) == ([tf.float32], tf.float32)
+  assert float(layer.losses[0]) > 0
+
+
+@pytest.mark.parametrize("gaussian", [True, False])
+def test_two_replicas_make_the_step_of_one(mirrored, digits, gaussian):
+  x, y = digits
+
+  def after_a_step(start=None):
+    encoder = small_encoder()
+    model = classifier(encoder if gaussian else encoder.network.layers[2], beta=0.5, seed=3)
+    if start:
+      model.set_weights(start)
+    model.optimizer.learning_rate = 0.1
+    start = model.get_weights()
+    history = model.fit(x, y, batch_size=16, shuffle=False, verbose=0).history
+    return start, [history["kl"][0], history["loss"][0]], model.get_weights()
+
+  start, one, weights = after_a_step()
+  with mirrored.scope():
+    _, two, others = after_a_step(start)
+  assert two == pytest.approx(one, rel=1e-3)
+  moved = [np.abs(a - b).max() for a, b in zip(start, weights, strict=True)]
+  assert max(moved) > 0.05
+  for a, b in zip(weights, others, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+  "options, words", [({"beta": -1}, "beta must be at least 0"), ({"scale": 0}, "scale must be")]
+)
+def test_wrong_options(options, words):
+  with pytest.raises(errors.UserError, match=words):
+    urkle_tf.UrkleRegularizer(linear(np.ones(16, np.float32)), pgd(), **options)
