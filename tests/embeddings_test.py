@@ -74,11 +74,11 @@ def test_the_files_hold_the_same(written, photos):
   vectors = np.loadtxt(folder / "vectors.tsv", delimiter="\t")
   np.testing.assert_allclose(vectors, found["loc"][:10], rtol=1e-5)
   head, *rows = [line.split("\t") for line in (folder / "metadata.tsv").read_text().splitlines()]
-  assert head == ["index", "label", "name", "sigma"]
+  assert head == ["label", "name", "sigma", "index"]
   for index, row in enumerate(rows):
     name = found["names"][index]
-    assert row[:3] == [str(index), name.split("/")[0], name]
-    assert float(row[3]) == pytest.approx(found["scale"][index].mean(), rel=1e-3)
+    assert row[:2] + row[3:] == [name.split("/")[0], name, str(index)]
+    assert float(row[2]) == pytest.approx(found["scale"][index].mean(), rel=1e-3)
   assert len(rows) == 10
   sprite = np.asarray(Image.open(folder / "sprite.png"))
   side = sprite.shape[0] // 4  # ten pictures, in a grid of four
@@ -133,7 +133,7 @@ def test_anybodys_model_and_images_without_labels(tmp_path, rng):
   wanted = np.mean(model(pixels.astype(np.float32) / 255), (1, 2))
   order = [int(name.removesuffix(".png")) for name in found["names"]]
   np.testing.assert_allclose(found["loc"], wanted[order], atol=1e-5)
-  assert (tmp_path / "out" / "metadata.tsv").read_text().startswith("index\tname\n0\t")
+  assert (tmp_path / "out" / "metadata.tsv").read_text().endswith(f"\n{found['names'][2]}\t2\n")
 
   # Without files: digits of another size, and nothing for the Projector.
   with pytest.raises(errors.UserError, match="the encoder takes images of 6x4x3"):

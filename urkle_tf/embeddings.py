@@ -123,8 +123,8 @@ def _embed(embed, source, batch_size, shown):
 
 
 def _columns(found, count):
-  """What the Projector tells of each image: {column: values}."""
-  columns: dict[str, Sequence] = {"index": range(count)}
+  """What the Projector tells of each image: {column: values}; it labels points by the first."""
+  columns: dict[str, Sequence] = {}
   if "labels" in found:
     labels = found["labels"][:count]
     names = found.get("class_names")
@@ -133,4 +133,4 @@ def _columns(found, count):
     columns["name"] = found["names"][:count]
   if "scale" in found:
     columns["sigma"] = [f"{sigma:.4g}" for sigma in found["scale"][:count].mean(1)]
-  return columns
+  return {**columns, "index": range(count)}
