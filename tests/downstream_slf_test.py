@@ -265,6 +265,32 @@ def test_another_encoder_in_the_same_folder(encoder, tmp_path):
     adapt(tmp_path / "encoder", tmp_path / "run", epochs=1)
 
 
+def test_several_seeds_and_their_mean(encoder, tmp_path, capsys):
+  options = {"labels": 100, "epochs": 2, "validation_split": "test"}
+  folder = tmp_path / "seeds"
+  found = downstream.adapt_seeds(str(folder), 2, seed=3, encoder=str(encoder), **options)
+  adapt(encoder, tmp_path / "alone", seed=4, **options)
+  first, second = (run["validation_accuracy"] for run in found["runs"])
+  assert found["seeds"] == [3, 4]
+  assert first != second  # other labels were drawn
+  drawn = [(folder / f"seed-{seed}/labels.json").read_text() for seed in (3, 4)]
+  assert drawn[0] != drawn[1] == (tmp_path / "alone/labels.json").read_text()
+  assert found["mean"]["validation_accuracy"] == pytest.approx((first + second) / 2)
+  spread = abs(first - second) / 2**0.5
+  assert found["deviation"]["validation_accuracy"] == pytest.approx(spread)
+  assert json.loads((folder / "seeds.json").read_text()) == found
+  assert "classifier" not in found["runs"][0]
+  assert (folder / "seed-4/classifier/saved_model.pb").exists()
+
+  capsys.readouterr()
+  again = downstream.adapt_seeds(str(folder), 1, seed=3, encoder=str(encoder), **options)
+  assert "nothing to do" in capsys.readouterr().out
+  assert again["runs"] == found["runs"][:1]
+  assert again["deviation"] == {}
+  with pytest.raises(errors.UserError, match="--seeds must be at least 1"):
+    downstream.adapt_seeds(str(folder), 0, encoder=str(encoder))
+
+
 def test_flags_are_the_functions_arguments():
   defaults = {n: p.default for n, p in inspect.signature(downstream.adapt).parameters.items()}
   flags = {

@@ -5,6 +5,8 @@
     --protocol="aff(beta=6)" --validation_split=train[90%:] --split=train[:90%] --labels=0.1
   python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-angle
     --dataset="digits:rotation(degrees=45)"
+  python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-few
+    --labels=100 --seeds=5 --validation_split=test
 
 The same command on the same --output_dir finds it finished, or goes on.
 """
@@ -51,6 +53,13 @@ _OWN = {
   "weight_decay": ("number", None, "decoupled; biases left out"),
   "samples": ("int", 20, "samples of z that a served prediction averages over"),
 }
+_SEEDS = {
+  "seeds": (
+    "int",
+    None,
+    "so many runs, from --seed on, in OUTPUT_DIR/seed-N; their mean and deviation in seeds.json",
+  ),
+}
 _RESULTS = {
   "validation_accuracy": "validation accuracy: {:.2%}",
   "validation_robust_accuracy": "validation accuracy, attacked: {:.2%}",
@@ -63,11 +72,18 @@ _RESULTS = {
 
 def main():
   """The command line."""
-  names = command_line.define(_SHARED, _OWN)
+  names = command_line.define(_SHARED, _OWN | _SEEDS)
 
-  def finetune(**settings):
+  def finetune(seeds, **settings):
     downstream = command_line.load("downstream")  # starts TensorFlow: only now
 
+    if seeds is not None:
+      result = downstream.adapt_seeds(seeds=seeds, **settings)
+      for name, mean in result["mean"].items():
+        deviation = result["deviation"].get(name)
+        spread = "" if deviation is None else f" ± {deviation:.2g}"
+        print(f"{name.replace('_', ' ')}: {mean:.4g}{spread} ({seeds} seeds)")
+      return
     result = downstream.adapt(**settings)
     for name, text in _RESULTS.items():
       if name in result:

@@ -1,7 +1,8 @@
-"""`adapt`: from an exported encoder and labels to a predictor; the function behind `finetune`."""
+"""From an exported encoder and labels to a predictor: the functions behind `finetune`."""
 
 import json
 import pathlib
+import statistics
 
 import keras
 import numpy as np
@@ -172,6 +173,45 @@ def adapt(
   finally:
     run.close()
   return {**row, kind: str(folder)}
+
+
+def adapt_seeds(output_dir, seeds, seed=0, **settings):
+  """`adapt` with several seeds, each in a folder of its own, and what they have in common.
+
+  Writes `OUTPUT_DIR/seed-N/` for each seed N, and `OUTPUT_DIR/seeds.json`.  Seeds that are
+  finished are not run again.  A seed decides which labels are drawn, the head's first weights,
+  the noise and the order of images; the encoder is the same.
+
+  Args:
+    output_dir: the folder of all of them.
+    seeds: how many: seed, seed + 1, ...
+    seed: the first.
+    **settings: of `adapt`.
+
+  Returns:
+    What `seeds.json` holds: {"seeds": [...], "runs": what `adapt` returned for each, without
+    paths, "mean": {name: of every figure that begins with "validation"}, "deviation": the same,
+    the sample standard deviation, empty for one seed}.
+
+  Raises:
+    UserError: as `adapt`, or for fewer seeds than one.
+  """
+  if seeds < 1:
+    raise errors.UserError(f"--seeds must be at least 1, got {seeds}")
+  folder, numbers, rows = pathlib.Path(output_dir), list(range(seed, seed + seeds)), []
+  for number in numbers:
+    print(f"seed {number}: {folder}/seed-{number}", flush=True)
+    row = adapt(output_dir=str(folder / f"seed-{number}"), seed=number, **settings)
+    rows.append({k: v for k, v in row.items() if k not in ("classifier", "regressor")})
+  figures = {name: [row[name] for row in rows] for name in rows[0] if name.startswith("validation")}
+  result = {
+    "seeds": numbers,
+    "runs": rows,
+    "mean": {name: statistics.fmean(values) for name, values in figures.items()},
+    "deviation": {name: statistics.stdev(values) for name, values in figures.items() if seeds > 1},
+  }
+  files.write(folder / "seeds.json", json.dumps(result, indent=1) + "\n")
+  return result
 
 
 def _settle(settings, method, metadata):
