@@ -75,6 +75,7 @@ class Row:
 
 
 _SIMCLR = "simclr(temperature=0.5)"
+_MIXED = "augmix(base=simclr)"
 _WEAK = "crop(padding=4)"  # what supervised training and distillation see
 ROWS = (
   Row("simclr", "SimCLR", _SIMCLR, "none", 2, 0, seeds=2),
@@ -84,9 +85,10 @@ ROWS = (
   Row("byol_urkle", "BYOL+Urkle", "byol", "urkle(beta=0.05, attacked=1)", 3, 1),
   Row("barlow_urkle", "Barlow Twins+Urkle", "barlow_twins", "urkle(beta=0.05, attacked=1)", 3, 1),
   Row("distil", "Distil+Urkle", "distil", "urkle(beta=0.05)", 2, 1, _WEAK, teacher="simclr"),
-  Row("urrl", "URRL", _SIMCLR, "none", 2, 0, "augmix", "similarity"),
+  Row("urrl_head", "URRL, frozen", _SIMCLR, "none", 2, 0, _MIXED, encoder="urrl"),
+  Row("urrl", "URRL", _SIMCLR, "none", 2, 0, _MIXED, "similarity"),
   Row(
-    *("urrl_plain", "URRL, plain fine-tuning", _SIMCLR, "none", 2, 0, "augmix"),
+    *("urrl_plain", "URRL, plain fine-tuning", _SIMCLR, "none", 2, 0, _MIXED),
     *("similarity(weight=0)", "urrl"),
   ),
   Row(
@@ -126,7 +128,7 @@ def epochs(row, given, equal):
   return max(1, round(whole * find_row(REFERENCE).gradients(steps) / row.gradients(steps)))
 
 
-def stages(row, seed, labels, asked, config, equal, size):
+def stages(row, seed, labels, asked, config, equal, size, strong=True):
   """The commands of one row, seed and number of labels, in order.
 
   Args:
@@ -137,6 +139,7 @@ def stages(row, seed, labels, asked, config, equal, size):
     config: the flagfile of the training.
     equal: see `epochs`.
     size: how many images the data set trains on.
+    strong: whether the classifier meets AutoAttack, too.
   """
   shared = [*asked.shared, f"--seed={seed}"]
   given = settings(config, asked.extra["train"])
@@ -172,7 +175,8 @@ def stages(row, seed, labels, asked, config, equal, size):
     flags += asked.extra["finetune"]
     found.append(jobs.Stage("finetune", f"configs/{NAME}_{name}_finetune.cfg", run, flags))
     classifier = f"{run}/classifier"
-  for part, ending in (("evaluate", "evaluate"), ("autoattack", "autoattack_evaluate")):
+  parts = {"evaluate": "evaluate"} | ({"autoattack": "autoattack_evaluate"} if strong else {})
+  for part, ending in parts.items():
     folder = f"{asked.work}/{row.name}-{labels}-{seed}-{part}"
     flags = [f"--classifier={classifier}", *shared, *asked.extra["evaluate"]]
     found.append(jobs.Stage("evaluate", f"configs/{NAME}_{ending}.cfg", folder, flags))
@@ -182,7 +186,7 @@ def stages(row, seed, labels, asked, config, equal, size):
 # --- Writing ---
 
 
-def publish(asked, labels, config, equal):
+def publish(asked, labels, config, equal, strong=None):
   """Writes the figures, the page and its picture, of all that is finished so far."""
   given = settings(config, asked.extra["train"])
   document = compare_page.collect(ROOT / asked.work, ROWS, labels, given, equal)
@@ -191,6 +195,7 @@ def publish(asked, labels, config, equal):
   files.write(asked.json_file, json.dumps(document, indent=1) + "\n")
   compare_page.draw(document, asked.page_file.with_suffix(".png"))
   command = f"    python launch/compare_cifar10.py{asked.options}"
+  command += f" --strong_labels={strong}" * (strong is not None)
   command += f" --config={config}" * (config != CONFIG) + f" --equal={equal}" * (equal != "images")
   blocks = {
     "table": compare_page.table(document),
@@ -203,12 +208,20 @@ def publish(asked, labels, config, equal):
   files.write(asked.page_file, pages.page(text, blocks))
 
 
+def _numbers(name, text):
+  parts = [part.strip() for part in text.split(",")]
+  if not all(re.fullmatch("all|[1-9][0-9]*", part) for part in parts):
+    raise errors.UserError(f"--{name}={text}: give all, or numbers: all,5000,1000")
+  return parts
+
+
 def compare(argv=None):
   """The command line, without the handling of errors."""
   parser = tables.parser(__doc__, NAME, ROWS, "cifar10")
   add = parser.add_argument
   add("--config", default=CONFIG, help="how encoders are trained; default %(default)s")
   add("--labels", default=",".join(LABELS), help="of classifiers; default %(default)s")
+  add("--strong_labels", help="of those that meet AutoAttack; default: as --labels")
   add(
     "--equal",
     default="images",
@@ -217,10 +230,8 @@ def compare(argv=None):
   )
   given = parser.parse_args(argv)
   asked = tables.read(given, NAME, ROWS, "cifar10")
-  labels = [part.strip() for part in given.labels.split(",")]
-  for part in labels:
-    if not re.fullmatch("all|[1-9][0-9]*", part):
-      raise errors.UserError(f"--labels={given.labels}: give all, or numbers: all,5000,1000")
+  labels = _numbers("labels", given.labels)
+  strong = labels if given.strong_labels is None else _numbers("strong_labels", given.strong_labels)
   if not (ROOT / given.config).exists():
     raise errors.UserError(f"--config={given.config} is no file of this folder")
   from urkle_tf.data import sources  # here: it starts TensorFlow
@@ -232,10 +243,12 @@ def compare(argv=None):
   source = sources.load(dataset, split, asked.data_dir, given.download, None, examples)
   for seed, row in asked.turns():
     for part in labels:
-      found = stages(row, seed, part, asked, given.config, given.equal, source.size)
+      found = stages(
+        *(row, seed, part, asked, given.config, given.equal, source.size, part in strong)
+      )
       if jobs.run_stages(found):
-        publish(asked, labels, given.config, given.equal)
-  publish(asked, labels, given.config, given.equal)
+        publish(asked, labels, given.config, given.equal, given.strong_labels)
+  publish(asked, labels, given.config, given.equal, given.strong_labels)
   print(f"table: {asked.page_file}")
 
 

@@ -76,6 +76,13 @@ def test_stages_of_an_encoder(script):
   assert all("--classifier=W/rocl-5000-1-head/classifier" in words for words in reports)
 
 
+def test_only_some_classifiers_meet_autoattack(script):
+  asked = _asked(script)
+  row = script.find_row("rocl")
+  found = script.stages(row, 1, "5000", asked, CONFIG, "images", 50000, strong=False)
+  assert [stage.folder for stage in found][-1] == "W/rocl-5000-1-evaluate"
+
+
 def test_stages_of_supervised_training_see_as_many_images(script):
   (train, *reports) = _stages(script, "at", "1000")
   assert train.folder == "W/at-1000-1"
@@ -132,6 +139,7 @@ def test_a_small_comparison_and_then_nothing_more_to_do(script, tmp_path, monkey
     f"--work={tmp_path}",
     "--rows=simclr,distil,standard",
     "--labels=64",
+    "--strong_labels=64",
     "--seeds=1",
     "--extra_train=--epochs=1 --examples=256 --batch_size=64 --encoder=convnet(width=4,layers=2) "
     "--latent_dim=8 --attack_steps=1 --precision=float32",
