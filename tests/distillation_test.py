@@ -1,0 +1,123 @@
+"""`robustify`: a trained Keras model becomes a robust encoder that starts as a copy of it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn import neighbors
+from small_models import digits
+
+import urkle_tf
+from urkle_tf import attacks, errors, networks
+
+EPSILON = 0.1
+
+
+@pytest.fixture(scope="module")
+def model():
+  """An embedding of 12 dimensions, of a classifier of digits; it takes pixels from 0 to 16."""
+  keras.utils.set_random_seed(0)
+  layers = keras.layers
+  pixels = keras.Input((8, 8, 1))
+  hidden = layers.Conv2D(16, 3, padding="same", use_bias=False)(pixels)
+  hidden = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(hidden))
+  hidden = layers.Conv2D(16, 3, strides=2, activation="relu")(hidden)
+  embedding = layers.Dense(12)(layers.Flatten()(hidden))
+  scores = layers.Dense(10)(layers.ReLU()(embedding))
+  trained = keras.Model(pixels, scores)
+  loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  trained.compile(keras.optimizers.Adam(1e-2), loss)
+  images, labels = digits()
+  trained.fit(16 * images[:1400], labels[:1400], batch_size=100, epochs=6, verbose=0)
+  return keras.Model(pixels, embedding)
+
+
+@pytest.fixture(scope="module")
+def run(model, tmp_path_factory):
+  """(the encoder, the run's folder)."""
+  folder = tmp_path_factory.mktemp("robust") / "run"
+  encoder = urkle_tf.robustify(
+    model,
+    folder,
+    dataset="digits",
+    preprocess=keras.layers.Rescaling(16.0),
+    augment="none",
+    beta=0.3,
+    epsilon=EPSILON,
+    attack_steps=3,
+    batch_size=128,
+    epochs=8,
+    optimizer="adamw",
+    learning_rate=3e-3,
+  )
+  return encoder, folder
+
+
+def accuracy_and_drift(embed):
+  """(accuracy of five neighbours, distance to the worst neighbour in mean distances)."""
+  images, labels = digits()
+  loc = embed(images).numpy()
+  voters = neighbors.KNeighborsClassifier(5, metric="cosine").fit(loc[:1400], labels[:1400])
+  some = tf.constant(images[1400:1500])
+  clean = embed(some)
+  away = lambda x: tf.reduce_sum(tf.square(embed(x) - clean), -1)  # noqa: E731
+  attack = attacks.PGD(attacks.Linf(EPSILON), steps=10)
+  worst = np.sqrt(away(attack(away, some, [0, 1])))
+  apart = np.linalg.norm(clean[:, None] - clean[None], axis=-1)
+  return voters.score(loc[1400:], labels[1400:]), worst.mean() / apart.mean()
+
+
+def test_it_knows_what_the_model_knew_and_moves_less(model, run):
+  encoder, _ = run
+  before = accuracy_and_drift(lambda images: model(16 * images, training=False))
+  after = accuracy_and_drift(lambda images: encoder(images, training=False).loc)
+  assert before[0] > 0.9
+  assert after[0] > before[0] - 0.08
+  assert after[1] < 0.75 * before[1]
+
+
+def test_it_is_an_encoder_as_any_other(run):
+  encoder, folder = run
+  assert encoder.latent_dim == 12
+  assert encoder.metadata["stochastic"] is True
+  settings = encoder.metadata["settings"]
+  assert settings["encoder"] == "teacher.keras"  # no path of this machine
+  assert str(folder) not in (folder / "encoder/metadata.json").read_text()
+  assert urkle_tf.kl_robustness(
+    encoder, digits()[0][:4], attacks.PGD(attacks.Linf(EPSILON), steps=2)
+  ).shape == (4,)
+
+
+def test_it_starts_as_a_copy(model, run):
+  _, folder = run
+  images = digits()[0][:20]
+  backbone = networks.backbone(str(folder / "teacher.keras"), (8, 8, 1))
+  encoder = networks.GaussianEncoder(backbone, latent_dim=12)
+  inner = keras.Model(encoder.network.input, encoder.network.get_layer("raw_loc").input)
+  np.testing.assert_allclose(
+    inner(images, training=False), model(16 * images, training=False), atol=2e-4
+  )
+
+
+def test_another_model_in_the_same_folder_is_refused(model, run):
+  _, folder = run
+  other = keras.models.clone_model(model)  # with other weights
+  with pytest.raises(errors.UserError, match="another model: give another output_dir"):
+    urkle_tf.robustify(other, folder, preprocess=keras.layers.Rescaling(16.0))
+
+
+def test_what_is_refused(model, tmp_path):
+  first, second = keras.Input((8, 8, 1)), keras.Input((4,))
+  pair = keras.Model([first, second], keras.layers.Dense(4)(second))
+  with pytest.raises(errors.UserError, match="must take one batch of images"):
+    urkle_tf.robustify(pair, tmp_path)
+  with pytest.raises(errors.UserError, match="goes with a Keras model"):
+    urkle_tf.robustify("file.keras", tmp_path, preprocess=keras.layers.Rescaling(2.0))
+  with pytest.raises(errors.UserError, match="robustify chooses robustness"):
+    urkle_tf.robustify(model, tmp_path, robustness="none")
+  with pytest.raises(errors.UserError, match=r"no file .*nowhere\.keras"):
+    networks.backbone("nowhere.keras", (8, 8, 1))
+  vector = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 3)])
+  vector.save(tmp_path / "maps.keras")
+  with pytest.raises(errors.UserError, match="no backbone for images of 2x2x1"):
+    networks.backbone(str(tmp_path / "maps.keras"), (2, 2, 1))
