@@ -31,8 +31,11 @@ _NAMES = {
   "load_classifier": "export",
   "load_encoder": "export",
   "load_regressor": "export",
+  "model_card": "hub",
   "pretrain": "pretraining",
+  "push_to_hub": "hub",
   "represent": "embeddings",
+  "robustify": "distillation",
 }
 _MODULES = ("attacks", "data", "networks", "pretexts", "robustness")
 

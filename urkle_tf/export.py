@@ -6,6 +6,7 @@ A folder needs neither this package nor TensorFlow Probability to be used:
     network.keras                images -> {"loc", "scale"}, to train on (stock Keras layers)
     head.keras                   z -> logits (classifiers) or numbers (regressors)
     metadata.json                image size, classes, threat model, data set, settings, versions
+    README.md                    the model card, for people
     clean/                       of an encoder with dual batch norm: another such folder, with the
                                  batch norms of clean images
 """
@@ -23,7 +24,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from absl import logging
 
-from urkle_tf import _version, errors, spec
+from urkle_tf import _version, card, errors, spec
 from urkle_tf.networks import batch_norm
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
@@ -75,7 +76,8 @@ def settings_without_paths(settings):
   shown = {name: value for name, value in settings.items() if name not in _PATHS}
   # In `train`, encoder names an architecture.
   if "pretext" in settings and "encoder" in settings:
-    shown["encoder"] = settings["encoder"]
+    named = str(settings["encoder"])
+    shown["encoder"] = pathlib.Path(named).name if named.endswith(".keras") else named
   if isinstance(shown.get("dataset"), str) and shown["dataset"].startswith("folder:"):
     shown["dataset"] = "folder:" + pathlib.Path(shown["dataset"][len("folder:") :]).name
   if "teacher=" in str(shown.get("pretext")):
@@ -449,6 +451,7 @@ def _save_metadata(folder, kind, models, fields):
   with open(folder / "metadata.json", "w", encoding="utf-8") as file:
     json.dump(metadata, file, indent=2, default=_json)
     file.write("\n")
+  card.write(folder, json.loads(json.dumps(metadata, default=_json)))
 
 
 def _json(value):

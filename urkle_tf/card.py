@@ -1,0 +1,244 @@
+"""The model card of an export: README.md, in the form that Hugging Face reads."""
+
+import json
+
+from urkle_tf import files
+
+NAME = "README.md"
+
+_TASKS = {"encoder": "image-feature-extraction", "classifier": "image-classification"}
+_WHAT = {
+  "encoder": "An encoder of images: each becomes a Gaussian over representations",
+  "classifier": "A classifier of images on a Gaussian encoder",
+  "regressor": "A network from images to numbers on a Gaussian encoder",
+}
+_USE = {
+  "encoder": ("embed", "embedding", "[n, {latent_dim}]"),
+  "classifier": ("deterministic", "logits", "[n, {classes}]"),
+  "regressor": ("deterministic", "predictions", "[n, {outputs}]"),
+}
+# Settings that a reader asks for: {name: how it is called}.
+_TRAINED = {
+  "pretext": "pretext",
+  "robustness": "robustness",
+  "augment": "augmentation",
+  "encoder": "architecture",
+  "protocol": "protocol",
+  "head": "head",
+  "labels": "labels",
+  "split": "split",
+  "examples": "examples",
+  "epochs": "epochs",
+  "batch_size": "batch",
+  "optimizer": "optimiser",
+  "learning_rate": "learning rate",
+  "attack_steps": "steps of the inner attack",
+  "precision": "precision",
+  "seed": "seed",
+}
+
+
+def text(metadata, report=None):
+  """The card.
+
+  Args:
+    metadata: what metadata.json holds: no path and no name of a machine is in it.
+    report: what report.json of `evaluate` holds, of this export; None where nothing is measured.
+
+  Returns:
+    Markdown that begins with YAML.
+  """
+  kind = metadata["kind"]
+  name = _name(metadata)
+  rows = _rows(report)
+  parts = [
+    _front(metadata, name, report),
+    f"# {name}",
+    f"{_WHAT[kind]}, trained with urkle_tf{_promise(metadata)}.",
+    "## Use",
+    _use(metadata),
+    "## Training",
+    _table(("what", "value"), _trained(metadata)),
+    "## Measured",
+    _measured(report, rows),
+    "## Limits",
+    _limits(metadata),
+  ]
+  return "\n\n".join(parts) + "\n"
+
+
+def write(folder, metadata, report=None):
+  """Writes the card into an export's folder, a `pathlib.Path`."""
+  files.write(folder / NAME, text(metadata, report))
+
+
+def _name(metadata):
+  """Such as: simclr + urkle encoder, cifar10, 32x32."""
+  settings = {**metadata.get("encoder_settings", {}), **metadata.get("settings", {})}
+  cell = [str(settings.get(key, "")).split("(")[0] for key in ("pretext", "robustness")]
+  cell = " + ".join(part for part in cell if part not in ("", "none"))
+  size = "x".join(map(str, metadata["image_size"][:2]))
+  found = [f"{cell} {metadata['kind']}".strip(), metadata.get("dataset"), size]
+  return ", ".join(str(part) for part in found if part)
+
+
+def _promise(metadata):
+  if "epsilon" not in metadata:
+    return ""
+  return f" to resist changes of pixels within {metadata['norm']} {_radius(metadata['epsilon'])}"
+
+
+def _radius(epsilon):
+  whole = epsilon * 255
+  return f"{round(whole)}/255" if abs(whole - round(whole)) < 1e-6 and whole else f"{epsilon:.4g}"
+
+
+def _front(metadata, name, report):
+  """The YAML front matter; values are JSON, which is YAML."""
+  fields = {
+    "library_name": "keras",
+    "tags": ["tensorflow", "urkle_tf", "adversarial-robustness", "image", metadata["kind"]],
+  }
+  if metadata["kind"] in _TASKS:
+    fields["pipeline_tag"] = _TASKS[metadata["kind"]]
+  data = _dataset(metadata)
+  if data:
+    fields["datasets"] = [data]
+  results = [
+    {"type": "accuracy", "name": row["name"], "value": row["value"]} for row in _rows(report)
+  ]
+  if results:
+    fields["metrics"] = ["accuracy"]
+    measured = str(report["config"]["dataset"])
+    fields["model-index"] = [
+      {
+        "name": name,
+        "results": [
+          {
+            "task": {"type": _TASKS.get(metadata["kind"], "other")},
+            "dataset": {
+              "name": measured,
+              "type": measured.split(":")[0],
+              "split": str(report["config"].get("split", "test")),
+            },
+            "metrics": results,
+          }
+        ],
+      }
+    ]
+  lines = [f"{key}: {json.dumps(value)}" for key, value in fields.items()]
+  return "\n".join(["---", *lines, "---"])
+
+
+def _dataset(metadata):
+  """The public name of the data set; None of a folder, or where none is told."""
+  data = str(metadata.get("dataset") or "").split(":")[0].split("/")[0]
+  return None if data in ("", "folder") else data
+
+
+def _use(metadata):
+  endpoint, output, shape = _USE[metadata["kind"]]
+  height, width, channels = metadata["image_size"]
+  return f"""Images are float32 `[n, {height}, {width}, {channels}]` in [0, 1]; \
+normalisation is inside. TensorFlow and Keras are enough:
+
+```python
+import keras
+
+layer = keras.layers.TFSMLayer("FOLDER", call_endpoint="{endpoint}")
+found = layer(images)["{output}"]  # {shape.format(**metadata)}
+```
+
+`metadata.json` says all that is known of it, `network.keras` is the network to train on."""
+
+
+def _trained(metadata):
+  rows = [("data", metadata.get("dataset") or "not told")]
+  if "epsilon" in metadata:
+    rows.append(("threat model", f"{metadata['norm']} {_radius(metadata['epsilon'])}"))
+  rows += [("dimensions of z", metadata["latent_dim"]), ("z is sampled", metadata["stochastic"])]
+  for part, of in (("encoder_settings", "pre-training: "), ("settings", "")):
+    settings = metadata.get(part, {})
+    rows += [
+      (of + called, settings[key])
+      for key, called in _TRAINED.items()
+      if settings.get(key) is not None
+    ]
+  versions = metadata.get("versions", {})
+  rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+  return rows
+
+
+def _rows(report):
+  """[{"name", "value" in percent, "interval"}], clean first; of the mode that is served."""
+  if not report or "clean" not in report:
+    return []
+  clean = report["clean"]
+  found = [{"name": "clean", **_percent(clean)}]
+  for row in report.get("attacks", ()):
+    if row["mode"] != clean["mode"]:
+      continue
+    steps = f"-{row['steps']}" if row.get("steps", 1) > 1 else ""
+    restarts = f" x {row['restarts']}" if row.get("restarts", 1) > 1 else ""
+    name = f"{row['name']}{steps}{restarts}, {row['norm']} {_radius(row['epsilon'])}"
+    found.append({"name": name, **_percent(row)})
+  return found
+
+
+def _percent(part):
+  return {
+    "value": round(100 * part["accuracy"], 2),
+    "interval": [round(100 * bound, 1) for bound in part["interval"]],
+  }
+
+
+def _measured(report, rows):
+  if not report:
+    return (
+      "Nothing yet. `python -m urkle_tf.evaluate` measures it; "
+      '`urkle_tf.model_card("FOLDER", report="REPORT")` writes what it found here.'
+    )
+  said = [f"On {report['config']['dataset']}, {report['config'].get('split', 'test')}."]
+  if rows:
+    said[0] = f"{said[0][:-1]}, {report['clean']['examples']:,} images, z {_mode(report)}."
+    cells = [
+      (r["name"], f"{r['value']:.2f} ({r['interval'][0]} to {r['interval'][1]})") for r in rows
+    ]
+    said.append(_table(("images", "accuracy in percent, 95% interval"), cells))
+  if part := report.get("representation"):
+    said.append(
+      f"Without labels: the worst neighbour of an image within {part['norm']} "
+      f"{_radius(part['epsilon'])} is {part['kl_mean']:.3g} nats away (mean), and moves its "
+      f"representation by {part['drift']:.2g} of the mean distance between images."
+    )
+  if failed := [check["name"] for check in report.get("checks", ()) if not check["passed"]]:
+    said.append(f"Checks that failed: {', '.join(failed)}. The figures rest on less than they say.")
+  return "\n\n".join(said)
+
+
+def _mode(report):
+  return "sampled" if report["clean"]["mode"] == "sampled" else "= mu"
+
+
+def _limits(metadata):
+  said = [
+    "Robust accuracy is that against the attacks named beside it: an upper bound on the accuracy "
+    "against any attack, not a guarantee.",
+    "It says nothing of larger changes, of other kinds of change (shifts, occlusions, other "
+    "weather), or of images unlike those of the training.",
+  ]
+  if "epsilon" not in metadata:
+    said.insert(0, "No adversary took part in what is told above of its training.")
+  if not metadata["stochastic"]:
+    said.append("z is the mean: the scale that it gives was not trained.")
+  said.append("Whoever publishes it adds the licence, and what the data allow.")
+  return "\n".join(f"- {line}" for line in said)
+
+
+def _table(head, rows):
+  lines = [head, ("---",) * len(head), *rows]
+  return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+
+
+def _cell(value):
+  return " ".join(str(value).split()).replace("|", "\\|")
