@@ -2,13 +2,19 @@
 
 import json
 import os
+import shutil
 import signal
+import zipfile
 
+import hypothesis
+import keras
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 import urkle_tf
 from urkle_tf import checkpoints, errors, monitoring, preemption, runs
+from urkle_tf.data import pipeline
 
 SMALL = {
   "encoder": "convnet(width=4, layers=2)",
@@ -98,6 +104,49 @@ def test_resume_equals_no_interruption(whole, tmp_path, monkeypatch, at):
   assert ones == others
 
 
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+  """A run that died in mid-epoch, behind its first checkpoint."""
+  folder = tmp_path_factory.mktemp("interrupted")
+  with pytest.MonkeyPatch.context() as patch:
+    save = checkpoints.Checkpoints.save
+
+    def save_and_die(self, step):
+      save(self, step)
+      raise _Killed
+
+    patch.setattr(checkpoints.Checkpoints, "save", save_and_die)
+    with pytest.raises(_Killed):
+      _pretrain(folder, probe_split="train[100:200]")
+  return folder
+
+
+@pytest.mark.parametrize("lost", ["nothing", "position", "momentum", "statistics"])
+def test_what_a_resume_would_lose_is_noticed(whole, interrupted, tmp_path, monkeypatch, lost):
+  """Without any one part of exact resume the run ends with something else."""
+  shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
+  views, restore = pipeline.views, checkpoints.Checkpoints.restore
+  words = {"momentum": "momentum", "statistics": "moving_"}
+
+  def restore_in_part(self):
+    fresh = [variable.numpy() for variable in self._variables]
+    step = restore(self)
+    for variable, value in zip(self._variables, fresh, strict=True):
+      if words.get(lost, "-") in variable.path:
+        assert (variable.numpy() != value).any()
+        variable.assign(value)
+    return step
+
+  def views_from_the_start(*arguments, start_step=0, **options):
+    return views(*arguments, start_step=0 if lost == "position" else start_step, **options)
+
+  monkeypatch.setattr(checkpoints.Checkpoints, "restore", restore_in_part)
+  monkeypatch.setattr(pipeline, "views", views_from_the_start)
+  _pretrain(tmp_path, probe_split="train[100:200]")
+  pairs = zip(_network(tmp_path), _network(whole[0]), strict=True)
+  assert all(np.array_equal(one, other) for one, other in pairs) == (lost == "nothing")
+
+
 @pytest.mark.parametrize("at", [1, 4, 7])  # a mean half full, an epoch's end, between two rows
 def test_a_signal_ends_the_step_and_nothing_is_lost(whole, tmp_path, monkeypatch, at):
   tick = monitoring.Metrics._tick
@@ -131,8 +180,6 @@ def test_a_finished_run_is_not_run_again(whole):
 
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path):
-  import keras
-
   variable = keras.Variable([1.0, 2.0], name="v")
   saved = checkpoints.Checkpoints(tmp_path, [variable])
   for step in (1, 2, 3, 4):
@@ -149,9 +196,61 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path):
   np.testing.assert_array_equal(variable.numpy(), [2.0, 2.0])
 
 
-def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-  import keras
+def _three(folder):
+  """Checkpoints of steps 1 to 3, all of whose two numbers are the step."""
+  variable = keras.Variable([0.0, 0.0])
+  saved = checkpoints.Checkpoints(folder, [variable])
+  for step in (1, 2, 3):
+    variable.assign([step, step])
+    saved.save(step)
+  return saved, variable, sorted(folder.glob("step_*.npz"))
 
+
+def test_without_its_checksums_a_damaged_checkpoint_would_be_believed(tmp_path, monkeypatch):
+  saved, variable, files = _three(tmp_path)
+  content = files[-1].read_bytes()
+  where = content.find(np.float32(3.0).tobytes() * 2)
+  files[-1].write_bytes(content[:where] + b"\x01" + content[where + 1 :])
+  assert saved.restore() == 2
+  monkeypatch.setattr(zipfile.ZipExtFile, "_update_crc", lambda self, data: None)
+  assert saved.restore() == 3
+  assert (variable.numpy() != 3).any()
+
+
+def test_without_the_move_a_kill_would_tear_the_checkpoint(tmp_path, monkeypatch):
+  def killed(stream, **arrays):
+    stream.write(b"half of a checkpoint")
+    raise _Killed
+
+  for moved in (True, False):
+    saved, variable, files = _three(tmp_path / str(moved))
+    with monkeypatch.context() as patch:
+      patch.setattr(np, "savez", killed)
+      if not moved:  # written under its name
+        patch.setattr(
+          checkpoints, "open", lambda _, mode, to=files[-1]: to.open(mode), raising=False
+        )
+      with pytest.raises(_Killed):
+        saved.save(4)
+    assert saved.restore() == (3 if moved else 2)
+    assert variable.numpy()[0] == (3 if moved else 2)
+
+
+@hypothesis.settings(deadline=None, max_examples=150)
+@hypothesis.given(st.data())
+def test_no_damage_to_a_checkpoint_is_believed(tmp_path_factory, data):
+  """Whatever bytes change, what comes back is some checkpoint's state, and whole."""
+  saved, variable, files = _three(tmp_path_factory.mktemp("fuzz"))
+  content = bytearray(files[-1].read_bytes())
+  for _ in range(data.draw(st.integers(1, 3))):
+    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+  files[-1].write_bytes(content[: data.draw(st.integers(0, len(content)))])
+  step = saved.restore()
+  assert step in (2, 3)
+  np.testing.assert_array_equal(variable.numpy(), [step, step])
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
   checkpoints.Checkpoints(tmp_path, [keras.Variable([1.0], name="a")]).save(1)
   with pytest.raises(errors.UserError, match="another model"):
     checkpoints.Checkpoints(tmp_path, [keras.Variable([1.0, 2.0], name="a")]).restore()

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -53,13 +52,13 @@ class Checkpoints:
 
   def _read(self, file):
     with np.load(file, allow_pickle=False) as stored:
-      names = _names(self._variables)
-      if set(stored.files) != {"step", *names}:
-        raise errors.UserError(
-          f"{file} holds the state of another model: give another --output_dir"
-        )
-      # Everything is read (and its checksum checked) before anything is assigned.
-      return int(stored["step"]), [stored[name] for name in names]
+      # Everything is read (and its checksum checked) before anything of it is believed, the names
+      # included, or assigned.
+      found = {name: stored[name] for name in stored.files}
+    names = _names(self._variables)
+    if set(found) != {"step", *names}:
+      raise errors.UserError(f"{file} holds the state of another model: give another --output_dir")
+    return int(found["step"]), [found[name] for name in names]
 
   def restore(self):
     """Restores the newest readable checkpoint.
@@ -73,9 +72,9 @@ class Checkpoints:
     for file in self._files():
       try:
         step, values = self._read(file)
-      except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
-        if isinstance(error, errors.UserError):
-          raise
+      except (errors.UserError, PermissionError, MemoryError):
+        raise
+      except Exception as error:  # zip and NumPy raise many kinds for a damaged file
         logging.warning("%s is damaged (%s): going back to the one before", file, error)
         continue
       for variable, value in zip(self._variables, values, strict=True):
