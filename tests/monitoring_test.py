@@ -3,6 +3,7 @@
 import contextlib
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,9 +25,10 @@ class _Model:
   """As much of a trainer as the callbacks look at."""
 
   def __init__(self, loc=None):
-    self.optimizer = type("Optimizer", (), {"iterations": 0, "learning_rate": 0.5})()
+    steps = keras.Variable(0, dtype="int64")
+    self.optimizer = type("Optimizer", (), {"iterations": steps, "learning_rate": 0.5})()
     self.loss = tf.keras.metrics.Mean(name="loss")
-    self.metrics = [self.loss]
+    self.metrics, self.metrics_variables = [self.loss], self.loss.variables
     self.within = False
 
     def network(images, training):
@@ -68,14 +70,33 @@ def _metrics(tmp_path, **options):
   return metrics, saved
 
 
+def _train(metrics, losses, epoch=5, at_once=1):
+  """Calls the callback as `fit` does, with a loss a step."""
+  metrics.on_train_begin()
+  for step, loss in enumerate(losses):
+    number = step % epoch
+    if number == 0:
+      metrics.on_epoch_begin(step // epoch)
+    metrics.model.loss.update_state(float(loss))
+    metrics.model.optimizer.iterations.assign(step + 1)
+    if (number + 1) % at_once == 0:
+      metrics.on_train_batch_end(number)
+    if number == epoch - 1:
+      metrics.on_epoch_end(step // epoch)
+
+
+def test_several_steps_at_once_are_counted(tmp_path):
+  metrics, saved = _metrics(tmp_path, steps=12, steps_per_epoch=6, log_every=3, checkpoint_every=5)
+  _train(metrics, range(1, 13), epoch=6, at_once=2)
+  # Due after steps 3, 5, 9 and 10: after the execution that took them.
+  assert [row["step"] for row in metrics.rows] == [4, 6, 10, 12]
+  assert [row["loss"] for row in metrics.rows] == [2.5, 5.5, 8.5, 11.5]
+  assert saved.saved == [6, 10, 12]
+
+
 def test_rows_are_means_since_the_last_row(tmp_path):
   metrics, saved = _metrics(tmp_path)
-  for step in range(1, 11):
-    metrics.model.optimizer.iterations = step
-    metrics.model.loss.update_state(float(step))
-    metrics.on_train_batch_end(step)
-    if step % 5 == 0:
-      metrics.on_epoch_end(step)
+  _train(metrics, range(1, 11))
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [row["step"] for row in rows] == [2, 3, 4, 5, 6, 8, 9, 10]
   assert [row["loss"] for row in rows] == [1.5, 3.0, 4.0, 5.0, 6.0, 7.5, 9.0, 10.0]
@@ -89,10 +110,11 @@ def test_the_clock_stands_still_while_paused(tmp_path):
   import time
 
   metrics, _ = _metrics(tmp_path, log_every=4, checkpoint_every=100)
-  for step in range(1, 5):
-    metrics.model.optimizer.iterations = step
+  metrics.on_train_begin()
+  metrics.on_epoch_begin(0)
+  for step in range(4):
     metrics.model.loss.update_state(0.0)
-    if step == 3:
+    if step == 2:
       with metrics.paused():
         time.sleep(0.5)
     metrics.on_train_batch_end(step)
@@ -101,10 +123,8 @@ def test_the_clock_stands_still_while_paused(tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
   metrics, _ = _metrics(tmp_path)
-  metrics.model.optimizer.iterations = 2
-  metrics.model.loss.update_state(float("nan"))
   with pytest.raises(errors.UserError, match=r"loss is nan at step 2.*learning_rate"):
-    metrics.on_train_batch_end(2)
+    _train(metrics, [0.0, float("nan")])
 
 
 def test_the_probe_votes_among_neighbours(tmp_path, rng):

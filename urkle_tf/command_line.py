@@ -10,13 +10,14 @@ import logging as std_logging
 import os
 import re
 import sys
+import textwrap
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 from absl import app, flags, logging
 
-from urkle_tf import _version, errors, spec
+from urkle_tf import _version, errors, spec, trust
 
 flags.disclaim_key_flags()  # they are the command's: its --help lists them
 
@@ -88,22 +89,65 @@ def _define(name, kind, default, text):
     defined[kind](name, default, text)
 
 
-def define(shared, own):
+_SHOWN: dict[str, str] = {}  # what --help says of the flags of the command that is running
+_HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort", "--helpfull", "-helpfull")
+_COLUMNS = 80  # of a screen
+
+
+def define(shared, own, main=None):
   """Defines the flags of a command.
 
   Args:
     shared: {name: default} of flags in `SHARED` (`...` keeps the default there).
     own: {name: (kind, default, help)} of the command's own.
+    main: {name: a few words} of those that `--help` lists; None for all.
 
   Returns:
     The names of all of them, in order.
   """
+  _SHOWN.clear()
+  _SHOWN.update(main or {})
   for name, default in shared.items():
     kind, usual, text = SHARED[name]
     _define(name, kind, usual if default is ... else default, text)
   for name, (kind, default, text) in own.items():
     _define(name, kind, default, text)
-  return [*shared, *own]
+  _define("trust", "bool", False, "run the code in models' files: only if you trust who wrote them")
+  return [*shared, *own, "trust"]
+
+
+def _help(names, full):
+  """What --help prints: a screen with the main flags; or of --helpfull all of them."""
+  first, *rest = (sys.modules["__main__"].__doc__ or "").strip().split("\n\n")
+  lines = [*textwrap.wrap(first, _COLUMNS), ""]
+  if rest:
+    lines += rest[0].splitlines() if full else rest[0].splitlines()[:1]
+    lines.append("")
+  shown = _SHOWN if _SHOWN and not full else {}
+  listed = list(shown or [*_SHOWN, *(name for name in names if name not in _SHOWN)])
+  indent = max(map(len, listed)) + 5 + 4 * any(flags.FLAGS[name].boolean for name in listed)
+  for name in listed:
+    flag = flags.FLAGS[name]
+    text, default = shown.get(name) or flag.help, flag.default
+    if default not in (None, False):
+      text += f" [{f'{default:.4g}' if isinstance(default, float) else default}]"
+    lines += _entry("[no]" * flag.boolean + name, text, indent)
+  lines += ["", *_entry("flagfile", "read flags from a file, one a line", indent)]
+  if shown:
+    lines += _entry("helpfull", "all flags", indent)
+  else:
+    lines += _entry("verbosity", "0: TensorFlow's messages too [-1]", indent)
+    lines += _entry("version", "print the version", indent)
+  return "\n".join(lines)
+
+
+def _entry(name, text, indent):
+  """The lines that tell of one flag."""
+  head = f"  --{name}".ljust(indent)
+  rest = " " * indent
+  return textwrap.wrap(
+    text, _COLUMNS, initial_indent=head, subsequent_indent=rest, break_on_hyphens=False
+  )
 
 
 def load(name):
@@ -126,15 +170,22 @@ def load(name):
 
 
 def _worth_showing(record):
-  """TFDS warns of each folder that it tries in vain before ours says what is missing."""
-  return record.levelno > std_logging.WARNING or "tensorflow_datasets" not in record.pathname
+  """Neither of these is the user's to mend.
+
+  TFDS warns of each folder that it tries in vain before ours says what is missing.  TensorFlow
+  warns of functions that are traced again, which attacks of several kinds and sizes are.
+  """
+  if record.levelno > std_logging.WARNING:
+    return True
+  return "tensorflow_datasets" not in record.pathname and "retracing" not in str(record.msg)
 
 
 def run(function, names):
   """Parses the command line, calls `function` with the flags, and exits.
 
   Exit codes: 0 done; 1 the machine failed (disk, files, data); 2 the command was wrong;
-  130 interrupted by Ctrl-C, 143 by SIGTERM.  Each failure is one line on standard error.
+  130 interrupted by Ctrl-C, 143 by SIGTERM; 138 another worker has ended.  From 128 on the same
+  command goes on.  Each failure is one line on standard error.
 
   Args:
     function: takes the flags as keyword arguments.
@@ -153,7 +204,8 @@ def run(function, names):
         raise errors.UserError(
           f"--{name}={value} holds a comment: in a flagfile, comments have lines of their own"
         )
-    function(**settings)
+    with trust.granted(settings.pop("trust")):
+      function(**settings)
 
   def parse(argv):
     known = set(names)
@@ -165,6 +217,9 @@ def run(function, names):
       _fail(str(error).removeprefix("ERROR:: "), 2)
 
   try:
+    if asked := [word for word in sys.argv[1:] if word in _HELP]:
+      print(_help(names, asked[0].endswith("full")))
+      return
     if "--version" in sys.argv[1:]:
       print(f"urkle_tf {_version.__version__}")
       return
@@ -182,7 +237,15 @@ def run(function, names):
   except Exception as error:
     if line := _tensorflow_error(error):
       _fail(*line)
+    distribution = sys.modules.get("urkle_tf.distribution")
+    if distribution and isinstance(error, distribution.WorkerLost):
+      # Python's own end waits for a peer that never comes.
+      _say(f"{error}: start all workers again, and they go on from the last checkpoint")
+      os._exit(_LOST)
     raise
+
+
+_LOST = 138
 
 
 _NO_MEMORY = "out of memory: lower --batch_size (checkpoints are kept)"
@@ -211,6 +274,10 @@ def _os_error(error):
   return f"{error.strerror or error}{where}{_GO_ON}"
 
 
+def _say(message):
+  print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+
+
 def _fail(message, code):
-  print("error: " + " ".join(message.split()), file=sys.stderr)
+  _say(message)
   sys.exit(code)

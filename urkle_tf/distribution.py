@@ -4,7 +4,12 @@ One replica and eight give the same step, because every random number belongs
 to an example of the global batch and not to the replica that happens to hold it.
 """
 
+import contextlib
+import functools
+import json
 import math
+import os
+import sys
 
 import tensorflow as tf
 
@@ -109,25 +114,150 @@ def strategy(name="auto"):
 
   Args:
     name: "one" device; "mirrored" over the devices of this host; "multi_worker" (TF_CONFIG
-      says who); "tpu"; "auto": mirrored where there are several GPUs, else one.
+      says who), which must be made before TensorFlow does anything else; "tpu"; "auto": mirrored
+      where there are several GPUs, else one.
 
   Raises:
-    UserError: for another name.
+    UserError: for another name, or where TF_CONFIG does not say who the workers are.
   """
   names = ("auto", "one", "mirrored", "multi_worker", "tpu")
   if name not in names:
     raise errors.unknown("strategy", name, names)
+  if name == "multi_worker":
+    return _multi_worker()
   gpus = tf.config.list_logical_devices("GPU")
   if name == "mirrored" or (name == "auto" and len(gpus) > 1):
     # On CPUs the default collectives do not survive several steps in one execution.
     return tf.distribute.MirroredStrategy(
       cross_device_ops=None if gpus else tf.distribute.ReductionToOneDevice()
     )
-  if name == "multi_worker":
-    return tf.distribute.MultiWorkerMirroredStrategy()
   if name == "tpu":
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+    return _tpu()
+  return tf.distribute.get_strategy()
+
+
+# --- Several workers: processes that each run the same program ---
+
+# What TensorFlow raises on a worker when another one is gone.
+_LOST = (
+  tf.errors.UnavailableError,
+  tf.errors.AbortedError,
+  tf.errors.CancelledError,
+  tf.errors.DeadlineExceededError,
+  tf.errors.InternalError,
+)
+
+
+class WorkerLost(Exception):
+  """Another worker has ended, so that this one cannot go on."""
+
+
+@functools.cache  # a process joins once
+def _multi_worker():
+  text = os.environ.get("TF_CONFIG", "")
+  try:
+    config = json.loads(text or "{}")
+    cluster, task = config.get("cluster", {}), config.get("task", {})
+    workers = [*cluster.get("chief", []), *cluster.get("worker", [])]
+    number = int(task.get("index", 0)) + (task.get("type") == "worker") * len(
+      cluster.get("chief", [])
+    )
+  except (ValueError, AttributeError, TypeError):
+    raise errors.UserError(f"TF_CONFIG holds no cluster and task in JSON: {text!r}") from None
+  if not workers or number >= len(workers):
+    raise errors.UserError(
+      "--strategy=multi_worker needs TF_CONFIG, which says who the workers are: launch/hosts.sh "
+      "and launch/slurm.sh set it"
+    )
+  print(f"worker {number} of {len(workers)} waits for all of them", file=sys.stderr, flush=True)
+  try:
+    return tf.distribute.MultiWorkerMirroredStrategy()
+  except RuntimeError as error:
+    if "program startup" not in str(error):
+      raise
+    raise errors.UserError(
+      "several workers must be joined before TensorFlow does anything else: run urkle_tf.train"
+    ) from error
+
+
+def _tpu():
+  """Over the TPU that TPU_NAME names, or that of this host."""
+  try:
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
+      os.environ.get("TPU_NAME", "local")
+    )
     tf.config.experimental_connect_to_cluster(resolver)
     tf.tpu.experimental.initialize_tpu_system(resolver)
-    return tf.distribute.TPUStrategy(resolver)
-  return tf.distribute.get_strategy()
+  except (ValueError, RuntimeError, tf.errors.OpError) as error:
+    raise errors.UserError(
+      "--strategy=tpu finds no TPU here: launch/tpu_vm.sh sets a TPU VM up; TPU_NAME names another "
+      f"one ({str(error).splitlines()[0]})"
+    ) from error
+  return tf.distribute.TPUStrategy(resolver)
+
+
+def several_workers(scope):
+  """Whether a strategy spans several processes."""
+  spans = isinstance(scope, tf.distribute.MultiWorkerMirroredStrategy)
+  return spans and scope.extended._in_multi_worker_mode()
+
+
+def is_chief(scope):
+  """Whether this process is the one that writes: of several workers, the first."""
+  return bool(scope.extended.should_save_summary)
+
+
+def plain(variable):
+  """A Keras variable's value as an array; of a mean over workers, all must ask."""
+  return tf.convert_to_tensor(variable.value).numpy()
+
+
+def from_chief(scope, values):
+  """The chief's values on every worker, which must all call this.
+
+  Args:
+    scope: the strategy.
+    values: a list of arrays or numbers; those of the others give the shapes.
+
+  Returns:
+    A list of arrays.
+  """
+  if not several_workers(scope):
+    return values
+
+  @tf.function(autograph=False)
+  def shared(values):
+    def replica():
+      context, chief = tf.distribute.get_replica_context(), tf.equal(replica_id(), 0)
+      return [
+        context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(chief, value, tf.zeros_like(value)))
+        for value in values
+      ]
+
+    return scope.experimental_local_results(scope.run(replica))[0]
+
+  return [value.numpy() for value in shared([tf.convert_to_tensor(value) for value in values])]
+
+
+def agreement(scope):
+  """A function of a number to the largest that a worker gave; all must call it together."""
+  if not several_workers(scope):
+    return lambda number: number
+
+  @tf.function(autograph=False)
+  def largest(number):
+    gathered = lambda: tf.distribute.get_replica_context().all_gather(number[None], 0)  # noqa: E731
+    return tf.reduce_max(scope.experimental_local_results(scope.run(gathered))[0])
+
+  return lambda number: float(largest(tf.constant(number, tf.float32)))
+
+
+@contextlib.contextmanager
+def joined(scope):
+  """Within it the end of another worker is a `WorkerLost`, and nothing else of TensorFlow's is."""
+  try:
+    yield
+  except _LOST as error:
+    if not several_workers(scope):
+      raise
+    raise WorkerLost("another worker has ended") from error

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn import neighbors
 
-from urkle_tf import distribution, errors, figures, preemption, runs
+from urkle_tf import board, distribution, errors, figures, preemption, runs
 
 # TensorBoard's first screen tells whether the run is healthy: groups, not one long list.
 _GROUPS = {
@@ -57,11 +57,12 @@ class Metrics(keras.callbacks.Callback):
     checkpoint_every: steps between checkpoints; one is also saved at the end.
     seconds: what earlier processes spent on this run.
     watch: a `preemption.Watch`: a signal ends the training after the step, with a checkpoint.
+    scope: the strategy: of several workers the chief alone shows its progress.
   """
 
   def __init__(
     self, run, writer, checkpoints, steps, steps_per_epoch, batch_size, log_every, checkpoint_every,
-    seconds=0.0, watch=None,
+    seconds=0.0, watch=None, scope=None,
   ):  # fmt: skip
     super().__init__()
     self._run, self._writer, self._checkpoints = run, writer, checkpoints
@@ -70,6 +71,8 @@ class Metrics(keras.callbacks.Callback):
     self._checkpoint_every = checkpoint_every
     self._seconds, self._since_row, self._counted = seconds, 0.0, 0
     self._mark, self._watch = None, watch or preemption.Watch()
+    scope = scope or tf.distribute.get_strategy()
+    self._alone, self._chief = not distribution.several_workers(scope), distribution.is_chief(scope)
     self.extra = {}
     self.rows = []
 
@@ -93,7 +96,8 @@ class Metrics(keras.callbacks.Callback):
   def on_train_begin(self, logs=None):
     """Remembers means that a checkpoint holds half full: `fit` empties them all."""
     del logs
-    self._means = [variable.numpy() for variable in self.model.metrics_variables]
+    self._means = [distribution.plain(variable) for variable in self.model.metrics_variables]
+    self._saved = int(distribution.plain(self.model.optimizer.iterations)) // self._checkpoint_every
 
   def on_epoch_begin(self, epoch, logs=None):
     """Brings them back, before the first step."""
@@ -101,13 +105,16 @@ class Metrics(keras.callbacks.Callback):
     for variable, value in zip(self.model.metrics_variables, self._means, strict=False):
       variable.assign(value)
     self._means = []
+    self._begun = self._step = int(distribution.plain(self.model.optimizer.iterations))
 
   def on_train_batch_end(self, batch, logs=None):
-    """Counts a step; writes a row where one is due."""
-    del batch, logs
-    step = int(self.model.optimizer.iterations)
-    self._tick(self._batch_size)
-    due = step % self._log_every == 0 or step % self._checkpoint_every == 0
+    """Counts steps, of which Keras may take several at once; writes a row where one is due."""
+    del logs
+    # Counted here: to ask the optimizer would be to wait for the device after every step.
+    before, step = self._step, self._begun + batch + 1
+    self._step = step
+    self._tick((step - before) * self._batch_size)
+    due = any(step // n > before // n for n in (self._log_every, self._checkpoint_every))
     last = step % self._steps_per_epoch == 0
     self._progress(step, due or last)
     if due and not last:
@@ -118,16 +125,18 @@ class Metrics(keras.callbacks.Callback):
   def on_epoch_end(self, epoch, logs=None):
     """Writes the epoch's last row, with what the probes found."""
     del epoch, logs
-    step = int(self.model.optimizer.iterations)
+    step = self._step
     self._finish_row(step)
     if step < self._steps:
       self._watch.check(step, self._checkpoints.save)
 
   def _finish_row(self, step):
     self._write(step)
+    passed = step // self._checkpoint_every
     with self.paused():
-      if step % self._checkpoint_every == 0 or step == self._steps:
+      if passed > self._saved or step == self._steps:
         self._checkpoints.save(step)
+    self._saved = passed
 
   def _write(self, step):
     values = {m.name: runs.plain(m.result()) for m in self.model.metrics}
@@ -151,6 +160,9 @@ class Metrics(keras.callbacks.Callback):
       for name, value in row.items():
         if name not in ("step", "epoch", "seconds"):
           tf.summary.scalar(f"{_GROUPS.get(name, 'loss')}/{name}", value)
+      for name in board.SIGNS:
+        if name in row:
+          tf.summary.scalar(f"{board.HEALTH}/{name}", row[name])
     self._writer.flush()
     if not np.isfinite(row["loss"]):
       raise errors.UserError(
@@ -159,15 +171,17 @@ class Metrics(keras.callbacks.Callback):
       )
 
   def _progress(self, step, due):
-    terminal = sys.stderr.isatty()
+    terminal = sys.stderr.isatty() and self._alone
     if not due and not (terminal and step % 5 == 0):
+      return
+    loss = runs.plain(self.model.metrics[0].result())  # of all workers, who must all ask
+    if not self._chief:
       return
     spent = self._seconds + self._since_row
     rate = self._counted / self._since_row if self._since_row else 0.0
     left = (self._steps - step) * self._batch_size / rate if rate else 0.0
     share = step / self._steps
     bar = "#" * int(20 * share) + "." * (20 - int(20 * share))
-    loss = runs.plain(self.model.metrics[0].result())
     line = (
       f"epoch {(step - 1) // self._steps_per_epoch + 1}/{self._steps // self._steps_per_epoch}"
       f" [{bar}] step {step}/{self._steps}  loss {loss:.4f}  {rate:,.0f} images/s"
@@ -219,7 +233,7 @@ class Pictures(keras.callbacks.Callback):
   def on_epoch_end(self, epoch, logs=None):
     """Attacks the fixed batch and writes the pictures."""
     del epoch, logs
-    step = int(self.model.optimizer.iterations)
+    step = int(distribution.plain(self.model.optimizer.iterations))
     with self._metrics.paused(), self._writer.as_default(step):
       views, batch = self.model.views(self._batch, 0)
       adversaries = None

@@ -21,12 +21,18 @@ class Stopped(KeyboardInterrupt):
 
 
 class Watch:
-  """Whether a signal has come: `number` is it, or None."""
+  """Whether a signal has come: `number` is it, or 0.
 
-  number = None
+  Args:
+    agree: a function of a worker's number to that of all workers (`distribution.agreement`):
+      where one is asked to stop, all do, after the same step.  None for one process.
+  """
+
+  def __init__(self, agree=None):
+    self.number, self._agree = 0, agree or (lambda number: number)
 
   def check(self, step, save):
-    """Ends the training if a signal has come.
+    """Ends the training if a signal has come, on this worker or another.
 
     Args:
       step: the step that has just ended.
@@ -35,21 +41,24 @@ class Watch:
     Raises:
       Stopped: once the checkpoint is written.
     """
-    if self.number is not None:
+    if number := int(self._agree(self.number)):
       save(step)
-      raise Stopped(self.number, step)
+      raise Stopped(number, step)
 
 
 @contextlib.contextmanager
-def watch():
+def watch(agree=None):
   """Catches the first SIGTERM or SIGINT; the next does what it always did.
 
   Signals reach the main thread only: in another nothing is caught.
 
+  Args:
+    agree: see `Watch`.
+
   Yields:
     A `Watch`.
   """
-  found = Watch()
+  found = Watch(agree)
   if threading.current_thread() is not threading.main_thread():
     yield found
     return

@@ -1,13 +1,20 @@
 """`pretrain`: from images to an exported encoder, without labels; the function behind `train`."""
 
+import contextlib
+import dataclasses
+import functools
+import inspect
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from urkle_tf import (
+  attack_schedules,
   attacks,
+  board,
   checkpoints,
   distribution,
   errors,
@@ -47,6 +54,9 @@ def pretrain(
   epsilon=8 / 255,
   attack_steps=5,
   attack_step_size=None,
+  attack=None,
+  attack_schedule=None,
+  attack_precision=None,
   optimizer="sgd",
   learning_rate=0.1,
   warmup_epochs=0.0,
@@ -59,6 +69,7 @@ def pretrain(
   seed=0,
   precision="float32",
   strategy="auto",
+  steps_per_execution=None,
   log_every=50,
   checkpoint_every=500,
   init_from=None,
@@ -90,6 +101,11 @@ def pretrain(
     epsilon: radius of the threat model in pixel units of [0, 1].
     attack_steps: PGD steps of the inner maximisation.
     attack_step_size: their size; None for 2.5 epsilon / steps.
+    attack: spec of the attack: `"pgd(start=0.5)"`, or `"rs_fgsm"` or `"fgsm"`, which take one step;
+      None for PGD.
+    attack_schedule: spec of how PGD's steps change over the training, `"rising(first=1)"` or
+      `"controlled(every=300)"`; None for a constant number.
+    attack_precision: `"mixed_bfloat16"` for the attack's passes alone; None for `precision`.
     optimizer: spec: `"sgd"` or `"adamw"`.
     learning_rate: its highest value; cosine to 0 per step.
     warmup_epochs: epochs of linear rise before it.
@@ -102,6 +118,8 @@ def pretrain(
     seed: everything random is a function of it.
     precision: `"float32"` or `"mixed_bfloat16"`.
     strategy: `"auto"`, `"one"`, `"mirrored"`, `"multi_worker"` or `"tpu"`.
+    steps_per_execution: steps that the device takes without a word from Python, a divisor of
+      those of an epoch, for accelerators; None for 1.
     log_every: steps between rows of metrics.
     checkpoint_every: steps between checkpoints.
     init_from: another run's folder, whose encoder's weights are the start.
@@ -115,95 +133,216 @@ def pretrain(
 
   Raises:
     UserError: for settings, data or folders that do not fit.
+    distribution.WorkerLost: on several workers, when another one has ended.
     preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training: the
       checkpoint of its last step is written.
   """
   settings = dict(locals())
+  if not output_dir:
+    raise errors.UserError("give --output_dir=FOLDER: where the run is written")
+  with prepared(settings) as job:
+    chief = distribution.is_chief(job.scope)
+    run = runs.open_run(output_dir, settings) if chief else runs.scratch(settings)
+    try:
+      return _train(job, run)
+    finally:
+      run.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A training that is ready to start: what its settings name.
+
+  Attributes:
+    settings: those of `pretrain`, by name.
+    scope: the strategy.
+    source: the training data.
+    recipe: its augmentation.
+    attack: by the settings, in cells without adversaries too.
+    learner: the compiled `Trainer`.
+    steps_per_epoch: steps of an epoch.
+    steps: of the whole training.
+  """
+
+  settings: dict[str, Any]
+  scope: tf.distribute.Strategy
+  source: sources.Source
+  recipe: augmentation.Recipe
+  attack: attacks.Attack
+  learner: trainer.Trainer
+  steps_per_epoch: int
+  steps: int
+
+  @property
+  def state(self):
+    """All variables, in the order that checkpoints hold them."""
+    learner = self.learner
+    return [*learner.variables, *learner.optimizer.variables, *learner.metrics_variables]
+
+  def views(self, start=0):
+    """The batches from a step on, as `fit` takes them."""
+    learner, settings = self.learner, self.settings
+
+    def make(share):
+      return pipeline.views(
+        self.source,
+        self.recipe,
+        settings["batch_size"],
+        settings["seed"],
+        start_step=start,
+        views=learner.pretext.views,
+        labels=learner.pretext.needs_labels,
+        on_device=settings["augment_on_device"],
+        strength=learner.strength if learner.robustness.strength(0.0) is not None else None,
+        share=share,
+      )
+
+    return pipeline.by_worker(self.scope, make)
+
+  def distributed(self, start=0):
+    """The same as a loop of one's own takes them: each replica its rows."""
+    views = self.views(start)
+    if distribution.several_workers(self.scope):
+      return views
+    return self.scope.experimental_distribute_dataset(views)
+
+
+@contextlib.contextmanager
+def prepared(settings):
+  """Builds what settings name, and writes nothing.
+
+  Args:
+    settings: those of `pretrain` that are not the default, by name.
+
+  Yields:
+    A `Job`; within it the precision is that of the settings.
+
+  Raises:
+    UserError: for settings or data that do not fit.
+  """
+  usual = {name: p.default for name, p in inspect.signature(pretrain).parameters.items()}
+  settings = {**usual, **settings}
   _check(settings)
-  threat = attacks.from_norm(norm, epsilon)
-  attack = attacks.PGD(threat, steps=attack_steps, step_size=attack_step_size)
-  task = spec.build("pretexts", pretext, pretexts.Pretext)
-  scheme = spec.build("robustness", robustness, schemes.Robustness)
+  # Several workers join before TensorFlow does anything.
+  scope = distribution.strategy(settings["strategy"])
+  keras.mixed_precision.set_global_policy(settings["precision"])
+  try:
+    with distribution.joined(scope):
+      yield _build(settings, scope)
+  finally:
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def _build(settings, scope):
+  threat = attacks.from_norm(settings["norm"], settings["epsilon"])
+  attack = attacks.from_spec(
+    settings["attack"] or "pgd", threat, settings["attack_steps"], settings["attack_step_size"]
+  )
+  task = spec.build("pretexts", settings["pretext"], pretexts.Pretext)
+  scheme = spec.build("robustness", settings["robustness"], schemes.Robustness)
   scheme.check(task)
-  recipe = augmentation.from_spec(augment)
+  recipe = augmentation.from_spec(settings["augment"])
   recipe.check(task.views)
   if scheme.strength(0.0) is not None:
     pipeline.check_strength(recipe)
-  source = sources.load(dataset, split, data_dir, download, image_size, examples)
+  source = sources.load(
+    *(settings[name] for name in ("dataset", "split", "data_dir", "download", "image_size")),
+    settings["examples"],
+  )
   task.adopt(source)
+  batch_size, replicas = settings["batch_size"], scope.num_replicas_in_sync
   steps_per_epoch = pipeline.steps_per_epoch(source, batch_size)
-  steps = steps_per_epoch * epochs
-  scope = distribution.strategy(strategy)
-  if batch_size % scope.num_replicas_in_sync:
+  steps = steps_per_epoch * settings["epochs"]
+  if batch_size % replicas:
     raise errors.UserError(
-      f"batch_size={batch_size} does not divide evenly among {scope.num_replicas_in_sync} replicas"
+      f"batch_size={batch_size} does not divide evenly among {replicas} replicas: give a multiple"
     )
-  keras.mixed_precision.set_global_policy(precision)
-  run = runs.open_run(output_dir, settings)
+  at_once = settings["steps_per_execution"] or 1
+  if at_once < 1 or steps_per_epoch % at_once:
+    raise errors.UserError(
+      f"--steps_per_execution={at_once} does not divide the {steps_per_epoch} steps of an epoch"
+    )
+  if settings["augment_on_device"] and not recipe.on_device:
+    raise errors.UserError(
+      f"{type(recipe).__name__} cannot run on the device: leave --augment_on_device out"
+    )
+  in_steps = lambda epochs: round(epochs * steps_per_epoch)  # noqa: E731
+  with scope.scope():
+    keras.utils.set_random_seed(settings["seed"])
+    model = networks.GaussianEncoder(
+      networks.backbone(settings["encoder"], source.image_shape),
+      *(settings[name] for name in ("latent_dim", "min_scale", "max_scale")),
+    )
+    if settings["init_from"]:
+      _initialise(model, settings["init_from"])
+    learner = trainer.Trainer(
+      model,
+      task,
+      scheme,
+      attack,
+      augment=recipe if settings["augment_on_device"] else None,
+      seed=settings["seed"],
+      epsilon_warmup=in_steps(settings["epsilon_warmup_epochs"]),
+      beta_warmup=in_steps(settings["beta_warmup_epochs"]),
+      clip_norm=settings["clip_norm"],
+      steps=steps,
+      schedule=attack_schedules.from_spec(settings["attack_schedule"] or "constant"),
+      attack_precision=settings["attack_precision"],
+    )
+    learner.compile(
+      optimizers.build(
+        settings["optimizer"],
+        settings["learning_rate"],
+        steps,
+        in_steps(settings["warmup_epochs"]),
+        settings["weight_decay"],
+      ),
+      steps_per_execution=at_once,
+    )
+  return Job(settings, scope, source, recipe, attack, learner, steps_per_epoch, steps)
+
+
+def _train(job, run):
+  """Trains to the end and exports; returns what `pretrain` does."""
+  learner, source, settings = job.learner, job.source, job.settings
+  state = checkpoints.Checkpoints(run.path / "checkpoints", job.state, job.scope)
+  with job.scope.scope():
+    done = state.restore()
+  agree = distribution.agreement(job.scope)
   try:
-    with scope.scope():
-      keras.utils.set_random_seed(seed)
-      model = networks.GaussianEncoder(
-        networks.backbone(encoder, source.image_shape), latent_dim, min_scale, max_scale
-      )
-      if init_from:
-        _initialise(model, init_from)
-      learner = trainer.Trainer(
-        model,
-        task,
-        scheme,
-        attack,
-        augment=recipe if augment_on_device else None,
-        seed=seed,
-        epsilon_warmup=round(epsilon_warmup_epochs * steps_per_epoch),
-        beta_warmup=round(beta_warmup_epochs * steps_per_epoch),
-        clip_norm=clip_norm,
-        steps=steps,
-      )
-      learner.compile(
-        optimizers.build(
-          optimizer, learning_rate, steps, round(warmup_epochs * steps_per_epoch), weight_decay
-        )
-      )
-      state = checkpoints.Checkpoints(
-        run.path / "checkpoints",
-        [*learner.variables, *learner.optimizer.variables, *learner.metrics_variables],
-      )
-      done = state.restore()
-    try:
-      with preemption.watch() as watch:
-        row = _fit(
-          *(learner, run, state, source, recipe, attack, done, steps, steps_per_epoch, settings),
-          watch,
-        )
-    except tf.errors.OpError as error:
-      if unreadable := sources.find_unreadable(source):
-        raise unreadable from error
-      raise
-    metadata = {
-      "norm": norm,
-      "epsilon": epsilon,
-      "dataset": dataset if not dataset.startswith("folder:") else "folder",
-      "stochastic": bool(task.stochastic or scheme.stochastic),
-      "settings": settings,
-    }
-    with learner.averaged():
-      export.export_encoder(model, run.path / "encoder", metadata)
-    result = {"encoder": str(run.path / "encoder")}
-    if task.head is not None:
-      classifier = Classifier(model.network, task.head, metadata["stochastic"])
-      classifier.class_names = list(source.class_names)
-      export.export_classifier(classifier, run.path / "classifier", metadata)
-      result["classifier"] = str(run.path / "classifier")
-  finally:
-    run.close()
-    keras.mixed_precision.set_global_policy("float32")
+    with preemption.watch(agree) as watch:
+      row = _fit(job, run, state, done, watch)
+  except tf.errors.OpError as error:
+    if unreadable := sources.find_unreadable(source):
+      raise unreadable from error
+    raise
+  if not distribution.is_chief(job.scope):
+    agree(0)  # the chief still exports: who leaves earlier looks as if it had died
+    return row
+  model, task = learner.encoder, learner.pretext
+  dataset = settings["dataset"]
+  metadata = {
+    "norm": settings["norm"],
+    "epsilon": settings["epsilon"],
+    "dataset": dataset if not dataset.startswith("folder:") else "folder",
+    "stochastic": bool(task.stochastic or learner.robustness.stochastic),
+    "settings": settings,
+  }
+  with learner.averaged():
+    if not (run.path / "tensorboard" / "projector_config.pbtxt").exists():
+      board.embeddings(model, job.attack, source, run.path / "tensorboard", settings["seed"])
+    export.export_encoder(model, run.path / "encoder", metadata)
+  result = {"encoder": str(run.path / "encoder")}
+  if task.head is not None:
+    classifier = Classifier(model.network, task.head, metadata["stochastic"])
+    classifier.class_names = list(source.class_names)
+    export.export_classifier(classifier, run.path / "classifier", metadata)
+    result["classifier"] = str(run.path / "classifier")
+  agree(0)
   return {**row, **result}
 
 
 def _check(settings):
-  if not settings["output_dir"]:
-    raise errors.UserError("give --output_dir=FOLDER: where the run is written")
   for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "latent_dim"):
     if settings[name] < 1:
       raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
@@ -212,8 +351,12 @@ def _check(settings):
       raise errors.UserError(f"--{name} must be at least 0, got {settings[name]}")
   if settings["batch_size"] < 2:
     raise errors.UserError("--batch_size must be at least 2: one image has no negatives")
-  if settings["precision"] not in ("float32", "mixed_bfloat16"):
-    raise errors.unknown("precision", settings["precision"], ("float32", "mixed_bfloat16"))
+  for name, value in (
+    ("precision", settings["precision"]),
+    ("attack_precision", settings["attack_precision"] or "float32"),
+  ):
+    if value not in ("float32", "mixed_bfloat16"):
+      raise errors.unknown(name, value, ("float32", "mixed_bfloat16"))
 
 
 def _initialise(model, init_from):
@@ -237,45 +380,56 @@ def _initialise(model, init_from):
     variable.assign(value)
 
 
-def _fit(
-  learner, run, state, source, recipe, attack, done, steps, steps_per_epoch, settings, watch
-):
+def _fit(job, run, state, done, watch):
   """Trains from step `done` to the end; returns the last row of metrics."""
+  learner, settings = job.learner, job.settings
+  steps, steps_per_epoch = job.steps, job.steps_per_epoch
   seconds = run.rewind_metrics(done)
   if done >= steps:
-    return run.metrics()[-1]
-  batch_size = settings["batch_size"]
-
-  def views(start):
-    return pipeline.views(
-      source,
-      recipe,
-      batch_size,
-      settings["seed"],
-      start_step=start,
-      views=learner.pretext.views,
-      labels=learner.pretext.needs_labels,
-      on_device=settings["augment_on_device"],
-      strength=learner.strength if learner.robustness.strength(0.0) is not None else None,
-    )
-
+    return (run.metrics() or [{}])[-1]
   writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
+  board.settings(writer, settings)
   metrics = monitoring.Metrics(
     run,
     writer,
     state,
     steps,
     steps_per_epoch,
-    batch_size,
+    settings["batch_size"],
     settings["log_every"],
     settings["checkpoint_every"],
     seconds,
     watch,
+    job.scope,
   )
+  batch = next(iter(dataclasses.replace(job, scope=tf.distribute.get_strategy()).views()))
+  callbacks = []
+  if isinstance(learner.schedule, attack_schedules.Controlled) and learner.attack is not None:
+    agree = distribution.agreement(job.scope)
+    callbacks.append(attack_schedules.Control(learner.schedule, batch, metrics, agree))
+  if distribution.is_chief(job.scope):
+    callbacks += _pictures(job, run, writer, metrics, batch)
+  fit = functools.partial(learner.fit, callbacks=[*callbacks, metrics], verbose=0, shuffle=False)
+  data, epoch = job.views(done), done // steps_per_epoch
+  if partial := done % steps_per_epoch:  # finish the epoch that was interrupted
+    fit(data, steps_per_epoch=steps_per_epoch - partial, initial_epoch=epoch, epochs=epoch + 1)
+    epoch += 1
+    data = job.views(epoch * steps_per_epoch)
+  if epoch * steps_per_epoch < steps:
+    fit(
+      data,
+      steps_per_epoch=steps_per_epoch,
+      initial_epoch=epoch,
+      epochs=steps // steps_per_epoch,
+    )
+  return metrics.rows[-1]
+
+
+def _pictures(job, run, writer, metrics, batch):
+  """What looks at the encoder once an epoch."""
+  settings = job.settings
   title = f"{settings['pretext']}, {settings['robustness']}"
-  callbacks = [
-    monitoring.Pictures(next(iter(views(0))), writer, metrics, run.path / "figures", attack, title)
-  ]
+  found = [monitoring.Pictures(batch, writer, metrics, run.path / "figures", job.attack, title)]
   if settings["probe_split"]:
     held_out = sources.load(
       settings["dataset"],
@@ -284,32 +438,8 @@ def _fit(
       False,
       settings["image_size"],
     )
-    callbacks.append(_probe(held_out, settings["probe_examples"], metrics))
-  callbacks.append(metrics)
-  data, epoch = views(done), done // steps_per_epoch
-  if partial := done % steps_per_epoch:  # finish the epoch that was interrupted
-    options = {"initial_epoch": epoch, "epochs": epoch + 1}
-    learner.fit(
-      data,
-      steps_per_epoch=steps_per_epoch - partial,
-      callbacks=callbacks,
-      verbose=0,
-      shuffle=False,
-      **options,
-    )
-    epoch += 1
-    data = views(epoch * steps_per_epoch)
-  if epoch * steps_per_epoch < steps:
-    learner.fit(
-      data,
-      initial_epoch=epoch,
-      epochs=steps // steps_per_epoch,
-      steps_per_epoch=steps_per_epoch,
-      callbacks=callbacks,
-      verbose=0,
-      shuffle=False,
-    )
-  return metrics.rows[-1]
+    found.append(_probe(held_out, settings["probe_examples"], metrics))
+  return found
 
 
 def _probe(source, examples, metrics):

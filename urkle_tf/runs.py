@@ -1,8 +1,10 @@
 """A run's folder: its settings, its metrics, and who may write to it."""
 
+import contextlib
 import fcntl
 import json
 import pathlib
+import tempfile
 
 import numpy as np
 
@@ -147,6 +149,13 @@ def open_run(output_dir, settings):
     raise errors.UserError(f"{path} holds checkpoints but no flags.cfg: give another --output_dir")
   files.write(file, "".join(f"--{name}={value}\n" for name, value in lines.items()))
   return Run(path, settings, lock)
+
+
+def scratch(settings):
+  """A run in a temporary folder, which goes when it is closed: for workers beside the chief."""
+  stack = contextlib.ExitStack()
+  path = stack.enter_context(tempfile.TemporaryDirectory(prefix="urkle_tf-"))
+  return Run(pathlib.Path(path), settings, stack)
 
 
 def plain(value):

@@ -49,6 +49,13 @@ _OWN = {
     "list with one for each view",
   ),
   "augment_on_device": ("bool", False, "augment inside the compiled step (accelerators)"),
+  "attack": ("str", None, "pgd(start=1.0), rs_fgsm or fgsm; default: pgd"),
+  "attack_schedule": (
+    "str",
+    None,
+    "of PGD's steps: rising(first=1) or controlled(every=300); default: constant",
+  ),
+  "attack_precision": ("str", None, "mixed_bfloat16: of the attack's passes alone"),
   "latent_dim": ("int", 128, "d_z, the dimension of the representation"),
   "min_scale": ("number", 0.1, "floor of sigma, in units of the spread of mu"),
   "max_scale": ("number", 0.5, "cap of sigma, likewise"),
@@ -59,18 +66,42 @@ _OWN = {
   "clip_norm": ("number", None, "largest global norm of the gradient"),
   "epsilon_warmup_epochs": ("number", 0.0, "epochs over which epsilon rises"),
   "beta_warmup_epochs": ("number", 0.0, "epochs over which the KL term's weight rises"),
+  "steps_per_execution": ("int", None, "steps that an accelerator takes at once; default: 1"),
   "checkpoint_every": ("int", 500, "steps between checkpoints"),
   "init_from": ("str", None, "start from the encoder of this finished run"),
   "probe_split": ("str", None, "held-out labelled images for an online accuracy"),
   "probe_examples": ("int", 2000, "how many of them"),
+  "dry_run": ("bool", False, "say what the training would cost, from a few steps; write nothing"),
+}
+_MAIN = {
+  "dataset": "TFDS name, digits (bundled) or folder:PATH",
+  "data_dir": "where prepared TFDS data lies",
+  "image_size": "resize to squares of so many pixels",
+  "output_dir": "the run's folder; the same command resumes it",
+  "pretext": "simclr byol simsiam barlow_twins vicreg distil vae ae supervised",
+  "robustness": "none urkle rocl acl trades adversarial_training",
+  "augment": "simclr(strength=1) augmix randaugment affine crop",
+  "encoder": "resnet18(width=64) resnet50 convnet or FILE.keras",
+  "latent_dim": "the dimension of the representation",
+  "norm": "of the threat model: linf, l2 or l1",
+  "epsilon": "its radius in pixel units of [0, 1]: 8/255",
+  "attack_steps": "steps of the inner attack",
+  "batch_size": "images a step, over all replicas",
+  "epochs": "passes over the data",
+  "learning_rate": "its highest value",
 }
 
 
 def main():
   """The command line."""
-  names = command_line.define(_SHARED, _OWN)
+  names = command_line.define(_SHARED, _OWN, _MAIN)
 
-  def train(**settings):
+  def train(dry_run, **settings):
+    if dry_run:
+      forecast = command_line.load("forecast")
+      found = forecast.forecast(**settings)
+      print("\n".join(forecast.describe(found, settings["batch_size"])))
+      return
     pretraining = command_line.load("pretraining")  # starts TensorFlow: only now
 
     result = pretraining.pretrain(**settings)

@@ -7,10 +7,11 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from urkle_tf import distribution, errors
+from urkle_tf import attack_schedules, distribution, errors
 from urkle_tf.data import pipeline
 from urkle_tf.networks import batch_norm
 from urkle_tf.networks.gaussian import kl_mean_part
+from urkle_tf.networks.low_precision import low_precision
 from urkle_tf.networks.representations import Representations
 from urkle_tf.robustness.base import flat
 from urkle_tf.robustness.none import Plain
@@ -65,6 +66,9 @@ class Trainer(keras.Model):
     beta_warmup: steps over which the weights of the added terms rise likewise.
     clip_norm: largest global norm of the whole batch's gradient; None for no clipping.
     steps: of the whole training, for what changes over it; None keeps that as it is at the start.
+    schedule: of the attack's steps (`attack_schedules`); None for a constant number.
+    attack_precision: the Keras dtype policy of the attack's passes through the backbone,
+      "mixed_bfloat16"; None for that of the encoder.
 
   Raises:
     UserError: if the cell makes no sense, or the attack or `steps` is missing.
@@ -82,6 +86,8 @@ class Trainer(keras.Model):
     beta_warmup=0,
     clip_norm=None,
     steps=None,
+    schedule=None,
+    attack_precision=None,
   ):
     super().__init__(name="trainer")
     self.encoder, self.pretext = encoder, pretext
@@ -97,6 +103,11 @@ class Trainer(keras.Model):
         "and pipeline.views(..., strength=trainer.strength)"
       )
     self.attack: Any = attack if self.robustness.adversarial else None
+    self.schedule: Any = schedule or attack_schedules.Constant()
+    if self.attack is not None:
+      self.schedule.check(self.attack, self.robustness)
+    self._schedule_state = list(self.schedule.variables)
+    self.attack_precision = attack_precision
     self.augment, self.seed = augment, seed
     self.epsilon_warmup, self.beta_warmup = epsilon_warmup, beta_warmup
     self.clip_norm, self.steps = clip_norm, steps
@@ -114,6 +125,8 @@ class Trainer(keras.Model):
     names = ["loss", *pretext.terms, *self.robustness.terms, *DIAGNOSTICS]
     if self.robustness.adversarial:
       names += ATTACK_DIAGNOSTICS + (PAIR_DIAGNOSTICS if self._pairs else ())
+      if type(self.schedule) is not attack_schedules.Constant:
+        names.append("attack_steps")
     self._means = {name: keras.metrics.Mean(name=name) for name in names}
     self.built = True
 
@@ -127,16 +140,21 @@ class Trainer(keras.Model):
 
     Args:
       optimizer: a Keras optimizer.
-      jit_compile: "auto" compiles with XLA on accelerators only; on CPUs XLA makes the
+      jit_compile: "auto" compiles with XLA on TPUs and on one GPU only; on CPUs XLA makes the
         attack's loop several times slower.
       **kwargs: for example `steps_per_execution`.
     """
     if jit_compile == "auto":
-      jit_compile = bool(
-        tf.config.list_physical_devices("GPU") or tf.config.list_logical_devices("TPU")
+      scope = self.distribute_strategy
+      # XLA cannot compile the exchange between GPUs; TPUs run nothing but compiled steps.
+      jit_compile = isinstance(scope, tf.distribute.TPUStrategy) or bool(
+        tf.config.list_physical_devices("GPU") and scope.num_replicas_in_sync == 1
       )
     super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
     self.optimizer.build(self.trainable_variables)
+
+  def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    """Nothing is left to build; Keras would read a batch, which fails on several workers."""
 
   def call(self, images, training=None):
     """The encoder's network: images -> {"loc", "scale"}."""
@@ -168,13 +186,25 @@ class Trainer(keras.Model):
     Returns:
       (adversaries float32 [n, a, h, w, c], info of the attack).
     """
-    targets = self.robustness.targets(views)
-    epsilon = None
+    targets, options = self.robustness.targets(views), {}
     if self.epsilon_warmup and step is not None:
-      epsilon = self.attack.threat.epsilon * self._ramp(step, self.epsilon_warmup)
-    objective = self.robustness.objective(self.encoder, self.pretext, views, aux)
-    found, info = self.attack.run(objective, flat(targets), seed, epsilon=epsilon)
+      options["epsilon"] = self.attack.threat.epsilon * self._ramp(step, self.epsilon_warmup)
+    progress = tf.ones([]) if step is None else self.progress(step)
+    steps = self.schedule.steps(progress, self.attack)
+    if steps is not None:
+      options["steps"] = steps
+    with contextlib.ExitStack() as stack:
+      if self.attack_precision:
+        for network in {id(n): n for n in self._networks()}.values():
+          stack.enter_context(low_precision(network, self.attack_precision))
+      objective = self.robustness.objective(self.encoder, self.pretext, views, aux)
+      found, info = self.attack.run(objective, flat(targets), seed, **options)
+    if steps is not None:
+      info["steps"] = tf.cast(steps, tf.float32)
     return tf.reshape(found, tf.shape(targets)), info
+
+  def _networks(self):
+    return getattr(self.encoder, "streams", {"": self.encoder.network}).values()
 
   @staticmethod
   def _ramp(step, steps):
@@ -199,14 +229,14 @@ class Trainer(keras.Model):
           urkle_tf.export_encoder(encoder, folder)
     """
     weights = self.encoder.weights if self._averages else []
-    kept = [weight.numpy() for weight in weights]
+    kept = [distribution.plain(weight) for weight in weights]
 
     def assign(values):
       with self.distribute_strategy.scope():
         for weight, value in zip(weights, values, strict=True):
           weight.assign(value)
 
-    assign([average.numpy() for average in self._averages])
+    assign([distribution.plain(average) for average in self._averages])
     try:
       yield self.encoder
     finally:
@@ -237,7 +267,24 @@ class Trainer(keras.Model):
     return tfp.distributions.Normal(*batch_norm.by_stream(encode, images, streams))
 
   def train_step(self, data):
-    """One step: find adversaries, one training pass over all images, terms, update."""
+    """One step, and the means of what it reports."""
+    for name, value in self.step(data).items():
+      self._means[name].update_state(value)
+    results = {name: mean.result() for name, mean in self._means.items()}
+    if distribution.several_workers(self.distribute_strategy):
+      # Keras averages what workers return over its first axis (issue 20585 of Keras).
+      results = {name: value[None] for name, value in results.items()}
+    return results
+
+  def step(self, data):
+    """One step: find adversaries, one training pass over all images, terms, update.
+
+    Args:
+      data: a batch, this replica's rows.
+
+    Returns:
+      {name: float32 scalar}: this replica's values of what is reported.
+    """
     step = tf.cast(self.optimizer.iterations, tf.int32)
     progress = self.progress(step)
     seed = distribution.fold([self.seed, 0], step)
@@ -250,6 +297,8 @@ class Trainer(keras.Model):
       images = tf.concat([images, adversaries], axis=1) if count else adversaries
       values["attack_objective"] = tf.reduce_mean(info["objective"])
       values["zero_gradients"] = info["zero_gradients"]
+      if "steps" in info:
+        values["attack_steps"] = info["steps"]
     members = images.shape[1]
     streams = self.robustness.streams(count, members - count)
 
@@ -268,6 +317,12 @@ class Trainer(keras.Model):
       for name, (weight, value) in self.robustness.losses(self.pretext, all_of_them, count).items():
         terms[name] = tf.reduce_mean(value)
         loss += weight * self._ramp(step, self.beta_warmup) * terms[name]
+      if self.robustness.adversarial:
+        targets, threat = flat(self.robustness.targets(views)), self.attack.threat
+        extra = self.robustness.penalties(self.encoder, targets, threat, distribution.fold(seed, 3))
+        for name, (weight, value) in extra.items():
+          terms[name] = tf.reduce_mean(value)
+          loss += weight * terms[name]
       # Replicas' gradients are summed, so each computes its share of the global mean.
       share = self.optimizer.scale_loss(loss / distribution.replicas())
     variables = self.trainable_variables
@@ -280,10 +335,7 @@ class Trainer(keras.Model):
     self._move_averages(step)
 
     values |= terms | {"loss": loss, "gradient_norm": norm}
-    values |= _health(all_of_them.normal, count if self._pairs else 0)
-    for name, value in values.items():
-      self._means[name].update_state(value)
-    return {name: mean.result() for name, mean in self._means.items()}
+    return values | _health(all_of_them.normal, count if self._pairs else 0)
 
   def _whole(self, gradients):
     """The whole batch's gradient, clipped, as the equal shares that the optimizer will sum.

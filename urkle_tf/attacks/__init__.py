@@ -6,6 +6,7 @@ use the same code.  `losses` are objectives of classifications; `autoattack` run
 the ensemble of that name on any callable that scores images.
 """
 
+from urkle_tf import spec
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.apgd import APGD
 from urkle_tf.attacks.autoattack import autoattack
@@ -14,6 +15,31 @@ from urkle_tf.attacks.fab import FAB
 from urkle_tf.attacks.pgd import FGSM, PGD, RSFGSM
 from urkle_tf.attacks.square import Square
 from urkle_tf.attacks.threat import L1, L2, Linf, ThreatModel, from_norm
+
+_TRAINING = {
+  "pgd": lambda threat, steps, step_size, start=1.0, restarts=1, keep="last": PGD(
+    threat, steps, step_size, start, restarts, keep
+  ),
+  "rs_fgsm": lambda threat, steps, step_size: RSFGSM(threat),
+  "fgsm": lambda threat, steps, step_size, start=1e-3: FGSM(threat, start),
+}
+
+
+def from_spec(text, threat, steps, step_size=None):
+  """The attack of a training, of a spec such as `"pgd(start=0.5)"` or `"rs_fgsm"`.
+
+  Args:
+    text: the spec: `pgd(start, restarts, keep)`, `rs_fgsm` or `fgsm(start)`.
+    threat: the `ThreatModel`.
+    steps: of PGD; the others take one.
+    step_size: likewise, in pixel units; None for 2.5 epsilon / steps.
+
+  Raises:
+    UserError: for another attack or option.
+  """
+  given = {"threat": threat, "steps": steps, "step_size": step_size}
+  return spec.call(_TRAINING, text, "attack", **given)
+
 
 __all__ = [
   "APGD",
@@ -29,5 +55,6 @@ __all__ = [
   "ThreatModel",
   "autoattack",
   "from_norm",
+  "from_spec",
   "losses",
 ]

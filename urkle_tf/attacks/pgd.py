@@ -71,7 +71,7 @@ class PGD(base.Attack):
       "keep": self.keep,
     }
 
-  def run(self, objective, images, seed=None, epsilon=None):
+  def run(self, objective, images, seed=None, epsilon=None, steps=None):
     """As calling, and also says what the attack saw.
 
     Args:
@@ -80,6 +80,8 @@ class PGD(base.Attack):
       seed: int32 [2], or None.
       epsilon: a scalar (tensor) that stands in for the threat model's radius; the
         step size is scaled with it.  For the warm-up of epsilon in training.
+      steps: an int32 scalar (tensor), at least 1, that stands in for the number of steps;
+        `steps * step_size` stays what it was.
 
     Returns:
       `(adversaries, info)`: float32 [n, ...] without a gradient, and a dict:
@@ -96,15 +98,19 @@ class PGD(base.Attack):
       known = tf.is_tensor(self.threat.epsilon) or self.threat.epsilon > 0
       ratio = self.step_size / self.threat.epsilon if known else 2.5 / self.steps
       size = ratio * threat.epsilon
+    if steps is None:
+      steps = self.steps
+    else:
+      size = size * self.steps / tf.cast(steps, tf.float32)
     images, seed = self._prepare(threat, images, seed)
     return self._repeat(
-      lambda _, seed: self._ascend(objective, images, threat, size, seed), images, seed
+      lambda _, seed: self._ascend(objective, images, threat, size, steps, seed), images, seed
     )
 
   def _nothing(self, images):
     return {**super()._nothing(images), "last": images, "zero_gradients": tf.zeros([])}
 
-  def _ascend(self, objective, images, threat, size, seed):
+  def _ascend(self, objective, images, threat, size, steps, seed):
     """One run.  The loop carries the iterate, and the best one if it is kept."""
     best = self.keep == "best"
     start = threat.random_start(images, seed, self.start)
@@ -127,9 +133,9 @@ class PGD(base.Attack):
       return step + 1, new
 
     _, state = tf.while_loop(
-      lambda step, _: step < self.steps, body, (tf.constant(0), state), parallel_iterations=1
+      lambda step, _: step < steps, body, (tf.constant(0), state), parallel_iterations=1
     )
-    last, zeros = state["iterate"], state["zeros"] / self.steps
+    last, zeros = state["iterate"], state["zeros"] / tf.cast(steps, tf.float32)
     if not best:
       return {"result": last, "objective": state["objective"], "zero_gradients": zeros}
     values = base.values(objective, last)

@@ -23,6 +23,7 @@ def views(
   image_size=None,
   on_device=False,
   strength=None,
+  share=(0, 1),
 ):
   """Endless batches of augmented views, for training.
 
@@ -43,6 +44,8 @@ def views(
     on_device: leave the augmentation to the step (`augment_on_device`).
     strength: a function of the step, int64 scalar, to a factor on the recipe's strength, float32
       scalar; None for 1.
+    share: (worker, workers): only this worker's rows of each batch, an equal contiguous part, are
+      augmented and returned.
 
   Returns:
     A `tf.data.Dataset` of `{"views": float32 [batch, views, h, w, c], "image":
@@ -69,19 +72,22 @@ def views(
       f"on the device images keep the size of the data {source.image_shape[:2]}, not {size}"
     )
   first, skip = divmod(start_step, steps)
+  worker, workers = share
+  rows = slice(worker * batch_size // workers, (worker + 1) * batch_size // workers)
 
   def one_epoch(epoch):
     skipped = tf.where(epoch == first, tf.constant(skip * batch_size, tf.int64), 0)
     return source.batches(batch_size, seed, epoch, shuffle, skipped)
 
   def augmented(step, batch):
+    batch = {name: values[rows] for name, values in batch.items()}
     result = {"label": batch["label"]} if labels else {}
     if on_device:
       return {"image": batch["image"], **result}
     noise_seed = augmentation_seed(seed, step)
     result["image"] = augment.resize(to_float(batch["image"]), size)
     factor = None if strength is None else strength(step)
-    result["views"] = _augment(recipe, batch["image"], noise_seed, views, size, factor)
+    result["views"] = _augment(recipe, batch["image"], noise_seed, views, size, factor, share)
     return result
 
   batches = tf.data.Dataset.range(first, tf.int64.max).flat_map(one_epoch)
@@ -89,6 +95,31 @@ def views(
     augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
   return _finished(batches, tf.data.INFINITE_CARDINALITY)
+
+
+def by_worker(scope, make):
+  """Batches for the workers of a strategy, each of which reads and augments its rows alone.
+
+  Args:
+    scope: the strategy; its replicas must divide the global batch.
+    make: (worker, workers) -> a dataset of that worker's rows, as `views(share=...)` makes it.
+
+  Returns:
+    What `fit` takes as data.
+  """
+  if not distribution.several_workers(scope):
+    return make((0, 1))
+
+  def replicas(context):
+    """A worker's replicas take turns."""
+    count = scope.num_replicas_in_sync // context.num_input_pipelines
+    part = lambda values: tf.reshape(values, [count, -1, *values.shape[1:]])  # noqa: E731
+    batches = make((context.input_pipeline_id, context.num_input_pipelines))
+    return batches.flat_map(
+      lambda batch: tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(part, batch))
+    ).prefetch(count)
+
+  return scope.distribute_datasets_from_function(replicas)
 
 
 def steps_per_epoch(source, batch_size):
@@ -171,11 +202,16 @@ def to_float(images):
   return tf.cast(images, tf.float32) / 255.0
 
 
-def _augment(recipe, images, seed, views, size=None, strength=None):
+def _augment(recipe, images, seed, views, size=None, strength=None, share=(0, 1)):
   count, numbers = images.shape[0], recipe.noise_size
   shape = [tf.shape(images)[0] if count is None else count, views * numbers]
   # A row of noise is an example's, all views in turn: a replica draws that of its examples.
-  noise = distribution.uniform(seed, tf.stack(shape) if count is None else shape)
+  if share == (0, 1):
+    noise = distribution.uniform(seed, tf.stack(shape) if count is None else shape)
+  else:  # a pipeline's batches are full
+    worker, workers = share
+    whole = distribution.uniform(seed, [workers * count, shape[1]])
+    noise = whole[worker * count : (worker + 1) * count]
   noise = tf.reshape(noise, [shape[0] * views, numbers])
   options = {} if strength is None else {"strength": strength * recipe.strength}
   augmented = recipe(to_float(tf.repeat(images, views, axis=0)), noise, size, **options)

@@ -130,3 +130,18 @@ class Robustness:
     """
     del pretext, representations, views
     return {}
+
+  def penalties(self, encoder, targets, threat, seed):
+    """The added terms that need passes of their own.
+
+    Args:
+      encoder: the `GaussianEncoder`.
+      targets: the images that were attacked, float32 [m, h, w, c].
+      threat: the attack's `ThreatModel`.
+      seed: int32 [2].
+
+    Returns:
+      {term: (weight, float32 [m])}.
+    """
+    del encoder, targets, threat, seed
+    return {}

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from urkle_tf import errors
 from urkle_tf.networks.gaussian import kl
+from urkle_tf.robustness import _grad_align
 from urkle_tf.robustness.base import Robustness, flat, inference
 
 
@@ -38,17 +39,24 @@ class Urkle(Robustness):
     attacked: how many of the views are attacked; None for all of them, as in the paper.  The
       views of an image are drawn alike, so that attacking one of them estimates the same
       expectation at half the cost.
+    align: the weight of GradAlign in the loss, at least 0: how far the encoder bends within the
+      ball (`_grad_align`), for attacks of one step.
   """
 
   stochastic = True
   terms = ("kl",)
 
-  def __init__(self, beta=0.1, positives=True, attacked=None):
+  def __init__(self, beta=0.1, positives=True, attacked=None, align=0.0):
     if not beta >= 0:
       raise errors.UserError(f"urkle: beta must be at least 0, got {beta}")
     if attacked is not None and attacked < 1:
       raise errors.UserError(f"urkle: attacked must be at least 1, got {attacked}")
+    if not align >= 0:
+      raise errors.UserError(f"urkle: align must be at least 0, got {align}")
     self.beta, self.positives, self.attacked = beta, positives, attacked
+    self.align = align
+    if align:
+      self.terms = ("kl", "misalignment")
 
   def check(self, pretext):
     """There must be a random z; adversaries join as positives only where tuples can grow."""
@@ -84,3 +92,9 @@ class Urkle(Robustness):
     clean = representations.take(range(adversaries)).normal
     adversary = representations.take(range(views, views + adversaries)).normal
     return {"kl": (self.beta, tf.reduce_mean(kl(clean, adversary), 1))}  # minimised through both
+
+  def penalties(self, encoder, targets, threat, seed):
+    """{"misalignment": (align, [m])}, if it is asked for."""
+    if not self.align:
+      return {}
+    return {"misalignment": (self.align, _grad_align.misalignment(encoder, targets, threat, seed))}

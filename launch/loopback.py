@@ -1,0 +1,47 @@
+"""Several workers on this host, which find each other over loopback; for tests and measurements."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def addresses(count):
+  """So many free addresses, "127.0.0.1:PORT"."""
+  holders = [socket.socket() for _ in range(count)]
+  for holder in holders:
+    holder.bind(("127.0.0.1", 0))
+  found = [f"127.0.0.1:{holder.getsockname()[1]}" for holder in holders]
+  for holder in holders:
+    holder.close()
+  return found
+
+
+def start(logs, command, count=2):
+  """Starts workers.
+
+  Args:
+    logs: a folder, where worker 0 writes what it says into "0.log".
+    command: what each runs, a list.
+    count: how many; of one it is told of none.
+
+  Returns:
+    A list of `subprocess.Popen`.
+  """
+  cluster = {"worker": addresses(count)}
+  logs.mkdir(parents=True, exist_ok=True)
+  workers = []
+  for index in range(count):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    if count > 1:
+      config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+      environment["TF_CONFIG"] = json.dumps(config)
+    with open(logs / f"{index}.log", "w") as log:
+      workers.append(
+        subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment)
+      )
+  return workers

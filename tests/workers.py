@@ -1,0 +1,32 @@
+"""What each of `multi_worker_test`'s workers runs.
+
+  python tests/workers.py JSON [flags of urkle_tf.train]
+
+Pre-trains each of the list of settings in JSON, without exports and pictures; then, if there are
+flags, goes on as `urkle_tf.train`.
+"""
+
+import json
+import sys
+
+
+def main():
+  """See above."""
+  from urkle_tf import export, monitoring, train
+
+  jobs = json.loads(sys.argv.pop(1))
+  if jobs:
+    from urkle_tf import pretraining
+
+    kept = export.export_encoder, export.export_classifier, monitoring.Pictures.on_epoch_end
+    export.export_encoder = export.export_classifier = lambda *args: None
+    monitoring.Pictures.on_epoch_end = lambda *args: None
+    for settings in jobs:
+      pretraining.pretrain(**settings)
+    export.export_encoder, export.export_classifier, monitoring.Pictures.on_epoch_end = kept
+  if sys.argv[1:]:
+    train.main()
+
+
+if __name__ == "__main__":
+  main()

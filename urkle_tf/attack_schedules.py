@@ -1,0 +1,187 @@
+"""How many steps the attack of a training takes, as the training goes on.
+
+What a schedule saves early is worth more steps late: at first any adversary is better than none.
+The product of the number of steps and their size stays what it was.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from urkle_tf import distribution, errors, spec
+from urkle_tf.attacks.pgd import PGD
+from urkle_tf.robustness.base import flat
+
+
+class Constant:
+  """The attack's own number of steps.
+
+  Attributes:
+    variables: state that is kept in checkpoints, a list of Keras variables.
+  """
+
+  variables: tuple[keras.Variable, ...] = ()
+
+  def check(self, attack, scheme):
+    """Raises `UserError` if this schedule makes no sense with them."""
+    del attack, scheme
+
+  def steps(self, progress, attack):
+    """The number of steps, an int32 scalar tensor; None for the attack's own.
+
+    Args:
+      progress: how much of the training lies behind, float32 scalar in [0, 1].
+      attack: the `PGD`.
+    """
+    del progress, attack
+
+
+class Rising(Constant):
+  """From `first` steps to the attack's own, each number for an equal part of the training.
+
+  Args:
+    first: at least 1.
+  """
+
+  def __init__(self, first=1):
+    self.first = _whole("rising", "first", first)
+
+  def check(self, attack, scheme):
+    del scheme
+    _check(attack, "rising")
+    if self.first > attack.steps:
+      raise errors.UserError(
+        f"rising: first={self.first} is more than the attack's {attack.steps} steps"
+      )
+
+  def steps(self, progress, attack):
+    more = attack.steps - self.first
+    # A part begins with its first step, whatever the rounding of the quotient `progress`.
+    risen = tf.floor(progress * (more + 1) + 1e-4)
+    return self.first + tf.minimum(tf.cast(risen, tf.int32), more)
+
+
+class Controlled(Constant):
+  """As many steps as it takes to find what a strong attack finds; without labels.
+
+      ratio = mean_x objective(PGD-20 from x) / mean_x objective(the training's attack from x)
+
+  on one fixed batch, every so many steps of the training.  Above `high` the steps become half as
+  many again, below `low` a quarter fewer.  `Control` measures.
+
+  Args:
+    every: training steps between two measurements, at least 1.
+    low: at least 1.
+    high: above `low`.
+    most: attack steps, at least 1.
+  """
+
+  def __init__(self, every=300, low=1.1, high=1.3, most=20):
+    self.every = _whole("controlled", "every", every)
+    self.most = _whole("controlled", "most", most)
+    if not 1 <= low < high:
+      raise errors.UserError(f"controlled: need 1 <= low < high, got {low} and {high}")
+    self.low, self.high = low, high
+    self._steps = keras.Variable(0, dtype="int32", trainable=False, name="attack_steps")
+    self.variables = (self._steps,)
+
+  def check(self, attack, scheme):
+    _check(attack, "controlled")
+    if not scheme.terms:
+      raise errors.UserError(
+        "controlled compares what attacks find of a term that is 0 at the clean image, and this "
+        "scheme adds none: use --robustness=urkle or --robustness=trades"
+      )
+
+  def steps(self, progress, attack):
+    del progress
+    steps = tf.convert_to_tensor(self._steps.value)
+    return tf.where(steps > 0, steps, attack.steps)  # 0: nothing was measured yet
+
+  def adjust(self, ratio, steps):
+    """Sets the number of steps after a measurement.
+
+    Args:
+      ratio: see above.
+      steps: what the attack took.
+
+    Returns:
+      The new number.
+    """
+    if ratio > self.high:
+      steps = min(self.most, max(steps + 1, int(1.5 * steps)))
+    elif ratio < self.low:
+      steps = max(1, min(steps - 1, int(0.75 * steps)))
+    self._steps.assign(steps)
+    return steps
+
+
+class Control(keras.callbacks.Callback):
+  """Measures for a `Controlled` schedule, logs the ratio, and warns while it is too high.
+
+  Args:
+    schedule: the `Controlled`.
+    batch: a batch of the pipeline, of which up to 128 images are used.
+    metrics: the `monitoring.Metrics` of the run: `attack_ratio` joins its next row.
+    agree: `distribution.agreement` of the strategy.
+  """
+
+  def __init__(self, schedule, batch, metrics, agree=lambda number: number):
+    super().__init__()
+    self._schedule, self._metrics, self._agree = schedule, metrics, agree
+    self._batch = {name: values[:128] for name, values in batch.items()}
+    self._measured = None
+
+  def _measure(self, steps):
+    model = self.model
+    views, batch = model.views(self._batch, 0)
+    aux = model.pretext.prepare(views, batch)
+    objective = model.robustness.objective(model.encoder, model.pretext, views, aux)
+    targets = flat(model.robustness.targets(views))
+    seed = distribution.fold([model.seed, 2], 0)
+    strong = PGD(model.attack.threat, steps=20)
+    own, _ = model.attack.run(objective, targets, seed, steps=steps)
+    best, _ = strong.run(objective, targets, seed)
+    found = [tf.reduce_mean(objective(images)) for images in (best, own)]
+    return found[0] / tf.maximum(found[1], 1e-12)
+
+  def on_train_batch_end(self, batch, logs=None):
+    """Measures where it is time, and sets the number of steps."""
+    del batch, logs
+    if int(distribution.plain(self.model.optimizer.iterations)) % self._schedule.every:
+      return
+    with self._metrics.paused():
+      if self._measured is None:
+        self._measured = tf.function(self._measure, autograph=False)
+      steps = self._schedule.steps(1.0, self.model.attack)
+      ratio = float(self._agree(float(self._measured(steps))))
+      if not np.isfinite(ratio):
+        return
+      new = self._schedule.adjust(ratio, int(steps))
+    self._metrics.extra["attack_ratio"] = round(ratio, 4)
+    if ratio > self._schedule.high:
+      logging.warning(
+        "PGD-20 finds %.1f times what the attack of this training finds in %d steps: it takes %d "
+        "from here on, and what was logged so far looks better than it is",
+        *(ratio, int(steps), new),
+      )
+
+
+def _whole(name, option, value):
+  if int(value) != value or value < 1:
+    raise errors.UserError(f"{name}: {option} must be a whole number from 1, got {value}")
+  return int(value)
+
+
+def _check(attack, name):
+  if type(attack) is not PGD:
+    raise errors.UserError(f"--attack_schedule={name} changes PGD's steps: use --attack=pgd")
+
+
+_SCHEDULES = {"constant": Constant, "rising": Rising, "controlled": Controlled}
+
+
+def from_spec(text):
+  """The schedule of a spec: `constant`, `rising(first=1)` or `controlled(every=300)`."""
+  return spec.call(_SCHEDULES, text, "attack schedule")

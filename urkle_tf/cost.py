@@ -1,0 +1,80 @@
+"""What a traced function costs, counted in its graph: floating-point operations and memory."""
+
+import math
+
+_LOOPS = ("While", "StatelessWhile")
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+_BACKWARD = "gradient_tape/"  # what TensorFlow calls the operations of a tape's gradient
+
+
+def operations(graph, loops=1):
+  """The floating-point operations of convolutions and matrix products, a multiply-add being two.
+
+  Everything else, a few percent of a convolutional network's time, is left out.
+
+  Args:
+    graph: of a concrete function, with static shapes.
+    loops: how often the body of each loop runs.
+
+  Returns:
+    An int.
+  """
+  total = 0
+  for op in graph.get_operations():
+    if op.type in _LOOPS:
+      total += loops * operations(_function(graph, op.get_attr("body").name), loops)
+    elif op.type in _CALLS:
+      total += operations(_function(graph, op.get_attr("f").name), loops)
+    else:
+      total += 2 * _multiplications(op)
+  return total
+
+
+def _multiplications(op):
+  if op.type in ("MatMul", "BatchMatMulV2"):
+    left = op.inputs[0].shape
+    transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
+    return _size(op.outputs[0]) * left[-2 if transposed else -1]
+  # Of a convolution: the outputs of the forward pass, times what is summed in each.
+  if op.type in ("Conv2D", "DepthwiseConv2dNative"):
+    outputs, kernel = op.outputs[0], op.inputs[1].shape
+  elif op.type in ("Conv2DBackpropInput", "DepthwiseConv2dNativeBackpropInput"):
+    outputs, kernel = op.inputs[2], op.inputs[1].shape
+  elif op.type in ("Conv2DBackpropFilter", "DepthwiseConv2dNativeBackpropFilter"):
+    outputs, kernel = op.inputs[2], op.outputs[0].shape
+  else:
+    return 0
+  summed = math.prod(kernel[:2] if "Depthwise" in op.type else kernel[:3])
+  return _size(outputs) * summed
+
+
+def held(graph):
+  """The bytes that the forward pass has to hold until the backward pass has read them.
+
+  Args:
+    graph: of a concrete function, with static shapes.
+
+  Returns:
+    An int: that of the graph or that of the body of one of its loops, whichever is more.
+  """
+  tensors, most = {}, 0
+  for op in graph.get_operations():
+    if op.type in _LOOPS:
+      most = max(most, held(_function(graph, op.get_attr("body").name)))
+    elif op.type in _CALLS:
+      most = max(most, held(_function(graph, op.get_attr("f").name)))
+    elif op.name.startswith(_BACKWARD):
+      for tensor in op.inputs:
+        forward = not tensor.op.name.startswith(_BACKWARD)
+        if forward and tensor.op.type not in ("Const", "ReadVariableOp", "Placeholder"):
+          tensors[tensor.name] = _size(tensor) * tensor.dtype.size
+  return max(most, sum(tensors.values()))
+
+
+def _function(graph, name):
+  return graph._get_function(name).graph
+
+
+def _size(tensor):
+  """How many entries it has; 0 if that is not known."""
+  return math.prod(tensor.shape) if tensor.shape.is_fully_defined() else 0

@@ -1,0 +1,33 @@
+"""Low precision for a stretch of code, in networks whose weights and heads keep theirs."""
+
+import contextlib
+
+import keras
+
+
+@contextlib.contextmanager
+def low_precision(network, policy="mixed_bfloat16"):
+  """Within it a network's backbone computes in low precision, and outside as before.
+
+  What is traced within keeps it.  Weights, and the layers beside the backbone, which make loc and
+  scale, are as they were.  Meant for an attack's loop, which takes most of a step's time and needs
+  no more than the sign of a gradient.
+
+  Args:
+    network: a `GaussianEncoder`'s.
+    policy: a Keras dtype policy.
+  """
+  layers = [
+    layer
+    for part in network.layers
+    if isinstance(part, keras.Model)
+    for layer in part._flatten_layers()
+  ]
+  kept = [layer.dtype_policy for layer in layers]
+  try:
+    for layer in layers:
+      layer.dtype_policy = policy
+    yield
+  finally:
+    for layer, before in zip(layers, kept, strict=True):
+      layer.dtype_policy = before
