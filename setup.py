@@ -46,10 +46,12 @@ EXTRAS_REQUIRE = {
     "mypy>=2,<3",
     "pytest>=8.2,<10",
     "pytest-timeout>=2.3.1,<3",
+    "pyyaml>=6,<7",  # reads launch/kubernetes.yaml
     "pytest-xdist>=3.8,<4",  # launch/test.sh runs files side by side
     "ruff>=0.17,<0.18",  # a formatter's minor releases change what it writes
     "setuptools>=70.1",  # builds the wheel that tests/packaging_test.py looks into
   ],
+  "gpu": ["tensorflow[and-cuda]>=2.19,<2.22"],  # NVIDIA's libraries, about 2.5 GB
   "attacks": [
     FOOLBOX,
     "adversarial-robustness-toolbox>=1.20.1,<2",

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# One training on several nodes of a SLURM cluster, to be submitted from the clone's folder:
+#
+#   sbatch --nodes=4 launch/slurm.sh --flagfile=configs/cifar10.cfg --data_dir=DATA --output_dir=RUN
+#
+# Options of sbatch go before the script, flags of urkle_tf.train after it. Two minutes before its
+# time is over, and when it is preempted, the job writes a checkpoint and goes back into the queue.
+# `bash launch/slurm.sh --dry_run FLAGS` prints what a node of this job would run.
+#SBATCH --job-name=urkle_tf
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -euo pipefail
+
+dry=
+[ "${1:-}" != --dry_run ] || { dry=1; shift; }
+# sbatch runs a copy of this file from elsewhere.
+cd -- "${SLURM_SUBMIT_DIR:-$(dirname -- "${BASH_SOURCE[0]}")/..}"
+source launch/environment.sh
+
+port=$((20000 + ${SLURM_JOB_ID:-0} % 10000))
+nodes=$(scontrol show hostnames "${SLURM_JOB_NODELIST:?submit this with sbatch}")
+workers=$(for node in $nodes; do printf '"%s:%s",' "$node" "$port"; done)
+export URKLE_WORKERS="[${workers%,}]"
+# One task a node, whose number is its place in the list.
+node='export TF_CONFIG="{\"cluster\": {\"worker\": $URKLE_WORKERS}, \"task\": {\"type\": \"worker\", \"index\": $SLURM_PROCID}}"
+exec python -m urkle_tf.train --strategy=multi_worker "$@"'
+if [ -n "$dry" ]; then
+  echo "URKLE_WORKERS='$URKLE_WORKERS' srun bash -c '$node' train ${*@Q}"
+  exit
+fi
+make_environment gpu  # once, on a file system that all nodes share
+
+code=0
+srun --kill-on-bad-exit=0 bash -c "$node" train "$@" || code=$?
+# 143: stopped by SIGTERM; 138: another node has stopped. Both go on from the last checkpoint.
+if [ "$code" -eq 143 ] || [ "$code" -eq 138 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
