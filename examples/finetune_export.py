@@ -65,7 +65,7 @@ def saliency(model, images, labels):
 
 def main(folder, file, epochs=5):
   """Fine-tunes both ways; prints what each reaches on the images it was given."""
-  with np.load(file) as data:
+  with np.load(file, allow_pickle=False) as data:
     images, labels = data["images"].astype(np.float32), data["labels"]
   classes = int(labels.max()) + 1
   models = {

@@ -24,7 +24,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from absl import logging
 
-from urkle_tf import _version, card, errors, spec
+from urkle_tf import _version, card, errors, foreign_models, spec, trust
 from urkle_tf.networks import batch_norm
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
@@ -32,6 +32,7 @@ from urkle_tf.networks.regressor import Regressor
 FORMAT_VERSION = 1
 _KINDS = {"encoder": "an encoder", "classifier": "a classifier", "regressor": "a regressor"}
 _PATHS = ("output_dir", "data_dir", "init_from", "encoder", "classifier", "regressor")
+_LARGEST_METADATA = 2**24  # bytes
 _NEEDED = ("format_version", "kind", "image_size", "latent_dim", "stochastic")
 
 
@@ -294,7 +295,7 @@ def load_encoder(folder):
     UserError: if there is no such export.
   """
   metadata = read_metadata(folder)
-  return ExportedEncoder(_load_network(folder, "network.keras"), metadata, name="encoder")
+  return ExportedEncoder(_load_network(folder, metadata), metadata, name="encoder")
 
 
 def load_classifier(folder):
@@ -305,8 +306,8 @@ def load_classifier(folder):
   """
   metadata = read_metadata(folder, "classifier")
   classifier = Classifier(
-    _load_network(folder, "network.keras"),
-    _load_network(folder, "head.keras"),
+    _load_network(folder, metadata),
+    _load_head(folder, metadata, metadata.get("classes")),
     metadata["stochastic"],
     metadata.get("samples", 20),
     name="classifier",
@@ -323,8 +324,8 @@ def load_regressor(folder):
   """
   metadata = read_metadata(folder, "regressor")
   regressor = Regressor(
-    _load_network(folder, "network.keras"),
-    _load_network(folder, "head.keras"),
+    _load_network(folder, metadata),
+    _load_head(folder, metadata, metadata.get("outputs")),
     metadata["stochastic"],
     metadata.get("samples", 20),
     name="regressor",
@@ -356,20 +357,49 @@ def read_metadata(folder, kind=None):
     hint = f"; did you mean {str(folder / inner[0])!r}?" if inner else ""
     raise errors.UserError(f"{str(folder)!r} holds no export of {wanted} (no metadata.json){hint}")
   try:
+    if file.stat().st_size > _LARGEST_METADATA:
+      raise ValueError(f"it has over {_LARGEST_METADATA >> 20} MiB")
     metadata = json.loads(file.read_text(encoding="utf-8"))
     missing = [name for name in _NEEDED if name not in metadata]
-  except (ValueError, TypeError) as error:
+  except (ValueError, TypeError, RecursionError) as error:
     raise errors.UserError(f"{str(file)!r} is damaged: {error}; export again") from error
   if missing:
     raise errors.UserError(f"{str(file)!r} lacks {missing[0]!r}: export again")
   if metadata["format_version"] != FORMAT_VERSION:
     raise errors.UserError(
-      f"{str(folder)!r} has export format {metadata['format_version']}, and this version of "
-      f"urkle_tf reads {FORMAT_VERSION}"
+      f"{str(folder)!r} has export format {str(metadata['format_version'])[:20]}, and this version "
+      f"of urkle_tf reads {FORMAT_VERSION}"
     )
+  _check_metadata(file, metadata)
   if kind is not None and metadata["kind"] != kind:
     raise errors.UserError(f"{str(folder)!r} holds {_KINDS.get(metadata['kind'])}, not {wanted}")
   return metadata
+
+
+def _check_metadata(file, metadata):
+  """Refuses metadata.json with an entry that no export could have."""
+  whole = lambda value, most: type(value) is int and 1 <= value <= most  # noqa: E731  (bool is int)
+  text = lambda value: isinstance(value, str) and len(value) < 10_000  # noqa: E731
+  size, names = metadata["image_size"], metadata.get("class_names")
+  classes, epsilon = metadata.get("classes"), metadata.get("epsilon")
+  right = {
+    "kind": text(metadata["kind"]) and metadata["kind"] in _KINDS,
+    "image_size": isinstance(size, list) and len(size) == 3 and all(whole(s, 2**16) for s in size),
+    "latent_dim": whole(metadata["latent_dim"], 2**24),
+    "stochastic": isinstance(metadata["stochastic"], bool),
+    "samples": whole(metadata.get("samples", 1), 10**6),
+    "classes": whole(classes, 2**24) or (classes is None and metadata["kind"] != "classifier"),
+    "class_names": names is None
+    or (isinstance(names, list) and all(map(text, names)) and len(names) == classes),
+    "outputs": whole(metadata.get("outputs", 1), 2**24),
+    "epsilon": epsilon is None or (type(epsilon) in (int, float) and 0 <= epsilon < 1e6),
+    "settings": isinstance(metadata.get("settings", {}), dict),
+    "versions": isinstance(metadata.get("versions", {}), dict),
+    **{name: text(metadata.get(name, "")) for name in ("norm", "dataset", "target", "stream")},
+  }
+  if wrong := [name for name, fine in right.items() if not fine]:
+    value = str(metadata.get(wrong[0]))[:60]
+    raise errors.UserError(f"{str(file)!r} cannot be right: {wrong[0]} is {value}; export again")
 
 
 def fingerprint(models):
@@ -412,15 +442,37 @@ def _stock(layer):
   return type(layer).__module__.startswith("keras.") and not isinstance(layer, keras.layers.Lambda)
 
 
-def _load_network(folder, name):
+def _load_network(folder, metadata):
+  gives = dict.fromkeys(("loc", "scale"), (None, metadata["latent_dim"]))
+  return _load_model(folder, "network.keras", (None, *metadata["image_size"]), gives)
+
+
+def _load_head(folder, metadata, outputs):
+  return _load_model(folder, "head.keras", (None, metadata["latent_dim"]), (None, outputs))
+
+
+def _load_model(folder, name, takes, gives):
+  """Loads a Keras file of an export, whose input and outputs must have these shapes."""
   file = pathlib.Path(folder) / name
   if not file.is_file():
     raise errors.UserError(f"{str(folder)!r} lacks {name}: export again")
   try:
-    return keras.saving.load_model(file, compile=False)
+    model = keras.saving.load_model(file, compile=False, safe_mode=not trust.is_granted())
+    shapes = lambda tensors: tf.nest.map_structure(lambda tensor: tuple(tensor.shape), tensors)  # noqa: E731
+    inputs, outputs = shapes(tf.nest.flatten(model.inputs)), shapes(model.output)
   except Exception as error:  # zip, HDF5 and Keras raise many kinds for a damaged file
-    reason = " ".join(str(error).split())[:300]
-    raise errors.UserError(f"cannot read {str(file)!r}: {reason}") from error
+    if foreign_models.is_code(error):
+      raise errors.UserError(
+        f"{str(file)!r} holds Python code (a Lambda layer), which is not run from a file: "
+        + trust.HINT
+      ) from error
+    raise errors.UserError(f"cannot read {str(file)!r}: {foreign_models.reason(error)}") from error
+  if (inputs, outputs) != ([takes], gives):
+    raise errors.UserError(
+      f"{str(file)!r} does not fit its metadata.json: it maps {inputs} to {outputs}, and not "
+      f"{takes} to {gives}; export again"
+    )
+  return model
 
 
 def _save_model(folder, models, endpoints):

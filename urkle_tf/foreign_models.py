@@ -9,8 +9,9 @@ from concurrent import futures
 import keras
 import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants  # no public name freezes functions
+from tensorflow.python.saved_model import loader_impl  # nor reads a model without loading it
 
-from urkle_tf import errors
+from urkle_tf import errors, trust
 
 _SIGNATURES = ("serving_default", "serve")
 
@@ -164,14 +165,19 @@ def _failed(path, image_shape, error):
   return errors.UserError(f"{path!r} fails on images of {shape}: {reason(error)}")
 
 
+def is_code(error):
+  """Whether Keras refused a file for the Python code in it."""
+  return "unsafe" in str(error) or "lambda" in str(error).lower()
+
+
 def _keras_model(path, wanted):
   try:
-    model = keras.saving.load_model(path, compile=False)
+    model = keras.saving.load_model(path, compile=False, safe_mode=not trust.is_granted())
   except Exception as error:  # zip, HDF5 and Keras raise many kinds
-    if "unsafe" in str(error) or "lambda" in str(error).lower():
+    if is_code(error):
       raise errors.UserError(
         f"{str(path)!r} holds Python code (a Lambda layer), which is not run from a file: give a "
-        "SavedModel of it (model.export(FOLDER)) instead"
+        f"SavedModel of it (model.export(FOLDER)) instead; or, {trust.HINT}"
       ) from error
     raise errors.UserError(
       f"cannot read {str(path)!r}: {reason(error)}; a model with classes of its own can be given "
@@ -228,7 +234,10 @@ def _choose_output(path, shapes, wanted):
 
 def _saved_model(path, wanted):
   try:
+    trust.check_graph(path, _operations(path))  # loading runs parts of it already
     loaded = tf.saved_model.load(str(path))
+  except errors.UserError:
+    raise
   except Exception as error:  # many kinds, from the file system to missing operations
     raise errors.UserError(f"cannot read {str(path)!r}: {reason(error)}") from error
   signatures = dict(getattr(loaded, "signatures", {}))
@@ -252,6 +261,14 @@ def _saved_model(path, wanted):
     return signature(**{argument: tf.cast(images, spec.dtype)})[output]
 
   return function, tuple(shape[1:])
+
+
+def _operations(path):
+  """The names of the operations in a SavedModel's graphs."""
+  for graph in loader_impl.parse_saved_model(str(path)).meta_graphs:
+    yield from (node.op for node in graph.graph_def.node)
+    for function in graph.graph_def.library.function:
+      yield from (node.op for node in function.node_def)
 
 
 def _takes_images(signature):

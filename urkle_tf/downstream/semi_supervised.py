@@ -97,7 +97,7 @@ class SemiSupervised(Protocol):
       _say(f"stage 2 of 3: labels for {task.source.size} images")
       soft = _probabilities(model, task.source, task.seed)
       files.write(file, lambda stream: np.save(stream, soft))
-    soft = np.load(file)
+    soft = np.load(file, allow_pickle=False)
     _say(f"stage 3 of 3: {task.source.size} images with these labels")
     everything = dataclasses.replace(
       task, source=_relabelled(task.source, soft), chosen=np.arange(task.source.size)

@@ -1,0 +1,70 @@
+"""Whether Python code in a model's file may run: only where the user says so.
+
+A `.keras` file can hold code (a Lambda layer), and a SavedModel operations that read and write
+files.  Neither is run of a file that somebody else wrote, but after `--trust`, or
+
+    with urkle_tf.trust.granted():
+      encoder = urkle_tf.load_encoder(folder)
+"""
+
+import contextlib
+
+from urkle_tf import errors
+
+HINT = "if you trust who wrote it, give --trust (in Python: with urkle_tf.trust.granted():)"
+
+_state = {"granted": False}  # of the process: models are also read in threads of their own
+
+# Operations that reach beyond a model's own tensors and variables.  A saved model's own reading
+# and writing of its variables (SaveV2, RestoreV2) is not among them.
+_UNSAFE_NAMES = {
+  *("ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc"),
+  *("Save", "SaveSlices", "ImmutableConst", "RpcCall", "RpcClient", "RpcServer", "RpcServerStart"),
+  *("CreateSummaryFileWriter", "CreateSummaryDbWriter", "SummaryWriter"),
+}
+_UNSAFE_PARTS = (
+  *("Reader", "FileDataset", "LineDataset", "RecordDataset", "SaveDataset", "SnapshotDataset"),
+  *("LoadDataset", "SqlDataset", "CSVDataset", "LMDB", "DataService", "Library", "DebugIdentity"),
+)
+
+
+@contextlib.contextmanager
+def granted(yes=True):
+  """Within it models from files may run their code.
+
+  Args:
+    yes: false changes nothing.
+  """
+  before = _state["granted"]
+  _state["granted"] = before or bool(yes)
+  try:
+    yield
+  finally:
+    _state["granted"] = before
+
+
+def is_granted():
+  """Whether the user said so."""
+  return _state["granted"]
+
+
+def check_graph(path, operations):
+  """Refuses a graph that reaches beyond its own tensors, unless it is trusted.
+
+  Args:
+    path: where it was read from, for the message.
+    operations: the names of its operations.
+
+  Raises:
+    UserError: if one of them reads or writes files, or runs what is not in the graph.
+  """
+  unsafe = sorted({name for name in operations if _is_unsafe(name)})
+  if unsafe and not is_granted():
+    raise errors.UserError(
+      f"{str(path)!r} holds operations that reach outside of the model ({', '.join(unsafe[:4])}): "
+      f"it is not run; {HINT}"
+    )
+
+
+def _is_unsafe(name):
+  return name in _UNSAFE_NAMES or any(part in name for part in _UNSAFE_PARTS)
