@@ -1,0 +1,87 @@
+"""What TensorBoard shows of a run beside its curves: settings, and embeddings before and after."""
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
+
+from urkle_tf import distribution, export, projector
+from urkle_tf.data import pipeline
+from urkle_tf.robustness.urkle import kl_objective
+
+HEALTH = "1_health"  # sorts before every other group, so that it is TensorBoard's first screen
+_IMAGES = 256  # that the Projector shows, each clean and attacked
+_TOGETHER = 64  # of them that are attacked
+
+# Signs of a run that goes wrong, in the order in which `docs/monitoring.md` tells of them.
+SIGNS = (
+  "loss",
+  "kl",
+  "attack_objective",
+  "effective_rank",
+  "sigma_mean",
+  "knn_accuracy",
+)
+# Settings that runs are compared by; the rest is in the text of the flags.
+_COMPARED = (
+  *("pretext", "robustness", "augment", "encoder", "latent_dim", "norm", "epsilon"),
+  *("attack_steps", "batch_size", "epochs", "optimizer", "learning_rate", "weight_decay", "seed"),
+)
+
+
+def settings(writer, values):
+  """Writes a run's settings: as text, the flags that repeat it, and as hyper-parameters.
+
+  Args:
+    writer: a `tf.summary` writer.
+    values: {flag: value}; without the paths of this machine, as in an export.
+  """
+  shown = export.settings_without_paths(values)
+  flags = [f"    --{name}={value}" for name, value in shown.items() if value is not None]
+  compared = {name: shown[name] for name in _COMPARED if shown.get(name) is not None}
+  with writer.as_default(0):
+    tf.summary.text("flags", "\n".join(flags))
+    hparams.hparams_config(
+      [hparams.HParam(name) for name in compared],
+      [hparams.Metric(f"{HEALTH}/{name}", display_name=name) for name in SIGNS],
+    )
+    hparams.hparams(compared)
+  writer.flush()
+
+
+def embeddings(encoder, attack, source, folder, seed=0):
+  """Shows in the Projector where an attack takes images: both, with their thumbnails.
+
+  Adversaries maximise KL[p(z|x) || p(z|x')]: they need no label.  Labels only name the points.
+
+  Args:
+    encoder: a `GaussianEncoder` or a loaded one.
+    attack: for example an `attacks.PGD`.
+    source: images: the first ones are shown, as they are.
+    folder: of the event files, a `pathlib.Path`.
+    seed: an int.
+  """
+  found, labels, count = [], [], 0
+  for number, batch in enumerate(pipeline.batches(source, _TOGETHER)):
+    images = batch["image"][: _IMAGES - count]
+    drawn = distribution.fold([seed, 2], number)
+    adversaries = attack(kl_objective(encoder, images), images, drawn)
+    locs = [encoder.network(x, training=False)["loc"] for x in (images, adversaries)]
+    small = [projector.thumbnails(x, 2 * _IMAGES) for x in (images, adversaries)]
+    found.append([*(loc.numpy() for loc in locs), *small])
+    labels.extend(batch["label"].numpy()[: len(images)] if "label" in batch else ())
+    count += len(images)
+    if count >= _IMAGES:
+      break
+  clean, attacked, pictures, attacked_pictures = map(np.concatenate, zip(*found, strict=True))
+  columns = {"state": count * ["clean"] + count * ["attacked"], "image": 2 * list(range(count))}
+  if labels:
+    names = source.class_names
+    labels = [label if names is None else names[int(label)] for label in labels]
+    columns = {"label": 2 * labels, **columns}  # the Projector labels points by the first
+  projector.write(
+    folder,
+    np.concatenate([clean, attacked]),
+    columns,
+    np.concatenate([pictures, attacked_pictures]),
+    "loc",
+  )
