@@ -6,6 +6,7 @@ seconds to start.
 """
 
 import json
+import logging
 import os
 import pathlib
 import re
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 import urkle_tf
+from urkle_tf import command_line
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -424,6 +426,15 @@ def test_comment_after_a_value_in_a_flagfile(tmp_path, line):
   assert line.lstrip("-").split("=")[0] in done.stderr
 
 
+def test_what_the_user_cannot_mend_is_not_said():
+  record = lambda path, text: logging.LogRecord("absl", 30, path, 1, text, (), None)  # noqa: E731
+  shown = command_line._worth_showing
+  traced = "5 out of the last 13 calls to f triggered tf.function retracing"
+  assert not shown(record("polymorphic_function.py", traced))
+  assert not shown(record("/tensorflow_datasets/core/load.py", "no such folder"))
+  assert shown(record("folders.py", "3 images are left out"))
+
+
 def test_version():
   done = _process("-m", "urkle_tf.train", "--version")
   expected = f"urkle_tf {urkle_tf.__version__}\n"
@@ -431,17 +442,32 @@ def test_version():
 
 
 @pytest.mark.parametrize(
-  "command, names",
+  "command, main, names",
   [
-    ("train", ["pretext", "robustness", "epsilon", "output_dir", "beta_warmup_epochs"]),
-    ("finetune", ["protocol", "head", "labels", "encoder"]),
-    ("evaluate", ["classifier", "attacks", "epsilons", "eot"]),
-    ("embed", ["encoder", "dataset", "projector_examples"]),
+    (
+      "train",
+      ["dataset", "output_dir", "pretext", "robustness", "epsilon"],
+      ["beta_warmup_epochs", "strategy"],
+    ),
+    ("finetune", ["encoder", "output_dir", "protocol", "labels"], ["augment_copies"]),
+    ("evaluate", ["classifier", "output_dir", "attacks", "html"], ["representation_examples"]),
+    ("embed", ["encoder", "dataset", "projector_examples"], []),
   ],
 )
-def test_help_lists_the_flags_of_the_command(command, names):
+def test_help_fits_a_screen_and_helpfull_lists_all(command, main, names):
   done = _process("-m", f"urkle_tf.{command}", "--help")
-  listed = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.MULTILINE)
-  assert set(names) <= set(listed)
+  assert (done.returncode, done.stderr) == (0, "")
+  lines = done.stdout.splitlines()
+  assert len(lines) <= 24
+  assert max(map(len, lines)) <= 80
   assert f"python -m urkle_tf.{command}" in done.stdout
-  assert "Traceback" not in done.stderr
+  full = _process("-m", f"urkle_tf.{command}", "--helpfull")
+  assert (full.returncode, full.stderr) == (0, "")
+  found = [
+    re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE) for text in (done.stdout, full.stdout)
+  ]
+  assert set(main) <= set(found[0])
+  assert {*main, *names, "verbosity"} <= set(found[1])
+  assert len(found[1]) == len(set(found[1]))
+  common = [name for name in found[1] if name in found[0]]
+  assert found[1][: len(common) - 1] == common[:-1]  # the main ones first, then the rest

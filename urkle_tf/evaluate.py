@@ -1,6 +1,6 @@
 """Measures a classifier: clean, attacked, corrupted, calibrated.
 
-  python -m urkle_tf.evaluate --classifier=runs/slf/classifier --output_dir=runs/report
+  python -m urkle_tf.evaluate --classifier=head/classifier --output_dir=report
   python -m urkle_tf.evaluate --classifier=runs/slf/classifier --output_dir=runs/strong
     --attacks="pgd(steps=100, restarts=2),fgsm" --epsilons=8/255,16/255 --standing
     --corruptions=all
@@ -50,11 +50,28 @@ _OWN = {
   "html": ("bool", False, "write report.html too: the report as one file for a browser"),
   "save_images": ("bool", False, "save adversarial images and per-image results"),
 }
+_MAIN = {
+  "classifier": "exported folder, a SavedModel's, or a .keras file",
+  "encoder": "instead: an encoder, measured without labels",
+  "regressor": "instead: an exported regressor",
+  "output_dir": "where report.json and report.md go",
+  "dataset": "TFDS name, digits or folder:PATH",
+  "data_dir": "where prepared TFDS data lies",
+  "split": "measure this split",
+  "examples": "only so many images",
+  "attacks": "pgd(steps=100) fgsm apgd_ce apgd_t fab_t square autoattack",
+  "norm": "linf, l2 or l1; default that of the training",
+  "epsilons": "radii in pixel units: 8/255,16/255",
+  "eot": "samples of z a step: 20; 50 for claims",
+  "corruptions": "all, or names of the 15 types",
+  "loss_cap": "adds the bound of Proposition 1",
+  "html": "write report.html too",
+}
 
 
 def main():
   """The command line."""
-  names = command_line.define(_SHARED, _OWN)
+  names = command_line.define(_SHARED, _OWN, _MAIN)
 
   def evaluate(**settings):
     if not settings["output_dir"]:

@@ -1,6 +1,6 @@
 """Makes a classifier, or a regressor, of an exported encoder.
 
-  python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-slf
+  python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=head
   python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-aff
     --protocol="aff(beta=6)" --validation_split=train[90%:] --split=train[:90%] --labels=0.1
   python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-angle
@@ -60,6 +60,21 @@ _SEEDS = {
     "so many runs, from --seed on, in OUTPUT_DIR/seed-N; their mean and deviation in seeds.json",
   ),
 }
+_MAIN = {
+  "encoder": "the folder of a trained encoder",
+  "output_dir": "the run's folder; the same command finds it finished",
+  "dataset": "TFDS name, digits or folder:PATH; with labels",
+  "data_dir": "where prepared TFDS data lies",
+  "image_size": "resize to squares of so many pixels",
+  "split": "the labelled split",
+  "validation_split": "held-out images to report on",
+  "labels": "how many: a count, or a fraction below 1",
+  "protocol": "slf alf aff similarity semi_supervised",
+  "head": "linear or mlp(width=256, layers=3)",
+  "epsilon": "of alf and aff; default that of the encoder",
+  "epochs": "passes over the labelled images",
+  "seed": "all randomness is a function of it",
+}
 _RESULTS = {
   "validation_accuracy": "validation accuracy: {:.2%}",
   "validation_robust_accuracy": "validation accuracy, attacked: {:.2%}",
@@ -72,7 +87,7 @@ _RESULTS = {
 
 def main():
   """The command line."""
-  names = command_line.define(_SHARED, _OWN | _SEEDS)
+  names = command_line.define(_SHARED, _OWN | _SEEDS, _MAIN)
 
   def finetune(seeds, **settings):
     downstream = command_line.load("downstream")  # starts TensorFlow: only now
