@@ -6,6 +6,8 @@
 #
 # The environment is .venv in the checkout. It is used again as long as setup.py has not changed;
 # delete .venv to start afresh. PYTHON=/path/to/python3.12 chooses the interpreter.
+# For the tests the versions are those of launch/constraints.txt; URKLE_VERSIONS=newest takes the
+# newest that setup.py allows, URKLE_VERSIONS=oldest the oldest, each in an environment of its own.
 # Where downloads come from is pip's own configuration (its environment variables and pip.conf).
 
 URKLE_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -31,8 +33,23 @@ sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2> /dev/null; then
     "install one (Debian, Ubuntu: apt install python3.12-venv) or set PYTHON=/path/to/python3.12"
 }
 
+# Prints setup.py's lower bounds as constraints: of each the newest release of that series.
+oldest_versions() {
+  sed -nE 's/^ *(FOOLBOX = )?"([A-Za-z0-9_-]+)(\[[a-z,]*\])?>=([0-9.]+)[",].*/\2==\4.*/p' \
+    "$URKLE_ROOT/setup.py" | sort -u
+}
+
 make_environment() {
-  local extras=${1:-} venv=$URKLE_ROOT/.venv python marker wanted
+  local extras=${1:-} venv=$URKLE_ROOT/.venv python marker wanted versions constraints
+  versions=${URKLE_VERSIONS:-}
+  [ -n "$versions" ] || case ,$extras, in *,test,*) versions=locked ;; *) versions=newest ;; esac
+  case $versions in
+    locked) constraints=$URKLE_ROOT/launch/constraints.txt ;;
+    newest) constraints=/dev/null ;;
+    oldest) constraints=$URKLE_ROOT/.venv-oldest.txt; oldest_versions > "$constraints" ;;
+    *) fail "URKLE_VERSIONS=$versions is none of locked, newest, oldest" ;;
+  esac
+  [ -z "${URKLE_VERSIONS:-}" ] || [ "$versions" = locked ] || venv=$URKLE_ROOT/.venv-$versions
   if ! "$venv/bin/python" -c 'import pip' 2> /dev/null; then
     python=$(find_python) || exit 1
     echo "making .venv with $("$python" --version)"
@@ -40,7 +57,7 @@ make_environment() {
     "$python" -m venv "$venv" || fail "could not make $venv: is the disk full or read-only?"
   fi
   # The checkout's path counts too: an editable installation points at it, and a moved .venv is broken.
-  wanted=$(cat -- "$URKLE_ROOT/setup.py" <(echo "$URKLE_ROOT") | "$venv/bin/python" -c '
+  wanted=$(cat -- "$URKLE_ROOT/setup.py" "$constraints" <(echo "$URKLE_ROOT") | "$venv/bin/python" -c '
 import hashlib, sys
 print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
   # One marker for each set of extras, written last: an interrupted installation is done again.
@@ -48,9 +65,9 @@ print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
   if [ "$(cat -- "$marker" 2> /dev/null)" != "$wanted" ]; then
     echo "installing urkle_tf${extras:+[$extras]} into .venv (a few minutes the first time)"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --editable "$URKLE_ROOT${extras:+[$extras]}" \
+      --constraint "$constraints" --editable "$URKLE_ROOT${extras:+[$extras]}" \
       || fail "the installation failed (pip says why above): is the network there?" \
-        "The same command goes on where it stopped"
+        "The same command goes on where it stopped; URKLE_VERSIONS=newest does without the lock"
     echo "$wanted" > "$marker"
   fi
   export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH

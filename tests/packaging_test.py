@@ -166,6 +166,81 @@ def test_environment_takes_the_python_that_it_is_told_to(tmp_path):
   assert "is no Python 3.11 or 3.12" in line
 
 
+# --- Versions ---
+
+
+def asked():
+  """{name: what setup.py asks for} of the package and of its tests, as the wheel states it."""
+  source = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+  values = {}
+  for node in source.body:
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+      values[node.targets[0].id] = node.value
+  texts = [
+    node.value
+    for name in ("INSTALL_REQUIRES", "EXTRAS_REQUIRE", "FOOLBOX")
+    for node in ast.walk(values[name])
+    if isinstance(node, ast.Constant) and any(sign in str(node.value) for sign in "<>=")
+  ]
+  found = [requirements.Requirement(text) for text in texts]
+  return {r.name.lower().replace("_", "-"): r for r in found if "and-cuda" not in r.extras}
+
+
+def constraints(lines):
+  """{name: version} of lines such as `numpy==2.1.3`."""
+  pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+  return {name.lower().replace("_", "-"): version for name, version in pairs}
+
+
+def test_the_lock_is_within_the_bounds():
+  lines = (ROOT / "launch" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+  locked, wanted = constraints(lines), asked()
+  # setuptools comes with every environment; the others of these are of an extra that no test needs.
+  assert set(wanted) - set(locked) <= {"setuptools", "adversarial-robustness-toolbox"}
+  outside = {n: v for n, v in locked.items() if n in wanted and v not in wanted[n].specifier}
+  assert outside == {}
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+  oldest = constraints(environment("oldest_versions").stdout.splitlines())
+  wanted = asked()
+  assert set(oldest) == set(wanted)
+  for name, series in oldest.items():
+    (lowest,) = [s.version for s in wanted[name].specifier if s.operator == ">="]
+    assert series == f"{lowest}.*"
+
+
+@pytest.mark.parametrize(
+  ("variables", "extras", "folder", "file"),
+  [
+    ({}, "test", ".venv", "launch/constraints.txt"),
+    ({}, "", ".venv", "/dev/null"),
+    ({"URKLE_VERSIONS": "oldest"}, "test", ".venv-oldest", ".venv-oldest.txt"),
+    ({"URKLE_VERSIONS": "newest"}, "test", ".venv-newest", "/dev/null"),
+  ],
+)
+def test_which_versions_are_installed_where(tmp_path, variables, extras, folder, file):
+  (tmp_path / "launch").mkdir()
+  for name in ("setup.py", "launch/environment.sh", "launch/constraints.txt"):
+    shutil.copy(ROOT / name, tmp_path / name)
+  python = tmp_path / folder / "bin" / "python"  # says how it is called, and installs nothing
+  python.parent.mkdir(parents=True)
+  python.write_text(
+    '#!/bin/sh\ncase "$*" in *install*) echo "$*" ;; *hashlib*) cat > /dev/null; echo hash ;; esac\n'
+  )
+  python.chmod(0o755)
+  result = subprocess.run(
+    ["bash", "-c", f"set -euo pipefail; source launch/environment.sh; make_environment {extras}"],
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
+    env={**{k: v for k, v in os.environ.items() if k != "URKLE_VERSIONS"}, **variables},
+  )
+  assert result.returncode == 0, result.stderr
+  place = file if file.startswith("/") else f"{tmp_path}/{file}"
+  assert f"--constraint {place} --editable {tmp_path}" in result.stdout
+
+
 # --- What must not be in the repository ---
 
 
