@@ -37,13 +37,15 @@ def draw(runs, file):
   figure, axes = plt.subplots(3, 4, figsize=(15, 8.5), constrained_layout=True)
   for axis, (key, title) in zip(axes.flat, PANELS, strict=True):
     for index, (name, rows) in enumerate(runs.items()):
-      points = [(row["epoch"], row[key]) for row in rows if key in row]
+      # Rows of skipped steps alone hold none.
+      points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
       if not points:
         continue
       epochs, values = zip(*points, strict=True)
       axis.plot(epochs, values, label=name, color=f"C{index}", linewidth=1.2)
       if key == "sigma_mean":
-        low, high = ([row[f"sigma_{end}"] for row in rows] for end in ("min", "max"))
+        told = [row for row in rows if row.get(key) is not None]
+        low, high = ([row[f"sigma_{end}"] for row in told] for end in ("min", "max"))
         axis.fill_between(epochs, low, high, color=f"C{index}", alpha=0.2)
     if key in ("kl", "attack_objective", "gradient_norm", "effective_rank"):
       axis.set_yscale("log")

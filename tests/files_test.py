@@ -1,5 +1,7 @@
 """Files that are whole or not there."""
 
+import resource
+
 import numpy as np
 import pytest
 
@@ -29,3 +31,16 @@ def test_what_stood_there_is_kept_when_writing_fails(tmp_path):
   assert file.read_text() == "old"
   files.write(file, "new")
   assert file.read_text() == "new"
+
+
+def test_a_full_disk_is_told_with_the_files_name_and_half_a_file_is_removed(tmp_path):
+  file = tmp_path / "report.json"
+  usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, usual[1]))
+  try:
+    with pytest.raises(OSError, match="File too large") as error:
+      files.write(file, b"x" * 2000)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+  assert error.value.filename == str(file)
+  assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from urkle_tf import errors, monitoring, runs
+from urkle_tf import monitoring, runs
 
 
 def test_sheet_lays_out_and_magnifies():
@@ -121,10 +121,46 @@ def test_the_clock_stands_still_while_paused(tmp_path):
   assert metrics.rows[-1]["seconds"] < 0.4
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
-  metrics, _ = _metrics(tmp_path)
-  with pytest.raises(errors.UserError, match=r"loss is nan at step 2.*learning_rate"):
-    _train(metrics, [0.0, float("nan")])
+def test_rows_of_skipped_steps_alone_say_so(tmp_path):
+  metrics, saved = _metrics(tmp_path, max_bad_steps=3)
+  skips = tf.keras.Variable([0.0, 0.0, 0.0, -1.0])
+  metrics.model.skips = skips
+  metrics.on_train_begin()
+  metrics.on_epoch_begin(0)
+  for step in range(1, 5):
+    if step in (1, 2):
+      metrics.model.loss.update_state(1.0)
+    else:
+      skips.assign([step - 2, step - 2, step - 2, step - 1])
+    metrics.on_train_batch_end(step - 1)
+  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert [(row["step"], row["loss"], row["skipped_steps"]) for row in rows] == [
+    (2, 1.0, 0),
+    (3, None, 1),
+    (4, None, 2),
+  ]
+  skips.assign([3, 3, 3, 4])
+  with pytest.raises(monitoring.NotFinite, match=r"steps 3 to 5 .*--learning_rate") as error:
+    metrics.on_epoch_end(0)
+  assert (error.value.first, error.value.last) == (2, 4)
+  assert saved.saved == [3]
+
+
+class _Said:
+  """Alarms of which each row says something."""
+
+  def look(self, row):
+    return [f"loss {row['loss']}"]
+
+
+def test_alarms_are_told_with_the_step(tmp_path, monkeypatch):
+  told = []
+  monkeypatch.setattr(
+    monitoring.logging, "warning", lambda text, *values: told.append(text % values)
+  )
+  metrics, _ = _metrics(tmp_path, alarms=_Said())
+  _train(metrics, [2.0, 2.0])
+  assert told == ["step 2: loss 2.0"]
 
 
 def test_the_probe_votes_among_neighbours(tmp_path, rng):
@@ -138,3 +174,25 @@ def test_the_probe_votes_among_neighbours(tmp_path, rng):
     probe.set_model(_Model(lambda x: tf.reshape(x, [len(x), -1])))
     probe.on_epoch_end(0)
     assert metrics.extra.pop("knn_accuracy") == accuracy
+
+
+def test_the_probe_attacks_what_it_classifies(tmp_path, rng, monkeypatch):
+  labels = rng.integers(0, 4, 800)
+  images = np.eye(4, dtype="float32")[labels][:, :, None, None] + 0.01 * rng.random((800, 4, 1, 1))
+  monkeypatch.setattr(monitoring, "kl_objective", lambda encoder, clean: clean)
+  seen = []
+
+  def attack(objective, clean, seed):
+    del seed
+    assert objective is clean
+    seen.append(clean.shape[0])
+    return tf.concat([tf.roll(clean[:64], 1, 1), clean[64:]], 0)  # 64 now look like another class
+
+  metrics, _ = _metrics(tmp_path)
+  probe = monitoring.NearestNeighbours(images.astype("float32"), labels, metrics, attack=attack)
+  model = _Model(lambda x: tf.reshape(x, [len(x), -1]))
+  model.seed = 0
+  probe.set_model(model)
+  probe.on_epoch_end(0)
+  assert metrics.extra == {"knn_accuracy": 1.0, "knn_robust_accuracy": 0.75}
+  assert seen == [256]

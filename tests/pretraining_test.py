@@ -10,6 +10,7 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import strategies as st
 
 import urkle_tf
@@ -169,6 +170,62 @@ def test_a_signal_ends_the_step_and_nothing_is_lost(whole, tmp_path, monkeypatch
   for row in ones + others:
     del row["seconds"], row["images_per_second"]
   assert ones == others
+
+
+def _poison(monkeypatch, *steps):
+  """Batches of these steps, counted from 0, hold no numbers."""
+  views = pipeline.views
+
+  def poisoned(*arguments, start_step=0, **options):
+    def poison(step, batch):
+      bad = tf.reduce_any(step == tf.constant(steps, tf.int64))
+      return batch | {"views": tf.where(bad, np.float32("nan"), batch["views"])}
+
+    return views(*arguments, start_step=start_step, **options).enumerate(start_step).map(poison)
+
+  monkeypatch.setattr(pipeline, "views", poisoned)
+
+
+def test_a_bad_batch_is_skipped_and_a_resume_skips_it_too(tmp_path, monkeypatch, killed):
+  _poison(monkeypatch, 5, 6)
+  ones = _pretrain(tmp_path / "whole")
+  assert ones["skipped_steps"] == 2
+  assert all(np.isfinite(values).all() for values in _network(tmp_path / "whole"))
+  killed(lambda: _pretrain(tmp_path / "killed", checkpoint_every=6), saves=1)
+  _pretrain(tmp_path / "killed", checkpoint_every=6)
+  for one, other in zip(_network(tmp_path / "killed"), _network(tmp_path / "whole"), strict=True):
+    np.testing.assert_array_equal(one, other)
+  rows = _rows(tmp_path / "whole")
+  assert [(row["step"], row["skipped_steps"]) for row in rows] == [
+    *[(3, 0), (4, 0), (5, 0), (6, 1), (8, 2), (9, 2), (10, 2), (12, 2)],
+  ]
+  assert [row["loss"] is None for row in rows] == [row["step"] == 6 for row in rows]
+
+
+def test_many_bad_batches_in_a_row_end_the_run_with_evidence(tmp_path, monkeypatch):
+  _poison(monkeypatch, 6, 7, 8, 9)
+  with pytest.raises(errors.UserError) as caught:
+    _pretrain(tmp_path, max_bad_steps=2)
+  text = str(caught.value)
+  assert text.startswith("steps 7 to 8 have a loss or a gradient that is not finite")
+  assert f"the last good checkpoint is {tmp_path / 'checkpoints' / 'step_000000005.npz'}" in text
+  assert "--learning_rate" in text
+  assert "\n" not in text
+  with np.load(tmp_path / "bad_batch.npz", allow_pickle=False) as batch:
+    assert int(batch["step"]) == 6
+    assert batch["views"].shape == (16, 2, 8, 8, 1)
+    assert np.isnan(batch["views"]).all()
+    assert np.isfinite(batch["image"]).all()
+  assert not (tmp_path / "encoder").exists()
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_called_good(tmp_path):
+  saved, variable, files = _three(tmp_path)
+  assert saved.last_good() == files[-1]
+  variable.assign([1.0, np.inf])
+  saved.save(4)
+  files[-1].write_bytes(b"torn")
+  assert saved.last_good() == files[-2]
 
 
 def test_a_finished_run_is_not_run_again(whole):

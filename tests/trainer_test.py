@@ -87,6 +87,47 @@ def test_same_seed_same_weights_and_another_seed_others():
   assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(runs[0], runs[2], strict=True))
 
 
+def _state(trainer):
+  """All that a step moves, but for the count of steps and what is reported."""
+  own = [v for v in trainer.variables if v is not trainer.skips]
+  reported = {id(v) for v in trainer.metrics_variables}
+  slots = [v for v in trainer.optimizer.variables if v is not trainer.optimizer.iterations]
+  return [v.numpy() for v in own + slots if id(v) not in reported]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
+  scope = mirrored if replicas == 2 else tf.distribute.get_strategy()
+  with scope.scope():
+    trainer = _trainer(robustness.ACL(form="ds", ema=0.9))  # two kinds of statistics, and averages
+  views = next(iter(_views(steps=1)))["views"].numpy()
+  broken = views.copy()
+  broken[0, 0, 0, 0] = np.nan  # one pixel, on one of the replicas
+  counts = []
+
+  def fit(images):
+    row = trainer.fit(tf.data.Dataset.from_tensors({"views": images}), verbose=0).history
+    counts.append([*trainer.skips.numpy(), int(trainer.optimizer.iterations.numpy())])
+    return row
+
+  fit(views)
+  before = _state(trainer)
+  for _ in range(2):
+    row = fit(broken)
+  _same(_state(trainer), before)
+  assert row["loss"] == [0.0]  # the mean of no step
+  row = fit(views)
+  assert all(np.isfinite(values).all() for values in row.values())
+  after = _state(trainer)
+  assert all(np.isfinite(values).all() for values in after)
+  assert sum((a != b).any() for a, b in zip(after, before, strict=True)) > len(before) / 2
+  fit(broken)
+  # [skipped, in a row, in the longest row, its last step, steps]
+  assert counts == [[0, 0, 0, -1, 1], [1, 1, 1, 1, 2], [2, 2, 2, 2, 3], [2, 0, 2, 2, 4]] + [
+    [3, 1, 2, 2, 5]
+  ]
+
+
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.05}, {"on_device": True}])
 def test_one_replica_and_two_give_the_same_step(mirrored, options):
   options = dict(options)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from urkle_tf import distribution, errors
+from urkle_tf import distribution, errors, files
 
 _KEEP = 3
 
@@ -52,11 +52,15 @@ class Checkpoints:
       return
     self._folder.mkdir(parents=True, exist_ok=True)
     side = self._folder / ".side.npz"
-    with open(side, "wb") as file:
-      np.savez(file, step=np.int64(step), **arrays)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(side, self._folder / f"step_{step:09d}.npz")
+    target = self._folder / f"step_{step:09d}.npz"
+    try:
+      with open(side, "wb") as file:
+        np.savez(file, step=np.int64(step), **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError as error:
+      raise files.failed(error, target, side) from error
+    os.replace(side, target)
     for old in self._files()[_KEEP:]:
       old.unlink()
 
@@ -87,6 +91,18 @@ class Checkpoints:
       for variable, value in zip(self._variables, values, strict=True):
         variable.assign(value)
     return int(step)
+
+  def last_good(self):
+    """The newest checkpoint all of whose numbers are finite, a `pathlib.Path`; None if none is."""
+    for file in self._files():
+      try:
+        _, values = self._read(file)
+      except Exception:  # as in `_newest`
+        continue
+      floats = [value for value in values if np.issubdtype(value.dtype, np.floating)]
+      if all(np.isfinite(value).all() for value in floats):
+        return file
+    return None
 
   def _newest(self):
     """(step, values) of the newest readable checkpoint, or None."""

@@ -1,5 +1,6 @@
 """Files that appear under their name only when they are whole."""
 
+import contextlib
 import os
 
 
@@ -15,9 +16,27 @@ def write(file, content):
   """
   file.parent.mkdir(parents=True, exist_ok=True)
   side = file.with_suffix(".side")
-  with open(side, "wb") as stream:
-    if callable(content):
-      content(stream)
-    else:
-      stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+  try:
+    with open(side, "wb") as stream:
+      if callable(content):
+        content(stream)
+      else:
+        stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+  except OSError as error:
+    raise failed(error, file, side) from error
   os.replace(side, file)
+
+
+def failed(error, file, side):
+  """An `OSError` that names the file that could not be written; half of it is removed.
+
+  A full disk is told by `write`, which does not know the file, and is less full without it.
+
+  Args:
+    error: the `OSError`.
+    file: what was to be written.
+    side: what there is of it.
+  """
+  with contextlib.suppress(OSError):
+    os.unlink(side)
+  return OSError(error.errno, error.strerror or str(error), str(file))

@@ -7,13 +7,16 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from sklearn import neighbors
 
 from urkle_tf import board, distribution, errors, figures, preemption, runs
+from urkle_tf.robustness.urkle import kl_objective
 
 # TensorBoard's first screen tells whether the run is healthy: groups, not one long list.
 _GROUPS = {
   "gradient_norm": "optimisation",
+  "skipped_steps": "optimisation",
   "learning_rate": "optimisation",
   "images_per_second": "optimisation",
   "sigma_min": "sigma",
@@ -23,10 +26,12 @@ _GROUPS = {
   "loc_std": "collapse",
   "effective_rank": "collapse",
   "attack_objective": "attack",
+  "attack_distance": "attack",
   "zero_gradients": "attack",
   "kl_mean_part": "attack",
   "kl_scale_part": "attack",
   "knn_accuracy": "probe",
+  "knn_robust_accuracy": "probe",
 }
 
 
@@ -34,6 +39,22 @@ def _duration(seconds):
   minutes, seconds = divmod(int(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class NotFinite(errors.UserError):
+  """Too many steps in a row had a loss or a gradient that is not finite, and were skipped.
+
+  Attributes:
+    first: the number of the first of them, from 0.
+    last: the number of the last of them.
+  """
+
+  def __init__(self, first, last):
+    super().__init__(
+      f"steps {first + 1} to {last + 1} have a loss or a gradient that is not finite, and were "
+      "skipped: lower --learning_rate, or give --clip_norm=1 or more --warmup_epochs"
+    )
+    self.first, self.last = first, last
 
 
 class Metrics(keras.callbacks.Callback):
@@ -58,11 +79,15 @@ class Metrics(keras.callbacks.Callback):
     seconds: what earlier processes spent on this run.
     watch: a `preemption.Watch`: a signal ends the training after the step, with a checkpoint.
     scope: the strategy: of several workers the chief alone shows its progress.
+    max_bad_steps: so many steps in a row whose loss or gradient is not finite end the training
+      with `NotFinite`.  Their count is asked for once in so many steps, and before a row is
+      written: to ask is to wait for the device.
+    alarms: an `alarms.Alarms`, which looks at every row; None for no warnings.
   """
 
   def __init__(
     self, run, writer, checkpoints, steps, steps_per_epoch, batch_size, log_every, checkpoint_every,
-    seconds=0.0, watch=None, scope=None,
+    seconds=0.0, watch=None, scope=None, max_bad_steps=20, alarms=None,
   ):  # fmt: skip
     super().__init__()
     self._run, self._writer, self._checkpoints = run, writer, checkpoints
@@ -73,6 +98,7 @@ class Metrics(keras.callbacks.Callback):
     self._mark, self._watch = None, watch or preemption.Watch()
     scope = scope or tf.distribute.get_strategy()
     self._alone, self._chief = not distribution.several_workers(scope), distribution.is_chief(scope)
+    self._max_bad_steps, self._alarms, self._skipped = max_bad_steps, alarms, 0
     self.extra = {}
     self.rows = []
 
@@ -114,7 +140,10 @@ class Metrics(keras.callbacks.Callback):
     before, step = self._step, self._begun + batch + 1
     self._step = step
     self._tick((step - before) * self._batch_size)
-    due = any(step // n > before // n for n in (self._log_every, self._checkpoint_every))
+    passed = lambda n: step // n > before // n  # noqa: E731
+    if passed(self._max_bad_steps):
+      self._check_numbers()
+    due = passed(self._log_every) or passed(self._checkpoint_every)
     last = step % self._steps_per_epoch == 0
     self._progress(step, due or last)
     if due and not last:
@@ -130,7 +159,18 @@ class Metrics(keras.callbacks.Callback):
     if step < self._steps:
       self._watch.check(step, self._checkpoints.save)
 
+  def _check_numbers(self):
+    """Counts the steps that were skipped; ends the training after too many in a row."""
+    skips = getattr(self.model, "skips", None)
+    if skips is None:
+      return
+    total, _, longest, last = (int(value) for value in distribution.plain(skips))
+    self._skipped = total
+    if longest >= self._max_bad_steps:
+      raise NotFinite(last - longest + 1, last)
+
   def _finish_row(self, step):
+    self._check_numbers()
     self._write(step)
     passed = step // self._checkpoint_every
     with self.paused():
@@ -140,6 +180,8 @@ class Metrics(keras.callbacks.Callback):
 
   def _write(self, step):
     values = {m.name: runs.plain(m.result()) for m in self.model.metrics}
+    if self._skipped and not distribution.plain(self.model.metrics[0].count):
+      values = dict.fromkeys(values)  # all steps since the last row were skipped
     self.model.reset_metrics()
     self._seconds += self._since_row
     rate = self._counted / self._since_row if self._since_row else 0.0
@@ -149,6 +191,7 @@ class Metrics(keras.callbacks.Callback):
       "seconds": round(self._seconds, 3),
       "images_per_second": round(rate, 2),
       "learning_rate": runs.plain(self.model.optimizer.learning_rate),
+      "skipped_steps": self._skipped,
       **values,
       **self.extra,
     }
@@ -158,17 +201,15 @@ class Metrics(keras.callbacks.Callback):
     self.rows.append(row)
     with self._writer.as_default(step):
       for name, value in row.items():
-        if name not in ("step", "epoch", "seconds"):
+        if name not in ("step", "epoch", "seconds") and value is not None:
           tf.summary.scalar(f"{_GROUPS.get(name, 'loss')}/{name}", value)
       for name in board.SIGNS:
-        if name in row:
+        if row.get(name) is not None:
           tf.summary.scalar(f"{board.HEALTH}/{name}", row[name])
     self._writer.flush()
-    if not np.isfinite(row["loss"]):
-      raise errors.UserError(
-        f"the loss is {row['loss']} at step {step}: lower --learning_rate or give --clip_norm=1; "
-        f"checkpoints of {self._run.path} are kept"
-      )
+    if self._alarms is not None:
+      for warning in self._alarms.look(row):
+        logging.warning("step %d: %s", step, warning)
 
   def _progress(self, step, due):
     terminal = sys.stderr.isatty() and self._alone
@@ -292,32 +333,47 @@ class NearestNeighbours(keras.callbacks.Callback):
 
   It measures the encoder that would be exported, a moving average where there is one.
   It reads labels, and never touches the encoder.  Half of the images are the neighbours,
-  the other half are classified.
+  the other half are classified; with an attack, the first 256 of these as adversaries too, which
+  maximise KL[p(z|x) || p(z|x')] and know no label.
 
   Args:
     images: float32 [n, h, w, c].
     labels: int [n].
     metrics: the `Metrics` of the run: the figure joins its next row.
     k: neighbours that vote.
+    attack: finds the adversaries; None for none.
   """
 
-  def __init__(self, images, labels, metrics, k=20):
+  def __init__(self, images, labels, metrics, k=20, attack=None):
     super().__init__()
     self._images, self._labels = images, np.asarray(labels)
-    self._metrics, self._k = metrics, k
+    self._metrics, self._k, self._attack = metrics, k, attack
     self._encode = tf.function(lambda x: self.model.encoder.network(x, training=False)["loc"])
+    self._attacked = tf.function(self._encode_adversaries)
 
-  def _accuracy(self):
+  def _encode_adversaries(self, images):
+    encoder = self.model.encoder
+    seed = tf.constant([self.model.seed & 0x7FFFFFFF, 4])
+    return self._encode(self._attack(kl_objective(encoder, images), images, seed))
+
+  def _accuracies(self):
+    """[clean], or [clean, attacked]."""
     parts = np.array_split(self._images, max(1, len(self._images) // 250))
     loc = np.concatenate([self._encode(part).numpy() for part in parts])
     half = len(loc) // 2
     model = neighbors.KNeighborsClassifier(min(self._k, half), metric="cosine")
     model.fit(loc[:half], self._labels[:half])
-    return model.score(loc[half:], self._labels[half:])
+    found = [model.score(loc[half:], self._labels[half:])]
+    if self._attack is not None:
+      some = slice(half, half + 256)
+      adversaries = self._attacked(tf.constant(self._images[some])).numpy()
+      found.append(model.score(adversaries, self._labels[some]))
+    return found
 
   def on_epoch_end(self, epoch, logs=None):
-    """Hands the accuracy to the epoch's row of metrics."""
+    """Hands the accuracies to the epoch's row of metrics."""
     del epoch, logs
     with self._metrics.paused(), self.model.averaged():
-      accuracy = self._accuracy()
-    self._metrics.extra["knn_accuracy"] = round(float(accuracy), 5)
+      found = self._accuracies()
+    names = ("knn_accuracy", "knn_robust_accuracy")
+    self._metrics.extra |= {n: round(float(v), 5) for n, v in zip(names, found, strict=False)}

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf import (
+  alarms,
   attack_schedules,
   attacks,
   board,
@@ -19,6 +20,7 @@ from urkle_tf import (
   distribution,
   errors,
   export,
+  files,
   monitoring,
   networks,
   optimizers,
@@ -75,6 +77,7 @@ def pretrain(
   init_from=None,
   probe_split=None,
   probe_examples=2000,
+  max_bad_steps=20,
 ):
   """Pre-trains an encoder into a run's folder, or goes on where the folder's run stopped.
 
@@ -126,6 +129,8 @@ def pretrain(
     probe_split: held-out labelled images for the online k-nearest-neighbour accuracy; None
       for no probe.  Labels are read by the probe alone.
     probe_examples: how many of them.
+    max_bad_steps: a step whose loss or gradient is not finite is skipped; after so many in a row
+      the training stops, and `bad_batch.npz` holds the first of these batches.
 
   Returns:
     The last row of metrics, with `"encoder"`, and after supervised training `"classifier"`:
@@ -343,7 +348,10 @@ def _train(job, run):
 
 
 def _check(settings):
-  for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "latent_dim"):
+  for name in (
+    *("epochs", "batch_size", "log_every", "checkpoint_every", "latent_dim"),
+    "max_bad_steps",
+  ):
     if settings[name] < 1:
       raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
   for name in ("warmup_epochs", "weight_decay", "epsilon_warmup_epochs", "beta_warmup_epochs"):
@@ -401,8 +409,10 @@ def _fit(job, run, state, done, watch):
     seconds,
     watch,
     job.scope,
+    settings["max_bad_steps"],
+    alarms.Alarms(learner, run.metrics()),
   )
-  batch = next(iter(dataclasses.replace(job, scope=tf.distribute.get_strategy()).views()))
+  batch = _batch(job, 0)
   callbacks = []
   if isinstance(learner.schedule, attack_schedules.Controlled) and learner.attack is not None:
     agree = distribution.agreement(job.scope)
@@ -411,18 +421,38 @@ def _fit(job, run, state, done, watch):
     callbacks += _pictures(job, run, writer, metrics, batch)
   fit = functools.partial(learner.fit, callbacks=[*callbacks, metrics], verbose=0, shuffle=False)
   data, epoch = job.views(done), done // steps_per_epoch
-  if partial := done % steps_per_epoch:  # finish the epoch that was interrupted
-    fit(data, steps_per_epoch=steps_per_epoch - partial, initial_epoch=epoch, epochs=epoch + 1)
-    epoch += 1
-    data = job.views(epoch * steps_per_epoch)
-  if epoch * steps_per_epoch < steps:
-    fit(
-      data,
-      steps_per_epoch=steps_per_epoch,
-      initial_epoch=epoch,
-      epochs=steps // steps_per_epoch,
-    )
+  try:
+    if partial := done % steps_per_epoch:  # finish the epoch that was interrupted
+      fit(data, steps_per_epoch=steps_per_epoch - partial, initial_epoch=epoch, epochs=epoch + 1)
+      epoch += 1
+      data = job.views(epoch * steps_per_epoch)
+    if epoch * steps_per_epoch < steps:
+      fit(
+        data,
+        steps_per_epoch=steps_per_epoch,
+        initial_epoch=epoch,
+        epochs=steps // steps_per_epoch,
+      )
+  except monitoring.NotFinite as error:
+    raise errors.UserError(f"{error}; {_evidence(job, run, state, error.first)}") from error
   return metrics.rows[-1]
+
+
+def _batch(job, step):
+  """The batch of a step, whole and in this process."""
+  return next(iter(dataclasses.replace(job, scope=tf.distribute.get_strategy()).views(step)))
+
+
+def _evidence(job, run, state, step):
+  """Saves the batch of a step that is not finite; says where, and which checkpoint is good."""
+  views, batch = job.learner.views(_batch(job, step), step)
+  arrays = {"views": views, **batch, "step": step, "seed": job.settings["seed"]}
+  arrays = {name: np.asarray(value) for name, value in arrays.items()}
+  file = run.path / "bad_batch.npz"
+  files.write(file, lambda stream: np.savez(stream, **arrays))
+  good = state.last_good()
+  said = f"the last good checkpoint is {good}" if good else "no checkpoint holds finite weights"
+  return f"{said}, and {file} holds the batch of step {step + 1}"
 
 
 def _pictures(job, run, writer, metrics, batch):
@@ -438,11 +468,12 @@ def _pictures(job, run, writer, metrics, batch):
       False,
       settings["image_size"],
     )
-    found.append(_probe(held_out, settings["probe_examples"], metrics))
+    attack = job.learner.attack
+    found.append(_probe(held_out, settings["probe_examples"], metrics, attack))
   return found
 
 
-def _probe(source, examples, metrics):
+def _probe(source, examples, metrics, attack):
   if source.class_names is None:
     raise errors.UserError(f"--probe_split needs classes, and {source.name!r} has none")
   images, labels = [], []
@@ -453,4 +484,4 @@ def _probe(source, examples, metrics):
       break
   held, known = np.concatenate(images)[:examples], np.concatenate(labels)[:examples]
   order = np.random.default_rng(0).permutation(len(known))  # a split may be sorted by class
-  return monitoring.NearestNeighbours(held[order], known[order], metrics)
+  return monitoring.NearestNeighbours(held[order], known[order], metrics, attack=attack)

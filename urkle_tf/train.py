@@ -68,6 +68,7 @@ _OWN = {
   "beta_warmup_epochs": ("number", 0.0, "epochs over which the KL term's weight rises"),
   "steps_per_execution": ("int", None, "steps that an accelerator takes at once; default: 1"),
   "checkpoint_every": ("int", 500, "steps between checkpoints"),
+  "max_bad_steps": ("int", 20, "stop after so many steps in a row whose loss is not finite"),
   "init_from": ("str", None, "start from the encoder of this finished run"),
   "probe_split": ("str", None, "held-out labelled images for an online accuracy"),
   "probe_examples": ("int", 2000, "how many of them"),

@@ -28,7 +28,7 @@ DIAGNOSTICS = (
   "loc_std",
   "effective_rank",
 )
-ATTACK_DIAGNOSTICS = ("attack_objective", "zero_gradients")
+ATTACK_DIAGNOSTICS = ("attack_objective", "attack_distance", "zero_gradients")
 PAIR_DIAGNOSTICS = ("kl_mean_part", "kl_scale_part")  # of an image and its adversary
 
 
@@ -50,6 +50,9 @@ def effective_rank(loc):
 
 class Trainer(keras.Model):
   """Trains a `GaussianEncoder` on one cell of the grid, pretext x robustness.
+
+  A step whose loss or gradient is not finite is skipped: it moves the count of steps, and nothing
+  else; `skips` counts such steps.
 
   `fit` takes batches of views: a tuple (v1, v2, ...) of float32 [n, h, w, c] in [0, 1], or a
   dict with "views" [n, v, h, w, c], and "label" [n] where the pretext needs labels, or "image"
@@ -120,6 +123,11 @@ class Trainer(keras.Model):
     self._averages = [
       keras.Variable(weight.numpy(), dtype=weight.dtype, trainable=False) for weight in averaged
     ]
+    # Steps skipped: in all, in a row now, in the longest row, and the last step of that row.
+    # Floats, which lie with the rest on an accelerator.
+    self.skips = keras.Variable(
+      [0.0, 0.0, 0.0, -1.0], dtype="float32", trainable=False, aggregation="only_first_replica"
+    )
     # Where each adversary of the pass has its view there, seen through the same network.
     self._pairs = self.robustness.clean is None and not self.robustness.dual
     names = ["loss", *pretext.terms, *self.robustness.terms, *DIAGNOSTICS]
@@ -268,8 +276,10 @@ class Trainer(keras.Model):
 
   def train_step(self, data):
     """One step, and the means of what it reports."""
-    for name, value in self.step(data).items():
-      self._means[name].update_state(value)
+    values = self.step(data)
+    finite = _finite(values["loss"], values["gradient_norm"])
+    for name, value in values.items():  # means of the steps that were taken
+      self._means[name].update_state(tf.where(finite, value, 0.0), tf.cast(finite, tf.float32))
     results = {name: mean.result() for name, mean in self._means.items()}
     if distribution.several_workers(self.distribute_strategy):
       # Keras averages what workers return over its first axis (issue 20585 of Keras).
@@ -286,6 +296,7 @@ class Trainer(keras.Model):
       {name: float32 scalar}: this replica's values of what is reported.
     """
     step = tf.cast(self.optimizer.iterations, tf.int32)
+    before = self._values(self._moved_by_passes())
     progress = self.progress(step)
     seed = distribution.fold([self.seed, 0], step)
     views, batch = self.views(data, step)
@@ -297,6 +308,8 @@ class Trainer(keras.Model):
       images = tf.concat([images, adversaries], axis=1) if count else adversaries
       values["attack_objective"] = tf.reduce_mean(info["objective"])
       values["zero_gradients"] = info["zero_gradients"]
+      moved = self.attack.threat.distance(flat(adversaries), flat(self.robustness.targets(views)))
+      values["attack_distance"] = tf.reduce_mean(moved) / max(self.attack.threat.epsilon, 1e-12)
       if "steps" in info:
         values["attack_steps"] = info["steps"]
     members = images.shape[1]
@@ -330,12 +343,72 @@ class Trainer(keras.Model):
     values_of = [variable.value for variable in variables]
     gradients = tape.gradient(share, values_of, unconnected_gradients=_ZERO)
     gradients, norm = self._whole(gradients)
-    self.optimizer.apply(gradients, variables)
-    self.pretext.after_step(self.encoder, progress)
-    self._move_averages(step)
+    self._update(gradients, variables, loss, norm, before, step)
 
     values |= terms | {"loss": loss, "gradient_norm": norm}
     return values | _health(all_of_them.normal, count if self._pairs else 0)
+
+  def _moved_by_passes(self):
+    """What the step moves before its gradient is known: batch statistics."""
+    return [variable for variable in self.non_trainable_weights if variable is not self.skips]
+
+  @staticmethod
+  def _values(variables):
+    return [tf.convert_to_tensor(variable.value) for variable in variables]
+
+  def _update(self, gradients, variables, loss, norm, before, step):
+    """Takes the step; or takes back what it moved so far, where it is not finite.
+
+    Args:
+      gradients: of the whole batch, as the optimizer takes them.
+      variables: that they belong to.
+      loss: this replica's.
+      norm: of the whole batch's gradient.
+      before: the values of `_moved_by_passes` at the start of the step.
+      step: its number.
+    """
+    moved, strategy = self._moved_by_passes(), tf.distribute.has_strategy()
+    context = tf.distribute.get_replica_context()
+    if strategy:
+      loss = context.all_reduce(tf.distribute.ReduceOp.SUM, loss)
+    finite = _finite(loss, norm)
+    skipped = 1.0 - tf.cast(finite, tf.float32)
+    total, row, longest, last = tf.unstack(tf.convert_to_tensor(self.skips.value))
+    row = skipped * (row + 1.0)
+    last = tf.where(row > longest, tf.cast(step, tf.float32), last)
+    self.skips.assign(tf.stack([total + skipped, row, tf.maximum(longest, row), last]))
+
+    def take():
+      self.optimizer.apply(gradients, variables)
+      self.pretext.after_step(self.encoder, self.progress(step))
+      self._move_averages(step)
+      return tf.constant(True)
+
+    def take_back():
+      for variable, value in zip(moved, before, strict=True):
+        variable.assign(value)
+      self.optimizer.iterations.assign_add(1)
+      return tf.constant(False)
+
+    if not strategy:
+      tf.cond(finite, take, take_back)
+      return
+    # A strategy's variables cannot be moved in a branch: all are moved, and then put back.
+    iterations = self.optimizer.iterations
+    slots = [variable for variable in self.optimizer.variables if variable is not iterations]
+    moved, before = [*moved, *variables, *slots], before + self._values([*variables, *slots])
+    take()
+
+    def put_back(strategy, finite, before):
+      for variable, value in zip(moved, before, strict=True):
+        strategy.extended.update(
+          variable.value,
+          lambda part, finite, value: part.assign(tf.where(finite, part, value)),
+          args=(finite, value),
+          group=False,
+        )
+
+    context.merge_call(put_back, args=(finite, before))
 
   def _whole(self, gradients):
     """The whole batch's gradient, clipped, as the equal shares that the optimizer will sum.
@@ -350,6 +423,10 @@ class Trainer(keras.Model):
     if self.clip_norm:
       gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm, norm)
     return [gradient / replicas for gradient in gradients] if replicas > 1 else gradients, norm
+
+
+def _finite(loss, norm):
+  return tf.logical_and(tf.math.is_finite(loss), tf.math.is_finite(norm))
 
 
 def _shape(tensor):

@@ -1,0 +1,115 @@
+"""Warnings of a training that goes wrong, from the rows of its metrics: likely cause, and flag."""
+
+_PATIENCE = 3  # rows in a row
+
+
+class Alarms:
+  """Looks at rows of metrics, and says once what is wrong, until it is right again.
+
+  Args:
+    learner: the `Trainer`.
+    rows: those of earlier processes of the run, of which nothing is said again.
+  """
+
+  def __init__(self, learner, rows=()):
+    self._stochastic = bool(learner.pretext.stochastic or learner.robustness.stochastic)
+    self._dimensions = learner.encoder.latent_dim
+    self._rows_of = dict.fromkeys(_RULES, 0)
+    self._was_robust = False
+    for row in rows:
+      self.look(row)
+
+  def look(self, row):
+    """What is to be said of a row of metrics, a list of lines.
+
+    A sign must be there in three rows in a row, or in one of the probe's, which are rare.
+    """
+    said = []
+    for name, (sign, patience, text) in _RULES.items():
+      found = sign(self, row)
+      if found is None:  # the row does not tell
+        continue
+      self._rows_of[name] = self._rows_of[name] + 1 if found else 0
+      if self._rows_of[name] == patience:
+        said.append(text.format(**row, dimensions=self._dimensions))
+    self._was_robust |= bool(row.get("knn_robust_accuracy"))
+    return said
+
+  # Each returns whether its sign is there, or None where the row does not tell.
+
+  def _collapsed(self, row):
+    value = row.get("effective_rank")
+    return None if value is None else value < min(2.0, self._dimensions / 2)
+
+  def _noisy(self, row):
+    value = row.get("snr")
+    return None if value is None or not self._stochastic else value < 1.0
+
+  def _unmoved(self, row):
+    value = _divergence(row)
+    if value is None or row.get("attack_distance") is None:
+      return None
+    return value < 1e-3 and row["attack_distance"] < 0.5
+
+  def _indifferent(self, row):
+    value = _divergence(row)
+    if value is None or row.get("attack_distance") is None:
+      return None
+    return value < 1e-3 and row["attack_distance"] >= 0.5
+
+  def _masked(self, row):
+    value = row.get("zero_gradients")
+    return None if value is None else value > 0.5
+
+  def _beaten(self, row):
+    value = row.get("knn_robust_accuracy")
+    return None if value is None else value == 0 and self._was_robust
+
+
+def _divergence(row):
+  """What the adversaries are to enlarge, where it is 0 for those that do nothing."""
+  return row.get("kl", row.get("divergence"))
+
+
+# {name: (sign, rows in a row, what is said)}; docs/monitoring.md tells of the same.
+_RULES = {
+  "collapse": (
+    Alarms._collapsed,
+    _PATIENCE,
+    "the representation collapses: effective_rank is {effective_rank:.2f} of {dimensions}; the "
+    "robustness term may outweigh the pretext: lower beta in --robustness, give "
+    "--beta_warmup_epochs, or a larger --batch_size",
+  ),
+  "noise": (
+    Alarms._noisy,
+    _PATIENCE,
+    "z is mostly noise: |mu| / sigma is {snr:.2f} on average, sigma {sigma_mean:.2f}; a "
+    "small KL is bought with noise then: lower --max_scale, or beta in --robustness",
+  ),
+  "unmoved": (
+    Alarms._unmoved,
+    _PATIENCE,
+    "the adversaries do not move ({attack_distance:.2f} of epsilon), so that a divergence of 0 "
+    "proves nothing: give a larger --attack_step_size, more --attack_steps, or a larger --epsilon",
+  ),
+  "indifferent": (
+    Alarms._indifferent,
+    _PATIENCE,
+    "the adversaries move ({attack_distance:.2f} of epsilon) and the divergence is 0: the encoder "
+    "may say nothing of its images (effective_rank {effective_rank:.2f}), or its gradient is "
+    "masked (zero_gradients {zero_gradients:.2f}): lower beta in --robustness, or give "
+    "--beta_warmup_epochs",
+  ),
+  "masked": (
+    Alarms._masked,
+    _PATIENCE,
+    "{zero_gradients:.0%} of the attack's input gradients are exactly 0: they underflow, or units "
+    "are dead or saturated: give --precision=float32, or a lower --learning_rate",
+  ),
+  "beaten": (
+    Alarms._beaten,
+    1,
+    "the probe's robust accuracy fell to 0 (clean: {knn_accuracy:.2f}): the inner attack may be "
+    "too weak, or the robustness term too small: more --attack_steps, or a larger beta",
+  ),
+}
