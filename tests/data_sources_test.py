@@ -1,6 +1,10 @@
 """Every kind of data set, its order, its splits, and one clear line for each mistake."""
 
 import os
+import shutil
+import struct
+import unicodedata
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +13,7 @@ from PIL import Image
 from sklearn import datasets
 
 from urkle_tf import errors
-from urkle_tf.data import fitting, sources
+from urkle_tf.data import fitting, folders, sources
 
 DATA_DIR = os.environ.get("URKLE_DATA_DIR")
 needs_data = pytest.mark.skipif(not DATA_DIR, reason="URKLE_DATA_DIR is not set")
@@ -343,6 +347,156 @@ def test_corrupt_file_of_a_large_folder_is_found(folder, monkeypatch):
   assert "\n" not in str(error)
 
 
+def png(width, height, rows, depth=8, kind=0):
+  """A PNG file that says one size, and holds `rows` bytes of pixels."""
+
+  def chunk(name, content):
+    body = name + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+  header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+  content = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+  return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in content)
+
+
+HOSTILE = {
+  "decompression bomb": (png(30_000, 30_000, b"\0" * 10**6), "decompression bomb"),
+  "header larger than the pixels": (png(60, 60, b"\0" * 70), "cannot read"),
+  "no width": (png(0, 6, b"\0" * 7), "cannot read"),
+  "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n%%EOF\n", "not an image"),
+  "HTML": (b"<html>404</html>", "not an image"),
+  "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+  "only a signature": (b"\x89PNG\r\n\x1a\n", "cannot read"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_images_are_named_and_not_decoded(folder, name):
+  content, words = HOSTILE[name]
+  bad = folder / "art" / "bad.png"
+  bad.write_bytes(content)
+  message = refused(f"folder:{folder}", "all", image_size=6)
+  assert str(bad) in message
+  assert words in message
+
+
+def test_a_header_smaller_than_the_pixels_is_read_as_it_says(tmp_path):
+  (tmp_path / "a.png").write_bytes(png(3, 2, b"\0\7\7\7" * 9))
+  np.testing.assert_array_equal(load(tmp_path).images, np.full((1, 2, 3, 1), 7))
+
+
+def test_of_an_animation_the_first_picture_is_taken(tmp_path):
+  frames = [Image.fromarray(np.array(flat([i, 0, 0]))) for i in (9, 200)]
+  options = {"save_all": True, "append_images": frames[1:]}
+  frames[0].save(tmp_path / "a.png", **options)
+  frames[0].save(tmp_path / "b.gif", **options)
+  (tmp_path / "b.gif").rename(tmp_path / "b.png")
+  assert Image.open(tmp_path / "a.png").n_frames == 2
+  np.testing.assert_array_equal(load(tmp_path).images, np.stack([flat([9, 0, 0])] * 2))
+
+
+def test_a_class_of_one_image_is_in_training(folder):
+  write(folder / "one" / "1.png", flat([0, 0, 200]))
+  train, test = load(folder, "train"), load(folder, "test")
+  assert train.class_names == test.class_names == ["art", "naïve 猫", "one"]
+  assert np.bincount(train.labels).tolist() == [8, 4, 1]
+  assert np.bincount(test.labels).tolist() == [2, 1]
+
+
+def test_the_same_letters_in_another_encoding_are_the_same_class(folder):
+  write(folder / unicodedata.normalize("NFD", "naïve 猫") / "other.png", flat([0, 200, 0]))
+  source = load(folder)
+  assert source.class_names == ["art", "naïve 猫"]
+  assert np.bincount(source.labels).tolist() == [10, 6]
+
+
+def test_names_that_are_hard_to_write(tmp_path):
+  for name in ("with space", "new\nline", "quote'\"", "$(touch x)", "%s {0}", "-rf"):
+    write(tmp_path / name / "x.png", flat(len(name)))
+  source = load(tmp_path)
+  assert source.size == len(source.class_names) == 6
+  for image, label in zip(source.images, source.labels, strict=True):
+    assert image.max() == len(source.class_names[label])
+  (tmp_path / "new\nline" / "x.png").write_text("no image")
+  with pytest.raises(errors.UserError, match="not an image"):
+    load(tmp_path)
+
+
+# Links.
+
+
+def test_links_to_folders_and_files_are_followed(folder, tmp_path_factory):
+  elsewhere = tmp_path_factory.mktemp("elsewhere")
+  write(elsewhere / "zoo" / "z.png", flat([0, 0, 9]))
+  write(elsewhere / "single.png", flat([77, 0, 0]))
+  (folder / "zoo").symlink_to(elsewhere / "zoo")
+  (folder / "art" / "linked.png").symlink_to(elsewhere / "single.png")
+  source = load(folder)
+  assert source.class_names == ["art", "naïve 猫", "zoo"]
+  assert np.bincount(source.labels).tolist() == [11, 5, 1]
+
+
+@pytest.mark.parametrize("target", [".", "..", "../.."])
+def test_a_link_in_a_circle_is_refused(folder, target):
+  (folder / "self").symlink_to(target)
+  message = refused(f"folder:{folder}", "all")
+  assert str(folder / "self") in message
+  assert "symbolic link" in message
+
+
+def test_a_circle_deeper_down_does_no_harm(folder):
+  before = load(folder)
+  (folder / "art" / "again").symlink_to("../..")
+  (folder / "art" / "a.png").symlink_to("b.png")  # two links to each other
+  (folder / "art" / "b.png").symlink_to("a.png")
+  source = load(folder)
+  assert source.size == before.size
+  np.testing.assert_array_equal(source.labels, before.labels)
+
+
+@pytest.mark.parametrize("link, target", [("art/z.png", "naïve 猫/ü1.PNG"), ("copy", "art")])
+def test_an_image_of_two_classes_is_refused(folder, link, target):
+  (folder / link).symlink_to(folder / target)
+  message = refused(f"folder:{folder}", "all")
+  assert "of two classes" in message
+
+
+def test_what_is_no_file_is_left_out_with_a_count(folder, monkeypatch):
+  (folder / "art" / "gone.png").symlink_to(folder / "nowhere.png")
+  os.mkfifo(folder / "art" / "pipe.png")  # to open it would wait for ever
+  (folder / "art" / "folder.png").mkdir()
+  told = []
+  monkeypatch.setattr(folders.logging, "warning", lambda text, *values: told.append(text % values))
+  assert load(folder).size == 15
+  assert len(told) == 1
+  assert told[0].startswith("2 images of ")
+  assert "left out" in told[0]
+
+
+def test_images_in_two_splits_are_counted(tmp_path, monkeypatch):
+  for i in range(3):
+    write(tmp_path / "train" / "a" / f"{i}.png", flat(i))
+    write(tmp_path / "test" / "a" / f"{i}.png", flat(i + 100))
+  (tmp_path / "test" / "a" / "leak.png").symlink_to(tmp_path / "train" / "a" / "0.png")
+  told = []
+  monkeypatch.setattr(folders.logging, "warning", lambda text, *values: told.append(text % values))
+  load(tmp_path, "train")
+  assert told == ["1 images are in two splits, by symbolic links"]
+
+
+def test_a_folder_that_vanishes_is_named(folder, monkeypatch):
+  monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+  source = load(folder)
+  read = source.epoch().as_numpy_iterator()
+  next(read)
+  shutil.rmtree(folder / "art")
+  with pytest.raises(tf.errors.OpError):
+    list(read)
+  message = str(sources.find_unreadable(source))
+  assert str(folder / "art") in message
+  assert "No such file" in message
+
+
 def test_mistakes_in_folders(folder, tmp_path_factory):
   assert "nowhere" in refused("folder:nowhere")
   assert "notes.txt" in refused(f"folder:{folder / 'art' / 'notes.txt'}")
@@ -484,6 +638,43 @@ def test_streaming_skips_before_decoding(sharded, monkeypatch):
 
   monkeypatch.setattr(fitting, "fit", counted)
   assert len(examples(source, seed=0, skip=80)) == len(decoded) == 10
+
+
+@pytest.fixture
+def damageable(sharded, tmp_path):
+  """A copy of the data set, and its largest shard."""
+  shutil.copytree(sharded, tmp_path / "tfds")
+  shards = (tmp_path / "tfds").rglob("numbered-train.tfrecord*")
+  return tmp_path / "tfds", max(shards, key=lambda file: file.stat().st_size)
+
+
+def damage(shard, kind):
+  content = bytearray(shard.read_bytes())
+  if kind == "gone":
+    shard.unlink()
+    return
+  if kind == "flipped":
+    content[len(content) // 2] ^= 1
+  shard.write_bytes(content if kind == "flipped" else content[:-9])
+
+
+@pytest.mark.parametrize("kind", ["flipped", "cut short", "gone"])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_damaged_records_are_named(damageable, monkeypatch, kind, in_memory):
+  data_dir, shard = damageable
+  options = {"data_dir": data_dir, "image_size": 4}
+  damage(shard, kind)
+  if in_memory:
+    message = refused("numbered", "train", **options)
+  else:
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+    source = sources.load("numbered", "train", **options)
+    with pytest.raises(tf.errors.OpError):
+      examples(source)
+    message = str(sources.find_unreadable(source))
+  assert str(shard) in message
+  assert "prepare the data set again" in message
+  assert "\n" not in message
 
 
 def test_images_of_varying_size_default_to_224(sharded):

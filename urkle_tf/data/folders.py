@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import hashlib
+import os
 import pathlib
 import unicodedata
 
@@ -16,6 +17,9 @@ from urkle_tf.data import fitting, splits
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 
+# What Pillow may take a file for, whatever its name ends in: it knows formats that start programs
+# (EPS) or that nobody means to learn from.  WebP and GIF often go by another ending.
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
 _TEST_FRACTION = 0.2
 _SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -55,7 +59,7 @@ def find(dataset, split, image_size=None, examples=None):
 
   Raises:
     UserError: if there is no such folder or split, no image in it, a class
-      without one, or one whose header cannot be read.
+      without one, one image in two classes, or one whose header cannot be read.
   """
   root = pathlib.Path(dataset.removeprefix("folder:")).expanduser()
   if not root.is_dir():
@@ -110,14 +114,14 @@ def find_unreadable(files, image_shape):
 
 
 def decode(file, image_shape):
-  """Reads a file as uint8 `image_shape`.
+  """Reads a file as uint8 `image_shape`; of an animation the first picture.
 
   Raises:
     UserError: if it is no readable image.
   """
   height, width, channels = image_shape
   try:
-    with Image.open(file) as opened:
+    with Image.open(file, formats=_FORMATS) as opened:
       image: Image.Image = ImageOps.exif_transpose(opened)
       if image.mode.startswith("I"):  # 16 bits a pixel
         pixels = np.asarray(image, np.int64)
@@ -135,12 +139,24 @@ def _is_split(name):
   return name.lower() in _SPLIT_FOLDERS
 
 
+def _looks_like_image(path):
+  return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+
+
 def _is_image(path):
-  return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
+  return _looks_like_image(path) and path.is_file()
 
 
 def _folders(folder):
-  return [f for f in sorted(folder.iterdir()) if f.is_dir() and not f.name.startswith(".")]
+  """The folders in a folder; links among them are followed, but never in a circle."""
+  found = [f for f in sorted(folder.iterdir()) if f.is_dir() and not f.name.startswith(".")]
+  here = folder.resolve()
+  for link in filter(pathlib.Path.is_symlink, found):
+    if link.resolve() in (here, *here.parents):
+      raise errors.UserError(
+        f"{str(link)!r} is a symbolic link to a folder that it lies in: remove it"
+      )
+  return found
 
 
 def _name(path):
@@ -162,6 +178,7 @@ def _find_splits(root):
       count = round(_TEST_FRACTION * len(files))
       found["test"] += files[:count]
       found["train"] += files[count:]
+  _check_links(found)
   labels = {label for files in found.values() for _, label in files}
   if None in labels and len(labels) > 1:
     raise errors.UserError(
@@ -175,14 +192,45 @@ def _find_splits(root):
 
 def _find_classes(folder):
   """Returns `[(file, class or None)]`, in an order that only the names decide."""
-  files = [
-    (file, _name(sub)) for sub in _folders(folder) for file in sub.rglob("*") if _is_image(file)
+  inside = [
+    (file, _name(sub))
+    for sub in _folders(folder)
+    for file in sub.rglob("*")
+    if _looks_like_image(file)
   ]
+  files = [entry for entry in inside if entry[0].is_file()]
   loose = [file for file in folder.iterdir() if _is_image(file)]
+  if left_out := sum(not file.is_dir() for file, _ in inside) - len(files):
+    logging.warning(
+      "%d images of %s are left out: they are broken links, or no files", left_out, folder
+    )
   if files and loose:
     logging.warning("%d images outside the class folders of %s are left out", len(loose), folder)
   files = files or [(file, None) for file in loose]
   return sorted(files, key=lambda entry: _digest(entry[0], folder))
+
+
+def _check_links(by_split):
+  """Refuses an image that links give two labels; warns of those that they put into two splits."""
+  folders: dict[pathlib.Path, str] = {}
+  seen: dict[str, tuple[str, pathlib.Path, str | None]] = {}
+  twice = 0
+  for split, files in by_split.items():
+    for file, label in files:
+      if file.parent not in folders:
+        folders[file.parent] = os.path.realpath(file.parent)
+      target = os.path.join(folders[file.parent], file.name)
+      if file.is_symlink():
+        target = os.path.realpath(file)
+      other_split, other, other_label = seen.setdefault(target, (split, file, label))
+      if other_label != label:
+        raise errors.UserError(
+          f"{str(other)!r} and {str(file)!r} are the same image, by a symbolic link, and of two "
+          "classes: remove one of them"
+        )
+      twice += other_split != split
+  if twice:
+    logging.warning("%d images are in two splits, by symbolic links", twice)
 
 
 def _digest(file, root):
@@ -217,7 +265,7 @@ def _common_shape(files, image_size):
 
 def _header(file):
   try:
-    with Image.open(file) as image:
+    with Image.open(file, formats=_FORMATS) as image:
       return image.size, image.mode
   except Exception as error:  # Pillow's decoders raise many kinds for a corrupt file.
     raise _unreadable(file, error) from error

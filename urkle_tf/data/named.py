@@ -61,13 +61,37 @@ class Opened:
         read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
       )
       read = read.map(self._fit, num_parallel_calls=tf.data.AUTOTUNE)
-      for batch in read.batch(256).as_numpy_iterator():
-        rows = slice(position, position + len(batch["image"]))
-        images[rows] = batch["image"]
-        if labels is not None:
-          labels[rows] = batch["label"]
-        position = rows.stop
+      try:
+        for batch in read.batch(256).as_numpy_iterator():
+          rows = slice(position, position + len(batch["image"]))
+          images[rows] = batch["image"]
+          if labels is not None:
+            labels[rows] = batch["label"]
+          position = rows.stop
+      except tf.errors.OpError as error:
+        raise self.find_unreadable() or self._damaged(self.builder.data_path, error) from error
+    if position != self.size:
+      raise self._damaged(self.builder.data_path, f"it holds {position} of {self.size} examples")
     return images, labels
+
+  def find_unreadable(self):
+    """The `UserError` of the first of its TFRecord files that is damaged or gone, or None."""
+    if self.builder.info.file_format.value != "tfrecord":
+      return None
+    for file in dict.fromkeys(self.shards()["filename"].tolist()):
+      try:
+        for _ in tf.data.TFRecordDataset(file, buffer_size=2**20).batch(1024):
+          pass
+      except tf.errors.OpError as error:
+        return self._damaged(file, error)
+    return None
+
+  def _damaged(self, file, reason):
+    reason = str(reason).splitlines()[0].split("}} ")[-1].split(" [Op:")[0][:200]
+    return errors.UserError(
+      f"cannot read {str(file)!r} of data set {self.dataset!r}: {reason}; copy it anew, or remove "
+      "that folder and prepare the data set again"
+    )
 
   def shards(self):
     """Where the examples lie.

@@ -147,6 +147,7 @@ class StreamSource(Source):
     )
     self._parse = opened.parse
     self._shards = opened.shards()
+    self.find_unreadable = opened.find_unreadable
 
   def epoch(self, seed=0, epoch=0, shuffle=True, skip=0):
     def parse(index, record):
@@ -285,10 +286,10 @@ def _fits_in_memory(size, image_shape):
 
 
 def find_unreadable(source):
-  """Finds the first file of a source that is no readable image.
+  """Finds the first file of a source that cannot be read.
 
-  To be called when decoding fails during training: a folder that is too large
-  for memory is not read in whole when it is opened.
+  To be called when reading fails during training: what is too large for memory
+  is not read in whole when it is opened.
 
   Args:
     source: a `Source`.
@@ -300,6 +301,8 @@ def find_unreadable(source):
     return find_unreadable(source.source)
   if isinstance(source, FileSource):
     return folders.find_unreadable(source.files, source.image_shape)
+  if isinstance(source, StreamSource):
+    return source.find_unreadable()
   return None
 
 
