@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+r"""Many runs that differ in some flags, one after the other, and one table of what they gave.
+
+  python launch/sweep.py --train="--flagfile=configs/digits.cfg" --output_dir=runs/sweep \
+    --values="robustness=none, urkle(beta=0.02), urkle(beta=0.1)" --values=learning_rate=0.001,0.003
+  python launch/sweep.py --train="--flagfile=configs/digits.cfg" --output_dir=runs/search \
+    --values=learning_rate=1e-4..1e-2:log --values=attack_steps=2..8 --random=10 \
+    --finetune="--split=train[:90%] --validation_split=train[90%:]" \
+    --evaluate="--split=train[90%:] --attacks=pgd --examples=100"
+
+Lists are combined, each value with each (a grid); with --random=N so many points are drawn from
+lists and ranges.  Every point is trained, and with --finetune and --evaluate goes on to a
+classifier and its report.  What is finished is not done again: the same command goes on after an
+interruption, and with further values it adds to what is there.  OUT/sweep.md has a row for each,
+and tensorboard --logdir=OUT/hparams compares them.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import pathlib
+import random
+import re
+import shlex
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+
+import jobs  # noqa: E402
+
+from urkle_tf import errors, files, spec  # noqa: E402
+
+_RANGE = re.compile(r"(.+?)\.\.(.+?)(:log)?")
+_LONGEST = 80  # characters of a folder's name
+
+
+class Range:
+  """Numbers between two, drawn evenly, or evenly in their logarithm; whole between whole ones."""
+
+  def __init__(self, text):
+    low, high, log = _RANGE.fullmatch(text).groups()
+    try:
+      self.low, self.high = spec.number(low), spec.number(high)
+    except ValueError as error:
+      raise errors.UserError(f"cannot read the range {text!r}: {error}") from error
+    self.log = bool(log)
+    if not self.low < self.high or (self.log and self.low <= 0):
+      raise errors.UserError(f"the range {text!r} is empty, or its logarithm is")
+
+  def draw(self, generator):
+    """One of them, as a flag's text."""
+    if self.log:
+      value = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
+    elif isinstance(self.low, int) and isinstance(self.high, int):
+      return str(generator.randint(self.low, self.high))
+    else:
+      value = generator.uniform(self.low, self.high)
+    return f"{value:.3g}"
+
+
+def read_values(texts):
+  """{flag: its values, a list of text or a `Range`} of "name=value, value" or "name=low..high"."""
+  found = {}
+  for text in texts or ():
+    name, equals, rest = text.strip().removeprefix("--").partition("=")
+    if not equals or not rest.strip():
+      raise errors.UserError(f"--values={text}: write --values=name=value,value or name=low..high")
+    if name in found or name in ("output_dir", "flagfile"):
+      raise errors.UserError(f"--values={text}: {name!r} cannot be swept, or is given twice")
+    found[name] = Range(rest) if _RANGE.fullmatch(rest.strip()) else spec.split(rest)
+  if not found:
+    raise errors.UserError("give --values=name=value,value: what the runs differ in")
+  return found
+
+
+def points(values, draws=None, seed=0):
+  """The runs' own flags, [{flag: value}], each once: a grid, or so many that are drawn."""
+  if draws is None:
+    if ranges := [name for name, choice in values.items() if isinstance(choice, Range)]:
+      raise errors.UserError(f"--values={ranges[0]} is a range: give --random=N points of it")
+    return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+  generator, found = random.Random(seed), []
+  for _ in range(100 * draws):  # of few values there may be fewer points
+    point = {
+      name: choice.draw(generator) if isinstance(choice, Range) else generator.choice(choice)
+      for name, choice in values.items()
+    }
+    if point not in found:
+      found.append(point)
+    if len(found) == draws:
+      break
+  return found
+
+
+def folder_name(point):
+  """A folder's name that the values alone decide, so that further values disturb no earlier run."""
+  text = ",".join(f"{name}={value}" for name, value in point.items())
+  name = re.sub(r"[^A-Za-z0-9.=,-]+", "_", text).strip("_")
+  if name == text and len(name) <= _LONGEST:
+    return name
+  return f"{name[:_LONGEST]}-{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:6]}"
+
+
+def stages(point, place, given):
+  """The commands of a point."""
+  own = [f"--{name}={value}" for name, value in point.items()]
+  run = f"{place}/{folder_name(point)}"
+  found = [jobs.Stage("train", None, run, [*shlex.split(given.train), *own])]
+  if given.finetune is not None:
+    words = [f"--encoder={run}/encoder", *shlex.split(given.finetune)]
+    found.append(jobs.Stage("finetune", None, f"{run}/head", words))
+  if given.evaluate is not None:
+    of = f"--classifier={run}/head/classifier" if given.finetune is not None else None
+    words = [of or f"--encoder={run}/encoder", *shlex.split(given.evaluate)]
+    found.append(jobs.Stage("evaluate", None, f"{run}/report", words))
+  return found
+
+
+# --- What came of it ---
+
+
+def results(run):
+  """{column: number} of a run's folder; of what is not there, nothing."""
+  found = {}
+  metrics = run / "metrics.jsonl"
+  if metrics.is_file() and (lines := metrics.read_text(encoding="utf-8").splitlines()):
+    last = json.loads(lines[-1])
+    found |= {name: last[name] for name in ("loss", "kl", "effective_rank") if name in last}
+    probed = [row["knn_accuracy"] for row in map(json.loads, lines) if "knn_accuracy" in row]
+    found |= {"knn_accuracy": probed[-1]} if probed else {}
+  head = run / "head" / "metrics.jsonl"
+  if head.is_file() and (lines := head.read_text(encoding="utf-8").splitlines()):
+    last = json.loads(lines[-1])
+    found |= {name: value for name, value in last.items() if name.startswith("validation_")}
+  report = run / "report" / "report.json"
+  if report.is_file():
+    report = json.loads(report.read_text(encoding="utf-8"))
+    if part := report.get("clean"):
+      found["clean"] = part["accuracy"]
+    for row in report.get("attacks", ()):
+      if row["mode"] == report["clean"]["mode"]:
+        name = f"{row['name']}, {row['norm']} {row['epsilon']:.4g}"
+        found[name] = min(row["accuracy"], found.get(name, 1.0))
+    if part := report.get("representation"):
+      found |= {"worst kl": part["kl_mean"], "drift": part["drift"]}
+  return {name: float(value) for name, value in found.items()}
+
+
+def table(rows, by=None):
+  """The Markdown table of [(point, results or None where the run failed)].
+
+  Args:
+    rows: as above.
+    by: the column that sorts them, largest first; with "-" in front smallest first.
+  """
+  named = list(dict.fromkeys(name for point, _ in rows for name in point))
+  columns = list(dict.fromkeys(name for _, found in rows for name in found or ()))
+  if by is not None:
+    name, sign = by.removeprefix("-"), 1 if by.startswith("-") else -1
+    if name not in columns:
+      raise errors.unknown("column", name, columns)
+    worst = float("inf")
+    rows = sorted(rows, key=lambda row: sign * (row[1] or {}).get(name, sign * worst))
+  lines = [[*named, *columns], ["---"] * (len(named) + len(columns))]
+  for point, found in rows:
+    shown = ["failed"] * len(columns) if found is None else []
+    shown = shown or [f"{found[name]:.4g}" if name in found else "" for name in columns]
+    lines.append([*(str(point.get(name, "")).replace("|", "\\|") for name in named), *shown])
+  return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def write_hparams(folder, point, found):
+  """Writes a point and its results as a run of TensorBoard's HParams."""
+  import tensorflow as tf
+  from tensorboard.plugins.hparams import api as hparams
+
+  for old in folder.glob("events.out.*"):
+    old.unlink()
+  writer = tf.summary.create_file_writer(str(folder))
+  with writer.as_default(0):
+    hparams.hparams(point, trial_id=folder.name)
+    for name, value in found.items():
+      tf.summary.scalar(f"sweep/{name}", value)
+  writer.close()
+
+
+def main():
+  """Runs what is left to do, and writes the table anew after each point."""
+  parser = jobs.Parser(__doc__)
+  add = parser.add_argument
+  add("--values", action="append", metavar="NAME=VALUES", help="what differs; may be repeated")
+  add("--random", type=int, metavar="N", help="draw so many points, in place of the grid")
+  add("--seed", type=int, default=0, help="of what is drawn; not of the runs")
+  add("--train", default="", metavar="FLAGS", help="flags of every urkle_tf.train")
+  add("--finetune", metavar="FLAGS", help="flags of every urkle_tf.finetune; default: none is run")
+  add("--evaluate", metavar="FLAGS", help="of every urkle_tf.evaluate, likewise")
+  add("--output_dir", required=True, metavar="OUT", help="the folder of all runs and the table")
+  add("--by", metavar="COLUMN", help="sorts the table, largest first; -COLUMN: smallest first")
+  add("--list", action="store_true", help="print the commands, one a line, and run nothing")
+  given = parser.parse_args()
+  if given.random is not None and given.random < 1:
+    raise errors.UserError(f"--random must be at least 1, got {given.random}")
+  wanted = points(read_values(given.values), given.random, given.seed)
+  place = jobs.within(given.output_dir)
+  if given.list:
+    for point in wanted:
+      print(" && ".join(stage.text for stage in stages(point, place, given)))
+    return
+  rows, out = [], ROOT / place
+  for number, point in enumerate(wanted):
+    print(f"== {number + 1} of {len(wanted)}: {point}", flush=True)
+    try:
+      jobs.run_stages(stages(point, place, given))
+      found = results(out / folder_name(point))
+      write_hparams(out / "hparams" / folder_name(point), point, found)
+    except SystemExit as ended:
+      if ended.code in (130, 143):  # whoever ends a run ends the sweep
+        raise KeyboardInterrupt from ended
+      found = None
+    rows.append((point, found))
+    shown = table(rows, given.by if any(found for _, found in rows) else None)
+    files.write(out / "sweep.md", shown)
+    kept = [{"values": point, "results": found} for point, found in rows]
+    files.write(out / "sweep.json", json.dumps(kept, indent=1) + "\n")
+  print(f"\n{shown}\n{place}/sweep.md; to compare: tensorboard --logdir={place}/hparams")
+  if not all(found for _, found in rows):
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+  jobs.main(main)

@@ -1,0 +1,202 @@
+"""The launcher of sweeps: its points, its folders, its table, and what a second call leaves out."""
+
+import importlib.util
+import json
+import pathlib
+import sys
+
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing import event_accumulator
+
+from urkle_tf import errors
+
+SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "launch" / "sweep.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+  found = importlib.util.spec_from_file_location("sweep", SCRIPT)
+  module = importlib.util.module_from_spec(found)
+  found.loader.exec_module(module)
+  return module
+
+
+def test_a_grid_has_each_value_with_each(script):
+  texts = ["robustness=none, urkle(beta=0.1, attacked=1)", "--epochs=1,2"]
+  assert script.points(script.read_values(texts)) == [
+    {"robustness": "none", "epochs": "1"},
+    {"robustness": "none", "epochs": "2"},
+    {"robustness": "urkle(beta=0.1, attacked=1)", "epochs": "1"},
+    {"robustness": "urkle(beta=0.1, attacked=1)", "epochs": "2"},
+  ]
+
+
+def test_random_points_are_drawn_from_lists_and_ranges(script):
+  values = script.read_values(["rate=1e-4..1e-2:log", "steps=2..4", "beta=0..0.5", "seed=0,1"])
+  found = script.points(values, 200, seed=3)
+  assert found == script.points(values, 200, seed=3)
+  assert found[:20] == script.points(values, 20, seed=3)  # more points are the same and more
+  assert found != script.points(values, 200, seed=4)
+  assert len({tuple(point.values()) for point in found}) == 200
+  rates = [float(point["rate"]) for point in found]
+  assert min(rates) >= 1e-4
+  assert max(rates) <= 1e-2
+  assert 0.35 < sum(rate < 1e-3 for rate in rates) / 200 < 0.65  # half of the logarithms
+  assert {point["steps"] for point in found} == {"2", "3", "4"}
+  assert {point["seed"] for point in found} == {"0", "1"}
+  assert 0.2 < sum(float(point["beta"]) for point in found) / 200 < 0.3
+  assert len(script.points(script.read_values(["seed=0,1"]), 10)) == 2
+
+
+@pytest.mark.parametrize(
+  "texts, draws, words",
+  [
+    (None, None, "give --values"),
+    (["rate"], None, "write --values=name=value"),
+    (["rate=1", "rate=2"], None, "given twice"),
+    (["output_dir=a,b"], None, "cannot be swept"),
+    (["rate=2..1"], 3, "is empty"),
+    (["rate=0..1:log"], 3, "logarithm"),
+    (["rate=a..b"], 3, "cannot read the range"),
+    (["rate=1..2"], None, "give --random=N"),
+  ],
+)
+def test_mistakes_are_one_line(script, texts, draws, words):
+  with pytest.raises(errors.UserError, match=words):
+    script.points(script.read_values(texts), draws)
+
+
+def test_folders_are_named_after_the_values(script):
+  assert script.folder_name({"beta": "0.1", "seed": "1"}) == "beta=0.1,seed=1"
+  alike = [script.folder_name({"robustness": f"urkle(beta{sign}1)"}) for sign in "=+"]
+  assert alike[0] != alike[1]
+  assert all("(" not in name for name in alike)
+  assert len(script.folder_name({"x": "y" * 300})) < 100
+
+
+def test_the_table_is_sorted_by_a_column(script):
+  rows = [
+    ({"beta": "0"}, {"clean": 0.9, "pgd": 0.1}),
+    ({"beta": "1", "more": "a|b"}, {"clean": 0.7, "pgd": 0.51234}),
+    ({"beta": "2"}, None),
+    ({"beta": "3"}, {"clean": 0.6}),
+  ]
+  assert script.table(rows, "pgd").splitlines() == [
+    "| beta | more | clean | pgd |",
+    "| --- | --- | --- | --- |",
+    "| 1 | a\\|b | 0.7 | 0.5123 |",
+    "| 0 |  | 0.9 | 0.1 |",
+    "| 2 |  | failed | failed |",
+    "| 3 |  | 0.6 |  |",
+  ]
+  ascending = script.table(rows, "-clean").splitlines()
+  assert [line.split("|")[1].strip() for line in ascending[2:]] == ["3", "1", "0", "2"]
+  with pytest.raises(errors.UserError, match="clean"):
+    script.table(rows, "cleen")
+
+
+REPORT = {
+  "clean": {"mode": "sampled", "accuracy": 0.8},
+  "attacks": [
+    {"name": "pgd", "norm": "linf", "epsilon": 0.1, "mode": "sampled", "accuracy": 0.5},
+    {"name": "pgd", "norm": "linf", "epsilon": 0.1, "mode": "sampled", "accuracy": 0.4},
+    {"name": "pgd", "norm": "linf", "epsilon": 0.1, "mode": "deterministic", "accuracy": 0.1},
+  ],
+}
+
+
+@pytest.fixture
+def sweep(script, tmp_path, monkeypatch, capsys):
+  """A function of further arguments that sweeps with commands that only leave files behind.
+
+  It returns (what it printed, its exit code, the commands that ran).
+  """
+
+  def run_stages(stages):
+    for stage in stages:
+      ran.append(stage.text)
+      folder = pathlib.Path(stage.folder)
+      folder.mkdir(parents=True, exist_ok=True)
+      if stage.module == "evaluate":
+        (folder / "report.json").write_text(json.dumps(REPORT))
+        continue
+      if "--beta=bad" in stage.words:
+        sys.exit(2)
+      beta = [float(w.split("=")[1]) for w in stage.words if w.startswith("--beta=")]
+      row = {"loss": beta[0], "step": 1} if beta else {"validation_accuracy": 0.75}
+      (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+
+  ran = []
+  monkeypatch.setattr(script.jobs, "run_stages", run_stages)
+
+  def run(*arguments):
+    ran.clear()
+    words = ["sweep", f"--output_dir={tmp_path}", "--train=--epochs=1", *arguments]
+    monkeypatch.setattr(sys, "argv", words)
+    code = 0
+    try:
+      script.main()
+    except SystemExit as ended:
+      code = ended.code
+    return capsys.readouterr().out, code, list(ran)
+
+  return run
+
+
+def test_a_sweep_writes_its_table_and_hparams(sweep, tmp_path):
+  said, code, ran = sweep(
+    "--values=beta=0.5,0.25", "--finetune=--epochs=2", "--evaluate=", "--by=-loss"
+  )
+  assert code == 0
+  assert len(ran) == 6
+  assert "--epochs=1 --beta=0.5" in ran[0]
+  assert f"--encoder={tmp_path}/beta=0.5/encoder --epochs=2" in ran[1]
+  assert f"--classifier={tmp_path}/beta=0.5/head/classifier" in ran[2]
+  expected = [
+    "| beta | loss | validation_accuracy | clean | pgd, linf 0.1 |",
+    "| --- | --- | --- | --- | --- |",
+    "| 0.25 | 0.25 | 0.75 | 0.8 | 0.4 |",
+    "| 0.5 | 0.5 | 0.75 | 0.8 | 0.4 |",
+  ]
+  assert (tmp_path / "sweep.md").read_text().splitlines() == expected
+  assert expected[2] in said
+  kept = json.loads((tmp_path / "sweep.json").read_text())
+  assert kept[0]["values"] == {"beta": "0.5"}
+  board = event_accumulator.EventAccumulator(str(tmp_path / "hparams" / "beta=0.25"))
+  board.Reload()
+  assert tf.make_ndarray(board.Tensors("sweep/loss")[0].tensor_proto) == 0.25
+  assert "_hparams_/session_start_info" in board.summary_metadata
+
+
+def test_a_point_that_fails_does_not_end_it(sweep, tmp_path):
+  said, code, _ = sweep("--values=beta=bad,0.5")
+  assert code == 1
+  assert "| bad | failed |" in said
+  assert "| 0.5 | 0.5 |" in said
+  assert json.loads((tmp_path / "sweep.json").read_text())[0]["results"] is None
+
+
+def test_the_commands_can_be_listed(sweep, tmp_path):
+  said, code, ran = sweep("--values=beta=0.5,1", "--evaluate=--split=all", "--list")
+  assert (code, ran) == (0, [])
+  lines = said.splitlines()
+  assert len(lines) == 2
+  assert lines[0].startswith("python -m urkle_tf.train --epochs=1 --beta=0.5 --output_dir=")
+  assert f" && python -m urkle_tf.evaluate --encoder={tmp_path}/beta=0.5/encoder" in lines[0]
+
+
+@pytest.mark.timeout(600)
+def test_a_small_sweep_as_it_is(script, tmp_path, monkeypatch, request):
+  if not request.config.getoption("--full"):
+    pytest.skip("two trainings, in processes of their own: --full")
+  train = "--encoder='convnet(width=4, layers=2)' --latent_dim=4 --examples=64 --batch_size=32"
+  words = ["sweep", f"--output_dir={tmp_path}", f"--train={train} --epochs=1 --attack_steps=1"]
+  monkeypatch.setattr(sys, "argv", [*words, "--values=robustness=none,urkle(beta=0.1)"])
+  script.main()
+  first = (tmp_path / "sweep.md").read_text()
+  assert first.count("\n") == 4
+  events = sorted(tmp_path.glob("*/tensorboard/*"))
+  script.main()
+  assert (tmp_path / "sweep.md").read_text() == first
+  assert sorted(tmp_path.glob("*/tensorboard/*")) == events  # nothing was trained again
