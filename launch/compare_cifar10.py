@@ -171,9 +171,14 @@ def stages(row, seed, labels, asked, config, equal, size, strong=True):
     run = f"{asked.work}/{row.name}-{labels}-{seed}-head"
     name = spec.parse(row.protocol)[0]
     flags = [f"--encoder={encoder}/encoder", f"--protocol={row.protocol}", *shared]
-    flags += [] if labels == "all" else [f"--labels={labels}"]
+    tuned = f"configs/{NAME}_{name}_finetune.cfg"
+    if labels != "all":
+      flags.append(f"--labels={labels}")
+      if name != "slf":  # whole networks see few images more often, up to ten times
+        more = min(10, max(1, round(size / int(labels))))
+        flags.append(f"--epochs={more * int(settings(tuned, ())['epochs'])}")
     flags += asked.extra["finetune"]
-    found.append(jobs.Stage("finetune", f"configs/{NAME}_{name}_finetune.cfg", run, flags))
+    found.append(jobs.Stage("finetune", tuned, run, flags))
     classifier = f"{run}/classifier"
   parts = {"evaluate": "evaluate"} | ({"autoattack": "autoattack_evaluate"} if strong else {})
   for part, ending in parts.items():

@@ -91,6 +91,15 @@ def test_stages_of_supervised_training_see_as_many_images(script):
   assert "--examples=1000" not in _stages(script, "at", "all")[0].words
 
 
+def test_whole_networks_see_few_images_more_often(script):
+  head = lambda labels: _stages(script, "urrl", labels)[1].words  # noqa: E731
+  assert "--epochs=20" in head("5000")  # ten times the two of the config
+  assert "--epochs=20" in head("1000")
+  assert "--epochs=4" in head("25000")
+  assert not any(word.startswith("--epochs") for word in head("all"))
+  assert not any(word.startswith("--epochs") for word in _stages(script, "rocl", "5000")[1].words)
+
+
 def test_rows_that_need_another_train_it_first(script):
   teacher, student, *_ = _stages(script, "distil", "all")
   assert (teacher.folder, student.folder) == ("W/simclr-1", "W/distil-1")
