@@ -71,7 +71,7 @@ def test_stages_of_an_encoder(script):
     ("evaluate", "configs/cifar10_small_autoattack_evaluate.cfg", "W/rocl-5000-1-autoattack"),
   ]
   train, head, *reports = (stage.words for stage in stages)
-  assert {"--robustness=rocl", "--seed=1", "--epochs=4"} <= set(train)
+  assert {"--robustness=rocl", "--seed=1", "--epochs=2"} <= set(train)
   assert {"--encoder=W/rocl-1/encoder", "--labels=5000", "--seed=1"} <= set(head)
   assert all("--classifier=W/rocl-5000-1-head/classifier" in words for words in reports)
 
@@ -86,7 +86,7 @@ def test_only_some_classifiers_meet_autoattack(script):
 def test_stages_of_supervised_training_see_as_many_images(script):
   (train, *reports) = _stages(script, "at", "1000")
   assert train.folder == "W/at-1000-1"
-  assert {"--examples=1000", "--epochs=200"} <= set(train.words)
+  assert {"--examples=1000", "--epochs=100"} <= set(train.words)
   assert all("--classifier=W/at-1000-1/classifier" in report.words for report in reports)
   assert "--examples=1000" not in _stages(script, "at", "all")[0].words
 
