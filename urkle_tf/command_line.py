@@ -249,6 +249,10 @@ _LOST = 138
 
 
 _NO_MEMORY = "out of memory: lower --batch_size (checkpoints are kept)"
+_DISK = (
+  *("No space left", "Read-only file system", "File too large", "Disk quota exceeded"),
+  *("Input/output error", "Stale file handle"),
+)
 _GO_ON = "; once that is mended, the same command goes on from the last checkpoint"
 
 
@@ -260,11 +264,12 @@ def _tensorflow_error(error):
   text = str(error)
   if ours := re.search(r"UserError: (.+)", text):  # raised inside the input pipeline
     return ours[1], 2
-  if "No space left" in text or "Read-only file system" in text:
+  if any(sign in text for sign in _DISK):
     return text.splitlines()[0] + _GO_ON, 1
   if isinstance(error, tensorflow.errors.ResourceExhaustedError):
     return _NO_MEMORY, 1
-  if isinstance(error, (tensorflow.errors.PermissionDeniedError, tensorflow.errors.DataLossError)):
+  known = (tensorflow.errors.PermissionDeniedError, tensorflow.errors.DataLossError)
+  if isinstance(error, known) or "No such file" in text:
     return text.splitlines()[0], 1
   return None
 
