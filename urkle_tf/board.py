@@ -12,14 +12,15 @@ HEALTH = "1_health"  # sorts before every other group, so that it is TensorBoard
 _IMAGES = 256  # that the Projector shows, each clean and attacked
 _TOGETHER = 64  # of them that are attacked
 
-# Signs of a run that goes wrong, in the order in which `docs/monitoring.md` tells of them.
+# Signs of a run that goes wrong; HParams shows the first of them.
 SIGNS = (
   "loss",
-  "kl",
-  "attack_objective",
-  "effective_rank",
-  "sigma_mean",
   "knn_accuracy",
+  "knn_robust_accuracy",
+  "kl",
+  "effective_rank",
+  "attack_objective",
+  "sigma_mean",
 )
 # Settings that runs are compared by; the rest is in the text of the flags.
 _COMPARED = (
