@@ -1,0 +1,76 @@
+"""Serves a SavedModel over HTTP, as TensorFlow Serving does, with Python alone; for one's own desk.
+
+  python examples/keras_app/serve.py app
+  python examples/keras_app/serve.py runs/photos/encoder 8501
+
+A POST to /v1/models/ANY:predict takes {"instances": [image, ...]} and perhaps
+{"signature_name": "embed"}, and answers {"predictions": [...]}, one for each image.
+"""
+
+import json
+import os
+import sys
+from http import server
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+
+
+def answer(model, request):
+  """What the model says to a request, as TensorFlow Serving's REST API would word it.
+
+  Args:
+    model: what `tf.saved_model.load` returned.
+    request: {"instances": images [n, h, w, c] as lists, "signature_name": str, if any}.
+
+  Returns:
+    {"predictions": [{output: values}]}, or the values alone of a signature with one output.
+  """
+  signature = model.signatures[request.get("signature_name", "serving_default")]
+  ((name, wanted),) = signature.structured_input_signature[1].items()
+  images = tf.constant(np.asarray(request["instances"], np.float32))
+  if not wanted.shape.is_compatible_with(images.shape):
+    raise ValueError(f"wanted images of {wanted.shape}, got {images.shape}")
+  found = {key: values.numpy().tolist() for key, values in signature(**{name: images}).items()}
+  if len(found) == 1:
+    return {"predictions": next(iter(found.values()))}
+  rows = zip(*found.values(), strict=True)
+  return {"predictions": [dict(zip(found, row, strict=True)) for row in rows]}
+
+
+def handler(model):
+  """The class that answers the requests."""
+
+  class Handler(server.BaseHTTPRequestHandler):
+    def do_POST(self):
+      """Answers with JSON; what is wrong with a request is said in it."""
+      try:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        code, body = 200, answer(model, request)
+      except Exception as error:  # whatever it is, the client is told
+        code, body = 400, {"error": str(error)}
+      content = json.dumps(body).encode()
+      self.send_response(code)
+      self.send_header("Content-Type", "application/json")
+      self.send_header("Content-Length", str(len(content)))
+      self.end_headers()
+      self.wfile.write(content)
+
+    def log_message(self, *args):
+      """Says nothing."""
+
+  return Handler
+
+
+def main(folder, port=8501):
+  """Serves until it is interrupted."""
+  model = tf.saved_model.load(folder)
+  with server.HTTPServer(("localhost", int(port)), handler(model)) as listening:
+    print(f"http://localhost:{listening.server_port}/v1/models/app:predict", flush=True)
+    listening.serve_forever()
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

@@ -1,0 +1,82 @@
+"""An ordinary Keras program on an exported encoder: TensorFlow and Keras are all it needs.
+
+  python examples/keras_app/train.py runs/digits/encoder labelled.npz app
+  python examples/keras_app/serve.py app
+  python examples/keras_app/ask.py labelled.npz
+
+labelled.npz holds "images", float32 [n, h, w, c] in [0, 1], and "labels", int [n].  The app is a
+SavedModel of images -> {"probabilities", "uncertainty"}, and holds the encoder: nothing else is
+needed where it is served.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+
+SAMPLES = 20  # of the representation, in an answer
+
+
+class Sample(keras.layers.Layer):
+  """Draws representations of the encoder's Gaussian: one while it trains, else `SAMPLES`."""
+
+  def __init__(self, **kwargs):
+    super().__init__(**kwargs)
+    self.seeds = keras.random.SeedGenerator(0)
+
+  def call(self, loc, scale, training=None):
+    """Locations and scales [n, d] -> [n, samples, d]."""
+    shape = (keras.ops.shape(loc)[0], 1 if training else SAMPLES, loc.shape[-1])
+    noise = keras.random.normal(shape, seed=self.seeds)
+    return loc[:, None] + scale[:, None] * noise
+
+  def compute_output_shape(self, loc_shape, scale_shape):
+    """The number of samples is known when it is called."""
+    del scale_shape
+    return (loc_shape[0], None, loc_shape[-1])
+
+
+class Uncertainty(keras.layers.Layer):
+  """The entropy of the mean prediction, as a share of the largest there is: from 0 to 1."""
+
+  def call(self, probabilities):
+    """[n, classes] -> [n]."""
+    logs = keras.ops.log(keras.ops.maximum(probabilities, 1e-12))
+    return -keras.ops.sum(probabilities * logs, -1) / np.log(probabilities.shape[-1])
+
+
+def build(folder, image_shape, classes):
+  """(model to train, model to serve): a frozen encoder and a head.
+
+  Args:
+    folder: the encoder's export.
+    image_shape: (height, width, channels).
+    classes: how many.
+  """
+  encoder = keras.layers.TFSMLayer(folder, call_endpoint="serving_default", trainable=False)
+  images = keras.Input(image_shape, name="images")
+  found = encoder(images)
+  each = keras.layers.Dense(classes, activation="softmax")(Sample()(found["loc"], found["scale"]))
+  mean = keras.layers.GlobalAveragePooling1D(name="probabilities")(each)
+  answer = {"probabilities": mean, "uncertainty": Uncertainty(name="uncertainty")(mean)}
+  return keras.Model(images, mean), keras.Model(images, answer)
+
+
+def main(folder, file, app, epochs=30):
+  """Trains the head, saves the app, and prints the accuracy on the images it was given."""
+  with np.load(file, allow_pickle=False) as data:
+    images, labels = data["images"].astype(np.float32), data["labels"]
+  model, served = build(folder, images.shape[1:], int(labels.max()) + 1)
+  loss = "sparse_categorical_crossentropy"
+  model.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"])
+  model.fit(images, labels, batch_size=64, epochs=epochs, verbose=0)
+  accuracy = model.evaluate(images, labels, verbose=0)[1]
+  served.export(app, verbose=False)
+  print(f"{app}: accuracy {accuracy:.3f}")
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])
