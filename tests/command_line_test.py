@@ -464,7 +464,7 @@ def test_help_fits_a_screen_and_helpfull_lists_all(command, main, names):
   full = _process("-m", f"urkle_tf.{command}", "--helpfull")
   assert (full.returncode, full.stderr) == (0, "")
   found = [
-    re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE) for text in (done.stdout, full.stdout)
+    re.findall(r"^  --(?:\[no\])?(\w+) ", text, re.MULTILINE) for text in (done.stdout, full.stdout)
   ]
   assert set(main) <= set(found[0])
   assert {*main, *names, "verbosity"} <= set(found[1])

@@ -283,7 +283,7 @@ PAGES = {
   "grid.md": Page(
     grid,
     {"--dataset=digits --norm=l2": f"--dataset=digits --examples=256 {TINY} --norm=l2"},
-    read=("python launch/sweep.py",),
+    read=("python launch/sweep.py", "python -m urkle_tf.train"),
   ),
   "extending.md": Page(
     extending,
@@ -305,6 +305,7 @@ PAGES = {
       'attacks="fgsm,pgd(steps=20)"': 'attacks="fgsm,pgd(steps=1)", examples=8, samples=2, '
       "eot=1, checks=False, representation_examples=4",
     },
+    read=("import urkle_tf\n\ntrained", "tuned", "report"),  # the functions behind start.md's
   ),
   "robustness.md": Page(evaluation, read=("python -m urkle_tf.evaluate",)),
   "robustify.md": Page(
@@ -325,6 +326,11 @@ PAGES = {
     },
     check=served_alike,
   ),
+  "speed.md": Page(
+    read=("python -m urkle_tf.train --dry_run",),
+    elsewhere={"python launch/export_step.py": "tests/programs_test.py runs what it does"},
+  ),
+  "reliability.md": Page(read=("bash launch/soak.sh",)),
   "results/mnist.md": Page(read=("python",)),
   "results/cifar10_cpu.md": Page(read=("python", "bash launch/cifar10_cpu.sh")),
 }
@@ -412,6 +418,7 @@ def run_module(words, monkeypatch, only_read):
 def read_script(words):
   """Checks that a script is there and knows the flags that it is given."""
   files = [words[0], "launch/jobs.py", "launch/tables.py"]  # the latter two hold what they share
+  files += ["urkle_tf/train.py", "urkle_tf/command_line.py"]  # whose flags some hand on
   text = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
   for name in re.findall(r"(?<!\S)--[a-z_]+", " ".join(words[1:])):
     assert f'"{name}"' in text, f"{words[0]} knows no {name}"
@@ -468,6 +475,14 @@ def test_every_page_is_run():
   pages = {file.relative_to(DOCS).as_posix(): file for file in DOCS.rglob("*.md")}
   asking = {name for name, file in pages.items() if blocks(file.read_text(encoding="utf-8"))}
   assert asking == set(PAGES)
+
+
+def test_links_lead_somewhere():
+  for file in (ROOT / "README.md", *DOCS.rglob("*.md")):
+    text = re.sub(r"(```|`)[^`]*\1", "", file.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+      if "://" not in target:
+        assert (file.parent / target.split("#")[0]).exists(), f"{file.name}: {target}"
 
 
 @pytest.mark.parametrize("page", PAGES)

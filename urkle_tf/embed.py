@@ -22,11 +22,21 @@ _SHARED = {
 _OWN = {
   "projector_examples": ("int", 2000, "images that the Projector shows; 0 for none"),
 }
+_MAIN = {
+  "encoder": "the folder of an encoder, a SavedModel's, or a .keras file",
+  "output_dir": "where embeddings.npz goes",
+  "dataset": "TFDS name, digits or folder:PATH",
+  "data_dir": "where prepared TFDS data lies",
+  "split": "embed this split",
+  "examples": "only so many images",
+  "image_size": "resize to squares of so many pixels",
+  "projector_examples": "images that the Projector shows",
+}
 
 
 def main():
   """The command line."""
-  names = command_line.define(_SHARED, _OWN)
+  names = command_line.define(_SHARED, _OWN, _MAIN)
 
   def embed(**settings):
     if not settings["output_dir"]:
