@@ -7,6 +7,7 @@ import tensorflow_probability as tfp
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf.data import augment, pipeline, sources
 from urkle_tf.robustness.urkle import kl_objective
 
 tfd = tfp.distributions
@@ -93,6 +94,20 @@ def test_one_attacked_view_is_the_first():
   _, value = scheme.losses(None, networks.Representations(normal, normal.loc), 2)["kl"]
   expected = 0.5 * tf.reduce_sum(tf.square(normal.loc[:, 0] - normal.loc[:, 2]), -1)
   np.testing.assert_allclose(value, expected, rtol=1e-4)
+
+
+def test_one_attacked_view_estimates_the_mean_of_both(encoder):
+  """Of the same 600 images, the KL of the first view's adversary and that of all views'."""
+  source = sources.load("digits", "train[:600]")
+  recipe = augment.SimCLR(strength=0.5, flip=False)
+  views = next(iter(pipeline.views(source, recipe, 600, seed=0)))["views"]
+  attack = attacks.PGD(attacks.Linf(0.1), steps=3)
+  found = np.stack(
+    [urkle_tf.kl_robustness(encoder, views[:, k], attack, seed=[k, 0]) for k in range(2)]
+  )
+  difference = found[0] - found.mean(0)
+  assert abs(difference.mean()) < 4 * difference.std() / 600**0.5  # unbiased
+  assert difference.std() > 0.05 * found.mean()  # and not the same
 
 
 def test_kl_is_minimised_through_both_arguments():

@@ -1,0 +1,77 @@
+"""Low precision in the attack's loop alone."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import urkle_tf
+from urkle_tf import attacks, networks, pretexts, robustness
+from urkle_tf.networks.low_precision import low_precision
+from urkle_tf.robustness.base import inference
+
+
+def _dtypes(function, *shapes):
+  """The dtypes of the convolutions of a traced function."""
+  graph = tf.function(function, autograph=False).get_concrete_function(
+    *(tf.TensorSpec(shape, tf.float32) for shape in shapes)
+  )
+  names = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
+  found = {"loop": set(), "step": set()}
+  for place, nodes in [
+    ("step", graph.graph.as_graph_def().node),
+    *(("loop", f.node_def) for f in graph.graph.as_graph_def().library.function),
+  ]:
+    found[place] |= {n.attr["T"].type for n in nodes if n.op in names}
+  return {place: {tf.as_dtype(kind).name for kind in kinds} for place, kinds in found.items()}
+
+
+@pytest.fixture(scope="module")
+def encoder():
+  keras.utils.set_random_seed(0)
+  return networks.GaussianEncoder(networks.backbone("resnet18(width=4)", (8, 8, 3)), 6)
+
+
+def test_within_it_the_backbone_is_bfloat16_and_outputs_stay_near(encoder, rng):
+  images = tf.constant(rng.uniform(size=(4, 8, 8, 3)), tf.float32)
+  expected = inference(encoder)(images)
+  with low_precision(encoder.network):
+    frozen = inference(encoder)
+    found = frozen(images)
+    assert _dtypes(lambda x: frozen(x).loc, [4, 8, 8, 3])["step"] == {"bfloat16"}
+  assert found.loc.dtype == found.scale.dtype == tf.float32
+  assert 1e-6 < np.abs(found.loc - expected.loc).max() < 0.1
+  again = inference(encoder)
+  np.testing.assert_array_equal(again(images).loc, expected.loc)  # as before
+  assert _dtypes(lambda x: again(x).loc, [4, 8, 8, 3])["step"] == {"float32"}
+  assert {v.dtype for v in encoder.network.variables} == {"float32"}
+
+
+def test_an_error_within_it_restores_too(encoder):
+  before = [layer.dtype_policy.name for layer in encoder.network._flatten_layers()]
+  with pytest.raises(ZeroDivisionError), low_precision(encoder.network):
+    raise ZeroDivisionError
+  assert [layer.dtype_policy.name for layer in encoder.network._flatten_layers()] == before
+
+
+def test_a_training_step_attacks_in_bfloat16_and_learns_in_float32(encoder, rng):
+  views = rng.uniform(size=(4, 2, 8, 8, 3)).astype(np.float32)
+  found = {}
+  for precision in (None, "mixed_bfloat16"):
+    trainer = urkle_tf.Trainer(
+      encoder,
+      pretexts.SimCLR(projector=8, projection=4),
+      robustness.Urkle(),
+      attacks.PGD(attacks.Linf(0.1), steps=2),
+      attack_precision=precision,
+    )
+    trainer.compile("sgd")
+    kinds = _dtypes(lambda x, t=trainer: t.train_step({"views": x}), [4, 2, 8, 8, 3])
+    # The clean image is encoded before the loop, for the attack's objective.
+    assert kinds["loop"] == {"bfloat16" if precision else "float32"}
+    assert "float32" in kinds["step"]
+    adversaries, info = trainer.adversaries(tf.constant(views), None, [0, 0])
+    found[precision] = tf.reduce_mean(info["objective"])
+    assert np.abs(adversaries - views).max() <= 0.1 + 1e-6
+  # The adversaries differ, and are as bad.
+  assert float(found["mixed_bfloat16"]) == pytest.approx(float(found[None]), rel=0.1)
