@@ -20,7 +20,7 @@ def operations(graph, loops=1):
     An int.
   """
   total = 0
-  for op in graph.get_operations():
+  for op in _live(graph):
     if op.type in _LOOPS:
       total += loops * operations(_function(graph, op.get_attr("body").name), loops)
     elif op.type in _CALLS:
@@ -58,7 +58,7 @@ def held(graph):
     An int: that of the graph or that of the body of one of its loops, whichever is more.
   """
   tensors, most = {}, 0
-  for op in graph.get_operations():
+  for op in _live(graph):
     if op.type in _LOOPS:
       most = max(most, held(_function(graph, op.get_attr("body").name)))
     elif op.type in _CALLS:
@@ -69,6 +69,21 @@ def held(graph):
         if forward and tensor.op.type not in ("Const", "ReadVariableOp", "Placeholder"):
           tensors[tensor.name] = _size(tensor) * tensor.dtype.size
   return max(most, sum(tensors.values()))
+
+
+def _live(graph):
+  """The operations that something depends on: TensorFlow runs no others.
+
+  A convolution's gradient, for one, is always traced for both its image and its kernel.
+  """
+  waiting = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
+  found = {}
+  while waiting:
+    op = waiting.pop()
+    if op.name not in found:
+      found[op.name] = op
+      waiting += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
+  return list(found.values())
 
 
 def _function(graph, name):

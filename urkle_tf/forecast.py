@@ -47,7 +47,8 @@ def _static(job):
   """What is known without taking a step."""
   learner, scope = job.learner, job.scope
   graph = _graph(job)
-  local = len(scope.extended.worker_devices)
+  replicas = scope.num_replicas_in_sync
+  local = len(scope.extended.worker_devices) if replicas > 1 else 1  # of this process
   attack_steps = learner.attack.steps if learner.attack is not None else 1
   bytes_of = lambda variables: sum(  # noqa: E731
     int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in variables
@@ -63,7 +64,7 @@ def _static(job):
       sum(np.prod(v.shape) for v in learner.pretext.variables if id(v) not in known)
     ),
     "steps": job.steps,
-    "operations": cost.operations(graph, attack_steps) * scope.num_replicas_in_sync // local,
+    "operations": cost.operations(graph, attack_steps) * replicas // local,
     "memory": memory,
     "peak_memory": None,
     "available_memory": _available_memory(),
