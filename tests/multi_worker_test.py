@@ -120,7 +120,9 @@ def test_the_death_of_a_worker_ends_the_other_and_both_go_on(started, tmp_path):
   run = folder / "long"
   _wait(lambda: list(run.glob("checkpoints/*.npz")), processes, folder)
   processes[1].send_signal(signal.SIGKILL)
+  killed = time.perf_counter()
   assert processes[0].wait() == 138
+  print(f"it took {time.perf_counter() - killed:.1f} s")  # pytest -rP shows it
   said = _line(folder / "0.log")
   assert said.startswith("error: another worker has ended: start all workers again")
   assert "Traceback" not in (folder / "0.log").read_text()

@@ -12,6 +12,7 @@ import os
 import sys
 
 import tensorflow as tf
+from absl import logging
 
 from urkle_tf import errors
 
@@ -260,4 +261,5 @@ def joined(scope):
   except _LOST as error:
     if not several_workers(scope):
       raise
+    logging.info("%s", error)
     raise WorkerLost("another worker has ended") from error
