@@ -82,13 +82,17 @@ def test_it_tells_what_was_measured(folder, report):
   (index,) = front["model-index"]
   (result,) = index["results"]
   assert result["dataset"] == {"name": "digits", "type": "digits", "split": "test"}
-  clean, attacked = result["metrics"]
-  assert (clean["name"], clean["value"]) == ("clean", round(100 * found["clean"]["accuracy"], 2))
+  assert [metric["name"] for metric in result["metrics"]] == [
+    *("clean, sampled z", "pgd-2, linf 8/255, sampled z"),
+    *("clean, z = mu", "pgd-2, linf 8/255, z = mu"),
+  ]
+  clean, attacked, point, _ = result["metrics"]
+  assert clean["value"] == round(100 * found["clean"]["accuracy"], 2)
+  assert point["value"] == round(100 * found["clean"]["deterministic"]["accuracy"], 2)
   rows = [row for row in found["attacks"] if row["mode"] == "sampled"]
-  assert attacked["name"] == "pgd-2, linf 8/255"
   assert attacked["value"] == round(100 * rows[0]["accuracy"], 2)
   low, high = (round(100 * bound, 1) for bound in rows[0]["interval"])
-  assert f"| pgd-2, linf 8/255 | {attacked['value']:.2f} ({low} to {high}) |" in body
+  assert f"| pgd-2, linf 8/255, sampled z | {attacked['value']:.2f} ({low} to {high}) |" in body
   assert front["datasets"] == ["digits"]
   assert "somebody" not in body
 

@@ -17,6 +17,7 @@ _USE = {
   "classifier": ("deterministic", "logits", "[n, {classes}]"),
   "regressor": ("deterministic", "predictions", "[n, {outputs}]"),
 }
+_READINGS = {"sampled": "sampled z", "deterministic": "z = mu"}
 # Settings that a reader asks for: {name: how it is called}.
 _TRAINED = {
   "pretext": "pretext",
@@ -159,6 +160,8 @@ def _trained(metadata):
   rows += [("dimensions of z", metadata["latent_dim"]), ("z is sampled", metadata["stochastic"])]
   for part, of in (("encoder_settings", "pre-training: "), ("settings", "")):
     settings = metadata.get(part, {})
+    if of and settings.get("dataset"):
+      rows.append((of + "data", settings["dataset"]))
     rows += [
       (of + called, settings[key])
       for key, called in _TRAINED.items()
@@ -170,18 +173,21 @@ def _trained(metadata):
 
 
 def _rows(report):
-  """[{"name", "value" in percent, "interval"}], clean first; of the mode that is served."""
+  """[{"name", "value" in percent, "interval"}] of each reading of z, clean first."""
   if not report or "clean" not in report:
     return []
-  clean = report["clean"]
-  found = [{"name": "clean", **_percent(clean)}]
-  for row in report.get("attacks", ()):
-    if row["mode"] != clean["mode"]:
+  clean, found = report["clean"], []
+  for mode, part in ((clean["mode"], clean), ("deterministic", clean.get("deterministic"))):
+    if part is None:
       continue
-    steps = f"-{row['steps']}" if row.get("steps", 1) > 1 else ""
-    restarts = f" x {row['restarts']}" if row.get("restarts", 1) > 1 else ""
-    name = f"{row['name']}{steps}{restarts}, {row['norm']} {_radius(row['epsilon'])}"
-    found.append({"name": name, **_percent(row)})
+    reading = "" if "deterministic" not in clean else f", {_READINGS[mode]}"
+    found.append({"name": f"clean{reading}", **_percent(part)})
+    for row in report.get("attacks", ()):
+      if row["mode"] == mode:
+        steps = f"-{row['steps']}" if row.get("steps", 1) > 1 else ""
+        restarts = f" x {row['restarts']}" if row.get("restarts", 1) > 1 else ""
+        name = f"{row['name']}{steps}{restarts}, {row['norm']} {_radius(row['epsilon'])}{reading}"
+        found.append({"name": name, **_percent(row)})
   return found
 
 
@@ -200,7 +206,7 @@ def _measured(report, rows):
     )
   said = [f"On {report['config']['dataset']}, {report['config'].get('split', 'test')}."]
   if rows:
-    said[0] = f"{said[0][:-1]}, {report['clean']['examples']:,} images, z {_mode(report)}."
+    said[0] = f"{said[0][:-1]}, {report['clean']['examples']:,} images."
     cells = [
       (r["name"], f"{r['value']:.2f} ({r['interval'][0]} to {r['interval'][1]})") for r in rows
     ]
@@ -214,10 +220,6 @@ def _measured(report, rows):
   if failed := [check["name"] for check in report.get("checks", ()) if not check["passed"]]:
     said.append(f"Checks that failed: {', '.join(failed)}. The figures rest on less than they say.")
   return "\n\n".join(said)
-
-
-def _mode(report):
-  return "sampled" if report["clean"]["mode"] == "sampled" else "= mu"
 
 
 def _limits(metadata):
