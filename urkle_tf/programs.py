@@ -8,13 +8,13 @@ import tensorflow as tf
 
 from urkle_tf import checkpoints, distribution, errors, files
 
-PROGRAM, DESCRIPTION, STATE = "step.stablehlo", "step.json", "state.npz"
+PROGRAM, DESCRIPTION, STATE = "step.hlo", "step.json", "state.npz"
 
 
 def export_step(job, folder):
   """Writes the step of a training: augmentation, attack, loss, update and all.
 
-  Three files: the program (StableHLO bytecode); what it is given and returns, and how long the
+  Three files: the program (a serialized HLO module); what it is given and returns, and how long the
   training is (JSON); and the state that it begins with, in the form of a checkpoint.  The program
   takes the batch, images uint8 [n, h, w, c] and, if the pretext reads them, labels int32 [n],
   then the inputs; it returns the metrics as one float32 vector, and then new values of some of
@@ -23,6 +23,9 @@ def export_step(job, folder):
   Args:
     job: a `pretraining.Job` whose augmentation runs in the step.
     folder: a `pathlib.Path`.
+
+  Returns:
+    A function of a stage, "hlo" or "stablehlo", to the program as text.
 
   Raises:
     UserError: if the augmentation runs elsewhere, or the job has several replicas.
@@ -60,9 +63,10 @@ def export_step(job, folder):
   }
   state = dict(zip(checkpoints.names(job.state), map(distribution.plain, job.state)))
   done = np.int64(distribution.plain(learner.optimizer.iterations))
-  files.write(folder / PROGRAM, lower("stablehlo_serialized"))
+  files.write(folder / PROGRAM, lower("hlo_serialized"))
   files.write(folder / DESCRIPTION, json.dumps(described, indent=1) + "\n")
   files.write(folder / STATE, lambda stream: np.savez(stream, step=done, **state))
+  return lower
 
 
 def _updates(text):
