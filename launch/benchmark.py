@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times training, its input pipeline and attacks, on whatever device is here; prints JSON.
+r"""Times training, its input pipeline and attacks, on whatever device is here; prints JSON.
 
   python launch/benchmark.py --encoder="resnet18(width=16)" --batch_size=256 --attack_steps=4
   python launch/benchmark.py --precision=mixed_bfloat16 --strategy=auto --batch_size=1024
@@ -7,19 +7,26 @@
 
 Images are random: the time does not depend on what they show.  Reading files is not part of
 it.  Each figure is the median of several timings, and an image counts once, whatever its views
-and adversaries.
+and adversaries.  What is compared takes turns, so that a busy machine disturbs it little.
+
+--suite measures everything that docs/results/speed.md shows, in hours (--scale=tiny: minutes):
+
+  python launch/benchmark.py --suite --out=docs/results/speed.json --page=docs/results/speed.md \\
+    --data_dir=DATA_DIR
 
 --part=attacks compares the compiled loop of PGD with the network's own forward and backward pass,
 and with PGD of foolbox and adversarial-robustness-toolbox where they are installed, on the same
-network.  They take turns, and each ratio is the median of those within one turn, so that a busy
-machine disturbs it little.
+network; each ratio is the median of those within one turn.  --part=input is the pipeline alone, on
+one core.
 """
 
 import argparse
 import json
 import os
+import pathlib
 import resource
 import statistics
+import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
@@ -65,7 +72,14 @@ def _arguments(argv):
   add("--strategy", default="auto")
   add("--steps", type=int, default=10, help="steps a timing")
   add("--timings", type=int, default=5, help="timings that the median is of")
-  add("--part", default="training", choices=["training", "attacks"], help="what is timed")
+  parts = ["training", "attacks", "input"]
+  add("--part", default="training", choices=parts, help="what is timed")
+  add("--suite", action="store_true", help="everything; other flags are not read")
+  add("--scale", default="full", help="of the suite: full, or tiny to try it")
+  add("--out", default="speed.json", help="of the suite: where its figures go")
+  add("--page", help="of the suite: where they go as Markdown")
+  add("--work", default="runs/speed", help="of the suite: the folder of its trainings")
+  add("--data_dir", help="of the suite: where mnist lies, prepared")
   add("--classifier", help="an exported one for --part=attacks, instead of a new --encoder")
   return parser, parser.parse_args(argv)
 
@@ -107,6 +121,15 @@ def _learner(options, image_shape, pretext, recipe):
   return learner
 
 
+def passes(views, attacked, steps):
+  """Forward passes of an image that a step takes time for, a backward pass being one or two.
+
+  Of each member of the training pass the forward pass and the gradients of weights and inputs; of
+  each attacked view the clean reference, and at each step forward and the gradient of the input.
+  """
+  return 3 * (views + attacked) + attacked + 2 * attacked * steps
+
+
 def measure(options):
   """Builds one cell of the grid and times it.
 
@@ -114,38 +137,58 @@ def measure(options):
     options: what `_arguments` parses.
 
   Returns:
-    A dict for JSON; `input_share_of_step` above 1 says that the pipeline holds the step up.
+    A dict for JSON.  `share_of_ceiling`: of what the network's forward pass, times `passes`, would
+    take; on one replica.  `waiting_share`: of a step with the pipeline, what it takes longer than
+    one whose batch is there.  `input_share_of_step` above 1 says that the pipeline holds the step
+    up.  `start_seconds`: from the process's start to here.
   """
   _check(options)
+  start_seconds = _age()
   keras.mixed_precision.set_global_policy(options.precision)
   scope = distribution.strategy(options.strategy)
-  size, batch_size = options.image_size, options.batch_size
-  shape = (4 * batch_size, size, size, options.channels)
-  images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-  source = sources.ArraySource(images, name="random", split="train")
-  recipe = augment.from_spec(options.augment)
-  pretext = spec.build("pretexts", options.pretext, pretexts.Pretext)
-  views = pipeline.views(
-    source, recipe, batch_size, 0, views=pretext.views, on_device=options.augment_on_device
-  )
-
+  source, recipe, pretext, views = _pipeline(options)
   batch, input_seconds = _input(views, options)
+  before = _peak_mib()
+  built = time.perf_counter()
   with scope.scope():
     learner = _learner(options, source.image_shape, pretext, recipe)
   same = tf.data.Dataset.from_tensors(batch).repeat()
   feed = iter(scope.experimental_distribute_dataset(same))
   learner.make_train_function()
+  built = time.perf_counter() - built
   first = _seconds(lambda: learner.train_function(feed), 1, 1)
-  step_seconds = _seconds(lambda: learner.train_function(feed), options.steps, options.timings)
+  memory = _peak_mib()
+  fresh = iter(scope.experimental_distribute_dataset(views))
+  contenders = {
+    "step": lambda: learner.train_function(feed),
+    "fed": lambda: learner.train_function(fresh),
+    "forward": _forward(learner, options),
+  }
+  turns = _turns(contenders, options.steps, options.timings)
+  seconds = {name: statistics.median(found) / options.steps for name, found in turns.items()}
 
+  def median(function):
+    return statistics.median(map(function, *(turns[name] for name in ("step", "fed", "forward"))))
+
+  steps = learner.attack.steps if learner.attack else 0
+  attacked = steps and learner.robustness.targets(tf.zeros([1, pretext.views, 1])).shape[1]
+  needed = passes(pretext.views, attacked, steps)
+  alone = scope.num_replicas_in_sync == 1
   result = {
-    "step_seconds": step_seconds,
-    "step_images_per_second": batch_size / step_seconds,
+    "step_seconds": seconds["step"],
+    "step_images_per_second": options.batch_size / seconds["step"],
+    "forward_images_per_second": options.batch_size / seconds["forward"],
+    "passes": needed,
+    "share_of_ceiling": median(lambda s, _, f: needed * f / s) if alone else None,
     "input_seconds": input_seconds,
-    "input_images_per_second": batch_size / input_seconds,
-    "input_share_of_step": input_seconds / step_seconds,
-    "compile_seconds": max(0.0, first - step_seconds),
-    "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "input_images_per_second": options.batch_size / input_seconds,
+    "input_share_of_step": input_seconds / seconds["step"],
+    "waiting_share": median(lambda s, fed, _: max(0.0, 1 - s / fed)),
+    "start_seconds": start_seconds,
+    "build_seconds": built,
+    "compile_seconds": max(0.0, first - seconds["step"]),
+    "peak_memory_mib": memory,
+    "step_memory_mib": memory - before,
     "machine": {**_machine(), "replicas": scope.num_replicas_in_sync},
     "settings": vars(options),
   }
@@ -153,6 +196,67 @@ def measure(options):
     peaks = [tf.config.experimental.get_memory_info(gpu.name)["peak"] for gpu in gpus]
     result["peak_device_memory_mib"] = max(peaks) / 2**20
   return result
+
+
+def measure_input(options):
+  """Times the pipeline alone, one view of each image, on one core.
+
+  Args:
+    options: what `_arguments` parses.
+
+  Returns:
+    A dict for JSON.
+  """
+  _check(options)
+  _, _, _, views = _pipeline(options, views=1)
+  threads = tf.data.Options()
+  threads.threading.private_threadpool_size = 1
+  threads.threading.max_intra_op_parallelism = 1
+  threads.autotune.enabled = False
+  _, seconds = _input(views.with_options(threads), options)
+  return {
+    "images_per_second": options.batch_size / seconds,
+    "machine": _machine(),
+    "settings": vars(options),
+  }
+
+
+def _pipeline(options, views=None):
+  """(source, recipe, pretext, endless batches) over random images."""
+  size, batch_size = options.image_size, options.batch_size
+  shape = (4 * batch_size, size, size, options.channels)
+  images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+  source = sources.ArraySource(images, name="random", split="train")
+  recipe = augment.from_spec(options.augment)
+  pretext = spec.build("pretexts", options.pretext, pretexts.Pretext)
+  on_device = options.augment_on_device and views is None
+  batches = pipeline.views(
+    source, recipe, batch_size, 0, views=views or pretext.views, on_device=on_device
+  )
+  return source, recipe, pretext, batches
+
+
+def _forward(learner, options):
+  """The network's forward pass in inference mode, of as many images as a batch has."""
+  shape = [options.batch_size, *learner.encoder.image_shape]
+  images = tf.random.stateless_uniform(shape, [0, 0])
+
+  @tf.function(autograph=False, jit_compile=learner.jit_compile)
+  def forward():
+    return learner.encoder.network(images, training=False)["loc"]
+
+  return forward
+
+
+def _age():
+  """Seconds since this process was started."""
+  ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+  uptime = float(pathlib.Path("/proc/uptime").read_text().split()[0])
+  return uptime - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _peak_mib():
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _check(options):
@@ -321,8 +425,14 @@ def main(argv=None):
   """Prints one JSON object."""
   parser, options = _arguments(argv)
   try:
-    found = measure_attacks(options) if options.part == "attacks" else measure(options)
-    print(json.dumps(found, indent=2))
+    if options.suite:
+      sys.path.insert(0, str(pathlib.Path(__file__).parent))
+      import suite
+
+      suite.run(options)
+      return
+    parts = {"training": measure, "attacks": measure_attacks, "input": measure_input}
+    print(json.dumps(parts[options.part](options), indent=2))
   except errors.UserError as error:
     parser.exit(2, f"error: {error}\n")
   finally:

@@ -54,7 +54,14 @@ def test_figures_agree(benchmark, capsys):
     "compile_seconds",
     "peak_memory_mib",
   }
+  # Another test of this process may have taken more memory before; a batch may be there in time.
+  assert numbers.pop("step_memory_mib") >= 0
+  assert 0 <= numbers.pop("waiting_share") < 1
   assert all(value > 0 for value in numbers.values())
+  assert found["passes"] == 3 * (2 + 1) + 1 + 2 * 1 * 1  # two views, one adversary, one step
+  share = found["passes"] * found["step_images_per_second"] / found["forward_images_per_second"]
+  # The median of ratios is not the ratio of medians, but near it.
+  assert found["share_of_ceiling"] == pytest.approx(share, rel=0.9)
   for part in ("step", "input"):
     batch = found[f"{part}_images_per_second"] * found[f"{part}_seconds"]
     assert batch == pytest.approx(6)
@@ -66,6 +73,19 @@ def test_figures_agree(benchmark, capsys):
   assert found["machine"]["cores"] <= os.cpu_count()
   assert found["machine"]["tensorflow"] == tf.__version__
   assert found["settings"]["precision"] == "mixed_bfloat16"
+
+
+def test_passes_of_a_step(benchmark):
+  """4K + 14 of two attacked views, about 2K + 10 of one, K + ... of none."""
+  assert [benchmark.passes(2, 2, k) for k in (1, 5, 7)] == [18, 34, 42]
+  assert [benchmark.passes(2, 1, k) for k in (1, 5, 12)] == [12, 20, 34]
+  assert benchmark.passes(2, 0, 0) == 6
+
+
+def test_the_pipeline_alone(benchmark, capsys):
+  found = _printed(benchmark, capsys, "--part=input")
+  assert found["images_per_second"] > 0
+  assert found["settings"]["part"] == "input"
 
 
 def test_attack_speeds_agree(benchmark, capsys):
