@@ -16,6 +16,8 @@ from urkle_tf import distribution, errors, export, monitoring, networks
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
 import loopback
 
+pytestmark = pytest.mark.timeout(600)  # three processes that start TensorFlow
+
 COMMON = {
   "encoder": "convnet(width=4, layers=2)",
   "latent_dim": 6,
