@@ -123,6 +123,12 @@ class Trainer(keras.Model):
     self._averages = [
       keras.Variable(weight.numpy(), dtype=weight.dtype, trainable=False) for weight in averaged
     ]
+    # The mean perturbation of the step before.
+    self._carried = None
+    if getattr(self.attack, "carry", False):
+      self._carried = keras.Variable(
+        tf.zeros(encoder.image_shape), trainable=False, aggregation="only_first_replica"
+      )
     # Steps skipped: in all, in a row now, in the longest row, and the last step of that row.
     # Floats, which lie with the rest on an accelerator.
     self.skips = keras.Variable(
@@ -201,6 +207,8 @@ class Trainer(keras.Model):
     steps = self.schedule.steps(progress, self.attack)
     if steps is not None:
       options["steps"] = steps
+    if self._carried is not None:
+      options["carried"] = tf.convert_to_tensor(self._carried.value)
     with contextlib.ExitStack() as stack:
       if self.attack_precision:
         for network in {id(n): n for n in self._networks()}.values():
@@ -306,6 +314,7 @@ class Trainer(keras.Model):
     if self.robustness.adversarial:
       adversaries, info = self.adversaries(views, aux, distribution.fold(seed, 1), step)
       images = tf.concat([images, adversaries], axis=1) if count else adversaries
+      self._carry(adversaries - self.robustness.targets(views))
       values["attack_objective"] = tf.reduce_mean(info["objective"])
       values["zero_gradients"] = info["zero_gradients"]
       moved = self.attack.threat.distance(flat(adversaries), flat(self.robustness.targets(views)))
@@ -347,6 +356,15 @@ class Trainer(keras.Model):
 
     values |= terms | {"loss": loss, "gradient_norm": norm}
     return values | _health(all_of_them.normal, count if self._pairs else 0)
+
+  def _carry(self, perturbations):
+    """Keeps what perturbations [n, a, h, w, c] have in common, over all replicas."""
+    if self._carried is None:
+      return
+    common, context = tf.reduce_mean(perturbations, [0, 1]), tf.distribute.get_replica_context()
+    if distribution.replicas() > 1:
+      common = context.all_reduce(tf.distribute.ReduceOp.MEAN, common)
+    self._carried.assign(common)
 
   def _moved_by_passes(self):
     """What the step moves before its gradient is known: batch statistics."""

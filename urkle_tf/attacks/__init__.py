@@ -17,10 +17,10 @@ from urkle_tf.attacks.square import Square
 from urkle_tf.attacks.threat import L1, L2, Linf, ThreatModel, from_norm
 
 _TRAINING = {
-  "pgd": lambda threat, steps, step_size, start=1.0, restarts=1, keep="last": PGD(
-    threat, steps, step_size, start, restarts, keep
+  "pgd": lambda threat, steps, step_size, start=1.0, restarts=1, keep="last", carry=False: PGD(
+    threat, steps, step_size, start, restarts, keep, carry=carry
   ),
-  "rs_fgsm": lambda threat, steps, step_size: RSFGSM(threat),
+  "rs_fgsm": lambda threat, steps, step_size, carry=False: RSFGSM(threat, carry),
   "fgsm": lambda threat, steps, step_size, start=1e-3: FGSM(threat, start),
 }
 
@@ -29,7 +29,7 @@ def from_spec(text, threat, steps, step_size=None):
   """The attack of a training, of a spec such as `"pgd(start=0.5)"` or `"rs_fgsm"`.
 
   Args:
-    text: the spec: `pgd(start, restarts, keep)`, `rs_fgsm` or `fgsm(start)`.
+    text: the spec: `pgd(start, restarts, keep, carry)`, `rs_fgsm(carry)` or `fgsm(start)`.
     threat: the `ThreatModel`.
     steps: of PGD; the others take one.
     step_size: likewise, in pixel units; None for 2.5 epsilon / steps.

@@ -22,7 +22,15 @@ class PGD(base.Attack):
   """
 
   def __init__(
-    self, threat, steps=10, step_size=None, start=1.0, restarts=1, keep="last", name="pgd"
+    self,
+    threat,
+    steps=10,
+    step_size=None,
+    start=1.0,
+    restarts=1,
+    keep="last",
+    name="pgd",
+    carry=False,
   ):
     """Builds the attack.
 
@@ -38,6 +46,8 @@ class PGD(base.Attack):
         the highest objective, from the random start to the last (one forward
         pass more a run).  More than one restart implies "best".
       name: what logs and reports call the attack.
+      carry: whether a `Trainer` is to give `run` what the adversaries of the step before have in
+        common.
 
     Raises:
       UserError: if an argument is out of its range.
@@ -61,6 +71,7 @@ class PGD(base.Attack):
     self.step_size = step_size
     self.start = float(start)
     self.keep = "best" if self.restarts > 1 else keep
+    self.carry = bool(carry)
 
   def describe(self):
     return {
@@ -71,7 +82,7 @@ class PGD(base.Attack):
       "keep": self.keep,
     }
 
-  def run(self, objective, images, seed=None, epsilon=None, steps=None):
+  def run(self, objective, images, seed=None, epsilon=None, steps=None, carried=None):
     """As calling, and also says what the attack saw.
 
     Args:
@@ -82,6 +93,8 @@ class PGD(base.Attack):
         step size is scaled with it.  For the warm-up of epsilon in training.
       steps: an int32 scalar (tensor), at least 1, that stands in for the number of steps;
         `steps * step_size` stays what it was.
+      carried: float32 [...], a direction of one image's shape, in which the random start is moved
+        by epsilon before it is projected; 0 moves nothing.
 
     Returns:
       `(adversaries, info)`: float32 [n, ...] without a gradient, and a dict:
@@ -104,16 +117,20 @@ class PGD(base.Attack):
       size = size * self.steps / tf.cast(steps, tf.float32)
     images, seed = self._prepare(threat, images, seed)
     return self._repeat(
-      lambda _, seed: self._ascend(objective, images, threat, size, steps, seed), images, seed
+      lambda _, seed: self._ascend(objective, images, threat, size, steps, seed, carried),
+      images,
+      seed,
     )
 
   def _nothing(self, images):
     return {**super()._nothing(images), "last": images, "zero_gradients": tf.zeros([])}
 
-  def _ascend(self, objective, images, threat, size, steps, seed):
+  def _ascend(self, objective, images, threat, size, steps, seed, carried):
     """One run.  The loop carries the iterate, and the best one if it is kept."""
     best = self.keep == "best"
     start = threat.random_start(images, seed, self.start)
+    if carried is not None:
+      start = threat.project(start + threat.epsilon * threat.normalise(carried[None]), images)
     state = {"iterate": start, "objective": base.lowest(images), "zeros": tf.zeros([])}
     if best:
       state["result"] = start
@@ -170,11 +187,12 @@ class FGSM(PGD):
 class RSFGSM(PGD):
   """FGSM from a random start (Wong et al., 2020): one step of 1.25 epsilon."""
 
-  def __init__(self, threat):
+  def __init__(self, threat, carry=False):
     """Builds the attack.
 
     Args:
       threat: a `ThreatModel`.
+      carry: as `PGD`'s.
     """
     step_size = 1.25 * threat.epsilon
-    super().__init__(threat, steps=1, step_size=step_size, start=1.0, name="rs-fgsm")
+    super().__init__(threat, steps=1, step_size=step_size, name="rs-fgsm", carry=carry)
