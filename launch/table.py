@@ -65,7 +65,11 @@ def main():
     file = pathlib.Path(folder) / "report.json"
     if not file.exists():
       sys.exit(f"error: {file} does not exist: run python -m urkle_tf.evaluate first")
-    reports[name] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+      reports[name] = json.loads(file.read_text(encoding="utf-8"))
+      table({name: reports[name]})
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
+      sys.exit(f"error: {file} is no report, or is damaged: run python -m urkle_tf.evaluate again")
   print("\n".join(table(reports)))
 
 

@@ -33,13 +33,19 @@ def finished(folder, model, fingerprint, html=False):
     What report.json holds, or None if there is none.
 
   Raises:
-    UserError: if it is of another model.
+    UserError: if it is of another model, or damaged.
   """
   file = folder / "report.json"
   if not file.exists():
     return None
-  found = json.loads(file.read_text(encoding="utf-8"))
-  if found["config"].get("fingerprint") != fingerprint:
+  try:
+    found = json.loads(file.read_text(encoding="utf-8"))
+    owner = found["config"].get("fingerprint")
+  except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    raise errors.UserError(
+      f"{file} is no report, or is damaged: remove it, and the same command measures again"
+    ) from None
+  if owner != fingerprint:
     raise errors.UserError(
       f"{folder} holds the report of another model than {model} holds now: give another "
       "--output_dir"
