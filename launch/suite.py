@@ -106,7 +106,9 @@ SYSTEMS = {
   "PGD-7, rising from 1": (*_SMALL_STEPS, "--attack_schedule=rising(first=1)"),
   "PGD-7, controlled": (*_SMALL_STEPS, "--attack_schedule=controlled(every=300)"),
   "PGD-2": (),
+  "PGD-2, carried": ("--attack=pgd(carry=true)",),
   "RS-FGSM": ("--attack=rs_fgsm",),
+  "RS-FGSM, carried": ("--attack=rs_fgsm(carry=true)",),
   "RS-FGSM, GradAlign": ("--attack=rs_fgsm", "--robustness=urkle(beta=1, align=1)"),
 }
 

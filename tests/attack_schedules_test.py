@@ -131,17 +131,12 @@ def test_a_weak_attack_is_found_out_and_strengthened(rng, caplog):
   assert metrics.extra["attack_ratio"] > 1.3
   assert int(schedule.steps(None, weak)) == 2
   assert "looks better than it is" in caplog.text
+  assert any(variable is schedule.variables[0] for variable in trainer.variables)  # checkpoints
 
 
-def test_a_controlled_training_logs_and_resumes(tmp_path, killed):
-  options = {**SMALL, "attack_schedule": "controlled(every=2)", "checkpoint_every": 4}
-  urkle_tf.pretrain(output_dir=str(tmp_path / "whole"), **options)
-  killed(lambda: urkle_tf.pretrain(output_dir=str(tmp_path / "killed"), **options), 2)
-  urkle_tf.pretrain(output_dir=str(tmp_path / "killed"), **options)
-  ones, others = _rows(tmp_path / "whole"), _rows(tmp_path / "killed")
-  for row in ones + others:
-    del row["seconds"], row["images_per_second"]
-  assert ones == others
+def test_a_controlled_training_logs(tmp_path):
+  urkle_tf.pretrain(output_dir=str(tmp_path), attack_schedule="controlled(every=2)", **SMALL)
+  ones = _rows(tmp_path)
   measured = [row for row in ones if "attack_ratio" in row]
   assert [row["step"] for row in measured] == [2, 4, 6, 8, 10, 12]
   steps = [row["attack_steps"] for row in ones]
