@@ -330,7 +330,7 @@ def _run_cases(tmp):
   torn.write_bytes((tmp / "corrupt/cat/0.png").read_bytes()[:-200])  # the header is whole
   (tmp / "file").write_text("a file")
   (tmp / "full").mkdir()
-  (tmp / "full/metrics.side").symlink_to("/dev/full")
+  (tmp / "full/flags.side").symlink_to("/dev/full")
   names = {"tmp": str(tmp), "run": str(tmp / "run"), "head": str(tmp / "head")}
   cases = [
     [command, [a.format(**names) for a in arguments], 0 if "while training" in name else None]
