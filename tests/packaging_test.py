@@ -226,7 +226,8 @@ def test_which_versions_are_installed_where(tmp_path, variables, extras, folder,
   python = tmp_path / folder / "bin" / "python"  # says how it is called, and installs nothing
   python.parent.mkdir(parents=True)
   python.write_text(
-    '#!/bin/sh\ncase "$*" in *install*) echo "$*" ;; *hashlib*) cat > /dev/null; echo hash ;; esac\n'
+    '#!/bin/sh\ncase "$*" in *install*) echo "$*" ;; '
+    "*hashlib*) cat > /dev/null; echo hash ;; esac\n"
   )
   python.chmod(0o755)
   result = subprocess.run(

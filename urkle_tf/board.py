@@ -61,7 +61,7 @@ def embeddings(encoder, attack, source, folder, seed=0):
     folder: of the event files, a `pathlib.Path`.
     seed: an int.
   """
-  found, labels, count = [], [], 0
+  found, labels, count = [], list[int](), 0
   for number, batch in enumerate(pipeline.batches(source, _TOGETHER)):
     images = batch["image"][: _IMAGES - count]
     drawn = distribution.fold([seed, 2], number)

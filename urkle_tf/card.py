@@ -76,8 +76,8 @@ def write(folder, metadata, report=None):
 def _name(metadata):
   """Such as: simclr + urkle encoder, cifar10, 32x32."""
   settings = {**metadata.get("encoder_settings", {}), **metadata.get("settings", {})}
-  cell = [str(settings.get(key, "")).split("(")[0] for key in ("pretext", "robustness")]
-  cell = " + ".join(part for part in cell if part not in ("", "none"))
+  parts = [str(settings.get(key, "")).split("(")[0] for key in ("pretext", "robustness")]
+  cell = " + ".join(part for part in parts if part not in ("", "none"))
   size = "x".join(map(str, metadata["image_size"][:2]))
   found = [f"{cell} {metadata['kind']}".strip(), metadata.get("dataset"), size]
   return ", ".join(str(part) for part in found if part)

@@ -251,8 +251,10 @@ def _build(settings, scope):
   if scheme.strength(0.0) is not None:
     pipeline.check_strength(recipe)
   source = sources.load(
-    *(settings[name] for name in ("dataset", "split", "data_dir", "download", "image_size")),
-    settings["examples"],
+    **{
+      name: settings[name]
+      for name in ("dataset", "split", "data_dir", "download", "image_size", "examples")
+    }
   )
   task.adopt(source)
   batch_size, replicas = settings["batch_size"], scope.num_replicas_in_sync

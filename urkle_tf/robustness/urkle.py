@@ -44,7 +44,7 @@ class Urkle(Robustness):
   """
 
   stochastic = True
-  terms = ("kl",)
+  terms: tuple[str, ...] = ("kl",)
 
   def __init__(self, beta=0.1, positives=True, attacked=None, align=0.0):
     if not beta >= 0:
