@@ -165,6 +165,17 @@ def test_what_a_kill_left_behind_is_cleared(encoder, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["encoder"]
 
 
+def test_what_a_kill_between_two_moves_hid_is_there_again(encoder, tmp_path, monkeypatch):
+  target = tmp_path / "encoder"
+  export.export_encoder(encoder, target, {"dataset": "first"})
+  target.rename(tmp_path / ".encoder.old")
+  monkeypatch.setattr(export, "_save_metadata", lambda *_: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    export.export_encoder(encoder, target, {"dataset": "second"})
+  assert [p.name for p in tmp_path.iterdir()] == ["encoder"]
+  assert export.read_metadata(target)["dataset"] == "first"
+
+
 def test_other_folders_are_never_replaced(encoder, tmp_path):
   (tmp_path / "thesis.tex").write_text("all of it")
   with pytest.raises(errors.UserError, match="holds something else"):

@@ -213,7 +213,7 @@ def run(function, names):
       return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
       _fail(str(errors.unknown("flag", error.flagname, known)).split(" (known")[0], 2)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # --nodownload=x is told by the latter
       _fail(str(error).removeprefix("ERROR:: "), 2)
 
   try:

@@ -11,6 +11,7 @@ A folder needs neither this package nor TensorFlow Probability to be used:
                                  batch norms of clean images
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ import tensorflow_probability as tfp
 from absl import logging
 
 from urkle_tf import _version, card, errors, foreign_models, spec, trust
-from urkle_tf.networks import batch_norm
+from urkle_tf.networks import batch_norm, representations
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
 
@@ -58,7 +59,7 @@ class ExportedEncoder(keras.layers.Layer):
 
   def call(self, images, training=None):
     """float32 [n, h, w, c] in [0, 1] -> `tfp.distributions.Normal` of [n, d_z]."""
-    outputs = self.network(images, training=training)
+    outputs = self.network(representations.checked(images), training=training)
     return tfp.distributions.Normal(outputs["loc"], outputs["scale"])
 
 
@@ -475,11 +476,33 @@ def _load_model(folder, name, takes, gives):
   return model
 
 
+def _guarded(function):
+  """A signature that looks at its images' shape when it is called.
+
+  TensorFlow's own do not: images of other channels would crash the process that serves them,
+  and of another size they would be taken for what they are not.
+  """
+
+  @functools.wraps(function)  # the arguments' names are the signature's
+  def guarded(images, *others):
+    # Of a shape that is known TensorFlow would leave the question out.
+    unknown = tf.raw_ops.PlaceholderWithDefault(input=images, shape=tf.TensorShape(None))
+    wanted = images.shape[1:]
+    message = f"images must be [n, {', '.join(map(str, wanted))}]"
+    right = tf.debugging.assert_equal(tf.shape(unknown)[1:], wanted.as_list(), message=message)
+    with tf.control_dependencies([right]):
+      return function(tf.identity(images), *others)
+
+  return guarded
+
+
 def _save_model(folder, models, endpoints):
   archive = keras.export.ExportArchive()
   for model in models:
     archive.track(model)
   for name, (function, signature) in endpoints.items():
+    if signature[0].name == "images":
+      function = _guarded(function)
     archive.add_endpoint(name, function, input_signature=signature)
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every renamed input
@@ -520,6 +543,8 @@ def _replace(folder, write):
   if folder.is_dir() and any(folder.iterdir()) and not (folder / "metadata.json").is_file():
     raise errors.UserError(f"{str(folder)!r} holds something else: give an empty folder")
   side, old = folder.with_name(f".{folder.name}.side"), folder.with_name(f".{folder.name}.old")
+  if old.is_dir() and not folder.exists():  # killed between the two moves below
+    os.replace(old, folder)
   for left_over in (side, old):
     shutil.rmtree(left_over, ignore_errors=True)
   side.mkdir(parents=True)

@@ -5,7 +5,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import errors
-from urkle_tf.networks import batch_norm
+from urkle_tf.networks import batch_norm, representations
 
 tfd = tfp.distributions
 
@@ -129,7 +129,7 @@ class GaussianEncoder(keras.Model):
     Returns:
       A `tfp.distributions.Normal` of batch shape [n, d_z].
     """
-    outputs = self.streams[stream](images, training=training)
+    outputs = self.streams[stream](representations.checked(images), training=training)
     return tfd.Normal(outputs["loc"], outputs["scale"])
 
   def predict_step(self, data):

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from urkle_tf import errors
+from urkle_tf.networks import representations
 from urkle_tf.networks.folding import fold
 
 
@@ -34,7 +35,7 @@ class Predictions:
 
   def represent(self, images):
     """(loc, scale) of images, both float32 [n, d_z]."""
-    outputs = self.network(images, training=False)
+    outputs = self.network(representations.checked(images), training=False)
     return outputs["loc"], outputs["scale"]
 
   def _noise(self, n, seed, samples):

@@ -5,7 +5,27 @@ import dataclasses
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from urkle_tf import errors
 from urkle_tf.networks import batch_norm
+
+
+def checked(images):
+  """Refuses images of whole numbers, which a network would take for values of [0, 1].
+
+  Args:
+    images: anything that a network takes.
+
+  Returns:
+    The images.
+
+  Raises:
+    UserError: if they are no floats.
+  """
+  dtype = getattr(images, "dtype", None)
+  if dtype is not None and not tf.as_dtype(dtype).is_floating:
+    name = tf.as_dtype(dtype).name
+    raise errors.UserError(f"images must be float32 in [0, 1], and are {name}: divide by 255")
+  return images
 
 
 @dataclasses.dataclass(frozen=True)

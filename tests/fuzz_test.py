@@ -1,0 +1,264 @@
+"""Anything that people may type, lay in a folder or hand over ends in a result or in one line."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import pathlib
+import sys
+
+import hypothesis
+import numpy as np
+import pytest
+from absl import flags
+from hypothesis import strategies as st
+from PIL import Image
+
+from urkle_tf import command_line, errors, pretexts, robustness, spec, trust
+from urkle_tf.data import augment, folders, labellings, sources, splits
+from urkle_tf.evaluation import plans, report, store
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# A loaded machine may take long; what fixtures hold is made anew by each example.
+UNHURRIED = hypothesis.settings(
+  deadline=None,
+  suppress_health_check=[
+    hypothesis.HealthCheck.function_scoped_fixture,
+    hypothesis.HealthCheck.too_slow,
+  ],
+)
+few = lambda count: hypothesis.settings(UNHURRIED, max_examples=count)  # noqa: E731
+
+# What is written on command lines, and what comes close to it.
+PARTS = st.sampled_from(
+  [
+    *("urkle", "simclr", "acl", "crop", "pgd", "beta", "form", "ds", "train", "linf", "mnist"),
+    *("(", ")", "=", ",", "[", "]", ":", "%", "+", "-", "/", "'", '"', " ", "#", "\n", "\0"),
+    *("0.1", "8/255", "1e999", "-1", "nan", "true", "None", "__import__('os')", "猫", "\ud800"),
+  ]
+)
+TEXTS = st.lists(PARTS, max_size=9).map("".join) | st.text(max_size=20)
+VALUES = st.recursive(
+  st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+  lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+  max_leaves=6,
+)
+
+
+def ends_well(call, *arguments):
+  """Whether a call ended in a result; else in a `UserError` that is no page."""
+  try:
+    call(*arguments)
+  except errors.UserError as error:
+    refused = str(error)
+  except ValueError as error:
+    assert call is spec.number  # which absl calls, and puts into words
+    refused = str(error)
+  else:
+    return True
+  assert 0 < len(refused) < 2000
+  return False
+
+
+@few(150)
+@hypothesis.given(TEXTS)
+def test_specs(text):
+  ends_well(spec.parse, text)
+  ends_well(spec.split, text)
+  ends_well(spec.number, text)
+  ends_well(spec.build, "pretexts", text, pretexts.Pretext)
+  ends_well(spec.build, "robustness", text, robustness.Robustness)
+  ends_well(augment.from_spec, text)
+  ends_well(labellings.split, text)
+  ends_well(plans.read, text, "linf", [0.1], (8, 8, 1))
+
+
+@few(100)
+@hypothesis.given(TEXTS, st.integers(0, 40))
+def test_splits(text, size):
+  ends_well(splits.select, "digits", text, {"train": size, "test": 7})
+
+
+@pytest.fixture(scope="module", params=["train", "evaluate"])
+def command(request):
+  """A function of words to (exit code, standard error, settings): nothing else is done."""
+  kept, called = set(flags.FLAGS), []
+  with pytest.MonkeyPatch.context() as patch:
+    run = command_line.run
+    patch.setattr(command_line, "run", lambda function, names: called.append(names))
+    module = importlib.import_module(f"urkle_tf.{request.param}")
+    module.main()
+
+  def start(words):
+    found, said = [], io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+      patch.setattr(sys, "argv", [request.param, *words])
+      with contextlib.redirect_stdout(io.StringIO()):
+        try:
+          run(lambda **settings: found.append(settings), called[0])
+          code = 0
+        except SystemExit as error:
+          code = error.code or 0
+    flags.FLAGS.unparse_flags()
+    for name in called[0]:
+      flags.FLAGS[name].using_default_value, flags.FLAGS[name].present = True, 0
+      flags.FLAGS[name].value = flags.FLAGS[name].default
+    return code, said.getvalue(), found
+
+  yield start
+  flags.FLAGS.unparse_flags()
+  flags.FLAGS.remove_flag_values(dict.fromkeys(set(flags.FLAGS) - kept, 0))
+
+
+NAMES = st.sampled_from(
+  [
+    *("epsilon", "epochs", "dataset", "seed", "batch_size", "download", "nodownload", "trust"),
+    *("epsilons", "flagfile", "eot", "epochss", "undefok", "", "pretext", "labels"),
+  ]
+)
+
+
+@few(60)
+@hypothesis.given(words=st.lists(st.tuples(NAMES, TEXTS) | TEXTS, max_size=4))
+def test_flags(command, words):
+  words = [f"--{word[0]}={word[1]}" if isinstance(word, tuple) else word for word in words]
+  words = [word for word in words if "\0" not in word and "flagfile" not in word]
+  code, said, found = command(words)
+  assert not trust.is_granted()
+  if code == 0:
+    assert "error" not in said
+    return
+  assert code == 2
+  assert found == []
+  assert said.startswith("error: ")
+  assert said.count("\n") == 1
+
+
+# --- Images and folders ---
+
+
+def images():
+  rng, made = np.random.default_rng(0), []
+  for kind, mode in (("PNG", "RGB"), ("PNG", "P"), ("JPEG", "L"), ("JPEG", "CMYK")):
+    stream = io.BytesIO()
+    pixels = Image.fromarray(rng.integers(0, 256, (9, 7, 3), np.uint8)).convert(mode)
+    pixels.save(stream, kind)
+    made.append(stream.getvalue())
+  return made
+
+
+@few(250)
+@hypothesis.given(
+  content=st.sampled_from(images()) | st.binary(max_size=60),
+  changes=st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), max_size=6),
+  cut=st.none() | st.integers(0, 300),
+)
+def test_damaged_images(tmp_path_factory, content, changes, cut):
+  file = tmp_path_factory.getbasetemp() / "fuzzed.png"
+  content = bytearray(content)
+  for where, value in changes:
+    if content:
+      content[where % len(content)] = value
+  file.write_bytes(content[:cut])
+  try:
+    pixels = folders.decode(file, (4, 5, 3))
+  except errors.UserError as error:
+    refused = str(error)
+  else:
+    assert (pixels.shape, pixels.dtype) == ((4, 5, 3), np.uint8)
+    return
+  assert str(file) in refused
+  assert "\n" not in refused
+
+
+COLOURS = {"cats": 40, "dogs": 90, "猫": 140, "a b": 190, "train": 230}
+PLACES = st.sampled_from([*COLOURS, "", "cats/inner", "train/cats", "test/cats", "test/dogs", ".x"])
+THINGS = st.sampled_from(["image", "image", "image", "text", "empty", "link", "folder", "circle"])
+
+
+@few(60)
+@hypothesis.given(things=st.lists(st.tuples(PLACES, THINGS), max_size=9), split=st.just("all"))
+def test_folders_of_anything(tmp_path_factory, things, split):
+  """No image gets another class than the folder that it lies in."""
+  root = tmp_path_factory.mktemp("folder")
+  for number, (place, kind) in enumerate(things):
+    here = root / place
+    here.mkdir(parents=True, exist_ok=True)
+    name = next((part for part in reversed(place.split("/")) if part in COLOURS), "")
+    file = here / f"{number}.png"
+    if kind == "image":
+      Image.new("L", (4, 4), COLOURS.get(name, 9) + number).save(file)
+    elif kind in ("text", "empty"):
+      (here / f"{number}.txt").write_text("x" * (kind == "text"))
+    elif kind == "link":
+      file.symlink_to(here / "0.png")
+    elif kind == "folder":
+      file.mkdir()
+    else:
+      (here / f"again{number}").symlink_to(root)
+  try:
+    source = sources.load(f"folder:{root}", split)
+  except errors.UserError as error:
+    refused = str(error)
+  else:
+    assert source.size == len(source.images) > 0
+    if source.class_names:
+      for image, label in zip(source.images, source.labels, strict=True):
+        # Beside a folder named train, cats is another split, and inner a class.
+        name = source.class_names[label]
+        assert name == "inner" or 0 <= int(image[0, 0, 0]) - COLOURS[name] < 10
+    return
+  assert "\n" not in refused
+
+
+# --- Reports ---
+
+
+@pytest.fixture(scope="module")
+def table():
+  found = importlib.util.spec_from_file_location("table", ROOT / "launch" / "table.py")
+  module = importlib.util.module_from_spec(found)
+  found.loader.exec_module(module)
+  return module
+
+
+PART = {"mode": "sampled", "accuracy": 0.5, "interval": [0.4, 0.6]}
+ATTACK = PART | {"name": "pgd", "norm": "linf", "epsilon": 0.1, "steps": 2, "restarts": 1}
+REPORT = {"clean": PART, "attacks": [ATTACK], "config": {"fingerprint": "a"}}
+REPORTS = (
+  VALUES
+  | st.fixed_dictionaries(dict.fromkeys(REPORT, VALUES))
+  | st.tuples(st.sampled_from(sorted(ATTACK)), VALUES).map(
+    lambda change: REPORT | {"attacks": [ATTACK | dict([change])]}
+  )
+)
+
+
+@few(120)
+@hypothesis.given(content=REPORTS.map(json.dumps) | st.text(max_size=20))
+def test_readers_of_reports(table, tmp_path, content):
+  (tmp_path / "report.json").write_text(content, encoding="utf-8", errors="replace")
+  ends_well(report.finished, tmp_path, "model", "a")
+  said = io.StringIO()
+  with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+    patch.setattr(sys, "argv", ["table", f"A={tmp_path}"])
+    refused = None
+    try:
+      table.main()
+    except SystemExit as error:
+      refused = str(error.code)
+  if refused is None:
+    assert said.getvalue().startswith("| system |")
+    return
+  assert refused.startswith("error: ")
+  assert "\n" not in refused
+
+
+@few(80)
+@hypothesis.given(content=st.binary(max_size=200))
+def test_parts_of_an_evaluation(tmp_path, content):
+  (tmp_path / "one.npz").write_bytes(content)
+  (tmp_path / "rows.json").write_bytes(content)
+  kept = store.Store(tmp_path, {"fingerprint": "a"})
+  assert kept.find("one") is None
+  assert kept.json("rows", lambda: [1]) is not None
