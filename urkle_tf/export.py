@@ -515,6 +515,8 @@ def _save_model(folder, models, endpoints):
 def _save_metadata(folder, kind, models, fields):
   fields = {name: value for name, value in fields.items() if value is not None}
   fields["settings"] = settings_without_paths(fields.get("settings", {}))
+  if "encoder_settings" in fields:
+    fields["encoder_settings"] = settings_without_paths(fields["encoder_settings"])
   metadata = {
     "format_version": FORMAT_VERSION,
     "kind": kind,
