@@ -98,7 +98,7 @@ def test_wheel_names_what_it_needs(metadata):
   assert "2.19.1" in always["tensorflow"].specifier
   assert "2.18.1" not in always["tensorflow"].specifier
   assert "3.14.1" not in always["keras"].specifier
-  assert set(metadata.get_all("Provides-Extra")) == {"test", "attacks"}
+  assert set(metadata.get_all("Provides-Extra")) == {"test", "attacks", "gpu"}
   attacks = {r.name for r in needed if r.marker and r.marker.evaluate({"extra": "attacks"})}
   assert attacks == {"adversarial-robustness-toolbox", "foolbox"}
 

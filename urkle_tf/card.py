@@ -84,7 +84,7 @@ def _name(metadata):
 
 
 def _promise(metadata):
-  if "epsilon" not in metadata:
+  if not {"norm", "epsilon"} <= set(metadata):
     return ""
   return f" to resist changes of pixels within {metadata['norm']} {_radius(metadata['epsilon'])}"
 

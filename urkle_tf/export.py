@@ -460,7 +460,8 @@ def _load_model(folder, name, takes, gives):
   try:
     model = keras.saving.load_model(file, compile=False, safe_mode=not trust.is_granted())
     shapes = lambda tensors: tf.nest.map_structure(lambda tensor: tuple(tensor.shape), tensors)  # noqa: E731
-    inputs, outputs = shapes(tf.nest.flatten(model.inputs)), shapes(model.output)
+    output = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+    inputs, outputs = shapes(tf.nest.flatten(model.inputs)), shapes(output)
   except Exception as error:  # zip, HDF5 and Keras raise many kinds for a damaged file
     if foreign_models.is_code(error):
       raise errors.UserError(
