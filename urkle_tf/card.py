@@ -84,9 +84,15 @@ def _name(metadata):
 
 
 def _promise(metadata):
+  threat = _threat(metadata)
+  return f" to resist changes of pixels within {threat}" if threat else ""
+
+
+def _threat(metadata):
+  """Such as linf 8/255; "" where the export does not tell."""
   if not {"norm", "epsilon"} <= set(metadata):
     return ""
-  return f" to resist changes of pixels within {metadata['norm']} {_radius(metadata['epsilon'])}"
+  return f"{metadata['norm']} {_radius(metadata['epsilon'])}"
 
 
 def _radius(epsilon):
@@ -155,8 +161,8 @@ found = layer(images)["{output}"]  # {shape.format(**metadata)}
 
 def _trained(metadata):
   rows = [("data", metadata.get("dataset") or "not told")]
-  if "epsilon" in metadata:
-    rows.append(("threat model", f"{metadata['norm']} {_radius(metadata['epsilon'])}"))
+  if threat := _threat(metadata):
+    rows.append(("threat model", threat))
   rows += [("dimensions of z", metadata["latent_dim"]), ("z is sampled", metadata["stochastic"])]
   for part, of in (("encoder_settings", "pre-training: "), ("settings", "")):
     settings = metadata.get(part, {})
