@@ -332,6 +332,7 @@ PAGES = {
   ),
   "reliability.md": Page(read=("bash launch/soak.sh",)),
   "results/mnist.md": Page(read=("python",)),
+  "results/cifar10_small.md": Page(read=("python",)),
   "results/cifar10_cpu.md": Page(read=("python", "bash launch/cifar10_cpu.sh")),
 }
 README = Page(
