@@ -1,6 +1,7 @@
 """Shared fixtures: a quiet TensorFlow, two logical CPUs, a seed."""
 
 import os
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from urkle_tf import checkpoints, export
+from urkle_tf import checkpoints, export, preemption
 
 # Two logical devices stand for two replicas; one process may own only one such strategy
 # (two hang collectives on CPUs), so it is a session fixture.
@@ -68,5 +69,34 @@ def killed(monkeypatch):
       patch.setattr(checkpoints.Checkpoints, "save", save_and_die)
       with pytest.raises(Killed):
         call()
+
+  return run
+
+
+@pytest.fixture
+def signalled(monkeypatch):
+  """A function (call, at) to what stops `call` if SIGTERM comes when it looks for it that often."""
+
+  def run(call, at):
+    check, looked = preemption.Watch.check, []
+
+    def signal_and_check(self, step, save):
+      looked.append(step)
+      if len(looked) == at:
+        os.kill(os.getpid(), signal.SIGTERM)
+      check(self, step, save)
+
+    def uncaught(number, frame):
+      raise Killed
+
+    before = signal.signal(signal.SIGTERM, uncaught)
+    try:
+      with monkeypatch.context() as patch:
+        patch.setattr(preemption.Watch, "check", signal_and_check)
+        with pytest.raises(preemption.Stopped) as caught:
+          call()
+    finally:
+      signal.signal(signal.SIGTERM, before)
+    return caught.value
 
   return run

@@ -50,9 +50,9 @@ def labelled_by(monkeypatch):
   """The models of stage 1, in the order in which they labelled images."""
   found, probabilities = [], semi_supervised._probabilities
 
-  def keep(model, source, seed):
+  def keep(model, task):
     found.append(model)
-    return probabilities(model, source, seed)
+    return probabilities(model, task)
 
   monkeypatch.setattr(semi_supervised, "_probabilities", keep)
   return found
@@ -99,11 +99,15 @@ def test_the_three_stages(encoder, labelled_by, tmp_path, capsys):
     adapt(encoder, tmp_path, labels=0.3)
 
 
-def test_the_same_after_interruptions(encoder, kept, killed, labelled_by, tmp_path):
+def test_the_same_after_interruptions(encoder, kept, killed, signalled, labelled_by, tmp_path):
   whole = adapt(encoder, tmp_path / "whole")
-  for stage in ("clean", "adversarial"):  # of which two epochs, then one, are finished
-    killed(lambda: adapt(encoder, tmp_path / "killed"), saves=2)
-    assert rows_of(tmp_path / "killed")[-1]["stage"] == stage
+  again = lambda: adapt(encoder, tmp_path / "killed")  # noqa: E731
+  killed(again, saves=2)
+  assert rows_of(tmp_path / "killed")[-1]["stage"] == "clean"  # its second epoch of three
+  assert signalled(again, at=1).step is None  # while images are labelled
+  labelled_by.pop()
+  killed(again, saves=1)
+  assert rows_of(tmp_path / "killed")[-1]["stage"] == "adversarial"
   resumed = adapt(encoder, tmp_path / "killed")
   timing = ("seconds", "images_per_second", "classifier")
   strip = lambda row: {name: value for name, value in row.items() if name not in timing}  # noqa: E731

@@ -94,6 +94,24 @@ def test_an_interrupted_head_is_trained_afresh(encoder, tmp_path):
   assert result["loss"] == pytest.approx(whole["loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize("at", [4, 12])  # while images pass through the encoder; while it learns
+def test_a_signal_ends_a_head_with_a_checkpoint(encoder, kept, signalled, tmp_path, at):
+  options = {"epochs": 4, "log_every": 5}  # of 12 steps an epoch
+  stopped = signalled(lambda: adapt(encoder, tmp_path / "cut", **options), at)
+  assert stopped.step == (None if at == 4 else 17)
+  found = [file.name for file in (tmp_path / "cut").glob("checkpoints/*")]
+  assert found == ([] if at == 4 else ["step_000000017.npz"])
+  # What is logged when changes nothing.
+  adapt(encoder, tmp_path / "cut", **{**options, "log_every": 50})
+  adapt(encoder, tmp_path / "whole", **options)
+  (one, _), (other, _) = kept
+  for first, second in zip(one.head.get_weights(), other.head.get_weights(), strict=True):
+    np.testing.assert_array_equal(first, second)
+  lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+  steps = [json.loads(line)["step"] for line in lines]
+  assert steps == ([12, 24, 36, 48] if at == 4 else [5, 10, 12, 17, 24, 36, 48])
+
+
 def test_a_linear_head_without_noise_is_logistic_regression(plain_encoder, tmp_path):
   adapt(
     plain_encoder,
@@ -263,6 +281,13 @@ def test_another_encoder_in_the_same_folder(encoder, tmp_path):
   export.export_encoder(layer, tmp_path / "encoder")
   with pytest.raises(errors.UserError, match="another encoder"):
     adapt(tmp_path / "encoder", tmp_path / "run", epochs=1)
+
+
+def test_a_signal_between_two_seeds_ends_both(tmp_path, signalled, monkeypatch):
+  begun = []
+  monkeypatch.setattr(downstream, "adapt", lambda seed, **_: begun.append(seed) or {})
+  signalled(lambda: downstream.adapt_seeds(str(tmp_path), 5), at=3)
+  assert begun == [0, 1]
 
 
 def test_several_seeds_and_their_mean(encoder, tmp_path, capsys):

@@ -40,6 +40,54 @@ def test_the_first_signal_is_caught_and_the_second_is_not():
   assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_of_two_the_outer_one_catches(as_in_a_shell):
+  del as_in_a_shell
+  with preemption.watch() as outer:
+    with preemption.watch() as inner:
+      assert inner is outer
+      os.kill(os.getpid(), signal.SIGTERM)
+    assert outer.number == signal.SIGTERM  # after the inner one's end
+    with pytest.raises(preemption.Stopped, match=r"SIGTERM$"):
+      outer.check(None, None)
+  with preemption.watch() as another:
+    assert another.number == 0
+
+
+def _run(program):
+  return subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
+  )
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_the_second_sigterm_ends_a_command_at_once(watched):
+  """A command may be anywhere: in a step, or where nobody looks for signals."""
+  done = _run(f"""
+import contextlib, os, signal
+from urkle_tf import preemption as p
+with p.terminable(), p.watch() if {watched} else contextlib.nullcontext():
+  try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("on", flush=True)
+  except p.Stopped as stopped:
+    print(stopped, flush=True)
+  os.kill(os.getpid(), signal.SIGTERM)
+  print("never", flush=True)
+""")
+  assert done.returncode == -signal.SIGTERM
+  assert done.stdout == ("on\n" if watched else "stopped by SIGTERM\n")
+
+
+def test_a_command_ends_in_one_line_wherever_it_is():
+  done = _run("""
+import os, signal
+from urkle_tf import command_line
+command_line.run(lambda: os.kill(os.getpid(), signal.SIGTERM), command_line.define({}, {}))
+""")
+  assert done.returncode == 143
+  assert done.stderr == "error: stopped by SIGTERM; run the same command again to go on\n"
+
+
 def test_another_thread_catches_nothing():
   before, found = signal.getsignal(signal.SIGTERM), []
 

@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 
 from absl import app, flags, logging
 
-from urkle_tf import _version, errors, spec, trust
+from urkle_tf import _version, errors, preemption, spec, trust
 
 flags.disclaim_key_flags()  # they are the command's: its --help lists them
 
@@ -204,7 +204,7 @@ def run(function, names):
         raise errors.UserError(
           f"--{name}={value} holds a comment: in a flagfile, comments have lines of their own"
         )
-    with trust.granted(settings.pop("trust")):
+    with trust.granted(settings.pop("trust")), preemption.terminable():
       function(**settings)
 
   def parse(argv):
@@ -218,7 +218,8 @@ def run(function, names):
 
   try:
     if asked := [word for word in sys.argv[1:] if word in _HELP]:
-      print(_help(names, asked[0].endswith("full")))
+      with contextlib.suppress(BrokenPipeError):  # of `--help | head`
+        os.write(1, (_help(names, asked[0].endswith("full")) + "\n").encode())
       return
     if "--version" in sys.argv[1:]:
       print(f"urkle_tf {_version.__version__}")
@@ -231,9 +232,10 @@ def run(function, names):
   except MemoryError:
     _fail(_NO_MEMORY, 1)
   except KeyboardInterrupt as error:
-    # 130 of Ctrl-C, 143 of SIGTERM, with a checkpoint of the last step.
+    # 130 of Ctrl-C, 143 of SIGTERM, of a training with a checkpoint of the last step.
     said, code = str(error) or "interrupted", 128 + getattr(error, "number", 2)
-    _fail(f"{said}; run the same command again to go on from the last checkpoint", code)
+    where = " from the last checkpoint" if getattr(error, "step", None) else ""
+    _fail(f"{said}; run the same command again to go on{where}", code)
   except Exception as error:
     if line := _tensorflow_error(error):
       _fail(*line)

@@ -57,6 +57,7 @@ _MAIN = {
   "output_dir": "where report.json and report.md go",
   "dataset": "TFDS name, digits or folder:PATH",
   "data_dir": "where prepared TFDS data lies",
+  "image_size": "resize to squares of so many pixels",
   "split": "measure this split",
   "examples": "only so many images",
   "attacks": "pgd(steps=100) fgsm apgd_ce apgd_t fab_t square autoattack",

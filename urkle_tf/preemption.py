@@ -1,22 +1,25 @@
 """Stopping in good order: a first SIGTERM or Ctrl-C ends the step, a second one the process."""
 
 import contextlib
+import os
 import signal
 import threading
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_outer = None  # the `Watch` of the outermost `watch`
 
 
 class Stopped(KeyboardInterrupt):
-  """A training was asked to stop, and did, with a checkpoint.
+  """What ran was asked to stop, and did: a training with a checkpoint.
 
   Attributes:
     number: the signal.
-    step: the step that the checkpoint holds.
+    step: the step that the checkpoint holds; None where there are no steps.
   """
 
-  def __init__(self, number, step):
-    super().__init__(f"stopped by {signal.Signals(number).name} after step {step}")
+  def __init__(self, number, step=None):
+    where = "" if step is None else f" after step {step}"
+    super().__init__(f"stopped by {signal.Signals(number).name}{where}")
     self.number, self.step = number, step
 
 
@@ -35,22 +38,24 @@ class Watch:
     """Ends the training if a signal has come, on this worker or another.
 
     Args:
-      step: the step that has just ended.
-      save: writes a checkpoint of it.
+      step: the step that has just ended; None for none.
+      save: writes a checkpoint of it; None where there is nothing to keep.
 
     Raises:
       Stopped: once the checkpoint is written.
     """
     if number := int(self._agree(self.number)):
-      save(step)
+      if save is not None:
+        save(step)
       raise Stopped(number, step)
 
 
 @contextlib.contextmanager
 def watch(agree=None):
-  """Catches the first SIGTERM or SIGINT; the next does what it always did.
+  """Catches the first SIGTERM or SIGINT; the next ends the process, as it always did.
 
-  Signals reach the main thread only: in another nothing is caught.
+  Signals reach the main thread only: in another nothing is caught.  Within another `watch` it is
+  that one: what has stages, or runs several trainings, is stopped whichever of them is on.
 
   Args:
     agree: see `Watch`.
@@ -58,20 +63,52 @@ def watch(agree=None):
   Yields:
     A `Watch`.
   """
-  found = Watch(agree)
+  global _outer
   if threading.current_thread() is not threading.main_thread():
-    yield found
+    yield Watch(agree)
     return
+  if _outer is not None:
+    yield _outer
+    return
+  found = Watch(agree)
 
   def caught(number, frame):
     del frame
     found.number = number
     for each, handler in before.items():
-      signal.signal(each, handler)
+      signal.signal(each, signal.SIG_DFL if handler is _raise else handler)
 
   before = {number: signal.signal(number, caught) for number in _SIGNALS}
+  _outer = found
   try:
     yield found
   finally:
+    _outer = None
     for number, handler in before.items():
       signal.signal(number, handler)
+
+
+def _raise(number, frame):
+  del frame
+  signal.signal(number, signal.SIG_DFL)
+  raise Stopped(number)
+
+
+@contextlib.contextmanager
+def terminable():
+  """Lets a first SIGTERM end what runs by an exception, as Ctrl-C does; the next ends the process.
+
+  For what is not within `watch`.  Of several workers one that unwinds would wait for the others,
+  so that there it ends the process, as it always did.
+
+  Raises:
+    Stopped: when the signal has come.
+  """
+  if threading.current_thread() is not threading.main_thread() or "TF_CONFIG" in os.environ:
+    yield
+    return
+  before = signal.signal(signal.SIGTERM, _raise)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)

@@ -1,5 +1,6 @@
 """From an exported encoder and labels to a predictor: the functions behind `finetune`."""
 
+import dataclasses
 import json
 import pathlib
 import statistics
@@ -7,7 +8,7 @@ import statistics
 import keras
 import numpy as np
 
-from urkle_tf import attacks, errors, export, files, networks, runs, spec
+from urkle_tf import attacks, errors, export, files, networks, preemption, runs, spec
 from urkle_tf.data import compatibility, pipeline, sources
 from urkle_tf.downstream import _labels
 from urkle_tf.downstream.base import Protocol, Task
@@ -61,8 +62,10 @@ def adapt(
 
   Writes `flags.cfg`, `metrics.jsonl`, `labels.json` where `labels` is given, and `classifier/`,
   or `regressor/` where the labels are numbers.  On the folder of the same settings that is
-  finished it trains nothing and returns the same; interrupted, every protocol but `slf` goes on
-  from the last epoch.
+  finished it trains nothing and returns the same; one that was killed goes on from its last
+  epoch, but for a head of `slf`, which is trained afresh.  SIGTERM and Ctrl-C end the step and
+  write a checkpoint, which all protocols go on from.  However often it is interrupted, it ends
+  with the same bits.
 
   Args:
     encoder: the exported encoder's folder.
@@ -106,6 +109,7 @@ def adapt(
 
   Raises:
     UserError: for settings, data or folders that do not fit.
+    preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.
   """
   settings = dict(locals())
   name = spec.parse(protocol)[0]
@@ -155,7 +159,8 @@ def adapt(
       return {**_row(run, done.get("selected", {}).get("step")), kind: str(folder)}
     if labels is not None:
       _list_chosen(run.path / "labels.json", chosen)
-    row = method.fit(task, run)
+    with preemption.watch() as watch:
+      row = method.fit(dataclasses.replace(task, watch=watch), run)
     threat = task.attack.threat if task.attack else None
     trained = {"norm": threat.norm, "epsilon": float(threat.epsilon)} if threat else metadata
     details = {
@@ -199,10 +204,12 @@ def adapt_seeds(output_dir, seeds, seed=0, **settings):
   if seeds < 1:
     raise errors.UserError(f"--seeds must be at least 1, got {seeds}")
   folder, numbers, rows = pathlib.Path(output_dir), list(range(seed, seed + seeds)), []
-  for number in numbers:
-    print(f"seed {number}: {folder}/seed-{number}", flush=True)
-    row = adapt(output_dir=str(folder / f"seed-{number}"), seed=number, **settings)
-    rows.append({k: v for k, v in row.items() if k not in ("classifier", "regressor")})
+  with preemption.watch() as watch:
+    for number in numbers:
+      watch.check(None, None)
+      print(f"seed {number}: {folder}/seed-{number}", flush=True)
+      row = adapt(output_dir=str(folder / f"seed-{number}"), seed=number, **settings)
+      rows.append({k: v for k, v in row.items() if k not in ("classifier", "regressor")})
   figures = {name: [row[name] for row in rows] for name in rows[0] if name.startswith("validation")}
   result = {
     "seeds": numbers,

@@ -71,7 +71,9 @@ def check(task):
 
 
 def train(task, run, learner, weights):
-  """Fits a trainer by the task's settings; resumes at the last epoch that was finished.
+  """Fits a trainer by the task's settings; resumes at the last checkpoint.
+
+  There is one at each epoch's end, and one where a signal ends it.
 
   With an attack and validation images the weights of the epoch that did best on them under
   attack are kept, else those of the last epoch.
@@ -93,7 +95,9 @@ def train(task, run, learner, weights):
     optimizers.build(task.optimizer, task.learning_rate, steps, weight_decay=task.weight_decay)
   )
   state = checkpoints.Checkpoints(
-    run.path / "checkpoints", [*learner.variables, *learner.optimizer.variables]
+    run.path / "checkpoints",
+    # A signal may find the means of metrics half full.
+    [*learner.variables, *learner.optimizer.variables, *learner.metrics_variables],
   )
   done = state.restore()
   seconds = run.rewind_metrics(done)
@@ -106,25 +110,18 @@ def train(task, run, learner, weights):
     writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
     metrics = monitoring.Metrics(
       run, writer, state, steps, steps_per_epoch, batch_size, task.log_every, steps_per_epoch,
-      seconds,
+      seconds, task.watch,
     )  # fmt: skip
     callbacks: list[keras.callbacks.Callback] = [metrics]  # which stands last
     if validation is not None:
       validation.metrics = metrics
       callbacks.insert(0, validation)
     recipe = augmentation.from_spec(task.augment)
+    views = lambda start: pipeline.views(  # noqa: E731
+      source, recipe, batch_size, task.seed, start_step=start, views=1, labels=True
+    )
     try:
-      learner.fit(
-        pipeline.views(
-          source, recipe, batch_size, task.seed, start_step=done, views=1, labels=True
-        ),
-        initial_epoch=done // steps_per_epoch,
-        epochs=task.epochs,
-        steps_per_epoch=steps_per_epoch,
-        callbacks=callbacks,
-        verbose=0,
-        shuffle=False,
-      )
+      monitoring.fit_from(learner, views, done, steps, steps_per_epoch, callbacks)
     except tf.errors.OpError as error:
       if unreadable := sources.find_unreadable(source):
         raise unreadable from error

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, export
+from urkle_tf import attacks, export, preemption
 from urkle_tf.data import sources
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
@@ -41,6 +41,7 @@ class Task:
     attack: the `attacks.PGD` of protocols that are adversarial, else None.
     offset: the mean of the numbers, in the target's units; 0 for classes.
     spread: their standard deviation; 1 for classes.
+    watch: whether a signal has come: asked after each step, it ends the training.
   """
 
   folder: pathlib.Path
@@ -62,6 +63,7 @@ class Task:
   attack: attacks.PGD | None = None
   offset: float = 0.0
   spread: float = 1.0
+  watch: preemption.Watch = dataclasses.field(default_factory=preemption.Watch)
 
   @property
   def head(self) -> keras.Model:

@@ -95,7 +95,7 @@ class SemiSupervised(Protocol):
       _say(f"stage 1 of 3: {len(task.chosen)} labelled images")
       model = self._clean(task, run.stage("clean", "clean"))
       _say(f"stage 2 of 3: labels for {task.source.size} images")
-      soft = _probabilities(model, task.source, task.seed)
+      soft = _probabilities(model, task)
       files.write(file, lambda stream: np.save(stream, soft))
     soft = np.load(file, allow_pickle=False)
     _say(f"stage 3 of 3: {task.source.size} images with these labels")
@@ -126,8 +126,9 @@ def _say(text):
   print(text, file=sys.stderr, flush=True)
 
 
-def _probabilities(model, source, seed):
-  """What a classifier makes of all images of a source, float32 [size, classes]."""
+def _probabilities(model, task):
+  """What a classifier makes of all images of a task's source, float32 [size, classes]."""
+  source, seed = task.source, task.seed
   frozen, bar, found = model.frozen(), progress.Progress("labels", source.size), []
 
   @tf.function(reduce_retracing=True)
@@ -137,6 +138,7 @@ def _probabilities(model, source, seed):
 
   for number, batch in enumerate(pipeline.batches(source, _BATCH)):
     found.append(predict(batch["image"], tf.constant(number)).numpy())
+    task.watch.check(None, None)
     bar.add(len(found[-1]))
   return np.concatenate(found)
 

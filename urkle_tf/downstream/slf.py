@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import distribution, errors, optimizers, progress, runs
+from urkle_tf import checkpoints, distribution, errors, optimizers, progress, runs
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import pipeline
 from urkle_tf.downstream.base import Protocol
@@ -15,7 +15,7 @@ _ENCODE_BATCH = 250
 _VALIDATION_SAMPLES = 20
 
 
-def features(network, source, chosen=None, recipe=None, seed=0, name="features"):
+def features(network, source, chosen=None, recipe=None, seed=0, name="features", watch=None):
   """The representations of a source's images by a frozen network.
 
   Args:
@@ -25,6 +25,7 @@ def features(network, source, chosen=None, recipe=None, seed=0, name="features")
     recipe: an `augment.Recipe`, or None.
     seed: of the augmentation.
     name: what the progress line calls it.
+    watch: a `preemption.Watch`, asked after each batch; None for none.
 
   Returns:
     (loc, scale, labels): float32 [m, d_z] twice and the labels [m] (None without).
@@ -57,6 +58,8 @@ def features(network, source, chosen=None, recipe=None, seed=0, name="features")
     if "label" in batch:
       labels.append(batch["label"].numpy()[rows])
     bar.add(len(rows))
+    if watch is not None:
+      watch.check(None, None)
   return np.concatenate(locs), np.concatenate(scales), np.concatenate(labels) if labels else None
 
 
@@ -76,25 +79,28 @@ class SLF(Protocol):
     optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay)
 
   def fit(self, task, run):
-    run.rewind_metrics(-1)  # an interrupted head is trained afresh: it takes seconds
     recipe = augmentation.from_spec(task.augment)
     plain = isinstance(recipe, augmentation.Identity)
-    network = task.model.network
-    copies = [features(network, task.source, task.chosen)[:2]]
+    network, watch = task.model.network, task.watch
+    copies = [features(network, task.source, task.chosen, watch=watch)[:2]]
     for copy in range(0 if plain else task.augment_copies):
       seed = int(np.random.SeedSequence([task.seed, copy]).generate_state(1)[0] >> 1)
       name = f"augmented features {copy + 1}/{task.augment_copies}"
-      copies.append(features(network, task.source, task.chosen, recipe, seed, name)[:2])
+      copies.append(features(network, task.source, task.chosen, recipe, seed, name, watch)[:2])
     loc = tf.constant(np.stack([loc for loc, _ in copies]))  # [copies, m, d_z]
     scale = tf.constant(np.stack([scale for _, scale in copies]))
     held_out = None
     if task.validation is not None:
-      held_out = features(network, task.validation, name="validation features")
+      held_out = features(network, task.validation, name="validation features", watch=watch)
     return _train(task, run, loc, scale, held_out)
 
 
 def _train(task, run, loc, scale, held_out):
-  """Trains the head on representations [copies, m, d_z]; returns the last row of metrics."""
+  """Trains the head on representations [copies, m, d_z]; returns the last row of metrics.
+
+  Only a signal makes a checkpoint: a head that was killed is trained afresh, which takes seconds
+  and ends the same.
+  """
   head, stochastic = task.head, task.model.stochastic
   copies, count = loc.shape[:2]
   labels = tf.constant(task.labels)
@@ -131,10 +137,13 @@ def _train(task, run, loc, scale, held_out):
       loss_mean.update_state(loss)
       merit_mean.update_state(tf.reduce_mean(task.merit(outputs, y)))
 
-  bar = progress.Progress("head", task.epochs, "epochs")
-  seconds, row = 0.0, {}
-  for epoch in range(task.epochs):
-    for first in range(0, steps, task.log_every):
+  state = checkpoints.Checkpoints(run.path / "checkpoints", [*head.variables, *optimizer.variables])
+  done = state.restore()
+  seconds = run.rewind_metrics(done)
+  bar = progress.Progress("head", task.epochs - done // steps, "epochs")
+  row = (run.metrics() or [{}])[-1]
+  for epoch in range(done // steps, task.epochs):
+    for first in range(max(0, done - epoch * steps), steps, task.log_every):
       started = time.perf_counter()
       last = min(first + task.log_every, steps)
       rate = runs.plain(optimizer.learning_rate)
@@ -157,6 +166,8 @@ def _train(task, run, loc, scale, held_out):
       if held_out is not None and last == steps:
         row[f"validation_{task.measure}"] = _score(task, *held_out)
       run.append_metrics(row)
+      if step < steps * task.epochs:
+        task.watch.check(step, state.save)
     note = f"loss {row['loss']:.4f}"
     if held_out is not None:
       note += f"  validation {task.measure} {row[f'validation_{task.measure}']:.4f}"
