@@ -1,0 +1,126 @@
+"""Encoders, exported and loaded."""
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from urkle_tf import errors
+from urkle_tf.export import description, folders, keras_files, signatures
+from urkle_tf.networks import batch_norm, representations
+
+
+class ExportedEncoder(keras.layers.Layer):
+  """A loaded encoder: a trainable Keras layer whose call returns the Normal.
+
+  Attributes:
+    network: the Keras model underneath, images -> {"loc", "scale"}.
+    image_shape: (height, width, channels).
+    latent_dim: d_z.
+    metadata: what the folder says of it; "stream" where it is one of two.
+    streams: {stream: network}, the one network.
+  """
+
+  def __init__(self, network, metadata=None, **kwargs):
+    super().__init__(**kwargs)
+    self.network, self.metadata = network, dict(metadata or {})
+    self.streams = {self.metadata.get("stream", batch_norm.ADVERSARIAL): network}
+    self.image_shape = tuple(network.input_shape[1:])
+    self.latent_dim = int(network.output["loc"].shape[-1])
+    self.stochastic = bool(self.metadata.get("stochastic", True))
+    self.built = True
+
+  def call(self, images, training=None):
+    """float32 [n, h, w, c] in [0, 1] -> `tfp.distributions.Normal` of [n, d_z]."""
+    outputs = self.network(representations.checked(images), training=training)
+    return tfp.distributions.Normal(outputs["loc"], outputs["scale"])
+
+
+def export_encoder(encoder, folder, metadata=None, stream=None):
+  """Writes an encoder's folder.
+
+  Signatures: `serving_default(images float32 [n, h, w, c] in [0, 1]) -> {"loc", "scale"}`
+  (`serve` is another name of it) and `embed(images) -> {"embedding"}`, which is loc.  All
+  float32, in inference mode; differentiable in the images, and trainable through
+  `keras.layers.TFSMLayer`, with batch norms that stay in inference mode (train
+  `network.keras` to move them).
+
+  Args:
+    encoder: a `GaussianEncoder`, or what `load_encoder` returned.
+    folder: where to write; an export that is there is replaced once the new one is whole.
+    metadata: further entries of metadata.json, for example `dataset`, `norm`, `epsilon`,
+      `settings` (its paths are left out) and `stochastic`: whether training used the scale
+      (True unless told).
+    stream: of an encoder with dual batch norm, "adversarial" or "clean": the one to write.  None
+      writes the adversarial one, and into `clean/` a whole folder of the clean one.  The
+      metadata says which is where ("stream").
+
+  Returns:
+    The folder, a `pathlib.Path`.
+
+  Raises:
+    UserError: if the folder holds something else, the network cannot be saved, or the encoder has
+      no such stream.
+    OSError: if writing fails; what was in the folder is kept.
+  """
+  streams = encoder.streams
+  if stream is not None and stream not in streams:
+    raise errors.unknown("stream of this encoder", stream, streams)
+  metadata = {
+    "image_size": encoder.image_shape,
+    "latent_dim": encoder.latent_dim,
+    "stochastic": getattr(encoder, "stochastic", True),
+    "stream": getattr(encoder, "metadata", {}).get("stream"),
+    **(metadata or {}),
+  }
+  if len(streams) > 1:
+    metadata["stream"] = stream or batch_norm.ADVERSARIAL
+
+  def write(side):
+    _write_encoder(side, streams[stream] if stream else encoder.network, metadata)
+    if stream is None and len(streams) > 1:
+      clean = side / batch_norm.CLEAN
+      clean.mkdir()
+      _write_encoder(clean, streams[batch_norm.CLEAN], {**metadata, "stream": batch_norm.CLEAN})
+
+  return folders.replace(folder, write)
+
+
+def _write_encoder(folder, network, metadata):
+  network = keras_files.save(network, folder / "network.keras")
+  images = tf.TensorSpec([None, *metadata["image_size"]], tf.float32, name="images")
+
+  def represent(images):
+    outputs = network(images, training=False)
+    return {name: tf.cast(outputs[name], tf.float32) for name in ("loc", "scale")}
+
+  # Without the head for scale, so that a TFSMLayer of it has no weight without a gradient.
+  loc = keras.Model(network.input, network.output["loc"])
+
+  def embed(images):
+    return {"embedding": tf.cast(loc(images, training=False), tf.float32)}
+
+  endpoints = {
+    "serve": (represent, [images]),
+    "serving_default": (represent, [images]),
+    "embed": (embed, [images]),
+  }
+  signatures.save(folder, [network], endpoints)
+  description.write(folder, "encoder", [network], metadata)
+
+
+def load_encoder(folder):
+  """Loads an exported encoder.
+
+  Args:
+    folder: written by `export_encoder`, or by `export_classifier` or `export_regressor`, whose
+      encoder is meant then.
+
+  Returns:
+    A Keras layer, trainable, whose call on images returns the `tfp.distributions.Normal`; its
+    `network` is the Keras model underneath.
+
+  Raises:
+    UserError: if there is no such export.
+  """
+  metadata = description.read_metadata(folder)
+  return ExportedEncoder(keras_files.load_network(folder, metadata), metadata, name="encoder")

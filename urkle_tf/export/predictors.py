@@ -1,0 +1,191 @@
+"""Classifiers and regressors, exported and loaded."""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from urkle_tf.export import description, folders, keras_files, signatures
+from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.regressor import Regressor
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+  """A kind of predictor, and what its parts are called.
+
+  Attributes:
+    name: of the kind, in metadata.json.
+    model: its class.
+    size: the attribute that counts the head's outputs.
+    label: the attribute that says what they are.
+    served: the output of what is served.
+    sampled: (output, method): of a seed and a number of samples.
+    at_loc: (output, method): of z = loc, and the output of the head.
+  """
+
+  name: str
+  model: Any
+  size: str
+  label: str
+  served: str
+  sampled: tuple[str, str]
+  at_loc: tuple[str, str]
+
+
+_CLASSIFIER = _Kind(
+  name="classifier",
+  model=Classifier,
+  size="classes",
+  label="class_names",
+  served="probabilities",
+  sampled=("log_probabilities", "log_probabilities"),
+  at_loc=("logits", "logits"),
+)
+_REGRESSOR = _Kind(
+  name="regressor",
+  model=Regressor,
+  size="outputs",
+  label="target",
+  served="predictions",
+  sampled=("predictions", "predictions"),
+  at_loc=("predictions", "deterministic"),
+)
+
+
+def export_classifier(classifier, folder, metadata=None):
+  """Writes a classifier's folder.
+
+  Signatures, all float32 and in inference mode:
+
+  - `serving_default(images) -> {"probabilities": [n, classes]}` (also `serve`): the mean over
+    `samples` fresh draws of z, or z = loc where the classifier is deterministic;
+  - `sampled(images, seed int32 [2], samples int32) -> {"log_probabilities": [n, classes]}`:
+    log-mean-exp over samples of z of the head's log-softmax, differentiable through loc and
+    scale; z = loc whatever the seed where the classifier is deterministic;
+  - `deterministic(images) -> {"logits": [n, classes]}`: z = loc;
+  - `head(z float32 [n, d_z]) -> {"logits": [n, classes]}`.
+
+  Args:
+    classifier: a `Classifier`.
+    folder: as in `export_encoder`.
+    metadata: as in `export_encoder`.
+
+  Returns:
+    The folder, a `pathlib.Path`.
+
+  Raises:
+    UserError: if the folder holds something else, or a network cannot be saved.
+    OSError: if writing fails; what was in the folder is kept.
+  """
+  return _export(_CLASSIFIER, classifier, folder, metadata)
+
+
+def export_regressor(regressor, folder, metadata=None):
+  """Writes a regressor's folder.
+
+  Signatures, all float32, in inference mode and in the target's units:
+
+  - `serving_default(images) -> {"predictions": [n, outputs]}` (also `serve`): the mean over
+    `samples` fresh draws of z, or z = loc where the regressor is deterministic;
+  - `sampled(images, seed int32 [2], samples int32) -> {"predictions": [n, outputs]}`: that of a
+    seed, differentiable through loc and scale; z = loc where the regressor is deterministic;
+  - `deterministic(images) -> {"predictions": [n, outputs]}`: z = loc;
+  - `head(z float32 [n, d_z]) -> {"predictions": [n, outputs]}`.
+
+  Args:
+    regressor: a `Regressor`.
+    folder: as in `export_encoder`.
+    metadata: as in `export_encoder`.
+
+  Returns:
+    The folder, a `pathlib.Path`.
+
+  Raises:
+    UserError: if the folder holds something else, or a network cannot be saved.
+    OSError: if writing fails; what was in the folder is kept.
+  """
+  return _export(_REGRESSOR, regressor, folder, metadata)
+
+
+def load_classifier(folder):
+  """Loads an exported `Classifier`.
+
+  Raises:
+    UserError: if there is no such export.
+  """
+  return _load(_CLASSIFIER, folder)
+
+
+def load_regressor(folder):
+  """Loads an exported `Regressor`.
+
+  Raises:
+    UserError: if there is no such export.
+  """
+  return _load(_REGRESSOR, folder)
+
+
+def _export(kind, model, folder, metadata):
+  """Writes a folder of a network and a head."""
+
+  def write(side):
+    network = keras_files.save(model.network, side / "network.keras")
+    head = keras_files.save(model.head, side / "head.keras")
+    copy = kind.model(network, head, model.stochastic, model.samples)
+    signatures.save(side, [network, head], _endpoints(kind, copy))
+    fields = {
+      kind.label: getattr(model, kind.label),
+      **(metadata or {}),
+      kind.size: getattr(model, kind.size),
+      "image_size": copy.image_shape,
+      "latent_dim": copy.latent_dim,
+      "stochastic": copy.stochastic,
+      "samples": copy.samples,
+    }
+    description.write(side, kind.name, [network, head], fields)
+
+  return folders.replace(folder, write)
+
+
+def _endpoints(kind, model):
+  """The signatures of a predictor, as `signatures.save` takes them."""
+  images = tf.TensorSpec([None, *model.image_shape], tf.float32, name="images")
+  z = tf.TensorSpec([None, model.latent_dim], tf.float32, name="z")
+  seed = tf.TensorSpec([2], tf.int32, name="seed")
+  samples = tf.TensorSpec([], tf.int32, name="samples")
+  (drawn, draw), (point, at_loc) = kind.sampled, kind.at_loc
+
+  def serve(images):
+    return {kind.served: model(images)}
+
+  def sampled(images, seed, samples):
+    return {drawn: getattr(model, draw)(images, seed, samples)}
+
+  def deterministic(images):
+    return {point: getattr(model, at_loc)(images)}
+
+  def head(z):
+    return {point: model.head(z, training=False)}
+
+  return {
+    "serve": (serve, [images]),
+    "serving_default": (serve, [images]),
+    "sampled": (sampled, [images, seed, samples]),
+    "deterministic": (deterministic, [images]),
+    "head": (head, [z]),
+  }
+
+
+def _load(kind, folder):
+  metadata = description.read_metadata(folder, kind.name)
+  model = kind.model(
+    keras_files.load_network(folder, metadata),
+    keras_files.load_head(folder, metadata, metadata.get(kind.size)),
+    metadata["stochastic"],
+    metadata.get("samples", 20),
+    name=kind.name,
+  )
+  setattr(model, kind.label, metadata.get(kind.label))
+  model.metadata = metadata
+  return model
