@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from urkle_tf import checkpoints, export, preemption
+from urkle_tf import board, checkpoints, export, monitoring, preemption
 
 # Two logical devices stand for two replicas; one process may own only one such strategy
 # (two hang collectives on CPUs), so it is a session fixture.
@@ -19,8 +19,21 @@ tf.config.set_logical_device_configuration(
 
 
 def pytest_addoption(parser):
-  """`--full` runs every cell of the grid through every property."""
-  parser.addoption("--full", action="store_true", help="run the whole conformance table")
+  """`--full` runs every cell of the grid through every property, and all else that takes long."""
+  parser.addoption("--full", action="store_true", help="run what takes long too")
+
+
+def pytest_configure(config):
+  """Knows the mark of what takes long."""
+  config.addinivalue_line("markers", "full: runs only with --full")
+
+
+def pytest_collection_modifyitems(config, items):
+  """Skips what takes long, but for `--full`."""
+  if not config.getoption("--full"):
+    for item in items:
+      if item.get_closest_marker("full"):
+        item.add_marker(pytest.mark.skip(reason="run with --full"))
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +58,20 @@ def kept(monkeypatch):
   monkeypatch.setattr(export, "export_classifier", keep)
   monkeypatch.setattr(export, "export_regressor", keep)
   return found
+
+
+@pytest.fixture
+def plain_runs(monkeypatch):
+  """`pretrain` draws nothing, and exports bare weights: training itself takes less time."""
+
+  def keep(model, folder, metadata):
+    folder.mkdir()
+    np.savez(folder / "weights.npz", *model.network.get_weights())
+
+  monkeypatch.setattr(monitoring.Pictures, "on_epoch_end", lambda *_: None)
+  monkeypatch.setattr(board, "embeddings", lambda *_: None)
+  monkeypatch.setattr(export, "export_encoder", keep)
+  monkeypatch.setattr(export, "export_classifier", keep)
 
 
 class Killed(Exception):

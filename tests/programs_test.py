@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import RUN
 from tensorflow.compiler.tf2xla.python import xla
 
 import urkle_tf
@@ -17,14 +18,8 @@ from urkle_tf import checkpoints, distribution, errors, pretraining, programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = {
+  **RUN,
   "output_dir": None,
-  "encoder": "convnet(width=4, layers=2)",
-  "latent_dim": 6,
-  "split": "train[:48]",
-  "batch_size": 16,
-  "epochs": 2,
-  "attack_steps": 2,
-  "epsilon": 0.1,
   "learning_rate": 0.05,
   "strategy": "one",
   "pretext": "simclr(projector=8, projection=4)",

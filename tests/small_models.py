@@ -1,4 +1,4 @@
-"""Small models and data that several tests share."""
+"""Small models, runs and data that several tests share."""
 
 import keras
 import numpy as np
@@ -7,6 +7,17 @@ from sklearn import datasets, neighbors
 import urkle_tf
 from urkle_tf import networks
 from urkle_tf.data import augment, pipeline, sources
+
+# Settings of `pretrain` for six steps on digits.
+RUN = {
+  "encoder": "convnet(width=4, layers=2)",
+  "latent_dim": 6,
+  "split": "train[:48]",
+  "batch_size": 16,
+  "epochs": 2,
+  "attack_steps": 2,
+  "epsilon": 0.1,
+}
 
 
 def digits():
