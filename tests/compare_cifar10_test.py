@@ -1,26 +1,19 @@
 """The comparison on CIFAR-10: its commands, its figures, and a small one from images to table."""
 
-import importlib.util
 import json
-import pathlib
-import sys
 
+import commands
 import pytest
+import scripts
 
 from urkle_tf import errors
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "launch" / "compare_cifar10.py"
 CONFIG = "configs/cifar10_small.cfg"
 
 
 @pytest.fixture(scope="module")
 def script():
-  found = importlib.util.spec_from_file_location("compare_cifar10", SCRIPT)
-  module = importlib.util.module_from_spec(found)
-  sys.modules["compare_cifar10"] = module  # dataclasses look their module up
-  found.loader.exec_module(module)
-  return module
+  return scripts.load("launch/compare_cifar10.py")
 
 
 def _asked(script, *arguments):
@@ -141,7 +134,7 @@ def test_scores(script):
   assert script.compare_page.scores(REPORT, None)["autoattack"] is None
 
 
-@pytest.mark.timeout(600)  # eight processes that start TensorFlow
+@pytest.mark.timeout(600)
 def test_a_small_comparison_and_then_nothing_more_to_do(script, tmp_path, monkeypatch, capsys):
   arguments = [
     "--dataset=digits",
@@ -155,7 +148,9 @@ def test_a_small_comparison_and_then_nothing_more_to_do(script, tmp_path, monkey
     "--extra_finetune=--epochs=1 --examples=256",
     "--extra_evaluate=--examples=20 --corruptions=contrast --severities=5 --attacks=pgd(steps=2)",
   ]
-  script.compare(arguments)
+  with monkeypatch.context() as patch:
+    patch.setattr(script.jobs.subprocess, "run", commands.here)
+    script.compare(arguments)
   document = json.loads((tmp_path / "cifar10_small.json").read_text())
   rows = {row["system"]: row for row in document["rows"]}
   assert list(rows) == ["Distil+Urkle", "Standard"]

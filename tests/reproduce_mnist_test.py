@@ -1,13 +1,14 @@
 """The launcher of the MNIST table: its commands, its table from reports, and a small whole run."""
 
-import importlib.util
 import json
 import pathlib
 import shlex
 import subprocess
 import sys
 
+import commands
 import pytest
+import scripts
 
 from urkle_tf import errors
 
@@ -17,12 +18,7 @@ SCRIPT = ROOT / "launch" / "reproduce_mnist.py"
 
 @pytest.fixture(scope="module")
 def script():
-  found = importlib.util.spec_from_file_location("reproduce_mnist", SCRIPT)
-  module = importlib.util.module_from_spec(found)
-  sys.modules["reproduce_mnist"] = module  # dataclasses look their module up
-  found.loader.exec_module(module)
-  yield module
-  del sys.modules["reproduce_mnist"]
+  return scripts.load("launch/reproduce_mnist.py")
 
 
 # --- Hand-written runs ---
@@ -267,15 +263,16 @@ def _files(folder):
   return {path: path.stat().st_mtime_ns for path in folder.glob("*/**/*") if path.is_file()}
 
 
-@pytest.mark.timeout(900)  # five times TensorFlow's start, on a machine that may be busy
-def test_from_images_to_table_and_then_nothing_more_to_do(script, tmp_path, monkeypatch):
+@pytest.mark.timeout(600)
+def test_from_images_to_table_and_then_nothing_more_to_do(script, tmp_path, monkeypatch, capsys):
   arguments = [*SMALL, f"--work={tmp_path}"]
-  run = subprocess.run(
-    [sys.executable, SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-  )
-  assert run.returncode == 0, run.stderr
-  commands = [line for line in run.stdout.splitlines() if line.startswith("python -m ")]
-  modules = [shlex.split(line)[2].removeprefix("urkle_tf.") for line in commands]
+  with monkeypatch.context() as patch:
+    patch.chdir(tmp_path)
+    patch.setattr(script.jobs.subprocess, "run", commands.here)
+    script.reproduce(arguments)
+  lines = capsys.readouterr().out.splitlines()
+  found = [line for line in lines if line.startswith("python -m ")]
+  modules = [shlex.split(line)[2].removeprefix("urkle_tf.") for line in found]
   assert modules == ["train", "evaluate", "train", "finetune", "evaluate"]
 
   at, urkle = json.loads((tmp_path / "mnist.json").read_text())["rows"]
@@ -292,9 +289,12 @@ def test_from_images_to_table_and_then_nothing_more_to_do(script, tmp_path, monk
   assert str(tmp_path) not in page + (tmp_path / "mnist.json").read_text()
 
   before = _files(tmp_path)
-  again = []
-  monkeypatch.setattr(script.jobs.subprocess, "run", lambda *args, **_: again.append(args))
-  script.reproduce(arguments)
-  assert again == []
+  again = subprocess.run(
+    [sys.executable, SCRIPT, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+  )
+  assert again.returncode == 0, again.stderr
+  lines = again.stdout.splitlines()
+  assert [line.removeprefix("finished: ") for line in lines if "python -m " in line] == found
+  assert sum(line.startswith("finished: ") for line in lines) == len(found)
   assert _files(tmp_path) == before
   assert (tmp_path / "mnist.md").read_text() == page

@@ -1,25 +1,20 @@
 """The launcher of sweeps: its points, its folders, its table, and what a second call leaves out."""
 
-import importlib.util
 import json
 import pathlib
 import sys
 
 import pytest
+import scripts
 import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
 from urkle_tf import errors
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "launch" / "sweep.py"
-
 
 @pytest.fixture(scope="module")
 def script():
-  found = importlib.util.spec_from_file_location("sweep", SCRIPT)
-  module = importlib.util.module_from_spec(found)
-  found.loader.exec_module(module)
-  return module
+  return scripts.load("launch/sweep.py")
 
 
 def test_a_grid_has_each_value_with_each(script):
