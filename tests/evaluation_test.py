@@ -16,8 +16,16 @@ from small_models import small_encoder
 
 from urkle_tf import command_line, distribution, errors, evaluate, evaluation, export, networks
 from urkle_tf.data import sources
-from urkle_tf.evaluation import attacked, calibration, clean, foreign, representation, scoring
+from urkle_tf.evaluation import (
+  attacked,
+  calibration,
+  clean,
+  foreign,
+  representation,
+  scoring,
+)
 from urkle_tf.evaluation import plans as planning
+from urkle_tf.evaluation.candidates import Worst, choose
 from urkle_tf.networks.classifier import Classifier
 
 
@@ -304,7 +312,7 @@ def test_targets_are_tried_one_after_the_other(rng):
 
 def test_worst_prefers_what_is_misclassified():
   labels = np.array([0, 0, 0])
-  worst = attacked.Worst(np.log(np.full((3, 3), 1 / 3)) + [[1e-3, 0, 0]], labels)
+  worst = Worst(np.log(np.full((3, 3), 1 / 3)) + [[1e-3, 0, 0]], labels)
   candidates = np.log(
     [
       [0.34, 0.5, 0.16],  # wrong, though p(y) is higher than it was
@@ -323,7 +331,7 @@ def test_what_the_choosing_draws_prefer_is_scored_by_others():
   right, wrong = np.log([0.9, 0.1]), np.log([0.2, 0.8])
   clean_values = np.tile(right, (4, 1))
   votes = np.zeros((4, 3), np.int64)
-  worst = attacked.Worst(clean_values, labels, clean_values, votes)
+  worst = Worst(clean_values, labels, clean_values, votes)
   everything = np.arange(4)
   choice = np.stack([wrong, wrong, right, np.log([0.8, 0.2])])
   scored = np.stack([wrong, right, wrong, np.log([0.95, 0.05])])
@@ -338,7 +346,7 @@ def test_what_the_choosing_draws_prefer_is_scored_by_others():
   assert worst.update(everything, worse, fine, votes).tolist() == [False, True, False, True]
   assert worst.right.tolist() == [False, True, False, True]
   np.testing.assert_array_equal(worst.votes[:, 0], [1, 0, 1, 0])
-  other = attacked.Worst(clean_values, labels, clean_values, votes)
+  other = Worst(clean_values, labels, clean_values, votes)
   other.merge(worst)
   assert other.right.tolist() == [False, True, False, True]
   np.testing.assert_array_equal(other.scored, worst.scored)
@@ -349,7 +357,7 @@ def test_a_batch_s_candidate_is_chosen_by_the_choosing_draws_alone():
   first = np.log([[0.3, 0.7], [0.6, 0.4], [0.9, 0.1]])
   second = np.log([[0.6, 0.4], [0.7, 0.3], [0.95, 0.05]])
   labels = np.zeros(3, np.int64)
-  choice, chosen, changed = attacked._chosen(
+  choice, chosen, changed = choose(
     np.log([[0.9, 0.1]] * 3), labels, images, [(images + 1, first), (images + 2, second)]
   )
   np.testing.assert_array_equal(chosen.ravel(), [1, 1, 0])

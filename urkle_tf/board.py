@@ -61,24 +61,18 @@ def embeddings(encoder, attack, source, folder, seed=0):
     folder: of the event files, a `pathlib.Path`.
     seed: an int.
   """
-  found, labels, count = [], list[int](), 0
-  for number, batch in enumerate(pipeline.batches(source, _TOGETHER)):
-    images = batch["image"][: _IMAGES - count]
-    drawn = distribution.fold([seed, 2], number)
-    adversaries = attack(kl_objective(encoder, images), images, drawn)
-    locs = [encoder.network(x, training=False)["loc"] for x in (images, adversaries)]
-    small = [projector.thumbnails(x, 2 * _IMAGES) for x in (images, adversaries)]
-    found.append([*(loc.numpy() for loc in locs), *small])
-    labels.extend(batch["label"].numpy()[: len(images)] if "label" in batch else ())
-    count += len(images)
-    if count >= _IMAGES:
-      break
+  batches = list(_first(source))
+  found = [
+    _before_and_after(encoder, attack, batch["image"], distribution.fold([seed, 2], number))
+    for number, batch in enumerate(batches)
+  ]
   clean, attacked, pictures, attacked_pictures = map(np.concatenate, zip(*found, strict=True))
+  count = len(clean)
   columns = {"state": count * ["clean"] + count * ["attacked"], "image": 2 * list(range(count))}
-  if labels:
-    names = source.class_names
-    labels = [label if names is None else names[int(label)] for label in labels]
-    columns = {"label": 2 * labels, **columns}  # the Projector labels points by the first
+  if "label" in batches[0]:
+    labels, names = np.concatenate([batch["label"] for batch in batches]), source.class_names
+    labels = labels if names is None else [names[int(label)] for label in labels]
+    columns = {"label": 2 * list(labels), **columns}  # the Projector labels points by the first
   projector.write(
     folder,
     np.concatenate([clean, attacked]),
@@ -86,3 +80,21 @@ def embeddings(encoder, attack, source, folder, seed=0):
     np.concatenate([pictures, attacked_pictures]),
     "loc",
   )
+
+
+def _first(source):
+  """The images that are shown, in batches that are attacked together."""
+  left = _IMAGES
+  for batch in pipeline.batches(source, _TOGETHER):
+    yield {name: values[:left] for name, values in batch.items()}
+    left -= len(batch["image"])
+    if left <= 0:
+      return
+
+
+def _before_and_after(encoder, attack, images, seed):
+  """Of images and of their adversaries: (loc, attacked loc, thumbnails, attacked thumbnails)."""
+  adversaries = attack(kl_objective(encoder, images), images, seed)
+  both = (images, adversaries)
+  locs = [encoder.network(x, training=False)["loc"].numpy() for x in both]
+  return (*locs, *(projector.thumbnails(x, 2 * _IMAGES) for x in both))

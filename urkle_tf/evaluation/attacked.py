@@ -15,6 +15,7 @@ import tensorflow as tf
 from urkle_tf import attacks, distribution, progress
 from urkle_tf.attacks import losses
 from urkle_tf.evaluation import clean, scoring
+from urkle_tf.evaluation.candidates import Worst, choose
 from urkle_tf.evaluation.plans import Plan
 from urkle_tf.evaluation.store import Store
 
@@ -106,86 +107,6 @@ def adversary(classifier, plan, norm, mode, eot=20):
   return find
 
 
-class Worst:
-  """Of each image the candidate that hurts a classifier most.
-
-  Candidates are chosen by other draws of z than they are scored with.  One that is misclassified
-  by the scoring draws is worse than one that is not, so that an image stays broken; then one
-  that is misclassified by the choosing draws is; then that of the lowest log p(y) by these.
-
-  Args:
-    choice: float32 [n, classes], log-probabilities of the clean images by the choosing draws.
-    labels: int [n].
-    scored: the same by the scoring draws; None where there is no noise.
-    votes: int32 [n, groups] of the sampled mode: see `scoring.Scores`.
-
-  Attributes:
-    choice: of the worst candidates.
-    scored: likewise.
-    votes: likewise.
-  """
-
-  def __init__(self, choice, labels, scored=None, votes=None):
-    self.choice = choice.copy()
-    self.scored = (choice if scored is None else scored).copy()
-    self.votes = None if votes is None else votes.copy()
-    self._labels = labels
-
-  @property
-  def right(self):
-    """Which images no candidate broke, bool [n]."""
-    return np.argmax(self.scored, 1) == self._labels
-
-  @property
-  def of_label(self):
-    """The worst candidates' log p(y), float32 [n]."""
-    return self.scored[np.arange(len(self._labels)), self._labels]
-
-  def update(self, positions, choice, scored=None, votes=None):
-    """Offers candidates for the images at `positions`; returns bool: which were taken."""
-    scored = choice if scored is None else scored
-    labels = self._labels[positions]
-    broken = np.argmax(scored, 1) != labels
-    before = np.argmax(self.scored[positions], 1) != labels
-    more = _hurt(choice, labels) > _hurt(self.choice[positions], labels)
-    taken = (broken & ~before) | ((broken == before) & more)
-    self.choice[positions[taken]] = choice[taken]
-    self.scored[positions[taken]] = scored[taken]
-    if votes is not None and self.votes is not None:
-      self.votes[positions[taken]] = votes[taken]
-    return taken
-
-  def merge(self, other):
-    """Offers another's candidates."""
-    self.update(np.arange(len(self._labels)), other.choice, other.scored, other.votes)
-
-
-def _hurt(log_probabilities, labels):
-  rows = np.arange(len(labels))
-  wrong = np.argmax(log_probabilities, 1) != labels
-  return wrong * 1e6 - log_probabilities[rows, labels]
-
-
-def _chosen(choice, labels, images, candidates):
-  """Of each image the candidate that hurts most, by the choosing draws alone.
-
-  Args:
-    choice: float32 [n, classes], the values to exceed.
-    labels: int [n].
-    images: float32 [n, h, w, c], returned where no candidate exceeds them.
-    candidates: (images float32 [n, h, w, c], values float32 [n, classes]) pairs.
-
-  Returns:
-    (values, images, bool [n]: where it is one of the candidates).
-  """
-  choice, images, found = choice.copy(), images.copy(), np.zeros(len(labels), bool)
-  for adversaries, values in candidates:
-    more = _hurt(values, labels) > _hurt(choice, labels)
-    choice[more], images[more] = values[more], adversaries[more]
-    found |= more
-  return choice, images, found
-
-
 def _attack(runs, scorer, states, positions, images, labels, shown):
   """Attacks a batch in every mode, and scores what hurts most.
 
@@ -216,7 +137,7 @@ def _attack(runs, scorer, states, positions, images, labels, shown):
       if kind == "worst" or attacker == mode
     ]
     name, before = f"{kind}.{mode}", state.choice[positions]
-    choice, chosen, changed = _chosen(before, labels, images, offered)
+    choice, chosen, changed = choose(before, labels, images, offered)
     record |= {f"{name}.choice": choice, f"{name}.changed": changed}
     if mode == "sampled":
       scored, record[f"{name}.votes"] = scorer.with_votes(chosen)
