@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import urkle_tf
 from urkle_tf import attack_schedules, attacks, errors, networks, pretexts, robustness
+from urkle_tf.data import sources
 
 SMALL = {
   "encoder": "convnet(width=4, layers=2)",
@@ -138,7 +139,7 @@ def test_a_controlled_training_logs(tmp_path):
   urkle_tf.pretrain(output_dir=str(tmp_path), attack_schedule="controlled(every=2)", **SMALL)
   ones = _rows(tmp_path)
   measured = [row for row in ones if "attack_ratio" in row]
-  assert [row["step"] for row in measured] == [2, 4, 6, 8, 10, 12]
+  assert [row["step"] for row in measured] == [2, 4, 6, 8]  # 6 of the 64 images are held out
   steps = [row["attack_steps"] for row in ones]
   assert steps[0] == 3
   for row in measured[:-1]:  # the steps of the next row follow from the ratio
@@ -148,6 +149,40 @@ def test_a_controlled_training_logs(tmp_path):
     assert expected == ((ratio > 1.3 and before < 20) - (ratio < 1.1 and before > 1))
 
 
+def test_the_ratio_is_measured_on_images_that_training_never_sees(tmp_path, monkeypatch):
+  """What `Control` gets is the end of the split, and no batch of two epochs holds any of it."""
+  given = []
+
+  class Control(keras.callbacks.Callback):
+    def __init__(self, schedule, batch, metrics, agree):
+      super().__init__()
+      given.append(batch)
+
+  class Seen(Exception):
+    pass
+
+  def fit(self, data, **options):
+    given.append([batch["image"].numpy() for batch in data.take(8)])
+    raise Seen
+
+  monkeypatch.setattr(attack_schedules, "Control", Control)
+  monkeypatch.setattr(urkle_tf.Trainer, "fit", fit)
+  settings = {**SMALL, "batch_size": 14, "augment": "none"}
+  with pytest.raises(Seen):
+    urkle_tf.pretrain(
+      output_dir=str(tmp_path), attack_schedule="controlled(every=2, images=5)", **settings
+    )
+  held, trained = given
+  images = sources.load("digits", "train[:64]").images.astype(np.float32) / 255
+  rows = lambda batch: {image.tobytes() for image in np.asarray(batch, np.float32)}  # noqa: E731
+  assert len(held["image"]) == 5
+  assert rows(held["image"]) == rows(images[59:])
+  np.testing.assert_allclose(held["views"], np.stack([held["image"]] * 2, 1), atol=1e-6)
+  seen = set().union(*map(rows, trained))
+  assert len(seen) > 56  # in two epochs of 4 steps, each without 3 others
+  assert not seen & rows(held["image"])
+
+
 @pytest.mark.parametrize(
   "options, words",
   [
@@ -155,6 +190,7 @@ def test_a_controlled_training_logs(tmp_path):
     ({"attack_schedule": "rising(first=0)"}, "whole number from 1"),
     ({"attack_schedule": "rising(first=4)"}, "more than the attack's 3 steps"),
     ({"attack_schedule": "controlled(low=2)"}, "1 <= low < high"),
+    ({"attack_schedule": "controlled(images=0)"}, "whole number from 1"),
     ({"attack_schedule": "rising", "attack": "rs_fgsm"}, "use --attack=pgd"),
     ({"attack_schedule": "controlled", "robustness": "rocl"}, "adds none"),
     ({"attack": "rsfgsm"}, "did you mean 'rs_fgsm'"),

@@ -679,3 +679,35 @@ def test_damaged_records_are_named(damageable, monkeypatch, kind, in_memory):
 
 def test_images_of_varying_size_default_to_224(sharded):
   assert sources.load("numbered", data_dir=sharded, examples=2).image_shape == (224, 224, 3)
+
+
+def test_what_is_held_out_is_the_end_and_the_rest_the_beginning():
+  whole = sources.load("digits:parity", examples=30)
+  rest, held = whole.hold_out(7)
+  images, labels = whole.source.images, np.asarray(whole.labels)
+  np.testing.assert_array_equal(held.images, images[23:])
+  np.testing.assert_array_equal(held.labels, labels[23:])
+  assert (held.class_names, held.size, rest.size, whole.size) == (whole.class_names, 7, 23, 30)
+  (batch,) = rest.batches(23, seed=1)
+  order = batch["index"].numpy()
+  assert sorted(order) == list(range(23))
+  np.testing.assert_array_equal(batch["image"], images[order])
+  np.testing.assert_array_equal(batch["label"], labels[order])
+  np.testing.assert_array_equal(rest.labels, labels[:23])
+
+
+def test_the_end_of_a_stream_is_held_out():
+  """Shards of 4, 3 and 5 examples, of which the last 6 go."""
+  stream = sources.StreamSource.__new__(sources.StreamSource)
+  stream.size, stream.labels, stream.names = 12, None, None
+  columns = {"filename": ["a", "b", "c"], "skip": [0, 2, 0], "take": [4, 3, 5], "start": [0, 4, 7]}
+  stream._shards = {name: np.array(column) for name, column in columns.items()}
+  first = stream._first(6)
+  assert {name: list(column) for name, column in first._shards.items()} == {
+    "filename": ["a", "b"],
+    "skip": [0, 2],
+    "take": [4, 2],
+    "start": [0, 4],
+  }
+  assert first.size == 6
+  assert list(stream._shards["take"]) == [4, 3, 5]

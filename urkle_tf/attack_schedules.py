@@ -27,6 +27,11 @@ class Constant:
     """Raises `UserError` if this schedule makes no sense with them."""
     del attack, scheme
 
+  def held_out(self, size):
+    """How many of `size` images the training must not see."""
+    del size
+    return 0
+
   def steps(self, progress, attack):
     """The number of steps, an int32 scalar tensor; None for the attack's own.
 
@@ -67,19 +72,21 @@ class Controlled(Constant):
 
       ratio = mean_x objective(PGD-20 from x) / mean_x objective(the training's attack from x)
 
-  on one fixed batch, every so many steps of the training.  Above `high` the steps become half as
-  many again, below `low` a quarter fewer.  `Control` measures.
+  on one batch that the training never sees, every so many steps.  Above `high` the steps become
+  half as many again, below `low` a quarter fewer.  `Control` measures.
 
   Args:
     every: training steps between two measurements, at least 1.
     low: at least 1.
     high: above `low`.
     most: attack steps, at least 1.
+    images: how many of the training images are held out of the training for it; at most a tenth.
   """
 
-  def __init__(self, every=300, low=1.1, high=1.3, most=20):
+  def __init__(self, every=300, low=1.1, high=1.3, most=20, images=128):
     self.every = _whole("controlled", "every", every)
     self.most = _whole("controlled", "most", most)
+    self._images = _whole("controlled", "images", images)
     if not 1 <= low < high:
       raise errors.UserError(f"controlled: need 1 <= low < high, got {low} and {high}")
     self.low, self.high = low, high
@@ -93,6 +100,9 @@ class Controlled(Constant):
         "controlled compares what attacks find of a term that is 0 at the clean image, and this "
         "scheme adds none: use --robustness=urkle or --robustness=trades"
       )
+
+  def held_out(self, size):
+    return max(1, min(self._images, size // 10))
 
   def steps(self, progress, attack):
     del progress
@@ -122,7 +132,7 @@ class Control(keras.callbacks.Callback):
 
   Args:
     schedule: the `Controlled`.
-    batch: a batch of the pipeline, of which up to 128 images are used.
+    batch: as the pipeline makes one, of images that the training does not see.
     metrics: the `monitoring.Metrics` of the run: `attack_ratio` joins its next row.
     agree: `distribution.agreement` of the strategy.
   """
@@ -130,8 +140,7 @@ class Control(keras.callbacks.Callback):
   def __init__(self, schedule, batch, metrics, agree=lambda number: number):
     super().__init__()
     self._schedule, self._metrics, self._agree = schedule, metrics, agree
-    self._batch = {name: values[:128] for name, values in batch.items()}
-    self._measured = None
+    self._batch, self._measured = batch, None
 
   def _measure(self, steps):
     model = self.model
