@@ -327,7 +327,11 @@ PAGES = {
     check=served_alike,
   ),
   "speed.md": Page(
-    read=("python -m urkle_tf.train --dry_run",),
+    read=(
+      "python -m urkle_tf.train --dry_run",
+      "python launch/input_worker.py",
+      "python -m urkle_tf.train --data_service",
+    ),
     elsewhere={"python launch/export_step.py": "tests/programs_test.py runs what it does"},
   ),
   "reliability.md": Page(read=("bash launch/soak.sh",)),

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import inspect
 import pathlib
 from typing import Any
@@ -32,7 +31,7 @@ from urkle_tf import (
 )
 from urkle_tf import robustness as schemes
 from urkle_tf.data import augment as augmentation
-from urkle_tf.data import pipeline, sources
+from urkle_tf.data import pipeline, service, sources
 from urkle_tf.networks.classifier import Classifier
 
 
@@ -78,6 +77,7 @@ def pretrain(
   probe_split=None,
   probe_examples=2000,
   max_bad_steps=20,
+  data_service=None,
 ):
   """Pre-trains an encoder into a run's folder, or goes on where the folder's run stopped.
 
@@ -131,6 +131,8 @@ def pretrain(
     probe_examples: how many of them.
     max_bad_steps: a step whose loss or gradient is not finite is skipped; after so many in a row
       the training stops, and `bad_batch.npz` holds the first of these batches.
+    data_service: "HOST:PORT,HOST:PORT", the input workers that make the batches
+      (launch/input_worker.py); None makes them in this process.  They are the same.
 
   Returns:
     The last row of metrics, with `"encoder"`, and after supervised training `"classifier"`:
@@ -138,7 +140,7 @@ def pretrain(
 
   Raises:
     UserError: for settings, data or folders that do not fit.
-    distribution.WorkerLost: on several workers, when another one has ended.
+    distribution.WorkerLost: when another worker, or an input worker, has ended.
     preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training: the
       checkpoint of its last step is written.
   """
@@ -162,6 +164,7 @@ class Job:
     settings: those of `pretrain`, by name.
     scope: the strategy.
     source: the training data.
+    held_out: images that the schedule of the attack keeps from the training, or None.
     recipe: its augmentation.
     attack: by the settings, in cells without adversaries too.
     learner: the compiled `Trainer`.
@@ -172,6 +175,7 @@ class Job:
   settings: dict[str, Any]
   scope: tf.distribute.Strategy
   source: sources.Source
+  held_out: sources.Source | None
   recipe: augmentation.Recipe
   attack: attacks.Attack
   learner: trainer.Trainer
@@ -188,7 +192,7 @@ class Job:
     """The batches from a step on, as `fit` takes them."""
     learner, settings = self.learner, self.settings
 
-    def make(share):
+    def make(share, turn=None):
       return pipeline.views(
         self.source,
         self.recipe,
@@ -200,8 +204,13 @@ class Job:
         on_device=settings["augment_on_device"],
         strength=learner.strength if learner.robustness.strength(0.0) is not None else None,
         share=share,
+        turn=turn,
       )
 
+    if settings["data_service"]:
+      found = service.addresses(settings["data_service"])
+      served = lambda share: service.batches(lambda turn: make(share, turn), found, start)  # noqa: E731
+      return pipeline.by_worker(self.scope, served)
     return pipeline.by_worker(self.scope, make)
 
   def distributed(self, start=0):
@@ -256,7 +265,14 @@ def _build(settings, scope):
       for name in ("dataset", "split", "data_dir", "download", "image_size", "examples")
     }
   )
+  if settings["data_service"]:
+    service.addresses(settings["data_service"])
+    service.check(source)
   task.adopt(source)
+  schedule = attack_schedules.from_spec(settings["attack_schedule"] or "constant")
+  held_out = None
+  if scheme.adversarial and (count := schedule.held_out(source.size)):
+    source, held_out = source.hold_out(count)
   batch_size, replicas = settings["batch_size"], scope.num_replicas_in_sync
   steps_per_epoch = pipeline.steps_per_epoch(source, batch_size)
   steps = steps_per_epoch * settings["epochs"]
@@ -293,7 +309,7 @@ def _build(settings, scope):
       beta_warmup=in_steps(settings["beta_warmup_epochs"]),
       clip_norm=settings["clip_norm"],
       steps=steps,
-      schedule=attack_schedules.from_spec(settings["attack_schedule"] or "constant"),
+      schedule=schedule,
       attack_precision=settings["attack_precision"],
     )
     learner.compile(
@@ -306,7 +322,7 @@ def _build(settings, scope):
       ),
       steps_per_execution=at_once,
     )
-  return Job(settings, scope, source, recipe, attack, learner, steps_per_epoch, steps)
+  return Job(settings, scope, source, held_out, recipe, attack, learner, steps_per_epoch, steps)
 
 
 def _train(job, run):
@@ -320,6 +336,8 @@ def _train(job, run):
     with preemption.watch(agree) as watch:
       row = _fit(job, run, state, done, watch)
   except tf.errors.OpError as error:
+    if settings["data_service"] and service.lost(error):
+      raise distribution.WorkerLost("an input worker has ended") from error
     if unreadable := sources.find_unreadable(source):
       raise unreadable from error
     raise
@@ -416,25 +434,15 @@ def _fit(job, run, state, done, watch):
   )
   batch = _batch(job, 0)
   callbacks = []
-  if isinstance(learner.schedule, attack_schedules.Controlled) and learner.attack is not None:
+  if job.held_out is not None:
     agree = distribution.agreement(job.scope)
-    callbacks.append(attack_schedules.Control(learner.schedule, batch, metrics, agree))
+    unseen = _unseen(job)
+    callbacks.append(attack_schedules.Control(learner.schedule, unseen, metrics, agree))
   if distribution.is_chief(job.scope):
     callbacks += _pictures(job, run, writer, metrics, batch)
-  fit = functools.partial(learner.fit, callbacks=[*callbacks, metrics], verbose=0, shuffle=False)
-  data, epoch = job.views(done), done // steps_per_epoch
+  callbacks.append(metrics)
   try:
-    if partial := done % steps_per_epoch:  # finish the epoch that was interrupted
-      fit(data, steps_per_epoch=steps_per_epoch - partial, initial_epoch=epoch, epochs=epoch + 1)
-      epoch += 1
-      data = job.views(epoch * steps_per_epoch)
-    if epoch * steps_per_epoch < steps:
-      fit(
-        data,
-        steps_per_epoch=steps_per_epoch,
-        initial_epoch=epoch,
-        epochs=steps // steps_per_epoch,
-      )
+    monitoring.fit_from(learner, job.views, done, steps, steps_per_epoch, callbacks)
   except monitoring.NotFinite as error:
     raise errors.UserError(f"{error}; {_evidence(job, run, state, error.first)}") from error
   return metrics.rows[-1]
@@ -442,7 +450,14 @@ def _fit(job, run, state, done, watch):
 
 def _batch(job, step):
   """The batch of a step, whole and in this process."""
-  return next(iter(dataclasses.replace(job, scope=tf.distribute.get_strategy()).views(step)))
+  here = {"scope": tf.distribute.get_strategy(), "settings": {**job.settings, "data_service": None}}
+  return next(iter(dataclasses.replace(job, **here).views(step)))
+
+
+def _unseen(job):
+  """All images that are held out, as a batch of the pipeline, whole and in this process."""
+  settings = {**job.settings, "batch_size": job.held_out.size}
+  return _batch(dataclasses.replace(job, source=job.held_out, settings=settings), 0)
 
 
 def _evidence(job, run, state, step):

@@ -13,8 +13,7 @@ from urkle_tf import errors, files
 # Settings that may change when a run is resumed: they do not change what is computed.
 FREE = (
   *("output_dir", "data_dir", "download", "log_every", "checkpoint_every", "probe_split"),
-  "max_bad_steps",
-  "html",
+  *("max_bad_steps", "data_service", "html"),
 )
 
 

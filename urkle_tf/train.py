@@ -72,6 +72,7 @@ _OWN = {
   "init_from": ("str", None, "start from the encoder of this finished run"),
   "probe_split": ("str", None, "held-out labelled images for an online accuracy"),
   "probe_examples": ("int", 2000, "how many of them"),
+  "data_service": ("str", None, "HOST:PORT,HOST:PORT of input workers (launch/input_worker.py)"),
   "dry_run": ("bool", False, "say what the training would cost, from a few steps; write nothing"),
 }
 _MAIN = {

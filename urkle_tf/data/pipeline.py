@@ -24,6 +24,7 @@ def views(
   on_device=False,
   strength=None,
   share=(0, 1),
+  turn=None,
 ):
   """Endless batches of augmented views, for training.
 
@@ -46,12 +47,14 @@ def views(
       scalar; None for 1.
     share: (worker, workers): only this worker's rows of each batch, an equal contiguous part, are
       augmented and returned.
+    turn: (input worker, input workers): only the batches of steps `start_step + input worker`,
+      and so on every `input workers`-th, each with its step; None for all (`service`).
 
   Returns:
     A `tf.data.Dataset` of `{"views": float32 [batch, views, h, w, c], "image":
     float32 [batch, h, w, c]}` in [0, 1], the latter not augmented, or with
     `on_device` of `{"image": uint8 [batch, h, w, c]}`; with `labels` also
-    `"label"`: int64 [batch].
+    `"label"`: int64 [batch], and with `turn` `"step"`: int64 scalar.
 
   Raises:
     UserError: if the batch is larger than the data, labels are asked for and
@@ -74,14 +77,21 @@ def views(
   first, skip = divmod(start_step, steps)
   worker, workers = share
   rows = slice(worker * batch_size // workers, (worker + 1) * batch_size // workers)
+  offset, every = turn or (0, 1)
 
   def one_epoch(epoch):
     skipped = tf.where(epoch == first, tf.constant(skip * batch_size, tf.int64), 0)
-    return source.batches(batch_size, seed, epoch, shuffle, skipped)
+    begin = tf.maximum(epoch * steps, start_step)
+    chosen = lambda number: (begin + number - start_step) % every == offset  # noqa: E731
+    chosen = None if every == 1 else chosen
+    return source.batches(batch_size, seed, epoch, shuffle, skipped, chosen=chosen)
 
   def augmented(step, batch):
     batch = {name: values[rows] for name, values in batch.items()}
+    step = start_step + offset + every * step
     result = {"label": batch["label"]} if labels else {}
+    if turn is not None:
+      result["step"] = step
     if on_device:
       return {"image": batch["image"], **result}
     noise_seed = augmentation_seed(seed, step)
@@ -91,7 +101,7 @@ def views(
     return result
 
   batches = tf.data.Dataset.range(first, tf.int64.max).flat_map(one_epoch)
-  batches = batches.enumerate(start_step).map(
+  batches = batches.enumerate().map(
     augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
   return _finished(batches, tf.data.INFINITE_CARDINALITY)

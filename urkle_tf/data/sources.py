@@ -6,6 +6,7 @@ most 2 GiB lives in memory; a larger folder is decoded by index, and a larger
 TensorFlow data set is streamed.
 """
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -68,9 +69,46 @@ class Source:
     """
     raise NotImplementedError
 
-  def batches(self, batch_size, seed=0, epoch=0, shuffle=True, skip=0, drop_remainder=True):
-    """As `epoch`, in batches."""
-    return self.epoch(seed, epoch, shuffle, skip).batch(batch_size, drop_remainder=drop_remainder)
+  def batches(
+    self, batch_size, seed=0, epoch=0, shuffle=True, skip=0, drop_remainder=True, chosen=None
+  ):
+    """As `epoch`, in batches.
+
+    Args:
+      batch_size: examples.
+      seed: as in `epoch`.
+      epoch: likewise.
+      shuffle: likewise.
+      skip: likewise.
+      drop_remainder: whether the last batch goes if it is not full.
+      chosen: a batch's number (from 0 after those that are skipped, int64 scalar) -> whether it
+        is wanted, bool scalar; None for all.  Others are not decoded where that can be helped.
+    """
+    examples = self.epoch(seed, epoch, shuffle, skip)
+    return _only(examples.batch(batch_size, drop_remainder=drop_remainder), chosen)
+
+  def hold_out(self, count):
+    """Takes the last examples of the split away.
+
+    Args:
+      count: of the examples, from 1, and less than there are.
+
+    Returns:
+      (this source without them, they as an `ArraySource`).
+    """
+    rest = self._first(self.size - count)
+    (batch,) = self.batches(count, shuffle=False, skip=rest.size)
+    labels = batch["label"].numpy() if self.labelled else None
+    fields = {name: getattr(self, name) for name in ("name", "split", "class_names", "target")}
+    return rest, ArraySource(batch["image"].numpy(), labels=labels, **fields)
+
+  def _first(self, size):
+    """The source with the first `size` examples of its split alone."""
+    first = copy.copy(self)
+    first.size = size
+    first.labels = None if self.labels is None else self.labels[:size]
+    first.names = None if self.names is None else self.names[:size]
+    return first
 
 
 class _Indexed(Source):
@@ -110,9 +148,11 @@ class ArraySource(_Indexed):
   def epoch(self, seed=0, epoch=0, shuffle=True, skip=0):
     return self._indices(seed, epoch, shuffle, skip).map(self.gather)
 
-  def batches(self, batch_size, seed=0, epoch=0, shuffle=True, skip=0, drop_remainder=True):
+  def batches(
+    self, batch_size, seed=0, epoch=0, shuffle=True, skip=0, drop_remainder=True, chosen=None
+  ):
     indices = self._indices(seed, epoch, shuffle, skip)
-    return indices.batch(batch_size, drop_remainder=drop_remainder).map(self.gather)
+    return _only(indices.batch(batch_size, drop_remainder=drop_remainder), chosen).map(self.gather)
 
 
 class FileSource(_Indexed):
@@ -149,10 +189,32 @@ class StreamSource(Source):
     self._shards = opened.shards()
     self.find_unreadable = opened.find_unreadable
 
+  def _first(self, size):
+    first = super()._first(size)
+    left = np.clip(size - self._shards["start"], 0, self._shards["take"])
+    shards = {**self._shards, "take": left}
+    first._shards = {name: values[left > 0] for name, values in shards.items()}
+    return first
+
   def epoch(self, seed=0, epoch=0, shuffle=True, skip=0):
+    return self._decoded(self._records(seed, epoch, shuffle, skip))
+
+  def batches(
+    self, batch_size, seed=0, epoch=0, shuffle=True, skip=0, drop_remainder=True, chosen=None
+  ):
+    records = self._records(seed, epoch, shuffle, skip)
+    if chosen is not None:
+      records = _only(records.batch(batch_size, drop_remainder=drop_remainder), chosen).unbatch()
+    return self._decoded(records).batch(batch_size, drop_remainder=drop_remainder)
+
+  def _decoded(self, records):
     def parse(index, record):
       return {"index": index, **self._parse(record)}
 
+    return records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+  def _records(self, seed, epoch, shuffle, skip):
+    """(index, serialized example) in the order of an epoch."""
     shards = {key: tf.constant(value) for key, value in self._shards.items()}
     seed = _order_seed(seed, epoch)
     if shuffle:
@@ -182,9 +244,7 @@ class StreamSource(Source):
         return tf.gather(index, order), tf.gather(records, order)
 
       examples = examples.batch(_SHUFFLE_BLOCK).map(mix).prefetch(1).unbatch()
-    return examples.skip(tf.cast(skip, tf.int64)).map(
-      parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    return examples.skip(tf.cast(skip, tf.int64))
 
 
 class RelabelledSource(Source):
@@ -208,6 +268,11 @@ class RelabelledSource(Source):
     self.source = source
     self._relabel = labelling.relabel
 
+  def _first(self, size):
+    first = super()._first(size)
+    first.source = self.source._first(size)
+    return first
+
   def epoch(self, seed=0, epoch=0, shuffle=True, skip=0):
     def one(example):
       batch = self._relabel({name: value[None] for name, value in example.items()})
@@ -215,8 +280,10 @@ class RelabelledSource(Source):
 
     return self.source.epoch(seed, epoch, shuffle, skip).map(one)
 
-  def batches(self, batch_size, seed=0, epoch=0, shuffle=True, skip=0, drop_remainder=True):
-    batches = self.source.batches(batch_size, seed, epoch, shuffle, skip, drop_remainder)
+  def batches(
+    self, batch_size, seed=0, epoch=0, shuffle=True, skip=0, drop_remainder=True, chosen=None
+  ):
+    batches = self.source.batches(batch_size, seed, epoch, shuffle, skip, drop_remainder, chosen)
     return batches.map(self._relabel, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
@@ -304,6 +371,12 @@ def find_unreadable(source):
   if isinstance(source, StreamSource):
     return source.find_unreadable()
   return None
+
+
+def _only(batches, chosen):
+  if chosen is None:
+    return batches
+  return batches.enumerate().filter(lambda number, _: chosen(number)).map(lambda _, batch: batch)
 
 
 def _order_seed(seed, epoch):

@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""Reads and augments images for a training that runs elsewhere, until it is stopped.
+
+  python launch/input_worker.py --port=5050                  # on each input machine, A and B
+  python -m urkle_tf.train --data_service=A:5050,B:5050 ...  # on the machine that trains
+
+--host is the name by which the training reaches this machine, by default its own.  The batches come
+from the port after --port.  All machines need the same version of TensorFlow; data that does not
+fit in memory has to lie at the same path on each.  Whoever reaches the ports can run what they
+like here: open them to your own machines only.
+"""
+
+import os
+import pathlib
+import signal
+import socket
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+
+import jobs  # noqa: E402
+
+
+def main():
+  """The command line."""
+  parser = jobs.Parser(__doc__)
+  parser.add_argument("--port", type=int, default=5050, help="that --data_service names")
+  parser.add_argument("--host", default=socket.gethostname(), help="this machine's name")
+  options = parser.parse_args()
+
+  from urkle_tf.data import service
+
+  ended = [signal.SIGTERM, signal.SIGINT]
+  signal.pthread_sigmask(signal.SIG_BLOCK, ended)  # before there are threads that could take them
+  servers = service.serve(options.port, options.host, options.port + 1 if options.port else 0)
+  address = servers[0].target.rpartition(":")[2]
+  print(f"an input worker: --data_service={options.host}:{address}", flush=True)
+  signal.sigwait(ended)
+
+
+if __name__ == "__main__":
+  jobs.main(main)

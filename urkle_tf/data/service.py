@@ -1,0 +1,150 @@
+"""Input workers: other machines that read and augment, so that the one that trains need not.
+
+Each address is a tf.data service of its own, a dispatcher with one worker (launch/input_worker.py).
+Of W addresses the j-th makes the batches of steps j, j + W, j + 2W, ... from the first on, and the
+training takes them in turn.  So batch k is what (seed, k) makes of it, wherever that is done, and a
+run may change its input workers whenever it is resumed.
+"""
+
+import socket
+
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.data import sources
+
+_LARGEST = 2**30  # bytes of images that travel with the pipeline, as a constant of its graph
+_SECONDS = 10.0  # to answer
+
+
+def addresses(text):
+  """The addresses in "HOST:PORT,HOST:PORT", a list of them.
+
+  Raises:
+    UserError: if one is no address, or is there twice.
+  """
+  found = [part.strip() for part in text.split(",") if part.strip()]
+  for address in found:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+      raise errors.UserError(f"--data_service={text}: {address!r} is not HOST:PORT")
+  if not found or len(set(found)) < len(found):
+    raise errors.UserError(
+      f"--data_service={text}: give the HOST:PORT of each input worker once, with commas between"
+    )
+  return found
+
+
+def check(source):
+  """Raises `UserError` if input workers cannot read a source."""
+  if isinstance(source, sources.RelabelledSource):
+    return check(source.source)
+  if isinstance(source, sources.FileSource):
+    raise errors.UserError(
+      f"--data_service cannot serve {source.name!r}: a folder of more than 2 GiB of pixels is "
+      "decoded by this program; leave --data_service out, or prepare the images as a TensorFlow "
+      "data set"
+    )
+  if isinstance(source, sources.ArraySource) and source.images.nbytes > _LARGEST:
+    raise errors.UserError(
+      f"--data_service cannot serve the {source.images.nbytes / 2**30:.1f} GiB of "
+      f"{source.name!r}: at most 1 GiB of images in memory travels to input workers; leave "
+      "--data_service out, or give --examples"
+    )
+
+
+def batches(make, found, start_step):
+  """Endless batches that input workers make.
+
+  Args:
+    make: (input worker, input workers) -> the dataset that `pipeline.views(turn=...)` makes.
+    found: `addresses`.
+    start_step: that of the first batch.
+
+  Returns:
+    The `tf.data.Dataset` that `pipeline.views` makes here: the same batches in the same order.
+    It raises `tf.errors.InvalidArgumentError` if an address has not one worker, but several.
+
+  Raises:
+    UserError: if nobody answers at an address.
+  """
+  for address in found:
+    _knock(address)
+  served = [
+    make((number, len(found))).apply(
+      tf.data.experimental.service.distribute(
+        # Each service has one worker, which makes all of what it was given, in order.
+        tf.data.experimental.service.ShardingPolicy.OFF,
+        f"grpc://{address}",
+      )
+    )
+    for number, address in enumerate(found)
+  ]
+  turns = tf.data.Dataset.range(len(served)).repeat()
+  taken = served[0] if len(served) == 1 else tf.data.Dataset.choose_from_datasets(served, turns)
+
+  def expected(step, batch):
+    said = (
+      "UserError: an input worker sent another batch than the one whose turn it is: each address "
+      "of --data_service must have one worker of its own (launch/input_worker.py)"
+    )
+    with tf.control_dependencies([tf.debugging.assert_equal(batch.pop("step"), step, said)]):
+      return tf.nest.map_structure(tf.identity, batch)
+
+  taken = taken.enumerate(start_step).map(
+    expected, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  options = tf.data.Options()
+  options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+  taken = taken.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+  return taken.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def _knock(address):
+  """Whether anybody is there: TensorFlow itself would wait for an hour."""
+  host, _, port = address.rpartition(":")
+  try:
+    socket.create_connection((host.strip("[]"), int(port)), _SECONDS).close()
+  except (OSError, OverflowError) as error:
+    raise errors.UserError(
+      f"no input worker answers at {address} ({getattr(error, 'strerror', None) or error}): start "
+      f"one there with python launch/input_worker.py --port={port}"
+    ) from error
+
+
+def lost(error):
+  """Whether a `tf.errors.OpError` says that an input worker ended, and perhaps began again."""
+  kinds = (tf.errors.NotFoundError, tf.errors.UnavailableError, tf.errors.AbortedError)
+  return isinstance(error, kinds) and "No such file" not in str(error)
+
+
+def serve(port, host=None, worker_port=0):
+  """Starts an input worker in this process: a dispatcher and its one worker.
+
+  Args:
+    port: of the dispatcher, which `--data_service` names; 0 for any that is free.
+    host: the name under which trainings reach this machine; None for this machine alone.
+    worker_port: of the worker, from which batches come; 0 for any that is free.
+
+  Returns:
+    (the dispatcher, the worker): both stop when nothing refers to them any more; the former's
+    `target` holds its address.
+
+  Raises:
+    UserError: if a port is taken.
+  """
+  service = tf.data.experimental.service
+  try:
+    dispatcher = service.DispatchServer(service.DispatcherConfig(port=port))
+    # The worker tells the dispatcher where trainings find it.
+    config = service.WorkerConfig(
+      dispatcher_address=dispatcher.target.split("://")[1],
+      worker_address=f"{host or 'localhost'}:%port%",
+      port=worker_port,
+    )
+    return dispatcher, service.WorkerServer(config)
+  except tf.errors.OpError as error:
+    raise errors.UserError(
+      f"cannot serve on port {port}: another program may have it; give another --port "
+      f"({str(error).splitlines()[0]})"
+    ) from error
