@@ -43,6 +43,9 @@ SHARED = {
   "log_every": ("int", 50, "steps between two rows of metrics"),
 }
 
+# Those of them that say which images a command reads, as each command lists them.
+IMAGES = dict.fromkeys(("dataset", "data_dir", "download", "split", "examples", "image_size"), ...)
+
 
 class _Number(flags.ArgumentParser):
   """Numbers and fractions."""

@@ -13,12 +13,8 @@ from urkle_tf import command_line, errors
 _SHARED = {
   "encoder": None,
   "output_dir": ...,
-  "dataset": ...,
-  "data_dir": ...,
-  "download": ...,
+  **command_line.IMAGES,
   "split": "all",
-  "examples": ...,
-  "image_size": ...,
   "batch_size": ...,
 }
 _OWN = {

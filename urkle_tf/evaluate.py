@@ -14,12 +14,8 @@ from urkle_tf import command_line, errors
 _SHARED = {
   "encoder": None,
   "output_dir": ...,
-  "dataset": ...,
-  "data_dir": ...,
-  "download": ...,
+  **command_line.IMAGES,
   "split": "test",
-  "examples": ...,
-  "image_size": ...,
   "norm": None,
   "epsilon": None,
   "attack_steps": 20,

@@ -17,12 +17,7 @@ from urkle_tf import command_line
 _SHARED = {
   "encoder": ...,
   "output_dir": ...,
-  "dataset": ...,
-  "data_dir": ...,
-  "download": ...,
-  "split": ...,
-  "examples": ...,
-  "image_size": ...,
+  **command_line.IMAGES,
   "norm": None,
   "epsilon": None,
   "attack_steps": ...,

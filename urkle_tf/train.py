@@ -11,12 +11,7 @@ from urkle_tf import command_line
 
 _SHARED = {
   "output_dir": ...,
-  "dataset": ...,
-  "data_dir": ...,
-  "download": ...,
-  "split": ...,
-  "examples": ...,
-  "image_size": ...,
+  **command_line.IMAGES,
   "encoder": "resnet18",
   "norm": ...,
   "epsilon": ...,
