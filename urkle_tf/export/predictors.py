@@ -93,17 +93,7 @@ def export_regressor(regressor, folder, metadata=None):
   - `deterministic(images) -> {"predictions": [n, outputs]}`: z = loc;
   - `head(z float32 [n, d_z]) -> {"predictions": [n, outputs]}`.
 
-  Args:
-    regressor: a `Regressor`.
-    folder: as in `export_encoder`.
-    metadata: as in `export_encoder`.
-
-  Returns:
-    The folder, a `pathlib.Path`.
-
-  Raises:
-    UserError: if the folder holds something else, or a network cannot be saved.
-    OSError: if writing fails; what was in the folder is kept.
+  Arguments, what is returned and errors are those of `export_classifier`.
   """
   return _export(_REGRESSOR, regressor, folder, metadata)
 
