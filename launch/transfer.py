@@ -136,6 +136,16 @@ def guess(task, split, examples, data_dir, download):
   return max(counts.values()) / source.size
 
 
+@functools.cache
+def label_count(labels, task, split, examples, data_dir, download):
+  """`--labels` for one task: all of a data set that has fewer."""
+  from urkle_tf.data import sources
+
+  if labels is None or labels < 1:
+    return labels
+  return min(labels, sources.load(task, split, data_dir, download, None, examples).size)
+
+
 def image_size(metadata, task, split, data_dir, download):
   """The size that a task's images have to be brought to; None where they have it already."""
   from urkle_tf.data import sources
@@ -159,7 +169,9 @@ def run_one(given, extra, folder, encoder, metadata, task, protocol, seed):
     "split": given.split,
     "validation_split": given.validation_split or None,
     "examples": given.examples,
-    "labels": given.labels,
+    "labels": label_count(
+      given.labels, task, given.split, given.examples, given.data_dir, given.download
+    ),
     "norm": given.norm if protocol.split("(")[0] != "slf" else None,
     "epsilon": given.epsilon if protocol.split("(")[0] != "slf" else None,
     "seed": seed,
@@ -363,7 +375,7 @@ def _parser():
   add("--encoder", action="append", help="NAME=FOLDER of an exported encoder; may be repeated")
   add("--tasks", required=True, help="data sets, or data sets with other labels; commas between")
   add("--protocols", default="slf", help="slf, alf, aff(beta=6); commas between")
-  add("--labels", type=_number, help="how many labels: a count, or a fraction below 1")
+  add("--labels", type=_number, help="how many: a count (or all, of fewer), or a fraction below 1")
   add("--seeds", type=int, default=1, help="how many seeds: 0, 1, ...")
   add("--data_dir", help="where data lie that TensorFlow Datasets prepared (or its own folder)")
   add("--download", action="store_true", help="let TFDS download and prepare them")
