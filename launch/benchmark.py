@@ -9,15 +9,17 @@ Images are random: the time does not depend on what they show.  Reading files is
 it.  Each figure is the median of several timings, and an image counts once, whatever its views
 and adversaries.  What is compared takes turns, so that a busy machine disturbs it little.
 
---suite measures everything that docs/results/speed.md shows, in hours (--scale=tiny: minutes):
+--suite measures everything that docs/results/speed.md shows, one part after the other (--scale=tiny
+tries them all in minutes).  What --out and --work hold is not measured again, so that the same
+command goes on after an interruption, and --parts can be measured at different times:
 
   python launch/benchmark.py --suite --out=docs/results/speed.json --page=docs/results/speed.md \\
-    --data_dir=DATA_DIR
+    --data_dir=DATA_DIR --parts=step,pipeline,growth,workers,soak,options,views,target
 
 --part=attacks compares the compiled loop of PGD with the network's own forward and backward pass,
 and with PGD of foolbox and adversarial-robustness-toolbox where they are installed, on the same
 network; each ratio is the median of those within one turn.  --part=input is the pipeline alone, on
-one core.
+one core; --part=step is the training's step without its pipeline.
 """
 
 import argparse
@@ -30,6 +32,7 @@ import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 import keras
 import numpy as np
@@ -53,7 +56,9 @@ from urkle_tf.networks import classifier as classifiers
 
 
 def _arguments(argv):
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   add = parser.add_argument
   add("--encoder", default="resnet18", help="an architecture: resnet18(width=64)")
   add("--image_size", type=int, default=32, help="pixels")
@@ -72,10 +77,11 @@ def _arguments(argv):
   add("--strategy", default="auto")
   add("--steps", type=int, default=10, help="steps a timing")
   add("--timings", type=int, default=5, help="timings that the median is of")
-  parts = ["training", "attacks", "input"]
+  parts = ["training", "step", "attacks", "input"]
   add("--part", default="training", choices=parts, help="what is timed")
   add("--suite", action="store_true", help="everything; other flags are not read")
   add("--scale", default="full", help="of the suite: full, or tiny to try it")
+  add("--parts", help="of the suite: which, with commas between; default: all")
   add("--out", default="speed.json", help="of the suite: where its figures go")
   add("--page", help="of the suite: where they go as Markdown")
   add("--work", default="runs/speed", help="of the suite: the folder of its trainings")
@@ -134,7 +140,7 @@ def measure(options):
   """Builds one cell of the grid and times it.
 
   Args:
-    options: what `_arguments` parses.
+    options: what `_arguments` parses; the part "step" leaves out what the pipeline has to do with.
 
   Returns:
     A dict for JSON.  `share_of_ceiling`: of what the network's forward pass, times `passes`, would
@@ -147,7 +153,8 @@ def measure(options):
   keras.mixed_precision.set_global_policy(options.precision)
   scope = distribution.strategy(options.strategy)
   source, recipe, pretext, views = _pipeline(options)
-  batch, input_seconds = _input(views, options)
+  alone = options.part == "step"
+  batch, input_seconds = (next(iter(views)), None) if alone else _input(views, options)
   before = _peak_mib()
   built = time.perf_counter()
   with scope.scope():
@@ -158,32 +165,28 @@ def measure(options):
   built = time.perf_counter() - built
   first = _seconds(lambda: learner.train_function(feed), 1, 1)
   memory = _peak_mib()
-  fresh = iter(scope.experimental_distribute_dataset(views))
   contenders = {
     "step": lambda: learner.train_function(feed),
-    "fed": lambda: learner.train_function(fresh),
     "forward": _forward(learner, options),
   }
+  if not alone:
+    fresh = iter(scope.experimental_distribute_dataset(views))
+    contenders["fed"] = lambda: learner.train_function(fresh)
   turns = _turns(contenders, options.steps, options.timings)
   seconds = {name: statistics.median(found) / options.steps for name, found in turns.items()}
 
-  def median(function):
-    return statistics.median(map(function, *(turns[name] for name in ("step", "fed", "forward"))))
+  def median(function, other):
+    return statistics.median(map(function, turns["step"], turns[other]))
 
   steps = learner.attack.steps if learner.attack else 0
   attacked = steps and learner.robustness.targets(tf.zeros([1, pretext.views, 1])).shape[1]
   needed = passes(pretext.views, attacked, steps)
-  alone = scope.num_replicas_in_sync == 1
   result = {
     "step_seconds": seconds["step"],
     "step_images_per_second": options.batch_size / seconds["step"],
     "forward_images_per_second": options.batch_size / seconds["forward"],
     "passes": needed,
-    "share_of_ceiling": median(lambda s, _, f: needed * f / s) if alone else None,
-    "input_seconds": input_seconds,
-    "input_images_per_second": options.batch_size / input_seconds,
-    "input_share_of_step": input_seconds / seconds["step"],
-    "waiting_share": median(lambda s, fed, _: max(0.0, 1 - s / fed)),
+    "share_of_ceiling": None,
     "start_seconds": start_seconds,
     "build_seconds": built,
     "compile_seconds": max(0.0, first - seconds["step"]),
@@ -192,6 +195,15 @@ def measure(options):
     "machine": {**_machine(), "replicas": scope.num_replicas_in_sync},
     "settings": vars(options),
   }
+  if scope.num_replicas_in_sync == 1:
+    result["share_of_ceiling"] = median(lambda step, one: needed * one / step, "forward")
+  if not alone:
+    result |= {
+      "input_seconds": input_seconds,
+      "input_images_per_second": options.batch_size / input_seconds,
+      "input_share_of_step": input_seconds / seconds["step"],
+      "waiting_share": median(lambda step, fed: max(0.0, 1 - step / fed), "fed"),
+    }
   if gpus := tf.config.list_logical_devices("GPU"):
     peaks = [tf.config.experimental.get_memory_info(gpu.name)["peak"] for gpu in gpus]
     result["peak_device_memory_mib"] = max(peaks) / 2**20
@@ -431,7 +443,12 @@ def main(argv=None):
 
       suite.run(options)
       return
-    parts = {"training": measure, "attacks": measure_attacks, "input": measure_input}
+    parts = {
+      "training": measure,
+      "step": measure,
+      "attacks": measure_attacks,
+      "input": measure_input,
+    }
     print(json.dumps(parts[options.part](options), indent=2))
   except errors.UserError as error:
     parser.exit(2, f"error: {error}\n")
