@@ -137,13 +137,13 @@ def guess(task, split, examples, data_dir, download):
 
 
 @functools.cache
-def label_count(labels, task, split, examples, data_dir, download):
-  """`--labels` for one task: all of a data set that has fewer."""
+def at_most(count, task, split, examples, data_dir, download):
+  """A count of one task's images: all of them, where there are fewer; shares stay as they are."""
   from urkle_tf.data import sources
 
-  if labels is None or labels < 1:
-    return labels
-  return min(labels, sources.load(task, split, data_dir, download, None, examples).size)
+  if count is None or count < 1:
+    return count
+  return min(count, sources.load(task, split, data_dir, download, None, examples).size)
 
 
 def image_size(metadata, task, split, data_dir, download):
@@ -161,17 +161,15 @@ def run_one(given, extra, folder, encoder, metadata, task, protocol, seed):
   from urkle_tf.evaluation import regression
 
   data = {"dataset": task, "data_dir": given.data_dir, "download": given.download}
-  size = functools.cache(
-    lambda: image_size(metadata, task, given.test_split, given.data_dir, given.download)
-  )
+  where = (given.data_dir, given.download)
+  test = (given.test_split, at_most(given.test_examples, task, given.test_split, None, *where))
+  size = functools.cache(lambda: image_size(metadata, task, given.test_split, *where))
   head = {
     "protocol": protocol,
     "split": given.split,
     "validation_split": given.validation_split or None,
     "examples": given.examples,
-    "labels": label_count(
-      given.labels, task, given.split, given.examples, given.data_dir, given.download
-    ),
+    "labels": at_most(given.labels, task, given.split, given.examples, *where),
     "norm": given.norm if protocol.split("(")[0] != "slf" else None,
     "epsilon": given.epsilon if protocol.split("(")[0] != "slf" else None,
     "seed": seed,
@@ -187,8 +185,8 @@ def run_one(given, extra, folder, encoder, metadata, task, protocol, seed):
     return {"row": {name: result[name] for name in (*keep, "step", "epoch", "seconds")}}
 
   attacked = {
-    "split": given.test_split,
-    "examples": given.test_examples,
+    "split": test[0],
+    "examples": test[1],
     "norm": given.norm,
     "epsilon": given.epsilon,
     "seed": seed,
@@ -203,8 +201,7 @@ def run_one(given, extra, folder, encoder, metadata, task, protocol, seed):
       return {}
     evaluate = {"attacks": given.attacks, "representation_examples": 0, **extra["evaluate"]}
     urkle_tf.assess(classifier=str(made / "classifier"), **common, **evaluate)
-    test = (given.test_split, given.test_examples)
-    return {"guess": guess(task, *test, given.data_dir, given.download)}
+    return {"guess": guess(task, *test, *where)}
 
   what = {"encoder": metadata["fingerprint"], "task": task}
   ran = stage(made, {**what, **head}, adapt)
@@ -383,7 +380,7 @@ def _parser():
   add("--validation_split", default="train[90%:]", help="what choices are made on; '' for none")
   add("--examples", type=int, help="train on the first so many only")
   add("--test_split", default="test", help="what is reported")
-  add("--test_examples", type=int, help="report the first so many only")
+  add("--test_examples", type=int, help="report the first so many only (or all, of fewer)")
   add("--norm", help="linf, l2 or l1; default: that of the encoder's training")
   add("--epsilon", type=_number, help="its radius in pixel units; default likewise")
   add("--attacks", default="pgd", help="on classifiers, as in urkle_tf.evaluate (regressors: PGD)")

@@ -45,10 +45,11 @@ def test_more_flags_become_arguments(script):
       script.options(wrong, function, ["seed"])
 
 
-def test_labels_are_at_most_those_there_are(script):
+def test_counts_are_at_most_those_there_are(script):
   # digits has 1,797 images: 1,437 to train on, of which the first 90% are 1,293
-  count = functools.partial(script.label_count, examples=None, data_dir=None, download=False)
+  count = functools.partial(script.at_most, examples=None, data_dir=None, download=False)
   assert count(5000, "digits", "train[:90%]") == 1293
+  assert count(5000, "digits", "test") == 360
   assert count(100, "digits", "train[:90%]") == 100
   assert count(0.1, "digits", "train[:90%]") == 0.1
   assert count(None, "digits", "train[:90%]") is None
