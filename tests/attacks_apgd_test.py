@@ -5,21 +5,12 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from norms import norms, total
 
 from urkle_tf import distribution, errors
 from urkle_tf.attacks import APGD, L1, L2, PGD, Linf, apgd, from_norm
 
-ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
 SEED = [1, 2]
-
-
-def total(values):
-  return tf.reduce_sum(values, [1, 2, 3])
-
-
-def norms(values, norm):
-  values = np.asarray(values, np.float64)
-  return np.linalg.norm(values.reshape(len(values), -1), ORDER[norm], axis=1)
 
 
 def linear_maximum(x, g, norm, epsilon):

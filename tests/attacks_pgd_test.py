@@ -9,22 +9,13 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from norms import norms, total
 
 from urkle_tf import distribution, errors
 from urkle_tf.attacks import FGSM, L1, L2, PGD, RSFGSM, Linf, from_norm
 
 NORMS = ["linf", "l2", "l1"]
 RADIUS = {"linf": 0.1, "l2": 1.0, "l1": 4.0}
-ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
-
-
-def total(values):
-  return tf.reduce_sum(values, [1, 2, 3])
-
-
-def norms(values, norm):
-  values = np.asarray(values, np.float64)
-  return np.linalg.norm(values.reshape(len(values), -1), ORDER[norm], axis=1)
 
 
 @pytest.fixture(scope="module")

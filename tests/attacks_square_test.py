@@ -5,23 +5,14 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from norms import norms, total
 
 from urkle_tf import errors
 from urkle_tf.attacks import Linf, Square, from_norm, square
 
-ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
 RADIUS = {"linf": 0.1, "l2": 0.5, "l1": 2.0}
 NORMS = ["linf", "l2", "l1"]
 SEED = [1, 2]
-
-
-def total(values):
-  return tf.reduce_sum(values, [1, 2, 3])
-
-
-def norms(values, norm):
-  values = np.asarray(values, np.float64)
-  return np.linalg.norm(values.reshape(len(values), -1), ORDER[norm], axis=1)
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import scipy.optimize
 import tensorflow as tf
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from norms import norms
 
 from urkle_tf import errors
 from urkle_tf.attacks import L1, L2, Linf, from_norm
 
 NORMS = ["linf", "l2", "l1"]
 SHAPE = (2, 3, 3, 1)
-ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
 
 # Hypothesis draws bounds and exact middles often; a second strategy fills in.
 pixels = hnp.arrays(np.float32, SHAPE, elements=st.floats(0, 1, width=32))
@@ -22,11 +22,6 @@ gradients = hnp.arrays(
 )
 seeds = st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1))
 epsilons = st.floats(1e-2, 1.0)
-
-
-def norms(values, norm):
-  flat = np.asarray(values, np.float64).reshape(len(values), -1)
-  return np.linalg.norm(flat, ORDER[norm], axis=1)
 
 
 def assert_inside(adversaries, images, norm, epsilon):

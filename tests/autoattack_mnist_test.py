@@ -1,28 +1,20 @@
 """The launcher of AutoAttack on MNIST: its commands, its page from reports, and its mistakes."""
 
-import importlib.util
 import json
-import pathlib
-import sys
 
 import pytest
+import scripts
 
 from urkle_tf import errors
 from urkle_tf.attacks import losses
 from urkle_tf.evaluation import plans as planning
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "launch" / "autoattack_mnist.py"
 AT, URKLE = (("apgd_ce", "apgd_t", "fab_t", "square"), ("apgd_ce", "apgd_dlr", "square"))
 
 
 @pytest.fixture(scope="module")
 def script():
-  found = importlib.util.spec_from_file_location("autoattack_mnist", SCRIPT)
-  module = importlib.util.module_from_spec(found)
-  sys.modules["autoattack_mnist"] = module
-  found.loader.exec_module(module)
-  yield module
-  del sys.modules["autoattack_mnist"]
+  return scripts.load("launch/autoattack_mnist.py")
 
 
 def _report(modes, ensembles, accuracy, checks=()):

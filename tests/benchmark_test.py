@@ -3,14 +3,13 @@
 import importlib.util
 import json
 import os
-import pathlib
 import resource
 
 import numpy as np
 import pytest
+import scripts
 import tensorflow as tf
 
-FILE = pathlib.Path(__file__).parent.parent / "launch" / "benchmark.py"
 TINY = [
   "--encoder=convnet(width=4, layers=2)",
   "--image_size=8",
@@ -26,9 +25,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def benchmark():
-  specification = importlib.util.spec_from_file_location("benchmark", FILE)
-  module = importlib.util.module_from_spec(specification)
-  specification.loader.exec_module(module)
+  module = scripts.load("launch/benchmark.py")
   # Importing this library closes the stream that absl logs to, unless that is sys.stderr, which
   # capsys replaces: import it before.
   if importlib.util.find_spec("art"):

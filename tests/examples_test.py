@@ -1,20 +1,14 @@
 """The examples that show Urkle in models and loops of others: each does what it says."""
 
-import importlib.util
-import pathlib
-
 import pytest
+import scripts
 
 EXAMPLES = ("robust_classifier", "robust_regression", "robust_simclr")
-FOLDER = pathlib.Path(__file__).parent.parent / "examples"
 
 
 def example(name):
   """An example as a module."""
-  spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  return scripts.load(f"examples/{name}.py")
 
 
 def test_a_classifier_gains_robustness(capsys):

@@ -1,7 +1,7 @@
 """Anything that people may type, lay in a folder or hand over ends in a result or in one line."""
 
 import contextlib
-import importlib.util
+import importlib
 import io
 import json
 import pathlib
@@ -10,6 +10,7 @@ import sys
 import hypothesis
 import numpy as np
 import pytest
+import scripts
 from absl import flags
 from hypothesis import strategies as st
 from PIL import Image
@@ -216,10 +217,7 @@ def test_folders_of_anything(tmp_path_factory, things, split):
 
 @pytest.fixture(scope="module")
 def table():
-  found = importlib.util.spec_from_file_location("table", ROOT / "launch" / "table.py")
-  module = importlib.util.module_from_spec(found)
-  found.loader.exec_module(module)
-  return module
+  return scripts.load("launch/table.py")
 
 
 PART = {"mode": "sampled", "accuracy": 0.5, "interval": [0.4, 0.6]}

@@ -1,21 +1,14 @@
 """The scripts that print tables and draw curves."""
 
-import importlib.util
 import json
 import pathlib
 import subprocess
 import sys
 
 import pytest
+import scripts
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
-
-
-def _script(name):
-  found = importlib.util.spec_from_file_location(name, LAUNCH / f"{name}.py")
-  module = importlib.util.module_from_spec(found)
-  found.loader.exec_module(module)
-  return module
 
 
 def _part(mode, accuracy, **more):
@@ -50,7 +43,7 @@ def reports():
 
 
 def test_a_row_for_each_classifier(reports):
-  assert _script("table").table(reports) == [
+  assert scripts.load("launch/table.py").table(reports) == [
     "| system | classifier | clean | pgd-20, linf 8/255 | pgd-50, 2 restarts, linf 0.1 |",
     "|---|---|---|---|---|",
     "| A | sampled z | 50.00 (49.0 to 51.0) | 25.00 (24.0 to 26.0) |  |",
@@ -83,6 +76,6 @@ def test_curves_of_runs_that_lack_some(tmp_path):
     for k in range(1, 5)
   ]
   file = tmp_path / "curves.png"
-  _script("curves").draw({"one": rows, "two": [{"epoch": 1, "loss": 2.0}]}, file)
+  scripts.load("launch/curves.py").draw({"one": rows, "two": [{"epoch": 1, "loss": 2.0}]}, file)
   assert file.read_bytes().startswith(b"\x89PNG")
   assert file.stat().st_size > 20_000

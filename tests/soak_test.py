@@ -1,6 +1,5 @@
 """The soak: a real training under SIGKILL and damage, and a keeper who notices what is lost."""
 
-import importlib.util
 import json
 import pathlib
 import random
@@ -10,17 +9,14 @@ import sys
 
 import numpy as np
 import pytest
+import scripts
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def soak():
-  found = importlib.util.spec_from_file_location("soak", ROOT / "launch" / "soak.py")
-  module = importlib.util.module_from_spec(found)
-  sys.modules["soak"] = module  # its dataclass looks for itself there
-  found.loader.exec_module(module)
-  return module
+  return scripts.load("launch/soak.py")
 
 
 def test_a_training_that_is_killed_and_damaged_loses_nothing(tmp_path):
