@@ -73,7 +73,7 @@ def adapt(encoder, folder, **options):
   return downstream.adapt(encoder=str(encoder), output_dir=str(folder), **defaults | options)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.full)])
 def test_alf_trains_on_the_worst_case(pixels, blobs, kept, tmp_path, norm):
   # A step so small that the head stays as it is: what is reported is its loss.
   options = {"epochs": 1, "batch_size": 400, "learning_rate": 1e-9, "norm": norm}
@@ -221,7 +221,7 @@ def test_the_same_seed_gives_the_same_after_an_interruption(
   assert all(changed) if protocol == "aff" else not any(changed)
 
 
-@pytest.mark.parametrize("protocol", ["alf", "aff"])
+@pytest.mark.parametrize("protocol", [pytest.param("alf", marks=pytest.mark.full), "aff"])
 def test_numbers_can_be_learnt_under_attack(encoder, kept, tmp_path, protocol):
   options = {**SMALL, "protocol": protocol, "learning_rate": 0.02, "epochs": 2}
   result = adapt(encoder, tmp_path, dataset="digits:rotation(degrees=30)", **options)
