@@ -387,12 +387,10 @@ def _parser():
   add("--work", default="runs/transfer", help="the folder of all runs")
   add("--out_md", help="the page; default WORK/transfer.md")
   add("--out_json", help="the figures; default WORK/transfer.json")
-  for name, what in (
-    ("finetune", "urkle_tf.finetune"),
-    ("evaluate", "urkle_tf.evaluate"),
-    ("regression", "the evaluation of regressors"),
-  ):
-    add(f"--extra_{name}", default="", help=f'more flags for {what}: "--name=value ..."')
+  more = 'more flags for {}: "--name=value ..."'
+  add("--extra_finetune", default="", help=more.format("urkle_tf.finetune"))
+  add("--extra_evaluate", default="", help=more.format("urkle_tf.evaluate"))
+  add("--extra_regression", default="", help=more.format("the evaluation of regressors"))
   return parser
 
 

@@ -337,6 +337,8 @@ PAGES = {
   "reliability.md": Page(read=("bash launch/soak.sh",)),
   "results/mnist.md": Page(read=("python",)),
   "results/cifar10_small.md": Page(read=("python",)),
+  "results/mnist_autoattack.md": Page(read=("python",)),
+  "results/mnist_transfer.md": Page(read=("python",)),
   "results/cifar10_cpu.md": Page(read=("python", "bash launch/cifar10_cpu.sh")),
 }
 README = Page(
