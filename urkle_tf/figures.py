@@ -146,6 +146,11 @@ def project(clean, adversaries):
   return clean, adversaries, model.explained_variance_ratio_
 
 
+def _short(value):
+  """1.32, 31.3 or 3,130, and never 3.13e+03."""
+  return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def latent_figure(rows, images, attack):
   """Draws samples of z: clean images on the left, their adversaries on the right.
 
@@ -181,7 +186,7 @@ def latent_figure(rows, images, attack):
     clean, adversaries, shares = project(row["clean"], row["adversaries"])
     left.set_title("clean", fontsize=9)
     right.set_title(
-      f"unsupervised adversaries: KL {float(np.mean(row['kl'])):.3g} nats, mean", fontsize=9
+      f"unsupervised adversaries: KL {_short(np.mean(row['kl']))} nats, mean", fontsize=9
     )
     for axes, points in ((left, clean), (right, adversaries)):
       for cloud, colour in zip(points, colours, strict=True):

@@ -1,5 +1,6 @@
 """What a running training shows: metrics.jsonl, TensorBoard, a progress line, pictures."""
 
+import collections
 import contextlib
 import functools
 import sys
@@ -101,7 +102,7 @@ class Metrics(keras.callbacks.Callback):
     self._alone, self._chief = not distribution.several_workers(scope), distribution.is_chief(scope)
     self._max_bad_steps, self._alarms, self._skipped = max_bad_steps, alarms, 0
     self.extra = {}
-    self.rows = []
+    self.rows = collections.deque(maxlen=100)  # the last ones: a long run has many
 
   @contextlib.contextmanager
   def paused(self):
