@@ -39,9 +39,10 @@ class Progress:
     self._tenth = tenth
     left = spent * (self._total - self.done) / max(self.done, 1)
     bar = "#" * (2 * tenth) + "." * (20 - 2 * tenth)
+    rate = self.done / max(spent, 1e-9)
     line = (
       f"{self._name} [{bar}] {self.done}/{self._total}  "
-      f"{self.done / max(spent, 1e-9):,.0f} {self._unit}/s  {duration(spent)} spent, "
+      f"{rate:,.{0 if rate >= 10 else 2}f} {self._unit}/s  {duration(spent)} spent, "
       f"{duration(left)} left  {note}"
     ).rstrip()
     end = "\n" if not self._terminal or self.done >= self._total else ""
