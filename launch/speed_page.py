@@ -107,7 +107,7 @@ def _growth(found):
   return "\n\n".join(parts)
 
 
-def _options(rows):
+def _table_of_options(rows):
   cells = [
     [
       row["system"],
@@ -132,6 +132,16 @@ def _options(rows):
   return pages.table(header, cells)
 
 
+def _options(found):
+  rows = found["options"]
+  tested = rows[0]["examples"]
+  error = 100 * (0.95 * 0.05 / tested) ** 0.5
+  return (
+    f"{_table_of_options(rows)}\n\nEpochs: {rows[0]['epochs']}, one seed each, {tested:,} test "
+    f"images: a standard error of about {error:.1f} points."
+  )
+
+
 def _target(found):
   given, cells, reached = found["target"], [], {}
   for entry in given["systems"]:
@@ -150,7 +160,8 @@ def _target(found):
         ]
       )
   header = ["attack in training", "epochs", "core minutes", "minutes", "clean", "pgd-20"]
-  lines = [pages.table(header, cells), ""]
+  aim = f"Target: {100 * given['target']:g}% under PGD-20."
+  lines = [pages.table(header, cells), "", aim]
   plain = given["systems"][0]
   tried = plain["tried"][-1]
   if plain["system"] not in reached:
@@ -203,81 +214,71 @@ def _loads(found):
   return pages.table(["part", "minutes", "load before", "load after"], cells)
 
 
+def _views(found):
+  epochs = found["views"][0]["epochs"]
+  return (
+    f"SimCLR+Urkle on 20,000 images of MNIST, {epochs} epochs, with both views attacked or one.\n\n"
+    + _table_of_options(found["views"])
+  )
+
+
+# {part: (heading, what comes before the figures, the figures)}
+_SECTIONS = {
+  "step": (
+    "The step",
+    "SimCLR+Urkle, two views, both attacked by PGD-5, ResNet-18; images of the data set a second. "
+    "The ceiling is the forward pass of the same network in the same run, divided by the number of "
+    "passes that the step needs. Waiting is what a step takes longer when its batches come from "
+    "the pipeline. Below: to the first line of the program (the interpreter, TensorFlow, this "
+    "package), building the model, and compiling (tracing and, on accelerators, XLA).",
+    lambda found: f"{_step(found)}\n\n{_start(found)}",
+  ),
+  "pipeline": ("The input pipeline", "", _input),
+  "growth": (
+    "Growth",
+    "The step of SimCLR+Urkle, of a smaller network, over one size at a time; memory is what the "
+    "step adds to the process's peak.",
+    _growth,
+  ),
+  "options": (
+    "Fast options",
+    "Robust accuracy against minutes: VAE+Urkle on MNIST, a head on clean images, linf 0.1; the "
+    "lower of the served classifier and z = mu. `kl` is what the training's own attack finds at "
+    "its end: it compares encoders only where attacks are alike.",
+    _options,
+  ),
+  "views": ("One attacked view or two", "", _views),
+  "target": (
+    "Time to a target",
+    "Numbers of epochs, each a training with a schedule of its own, until the first that reached "
+    "the target.",
+    _target,
+  ),
+  "workers": ("Two workers", "", _workers),
+  "soak": ("A long run", "", _soak),
+}
+
+
 def page(found):
   """The page.
 
   Args:
-    found: what the suite's JSON holds.
+    found: what the suite's JSON holds; a part that it lacks is said to be missing.
   """
   small = "" if found["scale"] == "full" else f" at --scale={found['scale']}, which shows nothing,"
-  tested = found["options"][0]["examples"]
-  return f"""# Speed
-
-Measured{small} by `{found["command"]}` on {found["date"]}:
-{_machine(found)}. Every figure is from that command, and it wrote this page from its JSON. A load
-above the number of cores says that other programs ran beside it: then seconds are too many, but
-shares and ratios compare what took turns, and core minutes (processor time, over all cores) count
-this program alone.
-
-## The step
-
-SimCLR+Urkle, two views, both attacked by PGD-5, ResNet-18; images of the data set a second. The
-ceiling is the forward pass of the same network in the same run, divided by the number of passes
-that the step needs. Waiting is what a step takes longer when its batches come from the pipeline.
-
-{_step(found)}
-
-## The input pipeline
-
-{_input(found)}
-
-## Start-up and memory
-
-To the first line of the program: the interpreter, TensorFlow and this package. Compiling: tracing
-and, on accelerators, XLA.
-
-{_start(found)}
-
-## Growth
-
-The step of `{found["step"][0]["settings"]["pretext"]}` with `urkle`, of a smaller network; memory
-is what the step adds to the process's peak.
-
-{_growth(found)}
-
-## Fast options
-
-Robust accuracy against minutes: VAE+Urkle on MNIST (`configs/mnist_vae_urkle.cfg`), the same
-{found["options"][0]["epochs"]} epoch(s) for each, a head on clean images, {tested:,} test images,
-linf 0.1; the lower of the served classifier and z = mu. `kl` is what the training's own attack
-finds at its end: it compares encoders only where attacks are alike.
-
-{_options(found["options"])}
-
-Which views are attacked: SimCLR+Urkle on 20,000 images of MNIST, {found["views"][0]["epochs"]}
-epochs.
-
-{_options(found["views"])}
-
-One seed each, and PGD-20 leaves a standard error of about
-{100 * (0.97 * 0.03 / tested) ** 0.5:.1f} points.
-
-## Time to a target
-
-{100 * found["target"]["target"]:g}% under PGD-20: numbers of epochs, each a training with a
-schedule of its own, until the first that reached it.
-
-{_target(found)}
-
-## Two workers
-
-{_workers(found)}
-
-## A long run
-
-{_soak(found)}
-
-## What this took
-
-{_loads(found)}
-"""
+  machine = f"{_machine(found)}. " if "step" in found else ""
+  parts = [
+    f"# Speed\n\nMeasured{small} by `{found['command']}` on {found['date']}. {machine}Every figure "
+    "is from that command, and it wrote this page from its JSON. A load above the number of cores "
+    "says that other programs ran beside it: then seconds are too many and rates too low, but "
+    "shares and ratios compare what took turns, and core minutes (processor time, over all cores) "
+    "count this program alone."
+  ]
+  for name, (heading, text, figures) in _SECTIONS.items():
+    parts.append(f"## {heading}")
+    if text:
+      parts.append(text)
+    said = f"Not measured yet: `--parts={name}`."
+    parts.append(figures(found) if name in found else said)
+  parts += ["## What this took", _loads(found)]
+  return "\n\n".join(parts) + "\n"
