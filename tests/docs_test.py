@@ -427,8 +427,9 @@ def read_script(words):
   files = [words[0], "launch/jobs.py", "launch/tables.py"]  # the latter two hold what they share
   files += ["urkle_tf/train.py", "urkle_tf/command_line.py"]  # whose flags some hand on
   text = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
-  for name in re.findall(r"(?<!\S)--[a-z_]+", " ".join(words[1:])):
-    assert f'"{name}"' in text, f"{words[0]} knows no {name}"
+  for word in words[1:]:
+    name = word.partition("=")[0]
+    assert not name.startswith("--") or f'"{name}"' in text, f"{words[0]} knows no {name}"
 
 
 def run_command(line, monkeypatch, only_read=False):
