@@ -25,48 +25,23 @@ JOB = [
 # Mounts a disk of argv[1] KiB on argv[2]; then trains there four times: when it is full, when it
 # has room, when it is read-only, and beside it for comparison.  Prints [[exit code, stderr], ...].
 PROGRAM = """
-import json, os, subprocess, sys, tempfile
+import json, os, shutil, subprocess, sys
+sys.path.insert(0, "tests")
+import commands
+commands.prepare()
 size, disk, beside, *words = sys.argv[1:]
 
 def mount(*options):
   subprocess.run(["mount", *options], check=True)
 
 def train(folder):
-  from absl import flags
-  from urkle_tf import train as command
-  kept = set(flags.FLAGS)
-  sys.argv = ["train", *words, f"--output_dir={folder}"]
-  stderr = os.dup(2)
-  with tempfile.TemporaryFile() as file:
-    os.dup2(file.fileno(), 2)
-    try:
-      command.main()
-      code = 0
-    except SystemExit as error:
-      code = error.code or 0
-    except BaseException:
-      import traceback
-      traceback.print_exc()
-      code = 99
-    finally:
-      sys.stderr.flush()
-      os.dup2(stderr, 2)
-    file.seek(0)
-    text = file.read().decode()
-  flags.FLAGS.unparse_flags()
-  if kept:
-    flags.FLAGS.remove_flag_values({n: flags.FLAGS[n] for n in set(flags.FLAGS) - kept})
-  return [code, text]
+  return commands.run("train", [*words, f"--output_dir={folder}"])
 
-from absl import app, flags
-app.define_help_flags()
-flags.FLAGS(["driver"])
 mount("-t", "tmpfs", "-o", f"size={size}k", "tmpfs", disk)
 results = [train(disk + "/run")]
 results.append(sorted(os.listdir(disk + "/run/checkpoints")))
 mount("-o", "remount,size=40m", disk)
 results.append(train(disk + "/run"))
-import shutil
 shutil.copytree(disk + "/run", beside + "/grown")
 mount("-o", "remount,ro", disk)
 results.append(train(disk + "/run"))
