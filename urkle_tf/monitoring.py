@@ -102,7 +102,8 @@ class Metrics(keras.callbacks.Callback):
     self._alone, self._chief = not distribution.several_workers(scope), distribution.is_chief(scope)
     self._max_bad_steps, self._alarms, self._skipped = max_bad_steps, alarms, 0
     self.extra = {}
-    self.rows = collections.deque(maxlen=100)  # the last ones: a long run has many
+    # The last ones: a long run has many.
+    self.rows: collections.deque[dict] = collections.deque(maxlen=100)
 
   @contextlib.contextmanager
   def paused(self):

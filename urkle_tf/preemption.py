@@ -6,7 +6,7 @@ import signal
 import threading
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_outer = None  # the `Watch` of the outermost `watch`
+_outer: "Watch | None" = None  # that of the outermost `watch`
 
 
 class Stopped(KeyboardInterrupt):
