@@ -16,6 +16,9 @@ command goes on after an interruption, and --parts can be measured at different 
   python launch/benchmark.py --suite --out=docs/results/speed.json --page=docs/results/speed.md \\
     --data_dir=DATA_DIR --parts=step,pipeline,growth,workers,soak,options,views,target
 
+Estimated minutes on two idle cores: step 5, pipeline 1, growth 6, workers 3, soak 2, options 20,
+views 7, target 13; on a busy machine several times that.
+
 --part=attacks compares the compiled loop of PGD with the network's own forward and backward pass,
 and with PGD of foolbox and adversarial-robustness-toolbox where they are installed, on the same
 network; each ratio is the median of those within one turn.  --part=input is the pipeline alone, on
@@ -104,10 +107,13 @@ def _seconds(run, steps, timings):
 
 
 def _input(views, options):
-  """A batch and the seconds that one takes; the pipeline and its prefetching end here."""
+  """A batch, and the seconds and processor seconds that one takes; its prefetching ends here."""
   batches = iter(views)
   batch = next(batches)  # the start
-  return batch, _seconds(lambda: next(batches), options.steps, options.timings)
+  spent = time.process_time()
+  seconds = _seconds(lambda: next(batches), options.steps, options.timings)
+  spent = (time.process_time() - spent) / options.steps / options.timings
+  return batch, seconds, spent
 
 
 def _learner(options, image_shape, pretext, recipe):
@@ -154,7 +160,7 @@ def measure(options):
   scope = distribution.strategy(options.strategy)
   source, recipe, pretext, views = _pipeline(options)
   alone = options.part == "step"
-  batch, input_seconds = (next(iter(views)), None) if alone else _input(views, options)
+  batch, input_seconds, _ = (next(iter(views)), None, None) if alone else _input(views, options)
   before = _peak_mib()
   built = time.perf_counter()
   with scope.scope():
@@ -175,6 +181,11 @@ def measure(options):
   turns = _turns(contenders, options.steps, options.timings)
   seconds = {name: statistics.median(found) / options.steps for name, found in turns.items()}
 
+  # Of all cores together: what else the machine does has no part in it.
+  spent = time.process_time()
+  _seconds(contenders["step"], options.steps, 1)
+  spent = (time.process_time() - spent) / options.steps
+
   def median(function, other):
     return statistics.median(map(function, turns["step"], turns[other]))
 
@@ -183,6 +194,7 @@ def measure(options):
   needed = passes(pretext.views, attacked, steps)
   result = {
     "step_seconds": seconds["step"],
+    "step_core_seconds": spent,
     "step_images_per_second": options.batch_size / seconds["step"],
     "forward_images_per_second": options.batch_size / seconds["forward"],
     "passes": needed,
@@ -225,9 +237,10 @@ def measure_input(options):
   threads.threading.private_threadpool_size = 1
   threads.threading.max_intra_op_parallelism = 1
   threads.autotune.enabled = False
-  _, seconds = _input(views.with_options(threads), options)
+  _, seconds, spent = _input(views.with_options(threads), options)
   return {
     "images_per_second": options.batch_size / seconds,
+    "images_per_core_second": options.batch_size / spent,
     "machine": _machine(),
     "settings": vars(options),
   }

@@ -44,6 +44,7 @@ def test_figures_agree(benchmark, capsys):
   numbers = {name: value for name, value in found.items() if isinstance(value, (int, float))}
   assert set(numbers) >= {
     "step_seconds",
+    "step_core_seconds",
     "step_images_per_second",
     "input_seconds",
     "input_images_per_second",
