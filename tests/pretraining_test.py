@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
+from interruptions import copied
 
 import urkle_tf
 from urkle_tf import checkpoints, errors, monitoring, preemption, runs
@@ -40,15 +41,33 @@ def _rows(folder):
 
 
 def _network(folder):
-  return urkle_tf.load_encoder(str(folder / "encoder")).network.get_weights()
+  plain = folder / "encoder" / "weights.npz"
+  if not plain.exists():
+    return urkle_tf.load_encoder(str(folder / "encoder")).network.get_weights()
+  with np.load(plain, allow_pickle=False) as stored:
+    return [stored[name] for name in stored.files]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-  """A run that was never interrupted."""
-  folder = tmp_path_factory.mktemp("whole")
-  result = _pretrain(folder, probe_split="train[100:200]")
+  """A run that was never interrupted; beside it are copies of it as they were at two steps."""
+  folder = tmp_path_factory.mktemp("whole") / "run"
+  with copied({1: _at(folder, 5), 2: _at(folder, 10)}):
+    result = _pretrain(folder, probe_split="train[100:200]")
   return folder, result
+
+
+def _at(folder, step):
+  return folder.with_name(f"{folder.name}-at-{step}")
+
+
+def _same(folder, other):
+  """Whether two runs have the same weights and rows of metrics."""
+  ones, others = _rows(folder), _rows(other)
+  for row in ones + others:
+    del row["seconds"], row["images_per_second"]
+  pairs = zip(_network(folder), _network(other), strict=True)
+  return ones == others and all(np.array_equal(*pair) for pair in pairs)
 
 
 def test_a_run_leaves_what_the_contract_says(whole):
@@ -81,51 +100,21 @@ class _Killed(Exception):
   pass
 
 
+@pytest.mark.usefixtures("plain_runs")
 @pytest.mark.parametrize("at", [5, 10])  # in mid-epoch, with and without rows after it
-def test_resume_equals_no_interruption(whole, tmp_path, monkeypatch, at):
-  save = checkpoints.Checkpoints.save
-
-  def save_and_die(self, step):
-    save(self, step)
-    if step == at:
-      raise _Killed
-
-  with monkeypatch.context() as patch:
-    patch.setattr(checkpoints.Checkpoints, "save", save_and_die)
-    with pytest.raises(_Killed):
-      _pretrain(tmp_path, probe_split="train[100:200]")
+def test_resume_equals_no_interruption(whole, tmp_path, at):
+  shutil.copytree(_at(whole[0], at), tmp_path, dirs_exist_ok=True)
   run = runs.Run(tmp_path, {}, None)
   run.append_metrics({"step": at + 1, "seconds": 0.0})  # written after the checkpoint, then killed
   _pretrain(tmp_path, probe_split="train[100:200]")
-  for one, other in zip(_network(tmp_path), _network(whole[0]), strict=True):
-    np.testing.assert_array_equal(one, other)
-  ones, others = _rows(tmp_path), _rows(whole[0])
-  for row in ones + others:
-    del row["seconds"], row["images_per_second"]
-  assert ones == others
+  assert _same(tmp_path, whole[0])
 
 
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory):
-  """A run that died in mid-epoch, behind its first checkpoint."""
-  folder = tmp_path_factory.mktemp("interrupted")
-  with pytest.MonkeyPatch.context() as patch:
-    save = checkpoints.Checkpoints.save
-
-    def save_and_die(self, step):
-      save(self, step)
-      raise _Killed
-
-    patch.setattr(checkpoints.Checkpoints, "save", save_and_die)
-    with pytest.raises(_Killed):
-      _pretrain(folder, probe_split="train[100:200]")
-  return folder
-
-
+@pytest.mark.usefixtures("plain_runs")
 @pytest.mark.parametrize("lost", ["nothing", "position", "momentum", "statistics"])
-def test_what_a_resume_would_lose_is_noticed(whole, interrupted, tmp_path, monkeypatch, lost):
+def test_what_a_resume_would_lose_is_noticed(whole, tmp_path, monkeypatch, lost):
   """Without any one part of exact resume the run ends with something else."""
-  shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
+  shutil.copytree(_at(whole[0], 5), tmp_path, dirs_exist_ok=True)
   views, restore = pipeline.views, checkpoints.Checkpoints.restore
   words = {"momentum": "momentum", "statistics": "moving_"}
 
@@ -148,8 +137,10 @@ def test_what_a_resume_would_lose_is_noticed(whole, interrupted, tmp_path, monke
   assert all(np.array_equal(one, other) for one, other in pairs) == (lost == "nothing")
 
 
-@pytest.mark.parametrize("at", [1, 4, 7])  # a mean half full, an epoch's end, between two rows
+@pytest.mark.usefixtures("plain_runs")
+@pytest.mark.parametrize("at", [1, pytest.param(4, marks=pytest.mark.full), 7])
 def test_a_signal_ends_the_step_and_nothing_is_lost(whole, tmp_path, monkeypatch, at):
+  """With a mean half full, at an epoch's end, and between two rows."""
   tick = monitoring.Metrics._tick
 
   def tick_and_signal(self, images):
@@ -164,12 +155,7 @@ def test_a_signal_ends_the_step_and_nothing_is_lost(whole, tmp_path, monkeypatch
   assert (caught.value.number, caught.value.step) == (signal.SIGTERM, at)
   assert max((tmp_path / "checkpoints").iterdir()).name == f"step_{at:09d}.npz"
   _pretrain(tmp_path, probe_split="train[100:200]")
-  for one, other in zip(_network(tmp_path), _network(whole[0]), strict=True):
-    np.testing.assert_array_equal(one, other)
-  ones, others = _rows(tmp_path), _rows(whole[0])
-  for row in ones + others:
-    del row["seconds"], row["images_per_second"]
-  assert ones == others
+  assert _same(tmp_path, whole[0])
 
 
 def _poison(monkeypatch, *steps):
@@ -322,6 +308,7 @@ def test_init_from_another_run(whole, tmp_path):
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.usefixtures("plain_runs")
 @pytest.mark.parametrize("pretext", ["simclr", "vae(width=4, layers=2)", "supervised(width=4)"])
 def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
   """The same weights come out when every label of the training data is wrong."""
@@ -384,6 +371,7 @@ def test_mistakes_end_in_one_line(tmp_path, options, words):
   assert not (tmp_path / "encoder").exists()
 
 
+@pytest.mark.usefixtures("plain_runs")
 def test_urrl_trains_on_a_clean_view_and_two_mixtures(tmp_path):
   crop = "crop(padding=1)"
   mixed = f"augmix(base='{crop}')"
