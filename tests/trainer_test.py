@@ -128,7 +128,10 @@ def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
   ]
 
 
-@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.05}, {"on_device": True}])
+@pytest.mark.parametrize(
+  "options",
+  [pytest.param({}, marks=pytest.mark.full), {"clip_norm": 0.05}, {"on_device": True}],
+)
 def test_one_replica_and_two_give_the_same_step(mirrored, options):
   options = dict(options)
   data = _views()
@@ -198,7 +201,9 @@ def test_plain_simclr_runs_no_attack_and_no_noise():
   assert "kl" not in trainer.get_metrics_result()
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+  "policy", ["mixed_bfloat16", pytest.param("float32", marks=pytest.mark.full)]
+)
 def test_the_step_compiles_with_xla(policy):
   keras.mixed_precision.set_global_policy(policy)
   try:
