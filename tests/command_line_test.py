@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 
+import commands
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,51 +22,6 @@ import urkle_tf
 from urkle_tf import command_line
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-# Runs [[command, arguments, bytes a split may hold in memory], ...] and prints
-# [[exit code, standard error], ...].
-DRIVER = """
-import importlib, json, os, sys, tempfile
-from absl import flags
-
-def run(command, arguments, in_memory):
-  module = importlib.import_module(f"urkle_tf.{command}")
-  kept = set(flags.FLAGS)
-  if in_memory is not None:
-    from urkle_tf.data import sources
-    usual, sources.IN_MEMORY_BYTES = sources.IN_MEMORY_BYTES, in_memory
-  sys.argv = [command, *arguments]
-  stdout, stderr = os.dup(1), os.dup(2)
-  with tempfile.TemporaryFile() as file:
-    os.dup2(file.fileno(), 2)
-    os.dup2(file.fileno(), 1)
-    try:
-      module.main()
-      code = 0
-    except SystemExit as error:
-      code = error.code or 0
-    except BaseException:
-      import traceback
-      traceback.print_exc()
-      code = 99
-    finally:
-      sys.stdout.flush()
-      sys.stderr.flush()
-      os.dup2(stdout, 1)
-      os.dup2(stderr, 2)
-    file.seek(0)
-    text = file.read().decode()
-  if in_memory is not None:
-    sources.IN_MEMORY_BYTES = usual
-  if kept:  # absl defines flags once a process
-    flags.FLAGS.remove_flag_values({n: flags.FLAGS[n] for n in set(flags.FLAGS) - kept})
-  return code, text
-
-from absl import app
-app.define_help_flags()
-flags.FLAGS(["driver"])
-print(json.dumps([run(*case) for case in json.load(sys.stdin)]))
-"""
 
 TINY = [
   "--encoder=convnet(width=4, layers=2)",
@@ -336,7 +292,7 @@ def _run_cases(tmp):
     [command, [a.format(**names) for a in arguments], 0 if "while training" in name else None]
     for name, command, arguments, _, _ in CASES
   ]
-  done = _process("-c", DRIVER, input=json.dumps(cases))
+  done = _process(commands.__file__, input=json.dumps(cases))
   assert done.returncode == 0, done.stderr
   results = json.loads(done.stdout.splitlines()[-1])
   return {case[0]: tuple(r) for case, r in zip(CASES, results, strict=True)}
