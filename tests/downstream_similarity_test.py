@@ -15,10 +15,25 @@ from urkle_tf.downstream import similarity
 from urkle_tf.networks.representations import Representations
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["random z", "z = loc"])
-def encoder(request, tmp_path_factory):
-  folder = tmp_path_factory.mktemp("digits") / "encoder"
-  return export.export_encoder(small_encoder(), folder, {"stochastic": request.param})
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+  """{whether z is random: the folder of an encoder}."""
+  folder, made = tmp_path_factory.mktemp("digits"), small_encoder()
+  return {
+    stochastic: export.export_encoder(made, folder / str(stochastic), {"stochastic": stochastic})
+    for stochastic in (True, False)
+  }
+
+
+@pytest.fixture
+def encoder(request, encoders):
+  return encoders[getattr(request, "param", True)]
+
+
+def each_z(*marks):
+  """Runs a test with a random z and, with these marks, with z = loc."""
+  values = [pytest.param(True, id="random z"), pytest.param(False, id="z = loc", marks=marks)]
+  return pytest.mark.parametrize("encoder", values, indirect=True)
 
 
 SMALL = {
@@ -53,6 +68,7 @@ def near(encoder, weight):
   return similarity._Near(task, weight)
 
 
+@each_z()
 def test_the_term_is_the_plain_formula(rng, encoder):
   pretext = near(encoder, weight=2.5)
   images = digits()[0][:7]
@@ -91,6 +107,7 @@ def moved(encoder, model):
   return np.mean(1 - cosine)
 
 
+@each_z(pytest.mark.full)
 def test_weight_holds_the_representation_where_it_was(encoder, kept, tmp_path):
   distances, entropies = [], []
   for weight in (0, 1, 100):
@@ -112,6 +129,7 @@ def test_weight_holds_the_representation_where_it_was(encoder, kept, tmp_path):
   assert entropies[0] < entropies[1] < entropies[2]  # which is what it costs
 
 
+@each_z(pytest.mark.full)
 def test_it_starts_where_the_encoder_is_and_keeps_its_statistics(encoder, kept, tmp_path):
   row = adapt(encoder, tmp_path / "still", protocol="similarity", epochs=1, learning_rate=1e-9)
   assert abs(row["similarity"]) < 1e-6
@@ -141,8 +159,10 @@ def test_the_same_after_an_interruption(encoder, kept, killed, tmp_path):
     np.testing.assert_array_equal(first, second)
 
 
-def test_numbers_can_be_learnt(encoder, kept, tmp_path):
-  result = adapt(encoder, tmp_path, protocol="similarity", dataset="digits:rotation", epochs=2)
+def test_numbers_can_be_learnt_and_flags_of_attacks_are_named(encoder, kept, tmp_path, capsys):
+  options = {"dataset": "digits:rotation", "epochs": 2, "attack_steps": 3}
+  result = adapt(encoder, tmp_path, protocol="similarity", **options)
+  assert "similarity runs no attack, and does not use --attack_steps" in capsys.readouterr().out
   assert result["loss"] == pytest.approx(result["squared_error"] + result["similarity"], rel=1e-5)
   assert kept[0][0].target == "the angle in degrees"
 
@@ -162,8 +182,3 @@ def test_mistakes_are_one_line_and_leave_no_folder(encoder, tmp_path, changes, m
     adapt(encoder, tmp_path / "run", **changes)
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "run").exists()
-
-
-def test_flags_of_attacks_are_named(encoder, kept, tmp_path, capsys):
-  adapt(encoder, tmp_path, protocol="similarity", epochs=1, attack_steps=3)
-  assert "similarity runs no attack, and does not use --attack_steps" in capsys.readouterr().out
