@@ -71,8 +71,8 @@ def embeddings(encoder, attack, source, folder, seed=0):
   columns = {"state": count * ["clean"] + count * ["attacked"], "image": 2 * list(range(count))}
   if "label" in batches[0]:
     labels, names = np.concatenate([batch["label"] for batch in batches]), source.class_names
-    labels = labels if names is None else [names[int(label)] for label in labels]
-    columns = {"label": 2 * list(labels), **columns}  # the Projector labels points by the first
+    shown = list(labels) if names is None else [names[int(label)] for label in labels]
+    columns = {"label": 2 * shown, **columns}  # the Projector labels points by the first
   projector.write(
     folder,
     np.concatenate([clean, attacked]),

@@ -82,8 +82,8 @@ def views(
   def one_epoch(epoch):
     skipped = tf.where(epoch == first, tf.constant(skip * batch_size, tf.int64), 0)
     begin = tf.maximum(epoch * steps, start_step)
-    chosen = lambda number: (begin + number - start_step) % every == offset  # noqa: E731
-    chosen = None if every == 1 else chosen
+    ours = lambda number: (begin + number - start_step) % every == offset  # noqa: E731
+    chosen = None if every == 1 else ours
     return source.batches(batch_size, seed, epoch, shuffle, skipped, chosen=chosen)
 
   def augmented(step, batch):

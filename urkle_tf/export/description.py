@@ -13,8 +13,8 @@ from urkle_tf import _version, card, errors, spec
 
 FORMAT_VERSION = 1
 _KINDS = {"encoder": "an encoder", "classifier": "a classifier", "regressor": "a regressor"}
-_PATHS = ("output_dir", "data_dir", "init_from", "encoder", "classifier", "regressor")
-_PATHS += ("data_service",)  # hosts
+_FOLDERS = ("output_dir", "data_dir", "init_from", "encoder", "classifier", "regressor")
+_PATHS = (*_FOLDERS, "data_service")  # the latter names hosts
 _LARGEST_METADATA = 2**24  # bytes
 _NEEDED = ("format_version", "kind", "image_size", "latent_dim", "stochastic")
 
