@@ -270,7 +270,8 @@ def page(found):
   """The page.
 
   Args:
-    found: what the suite's JSON holds; a part that it lacks is said to be missing.
+    found: what the suite's JSON holds; a part that it lacks is said to be missing, and "notes", a
+      list of paragraphs, come last.
   """
   small = "" if found["scale"] == "full" else f" at --scale={found['scale']}, which shows nothing,"
   machine = f"{_machine(found)}. " if "step" in found else ""
@@ -287,5 +288,5 @@ def page(found):
       parts.append(text)
     said = f"Not measured yet: `--parts={name}`."
     parts.append(figures(found) if name in found else said)
-  parts += ["## What this took", _loads(found)]
+  parts += ["## What this took", _loads(found), *found.get("notes", [])]
   return "\n\n".join(parts) + "\n"
