@@ -354,7 +354,7 @@ README = Page(
     "epochs=100": "epochs=1",
     "steps=7": "steps=1",
   },
-  read=("python -m urkle_tf",),  # those of start.md, and of launch/quickstart.sh
+  cited=("python -m urkle_tf",),  # those of start.md, and of launch/quickstart.sh
   elsewhere={
     **INSTALLED,
     "bash launch/quickstart.sh": "its commands are those of the page",
