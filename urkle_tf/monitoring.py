@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import functools
 import sys
 import time
 
@@ -233,32 +232,6 @@ class Metrics(keras.callbacks.Callback):
     )
     end = "" if terminal and step < self._steps else "\n"
     print(("\r" if terminal else "") + line, end=end, file=sys.stderr, flush=True)
-
-
-def fit_from(learner, views, done, steps, steps_per_epoch, callbacks):
-  """Trains from a step on, the rest of its epoch first.
-
-  Args:
-    learner: a compiled `Trainer`.
-    views: a function of a step to the batches from there on.
-    done: how many steps were taken before.
-    steps: of the whole training.
-    steps_per_epoch: likewise of an epoch.
-    callbacks: with `Metrics` as the last.
-  """
-  fit = functools.partial(learner.fit, callbacks=callbacks, verbose=0, shuffle=False)
-  data, epoch = views(done), done // steps_per_epoch
-  if partial := done % steps_per_epoch:  # finish the epoch that was interrupted
-    fit(data, steps_per_epoch=steps_per_epoch - partial, initial_epoch=epoch, epochs=epoch + 1)
-    epoch += 1
-    data = views(epoch * steps_per_epoch)
-  if epoch * steps_per_epoch < steps:
-    fit(
-      data,
-      steps_per_epoch=steps_per_epoch,
-      initial_epoch=epoch,
-      epochs=steps // steps_per_epoch,
-    )
 
 
 def sheet(columns, least=64, gap=4):

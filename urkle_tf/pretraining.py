@@ -442,7 +442,7 @@ def _fit(job, run, state, done, watch):
     callbacks += _pictures(job, run, writer, metrics, batch)
   callbacks.append(metrics)
   try:
-    monitoring.fit_from(learner, job.views, done, steps, steps_per_epoch, callbacks)
+    learner.fit_from(job.views, done, steps, steps_per_epoch, callbacks)
   except monitoring.NotFinite as error:
     raise errors.UserError(f"{error}; {_evidence(job, run, state, error.first)}") from error
   return metrics.rows[-1]

@@ -1,6 +1,7 @@
 """The one training step: adversary, tape, terms, gradients and metrics of every cell."""
 
 import contextlib
+import functools
 from typing import Any
 
 import keras
@@ -166,6 +167,30 @@ class Trainer(keras.Model):
       )
     super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
     self.optimizer.build(self.trainable_variables)
+
+  def fit_from(self, views, done, steps, steps_per_epoch, callbacks):
+    """Fits from a step on, the rest of its epoch first.
+
+    Args:
+      views: a function of a step to the batches from there on.
+      done: how many steps were taken before.
+      steps: of the whole training.
+      steps_per_epoch: likewise of an epoch.
+      callbacks: of `fit`, with `monitoring.Metrics` as the last.
+    """
+    fit = functools.partial(self.fit, callbacks=callbacks, verbose=0, shuffle=False)
+    data, epoch = views(done), done // steps_per_epoch
+    if partial := done % steps_per_epoch:  # finish the epoch that was interrupted
+      fit(data, steps_per_epoch=steps_per_epoch - partial, initial_epoch=epoch, epochs=epoch + 1)
+      epoch += 1
+      data = views(epoch * steps_per_epoch)
+    if epoch * steps_per_epoch < steps:
+      fit(
+        data,
+        steps_per_epoch=steps_per_epoch,
+        initial_epoch=epoch,
+        epochs=steps // steps_per_epoch,
+      )
 
   def _maybe_symbolic_build(self, iterator=None, data_batch=None):
     """Nothing is left to build; Keras would read a batch, which fails on several workers."""

@@ -121,7 +121,7 @@ def train(task, run, learner, weights):
       source, recipe, batch_size, task.seed, start_step=start, views=1, labels=True
     )
     try:
-      monitoring.fit_from(learner, views, done, steps, steps_per_epoch, callbacks)
+      learner.fit_from(views, done, steps, steps_per_epoch, callbacks)
     except tf.errors.OpError as error:
       if unreadable := sources.find_unreadable(source):
         raise unreadable from error
