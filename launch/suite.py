@@ -152,7 +152,7 @@ VIEWS = {
     "--attack_step_size=0.021",
   ),
 }
-RACING = ("PGD-7, plain", "PGD-2, bfloat16")
+RACING = ("PGD-7, plain", "PGD-2, bfloat16", "RS-FGSM, bfloat16")
 
 
 def _benchmark(folder, **options):
