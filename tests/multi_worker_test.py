@@ -11,12 +11,12 @@ import pytest
 import workers
 
 import urkle_tf
-from urkle_tf import distribution, errors, export, monitoring, networks
+from urkle_tf import distribution, errors, export, monitoring, networks, pretexts
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
 import loopback
 
-pytestmark = pytest.mark.timeout(600)  # three processes that start TensorFlow
+pytestmark = pytest.mark.timeout(1800)  # three processes that compile every cell with --full
 
 COMMON = {
   "encoder": "convnet(width=4, layers=2)",
@@ -94,27 +94,44 @@ def started(request, tmp_path_factory):
     process.wait()
 
 
-def test_two_workers_take_the_steps_of_one_device(started, tmp_path, monkeypatch):
-  """Ten steps; each worker augments its half, and exchanges z, statistics and gradients."""
+def _same_steps(name, expected, found):
+  assert [row["step"] for row in found] == list(range(1, 11))
+  for one, two in zip(expected, found, strict=True):
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-3), (name, one["step"])
+    assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-2), name
+  # The same step exactly, but for the order of sums: the first is nearer than the tenth.
+  assert found[0]["loss"] == pytest.approx(expected[0]["loss"], rel=2e-5), name
+  assert len({row["loss"] for row in found}) == 10
+
+
+def test_two_workers_take_the_steps_of_one_device(
+  started, request, mirrored, tmp_path, monkeypatch
+):
+  """Ten steps; each worker augments its half, and exchanges z, statistics and gradients.
+
+  With --full of every pretext, and by two replicas of one process too.
+  """
   folder, cells, processes = started
+  full = request.config.getoption("--full")
+  known = {path.stem for path in pathlib.Path(pretexts.__path__[0]).glob("[a-z]*.py")} - {"base"}
+  assert {*CELLS, *FULL} >= known
   monkeypatch.setattr(export, "export_encoder", lambda *args: None)
   monkeypatch.setattr(export, "export_classifier", lambda *args: None)
   monkeypatch.setattr(monitoring.Pictures, "on_epoch_end", lambda *args: None)
-  expected = {}
+  scopes = {"one": distribution.strategy("one"), **({"two replicas": mirrored} if full else {})}
+  rows = {}
   for name, cell in cells.items():
-    run = tmp_path / name
-    urkle_tf.pretrain(output_dir=str(run), strategy="one", **{**COMMON, **cell})
-    expected[name] = _rows(run)
+    for kind, scope in scopes.items():
+      run = tmp_path / f"{name} {kind}"
+      with monkeypatch.context() as patch:
+        patch.setattr(distribution, "strategy", lambda name, scope=scope: scope)
+        urkle_tf.pretrain(output_dir=str(run), **{**COMMON, **cell})
+      rows[name, kind] = _rows(run)
   _wait(lambda: _rows(folder / "long"), processes, folder)
-  for name, rows in expected.items():
-    found = _rows(folder / name)
-    assert [row["step"] for row in found] == list(range(1, 11))
-    for one, two in zip(rows, found, strict=True):
-      assert two["loss"] == pytest.approx(one["loss"], rel=1e-3), (name, one["step"])
-      assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-2), name
-    # The same step exactly, but for the order of sums: the first is nearer than the tenth.
-    assert found[0]["loss"] == pytest.approx(rows[0]["loss"], rel=2e-5), name
-    assert len({row["loss"] for row in found}) == 10
+  for name in cells:
+    _same_steps(name, rows[name, "one"], _rows(folder / name))
+    if full:
+      _same_steps(name, rows[name, "one"], rows[name, "two replicas"])
 
 
 def test_the_death_of_a_worker_ends_the_other_and_both_go_on(started, tmp_path):

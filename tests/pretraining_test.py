@@ -389,6 +389,19 @@ def test_a_folder_of_other_settings_is_refused_and_kept(whole):
   assert (folder / "flags.cfg").read_text() == before
 
 
+def test_steps_of_one_execution_are_the_same_steps(whole, tmp_path):
+  """Two at a time: the rows that come at the same steps, and the weights."""
+  _pretrain(tmp_path, steps_per_execution=2)
+  ones, twos = ({row["step"]: row for row in _rows(run)} for run in (whole[0], tmp_path))
+  assert list(twos) == [4, 6, 8, 10, 12]
+  # Means begin after the row before: those of the last two steps alone begin at the same step.
+  assert twos[12]["loss"] == pytest.approx(ones[12]["loss"], rel=1e-5)
+  for one, two in zip(_network(whole[0]), _network(tmp_path), strict=True):
+    np.testing.assert_allclose(two, one, atol=1e-6)
+  with pytest.raises(errors.UserError, match="=3 does not divide the 4 steps of an epoch"):
+    _pretrain(tmp_path / "other", steps_per_execution=3)
+
+
 def test_two_processes_cannot_share_a_folder(tmp_path):
   first = runs.open_run(tmp_path, {"seed": 0})
   with pytest.raises(errors.UserError, match="in use"):
