@@ -16,7 +16,7 @@ command goes on after an interruption, and --parts can be measured at different 
   python launch/benchmark.py --suite --out=docs/results/speed.json --page=docs/results/speed.md \\
     --data_dir=DATA_DIR --parts=step,pipeline,growth,workers,soak,options,views,target
 
-Estimated minutes on two idle cores: step 5, pipeline 1, growth 6, workers 3, soak 2, options 20,
+Estimated minutes on two idle cores: step 7, pipeline 1, growth 6, workers 3, soak 2, options 20,
 views 7, target 13; on a busy machine several times that.
 
 --part=attacks compares the compiled loop of PGD with the network's own forward and backward pass,

@@ -36,7 +36,8 @@ class Scale:
     image_size: pixels.
     batch: images a batch of the pipeline.
     steps: steps a timing.
-    timings: that a median is of.
+    timings: that a median is of, where growth is looked for.
+    step_timings: likewise, of the steps of `widths`, whose ratios are compared with goals.
     batches: the batch sizes over which a step must grow linearly.
     attack_steps: likewise PGD's.
     sizes: likewise image sizes, in pixels of a side.
@@ -60,9 +61,10 @@ class Scale:
   batch: int = 128
   steps: int = 1
   timings: int = 3
+  step_timings: int = 7
   batches: tuple[int, ...] = (16, 32, 64, 128)
   attack_steps: tuple[int, ...] = (1, 2, 4, 8)
-  sizes: tuple[int, ...] = (32, 64, 96)
+  sizes: tuple[int, ...] = (32, 64)  # above 64 the stem of the network is another
   growing: str = "resnet18(width=16)"
   soak_steps: int = 2000
   worker_steps: int = 88
@@ -88,7 +90,7 @@ class Scale:
   )
   target: float = 0.97
   racing: int = 100
-  budgets: tuple[int, ...] = (1, 2, 3)
+  budgets: tuple[int, ...] = (1, 3, 6)
 
 
 SCALES = {
@@ -98,6 +100,7 @@ SCALES = {
     image_size=8,
     batch=4,
     timings=2,
+    step_timings=2,
     batches=(4, 8),
     attack_steps=(1, 2),
     sizes=(8, 16),
@@ -176,10 +179,6 @@ def _benchmark(folder, **options):
   return json.loads(done.stdout)
 
 
-def _timing(scale):
-  return {"steps": scale.steps, "timings": scale.timings}
-
-
 def step(scale, options):
   """Images a second of the step, and its share of the ceiling."""
   return [
@@ -193,7 +192,8 @@ def step(scale, options):
         attack_steps=5,
         image_size=scale.image_size,
         batch_size=batch,
-        **_timing(scale),
+        steps=scale.steps,
+        timings=scale.step_timings,
       ),
     }
     for width, batch in scale.widths
@@ -214,7 +214,8 @@ def growth(scale, options):
     "image_size": scale.sizes[0],
     "batch_size": scale.batches[0],
     "attack_steps": scale.attack_steps[0],
-    **_timing(scale),
+    "steps": scale.steps,
+    "timings": scale.timings,
   }
   axes = {
     "batch_size": scale.batches,
