@@ -31,10 +31,13 @@ def main():
   parser.add_argument("--host", default=socket.gethostname(), help="this machine's name")
   options = parser.parse_args()
 
+  # Blocked before there is a thread, and TensorFlow starts some as soon as it is imported: one that
+  # did not block them would take them, and end the program, before this one waits for them.
+  ended = [signal.SIGTERM, signal.SIGINT]
+  signal.pthread_sigmask(signal.SIG_BLOCK, ended)
+
   from urkle_tf.data import service
 
-  ended = [signal.SIGTERM, signal.SIGINT]
-  signal.pthread_sigmask(signal.SIG_BLOCK, ended)  # before there are threads that could take them
   servers = service.serve(options.port, options.host, options.port + 1 if options.port else 0)
   address = servers[0].target.rpartition(":")[2]
   print(f"an input worker: --data_service={options.host}:{address}", flush=True)

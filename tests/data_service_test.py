@@ -1,7 +1,9 @@
 """Input workers over loopback: the batches that they send are those that are made here."""
 
 import collections
+import contextlib
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -194,6 +196,19 @@ def test_what_input_workers_cannot_read_is_refused(monkeypatch):
   service.check(sources.load("digits", examples=10))
 
 
+def _takers(pid):
+  """The threads of a process, but for its first, that would take SIGTERM or SIGINT and end it."""
+  found = []
+  for status in pathlib.Path("/proc", str(pid), "task").glob("*/status"):
+    with contextlib.suppress(FileNotFoundError):  # a thread that has ended since
+      text = status.read_text()
+      blocked = int(re.search(r"^SigBlk:\s*(\w+)$", text, re.MULTILINE).group(1), 16)
+      wanted = 1 << (signal.SIGTERM - 1) | 1 << (signal.SIGINT - 1)
+      if blocked & wanted != wanted and status.parent.name != str(pid):
+        found.append(text)
+  return found
+
+
 def test_the_launcher_serves_until_it_is_stopped():
   command = [sys.executable, ROOT / "launch" / "input_worker.py", "--port=0", "--host=localhost"]
   with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -201,6 +216,7 @@ def test_the_launcher_serves_until_it_is_stopped():
       line = process.stdout.readline()
       assert line.startswith("an input worker: --data_service=localhost:"), line
       service._knock(line.strip().partition("=")[2])
+      assert _takers(process.pid) == []
     finally:
       process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
