@@ -21,12 +21,27 @@ from urkle_tf.data import augment, pipeline, service, sources
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+@contextlib.contextmanager
+def _launched(count):
+  """Input workers, each (its process, its address)."""
+  command = [sys.executable, ROOT / "launch" / "input_worker.py", "--port=0", "--host=localhost"]
+  with contextlib.ExitStack() as stack:
+    started = []
+    for _ in range(count):
+      process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+      stack.callback(process.send_signal, signal.SIGTERM)
+      started.append(process)
+    lines = [process.stdout.readline() for process in started]
+    for line in lines:
+      assert line.startswith("an input worker: --data_service=localhost:"), line
+    yield list(zip(started, [line.strip().partition("=")[2] for line in lines], strict=True))
+
+
 @pytest.fixture(scope="module")
 def addresses():
-  """Two input workers in this process."""
-  servers = [service.serve(0) for _ in range(2)]
-  yield [dispatcher.target.split("://")[1] for dispatcher, _ in servers]
-  del servers
+  """Two input workers."""
+  with _launched(2) as workers:
+    yield [address for _, address in workers]
 
 
 @pytest.fixture(scope="module")
@@ -209,14 +224,11 @@ def _takers(pid):
   return found
 
 
-def test_the_launcher_serves_until_it_is_stopped():
-  command = [sys.executable, ROOT / "launch" / "input_worker.py", "--port=0", "--host=localhost"]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-    try:
-      line = process.stdout.readline()
-      assert line.startswith("an input worker: --data_service=localhost:"), line
-      service._knock(line.strip().partition("=")[2])
-      assert _takers(process.pid) == []
-    finally:
-      process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+def test_the_launcher_serves_until_it_is_stopped(digits):
+  """And then it ends at once, whatever its pipelines were doing."""
+  with _launched(1) as [(process, address)]:
+    for _ in service.batches(lambda turn: _views(digits, 0, turn=turn), [address], 0).take(5):
+      pass
+    assert _takers(process.pid) == []
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
