@@ -42,8 +42,8 @@ def main():
   address = servers[0].target.rpartition(":")[2]
   print(f"an input worker: --data_service={options.host}:{address}", flush=True)
   signal.sigwait(ended)
-  # At once: there is nothing to save, and the end of a pipeline waits for tf.data's autotuner, which
-  # sleeps for up to a minute.
+  # At once: there is nothing to save, and the end of a pipeline waits for tf.data's autotuner,
+  # which sleeps for up to a minute.
   os._exit(0)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from urkle_tf import monitoring, runs
+from urkle_tf import means, monitoring, runs
 
 
 def test_sheet_lays_out_and_magnifies():
@@ -27,8 +27,8 @@ class _Model:
   def __init__(self, loc=None):
     steps = keras.Variable(0, dtype="int64")
     self.optimizer = type("Optimizer", (), {"iterations": steps, "learning_rate": 0.5})()
-    self.loss = tf.keras.metrics.Mean(name="loss")
-    self.metrics, self.metrics_variables = [self.loss], self.loss.variables
+    self.means = means.Means(["loss"])
+    self.metrics_variables = self.means.variables
     self.within = False
 
     def network(images, training):
@@ -44,7 +44,7 @@ class _Model:
     self.within = False
 
   def reset_metrics(self):
-    self.loss.reset_state()
+    self.means.reset_state()
 
 
 class _Checkpoints:
@@ -77,7 +77,7 @@ def _train(metrics, losses, epoch=5, at_once=1):
     number = step % epoch
     if number == 0:
       metrics.on_epoch_begin(step // epoch)
-    metrics.model.loss.update_state(float(loss))
+    metrics.model.means.update_state({"loss": float(loss)})
     metrics.model.optimizer.iterations.assign(step + 1)
     if (number + 1) % at_once == 0:
       metrics.on_train_batch_end(number)
@@ -113,7 +113,7 @@ def test_the_clock_stands_still_while_paused(tmp_path):
   metrics.on_train_begin()
   metrics.on_epoch_begin(0)
   for step in range(4):
-    metrics.model.loss.update_state(0.0)
+    metrics.model.means.update_state({"loss": 0.0})
     if step == 2:
       with metrics.paused():
         time.sleep(0.5)
@@ -129,7 +129,7 @@ def test_rows_of_skipped_steps_alone_say_so(tmp_path):
   metrics.on_epoch_begin(0)
   for step in range(1, 5):
     if step in (1, 2):
-      metrics.model.loss.update_state(1.0)
+      metrics.model.means.update_state({"loss": 1.0})
     else:
       skips.assign([step - 2, step - 2, step - 2, step - 1])
     metrics.on_train_batch_end(step - 1)

@@ -95,6 +95,33 @@ def _state(trainer):
   return [v.numpy() for v in own + slots if id(v) not in reported]
 
 
+def test_a_step_exchanges_no_more_than_it_must(mirrored, monkeypatch):
+  """Between replicas the time of a step is that of its exchanges, however little they carry."""
+  with mirrored.scope():
+    trainer = _trainer(optimizer=keras.optimizers.SGD(0.05))
+  norms = [
+    layer
+    for layer in trainer._flatten_layers()
+    if isinstance(layer, keras.layers.BatchNormalization)
+  ]
+  shapes = []
+  exchange = tf.distribute.ReplicaContext.all_reduce
+
+  def counted(self, operation, value, *args, **kwargs):
+    shapes.append([part.shape for part in tf.nest.flatten(value)])
+    return exchange(self, operation, value, *args, **kwargs)
+
+  monkeypatch.setattr(tf.distribute.ReplicaContext, "all_reduce", counted)
+  trainer.fit(_views(steps=1), steps_per_epoch=1, verbose=0)
+  assert len(norms) == 4
+  # On each of two replicas: every norm's moments and their gradient; the gradient of the gathered
+  # projections; and once the gradient of all weights, with the numbers that are reported.
+  assert len(shapes) == 2 * (2 * len(norms) + 1 + 1)
+  assert shapes[-1] == [v.shape for v in trainer.trainable_variables] + [
+    len(trainer.means.names) - 1
+  ]
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
   scope = mirrored if replicas == 2 else tf.distribute.get_strategy()

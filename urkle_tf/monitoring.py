@@ -181,8 +181,9 @@ class Metrics(keras.callbacks.Callback):
     self._saved = passed
 
   def _write(self, step):
-    values = {m.name: runs.plain(m.result()) for m in self.model.metrics}
-    if self._skipped and not distribution.plain(self.model.metrics[0].count):
+    means = self.model.means
+    values = {name: runs.plain(value) for name, value in means.result().items()}
+    if self._skipped and not runs.plain(means.count):
       values = dict.fromkeys(values)  # all steps since the last row were skipped
     self.model.reset_metrics()
     self._seconds += self._since_row
@@ -217,9 +218,9 @@ class Metrics(keras.callbacks.Callback):
     terminal = sys.stderr.isatty() and self._alone
     if not due and not (terminal and step % 5 == 0):
       return
-    loss = runs.plain(self.model.metrics[0].result())  # of all workers, who must all ask
     if not self._chief:
       return
+    loss = runs.plain(self.model.means.result()["loss"])
     spent = self._seconds + self._since_row
     rate = self._counted / self._since_row if self._since_row else 0.0
     left = (self._steps - step) * self._batch_size / rate if rate else 0.0

@@ -116,3 +116,21 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0):
   if weight_decay:
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
   return optimizer
+
+
+def take_whole_gradients(optimizer):
+  """From now on the gradients that an optimizer is given are the sum over all replicas already.
+
+  Keras would sum them over the replicas once more, which is as much to send again; and where it
+  clips, it clips each replica's share before it sums them, which is another gradient.
+
+  Args:
+    optimizer: a Keras optimizer.
+
+  Raises:
+    RuntimeError: if this Keras does it elsewhere: its steps would be too long in silence.
+  """
+  inner = getattr(optimizer, "inner_optimizer", optimizer)
+  if not hasattr(inner, "_all_reduce_sum_gradients"):
+    raise RuntimeError(f"where does Keras {keras.__version__} sum gradients over replicas?")
+  inner._all_reduce_sum_gradients = list

@@ -35,7 +35,7 @@ def export_step(job, folder):
     raise errors.UserError("a step that runs elsewhere augments itself: give --augment_on_device")
   if job.scope.num_replicas_in_sync > 1:
     raise errors.UserError("a step is exported for one device: give --strategy=one")
-  names = list(learner._means)
+  names = learner.means.names
 
   @tf.function(jit_compile=True, autograph=False)
   def step(images, *labels):

@@ -8,8 +8,9 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from urkle_tf import attack_schedules, distribution, errors
+from urkle_tf import attack_schedules, distribution, errors, optimizers
 from urkle_tf.data import pipeline
+from urkle_tf.means import Means
 from urkle_tf.networks import batch_norm
 from urkle_tf.networks.gaussian import kl_mean_part
 from urkle_tf.networks.low_precision import low_precision
@@ -120,6 +121,7 @@ class Trainer(keras.Model):
       encoder.add_stream()
     pretext.attach(encoder)
     pretext.built = True
+    batch_norm.exchange_once(self)
     averaged = encoder.weights if self.robustness.ema is not None else []
     self._averages = [
       keras.Variable(weight.numpy(), dtype=weight.dtype, trainable=False) for weight in averaged
@@ -142,13 +144,13 @@ class Trainer(keras.Model):
       names += ATTACK_DIAGNOSTICS + (PAIR_DIAGNOSTICS if self._pairs else ())
       if type(self.schedule) is not attack_schedules.Constant:
         names.append("attack_steps")
-    self._means = {name: keras.metrics.Mean(name=name) for name in names}
+    self.means = Means(names)
     self.built = True
 
   @property
   def metrics(self):
-    """One mean a reported value, reset whenever a row of metrics is written."""
-    return list(self._means.values())
+    """The means of what is reported, reset whenever a row of metrics is written."""
+    return [self.means]
 
   def compile(self, optimizer="sgd", jit_compile="auto", **kwargs):
     """As `keras.Model.compile`, without a loss: the cell has its own.
@@ -167,6 +169,7 @@ class Trainer(keras.Model):
       )
     super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
     self.optimizer.build(self.trainable_variables)
+    optimizers.take_whole_gradients(self.optimizer)
 
   def fit_from(self, views, done, steps, steps_per_epoch, callbacks):
     """Fits from a step on, the rest of its epoch first.
@@ -308,15 +311,14 @@ class Trainer(keras.Model):
     return tfp.distributions.Normal(*batch_norm.by_stream(encode, images, streams))
 
   def train_step(self, data):
-    """One step, and the means of what it reports."""
+    """One step, and the means of what it reports; with several workers that of the loss alone."""
     values = self.step(data)
-    finite = _finite(values["loss"], values["gradient_norm"])
-    for name, value in values.items():  # means of the steps that were taken
-      self._means[name].update_state(tf.where(finite, value, 0.0), tf.cast(finite, tf.float32))
-    results = {name: mean.result() for name, mean in self._means.items()}
+    self.means.update_state(values, _finite(values["loss"], values["gradient_norm"]))
+    results = self.means.result()
     if distribution.several_workers(self.distribute_strategy):
-      # Keras averages what workers return over its first axis (issue 20585 of Keras).
-      results = {name: value[None] for name, value in results.items()}
+      # Keras averages what workers return over its first axis (issue 20585 of Keras), each by
+      # itself, though all of them return the same.
+      results = {"loss": results["loss"][None]}
     return results
 
   def step(self, data):
@@ -326,7 +328,7 @@ class Trainer(keras.Model):
       data: a batch, this replica's rows.
 
     Returns:
-      {name: float32 scalar}: this replica's values of what is reported.
+      {name: float32 scalar}: what is reported, means over the replicas.
     """
     step = tf.cast(self.optimizer.iterations, tf.int32)
     before = self._values(self._moved_by_passes())
@@ -376,11 +378,13 @@ class Trainer(keras.Model):
     # .value: TensorFlow cannot make the zeros for a Keras variable.
     values_of = [variable.value for variable in variables]
     gradients = tape.gradient(share, values_of, unconnected_gradients=_ZERO)
-    gradients, norm = self._whole(gradients)
-    self._update(gradients, variables, loss, norm, before, step)
-
-    values |= terms | {"loss": loss, "gradient_norm": norm}
-    return values | _health(all_of_them.normal, count if self._pairs else 0)
+    values |= terms | {"loss": loss} | _health(all_of_them.normal, count if self._pairs else 0)
+    gradients, values = _of_all_replicas(gradients, values)
+    norm = tf.linalg.global_norm(gradients)
+    if self.clip_norm:
+      gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm, norm)
+    self._update(gradients, variables, _finite(values["loss"], norm), before, step)
+    return values | {"gradient_norm": norm}
 
   def _carry(self, perturbations):
     """Keeps what perturbations [n, a, h, w, c] have in common, over all replicas."""
@@ -399,22 +403,17 @@ class Trainer(keras.Model):
   def _values(variables):
     return [tf.convert_to_tensor(variable.value) for variable in variables]
 
-  def _update(self, gradients, variables, loss, norm, before, step):
+  def _update(self, gradients, variables, finite, before, step):
     """Takes the step; or takes back what it moved so far, where it is not finite.
 
     Args:
-      gradients: of the whole batch, as the optimizer takes them.
+      gradients: of the whole batch.
       variables: that they belong to.
-      loss: this replica's.
-      norm: of the whole batch's gradient.
+      finite: whether loss and gradient are, a bool scalar; the same on all replicas.
       before: the values of `_moved_by_passes` at the start of the step.
       step: its number.
     """
     moved, strategy = self._moved_by_passes(), tf.distribute.has_strategy()
-    context = tf.distribute.get_replica_context()
-    if strategy:
-      loss = context.all_reduce(tf.distribute.ReduceOp.SUM, loss)
-    finite = _finite(loss, norm)
     skipped = 1.0 - tf.cast(finite, tf.float32)
     total, row, longest, last = tf.unstack(tf.convert_to_tensor(self.skips.value))
     row = skipped * (row + 1.0)
@@ -451,21 +450,23 @@ class Trainer(keras.Model):
           group=False,
         )
 
-    context.merge_call(put_back, args=(finite, before))
+    tf.distribute.get_replica_context().merge_call(put_back, args=(finite, before))
 
-  def _whole(self, gradients):
-    """The whole batch's gradient, clipped, as the equal shares that the optimizer will sum.
 
-    Keras clips each replica's share before it sums them, which is another gradient.
-    """
-    replicas = distribution.replicas()
-    if replicas > 1:
-      context = tf.distribute.get_replica_context()
-      gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-    norm = tf.linalg.global_norm(gradients)
-    if self.clip_norm:
-      gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm, norm)
-    return [gradient / replicas for gradient in gradients] if replicas > 1 else gradients, norm
+def _of_all_replicas(gradients, values):
+  """The sum of the replicas' gradients, and the means of their values, in one exchange.
+
+  Args:
+    gradients: a list of tensors.
+    values: {name: float32 scalar}.
+  """
+  replicas = distribution.replicas()
+  if replicas == 1:
+    return gradients, values
+  *gradients, row = tf.distribute.get_replica_context().all_reduce(
+    tf.distribute.ReduceOp.SUM, [*gradients, tf.stack(list(values.values()))]
+  )
+  return gradients, dict(zip(values, tf.unstack(row / replicas), strict=True))
 
 
 def _finite(loss, norm):

@@ -1,9 +1,14 @@
-"""Dual batch norm: two networks that share every weight but those of their batch norms."""
+"""Dual batch norm: two networks that share every weight but those of their batch norms.
+
+And batch norms over several replicas, with as few exchanges as can be.
+"""
+
+import functools
 
 import keras
 import tensorflow as tf
 
-from urkle_tf import errors
+from urkle_tf import distribution, errors
 
 # The streams of images.  The first is the one kept for robust use, and that of whoever has one.
 ADVERSARIAL, CLEAN = "adversarial", "clean"
@@ -81,3 +86,29 @@ def by_stream(function, members, streams):
   return tf.nest.map_structure(
     lambda *values: rows(tf.gather(tf.concat(values, axis=1), inverse, axis=1)), *parts
   )
+
+
+def exchange_once(model):
+  """Makes the synchronised batch norms of a model exchange their sums at once over the replicas.
+
+  Stock Keras exchanges the sum, the sum of squares and the count, one after the other, and so do
+  their gradients: over a network the time of a step is that of its exchanges, however small.  All
+  replicas are taken to hold equally many rows.
+
+  Args:
+    model: a Keras model; its batch norms stay what they are wherever there is one replica.
+  """
+  for layer in model._flatten_layers():
+    if type(layer) is keras.layers.BatchNormalization and layer.synchronized:
+      layer._moments = functools.partial(_moments, layer)
+
+
+def _moments(layer, inputs, mask):
+  """Mean and variance [channels] over all replicas: E x, and E x^2 - (E x)^2."""
+  if mask is not None or distribution.replicas() == 1:
+    return type(layer)._moments(layer, inputs, mask)
+  axes = [axis for axis in range(len(inputs.shape)) if axis != layer.axis % len(inputs.shape)]
+  local = tf.stack([tf.reduce_mean(inputs, axes), tf.reduce_mean(tf.square(inputs), axes)])
+  context = tf.distribute.get_replica_context()
+  mean, square = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.MEAN, local))
+  return mean, tf.maximum(square - tf.square(mean), 0.0)

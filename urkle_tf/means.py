@@ -1,0 +1,51 @@
+"""Means of what steps report."""
+
+import keras
+import tensorflow as tf
+
+
+class Means(keras.metrics.Metric):
+  """The means of several numbers over steps, in one variable.
+
+  Every replica adds the same numbers, so that to read them asks nobody: a Keras metric for each
+  number would exchange a sum and a count with the others, each by itself.
+
+  Args:
+    names: of the numbers.
+  """
+
+  def __init__(self, names):
+    super().__init__(name="means")
+    self.names = list(names)
+    # The sums, and last the number of steps.
+    self._sums = keras.Variable(
+      tf.zeros(len(self.names) + 1),
+      trainable=False,
+      aggregation="only_first_replica",
+      dtype="float32",
+      name="sums",
+    )
+
+  def update_state(self, values, taken=True):
+    """Adds a step.
+
+    Args:
+      values: {name: float32 scalar}, the same on every replica.
+      taken: bool scalar; False leaves the step out.
+    """
+    row = tf.stack([*(values[name] for name in self.names), tf.ones([])])
+    self._sums.assign_add(tf.where(taken, row, tf.zeros_like(row)))
+
+  @property
+  def count(self):
+    """The number of steps, a float32 scalar."""
+    return self._sums[-1]
+
+  def result(self):
+    """{name: float32 scalar}; 0 where there was no step."""
+    means = tf.math.divide_no_nan(self._sums[:-1], self.count)
+    return dict(zip(self.names, tf.unstack(means), strict=True))
+
+  def reset_state(self):
+    """Forgets all steps."""
+    self._sums.assign(tf.zeros_like(self._sums))
