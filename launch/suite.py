@@ -90,7 +90,7 @@ class Scale:
   )
   target: float = 0.97
   racing: int = 100
-  budgets: tuple[int, ...] = (1, 3, 6)
+  budgets: tuple[int, ...] = (1, 3, 6, 9, 12, 18)
 
 
 SCALES = {

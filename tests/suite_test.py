@@ -131,7 +131,7 @@ def test_a_target_that_plain_training_misses_is_said(monkeypatch):
   found = {**FOUND, "target": {"target": 0.97, "systems": [short, fast]}}
   text = speed_page.page(found)
   assert "plain stopped at the cap of 4 epochs, below the target." in text
-  assert "- fast: at most 0.50 of the time of plain (goal 0.33: not met)" in text
+  assert "- fast: at most 0.50 of the time of plain (goal 0.33: not shown)" in text
 
 
 def _options(folder, **more):
