@@ -114,9 +114,9 @@ def test_a_step_exchanges_no_more_than_it_must(mirrored, monkeypatch):
   monkeypatch.setattr(tf.distribute.ReplicaContext, "all_reduce", counted)
   trainer.fit(_views(steps=1), steps_per_epoch=1, verbose=0)
   assert len(norms) == 4
-  # On each of two replicas: every norm's moments and their gradient; the gradient of the gathered
-  # projections; and once the gradient of all weights, with the numbers that are reported.
-  assert len(shapes) == 2 * (2 * len(norms) + 1 + 1)
+  # On each of two replicas: every norm's moments and their gradient; the gathered projections and
+  # their gradient; and once the gradient of all weights, with the numbers that are reported.
+  assert len(shapes) == 2 * (2 * len(norms) + 2 + 1)
   assert shapes[-1] == [v.shape for v in trainer.trainable_variables] + [
     len(trainer.means.names) - 1
   ]
