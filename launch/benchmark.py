@@ -17,7 +17,7 @@ command goes on after an interruption, and --parts can be measured at different 
     --data_dir=DATA_DIR --parts=step,pipeline,growth,workers,soak,options,views,target
 
 Estimated minutes on two idle cores: step 7, pipeline 1, growth 6, workers 3, soak 2, options 20,
-views 7, target 40; on a busy machine several times that.
+views 7, target 110; on a busy machine several times that.
 
 --part=attacks compares the compiled loop of PGD with the network's own forward and backward pass,
 and with PGD of foolbox and adversarial-robustness-toolbox where they are installed, on the same
