@@ -132,5 +132,7 @@ def take_whole_gradients(optimizer):
   """
   inner = getattr(optimizer, "inner_optimizer", optimizer)
   if not hasattr(inner, "_all_reduce_sum_gradients"):
-    raise RuntimeError(f"where does Keras {keras.__version__} sum gradients over replicas?")
+    raise RuntimeError(
+      f"Keras {keras.__version__} sums gradients over replicas elsewhere than 3.15: install that"
+    )
   inner._all_reduce_sum_gradients = list

@@ -107,7 +107,7 @@ def _moments(layer, inputs, mask):
   """Mean and variance [channels] over all replicas: E x, and E x^2 - (E x)^2."""
   if mask is not None or distribution.replicas() == 1:
     return type(layer)._moments(layer, inputs, mask)
-  axes = [axis for axis in range(len(inputs.shape)) if axis != layer.axis % len(inputs.shape)]
+  axes = layer._reduction_axes
   local = tf.stack([tf.reduce_mean(inputs, axes), tf.reduce_mean(tf.square(inputs), axes)])
   context = tf.distribute.get_replica_context()
   mean, square = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.MEAN, local))
