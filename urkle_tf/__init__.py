@@ -2,9 +2,9 @@
 
 The whole of it in a few lines:
 
-    encoder = urkle_tf.GaussianEncoder(backbone=any_keras_model, latent_dim=128)
+    encoder = urkle_tf.GaussianEncoder(backbone=any_keras_model)
     trainer = urkle_tf.Trainer(encoder, pretext=urkle_tf.pretexts.SimCLR(),
-                               robustness=urkle_tf.robustness.Urkle(beta=0.1),
+                               robustness=urkle_tf.robustness.Urkle(k=8),
                                attack=urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255)))
     trainer.compile(optimizer="sgd")
     trainer.fit(views, epochs=100)

@@ -17,7 +17,8 @@ def robustify(
   dataset="digits",
   preprocess=None,
   encoder=None,
-  beta=0.1,
+  k=None,
+  beta=None,
   latent_dim=None,
   augment="crop(padding=4)",
   **settings,
@@ -30,7 +31,7 @@ def robustify(
   file that takes images in [0, 1]:
 
       python -m urkle_tf.train --pretext="distil(teacher=FILE)" --encoder=FILE
-        --robustness="urkle(beta=0.1)" --augment="crop(padding=4)" ...
+        --robustness=urkle --augment="crop(padding=4)" ...
 
   Args:
     model: a Keras model from one batch of images to an embedding [n, d] or feature maps, such as
@@ -42,8 +43,9 @@ def robustify(
       tensors, such as `lambda images: 255 * images`; None if it takes them as they are.
     encoder: spec of the encoder's architecture, `"resnet18(width=32)"`; None for a copy of the
       model, with its weights, and for `"resnet18"` where the model is a folder.
-    beta: the weight of the KL.
-    latent_dim: d_z; None for the width of the model's embedding.
+    k: the strength of the KL (`robustness.Urkle`).
+    beta: its weight in nats, in place of k; with neither `distil`'s own k is taken.
+    latent_dim: d_z; None for the width of the model's embedding, on a sphere for a copy.
     augment: spec of the recipe that makes the views.
     **settings: of `pretrain`: image_size, epsilon, attack_steps, epochs, learning_rate, ...
 
@@ -61,13 +63,16 @@ def robustify(
     raise errors.UserError("preprocess goes with a Keras model, not with a file or a folder")
   if encoder is None:
     encoder = path if path.endswith(".keras") else "resnet18"
-  if latent_dim is None:
+  if latent_dim is None and encoder != path:
     latent_dim = _width(path, settings.get("image_size") or 32)
+  if latent_dim is not None:
+    settings.setdefault("loc", "dense")
+  strength = {"k": k, "beta": beta}
   quote = "'" if '"' in path else '"'
   result = pretraining.pretrain(
     output_dir,
     pretext=f"distil(teacher={quote}{path}{quote})",
-    robustness=f"urkle(beta={beta})",
+    robustness=f"urkle({', '.join(f'{n}={v}' for n, v in strength.items() if v is not None)})",
     dataset=dataset,
     encoder=encoder,
     latent_dim=latent_dim,

@@ -38,7 +38,7 @@ from urkle_tf.networks.classifier import Classifier
 def pretrain(
   output_dir,
   pretext="simclr",
-  robustness="urkle(beta=0.1)",
+  robustness="urkle",
   dataset="digits",
   data_dir=None,
   download=False,
@@ -48,9 +48,10 @@ def pretrain(
   augment="simclr",
   augment_on_device=False,
   encoder="resnet18",
-  latent_dim=128,
+  loc=None,
+  latent_dim=None,
   min_scale=0.1,
-  max_scale=0.5,
+  max_scale=0.25,
   norm="linf",
   epsilon=8 / 255,
   attack_steps=5,
@@ -85,7 +86,7 @@ def pretrain(
     output_dir: the run's folder.
     pretext: spec of what is learnt: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`,
       `"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"vae"`, `"ae"`, `"supervised"`.
-    robustness: spec of the robustness scheme: `"none"`, `"urkle(beta=0.1)"`,
+    robustness: spec of the robustness scheme: `"none"`, `"urkle(k=8)"`, `"urkle(beta=0.1)"`,
       `"trades(beta=6)"`, `"adversarial_training"`, `"rocl"`, `"acl(form=ds)"`.
     dataset: a TFDS name, `"digits"` or `"folder:PATH"`.
     data_dir: where prepared TFDS data lies; None for TFDS's own folder.
@@ -97,9 +98,12 @@ def pretrain(
       one for each view, `"simclr, augmix(base=simclr)"`.
     augment_on_device: whether the recipe runs inside the compiled step.
     encoder: spec of the backbone: `"resnet18(width=64)"`.
-    latent_dim: d_z.
-    min_scale: floor of sigma, in units of the spread of mu.
-    max_scale: cap of sigma, likewise.
+    loc: where mu lies, `"sphere"`, `"centred_sphere"`, `"pooled"`, `"dense"` or `"dense_sphere"`
+      (`GaussianEncoder`); None for the pretext's own: a sphere, or dense where z is decoded or
+      classified.
+    latent_dim: d_z; None for the width of the backbone's features.
+    min_scale: floor of sigma: absolute on a sphere, in units of the spread of mu elsewhere.
+    max_scale: its cap, in the same units.
     norm: `"linf"`, `"l2"` or `"l1"`.
     epsilon: radius of the threat model in pixel units of [0, 1].
     attack_steps: PGD steps of the inner maximisation.
@@ -295,6 +299,7 @@ def _build(settings, scope):
     model = networks.GaussianEncoder(
       networks.backbone(settings["encoder"], source.image_shape),
       *(settings[name] for name in ("latent_dim", "min_scale", "max_scale")),
+      loc=settings["loc"] or task.loc,
     )
     if settings["init_from"]:
       _initialise(model, settings["init_from"])
@@ -350,6 +355,7 @@ def _train(job, run):
     "norm": settings["norm"],
     "epsilon": settings["epsilon"],
     "dataset": dataset if not dataset.startswith("folder:") else "folder",
+    "loc": settings["loc"] or task.loc,
     "stochastic": bool(task.stochastic or learner.robustness.stochastic),
     "settings": settings,
   }
@@ -368,10 +374,7 @@ def _train(job, run):
 
 
 def _check(settings):
-  for name in (
-    *("epochs", "batch_size", "log_every", "checkpoint_every", "latent_dim"),
-    "max_bad_steps",
-  ):
+  for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "max_bad_steps"):
     if settings[name] < 1:
       raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
   for name in ("warmup_epochs", "weight_decay", "epsilon_warmup_epochs", "beta_warmup_epochs"):

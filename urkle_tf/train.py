@@ -33,8 +33,8 @@ _OWN = {
   ),
   "robustness": (
     "str",
-    "urkle(beta=0.1)",
-    "none, urkle(beta=0.1, positives=true, attacked=2), trades(beta=6), adversarial_training, rocl "
+    "urkle",
+    "none, urkle(k=8, positives=true, attacked=2), trades(beta=6), adversarial_training, rocl "
     "or acl(form=ds)",
   ),
   "augment": (
@@ -51,9 +51,15 @@ _OWN = {
     "of PGD's steps: rising(first=1) or controlled(every=300); default: constant",
   ),
   "attack_precision": ("str", None, "mixed_bfloat16: of the attack's passes alone"),
-  "latent_dim": ("int", 128, "d_z, the dimension of the representation"),
-  "min_scale": ("number", 0.1, "floor of sigma, in units of the spread of mu"),
-  "max_scale": ("number", 0.5, "cap of sigma, likewise"),
+  "loc": (
+    "str",
+    None,
+    "where mu lies: sphere, centred_sphere, pooled, dense or dense_sphere; default: sphere, or "
+    "dense where z is decoded or classified",
+  ),
+  "latent_dim": ("int", None, "d_z, the dimension of z; default: the width of the features"),
+  "min_scale": ("number", 0.1, "floor of sigma (in units of the spread of mu, off the sphere)"),
+  "max_scale": ("number", 0.25, "cap of sigma, in the same units"),
   "optimizer": ("str", "sgd", "sgd(momentum=0.9), lars(momentum=0.9, trust=0.001) or adamw"),
   "learning_rate": ("number", 0.1, "its highest value; cosine to 0"),
   "warmup_epochs": ("number", 0.0, "epochs of linear rise of the learning rate"),
@@ -79,7 +85,7 @@ _MAIN = {
   "robustness": "none urkle rocl acl trades adversarial_training",
   "augment": "simclr(strength=1) augmix randaugment affine crop",
   "encoder": "resnet18(width=64) resnet50 convnet or FILE.keras",
-  "latent_dim": "the dimension of the representation",
+  "loc": "where mu lies: sphere centred_sphere pooled dense dense_sphere",
   "norm": "of the threat model: linf, l2 or l1",
   "epsilon": "its radius in pixel units of [0, 1]: 8/255",
   "attack_steps": "steps of the inner attack",

@@ -27,6 +27,7 @@ DIAGNOSTICS = (
   "sigma_mean",
   "sigma_max",
   "snr",
+  "sigma_over_spread",
   "loc_std",
   "effective_rank",
 )
@@ -121,6 +122,7 @@ class Trainer(keras.Model):
       encoder.add_stream()
     pretext.attach(encoder)
     pretext.built = True
+    self.robustness.attach(encoder, pretext)
     batch_norm.exchange_once(self)
     averaged = encoder.weights if self.robustness.ema is not None else []
     self._averages = [
@@ -144,6 +146,8 @@ class Trainer(keras.Model):
       names += ATTACK_DIAGNOSTICS + (PAIR_DIAGNOSTICS if self._pairs else ())
       if type(self.schedule) is not attack_schedules.Constant:
         names.append("attack_steps")
+    if "kl" in self.robustness.terms:
+      names.append("effective_k")
     self.means = Means(names)
     self.built = True
 
@@ -379,6 +383,8 @@ class Trainer(keras.Model):
     values_of = [variable.value for variable in variables]
     gradients = tape.gradient(share, values_of, unconnected_gradients=_ZERO)
     values |= terms | {"loss": loss} | _health(all_of_them.normal, count if self._pairs else 0)
+    if "effective_k" in self.means.names:
+      values["effective_k"] = self.robustness.weight * _signal(all_of_them.normal)
     gradients, values = _of_all_replicas(gradients, values)
     norm = tf.linalg.global_norm(gradients)
     if self.clip_norm:
@@ -477,6 +483,17 @@ def _shape(tensor):
   return tensor.shape if tensor.shape.is_fully_defined() else tf.shape(tensor)
 
 
+def _spread(loc):
+  """The root of the mean variance of a batch's dimensions: [n, d_z] -> scalar."""
+  return tf.sqrt(tf.reduce_mean(tf.math.reduce_variance(loc, 0)) + 1e-12)
+
+
+def _signal(normal):
+  """|loc|^2 / sigma^2, means over a pass [n, t, d_z]: beta times it is the weight of 1 - cos."""
+  squares = tf.reduce_mean(tf.reduce_sum(tf.square(normal.loc), -1))
+  return squares / tf.reduce_mean(tf.square(normal.scale))
+
+
 def _health(normal, views):
   """The diagnostics of a pass of [n, members, d_z].
 
@@ -490,6 +507,7 @@ def _health(normal, views):
     "sigma_mean": tf.reduce_mean(scale),
     "sigma_max": tf.reduce_max(scale),
     "snr": tf.reduce_mean(tf.abs(loc) / scale),
+    "sigma_over_spread": tf.reduce_mean(scale) / _spread(first),
     "loc_std": tf.reduce_mean(tf.math.reduce_std(first, 0)),
     "effective_rank": effective_rank(first),
   }

@@ -10,6 +10,54 @@ from urkle_tf.networks import batch_norm, representations
 tfd = tfp.distributions
 
 
+# Where loc lies: see `GaussianEncoder`.
+LOCS = ("sphere", "centred_sphere", "pooled", "dense", "dense_sphere")
+_SHORTEST = 1e-6  # features below this length are not brought to length sqrt(d)
+
+
+def _sphere(features):
+  """sqrt(d) x / max(|x|, 1e-6): length sqrt(d), a root mean square of 1 a dimension."""
+  squares = keras.ops.sum(keras.ops.square(features), axis=-1, keepdims=True)
+  length = keras.ops.sqrt(keras.ops.maximum(squares, _SHORTEST**2))  # no gradient of |x| at 0
+  return features * (features.shape[-1] ** 0.5 / length)
+
+
+def _norm(name, momentum):
+  return keras.layers.BatchNormalization(
+    scale=False,
+    center=False,
+    momentum=momentum,
+    epsilon=1e-5,
+    synchronized=True,
+    dtype="float32",
+    name=name,
+  )
+
+
+def _loc_head(features, loc, latent_dim, momentum):
+  """(loc, its spread): the spread is None where it is 1 a dimension by construction."""
+  if loc.startswith("dense"):
+    features = keras.layers.Dense(latent_dim, use_bias=False, dtype="float32", name="raw_loc")(
+      features
+    )
+  if loc == "dense":
+    return _norm("loc", momentum)(features), None
+  features = keras.ops.cast(features, "float32")
+  spread = None
+  if loc == "centred_sphere":
+    features = _norm("centred", momentum)(features)
+  if loc == "pooled":
+    # The batch norm keeps the variance over the data; what it makes of 1 and 0 tells it.  Its
+    # output for the features is used, times 0, since it must see them to learn of it.
+    norm, zeros = _norm("spread", momentum), 0.0 * features
+    inverse = norm(zeros + 1.0, training=False) - norm(zeros, training=False)  # 1 / std
+    spread = keras.ops.sqrt(keras.ops.mean(1.0 / keras.ops.square(inverse), -1, keepdims=True))
+    spread = spread + keras.ops.mean(0.0 * norm(features), -1, keepdims=True)
+  else:
+    features = _sphere(features)
+  return keras.layers.Identity(dtype="float32", name="loc")(features), spread
+
+
 def _scale_head(features, latent_dim, min_scale, max_scale):
   """softplus, floored at `min_scale` and smoothly capped at `max_scale`.
 
@@ -29,21 +77,31 @@ def _scale_head(features, latent_dim, min_scale, max_scale):
 class GaussianEncoder(keras.Model):
   """An encoder whose call returns a diagonal `tfp.distributions.Normal`.
 
-  loc is batch-normalised without a learnt scale, so each of its dimensions has unit spread
-  over the data and `min_scale`, `max_scale` bound the noise *relative to the spread of loc*.
-  An absolute cap alone constrains little: (loc, scale) -> (c loc, c scale) leaves every
-  KL[p(z|x) || p(z|x')] as it is.
+  With x the pooled features of the backbone, of width f, loc is
+
+      sphere          sqrt(f) x / max(|x|, 1e-6)
+      centred_sphere  the same, of x after a batch norm without a learnt scale
+      pooled          x
+      dense           a linear map of x to d_z, then a batch norm without a learnt scale
+      dense_sphere    a linear map of x to d_z, scaled to length sqrt(d_z)
+
+  `min_scale` and `max_scale` bound the noise in units of what loc is made of: absolute on a
+  sphere, where loc has a root mean square of 1 a dimension; relative to the spread of loc over
+  the data elsewhere.  `dense` has a spread of 1 a dimension; that of `pooled` is one number, the
+  root of the mean variance, which a batch norm keeps.  An absolute cap alone would constrain
+  little: (loc, scale) -> (c loc, c scale) leaves every KL[p(z|x) || p(z|x')] as it is.
 
   Args:
     backbone: any Keras model from images [n, h, w, c] to features [n, f] or feature maps
       [n, h', w', f] (averaged over space).
-    latent_dim: d_z, the dimension of z; at least 1.
-    min_scale: the floor of scale, above 0, in units of the spread of loc.
+    latent_dim: d_z, the dimension of z; None for f.  Another width needs a dense form.
+    min_scale: the floor of scale, above 0.
     max_scale: the cap of scale; equal to `min_scale` for a fixed scale.
     preprocess: what the backbone expects of images in [0, 1]: a Keras layer or a function of
       Keras tensors; by default they are rescaled to [-1, 1].
-    momentum: of the batch norm on loc.
+    momentum: of the batch norm on loc, where there is one.
     dual: whether there are two streams from the start; see `add_stream`.
+    loc: where loc lies, one of the names above.
 
   Attributes:
     network: the functional Keras model underneath, images float32 [n, h, w, c] in [0, 1] ->
@@ -51,26 +109,30 @@ class GaussianEncoder(keras.Model):
     streams: {stream: network}; "adversarial" is `network`, and there may be "clean".
 
   Raises:
-    UserError: if the backbone's image size is not static, or a bound is off; with `dual` also
-      if its batch norms cannot be doubled.
+    UserError: if the backbone's image size is not static, a bound is off, `loc` is unknown, or
+      `latent_dim` is not the width of the features where it must be; with `dual` also if its
+      batch norms cannot be doubled.
   """
 
   def __init__(
     self,
     backbone,
-    latent_dim=128,
+    latent_dim=None,
     min_scale=0.1,
-    max_scale=0.5,
+    max_scale=0.25,
     preprocess=None,
     momentum=0.9,
     dual=False,
+    loc="sphere",
     **kwargs,
   ):
     super().__init__(**kwargs)
     if not 0 < min_scale <= max_scale:
       raise errors.UserError(f"need 0 < min_scale <= max_scale, got {min_scale} and {max_scale}")
-    if latent_dim < 1:
+    if latent_dim is not None and latent_dim < 1:
       raise errors.UserError(f"latent_dim must be at least 1, got {latent_dim}")
+    if loc not in LOCS:
+      raise errors.unknown("loc", loc, LOCS)
     image_shape = tuple(backbone.input_shape[1:])
     if len(image_shape) != 3 or None in image_shape:
       raise errors.UserError(
@@ -81,21 +143,21 @@ class GaussianEncoder(keras.Model):
     features = backbone(pixels(images))
     if len(features.shape) == 4:
       features = keras.layers.GlobalAveragePooling2D(dtype="float32")(features)
-    loc = keras.layers.Dense(latent_dim, use_bias=False, dtype="float32", name="raw_loc")(features)
-    loc = keras.layers.BatchNormalization(
-      scale=False,
-      center=False,
-      momentum=momentum,
-      epsilon=1e-5,
-      synchronized=True,
-      dtype="float32",
-      name="loc",
-    )(loc)
+    width = features.shape[-1]
+    latent_dim = width if latent_dim is None else latent_dim
+    if latent_dim != width and not loc.startswith("dense"):
+      raise errors.UserError(
+        f"latent_dim={latent_dim}, but loc={loc} has the backbone's {width} features: leave "
+        f"latent_dim out, or give loc=dense_sphere or loc=dense"
+      )
+    mean, spread = _loc_head(features, loc, latent_dim, momentum)
     scale = _scale_head(features, latent_dim, min_scale, max_scale)
+    scale = scale if spread is None else scale * spread
     scale = keras.layers.Identity(dtype="float32", name="scale")(scale)
-    self.network = keras.Model(images, {"loc": loc, "scale": scale}, name="network")
+    self.network = keras.Model(images, {"loc": mean, "scale": scale}, name="network")
     self.streams = {batch_norm.ADVERSARIAL: self.network}
     self.latent_dim = latent_dim
+    self.max_scale = max_scale
     self.image_shape = image_shape
     self._config = {
       "backbone": backbone,
@@ -104,6 +166,7 @@ class GaussianEncoder(keras.Model):
       "max_scale": max_scale,
       "preprocess": preprocess,
       "momentum": momentum,
+      "loc": loc,
     }
     self.built = True
     if dual:
@@ -149,7 +212,7 @@ class GaussianEncoder(keras.Model):
   def from_config(cls, config):
     for key in ("backbone", "preprocess"):
       config[key] = keras.saving.deserialize_keras_object(config[key])
-    return cls(**config)
+    return cls(**{"loc": "dense", **config})  # files from before there was a choice
 
 
 def kl(p, q):

@@ -21,6 +21,8 @@ class Reconstruction(Pretext):
   views = 1
   predicts = True
   pictures = True
+  loc = "dense"
+  strength = {"beta": 1.0}
 
   def __init__(self, decoder, width, layers, name):
     super().__init__(name=name)

@@ -19,6 +19,8 @@ class Pretext(keras.layers.Layer):
     predicts: whether there is a prediction for every image: `predict` and `divergence`.
     contrastive: whether its loss tells an image from others: `embedding` and `contrast`.
     pictures: whether predictions are images, to be looked at.
+    loc: where loc lies if the user does not say (`GaussianEncoder`).
+    strength: of `urkle`, if the user does not say: {"k": ...} or {"beta": ...}.
     terms: names of the entries that `loss` returns.
     head: after `attach`, a Keras model from z to class logits that is worth shipping, or None.
   """
@@ -31,6 +33,8 @@ class Pretext(keras.layers.Layer):
   predicts = False
   contrastive = False
   pictures = False
+  loc = "sphere"
+  strength = {"k": 8.0}
   terms: tuple[str, ...] = ()
   head: keras.Model | None = None
 

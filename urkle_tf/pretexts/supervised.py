@@ -27,6 +27,8 @@ class Supervised(Pretext):
 
   views = 1
   needs_labels = True
+  loc = "dense"
+  strength = {"beta": 0.25}
   positives = True
   predicts = True
 

@@ -63,6 +63,9 @@ class Robustness:
   def check(self, pretext):
     """Raises `UserError` if this scheme makes no sense with `pretext`."""
 
+  def attach(self, encoder, pretext):
+    """Takes from a `GaussianEncoder` what its weights depend on; called once, by the trainer."""
+
   def targets(self, views):
     """The images to attack, of views [n, v, h, w, c]: [n, a, h, w, c]."""
     return views

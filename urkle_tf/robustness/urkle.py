@@ -32,8 +32,17 @@ def kl_objective(encoder, images):
 class Urkle(Robustness):
   """Adds beta * mean_x max_{x' in A(x)} KL[p(z|x) || p(z|x')] (Urkle paper, eq. 10 to 12).
 
+  With the same sigma everywhere and loc of length sqrt(d), as on a sphere,
+
+      KL[p(z|x) || p(z|x')] = d / sigma^2 (1 - cos(loc, loc')),
+
+  so that beta = k sigma^2 / d gives 1 - cos, which does not depend on d or sigma, the weight k.
+
   Args:
-    beta: beta_robust, the weight of the KL term in the loss; at least 0.
+    k: the strength in these units, at least 0: beta = k max_scale^2 / d_z.  2 is what DeACL gives
+      to 1 - cos.
+    beta: beta_robust, the weight of the KL term in nats, in place of k; at least 0.  With neither
+      the pretext's own (`Pretext.strength`) is taken.
     positives: whether adversaries join their views as further positives (eq. 12), where the
       pretext's tuples can grow.
     attacked: how many of the views are attacked; None for all of them, as in the paper.  The
@@ -46,14 +55,17 @@ class Urkle(Robustness):
   stochastic = True
   terms: tuple[str, ...] = ("kl",)
 
-  def __init__(self, beta=0.1, positives=True, attacked=None, align=0.0):
-    if not beta >= 0:
-      raise errors.UserError(f"urkle: beta must be at least 0, got {beta}")
+  def __init__(self, k=None, beta=None, positives=True, attacked=None, align=0.0):
+    if k is not None and beta is not None:
+      raise errors.UserError("urkle: give k or beta, not both: beta = k max_scale^2 / d_z")
+    for name, value in (("k", k), ("beta", beta)):
+      if value is not None and not value >= 0:
+        raise errors.UserError(f"urkle: {name} must be at least 0, got {value}")
     if attacked is not None and attacked < 1:
       raise errors.UserError(f"urkle: attacked must be at least 1, got {attacked}")
     if not align >= 0:
       raise errors.UserError(f"urkle: align must be at least 0, got {align}")
-    self.beta, self.positives, self.attacked = beta, positives, attacked
+    self.k, self.beta, self.positives, self.attacked = k, beta, positives, attacked
     self.align = align
     if align:
       self.terms = ("kl", "misalignment")
@@ -71,6 +83,15 @@ class Urkle(Robustness):
         f"urkle: attacked={self.attacked}, but the pretext has {pretext.views} views"
       )
 
+  def attach(self, encoder, pretext):
+    """Finds `weight`, that of the KL in nats."""
+    given = {"k": self.k, "beta": self.beta}
+    if self.k is None and self.beta is None:
+      given = pretext.strength
+    self.weight = given.get("beta")
+    if self.weight is None:
+      self.weight = given["k"] * encoder.max_scale**2 / encoder.latent_dim
+
   def targets(self, views):
     """The first `attacked` views."""
     return views[:, : self.attacked]
@@ -85,13 +106,13 @@ class Urkle(Robustness):
     return [(1.0, range(views + adversaries if self._grow else views))]
 
   def losses(self, pretext, representations, views):
-    """{"kl": (beta, mean over the attacked views of KL[clean || adversary])} (eq. 11)."""
+    """{"kl": (weight, mean over the attacked views of KL[clean || adversary])} (eq. 11)."""
     del pretext
     normal = representations.normal
     adversaries = normal.loc.shape[1] - views
     clean = representations.take(range(adversaries)).normal
     adversary = representations.take(range(views, views + adversaries)).normal
-    return {"kl": (self.beta, tf.reduce_mean(kl(clean, adversary), 1))}  # minimised through both
+    return {"kl": (self.weight, tf.reduce_mean(kl(clean, adversary), 1))}  # minimised through both
 
   def penalties(self, encoder, targets, threat, seed):
     """{"misalignment": (align, [m])}, if it is asked for."""
