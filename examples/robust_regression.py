@@ -29,7 +29,7 @@ def regressor(robust=True):
       keras.layers.Dense(64),
     ]
   )
-  encoder = urkle_tf.GaussianEncoder(backbone, latent_dim=32)
+  encoder = urkle_tf.GaussianEncoder(backbone, latent_dim=32, loc="dense")
   attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(EPSILON), steps=4)
   z = urkle_tf.UrkleRegularizer(encoder, attack, beta=0.3 if robust else 0.0)  # <- it
 

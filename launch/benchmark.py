@@ -119,7 +119,7 @@ def _input(views, options):
 def _learner(options, image_shape, pretext, recipe):
   scheme = options.robustness or f"urkle(attacked={options.attacked})"
   encoder = networks.GaussianEncoder(
-    networks.backbone(options.encoder, image_shape), options.latent_dim
+    networks.backbone(options.encoder, image_shape), options.latent_dim, loc="dense"
   )
   learner = trainer.Trainer(
     encoder,
@@ -309,7 +309,9 @@ def _classifier(options):
   if options.classifier:
     return export.load_classifier(options.classifier)
   shape = (options.image_size, options.image_size, options.channels)
-  encoder = networks.GaussianEncoder(networks.backbone(options.encoder, shape), options.latent_dim)
+  encoder = networks.GaussianEncoder(
+    networks.backbone(options.encoder, shape), options.latent_dim, loc="dense"
+  )
   head = networks.mlp(options.latent_dim, [10], "head")
   return classifiers.Classifier(encoder.network, head)
 

@@ -29,7 +29,7 @@ def test_the_start_is_moved_by_epsilon_and_projected(threat, rng):
 def _trainer(attack):
   keras.utils.set_random_seed(0)
   trainer = urkle_tf.Trainer(
-    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6),
+    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense"),
     pretexts.SimCLR(projector=8, projection=4),
     robustness.Urkle(),
     attack,

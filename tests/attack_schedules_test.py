@@ -16,6 +16,7 @@ from urkle_tf.data import sources
 SMALL = {
   "encoder": "convnet(width=4, layers=2)",
   "latent_dim": 8,
+  "loc": "dense",
   "split": "train[:64]",
   "batch_size": 16,
   "epochs": 3,
@@ -98,7 +99,7 @@ class _Metrics:
 
 def _trainer(attack, schedule, **options):
   keras.utils.set_random_seed(0)
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense")
   trainer = urkle_tf.Trainer(
     encoder,
     pretexts.SimCLR(projector=8, projection=4),

@@ -22,6 +22,7 @@ def run(tmp_path_factory):
     examples=128,
     encoder="convnet(width=4, layers=2)",
     latent_dim=6,
+    loc="dense",
     epsilon=0.1,
     attack_steps=2,
     batch_size=64,

@@ -144,7 +144,7 @@ def test_a_small_comparison_and_then_nothing_more_to_do(script, tmp_path, monkey
     "--strong_labels=64",
     "--seeds=1",
     "--extra_train=--epochs=1 --examples=256 --batch_size=64 --encoder=convnet(width=4,layers=2) "
-    "--latent_dim=8 --attack_steps=1 --precision=float32",
+    "--latent_dim=8 --loc=dense --attack_steps=1 --precision=float32",
     "--extra_finetune=--epochs=1 --examples=256",
     "--extra_evaluate=--examples=20 --corruptions=contrast --severities=5 --attacks=pgd(steps=2)",
   ]

@@ -75,7 +75,7 @@ CELLS += [("simclr", form) for form in FORMS]
 @pytest.fixture(autouse=True, scope="module")
 def teacher(tmp_path_factory):
   """A teacher for `distil`, of another width than the student."""
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 5)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 5, loc="dense")
   folder = urkle_tf.export_encoder(encoder, tmp_path_factory.mktemp("teacher"))
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(PRETEXTS, "distil", f"distil(teacher={folder})")
@@ -88,7 +88,7 @@ def _trainer(pretext, scheme, **compilation):
   if pretext == "supervised":
     task.outputs = 3
   trainer = urkle_tf.Trainer(
-    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6),
+    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense"),
     task,
     spec.build("robustness", SCHEMES[scheme], robustness.Robustness),
     attacks.PGD(attacks.Linf(0.1), steps=2),

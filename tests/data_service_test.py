@@ -149,6 +149,7 @@ def test_a_training_with_input_workers_is_the_training_without(
   settings = {
     "encoder": "convnet(width=4, layers=2)",
     "latent_dim": 4,
+    "loc": "dense",
     "split": "train[:48]",
     "batch_size": 16,
     "epochs": 2,

@@ -92,7 +92,7 @@ def test_it_starts_as_a_copy(model, run):
   _, folder = run
   images = digits()[0][:20]
   backbone = networks.backbone(str(folder / "teacher.keras"), (8, 8, 1))
-  encoder = networks.GaussianEncoder(backbone, latent_dim=12)
+  encoder = networks.GaussianEncoder(backbone, latent_dim=12, loc="dense")
   inner = keras.Model(encoder.network.input, encoder.network.get_layer("raw_loc").input)
   np.testing.assert_allclose(
     inner(images, training=False), model(16 * images, training=False), atol=2e-4

@@ -53,7 +53,7 @@ def photos(folder):
 def encoder(folder, size=32, channels=3):
   """An untrained one."""
   backbone = networks.backbone("convnet(width=4, layers=2)", (size, size, channels))
-  model = networks.GaussianEncoder(backbone, latent_dim=6)
+  model = networks.GaussianEncoder(backbone, latent_dim=6, loc="dense")
   export.export_encoder(model, folder, {"norm": "linf", "epsilon": 0.1, "dataset": "digits"})
   return model
 
@@ -220,7 +220,9 @@ def readme(monkeypatch):
 
 # --- How each is run ---
 
-TINY = "--encoder='convnet(width=4, layers=2)' --latent_dim=6 --attack_steps=1 --epochs=1"
+TINY = (
+  "--encoder='convnet(width=4, layers=2)' --latent_dim=6 --loc=dense --attack_steps=1 --epochs=1"
+)
 QUICK = "--attack_steps=1 --eot=1 --samples=2 --nochecks --representation_examples=4"
 
 

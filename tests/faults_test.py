@@ -17,7 +17,13 @@ from urkle_tf import command_line
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 JOB = [
-  *("--encoder=convnet(width=4, layers=2)", "--latent_dim=8", "--split=train[:64]", "--epochs=2"),
+  *(
+    "--encoder=convnet(width=4, layers=2)",
+    "--latent_dim=8",
+    "--loc=dense",
+    "--split=train[:64]",
+    "--epochs=2",
+  ),
   *("--batch_size=16", "--attack_steps=1", "--augment=none", "--robustness=none", "--log_every=1"),
   *("--checkpoint_every=1",),
 ]

@@ -131,6 +131,7 @@ RUN = {
   "dataset": "digits",
   "encoder": "convnet(width=8, layers=3)",
   "latent_dim": 8,
+  "loc": "dense",
   "examples": 64,
   "epochs": 1,
   "batch_size": 32,

@@ -10,6 +10,7 @@ from urkle_tf import attacks, cost, errors, forecast, networks, pretexts, robust
 TINY = {
   "encoder": "convnet(width=4, layers=2)",
   "latent_dim": 8,
+  "loc": "dense",
   "split": "train[:64]",
   "batch_size": 16,
   "epochs": 50,
@@ -73,7 +74,9 @@ def test_bytes_that_wait_for_the_backward_pass():
 def test_operations_of_a_training_step(steps):
   """In passes: each view and adversary forward and back, K steps forward and back in the input."""
   keras.utils.set_random_seed(0)
-  encoder = networks.GaussianEncoder(networks.convnet((16, 16, 1), width=16, layers=3), 4)
+  encoder = networks.GaussianEncoder(
+    networks.convnet((16, 16, 1), width=16, layers=3), 4, loc="dense"
+  )
   learner = trainer.Trainer(
     encoder,
     pretexts.SimCLR(projector=4, projection=2),
@@ -99,7 +102,7 @@ def test_the_forecast_of_a_training(tmp_path):
   assert found["step_seconds"] > 0
   assert found["memory"] < 50 * 2**20 < found["peak_memory"] < found["available_memory"]
   assert found["warnings"] == []
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 8)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 8, loc="dense")
   assert found["parameters"] == sum(np.prod(v.shape) for v in encoder.network.variables)
   text = "\n".join(forecast.describe(found, 16))
   assert f"{found['parameters']:,} of the encoder" in text

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.timeout(1800)  # three processes that compile every cel
 COMMON = {
   "encoder": "convnet(width=4, layers=2)",
   "latent_dim": 6,
+  "loc": "dense",
   "split": "train[:160]",
   "batch_size": 16,
   "epochs": 1,
@@ -79,7 +80,7 @@ def _line(file):
 def started(request, tmp_path_factory):
   """Two workers that go through every cell and then train until they are stopped."""
   folder = tmp_path_factory.mktemp("workers")
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 5)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 5, loc="dense")
   teacher = export.export_encoder(encoder, folder / "teacher")
   cells = _cells(request)
   if "distil" in cells:

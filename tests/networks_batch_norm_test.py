@@ -47,7 +47,7 @@ def _same(ones, others):
 
 def _encoder():
   keras.utils.set_random_seed(0)
-  return networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 5)
+  return networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 5, loc="dense")
 
 
 @pytest.fixture(params=["nested", "encoder"])

@@ -99,7 +99,7 @@ def residual():
 
 
 def encoder():
-  return networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, layers=3), 6).network
+  return networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, layers=3), 6, loc="dense").network
 
 
 MODELS = {

@@ -29,7 +29,7 @@ def _dtypes(function, *shapes):
 @pytest.fixture(scope="module")
 def encoder():
   keras.utils.set_random_seed(0)
-  return networks.GaussianEncoder(networks.backbone("resnet18(width=4)", (8, 8, 3)), 6)
+  return networks.GaussianEncoder(networks.backbone("resnet18(width=4)", (8, 8, 3)), 6, loc="dense")
 
 
 def test_within_it_the_backbone_is_bfloat16_and_outputs_stay_near(encoder, rng):

@@ -12,7 +12,9 @@ tfd = tfp.distributions
 
 
 def _encoder(**options):
-  return networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, **options)
+  return networks.GaussianEncoder(
+    networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense", **options
+  )
 
 
 def _normals(rng, n=5, d=3):
@@ -117,7 +119,7 @@ def test_normalisation_is_inside(rng):
   seen = []
   backbone = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
   preprocess = keras.layers.Rescaling(255.0)
-  encoder = networks.GaussianEncoder(backbone, 2, preprocess=preprocess)
+  encoder = networks.GaussianEncoder(backbone, 2, preprocess=preprocess, loc="dense")
   probe = keras.Model(encoder.network.input, encoder.network.layers[1].output)
   seen = probe(np.ones((1, 8, 8, 1), "float32"))
   np.testing.assert_allclose(seen, 255.0)

@@ -16,7 +16,7 @@ SHAPE = (8, 8, 1)
 
 def _encoder():
   keras.utils.set_random_seed(0)
-  return networks.GaussianEncoder(networks.convnet(SHAPE, width=4, layers=2), 6)
+  return networks.GaussianEncoder(networks.convnet(SHAPE, width=4, layers=2), 6, loc="dense")
 
 
 def _byol(**options):

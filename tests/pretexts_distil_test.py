@@ -36,7 +36,9 @@ def _maps():
 
 def _encoder(latent_dim=6, shape=SHAPE):
   keras.utils.set_random_seed(0)
-  return networks.GaussianEncoder(networks.convnet(shape, width=4, layers=2), latent_dim)
+  return networks.GaussianEncoder(
+    networks.convnet(shape, width=4, layers=2), latent_dim, loc="dense"
+  )
 
 
 def _attached(teacher, latent_dim=6, **options):

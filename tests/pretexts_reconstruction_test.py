@@ -13,7 +13,9 @@ SHAPE = (6, 6, 1)
 
 
 def _encoder(latent_dim=4, shape=SHAPE):
-  return networks.GaussianEncoder(networks.convnet(shape, width=4, layers=2), latent_dim)
+  return networks.GaussianEncoder(
+    networks.convnet(shape, width=4, layers=2), latent_dim, loc="dense"
+  )
 
 
 def _attached(pretext):

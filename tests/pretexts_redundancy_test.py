@@ -162,7 +162,7 @@ def test_two_replicas_are_one_batch(rng, mirrored, kind):
 @pytest.mark.parametrize("kind", [pretexts.BarlowTwins, pretexts.VICReg])
 def test_the_sampled_z_is_projected(rng, kind):
   keras.utils.set_random_seed(0)
-  encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=4, layers=2), 6)
+  encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=4, layers=2), 6, loc="dense")
   pretext = kind(projector=8, projection=5)
   pretext.attach(encoder)
   normal = encoder(rng.uniform(size=(12, *SHAPE)).astype("float32"))

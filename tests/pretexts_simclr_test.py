@@ -128,7 +128,7 @@ def test_consistency_has_gradients_that_lower_it(rng):
 
 
 def test_consistency_is_a_third_view_and_a_term(rng):
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 6)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 6, loc="dense")
   normal = encoder(rng.uniform(size=(12, 8, 8, 1)).astype("float32"))
   three = networks.Representations.of(normal, 3)
   plain, more = (pretexts.SimCLR(projector=0, consistency=weight) for weight in (0, 12))
@@ -143,7 +143,7 @@ def test_consistency_is_a_third_view_and_a_term(rng):
 
 def test_pretext_projects_the_sampled_z(rng):
   keras.utils.set_random_seed(0)
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 6)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 6, loc="dense")
   pretext = pretexts.SimCLR(projector=8, projection=5)
   pretext.attach(encoder)
   normal = encoder(rng.uniform(size=(8, 8, 8, 1)).astype("float32"))

@@ -15,7 +15,7 @@ from urkle_tf.data import sources
 def _attached(**options):
   keras.utils.set_random_seed(0)
   pretext = pretexts.Supervised(width=8, layers=2, **options)
-  pretext.attach(networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 4))
+  pretext.attach(networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 4, loc="dense"))
   return pretext
 
 
@@ -93,6 +93,7 @@ def test_regression_trains_and_exports_an_encoder(tmp_path):
     robustness="trades(beta=0.1)",
     encoder="convnet(width=4, layers=2)",
     latent_dim=6,
+    loc="dense",
     split="train[:64]",
     batch_size=16,
     epochs=2,

@@ -21,6 +21,7 @@ from urkle_tf.data import pipeline
 SMALL = {
   "encoder": "convnet(width=4, layers=2)",
   "latent_dim": 8,
+  "loc": "dense",
   "split": "train[:64]",
   "batch_size": 16,
   "epochs": 3,

@@ -56,7 +56,7 @@ def test_feature_maps_count_with_their_mean(images):
 def small_encoder(**options):
   keras.utils.set_random_seed(0)
   backbone = networks.convnet((8, 8, 1), width=4, layers=2)
-  return urkle_tf.GaussianEncoder(backbone, latent_dim=5, **options)
+  return urkle_tf.GaussianEncoder(backbone, latent_dim=5, loc="dense", **options)
 
 
 @pytest.fixture(scope="module")

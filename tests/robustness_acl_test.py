@@ -18,7 +18,7 @@ FORMS = ("ds", "a2a", "a2s")
 def _trainer(form="ds", steps=None, augment=None, **options):
   keras.utils.set_random_seed(0)
   trainer = urkle_tf.Trainer(
-    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6),
+    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense"),
     pretexts.SimCLR(projector=8, projection=4),
     robustness.ACL(form, **options),
     attacks.PGD(attacks.Linf(EPSILON), steps=5),
@@ -112,7 +112,7 @@ def test_losses_by_hand():
   loc = tf.constant([[e1, e1, e1, e2], [e2, e2, e1, e2]])
   members = networks.Representations(tfp.distributions.Normal(loc, tf.ones_like(loc)), loc)
   pretext = pretexts.SimCLR(projector=0)
-  pretext.attach(networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 2))
+  pretext.attach(networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 2, loc="dense"))
 
   def loss(form, passed, progress=None, **options):
     scheme = robustness.ACL(form, **options)
@@ -277,6 +277,7 @@ def test_a_run_exports_the_average_of_both_streams(tmp_path, monkeypatch):
     robustness="acl(anneal=2, adversarial_weight=2/3, ema=0.9)",
     encoder="convnet(width=4, layers=2)",
     latent_dim=6,
+    loc="dense",
     split="train[:48]",
     batch_size=16,
     epochs=1,

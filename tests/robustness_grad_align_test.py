@@ -70,7 +70,7 @@ def test_training_on_it_straightens_an_encoder(rng):
   keras.utils.set_random_seed(0)
   views = rng.uniform(size=(8, 2, 8, 8, 1)).astype(np.float32)
   trainer = urkle_tf.Trainer(
-    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=8, layers=2), 6),
+    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=8, layers=2), 6, loc="dense"),
     pretexts.SimCLR(projector=8, projection=4),
     robustness.Urkle(beta=0.0, align=100.0),
     attacks.RSFGSM(attacks.Linf(0.3)),

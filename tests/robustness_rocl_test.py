@@ -17,7 +17,7 @@ EPSILON = 0.05
 def _trainer(pretext=None):
   keras.utils.set_random_seed(0)
   trainer = urkle_tf.Trainer(
-    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6),
+    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense"),
     pretext or pretexts.SimCLR(projector=8, projection=4),
     robustness.RoCL(),
     attacks.PGD(attacks.Linf(EPSILON), steps=5),
@@ -97,7 +97,7 @@ def test_loss_by_hand():
   loc = tf.constant([[[1.0, 0.0]] * 3, [[0.0, 1.0]] * 3])
   members = networks.Representations(tfp.distributions.Normal(loc, tf.ones_like(loc)), loc)
   pretext = pretexts.SimCLR(projector=0)
-  pretext.attach(networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 2))
+  pretext.attach(networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 2, loc="dense"))
   total = sum(
     weight * pretext.loss(members.take(chosen), None)["nt_xent"]
     for weight, chosen in robustness.RoCL().tuples(2, 1)

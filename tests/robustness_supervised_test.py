@@ -15,7 +15,7 @@ from urkle_tf import attacks, errors, networks, pretexts, robustness
 def cell():
   """A small supervised network whose batch norms have seen data."""
   keras.utils.set_random_seed(0)
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=8, layers=2), 6)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=8, layers=2), 6, loc="dense")
   pretext = pretexts.Supervised(outputs=3, width=8)
   pretext.attach(encoder)
   images = np.random.default_rng(1).uniform(size=(64, 8, 8, 1)).astype("float32")
@@ -66,7 +66,7 @@ def test_trades_term_is_the_divergence_times_beta(cell):
 
 def _trained(scheme, epochs=1):
   keras.utils.set_random_seed(0)
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense")
   trainer = urkle_tf.Trainer(
     encoder,
     pretexts.Supervised(outputs=3, width=8),

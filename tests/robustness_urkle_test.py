@@ -16,7 +16,7 @@ tfd = tfp.distributions
 @pytest.fixture(scope="module")
 def encoder():
   tf.keras.utils.set_random_seed(0)
-  model = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=8, layers=2), 6)
+  model = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=8, layers=2), 6, loc="dense")
   images = np.random.default_rng(1).uniform(size=(64, 8, 8, 1)).astype("float32")
   for _ in range(20):  # moving averages near the data's
     model(images, training=True)

@@ -12,6 +12,7 @@ from urkle_tf.data import augment, pipeline, sources
 RUN = {
   "encoder": "convnet(width=4, layers=2)",
   "latent_dim": 6,
+  "loc": "dense",
   "split": "train[:48]",
   "batch_size": 16,
   "epochs": 2,
@@ -30,7 +31,7 @@ def small_encoder():
   """An untrained encoder whose batch norms have seen digits, so that loc has unit spread."""
   keras.utils.set_random_seed(3)
   backbone = networks.backbone("convnet(width=8, layers=3)", (8, 8, 1))
-  encoder = networks.GaussianEncoder(backbone, latent_dim=6)
+  encoder = networks.GaussianEncoder(backbone, latent_dim=6, loc="dense")
   kernel = encoder.network.get_layer("raw_scale").kernel
   kernel.assign(keras.random.normal(kernel.shape, seed=1))  # scales that differ between images
   images, _ = digits()
@@ -47,7 +48,9 @@ def learn_digits(pretext, steps=50):
   """
   keras.utils.set_random_seed(0)
   images, labels = digits()
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=8, layers=2), 16)
+  encoder = networks.GaussianEncoder(
+    networks.convnet((8, 8, 1), width=8, layers=2), 16, loc="dense"
+  )
   for _ in range(20):
     encoder(images[:200], training=True)
 

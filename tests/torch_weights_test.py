@@ -178,7 +178,9 @@ def test_a_list_of_one_needs_no_choice(state, images, features, backbone):
 
 def test_an_encoder_over_the_backbone(state, images, features, backbone, tmp_path):
   mean, std = np.array([0.4, 0.5, 0.6], np.float32), np.array([0.2, 0.25, 0.3], np.float32)
-  encoder = urkle_tf.GaussianEncoder(backbone, latent_dim=5, preprocess=lambda x: (x - mean) / std)
+  encoder = urkle_tf.GaussianEncoder(
+    backbone, latent_dim=5, preprocess=lambda x: (x - mean) / std, loc="dense"
+  )
   np.savez(tmp_path / "state.npz", **state)
   with np.load(tmp_path / "state.npz") as arrays:
     urkle_tf.import_torch_state(arrays, encoder)

@@ -13,7 +13,7 @@ from urkle_tf.data import augment, pipeline, sources
 
 def _trainer(scheme=None, attack=None, optimizer=None, **options):
   keras.utils.set_random_seed(0)
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense")
   trainer = urkle_tf.Trainer(
     encoder,
     pretext=pretexts.SimCLR(projector=8, projection=4),
@@ -258,7 +258,7 @@ def test_effective_rank(rng):
 
 
 def test_an_adversarial_scheme_needs_an_attack():
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 6)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 6, loc="dense")
   with pytest.raises(errors.UserError, match="needs an attack"):
     urkle_tf.Trainer(encoder, pretexts.SimCLR(), robustness.Urkle())
 

@@ -123,7 +123,7 @@ class Trainer(keras.Model):
     pretext.attach(encoder)
     pretext.built = True
     self.robustness.attach(encoder, pretext)
-    batch_norm.exchange_once(self)
+    batch_norm.quicken(self)
     averaged = encoder.weights if self.robustness.ema is not None else []
     self._averages = [
       keras.Variable(weight.numpy(), dtype=weight.dtype, trainable=False) for weight in averaged

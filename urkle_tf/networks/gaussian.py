@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from urkle_tf import errors
+from urkle_tf import distribution, errors
 from urkle_tf.networks import batch_norm, representations
 
 tfd = tfp.distributions
@@ -43,19 +43,16 @@ def _loc_head(features, loc, latent_dim, momentum):
   if loc == "dense":
     return _norm("loc", momentum)(features), None
   features = keras.ops.cast(features, "float32")
-  spread = None
   if loc == "centred_sphere":
     features = _norm("centred", momentum)(features)
-  if loc == "pooled":
-    # The batch norm keeps the variance over the data; what it makes of 1 and 0 tells it.  Its
-    # output for the features is used, times 0, since it must see them to learn of it.
-    norm, zeros = _norm("spread", momentum), 0.0 * features
-    inverse = norm(zeros + 1.0, training=False) - norm(zeros, training=False)  # 1 / std
-    spread = keras.ops.sqrt(keras.ops.mean(1.0 / keras.ops.square(inverse), -1, keepdims=True))
-    spread = spread + keras.ops.mean(0.0 * norm(features), -1, keepdims=True)
-  else:
-    features = _sphere(features)
-  return keras.layers.Identity(dtype="float32", name="loc")(features), spread
+  if loc != "pooled":
+    return keras.layers.Identity(dtype="float32", name="loc")(_sphere(features)), None
+  # A weight that `GaussianEncoder.call` moves, in a stock layer, so that exports hold it.
+  spread = keras.layers.Dense(
+    1, use_bias=False, kernel_initializer="ones", trainable=False, dtype="float32", name="spread"
+  )(keras.ops.ones_like(features[:, :1]))
+  features = keras.layers.Identity(dtype="float32", name="loc")(features)
+  return features, keras.ops.stop_gradient(spread)
 
 
 def _scale_head(features, latent_dim, min_scale, max_scale):
@@ -88,8 +85,8 @@ class GaussianEncoder(keras.Model):
   `min_scale` and `max_scale` bound the noise in units of what loc is made of: absolute on a
   sphere, where loc has a root mean square of 1 a dimension; relative to the spread of loc over
   the data elsewhere.  `dense` has a spread of 1 a dimension; that of `pooled` is one number, the
-  root of the mean variance, which a batch norm keeps.  An absolute cap alone would constrain
-  little: (loc, scale) -> (c loc, c scale) leaves every KL[p(z|x) || p(z|x')] as it is.
+  root of the mean variance, of which calls with `training=True` keep a moving average.  An
+  absolute cap alone would constrain little: (loc, scale) -> (c loc, c scale) leaves every KL[p(z|x) || p(z|x')] as it is.
 
   Args:
     backbone: any Keras model from images [n, h, w, c] to features [n, f] or feature maps
@@ -126,7 +123,8 @@ class GaussianEncoder(keras.Model):
     loc="sphere",
     **kwargs,
   ):
-    super().__init__(**kwargs)
+    # Its layers have the policy's precision, and it itself computes nothing in a lower one.
+    super().__init__(**{**kwargs, "dtype": "float32"})
     if not 0 < min_scale <= max_scale:
       raise errors.UserError(f"need 0 < min_scale <= max_scale, got {min_scale} and {max_scale}")
     if latent_dim is not None and latent_dim < 1:
@@ -193,7 +191,20 @@ class GaussianEncoder(keras.Model):
       A `tfp.distributions.Normal` of batch shape [n, d_z].
     """
     outputs = self.streams[stream](representations.checked(images), training=training)
+    if training and self._config["loc"] == "pooled":
+      self._follow_spread(outputs["loc"])
     return tfd.Normal(outputs["loc"], outputs["scale"])
+
+  def _follow_spread(self, loc):
+    """Moves the spread of loc [n, d_z] towards that of a batch, over all replicas."""
+    moments = tf.stack([tf.reduce_mean(loc, 0), tf.reduce_mean(tf.square(loc), 0)])
+    if distribution.replicas() > 1:
+      context = tf.distribute.get_replica_context()
+      moments = context.all_reduce(tf.distribute.ReduceOp.MEAN, moments)
+    variance = tf.reduce_mean(moments[1] - tf.square(moments[0]))
+    found = tf.sqrt(tf.maximum(variance, 1e-10))
+    kernel, momentum = self.network.get_layer("spread").kernel, self._config["momentum"]
+    kernel.assign(momentum * kernel + (1.0 - momentum) * tf.reshape(found, [1, 1]))
 
   def predict_step(self, data):
     """`predict` returns {"loc", "scale"} arrays: a Normal is no tensor."""
