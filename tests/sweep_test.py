@@ -185,7 +185,7 @@ def test_the_commands_can_be_listed(sweep, tmp_path):
 def test_a_small_sweep_as_it_is(script, tmp_path, monkeypatch, request):
   if not request.config.getoption("--full"):
     pytest.skip("two trainings, in processes of their own: --full")
-  train = "--encoder='convnet(width=4, layers=2)' --latent_dim=4 --loc=dense --examples=64 --batch_size=32"
+  train = "--encoder='convnet(width=4, layers=2)' --examples=64 --batch_size=32"
   words = ["sweep", f"--output_dir={tmp_path}", f"--train={train} --epochs=1 --attack_steps=1"]
   monkeypatch.setattr(sys, "argv", [*words, "--values=robustness=none,urkle(beta=0.1)"])
   script.main()

@@ -86,7 +86,8 @@ class GaussianEncoder(keras.Model):
   sphere, where loc has a root mean square of 1 a dimension; relative to the spread of loc over
   the data elsewhere.  `dense` has a spread of 1 a dimension; that of `pooled` is one number, the
   root of the mean variance, of which calls with `training=True` keep a moving average.  An
-  absolute cap alone would constrain little: (loc, scale) -> (c loc, c scale) leaves every KL[p(z|x) || p(z|x')] as it is.
+  absolute cap alone would constrain little: (loc, scale) -> (c loc, c scale) leaves every
+  KL[p(z|x) || p(z|x')] as it is.
 
   Args:
     backbone: any Keras model from images [n, h, w, c] to features [n, f] or feature maps
