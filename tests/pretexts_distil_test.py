@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from small_models import digits, small_encoder
+from small_models import RUN, digits, small_encoder
 
 import urkle_tf
 from urkle_tf import attacks, errors, export, networks, pretexts, robustness
@@ -165,6 +165,58 @@ def test_anybodys_model_teaches_under_xla_and_on_two_replicas(tmp_path, mirrored
       trainer.compile(keras.optimizers.SGD(0.05), jit_compile=compiled)
     rows.append(trainer.fit(data, verbose=0).history["distillation"][-1])
   np.testing.assert_allclose(rows[1:], rows[0], rtol=1e-3)
+
+
+def _outputs(encoder):
+  images, _ = digits()
+  return encoder.network.predict(images[:20], verbose=0)
+
+
+def test_a_student_starts_from_its_teacher(own, folder, mirrored):
+  with mirrored.scope():
+    encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 6)
+    assert np.abs(_outputs(encoder)["loc"] - _outputs(own)["loc"]).max() > 0.1
+    pretexts.Distil(folder, start=True).attach(encoder)
+  for name, expected in _outputs(own).items():
+    np.testing.assert_allclose(_outputs(encoder)[name], expected, rtol=1e-6)
+
+
+def test_a_student_of_another_latent_dim_starts_with_the_backbone(own, folder):
+  encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 4)
+  fresh = encoder.network.get_layer("raw_loc").kernel.numpy()
+  pretexts.Distil(folder, start=True).attach(encoder)
+  np.testing.assert_array_equal(encoder.network.get_layer("raw_loc").kernel, fresh)
+
+  def features(e):
+    model = keras.Model(e.network.input, e.network.get_layer("raw_loc").input)
+    return model.predict(digits()[0][:20], verbose=0)
+
+  np.testing.assert_array_equal(features(encoder), features(own))
+
+
+@pytest.mark.usefixtures("plain_runs")
+def test_a_resumed_student_is_not_set_back_to_its_teacher(folder, tmp_path, killed):
+  def train(name, **options):
+    options = {**RUN, "robustness": "none", "encoder": "convnet(width=8, layers=3)", **options}
+    pretext = f"distil(teacher='{folder}', start=true)"
+    urkle_tf.pretrain(str(tmp_path / name), pretext=pretext, checkpoint_every=3, **options)
+    with np.load(tmp_path / name / "encoder" / "weights.npz") as stored:
+      return [stored[key] for key in stored.files]
+
+  whole = train("whole")
+  killed(lambda: train("killed"), saves=1)
+  for one, other in zip(train("killed"), whole, strict=True):
+    np.testing.assert_array_equal(one, other)
+  with pytest.raises(errors.UserError, match="both say where to start: give one"):
+    train("both", init_from=folder)
+
+
+def test_students_that_cannot_start_from_the_teacher(folder, tmp_path):
+  pretext = pretexts.Distil(folder, start=True)
+  _refused(lambda: pretext.attach(_encoder()), "has other layers than this encoder: give the same")
+  _maps().save(tmp_path / "any.keras")
+  file = str(tmp_path / "any.keras")
+  _refused(lambda: pretexts.Distil(file, start=True), "give --encoder=FILE.keras instead")
 
 
 def _refused(make, words):

@@ -20,6 +20,7 @@ from urkle_tf import (
   errors,
   export,
   files,
+  foreign_models,
   monitoring,
   networks,
   optimizers,
@@ -125,7 +126,8 @@ def pretrain(
       those of an epoch, for accelerators; None for 1.
     log_every: steps between rows of metrics.
     checkpoint_every: steps between checkpoints.
-    init_from: another run's folder, whose encoder's weights are the start.
+    init_from: another run's folder, whose encoder's weights are the start; heads of another
+      shape start anew.
     probe_split: held-out labelled images for the online k-nearest-neighbour accuracy; None
       for no probe.  Labels are read by the probe alone.
     probe_examples: how many of them.
@@ -255,6 +257,8 @@ def _build(settings, scope):
   task = spec.build("pretexts", settings["pretext"], pretexts.Pretext)
   scheme = spec.build("robustness", settings["robustness"], schemes.Robustness)
   scheme.check(task)
+  if settings["init_from"] and getattr(task, "start", False):
+    raise errors.UserError("--init_from and distil(start=true) both say where to start: give one")
   recipe = augmentation.from_spec(settings["augment"])
   recipe.check(task.views)
   if scheme.strength(0.0) is not None:
@@ -397,15 +401,8 @@ def _initialise(model, init_from):
     raise errors.UserError(
       f"--init_from={init_from} holds no encoder: give a finished run's folder"
     )
-  earlier = keras.models.load_model(file, compile=False)
-  shapes = lambda network: [tuple(v.shape) for v in network.variables]  # noqa: E731
-  if shapes(earlier) != shapes(model.network):
-    raise errors.UserError(
-      f"the encoder of --init_from={init_from} has other layers than this run's: give the same "
-      "--encoder, --latent_dim and image size"
-    )
-  for variable, value in zip(model.network.variables, earlier.variables, strict=True):
-    variable.assign(value)
+  earlier = foreign_models.outside_strategies(lambda: keras.models.load_model(file, compile=False))
+  model.start_from(earlier, f"the encoder of --init_from={init_from}")
 
 
 def _fit(job, run, state, done, watch):

@@ -35,6 +35,8 @@ class Distil(Pretext):
   and no export: the path tells which it was, and it must still lie there, unchanged, when a
   run is resumed.
 
+  DeACL's student starts from the teacher, and so it does with `start`.
+
   Args:
     teacher: the folder of an encoder that this package exported (or of a classifier or a
       regressor, whose encoder is meant then); or a `.keras` file or a SavedModel's folder of a
@@ -42,21 +44,29 @@ class Distil(Pretext):
       over space.
     projector: hidden width of f as an MLP, Dense - batch norm - ReLU - Dense; 0 for none.
     views: how many views of an image; each is pulled to the teacher's embedding of itself.
+    start: whether the student's encoder starts with the teacher's weights
+      (`GaussianEncoder.start_from`).
 
   Raises:
     UserError: if there is no such teacher, its output is no embedding, its images are of
-      another size, or an option is out of its range.
+      another size, an option is out of its range, or the student cannot start from it.
   """
 
   positives = True
   terms = ("distillation",)
 
-  def __init__(self, teacher, projector=0, views=1):
+  def __init__(self, teacher, projector=0, views=1, start=False):
     super().__init__(name="distil")
     whole(0, "distil", projector=projector)
     whole(1, "distil", views=views)
     self.views, self._hidden, self._path = views, projector, str(teacher)
     self._teacher = foreign_models.outside_strategies(read_teacher, self._path)
+    self.start = start
+    if start and self._teacher.format != OWN:
+      raise errors.UserError(
+        "distil: start=true needs a teacher that this package exported; for a .keras file give "
+        "--encoder=FILE.keras instead, whose copy the student is then"
+      )
 
   def adopt(self, source):
     """Checks that the data's images are the teacher's."""
@@ -64,13 +74,15 @@ class Distil(Pretext):
     compatibility.check_images(size, source, "the teacher")
 
   def attach(self, encoder):
-    """Looks at the teacher, and makes f."""
+    """Looks at the teacher, makes f, and starts the encoder from the teacher if it is asked for."""
     size, given = self._teacher.size_for(encoder.image_shape), tuple(encoder.image_shape)
     if size != given:
       raise errors.UserError(
         f"the teacher {self._path!r} takes images of {'x'.join(map(str, size))}, but the encoder "
         f"takes {'x'.join(map(str, given))}: give both the same"
       )
+    if self.start:
+      encoder.start_from(self._teacher.network, f"the teacher {self._path!r}")
     self._teacher = foreign_models.freeze(self._teacher, given)
     self._output = output_shape(self._teacher, given)
     width = self._output[-1]
@@ -112,7 +124,7 @@ def read_teacher(path):
   loc = keras.Model(encoder.network.input, encoder.network.output["loc"])
   function = lambda images: loc(images, training=False)  # noqa: E731
   return foreign_models.Loaded(
-    function, encoder.image_shape, OWN, encoder.metadata["fingerprint"], path
+    function, encoder.image_shape, OWN, encoder.metadata["fingerprint"], path, encoder.network
   )
 
 
