@@ -74,6 +74,18 @@ def test_the_loss_by_hand(folder):
   np.testing.assert_allclose(loss, [0, 1, 2], atol=1e-6)
 
 
+@pytest.mark.parametrize("members, views", [(1, 1), (2, 1), (4, 2), (3, 2)])
+def test_clean_and_adversarial_members_have_weights_of_their_own(rng, folder, members, views):
+  pretext = _attached(folder, views=views, clean=0.7, adversarial=3)
+  z, targets = rng.normal(size=(5, members, 6)), rng.normal(size=(5, views, 6))
+  expected = np.zeros(5)
+  for i in range(5):
+    for m in range(members):
+      weight = 0.7 if m < views else 3
+      expected[i] += weight * (1 - _cosine(z[i, m], targets[i, m % views])) / members
+  np.testing.assert_allclose(_loss(pretext, z, targets)["distillation"], expected, rtol=1e-4)
+
+
 def test_our_encoders_loc_is_the_target(rng, own, folder):
   views = rng.uniform(size=(3, 2, *SHAPE)).astype("float32")
   pretext = _attached(folder, views=2)
@@ -277,6 +289,8 @@ def test_a_teacher_that_fails_on_the_images(tmp_path):
   [
     ({"projector": -1}, "distil: projector must be a whole number of at least 0, got -1"),
     ({"views": 0}, "distil: views must be a whole number of at least 1, got 0"),
+    ({"clean": -1}, "distil: clean must be at least 0, got -1"),
+    ({"adversarial": -0.5}, "distil: adversarial must be at least 0, got -0.5"),
   ],
 )
 def test_wrong_options(folder, options, words):

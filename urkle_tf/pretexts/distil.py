@@ -7,8 +7,8 @@ import tensorflow as tf
 from urkle_tf import errors, export, foreign_models
 from urkle_tf.data import compatibility
 from urkle_tf.networks import heads
-from urkle_tf.pretexts._checks import whole
-from urkle_tf.pretexts._pairs import cosine_to_own_view, through
+from urkle_tf.pretexts._checks import at_least, whole
+from urkle_tf.pretexts._pairs import distance_to_own_view, through
 from urkle_tf.pretexts.base import Pretext
 
 OWN = "urkle_tf"  # the format of teachers that this package exported
@@ -17,13 +17,18 @@ OWN = "urkle_tf"  # the format of teachers that this package exported
 class Distil(Pretext):
   """Pulls z towards the teacher's embedding of the clean view (after Zhang et al., 2022, DeACL).
 
-      mean over members m of  1 - cos(f(z_m), teacher(x_{m % v}))
+      mean over members m of  w_m (1 - cos(f(z_m), teacher(x_{m % v})))
+
+  w_m is `clean` of a view and `adversarial` of an adversary.
 
   Under `urkle` z is sampled and the KL between image and adversary stands beside it: a trained
   encoder's representation, made robust, at a fraction of a pre-training's length.  Where
   adversaries join the tuple, they are pulled to the teacher's embedding of their clean view;
-  the teacher never sees an adversary.  DeACL gives the teacher weak augmentation at most, and
-  the student the same view: so does `--augment=crop`.
+  the teacher never sees an adversary.  Under `none` and `urkle(positives=false)` there are
+  views only, and `adversarial` weighs nothing.
+
+  DeACL gives the teacher weak augmentation at most, and the student the same view: so does
+  `--augment=crop`.  Its student starts from the teacher: so it does with `start`.
 
   f is the identity where the teacher is an encoder of this package with the student's d_z:
   both have a loc of zero mean and unit spread over the data.  Else it is a linear map with a
@@ -35,8 +40,6 @@ class Distil(Pretext):
   and no export: the path tells which it was, and it must still lie there, unchanged, when a
   run is resumed.
 
-  DeACL's student starts from the teacher, and so it does with `start`.
-
   Args:
     teacher: the folder of an encoder that this package exported (or of a classifier or a
       regressor, whose encoder is meant then); or a `.keras` file or a SavedModel's folder of a
@@ -46,6 +49,8 @@ class Distil(Pretext):
     views: how many views of an image; each is pulled to the teacher's embedding of itself.
     start: whether the student's encoder starts with the teacher's weights
       (`GaussianEncoder.start_from`).
+    clean: the weight of views; at least 0.
+    adversarial: the weight of adversaries; at least 0.
 
   Raises:
     UserError: if there is no such teacher, its output is no embedding, its images are of
@@ -55,10 +60,12 @@ class Distil(Pretext):
   positives = True
   terms = ("distillation",)
 
-  def __init__(self, teacher, projector=0, views=1, start=False):
+  def __init__(self, teacher, projector=0, views=1, start=False, clean=1.0, adversarial=1.0):
     super().__init__(name="distil")
     whole(0, "distil", projector=projector)
     whole(1, "distil", views=views)
+    at_least(0, "distil", clean=clean, adversarial=adversarial)
+    self._weights = clean, adversarial
     self.views, self._hidden, self._path = views, projector, str(teacher)
     self._teacher = foreign_models.outside_strategies(read_teacher, self._path)
     self.start = start
@@ -101,11 +108,11 @@ class Distil(Pretext):
     return tf.stop_gradient(tf.reshape(found, [-1, views.shape[1], self._output[-1]]))
 
   def loss(self, representations, aux, training=True):
-    """{"distillation": [n]}, in [0, 2]."""
+    """{"distillation": [n]}, in [0, 2] where the weights are 1."""
     students = representations.z
     if self.projector is not None:
       students = through(self.projector, students, training)
-    return {"distillation": 1 - cosine_to_own_view(students, aux)}
+    return {"distillation": distance_to_own_view(students, aux, *self._weights)}
 
 
 def read_teacher(path):
