@@ -246,6 +246,39 @@ def test_the_step_compiles_with_xla(policy):
   np.testing.assert_allclose(history["nt_xent"], reference["nt_xent"], rtol=tolerance)
 
 
+@pytest.mark.parametrize("kind", ["simclr", "supervised", "acl"])
+def test_the_average_of_every_scheme_is_the_plain_loop(kind):
+  keras.utils.set_random_seed(0)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6)
+  task = pretexts.Supervised(width=4, outputs=3)
+  if kind != "supervised":
+    task = pretexts.SimCLR(projector=8, projection=4)
+  scheme = robustness.ACL(ema=0.1) if kind == "acl" else robustness.Urkle(beta=0.1)
+  attack = attacks.PGD(attacks.Linf(0.1), steps=1)
+  trainer = urkle_tf.Trainer(encoder, task, scheme, attack, ema=0.6)  # which comes before acl's
+  trainer.compile(keras.optimizers.SGD(0.05))
+  models = [encoder, task.head] if kind == "supervised" else [encoder]
+  online = lambda: [w.numpy() for model in models for w in model.weights]  # noqa: E731
+  expected = None
+  for m, views in zip((0.0, 1 / 2, 0.6, 0.6), _views(steps=4), strict=True):
+    labels = np.arange(8, dtype="int32") % 3
+    trainer.train_step({"views": views["views"][:, : task.views], "label": labels})
+    weights = online()
+    expected = [
+      m * old + (1 - m) * new for old, new in zip(expected or weights, weights, strict=True)
+    ]
+  with trainer.averaged():
+    _same(online(), expected, tolerance=1e-5)
+  _same(online(), weights)
+  assert max(np.abs(one - other).max() for one, other in zip(weights, expected)) > 1e-3
+
+
+@pytest.mark.parametrize("ema", [-0.1, 1.0])
+def test_a_decay_out_of_its_range(ema):
+  with pytest.raises(errors.UserError, match=f"ema must be at least 0 and below 1, got {ema}"):
+    _trainer(ema=ema)
+
+
 def test_effective_rank(rng):
   line = np.outer(rng.normal(size=50), rng.normal(size=4)).astype("float32")
   cloud = rng.normal(size=(20_000, 4)).astype("float32")[:2000]

@@ -66,6 +66,7 @@ def pretrain(
   clip_norm=None,
   epsilon_warmup_epochs=0.0,
   beta_warmup_epochs=0.0,
+  ema=None,
   batch_size=256,
   epochs=100,
   seed=0,
@@ -117,6 +118,8 @@ def pretrain(
     clip_norm: largest global norm of the gradient; None for no clipping.
     epsilon_warmup_epochs: epochs over which epsilon rises linearly.
     beta_warmup_epochs: epochs over which the weight of the KL term does.
+    ema: decay a step of the moving average of weights and batch statistics that is exported in
+      their place, 0.99 say; None for none, or that of `acl(ema=0.99)`.
     batch_size: images a step over all replicas.
     epochs: passes over the data.
     seed: everything random is a function of it.
@@ -315,6 +318,7 @@ def _build(settings, scope):
       steps=steps,
       schedule=schedule,
       attack_precision=settings["attack_precision"],
+      ema=settings["ema"],
     )
     learner.compile(
       optimizers.build(
@@ -361,12 +365,12 @@ def _train(job, run):
     if not (run.path / "tensorboard" / "projector_config.pbtxt").exists():
       board.embeddings(model, job.attack, source, run.path / "tensorboard", settings["seed"])
     export.export_encoder(model, run.path / "encoder", metadata)
-  result = {"encoder": str(run.path / "encoder")}
-  if task.head is not None:
-    classifier = Classifier(model.network, task.head, metadata["stochastic"])
-    classifier.class_names = list(source.class_names)
-    export.export_classifier(classifier, run.path / "classifier", metadata)
-    result["classifier"] = str(run.path / "classifier")
+    result = {"encoder": str(run.path / "encoder")}
+    if task.head is not None:
+      classifier = Classifier(model.network, task.head, metadata["stochastic"])
+      classifier.class_names = list(source.class_names)
+      export.export_classifier(classifier, run.path / "classifier", metadata)
+      result["classifier"] = str(run.path / "classifier")
   agree(0)
   return {**row, **result}
 
