@@ -123,6 +123,45 @@ def test_z_is_mapped_where_it_has_another_width(rng, folder, options, shapes):
   np.testing.assert_allclose(_loss(pretext, z, targets)["distillation"], expected, rtol=1e-4)
 
 
+def _convolutions(pretext):
+  """The dtypes of the convolutions and matrix products that make the targets."""
+  spec = tf.TensorSpec([4, 1, *SHAPE], tf.float32)
+  prepare = tf.function(lambda views: pretext.prepare(views, {}), autograph=False)
+  graph = prepare.get_concrete_function(spec).graph.as_graph_def()
+  nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+  kinds = {"Conv2D": [], "MatMul": []}
+  for node in nodes:
+    if node.op in kinds:
+      kinds[node.op].append(tf.as_dtype(node.attr["T"].type).name)
+  return kinds
+
+
+@pytest.mark.parametrize("kind", ["own", "keras", "saved"])
+def test_the_teacher_runs_in_the_precision_of_the_training(rng, folder, tmp_path, kind):
+  path = folder if kind == "own" else str(tmp_path / ("maps.keras" if kind == "keras" else "maps"))
+  if kind != "own":
+    _maps().save(path) if kind == "keras" else _maps().export(path, verbose=False)
+  images, found = tf.constant(digits()[0][:4, None]), {}
+  for policy in ("float32", "mixed_bfloat16", "float32"):
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+      pretext = _attached(path)
+    finally:
+      keras.mixed_precision.set_global_policy("float32")
+    kinds, targets = _convolutions(pretext), pretext.prepare(images, {}).numpy()
+    low = policy != "float32" and kind != "saved"  # a graph keeps its own
+    assert set(kinds["Conv2D"]) == {"bfloat16" if low else "float32"}
+    assert set(kinds["MatMul"]) <= {"float32"}  # the heads
+    assert len(kinds["MatMul"]) == (kind == "own")
+    assert targets.dtype == np.float32
+    if policy in found:
+      np.testing.assert_array_equal(targets, found[policy])
+    found[policy] = targets
+  moved = np.abs(found["mixed_bfloat16"] - found["float32"]).max()
+  assert moved < 0.05 * np.abs(found["float32"]).max()
+  assert (moved > 1e-6) == (kind != "saved")
+
+
 def _trainer(pretext, scheme=None):
   trainer = urkle_tf.Trainer(
     _encoder(), pretext, scheme, attacks.PGD(attacks.Linf(0.05), steps=1), seed=1

@@ -1,5 +1,7 @@
 """Distillation: keep what a frozen teacher makes of the clean image."""
 
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,6 +9,7 @@ import tensorflow as tf
 from urkle_tf import errors, export, foreign_models
 from urkle_tf.data import compatibility
 from urkle_tf.networks import heads
+from urkle_tf.networks.low_precision import low_precision
 from urkle_tf.pretexts._checks import at_least, whole
 from urkle_tf.pretexts._pairs import distance_to_own_view, through
 from urkle_tf.pretexts.base import Pretext
@@ -36,7 +39,8 @@ class Distil(Pretext):
 
   The teacher sees the views as they are, float32 in [0, 1] and of the run's size: nothing is
   resized, and what else it expects of images must be inside of it, as in every export of this
-  package.  It runs in inference mode.  Its weights are constants of the step, in no checkpoint
+  package.  It runs in inference mode, and its backbone in the precision of the training; a
+  SavedModel's graph keeps its own.  Its weights are constants of the step, in no checkpoint
   and no export: the path tells which it was, and it must still lie there, unchanged, when a
   run is resumed.
 
@@ -90,7 +94,11 @@ class Distil(Pretext):
       )
     if self.start:
       encoder.start_from(self._teacher.network, f"the teacher {self._path!r}")
-    self._teacher = foreign_models.freeze(self._teacher, given)
+    policy = keras.config.dtype_policy()
+    with contextlib.ExitStack() as stack:
+      if policy.compute_dtype != "float32" and self._teacher.network is not None:
+        stack.enter_context(low_precision(self._teacher.network, policy))
+      self._teacher = foreign_models.freeze(self._teacher, given)
     self._output = output_shape(self._teacher, given)
     width = self._output[-1]
     self.projector = None
