@@ -97,6 +97,49 @@ def test_our_encoders_loc_is_the_target(rng, own, folder):
   np.testing.assert_allclose(_loss(pretext, targets, targets)["distillation"], 0, atol=1e-6)
 
 
+def _with_loc(kind):
+  """An encoder whose loc is made of 24 features in one of the ways that `Distil` knows."""
+  layers = keras.layers
+  keras.utils.set_random_seed(0)
+  images = keras.Input(SHAPE)
+  loc = features = networks.convnet(SHAPE, width=8, layers=3)(images)
+  if kind == "centred":
+    loc = layers.BatchNormalization(name="centred")(features)
+  if kind == "mapped":
+    loc = layers.Dense(24, name="raw_loc")(features)
+  loc = layers.Identity(name="loc")(layers.UnitNormalization()(loc))
+  return export.ExportedEncoder(keras.Model(images, {"loc": loc, "scale": 1 + 0 * features}))
+
+
+def test_targets_may_be_the_pooled_features(rng, own, folder):
+  pretext = pretexts.Distil(folder, views=2, targets="pooled")
+  pretext.attach(_with_loc("features"))
+  views = rng.uniform(size=(3, 2, *SHAPE)).astype("float32")
+  (backbone,) = (layer for layer in own.network.layers if isinstance(layer, keras.Model))
+  expected = backbone(2 * views.reshape(6, *SHAPE) - 1, training=False)  # its images: [-1, 1]
+  targets = pretext.prepare(tf.constant(views), {})
+  np.testing.assert_allclose(targets, np.reshape(expected, (3, 2, 24)), rtol=1e-4, atol=1e-5)
+  # The direction alone counts, and a student on a sphere has that of its features.
+  assert pretext.projector is None
+  unit = targets / np.linalg.norm(targets, axis=-1, keepdims=True)
+  np.testing.assert_allclose(_loss(pretext, unit, targets)["distillation"], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("student", ["features", "centred", "mapped", "dense"])
+@pytest.mark.parametrize("targets", ["pooled", "loc", "somebody's", "features"])
+def test_z_is_mapped_to_targets_of_another_kind(folder, tmp_path, student, targets):
+  path, options = folder, {"targets": "pooled"} if targets == "pooled" else {}
+  if targets == "somebody's":
+    networks.convnet(SHAPE, width=8, layers=3).save(path := str(tmp_path / "any.keras"))
+  elif targets != "pooled":
+    teacher = _with_loc("features") if targets == "features" else _encoder(24)
+    path = str(export.export_encoder(teacher, tmp_path / "encoder"))
+  pretext = pretexts.Distil(path, **options)
+  pretext.attach(_encoder(24) if student == "dense" else _with_loc(student))
+  same = student in (("centred", "dense") if targets == "loc" else ("features",))
+  assert (pretext.projector is None) == same
+
+
 @pytest.mark.parametrize("kind", ["keras", "saved"])
 def test_anybodys_feature_maps_are_averaged(rng, tmp_path, kind):
   model = _maps()
@@ -328,6 +371,7 @@ def test_a_teacher_that_fails_on_the_images(tmp_path):
   [
     ({"projector": -1}, "distil: projector must be a whole number of at least 0, got -1"),
     ({"views": 0}, "distil: views must be a whole number of at least 1, got 0"),
+    ({"targets": "polled"}, "unknown targets of distil 'polled'; did you mean 'pooled'"),
     ({"clean": -1}, "distil: clean must be at least 0, got -1"),
     ({"adversarial": -0.5}, "distil: adversarial must be at least 0, got -0.5"),
   ],

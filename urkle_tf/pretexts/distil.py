@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import errors, export, foreign_models
+from urkle_tf import errors, export, foreign_models, networks
 from urkle_tf.data import compatibility
 from urkle_tf.networks import heads
 from urkle_tf.networks.low_precision import low_precision
@@ -15,6 +15,7 @@ from urkle_tf.pretexts._pairs import distance_to_own_view, through
 from urkle_tf.pretexts.base import Pretext
 
 OWN = "urkle_tf"  # the format of teachers that this package exported
+_TARGETS = ("loc", "pooled")
 
 
 class Distil(Pretext):
@@ -33,9 +34,19 @@ class Distil(Pretext):
   DeACL gives the teacher weak augmentation at most, and the student the same view: so does
   `--augment=crop`.  Its student starts from the teacher: so it does with `start`.
 
-  f is the identity where the teacher is an encoder of this package with the student's d_z:
-  both have a loc of zero mean and unit spread over the data.  Else it is a linear map with a
-  bias, since a teacher's embeddings need not be centred, or an MLP.
+  The teacher's embedding is its loc, or with `targets=pooled` what its backbone makes of the
+  image, averaged over space; a model of somebody else has one output, which is taken.
+
+  f is the identity where z and the embedding have one width and are of one kind:
+
+      centred    loc after a batch norm (dense, centred_sphere): of zero mean over the data
+      features   the direction of the pooled features: loc on a sphere or pooled, all targets of
+                 `targets=pooled`, and what models of others give
+      mapped     loc after a linear map alone (dense_sphere)
+
+  Else it is a linear map with a bias, since the kinds differ in their means, or an MLP.  So a
+  student on a sphere needs no map to the pooled features of a teacher of its width, from which it
+  may start.
 
   The teacher sees the views as they are, float32 in [0, 1] and of the run's size: nothing is
   resized, and what else it expects of images must be inside of it, as in every export of this
@@ -49,12 +60,14 @@ class Distil(Pretext):
       regressor, whose encoder is meant then); or a `.keras` file or a SavedModel's folder of a
       model from images to an embedding [n, d] or feature maps [n, h, w, d], which are averaged
       over space.
-    projector: hidden width of f as an MLP, Dense - batch norm - ReLU - Dense; 0 for none.
+    projector: hidden width of f as an MLP, Dense - batch norm - ReLU - Dense; 0 for the
+      identity or a linear map, as above.
     views: how many views of an image; each is pulled to the teacher's embedding of itself.
     start: whether the student's encoder starts with the teacher's weights
       (`GaussianEncoder.start_from`).
     clean: the weight of views; at least 0.
     adversarial: the weight of adversaries; at least 0.
+    targets: "loc" or "pooled".
 
   Raises:
     UserError: if there is no such teacher, its output is no embedding, its images are of
@@ -64,14 +77,19 @@ class Distil(Pretext):
   positives = True
   terms = ("distillation",)
 
-  def __init__(self, teacher, projector=0, views=1, start=False, clean=1.0, adversarial=1.0):
+  def __init__(
+    self, teacher, projector=0, views=1, start=False, clean=1.0, adversarial=1.0, targets="loc"
+  ):
     super().__init__(name="distil")
+    if targets not in _TARGETS:
+      raise errors.unknown("targets of distil", targets, _TARGETS)
     whole(0, "distil", projector=projector)
     whole(1, "distil", views=views)
     at_least(0, "distil", clean=clean, adversarial=adversarial)
     self._weights = clean, adversarial
     self.views, self._hidden, self._path = views, projector, str(teacher)
-    self._teacher = foreign_models.outside_strategies(read_teacher, self._path)
+    self._pooled = targets == "pooled"
+    self._teacher = foreign_models.outside_strategies(read_teacher, self._path, self._pooled)
     self.start = start
     if start and self._teacher.format != OWN:
       raise errors.UserError(
@@ -94,6 +112,8 @@ class Distil(Pretext):
       )
     if self.start:
       encoder.start_from(self._teacher.network, f"the teacher {self._path!r}")
+    own_loc = self._teacher.format == OWN and not self._pooled
+    kind = _kind(self._teacher.network) if own_loc else "features"
     policy = keras.config.dtype_policy()
     with contextlib.ExitStack() as stack:
       if policy.compute_dtype != "float32" and self._teacher.network is not None:
@@ -102,7 +122,7 @@ class Distil(Pretext):
     self._output = output_shape(self._teacher, given)
     width = self._output[-1]
     self.projector = None
-    if self._hidden or self._teacher.format != OWN or width != encoder.latent_dim:
+    if self._hidden or kind != _kind(encoder.network) or width != encoder.latent_dim:
       widths = [self._hidden, width] if self._hidden else [width]
       self.projector = heads.mlp(encoder.latent_dim, widths, "projector")
 
@@ -123,8 +143,20 @@ class Distil(Pretext):
     return {"distillation": distance_to_own_view(students, aux, *self._weights)}
 
 
-def read_teacher(path):
+def _kind(network):
+  """Of which kind the loc of an encoder's network is; see `Distil`."""
+  layers = {layer.name: layer for layer in network.layers}
+  if "centred" in layers or isinstance(layers["loc"], keras.layers.BatchNormalization):
+    return "centred"
+  return "mapped" if "raw_loc" in layers else "features"
+
+
+def read_teacher(path, pooled=False):
   """Reads a teacher; see `Distil`.
+
+  Args:
+    path: of the teacher.
+    pooled: whether the pooled features of an encoder of this package are meant, and not loc.
 
   Returns:
     A `foreign_models.Loaded`, of format `OWN` where this package exported it; nothing in it is
@@ -136,10 +168,11 @@ def read_teacher(path):
   if foreign_models.is_foreign(path):
     return foreign_models.load(path, foreign_models.EMBEDDING)
   encoder = export.load_encoder(path)
-  loc = keras.Model(encoder.network.input, encoder.network.output["loc"])
-  function = lambda images: loc(images, training=False)  # noqa: E731
+  network = encoder.network
+  part = networks.pooled(network) if pooled else keras.Model(network.input, network.output["loc"])
+  function = lambda images: part(images, training=False)  # noqa: E731
   return foreign_models.Loaded(
-    function, encoder.image_shape, OWN, encoder.metadata["fingerprint"], path, encoder.network
+    function, encoder.image_shape, OWN, encoder.metadata["fingerprint"], path, network
   )
 
 
