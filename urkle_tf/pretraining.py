@@ -106,8 +106,9 @@ def pretrain(
     epsilon: radius of the threat model in pixel units of [0, 1].
     attack_steps: PGD steps of the inner maximisation.
     attack_step_size: their size; None for 2.5 epsilon / steps.
-    attack: spec of the attack: `"pgd(start=0.5)"`, or `"rs_fgsm"` or `"fgsm"`, which take one step;
-      None for PGD.
+    attack: spec of the attack: `"pgd(start=0.5)"`, or `"rs_fgsm"`, `"fgsm"` or `"n_fgsm"`, which
+      take one step; None for PGD.  `"n_fgsm"` leaves the ball of epsilon, and pictures and the
+      probe are of PGD then.
     attack_schedule: spec of how PGD's steps change over the training, `"rising(first=1)"` or
       `"controlled(every=300)"`; None for a constant number.
     attack_precision: `"mixed_bfloat16"` for the attack's passes alone; None for `precision`.
@@ -171,7 +172,8 @@ class Job:
     source: the training data.
     held_out: images that the schedule of the attack keeps from the training, or None.
     recipe: its augmentation.
-    attack: by the settings, in cells without adversaries too.
+    attack: what pictures and probe look at the encoder with, in cells without adversaries too: by
+      the settings, but PGD where these leave the threat model.
     learner: the compiled `Trainer`.
     steps_per_epoch: steps of an epoch.
     steps: of the whole training.
@@ -254,9 +256,8 @@ def prepared(settings):
 
 def _build(settings, scope):
   threat = attacks.from_norm(settings["norm"], settings["epsilon"])
-  attack = attacks.from_spec(
-    settings["attack"] or "pgd", threat, settings["attack_steps"], settings["attack_step_size"]
-  )
+  steps_and_size = settings["attack_steps"], settings["attack_step_size"]
+  attack = attacks.from_spec(settings["attack"] or "pgd", threat, *steps_and_size)
   task = spec.build("pretexts", settings["pretext"], pretexts.Pretext)
   scheme = spec.build("robustness", settings["robustness"], schemes.Robustness)
   scheme.check(task)
@@ -330,6 +331,8 @@ def _build(settings, scope):
       ),
       steps_per_execution=at_once,
     )
+  if isinstance(attack, attacks.NFGSM):
+    attack = attacks.PGD(threat, *steps_and_size)
   return Job(settings, scope, source, held_out, recipe, attack, learner, steps_per_epoch, steps)
 
 
@@ -486,7 +489,7 @@ def _pictures(job, run, writer, metrics, batch):
       False,
       settings["image_size"],
     )
-    attack = job.learner.attack
+    attack = job.attack if job.learner.attack else None
     found.append(_probe(held_out, settings["probe_examples"], metrics, attack))
   return found
 

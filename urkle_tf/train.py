@@ -44,7 +44,7 @@ _OWN = {
     "list with one for each view",
   ),
   "augment_on_device": ("bool", False, "augment inside the compiled step (accelerators)"),
-  "attack": ("str", None, "pgd(start=1.0), rs_fgsm or fgsm; default: pgd"),
+  "attack": ("str", None, "pgd(start=1.0), rs_fgsm, fgsm or n_fgsm; default: pgd"),
   "attack_schedule": (
     "str",
     None,
