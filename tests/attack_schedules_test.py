@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import urkle_tf
-from urkle_tf import attack_schedules, attacks, errors, networks, pretexts, robustness
+from urkle_tf import attack_schedules, attacks, errors, networks, pretexts, pretraining, robustness
 from urkle_tf.data import sources
 
 SMALL = {
@@ -184,6 +184,14 @@ def test_the_ratio_is_measured_on_images_that_training_never_sees(tmp_path, monk
   assert not seen & rows(held["image"])
 
 
+def test_what_looks_at_an_encoder_stays_in_the_ball():
+  with pretraining.prepared({**SMALL, "attack": "n_fgsm"}) as job:
+    assert type(job.learner.attack) is attacks.NFGSM
+    assert type(job.attack) is attacks.PGD
+    assert type(job.attack.threat) is attacks.Linf
+    assert job.attack.steps == SMALL["attack_steps"]
+
+
 @pytest.mark.parametrize(
   "options, words",
   [
@@ -194,6 +202,7 @@ def test_the_ratio_is_measured_on_images_that_training_never_sees(tmp_path, monk
     ({"attack_schedule": "controlled(images=0)"}, "whole number from 1"),
     ({"attack_schedule": "rising", "attack": "rs_fgsm"}, "use --attack=pgd"),
     ({"attack_schedule": "controlled", "robustness": "rocl"}, "adds none"),
+    ({"attack": "n_fgsm", "norm": "l2"}, "knows linf alone"),
     ({"attack": "rsfgsm"}, "did you mean 'rs_fgsm'"),
     ({"attack": "pgd(steps=3)"}, "unknown option of pgd 'steps'"),
     ({"attack_precision": "float16"}, "attack_precision"),

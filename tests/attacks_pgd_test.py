@@ -12,9 +12,12 @@ from hypothesis.extra import numpy as hnp
 from norms import norms, total
 
 from urkle_tf import distribution, errors
-from urkle_tf.attacks import FGSM, L1, L2, PGD, RSFGSM, Linf, from_norm
+from urkle_tf.attacks import FGSM, L1, L2, NFGSM, PGD, RSFGSM, Linf, from_norm, from_spec
+from urkle_tf.evaluation import plans
 
 NORMS = ["linf", "l2", "l1"]
+# How far the attacks of a training go, in epsilon: one of them leaves the ball, in linf.
+REACH = {"pgd": 1, "fgsm": 1, "rs_fgsm": 1, "n_fgsm": 3}
 RADIUS = {"linf": 0.1, "l2": 1.0, "l1": 4.0}
 
 
@@ -64,8 +67,8 @@ def cross_entropy(classifier):
 )
 def test_stays_inside_and_never_starts_at_the_image(norm, x, gradient, epsilon, seed):
   threat = from_norm(norm, epsilon)
-  for attack in [PGD(threat, steps=3), FGSM(threat), RSFGSM(threat)]:
-    seen = []
+  for name in REACH if norm == "linf" else REACH.keys() - {"n_fgsm"}:
+    attack, reach, seen = from_spec(name, threat, steps=3), REACH[name] * epsilon, []
 
     def objective(z, seen=seen):
       seen.append(z.numpy())
@@ -76,7 +79,7 @@ def test_stays_inside_and_never_starts_at_the_image(norm, x, gradient, epsilon, 
     for points in [*seen, adversaries]:
       assert points.min() >= 0
       assert points.max() <= 1
-      assert (norms(np.float64(points) - x, norm) <= epsilon + 1e-6).all()
+      assert (norms(np.float64(points) - x, norm) <= reach + 1e-6).all()
 
 
 # Objectives whose maxima are known.
@@ -216,6 +219,33 @@ def test_rs_fgsm_is_its_formula(rng):
   start = threat.random_start(tf.constant(x), distribution.fold([1, 2], 0)).numpy()
   expected = np.clip(np.clip(start + 0.125 * np.sign(g), x - 0.1, x + 0.1), 0, 1)
   np.testing.assert_allclose(y, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("warm", [None, 0.04])
+def test_n_fgsm_is_its_formula(rng, warm):
+  x, seen = rng.uniform(size=(400, 5, 5, 1)).astype(np.float32), []
+  g = rng.normal(size=x.shape).astype(np.float32)
+  epsilon = warm or 0.1
+
+  def objective(z):
+    seen.append(z.numpy())
+    return total(g * z)
+
+  y, info = NFGSM(Linf(0.1)).run(objective, x, [1, 2], epsilon=warm and tf.constant(warm))
+  (start,) = seen
+  np.testing.assert_allclose(y, np.clip(start + epsilon * np.sign(g), 0, 1), atol=1e-6)
+  np.testing.assert_allclose(info["objective"], total(g * start), rtol=1e-5)
+  # Uniform noise of twice epsilon, where the pixel bounds leave it room.
+  inner = (start - x)[(x > 0.2) & (x < 0.8)] / epsilon
+  np.testing.assert_allclose(np.quantile(inner, [0, 0.25, 0.5, 1]), [-2, -1, 0, 2], atol=0.06)
+  assert np.abs(y - x).max() == pytest.approx(3 * epsilon, rel=0.01)
+
+
+def test_n_fgsm_knows_one_norm_and_trains_only():
+  with pytest.raises(errors.UserError, match="knows linf alone, and the norm is l2: use --attack"):
+    NFGSM(from_norm("l2", 0.5))
+  with pytest.raises(errors.UserError, match="n_fgsm leaves the ball of epsilon: use"):
+    plans.read("fgsm, n_fgsm", "linf", [0.1], (8, 8, 1))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from small_models import digits, small_encoder
+from small_models import RUN, digits, small_encoder
 
 import urkle_tf
 from urkle_tf import attacks, errors, export, networks, pretexts, robustness
@@ -76,6 +76,18 @@ def test_the_loss_by_hand(folder):
   np.testing.assert_allclose(loss, [0, 1, 2], atol=1e-6)
 
 
+@pytest.mark.parametrize("members, views", [(1, 1), (2, 1), (4, 2), (3, 2)])
+def test_clean_and_adversarial_members_have_weights_of_their_own(rng, folder, members, views):
+  pretext = _attached(folder, views=views, clean=0.7, adversarial=3)
+  z, targets = rng.normal(size=(5, members, 6)), rng.normal(size=(5, views, 6))
+  expected = np.zeros(5)
+  for i in range(5):
+    for m in range(members):
+      weight = 0.7 if m < views else 3
+      expected[i] += weight * (1 - _cosine(z[i, m], targets[i, m % views])) / members
+  np.testing.assert_allclose(_loss(pretext, z, targets)["distillation"], expected, rtol=1e-4)
+
+
 def test_our_encoders_loc_is_the_target(rng, own, folder):
   views = rng.uniform(size=(3, 2, *SHAPE)).astype("float32")
   pretext = _attached(folder, views=2)
@@ -85,6 +97,49 @@ def test_our_encoders_loc_is_the_target(rng, own, folder):
     expected = own.network(views[:, k], training=False)["loc"]
     np.testing.assert_allclose(targets[:, k], expected, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(_loss(pretext, targets, targets)["distillation"], 0, atol=1e-6)
+
+
+def _with_loc(kind):
+  """An encoder whose loc is made of 24 features in one of the ways that `Distil` knows."""
+  layers = keras.layers
+  keras.utils.set_random_seed(0)
+  images = keras.Input(SHAPE)
+  loc = features = networks.convnet(SHAPE, width=8, layers=3)(images)
+  if kind == "centred":
+    loc = layers.BatchNormalization(name="centred")(features)
+  if kind == "mapped":
+    loc = layers.Dense(24, name="raw_loc")(features)
+  loc = layers.Identity(name="loc")(layers.UnitNormalization()(loc))
+  return export.ExportedEncoder(keras.Model(images, {"loc": loc, "scale": 1 + 0 * features}))
+
+
+def test_targets_may_be_the_pooled_features(rng, own, folder):
+  pretext = pretexts.Distil(folder, views=2, targets="pooled")
+  pretext.attach(_with_loc("features"))
+  views = rng.uniform(size=(3, 2, *SHAPE)).astype("float32")
+  (backbone,) = (layer for layer in own.network.layers if isinstance(layer, keras.Model))
+  expected = backbone(2 * views.reshape(6, *SHAPE) - 1, training=False)  # its images: [-1, 1]
+  targets = pretext.prepare(tf.constant(views), {})
+  np.testing.assert_allclose(targets, np.reshape(expected, (3, 2, 24)), rtol=1e-4, atol=1e-5)
+  # The direction alone counts, and a student on a sphere has that of its features.
+  assert pretext.projector is None
+  unit = targets / np.linalg.norm(targets, axis=-1, keepdims=True)
+  np.testing.assert_allclose(_loss(pretext, unit, targets)["distillation"], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("student", ["features", "centred", "mapped", "dense"])
+@pytest.mark.parametrize("targets", ["pooled", "loc", "somebody's", "features"])
+def test_z_is_mapped_to_targets_of_another_kind(folder, tmp_path, student, targets):
+  path, options = folder, {"targets": "pooled"} if targets == "pooled" else {}
+  if targets == "somebody's":
+    networks.convnet(SHAPE, width=8, layers=3).save(path := str(tmp_path / "any.keras"))
+  elif targets != "pooled":
+    teacher = _with_loc("features") if targets == "features" else _encoder(24)
+    path = str(export.export_encoder(teacher, tmp_path / "encoder"))
+  pretext = pretexts.Distil(path, **options)
+  pretext.attach(_encoder(24) if student == "dense" else _with_loc(student))
+  same = student in (("centred", "dense") if targets == "loc" else ("features",))
+  assert (pretext.projector is None) == same
 
 
 @pytest.mark.parametrize("kind", ["keras", "saved"])
@@ -111,6 +166,45 @@ def test_z_is_mapped_where_it_has_another_width(rng, folder, options, shapes):
   mapped = pretext.projector(np.float32(z.reshape(10, 4)), training=True).numpy().reshape(5, 2, 6)
   expected = [np.mean([1 - _cosine(row, t[0]) for row in rows]) for rows, t in zip(mapped, targets)]
   np.testing.assert_allclose(_loss(pretext, z, targets)["distillation"], expected, rtol=1e-4)
+
+
+def _convolutions(pretext):
+  """The dtypes of the convolutions and matrix products that make the targets."""
+  spec = tf.TensorSpec([4, 1, *SHAPE], tf.float32)
+  prepare = tf.function(lambda views: pretext.prepare(views, {}), autograph=False)
+  graph = prepare.get_concrete_function(spec).graph.as_graph_def()
+  nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+  kinds = {"Conv2D": [], "MatMul": []}
+  for node in nodes:
+    if node.op in kinds:
+      kinds[node.op].append(tf.as_dtype(node.attr["T"].type).name)
+  return kinds
+
+
+@pytest.mark.parametrize("kind", ["own", "keras", "saved"])
+def test_the_teacher_runs_in_the_precision_of_the_training(rng, folder, tmp_path, kind):
+  path = folder if kind == "own" else str(tmp_path / ("maps.keras" if kind == "keras" else "maps"))
+  if kind != "own":
+    _maps().save(path) if kind == "keras" else _maps().export(path, verbose=False)
+  images, found = tf.constant(digits()[0][:4, None]), {}
+  for policy in ("float32", "mixed_bfloat16", "float32"):
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+      pretext = _attached(path)
+    finally:
+      keras.mixed_precision.set_global_policy("float32")
+    kinds, targets = _convolutions(pretext), pretext.prepare(images, {}).numpy()
+    low = policy != "float32" and kind != "saved"  # a graph keeps its own
+    assert set(kinds["Conv2D"]) == {"bfloat16" if low else "float32"}
+    assert set(kinds["MatMul"]) <= {"float32"}  # the heads
+    assert len(kinds["MatMul"]) == (kind == "own")
+    assert targets.dtype == np.float32
+    if policy in found:
+      np.testing.assert_array_equal(targets, found[policy])
+    found[policy] = targets
+  moved = np.abs(found["mixed_bfloat16"] - found["float32"]).max()
+  assert moved < 0.05 * np.abs(found["float32"]).max()
+  assert (moved > 1e-6) == (kind != "saved")
 
 
 def _trainer(pretext, scheme=None):
@@ -167,6 +261,58 @@ def test_anybodys_model_teaches_under_xla_and_on_two_replicas(tmp_path, mirrored
       trainer.compile(keras.optimizers.SGD(0.05), jit_compile=compiled)
     rows.append(trainer.fit(data, verbose=0).history["distillation"][-1])
   np.testing.assert_allclose(rows[1:], rows[0], rtol=1e-3)
+
+
+def _outputs(encoder):
+  images, _ = digits()
+  return encoder.network.predict(images[:20], verbose=0)
+
+
+def test_a_student_starts_from_its_teacher(own, folder, mirrored):
+  with mirrored.scope():
+    encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 6)
+    assert np.abs(_outputs(encoder)["loc"] - _outputs(own)["loc"]).max() > 0.1
+    pretexts.Distil(folder, start=True).attach(encoder)
+  for name, expected in _outputs(own).items():
+    np.testing.assert_allclose(_outputs(encoder)[name], expected, rtol=1e-6)
+
+
+def test_a_student_of_another_latent_dim_starts_with_the_backbone(own, folder):
+  encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 4)
+  fresh = encoder.network.get_layer("raw_loc").kernel.numpy()
+  pretexts.Distil(folder, start=True).attach(encoder)
+  np.testing.assert_array_equal(encoder.network.get_layer("raw_loc").kernel, fresh)
+
+  def features(e):
+    model = keras.Model(e.network.input, e.network.get_layer("raw_loc").input)
+    return model.predict(digits()[0][:20], verbose=0)
+
+  np.testing.assert_array_equal(features(encoder), features(own))
+
+
+@pytest.mark.usefixtures("plain_runs")
+def test_a_resumed_student_is_not_set_back_to_its_teacher(folder, tmp_path, killed):
+  def train(name, **options):
+    options = {**RUN, "robustness": "none", "encoder": "convnet(width=8, layers=3)", **options}
+    pretext = f"distil(teacher='{folder}', start=true)"
+    urkle_tf.pretrain(str(tmp_path / name), pretext=pretext, checkpoint_every=3, **options)
+    with np.load(tmp_path / name / "encoder" / "weights.npz") as stored:
+      return [stored[key] for key in stored.files]
+
+  whole = train("whole")
+  killed(lambda: train("killed"), saves=1)
+  for one, other in zip(train("killed"), whole, strict=True):
+    np.testing.assert_array_equal(one, other)
+  with pytest.raises(errors.UserError, match="both say where to start: give one"):
+    train("both", init_from=folder)
+
+
+def test_students_that_cannot_start_from_the_teacher(folder, tmp_path):
+  pretext = pretexts.Distil(folder, start=True)
+  _refused(lambda: pretext.attach(_encoder()), "has other layers than this encoder: give the same")
+  _maps().save(tmp_path / "any.keras")
+  file = str(tmp_path / "any.keras")
+  _refused(lambda: pretexts.Distil(file, start=True), "give --encoder=FILE.keras instead")
 
 
 def _refused(make, words):
@@ -227,6 +373,9 @@ def test_a_teacher_that_fails_on_the_images(tmp_path):
   [
     ({"projector": -1}, "distil: projector must be a whole number of at least 0, got -1"),
     ({"views": 0}, "distil: views must be a whole number of at least 1, got 0"),
+    ({"targets": "polled"}, "unknown targets of distil 'polled'; did you mean 'pooled'"),
+    ({"clean": -1}, "distil: clean must be at least 0, got -1"),
+    ({"adversarial": -0.5}, "distil: adversarial must be at least 0, got -0.5"),
   ],
 )
 def test_wrong_options(folder, options, words):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from interruptions import copied
 
 import urkle_tf
-from urkle_tf import checkpoints, errors, monitoring, preemption, runs
+from urkle_tf import checkpoints, errors, export, monitoring, preemption, runs
 from urkle_tf.data import pipeline
 
 SMALL = {
@@ -309,6 +309,24 @@ def test_init_from_another_run(whole, tmp_path):
     np.testing.assert_array_equal(one, other)
 
 
+def test_averages_are_exported_in_place_of_encoder_and_head(tmp_path, monkeypatch):
+  found = []
+
+  def keep(model, *_):
+    part = getattr(model, "head", model)
+    found.append((part, [weight.numpy() for weight in part.weights]))
+
+  monkeypatch.setattr(export, "export_encoder", keep)
+  monkeypatch.setattr(export, "export_classifier", keep)
+  monkeypatch.setattr(monitoring.Pictures, "on_epoch_end", lambda *_: None)
+  options = {"pretext": "supervised(width=4, layers=2)", "robustness": "none", "epochs": 1}
+  _pretrain(tmp_path, ema=0.9, **options)
+  assert len(found) == 2
+  for part, exported in found:
+    pairs = zip(part.weights, exported, strict=True)
+    assert max(np.abs(weight.numpy() - value).max() for weight, value in pairs) > 1e-3
+
+
 @pytest.mark.usefixtures("plain_runs")
 @pytest.mark.parametrize("pretext", ["simclr", "vae(width=4, layers=2)", "supervised(width=4)"])
 def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
@@ -352,6 +370,7 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"batch_size": 65}, "larger than the 64 examples"),
     ({"batch_size": 1}, "at least 2"),
     ({"epochs": 0}, "--epochs must be at least 1"),
+    ({"ema": 1.0}, "ema must be at least 0 and below 1"),
     ({"learning_rate": 0.0}, "--learning_rate must be above 0"),
     ({"optimizer": "adam"}, "did you mean 'adamw'"),
     ({"precision": "float16"}, "precision"),

@@ -201,12 +201,14 @@ def test_augmentation_in_the_step_is_that_of_the_pipeline():
   _same(*weights, tolerance=1e-5)
 
 
-def test_epsilon_warms_up():
-  trainer = _trainer(epsilon_warmup=4)
+@pytest.mark.parametrize("attack, reach", [(None, 1), (attacks.NFGSM(attacks.Linf(0.1)), 3)])
+def test_epsilon_warms_up(attack, reach):
+  trainer = _trainer(attack=attack, epsilon_warmup=4)
   views = next(iter(_views(steps=1)))["views"]
   for step, share in ((0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0), (None, 1.0)):
     found, _ = trainer.adversaries(views, None, [0, 0], step)
-    np.testing.assert_allclose(np.abs(found - views).max(), share * 0.1, rtol=1e-3)
+    furthest = np.abs(found - views).max()
+    np.testing.assert_allclose(furthest, reach * share * 0.1, rtol=1e-3 if reach == 1 else 0.02)
 
 
 def test_beta_warms_up():
@@ -244,6 +246,39 @@ def test_the_step_compiles_with_xla(policy):
     keras.mixed_precision.set_global_policy("float32")
   tolerance = 1e-3 if policy == "float32" else 0.05
   np.testing.assert_allclose(history["nt_xent"], reference["nt_xent"], rtol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["simclr", "supervised", "acl"])
+def test_the_average_of_every_scheme_is_the_plain_loop(kind):
+  keras.utils.set_random_seed(0)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6)
+  task = pretexts.Supervised(width=4, outputs=3)
+  if kind != "supervised":
+    task = pretexts.SimCLR(projector=8, projection=4)
+  scheme = robustness.ACL(ema=0.1) if kind == "acl" else robustness.Urkle(beta=0.1)
+  attack = attacks.PGD(attacks.Linf(0.1), steps=1)
+  trainer = urkle_tf.Trainer(encoder, task, scheme, attack, ema=0.6)  # which comes before acl's
+  trainer.compile(keras.optimizers.SGD(0.05))
+  models = [encoder, task.head] if kind == "supervised" else [encoder]
+  online = lambda: [w.numpy() for model in models for w in model.weights]  # noqa: E731
+  expected = None
+  for m, views in zip((0.0, 1 / 2, 0.6, 0.6), _views(steps=4), strict=True):
+    labels = np.arange(8, dtype="int32") % 3
+    trainer.train_step({"views": views["views"][:, : task.views], "label": labels})
+    weights = online()
+    expected = [
+      m * old + (1 - m) * new for old, new in zip(expected or weights, weights, strict=True)
+    ]
+  with trainer.averaged():
+    _same(online(), expected, tolerance=1e-5)
+  _same(online(), weights)
+  assert max(np.abs(one - other).max() for one, other in zip(weights, expected)) > 1e-3
+
+
+@pytest.mark.parametrize("ema", [-0.1, 1.0])
+def test_a_decay_out_of_its_range(ema):
+  with pytest.raises(errors.UserError, match=f"ema must be at least 0 and below 1, got {ema}"):
+    _trainer(ema=ema)
 
 
 def test_effective_rank(rng):

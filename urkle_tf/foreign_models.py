@@ -47,6 +47,7 @@ class Loaded:
     format: "SavedModel" or "Keras".
     fingerprint: a hash of its files.
     path: where it was read from.
+    network: the Keras model underneath; None of a SavedModel, and once it is frozen.
   """
 
   function: Callable
@@ -54,6 +55,7 @@ class Loaded:
   format: str
   fingerprint: str
   path: str
+  network: keras.Model | None = None
 
   def size_for(self, image_shape):
     """The images' size, where the model takes any that of `image_shape`."""
@@ -88,8 +90,8 @@ def load(path, wanted=SCORES):
   if not path.exists():
     raise errors.UserError(f"no file {str(path)!r}: give a .keras file or an export's folder")
   if path.suffix == ".keras" and path.is_file():
-    function, shape = _keras_model(path, wanted)
-    return Loaded(function, shape, "Keras", _fingerprint([path]), str(path))
+    function, shape, model = _keras_model(path, wanted)
+    return Loaded(function, shape, "Keras", _fingerprint([path]), str(path), model)
   function, shape = _saved_model(path, wanted)
   files = [path / "saved_model.pb", *sorted(path.glob("variables/*"))]
   return Loaded(function, shape, "SavedModel", _fingerprint(files), str(path))
@@ -151,7 +153,8 @@ def freeze(loaded, image_shape):
   except (tf.errors.OpError, ValueError, TypeError) as error:
     raise _failed(loaded.path, image_shape, error) from error
   function = lambda images: tf.nest.flatten(constant(tf.cast(images, tf.float32)))[0]  # noqa: E731
-  return dataclasses.replace(loaded, function=function, image_size=tuple(image_shape))
+  shape = tuple(image_shape)
+  return dataclasses.replace(loaded, function=function, image_size=shape, network=None)
 
 
 def outside_strategies(function, *arguments):
@@ -207,7 +210,7 @@ def _keras_model(path, wanted):
       found = found[_choose_output(path, shapes, wanted)]
     return found
 
-  return function, tuple(inputs[0].shape[1:])
+  return function, tuple(inputs[0].shape[1:]), model
 
 
 def _check_batch(path, size):

@@ -20,6 +20,7 @@ from urkle_tf import (
   errors,
   export,
   files,
+  foreign_models,
   monitoring,
   networks,
   optimizers,
@@ -66,6 +67,7 @@ def pretrain(
   clip_norm=None,
   epsilon_warmup_epochs=0.0,
   beta_warmup_epochs=0.0,
+  ema=None,
   batch_size=256,
   epochs=100,
   seed=0,
@@ -108,8 +110,9 @@ def pretrain(
     epsilon: radius of the threat model in pixel units of [0, 1].
     attack_steps: PGD steps of the inner maximisation.
     attack_step_size: their size; None for 2.5 epsilon / steps.
-    attack: spec of the attack: `"pgd(start=0.5)"`, or `"rs_fgsm"` or `"fgsm"`, which take one step;
-      None for PGD.
+    attack: spec of the attack: `"pgd(start=0.5)"`, or `"rs_fgsm"`, `"fgsm"` or `"n_fgsm"`, which
+      take one step; None for PGD.  `"n_fgsm"` leaves the ball of epsilon, and pictures and the
+      probe are of PGD then.
     attack_schedule: spec of how PGD's steps change over the training, `"rising(first=1)"` or
       `"controlled(every=300)"`; None for a constant number.
     attack_precision: `"mixed_bfloat16"` for the attack's passes alone; None for `precision`.
@@ -120,6 +123,8 @@ def pretrain(
     clip_norm: largest global norm of the gradient; None for no clipping.
     epsilon_warmup_epochs: epochs over which epsilon rises linearly.
     beta_warmup_epochs: epochs over which the weight of the KL term does.
+    ema: decay a step of the moving average of weights and batch statistics that is exported in
+      their place, 0.99 say; None for none, or that of `acl(ema=0.99)`.
     batch_size: images a step over all replicas.
     epochs: passes over the data.
     seed: everything random is a function of it.
@@ -129,7 +134,8 @@ def pretrain(
       those of an epoch, for accelerators; None for 1.
     log_every: steps between rows of metrics.
     checkpoint_every: steps between checkpoints.
-    init_from: another run's folder, whose encoder's weights are the start.
+    init_from: another run's folder, whose encoder's weights are the start; heads of another
+      shape start anew.
     probe_split: held-out labelled images for the online k-nearest-neighbour accuracy; None
       for no probe.  Labels are read by the probe alone.
     probe_examples: how many of them.
@@ -170,7 +176,8 @@ class Job:
     source: the training data.
     held_out: images that the schedule of the attack keeps from the training, or None.
     recipe: its augmentation.
-    attack: by the settings, in cells without adversaries too.
+    attack: what pictures and probe look at the encoder with, in cells without adversaries too: by
+      the settings, but PGD where these leave the threat model.
     learner: the compiled `Trainer`.
     steps_per_epoch: steps of an epoch.
     steps: of the whole training.
@@ -253,12 +260,13 @@ def prepared(settings):
 
 def _build(settings, scope):
   threat = attacks.from_norm(settings["norm"], settings["epsilon"])
-  attack = attacks.from_spec(
-    settings["attack"] or "pgd", threat, settings["attack_steps"], settings["attack_step_size"]
-  )
+  steps_and_size = settings["attack_steps"], settings["attack_step_size"]
+  attack = attacks.from_spec(settings["attack"] or "pgd", threat, *steps_and_size)
   task = spec.build("pretexts", settings["pretext"], pretexts.Pretext)
   scheme = spec.build("robustness", settings["robustness"], schemes.Robustness)
   scheme.check(task)
+  if settings["init_from"] and getattr(task, "start", False):
+    raise errors.UserError("--init_from and distil(start=true) both say where to start: give one")
   recipe = augmentation.from_spec(settings["augment"])
   recipe.check(task.views)
   if scheme.strength(0.0) is not None:
@@ -316,6 +324,7 @@ def _build(settings, scope):
       steps=steps,
       schedule=schedule,
       attack_precision=settings["attack_precision"],
+      ema=settings["ema"],
     )
     learner.compile(
       optimizers.build(
@@ -327,6 +336,8 @@ def _build(settings, scope):
       ),
       steps_per_execution=at_once,
     )
+  if isinstance(attack, attacks.NFGSM):
+    attack = attacks.PGD(threat, *steps_and_size)
   return Job(settings, scope, source, held_out, recipe, attack, learner, steps_per_epoch, steps)
 
 
@@ -363,12 +374,12 @@ def _train(job, run):
     if not (run.path / "tensorboard" / "projector_config.pbtxt").exists():
       board.embeddings(model, job.attack, source, run.path / "tensorboard", settings["seed"])
     export.export_encoder(model, run.path / "encoder", metadata)
-  result = {"encoder": str(run.path / "encoder")}
-  if task.head is not None:
-    classifier = Classifier(model.network, task.head, metadata["stochastic"])
-    classifier.class_names = list(source.class_names)
-    export.export_classifier(classifier, run.path / "classifier", metadata)
-    result["classifier"] = str(run.path / "classifier")
+    result = {"encoder": str(run.path / "encoder")}
+    if task.head is not None:
+      classifier = Classifier(model.network, task.head, metadata["stochastic"])
+      classifier.class_names = list(source.class_names)
+      export.export_classifier(classifier, run.path / "classifier", metadata)
+      result["classifier"] = str(run.path / "classifier")
   agree(0)
   return {**row, **result}
 
@@ -400,15 +411,8 @@ def _initialise(model, init_from):
     raise errors.UserError(
       f"--init_from={init_from} holds no encoder: give a finished run's folder"
     )
-  earlier = keras.models.load_model(file, compile=False)
-  shapes = lambda network: [tuple(v.shape) for v in network.variables]  # noqa: E731
-  if shapes(earlier) != shapes(model.network):
-    raise errors.UserError(
-      f"the encoder of --init_from={init_from} has other layers than this run's: give the same "
-      "--encoder, --latent_dim and image size"
-    )
-  for variable, value in zip(model.network.variables, earlier.variables, strict=True):
-    variable.assign(value)
+  earlier = foreign_models.outside_strategies(lambda: keras.models.load_model(file, compile=False))
+  model.start_from(earlier, f"the encoder of --init_from={init_from}")
 
 
 def _fit(job, run, state, done, watch):
@@ -488,7 +492,7 @@ def _pictures(job, run, writer, metrics, batch):
       False,
       settings["image_size"],
     )
-    attack = job.learner.attack
+    attack = job.attack if job.learner.attack else None
     found.append(_probe(held_out, settings["probe_examples"], metrics, attack))
   return found
 

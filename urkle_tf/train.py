@@ -44,7 +44,7 @@ _OWN = {
     "list with one for each view",
   ),
   "augment_on_device": ("bool", False, "augment inside the compiled step (accelerators)"),
-  "attack": ("str", None, "pgd(start=1.0), rs_fgsm or fgsm; default: pgd"),
+  "attack": ("str", None, "pgd(start=1.0), rs_fgsm, fgsm or n_fgsm; default: pgd"),
   "attack_schedule": (
     "str",
     None,
@@ -67,6 +67,7 @@ _OWN = {
   "clip_norm": ("number", None, "largest global norm of the gradient"),
   "epsilon_warmup_epochs": ("number", 0.0, "epochs over which epsilon rises"),
   "beta_warmup_epochs": ("number", 0.0, "epochs over which the KL term's weight rises"),
+  "ema": ("number", None, "decay a step of the average of weights that is exported: 0.99"),
   "steps_per_execution": ("int", None, "steps that an accelerator takes at once; default: 1"),
   "checkpoint_every": ("int", 500, "steps between checkpoints"),
   "max_bad_steps": ("int", 20, "stop after so many steps in a row whose loss is not finite"),

@@ -75,9 +75,12 @@ class Trainer(keras.Model):
     schedule: of the attack's steps (`attack_schedules`); None for a constant number.
     attack_precision: the Keras dtype policy of the attack's passes through the backbone,
       "mixed_bfloat16"; None for that of the encoder.
+    ema: decay a step of the moving average of weights and batch statistics, of the encoder and of
+      the head that is exported, at least 0 and below 1; None for the scheme's own, if it has one.
 
   Raises:
-    UserError: if the cell makes no sense, or the attack or `steps` is missing.
+    UserError: if the cell makes no sense, the attack or `steps` is missing, or `ema` is out of
+      its range.
   """
 
   def __init__(
@@ -94,6 +97,7 @@ class Trainer(keras.Model):
     steps=None,
     schedule=None,
     attack_precision=None,
+    ema=None,
   ):
     super().__init__(name="trainer")
     self.encoder, self.pretext = encoder, pretext
@@ -117,6 +121,9 @@ class Trainer(keras.Model):
     self.augment, self.seed = augment, seed
     self.epsilon_warmup, self.beta_warmup = epsilon_warmup, beta_warmup
     self.clip_norm, self.steps = clip_norm, steps
+    self.ema = self.robustness.ema if ema is None else ema
+    if self.ema is not None and not 0 <= self.ema < 1:
+      raise errors.UserError(f"ema must be at least 0 and below 1, got {self.ema}")
     # Every variable exists before the first step: replicas and checkpoints need that.
     if self.robustness.dual:
       encoder.add_stream()
@@ -124,9 +131,9 @@ class Trainer(keras.Model):
     pretext.built = True
     self.robustness.attach(encoder, pretext)
     batch_norm.quicken(self)
-    averaged = encoder.weights if self.robustness.ema is not None else []
     self._averages = [
-      keras.Variable(weight.numpy(), dtype=weight.dtype, trainable=False) for weight in averaged
+      keras.Variable(weight.numpy(), dtype=weight.dtype, trainable=False)
+      for weight in self._averaged_weights()
     ]
     # The mean perturbation of the step before.
     self._carried = None
@@ -267,16 +274,21 @@ class Trainer(keras.Model):
     """A factor on the augmentation's strength at step number `step`, or None; for pipelines."""
     return self.robustness.strength(self.progress(step))
 
+  def _averaged_weights(self):
+    """Those of what is exported; none without `ema`."""
+    head = self.pretext.head
+    return self.encoder.weights + (head.weights if head else []) if self.ema is not None else []
+
   @contextlib.contextmanager
   def averaged(self):
-    """Within it the encoder's weights are their moving averages, if the scheme has them.
+    """Within it the weights of encoder and exported head are their moving averages, with `ema`.
 
     What is to be exported is the encoder within:
 
         with trainer.averaged():
           urkle_tf.export_encoder(encoder, folder)
     """
-    weights = self.encoder.weights if self._averages else []
+    weights = self._averaged_weights()
     kept = [distribution.plain(weight) for weight in weights]
 
     def assign(values):
@@ -299,8 +311,8 @@ class Trainer(keras.Model):
     if not self._averages:
       return
     passed = tf.cast(step, tf.float32)
-    kept = tf.minimum(self.robustness.ema, passed / (passed + 1.0))
-    for average, weight in zip(self._averages, self.encoder.weights, strict=True):
+    kept = tf.minimum(self.ema, passed / (passed + 1.0))
+    for average, weight in zip(self._averages, self._averaged_weights(), strict=True):
       average.assign(kept * average + (1.0 - kept) * weight)
 
   def _encode(self, images, streams):

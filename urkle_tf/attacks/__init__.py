@@ -12,7 +12,7 @@ from urkle_tf.attacks.apgd import APGD
 from urkle_tf.attacks.autoattack import autoattack
 from urkle_tf.attacks.base import Attack
 from urkle_tf.attacks.fab import FAB
-from urkle_tf.attacks.pgd import FGSM, PGD, RSFGSM
+from urkle_tf.attacks.pgd import FGSM, NFGSM, PGD, RSFGSM
 from urkle_tf.attacks.square import Square
 from urkle_tf.attacks.threat import L1, L2, Linf, ThreatModel, from_norm
 
@@ -22,6 +22,7 @@ _TRAINING = {
   ),
   "rs_fgsm": lambda threat, steps, step_size, carry=False: RSFGSM(threat, carry),
   "fgsm": lambda threat, steps, step_size, start=1e-3: FGSM(threat, start),
+  "n_fgsm": lambda threat, steps, step_size: NFGSM(threat),
 }
 
 
@@ -29,13 +30,14 @@ def from_spec(text, threat, steps, step_size=None):
   """The attack of a training, of a spec such as `"pgd(start=0.5)"` or `"rs_fgsm"`.
 
   Args:
-    text: the spec: `pgd(start, restarts, keep, carry)`, `rs_fgsm(carry)` or `fgsm(start)`.
+    text: the spec: `pgd(start, restarts, keep, carry)`, `rs_fgsm(carry)`, `fgsm(start)` or
+      `n_fgsm`.
     threat: the `ThreatModel`.
     steps: of PGD; the others take one.
     step_size: likewise, in pixel units; None for 2.5 epsilon / steps.
 
   Raises:
-    UserError: for another attack or option.
+    UserError: for another attack, option or norm.
   """
   given = {"threat": threat, "steps": steps, "step_size": step_size}
   return spec.call(_TRAINING, text, "attack", **given)
@@ -47,6 +49,7 @@ __all__ = [
   "FGSM",
   "L1",
   "L2",
+  "NFGSM",
   "PGD",
   "RSFGSM",
   "Attack",

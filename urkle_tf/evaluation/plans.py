@@ -109,6 +109,8 @@ def _of_spec(text, defaults, classes, group):
     return [_of_stage(stage, classes, name, group) for stage in found]
   if name in STAGES:
     return [_of_stage(spec.call(STAGES, text, "attack"), classes)]
+  if name == "n_fgsm":
+    raise errors.UserError("n_fgsm leaves the ball of epsilon: use pgd, rs_fgsm or autoattack")
   if name not in ATTACKS:
     raise errors.unknown("attack", name, [*ATTACKS, *STAGES, "autoattack"])
   return [spec.call(ATTACKS, text, "attack", defaults=defaults)]

@@ -1,6 +1,7 @@
 """The Gaussian encoder p(z|x) = Normal(loc(x), scale(x)) over any backbone."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -68,6 +69,21 @@ def _scale_head(features, latent_dim, min_scale, max_scale):
   if room <= 0:  # a fixed scale; the head stays, so that the network's outputs keep their shapes
     return min_scale + 0.0 * raw
   return min_scale + room * keras.ops.tanh(keras.ops.softplus(raw) / room)
+
+
+def _parts(network):
+  """The variables of a network's backbone, a list, and of the layers beside it, by name."""
+  backbone, beside = [], {}
+  for layer in network.layers:
+    if isinstance(layer, keras.Model):
+      backbone += layer.variables
+    else:
+      beside[layer.name] = layer.variables
+  return backbone, beside
+
+
+def _shapes(variables):
+  return [tuple(variable.shape) for variable in variables]
 
 
 @keras.saving.register_keras_serializable("urkle_tf")
@@ -179,6 +195,29 @@ class GaussianEncoder(keras.Model):
     """
     if batch_norm.CLEAN not in self.streams:
       self.streams[batch_norm.CLEAN] = batch_norm.twin(self.network)
+
+  def start_from(self, network, source):
+    """Takes over another encoder's weights and batch statistics.
+
+    Those of the backbone, and of each other layer (the heads) whose name and shapes agree.
+
+    Args:
+      network: the other's `network`, outside of any strategy.
+      source: what a message calls it.
+
+    Raises:
+      UserError: if its backbone has other layers.
+    """
+    (backbone, heads), (earlier, others) = _parts(self.network), _parts(network)
+    if _shapes(backbone) != _shapes(earlier):
+      raise errors.UserError(
+        f"{source} has other layers than this encoder: give the same --encoder and image size"
+      )
+    for name, variables in heads.items():
+      if _shapes(variables) == _shapes(others.get(name, [])):
+        backbone, earlier = backbone + variables, earlier + others.get(name, [])
+    for variable, value in zip(backbone, earlier, strict=True):
+      variable.assign(np.asarray(value))
 
   def call(self, images, training=None, stream=batch_norm.ADVERSARIAL):
     """Encodes images.

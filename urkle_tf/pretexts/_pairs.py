@@ -47,17 +47,27 @@ def cosine_to_other_views(predictions, targets):
   return _mean(_cosines(predictions, targets), others)
 
 
-def cosine_to_own_view(members, targets):
-  """The mean cosine of each member and the target of its view, m % v.
+def distance_to_own_view(members, targets, clean=1.0, adversarial=1.0):
+  """How far each member's direction is from the target of its view.
+
+      1 / t  sum_m  w_m (1 - cos(members_m, targets_{m % v}))
+
+  w_m is `clean` for the v views and `adversarial` for the others.
 
   Args:
     members: float32 [n, t, d].
     targets: float32 [n, v, d], of the v clean views.
+    clean: the weight of views.
+    adversarial: the weight of adversaries.
 
   Returns:
     float32 [n].
   """
-  return _mean(_cosines(members, targets), _own(members, targets))
+  count, views = members.shape[1], targets.shape[1]
+  weights = [clean] * views + [adversarial] * (count - views)
+  cosines = _cosines(members, targets) * _own(members, targets)
+  weighted = cosines * tf.constant(weights, tf.float32)[:, None]
+  return sum(weights) / count - tf.reduce_sum(weighted, [1, 2]) / count
 
 
 def _cosines(rows, others):

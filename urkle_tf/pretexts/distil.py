@@ -1,37 +1,57 @@
 """Distillation: keep what a frozen teacher makes of the clean image."""
 
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import errors, export, foreign_models
+from urkle_tf import errors, export, foreign_models, networks
 from urkle_tf.data import compatibility
 from urkle_tf.networks import heads
-from urkle_tf.pretexts._checks import whole
-from urkle_tf.pretexts._pairs import cosine_to_own_view, through
+from urkle_tf.networks.low_precision import low_precision
+from urkle_tf.pretexts._checks import at_least, whole
+from urkle_tf.pretexts._pairs import distance_to_own_view, through
 from urkle_tf.pretexts.base import Pretext
 
 OWN = "urkle_tf"  # the format of teachers that this package exported
+_TARGETS = ("loc", "pooled")
 
 
 class Distil(Pretext):
   """Pulls z towards the teacher's embedding of the clean view (after Zhang et al., 2022, DeACL).
 
-      mean over members m of  1 - cos(f(z_m), teacher(x_{m % v}))
+      mean over members m of  w_m (1 - cos(f(z_m), teacher(x_{m % v})))
+
+  w_m is `clean` of a view and `adversarial` of an adversary.
 
   Under `urkle` z is sampled and the KL between image and adversary stands beside it: a trained
   encoder's representation, made robust, at a fraction of a pre-training's length.  Where
   adversaries join the tuple, they are pulled to the teacher's embedding of their clean view;
-  the teacher never sees an adversary.  DeACL gives the teacher weak augmentation at most, and
-  the student the same view: so does `--augment=crop`.
+  the teacher never sees an adversary.  Under `none` and `urkle(positives=false)` there are
+  views only, and `adversarial` weighs nothing.
 
-  f is the identity where the teacher is an encoder of this package with the student's d_z:
-  both have a loc of zero mean and unit spread over the data.  Else it is a linear map with a
-  bias, since a teacher's embeddings need not be centred, or an MLP.
+  DeACL gives the teacher weak augmentation at most, and the student the same view: so does
+  `--augment=crop`.  Its student starts from the teacher: so it does with `start`.
+
+  The teacher's embedding is its loc, or with `targets=pooled` what its backbone makes of the
+  image, averaged over space; a model of somebody else has one output, which is taken.
+
+  f is the identity where z and the embedding have one width and are of one kind:
+
+      centred    loc after a batch norm (dense, centred_sphere): of zero mean over the data
+      features   the direction of the pooled features: loc on a sphere or pooled, all targets of
+                 `targets=pooled`, and what models of others give
+      mapped     loc after a linear map alone (dense_sphere)
+
+  Else it is a linear map with a bias, since the kinds differ in their means, or an MLP.  So a
+  student on a sphere needs no map to the pooled features of a teacher of its width, from which it
+  may start.
 
   The teacher sees the views as they are, float32 in [0, 1] and of the run's size: nothing is
   resized, and what else it expects of images must be inside of it, as in every export of this
-  package.  It runs in inference mode.  Its weights are constants of the step, in no checkpoint
+  package.  It runs in inference mode, and its backbone in the precision of the training; a
+  SavedModel's graph keeps its own.  Its weights are constants of the step, in no checkpoint
   and no export: the path tells which it was, and it must still lie there, unchanged, when a
   run is resumed.
 
@@ -40,23 +60,42 @@ class Distil(Pretext):
       regressor, whose encoder is meant then); or a `.keras` file or a SavedModel's folder of a
       model from images to an embedding [n, d] or feature maps [n, h, w, d], which are averaged
       over space.
-    projector: hidden width of f as an MLP, Dense - batch norm - ReLU - Dense; 0 for none.
+    projector: hidden width of f as an MLP, Dense - batch norm - ReLU - Dense; 0 for the
+      identity or a linear map, as above.
     views: how many views of an image; each is pulled to the teacher's embedding of itself.
+    start: whether the student's encoder starts with the teacher's weights
+      (`GaussianEncoder.start_from`).
+    clean: the weight of views; at least 0.
+    adversarial: the weight of adversaries; at least 0.
+    targets: "loc" or "pooled".
 
   Raises:
     UserError: if there is no such teacher, its output is no embedding, its images are of
-      another size, or an option is out of its range.
+      another size, an option is out of its range, or the student cannot start from it.
   """
 
   positives = True
   terms = ("distillation",)
 
-  def __init__(self, teacher, projector=0, views=1):
+  def __init__(
+    self, teacher, projector=0, views=1, start=False, clean=1.0, adversarial=1.0, targets="loc"
+  ):
     super().__init__(name="distil")
+    if targets not in _TARGETS:
+      raise errors.unknown("targets of distil", targets, _TARGETS)
     whole(0, "distil", projector=projector)
     whole(1, "distil", views=views)
+    at_least(0, "distil", clean=clean, adversarial=adversarial)
+    self._weights = clean, adversarial
     self.views, self._hidden, self._path = views, projector, str(teacher)
-    self._teacher = foreign_models.outside_strategies(read_teacher, self._path)
+    self._pooled = targets == "pooled"
+    self._teacher = foreign_models.outside_strategies(read_teacher, self._path, self._pooled)
+    self.start = start
+    if start and self._teacher.format != OWN:
+      raise errors.UserError(
+        "distil: start=true needs a teacher that this package exported; for a .keras file give "
+        "--encoder=FILE.keras instead, whose copy the student is then"
+      )
 
   def adopt(self, source):
     """Checks that the data's images are the teacher's."""
@@ -64,18 +103,26 @@ class Distil(Pretext):
     compatibility.check_images(size, source, "the teacher")
 
   def attach(self, encoder):
-    """Looks at the teacher, and makes f."""
+    """Looks at the teacher, makes f, and starts the encoder from the teacher if it is asked for."""
     size, given = self._teacher.size_for(encoder.image_shape), tuple(encoder.image_shape)
     if size != given:
       raise errors.UserError(
         f"the teacher {self._path!r} takes images of {'x'.join(map(str, size))}, but the encoder "
         f"takes {'x'.join(map(str, given))}: give both the same"
       )
-    self._teacher = foreign_models.freeze(self._teacher, given)
+    if self.start:
+      encoder.start_from(self._teacher.network, f"the teacher {self._path!r}")
+    own_loc = self._teacher.format == OWN and not self._pooled
+    kind = _kind(self._teacher.network) if own_loc else "features"
+    policy = keras.config.dtype_policy()
+    with contextlib.ExitStack() as stack:
+      if policy.compute_dtype != "float32" and self._teacher.network is not None:
+        stack.enter_context(low_precision(self._teacher.network, policy))
+      self._teacher = foreign_models.freeze(self._teacher, given)
     self._output = output_shape(self._teacher, given)
     width = self._output[-1]
     self.projector = None
-    if self._hidden or self._teacher.format != OWN or width != encoder.latent_dim:
+    if self._hidden or kind != _kind(encoder.network) or width != encoder.latent_dim:
       widths = [self._hidden, width] if self._hidden else [width]
       self.projector = heads.mlp(encoder.latent_dim, widths, "projector")
 
@@ -89,15 +136,27 @@ class Distil(Pretext):
     return tf.stop_gradient(tf.reshape(found, [-1, views.shape[1], self._output[-1]]))
 
   def loss(self, representations, aux, training=True):
-    """{"distillation": [n]}, in [0, 2]."""
+    """{"distillation": [n]}, in [0, 2] where the weights are 1."""
     students = representations.z
     if self.projector is not None:
       students = through(self.projector, students, training)
-    return {"distillation": 1 - cosine_to_own_view(students, aux)}
+    return {"distillation": distance_to_own_view(students, aux, *self._weights)}
 
 
-def read_teacher(path):
+def _kind(network):
+  """Of which kind the loc of an encoder's network is; see `Distil`."""
+  layers = {layer.name: layer for layer in network.layers}
+  if "centred" in layers or isinstance(layers["loc"], keras.layers.BatchNormalization):
+    return "centred"
+  return "mapped" if "raw_loc" in layers else "features"
+
+
+def read_teacher(path, pooled=False):
   """Reads a teacher; see `Distil`.
+
+  Args:
+    path: of the teacher.
+    pooled: whether the pooled features of an encoder of this package are meant, and not loc.
 
   Returns:
     A `foreign_models.Loaded`, of format `OWN` where this package exported it; nothing in it is
@@ -109,10 +168,11 @@ def read_teacher(path):
   if foreign_models.is_foreign(path):
     return foreign_models.load(path, foreign_models.EMBEDDING)
   encoder = export.load_encoder(path)
-  loc = keras.Model(encoder.network.input, encoder.network.output["loc"])
-  function = lambda images: loc(images, training=False)  # noqa: E731
+  network = encoder.network
+  part = networks.pooled(network) if pooled else keras.Model(network.input, network.output["loc"])
+  function = lambda images: part(images, training=False)  # noqa: E731
   return foreign_models.Loaded(
-    function, encoder.image_shape, OWN, encoder.metadata["fingerprint"], path
+    function, encoder.image_shape, OWN, encoder.metadata["fingerprint"], path, network
   )
 
 

@@ -37,7 +37,8 @@ class ACL(Robustness):
       step by step; at least 1.  None leaves it as it is.
     adversarial_weight: lambda, from 0 to 1; needs `anneal` and form ds.
     ema: decay a step of the moving average, of weights and batch statistics, that is exported as
-      the encoder; at least 0 and below 1.  None exports the encoder itself.
+      the encoder, where the training gives none (`Trainer`); at least 0 and below 1.  None
+      exports the encoder itself.
 
   Raises:
     UserError: for an option out of its range, or one that needs another.

@@ -48,7 +48,7 @@ class Robustness:
       adversaries; None for all of them.
     dual: whether clean images go through batch norms of their own (`networks.batch_norm`).
     ema: the decay a step of the moving average of the encoder that is exported in its stead,
-      at least 0 and below 1; None for no average.
+      at least 0 and below 1, where the training gives none; None for no average.
     stochastic: whether the pretext is given the sampled z (else z = loc).
     terms: names of the entries that `losses` returns.
   """
