@@ -559,6 +559,10 @@ def test_the_worst_kl_of_a_linear_encoder_is_its_closed_form(rng):
   x = grey_source(np.random.default_rng(0), n=12).images.reshape(12, -1) / 255 @ matrix
   assert found["snr"] == pytest.approx(np.mean(np.abs(x)) / 0.5, rel=1e-4)
   assert found["loc_std"] == pytest.approx(x.std(0).mean(), rel=1e-4)
+  eigenvalues = np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2
+  expected = eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
+  assert found["effective_rank"] == pytest.approx(expected, rel=1e-3)
+  assert found["rank_examples"] == 12
   distances = [np.linalg.norm(x[i] - x[j]) for i in range(12) for j in range(12) if i != j]
   moved = 0.02 * np.linalg.norm(np.abs(matrix).sum(0))
   assert found["drift"] == pytest.approx(moved / np.mean(distances), rel=1e-3)

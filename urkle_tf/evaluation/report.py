@@ -318,6 +318,7 @@ def _representation(part, config):
     "sigma_min": "sigma, smallest",
     "sigma_max": "sigma, largest",
     "loc_std": "spread of the mean of z over images (the unit of sigma)",
+    "effective_rank": "effective rank of mu over the first {rank_examples} images",
     "snr": "mean of abs(mu) / sigma",
     "drift": "how far mu moves, in mean distances between different images",
     "neighbour_flips": "share of images whose nearest other image changes",
@@ -327,7 +328,7 @@ def _representation(part, config):
     "regulariser": "regulariser of Proposition 1 (eq. 4), nats",
     "regulariser_tight": "likewise with the mean of roots (eq. 31), nats",
   }
-  meanings = {name: text for name, text in meanings.items() if name in part}
+  meanings = {name: text.format(**part) for name, text in meanings.items() if name in part}
   content = [
     Heading("Representation"),
     Text(

@@ -34,6 +34,36 @@ def nearest(queries, keys):
   return np.concatenate(found)
 
 
+_RANK_EXAMPLES = 10_000  # images that the effective rank is of
+
+
+def effective_rank(rows):
+  """How many dimensions representations span: tr(C)^2 / tr(C^2), C their covariance.
+
+  Args:
+    rows: float [n, d], n at least 2.
+
+  Returns:
+    A float: 1 for points on a line, d for an isotropic cloud.
+  """
+  covariance = np.atleast_2d(np.cov(np.asarray(rows, np.float64).T))
+  return float(np.trace(covariance) ** 2 / max(np.sum(covariance**2), 1e-30))
+
+
+def _rank(encoder, source, batch_size):
+  """(effective rank of loc, of how many images): the first 10,000, in inference mode."""
+  loc = tf.function(lambda images: encoder(images, training=False).loc)
+  total = min(_RANK_EXAMPLES, source.size)
+  mask = np.arange(source.size) < total
+  rows, found = [], 0
+  for _, images, _ in scoring.stream(source, batch_size, mask):
+    rows.append(loc(scoring.pad(images, batch_size)).numpy()[: len(images)])
+    found += len(images)
+    if found >= total:
+      break
+  return effective_rank(np.concatenate(rows)), total
+
+
 def measure(
   network,
   source,
@@ -71,9 +101,10 @@ def measure(
     A dict: "kl_mean" and "kl_max" in nats, of the worst perturbation of each image;
     "kl_mean_part" what of the mean comes from loc alone; "sigma" (mean; "sigma_min",
     "sigma_max"); "snr" the mean of |loc| / sigma; "loc_std" the spread of loc over the images,
-    in whose units sigma means something; "drift" the mean distance that loc moves over the mean
-    distance between different images (0 stays, 1 is as far as another image); "neighbour_flips"
-    the share of images whose nearest other image (cosine of loc) becomes another one;
+    in whose units sigma means something; "effective_rank" tr(C)^2 / tr(C^2), C the covariance of
+    loc over the first 10,000 images ("rank_examples"); "drift" the mean distance that loc moves
+    over the mean distance between different images (0 stays, 1 is as far as another image);
+    "neighbour_flips" the share of images whose nearest other image (cosine of loc) becomes another one;
     "regulariser_per_nat" sqrt(mean KL / 2) and "regulariser_tight_per_nat" the mean of
     sqrt(KL / 2): times M, what Proposition 1 adds to the clean loss of any classifier of z whose
     loss is at most M (eq. 4 and eq. 31); and with `loss_cap` "M", "regulariser" and
@@ -124,6 +155,7 @@ def measure(
     found |= {"adversaries": values["adversaries"]}
     arrays |= {f"representation_{name}": array for name, array in found.items()}
   plain, tight = bound.roots(values["kl"])
+  rank, rank_examples = _rank(encoder, source, batch_size)
   capped = {}
   if loss_cap is not None:
     capped = {"M": float(loss_cap)}
@@ -137,6 +169,8 @@ def measure(
     "sigma_max": float(scale.max()),
     "snr": float(np.mean(np.abs(loc) / scale)),
     "loc_std": float(loc.std(0).mean()),
+    "effective_rank": rank,
+    "rank_examples": rank_examples,
     "drift": float(moved / spread),
     "neighbour_flips": float(flips.mean()),
     "regulariser_per_nat": plain,
