@@ -104,8 +104,8 @@ def measure(
     in whose units sigma means something; "effective_rank" tr(C)^2 / tr(C^2), C the covariance of
     loc over the first 10,000 images ("rank_examples"); "drift" the mean distance that loc moves
     over the mean distance between different images (0 stays, 1 is as far as another image);
-    "neighbour_flips" the share of images whose nearest other image (cosine of loc) becomes another one;
-    "regulariser_per_nat" sqrt(mean KL / 2) and "regulariser_tight_per_nat" the mean of
+    "neighbour_flips" the share of images whose nearest other image (cosine of loc) becomes another
+    one; "regulariser_per_nat" sqrt(mean KL / 2) and "regulariser_tight_per_nat" the mean of
     sqrt(KL / 2): times M, what Proposition 1 adds to the clean loss of any classifier of z whose
     loss is at most M (eq. 4 and eq. 31); and with `loss_cap` "M", "regulariser" and
     "regulariser_tight", these products.
