@@ -9,6 +9,7 @@ from urkle_tf.networks.convnet import convnet
 from urkle_tf.networks.decoder import decoder
 from urkle_tf.networks.gaussian import GaussianEncoder, kl, kl_mean_part
 from urkle_tf.networks.heads import mlp
+from urkle_tf.networks.pooled import pooled
 from urkle_tf.networks.representations import Representations
 from urkle_tf.networks.resnet import resnet18, resnet50
 
@@ -62,6 +63,7 @@ __all__ = [
   "kl",
   "kl_mean_part",
   "mlp",
+  "pooled",
   "resnet18",
   "resnet50",
 ]

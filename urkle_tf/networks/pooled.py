@@ -1,0 +1,32 @@
+"""The features below loc and scale: what the backbone of an encoder makes of images."""
+
+import keras
+
+from urkle_tf import errors
+
+
+def pooled(network):
+  """The pooled features of an encoder, whatever lies between them and loc.
+
+  They are what the layer `raw_scale` reads: the output of the backbone, averaged over space
+  where that is a feature map.  Weights are shared with `network`.
+
+  Args:
+    network: the network of a `GaussianEncoder` or of a loaded export, images float32
+      [n, h, w, c] in [0, 1] -> {"loc", "scale"}.
+
+  Returns:
+    A functional Keras model, images as above -> float32 [n, f].
+
+  Raises:
+    UserError: if it has no such layer.
+  """
+  try:
+    features = network.get_layer("raw_scale").input
+  except ValueError:
+    raise errors.UserError(
+      f"the network {network.name!r} has no layer raw_scale, which reads the pooled features: give "
+      "an encoder that urkle_tf exported"
+    ) from None
+  features = keras.layers.Identity(dtype="float32", name="pooled")(features)
+  return keras.Model(network.input, features, name="pooled")
