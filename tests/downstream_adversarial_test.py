@@ -260,5 +260,5 @@ def test_mistakes_are_one_line_and_leave_no_folder(encoder, tmp_path, changes, m
 
 def test_flags_that_slf_does_not_use_are_named(encoder, kept, tmp_path, capsys):
   adapt(encoder, tmp_path / "run", epochs=1, norm=None)
-  assert "slf runs no attack, and does not use --epsilon" in capsys.readouterr().out
+  assert "slf does not use --epsilon" in capsys.readouterr().out
   assert "epsilon" not in (tmp_path / "run" / "flags.cfg").read_text()

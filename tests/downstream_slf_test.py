@@ -30,7 +30,8 @@ def plain_encoder(encoder, tmp_path_factory):
 
 
 def adapt(encoder, folder, **options):
-  defaults = {"epochs": 30, "batch_size": 128, "learning_rate": 0.03, "validation_split": "test"}
+  defaults = {"epochs": 30, "batch_size": 128, "learning_rate": 0.03, "weight_decay": 1e-4}
+  defaults |= {"validation_split": "test"}
   return downstream.adapt(encoder=str(encoder), output_dir=str(folder), **defaults | options)
 
 
@@ -291,7 +292,7 @@ def test_a_signal_between_two_seeds_ends_both(tmp_path, signalled, monkeypatch):
 
 
 def test_several_seeds_and_their_mean(encoder, tmp_path, capsys):
-  options = {"labels": 100, "epochs": 2, "validation_split": "test"}
+  options = {"labels": 100, "epochs": 2, "weight_decay": 1e-4, "validation_split": "test"}
   folder = tmp_path / "seeds"
   found = downstream.adapt_seeds(str(folder), 2, seed=3, encoder=str(encoder), **options)
   adapt(encoder, tmp_path / "alone", seed=4, **options)

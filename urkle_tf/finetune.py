@@ -36,17 +36,25 @@ _OWN = {
     "near the encoder; semi_supervised(beta=6, weight=0.5): few labels, all images",
   ),
   "head": ("str", "linear", "linear or mlp(width=256, layers=3)"),
+  "features": ("str", "loc", "what a head on a frozen encoder takes: loc, or pooled: below it"),
   "labels": ("number", None, "how many labels: a count, or a fraction below 1; default all"),
   "validation_split": (
     "str",
     None,
-    "held-out images to report on, and to choose the epoch by where there is an attack",
+    "held-out images to report on, and to choose by: the weight decay of slf (default: a tenth of "
+    "the labelled images), the epoch where there is an attack",
   ),
   "augment": ("str", "none", "none or crop(padding=4)"),
   "augment_copies": ("int", 1, "slf: augmented copies of each image, beside the image itself"),
   "optimizer": ("str", None, "sgd(momentum=0.9), lars or adamw; default, as below: by protocol"),
   "learning_rate": ("number", None, "its highest value; cosine to 0"),
-  "weight_decay": ("number", None, "decoupled; biases left out"),
+  "weight_decay": ("number", None, "decoupled; biases left out; default of slf: it is chosen"),
+  "select": (
+    "str",
+    None,
+    "slf: what weight decay is chosen by, clean or robust accuracy; default robust where the "
+    "encoder was trained with an adversary",
+  ),
   "samples": ("int", 20, "samples of z that a served prediction averages over"),
 }
 _SEEDS = {
@@ -96,6 +104,8 @@ def main():
         print(f"{name.replace('_', ' ')}: {mean:.4g}{spread} ({seeds} seeds)")
       return
     result = downstream.adapt(**settings)
+    if "selection" in result:
+      print(f"weight decay: {result['selection']['weight_decay']:g}")
     for name, text in _RESULTS.items():
       if name in result:
         print(text.format(result[name]))

@@ -101,6 +101,7 @@ def _started(path):
     "partial",
     "report.json",
     "embeddings.npz",
+    "weight_decay.json",
   )
   return any(any(path.glob(name)) for name in results)
 
@@ -152,7 +153,7 @@ def open_run(output_dir, settings):
 
 
 def scratch(settings):
-  """A run in a temporary folder, which goes when it is closed: for workers beside the chief."""
+  """A run in a temporary folder, which goes when it is closed: a trial's, or a second worker's."""
   stack = contextlib.ExitStack()
   path = stack.enter_context(tempfile.TemporaryDirectory(prefix="urkle_tf-"))
   return Run(pathlib.Path(path), settings, stack)

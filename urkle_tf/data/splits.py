@@ -76,3 +76,8 @@ def _first(pieces, examples, what):
       kept.append((name, start, stop))
     examples -= stop - start
   return kept
+
+
+def names(text):
+  """The names in a split such as `"train[:90%]+test"`: {"train", "test"}."""
+  return {part.split("[")[0].strip() for part in str(text).split("+")}

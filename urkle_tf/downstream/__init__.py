@@ -27,6 +27,8 @@ def _mlp(features, outputs, width=256, layers=3):
 
 
 HEADS = {"linear": _linear, "mlp": _mlp}
+FEATURES = ("loc", "pooled")
+SELECT = ("clean", "robust")
 _ATTACK = ("norm", "epsilon", "attack_steps", "attack_step_size")  # settings of the attack
 
 
@@ -35,6 +37,7 @@ def adapt(
   output_dir,
   protocol="slf",
   head="linear",
+  features="loc",
   dataset="digits",
   data_dir=None,
   download=False,
@@ -52,6 +55,7 @@ def adapt(
   optimizer=None,
   learning_rate=None,
   weight_decay=None,
+  select=None,
   batch_size=None,
   epochs=None,
   samples=20,
@@ -75,6 +79,8 @@ def adapt(
       `"similarity(weight=1)"`, encoder and head on clean images, the encoder held near where it
       was; `"semi_supervised(beta=6)"`, few labels, and robustness learnt on all the images.
     head: spec of the head: `"linear"` or `"mlp(width=256, layers=3)"`.
+    features: what the head of a frozen encoder takes: `"loc"`, its z, or `"pooled"`, the features
+      below loc and scale, without noise.
     dataset: a TFDS name, `"digits"` or `"folder:PATH"`; with other labels `"mnist:parity"`, see
       `data.labellings`.
     data_dir: where prepared TFDS data lies; None for TFDS's own folder.
@@ -82,6 +88,8 @@ def adapt(
     split: the labelled split, with slices.
     validation_split: held-out images to report on; protocols that attack keep the epoch that
       does best on the first 1,000 of them under attack, and the last epoch where there are none.
+      `slf` chooses the weight decay by them; by a tenth of the labelled images where there are
+      none, or they are test images.
     examples: use the first so many examples of the split.
     image_size: resize to squares; None for the images' own size.
     labels: how many labels to use, a count or a fraction below 1, drawn evenly from the
@@ -96,7 +104,10 @@ def adapt(
     optimizer: spec: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, here and below, for what
       the protocol's `defaults` say.
     learning_rate: its highest value; cosine to 0 per step.
-    weight_decay: decoupled; biases and batch norms are left out.
+    weight_decay: decoupled; biases and batch norms are left out.  None: `slf` chooses it.
+    select: what `slf` chooses the weight decay by: `"clean"` or `"robust"`, the accuracy (of
+      numbers the error) on images as they are, or under attack; None for robust where the
+      encoder was trained with an adversary.
     batch_size: images a step.
     epochs: passes over the labelled images.
     samples: how many z a served prediction averages over.
@@ -105,7 +116,8 @@ def adapt(
 
   Returns:
     The row of metrics of the weights that were exported, with `"classifier"` or `"regressor"`:
-    the folder of the export.
+    the folder of the export; and `"selection"` where the weight decay was chosen: what
+    metadata.json says of it, {"select", "held_out", "images", "weight_decay", "candidates"}.
 
   Raises:
     UserError: for settings, data or folders that do not fit.
@@ -118,6 +130,12 @@ def adapt(
   method = spec.build("downstream", protocol, Protocol)
   if not encoder:
     raise errors.UserError("give --encoder=FOLDER: the export of a trained encoder")
+  if features not in FEATURES:
+    raise errors.unknown("choice of --features", features, FEATURES)
+  if features != "loc" and not method.frozen:
+    raise errors.UserError(
+      f"--features={features} is for the head of a frozen encoder: use --protocol=slf or alf"
+    )
   metadata = export.read_metadata(encoder, "encoder")
   unused = _settle(settings, method, metadata)
   for setting in ("epochs", "batch_size", "log_every", "samples"):
@@ -142,7 +160,7 @@ def adapt(
   task = _task(settings, metadata, source, validation, chosen, all_labels[chosen], method)
   method.check(task)  # the last that can be wrong: a mistake leaves no folder behind
   if unused:
-    print(f"{name} runs no attack, and does not use {', '.join(unused)}")
+    print(f"{name} does not use {', '.join(unused)} with these settings")
 
   kind = "classifier" if task.classifies else "regressor"
   run = runs.open_run(output_dir, settings)
@@ -156,7 +174,10 @@ def adapt(
           "another --output_dir"
         )
       print(f"{run.path} is finished: nothing to do")
-      return {**_row(run, done.get("selected", {}).get("step")), kind: str(folder)}
+      row = _row(run, done.get("selected", {}).get("step"))
+      if "selection" in done:
+        row["selection"] = done["selection"]
+      return {**row, kind: str(folder)}
     if labels is not None:
       _list_chosen(run.path / "labels.json", chosen)
     with preemption.watch() as watch:
@@ -170,6 +191,7 @@ def adapt(
       "encoder_settings": metadata.get("settings", {}),
       "encoder_fingerprint": metadata["fingerprint"],
       "selected": {key: row[key] for key in ("step", "epoch")},
+      "selection": row.get("selection"),
     }
     if task.classifies:
       export.export_classifier(task.model, folder, details)
@@ -222,23 +244,35 @@ def adapt_seeds(output_dir, seeds, seed=0, **settings):
 
 
 def _settle(settings, method, metadata):
-  """Fills in what the user left open; returns the flags that the protocol does not use."""
+  """Fills in what the user left open; returns the flags that are not used then."""
+  given = [name for name in (*_ATTACK, "select") if settings[name] is not None]
   for name, value in method.defaults.items():
     if settings[name] is None:
       settings[name] = value
-  given = [name for name in _ATTACK if settings[name] is not None]
-  if not method.adversarial:
+  if settings["weight_decay"] is not None:
+    settings["select"] = None
+  elif settings["select"] is None:
+    robustness = metadata.get("settings", {}).get("robustness", "none")
+    settings["select"] = "clean" if spec.parse(robustness)[0] == "none" else "robust"
+  elif settings["select"] not in SELECT:
+    raise errors.unknown("choice of --select", settings["select"], SELECT)
+  if method.adversarial or settings["select"] == "robust":
+    for name, usual in (("norm", "linf"), ("epsilon", 8 / 255), ("attack_steps", 10)):
+      if settings[name] is None:
+        settings[name] = metadata.get(name, usual)
+  else:
     settings |= dict.fromkeys(_ATTACK)
-    return [f"--{name}" for name in given]
-  for name, usual in (("norm", "linf"), ("epsilon", 8 / 255)):
-    if settings[name] is None:
-      settings[name] = metadata.get(name, usual)
-  return []
+  return [f"--{name}" for name in given if settings[name] is None]
 
 
 def _task(settings, metadata, source, validation, chosen, labels, method):
   """The `Task` of settings that are settled; labels are the chosen ones of the data."""
   loaded = export.load_encoder(settings["encoder"])
+  if settings["features"] == "pooled":
+    features = networks.pooled(loaded.network)
+    outputs = {"loc": features.output, "scale": keras.ops.ones_like(features.output)}  # unused
+    network = keras.Model(features.input, outputs, name="network")
+    loaded = export.ExportedEncoder(network, {**metadata, "stochastic": False})
   classifies, offset, spread = source.class_names is not None, 0.0, 1.0
   head = spec.call(
     HEADS,
@@ -258,13 +292,13 @@ def _task(settings, metadata, source, validation, chosen, labels, method):
       raise errors.UserError(f"the labels of {source.name!r} are all the same number")
     labels = ((labels - offset) / spread).astype(np.float32)[:, None]
   attack = None
-  if method.adversarial:
+  if method.adversarial or settings["select"] == "robust":
     attack = attacks.PGD(
       attacks.from_norm(settings["norm"], settings["epsilon"]),
       steps=settings["attack_steps"],
       step_size=settings["attack_step_size"],
     )
-  same = ("augment", "augment_copies", "optimizer", "learning_rate", "weight_decay", "batch_size")
+  same = ("augment", "augment_copies", "optimizer", "learning_rate", "weight_decay", "select")
   return Task(
     folder=pathlib.Path(settings["encoder"]),
     encoder=loaded,
@@ -276,7 +310,7 @@ def _task(settings, metadata, source, validation, chosen, labels, method):
     attack=attack,
     offset=offset,
     spread=spread,
-    **{name: settings[name] for name in (*same, "epochs", "seed", "log_every")},
+    **{name: settings[name] for name in (*same, "batch_size", "epochs", "seed", "log_every")},
   )
 
 

@@ -65,7 +65,7 @@ def subset(source, chosen):
 def check(task):
   """Raises `UserError` for an option that training would find wrong."""
   augmentation.from_spec(task.augment).check(views=1)
-  optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay)
+  optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay or 0.0)
   if task.attack is not None:
     task.attack.threat.check(tf.zeros([1, *task.model.image_shape]))
 
@@ -132,35 +132,30 @@ def train(task, run, learner, weights):
   return next(row for row in run.metrics() if row["step"] == step)
 
 
-class _Validation(keras.callbacks.Callback):
-  """Measures held-out images once an epoch, attacked too where the task has an attack.
+class Scorer:
+  """Measures a task's model on held-out images, attacked too where the task has an attack.
 
   Args:
-    task: a `Task` with validation images.
-    best: the `Checkpoints` of the weights that do best under attack, or None.
-    rows: the rows of metrics of earlier processes.
+    task: a `Task`.
+    source: the images: the first 1,000 are used.
   """
 
-  metrics: monitoring.Metrics
-
-  def __init__(self, task, best, rows):
-    super().__init__()
-    self._task, self._best = task, best
-    self._name = f"validation_robust_{task.measure}"
-    self._record = None
-    for row in rows:
-      self._offer(row.get(self._name))
-    self._images, self._labels = _first(task.validation)
+  def __init__(self, task, source):
+    self._task = task
+    self._images, self._labels = _first(source)
     self._scores = tf.function(self._measure)
 
-  def _offer(self, score):
-    """Whether this is the best score so far; remembers it."""
-    if score is None or not np.isfinite(score):
-      return False
-    if self._record is not None and not self._task.better(score, self._record):
-      return False
-    self._record = score
-    return True
+  def __call__(self):
+    """{"validation_...": the score of the weights as they are now}, the clean one first."""
+    total = len(self._images)
+    size = total // -(-total // _VALIDATION_BATCH)  # of one shape; what is left over is little
+    merits = []
+    for start in range(0, total - size + 1, size):
+      rows = slice(start, start + size)
+      seed = distribution.fold([self._task.seed, 3], start)
+      merits.append(self._scores(self._images[rows], self._labels[rows], seed))
+    scores = [self._task.score(np.mean(part)) for part in zip(*merits, strict=True)]
+    return dict(zip(self._task.measures, scores, strict=False))
 
   def _measure(self, images, labels, seed):
     """The merits of a batch: [clean], or [clean, attacked]."""
@@ -179,21 +174,43 @@ class _Validation(keras.callbacks.Callback):
     adversaries = task.attack(objective, images, distribution.fold(seed, 1))
     return [*merits, task.merit(outputs(adversaries, fresh, _SERVED), labels)]
 
+
+class _Validation(keras.callbacks.Callback):
+  """Measures held-out images once an epoch, attacked too where the task has an attack.
+
+  Args:
+    task: a `Task` with validation images.
+    best: the `Checkpoints` of the weights that do best under attack, or None.
+    rows: the rows of metrics of earlier processes.
+  """
+
+  metrics: monitoring.Metrics
+
+  def __init__(self, task, best, rows):
+    super().__init__()
+    self._task, self._best = task, best
+    self._record = None
+    for row in rows:
+      self._offer(row)
+    self._scorer = Scorer(task, task.validation)
+
+  def _offer(self, scores):
+    """Whether the score under attack is the best so far; remembers it."""
+    score = scores.get(self._task.measures[1])
+    if score is None or not np.isfinite(score):
+      return False
+    if self._record is not None and not self._task.better(score, self._record):
+      return False
+    self._record = score
+    return True
+
   def on_epoch_end(self, epoch, logs=None):
     """Hands the scores to the epoch's row of metrics."""
     del epoch, logs
-    total = len(self._images)
-    size = total // -(-total // _VALIDATION_BATCH)  # of one shape; what is left over is little
-    merits = []
     with self.metrics.paused():
-      for start in range(0, total - size + 1, size):
-        rows = slice(start, start + size)
-        seed = distribution.fold([self._task.seed, 3], start)
-        merits.append(self._scores(self._images[rows], self._labels[rows], seed))
-      scores = [self._task.score(np.mean(part)) for part in zip(*merits, strict=True)]
-      names = f"validation_{self._task.measure}", self._name
-      self.metrics.extra |= dict(zip(names, scores, strict=False))
-      if self._best is not None and self._offer(scores[1]):
+      scores = self._scorer()
+      self.metrics.extra |= scores
+      if self._best is not None and self._offer(scores):
         self._best.save(int(self.model.optimizer.iterations))
 
 

@@ -74,7 +74,7 @@ class ALF(Protocol):
     samples: of z in the attack's objective, where z is random.
   """
 
-  adversarial = True
+  adversarial = frozen = True
   # As `slf`, but that every epoch costs an attack.
   defaults = {**Protocol.defaults, "epochs": 25, "attack_steps": 10}
 

@@ -33,12 +33,14 @@ class Task:
     augment_copies: how many augmented copies of each image, where they are made in advance.
     optimizer: spec of the optimiser.
     learning_rate: its highest value.
-    weight_decay: decoupled.
+    weight_decay: decoupled; None if it is to be chosen.
     batch_size: images a step.
     epochs: passes over the labelled images.
     seed: everything random is a function of it.
     log_every: steps between rows of metrics; there is one at each epoch's end too.
-    attack: the `attacks.PGD` of protocols that are adversarial, else None.
+    attack: the `attacks.PGD` of protocols that are adversarial, and of a choice that is robust;
+      else None.
+    select: what the weight decay is chosen by, "clean" or "robust"; None where it is given.
     offset: the mean of the numbers, in the target's units; 0 for classes.
     spread: their standard deviation; 1 for classes.
     watch: whether a signal has come: asked after each step, it ends the training.
@@ -55,12 +57,13 @@ class Task:
   augment_copies: int
   optimizer: str
   learning_rate: float
-  weight_decay: float
+  weight_decay: float | None
   batch_size: int
   epochs: int
   seed: int
   log_every: int
   attack: attacks.PGD | None = None
+  select: str | None = None
   offset: float = 0.0
   spread: float = 1.0
   watch: preemption.Watch = dataclasses.field(default_factory=preemption.Watch)
@@ -79,6 +82,11 @@ class Task:
   def measure(self) -> str:
     """What `score` returns: "accuracy", or "rmse" in the target's units."""
     return "accuracy" if self.classifies else "rmse"
+
+  @property
+  def measures(self) -> tuple[str, str]:
+    """What the scores on held-out images are called: clean, and under attack."""
+    return f"validation_{self.measure}", f"validation_robust_{self.measure}"
 
   def standardised(self, labels):
     """Labels of the data as the loss takes them: int [n] as they are, or float32 [n, 1]."""
@@ -121,10 +129,12 @@ class Protocol:
 
   Attributes:
     adversarial: whether it trains on attacked images; its task has an `attack` then.
-    defaults: of the settings that the user leaves to the protocol.
+    frozen: whether the encoder stays as it is, and the head alone learns.
+    defaults: of the settings that the user leaves to the protocol; a weight decay of None is
+      chosen on held-out images.
   """
 
-  adversarial = False
+  adversarial = frozen = False
   defaults: dict[str, Any] = {
     "optimizer": "adamw",
     "learning_rate": 1e-2,

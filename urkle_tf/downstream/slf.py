@@ -1,14 +1,17 @@
 """SLF: a frozen encoder and a head that is trained on clean images only."""
 
+import contextlib
+import dataclasses
 import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import checkpoints, distribution, errors, optimizers, progress, runs
+from urkle_tf import checkpoints, distribution, errors, optimizers, preemption, progress, runs
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import pipeline
+from urkle_tf.downstream import _selection, _training
 from urkle_tf.downstream.base import Protocol
 
 _ENCODE_BATCH = 250
@@ -70,19 +73,28 @@ class SLF(Protocol):
   z = loc where the encoder's training used no scale; for numbers half the squared error of
   that z's prediction.  The encoder is frozen and in inference mode, so that its
   representations are computed once.
+
+  The weight decay decides much, under attack more than without.  Where none is given it is chosen
+  on held-out images, and the head is trained again with it on all labelled images, as if it had
+  been given.
   """
 
+  frozen = True
+  defaults = {**Protocol.defaults, "weight_decay": None}
+
   def check(self, task):
-    augmentation.from_spec(task.augment).check(views=1)
+    _training.check(task)
     if task.augment_copies < 1:
       raise errors.UserError(f"--augment_copies must be at least 1, got {task.augment_copies}")
-    optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay)
+    if task.select is not None:
+      _selection.check(task)
 
   def fit(self, task, run):
     recipe = augmentation.from_spec(task.augment)
     plain = isinstance(recipe, augmentation.Identity)
     network, watch = task.model.network, task.watch
-    copies = [features(network, task.source, task.chosen, watch=watch)[:2]]
+    unchanged = features(network, task.source, task.chosen, watch=watch)
+    copies = [unchanged[:2]]
     for copy in range(0 if plain else task.augment_copies):
       seed = int(np.random.SeedSequence([task.seed, copy]).generate_state(1)[0] >> 1)
       name = f"augmented features {copy + 1}/{task.augment_copies}"
@@ -92,10 +104,29 @@ class SLF(Protocol):
     held_out = None
     if task.validation is not None:
       held_out = features(network, task.validation, name="validation features", watch=watch)
-    return _train(task, run, loc, scale, held_out)
+    if task.select is None:
+      return _train(task, run, loc, scale, held_out)
+    rest, held = _selection.hold_out(task)
+    images = held_out if held is None else [part[held] for part in unchanged]
+    part = dataclasses.replace(task, labels=task.labels[rest])
+    part_of = [tf.boolean_mask(array, rest, axis=1) for array in (loc, scale)]
+
+    def train(decay):
+      candidate = dataclasses.replace(part, weight_decay=decay)
+      with contextlib.closing(runs.scratch({})) as scratch:
+        try:
+          _train(candidate, scratch, *part_of, None, f"head, weight decay {decay:g}")
+        except preemption.Stopped as stopped:
+          raise preemption.Stopped(stopped.number) from None
+
+    selection = _selection.choose(task, run, held, train, lambda: _score(task, *images))
+    if held is None and not rest.all():
+      held_out = None  # the head is trained on some of these images in the end
+    task = dataclasses.replace(task, weight_decay=selection["weight_decay"])
+    return _train(task, run, loc, scale, held_out) | {"selection": selection}
 
 
-def _train(task, run, loc, scale, held_out):
+def _train(task, run, loc, scale, held_out, name="head"):
   """Trains the head on representations [copies, m, d_z]; returns the last row of metrics.
 
   Only a signal makes a checkpoint: a head that was killed is trained afresh, which takes seconds
@@ -140,7 +171,7 @@ def _train(task, run, loc, scale, held_out):
   state = checkpoints.Checkpoints(run.path / "checkpoints", [*head.variables, *optimizer.variables])
   done = state.restore()
   seconds = run.rewind_metrics(done)
-  bar = progress.Progress("head", task.epochs - done // steps, "epochs")
+  bar = progress.Progress(name, task.epochs - done // steps, "epochs")
   row = (run.metrics() or [{}])[-1]
   for epoch in range(done // steps, task.epochs):
     for first in range(max(0, done - epoch * steps), steps, task.log_every):

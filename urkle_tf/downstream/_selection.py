@@ -1,0 +1,140 @@
+"""The weight decay of a head, chosen on held-out images."""
+
+import json
+
+import numpy as np
+
+from urkle_tf import errors, files
+from urkle_tf.data import splits
+from urkle_tf.downstream import _labels, _training
+
+WEIGHT_DECAYS = (1e-4, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
+_SHARE = 0.1  # of the labelled images, that are held out where no others are given
+
+
+def check(task):
+  """Raises `UserError` if there are too few labels to choose by."""
+  if _chooses(task.validation):
+    return
+  if len(task.labels) < 2 * _classes(task):
+    raise errors.UserError(
+      f"{len(task.labels)} labels are too few to choose the weight decay by: give --weight_decay, "
+      "or images of --validation_split to choose by"
+    )
+
+
+def hold_out(task):
+  """Divides the images between the training of candidates and the choice of one.
+
+  The choice is made on the task's validation images, and candidates are trained on those labelled
+  images that are not among them.  Where there are none, or they are test images, which no choice
+  is made on, a tenth of the labelled images is held out: drawn evenly from the classes (numbers:
+  from the tenths of their range), at least one of each class, by the task's seed.
+
+  Args:
+    task: a `Task`.
+
+  Returns:
+    (rest, held): bool [m], which of the labelled images candidates are trained on; and which the
+    choice is made on, None for the validation images.
+
+  Raises:
+    UserError: if the validation images hold all of the labelled ones.
+  """
+  if not _chooses(task.validation):
+    count = max(round(_SHARE * len(task.labels)), _classes(task))
+    held = np.zeros(len(task.labels), bool)
+    held[_labels.choose(task.labels.reshape(-1), count, task.seed)] = True
+    return ~held, held
+  rest = np.ones(len(task.labels), bool)
+  if splits.names(task.source.split) & {*splits.names(task.validation.split), "all"}:
+    rest = ~np.isin(_marks(task.source)[task.chosen], _marks(task.validation))
+  if not rest.any():
+    raise errors.UserError(
+      f"--validation_split={task.validation.split} leaves no image of --split={task.source.split} "
+      "to train on: hold out a part of it"
+    )
+  return rest, None
+
+
+def choose(task, run, held, train, score):
+  """Trains the head with each weight decay, and chooses the one that is best on held-out images.
+
+  What was measured before an interruption is read from the run's `weight_decay.json`.
+
+  Args:
+    task: a `Task` with `select`; its head is left as it is.
+    run: a `runs.Run`.
+    held: as `hold_out` returns it.
+    train: a function of a weight decay, which trains the head.
+    score: a function that measures the task's model on all held-out images, without an attack.
+
+  Returns:
+    {"select": by what, "held_out": which images, "images": how many, "weight_decay": the chosen
+    one, the largest of equals, "candidates": [{"weight_decay", "validation_accuracy"}, ...]}, with
+    "validation_robust_accuracy" on the first 1,000 where the choice is robust; of numbers the
+    errors.
+  """
+  if held is None:
+    images, where = task.validation.size, task.validation.split
+  else:
+    images, where = int(held.sum()), f"a part of {task.source.split}"
+  names = task.measures if task.select == "robust" else task.measures[:1]
+  file = run.path / "weight_decay.json"
+  fingerprint = task.encoder.metadata.get("fingerprint")
+  rows = []
+  if file.exists():
+    earlier = json.loads(file.read_text())
+    rows = earlier["candidates"] if earlier["encoder_fingerprint"] == fingerprint else []
+  # A decoupled decay of 1 / learning rate leaves nothing of a weight.
+  decays = [decay for decay in WEIGHT_DECAYS if decay * task.learning_rate < 1]
+  scorer, start = None, task.head.get_weights()
+  for decay in decays[len(rows) :]:
+    train(decay)
+    row = {"weight_decay": decay}
+    if task.select == "robust":
+      scorer = scorer or _training.Scorer(task, _attacked(task, held))
+      row |= scorer()
+    rows.append(row | {names[0]: score()})
+    task.head.set_weights(start)
+    known = {"encoder_fingerprint": fingerprint, "candidates": rows}
+    files.write(file, json.dumps(known, indent=1) + "\n")
+    task.watch.check(None, None)
+  best = rows[0]
+  for row in rows:
+    best = best if task.better(best[names[-1]], row[names[-1]]) else row
+  what = "clean and robust" if len(names) == 2 else "clean"
+  print(f"weight decay, {what} {task.measure} on {images} images, {where}:")
+  form = "{:.2%}" if task.classifies else "{:.4g}"
+  for row in rows:
+    figures = "".join(f"{form.format(row[name]):>10}" for name in names)
+    print(f"{row['weight_decay']:>8g}{figures}{'  chosen' * (row is best)}", flush=True)
+  return {
+    "select": task.select,
+    "held_out": where,
+    "images": images,
+    "weight_decay": best["weight_decay"],
+    "candidates": rows,
+  }
+
+
+def _chooses(validation):
+  """Whether a choice may be made on validation images: there are some, and none is of the test."""
+  return validation is not None and not splits.names(validation.split) & {"test", "all"}
+
+
+def _attacked(task, held):
+  """The held-out images, at least as many as are attacked, as a `Source`."""
+  if held is None:
+    return task.validation
+  return _training.subset(task.source, task.chosen[held][: _training.VALIDATION_EXAMPLES])
+
+
+def _classes(task):
+  return len(np.unique(task.labels)) if task.classifies else 1
+
+
+def _marks(source):
+  """A number for each image, the same for the same image."""
+  batches = source.batches(500, shuffle=False, drop_remainder=False)
+  return np.array([hash(image.tobytes()) for batch in batches for image in batch["image"].numpy()])
