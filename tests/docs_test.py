@@ -31,6 +31,7 @@ from PIL import Image
 from sklearn import datasets
 from torch_weights_test import listed, resnet_state
 
+import urkle_tf
 from urkle_tf import command_line, export, networks
 from urkle_tf.evaluation import plans
 from urkle_tf.networks.classifier import Classifier
@@ -208,14 +209,22 @@ def served_alike(names):
 
 
 def readme(monkeypatch):
-  del monkeypatch
   rng = np.random.default_rng(0)
-  images = rng.uniform(size=(4, 8, 8, 3)).astype(np.float32)
-  backbone = networks.backbone("convnet(width=4, layers=2)", (8, 8, 3))
+  images = rng.uniform(size=(4, 32, 32, 3)).astype(np.float32)
+  backbone = networks.backbone("convnet(width=4, layers=2)", (32, 32, 3))
+  if "cifar10_resnet18" not in urkle_tf.presets():  # until it is shipped
+    stand_in = lambda name: networks.GaussianEncoder(backbone)  # noqa: E731
+    monkeypatch.setattr(networks.GaussianEncoder, "from_preset", stand_in)
   views = tf.data.Dataset.from_tensors(
-    {"views": rng.uniform(size=(8, 2, 8, 8, 3)).astype(np.float32)}
+    {"views": rng.uniform(size=(8, 2, 32, 32, 3)).astype(np.float32)}
   )
-  return {"any_keras_model": backbone, "views": views, "images": images}
+  own = {"images": images, "labels": np.array([0, 1, 2, 1]), "classes": 3}
+  return {"any_keras_model": backbone, "views": views, **own}
+
+
+def attacked_a_little(names):
+  change = np.abs(names["attacked"] - names["images"]).max()
+  assert 0 < change <= 8 / 255 + 1e-6
 
 
 # --- How each is run ---
@@ -355,7 +364,10 @@ README = Page(
     "--output_dir=runs/digits-report": f"--output_dir=runs/digits-report --examples=8 {QUICK}",
     "epochs=100": "epochs=1",
     "steps=7": "steps=1",
+    "epochs=20": "epochs=1",
+    "steps=20": "steps=2",
   },
+  check=attacked_a_little,
   cited=("python -m urkle_tf",),  # those of start.md, and of launch/quickstart.sh
   elsewhere={
     **INSTALLED,

@@ -31,6 +31,9 @@ def tracked_files():
 # --- The wheel ---
 
 
+PRESET = {f"urkle_tf/presets/some/{name}" for name in ("weights.npz", "preset.json", "README.md")}
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
   """A wheel built from a copy, so that nothing is left in the checkout."""
@@ -38,6 +41,10 @@ def wheel(tmp_path_factory):
   for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
     shutil.copy(ROOT / name, source)
   shutil.copytree(PACKAGE, source / "urkle_tf", ignore=shutil.ignore_patterns("__pycache__"))
+  for name in PRESET:  # beside those that are shipped
+    file = source / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(name.encode())
   built = tmp_path_factory.mktemp("wheel")
   result = subprocess.run(
     [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -103,10 +110,13 @@ def test_wheel_names_what_it_needs(metadata):
   assert attacks == {"adversarial-robustness-toolbox", "foolbox"}
 
 
-def test_wheel_ships_every_module_its_types_and_its_licence_and_nothing_else(wheel):
+def test_wheel_ships_every_module_its_types_presets_and_licence_and_nothing_else(wheel):
   shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
   modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
-  assert shipped == modules | {"urkle_tf/py.typed"}
+  presets = {str(path.relative_to(ROOT)) for path in PACKAGE.glob("presets/*/*")}
+  assert shipped == modules | presets | PRESET | {"urkle_tf/py.typed"}
+  for name in PRESET:
+    assert wheel.read(name) == name.encode()
   assert any(name.endswith("/LICENSE") for name in wheel.namelist())
 
 
@@ -259,8 +269,10 @@ def test_no_file_names_a_machine_or_a_registry():
   assert not found
 
 
-def test_no_tracked_file_is_over_a_mebibyte():
-  assert not [path for path in tracked_files() if path.stat().st_size > 2**20]
+def test_no_tracked_file_is_over_a_mebibyte_but_for_presets():
+  weights = set(PACKAGE.glob("presets/*/weights.npz"))
+  assert not [p for p in tracked_files() if p.stat().st_size > 2**20 and p not in weights]
+  assert sum(path.stat().st_size for path in weights) < 24 * 2**20
 
 
 # --- Configs ---

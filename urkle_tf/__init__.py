@@ -32,6 +32,7 @@ _NAMES = {
   "load_encoder": "export",
   "load_regressor": "export",
   "model_card": "hub",
+  "presets": "networks.presets",
   "pretrain": "pretraining",
   "push_to_hub": "hub",
   "represent": "embeddings",

@@ -17,6 +17,10 @@ _USE = {
   "classifier": ("deterministic", "logits", "[n, {classes}]"),
   "regressor": ("deterministic", "predictions", "[n, {outputs}]"),
 }
+_NOT_MEASURED = (
+  "Nothing yet. `python -m urkle_tf.evaluate` measures it; "
+  '`urkle_tf.model_card("FOLDER", report="REPORT")` writes what it found here.'
+)
 _READINGS = {"sampled": "sampled z", "deterministic": "z = mu"}
 # Settings that a reader asks for: {name: how it is called}.
 _TRAINED = {
@@ -39,38 +43,42 @@ _TRAINED = {
 }
 
 
-def text(metadata, report=None):
+def text(metadata, reports=(), use=None, recipe="", limits=(), licence=None):
   """The card.
 
   Args:
     metadata: what metadata.json holds: no path and no name of a machine is in it.
-    report: what report.json of `evaluate` holds, of this export; None where nothing is measured.
+    reports: what report.json of `evaluate` holds, of each evaluation of this export.
+    use: how it is used, in Markdown; None for that of a folder.
+    recipe: what else there is to say of its training.
+    limits: further lines of the limits.
+    licence: its SPDX name; None leaves it to whoever publishes.
 
   Returns:
     Markdown that begins with YAML.
   """
   kind = metadata["kind"]
   name = _name(metadata)
-  rows = _rows(report)
   parts = [
-    _front(metadata, name, report),
+    _front(metadata, name, reports, licence),
     f"# {name}",
     f"{_WHAT[kind]}, trained with urkle_tf{_promise(metadata)}.",
     "## Use",
-    _use(metadata),
+    use or _use(metadata),
     "## Training",
     _table(("what", "value"), _trained(metadata)),
+    recipe,
     "## Measured",
-    _measured(report, rows),
+    "\n\n".join(map(_measured, reports)) or _NOT_MEASURED,
     "## Limits",
-    _limits(metadata),
+    _limits(metadata, limits, licence),
   ]
-  return "\n\n".join(parts) + "\n"
+  return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def write(folder, metadata, report=None):
   """Writes the card into an export's folder, a `pathlib.Path`."""
-  files.write(folder / NAME, text(metadata, report))
+  files.write(folder / NAME, text(metadata, [report] if report else ()))
 
 
 def _name(metadata):
@@ -100,7 +108,7 @@ def _radius(epsilon):
   return f"{round(whole)}/255" if abs(whole - round(whole)) < 1e-6 and whole else f"{epsilon:.4g}"
 
 
-def _front(metadata, name, report):
+def _front(metadata, name, reports, licence):
   """The YAML front matter; values are JSON, which is YAML."""
   fields = {
     "library_name": "keras",
@@ -108,33 +116,32 @@ def _front(metadata, name, report):
   }
   if metadata["kind"] in _TASKS:
     fields["pipeline_tag"] = _TASKS[metadata["kind"]]
+  if licence:
+    fields["license"] = licence.lower()
   data = _dataset(metadata)
   if data:
     fields["datasets"] = [data]
-  results = [
-    {"type": "accuracy", "name": row["name"], "value": row["value"]} for row in _rows(report)
-  ]
-  if results:
+  if results := [_result(metadata, report) for report in reports if _rows(report)]:
     fields["metrics"] = ["accuracy"]
-    measured = str(report["config"]["dataset"])
-    fields["model-index"] = [
-      {
-        "name": name,
-        "results": [
-          {
-            "task": {"type": _TASKS.get(metadata["kind"], "other")},
-            "dataset": {
-              "name": measured,
-              "type": measured.split(":")[0],
-              "split": str(report["config"].get("split", "test")),
-            },
-            "metrics": results,
-          }
-        ],
-      }
-    ]
+    fields["model-index"] = [{"name": name, "results": results}]
   lines = [f"{key}: {json.dumps(value)}" for key, value in fields.items()]
   return "\n".join(["---", *lines, "---"])
+
+
+def _result(metadata, report):
+  """What a report found, as the front matter has it."""
+  measured = str(report["config"]["dataset"])
+  return {
+    "task": {"type": _TASKS.get(metadata["kind"], "other")},
+    "dataset": {
+      "name": measured,
+      "type": measured.split(":")[0],
+      "split": str(report["config"].get("split", "test")),
+    },
+    "metrics": [
+      {"type": "accuracy", "name": row["name"], "value": row["value"]} for row in _rows(report)
+    ],
+  }
 
 
 def _dataset(metadata):
@@ -180,7 +187,7 @@ def _trained(metadata):
 
 def _rows(report):
   """[{"name", "value" in percent, "interval"}] of each reading of z, clean first."""
-  if not report or "clean" not in report:
+  if "clean" not in report:
     return []
   clean, found = report["clean"], []
   for mode, part in ((clean["mode"], clean), ("deterministic", clean.get("deterministic"))):
@@ -204,14 +211,9 @@ def _percent(part):
   }
 
 
-def _measured(report, rows):
-  if not report:
-    return (
-      "Nothing yet. `python -m urkle_tf.evaluate` measures it; "
-      '`urkle_tf.model_card("FOLDER", report="REPORT")` writes what it found here.'
-    )
+def _measured(report):
   said = [f"On {report['config']['dataset']}, {report['config'].get('split', 'test')}."]
-  if rows:
+  if rows := _rows(report):
     said[0] = f"{said[0][:-1]}, {report['clean']['examples']:,} images."
     cells = [
       (r["name"], f"{r['value']:.2f} ({r['interval'][0]} to {r['interval'][1]})") for r in rows
@@ -228,7 +230,7 @@ def _measured(report, rows):
   return "\n\n".join(said)
 
 
-def _limits(metadata):
+def _limits(metadata, further, licence):
   said = [
     "Robust accuracy is that against the attacks named beside it: an upper bound on the accuracy "
     "against any attack, not a guarantee.",
@@ -239,7 +241,9 @@ def _limits(metadata):
     said.insert(0, "No adversary took part in what is told above of its training.")
   if not metadata["stochastic"]:
     said.append("z is the mean: the scale that it gives was not trained.")
-  said.append("Whoever publishes it adds the licence, and what the data allow.")
+  said += further
+  if not licence:
+    said.append("Whoever publishes it adds the licence, and what the data allow.")
   return "\n".join(f"- {line}" for line in said)
 
 

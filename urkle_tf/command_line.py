@@ -39,7 +39,11 @@ SHARED = {
   "epsilon": ("number", 8 / 255, "its radius in pixel units of [0, 1]: 8/255 or 0.03"),
   "attack_steps": ("int", None, "gradient steps of the attack"),
   "attack_step_size": ("number", None, "their size in pixel units; default 2.5 epsilon / steps"),
-  "encoder": ("str", None, "an architecture (train), or a folder (finetune, evaluate, embed)"),
+  "encoder": (
+    "str",
+    None,
+    "an architecture (train), or a folder (finetune, evaluate, embed); or preset:NAME",
+  ),
   "log_every": ("int", 50, "steps between two rows of metrics"),
 }
 

@@ -21,7 +21,7 @@ _OWN = {
   "projector_examples": ("int", 2000, "images that the Projector shows; 0 for none"),
 }
 _MAIN = {
-  "encoder": "the folder of an encoder, a SavedModel's, or a .keras file",
+  "encoder": "an encoder's folder, preset:NAME, SavedModel or .keras file",
   "output_dir": "where embeddings.npz goes",
   "dataset": "TFDS name, digits or folder:PATH",
   "data_dir": "where prepared TFDS data lies",

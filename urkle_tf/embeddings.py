@@ -25,8 +25,8 @@ def represent(
 
   Args:
     encoder: the folder of an encoder (or of a classifier or a regressor, whose encoder is meant
-      then); or anybody's: a `.keras` file or a SavedModel's folder, images -> [n, d] or feature
-      maps, which are averaged over space.
+      then), or `"preset:NAME"`; or anybody's: a `.keras` file or a SavedModel's folder, images ->
+      [n, d] or feature maps, which are averaged over space.
     output_dir: where the files go, see below; None writes nothing.
     dataset: a TFDS name, `"digits"` or `"folder:PATH"`.
     data_dir: where prepared TFDS data lies; None for TFDS's own folder.

@@ -24,7 +24,11 @@ _SHARED = {
   "seed": ...,
 }
 _OWN = {
-  "classifier": ("str", None, "an exported classifier's folder, a SavedModel's, or a .keras file"),
+  "classifier": (
+    "str",
+    None,
+    "an exported classifier's folder, preset:NAME, a SavedModel's folder, or a .keras file",
+  ),
   "regressor": ("str", None, "instead of a classifier an exported regressor's folder"),
   "attacks": (
     "str",
@@ -47,7 +51,7 @@ _OWN = {
   "save_images": ("bool", False, "save adversarial images and per-image results"),
 }
 _MAIN = {
-  "classifier": "exported folder, a SavedModel's, or a .keras file",
+  "classifier": "exported folder, preset:NAME, SavedModel or .keras file",
   "encoder": "instead: an encoder, measured without labels",
   "regressor": "instead: an exported regressor",
   "output_dir": "where report.json and report.md go",

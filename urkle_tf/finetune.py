@@ -65,7 +65,7 @@ _SEEDS = {
   ),
 }
 _MAIN = {
-  "encoder": "the folder of a trained encoder",
+  "encoder": "the folder of a trained encoder, or preset:NAME",
   "output_dir": "the run's folder; the same command finds it finished",
   "dataset": "TFDS name, digits or folder:PATH; with labels",
   "data_dir": "where prepared TFDS data lies",

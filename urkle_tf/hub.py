@@ -4,6 +4,7 @@ import json
 import pathlib
 
 from urkle_tf import card, errors, export
+from urkle_tf.networks import presets
 
 
 def model_card(folder, report=None):
@@ -19,8 +20,8 @@ def model_card(folder, report=None):
   Raises:
     UserError: if there is no such export or report, or the report is of another model.
   """
-  metadata = export.read_metadata(folder)
-  found = None if report is None else _read_report(report, metadata)
+  metadata = _metadata(folder)
+  found = None if report is None else read_report(report, metadata)
   card.write(pathlib.Path(folder), metadata, found)
   return pathlib.Path(folder) / card.NAME
 
@@ -47,7 +48,7 @@ def push_to_hub(folder, repo_id, report=None, private=True, **options):
     raise errors.UserError(
       "push_to_hub needs huggingface_hub, which is not installed: pip install huggingface_hub"
     ) from error
-  export.read_metadata(folder)
+  _metadata(folder)
   if report is not None:
     model_card(folder, report)
   token = {"token": options["token"]} if "token" in options else {}
@@ -56,7 +57,25 @@ def push_to_hub(folder, repo_id, report=None, private=True, **options):
   return hub.upload_folder(repo_id=repo_id, folder_path=str(folder), **options)
 
 
-def _read_report(report, metadata):
+def _metadata(folder):
+  if presets.is_named(folder):
+    raise errors.UserError(f"{folder!r} is no folder: export what load_classifier makes of it")
+  return export.read_metadata(folder)
+
+
+def read_report(report, *models):
+  """Reads what an evaluation found.
+
+  Args:
+    report: the folder of the evaluation, or its report.json.
+    *models: metadata of exports, of one of which it must be.
+
+  Returns:
+    What report.json holds, without paths.
+
+  Raises:
+    UserError: if there is no such report, or it is of another model.
+  """
   file = pathlib.Path(report)
   file = file / "report.json" if file.is_dir() else file
   try:
@@ -67,10 +86,11 @@ def _read_report(report, metadata):
   except (ValueError, KeyError, TypeError) as error:
     raise errors.UserError(f"{str(file)!r} is no report of evaluate: {error}") from error
   measured = config.get("fingerprint")
-  if measured != metadata.get("fingerprint"):
+  here = [str(metadata.get("fingerprint")) for metadata in models]
+  if measured not in here:
     raise errors.UserError(
-      f"{str(file)!r} is about another model (weights {measured}, here "
-      f"{metadata.get('fingerprint')}): evaluate this one"
+      f"{str(file)!r} is about another model (weights {measured}, here {' or '.join(here)}): "
+      "evaluate this one"
     )
   config["dataset"] = export.settings_without_paths(config)["dataset"]
   return found

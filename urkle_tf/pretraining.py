@@ -32,7 +32,8 @@ from urkle_tf import (
 )
 from urkle_tf import robustness as schemes
 from urkle_tf.data import augment as augmentation
-from urkle_tf.data import pipeline, service, sources
+from urkle_tf.data import compatibility, pipeline, service, sources
+from urkle_tf.networks import presets
 from urkle_tf.networks.classifier import Classifier
 
 
@@ -99,7 +100,9 @@ def pretrain(
     augment: spec of the recipe that makes the views, `"simclr(strength=0.5)"`; or a list with
       one for each view, `"simclr, augmix(base=simclr)"`.
     augment_on_device: whether the recipe runs inside the compiled step.
-    encoder: spec of the backbone: `"resnet18(width=64)"`.
+    encoder: spec of the backbone: `"resnet18(width=64)"`; or `"preset:NAME"`: the network of a
+      preset, which also says what loc, latent_dim and the bounds of sigma are, with its weights as
+      the start.
     loc: where mu lies, `"sphere"`, `"centred_sphere"`, `"pooled"`, `"dense"` or `"dense_sphere"`
       (`GaussianEncoder`); None for the pretext's own: a sphere, or dense where z is decoded or
       classified.
@@ -134,8 +137,8 @@ def pretrain(
       those of an epoch, for accelerators; None for 1.
     log_every: steps between rows of metrics.
     checkpoint_every: steps between checkpoints.
-    init_from: another run's folder, whose encoder's weights are the start; heads of another
-      shape start anew.
+    init_from: another run's folder, whose encoder's weights are the start, or `"preset:NAME"`;
+      heads of another shape start anew.
     probe_split: held-out labelled images for the online k-nearest-neighbour accuracy; None
       for no probe.  Labels are read by the probe alone.
     probe_examples: how many of them.
@@ -246,7 +249,7 @@ def prepared(settings):
     UserError: for settings or data that do not fit.
   """
   usual = {name: p.default for name, p in inspect.signature(pretrain).parameters.items()}
-  settings = {**usual, **settings}
+  settings = _of_preset({**usual, **settings}, usual)
   _check(settings)
   # Several workers join before TensorFlow does anything.
   scope = distribution.strategy(settings["strategy"])
@@ -256,6 +259,22 @@ def prepared(settings):
       yield _build(settings, scope)
   finally:
     keras.mixed_precision.set_global_policy("float32")
+
+
+def _of_preset(settings, usual):
+  """The settings with what `--encoder=preset:NAME` stands for in its place."""
+  named = settings["encoder"]
+  if not presets.is_named(named):
+    return settings
+  if settings["init_from"]:
+    raise errors.UserError(f"--encoder={named} starts from weights: leave --init_from out")
+  network = presets.read(named)["network"]
+  for name, value in network.items():
+    if name != "encoder" and settings[name] not in (usual[name], value):
+      raise errors.UserError(
+        f"--encoder={named} has --{name}={value}, not {settings[name]}: leave --{name} out"
+      )
+  return {**settings, **network, "init_from": named}
 
 
 def _build(settings, scope):
@@ -310,7 +329,7 @@ def _build(settings, scope):
       loc=settings["loc"] or task.loc,
     )
     if settings["init_from"]:
-      _initialise(model, settings["init_from"])
+      _initialise(model, settings["init_from"], source)
     learner = trainer.Trainer(
       model,
       task,
@@ -401,17 +420,23 @@ def _check(settings):
       raise errors.unknown(name, value, ("float32", "mixed_bfloat16"))
 
 
-def _initialise(model, init_from):
-  """Starts from the encoder of another run (its folder, or its encoder folder)."""
+def _initialise(model, init_from, source):
+  """Starts from the encoder of another run (its folder, or its encoder folder) or a preset."""
   folder = pathlib.Path(init_from)
-  for file in (folder / "encoder" / "network.keras", folder / "network.keras"):
-    if file.exists():
-      break
+  if presets.is_named(init_from):
+    preset = presets.encoder(init_from)
+    compatibility.check_images(preset.image_shape, source, init_from)
+    earlier = preset.network
   else:
-    raise errors.UserError(
-      f"--init_from={init_from} holds no encoder: give a finished run's folder"
-    )
-  earlier = foreign_models.outside_strategies(lambda: keras.models.load_model(file, compile=False))
+    for file in (folder / "encoder" / "network.keras", folder / "network.keras"):
+      if file.exists():
+        break
+    else:
+      raise errors.UserError(
+        f"--init_from={init_from} holds no encoder: give a finished run's folder"
+      )
+    load = lambda: keras.models.load_model(file, compile=False)  # noqa: E731
+    earlier = foreign_models.outside_strategies(load)
   model.start_from(earlier, f"the encoder of --init_from={init_from}")
 
 

@@ -72,7 +72,7 @@ def adapt(
   with the same bits.
 
   Args:
-    encoder: the exported encoder's folder.
+    encoder: the exported encoder's folder, or `"preset:NAME"`.
     output_dir: the run's folder.
     protocol: spec of how: `"slf"`, a frozen encoder and a head that is trained on clean images;
       `"alf"`, the same on attacked images; `"aff(beta=6)"`, encoder and head, by TRADES;
@@ -129,7 +129,7 @@ def adapt(
     raise errors.unknown("protocol", name, spec.names("downstream"))
   method = spec.build("downstream", protocol, Protocol)
   if not encoder:
-    raise errors.UserError("give --encoder=FOLDER: the export of a trained encoder")
+    raise errors.UserError("give --encoder=FOLDER: the export of a trained encoder, or preset:NAME")
   if features not in FEATURES:
     raise errors.unknown("choice of --features", features, FEATURES)
   if features != "loc" and not method.frozen:

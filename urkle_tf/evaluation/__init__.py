@@ -64,9 +64,10 @@ def assess(
   """Measures a classifier, clean and attacked, and its encoder; or an encoder or a regressor.
 
   Args:
-    classifier: the exported classifier's folder; or anybody's: a SavedModel's folder or a
-      `.keras` file, see `urkle_tf.foreign_models`.
-    encoder: instead of it an exported encoder's folder, for the part without labels.
+    classifier: the exported classifier's folder, or `"preset:NAME"`; or anybody's: a
+      SavedModel's folder or a `.keras` file, see `urkle_tf.foreign_models`.
+    encoder: instead of it an exported encoder's folder, or `"preset:NAME"`, for the part without
+      labels.
     output_dir: where report.json, report.md and figures go; None writes nothing.
     dataset: a TFDS name, `"digits"` or `"folder:PATH"`.
     data_dir: where prepared TFDS data lies; None for TFDS's own folder.

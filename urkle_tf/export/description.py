@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import _version, card, errors, spec
+from urkle_tf.networks import presets
 
 FORMAT_VERSION = 1
 _KINDS = {"encoder": "an encoder", "classifier": "a classifier", "regressor": "a regressor"}
@@ -31,7 +32,8 @@ def versions():
 
 def settings_without_paths(settings):
   """Settings that can be shown to others: no folder of this machine is in them."""
-  shown = {name: value for name, value in settings.items() if name not in _PATHS}
+  hidden = lambda name, value: name in _PATHS and not presets.is_named(value)  # noqa: E731
+  shown = {name: value for name, value in settings.items() if not hidden(name, value)}
   # In `train`, encoder names an architecture.
   if "pretext" in settings and "encoder" in settings:
     named = str(settings["encoder"])
@@ -49,15 +51,18 @@ def read_metadata(folder, kind=None):
   """Reads and checks an export's metadata.json.
 
   Args:
-    folder: the export's.
+    folder: the export's, or `"preset:NAME"`.
     kind: "encoder", "classifier" or "regressor"; None for any.
 
   Returns:
     A dict; see `docs/exports.md`.
 
   Raises:
-    UserError: if the folder is missing, is no export, or one of another kind.
+    UserError: if the folder is missing, is no export, or one of another kind; or there is no such
+      preset.
   """
+  if presets.is_named(folder):
+    return presets.metadata(folder, kind)
   folder = pathlib.Path(folder)
   wanted = _KINDS.get(kind, "an encoder, a classifier or a regressor")
   if not folder.is_dir():

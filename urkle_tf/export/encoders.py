@@ -113,14 +113,14 @@ def load_encoder(folder):
 
   Args:
     folder: written by `export_encoder`, or by `export_classifier` or `export_regressor`, whose
-      encoder is meant then.
+      encoder is meant then; or `"preset:NAME"`, see `urkle_tf.presets`.
 
   Returns:
     A Keras layer, trainable, whose call on images returns the `tfp.distributions.Normal`; its
     `network` is the Keras model underneath.
 
   Raises:
-    UserError: if there is no such export.
+    UserError: if there is no such export or preset.
   """
   metadata = description.read_metadata(folder)
   return ExportedEncoder(keras_files.load_network(folder, metadata), metadata, name="encoder")

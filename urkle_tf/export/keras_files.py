@@ -7,6 +7,7 @@ import tensorflow as tf
 from absl import logging
 
 from urkle_tf import errors, foreign_models, trust
+from urkle_tf.networks import presets
 
 
 def save(model, file):
@@ -42,12 +43,16 @@ def _stock(layer):
 
 def load_network(folder, metadata):
   """An export's network, images -> {"loc", "scale"}, which fits its metadata."""
+  if presets.is_named(folder):
+    return presets.encoder(folder).network
   gives = dict.fromkeys(("loc", "scale"), (None, metadata["latent_dim"]))
   return _load(folder, "network.keras", (None, *metadata["image_size"]), gives)
 
 
 def load_head(folder, metadata, outputs):
   """An export's head, z -> [n, outputs], which fits its metadata."""
+  if presets.is_named(folder):
+    return presets.head(folder)
   return _load(folder, "head.keras", (None, metadata["latent_dim"]), (None, outputs))
 
 

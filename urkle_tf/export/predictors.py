@@ -99,10 +99,10 @@ def export_regressor(regressor, folder, metadata=None):
 
 
 def load_classifier(folder):
-  """Loads an exported `Classifier`.
+  """Loads an exported `Classifier`, or that of `"preset:NAME"`, see `urkle_tf.presets`.
 
   Raises:
-    UserError: if there is no such export.
+    UserError: if there is no such export or preset.
   """
   return _load(_CLASSIFIER, folder)
 

@@ -260,6 +260,23 @@ class GaussianEncoder(keras.Model):
     return config
 
   @classmethod
+  def from_preset(cls, name):
+    """An encoder with weights that come with the package; nothing is downloaded.
+
+    Args:
+      name: one of `urkle_tf.presets()`.
+
+    Returns:
+      The encoder, trainable, for images of the preset's size.
+
+    Raises:
+      UserError: if there is no such preset, or its file is damaged.
+    """
+    from urkle_tf.networks import presets  # Late: it builds on this module.
+
+    return presets.encoder(name, cls)
+
+  @classmethod
   def from_config(cls, config):
     for key in ("backbone", "preprocess"):
       config[key] = keras.saving.deserialize_keras_object(config[key])

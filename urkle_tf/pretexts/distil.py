@@ -57,9 +57,9 @@ class Distil(Pretext):
 
   Args:
     teacher: the folder of an encoder that this package exported (or of a classifier or a
-      regressor, whose encoder is meant then); or a `.keras` file or a SavedModel's folder of a
-      model from images to an embedding [n, d] or feature maps [n, h, w, d], which are averaged
-      over space.
+      regressor, whose encoder is meant then), or `preset:NAME`; or a `.keras` file or a
+      SavedModel's folder of a model from images to an embedding [n, d] or feature maps
+      [n, h, w, d], which are averaged over space.
     projector: hidden width of f as an MLP, Dense - batch norm - ReLU - Dense; 0 for the
       identity or a linear map, as above.
     views: how many views of an image; each is pulled to the teacher's embedding of itself.
