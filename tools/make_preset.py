@@ -104,6 +104,7 @@ def rebuilt(network, metadata):
   settings = metadata["settings"]
   named = inspect.signature(networks.GaussianEncoder).parameters
   found = {name: settings[name] for name in ("encoder", *named) if name in settings}
+  found["loc"] = metadata.get("loc", "dense")  # exports from before there was a choice
   problem = "the encoder's settings do not make its network"
   if "encoder" not in found:
     raise errors.UserError(f"{problem}: they name no architecture")
