@@ -78,7 +78,7 @@ _MAIN = {
   "pretext": "simclr byol simsiam barlow_twins vicreg distil vae ae supervised",
   "robustness": "none urkle rocl acl trades adversarial_training",
   "augment": "simclr(strength=1) augmix randaugment affine crop",
-  "encoder": "resnet18(width=64) resnet50 convnet FILE.keras or preset:NAME",
+  "encoder": "resnet18(width=64) convnet FILE.keras preset:NAME",
   "latent_dim": "the dimension of the representation",
   "norm": "of the threat model: linf, l2 or l1",
   "epsilon": "its radius in pixel units of [0, 1]: 8/255",
