@@ -101,7 +101,7 @@ def rebuilt(network, metadata):
   Raises:
     UserError: if the export's settings make another network.
   """
-  settings = metadata["settings"]
+  settings = {"loc": "dense", **metadata["settings"]}  # which it was before there was a choice
   named = inspect.signature(networks.GaussianEncoder).parameters
   found = {name: settings[name] for name in ("encoder", *named) if name in settings}
   found["loc"] = metadata.get("loc", "dense")  # exports from before there was a choice

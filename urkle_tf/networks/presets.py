@@ -135,7 +135,7 @@ def _arrays(name, found):
   content = file.read_bytes() if file.is_file() else b""
   if hashlib.sha256(content).hexdigest() != found["sha256"]:
     raise _damaged(file)
-  return np.load(io.BytesIO(content))
+  return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def _damaged(file):
