@@ -25,7 +25,8 @@ SIGNS = (
 # Settings that runs are compared by; the rest is in the text of the flags.
 _COMPARED = (
   *("pretext", "robustness", "augment", "encoder", "loc", "latent_dim", "norm", "epsilon"),
-  *("attack_steps", "batch_size", "epochs", "optimizer", "learning_rate", "weight_decay", "seed"),
+  *("attack_steps", "batch_size", "epochs", "minutes", "optimizer", "learning_rate"),
+  *("weight_decay", "seed"),
 )
 
 

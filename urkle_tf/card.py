@@ -34,6 +34,7 @@ _TRAINED = {
   "split": "split",
   "examples": "examples",
   "epochs": "epochs",
+  "minutes": "minutes",
   "batch_size": "batch",
   "optimizer": "optimiser",
   "learning_rate": "learning rate",

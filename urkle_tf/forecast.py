@@ -27,11 +27,12 @@ def forecast(timed_steps=3, **settings):
     **settings: of `pretrain`.
 
   Returns:
-    A dict: `parameters` (of the encoder), `head_parameters`, `steps`, `operations` (of one step,
-    over all replicas, 2 a multiply-add), `memory` (bytes on one device, estimated), `peak_memory`
-    (bytes of this process, measured), `available_memory`, `disk` and `free_disk` (bytes),
-    `compile_seconds`, `step_seconds` and `seconds` (of the whole run); `warnings`, a list of
-    texts.  What is not known, or was not measured, is None.
+    A dict: `parameters` (of the encoder), `head_parameters`, `minutes` (of the settings), `steps`
+    and `epochs` (by the clock estimated), `operations` (of one step, over all replicas, 2 a
+    multiply-add), `memory` (bytes on one device, estimated), `peak_memory` (bytes of this process,
+    measured), `available_memory`, `disk` and `free_disk` (bytes), `compile_seconds`,
+    `step_seconds` and `seconds` (of the whole run); `warnings`, a list of texts.  What is not
+    known, or was not measured, is None.
 
   Raises:
     UserError: as `pretrain`.
@@ -63,7 +64,9 @@ def _static(job):
     "head_parameters": int(
       sum(np.prod(v.shape) for v in learner.pretext.variables if id(v) not in known)
     ),
+    "minutes": job.settings["minutes"],
     "steps": job.steps,
+    "epochs": job.settings["epochs"],
     "operations": cost.operations(graph, attack_steps) * replicas // local,
     "memory": memory,
     "peak_memory": None,
@@ -103,8 +106,11 @@ def _graph(job):
 def _measured(job, timed_steps, found):
   """Takes a few steps, from the middle of the training on, where schedules are half-way."""
   learner = job.learner
-  learner.optimizer.iterations.assign(job.steps // 2)
-  feed = iter(job.distributed(job.steps // 2))
+  half = job.steps // 2 if job.steps else 0
+  learner.optimizer.iterations.assign(half)
+  if learner.clock is not None:
+    learner.clock.assign(0.5)
+  feed = iter(job.distributed(half))
   learner.steps_per_execution = 1
   learner.make_train_function()
 
@@ -126,11 +132,14 @@ def _measured(job, timed_steps, found):
       f"{peak / _MIB:,.0f} MiB of {found['available_memory'] / _MIB:,.0f} are taken by the first "
       "steps: there is little room"
     )
+  steps = job.steps or max(1, round(60 * found["minutes"] / seconds))
   return {
+    "steps": steps,
+    "epochs": steps / job.steps_per_epoch,
     "peak_memory": peak,
     "compile_seconds": compiled,
     "step_seconds": seconds,
-    "seconds": compiled + job.steps * seconds,
+    "seconds": compiled + steps * seconds,
     "warnings": warnings,
   }
 
@@ -190,8 +199,11 @@ def describe(found, batch_size):
       f"{operations / seconds / 1e9:,.0f} GFLOP/s"
     )
     lines[2] += f"; {mib(found['peak_memory'])} measured"
+    length = f"{found['steps']:,} steps"
+    if found["minutes"]:
+      length = f"about {found['epochs']:,.1f} epochs, {length}, by the clock"
     lines.append(
-      f"whole run   {found['steps']:,} steps: about {duration(found['seconds'])}, "
+      f"whole run   {length}: about {duration(found['seconds'])}, "
       f"{duration(found['compile_seconds'])} of it before the first"
     )
   return [*lines, *(f"warning: {text}" for text in found["warnings"])]

@@ -72,7 +72,7 @@ class Metrics(keras.callbacks.Callback):
     run: a `runs.Run`.
     writer: a `tf.summary` writer.
     checkpoints: a `checkpoints.Checkpoints`.
-    steps: steps of the whole training.
+    steps: steps of the whole training; None by the clock.
     steps_per_epoch: likewise of an epoch.
     batch_size: data-set images a step.
     log_every: steps between rows.
@@ -84,11 +84,13 @@ class Metrics(keras.callbacks.Callback):
       with `NotFinite`.  Their count is asked for once in so many steps, and before a row is
       written: to ask is to wait for the device.
     alarms: an `alarms.Alarms`, which looks at every row; None for no warnings.
+    limit: the training ends when so many `seconds` have passed, and meanwhile the clock of its
+      `Trainer` says which share has; of several workers the chief's counts.  None for `steps`.
   """
 
   def __init__(
     self, run, writer, checkpoints, steps, steps_per_epoch, batch_size, log_every, checkpoint_every,
-    seconds=0.0, watch=None, scope=None, max_bad_steps=20, alarms=None,
+    seconds=0.0, watch=None, scope=None, max_bad_steps=20, alarms=None, limit=None,
   ):  # fmt: skip
     super().__init__()
     self._run, self._writer, self._checkpoints = run, writer, checkpoints
@@ -99,6 +101,7 @@ class Metrics(keras.callbacks.Callback):
     self._mark, self._watch = None, watch or preemption.Watch()
     scope = scope or tf.distribute.get_strategy()
     self._alone, self._chief = not distribution.several_workers(scope), distribution.is_chief(scope)
+    self._limit, self._agree, self._share = limit, distribution.agreement(scope), 0.0
     self._max_bad_steps, self._alarms, self._skipped = max_bad_steps, alarms, 0
     self.extra = {}
     # The last ones: a long run has many.
@@ -121,6 +124,16 @@ class Metrics(keras.callbacks.Callback):
       self._counted += images
     self._mark = now
 
+  def _behind(self, step):
+    """How much of the training lies behind, in [0, 1]; by the clock the next execution reads it."""
+    if self._limit is None:
+      return step / self._steps
+    share = min(1.0, (self._seconds + self._since_row) / self._limit)
+    share = self._agree(share if self._chief else 0.0)
+    self.model.clock.assign(share)
+    self.model.stop_training = share >= 1
+    return share
+
   def on_train_begin(self, logs=None):
     """Remembers means that a checkpoint holds half full: `fit` empties them all."""
     del logs
@@ -142,11 +155,12 @@ class Metrics(keras.callbacks.Callback):
     before, step = self._step, self._begun + batch + 1
     self._step = step
     self._tick((step - before) * self._batch_size)
+    self._share = self._behind(step)
     passed = lambda n: step // n > before // n  # noqa: E731
     if passed(self._max_bad_steps):
       self._check_numbers()
     due = passed(self._log_every) or passed(self._checkpoint_every)
-    last = step % self._steps_per_epoch == 0
+    last = self._share >= 1 or step % self._steps_per_epoch == 0
     self._progress(step, due or last)
     if due and not last:
       self._finish_row(step)
@@ -158,7 +172,7 @@ class Metrics(keras.callbacks.Callback):
     del epoch, logs
     step = self._step
     self._finish_row(step)
-    if step < self._steps:
+    if self._share < 1:
       self._watch.check(step, self._checkpoints.save)
 
   def _check_numbers(self):
@@ -176,7 +190,7 @@ class Metrics(keras.callbacks.Callback):
     self._write(step)
     passed = step // self._checkpoint_every
     with self.paused():
-      if passed > self._saved or step == self._steps:
+      if passed > self._saved or self._share >= 1:
         self._checkpoints.save(step)
     self._saved = passed
 
@@ -223,15 +237,19 @@ class Metrics(keras.callbacks.Callback):
     loss = runs.plain(self.model.means.result()["loss"])
     spent = self._seconds + self._since_row
     rate = self._counted / self._since_row if self._since_row else 0.0
-    left = (self._steps - step) * self._batch_size / rate if rate else 0.0
-    share = step / self._steps
-    bar = "#" * int(20 * share) + "." * (20 - int(20 * share))
+    epochs = steps = ""
+    if self._limit is None:
+      left = (self._steps - step) * self._batch_size / rate if rate else 0.0
+      epochs, steps = f"/{self._steps // self._steps_per_epoch}", f"/{self._steps}"
+    else:
+      left = max(0.0, self._limit - spent)
+    bar = "#" * int(20 * self._share) + "." * (20 - int(20 * self._share))
     line = (
-      f"epoch {(step - 1) // self._steps_per_epoch + 1}/{self._steps // self._steps_per_epoch}"
-      f" [{bar}] step {step}/{self._steps}  loss {loss:.4f}  {rate:,.0f} images/s"
+      f"epoch {(step - 1) // self._steps_per_epoch + 1}{epochs}"
+      f" [{bar}] step {step}{steps}  loss {loss:.4f}  {rate:,.0f} images/s"
       f"  {_duration(spent)} spent, {_duration(left)} left"
     )
-    end = "" if terminal and step < self._steps else "\n"
+    end = "" if terminal and self._share < 1 else "\n"
     print(("\r" if terminal else "") + line, end=end, file=sys.stderr, flush=True)
 
 

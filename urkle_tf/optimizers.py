@@ -1,4 +1,4 @@
-"""Optimisers and their schedule: linear warm-up, then cosine to 0, per step."""
+"""Optimisers and their schedule: linear warm-up, then cosine to 0, per step or by the clock."""
 
 import keras
 import tensorflow as tf
@@ -85,19 +85,39 @@ def _lars(momentum=0.9, trust=0.001):
   return LARS, {"momentum": momentum, "trust": trust}
 
 
+class _ByClock(keras.optimizers.schedules.LearningRateSchedule):
+  """A schedule of how much of the training lies behind, whatever the step.
+
+  Args:
+    schedule: the learning rate as a function of that share, in [0, 1].
+    share: a Keras variable that holds it.
+  """
+
+  def __init__(self, schedule, share):
+    super().__init__()
+    self._schedule, self._share = schedule, share
+
+  def __call__(self, step):
+    """The learning rate, float32 scalar."""
+    del step
+    return self._schedule(tf.convert_to_tensor(self._share.value))
+
+
 OPTIMIZERS = {"adamw": _adamw, "lars": _lars, "sgd": _sgd}
 
 
-def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0):
+def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=None):
   """Builds an optimiser.
 
   Args:
     text: spec: `"sgd(momentum=0.9)"`, `"adamw"` or `"lars(momentum=0.9, trust=0.001)"`.
     learning_rate: the highest value, above 0.
-    steps: of the whole training, warm-up included.
-    warmup_steps: of linear rise from 0.
+    steps: of the whole training, warm-up included; None by the clock.
+    warmup_steps: of linear rise from 0; by the clock the share of the training, below 1.
     weight_decay: decoupled, times the learning rate (in `LARS`: part of the gradient); batch
       norms and biases are left out.
+    clock: the `Trainer`'s, which alone decides where on its way the learning rate is; None for
+      the number of steps.
 
   Raises:
     UserError: for an unknown name, or a learning rate that is not positive.
@@ -105,13 +125,18 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0):
   if not learning_rate > 0:
     raise errors.UserError(f"--learning_rate must be above 0, got {learning_rate}")
   make, options = spec.call(OPTIMIZERS, text, "optimizer")
-  warmup_steps = min(warmup_steps, steps - 1)
+  if clock is None:
+    warmup_steps = min(warmup_steps, steps - 1)
+  else:
+    steps = 1.0
   schedule = keras.optimizers.schedules.CosineDecay(
     0.0 if warmup_steps else learning_rate,
     steps - warmup_steps,
     warmup_target=learning_rate if warmup_steps else None,
     warmup_steps=warmup_steps,
   )
+  if clock is not None:
+    schedule = _ByClock(schedule, clock)
   optimizer = make(schedule, weight_decay=float(weight_decay), **options)
   if weight_decay:
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])

@@ -64,13 +64,17 @@ def pretrain(
   optimizer="sgd",
   learning_rate=0.1,
   warmup_epochs=0.0,
+  warmup_minutes=None,
   weight_decay=1e-4,
   clip_norm=None,
   epsilon_warmup_epochs=0.0,
+  epsilon_warmup_minutes=None,
   beta_warmup_epochs=0.0,
+  beta_warmup_minutes=None,
   ema=None,
   batch_size=256,
-  epochs=100,
+  epochs=None,
+  minutes=None,
   seed=0,
   precision="float32",
   strategy="auto",
@@ -120,16 +124,22 @@ def pretrain(
       `"controlled(every=300)"`; None for a constant number.
     attack_precision: `"mixed_bfloat16"` for the attack's passes alone; None for `precision`.
     optimizer: spec: `"sgd"` or `"adamw"`.
-    learning_rate: its highest value; cosine to 0 per step.
+    learning_rate: its highest value; cosine to 0, per step or by the clock.
     warmup_epochs: epochs of linear rise before it.
+    warmup_minutes: the same in minutes, with `minutes`; below it.
     weight_decay: decoupled; batch norms and biases are left out.
     clip_norm: largest global norm of the gradient; None for no clipping.
     epsilon_warmup_epochs: epochs over which epsilon rises linearly.
+    epsilon_warmup_minutes: the same in minutes, with `minutes`; below it.
     beta_warmup_epochs: epochs over which the weight of the KL term does.
+    beta_warmup_minutes: the same in minutes, with `minutes`; below it.
     ema: decay a step of the moving average of weights and batch statistics that is exported in
       their place, 0.99 say; None for none, or that of `acl(ema=0.99)`.
     batch_size: images a step over all replicas.
-    epochs: passes over the data.
+    epochs: passes over the data; None for 100, or with `minutes` for as many as there is time for.
+    minutes: of training, without compilation, probes, pictures and checkpoints (`seconds` in
+      metrics.jsonl); what changes over the training follows the clock.  It resumes and ends on
+      time, but not to the same bits.  None for `epochs`.
     seed: everything random is a function of it.
     precision: `"float32"` or `"mixed_bfloat16"`.
     strategy: `"auto"`, `"one"`, `"mirrored"`, `"multi_worker"` or `"tpu"`.
@@ -162,7 +172,7 @@ def pretrain(
     raise errors.UserError("give --output_dir=FOLDER: where the run is written")
   with prepared(settings) as job:
     chief = distribution.is_chief(job.scope)
-    run = runs.open_run(output_dir, settings) if chief else runs.scratch(settings)
+    run = runs.open_run(output_dir, job.settings) if chief else runs.scratch(job.settings)
     try:
       return _train(job, run)
     finally:
@@ -174,7 +184,7 @@ class Job:
   """A training that is ready to start: what its settings name.
 
   Attributes:
-    settings: those of `pretrain`, by name.
+    settings: those of `pretrain`, by name; `epochs` is a number unless `minutes` is.
     scope: the strategy.
     source: the training data.
     held_out: images that the schedule of the attack keeps from the training, or None.
@@ -183,7 +193,7 @@ class Job:
       the settings, but PGD where these leave the threat model.
     learner: the compiled `Trainer`.
     steps_per_epoch: steps of an epoch.
-    steps: of the whole training.
+    steps: of the whole training; None by the clock.
   """
 
   settings: dict[str, Any]
@@ -194,7 +204,7 @@ class Job:
   attack: attacks.Attack
   learner: trainer.Trainer
   steps_per_epoch: int
-  steps: int
+  steps: int | None
 
   @property
   def state(self):
@@ -250,6 +260,8 @@ def prepared(settings):
   """
   usual = {name: p.default for name, p in inspect.signature(pretrain).parameters.items()}
   settings = _of_preset({**usual, **settings}, usual)
+  if settings["epochs"] is None and settings["minutes"] is None:
+    settings["epochs"] = 100
   _check(settings)
   # Several workers join before TensorFlow does anything.
   scope = distribution.strategy(settings["strategy"])
@@ -306,7 +318,8 @@ def _build(settings, scope):
     source, held_out = source.hold_out(count)
   batch_size, replicas = settings["batch_size"], scope.num_replicas_in_sync
   steps_per_epoch = pipeline.steps_per_epoch(source, batch_size)
-  steps = steps_per_epoch * settings["epochs"]
+  minutes = settings["minutes"]
+  steps = None if minutes else steps_per_epoch * settings["epochs"]
   if batch_size % replicas:
     raise errors.UserError(
       f"batch_size={batch_size} does not divide evenly among {replicas} replicas: give a multiple"
@@ -320,7 +333,18 @@ def _build(settings, scope):
     raise errors.UserError(
       f"{type(recipe).__name__} cannot run on the device: leave --augment_on_device out"
     )
-  in_steps = lambda epochs: round(epochs * steps_per_epoch)  # noqa: E731
+  if minutes and scheme.strength(0.0) is not None and not settings["augment_on_device"]:
+    raise errors.UserError(
+      "batches are made ahead of the clock, by which this robustness scheme weakens the "
+      "augmentation: give --augment_on_device, or --epochs in place of --minutes"
+    )
+
+  def warmup(name):
+    """In steps, or by the clock as a share of the training."""
+    if minutes:
+      return (settings[f"{name}_minutes"] or 0) / minutes
+    return round(settings[f"{name}_epochs"] * steps_per_epoch)
+
   with scope.scope():
     keras.utils.set_random_seed(settings["seed"])
     model = networks.GaussianEncoder(
@@ -337,21 +361,23 @@ def _build(settings, scope):
       attack,
       augment=recipe if settings["augment_on_device"] else None,
       seed=settings["seed"],
-      epsilon_warmup=in_steps(settings["epsilon_warmup_epochs"]),
-      beta_warmup=in_steps(settings["beta_warmup_epochs"]),
+      epsilon_warmup=warmup("epsilon_warmup"),
+      beta_warmup=warmup("beta_warmup"),
       clip_norm=settings["clip_norm"],
       steps=steps,
       schedule=schedule,
       attack_precision=settings["attack_precision"],
       ema=settings["ema"],
+      by_clock=minutes is not None,
     )
     learner.compile(
       optimizers.build(
         settings["optimizer"],
         settings["learning_rate"],
         steps,
-        in_steps(settings["warmup_epochs"]),
+        warmup("warmup"),
         settings["weight_decay"],
+        learner.clock,
       ),
       steps_per_execution=at_once,
     )
@@ -404,12 +430,35 @@ def _train(job, run):
 
 
 def _check(settings):
-  for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "max_bad_steps"):
+  minutes = settings["minutes"]
+  if minutes is not None:
+    if settings["epochs"] is not None:
+      raise errors.UserError(
+        f"--minutes={minutes} and --epochs={settings['epochs']} each say when the training ends: "
+        "give one of them"
+      )
+    if not minutes > 0:
+      raise errors.UserError(f"--minutes must be above 0, got {minutes}")
+  for name in (
+    *(("epochs",) if minutes is None else ()),
+    *("batch_size", "log_every", "checkpoint_every", "max_bad_steps"),
+  ):
     if settings[name] < 1:
       raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
   for name in ("warmup_epochs", "weight_decay", "epsilon_warmup_epochs", "beta_warmup_epochs"):
     if not settings[name] >= 0:
       raise errors.UserError(f"--{name} must be at least 0, got {settings[name]}")
+  ours, other = ("epochs", "minutes") if minutes is None else ("minutes", "epochs")
+  for name in ("warmup", "epsilon_warmup", "beta_warmup"):
+    if settings[f"{name}_{other}"]:
+      raise errors.UserError(
+        f"--{name}_{other} goes with --{other}: give --{name}_{ours} in this training by {ours}"
+      )
+    taken = settings[f"{name}_minutes"] or 0
+    if minutes is not None and not 0 <= taken < minutes:
+      raise errors.UserError(
+        f"--{name}_minutes must be at least 0 and below --minutes={minutes}, got {taken}"
+      )
   if settings["batch_size"] < 2:
     raise errors.UserError("--batch_size must be at least 2: one image has no negatives")
   for name, value in (
@@ -444,8 +493,12 @@ def _fit(job, run, state, done, watch):
   """Trains from step `done` to the end; returns the last row of metrics."""
   learner, settings = job.learner, job.settings
   steps, steps_per_epoch = job.steps, job.steps_per_epoch
-  seconds = run.rewind_metrics(done)
-  if done >= steps:
+  seconds, limit = run.rewind_metrics(done), None
+  behind = done / steps if steps else float(distribution.plain(learner.clock))
+  if steps is None:
+    limit = 60 * settings["minutes"]
+    seconds = behind * limit  # rows do not hold those since the last of them
+  if behind >= 1:
     return (run.metrics() or [{}])[-1]
   writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
   board.settings(writer, settings)
@@ -463,6 +516,7 @@ def _fit(job, run, state, done, watch):
     job.scope,
     settings["max_bad_steps"],
     alarms.Alarms(learner, run.metrics()),
+    limit,
   )
   batch = _batch(job, 0)
   callbacks = []

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import sys
 from typing import Any
 
 import keras
@@ -68,10 +69,13 @@ class Trainer(keras.Model):
     attack: the inner maximiser; needed where the robustness scheme is adversarial.
     augment: an on-device augmentation recipe, or None if batches hold views.
     seed: all randomness of step k is a function of (seed, k, global example).
-    epsilon_warmup: steps over which the attack's epsilon rises linearly to its value.
-    beta_warmup: steps over which the weights of the added terms rise likewise.
+    epsilon_warmup: steps over which the attack's epsilon rises linearly to its value; by the
+      clock a share of the training, in [0, 1].
+    beta_warmup: the same for the weights of the added terms.
     clip_norm: largest global norm of the whole batch's gradient; None for no clipping.
     steps: of the whole training, for what changes over it; None keeps that as it is at the start.
+    by_clock: what changes over the training follows `clock`, a variable in [0, 1] that whoever
+      measures the time sets before each execution, and not the number of steps.
     schedule: of the attack's steps (`attack_schedules`); None for a constant number.
     attack_precision: the Keras dtype policy of the attack's passes through the backbone,
       "mixed_bfloat16"; None for that of the encoder.
@@ -98,6 +102,7 @@ class Trainer(keras.Model):
     schedule=None,
     attack_precision=None,
     ema=None,
+    by_clock=False,
   ):
     super().__init__(name="trainer")
     self.encoder, self.pretext = encoder, pretext
@@ -107,7 +112,7 @@ class Trainer(keras.Model):
       raise errors.UserError(
         "this robustness scheme needs an attack: Trainer(..., attack=PGD(...))"
       )
-    if steps is None and self.robustness.strength(0.0) is not None:
+    if steps is None and not by_clock and self.robustness.strength(0.0) is not None:
       raise errors.UserError(
         "this robustness scheme weakens the augmentation over the training: Trainer(..., steps=), "
         "and pipeline.views(..., strength=trainer.strength)"
@@ -124,6 +129,11 @@ class Trainer(keras.Model):
     self.ema = self.robustness.ema if ema is None else ema
     if self.ema is not None and not 0 <= self.ema < 1:
       raise errors.UserError(f"ema must be at least 0 and below 1, got {self.ema}")
+    self.clock: Any = None
+    if by_clock:
+      self.clock = keras.Variable(
+        0.0, dtype="float32", trainable=False, aggregation="only_first_replica"
+      )
     # Every variable exists before the first step: replicas and checkpoints need that.
     if self.robustness.dual:
       encoder.add_stream()
@@ -188,7 +198,7 @@ class Trainer(keras.Model):
     Args:
       views: a function of a step to the batches from there on.
       done: how many steps were taken before.
-      steps: of the whole training.
+      steps: of the whole training; None until a callback ends it.
       steps_per_epoch: likewise of an epoch.
       callbacks: of `fit`, with `monitoring.Metrics` as the last.
     """
@@ -198,13 +208,9 @@ class Trainer(keras.Model):
       fit(data, steps_per_epoch=steps_per_epoch - partial, initial_epoch=epoch, epochs=epoch + 1)
       epoch += 1
       data = views(epoch * steps_per_epoch)
-    if epoch * steps_per_epoch < steps:
-      fit(
-        data,
-        steps_per_epoch=steps_per_epoch,
-        initial_epoch=epoch,
-        epochs=steps // steps_per_epoch,
-      )
+    epochs = sys.maxsize if steps is None else steps // steps_per_epoch
+    if epoch < epochs and not (partial and self.stop_training):
+      fit(data, steps_per_epoch=steps_per_epoch, initial_epoch=epoch, epochs=epochs)
 
   def _maybe_symbolic_build(self, iterator=None, data_batch=None):
     """Nothing is left to build; Keras would read a batch, which fails on several workers."""
@@ -261,13 +267,16 @@ class Trainer(keras.Model):
   def _networks(self):
     return getattr(self.encoder, "streams", {"": self.encoder.network}).values()
 
-  @staticmethod
-  def _ramp(step, steps):
-    """Rises linearly from 1 / steps to 1, and stays there."""
-    return tf.minimum(1.0, tf.cast(step + 1, tf.float32) / max(steps, 1))
+  def _ramp(self, step, warmup):
+    """Rises linearly from 1 / warmup to 1, and stays there; by the clock from 0."""
+    if self.clock is not None:
+      return tf.minimum(1.0, self.progress(step) / warmup) if warmup else tf.ones([])
+    return tf.minimum(1.0, tf.cast(step + 1, tf.float32) / max(warmup, 1))
 
   def progress(self, step):
     """How much of the training lies behind step number `step`: float32 scalar in [0, 1]."""
+    if self.clock is not None:
+      return tf.convert_to_tensor(self.clock.value)
     return tf.minimum(1.0, tf.cast(step, tf.float32) / self.steps) if self.steps else tf.zeros([])
 
   def strength(self, step):
@@ -415,7 +424,8 @@ class Trainer(keras.Model):
 
   def _moved_by_passes(self):
     """What the step moves before its gradient is known: batch statistics."""
-    return [variable for variable in self.non_trainable_weights if variable is not self.skips]
+    kept = (id(self.skips), id(self.clock))
+    return [variable for variable in self.non_trainable_weights if id(variable) not in kept]
 
   @staticmethod
   def _values(variables):
