@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The small-budget comparison on CIFAR-10, SimCLR against SimCLR+Urkle, from data to table:
+# The small-budget road to a robust encoder on CIFAR-10, teacher and student, from data to table:
 #
 #   bash launch/cifar10_cpu.sh DATA_DIR [RUNS]
 #
 # DATA_DIR holds cifar10 prepared by TensorFlow Datasets; runs land in RUNS (runs/cifar10_cpu).
-# About an hour and a half on two cores; running it again goes on where it stopped.
+# Run it again after an interruption: it resumes.
 set -euo pipefail
 exec < /dev/null
 
@@ -14,20 +14,20 @@ runs=${2:-runs/cifar10_cpu}
 source launch/environment.sh
 make_environment
 
-for name in simclr_urkle simclr; do
-  robustness=()
-  [ "$name" = simclr ] && robustness=(--robustness=none)
-  python -m urkle_tf.train --flagfile=configs/cifar10_cpu.cfg --data_dir="$data" \
-    "${robustness[@]}" --output_dir="$runs/$name"
-  # The head's weight decay was chosen on train[48000:], see docs/results/cifar10_cpu.md.
-  python -m urkle_tf.finetune --encoder="$runs/$name/encoder" --protocol=slf \
-    --dataset=cifar10 --data_dir="$data" --epochs=20 --weight_decay=3 \
+python -m urkle_tf.train --flagfile=configs/cifar10_cpu_teacher.cfg --data_dir="$data" \
+  --output_dir="$runs/teacher"
+python -m urkle_tf.train --flagfile=configs/cifar10_cpu.cfg --data_dir="$data" \
+  --pretext="distil(teacher=$runs/teacher/encoder, start=true)" --output_dir="$runs/student"
+for name in teacher student; do
+  # The head's weight decay is chosen on train[48000:], then it is trained on all images.
+  python -m urkle_tf.finetune --encoder="$runs/$name/encoder" --protocol=slf --select=robust \
+    --dataset=cifar10 --data_dir="$data" --validation_split="train[48000:]" --epochs=20 \
     --output_dir="$runs/$name-slf"
-  # All 10,000 test images; each attack goes on with those that are still standing.
+  # All 10,000 test images; each attack continues with those that are still standing.
   python -m urkle_tf.evaluate --classifier="$runs/$name-slf/classifier" \
     --dataset=cifar10 --data_dir="$data" --epsilons=8/255 --standing \
     --attacks="pgd(steps=20, step_size=2/255),pgd(steps=100, step_size=1/255)" \
     --output_dir="$runs/$name-report"
 done
-python launch/table.py "SimCLR=$runs/simclr-report" "SimCLR+Urkle=$runs/simclr_urkle-report"
-python launch/curves.py "$runs/curves.png" "SimCLR=$runs/simclr" "SimCLR+Urkle=$runs/simclr_urkle"
+python launch/table.py "SimCLR teacher=$runs/teacher-report" "Distil+Urkle=$runs/student-report"
+python launch/curves.py "$runs/curves.png" "SimCLR teacher=$runs/teacher" "Distil+Urkle=$runs/student"
