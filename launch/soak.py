@@ -61,7 +61,7 @@ FAULTS = {
 KILLS = [kind for kind, (_, status) in FAULTS.items() if status == -signal.SIGKILL]
 DAMAGES = {
   "truncated": "the newest checkpoint cut short, before the next start",
-  "flipped": "a bit of the newest checkpoint turned over, before the next start",
+  "flipped": "a bit of the newest checkpoint flipped, before the next start",
   "emptied": "the newest checkpoint emptied, before the next start",
 }
 BAD = (50, 17)  # of so many steps, the batch of this one holds no numbers, in both trainings
@@ -495,7 +495,7 @@ def blocks(result):
     hit = [i for i, a in enumerate(result["attempts"]) if a["damage"] == kind]
     if hit:
       told = sum(result["attempts"][i + 1]["fell_back"] for i in hit)
-      rows.append([text, str(len(hit)), f"warned, and went on from the one before: {told}"])
+      rows.append([text, str(len(hit)), f"warned, and resumed from the one before: {told}"])
   rows.append(
     ["a batch of NaN, in both runs", str(result["same"]["skipped"]), "its step was skipped"]
   )
@@ -505,16 +505,19 @@ def blocks(result):
   lines = [
     pages.table(["fault", "times", "what happened"], rows),
     "",
-    f"Compared in the end with the run that was never interrupted: {same['arrays']} arrays of the "
-    f"last checkpoint (weights, optimizer, schedule, statistics, metrics): {alike}; rows of "
-    f"`metrics.jsonl` but for the times: {'the same' if same['rows'] else 'others'}; exported "
-    f"weights: {'the same' if same['exports'] else 'others'}. "
-    + ("Nothing was lost." if not complaints(result) else "Something was lost."),
+    "At the end, the run was compared with one that was never interrupted:",
     "",
-    f"Size of this run: {result['steps']} steps of the digits job, {len(result['attempts'])} "
-    f"starts, {killed} of them ended by SIGKILL, in {result['seconds'] / 60:.1f} minutes on "
-    f"{result['cpus']} CPUs; TensorFlow {result['versions']['tensorflow']}, Keras "
-    f"{result['versions']['keras']}, Python {result['versions']['python']}.",
+    f"- {same['arrays']} arrays of the last checkpoint (weights, optimizer, schedule, statistics, "
+    f"metrics): {alike}",
+    f"- rows of `metrics.jsonl` except for the times: {'the same' if same['rows'] else 'others'}",
+    f"- exported weights: {'the same' if same['exports'] else 'others'}",
+    "",
+    ("Nothing was lost. " if not complaints(result) else "Something was lost. ")
+    + f"The run had {result['steps']} steps of the digits job and took "
+    f"{result['seconds'] / 60:.1f} minutes on {result['cpus']} CPUs. It had "
+    f"{len(result['attempts'])} starts, of which SIGKILL ended {killed}. Versions: TensorFlow "
+    f"{result['versions']['tensorflow']}, Keras {result['versions']['keras']}, Python "
+    f"{result['versions']['python']}.",
   ]
   usage = "The run was too short for a curve."
   if curve:
@@ -529,7 +532,7 @@ def blocks(result):
 
 def _ending(status):
   if status == -signal.SIGKILL:
-    return "started again by the same command, it went on from its newest whole checkpoint"
+    return "the same command resumed it from its newest complete checkpoint"
   if status > 128:
     return f"ended its step, wrote a checkpoint, exited with {status}"
   return f"one line on standard error, exit code {status}; nothing was changed"
