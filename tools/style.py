@@ -31,7 +31,7 @@ WORN = {  # what to look for: what to write
   r"begun|afresh|anew": "started, again",
   r"so many\b": "the number, or 'this many'",
   r"without a word": "silently",
-  r"of (your|its|their|my) own\b": "your own X",
+  r"of (your|its|their|my) own(?=[.,;:)]|$| (and|or|is|are|in|on|to)\b)": "your own X",
   r"somebody's|anybody's": "another, any",
   r"stands? or falls?": "say what decides",
   r"as it stands|as they stand": "unchanged",
