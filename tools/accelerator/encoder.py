@@ -2,7 +2,7 @@
 r"""Makes an encoder of this package from the weights that train.py saved.
 
   python tools/accelerator/encoder.py RUN/encoder --weights student_0.npz student_1.npz \\
-    --about=step.json
+    --about=student.json
 
 The folder is what a training writes: `finetune`, `evaluate`, `embed`, `--init_from` and
 `distil(teacher=...)` take it.  It computes in float32, whatever precision the training had.
@@ -20,7 +20,9 @@ sys.path.insert(
   0, str(pathlib.Path(__file__).resolve().parents[2])
 )  # a clone that was not installed
 
-from urkle_tf import errors, export, networks, pretexts, robustness, spec
+import arrays
+
+from urkle_tf import errors, export, networks, pretexts, pretraining, robustness, spec
 
 
 def make(folder, weights, about, settings="settings", image_shape=None, changed=()):
@@ -30,7 +32,7 @@ def make(folder, weights, about, settings="settings", image_shape=None, changed=
     folder: where to.
     weights: .npz files, the parts of one encoder: arrays named by their place, in float32 or
       float16.
-    about: a JSON file, such as the step.json of export.py: the settings of the training, and
+    about: a JSON file, such as NAME.json of train.py: the settings of the training, and
       "encoder_paths", the names of the encoder's variables in order.
     settings: the entry of it that holds the settings.
     image_shape: (height, width, channels); None where "batch" in `about` says it.
@@ -45,29 +47,21 @@ def make(folder, weights, about, settings="settings", image_shape=None, changed=
   described = _read(about, lambda file: json.loads(pathlib.Path(file).read_text()))
   for name in (settings, "encoder_paths"):
     if name not in described:
-      raise errors.UserError(f"{about} has no {name!r}: give the step.json that export.py wrote")
+      raise errors.UserError(f"{about} has no {name!r}: give the NAME.json that train.py wrote")
   if image_shape is None and "batch" not in described:
     raise errors.UserError(f"{about} does not say how large images are: give --image_shape=32,32,3")
   image_shape = tuple(image_shape or described["batch"][0][1][1:])
-  settings = {**described[settings], **dict(changed)}
-  arrays = {}
-  for file in weights:
-    arrays.update(_read(file, _arrays))
+  settings = {"loc": "dense", **described[settings], **dict(changed)}  # before there was a choice
   encoder = networks.GaussianEncoder(
     networks.backbone(settings["encoder"], image_shape),
     *(settings[name] for name in ("latent_dim", "min_scale", "max_scale")),
+    loc=settings["loc"],
   )
-  _assign(encoder.network.weights, described["encoder_paths"], [arrays[n] for n in sorted(arrays)])
-  plugins = (
-    spec.plugin("pretexts", settings["pretext"], pretexts.Pretext),
-    spec.plugin("robustness", settings["robustness"], robustness.Robustness),
-  )
-  metadata = {
-    **{name: settings[name] for name in ("norm", "epsilon", "dataset")},
-    "stochastic": any(plugin.stochastic for plugin in plugins),
-    "settings": settings,
-  }
-  return export.export_encoder(encoder, folder, metadata)
+  values = _read(" ".join(map(str, weights)), lambda _: arrays.read_weights(weights))
+  _assign(encoder.network.weights, described["encoder_paths"], values)
+  task = spec.plugin("pretexts", settings["pretext"], pretexts.Pretext)
+  scheme = spec.plugin("robustness", settings["robustness"], robustness.Robustness)
+  return export.export_encoder(encoder, folder, pretraining.describe(settings, task, scheme))
 
 
 def _read(file, read):
@@ -77,26 +71,21 @@ def _read(file, read):
     raise errors.UserError(f"cannot read {file}: {' '.join(str(error).split())}") from error
 
 
-def _arrays(file):
-  with np.load(file, allow_pickle=False) as stored:
-    return dict(stored)
-
-
-def _assign(variables, paths, arrays):
+def _assign(variables, paths, values):
   """Gives each variable its array, once all of them fit by name and shape."""
-  if not len(variables) == len(paths) == len(arrays):
+  if not len(variables) == len(paths) == len(values):
     raise errors.UserError(
       f"the encoder of these settings has {len(variables)} variables, but the weights are "
-      f"{len(arrays)} and their names {len(paths)}: give all parts, and the settings they belong to"
+      f"{len(values)} and their names {len(paths)}: give all parts, and the settings they belong to"
     )
-  for variable, path, array in zip(variables, paths, arrays, strict=True):
-    if (variable.path, tuple(variable.shape)) != (path, array.shape):
+  for variable, path, value in zip(variables, paths, values, strict=True):
+    if (variable.path, tuple(variable.shape)) != (path, value.shape):
       raise errors.UserError(
-        f"the weights hold {path} of shape {array.shape} where the encoder of these settings has "
+        f"the weights hold {path} of shape {value.shape} where the encoder of these settings has "
         f"{variable.path} of shape {tuple(variable.shape)}: give the settings they belong to"
       )
-  for variable, array in zip(variables, arrays, strict=True):
-    variable.assign(array.astype(np.float32))
+  for variable, value in zip(variables, values, strict=True):
+    variable.assign(value.astype(np.float32))
 
 
 def _setting(text):
@@ -111,12 +100,12 @@ def main():
   )
   parser.add_argument("folder", help="where the encoder goes, RUN/encoder")
   parser.add_argument("--weights", nargs="+", required=True, help="its parts, .npz")
-  parser.add_argument("--about", required=True, help="step.json")
+  parser.add_argument("--about", required=True, help="NAME.json")
   parser.add_argument("--settings", default="settings", help="the entry of it with the settings")
   parser.add_argument(
     "--image_shape",
     type=lambda text: tuple(map(int, text.split(","))),
-    help="height,width,channels; default: as step.json says",
+    help="height,width,channels; default: as NAME.json says",
   )
   parser.add_argument(
     "--set",
