@@ -406,15 +406,7 @@ def _train(job, run):
     agree(0)  # the chief still exports: who leaves earlier looks as if it had died
     return row
   model, task = learner.encoder, learner.pretext
-  dataset = settings["dataset"]
-  metadata = {
-    "norm": settings["norm"],
-    "epsilon": settings["epsilon"],
-    "dataset": dataset if not dataset.startswith("folder:") else "folder",
-    "loc": settings["loc"] or task.loc,
-    "stochastic": bool(task.stochastic or learner.robustness.stochastic),
-    "settings": settings,
-  }
+  metadata = describe(settings, task, learner.robustness)
   with learner.averaged():
     if not (run.path / "tensorboard" / "projector_config.pbtxt").exists():
       board.embeddings(model, job.attack, source, run.path / "tensorboard", settings["seed"])
@@ -427,6 +419,25 @@ def _train(job, run):
       result["classifier"] = str(run.path / "classifier")
   agree(0)
   return {**row, **result}
+
+
+def describe(settings, task, scheme):
+  """What the metadata of an encoder says of its training.
+
+  Args:
+    settings: those of `pretrain`, by name.
+    task: the `Pretext`, or its class.
+    scheme: the `Robustness`, likewise.
+  """
+  dataset = settings["dataset"]
+  return {
+    "norm": settings["norm"],
+    "epsilon": settings["epsilon"],
+    "dataset": dataset if not dataset.startswith("folder:") else "folder",
+    "loc": settings["loc"] or task.loc,
+    "stochastic": bool(task.stochastic or scheme.stochastic),
+    "settings": settings,
+  }
 
 
 def _check(settings):

@@ -119,29 +119,39 @@ def names(package):
   return [m.name for m in pkgutil.iter_modules(path) if not m.name.startswith(("_", "base"))]
 
 
-def build(package, text, base):
-  """Instantiates the plug-in that a spec names.
+def plugin(package, text, base):
+  """The class of the plug-in that a spec names.
 
   Args:
     package: for example `"pretexts"`: `urkle_tf.pretexts.<name>` is imported.
     text: the spec.
-    base: the class whose one subclass in that module is instantiated.
+    base: the class whose one subclass in that module is returned.
 
   Raises:
-    UserError: if there is no such module or option.
+    UserError: if there is no such module.
   """
-  name, options = parse(text)
+  name, _ = parse(text)
   if name not in names(package):
     raise errors.unknown(
       package.removesuffix("s").replace("robustnes", "robustness"), name, names(package)
     )
   module = importlib.import_module(f"urkle_tf.{package}.{name}")
-  (plugin,) = [
+  (found,) = [
     value
     for value in vars(module).values()
     if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
   ]
-  return _call(plugin, name, options, {})
+  return found
+
+
+def build(package, text, base):
+  """Instantiates the plug-in that a spec names; arguments and errors as of `plugin`.
+
+  Raises:
+    UserError: also if it has no such option.
+  """
+  name, options = parse(text)
+  return _call(plugin(package, text, base), name, options, {})
 
 
 def call(functions, text, kind, **given):

@@ -1,6 +1,7 @@
 """Distillation: keep what a frozen teacher makes of the clean image."""
 
 import contextlib
+import dataclasses
 
 import keras
 import numpy as np
@@ -114,10 +115,7 @@ class Distil(Pretext):
       encoder.start_from(self._teacher.network, f"the teacher {self._path!r}")
     own_loc = self._teacher.format == OWN and not self._pooled
     kind = _kind(self._teacher.network) if own_loc else "features"
-    policy = keras.config.dtype_policy()
-    with contextlib.ExitStack() as stack:
-      if policy.compute_dtype != "float32" and self._teacher.network is not None:
-        stack.enter_context(low_precision(self._teacher.network, policy))
+    with _precision(self._teacher.network):
       self._teacher = foreign_models.freeze(self._teacher, given)
     self._output = output_shape(self._teacher, given)
     width = self._output[-1]
@@ -125,6 +123,32 @@ class Distil(Pretext):
     if self._hidden or kind != _kind(encoder.network) or width != encoder.latent_dim:
       widths = [self._hidden, width] if self._hidden else [width]
       self.projector = heads.mlp(encoder.latent_dim, widths, "projector")
+
+  def thaw(self):
+    """Makes the teacher's weights variables of the step, and no longer constants.
+
+    For programs that are given a teacher which was trained after they were compiled
+    (tools/accelerator); to be called once the trainer has been made.
+
+    Returns:
+      The Keras variables of the teacher's network, in order; they are in no checkpoint either.
+
+    Raises:
+      UserError: if the teacher is no encoder that this package exported.
+    """
+    if self._teacher.format != OWN:
+      raise errors.UserError(
+        f"the teacher {self._path!r} is no encoder that this package exported: only the weights "
+        "of such a one can be given later"
+      )
+    teacher = foreign_models.outside_strategies(read_teacher, self._path, self._pooled)
+
+    def function(images):
+      with _precision(teacher.network):
+        return teacher.function(images)
+
+    self._teacher = dataclasses.replace(teacher, function=function)
+    return teacher.network.weights
 
   def prepare(self, views, batch):
     """The teacher's embeddings of the clean views, float32 [n, v, d]."""
@@ -141,6 +165,14 @@ class Distil(Pretext):
     if self.projector is not None:
       students = through(self.projector, students, training)
     return {"distillation": distance_to_own_view(students, aux, *self._weights)}
+
+
+def _precision(network):
+  """A context in which a teacher's backbone computes in the precision of the training."""
+  policy = keras.config.dtype_policy()
+  if network is None or policy.compute_dtype == "float32":
+    return contextlib.nullcontext()
+  return low_precision(network, policy)
 
 
 def _kind(network):
