@@ -8,11 +8,8 @@ import sys
 
 import pytest
 
+from tools import speed_page, suite
 from urkle_tf import errors
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
-import speed_page
-import suite
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -55,7 +52,7 @@ def _option(system, core_minutes, accuracy):
 FOUND = {
   "scale": "full",
   "date": "2026-01-02",
-  "command": "python launch/benchmark.py --suite --scale=full",
+  "command": "python tools/benchmark.py --suite --scale=full",
   "step": [_step(64, "float32", 10.0, 0.9), _step(64, "mixed_bfloat16", 17.0, 0.7)],
   "pipeline": {
     "images_per_second": 12_000.0,
@@ -233,7 +230,7 @@ def test_the_suite_for_real(request, tmp_path):
     pytest.skip("run with --full")
   flags = ["--suite", "--scale=tiny", f"--out={tmp_path / 'speed.json'}"]
   flags += [f"--page={tmp_path / 'speed.md'}", f"--work={tmp_path / 'work'}"]
-  command = [sys.executable, ROOT / "launch" / "benchmark.py", *flags]
+  command = [sys.executable, ROOT / "tools" / "benchmark.py", *flags]
   subprocess.run(command, check=True, cwd=ROOT, timeout=1800)
   found = json.loads((tmp_path / "speed.json").read_text())
   assert set(suite.PARTS) <= set(found)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 r"""Many runs that differ in some flags, one after the other, and one table of what they gave.
 
-  python launch/sweep.py --train="--flagfile=configs/digits.cfg" --output_dir=runs/sweep \
+  python experiments/sweep.py --train="--flagfile=configs/digits.cfg" --output_dir=runs/sweep \
     --values="robustness=none, urkle(beta=0.02), urkle(beta=0.1)" --values=learning_rate=0.001,0.003
-  python launch/sweep.py --train="--flagfile=configs/digits.cfg" --output_dir=runs/search \
+  python experiments/sweep.py --train="--flagfile=configs/digits.cfg" --output_dir=runs/search \
     --values=learning_rate=1e-4..1e-2:log --values=attack_steps=2..8 --random=10 \
     --finetune="--split=train[:90%] --validation_split=train[90%:]" \
     --evaluate="--split=train[90%:] --attacks=pgd --examples=100"
@@ -28,12 +28,10 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-import jobs  # noqa: E402
-
-from urkle_tf import errors, files, spec  # noqa: E402
+from experiments import jobs
+from urkle_tf import errors, files, spec
 
 _RANGE = re.compile(r"(.+?)\.\.(.+?)(:log)?")
 _LONGEST = 80  # characters of a folder's name
@@ -211,7 +209,7 @@ def main():
     for point in wanted:
       print(" && ".join(stage.text for stage in stages(point, place, given)))
     return
-  rows, out = [], ROOT / place
+  rows, out = [], jobs.ROOT / place
   for number, point in enumerate(wanted):
     print(f"== {number + 1} of {len(wanted)}: {point}", flush=True)
     try:

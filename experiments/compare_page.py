@@ -1,14 +1,13 @@
 """The page of the comparison on CIFAR-10: figures from finished runs, Markdown, a picture.
 
-What launch/compare_cifar10.py writes of what its commands measured.
+What experiments/compare_cifar10.py writes of what its commands measured.
 """
 
 import json
 import re
 import statistics
 
-import pages
-
+from experiments import pages
 from urkle_tf import files
 
 TEMPLATE = """# Every system on CIFAR-10, with equal budgets

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints reports side by side, in Markdown: python launch/table.py NAME=REPORT [NAME=REPORT ...].
+"""Prints reports side by side, in Markdown: python experiments/table.py NAME=REPORT [NAME=...].
 
 REPORT is a folder of `urkle_tf.evaluate`.  A row is a classifier: a stochastic one has two, the
 mean over sampled z and z = mu.  Figures are percent of the images, with 95% intervals.

@@ -8,8 +8,7 @@ import re
 import shlex
 from typing import Any
 
-import jobs
-
+from experiments import jobs
 from urkle_tf import errors
 
 MODULES = ("train", "finetune", "evaluate")

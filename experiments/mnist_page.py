@@ -1,14 +1,13 @@
 """The page of the MNIST table: figures from finished runs, Markdown, pictures.
 
-What launch/reproduce_mnist.py writes of what its commands measured.
+What experiments/reproduce_mnist.py writes of what its commands measured.
 """
 
 import json
 import re
 import statistics
 
-import pages
-
+from experiments import pages
 from urkle_tf import files
 
 SCORES = ("clean", "pgd", "pgd_strong")
@@ -70,7 +69,7 @@ def collect(work, rows, options=""):
       **lists(served),
       **{mode: lists(mode) for mode, _ in others},
       "minutes": [pages.training_minutes(run, run.with_name(f"{run.name}-head")) for run in runs],
-      "command": f"python launch/reproduce_mnist.py --rows={row.name} "
+      "command": f"python experiments/reproduce_mnist.py --rows={row.name} "
       f"--seeds={max(reports) + 1}{options}",
     }
     for name, key in (("kl", "representation"), ("bound", "bound")):

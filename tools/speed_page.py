@@ -1,6 +1,6 @@
 """docs/results/speed.md, from what `benchmark.py --suite` measured."""
 
-import pages
+from experiments import pages
 
 _NAMES = {
   "batch_size": "images a step",

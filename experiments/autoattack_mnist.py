@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """AutoAttack on MNIST's AT and VAE+Urkle, on two CPU cores within a quarter of an hour.
 
-  python launch/reproduce_mnist.py --data_dir=DATA_DIR --rows=at,vae_urkle --seeds=1
-  python launch/autoattack_mnist.py --data_dir=DATA_DIR
+  python experiments/reproduce_mnist.py --data_dir=DATA_DIR --rows=at,vae_urkle --seeds=1
+  python experiments/autoattack_mnist.py --data_dir=DATA_DIR
 
 The first command trains the classifiers and keeps them in runs/mnist.  The second attacks their
 first 1,000 test images at epsilon 0.1 and writes docs/results/mnist_autoattack.md and .json.  It
@@ -19,13 +19,10 @@ import textwrap
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-import jobs  # noqa: E402
-import reproduce_mnist  # noqa: E402
-
-from urkle_tf import errors, files  # noqa: E402
+from experiments import jobs, reproduce_mnist
+from urkle_tf import errors, files
 
 ROWS = ("at", "vae_urkle")
 CONFIG = "configs/mnist_autoattack_evaluate.cfg"
@@ -186,7 +183,7 @@ def page(rows, found):
     table(rows),
     textwrap.fill(what, 100),
     textwrap.fill(f"{reductions(BUDGET)} {checks}", 100),
-    "    python launch/autoattack_mnist.py --data_dir=DATA_DIR",
+    "    python experiments/autoattack_mnist.py --data_dir=DATA_DIR",
     "runs",
     commands,
   ]
@@ -200,7 +197,7 @@ def _arguments(argv):
   parser = jobs.Parser(__doc__)
   add = parser.add_argument
   add("--data_dir", help="where mnist lies, prepared by TensorFlow Datasets (or TFDS's own folder)")
-  add("--work", help="where launch/reproduce_mnist.py keeps its runs; default runs/mnist")
+  add("--work", help="where experiments/reproduce_mnist.py keeps its runs; default runs/mnist")
   add("--rows", default=",".join(ROWS), help="which of its rows; default %(default)s")
   add("--out_md", help="the page; default docs/results/mnist_autoattack.md")
   add("--out_json", help="the figures; default docs/results/mnist_autoattack.json")
@@ -216,24 +213,24 @@ def _arguments(argv):
 def run(argv=None):
   """The command line, without the handling of errors."""
   given = _arguments(argv)
-  work = jobs.within(given.work or ROOT / "runs" / "mnist")
+  work = jobs.within(given.work or jobs.ROOT / "runs" / "mnist")
   rows = [reproduce_mnist.find_row(name) for name in given.rows.split(",")]
   extra = shlex.split(given.extra)
   data_dir = given.data_dir and jobs.within(given.data_dir)
   stages = [stage(row, work, data_dir, extra) for row in rows]
   for row, one in zip(rows, stages, strict=True):
     folder = one.arguments[0].partition("=")[2]
-    if not (ROOT / folder).is_dir():
+    if not (jobs.ROOT / folder).is_dir():
       raise errors.UserError(
-        f"there is no {folder}: train it first, python launch/reproduce_mnist.py "
+        f"there is no {folder}: train it first, python experiments/reproduce_mnist.py "
         f"--rows={row.name} --seeds=1"
       )
   measurements = []
   for row, one in zip(rows, stages, strict=True):
     jobs.run_stages([one])
-    report = json.loads((ROOT / one.folder / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((jobs.ROOT / one.folder / "report.json").read_text(encoding="utf-8"))
     measurements += measured(report, row.system)
-  usual = ROOT / work if extra else ROOT / "docs" / "results"
+  usual = jobs.ROOT / work if extra else jobs.ROOT / "docs" / "results"
   page_file = pathlib.Path(given.out_md or usual / "mnist_autoattack.md").absolute()
   json_file = pathlib.Path(given.out_json or usual / "mnist_autoattack.json").absolute()
   # The commands as others can give them: no path of this machine.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 r"""What an encoder is worth on tasks that it was not made for: one command, one table.
 
-  python launch/transfer.py --data_dir=DATA_DIR --encoder=Urkle=RUN/encoder \
+  python experiments/transfer.py --data_dir=DATA_DIR --encoder=Urkle=RUN/encoder \
     --encoder=Standard=OTHER/encoder --seeds=3 \
     --tasks='mnist,mnist:parity,mnist:at_least(threshold=5),mnist:rotation(degrees=45),digits'
 
@@ -25,12 +25,10 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-import jobs  # noqa: E402
-
-from urkle_tf import errors, files, spec  # noqa: E402
+from experiments import jobs
+from urkle_tf import errors, files, spec
 
 # --- What there is to do ---
 
@@ -401,7 +399,7 @@ def _command(given):
     "data_dir": "DATA_DIR",
     "tasks": ",".join(map(shown, spec.split(given.tasks))),
   }
-  words = ["python", "launch/transfer.py"]
+  words = ["python", "experiments/transfer.py"]
   for action in _parser()._actions:
     value = getattr(given, action.dest, None)
     if action.dest in ("work", "out_md", "out_json", "help") or value == action.default:

@@ -17,11 +17,8 @@ import subprocess
 import sys
 import time
 
-import jobs
-import loopback
-import pages
-import speed_page
-
+from experiments import jobs, pages
+from tools import loopback, speed_page
 from urkle_tf import errors, files
 
 BENCHMARK = pathlib.Path(__file__).with_name("benchmark.py")
@@ -406,7 +403,7 @@ def run(options):
   if found.setdefault("scale", options.scale) != options.scale:
     raise errors.UserError(f"{out} holds figures of --scale={found['scale']}: give another --out")
   found.setdefault("date", datetime.date.today().isoformat())
-  found.setdefault("command", f"python launch/benchmark.py --suite --scale={options.scale}")
+  found.setdefault("command", f"python tools/benchmark.py --suite --scale={options.scale}")
   for name in wanted:
     if name in found:
       continue
