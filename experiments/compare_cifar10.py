@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-from experiments import compare_page, jobs, pages, tables
+from experiments import compare_page, jobs, pages
 from urkle_tf import errors, files, spec
 
 NAME = "cifar10_small"
@@ -96,7 +96,7 @@ ROWS = (
 )
 REFERENCE = "simclr_urkle"  # whose budget the others get
 
-find_row = functools.partial(tables.find_row, ROWS)
+find_row = functools.partial(jobs.find_row, ROWS)
 
 # --- Running ---
 
@@ -130,7 +130,7 @@ def stages(row, seed, labels, asked, config, equal, size, strong=True):
     row: a `Row`.
     seed: an int.
     labels: "all" or a number as text.
-    asked: a `tables.Asked`.
+    asked: a `jobs.Asked`.
     config: the flagfile of the training.
     equal: see `epochs`.
     size: how many images the data set trains on.
@@ -217,7 +217,7 @@ def _numbers(name, text):
 
 def compare(argv=None):
   """The command line, without the handling of errors."""
-  parser = tables.parser(__doc__, NAME, ROWS, "cifar10")
+  parser = jobs.parser(__doc__, NAME, ROWS, "cifar10")
   add = parser.add_argument
   add("--config", default=CONFIG, help="how encoders are trained; default %(default)s")
   add("--labels", default=",".join(LABELS), help="of classifiers; default %(default)s")
@@ -229,7 +229,7 @@ def compare(argv=None):
     help="what the rows have in common: images seen, or gradient evaluations; default %(default)s",
   )
   given = parser.parse_args(argv)
-  asked = tables.read(given, NAME, ROWS, "cifar10")
+  asked = jobs.read(given, NAME, ROWS, "cifar10")
   labels = _numbers("labels", given.labels)
   strong = labels if given.strong_labels is None else _numbers("strong_labels", given.strong_labels)
   if not (jobs.ROOT / given.config).exists():

@@ -1,10 +1,34 @@
-"""Pages that show what finished runs measured: the parts that several launchers share."""
+"""Pages that show what finished runs measured: what experiments share."""
 
 import json
 import re
 import statistics
 
-from urkle_tf import errors
+from urkle_tf import errors, tables
+
+
+def read(file):
+  """What a file of JSON holds."""
+  return json.loads(file.read_text(encoding="utf-8"))
+
+
+def finished(work, name, ending, file="report.json"):
+  """{seed: folder} of the folders NAME-SEED-ENDING that hold a file, by seed."""
+  found = {}
+  for path in work.glob(f"{name}-*-{ending}/{file}"):
+    if matched := re.fullmatch(rf"{name}-(\d+)-{ending}", path.parent.name):
+      found[int(matched[1])] = path.parent
+  return dict(sorted(found.items()))
+
+
+def percent(share):
+  """A share of images in percent, as JSON keeps it."""
+  return round(100 * share, 4)
+
+
+def served(report):
+  """(the part "clean", [rows of "attacks"]) of a model as its callers meet it."""
+  return next(iter(tables.readings(report).values()))
 
 
 def flags(run):
@@ -13,26 +37,22 @@ def flags(run):
   return dict(line.removeprefix("--").split("=", 1) for line in lines)
 
 
-def training_minutes(*folders):
-  """The minutes that metrics.jsonl accounts for, over all folders that have one."""
-  seconds = 0.0
-  for folder in folders:
-    file = folder / "metrics.jsonl"
-    if file.exists():
-      seconds += json.loads(file.read_text(encoding="utf-8").splitlines()[-1])["seconds"]
-  return round(seconds / 60, 2)
+def metrics(run):
+  """The rows of a run's metrics.jsonl; none where there is no such file."""
+  file = run / "metrics.jsonl"
+  lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+  return [json.loads(line) for line in lines]
 
 
-def mean(values, digits=2):
+def training_minutes(*runs):
+  """The minutes that metrics.jsonl accounts for, over all runs that have one."""
+  return round(sum(rows[-1]["seconds"] for run in runs if (rows := metrics(run))) / 60, 2)
+
+
+def mean(values, form=".2f", deviation=None):
   """The mean of some seeds' figures as text, with the standard deviation if there are several."""
-  text = f"{statistics.fmean(values):.{digits}f}"
-  return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.{digits}f}"
-
-
-def table(header, rows):
-  """A table in Markdown, of lists of texts."""
-  lines = [header, ["---"] * len(header), *rows]
-  return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+  text = f"{statistics.fmean(values):{form}}"
+  return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):{deviation or form}}"
 
 
 def page(text, blocks):

@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-from experiments import jobs, mnist_page, pages, tables
+from experiments import jobs, mnist_page, pages
 from urkle_tf import files
 
 LOSS_CAP = 5.0  # M of Proposition 1, nats
@@ -62,7 +62,7 @@ ROWS = (
 
 LATENT_MAP = ("vae", "vae_urkle")  # the rows whose samples of z are drawn
 
-find_row = functools.partial(tables.find_row, ROWS)
+find_row = functools.partial(jobs.find_row, ROWS)
 
 # --- Running ---
 
@@ -143,8 +143,8 @@ def publish(work, page_file, json_file, options=""):
 
 def reproduce(argv=None):
   """The command line, without the handling of errors."""
-  given = tables.parser(__doc__, "mnist", ROWS, "mnist").parse_args(argv)
-  asked = tables.read(given, "mnist", ROWS, "mnist")
+  given = jobs.parser(__doc__, "mnist", ROWS, "mnist").parse_args(argv)
+  asked = jobs.read(given, "mnist", ROWS, "mnist")
   page_file, work = asked.page_file, jobs.ROOT / asked.work
   ran = False
   for seed, row in asked.turns():

@@ -30,8 +30,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-from experiments import jobs
-from urkle_tf import errors, files, spec
+from experiments import jobs, pages
+from urkle_tf import errors, files, spec, tables
 
 _RANGE = re.compile(r"(.+?)\.\.(.+?)(:log)?")
 _LONGEST = 80  # characters of a folder's name
@@ -125,24 +125,20 @@ def stages(point, place, given):
 def results(run):
   """{column: number} of a run's folder; of what is not there, nothing."""
   found = {}
-  metrics = run / "metrics.jsonl"
-  if metrics.is_file() and (lines := metrics.read_text(encoding="utf-8").splitlines()):
-    last = json.loads(lines[-1])
-    found |= {name: last[name] for name in ("loss", "kl", "effective_rank") if name in last}
-    probed = [row["knn_accuracy"] for row in map(json.loads, lines) if "knn_accuracy" in row]
+  if rows := pages.metrics(run):
+    found |= {name: rows[-1][name] for name in ("loss", "kl", "effective_rank") if name in rows[-1]}
+    probed = [row["knn_accuracy"] for row in rows if "knn_accuracy" in row]
     found |= {"knn_accuracy": probed[-1]} if probed else {}
-  head = run / "head" / "metrics.jsonl"
-  if head.is_file() and (lines := head.read_text(encoding="utf-8").splitlines()):
-    last = json.loads(lines[-1])
-    found |= {name: value for name, value in last.items() if name.startswith("validation_")}
-  report = run / "report" / "report.json"
-  if report.is_file():
-    report = json.loads(report.read_text(encoding="utf-8"))
-    if part := report.get("clean"):
-      found["clean"] = part["accuracy"]
-    for row in report.get("attacks", ()):
-      if row["mode"] == report["clean"]["mode"]:
-        name = f"{row['name']}, {row['norm']} {row['epsilon']:.4g}"
+  if rows := pages.metrics(run / "head"):
+    found |= {name: value for name, value in rows[-1].items() if name.startswith("validation_")}
+  file = run / "report" / "report.json"
+  if file.is_file():
+    report = pages.read(file)
+    if "clean" in report:
+      clean, attacks = pages.served(report)
+      found["clean"] = clean["accuracy"]
+      for row in attacks:
+        name = f"{row['name']}, {tables.threat(row)}"
         found[name] = min(row["accuracy"], found.get(name, 1.0))
     if part := report.get("representation"):
       found |= {"worst kl": part["kl_mean"], "drift": part["drift"]}
@@ -164,12 +160,12 @@ def table(rows, by=None):
       raise errors.unknown("column", name, columns)
     worst = float("inf")
     rows = sorted(rows, key=lambda row: sign * (row[1] or {}).get(name, sign * worst))
-  lines = [[*named, *columns], ["---"] * (len(named) + len(columns))]
+  lines = []
   for point, found in rows:
     shown = ["failed"] * len(columns) if found is None else []
     shown = shown or [f"{found[name]:.4g}" if name in found else "" for name in columns]
-    lines.append([*(str(point.get(name, "")).replace("|", "\\|") for name in named), *shown])
-  return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    lines.append([*(point.get(name, "") for name in named), *shown])
+  return tables.markdown([*named, *columns], lines) + "\n"
 
 
 def write_hparams(folder, point, found):

@@ -5,16 +5,13 @@ REPORT is a folder of `urkle_tf.evaluate`.  A row is a classifier: a stochastic 
 mean over sampled z and z = mu.  Figures are percent of the images, with 95% intervals.
 """
 
-import fractions
 import json
 import pathlib
 import sys
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-def _pixels(epsilon):
-  fraction = fractions.Fraction(epsilon * 255).limit_denominator(100)
-  near = abs(float(fraction) / 255 - epsilon) < 1e-9 and fraction.denominator == 1
-  return f"{fraction}/255" if near else f"{epsilon:g}"
+from urkle_tf import tables
 
 
 def _percent(part):
@@ -22,37 +19,26 @@ def _percent(part):
   return f"{100 * part['accuracy']:.2f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def _attack(row):
-  restarts = f", {row['restarts']} restarts" if row["restarts"] > 1 else ""
-  steps = f"-{row['steps']}" if row["steps"] > 1 else ""
-  return f"{row['name']}{steps}{restarts}, {row['norm']} {_pixels(row['epsilon'])}"
-
-
 def table(reports):
-  """The table, as lines of Markdown.
+  """The table in Markdown.
 
   Args:
     reports: {name: what report.json holds}.
   """
-  columns, rows = [], []
+  columns, rows = {}, []
   for name, report in reports.items():
-    for mode in dict.fromkeys(attack["mode"] for attack in report["attacks"]):
-      clean = report["clean"]
-      if clean["mode"] != mode:
-        clean = clean[mode]
+    for mode, (clean, attacks) in tables.readings(report).items():
       cells = {"clean": _percent(clean)}
-      for attack in report["attacks"]:
-        if attack["mode"] == mode:
-          cells[_attack(attack)] = _percent(attack)
-      columns += [column for column in cells if column not in columns]
-      rows.append((name, "z = mu" if mode == "deterministic" else "sampled z", cells))
-  lines = [
-    "| system | classifier | " + " | ".join(columns) + " |",
-    "|---" * (len(columns) + 2) + "|",
-  ]
-  for name, mode, cells in rows:
-    lines.append(f"| {name} | {mode} | " + " | ".join(cells.get(c, "") for c in columns) + " |")
-  return lines
+      cells |= {f"{tables.attack(row)}, {tables.threat(row)}": _percent(row) for row in attacks}
+      columns |= dict.fromkeys(cells)
+      rows.append((name, tables.READINGS[mode], cells))
+  return tables.markdown(
+    ["system", "classifier", *columns],
+    [
+      [name, reading, *(cells.get(column, "") for column in columns)]
+      for name, reading, cells in rows
+    ],
+  )
 
 
 def main():
@@ -70,7 +56,7 @@ def main():
       table({name: reports[name]})
     except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
       sys.exit(f"error: {file} is no report, or is damaged: run python -m urkle_tf.evaluate again")
-  print("\n".join(table(reports)))
+  print(table(reports))
 
 
 if __name__ == "__main__":

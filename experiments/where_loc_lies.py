@@ -7,7 +7,6 @@ Pre-training and heads see train[:45000] of CIFAR-10; every figure is of 2,000 o
 images.  What is finished is not run again.  Prints the table as Markdown.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -19,7 +18,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not inst
 import numpy as np
 
 import urkle_tf
-from urkle_tf import files
+from experiments import jobs, pages
+from urkle_tf import files, tables
 
 FORMS = ("sphere", "centred_sphere", "pooled", "dense", "dense_sphere")
 CELLS = ("simclr", "simclr_urkle", "rocl", "distil_urkle")
@@ -36,7 +36,7 @@ def measured(run, training, k, data):
   """Trains a cell, its head, and measures both; once.  {name: number}."""
   file = run / "figures.json"
   if file.exists():
-    return json.loads(file.read_text(encoding="utf-8"))
+    return pages.read(file)
   row = urkle_tf.pretrain(str(run), split=LEARN, **training, **data)
   urkle_tf.adapt(
     str(run / "encoder"), str(run) + "-head", split=LEARN, weight_decay=3.0, epochs=20, **data
@@ -52,10 +52,10 @@ def measured(run, training, k, data):
     **data,
   )
   loc = urkle_tf.represent(str(run / "encoder"), split=CHECK, **data)["loc"]
-  served = [part for part in report["attacks"] if part["mode"] == report["attacks"][0]["mode"]]
+  clean, attacks = pages.served(report)
   figures = {
-    "clean": report["clean"]["accuracy"],
-    **{f"at {round(255 * part['epsilon'])}/255": part["accuracy"] for part in served},
+    "clean": clean["accuracy"],
+    **{f"at {tables.radius(row['epsilon'], row['norm'])}": row["accuracy"] for row in attacks},
     "effective rank": float(rank(np.asarray(loc))),
     "sigma / spread": row["sigma_over_spread"],
     "minutes": row["seconds"] / 60,
@@ -95,9 +95,7 @@ def cell(name, form, seed, options, work):
 
 def main():
   """The command line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = jobs.Parser(__doc__)
   parser.add_argument("--data_dir", help="where cifar10 lies, prepared by TensorFlow Datasets")
   parser.add_argument("--work", default="runs/where_loc_lies", help="the folder of all runs")
   parser.add_argument("--encoder", default="convnet(width=32)")
@@ -117,16 +115,14 @@ def main():
         found.append(measured(work / f"{name}-{form}-{seed}", training, options.k, data))
         print(name, form, seed, found[-1], file=sys.stderr, flush=True)
       rows.append((name, form, found))
-  print("| cell | loc | clean | PGD-20 at 8/255 | at 16/255 | effective rank | minutes |")
-  print("|---|---|---|---|---|---|---|")
+  head = ["cell", "loc", "clean", "PGD-20 at 8/255", "at 16/255", "effective rank", "minutes"]
+  lines = []
   for name, form, found in rows:
-    texts = []
-    for key, factor in (("clean", 100), ("at 8/255", 100), ("at 16/255", 100)):
-      texts.append(" / ".join(f"{factor * row[key]:.1f}" for row in found))
-    texts.append(" / ".join(f"{row['effective rank']:.1f}" for row in found))
-    texts.append(f"{np.mean([row['minutes'] for row in found]):.1f}")
-    print(f"| {name} | {form} | " + " | ".join(texts) + " |")
+    of = lambda key, factor: " / ".join(f"{factor * row[key]:.1f}" for row in found)  # noqa: E731, B023
+    cells = [*(of(key, 100) for key in ("clean", "at 8/255", "at 16/255")), of("effective rank", 1)]
+    lines.append([name, form, *cells, f"{np.mean([row['minutes'] for row in found]):.1f}"])
+  print(tables.markdown(head, lines))
 
 
 if __name__ == "__main__":
-  main()
+  jobs.main(main)

@@ -12,9 +12,9 @@ CONFIG = "configs/cifar10_small.cfg"
 
 
 def _asked(*arguments):
-  parser = script.tables.parser("", script.NAME, script.ROWS, "cifar10")
+  parser = script.jobs.parser("", script.NAME, script.ROWS, "cifar10")
   given = parser.parse_args(["--work=W", *arguments])
-  return script.tables.read(given, script.NAME, script.ROWS, "cifar10")
+  return script.jobs.read(given, script.NAME, script.ROWS, "cifar10")
 
 
 def _stages(name, labels, *arguments, equal="images"):
@@ -99,11 +99,17 @@ def test_rows_that_need_another_train_it_first():
 
 
 def _attack(mode, epsilon, accuracy):
-  return {"mode": mode, "epsilon": epsilon, "accuracy": accuracy}
+  return {"mode": mode, "norm": "linf", "epsilon": epsilon, "accuracy": accuracy}
 
 
 REPORT = {
-  "clean": {"mode": "sampled", "accuracy": 0.5, "ece": 0.12345, "examples": 20},
+  "clean": {
+    "mode": "sampled",
+    "accuracy": 0.5,
+    "ece": 0.12345,
+    "examples": 20,
+    "deterministic": {},
+  },
   "attacks": [
     _attack("sampled", 8 / 255, 0.3),
     _attack("deterministic", 8 / 255, 0.1),
@@ -112,7 +118,7 @@ REPORT = {
   "corruptions": {"mean": 0.4},
 }
 STRONG = {
-  "clean": {"examples": 10},
+  "clean": {"mode": "sampled", "examples": 10},
   "attacks": [_attack("sampled", 8 / 255, 0.29), _attack("sampled", 8 / 255, 0.25)],
 }
 

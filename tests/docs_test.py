@@ -441,11 +441,7 @@ def run_module(words, monkeypatch, only_read):
 
 def read_script(words):
   """Checks that a script is there and knows the flags that it is given."""
-  files = [
-    words[0],
-    "experiments/jobs.py",
-    "experiments/tables.py",
-  ]  # the latter two hold what they share
+  files = [words[0], "experiments/jobs.py"]  # which holds what they share
   files += ["urkle_tf/train.py", "urkle_tf/command_line.py"]  # whose flags some hand on
   text = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
   for word in words[1:]:

@@ -106,11 +106,3 @@ def test_kills_are_shared_out_among_what_can_be_killed():
   assert sum(kind in soak.KILLS for kind in kinds) == 20
   assert set(kinds) == {"training", "checkpoint", "move", "export", "signal"}
   assert kinds.index("export") == len(kinds) - kinds.count("export")
-
-
-def test_the_page_shows_what_the_result_holds():
-  """No figure of the page was typed."""
-  result = json.loads(soak.RESULTS.read_text(encoding="utf-8"))
-  assert soak.complaints(result) == []
-  text = soak.PAGE.read_text(encoding="utf-8")
-  assert soak.pages.page(text, soak.blocks(result)) == text

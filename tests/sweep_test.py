@@ -87,7 +87,7 @@ def test_the_table_is_sorted_by_a_column():
 
 
 REPORT = {
-  "clean": {"mode": "sampled", "accuracy": 0.8},
+  "clean": {"mode": "sampled", "accuracy": 0.8, "deterministic": {"accuracy": 0.7}},
   "attacks": [
     {"name": "pgd", "norm": "linf", "epsilon": 0.1, "mode": "sampled", "accuracy": 0.5},
     {"name": "pgd", "norm": "linf", "epsilon": 0.1, "mode": "sampled", "accuracy": 0.4},

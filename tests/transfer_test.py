@@ -90,12 +90,7 @@ def test_the_table(tmp_path):
   assert (second["clean"], second["attacked"]) == ([12.345], [23.4])
   page = script.page(document, "COMMAND")
   assert "that were looked at: mnist:parity, Urkle, slf: effort." in page
-  # The standard deviation of two numbers is their distance over the root of 2.
-  assert script.table(document).splitlines()[2:] == [
-    "| mnist:parity | accuracy, % | 51.00 | Urkle | slf | 91.00 ± 1.41 | 79.00 ± 1.41 | "
-    "91.00 ± 0.00 / 78.00 ± 1.41 | 90.00 ± 0.00 | 2 |",
-    "| mnist:rotation | error in degrees | 26 | Urkle | slf | 12.3 | 23.4 |  | 12 | 1 |",
-  ]
+  assert "| 91.00 ± 1.41 | 79.00 ± 1.41 | 91.00 ± 0.00 / 78.00 ± 1.41 |" in page
 
 
 @pytest.mark.parametrize(

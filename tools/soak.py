@@ -41,7 +41,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not inst
 import numpy as np
 
 from experiments import jobs, pages
-from urkle_tf import errors, files
+from urkle_tf import errors, files, tables
 
 RESULTS = jobs.ROOT / "docs" / "results" / "soak.json"
 PAGE = jobs.ROOT / "docs" / "reliability.md"
@@ -501,7 +501,7 @@ def blocks(result):
   alike = "the same in every bit" if not same["different"] else f"{len(same['different'])} differ"
   killed = sum(a["status"] == -signal.SIGKILL for a in result["attempts"])
   lines = [
-    pages.table(["fault", "times", "what happened"], rows),
+    tables.markdown(["fault", "times", "what happened"], rows),
     "",
     f"Compared in the end with the run that was never interrupted: {same['arrays']} arrays of the "
     f"last checkpoint (weights, optimizer, schedule, statistics, metrics): {alike}; rows of "
@@ -516,7 +516,7 @@ def blocks(result):
   ]
   usage = "The run was too short for a curve."
   if curve:
-    usage = pages.table(
+    usage = tables.markdown(
       ["steps of the undisturbed run", "resident memory, MiB, mean", "open files, most"],
       [
         [f"{p['from']} to {p['to']}", f"{p['memory']:.1f}", str(p["files"])] for p in curve.values()

@@ -166,7 +166,7 @@ def _benchmark(folder, **options):
     [sys.executable, BENCHMARK, "--strategy=one", *flags],
     capture_output=True,
     text=True,
-    env=jobs._environment(),
+    env=jobs.environment(),
     check=False,
   )
   if done.returncode:
