@@ -18,10 +18,9 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-import jobs  # noqa: E402
+from experiments import jobs
 
 
 def main():

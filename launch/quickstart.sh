@@ -36,7 +36,7 @@ for run in "$runs/simclr" "$runs/simclr_urkle"; do
 done
 
 echo
-python launch/table.py "SimCLR=$runs/simclr-report" "SimCLR+Urkle=$runs/simclr_urkle-report"
+python experiments/table.py "SimCLR=$runs/simclr-report" "SimCLR+Urkle=$runs/simclr_urkle-report"
 
 cat << END
 

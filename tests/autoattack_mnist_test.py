@@ -3,18 +3,13 @@
 import json
 
 import pytest
-import scripts
 
+from experiments import autoattack_mnist as script
 from urkle_tf import errors
 from urkle_tf.attacks import losses
 from urkle_tf.evaluation import plans as planning
 
 AT, URKLE = (("apgd_ce", "apgd_t", "fab_t", "square"), ("apgd_ce", "apgd_dlr", "square"))
-
-
-@pytest.fixture(scope="module")
-def script():
-  return scripts.load("launch/autoattack_mnist.py")
 
 
 def _report(modes, ensembles, accuracy, checks=()):
@@ -41,7 +36,7 @@ def reports():
   }
 
 
-def test_the_table_lines_the_ensembles_up(script, reports):
+def test_the_table_lines_the_ensembles_up(reports):
   rows = script.measured(reports["at"], "AT") + script.measured(reports["vae_urkle"], "VAE+Urkle")
   lines = script.table(rows).splitlines()
   assert lines[0] == (
@@ -64,7 +59,7 @@ def test_the_table_lines_the_ensembles_up(script, reports):
   assert "checks for masked gradients were left out" in script.page(rows, [])
 
 
-def test_what_was_reduced_is_said_and_given_to_the_attacks(script):
+def test_what_was_reduced_is_said_and_given_to_the_attacks():
   at, urkle = (script.reproduce_mnist.find_row(name) for name in ("at", "vae_urkle"))
   assert script.attacks(at, script.PUBLISHED) == "autoattack"
   assert script.attacks(urkle, script.PUBLISHED) == "autoattack(version=rand),autoattack"
@@ -90,7 +85,7 @@ def test_what_was_reduced_is_said_and_given_to_the_attacks(script):
     assert words in said
 
 
-def test_finished_reports_become_a_page(script, reports, tmp_path, monkeypatch, capsys):
+def test_finished_reports_become_a_page(reports, tmp_path, monkeypatch, capsys):
   """Nothing is run again: the folders say that the same command ran to its end."""
   for name, folder in [("at", "at-0"), ("vae_urkle", "vae_urkle-0-head")]:
     (tmp_path / folder / "classifier").mkdir(parents=True)
@@ -120,7 +115,7 @@ def test_finished_reports_become_a_page(script, reports, tmp_path, monkeypatch, 
   assert "| AT, z = mu |" in capsys.readouterr().out
 
 
-def test_what_is_not_trained_is_told(script, tmp_path):
+def test_what_is_not_trained_is_told(tmp_path):
   with pytest.raises(errors.UserError, match="at-0/classifier: train it first") as caught:
     script.run([f"--work={tmp_path}"])
   assert "--rows=at" in str(caught.value)

@@ -1,4 +1,4 @@
-"""launch/benchmark.py on a tiny cell: its figures exist and agree with each other."""
+"""tools/benchmark.py on a tiny cell: its figures exist and agree with each other."""
 
 import importlib.util
 import json
@@ -7,8 +7,9 @@ import resource
 
 import numpy as np
 import pytest
-import scripts
 import tensorflow as tf
+
+from tools import benchmark as script
 
 TINY = [
   "--encoder=convnet(width=4, layers=2)",
@@ -26,13 +27,12 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def benchmark():
-  module = scripts.load("launch/benchmark.py")
   # Importing this library closes the stream that absl logs to, unless that is sys.stderr, which
   # capsys replaces: import it before.
   if importlib.util.find_spec("art"):
     importlib.import_module("art.attacks.evasion")
     importlib.import_module("art.estimators.classification")
-  return module
+  return script
 
 
 def _printed(benchmark, capsys, *arguments):

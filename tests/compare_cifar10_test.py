@@ -4,30 +4,25 @@ import json
 
 import commands
 import pytest
-import scripts
 
+from experiments import compare_cifar10 as script
 from urkle_tf import errors
 
 CONFIG = "configs/cifar10_small.cfg"
 
 
-@pytest.fixture(scope="module")
-def script():
-  return scripts.load("launch/compare_cifar10.py")
-
-
-def _asked(script, *arguments):
-  parser = script.tables.parser("", script.NAME, script.ROWS, "cifar10")
+def _asked(*arguments):
+  parser = script.jobs.parser("", script.NAME, script.ROWS, "cifar10")
   given = parser.parse_args(["--work=W", *arguments])
-  return script.tables.read(given, script.NAME, script.ROWS, "cifar10")
+  return script.jobs.read(given, script.NAME, script.ROWS, "cifar10")
 
 
-def _stages(script, name, labels, *arguments, equal="images"):
-  asked = _asked(script, *arguments)
+def _stages(name, labels, *arguments, equal="images"):
+  asked = _asked(*arguments)
   return script.stages(script.find_row(name), 1, labels, asked, CONFIG, equal, 50000)
 
 
-def test_every_row_is_a_cell_of_the_grid(script):
+def test_every_row_is_a_cell_of_the_grid():
   from urkle_tf import downstream, pretexts, robustness, spec
 
   for row in script.ROWS:
@@ -42,12 +37,12 @@ def test_every_row_is_a_cell_of_the_grid(script):
   "name, gradients",
   [("simclr", 2), ("rocl", 6), ("acl_ds", 10), ("simclr_urkle", 6), ("at", 4), ("trades", 5)],
 )
-def test_gradient_evaluations_of_an_image(script, name, gradients):
+def test_gradient_evaluations_of_an_image(name, gradients):
   """By hand: images of the training pass, and three steps for each that is attacked."""
   assert script.find_row(name).gradients(3) == gradients
 
 
-def test_epochs(script):
+def test_epochs():
   given = {"epochs": "4", "attack_steps": "3"}
   of = lambda name, equal: script.epochs(script.find_row(name), given, equal)  # noqa: E731
   assert [of(name, "images") for name in ("simclr", "acl_ds")] == [4, 4]
@@ -55,8 +50,8 @@ def test_epochs(script):
   assert [of(name, "gradients") for name in ("simclr", "simclr_urkle", "acl_ds")] == [12, 4, 2]
 
 
-def test_stages_of_an_encoder(script):
-  stages = _stages(script, "rocl", "5000")
+def test_stages_of_an_encoder():
+  stages = _stages("rocl", "5000")
   assert [(s.module, s.config, s.folder) for s in stages] == [
     ("train", CONFIG, "W/rocl-1"),
     ("finetune", "configs/cifar10_small_slf_finetune.cfg", "W/rocl-5000-1-head"),
@@ -69,46 +64,52 @@ def test_stages_of_an_encoder(script):
   assert all("--classifier=W/rocl-5000-1-head/classifier" in words for words in reports)
 
 
-def test_only_some_classifiers_meet_autoattack(script):
-  asked = _asked(script)
+def test_only_some_classifiers_meet_autoattack():
+  asked = _asked()
   row = script.find_row("rocl")
   found = script.stages(row, 1, "5000", asked, CONFIG, "images", 50000, strong=False)
   assert [stage.folder for stage in found][-1] == "W/rocl-5000-1-evaluate"
 
 
-def test_stages_of_supervised_training_see_as_many_images(script):
-  (train, *reports) = _stages(script, "at", "1000")
+def test_stages_of_supervised_training_see_as_many_images():
+  (train, *reports) = _stages("at", "1000")
   assert train.folder == "W/at-1000-1"
   assert {"--examples=1000", "--epochs=100"} <= set(train.words)
   assert all("--classifier=W/at-1000-1/classifier" in report.words for report in reports)
-  assert "--examples=1000" not in _stages(script, "at", "all")[0].words
+  assert "--examples=1000" not in _stages("at", "all")[0].words
 
 
-def test_whole_networks_see_few_images_more_often(script):
-  head = lambda labels: _stages(script, "urrl", labels)[1].words  # noqa: E731
+def test_whole_networks_see_few_images_more_often():
+  head = lambda labels: _stages("urrl", labels)[1].words  # noqa: E731
   assert "--epochs=20" in head("5000")  # ten times the two of the config
   assert "--epochs=20" in head("1000")
   assert "--epochs=4" in head("25000")
   assert not any(word.startswith("--epochs") for word in head("all"))
-  assert not any(word.startswith("--epochs") for word in _stages(script, "rocl", "5000")[1].words)
+  assert not any(word.startswith("--epochs") for word in _stages("rocl", "5000")[1].words)
 
 
-def test_rows_that_need_another_train_it_first(script):
-  teacher, student, *_ = _stages(script, "distil", "all")
+def test_rows_that_need_another_train_it_first():
+  teacher, student, *_ = _stages("distil", "all")
   assert (teacher.folder, student.folder) == ("W/simclr-1", "W/distil-1")
-  assert teacher == _stages(script, "simclr", "all")[0]
+  assert teacher == _stages("simclr", "all")[0]
   assert "--pretext=distil(teacher='W/simclr-1/encoder')" in student.words
-  encoder, head, *_ = _stages(script, "urrl_plain", "all")
-  assert encoder == _stages(script, "urrl", "all")[0]
+  encoder, head, *_ = _stages("urrl_plain", "all")
+  assert encoder == _stages("urrl", "all")[0]
   assert {"--encoder=W/urrl-1/encoder", "--protocol=similarity(weight=0)"} <= set(head.words)
 
 
 def _attack(mode, epsilon, accuracy):
-  return {"mode": mode, "epsilon": epsilon, "accuracy": accuracy}
+  return {"mode": mode, "norm": "linf", "epsilon": epsilon, "accuracy": accuracy}
 
 
 REPORT = {
-  "clean": {"mode": "sampled", "accuracy": 0.5, "ece": 0.12345, "examples": 20},
+  "clean": {
+    "mode": "sampled",
+    "accuracy": 0.5,
+    "ece": 0.12345,
+    "examples": 20,
+    "deterministic": {},
+  },
   "attacks": [
     _attack("sampled", 8 / 255, 0.3),
     _attack("deterministic", 8 / 255, 0.1),
@@ -117,12 +118,12 @@ REPORT = {
   "corruptions": {"mean": 0.4},
 }
 STRONG = {
-  "clean": {"examples": 10},
+  "clean": {"mode": "sampled", "examples": 10},
   "attacks": [_attack("sampled", 8 / 255, 0.29), _attack("sampled", 8 / 255, 0.25)],
 }
 
 
-def test_scores(script):
+def test_scores():
   assert script.compare_page.scores(REPORT, STRONG) == {
     "clean": 50.0,
     "pgd_8": 30.0,
@@ -135,7 +136,7 @@ def test_scores(script):
 
 
 @pytest.mark.timeout(600)
-def test_a_small_comparison_and_then_nothing_more_to_do(script, tmp_path, monkeypatch, capsys):
+def test_a_small_comparison_and_then_nothing_more_to_do(tmp_path, monkeypatch, capsys):
   arguments = [
     "--dataset=digits",
     f"--work={tmp_path}",
@@ -184,7 +185,7 @@ def test_a_small_comparison_and_then_nothing_more_to_do(script, tmp_path, monkey
     (["--data_dir=nowhere"], ["--data_dir=nowhere"]),
   ],
 )
-def test_mistakes_are_one_line(script, arguments, words):
+def test_mistakes_are_one_line(arguments, words):
   with pytest.raises(errors.UserError) as caught:
     script.compare(arguments)
   assert "\n" not in str(caught.value)

@@ -441,7 +441,7 @@ def run_module(words, monkeypatch, only_read):
 
 def read_script(words):
   """Checks that a script is there and knows the flags that it is given."""
-  files = [words[0], "launch/jobs.py", "launch/tables.py"]  # the latter two hold what they share
+  files = [words[0], "experiments/jobs.py"]  # which holds what they share
   files += ["urkle_tf/train.py", "urkle_tf/command_line.py"]  # whose flags some hand on
   text = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
   for word in words[1:]:
@@ -469,7 +469,7 @@ def run_command(line, monkeypatch, only_read=False):
 
 def run_page(page, text, tmp_path, monkeypatch, full):
   """Runs what a page asks to be run, made smaller."""
-  for folder in ("configs", "examples", "launch"):
+  for folder in ("configs", "examples", "experiments", "launch", "tools"):
     (tmp_path / folder).symlink_to(ROOT / folder)
   monkeypatch.chdir(tmp_path)
   found, replaced = blocks(text), set()

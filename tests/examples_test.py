@@ -1,14 +1,15 @@
 """The examples that show Urkle in models and loops of others: each does what it says."""
 
+import importlib
+
 import pytest
-import scripts
 
 EXAMPLES = ("robust_classifier", "robust_regression", "robust_simclr")
 
 
 def example(name):
   """An example as a module."""
-  return scripts.load(f"examples/{name}.py")
+  return importlib.import_module(f"examples.{name}")
 
 
 def test_a_classifier_gains_robustness(capsys):

@@ -10,11 +10,11 @@ import sys
 import hypothesis
 import numpy as np
 import pytest
-import scripts
 from absl import flags
 from hypothesis import strategies as st
 from PIL import Image
 
+from experiments import table
 from urkle_tf import command_line, errors, pretexts, robustness, spec, trust
 from urkle_tf.data import augment, folders, labellings, sources, splits
 from urkle_tf.evaluation import plans, report, store
@@ -215,11 +215,6 @@ def test_folders_of_anything(tmp_path_factory, things, split):
 # --- Reports ---
 
 
-@pytest.fixture(scope="module")
-def table():
-  return scripts.load("launch/table.py")
-
-
 PART = {"mode": "sampled", "accuracy": 0.5, "interval": [0.4, 0.6]}
 ATTACK = PART | {"name": "pgd", "norm": "linf", "epsilon": 0.1, "steps": 2, "restarts": 1}
 REPORT = {"clean": PART, "attacks": [ATTACK], "config": {"fingerprint": "a"}}
@@ -234,7 +229,7 @@ REPORTS = (
 
 @few(120)
 @hypothesis.given(content=REPORTS.map(json.dumps) | st.text(max_size=20))
-def test_readers_of_reports(table, tmp_path, content):
+def test_readers_of_reports(tmp_path, content):
   (tmp_path / "report.json").write_text(content, encoding="utf-8", errors="replace")
   ends_well(report.finished, tmp_path, "model", "a")
   said = io.StringIO()

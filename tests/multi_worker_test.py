@@ -11,10 +11,8 @@ import pytest
 import workers
 
 import urkle_tf
+from tools import loopback
 from urkle_tf import distribution, errors, export, monitoring, networks, pretexts
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
-import loopback
 
 pytestmark = pytest.mark.timeout(1800)  # three processes that compile every cell with --full
 

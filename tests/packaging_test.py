@@ -124,7 +124,11 @@ def test_wheel_ships_every_module_its_types_presets_and_licence_and_nothing_else
 
 
 def scripts():
-  found = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci" / "run"]
+  folders = ("launch", "experiments", "tools")
+  found = [
+    *(f for part in folders for f in sorted((ROOT / part).glob("*.sh"))),
+    ROOT / ".ci" / "run",
+  ]
   return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in found]
 
 

@@ -7,11 +7,11 @@ import socket
 
 import numpy as np
 import pytest
-import scripts
 import yaml
 from small_models import digits, small_encoder
 
 import urkle_tf
+from tools import make_preset as script
 from urkle_tf import errors, export, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import scoring
@@ -23,11 +23,6 @@ SETTINGS = {"encoder": "convnet(width=8, layers=3)", "latent_dim": 6, "pretext":
 METADATA = {"dataset": "digits", "norm": "linf", "epsilon": 0.05}
 PRESET = "preset:tiny"
 SHIPPED = sorted(urkle_tf.presets())
-
-
-@pytest.fixture(scope="module")
-def script():
-  return scripts.load("tools/make_preset.py")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +56,7 @@ def exported(encoder, classifier, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(script, exported, tmp_path_factory):
+def made(exported, tmp_path_factory):
   """The folder of presets with one, with the figures of a report that is about itself."""
   folder = tmp_path_factory.mktemp("presets")
   with pytest.MonkeyPatch.context() as patch:
@@ -271,7 +266,7 @@ def test_a_preset_is_no_folder_for_the_hub(tiny, tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
-def test_the_tool_refuses_what_does_not_fit(script, made, exported, tmp_path, monkeypatch):
+def test_the_tool_refuses_what_does_not_fit(made, exported, tmp_path, monkeypatch):
   monkeypatch.setattr(presets, "FOLDER", tmp_path / "presets")
   other = {"fingerprint": "0", "dataset": "digits"}
   report = {"clean": {}, "config": other}
@@ -296,7 +291,7 @@ def test_the_tool_refuses_what_does_not_fit(script, made, exported, tmp_path, mo
 # --- What was recorded ---
 
 
-def differences(script, found, source, classifier, attacked):
+def differences(found, source, classifier, attacked):
   """How many images are right where they were wrong, or the other way: (clean, under PGD-20)."""
   recorded = found["recorded"]
   now = script.correctness(classifier, source, attacked)
@@ -305,7 +300,7 @@ def differences(script, found, source, classifier, attacked):
   return [sum(a != b for a, b in zip(*pair)) for pair in zip(now, before)]
 
 
-def test_what_is_right_is_recorded(script, tiny, classifier):
+def test_what_is_right_is_recorded(tiny, classifier):
   found = presets.read("tiny")
   source = sources.load("digits", "test", examples=200)
   clean, attacked = (found["recorded"][name] for name in ("clean", "pgd20"))
@@ -322,15 +317,15 @@ def test_what_is_right_is_recorded(script, tiny, classifier):
   assert abs(200 * row["own_accuracy"] - attacked.count("1")) <= 6
 
   loaded = urkle_tf.load_classifier(PRESET)
-  assert differences(script, found, source, loaded, None) == [0, 0]
-  assert differences(script, found, source, loaded, 40) == [0, 0]
+  assert differences(found, source, loaded, None) == [0, 0]
+  assert differences(found, source, loaded, 40) == [0, 0]
   kernel = loaded.head.get_layer("dense1").kernel
   kernel.assign(0.5 * kernel)
-  assert min(differences(script, found, source, loaded, None)) > 2
+  assert min(differences(found, source, loaded, None)) > 2
 
 
 @pytest.mark.parametrize("name", SHIPPED or [None])
-def test_a_shipped_preset_does_what_it_did(name, script, request):
+def test_a_shipped_preset_does_what_it_did(name, request):
   """On the first 200 test images, of which without `--full` 20 are attacked."""
   if name is None:
     pytest.skip("no preset is shipped yet")
@@ -341,4 +336,4 @@ def test_a_shipped_preset_does_what_it_did(name, script, request):
   source = sources.load(data, "test", os.environ["URKLE_DATA_DIR"], examples=200)
   attacked = None if request.config.getoption("--full") else script.BATCH
   loaded = urkle_tf.load_classifier(f"preset:{name}")
-  assert max(differences(script, found, source, loaded, attacked)) <= 2
+  assert max(differences(found, source, loaded, attacked)) <= 2

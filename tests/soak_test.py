@@ -9,20 +9,16 @@ import sys
 
 import numpy as np
 import pytest
-import scripts
+
+from tools import soak
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def soak():
-  return scripts.load("launch/soak.py")
 
 
 def test_a_training_that_is_killed_and_damaged_loses_nothing(tmp_path):
   options = ["--kills=4", "--steps=32", "--others=0", "--damages=1", "--seed=1"]
   done = subprocess.run(
-    [sys.executable, ROOT / "launch" / "soak.py", f"--output_dir={tmp_path / 'soak'}", *options],
+    [sys.executable, ROOT / "tools" / "soak.py", f"--output_dir={tmp_path / 'soak'}", *options],
     capture_output=True,
     text=True,
   )
@@ -61,7 +57,7 @@ def _run(folder, step=3, weight=1.0, loss=0.5, seconds=1.0, fingerprint="a"):
     ({"fingerprint": "b"}, "the exports differ"),
   ],
 )
-def test_a_difference_of_one_bit_is_noticed(soak, tmp_path, change, complaint):
+def test_a_difference_of_one_bit_is_noticed(tmp_path, change, complaint):
   same = soak.compare(_run(tmp_path / "one"), _run(tmp_path / "other", **change))
   found = soak.complaints({"same": same, "attempts": []})
   assert found == ([complaint] if complaint else [])
@@ -87,14 +83,14 @@ def _attempt(fault, status, **more):
     ),
   ],
 )
-def test_a_fault_that_ends_otherwise_is_noticed(soak, attempt, complaint):
+def test_a_fault_that_ends_otherwise_is_noticed(attempt, complaint):
   same = {"arrays": 1, "different": [], "rows": True, "exports": True}
   found = soak.complaints({"same": same, "attempts": [attempt, _attempt(None, 0)]})
   assert found == ([complaint] if complaint else [])
 
 
 @pytest.mark.parametrize("kind", ["truncated", "flipped", "emptied"])
-def test_damage_is_never_harmless(soak, tmp_path, kind):
+def test_damage_is_never_harmless(tmp_path, kind):
   file = next((_run(tmp_path / "run") / "checkpoints").iterdir())
   whole = file.read_bytes()
   for seed in range(20):
@@ -105,16 +101,8 @@ def test_damage_is_never_harmless(soak, tmp_path, kind):
       [stored[name] for name in ("step", "w")]
 
 
-def test_kills_are_shared_out_among_what_can_be_killed(soak):
+def test_kills_are_shared_out_among_what_can_be_killed():
   kinds = soak.plan(20, ["signal"], random.Random(0))
   assert sum(kind in soak.KILLS for kind in kinds) == 20
   assert set(kinds) == {"training", "checkpoint", "move", "export", "signal"}
   assert kinds.index("export") == len(kinds) - kinds.count("export")
-
-
-def test_the_page_shows_what_the_result_holds(soak):
-  """No figure of the page was typed."""
-  result = json.loads(soak.RESULTS.read_text(encoding="utf-8"))
-  assert soak.complaints(result) == []
-  text = soak.PAGE.read_text(encoding="utf-8")
-  assert soak.pages.page(text, soak.blocks(result)) == text

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import sys
 
 import hypothesis
 import pytest
@@ -146,6 +147,33 @@ def test_wrong_plug_ins_end_in_one_line(text, words):
     spec.build("robustness", text, robustness.Robustness)
   assert words in str(caught.value)
   assert "\n" not in str(caught.value)
+
+
+def test_a_name_may_begin_with_base(tmp_path, monkeypatch):
+  (tmp_path / "baseline.py").write_text(
+    "from urkle_tf import robustness\n\n\nclass Baseline(robustness.Plain):\n  pass\n"
+  )
+  monkeypatch.setattr(robustness, "__path__", [*robustness.__path__, str(tmp_path)])
+  assert "baseline" in spec.names("robustness")
+  try:
+    assert type(spec.build("robustness", "baseline", robustness.Robustness)).__name__ == "Baseline"
+  finally:
+    sys.modules.pop("urkle_tf.robustness.baseline", None)
+
+
+@pytest.mark.parametrize("classes", [(), ("First", "Second")])
+def test_a_module_holds_one_plug_in(tmp_path, monkeypatch, classes):
+  lines = [f"class {name}(robustness.Plain):\n  pass\n" for name in classes]
+  (tmp_path / "several.py").write_text("\n".join(["from urkle_tf import robustness\n", *lines]))
+  monkeypatch.setattr(robustness, "__path__", [*robustness.__path__, str(tmp_path)])
+  try:
+    with pytest.raises(errors.UserError) as caught:
+      spec.build("robustness", "several", robustness.Robustness)
+  finally:
+    sys.modules.pop("urkle_tf.robustness.several", None)
+  said = str(caught.value)
+  assert f"several.py must hold one subclass of Robustness, and holds {', '.join(classes)}" in said
+  assert "\n" not in said
 
 
 def test_call_passes_options_and_what_is_given():

@@ -286,9 +286,8 @@ def test_an_export_tells_nothing_of_where_it_was_made(folder):
 
 # --- What our own code may not do ---
 
-SOURCES = [
-  path for part in ("urkle_tf", "launch", "examples") for path in (ROOT / part).rglob("*.py")
-]
+CODE = ("urkle_tf", "launch", "experiments", "tools", "examples")
+SOURCES = [path for part in CODE for path in (ROOT / part).rglob("*.py")]
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
 
@@ -344,7 +343,7 @@ def test_tensorboard_is_never_shown_to_the_world():
   """No script or page of ours binds it, or anything, to a public address."""
   public = re.compile(r"--bind_all|--host[= ](0\.0\.0\.0|::|\*)|0\.0\.0\.0")
   assert public.search("tensorboard --logdir=x --bind_all")
-  places = [*(ROOT / "launch").iterdir(), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
-  places += [*(ROOT / "examples").rglob("*.py"), *(ROOT / "urkle_tf").rglob("*.py")]
+  places = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", *(ROOT / "launch").iterdir()]
+  places += [*SOURCES, *(ROOT / "experiments").glob("*.sh"), *(ROOT / "tools").glob("*.sh")]
   found = [p.name for p in places if p.is_file() and public.search(p.read_text("utf-8"))]
   assert found == []

@@ -5,19 +5,14 @@ import pathlib
 import sys
 
 import pytest
-import scripts
 import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
+from experiments import sweep as script
 from urkle_tf import errors
 
 
-@pytest.fixture(scope="module")
-def script():
-  return scripts.load("launch/sweep.py")
-
-
-def test_a_grid_has_each_value_with_each(script):
+def test_a_grid_has_each_value_with_each():
   texts = ["robustness=none, urkle(beta=0.1, attacked=1)", "--epochs=1,2"]
   assert script.points(script.read_values(texts)) == [
     {"robustness": "none", "epochs": "1"},
@@ -27,7 +22,7 @@ def test_a_grid_has_each_value_with_each(script):
   ]
 
 
-def test_random_points_are_drawn_from_lists_and_ranges(script):
+def test_random_points_are_drawn_from_lists_and_ranges():
   values = script.read_values(["rate=1e-4..1e-2:log", "steps=2..4", "beta=0..0.5", "seed=0,1"])
   found = script.points(values, 200, seed=3)
   assert found == script.points(values, 200, seed=3)
@@ -57,12 +52,12 @@ def test_random_points_are_drawn_from_lists_and_ranges(script):
     (["rate=1..2"], None, "give --random=N"),
   ],
 )
-def test_mistakes_are_one_line(script, texts, draws, words):
+def test_mistakes_are_one_line(texts, draws, words):
   with pytest.raises(errors.UserError, match=words):
     script.points(script.read_values(texts), draws)
 
 
-def test_folders_are_named_after_the_values(script):
+def test_folders_are_named_after_the_values():
   assert script.folder_name({"beta": "0.1", "seed": "1"}) == "beta=0.1,seed=1"
   alike = [script.folder_name({"robustness": f"urkle(beta{sign}1)"}) for sign in "=+"]
   assert alike[0] != alike[1]
@@ -70,7 +65,7 @@ def test_folders_are_named_after_the_values(script):
   assert len(script.folder_name({"x": "y" * 300})) < 100
 
 
-def test_the_table_is_sorted_by_a_column(script):
+def test_the_table_is_sorted_by_a_column():
   rows = [
     ({"beta": "0"}, {"clean": 0.9, "pgd": 0.1}),
     ({"beta": "1", "more": "a|b"}, {"clean": 0.7, "pgd": 0.51234}),
@@ -92,7 +87,7 @@ def test_the_table_is_sorted_by_a_column(script):
 
 
 REPORT = {
-  "clean": {"mode": "sampled", "accuracy": 0.8},
+  "clean": {"mode": "sampled", "accuracy": 0.8, "deterministic": {"accuracy": 0.7}},
   "attacks": [
     {"name": "pgd", "norm": "linf", "epsilon": 0.1, "mode": "sampled", "accuracy": 0.5},
     {"name": "pgd", "norm": "linf", "epsilon": 0.1, "mode": "sampled", "accuracy": 0.4},
@@ -102,7 +97,7 @@ REPORT = {
 
 
 @pytest.fixture
-def sweep(script, tmp_path, monkeypatch, capsys):
+def sweep(tmp_path, monkeypatch, capsys):
   """A function of further arguments that sweeps with commands that only leave files behind.
 
   It returns (what it printed, its exit code, the commands that ran).
@@ -182,7 +177,7 @@ def test_the_commands_can_be_listed(sweep, tmp_path):
 
 
 @pytest.mark.timeout(600)
-def test_a_small_sweep_as_it_is(script, tmp_path, monkeypatch, request):
+def test_a_small_sweep_as_it_is(tmp_path, monkeypatch, request):
   if not request.config.getoption("--full"):
     pytest.skip("two trainings, in processes of their own: --full")
   train = "--encoder='convnet(width=4, layers=2)' --examples=64 --batch_size=32"

@@ -1,30 +1,19 @@
 """The launcher of the transfer table: its arguments, its table from runs, and a small whole run."""
 
 import functools
-import importlib.util
 import json
-import pathlib
 import sys
 
 import pytest
 from small_models import small_encoder
 
 import urkle_tf
+from experiments import transfer as script
 from urkle_tf import errors, export
 from urkle_tf.evaluation import regression
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "launch" / "transfer.py"
 
-
-@pytest.fixture(scope="module")
-def script():
-  found = importlib.util.spec_from_file_location("transfer", SCRIPT)
-  module = importlib.util.module_from_spec(found)
-  found.loader.exec_module(module)
-  return module
-
-
-def test_encoders_have_names(script):
+def test_encoders_have_names():
   texts = ["Urkle=/a/encoder", "/runs/simclr/encoder", "/b/other"]
   assert script.encoders(texts) == {
     "Urkle": "/a/encoder",
@@ -33,7 +22,7 @@ def test_encoders_have_names(script):
   }
 
 
-def test_more_flags_become_arguments(script):
+def test_more_flags_become_arguments():
   def function(epochs, head, flag, seed, step):
     del epochs, head, flag, seed, step
 
@@ -45,7 +34,7 @@ def test_more_flags_become_arguments(script):
       script.options(wrong, function, ["seed"])
 
 
-def test_counts_are_at_most_those_there_are(script):
+def test_counts_are_at_most_those_there_are():
   # digits has 1,797 images: 1,437 to train on, of which the first 90% are 1,293
   count = functools.partial(script.at_most, examples=None, data_dir=None, download=False)
   assert count(5000, "digits", "train[:90%]") == 1293
@@ -82,7 +71,7 @@ def _write(folder, seed, report, row, **kept):
   (measured / "report.json").write_text(json.dumps(report))
 
 
-def test_the_table(script, tmp_path):
+def test_the_table(tmp_path):
   parity, angle = tmp_path / "urkle" / "mnist-parity", tmp_path / "urkle" / "mnist-rotation"
   report = _classes(0.9, 0.8, (0.91, 0.79))
   report["checks"] = [{"name": name, "passed": name == "noise"} for name in ("noise", "effort")]
@@ -101,12 +90,7 @@ def test_the_table(script, tmp_path):
   assert (second["clean"], second["attacked"]) == ([12.345], [23.4])
   page = script.page(document, "COMMAND")
   assert "that were looked at: mnist:parity, Urkle, slf: effort." in page
-  # The standard deviation of two numbers is their distance over the root of 2.
-  assert script.table(document).splitlines()[2:] == [
-    "| mnist:parity | accuracy, % | 51.00 | Urkle | slf | 91.00 ± 1.41 | 79.00 ± 1.41 | "
-    "91.00 ± 0.00 / 78.00 ± 1.41 | 90.00 ± 0.00 | 2 |",
-    "| mnist:rotation | error in degrees | 26 | Urkle | slf | 12.3 | 23.4 |  | 12 | 1 |",
-  ]
+  assert "| 91.00 ± 1.41 | 79.00 ± 1.41 | 91.00 ± 0.00 / 78.00 ± 1.41 |" in page
 
 
 @pytest.mark.parametrize(
@@ -121,7 +105,7 @@ def test_the_table(script, tmp_path):
     (["--encoder=a=x", "--tasks=digits", "--extra_finetune=--epoch=1"], "did you mean 'epochs'"),
   ],
 )
-def test_mistakes_end_in_one_line(script, monkeypatch, capsys, arguments, message):
+def test_mistakes_end_in_one_line(monkeypatch, capsys, arguments, message):
   monkeypatch.setattr(sys, "argv", ["transfer.py", *arguments])
   with pytest.raises(SystemExit) as stopped:
     script.jobs.main(script.transfer)
@@ -135,7 +119,7 @@ def test_mistakes_end_in_one_line(script, monkeypatch, capsys, arguments, messag
 
 
 @pytest.mark.timeout(600)
-def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(script, tmp_path, monkeypatch):
+def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(tmp_path, monkeypatch):
   encoder = export.export_encoder(
     small_encoder(), tmp_path / "run" / "encoder", {"norm": "linf", "epsilon": 0.1}
   )

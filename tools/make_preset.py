@@ -21,19 +21,18 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-import jobs  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import numpy as np
+import tensorflow as tf
 
-from urkle_tf import attacks, card, errors, export, files, hub, networks  # noqa: E402
-from urkle_tf.attacks import losses  # noqa: E402
-from urkle_tf.data import compatibility, sources  # noqa: E402
-from urkle_tf.evaluation import scoring  # noqa: E402
-from urkle_tf.networks import presets  # noqa: E402
-from urkle_tf.networks.classifier import Classifier  # noqa: E402
+from experiments import jobs
+from urkle_tf import attacks, card, errors, export, files, hub, networks
+from urkle_tf.attacks import losses
+from urkle_tf.data import compatibility, sources
+from urkle_tf.evaluation import scoring
+from urkle_tf.networks import presets
+from urkle_tf.networks.classifier import Classifier
 
 EXAMPLES = 200  # of the test split, whose correctness is recorded
 STEPS = 20  # of PGD

@@ -2,7 +2,7 @@
 
 import json
 
-from urkle_tf import files
+from urkle_tf import files, tables
 
 NAME = "README.md"
 
@@ -21,7 +21,6 @@ _NOT_MEASURED = (
   "Nothing yet. `python -m urkle_tf.evaluate` measures it; "
   '`urkle_tf.model_card("FOLDER", report="REPORT")` writes what it found here.'
 )
-_READINGS = {"sampled": "sampled z", "deterministic": "z = mu"}
 # Settings that a reader asks for: {name: how it is called}.
 _TRAINED = {
   "pretext": "pretext",
@@ -67,7 +66,7 @@ def text(metadata, reports=(), use=None, recipe="", limits=(), licence=None):
     "## Use",
     use or _use(metadata),
     "## Training",
-    _table(("what", "value"), _trained(metadata)),
+    tables.markdown(("what", "value"), _trained(metadata)),
     recipe,
     "## Measured",
     "\n\n".join(map(_measured, reports)) or _NOT_MEASURED,
@@ -101,12 +100,7 @@ def _threat(metadata):
   """Such as linf 8/255; "" where the export does not tell."""
   if not {"norm", "epsilon"} <= set(metadata):
     return ""
-  return f"{metadata['norm']} {_radius(metadata['epsilon'])}"
-
-
-def _radius(epsilon):
-  whole = epsilon * 255
-  return f"{round(whole)}/255" if abs(whole - round(whole)) < 1e-6 and whole else f"{epsilon:.4g}"
+  return tables.threat(metadata)
 
 
 def _front(metadata, name, reports, licence):
@@ -190,18 +184,13 @@ def _rows(report):
   """[{"name", "value" in percent, "interval"}] of each reading of z, clean first."""
   if "clean" not in report:
     return []
-  clean, found = report["clean"], []
-  for mode, part in ((clean["mode"], clean), ("deterministic", clean.get("deterministic"))):
-    if part is None:
-      continue
-    reading = "" if "deterministic" not in clean else f", {_READINGS[mode]}"
-    found.append({"name": f"clean{reading}", **_percent(part)})
-    for row in report.get("attacks", ()):
-      if row["mode"] == mode:
-        steps = f"-{row['steps']}" if row.get("steps", 1) > 1 else ""
-        restarts = f" x {row['restarts']}" if row.get("restarts", 1) > 1 else ""
-        name = f"{row['name']}{steps}{restarts}, {row['norm']} {_radius(row['epsilon'])}{reading}"
-        found.append({"name": name, **_percent(row)})
+  found, readings = [], tables.readings(report)
+  for mode, (clean, attacks) in readings.items():
+    reading = f", {tables.READINGS[mode]}" if len(readings) > 1 else ""
+    found.append({"name": f"clean{reading}", **_percent(clean)})
+    for row in attacks:
+      name = f"{tables.attack(row)}, {tables.threat(row)}{reading}"
+      found.append({"name": name, **_percent(row)})
   return found
 
 
@@ -219,11 +208,11 @@ def _measured(report):
     cells = [
       (r["name"], f"{r['value']:.2f} ({r['interval'][0]} to {r['interval'][1]})") for r in rows
     ]
-    said.append(_table(("images", "accuracy in percent, 95% interval"), cells))
+    said.append(tables.markdown(("images", "accuracy in percent, 95% interval"), cells))
   if part := report.get("representation"):
     said.append(
-      f"Without labels: the worst neighbour of an image within {part['norm']} "
-      f"{_radius(part['epsilon'])} is {part['kl_mean']:.3g} nats away (mean), and moves its "
+      f"Without labels: the worst neighbour of an image within {tables.threat(part)} "
+      f"is {part['kl_mean']:.3g} nats away (mean), and moves its "
       f"representation by {part['drift']:.2g} of the mean distance between images."
     )
   if failed := [check["name"] for check in report.get("checks", ()) if not check["passed"]]:
@@ -246,12 +235,3 @@ def _limits(metadata, further, licence):
   if not licence:
     said.append("Whoever publishes it adds the licence, and what the data allow.")
   return "\n".join(f"- {line}" for line in said)
-
-
-def _table(head, rows):
-  lines = [head, ("---",) * len(head), *rows]
-  return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
-
-
-def _cell(value):
-  return " ".join(str(value).split()).replace("|", "\\|")

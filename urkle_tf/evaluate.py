@@ -9,7 +9,7 @@
 The same command on the same --output_dir finishes what was begun there, or finds it finished.
 """
 
-from urkle_tf import command_line, errors
+from urkle_tf import command_line, errors, tables
 
 _SHARED = {
   "encoder": None,
@@ -84,13 +84,13 @@ def main():
       worst = part["attacks"][0]
       print(
         f"root mean square error: {part['clean']['rmse']:.4g} clean, {worst['rmse']:.4g} under "
-        f"{worst['name']}, {worst['norm']}, epsilon {worst['epsilon']:.4g}"
+        f"{worst['name']}, {tables.threat(worst, ', epsilon ')}"
       )
     if "clean" in result:
       print(f"clean accuracy: {100 * result['clean']['accuracy']:.2f}%")
     for row in result.get("attacks", ()):
       print(
-        f"{row['name']}, {row['norm']}, epsilon {row['epsilon']:.4g}, {row['mode']} z: "
+        f"{row['name']}, {tables.threat(row, ', epsilon ')}, {row['mode']} z: "
         f"{100 * row['accuracy']:.2f}%"
       )
     if part := result.get("corruptions"):

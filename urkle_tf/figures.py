@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn import decomposition
 
-from urkle_tf import distribution, export, files
+from urkle_tf import distribution, export, files, tables
 from urkle_tf.networks.gaussian import kl
 from urkle_tf.robustness.urkle import kl_objective
 
@@ -174,7 +174,7 @@ def latent_figure(rows, images, attack):
   threat = attack.threat
   parts[0].suptitle(
     f"{samples} samples of z an image. Adversaries: {attack.name.upper()}-{attack.steps} on the "
-    f"KL, {threat.norm}, epsilon {float(threat.epsilon):.3g}",
+    f"KL, {threat.norm}, epsilon {tables.radius(float(threat.epsilon), threat.norm)}",
     fontsize=9,
   )
   for axes, image, colour in zip(parts[0].subplots(1, count, squeeze=False)[0], images, colours):

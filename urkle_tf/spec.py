@@ -116,7 +116,8 @@ def _call(function, name, options, given):
 def names(package):
   """The names of the plug-ins of `urkle_tf.<package>`: its public modules."""
   path = importlib.import_module(f"urkle_tf.{package}").__path__
-  return [m.name for m in pkgutil.iter_modules(path) if not m.name.startswith(("_", "base"))]
+  found = [module.name for module in pkgutil.iter_modules(path)]
+  return [name for name in found if name != "base" and not name.startswith("_")]
 
 
 def plugin(package, text, base):
@@ -136,12 +137,18 @@ def plugin(package, text, base):
       package.removesuffix("s").replace("robustnes", "robustness"), name, names(package)
     )
   module = importlib.import_module(f"urkle_tf.{package}.{name}")
-  (found,) = [
+  found = [
     value
     for value in vars(module).values()
     if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
   ]
-  return found
+  if len(found) != 1:
+    classes = ", ".join(value.__name__ for value in found) or "none"
+    raise errors.UserError(
+      f"{module.__file__} must hold one subclass of {base.__name__}, and holds {classes}: move "
+      "what others share into a module whose name begins with an underscore"
+    )
+  return found[0]
 
 
 def build(package, text, base):

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, progress
+from urkle_tf import attacks, distribution, progress, tables
 from urkle_tf.attacks import losses
 from urkle_tf.evaluation import clean, scoring
 from urkle_tf.evaluation.candidates import Worst, choose
@@ -157,14 +157,6 @@ def _take(state, record, name, positions):
   return taken, record.get(f"{name}.images"), scored
 
 
-def radius(epsilon):
-  """A radius as people write it: 0.1, 8/255 or a short decimal."""
-  steps = epsilon * 255
-  if abs(float(f"{epsilon:.2g}") - epsilon) > 1e-9 and abs(steps - round(steps)) < 1e-6:
-    return f"{round(steps)}/255"
-  return f"{epsilon:.4g}"
-
-
 def measure(
   classifier,
   source,
@@ -265,7 +257,7 @@ def measure(
         count = total if mask is None else int(mask.sum())
         attacked = count if target == 0 else attacked
         aims: dict[str, tuple] = dict.fromkeys(modes, ())
-        title = f"{plan.name}({plan.steps}) {norm} {radius(epsilon)}"
+        title = f"{plan.name}({plan.steps}) {norm} {tables.radius(epsilon, norm)}"
         if plan.targets:
           title += f" target {target + 1}/{plan.targets}"
           for mode in modes:

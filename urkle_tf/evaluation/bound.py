@@ -7,7 +7,7 @@ import numbers
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, errors, export, progress
+from urkle_tf import attacks, distribution, errors, export, progress, tables
 from urkle_tf.evaluation import attacked, scoring
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.store import Store
@@ -212,7 +212,7 @@ def measure(
     return {"kl": kl(before, after), "mean": mean, "of_mean": of_mean}
 
   mask = np.arange(source.size) < total
-  bar = progress.Progress(f"bound {norm} {attacked.radius(epsilon)}", total)
+  bar = progress.Progress(f"bound {norm} {tables.radius(epsilon, norm)}", total)
   parts = []
   store = store or Store()
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, progress
+from urkle_tf import attacks, distribution, progress, tables
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.square import Square
 from urkle_tf.evaluation import attacked, scoring
@@ -63,7 +63,7 @@ def measure(
   """
   checks = _Checks(classifier, source, scorer, norm, epsilon, examples, batch_size, eot, seed)
   total = 8 if scoring.modes(classifier)[0] == "sampled" else 7
-  bar = progress.Progress(f"checks {norm} {attacked.radius(epsilon)}", total, "checks")
+  bar = progress.Progress(f"checks {norm} {tables.radius(epsilon, norm)}", total, "checks")
   found = []
   for check in checks.all(np.asarray(reported)):
     found.append(check)
@@ -262,7 +262,7 @@ class _Checks:
       shares.append(self._share(standing))
     most = min(0.1, 1 / self._classifier.classes)
     steps = ", ".join(
-      f"{_percent(share)} at {attacked.radius(size)}"
+      f"{_percent(share)} at {tables.radius(size, self._norm)}"
       for size, share in zip(radii, shares, strict=True)
     )
     detail = (

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from urkle_tf import tables
+
 
 class Strong(str):
   """Text that stands out."""
@@ -112,8 +114,7 @@ def _block(part):
         f"- {name}: **{figure}**{f', {how}' if how else ''}" for name, figure, how in figures
       )
     case Table(_, head, rows):
-      lines = [head, ["---"] * len(head), *[[_cell(cell) for cell in row] for row in rows]]
-      return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+      return tables.markdown(head, [[_cell(cell) for cell in row] for row in rows])
     case Picture(file, title, _):
       return f"![{title}]({file})"
   raise TypeError(part)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from urkle_tf.evaluation import attacked
+from urkle_tf import tables
 from urkle_tf.evaluation.document import Picture
 from urkle_tf.figures import canvas
 
@@ -58,7 +58,10 @@ def found(folder, report):
 def _describe_accuracy(report):
   lines = []
   for (label, mode), rows in _lines(report).items():
-    points = [f"{100 * row['accuracy']:.2f}% at {attacked.radius(row['epsilon'])}" for row in rows]
+    points = [
+      f"{100 * row['accuracy']:.2f}% at {tables.radius(row['epsilon'], row['norm'])}"
+      for row in rows
+    ]
     lines.append(f"{label}, z {mode}, {', '.join(points)}")
   return "; ".join(lines) + "."
 
@@ -93,10 +96,7 @@ def _lines(report):
   """{(attack, mode): its rows, by radius}."""
   lines: dict[tuple[str, str], list[dict]] = {}
   for row in report["attacks"]:
-    label = row["name"] if row["steps"] == 1 else f"{row['name']}-{row['steps']}"
-    if row["restarts"] > 1:
-      label += f" x {row['restarts']}"
-    lines.setdefault((label, row["mode"]), []).append(row)
+    lines.setdefault((tables.attack(row), row["mode"]), []).append(row)
   return {key: sorted(rows, key=lambda row: row["epsilon"]) for key, rows in lines.items()}
 
 
@@ -192,7 +192,7 @@ def reliability_panels(report):
   radii = sorted({row["epsilon"] for row in rows})
   for epsilon in dict.fromkeys(radii[:1] + radii[-1:]):
     worst = min((row for row in rows if row["epsilon"] == epsilon), key=lambda row: row["accuracy"])
-    title = f"{worst['name']}, {worst['norm']}, {attacked.radius(epsilon)}"
+    title = f"{worst['name']}, {worst['norm']}, {tables.radius(epsilon, worst['norm'])}"
     panels.append((title, worst["reliability"]))
   return panels
 

@@ -5,10 +5,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, errors, export, progress, runs
+from urkle_tf import attacks, distribution, errors, export, progress, runs, tables
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import report, scoring
-from urkle_tf.evaluation.attacked import radius
 
 _CHUNK = 25  # samples of z that are in memory at once
 
@@ -146,7 +145,7 @@ def measure(regressor, source, attack, eot=20, samples=200, batch_size=250, seed
   clean: dict[str, list] = {mode: [] for mode in modes}
   worst: dict[str, list] = {mode: [] for mode in modes}
   norm, epsilon = attack.threat.norm, float(attack.threat.epsilon)
-  bar = progress.Progress(f"pgd({attack.steps}) {norm} {radius(epsilon)}", source.size)
+  bar = progress.Progress(f"pgd({attack.steps}) {norm} {tables.radius(epsilon, norm)}", source.size)
   for number, (_, images, truth) in enumerate(scoring.stream(source, batch_size)):
     size = len(images)
     padded = scoring.pad(images, batch_size)

@@ -2,8 +2,8 @@
 
 import json
 
-from urkle_tf import errors, files
-from urkle_tf.evaluation import attacked, pictures
+from urkle_tf import errors, files, tables
+from urkle_tf.evaluation import pictures
 from urkle_tf.evaluation.document import (
   Alarm,
   Glance,
@@ -127,21 +127,20 @@ def _glance(report):
   """The figures of the served mode that are read first."""
   found = []
   if clean := report.get("clean"):
-    mode = "sampled z" if clean["mode"] == "sampled" else "z = mu"
-    images = f"{clean['examples']:,} images, {mode}"
+    images = f"{clean['examples']:,} images, {tables.READINGS[clean['mode']]}"
     found.append(("clean accuracy", f"{100 * clean['accuracy']:.2f}%", images))
     rows = [row for row in report.get("attacks", ()) if row["mode"] == clean["mode"]]
     for epsilon in sorted({row["epsilon"] for row in rows}):
       worst = min(
         (row for row in rows if row["epsilon"] == epsilon), key=lambda row: row["accuracy"]
       )
-      name = f"attacked, {worst['norm']} {attacked.radius(epsilon)}"
+      name = f"attacked, {tables.threat(worst)}"
       found.append((name, f"{100 * worst['accuracy']:.2f}%", f"lowest of all: {worst['name']}"))
   if part := report.get("corruptions"):
     types = f"mean of {len(part['types'])} types"
     found.append(("corrupted", f"{100 * part['mean']:.2f}%", types))
   if (part := report.get("representation")) and "clean" not in report:
-    where = f"{part['norm']}, epsilon {attacked.radius(part['epsilon'])}"
+    where = tables.threat(part, ", epsilon ")
     found.append(("worst KL, mean", f"{part['kl_mean']:.4g} nats", where))
     flips = f"{100 * part['neighbour_flips']:.1f}%"
     found.append(("nearest image changes", flips, f"of {part['examples']:,} images"))
@@ -184,7 +183,8 @@ def _attacked(report):
   ]
   cells = [
     [
-      *(row["name"], row["norm"], attacked.radius(row["epsilon"]), row["mode"], _share(row)),
+      *(row["name"], row["norm"], tables.radius(row["epsilon"], row["norm"])),
+      *(row["mode"], _share(row)),
       *([_share(row, "own_") if "own_accuracy" in row else "-"] if own else []),
       *_calibration(row),
       *(str(row[name]) for name in ("steps", "restarts", "eot")),
@@ -231,7 +231,7 @@ def _served(report):
   """What a caller of a sampled classifier sees, of the images as they are and attacked."""
   parts = [("clean", "-", report.get("clean", {}))]
   for row in report.get("attacks", ()):
-    parts.append((row["name"], attacked.radius(row["epsilon"]), row))
+    parts.append((row["name"], tables.radius(row["epsilon"], row["norm"]), row))
   parts = [(name, epsilon, part) for name, epsilon, part in parts if "served_accuracy" in part]
   if not parts:
     return []
@@ -269,7 +269,7 @@ def _checks(part, config):
     for check in part
   ]
   return [
-    Heading(f"Checks (epsilon {attacked.radius(config['epsilon'])})"),
+    Heading(f"Checks (epsilon {tables.radius(config['epsilon'], config['norm'])})"),
     Table("Checks for masked gradients", ["check", "", "numbers"], rows),
     Text(verdict),
   ]
@@ -333,7 +333,7 @@ def _representation(part, config):
     Heading("Representation"),
     Text(
       f"The first {part['examples']} images, PGD on the KL with {part['steps']} steps and "
-      f"{part['restarts']} restarts, {part['norm']}, epsilon {attacked.radius(part['epsilon'])}; "
+      f"{part['restarts']} restarts, {tables.threat(part, ', epsilon ')}; "
       "no label is read."
     ),
     Table(
@@ -368,7 +368,7 @@ def _bound(part):
     Heading("The bound of Proposition 1"),
     Text(
       f"The first {part['examples']} images, sampled z ({part['samples']} samples), "
-      f"{part['norm']}, epsilon {attacked.radius(part['epsilon'])}; nats. Each softmax is mixed "
+      f"{tables.threat(part, ', epsilon ')}; nats. Each softmax is mixed "
       f"with {100 * part['cap_share']:.3g}% of the uniform distribution, so that no loss exceeds M."
     ),
     Table("The bound of Proposition 1", head, rows),
@@ -383,19 +383,16 @@ def _bound(part):
 
 def _regression(part):
   clean, attacks = part["clean"], part["attacks"]
-  name = lambda mode: "sampled z" if mode == "sampled" else "z = mu"  # noqa: E731
+  name = tables.READINGS.get
   scores = lambda row: [f"{row[key]:.4g}" for key in ("rmse", "mae", "r2") if key in row]  # noqa: E731
   rows = [[name(clean["mode"]), "clean", *scores(clean)]]
   rows += [
     [name(mode), "clean", *scores(clean[mode])] for mode in ("deterministic",) if mode in clean
   ]
   for row in attacks:
-    attack = f"{row['name']}-{row['steps']}, {row['norm']} {attacked.radius(row['epsilon'])}"
-    if row["restarts"] > 1:
-      attack += f", {row['restarts']} restarts"
-    rows.append([name(row["mode"]), attack, *scores(row)])
+    rows.append([name(row["mode"]), f"{tables.attack(row)}, {tables.threat(row)}", *scores(row)])
   worst = attacks[0]
-  where = f"{worst['norm']} {attacked.radius(worst['epsilon'])}"
+  where = tables.threat(worst)
   head = ["regressor", "images", "root mean square error", "mean absolute error"]
   return [
     Text(

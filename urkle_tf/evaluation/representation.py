@@ -5,9 +5,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, export, progress
+from urkle_tf import attacks, distribution, export, progress, tables
 from urkle_tf.evaluation import bound, scoring
-from urkle_tf.evaluation.attacked import radius
 from urkle_tf.evaluation.store import Store
 from urkle_tf.networks.gaussian import kl, kl_mean_part
 from urkle_tf.robustness.urkle import kl_objective
@@ -135,7 +134,9 @@ def measure(
     return {name: value.numpy()[: len(images)] for name, value in values.items()}
 
   mask = np.arange(source.size) < total
-  bar = progress.Progress(f"worst KL({steps}x{restarts}) {norm} {radius(epsilon)}", total)
+  bar = progress.Progress(
+    f"worst KL({steps}x{restarts}) {norm} {tables.radius(epsilon, norm)}", total
+  )
   store, parts = store or Store(), []
   for number, (_, images, _) in enumerate(scoring.stream(source, batch_size, mask)):
     compute = functools.partial(measure_batch, number, images)

@@ -1,15 +1,12 @@
 """The page of the MNIST table: figures from finished runs, Markdown, pictures.
 
-What launch/reproduce_mnist.py writes of what its commands measured.
+What experiments/reproduce_mnist.py writes of what its commands measured.
 """
 
-import json
-import re
 import statistics
 
-import pages
-
-from urkle_tf import files
+from experiments import pages
+from urkle_tf import files, tables
 
 SCORES = ("clean", "pgd", "pgd_strong")
 
@@ -25,13 +22,10 @@ def scores(report):
   Args:
     report: what report.json holds.
   """
-  served = report["clean"]["mode"]
   found = {}
-  for mode in dict.fromkeys([served, *(part["mode"] for part in report["attacks"])]):
-    clean = report["clean"] if mode == served else report["clean"][mode]
-    first, strong = (part for part in report["attacks"] if part["mode"] == mode)
+  for mode, (clean, (first, strong)) in tables.readings(report).items():
     shares = (clean["accuracy"], first["own_accuracy"], strong["accuracy"])
-    found[mode] = {name: round(100 * share, 4) for name, share in zip(SCORES, shares, strict=True)}
+    found[mode] = dict(zip(SCORES, map(pages.percent, shares), strict=True))
   return found
 
 
@@ -48,13 +42,10 @@ def collect(work, rows, options=""):
   """
   entries, evaluation = [], {}
   for row in rows:
-    reports = {}
-    for file in work.glob(f"{row.name}-*-report/report.json"):
-      if matched := re.fullmatch(rf"{row.name}-(\d+)-report", file.parent.name):
-        reports[int(matched[1])] = json.loads(file.read_text(encoding="utf-8"))
+    folders = pages.finished(work, row.name, "report")
+    reports = {seed: pages.read(folder / "report.json") for seed, folder in folders.items()}
     if not reports:
       continue
-    reports = dict(sorted(reports.items()))
     first = next(iter(reports.values()))
     measured = [scores(report) for report in reports.values()]
     (served, _), *others = measured[0].items()
@@ -70,7 +61,7 @@ def collect(work, rows, options=""):
       **lists(served),
       **{mode: lists(mode) for mode, _ in others},
       "minutes": [pages.training_minutes(run, run.with_name(f"{run.name}-head")) for run in runs],
-      "command": f"python launch/reproduce_mnist.py --rows={row.name} "
+      "command": f"python experiments/reproduce_mnist.py --rows={row.name} "
       f"--seeds={max(reports) + 1}{options}",
     }
     for name, key in (("kl", "representation"), ("bound", "bound")):
@@ -79,12 +70,11 @@ def collect(work, rows, options=""):
     if row.paper:
       entry["paper"] = {"clean": row.paper[0], "pgd": row.paper[1]}
     entries.append(entry)
-    attacks = [part for part in first["attacks"] if part["mode"] == served]
     evaluation = {
       "examples": first["clean"]["examples"],
       "attacks": [
         {name: part[name] for name in ("norm", "epsilon", "steps", "step_size", "restarts")}
-        for part in attacks
+        for part in pages.served(first)[1]
       ],
       "eot": max(first["config"]["eot"], evaluation.get("eot", 1)),
     }
@@ -124,11 +114,7 @@ are the largest that the attacks found: the true maxima may be larger, and the b
 
 
 def _attack_names(document):
-  names = []
-  for attack in document["evaluation"]["attacks"]:
-    restarts = f" x {attack['restarts']}" if attack["restarts"] > 1 else ""
-    names.append(f"PGD-{attack['steps']}{restarts}")
-  return names
+  return [tables.attack({"name": "PGD", **row}) for row in document["evaluation"]["attacks"]]
 
 
 def table(document):
@@ -146,7 +132,7 @@ def table(document):
         "all" if row["labels"] else "none",
         *(pages.mean(row[name]) for name in SCORES),
         " / ".join(pages.mean(mu[name]) for name in SCORES) if mu else "",
-        pages.mean(row["minutes"], 1),
+        pages.mean(row["minutes"], ".1f"),
         str(len(row["seeds"])),
         f"{paper['clean']} / {paper['pgd']}" if paper else "",
       ]
@@ -154,13 +140,13 @@ def table(document):
   evaluation = document["evaluation"]
   first, second = evaluation["attacks"]
   text = (
-    f"Percent of {evaluation['examples']:,} test images; {first['norm']}, epsilon "
-    f"{first['epsilon']:g}. {pgd} takes steps of {first['step_size']:g}, {strong} of "
+    f"Percent of {evaluation['examples']:,} test images; {tables.threat(first, ', epsilon ')}. "
+    f"{pgd} takes steps of {first['step_size']:g}, {strong} of "
     f"{second['step_size']:g}, and each starts at random"
   )
   if evaluation["eot"] > 1:
     text += f"; against random z each step averages over {evaluation['eot']} fresh samples"
-  return f"{text}. Several seeds: mean ± standard deviation.\n\n{pages.table(header, rows)}"
+  return f"{text}. Several seeds: mean ± standard deviation.\n\n{tables.markdown(header, rows)}"
 
 
 def bound_table(document):
@@ -171,7 +157,7 @@ def bound_table(document):
       continue
     parts = row["bound"]
     first = first or parts[0]
-    mean = lambda name: pages.mean([part[name] for part in parts], 3)  # noqa: E731, B023
+    mean = lambda name: pages.mean([part[name] for part in parts], ".3f")  # noqa: E731, B023
     verdict = lambda name: _verdict([part[name] for part in parts])  # noqa: E731, B023
     names = ("clean_loss", "kl_mean", "regulariser", "value")
     cells = [*map(mean, names), verdict("vacuous"), mean("value_tight"), verdict("vacuous_tight")]
@@ -181,10 +167,10 @@ def bound_table(document):
   header = ["system", "clean loss", "worst KL", "regulariser (eq. 4)", "bound", "vacuous"]
   header += ["bound by the mean of roots (eq. 31)", "vacuous", "measured adversarial loss"]
   text = (
-    f"M = {first['M']:g} nats; the first {first['examples']:,} test images, {first['norm']}, "
-    f"epsilon {first['epsilon']:g}; nats."
+    f"M = {first['M']:g} nats; the first {first['examples']:,} test images, "
+    f"{tables.threat(first, ', epsilon ')}; nats."
   )
-  return f"{text}\n\n{pages.table(header, rows)}"
+  return f"{text}\n\n{tables.markdown(header, rows)}"
 
 
 def _verdict(flags):

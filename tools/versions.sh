@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The tests on the oldest and on the newest versions that setup.py allows, one after the other:
 #
-#   bash launch/versions.sh                                    # both, all tests
-#   bash launch/versions.sh oldest tests/spec_test.py -k name  # one; the rest goes to pytest
+#   bash tools/versions.sh                                    # both, all tests
+#   bash tools/versions.sh oldest tests/spec_test.py -k name  # one; the rest goes to pytest
 #
 # Each has an environment of its own, .venv-oldest and .venv-newest; delete them to start afresh.
 # What launch/test.sh says holds here too. Exits with 0 only if everything passed.
@@ -18,6 +18,6 @@ esac
 failed=()
 for versions in "${sets[@]}"; do
   echo "== the $versions versions"
-  URKLE_VERSIONS=$versions bash "$here/test.sh" "$@" || failed+=("$versions")
+  URKLE_VERSIONS=$versions bash "$here/../launch/test.sh" "$@" || failed+=("$versions")
 done
 [ ${#failed[@]} -eq 0 ] || { echo "FAILED: ${failed[*]}" >&2; exit 1; }

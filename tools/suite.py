@@ -17,11 +17,8 @@ import subprocess
 import sys
 import time
 
-import jobs
-import loopback
-import pages
-import speed_page
-
+from experiments import jobs, pages
+from tools import loopback, speed_page
 from urkle_tf import errors, files
 
 BENCHMARK = pathlib.Path(__file__).with_name("benchmark.py")
@@ -169,7 +166,7 @@ def _benchmark(folder, **options):
     [sys.executable, BENCHMARK, "--strategy=one", *flags],
     capture_output=True,
     text=True,
-    env=jobs._environment(),
+    env=jobs.environment(),
     check=False,
   )
   if done.returncode:
@@ -406,7 +403,7 @@ def run(options):
   if found.setdefault("scale", options.scale) != options.scale:
     raise errors.UserError(f"{out} holds figures of --scale={found['scale']}: give another --out")
   found.setdefault("date", datetime.date.today().isoformat())
-  found.setdefault("command", f"python launch/benchmark.py --suite --scale={options.scale}")
+  found.setdefault("command", f"python tools/benchmark.py --suite --scale={options.scale}")
   for name in wanted:
     if name in found:
       continue

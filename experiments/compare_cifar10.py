@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Every system of the papers on CIFAR-10, with equal budgets: Tables 2 and 3 at any scale.
 
-  python launch/compare_cifar10.py --data_dir=DATA_DIR
-  python launch/compare_cifar10.py --data_dir=DATA_DIR --rows=simclr,simclr_urkle --seeds=3
-  python launch/compare_cifar10.py --data_dir=DATA_DIR --config=configs/cifar10.cfg
+  python experiments/compare_cifar10.py --data_dir=DATA_DIR
+  python experiments/compare_cifar10.py --data_dir=DATA_DIR --rows=simclr,simclr_urkle --seeds=3
+  python experiments/compare_cifar10.py --data_dir=DATA_DIR --config=configs/cifar10.cfg
     --extra_evaluate=--examples=10000 --work=runs/cifar10_full
 
 DATA_DIR holds cifar10 prepared by TensorFlow Datasets, or gets it with --download.  Each row is
@@ -22,15 +22,10 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-import compare_page  # noqa: E402
-import jobs  # noqa: E402
-import pages  # noqa: E402
-import tables  # noqa: E402
-
-from urkle_tf import errors, files, spec  # noqa: E402
+from experiments import compare_page, jobs, pages
+from urkle_tf import errors, files, spec
 
 NAME = "cifar10_small"
 CONFIG = f"configs/{NAME}.cfg"
@@ -101,14 +96,14 @@ ROWS = (
 )
 REFERENCE = "simclr_urkle"  # whose budget the others get
 
-find_row = functools.partial(tables.find_row, ROWS)
+find_row = functools.partial(jobs.find_row, ROWS)
 
 # --- Running ---
 
 
 def settings(config, extra):
   """{flag: text} of a config's lines and of further arguments, which win."""
-  lines = (ROOT / config).read_text(encoding="utf-8").splitlines()
+  lines = (jobs.ROOT / config).read_text(encoding="utf-8").splitlines()
   words = [line for line in (*lines, *extra) if line.startswith("--")]
   return dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
 
@@ -135,7 +130,7 @@ def stages(row, seed, labels, asked, config, equal, size, strong=True):
     row: a `Row`.
     seed: an int.
     labels: "all" or a number as text.
-    asked: a `tables.Asked`.
+    asked: a `jobs.Asked`.
     config: the flagfile of the training.
     equal: see `epochs`.
     size: how many images the data set trains on.
@@ -194,12 +189,12 @@ def stages(row, seed, labels, asked, config, equal, size, strong=True):
 def publish(asked, labels, config, equal, strong=None):
   """Writes the figures, the page and its picture, of all that is finished so far."""
   given = settings(config, asked.extra["train"])
-  document = compare_page.collect(ROOT / asked.work, ROWS, labels, given, equal)
+  document = compare_page.collect(jobs.ROOT / asked.work, ROWS, labels, given, equal)
   if not document["rows"]:
     return
   files.write(asked.json_file, json.dumps(document, indent=1) + "\n")
   compare_page.draw(document, asked.page_file.with_suffix(".png"))
-  command = f"    python launch/compare_cifar10.py{asked.options}"
+  command = f"    python experiments/compare_cifar10.py{asked.options}"
   command += f" --strong_labels={strong}" * (strong is not None)
   command += f" --config={config}" * (config != CONFIG) + f" --equal={equal}" * (equal != "images")
   blocks = {
@@ -222,7 +217,7 @@ def _numbers(name, text):
 
 def compare(argv=None):
   """The command line, without the handling of errors."""
-  parser = tables.parser(__doc__, NAME, ROWS, "cifar10")
+  parser = jobs.parser(__doc__, NAME, ROWS, "cifar10")
   add = parser.add_argument
   add("--config", default=CONFIG, help="how encoders are trained; default %(default)s")
   add("--labels", default=",".join(LABELS), help="of classifiers; default %(default)s")
@@ -234,10 +229,10 @@ def compare(argv=None):
     help="what the rows have in common: images seen, or gradient evaluations; default %(default)s",
   )
   given = parser.parse_args(argv)
-  asked = tables.read(given, NAME, ROWS, "cifar10")
+  asked = jobs.read(given, NAME, ROWS, "cifar10")
   labels = _numbers("labels", given.labels)
   strong = labels if given.strong_labels is None else _numbers("strong_labels", given.strong_labels)
-  if not (ROOT / given.config).exists():
+  if not (jobs.ROOT / given.config).exists():
     raise errors.UserError(f"--config={given.config} is no file of this folder")
   from urkle_tf.data import sources  # here: it starts TensorFlow
 

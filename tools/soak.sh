@@ -2,10 +2,10 @@
 # Kills a real training again and again, starts it again by the same command, and compares what it
 # ends with, bit for bit, with a training that was never interrupted:
 #
-#   bash launch/soak.sh --output_dir=runs/soak                             # minutes
-#   bash launch/soak.sh --output_dir=runs/soak --steps=20000 --kills=100   # hours
+#   bash tools/soak.sh --output_dir=runs/soak                             # minutes
+#   bash tools/soak.sh --output_dir=runs/soak --steps=20000 --kills=100   # hours
 #
-# launch/soak.py --help says more. Exits with 0 only if nothing was lost.
+# tools/soak.py --help says more. Exits with 0 only if nothing was lost.
 set -euo pipefail
 exec < /dev/null
 
@@ -13,4 +13,4 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 make_environment
 
-exec python launch/soak.py "$@"
+exec python tools/soak.py "$@"

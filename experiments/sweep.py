@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 r"""Many runs that differ in some flags, one after the other, and one table of what they gave.
 
-  python launch/sweep.py --train="--flagfile=configs/digits.cfg" --output_dir=runs/sweep \
+  python experiments/sweep.py --train="--flagfile=configs/digits.cfg" --output_dir=runs/sweep \
     --values="robustness=none, urkle(beta=0.02), urkle(beta=0.1)" --values=learning_rate=0.001,0.003
-  python launch/sweep.py --train="--flagfile=configs/digits.cfg" --output_dir=runs/search \
+  python experiments/sweep.py --train="--flagfile=configs/digits.cfg" --output_dir=runs/search \
     --values=learning_rate=1e-4..1e-2:log --values=attack_steps=2..8 --random=10 \
     --finetune="--split=train[:90%] --validation_split=train[90%:]" \
     --evaluate="--split=train[90%:] --attacks=pgd --examples=100"
@@ -28,12 +28,10 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-import jobs  # noqa: E402
-
-from urkle_tf import errors, files, spec  # noqa: E402
+from experiments import jobs, pages
+from urkle_tf import errors, files, spec, tables
 
 _RANGE = re.compile(r"(.+?)\.\.(.+?)(:log)?")
 _LONGEST = 80  # characters of a folder's name
@@ -127,24 +125,20 @@ def stages(point, place, given):
 def results(run):
   """{column: number} of a run's folder; of what is not there, nothing."""
   found = {}
-  metrics = run / "metrics.jsonl"
-  if metrics.is_file() and (lines := metrics.read_text(encoding="utf-8").splitlines()):
-    last = json.loads(lines[-1])
-    found |= {name: last[name] for name in ("loss", "kl", "effective_rank") if name in last}
-    probed = [row["knn_accuracy"] for row in map(json.loads, lines) if "knn_accuracy" in row]
+  if rows := pages.metrics(run):
+    found |= {name: rows[-1][name] for name in ("loss", "kl", "effective_rank") if name in rows[-1]}
+    probed = [row["knn_accuracy"] for row in rows if "knn_accuracy" in row]
     found |= {"knn_accuracy": probed[-1]} if probed else {}
-  head = run / "head" / "metrics.jsonl"
-  if head.is_file() and (lines := head.read_text(encoding="utf-8").splitlines()):
-    last = json.loads(lines[-1])
-    found |= {name: value for name, value in last.items() if name.startswith("validation_")}
-  report = run / "report" / "report.json"
-  if report.is_file():
-    report = json.loads(report.read_text(encoding="utf-8"))
-    if part := report.get("clean"):
-      found["clean"] = part["accuracy"]
-    for row in report.get("attacks", ()):
-      if row["mode"] == report["clean"]["mode"]:
-        name = f"{row['name']}, {row['norm']} {row['epsilon']:.4g}"
+  if rows := pages.metrics(run / "head"):
+    found |= {name: value for name, value in rows[-1].items() if name.startswith("validation_")}
+  file = run / "report" / "report.json"
+  if file.is_file():
+    report = pages.read(file)
+    if "clean" in report:
+      clean, attacks = pages.served(report)
+      found["clean"] = clean["accuracy"]
+      for row in attacks:
+        name = f"{row['name']}, {tables.threat(row)}"
         found[name] = min(row["accuracy"], found.get(name, 1.0))
     if part := report.get("representation"):
       found |= {"worst kl": part["kl_mean"], "drift": part["drift"]}
@@ -166,12 +160,12 @@ def table(rows, by=None):
       raise errors.unknown("column", name, columns)
     worst = float("inf")
     rows = sorted(rows, key=lambda row: sign * (row[1] or {}).get(name, sign * worst))
-  lines = [[*named, *columns], ["---"] * (len(named) + len(columns))]
+  lines = []
   for point, found in rows:
     shown = ["failed"] * len(columns) if found is None else []
     shown = shown or [f"{found[name]:.4g}" if name in found else "" for name in columns]
-    lines.append([*(str(point.get(name, "")).replace("|", "\\|") for name in named), *shown])
-  return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    lines.append([*(point.get(name, "") for name in named), *shown])
+  return tables.markdown([*named, *columns], lines) + "\n"
 
 
 def write_hparams(folder, point, found):
@@ -211,7 +205,7 @@ def main():
     for point in wanted:
       print(" && ".join(stage.text for stage in stages(point, place, given)))
     return
-  rows, out = [], ROOT / place
+  rows, out = [], jobs.ROOT / place
   for number, point in enumerate(wanted):
     print(f"== {number + 1} of {len(wanted)}: {point}", flush=True)
     try:

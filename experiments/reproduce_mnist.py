@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Table 1 of the Urkle paper, on MNIST, from images to table.
 
-  python launch/reproduce_mnist.py --data_dir=DATA_DIR
-  python launch/reproduce_mnist.py --data_dir=DATA_DIR --rows=vae,vae_urkle --seeds=1,vae_urkle=5
+  python experiments/reproduce_mnist.py --data_dir=DATA_DIR
+  python experiments/reproduce_mnist.py --data_dir=DATA_DIR --rows=vae,vae_urkle --seeds=1,vae=5
 
 DATA_DIR holds mnist prepared by TensorFlow Datasets, or gets it with --download.  Each row of
 each seed is trained, given a head, attacked and added to the table; what is there already is not
@@ -19,15 +19,10 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-import jobs  # noqa: E402
-import mnist_page  # noqa: E402
-import pages  # noqa: E402
-import tables  # noqa: E402
-
-from urkle_tf import files  # noqa: E402
+from experiments import jobs, mnist_page, pages
+from urkle_tf import files
 
 LOSS_CAP = 5.0  # M of Proposition 1, nats
 
@@ -67,7 +62,7 @@ ROWS = (
 
 LATENT_MAP = ("vae", "vae_urkle")  # the rows whose samples of z are drawn
 
-find_row = functools.partial(tables.find_row, ROWS)
+find_row = functools.partial(jobs.find_row, ROWS)
 
 # --- Running ---
 
@@ -110,7 +105,7 @@ def commands(document, options=""):
   """The commands, as Markdown: for everything, for each row, and what they run."""
   (example,) = (row for row in ROWS if row.name == "vae_urkle")
   run = [stage.text for stage in stages(example, 0, "RUNS", ["--data_dir=DATA_DIR"])]
-  lines = ["    python launch/reproduce_mnist.py" + options, "", "One row of the table:", ""]
+  lines = ["    python experiments/reproduce_mnist.py" + options, "", "One row of the table:", ""]
   lines += ["    " + row["command"] for row in document["rows"]]
   lines += ["", f"For each seed that runs, here for {example.system},", ""]
   return "\n".join(lines + ["    " + line for line in run])
@@ -148,9 +143,9 @@ def publish(work, page_file, json_file, options=""):
 
 def reproduce(argv=None):
   """The command line, without the handling of errors."""
-  given = tables.parser(__doc__, "mnist", ROWS, "mnist").parse_args(argv)
-  asked = tables.read(given, "mnist", ROWS, "mnist")
-  page_file, work = asked.page_file, ROOT / asked.work
+  given = jobs.parser(__doc__, "mnist", ROWS, "mnist").parse_args(argv)
+  asked = jobs.read(given, "mnist", ROWS, "mnist")
+  page_file, work = asked.page_file, jobs.ROOT / asked.work
   ran = False
   for seed, row in asked.turns():
     if jobs.run_stages(stages(row, seed, asked.work, shared=asked.shared, extra=asked.extra)):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The small-budget road to a robust encoder on CIFAR-10, teacher and student, from data to table:
 #
-#   bash launch/cifar10_cpu.sh DATA_DIR [RUNS]
+#   bash experiments/cifar10_cpu.sh DATA_DIR [RUNS]
 #
 # DATA_DIR holds cifar10 prepared by TensorFlow Datasets; runs land in RUNS (runs/cifar10_cpu).
 # Run it again after an interruption: it resumes.
@@ -29,5 +29,5 @@ for name in teacher student; do
     --attacks="pgd(steps=20, step_size=2/255),pgd(steps=100, step_size=1/255)" \
     --output_dir="$runs/$name-report"
 done
-python launch/table.py "SimCLR teacher=$runs/teacher-report" "Distil+Urkle=$runs/student-report"
-python launch/curves.py "$runs/curves.png" "SimCLR teacher=$runs/teacher" "Distil+Urkle=$runs/student"
+python experiments/table.py "SimCLR teacher=$runs/teacher-report" "Distil+Urkle=$runs/student-report"
+python experiments/curves.py "$runs/curves.png" "SimCLR teacher=$runs/teacher" "Distil+Urkle=$runs/student"

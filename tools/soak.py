@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Kills a real training again and again, and compares what it ends with.
 
-  python launch/soak.py --output_dir=runs/soak
-  python launch/soak.py --output_dir=runs/soak --steps=20000 --kills=100 --start=exec --page
+  python tools/soak.py --output_dir=runs/soak
+  python tools/soak.py --output_dir=runs/soak --steps=20000 --kills=100 --start=exec --page
 
 A training on the bundled digits runs twice: once undisturbed, and once under faults, after each
 of which the same command is started again.  Faults are SIGKILL in the middle of a step, of a
@@ -36,17 +36,15 @@ import zipfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-import jobs  # noqa: E402
-import numpy as np  # noqa: E402
-import pages  # noqa: E402
+import numpy as np
 
-from urkle_tf import errors, files  # noqa: E402
+from experiments import jobs, pages
+from urkle_tf import errors, files, tables
 
-RESULTS = ROOT / "docs" / "results" / "soak.json"
-PAGE = ROOT / "docs" / "reliability.md"
+RESULTS = jobs.ROOT / "docs" / "results" / "soak.json"
+PAGE = jobs.ROOT / "docs" / "reliability.md"
 
 # {kind: (what is done, the exit status that it must end with)}
 FAULTS = {
@@ -503,7 +501,7 @@ def blocks(result):
   alike = "the same in every bit" if not same["different"] else f"{len(same['different'])} differ"
   killed = sum(a["status"] == -signal.SIGKILL for a in result["attempts"])
   lines = [
-    pages.table(["fault", "times", "what happened"], rows),
+    tables.markdown(["fault", "times", "what happened"], rows),
     "",
     "At the end, the run was compared with one that was never interrupted:",
     "",
@@ -521,7 +519,7 @@ def blocks(result):
   ]
   usage = "The run was too short for a curve."
   if curve:
-    usage = pages.table(
+    usage = tables.markdown(
       ["steps of the undisturbed run", "resident memory, MiB, mean", "open files, most"],
       [
         [f"{p['from']} to {p['to']}", f"{p['memory']:.1f}", str(p["files"])] for p in curve.values()
@@ -606,7 +604,7 @@ def run(arguments):
   attempts = soak(keeper, folder, steps, every, kinds, damages, dice)
   given = [word for word in sys.argv[1:] if not word.startswith(("--output_dir", "--page"))]
   result = {
-    "command": " ".join(["bash launch/soak.sh", *given, "--output_dir=runs/soak"]),
+    "command": " ".join(["bash tools/soak.sh", *given, "--output_dir=runs/soak"]),
     "steps": steps,
     "kills": arguments.kills,
     "seed": arguments.seed,

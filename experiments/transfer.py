@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 r"""What an encoder is worth on tasks that it was not made for: one command, one table.
 
-  python launch/transfer.py --data_dir=DATA_DIR --encoder=Urkle=RUN/encoder \
+  python experiments/transfer.py --data_dir=DATA_DIR --encoder=Urkle=RUN/encoder \
     --encoder=Standard=OTHER/encoder --seeds=3 \
     --tasks='mnist,mnist:parity,mnist:at_least(threshold=5),mnist:rotation(degrees=45),digits'
 
@@ -20,17 +20,14 @@ import os
 import pathlib
 import re
 import shlex
-import statistics
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-import jobs  # noqa: E402
-
-from urkle_tf import errors, files, spec  # noqa: E402
+from experiments import jobs, pages
+from urkle_tf import errors, files, spec, tables
 
 # --- What there is to do ---
 
@@ -99,29 +96,6 @@ def options(text, function, taken):
 
 
 # --- Doing it ---
-
-
-def stage(folder, settings, function):
-  """Calls a function unless its folder says that the same call ran to its end.
-
-  Args:
-    folder: the folder that the function fills.
-    settings: what the call is told apart by, JSON.
-    function: returns more to be kept, a dict.
-
-  Returns:
-    Whether it was called.
-  """
-  file, asked = folder / "finished.json", json.loads(json.dumps(settings))
-  if file.exists():
-    stamp = json.loads(file.read_text(encoding="utf-8"))
-    if stamp["settings"] == asked:
-      print(f"finished: {folder}", flush=True)
-      return False
-  print(f"== {folder}", flush=True)
-  kept = function()
-  files.write(file, json.dumps({"settings": asked, **kept}, indent=1) + "\n")
-  return True
 
 
 @functools.cache
@@ -204,11 +178,11 @@ def run_one(given, extra, folder, encoder, metadata, task, protocol, seed):
     return {"guess": guess(task, *test, *where)}
 
   what = {"encoder": metadata["fingerprint"], "task": task}
-  ran = stage(made, {**what, **head}, adapt)
+  ran = jobs.once(made, {**what, **head}, adapt)
   more = {"attacks": given.attacks, **extra["evaluate"], **extra["regression"]}
   if ran and (report / "finished.json").exists():
     (report / "finished.json").unlink()  # it is of an earlier head
-  return stage(report, {**what, **head, **attacked, **more}, measure) or ran
+  return jobs.once(report, {**what, **head, **attacked, **more}, measure) or ran
 
 
 # --- What came out ---
@@ -223,28 +197,19 @@ def scores(report):
   part = report.get("regression", report)
   measure, worst = ("rmse", max) if "regression" in report else ("accuracy", min)
   unit = 1 if "regression" in report else 100
-  served = part["clean"]["mode"]
-
-  def pair(mode):
-    clean = part["clean"] if mode == served else part["clean"][mode]
-    rows = [row[measure] for row in part["attacks"] if row["mode"] == mode]
-    return [round(unit * clean[measure], 4), round(unit * worst(rows), 4)]
-
-  clean, attacked = pair(served)
+  pairs = {}
+  for mode, (clean, rows) in tables.readings(part).items():
+    values = (clean[measure], worst(row[measure] for row in rows))
+    pairs[mode] = [round(unit * value, 4) for value in values]
+  (clean, attacked), *others = pairs.values()
+  names = [f"{tables.attack(row)}, {tables.threat(row)}" for row in part["attacks"]]
   return {
     "measure": measure,
     "clean": clean,
     "attacked": attacked,
-    "deterministic": pair("deterministic") if served != "deterministic" else None,
-    "attacks": list(dict.fromkeys(map(attack_name, part["attacks"]))),
+    "deterministic": others[0] if others else None,
+    "attacks": list(dict.fromkeys(names)),
   }
-
-
-def attack_name(row):
-  """An attack of a report, as the table's heading names it."""
-  steps = f"-{row['steps']}" if row.get("steps", 1) > 1 else ""
-  restarts = f" x {row['restarts']}" if row.get("restarts", 1) > 1 else ""
-  return f"{row['name']}{steps}{restarts}, {row['norm']} {row['epsilon']:.4g}"
 
 
 def collect(work, names, tasks, protocols):
@@ -263,16 +228,12 @@ def collect(work, names, tasks, protocols):
   for task in tasks:
     for name in names:
       for protocol in protocols:
-        folder, found = work / slug(name) / slug(shown(task)), {}
-        for file in folder.glob(f"{slug(protocol)}-*-report/finished.json"):
-          if matched := re.fullmatch(rf"{slug(protocol)}-(\d+)-report", file.parent.name):
-            found[int(matched[1])] = file.parent
-        measured = []
-        for seed, report in sorted(found.items()):
-          read = lambda file: json.loads(file.read_text(encoding="utf-8"))  # noqa: E731
-          content = read(report / "report.json")
-          stamps = [read(f / "finished.json") for f in (report.with_name(report.name[:-7]), report)]
-          row, kept = stamps[0].get("row", {}), stamps[1]
+        folder, measured = work / slug(name) / slug(shown(task)), []
+        found = pages.finished(folder, slug(protocol), "report", "finished.json")
+        for seed, report in found.items():
+          content, kept = (pages.read(report / f"{name}.json") for name in ("report", "finished"))
+          made = report.with_name(report.name.removesuffix("-report"))
+          row = pages.read(made / "finished.json").get("row", {})
           measured.append((seed, scores(content), row, kept, content))
         if not measured:
           continue
@@ -310,27 +271,22 @@ def collect(work, names, tasks, protocols):
   return {"rows": rows}
 
 
-def _mean(values, measure):
-  width = (".2f", ".2f") if measure == "accuracy" else (".3g", ".2g")
-  text = f"{statistics.fmean(values):{width[0]}}"
-  return text if len(values) < 2 else f"{text} ± {statistics.stdev(values):{width[1]}}"
-
-
 def table(document):
   """The one table, as Markdown; several seeds: mean ± standard deviation."""
   header = ["task", "figure", "a constant guess", "encoder", "protocol", "clean", "attacked"]
   header += ["z = mu: clean / attacked", "validation", "seeds"]
-  lines = [header, ["---"] * len(header)]
+  lines = []
   for row in document["rows"]:
-    mean = lambda values: _mean(values, row["measure"]) if values else ""  # noqa: E731, B023
+    form = (".2f", ".2f") if row["measure"] == "accuracy" else (".3g", ".2g")
+    mean = lambda values: pages.mean(values, *form) if values else ""  # noqa: E731, B023
     mu = row.get("deterministic")
     figure = "accuracy, %" if row["measure"] == "accuracy" else f"error in {row['target']}"
-    cells = [row["task"].replace("|", "\\|"), figure]
+    cells = [row["task"], figure]
     cells += [mean([row["guess"]] if "guess" in row else [])]
     cells += [row["encoder"], row["protocol"], mean(row["clean"]), mean(row["attacked"])]
     cells += [f"{mean(mu['clean'])} / {mean(mu['attacked'])}" if mu else ""]
     lines.append([*cells, mean(row.get("validation")), str(len(row["seeds"]))])
-  return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+  return tables.markdown(header, lines)
 
 
 def page(document, command):
@@ -401,7 +357,7 @@ def _command(given):
     "data_dir": "DATA_DIR",
     "tasks": ",".join(map(shown, spec.split(given.tasks))),
   }
-  words = ["python", "launch/transfer.py"]
+  words = ["python", "experiments/transfer.py"]
   for action in _parser()._actions:
     value = getattr(given, action.dest, None)
     if action.dest in ("work", "out_md", "out_json", "help") or value == action.default:

@@ -1,6 +1,6 @@
 """docs/results/speed.md, from what `benchmark.py --suite` measured."""
 
-import pages
+from urkle_tf import tables
 
 _NAMES = {
   "batch_size": "images a step",
@@ -41,7 +41,7 @@ def _step(found):
   ]
   header = ["width", "precision", "images/s: step", "forward pass", "passes a step", "share"]
   header.append("waiting")
-  lines = [pages.table(header, rows), ""]
+  lines = [tables.markdown(header, rows), ""]
   for width in dict.fromkeys(row["width"] for row in found["step"]):
     plain, low = (row for row in found["step"] if row["width"] == width)
     times = low["step_images_per_second"] / plain["step_images_per_second"]
@@ -82,7 +82,7 @@ def _start(found):
     ]
     for row in found["step"]
   ]
-  return pages.table(header, rows)
+  return tables.markdown(header, rows)
 
 
 def _growth(found):
@@ -110,7 +110,7 @@ def _growth(found):
         f"{last['passes'] / first['passes']:.2f} times the passes"
       )
     header = [_NAMES[name], "step", "processor time", "memory of the step", "building", "compiling"]
-    parts.append(pages.table(header, cells) + f"\n\n{said}.")
+    parts.append(tables.markdown(header, cells) + f"\n\n{said}.")
   return "\n\n".join(parts)
 
 
@@ -136,7 +136,7 @@ def _table_of_options(rows):
     "clean",
     "pgd-20",
   ]
-  return pages.table(header, cells)
+  return tables.markdown(header, cells)
 
 
 def _options(found):
@@ -168,7 +168,7 @@ def _target(found):
       )
   header = ["attack in training", "epochs", "core minutes", "minutes", "clean", "pgd-20"]
   aim = f"Target: {100 * given['target']:g}% under PGD-20."
-  lines = [pages.table(header, cells), "", aim]
+  lines = [tables.markdown(header, cells), "", aim]
   plain = given["systems"][0]
   tried = plain["tried"][-1]
   if plain["system"] not in reached:
@@ -206,8 +206,9 @@ def _soak(found):
   curve = given["curve"]
   chosen = dict([*curve[:: max(1, len(curve) // 10)], curve[-1]])
   rows = [[f"{step:,}", f"{mib:,.0f} MiB"] for step, mib in chosen.items()]
+  table = tables.markdown(["step", "resident memory"], rows)
   return (
-    f"{given['steps']:,} steps.\n\n{pages.table(['step', 'resident memory'], rows)}\n\nFrom the "
+    f"{given['steps']:,} steps.\n\n{table}\n\nFrom the "
     f"second quarter of the steps to the last it grew by {given['grown_mib']:,.1f} MiB; every row "
     "of the log is in the JSON."
   )
@@ -219,7 +220,7 @@ def _loads(found):
     [name, f"{minutes:.1f}", *(f"{load:.1f}" for load in found["loads"][name])]
     for name, minutes in found["minutes"].items()
   ]
-  return pages.table(["part", "minutes", "load before", "load after"], cells)
+  return tables.markdown(["part", "minutes", "load before", "load after"], cells)
 
 
 def _views(found):

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 r"""Times training, its input pipeline and attacks, on whatever device is here; prints JSON.
 
-  python launch/benchmark.py --encoder="resnet18(width=16)" --batch_size=256 --attack_steps=4
-  python launch/benchmark.py --precision=mixed_bfloat16 --strategy=auto --batch_size=1024
-  python launch/benchmark.py --part=attacks --classifier=RUN/classifier --attack_steps=20
+  python tools/benchmark.py --encoder="resnet18(width=16)" --batch_size=256 --attack_steps=4
+  python tools/benchmark.py --precision=mixed_bfloat16 --strategy=auto --batch_size=1024
+  python tools/benchmark.py --part=attacks --classifier=RUN/classifier --attack_steps=20
 
 Images are random: the time does not depend on what they show.  Reading files is not part of
 it.  Each figure is the median of several timings, and an image counts once, whatever its views
@@ -13,7 +13,7 @@ and adversaries.  What is compared takes turns, so that a busy machine disturbs 
 tries them all in minutes).  What --out and --work hold is not measured again, so that the same
 command goes on after an interruption, and --parts can be measured at different times:
 
-  python launch/benchmark.py --suite --out=docs/results/speed.json --page=docs/results/speed.md \\
+  python tools/benchmark.py --suite --out=docs/results/speed.json --page=docs/results/speed.md \\
     --data_dir=DATA_DIR --parts=step,pipeline,growth,workers,soak,options,views,target
 
 Estimated minutes on two idle cores: step 7, pipeline 1, growth 6, workers 3, soak 2, options 20,
@@ -453,8 +453,7 @@ def main(argv=None):
   parser, options = _arguments(argv)
   try:
     if options.suite:
-      sys.path.insert(0, str(pathlib.Path(__file__).parent))
-      import suite
+      from tools import suite
 
       suite.run(options)
       return

@@ -1,15 +1,12 @@
 """The page of the comparison on CIFAR-10: figures from finished runs, Markdown, a picture.
 
-What launch/compare_cifar10.py writes of what its commands measured.
+What experiments/compare_cifar10.py writes of what its commands measured.
 """
 
-import json
-import re
 import statistics
 
-import pages
-
-from urkle_tf import files
+from experiments import pages
+from urkle_tf import files, tables
 
 TEMPLATE = """# Every system on CIFAR-10, with equal budgets
 
@@ -42,23 +39,17 @@ def scores(report, strong):
     report: what the report.json of PGD and corruptions holds.
     strong: that of AutoAttack, or None if it is not there yet.
   """
-  served = report["clean"]["mode"]
-  accuracy = {
-    round(255 * part["epsilon"]): part["accuracy"]
-    for part in report["attacks"]
-    if part["mode"] == served
-  }
+  clean, attacks = pages.served(report)
+  accuracy = {tables.radius(row["epsilon"], row["norm"]): row["accuracy"] for row in attacks}
   found = {
-    "clean": report["clean"]["accuracy"],
-    "pgd_8": accuracy.get(8),
-    "pgd_16": accuracy.get(16),
-    "autoattack": None,
+    "clean": clean["accuracy"],
+    "pgd_8": accuracy.get("8/255"),
+    "pgd_16": accuracy.get("16/255"),
+    "autoattack": pages.served(strong)[1][-1]["accuracy"] if strong else None,
     "corruptions": report.get("corruptions", {}).get("mean"),
   }
-  if strong:
-    found["autoattack"] = [p["accuracy"] for p in strong["attacks"] if p["mode"] == served][-1]
-  found = {name: value and round(100 * value, 4) for name, value in found.items()}
-  return {**found, "ece": round(report["clean"]["ece"], 4)}
+  found = {name: value and pages.percent(value) for name, value in found.items()}
+  return {**found, "ece": round(clean["ece"], 4)}
 
 
 def collect(work, rows, labels, given, equal):
@@ -76,17 +67,13 @@ def collect(work, rows, labels, given, equal):
   """
   entries, examples, strong_examples = [], None, None
   for row in rows:
-    found = {}
-    trained = {}
+    found, trained = {}, {}
     for part in labels:
       of_part = {}
-      for file in work.glob(f"{row.name}-{part}-*-evaluate/report.json"):
-        if not (matched := re.fullmatch(rf"{row.name}-{part}-(\d+)-evaluate", file.parent.name)):
-          continue
-        seed = int(matched[1])
-        report = json.loads(file.read_text(encoding="utf-8"))
-        other = work / f"{row.name}-{part}-{seed}-autoattack" / "report.json"
-        strong = json.loads(other.read_text(encoding="utf-8")) if other.exists() else None
+      stronger = pages.finished(work, f"{row.name}-{part}", "autoattack")
+      for seed, folder in pages.finished(work, f"{row.name}-{part}", "evaluate").items():
+        report = pages.read(folder / "report.json")
+        strong = pages.read(stronger[seed] / "report.json") if seed in stronger else None
         of_part[seed] = scores(report, strong)
         examples = report["clean"]["examples"]
         strong_examples = strong["clean"]["examples"] if strong else strong_examples
@@ -97,7 +84,6 @@ def collect(work, rows, labels, given, equal):
         )
         trained[seed] = work / run
       if of_part:
-        of_part = dict(sorted(of_part.items()))
         found[part] = {"seeds": list(of_part)}
         for name in SCORES:
           found[part][name] = [values[name] for values in of_part.values()]
@@ -125,13 +111,12 @@ def collect(work, rows, labels, given, equal):
 
 def images_seen(run):
   """Images of the data set that a training's steps held, those seen again included."""
-  rows = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-  return json.loads(rows[-1])["step"] * int(pages.flags(run).get("batch_size", 256))
+  return pages.metrics(run)[-1]["step"] * int(pages.flags(run).get("batch_size", 256))
 
 
-def _cell(values, digits):
+def _cell(values, form):
   known = [value for value in values if value is not None]
-  return pages.mean(known, digits) if known else ""
+  return pages.mean(known, form) if known else ""
 
 
 def table(document):
@@ -157,15 +142,15 @@ def table(document):
       lines.append(
         [
           row["system"],
-          *(_cell(found[name], 3 if name == "ece" else 1) for name in SCORES),
-          pages.mean(row["minutes"], 1),
+          *(_cell(found[name], ".3f" if name == "ece" else ".1f") for name in SCORES),
+          pages.mean(row["minutes"], ".1f"),
           f"{seen:,.0f}",
           f"{seen * row['gradients_per_image']:,.0f}",
           str(len(found["seeds"])),
         ]
       )
     title = "All labels" if part == "all" else f"{int(part):,} labels"
-    blocks += [f"### {title}", pages.table(header, lines)]
+    blocks += [f"### {title}", tables.markdown(header, lines)]
   return "\n\n".join(blocks)
 
 

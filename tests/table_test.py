@@ -1,14 +1,12 @@
 """The scripts that print tables and draw curves."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
 import pytest
-import scripts
 
-LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
+from experiments import curves, table
 
 
 def _part(mode, accuracy, **more):
@@ -43,9 +41,9 @@ def reports():
 
 
 def test_a_row_for_each_classifier(reports):
-  assert scripts.load("launch/table.py").table(reports) == [
-    "| system | classifier | clean | pgd-20, linf 8/255 | pgd-50, 2 restarts, linf 0.1 |",
-    "|---|---|---|---|---|",
+  assert table.table(reports).splitlines() == [
+    "| system | classifier | clean | pgd-20, linf 8/255 | pgd-50 x 2, linf 0.1 |",
+    "| --- | --- | --- | --- | --- |",
     "| A | sampled z | 50.00 (49.0 to 51.0) | 25.00 (24.0 to 26.0) |  |",
     "| A | z = mu | 60.00 (59.0 to 61.0) | 20.00 (19.0 to 21.0) |  |",
     "| B | z = mu | 90.00 (89.0 to 91.0) | 5.00 (4.0 to 6.0) | 3.00 (2.0 to 4.0) |",
@@ -55,7 +53,7 @@ def test_a_row_for_each_classifier(reports):
 def test_the_table_script(reports, tmp_path):
   (tmp_path / "report.json").write_text(json.dumps(reports["B"]))
   run = lambda *args: subprocess.run(  # noqa: E731
-    [sys.executable, LAUNCH / "table.py", *args], capture_output=True, text=True, check=False
+    [sys.executable, table.__file__, *args], capture_output=True, text=True, check=False
   )
   assert "| B | z = mu | 90.00" in run(f"B={tmp_path}").stdout
   missing = run(f"B={tmp_path / 'nowhere'}")
@@ -76,6 +74,6 @@ def test_curves_of_runs_that_lack_some(tmp_path):
     for k in range(1, 5)
   ]
   file = tmp_path / "curves.png"
-  scripts.load("launch/curves.py").draw({"one": rows, "two": [{"epoch": 1, "loss": 2.0}]}, file)
+  curves.draw({"one": rows, "two": [{"epoch": 1, "loss": 2.0}]}, file)
   assert file.read_bytes().startswith(b"\x89PNG")
   assert file.stat().st_size > 20_000

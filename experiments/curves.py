@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws every curve of runs: python launch/curves.py OUT.png NAME=RUN [NAME=RUN ...]."""
+"""Draws every curve of runs: python experiments/curves.py OUT.png NAME=RUN [NAME=RUN ...]."""
 
 import json
 import pathlib

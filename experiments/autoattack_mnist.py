@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """AutoAttack on MNIST's AT and VAE+Urkle, on two CPU cores within a quarter of an hour.
 
-  python launch/reproduce_mnist.py --data_dir=DATA_DIR --rows=at,vae_urkle --seeds=1
-  python launch/autoattack_mnist.py --data_dir=DATA_DIR
+  python experiments/reproduce_mnist.py --data_dir=DATA_DIR --rows=at,vae_urkle --seeds=1
+  python experiments/autoattack_mnist.py --data_dir=DATA_DIR
 
 The first command trains the classifiers and keeps them in runs/mnist.  The second attacks their
 first 1,000 test images at epsilon 0.1 and writes docs/results/mnist_autoattack.md and .json.  It
@@ -19,13 +19,10 @@ import textwrap
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]  # a clone that was not installed works too
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-import jobs  # noqa: E402
-import reproduce_mnist  # noqa: E402
-
-from urkle_tf import errors, files  # noqa: E402
+from experiments import jobs, pages, reproduce_mnist
+from urkle_tf import errors, files, tables
 
 ROWS = ("at", "vae_urkle")
 CONFIG = "configs/mnist_autoattack_evaluate.cfg"
@@ -76,26 +73,23 @@ def measured(report, system):
     Dicts: "system", "mode", "clean" and "final" in percent, "stages": {(ensemble's number, stage):
     what still stands after it, in percent}, "seconds" of all attacks on the model.
   """
-  served = report["clean"]["mode"]
   found = []
-  for mode in dict.fromkeys([served, *(part["mode"] for part in report["attacks"])]):
-    clean = report["clean"] if mode == served else report["clean"][mode]
-    parts = [part for part in report["attacks"] if part["mode"] == mode]
+  for mode, (clean, parts) in tables.readings(report).items():
     stages, ensemble = {}, 0
     for part in parts:
       if "stages" in part:  # the sum of those before it
         ensemble += 1
       else:
-        stages[f"{part['name']} {ensemble}"] = round(100 * part["accuracy"], 4)
+        stages[f"{part['name']} {ensemble}"] = pages.percent(part["accuracy"])
     own = [part for part in parts if "stages" not in part]
     found.append(
       {
         "system": system,
         "mode": mode,
-        "clean": round(100 * clean["accuracy"], 4),
+        "clean": pages.percent(clean["accuracy"]),
         "stages": stages,
-        "final": round(100 * parts[-1]["accuracy"], 4),
-        "interval": [round(100 * bound, 4) for bound in parts[-1]["interval"]],
+        "final": pages.percent(parts[-1]["accuracy"]),
+        "interval": [*map(pages.percent, parts[-1]["interval"])],
         "examples": parts[-1]["examples"],
         "seconds": round(sum(part["seconds"] for part in own), 1),
         "checks": {check["name"]: check["passed"] for check in report.get("checks", ())},
@@ -104,22 +98,16 @@ def measured(report, system):
   return found
 
 
-READINGS = {"sampled": "sampled z", "deterministic": "z = mu"}
-
-
 def table(rows):
   """The Markdown table of `measured` rows."""
   # An ensemble's stages in order; the one that most classifiers meet comes last.
   names = max((list(row["stages"]) for row in rows), key=len)
   last = max(int(name.split()[1]) for name in names)
-  lines = []
-  titles = []
+  lines, titles = [], []
   for name in names:
     attack, ensemble = name.split()
     titles.append(attack if int(ensemble) == last else f"{attack} (rand)")
   head = ["classifier", "clean", *titles, "final", "minutes"]
-  lines.append("| " + " | ".join(head) + " |")
-  lines.append("|" + "---|" * len(head))
   for number, row in enumerate(rows):
     # The one ensemble of a deterministic model is the last one of a stochastic model.
     shift = last - max(int(name.split()[1]) for name in row["stages"])
@@ -128,13 +116,13 @@ def table(rows):
       for name, value in row["stages"].items()
     }
     first = not number or rows[number - 1]["system"] != row["system"]
-    cells = [f"{row['system']}, {READINGS[row['mode']]}", f"{row['clean']:.1f}"]
+    cells = [f"{row['system']}, {tables.READINGS[row['mode']]}", f"{row['clean']:.1f}"]
     cells += [f"{stages[name]:.1f}" if name in stages else "" for name in names]
     low, high = row["interval"]
     cells += [f"{row['final']:.1f} ({low:.1f} to {high:.1f})"]
     cells += [f"{row['seconds'] / 60:.1f}" if first else ""]
-    lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join(lines)
+    lines.append(cells)
+  return tables.markdown(head, lines)
 
 
 def reductions(budget):
@@ -186,7 +174,7 @@ def page(rows, found):
     table(rows),
     textwrap.fill(what, 100),
     textwrap.fill(f"{reductions(BUDGET)} {checks}", 100),
-    "    python launch/autoattack_mnist.py --data_dir=DATA_DIR",
+    "    python experiments/autoattack_mnist.py --data_dir=DATA_DIR",
     "runs",
     commands,
   ]
@@ -200,7 +188,7 @@ def _arguments(argv):
   parser = jobs.Parser(__doc__)
   add = parser.add_argument
   add("--data_dir", help="where mnist lies, prepared by TensorFlow Datasets (or TFDS's own folder)")
-  add("--work", help="where launch/reproduce_mnist.py keeps its runs; default runs/mnist")
+  add("--work", help="where experiments/reproduce_mnist.py keeps its runs; default runs/mnist")
   add("--rows", default=",".join(ROWS), help="which of its rows; default %(default)s")
   add("--out_md", help="the page; default docs/results/mnist_autoattack.md")
   add("--out_json", help="the figures; default docs/results/mnist_autoattack.json")
@@ -216,24 +204,24 @@ def _arguments(argv):
 def run(argv=None):
   """The command line, without the handling of errors."""
   given = _arguments(argv)
-  work = jobs.within(given.work or ROOT / "runs" / "mnist")
+  work = jobs.within(given.work or jobs.ROOT / "runs" / "mnist")
   rows = [reproduce_mnist.find_row(name) for name in given.rows.split(",")]
   extra = shlex.split(given.extra)
   data_dir = given.data_dir and jobs.within(given.data_dir)
   stages = [stage(row, work, data_dir, extra) for row in rows]
   for row, one in zip(rows, stages, strict=True):
     folder = one.arguments[0].partition("=")[2]
-    if not (ROOT / folder).is_dir():
+    if not (jobs.ROOT / folder).is_dir():
       raise errors.UserError(
-        f"there is no {folder}: train it first, python launch/reproduce_mnist.py "
+        f"there is no {folder}: train it first, python experiments/reproduce_mnist.py "
         f"--rows={row.name} --seeds=1"
       )
   measurements = []
   for row, one in zip(rows, stages, strict=True):
     jobs.run_stages([one])
-    report = json.loads((ROOT / one.folder / "report.json").read_text(encoding="utf-8"))
+    report = pages.read(jobs.ROOT / one.folder / "report.json")
     measurements += measured(report, row.system)
-  usual = ROOT / work if extra else ROOT / "docs" / "results"
+  usual = jobs.ROOT / work if extra else jobs.ROOT / "docs" / "results"
   page_file = pathlib.Path(given.out_md or usual / "mnist_autoattack.md").absolute()
   json_file = pathlib.Path(given.out_json or usual / "mnist_autoattack.json").absolute()
   # The commands as others can give them: no path of this machine.

@@ -1,0 +1,1 @@
+"""What makes docs/results: trainings, their figures, pages and tables."""

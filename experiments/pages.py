@@ -1,0 +1,77 @@
+"""Pages that show what finished runs measured: what experiments share."""
+
+import json
+import re
+import statistics
+
+from urkle_tf import errors, tables
+
+
+def read(file):
+  """What a file of JSON holds."""
+  return json.loads(file.read_text(encoding="utf-8"))
+
+
+def finished(work, name, ending, file="report.json"):
+  """{seed: folder} of the folders NAME-SEED-ENDING that hold a file, by seed."""
+  found = {}
+  for path in work.glob(f"{name}-*-{ending}/{file}"):
+    if matched := re.fullmatch(rf"{name}-(\d+)-{ending}", path.parent.name):
+      found[int(matched[1])] = path.parent
+  return dict(sorted(found.items()))
+
+
+def percent(share):
+  """A share of images in percent, as JSON keeps it."""
+  return round(100 * share, 4)
+
+
+def served(report):
+  """(the part "clean", [rows of "attacks"]) of a model as its callers meet it."""
+  return next(iter(tables.readings(report).values()))
+
+
+def flags(run):
+  """{name: text} of the flags that a run was trained with."""
+  lines = (run / "flags.cfg").read_text(encoding="utf-8").splitlines()
+  return dict(line.removeprefix("--").split("=", 1) for line in lines)
+
+
+def metrics(run):
+  """The rows of a run's metrics.jsonl; none where there is no such file."""
+  file = run / "metrics.jsonl"
+  lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+  return [json.loads(line) for line in lines]
+
+
+def training_minutes(*runs):
+  """The minutes that metrics.jsonl accounts for, over all runs that have one."""
+  return round(sum(rows[-1]["seconds"] for run in runs if (rows := metrics(run))) / 60, 2)
+
+
+def mean(values, form=".2f", deviation=None):
+  """The mean of some seeds' figures as text, with the standard deviation if there are several."""
+  text = f"{statistics.fmean(values):{form}}"
+  return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):{deviation or form}}"
+
+
+def page(text, blocks):
+  """Replaces what is between markers in a page, and leaves the rest as people wrote it.
+
+  Args:
+    text: the page.
+    blocks: {name: Markdown} for the lines between `<!-- name -->` and `<!-- /name -->`.
+
+  Raises:
+    UserError: if a marker is missing.
+  """
+  for name, block in blocks.items():
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    if len(re.findall(pattern, text, re.DOTALL)) != 1:
+      raise errors.UserError(
+        f"the page must hold the lines <!-- {name} --> and <!-- /{name} --> once: between them "
+        "comes what was measured"
+      )
+    inside = f"{block}\n" if block else ""
+    text = re.sub(pattern, lambda m, new=inside: m[1] + new + m[2], text, flags=re.DOTALL)
+  return text

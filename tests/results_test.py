@@ -1,0 +1,50 @@
+"""The pages of docs/results are what their scripts make of the JSON beside them."""
+
+import pytest
+
+from experiments import (
+  autoattack_mnist,
+  compare_page,
+  jobs,
+  mnist_page,
+  pages,
+  reproduce_mnist,
+  transfer,
+)
+from tools import soak, speed_page
+
+RESULTS = jobs.ROOT / "docs" / "results"
+
+
+def _mnist(found, page):
+  blocks = {"table": mnist_page.table(found), "bound": mnist_page.bound_table(found)}
+  commands = reproduce_mnist.commands(found, " --data_dir=DATA_DIR")
+  return pages.page(page, {**blocks, "commands": commands})
+
+
+def _autoattack(found, page):
+  del page
+  rows = map(reproduce_mnist.find_row, autoattack_mnist.ROWS)
+  stages = [autoattack_mnist.stage(row, "runs/mnist", "DATA_DIR") for row in rows]
+  return autoattack_mnist.page(found["rows"], stages)
+
+
+MADE = {
+  "mnist": _mnist,
+  "cifar10_small": lambda found, page: pages.page(page, {"table": compare_page.table(found)}),
+  "mnist_autoattack": _autoattack,
+  "mnist_transfer": lambda found, page: transfer.page(found, page.splitlines()[-1].strip()),
+  "speed": lambda found, page: speed_page.page(found),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_page_is_what_its_json_gives(name):
+  page = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
+  assert MADE[name](pages.read(RESULTS / f"{name}.json"), page) == page
+
+
+def test_the_page_of_the_soak_is_what_its_json_gives():
+  found, page = pages.read(soak.RESULTS), soak.PAGE.read_text(encoding="utf-8")
+  assert soak.complaints(found) == []
+  assert pages.page(page, soak.blocks(found)) == page

@@ -1,0 +1,70 @@
+"""How figures are written: radii, attacks, the rows of a report, and tables of them.
+
+The one place for it: model cards, reports, command lines and the pages of experiments use it.
+"""
+
+READINGS = {"sampled": "sampled z", "deterministic": "z = mu"}
+
+
+def radius(epsilon, norm):
+  """A radius as people write it.
+
+  Args:
+    epsilon: in pixel units of [0, 1].
+    norm: `"linf"`, `"l2"` or `"l1"`.
+
+  Returns:
+    Of linf `"8/255"`, in quarters of a grey level, unless two digits say it as well (`"0.1"`); of
+    l2 and l1, which are no grey levels, a decimal.
+  """
+  levels = epsilon * 255
+  quarters = round(4 * levels)
+  short = abs(float(f"{epsilon:.2g}") - epsilon) < 1e-9
+  if norm == "linf" and quarters and not short and abs(4 * levels - quarters) < 4e-6:
+    return f"{quarters / 4:g}/255"
+  return f"{epsilon:.4g}"
+
+
+def attack(row):
+  """An attack of a report, such as `"pgd-20 x 5"`: its steps, and its restarts if several."""
+  steps = f"-{row['steps']}" if row.get("steps", 1) > 1 else ""
+  restarts = f" x {row['restarts']}" if row.get("restarts", 1) > 1 else ""
+  return row["name"] + steps + restarts
+
+
+def threat(row, between=" "):
+  """A norm and its radius, such as `"linf 8/255"`, of anything that has "norm" and "epsilon"."""
+  return row["norm"] + between + radius(row["epsilon"], row["norm"])
+
+
+def readings(report):
+  """What a report says of a model, by how z is read.
+
+  Args:
+    report: what report.json holds, or its part "regression".
+
+  Returns:
+    {mode: (the part "clean" of that mode, [its rows of "attacks"])}, the served mode first.
+  """
+  clean, rows = report["clean"], report.get("attacks", ())
+  served = clean["mode"]
+  modes = [served, *(["deterministic"] if "deterministic" in clean else ())]
+  return {
+    mode: (clean if mode == served else clean[mode], [row for row in rows if row["mode"] == mode])
+    for mode in dict.fromkeys([*modes, *(row["mode"] for row in rows)])
+  }
+
+
+def markdown(head, rows):
+  """A table in Markdown.
+
+  Args:
+    head: the columns' names.
+    rows: lists of cells; what a cell holds stays on its line, and in its cell.
+  """
+  lines = [head, ["---"] * len(head), *rows]
+  return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(value):
+  return " ".join(str(value).split()).replace("|", "\\|")
