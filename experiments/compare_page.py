@@ -40,11 +40,11 @@ def scores(report, strong):
     strong: that of AutoAttack, or None if it is not there yet.
   """
   clean, attacks = pages.served(report)
-  accuracy = {tables.radius(row["epsilon"], row["norm"]): row["accuracy"] for row in attacks}
+  accuracy = {round(255 * row["epsilon"]): row["accuracy"] for row in attacks}
   found = {
     "clean": clean["accuracy"],
-    "pgd_8": accuracy.get("8/255"),
-    "pgd_16": accuracy.get("16/255"),
+    "pgd_8": accuracy.get(8),
+    "pgd_16": accuracy.get(16),
     "autoattack": pages.served(strong)[1][-1]["accuracy"] if strong else None,
     "corruptions": report.get("corruptions", {}).get("mean"),
   }
