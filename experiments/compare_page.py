@@ -6,7 +6,7 @@ What experiments/compare_cifar10.py writes of what its commands measured.
 import statistics
 
 from experiments import pages
-from urkle_tf import files, tables
+from urkle_tf import tables
 
 TEMPLATE = """# Every system on CIFAR-10, with equal budgets
 
@@ -40,11 +40,11 @@ def scores(report, strong):
     strong: that of AutoAttack, or None if it is not there yet.
   """
   clean, attacks = pages.served(report)
-  accuracy = {tables.radius(row["epsilon"], row["norm"]): row["accuracy"] for row in attacks}
+  accuracy = {round(255 * row["epsilon"]): row["accuracy"] for row in attacks}
   found = {
     "clean": clean["accuracy"],
-    "pgd_8": accuracy.get("8/255"),
-    "pgd_16": accuracy.get("16/255"),
+    "pgd_8": accuracy.get(8),
+    "pgd_16": accuracy.get(16),
     "autoattack": pages.served(strong)[1][-1]["accuracy"] if strong else None,
     "corruptions": report.get("corruptions", {}).get("mean"),
   }
@@ -154,7 +154,6 @@ def table(document):
   return "\n\n".join(blocks)
 
 
-_INK, _FAINT = "#22223b", "#b8b8c8"
 _LOOKS = {  # colours that the colour-blind tell apart
   "clean": ("#4477aa", "o"),
   "corruptions": ("#228833", "^"),
@@ -171,24 +170,12 @@ def draw(document, file):
     document: what `collect` returned.
     file: the PNG to write.
   """
-  import matplotlib
-
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
   rows = document["rows"]
   parts = list(dict.fromkeys(part for row in rows for part in row["labels"]))
-  figure, panels = plt.subplots(
-    1,
-    len(parts),
-    figsize=(2.2 + 3.6 * len(parts), 1.6 + 0.42 * len(rows)),
-    sharey=True,
-    squeeze=False,
-    layout="constrained",
-  )
-  for axes, part in zip(panels[0], parts, strict=True):
+  size = (2.2 + 3.6 * len(parts), 1.6 + 0.42 * len(rows))
+  figure, panels = pages.panels([row["system"] for row in rows], len(parts), size)
+  for axes, part in zip(panels, parts, strict=True):
     for line, row in enumerate(rows):
-      axes.axhline(line, color=_FAINT, linewidth=0.6, zorder=0)
       for name, (colour, marker) in _LOOKS.items():
         values = [v for v in row["labels"].get(part, {}).get(name, ()) if v is not None]
         if not values:
@@ -197,18 +184,6 @@ def draw(document, file):
         axes.plot(
           statistics.fmean(values), line, marker, color=colour, markeredgecolor="white", zorder=3
         )
-    axes.set_title("all labels" if part == "all" else f"{int(part):,} labels", color=_INK)
-    axes.set_xlabel("accuracy, %", color=_INK)
-    axes.grid(axis="x", color=_FAINT, alpha=0.35, linewidth=0.6)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0, labelcolor=_INK)
-  panels[0][0].set_yticks(range(len(rows)), [row["system"] for row in rows])
-  panels[0][0].set_ylim(len(rows) - 0.5, -0.5)
-  lines = matplotlib.lines.Line2D
-  keys = [
-    lines([], [], color=colour, marker=marker, linestyle="", label=SCORES[name])
-    for name, (colour, marker) in _LOOKS.items()
-  ]
-  figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False)
-  files.write(file, lambda stream: figure.savefig(stream, dpi=120, format="png"))
-  plt.close(figure)
+    axes.set_title("all labels" if part == "all" else f"{int(part):,} labels", color=pages.INK)
+  keys = {SCORES[name]: {"color": c, "marker": m} for name, (c, m) in _LOOKS.items()}
+  pages.draw(figure, keys, file)

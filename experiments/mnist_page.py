@@ -6,7 +6,7 @@ What experiments/reproduce_mnist.py writes of what its commands measured.
 import statistics
 
 from experiments import pages
-from urkle_tf import files, tables
+from urkle_tf import tables
 
 SCORES = ("clean", "pgd", "pgd_strong")
 
@@ -181,7 +181,6 @@ def _verdict(flags):
 
 # --- Pictures ---
 
-_INK, _FAINT = "#22223b", "#b8b8c8"
 _LOOKS = {  # colours that the colour-blind tell apart
   "clean": ("#4477aa", "o"),
   "pgd": ("#ee7733", "s"),
@@ -196,30 +195,22 @@ def draw(document, file):
     document: what `collect` returned.
     file: the PNG to write.
   """
-  import matplotlib
-
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
   rows = document["rows"]
   pgd, strong = _attack_names(document)
   titles = dict(zip(SCORES, ("clean", pgd, f"{strong}, union"), strict=True))
   # The close scale holds every row that withstands attacks at all.
   every = [value for row in rows for name in SCORES for value in row[name]]
   low = min([95.0, *(value // 1 for value in every if value > 85)])
-  figure, panels = plt.subplots(
-    1,
+  figure, panels = pages.panels(
+    [row["system"] for row in rows],
     2,
-    figsize=(9.6, 1.5 + 0.5 * len(rows)),
-    sharey=True,
-    layout="constrained",
+    (9.6, 1.5 + 0.5 * len(rows)),
     gridspec_kw={"width_ratios": [1, 1.9]},
   )
   for axes, limits in zip(panels, ((-4, 104), (low, 100.0)), strict=True):
     for line, row in enumerate(rows):
-      axes.axhline(line, color=_FAINT, linewidth=0.6, zorder=0)
       shown = [statistics.fmean(row[name]) for name in SCORES]
-      axes.plot([min(shown), max(shown)], [line, line], color=_FAINT, linewidth=3, zorder=1)
+      axes.plot([min(shown), max(shown)], [line, line], color=pages.FAINT, linewidth=3, zorder=1)
       for name, mean in zip(SCORES, shown, strict=True):
         colour, marker = _LOOKS[name]
         style = {"marker": marker, "linestyle": "", "markersize": 7}
@@ -232,29 +223,19 @@ def draw(document, file):
           axes.plot(row["paper"][name], line - 0.27, **style, **hollow, zorder=3)
     axes.set_xlim(*limits)
     axes.set_axisbelow(True)
-    axes.grid(axis="x", color=_FAINT, alpha=0.35, linewidth=0.6)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_FAINT)
-    axes.tick_params(axis="y", length=0, labelsize=10, labelcolor=_INK)
-    axes.tick_params(axis="x", color=_FAINT, labelsize=9, labelcolor=_INK)
+    axes.spines["bottom"].set_color(pages.FAINT)
+    axes.tick_params(axis="y", labelsize=10)
+    axes.tick_params(axis="x", color=pages.FAINT, labelsize=9, labelcolor=pages.INK)
   panels[0].set_ylim(len(rows) - 0.5, -0.6)
-  panels[0].set_yticks(range(len(rows)), [row["system"] for row in rows])
-  panels[0].set_xlabel("accuracy, %", color=_INK)
-  panels[1].set_xlabel("accuracy, %: the upper end", color=_INK)
-  lines = matplotlib.lines.Line2D
-  keys = [
-    lines([], [], color=_LOOKS[name][0], marker=_LOOKS[name][1], linestyle="", label=title)
-    for name, title in titles.items()
-  ]
-  hollow = {"markerfacecolor": "none", "markeredgecolor": _INK, "linestyle": ""}
-  keys.append(lines([], [], marker="o", label="the paper's (hollow)", **hollow))
+  panels[1].set_xlabel("accuracy, %: the upper end", color=pages.INK)
+  keys = {
+    title: {"color": _LOOKS[name][0], "marker": _LOOKS[name][1]} for name, title in titles.items()
+  }
+  hollow = {"markerfacecolor": "none", "markeredgecolor": pages.INK}
+  keys["the paper's (hollow)"] = {"marker": "o", **hollow}
   if any(len(row["seeds"]) > 1 for row in rows):
-    keys.append(lines([], [], color=_INK, marker="|", linestyle="", markersize=11, label="a seed"))
-  figure.legend(
-    handles=keys, loc="outside upper center", ncols=len(keys), frameon=False, fontsize=9
-  )
-  files.write(file, lambda stream: figure.savefig(stream, dpi=120, format="png"))
-  plt.close(figure)
+    keys["a seed"] = {"color": pages.INK, "marker": "|", "markersize": 11}
+  pages.draw(figure, keys, file, fontsize=9)
 
 
 def draw_latent_map(folders, file, dataset, data_dir):

@@ -4,7 +4,9 @@ import json
 import re
 import statistics
 
-from urkle_tf import errors, tables
+from urkle_tf import errors, files, tables
+
+INK, FAINT = "#22223b", "#b8b8c8"
 
 
 def read(file):
@@ -75,3 +77,40 @@ def page(text, blocks):
     inside = f"{block}\n" if block else ""
     text = re.sub(pattern, lambda m, new=inside: m[1] + new + m[2], text, flags=re.DOTALL)
   return text
+
+
+# --- Pictures ---
+
+
+def panels(systems, count, size, **layout):
+  """A figure of panels with a line for each system, and accuracy along it: (figure, [axes])."""
+  import matplotlib  # here: seconds that other calls save
+
+  matplotlib.use("Agg")
+  import matplotlib.pyplot as plt
+
+  figure, found = plt.subplots(
+    1, count, figsize=size, sharey=True, squeeze=False, layout="constrained", **layout
+  )
+  for axes in found[0]:
+    for line in range(len(systems)):
+      axes.axhline(line, color=FAINT, linewidth=0.6, zorder=0)
+    axes.set_xlabel("accuracy, %", color=INK)
+    axes.grid(axis="x", color=FAINT, alpha=0.35, linewidth=0.6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+  found[0][0].set_yticks(range(len(systems)), systems)
+  found[0][0].set_ylim(len(systems) - 0.5, -0.5)
+  return figure, found[0]
+
+
+def draw(figure, keys, file, **legend):
+  """Writes a figure under a legend, {label: how its marker looks}, as a PNG."""
+  import matplotlib.pyplot as plt
+
+  marks = [plt.Line2D([], [], linestyle="", label=label, **look) for label, look in keys.items()]
+  figure.legend(
+    handles=marks, loc="outside upper center", ncols=len(marks), frameon=False, **legend
+  )
+  files.write(file, lambda stream: figure.savefig(stream, dpi=120, format="png"))
+  plt.close(figure)

@@ -99,7 +99,7 @@ def test_rows_that_need_another_train_it_first():
 
 
 def _attack(mode, epsilon, accuracy):
-  return {"mode": mode, "norm": "linf", "epsilon": epsilon, "accuracy": accuracy}
+  return {"mode": mode, "epsilon": epsilon, "accuracy": accuracy}
 
 
 REPORT = {

@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from experiments import jobs
-from urkle_tf import attacks, card, errors, export, files, hub, networks
+from urkle_tf import attacks, card, errors, export, files, hub, networks, tables
 from urkle_tf.attacks import losses
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import scoring
@@ -132,18 +132,18 @@ def figures(reports, metadata):
   """What reports found at z = mu and the training's radius; of the same, that of more images."""
   found = {}
   for report in sorted(reports, key=lambda report: report["clean"]["examples"]):
-    clean = report["clean"]
-    rows = {"clean": clean if clean["mode"] == "deterministic" else clean["deterministic"]}
-    for row in report.get("attacks", ()):
+    clean, attacked = tables.readings(report)["deterministic"]
+    rows = {"clean": clean}
+    for row in attacked:
       same = row["norm"] == metadata["norm"] and math.isclose(row["epsilon"], metadata["epsilon"])
-      if same and row["mode"] == "deterministic" and "ensemble" not in row:
+      if same and "ensemble" not in row:
         steps = row["steps"] if row["name"] == "pgd" else ""
         restarts = f"x{row['restarts']}" if row["name"] == "pgd" and row["restarts"] > 1 else ""
         rows[f"{row['name']}{steps}{restarts}"] = row
     names = ("accuracy", "interval", "norm", "epsilon")
     for key, row in rows.items():
       found[key] = {name: row[name] for name in names if name in row}
-      found[key]["examples"] = clean["examples"]
+      found[key]["examples"] = report["clean"]["examples"]
   return found
 
 
