@@ -20,16 +20,11 @@ import numpy as np
 import urkle_tf
 from experiments import jobs, pages
 from urkle_tf import files, tables
+from urkle_tf.evaluation.representation import effective_rank
 
 FORMS = ("sphere", "centred_sphere", "pooled", "dense", "dense_sphere")
 CELLS = ("simclr", "simclr_urkle", "rocl", "distil_urkle")
 LEARN, CHECK = "train[:45000]", "train[45000:47000]"
-
-
-def rank(loc):
-  """The effective rank of rows [n, d]: tr(C)^2 / tr(C^2)."""
-  covariance = np.cov(loc.astype(np.float64).T)
-  return np.trace(covariance) ** 2 / np.sum(covariance**2)
 
 
 def measured(run, training, k, data):
@@ -56,7 +51,7 @@ def measured(run, training, k, data):
   figures = {
     "clean": clean["accuracy"],
     **{f"at {tables.radius(row['epsilon'], row['norm'])}": row["accuracy"] for row in attacks},
-    "effective rank": float(rank(np.asarray(loc))),
+    "effective rank": effective_rank(loc),
     "sigma / spread": row["sigma_over_spread"],
     "minutes": row["seconds"] / 60,
   }
