@@ -346,7 +346,6 @@ PAGES = {
   "speed.md": Page(
     read=("python -m urkle_tf.train --dry_run",),
     cited=("python -m urkle_tf.train --data_service",),
-    elsewhere={"python launch/export_step.py": "tests/programs_test.py runs what it does"},
   ),
   "reliability.md": Page(),
   "results/mnist.md": Page(cited=("python",)),
@@ -354,6 +353,7 @@ PAGES = {
   "results/mnist_autoattack.md": Page(cited=("python",)),
   "results/mnist_transfer.md": Page(cited=("python",)),
   "results/cifar10_cpu.md": Page(cited=("python",)),
+  "results/where_mu_lies.md": Page(cited=("python",)),
 }
 README = Page(
   readme,
