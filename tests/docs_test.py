@@ -346,7 +346,6 @@ PAGES = {
   "speed.md": Page(
     read=("python -m urkle_tf.train --dry_run",),
     cited=("python -m urkle_tf.train --data_service",),
-    elsewhere={"python launch/export_step.py": "tests/programs_test.py runs what it does"},
   ),
   "reliability.md": Page(),
   "results/mnist.md": Page(cited=("python",)),
