@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import types
 import venv
 
 import numpy as np
@@ -43,6 +44,7 @@ TEACHER = {
   "augment": "simclr(strength=0.5, flip=false)",
   "augment_on_device": True,
 }
+TIMED = {**TEACHER, "epochs": None, "minutes": 1, "warmup_minutes": 0.5}
 STUDENT = {**TEACHER, "robustness": "urkle(beta=0.01)", "augment": "crop(padding=1)"}
 KERNELS = 200  # elements of what counts as a large kernel here
 
@@ -59,9 +61,11 @@ def own_steps(job, batches):
   return reported, dict(zip(names, map(distribution.plain, job.state), strict=True))
 
 
-def run_program(folder, batches, teacher=()):
+def run_program(folder, batches, teacher=(), clock=None):
   """Runs a program by XLA, which sees no more than what was exported; as `own_steps`."""
   described, state = arrays.read_program(folder)
+  if clock is not None:
+    state[described["clock"]] = np.float32(clock)
   state |= dict(zip(described["teacher"], teacher, strict=True))
   if described["starts_from_teacher"]:
     state |= dict(zip(described["start"], teacher, strict=True))
@@ -156,6 +160,26 @@ def test_the_encoder_at_its_start_is_written(programs):
   start, begun = (urkle_tf.load_encoder(folder / name).network for name in ("start", "begun"))
   for own, other in zip(start.trainable_weights, begun.trainable_weights, strict=True):
     np.testing.assert_array_equal(own, other)
+
+
+def test_a_program_by_the_clock_reads_the_clock(programs, tmp_path):
+  _, _, batches, _ = programs
+  lengths = {}
+  with pretraining.prepared(TIMED) as job:
+    export.export_step(job, tmp_path)
+    _, begun = arrays.read_program(tmp_path)
+    job.learner.clock.assign(0.125)  # a quarter of the warm-up
+    own = own_steps(job, batches[:1])
+  described, _ = arrays.read_program(tmp_path)
+  assert described["steps"] is None
+  begun = {name: begun[name] for name in described["start"]}
+  for clock in (0.125, 0.25):
+    found = run_program(tmp_path, batches[:1], clock=clock)
+    kernels = [name for name in begun if begun[name].ndim > 1]
+    lengths[clock] = sum(np.abs(found[1][name] - begun[name]).sum() for name in kernels)
+    if clock == 0.125:
+      same_steps(own, found, begun)
+  assert lengths[0.25] == pytest.approx(2 * lengths[0.125], rel=0.01)
 
 
 def test_no_operation_is_left_that_gpus_refuse(programs):
@@ -394,6 +418,83 @@ def test_images_are_read_from_an_archive(tmp_path, monkeypatch, rng):
 
 
 # --- There ---
+
+
+class Row(np.ndarray):
+  """Metrics of a step, on a device that is always done."""
+
+  def block_until_ready(self):
+    """Nothing to wait for."""
+
+
+class Steps:
+  """A program whose steps take a second each; it remembers its batches and its clock."""
+
+  def __init__(self, time, steps=None, loss=1.0):
+    clock = None if steps else "clock"
+    batch = [["uint8", [4, 1, 1, 1]], ["int32", [4]]]
+    self.described = {"metrics": ["loss"], "batch": batch, "clock": clock, "steps": steps}
+    self.state, self.clocks, self.batches, self._time, self._loss = {}, [], [], time, loss
+
+  def step(self, batch):
+    self._time[0] += 1
+    self.batches.append(batch)
+    self.clocks.append(float(self.state.get("clock", 0)))
+    return np.float32([self._loss]).view(Row)
+
+
+@pytest.fixture
+def trains(monkeypatch):
+  """(train.py without JAX, [its seconds])."""
+  jax, library, time = types.ModuleType("jax"), types.ModuleType("jax._src.lib"), [100.0]
+  jax.config = types.SimpleNamespace(update=lambda *_: None)
+  jax.jit = jax.device_put = lambda value: value
+  library.xla_client = None
+  for name, module in (("jax", jax), ("jax._src", jax), ("jax._src.lib", library)):
+    monkeypatch.setitem(sys.modules, name, module)
+  script = scripts.load("tools/accelerator/train.py")
+  monkeypatch.setattr(script, "_seconds", lambda: time[0])
+  return script, time
+
+
+DATA = [np.arange(10, dtype=np.uint8)[:, None, None, None], np.arange(10)]
+
+
+def test_a_training_by_the_clock_ends_on_time(trains):
+  script, time = trains
+  program, rows = Steps(time), []
+  epochs, minutes = script.train("a", program, DATA, 160, lambda **row: rows.append(row))
+  np.testing.assert_allclose(program.clocks, np.arange(60) / 60, rtol=1e-6)
+  assert (epochs, minutes) == (30, 1)
+  assert rows[-1]["images_per_second"] == pytest.approx(4)
+  assert rows[-1]["step"] == 60
+  assert len(rows) == 3  # one every 20 seconds, the first multiple of 10 steps after 15
+
+
+def test_a_training_by_steps_sees_every_image_of_an_epoch_once(trains):
+  script, time = trains
+  program = Steps(time, steps=4)
+  assert script.train("a", program, DATA, float("inf"), lambda **_: None)[0] == 2
+  for epoch in (program.batches[:2], program.batches[2:]):
+    images = np.concatenate([images.ravel() for images, _ in epoch])
+    np.testing.assert_array_equal(images, np.concatenate([labels for _, labels in epoch]))
+    assert len(set(images)) == 8
+  assert script.train("a", Steps(time, steps=40), DATA, 107, lambda **_: None)[0] == 1.5
+
+
+@pytest.mark.parametrize(
+  "options, data, until, words",
+  [
+    ({"steps": 2, "loss": np.nan}, DATA, 200, "not finite"),
+    ({"steps": 2}, [rows[:3] for rows in DATA], 200, "3 images"),
+    ({"steps": 2}, DATA, 90, "no time"),
+    ({}, DATA, float("inf"), "no time"),
+  ],
+)
+def test_a_training_that_cannot_go_on_says_so(options, data, until, words, trains):
+  script, time = trains
+  with pytest.raises(SystemExit, match=words):
+    script.train("a", Steps(time, **options), data, until, lambda **_: None)
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,6 @@ def export_step(job, folder, redraw=False):
   name_of = {id(v): name for name, v in variables.items()}
   averages = dict(zip(map(id, learner._averaged_weights()), learner._averages))
   weights = learner.encoder.network.weights
-  clock = getattr(learner, "clock", None)  # of a training by the clock
   small, drawn = {}, {}
   for name, variable in variables.items():
     value = distribution.plain(variable)
@@ -118,7 +117,7 @@ def export_step(job, folder, redraw=False):
     "outputs": {output: inputs[number - len(batch)] for output, number in _updates(text)},
     "metrics": metrics,
     "steps": job.steps,
-    "clock": None if clock is None else name_of[id(clock)],
+    "clock": name_of[id(learner.clock)] if learner.clock is not None else None,
     "start": [name_of[id(weight)] for weight in weights],
     "encoder": [name_of[id(averages.get(id(weight), weight))] for weight in weights],
     "encoder_paths": [weight.path for weight in weights],

@@ -100,7 +100,7 @@ def train(name, program, data, until, log):
     log: is called with what is to be written down.
 
   Returns:
-    How many epochs were done.
+    (epochs that were done, minutes that it took).
   """
   described, began = program.described, _seconds()
   if until <= began or (described["clock"] and until == float("inf")):
@@ -135,7 +135,7 @@ def train(name, program, data, until, log):
         row()
   if rows:
     row()
-  return step / per_epoch
+  return step / per_epoch, (_seconds() - began) / 60
 
 
 def _run(text):
@@ -189,10 +189,10 @@ def main():
       if program.described["starts_from_teacher"]:
         program.assign(program.described["start"], values)
     count = len(program.described["batch"])
-    epochs = train(name, program, data[:count], float(given.get("until", "inf")), log)
+    epochs, minutes = train(name, program, data[:count], float(given.get("until", "inf")), log)
     arrays.write_weights(options.out / name, program.encoder())
     about = {key: program.described[key] for key in ("batch", "encoder_paths", "settings")}
-    about["settings"] |= {"epochs": epochs, "examples": len(data[0])}
+    about["settings"] |= {"epochs": epochs, "minutes": minutes, "examples": len(data[0])}
     (options.out / f"{name}.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
