@@ -90,7 +90,8 @@ def measured():
       **{"steps": 50, "restarts": 2, "loss_steps": 20},
     },
     "config": {
-      **{"dataset": "digits", "split": "test", "epsilon": 0.1, "samples": 200, "stochastic": True},
+      **{"dataset": "digits", "split": "test", "norm": "linf", "epsilon": 0.1},
+      **{"samples": 200, "stochastic": True},
       "model": {"notes": [NOTE]},
     },
     "versions": {"urkle_tf": "0.1", "keras": "3"},
