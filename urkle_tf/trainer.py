@@ -16,7 +16,7 @@ from urkle_tf.networks import batch_norm
 from urkle_tf.networks.gaussian import kl_mean_part
 from urkle_tf.networks.low_precision import low_precision
 from urkle_tf.networks.representations import Representations
-from urkle_tf.robustness.base import flat
+from urkle_tf.robustness.base import Robustness, flat
 from urkle_tf.robustness.none import Plain
 
 _ZERO = tf.UnconnectedGradients.ZERO  # a scale that no term uses
@@ -106,7 +106,7 @@ class Trainer(keras.Model):
   ):
     super().__init__(name="trainer")
     self.encoder, self.pretext = encoder, pretext
-    self.robustness = Plain() if robustness is None else robustness
+    self.robustness: Robustness = Plain() if robustness is None else robustness
     self.robustness.check(pretext)
     if self.robustness.adversarial and attack is None:
       raise errors.UserError(

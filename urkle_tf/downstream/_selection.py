@@ -82,7 +82,7 @@ def choose(task, run, held, train, score):
   names = task.measures if task.select == "robust" else task.measures[:1]
   file = run.path / "weight_decay.json"
   fingerprint = task.encoder.metadata.get("fingerprint")
-  rows = []
+  rows: list[dict] = []
   if file.exists():
     earlier = json.loads(file.read_text())
     rows = earlier["candidates"] if earlier["encoder_fingerprint"] == fingerprint else []

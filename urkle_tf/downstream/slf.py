@@ -109,13 +109,13 @@ class SLF(Protocol):
     rest, held = _selection.hold_out(task)
     images = held_out if held is None else [part[held] for part in unchanged]
     part = dataclasses.replace(task, labels=task.labels[rest])
-    part_of = [tf.boolean_mask(array, rest, axis=1) for array in (loc, scale)]
+    loc_of, scale_of = (tf.boolean_mask(array, rest, axis=1) for array in (loc, scale))
 
     def train(decay):
       candidate = dataclasses.replace(part, weight_decay=decay)
       with contextlib.closing(runs.scratch({})) as scratch:
         try:
-          _train(candidate, scratch, *part_of, None, f"head, weight decay {decay:g}")
+          _train(candidate, scratch, loc_of, scale_of, None, f"head, weight decay {decay:g}")
         except preemption.Stopped as stopped:
           raise preemption.Stopped(stopped.number) from None
 

@@ -51,6 +51,7 @@ class Robustness:
       at least 0 and below 1, where the training gives none; None for no average.
     stochastic: whether the pretext is given the sampled z (else z = loc).
     terms: names of the entries that `losses` returns.
+    weight: after `attach`, that of the KL in nats, where "kl" is one of the terms.
   """
 
   adversarial = True
@@ -59,6 +60,7 @@ class Robustness:
   ema: float | None = None
   stochastic = False
   terms: tuple[str, ...] = ()
+  weight = 0.0
 
   def check(self, pretext):
     """Raises `UserError` if this scheme makes no sense with `pretext`."""
