@@ -86,11 +86,9 @@ class Urkle(Robustness):
   def attach(self, encoder, pretext):
     """Finds `weight`, that of the KL in nats."""
     given = {"k": self.k, "beta": self.beta}
-    if self.k is None and self.beta is None:
-      given = pretext.strength
-    self.weight = given.get("beta")
-    if self.weight is None:
-      self.weight = given["k"] * encoder.max_scale**2 / encoder.latent_dim
+    given = {name: value for name, value in given.items() if value is not None} or pretext.strength
+    unit = encoder.max_scale**2 / encoder.latent_dim
+    self.weight = given["beta"] if "beta" in given else given["k"] * unit
 
   def targets(self, views):
     """The first `attacked` views."""
