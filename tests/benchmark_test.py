@@ -16,7 +16,6 @@ TINY = [
   "--image_size=8",
   "--channels=1",
   "--latent_dim=4",
-  "--loc=dense",
   "--batch_size=6",
   "--attack_steps=1",
   "--steps=2",

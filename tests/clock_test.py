@@ -61,7 +61,7 @@ def _column(folder, name):
 def _trainer(attack=None, **options):
   keras.utils.set_random_seed(0)
   return urkle_tf.Trainer(
-    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6),
+    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense"),
     pretexts.SimCLR(projector=8, projection=4),
     robustness.Urkle(beta=1.0),
     attack or attacks.PGD(attacks.Linf(0.1), steps=2),

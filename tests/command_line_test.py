@@ -25,8 +25,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 TINY = [
   "--encoder=convnet(width=4, layers=2)",
-  "--latent_dim=4",
-  "--loc=dense",
   "--split=train[:32]",
   "--batch_size=16",
   "--epochs=1",

@@ -353,7 +353,7 @@ def test_the_command_on_real_images(tmp_path):
   backbone = networks.backbone("convnet(width=8, layers=4)", (32, 32, 3))
   settings = {"robustness": "rocl"}
   metadata = {"norm": "linf", "epsilon": 2 / 255, "stochastic": False, "settings": settings}
-  gaussian = networks.GaussianEncoder(backbone, latent_dim=16)
+  gaussian = networks.GaussianEncoder(backbone, latent_dim=16, loc="dense")
   source = sources.load("cifar10", "train[:500]", DATA_DIR)
   for _ in range(30):  # so that loc has unit spread
     gaussian(np.float32(source.images / 255), training=True)

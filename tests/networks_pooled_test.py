@@ -18,7 +18,7 @@ def of_backbone(network, images):
 
 def test_they_are_the_mean_over_space_of_feature_maps(tmp_path):
   backbone = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(7, 3, activation="relu")])
-  images, encoder = digits()[0][:5], networks.GaussianEncoder(backbone, latent_dim=3)
+  images, encoder = digits()[0][:5], networks.GaussianEncoder(backbone, latent_dim=3, loc="dense")
   export.export_encoder(encoder, tmp_path / "encoder")
   for network in (encoder.network, export.load_encoder(tmp_path / "encoder").network):
     maps = of_backbone(network, images)
@@ -37,7 +37,7 @@ def test_they_are_float32_under_mixed_precision_and_share_the_weights():
   keras.mixed_precision.set_global_policy("mixed_bfloat16")
   try:
     backbone = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(7)])
-    network = networks.GaussianEncoder(backbone, latent_dim=3).network
+    network = networks.GaussianEncoder(backbone, latent_dim=3, loc="dense").network
   finally:
     keras.mixed_precision.set_global_policy("float32")
   model, images = networks.pooled(network), digits()[0][:5]

@@ -187,7 +187,8 @@ TRAIN = {"split": "train[:32]", "batch_size": 16, "epochs": 1, "attack_steps": 1
 def test_train_starts_from_it(tiny, tmp_path, plain_runs):
   still = {**TRAIN, "learning_rate": 1e-20, "robustness": "none"}
   urkle_tf.pretrain(tmp_path / "a", encoder=PRESET, **still)
-  options = {"encoder": SETTINGS["encoder"], "latent_dim": 6, "init_from": PRESET}
+  options = {"encoder": SETTINGS["encoder"], "latent_dim": 6, "loc": "dense"}
+  options["init_from"] = PRESET
   urkle_tf.pretrain(tmp_path / "b", **options, **still)
   start = urkle_tf.GaussianEncoder.from_preset("tiny").network
   for run in ("a", "b"):
@@ -279,7 +280,7 @@ def test_the_tool_refuses_what_does_not_fit(made, exported, tmp_path, monkeypatc
   change(encoder, fingerprint="0")
   refused("no classifier on", script.make, "new", encoder, exported[1])
   for settings, words in (
-    ({**SETTINGS, "max_scale": 0.25}, "gives another scale"),
+    ({**SETTINGS, "max_scale": 0.5}, "gives another scale"),
     ({**SETTINGS, "encoder": "convnet(width=8)"}, "its layers are not those"),
     ({"latent_dim": 6}, "name no architecture"),
   ):

@@ -270,7 +270,7 @@ def _outputs(encoder):
 
 def test_a_student_starts_from_its_teacher(own, folder, mirrored):
   with mirrored.scope():
-    encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 6)
+    encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 6, loc="dense")
     assert np.abs(_outputs(encoder)["loc"] - _outputs(own)["loc"]).max() > 0.1
     pretexts.Distil(folder, start=True).attach(encoder)
   for name, expected in _outputs(own).items():
@@ -278,7 +278,7 @@ def test_a_student_starts_from_its_teacher(own, folder, mirrored):
 
 
 def test_a_student_of_another_latent_dim_starts_with_the_backbone(own, folder):
-  encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 4)
+  encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 4, loc="dense")
   fresh = encoder.network.get_layer("raw_loc").kernel.numpy()
   pretexts.Distil(folder, start=True).attach(encoder)
   np.testing.assert_array_equal(encoder.network.get_layer("raw_loc").kernel, fresh)

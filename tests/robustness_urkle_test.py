@@ -1,5 +1,7 @@
 """Urkle's terms, what its attack maximises, and the regulariser on its own."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -28,8 +30,9 @@ def _images(n=8):
 
 
 def _scheme(**options):
-  scheme = robustness.Urkle(**options)
-  scheme.check(pretexts.SimCLR())
+  scheme, pretext = robustness.Urkle(**options), pretexts.SimCLR()
+  scheme.check(pretext)
+  scheme.attach(types.SimpleNamespace(max_scale=0.25, latent_dim=4), pretext)
   return scheme
 
 

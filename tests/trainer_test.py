@@ -251,7 +251,7 @@ def test_the_step_compiles_with_xla(policy):
 @pytest.mark.parametrize("kind", ["simclr", "supervised", "acl"])
 def test_the_average_of_every_scheme_is_the_plain_loop(kind):
   keras.utils.set_random_seed(0)
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense")
   task = pretexts.Supervised(width=4, outputs=3)
   if kind != "supervised":
     task = pretexts.SimCLR(projector=8, projection=4)
