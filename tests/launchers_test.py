@@ -1,5 +1,6 @@
 """The launchers: their syntax, what they would run, and one of them for real."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -23,9 +24,9 @@ FLAGS = ["--flagfile=configs/cifar10.cfg", "--pretext=simclr(temperature=0.5)", 
 
 
 def _known_flags():
-  from urkle_tf import train
+  from urkle_tf import settings
 
-  return {*train._SHARED, *train._OWN, "flagfile"}
+  return {*(field.name for field in dataclasses.fields(settings.Train)), "flagfile"}
 
 
 def _dry(script, *arguments, **environment):
