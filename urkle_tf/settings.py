@@ -745,7 +745,7 @@ def arguments(command):
     def call(*values, **named):
       return function(command(*values, **named))
 
-    call.__signature__ = signature(command)
+    vars(call)["__signature__"] = signature(command)
     call.__doc__ = documented(function.__doc__, command)
     return call
 

@@ -76,9 +76,8 @@ def assess(given):
     bound.check(given.loss_cap, metadata)
   norm = given.norm or metadata.get("norm", "linf")
   trained = metadata.get("epsilon")
-  radii = list(
-    given.epsilons or [given.epsilon if given.epsilon is not None else trained or _EPSILON]
-  )
+  epsilon = given.epsilon if given.epsilon is not None else trained or _EPSILON
+  radii = list(given.epsilons or [epsilon])
   plans = planning.read(
     given.attacks,
     norm,
@@ -106,13 +105,8 @@ def assess(given):
     compatibility.check_labelled(source)
     compatibility.check_classes(metadata["classes"], metadata.get("class_names"), source)
   variants = corrupted.plan(
-    given.corruptions,
-    given.severities,
-    source,
-    given.data_dir,
-    given.download,
-    given.image_size,
-    given.examples,
+    *(given.corruptions, given.severities, source),
+    *(given.data_dir, given.download, given.image_size, given.examples),
   )
 
   run = runs.open_run(given.output_dir, settings) if given.output_dir else None
@@ -143,7 +137,10 @@ def assess(given):
       result, recorder, arrays, robust = parts
       if given.checks:
         check = lambda: checking.measure(  # noqa: E731
-          *(model, source, scorer, robust, norm, radii[0], batch_size, eot, given.seed)
+          *(model, source, scorer, robust, norm, radii[0]),
+          batch_size=batch_size,
+          eot=eot,
+          seed=given.seed,
         )
         result["checks"] = store.json("checks", check)
       if variants:

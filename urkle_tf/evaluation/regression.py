@@ -58,13 +58,8 @@ def assess_regressor(given):
     model = export.load_regressor(given.regressor)
     stochastic = model.stochastic
     part = measure(
-      model,
-      source,
-      attack,
-      (given.eot or 20) if stochastic else 1,
-      given.samples,
-      given.batch_size,
-      given.seed,
+      *(model, source, attack, (given.eot or 20) if stochastic else 1),
+      *(given.samples, given.batch_size, given.seed),
     )
     result = {
       "regression": part,
