@@ -141,7 +141,7 @@ def prepared(settings):
   Raises:
     UserError: for settings or data that do not fit.
   """
-  settings = _of_preset(dataclasses.asdict(Pretrain(**settings)))
+  settings = _of_preset(dataclasses.asdict(Pretrain(**{"output_dir": None, **settings})))
   if settings["epochs"] is None and settings["minutes"] is None:
     settings["epochs"] = 100
   _check(settings)
