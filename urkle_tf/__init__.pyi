@@ -199,10 +199,10 @@ def adapt(
   Args:
     encoder: folder of the exported encoder, or `"preset:NAME"`.
     output_dir: the run's folder; the same call on it resumes the run, or finds it finished.
-    protocol: spec of how: `"slf"`, a frozen encoder and a head that is trained on clean images;
-      `"alf"`, the same on attacked images; `"aff(beta=6)"`, encoder and head, by TRADES;
-      `"similarity(weight=1)"`, encoder and head on clean images, the encoder held near where it
-      was; `"semi_supervised(beta=6)"`, few labels, and robustness learnt on all the images.
+    protocol: spec of how. `"slf"`: a frozen encoder and a head that is trained on clean images.
+      `"alf"`: the same on attacked images. `"aff(beta=6)"`: encoder and head, by TRADES.
+      `"similarity(weight=1)"`: encoder and head on clean images, the encoder held near where it
+      was. `"semi_supervised(beta=6)"`: few labels, and robustness learnt on all the images.
     head: spec of the head: `"linear"` or `"mlp(width=256, layers=3)"`.
     features: what the head of a frozen encoder takes: `"loc"`, its z, or `"pooled"`, the features
       below loc and scale, without noise.
@@ -211,9 +211,9 @@ def adapt(
     data_dir: where prepared TFDS data lies; default: TFDS's own folder.
     download: let TFDS download and prepare the data.
     split: labelled split, with slices.
-    validation_split: held-out images to report on; protocols that attack keep the epoch that does
-      best on the first 1,000 of them under attack, and the last epoch where there are none. `slf`
-      chooses the weight decay by them; by a tenth of the labelled images where there are none, or
+    validation_split: held-out images to report on. Protocols that attack keep the epoch that does
+      best on the first 1,000 of them under attack, or the last epoch without such images. `slf`
+      chooses the weight decay by them, or by a tenth of the labelled images without them or if
       they are test images.
     examples: use only this many examples of the split, the first ones.
     image_size: resize to squares of this many pixels; None for the images' own size.

@@ -15,7 +15,7 @@ import types
 import typing
 from typing import Any
 
-REQUIRED = dataclasses.MISSING  # in place of a default; a flag's is None then
+REQUIRED = dataclasses.MISSING  # instead of a default; that of the flag is None then
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -330,10 +330,10 @@ class Adapt:
     "slf: frozen encoder, head trained on clean images; alf: on attacked images; aff(beta=6): "
     "encoder and head, by TRADES; similarity(weight=1): encoder and head on clean images, held "
     "near the encoder; semi_supervised(beta=6, weight=0.5): few labels, all images",
-    'spec of how: `"slf"`, a frozen encoder and a head that is trained on clean images; `"alf"`, '
-    'the same on attacked images; `"aff(beta=6)"`, encoder and head, by TRADES; '
-    '`"similarity(weight=1)"`, encoder and head on clean images, the encoder held near where it '
-    'was; `"semi_supervised(beta=6)"`, few labels, and robustness learnt on all the images',
+    'spec of how. `"slf"`: a frozen encoder and a head that is trained on clean images. `"alf"`: '
+    'the same on attacked images. `"aff(beta=6)"`: encoder and head, by TRADES. '
+    '`"similarity(weight=1)"`: encoder and head on clean images, the encoder held near where it '
+    'was. `"semi_supervised(beta=6)"`: few labels, and robustness learnt on all the images',
     "slf alf aff similarity semi_supervised",
   )
   head: str = setting(
@@ -360,10 +360,10 @@ class Adapt:
     None,
     "held-out images to report on, and to choose by: the weight decay of slf (default: a tenth of "
     "the labelled images), the epoch where there is an attack",
-    "held-out images to report on; protocols that attack keep the epoch that does best on the "
-    "first 1,000 of them under attack, and the last epoch where there are none. `slf` chooses the "
-    "weight decay by them; by a tenth of the labelled images where there are none, or they are "
-    "test images",
+    "held-out images to report on. Protocols that attack keep the epoch that does best on the "
+    "first 1,000 of them under attack, or the last epoch without such images. `slf` chooses the "
+    "weight decay by them, or by a tenth of the labelled images without them or if they are test "
+    "images",
     "held-out images to report on",
   )
   examples: int | None = shared("examples")
