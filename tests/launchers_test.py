@@ -15,10 +15,10 @@ import time
 import pytest
 import yaml
 
+from tools import loopback
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"
-sys.path.insert(0, str(LAUNCH))
-import loopback  # noqa: E402
 
 FLAGS = ["--flagfile=configs/cifar10.cfg", "--pretext=simclr(temperature=0.5)", "--output_dir=a b"]
 

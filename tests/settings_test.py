@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 import pytest
-import scripts
 from absl import flags
 
 import urkle_tf
+from tools import write_settings
 from urkle_tf import command_line, runs, settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -24,13 +24,8 @@ OF = {
 }
 
 
-@pytest.fixture(scope="module")
-def writer():
-  return scripts.load("tools/write_settings.py")
-
-
-def test_what_is_made_of_the_settings_is_current(writer):
-  for path, text in writer.written().items():
+def test_what_is_made_of_the_settings_is_current():
+  for path, text in write_settings.written().items():
     assert path.read_text(encoding="utf-8") == text, "run: python tools/write_settings.py"
 
 
