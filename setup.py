@@ -68,7 +68,7 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11,<3.13",
   packages=setuptools.find_packages(include=["urkle_tf", "urkle_tf.*"]),
-  package_data={"urkle_tf": ["py.typed", "presets/*/*"]},
+  package_data={"urkle_tf": ["py.typed", "*.pyi", "presets/*/*"]},
   zip_safe=False,
   install_requires=INSTALL_REQUIRES,
   extras_require=EXTRAS_REQUIRE,

@@ -1,6 +1,5 @@
 """`adapt` with the protocol slf, and stratified label subsets."""
 
-import inspect
 import json
 
 import keras
@@ -10,7 +9,7 @@ import tensorflow as tf
 from sklearn import linear_model
 from small_models import small_encoder
 
-from urkle_tf import command_line, downstream, errors, export, finetune
+from urkle_tf import downstream, errors, export
 from urkle_tf.data import sources
 from urkle_tf.downstream import _labels, slf
 from urkle_tf.networks.regressor import Regressor
@@ -315,14 +314,3 @@ def test_several_seeds_and_their_mean(encoder, tmp_path, capsys):
   assert again["deviation"] == {}
   with pytest.raises(errors.UserError, match="--seeds must be at least 1"):
     downstream.adapt_seeds(str(folder), 0, encoder=str(encoder))
-
-
-def test_flags_are_the_functions_arguments():
-  defaults = {n: p.default for n, p in inspect.signature(downstream.adapt).parameters.items()}
-  flags = {
-    **{n: command_line.SHARED[n][1] if d is ... else d for n, d in finetune._SHARED.items()},
-    **{n: default for n, (_, default, _) in finetune._OWN.items()},
-  }
-  assert set(flags) == set(defaults)
-  for name in set(flags) - {"encoder", "output_dir"}:  # those have to be given
-    assert flags[name] == defaults[name], name

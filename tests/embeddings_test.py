@@ -1,6 +1,5 @@
 """`represent`: every image's own embedding, under its own name, in every file."""
 
-import inspect
 import pathlib
 
 import keras
@@ -13,7 +12,7 @@ from tensorboard.plugins.projector import projector_plugin
 from werkzeug import test as werkzeug_test
 
 import urkle_tf
-from urkle_tf import command_line, embed, embeddings, errors, export, projector
+from urkle_tf import embeddings, errors, export, projector
 from urkle_tf.data import sources
 
 NAMES = ("ant", "bee", "cat")
@@ -222,12 +221,3 @@ def test_mistakes_are_one_line_and_leave_no_folder(exported, tmp_path, changes, 
     embeddings.represent(**arguments)
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "out").exists()
-
-
-def test_flags_are_the_functions_arguments():
-  defaults = {n: p.default for n, p in inspect.signature(embeddings.represent).parameters.items()}
-  flags = {
-    **{n: command_line.SHARED[n][1] if d is ... else d for n, d in embed._SHARED.items()},
-    **{n: default for n, (_, default, _) in embed._OWN.items()},
-  }
-  assert flags == defaults

@@ -1,7 +1,6 @@
 """Measurements against NumPy, other libraries and cases with a known answer."""
 
 import dataclasses
-import inspect
 import json
 import math
 
@@ -14,7 +13,7 @@ from scipy import stats
 from sklearn import metrics
 from small_models import small_encoder
 
-from urkle_tf import command_line, distribution, errors, evaluate, evaluation, export, networks
+from urkle_tf import distribution, errors, evaluation, export, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import (
   attacked,
@@ -777,12 +776,3 @@ def test_other_classes_are_refused(rng):
   source.class_names = None
   with pytest.raises(errors.UserError, match="no labels"):
     compatibility.check_labelled(source)
-
-
-def test_flags_are_the_functions_arguments():
-  defaults = {n: p.default for n, p in inspect.signature(evaluation.assess).parameters.items()}
-  flags = {
-    **{n: command_line.SHARED[n][1] if d is ... else d for n, d in evaluate._SHARED.items()},
-    **{n: default for n, (_, default, _) in evaluate._OWN.items()},
-  }
-  assert flags == defaults

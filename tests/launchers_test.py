@@ -1,5 +1,6 @@
 """The launchers: their syntax, what they would run, and one of them for real."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,18 +15,18 @@ import time
 import pytest
 import yaml
 
+from tools import loopback
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"
-sys.path.insert(0, str(LAUNCH))
-import loopback  # noqa: E402
 
 FLAGS = ["--flagfile=configs/cifar10.cfg", "--pretext=simclr(temperature=0.5)", "--output_dir=a b"]
 
 
 def _known_flags():
-  from urkle_tf import train
+  from urkle_tf import settings
 
-  return {*train._SHARED, *train._OWN, "flagfile"}
+  return {*(field.name for field in dataclasses.fields(settings.Train)), "flagfile"}
 
 
 def _dry(script, *arguments, **environment):

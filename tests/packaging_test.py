@@ -114,7 +114,7 @@ def test_wheel_ships_every_module_its_types_presets_and_licence_and_nothing_else
   shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
   modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
   presets = {str(path.relative_to(ROOT)) for path in PACKAGE.glob("presets/*/*")}
-  assert shipped == modules | presets | PRESET | {"urkle_tf/py.typed"}
+  assert shipped == modules | presets | PRESET | {"urkle_tf/py.typed", "urkle_tf/__init__.pyi"}
   for name in PRESET:
     assert wheel.read(name) == name.encode()
   assert any(name.endswith("/LICENSE") for name in wheel.namelist())

@@ -81,8 +81,9 @@ with p.terminable(), p.watch() if {watched} else contextlib.nullcontext():
 def test_a_command_ends_in_one_line_wherever_it_is():
   done = _run("""
 import os, signal
-from urkle_tf import command_line
-command_line.run(lambda: os.kill(os.getpid(), signal.SIGTERM), command_line.define({}, {}))
+from urkle_tf import command_line, settings
+names = command_line.define(settings.Embed)
+command_line.run(lambda **given: os.kill(os.getpid(), signal.SIGTERM), names)
 """)
   assert done.returncode == 143
   assert done.stderr == "error: stopped by SIGTERM; run the same command again to go on\n"

@@ -1,6 +1,7 @@
 """`benchmark.py --suite`: its parts, its JSON and the page that it writes."""
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -118,12 +119,12 @@ def test_sizes_are_measured_one_at_a_time(monkeypatch):
 
 def test_every_system_is_a_training(tmp_path):
   """The flags of the race to the target are flags, and its cells make sense."""
-  from urkle_tf import attack_schedules, attacks, robustness, spec, train
+  from urkle_tf import attack_schedules, attacks, robustness, settings, spec
 
   assert set(suite.RACING) <= set(suite.SYSTEMS)
   for flags in [*suite.SYSTEMS.values(), *suite.VIEWS.values()]:
     given = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
-    assert set(given) <= {*train._SHARED, *train._OWN}
+    assert set(given) <= {field.name for field in dataclasses.fields(settings.Pretrain)}
     scheme = spec.build("robustness", given.get("robustness", "urkle"), robustness.Robustness)
     threat = attacks.Linf(0.1)
     attack = attacks.from_spec(

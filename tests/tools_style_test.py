@@ -25,7 +25,9 @@ told = "likewise"
 The last one
 """
 SOURCE = '''
-FLAGS = {"steps": ("int", 3, "so many steps. Or more"), "name": ("other", 1, "not a flag")}
+STEPS = setting("a default", "so many steps. Or more", free=True)
+SEED = shared("seed", "no text", short="of all")
+NAME = other("a default", "not a setting")
 
 
 def check(n):
@@ -64,13 +66,14 @@ def test_a_page(style, tmp_path):
 def test_help_and_messages(style, tmp_path):
   assert style.python(SOURCE) == [
     "so many steps. Or more",
+    "of all",
     "got X of them: mend it",
     "one. is told",
   ]
   (tmp_path / "flags.py").write_text(SOURCE)
   found = style.report(tmp_path / "flags.py")
   assert found["worn"] == {"mend": 1, "so many": 1, "told": 1}
-  assert (found["sentences"], found["longest"]) == (5, 6)
+  assert (found["sentences"], found["longest"]) == (6, 6)
 
 
 def test_nothing_is_gated(style, tmp_path, capsys):

@@ -5,7 +5,7 @@
   python tools/style.py docs/faq.md          # one file
 
 In Markdown, prose counts; code blocks, tables, headings, pictures and link targets do not.  In
-Python, the help of flags and the messages of `errors.UserError` count.  See docs/style.md.
+Python, the texts of settings and the messages of `errors.UserError` count.  See docs/style.md.
 """
 
 import ast
@@ -18,7 +18,8 @@ MEAN, LONGEST = (
   18,
   45,
 )  # words a sentence: the aim is a mean below the one, and none above the other
-KINDS = ("str", "int", "bool", "number", "numbers")  # of flags: (kind, default, help)
+# What makes a setting, and how many arguments come before its texts: see urkle_tf/settings.py.
+SETTINGS = {"setting": 1, "Setting": 1, "shared": 2}
 WORN = {  # what to look for: what to write
   r"(go|goes|going|went) on\b": "resume, continue",
   r"mend(s|ed)?\b": "fix",
@@ -55,15 +56,14 @@ def markdown(text):
 
 
 def python(source):
-  """The help of flags and the messages of UserError: a list of texts."""
+  """The texts of settings and the messages of UserError: a list of texts."""
   found = []
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("UserError"):
       found += node.args
-    elif isinstance(node, ast.Tuple) and len(node.elts) == 3:
-      kind = node.elts[0]
-      if isinstance(kind, ast.Constant) and kind.value in KINDS:
-        found.append(node.elts[2])
+    elif isinstance(node, ast.Call) and ast.unparse(node.func) in SETTINGS:
+      found += node.args[SETTINGS[ast.unparse(node.func)] :]
+      found += [keyword.value for keyword in node.keywords if keyword.arg in ("text", "short")]
   return [text for node in found for text in _literals(node)]
 
 

@@ -1,10 +1,11 @@
-"""What the three commands share: their flags, their errors, a quiet start.
+"""What the commands share: their flags, their errors, a quiet start.
 
 A command is a module that lists its flags with `define` and hands them to its function
 with `run`.  The same flag means the same thing in every command.
 """
 
 import contextlib
+import dataclasses
 import importlib
 import logging as std_logging
 import os
@@ -17,38 +18,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 
 from absl import app, flags, logging
 
-from urkle_tf import _version, errors, preemption, spec, trust
+from urkle_tf import _version, errors, preemption, settings, spec, trust
 
 flags.disclaim_key_flags()  # they are the command's: its --help lists them
-
-# name: (kind, default, help).  Kinds: str, int, bool, number (8/255), numbers (a list).
-SHARED = {
-  "dataset": ("str", "digits", "TFDS name, digits (bundled) or folder:PATH"),
-  "data_dir": ("str", None, "where prepared TFDS data lies; default: TFDS's own folder"),
-  "download": ("bool", False, "let TFDS download and prepare the data"),
-  "split": ("str", "train", "split, with slices: train[:90%]"),
-  "examples": ("int", None, "use only so many examples of the split"),
-  "image_size": ("int", None, "resize to squares of so many pixels; default: as they are"),
-  "batch_size": ("int", 256, "examples a step, over all replicas"),
-  "epochs": ("int", None, "passes over the data"),
-  "seed": ("int", 0, "all randomness is a function of it"),
-  "output_dir": ("str", None, "the run's folder; the same command on it resumes the run"),
-  "precision": ("str", "float32", "float32 or mixed_bfloat16"),
-  "strategy": ("str", "auto", "auto, one, mirrored, multi_worker or tpu"),
-  "norm": ("str", "linf", "norm of the threat model: linf, l2 or l1"),
-  "epsilon": ("number", 8 / 255, "its radius in pixel units of [0, 1]: 8/255 or 0.03"),
-  "attack_steps": ("int", None, "gradient steps of the attack"),
-  "attack_step_size": ("number", None, "their size in pixel units; default 2.5 epsilon / steps"),
-  "encoder": (
-    "str",
-    None,
-    "an architecture (train), or a folder (finetune, evaluate, embed); or preset:NAME",
-  ),
-  "log_every": ("int", 50, "steps between two rows of metrics"),
-}
-
-# Those of them that say which images a command reads, as each command lists them.
-IMAGES = dict.fromkeys(("dataset", "data_dir", "download", "split", "examples", "image_size"), ...)
 
 
 class _Number(flags.ArgumentParser):
@@ -101,26 +73,25 @@ _HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort", "--helpfull
 _COLUMNS = 80  # of a screen
 
 
-def define(shared, own, main=None):
+def define(command):
   """Defines the flags of a command.
 
   Args:
-    shared: {name: default} of flags in `SHARED` (`...` keeps the default there).
-    own: {name: (kind, default, help)} of the command's own.
-    main: {name: a few words} of those that `--help` lists; None for all.
+    command: a dataclass of settings, with `trust`; its `MAIN` names those that `--help` lists,
+      which are all if there is none.
 
   Returns:
     The names of all of them, in order.
   """
   _SHOWN.clear()
-  _SHOWN.update(main or {})
-  for name, default in shared.items():
-    kind, usual, text = SHARED[name]
-    _define(name, kind, usual if default is ... else default, text)
-  for name, (kind, default, text) in own.items():
-    _define(name, kind, default, text)
-  _define("trust", "bool", False, "run the code in models' files: only if you trust who wrote them")
-  return [*shared, *own, "trust"]
+  fields = {field.name: field for field in dataclasses.fields(command)}
+  for name in getattr(command, "MAIN", ()):
+    main = fields[name].metadata["setting"]
+    _SHOWN[name] = main.short or main.help
+  for name, field in fields.items():
+    default = None if field.default is settings.REQUIRED else field.default
+    _define(name, settings.kind(field), default, field.metadata["setting"].help)
+  return list(fields)
 
 
 def _help(names, full):
@@ -205,14 +176,14 @@ def run(function, names):
       logging.get_absl_handler().addFilter(_worth_showing)
     if len(argv) > 1:
       raise errors.UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
-    settings = {name: flags.FLAGS[name].value for name in names}
-    for name, value in settings.items():
+    given = {name: flags.FLAGS[name].value for name in names}
+    for name, value in given.items():
       if isinstance(value, str) and re.search(r"\s#", value):
         raise errors.UserError(
           f"--{name}={value} holds a comment: in a flagfile, comments have lines of their own"
         )
-    with trust.granted(settings.pop("trust")), preemption.terminable():
-      function(**settings)
+    with trust.granted(given.pop("trust")), preemption.terminable():
+      function(**given)
 
   def parse(argv):
     known = set(names)

@@ -8,45 +8,24 @@
 The last one shows them, with their images.
 """
 
-from urkle_tf import command_line, errors
-
-_SHARED = {
-  "encoder": None,
-  "output_dir": ...,
-  **command_line.IMAGES,
-  "split": "all",
-  "batch_size": ...,
-}
-_OWN = {
-  "projector_examples": ("int", 2000, "images that the Projector shows; 0 for none"),
-}
-_MAIN = {
-  "encoder": "an encoder's folder, preset:NAME, SavedModel or .keras file",
-  "output_dir": "where embeddings.npz goes",
-  "dataset": "TFDS name, digits or folder:PATH",
-  "data_dir": "where prepared TFDS data lies",
-  "split": "embed this split",
-  "examples": "only so many images",
-  "image_size": "resize to squares of so many pixels",
-  "projector_examples": "images that the Projector shows",
-}
+from urkle_tf import command_line, errors, settings
 
 
 def main():
   """The command line."""
-  names = command_line.define(_SHARED, _OWN, _MAIN)
+  names = command_line.define(settings.Embed)
 
-  def embed(**settings):
-    if not settings["output_dir"]:
+  def embed(**given):
+    if not given["output_dir"]:
       raise errors.UserError("give --output_dir=FOLDER: where the embeddings are written")
     embeddings = command_line.load("embeddings")  # starts TensorFlow: only now
 
-    found = embeddings.represent(**settings)
+    found = embeddings.represent(**given)
     images, size = found["loc"].shape
-    where = f"{settings['output_dir']}/embeddings.npz"
+    where = f"{given['output_dir']}/embeddings.npz"
     print(f"embeddings: {where} ({images:,} images, {size} numbers each)")
-    if settings["projector_examples"]:
-      print(f"to look at them: tensorboard --logdir={settings['output_dir']}")
+    if given["projector_examples"]:
+      print(f"to look at them: tensorboard --logdir={given['output_dir']}")
 
   command_line.run(embed, names)
 

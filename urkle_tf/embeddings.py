@@ -1,5 +1,6 @@
 """`represent`: what an encoder makes of images, as arrays and to look at; behind `embed`."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,35 +8,12 @@ import tensorflow as tf
 
 from urkle_tf import errors, export, files, foreign_models, progress, projector, runs
 from urkle_tf.data import compatibility, sources
+from urkle_tf.settings import Represent, arguments, data_of
 
 
-def represent(
-  encoder=None,
-  output_dir=None,
-  dataset="digits",
-  data_dir=None,
-  download=False,
-  split="all",
-  examples=None,
-  image_size=None,
-  batch_size=256,
-  projector_examples=2000,
-):
+@arguments(Represent)
+def represent(given):
   """Embeds images, and writes the embeddings and what TensorBoard's Projector shows of them.
-
-  Args:
-    encoder: the folder of an encoder (or of a classifier or a regressor, whose encoder is meant
-      then), or `"preset:NAME"`; or anybody's: a `.keras` file or a SavedModel's folder, images ->
-      [n, d] or feature maps, which are averaged over space.
-    output_dir: where the files go, see below; None writes nothing.
-    dataset: a TFDS name, `"digits"` or `"folder:PATH"`.
-    data_dir: where prepared TFDS data lies; None for TFDS's own folder.
-    download: whether TFDS may download.
-    split: the split, with slices; `"all"` for every image.
-    examples: use the first so many examples of the split.
-    image_size: resize to squares; None for the images' own size.
-    batch_size: images that are embedded together.
-    projector_examples: how many of the first images the Projector shows; 0 for none.
 
   Returns:
     What embeddings.npz holds, NumPy arrays in the order of the split: "loc" float32 [n, d];
@@ -46,20 +24,19 @@ def represent(
   Raises:
     UserError: for settings, data or folders that do not fit.
   """
-  settings = dict(locals())
-  if not encoder:
+  if not given.encoder:
     raise errors.UserError("give --encoder=FOLDER: an exported encoder")
-  if batch_size < 1:
-    raise errors.UserError(f"--batch_size must be at least 1, got {batch_size}")
-  if projector_examples < 0:
+  if given.batch_size < 1:
+    raise errors.UserError(f"--batch_size must be at least 1, got {given.batch_size}")
+  if given.projector_examples < 0:
     raise errors.UserError("--projector_examples must be at least 0")
-  embed, size_for = _read(encoder)
-  source = sources.load(dataset, split, data_dir, download, image_size, examples)
+  embed, size_for = _read(given.encoder)
+  source = sources.load(**data_of(given))
   compatibility.check_images(size_for(source.image_shape), source, "the encoder")
-  run = runs.open_run(output_dir, settings) if output_dir else None
+  run = runs.open_run(given.output_dir, dataclasses.asdict(given)) if given.output_dir else None
   try:
-    shown = min(projector_examples, source.size) if run else 0
-    found, pictures = _embed(embed, source, batch_size, shown)
+    shown = min(given.projector_examples, source.size) if run else 0
+    found, pictures = _embed(embed, source, given.batch_size, shown)
     if run:
       if shown:
         vectors = found["loc"][:shown]

@@ -37,7 +37,7 @@ def forecast(timed_steps=3, **settings):
   Raises:
     UserError: as `pretrain`.
   """
-  with pretraining.prepared({"output_dir": None, **settings}) as job:
+  with pretraining.prepared(settings) as job:
     found = _static(job)
     if not any("memory" in warning for warning in found["warnings"]):
       found |= _measured(job, timed_steps, found)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import inspect
 import pathlib
 from typing import Any
 
@@ -35,127 +34,12 @@ from urkle_tf.data import augment as augmentation
 from urkle_tf.data import compatibility, pipeline, service, sources
 from urkle_tf.networks import presets
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.settings import Pretrain, arguments
 
 
-def pretrain(
-  output_dir,
-  pretext="simclr",
-  robustness="urkle",
-  dataset="digits",
-  data_dir=None,
-  download=False,
-  split="train",
-  examples=None,
-  image_size=None,
-  augment="simclr",
-  augment_on_device=False,
-  encoder="resnet18",
-  loc=None,
-  latent_dim=None,
-  min_scale=0.1,
-  max_scale=0.25,
-  norm="linf",
-  epsilon=8 / 255,
-  attack_steps=5,
-  attack_step_size=None,
-  attack=None,
-  attack_schedule=None,
-  attack_precision=None,
-  optimizer="sgd",
-  learning_rate=0.1,
-  warmup_epochs=0.0,
-  warmup_minutes=None,
-  weight_decay=1e-4,
-  clip_norm=None,
-  epsilon_warmup_epochs=0.0,
-  epsilon_warmup_minutes=None,
-  beta_warmup_epochs=0.0,
-  beta_warmup_minutes=None,
-  ema=None,
-  batch_size=256,
-  epochs=None,
-  minutes=None,
-  seed=0,
-  precision="float32",
-  strategy="auto",
-  steps_per_execution=None,
-  log_every=50,
-  checkpoint_every=500,
-  init_from=None,
-  probe_split=None,
-  probe_examples=2000,
-  max_bad_steps=20,
-  data_service=None,
-):
-  """Pre-trains an encoder into a run's folder, or goes on where the folder's run stopped.
-
-  Args:
-    output_dir: the run's folder.
-    pretext: spec of what is learnt: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`,
-      `"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"vae"`, `"ae"`, `"supervised"`.
-    robustness: spec of the robustness scheme: `"none"`, `"urkle(k=8)"`, `"urkle(beta=0.1)"`,
-      `"trades(beta=6)"`, `"adversarial_training"`, `"rocl"`, `"acl(form=ds)"`.
-    dataset: a TFDS name, `"digits"` or `"folder:PATH"`.
-    data_dir: where prepared TFDS data lies; None for TFDS's own folder.
-    download: whether TFDS may download.
-    split: the split, with slices.
-    examples: use the first so many examples of the split.
-    image_size: resize to squares; None for the images' own size.
-    augment: spec of the recipe that makes the views, `"simclr(strength=0.5)"`; or a list with
-      one for each view, `"simclr, augmix(base=simclr)"`.
-    augment_on_device: whether the recipe runs inside the compiled step.
-    encoder: spec of the backbone: `"resnet18(width=64)"`; or `"preset:NAME"`: the network of a
-      preset, which also says what loc, latent_dim and the bounds of sigma are, with its weights as
-      the start.
-    loc: where mu lies, `"sphere"`, `"centred_sphere"`, `"pooled"`, `"dense"` or `"dense_sphere"`
-      (`GaussianEncoder`); None for the pretext's own: a sphere, or dense where z is decoded or
-      classified.
-    latent_dim: d_z; None for the width of the backbone's features.
-    min_scale: floor of sigma: absolute on a sphere, in units of the spread of mu elsewhere.
-    max_scale: its cap, in the same units.
-    norm: `"linf"`, `"l2"` or `"l1"`.
-    epsilon: radius of the threat model in pixel units of [0, 1].
-    attack_steps: PGD steps of the inner maximisation.
-    attack_step_size: their size; None for 2.5 epsilon / steps.
-    attack: spec of the attack: `"pgd(start=0.5)"`, or `"rs_fgsm"`, `"fgsm"` or `"n_fgsm"`, which
-      take one step; None for PGD.  `"n_fgsm"` leaves the ball of epsilon, and pictures and the
-      probe are of PGD then.
-    attack_schedule: spec of how PGD's steps change over the training, `"rising(first=1)"` or
-      `"controlled(every=300)"`; None for a constant number.
-    attack_precision: `"mixed_bfloat16"` for the attack's passes alone; None for `precision`.
-    optimizer: spec: `"sgd"` or `"adamw"`.
-    learning_rate: its highest value; cosine to 0, per step or by the clock.
-    warmup_epochs: epochs of linear rise before it.
-    warmup_minutes: the same in minutes, with `minutes`; below it.
-    weight_decay: decoupled; batch norms and biases are left out.
-    clip_norm: largest global norm of the gradient; None for no clipping.
-    epsilon_warmup_epochs: epochs over which epsilon rises linearly.
-    epsilon_warmup_minutes: the same in minutes, with `minutes`; below it.
-    beta_warmup_epochs: epochs over which the weight of the KL term does.
-    beta_warmup_minutes: the same in minutes, with `minutes`; below it.
-    ema: decay a step of the moving average of weights and batch statistics that is exported in
-      their place, 0.99 say; None for none, or that of `acl(ema=0.99)`.
-    batch_size: images a step over all replicas.
-    epochs: passes over the data; None for 100, or with `minutes` for as many as there is time for.
-    minutes: of training, without compilation, probes, pictures and checkpoints (`seconds` in
-      metrics.jsonl); what changes over the training follows the clock.  It resumes and ends on
-      time, but not to the same bits.  None for `epochs`.
-    seed: everything random is a function of it.
-    precision: `"float32"` or `"mixed_bfloat16"`.
-    strategy: `"auto"`, `"one"`, `"mirrored"`, `"multi_worker"` or `"tpu"`.
-    steps_per_execution: steps that the device takes without a word from Python, a divisor of
-      those of an epoch, for accelerators; None for 1.
-    log_every: steps between rows of metrics.
-    checkpoint_every: steps between checkpoints.
-    init_from: another run's folder, whose encoder's weights are the start, or `"preset:NAME"`;
-      heads of another shape start anew.
-    probe_split: held-out labelled images for the online k-nearest-neighbour accuracy; None
-      for no probe.  Labels are read by the probe alone.
-    probe_examples: how many of them.
-    max_bad_steps: a step whose loss or gradient is not finite is skipped; after so many in a row
-      the training stops, and `bad_batch.npz` holds the first of these batches.
-    data_service: "HOST:PORT,HOST:PORT", the input workers that make the batches
-      (launch/input_worker.py); None makes them in this process.  They are the same.
+@arguments(Pretrain)
+def pretrain(given):
+  """Pre-trains an encoder into a run's folder, or resumes the folder's run.
 
   Returns:
     The last row of metrics, with `"encoder"`, and after supervised training `"classifier"`:
@@ -167,12 +51,11 @@ def pretrain(
     preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training: the
       checkpoint of its last step is written.
   """
-  settings = dict(locals())
-  if not output_dir:
+  if not given.output_dir:
     raise errors.UserError("give --output_dir=FOLDER: where the run is written")
-  with prepared(settings) as job:
+  with prepared(dataclasses.asdict(given)) as job:
     chief = distribution.is_chief(job.scope)
-    run = runs.open_run(output_dir, job.settings) if chief else runs.scratch(job.settings)
+    run = runs.open_run(given.output_dir, job.settings) if chief else runs.scratch(job.settings)
     try:
       return _train(job, run)
     finally:
@@ -258,8 +141,7 @@ def prepared(settings):
   Raises:
     UserError: for settings or data that do not fit.
   """
-  usual = {name: p.default for name, p in inspect.signature(pretrain).parameters.items()}
-  settings = _of_preset({**usual, **settings}, usual)
+  settings = _of_preset(dataclasses.asdict(Pretrain(**{"output_dir": None, **settings})))
   if settings["epochs"] is None and settings["minutes"] is None:
     settings["epochs"] = 100
   _check(settings)
@@ -273,7 +155,7 @@ def prepared(settings):
     keras.mixed_precision.set_global_policy("float32")
 
 
-def _of_preset(settings, usual):
+def _of_preset(settings):
   """The settings with what `--encoder=preset:NAME` stands for in its place."""
   named = settings["encoder"]
   if not presets.is_named(named):
@@ -282,7 +164,7 @@ def _of_preset(settings, usual):
     raise errors.UserError(f"--encoder={named} starts from weights: leave --init_from out")
   network = presets.read(named)["network"]
   for name, value in network.items():
-    if name != "encoder" and settings[name] not in (usual[name], value):
+    if name != "encoder" and settings[name] not in (getattr(Pretrain, name), value):
       raise errors.UserError(
         f"--encoder={named} has --{name}={value}, not {settings[name]}: leave --{name} out"
       )

@@ -9,12 +9,7 @@ import tempfile
 import numpy as np
 
 from urkle_tf import errors, files
-
-# Settings that may change when a run is resumed: they do not change what is computed.
-FREE = (
-  *("output_dir", "data_dir", "download", "log_every", "checkpoint_every", "probe_split"),
-  *("max_bad_steps", "data_service", "html"),
-)
+from urkle_tf.settings import FREE
 
 
 def _text(value):
@@ -138,7 +133,7 @@ def open_run(output_dir, settings):
     earlier = dict(
       line[2:].split("=", 1) for line in file.read_text().splitlines() if line.startswith("--")
     )
-    for name in sorted({*lines, *earlier} - set(FREE)):
+    for name in sorted({*lines, *earlier} - FREE):
       if lines.get(name) != earlier.get(name):
         lock.close()
         raise errors.UserError(

@@ -8,6 +8,7 @@ Flags are those of urkle_tf.train.  PROGRAM gets the step, a description of it, 
 the training begins with; train.py runs it there.
 """
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -22,35 +23,38 @@ sys.path.insert(
 
 import arrays
 
-from urkle_tf import command_line, errors, files, train
-
-_OWN = {
-  **{name: flag for name, flag in train._OWN.items() if name != "dry_run"},
-  "redraw": (
-    "bool",
-    False,
-    "draw large initial kernels anew, on that machine too: a few MB to copy in place of 50",
-  ),
-  "write_encoder": ("str", None, "write the encoder at its start here, for distil(teacher=HERE)"),
-}
+from urkle_tf import command_line, errors, files, settings
 
 
-def export(redraw=False, write_encoder=None, **settings):
+@dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
+class Export(settings.Pretrain):
+  """The flags."""
+
+  redraw: bool = settings.setting(
+    False, "draw large initial kernels anew, on that machine too: a few MB to copy in place of 50"
+  )
+  write_encoder: str | None = settings.setting(
+    None, "write the encoder at its start here, for distil(teacher=HERE)"
+  )
+  trust: bool = settings.shared("trust")
+
+
+def export(redraw=False, write_encoder=None, **given):
   """Writes PROGRAM, and the encoder if that is asked for.
 
   Args:
     redraw: as the flag.
     write_encoder: likewise.
-    **settings: of `urkle_tf.pretrain`; `output_dir` is PROGRAM.
+    **given: settings of `urkle_tf.pretrain`; `output_dir` is PROGRAM.
   """
   pretraining = command_line.load("pretraining")
   from urkle_tf import export as exports
 
-  with pretraining.prepared(settings) as job:
-    export_step(job, settings["output_dir"], redraw)
+  with pretraining.prepared(given) as job:
+    export_step(job, given["output_dir"], redraw)
     if write_encoder:
       exports.export_encoder(job.learner.encoder, write_encoder)
-  print(settings["output_dir"])
+  print(given["output_dir"])
 
 
 def export_step(job, folder, redraw=False):
@@ -163,7 +167,7 @@ def _portable(text):
 
 def main():
   """The command line."""
-  command_line.run(export, command_line.define(train._SHARED, _OWN))
+  command_line.run(export, command_line.define(Export))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from urkle_tf.downstream import _labels
 from urkle_tf.downstream.base import Protocol, Task
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
+from urkle_tf.settings import Adapt, arguments
 
 
 def _linear(features, outputs):
@@ -32,36 +33,8 @@ SELECT = ("clean", "robust")
 _ATTACK = ("norm", "epsilon", "attack_steps", "attack_step_size")  # settings of the attack
 
 
-def adapt(
-  encoder,
-  output_dir,
-  protocol="slf",
-  head="linear",
-  features="loc",
-  dataset="digits",
-  data_dir=None,
-  download=False,
-  split="train",
-  validation_split=None,
-  examples=None,
-  image_size=None,
-  labels=None,
-  augment="none",
-  augment_copies=1,
-  norm=None,
-  epsilon=None,
-  attack_steps=None,
-  attack_step_size=None,
-  optimizer=None,
-  learning_rate=None,
-  weight_decay=None,
-  select=None,
-  batch_size=None,
-  epochs=None,
-  samples=20,
-  seed=0,
-  log_every=50,
-):
+@arguments(Adapt)
+def adapt(given):
   """Makes a classifier or a regressor of an exported encoder, in a run's folder.
 
   Writes `flags.cfg`, `metrics.jsonl`, `labels.json` where `labels` is given, and `classifier/`,
@@ -70,49 +43,6 @@ def adapt(
   epoch, but for a head of `slf`, which is trained afresh.  SIGTERM and Ctrl-C end the step and
   write a checkpoint, which all protocols go on from.  However often it is interrupted, it ends
   with the same bits.
-
-  Args:
-    encoder: the exported encoder's folder, or `"preset:NAME"`.
-    output_dir: the run's folder.
-    protocol: spec of how: `"slf"`, a frozen encoder and a head that is trained on clean images;
-      `"alf"`, the same on attacked images; `"aff(beta=6)"`, encoder and head, by TRADES;
-      `"similarity(weight=1)"`, encoder and head on clean images, the encoder held near where it
-      was; `"semi_supervised(beta=6)"`, few labels, and robustness learnt on all the images.
-    head: spec of the head: `"linear"` or `"mlp(width=256, layers=3)"`.
-    features: what the head of a frozen encoder takes: `"loc"`, its z, or `"pooled"`, the features
-      below loc and scale, without noise.
-    dataset: a TFDS name, `"digits"` or `"folder:PATH"`; with other labels `"mnist:parity"`, see
-      `data.labellings`.
-    data_dir: where prepared TFDS data lies; None for TFDS's own folder.
-    download: whether TFDS may download.
-    split: the labelled split, with slices.
-    validation_split: held-out images to report on; protocols that attack keep the epoch that
-      does best on the first 1,000 of them under attack, and the last epoch where there are none.
-      `slf` chooses the weight decay by them; by a tenth of the labelled images where there are
-      none, or they are test images.
-    examples: use the first so many examples of the split.
-    image_size: resize to squares; None for the images' own size.
-    labels: how many labels to use, a count or a fraction below 1, drawn evenly from the
-      classes; None for all.
-    augment: spec of the augmentation: `"none"`, `"crop(padding=4)"`.
-    augment_copies: how many augmented copies of each image `slf` makes; the image itself is
-      used too.  Other protocols augment afresh in every epoch.
-    norm: of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder's training.
-    epsilon: its radius in pixel units of [0, 1]; None for that of the encoder's training.
-    attack_steps: its gradient steps; None for 10.
-    attack_step_size: their size; None for 2.5 epsilon / steps.
-    optimizer: spec: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, here and below, for what
-      the protocol's `defaults` say.
-    learning_rate: its highest value; cosine to 0 per step.
-    weight_decay: decoupled; biases and batch norms are left out.  None: `slf` chooses it.
-    select: what `slf` chooses the weight decay by: `"clean"` or `"robust"`, the accuracy (of
-      numbers the error) on images as they are, or under attack; None for robust where the
-      encoder was trained with an adversary.
-    batch_size: images a step.
-    epochs: passes over the labelled images.
-    samples: how many z a served prediction averages over.
-    seed: everything random is a function of it.
-    log_every: steps between rows of metrics.
 
   Returns:
     The row of metrics of the weights that were exported, with `"classifier"` or `"regressor"`:
@@ -123,54 +53,54 @@ def adapt(
     UserError: for settings, data or folders that do not fit.
     preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.
   """
-  settings = dict(locals())
-  name = spec.parse(protocol)[0]
+  settings = dataclasses.asdict(given)
+  name = spec.parse(given.protocol)[0]
   if name not in spec.names("downstream"):
     raise errors.unknown("protocol", name, spec.names("downstream"))
-  method = spec.build("downstream", protocol, Protocol)
-  if not encoder:
+  method = spec.build("downstream", given.protocol, Protocol)
+  if not given.encoder:
     raise errors.UserError("give --encoder=FOLDER: the export of a trained encoder, or preset:NAME")
-  if features not in FEATURES:
-    raise errors.unknown("choice of --features", features, FEATURES)
-  if features != "loc" and not method.frozen:
+  if given.features not in FEATURES:
+    raise errors.unknown("choice of --features", given.features, FEATURES)
+  if given.features != "loc" and not method.frozen:
     raise errors.UserError(
-      f"--features={features} is for the head of a frozen encoder: use --protocol=slf or alf"
+      f"--features={given.features} is for the head of a frozen encoder: use --protocol=slf or alf"
     )
-  metadata = export.read_metadata(encoder, "encoder")
+  metadata = export.read_metadata(given.encoder, "encoder")
   unused = _settle(settings, method, metadata)
   for setting in ("epochs", "batch_size", "log_every", "samples"):
     if settings[setting] < 1:
       raise errors.UserError(f"--{setting} must be at least 1, got {settings[setting]}")
   open_split = lambda part, first: sources.load(  # noqa: E731
-    dataset, part, data_dir, download, image_size, first
+    given.dataset, part, given.data_dir, given.download, given.image_size, first
   )
-  source = open_split(split, examples)
+  source = open_split(given.split, given.examples)
   compatibility.check_images(metadata["image_size"], source)
   compatibility.check_labelled(source)
   validation = None
-  if validation_split:
-    validation = open_split(validation_split, None)
+  if given.validation_split:
+    validation = open_split(given.validation_split, None)
     compatibility.check_images(metadata["image_size"], validation)
     compatibility.check_labelled(validation)
     if source.class_names is not None:
       compatibility.check_classes(len(source.class_names), source.class_names, validation)
   all_labels = np.asarray(source.labels if source.labels is not None else _read_labels(source))
-  chosen = _labels.choose(all_labels, labels, seed)
-  keras.utils.set_random_seed(seed)
+  chosen = _labels.choose(all_labels, given.labels, given.seed)
+  keras.utils.set_random_seed(given.seed)
   task = _task(settings, metadata, source, validation, chosen, all_labels[chosen], method)
   method.check(task)  # the last that can be wrong: a mistake leaves no folder behind
   if unused:
     print(f"{name} does not use {', '.join(unused)} with these settings")
 
   kind = "classifier" if task.classifies else "regressor"
-  run = runs.open_run(output_dir, settings)
+  run = runs.open_run(given.output_dir, settings)
   try:
     folder = run.path / kind
     if (folder / "metadata.json").exists():
       done = export.read_metadata(folder, kind)
       if done.get("encoder_fingerprint") != metadata["fingerprint"]:
         raise errors.UserError(
-          f"{run.path} holds a {kind} of another encoder than {encoder} holds now: give "
+          f"{run.path} holds a {kind} of another encoder than {given.encoder} holds now: give "
           "another --output_dir"
         )
       print(f"{run.path} is finished: nothing to do")
@@ -178,7 +108,7 @@ def adapt(
       if "selection" in done:
         row["selection"] = done["selection"]
       return {**row, kind: str(folder)}
-    if labels is not None:
+    if given.labels is not None:
       _list_chosen(run.path / "labels.json", chosen)
     with preemption.watch() as watch:
       row = method.fit(dataclasses.replace(task, watch=watch), run)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 import shutil
 
 import numpy as np
@@ -25,84 +24,14 @@ from urkle_tf.evaluation import (
 from urkle_tf.evaluation import checks as checking
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation import store as storing
+from urkle_tf.settings import Assess, AssessRegressor, arguments, data_of
 
 _EPSILON = 8 / 255
 
 
-def assess(
-  classifier=None,
-  encoder=None,
-  output_dir=None,
-  dataset="digits",
-  data_dir=None,
-  download=False,
-  split="test",
-  examples=None,
-  image_size=None,
-  attacks="pgd,fgsm",
-  norm=None,
-  epsilon=None,
-  epsilons=None,
-  attack_steps=20,
-  attack_step_size=None,
-  restarts=1,
-  eot=None,
-  noise="fresh",
-  samples=200,
-  standing=False,
-  checks=True,
-  corruptions=None,
-  severities=None,
-  representation_examples=1000,
-  loss_cap=None,
-  save_images=False,
-  html=False,
-  batch_size=250,
-  seed=0,
-  regressor=None,
-):
+@arguments(Assess)
+def assess(given):
   """Measures a classifier, clean and attacked, and its encoder; or an encoder or a regressor.
-
-  Args:
-    classifier: the exported classifier's folder, or `"preset:NAME"`; or anybody's: a
-      SavedModel's folder or a `.keras` file, see `urkle_tf.foreign_models`.
-    encoder: instead of it an exported encoder's folder, or `"preset:NAME"`, for the part without
-      labels.
-    output_dir: where report.json, report.md and figures go; None writes nothing.
-    dataset: a TFDS name, `"digits"` or `"folder:PATH"`.
-    data_dir: where prepared TFDS data lies; None for TFDS's own folder.
-    download: whether TFDS may download.
-    split: the split, with slices.
-    examples: use the first so many examples of the split.
-    image_size: resize to squares; None for the images' own size.
-    attacks: specs, in a list or with commas in between: `"pgd(steps=100, restarts=2),fgsm"`;
-      also rs_fgsm, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, all of them.
-    norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, else linf.
-    epsilon: radius in pixel units of [0, 1]; None for that of the training, else 8/255.
-    epsilons: several radii instead; the first is that of the representation and the bound.
-    attack_steps: of PGD where its spec names none.
-    attack_step_size: likewise; None for 2.5 epsilon / steps.
-    restarts: likewise.
-    eot: samples of z in each step against the sampled classifier; None for 20; 50 for claims.
-    noise: `"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack.
-    samples: samples of z that the sampled classifier is scored with, at least; as many others
-      choose which adversaries are scored.
-    standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
-    checks: whether signs of masked gradients are looked for, on the first 200 images: see
-      `urkle_tf.evaluation.checks`.
-    corruptions: `"all"` for the 15 standard types, names of them with commas in between, or
-      `"tfds"` for the corrupted images that TFDS has prepared; None for none.
-    severities: of the corruptions, numbers from 1 to 5; None for all.
-    representation_examples: how many images the representation's part is measured on; 0 for
-      none.
-    loss_cap: M of Proposition 1 in nats, above ln of the number of classes: the bound is
-      measured on the first 1,000 images; None for no such part.
-    save_images: whether adversarial images and per-image results are saved (images.npz).
-    html: whether report.html is written too: the report as one file for a browser.
-    batch_size: images that are attacked together.
-    seed: everything random is a function of it.
-    regressor: instead of a classifier an exported regressor's folder, attacked by PGD; what it
-      does not use is named: see `regression.assess_regressor`.
 
   Returns:
     What report.json holds, a dict.
@@ -110,55 +39,56 @@ def assess(
   Raises:
     UserError: for settings, data or folders that do not fit.
   """
-  settings = dict(locals())
-  if regressor and not (classifier or encoder):
+  settings = dataclasses.asdict(given)
+  if given.regressor and not (given.classifier or given.encoder):
     return _of_regressor(settings)
   del settings["regressor"]
   for name in ("batch_size", "samples", "attack_steps", "restarts"):
     if settings[name] < 1:
       raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
-  if eot is not None and eot < 1:
-    raise errors.UserError(f"--eot must be at least 1, got {eot}")
-  if noise not in ("fresh", "fixed"):
-    raise errors.unknown("noise", noise, ("fresh", "fixed"))
-  if representation_examples < 0:
+  if given.eot is not None and given.eot < 1:
+    raise errors.UserError(f"--eot must be at least 1, got {given.eot}")
+  if given.noise not in ("fresh", "fixed"):
+    raise errors.unknown("noise", given.noise, ("fresh", "fixed"))
+  if given.representation_examples < 0:
     raise errors.UserError("--representation_examples must be at least 0")
-  if bool(classifier) + bool(encoder) + bool(regressor) != 1:
+  if bool(given.classifier) + bool(given.encoder) + bool(given.regressor) != 1:
     raise errors.UserError(
       "give --classifier=FOLDER, an exported classifier, --regressor=FOLDER, or --encoder=FOLDER "
-      "for the part without labels" + (", one of them" if classifier or encoder else "")
+      "for the part without labels" + (", one of them" if given.classifier or given.encoder else "")
     )
-  if corruptions is not None and not classifier:
+  if given.corruptions is not None and not given.classifier:
     raise errors.UserError("--corruptions need --classifier: an encoder alone predicts nothing")
-  load = lambda: sources.load(dataset, split, data_dir, download, image_size, examples)  # noqa: E731
+  load = lambda: sources.load(**data_of(given))  # noqa: E731
   model, source = None, None
-  if classifier and foreign_models.is_foreign(classifier):
-    if loss_cap is not None:
+  if given.classifier and foreign_models.is_foreign(given.classifier):
+    if given.loss_cap is not None:
       raise errors.UserError(
         "--loss_cap: Proposition 1 speaks of this package's classifiers: leave --loss_cap out"
       )
     source = load()
-    model = foreign.look_at(classifier, source)
+    model = foreign.look_at(given.classifier, source)
     metadata = model.metadata
   else:
-    kind = "classifier" if classifier else "encoder"
-    metadata = export.read_metadata(classifier or encoder, kind)
-  if loss_cap is not None:
-    bound.check(loss_cap, metadata)
-  norm = norm or metadata.get("norm", "linf")
+    kind = "classifier" if given.classifier else "encoder"
+    metadata = export.read_metadata(given.classifier or given.encoder, kind)
+  if given.loss_cap is not None:
+    bound.check(given.loss_cap, metadata)
+  norm = given.norm or metadata.get("norm", "linf")
   trained = metadata.get("epsilon")
-  radii = list(epsilons or [epsilon if epsilon is not None else trained or _EPSILON])
+  epsilon = given.epsilon if given.epsilon is not None else trained or _EPSILON
+  radii = list(given.epsilons or [epsilon])
   plans = planning.read(
-    attacks,
+    given.attacks,
     norm,
     radii,
     metadata["image_size"],
-    attack_steps,
-    attack_step_size,
-    restarts,
+    given.attack_steps,
+    given.attack_step_size,
+    given.restarts,
     metadata.get("classes"),
   )
-  if noise == "fixed":
+  if given.noise == "fixed":
     plans = [dataclasses.replace(plan, fixed_noise=True) for plan in plans]
   skipped = []
   if model is not None and not attacked.differentiable(model):
@@ -166,80 +96,89 @@ def assess(
     plans = [plan for plan in plans if not plan.by_gradients]
     if not plans:
       raise errors.UserError(
-        f"{classifier} has no gradient that {', '.join(skipped)} could follow: give "
+        f"{given.classifier} has no gradient that {', '.join(skipped)} could follow: give "
         "--attacks=square, which needs none"
       )
   source = source or load()
   compatibility.check_images(metadata["image_size"], source)
-  if classifier:
+  if given.classifier:
     compatibility.check_labelled(source)
     compatibility.check_classes(metadata["classes"], metadata.get("class_names"), source)
   variants = corrupted.plan(
-    corruptions, severities, source, data_dir, download, image_size, examples
+    *(given.corruptions, given.severities, source),
+    *(given.data_dir, given.download, given.image_size, given.examples),
   )
 
-  run = runs.open_run(output_dir, settings) if output_dir else None
+  run = runs.open_run(given.output_dir, settings) if given.output_dir else None
   try:
     fingerprint = metadata["fingerprint"]
-    if run and (done := report.finished(run.path, classifier or encoder, fingerprint, html)):
+    if run and (
+      done := report.finished(run.path, given.classifier or given.encoder, fingerprint, given.html)
+    ):
       shutil.rmtree(run.path / storing.FOLDER, ignore_errors=True)
       return done
     owner = {"fingerprint": fingerprint, "source": source.name, "examples": source.size}
     store = storing.Store(run.path / storing.FOLDER if run else None, owner)
     stochastic = bool(metadata["stochastic"])
-    eot = (eot or 20) if stochastic else 1
-    batch_size = min(batch_size, source.size)
+    eot = (given.eot or 20) if stochastic else 1
+    batch_size = min(given.batch_size, source.size)
     result, pictures, arrays = {}, (), {}
-    if classifier:
+    if given.classifier:
       network = None
       if model is None:
-        model = export.load_classifier(classifier)
+        model = export.load_classifier(given.classifier)
         network = model.network
-      scorer = scoring.Scorer(model, batch_size, samples, seed)
+      scorer = scoring.Scorer(model, batch_size, given.samples, given.seed)
       parts = _classifier_parts(
-        *(model, source, plans, norm, radii, batch_size, eot, scorer, seed, standing, save_images),
+        *(model, source, plans, norm, radii, batch_size, eot, scorer),
+        *(given.seed, given.standing, given.save_images),
         store,
       )
       result, recorder, arrays, robust = parts
-      if checks:
+      if given.checks:
         check = lambda: checking.measure(  # noqa: E731
-          model, source, scorer, robust, norm, radii[0], batch_size=batch_size, eot=eot, seed=seed
+          *(model, source, scorer, robust, norm, radii[0]),
+          batch_size=batch_size,
+          eot=eot,
+          seed=given.seed,
         )
         result["checks"] = store.json("checks", check)
       if variants:
-        result["corruptions"] = corrupted.measure(scorer, source, variants, batch_size, seed, store)
+        result["corruptions"] = corrupted.measure(
+          scorer, source, variants, batch_size, given.seed, store
+        )
       pictures = recorder.pictures
     else:
-      network = export.load_encoder(encoder).network
-    if representation_examples and network is not None:
+      network = export.load_encoder(given.encoder).network
+    if given.representation_examples and network is not None:
       result["representation"] = representation.measure(
         network,
         source,
         norm,
         radii[0],
-        examples=representation_examples,
+        examples=given.representation_examples,
         batch_size=batch_size,
-        seed=seed,
-        loss_cap=None if classifier else loss_cap,
-        arrays=arrays if save_images else None,
+        seed=given.seed,
+        loss_cap=None if given.classifier else given.loss_cap,
+        arrays=arrays if given.save_images else None,
         store=store,
       )
       if run and stochastic:
         file = run.path / "figures" / "latent_map.png"
-        _latent_map(file, network, source, norm, radii[0], metadata.get("settings", {}), seed)
-    if loss_cap is not None and classifier:
+        _latent_map(file, network, source, norm, radii[0], metadata.get("settings", {}), given.seed)
+    if given.loss_cap is not None and given.classifier:
       result["bound"] = bound.measure(
         model,
         source,
         norm,
         radii[0],
-        loss_cap,
-        samples=max(samples, 200),
+        given.loss_cap,
+        samples=max(given.samples, 200),
         batch_size=batch_size,
-        seed=seed,
+        seed=given.seed,
         store=store,
       )
-    if run and save_images:
+    if run and given.save_images:
       files.write(run.path / "images.npz", lambda file: np.savez(file, **arrays))
     result["config"] = {
       **export.settings_without_paths(settings),
@@ -254,7 +193,7 @@ def assess(
     }
     result["versions"] = export.versions()
     if run:
-      report.write(run.path, result, pictures, metadata.get("class_names"), html)
+      report.write(run.path, result, pictures, metadata.get("class_names"), given.html)
       shutil.rmtree(run.path / storing.FOLDER, ignore_errors=True)
   finally:
     if run:
@@ -264,9 +203,8 @@ def assess(
 
 def _of_regressor(settings):
   """Hands the settings to `assess_regressor`, and names those that it does not use."""
-  used = inspect.signature(regression.assess_regressor).parameters
-  usual = {name: value.default for name, value in inspect.signature(assess).parameters.items()}
-  unused = [n for n, value in settings.items() if n not in used and value != usual[n]]
+  used = {field.name for field in dataclasses.fields(AssessRegressor)}
+  unused = [n for n, v in settings.items() if n not in used and v != getattr(Assess, n)]
   if unused:
     flags = ", ".join(f"--{name}" for name in unused)
     print(f"a regressor is attacked by PGD at one epsilon, and does not use {flags}")

@@ -1,5 +1,6 @@
 """How good and how robust a regressor is: its error, clean and attacked."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,51 +9,14 @@ import tensorflow as tf
 from urkle_tf import attacks, distribution, errors, export, progress, runs, tables
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import report, scoring
+from urkle_tf.settings import AssessRegressor, arguments, data_of
 
 _CHUNK = 25  # samples of z that are in memory at once
 
 
-def assess_regressor(
-  regressor,
-  output_dir=None,
-  dataset="digits:rotation",
-  data_dir=None,
-  download=False,
-  split="test",
-  examples=None,
-  image_size=None,
-  norm=None,
-  epsilon=None,
-  attack_steps=20,
-  attack_step_size=None,
-  restarts=1,
-  eot=None,
-  samples=200,
-  batch_size=250,
-  seed=0,
-  html=False,
-):
+@arguments(AssessRegressor)
+def assess_regressor(given):
   """Measures an exported regressor, clean and attacked.
-
-  Args:
-    regressor: the exported regressor's folder.
-    output_dir: where report.json and report.md go; None writes nothing.
-    dataset: data whose labels are numbers, such as `"digits:rotation"`; see `data.labellings`.
-    data_dir: where prepared TFDS data lies; None for TFDS's own folder.
-    download: whether TFDS may download.
-    split: the split, with slices.
-    examples: use the first so many examples of the split.
-    image_size: resize to squares; None for the images' own size.
-    norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, else linf.
-    epsilon: radius in pixel units of [0, 1]; None for that of the training, else 8/255.
-    attack_steps: of PGD.
-    attack_step_size: their size; None for 2.5 epsilon / steps.
-    restarts: runs of PGD from different starts.
-    eot: samples of z in each step against the sampled regressor; None for 20.
-    samples: samples of z that the sampled regressor is scored with.
-    batch_size: images that are attacked together.
-    seed: everything random is a function of it.
-    html: whether report.html is written too.
 
   Returns:
     What report.json holds: {"regression": see `measure`, "config", "versions"}.
@@ -60,24 +24,24 @@ def assess_regressor(
   Raises:
     UserError: for settings, data or folders that do not fit.
   """
-  settings = dict(locals())
+  settings = dataclasses.asdict(given)
   for name in ("batch_size", "samples"):
     if settings[name] < 1:
       raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
-  if eot is not None and eot < 1:
-    raise errors.UserError(f"--eot must be at least 1, got {eot}")
-  metadata = export.read_metadata(regressor, "regressor")
-  norm = norm or metadata.get("norm", "linf")
-  epsilon = metadata.get("epsilon", 8 / 255) if epsilon is None else epsilon
+  if given.eot is not None and given.eot < 1:
+    raise errors.UserError(f"--eot must be at least 1, got {given.eot}")
+  metadata = export.read_metadata(given.regressor, "regressor")
+  norm = given.norm or metadata.get("norm", "linf")
+  epsilon = metadata.get("epsilon", 8 / 255) if given.epsilon is None else given.epsilon
   attack = attacks.PGD(
     attacks.from_norm(norm, epsilon),
-    steps=attack_steps,
-    step_size=attack_step_size,
-    restarts=restarts,
+    steps=given.attack_steps,
+    step_size=given.attack_step_size,
+    restarts=given.restarts,
     keep="best",
   )
   attack.threat.check(tf.zeros([1, *metadata["image_size"]]))
-  source = sources.load(dataset, split, data_dir, download, image_size, examples)
+  source = sources.load(**data_of(given))
   compatibility.check_images(metadata["image_size"], source)
   compatibility.check_labelled(source)
   if source.target is None:
@@ -85,14 +49,17 @@ def assess_regressor(
       f"the regressor predicts numbers, but the labels of {source.name!r} are classes: give the "
       "data it was made for, such as mnist:number"
     )
-  run = runs.open_run(output_dir, settings) if output_dir else None
+  run = runs.open_run(given.output_dir, settings) if given.output_dir else None
   try:
-    if run and (done := report.finished(run.path, regressor, metadata["fingerprint"], html)):
+    if run and (
+      done := report.finished(run.path, given.regressor, metadata["fingerprint"], given.html)
+    ):
       return done
-    model = export.load_regressor(regressor)
+    model = export.load_regressor(given.regressor)
     stochastic = model.stochastic
     part = measure(
-      model, source, attack, (eot or 20) if stochastic else 1, samples, batch_size, seed
+      *(model, source, attack, (given.eot or 20) if stochastic else 1),
+      *(given.samples, given.batch_size, given.seed),
     )
     result = {
       "regression": part,
@@ -106,7 +73,7 @@ def assess_regressor(
       "versions": export.versions(),
     }
     if run:
-      report.write(run.path, result, html=html)
+      report.write(run.path, result, html=given.html)
   finally:
     if run:
       run.close()

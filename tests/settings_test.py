@@ -1,0 +1,94 @@
+"""Settings: one line each, from which flags, help, signatures, docstrings and docs follow."""
+
+import dataclasses
+import inspect
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+import urkle_tf
+from tools import write_settings
+from urkle_tf import command_line, runs, settings
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+OF = {
+  "train": ("pretrain", settings.Pretrain),
+  "finetune": ("adapt", settings.Adapt),
+  "evaluate": ("assess", settings.Assess),
+  "embed": ("represent", settings.Represent),
+}
+
+
+def test_what_is_made_of_the_settings_is_current():
+  for path, text in write_settings.written().items():
+    assert path.read_text(encoding="utf-8") == text, "run: python tools/write_settings.py"
+
+
+def test_a_new_setting_is_one_line(tmp_path):
+  """A copy of the package with one more line: the command, the signature, the stub and the docs."""
+  for folder in ("urkle_tf", "tools"):
+    ignored = shutil.ignore_patterns("__pycache__", "presets")
+    shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+  (tmp_path / "docs").mkdir()
+  file = tmp_path / "urkle_tf" / "settings.py"
+  text = file.read_text(encoding="utf-8")
+  after = "  protocol: str = setting(\n"
+  assert text.count(after) == 1
+  line = '  added: float = setting(1 / 4, "its line", "its full text", free=True)\n'
+  file.write_text(text.replace(after, line + after), encoding="utf-8")
+
+  def run(*words):
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+      [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+  run("tools/write_settings.py")
+  stub = (tmp_path / "urkle_tf" / "__init__.pyi").read_text(encoding="utf-8")
+  adapt = stub[stub.index("def adapt(") : stub.index("def assess(")]
+  assert "  added: float = 0.25,\n" in adapt
+  assert "    added: its full text.\n" in adapt
+  page = (tmp_path / "docs" / "settings.md").read_text(encoding="utf-8")
+  assert "\n| `added` | number | `0.25` | its full text |\n" in page
+  full = run("-m", "urkle_tf.finetune", "--helpfull").split()
+  assert full[full.index("--added") :][:4] == ["--added", "its", "line", "[0.25]"]
+  asked = "import sys; from urkle_tf import runs as r, settings as s; print('added' in r.FREE, "
+  asked += "s.Adapt('an encoder', 'a folder').added, 'tensorflow' in sys.modules)"
+  assert run("-c", asked) == "True 0.25 False\n"
+
+
+def test_what_may_differ_when_a_run_is_resumed():
+  assert {
+    *("output_dir", "data_dir", "download", "log_every", "checkpoint_every", "probe_split"),
+    *("max_bad_steps", "data_service", "html"),
+  } == runs.FREE
+
+
+@pytest.mark.parametrize("command", OF)
+def test_flags_are_the_arguments_of_the_function(command):
+  """Of the function itself, which imports TensorFlow."""
+  name, arguments = OF[command]
+  function, known = getattr(urkle_tf, name), set(flags.FLAGS)
+  parameters = inspect.signature(function).parameters
+  assert list(parameters) == [field.name for field in dataclasses.fields(arguments)]
+  names = command_line.define(settings.COMMANDS[command])
+  try:
+    assert names[: len(parameters)] == list(parameters)
+    assert set(names[len(parameters) :]) <= {"dry_run", "seeds", "trust"}
+    doc = " ".join(function.__doc__.split())
+    for field in dataclasses.fields(arguments):
+      default = parameters[field.name].default
+      usual = None if default is inspect.Parameter.empty else default
+      assert flags.FLAGS[field.name].default == usual
+      assert f" {field.name}: {settings.text(field)}." in doc
+  finally:
+    flags.FLAGS.remove_flag_values(dict.fromkeys(set(flags.FLAGS) - known, 0))
+  with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
+    function(epoch=3)

@@ -1,0 +1,370 @@
+"""The public names: written by tools/write_settings.py."""
+
+from typing import Any
+
+from urkle_tf import attacks as attacks
+from urkle_tf import data as data
+from urkle_tf import networks as networks
+from urkle_tf import pretexts as pretexts
+from urkle_tf import robustness as robustness
+from urkle_tf._version import __version__ as __version__
+from urkle_tf.distillation import robustify as robustify
+from urkle_tf.errors import UserError as UserError
+from urkle_tf.export import export_classifier as export_classifier
+from urkle_tf.export import export_encoder as export_encoder
+from urkle_tf.export import export_regressor as export_regressor
+from urkle_tf.export import load_classifier as load_classifier
+from urkle_tf.export import load_encoder as load_encoder
+from urkle_tf.export import load_regressor as load_regressor
+from urkle_tf.hub import model_card as model_card
+from urkle_tf.hub import push_to_hub as push_to_hub
+from urkle_tf.networks import GaussianEncoder as GaussianEncoder
+from urkle_tf.networks.presets import presets as presets
+from urkle_tf.regulariser import UrkleRegularizer as UrkleRegularizer
+from urkle_tf.regulariser import kl_robustness as kl_robustness
+from urkle_tf.torch_weights import import_torch_state as import_torch_state
+from urkle_tf.trainer import Trainer as Trainer
+
+def pretrain(
+  output_dir: str,
+  pretext: str = "simclr",
+  robustness: str = "urkle",
+  dataset: str = "digits",
+  data_dir: str | None = None,
+  download: bool = False,
+  split: str = "train",
+  examples: int | None = None,
+  image_size: int | None = None,
+  augment: str = "simclr",
+  augment_on_device: bool = False,
+  encoder: str = "resnet18",
+  loc: str | None = None,
+  latent_dim: int | None = None,
+  min_scale: float = 0.1,
+  max_scale: float = 0.25,
+  norm: str = "linf",
+  epsilon: float = 0.03137254901960784,
+  attack_steps: int = 5,
+  attack_step_size: float | None = None,
+  attack: str | None = None,
+  attack_schedule: str | None = None,
+  attack_precision: str | None = None,
+  optimizer: str = "sgd",
+  learning_rate: float = 0.1,
+  warmup_epochs: float = 0.0,
+  warmup_minutes: float | None = None,
+  weight_decay: float = 0.0001,
+  clip_norm: float | None = None,
+  epsilon_warmup_epochs: float = 0.0,
+  epsilon_warmup_minutes: float | None = None,
+  beta_warmup_epochs: float = 0.0,
+  beta_warmup_minutes: float | None = None,
+  ema: float | None = None,
+  batch_size: int = 256,
+  epochs: int | None = None,
+  minutes: float | None = None,
+  seed: int = 0,
+  precision: str = "float32",
+  strategy: str = "auto",
+  steps_per_execution: int | None = None,
+  log_every: int = 50,
+  checkpoint_every: int = 500,
+  init_from: str | None = None,
+  probe_split: str | None = None,
+  probe_examples: int = 2000,
+  max_bad_steps: int = 20,
+  data_service: str | None = None,
+) -> dict[str, Any]:
+  """Pre-trains an encoder into a run's folder, or resumes the folder's run.
+
+  Args:
+    output_dir: the run's folder; the same call on it resumes the run.
+    pretext: spec of what is learnt: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`,
+      `"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"vae"`, `"ae"`, `"supervised"`.
+    robustness: spec of the robustness scheme: `"none"`, `"urkle(k=8)"`, `"urkle(beta=0.1)"`,
+      `"trades(beta=6)"`, `"adversarial_training"`, `"rocl"`, `"acl(form=ds)"`.
+    dataset: TFDS name, digits (bundled) or folder:PATH.
+    data_dir: where prepared TFDS data lies; default: TFDS's own folder.
+    download: let TFDS download and prepare the data.
+    split: split, with slices: train[:90%].
+    examples: use only this many examples of the split, the first ones.
+    image_size: resize to squares of this many pixels; None for the images' own size.
+    augment: spec of the recipe that makes the views, `"simclr(strength=0.5)"`; or a list with one
+      for each view, `"simclr, augmix(base=simclr)"`; also `"randaugment"`, `"affine"`, `"crop"`,
+      `"none"`.
+    augment_on_device: augment inside the compiled step (accelerators).
+    encoder: spec of the backbone: `"resnet18(width=64)"`; or `"preset:NAME"`: the network of a
+      preset, with its weights as the start; it also sets loc, latent_dim and the bounds of sigma.
+    loc: where mu lies, `"sphere"`, `"centred_sphere"`, `"pooled"`, `"dense"` or `"dense_sphere"`
+      (`GaussianEncoder`); None for the pretext's own: a sphere, or dense where z is decoded or
+      classified.
+    latent_dim: d_z, the dimension of z; default: the width of the features.
+    min_scale: floor of sigma: absolute on a sphere, in units of the spread of mu elsewhere.
+    max_scale: cap of sigma, in the same units.
+    norm: norm of the threat model: linf, l2 or l1.
+    epsilon: radius of the threat model in pixel units of [0, 1].
+    attack_steps: PGD steps of the inner maximisation.
+    attack_step_size: their size in pixel units; default 2.5 epsilon / steps.
+    attack: spec of the attack: `"pgd(start=0.5)"`, or `"rs_fgsm"`, `"fgsm"` or `"n_fgsm"`, which
+      take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, and pictures and the
+      probe are of PGD then.
+    attack_schedule: spec of how PGD's steps change over the training, `"rising(first=1)"` or
+      `"controlled(every=300)"`; None for a constant number.
+    attack_precision: `"mixed_bfloat16"` for the attack's passes alone; None for `precision`.
+    optimizer: sgd(momentum=0.9), lars(momentum=0.9, trust=0.001) or adamw.
+    learning_rate: highest learning rate; cosine to 0, per step or by the clock.
+    warmup_epochs: epochs of linear rise of the learning rate.
+    warmup_minutes: the same in minutes, with `minutes`; below it.
+    weight_decay: decoupled; batch norms and biases left out.
+    clip_norm: largest global norm of the gradient; None for no clipping.
+    epsilon_warmup_epochs: epochs over which epsilon rises linearly.
+    epsilon_warmup_minutes: the same in minutes, with `minutes`; below it.
+    beta_warmup_epochs: epochs over which the KL term's weight rises linearly.
+    beta_warmup_minutes: the same in minutes, with `minutes`; below it.
+    ema: decay a step of the moving average of weights and batch statistics that is exported in
+      their place, such as 0.99; None for none, or that of `acl(ema=0.99)`.
+    batch_size: examples a step, over all replicas.
+    epochs: passes over the data; None for 100, or with `minutes` for as many as there is time
+      for.
+    minutes: minutes of training, without compilation, probes, pictures and checkpoints (`seconds`
+      in metrics.jsonl); what changes over the training follows the clock. It resumes and ends on
+      time, but not to the same bits. None for `epochs`.
+    seed: all randomness is a function of it.
+    precision: float32 or mixed_bfloat16.
+    strategy: auto, one, mirrored, multi_worker or tpu.
+    steps_per_execution: steps that the device takes at once, without Python in between, for
+      accelerators; a divisor of the steps of an epoch; None for 1.
+    log_every: steps between two rows of metrics.
+    checkpoint_every: steps between checkpoints.
+    init_from: another run's folder, whose encoder's weights are the start, or `"preset:NAME"`;
+      heads of another shape start from random weights.
+    probe_split: held-out labelled images for the online k-nearest-neighbour accuracy; None for no
+      probe. The probe alone reads labels.
+    probe_examples: how many of them.
+    max_bad_steps: a step whose loss or gradient is not finite is skipped; after this many in a
+      row the training stops, and `bad_batch.npz` holds the first of these batches.
+    data_service: `"HOST:PORT,HOST:PORT"`, the input workers that make the batches
+      (launch/input_worker.py); None makes the same batches in this process.
+
+  Returns:
+    The last row of metrics, with `"encoder"`, and after supervised training `"classifier"`:
+    the folders of the exports.
+
+  Raises:
+    UserError: for settings, data or folders that do not fit.
+    distribution.WorkerLost: when another worker, or an input worker, has ended.
+    preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training: the
+      checkpoint of its last step is written.
+  """
+
+def adapt(
+  encoder: str,
+  output_dir: str,
+  protocol: str = "slf",
+  head: str = "linear",
+  features: str = "loc",
+  dataset: str = "digits",
+  data_dir: str | None = None,
+  download: bool = False,
+  split: str = "train",
+  validation_split: str | None = None,
+  examples: int | None = None,
+  image_size: int | None = None,
+  labels: float | None = None,
+  augment: str = "none",
+  augment_copies: int = 1,
+  norm: str | None = None,
+  epsilon: float | None = None,
+  attack_steps: int | None = None,
+  attack_step_size: float | None = None,
+  optimizer: str | None = None,
+  learning_rate: float | None = None,
+  weight_decay: float | None = None,
+  select: str | None = None,
+  batch_size: int | None = None,
+  epochs: int | None = None,
+  samples: int = 20,
+  seed: int = 0,
+  log_every: int = 50,
+) -> dict[str, Any]:
+  """Makes a classifier or a regressor of an exported encoder, in a run's folder.
+
+  Writes `flags.cfg`, `metrics.jsonl`, `labels.json` where `labels` is given, and `classifier/`,
+  or `regressor/` where the labels are numbers.  On the folder of the same settings that is
+  finished it trains nothing and returns the same; one that was killed goes on from its last
+  epoch, but for a head of `slf`, which is trained afresh.  SIGTERM and Ctrl-C end the step and
+  write a checkpoint, which all protocols go on from.  However often it is interrupted, it ends
+  with the same bits.
+
+  Args:
+    encoder: folder of the exported encoder, or `"preset:NAME"`.
+    output_dir: the run's folder; the same call on it resumes the run, or finds it finished.
+    protocol: spec of how. `"slf"`: a frozen encoder and a head that is trained on clean images.
+      `"alf"`: the same on attacked images. `"aff(beta=6)"`: encoder and head, by TRADES.
+      `"similarity(weight=1)"`: encoder and head on clean images, the encoder held near where it
+      was. `"semi_supervised(beta=6)"`: few labels, and robustness learnt on all the images.
+    head: spec of the head: `"linear"` or `"mlp(width=256, layers=3)"`.
+    features: what the head of a frozen encoder takes: `"loc"`, its z, or `"pooled"`, the features
+      below loc and scale, without noise.
+    dataset: a TFDS name, `"digits"` or `"folder:PATH"`; with other labels `"mnist:parity"`, see
+      `data.labellings`.
+    data_dir: where prepared TFDS data lies; default: TFDS's own folder.
+    download: let TFDS download and prepare the data.
+    split: labelled split, with slices.
+    validation_split: held-out images to report on. Protocols that attack keep the epoch that does
+      best on the first 1,000 of them under attack, or the last epoch without such images. `slf`
+      chooses the weight decay by them, or by a tenth of the labelled images without them or if
+      they are test images.
+    examples: use only this many examples of the split, the first ones.
+    image_size: resize to squares of this many pixels; None for the images' own size.
+    labels: how many labels to use, a count or a fraction below 1, drawn evenly from the classes;
+      None for all.
+    augment: spec of the augmentation: `"none"`, `"crop(padding=4)"`.
+    augment_copies: how many augmented copies of each image `slf` makes; the image itself is used
+      too. Other protocols augment again in every epoch.
+    norm: norm of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder's training.
+    epsilon: its radius in pixel units of [0, 1]; None for that of the encoder's training.
+    attack_steps: gradient steps of the attack; None for 10.
+    attack_step_size: their size in pixel units; default 2.5 epsilon / steps.
+    optimizer: spec: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, as with the settings
+      below, for what the protocol's `defaults` say.
+    learning_rate: its highest value; cosine to 0 per step.
+    weight_decay: decoupled; biases and batch norms are left out. None: `slf` chooses it.
+    select: what `slf` chooses the weight decay by: `"clean"` or `"robust"`, the accuracy (of
+      numbers the error) on images as they are, or under attack; None for robust where the encoder
+      was trained with an adversary.
+    batch_size: images a step.
+    epochs: passes over the labelled images.
+    samples: samples of z that a served prediction averages over.
+    seed: all randomness is a function of it.
+    log_every: steps between two rows of metrics.
+
+  Returns:
+    The row of metrics of the weights that were exported, with `"classifier"` or `"regressor"`:
+    the folder of the export; and `"selection"` where the weight decay was chosen: what
+    metadata.json says of it, {"select", "held_out", "images", "weight_decay", "candidates"}.
+
+  Raises:
+    UserError: for settings, data or folders that do not fit.
+    preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.
+  """
+
+def assess(
+  classifier: str | None = None,
+  encoder: str | None = None,
+  output_dir: str | None = None,
+  dataset: str = "digits",
+  data_dir: str | None = None,
+  download: bool = False,
+  split: str = "test",
+  examples: int | None = None,
+  image_size: int | None = None,
+  attacks: str | list[str] = "pgd,fgsm",
+  norm: str | None = None,
+  epsilon: float | None = None,
+  epsilons: list[float] | None = None,
+  attack_steps: int = 20,
+  attack_step_size: float | None = None,
+  restarts: int = 1,
+  eot: int | None = None,
+  noise: str = "fresh",
+  samples: int = 200,
+  standing: bool = False,
+  checks: bool = True,
+  corruptions: str | None = None,
+  severities: list[float] | None = None,
+  representation_examples: int = 1000,
+  loss_cap: float | None = None,
+  save_images: bool = False,
+  html: bool = False,
+  batch_size: int = 250,
+  seed: int = 0,
+  regressor: str | None = None,
+) -> dict[str, Any]:
+  """Measures a classifier, clean and attacked, and its encoder; or an encoder or a regressor.
+
+  Args:
+    classifier: folder of the exported classifier, or `"preset:NAME"`; or any other model: the
+      folder of a SavedModel or a `.keras` file, see `urkle_tf.foreign_models`.
+    encoder: instead of it an exported encoder's folder, or `"preset:NAME"`, for the part without
+      labels.
+    output_dir: where report.json, report.md and figures go; None writes nothing.
+    dataset: TFDS name, digits (bundled) or folder:PATH.
+    data_dir: where prepared TFDS data lies; default: TFDS's own folder.
+    download: let TFDS download and prepare the data.
+    split: split, with slices: train[:90%].
+    examples: use only this many examples of the split, the first ones.
+    image_size: resize to squares of this many pixels; None for the images' own size.
+    attacks: specs, in a list or with commas in between: `"pgd(steps=100, restarts=2),fgsm"`; also
+      rs_fgsm, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, all of them.
+    norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, or linf.
+    epsilon: radius in pixel units of [0, 1]; None for that of the training, or 8/255.
+    epsilons: several radii instead; the first is that of the representation and the bound.
+    attack_steps: steps of PGD if its spec names none.
+    attack_step_size: their size in pixel units if its spec names none; None for 2.5 epsilon /
+      steps.
+    restarts: runs of PGD from different starts if its spec names none.
+    eot: samples of z in each step against the sampled classifier; None for 20; 50 for claims.
+    noise: `"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack.
+    samples: samples of z that the sampled classifier is scored with, at least; as many others
+      choose which adversaries are scored.
+    standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
+    checks: whether signs of masked gradients are looked for, on the first 200 images: see
+      `urkle_tf.evaluation.checks`.
+    corruptions: `"all"` for the 15 standard types, names of them with commas in between, or
+      `"tfds"` for the corrupted images that TFDS has prepared; None for none.
+    severities: of the corruptions, numbers from 1 to 5; None for all.
+    representation_examples: how many images the representation's part is measured on; 0 for none.
+    loss_cap: M of Proposition 1 in nats, above ln of the number of classes: the bound is measured
+      on the first 1,000 images; None for no such part.
+    save_images: whether adversarial images and per-image results are saved (images.npz).
+    html: write report.html too: the report as one file for a browser.
+    batch_size: images that are attacked together.
+    seed: all randomness is a function of it.
+    regressor: instead of a classifier an exported regressor's folder, attacked by PGD; a message
+      names the settings that it does not use: see `regression.assess_regressor`.
+
+  Returns:
+    What report.json holds, a dict.
+
+  Raises:
+    UserError: for settings, data or folders that do not fit.
+  """
+
+def represent(
+  encoder: str | None = None,
+  output_dir: str | None = None,
+  dataset: str = "digits",
+  data_dir: str | None = None,
+  download: bool = False,
+  split: str = "all",
+  examples: int | None = None,
+  image_size: int | None = None,
+  batch_size: int = 256,
+  projector_examples: int = 2000,
+) -> dict[str, Any]:
+  """Embeds images, and writes the embeddings and what TensorBoard's Projector shows of them.
+
+  Args:
+    encoder: folder of an encoder (or of a classifier or a regressor, whose encoder is meant
+      then), or `"preset:NAME"`; or any other: a `.keras` file or the folder of a SavedModel,
+      images -> [n, d] or feature maps, which are averaged over space.
+    output_dir: where the files go, see below; None writes nothing.
+    dataset: TFDS name, digits (bundled) or folder:PATH.
+    data_dir: where prepared TFDS data lies; default: TFDS's own folder.
+    download: let TFDS download and prepare the data.
+    split: split, with slices; `"all"` for every image.
+    examples: use only this many examples of the split, the first ones.
+    image_size: resize to squares of this many pixels; None for the images' own size.
+    batch_size: images that are embedded together.
+    projector_examples: how many of the first images the Projector shows; 0 for none.
+
+  Returns:
+    What embeddings.npz holds, NumPy arrays in the order of the split: "loc" float32 [n, d];
+    "scale" likewise, of an encoder of this package; "labels" [n] and "class_names" where the
+    data has them; "names", paths within the folder, where images are files.  Beside it lie
+    vectors.tsv (loc), metadata.tsv, sprite.png and projector_config.pbtxt.
+
+  Raises:
+    UserError: for settings, data or folders that do not fit.
+  """

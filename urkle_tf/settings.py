@@ -1,0 +1,752 @@
+"""What the four commands and their functions can be told, each setting written once.
+
+`Pretrain`, `Adapt`, `Assess` and `Represent` are the keyword arguments of the functions of these
+names.  `Train`, `Finetune`, `Evaluate` and `Embed` add what only their commands take; they have no
+instances.  Flags, help, signatures, docstrings, the order of flags.cfg, `__init__.pyi` and
+docs/settings.md follow from these classes: a new setting is one new field.  After a change, run
+tools/write_settings.py.  Nothing here imports TensorFlow.
+"""
+
+import dataclasses
+import functools
+import inspect
+import textwrap
+import types
+import typing
+from typing import Any
+
+REQUIRED = dataclasses.MISSING  # instead of a default; that of the flag is None then
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setting:
+  """What is known of a setting beside its name and type.
+
+  Attributes:
+    default: its default.
+    help: the line of --helpfull.
+    text: the full text of docstrings and docs; if empty, that of `help`.
+    short: the few words of --help; if empty, those of `help`.
+    free: whether it may change when a run is resumed: it does not change what is computed.
+  """
+
+  default: Any
+  help: str
+  text: str = ""
+  short: str = ""
+  free: bool = False
+
+
+def setting(*of, **named) -> Any:
+  """A field of a command: `Setting(*of, **named)`."""
+  return _field(Setting(*of, **named))
+
+
+def shared(name, default=..., **changes) -> Any:
+  """A field that several commands have; `...` keeps the default of `_SHARED`."""
+  known = _SHARED[name]
+  default = known.default if default is ... else default
+  return _field(dataclasses.replace(known, default=default, **changes))
+
+
+def _field(given):
+  return dataclasses.field(default=given.default, metadata={"setting": given})
+
+
+_SHARED = {
+  "dataset": Setting(
+    "digits",
+    "TFDS name, digits (bundled) or folder:PATH",
+    short="TFDS name, digits or folder:PATH",
+  ),
+  "data_dir": Setting(
+    None,
+    "where prepared TFDS data lies; default: TFDS's own folder",
+    short="where prepared TFDS data lies",
+    free=True,
+  ),
+  "download": Setting(False, "let TFDS download and prepare the data", free=True),
+  "split": Setting("train", "split, with slices: train[:90%]"),
+  "examples": Setting(
+    None,
+    "use only so many examples of the split",
+    "use only this many examples of the split, the first ones",
+    "only so many images",
+  ),
+  "image_size": Setting(
+    None,
+    "resize to squares of so many pixels; default: as they are",
+    "resize to squares of this many pixels; None for the images' own size",
+    "resize to squares of so many pixels",
+  ),
+  "batch_size": Setting(256, "examples a step, over all replicas"),
+  "epochs": Setting(None, "passes over the data"),
+  "seed": Setting(0, "all randomness is a function of it"),
+  "output_dir": Setting(
+    None, "the run's folder; the same command on it resumes the run", free=True
+  ),
+  "norm": Setting("linf", "norm of the threat model: linf, l2 or l1"),
+  "epsilon": Setting(
+    8 / 255,
+    "its radius in pixel units of [0, 1]: 8/255 or 0.03",
+    "radius of the threat model in pixel units of [0, 1]",
+  ),
+  "attack_steps": Setting(None, "gradient steps of the attack"),
+  "attack_step_size": Setting(None, "their size in pixel units; default 2.5 epsilon / steps"),
+  "encoder": Setting(
+    None, "an architecture (train), or a folder (finetune, evaluate, embed); or preset:NAME"
+  ),
+  "log_every": Setting(50, "steps between two rows of metrics", free=True),
+  "html": Setting(
+    False,
+    "write report.html too: the report as one file for a browser",
+    short="write report.html too",
+    free=True,
+  ),
+  "trust": Setting(False, "run the code in models' files: only if you trust who wrote them"),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrain:
+  """The settings of `urkle_tf.pretrain`."""
+
+  output_dir: str = shared(
+    "output_dir",
+    REQUIRED,
+    text="the run's folder; the same call on it resumes the run",
+    short="the run's folder; the same command resumes it",
+  )
+  pretext: str = setting(
+    "simclr",
+    "what is learnt: simclr(temperature=0.5), byol, simsiam, barlow_twins, vicreg, "
+    "distil(teacher=PATH), vae, ae or supervised",
+    'spec of what is learnt: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`, '
+    '`"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"vae"`, `"ae"`, `"supervised"`',
+    "simclr byol simsiam barlow_twins vicreg distil vae ae supervised",
+  )
+  robustness: str = setting(
+    "urkle",
+    "none, urkle(k=8, positives=true, attacked=2), trades(beta=6), adversarial_training, rocl "
+    "or acl(form=ds)",
+    'spec of the robustness scheme: `"none"`, `"urkle(k=8)"`, `"urkle(beta=0.1)"`, '
+    '`"trades(beta=6)"`, `"adversarial_training"`, `"rocl"`, `"acl(form=ds)"`',
+    "none urkle rocl acl trades adversarial_training",
+  )
+  dataset: str = shared("dataset", short="TFDS name, digits (bundled) or folder:PATH")
+  data_dir: str | None = shared("data_dir")
+  download: bool = shared("download")
+  split: str = shared("split")
+  examples: int | None = shared("examples")
+  image_size: int | None = shared("image_size")
+  augment: str = setting(
+    "simclr",
+    "views: simclr(strength=1.0), augmix(base=simclr), randaugment, affine, crop or none; or a "
+    "list with one for each view",
+    'spec of the recipe that makes the views, `"simclr(strength=0.5)"`; or a list with one for '
+    'each view, `"simclr, augmix(base=simclr)"`; also `"randaugment"`, `"affine"`, `"crop"`, '
+    '`"none"`',
+    "simclr(strength=1) augmix randaugment affine crop",
+  )
+  augment_on_device: bool = setting(False, "augment inside the compiled step (accelerators)")
+  encoder: str = shared(
+    "encoder",
+    "resnet18",
+    text='spec of the backbone: `"resnet18(width=64)"`; or `"preset:NAME"`: the network of a '
+    "preset, with its weights as the start; it also sets loc, latent_dim and the bounds of sigma",
+    short="resnet18(width=64) convnet FILE.keras preset:NAME",
+  )
+  loc: str | None = setting(
+    None,
+    "where mu lies: sphere, centred_sphere, pooled, dense or dense_sphere; default: sphere, or "
+    "dense where z is decoded or classified",
+    'where mu lies, `"sphere"`, `"centred_sphere"`, `"pooled"`, `"dense"` or `"dense_sphere"` '
+    "(`GaussianEncoder`); None for the pretext's own: a sphere, or dense where z is decoded or "
+    "classified",
+    "where mu lies: sphere pooled dense ...",
+  )
+  latent_dim: int | None = setting(
+    None, "d_z, the dimension of z; default: the width of the features"
+  )
+  min_scale: float = setting(
+    0.1,
+    "floor of sigma (in units of the spread of mu, off the sphere)",
+    "floor of sigma: absolute on a sphere, in units of the spread of mu elsewhere",
+  )
+  max_scale: float = setting(0.25, "cap of sigma, in the same units")
+  norm: str = shared("norm", short="of the threat model: linf, l2 or l1")
+  epsilon: float = shared("epsilon", short="its radius in pixel units of [0, 1]: 8/255")
+  attack_steps: int = shared(
+    "attack_steps",
+    5,
+    text="PGD steps of the inner maximisation",
+    short="steps of the inner attack",
+  )
+  attack_step_size: float | None = shared("attack_step_size")
+  attack: str | None = setting(
+    None,
+    "pgd(start=1.0), rs_fgsm, fgsm or n_fgsm; default: pgd",
+    'spec of the attack: `"pgd(start=0.5)"`, or `"rs_fgsm"`, `"fgsm"` or `"n_fgsm"`, which take '
+    'one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, and pictures and the probe '
+    "are of PGD then",
+  )
+  attack_schedule: str | None = setting(
+    None,
+    "of PGD's steps: rising(first=1) or controlled(every=300); default: constant",
+    'spec of how PGD\'s steps change over the training, `"rising(first=1)"` or '
+    '`"controlled(every=300)"`; None for a constant number',
+  )
+  attack_precision: str | None = setting(
+    None,
+    "mixed_bfloat16: of the attack's passes alone",
+    '`"mixed_bfloat16"` for the attack\'s passes alone; None for `precision`',
+  )
+  optimizer: str = setting("sgd", "sgd(momentum=0.9), lars(momentum=0.9, trust=0.001) or adamw")
+  learning_rate: float = setting(
+    0.1,
+    "its highest value; cosine to 0",
+    "highest learning rate; cosine to 0, per step or by the clock",
+    "its highest value",
+  )
+  warmup_epochs: float = setting(0.0, "epochs of linear rise of the learning rate")
+  warmup_minutes: float | None = setting(
+    None, "the same with --minutes", "the same in minutes, with `minutes`; below it"
+  )
+  weight_decay: float = setting(1e-4, "decoupled; batch norms and biases left out")
+  clip_norm: float | None = setting(
+    None,
+    "largest global norm of the gradient",
+    "largest global norm of the gradient; None for no clipping",
+  )
+  epsilon_warmup_epochs: float = setting(
+    0.0, "epochs over which epsilon rises", "epochs over which epsilon rises linearly"
+  )
+  epsilon_warmup_minutes: float | None = setting(
+    None, "the same with --minutes", "the same in minutes, with `minutes`; below it"
+  )
+  beta_warmup_epochs: float = setting(
+    0.0,
+    "epochs over which the KL term's weight rises",
+    "epochs over which the KL term's weight rises linearly",
+  )
+  beta_warmup_minutes: float | None = setting(
+    None, "the same with --minutes", "the same in minutes, with `minutes`; below it"
+  )
+  ema: float | None = setting(
+    None,
+    "decay a step of the average of weights that is exported: 0.99",
+    "decay a step of the moving average of weights and batch statistics that is exported in their "
+    "place, such as 0.99; None for none, or that of `acl(ema=0.99)`",
+  )
+  batch_size: int = shared("batch_size", short="images a step, over all replicas")
+  epochs: int | None = shared(
+    "epochs",
+    help="passes over the data; default: 100",
+    text="passes over the data; None for 100, or with `minutes` for as many as there is time for",
+  )
+  minutes: float | None = setting(
+    None,
+    "train so long by the clock, in place of --epochs",
+    "minutes of training, without compilation, probes, pictures and checkpoints (`seconds` in "
+    "metrics.jsonl); what changes over the training follows the clock. It resumes and ends on "
+    "time, but not to the same bits. None for `epochs`",
+    "train so long, in place of --epochs",
+  )
+  seed: int = shared("seed")
+  precision: str = setting("float32", "float32 or mixed_bfloat16")
+  strategy: str = setting("auto", "auto, one, mirrored, multi_worker or tpu")
+  steps_per_execution: int | None = setting(
+    None,
+    "steps that an accelerator takes at once; default: 1",
+    "steps that the device takes at once, without Python in between, for accelerators; a divisor "
+    "of the steps of an epoch; None for 1",
+  )
+  log_every: int = shared("log_every")
+  checkpoint_every: int = setting(500, "steps between checkpoints", free=True)
+  init_from: str | None = setting(
+    None,
+    "start from the encoder of this finished run, or of preset:NAME",
+    "another run's folder, whose encoder's weights are the start, or `\"preset:NAME\"`; heads of "
+    "another shape start from random weights",
+  )
+  probe_split: str | None = setting(
+    None,
+    "held-out labelled images for an online accuracy",
+    "held-out labelled images for the online k-nearest-neighbour accuracy; None for no probe. "
+    "The probe alone reads labels",
+    free=True,
+  )
+  probe_examples: int = setting(2000, "how many of them")
+  max_bad_steps: int = setting(
+    20,
+    "stop after so many steps in a row whose loss is not finite",
+    "a step whose loss or gradient is not finite is skipped; after this many in a row the "
+    "training stops, and `bad_batch.npz` holds the first of these batches",
+    free=True,
+  )
+  data_service: str | None = setting(
+    None,
+    "HOST:PORT,HOST:PORT of input workers (launch/input_worker.py)",
+    '`"HOST:PORT,HOST:PORT"`, the input workers that make the batches (launch/input_worker.py); '
+    "None makes the same batches in this process",
+    free=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
+class Train(Pretrain):
+  """Those of `python -m urkle_tf.train`."""
+
+  MAIN = (
+    *("dataset", "data_dir", "image_size", "output_dir", "pretext", "robustness", "augment"),
+    *("encoder", "loc", "norm", "epsilon", "attack_steps", "batch_size", "epochs", "minutes"),
+    "learning_rate",
+  )
+
+  dry_run: bool = setting(
+    False, "say what the training would cost, from a few steps; write nothing"
+  )
+  trust: bool = shared("trust")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adapt:
+  """The settings of `urkle_tf.adapt`."""
+
+  encoder: str = shared(
+    "encoder",
+    REQUIRED,
+    text='folder of the exported encoder, or `"preset:NAME"`',
+    short="the folder of a trained encoder, or preset:NAME",
+  )
+  output_dir: str = shared(
+    "output_dir",
+    REQUIRED,
+    text="the run's folder; the same call on it resumes the run, or finds it finished",
+    short="the run's folder; the same command finds it finished",
+  )
+  protocol: str = setting(
+    "slf",
+    "slf: frozen encoder, head trained on clean images; alf: on attacked images; aff(beta=6): "
+    "encoder and head, by TRADES; similarity(weight=1): encoder and head on clean images, held "
+    "near the encoder; semi_supervised(beta=6, weight=0.5): few labels, all images",
+    'spec of how. `"slf"`: a frozen encoder and a head that is trained on clean images. `"alf"`: '
+    'the same on attacked images. `"aff(beta=6)"`: encoder and head, by TRADES. '
+    '`"similarity(weight=1)"`: encoder and head on clean images, the encoder held near where it '
+    'was. `"semi_supervised(beta=6)"`: few labels, and robustness learnt on all the images',
+    "slf alf aff similarity semi_supervised",
+  )
+  head: str = setting(
+    "linear",
+    "linear or mlp(width=256, layers=3)",
+    'spec of the head: `"linear"` or `"mlp(width=256, layers=3)"`',
+  )
+  features: str = setting(
+    "loc",
+    "what a head on a frozen encoder takes: loc, or pooled: below it",
+    'what the head of a frozen encoder takes: `"loc"`, its z, or `"pooled"`, the features below '
+    "loc and scale, without noise",
+  )
+  dataset: str = shared(
+    "dataset",
+    text='a TFDS name, `"digits"` or `"folder:PATH"`; with other labels `"mnist:parity"`, see '
+    "`data.labellings`",
+    short="TFDS name, digits or folder:PATH; with labels",
+  )
+  data_dir: str | None = shared("data_dir")
+  download: bool = shared("download")
+  split: str = shared("split", text="labelled split, with slices", short="the labelled split")
+  validation_split: str | None = setting(
+    None,
+    "held-out images to report on, and to choose by: the weight decay of slf (default: a tenth of "
+    "the labelled images), the epoch where there is an attack",
+    "held-out images to report on. Protocols that attack keep the epoch that does best on the "
+    "first 1,000 of them under attack, or the last epoch without such images. `slf` chooses the "
+    "weight decay by them, or by a tenth of the labelled images without them or if they are test "
+    "images",
+    "held-out images to report on",
+  )
+  examples: int | None = shared("examples")
+  image_size: int | None = shared("image_size")
+  labels: float | None = setting(
+    None,
+    "how many labels: a count, or a fraction below 1; default all",
+    "how many labels to use, a count or a fraction below 1, drawn evenly from the classes; None "
+    "for all",
+    "how many: a count, or a fraction below 1",
+  )
+  augment: str = setting(
+    "none",
+    "none or crop(padding=4)",
+    'spec of the augmentation: `"none"`, `"crop(padding=4)"`',
+  )
+  augment_copies: int = setting(
+    1,
+    "slf: augmented copies of each image, beside the image itself",
+    "how many augmented copies of each image `slf` makes; the image itself is used too. Other "
+    "protocols augment again in every epoch",
+  )
+  norm: str | None = shared(
+    "norm",
+    None,
+    text='norm of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder\'s training',
+  )
+  epsilon: float | None = shared(
+    "epsilon",
+    None,
+    text="its radius in pixel units of [0, 1]; None for that of the encoder's training",
+    short="of alf and aff; default that of the encoder",
+  )
+  attack_steps: int | None = shared(
+    "attack_steps", text="gradient steps of the attack; None for 10"
+  )
+  attack_step_size: float | None = shared("attack_step_size")
+  optimizer: str | None = setting(
+    None,
+    "sgd(momentum=0.9), lars or adamw; default, as below: by protocol",
+    'spec: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, as with the settings below, for '
+    "what the protocol's `defaults` say",
+  )
+  learning_rate: float | None = setting(
+    None, "its highest value; cosine to 0", "its highest value; cosine to 0 per step"
+  )
+  weight_decay: float | None = setting(
+    None,
+    "decoupled; biases left out; default of slf: it is chosen",
+    "decoupled; biases and batch norms are left out. None: `slf` chooses it",
+  )
+  select: str | None = setting(
+    None,
+    "slf: what weight decay is chosen by, clean or robust accuracy; default robust where the "
+    "encoder was trained with an adversary",
+    'what `slf` chooses the weight decay by: `"clean"` or `"robust"`, the accuracy (of numbers '
+    "the error) on images as they are, or under attack; None for robust where the encoder was "
+    "trained with an adversary",
+  )
+  batch_size: int | None = shared("batch_size", None, text="images a step")
+  epochs: int | None = shared(
+    "epochs",
+    text="passes over the labelled images",
+    short="passes over the labelled images",
+  )
+  samples: int = setting(20, "samples of z that a served prediction averages over")
+  seed: int = shared("seed")
+  log_every: int = shared("log_every")
+
+
+@dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
+class Finetune(Adapt):
+  """Those of `python -m urkle_tf.finetune`."""
+
+  MAIN = (
+    *("encoder", "output_dir", "dataset", "data_dir", "image_size", "split", "validation_split"),
+    *("labels", "protocol", "head", "epsilon", "epochs", "seed"),
+  )
+
+  seeds: int | None = setting(
+    None,
+    "so many runs, from --seed on, in OUTPUT_DIR/seed-N; their mean and deviation in seeds.json",
+  )
+  trust: bool = shared("trust")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Assess:
+  """The settings of `urkle_tf.assess`."""
+
+  classifier: str | None = setting(
+    None,
+    "an exported classifier's folder, preset:NAME, a SavedModel's folder, or a .keras file",
+    'folder of the exported classifier, or `"preset:NAME"`; or any other model: the folder of a '
+    "SavedModel or a `.keras` file, see `urkle_tf.foreign_models`",
+    "exported folder, preset:NAME, SavedModel or .keras file",
+  )
+  encoder: str | None = shared(
+    "encoder",
+    text='instead of it an exported encoder\'s folder, or `"preset:NAME"`, for the part without '
+    "labels",
+    short="instead: an encoder, measured without labels",
+  )
+  output_dir: str | None = shared(
+    "output_dir",
+    text="where report.json, report.md and figures go; None writes nothing",
+    short="where report.json and report.md go",
+  )
+  dataset: str = shared("dataset")
+  data_dir: str | None = shared("data_dir")
+  download: bool = shared("download")
+  split: str = shared("split", "test", short="measure this split")
+  examples: int | None = shared("examples")
+  image_size: int | None = shared("image_size")
+  attacks: str | list[str] = setting(
+    "pgd,fgsm",
+    "pgd(steps=100, restarts=2), fgsm, rs_fgsm, apgd_ce, apgd_dlr, apgd_t, fab_t, square, "
+    "autoattack, autoattack(version=rand); commas in between",
+    'specs, in a list or with commas in between: `"pgd(steps=100, restarts=2),fgsm"`; also '
+    "rs_fgsm, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, all of them",
+    "pgd(steps=100) fgsm apgd_ce apgd_t fab_t square autoattack",
+  )
+  norm: str | None = shared(
+    "norm",
+    None,
+    text='`"linf"`, `"l2"` or `"l1"`; None for that of the export\'s training, or linf',
+    short="linf, l2 or l1; default that of the training",
+  )
+  epsilon: float | None = shared(
+    "epsilon",
+    None,
+    text="radius in pixel units of [0, 1]; None for that of the training, or 8/255",
+  )
+  epsilons: list[float] | None = setting(
+    None,
+    "several radii in pixel units: 8/255,16/255",
+    "several radii instead; the first is that of the representation and the bound",
+    "radii in pixel units: 8/255,16/255",
+  )
+  attack_steps: int = shared("attack_steps", 20, text="steps of PGD if its spec names none")
+  attack_step_size: float | None = shared(
+    "attack_step_size",
+    text="their size in pixel units if its spec names none; None for 2.5 epsilon / steps",
+  )
+  restarts: int = setting(
+    1,
+    "runs of an attack from different starts",
+    "runs of PGD from different starts if its spec names none",
+  )
+  eot: int | None = setting(
+    None,
+    "samples of z a step against the sampled classifier: 20; 50 for claims",
+    "samples of z in each step against the sampled classifier; None for 20; 50 for claims",
+    "samples of z a step: 20; 50 for claims",
+  )
+  noise: str = setting(
+    "fresh",
+    "samples of z are fresh at every step, or fixed through an attack",
+    '`"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack',
+  )
+  samples: int = setting(
+    200,
+    "samples of z that the sampled classifier is scored with",
+    "samples of z that the sampled classifier is scored with, at least; as many others choose "
+    "which adversaries are scored",
+  )
+  standing: bool = setting(
+    False,
+    "attack only images that earlier rows left standing: fast",
+    "attack only images that earlier rows left standing: fast; see `attacked.measure`",
+  )
+  checks: bool = setting(
+    True,
+    "look for signs of masked gradients, on the first 200 images",
+    "whether signs of masked gradients are looked for, on the first 200 images: see "
+    "`urkle_tf.evaluation.checks`",
+  )
+  corruptions: str | None = setting(
+    None,
+    "all (15 types), names with commas in between, or tfds (prepared)",
+    '`"all"` for the 15 standard types, names of them with commas in between, or `"tfds"` for the '
+    "corrupted images that TFDS has prepared; None for none",
+    "all, or names of the 15 types",
+  )
+  severities: list[float] | None = setting(
+    None,
+    "of the corruptions: 1,3,5; default all five",
+    "of the corruptions, numbers from 1 to 5; None for all",
+  )
+  representation_examples: int = setting(
+    1000,
+    "images for the part without labels; 0 for none",
+    "how many images the representation's part is measured on; 0 for none",
+  )
+  loss_cap: float | None = setting(
+    None,
+    "report the bound of Proposition 1 with this M, above ln(classes)",
+    "M of Proposition 1 in nats, above ln of the number of classes: the bound is measured on the "
+    "first 1,000 images; None for no such part",
+    "adds the bound of Proposition 1",
+  )
+  save_images: bool = setting(
+    False,
+    "save adversarial images and per-image results",
+    "whether adversarial images and per-image results are saved (images.npz)",
+  )
+  html: bool = shared("html")
+  batch_size: int = shared("batch_size", 250, text="images that are attacked together")
+  seed: int = shared("seed")
+  regressor: str | None = setting(
+    None,
+    "instead of a classifier an exported regressor's folder",
+    "instead of a classifier an exported regressor's folder, attacked by PGD; a message names the "
+    "settings that it does not use: see `regression.assess_regressor`",
+    "instead: an exported regressor",
+  )
+
+
+@dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
+class Evaluate(Assess):
+  """Those of `python -m urkle_tf.evaluate`."""
+
+  MAIN = (
+    *("classifier", "encoder", "regressor", "output_dir", "dataset", "data_dir", "image_size"),
+    *("split", "examples", "attacks", "norm", "epsilons", "eot", "corruptions", "loss_cap"),
+    "html",
+  )
+
+  trust: bool = shared("trust")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Represent:
+  """The settings of `urkle_tf.represent`."""
+
+  encoder: str | None = shared(
+    "encoder",
+    text="folder of an encoder (or of a classifier or a regressor, whose encoder is meant then), "
+    'or `"preset:NAME"`; or any other: a `.keras` file or the folder of a SavedModel, images -> '
+    "[n, d] or feature maps, which are averaged over space",
+    short="an encoder's folder, preset:NAME, SavedModel or .keras file",
+  )
+  output_dir: str | None = shared(
+    "output_dir",
+    text="where the files go, see below; None writes nothing",
+    short="where embeddings.npz goes",
+  )
+  dataset: str = shared("dataset")
+  data_dir: str | None = shared("data_dir")
+  download: bool = shared("download")
+  split: str = shared(
+    "split",
+    "all",
+    text='split, with slices; `"all"` for every image',
+    short="embed this split",
+  )
+  examples: int | None = shared("examples")
+  image_size: int | None = shared("image_size")
+  batch_size: int = shared("batch_size", text="images that are embedded together")
+  projector_examples: int = setting(
+    2000,
+    "images that the Projector shows; 0 for none",
+    "how many of the first images the Projector shows; 0 for none",
+    "images that the Projector shows",
+  )
+
+
+@dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
+class Embed(Represent):
+  """Those of `python -m urkle_tf.embed`."""
+
+  MAIN = (
+    *("encoder", "output_dir", "dataset", "data_dir", "split", "examples", "image_size"),
+    "projector_examples",
+  )
+
+  trust: bool = shared("trust")
+
+
+COMMANDS = {"train": Train, "finetune": Finetune, "evaluate": Evaluate, "embed": Embed}
+
+
+def some_of(name, command, names, **defaults):
+  """A dataclass of some settings of a command.
+
+  Args:
+    name: of the dataclass.
+    command: a dataclass of settings.
+    names: of those that it takes over, in its own order.
+    **defaults: those that differ.
+  """
+  known = {field.name: field for field in dataclasses.fields(command)}
+  taken = []
+  for key in names:
+    default = defaults.get(key, known[key].default)
+    field = dataclasses.field(default=default, metadata=known[key].metadata)
+    taken.append((key, known[key].type, field))
+  return dataclasses.make_dataclass(name, taken, frozen=True, eq=False)
+
+
+AssessRegressor = some_of(
+  "AssessRegressor",
+  Assess,
+  (
+    *("regressor", "output_dir", "dataset", "data_dir", "download", "split", "examples"),
+    *("image_size", "norm", "epsilon", "attack_steps", "attack_step_size", "restarts", "eot"),
+    *("samples", "batch_size", "seed", "html"),
+  ),
+  regressor=REQUIRED,
+  dataset="digits:rotation",
+)
+
+FREE = {
+  field.name
+  for command in COMMANDS.values()
+  for field in dataclasses.fields(command)
+  if field.metadata["setting"].free
+}
+
+_KINDS = {str: "str", int: "int", bool: "bool", float: "number", list[float]: "numbers"}
+
+
+def kind(field):
+  """What a field's flag is: str, int, bool, number (8/255) or numbers (a list)."""
+  first = typing.get_args(field.type)[0] if isinstance(field.type, types.UnionType) else field.type
+  return _KINDS[first]
+
+
+def data_of(given):
+  """The settings that say which images are read, as `data.sources.load` takes them: a dict."""
+  names = ("dataset", "split", "data_dir", "download", "image_size", "examples")
+  return {name: getattr(given, name) for name in names}
+
+
+def text(field):
+  """The full text of a field's setting."""
+  known = field.metadata["setting"]
+  return known.text or known.help
+
+
+def documented(doc, command):
+  """A docstring with the arguments of a command, before what is returned.
+
+  Args:
+    doc: the docstring without them, which has a section "Returns".
+    command: a dataclass of settings.
+  """
+  lines = ["Args:"]
+  for field in dataclasses.fields(command):
+    lines += textwrap.wrap(
+      f"{field.name}: {text(field)}.",
+      96,
+      initial_indent="  ",
+      subsequent_indent="    ",
+      break_on_hyphens=False,
+      break_long_words=False,
+    )
+  before, returns, after = inspect.cleandoc(doc).partition("\nReturns:")
+  return "\n".join([before, *lines, returns + after])
+
+
+def signature(command):
+  """The signature of a function of a command's settings, which returns a dict."""
+  return inspect.signature(command).replace(return_annotation=dict[str, Any])
+
+
+def arguments(command):
+  """Makes a function of a command's settings one of keyword arguments.
+
+  Args:
+    command: a dataclass of settings.
+
+  Returns:
+    A decorator of `function(settings)`, whose docstring lacks the arguments: they are added.
+  """
+
+  def decorate(function):
+    @functools.wraps(function)
+    def call(*values, **named):
+      return function(command(*values, **named))
+
+    vars(call)["__signature__"] = signature(command)
+    call.__doc__ = documented(function.__doc__, command)
+    return call
+
+  return decorate
