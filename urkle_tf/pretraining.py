@@ -53,9 +53,10 @@ def pretrain(given):
   """
   if not given.output_dir:
     raise errors.UserError("give --output_dir=FOLDER: where the run is written")
-  with prepared(dataclasses.asdict(given)) as job:
+  asked = _with_an_end(dataclasses.asdict(given))
+  with prepared(asked) as job:
     chief = distribution.is_chief(job.scope)
-    run = runs.open_run(given.output_dir, job.settings) if chief else runs.scratch(job.settings)
+    run = runs.open_run(given.output_dir, asked) if chief else runs.scratch(asked)
     try:
       return _train(job, run)
     finally:
@@ -141,9 +142,8 @@ def prepared(settings):
   Raises:
     UserError: for settings or data that do not fit.
   """
-  settings = _of_preset(dataclasses.asdict(Pretrain(**{"output_dir": None, **settings})))
-  if settings["epochs"] is None and settings["minutes"] is None:
-    settings["epochs"] = 100
+  settings = dataclasses.asdict(Pretrain(**{"output_dir": None, **settings}))
+  settings = _of_preset(_with_an_end(settings))
   _check(settings)
   # Several workers join before TensorFlow does anything.
   scope = distribution.strategy(settings["strategy"])
@@ -153,6 +153,13 @@ def prepared(settings):
       yield _build(settings, scope)
   finally:
     keras.mixed_precision.set_global_policy("float32")
+
+
+def _with_an_end(settings):
+  """The settings, with 100 epochs where they do not say when the training ends."""
+  if settings["epochs"] is None and settings["minutes"] is None:
+    return {**settings, "epochs": 100}
+  return settings
 
 
 def _of_preset(settings):
