@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 from urkle_tf import attack_schedules, distribution, errors, optimizers
 from urkle_tf.data import pipeline
 from urkle_tf.means import Means
-from urkle_tf.networks import batch_norm
+from urkle_tf.networks import batch_norm, onednn
 from urkle_tf.networks.gaussian import kl_mean_part
 from urkle_tf.networks.low_precision import low_precision
 from urkle_tf.networks.representations import Representations
@@ -181,6 +181,9 @@ class Trainer(keras.Model):
       jit_compile: "auto" compiles with XLA on TPUs and on one GPU only; on CPUs XLA makes the
         attack's loop several times slower.
       **kwargs: for example `steps_per_execution`.
+
+    Raises:
+      UserError: if the encoder holds a convolution whose gradient crashes on this machine.
     """
     if jit_compile == "auto":
       scope = self.distribute_strategy
@@ -188,6 +191,8 @@ class Trainer(keras.Model):
       jit_compile = isinstance(scope, tf.distribute.TPUStrategy) or bool(
         tf.config.list_physical_devices("GPU") and scope.num_replicas_in_sync == 1
       )
+    if not jit_compile:
+      onednn.check(self)
     super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
     self.optimizer.build(self.trainable_variables)
     optimizers.take_whole_gradients(self.optimizer)

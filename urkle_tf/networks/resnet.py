@@ -22,8 +22,12 @@ def _norm(x, name, momentum, zero=False):
 
 
 def _conv(x, filters, size, strides, name):
+  if strides > 1 and size == 1:
+    # Equal to a stride of the convolution, whose gradient oneDNN may get wrong (`onednn`).
+    x = keras.layers.AveragePooling2D(1, strides, name=f"{name}_stride")(x)
+    strides = 1
   # Explicit symmetric padding: "same" pads stride-2 convolutions on one side only.
-  if strides > 1 and size > 1:
+  if strides > 1:
     x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
     padding = "valid"
   else:

@@ -1,0 +1,50 @@
+"""The convolution whose gradient oneDNN, which TensorFlow calls on CPUs, writes past its memory.
+
+That of a 1x1 convolution with a stride, with respect to its kernel, where there are fewer input
+channels than the kernel's block holds: 16 with AVX-512, 8 with AVX2 (oneDNN's issue 6035; up to
+version 3.12 at least).  Whether the process dies, the gradient is wrong, or all goes well depends
+on image size, batch and threads.
+"""
+
+import functools
+import pathlib
+
+import keras
+import tensorflow as tf
+from tensorflow.python.util import _pywrap_util_port  # no public name says whether oneDNN is on
+
+from urkle_tf import errors
+
+_CPU = pathlib.Path("/proc/cpuinfo")
+
+
+def check(model):
+  """Raises `UserError` if training a model on this machine would call that gradient.
+
+  Args:
+    model: a Keras model; what is frozen in it is left out.
+  """
+  least = _least_channels()
+  for layer in model._flatten_layers():
+    if (
+      isinstance(layer, keras.layers.Conv2D)
+      and layer.built
+      and layer.trainable
+      and layer.groups == 1  # Keras compiles others with XLA
+      and max(layer.kernel_size) == 1 < max(layer.strides)
+      and layer.kernel.shape[2] < least
+    ):
+      raise errors.UserError(
+        f"training would crash: {layer.name!r} is a 1x1 convolution with a stride over "
+        f"{layer.kernel.shape[2]} channels, whose gradient corrupts memory in oneDNN on this CPU: "
+        f"set TF_ENABLE_ONEDNN_OPTS=0 in the environment, or give it {least} channels or more"
+      )
+
+
+@functools.cache
+def _least_channels():
+  """How many input channels are safe on this machine; 0 where oneDNN is not called."""
+  if tf.config.list_physical_devices("GPU") or not _pywrap_util_port.IsMklEnabled():
+    return 0
+  known = set(_CPU.read_text().split()) if _CPU.exists() else set()
+  return 16 if "avx512f" in known else 8 if "avx2" in known else 0
