@@ -191,10 +191,10 @@ def adapt(
 
   Writes `flags.cfg`, `metrics.jsonl`, `labels.json` where `labels` is given, and `classifier/`,
   or `regressor/` where the labels are numbers.  On the folder of the same settings that is
-  finished it trains nothing and returns the same; one that was killed goes on from its last
-  epoch, but for a head of `slf`, which is trained afresh.  SIGTERM and Ctrl-C end the step and
-  write a checkpoint, which all protocols go on from.  However often it is interrupted, it ends
-  with the same bits.
+  finished it trains nothing and returns the same; one that was killed resumes at its last epoch,
+  but for a head of `slf`, which is trained afresh; its weight decays that were tried are kept.
+  SIGTERM and Ctrl-C end the step and write a checkpoint, at which all protocols resume.  However
+  often it is interrupted, it ends with the same bits.
 
   Args:
     encoder: folder of the exported encoder, or `"preset:NAME"`.
