@@ -71,7 +71,8 @@ def accuracies(head, source):
   return np.mean(margin > 0), np.mean(margin > reach)
 
 
-def test_the_chosen_decay_is_the_best_on_held_out_images(data, kept, tmp_path, capsys):
+def test_the_chosen_decay_is_the_best_on_held_out_images(data, kept, monkeypatch, tmp_path, capsys):
+  monkeypatch.setattr(_selection, "WEIGHT_DECAYS", (1e-4, 1.0, 3.0, 10.0))
   encoder = pixels(tmp_path)
   options = {"validation_split": "valid"}
   measured = []
@@ -359,7 +360,7 @@ def test_the_command_on_real_images(tmp_path):
     gaussian(np.float32(source.images / 255), training=True)
   encoder = export.export_encoder(gaussian, tmp_path / "encoder", metadata)
   words = ["-m", "urkle_tf.finetune", f"--encoder={encoder}", "--dataset=cifar10"]
-  words += [f"--data_dir={DATA_DIR}", "--split=train[:3000]", "--labels=1000", "--epochs=5"]
+  words += [f"--data_dir={DATA_DIR}", "--split=train[:3000]", "--labels=1000", "--epochs=2"]
   words += ["--features=pooled", "--attack_steps=3", f"--output_dir={tmp_path}/head"]
   done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
   metadata = export.read_metadata(tmp_path / "head" / "classifier")

@@ -66,10 +66,10 @@ def adapt(
 
   Writes `flags.cfg`, `metrics.jsonl`, `labels.json` where `labels` is given, and `classifier/`,
   or `regressor/` where the labels are numbers.  On the folder of the same settings that is
-  finished it trains nothing and returns the same; one that was killed goes on from its last
-  epoch, but for a head of `slf`, which is trained afresh.  SIGTERM and Ctrl-C end the step and
-  write a checkpoint, which all protocols go on from.  However often it is interrupted, it ends
-  with the same bits.
+  finished it trains nothing and returns the same; one that was killed resumes at its last epoch,
+  but for a head of `slf`, which is trained afresh; its weight decays that were tried are kept.
+  SIGTERM and Ctrl-C end the step and write a checkpoint, at which all protocols resume.  However
+  often it is interrupted, it ends with the same bits.
 
   Args:
     encoder: the exported encoder's folder.
@@ -252,8 +252,8 @@ def _settle(settings, method, metadata):
   if settings["weight_decay"] is not None:
     settings["select"] = None
   elif settings["select"] is None:
-    robustness = metadata.get("settings", {}).get("robustness", "none")
-    settings["select"] = "clean" if spec.parse(robustness)[0] == "none" else "robust"
+    robustness = str(metadata.get("settings", {}).get("robustness", "none"))
+    settings["select"] = "clean" if robustness.split("(")[0].strip() == "none" else "robust"
   elif settings["select"] not in SELECT:
     raise errors.unknown("choice of --select", settings["select"], SELECT)
   if method.adversarial or settings["select"] == "robust":
