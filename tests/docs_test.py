@@ -31,7 +31,6 @@ from PIL import Image
 from sklearn import datasets
 from torch_weights_test import listed, resnet_state
 
-import urkle_tf
 from urkle_tf import command_line, export, networks
 from urkle_tf.evaluation import plans
 from urkle_tf.networks.classifier import Classifier
@@ -212,9 +211,6 @@ def readme(monkeypatch):
   rng = np.random.default_rng(0)
   images = rng.uniform(size=(4, 32, 32, 3)).astype(np.float32)
   backbone = networks.backbone("convnet(width=4, layers=2)", (32, 32, 3))
-  if "cifar10_resnet18" not in urkle_tf.presets():  # until it is shipped
-    stand_in = lambda name: networks.GaussianEncoder(backbone)  # noqa: E731
-    monkeypatch.setattr(networks.GaussianEncoder, "from_preset", stand_in)
   views = tf.data.Dataset.from_tensors(
     {"views": rng.uniform(size=(8, 2, 32, 32, 3)).astype(np.float32)}
   )
