@@ -184,7 +184,8 @@ def test_what_works_is_not_refused(cpu, monkeypatch):
 def test_a_refused_run_writes_nothing(old_layout, tmp_path):
   networks.resnet18((8, 8, 1), width=8).save(tmp_path / "theirs.keras")
   with pytest.raises(errors.UserError, match="'stage2_block1_shortcut_conv' is a 1x1"):
-    urkle_tf.pretrain(tmp_path / "run", encoder=str(tmp_path / "theirs.keras"), examples=64)
+    theirs = str(tmp_path / "theirs.keras")
+    urkle_tf.pretrain(tmp_path / "run", encoder=theirs, examples=64, batch_size=32)
   assert not (tmp_path / "run").exists()
 
 
