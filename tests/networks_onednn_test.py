@@ -183,8 +183,8 @@ def test_what_works_is_not_refused(cpu, monkeypatch):
 @pytest.mark.usefixtures("cpu")
 def test_a_refused_run_writes_nothing(old_layout, tmp_path):
   networks.resnet18((8, 8, 1), width=8).save(tmp_path / "theirs.keras")
+  theirs = str(tmp_path / "theirs.keras")
   with pytest.raises(errors.UserError, match="'stage2_block1_shortcut_conv' is a 1x1"):
-    theirs = str(tmp_path / "theirs.keras")
     urkle_tf.pretrain(tmp_path / "run", encoder=theirs, examples=64, batch_size=32)
   assert not (tmp_path / "run").exists()
 
