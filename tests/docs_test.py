@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
-from examples_test import EXAMPLES, example
+from examples_test import EXAMPLES
 from PIL import Image
 from sklearn import datasets
 from torch_weights_test import listed, resnet_state
@@ -151,7 +151,7 @@ def finetuning(monkeypatch):
 def serving(monkeypatch):
   """A server's place is taken by the example's, without a network between."""
   encoder(pathlib.Path("runs/photos/encoder"), 8, 1)
-  serve = example("keras_app/serve")
+  serve = scripts.load("examples/keras_app/serve.py")
 
   def urlopen(asked):
     assert asked.full_url == "http://localhost:8501/v1/models/photos:predict"
