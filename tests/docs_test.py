@@ -24,6 +24,7 @@ from urllib import request
 import keras
 import numpy as np
 import pytest
+import scripts
 import tensorflow as tf
 from absl import flags
 from examples_test import EXAMPLES
