@@ -123,7 +123,7 @@ def test_the_added_terms_rise_by_the_clock_on_one_replica_and_on_two(mirrored):
     np.testing.assert_allclose(one, two, atol=2e-5)
 
 
-def test_attacks_and_moving_targets_follow_the_clock():
+def test_rising_attacks_follow_the_clock():
   trainer = _trainer(schedule=attack_schedules.Rising(first=1))
   for share, steps in ((0.0, 1), (0.49, 1), (0.5, 2), (1.0, 2)):
     trainer.clock.assign(share)
@@ -144,7 +144,8 @@ def one_second(monkeypatch):
 
 @pytest.mark.usefixtures("plain_runs", "one_second")
 def test_steps_of_equal_length_are_those_of_a_training_by_steps(tmp_path):
-  options = {"attack_schedule": "rising(first=1)", "optimizer": "sgd"}
+  moving = "byol(momentum=0.5, rising=true, projector=8, projection=4, predictor=8)"
+  options = {"attack_schedule": "rising(first=1)", "pretext": moving}
   _pretrain(tmp_path / "steps", epochs=3, warmup_epochs=0.75, **options)
   _pretrain(tmp_path / "clock", minutes=12 / 60, warmup_minutes=3 / 60, **options)
   for name in ("step", "attack_steps", "epoch", "seconds"):
@@ -239,7 +240,7 @@ def test_checkpoints_of_trainings_by_steps_hold_no_clock():
   assert sorted([*states[0], "scalar"]) == states[1]
 
 
-def test_a_training_has_100_epochs_unless_it_is_told(tmp_path):
+def test_a_training_without_either_has_100_epochs():
   with pretraining.prepared({**SMALL, "output_dir": None}) as job:
     assert job.settings["epochs"] == 100
     assert job.steps == 400

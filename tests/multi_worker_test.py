@@ -87,6 +87,8 @@ def started(request, tmp_path_factory):
     {**COMMON, **cell, "output_dir": str(folder / name), "strategy": "multi_worker"}
     for name, cell in cells.items()
   ]
+  by_clock = {"epochs": None, "minutes": 2 / 60, "output_dir": str(folder / "clock")}
+  jobs.append({**jobs[0], **by_clock})
   processes = _long_run(folder, jobs, folder / "long")
   yield folder, cells, processes
   for process in processes:
@@ -132,6 +134,14 @@ def test_two_workers_take_the_steps_of_one_device(
     _same_steps(name, rows[name, "one"], _rows(folder / name))
     if full:
       _same_steps(name, rows[name, "one"], rows[name, "two replicas"])
+
+
+def test_two_workers_end_together_by_the_clock_of_the_first(started):
+  folder, _, processes = started
+  _wait(lambda: _rows(folder / "long"), processes, folder)  # both have gone on from there
+  rows = _rows(folder / "clock")
+  assert rows[-2]["seconds"] < 2 <= rows[-1]["seconds"]
+  assert rows[-2]["learning_rate"] > rows[-1]["learning_rate"] == 0
 
 
 def test_the_death_of_a_worker_ends_the_other_and_both_go_on(started, tmp_path):
