@@ -14,7 +14,7 @@ def read(path: str) -> str:
 
 def version() -> str:
   # Read, not imported: importing the package needs what is only about to be installed.
-  return re.search(r'__version__ = "(.+?)"', read("urkle_tf/_version.py"))[1]
+  return re.search(r'__version__ = "(.+?)"', read("urkle_tf/__init__.py"))[1]
 
 
 # Lower bounds are the oldest releases that were tried, upper bounds stop before the next release
@@ -68,7 +68,7 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11,<3.13",
   packages=setuptools.find_packages(include=["urkle_tf", "urkle_tf.*"]),
-  package_data={"urkle_tf": ["py.typed", "*.pyi", "presets/*/*"]},
+  package_data={"urkle_tf": ["py.typed", "*.pyi", "networks/presets/*/*"]},
   zip_safe=False,
   install_requires=INSTALL_REQUIRES,
   extras_require=EXTRAS_REQUIRE,

@@ -22,7 +22,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 from experiments import jobs, pages, reproduce_mnist
-from urkle_tf import errors, files, tables
+from urkle_tf import errors
+from urkle_tf.output import files, tables
 
 ROWS = ("at", "vae_urkle")
 CONFIG = "configs/mnist_autoattack_evaluate.cfg"

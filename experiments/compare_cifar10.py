@@ -25,7 +25,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 from experiments import compare_page, jobs, pages
-from urkle_tf import errors, files, spec
+from urkle_tf import errors, spec
+from urkle_tf.output import files
 
 NAME = "cifar10_small"
 CONFIG = f"configs/{NAME}.cfg"

@@ -6,7 +6,7 @@ What experiments/compare_cifar10.py writes of what its commands measured.
 import statistics
 
 from experiments import pages
-from urkle_tf import tables
+from urkle_tf.output import tables
 
 TEMPLATE = """# Every system on CIFAR-10, with equal budgets
 

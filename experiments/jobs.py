@@ -11,7 +11,8 @@ import subprocess
 import sys
 from typing import Any
 
-from urkle_tf import errors, files
+from urkle_tf import errors
+from urkle_tf.output import files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MODULES = ("train", "finetune", "evaluate")

@@ -6,7 +6,8 @@ What experiments/reproduce_mnist.py writes of what its commands measured.
 import statistics
 
 from experiments import pages
-from urkle_tf import tables
+from urkle_tf.output import tables
+from urkle_tf.training import latent_map
 
 SCORES = ("clean", "pgd", "pgd_strong")
 
@@ -249,7 +250,7 @@ def draw_latent_map(folders, file, dataset, data_dir):
   """
   import numpy as np  # here, and what TensorFlow needs: seconds that other calls save
 
-  from urkle_tf import attacks, export, figures
+  from urkle_tf import attacks, export
   from urkle_tf.data import pipeline, sources
 
   chosen = {}
@@ -264,4 +265,4 @@ def draw_latent_map(folders, file, dataset, data_dir):
   attack = attacks.PGD(
     attacks.from_norm(metadata["norm"], metadata["epsilon"]), steps=50, keep="best"
   )
-  figures.latent_map(encoders, images, attack, file)
+  latent_map.draw(encoders, images, attack, file)

@@ -4,7 +4,8 @@ import json
 import re
 import statistics
 
-from urkle_tf import errors, files, tables
+from urkle_tf import errors
+from urkle_tf.output import files, tables
 
 INK, FAINT = "#22223b", "#b8b8c8"
 

@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 from experiments import jobs, mnist_page, pages
-from urkle_tf import files
+from urkle_tf.output import files
 
 LOSS_CAP = 5.0  # M of Proposition 1, nats
 

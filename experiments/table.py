@@ -11,7 +11,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-from urkle_tf import tables
+from urkle_tf.output import tables
 
 
 def _percent(part):

@@ -27,7 +27,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 from experiments import jobs, pages
-from urkle_tf import errors, files, spec, tables
+from urkle_tf import errors, spec
+from urkle_tf.output import files, tables
 
 # --- What there is to do ---
 

@@ -19,8 +19,8 @@ import numpy as np
 
 import urkle_tf
 from experiments import jobs, pages
-from urkle_tf import files, tables
 from urkle_tf.evaluation.representation import effective_rank
+from urkle_tf.output import files, tables
 
 FORMS = ("sphere", "centred_sphere", "pooled", "dense", "dense_sphere")
 CELLS = ("simclr", "simclr_urkle", "rocl", "distil_urkle")

@@ -16,16 +16,8 @@ from interruptions import copied
 from small_models import RUN
 
 import urkle_tf
-from urkle_tf import (
-  attacks,
-  board,
-  errors,
-  monitoring,
-  networks,
-  pretexts,
-  robustness,
-  spec,
-)
+from urkle_tf import attacks, errors, networks, pretexts, robustness, spec
+from urkle_tf.training import board, monitoring
 
 PRETEXTS = {
   "simclr": "simclr(projector=16, projection=4)",

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from urkle_tf import board, checkpoints, export, monitoring, preemption
+from urkle_tf import export
+from urkle_tf.training import board, checkpoints, monitoring, preemption
 
 # Two logical devices stand for two replicas; one process may own only one such strategy
 # (two hang collectives on CPUs), so it is a session fixture.

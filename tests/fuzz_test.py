@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from experiments import table
-from urkle_tf import command_line, errors, pretexts, robustness, spec, trust
+from urkle_tf import command_line, errors, pretexts, robustness, spec
 from urkle_tf.data import augment, folders, labellings, sources, splits
 from urkle_tf.evaluation import plans, report, store
+from urkle_tf.export import trust
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A loaded machine may take long; what fixtures hold is made anew by each example.

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 from unittest import mock
 
-from urkle_tf import checkpoints
+from urkle_tf.training import checkpoints
 
 
 @contextlib.contextmanager

@@ -31,7 +31,9 @@ def tracked_files():
 # --- The wheel ---
 
 
-PRESET = {f"urkle_tf/presets/some/{name}" for name in ("weights.npz", "preset.json", "README.md")}
+PRESET = {
+  f"urkle_tf/networks/presets/some/{name}" for name in ("weights.npz", "preset.json", "README.md")
+}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from absl import flags
 
 import urkle_tf
 from tools import write_settings
-from urkle_tf import command_line, runs, settings
+from urkle_tf import command_line, settings
+from urkle_tf.training import runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 OF = {

@@ -12,11 +12,12 @@ import sys
 
 def main():
   """See above."""
-  from urkle_tf import export, monitoring, train
+  from urkle_tf import export, train
+  from urkle_tf.training import monitoring
 
   jobs = json.loads(sys.argv.pop(1))
   if jobs:
-    from urkle_tf import pretraining
+    from urkle_tf.training import pretraining
 
     kept = export.export_encoder, export.export_classifier, monitoring.Pictures.on_epoch_end
     export.export_encoder = export.export_classifier = lambda *args: None

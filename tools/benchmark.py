@@ -41,21 +41,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import (
-  attacks,
-  distribution,
-  errors,
-  export,
-  networks,
-  optimizers,
-  pretexts,
-  robustness,
-  spec,
-  trainer,
-)
+from urkle_tf import attacks, distribution, errors, export, networks, pretexts, robustness, spec
 from urkle_tf.attacks import losses
 from urkle_tf.data import augment, pipeline, sources
 from urkle_tf.networks import classifier as classifiers
+from urkle_tf.training import optimizers, trainer
 
 
 def _arguments(argv):

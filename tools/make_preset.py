@@ -4,10 +4,10 @@
   python tools/make_preset.py NAME --encoder=RUN/encoder --classifier=HEAD/classifier
     --data_dir=DATA_DIR --report=REPORT --report=AUTOATTACK
 
-writes urkle_tf/presets/NAME: kernels rounded to float16, which of the first 200 test images are
-right, as they are and under PGD-20, with these rounded weights, and the model card with what the
-reports of `urkle_tf.evaluate` found. They are those of --classifier=preset:NAME, once this has
-run without them, or of the classifier before it was rounded, which the card then says.
+writes urkle_tf/networks/presets/NAME: kernels rounded to float16, which of the first 200 test
+images are right, as they are and under PGD-20, with these rounded weights, and the model card with
+what the reports of `urkle_tf.evaluate` found. They are those of --classifier=preset:NAME, once this
+has run without them, or of the classifier before it was rounded, which the card then says.
 """
 
 import hashlib
@@ -27,12 +27,14 @@ import numpy as np
 import tensorflow as tf
 
 from experiments import jobs
-from urkle_tf import attacks, card, errors, export, files, hub, networks, tables
+from urkle_tf import attacks, errors, export, networks
 from urkle_tf.attacks import losses
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import scoring
+from urkle_tf.export import card, hub
 from urkle_tf.networks import presets
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.output import files, tables
 
 EXAMPLES = 200  # of the test split, whose correctness is recorded
 STEPS = 20  # of PGD

@@ -41,7 +41,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not inst
 import numpy as np
 
 from experiments import jobs, pages
-from urkle_tf import errors, files, tables
+from urkle_tf import errors
+from urkle_tf.output import files, tables
 
 RESULTS = jobs.ROOT / "docs" / "results" / "soak.json"
 PAGE = jobs.ROOT / "docs" / "reliability.md"
@@ -127,9 +128,10 @@ def train(words, fault, report):
   """
   import tensorflow as tf
 
-  from urkle_tf import checkpoints, export, monitoring
+  from urkle_tf import export
   from urkle_tf import train as command
   from urkle_tf.data import pipeline
+  from urkle_tf.training import checkpoints, monitoring
 
   tell = lambda *words: os.write(report, (" ".join(map(str, words)) + "\n").encode())  # noqa: E731
   step_ended = monitoring.Metrics.on_train_batch_end
@@ -590,7 +592,7 @@ def run(arguments):
   files.write(folder / "soak.json", "{}\n")
   if arguments.start == "fork":
     # Imported and not used: its threads, which no fork survives, start with its first use.
-    from urkle_tf import pretraining  # noqa: F401
+    from urkle_tf.training import pretraining  # noqa: F401
 
   began, dice = time.monotonic(), random.Random(arguments.seed)
   words, steps, every = job(arguments.steps, arguments.kills)

@@ -1,6 +1,6 @@
 """docs/results/speed.md, from what `benchmark.py --suite` measured."""
 
-from urkle_tf import tables
+from urkle_tf.output import tables
 
 _NAMES = {
   "batch_size": "images a step",

@@ -19,7 +19,8 @@ import time
 
 from experiments import jobs, pages
 from tools import loopback, speed_page
-from urkle_tf import errors, files
+from urkle_tf import errors
+from urkle_tf.output import files
 
 BENCHMARK = pathlib.Path(__file__).with_name("benchmark.py")
 

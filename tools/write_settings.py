@@ -70,10 +70,10 @@ def docstring(function):
 def stub():
   """The text of urkle_tf/__init__.pyi."""
   places = [("urkle_tf", name) for name in urkle_tf._MODULES]
-  places += [("urkle_tf._version", "__version__")]
+  places += [(f"urkle_tf.{m}".rsplit(".", 1)[0], n) for n, m in urkle_tf._ALIASES.items()]
   places += [(f"urkle_tf.{m}", n) for n, m in urkle_tf._NAMES.items() if n not in FUNCTIONS]
   lines = ['"""The public names: written by tools/write_settings.py."""', ""]
-  lines += ["from typing import Any", ""]
+  lines += ["from typing import Any", "", "__version__: str", ""]
   lines += [f"from {module} import {name} as {name}" for module, name in sorted(places)]
   for name, command in FUNCTIONS.items():
     lines += ["", f"def {name}("]

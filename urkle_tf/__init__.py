@@ -13,12 +13,12 @@ The whole of it in a few lines:
 
 import importlib
 
-from urkle_tf._version import __version__
+__version__ = "0.1.0"
 
 # Looked up on first use, so that `--help` and `--version` need no TensorFlow.
 _NAMES = {
   "GaussianEncoder": "networks",
-  "Trainer": "trainer",
+  "Trainer": "training.trainer",
   "UrkleRegularizer": "regulariser",
   "UserError": "errors",
   "adapt": "downstream",
@@ -26,26 +26,29 @@ _NAMES = {
   "export_classifier": "export",
   "export_encoder": "export",
   "export_regressor": "export",
-  "import_torch_state": "torch_weights",
+  "import_torch_state": "export.torch_weights",
   "kl_robustness": "regulariser",
   "load_classifier": "export",
   "load_encoder": "export",
   "load_regressor": "export",
-  "model_card": "hub",
+  "model_card": "export.hub",
   "presets": "networks.presets",
-  "pretrain": "pretraining",
-  "push_to_hub": "hub",
-  "represent": "embeddings",
-  "robustify": "distillation",
+  "pretrain": "training.pretraining",
+  "push_to_hub": "export.hub",
+  "represent": "downstream.embeddings",
+  "robustify": "training.robustify",
 }
 _MODULES = ("attacks", "data", "networks", "pretexts", "robustness")
+_ALIASES = {"trust": "export.trust"}
 
-__all__ = ["__version__", *_MODULES, *_NAMES]
+__all__ = ["__version__", *_MODULES, *_ALIASES, *_NAMES]
 
 
 def __getattr__(name):
   if name in _MODULES:
     return importlib.import_module(f"urkle_tf.{name}")
+  if name in _ALIASES:
+    return importlib.import_module(f"urkle_tf.{_ALIASES[name]}")
   if name in _NAMES:
     return getattr(importlib.import_module(f"urkle_tf.{_NAMES[name]}"), name)
   raise AttributeError(f"module 'urkle_tf' has no attribute {name!r}")

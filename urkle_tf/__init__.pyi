@@ -2,13 +2,13 @@
 
 from typing import Any
 
+__version__: str
+
 from urkle_tf import attacks as attacks
 from urkle_tf import data as data
 from urkle_tf import networks as networks
 from urkle_tf import pretexts as pretexts
 from urkle_tf import robustness as robustness
-from urkle_tf._version import __version__ as __version__
-from urkle_tf.distillation import robustify as robustify
 from urkle_tf.errors import UserError as UserError
 from urkle_tf.export import export_classifier as export_classifier
 from urkle_tf.export import export_encoder as export_encoder
@@ -16,14 +16,16 @@ from urkle_tf.export import export_regressor as export_regressor
 from urkle_tf.export import load_classifier as load_classifier
 from urkle_tf.export import load_encoder as load_encoder
 from urkle_tf.export import load_regressor as load_regressor
-from urkle_tf.hub import model_card as model_card
-from urkle_tf.hub import push_to_hub as push_to_hub
+from urkle_tf.export import trust as trust
+from urkle_tf.export.hub import model_card as model_card
+from urkle_tf.export.hub import push_to_hub as push_to_hub
+from urkle_tf.export.torch_weights import import_torch_state as import_torch_state
 from urkle_tf.networks import GaussianEncoder as GaussianEncoder
 from urkle_tf.networks.presets import presets as presets
 from urkle_tf.regulariser import UrkleRegularizer as UrkleRegularizer
 from urkle_tf.regulariser import kl_robustness as kl_robustness
-from urkle_tf.torch_weights import import_torch_state as import_torch_state
-from urkle_tf.trainer import Trainer as Trainer
+from urkle_tf.training.robustify import robustify as robustify
+from urkle_tf.training.trainer import Trainer as Trainer
 
 def pretrain(
   output_dir: str,
@@ -285,7 +287,7 @@ def assess(
 
   Args:
     classifier: folder of the exported classifier, or `"preset:NAME"`; or any other model: the
-      folder of a SavedModel or a `.keras` file, see `urkle_tf.foreign_models`.
+      folder of a SavedModel or a `.keras` file, see `urkle_tf.export.foreign_models`.
     encoder: instead of it an exported encoder's folder, or `"preset:NAME"`, for the part without
       labels.
     output_dir: where report.json, report.md and figures go; None writes nothing.

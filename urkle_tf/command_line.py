@@ -18,7 +18,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 
 from absl import app, flags, logging
 
-from urkle_tf import _version, errors, preemption, settings, spec, trust
+import urkle_tf
+from urkle_tf import errors, settings, spec
+from urkle_tf.training import preemption
 
 flags.disclaim_key_flags()  # they are the command's: its --help lists them
 
@@ -182,7 +184,7 @@ def run(function, names):
         raise errors.UserError(
           f"--{name}={value} holds a comment: in a flagfile, comments have lines of their own"
         )
-    with trust.granted(given.pop("trust")), preemption.terminable():
+    with urkle_tf.trust.granted(given.pop("trust")), preemption.terminable():
       function(**given)
 
   def parse(argv):
@@ -200,7 +202,7 @@ def run(function, names):
         os.write(1, (_help(names, asked[0].endswith("full")) + "\n").encode())
       return
     if "--version" in sys.argv[1:]:
-      print(f"urkle_tf {_version.__version__}")
+      print(f"urkle_tf {urkle_tf.__version__}")
       return
     app.run(main, flags_parser=parse)
   except errors.UserError as error:

@@ -9,7 +9,8 @@
 The same command on the same --output_dir finishes what was begun there, or finds it finished.
 """
 
-from urkle_tf import command_line, errors, settings, tables
+from urkle_tf import command_line, errors, settings
+from urkle_tf.output import tables
 
 
 def main():

@@ -22,7 +22,8 @@ sys.path.insert(
 
 import arrays
 
-from urkle_tf import errors, export, networks, pretexts, pretraining, robustness, spec
+from urkle_tf import errors, export, networks, pretexts, robustness, spec
+from urkle_tf.training import pretraining
 
 
 def make(folder, weights, about, settings="settings", image_shape=None, changed=()):

@@ -23,7 +23,8 @@ sys.path.insert(
 
 import arrays
 
-from urkle_tf import command_line, errors, files, settings
+from urkle_tf import command_line, errors, settings
+from urkle_tf.output import files
 
 
 @dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -76,9 +77,10 @@ def export_step(job, folder, redraw=False):
   """
   import tensorflow as tf
 
-  from urkle_tf import checkpoints, distribution
+  from urkle_tf import distribution
   from urkle_tf.export import description
   from urkle_tf.pretexts import distil
+  from urkle_tf.training import checkpoints
 
   learner, settings = job.learner, job.settings
   if not settings["augment_on_device"]:

@@ -8,13 +8,15 @@ import statistics
 import keras
 import numpy as np
 
-from urkle_tf import attacks, errors, export, files, networks, preemption, runs, spec
+from urkle_tf import attacks, errors, export, networks, spec
 from urkle_tf.data import compatibility, pipeline, sources
 from urkle_tf.downstream import _labels
 from urkle_tf.downstream.base import Protocol, Task
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
+from urkle_tf.output import files
 from urkle_tf.settings import Adapt, arguments
+from urkle_tf.training import preemption, runs
 
 
 def _linear(features, outputs):

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 
-from urkle_tf import errors, files
+from urkle_tf import errors
 from urkle_tf.data import splits
 from urkle_tf.downstream import _labels, _training
+from urkle_tf.output import files
 
 WEIGHT_DECAYS = (1e-4, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 _SHARE = 0.1  # of the labelled images, that are held out where no others are given

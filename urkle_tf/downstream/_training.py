@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import checkpoints, distribution, errors, monitoring, optimizers
+from urkle_tf import distribution, errors
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import pipeline, sources
 from urkle_tf.pretexts.supervised import Supervised
+from urkle_tf.training import checkpoints, monitoring, optimizers
 
 VALIDATION_EXAMPLES = 1000  # the first of the validation split: they are attacked every epoch
 _VALIDATION_BATCH = 250

@@ -4,7 +4,7 @@ from urkle_tf.downstream import _training
 from urkle_tf.downstream.base import Protocol
 from urkle_tf.networks.representations import Representations
 from urkle_tf.robustness.trades import Trades
-from urkle_tf.trainer import Trainer
+from urkle_tf.training.trainer import Trainer
 
 
 class _OnSamples(Trades):

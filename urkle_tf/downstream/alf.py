@@ -9,7 +9,7 @@ from urkle_tf.downstream.base import Protocol
 from urkle_tf.networks.representations import Representations
 from urkle_tf.robustness.adversarial_training import AdversarialTraining
 from urkle_tf.robustness.base import inference
-from urkle_tf.trainer import Trainer
+from urkle_tf.training.trainer import Trainer
 
 _NOISE = 3  # the attack's stream of a step's seed; `Attack` itself folds restarts into it
 

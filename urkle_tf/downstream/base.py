@@ -8,10 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, export, preemption
+from urkle_tf import attacks, export
 from urkle_tf.data import sources
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
+from urkle_tf.training import preemption
 
 
 @dataclasses.dataclass(frozen=True)

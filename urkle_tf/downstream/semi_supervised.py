@@ -7,12 +7,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import errors, export, files, progress
+from urkle_tf import errors, export
 from urkle_tf.data import labellings, pipeline, sources
 from urkle_tf.downstream import _training, aff
 from urkle_tf.downstream.base import Protocol
 from urkle_tf.networks.classifier import Classifier
-from urkle_tf.trainer import Trainer
+from urkle_tf.output import files, progress
+from urkle_tf.training.trainer import Trainer
 
 _BATCH = 250
 _SAMPLES = 20  # of z, that a pseudo-label is the mean of

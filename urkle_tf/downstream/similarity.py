@@ -8,7 +8,7 @@ from urkle_tf.downstream import _training
 from urkle_tf.downstream.base import Protocol
 from urkle_tf.networks.gaussian import kl
 from urkle_tf.robustness.base import flat, inference
-from urkle_tf.trainer import Trainer
+from urkle_tf.training.trainer import Trainer
 
 
 class _Tuned(export.ExportedEncoder):

@@ -8,11 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import checkpoints, distribution, errors, optimizers, preemption, progress, runs
+from urkle_tf import distribution, errors
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import pipeline
 from urkle_tf.downstream import _selection, _training
 from urkle_tf.downstream.base import Protocol
+from urkle_tf.output import progress
+from urkle_tf.training import checkpoints, optimizers, preemption, runs
 
 _ENCODE_BATCH = 250
 _VALIDATION_SAMPLES = 20

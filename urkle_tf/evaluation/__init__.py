@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 
 from urkle_tf import attacks as attackers
-from urkle_tf import errors, export, figures, files, foreign_models, runs
+from urkle_tf import errors, export
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import (
   attacked,
@@ -24,7 +24,10 @@ from urkle_tf.evaluation import (
 from urkle_tf.evaluation import checks as checking
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation import store as storing
+from urkle_tf.export import foreign_models
+from urkle_tf.output import files
 from urkle_tf.settings import Assess, AssessRegressor, arguments, data_of
+from urkle_tf.training import latent_map, runs
 
 _EPSILON = 8 / 255
 
@@ -224,7 +227,7 @@ def _latent_map(file, network, source, norm, epsilon, settings, seed):
   _, images, _ = next(scoring.stream(source, min(10, source.size)))
   attack = attackers.PGD(attackers.from_norm(norm, epsilon), steps=50, keep="best")
   title = ", ".join(settings[name] for name in ("pretext", "robustness") if name in settings)
-  figures.latent_map({title: network}, images, attack, file, seed=seed)
+  latent_map.draw({title: network}, images, attack, file, seed=seed)
 
 
 def _classifier_parts(

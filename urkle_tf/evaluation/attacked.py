@@ -12,12 +12,13 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, progress, tables
+from urkle_tf import attacks, distribution
 from urkle_tf.attacks import losses
 from urkle_tf.evaluation import clean, scoring
 from urkle_tf.evaluation.candidates import Worst, choose
 from urkle_tf.evaluation.plans import Plan
 from urkle_tf.evaluation.store import Store
+from urkle_tf.output import progress, tables
 
 
 def differentiable(classifier):

@@ -7,11 +7,12 @@ import numbers
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, errors, export, progress, tables
+from urkle_tf import attacks, distribution, errors, export
 from urkle_tf.evaluation import attacked, scoring
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.store import Store
 from urkle_tf.networks.gaussian import kl
+from urkle_tf.output import progress, tables
 from urkle_tf.robustness.urkle import kl_objective
 
 _STREAM = 4  # of a seed, beside those of `scoring`

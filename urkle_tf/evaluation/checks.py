@@ -11,11 +11,12 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, progress, tables
+from urkle_tf import attacks, distribution
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.square import Square
 from urkle_tf.evaluation import attacked, scoring
 from urkle_tf.evaluation import plans as planning
+from urkle_tf.output import progress, tables
 
 EXAMPLES = 200
 TOLERANCE = 0.02  # of the images: what chance decides

@@ -9,10 +9,11 @@ from concurrent import futures
 
 import numpy as np
 
-from urkle_tf import errors, progress
+from urkle_tf import errors
 from urkle_tf.data import compatibility, named, sources
 from urkle_tf.evaluation import calibration, clean, corruptions, scoring
 from urkle_tf.evaluation.store import Store
+from urkle_tf.output import progress
 
 _PREPARED = {
   "cifar10": "cifar10_corrupted",

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from urkle_tf import tables
+from urkle_tf.output import tables
 
 
 class Strong(str):

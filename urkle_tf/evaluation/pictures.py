@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from urkle_tf import tables
 from urkle_tf.evaluation.document import Picture
-from urkle_tf.figures import canvas
+from urkle_tf.output import tables
+from urkle_tf.output.figures import canvas
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
 _FOLDER = "figures"

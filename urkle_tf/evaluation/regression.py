@@ -6,10 +6,12 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, errors, export, progress, runs, tables
+from urkle_tf import attacks, distribution, errors, export
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import report, scoring
+from urkle_tf.output import progress, tables
 from urkle_tf.settings import AssessRegressor, arguments, data_of
+from urkle_tf.training import runs
 
 _CHUNK = 25  # samples of z that are in memory at once
 

@@ -2,7 +2,7 @@
 
 import json
 
-from urkle_tf import errors, files, tables
+from urkle_tf import errors
 from urkle_tf.evaluation import pictures
 from urkle_tf.evaluation.document import (
   Alarm,
@@ -16,6 +16,7 @@ from urkle_tf.evaluation.document import (
   markdown,
 )
 from urkle_tf.evaluation.page import page
+from urkle_tf.output import files, tables
 
 PAGE = "report.html"
 

@@ -5,10 +5,11 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, export, progress, tables
+from urkle_tf import attacks, distribution, export
 from urkle_tf.evaluation import bound, scoring
 from urkle_tf.evaluation.store import Store
 from urkle_tf.networks.gaussian import kl, kl_mean_part
+from urkle_tf.output import progress, tables
 from urkle_tf.robustness.urkle import kl_objective
 
 

@@ -5,7 +5,8 @@ import zipfile
 
 import numpy as np
 
-from urkle_tf import errors, files
+from urkle_tf import errors
+from urkle_tf.output import files
 
 FOLDER, OWNER = "partial", "owner.json"  # inside a run's folder, while it is not finished
 

@@ -9,7 +9,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from urkle_tf import _version, card, errors, spec
+import urkle_tf
+from urkle_tf import errors, spec
+from urkle_tf.export import card
 from urkle_tf.networks import presets
 
 FORMAT_VERSION = 1
@@ -23,7 +25,7 @@ _NEEDED = ("format_version", "kind", "image_size", "latent_dim", "stochastic")
 def versions():
   """The versions that an export or a report was made with."""
   return {
-    "urkle_tf": _version.__version__,
+    "urkle_tf": urkle_tf.__version__,
     "tensorflow": tf.__version__,
     "keras": keras.__version__,
     "tensorflow_probability": tfp.__version__,

@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from urkle_tf import errors, foreign_models, trust
+from urkle_tf import errors
+from urkle_tf.export import foreign_models, trust
 from urkle_tf.networks import presets
 
 

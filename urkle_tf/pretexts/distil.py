@@ -7,8 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import errors, export, foreign_models, networks
+from urkle_tf import errors, export, networks
 from urkle_tf.data import compatibility
+from urkle_tf.export import foreign_models
 from urkle_tf.networks import heads
 from urkle_tf.networks.low_precision import low_precision
 from urkle_tf.pretexts._checks import at_least, whole

@@ -1,0 +1,236 @@
+"""Input workers over loopback: the batches that they send are those that are made here."""
+
+import collections
+import contextlib
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import urkle_tf
+from urkle_tf import errors, export
+from urkle_tf.data import augment, pipeline, service, sources
+from urkle_tf.training import monitoring
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@contextlib.contextmanager
+def _launched(count):
+  """Input workers, each (its process, its address)."""
+  command = [sys.executable, ROOT / "launch" / "input_worker.py", "--port=0", "--host=localhost"]
+  with contextlib.ExitStack() as stack:
+    started = []
+    for _ in range(count):
+      process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+      stack.callback(process.send_signal, signal.SIGTERM)
+      started.append(process)
+    lines = [process.stdout.readline() for process in started]
+    for line in lines:
+      assert line.startswith("an input worker: --data_service=localhost:"), line
+    yield list(zip(started, [line.strip().partition("=")[2] for line in lines], strict=True))
+
+
+@pytest.fixture(scope="module")
+def addresses():
+  """Two input workers."""
+  with _launched(2) as workers:
+    yield [address for _, address in workers]
+
+
+@pytest.fixture(scope="module")
+def digits():
+  return sources.load("digits", examples=22)
+
+
+def _views(digits, start, share=(0, 1), turn=None):
+  recipe = augment.from_spec("simclr")
+  return pipeline.views(digits, recipe, 4, 3, start_step=start, labels=True, share=share, turn=turn)
+
+
+def _same(expected, found):
+  assert expected.keys() == found.keys()
+  for name, values in expected.items():
+    np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+@pytest.mark.parametrize("workers, start, share", [(1, 0, (0, 1)), (2, 3, (0, 1)), (2, 0, (1, 2))])
+def test_input_workers_send_the_batches_that_are_made_here(
+  addresses, digits, workers, start, share
+):
+  """Over two epochs of five steps, from within one, and the rows of one of two trainers."""
+  expected = list(_views(digits, start, share).take(8).as_numpy_iterator())
+  sent = service.batches(
+    lambda turn: _views(digits, start, share, turn), addresses[:workers], start
+  )
+  found = list(sent.take(8).as_numpy_iterator())
+  for one, other in zip(expected, found, strict=True):
+    _same(one, other)
+  assert sent.element_spec == _views(digits, start, share).element_spec
+  rest = list(_views(digits, start + 3, share).take(5).as_numpy_iterator())
+  for one, other in zip(rest, expected[3:], strict=True):  # what a resumed run asks for
+    _same(one, other)
+
+
+def test_each_input_worker_augments_its_own_batches_alone(digits):
+  """Of three: the steps of the second, over the borders of epochs."""
+  whole = list(_views(digits, 2).take(12).as_numpy_iterator())
+  part = list(_views(digits, 2, turn=(1, 3)).take(4).as_numpy_iterator())
+  assert [int(batch["step"]) for batch in part] == [3, 6, 9, 12]
+  for batch in part:
+    step = batch.pop("step")
+    _same(whole[step - 2], batch)
+
+
+def test_a_stream_decodes_its_own_batches_alone(monkeypatch):
+  """Records that are other workers' are not parsed."""
+  stream = sources.StreamSource.__new__(sources.StreamSource)
+  parsed = []
+
+  def parse(record):
+    tf.numpy_function(lambda r: parsed.append(int(r)) or np.int64(0), [record], tf.int64)
+    return {"image": record}
+
+  stream._parse = parse
+  records = tf.data.Dataset.range(11).map(lambda index: (index, 10 * index))
+  monkeypatch.setattr(stream, "_records", lambda *args: records, raising=False)
+  batches = stream.batches(2, chosen=lambda number: number % 2 == 1)
+  assert [list(batch["index"]) for batch in batches.as_numpy_iterator()] == [[2, 3], [6, 7]]
+  assert sorted(parsed) == [20, 30, 60, 70]
+
+
+def test_two_workers_at_one_address_are_found_out(digits):
+  dispatcher, worker = service.serve(0)
+  address = dispatcher.target.split("://")[1]
+  config = tf.data.experimental.service.WorkerConfig(dispatcher_address=address)
+  second = tf.data.experimental.service.WorkerServer(config)
+  while dispatcher._num_workers() < 2:
+    time.sleep(0.05)
+  sent = service.batches(lambda turn: _views(digits, 0, turn=turn), [address], 0)
+  with pytest.raises(tf.errors.InvalidArgumentError, match="UserError: an input worker sent"):
+    for _ in sent.take(2000):
+      pass
+  del second, worker
+
+
+def test_the_end_of_an_input_worker_is_told_from_other_failures(digits):
+  """A training waits for it; once it is there again, it knows of no training."""
+  port = _free_port()
+  servers = service.serve(port)
+  sent = iter(service.batches(lambda turn: _views(digits, 0, turn=turn), [f"localhost:{port}"], 0))
+  next(sent)
+  for server in reversed(servers):
+    server._stop()
+  del server, servers
+  again = service.serve(port)
+  with pytest.raises(tf.errors.OpError) as caught:
+    collections.deque(sent, maxlen=0)  # endless
+  assert service.lost(caught.value)
+  for other in (
+    tf.errors.NotFoundError(None, None, "a.tfrecord: No such file or directory"),
+    tf.errors.InvalidArgumentError(None, None, "UserError: an input worker sent"),
+  ):
+    assert not service.lost(other)
+  del again
+
+
+def test_a_training_with_input_workers_is_the_training_without(
+  addresses, tmp_path, monkeypatch, killed
+):
+  """The same rows, also when it begins here and goes on with input workers."""
+  monkeypatch.setattr(export, "export_encoder", lambda *args: None)
+  monkeypatch.setattr(monitoring.Pictures, "on_epoch_end", lambda *args: None)
+  settings = {
+    "encoder": "convnet(width=4, layers=2)",
+    "latent_dim": 4,
+    "loc": "dense",
+    "split": "train[:48]",
+    "batch_size": 16,
+    "epochs": 2,
+    "attack_steps": 1,
+    "epsilon": 0.1,
+    "log_every": 1,
+    "checkpoint_every": 2,
+    "attack_schedule": "controlled(every=2, images=3)",
+  }
+  run = lambda name, **more: urkle_tf.pretrain(  # noqa: E731
+    output_dir=str(tmp_path / name), **settings, **more
+  )
+  killed(lambda: run("other"), 1)
+  strip = lambda row: {  # noqa: E731
+    name: value
+    for name, value in row.items()
+    if name not in ("seconds", "images_per_second", "encoder")
+  }
+  assert strip(run("one")) == strip(run("other", data_service=",".join(addresses)))
+
+
+def _free_port():
+  with socket.socket() as holder:
+    holder.bind(("127.0.0.1", 0))
+    return holder.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    ("host", "'host' is not HOST:PORT"),
+    ("grpc://host:5", "is not HOST:PORT"),
+    (",", "give the HOST:PORT of each"),
+    ("a:1,a:1", "of each input worker once"),
+    ("localhost:{port}", "no input worker answers at localhost:{port}"),
+  ],
+)
+def test_mistakes_end_in_one_line(tmp_path, text, words):
+  port = _free_port()
+  with pytest.raises(errors.UserError) as caught:
+    urkle_tf.pretrain(
+      output_dir=str(tmp_path / "run"),
+      encoder="convnet(width=4, layers=2)",
+      examples=32,
+      batch_size=16,
+      data_service=text.format(port=port),
+    )
+  assert words.format(port=port) in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+def test_what_input_workers_cannot_read_is_refused(monkeypatch):
+  folder = sources.FileSource.__new__(sources.FileSource)
+  folder.name = "folder:photos"
+  with pytest.raises(errors.UserError, match=r"'folder:photos'.*decoded by this program"):
+    service.check(folder)
+  monkeypatch.setattr(service, "_LARGEST", 1000)
+  with pytest.raises(errors.UserError, match=r"GiB of 'digits'.*give --examples"):
+    service.check(sources.load("digits:parity", examples=20))
+  service.check(sources.load("digits", examples=10))
+
+
+def _takers(pid):
+  """The threads of a process, but for its first, that would take SIGTERM or SIGINT and end it."""
+  found = []
+  for status in pathlib.Path("/proc", str(pid), "task").glob("*/status"):
+    with contextlib.suppress(FileNotFoundError):  # a thread that has ended since
+      text = status.read_text()
+      blocked = int(re.search(r"^SigBlk:\s*(\w+)$", text, re.MULTILINE).group(1), 16)
+      wanted = 1 << (signal.SIGTERM - 1) | 1 << (signal.SIGINT - 1)
+      if blocked & wanted != wanted and status.parent.name != str(pid):
+        found.append(text)
+  return found
+
+
+def test_the_launcher_serves_until_it_is_stopped(digits):
+  """And then it ends at once, whatever its pipelines were doing."""
+  with _launched(1) as [(process, address)]:
+    for _ in service.batches(lambda turn: _views(digits, 0, turn=turn), [address], 0).take(5):
+      pass
+    assert _takers(process.pid) == []
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0

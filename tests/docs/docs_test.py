@@ -1,0 +1,525 @@
+"""Every command and every snippet of Python in README and docs runs, in the order of its page.
+
+A page is run in a folder of its own, in which `prepare` lays what the page speaks of.  What would
+take long is made smaller by replacing words of it, all of which are listed in `PAGES`, or is read
+only, its flags and files, but for `--full`; what would take hours is read only, always, and so
+are the launchers, which tests of their own run.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from unittest import mock
+from urllib import request
+
+import keras
+import numpy as np
+import pytest
+import scripts
+import tensorflow as tf
+from absl import flags
+from PIL import Image
+from sklearn import datasets
+from torch_resnets import listed, resnet_state
+
+from urkle_tf import command_line, export, networks
+from urkle_tf.evaluation import plans
+from urkle_tf.networks.classifier import Classifier
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+
+# --- What the pages speak of ---
+
+
+def photos(folder):
+  """Images of several sizes in class folders."""
+  rng = np.random.default_rng(0)
+  for number in range(8):
+    place = folder / ("cats", "dogs")[number % 2] / f"{number}.jpg"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (40 + number, 50, 3), np.uint8)).save(place)
+
+
+def encoder(folder, size=32, channels=3):
+  """An untrained one."""
+  backbone = networks.backbone("convnet(width=4, layers=2)", (size, size, channels))
+  model = networks.GaussianEncoder(backbone, latent_dim=6, loc="dense")
+  export.export_encoder(model, folder, {"norm": "linf", "epsilon": 0.1, "dataset": "digits"})
+  return model
+
+
+def classifier(folder, model, classes=10):
+  """An untrained one over an encoder."""
+  head = networks.mlp(6, [classes], "head")
+  made = Classifier(model.network, head, stochastic=True, samples=4)
+  made.class_names = [str(number) for number in range(classes)]
+  export.export_classifier(made, folder, {"norm": "linf", "epsilon": 0.1, "dataset": "digits"})
+
+
+def start(monkeypatch):
+  """Scikit-learn's digits as files of many sizes and both formats: loose, and in class folders."""
+  del monkeypatch
+  data = datasets.load_digits()
+  rng = np.random.default_rng(0)
+
+  def save(number, file):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    size = rng.integers(24, 60, 2).tolist()
+    pixels = Image.fromarray((15.9 * data.images[number]).astype(np.uint8))
+    pixels.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(file)
+
+  for number in range(48):
+    save(number, pathlib.Path(f"photos/IMG_{number:04}.{('jpg', 'png')[number % 2]}"))
+  for part, first, count in (("train", 100, 50), ("test", 800, 4)):  # 50 labels a class
+    for label in (3, 8):
+      for number in np.flatnonzero(data.target[first:] == label)[:count] + first:
+        save(number, pathlib.Path(f"labelled/{part}/{label}/{number}.jpg"))
+
+
+def embedding(monkeypatch):
+  del monkeypatch
+  photos(pathlib.Path("photos"))
+  encoder(pathlib.Path("runs/photos/encoder"))
+
+
+class Tensor:
+  """As much of PyTorch's as the page asks for."""
+
+  def __init__(self, value):
+    self.numpy = lambda: value
+
+
+def migrating(monkeypatch):
+  photos(pathlib.Path("photos"))
+  state = resnet_state(np.random.default_rng(0), width=64)
+  tensors = {f"module.{name}": Tensor(value) for name, value in listed(state, state).items()}
+  torch = types.ModuleType("torch")
+  torch.load = lambda file, map_location: {"epoch": 1, "state_dict": tensors}
+  monkeypatch.setitem(sys.modules, "torch", torch)
+
+
+def regulariser(monkeypatch):
+  del monkeypatch
+  rng = np.random.default_rng(0)
+  layers = [keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), keras.layers.Flatten()]
+  images = rng.uniform(size=(64, 8, 8, 3)).astype(np.float32)
+  return {"backbone": keras.Sequential(layers), "images": images, "labels": np.arange(64) % 10}
+
+
+def evaluation(monkeypatch):
+  del monkeypatch
+  classifier(pathlib.Path("RUN/classifier"), encoder(pathlib.Path("RUN/encoder"), 8, 1))
+
+
+def exports(monkeypatch):
+  """With a report of the classifier, and a hub that takes everything."""
+  classifier(pathlib.Path("RUN/classifier"), encoder(pathlib.Path("RUN/encoder"), 8, 1))
+  found = export.read_metadata("RUN/classifier")
+  part = {"mode": "sampled", "accuracy": 0.5, "interval": [0.4, 0.6], "examples": 90}
+  config = {"dataset": "digits", "split": "test", "fingerprint": found["fingerprint"]}
+  pathlib.Path("REPORT").mkdir()
+  report = json.dumps({"clean": part, "attacks": [], "config": config})
+  pathlib.Path("REPORT/report.json").write_text(report)
+  hub = types.ModuleType("huggingface_hub")
+  hub.HfApi = mock.MagicMock()
+  monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+
+
+def monitoring(monkeypatch):
+  del monkeypatch
+  for name in ("RUN", "vae", "vae_urkle"):
+    encoder(pathlib.Path(name) / "encoder", 8, 1)
+  images, _ = datasets.load_digits(return_X_y=True)
+  return {"images": (images[:6].reshape(-1, 8, 8, 1) / 16).astype(np.float32)}
+
+
+def finetuning(monkeypatch):
+  del monkeypatch
+  encoder(pathlib.Path("RUN/encoder"), 8, 1)
+
+
+def serving(monkeypatch):
+  """A server's place is taken by the example's, without a network between."""
+  encoder(pathlib.Path("runs/photos/encoder"), 8, 1)
+  serve = scripts.load("examples/keras_app/serve.py")
+
+  def urlopen(asked):
+    assert asked.full_url == "http://localhost:8501/v1/models/photos:predict"
+    model = tf.saved_model.load("models/photos/1")
+    return io.StringIO(json.dumps(serve.answer(model, json.loads(asked.data))))
+
+  monkeypatch.setattr(request, "urlopen", urlopen)
+  images, _ = datasets.load_digits(return_X_y=True)
+  return {"images": (images[:5].reshape(-1, 8, 8, 1) / 16).astype(np.float32)}
+
+
+def robustify(monkeypatch):
+  del monkeypatch
+  photos(pathlib.Path("photos"))
+  pixels = keras.Input((32, 32, 3))
+  maps = keras.layers.Conv2D(4, 3, strides=4, activation="relu")(pixels)
+  model = keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(maps))
+  model.save("model.keras")
+  return {"model": model, "images": np.zeros((2, 32, 32, 3), np.float32)}
+
+
+def extending(monkeypatch):
+  """The page's files are found beside those of the package."""
+  for name in ("pretexts", "attacks", "data"):
+    package = importlib.import_module(f"urkle_tf.{name}")
+    folder = pathlib.Path("urkle_tf", name).absolute()
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+  for name in ("pretexts.colours", "attacks.noise", "data.stripes"):
+    monkeypatch.delitem(sys.modules, f"urkle_tf.{name}", raising=False)
+  monkeypatch.setattr(plans, "ATTACKS", dict(plans.ATTACKS))
+  classifier(pathlib.Path("RUN/classifier"), encoder(pathlib.Path("RUN/encoder"), 8, 1))
+
+
+def extended(names):
+  rows = {row["name"] for row in names["report"]["attacks"]}
+  assert rows == {"noise"}
+  assert pathlib.Path("runs/colours/encoder/saved_model.pb").is_file()
+
+
+def grid(monkeypatch):
+  del monkeypatch
+  pathlib.Path("runs/sweep/hparams").mkdir(parents=True)
+  return {"backbone": networks.backbone("convnet(width=4, layers=2)", (8, 8, 1))}
+
+
+def served_alike(names):
+  """What the page got by each road is what the export says."""
+  model = tf.saved_model.load("runs/photos/encoder")
+  expected = model.signatures["embed"](tf.constant(names["images"]))["embedding"].numpy()
+  assert np.ptp(expected) > 0.1
+  np.testing.assert_allclose(names["embeddings"], expected, atol=1e-6)
+  np.testing.assert_allclose(names["embedding"], expected, atol=1e-5)
+
+
+def readme(monkeypatch):
+  rng = np.random.default_rng(0)
+  images = rng.uniform(size=(4, 32, 32, 3)).astype(np.float32)
+  backbone = networks.backbone("convnet(width=4, layers=2)", (32, 32, 3))
+  views = tf.data.Dataset.from_tensors(
+    {"views": rng.uniform(size=(8, 2, 32, 32, 3)).astype(np.float32)}
+  )
+  own = {"images": images, "labels": np.array([0, 1, 2, 1]), "classes": 3}
+  return {"any_keras_model": backbone, "views": views, **own}
+
+
+def attacked_a_little(names):
+  change = np.abs(names["attacked"] - names["images"]).max()
+  assert 0 < change <= 8 / 255 + 1e-6
+
+
+# --- How each is run ---
+
+TINY = (
+  "--encoder='convnet(width=4, layers=2)' --latent_dim=6 --loc=dense --attack_steps=1 --epochs=1"
+)
+QUICK = "--attack_steps=1 --eot=1 --samples=2 --nochecks --representation_examples=4"
+
+
+@dataclasses.dataclass
+class Page:
+  """How a page is run.
+
+  Attributes:
+    prepare: lays into the current folder what the page speaks of; returns the names that its
+      snippets take as given, or None.
+    smaller: {words of the page's commands and snippets: what is run in their place}.
+    read: beginnings of commands and snippets that are read only, but for `--full`.
+    cited: beginnings of commands that are read only, always: of full size.
+    elsewhere: {beginning of a command that is never run here: why}.
+    check: takes the names that the snippets have made.
+  """
+
+  prepare: Callable = lambda monkeypatch: None
+  smaller: dict = dataclasses.field(default_factory=dict)
+  read: tuple = ()
+  cited: tuple = ()
+  elsewhere: dict = dataclasses.field(default_factory=dict)
+  check: Callable = lambda names: None
+
+
+OWN_IMAGES = {
+  "--flagfile=configs/photos.cfg": "--flagfile=configs/photos.cfg --batch_size=16 "
+  f"--precision=float32 {TINY}",
+  "--output_dir=runs/photos-slf": "--output_dir=runs/photos-slf --epochs=1",
+  "--output_dir=runs/photos-report": f"--output_dir=runs/photos-report {QUICK}",
+}
+INSTALLED = {
+  "python -m pip install": "tests/packaging_test.py builds the wheel and checks what it needs",
+}
+PAGES = {
+  "start.md": Page(start, OWN_IMAGES, elsewhere=INSTALLED),
+  "embedding.md": Page(embedding),
+  "migrating.md": Page(migrating),
+  "regulariser.md": Page(regulariser),
+  "exports.md": Page(exports),
+  "monitoring.md": Page(monitoring, {"steps=50": "steps=2"}),
+  "evaluation.md": Page(
+    evaluation,
+    {
+      "--dataset=cifar10 --data_dir=DATA --output_dir=REPORT": "--dataset=digits --examples=8 "
+      f"--output_dir=REPORT {QUICK}",
+      "pgd(steps=20, step_size=2/255),pgd(steps=100, restarts=2)": "pgd(steps=2, "
+      "step_size=2/255),pgd(steps=3, restarts=2)",
+    },
+  ),
+  "finetuning.md": Page(
+    finetuning,
+    {
+      "--dataset=mnist --data_dir=DATA_DIR --output_dir=HEAD": "--dataset='digits:rotation' "
+      "--epochs=1 --output_dir=HEAD",
+      "--labels=0.01 ...": "--labels=0.1 --examples=300 --epochs=1 --attack_steps=1",
+      "--protocol=semi_supervised": "--protocol='semi_supervised(clean_epochs=1)'",
+      "--dataset=mnist:rotation": "--dataset=digits:rotation --examples=8 --attack_steps=1",
+    },
+    read=("python -m urkle_tf.finetune --encoder=RUN/encoder --output_dir=TUNED",),
+  ),
+  "grid.md": Page(
+    grid,
+    {"--dataset=digits --norm=l2": f"--dataset=digits --examples=256 {TINY} --norm=l2"},
+    read=("python -m urkle_tf.train",),
+  ),
+  "extending.md": Page(
+    extending,
+    {
+      "--dataset=digits --output_dir=runs/colours": f"--dataset=digits --examples=256 {TINY} "
+      "--output_dir=runs/colours",
+      'attacks="noise(draws=5),pgd"': 'attacks="noise(draws=2)", examples=8, samples=2, '
+      "eot=1, checks=False, representation_examples=0",
+      "epochs=2": "epochs=1",
+    },
+    elsewhere={"bash launch/test.sh": "it runs this"},
+    check=extended,
+  ),
+  "python.md": Page(
+    smaller={
+      "width=32, layers=3": "width=4, layers=2",
+      "epochs=60": "epochs=1, attack_steps=1",
+      'validation_split="train[90%:]"': 'validation_split="train[90%:]", epochs=2',
+      'attacks="fgsm,pgd(steps=20)"': 'attacks="fgsm,pgd(steps=1)", examples=8, samples=2, '
+      "eot=1, checks=False, representation_examples=4",
+    },
+    read=("import urkle_tf\n\ntrained", "tuned", "report"),  # the functions behind start.md's
+  ),
+  "robustness.md": Page(
+    evaluation,
+    {"--eot=50": f"--examples=4 {QUICK}", "autoattack,": "apgd_ce(steps=5),"},
+    read=("python -m urkle_tf.evaluate",),
+  ),
+  "robustify.md": Page(
+    robustify,
+    {
+      "image_size=32, epochs=20": "image_size=32, epochs=1, batch_size=4, attack_steps=1",
+      "--image_size=32 --epochs=20": "--image_size=32 --epochs=1 --batch_size=4 --attack_steps=1",
+      'weights="imagenet"': "weights=None",
+      "  epochs=20,": "  epochs=1, batch_size=4, attack_steps=1,",
+    },
+    read=("import keras\n\nbackbone",),
+  ),
+  "serving.md": Page(
+    serving,
+    elsewhere={
+      "docker": "the server comes as an image only",
+      "python examples/keras_app/": "tests/docs/keras_app_test.py runs them",
+    },
+    check=served_alike,
+  ),
+  "speed.md": Page(
+    read=("python -m urkle_tf.train --dry_run",),
+    cited=("python -m urkle_tf.train --data_service",),
+  ),
+  "reliability.md": Page(),
+  "results/mnist.md": Page(cited=("python",)),
+  "results/cifar10_small.md": Page(cited=("python",)),
+  "results/mnist_autoattack.md": Page(cited=("python",)),
+  "results/mnist_transfer.md": Page(cited=("python",)),
+  "results/cifar10_cpu.md": Page(cited=("python",)),
+  "results/where_mu_lies.md": Page(cited=("python",)),
+  "results/cifar10_gpu.md": Page(cited=("python",)),
+}
+README = Page(
+  readme,
+  {
+    **OWN_IMAGES,
+    "--flagfile=configs/digits.cfg": f"--flagfile=configs/digits.cfg {TINY}",
+    "--output_dir=runs/digits-slf": "--output_dir=runs/digits-slf --epochs=1",
+    "--output_dir=runs/digits-report": f"--output_dir=runs/digits-report --examples=8 {QUICK}",
+    "epochs=100": "epochs=1",
+    "steps=7": "steps=1",
+    "epochs=20": "epochs=1",
+    "steps=20": "steps=2",
+  },
+  check=attacked_a_little,
+  cited=("python -m urkle_tf",),  # those of start.md, and of launch/quickstart.sh
+  elsewhere={
+    **INSTALLED,
+    "bash launch/quickstart.sh": "its commands are those of the page",
+    "bash launch/test.sh": "it runs this",
+  },
+)
+
+STARTS = ("python", "bash", "tensorboard", "mkdir", "docker")  # what begins a command
+
+
+def blocks(text):
+  """What a page asks to be run, in its order: [("python", source) or ("shell", command)].
+
+  Other indented text, formulas or listings, is not run.
+  """
+  found, source, goes_on = [], None, False
+  for line in text.splitlines():
+    if line.startswith("```"):
+      if source is not None:
+        found.append(("python", "\n".join(source)))
+      source = [] if line == "```python" else None
+    elif source is not None:
+      source.append(line)
+    elif line.startswith("    ") and line.strip():
+      if goes_on:
+        found[-1] = ("shell", found[-1][1][:-1] + line.strip())
+      elif line.split()[0] in STARTS:
+        found.append(("shell", line.strip()))
+      else:
+        continue
+      goes_on = found[-1][1].endswith("\\")
+  return found
+
+
+def test_blocks_are_found():
+  page = (
+    "text\n\n    python -m a --b=c \\\n      --d\n\n```python\nif x:\n  y\n```\n\n    bash ls\n"
+  )
+  page += "\n    log p(x)\n```\nno python\n```\n"
+  assert blocks(page) == [
+    ("shell", "python -m a --b=c --d"),
+    ("python", "if x:\n  y"),
+    ("shell", "bash ls"),
+  ]
+
+
+@contextlib.contextmanager
+def command_line_of(words, monkeypatch):
+  """A command's words as those of this process, whose flags are forgotten afterwards."""
+  kept = set(flags.FLAGS)
+  with monkeypatch.context() as patch:
+    patch.setattr(sys, "argv", words)
+    try:
+      yield patch
+    finally:
+      flags.FLAGS.unparse_flags()
+      flags.FLAGS.remove_flag_values(dict.fromkeys(set(flags.FLAGS) - kept, 0))
+
+
+def run_module(words, monkeypatch, only_read):
+  """Runs one of our commands in this process; or has it read its flags."""
+  exits = []
+  with command_line_of(words, monkeypatch) as patch:
+    patch.setattr(sys, "exit", exits.append)
+    if only_read:
+      patch.setattr(command_line, "run", lambda function, names: flags.FLAGS(sys.argv))
+    importlib.import_module(words[0]).main()
+  assert not any(exits), f"{words} exited with {exits}"
+
+
+def read_script(words):
+  """Checks that a script is there and knows the flags that it is given."""
+  files = [words[0], "experiments/jobs.py"]  # which holds what they share
+  files += ["urkle_tf/train.py", "urkle_tf/command_line.py"]  # whose flags some hand on
+  text = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
+  for word in words[1:]:
+    name = word.partition("=")[0]
+    assert not name.startswith("--") or f'"{name}"' in text, f"{words[0]} knows no {name}"
+
+
+def run_command(line, monkeypatch, only_read=False):
+  """Runs a command, as a shell would read it."""
+  words = shlex.split(line, comments=True)
+  if words[0] == "tensorboard":
+    assert only_read or pathlib.Path(words[1].removeprefix("--logdir=")).is_dir()
+  elif words[0] == "mkdir":
+    subprocess.run(line, shell=True, check=True)
+  elif words[0] == "bash":
+    assert (ROOT / words[1]).is_file()
+  elif words[:2] == ["python", "-m"]:
+    run_module(words[2:], monkeypatch, only_read)
+  elif words[0] == "python" and words[1].startswith("examples/"):
+    assert (ROOT / words[1]).is_file()  # examples_test.py runs every one, in fewer epochs
+  else:
+    assert words[0] == "python", line
+    read_script(words[1:])
+
+
+def run_page(page, text, tmp_path, monkeypatch, full):
+  """Runs what a page asks to be run, made smaller."""
+  for folder in ("configs", "examples", "experiments", "launch", "tools"):
+    (tmp_path / folder).symlink_to(ROOT / folder)
+  monkeypatch.chdir(tmp_path)
+  found, replaced = blocks(text), set()
+  assert found
+  names = {"__name__": "__main__", **(page.prepare(monkeypatch) or {})}
+  for kind, block in found:
+    if any(block.startswith(beginning) for beginning in page.elsewhere):
+      continue
+    only_read = block.startswith(page.cited) or (not full and block.startswith(page.read))
+    for words, smaller in page.smaller.items():
+      if words in block:
+        replaced.add(words)
+        block = block.replace(words, smaller)
+    if kind == "python":
+      code = compile(block, block, "exec")
+      if file := re.match(r"# (urkle_tf/\S+\.py)\n", block):  # of the package, as the page has it
+        pathlib.Path(file[1]).write_text(block, encoding="utf-8")
+      elif not only_read:
+        exec(code, names)
+    else:
+      run_command(block, monkeypatch, only_read)
+  assert replaced == set(page.smaller), "these words are no longer on the page"
+  page.check(names)
+
+
+def test_every_page_is_run():
+  pages = {file.relative_to(DOCS).as_posix(): file for file in DOCS.rglob("*.md")}
+  asking = {name for name, file in pages.items() if blocks(file.read_text(encoding="utf-8"))}
+  assert asking == set(PAGES)
+
+
+def test_links_lead_somewhere():
+  for file in (ROOT / "README.md", *DOCS.rglob("*.md")):
+    text = re.sub(r"(```|`)[^`]*\1", "", file.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+      if "://" not in target:
+        assert (file.parent / target.split("#")[0]).exists(), f"{file.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_runs_as_it_stands(page, tmp_path, monkeypatch, request):
+  text = (DOCS / page).read_text(encoding="utf-8")
+  run_page(PAGES[page], text, tmp_path, monkeypatch, request.config.getoption("--full"))
+
+
+def test_the_readme_runs_as_it_stands(tmp_path, monkeypatch, request):
+  text = (ROOT / "README.md").read_text(encoding="utf-8")
+  run_page(README, text, tmp_path, monkeypatch, request.config.getoption("--full"))
+
+
+def test_the_readme_and_the_first_page_agree():
+  of = lambda file: [b for _, b in blocks(file.read_text(encoding="utf-8"))]  # noqa: E731
+  ours = [block for block in of(ROOT / "README.md") if "photos" in block or " pip " in block]
+  assert len(ours) == 4
+  first = of(DOCS / "start.md")
+  assert ours == first[: len(ours)]

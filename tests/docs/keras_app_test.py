@@ -1,0 +1,104 @@
+"""The Keras app: it trains, saves, serves and answers where urkle_tf cannot be imported."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from urllib import error, request
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_models import digits, small_encoder
+
+from urkle_tf import export
+
+APP = pathlib.Path(__file__).resolve().parents[2] / "examples" / "keras_app"
+
+# Runs a script, with its arguments, where neither this package nor TensorFlow Probability is found.
+ALONE = """
+import runpy, sys
+sys.modules["urkle_tf"] = sys.modules["tensorflow_probability"] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}
+
+
+def command(script, *arguments):
+  """The words that run a script of the app."""
+  return [sys.executable, "-c", ALONE, str(APP / script), *map(str, arguments)]
+
+
+def run(script, *arguments, **options):
+  done = subprocess.run(
+    command(script, *arguments), capture_output=True, text=True, env=ENVIRONMENT, **options
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+  """A folder with encoder, labelled.npz and the app, and what training it said."""
+  folder = tmp_path_factory.mktemp("app")
+  export.export_encoder(small_encoder(), folder / "encoder")
+  images, labels = digits()
+  np.savez(folder / "labelled.npz", images=images[:600], labels=labels[:600])
+  said = run("train.py", "encoder", "labelled.npz", "app", cwd=folder)
+  shutil.rmtree(folder / "encoder")  # the app holds it
+  return folder, said
+
+
+def test_a_process_without_the_package_is_one(tmp_path):
+  (tmp_path / "imports.py").write_text("import urkle_tf\n")
+  words = command("train.py")
+  words[3] = str(tmp_path / "imports.py")
+  done = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path)
+  assert "import of urkle_tf halted" in done.stderr
+
+
+def test_the_head_learns(app):
+  folder, said = app
+  assert float(said.split("accuracy ")[1]) > 0.5  # of an untrained encoder of 6 dimensions
+  assert (folder / "app/saved_model.pb").is_file()
+
+
+def test_it_serves_probabilities_with_their_uncertainty(app):
+  folder, _ = app
+  model = tf.saved_model.load(str(folder / "app"))
+  images = tf.constant(digits()[0][600:900])
+  found = model.signatures["serving_default"](images)
+  probabilities = found["probabilities"].numpy().astype(np.float64)
+  np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+  entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(1) / np.log(10)
+  np.testing.assert_allclose(found["uncertainty"], entropy, atol=1e-5)
+  wrong = probabilities.argmax(1) != digits()[1][600:900]
+  assert found["uncertainty"].numpy()[wrong].mean() > found["uncertainty"].numpy()[~wrong].mean()
+  again = model.signatures["serving_default"](images)["probabilities"]
+  assert 0 < np.abs(again - found["probabilities"]).max() < 0.5  # it is a mean over fresh samples
+
+
+def test_a_client_is_answered(app):
+  folder, _ = app
+  with subprocess.Popen(
+    command("serve.py", "app", "0"),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env=ENVIRONMENT,
+    cwd=folder,
+  ) as serving:
+    try:
+      url = serving.stdout.readline().strip()
+      assert url.startswith("http://localhost:"), serving.stderr.read()
+      lines = run("ask.py", "labelled.npz", url, cwd=folder).splitlines()
+      assert len(lines) == 5
+      assert lines[0].startswith("image 0: class ")
+      with pytest.raises(error.HTTPError) as refused:
+        request.urlopen(request.Request(url, json.dumps({"instances": [[1.0]]}).encode()))
+      assert refused.value.code == 400
+    finally:
+      serving.terminate()

@@ -1,0 +1,225 @@
+"""`represent`: every image's own embedding, under its own name, in every file."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from small_models import digits, small_encoder
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.projector import projector_plugin
+from werkzeug import test as werkzeug_test
+
+import urkle_tf
+from urkle_tf import errors, export
+from urkle_tf.data import sources
+from urkle_tf.downstream import embeddings
+from urkle_tf.output import projector
+
+NAMES = ("ant", "bee", "cat")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+  return small_encoder()
+
+
+@pytest.fixture(scope="module")
+def exported(encoder, tmp_path_factory):
+  return export.export_encoder(encoder, tmp_path_factory.mktemp("encoder") / "encoder")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+  """21 images in three class folders."""
+  folder = tmp_path_factory.mktemp("photos")
+  images, _ = digits()
+  for number, image in enumerate(images[:21, ..., 0]):
+    place = folder / NAMES[number % 3] / f"photo {number}.png"
+    place.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.round(255 * image).astype(np.uint8)).save(place)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def written(exported, photos, tmp_path_factory):
+  """(what is returned, the folder), of batches that do not divide the images."""
+  folder = tmp_path_factory.mktemp("embedded") / "new"
+  arguments = {"encoder": str(exported), "dataset": f"folder:{photos}", "batch_size": 8}
+  found = urkle_tf.represent(**arguments, output_dir=str(folder), projector_examples=10)
+  return found, folder
+
+
+def test_each_image_has_its_own_embedding(written, photos, encoder):
+  found, _ = written
+  assert sorted(found["names"]) == sorted(f"{p.parent.name}/{p.name}" for p in photos.glob("*/*"))
+  assert list(found["class_names"]) == list(NAMES)
+  for name, label, loc, scale in zip(
+    found["names"], found["labels"], found["loc"], found["scale"], strict=True
+  ):
+    pixels = np.asarray(Image.open(photos / name), np.float32)[None, ..., None] / 255
+    wanted = encoder(pixels)
+    np.testing.assert_allclose(loc, wanted.loc[0], atol=1e-5)
+    np.testing.assert_allclose(scale, wanted.scale[0], atol=1e-5)
+    assert NAMES[label] == pathlib.Path(name).parent.name
+  assert np.std(found["loc"], 0).min() > 0.1  # images can be told apart
+
+
+def test_the_files_hold_the_same(written, photos):
+  found, folder = written
+  with np.load(folder / "embeddings.npz") as arrays:
+    assert set(arrays) == {"loc", "scale", "labels", "class_names", "names"}
+    for name, values in found.items():
+      np.testing.assert_array_equal(arrays[name], values)
+  vectors = np.loadtxt(folder / "vectors.tsv", delimiter="\t")
+  np.testing.assert_allclose(vectors, found["loc"][:10], rtol=1e-5)
+  head, *rows = [line.split("\t") for line in (folder / "metadata.tsv").read_text().splitlines()]
+  assert head == ["label", "name", "sigma", "index"]
+  for index, row in enumerate(rows):
+    name = found["names"][index]
+    assert row[:2] + row[3:] == [name.split("/")[0], name, str(index)]
+    assert float(row[2]) == pytest.approx(found["scale"][index].mean(), rel=1e-3)
+  assert len(rows) == 10
+  sprite = np.asarray(Image.open(folder / "sprite.png"))
+  side = sprite.shape[0] // 4  # ten pictures, in a grid of four
+  assert sprite.shape[:2] == (4 * side, 4 * side)
+  for index, name in enumerate(found["names"][:10]):
+    row, column = divmod(index, 4)
+    tile = sprite[row * side : (row + 1) * side, column * side : (column + 1) * side]
+    original = np.asarray(Image.open(photos / name).resize((side, side), Image.Resampling.NEAREST))
+    np.testing.assert_array_equal(tile.reshape(side, side), original)
+  assert not sprite[-side:, 2 * side :].any()
+
+
+class NoRuns:
+  """What TensorBoard knows of a folder without event files."""
+
+  def list_runs(self, *args, **kwargs):
+    return []
+
+
+def test_tensorboard_shows_them(written):
+  found, folder = written
+  context = base_plugin.TBContext(logdir=str(folder), data_provider=NoRuns())
+  apps = projector_plugin.ProjectorPlugin(context).get_plugin_apps()
+
+  def get(route, **query):
+    answer = werkzeug_test.Client(apps[route]).get("/", query_string=query)
+    assert answer.status_code == 200, answer.data
+    return answer
+
+  assert get("/runs").json == ["."]
+  (shown,) = get("/info", run=".").json["embeddings"]
+  assert (shown["tensorName"], shown["tensorShape"]) == ("loc", [10, 6])
+  tensor = np.frombuffer(get("/tensor", run=".", name="loc").data, np.float32).reshape(10, 6)
+  np.testing.assert_allclose(tensor, found["loc"][:10], rtol=1e-5)
+  assert get("/metadata", run=".", name="loc").data == (folder / "metadata.tsv").read_bytes()
+  assert get("/sprite_image", run=".", name="loc").data == (folder / "sprite.png").read_bytes()
+  assert shown["sprite"]["singleImageDim"] == [64, 64]
+
+
+def test_anybodys_model_and_images_without_labels(tmp_path, rng):
+  images = keras.Input((6, 4, 3))
+  maps = keras.layers.Conv2D(5, 3)(images)
+  model = keras.Model(images, maps)
+  model.save(tmp_path / "model.keras")
+  pixels = rng.integers(0, 256, (3, 6, 4, 3), np.uint8)
+  (tmp_path / "loose").mkdir()
+  for number, image in enumerate(pixels):
+    Image.fromarray(image).save(tmp_path / "loose" / f"{number}.png")
+  arguments = {"encoder": str(tmp_path / "model.keras"), "dataset": f"folder:{tmp_path}/loose"}
+  found = embeddings.represent(**arguments, output_dir=tmp_path / "out")
+  assert set(found) == {"loc", "names"}
+  wanted = np.mean(model(pixels.astype(np.float32) / 255), (1, 2))
+  order = [int(name.removesuffix(".png")) for name in found["names"]]
+  np.testing.assert_allclose(found["loc"], wanted[order], atol=1e-5)
+  assert (tmp_path / "out" / "metadata.tsv").read_text().endswith(f"\n{found['names'][2]}\t2\n")
+
+  # Without files: digits of another size, and nothing for the Projector.
+  with pytest.raises(errors.UserError, match="the encoder takes images of 6x4x3"):
+    embeddings.represent(encoder=arguments["encoder"], output_dir=tmp_path / "digits")
+  assert not (tmp_path / "digits").exists()
+
+
+def test_data_by_name_and_nothing_written(exported, encoder):
+  found = embeddings.represent(str(exported), split="test", examples=5)
+  source = sources.load("digits", "test", examples=5)
+  np.testing.assert_array_equal(found["labels"], source.labels)
+  wanted = encoder(source.images.astype(np.float32) / 255).loc
+  np.testing.assert_allclose(found["loc"], wanted, atol=1e-5)
+  assert "names" not in found
+
+
+def test_a_folder_belongs_to_one_command(written, exported, photos, encoder, tmp_path):
+  _, folder = written
+  dataset = f"folder:{photos}"
+  arguments = {"dataset": dataset, "output_dir": str(folder), "batch_size": 8}
+  arguments["projector_examples"] = 10
+  with pytest.raises(errors.UserError, match="--split=all"):
+    embeddings.represent(str(exported), **arguments, split="train")
+  again = embeddings.represent(str(exported), **arguments)  # of the encoder as it is now
+  assert len(again["loc"]) == 21
+  embeddings.represent(
+    str(exported), tmp_path / "bare", split="test", examples=4, projector_examples=0
+  )
+  assert {path.name for path in (tmp_path / "bare").iterdir()} == {
+    *("embeddings.npz", "flags.cfg", ".lock")
+  }
+
+
+def test_a_torn_image_is_named_wherever_it_is_found(exported, photos, tmp_path, monkeypatch):
+  monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+  whole = next(photos.glob("*/*")).read_bytes()
+  (tmp_path / "torn").mkdir()
+  (tmp_path / "torn" / "whole.png").write_bytes(whole)
+  (tmp_path / "torn" / "half.png").write_bytes(whole[:-30])
+  with pytest.raises(errors.UserError, match=r"torn/half\.png"):
+    embeddings.represent(str(exported), dataset=f"folder:{tmp_path}/torn")
+
+
+@pytest.mark.parametrize(
+  "shape, count, wanted",
+  [
+    ((8, 8, 1), 100, (64, 64)),  # eight times as large
+    ((30, 20, 3), 100, (60, 40)),
+    ((300, 200, 3), 100, (64, 43)),
+    ((32, 32, 3), 10_000, (20, 20)),  # 100 x 100 of them are 2,000 pixels wide
+  ],
+)
+def test_thumbnails_fill_a_sprite_that_a_browser_holds(rng, shape, count, wanted):
+  images = np.clip(rng.normal(0.5, 0.1, size=(2, *shape)), 0, 1).astype(np.float32)
+  small = projector.thumbnails(images, count)
+  assert small.shape == (2, *wanted, shape[-1])
+  assert small.dtype == np.uint8
+  np.testing.assert_allclose(small.mean((1, 2)) / 255, images.mean((1, 2)), atol=0.01)
+
+
+def test_text_within_a_cell_stays_there(tmp_path):
+  columns = {"label": ["a\tb", 'c "d"\n'], "index": [0, 1]}
+  projector.write(tmp_path, np.eye(2), columns, name='say "z"')
+  assert (tmp_path / "metadata.tsv").read_text() == 'label\tindex\na b\t0\nc "d"\t1\n'
+  config = (tmp_path / "projector_config.pbtxt").read_text()
+  assert 'tensor_name: "say \\"z\\""' in config
+  assert "sprite" not in config
+  projector.write(tmp_path, np.eye(2), {"index": [0, 1]})
+  assert (tmp_path / "metadata.tsv").read_text() == "0\n1\n"
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"encoder": None}, "give --encoder=FOLDER"),
+    ({"encoder": "nowhere"}, "no folder 'nowhere'"),
+    ({"batch_size": 0}, "--batch_size must be at least 1"),
+    ({"projector_examples": -1}, "--projector_examples must be at least 0"),
+    ({"image_size": 16}, "takes images of 8x8x1, but 'digits' has 16x16x1: give --image_size=8"),
+    ({"dataset": "mnst"}, "mnist"),
+  ],
+)
+def test_mistakes_are_one_line_and_leave_no_folder(exported, tmp_path, changes, message):
+  arguments = {"encoder": str(exported), "output_dir": str(tmp_path / "out"), **changes}
+  with pytest.raises(errors.UserError, match=message) as caught:
+    embeddings.represent(**arguments)
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "out").exists()

@@ -1,0 +1,232 @@
+"""Models that hide their gradients: the report gives them no credit, and says so.
+
+All are linear in pixels, or in pixels that were rounded first, so that the largest loss of margin
+within a radius is a sum over pixels: their robust accuracy is known exactly.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_models import digits
+
+from urkle_tf import errors, evaluation, export, networks
+from urkle_tf.data import sources
+from urkle_tf.evaluation import attacked, document, foreign, report, scoring
+from urkle_tf.evaluation import plans as planning
+from urkle_tf.export import foreign_models
+from urkle_tf.networks.classifier import Classifier
+
+EPSILON, EXAMPLES = 0.2, 100
+WHOLE = 64  # weights of the integer network, to one
+
+
+@pytest.fixture(scope="module")
+def linear():
+  """Weights [64, 10] and biases of the nearest class mean of digits, and test images."""
+  images, labels = digits()
+  test = sources.load("digits", "test", examples=EXAMPLES)
+  flat = images.reshape(len(images), 64)
+  means = np.stack([flat[labels == k].mean(0) for k in range(10)])
+  weights, bias = 2 * means.T, -np.sum(means**2, 1)
+  x = test.images.reshape(EXAMPLES, 64).astype(np.float32) / 255
+  return weights.astype(np.float32), bias.astype(np.float32), x, test.labels
+
+
+def robust(linear, step=lambda pixels: pixels, epsilon=EPSILON):
+  """Which images keep every margin at their worst: features rise with their pixels."""
+  weights, bias, x, labels = linear
+  low = step(np.clip(x - np.float32(epsilon), 0, 1)).astype(np.float64)
+  high = step(np.clip(x + np.float32(epsilon), 0, 1)).astype(np.float64)
+  right = np.ones(len(x), bool)
+  for i, label in enumerate(labels):
+    for other in range(10):
+      if other != label:
+        change = (weights[:, label] - weights[:, other]).astype(np.float64)
+        margin = np.sum(np.where(change > 0, low[i] * change, high[i] * change))
+        right[i] &= margin + bias[label] - bias[other] > 0
+  return right
+
+
+def scores(linear, images):
+  return tf.reshape(images, [-1, 64]) @ linear[0] + linear[1]
+
+
+def quantise(pixels):
+  return np.round(4 * pixels) / 4
+
+
+def threshold(pixels):
+  return (pixels > 0.5).astype(np.float32)
+
+
+# name: (function of images and `linear`, step on pixels, attacks, tolerance, checks that fail).
+SAME = lambda pixels: pixels  # noqa: E731
+DECOYS = {
+  "none": (
+    lambda x, m: tf.nn.softmax(scores(m, x)),
+    SAME,
+    "apgd_ce(steps=30),apgd_t(steps=30, targets=4)",
+    0.01,
+    set(),
+  ),
+  "logits times 1000": (
+    lambda x, m: tf.nn.softmax(1000 * scores(m, x)),
+    SAME,
+    "apgd_ce(steps=20),apgd_t(steps=30, targets=4)",
+    0.01,
+    {"gradients", "saturation", "epsilon"},
+  ),
+  "quantised inputs": (
+    lambda x, m: tf.nn.softmax(scores(m, tf.round(4 * x) / 4)),
+    quantise,
+    "apgd_ce(steps=30),apgd_t(steps=30, targets=4)",
+    0.01,
+    {"gradients"},
+  ),
+  "a step": (
+    lambda x, m: tf.nn.softmax(scores(m, tf.where(x > 0.5, 1.0, 0.0))),
+    threshold,
+    "apgd_ce(steps=30),apgd_t(steps=30, targets=4)",
+    0.01,
+    {"gradients"},
+  ),
+  "argmax": (
+    lambda x, m: tf.one_hot(tf.argmax(scores(m, x), 1), 10),
+    SAME,
+    "apgd_ce(steps=30),apgd_t(steps=30)",
+    0.01,
+    {"gradients", "saturation"},
+  ),
+  "integers": (  # no float of the images' or the logits' shape goes in: nothing to bridge
+    lambda x, m: tf.cast(
+      tf.reshape(tf.cast(8 * x, tf.int32), [-1, 64]) @ np.round(WHOLE * m[0]).astype(np.int32)
+      + np.round(8 * WHOLE * m[1]).astype(np.int32),
+      tf.float32,
+    ),
+    lambda pixels: np.floor(8 * pixels) / 8,
+    "square(queries=2000)",
+    0.06,
+    {"gradients", "black_box", "epsilon"},
+  ),
+  "noise in the output": (
+    lambda x, m: tf.nn.softmax(scores(m, x) + 1.5 * tf.random.normal([tf.shape(x)[0], 10])),
+    SAME,
+    "apgd_t(steps=40, targets=4)",
+    0.04,
+    {"noise"},
+  ),
+}
+
+
+@pytest.mark.parametrize(
+  "name",
+  [  # "a step" hides its gradient as "quantised inputs" does
+    pytest.param(name, marks=[pytest.mark.full] if name == "a step" else []) for name in DECOYS
+  ],
+)
+def test_decoys_get_no_credit(linear, tmp_path, name):
+  function, step, attacks, tolerance, failing = DECOYS[name]
+  module = tf.Module()
+  spec = tf.TensorSpec([None, 8, 8, 1], tf.float32, name="images")
+  module.serve = tf.function(lambda images: function(images, linear), input_signature=[spec])
+  tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.serve)
+  found = evaluation.assess(
+    classifier=str(tmp_path / "model"),
+    examples=EXAMPLES,
+    epsilon=EPSILON,
+    attacks=attacks,
+    standing=True,
+    eot=50,
+    batch_size=EXAMPLES,
+  )
+  true, unattacked = robust(linear, step).mean(), robust(linear, step, 0).mean()
+  assert unattacked > true + 0.2
+  assert found["clean"]["accuracy"] == pytest.approx(unattacked, abs=tolerance)
+  accuracies = [row["accuracy"] for row in found["attacks"]]
+  assert accuracies[-1] == pytest.approx(true, abs=tolerance)
+  if name == "logits times 1000":
+    assert accuracies[0] > true + 0.5  # what that attack alone would have reported
+  failed = {check["name"] for check in found["checks"] if not check["passed"]}
+  assert failing <= failed if failing else not failed
+  text = document.markdown(report.parts(found))
+  for check in found["checks"]:
+    verdict = "passed" if check["passed"] else "**failed**"
+    assert f"| {check['name']} | {verdict} | {check['detail']} |" in text
+  for note in found["config"]["model"]["notes"]:
+    assert f"- {note}" in text
+  assert "representation" not in found
+
+
+def foreign_model(linear, name):
+  function = DECOYS[name][0]
+  loaded = foreign_models.Loaded(
+    lambda x: function(x, linear), (8, 8, 1), "SavedModel", "0" * 16, "m"
+  )
+  return foreign.Foreign(loaded, linear[2].reshape(-1, 8, 8, 1))
+
+
+@pytest.mark.parametrize("name", ["quantised inputs", "argmax"])
+def test_without_bridges_credit_would_be_given(linear, monkeypatch, name):
+  model = foreign_model(linear, name)
+  _, step, *_ = DECOYS[name]
+  x, labels = linear[2].reshape(-1, 8, 8, 1), linear[3]
+  plan = planning.read("pgd(steps=20)", "linf", [EPSILON], (8, 8, 1))[0]
+
+  def accuracy():
+    find = attacked.adversary(model, plan, "linf", "deterministic")
+    radius, size = tf.constant(EPSILON), tf.constant(plan.step_size(EPSILON), tf.float32)
+    candidates, _ = find(tf.constant(x), tf.constant(labels), tf.constant([1, 2]), radius, size)
+    logits = np.asarray(model.head(candidates[0]))
+    return np.mean(np.argmax(logits, 1) == labels)
+
+  assert accuracy() < robust(linear, step).mean() + 0.2
+  monkeypatch.setattr(model, "frozen", model.own_gradients)
+  monkeypatch.setattr(attacked, "differentiable", lambda classifier: False)
+  assert accuracy() > robust(linear, step).mean() + 0.4
+
+
+def test_an_inflated_sigma_gets_no_credit(linear, tmp_path):
+  # z is the image, with noise that no image has.
+  weights, bias, x, labels = linear
+  images = keras.Input((8, 8, 1), name="images")
+  loc = keras.layers.Flatten()(images)
+  network = keras.Model(images, {"loc": loc, "scale": keras.layers.Rescaling(0.0, 0.5)(loc)})
+  head = networks.mlp(64, [10], "head")
+  head.get_layer("dense1").set_weights([weights, bias])
+  model = Classifier(network, head, stochastic=True, samples=5)
+  export.export_classifier(model, tmp_path / "model", {"norm": "linf", "epsilon": EPSILON})
+  found = evaluation.assess(
+    classifier=str(tmp_path / "model"),
+    examples=EXAMPLES,
+    attacks="apgd_t(steps=20)",
+    eot=5,
+    batch_size=EXAMPLES,
+    representation_examples=0,
+  )
+  # Its true robustness, but for what nobody found: transfer from the model without noise, whose
+  # worst image towards each class is known.
+  scorer = scoring.Scorer(model, EXAMPLES, samples=400, seed=1)
+  right = np.argmax(scorer(x.reshape(-1, 8, 8, 1))["sampled"], 1) == labels
+  assert right.mean() > 0.8
+  for other in range(10):
+    change = weights[:, labels].T - weights[:, [other]].T
+    moved = np.clip(x - EPSILON * np.sign(change), 0, 1).astype(np.float32)
+    right &= np.argmax(scorer(moved.reshape(-1, 8, 8, 1))["sampled"], 1) == labels
+  row = found["attacks"][0]
+  assert row["mode"] == "sampled"
+  assert row["accuracy"] <= right.mean() + 0.05
+  (check,) = (check for check in found["checks"] if check["name"] == "noise")
+  assert not check["passed"]
+  assert check["flips"] > 0.05
+
+
+def test_a_label_outside_of_the_classes_is_one_line(linear, tmp_path, monkeypatch):
+  model = foreign_model(linear, "none")
+  source = sources.load("digits", "test", examples=20)
+  monkeypatch.setattr(source, "labels", np.where(np.arange(20) == 7, 10, source.labels))
+  scorer = scoring.Scorer(model, 20)
+  with pytest.raises(errors.UserError, match="has a label outside of the classifier's 10 classes"):
+    evaluation._classifier_parts(
+      model, source, [], "linf", [EPSILON], 20, 1, scorer, 0, False, False
+    )

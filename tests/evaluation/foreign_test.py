@@ -1,0 +1,278 @@
+"""Anybody's classifiers: what is found out about them, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.evaluation import foreign, graphs, scoring
+from urkle_tf.export import foreign_models
+
+SHAPE, CLASSES = (4, 4, 1), 5
+
+
+@pytest.fixture(scope="module")
+def weights():
+  return np.random.default_rng(1).normal(size=(16, CLASSES)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def images():
+  return np.random.default_rng(2).uniform(0.05, 0.95, size=(12, *SHAPE)).astype(np.float32)
+
+
+def linear(images, weights):
+  return tf.reshape(images, [-1, 16]) @ weights
+
+
+def foreign_model(function, images, size=SHAPE):
+  return foreign.Foreign(foreign_models.Loaded(function, size, "SavedModel", "0" * 16, "m"), images)
+
+
+def gradient(values, images, column=1):
+  images = tf.constant(images)
+  with tf.GradientTape() as tape:
+    tape.watch(images)
+    total = tf.reduce_sum(values(images)[:, column])
+  return tape.gradient(total, images)
+
+
+def attack_logits(model):
+  return lambda images: model.frozen().head(images)
+
+
+def test_logits_come_from_under_the_softmax(weights, images):
+  model = foreign_model(lambda x: tf.nn.softmax(1000 * linear(x, weights)), images)
+  assert model.metadata["outputs"] == "probabilities"
+  assert model.metadata["logits"] == "recovered"
+  wanted = 1000 * images.reshape(12, 16) @ weights
+  np.testing.assert_allclose(model.head(images), wanted, rtol=1e-5)
+  # Scored, they are what the probabilities' logarithm would be if it had the digits.
+  found = scoring.Scorer(model, 12)(images)["deterministic"]
+  np.testing.assert_allclose(found, tf.nn.log_softmax(wanted), rtol=1e-4, atol=1e-3)
+  assert found.min() < -1000
+  assert "read from under its softmax" in " ".join(model.notes)
+
+
+def test_logits_come_from_under_a_softmax_of_its_own(weights, images):
+  def function(x):
+    raised = tf.exp(200 * (linear(x, weights) - tf.reduce_max(linear(x, weights), 1)[:, None]))
+    return raised / tf.reduce_sum(raised, 1, keepdims=True)
+
+  model = foreign_model(function, images)
+  assert model.metadata["logits"] == "recovered"
+  wanted = tf.nn.log_softmax(200 * images.reshape(12, 16) @ weights)
+  np.testing.assert_allclose(tf.nn.log_softmax(model.head(images)), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_probabilities_without_logits_are_floored_and_reported(weights, images):
+  def function(x):
+    each = tf.nn.softmax(tf.stack([200 * linear(x, weights), 150 * linear(x, weights)]))
+    return tf.reduce_mean(each, 0)
+
+  model = foreign_model(function, images)
+  assert model.metadata["logits"] == "not recovered"
+  wanted = np.maximum(function(images), foreign.FLOOR)
+  np.testing.assert_allclose(model.head(images), np.log(wanted), rtol=1e-5)
+  share = np.mean((wanted.max(1) == 1) | (np.asarray(function(images)).min(1) == 0))
+  assert share > 0.5
+  assert model.metadata["saturated"] == pytest.approx(share)
+  assert f"{100 * share:.0f}%" in " ".join(model.notes)
+
+
+def test_logits_are_taken_as_they_are(weights, images):
+  model = foreign_model(lambda x: linear(x, weights), images)
+  assert (model.metadata["outputs"], model.metadata["logits"]) == ("logits", "given")
+  assert model.metadata["gradients"]["bridged"] == []
+  np.testing.assert_allclose(model.head(images), images.reshape(12, 16) @ weights, rtol=1e-5)
+
+
+STEPS = {
+  "round": (lambda x: tf.round(8 * x) / 8, "Round"),
+  "integers": (lambda x: tf.cast(tf.cast(8 * x, tf.int32), tf.float32) / 8, "Cast"),
+  "bytes": (lambda x: tf.cast(tf.cast(255 * x, tf.uint8) // 32, tf.float32) / 8, "Cast"),
+  "floor division": (lambda x: tf.math.floordiv(x, 0.125) * 0.125, "FloorDiv"),
+  "threshold": (lambda x: tf.cast(x > 0.5, tf.float32), "Greater"),
+  "falling threshold": (lambda x: 1 - tf.cast(x < 0.5, tf.float32), "Less"),
+  "choice": (lambda x: tf.where(x <= 0.5, 0.25, 0.75), "SelectV2"),
+  "stopped": (tf.stop_gradient, "StopGradient"),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_gradients_cross_steps(weights, images, name):
+  step, operation = STEPS[name]
+  model = foreign_model(lambda x: tf.nn.softmax(linear(step(x), weights)), images)
+  own = model.metadata["gradients"]
+  assert own["zero"] == 1.0
+  assert own["zero_bridged"] == 0.0
+  assert operation in own["bridged"]
+  assert "masked" in " ".join(model.notes)
+  # The values are the model's own, the gradient is that of x in the place of the step.
+  wanted = linear(step(tf.constant(images)), weights)
+  np.testing.assert_allclose(attack_logits(model)(images), wanted, rtol=1e-4, atol=1e-5)
+  found = gradient(attack_logits(model), images).numpy()
+  straight = np.broadcast_to(weights[:, 1].reshape(SHAPE), found.shape)
+  ratio = found / straight
+  assert ratio.min() > 0.1  # the same direction: steps of a uniform scale
+  np.testing.assert_allclose(ratio, ratio.flat[0] * np.ones_like(ratio), rtol=1e-4)
+  # And without that nothing would be left.
+  plain = gradient(model.own_gradients().head, images)
+  assert plain is None or not np.any(plain)
+
+
+def test_a_custom_gradient_cannot_hide_the_models_own(weights, images):
+  @tf.custom_gradient
+  def hidden(x):
+    return tf.identity(x), tf.zeros_like
+
+  model = foreign_model(lambda x: linear(hidden(x), weights), images)
+  found = gradient(attack_logits(model), images).numpy()
+  np.testing.assert_allclose(found[0], weights[:, 1].reshape(SHAPE), rtol=1e-5)
+
+
+INSIDE = {
+  "argmax": lambda z: tf.one_hot(tf.argmax(z, 1), CLASSES),
+  "argmax of a softmax": lambda z: tf.one_hot(tf.argmax(tf.nn.softmax(z), 1, tf.int32), CLASSES),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_scores_inside_are_attacked_where_outputs_say_nothing(weights, images, name):
+  model = foreign_model(lambda x: INSIDE[name](linear(x, weights)), images)
+  assert model.metadata["attacked"] == "inner scores"
+  assert "climb scores that lie inside" in " ".join(model.notes)
+  # Scored are the outputs themselves.
+  outputs = INSIDE[name](linear(images, weights))
+  kept = np.log(np.maximum(outputs, foreign.FLOOR))
+  np.testing.assert_allclose(model.head(images), kept, rtol=1e-4, atol=1e-6)
+  assert np.mean(gradient(attack_logits(model), images) != 0) > 0.5
+
+
+def test_what_cannot_be_bridged_is_reported(weights, images):
+  # A table look-up: nothing of the images' shape goes in or comes out.
+  table = tf.constant(np.random.default_rng(0).normal(size=(50, CLASSES)).astype(np.float32))
+
+  def function(x):
+    index = tf.cast(tf.reduce_sum(x, [1, 2, 3]), tf.int32)
+    return tf.gather(table, index)
+
+  model = foreign_model(function, images)
+  assert model.metadata["gradients"] == {"zero": 1.0, "zero_bridged": 1.0, "bridged": []}
+  assert "could not be bridged" in " ".join(model.notes)
+
+
+def test_noise_is_found_and_seeded(weights, images):
+  model = foreign_model(
+    lambda x: tf.nn.softmax(linear(x, weights) + tf.random.normal([tf.shape(x)[0], CLASSES])),
+    images,
+  )
+  assert model.stochastic
+  assert scoring.modes(model) == ("sampled",)
+  assert model.metadata["logits"] == "recovered"
+  assert model.metadata["noise"] == "seeded"
+  one, again, other = (
+    model.from_representation(images, None, tf.constant(seed), 1).numpy()
+    for seed in ([1, 2], [1, 2], [1, 3])
+  )
+  np.testing.assert_array_equal(one, again)
+  assert np.abs(one - other).max() > 0.1
+  # The limit of many draws, by NumPy.
+  rng = np.random.default_rng(0)
+  logits = images.reshape(12, 16) @ weights + rng.normal(size=(20000, 12, CLASSES))
+  raised = np.exp(logits - logits.max(-1, keepdims=True))
+  wanted = (raised / raised.sum(-1, keepdims=True)).mean(0)
+  found = np.exp(scoring.Scorer(model, 12, samples=2000)(images)["sampled"])
+  np.testing.assert_allclose(found, wanted, atol=0.03)
+  np.testing.assert_allclose(found.sum(1), 1, rtol=1e-4)
+  twice = np.exp(scoring.Scorer(model, 12, samples=2000)(images)["sampled"])
+  np.testing.assert_array_equal(found, twice)
+
+
+def test_layers_with_noise_of_their_own_are_seeded(images):
+  keras.utils.set_random_seed(0)
+  network = keras.Sequential(
+    [keras.Input(SHAPE), keras.layers.GaussianNoise(0.5), keras.layers.Flatten()]
+    + [keras.layers.Dense(CLASSES)]
+  )
+  model = foreign_model(lambda x: network(x, training=True), images)
+  assert (model.stochastic, model.metadata["noise"]) == (True, "seeded")
+  seeds = [tf.constant([1, 2])] * 2 + [tf.constant([1, 3])]
+  one, again, other = (model.from_representation(images, None, s, 3).numpy() for s in seeds)
+  np.testing.assert_array_equal(one, again)
+  assert np.abs(one - other).max() > 1e-3
+
+
+def test_gradients_of_the_mean_over_draws(weights, images):
+  model = foreign_model(
+    lambda x: linear(x, weights) + tf.random.normal([tf.shape(x)[0], CLASSES]), images
+  )
+  seed = tf.constant([4, 5])
+  draw = lambda x, i: tf.nn.log_softmax(model._values(x, graphs.distribution.fold(seed, i)))  # noqa: E731
+  mean = lambda x: tf.math.log(sum(tf.exp(draw(x, i)) for i in range(4)) / 4)  # noqa: E731
+  run = lambda x: model.frozen().from_representation(x, None, seed, 4)  # noqa: E731
+  np.testing.assert_allclose(run(images), mean(images), rtol=1e-4, atol=1e-6)
+  found, wanted = gradient(tf.function(run), images), gradient(mean, images)
+  np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6)
+
+
+# Files.
+
+
+@pytest.fixture(scope="module")
+def network():
+  keras.utils.set_random_seed(0)
+  inputs = keras.Input((None, None, 1))
+  hidden = keras.layers.Conv2D(3, 3, activation="silu")(inputs)
+  hidden = keras.layers.BatchNormalization()(hidden)
+  hidden = keras.layers.GlobalAveragePooling2D()(hidden)
+  return keras.Model(inputs, keras.layers.Dense(CLASSES, activation="softmax")(hidden))
+
+
+@pytest.mark.parametrize("kind", ["keras", "saved"])
+def test_files_are_read(network, images, tmp_path, kind):
+  path = tmp_path / ("model.keras" if kind == "keras" else "model")
+  if kind == "keras":
+    network.save(path)
+  else:
+    network.export(str(path), verbose=False)
+  assert foreign_models.is_foreign(path)
+  loaded = foreign_models.load(path)
+  assert loaded.image_size == (None, None, 1)
+  assert loaded.size_for((4, 4, 1)) == (4, 4, 1)
+  model = foreign.Foreign(loaded, images)
+  assert model.metadata["logits"] == "recovered"
+  assert model.classes == CLASSES
+  np.testing.assert_allclose(
+    tf.nn.softmax(model.head(images)), network(images), rtol=1e-4, atol=1e-6
+  )
+  assert model.metadata["gradients"]["zero"] < 0.1
+  assert len(loaded.fingerprint) == 16
+
+
+@pytest.mark.parametrize(
+  "function, message",
+  [
+    (lambda x: tf.reduce_sum(x, [1, 2, 3]), "at least 2 classes, but gives a single number"),
+    (lambda x: tf.reduce_sum(x, [1, 2]), "at least 2 classes, but gives 1 for an image"),
+    (lambda x: x, "at least 2 classes, but gives 4x4x1"),
+    (lambda x: tf.reshape(x, [-1, 16]) / 0, "returns NaN or infinite values"),
+    (lambda x: tf.math.log(tf.reshape(x, [-1, 16]) - 1), "returns NaN or infinite values"),
+    (lambda x: tf.reshape(x, [-1, 7]), "fails on images of 4x4x1"),
+  ],
+)
+def test_scores_that_are_none_are_refused(images, function, message):
+  with pytest.raises(errors.UserError, match=message) as caught:
+    foreign_model(function, images)
+  assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_0_to_255_is_told(rng):
+  # Right where the first pixel exceeds 100.
+  images = rng.uniform(size=(40, *SHAPE)).astype(np.float32)
+  labels = (255 * images[:, 0, 0, 0] > 100).astype(int)
+  function = lambda x: tf.stack([tf.fill([tf.shape(x)[0]], 100.0), x[:, 0, 0, 0]], 1)  # noqa: E731
+  with pytest.raises(errors.UserError, match=r"100% in 0-255: put a keras.layers.Rescaling\(255"):
+    foreign.check_range(foreign_model(function, images), images, labels)
+  foreign.check_range(foreign_model(lambda x: function(255 * x), images), images, labels)

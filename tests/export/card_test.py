@@ -1,0 +1,161 @@
+"""Model cards: front matter that Hugging Face reads, figures of an evaluation, nothing private."""
+
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from small_models import digits, small_encoder
+
+import urkle_tf
+from urkle_tf import errors, evaluation, export, networks
+from urkle_tf.export import card
+from urkle_tf.networks.classifier import Classifier
+
+SETTINGS = {
+  "pretext": "simclr(temperature=0.5)",
+  "robustness": "urkle(beta=0.05)",
+  "encoder": "resnet18(width=16)",
+  "dataset": "folder:/home/somebody/photos",
+  "output_dir": "/home/somebody/runs",
+  "epochs": 30,
+  "batch_size": 128,
+}
+
+
+def parts(text):
+  """(the front matter as a dict, the rest)."""
+  _, front, body = text.split("---\n", 2)
+  return yaml.safe_load(front), body
+
+
+@pytest.fixture(scope="module")
+def encoder():
+  return small_encoder()
+
+
+@pytest.fixture(scope="module")
+def folder(encoder, tmp_path_factory):
+  made = Classifier(encoder.network, networks.mlp(6, [10], "head"), stochastic=True, samples=4)
+  metadata = {"dataset": "digits", "norm": "linf", "epsilon": 8 / 255, "encoder_settings": SETTINGS}
+  metadata["settings"] = {"protocol": "slf", "labels": 500, "encoder": "/home/somebody/encoder"}
+  return export.export_classifier(made, tmp_path_factory.mktemp("card") / "classifier", metadata)
+
+
+@pytest.fixture(scope="module")
+def report(folder, tmp_path_factory):
+  place = tmp_path_factory.mktemp("report")
+  options = {"attacks": "pgd(steps=2)", "eot": 1, "samples": 4, "checks": False, "examples": 12}
+  found = evaluation.assess(str(folder), output_dir=place, representation_examples=4, **options)
+  return place, found
+
+
+def test_an_encoder_has_a_card(encoder, tmp_path):
+  metadata = {"dataset": "folder", "norm": "l2", "epsilon": 0.25, "settings": SETTINGS}
+  where = export.export_encoder(encoder, tmp_path / "encoder", metadata)
+  front, body = parts((where / "README.md").read_text())
+  assert front["library_name"] == "keras"
+  assert front["pipeline_tag"] == "image-feature-extraction"
+  assert "datasets" not in front  # a folder has no name on the hub
+  assert "model-index" not in front
+  assert "somebody" not in body
+  for words in ("simclr(temperature=0.5)", "urkle(beta=0.05)", "l2 0.25", "| epochs | 30 |"):
+    assert words in body
+  assert "Nothing yet" in body
+
+
+def test_the_card_s_snippet_runs(folder, monkeypatch):
+  _, body = parts((folder / "README.md").read_text())
+  source = body.split("```python\n")[1].split("```")[0].replace("FOLDER", str(folder))
+  names = {"images": tf.constant(digits()[0][:3])}
+  exec(source, names)
+  expected = export.load_classifier(folder).logits(names["images"])
+  np.testing.assert_allclose(names["found"], expected, atol=1e-5)
+
+
+def test_it_tells_what_was_measured(folder, report):
+  place, found = report
+  written = urkle_tf.model_card(folder, place)
+  front, body = parts(written.read_text())
+  (index,) = front["model-index"]
+  (result,) = index["results"]
+  assert result["dataset"] == {"name": "digits", "type": "digits", "split": "test"}
+  assert [metric["name"] for metric in result["metrics"]] == [
+    *("clean, sampled z", "pgd-2, linf 8/255, sampled z"),
+    *("clean, z = mu", "pgd-2, linf 8/255, z = mu"),
+  ]
+  clean, attacked, point, _ = result["metrics"]
+  assert clean["value"] == round(100 * found["clean"]["accuracy"], 2)
+  assert point["value"] == round(100 * found["clean"]["deterministic"]["accuracy"], 2)
+  rows = [row for row in found["attacks"] if row["mode"] == "sampled"]
+  assert attacked["value"] == round(100 * rows[0]["accuracy"], 2)
+  low, high = (round(100 * bound, 1) for bound in rows[0]["interval"])
+  assert f"| pgd-2, linf 8/255, sampled z | {attacked['value']:.2f} ({low} to {high}) |" in body
+  assert front["datasets"] == ["digits"]
+  assert "somebody" not in body
+
+
+def test_reports_of_others_are_refused(folder, report, tmp_path):
+  place, _ = report
+  with pytest.raises(errors.UserError, match="no report"):
+    urkle_tf.model_card(folder, tmp_path)
+  other = json.loads((place / "report.json").read_text())
+  other["config"]["fingerprint"] = "0"
+  (tmp_path / "report.json").write_text(json.dumps(other))
+  with pytest.raises(errors.UserError, match="about another model"):
+    urkle_tf.model_card(folder, tmp_path)
+  (tmp_path / "report.json").write_text("[]")
+  with pytest.raises(errors.UserError, match="is no report of evaluate"):
+    urkle_tf.model_card(folder, tmp_path)
+
+
+def test_what_a_cell_says_stays_in_its_cell():
+  metadata = {
+    "kind": "regressor",
+    "image_size": [8, 8, 1],
+    "latent_dim": 3,
+    "outputs": 1,
+    "stochastic": False,
+    "settings": {"augment": "a | b"},
+  }
+  front, body = parts(card.text(metadata))
+  assert "pipeline_tag" not in front
+  assert "| augmentation | a \\| b |" in body
+  assert "the scale that it gives was not trained" in body
+
+
+def test_the_hub_is_asked_for_in_one_line(folder, monkeypatch):
+  monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+  with pytest.raises(errors.UserError, match="pip install huggingface_hub"):
+    urkle_tf.push_to_hub(folder, "somebody/encoder")
+
+
+def test_the_hub_gets_the_folder(folder, report, monkeypatch):
+  calls = []
+
+  class HfApi:
+    def __init__(self, token=None):
+      calls.append(("token", token))
+
+    def create_repo(self, repo_id, private, exist_ok):
+      calls.append((repo_id, private, exist_ok))
+
+    def upload_folder(self, repo_id, folder_path, **options):
+      calls.append((repo_id, folder_path, options))
+      return "done"
+
+  hub = types.ModuleType("huggingface_hub")
+  hub.HfApi = HfApi
+  monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+  assert urkle_tf.push_to_hub(folder, "me/robust", report[0], token="x") == "done"
+  assert calls == [
+    ("token", "x"),
+    ("me/robust", True, True),
+    ("me/robust", str(folder), {"token": "x"}),
+  ]
+  assert "model-index" in (folder / "README.md").read_text()
+  with pytest.raises(errors.UserError):
+    urkle_tf.push_to_hub(folder.parent / "nowhere", "me/robust")

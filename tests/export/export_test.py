@@ -1,0 +1,406 @@
+"""Exports: signatures, folders, and a user's process that knows only TensorFlow and Keras."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_models import digits, small_encoder
+
+from urkle_tf import attacks, errors, export, networks
+from urkle_tf.export import description
+from urkle_tf.networks.classifier import Classifier
+from urkle_tf.robustness.urkle import kl_objective
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+  return small_encoder()
+
+
+@pytest.fixture(scope="module")
+def folder(encoder, tmp_path_factory):
+  metadata = {
+    "dataset": "digits",
+    "norm": "linf",
+    "epsilon": 0.1,
+    "settings": {
+      "pretext": "simclr",
+      "encoder": "convnet(width=8)",
+      "dataset": "folder:/home/somebody/photos",
+      "output_dir": "/home/somebody/runs",
+      "data_dir": "/home/somebody/data",
+      "init_from": "/home/somebody/other",
+      "epochs": 3,
+    },
+  }
+  target = tmp_path_factory.mktemp("export") / "encoder"
+  return export.export_encoder(encoder, target, metadata)
+
+
+@pytest.fixture(scope="module")
+def classifier(encoder):
+  head = networks.mlp(6, [16, 10], "head")
+  return Classifier(encoder.network, head, stochastic=True, samples=7)
+
+
+@pytest.fixture(scope="module")
+def classifier_folder(classifier, tmp_path_factory):
+  return export.export_classifier(classifier, tmp_path_factory.mktemp("export") / "classifier")
+
+
+def test_signatures_give_what_the_encoder_gives(encoder, folder):
+  images = digits()[0][:5]
+  loaded = tf.saved_model.load(str(folder))
+  assert {"serving_default", "embed"} <= set(loaded.signatures)
+  (spec,) = loaded.signatures["serving_default"].structured_input_signature[1].values()
+  assert spec.shape == [None, 8, 8, 1]
+  assert spec.dtype == tf.float32
+  normal = encoder(images, training=False)
+  outputs = loaded.signatures["serving_default"](images=tf.constant(images))
+  assert set(outputs) == {"loc", "scale"}
+  np.testing.assert_allclose(outputs["loc"], normal.loc, atol=1e-5)
+  np.testing.assert_allclose(outputs["scale"], normal.scale, atol=1e-6)
+  assert np.ptp(outputs["scale"]) > 0.01
+  embedding = loaded.signatures["embed"](images=tf.constant(images))
+  assert set(embedding) == {"embedding"}
+  np.testing.assert_array_equal(embedding["embedding"], outputs["loc"])
+  assert len(loaded.variables) == len(encoder.network.variables)
+
+
+def test_metadata_holds_no_path_of_this_machine(folder):
+  text = (folder / "metadata.json").read_text()
+  assert "somebody" not in text
+  metadata = json.loads(text)
+  assert metadata["kind"] == "encoder"
+  assert metadata["image_size"] == [8, 8, 1]
+  assert metadata["latent_dim"] == 6
+  assert metadata["value_range"] == [0, 1]
+  assert metadata["stochastic"] is True
+  assert metadata["epsilon"] == 0.1
+  assert metadata["settings"]["epochs"] == 3
+  assert metadata["settings"]["encoder"] == "convnet(width=8)"
+  assert metadata["settings"]["dataset"] == "folder:photos"
+  assert metadata["versions"]["tensorflow"] == tf.__version__
+
+
+def test_loaded_encoder_is_a_trainable_layer_that_can_be_attacked(encoder, folder):
+  images = digits()[0][:8]
+  layer = export.load_encoder(folder)
+  normal = layer(images, training=False)
+  np.testing.assert_allclose(normal.loc, encoder(images, training=False).loc, atol=1e-5)
+  assert len(layer.trainable_variables) == len(encoder.trainable_variables)
+  attack = attacks.PGD(attacks.Linf(0.1), steps=3)
+  objective = kl_objective(layer, images)
+  assert np.all(objective(attack(objective, images, [1, 2])) > objective(images))
+  with tf.GradientTape() as tape:
+    loss = tf.reduce_sum(layer(images, training=True).loc ** 2)
+  assert all(g is not None for g in tape.gradient(loss, layer.network.get_layer("raw_loc").weights))
+
+
+def test_a_changed_encoder_has_another_fingerprint(folder, tmp_path):
+  layer = export.load_encoder(folder)
+  before = export.read_metadata(folder)["fingerprint"]
+  export.export_encoder(layer, tmp_path / "same")
+  assert export.read_metadata(tmp_path / "same")["fingerprint"] == before
+  layer.network.get_layer("raw_loc").kernel.assign_add(np.full([24, 6], 1e-3, np.float32))
+  export.export_encoder(layer, tmp_path / "same")  # replaces
+  assert export.read_metadata(tmp_path / "same")["fingerprint"] != before
+  assert [p.name for p in tmp_path.iterdir()] == ["same"]
+
+
+def test_low_precision_stays_inside(tmp_path):
+  keras.config.set_dtype_policy("mixed_bfloat16")
+  try:
+    encoder = small_encoder()
+  finally:
+    keras.config.set_dtype_policy("float32")
+  export.export_encoder(encoder, tmp_path / "encoder")
+  images = tf.constant(digits()[0][:3])
+  loaded = tf.saved_model.load(str(tmp_path / "encoder"))
+  outputs = loaded.signatures["serving_default"](images=images)
+  assert {value.dtype for value in outputs.values()} == {tf.float32}
+  normal = export.load_encoder(tmp_path / "encoder")(images)
+  np.testing.assert_allclose(normal.loc, encoder(images, training=False).loc, atol=1e-6)
+
+
+def test_export_from_a_mirrored_encoder(mirrored, tmp_path):
+  with mirrored.scope():
+    encoder = small_encoder()
+  export.export_encoder(encoder, tmp_path / "encoder")
+  images = digits()[0][:3]
+  loaded = tf.saved_model.load(str(tmp_path / "encoder"))
+  np.testing.assert_allclose(
+    loaded.serving_default(tf.constant(images))["loc"],
+    encoder(images, training=False).loc,
+    atol=1e-5,
+  )
+
+
+def test_a_failed_export_leaves_the_old_one_and_nothing_else(encoder, tmp_path, monkeypatch):
+  target = tmp_path / "encoder"
+  export.export_encoder(encoder, target, {"dataset": "first"})
+
+  def full(*args):
+    raise tf.errors.ResourceExhaustedError(None, None, "No space left on device\nmore")
+
+  monkeypatch.setattr(description, "write", full)
+  with pytest.raises(OSError, match=r"No space left on device$"):
+    export.export_encoder(encoder, target, {"dataset": "second"})
+  monkeypatch.undo()
+  assert [p.name for p in tmp_path.iterdir()] == ["encoder"]
+  assert export.read_metadata(target)["dataset"] == "first"
+  export.load_encoder(target)
+
+
+def test_what_a_kill_left_behind_is_cleared(encoder, tmp_path):
+  (tmp_path / ".encoder.side").mkdir()
+  (tmp_path / ".encoder.side" / "half").write_text("")
+  export.export_encoder(encoder, tmp_path / "encoder")
+  assert [p.name for p in tmp_path.iterdir()] == ["encoder"]
+
+
+def test_what_a_kill_between_two_moves_hid_is_there_again(encoder, tmp_path, monkeypatch):
+  target = tmp_path / "encoder"
+  export.export_encoder(encoder, target, {"dataset": "first"})
+  target.rename(tmp_path / ".encoder.old")
+  monkeypatch.setattr(description, "write", lambda *_: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    export.export_encoder(encoder, target, {"dataset": "second"})
+  assert [p.name for p in tmp_path.iterdir()] == ["encoder"]
+  assert export.read_metadata(target)["dataset"] == "first"
+
+
+def test_other_folders_are_never_replaced(encoder, tmp_path):
+  (tmp_path / "thesis.tex").write_text("all of it")
+  with pytest.raises(errors.UserError, match="holds something else"):
+    export.export_encoder(encoder, tmp_path)
+  assert (tmp_path / "thesis.tex").read_text() == "all of it"
+  with pytest.raises(errors.UserError, match="is a file"):
+    export.export_encoder(encoder, tmp_path / "thesis.tex")
+
+
+def test_one_clear_line_for_folders_that_are_no_exports(folder, classifier_folder, tmp_path):
+  with pytest.raises(errors.UserError, match=r"no folder .*give the folder of an encoder"):
+    export.read_metadata(tmp_path / "nowhere", "encoder")
+  with pytest.raises(errors.UserError, match=r"no metadata\.json.*did you mean .*/encoder'"):
+    export.load_encoder(folder.parent)
+  with pytest.raises(errors.UserError, match="holds an encoder, not a classifier"):
+    export.load_classifier(folder)
+  for text, message in (
+    ("{", "is damaged"),
+    ("[]", "lacks"),
+    ('{"kind": "encoder"}', "lacks 'format_version'"),
+  ):
+    (tmp_path / "metadata.json").write_text(text)
+    with pytest.raises(errors.UserError, match=message):
+      export.read_metadata(tmp_path)
+  metadata = export.read_metadata(folder) | {"format_version": 99}
+  (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+  with pytest.raises(errors.UserError, match="format 99"):
+    export.read_metadata(tmp_path)
+  (tmp_path / "metadata.json").write_text(json.dumps(metadata | {"format_version": 1}))
+  with pytest.raises(errors.UserError, match=r"lacks network\.keras"):
+    export.load_encoder(tmp_path)
+  (tmp_path / "network.keras").write_bytes((folder / "network.keras").read_bytes()[:1000])
+  with pytest.raises(errors.UserError, match="cannot read"):
+    export.load_encoder(tmp_path)
+
+
+def log_mean_exp(loc, scale, noise, layers):
+  """The sampled prediction, one z at a time, in NumPy and float64."""
+  (w1, gamma, beta, mean, variance), (w2, b2) = layers
+  result = np.zeros((len(loc), len(b2)))
+  for i in range(len(loc)):
+    each = []
+    for eps in noise[i]:
+      hidden = (loc[i] + scale[i] * eps).astype(np.float64) @ w1
+      hidden = np.maximum((hidden - mean) / np.sqrt(variance + 1e-5) * gamma + beta, 0)
+      logits = hidden @ w2 + b2
+      each.append(logits - logits.max() - np.log(np.sum(np.exp(logits - logits.max()))))
+    each = np.array(each)
+    top = each.max(0)
+    result[i] = top + np.log(np.mean(np.exp(each - top), 0))
+  return result
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_sampled_is_the_log_of_the_mean_probability(encoder, tmp_path, size):
+  # With logits of 1e4 most probabilities are below the smallest float: they must not be cut.
+  keras.utils.set_random_seed(5)
+  head = networks.mlp(6, [16, 10], "head")
+  head.get_layer("dense2").kernel.assign(size * head.get_layer("dense2").kernel)
+  model = Classifier(encoder.network, head)
+  export.export_classifier(model, tmp_path / "classifier")
+  loaded = tf.saved_model.load(str(tmp_path / "classifier"))
+  images = digits()[0][:4]
+  found = loaded.signatures["sampled"](
+    images=tf.constant(images), seed=tf.constant([3, 4]), samples=tf.constant(9)
+  )
+  assert set(found) == {"log_probabilities"}
+  normal = encoder(images, training=False)
+  noise = tf.random.stateless_normal([4, 9, 6], [3, 4]).numpy()
+  layers = [
+    [head.get_layer("dense1").get_weights()[0], *head.get_layer("norm1").get_weights()],
+    head.get_layer("dense2").get_weights(),
+  ]
+  wanted = log_mean_exp(normal.loc.numpy(), normal.scale.numpy(), noise, layers)
+  assert (wanted < -1000).any() == (size > 1)
+  np.testing.assert_allclose(found["log_probabilities"], wanted, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(
+    model.log_probabilities(images, [3, 4], 9), found["log_probabilities"], rtol=1e-5, atol=1e-5
+  )
+
+
+def test_sampled_is_differentiable_through_loc_and_scale(classifier, classifier_folder):
+  loaded = tf.saved_model.load(str(classifier_folder))
+  images = tf.constant(digits()[0][:2])
+
+  def value(images):
+    return loaded.sampled(images, tf.constant([1, 2]), tf.constant(50))["log_probabilities"][:, 3]
+
+  with tf.GradientTape() as tape:
+    tape.watch(images)
+    total = tf.reduce_sum(value(images))
+  gradient = tape.gradient(total, images).numpy()
+  direction = np.random.default_rng(0).normal(size=images.shape).astype(np.float32)
+  step = 1e-3  # short enough to cross hardly any kink of a ReLU
+  slope = (value(images + step * direction) - value(images - step * direction)) / (2 * step)
+  np.testing.assert_allclose(np.sum(gradient * direction, (1, 2, 3)), slope, rtol=0.05)
+  # The scale's share: the same without a gradient through it is another gradient.
+  with tf.GradientTape() as tape:
+    tape.watch(images)
+    loc, scale = classifier.represent(images)
+    noise = tf.random.stateless_normal([2, 50, 6], [1, 2])
+    total = tf.reduce_sum(classifier.from_noise(loc, tf.stop_gradient(scale), noise)[:, 3])
+  assert np.abs(tape.gradient(total, images).numpy() - gradient).max() > 1e-4
+
+
+def test_classifier_signatures(classifier, classifier_folder):
+  loaded = tf.saved_model.load(str(classifier_folder))
+  images = tf.constant(digits()[0][:6])
+  logits = loaded.signatures["deterministic"](images=images)["logits"]
+  loc, scale = classifier.represent(images)
+  np.testing.assert_allclose(loaded.signatures["head"](z=loc)["logits"], logits, atol=1e-5)
+  np.testing.assert_allclose(classifier.logits(images), logits, atol=1e-5)
+  first, second = (
+    loaded.signatures["serving_default"](images=images)["probabilities"].numpy() for _ in range(2)
+  )
+  assert first.shape == (6, 10)
+  np.testing.assert_allclose(first.sum(1), 1, atol=1e-5)
+  assert np.abs(first - second).max() > 1e-4  # fresh noise
+  # The mean of many served predictions is the limit classifier.
+  served = [
+    loaded.signatures["serving_default"](images=images)["probabilities"].numpy() for _ in range(200)
+  ]
+  limit = np.exp(classifier.log_probabilities(images, [0, 0], 5000))
+  spread = np.std(served, 0)
+  np.testing.assert_array_less(np.abs(np.mean(served, 0) - limit), 5 * spread / np.sqrt(200) + 5e-3)
+  # 7 samples are served: the spread is that of a mean of 7.
+  one = loc[:, None] + scale[:, None] * tf.random.normal([6, 1000, 6])
+  one = tf.nn.softmax(classifier.head(tf.reshape(one, [-1, 6]))).numpy()
+  one = one.reshape(6, 1000, 10).std(1)
+  np.testing.assert_allclose(spread.mean() / one.mean(), 7**-0.5, rtol=0.15)
+
+
+def test_a_deterministic_classifier_uses_no_noise(encoder, tmp_path):
+  head = networks.mlp(6, [3], "head")
+  model = Classifier(encoder.network, head, stochastic=False)
+  model.class_names = ["a", "b", "c"]
+  export.export_classifier(model, tmp_path / "classifier", {"dataset": "digits"})
+  loaded = tf.saved_model.load(str(tmp_path / "classifier"))
+  images = tf.constant(digits()[0][:3])
+  wanted = tf.nn.softmax(model.logits(images)).numpy()
+  for _ in range(2):
+    np.testing.assert_allclose(loaded.serving_default(images)["probabilities"], wanted, atol=1e-6)
+  sampled = loaded.sampled(images, tf.constant([1, 2]), tf.constant(4))["log_probabilities"]
+  np.testing.assert_allclose(np.exp(sampled), wanted, atol=1e-6)
+  again = export.load_classifier(tmp_path / "classifier")
+  assert again.stochastic is False
+  assert again.class_names == ["a", "b", "c"]
+  assert again.metadata["classes"] == 3
+  np.testing.assert_allclose(again(images), wanted, atol=1e-6)
+
+
+def test_a_head_of_another_width_is_refused(encoder):
+  with pytest.raises(errors.UserError, match="6 dimensions, but the head takes 5"):
+    Classifier(encoder.network, networks.mlp(5, [3], "head"))
+
+
+USER = """
+import importlib.util, runpy, sys
+
+class Refuse:
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in ("urkle_tf", "tensorflow_probability", "tf_keras"):
+      raise ImportError(name)
+
+sys.meta_path.insert(0, Refuse())
+example, folder, file, out = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("example", example)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+
+import numpy as np, tensorflow as tf
+data = np.load(file)
+images, labels = data["images"], data["labels"]
+loaded = tf.saved_model.load(folder)
+outputs = loaded.serving_default(tf.constant(images[:50]))
+network = module.keras.saving.load_model(folder + "/network.keras")(images[:50], training=False)
+result = {
+  "loc": outputs["loc"], "scale": outputs["scale"],
+  "network_loc": network["loc"], "network_scale": network["scale"],
+}
+models = {
+  "saved": module.on_saved_model(folder, images.shape[1:], 10),
+  "frozen": module.on_saved_model(folder, images.shape[1:], 10, trainable=False),
+  "network": module.on_network(folder, 10),
+}
+for name, model in models.items():
+  before = [w.numpy() for w in model.weights]
+  history = model.fit(images, labels, batch_size=64, epochs=3, shuffle=False, verbose=0).history
+  moved = [float(np.abs(w.numpy() - b).max()) for w, b in zip(model.weights, before)]
+  result[name + "_moved"] = moved
+  result[name + "_loss"] = history["loss"]
+  result[name + "_saliency"] = module.saliency(model, images[:50], labels[:50])
+np.savez(out, **result)
+
+# As it is, too.
+small = file.replace("images", "few")
+np.savez(small, images=images[:128], labels=labels[:128])
+sys.argv = [example, folder, small]
+runpy.run_path(example, run_name="__main__")
+"""
+
+
+def test_a_program_that_knows_only_tensorflow_and_keras(encoder, folder, tmp_path):
+  images, labels = digits()
+  np.savez(tmp_path / "images.npz", images=images[:320], labels=labels[:320])
+  example = ROOT / "examples" / "finetune_export.py"
+  arguments = [str(example), str(folder), str(tmp_path / "images.npz"), str(tmp_path / "out.npz")]
+  command = [sys.executable, "-c", USER, *arguments]
+  run = subprocess.run(command, check=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+  with np.load(tmp_path / "out.npz") as stored:
+    found = dict(stored)
+  normal = encoder(images[:50], training=False)
+  for prefix in ("", "network_"):
+    np.testing.assert_allclose(found[f"{prefix}loc"], normal.loc, atol=1e-5)
+    np.testing.assert_allclose(found[f"{prefix}scale"], normal.scale, atol=1e-5)
+  for name in ("saved", "frozen", "network"):
+    assert found[f"{name}_loss"][-1] < found[f"{name}_loss"][0]
+    assert np.abs(found[f"{name}_saliency"]).max() > 0
+  # Everything trainable that loc depends on has moved (conv, norm, raw_loc, Dense: the head for
+  # scale has no part in it).
+  assert np.sum(found["saved_moved"] > 0) == 3 * 3 + 1 + 2
+  assert len(found["saved_moved"]) == 3 * 3 + 1 + 2 + 4 * 2  # no weight of the scale's head
+  assert np.sum(found["frozen_moved"] > 0) == 2
+  # With network.keras the statistics of the four batch norms move too.
+  assert np.sum(found["network_moved"] > 0) == 3 * 3 + 1 + 2 + 4 * 2
+  said = [line.split(":")[0] for line in run.stdout.splitlines()]
+  assert said == ["SavedModel", "network.keras"]

@@ -1,0 +1,172 @@
+"""Imported ResNets compute what a plain NumPy ResNet with PyTorch's conventions does."""
+
+import numpy as np
+import pytest
+from torch_resnets import forward, is_norm, listed, resnet_state
+
+import urkle_tf
+from urkle_tf import errors, networks
+
+
+@pytest.fixture(scope="module")
+def state():
+  return resnet_state(np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def images():
+  return np.random.default_rng(1).uniform(size=(3, 8, 8, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def features(state, images):
+  """The features of the state as it is; those of other weights differ."""
+  found = forward(state, images.transpose(0, 3, 1, 2))
+  assert np.std(found, 0).mean() > 0.05
+  return found
+
+
+@pytest.fixture
+def backbone():
+  return networks.resnet18((8, 8, 3), width=4, stem="small")
+
+
+def agree(model, images, wanted):
+  np.testing.assert_allclose(
+    model(images, training=False), wanted, rtol=1e-4, atol=2e-5 * np.abs(wanted).max()
+  )
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module.encoder.", "backbone."])
+def test_a_checkpoint_computes_what_it_did(state, images, features, backbone, prefix):
+  arrays = {prefix + name: value for name, value in state.items()}
+  arrays["optimiser.step"] = np.array(3)
+  left = urkle_tf.import_torch_state(arrays, backbone)
+  agree(backbone, images, features)
+  counters = [name for name in arrays if name.endswith("num_batches_tracked")]
+  heads = [f"{prefix}fc.weight", f"{prefix}fc.bias", "optimiser.step"]
+  assert left == sorted(heads + counters)
+
+
+def test_names_of_cifar_networks(state, images, features, backbone):
+  arrays = {name.replace("downsample", "shortcut"): value for name, value in state.items()}
+  urkle_tf.import_torch_state(arrays, backbone)
+  agree(backbone, images, features)
+
+
+@pytest.mark.parametrize("norm", [0, 1, "1"])
+def test_one_of_two_normalisations(state, images, backbone, norm):
+  others = resnet_state(np.random.default_rng(2))
+  arrays = listed(state, others)
+  left = urkle_tf.import_torch_state(arrays, backbone, norm=norm)
+  taken = state if str(norm) == "1" else {n: others[n] if is_norm(n) else state[n] for n in state}
+  agree(backbone, images, forward(taken, images.transpose(0, 3, 1, 2)))
+  assert "bn1.bn_list.0.weight" in left or "bn1.bn_list.1.weight" in left
+  with pytest.raises(errors.UserError, match=r"give norm=, one of 0, 1 \(in ACL and DynACL"):
+    urkle_tf.import_torch_state(arrays, backbone)
+  with pytest.raises(errors.UserError, match="unknown normalisation '2'"):
+    urkle_tf.import_torch_state(arrays, backbone, norm=2)
+
+
+def test_a_list_of_one_needs_no_choice(state, images, features, backbone):
+  arrays = {
+    ".".join([*name.split(".")[:-1], "bn_list", name.split(".")[-1]]) if is_norm(name) else name: v
+    for name, v in state.items()
+  }
+  urkle_tf.import_torch_state(arrays, backbone)
+  agree(backbone, images, features)
+
+
+def test_an_encoder_over_the_backbone(state, images, features, backbone, tmp_path):
+  mean, std = np.array([0.4, 0.5, 0.6], np.float32), np.array([0.2, 0.25, 0.3], np.float32)
+  encoder = urkle_tf.GaussianEncoder(
+    backbone, latent_dim=5, preprocess=lambda x: (x - mean) / std, loc="dense"
+  )
+  np.savez(tmp_path / "state.npz", **state)
+  with np.load(tmp_path / "state.npz") as arrays:
+    urkle_tf.import_torch_state(arrays, encoder)
+  agree(backbone, images, features)
+  head = encoder.network.get_layer("raw_loc").kernel.numpy()
+  whole = forward(state, ((images - mean) / std).transpose(0, 3, 1, 2)) @ head
+  loc = encoder.network(images, training=False)["loc"]  # its batch norm has seen nothing yet
+  np.testing.assert_allclose(loc, whole / np.sqrt(1 + 1e-5), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "build, options",
+  [
+    (networks.resnet18, {}),
+    (networks.resnet50, {"depths": (3, 4, 6, 3), "bottleneck": True}),
+  ],
+)
+def test_torchvisions_networks(rng, build, options):
+  state = resnet_state(rng, stem=7, width=2, **options)
+  images = rng.uniform(size=(2, 64, 32, 3)).astype(np.float32)
+  backbone = build((64, 32, 3), width=2, stem="large")
+  urkle_tf.import_torch_state(state, backbone)
+  agree(backbone, images, forward(state, images.transpose(0, 3, 1, 2), large=True))
+
+
+def changed(state, drop=(), **more):
+  return {n: v for n, v in state.items() if n not in drop} | {
+    n.replace("__", "."): v for n, v in more.items()
+  }
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (
+      lambda s: changed(s, drop=["layer2.0.downsample.0.weight", "bn1.running_var"]),
+      "does not fit resnet18: missing: bn1.running_var, layer2.0.downsample.0.weight$",
+    ),
+    (
+      lambda s: changed(
+        s, conv1__bias=np.zeros(4), layer1__2__conv1__weight=np.zeros((4, 4, 3, 3))
+      ),
+      "does not fit resnet18: further: conv1.bias, layer1.2.conv1.weight$",
+    ),
+    (
+      lambda s: changed(s, layer3__1__conv2__weight=np.zeros((16, 16, 1, 1))),
+      "other shapes: layer3.1.conv2.weight is 16x16x1x1, not 16x16x3x3$",
+    ),
+    (
+      lambda s: resnet_state(np.random.default_rng(0), width=8),
+      'and 96 more; it was made by a network of 3 channels, width=8, stem="small"$',
+    ),
+    (
+      lambda s: changed(s, conv1__weight=np.zeros((4, 3, 7, 7))),
+      'is 4x3x7x7, not 4x3x3x3; it was made by a network of 3 channels, width=4, stem="large"$',
+    ),
+    (
+      lambda s: {f"{p}{n}": v for n, v in s.items() for p in ("encoder_q.", "encoder_k.")},
+      "several networks: give prefix=, one of 'encoder_k.', 'encoder_q.'",
+    ),
+    (
+      lambda s: {"state_dict": np.zeros(3)},
+      r"no ResNet: .*it has state_dict\); give the state_dict",
+    ),
+  ],
+)
+def test_what_does_not_fit_is_one_line_and_changes_nothing(state, backbone, change, message):
+  before = [weight.copy() for weight in backbone.get_weights()]
+  with pytest.raises(errors.UserError, match=message) as caught:
+    urkle_tf.import_torch_state(change(state), backbone)
+  assert "\n" not in str(caught.value)
+  for old, new in zip(before, backbone.get_weights(), strict=True):
+    np.testing.assert_array_equal(old, new)
+
+
+def test_the_one_that_is_meant_of_several(state, images, features, backbone):
+  arrays = {f"encoder_q.{n}": v for n, v in state.items()}
+  arrays |= {f"encoder_k.{n}": 0 * v for n, v in state.items()}
+  left = urkle_tf.import_torch_state(arrays, backbone, prefix="encoder_q.")
+  agree(backbone, images, features)
+  assert "encoder_k.conv1.weight" in left
+  with pytest.raises(errors.UserError, match="did you mean 'encoder_q"):
+    urkle_tf.import_torch_state(arrays, backbone, prefix="encoder")
+
+
+def test_other_backbones_are_refused(state):
+  with pytest.raises(errors.UserError, match="'convnet' holds no ResNet of this package"):
+    urkle_tf.import_torch_state(state, networks.convnet((8, 8, 3), width=4, layers=2))

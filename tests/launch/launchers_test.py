@@ -1,0 +1,196 @@
+"""The launchers: their syntax, what they would run, and one of them for real."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from tools import loopback
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LAUNCH = ROOT / "launch"
+
+FLAGS = ["--flagfile=configs/cifar10.cfg", "--pretext=simclr(temperature=0.5)", "--output_dir=a b"]
+
+
+def _known_flags():
+  from urkle_tf import settings
+
+  return {*(field.name for field in dataclasses.fields(settings.Train)), "flagfile"}
+
+
+def _dry(script, *arguments, **environment):
+  done = subprocess.run(
+    ["bash", LAUNCH / script, "--dry_run", *arguments],
+    capture_output=True,
+    text=True,
+    env={**os.environ, **environment},
+    check=False,
+  )
+  return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+
+def _checked(words):
+  """The flags of a command that trains; each is one that `urkle_tf.train` knows."""
+  assert words[:3] == ["python", "-m", "urkle_tf.train"]
+  for word in words[3:]:
+    assert re.match(r"--(\w+)", word)[1] in _known_flags(), word
+  return words[3:]
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in LAUNCH.glob("*.sh")))
+def test_syntax(script):
+  subprocess.run(["bash", "-n", LAUNCH / script], check=True)
+
+
+@pytest.mark.parametrize("script, strategy", [("gpus.sh", "mirrored"), ("tpu_vm.sh", "tpu")])
+def test_one_host_would_run(script, strategy):
+  code, said, _ = _dry(script, *FLAGS)
+  flags = _checked(shlex.split(said))
+  assert code == 0
+  assert flags[0] == f"--strategy={strategy}"
+  assert flags[-3:] == FLAGS
+
+
+def test_several_hosts_would_run():
+  code, said, _ = _dry("hosts.sh", "1", "a:1,b:2,c:3", *FLAGS)
+  assert code == 0
+  config, *words = shlex.split(said)
+  assert json.loads(config.removeprefix("TF_CONFIG=")) == {
+    "cluster": {"worker": ["a:1", "b:2", "c:3"]},
+    "task": {"type": "worker", "index": 1},
+  }
+  assert _checked(words) == ["--strategy=multi_worker", *FLAGS]
+
+
+@pytest.mark.parametrize("number", ["2", "x", "-1"])
+def test_a_number_that_no_host_has(number):
+  code, _, said = _dry("hosts.sh", number, "a:1,b:2")
+  assert code == 1
+  assert said == f"urkle_tf: the number must be from 0 to 1, got {number}"
+
+
+def _commands(folder, **scripts):
+  """A folder of commands that stand in for others."""
+  folder.mkdir()
+  for name, script in scripts.items():
+    (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+    (folder / name).chmod(0o755)
+  return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+def test_a_node_of_slurm_would_run(tmp_path):
+  """The command is run, by an srun that starts node 1, and a python that says what it was asked."""
+  path = _commands(
+    tmp_path / "bin",
+    scontrol='[ "$*" = "show hostnames n[1-2]" ] && printf "n1\\nn2\\n"',
+    srun='export SLURM_PROCID=1; exec "$@"',
+    python='echo "$TF_CONFIG"; printf "%s\\n" "$@"',
+  )
+  job = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "12345", "SLURM_SUBMIT_DIR": str(ROOT)}
+  code, said, error = _dry("slurm.sh", *FLAGS, PATH=path, **job)
+  assert code == 0, error
+  found = subprocess.run(
+    ["bash", "-c", said],
+    capture_output=True,
+    text=True,
+    env={**os.environ, "PATH": path},
+    check=True,
+  )
+  config, *words = found.stdout.splitlines()
+  assert json.loads(config) == {
+    "cluster": {"worker": ["n1:22345", "n2:22345"]},
+    "task": {"type": "worker", "index": 1},
+  }
+  assert _checked(["python", *words]) == ["--strategy=multi_worker", *FLAGS]
+  assert _dry("slurm.sh", *FLAGS, PATH=path)[0] == 1  # not within a job
+
+
+def test_kubernetes_restarts_what_can_go_on():
+  job = yaml.safe_load((LAUNCH / "kubernetes.yaml").read_text())
+  assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "TFJob")
+  worker = job["spec"]["tfReplicaSpecs"]["Worker"]
+  assert worker["restartPolicy"] == "ExitCode"
+  assert worker["replicas"] > 1
+  pod = worker["template"]["spec"]
+  (container,) = pod["containers"]
+  assert container["name"] == "tensorflow"
+  flags = _checked([*container["command"], *container["args"]])
+  assert "--strategy=multi_worker" in flags
+  mounted = {mount["name"] for mount in container["volumeMounts"]}
+  assert mounted == {volume["name"] for volume in pod["volumes"]}
+  assert pod["terminationGracePeriodSeconds"] >= 60
+  (config,) = (flag for flag in flags if flag.startswith("--flagfile="))
+  assert (ROOT / config.removeprefix("--flagfile=")).exists()
+
+
+def test_hosts_start_again_and_stop(tmp_path):
+  """launch/hosts.sh with a training that first loses its peer, is then stopped, and goes on."""
+  clone = tmp_path / "clone"
+  (clone / "launch").mkdir(parents=True)
+  shutil.copy(LAUNCH / "hosts.sh", clone / "launch")
+  (clone / "launch" / "environment.sh").write_text("make_environment() { :; }\nsleep() { :; }\n")
+  path = _commands(
+    tmp_path / "bin",
+    python="echo started >> starts; case $(wc -l < starts) in 1) exit 138;; 2) exit 143;; esac\n"
+    "trap 'echo saved >> starts; exit 143' TERM\n"
+    "echo ready >> starts; while true; do /bin/sleep 0.05; done",
+  )
+  starts = clone / "starts"
+  process = subprocess.Popen(
+    ["bash", clone / "launch" / "hosts.sh", "0", "a:1,b:2"],
+    env={**os.environ, "PATH": path},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  while not (starts.exists() and "ready" in starts.read_text()):
+    assert process.poll() is None
+    time.sleep(0.05)
+  process.send_signal(signal.SIGTERM)
+  _, said = process.communicate()
+  assert process.returncode == 143
+  assert starts.read_text().split() == ["started"] * 3 + ["ready", "saved"]
+  assert said.splitlines() == ["urkle_tf: starting again"] * 2
+  (clone / "starts").unlink()
+  wrong = _commands(tmp_path / "wrong", python="exit 2")
+  done = subprocess.run(
+    ["bash", clone / "launch" / "hosts.sh", "0", "a:1"],
+    env={**os.environ, "PATH": wrong},
+    check=False,
+  )
+  assert done.returncode == 2  # not started again
+
+
+@pytest.mark.skipif(not shutil.which("setsid"), reason="needs setsid")
+def test_two_hosts_train_for_real(request, tmp_path):
+  """Both halves of launch/hosts.sh on this host; with --full, because it takes long."""
+  if not request.config.getoption("--full"):
+    pytest.skip("run with --full")
+  clone = tmp_path / "clone"
+  (clone / "launch").mkdir(parents=True)
+  shutil.copy(LAUNCH / "hosts.sh", clone / "launch")
+  (clone / "launch" / "environment.sh").write_text("make_environment() { :; }\n")
+  path = _commands(tmp_path / "bin", python=f'exec {sys.executable} "$@"')
+  hosts = ",".join(loopback.addresses(2))
+  run = tmp_path / "run"
+  flags = ["--encoder=convnet(width=4, layers=2)", "--split=train[:64]", "--batch_size=16"]
+  flags += ["--epochs=2", "--attack_steps=1", f"--output_dir={run}"]
+  processes = [
+    subprocess.Popen(
+      ["bash", clone / "launch" / "hosts.sh", str(number), hosts, *flags],
+      env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+    )
+    for number in range(2)
+  ]
+  assert [process.wait() for process in processes] == [0, 0]
+  assert (run / "encoder" / "saved_model.pb").exists()

@@ -1,0 +1,328 @@
+"""ACL's forms, attacks and streams, and DynACL's schedule, recipe and moving average."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from plain_losses import nt_xent_loop
+
+import urkle_tf
+from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf.data import augment, pipeline, sources
+from urkle_tf.training import pretraining
+
+EPSILON = 0.05
+FORMS = ("ds", "a2a", "a2s")
+
+
+def _trainer(form="ds", steps=None, augment=None, **options):
+  keras.utils.set_random_seed(0)
+  trainer = urkle_tf.Trainer(
+    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense"),
+    pretexts.SimCLR(projector=8, projection=4),
+    robustness.ACL(form, **options),
+    attacks.PGD(attacks.Linf(EPSILON), steps=5),
+    augment=augment,
+    steps=steps,
+  )
+  trainer.compile(keras.optimizers.SGD(0.05))
+  return trainer
+
+
+def _embed(trainer, images, stream, training=False):
+  loc = trainer.encoder.streams[stream](images, training=training)["loc"]
+  return trainer.pretext._projectors[stream](loc, training=training).numpy()
+
+
+def _settled(trainer):
+  """Both streams with moving averages near those of the images they see, which differ."""
+  images = np.random.default_rng(1).uniform(size=(64, 8, 8, 1)).astype("float32")
+  for stream in trainer.encoder.streams:
+    for _ in range(10):
+      _embed(trainer, images**2 if stream == "clean" else images, stream, training=True)
+  return trainer
+
+
+@pytest.fixture(scope="module")
+def views():
+  return tf.constant(np.random.default_rng(2).uniform(size=(6, 2, 8, 8, 1)), tf.float32)
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def trainer(request):
+  return _settled(_trainer(request.param))
+
+
+def _objective(trainer, views):
+  return trainer.robustness.objective(trainer.encoder, trainer.pretext, views, None)
+
+
+def test_objective_is_the_contrast_of_the_forms_tuple(trainer, views):
+  near = np.clip(views + 0.03, 0, 1)
+  before = [v.numpy() for v in trainer.variables]
+  form = trainer.robustness.form
+  first, second = ("clean" if form == "a2s" else "adversarial"), "adversarial"
+  embed = lambda one, two: np.stack(  # noqa: E731
+    [_embed(trainer, one, first), _embed(trainer, two, second)], 1
+  )
+  clean = embed(views[:, 0], views[:, 1])
+  if form == "a2s":  # the second view alone is attacked
+    neighbours, expected = near[:, 1], nt_xent_loop(embed(views[:, 0], near[:, 1]), clean)
+  else:
+    neighbours = near.reshape(12, 8, 8, 1)
+    expected = np.repeat(nt_xent_loop(embed(near[:, 0], near[:, 1]), clean), 2)
+  found = _objective(trainer, views)(tf.constant(neighbours))
+  np.testing.assert_allclose(found, expected, rtol=2e-4)
+  for variable, value in zip(trainer.variables, before, strict=True):
+    np.testing.assert_array_equal(variable, value)
+
+
+def test_the_attack_raises_the_objective_inside_the_ball(trainer, views):
+  objective, clean = _objective(trainer, views), trainer.robustness.targets(views)
+  found, _ = trainer.adversaries(views, None, tf.constant([0, 1]))
+  assert found.shape == clean.shape
+  assert np.abs(found - clean).max() <= EPSILON + 1e-6
+  assert found.numpy().min() >= 0
+  assert found.numpy().max() <= 1
+  assert np.all(np.abs(found - clean).max((2, 3, 4)) > EPSILON / 2)  # all that are attacked move
+  rows = lambda x: tf.cast(tf.reshape(x, [-1, 8, 8, 1]), tf.float32)  # noqa: E731
+  signs = np.sign(np.random.default_rng(0).normal(size=(20, *clean.shape)))
+  chance = [objective(rows(np.clip(clean + EPSILON * s, 0, 1))) for s in signs]
+  assert np.all(objective(rows(found)) > objective(rows(clean)))
+  assert np.all(objective(rows(found)) > np.max(chance, axis=0))
+
+
+def test_views_of_an_image_are_attacked_jointly_and_images_apart(views):
+  objective = _objective(_trainer("ds"), views)
+  near = tf.reshape(views, [-1, 8, 8, 1]).numpy()
+  before = objective(tf.constant(near)).numpy()
+  near[4] += 0.05  # the first view of image 2
+  changed = objective(tf.constant(near)).numpy() != before
+  assert np.flatnonzero(changed).tolist() == [4, 5]
+
+
+def test_losses_by_hand():
+  """Two images at right angles, whose clean views agree and whose adversaries do not.
+
+  z, without a projector: image 1 (e1, e1 | e1, e2), image 2 (e2, e2 | e1, e2).  At temperature
+  1/2 the clean tuples cost log(2 e^0) - 2, the adversaries log(e^2 + e^0) - 0; of a2s, image 1
+  has (e1, e2) and image 2 (e2, e2) of the same pass: see below.
+  """
+  e1, e2 = [1.0, 0.0], [0.0, 1.0]
+  loc = tf.constant([[e1, e1, e1, e2], [e2, e2, e1, e2]])
+  members = networks.Representations(tfp.distributions.Normal(loc, tf.ones_like(loc)), loc)
+  pretext = pretexts.SimCLR(projector=0)
+  pretext.attach(networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 2, loc="dense"))
+
+  def loss(form, passed, progress=None, **options):
+    scheme = robustness.ACL(form, **options)
+    return sum(
+      (weight(progress) if callable(weight) else weight)
+      * pretext.loss(passed.take(chosen), None)["nt_xent"]
+      for weight, chosen in scheme.tuples(0, 0)
+    )
+
+  clean, adversarial = np.log(2) - 2, np.log(np.e**2 + 1)
+  np.testing.assert_allclose(loss("ds", members), [(clean + adversarial) / 2] * 2, rtol=1e-6)
+  np.testing.assert_allclose(loss("a2a", members.take([2, 3])), [adversarial] * 2, rtol=1e-6)
+  # Anchors e1 and e2 of image 1 see e2 and e2: D = 2 and 2 e^2.  Those of image 2, e2 and e2, see
+  # e1 and e2: D = 1 + e^2 both, and their positive is at cosine 1.
+  one, two = (np.log(2) + np.log(2 * np.e**2)) / 2, np.log(1 + np.e**2) - 2
+  np.testing.assert_allclose(loss("a2s", members.take([0, 3])), [one, two], rtol=1e-6)
+  # DynACL at half strength: w = 2/3 * 1/2 = 1/3.
+  found = loss("ds", members, 0.5, anneal=2, adversarial_weight=2 / 3)
+  np.testing.assert_allclose(found, [clean / 3 + 2 * adversarial / 3] * 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_steps_loss_is_that_of_each_member_in_its_stream(form, views):
+  """Recomputed outside of the trainer, stream by stream, from the adversaries that it finds."""
+  trainer = _settled(_trainer(form))
+  seed = urkle_tf.distribution.fold(urkle_tf.distribution.fold([0, 0], 0), 1)
+  adversaries, _ = trainer.adversaries(views, None, seed, 0)
+  before = [v.numpy() for v in trainer.variables]
+
+  def embed(stream, *members):
+    images = np.stack(members, 1).reshape(-1, 8, 8, 1)
+    return _embed(trainer, images, stream, training=True).reshape(6, len(members), 4)
+
+  v1, v2 = views[:, 0], views[:, 1]
+  if form == "a2s":
+    pairs = [np.concatenate([embed("clean", v1), embed("adversarial", adversaries[:, 0])], 1)]
+  else:
+    pairs = [embed("adversarial", adversaries[:, 0], adversaries[:, 1])]
+    pairs += [embed("clean", v1, v2)] if form == "ds" else []
+  expected = np.mean([nt_xent_loop(pair, pair).mean() for pair in pairs])
+  statistics = [v.numpy() for v in trainer.weights if "moving" in v.path]
+  for variable, value in zip(trainer.variables, before, strict=True):
+    variable.assign(value)
+  row = trainer.train_step({"views": views})
+  np.testing.assert_allclose(row["loss"], expected, rtol=1e-4)
+  # Each stream's statistics are those of its own images alone.
+  found = [v.numpy() for v in trainer.weights if "moving" in v.path]
+  assert len(found) == {"a2a": 8, "a2s": 16, "ds": 16}[form]
+  for one, other in zip(found, statistics, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_one_form_needs_one_stream(views):
+  trainer = _trainer("a2a")
+  assert list(trainer.encoder.streams) == ["adversarial"]
+  assert list(_trainer("ds").encoder.streams) == ["adversarial", "clean"]
+
+
+@pytest.mark.parametrize("rate", [1, 97])  # steps an epoch
+def test_strength_falls_in_twenty_stages_of_fifty_epochs(rate):
+  trainer = _trainer(steps=1000 * rate, anneal=20, adversarial_weight=2 / 3)
+  assert [float(trainer.strength(epoch * rate)) for epoch in (0, 49, 50, 500, 999)] == (
+    pytest.approx([1.0, 1.0, 0.95, 0.5, 0.05])
+  )
+  for stage in range(1, 20):  # each begins with its first step
+    ends = [float(trainer.strength(50 * stage * rate + offset)) for offset in (-1, 0)]
+    assert ends == pytest.approx([1 - (stage - 1) / 20, 1 - stage / 20])
+
+
+def test_adversaries_weigh_more_as_the_augmentation_weakens():
+  scheme = robustness.ACL(anneal=20, adversarial_weight=2 / 3)
+  for progress, clean, adversarial in (
+    (0.0, 1.0, 1.0),
+    (0.5, 2 / 3, 4 / 3),
+    (0.999, 1 - 0.95 * 2 / 3, 1 + 0.95 * 2 / 3),
+    (1.0, 1 / 3, 5 / 3),  # DynACL's 1.67, where the strength would be 0
+  ):
+    (one, first), (two, second) = scheme.tuples(2, 2)
+    assert (first, second) == ((0, 1), (2, 3))
+    found = [float(one(tf.constant(progress))), float(two(tf.constant(progress)))]
+    assert found == pytest.approx([clean / 2, adversarial / 2])
+  assert [weight for weight, _ in robustness.ACL(anneal=20).tuples(2, 2)] == [0.5, 0.5]
+
+
+class _Shown(augment.Recipe):
+  """A recipe whose images show the strength that it was called with."""
+
+  strength = 0.5
+
+  def __call__(self, images, noise, size=None, strength=None):
+    return tf.zeros_like(images) + (self.strength if strength is None else strength)
+
+
+def test_the_pipeline_and_the_step_augment_at_the_same_strength():
+  """Of 6 steps in 3 stages; the pipeline is a function of the step, so it can be resumed."""
+  trainer = _trainer(steps=6, anneal=3, augment=_Shown())
+  source = sources.load("digits", "train[:40]")
+  expected = [0.5, 0.5, 1 / 3, 1 / 3, 1 / 6, 1 / 6]
+  for start in (0, 3):
+    batches = pipeline.views(
+      source, _Shown(), 16, seed=0, start_step=start, strength=trainer.strength
+    )
+    shown = [float(b["views"][0, 1, 0, 0, 0]) for b in batches.take(6 - start)]
+    assert shown == pytest.approx(expected[start:])
+  batch = {"image": tf.zeros([4, 8, 8, 1], tf.uint8)}
+  shown = [float(trainer.views(batch, step)[0][0, 0, 0, 0, 0]) for step in range(6)]
+  assert shown == pytest.approx(expected)
+  plain = next(iter(pipeline.views(source, _Shown(), 16, seed=0)))["views"]
+  assert float(plain[0, 0, 0, 0, 0]) == 0.5
+
+
+def test_what_strength_cannot_reach_is_refused():
+  source = sources.load("digits", "train[:40]")
+  with pytest.raises(errors.UserError, match="Crop has no strength"):
+    pipeline.views(source, augment.Crop(), 16, seed=0, strength=lambda step: 1.0)
+  with pytest.raises(errors.UserError, match=r"Trainer\(..., steps=\)"):
+    _trainer(anneal=3)
+
+
+def test_the_moving_average_is_of_weights_and_statistics_of_both_streams(views):
+  trainer = _trainer(ema=0.6)
+  expected, online = None, lambda: [v.numpy() for v in trainer.encoder.weights]
+  # m = k / (k + 1), a plain mean, until that reaches 0.6
+  for step, m in enumerate((0.0, 1 / 2, 0.6, 0.6)):
+    trainer.train_step({"views": tf.roll(views, step, 0) ** (step + 1)})
+    weights = online()
+    expected = [
+      m * old + (1 - m) * new for old, new in zip(expected or weights, weights, strict=True)
+    ]
+  with trainer.averaged() as encoder:
+    assert encoder is trainer.encoder
+    found = online()
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+  for weight, one, current in zip(trainer.encoder.weights, found, weights, strict=True):
+    moved = np.abs(one - current).max() > 1e-5
+    assert moved != ("raw_scale" in weight.path)  # z = loc: nothing moves the scale
+  for one, other in zip(online(), weights, strict=True):  # and they are back
+    np.testing.assert_array_equal(one, other)
+
+
+def test_without_a_moving_average_the_encoder_is_what_it_is(views):
+  trainer = _trainer()
+  weights = [v.numpy() for v in trainer.encoder.weights]
+  with trainer.averaged():
+    for one, other in zip(trainer.encoder.weights, weights, strict=True):
+      np.testing.assert_array_equal(one, other)
+
+
+def test_a_run_exports_the_average_of_both_streams(tmp_path, monkeypatch):
+  """As DynACL, to the end: what is exported, and a classifier on the clean stream."""
+  seen, export_encoder = [], pretraining.export.export_encoder
+
+  def spy(encoder, *arguments):
+    seen.append((encoder, [v.numpy() for v in encoder.weights]))
+    return export_encoder(encoder, *arguments)
+
+  monkeypatch.setattr(pretraining.export, "export_encoder", spy)
+  result = urkle_tf.pretrain(
+    output_dir=str(tmp_path / "run"),
+    pretext="simclr(projector=8, projection=4)",
+    robustness="acl(anneal=2, adversarial_weight=2/3, ema=0.9)",
+    encoder="convnet(width=4, layers=2)",
+    latent_dim=6,
+    loc="dense",
+    split="train[:48]",
+    batch_size=16,
+    epochs=1,
+    attack_steps=1,
+  )
+  ((encoder, exported),) = seen
+  online = [v.numpy() for v in encoder.weights]
+  assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(exported, online, strict=True))
+  for variable, value in zip(encoder.weights, exported, strict=True):
+    variable.assign(value)
+  folder = tmp_path / "run" / "encoder"
+  assert result["encoder"] == str(folder)
+  images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype("float32")
+  for stream, place in (("adversarial", folder), ("clean", folder / "clean")):
+    loaded = urkle_tf.load_encoder(place)
+    assert loaded.metadata["stream"] == stream
+    assert loaded.metadata["stochastic"] is False
+    expected = encoder(images, stream=stream).loc
+    np.testing.assert_allclose(loaded(images).loc, expected, atol=1e-6)
+  adapted = urkle_tf.adapt(
+    encoder=str(folder / "clean"), output_dir=str(tmp_path / "head"), split="train[:48]", epochs=1
+  )
+  classifier = urkle_tf.load_classifier(adapted["classifier"])
+  found = classifier.network(images)["loc"]
+  np.testing.assert_allclose(found, encoder(images, stream="clean").loc, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    ({"form": "a2b"}, "'a2b'"),
+    ({"anneal": 0}, "anneal"),
+    ({"anneal": 2.5}, "anneal"),
+    ({"anneal": 20, "adversarial_weight": 1.5}, "from 0 to 1"),
+    ({"adversarial_weight": 0.5}, "give anneal"),
+    ({"form": "a2a", "anneal": 20, "adversarial_weight": 0.5}, "form=ds"),
+    ({"ema": 1.0}, "ema"),
+  ],
+)
+def test_wrong_options(options, words):
+  with pytest.raises(errors.UserError, match=words):
+    robustness.ACL(**options)
+
+
+def test_pretexts_without_a_contrast_are_refused():
+  with pytest.raises(errors.UserError, match="acl attacks a contrastive loss, and vae has none"):
+    robustness.ACL().check(pretexts.VAE())

@@ -1,0 +1,548 @@
+"""tools/accelerator: programs that take the package's own steps, and encoders of what came back."""
+
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tarfile
+import types
+import venv
+
+import numpy as np
+import pytest
+import scripts
+import tensorflow as tf
+from PIL import Image
+from small_models import RUN
+from tensorflow.compiler.mlir.stablehlo import stablehlo
+from tensorflow.compiler.tf2xla.python import xla
+from torch_resnets import forward
+
+import urkle_tf
+from urkle_tf import distribution, errors, networks
+from urkle_tf.training import checkpoints, pretraining
+
+FOLDER = scripts.ROOT / "tools" / "accelerator"
+sys.path.insert(0, str(FOLDER))
+
+import arrays  # noqa: E402
+
+export = scripts.load("tools/accelerator/export.py")
+encoders = scripts.load("tools/accelerator/encoder.py")
+
+TEACHER = {
+  **RUN,
+  "latent_dim": None,
+  "loc": None,
+  "learning_rate": 0.05,
+  "strategy": "one",
+  "pretext": "simclr(projector=8, projection=4)",
+  "robustness": "none",
+  "augment": "simclr(strength=0.5, flip=false)",
+  "augment_on_device": True,
+}
+TIMED = {**TEACHER, "epochs": None, "minutes": 1, "warmup_minutes": 0.5}
+STUDENT = {**TEACHER, "robustness": "urkle(beta=0.01)", "augment": "crop(padding=1)"}
+KERNELS = 200  # elements of what counts as a large kernel here
+
+
+def distil(teacher):
+  return {**STUDENT, "pretext": f"distil(teacher={teacher}, start=true)"}
+
+
+def own_steps(job, batches):
+  """What the package's own steps report, [{name: value}], and the state after them."""
+  step = tf.function(job.learner.step, autograph=False)
+  reported = [{name: float(value) for name, value in step(batch).items()} for batch in batches]
+  names = checkpoints.names(job.state)
+  return reported, dict(zip(names, map(distribution.plain, job.state), strict=True))
+
+
+def run_program(folder, batches, teacher=(), clock=None):
+  """Runs a program by XLA, which sees no more than what was exported; as `own_steps`."""
+  described, state = arrays.read_program(folder)
+  if clock is not None:
+    state[described["clock"]] = np.float32(clock)
+  state |= dict(zip(described["teacher"], teacher, strict=True))
+  if described["starts_from_teacher"]:
+    state |= dict(zip(described["start"], teacher, strict=True))
+  outputs = {int(place): name for place, name in described["outputs"].items()}
+  dtypes = [tf.float32] + [tf.as_dtype(state[outputs[k]].dtype) for k in sorted(outputs)]
+  shapes = [[len(described["metrics"])]] + [state[outputs[k]].shape for k in sorted(outputs)]
+  module = (folder / arrays.PROGRAM).read_bytes()
+
+  @tf.function(jit_compile=True, autograph=False)
+  def step(*arguments):
+    return xla.call_module(
+      list(arguments), version=9, module=module, Tout=dtypes, Sout=shapes, platforms=["CPU"]
+    )
+
+  found = []
+  for batch in batches:
+    values, *new = step(batch["image"], *(state[name] for name in described["inputs"]))
+    state |= {outputs[k]: value.numpy() for k, value in zip(sorted(outputs), new, strict=True)}
+    found.append(dict(zip(described["metrics"], values.numpy(), strict=True)))
+  return found, state
+
+
+def same_steps(ours, theirs, begun):
+  """Asserts that two trainings reported the same, and went the same way from where they began.
+
+  Args:
+    ours: as of `own_steps`.
+    theirs: likewise.
+    begun: {name: array} of the encoder before them.
+  """
+  (reported, after), (found, state) = ours, theirs
+  for own, other in zip(reported, found, strict=True):
+    assert other == pytest.approx(own, rel=5e-3, abs=1e-4)
+  assert found[0]["loss"] == pytest.approx(reported[0]["loss"], rel=1e-4)
+  assert set(after) <= set(state)
+  for name, value in after.items():
+    np.testing.assert_allclose(state[name], value, atol=2e-3, err_msg=name)
+  length = lambda one, other: np.sqrt(sum(np.sum((one[n] - other[n]) ** 2) for n in begun))  # noqa: E731
+  assert length(state, after) < 0.01 * length(after, begun)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+  """(folder with teacher and student, what the teacher's own steps gave, batches, TF's texts)."""
+  folder, texts = tmp_path_factory.mktemp("programs"), []
+  portable = export._portable
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(arrays, "LARGE", KERNELS)
+    patch.setattr(export, "_portable", lambda text: texts.append(text) or portable(text))
+    with pretraining.prepared(TEACHER) as job:
+      export.export_step(job, folder / "teacher", redraw=True)
+      urkle_tf.export_encoder(job.learner.encoder, folder / "start")
+      batches = list(job.views().take(4))
+      own = own_steps(job, batches)
+  flags = [f"--{name}={value}" for name, value in distil(folder / "start").items() if value]
+  subprocess.run(
+    [sys.executable, FOLDER / "export.py", *flags, f"--output_dir={folder / 'student'}"]
+    + [f"--write_encoder={folder / 'begun'}"],
+    check=True,
+  )
+  return folder, own, batches, texts
+
+
+def test_the_teachers_program_takes_the_packages_own_steps(programs):
+  folder, own, batches, _ = programs
+  described, state = arrays.read_program(folder / "teacher")
+  assert described["drawn"]
+  assert all(state[name].size > KERNELS for name in described["drawn"])
+  begun = {name: state[name] for name in described["start"]}
+  same_steps(own, run_program(folder / "teacher", batches), begun)
+
+
+def test_the_students_program_is_given_its_teacher(programs, tmp_path):
+  """One that did not exist when it was exported; the package's own student reads it from a file."""
+  folder, _, batches, _ = programs
+  teacher = urkle_tf.load_encoder(folder / "start")
+  rng = np.random.default_rng(1)
+  for weight in teacher.network.trainable_weights:
+    weight.assign(weight + rng.normal(0, 0.1, weight.shape))
+  urkle_tf.export_encoder(teacher, tmp_path / "teacher")
+  with pretraining.prepared(distil(tmp_path / "teacher")) as job:
+    own = own_steps(job, batches)
+  weights = [weight.numpy() for weight in teacher.network.weights]
+  described, _ = arrays.read_program(folder / "student")
+  found = run_program(folder / "student", batches, weights)
+  same_steps(own, found, dict(zip(described["start"], weights, strict=True)))
+  assert {"distillation", "kl", "attack_objective"} <= set(found[0][0])
+
+
+def test_the_encoder_at_its_start_is_written(programs):
+  folder, _, _, _ = programs
+  start, begun = (urkle_tf.load_encoder(folder / name).network for name in ("start", "begun"))
+  for own, other in zip(start.trainable_weights, begun.trainable_weights, strict=True):
+    np.testing.assert_array_equal(own, other)
+
+
+def test_a_program_by_the_clock_reads_the_clock(programs, tmp_path):
+  _, _, batches, _ = programs
+  lengths = {}
+  with pretraining.prepared(TIMED) as job:
+    export.export_step(job, tmp_path)
+    _, begun = arrays.read_program(tmp_path)
+    job.learner.clock.assign(0.125)  # a quarter of the warm-up
+    own = own_steps(job, batches[:1])
+  described, _ = arrays.read_program(tmp_path)
+  assert described["steps"] is None
+  begun = {name: begun[name] for name in described["start"]}
+  for clock in (0.125, 0.25):
+    found = run_program(tmp_path, batches[:1], clock=clock)
+    kernels = [name for name in begun if begun[name].ndim > 1]
+    lengths[clock] = sum(np.abs(found[1][name] - begun[name]).sum() for name in kernels)
+    if clock == 0.125:
+      same_steps(own, found, begun)
+  assert lengths[0.25] == pytest.approx(2 * lengths[0.125], rel=0.01)
+
+
+def test_no_operation_is_left_that_gpus_refuse(programs):
+  folder, _, _, texts = programs
+  assert all("mhlo.copy" in text for text in texts)
+  for name in ("teacher", "student"):
+    program = (folder / name / arrays.PROGRAM).read_bytes()
+    found = stablehlo.deserialize_portable_artifact_str(program)
+    assert b"stablehlo" in found
+    assert b"mhlo" not in found
+    assert str(scripts.ROOT).encode() not in found
+
+
+def test_what_is_exported_names_no_folder(programs):
+  folder, _, _, _ = programs
+  described = json.loads((folder / "student" / arrays.DESCRIPTION).read_text())
+  assert described["settings"]["pretext"] == "distil(teacher=start, start=True)"
+  assert str(folder) not in json.dumps(described)
+  assert described["settings"]["loc"] == "sphere"
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [({"augment_on_device": False}, "--augment_on_device"), ({"augment": "augmix"}, "device")],
+)
+def test_mistakes_of_an_export_end_in_one_line(options, words, tmp_path):
+  with (
+    pytest.raises(errors.UserError, match=words) as caught,
+    pretraining.prepared({**TEACHER, **options}) as job,
+  ):
+    export.export_step(job, tmp_path)
+  assert "\n" not in str(caught.value)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_averages_are_the_encoder_that_is_saved(tmp_path):
+  """Copies among what is drawn anew stay copies."""
+  with (
+    pytest.MonkeyPatch.context() as patch,
+    pretraining.prepared({**TEACHER, "ema": 0.9}) as job,
+  ):
+    patch.setattr(arrays, "LARGE", KERNELS)
+    export.export_step(job, tmp_path, redraw=True)
+    described, state = arrays.read_program(tmp_path)
+    (batch,) = job.views().take(1)
+    job.learner.step(batch)
+    weights, averages = job.learner.encoder.network.weights, job.learner._averages
+    assert not set(described["start"]) & set(described["encoder"])
+    for weight, start, average in zip(weights, described["start"], described["encoder"]):
+      np.testing.assert_array_equal(state[start], state[average])
+      position = int(average.partition("_")[0])
+      assert job.state[position].shape == weight.shape
+      assert any(job.state[position] is variable for variable in averages)
+
+
+# --- What comes back ---
+
+SETTINGS = {
+  **{"encoder": "resnet18(width=4)", "latent_dim": 6, "min_scale": 0.1, "max_scale": 0.4},
+  **{"pretext": "distil(teacher=T)", "robustness": "urkle", "dataset": "cifar10"},
+  **{"norm": "linf", "epsilon": 8 / 255},
+}
+
+
+def random_weights(loc, tmp_path, **settings):
+  """Weights of a random encoder, in two files, and what NAME.json says of it."""
+  settings = {**SETTINGS, "loc": loc, **settings}
+  if not loc.startswith("dense"):
+    settings["latent_dim"] = None
+  backbone = networks.backbone(settings["encoder"], (16, 16, 3))
+  weights = networks.GaussianEncoder(backbone, settings["latent_dim"], loc=loc).network.weights
+  rng = np.random.default_rng(0)
+  values = []
+  for weight in weights:
+    positive = any(word in weight.path for word in ("variance", "gamma", "spread"))
+    spread = 2 / np.prod(weight.shape[:-1]) ** 0.5
+    value = rng.uniform(0.5, 1.5, weight.shape) if positive else rng.normal(0, spread, weight.shape)
+    values.append(np.float32(np.float16(value)))
+  paths = [w.path for w in weights]
+  batch = [["uint8", [8, 16, 16, 3]]]
+  about = {"batch": batch, "encoder_paths": paths, "settings": settings}
+  (tmp_path / "student.json").write_text(json.dumps(about))
+  half = len(values) // 2
+  files = [str(tmp_path / f"student_{number}.npz") for number in (0, 1)]
+  # The second file first: the names of arrays say their order.
+  np.savez(files[1], **{f"{i:03d}": values[i] for i in range(half)})
+  np.savez(
+    files[0],
+    **{f"{i:03d}": np.float16(values[i]) for i in range(half, len(values))},
+  )
+  return files, about, dict(zip(paths, values))
+
+
+def numpy_encoder(images, named, loc):
+  """(loc, scale) by the NumPy ResNet of PyTorch's conventions; independent of Keras."""
+  theirs = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean"}
+  state = {}
+  for path, value in named.items():
+    layer, kind = path.split("/")[-2:]
+    if layer.startswith(("stem", "stage")):
+      name = layer.replace("stem_conv", "conv1").replace("stem_norm", "bn1")
+      for stage in "1234":
+        for block in "12":
+          name = name.replace(f"stage{stage}_block{block}_", f"layer{stage}.{int(block) - 1}.")
+      name = name.replace("shortcut_conv", "downsample.0").replace("shortcut_norm", "downsample.1")
+      name = name.replace("norm", "bn")
+      if kind == "kernel":
+        state[f"{name}.weight"] = value.transpose(3, 2, 0, 1)
+      else:
+        state[f"{name}.{theirs.get(kind, 'running_var')}"] = value
+  features = mean = forward(state, 2 * images.transpose(0, 3, 1, 2) - 1)
+  if loc.startswith("dense"):
+    mean = features @ named["raw_loc/kernel"]
+  if loc in ("dense", "centred_sphere"):
+    layer = "loc" if loc == "dense" else "centred"
+    mean = (mean - named[f"{layer}/moving_mean"]) / np.sqrt(
+      named[f"{layer}/moving_variance"] + 1e-5
+    )
+  if "sphere" in loc:
+    mean = mean * (mean.shape[1] ** 0.5 / np.linalg.norm(mean, axis=1, keepdims=True))
+  raw = features @ named["raw_scale/kernel"] + named["raw_scale/bias"]
+  scale = 0.1 + 0.3 * np.tanh(np.logaddexp(0, raw) / 0.3)
+  return mean, scale * named["spread/kernel"] if loc == "pooled" else scale
+
+
+@pytest.mark.parametrize("loc", networks.gaussian.LOCS)
+def test_weights_that_come_back_are_an_encoder(loc, tmp_path, monkeypatch, rng):
+  files, about, named = random_weights(loc, tmp_path)
+  kept = []
+  monkeypatch.setattr(encoders.export, "export_encoder", lambda *written: kept.append(written))
+  encoders.make(tmp_path / "encoder", files, tmp_path / "student.json")
+  ((encoder, folder, metadata),) = kept
+  images = rng.uniform(size=(3, 16, 16, 3)).astype(np.float32)
+  mean, scale = numpy_encoder(images, named, loc)
+  found = encoder(images)
+  np.testing.assert_allclose(found.loc, mean, atol=1e-4 * np.abs(mean).max())
+  np.testing.assert_allclose(found.scale, scale, atol=1e-4)
+  assert folder == tmp_path / "encoder"
+  assert metadata["loc"] == loc
+  assert metadata["stochastic"] is True
+  assert metadata["dataset"] == "cifar10"
+  if importlib.util.find_spec("torch"):
+    judged(files, about, images, mean, scale)
+
+
+def judged(files, about, images, mean, scale):
+  """The same by judge.py, where PyTorch is."""
+  import torch
+
+  judge = scripts.load("tools/accelerator/judge.py")
+  network = judge.Encoder(arrays.read_weights(files), about["encoder_paths"], about["settings"])
+  found = network(torch.tensor(images.transpose(0, 3, 1, 2)))
+  np.testing.assert_allclose(found[0], mean, atol=1e-4 * np.abs(mean).max())
+  np.testing.assert_allclose(found[1], scale, atol=1e-4)
+
+
+def test_weights_of_2026_11_26_say_less(tmp_path, rng):
+  """Settings without loc, and of images whose size is not said; all the way to a folder."""
+  files, about, named = random_weights("dense", tmp_path, robustness="none", learning_rate=0.2)
+  del about["batch"], about["settings"]["loc"]
+  about["teacher_settings"] = about.pop("settings")
+  (tmp_path / "about.json").write_text(json.dumps(about))
+  arguments = (tmp_path / "encoder", files, tmp_path / "about.json", "teacher_settings")
+  with pytest.raises(errors.UserError, match="--image_shape"):
+    encoders.make(*arguments)
+  folder = encoders.make(*arguments, image_shape=(16, 16, 3), changed=[("learning_rate", 0.5)])
+  encoder = urkle_tf.load_encoder(folder)
+  images = rng.uniform(size=(3, 16, 16, 3)).astype(np.float32)
+  mean, _ = numpy_encoder(images, named, "dense")
+  np.testing.assert_allclose(encoder(images).loc, mean, atol=1e-4 * np.abs(mean).max())
+  metadata = encoder.metadata
+  assert metadata["loc"] == "dense"
+  assert metadata["stochastic"] is False
+  assert metadata["settings"]["learning_rate"] == 0.5
+
+
+@pytest.mark.parametrize(
+  "flags, words",
+  [
+    (["--weights", "student_1.npz"], "variables"),
+    (["--set", "latent_dim=7"], r"raw_loc/kernel of shape \(32, 6\)"),
+    (["--set", 'loc="sphere"', "latent_dim=null"], "variables"),
+    (["--settings=student"], "has no 'student'"),
+    (["--weights", "missing.npz"], "cannot read"),
+    (["--about=student_0.npz"], "cannot read"),
+  ],
+)
+def test_weights_that_do_not_fit_end_in_one_line(flags, words, tmp_path, monkeypatch, capsys):
+  random_weights("dense_sphere", tmp_path)
+  monkeypatch.chdir(tmp_path)
+  parts = ["--weights", "student_0.npz", "student_1.npz", "--about=student.json"]
+  monkeypatch.setattr(sys, "argv", ["encoder.py", "encoder", *parts, *flags])
+  with pytest.raises(SystemExit) as caught:
+    encoders.main()
+  assert caught.value.code == 2
+  said = capsys.readouterr().err
+  assert said.count("\n") == 1
+  assert re.search(words, said)
+  assert not (tmp_path / "encoder").exists()
+
+
+def test_weights_travel_in_parts(tmp_path, monkeypatch, rng):
+  monkeypatch.setattr(arrays, "_PART", 20000)
+  values = [rng.normal(size=shape).astype(np.float32) for shape in ((90, 90), (3,), (90, 90), (5,))]
+  arrays.write_weights(tmp_path / "student", values)
+  parts = sorted(tmp_path.glob("student_*.npz"))
+  assert [part.name for part in parts] == ["student_0.npz", "student_1.npz"]
+  found = arrays.read_weights(reversed(parts))
+  for own, other in zip(values, found, strict=True):
+    assert other.dtype == (np.float16 if own.size > arrays.LARGE else np.float32)
+    np.testing.assert_allclose(other, own, rtol=1e-3, atol=1e-6)
+
+
+def test_images_are_read_from_an_archive(tmp_path, monkeypatch, rng):
+  monkeypatch.setattr(arrays.tempfile, "gettempdir", lambda: str(tmp_path))
+  pictures = {
+    f"{split}/{label}/{number}.png": rng.integers(0, 256, (5, 4, 3), np.uint8)
+    for split, label, number in [("train", "cat", 0), ("train", "dog", 0), ("test", "dog", 7)]
+  }
+  with tarfile.open(tmp_path / "images.tar.xz", "w:xz") as archive:
+    for name, pixels in pictures.items():
+      content = io.BytesIO()
+      Image.fromarray(pixels).save(content, "png")
+      member = tarfile.TarInfo(name)
+      member.size = content.tell()
+      content.seek(0)
+      archive.addfile(member, content)
+  data = arrays.read_images(tmp_path / "images.tar.xz")
+  assert set(data) == {f"{s}_{kind}" for s in ("train", "test") for kind in ("images", "labels")}
+  assert sorted(data["train_labels"]) == [0, 1]
+  for image, label in zip(data["train_images"], data["train_labels"]):
+    np.testing.assert_array_equal(image, pictures[f"train/{('cat', 'dog')[label]}/0.png"])
+  np.testing.assert_array_equal(data["test_images"][0], pictures["test/dog/7.png"])
+  monkeypatch.setattr(arrays, "_decoded", None)  # the second time they are only read
+  assert arrays.read_images(tmp_path / "images.tar.xz")["test_labels"].tolist() == [1]
+
+
+# --- There ---
+
+
+class Row(np.ndarray):
+  """Metrics of a step, on a device that is always done."""
+
+  def block_until_ready(self):
+    """Nothing to wait for."""
+
+
+class Steps:
+  """A program whose steps take a second each; it remembers its batches and its clock."""
+
+  def __init__(self, time, steps=None, loss=1.0):
+    clock = None if steps else "clock"
+    batch = [["uint8", [4, 1, 1, 1]], ["int32", [4]]]
+    self.described = {"metrics": ["loss"], "batch": batch, "clock": clock, "steps": steps}
+    self.state, self.clocks, self.batches, self._time, self._loss = {}, [], [], time, loss
+
+  def step(self, batch):
+    self._time[0] += 1
+    self.batches.append(batch)
+    self.clocks.append(float(self.state.get("clock", 0)))
+    return np.float32([self._loss]).view(Row)
+
+
+@pytest.fixture
+def trains(monkeypatch):
+  """(train.py without JAX, [its seconds])."""
+  jax, library, time = types.ModuleType("jax"), types.ModuleType("jax._src.lib"), [100.0]
+  jax.config = types.SimpleNamespace(update=lambda *_: None)
+  jax.jit = jax.device_put = lambda value: value
+  library.xla_client = None
+  for name, module in (("jax", jax), ("jax._src", jax), ("jax._src.lib", library)):
+    monkeypatch.setitem(sys.modules, name, module)
+  script = scripts.load("tools/accelerator/train.py")
+  monkeypatch.setattr(script, "_seconds", lambda: time[0])
+  return script, time
+
+
+DATA = [np.arange(10, dtype=np.uint8)[:, None, None, None], np.arange(10)]
+
+
+def test_a_training_by_the_clock_ends_on_time(trains):
+  script, time = trains
+  program, rows = Steps(time), []
+  epochs, minutes = script.train("a", program, DATA, 160, lambda **row: rows.append(row))
+  np.testing.assert_allclose(program.clocks, np.arange(60) / 60, rtol=1e-6)
+  assert (epochs, minutes) == (30, 1)
+  assert rows[-1]["images_per_second"] == pytest.approx(4)
+  assert rows[-1]["step"] == 60
+  assert len(rows) == 3  # one every 20 seconds, the first multiple of 10 steps after 15
+
+
+def test_a_training_by_steps_sees_every_image_of_an_epoch_once(trains):
+  script, time = trains
+  program = Steps(time, steps=4)
+  assert script.train("a", program, DATA, float("inf"), lambda **_: None)[0] == 2
+  for epoch in (program.batches[:2], program.batches[2:]):
+    images = np.concatenate([images.ravel() for images, _ in epoch])
+    np.testing.assert_array_equal(images, np.concatenate([labels for _, labels in epoch]))
+    assert len(set(images)) == 8
+  assert script.train("a", Steps(time, steps=40), DATA, 107, lambda **_: None)[0] == 1.5
+
+
+@pytest.mark.parametrize(
+  "options, data, until, words",
+  [
+    ({"steps": 2, "loss": np.nan}, DATA, 200, "not finite"),
+    ({"steps": 2}, [rows[:3] for rows in DATA], 200, "3 images"),
+    ({"steps": 2}, DATA, 90, "no time"),
+    ({}, DATA, float("inf"), "no time"),
+  ],
+)
+def test_a_training_that_cannot_go_on_says_so(options, data, until, words, trains):
+  script, time = trains
+  with pytest.raises(SystemExit, match=words):
+    script.train("a", Steps(time, **options), data, until, lambda **_: None)
+
+
+@pytest.fixture(scope="module")
+def jax_python():
+  """A Python that has JAX: this one, or that of a virtual environment at URKLE_JAX_VENV."""
+  if importlib.util.find_spec("jax"):
+    return sys.executable
+  if "URKLE_JAX_VENV" not in os.environ:
+    pytest.skip("JAX is not installed, and URKLE_JAX_VENV names no folder to install it into")
+  python = pathlib.Path(os.environ["URKLE_JAX_VENV"], "bin", "python")
+  if not python.exists():
+    venv.create(python.parents[1], with_pip=True)
+    wanted = ["jax>=0.11,<0.12", "numpy", "pillow"]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
+  return str(python)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_the_road_under_jax(programs, jax_python, tmp_path):
+  """Teacher and student in one go; then the package takes the same steps from the same start."""
+  folder, _, _, _ = programs
+  with pretraining.prepared(TEACHER) as job:
+    images = job.source.images
+  np.savez(tmp_path / "data.npz", train_images=images, train_labels=np.zeros(len(images), np.int32))
+  command = [jax_python, FOLDER / "train.py", tmp_path / "out", f"--data={tmp_path / 'data.npz'}"]
+  runs = [f"teacher={folder / 'teacher'}", f"student={folder / 'student'}:teacher=teacher"]
+  subprocess.run([*command, *runs], check=True)
+  order = [np.random.default_rng(epoch).permutation(len(images)) for epoch in range(2)]
+  batches = [{"image": images[rows]} for epoch in order for rows in epoch.reshape(-1, 16)]
+  for name, settings in (("teacher", TEACHER), ("student", distil(tmp_path / "teacher"))):
+    with pretraining.prepared(settings) as job:
+      if name == "teacher":
+        _, state = arrays.read_program(folder / name)
+        for variable, value in zip(job.state, map(state.get, checkpoints.names(job.state))):
+          variable.assign(value)
+      own, _ = own_steps(job, batches)
+      weights = [weight.numpy() for weight in job.learner.encoder.network.weights]
+    about = tmp_path / "out" / f"{name}.json"
+    encoders.make(tmp_path / name, [tmp_path / "out" / f"{name}_0.npz"], about)
+    network = urkle_tf.load_encoder(tmp_path / name).network
+    for own_weight, weight in zip(weights, network.weights, strict=True):
+      np.testing.assert_allclose(weight, own_weight, atol=3e-3, err_msg=weight.path)
+    log = (tmp_path / "out" / "log.jsonl").read_text()
+    rows = [json.loads(line) for line in log.splitlines()]
+    (row,) = [row for row in rows if row.get("run") == name]
+    assert row["step"] == 6
+    assert row["epoch"] == 2
+    assert row["loss"] == pytest.approx(np.mean([values["loss"] for values in own]), rel=5e-3)
+    assert json.loads(about.read_text())["settings"]["epochs"] == 2

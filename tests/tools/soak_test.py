@@ -1,0 +1,108 @@
+"""The soak: a real training under SIGKILL and damage, and a keeper who notices what is lost."""
+
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tools import soak
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_a_training_that_is_killed_and_damaged_loses_nothing(tmp_path):
+  options = ["--kills=4", "--steps=32", "--others=0", "--damages=1", "--seed=1"]
+  done = subprocess.run(
+    [sys.executable, ROOT / "tools" / "soak.py", f"--output_dir={tmp_path / 'soak'}", *options],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  result = json.loads((tmp_path / "soak" / "soak.json").read_text())
+  faults = [attempt["fault"] for attempt in result["attempts"]]
+  assert faults.count("training") == 2
+  assert {"checkpoint", "move"} & set(faults)
+  assert faults[-2:] == ["export", None]
+  killed = [a for a in result["attempts"] if a["status"] == -signal.SIGKILL]
+  assert len(killed) >= 3  # an export may have been faster than its signal
+  assert sum(a["fell_back"] for a in result["attempts"]) == 1
+  assert result["same"]["different"] == []
+  assert result["same"]["arrays"] == 36  # all that a checkpoint of it holds
+  assert "the same in every bit" in done.stdout
+
+
+def _run(folder, step=3, weight=1.0, loss=0.5, seconds=1.0, fingerprint="a"):
+  """As much of a run's folder as is compared."""
+  (folder / "checkpoints").mkdir(parents=True)
+  (folder / "encoder").mkdir()
+  np.savez(folder / "checkpoints" / f"step_{step:09d}.npz", step=step, w=np.float32([weight, 2]))
+  (folder / "metrics.jsonl").write_text(json.dumps({"loss": loss, "seconds": seconds}) + "\n")
+  (folder / "encoder" / "metadata.json").write_text(json.dumps({"fingerprint": fingerprint}))
+  return folder
+
+
+@pytest.mark.parametrize(
+  "change, complaint",
+  [
+    ({"seconds": 2.0}, None),
+    ({"weight": np.nextafter(np.float32(1), np.float32(2))}, "1 of 2 arrays differ"),
+    ({"weight": -0.0, "loss": 0.5}, "1 of 2 arrays differ"),
+    ({"step": 4}, "1 of 2 arrays differ"),
+    ({"loss": 0.5000001}, "the rows differ"),
+    ({"fingerprint": "b"}, "the exports differ"),
+  ],
+)
+def test_a_difference_of_one_bit_is_noticed(tmp_path, change, complaint):
+  same = soak.compare(_run(tmp_path / "one"), _run(tmp_path / "other", **change))
+  found = soak.complaints({"same": same, "attempts": []})
+  assert found == ([complaint] if complaint else [])
+
+
+def _attempt(fault, status, **more):
+  usual = {"own_status": status, "traceback": False, "damage": None, "fell_back": False}
+  return {"fault": fault, "status": status, **usual, **more}
+
+
+@pytest.mark.parametrize(
+  "attempt, complaint",
+  [
+    (_attempt("training", -9), None),
+    (_attempt("training", 0), None),  # its last step, just before the signal
+    (_attempt("checkpoint", 0), "start 0 (checkpoint) ended with 0"),
+    (_attempt("signal", -15), "start 0 (signal) ended with -15"),
+    (_attempt("second", 0, own_status=-9), "start 0 (second) ended with 0"),
+    (_attempt("disk", 1, traceback=True), "start 0 (disk) showed a traceback"),
+    (
+      _attempt("training", -9, damage="flipped"),
+      "start 1 did not say that a checkpoint is damaged",
+    ),
+  ],
+)
+def test_a_fault_that_ends_otherwise_is_noticed(attempt, complaint):
+  same = {"arrays": 1, "different": [], "rows": True, "exports": True}
+  found = soak.complaints({"same": same, "attempts": [attempt, _attempt(None, 0)]})
+  assert found == ([complaint] if complaint else [])
+
+
+@pytest.mark.parametrize("kind", ["truncated", "flipped", "emptied"])
+def test_damage_is_never_harmless(tmp_path, kind):
+  file = next((_run(tmp_path / "run") / "checkpoints").iterdir())
+  whole = file.read_bytes()
+  for seed in range(20):
+    file.write_bytes(whole)
+    soak.damage(file, kind, random.Random(seed))
+    assert file.read_bytes() != whole
+    with pytest.raises(Exception), np.load(file, allow_pickle=False) as stored:  # noqa: B017
+      [stored[name] for name in ("step", "w")]
+
+
+def test_kills_are_shared_out_among_what_can_be_killed():
+  kinds = soak.plan(20, ["signal"], random.Random(0))
+  assert sum(kind in soak.KILLS for kind in kinds) == 20
+  assert set(kinds) == {"training", "checkpoint", "move", "export", "signal"}
+  assert kinds.index("export") == len(kinds) - kinds.count("export")

@@ -1,0 +1,85 @@
+"""Warnings: each sign, its patience, and the flag that it names."""
+
+import types
+
+import pytest
+
+from urkle_tf.training import alarms
+
+HEALTHY = {
+  "step": 1,
+  "loss": 1.0,
+  "kl": 2.0,
+  "effective_rank": 8.0,
+  "snr": 3.0,
+  "sigma_mean": 0.2,
+  "attack_distance": 0.9,
+  "zero_gradients": 0.001,
+}
+PROBED = HEALTHY | {"knn_accuracy": 0.9, "knn_robust_accuracy": 0.4}
+
+
+def watch(rows=(), stochastic=True, dimensions=16):
+  learner = types.SimpleNamespace(
+    pretext=types.SimpleNamespace(stochastic=False),
+    robustness=types.SimpleNamespace(stochastic=stochastic),
+    encoder=types.SimpleNamespace(latent_dim=dimensions),
+  )
+  return alarms.Alarms(learner, rows)
+
+
+@pytest.mark.parametrize(
+  "change, words, flag",
+  [
+    ({"effective_rank": 1.2}, "effective_rank is 1.20 of 16", "--beta_warmup_epochs"),
+    ({"snr": 0.5, "sigma_mean": 1.9}, "sigma 1.90", "--max_scale"),
+    ({"kl": 0.0, "attack_distance": 0.01}, "do not move (0.01 of epsilon)", "--attack_step_size"),
+    ({"kl": 0.0}, "the encoder may say nothing", "--robustness"),
+    ({"zero_gradients": 0.8}, "80% of the attack's input gradients", "--precision"),
+  ],
+)
+def test_each_sign_is_told_once_after_three_rows(change, words, flag):
+  looked, ill = watch(), HEALTHY | change
+  assert [looked.look(row) for row in (HEALTHY, ill, ill)] == [[], [], []]
+  (said,) = looked.look(ill)
+  assert words in said
+  assert flag in said
+  assert "\n" not in said
+  assert [looked.look(ill) for _ in range(9)] == [[]] * 9
+  # Once it was right again, it is told again.
+  assert looked.look(HEALTHY) == []
+  assert [looked.look(ill) for _ in range(3)] == [[], [], [said]]
+
+
+def test_a_probe_that_falls_to_nothing():
+  beaten = PROBED | {"knn_robust_accuracy": 0.0}
+  looked = watch()
+  assert looked.look(beaten) == []  # it has never been robust: nothing fell
+  assert looked.look(PROBED) == []
+  (said,) = looked.look(beaten)
+  assert "robust accuracy fell to 0 (clean: 0.90)" in said
+  assert "--attack_steps" in said
+
+
+def test_rows_that_do_not_tell_neither_add_nor_end_a_sign():
+  looked, ill = watch(), HEALTHY | {"effective_rank": 1.0}
+  silent = dict.fromkeys(HEALTHY)  # all steps were skipped
+  assert [looked.look(row) for row in (ill, silent, ill, silent)] == [[]] * 4
+  assert len(looked.look(ill)) == 1
+
+
+def test_what_an_earlier_process_said_is_not_said_again():
+  ill = HEALTHY | {"effective_rank": 1.0}
+  assert watch([ill] * 3).look(ill) == []
+  assert len(watch([ill] * 2).look(ill)) == 1
+
+
+def test_where_a_sign_means_nothing_it_is_silent():
+  noisy = HEALTHY | {"snr": 0.1}
+  looked = watch(stochastic=False)  # no term sees sigma
+  assert [looked.look(noisy) for _ in range(4)] == [[]] * 4
+  plain = {"step": 1, "loss": 1.0, "effective_rank": 8.0, "snr": 3.0}  # without adversaries
+  looked = watch()
+  assert [looked.look(plain) for _ in range(4)] == [[]] * 4
+  looked = watch(dimensions=2)  # a rank of 1.5 of 2 is none of a collapse
+  assert [looked.look(HEALTHY | {"effective_rank": 1.5}) for _ in range(4)] == [[]] * 4

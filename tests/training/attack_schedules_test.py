@@ -1,0 +1,217 @@
+"""Attack steps over a training: how many, what they do, and who decides."""
+
+import contextlib
+import json
+import logging
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import urkle_tf
+from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf.data import sources
+from urkle_tf.training import attack_schedules, pretraining
+
+SMALL = {
+  "encoder": "convnet(width=4, layers=2)",
+  "latent_dim": 8,
+  "loc": "dense",
+  "split": "train[:64]",
+  "batch_size": 16,
+  "epochs": 3,
+  "attack_steps": 3,
+  "epsilon": 0.1,
+  "log_every": 1,
+}
+
+
+def _rows(folder):
+  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_steps_given_to_a_run_are_those_of_an_attack_built_with_them(rng):
+  images = tf.constant(rng.uniform(0.2, 0.8, (4, 3, 3, 1)), tf.float32)
+  weights = tf.constant(rng.normal(size=(9, 2)), tf.float32)
+  objective = lambda x: tf.reduce_sum(tf.sin(3 * tf.reshape(x, [-1, 9]) @ weights), 1)  # noqa: E731
+  built = attacks.PGD(attacks.Linf(0.1), steps=4, step_size=0.03)
+  expected, info = built.run(objective, images, [1, 2])
+  run = tf.function(
+    lambda steps: attacks.PGD(attacks.Linf(0.1), steps=2, step_size=0.06).run(
+      objective, images, [1, 2], steps=steps
+    )
+  )
+  found, other = run(tf.constant(4))
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  np.testing.assert_allclose(other["objective"], info["objective"], rtol=1e-5)
+  one = attacks.PGD(attacks.Linf(0.1), steps=1, step_size=0.12).run(objective, images, [1, 2])
+  np.testing.assert_allclose(run(tf.constant(1))[0], one[0], atol=1e-6)
+
+
+def test_rising_gives_each_number_an_equal_part():
+  attack = attacks.PGD(attacks.Linf(0.1), steps=4)
+  schedule = attack_schedules.Rising(first=2)
+  found = [int(schedule.steps(tf.constant(k / 12, tf.float32), attack)) for k in range(13)]
+  assert found == [2] * 4 + [3] * 4 + [4] * 5
+
+
+def test_a_training_takes_the_steps_of_its_schedule(rng):
+  """What step k of three attacks with is what PGD with k + 1 steps finds."""
+  attack = attacks.PGD(attacks.Linf(0.1), steps=3, step_size=0.04)
+  trainer = _trainer(attack, attack_schedules.Rising(first=1), steps=3)
+  views = tf.constant(rng.uniform(size=(3, 2, 8, 8, 1)), tf.float32)
+  flat = tf.reshape(views, [6, 8, 8, 1])
+  objective = robustness.urkle.kl_objective(trainer.encoder, flat)
+  for step in range(3):
+    found, info = trainer.adversaries(views, None, [1, 2], tf.constant(step))
+    by_hand = attacks.PGD(attacks.Linf(0.1), steps=step + 1, step_size=0.12 / (step + 1))
+    expected = by_hand(objective, flat, [1, 2])
+    np.testing.assert_allclose(tf.reshape(found, [6, 8, 8, 1]), expected, atol=1e-5)
+    assert float(info["steps"]) == step + 1
+  data = tf.data.Dataset.from_tensors({"views": views}).repeat(3)
+  history = trainer.fit(data, epochs=3, steps_per_epoch=1, verbose=0).history
+  assert history["attack_steps"] == [1, 2, 3]
+
+
+def _controlled(**options):
+  attack = attacks.PGD(attacks.Linf(0.1), steps=4)
+  schedule = attack_schedules.Controlled(**options)
+  return attack, schedule, lambda: int(schedule.steps(None, attack))
+
+
+def test_the_controller_adds_and_takes_away():
+  _, schedule, steps = _controlled(most=8)
+  assert steps() == 4
+  found = []
+  for ratio in (1.2, 1.31, 2.0, 3.0, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.31):
+    schedule.adjust(ratio, steps())
+    found.append(steps())
+  assert found == [4, 6, 8, 8, 8, 6, 4, 3, 2, 1, 1, 2]
+
+
+class _Metrics:
+  def __init__(self):
+    self.extra = {}
+
+  def paused(self):
+    return contextlib.nullcontext()
+
+
+def _trainer(attack, schedule, **options):
+  keras.utils.set_random_seed(0)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense")
+  trainer = urkle_tf.Trainer(
+    encoder,
+    pretexts.SimCLR(projector=8, projection=4),
+    robustness.Urkle(beta=0.1),
+    attack,
+    schedule=schedule,
+    **options,
+  )
+  trainer.compile("sgd")
+  return trainer
+
+
+def test_a_weak_attack_is_found_out_and_strengthened(rng, caplog):
+  """The ratio against PGD-20 and the training's attack run by hand."""
+  weak = attacks.PGD(attacks.Linf(0.1), steps=1, step_size=1e-4, start=1e-3)
+  schedule = attack_schedules.Controlled(every=1)
+  trainer, metrics = _trainer(weak, schedule), _Metrics()
+  views = rng.uniform(size=(6, 2, 8, 8, 1)).astype(np.float32)
+  control = attack_schedules.Control(schedule, {"views": tf.constant(views)}, metrics)
+  control.set_model(trainer)
+  with caplog.at_level(logging.WARNING):
+    control.on_train_batch_end(0)
+  flat = tf.reshape(views, [12, 8, 8, 1])
+  objective = robustness.urkle.kl_objective(trainer.encoder, flat)
+  seed = urkle_tf.distribution.fold([0, 2], 0)
+  found = [
+    float(tf.reduce_mean(objective(attack(objective, flat, seed))))
+    for attack in (attacks.PGD(attacks.Linf(0.1), steps=20), weak)
+  ]
+  assert metrics.extra["attack_ratio"] == pytest.approx(found[0] / found[1], rel=1e-2)
+  assert metrics.extra["attack_ratio"] > 1.3
+  assert int(schedule.steps(None, weak)) == 2
+  assert "looks better than it is" in caplog.text
+  assert any(variable is schedule.variables[0] for variable in trainer.variables)  # checkpoints
+
+
+def test_a_controlled_training_logs(tmp_path):
+  urkle_tf.pretrain(output_dir=str(tmp_path), attack_schedule="controlled(every=2)", **SMALL)
+  ones = _rows(tmp_path)
+  measured = [row for row in ones if "attack_ratio" in row]
+  assert [row["step"] for row in measured] == [2, 4, 6, 8]  # 6 of the 64 images are held out
+  steps = [row["attack_steps"] for row in ones]
+  assert steps[0] == 3
+  for row in measured[:-1]:  # the steps of the next row follow from the ratio
+    before, after = (steps[row["step"] - 1], steps[row["step"]])
+    expected = (after > before) - (after < before)
+    ratio = row["attack_ratio"]
+    assert expected == ((ratio > 1.3 and before < 20) - (ratio < 1.1 and before > 1))
+
+
+def test_the_ratio_is_measured_on_images_that_training_never_sees(tmp_path, monkeypatch):
+  """What `Control` gets is the end of the split, and no batch of two epochs holds any of it."""
+  given = []
+
+  class Control(keras.callbacks.Callback):
+    def __init__(self, schedule, batch, metrics, agree):
+      super().__init__()
+      given.append(batch)
+
+  class Seen(Exception):
+    pass
+
+  def fit(self, data, **options):
+    given.append([batch["image"].numpy() for batch in data.take(8)])
+    raise Seen
+
+  monkeypatch.setattr(attack_schedules, "Control", Control)
+  monkeypatch.setattr(urkle_tf.Trainer, "fit", fit)
+  settings = {**SMALL, "batch_size": 14, "augment": "none"}
+  with pytest.raises(Seen):
+    urkle_tf.pretrain(
+      output_dir=str(tmp_path), attack_schedule="controlled(every=2, images=5)", **settings
+    )
+  held, trained = given
+  images = sources.load("digits", "train[:64]").images.astype(np.float32) / 255
+  rows = lambda batch: {image.tobytes() for image in np.asarray(batch, np.float32)}  # noqa: E731
+  assert len(held["image"]) == 5
+  assert rows(held["image"]) == rows(images[59:])
+  np.testing.assert_allclose(held["views"], np.stack([held["image"]] * 2, 1), atol=1e-6)
+  seen = set().union(*map(rows, trained))
+  assert len(seen) > 56  # in two epochs of 4 steps, each without 3 others
+  assert not seen & rows(held["image"])
+
+
+def test_what_looks_at_an_encoder_stays_in_the_ball():
+  with pretraining.prepared({**SMALL, "attack": "n_fgsm"}) as job:
+    assert type(job.learner.attack) is attacks.NFGSM
+    assert type(job.attack) is attacks.PGD
+    assert type(job.attack.threat) is attacks.Linf
+    assert job.attack.steps == SMALL["attack_steps"]
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    ({"attack_schedule": "risng"}, "did you mean 'rising'"),
+    ({"attack_schedule": "rising(first=0)"}, "whole number from 1"),
+    ({"attack_schedule": "rising(first=4)"}, "more than the attack's 3 steps"),
+    ({"attack_schedule": "controlled(low=2)"}, "1 <= low < high"),
+    ({"attack_schedule": "controlled(images=0)"}, "whole number from 1"),
+    ({"attack_schedule": "rising", "attack": "rs_fgsm"}, "use --attack=pgd"),
+    ({"attack_schedule": "controlled", "robustness": "rocl"}, "adds none"),
+    ({"attack": "n_fgsm", "norm": "l2"}, "knows linf alone"),
+    ({"attack": "rsfgsm"}, "did you mean 'rs_fgsm'"),
+    ({"attack": "pgd(steps=3)"}, "unknown option of pgd 'steps'"),
+    ({"attack_precision": "float16"}, "attack_precision"),
+  ],
+)
+def test_mistakes_end_in_one_line(tmp_path, options, words):
+  with pytest.raises(errors.UserError) as caught:
+    urkle_tf.pretrain(output_dir=str(tmp_path / "run"), **{**SMALL, **options})
+  assert words in str(caught.value)
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "run").exists()

@@ -1,0 +1,276 @@
+"""Trainings by the clock: what follows it, when they end, what a kill costs them."""
+
+import json
+import math
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import urkle_tf
+from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf.training import (
+  attack_schedules,
+  checkpoints,
+  forecast,
+  monitoring,
+  optimizers,
+  preemption,
+  pretraining,
+)
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SMALL = {
+  "encoder": "convnet(width=4, layers=2)",
+  "latent_dim": 8,
+  "split": "train[:64]",
+  "batch_size": 16,
+  "attack_steps": 3,
+  "epsilon": 0.1,
+  "learning_rate": 0.05,
+  "log_every": 1,
+  "checkpoint_every": 5,
+  "strategy": "one",
+}
+
+
+def _pretrain(folder, **options):
+  return urkle_tf.pretrain(output_dir=str(folder), **{**SMALL, **options})
+
+
+def _rows(folder):
+  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _column(folder, name):
+  return [row[name] for row in _rows(folder)]
+
+
+def _trainer(attack=None, **options):
+  keras.utils.set_random_seed(0)
+  return urkle_tf.Trainer(
+    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense"),
+    pretexts.SimCLR(projector=8, projection=4),
+    robustness.Urkle(beta=1.0),
+    attack or attacks.PGD(attacks.Linf(0.1), steps=2),
+    by_clock=True,
+    **options,
+  )
+
+
+def _views(n=8, steps=1):
+  views = np.random.default_rng(0).uniform(size=(n * steps, 2, 8, 8, 1)).astype("float32")
+  return tf.data.Dataset.from_tensor_slices({"views": views}).batch(n, drop_remainder=True)
+
+
+def _cosine(share, warmup, highest):
+  if share < warmup:
+    return highest * share / warmup
+  return highest * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup))) / 2
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
+def test_the_learning_rate_reads_the_clock_alone(warmup):
+  clock = keras.Variable(0.0)
+  by_clock = optimizers.build("sgd", 0.4, None, warmup, clock=clock)
+  by_steps = optimizers.build("sgd", 0.4, 400, round(400 * warmup))
+  for step in (0, 30, 99, 100, 101, 250, 399, 400):
+    by_clock.iterations.assign(7 * step % 11)
+    by_steps.iterations.assign(step)
+    clock.assign(step / 400)
+    expected = _cosine(step / 400, warmup, 0.4)
+    assert float(by_clock.learning_rate) == pytest.approx(expected, abs=1e-7)
+    assert float(by_clock.learning_rate) == pytest.approx(float(by_steps.learning_rate), abs=1e-7)
+
+
+@pytest.mark.parametrize("threat", [attacks.Linf(0.1), attacks.L2(0.5), attacks.L1(2.0)])
+def test_epsilon_rises_from_zero_by_the_clock(threat):
+  trainer = _trainer(attacks.PGD(threat, steps=8), epsilon_warmup=0.5)
+  views = next(iter(_views()))["views"]
+  for share, risen in ((0.0, 0.0), (0.125, 0.25), (0.5, 1.0), (0.9, 1.0)):
+    trainer.clock.assign(share)
+    found, info = trainer.adversaries(views, None, [0, 0], 123)
+    lengths = threat.distance(*(tf.reshape(x, [-1, 8, 8, 1]) for x in (found, views)))
+    np.testing.assert_allclose(np.max(lengths), risen * threat.epsilon, rtol=1e-3, atol=1e-6)
+    assert np.isfinite(info["objective"]).all()
+
+
+def test_the_added_terms_rise_by_the_clock_on_one_replica_and_on_two(mirrored):
+  weights = []
+  for scope in (tf.distribute.get_strategy(), mirrored):
+    with scope.scope():
+      trainer = _trainer(beta_warmup=0.5)
+      trainer.compile(optimizers.build("sgd", 0.1, None, 0.5, clock=trainer.clock))
+    for share, risen in ((0.125, 0.25), (0.75, 1.0)):
+      trainer.clock.assign(share)
+      row = {name: v[0] for name, v in trainer.fit(_views(), verbose=0).history.items()}
+      assert row["loss"] == pytest.approx(row["nt_xent"] + risen * row["kl"], rel=1e-4)
+      assert row["kl"] > 1e-3
+    weights.append([v.numpy() for v in trainer.encoder.variables])
+  for one, two in zip(*weights, strict=True):
+    np.testing.assert_allclose(one, two, atol=2e-5)
+
+
+def test_rising_attacks_follow_the_clock():
+  trainer = _trainer(schedule=attack_schedules.Rising(first=1))
+  for share, steps in ((0.0, 1), (0.49, 1), (0.5, 2), (1.0, 2)):
+    trainer.clock.assign(share)
+    assert int(trainer.schedule.steps(trainer.progress(99), trainer.attack)) == steps
+  assert trainer.progress(99) == 1.0
+
+
+@pytest.fixture
+def one_second(monkeypatch):
+  """Each execution takes one second, compilation included."""
+
+  def tick(self, images):
+    self._since_row += 1.0
+    self._counted += images
+
+  monkeypatch.setattr(monitoring.Metrics, "_tick", tick)
+
+
+@pytest.mark.usefixtures("plain_runs", "one_second")
+def test_steps_of_equal_length_are_those_of_a_training_by_steps(tmp_path):
+  moving = "byol(momentum=0.5, rising=true, projector=8, projection=4, predictor=8)"
+  options = {"attack_schedule": "rising(first=1)", "pretext": moving}
+  _pretrain(tmp_path / "steps", epochs=3, warmup_epochs=0.75, **options)
+  _pretrain(tmp_path / "clock", minutes=12 / 60, warmup_minutes=3 / 60, **options)
+  for name in ("step", "attack_steps", "epoch", "seconds"):
+    assert _column(tmp_path / "clock", name) == _column(tmp_path / "steps", name)
+  for name in ("learning_rate", "loss", "gradient_norm"):
+    ones, others = (_column(tmp_path / run, name) for run in ("clock", "steps"))
+    np.testing.assert_allclose(ones, others, rtol=1e-4, atol=1e-8)
+  rates = [_cosine(k / 12, 0.25, 0.05) for k in range(1, 13)]  # that the next step takes
+  np.testing.assert_allclose(_column(tmp_path / "clock", "learning_rate"), rates, atol=1e-8)
+
+
+@pytest.mark.usefixtures("plain_runs", "one_second")
+def test_it_ends_within_an_epoch_and_an_execution(tmp_path):
+  """Of two steps a second, 4 an epoch: after 4.5 seconds, in the fifth."""
+  options = {"minutes": 4.5 / 60, "steps_per_execution": 2, "probe_split": "train[100:140]"}
+  result = _pretrain(tmp_path, **options)
+  assert _column(tmp_path, "step") == [2, 4, 6, 8, 10]
+  assert _column(tmp_path, "seconds") == [1, 2, 3, 4, 5]
+  expected = [*(_cosine(k / 4.5, 0, 0.05) for k in range(1, 5)), 0.0]
+  np.testing.assert_allclose(_column(tmp_path, "learning_rate"), expected, atol=1e-8)
+  assert "knn_accuracy" in result  # of the end, though no epoch ends there
+  assert max(file.name for file in (tmp_path / "checkpoints").iterdir()) == "step_000000010.npz"
+  before = _rows(tmp_path)
+  shutil.rmtree(tmp_path / "encoder")  # as if killed while it was exported
+  again = _pretrain(tmp_path, **options)
+  assert _rows(tmp_path) == before
+  assert again == result
+
+
+@pytest.mark.usefixtures("plain_runs", "one_second")
+def test_a_signal_loses_no_time(tmp_path, signalled):
+  """Not even that since the last row, which only the checkpoint's clock holds."""
+  options = {"minutes": 10 / 60, "log_every": 4}
+  stopped = signalled(lambda: _pretrain(tmp_path, **options), at=6)
+  assert isinstance(stopped, preemption.Stopped)
+  assert stopped.step % 4
+  _pretrain(tmp_path, **options)
+  rows = _rows(tmp_path)
+  assert [row["seconds"] for row in rows] == pytest.approx([row["step"] for row in rows], abs=2e-3)
+  assert rows[-1]["step"] == 10
+
+
+@pytest.mark.usefixtures("plain_runs")
+def test_work_that_a_kill_loses_does_not_count(tmp_path):
+  """Real time, a real SIGKILL: the rest is trained, and ends on time."""
+  run, limit = tmp_path / "run", 6.0
+  options = {**SMALL, "minutes": limit / 60, "log_every": 1, "checkpoint_every": 7}
+  flags = [f"--{name}={value}" for name, value in options.items()]
+  command = [sys.executable, "-m", "urkle_tf.train", f"--output_dir={run}", *flags]
+  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+  with open(tmp_path / "log", "w") as log:
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+  def lost():
+    """How many rows there are beyond the newest checkpoint."""
+    files = list(run.glob("checkpoints/step_*.npz"))
+    lines = (run / "metrics.jsonl").read_text().count("\n") if files else 0
+    return lines - max((int(file.stem[5:]) for file in files), default=0)
+
+  while lost() < 3:  # the suite's timeout ends it
+    assert process.poll() is None, (tmp_path / "log").read_text()
+    time.sleep(0.005)
+  process.send_signal(signal.SIGKILL)
+  assert process.wait() == -signal.SIGKILL
+  before = _rows(run)
+  kept = max(int(file.stem[5:]) for file in (run / "checkpoints").glob("step_*.npz"))
+  assert before[-1]["step"] > kept
+  assert before[-1]["seconds"] < limit
+  flagfile = (run / "flags.cfg").read_text().splitlines()
+  assert f"--minutes={limit / 60!r}" in flagfile
+  assert not any(line.startswith("--epochs") for line in flagfile)
+
+  urkle_tf.pretrain(output_dir=str(run), **options)
+  rows = _rows(run)
+  assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+  assert rows[:kept] == before[:kept]
+  # The first step of a process compiles, and is not counted: the clock is that of the checkpoint.
+  assert rows[kept]["seconds"] == pytest.approx(before[kept - 1]["seconds"], abs=2e-3)
+  assert rows[kept]["seconds"] < before[kept]["seconds"]
+  assert rows[-2]["seconds"] < limit <= rows[-1]["seconds"]  # within one execution
+  assert rows[-2]["learning_rate"] > rows[-1]["learning_rate"] == 0.0
+  assert (run / "encoder").exists()
+
+
+def test_checkpoints_of_trainings_by_steps_hold_no_clock():
+  states = []
+  for options in ({"epochs": 1}, {"minutes": 1.0}):
+    with pretraining.prepared({**SMALL, "output_dir": None, **options}) as job:
+      states.append(sorted(name[6:] for name in checkpoints.names(job.state)))
+      if job.learner.clock is not None:
+        assert sum(variable is job.learner.clock for variable in job.state) == 1
+  assert sorted([*states[0], "scalar"]) == states[1]
+
+
+def test_a_training_without_either_has_100_epochs():
+  with pretraining.prepared({**SMALL, "output_dir": None}) as job:
+    assert job.settings["epochs"] == 100
+    assert job.steps == 400
+
+
+def test_the_forecast_says_how_many_epochs_it_will_be():
+  found = forecast.forecast(timed_steps=2, **SMALL, minutes=3.0, attack_schedule="rising(first=1)")
+  assert found["steps"] == round(180 / found["step_seconds"])
+  assert found["epochs"] == found["steps"] / 4
+  assert found["seconds"] == pytest.approx(
+    180 + found["compile_seconds"], abs=found["step_seconds"]
+  )
+  line = forecast.describe(found, 16)[-1]
+  assert line.startswith(f"whole run   about {found['epochs']:,.1f} epochs, ")
+  assert "by the clock" in line
+  found |= {"step_seconds": None}
+  assert not any("epochs" in text for text in forecast.describe(found, 16))
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    ({"epochs": 3}, "--minutes=2.0 and --epochs=3 each say when the training ends"),
+    ({"minutes": 0.0}, "--minutes must be above 0"),
+    ({"warmup_epochs": 1.0}, "give --warmup_minutes in this training by minutes"),
+    ({"minutes": None, "beta_warmup_minutes": 1.0}, "give --beta_warmup_epochs in this"),
+    ({"epsilon_warmup_minutes": 2.0}, "--epsilon_warmup_minutes must be at least 0 and below"),
+    ({"warmup_minutes": -1.0}, "--warmup_minutes must be at least 0 and below --minutes=2.0"),
+    ({"robustness": "acl(anneal=4)"}, "give --augment_on_device, or --epochs"),
+  ],
+)
+def test_mistakes_end_in_one_line(tmp_path, options, words):
+  with pytest.raises(errors.UserError) as caught:
+    _pretrain(tmp_path / "run", **{"minutes": 2.0, **options})
+  assert words in str(caught.value)
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "run").exists()

@@ -1,0 +1,130 @@
+"""What a training costs: counted in graphs by hand, and as `train --dry_run` says it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf.training import cost, forecast, trainer
+
+TINY = {
+  "encoder": "convnet(width=4, layers=2)",
+  "latent_dim": 8,
+  "loc": "dense",
+  "split": "train[:64]",
+  "batch_size": 16,
+  "epochs": 50,
+  "attack_steps": 3,
+  "strategy": "one",
+}
+
+
+def _graph(function, *shapes):
+  function = tf.function(function, autograph=False)
+  return function.get_concrete_function(*(tf.TensorSpec(s, tf.float32) for s in shapes)).graph
+
+
+def test_operations_of_layers_by_hand():
+  kernel = tf.Variable(tf.zeros([3, 3, 5, 7]))
+  strided = lambda x: tf.nn.conv2d(x, kernel, 2, "SAME")  # noqa: E731
+  forward = 2 * (4 * 4 * 4 * 7) * (3 * 3 * 5)  # n, height, width, channels; summed in each
+  assert cost.operations(_graph(strided, [4, 8, 8, 5])) == forward
+
+  def with_gradients(x):
+    with tf.GradientTape() as tape:
+      tape.watch(x)
+      loss = tf.reduce_sum(strided(x) ** 2)
+    return tape.gradient(loss, [x, kernel])
+
+  assert cost.operations(_graph(with_gradients, [4, 8, 8, 5])) == 3 * forward
+  one = lambda x: with_gradients(x)[0]  # noqa: E731
+  assert cost.operations(_graph(one, [4, 8, 8, 5])) == 2 * forward  # the other is not computed
+  assert cost.operations(_graph(lambda x: x @ tf.zeros([6, 2]), [3, 6])) == 2 * 3 * 6 * 2
+  turned = lambda x: tf.matmul(x, tf.zeros([3, 2]), transpose_a=True)  # noqa: E731
+  assert cost.operations(_graph(turned, [3, 6])) == 2 * 6 * 3 * 2
+  apart = lambda x: tf.nn.depthwise_conv2d(x, tf.zeros([3, 3, 5, 2]), [1] * 4, "SAME")  # noqa: E731
+  assert cost.operations(_graph(apart, [1, 8, 8, 5])) == 2 * (8 * 8 * 10) * 9
+
+
+def test_operations_of_loops_and_functions():
+  inner = tf.function(lambda x: x @ tf.ones([6, 6]))
+
+  def looped(x):
+    return tf.while_loop(lambda i, _: i < 5, lambda i, y: (i + 1, inner(y)), (0, x))[1]
+
+  assert cost.operations(_graph(looped, [3, 6]), loops=5) == 5 * 2 * 3 * 6 * 6
+
+
+def test_bytes_that_wait_for_the_backward_pass():
+  """Two dense layers with ReLUs: their inputs and outputs, each once."""
+  first, second = tf.Variable(tf.ones([6, 50])), tf.Variable(tf.ones([50, 30]))
+
+  def step(x):
+    with tf.GradientTape() as tape:
+      hidden = tf.nn.relu(x @ first)
+      loss = tf.reduce_sum(tf.nn.relu(hidden @ second))
+    return tape.gradient(loss, [first, second])
+
+  # The activations after each ReLU; of the sum, a scalar's shape at most.
+  expected = 4 * (100 * 50 + 100 * 30)
+  assert expected <= cost.held(_graph(step, [100, 6])) <= expected + 64
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_operations_of_a_training_step(steps):
+  """In passes: each view and adversary forward and back, K steps forward and back in the input."""
+  keras.utils.set_random_seed(0)
+  encoder = networks.GaussianEncoder(
+    networks.convnet((16, 16, 1), width=16, layers=3), 4, loc="dense"
+  )
+  learner = trainer.Trainer(
+    encoder,
+    pretexts.SimCLR(projector=4, projection=2),
+    robustness.Urkle(),
+    attacks.PGD(attacks.Linf(0.1), steps=steps),
+  )
+  learner.compile("sgd")
+  one = cost.operations(_graph(lambda x: encoder.network(x)["loc"], [1, 16, 16, 1]))
+  graph = _graph(lambda x: learner.train_step({"views": x}), [8, 2, 16, 16, 1])
+  found = cost.operations(graph, loops=steps) / 8 / one
+  # Of an image: 4 members forward and two ways back, 2 clean references, 2 x K forward and back;
+  # the first layer has no way back to the image in the training pass.
+  assert found == pytest.approx(4 * 3 + 2 + 2 * 2 * steps, rel=0.1)
+
+
+def test_the_forecast_of_a_training(tmp_path):
+  run = tmp_path / "run"
+  found = forecast.forecast(timed_steps=2, output_dir=str(run), **TINY)
+  assert not run.exists()
+  assert list(tmp_path.iterdir()) == []
+  assert found["steps"] == 50 * 4
+  assert found["seconds"] == pytest.approx(found["compile_seconds"] + 200 * found["step_seconds"])
+  assert found["step_seconds"] > 0
+  assert found["memory"] < 50 * 2**20 < found["peak_memory"] < found["available_memory"]
+  assert found["warnings"] == []
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 8, loc="dense")
+  assert found["parameters"] == sum(np.prod(v.shape) for v in encoder.network.variables)
+  text = "\n".join(forecast.describe(found, 16))
+  assert f"{found['parameters']:,} of the encoder" in text
+  assert "200 steps" in text
+  assert "warning" not in text
+
+
+def test_what_does_not_fit_is_said_before_it_is_tried(monkeypatch):
+  monkeypatch.setattr(forecast, "_available_memory", lambda: 2**20)
+  monkeypatch.setattr(forecast, "_free_disk", lambda folder: 2**10)
+  monkeypatch.setattr(forecast, "_measured", lambda *args: pytest.fail("it took a step"))
+  found = forecast.forecast(**TINY)
+  assert [text.split(",")[0].split("about")[0] for text in found["warnings"]] == [
+    "the step needs ",
+    "the run needs ",
+  ]
+  assert found["seconds"] is None
+  lines = forecast.describe(found, 16)
+  assert sum(line.startswith("warning: ") for line in lines) == 2
+
+
+def test_mistakes_are_those_of_training():
+  with pytest.raises(errors.UserError, match="did you mean 'simclr'"):
+    forecast.forecast(**{**TINY, "pretext": "simclear"})

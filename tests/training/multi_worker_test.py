@@ -1,0 +1,192 @@
+"""Two workers over loopback: the steps of one device, one worker's death, the way back."""
+
+import json
+import pathlib
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+import workers
+
+import urkle_tf
+from tools import loopback
+from urkle_tf import distribution, errors, export, networks, pretexts
+from urkle_tf.training import monitoring
+
+pytestmark = pytest.mark.timeout(1800)  # three processes that compile every cell with --full
+
+COMMON = {
+  "encoder": "convnet(width=4, layers=2)",
+  "latent_dim": 6,
+  "loc": "dense",
+  "split": "train[:160]",
+  "batch_size": 16,
+  "epochs": 1,
+  "attack_steps": 2,
+  "epsilon": 0.1,
+  "learning_rate": 0.02,
+  "log_every": 1,
+}
+ON_DEVICE = {"augment": "simclr(strength=0.5, flip=false)", "augment_on_device": True}
+CELLS = {
+  "simclr": {"pretext": "simclr(projector=16, projection=4)", **ON_DEVICE},
+  "vae": {"pretext": "vae(beta=0.1, width=4, layers=2)", "augment": "crop(padding=1)"},
+}
+FULL = {
+  "byol": {"pretext": "byol(projector=8, projection=4, predictor=8)"},
+  "simsiam": {"pretext": "simsiam(projector=8, projection=8, predictor=4)"},
+  "barlow_twins": {"pretext": "barlow_twins(projector=8, projection=4)"},
+  "vicreg": {"pretext": "vicreg(projector=8, projection=4)"},
+  "distil": {"pretext": "distil(teacher=...)"},
+  "ae": {"pretext": "ae(width=4, layers=2)", "robustness": "trades(beta=1)"},
+  "supervised": {"pretext": "supervised(width=8, layers=2)"},
+  # Where a gradient is 0 but for rounding, its sign may differ, and with it an l_inf adversary.
+  "rocl": {"pretext": "simclr(projector=16, projection=4)", "robustness": "rocl", "norm": "l2"},
+  "acl": {"pretext": "simclr(projector=16, projection=4)", "robustness": "acl(ema=0.9)"},
+}
+LONG = ["--encoder=convnet(width=4, layers=2)", "--split=train[:64]", "--batch_size=16"]
+LONG += ["--epochs=5000", "--attack_steps=1", "--log_every=2", "--checkpoint_every=6"]
+
+
+def _cells(request):
+  return {**CELLS, **(FULL if request.config.getoption("--full") else {})}
+
+
+def _rows(run):
+  file = run / "metrics.jsonl"
+  return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _wait(condition, processes, logs):
+  while not condition():  # the suite's timeout ends it
+    for index, process in enumerate(processes):
+      assert process.poll() is None, (logs / f"{index}.log").read_text()
+    time.sleep(0.1)
+
+
+def _long_run(logs, jobs, run):
+  command = [sys.executable, workers.__file__, json.dumps(jobs), *LONG, f"--output_dir={run}"]
+  return loopback.start(logs, [*command, "--strategy=multi_worker"])
+
+
+def _line(file):
+  return file.read_text().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def started(request, tmp_path_factory):
+  """Two workers that go through every cell and then train until they are stopped."""
+  folder = tmp_path_factory.mktemp("workers")
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 5, loc="dense")
+  teacher = export.export_encoder(encoder, folder / "teacher")
+  cells = _cells(request)
+  if "distil" in cells:
+    cells["distil"] = {"pretext": f"distil(teacher={teacher})"}
+  jobs = [
+    {**COMMON, **cell, "output_dir": str(folder / name), "strategy": "multi_worker"}
+    for name, cell in cells.items()
+  ]
+  by_clock = {"epochs": None, "minutes": 2 / 60, "output_dir": str(folder / "clock")}
+  jobs.append({**jobs[0], **by_clock})
+  processes = _long_run(folder, jobs, folder / "long")
+  yield folder, cells, processes
+  for process in processes:
+    process.kill()
+    process.wait()
+
+
+def _same_steps(name, expected, found):
+  assert [row["step"] for row in found] == list(range(1, 11))
+  for one, two in zip(expected, found, strict=True):
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-3), (name, one["step"])
+    assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-2), name
+  # The same step exactly, but for the order of sums: the first is nearer than the tenth.
+  assert found[0]["loss"] == pytest.approx(expected[0]["loss"], rel=2e-5), name
+  assert len({row["loss"] for row in found}) == 10
+
+
+def test_two_workers_take_the_steps_of_one_device(
+  started, request, mirrored, tmp_path, monkeypatch
+):
+  """Ten steps; each worker augments its half, and exchanges z, statistics and gradients.
+
+  With --full of every pretext, and by two replicas of one process too.
+  """
+  folder, cells, processes = started
+  full = request.config.getoption("--full")
+  known = {path.stem for path in pathlib.Path(pretexts.__path__[0]).glob("[a-z]*.py")} - {"base"}
+  assert {*CELLS, *FULL} >= known
+  monkeypatch.setattr(export, "export_encoder", lambda *args: None)
+  monkeypatch.setattr(export, "export_classifier", lambda *args: None)
+  monkeypatch.setattr(monitoring.Pictures, "on_epoch_end", lambda *args: None)
+  scopes = {"one": distribution.strategy("one"), **({"two replicas": mirrored} if full else {})}
+  rows = {}
+  for name, cell in cells.items():
+    for kind, scope in scopes.items():
+      run = tmp_path / f"{name} {kind}"
+      with monkeypatch.context() as patch:
+        patch.setattr(distribution, "strategy", lambda name, scope=scope: scope)
+        urkle_tf.pretrain(output_dir=str(run), **{**COMMON, **cell})
+      rows[name, kind] = _rows(run)
+  _wait(lambda: _rows(folder / "long"), processes, folder)
+  for name in cells:
+    _same_steps(name, rows[name, "one"], _rows(folder / name))
+    if full:
+      _same_steps(name, rows[name, "one"], rows[name, "two replicas"])
+
+
+def test_two_workers_end_together_by_the_clock_of_the_first(started):
+  folder, _, processes = started
+  _wait(lambda: _rows(folder / "long"), processes, folder)  # both have gone on from there
+  rows = _rows(folder / "clock")
+  assert rows[-2]["seconds"] < 2 <= rows[-1]["seconds"]
+  assert rows[-2]["learning_rate"] > rows[-1]["learning_rate"] == 0
+
+
+def test_the_death_of_a_worker_ends_the_other_and_both_go_on(started, tmp_path):
+  folder, _, processes = started
+  run = folder / "long"
+  _wait(lambda: list(run.glob("checkpoints/*.npz")), processes, folder)
+  processes[1].send_signal(signal.SIGKILL)
+  killed = time.perf_counter()
+  assert processes[0].wait() == 138
+  print(f"it took {time.perf_counter() - killed:.1f} s")  # pytest -rP shows it
+  said = _line(folder / "0.log")
+  assert said.startswith("error: another worker has ended: start all workers again")
+  assert "Traceback" not in (folder / "0.log").read_text()
+  step = max(int(file.stem.removeprefix("step_")) for file in run.glob("checkpoints/*.npz"))
+
+  again = _long_run(tmp_path, [], run)
+  _wait(lambda: _rows(run)[-1]["step"] > step, again, tmp_path)
+  again[1].send_signal(signal.SIGTERM)  # not the one that writes
+  assert [process.wait() for process in again] == [143, 143]
+  for index in range(2):
+    assert _line(tmp_path / f"{index}.log").startswith("error: stopped by SIGTERM after step")
+  rows = _rows(run)
+  steps = [row["step"] for row in rows]
+  assert steps == sorted(set(steps))
+  assert np.isfinite([row["loss"] for row in rows]).all()
+  files = [int(file.stem.removeprefix("step_")) for file in run.glob("checkpoints/*.npz")]
+  assert max(files) >= steps[-1]  # the checkpoint that SIGTERM asked for
+  assert not (run / "encoder").exists()
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"cluster": {}}', "[1]"])
+def test_without_a_cluster_there_is_one_line(text, monkeypatch):
+  monkeypatch.delenv("TF_CONFIG", raising=False)
+  if text is not None:
+    monkeypatch.setenv("TF_CONFIG", text)
+  with pytest.raises(errors.UserError, match="TF_CONFIG") as caught:
+    distribution.strategy("multi_worker")
+  assert "\n" not in str(caught.value)
+
+
+def test_a_batch_that_does_not_divide_is_one_line(tmp_path, mirrored, monkeypatch):
+  monkeypatch.setattr(distribution, "strategy", lambda name: mirrored)
+  settings = {**COMMON, "batch_size": 15, "output_dir": str(tmp_path / "run")}
+  with pytest.raises(errors.UserError, match="batch_size=15 does not divide evenly among 2") as e:
+    urkle_tf.pretrain(**settings)
+  assert "\n" not in str(e.value)
+  assert not (tmp_path / "run").exists()

@@ -1,0 +1,189 @@
+"""LARS against the paper's algorithm in NumPy and a step worked by hand; the schedule."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.training import checkpoints, optimizers
+
+SHAPES = {"kernel": (3, 4), "filter": (2, 2, 1, 3), "bias": (4,), "gamma": (3,)}
+
+
+def variables(dtype="float32", seed=0):
+  rng = np.random.default_rng(seed)
+  return [
+    keras.Variable(rng.normal(size=shape), dtype=dtype, name=name) for name, shape in SHAPES.items()
+  ]
+
+
+def gradients(steps, seed=1):
+  rng = np.random.default_rng(seed)
+  draw = lambda: [rng.normal(size=shape).astype("float32") for shape in SHAPES.values()]  # noqa: E731
+  return [draw() for _ in range(steps)]
+
+
+def in_numpy(weights, all_gradients, rates, momentum=0.9, trust=0.001, decay=0.0):
+  """You et al. (2017), algorithm 1, layer by layer."""
+  weights = [np.asarray(w, np.float64) for w in weights]
+  velocities = [np.zeros_like(w) for w in weights]
+  for step, rate in zip(all_gradients, rates, strict=True):
+    for layer, (w, g) in enumerate(zip(weights, step, strict=True)):
+      local, direction = 1.0, g
+      if w.ndim > 1:
+        local = trust * np.linalg.norm(w) / (np.linalg.norm(g) + decay * np.linalg.norm(w))
+        direction = g + decay * w
+      velocities[layer] = momentum * velocities[layer] + rate * local * direction
+      weights[layer] = w - velocities[layer]
+  return weights
+
+
+def test_lars_by_hand():
+  # |w| = 5, |g| = 10: a = 0.1 * 5 / (10 + 0.2 * 5) = 1 / 22.
+  weights, bias = keras.Variable([[3.0, 4.0]]), keras.Variable([1.0, 2.0])
+  lars = optimizers.LARS(2.2, momentum=0.5, trust=0.1, weight_decay=0.2)
+  steps = [tf.constant([[6.0, 8.0]]), tf.constant([0.5, 0.0])]
+  lars.apply(steps, [weights, bias])
+  # w - 2.2 / 22 * (g + 0.2 w) = w - 0.1 * [6.6, 8.8]
+  np.testing.assert_allclose(weights, [[2.34, 3.12]], rtol=1e-6)
+  np.testing.assert_allclose(bias, [-0.1, 2.0], rtol=1e-5, atol=1e-6)  # 2.2 * 0.5, no decay
+  lars.apply([tf.zeros([1, 2]), tf.zeros([2])], [weights, bias])
+  # a = 1 without a gradient: v = 0.5 * 0.1 * [6.6, 8.8] + 2.2 * 0.2 * w; the bias coasts.
+  np.testing.assert_allclose(
+    weights, np.array([[2.34, 3.12]]) * (1 - 0.44) - [[0.33, 0.44]], rtol=1e-5
+  )
+  np.testing.assert_allclose(bias, [-0.65, 2.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_lars_is_the_papers_loop(compiled, decay):
+  weights = variables()
+  before = [w.numpy() for w in weights]
+  lars = optimizers.build("lars(momentum=0.8, trust=0.02)", 5.0, 4, 2, decay)
+  lars.build(weights)
+  apply = tf.function(lambda steps: lars.apply(steps, weights), jit_compile=compiled)
+  rates = []
+  for step in gradients(4):
+    rates.append(float(lars.learning_rate))
+    apply([tf.constant(g) for g in step])
+  assert rates == pytest.approx([0.0, 2.5, 5.0, 2.5])  # linear, then a cosine
+  expected = in_numpy(before, gradients(4), rates, 0.8, 0.02, decay)
+  for found, wanted, start in zip(weights, expected, before, strict=True):
+    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
+    assert np.abs(wanted - start).max() > 1e-2
+
+
+def test_the_length_of_a_gradient_does_not_matter_to_lars():
+  ends = []
+  for factor in (1.0, 1e-15, 1e15):
+    weights = variables()[:2]
+    lars = optimizers.LARS(1.0)
+    for step in gradients(2):
+      lars.apply([tf.constant(factor * g) for g in step[:2]], weights)
+    ends.append([w.numpy() for w in weights])
+  for other in ends[1:]:
+    for one, two in zip(ends[0], other, strict=True):
+      np.testing.assert_allclose(one, two, rtol=1e-4)
+
+
+def test_lars_starts_from_zero_weights():
+  kernel = keras.Variable(np.zeros((2, 2)))
+  optimizers.LARS(0.1).apply([tf.ones([2, 2])], [kernel])
+  np.testing.assert_allclose(kernel, np.full((2, 2), -0.1), rtol=1e-6)
+
+
+def test_lars_on_weights_of_low_precision():
+  weights = variables("bfloat16")
+  before = [w.value.numpy().astype("float64") for w in weights]
+  lars = optimizers.LARS(20.0, trust=0.01)
+  lars.apply([tf.cast(g, tf.bfloat16) for g in gradients(1)[0]], weights)
+  given = [tf.cast(tf.cast(g, tf.bfloat16), tf.float32).numpy() for g in gradients(1)[0]]
+  for found, wanted in zip(weights, in_numpy(before, [given], [20.0], trust=0.01), strict=True):
+    np.testing.assert_allclose(found.value.numpy().astype("float64"), wanted, rtol=2**-8)
+
+
+def test_lars_on_two_replicas_is_lars_on_the_sum(mirrored):
+  """Each replica hands in a share of the gradient, which alone has another length."""
+  shares = gradients(3, seed=2), gradients(3, seed=3)
+  with mirrored.scope():
+    weights = variables()
+    lars = optimizers.LARS(3.0, trust=0.05, weight_decay=0.1)
+    lars.build(weights)
+  before = [w.numpy() for w in weights]
+  apply = tf.function(lambda step: lars.apply(step, weights))
+  for one, other in zip(*shares, strict=True):
+    step = [
+      mirrored.experimental_distribute_values_from_function(
+        lambda context, pair=pair: tf.constant(pair[context.replica_id_in_sync_group])
+      )
+      for pair in zip(one, other, strict=True)
+    ]
+    mirrored.run(apply, (step,))
+  sums = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(*shares, strict=True)]
+  for found, wanted in zip(weights, in_numpy(before, sums, [3.0] * 3, 0.9, 0.05, 0.1), strict=True):
+    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
+
+
+def test_lars_goes_on_from_a_checkpoint(tmp_path):
+  steps = [[tf.constant(g) for g in step] for step in gradients(4)]
+  ends = []
+  for interrupted in (False, True):
+    weights, lars = variables(), optimizers.build("lars", 9.0, 4, weight_decay=0.01)
+    lars.build(weights)
+    for number, step in enumerate(steps):
+      if interrupted and number == 2:
+        state = checkpoints.Checkpoints(tmp_path, [*weights, *lars.variables])
+        state.save(2)
+        weights, lars = variables(seed=5), optimizers.build("lars", 9.0, 4, weight_decay=0.01)
+        lars.build(weights)
+        assert checkpoints.Checkpoints(tmp_path, [*weights, *lars.variables]).restore() == 2
+      lars.apply(step, weights)
+    ends.append([w.numpy() for w in weights])
+  for one, two in zip(*ends, strict=True):
+    np.testing.assert_array_equal(one, two)
+
+
+def test_lars_as_a_keras_object():
+  lars = optimizers.LARS(0.5, momentum=0.7, trust=0.02, weight_decay=0.1)
+  again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(lars))
+  assert isinstance(again, optimizers.LARS)
+  assert again.get_config() == lars.get_config()
+  assert again.coupled_decay == 0.1
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_weight_decay_leaves_biases_and_batch_norms_alone(name):
+  weights = variables()
+  before = [w.numpy() for w in weights]
+  optimizer = optimizers.build(name, 0.1, 10, weight_decay=0.5)
+  optimizer.apply([tf.zeros_like(w.value) for w in weights], weights)
+  for index, (found, start) in enumerate(zip(weights, before, strict=True)):
+    np.testing.assert_allclose(found, start * (0.95 if index < 2 else 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("text", "rate", "words"),
+  [
+    ("lars(momentum=1)", 1, "momentum"),
+    ("lars(trust=0)", 1, "trust"),
+    ("sgd(momentum=-0.5)", 1, "momentum"),
+    ("larz", 1, "'lars'"),
+    ("sgd", 0, "learning_rate"),
+  ],
+)
+def test_mistakes(text, rate, words):
+  with pytest.raises(errors.UserError, match=words) as caught:
+    optimizers.build(text, rate, 10)
+  assert "\n" not in str(caught.value)
+
+
+def test_momentum_may_be_a_whole_number():
+  assert optimizers.build("sgd(momentum=0)", 0.1, 10).momentum == 0
+
+
+def test_a_keras_that_sums_elsewhere_is_not_trusted():
+  """Its steps would be as many times too long as there are replicas, and nobody would know."""
+  with pytest.raises(RuntimeError, match=r"Keras \d+\.\d+\.\d+ sums gradients .* install that"):
+    optimizers.take_whole_gradients(object())

@@ -1,0 +1,436 @@
+"""`pretrain` on the bundled digits: its folder, its resume, its refusals."""
+
+import json
+import os
+import shutil
+import signal
+import zipfile
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import strategies as st
+from interruptions import copied
+
+import urkle_tf
+from urkle_tf import errors, export
+from urkle_tf.data import pipeline
+from urkle_tf.training import checkpoints, monitoring, preemption, runs
+
+SMALL = {
+  "encoder": "convnet(width=4, layers=2)",
+  "latent_dim": 8,
+  "loc": "dense",
+  "split": "train[:64]",
+  "batch_size": 16,
+  "epochs": 3,
+  "attack_steps": 2,
+  "epsilon": 0.1,
+  "log_every": 3,
+  "checkpoint_every": 5,
+  "learning_rate": 0.05,
+}
+
+
+def _pretrain(folder, **options):
+  return urkle_tf.pretrain(output_dir=str(folder), **{**SMALL, **options})
+
+
+def _rows(folder):
+  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _network(folder):
+  plain = folder / "encoder" / "weights.npz"
+  if not plain.exists():
+    return urkle_tf.load_encoder(str(folder / "encoder")).network.get_weights()
+  with np.load(plain, allow_pickle=False) as stored:
+    return [stored[name] for name in stored.files]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """A run that was never interrupted; beside it are copies of it as they were at two steps."""
+  folder = tmp_path_factory.mktemp("whole") / "run"
+  with copied({1: _at(folder, 5), 2: _at(folder, 10)}):
+    result = _pretrain(folder, probe_split="train[100:200]")
+  return folder, result
+
+
+def _at(folder, step):
+  return folder.with_name(f"{folder.name}-at-{step}")
+
+
+def _same(folder, other):
+  """Whether two runs have the same weights and rows of metrics."""
+  ones, others = _rows(folder), _rows(other)
+  for row in ones + others:
+    del row["seconds"], row["images_per_second"]
+  pairs = zip(_network(folder), _network(other), strict=True)
+  return ones == others and all(np.array_equal(*pair) for pair in pairs)
+
+
+def test_a_run_leaves_what_the_contract_says(whole):
+  folder, result = whole
+  assert {"flags.cfg", "metrics.jsonl", "checkpoints", "tensorboard", "encoder"} <= set(
+    os.listdir(folder)
+  )
+  rows = _rows(folder)
+  # every 3 steps, every 5 for a checkpoint, and at the ends of epochs of 4 steps
+  assert [row["step"] for row in rows] == [3, 4, 5, 6, 8, 9, 10, 12]
+  needed = {
+    "step",
+    "epoch",
+    "seconds",
+    "images_per_second",
+    "learning_rate",
+    "loss",
+    "nt_xent",
+    "kl",
+  }
+  assert all(needed <= set(row) for row in rows)
+  assert [row["epoch"] for row in rows if row["step"] % 4 == 0] == [1.0, 2.0, 3.0]
+  assert all("knn_accuracy" in row for row in rows if row["step"] % 4 == 0)
+  assert rows[-1]["learning_rate"] < 1e-6 < rows[0]["learning_rate"]  # cosine to 0
+  assert result["loss"] == rows[-1]["loss"]
+  assert "--robustness=urkle" in (folder / "flags.cfg").read_text().splitlines()
+
+
+class _Killed(Exception):
+  pass
+
+
+@pytest.mark.usefixtures("plain_runs")
+@pytest.mark.parametrize("at", [5, 10])  # in mid-epoch, with and without rows after it
+def test_resume_equals_no_interruption(whole, tmp_path, at):
+  shutil.copytree(_at(whole[0], at), tmp_path, dirs_exist_ok=True)
+  run = runs.Run(tmp_path, {}, None)
+  run.append_metrics({"step": at + 1, "seconds": 0.0})  # written after the checkpoint, then killed
+  _pretrain(tmp_path, probe_split="train[100:200]")
+  assert _same(tmp_path, whole[0])
+
+
+@pytest.mark.usefixtures("plain_runs")
+@pytest.mark.parametrize("lost", ["nothing", "position", "momentum", "statistics"])
+def test_what_a_resume_would_lose_is_noticed(whole, tmp_path, monkeypatch, lost):
+  """Without any one part of exact resume the run ends with something else."""
+  shutil.copytree(_at(whole[0], 5), tmp_path, dirs_exist_ok=True)
+  views, restore = pipeline.views, checkpoints.Checkpoints.restore
+  words = {"momentum": "momentum", "statistics": "moving_"}
+
+  def restore_in_part(self):
+    fresh = [variable.numpy() for variable in self._variables]
+    step = restore(self)
+    for variable, value in zip(self._variables, fresh, strict=True):
+      if words.get(lost, "-") in variable.path:
+        assert (variable.numpy() != value).any()
+        variable.assign(value)
+    return step
+
+  def views_from_the_start(*arguments, start_step=0, **options):
+    return views(*arguments, start_step=0 if lost == "position" else start_step, **options)
+
+  monkeypatch.setattr(checkpoints.Checkpoints, "restore", restore_in_part)
+  monkeypatch.setattr(pipeline, "views", views_from_the_start)
+  _pretrain(tmp_path, probe_split="train[100:200]")
+  pairs = zip(_network(tmp_path), _network(whole[0]), strict=True)
+  assert all(np.array_equal(one, other) for one, other in pairs) == (lost == "nothing")
+
+
+@pytest.mark.usefixtures("plain_runs")
+@pytest.mark.parametrize("at", [1, pytest.param(4, marks=pytest.mark.full), 7])
+def test_a_signal_ends_the_step_and_nothing_is_lost(whole, tmp_path, monkeypatch, at):
+  """With a mean half full, at an epoch's end, and between two rows."""
+  tick = monitoring.Metrics._tick
+
+  def tick_and_signal(self, images):
+    tick(self, images)
+    if int(self.model.optimizer.iterations) == at:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(monitoring.Metrics, "_tick", tick_and_signal)
+    with pytest.raises(preemption.Stopped) as caught:
+      _pretrain(tmp_path, probe_split="train[100:200]")
+  assert (caught.value.number, caught.value.step) == (signal.SIGTERM, at)
+  assert max((tmp_path / "checkpoints").iterdir()).name == f"step_{at:09d}.npz"
+  _pretrain(tmp_path, probe_split="train[100:200]")
+  assert _same(tmp_path, whole[0])
+
+
+def _poison(monkeypatch, *steps):
+  """Batches of these steps, counted from 0, hold no numbers."""
+  views = pipeline.views
+
+  def poisoned(*arguments, start_step=0, **options):
+    def poison(step, batch):
+      bad = tf.reduce_any(step == tf.constant(steps, tf.int64))
+      return batch | {"views": tf.where(bad, np.float32("nan"), batch["views"])}
+
+    return views(*arguments, start_step=start_step, **options).enumerate(start_step).map(poison)
+
+  monkeypatch.setattr(pipeline, "views", poisoned)
+
+
+def test_a_bad_batch_is_skipped_and_a_resume_skips_it_too(tmp_path, monkeypatch, killed):
+  _poison(monkeypatch, 5, 6)
+  ones = _pretrain(tmp_path / "whole")
+  assert ones["skipped_steps"] == 2
+  assert all(np.isfinite(values).all() for values in _network(tmp_path / "whole"))
+  killed(lambda: _pretrain(tmp_path / "killed", checkpoint_every=6), saves=1)
+  _pretrain(tmp_path / "killed", checkpoint_every=6)
+  for one, other in zip(_network(tmp_path / "killed"), _network(tmp_path / "whole"), strict=True):
+    np.testing.assert_array_equal(one, other)
+  rows = _rows(tmp_path / "whole")
+  assert [(row["step"], row["skipped_steps"]) for row in rows] == [
+    *[(3, 0), (4, 0), (5, 0), (6, 1), (8, 2), (9, 2), (10, 2), (12, 2)],
+  ]
+  assert [row["loss"] is None for row in rows] == [row["step"] == 6 for row in rows]
+
+
+def test_many_bad_batches_in_a_row_end_the_run_with_evidence(tmp_path, monkeypatch):
+  _poison(monkeypatch, 6, 7, 8, 9)
+  with pytest.raises(errors.UserError) as caught:
+    _pretrain(tmp_path, max_bad_steps=2)
+  text = str(caught.value)
+  assert text.startswith("steps 7 to 8 have a loss or a gradient that is not finite")
+  assert f"the last good checkpoint is {tmp_path / 'checkpoints' / 'step_000000005.npz'}" in text
+  assert "--learning_rate" in text
+  assert "\n" not in text
+  with np.load(tmp_path / "bad_batch.npz", allow_pickle=False) as batch:
+    assert int(batch["step"]) == 6
+    assert batch["views"].shape == (16, 2, 8, 8, 1)
+    assert np.isnan(batch["views"]).all()
+    assert np.isfinite(batch["image"]).all()
+  assert not (tmp_path / "encoder").exists()
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_called_good(tmp_path):
+  saved, variable, files = _three(tmp_path)
+  assert saved.last_good() == files[-1]
+  variable.assign([1.0, np.inf])
+  saved.save(4)
+  files[-1].write_bytes(b"torn")
+  assert saved.last_good() == files[-2]
+
+
+def test_a_finished_run_is_not_run_again(whole):
+  folder, result = whole
+  before = _rows(folder)
+  again = _pretrain(folder, probe_split="train[100:200]")
+  assert _rows(folder) == before
+  assert again["loss"] == result["loss"]
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path):
+  variable = keras.Variable([1.0, 2.0], name="v")
+  saved = checkpoints.Checkpoints(tmp_path, [variable])
+  for step in (1, 2, 3, 4):
+    variable.assign([step, step])
+    saved.save(step)
+  files = sorted(tmp_path.glob("step_*.npz"))
+  assert len(files) == 3  # several are kept, not all
+  files[-1].write_bytes(files[-1].read_bytes()[:-40])
+  damaged = bytearray(files[-2].read_bytes())
+  where = damaged.find(np.float32(3.0).tobytes() * 2)
+  damaged[where] ^= 1
+  files[-2].write_bytes(damaged)
+  assert saved.restore() == 2
+  np.testing.assert_array_equal(variable.numpy(), [2.0, 2.0])
+
+
+def _three(folder):
+  """Checkpoints of steps 1 to 3, all of whose two numbers are the step."""
+  variable = keras.Variable([0.0, 0.0])
+  saved = checkpoints.Checkpoints(folder, [variable])
+  for step in (1, 2, 3):
+    variable.assign([step, step])
+    saved.save(step)
+  return saved, variable, sorted(folder.glob("step_*.npz"))
+
+
+def test_without_its_checksums_a_damaged_checkpoint_would_be_believed(tmp_path, monkeypatch):
+  saved, variable, files = _three(tmp_path)
+  content = files[-1].read_bytes()
+  where = content.find(np.float32(3.0).tobytes() * 2)
+  files[-1].write_bytes(content[:where] + b"\x01" + content[where + 1 :])
+  assert saved.restore() == 2
+  monkeypatch.setattr(zipfile.ZipExtFile, "_update_crc", lambda self, data: None)
+  assert saved.restore() == 3
+  assert (variable.numpy() != 3).any()
+
+
+def test_without_the_move_a_kill_would_tear_the_checkpoint(tmp_path, monkeypatch):
+  def killed(stream, **arrays):
+    stream.write(b"half of a checkpoint")
+    raise _Killed
+
+  for moved in (True, False):
+    saved, variable, files = _three(tmp_path / str(moved))
+    with monkeypatch.context() as patch:
+      patch.setattr(np, "savez", killed)
+      if not moved:  # written under its name
+        patch.setattr(
+          checkpoints, "open", lambda _, mode, to=files[-1]: to.open(mode), raising=False
+        )
+      with pytest.raises(_Killed):
+        saved.save(4)
+    assert saved.restore() == (3 if moved else 2)
+    assert variable.numpy()[0] == (3 if moved else 2)
+
+
+@hypothesis.settings(deadline=None, max_examples=150)
+@hypothesis.given(st.data())
+def test_no_damage_to_a_checkpoint_is_believed(tmp_path_factory, data):
+  """Whatever bytes change, what comes back is some checkpoint's state, and whole."""
+  saved, variable, files = _three(tmp_path_factory.mktemp("fuzz"))
+  content = bytearray(files[-1].read_bytes())
+  for _ in range(data.draw(st.integers(1, 3))):
+    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+  files[-1].write_bytes(content[: data.draw(st.integers(0, len(content)))])
+  step = saved.restore()
+  assert step in (2, 3)
+  np.testing.assert_array_equal(variable.numpy(), [step, step])
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+  checkpoints.Checkpoints(tmp_path, [keras.Variable([1.0], name="a")]).save(1)
+  with pytest.raises(errors.UserError, match="another model"):
+    checkpoints.Checkpoints(tmp_path, [keras.Variable([1.0, 2.0], name="a")]).restore()
+
+
+def test_init_from_another_run(whole, tmp_path):
+  # A learning rate that moves nothing shows where the weights started.
+  _pretrain(tmp_path, init_from=str(whole[0]), epochs=1, learning_rate=1e-20, robustness="none")
+  network = urkle_tf.load_encoder(str(tmp_path / "encoder")).network
+  earlier = urkle_tf.load_encoder(str(whole[0] / "encoder")).network
+  for one, other in zip(network.trainable_weights, earlier.trainable_weights, strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_averages_are_exported_in_place_of_encoder_and_head(tmp_path, monkeypatch):
+  found = []
+
+  def keep(model, *_):
+    part = getattr(model, "head", model)
+    found.append((part, [weight.numpy() for weight in part.weights]))
+
+  monkeypatch.setattr(export, "export_encoder", keep)
+  monkeypatch.setattr(export, "export_classifier", keep)
+  monkeypatch.setattr(monitoring.Pictures, "on_epoch_end", lambda *_: None)
+  options = {"pretext": "supervised(width=4, layers=2)", "robustness": "none", "epochs": 1}
+  _pretrain(tmp_path, ema=0.9, **options)
+  assert len(found) == 2
+  for part, exported in found:
+    pairs = zip(part.weights, exported, strict=True)
+    assert max(np.abs(weight.numpy() - value).max() for weight, value in pairs) > 1e-3
+
+
+@pytest.mark.usefixtures("plain_runs")
+@pytest.mark.parametrize("pretext", ["simclr", "vae(width=4, layers=2)", "supervised(width=4)"])
+def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
+  """The same weights come out when every label of the training data is wrong."""
+  from urkle_tf.data import sources
+
+  load, right = sources.load, whole[0]
+  if pretext != "simclr":
+    right = tmp_path / "right"
+    _pretrain(right, pretext=pretext, epochs=1)
+
+  def mislabelled(*args, **kwargs):
+    source = load(*args, **kwargs)
+    if source.split == SMALL["split"]:
+      source.labels[:] = source.labels[::-1].copy()
+    return source
+
+  monkeypatch.setattr(sources, "load", mislabelled)
+  _pretrain(
+    tmp_path / "wrong", **({} if pretext == "simclr" else {"pretext": pretext, "epochs": 1})
+  )
+  networks = [_network(folder) for folder in (tmp_path / "wrong", right)]
+  same = all(np.array_equal(one, other) for one, other in zip(*networks, strict=True))
+  assert same != pretext.startswith("supervised")  # which shows that the test can fail
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    ({"dataset": "digitz"}, "did you mean 'digits'"),
+    ({"pretext": "simclear"}, "did you mean 'simclr'"),
+    ({"robustness": "urkel"}, "did you mean 'urkle'"),
+    ({"robustness": "urkle(beta=-1)"}, "beta must be at least 0"),
+    ({"robustness": "urkle(beta=__import__('os'))"}, "cannot read"),
+    ({"robustness": "urkle(gamma=1)"}, "unknown option of urkle 'gamma'"),
+    ({"encoder": "resnet19"}, "did you mean 'resnet18'"),
+    ({"encoder": "convnet(layers=6)"}, "at least 32x32"),
+    ({"epsilon": -0.1}, "epsilon"),
+    ({"epsilon": 8.0}, "0-255"),
+    ({"norm": "l3"}, "norm"),
+    ({"batch_size": 65}, "larger than the 64 examples"),
+    ({"batch_size": 1}, "at least 2"),
+    ({"epochs": 0}, "--epochs must be at least 1"),
+    ({"ema": 1.0}, "ema must be at least 0 and below 1"),
+    ({"learning_rate": 0.0}, "--learning_rate must be above 0"),
+    ({"optimizer": "adam"}, "did you mean 'adamw'"),
+    ({"precision": "float16"}, "precision"),
+    ({"strategy": "two"}, "strategy"),
+    ({"augment": "simclr(strenght=1)"}, "did you mean 'strength'"),
+    ({"augment": "simclr, crop, crop"}, "lists 3 recipes, and there are 2 views"),
+    ({"pretext": "simclr(consistency=12)", "robustness": "rocl"}, "this simclr has 3"),
+    ({"init_from": "nowhere"}, "holds no encoder"),
+    ({"max_scale": 0.01}, "min_scale"),
+    ({"probe_split": "train[9999:]"}, "split"),
+  ],
+)
+def test_mistakes_end_in_one_line(tmp_path, options, words):
+  with pytest.raises(errors.UserError) as caught:
+    _pretrain(tmp_path, **options)
+  assert words in str(caught.value)
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "encoder").exists()
+
+
+@pytest.mark.usefixtures("plain_runs")
+def test_urrl_trains_on_a_clean_view_and_two_mixtures(tmp_path):
+  crop = "crop(padding=1)"
+  mixed = f"augmix(base='{crop}')"
+  options = {"pretext": "simclr(consistency=12, projector=8)", "robustness": "none", "epochs": 1}
+  row = _pretrain(tmp_path, augment=f"{crop}, {mixed}, {mixed}", **options)
+  assert row["loss"] == pytest.approx(row["nt_xent"] + row["consistency"], rel=1e-5)
+  assert 0 < row["consistency"] < 12 * np.log(3)
+
+
+def test_a_folder_of_other_settings_is_refused_and_kept(whole):
+  folder, _ = whole
+  before = (folder / "flags.cfg").read_text()
+  with pytest.raises(errors.UserError, match=r"holds a run with --learning_rate=0\.05"):
+    _pretrain(folder, probe_split="train[100:200]", learning_rate=0.1)
+  assert (folder / "flags.cfg").read_text() == before
+
+
+def test_steps_of_one_execution_are_the_same_steps(whole, tmp_path):
+  """Two at a time: the rows that come at the same steps, and the weights."""
+  _pretrain(tmp_path, steps_per_execution=2)
+  ones, twos = ({row["step"]: row for row in _rows(run)} for run in (whole[0], tmp_path))
+  assert list(twos) == [4, 6, 8, 10, 12]
+  # Means begin after the row before: those of the last two steps alone begin at the same step.
+  assert twos[12]["loss"] == pytest.approx(ones[12]["loss"], rel=1e-5)
+  for one, two in zip(_network(whole[0]), _network(tmp_path), strict=True):
+    np.testing.assert_allclose(two, one, atol=1e-6)
+  with pytest.raises(errors.UserError, match="=3 does not divide the 4 steps of an epoch"):
+    _pretrain(tmp_path / "other", steps_per_execution=3)
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path):
+  first = runs.open_run(tmp_path, {"seed": 0})
+  with pytest.raises(errors.UserError, match="in use"):
+    runs.open_run(tmp_path, {"seed": 0})
+  first.close()
+  runs.open_run(tmp_path, {"seed": 0}).close()
+
+
+def test_no_output_dir():
+  with pytest.raises(errors.UserError, match="--output_dir"):
+    _pretrain("")

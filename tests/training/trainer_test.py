@@ -1,0 +1,303 @@
+"""The training step: its loss, its determinism, its replicas."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import urkle_tf
+from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf.data import augment, pipeline, sources
+from urkle_tf.training import trainer as trainer_module
+
+
+def _trainer(scheme=None, attack=None, optimizer=None, **options):
+  keras.utils.set_random_seed(0)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense")
+  trainer = urkle_tf.Trainer(
+    encoder,
+    pretext=pretexts.SimCLR(projector=8, projection=4),
+    robustness=scheme or robustness.Urkle(beta=0.1),
+    attack=attack or attacks.PGD(attacks.Linf(0.1), steps=2),
+    **options,
+  )
+  trainer.compile(optimizer or keras.optimizers.SGD(0.05, momentum=0.9))
+  return trainer
+
+
+def _views(n=8, steps=3, seed=0):
+  views = np.random.default_rng(seed).uniform(size=(n * steps, 2, 8, 8, 1)).astype("float32")
+  return tf.data.Dataset.from_tensor_slices({"views": views}).batch(n, drop_remainder=True)
+
+
+def _weights(trainer):
+  return [v.numpy() for v in trainer.encoder.variables + trainer.pretext.variables]
+
+
+def _same(ones, others, tolerance=0.0):
+  for one, other in zip(ones, others, strict=True):
+    np.testing.assert_allclose(one, other, atol=tolerance, rtol=tolerance)
+
+
+def test_the_contracts_example_trains_on_tuples_of_views():
+  views = np.random.default_rng(0).uniform(size=(2, 32, 8, 8, 1)).astype("float32")
+  data = tf.data.Dataset.from_tensor_slices((views[0], views[1])).batch(8)
+  history = _trainer().fit(data, epochs=6, verbose=0).history
+  assert history["loss"][-1] < history["loss"][0]
+  assert {"nt_xent", "kl", "sigma_mean", "zero_gradients"} <= set(history)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_loss_is_equation_12(beta):
+  trainer = _trainer(robustness.Urkle(beta=beta))
+  trainer.fit(_views(steps=1), verbose=0)
+  row = trainer.get_metrics_result()
+  np.testing.assert_allclose(row["loss"], row["nt_xent"] + beta * row["kl"], rtol=1e-5)
+  np.testing.assert_allclose(row["kl"], row["kl_mean_part"] + row["kl_scale_part"], rtol=1e-4)
+
+
+def test_terms_are_those_of_the_training_pass():
+  """Recomputed outside of the trainer from the same weights, views and noise."""
+  trainer = _trainer()
+  batch = next(iter(_views(steps=1)))
+  before = [v.numpy() for v in trainer.variables]
+  seed = urkle_tf.distribution.fold([0, 0], 0)
+  adversaries, _ = trainer.adversaries(batch["views"], None, urkle_tf.distribution.fold(seed, 1), 0)
+  images = tf.reshape(tf.concat([batch["views"], adversaries], 1), [-1, 8, 8, 1])
+  normal = trainer.encoder(images, training=True)
+  noise = urkle_tf.distribution.normal(urkle_tf.distribution.fold(seed, 2), normal.loc.shape)
+  whole = networks.Representations.of(normal, 4, noise)
+  nt_xent = tf.reduce_mean(trainer.pretext.loss(whole, None)["nt_xent"])
+  kl = networks.kl(whole.take([0, 1]).normal, whole.take([2, 3]).normal)
+  for variable, value in zip(trainer.variables, before, strict=True):
+    variable.assign(value)
+  trainer.reset_metrics()
+  row = {k: float(v) for k, v in trainer.train_step(batch).items()}
+  np.testing.assert_allclose(row["nt_xent"], nt_xent, rtol=1e-4)
+  np.testing.assert_allclose(row["kl"], tf.reduce_mean(kl), rtol=1e-3)
+
+
+def test_same_seed_same_weights_and_another_seed_others():
+  runs = []
+  for seed in (1, 1, 2):
+    trainer = _trainer(seed=seed)
+    trainer.fit(_views(), verbose=0)
+    runs.append(_weights(trainer))
+  _same(runs[0], runs[1])
+  assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(runs[0], runs[2], strict=True))
+
+
+def _state(trainer):
+  """All that a step moves, but for the count of steps and what is reported."""
+  own = [v for v in trainer.variables if v is not trainer.skips]
+  reported = {id(v) for v in trainer.metrics_variables}
+  slots = [v for v in trainer.optimizer.variables if v is not trainer.optimizer.iterations]
+  return [v.numpy() for v in own + slots if id(v) not in reported]
+
+
+def test_a_step_exchanges_no_more_than_it_must(mirrored, monkeypatch):
+  """Between replicas the time of a step is that of its exchanges, however little they carry."""
+  with mirrored.scope():
+    trainer = _trainer(optimizer=keras.optimizers.SGD(0.05))
+  norms = [
+    layer
+    for layer in trainer._flatten_layers()
+    if isinstance(layer, keras.layers.BatchNormalization)
+  ]
+  shapes = []
+  exchange = tf.distribute.ReplicaContext.all_reduce
+
+  def counted(self, operation, value, *args, **kwargs):
+    shapes.append([part.shape for part in tf.nest.flatten(value)])
+    return exchange(self, operation, value, *args, **kwargs)
+
+  monkeypatch.setattr(tf.distribute.ReplicaContext, "all_reduce", counted)
+  trainer.fit(_views(steps=1), steps_per_epoch=1, verbose=0)
+  assert len(norms) == 4
+  # On each of two replicas: every norm's moments and their gradient; the gathered projections and
+  # their gradient; and once the gradient of all weights, with the numbers that are reported.
+  assert len(shapes) == 2 * (2 * len(norms) + 2 + 1)
+  assert shapes[-1] == [v.shape for v in trainer.trainable_variables] + [
+    len(trainer.means.names) - 1
+  ]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
+  scope = mirrored if replicas == 2 else tf.distribute.get_strategy()
+  with scope.scope():
+    trainer = _trainer(robustness.ACL(form="ds", ema=0.9))  # two kinds of statistics, and averages
+  views = next(iter(_views(steps=1)))["views"].numpy()
+  broken = views.copy()
+  broken[0, 0, 0, 0] = np.nan  # one pixel, on one of the replicas
+  counts = []
+
+  def fit(images):
+    row = trainer.fit(tf.data.Dataset.from_tensors({"views": images}), verbose=0).history
+    counts.append([*trainer.skips.numpy(), int(trainer.optimizer.iterations.numpy())])
+    return row
+
+  fit(views)
+  before = _state(trainer)
+  for _ in range(2):
+    row = fit(broken)
+  _same(_state(trainer), before)
+  assert row["loss"] == [0.0]  # the mean of no step
+  row = fit(views)
+  assert all(np.isfinite(values).all() for values in row.values())
+  after = _state(trainer)
+  assert all(np.isfinite(values).all() for values in after)
+  assert sum((a != b).any() for a, b in zip(after, before, strict=True)) > len(before) / 2
+  fit(broken)
+  # [skipped, in a row, in the longest row, its last step, steps]
+  assert counts == [[0, 0, 0, -1, 1], [1, 1, 1, 1, 2], [2, 2, 2, 2, 3], [2, 0, 2, 2, 4]] + [
+    [3, 1, 2, 2, 5]
+  ]
+
+
+@pytest.mark.parametrize(
+  "options",
+  [pytest.param({}, marks=pytest.mark.full), {"clip_norm": 0.05}, {"on_device": True}],
+)
+def test_one_replica_and_two_give_the_same_step(mirrored, options):
+  options = dict(options)
+  data = _views()
+  if options.pop("on_device", False):
+    images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), np.uint8)
+    data = tf.data.Dataset.from_tensor_slices({"image": images}).batch(8, drop_remainder=True)
+    options["augment"] = augment.SimCLR(strength=0.5)
+  results, weights = [], []
+  for scope in (tf.distribute.get_strategy(), mirrored):
+    with scope.scope():
+      trainer = _trainer(**options)
+    results.append(trainer.fit(data, verbose=0).history)
+    weights.append(_weights(trainer))
+  _same(*weights, tolerance=2e-5)
+  for name in ("loss", "nt_xent", "kl", "attack_objective", "gradient_norm"):
+    np.testing.assert_allclose(results[0][name], results[1][name], rtol=2e-4)
+
+
+def test_clipping_bounds_the_step():
+  rate = 0.5
+  trainer = _trainer(optimizer=keras.optimizers.SGD(rate), clip_norm=0.01)
+  before = [v.numpy() for v in trainer.trainable_variables]
+  trainer.fit(_views(steps=1), verbose=0)
+  moved = np.sqrt(
+    sum(np.sum((v - b) ** 2) for v, b in zip(trainer.trainable_variables, before, strict=True))
+  )
+  assert trainer.get_metrics_result()["gradient_norm"] > 0.01
+  np.testing.assert_allclose(moved, rate * 0.01, rtol=1e-3)
+
+
+def test_augmentation_in_the_step_is_that_of_the_pipeline():
+  source = sources.load("digits", "train[:64]")
+  recipe = augment.SimCLR(strength=0.5, flip=False)
+  weights = []
+  for on_device in (False, True):
+    trainer = _trainer(seed=3, augment=recipe if on_device else None)
+    data = pipeline.views(source, recipe, 16, seed=3, on_device=on_device)
+    trainer.fit(data, steps_per_epoch=3, verbose=0)
+    weights.append(_weights(trainer))
+  _same(*weights, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("attack, reach", [(None, 1), (attacks.NFGSM(attacks.Linf(0.1)), 3)])
+def test_epsilon_warms_up(attack, reach):
+  trainer = _trainer(attack=attack, epsilon_warmup=4)
+  views = next(iter(_views(steps=1)))["views"]
+  for step, share in ((0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0), (None, 1.0)):
+    found, _ = trainer.adversaries(views, None, [0, 0], step)
+    furthest = np.abs(found - views).max()
+    np.testing.assert_allclose(furthest, reach * share * 0.1, rtol=1e-3 if reach == 1 else 0.02)
+
+
+def test_beta_warms_up():
+  trainer = _trainer(robustness.Urkle(beta=1.0), beta_warmup=4)
+  for step in range(5):
+    trainer.reset_metrics()
+    trainer.train_step(next(iter(_views(steps=1))))
+    row = trainer.get_metrics_result()
+    share = min(1.0, (step + 1) / 4)
+    np.testing.assert_allclose(row["loss"], row["nt_xent"] + share * row["kl"], rtol=1e-4)
+
+
+def test_plain_simclr_runs_no_attack_and_no_noise():
+  trainer = _trainer(robustness.Plain())
+  assert trainer.attack is None
+  trainer.fit(_views(), verbose=0)
+  scale = trainer.encoder.network.get_layer("raw_scale")
+  assert not scale.kernel.numpy().any()  # a scale that nothing uses is not moved
+  assert "kl" not in trainer.get_metrics_result()
+
+
+@pytest.mark.parametrize(
+  "policy", ["mixed_bfloat16", pytest.param("float32", marks=pytest.mark.full)]
+)
+def test_the_step_compiles_with_xla(policy):
+  keras.mixed_precision.set_global_policy(policy)
+  try:
+    trainer = _trainer()
+    trainer.compile(keras.optimizers.SGD(0.05), jit_compile=True)
+    history = trainer.fit(_views(), verbose=0).history
+    plain = _trainer()
+    plain.compile(keras.optimizers.SGD(0.05))
+    reference = plain.fit(_views(), verbose=0).history
+  finally:
+    keras.mixed_precision.set_global_policy("float32")
+  tolerance = 1e-3 if policy == "float32" else 0.05
+  np.testing.assert_allclose(history["nt_xent"], reference["nt_xent"], rtol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["simclr", "supervised", "acl"])
+def test_the_average_of_every_scheme_is_the_plain_loop(kind):
+  keras.utils.set_random_seed(0)
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense")
+  task = pretexts.Supervised(width=4, outputs=3)
+  if kind != "supervised":
+    task = pretexts.SimCLR(projector=8, projection=4)
+  scheme = robustness.ACL(ema=0.1) if kind == "acl" else robustness.Urkle(beta=0.1)
+  attack = attacks.PGD(attacks.Linf(0.1), steps=1)
+  trainer = urkle_tf.Trainer(encoder, task, scheme, attack, ema=0.6)  # which comes before acl's
+  trainer.compile(keras.optimizers.SGD(0.05))
+  models = [encoder, task.head] if kind == "supervised" else [encoder]
+  online = lambda: [w.numpy() for model in models for w in model.weights]  # noqa: E731
+  expected = None
+  for m, views in zip((0.0, 1 / 2, 0.6, 0.6), _views(steps=4), strict=True):
+    labels = np.arange(8, dtype="int32") % 3
+    trainer.train_step({"views": views["views"][:, : task.views], "label": labels})
+    weights = online()
+    expected = [
+      m * old + (1 - m) * new for old, new in zip(expected or weights, weights, strict=True)
+    ]
+  with trainer.averaged():
+    _same(online(), expected, tolerance=1e-5)
+  _same(online(), weights)
+  assert max(np.abs(one - other).max() for one, other in zip(weights, expected)) > 1e-3
+
+
+@pytest.mark.parametrize("ema", [-0.1, 1.0])
+def test_a_decay_out_of_its_range(ema):
+  with pytest.raises(errors.UserError, match=f"ema must be at least 0 and below 1, got {ema}"):
+    _trainer(ema=ema)
+
+
+def test_effective_rank(rng):
+  line = np.outer(rng.normal(size=50), rng.normal(size=4)).astype("float32")
+  cloud = rng.normal(size=(20_000, 4)).astype("float32")[:2000]
+  assert float(trainer_module.effective_rank(line)) == pytest.approx(1.0, abs=1e-3)
+  assert float(trainer_module.effective_rank(cloud)) == pytest.approx(4.0, abs=0.1)
+  spectrum = np.linalg.eigvalsh(np.cov(cloud.T * [[3], [1], [1], [1]]))
+  expected = spectrum.sum() ** 2 / (spectrum**2).sum()
+  value = trainer_module.effective_rank(cloud * np.float32([3, 1, 1, 1]))
+  assert float(value) == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_adversarial_scheme_needs_an_attack():
+  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 6, loc="dense")
+  with pytest.raises(errors.UserError, match="needs an attack"):
+    urkle_tf.Trainer(encoder, pretexts.SimCLR(), robustness.Urkle())
+
+
+def test_batches_without_views_say_so():
+  with pytest.raises(errors.UserError, match='no "views"'):
+    _trainer().views({"image": tf.zeros([2, 8, 8, 1], tf.uint8)}, 0)

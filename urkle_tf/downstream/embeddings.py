@@ -1,0 +1,116 @@
+"""`represent`: what an encoder makes of images, as arrays and to look at; behind `embed`."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf import errors, export
+from urkle_tf.data import compatibility, sources
+from urkle_tf.export import foreign_models
+from urkle_tf.output import files, progress, projector
+from urkle_tf.settings import Represent, arguments, data_of
+from urkle_tf.training import runs
+
+
+@arguments(Represent)
+def represent(given):
+  """Embeds images, and writes the embeddings and what TensorBoard's Projector shows of them.
+
+  Returns:
+    What embeddings.npz holds, NumPy arrays in the order of the split: "loc" float32 [n, d];
+    "scale" likewise, of an encoder of this package; "labels" [n] and "class_names" where the
+    data has them; "names", paths within the folder, where images are files.  Beside it lie
+    vectors.tsv (loc), metadata.tsv, sprite.png and projector_config.pbtxt.
+
+  Raises:
+    UserError: for settings, data or folders that do not fit.
+  """
+  if not given.encoder:
+    raise errors.UserError("give --encoder=FOLDER: an exported encoder")
+  if given.batch_size < 1:
+    raise errors.UserError(f"--batch_size must be at least 1, got {given.batch_size}")
+  if given.projector_examples < 0:
+    raise errors.UserError("--projector_examples must be at least 0")
+  embed, size_for = _read(given.encoder)
+  source = sources.load(**data_of(given))
+  compatibility.check_images(size_for(source.image_shape), source, "the encoder")
+  run = runs.open_run(given.output_dir, dataclasses.asdict(given)) if given.output_dir else None
+  try:
+    shown = min(given.projector_examples, source.size) if run else 0
+    found, pictures = _embed(embed, source, given.batch_size, shown)
+    if run:
+      if shown:
+        vectors = found["loc"][:shown]
+        projector.write(run.path, vectors, _columns(found, shown), pictures, "loc")
+      files.write(run.path / "embeddings.npz", lambda file: np.savez(file, **found))
+  finally:
+    if run:
+      run.close()
+  return found
+
+
+def _read(path):
+  """(function of images to {"loc"} or {"loc", "scale"}, function of the data's size to its own)."""
+  if not foreign_models.is_foreign(path):
+    loaded = export.load_encoder(path)
+    network = loaded.network
+    return lambda images: network(images, training=False), lambda _: loaded.image_shape
+  model = foreign_models.load(path, foreign_models.EMBEDDING)
+
+  def embed(images):
+    found = model.function(images)
+    if found.shape.rank == 4:
+      found = tf.reduce_mean(found, [1, 2])
+    return {"loc": tf.cast(found, tf.float32)}
+
+  return embed, model.size_for
+
+
+def _embed(embed, source, batch_size, shown):
+  """What `represent` returns, and thumbnails of the first so many images (None for none)."""
+  signature = [tf.TensorSpec([None, *source.image_shape], tf.float32)]
+  compiled = tf.function(embed, input_signature=signature)
+  bar = progress.Progress("embedding", source.size)
+  parts: dict[str, list[np.ndarray]] = {}
+  labels, pictures, left = [], [], shown
+  try:
+    for batch in source.batches(batch_size, shuffle=False, drop_remainder=False):
+      images = tf.cast(batch["image"], tf.float32) / 255
+      for name, values in compiled(images).items():
+        parts.setdefault(name, []).append(values.numpy())
+      if source.labelled:
+        labels.append(batch["label"].numpy())
+      if left > 0:
+        pictures.append(projector.thumbnails(images[:left], shown))
+        left -= len(pictures[-1])
+      bar.add(len(images))
+  except tf.errors.OpError:
+    if unreadable := sources.find_unreadable(source):
+      raise unreadable from None
+    raise
+  found = {name: np.concatenate(values) for name, values in parts.items()}
+  if not np.all(np.isfinite(found["loc"])):
+    raise errors.UserError("the encoder returns NaN or infinite values: these embed nothing")
+  if source.labelled:
+    found["labels"] = np.concatenate(labels)
+  if source.class_names is not None:
+    found["class_names"] = np.array(source.class_names)
+  if source.names is not None:
+    found["names"] = np.array(source.names)
+  return found, np.concatenate(pictures) if pictures else None
+
+
+def _columns(found, count):
+  """What the Projector tells of each image: {column: values}; it labels points by the first."""
+  columns: dict[str, Sequence] = {}
+  if "labels" in found:
+    labels = found["labels"][:count]
+    names = found.get("class_names")
+    columns["label"] = labels if names is None else names[labels]
+  if "names" in found:
+    columns["name"] = found["names"][:count]
+  if "scale" in found:
+    columns["sigma"] = [f"{sigma:.4g}" for sigma in found["scale"][:count].mean(1)]
+  return {**columns, "index": range(count)}

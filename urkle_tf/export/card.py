@@ -1,0 +1,237 @@
+"""The model card of an export: README.md, in the form that Hugging Face reads."""
+
+import json
+
+from urkle_tf.output import files, tables
+
+NAME = "README.md"
+
+_TASKS = {"encoder": "image-feature-extraction", "classifier": "image-classification"}
+_WHAT = {
+  "encoder": "An encoder of images: each becomes a Gaussian over representations",
+  "classifier": "A classifier of images on a Gaussian encoder",
+  "regressor": "A network from images to numbers on a Gaussian encoder",
+}
+_USE = {
+  "encoder": ("embed", "embedding", "[n, {latent_dim}]"),
+  "classifier": ("deterministic", "logits", "[n, {classes}]"),
+  "regressor": ("deterministic", "predictions", "[n, {outputs}]"),
+}
+_NOT_MEASURED = (
+  "Nothing yet. `python -m urkle_tf.evaluate` measures it; "
+  '`urkle_tf.model_card("FOLDER", report="REPORT")` writes what it found here.'
+)
+# Settings that a reader asks for: {name: how it is called}.
+_TRAINED = {
+  "pretext": "pretext",
+  "robustness": "robustness",
+  "augment": "augmentation",
+  "encoder": "architecture",
+  "protocol": "protocol",
+  "head": "head",
+  "labels": "labels",
+  "split": "split",
+  "examples": "examples",
+  "epochs": "epochs",
+  "minutes": "minutes",
+  "batch_size": "batch",
+  "optimizer": "optimiser",
+  "learning_rate": "learning rate",
+  "attack_steps": "steps of the inner attack",
+  "precision": "precision",
+  "seed": "seed",
+}
+
+
+def text(metadata, reports=(), use=None, recipe="", limits=(), licence=None):
+  """The card.
+
+  Args:
+    metadata: what metadata.json holds: no path and no name of a machine is in it.
+    reports: what report.json of `evaluate` holds, of each evaluation of this export.
+    use: how it is used, in Markdown; None for that of a folder.
+    recipe: what else there is to say of its training.
+    limits: further lines of the limits.
+    licence: its SPDX name; None leaves it to whoever publishes.
+
+  Returns:
+    Markdown that begins with YAML.
+  """
+  kind = metadata["kind"]
+  name = _name(metadata)
+  parts = [
+    _front(metadata, name, reports, licence),
+    f"# {name}",
+    f"{_WHAT[kind]}, trained with urkle_tf{_promise(metadata)}.",
+    "## Use",
+    use or _use(metadata),
+    "## Training",
+    tables.markdown(("what", "value"), _trained(metadata)),
+    recipe,
+    "## Measured",
+    "\n\n".join(map(_measured, reports)) or _NOT_MEASURED,
+    "## Limits",
+    _limits(metadata, limits, licence),
+  ]
+  return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write(folder, metadata, report=None):
+  """Writes the card into an export's folder, a `pathlib.Path`."""
+  files.write(folder / NAME, text(metadata, [report] if report else ()))
+
+
+def _name(metadata):
+  """Such as: simclr + urkle encoder, cifar10, 32x32."""
+  settings = {**metadata.get("encoder_settings", {}), **metadata.get("settings", {})}
+  parts = [str(settings.get(key, "")).split("(")[0] for key in ("pretext", "robustness")]
+  cell = " + ".join(part for part in parts if part not in ("", "none"))
+  size = "x".join(map(str, metadata["image_size"][:2]))
+  found = [f"{cell} {metadata['kind']}".strip(), metadata.get("dataset"), size]
+  return ", ".join(str(part) for part in found if part)
+
+
+def _promise(metadata):
+  threat = _threat(metadata)
+  return f" to resist changes of pixels within {threat}" if threat else ""
+
+
+def _threat(metadata):
+  """Such as linf 8/255; "" where the export does not tell."""
+  if not {"norm", "epsilon"} <= set(metadata):
+    return ""
+  return tables.threat(metadata)
+
+
+def _front(metadata, name, reports, licence):
+  """The YAML front matter; values are JSON, which is YAML."""
+  fields = {
+    "library_name": "keras",
+    "tags": ["tensorflow", "urkle_tf", "adversarial-robustness", "image", metadata["kind"]],
+  }
+  if metadata["kind"] in _TASKS:
+    fields["pipeline_tag"] = _TASKS[metadata["kind"]]
+  if licence:
+    fields["license"] = licence.lower()
+  data = _dataset(metadata)
+  if data:
+    fields["datasets"] = [data]
+  if results := [_result(metadata, report) for report in reports if _rows(report)]:
+    fields["metrics"] = ["accuracy"]
+    fields["model-index"] = [{"name": name, "results": results}]
+  lines = [f"{key}: {json.dumps(value)}" for key, value in fields.items()]
+  return "\n".join(["---", *lines, "---"])
+
+
+def _result(metadata, report):
+  """What a report found, as the front matter has it."""
+  measured = str(report["config"]["dataset"])
+  return {
+    "task": {"type": _TASKS.get(metadata["kind"], "other")},
+    "dataset": {
+      "name": measured,
+      "type": measured.split(":")[0],
+      "split": str(report["config"].get("split", "test")),
+    },
+    "metrics": [
+      {"type": "accuracy", "name": row["name"], "value": row["value"]} for row in _rows(report)
+    ],
+  }
+
+
+def _dataset(metadata):
+  """The public name of the data set; None of a folder, or where none is told."""
+  data = str(metadata.get("dataset") or "").split(":")[0].split("/")[0]
+  return None if data in ("", "folder") else data
+
+
+def _use(metadata):
+  endpoint, output, shape = _USE[metadata["kind"]]
+  height, width, channels = metadata["image_size"]
+  return f"""Images are float32 `[n, {height}, {width}, {channels}]` in [0, 1]; \
+normalisation is inside. TensorFlow and Keras are enough:
+
+```python
+import keras
+
+layer = keras.layers.TFSMLayer("FOLDER", call_endpoint="{endpoint}")
+found = layer(images)["{output}"]  # {shape.format(**metadata)}
+```
+
+`metadata.json` says all that is known of it, `network.keras` is the network to train on."""
+
+
+def _trained(metadata):
+  rows = [("data", metadata.get("dataset") or "not told")]
+  if threat := _threat(metadata):
+    rows.append(("threat model", threat))
+  rows += [("dimensions of z", metadata["latent_dim"]), ("z is sampled", metadata["stochastic"])]
+  for part, of in (("encoder_settings", "pre-training: "), ("settings", "")):
+    settings = metadata.get(part, {})
+    if of and settings.get("dataset"):
+      rows.append((of + "data", settings["dataset"]))
+    rows += [
+      (of + called, settings[key])
+      for key, called in _TRAINED.items()
+      if settings.get(key) is not None
+    ]
+  versions = metadata.get("versions", {})
+  rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+  return rows
+
+
+def _rows(report):
+  """[{"name", "value" in percent, "interval"}] of each reading of z, clean first."""
+  if "clean" not in report:
+    return []
+  found, readings = [], tables.readings(report)
+  for mode, (clean, attacks) in readings.items():
+    reading = f", {tables.READINGS[mode]}" if len(readings) > 1 else ""
+    found.append({"name": f"clean{reading}", **_percent(clean)})
+    for row in attacks:
+      name = f"{tables.attack(row)}, {tables.threat(row)}{reading}"
+      found.append({"name": name, **_percent(row)})
+  return found
+
+
+def _percent(part):
+  return {
+    "value": round(100 * part["accuracy"], 2),
+    "interval": [round(100 * bound, 1) for bound in part["interval"]],
+  }
+
+
+def _measured(report):
+  said = [f"On {report['config']['dataset']}, {report['config'].get('split', 'test')}."]
+  if rows := _rows(report):
+    said[0] = f"{said[0][:-1]}, {report['clean']['examples']:,} images."
+    cells = [
+      (r["name"], f"{r['value']:.2f} ({r['interval'][0]} to {r['interval'][1]})") for r in rows
+    ]
+    said.append(tables.markdown(("images", "accuracy in percent, 95% interval"), cells))
+  if part := report.get("representation"):
+    said.append(
+      f"Without labels: the worst neighbour of an image within {tables.threat(part)} "
+      f"is {part['kl_mean']:.3g} nats away (mean), and moves its "
+      f"representation by {part['drift']:.2g} of the mean distance between images."
+    )
+  if failed := [check["name"] for check in report.get("checks", ()) if not check["passed"]]:
+    said.append(f"Checks that failed: {', '.join(failed)}. The figures rest on less than they say.")
+  return "\n\n".join(said)
+
+
+def _limits(metadata, further, licence):
+  said = [
+    "Robust accuracy is that against the attacks named beside it: an upper bound on the accuracy "
+    "against any attack, not a guarantee.",
+    "It says nothing of larger changes, of other kinds of change (shifts, occlusions, other "
+    "weather), or of images unlike those of the training.",
+  ]
+  if "epsilon" not in metadata:
+    said.insert(0, "No adversary took part in what is told above of its training.")
+  if not metadata["stochastic"]:
+    said.append("z is the mean: the scale that it gives was not trained.")
+  said += further
+  if not licence:
+    said.append("Whoever publishes it adds the licence, and what the data allow.")
+  return "\n".join(f"- {line}" for line in said)

@@ -1,0 +1,97 @@
+"""Model cards with what was measured, and exports on the Hugging Face hub."""
+
+import json
+import pathlib
+
+from urkle_tf import errors, export
+from urkle_tf.export import card
+from urkle_tf.networks import presets
+
+
+def model_card(folder, report=None):
+  """Writes the card of an export again, with what an evaluation of it found.
+
+  Args:
+    folder: of an encoder, a classifier or a regressor of this package.
+    report: the folder of the evaluation, or its report.json; None for a card without figures.
+
+  Returns:
+    The card's path, `folder/README.md`.
+
+  Raises:
+    UserError: if there is no such export or report, or the report is of another model.
+  """
+  metadata = _metadata(folder)
+  found = None if report is None else read_report(report, metadata)
+  card.write(pathlib.Path(folder), metadata, found)
+  return pathlib.Path(folder) / card.NAME
+
+
+def push_to_hub(folder, repo_id, report=None, private=True, **options):
+  """Uploads an export with its card to the Hugging Face hub.
+
+  Args:
+    folder: of an encoder, a classifier or a regressor of this package.
+    repo_id: `"owner/name"`; it is made if it is not there.
+    report: as in `model_card`; None leaves the card as it is.
+    private: whether a repository that is made is private.
+    **options: of `huggingface_hub.HfApi.upload_folder`: token, commit_message, revision.
+
+  Returns:
+    What the upload returns.
+
+  Raises:
+    UserError: if huggingface_hub is not installed, or as `model_card`.
+  """
+  try:
+    import huggingface_hub  # optional
+  except ImportError as error:
+    raise errors.UserError(
+      "push_to_hub needs huggingface_hub, which is not installed: pip install huggingface_hub"
+    ) from error
+  _metadata(folder)
+  if report is not None:
+    model_card(folder, report)
+  token = {"token": options["token"]} if "token" in options else {}
+  hub = huggingface_hub.HfApi(**token)
+  hub.create_repo(repo_id, private=private, exist_ok=True)
+  return hub.upload_folder(repo_id=repo_id, folder_path=str(folder), **options)
+
+
+def _metadata(folder):
+  if presets.is_named(folder):
+    raise errors.UserError(f"{folder!r} is no folder: export what load_classifier makes of it")
+  return export.read_metadata(folder)
+
+
+def read_report(report, *models):
+  """Reads what an evaluation found.
+
+  Args:
+    report: the folder of the evaluation, or its report.json.
+    *models: metadata of exports, of one of which it must be.
+
+  Returns:
+    What report.json holds, without paths.
+
+  Raises:
+    UserError: if there is no such report, or it is of another model.
+  """
+  file = pathlib.Path(report)
+  file = file / "report.json" if file.is_dir() else file
+  try:
+    found = json.loads(file.read_text(encoding="utf-8"))
+    config = found["config"]
+  except OSError as error:
+    raise errors.UserError(f"no report {str(file)!r}: give the folder of evaluate") from error
+  except (ValueError, KeyError, TypeError) as error:
+    raise errors.UserError(f"{str(file)!r} is no report of evaluate: {error}") from error
+  measured = config.get("fingerprint")
+  here = [str(metadata.get("fingerprint")) for metadata in models]
+  if measured not in here:
+    raise errors.UserError(
+      f"{str(file)!r} is about another model (weights {measured}, here {' or '.join(here)}): "
+      "evaluate this one"
+    )
+  config["dataset"] = export.settings_without_paths(config)["dataset"]
+  return found

@@ -1,0 +1,1 @@
+"""What a command leaves behind or shows: whole files, tables, progress, pictures."""

@@ -1,0 +1,71 @@
+"""Drawing on a canvas of its own, and images as files."""
+
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf.output import files
+
+
+def canvas(width, height):
+  """An empty matplotlib figure; the caller's backend is left as it is.
+
+  Args:
+    width: inches.
+    height: inches.
+  """
+  from matplotlib.backends import backend_agg  # here: a slow import that few commands need
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, height), layout="constrained")
+  backend_agg.FigureCanvasAgg(figure)
+  return figure
+
+
+def pixels(figure, dpi=100):
+  """A figure of `canvas` as uint8 [height, width, 3]."""
+  figure.set_dpi(dpi)
+  figure.canvas.draw()
+  return np.array(figure.canvas.buffer_rgba())[..., :3]
+
+
+def save(picture, file):
+  """Writes a PNG, whole or not at all.
+
+  Args:
+    picture: uint8 [height, width, 1 or 3].
+    file: a `pathlib.Path`; its folder is made.
+  """
+  files.write(file, tf.io.encode_png(picture).numpy())
+
+
+def coloured(image):
+  """[h, w, c] as [h, w, 3]."""
+  channels = 3 if image.shape[-1] >= 3 else 1
+  return np.broadcast_to(image[..., :channels], (*image.shape[:2], 3))
+
+
+def headed(picture, titles, height=18):
+  """Writes a title above each column of a picture.
+
+  Args:
+    picture: uint8 [h, w, 1 or 3], of columns of the same width.
+    titles: texts, one a column.
+    height: pixels of the line of titles.
+
+  Returns:
+    uint8 [h + height, w, 3].
+  """
+  picture = coloured(picture)
+  width = picture.shape[1] / len(titles)
+  dpi = 100
+  figure = canvas(picture.shape[1] / dpi, height / dpi)
+  for column, title in enumerate(titles):
+    # Of a font of 72 / dpi points a letter takes about 0.6 pixels.
+    size = min(8.0, width / (0.6 * max(len(title), 1)) * 72 / dpi)
+    figure.text((column + 0.5) / len(titles), 0.5, title, fontsize=size, ha="center", va="center")
+  line = pixels(figure, dpi)
+  # Sizes in inches may round to a pixel more or less.
+  whole = np.full((height, *picture.shape[1:]), 255, np.uint8)
+  rows, columns = min(height, line.shape[0]), min(picture.shape[1], line.shape[1])
+  whole[:rows, :columns] = line[:rows, :columns]
+  return np.concatenate([whole, picture])

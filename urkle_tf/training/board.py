@@ -1,0 +1,102 @@
+"""What TensorBoard shows of a run beside its curves: settings, and embeddings before and after."""
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
+
+from urkle_tf import distribution, export
+from urkle_tf.data import pipeline
+from urkle_tf.output import projector
+from urkle_tf.robustness.urkle import kl_objective
+
+HEALTH = "1_health"  # sorts before every other group, so that it is TensorBoard's first screen
+_IMAGES = 256  # that the Projector shows, each clean and attacked
+_TOGETHER = 64  # of them that are attacked
+
+# Signs of a run that goes wrong; HParams shows the first of them.
+SIGNS = (
+  "loss",
+  "knn_accuracy",
+  "knn_robust_accuracy",
+  "kl",
+  "effective_rank",
+  "attack_objective",
+  "sigma_mean",
+)
+# Settings that runs are compared by; the rest is in the text of the flags.
+_COMPARED = (
+  *("pretext", "robustness", "augment", "encoder", "loc", "latent_dim", "norm", "epsilon"),
+  *("attack_steps", "batch_size", "epochs", "minutes", "optimizer", "learning_rate"),
+  *("weight_decay", "seed"),
+)
+
+
+def settings(writer, values):
+  """Writes a run's settings: as text, the flags that repeat it, and as hyper-parameters.
+
+  Args:
+    writer: a `tf.summary` writer.
+    values: {flag: value}; without the paths of this machine, as in an export.
+  """
+  shown = export.settings_without_paths(values)
+  flags = [f"    --{name}={value}" for name, value in shown.items() if value is not None]
+  compared = {name: shown[name] for name in _COMPARED if shown.get(name) is not None}
+  with writer.as_default(0):
+    tf.summary.text("flags", "\n".join(flags))
+    hparams.hparams_config(
+      [hparams.HParam(name) for name in compared],
+      [hparams.Metric(f"{HEALTH}/{name}", display_name=name) for name in SIGNS],
+    )
+    hparams.hparams(compared)
+  writer.flush()
+
+
+def embeddings(encoder, attack, source, folder, seed=0):
+  """Shows in the Projector where an attack takes images: both, with their thumbnails.
+
+  Adversaries maximise KL[p(z|x) || p(z|x')]: they need no label.  Labels only name the points.
+
+  Args:
+    encoder: a `GaussianEncoder` or a loaded one.
+    attack: for example an `attacks.PGD`.
+    source: images: the first ones are shown, as they are.
+    folder: of the event files, a `pathlib.Path`.
+    seed: an int.
+  """
+  batches = list(_first(source))
+  found = [
+    _before_and_after(encoder, attack, batch["image"], distribution.fold([seed, 2], number))
+    for number, batch in enumerate(batches)
+  ]
+  clean, attacked, pictures, attacked_pictures = map(np.concatenate, zip(*found, strict=True))
+  count = len(clean)
+  columns = {"state": count * ["clean"] + count * ["attacked"], "image": 2 * list(range(count))}
+  if "label" in batches[0]:
+    labels, names = np.concatenate([batch["label"] for batch in batches]), source.class_names
+    shown = list(labels) if names is None else [names[int(label)] for label in labels]
+    columns = {"label": 2 * shown, **columns}  # the Projector labels points by the first
+  projector.write(
+    folder,
+    np.concatenate([clean, attacked]),
+    columns,
+    np.concatenate([pictures, attacked_pictures]),
+    "loc",
+  )
+
+
+def _first(source):
+  """The images that are shown, in batches that are attacked together."""
+  left = _IMAGES
+  for batch in pipeline.batches(source, _TOGETHER):
+    yield {name: values[:left] for name, values in batch.items()}
+    left -= len(batch["image"])
+    if left <= 0:
+      return
+
+
+def _before_and_after(encoder, attack, images, seed):
+  """Of images and of their adversaries: (loc, attacked loc, thumbnails, attacked thumbnails)."""
+  adversaries = attack(kl_objective(encoder, images), images, seed)
+  both = (images, adversaries)
+  locs = [encoder.network(x, training=False)["loc"].numpy() for x in both]
+  return (*locs, *(projector.thumbnails(x, 2 * _IMAGES) for x in both))

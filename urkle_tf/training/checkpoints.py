@@ -1,0 +1,117 @@
+"""Checkpoints: every variable of a run in one checked file, moved into place when whole."""
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from urkle_tf import distribution, errors
+from urkle_tf.output import files
+
+_KEEP = 3
+
+
+def names(variables):
+  """What a checkpoint calls variables, of which it holds no others.
+
+  By position and shape: Keras paths hold counters that differ from process to process.
+  """
+  return [
+    f"{index:05d}_{'x'.join(map(str, variable.shape)) or 'scalar'}"
+    for index, variable in enumerate(variables)
+  ]
+
+
+class Checkpoints:
+  """The checkpoints of a run, by step.
+
+  Of several workers the chief reads and writes, and the others hear from it; all must call.
+
+  Args:
+    folder: where they lie; made when the first is saved.
+    variables: the Keras variables that make up the state, in a fixed order.
+    scope: the strategy that the variables belong to; None for one process.
+  """
+
+  def __init__(self, folder, variables, scope=None):
+    self._folder, self._variables = pathlib.Path(folder), list(variables)
+    self._scope = scope or tf.distribute.get_strategy()
+
+  def _files(self):
+    return sorted(self._folder.glob("step_*.npz"), reverse=True)
+
+  def save(self, step):
+    """Writes the state to the side and moves it into place; keeps the newest three."""
+    arrays: dict[str, Any] = {  # by all workers: a mean's parts lie with all of them
+      name: distribution.plain(variable)
+      for name, variable in zip(names(self._variables), self._variables, strict=True)
+    }
+    if not distribution.is_chief(self._scope):
+      return
+    self._folder.mkdir(parents=True, exist_ok=True)
+    side = self._folder / ".side.npz"
+    target = self._folder / f"step_{step:09d}.npz"
+    try:
+      with open(side, "wb") as file:
+        np.savez(file, step=np.int64(step), **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError as error:
+      raise files.failed(error, target, side) from error
+    os.replace(side, target)
+    for old in self._files()[_KEEP:]:
+      old.unlink()
+
+  def _read(self, file):
+    with np.load(file, allow_pickle=False) as stored:
+      # Everything is read (and its checksum checked) before anything of it is believed, the names
+      # included, or assigned.
+      found = {name: stored[name] for name in stored.files}
+    wanted = names(self._variables)
+    if set(found) != {"step", *wanted}:
+      raise errors.UserError(f"{file} holds the state of another model: give another --output_dir")
+    return int(found["step"]), [found[name] for name in wanted]
+
+  def restore(self):
+    """Restores the newest readable checkpoint.
+
+    Returns:
+      Its step, or 0 if there is none.
+
+    Raises:
+      UserError: if a checkpoint belongs to another model.
+    """
+    step, values = 0, [np.zeros(variable.shape, variable.dtype) for variable in self._variables]
+    if distribution.is_chief(self._scope):
+      step, values = self._newest() or (0, values)
+    step, *values = distribution.from_chief(self._scope, [step, *values])
+    if step:
+      for variable, value in zip(self._variables, values, strict=True):
+        variable.assign(value)
+    return int(step)
+
+  def last_good(self):
+    """The newest checkpoint all of whose numbers are finite, a `pathlib.Path`; None if none is."""
+    for file in self._files():
+      try:
+        _, values = self._read(file)
+      except Exception:  # as in `_newest`
+        continue
+      floats = [value for value in values if np.issubdtype(value.dtype, np.floating)]
+      if all(np.isfinite(value).all() for value in floats):
+        return file
+    return None
+
+  def _newest(self):
+    """(step, values) of the newest readable checkpoint, or None."""
+    for file in self._files():
+      try:
+        return self._read(file)
+      except (errors.UserError, PermissionError, MemoryError):
+        raise
+      except Exception as error:  # zip and NumPy raise many kinds for a damaged file
+        logging.warning("%s is damaged (%s): going back to the one before", file, error)
+    return None

@@ -1,0 +1,209 @@
+"""`forecast`: what a training would cost, before it is started; behind `train --dry_run`."""
+
+import os
+import pathlib
+import resource
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf.output.progress import duration
+from urkle_tf.training import cost, pretraining
+
+_MIB = 2**20
+_CHECKPOINTS = 3  # that are kept, and one that is being written
+
+
+def forecast(timed_steps=3, **settings):
+  """Builds a training, takes a few of its steps, and says what all of it would cost.
+
+  Nothing is written.  Where the memory will not do, no step is taken.
+
+  Args:
+    timed_steps: how many steps are timed, after one that compiles; at least 1.
+    **settings: of `pretrain`.
+
+  Returns:
+    A dict: `parameters` (of the encoder), `head_parameters`, `minutes` (of the settings), `steps`
+    and `epochs` (by the clock estimated), `operations` (of one step, over all replicas, 2 a
+    multiply-add), `memory` (bytes on one device, estimated), `peak_memory` (bytes of this process,
+    measured), `available_memory`, `disk` and `free_disk` (bytes), `compile_seconds`,
+    `step_seconds` and `seconds` (of the whole run); `warnings`, a list of texts.  What is not
+    known, or was not measured, is None.
+
+  Raises:
+    UserError: as `pretrain`.
+  """
+  with pretraining.prepared(settings) as job:
+    found = _static(job)
+    if not any("memory" in warning for warning in found["warnings"]):
+      found |= _measured(job, timed_steps, found)
+  return found
+
+
+def _static(job):
+  """What is known without taking a step."""
+  learner, scope = job.learner, job.scope
+  graph = _graph(job)
+  replicas = scope.num_replicas_in_sync
+  local = len(scope.extended.worker_devices) if replicas > 1 else 1  # of this process
+  attack_steps = learner.attack.steps if learner.attack is not None else 1
+  bytes_of = lambda variables: sum(  # noqa: E731
+    int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in variables
+  )
+  state = bytes_of([*learner.variables, *learner.optimizer.variables])
+  # A replica's graph holds its share of the batch; gradients are held twice while they are added.
+  memory = state + 2 * bytes_of(learner.trainable_variables) + cost.held(graph) // local
+  encoder = learner.encoder.network
+  known = {id(variable) for variable in encoder.variables}
+  found = {
+    "parameters": encoder.count_params(),
+    "head_parameters": int(
+      sum(np.prod(v.shape) for v in learner.pretext.variables if id(v) not in known)
+    ),
+    "minutes": job.settings["minutes"],
+    "steps": job.steps,
+    "epochs": job.settings["epochs"],
+    "operations": cost.operations(graph, attack_steps) * replicas // local,
+    "memory": memory,
+    "peak_memory": None,
+    "available_memory": _available_memory(),
+    "disk": (_CHECKPOINTS + 1) * state + 3 * bytes_of(encoder.variables),
+    "free_disk": _free_disk(job.settings["output_dir"]),
+    **dict.fromkeys(("compile_seconds", "step_seconds", "seconds")),
+    "warnings": [],
+  }
+  # On a CPU the process itself, TensorFlow above all, takes its part.
+  taken = 0 if tf.config.list_physical_devices("GPU") else _peak()
+  room = found["available_memory"]
+  if room is not None and memory + taken > room:
+    found["warnings"].append(
+      f"the step needs about {(memory + taken) / _MIB:,.0f} MiB of memory, and there are "
+      f"{room / _MIB:,.0f}: lower --batch_size, or --precision=mixed_bfloat16"
+    )
+  if found["free_disk"] is not None and found["disk"] > found["free_disk"]:
+    found["warnings"].append(
+      f"the run needs about {found['disk'] / _MIB:,.0f} MiB on the disk of --output_dir, and "
+      f"{found['free_disk'] / _MIB:,.0f} are free"
+    )
+  return found
+
+
+def _graph(job):
+  """The graph of one step, on all of this process's replicas."""
+  batch = next(iter(job.distributed()))
+
+  @tf.function(autograph=False)
+  def step(batch):
+    return job.scope.run(job.learner.train_step, args=(batch,))
+
+  return step.get_concrete_function(batch).graph
+
+
+def _measured(job, timed_steps, found):
+  """Takes a few steps, from the middle of the training on, where schedules are half-way."""
+  learner = job.learner
+  half = job.steps // 2 if job.steps else 0
+  learner.optimizer.iterations.assign(half)
+  if learner.clock is not None:
+    learner.clock.assign(0.5)
+  feed = iter(job.distributed(half))
+  learner.steps_per_execution = 1
+  learner.make_train_function()
+
+  def take(steps):
+    started = time.perf_counter()
+    for _ in range(steps):
+      logs = learner.train_function(feed)
+    tf.nest.map_structure(np.asarray, logs)  # a device works on while Python is done
+    return (time.perf_counter() - started) / steps
+
+  first, seconds = take(1), take(timed_steps)
+  compiled = max(0.0, first - seconds)
+  peak, warnings = _peak(), list(found["warnings"])
+  gpus = tf.config.list_logical_devices("GPU")
+  if gpus:
+    peak = max(tf.config.experimental.get_memory_info(gpu.name)["peak"] for gpu in gpus)
+  if found["available_memory"] and peak > 0.9 * found["available_memory"]:
+    warnings.append(
+      f"{peak / _MIB:,.0f} MiB of {found['available_memory'] / _MIB:,.0f} are taken by the first "
+      "steps: there is little room"
+    )
+  steps = job.steps or max(1, round(60 * found["minutes"] / seconds))
+  return {
+    "steps": steps,
+    "epochs": steps / job.steps_per_epoch,
+    "peak_memory": peak,
+    "compile_seconds": compiled,
+    "step_seconds": seconds,
+    "seconds": compiled + steps * seconds,
+    "warnings": warnings,
+  }
+
+
+def _peak():
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _available_memory():
+  """Bytes of the GPU, or of this machine and what its container may take of it."""
+  if tf.config.list_physical_devices("GPU"):
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+      said = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+      return min(int(line) for line in said.split()) * _MIB
+    except (OSError, ValueError, subprocess.CalledProcessError):
+      return None
+  if tf.config.list_logical_devices("TPU"):
+    return None
+  found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+  for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    try:
+      found.append(int(pathlib.Path(file).read_text()))
+    except (OSError, ValueError):  # "max", or no such group
+      continue
+  return min(found)
+
+
+def _free_disk(folder):
+  if not folder:
+    return None
+  path = pathlib.Path(folder).absolute()
+  while not path.exists():
+    path = path.parent
+  return shutil.disk_usage(path).free
+
+
+def describe(found, batch_size):
+  """What `forecast` found as lines to be read.
+
+  Args:
+    found: what it returned.
+    batch_size: images a step.
+  """
+  operations, seconds = found["operations"], found["step_seconds"]
+  mib = lambda count: "unknown" if count is None else f"{count / _MIB:,.0f} MiB"  # noqa: E731
+  lines = [
+    f"parameters  {found['parameters']:,} of the encoder, "
+    f"{found['head_parameters']:,} of its heads",
+    f"one step    {operations / 1e9:,.1f} GFLOP, {operations / 1e9 / batch_size:,.2f} an image",
+    f"memory      {mib(found['memory'])} estimated, of {mib(found['available_memory'])}",
+    f"disk        {mib(found['disk'])} estimated, of {mib(found['free_disk'])} free",
+  ]
+  if seconds is not None:
+    lines[1] += (
+      f"; {seconds:.3g} s measured: {batch_size / seconds:,.0f} images/s, "
+      f"{operations / seconds / 1e9:,.0f} GFLOP/s"
+    )
+    lines[2] += f"; {mib(found['peak_memory'])} measured"
+    length = f"{found['steps']:,} steps"
+    if found["minutes"]:
+      length = f"about {found['epochs']:,.1f} epochs, {length}, by the clock"
+    lines.append(
+      f"whole run   {length}: about {duration(found['seconds'])}, "
+      f"{duration(found['compile_seconds'])} of it before the first"
+    )
+  return [*lines, *(f"warning: {text}" for text in found["warnings"])]

@@ -1,0 +1,160 @@
+"""A run's folder: its settings, its metrics, and who may write to it."""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+import tempfile
+
+import numpy as np
+
+from urkle_tf import errors
+from urkle_tf.output import files
+from urkle_tf.settings import FREE
+
+
+def _text(value):
+  if isinstance(value, (list, tuple)):
+    return ",".join(_text(v) for v in value)
+  return repr(value) if isinstance(value, float) else str(value)
+
+
+class Run:
+  """An output folder that belongs to one set of settings, or a stage of it.
+
+  Attributes:
+    path: the folder.
+    settings: the settings, as given.
+  """
+
+  def __init__(self, path, settings, lock):
+    self.path, self.settings, self._lock = path, settings, lock
+    self._file, self._stage = path / "metrics.jsonl", None
+
+  def stage(self, name, folder="."):
+    """A part of the run with steps of its own, from 1; its rows say `"stage": name`.
+
+    Args:
+      name: of the stage.
+      folder: where its checkpoints go, within the run's.
+
+    Returns:
+      A `Run` whose rows of metrics are those of the stage.
+    """
+    part = Run(self.path / folder, self.settings, self._lock)
+    part._file, part._stage = self._file, name
+    return part
+
+  def append_metrics(self, row):
+    """Appends a row (a dict of numbers) to metrics.jsonl."""
+    if self._stage is not None:
+      row = {"stage": self._stage, **row}
+    with open(self._file, "a") as file:
+      file.write(json.dumps(row) + "\n")
+
+  def metrics(self):
+    """The rows written so far; a torn last line is left out."""
+    return [row for row in self._rows() if self._stage in (None, row.get("stage"))]
+
+  def _rows(self):
+    """The rows of all stages."""
+    if not self._file.exists():
+      return []
+    rows = []
+    for line in self._file.read_text().splitlines():
+      try:
+        rows.append(json.loads(line))
+      except json.JSONDecodeError:
+        break
+    return rows
+
+  def rewind_metrics(self, step):
+    """Drops the rows past `step`, but those of other stages: a resumed run writes them again.
+
+    Returns:
+      The seconds of training that the kept rows account for.
+    """
+    ours = lambda row: row.get("stage") == self._stage  # noqa: E731
+    rows = [row for row in self._rows() if not ours(row) or row["step"] <= step]
+    files.write(self._file, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows[-1]["seconds"] if rows else 0.0
+
+  def close(self):
+    """Lets another process write to the folder."""
+    self._lock.close()
+
+
+def _started(path):
+  """Whether anything was made under the settings of flags.cfg; if not, they bind no one."""
+  metrics = path / "metrics.jsonl"
+  if metrics.exists() and metrics.stat().st_size:
+    return True
+  results = (
+    "checkpoints/*.npz",
+    "encoder",
+    "classifier",
+    "regressor",
+    "partial",
+    "report.json",
+    "embeddings.npz",
+    "weight_decay.json",
+  )
+  return any(any(path.glob(name)) for name in results)
+
+
+def open_run(output_dir, settings):
+  """Opens a run's folder, or makes it and writes flags.cfg.
+
+  Args:
+    output_dir: the folder.
+    settings: {flag: value}; those that are None are left out of flags.cfg.
+
+  Returns:
+    A `Run`.
+
+  Raises:
+    UserError: if no folder is given, another process is writing to it, or it holds a run of
+      other settings.
+  """
+  if not output_dir:
+    raise errors.UserError("give --output_dir=FOLDER: where the run is written")
+  path = pathlib.Path(output_dir)
+  path.mkdir(parents=True, exist_ok=True)
+  lock = open(path / ".lock", "w")  # noqa: SIM115 (held until the run is closed)
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    lock.close()
+    raise errors.UserError(
+      f"{path} is in use by another process: wait for it, or give another --output_dir"
+    ) from None
+  lines = {k: _text(v) for k, v in settings.items() if v is not None}
+  file = path / "flags.cfg"
+  if file.exists() and _started(path):
+    earlier = dict(
+      line[2:].split("=", 1) for line in file.read_text().splitlines() if line.startswith("--")
+    )
+    for name in sorted({*lines, *earlier} - FREE):
+      if lines.get(name) != earlier.get(name):
+        lock.close()
+        raise errors.UserError(
+          f"{path} holds a run with --{name}={earlier.get(name, '(default)')}, and this one has "
+          f"{lines.get(name, '(default)')}: give another --output_dir, or the same flags to resume"
+        )
+  elif any(path.glob("checkpoints/*.npz")):
+    lock.close()
+    raise errors.UserError(f"{path} holds checkpoints but no flags.cfg: give another --output_dir")
+  files.write(file, "".join(f"--{name}={value}\n" for name, value in lines.items()))
+  return Run(path, settings, lock)
+
+
+def scratch(settings):
+  """A run in a temporary folder, which goes when it is closed: a trial's, or a second worker's."""
+  stack = contextlib.ExitStack()
+  path = stack.enter_context(tempfile.TemporaryDirectory(prefix="urkle_tf-"))
+  return Run(pathlib.Path(path), settings, stack)
+
+
+def plain(value):
+  """A metric as a JSON number: NumPy scalars and tensors become floats."""
+  return float(np.asarray(value))
