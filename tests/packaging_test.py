@@ -115,7 +115,8 @@ def test_wheel_names_what_it_needs(metadata):
 def test_wheel_ships_every_module_its_types_presets_and_licence_and_nothing_else(wheel):
   shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
   modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
-  presets = {str(path.relative_to(ROOT)) for path in PACKAGE.glob("presets/*/*")}
+  files = (path for path in PACKAGE.glob("networks/presets/*/*") if path.is_file())
+  presets = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
   assert shipped == modules | presets | PRESET | {"urkle_tf/py.typed", "urkle_tf/__init__.pyi"}
   for name in PRESET:
     assert wheel.read(name) == name.encode()
@@ -276,7 +277,7 @@ def test_no_file_names_a_machine_or_a_registry():
 
 
 def test_no_tracked_file_is_over_a_mebibyte_but_for_presets():
-  weights = set(PACKAGE.glob("presets/*/weights.npz"))
+  weights = set(PACKAGE.glob("networks/presets/*/weights.npz"))
   assert not [p for p in tracked_files() if p.stat().st_size > 2**20 and p not in weights]
   assert sum(path.stat().st_size for path in weights) < 24 * 2**20
 

@@ -184,7 +184,10 @@ def run(function, names):
         raise errors.UserError(
           f"--{name}={value} holds a comment: in a flagfile, comments have lines of their own"
         )
-    with urkle_tf.trust.granted(given.pop("trust")), preemption.terminable():
+    with contextlib.ExitStack() as stack:
+      if given.pop("trust"):
+        stack.enter_context(load("export.trust").granted())
+      stack.enter_context(preemption.terminable())
       function(**given)
 
   def parse(argv):

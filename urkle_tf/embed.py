@@ -18,7 +18,7 @@ def main():
   def embed(**given):
     if not given["output_dir"]:
       raise errors.UserError("give --output_dir=FOLDER: where the embeddings are written")
-    embeddings = command_line.load("embeddings")  # starts TensorFlow: only now
+    embeddings = command_line.load("downstream.embeddings")  # starts TensorFlow: only now
 
     found = embeddings.represent(**given)
     images, size = found["loc"].shape

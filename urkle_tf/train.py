@@ -16,11 +16,11 @@ def main():
 
   def train(dry_run, **given):
     if dry_run:
-      forecast = command_line.load("forecast")
+      forecast = command_line.load("training.forecast")
       found = forecast.forecast(**given)
       print("\n".join(forecast.describe(found, given["batch_size"])))
       return
-    pretraining = command_line.load("pretraining")  # starts TensorFlow: only now
+    pretraining = command_line.load("training.pretraining")  # starts TensorFlow: only now
 
     result = pretraining.pretrain(**given)
     for kind in ("encoder", "classifier"):

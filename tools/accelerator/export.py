@@ -48,7 +48,7 @@ def export(redraw=False, write_encoder=None, **given):
     write_encoder: likewise.
     **given: settings of `urkle_tf.pretrain`; `output_dir` is PROGRAM.
   """
-  pretraining = command_line.load("pretraining")
+  pretraining = command_line.load("training.pretraining")
   from urkle_tf import export as exports
 
   with pretraining.prepared(given) as job:

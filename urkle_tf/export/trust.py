@@ -29,14 +29,10 @@ _UNSAFE_PARTS = (
 
 
 @contextlib.contextmanager
-def granted(yes=True):
-  """Within it models from files may run their code.
-
-  Args:
-    yes: false changes nothing.
-  """
+def granted():
+  """Within it models from files may run their code."""
   before = _state["granted"]
-  _state["granted"] = before or bool(yes)
+  _state["granted"] = True
   try:
     yield
   finally:
