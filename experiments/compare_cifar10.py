@@ -211,9 +211,11 @@ def publish(asked, labels, config, equal, strong=None):
 
 
 def _numbers(name, text):
+  if text == "none":
+    return []
   parts = [part.strip() for part in text.split(",")]
   if not all(re.fullmatch("all|[1-9][0-9]*", part) for part in parts):
-    raise errors.UserError(f"--{name}={text}: give all, or numbers: all,5000,1000")
+    raise errors.UserError(f"--{name}={text}: give all, or numbers: all,5000,1000; or none")
   return parts
 
 
@@ -223,7 +225,7 @@ def compare(argv=None):
   add = parser.add_argument
   add("--config", default=CONFIG, help="how encoders are trained; default %(default)s")
   add("--labels", default=",".join(LABELS), help="of classifiers; default %(default)s")
-  add("--strong_labels", help="of those that meet AutoAttack; default: as --labels")
+  add("--strong_labels", help="of those that meet AutoAttack, or none; default: as --labels")
   add(
     "--equal",
     default="images",
