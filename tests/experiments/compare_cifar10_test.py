@@ -151,6 +151,7 @@ def test_differences_by_seed():
   assert script.compare_page.paired({"rows": rows[:1]}) == ""
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_a_small_comparison_and_then_nothing_more_to_do(tmp_path, monkeypatch, capsys):
   arguments = [
