@@ -1,9 +1,11 @@
 """Randomised smoothing: literal bounds, a linear classifier whose true radius is known."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import stats
+from sklearn import datasets, linear_model
 
 from urkle_tf.evaluation import smoothing
 
@@ -82,3 +84,35 @@ def test_the_bound_of_an_encoder_holds_wherever_it_is_measured():
   for distance in (0.1, 0.2, 0.4):
     moved = noisy.sum(image + np.float32([[[distance], [0]]]), 20000, SEED) / 20000
     assert moved @ u > smoothing.cosine(s, distance, 0.25)
+
+
+def test_arts_certificates_agree():
+  """The same classifier of real digits, smoothed here and by ART: classes and radii."""
+  pytest.importorskip("statsmodels")  # ART needs it and does not ask for it
+  art = pytest.importorskip("art.estimators.certification.randomized_smoothing")
+  data = datasets.load_digits()
+  images = (data.images / 16)[..., None].astype(np.float32)
+  fitted = linear_model.LogisticRegression(C=0.1, max_iter=500)
+  fitted.fit(images[:1000].reshape(1000, -1), data.target[:1000])
+  model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+  model.layers[-1].set_weights([fitted.coef_.T, fitted.intercept_])
+
+  def classes(images, seed):
+    del seed
+    return tf.one_hot(tf.argmax(model(images), -1), 10)
+
+  noise, samples, alpha = 0.5, 2000, 0.001
+  noisy, some = smoothing.Noisy(classes, noise), images[1000:1040]
+  ours = [
+    smoothing.certify_class(noisy, image, samples, alpha, SEED + i) for i, image in enumerate(some)
+  ]
+  theirs = art.TensorFlowV2RandomizedSmoothing(
+    model, 10, (8, 8, 1), sample_size=100, scale=noise, alpha=alpha
+  ).certify(some, n=samples, batch_size=500)
+  for (label, radius), other, their_radius in zip(ours, *theirs, strict=True):
+    if radius > 0.05 or their_radius > 0.05:  # nearer to one half chance decides who abstains
+      assert label == other
+    # Four standard errors of the difference of two shares, as a radius.
+    p = max(0.5, stats.norm.cdf(max(radius, their_radius) / noise))
+    slope = noise / stats.norm.pdf(stats.norm.ppf(min(p, 1 - 1 / samples)))
+    assert abs(radius - their_radius) < 4 * slope * np.sqrt(2 * p * (1 - p) / samples) + 0.01
