@@ -14,24 +14,16 @@ from urkle_tf.training import board
 
 # TensorBoard's first screen tells whether the run is healthy: groups, not one long list.
 _GROUPS = {
-  "gradient_norm": "optimisation",
-  "skipped_steps": "optimisation",
-  "learning_rate": "optimisation",
-  "images_per_second": "optimisation",
-  "sigma_min": "sigma",
-  "sigma_mean": "sigma",
-  "sigma_max": "sigma",
-  "snr": "sigma",
-  "loc_std": "collapse",
-  "effective_rank": "collapse",
-  "attack_objective": "attack",
-  "attack_distance": "attack",
-  "zero_gradients": "attack",
-  "kl_mean_part": "attack",
-  "kl_scale_part": "attack",
-  "knn_accuracy": "probe",
-  "knn_robust_accuracy": "probe",
+  "optimisation": ("gradient_norm", "skipped_steps", "learning_rate", "images_per_second"),
+  "sigma": ("sigma_min", "sigma_mean", "sigma_max", "snr"),
+  "collapse": ("loc_std", "effective_rank"),
+  "attack": (
+    *("attack_objective", "attack_distance", "zero_gradients"),
+    *("kl_mean_part", "kl_scale_part"),
+  ),
+  "probe": ("knn_accuracy", "knn_robust_accuracy"),
 }
+_GROUP = {name: group for group, names in _GROUPS.items() for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +132,7 @@ class Recorder:
     with self.writer.as_default(step):
       for name, value in row.items():
         if name not in ("step", "epoch", "seconds") and value is not None:
-          tf.summary.scalar(f"{_GROUPS.get(name, 'loss')}/{name}", value)
+          tf.summary.scalar(f"{_GROUP.get(name, 'loss')}/{name}", value)
       for name in board.SIGNS:
         if row.get(name) is not None:
           tf.summary.scalar(f"{board.HEALTH}/{name}", row[name])
