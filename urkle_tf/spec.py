@@ -114,11 +114,14 @@ def _call(function, name, options, given):
 
 
 def names(package):
-  """The names of the plug-ins of `urkle_tf.<package>`: its public modules but `NO_PLUGINS`."""
-  module = importlib.import_module(f"urkle_tf.{package}")
-  others = {"base", *getattr(module, "NO_PLUGINS", ())}
-  found = [module.name for module in pkgutil.iter_modules(module.__path__)]
-  return [name for name in found if name not in others and not name.startswith("_")]
+  """The names of the plug-ins of `urkle_tf.<package>`: its public modules.
+
+  Others are `base`, and what the package names in `SHARED`.
+  """
+  found = importlib.import_module(f"urkle_tf.{package}")
+  others = ("base", *getattr(found, "SHARED", ()))
+  modules = [module.name for module in pkgutil.iter_modules(found.__path__)]
+  return [name for name in modules if name not in others and not name.startswith("_")]
 
 
 def plugin(package, text, base):

@@ -5,4 +5,4 @@ from urkle_tf.downstream.base import Protocol, Task
 
 __all__ = ["Protocol", "Task", "adapt", "adapt_seeds"]
 
-NO_PLUGINS = ("adapting", "embeddings")  # modules that hold no protocol
+SHARED = ("adapting", "embeddings")  # modules that hold no protocol
