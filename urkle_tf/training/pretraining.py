@@ -13,9 +13,9 @@ from urkle_tf import attacks, distribution, errors, export, networks, pretexts, 
 from urkle_tf import robustness as schemes
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import compatibility, pipeline, service, sources
-from urkle_tf.export import foreign_models
 from urkle_tf.networks import presets
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.saved import foreign_models
 from urkle_tf.output import files
 from urkle_tf.settings import Pretrain, arguments
 from urkle_tf.training import (
@@ -367,7 +367,7 @@ def _initialise(model, init_from, source):
   """Starts from the encoder of another run (its folder, or its encoder folder) or a preset."""
   folder = pathlib.Path(init_from)
   if presets.is_named(init_from):
-    preset = presets.encoder(init_from)
+    preset = networks.GaussianEncoder.from_preset(init_from)
     compatibility.check_images(preset.image_shape, source, init_from)
     earlier = preset.network
   else:
