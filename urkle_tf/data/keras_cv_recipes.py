@@ -155,4 +155,4 @@ class RandAugment(augment.Recipe):
     return images[..., : shape[-1]]
 
 
-RECIPES = {"randaugment": RandAugment}
+augment.RECIPES["randaugment"] = RandAugment
