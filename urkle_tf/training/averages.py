@@ -14,10 +14,10 @@ class Averages:
 
   Args:
     weights: Keras variables, all built.
-    ema: decay a step, at least 0 and below 1; None for no averages.
+    ema: decay a step, at least 0 and below 1; None where there are no weights.
 
   Attributes:
-    weights: the variables that are averaged; none without `ema`.
+    weights: the same.
     variables: their averages, in the same order: state that is kept in checkpoints.
 
   Raises:
@@ -27,10 +27,9 @@ class Averages:
   def __init__(self, weights, ema):
     if ema is not None and not 0 <= ema < 1:
       raise errors.UserError(f"ema must be at least 0 and below 1, got {ema}")
-    self._ema = ema
-    self.weights = list(weights) if ema is not None else []
+    self.weights, self._ema = weights, ema
     self.variables = [
-      keras.Variable(weight.numpy(), dtype=weight.dtype, trainable=False) for weight in self.weights
+      keras.Variable(weight.numpy(), dtype=weight.dtype, trainable=False) for weight in weights
     ]
 
   def move(self, step):

@@ -96,8 +96,11 @@ class Trainer(keras_private.Built):
     pretext.built = True
     self.robustness.attach(encoder, pretext)
     batch_norm.quicken(self)
-    head = pretext.head.weights if pretext.head else []
-    self.averages = Averages(encoder.weights + head, self.robustness.ema if ema is None else ema)
+    ema = self.robustness.ema if ema is None else ema
+    exported = (
+      [] if ema is None else encoder.weights + (pretext.head.weights if pretext.head else [])
+    )
+    self.averages = Averages(exported, ema)
     # What checkpoints hold of those that the step asks, in this order.
     self._schedule_state = list(self.schedule.variables)
     self.clock: Any = self.progress.clock
@@ -320,7 +323,8 @@ class Trainer(keras_private.Built):
     #
     # The first term is the pretext's loss on the tuples that the scheme names, the second what
     # the scheme adds; in other cells of the grid both are others.
-    progress, terms = self.progress(step), {}
+    progress = self.progress(step)
+    terms: dict[str, tf.Tensor] = {}
     for weight, members in self.robustness.tuples(views, passed.z.shape[1] - views):
       weight = weight(progress) if callable(weight) else weight
       for name, value in self.pretext.loss(passed.take(members), aux).items():
