@@ -1,12 +1,11 @@
 """The map of sampled z, figure 2 of the Urkle paper."""
 
-import keras
 import numpy as np
 import tensorflow as tf
 from sklearn import decomposition
 
 from urkle_tf import distribution
-from urkle_tf.networks.encoders import ExportedEncoder
+from urkle_tf.networks.encoders import Encoder, ExportedEncoder
 from urkle_tf.networks.kl import worst
 from urkle_tf.output import figures, tables
 
@@ -43,7 +42,7 @@ def sampled(encoder, images, attack, samples=20, seed=0):
     A dict of float32 tensors: "clean" and "adversaries" [n, samples, d_z], and "kl" [n] in
     nats, that of the adversaries found.
   """
-  if isinstance(encoder, keras.Model) and not hasattr(encoder, "network"):
+  if not isinstance(encoder, Encoder):
     encoder = ExportedEncoder(encoder)
   images = tf.convert_to_tensor(images, tf.float32)
   seed = tf.stack([seed, 0])
