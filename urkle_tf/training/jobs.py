@@ -12,8 +12,8 @@ from urkle_tf import attacks, distribution, errors, networks, pretexts, spec
 from urkle_tf import robustness as schemes
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import compatibility, pipeline, service, sources
-from urkle_tf.export import foreign_models
 from urkle_tf.networks import presets
+from urkle_tf.networks.saved import foreign_models
 from urkle_tf.settings import Pretrain
 from urkle_tf.training import attack_schedules, checkpoints, optimizers, trainer
 
@@ -65,8 +65,7 @@ class Job:
         labels=learner.pretext.needs_labels,
         on_device=settings["augment_on_device"],
         strength=learner.strength if learner.robustness.strength(0.0) is not None else None,
-        share=share,
-        turn=turn,
+        part=pipeline.Part(share, turn),
       )
 
     if settings["data_service"]:
@@ -219,10 +218,8 @@ def _method(settings):
     raise errors.UserError("--init_from and distil(start=true) both say where to start: give one")
   recipe = augmentation.from_spec(settings["augment"])
   recipe.check(task.views)
-  if settings["augment_on_device"] and not recipe.on_device:
-    raise errors.UserError(
-      f"{type(recipe).__name__} cannot run on the device: leave --augment_on_device out"
-    )
+  if settings["augment_on_device"]:
+    pipeline.check_on_device(recipe)
   if scheme.strength(0.0) is not None:
     pipeline.check_strength(recipe)
     if settings["minutes"] and not settings["augment_on_device"]:
@@ -312,7 +309,7 @@ def _initialise(model, init_from, source):
   """Starts from the encoder of another run (its folder, or its encoder folder) or a preset."""
   folder = pathlib.Path(init_from)
   if presets.is_named(init_from):
-    preset = presets.encoder(init_from)
+    preset = networks.GaussianEncoder.from_preset(init_from)
     compatibility.check_images(preset.image_shape, source, init_from)
     earlier = preset.network
   else:

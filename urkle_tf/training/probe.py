@@ -7,7 +7,7 @@ from sklearn import neighbors
 
 from urkle_tf import errors
 from urkle_tf.data import pipeline
-from urkle_tf.robustness.urkle import kl_objective
+from urkle_tf.networks.kl import kl_objective
 
 
 class NearestNeighbours(keras.callbacks.Callback):
