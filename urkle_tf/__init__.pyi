@@ -107,9 +107,9 @@ def pretrain(
     epsilon: radius of the threat model in pixel units of [0, 1].
     attack_steps: PGD steps of the inner maximisation.
     attack_step_size: their size in pixel units; default 2.5 epsilon / steps.
-    attack: spec of the attack: `"pgd(start=0.5)"`, or `"rs_fgsm"`, `"fgsm"` or `"n_fgsm"`, which
-      take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, and pictures and the
-      probe are of PGD then.
+    attack: spec of the attack: `"pgd(start=0.5)"`, `"apgd"`, or `"rs_fgsm"`, `"fgsm"` or
+      `"n_fgsm"`, which take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, and
+      pictures and the probe are of PGD then.
     attack_schedule: spec of how PGD's steps change over the training, `"rising(first=1)"` or
       `"controlled(every=300)"`; None for a constant number.
     attack_precision: `"mixed_bfloat16"` for the attack's passes alone; None for `precision`.
@@ -298,7 +298,7 @@ def assess(
     examples: use only this many examples of the split, the first ones.
     image_size: resize to squares of this many pixels; None for the images' own size.
     attacks: specs, in a list or with commas in between: `"pgd(steps=100, restarts=2),fgsm"`; also
-      rs_fgsm, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, all of them.
+      rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, which runs several.
     norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, or linf.
     epsilon: radius in pixel units of [0, 1]; None for that of the training, or 8/255.
     epsilons: several radii instead; the first is that of the representation and the bound.

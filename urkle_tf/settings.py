@@ -185,10 +185,10 @@ class Pretrain:
   attack_step_size: float | None = shared("attack_step_size")
   attack: str | None = setting(
     None,
-    "pgd(start=1.0), rs_fgsm, fgsm or n_fgsm; default: pgd",
-    'spec of the attack: `"pgd(start=0.5)"`, or `"rs_fgsm"`, `"fgsm"` or `"n_fgsm"`, which take '
-    'one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, and pictures and the probe '
-    "are of PGD then",
+    "pgd(start=1.0), apgd, rs_fgsm, fgsm, n_fgsm, or your own; default: pgd",
+    'spec of the attack: `"pgd(start=0.5)"`, `"apgd"`, or `"rs_fgsm"`, `"fgsm"` or `"n_fgsm"`, '
+    'which take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, and pictures and '
+    "the probe are of PGD then",
   )
   attack_schedule: str | None = setting(
     None,
@@ -480,10 +480,10 @@ class Assess:
   image_size: int | None = shared("image_size")
   attacks: str | list[str] = setting(
     "pgd,fgsm",
-    "pgd(steps=100, restarts=2), fgsm, rs_fgsm, apgd_ce, apgd_dlr, apgd_t, fab_t, square, "
+    "pgd(steps=100, restarts=2), fgsm, rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, "
     "autoattack, autoattack(version=rand); commas in between",
     'specs, in a list or with commas in between: `"pgd(steps=100, restarts=2),fgsm"`; also '
-    "rs_fgsm, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, all of them",
+    "rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, which runs several",
     "pgd(steps=100) fgsm apgd_ce apgd_t fab_t square autoattack",
   )
   norm: str | None = shared(

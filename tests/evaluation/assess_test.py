@@ -198,10 +198,10 @@ def test_each_mode_is_judged_on_what_broke_the_other(rng, monkeypatch):
   model = linear_classifier(weights, bias, 0.05, stochastic=True)
   original = attacked.adversary
 
-  def adversary(classifier, plan, norm, mode, eot):
+  def adversary(classifier, plan, mode, eot):
     if mode == "sampled":
       return lambda images, *_: (images[None], 1.0)
-    return original(classifier, plan, norm, mode, eot)
+    return original(classifier, plan, mode, eot)
 
   monkeypatch.setattr(attacked, "adversary", adversary)
   (sampled, deterministic), _ = attack_rows(model, source, "linf", [0.02])
@@ -227,7 +227,7 @@ def test_noise_is_fresh_at_every_step(rng, monkeypatch):
     return original(self, loc, scale, seed=seed, samples=samples)
 
   monkeypatch.setattr(frozen, "from_representation", spy)
-  find = attacked.adversary(model, plan, "linf", "sampled", eot=1)
+  find = attacked.adversary(model, plan, "sampled", eot=1)
   images = tf.constant(source.images[:8] / 255, tf.float32)
   labels = tf.constant(source.labels[:8])
   arguments = (images, labels, tf.constant([1, 2]), tf.constant(0.02), tf.constant(0.001))
@@ -239,7 +239,7 @@ def test_noise_is_fresh_at_every_step(rng, monkeypatch):
   # --noise=fixed, and attacks that compare values between evaluations.
   (plan,) = planning.read("pgd(steps=3)", "linf", [0.02], SHAPE)
   plan = dataclasses.replace(plan, fixed_noise=True)
-  find = attacked.adversary(model, plan, "linf", "sampled", eot=1)
+  find = attacked.adversary(model, plan, "sampled", eot=1)
   seen.clear()
   find(*arguments)
   assert (len(seen), len(set(seen))) == (4, 1)
@@ -514,7 +514,7 @@ def test_a_model_without_gradients_is_attacked_by_square_alone(tmp_path):
   model = foreign.look_at(tmp_path / "model", source)
   assert not attacked.differentiable(model)
   (plan,) = planning.read("pgd(steps=2)", "linf", [0.1], (8, 8, 1))
-  find = attacked.adversary(model, plan, "linf", "deterministic")
+  find = attacked.adversary(model, plan, "deterministic")
   images = tf.constant(source.images / 255, tf.float32)
   candidates, zeros = find(
     images, tf.constant(source.labels), tf.constant([1, 2]), tf.constant(0.1), tf.constant(0.01)

@@ -174,9 +174,9 @@ def test_without_bridges_credit_would_be_given(linear, monkeypatch, name):
   plan = planning.read("pgd(steps=20)", "linf", [EPSILON], (8, 8, 1))[0]
 
   def accuracy():
-    find = attacked.adversary(model, plan, "linf", "deterministic")
-    radius, size = tf.constant(EPSILON), tf.constant(plan.step_size(EPSILON), tf.float32)
-    candidates, _ = find(tf.constant(x), tf.constant(labels), tf.constant([1, 2]), radius, size)
+    find = attacked.adversary(model, plan, "deterministic")
+    given = tf.constant(x), tf.constant(labels), tf.constant([1, 2])
+    candidates, _ = find(*given, *plan.radius_and_step(EPSILON))
     logits = np.asarray(model.head(candidates[0]))
     return np.mean(np.argmax(logits, 1) == labels)
 

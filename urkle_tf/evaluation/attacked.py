@@ -12,11 +12,11 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution
+from urkle_tf import distribution
 from urkle_tf.attacks import losses
+from urkle_tf.attacks.plan import Plan
 from urkle_tf.evaluation import clean, scoring
 from urkle_tf.evaluation.candidates import Worst, choose
-from urkle_tf.evaluation.plans import Plan
 from urkle_tf.evaluation.store import Store
 from urkle_tf.output import progress, tables
 
@@ -54,7 +54,7 @@ def _flat(objective):
   return lambda images: tf.stop_gradient(objective(images)) + nothing(images)
 
 
-def adversary(classifier, plan, norm, mode, eot=20):
+def adversary(classifier, plan, mode, eot=20):
   """Compiles an attack on one mode of a classifier.
 
   The objective is the plan's loss of the log-probabilities.  In the sampled mode these are the log
@@ -66,7 +66,6 @@ def adversary(classifier, plan, norm, mode, eot=20):
   Args:
     classifier: a `Classifier`.
     plan: a `Plan`.
-    norm: of the threat model.
     mode: "sampled" or "deterministic".
     eot: samples of z an evaluation.
 
@@ -80,30 +79,29 @@ def adversary(classifier, plan, norm, mode, eot=20):
 
   @tf.function
   def find(images, labels, seed, epsilon, step_size, targets=None):
-    attack = plan.make(attacks.from_norm(norm, epsilon), step_size)
     noise = distribution.fold(seed, 1)
     frozen = classifier.frozen()
     evaluations.assign(0)
 
-    def objective(neighbours):
+    def scores(neighbours):
       loc, scale = frozen.represent(neighbours)
       if mode == "deterministic":
-        scores = tf.nn.log_softmax(frozen.head(loc))
-      else:
-        draws = noise
-        if not plan.fixed_noise:
-          draws = distribution.fold(noise, evaluations.assign_add(1))
-        scores = frozen.from_representation(loc, scale, draws, eot)
-      return plan.loss(scores, labels, *([targets] if plan.targets else []))
+        return tf.nn.log_softmax(frozen.head(loc))
+      draws = noise
+      if not plan.fixed_noise:
+        draws = distribution.fold(noise, evaluations.assign_add(1))
+      return frozen.from_representation(loc, scale, draws, eot)
 
+    objective = plan.objective(scores, labels, targets)
     climbed = objective if has_gradient else _flat(objective)
-    found, info = attack.run(climbed, images, distribution.fold(seed, 0))
+    seed = distribution.fold(seed, 0)
+    found, info = plan.attack.run(climbed, images, seed, epsilon, step_size=step_size)
     candidates = [found]
     if mode == "sampled" and "last" in info:
       # The best iterate under fresh noise may be one that had luck with its draws; the last one,
       # where most of the climbing is done, had none.  Both are scored with draws of the scorer's.
       candidates.append(info["last"])
-    return tf.stack(candidates), info.get("zero_gradients", tf.zeros([]))
+    return tf.stack(candidates), info["zero_gradients"]
 
   return find
 
@@ -229,7 +227,7 @@ def measure(
     }
 
   for number, plan in enumerate(found):
-    compiled = {mode: adversary(classifier, plan, norm, mode, eot) for mode in modes}
+    compiled = {mode: adversary(classifier, plan, mode, eot) for mode in modes}
     for place, epsilon in enumerate(epsilons):
       seconds = 0.0
       before = [
@@ -243,12 +241,8 @@ def measure(
         for mode in modes:
           worst[mode].merge(state[mode])
       step_size = plan.step_size(epsilon)
-      radius_and_step = (
-        tf.constant(epsilon, tf.float32),
-        None if step_size is None else tf.constant(step_size, tf.float32),
-      )
       attacked, runs, parts = 0, 0, itertools.count()
-      for target in range(max(plan.targets, 1)):
+      for target in range(plan.rounds):
         mask = None
         if standing or plan.on_standing:
           # Where rows tell of their own finds too, an image that only the other mode's adversary
@@ -279,7 +273,7 @@ def measure(
               tf.constant(scoring.pad(images, batch_size)),
               tf.constant(scoring.pad(truth, batch_size)),
               distribution.fold(seed, number, part, modes.index(mode)),
-              *radius_and_step,
+              *plan.radius_and_step(epsilon),
               *(tf.constant(scoring.pad(aim[positions], batch_size)) for aim in aims[mode]),
             )
             for mode in modes

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from urkle_tf import attacks, distribution, errors, export
 from urkle_tf.evaluation import attacked, scoring
-from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.store import Store
 from urkle_tf.networks.gaussian import kl
 from urkle_tf.output import progress, tables
@@ -185,19 +184,13 @@ def measure(
   kind = {"kind": "classifier", "stochastic": classifier.stochastic, "classes": classifier.classes}
   check(loss_cap, kind)
   encoder = export.ExportedEncoder(classifier.network)
-  by_kl = attacks.PGD(attacks.from_norm(norm, epsilon), steps=steps, restarts=restarts, keep="best")
+  threat = attacks.from_norm(norm, epsilon)
+  by_kl = attacks.PGD(threat, steps=steps, restarts=restarts, keep="best")
   # The loss is attacked without the cap: p~ grows with p, so both have the same maxima.  The last
   # iterate and not the best: under fresh noise the best is often one that had luck with its draws.
-  plan = planning.Plan(
-    "pgd",
-    loss_steps,
-    1,
-    lambda epsilon: 2.5 * epsilon / loss_steps,
-    lambda threat, size: attacks.PGD(threat, loss_steps, size, keep="last"),
-  )
-  by_loss = attacked.adversary(classifier, plan, norm, "sampled", eot)
-  radius = tf.constant(epsilon, tf.float32)
-  step_size = tf.constant(plan.step_size(epsilon), tf.float32)
+  plan = attacks.Plan(attacks.PGD(threat, loss_steps))
+  by_loss = attacked.adversary(classifier, plan, "sampled", eot)
+  radius_and_step = plan.radius_and_step(epsilon)
   total = min(examples, source.size)
   batch_size = min(batch_size, total)
   seed = distribution.fold([seed, 0], _STREAM)
@@ -225,7 +218,7 @@ def measure(
     candidates = (
       images,
       worst_kl(images, kl_seed),
-      by_loss(images, labels, loss_seed, radius, step_size)[0][0],
+      by_loss(images, labels, loss_seed, *radius_and_step)[0][0],
     )
     judged = [judge(images, candidate, labels, score_seed) for candidate in candidates]
     return {

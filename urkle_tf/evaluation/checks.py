@@ -13,9 +13,8 @@ import tensorflow as tf
 
 from urkle_tf import attacks, distribution
 from urkle_tf.attacks import losses
-from urkle_tf.attacks.square import Square
+from urkle_tf.attacks.plan import Plan
 from urkle_tf.evaluation import attacked, scoring
-from urkle_tf.evaluation import plans as planning
 from urkle_tf.output import progress, tables
 
 EXAMPLES = 200
@@ -72,26 +71,6 @@ def measure(
   return found
 
 
-def _plan(name, loss, steps, restarts, make, fixed_noise=False):
-  size = lambda epsilon: 2.5 * epsilon / steps  # noqa: E731
-  return planning.Plan(
-    name=name,
-    steps=steps,
-    restarts=restarts,
-    step_size=size,
-    make=make,
-    loss=loss,
-    fixed_noise=fixed_noise,
-  )
-
-
-def _pgd(loss, steps, restarts=1):
-  def make(threat, size):
-    return attacks.PGD(threat, steps, size, restarts=restarts, keep="best")
-
-  return _plan("pgd", loss, steps, restarts, make)
-
-
 class _Checks:
   """What the checks share: the images, and one compiled attack of each kind."""
 
@@ -128,11 +107,9 @@ class _Checks:
   def _broken(self, find, plan, epsilon, mask, stream):
     """Which of the images in `mask` an attack breaks, bool, and log p(y) at what it found."""
     broken, values = np.zeros(self._count, bool), self._of_label(self._clean).copy()
-    step_size = plan.step_size(epsilon)
     for number, (positions, images, labels) in enumerate(self._batches(mask)):
       seed = distribution.fold(self._seed, stream, number)
-      radius, step = tf.constant(epsilon, tf.float32), tf.constant(step_size, tf.float32)
-      candidates, _ = find(images, labels, seed, radius, step)
+      candidates, _ = find(images, labels, seed, *plan.radius_and_step(epsilon))
       for adversaries in np.asarray(candidates)[:, : len(positions)]:
         scores = self._score(adversaries)
         truth = self._labels[positions]
@@ -144,14 +121,18 @@ class _Checks:
   def _of_label(self, scores):
     return scores[np.arange(len(self._labels)), self._labels]
 
+  def _pgd(self, loss, steps, restarts=1):
+    threat = attacks.from_norm(self._norm, self._epsilon)
+    return Plan(attacks.PGD(threat, steps, restarts=restarts, keep="best"), loss)
+
   def _compile(self, plan, mode=None, eot=None):
     mode = mode or self._mode
-    return attacked.adversary(self._classifier, plan, self._norm, mode, eot or self._eot)
+    return attacked.adversary(self._classifier, plan, mode, eot or self._eot)
 
   def all(self, reported):
     """Makes the checks, one after the other."""
     epsilon, right = self._epsilon, self._right
-    many = _pgd(losses.cross_entropy, _STEPS)
+    many = self._pgd(losses.cross_entropy, _STEPS)
     find = self._compile(many)
     broken, values = self._broken(find, many, epsilon, right, 0)
     zeros, points = self._gradients()
@@ -159,7 +140,7 @@ class _Checks:
     yield self._check_one_step(points, right & ~broken, values)
     yield self._check_epsilon(find, many, right & ~broken)
 
-    more = _pgd(losses.margin, _MORE_STEPS, _MORE_RESTARTS)
+    more = self._pgd(losses.margin, _MORE_STEPS, _MORE_RESTARTS)
     better, _ = self._broken(self._compile(more), more, epsilon, right & ~broken, 1)
     standing = right & ~broken & ~better
     yield self._check_effort(reported[: self._count], standing)
@@ -282,11 +263,7 @@ class _Checks:
     return _check("effort", passed, detail, accuracy=before, accuracy_more=after)
 
   def _check_black_box(self, standing):
-    def make(threat, size):
-      del size
-      return Square(threat, _QUERIES)
-
-    plan = _plan("square", losses.margin, _QUERIES, 1, make, fixed_noise=True)
+    (plan,) = attacks.Square(attacks.from_norm(self._norm, self._epsilon), _QUERIES).plans()
     broken, _ = self._broken(self._compile(plan), plan, self._epsilon, standing, 3)
     before, after = self._share(standing), self._share(standing & ~broken)
     detail = (

@@ -264,7 +264,7 @@ def _build(settings, scope):
       ),
       steps_per_execution=at_once,
     )
-  if isinstance(attack, attacks.NFGSM):
+  if "evaluation" in attack.refused:
     attack = attacks.PGD(threat, *steps_and_size)
   return Job(settings, scope, source, held_out, recipe, attack, learner, steps_per_epoch, steps)
 

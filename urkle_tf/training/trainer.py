@@ -121,6 +121,7 @@ class Trainer(keras.Model):
     self.attack: Any = attack if self.robustness.adversarial else None
     self.schedule: Any = schedule or attack_schedules.Constant()
     if self.attack is not None:
+      self.attack.check("training")
       self.schedule.check(self.attack, self.robustness)
     self._schedule_state = list(self.schedule.variables)
     self.attack_precision = attack_precision
