@@ -21,7 +21,7 @@ _NAMES = {
   "Trainer": "training.trainer",
   "UrkleRegularizer": "regulariser",
   "UserError": "errors",
-  "adapt": "downstream",
+  "adapt": "downstream.adapting",
   "assess": "evaluation",
   "export_classifier": "export",
   "export_encoder": "export",
