@@ -344,6 +344,12 @@ PAGES = {
     cited=("python -m urkle_tf.train --data_service",),
   ),
   "reliability.md": Page(),
+  "walks/measurement.md": Page(
+    elsewhere={
+      "# urkle_tf/evaluation/measurements/": "tests/docs/walk_measurement_test.py runs it",
+      "python -m urkle_tf.evaluate": "and this",
+    },
+  ),
   "results/mnist.md": Page(cited=("python",)),
   "results/cifar10_small.md": Page(cited=("python",)),
   "results/mnist_autoattack.md": Page(cited=("python",)),

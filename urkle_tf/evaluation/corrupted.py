@@ -11,7 +11,7 @@ import numpy as np
 
 from urkle_tf import errors
 from urkle_tf.data import compatibility, named, sources
-from urkle_tf.evaluation import calibration, clean, corruptions, scoring
+from urkle_tf.evaluation import calibration, corruptions, scoring
 from urkle_tf.evaluation.store import Store
 from urkle_tf.output import progress
 
@@ -47,7 +47,7 @@ def plan(text, severities, source, data_dir=None, download=False, image_size=Non
 
   Args:
     text: `"all"`, the 15 standard types; names of them, with commas in between; or `"tfds"`,
-      the corrupted images that TFDS has prepared for the data set.  None for nothing.
+      the corrupted images that TFDS has prepared for the data set.
     severities: numbers from 1 to 5; None for all.
     source: the `Source` of clean images.
     data_dir: where prepared TFDS data lies.
@@ -56,16 +56,12 @@ def plan(text, severities, source, data_dir=None, download=False, image_size=Non
     examples: likewise.
 
   Returns:
-    A `Plan`, or None for nothing.
+    A `Plan`.
 
   Raises:
     UserError: for an unknown name or severity, images that cannot be corrupted, or prepared
       data that is not there.
   """
-  if text is None:
-    if severities:
-      raise errors.UserError("--severities says nothing without --corruptions")
-    return None
   names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
   if not names:
     raise errors.UserError("give --corruptions: all, tfds, or names with commas in between")
@@ -169,7 +165,7 @@ class _Tally:
   def scores(self):
     return {
       "accuracy": self.accuracy,
-      "interval": clean.wilson(int(self.sums[2].sum()), self.count),
+      "interval": calibration.wilson(int(self.sums[2].sum()), self.count),
       "nll": self._nll / self.count,
       "ece": calibration.ece_of(self.sums),
       "brier": self._brier / self.count,
@@ -243,7 +239,7 @@ def _summary(tallies):
 
   def mean(rows):
     means = {name: float(np.mean([row[name] for row in rows])) for name in _MEASURES}
-    return {**means, "interval": clean.wilson(means["accuracy"] * images, images)}
+    return {**means, "interval": calibration.wilson(means["accuracy"] * images, images)}
 
   by_severity: dict[str, list] = collections.defaultdict(list)
   by_type: dict[str, dict] = collections.defaultdict(dict)
