@@ -87,7 +87,10 @@ def _assess(given, settings, kind, path):
       context.report[one.name] = one.measure(context)
     if run and context.save_images:
       files.write(run.path / "images.npz", lambda file: np.savez(file, **context.arrays))
-    result = context.report | {"config": _config(context, settings), "versions": export.versions()}
+    result = context.report | {
+      "config": _config(context, settings, chosen),
+      "versions": export.versions(),
+    }
     if run:
       report.write(run.path, result, given.html)
       shutil.rmtree(partial, ignore_errors=True)
@@ -155,12 +158,16 @@ def _load(context, path):
     context.network = context.model.network
 
 
-def _config(context, settings):
+def _config(context, settings, chosen):
   """The report's part "config"."""
   metadata, shown = context.metadata, export.settings_without_paths(settings)
   for name in ("measure", "modes"):  # reports do not change where nobody asked for them
     if shown[name] is None:
       del shown[name]
+  for one in chosen:  # what options say, rather than flags
+    for name, flag in one.aliases().items():
+      if getattr(one, name) != settings[flag]:
+        shown[flag] = getattr(one, name)
   config = {**shown, "norm": context.norm, "epsilon": context.epsilon}
   whose = {"stochastic": bool(metadata["stochastic"]), "fingerprint": metadata["fingerprint"]}
   if context.kind == "regressor":

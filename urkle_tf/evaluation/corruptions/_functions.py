@@ -174,7 +174,7 @@ def snow(images, draws, mean, deviation, zoom, threshold, radius, sigma, share):
 
 
 @functools.cache
-def ice(side):
+def crystals(side):
   """Five textures of ice crystals for images of a size, float32 [5, 3 side, 3 side, 3].
 
   Needles are the ridges of noise that is stretched along three directions, 60 degrees apart;
@@ -205,7 +205,7 @@ def ice(side):
 
 def frost(images, draws, share, ice):
   height, width, channels = images.shape[1:]
-  textures = ice(max(height, width))
+  textures = crystals(max(height, width))
   which = draws.integers([], 0, len(textures))
   room = np.array(textures.shape[1:3]) - [height, width]
   corners = (draws.uniform([2]) * room).astype(int)

@@ -59,9 +59,9 @@ def chosen(given, kind):
     text = asked.get(one.name, one.name)
     options = spec.parse(text)[1]
     flags = {
-      field.name: getattr(given, field.metadata["flag"], field.default)
-      for field in dataclasses.fields(one)
-      if "flag" in field.metadata and field.name not in options
+      name: getattr(given, flag, getattr(one, name))
+      for name, flag in one.aliases().items()
+      if name not in options
     }
     one = dataclasses.replace(spec.build(_PACKAGE, text, Measurement), **flags)
     if one.name in asked and kind not in one.kinds:

@@ -6,8 +6,8 @@ import numpy as np
 
 from urkle_tf import errors
 from urkle_tf.evaluation.measurements.base import Measurement, alias
-from urkle_tf.evaluation.report import cells, pictures
-from urkle_tf.evaluation.report.document import Heading, Items, Share, Table, Text
+from urkle_tf.evaluation.report import pictures
+from urkle_tf.evaluation.report.document import Heading, Items, Share, Table, Text, calibration
 from urkle_tf.output import tables
 
 
@@ -78,35 +78,33 @@ class Attacks(Measurement):
       if row["mode"] == served and row["epsilon"] <= context.epsilon:
         context.robust &= right
     if context.folder and recorder.pictures:
-      names = context.metadata.get("class_names")
-      pictures.examples_figure(
-        recorder.pictures, names, context.folder / "figures" / "examples.png"
-      )
+      file = context.folder / "figures" / "examples.png"
+      file.parent.mkdir(exist_ok=True)
+      pictures.examples_figure(recorder.pictures, context.metadata.get("class_names"), file)
     return rows
 
   def glance(self, part, report):
-    rows, found = [row for row in part if row["mode"] == report["clean"]["mode"]], []
-    for epsilon in sorted({row["epsilon"] for row in rows}):
-      worst = min(
-        (row for row in rows if row["epsilon"] == epsilon), key=lambda row: row["accuracy"]
+    rows, worst = [row for row in part if row["mode"] == report["clean"]["mode"]], {}
+    for row in sorted(rows, key=lambda row: (row["epsilon"], row["accuracy"])):
+      worst.setdefault(row["epsilon"], row)
+    return [
+      (
+        f"attacked, {tables.threat(row)}",
+        f"{100 * row['accuracy']:.2f}%",
+        f"lowest of all: {row['name']}",
       )
-      name = f"attacked, {tables.threat(worst)}"
-      found.append((name, f"{100 * worst['accuracy']:.2f}%", f"lowest of all: {worst['name']}"))
-    return found
+      for row in worst.values()
+    ]
 
   def render(self, part, report):
-    config = report["config"]
     return [
       Heading("Attacked"),
       _table(part),
-      *_explained(part, config),
+      *_explained(part, report["config"]),
       pictures.accuracy_vs_epsilon(report),
       pictures.examples(),
       *_served(report),
     ]
-
-  def draw(self, part, report, folder):
-    pictures.accuracy_figure(report, folder / "accuracy_vs_epsilon.png")
 
   def lines(self, part):
     return [
@@ -126,9 +124,9 @@ def _table(rows):
   lines = [
     [
       *(row["name"], row["norm"], tables.radius(row["epsilon"], row["norm"])),
-      *(row["mode"], cells.share(row)),
-      *([cells.share(row, "own_") if "own_accuracy" in row else "-"] if own else []),
-      *cells.calibration(row),
+      *(row["mode"], Share.of(row)),
+      *([Share.of(row, "own_") if "own_accuracy" in row else "-"] if own else []),
+      *calibration(row),
       *(str(row[name]) for name in ("steps", "restarts", "eot")),
       row.get("loss", "-"),
     ]
@@ -139,56 +137,47 @@ def _table(rows):
 
 def _explained(rows, config):
   """What the figures of the table mean."""
-  found: list = [
-    Text(
-      "An image counts if it is classified rightly as it is and on every adversary found, those "
-      "found against the other reading of z included"
-      + ("; each row counts what the rows before it found too." if config.get("standing") else ".")
-    )
+  texts = [
+    "An image counts if it is classified rightly as it is and on every adversary found, those "
+    "found against the other reading of z included"
+    + ("; each row counts what the rows before it found too." if config.get("standing") else ".")
   ]
   if any(row["mode"] == "sampled" for row in rows):
-    found.append(
-      Text(
-        f"z = sampled: the mean of the probabilities over at least {config['samples']} fresh "
-        "samples of z, none of them known to the attack, nor used to choose which of its finds "
-        "is scored. z = deterministic: the mean of z."
-      )
+    texts.append(
+      f"z = sampled: the mean of the probabilities over at least {config['samples']} fresh samples "
+      "of z, none of them known to the attack, nor used to choose which of its finds is scored. "
+      "z = deterministic: the mean of z."
     )
+  found: list = [Text(text) for text in texts]
   notes = {f"{row['name']}: {row['note']}" for row in rows if "note" in row}
-  notes |= {
-    f"{row['name']}, z sampled: the same samples of z throughout an attack"
-    for row in rows
-    if row.get("noise") == "fixed"
-  }
+  fixed = {row["name"] for row in rows if row.get("noise") == "fixed"}
+  notes |= {f"{name}, z sampled: the same samples of z throughout an attack" for name in fixed}
   if notes:
     found.append(Items(sorted(notes)))
-  if skipped := config.get("skipped_attacks"):
-    found.append(
-      Text(
-        f"Not run, since the model has no gradient: {', '.join(skipped)}. What is left searches "
-        "at random: these figures are weak evidence."
-      )
-    )
+  if skipped := ", ".join(config.get("skipped_attacks", ())):
+    text = f"Not run, since the model has no gradient: {skipped}. What is left searches at random: "
+    found.append(Text(f"{text}these figures are weak evidence."))
   return found
 
 
 def _served(report):
   """What a caller of a sampled classifier sees, of the images as they are and attacked."""
-  parts = [("clean", "-", report["clean"])]
-  for row in report["attacks"]:
-    parts.append((row["name"], tables.radius(row["epsilon"], row["norm"]), row))
-  parts = [(name, epsilon, part) for name, epsilon, part in parts if "served_accuracy" in part]
-  if not parts:
-    return []
-  samples, draws = (parts[0][2][name] for name in ("served_samples", "draws"))
+  attacked = [
+    (row["name"], tables.radius(row["epsilon"], row["norm"]), row) for row in report["attacks"]
+  ]
+  parts = [("clean", "-", report["clean"]), *attacked]
   rows = [
     [
-      *(name, epsilon, cells.share(part)),
+      *(name, epsilon, Share.of(part)),
       Share(part["served_accuracy"], part["served_interval"]),
       Share(part["accuracy_all_draws"], part["interval_all_draws"]),
     ]
     for name, epsilon, part in parts
+    if "served_accuracy" in part
   ]
+  if not rows:
+    return []
+  samples, draws = (report["clean"][name] for name in ("served_samples", "draws"))
   head = ["images", "epsilon", "limit of many samples", f"a call with {samples} samples of z"]
   return [
     Heading("As it is served"),

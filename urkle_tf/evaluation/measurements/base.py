@@ -55,6 +55,12 @@ class Measurement:
     """That of its module."""
     return type(self).__module__.rpartition(".")[2]
 
+  @classmethod
+  def aliases(cls):
+    """{option: the flag that sets it too}."""
+    fields = dataclasses.fields(cls)
+    return {field.name: field.metadata["flag"] for field in fields if "flag" in field.metadata}
+
   def wanted(self, kind, named):
     """Whether the report has it.
 
@@ -98,18 +104,9 @@ class Measurement:
   def render(self, part, report):
     """The part for people: a list of the classes of `report.document`; arguments as above.
 
-    A `Picture` is shown if its file is there.
+    A `Picture` that can be drawn is drawn once all is measured; it is shown if its file is there.
     """
     return []
-
-  def draw(self, part, report, folder):
-    """Draws the part's figures, once all is measured.
-
-    Args:
-      part: what `measure` returned.
-      report: all that report.json holds.
-      folder: a `pathlib.Path`, which exists.
-    """
 
   def lines(self, part):
     """What the command prints of it: a list of lines."""

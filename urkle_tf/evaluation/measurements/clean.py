@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from urkle_tf.evaluation import calibration
+from urkle_tf.evaluation.calibration import scores, served
 from urkle_tf.evaluation.measurements.base import Measurement
-from urkle_tf.evaluation.report import cells, pictures
-from urkle_tf.evaluation.report.document import Heading, Table
+from urkle_tf.evaluation.report import pictures
+from urkle_tf.evaluation.report.document import Heading, Share, Table, calibration
 from urkle_tf.output import tables
 
 
@@ -25,18 +25,15 @@ class Clean(Measurement):
     return [("clean accuracy", f"{100 * part['accuracy']:.2f}%", images)]
 
   def render(self, part, report):
-    rows = [[part["mode"], cells.share(part), *cells.calibration(part)]]
+    rows = [[part["mode"], Share.of(part), *calibration(part)]]
     if "deterministic" in part:
       other = part["deterministic"]
-      rows.append(["deterministic", cells.share(other), *cells.calibration(other)])
+      rows.append(["deterministic", Share.of(other), *calibration(other)])
     return [
       Heading(f"Clean ({part['examples']} images)"),
       Table("Clean images", ["z", "accuracy", "NLL", "ECE", "Brier"], rows),
       pictures.reliability(report),
     ]
-
-  def draw(self, part, report, folder):
-    pictures.reliability_figure(report, folder / "reliability.png")
 
   def lines(self, part):
     return [f"clean accuracy: {100 * part['accuracy']:.2f}%"]
@@ -55,7 +52,7 @@ def of_modes(log_probabilities, labels, votes=None, samples=None):
     The served mode's scores, with "mode", "examples", and the other mode's under its name.
   """
   (mode, values), *others = log_probabilities.items()
-  found = {"mode": mode, "examples": len(labels), **calibration.scores(values, labels)}
+  found = {"mode": mode, "examples": len(labels), **scores(values, labels)}
   if votes is not None:
-    found |= calibration.served(votes, labels, samples)
-  return found | {name: calibration.scores(values, labels) for name, values in others}
+    found |= served(votes, labels, samples)
+  return found | {name: scores(values, labels) for name, values in others}

@@ -4,8 +4,8 @@ import dataclasses
 
 from urkle_tf import errors
 from urkle_tf.evaluation.measurements.base import Measurement, alias
-from urkle_tf.evaluation.report import cells, pictures
-from urkle_tf.evaluation.report.document import Heading, Share, Strong, Table, Text
+from urkle_tf.evaluation.report import pictures
+from urkle_tf.evaluation.report.document import Heading, Share, Strong, Table, Text, calibration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Corruptions(Measurement):
 
     def row(title, scores, each):
       shares = [Share(each[name]["accuracy"]) if name in each else "-" for name in severities]
-      return [title, *shares, cells.share(scores), *cells.calibration(scores)]
+      return [title, *shares, Share.of(scores), *calibration(scores)]
 
     rows = [row(name, scores, scores["severities"]) for name, scores in part["by_type"].items()]
     mean = {**part, "accuracy": part["mean"]}
@@ -65,9 +65,6 @@ class Corruptions(Measurement):
       Text(" ".join(_notes(part))),
       pictures.corruptions(part),
     ]
-
-  def draw(self, part, report, folder):
-    pictures.corruptions_figure(part, folder / "corruptions.png")
 
   def lines(self, part):
     return [

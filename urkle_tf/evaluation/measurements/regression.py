@@ -42,10 +42,7 @@ class Regression(Measurement):
   def measure(self, context):
     from urkle_tf.evaluation import regression
 
-    return regression.measure(
-      *(context.model, context.source, context.prepared[self.name], context.eot),
-      *(context.samples, context.batch_size, context.seed, context.modes),
-    )
+    return regression.measure(context, context.prepared[self.name])
 
   def intro(self, part):
     return (
@@ -55,14 +52,14 @@ class Regression(Measurement):
 
   def glance(self, part, report):
     clean, worst = part["clean"], part["attacks"][0]
-    how = f"root mean square, {tables.READINGS[clean['mode']]}"
+    how = f"{worst['name']}-{worst['steps']}"
     return [
-      ("clean error", f"{clean['rmse']:.4g}", how),
       (
-        f"attacked, {tables.threat(worst)}",
-        f"{worst['rmse']:.4g}",
-        f"{worst['name']}-{worst['steps']}",
+        "clean error",
+        f"{clean['rmse']:.4g}",
+        f"root mean square, {tables.READINGS[clean['mode']]}",
       ),
+      (f"attacked, {tables.threat(worst)}", f"{worst['rmse']:.4g}", how),
       ("a constant guess", f"{part['spread']:.4g}", "root mean square"),
     ]
 

@@ -61,8 +61,10 @@ def write(folder, report, html=False):
     report: the dict that report.json holds.
     html: whether the page is written too.
   """
-  for one, part in measurements.in_report(report):
-    one.draw(part, report, folder / "figures")
+  for part in parts(report):
+    if isinstance(part, Picture) and part.draw:
+      (folder / part.file).parent.mkdir(exist_ok=True)
+      part.draw(folder / part.file)
   content = parts(report, folder)
   files.write(folder / "report.md", markdown(content))
   if html:
@@ -75,7 +77,7 @@ def parts(report, folder=None):
 
   Args:
     report: the dict that report.json holds.
-    folder: a `pathlib.Path`, whose pictures are shown where they are there; None for none.
+    folder: a `pathlib.Path`: pictures that are not there are left out; None keeps all.
 
   Returns:
     A list of the classes of `document`.
@@ -93,5 +95,5 @@ def parts(report, folder=None):
   for one, part in measured:
     content += one.render(part, report)
   versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-  there = lambda part: not isinstance(part, Picture) or (folder and (folder / part.file).exists())  # noqa: E731
+  there = lambda part: not (folder and isinstance(part, Picture)) or (folder / part.file).exists()  # noqa: E731
   return [*filter(there, content), Text(f"Made with {versions}.")]

@@ -1,5 +1,7 @@
 """The report's figures, and what they say to whoever does not see them."""
 
+import functools
+
 import numpy as np
 
 from urkle_tf.evaluation.report.document import Picture
@@ -16,7 +18,8 @@ def reliability(report):
     f"{title}, expected calibration error {_calibration_error(bins):.3f}"
     for title, bins in reliability_panels(report)
   ]
-  return _picture("reliability", "Accuracy against confidence", "; ".join(panels) + ".")
+  described, draw = "; ".join(panels) + ".", functools.partial(reliability_figure, report)
+  return _picture("reliability", "Accuracy against confidence", described, draw)
 
 
 def accuracy_vs_epsilon(report):
@@ -29,7 +32,8 @@ def accuracy_vs_epsilon(report):
     ]
     lines.append(f"{label}, z {mode}, {', '.join(points)}")
   title = "Accuracy against the radius of the attack"
-  return _picture("accuracy_vs_epsilon", title, "; ".join(lines) + ".")
+  draw = functools.partial(accuracy_figure, report)
+  return _picture("accuracy_vs_epsilon", title, "; ".join(lines) + ".", draw)
 
 
 def examples():
@@ -42,7 +46,8 @@ def corruptions(part):
   """The `Picture` of the heat map, of the report's part "corruptions"."""
   means = [f"{100 * part['by_severity'][s]['accuracy']:.2f}% at {s}" for s in part["severities"]]
   described = f"mean over types by severity, {', '.join(means)}; the table holds each cell."
-  return _picture("corruptions", "Accuracy on corrupted images", described)
+  draw = functools.partial(corruptions_figure, part)
+  return _picture("corruptions", "Accuracy on corrupted images", described, draw)
 
 
 def latent_map(part):
@@ -54,13 +59,8 @@ def latent_map(part):
   return _picture("latent_map", "Samples of z, before and after an attack on the KL", described)
 
 
-def _picture(name, title, described):
-  return Picture(f"{_FOLDER}/{name}.png", title, f"{title}: {described}")
-
-
-def _save(figure, file):
-  file.parent.mkdir(exist_ok=True)
-  figure.savefig(file, dpi=150)
+def _picture(name, title, described, draw=None):
+  return Picture(f"{_FOLDER}/{name}.png", title, f"{title}: {described}", draw)
 
 
 def _lines(report):
@@ -103,7 +103,7 @@ def accuracy_figure(report, file):
   axes.legend(frameon=False, fontsize=9)
   config = report["config"]
   axes.set_title(f"{config['dataset']}, {clean['examples']} images", fontsize=10)
-  _save(figure, file)
+  figure.savefig(file, dpi=150)
 
 
 def corruptions_figure(part, file):
@@ -140,7 +140,7 @@ def corruptions_figure(part, file):
   axes.set_xlabel(
     f"severity; accuracy in %, z {part['mode']}, {part['examples']} images", fontsize=9
   )
-  _save(figure, file)
+  figure.savefig(file, dpi=150)
 
 
 def reliability_panels(report):
@@ -168,10 +168,12 @@ def reliability_panels(report):
   return panels
 
 
+def _arrays(bins):
+  return (np.array(bins[name], np.float64) for name in ("count", "confidence", "accuracy"))
+
+
 def _calibration_error(bins):
-  count, confidence, accuracy = (
-    np.array(bins[name], np.float64) for name in ("count", "confidence", "accuracy")
-  )
+  count, confidence, accuracy = _arrays(bins)
   return np.sum(count * np.abs(accuracy - confidence)) / count.sum()
 
 
@@ -181,9 +183,7 @@ def reliability_figure(report, file):
   figure = canvas(2.9 * len(panels), 3.9)
   grid = figure.subplots(2, len(panels), squeeze=False, height_ratios=(3, 1), sharex=True)
   for (title, bins), above, below in zip(panels, *grid, strict=True):
-    count, confidence, accuracy = (
-      np.array(bins[name], np.float64) for name in ("count", "confidence", "accuracy")
-    )
+    count, confidence, accuracy = _arrays(bins)
     edges = np.linspace(0, 1, len(count) + 1)
     filled = count > 0
     above.plot((0, 1), (0, 1), color="grey", linewidth=1, linestyle="--")
@@ -206,7 +206,7 @@ def reliability_figure(report, file):
       axes.spines[["top", "right"]].set_visible(False)
   grid[0, 0].set_ylabel("accuracy")
   grid[1, 0].set_ylabel("share of images", fontsize=8)
-  _save(figure, file)
+  figure.savefig(file, dpi=150)
 
 
 def examples_figure(pictures, class_names, file):
@@ -233,4 +233,4 @@ def examples_figure(pictures, class_names, file):
   for axes, label in zip(grid[:, 0], ("clean", "perturbation", "adversarial"), strict=True):
     axes.set_ylabel(label, fontsize=9)
   figure.suptitle("Above the images: what is predicted", fontsize=9)
-  _save(figure, file)
+  figure.savefig(file, dpi=150)
