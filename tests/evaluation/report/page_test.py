@@ -107,6 +107,7 @@ def folder(measured, tmp_path_factory):
   broken = [{"image": image, "adversary": 1 - image, "label": 1, "before": 1, "after": 7}] * 3
   path = tmp_path_factory.mktemp("report")
   names = [str(i) for i in range(10)]
+  (path / "figures").mkdir()
   pictures.examples_figure(broken, names, path / "figures" / "examples.png")
   report.write(path, measured, html=True)
   return path
