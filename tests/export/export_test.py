@@ -379,6 +379,7 @@ runpy.run_path(example, run_name="__main__")
 """
 
 
+@pytest.mark.full
 def test_a_program_that_knows_only_tensorflow_and_keras(encoder, folder, tmp_path):
   images, labels = digits()
   np.savez(tmp_path / "images.npz", images=images[:320], labels=labels[:320])

@@ -230,9 +230,8 @@ def test_plain_simclr_runs_no_attack_and_no_noise():
   assert "kl" not in trainer.get_metrics_result()
 
 
-@pytest.mark.parametrize(
-  "policy", ["mixed_bfloat16", pytest.param("float32", marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float32"])
 def test_the_step_compiles_with_xla(policy):
   keras.mixed_precision.set_global_policy(policy)
   try:
