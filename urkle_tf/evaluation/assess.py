@@ -150,12 +150,10 @@ def _modes(text, metadata, model):
 
 def _load(context, path):
   """Loads the model, unless it is foreign and was looked at before."""
-  if context.kind == "encoder":
-    context.network = export.load_encoder(path).network
-  elif context.kind != "foreign":
-    load = export.load_classifier if context.kind == "classifier" else export.load_regressor
-    context.model = load(path)
-    context.network = context.model.network
+  if context.kind != "foreign":
+    loaded = getattr(export, f"load_{context.kind}")(path)
+    context.model = None if context.kind == "encoder" else loaded
+    context.network = loaded.network
 
 
 def _config(context, settings, chosen):

@@ -48,7 +48,7 @@ def effective_rank(rows):
 
 
 def _rank(encoder, source, batch_size):
-  """(effective rank of loc, of how many images): the first 10,000, in inference mode."""
+  """The effective rank of loc over the first 10,000 images, in inference mode, and how many."""
   loc = tf.function(lambda images: encoder(images, training=False).loc)
   total = min(_RANK_EXAMPLES, source.size)
   mask = np.arange(source.size) < total
@@ -58,7 +58,7 @@ def _rank(encoder, source, batch_size):
     found += len(images)
     if found >= total:
       break
-  return effective_rank(np.concatenate(rows)), total
+  return {"effective_rank": effective_rank(np.concatenate(rows)), "rank_examples": total}
 
 
 def measure(context, options):
@@ -96,38 +96,40 @@ def measure(context, options):
   flips = nearest(values["moved"], loc) != nearest(loc, loc)
   snr = np.abs(loc) / scale
   if context.save_images:
-    found = {"kl": values["kl"], "sigma": scale.mean(1), "snr": np.mean(snr, 1)}
-    found |= {"neighbour_flips": flips, "drift": moved / spread}
-    found |= {"adversaries": values["adversaries"]}
-    context.arrays |= {f"representation_{name}": array for name, array in found.items()}
-  plain, tight = bound.roots(values["kl"])
-  rank, rank_examples = _rank(encoder, context.source, min(context.batch_size, total))
-  capped = {}
-  if context.kind == "encoder" and (loss_cap := options.loss_cap) is not None:
-    capped = {"M": float(loss_cap)}
-    capped |= {"regulariser": loss_cap * plain, "regulariser_tight": loss_cap * tight}
+    each = {"kl": values["kl"], "sigma": scale.mean(1), "snr": snr.mean(1)}
+    each |= {
+      "neighbour_flips": flips,
+      "drift": moved / spread,
+      "adversaries": values["adversaries"],
+    }
+    context.arrays |= {f"representation_{name}": array for name, array in each.items()}
+  loss_cap = options.loss_cap if context.kind == "encoder" else None
   return {
     "kl_mean": float(values["kl"].mean(dtype=np.float64)),
     "kl_max": float(values["kl"].max()),
     "kl_mean_part": float(values["mean_part"].mean(dtype=np.float64)),
     "sigma": float(scale.mean()),
-    "sigma_min": float(scale.min()),
-    "sigma_max": float(scale.max()),
+    **{"sigma_min": float(scale.min()), "sigma_max": float(scale.max())},
     "snr": float(np.mean(snr)),
     "loc_std": float(loc.std(0).mean()),
-    "effective_rank": rank,
-    "rank_examples": rank_examples,
+    **_rank(encoder, context.source, min(context.batch_size, total)),
     "drift": float(moved.mean() / spread),
     "neighbour_flips": float(flips.mean()),
-    "regulariser_per_nat": plain,
-    "regulariser_tight_per_nat": tight,
-    **capped,
-    "norm": context.norm,
-    "epsilon": float(context.epsilon),
-    "steps": options.steps,
-    "restarts": options.restarts,
+    **_regularisers(values["kl"], loss_cap),
+    **{"norm": context.norm, "epsilon": float(context.epsilon)},
+    **{"steps": options.steps, "restarts": options.restarts},
     "examples": total,
   }
+
+
+def _regularisers(divergence, loss_cap):
+  """What Proposition 1 adds to the clean loss: per nat of M, and for an M unless it is None."""
+  plain, tight = bound.roots(divergence)
+  found = {"regulariser_per_nat": plain, "regulariser_tight_per_nat": tight}
+  if loss_cap is not None:
+    found |= {"M": float(loss_cap), "regulariser": loss_cap * plain}
+    found["regulariser_tight"] = loss_cap * tight
+  return found
 
 
 def _worst(context, options, encoder, batch_size):

@@ -163,7 +163,8 @@ def grey(images):
   return images @ np.array([[0.299], [0.587], [0.114]], np.float32)
 
 
-def snow(images, draws, mean, deviation, zoom, threshold, radius, sigma, share):
+def snow(images, draws, *constants):
+  mean, deviation, zoom, threshold, radius, sigma, share = constants
   height, width = images.shape[1:3]
   layer = mean + deviation * draws.normal([height, width, 1])
   layer = separable(layer, zooming(height, zoom), zooming(width, zoom))
