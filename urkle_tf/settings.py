@@ -547,14 +547,12 @@ class Assess:
     'specs of measurements, in a list or with commas in between: `"bound(loss_cap=4, steps=200)"` '
     "adds one, or sets options of one that is measured anyway; a new one is a file in "
     "`urkle_tf/evaluation/measurements`",
-    "NAME(option=...): more measurements, or their options",
   )
   modes: str | None = setting(
     None,
     "readings of z that are measured: sampled,deterministic; default both",
     'readings of z that are measured, `"sampled"` or `"deterministic"`; None for both where z is '
     "sampled",
-    "sampled or deterministic z; default both",
   )
   corruptions: str | None = setting(
     None,
@@ -604,7 +602,7 @@ class Evaluate(Assess):
   MAIN = (
     *("classifier", "encoder", "regressor", "output_dir", "dataset", "data_dir", "image_size"),
     *("split", "examples", "attacks", "norm", "epsilons", "eot", "corruptions", "loss_cap"),
-    *("modes", "measure", "html"),
+    "html",
   )
 
   trust: bool = shared("trust")
