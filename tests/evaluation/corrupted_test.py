@@ -257,7 +257,7 @@ def test_prepared_images_are_scored(monkeypatch, capsys):
   assert part["severities"] == ["1", "2"]
   assert set(part["by_type"]["glass_blur"]["severities"]) == {"2"}
   assert len(part["missing"]) == 27
-  text = document.markdown(Corruptions.render(part, {}))
+  text = document.markdown(Corruptions().render(part, {}))
   assert "| glass_blur | - | 100.00 | 100.00 (" in text
   assert "| fog | 0.00 | 100.00 | 50.00 (" in text
   assert "| **mean** | 0.00 | 100.00 | 75.00 (" in text

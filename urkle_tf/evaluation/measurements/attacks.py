@@ -84,7 +84,8 @@ class Attacks(Measurement):
     return rows
 
   def glance(self, part, report):
-    rows, worst = [row for row in part if row["mode"] == report["clean"]["mode"]], {}
+    rows = [row for row in part if row["mode"] == report["clean"]["mode"]]
+    worst: dict[float, dict] = {}
     for row in sorted(rows, key=lambda row: (row["epsilon"], row["accuracy"])):
       worst.setdefault(row["epsilon"], row)
     return [

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from urkle_tf import errors, settings, spec
 
-_WANTED = {
+_WANTED: dict[str, tuple[str, Any]] = {
   "str": ("text", (str, list)),
   "int": ("an integer of at least 0", int),
   "bool": ("true or false", bool),
