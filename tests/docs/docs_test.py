@@ -350,6 +350,7 @@ PAGES = {
       "python -m urkle_tf.evaluate": "and this",
     },
   ),
+  "walks/step.md": Page(),
   "results/mnist.md": Page(cited=("python",)),
   "results/cifar10_small_older.md": Page(cited=("python",)),
   "results/mnist_autoattack.md": Page(cited=("python",)),

@@ -17,8 +17,8 @@ from urkle_tf.evaluation import attacked, foreign, report, scoring
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.context import Context
 from urkle_tf.evaluation.report import document
-from urkle_tf.export import foreign_models
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.saved import foreign_models
 
 EPSILON, EXAMPLES = 0.2, 100
 WHOLE = 64  # weights of the integer network, to one

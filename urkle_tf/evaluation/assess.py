@@ -11,7 +11,7 @@ from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import foreign, measurements, report
 from urkle_tf.evaluation import store as storing
 from urkle_tf.evaluation.context import Context
-from urkle_tf.export import foreign_models
+from urkle_tf.networks.saved import foreign_models
 from urkle_tf.output import files
 from urkle_tf.settings import Assess, AssessRegressor, arguments, data_of
 from urkle_tf.training import runs

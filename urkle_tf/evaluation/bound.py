@@ -6,11 +6,10 @@ import numbers
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, errors, export
+from urkle_tf import attacks, distribution, errors, networks
 from urkle_tf.evaluation import attacked, scoring
 from urkle_tf.evaluation import plans as planning
-from urkle_tf.networks.gaussian import kl
-from urkle_tf.robustness.urkle import kl_objective
+from urkle_tf.networks.kl import kl, kl_objective
 
 _STREAM = 4  # of a seed, beside those of `scoring`
 _CHUNK = 25  # samples of z that are in memory at once
@@ -185,7 +184,7 @@ def measure(context, options):
 
 def _judge(context, options, samples, batch_size):
   """A function of a batch to the losses and the KL of its images, for `Context.over_first`."""
-  encoder = export.ExportedEncoder(context.model.network)
+  encoder = networks.ExportedEncoder(context.model.network)
   by_kl = attacks.PGD(context.threat, options.steps, restarts=options.restarts, keep="best")
   # The loss is attacked without the cap: p~ grows with p, so both have the same maxima.  The last
   # iterate and not the best: under fresh noise the best is often one that had luck with its draws.

@@ -3,10 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, export
+from urkle_tf import attacks, distribution, networks
 from urkle_tf.evaluation import bound, scoring
-from urkle_tf.networks.gaussian import kl, kl_mean_part
-from urkle_tf.robustness.urkle import kl_objective
+from urkle_tf.networks.kl import kl_mean_part, worst
 from urkle_tf.training import latent_map
 
 
@@ -85,7 +84,7 @@ def measure(context, options):
     loss is at most M (eq. 4 and eq. 31); and with `loss_cap`, of an encoder alone, "M",
     "regulariser" and "regulariser_tight", these products.
   """
-  encoder = export.ExportedEncoder(context.network)
+  encoder = networks.ExportedEncoder(context.network)
   total = min(options.examples, context.source.size)
   title = f"worst KL({options.steps}x{options.restarts})"
   compute = _worst(context, options, encoder, min(context.batch_size, total))
@@ -138,20 +137,19 @@ def _worst(context, options, encoder, batch_size):
   seed = distribution.fold([context.seed, 0], scoring.REPRESENTATION_STREAM)
 
   @tf.function
-  def worst(images, seed):
-    neighbours = attack(kl_objective(encoder, images), images, seed)
-    before, after = encoder(images, training=False), encoder(neighbours, training=False)
+  def attacked(images, seed):
+    pair = worst(encoder, images, attack, seed)
     return {
-      "kl": kl(before, after),
-      "mean_part": kl_mean_part(before, after),
-      "loc": before.loc,
-      "scale": before.scale,
-      "moved": after.loc,
-    } | ({"adversaries": neighbours} if context.save_images else {})
+      "kl": pair.kl,
+      "mean_part": kl_mean_part(pair.clean, pair.attacked),
+      "loc": pair.clean.loc,
+      "scale": pair.clean.scale,
+      "moved": pair.attacked.loc,
+    } | ({"adversaries": pair.neighbours} if context.save_images else {})
 
   def compute(number, images, labels):
     del labels
-    values = worst(scoring.pad(images, batch_size), distribution.fold(seed, number))
+    values = attacked(scoring.pad(images, batch_size), distribution.fold(seed, number))
     return {name: value.numpy()[: len(images)] for name, value in values.items()}
 
   return compute
