@@ -25,11 +25,6 @@ MOST_LINES, MOST_PARAMETERS = 80, 10
 ALLOWED = {
   "attacks.autoattack.autoattack",
   "downstream.adapt",
-  "evaluation.assess",
-  "evaluation._classifier_parts",
-  "evaluation.attacked.measure",
-  "evaluation.bound.measure",
-  "evaluation.representation.measure",
   "training.monitoring.Metrics.__init__",
 }
 
