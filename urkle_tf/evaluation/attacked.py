@@ -189,10 +189,7 @@ def measure(context, plans, standing=False, observe=None):
   """
   search = _Search(context, plans, standing, observe)
   for number, plan in enumerate(plans):
-    find = {
-      mode: adversary(context.model, plan, mode, context.eot)
-      for mode in context.modes
-    }
+    find = {mode: adversary(context.model, plan, mode, context.eot) for mode in context.modes}
     for place in range(len(context.epsilons)):
       search.run(number, place, find)
     if plan.ensemble and not any(_same_ensemble(plan, other) for other in plans[number + 1 :]):
