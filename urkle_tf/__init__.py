@@ -22,7 +22,7 @@ _NAMES = {
   "UrkleRegularizer": "regulariser",
   "UserError": "errors",
   "adapt": "downstream.adapting",
-  "assess": "evaluation",
+  "assess": "evaluation.assess",
   "export_classifier": "export",
   "export_encoder": "export",
   "export_regressor": "export",

@@ -137,9 +137,8 @@ def plugin(package, text, base):
   """
   name, _ = parse(text)
   if name not in names(package):
-    raise errors.unknown(
-      package.removesuffix("s").replace("robustnes", "robustness"), name, names(package)
-    )
+    kind = package.rpartition(".")[2].removesuffix("s").replace("robustnes", "robustness")
+    raise errors.unknown(kind, name, names(package))
   module = importlib.import_module(f"urkle_tf.{package}.{name}")
   found = [
     value
@@ -155,14 +154,21 @@ def plugin(package, text, base):
   return found[0]
 
 
-def build(package, text, base):
-  """Instantiates the plug-in that a spec names; arguments and errors as of `plugin`.
+def build(package, text, base, defaults=None, **given):
+  """Instantiates the plug-in that a spec names; further arguments and errors as of `plugin`.
+
+  Args:
+    package: see `plugin`.
+    text: the spec; its options become keyword arguments.
+    base: see `plugin`.
+    defaults: options where the spec does not give them, a dict.
+    **given: further keyword arguments, that the spec may not set.
 
   Raises:
     UserError: also if it has no such option.
   """
   name, options = parse(text)
-  return _call(plugin(package, text, base), name, options, {})
+  return _call(plugin(package, text, base), name, {**(defaults or {}), **options}, given)
 
 
 def call(functions, text, kind, **given):

@@ -184,8 +184,11 @@ def _whole(name, option, value):
 
 
 def _check(attack, name):
-  if type(attack) is not PGD:
-    raise errors.UserError(f"--attack_schedule={name} changes PGD's steps: use --attack=pgd")
+  if "steps" not in attack.takes:
+    raise errors.UserError(
+      f"--attack_schedule={name} changes the number of steps, and {attack.name} has its own: use "
+      "--attack=pgd"
+    )
 
 
 _SCHEDULES = {"constant": Constant, "rising": Rising, "controlled": Controlled}

@@ -200,7 +200,7 @@ def _build(settings, scope):
     encoder = _encoder(settings, method, source)
     learner = _trainer(settings, method, encoder, steps_per_epoch, steps)
   attack = method.attack
-  if isinstance(attack, attacks.NFGSM):
+  if "evaluation" in attack.refused:
     attack = attacks.PGD(attack.threat, settings["attack_steps"], settings["attack_step_size"])
   return Job(
     settings, scope, source, held_out, method.recipe, attack, learner, steps_per_epoch, steps

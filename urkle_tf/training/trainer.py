@@ -368,6 +368,7 @@ def _check(scheme, attack, schedule, ends):
       raise errors.UserError(
         "this robustness scheme needs an attack: Trainer(..., attack=PGD(...))"
       )
+    attack.check("training")
     schedule.check(attack, scheme)
   if not ends and scheme.strength(0.0) is not None:
     raise errors.UserError(
