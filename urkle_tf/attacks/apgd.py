@@ -50,7 +50,7 @@ class APGD(base.Attack):
   is the last iterate, to be compared with it under fresh noise.
   """
 
-  budget = ("steps", "restarts")
+  budget: tuple[str, ...] = ("steps", "restarts")
 
   def __init__(self, threat, steps=100, restarts=1, momentum=0.75, rho=0.75):
     """Builds the attack.

@@ -26,7 +26,7 @@ class PGD(base.Attack):
   [n, ...], the last iterate of the best run.
   """
 
-  takes = ("steps", "step_size", "carried")
+  takes: tuple[str, ...] = ("steps", "step_size", "carried")
   budget = ("steps", "step_size", "restarts")
   in_evaluation: ClassVar = {"keep": "best", "carry": False}
   _carried = None
