@@ -87,10 +87,8 @@ def _assess(given, settings, kind, path):
       context.report[one.name] = one.measure(context)
     if run and context.save_images:
       files.write(run.path / "images.npz", lambda file: np.savez(file, **context.arrays))
-    result = context.report | {
-      "config": _config(context, settings, chosen),
-      "versions": export.versions(),
-    }
+    config = _config(context, settings, chosen)
+    result = {**context.report, "config": config, "versions": export.versions()}
     if run:
       report.write(run.path, result, given.html)
       shutil.rmtree(partial, ignore_errors=True)
@@ -120,14 +118,12 @@ def _context(given, kind, path):
   epsilons = list(getattr(given, "epsilons", None) or [epsilon])
   for radius in epsilons:
     attacks.from_norm(norm, radius).check(tf.zeros([1, *metadata["image_size"]]))
-  where = {
-    name: getattr(given, name) for name in ("data_dir", "download", "image_size", "examples")
-  }
+  names = ("data_dir", "download", "image_size", "examples")
   return Context(
     *(source, norm, epsilons, model),
     kind=kind,
     metadata=metadata,
-    where=where,
+    where={name: getattr(given, name) for name in names},
     modes=_modes(given.modes, metadata, model),
     batch_size=given.batch_size,
     eot=(given.eot or 20) if metadata["stochastic"] else 1,
@@ -142,9 +138,8 @@ def _modes(text, metadata, model):
   known = ("sampled", "deterministic") if metadata["stochastic"] else ("deterministic",)
   known = known if model is None else model.modes
   asked = [mode.strip() for mode in text.split(",")] if text else known
-  for mode in asked:
-    if mode not in known:
-      raise errors.unknown("mode of this model", mode, known)
+  for mode in {*asked} - {*known}:
+    raise errors.unknown("mode of this model", mode, known)
   return tuple(mode for mode in known if mode in asked)
 
 

@@ -207,11 +207,8 @@ def _judge(context, options, samples, batch_size):
     images = tf.constant(scoring.pad(images, batch_size))
     labels = tf.constant(scoring.pad(truth, batch_size))
     kl_seed, loss_seed, score_seed = (distribution.fold(seed, number, i) for i in range(3))
-    candidates = (
-      images,
-      worst_kl(images, kl_seed),
-      by_loss(images, labels, loss_seed, *radius_and_step)[0][0],
-    )
+    found = by_loss(images, labels, loss_seed, *radius_and_step)[0][0]
+    candidates = (images, worst_kl(images, kl_seed), found)
     judged = [judge(images, candidate, labels, score_seed) for candidate in candidates]
     return {
       "clean": judged[0]["mean"].numpy()[:size],

@@ -96,11 +96,8 @@ def measure(context, options):
   snr = np.abs(loc) / scale
   if context.save_images:
     each = {"kl": values["kl"], "sigma": scale.mean(1), "snr": snr.mean(1)}
-    each |= {
-      "neighbour_flips": flips,
-      "drift": moved / spread,
-      "adversaries": values["adversaries"],
-    }
+    each |= {"neighbour_flips": flips, "drift": moved / spread}
+    each["adversaries"] = values["adversaries"]
     context.arrays |= {f"representation_{name}": array for name, array in each.items()}
   loss_cap = options.loss_cap if context.kind == "encoder" else None
   return {
@@ -126,8 +123,8 @@ def _regularisers(divergence, loss_cap):
   plain, tight = bound.roots(divergence)
   found = {"regulariser_per_nat": plain, "regulariser_tight_per_nat": tight}
   if loss_cap is not None:
-    found |= {"M": float(loss_cap), "regulariser": loss_cap * plain}
-    found["regulariser_tight"] = loss_cap * tight
+    found |= {"M": float(loss_cap)}
+    found |= {"regulariser": loss_cap * plain, "regulariser_tight": loss_cap * tight}
   return found
 
 

@@ -61,17 +61,16 @@ class Attacks(Measurement):
     from urkle_tf.evaluation import attacked, recording
 
     on_clean, labels = context.on_clean, context.labels
-    recorder = recording.Recorder(
-      on_clean.values, labels, context.source.image_shape, context.save_images
-    )
+    shape = context.source.image_shape
+    recorder = recording.Recorder(on_clean.values, labels, shape, context.save_images)
     rows, details = attacked.measure(context, context.prepared[self.name], self.standing, recorder)
-    arrays = {"labels": labels}
+    arrays = context.arrays
+    arrays["labels"] = labels
     arrays |= {f"clean_{mode}": np.argmax(values, 1) for mode, values in on_clean.values.items()}
     for number, (right, of_label) in enumerate(details):
       arrays |= {f"right_{number}": right, f"log_probability_{number}": of_label}
       if number in recorder.adversaries:
         arrays[f"adversaries_{number}"] = recorder.adversaries[number]
-    context.arrays |= arrays
     served = context.modes[0]
     context.robust = np.argmax(on_clean.values[served], 1) == labels
     for row, (right, _) in zip(rows, details, strict=True):
@@ -88,14 +87,11 @@ class Attacks(Measurement):
     worst: dict[float, dict] = {}
     for row in sorted(rows, key=lambda row: (row["epsilon"], row["accuracy"])):
       worst.setdefault(row["epsilon"], row)
-    return [
-      (
-        f"attacked, {tables.threat(row)}",
-        f"{100 * row['accuracy']:.2f}%",
-        f"lowest of all: {row['name']}",
-      )
-      for row in worst.values()
-    ]
+    found = []
+    for row in worst.values():
+      accuracy, how = f"{100 * row['accuracy']:.2f}%", f"lowest of all: {row['name']}"
+      found.append((f"attacked, {tables.threat(row)}", accuracy, how))
+    return found
 
   def render(self, part, report):
     return [

@@ -122,10 +122,7 @@ def _typed(name, field, value):
   if kind == "numbers" and not isinstance(value, list):
     with contextlib.suppress(ValueError):
       value = [spec.number(part) for part in str(value).split(",")]
-  if (
-    not isinstance(value, types)
-    or (isinstance(value, bool) and kind != "bool")
-    or (kind == "int" and value < 0)
-  ):
+  wrong = isinstance(value, bool) and kind != "bool"
+  if wrong or not isinstance(value, types) or (kind == "int" and value < 0):
     raise errors.UserError(f"{name}: {field.name} must be {text}, got {value!r}")
   return value

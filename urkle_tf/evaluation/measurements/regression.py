@@ -52,13 +52,9 @@ class Regression(Measurement):
 
   def glance(self, part, report):
     clean, worst = part["clean"], part["attacks"][0]
-    how = f"{worst['name']}-{worst['steps']}"
+    served, how = tables.READINGS[clean["mode"]], f"{worst['name']}-{worst['steps']}"
     return [
-      (
-        "clean error",
-        f"{clean['rmse']:.4g}",
-        f"root mean square, {tables.READINGS[clean['mode']]}",
-      ),
+      ("clean error", f"{clean['rmse']:.4g}", f"root mean square, {served}"),
       (f"attacked, {tables.threat(worst)}", f"{worst['rmse']:.4g}", how),
       ("a constant guess", f"{part['spread']:.4g}", "root mean square"),
     ]

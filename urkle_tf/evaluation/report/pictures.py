@@ -218,11 +218,7 @@ def examples_figure(pictures, class_names, file):
     change = picture["adversary"] - picture["image"]
     largest = max(float(np.abs(change).max()), 1e-6)
     shown = (picture["image"], 0.5 + change / (2 * largest), picture["adversary"])
-    titles = (
-      name(picture["before"]),
-      f"x {0.5 / largest:.3g}",
-      name(picture["after"]),
-    )
+    titles = (name(picture["before"]), f"x {0.5 / largest:.3g}", name(picture["after"]))
     for axes, pixels, title in zip(grid[:, column], shown, titles, strict=True):
       grey = {"cmap": "gray", "vmin": 0, "vmax": 1} if pixels.shape[-1] == 1 else {}
       pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
