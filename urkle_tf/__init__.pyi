@@ -273,6 +273,8 @@ def assess(
   samples: int = 200,
   standing: bool = False,
   checks: bool = True,
+  measure: str | list[str] | None = None,
+  modes: str | None = None,
   corruptions: str | None = None,
   severities: list[float] | None = None,
   representation_examples: int = 1000,
@@ -313,6 +315,11 @@ def assess(
     standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
     checks: whether signs of masked gradients are looked for, on the first 200 images: see
       `urkle_tf.evaluation.checks`.
+    measure: specs of measurements, in a list or with commas in between: `"bound(loss_cap=4,
+      steps=200)"` adds one, or sets options of one that is measured anyway; a new one is a file
+      in `urkle_tf/evaluation/measurements`.
+    modes: readings of z that are measured, `"sampled"` or `"deterministic"`; None for both where
+      z is sampled.
     corruptions: `"all"` for the 15 standard types, names of them with commas in between, or
       `"tfds"` for the corrupted images that TFDS has prepared; None for none.
     severities: of the corruptions, numbers from 1 to 5; None for all.
@@ -324,7 +331,7 @@ def assess(
     batch_size: images that are attacked together.
     seed: all randomness is a function of it.
     regressor: instead of a classifier an exported regressor's folder, attacked by PGD; a message
-      names the settings that it does not use: see `regression.assess_regressor`.
+      names the settings that it does not use: see `urkle_tf.evaluation.regression`.
 
   Returns:
     What report.json holds, a dict.

@@ -541,6 +541,19 @@ class Assess:
     "whether signs of masked gradients are looked for, on the first 200 images: see "
     "`urkle_tf.evaluation.checks`",
   )
+  measure: str | list[str] | None = setting(
+    None,
+    "what else is measured, or with which options: bound(loss_cap=4); commas in between",
+    'specs of measurements, in a list or with commas in between: `"bound(loss_cap=4, steps=200)"` '
+    "adds one, or sets options of one that is measured anyway; a new one is a file in "
+    "`urkle_tf/evaluation/measurements`",
+  )
+  modes: str | None = setting(
+    None,
+    "readings of z that are measured: sampled,deterministic; default both",
+    'readings of z that are measured, `"sampled"` or `"deterministic"`; None for both where z is '
+    "sampled",
+  )
   corruptions: str | None = setting(
     None,
     "all (15 types), names with commas in between, or tfds (prepared)",
@@ -577,7 +590,7 @@ class Assess:
     None,
     "instead of a classifier an exported regressor's folder",
     "instead of a classifier an exported regressor's folder, attacked by PGD; a message names the "
-    "settings that it does not use: see `regression.assess_regressor`",
+    "settings that it does not use: see `urkle_tf.evaluation.regression`",
     "instead: an exported regressor",
   )
 
@@ -670,7 +683,7 @@ AssessRegressor = some_of(
   (
     *("regressor", "output_dir", "dataset", "data_dir", "download", "split", "examples"),
     *("image_size", "norm", "epsilon", "attack_steps", "attack_step_size", "restarts", "eot"),
-    *("samples", "batch_size", "seed", "html"),
+    *("samples", "measure", "modes", "batch_size", "seed", "html"),
   ),
   regressor=REQUIRED,
   dataset="digits:rotation",

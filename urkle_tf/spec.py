@@ -137,9 +137,8 @@ def plugin(package, text, base):
   """
   name, _ = parse(text)
   if name not in names(package):
-    raise errors.unknown(
-      package.removesuffix("s").replace("robustnes", "robustness"), name, names(package)
-    )
+    kind = package.rpartition(".")[2].removesuffix("s").replace("robustnes", "robustness")
+    raise errors.unknown(kind, name, names(package))
   module = importlib.import_module(f"urkle_tf.{package}.{name}")
   found = [
     value

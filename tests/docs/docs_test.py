@@ -367,6 +367,12 @@ PAGES = {
     cited=("python -m urkle_tf.train --data_service",),
   ),
   "reliability.md": Page(),
+  "walks/measurement.md": Page(
+    elsewhere={
+      "# urkle_tf/evaluation/measurements/": "tests/docs/walk_measurement_test.py runs it",
+      "python -m urkle_tf.evaluate": "and this",
+    },
+  ),
   "walks/step.md": Page(),
   "results/mnist.md": Page(cited=("python",)),
   "results/cifar10_small_older.md": Page(cited=("python",)),

@@ -27,7 +27,7 @@ class PGD(base.Attack):
   """
 
   takes: tuple[str, ...] = ("steps", "step_size", "carried")
-  budget = ("steps", "step_size", "restarts")
+  budget: tuple[str, ...] = ("steps", "step_size", "restarts")
   in_evaluation: ClassVar = {"keep": "best", "carry": False}
   _carried = None
 

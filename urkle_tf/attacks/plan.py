@@ -2,14 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import tensorflow as tf
 
 from urkle_tf.attacks import losses
-
-if TYPE_CHECKING:
-  from urkle_tf.attacks.base import Attack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Plan:
     group: of the stages of one ensemble the same number.
   """
 
-  attack: "Attack"
+  attack: Any
   loss: Callable = losses.cross_entropy
   targets: int = 0
   fixed_noise: bool = False

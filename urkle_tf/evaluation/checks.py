@@ -17,9 +17,7 @@ from urkle_tf.attacks.plan import Plan
 from urkle_tf.evaluation import attacked, scoring
 from urkle_tf.output import progress, tables
 
-EXAMPLES = 200
-TOLERANCE = 0.02  # of the images: what chance decides
-
+_TOLERANCE = 0.02  # of the images: what chance decides
 _STEPS, _MORE_STEPS, _MORE_RESTARTS, _QUERIES, _DRAWS = 20, 100, 2, 500, 10
 _SHARE = 0.1  # of images that may have no gradient, or saturate
 _GAP = 0.05  # of the images: what noise, or one step's far end, may cost an attack
@@ -28,44 +26,24 @@ _ONE = -6e-8  # the log of a probability that is 1 in float32
 _STREAM = 6  # of a seed
 
 
-def measure(
-  classifier,
-  source,
-  scorer,
-  reported,
-  norm,
-  epsilon,
-  examples=EXAMPLES,
-  batch_size=250,
-  eot=20,
-  seed=0,
-):
+def measure(context, examples=200):
   """The report's part "checks", of the served mode.
 
   White box means PGD with 20 steps on the cross-entropy and, on what that leaves, with 100 steps
   and 2 restarts on the margin; black box means Square with 500 queries.
 
   Args:
-    classifier: a `Classifier` or a `Foreign`.
-    source: a labelled `Source`.
-    scorer: a `Scorer` for `batch_size`.
-    reported: bool [source.size]: which images the report counts as robust at `epsilon`.
-    norm: of the threat model.
-    epsilon: its radius in pixel units.
+    context: a `Context` of a classifier, after its attacks.
     examples: the first so many images are looked at.
-    batch_size: images that are attacked together.
-    eot: samples of z in each evaluation of the sampled mode's objective.
-    seed: of starts and noise.
 
   Returns:
     A list of dicts: "name", "passed", "detail" (a sentence) and numbers; accuracies are
     fractions of the images looked at.
   """
-  checks = _Checks(classifier, source, scorer, norm, epsilon, examples, batch_size, eot, seed)
-  total = 8 if scoring.modes(classifier)[0] == "sampled" else 7
-  bar = progress.Progress(f"checks {norm} {tables.radius(epsilon, norm)}", total, "checks")
+  checks, total = _Checks(context, examples), 8 if context.modes[0] == "sampled" else 7
+  bar = progress.Progress(context.title("checks"), total, "checks")
   found = []
-  for check in checks.all(np.asarray(reported)):
+  for check in checks.all(context.robust):
     found.append(check)
     bar.add(1, f"{check['name']} {'passed' if check['passed'] else 'failed'}")
   return found
@@ -74,18 +52,19 @@ def measure(
 class _Checks:
   """What the checks share: the images, and one compiled attack of each kind."""
 
-  def __init__(self, classifier, source, scorer, norm, epsilon, examples, batch_size, eot, seed):
-    self._classifier, self._scorer = classifier, scorer
-    self._mode = scoring.modes(classifier)[0]
-    self._norm, self._epsilon, self._eot = norm, float(epsilon), eot
+  def __init__(self, context, examples):
+    source = context.source
+    self._classifier, self._scorer = context.model, context.scorer
+    self._modes, self._mode = context.modes, context.modes[0]
+    self._norm, self._epsilon, self._eot = context.norm, float(context.epsilon), context.eot
     self._count = min(examples, source.size)
-    self._batch_size = min(batch_size, self._count)
-    self._seed = distribution.fold([seed, 0], _STREAM)
+    self._batch_size = min(context.batch_size, self._count)
+    self._seed = distribution.fold([context.seed, 0], _STREAM)
     mask = np.arange(source.size) < self._count
     _, self._images, self._labels = next(scoring.stream(source, self._count, mask))
     self._clean = self._score(self._images)
     self._right = np.argmax(self._clean, 1) == self._labels
-    self._tolerance = max(round(TOLERANCE * self._count), 1)
+    self._tolerance = max(round(_TOLERANCE * self._count), 1)
 
   def _score(self, images):
     """Log-probabilities [n, classes] of the served mode, by draws that no attack knows."""
@@ -300,7 +279,7 @@ class _Checks:
     )
     passed = flips <= _GAP and one - several <= _GAP
     numbers = {"flips": flips, "accuracy_one_draw": one, "accuracy_draws": several}
-    if "deterministic" in scoring.modes(self._classifier):
+    if "deterministic" in self._modes:
       find = self._compile(plan, mode="deterministic")
       other, _ = self._broken(find, plan, self._epsilon, standing, 6)
       numbers["broken_by_mean"] = self._share(other)
