@@ -29,6 +29,7 @@ INSTALL_REQUIRES = [
   "matplotlib>=3.9,<4",
   "numpy>=2.1,<3",
   "scikit-learn>=1.5,<2",
+  "scipy>=1.11,<2",  # comes with scikit-learn
   "tensorboard>=2.19,<3",
   "tensorflow>=2.19,<2.22",
   "tensorflow-datasets>=4.9.7,<5",

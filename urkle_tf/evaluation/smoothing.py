@@ -17,11 +17,17 @@ E<u, f(x + d)>, the smoothed encoder's cosine to u is, everywhere within r of x,
 since (1 + <u, f>) / 2 lies in [0, 1] (the same lemma).
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 from scipy import stats
 
 from urkle_tf import distribution
+from urkle_tf.evaluation import calibration, scoring
+from urkle_tf.output import progress
+
+_STREAM = 8  # of a seed, beside those of `scoring`
 
 
 def lower_bound(successes, samples, alpha):
@@ -130,3 +136,73 @@ def certify_direction(noisy, image, samples, alpha, seed, guess=100):
   u /= np.linalg.norm(u)
   mean = noisy.sum(image, samples, distribution.fold(seed, 1)) @ u / samples
   return float(mean_bound(mean, samples, alpha))
+
+
+def measure(context, options):
+  """The report's part "smoothing".
+
+  Args:
+    context: a `Context` of a classifier, anyone's, or of an encoder.
+    options: a `measurements.smoothing.Smoothing`.
+
+  Returns:
+    {"noise", "samples", "alpha", "examples"}, and of a classifier "certified", for each radius
+    {"radius", "accuracy", "interval"}: the share of images that the smoothed classifier is
+    certified to get right within it; and "abstained", the share of images without a class.  Of an
+    encoder "cosines", {"radius", "mean"}: the least cosine to u.
+  """
+  total = min(options.examples, context.source.size)
+  noisy = Noisy(_function(context), options.noise, min(context.batch_size, options.samples))
+  mask = np.arange(context.source.size) < total
+  bar = progress.Progress(f"smoothing, noise {options.noise:g}", total)
+  found = []
+  for positions, images, labels in scoring.stream(
+    context.source, min(context.batch_size, total), mask
+  ):
+    for position, image, label in zip(
+      positions, images, labels if labels is not None else positions
+    ):
+      one = functools.partial(_one, context, options, noisy, int(position), image, int(label))
+      found.append(context.store.json(f"smoothing-{position}", one))
+      bar.add(1)
+    if len(found) >= total:
+      break
+  part = {name: getattr(options, name) for name in ("noise", "samples", "alpha")}
+  part["examples"] = total
+  if context.kind == "encoder":
+    bounds = np.array(found)
+    means = [float(np.mean(cosine(bounds, radius, options.noise))) for radius in options.radii]
+    return part | {"cosines": [{"radius": r, "mean": m} for r, m in zip(options.radii, means)]}
+  right, radii = np.array([row[0] for row in found]), np.array([row[1] for row in found])
+  rows = []
+  for limit in options.radii:
+    certain = int(np.sum(right & (radii >= limit)))
+    row = {"radius": limit, "accuracy": certain / total}
+    rows.append({**row, "interval": calibration.wilson(certain, total)})
+  return part | {"certified": rows, "abstained": float(np.mean(radii == 0))}
+
+
+def _one(context, options, noisy, position, image, label):
+  """Of a classifier [whether the class is right, its radius], of an encoder s."""
+  seed = distribution.fold([context.seed, position], _STREAM)
+  asked = noisy, image, options.samples, options.alpha, seed, options.guess
+  if context.kind == "encoder":
+    return certify_direction(*asked)
+  found, certified = certify_class(*asked)
+  return [bool(found == label), certified]
+
+
+def _function(context):
+  """What is summed over noisy copies: one-hot classes, or unit embeddings."""
+  if context.kind == "encoder":
+    network = context.network
+    return lambda images, seed: tf.math.l2_normalize(network(images, training=False)["loc"], -1)
+  model = context.model.frozen()
+
+  def classes(images, seed):
+    # One draw of z a copy: the smoothed classifier is over both.
+    options = {"seed": seed, "samples": 1} if context.model.stochastic else {}
+    values = model.from_representation(*model.represent(images), **options)
+    return tf.one_hot(tf.argmax(values, -1), context.model.classes)
+
+  return classes

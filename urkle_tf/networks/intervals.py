@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.networks import folding
+from urkle_tf.networks import folding, keras_private
 from urkle_tf.networks.pooled import pooled
 
 _UNCHANGED = (
@@ -65,11 +65,14 @@ def box(model, low, high):
   """
   # Centre and radius travel through the graph as one batch.
   whole = tf.concat(_middle(low, high), 0)
-  outputs = model._run_through_graph(
-    model._standardize_inputs(whole),
-    operation_fn=lambda layer: lambda x, **_: tf.concat(_through(layer, x), 0),
-  )
-  centre, radius = tf.split(keras.tree.flatten(outputs)[0], 2)
+  functional = keras_private.functional(model)
+  if functional is None:
+    raise _unknown(model)
+  calls = {
+    id(layer): lambda x, layer=layer, **_: tf.concat(_through(layer, x), 0)
+    for layer in functional.operations
+  }
+  centre, radius = tf.split(keras_private.run(functional, whole, calls), 2)
   return centre - radius, centre + radius
 
 
