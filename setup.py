@@ -38,6 +38,7 @@ INSTALL_REQUIRES = [
 
 # Independent attacks: answers to compare with, in tests and audits, never for the main job.
 FOOLBOX = "foolbox>=3.3.4,<4"
+RUFF = "ruff>=0.17,<0.18"  # a formatter's minor releases change what it writes
 
 EXTRAS_REQUIRE = {
   "test": [
@@ -48,7 +49,7 @@ EXTRAS_REQUIRE = {
     "pytest-timeout>=2.3.1,<3",
     "pyyaml>=6,<7",  # reads launch/kubernetes.yaml
     "pytest-xdist>=3.8,<4",  # launch/test.sh runs files side by side
-    "ruff>=0.17,<0.18",  # a formatter's minor releases change what it writes
+    RUFF,
     "setuptools>=70.1",  # builds the wheel that tests/packaging_test.py looks into
   ],
   "gpu": ["tensorflow[and-cuda]>=2.19,<2.22"],  # NVIDIA's libraries, about 2.5 GB
@@ -58,6 +59,7 @@ EXTRAS_REQUIRE = {
     "mkdocs-material>=9.6,<10",
     "mkdocstrings[python]>=1,<2",
     "nbclient>=0.10.2,<0.12",
+    RUFF,  # sets signatures on lines
   ],
   "attacks": [
     FOOLBOX,

@@ -15,6 +15,11 @@ PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
+def on_pre_build(config):
+  """Has the search run from the disk by our script: that of the plugin is fetched by each page."""
+  config.extra["polyfills"] = ["worker.js"]
+
+
 def on_files(files, config):
   """Adds the pages of the root."""
   for source, name in PAGES.items():
