@@ -75,7 +75,7 @@ def draw(file, images, labels, names, found, count, title):
   }
   both = np.all([clean == labels for clean, _, _ in found.values()], axis=0)
   chosen = np.flatnonzero(both)[:count]
-  rows = [("photo", images, None)]
+  rows = [("clean", images, None)]
   rows += [(name, adversaries, after) for name, (_, adversaries, after) in found.items()]
   figure = canvas(1.25 * len(chosen), 1.52 * len(rows) + 0.4)
   grid = figure.subplots(len(rows), len(chosen), squeeze=False)

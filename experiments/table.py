@@ -19,29 +19,26 @@ def _percent(part):
   return f"{100 * part['accuracy']:.2f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def rows(reports):
-  """The table: (head, lines), lists of texts.
+def table(reports):
+  """The table in Markdown.
 
   Args:
     reports: {name: what report.json holds}.
   """
-  columns, found = {}, []
+  columns, rows = {}, []
   for name, report in reports.items():
     for mode, (clean, attacks) in tables.readings(report).items():
       cells = {"clean": _percent(clean)}
       cells |= {f"{tables.attack(row)}, {tables.threat(row)}": _percent(row) for row in attacks}
       columns |= dict.fromkeys(cells)
-      found.append((name, tables.READINGS[mode], cells))
-  lines = [
-    [name, reading, *(cells.get(column, "") for column in columns)]
-    for name, reading, cells in found
-  ]
-  return ["system", "classifier", *columns], lines
-
-
-def table(reports):
-  """The same in Markdown."""
-  return tables.markdown(*rows(reports))
+      rows.append((name, tables.READINGS[mode], cells))
+  return tables.markdown(
+    ["system", "classifier", *columns],
+    [
+      [name, reading, *(cells.get(column, "") for column in columns)]
+      for name, reading, cells in rows
+    ],
+  )
 
 
 def main():
