@@ -71,6 +71,7 @@ def accuracies(head, source):
   return np.mean(margin > 0), np.mean(margin > reach)
 
 
+@pytest.mark.full
 def test_the_chosen_decay_is_the_best_on_held_out_images(data, kept, monkeypatch, tmp_path, capsys):
   monkeypatch.setattr(_selection, "WEIGHT_DECAYS", (1e-4, 1.0, 3.0, 10.0))
   encoder = pixels(tmp_path)

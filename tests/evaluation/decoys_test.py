@@ -14,8 +14,8 @@ from urkle_tf import errors, evaluation, export, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, document, foreign, report, scoring
 from urkle_tf.evaluation import plans as planning
-from urkle_tf.export import foreign_models
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.saved import foreign_models
 
 EPSILON, EXAMPLES = 0.2, 100
 WHOLE = 64  # weights of the integer network, to one
@@ -119,11 +119,13 @@ DECOYS = {
 }
 
 
+# "a step" hides its gradient as "quantised inputs" does.
+SLOW = ("a step", "noise in the output")
+
+
 @pytest.mark.parametrize(
   "name",
-  [  # "a step" hides its gradient as "quantised inputs" does
-    pytest.param(name, marks=[pytest.mark.full] if name == "a step" else []) for name in DECOYS
-  ],
+  [pytest.param(name, marks=[pytest.mark.full] if name in SLOW else []) for name in DECOYS],
 )
 def test_decoys_get_no_credit(linear, tmp_path, name):
   function, step, attacks, tolerance, failing = DECOYS[name]
@@ -186,6 +188,7 @@ def test_without_bridges_credit_would_be_given(linear, monkeypatch, name):
   assert accuracy() > robust(linear, step).mean() + 0.4
 
 
+@pytest.mark.full
 def test_an_inflated_sigma_gets_no_credit(linear, tmp_path):
   # z is the image, with noise that no image has.
   weights, bias, x, labels = linear

@@ -57,6 +57,7 @@ def without_seconds(report):
   return {**report, "attacks": rows}
 
 
+@pytest.mark.full
 def test_a_killed_evaluation_goes_on(folder, tmp_path, monkeypatch):
   command = [sys.executable, "-m", "urkle_tf.evaluate", f"--classifier={folder}"]
   command += [f"--output_dir={tmp_path / 'killed'}"]

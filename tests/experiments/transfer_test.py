@@ -118,6 +118,7 @@ def test_mistakes_end_in_one_line(monkeypatch, capsys, arguments, message):
 # --- All of it, small ---
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(tmp_path, monkeypatch):
   encoder = export.export_encoder(

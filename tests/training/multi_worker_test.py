@@ -107,6 +107,7 @@ def _same_steps(name, expected, found):
   assert len({row["loss"] for row in found}) == 10
 
 
+@pytest.mark.full
 def test_two_workers_take_the_steps_of_one_device(
   started, request, mirrored, tmp_path, monkeypatch
 ):
@@ -145,6 +146,7 @@ def test_two_workers_end_together_by_the_clock_of_the_first(started):
   assert rows[-2]["learning_rate"] > rows[-1]["learning_rate"] == 0
 
 
+@pytest.mark.full
 def test_the_death_of_a_worker_ends_the_other_and_both_go_on(started, tmp_path):
   folder, _, processes = started
   run = folder / "long"

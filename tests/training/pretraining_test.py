@@ -174,6 +174,7 @@ def _poison(monkeypatch, *steps):
   monkeypatch.setattr(pipeline, "views", poisoned)
 
 
+@pytest.mark.full
 def test_a_bad_batch_is_skipped_and_a_resume_skips_it_too(tmp_path, monkeypatch, killed):
   _poison(monkeypatch, 5, 6)
   ones = _pretrain(tmp_path / "whole")

@@ -67,6 +67,7 @@ def accuracy_and_drift(embed):
   return voters.score(loc[1400:], labels[1400:]), worst.mean() / apart.mean()
 
 
+@pytest.mark.full
 def test_it_knows_what_the_model_knew_and_moves_less(model, run):
   encoder, _ = run
   before = accuracy_and_drift(lambda images: model(16 * images, training=False))
