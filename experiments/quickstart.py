@@ -17,6 +17,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
+import tensorflow as tf
+
 import urkle_tf
 from experiments import effect, jobs, table
 from urkle_tf import attacks, export, settings, spec
@@ -149,6 +151,7 @@ def main():
   if len(sys.argv) > 2 or sys.argv[1:2] == ["--help"]:
     sys.exit(__doc__)
   folder = jobs.within(sys.argv[1] if sys.argv[1:] else jobs.ROOT / "runs" / "quickstart")
+  tf.get_logger().setLevel("ERROR")  # as the commands: it warns of functions that are traced again
   started, busy = time.perf_counter(), time.process_time()
   os.chdir(jobs.ROOT)
   reports = {system: [call(s) for s in steps][-1] for system, steps in stages(folder).items()}
