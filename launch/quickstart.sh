@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Shows what urkle_tf does, on real handwritten digits, in about a minute and a half:
 #
-#   bash launch/quickstart.sh           # in an environment of its own, .venv
+#   bash launch/quickstart.sh           # in its own environment, .venv
 #   bash launch/quickstart.sh --here    # in the environment that you are in, which has urkle_tf
 #
 # Trains the same encoder twice without labels, without and with the Urkle regulariser. Puts a
