@@ -78,11 +78,11 @@ def test_citation_states_the_same_version(metadata):
   assert f"version: {metadata['Version']}" in lines
 
 
-def test_wheel_asks_for_python_3_11_or_3_12(metadata):
+def test_wheel_asks_for_python_3_11_to_3_13(metadata):
   accepted = specifiers.SpecifierSet(metadata["Requires-Python"])
-  assert [v for v in ("3.10.13", "3.11.0", "3.12.9", "3.13.0") if v in accepted] == [
+  assert [v for v in ("3.10.13", "3.11.0", "3.13.9", "3.14.0") if v in accepted] == [
     "3.11.0",
-    "3.12.9",
+    "3.13.9",
   ]
 
 
@@ -107,7 +107,7 @@ def test_wheel_names_what_it_needs(metadata):
   assert "2.19.1" in always["tensorflow"].specifier
   assert "2.18.1" not in always["tensorflow"].specifier
   assert "3.14.1" not in always["keras"].specifier
-  assert set(metadata.get_all("Provides-Extra")) == {"test", "attacks", "gpu"}
+  assert set(metadata.get_all("Provides-Extra")) == {"test", "attacks", "gpu", "docs"}
   attacks = {r.name for r in needed if r.marker and r.marker.evaluate({"extra": "attacks"})}
   assert attacks == {"adversarial-robustness-toolbox", "foolbox"}
 
@@ -162,7 +162,7 @@ def environment(code, **variables):
 
 def test_environment_says_what_to_do_without_a_python(tmp_path):
   # A PATH on which every python is there and none runs, as a version manager's shims are.
-  for name in ("python3.12", "python3.11", "python3", "python"):
+  for name in ("python3.13", "python3.12", "python3.11", "python3", "python"):
     shim = tmp_path / name
     shim.write_text("#!/bin/sh\nexit 127\n")
     shim.chmod(0o755)
@@ -171,7 +171,7 @@ def test_environment_says_what_to_do_without_a_python(tmp_path):
   result = environment("find_python", PATH=str(tmp_path), PYTHON="")
   assert result.returncode == 1
   (line,) = result.stderr.splitlines()
-  assert "needs Python 3.12 or 3.11" in line
+  assert "needs Python 3.11, 3.12 or 3.13" in line
   assert "PYTHON=" in line
 
 
@@ -180,7 +180,7 @@ def test_environment_takes_the_python_that_it_is_told_to(tmp_path):
   result = environment("find_python", PYTHON=str(tmp_path / "none"))
   assert result.returncode == 1
   (line,) = result.stderr.splitlines()
-  assert "is no Python 3.11 or 3.12" in line
+  assert "is not a Python 3.11, 3.12 or 3.13" in line
 
 
 # --- Versions ---
@@ -195,7 +195,7 @@ def asked():
       values[node.targets[0].id] = node.value
   texts = [
     node.value
-    for name in ("INSTALL_REQUIRES", "EXTRAS_REQUIRE", "FOOLBOX")
+    for name in ("INSTALL_REQUIRES", "EXTRAS_REQUIRE", "FOOLBOX", "RUFF")
     for node in ast.walk(values[name])
     if isinstance(node, ast.Constant) and any(sign in str(node.value) for sign in "<>=")
   ]
