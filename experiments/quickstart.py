@@ -66,7 +66,7 @@ def call(stage):
   function, known = FUNCTIONS[stage.module]
   kinds = {field.name: settings.kind(field) for field in dataclasses.fields(known)}
   config = (jobs.ROOT / stage.config).read_text(encoding="utf-8") if stage.config else ""
-  given = {"output_dir": stage.folder}
+  given = {}
   for line in [*config.splitlines(), *stage.arguments]:
     if not line.startswith("--"):
       continue
@@ -76,7 +76,7 @@ def call(stage):
     else:
       given[name.removeprefix("no")] = False
   print(f"\n== {stage.text}", flush=True)
-  return function(**given)
+  return function(**{**given, "output_dir": stage.folder})
 
 
 def picture(folder, reports):
