@@ -23,8 +23,8 @@ import urkle_tf
 from experiments import effect, jobs, table
 from urkle_tf import attacks, export, settings, spec
 from urkle_tf.data import pipeline, sources
-from urkle_tf.evaluation import document
-from urkle_tf.evaluation.page import page
+from urkle_tf.evaluation.report import document
+from urkle_tf.evaluation.report.page import page
 from urkle_tf.output import files
 
 CONFIG = "configs/digits.cfg"

@@ -38,7 +38,7 @@ PRESET = {
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-  """A wheel built from a copy, so that nothing is left in the checkout."""
+  """A wheel built from the sdist of a copy, so that nothing is left in the checkout."""
   source = tmp_path_factory.mktemp("source")
   for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
     shutil.copy(ROOT / name, source)
@@ -48,9 +48,12 @@ def wheel(tmp_path_factory):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(name.encode())
   built = tmp_path_factory.mktemp("wheel")
+  command = [sys.executable, "setup.py", "--quiet", "sdist", f"--dist-dir={built}"]
+  subprocess.run(command, cwd=source, capture_output=True, check=True)
+  (sdist,) = built.glob("*.tar.gz")
   result = subprocess.run(
     [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
-    + ["--quiet", "--disable-pip-version-check", f"--wheel-dir={built}", str(source)],
+    + ["--quiet", "--disable-pip-version-check", f"--wheel-dir={built}", str(sdist)],
     capture_output=True,
     text=True,
   )
@@ -102,6 +105,7 @@ def test_wheel_names_what_it_needs(metadata):
     "tensorflow-datasets",
     "tensorflow-metadata",
     "tensorflow-probability",
+    "tqdm",
   }
   assert always["tensorflow-probability"].extras == {"tf"}
   assert "2.19.1" in always["tensorflow"].specifier
@@ -121,6 +125,18 @@ def test_wheel_ships_every_module_its_types_presets_and_licence_and_nothing_else
   for name in PRESET:
     assert wheel.read(name) == name.encode()
   assert any(name.endswith("/LICENSE") for name in wheel.namelist())
+
+
+def test_the_import_is_fast_and_loads_nothing_else():
+  code = """import sys, time
+before, started = set(sys.modules), time.perf_counter()
+import urkle_tf
+print(time.perf_counter() - started, *sorted(set(sys.modules) - before))"""
+  command = [sys.executable, "-c", code]
+  said = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True) for _ in range(5)]
+  seconds, *loaded = min((done.stdout.split() for done in said), key=lambda words: float(words[0]))
+  assert loaded == ["urkle_tf"]
+  assert float(seconds) < 0.01
 
 
 # --- Scripts ---
