@@ -168,6 +168,13 @@ class Pretrain:
   latent_dim: int | None = setting(
     None, "d_z, the dimension of z; default: the width of the features"
   )
+  batch_statistics: bool | None = setting(
+    None,
+    "whether the backbone's batch norms use and move those of the batches; default: yes, but not "
+    "in a .keras file",
+    "whether the backbone runs in training mode, in which batch norms use and move the statistics "
+    "of the batches; None for yes, but for a `.keras` file, whose backbone keeps its own",
+  )
   min_scale: float = setting(
     0.1,
     "floor of sigma (in units of the spread of mu, off the sphere)",

@@ -230,11 +230,7 @@ def _build(settings, scope):
 
   with scope.scope():
     keras.utils.set_random_seed(settings["seed"])
-    model = networks.GaussianEncoder(
-      networks.backbone(settings["encoder"], source.image_shape),
-      *(settings[name] for name in ("latent_dim", "min_scale", "max_scale")),
-      loc=settings["loc"] or task.loc,
-    )
+    model = _encoder(settings, task, source)
     if settings["init_from"]:
       _initialise(model, settings["init_from"], source)
     learner = trainer.Trainer(
@@ -267,6 +263,22 @@ def _build(settings, scope):
   if isinstance(attack, attacks.NFGSM):
     attack = attacks.PGD(threat, *steps_and_size)
   return Job(settings, scope, source, held_out, recipe, attack, learner, steps_per_epoch, steps)
+
+
+def _encoder(settings, task, source):
+  """The `GaussianEncoder` that settings name, with its weights where it is a file."""
+  backbone = networks.backbone(settings["encoder"], source.image_shape)
+  foreign, statistics = settings["encoder"].endswith(".keras"), settings["batch_statistics"]
+  encoder = networks.GaussianEncoder(
+    backbone,
+    *(settings[name] for name in ("latent_dim", "min_scale", "max_scale")),
+    loc=settings["loc"] or task.loc,
+    inference=foreign if statistics is None else not statistics,
+  )
+  if foreign:
+    some = next(iter(pipeline.batches(source, 64)))["image"].numpy()
+    networks.pixels.check(encoder.network, some, settings["encoder"])
+  return encoder
 
 
 def _train(job, run):

@@ -393,8 +393,9 @@ class Trainer(keras.Model):
         weight = weight(progress) if callable(weight) else weight
         for name, value in self.pretext.loss(all_of_them.take(chosen), aux).items():
           terms[name] = terms.get(name, 0.0) + weight * tf.reduce_mean(value)
-      loss = tf.add_n(list(terms.values()))
-      for name, (weight, value) in self.robustness.losses(self.pretext, all_of_them, count).items():
+      loss = tf.add_n([self.pretext.weight(name) * term for name, term in terms.items()])
+      added = self.robustness.losses(self.pretext, all_of_them, count, aux)
+      for name, (weight, value) in added.items():
         terms[name] = tf.reduce_mean(value)
         loss += weight * self._ramp(step, self.beta_warmup) * terms[name]
       if self.robustness.adversarial:
