@@ -132,7 +132,7 @@ def take(model, shape=None, preprocess=None, pool=None, output=None, back=None):
     logging.info("%s is given the pixels that it expects by %s", model.name, said)
   images = keras.Input(shape, name="images")
   values = fold(images if back is None else back(images))
-  if own is not None:  # {"images": ...} where it takes a dict
+  if own is not None and not isinstance(model, keras.Sequential):  # it may take {"images": ...}
     values = keras.tree.pack_sequence_as(model.input, [values])
   try:
     found = model(values)
