@@ -120,10 +120,11 @@ class Pretrain:
   pretext: str = setting(
     "simclr",
     "what is learnt: simclr(temperature=0.5), byol, simsiam, barlow_twins, vicreg, "
-    "distil(teacher=PATH), vae, ae or supervised",
+    "distil(teacher=PATH), keep(original=FILE), vae, ae or supervised",
     'spec of what is learnt: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`, '
-    '`"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"vae"`, `"ae"`, `"supervised"`',
-    "simclr byol simsiam barlow_twins vicreg distil vae ae supervised",
+    '`"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"keep(original=FILE)"`, `"vae"`, '
+    '`"ae"`, `"supervised"`',
+    "simclr byol simsiam barlow_twins vicreg distil keep vae ae supervised",
   )
   robustness: str = setting(
     "urkle",

@@ -170,6 +170,8 @@ def robustify(monkeypatch):
   maps = keras.layers.Conv2D(4, 3, strides=4, activation="relu")(pixels)
   model = keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(maps))
   model.save("model.keras")
+  embedding = keras.Input(model.output.shape[1:])
+  keras.Model(embedding, keras.layers.Dense(2)(embedding)).save("head.keras")
   return {"model": model, "images": np.zeros((2, 32, 32, 3), np.float32)}
 
 
