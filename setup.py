@@ -52,6 +52,7 @@ EXTRAS_REQUIRE = {
     "setuptools>=70.1",  # builds the wheel that tests/packaging_test.py looks into
   ],
   "gpu": ["tensorflow[and-cuda]>=2.19,<2.22"],  # NVIDIA's libraries, about 2.5 GB
+  "hub": ["keras-hub>=0.32,<0.33"],  # KerasHub's image encoders, for robustify
   "attacks": [
     FOOLBOX,
     "adversarial-robustness-toolbox>=1.20.1,<2",
