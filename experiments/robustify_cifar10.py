@@ -155,7 +155,7 @@ def measured(encoder, head, images, labels):
 
 
 def drift(encoder, original, images):
-  """mean |f - f0|^2 / mean |f0 - mean f0|^2."""
+  """Mean |f - f0|^2 / mean |f0 - mean f0|^2."""
   f, f0 = (model.predict(255.0 * images, verbose=0) for model in (encoder, original))
   return float(np.mean(np.sum((f - f0) ** 2, 1)) / np.mean(np.sum((f0 - f0.mean(0)) ** 2, 1)))
 

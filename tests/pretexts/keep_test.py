@@ -82,7 +82,7 @@ def test_the_multiplier_is_the_plain_loop(file, images, rng):
 
 
 def test_the_multiplier_finds_the_bound(file, images):
-  """min (u - 1)^2 s.t. u^2 <= rho, whose solution is u = sqrt(rho) and multiplier 1 / u - 1."""
+  """Of (u - 1)^2 with u^2 <= rho: u = sqrt(rho), and the multiplier is 1 / u - 1."""
   pretext, _ = kept(file, images, rho=0.1)
   aux = pretext.prepare(tf.constant(images[:2, None]), {})
   f0, unit = np.asarray(aux), float(pretext._unit.value)

@@ -43,7 +43,17 @@ APPLICATIONS = {
   ),
   "ResNet50": (lambda: resnet.ResNet(_residual, False, True, name="resnet50", **_BARE), "caffe"),
   "DenseNet": (lambda: densenet.DenseNet([1, 1, 1, 1], name="densenet121", **_BARE), "torch"),
-  "MobileNet": (lambda: keras.applications.MobileNet(alpha=0.1, pooling="avg", **_BARE), "tf"),
+  "ResNet50V2": (
+    lambda: resnet.ResNet(
+      lambda x: resnet.stack_residual_blocks_v2(x, 4, 2, name="conv2"),
+      True,
+      True,
+      pooling="avg",
+      name="resnet50v2",
+      **_BARE,
+    ),
+    "tf",
+  ),
 }
 
 
@@ -102,7 +112,7 @@ def check(model, convention, folder, tmp_path, **options):
     **options,
   )
   # The same model with other weights.
-  assert type(result) is type(model) and result.name == model.name
+  assert (type(result), result.name) == (type(model), model.name)
   shapes = lambda tensors: keras.tree.map_structure(lambda x: x.shape, tensors)  # noqa: E731
   assert shapes(result.input) == shapes(model.input)
   assert shapes(result.output) == shapes(model.output)

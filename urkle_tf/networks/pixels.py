@@ -30,7 +30,7 @@ _FAMILIES = {
   r"densenet(121|169|201)": "torch",
   r"resnet(50|101|152)v2|mobilenet(v2)?_[\d.]+_\d+|inception_(v3|resnet_v2)|xception|NASNet": "tf",
 }
-_WRONG, _BETTER = 1.0, 5.0  # nats, and how many times better another convention must fit
+_WRONG, _BETTER, _FAR = 1.0, 5.0, 100.0  # see `check`
 
 
 def _rescaling(scale, offset=0.0):
@@ -138,8 +138,9 @@ def check(model, images, name):
 
       KL = 1/2 (v / V + (m - M)^2 / V - 1 - log(v / V))
 
-  Images of another kind are at some distance too, so a scale is called wrong only where one of
-  `CONVENTIONS` in front of the model brings the distance from above 1 nat to a fifth.
+  Images of another kind are at some distance too, so a scale is called wrong only where the
+  distance is above 1 nat, and one of `CONVENTIONS` in front of the model brings it to a fifth, or
+  the variances are off by a factor of 100 (their median over channels).
 
   Args:
     model: a Keras model of images in [0, 1].
@@ -152,18 +153,20 @@ def check(model, images, name):
   norm = _FirstNorm(model)
   if norm.layer is None:
     return
-  found = norm.distance(images)
+  found, ratio = norm.distance(images)
   if not found > _WRONG:
     return
-  names = [name for name in CONVENTIONS if images.shape[-1] == 3 or name in ("255", "tf")]
-  others = {name: norm.distance(CONVENTIONS[name](images)) for name in names if name != "unit"}
+  names = [key for key in CONVENTIONS if images.shape[-1] == 3 or key in ("255", "tf")]
+  others = {key: norm.distance(CONVENTIONS[key](images))[0] for key in names if key != "unit"}
   best = min(others, key=others.__getitem__)
-  if others[best] * _BETTER < found:
+  better, advice = others[best] * _BETTER < found, ""
+  if better:
+    advice = f"preprocess={best!r}, which fits, or "
+  if better or not 1 / _FAR < ratio < _FAR:
     raise errors.UserError(
-      f"the pixels have the wrong scale: batch norm {norm.layer.name!r} of {name!r} was "
-      f"trained on other values (distance {found:.3g} nats; preprocess={best!r} in front gives "
-      f"{others[best]:.2g}): give robustify preprocess={best!r}, or what the model expects of "
-      "images in [0, 1]"
+      f"the pixels have the wrong scale: batch norm {norm.layer.name!r} of {name!r} was trained on "
+      f"values of {1 / ratio:.3g} times the variance: give robustify {advice}preprocess= what "
+      "brings images in [0, 1] to what the model expects"
     )
 
 
@@ -180,6 +183,7 @@ class _FirstNorm:
     self.layer = next(filter(_trained, norms), None)
 
   def distance(self, images):
+    """(the distance in nats, the median ratio of variances); see `check`."""
     seen = []
     layer, call = self.layer, self.layer.call
 
@@ -193,13 +197,14 @@ class _FirstNorm:
     finally:
       layer.call = call
     if not seen:  # the model does not use it
-      return 0.0
+      return 0.0, 1.0
     values = np.moveaxis(seen[0], layer.axis, -1).reshape(-1, layer.moving_mean.shape[0])
     mean, variance = (np.asarray(x, "float64") for x in (layer.moving_mean, layer.moving_variance))
     variance = variance + layer.epsilon
     ratio = (values.var(0) + layer.epsilon) / variance
     shift = np.square(values.mean(0) - mean) / variance
-    return float(np.mean(0.5 * (ratio + shift - 1.0 - np.log(ratio))))
+    distance = np.mean(0.5 * (ratio + shift - 1.0 - np.log(ratio)))
+    return float(distance), float(np.median(ratio))
 
 
 def _trained(norm):
