@@ -36,7 +36,7 @@ LEARN, CHECK, TEST = "train[:45000]", "train[45000:45500]", "test[:2000]"
 ROBUSTIFY = {
   "augment": "crop(padding=4)",
   "epsilon": EPSILON,
-  "attack": "nfgsm",
+  "attack": "n_fgsm",
   "batch_size": 128,
   "epochs": 1,
   "optimizer": "adamw",
@@ -116,7 +116,7 @@ def trained(name, work, data, epochs):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     steps = epochs * len(images) // 128
     rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=2e-3, warmup_steps=100)
-    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.05), loss, ["accuracy"])
+    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.05), loss, metrics=["accuracy"])
     model.fit(_batches(images, labels), epochs=epochs, verbose=2)
     encoder.save(file)
     top.save(head)
