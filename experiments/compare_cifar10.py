@@ -74,13 +74,13 @@ _SIMCLR = "simclr(temperature=0.5)"
 _MIXED = "augmix(base=simclr)"
 _WEAK = "crop(padding=4)"  # what supervised training and distillation see
 ROWS = (
-  Row("simclr", "SimCLR", _SIMCLR, "none", 2, 0, seeds=2),
-  Row("rocl", "RoCL", _SIMCLR, "rocl", 3, 1, seeds=2),
-  Row("acl_ds", "ACL-DS", _SIMCLR, "acl(form=ds)", 4, 2, seeds=2),
-  Row("simclr_urkle", "SimCLR+Urkle", _SIMCLR, "urkle(k=8, attacked=1)", 3, 1, seeds=2),
+  Row("simclr", "SimCLR", _SIMCLR, "none", 2, 0, seeds=3),
+  Row("rocl", "RoCL", _SIMCLR, "rocl", 3, 1, seeds=3),
+  Row("acl_ds", "ACL-DS", _SIMCLR, "acl(form=ds)", 4, 2, seeds=3),
+  Row("simclr_urkle", "SimCLR+Urkle", _SIMCLR, "urkle(k=8, attacked=1)", 3, 1, seeds=3),
   Row("byol_urkle", "BYOL+Urkle", "byol", "urkle(k=8, attacked=1)", 3, 1),
   Row("barlow_urkle", "Barlow Twins+Urkle", "barlow_twins", "urkle(k=8, attacked=1)", 3, 1),
-  Row("distil", "Distil+Urkle", "distil", "urkle(k=8)", 2, 1, _WEAK, teacher="simclr"),
+  Row("distil", "Distil+Urkle", "distil", "urkle(k=8)", 2, 1, _WEAK, teacher="simclr", seeds=3),
   Row("urrl_head", "URRL, frozen", _SIMCLR, "none", 2, 0, _MIXED, encoder="urrl"),
   Row("urrl", "URRL", _SIMCLR, "none", 2, 0, _MIXED, "similarity"),
   Row(
@@ -200,6 +200,7 @@ def publish(asked, labels, config, equal, strong=None):
   command += f" --config={config}" * (config != CONFIG) + f" --equal={equal}" * (equal != "images")
   blocks = {
     "table": compare_page.table(document),
+    "paired": compare_page.paired(document),
     "picture": f"![Accuracy of every system]({asked.page_file.stem}.png)",
     "commands": command,
   }
@@ -210,9 +211,11 @@ def publish(asked, labels, config, equal, strong=None):
 
 
 def _numbers(name, text):
+  if text == "none":
+    return []
   parts = [part.strip() for part in text.split(",")]
   if not all(re.fullmatch("all|[1-9][0-9]*", part) for part in parts):
-    raise errors.UserError(f"--{name}={text}: give all, or numbers: all,5000,1000")
+    raise errors.UserError(f"--{name}={text}: give all, or numbers: all,5000,1000; or none")
   return parts
 
 
@@ -222,7 +225,7 @@ def compare(argv=None):
   add = parser.add_argument
   add("--config", default=CONFIG, help="how encoders are trained; default %(default)s")
   add("--labels", default=",".join(LABELS), help="of classifiers; default %(default)s")
-  add("--strong_labels", help="of those that meet AutoAttack; default: as --labels")
+  add("--strong_labels", help="of those that meet AutoAttack, or none; default: as --labels")
   add(
     "--equal",
     default="images",

@@ -13,6 +13,11 @@ TEMPLATE = """# Every system on CIFAR-10, with equal budgets
 <!-- table -->
 <!-- /table -->
 
+## Differences by seed
+
+<!-- paired -->
+<!-- /paired -->
+
 <!-- picture -->
 <!-- /picture -->
 
@@ -22,13 +27,14 @@ TEMPLATE = """# Every system on CIFAR-10, with equal budgets
 <!-- /commands -->
 """
 
-SCORES = {  # of a classifier, in percent, but for the calibration error, a fraction
+SCORES = {  # in percent, but for the calibration error, a fraction, and the rank of loc
   "clean": "clean",
   "pgd_8": "PGD-20 at 8/255",
   "pgd_16": "PGD-20 at 16/255",
   "autoattack": "AutoAttack at 8/255",
   "corruptions": "corrupted",
   "ece": "ECE",
+  "rank": "effective rank",
 }
 
 
@@ -49,7 +55,8 @@ def scores(report, strong):
     "corruptions": report.get("corruptions", {}).get("mean"),
   }
   found = {name: value and pages.percent(value) for name, value in found.items()}
-  return {**found, "ece": round(clean["ece"], 4)}
+  rank = report.get("representation", {}).get("effective_rank")
+  return {**found, "ece": round(clean["ece"], 4), "rank": rank and round(rank, 2)}
 
 
 def collect(work, rows, labels, given, equal):
@@ -86,7 +93,8 @@ def collect(work, rows, labels, given, equal):
       if of_part:
         found[part] = {"seeds": list(of_part)}
         for name in SCORES:
-          found[part][name] = [values[name] for values in of_part.values()]
+          if any(values[name] is not None for values in of_part.values()):
+            found[part][name] = [values[name] for values in of_part.values()]
     if not found:
       continue
     entries.append(
@@ -125,13 +133,23 @@ def table(document):
   text = f"Percent of {document['examples']:,} test images, ECE as a fraction; "
   if document["strong_examples"]:
     text += f"AutoAttack on the first {document['strong_examples']:,}; "
-  text += "`corrupted` is the mean over 15 types. Several seeds: mean ± standard deviation. "
+  names = [name for name in SCORES if any(name in found for found in _parts(document))]
+  if "corruptions" in names:
+    text += "`corrupted` is the mean over 15 types. "
+  text += "Several seeds: mean ± standard deviation. "
   text += {
     "images": "Held equal: images seen, backbone, batch size and steps.",
     "gradients": "Held equal: gradient evaluations, backbone and batch size.",
   }[document["equal"]]
   blocks = [text]
-  header = ["system", *SCORES.values(), "minutes", "images seen", "gradients", "seeds"]
+  header = [
+    "system",
+    *(SCORES[name] for name in names),
+    "minutes",
+    "images seen",
+    "gradients",
+    "seeds",
+  ]
   for part in parts:
     lines = []
     for row in document["rows"]:
@@ -142,7 +160,7 @@ def table(document):
       lines.append(
         [
           row["system"],
-          *(_cell(found[name], ".3f" if name == "ece" else ".1f") for name in SCORES),
+          *(_cell(found.get(name, ()), ".3f" if name == "ece" else ".1f") for name in names),
           pages.mean(row["minutes"], ".1f"),
           f"{seen:,.0f}",
           f"{seen * row['gradients_per_image']:,.0f}",
@@ -152,6 +170,39 @@ def table(document):
     title = "All labels" if part == "all" else f"{int(part):,} labels"
     blocks += [f"### {title}", tables.markdown(header, lines)]
   return "\n\n".join(blocks)
+
+
+def _parts(document):
+  return [found for row in document["rows"] for found in row["labels"].values()]
+
+
+PAIR = ("SimCLR+Urkle", "RoCL")
+
+
+def paired(document):
+  """How far the first system of `PAIR` is above the second, seed by seed, as Markdown.
+
+  The mean of the differences between classifiers of one seed, and its standard error.
+  """
+  rows = {row["system"]: row["labels"] for row in document["rows"]}
+  if not all(name in rows for name in PAIR):
+    return ""
+  lines = []
+  for part in (part for part in rows[PAIR[0]] if part in rows[PAIR[1]]):
+    ours, theirs = (rows[name][part] for name in PAIR)
+    seeds = [seed for seed in ours["seeds"] if seed in theirs["seeds"]]
+    if len(seeds) < 2:
+      continue
+    for name in ("clean", "pgd_8", "pgd_16"):
+      of = lambda found: [found[name][found["seeds"].index(seed)] for seed in seeds]  # noqa: E731, B023
+      found = [a - b for a, b in zip(of(ours), of(theirs))]
+      error = statistics.stdev(found) / len(found) ** 0.5
+      cells = [part, SCORES[name], f"{statistics.fmean(found):+.2f}", f"{error:.2f}"]
+      lines.append([*cells, "yes" if abs(statistics.fmean(found)) > 2 * error else "no"])
+  if not lines:
+    return ""
+  header = ["labels", "percent of images right", " - ".join(PAIR), "standard error"]
+  return tables.markdown([*header, "above twice the error"], lines)
 
 
 _LOOKS = {  # colours that the colour-blind tell apart

@@ -27,7 +27,7 @@ import urkle_tf
 from experiments import pages
 from urkle_tf import attacks
 from urkle_tf.data import pipeline, sources
-from urkle_tf.evaluation.clean import wilson
+from urkle_tf.evaluation.calibration import wilson
 from urkle_tf.output import files, tables
 
 layers = keras.layers

@@ -133,7 +133,7 @@ def image_size(metadata, task, split, data_dir, download):
 def run_one(given, extra, folder, encoder, metadata, task, protocol, seed):
   """Makes and measures one predictor; returns whether anything was done."""
   import urkle_tf
-  from urkle_tf.evaluation import regression
+  from urkle_tf.evaluation import assess
 
   data = {"dataset": task, "data_dir": given.data_dir, "download": given.download}
   where = (given.data_dir, given.download)
@@ -170,9 +170,7 @@ def run_one(given, extra, folder, encoder, metadata, task, protocol, seed):
   def measure():
     common = {**data, **attacked, "image_size": size(), "output_dir": str(report)}
     if (made / "regressor").exists():
-      regression.assess_regressor(
-        regressor=str(made / "regressor"), **common, **extra["regression"]
-      )
+      assess.assess_regressor(regressor=str(made / "regressor"), **common, **extra["regression"])
       return {}
     evaluate = {"attacks": given.attacks, "representation_examples": 0, **extra["evaluate"]}
     urkle_tf.assess(classifier=str(made / "classifier"), **common, **evaluate)
@@ -384,15 +382,15 @@ def transfer(argv=None):
       raise errors.UserError(f"give --{name}, with commas in between")
   import keras
 
-  from urkle_tf import downstream, evaluation, export
-  from urkle_tf.evaluation import regression
+  from urkle_tf import downstream, export
+  from urkle_tf.evaluation import assess
 
   ours = {*vars(given), "output_dir", "dataset", "image_size"}
   ours |= {"protocol", "classifier", "regressor", "seed", "epsilons"}
   extra = {
     "finetune": options(given.extra_finetune, downstream.adapt, ours),
-    "evaluate": options(given.extra_evaluate, evaluation.assess, ours),
-    "regression": options(given.extra_regression, regression.assess_regressor, ours),
+    "evaluate": options(given.extra_evaluate, assess.assess, ours),
+    "regression": options(given.extra_regression, assess.assess_regressor, ours),
   }
   metadata = {name: export.read_metadata(path, "encoder") for name, path in folders.items()}
   work = pathlib.Path(given.work)

@@ -60,7 +60,8 @@ def test_a_new_setting_is_one_line(tmp_path):
   assert "\n| `added` | number | `0.25` | its full text |\n" in page
   full = run("-m", "urkle_tf.finetune", "--helpfull").split()
   assert full[full.index("--added") :][:4] == ["--added", "its", "line", "[0.25]"]
-  asked = "import sys; from urkle_tf import settings as s; from urkle_tf.training import runs as r; print('added' in r.FREE, "
+  asked = "import sys; from urkle_tf import settings as s; from urkle_tf.training import runs as r;"
+  asked += "print('added' in r.FREE, "
   asked += "s.Adapt('an encoder', 'a folder').added, 'tensorflow' in sys.modules)"
   assert run("-c", asked) == "True 0.25 False\n"
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from urkle_tf import attacks, errors, pretexts, robustness, spec
+from urkle_tf.downstream import Protocol
 
 # A loaded machine may take long over one example.
 UNHURRIED = hypothesis.settings(deadline=None)
@@ -130,6 +131,13 @@ def test_names_are_those_of_the_files():
   folder = pathlib.Path(spec.__file__).parent / "robustness"
   files = {file.stem for file in folder.glob("[!_]*.py")} - {"base"}
   assert set(spec.names("robustness")) == files
+
+
+def test_every_protocol_that_is_named_is_one():
+  names = spec.names("downstream")
+  assert {"slf", "aff"} <= set(names)
+  for name in names:
+    assert issubclass(spec.plugin("downstream", name, Protocol), Protocol)
 
 
 @pytest.mark.parametrize(

@@ -131,10 +131,10 @@ def train(words, fault, report):
   from urkle_tf import export
   from urkle_tf import train as command
   from urkle_tf.data import pipeline
-  from urkle_tf.training import checkpoints, monitoring
+  from urkle_tf.training import checkpoints, metrics
 
   tell = lambda *words: os.write(report, (" ".join(map(str, words)) + "\n").encode())  # noqa: E731
-  step_ended = monitoring.Metrics.on_train_batch_end
+  step_ended = metrics.Metrics.on_train_batch_end
   save, export_encoder = checkpoints.Checkpoints.save, export.export_encoder
   saves = 0
 
@@ -175,7 +175,7 @@ def train(words, fault, report):
     return views(*arguments, start_step=start_step, **options).enumerate(start_step).map(spoil)
 
   pipeline.views = views_with_bad_ones
-  monitoring.Metrics.on_train_batch_end = count_step
+  metrics.Metrics.on_train_batch_end = count_step
   checkpoints.Checkpoints.save = save_under_faults
   export.export_encoder = export_and_tell
   sys.argv = ["train", *words]

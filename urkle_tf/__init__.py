@@ -21,8 +21,8 @@ _NAMES = {
   "Trainer": "training.trainer",
   "UrkleRegularizer": "regulariser",
   "UserError": "errors",
-  "adapt": "downstream",
-  "assess": "evaluation",
+  "adapt": "downstream.adapting",
+  "assess": "evaluation.assess",
   "export_classifier": "export",
   "export_encoder": "export",
   "export_regressor": "export",
@@ -39,7 +39,7 @@ _NAMES = {
   "robustify": "training.robustify",
 }
 _MODULES = ("attacks", "data", "networks", "pretexts", "robustness")
-_ALIASES = {"trust": "export.trust"}
+_ALIASES = {"trust": "networks.saved.trust"}
 
 __all__ = ["__version__", *_MODULES, *_ALIASES, *_NAMES]
 

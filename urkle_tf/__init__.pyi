@@ -16,12 +16,12 @@ from urkle_tf.export import export_regressor as export_regressor
 from urkle_tf.export import load_classifier as load_classifier
 from urkle_tf.export import load_encoder as load_encoder
 from urkle_tf.export import load_regressor as load_regressor
-from urkle_tf.export import trust as trust
 from urkle_tf.export.hub import model_card as model_card
 from urkle_tf.export.hub import push_to_hub as push_to_hub
 from urkle_tf.export.torch_weights import import_torch_state as import_torch_state
 from urkle_tf.networks import GaussianEncoder as GaussianEncoder
 from urkle_tf.networks.presets import presets as presets
+from urkle_tf.networks.saved import trust as trust
 from urkle_tf.regulariser import UrkleRegularizer as UrkleRegularizer
 from urkle_tf.regulariser import kl_robustness as kl_robustness
 from urkle_tf.training.robustify import robustify as robustify
@@ -112,9 +112,9 @@ def pretrain(
     epsilon: radius of the threat model in pixel units of [0, 1].
     attack_steps: PGD steps of the inner maximisation.
     attack_step_size: their size in pixel units; default 2.5 epsilon / steps.
-    attack: spec of the attack: `"pgd(start=0.5)"`, or `"rs_fgsm"`, `"fgsm"` or `"n_fgsm"`, which
-      take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, and pictures and the
-      probe are of PGD then.
+    attack: spec of the attack: `"pgd(start=0.5)"`, `"apgd"`, or `"rs_fgsm"`, `"fgsm"` or
+      `"n_fgsm"`, which take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, and
+      pictures and the probe are of PGD then.
     attack_schedule: spec of how PGD's steps change over the training, `"rising(first=1)"` or
       `"controlled(every=300)"`; None for a constant number.
     attack_precision: `"mixed_bfloat16"` for the attack's passes alone; None for `precision`.
@@ -278,6 +278,8 @@ def assess(
   samples: int = 200,
   standing: bool = False,
   checks: bool = True,
+  measure: str | list[str] | None = None,
+  modes: str | None = None,
   corruptions: str | None = None,
   severities: list[float] | None = None,
   representation_examples: int = 1000,
@@ -292,7 +294,7 @@ def assess(
 
   Args:
     classifier: folder of the exported classifier, or `"preset:NAME"`; or any other model: the
-      folder of a SavedModel or a `.keras` file, see `urkle_tf.export.foreign_models`.
+      folder of a SavedModel or a `.keras` file, see `urkle_tf.networks.saved.foreign_models`.
     encoder: instead of it an exported encoder's folder, or `"preset:NAME"`, for the part without
       labels.
     output_dir: where report.json, report.md and figures go; None writes nothing.
@@ -303,7 +305,7 @@ def assess(
     examples: use only this many examples of the split, the first ones.
     image_size: resize to squares of this many pixels; None for the images' own size.
     attacks: specs, in a list or with commas in between: `"pgd(steps=100, restarts=2),fgsm"`; also
-      rs_fgsm, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, all of them.
+      rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, which runs several.
     norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, or linf.
     epsilon: radius in pixel units of [0, 1]; None for that of the training, or 8/255.
     epsilons: several radii instead; the first is that of the representation and the bound.
@@ -318,6 +320,11 @@ def assess(
     standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
     checks: whether signs of masked gradients are looked for, on the first 200 images: see
       `urkle_tf.evaluation.checks`.
+    measure: specs of measurements, in a list or with commas in between: `"bound(loss_cap=4,
+      steps=200)"` adds one, or sets options of one that is measured anyway; a new one is a file
+      in `urkle_tf/evaluation/measurements`.
+    modes: readings of z that are measured, `"sampled"` or `"deterministic"`; None for both where
+      z is sampled.
     corruptions: `"all"` for the 15 standard types, names of them with commas in between, or
       `"tfds"` for the corrupted images that TFDS has prepared; None for none.
     severities: of the corruptions, numbers from 1 to 5; None for all.
@@ -329,7 +336,7 @@ def assess(
     batch_size: images that are attacked together.
     seed: all randomness is a function of it.
     regressor: instead of a classifier an exported regressor's folder, attacked by PGD; a message
-      names the settings that it does not use: see `regression.assess_regressor`.
+      names the settings that it does not use: see `urkle_tf.evaluation.regression`.
 
   Returns:
     What report.json holds, a dict.

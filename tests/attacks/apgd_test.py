@@ -161,6 +161,7 @@ def test_the_best_is_kept_and_the_last_is_told(rng):
   assert float(info["zero_gradients"]) == 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("norm, epsilon", [("linf", 0.1), ("l1", 1.0)])
 def test_xla_loop_and_replicas_give_the_same(mirrored, rng, norm, epsilon):
   x = rng.uniform(size=(4, 3, 3, 1)).astype(np.float32)

@@ -17,7 +17,7 @@ import tensorflow as tf
 import urkle_tf
 from urkle_tf import errors, export
 from urkle_tf.data import augment, pipeline, service, sources
-from urkle_tf.training import monitoring
+from urkle_tf.training import pictures
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -52,7 +52,9 @@ def digits():
 
 def _views(digits, start, share=(0, 1), turn=None):
   recipe = augment.from_spec("simclr")
-  return pipeline.views(digits, recipe, 4, 3, start_step=start, labels=True, share=share, turn=turn)
+  return pipeline.views(
+    digits, recipe, 4, 3, start_step=start, labels=True, part=pipeline.Part(share, turn)
+  )
 
 
 def _same(expected, found):
@@ -146,7 +148,7 @@ def test_a_training_with_input_workers_is_the_training_without(
 ):
   """The same rows, also when it begins here and goes on with input workers."""
   monkeypatch.setattr(export, "export_encoder", lambda *args: None)
-  monkeypatch.setattr(monitoring.Pictures, "on_epoch_end", lambda *args: None)
+  monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *args: None)
   settings = {
     "encoder": "convnet(width=4, layers=2)",
     "latent_dim": 4,

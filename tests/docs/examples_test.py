@@ -19,6 +19,7 @@ def test_a_classifier_gains_robustness(capsys):
   assert capsys.readouterr().out.count("% attacked") == 2
 
 
+@pytest.mark.full
 def test_a_regression_model_gains_robustness(capsys):
   found = example("robust_regression").main(epochs=4)
   assert found[True][1] < 0.8 * found[False][1]
@@ -26,6 +27,7 @@ def test_a_regression_model_gains_robustness(capsys):
   assert capsys.readouterr().out.count(" attacked") == 2
 
 
+@pytest.mark.full
 def test_a_simclr_loop_gains_robustness(capsys):
   found = example("robust_simclr").main(epochs=3)
   assert found[0.01] < 0.8 * found[0.0]

@@ -99,6 +99,7 @@ def test_the_three_stages(encoder, labelled_by, tmp_path, capsys):
     adapt(encoder, tmp_path, labels=0.3)
 
 
+@pytest.mark.full
 def test_the_same_after_interruptions(encoder, kept, killed, signalled, labelled_by, tmp_path):
   whole = adapt(encoder, tmp_path / "whole")
   again = lambda: adapt(encoder, tmp_path / "killed")  # noqa: E731

@@ -108,7 +108,8 @@ def moved(encoder, model):
   return np.mean(1 - cosine)
 
 
-@each_z(pytest.mark.full)
+@pytest.mark.full
+@each_z()
 def test_weight_holds_the_representation_where_it_was(encoder, kept, tmp_path):
   distances, entropies = [], []
   for weight in (0, 1, 100):

@@ -116,6 +116,7 @@ REPORT = {
     _attack("sampled", 16 / 255, 0.0),
   ],
   "corruptions": {"mean": 0.4},
+  "representation": {"effective_rank": 7.123},
 }
 STRONG = {
   "clean": {"mode": "sampled", "examples": 10},
@@ -131,10 +132,26 @@ def test_scores():
     "autoattack": 25.0,
     "corruptions": 40.0,
     "ece": 0.1235,
+    "rank": 7.12,
   }
   assert script.compare_page.scores(REPORT, None)["autoattack"] is None
 
 
+def test_differences_by_seed():
+  """By hand: differences 2, 4 and 3 have the mean 3, and 1 / sqrt(3) as its standard error."""
+  part = lambda seeds, values: {  # noqa: E731
+    "all": {"seeds": seeds, **dict.fromkeys(("clean", "pgd_8", "pgd_16"), values)}
+  }
+  rows = [
+    {"system": "RoCL", "labels": part([2, 0, 1], [7.0, 10.0, 20.0])},
+    {"system": "SimCLR+Urkle", "labels": part([0, 1, 2, 3], [12.0, 24.0, 10.0, 1.0])},
+  ]
+  text = script.compare_page.paired({"rows": rows})
+  assert text.count("| +3.00 | 0.58 | yes |") == 3
+  assert script.compare_page.paired({"rows": rows[:1]}) == ""
+
+
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_a_small_comparison_and_then_nothing_more_to_do(tmp_path, monkeypatch, capsys):
   arguments = [

@@ -245,6 +245,7 @@ def _files(folder):
   return {path: path.stat().st_mtime_ns for path in folder.glob("*/**/*") if path.is_file()}
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_from_images_to_table_and_then_nothing_more_to_do(tmp_path, monkeypatch, capsys):
   arguments = [*SMALL, f"--work={tmp_path}"]

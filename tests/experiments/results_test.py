@@ -31,7 +31,7 @@ def _autoattack(found, page):
 
 MADE = {
   "mnist": _mnist,
-  "cifar10_small": lambda found, page: pages.page(page, {"table": compare_page.table(found)}),
+  "cifar10_small_older": lambda found, page: pages.page(page, {"table": compare_page.table(found)}),
   "mnist_autoattack": _autoattack,
   "mnist_transfer": lambda found, page: transfer.page(found, page.splitlines()[-1].strip()),
   "speed": lambda found, page: speed_page.page(found),

@@ -10,7 +10,7 @@ from small_models import small_encoder
 import urkle_tf
 from experiments import transfer as script
 from urkle_tf import errors, export
-from urkle_tf.evaluation import regression
+from urkle_tf.evaluation import assess
 
 
 def test_encoders_have_names():
@@ -118,6 +118,7 @@ def test_mistakes_end_in_one_line(monkeypatch, capsys, arguments, message):
 # --- All of it, small ---
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(tmp_path, monkeypatch):
   encoder = export.export_encoder(
@@ -153,13 +154,13 @@ def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(tmp_path, monk
   assert "--tasks='digits:parity,digits:rotation(degrees=30)'" in page
   assert "--encoder=run=RUN/encoder" in page
 
-  @functools.wraps(regression.assess_regressor)  # whose arguments are looked at
+  @functools.wraps(assess.assess_regressor)  # whose arguments are looked at
   def fail(**_):
     pytest.fail("what is finished is done again")
 
   monkeypatch.setattr(urkle_tf, "adapt", fail)
   monkeypatch.setattr(urkle_tf, "assess", fail)
-  monkeypatch.setattr(regression, "assess_regressor", fail)
+  monkeypatch.setattr(assess, "assess_regressor", fail)
   script.transfer(arguments)
   assert (tmp_path / "work" / "transfer.md").read_text() == page
   # Another encoder in the same folder is not taken for the first.

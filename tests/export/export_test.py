@@ -14,7 +14,7 @@ from small_models import digits, small_encoder
 from urkle_tf import attacks, errors, export, networks
 from urkle_tf.export import description
 from urkle_tf.networks.classifier import Classifier
-from urkle_tf.robustness.urkle import kl_objective
+from urkle_tf.networks.kl import kl_objective
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -379,6 +379,7 @@ runpy.run_path(example, run_name="__main__")
 """
 
 
+@pytest.mark.full
 def test_a_program_that_knows_only_tensorflow_and_keras(encoder, folder, tmp_path):
   images, labels = digits()
   np.savez(tmp_path / "images.npz", images=images[:320], labels=labels[:320])

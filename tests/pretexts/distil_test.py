@@ -244,6 +244,7 @@ def test_a_student_takes_over_the_representation_and_the_teacher_stays(folder):
   np.testing.assert_array_equal(pretext.prepare(held, {}), targets)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["keras", "saved"])
 def test_anybodys_model_teaches_under_xla_and_on_two_replicas(tmp_path, mirrored, kind):
   path = str(tmp_path / ("maps.keras" if kind == "keras" else "maps"))

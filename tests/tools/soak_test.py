@@ -15,6 +15,7 @@ from tools import soak
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.full
 def test_a_training_that_is_killed_and_damaged_loses_nothing(tmp_path):
   options = ["--kills=4", "--steps=32", "--others=0", "--damages=1", "--seed=1"]
   done = subprocess.run(

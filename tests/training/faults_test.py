@@ -94,6 +94,7 @@ def may_mount():
   return tried.returncode == 0
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not may_mount(), reason="needs to mount a disk in a namespace of its own")
 def test_a_full_disk_and_a_read_only_one(tmp_path):
   disk, beside = tmp_path / "disk", tmp_path / "beside"

@@ -13,7 +13,7 @@ import workers
 import urkle_tf
 from tools import loopback
 from urkle_tf import distribution, errors, export, networks, pretexts
-from urkle_tf.training import monitoring
+from urkle_tf.training import pictures
 
 pytestmark = pytest.mark.timeout(1800)  # three processes that compile every cell with --full
 
@@ -107,6 +107,7 @@ def _same_steps(name, expected, found):
   assert len({row["loss"] for row in found}) == 10
 
 
+@pytest.mark.full
 def test_two_workers_take_the_steps_of_one_device(
   started, request, mirrored, tmp_path, monkeypatch
 ):
@@ -120,7 +121,7 @@ def test_two_workers_take_the_steps_of_one_device(
   assert {*CELLS, *FULL} >= known
   monkeypatch.setattr(export, "export_encoder", lambda *args: None)
   monkeypatch.setattr(export, "export_classifier", lambda *args: None)
-  monkeypatch.setattr(monitoring.Pictures, "on_epoch_end", lambda *args: None)
+  monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *args: None)
   scopes = {"one": distribution.strategy("one"), **({"two replicas": mirrored} if full else {})}
   rows = {}
   for name, cell in cells.items():
@@ -145,6 +146,7 @@ def test_two_workers_end_together_by_the_clock_of_the_first(started):
   assert rows[-2]["learning_rate"] > rows[-1]["learning_rate"] == 0
 
 
+@pytest.mark.full
 def test_the_death_of_a_worker_ends_the_other_and_both_go_on(started, tmp_path):
   folder, _, processes = started
   run = folder / "long"

@@ -15,7 +15,7 @@ from small_models import photographs
 
 import urkle_tf
 from urkle_tf.networks import foreign, pixels
-from urkle_tf.training import board, monitoring
+from urkle_tf.training import board, pictures
 
 SHAPE = (32, 32, 3)
 _BARE = {"include_top": False, "weights": None, "input_shape": SHAPE}
@@ -85,7 +85,7 @@ def keras_hub():
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
   """No pictures."""
-  monkeypatch.setattr(monitoring.Pictures, "on_epoch_end", lambda *_: None)
+  monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *_: None)
   monkeypatch.setattr(board, "embeddings", lambda *_: None)
 
 

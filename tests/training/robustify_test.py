@@ -12,7 +12,7 @@ from small_models import digits
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks
-from urkle_tf.training import board, monitoring
+from urkle_tf.training import board, pictures
 
 EPSILON = 0.1
 
@@ -48,7 +48,7 @@ RHO = 0.004  # less than the KL alone would leave
 def drop_in(model, tmp_path_factory):
   """(the model made robust, the run's folder)."""
   folder = tmp_path_factory.mktemp("robust") / "drop_in"
-  drawn = mock.patch.object(monitoring.Pictures, "on_epoch_end")
+  drawn = mock.patch.object(pictures.Pictures, "on_epoch_end")
   with drawn, mock.patch.object(board, "embeddings"):
     return drop_in_of(model, folder), folder
 
@@ -106,6 +106,7 @@ def accuracy_and_drift(embed):
   return voters.score(loc[1400:], labels[1400:]), worst.mean() / apart.mean()
 
 
+@pytest.mark.full
 def test_it_knows_what_the_model_knew_and_moves_less(model, run):
   encoder, _ = run
   before = accuracy_and_drift(lambda images: model(16 * images, training=False))

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from urkle_tf import distribution, errors
 from urkle_tf.data import pipeline
-from urkle_tf.export import foreign_models
+from urkle_tf.networks.saved import foreign_models
 from urkle_tf.pretexts.base import squared_distance
 from urkle_tf.pretexts.distil import Distil
 

@@ -3,8 +3,7 @@
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from urkle_tf.networks.gaussian import kl
-from urkle_tf.robustness.base import inference
+from urkle_tf.networks.kl import kl_from
 
 
 def original(encoder, embeddings):
@@ -40,5 +39,4 @@ def objective(encoder, embeddings):
   Returns:
     A function of images float32 [m, h, w, c] to float32 [m], in nats.
   """
-  frozen, p0 = inference(encoder), original(encoder, embeddings)
-  return lambda neighbours: kl(p0, frozen(neighbours))
+  return kl_from(original(encoder, embeddings), encoder.frozen())

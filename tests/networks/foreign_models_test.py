@@ -1,0 +1,84 @@
+"""Anybody's models: what is read of them, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.networks.saved import foreign_models
+
+SHAPE = (4, 4, 1)
+
+
+def saved(folder, signatures, network=None):
+  module = tf.Module()
+  module.network = network
+  tf.saved_model.save(module, str(folder), signatures=signatures)
+  return folder
+
+
+def test_signatures_are_listed(tmp_path):
+  spec = tf.TensorSpec([None, 10], tf.float32, name="features")
+  score = tf.function(lambda features: {"y": features[:, :2]}, input_signature=[spec])
+  folder = saved(tmp_path / "m", {"serving_default": score, "rank": score})
+  with pytest.raises(errors.UserError) as caught:
+    foreign_models.load(folder)
+  text = str(caught.value)
+  assert "serving_default(features: float32 [None, 10]) -> y: float32 [None, 2]" in text
+  assert "rank(features" in text
+  assert "\n" not in text
+
+
+def test_other_misfits_of_saved_models(tmp_path):
+  spec = tf.TensorSpec([None, *SHAPE], tf.float32, name="x")
+  outputs = tf.function(
+    lambda x: {"a": tf.reshape(x, [-1, 16]), "b": tf.reshape(x, [-1, 16])}, input_signature=[spec]
+  )
+  with pytest.raises(errors.UserError, match=r"it has: a \[None, 16\], b"):
+    foreign_models.load(saved(tmp_path / "two", {"serving_default": outputs}))
+  with pytest.raises(errors.UserError, match=r"it has none: write it with model.export"):
+    foreign_models.load(saved(tmp_path / "none", None))
+  fixed = tf.function(
+    lambda x: tf.reshape(x, [3, 16]), input_signature=[tf.TensorSpec([3, *SHAPE], name="x")]
+  )
+  with pytest.raises(errors.UserError, match="batches of exactly 3"):
+    foreign_models.load(saved(tmp_path / "fixed", {"serving_default": fixed}))
+  (tmp_path / "broken").mkdir()
+  (tmp_path / "broken" / "saved_model.pb").write_bytes(b"no")
+  with pytest.raises(errors.UserError, match="cannot read") as caught:
+    foreign_models.load(tmp_path / "broken")
+  assert "\n" not in str(caught.value)
+
+
+def test_misfits_of_keras_files(tmp_path):
+  with pytest.raises(errors.UserError, match=r"no file 'nowhere\.keras'"):
+    foreign_models.load("nowhere.keras")
+  (tmp_path / "broken.keras").write_bytes(b"no")
+  with pytest.raises(errors.UserError, match="cannot read"):
+    foreign_models.load(tmp_path / "broken.keras")
+  inputs = keras.Input(SHAPE)
+  code = keras.Model(inputs, keras.layers.Lambda(lambda x: x[:, 0, :, 0])(inputs))
+  code.save(tmp_path / "code.keras")
+  with pytest.raises(errors.UserError, match="holds Python code"):
+    foreign_models.load(tmp_path / "code.keras")
+  flat = keras.Input((16,))
+  keras.Model(flat, keras.layers.Dense(2)(flat)).save(tmp_path / "flat.keras")
+  with pytest.raises(errors.UserError, match=r"one batch of images \[n, h, w, c\], but takes"):
+    foreign_models.load(tmp_path / "flat.keras")
+
+
+def test_an_embedding_is_told_from_scores(tmp_path):
+  images = np.random.default_rng(0).uniform(size=(3, *SHAPE)).astype("float32")
+  inputs = keras.Input(SHAPE)
+  maps = keras.layers.Conv2D(5, 3)(inputs)
+  scores = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(maps))
+  model = keras.Model(inputs, {"scores": scores, "features": maps})
+  model.save(tmp_path / "both.keras")
+  loaded = foreign_models.load(tmp_path / "both.keras", foreign_models.EMBEDDING)
+  np.testing.assert_allclose(loaded.function(images), model(images)["features"], rtol=1e-5)
+  loaded = foreign_models.load(tmp_path / "both.keras")
+  np.testing.assert_allclose(loaded.function(images), model(images)["scores"], rtol=1e-5)
+  keras.Model(inputs, {"a": scores, "b": maps}).export(str(tmp_path / "names"), verbose=False)
+  with pytest.raises(errors.UserError, match="name it embedding or loc"):
+    foreign_models.load(tmp_path / "names", foreign_models.EMBEDDING)

@@ -1,0 +1,156 @@
+"""FAB: the nearest point beyond a decision boundary."""
+
+import numbers
+from typing import ClassVar
+
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.attacks import base, losses
+
+_BISECTIONS = 6  # of the last tenth of the way to the nearest point found
+
+
+class FAB(base.Attack):
+  """The fast adaptive boundary attack (Croce and Hein, 2020, Minimally distorted examples).
+
+  It looks for the point nearest to the image x at which the objective f is positive: f is a
+  function whose sign says which side of a boundary a point is on, such as
+  `losses.targeted_margin`.  With d(v) the smallest change within the pixel box that takes v to
+  where the linearisation of f at x_k is zero (`ThreatModel.reach`):
+
+      a = min(||d(x_k)|| / (||d(x_k)|| + ||d(x)||), bias)
+      x' = clip((1 - a) * (x_k + overshoot * d(x_k)) + a * (x + overshoot * d(x)))
+      x_{k+1} = x + backward * (x' - x) where f(x') > 0, else x'
+
+  from x_0 = x; restarts begin at random points within half of epsilon.  At last the way from x
+  to the nearest point is bisected.
+
+  `run` returns that point where it lies within epsilon, its projection where it lies outside, and
+  the image itself where no point was found (or it is broken as it is).  `info["distance"]`,
+  float32 [n] in pixel units, says how far it lies: infinite where none was found.  Of a noisy
+  objective it finds a boundary only if the noise is the same at every evaluation.
+  """
+
+  refused: ClassVar = {
+    "training": "looks for a decision boundary, and a training's objective has none: use pgd"
+  }
+  loss = staticmethod(losses.targeted_margin)
+  fixed_noise = True
+
+  def __init__(
+    self, threat, steps=100, restarts=1, targets=9, overshoot=1.05, backward=0.9, bias=0.1
+  ):
+    """Builds the attack.
+
+    Args:
+      threat: a `ThreatModel`.
+      steps: gradient steps, >= 1; each takes one forward pass more than PGD's.
+      restarts: runs, >= 1: from the image itself, then from random points.
+      targets: how many wrong classes are aimed at in an evaluation, one after the other, >= 1.
+      overshoot: the length of a step beyond the linearised boundary, >= 1.
+      backward: the share of the way that a broken point keeps, in [0, 1].
+      bias: the largest weight of the image's own projection, in [0, 1].
+
+    Raises:
+      UserError: if an argument is out of its range.
+    """
+    super().__init__(threat, restarts)
+    self.steps = base.count("steps", steps)
+    self.targets = base.count("targets", targets)
+    if not isinstance(overshoot, numbers.Real) or not 1 <= float(overshoot) < float("inf"):
+      raise errors.UserError(f"attack overshoot must be a number >= 1, but is {overshoot!r}")
+    self.overshoot = float(overshoot)
+    self.backward = base.share("backward", backward)
+    self.bias = base.share("bias", bias)
+
+  def describe(self):
+    return {
+      **super().describe(),
+      "steps": self.steps,
+      "overshoot": self.overshoot,
+      "backward": self.backward,
+      "bias": self.bias,
+    }
+
+  def run(self, objective, images, seed=None, *changes, **others):
+    adversaries, info = super().run(objective, images, seed, *changes, **others)
+    info["objective"] = tf.stop_gradient(base.values(objective, adversaries))
+    return adversaries, info
+
+  def _nothing(self, images):
+    distance = -base.lowest(images)
+    return {"result": images, "distance": distance, "zero_gradients": tf.zeros([])}
+
+  def _merit(self, state):
+    return -state["distance"]
+
+  def _attempt(self, objective, images, restart, seed):
+    threat = self.threat
+    start = tf.where(restart == 0, images, threat.random_start(images, seed, 0.5))
+    state = {
+      "iterate": start,
+      "nearest": images,
+      "distance": -base.lowest(images),
+      "zeros": tf.zeros([]),
+    }
+
+    def offer(state, point, broken):
+      """The nearer of the point, where it is broken, and the nearest so far."""
+      distance = threat.distance(point, images)
+      nearer = broken & (distance < state["distance"])
+      return {
+        **state,
+        "nearest": base.choose(nearer, point, state["nearest"]),
+        "distance": tf.where(nearer, distance, state["distance"]),
+      }
+
+    def step(number, state):
+      iterate = state["iterate"]
+      values, gradient = base.values_and_gradient(objective, iterate)
+      state = offer(state, iterate, values > 0)
+      moved = self._towards_boundary(iterate, values, gradient, images)
+      broken = base.values(objective, moved) > 0
+      state = offer(state, moved, broken)
+      state["iterate"] = base.choose(broken, images + self.backward * (moved - images), moved)
+      state["zeros"] += base.zero_share(gradient)
+      return number + 1, state
+
+    _, state = tf.while_loop(
+      lambda number, _: number < self.steps, step, (tf.constant(0), state), parallel_iterations=1
+    )
+    way = state["nearest"] - images
+
+    def bisect(number, low, high):
+      middle = 0.5 * (low + high)
+      point = images + base.per_example(middle, images) * way
+      broken = base.values(objective, point) > 0
+      return number + 1, tf.where(broken, low, middle), tf.where(broken, middle, high)
+
+    high = tf.ones_like(state["distance"])
+    _, _, high = tf.while_loop(
+      lambda number, *_: number < _BISECTIONS,
+      bisect,
+      (tf.constant(0), 0.9 * high, high),
+      parallel_iterations=1,
+    )
+    nearest = images + base.per_example(high, images) * way
+    return {
+      "result": threat.project(nearest, images),
+      "distance": high * state["distance"],
+      "zero_gradients": state["zeros"] / self.steps,
+    }
+
+  def _towards_boundary(self, iterate, values, gradient, images):
+    """The point x' of the class's docstring."""
+    threat = self.threat
+    of_image = values + tf.reduce_sum(
+      gradient * (images - iterate), list(range(1, images.shape.rank))
+    )  # the linearisation at the image
+    near = threat.reach(iterate, gradient, -values)
+    far = threat.reach(images, gradient, -of_image)
+    near_size, far_size = (threat.distance(d, tf.zeros_like(d)) for d in (near, far))
+    bias = tf.minimum(tf.math.divide_no_nan(near_size, near_size + far_size), self.bias)
+    bias = base.per_example(bias, images)
+    moved = (1 - bias) * (iterate + self.overshoot * near) + bias * (images + self.overshoot * far)
+    return tf.clip_by_value(moved, threat.lower, threat.upper)

@@ -1,0 +1,44 @@
+"""Backbones, by the spec that names them."""
+
+import pathlib
+
+import keras
+
+from urkle_tf import errors, spec
+from urkle_tf.networks import foreign
+from urkle_tf.networks.convnet import convnet
+from urkle_tf.networks.resnet import resnet18, resnet50
+
+BACKBONES = {"convnet": convnet, "resnet18": resnet18, "resnet50": resnet50}
+
+
+def backbone(text, image_shape):
+  """Builds the backbone that a spec such as `"resnet18(width=16)"` names.
+
+  Args:
+    text: the spec; or a `.keras` file of anybody's model, with its weights (`foreign.take`).
+    image_shape: (height, width, channels), static.
+
+  Raises:
+    UserError: for an unknown name or option, images that are too small, or no such model.
+  """
+  if text.endswith(".keras"):
+    return _from_file(text, image_shape)
+  return spec.call(BACKBONES, text, "encoder", image_shape=image_shape)
+
+
+def _from_file(file, image_shape):
+  """Anybody's model as a backbone, whose images `GaussianEncoder` has brought to [-1, 1]."""
+  if not pathlib.Path(file).is_file():
+    raise errors.UserError(
+      f"no file {file!r}: give a .keras file, or one of {', '.join(BACKBONES)}"
+    )
+  try:
+    model = keras.saving.load_model(file, compile=False)
+    back = keras.layers.Rescaling(0.5, 0.5, dtype="float32", name="unit_range")
+    taken = foreign.take(model, image_shape, back=back)
+  except Exception as error:  # zip, HDF5 and Keras raise many kinds
+    shape, reason = "x".join(map(str, image_shape)), " ".join(str(error).split())[:300]
+    raise errors.UserError(f"{file!r} is no backbone for images of {shape}: {reason}") from error
+  taken.trainable = True
+  return keras.Model(taken.input, taken.output, name="backbone")
