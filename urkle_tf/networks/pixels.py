@@ -1,6 +1,7 @@
 """What a model expects of pixels, folded in front of it, found out, and checked."""
 
 import re
+from typing import Any
 
 import keras
 import numpy as np
@@ -180,7 +181,7 @@ class _FirstNorm:
       for layer in model._flatten_layers()
       if isinstance(layer, keras.layers.BatchNormalization) and layer.built
     ]
-    self.layer = next(filter(_trained, norms), None)
+    self.layer: Any = next(filter(_trained, norms), None)
 
   def distance(self, images):
     """(the distance in nats, the median ratio of variances); see `check`."""

@@ -1,6 +1,7 @@
 """Keeping an encoder what it was: a budget for how far its embeddings of clean images may move."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -103,7 +104,7 @@ class Keep(Distil):
       value, dtype="float32", trainable=False, aggregation="only_first_replica"
     )
     self._unit = state(self._moments[self.rho_of])
-    self._held = None if self.rho is None else state([0.0, 0.0])  # held, multiplier
+    self._held: Any = None if self.rho is None else state([0.0, 0.0])  # held, multiplier
 
   def loss(self, representations, aux, training=True):
     """{"drift": [n], "multiplier": [n]}; see `weight`."""

@@ -81,15 +81,8 @@ def robustify(
   Raises:
     UserError: for settings, data or models that do not fit.
   """
-  for name in ("pretext", "robustness"):
-    if name in settings:
-      raise errors.UserError(f"robustify chooses {name}: use pretrain, or the command train")
-  if drop_in and {"encoder", "latent_dim", "loc"} & set(settings):
-    raise errors.UserError("a drop-in is the model itself: leave encoder, latent_dim and loc out")
-  if drop_in and rho is not None and (k is not None or beta is not None):
-    raise errors.UserError("give rho, or a weight (k or beta) in its place")
-  if not drop_in and rho is not None:
-    raise errors.UserError("rho goes with drop_in=True: give k or beta")
+  weighted = k is not None or beta is not None
+  _check(settings, drop_in, weighted, rho)
   taking = {"preprocess": preprocess, "pool": pool, "output": output}
   if drop_in and str(model).endswith(".keras"):
     model = foreign_models.read_keras(model)
@@ -106,7 +99,6 @@ def robustify(
   if not drop_in:
     result = _pretrain(output_dir, f"distil(teacher={_quoted(path)})", strength, path, settings)
     return export.load_encoder(result["encoder"])
-  weighted = k is not None or beta is not None
   budget = "rho=None" if weighted else _text(rho=0.1 if rho is None else rho)
   pretext = f"keep(original={_quoted(path)}, {budget}, rho_of={rho_of})"
   settings = {"min_scale": _SIGMA, "max_scale": _SIGMA, **settings}
@@ -114,6 +106,19 @@ def robustify(
     output_dir, pretext, ", ".join(filter(None, ["anchor=original", strength])), path, settings
   )
   return _drop_in(model, pathlib.Path(output_dir))
+
+
+def _check(settings, drop_in, weighted, rho):
+  """Raises `UserError` for arguments of `robustify` that do not go together."""
+  for name in ("pretext", "robustness"):
+    if name in settings:
+      raise errors.UserError(f"robustify chooses {name}: use pretrain, or the command train")
+  if drop_in and {"encoder", "latent_dim", "loc"} & set(settings):
+    raise errors.UserError("a drop-in is the model itself: leave encoder, latent_dim and loc out")
+  if drop_in and rho is not None and weighted:
+    raise errors.UserError("give rho, or a weight (k or beta) in its place")
+  if not drop_in and rho is not None:
+    raise errors.UserError("rho goes with drop_in=True: give k or beta")
 
 
 def _text(**options):
