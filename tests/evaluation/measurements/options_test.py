@@ -115,7 +115,7 @@ print(len(found), "tensorflow" in sys.modules, "keras" in sys.modules)
   )
   assert done.stdout.splitlines() == [
     "['clean', 'attacks', 'checks', 'representation', 'bound']",
-    "6 False False",
+    "7 False False",
   ], done.stderr
 
 
