@@ -58,6 +58,18 @@ def mean(values, form=".2f", deviation=None):
   return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):{deviation or form}}"
 
 
+def table(columns, rows):
+  """A table in Markdown, a line for each of some dicts.
+
+  Args:
+    columns: {title: the format of a cell, such as "{seconds:.1f} s", from the dict}.
+    rows: the dicts.
+  """
+  return tables.markdown(
+    columns, [[form.format(**row) for form in columns.values()] for row in rows]
+  )
+
+
 def page(text, blocks):
   """Replaces what is between markers in a page, and leaves the rest as people wrote it.
 
