@@ -141,7 +141,8 @@ def workers(scale, options):
     folder = pathlib.Path(options.work) / f"workers-{count}-{time.time_ns()}"
     command = [sys.executable, "-m", "urkle_tf.train", *flags, f"--strategy={strategy}"]
     started = loopback.start(folder, [*command, f"--output_dir={folder / 'run'}"], count)
-    if any([process.wait() for process in started]):  # noqa: C419: of each
+    ended = [process.wait() for process in started]
+    if any(ended):
       raise errors.UserError(f"the workers failed: see {folder / '0.log'}")
     found[count] = pages.metrics(folder / "run")
   seconds = {count: rows[-1]["seconds"] / (len(rows) - 1) for count, rows in found.items()}
