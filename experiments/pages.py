@@ -1,8 +1,10 @@
 """Pages that show what finished runs measured: what experiments share."""
 
 import json
+import pathlib
 import re
 import statistics
+import sys
 
 from urkle_tf import errors
 from urkle_tf.output import files, tables
@@ -32,6 +34,33 @@ def percent(share):
 def served(report):
   """(the part "clean", [rows of "attacks"]) of a model as its callers meet it."""
   return next(iter(tables.readings(report).values()))
+
+
+def columns(report):
+  """What a report says of a model, by how z is read, the served mode first.
+
+  Args:
+    report: what report.json holds, of a classifier or of a regressor.
+
+  Returns:
+    {mode: {"clean": its part, "pgd-20, linf 8/255": the attack's row, ...}}; of several attacks of
+    one name the row that leaves the least.
+  """
+  found = {}
+  least = lambda row: row.get("accuracy", -row.get("rmse", 0.0))  # noqa: E731
+  for mode, (clean, rows) in tables.readings(report.get("regression", report)).items():
+    named = found[mode] = {"clean": clean}
+    for row in rows:
+      name = f"{tables.attack(row)}, {tables.threat(row)}"
+      named[name] = min(named.get(name, row), row, key=least)
+  return found
+
+
+def named_folders(pairs, usage):
+  """{name: folder} of the words NAME=FOLDER; ends the process with the usage where one is not."""
+  if not pairs or not all("=" in pair for pair in pairs):
+    sys.exit(usage)
+  return {name: pathlib.Path(folder) for name, folder in (pair.split("=", 1) for pair in pairs)}
 
 
 def flags(run):
