@@ -176,10 +176,9 @@ def test_the_commands_can_be_listed(sweep, tmp_path):
   assert f" && python -m urkle_tf.evaluate --encoder={tmp_path}/beta=0.5/encoder" in lines[0]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
-def test_a_small_sweep_as_it_is(tmp_path, monkeypatch, request):
-  if not request.config.getoption("--full"):
-    pytest.skip("two trainings, in processes of their own: --full")
+def test_a_small_sweep_as_it_is(tmp_path, monkeypatch):
   train = "--encoder='convnet(width=4, layers=2)' --examples=64 --batch_size=32"
   words = ["sweep", f"--output_dir={tmp_path}", f"--train={train} --epochs=1 --attack_steps=1"]
   monkeypatch.setattr(sys, "argv", [*words, "--values=robustness=none,urkle(beta=0.1)"])
