@@ -14,9 +14,9 @@ tries them all in minutes).  What --out and --work hold is not measured again, s
 command goes on after an interruption, and --parts can be measured at different times:
 
   python tools/benchmark.py --suite --out=docs/results/speed.json --page=docs/results/speed.md \\
-    --data_dir=DATA_DIR --parts=step,pipeline,growth,workers,options,views,target
+    --data_dir=DATA_DIR --parts=step,pipeline,growth,options,views,target
 
-Estimated minutes on two idle cores: step 7, pipeline 1, growth 6, workers 3, options 20, views 7,
+Estimated minutes on two idle cores: step 7, pipeline 1, growth 6, options 20, views 7,
 target 110; on a busy machine several times that.
 
 --part=attacks compares the compiled loop of PGD with the network's own forward and backward pass,

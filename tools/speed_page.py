@@ -129,16 +129,6 @@ def _target(given):
   return "\n".join(lines)
 
 
-def _workers(given):
-  one, two = (given["step_seconds"][key] for key in sorted(given["step_seconds"], key=int))
-  return (
-    f"{given['steps']} steps: {1000 * one:,.1f} ms by one worker, {1000 * two:,.1f} ms by two that "
-    f"share the same cores: {given['overhead']:.1%} more. The losses of the first ten steps "
-    f"differ by at most {given['loss_difference']:.1e} of their value, the first by "
-    f"{given['first_difference']:.1e}."
-  )
-
-
 # {part: (heading, what comes before the figures, the figures)}
 _SECTIONS = {
   "step": (
@@ -175,7 +165,6 @@ _SECTIONS = {
     "the target.",
     _target,
   ),
-  "workers": ("Two workers", "", _workers),
 }
 
 

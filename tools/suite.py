@@ -16,7 +16,7 @@ import sys
 import time
 
 from experiments import jobs, pages
-from tools import loopback, speed_page
+from tools import speed_page
 from urkle_tf import errors
 from urkle_tf.output import files
 
@@ -132,31 +132,6 @@ def growth(scale, options):
   return found
 
 
-def workers(scale, options):
-  """The same training by one worker and by two."""
-  found = {}
-  flags = ["--encoder=convnet(width=32)", "--batch_size=32", "--epochs=2", "--log_every=1"]
-  flags += ["--attack_steps=2", "--split=train[:1408]", "--learning_rate=0.01"]
-  for count, strategy in ((1, "one"), (2, "multi_worker")):
-    folder = pathlib.Path(options.work) / f"workers-{count}-{time.time_ns()}"
-    command = [sys.executable, "-m", "urkle_tf.train", *flags, f"--strategy={strategy}"]
-    started = loopback.start(folder, [*command, f"--output_dir={folder / 'run'}"], count)
-    ended = [process.wait() for process in started]
-    if any(ended):
-      raise errors.UserError(f"the workers failed: see {folder / '0.log'}")
-    found[count] = pages.metrics(folder / "run")
-  seconds = {count: rows[-1]["seconds"] / (len(rows) - 1) for count, rows in found.items()}
-  ten = zip(found[1][:10], found[2][:10], strict=True)
-  differences = [abs(one["loss"] / two["loss"] - 1) for one, two in ten]
-  return {
-    "steps": len(found[1]),
-    "step_seconds": seconds,
-    "overhead": seconds[2] / seconds[1] - 1,
-    "first_difference": differences[0],
-    "loss_difference": max(differences),
-  }
-
-
 def _trained(scale, options, run, flags, epochs):
   """Trains an encoder and a head, attacks them, and says what they withstand and took."""
   run = f"{jobs.within(options.work)}/{run}-{epochs}"
@@ -230,7 +205,7 @@ def target(scale, options):
   return {"target": TARGET, "systems": found}
 
 
-PARTS = {part.__name__: part for part in (step, pipeline, growth, workers, options, views, target)}
+PARTS = {part.__name__: part for part in (step, pipeline, growth, options, views, target)}
 
 
 def run(options):

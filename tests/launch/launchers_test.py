@@ -12,10 +12,9 @@ import subprocess
 import sys
 import time
 
+import loopback
 import pytest
 import yaml
-
-from tools import loopback
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"

@@ -6,12 +6,12 @@ import signal
 import sys
 import time
 
+import loopback
 import numpy as np
 import pytest
 import workers
 
 import urkle_tf
-from tools import loopback
 from urkle_tf import distribution, errors, export, networks, pretexts
 from urkle_tf.training import monitoring
 
