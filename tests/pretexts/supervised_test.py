@@ -72,20 +72,6 @@ def test_labels_must_be_there(tmp_path):
     _attached(outputs=3).prepare(tf.zeros([2, 1, 8, 8, 1]), {})
 
 
-@pytest.mark.parametrize(
-  "options, words",
-  [
-    ({"task": "ranking"}, "ranking"),
-    ({"outputs": 1}, "at least 2 classes"),
-    ({"layers": 0}, "layers must be at least 1"),
-    ({"task": "regression", "outputs": 0}, "outputs must be at least 1"),
-  ],
-)
-def test_wrong_options(options, words):
-  with pytest.raises(errors.UserError, match=words):
-    pretexts.Supervised(**options)
-
-
 def test_regression_trains_and_exports_an_encoder(tmp_path):
   result = urkle_tf.pretrain(
     output_dir=str(tmp_path / "run"),

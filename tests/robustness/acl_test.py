@@ -306,23 +306,6 @@ def test_a_run_exports_the_average_of_both_streams(tmp_path, monkeypatch):
   np.testing.assert_allclose(found, encoder(images, stream="clean").loc, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-  "options, words",
-  [
-    ({"form": "a2b"}, "'a2b'"),
-    ({"anneal": 0}, "anneal"),
-    ({"anneal": 2.5}, "anneal"),
-    ({"anneal": 20, "adversarial_weight": 1.5}, "from 0 to 1"),
-    ({"adversarial_weight": 0.5}, "give anneal"),
-    ({"form": "a2a", "anneal": 20, "adversarial_weight": 0.5}, "form=ds"),
-    ({"ema": 1.0}, "ema"),
-  ],
-)
-def test_wrong_options(options, words):
-  with pytest.raises(errors.UserError, match=words):
-    robustness.ACL(**options)
-
-
 def test_pretexts_without_a_contrast_are_refused():
   with pytest.raises(errors.UserError, match="acl attacks a contrastive loss, and vae has none"):
     robustness.ACL().check(pretexts.VAE())
