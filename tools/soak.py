@@ -92,32 +92,7 @@ class Fault:
 # --- The process under test ---
 
 
-class Torn:
-  """A file of which only so many bytes get written, before the process kills itself."""
-
-  def __init__(self, file, most):
-    self._file, self._left = file, most
-
-  def __getattr__(self, name):
-    return getattr(self._file, name)
-
-  def write(self, data):
-    data = memoryview(data).cast("B")
-    if len(data) >= self._left:
-      self._file.write(data[: self._left])
-      self._file.flush()
-      kill_myself()
-    self._left -= len(data)
-    return self._file.write(data)
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    kill_myself()  # before the move, at the latest
-
-
-def kill_myself():
+def kill_myself(*_):
   """Ends this process at once, as the kernel does when memory is short."""
   os.kill(os.getpid(), signal.SIGKILL)
 
@@ -156,18 +131,20 @@ def train(words, fault, every, file):
     step_ended(self, batch, logs)
 
   def save_under_faults(self, step):
-    if next(saves) == fault.at and fault.kind in ("checkpoint", "move", "disk"):
-      size = sum(np.asarray(variable.numpy()).nbytes for variable in self._variables)
-      part = int(fault.where * size) if fault.kind == "checkpoint" else 10 * size
-      if fault.kind == "disk":
-        usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 + int(fault.where * size), usual[1]))
-        try:
-          save(self, step)
-        finally:
-          resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-      checkpoints.open = lambda *arguments: Torn(open(*arguments), part)  # noqa: SIM115
-    save(self, step)
+    if next(saves) != fault.at or fault.kind not in ("checkpoint", "move", "disk"):
+      return save(self, step)
+    if fault.kind == "move":
+      os.replace = kill_myself
+      return save(self, step)
+    if fault.kind == "checkpoint":  # killed where a full disk would be an error
+      signal.signal(signal.SIGXFSZ, kill_myself)
+    size = sum(np.asarray(variable.numpy()).nbytes for variable in self._variables)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 + int(fault.where * size), usual[1]))
+    try:
+      return save(self, step)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
   def export_under_faults(*arguments, **options):
     note("export", time.monotonic())
@@ -328,11 +305,9 @@ def soak(keeper, folder, steps, every, kinds, damages, dice):
       kind = "export" if kind in KILLS else None
     if kind is None:
       continue
-    at = 1
-    if kind in ("training", "signal", "second"):
-      at = dice.randint(1, max(1, min(stride, left - 2)))
-    elif kind != "export":
-      at = dice.randint(1, max(1, min(2, left // every)))
+    saves = min(2, left // every)
+    most = {"export": 1, "checkpoint": saves, "move": saves, "disk": saves}
+    at = dice.randint(1, max(1, most.get(kind, min(stride, left - 2))))
     fault = Fault(kind, at, dice.random())
     attempts.append(_attempt(keeper, fault, len(attempts)))
     since += 1
@@ -404,67 +379,53 @@ def complaints(result):
   return found
 
 
-def summary(curve):
-  """Memory and open files of one process: means over its second and its last quarter."""
+def _usage(curve):
+  """Memory and open files of one process, over its second and its last quarter, as Markdown."""
   quarter = len(curve) // 4
   if not quarter:
-    return None
-  parts = {"second quarter": curve[quarter : 2 * quarter], "last quarter": curve[-quarter:]}
-  return {
-    name: {
-      "from": part[0][0],
-      "to": part[-1][0],
-      "memory": round(statistics.fmean(p[1] for p in part), 1),
-      "files": max(p[2] for p in part),
-    }
-    for name, part in parts.items()
+    return "The run was too short for a curve."
+  columns = {
+    "steps of the undisturbed run": "{0[0]} to {1[0]}",
+    "resident memory, MiB, mean": "{2:.1f}",
+    "open files, most": "{3}",
   }
+  rows = []
+  for part in (curve[quarter : 2 * quarter], curve[-quarter:]):
+    _, memory, opened = zip(*part, strict=True)
+    rows.append((part[0], part[-1], statistics.fmean(memory), max(opened)))
+  return tables.markdown(
+    columns, [[form.format(*row) for form in columns.values()] for row in rows]
+  )
 
 
 def blocks(result):
   """The parts of docs/reliability.md that were measured: {name: Markdown}."""
-  rows = []
+  attempts, same, versions, rows = *(result[k] for k in ("attempts", "same", "versions")), []
   for kind, (text, status) in FAULTS.items():
-    hit = [a for a in result["attempts"] if a["fault"] == kind and a["status"] == status]
-    if hit:
-      rows.append([text, str(len(hit)), _ending(status)])
+    hit = [a for a in attempts if a["fault"] == kind and a["status"] == status]
+    rows.append([text, len(hit), _ending(status)])
   for kind, text in DAMAGES.items():
-    hit = [i for i, a in enumerate(result["attempts"]) if a["damage"] == kind]
-    if hit:
-      told = sum(result["attempts"][i + 1]["fell_back"] for i in hit)
-      rows.append([text, str(len(hit)), f"warned, and resumed from the one before: {told}"])
-  rows.append(
-    ["a batch of NaN, in both runs", str(result["same"]["skipped"]), "its step was skipped"]
-  )
-  same, curve = result["same"], summary(result["undisturbed"]["curve"])
-  alike = "the same in every bit" if not same["different"] else f"{len(same['different'])} differ"
-  killed = sum(a["status"] == -signal.SIGKILL for a in result["attempts"])
-  lines = [
-    tables.markdown(["fault", "times", "what happened"], rows),
-    "",
-    "At the end, the run was compared with one that was never interrupted:",
-    "",
-    f"- {same['arrays']} arrays of the last checkpoint (weights, optimizer, schedule, statistics, "
-    f"metrics): {alike}",
-    f"- rows of `metrics.jsonl` except for the times: {'the same' if same['rows'] else 'others'}",
-    f"- exported weights: {'the same' if same['exports'] else 'others'}",
-    "",
-    ("Nothing was lost. " if not complaints(result) else "Something was lost. ")
-    + f"The run had {result['steps']} steps of the digits job and took "
-    f"{result['seconds'] / 60:.1f} minutes on {result['cpus']} CPUs. It had "
-    f"{len(result['attempts'])} starts, of which SIGKILL ended {killed}. Versions: TensorFlow "
-    f"{result['versions']['tensorflow']}, Keras {result['versions']['keras']}, Python "
-    f"{result['versions']['python']}.",
-  ]
-  usage = "The run was too short for a curve."
-  if curve:
-    usage = tables.markdown(
-      ["steps of the undisturbed run", "resident memory, MiB, mean", "open files, most"],
-      [
-        [f"{p['from']} to {p['to']}", f"{p['memory']:.1f}", str(p["files"])] for p in curve.values()
-      ],
-    )
-  return {"faults": "\n".join(lines), "usage": usage, "command": f"    {result['command']}"}
+    after = [two["fell_back"] for one, two in itertools.pairwise(attempts) if one["damage"] == kind]
+    rows.append([text, len(after), f"warned, and resumed from the one before: {sum(after)}"])
+  rows.append(["a batch of NaN, in both runs", same["skipped"], "its step was skipped"])
+  killed = sum(a["status"] == -signal.SIGKILL for a in attempts)
+  differ = len(same["different"])
+  alike = lambda good: "the same" if good else "others"  # noqa: E731
+  faults = f"""{tables.markdown(["fault", "times", "what happened"], [r for r in rows if r[1]])}
+
+At the end, the run was compared with one that was never interrupted:
+
+- {same["arrays"]} arrays of the last checkpoint (weights, optimizer, schedule, statistics, \
+metrics): {f"{differ} differ" if differ else "the same in every bit"}
+- rows of `metrics.jsonl` except for the times: {alike(same["rows"])}
+- exported weights: {alike(same["exports"])}
+
+{"Something" if complaints(result) else "Nothing"} was lost. The run had {result["steps"]} steps \
+of the digits job and took {result["seconds"] / 60:.1f} minutes on {result["cpus"]} CPUs. It had \
+{len(attempts)} starts, of which SIGKILL ended {killed}. Versions: TensorFlow \
+{versions["tensorflow"]}, Keras {versions["keras"]}, Python {versions["python"]}."""
+  usage = _usage(result["undisturbed"]["curve"])
+  return {"faults": faults, "usage": usage, "command": f"    {result['command']}"}
 
 
 def _ending(status):
@@ -477,16 +438,15 @@ def _ending(status):
 
 def _arguments():
   parser = jobs.Parser(__doc__)
-  parser.add_argument("--output_dir", help="where everything goes; emptied first if it was ours")
-  parser.add_argument("--steps", type=int, default=160, help="of the training")
-  parser.add_argument("--kills", type=int, default=20, help="how many SIGKILLs, at least 3")
-  parser.add_argument(
-    "--others", type=int, default=1, help="SIGTERMs, full disks, second processes"
-  )
-  parser.add_argument("--damages", type=int, default=3, help="how often a checkpoint is damaged")
-  parser.add_argument("--seed", type=int, default=0, help="decides where faults strike")
-  parser.add_argument("--page", action="store_true", help="write the result into docs/")
-  parser.add_argument("--attempt", help="used by itself")
+  add = parser.add_argument
+  add("--output_dir", help="where everything goes; emptied first if it was ours")
+  add("--steps", type=int, default=160, help="of the training")
+  add("--kills", type=int, default=20, help="how many SIGKILLs, at least 3")
+  add("--others", type=int, default=1, help="SIGTERMs, full disks, second processes")
+  add("--damages", type=int, default=3, help="how often a checkpoint is damaged")
+  add("--seed", type=int, default=0, help="decides where faults strike")
+  add("--page", action="store_true", help="write the result into docs/")
+  add("--attempt", help="used by itself")
   return parser.parse_args()
 
 
@@ -536,8 +496,6 @@ def run(arguments):
   result = {
     "command": " ".join(["bash tools/soak.sh", *given, "--output_dir=runs/soak"]),
     "steps": steps,
-    "kills": arguments.kills,
-    "seed": arguments.seed,
     "seconds": round(time.monotonic() - began, 1),
     "cpus": os.cpu_count(),
     "versions": {**made["versions"], "python": sys.version.split()[0]},
