@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import special, stats
+from small_models import RUN
 
 import urkle_tf
 from urkle_tf import errors, networks, pretexts
@@ -77,14 +78,7 @@ def test_regression_trains_and_exports_an_encoder(tmp_path):
     output_dir=str(tmp_path / "run"),
     pretext="supervised(task=regression, width=8)",
     robustness="trades(beta=0.1)",
-    encoder="convnet(width=4, layers=2)",
-    latent_dim=6,
-    loc="dense",
-    split="train[:64]",
-    batch_size=16,
-    epochs=2,
-    attack_steps=1,
-    augment="none",
+    **{**RUN, "attack_steps": 1, "augment": "none"},
   )
   assert np.isfinite(result["squared_error"])
   assert "classifier" not in result

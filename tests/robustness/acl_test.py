@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from plain_losses import nt_xent_loop
+from small_models import RUN
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
@@ -276,13 +277,7 @@ def test_a_run_exports_the_average_of_both_streams(tmp_path, monkeypatch):
     output_dir=str(tmp_path / "run"),
     pretext="simclr(projector=8, projection=4)",
     robustness="acl(anneal=2, adversarial_weight=2/3, ema=0.9)",
-    encoder="convnet(width=4, layers=2)",
-    latent_dim=6,
-    loc="dense",
-    split="train[:48]",
-    batch_size=16,
-    epochs=1,
-    attack_steps=1,
+    **{**RUN, "epochs": 1, "attack_steps": 1},
   )
   ((encoder, exported),) = seen
   online = [v.numpy() for v in encoder.weights]
