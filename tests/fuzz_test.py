@@ -18,7 +18,7 @@ from experiments import table
 from urkle_tf import command_line, errors, pretexts, robustness, spec
 from urkle_tf.data import augment, folders, labellings, sources, splits
 from urkle_tf.evaluation import plans, report, store
-from urkle_tf.export import trust
+from urkle_tf.networks.saved import trust
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A loaded machine may take long; what fixtures hold is made anew by each example.

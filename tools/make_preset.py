@@ -109,7 +109,7 @@ def rebuilt(network, metadata):
   problem = "the encoder's settings do not make its network"
   if "encoder" not in found:
     raise errors.UserError(f"{problem}: they name no architecture")
-  encoder = presets.build(found, metadata["image_size"])
+  encoder = presets.build(found, metadata["image_size"], networks.GaussianEncoder)
   shapes = lambda model: {v.path: tuple(v.shape) for v in model.variables}  # noqa: E731
   if shapes(encoder.network) != shapes(network):
     raise errors.UserError(f"{problem}: its layers are not those of {found}")

@@ -39,7 +39,7 @@ _NAMES = {
   "robustify": "training.robustify",
 }
 _MODULES = ("attacks", "data", "networks", "pretexts", "robustness")
-_ALIASES = {"trust": "export.trust"}
+_ALIASES = {"trust": "networks.saved.trust"}
 
 __all__ = ["__version__", *_MODULES, *_ALIASES, *_NAMES]
 

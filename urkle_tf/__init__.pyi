@@ -16,12 +16,12 @@ from urkle_tf.export import export_regressor as export_regressor
 from urkle_tf.export import load_classifier as load_classifier
 from urkle_tf.export import load_encoder as load_encoder
 from urkle_tf.export import load_regressor as load_regressor
-from urkle_tf.export import trust as trust
 from urkle_tf.export.hub import model_card as model_card
 from urkle_tf.export.hub import push_to_hub as push_to_hub
 from urkle_tf.export.torch_weights import import_torch_state as import_torch_state
 from urkle_tf.networks import GaussianEncoder as GaussianEncoder
 from urkle_tf.networks.presets import presets as presets
+from urkle_tf.networks.saved import trust as trust
 from urkle_tf.regulariser import UrkleRegularizer as UrkleRegularizer
 from urkle_tf.regulariser import kl_robustness as kl_robustness
 from urkle_tf.training.robustify import robustify as robustify
@@ -287,7 +287,7 @@ def assess(
 
   Args:
     classifier: folder of the exported classifier, or `"preset:NAME"`; or any other model: the
-      folder of a SavedModel or a `.keras` file, see `urkle_tf.export.foreign_models`.
+      folder of a SavedModel or a `.keras` file, see `urkle_tf.networks.saved.foreign_models`.
     encoder: instead of it an exported encoder's folder, or `"preset:NAME"`, for the part without
       labels.
     output_dir: where report.json, report.md and figures go; None writes nothing.

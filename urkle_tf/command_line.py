@@ -186,7 +186,7 @@ def run(function, names):
         )
     with contextlib.ExitStack() as stack:
       if given.pop("trust"):
-        stack.enter_context(load("export.trust").granted())
+        stack.enter_context(load("networks.saved.trust").granted())
       stack.enter_context(preemption.terminable())
       function(**given)
 

@@ -5,9 +5,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import attacks, distribution, errors
-from urkle_tf.export import ExportedEncoder
+from urkle_tf.networks import keras_private
+from urkle_tf.networks.encoders import Encoder
 from urkle_tf.networks.folding import fold
-from urkle_tf.networks.gaussian import GaussianEncoder, kl
+from urkle_tf.networks.kl import kl, kl_from
 
 _SCALE = 0.5  # of features: the cap of a `GaussianEncoder`'s sigma
 
@@ -49,10 +50,8 @@ def _measure(encoder, images, attack, seed, training, scale):
     frozen = lambda images: model(images, training=False)  # noqa: E731
   clean = _still(frozen(images))
   sigma = _sigma(clean, scale)
-  before = _normal(clean, sigma)
-  adversaries = attack(
-    lambda neighbours: kl(before, _normal(frozen(neighbours), sigma)), images, seed
-  )
+  represent = lambda neighbours: _normal(frozen(neighbours), sigma)  # noqa: E731
+  adversaries = attack(kl_from(_normal(clean, sigma), represent), images, seed)
   images = tf.convert_to_tensor(images)
   both = model(tf.concat([images, tf.cast(adversaries, images.dtype)], 0), training=training)
   clean, attacked = (_half(both, part) for part in (0, 1))
@@ -62,7 +61,7 @@ def _measure(encoder, images, attack, seed, training, scale):
 
 def _network(encoder):
   """What is differentiated: of our own encoders the network beneath the Normal."""
-  return encoder.network if type(encoder) in (GaussianEncoder, ExportedEncoder) else encoder
+  return encoder.network if isinstance(encoder, Encoder) else encoder
 
 
 def _sigma(outputs, scale):
@@ -104,7 +103,7 @@ def _half(outputs, part):
 
 
 @keras.saving.register_keras_serializable("urkle_tf")
-class UrkleRegularizer(keras.layers.Layer):
+class UrkleRegularizer(keras_private.OwnLosses):
   """A layer that stands in for an encoder, and makes it robust wherever it is trained.
 
       features = UrkleRegularizer(encoder, attack, beta=0.1)(images)     # was: encoder(images)
@@ -169,11 +168,10 @@ class UrkleRegularizer(keras.layers.Layer):
   # In place of `add_loss`, which knows one list alone: the replicas of a process share a layer,
   # and take turns wherever they wait for each other, so that one would find the others' losses.
 
-  def _get_own_losses(self):
+  def own_losses(self):
     return list(self._added.get(_replica(), []))
 
-  def _clear_losses(self):
-    super()._clear_losses()
+  def forget_losses(self):
     self._added.pop(_replica(), None)
 
   def get_config(self):

@@ -458,7 +458,7 @@ class Assess:
     None,
     "an exported classifier's folder, preset:NAME, a SavedModel's folder, or a .keras file",
     'folder of the exported classifier, or `"preset:NAME"`; or any other model: the folder of a '
-    "SavedModel or a `.keras` file, see `urkle_tf.export.foreign_models`",
+    "SavedModel or a `.keras` file, see `urkle_tf.networks.saved.foreign_models`",
     "exported folder, preset:NAME, SavedModel or .keras file",
   )
   encoder: str | None = shared(

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import urkle_tf
 from urkle_tf import attacks, distribution, networks, pretexts, robustness
+from urkle_tf.networks.kl import kl_objective
 
 LINF, L2 = attacks.Linf(0.1), attacks.L2(0.5)
 
@@ -50,7 +51,7 @@ def test_a_step_keeps_the_mean_perturbation_for_the_next():
   for number, batch in enumerate(batches):
     views, before = batch["views"], trainer._carried.numpy()
     flat = tf.reshape(views, [-1, 8, 8, 1])
-    objective = robustness.urkle.kl_objective(trainer.encoder, flat)
+    objective = kl_objective(trainer.encoder, flat)
     seed = distribution.fold(distribution.fold([0, 0], number), 1)
     by_hand, _ = attack.run(objective, flat, seed, carried=tf.constant(before))
     trainer.step(batch)

@@ -100,23 +100,23 @@ def test_an_epoch_shows_each_image_once(digits):
   assert orders[0] != orders[1] != orders[2]
 
 
-def test_what_is_left_over_is_dropped_and_order_may_be_that_of_the_split(digits):
-  batches = take(pipeline.views(digits, augment.Identity(), 5, 0, shuffle=False), 5)
-  expected = digits.images[[*range(20), *range(5)]].astype(np.float32) / 255
-  np.testing.assert_array_equal(np.concatenate([b["image"] for b in batches]), expected)
+def test_what_is_left_over_is_dropped(digits):
+  batches = take(pipeline.views(digits, augment.Identity(), 5, 0), 4)
+  shown = {image.tobytes() for batch in batches for image in batch["image"]}
+  assert len(shown) == 20  # of 22, each once
   for batch in batches:
     np.testing.assert_array_equal(batch["views"], np.stack([batch["image"]] * 2, axis=1))
 
 
 def test_shapes_are_static_and_batches_endless(digits):
-  dataset = pipeline.views(digits, augment.SimCLR(), 5, 0, views=3, labels=True, image_size=12)
+  dataset = pipeline.views(digits, augment.SimCLR(), 5, 0, views=3, labels=True)
   spec = dataset.element_spec
-  assert spec["views"] == tf.TensorSpec([5, 3, 12, 12, 1], tf.float32)
-  assert spec["image"] == tf.TensorSpec([5, 12, 12, 1], tf.float32)
+  assert spec["views"] == tf.TensorSpec([5, 3, 8, 8, 1], tf.float32)
+  assert spec["image"] == tf.TensorSpec([5, 8, 8, 1], tf.float32)
   assert spec["label"] == tf.TensorSpec([5], tf.int64)
   assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
   (batch,) = take(dataset, 1)
-  assert batch["views"].shape == (5, 3, 12, 12, 1)
+  assert batch["views"].shape == (5, 3, 8, 8, 1)
   spec = pipeline.views(digits, augment.SimCLR(), 5, 0, on_device=True).element_spec
   assert spec == {"image": tf.TensorSpec([5, 8, 8, 1], tf.uint8)}
 

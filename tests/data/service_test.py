@@ -53,7 +53,9 @@ def digits():
 
 def _views(digits, start, share=(0, 1), turn=None):
   recipe = augment.from_spec("simclr")
-  return pipeline.views(digits, recipe, 4, 3, start_step=start, labels=True, share=share, turn=turn)
+  return pipeline.views(
+    digits, recipe, 4, 3, start_step=start, labels=True, part=pipeline.Part(share, turn)
+  )
 
 
 def _same(expected, found):

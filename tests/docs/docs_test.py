@@ -344,6 +344,7 @@ PAGES = {
     cited=("python -m urkle_tf.train --data_service",),
   ),
   "reliability.md": Page(),
+  "walks/step.md": Page(),
   "results/mnist.md": Page(cited=("python",)),
   "results/cifar10_small_older.md": Page(cited=("python",)),
   "results/mnist_autoattack.md": Page(cited=("python",)),

@@ -14,8 +14,8 @@ from urkle_tf import errors, evaluation, export, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, document, foreign, report, scoring
 from urkle_tf.evaluation import plans as planning
-from urkle_tf.export import foreign_models
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.saved import foreign_models
 
 EPSILON, EXAMPLES = 0.2, 100
 WHOLE = 64  # weights of the integer network, to one

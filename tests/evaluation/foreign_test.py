@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from urkle_tf import errors
 from urkle_tf.evaluation import foreign, graphs, scoring
-from urkle_tf.export import foreign_models
+from urkle_tf.networks.saved import foreign_models
 
 SHAPE, CLASSES = (4, 4, 1), 5
 

@@ -14,7 +14,7 @@ from small_models import digits, small_encoder
 from urkle_tf import attacks, errors, export, networks
 from urkle_tf.export import description
 from urkle_tf.networks.classifier import Classifier
-from urkle_tf.robustness.urkle import kl_objective
+from urkle_tf.networks.kl import kl_objective
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from small_models import small_encoder
 
 from urkle_tf import errors, export, networks
-from urkle_tf.export import foreign_models, trust
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.saved import foreign_models, trust
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHAPE = (4, 4, 1)

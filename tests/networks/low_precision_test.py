@@ -8,7 +8,6 @@ import tensorflow as tf
 import urkle_tf
 from urkle_tf import attacks, networks, pretexts, robustness
 from urkle_tf.networks.low_precision import low_precision
-from urkle_tf.robustness.base import inference
 
 
 def _dtypes(function, *shapes):
@@ -34,14 +33,14 @@ def encoder():
 
 def test_within_it_the_backbone_is_bfloat16_and_outputs_stay_near(encoder, rng):
   images = tf.constant(rng.uniform(size=(4, 8, 8, 3)), tf.float32)
-  expected = inference(encoder)(images)
+  expected = encoder.frozen()(images)
   with low_precision(encoder.network):
-    frozen = inference(encoder)
+    frozen = encoder.frozen()
     found = frozen(images)
     assert _dtypes(lambda x: frozen(x).loc, [4, 8, 8, 3])["step"] == {"bfloat16"}
   assert found.loc.dtype == found.scale.dtype == tf.float32
   assert 1e-6 < np.abs(found.loc - expected.loc).max() < 0.1
-  again = inference(encoder)
+  again = encoder.frozen()
   np.testing.assert_array_equal(again(images).loc, expected.loc)  # as before
   assert _dtypes(lambda x: again(x).loc, [4, 8, 8, 3])["step"] == {"float32"}
   assert {v.dtype for v in encoder.network.variables} == {"float32"}

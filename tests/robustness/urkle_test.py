@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
 from urkle_tf.data import augment, pipeline, sources
-from urkle_tf.robustness.urkle import kl_objective
+from urkle_tf.networks.kl import kl_objective
 
 tfd = tfp.distributions
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
 from urkle_tf.data import sources
+from urkle_tf.networks.kl import kl_objective
 from urkle_tf.training import attack_schedules, pretraining
 
 SMALL = {
@@ -62,7 +63,7 @@ def test_a_training_takes_the_steps_of_its_schedule(rng):
   trainer = _trainer(attack, attack_schedules.Rising(first=1), steps=3)
   views = tf.constant(rng.uniform(size=(3, 2, 8, 8, 1)), tf.float32)
   flat = tf.reshape(views, [6, 8, 8, 1])
-  objective = robustness.urkle.kl_objective(trainer.encoder, flat)
+  objective = kl_objective(trainer.encoder, flat)
   for step in range(3):
     found, info = trainer.adversaries(views, None, [1, 2], tf.constant(step))
     by_hand = attacks.PGD(attacks.Linf(0.1), steps=step + 1, step_size=0.12 / (step + 1))
@@ -124,7 +125,7 @@ def test_a_weak_attack_is_found_out_and_strengthened(rng, caplog):
   with caplog.at_level(logging.WARNING):
     control.on_train_batch_end(0)
   flat = tf.reshape(views, [12, 8, 8, 1])
-  objective = robustness.urkle.kl_objective(trainer.encoder, flat)
+  objective = kl_objective(trainer.encoder, flat)
   seed = urkle_tf.distribution.fold([0, 2], 0)
   found = [
     float(tf.reduce_mean(objective(attack(objective, flat, seed))))

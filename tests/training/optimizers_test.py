@@ -164,9 +164,3 @@ def test_weight_decay_leaves_biases_and_batch_norms_alone(name):
 
 def test_momentum_may_be_a_whole_number():
   assert optimizers.build("sgd(momentum=0)", 0.1, 10).momentum == 0
-
-
-def test_a_keras_that_sums_elsewhere_is_not_trusted():
-  """Its steps would be as many times too long as there are replicas, and nobody would know."""
-  with pytest.raises(RuntimeError, match=r"Keras \d+\.\d+\.\d+ sums gradients .* install that"):
-    optimizers.take_whole_gradients(object())

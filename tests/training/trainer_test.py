@@ -8,7 +8,7 @@ import tensorflow as tf
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
 from urkle_tf.data import augment, pipeline, sources
-from urkle_tf.training import trainer as trainer_module
+from urkle_tf.training import diagnostics
 
 
 def _trainer(scheme=None, attack=None, optimizer=None, **options):
@@ -283,11 +283,11 @@ def test_a_decay_out_of_its_range(ema):
 def test_effective_rank(rng):
   line = np.outer(rng.normal(size=50), rng.normal(size=4)).astype("float32")
   cloud = rng.normal(size=(20_000, 4)).astype("float32")[:2000]
-  assert float(trainer_module.effective_rank(line)) == pytest.approx(1.0, abs=1e-3)
-  assert float(trainer_module.effective_rank(cloud)) == pytest.approx(4.0, abs=0.1)
+  assert float(diagnostics.effective_rank(line)) == pytest.approx(1.0, abs=1e-3)
+  assert float(diagnostics.effective_rank(cloud)) == pytest.approx(4.0, abs=0.1)
   spectrum = np.linalg.eigvalsh(np.cov(cloud.T * [[3], [1], [1], [1]]))
   expected = spectrum.sum() ** 2 / (spectrum**2).sum()
-  value = trainer_module.effective_rank(cloud * np.float32([3, 1, 1, 1]))
+  value = diagnostics.effective_rank(cloud * np.float32([3, 1, 1, 1]))
   assert float(value) == pytest.approx(expected, rel=1e-3)
 
 

@@ -107,7 +107,7 @@ def export_step(job, folder, redraw=False):
   known = {id(v.value.handle): name for name, v in {**variables, **teacher}.items()}
   inputs = [known[id(h)] for h in step.get_concrete_function(*batch).captured_inputs]
   name_of = {id(v): name for name, v in variables.items()}
-  averages = dict(zip(map(id, learner._averaged_weights()), learner._averages))
+  averages = dict(zip(map(id, learner.averages.weights), learner.averages.variables))
   weights = learner.encoder.network.weights
   small, drawn = {}, {}
   for name, variable in variables.items():

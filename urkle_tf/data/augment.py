@@ -355,8 +355,6 @@ def from_spec(text):
   Raises:
     UserError: if there is no such recipe or option.
   """
-  from urkle_tf.data import augmix, keras_cv_recipes  # Late: they build on this module.
-
   if len(each := spec.split(text)) > 1:
     return Each(map(from_spec, each))
-  return spec.call(RECIPES | augmix.RECIPES | keras_cv_recipes.RECIPES, text, "augmentation")
+  return spec.call(RECIPES, text, "augmentation")

@@ -203,4 +203,4 @@ class AugMix(augment.Recipe):
     return images
 
 
-RECIPES = {"augmix": AugMix}
+augment.RECIPES["augmix"] = AugMix

@@ -8,6 +8,8 @@ import tensorflow as tf
 from urkle_tf import errors
 from urkle_tf.data import augment
 
+WORKS = ">=0.9,<0.10"  # the versions of keras-cv whose private parts these are, as in setup.py
+
 
 class _Stream:
   """Random numbers for keras-cv's layers, that one seed decides.
@@ -57,6 +59,19 @@ class _Sampler:
     return self._stream.uniform(shape, factor.lower, factor.upper, dtype)
 
 
+def _check(layer):
+  """Raises `UserError` if a keras-cv layer lacks the parts that its randomness is led through."""
+  import keras_cv
+
+  samplers = ("NormalFactorSampler", "UniformFactorSampler")
+  parts = hasattr(layer, "_random_generator") and hasattr(layer, "_flatten_layers")
+  if not (parts and all(hasattr(keras_cv.core, name) for name in samplers)):
+    raise errors.UserError(
+      f"keras-cv {keras_cv.__version__} draws its random numbers in another way: install one that "
+      f"works, pip install 'keras-cv{WORKS}'"
+    )
+
+
 def _lead(layer, stream):
   """Makes a keras-cv layer, and those inside it, draw from `stream`."""
   import keras_cv
@@ -98,7 +113,7 @@ class RandAugment(augment.Recipe):
     self.geometric = geometric
     self.base = augment.from_spec(base or "none")
     self.noise_size = self.base.noise_size + 2
-    self._layer()  # Refuses wrong options at once.
+    _check(self._layer())  # which refuses wrong options at once
 
   def _layer(self):
     import keras_cv
@@ -140,4 +155,4 @@ class RandAugment(augment.Recipe):
     return images[..., : shape[-1]]
 
 
-RECIPES = {"randaugment": RandAugment}
+augment.RECIPES["randaugment"] = RandAugment

@@ -5,10 +5,29 @@ every machine and after every interruption: the order within an epoch is a
 function of (seed, epoch), the noise of a batch one of (seed, step).
 """
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 from urkle_tf import distribution, errors
-from urkle_tf.data import augment, sources
+from urkle_tf.data import sources
+
+
+class Part(NamedTuple):
+  """What of the batches is made in one place.
+
+  Attributes:
+    share: (worker, workers): only this worker's rows of each batch, an equal contiguous part, are
+      augmented and returned.
+    turn: (input worker, input workers): only the batches of steps `start_step + input worker`,
+      and so on every `input workers`-th, each with its step; None for all (`service`).
+  """
+
+  share: tuple[int, int] = (0, 1)
+  turn: tuple[int, int] | None = None
+
+
+WHOLE = Part()
 
 
 def views(
@@ -19,12 +38,9 @@ def views(
   start_step=0,
   views=2,
   labels=False,
-  shuffle=True,
-  image_size=None,
   on_device=False,
   strength=None,
-  share=(0, 1),
-  turn=None,
+  part=WHOLE,
 ):
   """Endless batches of augmented views, for training.
 
@@ -40,21 +56,16 @@ def views(
       the same as `.skip(start_step)`, without the work.
     views: how many views of each image.
     labels: whether batches hold labels.
-    shuffle: whether each epoch has an order of its own, else that of the split.
-    image_size: height and width; None is that of the source.
     on_device: leave the augmentation to the step (`augment_on_device`).
     strength: a function of the step, int64 scalar, to a factor on the recipe's strength, float32
       scalar; None for 1.
-    share: (worker, workers): only this worker's rows of each batch, an equal contiguous part, are
-      augmented and returned.
-    turn: (input worker, input workers): only the batches of steps `start_step + input worker`,
-      and so on every `input workers`-th, each with its step; None for all (`service`).
+    part: the `Part` of it that is made.
 
   Returns:
     A `tf.data.Dataset` of `{"views": float32 [batch, views, h, w, c], "image":
     float32 [batch, h, w, c]}` in [0, 1], the latter not augmented, or with
     `on_device` of `{"image": uint8 [batch, h, w, c]}`; with `labels` also
-    `"label"`: int64 [batch], and with `turn` `"step"`: int64 scalar.
+    `"label"`: int64 [batch], and with `part.turn` `"step"`: int64 scalar.
 
   Raises:
     UserError: if the batch is larger than the data, labels are asked for and
@@ -63,41 +74,34 @@ def views(
   steps = steps_per_epoch(source, batch_size)
   if labels and not source.labelled:
     raise errors.UserError(f"data set {source.name!r} has no labels")
-  if on_device and not recipe.on_device:
-    raise errors.UserError(
-      f"{type(recipe).__name__} cannot run on the device: leave --augment_on_device out"
-    )
+  if on_device:
+    check_on_device(recipe)
   if strength is not None:
     check_strength(recipe)
-  size = (image_size, image_size) if image_size else source.image_shape[:2]
-  if on_device and size != tuple(source.image_shape[:2]):
-    raise errors.UserError(
-      f"on the device images keep the size of the data {source.image_shape[:2]}, not {size}"
-    )
   first, skip = divmod(start_step, steps)
-  worker, workers = share
+  worker, workers = part.share
   rows = slice(worker * batch_size // workers, (worker + 1) * batch_size // workers)
-  offset, every = turn or (0, 1)
+  offset, every = part.turn or (0, 1)
 
   def one_epoch(epoch):
     skipped = tf.where(epoch == first, tf.constant(skip * batch_size, tf.int64), 0)
     begin = tf.maximum(epoch * steps, start_step)
     ours = lambda number: (begin + number - start_step) % every == offset  # noqa: E731
     chosen = None if every == 1 else ours
-    return source.batches(batch_size, seed, epoch, shuffle, skipped, chosen=chosen)
+    return source.batches(batch_size, seed, epoch, skip=skipped, chosen=chosen)
 
   def augmented(step, batch):
     batch = {name: values[rows] for name, values in batch.items()}
     step = start_step + offset + every * step
     result = {"label": batch["label"]} if labels else {}
-    if turn is not None:
+    if part.turn is not None:
       result["step"] = step
     if on_device:
       return {"image": batch["image"], **result}
     noise_seed = augmentation_seed(seed, step)
-    result["image"] = augment.resize(to_float(batch["image"]), size)
+    result["image"] = to_float(batch["image"])
     factor = None if strength is None else strength(step)
-    result["views"] = _augment(recipe, batch["image"], noise_seed, views, size, factor, share)
+    result["views"] = _augment(recipe, batch["image"], noise_seed, views, factor, part.share)
     return result
 
   batches = tf.data.Dataset.range(first, tf.int64.max).flat_map(one_epoch)
@@ -112,7 +116,7 @@ def by_worker(scope, make):
 
   Args:
     scope: the strategy; its replicas must divide the global batch.
-    make: (worker, workers) -> a dataset of that worker's rows, as `views(share=...)` makes it.
+    make: (worker, workers) -> a dataset of that worker's rows, as `views(part=...)` makes it.
 
   Returns:
     What `fit` takes as data.
@@ -182,6 +186,14 @@ def augmentation_seed(seed, step):
   return distribution.fold(sources.pair(seed), 1, step)
 
 
+def check_on_device(recipe):
+  """Raises `UserError` if a recipe cannot run inside the training step."""
+  if not recipe.on_device:
+    raise errors.UserError(
+      f"{type(recipe).__name__} cannot run on the device: leave --augment_on_device out"
+    )
+
+
 def check_strength(recipe):
   """Raises `UserError` if the strength of a recipe cannot be changed."""
   if getattr(recipe, "strength", None) is None:
@@ -204,7 +216,7 @@ def augment_on_device(recipe, images, seed, views=2, strength=None):
   Returns:
     float32 [n, views, h, w, c] in [0, 1].
   """
-  return _augment(recipe, images, seed, views, strength=strength)
+  return _augment(recipe, images, seed, views, strength)
 
 
 def to_float(images):
@@ -212,7 +224,7 @@ def to_float(images):
   return tf.cast(images, tf.float32) / 255.0
 
 
-def _augment(recipe, images, seed, views, size=None, strength=None, share=(0, 1)):
+def _augment(recipe, images, seed, views, strength=None, share=(0, 1)):
   count, numbers = images.shape[0], recipe.noise_size
   shape = [tf.shape(images)[0] if count is None else count, views * numbers]
   # A row of noise is an example's, all views in turn: a replica draws that of its examples.
@@ -224,5 +236,5 @@ def _augment(recipe, images, seed, views, size=None, strength=None, share=(0, 1)
     noise = whole[worker * count : (worker + 1) * count]
   noise = tf.reshape(noise, [shape[0] * views, numbers])
   options = {} if strength is None else {"strength": strength * recipe.strength}
-  augmented = recipe(to_float(tf.repeat(images, views, axis=0)), noise, size, **options)
+  augmented = recipe(to_float(tf.repeat(images, views, axis=0)), noise, **options)
   return tf.reshape(augmented, [shape[0], views, *augmented.shape[1:]])

@@ -57,7 +57,7 @@ def batches(make, found, start_step):
   """Endless batches that input workers make.
 
   Args:
-    make: (input worker, input workers) -> the dataset that `pipeline.views(turn=...)` makes.
+    make: (input worker, input workers) -> the dataset that `pipeline.views(part=...)` makes.
     found: `addresses`.
     start_step: that of the first batch.
 

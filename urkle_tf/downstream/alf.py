@@ -8,7 +8,6 @@ from urkle_tf.downstream import _training
 from urkle_tf.downstream.base import Protocol
 from urkle_tf.networks.representations import Representations
 from urkle_tf.robustness.adversarial_training import AdversarialTraining
-from urkle_tf.robustness.base import inference
 from urkle_tf.training.trainer import Trainer
 
 _NOISE = 3  # the attack's stream of a step's seed; `Attack` itself folds restarts into it
@@ -19,11 +18,14 @@ class _Frozen:
 
   def __init__(self, encoder):
     self.network, self.latent_dim = encoder.network, encoder.latent_dim
-    self._represent = inference(encoder)  # folded once: the weights stay as they are
+    self._represent = encoder.frozen()  # folded once: the weights stay as they are
 
   def __call__(self, images, training=False):
     del training
     return self._represent(images)
+
+  def frozen(self):
+    return self._represent
 
 
 class _OnSamples(AdversarialTraining):

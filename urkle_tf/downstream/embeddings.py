@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from urkle_tf import errors, export
 from urkle_tf.data import compatibility, sources
-from urkle_tf.export import foreign_models
+from urkle_tf.networks.saved import foreign_models
 from urkle_tf.output import files, progress, projector
 from urkle_tf.settings import Represent, arguments, data_of
 from urkle_tf.training import runs

@@ -6,8 +6,8 @@ import tensorflow_probability as tfp
 from urkle_tf import errors, export
 from urkle_tf.downstream import _training
 from urkle_tf.downstream.base import Protocol
-from urkle_tf.networks.gaussian import kl
-from urkle_tf.robustness.base import flat, inference
+from urkle_tf.networks.kl import kl
+from urkle_tf.robustness.base import flat
 from urkle_tf.training.trainer import Trainer
 
 
@@ -32,7 +32,7 @@ class _Near(_training.Given):
     self.stochastic = task.model.stochastic
     self.terms = (*self.terms, "similarity")
     self._weight = weight
-    self._before = inference(export.load_encoder(task.folder))
+    self._before = export.load_encoder(task.folder).frozen()
 
   def prepare(self, views, batch):
     """(labels, loc, scale): what the encoder made of the images before it was tuned."""

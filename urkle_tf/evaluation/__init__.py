@@ -24,7 +24,7 @@ from urkle_tf.evaluation import (
 from urkle_tf.evaluation import checks as checking
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation import store as storing
-from urkle_tf.export import foreign_models
+from urkle_tf.networks.saved import foreign_models
 from urkle_tf.output import files
 from urkle_tf.settings import Assess, AssessRegressor, arguments, data_of
 from urkle_tf.training import latent_map, runs

@@ -7,13 +7,12 @@ import numbers
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, errors, export
+from urkle_tf import attacks, distribution, errors, networks
 from urkle_tf.evaluation import attacked, scoring
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.store import Store
-from urkle_tf.networks.gaussian import kl
+from urkle_tf.networks.kl import kl, kl_objective
 from urkle_tf.output import progress, tables
-from urkle_tf.robustness.urkle import kl_objective
 
 _STREAM = 4  # of a seed, beside those of `scoring`
 _CHUNK = 25  # samples of z that are in memory at once
@@ -184,7 +183,7 @@ def measure(
   """
   kind = {"kind": "classifier", "stochastic": classifier.stochastic, "classes": classifier.classes}
   check(loss_cap, kind)
-  encoder = export.ExportedEncoder(classifier.network)
+  encoder = networks.ExportedEncoder(classifier.network)
   by_kl = attacks.PGD(attacks.from_norm(norm, epsilon), steps=steps, restarts=restarts, keep="best")
   # The loss is attacked without the cap: p~ grows with p, so both have the same maxima.  The last
   # iterate and not the best: under fresh noise the best is often one that had luck with its draws.

@@ -10,7 +10,7 @@ import tensorflow as tf
 from urkle_tf import distribution, errors
 from urkle_tf.data import compatibility
 from urkle_tf.evaluation import graphs, scoring
-from urkle_tf.export import foreign_models
+from urkle_tf.networks.saved import foreign_models
 
 FLOOR = 1e-30  # of probabilities whose logits are not known
 PROBE = 64  # images that a model is looked at with

@@ -5,12 +5,11 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, export
+from urkle_tf import attacks, distribution, networks
 from urkle_tf.evaluation import bound, scoring
 from urkle_tf.evaluation.store import Store
-from urkle_tf.networks.gaussian import kl, kl_mean_part
+from urkle_tf.networks.kl import kl_mean_part, worst
 from urkle_tf.output import progress, tables
-from urkle_tf.robustness.urkle import kl_objective
 
 
 def nearest(queries, keys):
@@ -110,7 +109,7 @@ def measure(
     loss is at most M (eq. 4 and eq. 31); and with `loss_cap` "M", "regulariser" and
     "regulariser_tight", these products.
   """
-  encoder = export.ExportedEncoder(network)
+  encoder = networks.ExportedEncoder(network)
   attack = attacks.PGD(
     attacks.from_norm(norm, epsilon), steps=steps, restarts=restarts, keep="best"
   )
@@ -119,19 +118,18 @@ def measure(
   seed = distribution.fold([seed, 0], scoring.REPRESENTATION_STREAM)
 
   @tf.function
-  def worst(images, seed):
-    neighbours = attack(kl_objective(encoder, images), images, seed)
-    before, after = encoder(images, training=False), encoder(neighbours, training=False)
+  def attacked(images, seed):
+    pair = worst(encoder, images, attack, seed)
     return {
-      "kl": kl(before, after),
-      "mean_part": kl_mean_part(before, after),
-      "loc": before.loc,
-      "scale": before.scale,
-      "moved": after.loc,
-    } | ({} if arrays is None else {"adversaries": neighbours})
+      "kl": pair.kl,
+      "mean_part": kl_mean_part(pair.clean, pair.attacked),
+      "loc": pair.clean.loc,
+      "scale": pair.clean.scale,
+      "moved": pair.attacked.loc,
+    } | ({} if arrays is None else {"adversaries": pair.neighbours})
 
   def measure_batch(number, images):
-    values = worst(scoring.pad(images, batch_size), distribution.fold(seed, number))
+    values = attacked(scoring.pad(images, batch_size), distribution.fold(seed, number))
     return {name: value.numpy()[: len(images)] for name, value in values.items()}
 
   mask = np.arange(source.size) < total

@@ -10,24 +10,25 @@ A folder needs neither this package nor TensorFlow Probability to be used:
     clean/                       of an encoder with dual batch norm: another such folder, with the
                                  batch norms of clean images
 
-Encoders and predictors are written and read here; below them lie what a folder says of itself
+Encoders and predictors are written here; below them lie what a folder says of itself
 (`description`), its Keras files, its signatures, and how it comes to its place whole (`folders`).
+Folders are read by `networks.saved`.
 """
 
 from urkle_tf.export.description import (
-  FORMAT_VERSION,
   fingerprint,
-  read_metadata,
   settings_without_paths,
   versions,
 )
-from urkle_tf.export.encoders import ExportedEncoder, export_encoder, load_encoder
+from urkle_tf.export.encoders import export_encoder
 from urkle_tf.export.predictors import (
   export_classifier,
   export_regressor,
   load_classifier,
   load_regressor,
 )
+from urkle_tf.networks.encoders import ExportedEncoder
+from urkle_tf.networks.saved.exports import FORMAT_VERSION, load_encoder, read_metadata
 
 __all__ = [
   "FORMAT_VERSION",

@@ -1,38 +1,11 @@
-"""Encoders, exported and loaded."""
+"""Writes encoders."""
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from urkle_tf import errors
 from urkle_tf.export import description, folders, keras_files, signatures
-from urkle_tf.networks import batch_norm, representations
-
-
-class ExportedEncoder(keras.layers.Layer):
-  """A loaded encoder: a trainable Keras layer whose call returns the Normal.
-
-  Attributes:
-    network: the Keras model underneath, images -> {"loc", "scale"}.
-    image_shape: (height, width, channels).
-    latent_dim: d_z.
-    metadata: what the folder says of it; "stream" where it is one of two.
-    streams: {stream: network}, the one network.
-  """
-
-  def __init__(self, network, metadata=None, **kwargs):
-    super().__init__(**kwargs)
-    self.network, self.metadata = network, dict(metadata or {})
-    self.streams = {self.metadata.get("stream", batch_norm.ADVERSARIAL): network}
-    self.image_shape = tuple(network.input_shape[1:])
-    self.latent_dim = int(network.output["loc"].shape[-1])
-    self.stochastic = bool(self.metadata.get("stochastic", True))
-    self.built = True
-
-  def call(self, images, training=None):
-    """float32 [n, h, w, c] in [0, 1] -> `tfp.distributions.Normal` of [n, d_z]."""
-    outputs = self.network(representations.checked(images), training=training)
-    return tfp.distributions.Normal(outputs["loc"], outputs["scale"])
+from urkle_tf.networks import batch_norm
 
 
 def export_encoder(encoder, folder, metadata=None, stream=None):
@@ -106,21 +79,3 @@ def _write_encoder(folder, network, metadata):
   }
   signatures.save(folder, [network], endpoints)
   description.write(folder, "encoder", [network], metadata)
-
-
-def load_encoder(folder):
-  """Loads an exported encoder.
-
-  Args:
-    folder: written by `export_encoder`, or by `export_classifier` or `export_regressor`, whose
-      encoder is meant then; or `"preset:NAME"`, see `urkle_tf.presets`.
-
-  Returns:
-    A Keras layer, trainable, whose call on images returns the `tfp.distributions.Normal`; its
-    `network` is the Keras model underneath.
-
-  Raises:
-    UserError: if there is no such export or preset.
-  """
-  metadata = description.read_metadata(folder)
-  return ExportedEncoder(keras_files.load_network(folder, metadata), metadata, name="encoder")

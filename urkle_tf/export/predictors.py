@@ -8,6 +8,7 @@ import tensorflow as tf
 from urkle_tf.export import description, folders, keras_files, signatures
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
+from urkle_tf.networks.saved import exports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,10 +169,10 @@ def _endpoints(kind, model):
 
 
 def _load(kind, folder):
-  metadata = description.read_metadata(folder, kind.name)
+  metadata = exports.read_metadata(folder, kind.name)
   model = kind.model(
-    keras_files.load_network(folder, metadata),
-    keras_files.load_head(folder, metadata, metadata.get(kind.size)),
+    exports.load_network(folder, metadata),
+    exports.load_head(folder, metadata, metadata.get(kind.size)),
     metadata["stochastic"],
     metadata.get("samples", 20),
     name=kind.name,

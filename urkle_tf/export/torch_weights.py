@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from urkle_tf import errors
+from urkle_tf.networks import keras_private
 
 _NORM = {
   "weight": "gamma",
@@ -79,7 +80,7 @@ def import_torch_state(arrays, model, norm=None, prefix=None):
 
 def _backbone(model):
   """The ResNet within a model."""
-  found = [model, *model._flatten_layers(include_self=False)]
+  found = [model, *keras_private.layers(model, itself=False)]
   for part in found:
     if isinstance(part, keras.Model) and _STEM in {layer.name for layer in part.layers}:
       return part

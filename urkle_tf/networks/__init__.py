@@ -1,60 +1,19 @@
 """Encoders, backbones and heads."""
 
-import pathlib
-
-import keras
-
-from urkle_tf import errors, spec
+from urkle_tf.networks.backbones import BACKBONES, backbone
 from urkle_tf.networks.convnet import convnet
 from urkle_tf.networks.decoder import decoder
-from urkle_tf.networks.gaussian import GaussianEncoder, kl, kl_mean_part
+from urkle_tf.networks.encoders import ExportedEncoder
+from urkle_tf.networks.gaussian import GaussianEncoder
 from urkle_tf.networks.heads import mlp
+from urkle_tf.networks.kl import kl, kl_mean_part
 from urkle_tf.networks.pooled import pooled
 from urkle_tf.networks.representations import Representations
 from urkle_tf.networks.resnet import resnet18, resnet50
 
-BACKBONES = {"convnet": convnet, "resnet18": resnet18, "resnet50": resnet50}
-
-
-def backbone(text, image_shape):
-  """Builds the backbone that a spec such as `"resnet18(width=16)"` names.
-
-  Args:
-    text: the spec; or a `.keras` file of anybody's model from images in [0, 1] to features or
-      feature maps, with its weights.
-    image_shape: (height, width, channels), static.
-
-  Raises:
-    UserError: for an unknown name or option, images that are too small, or no such model.
-  """
-  if text.endswith(".keras"):
-    return _from_file(text, image_shape)
-  return spec.call(BACKBONES, text, "encoder", image_shape=image_shape)
-
-
-def _from_file(file, image_shape):
-  """Anybody's model as a backbone, whose images `GaussianEncoder` has brought to [-1, 1]."""
-  if not pathlib.Path(file).is_file():
-    raise errors.UserError(
-      f"no file {file!r}: give a .keras file, or one of {', '.join(BACKBONES)}"
-    )
-  try:
-    model = keras.saving.load_model(file, compile=False)
-    images = keras.Input(image_shape)
-    back = keras.layers.Rescaling(0.5, 0.5, dtype="float32", name="unit_range")
-    features = model(back(images))
-    rank = len(features.shape)  # one output only
-  except Exception as error:  # zip, HDF5 and Keras raise many kinds
-    shape, reason = "x".join(map(str, image_shape)), " ".join(str(error).split())[:300]
-    raise errors.UserError(f"{file!r} is no backbone for images of {shape}: {reason}") from error
-  if rank not in (2, 4):
-    raise errors.UserError(f"{file!r} must give features [n, d] or feature maps [n, h, w, d]")
-  model.trainable = True
-  return keras.Model(images, features, name="backbone")
-
-
 __all__ = [
   "BACKBONES",
+  "ExportedEncoder",
   "GaussianEncoder",
   "Representations",
   "backbone",

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from urkle_tf import distribution, errors
+from urkle_tf.networks import keras_private
 
 # The streams of images.  The first is the one kept for robust use, and that of whoever has one.
 ADVERSARIAL, CLEAN = "adversarial", "clean"
@@ -39,7 +40,7 @@ def twin(model):
       norms.append((layer, type(layer).from_config(layer.get_config())))
       return norms[-1][1]
     # An operation without weights is no layer.
-    inner = layer._flatten_layers(include_self=False) if isinstance(layer, keras.Layer) else []
+    inner = keras_private.layers(layer, itself=False) if isinstance(layer, keras.Layer) else []
     if any(isinstance(part, keras.layers.BatchNormalization) for part in inner):
       raise errors.UserError(
         f"dual batch norm cannot reach the batch norms inside {layer.name!r}: build the backbone "
@@ -100,11 +101,11 @@ def quicken(model):
   Args:
     model: a Keras model.
   """
-  for layer in model._flatten_layers():
+  for layer in keras_private.layers(model):
     if type(layer) is keras.layers.BatchNormalization:
       layer.call = functools.partial(_call, layer)
       if layer.synchronized:
-        layer._moments = functools.partial(_moments, layer)
+        keras_private.replace_moments(layer, functools.partial(_moments_of_all, layer))
 
 
 def _call(layer, inputs, training=None, mask=None):
@@ -128,11 +129,11 @@ def _call(layer, inputs, training=None, mask=None):
   return tf.cast(outputs, layer.compute_dtype)
 
 
-def _moments(layer, inputs, mask):
+def _moments_of_all(layer, inputs, mask):
   """Mean and variance [channels] over all replicas: E x, and E x^2 - (E x)^2."""
   if mask is not None or distribution.replicas() == 1:
-    return type(layer)._moments(layer, inputs, mask)
-  axes = layer._reduction_axes
+    return keras_private.stock_moments(layer, inputs, mask)
+  axes = keras_private.reduction_axes(layer)
   local = tf.stack([tf.reduce_mean(inputs, axes), tf.reduce_mean(tf.square(inputs), axes)])
   context = tf.distribute.get_replica_context()
   mean, square = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.MEAN, local))

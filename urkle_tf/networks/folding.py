@@ -1,12 +1,11 @@
 """Batch norms folded into the layers before them, for networks whose weights stay as they are."""
 
 import collections
-import itertools
 
 import keras
 import tensorflow as tf
-from keras.src import backend  # the package's public part shows neither graphs nor casting
-from keras.src.models.functional import Functional
+
+from urkle_tf.networks import keras_private
 
 _FOLDABLE = (
   keras.layers.Conv2D,
@@ -36,21 +35,18 @@ def fold(model):
     structure and dtypes included, with the folded weights as they are now.  It takes
     `training=False` too, so that it can stand in for the model.
   """
-  if type(model) is keras.Sequential and model._functional is not None:
-    inner = fold(model._functional)
+  graph = keras_private.functional(model)
+  if graph is None:
+    return lambda inputs, training=False: model(inputs, training=False)
+  if graph is not model:  # sequential
+    inner = fold(graph)
     convert = lambda x: model.dtype_policy.convert_input(x, model.autocast, model.input_dtype)  # noqa: E731
     return lambda inputs, training=False: inner(keras.tree.map_structure(convert, inputs))
-  if not isinstance(model, Functional) or type(model).call is not Functional.call:
-    return lambda inputs, training=False: model(inputs, training=False)
   calls = _calls(model)
 
   def run(inputs, training=False):
     del training
-    model._assert_input_compatibility(inputs)
-    outputs = model._run_through_graph(
-      model._standardize_inputs(inputs), operation_fn=lambda operation: calls[id(operation)]
-    )
-    return outputs[0] if isinstance(outputs, list | tuple) and len(outputs) == 1 else outputs
+    return keras_private.run(model, inputs, calls)
 
   return run
 
@@ -59,7 +55,7 @@ def _calls(model):
   """{id of an operation in the model's graph: what is called in its stead}."""
   nodes = collections.defaultdict(list)  # of an operation: one for each time it is used
   readers = collections.defaultdict(list)  # of a tensor
-  for node in itertools.chain.from_iterable(model._nodes_by_depth.values()):
+  for node in keras_private.nodes(model):
     nodes[id(node.operation)].append(node)
     for tensor in node.input_tensors:
       readers[id(tensor)].append(node)
@@ -116,7 +112,7 @@ def _can_be_folded(layer, norm):
 def _folded(layer, norm):
   """The layer and the batch norm after it as one function of the layer's input."""
   dtype = keras.backend.result_type(layer.variable_dtype, "float32")
-  with backend.AutocastScope(None):  # `fold` may be called within a layer of mixed precision
+  with keras_private.uncast():  # `fold` may be called within a layer of mixed precision
     read = lambda variable: keras.ops.cast(variable, dtype)  # noqa: E731
     scale = tf.math.rsqrt(read(norm.moving_variance) + norm.epsilon)
     if norm.scale:

@@ -6,7 +6,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import distribution, errors
-from urkle_tf.networks import batch_norm, representations
+from urkle_tf.networks import batch_norm, presets, representations
+from urkle_tf.networks.encoders import Encoder
 
 tfd = tfp.distributions
 
@@ -87,7 +88,7 @@ def _shapes(variables):
 
 
 @keras.saving.register_keras_serializable("urkle_tf")
-class GaussianEncoder(keras.Model):
+class GaussianEncoder(keras.Model, Encoder):
   """An encoder whose call returns a diagonal `tfp.distributions.Normal`.
 
   With x the pooled features of the backbone, of width f, loc is
@@ -272,8 +273,6 @@ class GaussianEncoder(keras.Model):
     Raises:
       UserError: if there is no such preset, or its file is damaged.
     """
-    from urkle_tf.networks import presets  # Late: it builds on this module.
-
     return presets.encoder(name, cls)
 
   @classmethod
@@ -281,26 +280,3 @@ class GaussianEncoder(keras.Model):
     for key in ("backbone", "preprocess"):
       config[key] = keras.saving.deserialize_keras_object(config[key])
     return cls(**{"loc": "dense", **config})  # files from before there was a choice
-
-
-def kl(p, q):
-  """KL[p || q] of diagonal Normals, in nats, summed over the last axis.
-
-      sum_d log(s_q / s_p) + (s_p^2 + (m_p - m_q)^2) / (2 s_q^2) - 1/2
-
-  Args:
-    p: `tfp.distributions.Normal` [..., d_z].
-    q: likewise.
-
-  Returns:
-    float32 [...], at least 0.
-  """
-  return tf.reduce_sum(tfd.kl_divergence(p, q), -1)
-
-
-def kl_mean_part(p, q):
-  """The part of KL[p || q] that comes from the means: sum_d (m_p - m_q)^2 / (2 s_q^2).
-
-  The rest, `kl(p, q) - kl_mean_part(p, q)`, is what the scales alone contribute.
-  """
-  return 0.5 * tf.reduce_sum(tf.square((p.loc - q.loc) / q.scale), -1)

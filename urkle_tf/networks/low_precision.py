@@ -4,6 +4,8 @@ import contextlib
 
 import keras
 
+from urkle_tf.networks import keras_private
+
 
 @contextlib.contextmanager
 def low_precision(network, policy="mixed_bfloat16"):
@@ -20,7 +22,7 @@ def low_precision(network, policy="mixed_bfloat16"):
     policy: a Keras dtype policy.
   """
   parts = [part for part in network.layers if isinstance(part, keras.Model)] or [network]
-  layers = [layer for part in parts for layer in part._flatten_layers()]
+  layers = [layer for part in parts for layer in keras_private.layers(part)]
   kept = [layer.dtype_policy for layer in layers]
   try:
     for layer in layers:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.python.util import _pywrap_util_port  # no public name says whether oneDNN is on
 
 from urkle_tf import errors
+from urkle_tf.networks import keras_private
 
 _CPU = pathlib.Path("/proc/cpuinfo")
 
@@ -25,7 +26,7 @@ def check(model):
     model: a Keras model; what is frozen in it is left out.
   """
   least = _least_channels()
-  for layer in model._flatten_layers():
+  for layer in keras_private.layers(model):
     if (
       isinstance(layer, keras.layers.Conv2D)
       and layer.built

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from urkle_tf import errors
+from urkle_tf.networks import averages
 
 
 class MovingAverage(keras.layers.Layer):
@@ -11,9 +12,7 @@ class MovingAverage(keras.layers.Layer):
 
       copy <- m copy + (1 - m) model
 
-  At first m is k / (k + 1) in update k = 0, 1, ..., while that is below the usual momentum
-  (Tarvainen and Valpola, 2017): a copy is then the plain mean of the models so far, without
-  the initialisation, whose batch statistics fit nothing.
+  with m as in `averages.decay`.
 
   Every copy is a Keras model and none of its weights is trainable.  All state, the number of
   updates too, is in variables.
@@ -46,12 +45,9 @@ class MovingAverage(keras.layers.Layer):
       momentum: m once the first updates are over, float32 scalar in [0, 1].
     """
     passed = tf.convert_to_tensor(self.updates.value)
-    early = passed / (passed + 1.0)
-    momentum = tf.where(early < self._momentum, early, momentum)
+    kept = averages.decay(self._momentum, passed, momentum)
     for model, copy in zip(models, self.models, strict=True):
-      for new, old in zip(model.weights, copy.weights, strict=True):
-        kept = tf.cast(momentum, old.dtype)
-        old.assign(kept * old.value + (1 - kept) * new.value)
+      averages.move(copy.weights, model.weights, kept)
     self.updates.assign(passed + 1.0)
 
 

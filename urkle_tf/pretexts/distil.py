@@ -7,11 +7,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import errors, export, networks
+from urkle_tf import errors
 from urkle_tf.data import compatibility
-from urkle_tf.export import foreign_models
 from urkle_tf.networks import heads
 from urkle_tf.networks.low_precision import low_precision
+from urkle_tf.networks.pooled import pooled as pooled_features
+from urkle_tf.networks.saved import exports, foreign_models
 from urkle_tf.pretexts._checks import at_least, whole
 from urkle_tf.pretexts._pairs import distance_to_own_view, through
 from urkle_tf.pretexts.base import Pretext
@@ -200,9 +201,9 @@ def read_teacher(path, pooled=False):
   """
   if foreign_models.is_foreign(path):
     return foreign_models.load(path, foreign_models.EMBEDDING)
-  encoder = export.load_encoder(path)
+  encoder = exports.load_encoder(path)
   network = encoder.network
-  part = networks.pooled(network) if pooled else keras.Model(network.input, network.output["loc"])
+  part = pooled_features(network) if pooled else keras.Model(network.input, network.output["loc"])
   function = lambda images: part(images, training=False)  # noqa: E731
   return foreign_models.Loaded(
     function, encoder.image_shape, OWN, encoder.metadata["fingerprint"], path, network

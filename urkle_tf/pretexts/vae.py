@@ -4,7 +4,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import errors
-from urkle_tf.networks.gaussian import kl
+from urkle_tf.networks.kl import kl
 from urkle_tf.pretexts._reconstruction import Reconstruction
 from urkle_tf.pretexts.base import squared_distance
 

@@ -4,7 +4,6 @@ import tensorflow as tf
 
 from urkle_tf import distribution, errors
 from urkle_tf.networks import batch_norm
-from urkle_tf.robustness.base import inference
 
 
 def check(name, pretext):
@@ -62,5 +61,5 @@ def objective(encoder, pretext, views, attacked, streams=None):
 
 
 def _embedding(encoder, pretext, stream):
-  represent, embed = inference(encoder, stream), pretext.embedding(stream)
+  represent, embed = encoder.frozen(stream), pretext.embedding(stream)
   return lambda images: embed(represent(images).loc)

@@ -3,8 +3,7 @@
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from urkle_tf.networks.gaussian import kl
-from urkle_tf.robustness.base import inference
+from urkle_tf.networks.kl import kl
 
 
 def misalignment(encoder, images, threat, seed):
@@ -28,7 +27,7 @@ def misalignment(encoder, images, threat, seed):
     float32 [n], in [0, 2]; 0 for a linear network.  Differentiable in the weights.
   """
   start = tf.stop_gradient(threat.random_start(images, seed))
-  frozen, pulled = inference(encoder), []
+  frozen, pulled = encoder.frozen(), []
   with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
     tape.watch([images, start])
     outputs = [frozen(images), frozen(start)]

@@ -2,7 +2,7 @@
 
 from urkle_tf import errors
 from urkle_tf.networks.representations import Representations
-from urkle_tf.robustness.base import Robustness, inference
+from urkle_tf.robustness.base import Robustness
 
 
 class AdversarialTraining(Robustness):
@@ -24,7 +24,7 @@ class AdversarialTraining(Robustness):
   def objective(self, encoder, pretext, views, aux):
     """The pretext's loss at z = loc, in inference mode."""
     del views
-    represent = inference(encoder)
+    represent = encoder.frozen()
 
     def loss(neighbours):
       representations = Representations.of(represent(neighbours), 1)

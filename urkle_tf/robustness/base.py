@@ -1,34 +1,8 @@
 """What a robustness scheme is to the trainer."""
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
-from urkle_tf.export import ExportedEncoder
 from urkle_tf.networks import batch_norm
-from urkle_tf.networks.folding import fold
-from urkle_tf.networks.gaussian import GaussianEncoder
-
-
-def inference(encoder, stream=batch_norm.ADVERSARIAL):
-  """An encoder as an attack sees it: in inference mode, its weights as they are now.
-
-  Args:
-    encoder: images -> `tfp.distributions.Normal` [n, d_z]; takes `training`.  The batch norms
-      of our own encoders are folded, here and once.
-    stream: whose batch norms, of an encoder that has several `streams`.
-
-  Returns:
-    A function of images to their Normal.
-  """
-  if type(encoder) not in (GaussianEncoder, ExportedEncoder):
-    return lambda images: encoder(images, training=False)
-  network = fold(getattr(encoder, "streams", {}).get(stream, encoder.network))
-
-  def normal(images):
-    outputs = network(images)
-    return tfp.distributions.Normal(outputs["loc"], outputs["scale"])
-
-  return normal
 
 
 def flat(members):

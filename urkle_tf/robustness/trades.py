@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.robustness.base import Robustness, flat, inference
+from urkle_tf.robustness.base import Robustness, flat
 
 
 class Trades(Robustness):
@@ -35,7 +35,7 @@ class Trades(Robustness):
   def objective(self, encoder, pretext, views, aux):
     """The divergence from the prediction for the clean image, all in inference mode."""
     del aux
-    represent, predict = inference(encoder), pretext.inference()
+    represent, predict = encoder.frozen(), pretext.inference()
     clean = tf.stop_gradient(predict(represent(flat(views)).loc))
     return lambda x: pretext.divergence(clean, predict(represent(x).loc))
 

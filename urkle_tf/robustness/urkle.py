@@ -3,30 +3,9 @@
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.networks.gaussian import kl
+from urkle_tf.networks.kl import kl, kl_objective
 from urkle_tf.robustness import _grad_align
-from urkle_tf.robustness.base import Robustness, flat, inference
-
-
-def kl_objective(encoder, images):
-  """KL[p(z|images) || p(z|.)] as a function to be maximised.
-
-  Batch norms run in inference mode: an attack must neither see nor move batch statistics.
-  Those of our own encoders are folded, here and once, with the weights as they are now: call
-  this again once they have changed.
-
-  Args:
-    encoder: images -> `tfp.distributions.Normal` [n, d_z]; takes `training`.
-    images: float32 [n, h, w, c], the clean images.
-
-  Returns:
-    A function of images [n, h, w, c] to float32 [n], in nats.  At `images` itself both it and
-    its gradient are zero, so an attack has to start elsewhere.
-  """
-  frozen = inference(encoder)
-  clean = frozen(images)
-  clean = type(clean)(tf.stop_gradient(clean.loc), tf.stop_gradient(clean.scale))
-  return lambda neighbours: kl(clean, frozen(neighbours))
+from urkle_tf.robustness.base import Robustness, flat
 
 
 class Urkle(Robustness):

@@ -6,8 +6,8 @@ from tensorboard.plugins.hparams import api as hparams
 
 from urkle_tf import distribution, export
 from urkle_tf.data import pipeline
+from urkle_tf.networks.kl import worst
 from urkle_tf.output import projector
-from urkle_tf.robustness.urkle import kl_objective
 
 HEALTH = "1_health"  # sorts before every other group, so that it is TensorBoard's first screen
 _IMAGES = 256  # that the Projector shows, each clean and attacked
@@ -96,7 +96,6 @@ def _first(source):
 
 def _before_and_after(encoder, attack, images, seed):
   """Of images and of their adversaries: (loc, attacked loc, thumbnails, attacked thumbnails)."""
-  adversaries = attack(kl_objective(encoder, images), images, seed)
-  both = (images, adversaries)
-  locs = [encoder.network(x, training=False)["loc"].numpy() for x in both]
-  return (*locs, *(projector.thumbnails(x, 2 * _IMAGES) for x in both))
+  found = worst(encoder, images, attack, seed)
+  locs = (found.clean.loc.numpy(), found.attacked.loc.numpy())
+  return (*locs, *(projector.thumbnails(x, 2 * _IMAGES) for x in (images, found.neighbours)))

@@ -1,14 +1,13 @@
 """The map of sampled z, figure 2 of the Urkle paper."""
 
-import keras
 import numpy as np
 import tensorflow as tf
 from sklearn import decomposition
 
-from urkle_tf import distribution, export
-from urkle_tf.networks.gaussian import kl
+from urkle_tf import distribution
+from urkle_tf.networks.encoders import Encoder, ExportedEncoder
+from urkle_tf.networks.kl import worst
 from urkle_tf.output import figures, tables
-from urkle_tf.robustness.urkle import kl_objective
 
 # One an image; told apart by the colour-blind (Paul Tol's "muted" and a black).
 COLOURS = (
@@ -43,16 +42,15 @@ def sampled(encoder, images, attack, samples=20, seed=0):
     A dict of float32 tensors: "clean" and "adversaries" [n, samples, d_z], and "kl" [n] in
     nats, that of the adversaries found.
   """
-  if isinstance(encoder, keras.Model) and not hasattr(encoder, "network"):
-    encoder = export.ExportedEncoder(encoder)
+  if not isinstance(encoder, Encoder):
+    encoder = ExportedEncoder(encoder)
   images = tf.convert_to_tensor(images, tf.float32)
   seed = tf.stack([seed, 0])
-  adversaries = attack(kl_objective(encoder, images), images, distribution.fold(seed, 0))
-  clean, moved = (encoder(x, training=False) for x in (images, adversaries))
-  dimensions = int(clean.loc.shape[-1])
+  found = worst(encoder, images, attack, distribution.fold(seed, 0))
+  dimensions = int(found.clean.loc.shape[-1])
   noise = distribution.normal(distribution.fold(seed, 1), [len(images), samples, dimensions])
   draw = lambda normal: normal.loc[:, None] + normal.scale[:, None] * noise  # noqa: E731
-  return {"clean": draw(clean), "adversaries": draw(moved), "kl": kl(clean, moved)}
+  return {"clean": draw(found.clean), "adversaries": draw(found.attacked), "kl": found.kl}
 
 
 def project(clean, adversaries):

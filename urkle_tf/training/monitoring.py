@@ -12,8 +12,8 @@ from absl import logging
 from sklearn import neighbors
 
 from urkle_tf import distribution, errors
+from urkle_tf.networks.kl import kl_objective
 from urkle_tf.output import figures
-from urkle_tf.robustness.urkle import kl_objective
 from urkle_tf.training import board, latent_map, preemption, runs
 
 # TensorBoard's first screen tells whether the run is healthy: groups, not one long list.

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from urkle_tf import errors, spec
+from urkle_tf.networks import keras_private
 
 
 @keras.saving.register_keras_serializable("urkle_tf")
@@ -50,7 +51,7 @@ class LARS(keras.optimizers.Optimizer):
 
   def update_step(self, gradient, variable, learning_rate):
     """Moves one variable by the whole batch's gradient, in float32 whatever its dtype."""
-    velocity = self._velocities[self._get_variable_index(variable)]
+    velocity = self._velocities[keras_private.position(self, variable)]
     weights, step = tf.cast(variable, tf.float32), tf.cast(gradient, tf.float32)
     if len(variable.shape) > 1:
       length, slope = tf.norm(weights), tf.norm(step)
@@ -141,23 +142,3 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=No
   if weight_decay:
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
   return optimizer
-
-
-def take_whole_gradients(optimizer):
-  """From now on the gradients that an optimizer is given are the sum over all replicas already.
-
-  Keras would sum them over the replicas once more, which is as much to send again; and where it
-  clips, it clips each replica's share before it sums them, which is another gradient.
-
-  Args:
-    optimizer: a Keras optimizer.
-
-  Raises:
-    RuntimeError: if this Keras does it elsewhere: its steps would be too long in silence.
-  """
-  inner = getattr(optimizer, "inner_optimizer", optimizer)
-  if not hasattr(inner, "_all_reduce_sum_gradients"):
-    raise RuntimeError(
-      f"Keras {keras.__version__} sums gradients over replicas elsewhere than 3.15: install that"
-    )
-  inner._all_reduce_sum_gradients = list

@@ -13,9 +13,9 @@ from urkle_tf import attacks, distribution, errors, export, networks, pretexts, 
 from urkle_tf import robustness as schemes
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import compatibility, pipeline, service, sources
-from urkle_tf.export import foreign_models
 from urkle_tf.networks import presets
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.saved import foreign_models
 from urkle_tf.output import files
 from urkle_tf.settings import Pretrain, arguments
 from urkle_tf.training import (
@@ -105,8 +105,7 @@ class Job:
         labels=learner.pretext.needs_labels,
         on_device=settings["augment_on_device"],
         strength=learner.strength if learner.robustness.strength(0.0) is not None else None,
-        share=share,
-        turn=turn,
+        part=pipeline.Part(share, turn),
       )
 
     if settings["data_service"]:
@@ -185,12 +184,8 @@ def _build(settings, scope):
   recipe.check(task.views)
   if scheme.strength(0.0) is not None:
     pipeline.check_strength(recipe)
-  source = sources.load(
-    **{
-      name: settings[name]
-      for name in ("dataset", "split", "data_dir", "download", "image_size", "examples")
-    }
-  )
+  asked = ("dataset", "split", "data_dir", "download", "image_size", "examples")
+  source = sources.load(**{name: settings[name] for name in asked})
   if settings["data_service"]:
     service.addresses(settings["data_service"])
     service.check(source)
@@ -199,28 +194,23 @@ def _build(settings, scope):
   held_out = None
   if scheme.adversarial and (count := schedule.held_out(source.size)):
     source, held_out = source.hold_out(count)
-  batch_size, replicas = settings["batch_size"], scope.num_replicas_in_sync
-  steps_per_epoch = pipeline.steps_per_epoch(source, batch_size)
+  steps_per_epoch = pipeline.steps_per_epoch(source, settings["batch_size"])
+  _check_steps(settings, steps_per_epoch, scope.num_replicas_in_sync)
+  _check_augmentation(settings, recipe, scheme)
+  steps = None if settings["minutes"] else steps_per_epoch * settings["epochs"]
+  with scope.scope():
+    keras.utils.set_random_seed(settings["seed"])
+    cell = task, scheme, attack, recipe, schedule
+    learner = _learner(settings, source, cell, steps, steps_per_epoch)
+  if isinstance(attack, attacks.NFGSM):
+    attack = attacks.PGD(threat, *steps_and_size)
+  return Job(settings, scope, source, held_out, recipe, attack, learner, steps_per_epoch, steps)
+
+
+def _learner(settings, source, cell, steps, steps_per_epoch):
+  """The compiled `Trainer` of (pretext, scheme, attack, recipe, schedule of the attack)."""
+  task, scheme, attack, recipe, schedule = cell
   minutes = settings["minutes"]
-  steps = None if minutes else steps_per_epoch * settings["epochs"]
-  if batch_size % replicas:
-    raise errors.UserError(
-      f"batch_size={batch_size} does not divide evenly among {replicas} replicas: give a multiple"
-    )
-  at_once = settings["steps_per_execution"] or 1
-  if at_once < 1 or steps_per_epoch % at_once:
-    raise errors.UserError(
-      f"--steps_per_execution={at_once} does not divide the {steps_per_epoch} steps of an epoch"
-    )
-  if settings["augment_on_device"] and not recipe.on_device:
-    raise errors.UserError(
-      f"{type(recipe).__name__} cannot run on the device: leave --augment_on_device out"
-    )
-  if minutes and scheme.strength(0.0) is not None and not settings["augment_on_device"]:
-    raise errors.UserError(
-      "batches are made ahead of the clock, by which this robustness scheme weakens the "
-      "augmentation: give --augment_on_device, or --epochs in place of --minutes"
-    )
 
   def warmup(name):
     """In steps, or by the clock as a share of the training."""
@@ -228,45 +218,58 @@ def _build(settings, scope):
       return (settings[f"{name}_minutes"] or 0) / minutes
     return round(settings[f"{name}_epochs"] * steps_per_epoch)
 
-  with scope.scope():
-    keras.utils.set_random_seed(settings["seed"])
-    model = networks.GaussianEncoder(
-      networks.backbone(settings["encoder"], source.image_shape),
-      *(settings[name] for name in ("latent_dim", "min_scale", "max_scale")),
-      loc=settings["loc"] or task.loc,
+  model = networks.GaussianEncoder(
+    networks.backbone(settings["encoder"], source.image_shape),
+    *(settings[name] for name in ("latent_dim", "min_scale", "max_scale")),
+    loc=settings["loc"] or task.loc,
+  )
+  if settings["init_from"]:
+    _initialise(model, settings["init_from"], source)
+  learner = trainer.Trainer(
+    model,
+    task,
+    scheme,
+    attack,
+    augment=recipe if settings["augment_on_device"] else None,
+    seed=settings["seed"],
+    epsilon_warmup=warmup("epsilon_warmup"),
+    beta_warmup=warmup("beta_warmup"),
+    clip_norm=settings["clip_norm"],
+    steps=steps,
+    schedule=schedule,
+    attack_precision=settings["attack_precision"],
+    ema=settings["ema"],
+    by_clock=minutes is not None,
+  )
+  optimizer = optimizers.build(
+    *(settings["optimizer"], settings["learning_rate"], steps, warmup("warmup")),
+    *(settings["weight_decay"], learner.clock),
+  )
+  learner.compile(optimizer, steps_per_execution=settings["steps_per_execution"] or 1)
+  return learner
+
+
+def _check_steps(settings, steps_per_epoch, replicas):
+  batch_size, at_once = settings["batch_size"], settings["steps_per_execution"] or 1
+  if batch_size % replicas:
+    raise errors.UserError(
+      f"batch_size={batch_size} does not divide evenly among {replicas} replicas: give a multiple"
     )
-    if settings["init_from"]:
-      _initialise(model, settings["init_from"], source)
-    learner = trainer.Trainer(
-      model,
-      task,
-      scheme,
-      attack,
-      augment=recipe if settings["augment_on_device"] else None,
-      seed=settings["seed"],
-      epsilon_warmup=warmup("epsilon_warmup"),
-      beta_warmup=warmup("beta_warmup"),
-      clip_norm=settings["clip_norm"],
-      steps=steps,
-      schedule=schedule,
-      attack_precision=settings["attack_precision"],
-      ema=settings["ema"],
-      by_clock=minutes is not None,
+  if at_once < 1 or steps_per_epoch % at_once:
+    raise errors.UserError(
+      f"--steps_per_execution={at_once} does not divide the {steps_per_epoch} steps of an epoch"
     )
-    learner.compile(
-      optimizers.build(
-        settings["optimizer"],
-        settings["learning_rate"],
-        steps,
-        warmup("warmup"),
-        settings["weight_decay"],
-        learner.clock,
-      ),
-      steps_per_execution=at_once,
+
+
+def _check_augmentation(settings, recipe, scheme):
+  on_device = settings["augment_on_device"]
+  if on_device:
+    pipeline.check_on_device(recipe)
+  if settings["minutes"] and scheme.strength(0.0) is not None and not on_device:
+    raise errors.UserError(
+      "batches are made ahead of the clock, by which this robustness scheme weakens the "
+      "augmentation: give --augment_on_device, or --epochs in place of --minutes"
     )
-  if isinstance(attack, attacks.NFGSM):
-    attack = attacks.PGD(threat, *steps_and_size)
-  return Job(settings, scope, source, held_out, recipe, attack, learner, steps_per_epoch, steps)
 
 
 def _train(job, run):
@@ -367,7 +370,7 @@ def _initialise(model, init_from, source):
   """Starts from the encoder of another run (its folder, or its encoder folder) or a preset."""
   folder = pathlib.Path(init_from)
   if presets.is_named(init_from):
-    preset = presets.encoder(init_from)
+    preset = networks.GaussianEncoder.from_preset(init_from)
     compatibility.check_images(preset.image_shape, source, init_from)
     earlier = preset.network
   else:

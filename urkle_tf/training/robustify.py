@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from urkle_tf import errors, export
-from urkle_tf.export import foreign_models
+from urkle_tf.networks.saved import foreign_models
 from urkle_tf.pretexts import distil
 from urkle_tf.training import pretraining
 

@@ -11,49 +11,22 @@ import tensorflow_probability as tfp
 
 from urkle_tf import distribution, errors
 from urkle_tf.data import pipeline
-from urkle_tf.networks import batch_norm, onednn
-from urkle_tf.networks.gaussian import kl_mean_part
+from urkle_tf.networks import batch_norm, keras_private, onednn
 from urkle_tf.networks.low_precision import low_precision
 from urkle_tf.networks.representations import Representations
 from urkle_tf.robustness.base import Robustness, flat
 from urkle_tf.robustness.none import Plain
-from urkle_tf.training import attack_schedules, optimizers
+from urkle_tf.training import attack_schedules
+from urkle_tf.training.averages import Averages
+from urkle_tf.training.diagnostics import Diagnostics
+from urkle_tf.training.guard import Guard, finite
 from urkle_tf.training.means import Means
+from urkle_tf.training.progress import Progress
 
 _ZERO = tf.UnconnectedGradients.ZERO  # a scale that no term uses
 
-# Health of a run, beside the loss terms: what each means is in docs/monitoring.md.
-DIAGNOSTICS = (
-  "gradient_norm",
-  "sigma_min",
-  "sigma_mean",
-  "sigma_max",
-  "snr",
-  "sigma_over_spread",
-  "loc_std",
-  "effective_rank",
-)
-ATTACK_DIAGNOSTICS = ("attack_objective", "attack_distance", "zero_gradients")
-PAIR_DIAGNOSTICS = ("kl_mean_part", "kl_scale_part")  # of an image and its adversary
 
-
-def effective_rank(loc):
-  """How many dimensions a batch of representations spans: tr(C)^2 / tr(C^2).
-
-  C is the covariance of loc over the batch; 1 for a line, d_z for an isotropic cloud.
-
-  Args:
-    loc: float32 [n, d_z].
-
-  Returns:
-    float32 scalar.
-  """
-  centred = loc - tf.reduce_mean(loc, 0)
-  gram = tf.matmul(centred, centred, transpose_b=True)  # [n, n]: the non-zero spectrum of C
-  return tf.square(tf.linalg.trace(gram)) / (tf.reduce_sum(tf.square(gram)) + 1e-12)
-
-
-class Trainer(keras.Model):
+class Trainer(keras_private.Built):
   """Trains a `GaussianEncoder` on one cell of the grid, pretext x robustness.
 
   A step whose loss or gradient is not finite is skipped: it moves the count of steps, and nothing
@@ -109,32 +82,13 @@ class Trainer(keras.Model):
     self.encoder, self.pretext = encoder, pretext
     self.robustness: Robustness = Plain() if robustness is None else robustness
     self.robustness.check(pretext)
-    if self.robustness.adversarial and attack is None:
-      raise errors.UserError(
-        "this robustness scheme needs an attack: Trainer(..., attack=PGD(...))"
-      )
-    if steps is None and not by_clock and self.robustness.strength(0.0) is not None:
-      raise errors.UserError(
-        "this robustness scheme weakens the augmentation over the training: Trainer(..., steps=), "
-        "and pipeline.views(..., strength=trainer.strength)"
-      )
     self.attack: Any = attack if self.robustness.adversarial else None
     self.schedule: Any = schedule or attack_schedules.Constant()
-    if self.attack is not None:
-      self.schedule.check(self.attack, self.robustness)
-    self._schedule_state = list(self.schedule.variables)
-    self.attack_precision = attack_precision
+    _check(self.robustness, self.attack, self.schedule, steps is not None or by_clock)
+    self.attack_precision, self.clip_norm = attack_precision, clip_norm
     self.augment, self.seed = augment, seed
     self.epsilon_warmup, self.beta_warmup = epsilon_warmup, beta_warmup
-    self.clip_norm, self.steps = clip_norm, steps
-    self.ema = self.robustness.ema if ema is None else ema
-    if self.ema is not None and not 0 <= self.ema < 1:
-      raise errors.UserError(f"ema must be at least 0 and below 1, got {self.ema}")
-    self.clock: Any = None
-    if by_clock:
-      self.clock = keras.Variable(
-        0.0, dtype="float32", trainable=False, aggregation="only_first_replica"
-      )
+    self.progress = Progress(steps, by_clock)
     # Every variable exists before the first step: replicas and checkpoints need that.
     if self.robustness.dual:
       encoder.add_stream()
@@ -142,31 +96,25 @@ class Trainer(keras.Model):
     pretext.built = True
     self.robustness.attach(encoder, pretext)
     batch_norm.quicken(self)
-    self._averages = [
-      keras.Variable(weight.numpy(), dtype=weight.dtype, trainable=False)
-      for weight in self._averaged_weights()
-    ]
+    ema = self.robustness.ema if ema is None else ema
+    exported = (
+      [] if ema is None else encoder.weights + (pretext.head.weights if pretext.head else [])
+    )
+    self.averages = Averages(exported, ema)
+    # What checkpoints hold of those that the step asks, in this order.
+    self._schedule_state = list(self.schedule.variables)
+    self.clock: Any = self.progress.clock
+    self._averages = self.averages.variables
     # The mean perturbation of the step before.
     self._carried = None
     if getattr(self.attack, "carry", False):
       self._carried = keras.Variable(
         tf.zeros(encoder.image_shape), trainable=False, aggregation="only_first_replica"
       )
-    # Steps skipped: in all, in a row now, in the longest row, and the last step of that row.
-    # Floats, which lie with the rest on an accelerator.
-    self.skips = keras.Variable(
-      [0.0, 0.0, 0.0, -1.0], dtype="float32", trainable=False, aggregation="only_first_replica"
-    )
-    # Where each adversary of the pass has its view there, seen through the same network.
-    self._pairs = self.robustness.clean is None and not self.robustness.dual
-    names = ["loss", *pretext.terms, *self.robustness.terms, *DIAGNOSTICS]
-    if self.robustness.adversarial:
-      names += ATTACK_DIAGNOSTICS + (PAIR_DIAGNOSTICS if self._pairs else ())
-      if type(self.schedule) is not attack_schedules.Constant:
-        names.append("attack_steps")
-    if "kl" in self.robustness.terms:
-      names.append("effective_k")
-    self.means = Means(names)
+    self.guard = Guard(self, [self.clock])
+    self.skips = self.guard.skips
+    self.diagnostics = Diagnostics(self.robustness, self.schedule)
+    self.means = Means(["loss", *pretext.terms, *self.robustness.terms, *self.diagnostics.names])
     self.built = True
 
   @property
@@ -196,7 +144,7 @@ class Trainer(keras.Model):
       onednn.check(self)
     super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
     self.optimizer.build(self.trainable_variables)
-    optimizers.take_whole_gradients(self.optimizer)
+    keras_private.take_whole_gradients(self.optimizer)
 
   def fit_from(self, views, done, steps, steps_per_epoch, callbacks):
     """Fits from a step on, the rest of its epoch first.
@@ -217,9 +165,6 @@ class Trainer(keras.Model):
     epochs = sys.maxsize if steps is None else steps // steps_per_epoch
     if epoch < epochs and not (partial and self.stop_training):
       fit(data, steps_per_epoch=steps_per_epoch, initial_epoch=epoch, epochs=epochs)
-
-  def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-    """Nothing is left to build; Keras would read a batch, which fails on several workers."""
 
   def call(self, images, training=None):
     """The encoder's network: images -> {"loc", "scale"}."""
@@ -253,7 +198,9 @@ class Trainer(keras.Model):
     """
     targets, options = self.robustness.targets(views), {}
     if self.epsilon_warmup and step is not None:
-      options["epsilon"] = self.attack.threat.epsilon * self._ramp(step, self.epsilon_warmup)
+      options["epsilon"] = self.attack.threat.epsilon * self.progress.risen(
+        step, self.epsilon_warmup
+      )
     progress = tf.ones([]) if step is None else self.progress(step)
     steps = self.schedule.steps(progress, self.attack)
     if steps is not None:
@@ -273,26 +220,9 @@ class Trainer(keras.Model):
   def _networks(self):
     return getattr(self.encoder, "streams", {"": self.encoder.network}).values()
 
-  def _ramp(self, step, warmup):
-    """Rises linearly from 1 / warmup to 1, and stays there; by the clock from 0."""
-    if self.clock is not None:
-      return tf.minimum(1.0, self.progress(step) / warmup) if warmup else tf.ones([])
-    return tf.minimum(1.0, tf.cast(step + 1, tf.float32) / max(warmup, 1))
-
-  def progress(self, step):
-    """How much of the training lies behind step number `step`: float32 scalar in [0, 1]."""
-    if self.clock is not None:
-      return tf.convert_to_tensor(self.clock.value)
-    return tf.minimum(1.0, tf.cast(step, tf.float32) / self.steps) if self.steps else tf.zeros([])
-
   def strength(self, step):
     """A factor on the augmentation's strength at step number `step`, or None; for pipelines."""
     return self.robustness.strength(self.progress(step))
-
-  def _averaged_weights(self):
-    """Those of what is exported; none without `ema`."""
-    head = self.pretext.head
-    return self.encoder.weights + (head.weights if head else []) if self.ema is not None else []
 
   @contextlib.contextmanager
   def averaged(self):
@@ -303,48 +233,29 @@ class Trainer(keras.Model):
         with trainer.averaged():
           urkle_tf.export_encoder(encoder, folder)
     """
-    weights = self._averaged_weights()
-    kept = [distribution.plain(weight) for weight in weights]
-
-    def assign(values):
-      with self.distribute_strategy.scope():
-        for weight, value in zip(weights, values, strict=True):
-          weight.assign(value)
-
-    assign([distribution.plain(average) for average in self._averages])
-    try:
+    with self.averages.in_place(self.distribute_strategy):
       yield self.encoder
-    finally:
-      assign(kept)
 
-  def _move_averages(self, step):
-    """Moves each weight's and batch statistic's average: m average + (1 - m) weight.
-
-    m = ema, but at most k / (k + 1) in step k = 0, 1, ...: the plain mean, as long as that is
-    shorter than the moving one.  Else the initialisation would linger in short trainings.
-    """
-    if not self._averages:
-      return
-    passed = tf.cast(step, tf.float32)
-    kept = tf.minimum(self.ema, passed / (passed + 1.0))
-    for average, weight in zip(self._averages, self._averaged_weights(), strict=True):
-      average.assign(kept * average + (1.0 - kept) * weight)
-
-  def _encode(self, images, streams):
-    """The training pass, one forward a stream: members [n, t, ...] -> Normal of [n * t, d_z]."""
+  def _encode(self, images, views, seed):
+    """The training pass, one forward a stream: images [n, t, ...], the views first -> z of each."""
+    members, dual = images.shape[1], self.robustness.dual
+    streams = self.robustness.streams(views, members - views)
 
     def encode(rows, stream):
       # Encoders of one stream need not know of it.
-      options = {"stream": stream} if self.robustness.dual else {}
-      normal = self.encoder(rows, training=True, **options)
+      normal = self.encoder(rows, training=True, **({"stream": stream} if dual else {}))
       return normal.loc, normal.scale
 
-    return tfp.distributions.Normal(*batch_norm.by_stream(encode, images, streams))
+    normal = tfp.distributions.Normal(*batch_norm.by_stream(encode, images, streams))
+    noise = None
+    if self.pretext.stochastic or self.robustness.stochastic:
+      noise = distribution.normal(seed, _shape(normal.loc))
+    return Representations.of(normal, members, noise, streams)
 
   def train_step(self, data):
     """One step, and the means of what it reports; with several workers that of the loss alone."""
     values = self.step(data)
-    self.means.update_state(values, _finite(values["loss"], values["gradient_norm"]))
+    self.means.update_state(values, finite(values["loss"], values["gradient_norm"]))
     results = self.means.result()
     if distribution.several_workers(self.distribute_strategy):
       # Keras averages what workers return over its first axis (issue 20585 of Keras), each by
@@ -361,63 +272,84 @@ class Trainer(keras.Model):
     Returns:
       {name: float32 scalar}: what is reported, means over the replicas.
     """
-    step = tf.cast(self.optimizer.iterations, tf.int32)
-    before = self._values(self._moved_by_passes())
-    progress = self.progress(step)
+    step, before = tf.cast(self.optimizer.iterations, tf.int32), self.guard.start()
     seed = distribution.fold([self.seed, 0], step)
     views, batch = self.views(data, step)
     aux = self.pretext.prepare(views, batch)
-    images, values = views[:, : self.robustness.clean], {}
+    images, shown = views[:, : self.robustness.clean], {}
     count = images.shape[1]
     if self.robustness.adversarial:
-      adversaries, info = self.adversaries(views, aux, distribution.fold(seed, 1), step)
+      adversaries, shown = self._attacked(views, aux, seed, step)
       images = tf.concat([images, adversaries], axis=1) if count else adversaries
-      self._carry(adversaries - self.robustness.targets(views))
-      values["attack_objective"] = tf.reduce_mean(info["objective"])
-      values["zero_gradients"] = info["zero_gradients"]
-      moved = self.attack.threat.distance(flat(adversaries), flat(self.robustness.targets(views)))
-      values["attack_distance"] = tf.reduce_mean(moved) / max(self.attack.threat.epsilon, 1e-12)
-      if "steps" in info:
-        values["attack_steps"] = info["steps"]
-    members = images.shape[1]
-    streams = self.robustness.streams(count, members - count)
-
     with tf.GradientTape() as tape:
-      normal = self._encode(images, streams)
-      noise = None
-      if self.pretext.stochastic or self.robustness.stochastic:
-        noise = distribution.normal(distribution.fold(seed, 2), _shape(normal.loc))
-      all_of_them = Representations.of(normal, members, noise, streams)
-      terms: dict[str, tf.Tensor] = {}
-      for weight, chosen in self.robustness.tuples(count, members - count):
-        weight = weight(progress) if callable(weight) else weight
-        for name, value in self.pretext.loss(all_of_them.take(chosen), aux).items():
-          terms[name] = terms.get(name, 0.0) + weight * tf.reduce_mean(value)
-      loss = tf.add_n(list(terms.values()))
-      for name, (weight, value) in self.robustness.losses(self.pretext, all_of_them, count).items():
-        terms[name] = tf.reduce_mean(value)
-        loss += weight * self._ramp(step, self.beta_warmup) * terms[name]
+      passed = self._encode(images, count, distribution.fold(seed, 2))
+      loss, terms = self._loss(passed, aux, count, step)
       if self.robustness.adversarial:
-        targets, threat = flat(self.robustness.targets(views)), self.attack.threat
-        extra = self.robustness.penalties(self.encoder, targets, threat, distribution.fold(seed, 3))
-        for name, (weight, value) in extra.items():
-          terms[name] = tf.reduce_mean(value)
-          loss += weight * terms[name]
+        loss, terms = self._penalised(loss, terms, views, seed)
       # Replicas' gradients are summed, so each computes its share of the global mean.
       share = self.optimizer.scale_loss(loss / distribution.replicas())
-    variables = self.trainable_variables
     # .value: TensorFlow cannot make the zeros for a Keras variable.
-    values_of = [variable.value for variable in variables]
-    gradients = tape.gradient(share, values_of, unconnected_gradients=_ZERO)
-    values |= terms | {"loss": loss} | _health(all_of_them.normal, count if self._pairs else 0)
-    if "effective_k" in self.means.names:
-      values["effective_k"] = self.robustness.weight * _signal(all_of_them.normal)
-    gradients, values = _of_all_replicas(gradients, values)
+    weights = [variable.value for variable in self.trainable_variables]
+    gradients = tape.gradient(share, weights, unconnected_gradients=_ZERO)
+    shown |= terms | {"loss": loss} | self.diagnostics.of_pass(passed.normal, count)
+    gradients, shown = _of_all_replicas(gradients, shown)
     norm = tf.linalg.global_norm(gradients)
     if self.clip_norm:
       gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm, norm)
-    self._update(gradients, variables, _finite(values["loss"], norm), before, step)
-    return values | {"gradient_norm": norm}
+    update = functools.partial(self._update, gradients, step)
+    self.guard.take(update, step, finite(shown["loss"], norm), before)
+    return shown | {"gradient_norm": norm}
+
+  def _attacked(self, views, aux, seed, step):
+    """(adversaries of a step, what is shown of their attack)."""
+    adversaries, info = self.adversaries(views, aux, distribution.fold(seed, 1), step)
+    targets = self.robustness.targets(views)
+    self._carry(adversaries - targets)
+    return adversaries, self.diagnostics.of_attack(self.attack.threat, targets, adversaries, info)
+
+  def _loss(self, passed, aux, views, step):
+    """(the loss, its terms without the weights of the added ones) of a training pass.
+
+    Args:
+      passed: its `Representations` [n, t, d_z], the views first.
+      aux: what the pretext prepared.
+      views: how many of the members are views.
+      step: its number.
+    """
+    # Equation 12 of the Urkle paper:
+    #
+    #   l_NT-Xent((z_i1, z_i2, z_i1^adv, z_i2^adv)_i=1..b)  +  beta_robust l_Urkle
+    #   l_Urkle = mean over i, k of KL[p(z|x_ik) || p(z|x_ik^adv)]                     (eq. 11)
+    #
+    # The first term is the pretext's loss on the tuples that the scheme names, the second what
+    # the scheme adds; in other cells of the grid both are others.
+    progress = self.progress(step)
+    terms: dict[str, tf.Tensor] = {}
+    for weight, members in self.robustness.tuples(views, passed.z.shape[1] - views):
+      weight = weight(progress) if callable(weight) else weight
+      for name, value in self.pretext.loss(passed.take(members), aux).items():
+        terms[name] = terms.get(name, 0.0) + weight * tf.reduce_mean(value)
+    loss = tf.add_n(list(terms.values()))
+    risen = self.progress.risen(step, self.beta_warmup)
+    for name, (beta, value) in self.robustness.losses(self.pretext, passed, views).items():
+      terms[name] = tf.reduce_mean(value)
+      loss += beta * risen * terms[name]
+    return loss, terms
+
+  def _penalised(self, loss, terms, views, seed):
+    """(loss, terms) with those added that need passes of their own."""
+    targets, seed = flat(self.robustness.targets(views)), distribution.fold(seed, 3)
+    added = self.robustness.penalties(self.encoder, targets, self.attack.threat, seed)
+    for name, (weight, value) in added.items():
+      terms[name] = tf.reduce_mean(value)
+      loss += weight * terms[name]
+    return loss, terms
+
+  def _update(self, gradients, step):
+    """Applies the whole batch's gradients, and moves what follows the weights."""
+    self.optimizer.apply(gradients, self.trainable_variables)
+    self.pretext.after_step(self.encoder, self.progress(step))
+    self.averages.move(step)
 
   def _carry(self, perturbations):
     """Keeps what perturbations [n, a, h, w, c] have in common, over all replicas."""
@@ -428,63 +360,20 @@ class Trainer(keras.Model):
       common = context.all_reduce(tf.distribute.ReduceOp.MEAN, common)
     self._carried.assign(common)
 
-  def _moved_by_passes(self):
-    """What the step moves before its gradient is known: batch statistics."""
-    kept = (id(self.skips), id(self.clock))
-    return [variable for variable in self.non_trainable_weights if id(variable) not in kept]
 
-  @staticmethod
-  def _values(variables):
-    return [tf.convert_to_tensor(variable.value) for variable in variables]
-
-  def _update(self, gradients, variables, finite, before, step):
-    """Takes the step; or takes back what it moved so far, where it is not finite.
-
-    Args:
-      gradients: of the whole batch.
-      variables: that they belong to.
-      finite: whether loss and gradient are, a bool scalar; the same on all replicas.
-      before: the values of `_moved_by_passes` at the start of the step.
-      step: its number.
-    """
-    moved, strategy = self._moved_by_passes(), tf.distribute.has_strategy()
-    skipped = 1.0 - tf.cast(finite, tf.float32)
-    total, row, longest, last = tf.unstack(tf.convert_to_tensor(self.skips.value))
-    row = skipped * (row + 1.0)
-    last = tf.where(row > longest, tf.cast(step, tf.float32), last)
-    self.skips.assign(tf.stack([total + skipped, row, tf.maximum(longest, row), last]))
-
-    def take():
-      self.optimizer.apply(gradients, variables)
-      self.pretext.after_step(self.encoder, self.progress(step))
-      self._move_averages(step)
-      return tf.constant(True)
-
-    def take_back():
-      for variable, value in zip(moved, before, strict=True):
-        variable.assign(value)
-      self.optimizer.iterations.assign_add(1)
-      return tf.constant(False)
-
-    if not strategy:
-      tf.cond(finite, take, take_back)
-      return
-    # A strategy's variables cannot be moved in a branch: all are moved, and then put back.
-    iterations = self.optimizer.iterations
-    slots = [variable for variable in self.optimizer.variables if variable is not iterations]
-    moved, before = [*moved, *variables, *slots], before + self._values([*variables, *slots])
-    take()
-
-    def put_back(strategy, finite, before):
-      for variable, value in zip(moved, before, strict=True):
-        strategy.extended.update(
-          variable.value,
-          lambda part, finite, value: part.assign(tf.where(finite, part, value)),
-          args=(finite, value),
-          group=False,
-        )
-
-    tf.distribute.get_replica_context().merge_call(put_back, args=(finite, before))
+def _check(scheme, attack, schedule, ends):
+  """Raises `UserError` for what a scheme lacks; see `Trainer`."""
+  if scheme.adversarial:
+    if attack is None:
+      raise errors.UserError(
+        "this robustness scheme needs an attack: Trainer(..., attack=PGD(...))"
+      )
+    schedule.check(attack, scheme)
+  if not ends and scheme.strength(0.0) is not None:
+    raise errors.UserError(
+      "this robustness scheme weakens the augmentation over the training: Trainer(..., steps=), "
+      "and pipeline.views(..., strength=trainer.strength)"
+    )
 
 
 def _of_all_replicas(gradients, values):
@@ -503,48 +392,5 @@ def _of_all_replicas(gradients, values):
   return gradients, dict(zip(values, tf.unstack(row / replicas), strict=True))
 
 
-def _finite(loss, norm):
-  return tf.logical_and(tf.math.is_finite(loss), tf.math.is_finite(norm))
-
-
 def _shape(tensor):
   return tensor.shape if tensor.shape.is_fully_defined() else tf.shape(tensor)
-
-
-def _spread(loc):
-  """The root of the mean variance of a batch's dimensions: [n, d_z] -> scalar."""
-  return tf.sqrt(tf.reduce_mean(tf.math.reduce_variance(loc, 0)) + 1e-12)
-
-
-def _signal(normal):
-  """|loc|^2 / sigma^2, means over a pass [n, t, d_z]: beta times it is the weight of 1 - cos."""
-  squares = tf.reduce_mean(tf.reduce_sum(tf.square(normal.loc), -1))
-  return squares / tf.reduce_mean(tf.square(normal.scale))
-
-
-def _health(normal, views):
-  """The diagnostics of a pass of [n, members, d_z].
-
-  The first `views` members are views, and the others the adversaries of the first of them; 0 if
-  it is otherwise.
-  """
-  loc, scale = normal.loc, normal.scale
-  first = loc[:, 0]
-  values = {
-    "sigma_min": tf.reduce_min(scale),
-    "sigma_mean": tf.reduce_mean(scale),
-    "sigma_max": tf.reduce_max(scale),
-    "snr": tf.reduce_mean(tf.abs(loc) / scale),
-    "sigma_over_spread": tf.reduce_mean(scale) / _spread(first),
-    "loc_std": tf.reduce_mean(tf.math.reduce_std(first, 0)),
-    "effective_rank": effective_rank(first),
-  }
-  adversaries = loc.shape[1] - views
-  if views and adversaries:
-    part = lambda low, high: type(normal)(loc[:, low:high], scale[:, low:high])  # noqa: E731
-    clean, adversary = part(0, adversaries), part(views, views + adversaries)
-    mean_part = kl_mean_part(clean, adversary)
-    whole = tf.reduce_sum(clean.kl_divergence(adversary), -1)
-    values["kl_mean_part"] = tf.reduce_mean(mean_part)
-    values["kl_scale_part"] = tf.reduce_mean(whole - mean_part)
-  return values

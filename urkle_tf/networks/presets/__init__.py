@@ -16,7 +16,8 @@ import pathlib
 
 import numpy as np
 
-from urkle_tf import errors, networks
+from urkle_tf import errors
+from urkle_tf.networks import backbones, heads
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 PREFIX = "preset:"
@@ -76,12 +77,12 @@ def metadata(name, kind=None):
   return found[kind or "encoder"]
 
 
-def encoder(name, kind=None):
+def encoder(name, kind):
   """Builds a preset's encoder.
 
   Args:
     name: the preset's, with or without `preset:` before it.
-    kind: a subclass of `GaussianEncoder`; None for that.
+    kind: `GaussianEncoder`, or a class made from it.
 
   Returns:
     The encoder, with the preset's weights.
@@ -95,7 +96,7 @@ def encoder(name, kind=None):
   return model
 
 
-def build(network, image_size, kind=None):
+def build(network, image_size, kind):
   """Builds an encoder with new weights.
 
   Args:
@@ -104,15 +105,15 @@ def build(network, image_size, kind=None):
     kind: as in `encoder`.
   """
   options = dict(network)
-  backbone = networks.backbone(options.pop("encoder"), tuple(image_size))
-  return (kind or networks.GaussianEncoder)(backbone, **options)
+  backbone = backbones.backbone(options.pop("encoder"), tuple(image_size))
+  return kind(backbone, **options)
 
 
 def head(name):
   """Builds a preset's linear head, z -> logits; arguments and errors as of `encoder`."""
   found = read(name)
   sizes = found["classifier"]
-  model = networks.mlp(sizes["latent_dim"], [sizes["classes"]], "head")
+  model = heads.mlp(sizes["latent_dim"], [sizes["classes"]], "head")
   fill(model, _arrays(name, found), "head")
   return model
 

@@ -12,7 +12,7 @@ from tensorflow.python.framework import convert_to_constants  # no public name f
 from tensorflow.python.saved_model import loader_impl  # nor reads a model without loading it
 
 from urkle_tf import errors
-from urkle_tf.export import trust
+from urkle_tf.networks.saved import trust
 
 _SIGNATURES = ("serving_default", "serve")
 

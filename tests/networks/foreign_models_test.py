@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.export import foreign_models
+from urkle_tf.networks.saved import foreign_models
 
 SHAPE = (4, 4, 1)
 

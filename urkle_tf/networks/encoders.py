@@ -1,0 +1,69 @@
+"""What every encoder answers, and the encoder around a network that is there already."""
+
+import keras
+import tensorflow_probability as tfp
+
+from urkle_tf.networks import batch_norm, representations
+from urkle_tf.networks.folding import fold
+
+
+class Encoder:
+  """What an encoder of images is to those who use it, beside its call.
+
+  Attributes:
+    network: the Keras model underneath, images float32 [n, h, w, c] in [0, 1] -> {"loc", "scale"},
+      both float32 [n, d_z].
+    streams: {stream: network}; see `batch_norm`.
+  """
+
+  network: keras.Model
+  streams: dict
+
+  def frozen(self, stream=batch_norm.ADVERSARIAL):
+    """The encoder as an attack sees it: in inference mode, its weights as they are now.
+
+    Its batch norms are folded, here and once.
+
+    Args:
+      stream: whose batch norms; an encoder of one stream has but these.
+
+    Returns:
+      A function of images float32 [n, h, w, c] to their `tfp.distributions.Normal` [n, d_z].
+    """
+    network = fold(self.streams.get(stream, self.network))
+
+    def represent(images):
+      outputs = network(images)
+      return tfp.distributions.Normal(outputs["loc"], outputs["scale"])
+
+    return represent
+
+
+class ExportedEncoder(keras.layers.Layer, Encoder):
+  """The encoder of a network, as a trainable Keras layer whose call returns the Normal.
+
+  Args:
+    network: a Keras model, images -> {"loc", "scale"}.
+    metadata: what its folder says of it; None where it lies in none.
+
+  Attributes:
+    network: the same.
+    image_shape: (height, width, channels).
+    latent_dim: d_z.
+    metadata: a dict; "stream" where it is one of two.
+    streams: {stream: network}, the one network.
+  """
+
+  def __init__(self, network, metadata=None, **kwargs):
+    super().__init__(**kwargs)
+    self.network, self.metadata = network, dict(metadata or {})
+    self.streams = {self.metadata.get("stream", batch_norm.ADVERSARIAL): network}
+    self.image_shape = tuple(network.input_shape[1:])
+    self.latent_dim = int(network.output["loc"].shape[-1])
+    self.stochastic = bool(self.metadata.get("stochastic", True))
+    self.built = True
+
+  def call(self, images, training=None):
+    """float32 [n, h, w, c] in [0, 1] -> `tfp.distributions.Normal` of [n, d_z]."""
+    outputs = self.network(representations.checked(images), training=training)
+    return tfp.distributions.Normal(outputs["loc"], outputs["scale"])

@@ -1,0 +1,1 @@
+"""Models read from files: those of exports, and those of others."""

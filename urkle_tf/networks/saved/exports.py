@@ -1,0 +1,147 @@
+"""Reads exports: what a folder says of itself, its network and its head."""
+
+import json
+import pathlib
+
+import keras
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.networks import presets
+from urkle_tf.networks.encoders import ExportedEncoder
+from urkle_tf.networks.gaussian import GaussianEncoder
+from urkle_tf.networks.saved import foreign_models, trust
+
+FORMAT_VERSION = 1
+_KINDS = {"encoder": "an encoder", "classifier": "a classifier", "regressor": "a regressor"}
+_LARGEST_METADATA = 2**24  # bytes
+_NEEDED = ("format_version", "kind", "image_size", "latent_dim", "stochastic")
+
+
+def read_metadata(folder, kind=None):
+  """Reads and checks an export's metadata.json.
+
+  Args:
+    folder: the export's, or `"preset:NAME"`.
+    kind: "encoder", "classifier" or "regressor"; None for any.
+
+  Returns:
+    A dict; see `docs/exports.md`.
+
+  Raises:
+    UserError: if the folder is missing, is no export, or one of another kind; or there is no such
+      preset.
+  """
+  if presets.is_named(folder):
+    return presets.metadata(folder, kind)
+  folder = pathlib.Path(folder)
+  wanted = _KINDS.get(kind, "an encoder, a classifier or a regressor")
+  if not folder.is_dir():
+    raise errors.UserError(f"no folder {str(folder)!r}: give the folder of {wanted}")
+  file = folder / "metadata.json"
+  if not file.is_file():
+    inner = [f.parent.name for f in sorted(folder.glob("*/metadata.json"))]
+    hint = f"; did you mean {str(folder / inner[0])!r}?" if inner else ""
+    raise errors.UserError(f"{str(folder)!r} holds no export of {wanted} (no metadata.json){hint}")
+  try:
+    if file.stat().st_size > _LARGEST_METADATA:
+      raise ValueError(f"it has over {_LARGEST_METADATA >> 20} MiB")
+    metadata = json.loads(file.read_text(encoding="utf-8"))
+    missing = [name for name in _NEEDED if name not in metadata]
+  except (ValueError, TypeError, RecursionError) as error:
+    raise errors.UserError(f"{str(file)!r} is damaged: {error}; export again") from error
+  if missing:
+    raise errors.UserError(f"{str(file)!r} lacks {missing[0]!r}: export again")
+  if metadata["format_version"] != FORMAT_VERSION:
+    raise errors.UserError(
+      f"{str(folder)!r} has export format {str(metadata['format_version'])[:20]}, and this version "
+      f"of urkle_tf reads {FORMAT_VERSION}"
+    )
+  _check(file, metadata)
+  if kind is not None and metadata["kind"] != kind:
+    raise errors.UserError(f"{str(folder)!r} holds {_KINDS.get(metadata['kind'])}, not {wanted}")
+  return metadata
+
+
+def _check(file, metadata):
+  """Refuses metadata.json with an entry that no export could have."""
+  whole = lambda value, most: type(value) is int and 1 <= value <= most  # noqa: E731  (bool is int)
+  text = lambda value: isinstance(value, str) and len(value) < 10_000  # noqa: E731
+  size, names = metadata["image_size"], metadata.get("class_names")
+  classes, epsilon = metadata.get("classes"), metadata.get("epsilon")
+  right = {
+    "kind": text(metadata["kind"]) and metadata["kind"] in _KINDS,
+    "image_size": isinstance(size, list) and len(size) == 3 and all(whole(s, 2**16) for s in size),
+    "latent_dim": whole(metadata["latent_dim"], 2**24),
+    "stochastic": isinstance(metadata["stochastic"], bool),
+    "samples": whole(metadata.get("samples", 1), 10**6),
+    "classes": whole(classes, 2**24) or (classes is None and metadata["kind"] != "classifier"),
+    "class_names": names is None
+    or (isinstance(names, list) and all(map(text, names)) and len(names) == classes),
+    "outputs": whole(metadata.get("outputs", 1), 2**24),
+    "epsilon": epsilon is None or (type(epsilon) in (int, float) and 0 <= epsilon < 1e6),
+    "settings": isinstance(metadata.get("settings", {}), dict),
+    "versions": isinstance(metadata.get("versions", {}), dict),
+    **{name: text(metadata.get(name, "")) for name in ("norm", "dataset", "target", "stream")},
+  }
+  if wrong := [name for name, fine in right.items() if not fine]:
+    value = str(metadata.get(wrong[0]))[:60]
+    raise errors.UserError(f"{str(file)!r} cannot be right: {wrong[0]} is {value}; export again")
+
+
+def load_network(folder, metadata):
+  """An export's network, images -> {"loc", "scale"}, which fits its metadata."""
+  if presets.is_named(folder):
+    return GaussianEncoder.from_preset(folder).network
+  gives = dict.fromkeys(("loc", "scale"), (None, metadata["latent_dim"]))
+  return _load(folder, "network.keras", (None, *metadata["image_size"]), gives)
+
+
+def load_head(folder, metadata, outputs):
+  """An export's head, z -> [n, outputs], which fits its metadata."""
+  if presets.is_named(folder):
+    return presets.head(folder)
+  return _load(folder, "head.keras", (None, metadata["latent_dim"]), (None, outputs))
+
+
+def _load(folder, name, takes, gives):
+  """Loads a Keras file of an export, whose input and outputs must have these shapes."""
+  file = pathlib.Path(folder) / name
+  if not file.is_file():
+    raise errors.UserError(f"{str(folder)!r} lacks {name}: export again")
+  try:
+    model = keras.saving.load_model(file, compile=False, safe_mode=not trust.is_granted())
+    shapes = lambda tensors: tf.nest.map_structure(lambda tensor: tuple(tensor.shape), tensors)  # noqa: E731
+    output = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+    inputs, outputs = shapes(tf.nest.flatten(model.inputs)), shapes(output)
+  except Exception as error:  # zip, HDF5 and Keras raise many kinds for a damaged file
+    if foreign_models.is_code(error):
+      raise errors.UserError(
+        f"{str(file)!r} holds Python code (a Lambda layer), which is not run from a file: "
+        + trust.HINT
+      ) from error
+    raise errors.UserError(f"cannot read {str(file)!r}: {foreign_models.reason(error)}") from error
+  if (inputs, outputs) != ([takes], gives):
+    raise errors.UserError(
+      f"{str(file)!r} does not fit its metadata.json: it maps {inputs} to {outputs}, and not "
+      f"{takes} to {gives}; export again"
+    )
+  return model
+
+
+def load_encoder(folder):
+  """Loads an exported encoder.
+
+  Args:
+    folder: written by `export_encoder`, or by `export_classifier` or `export_regressor`, whose
+      encoder is meant then; or `"preset:NAME"`, see `urkle_tf.presets`.
+
+  Returns:
+    A Keras layer, trainable, whose call on images returns the `tfp.distributions.Normal`; its
+    `network` is the Keras model underneath.
+
+  Raises:
+    UserError: if there is no such export or preset.
+  """
+  metadata = read_metadata(folder)
+  return ExportedEncoder(load_network(folder, metadata), metadata, name="encoder")

@@ -1,0 +1,59 @@
+"""The moving average of what a training exports."""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+
+from urkle_tf import distribution, errors
+from urkle_tf.networks import averages
+
+
+class Averages:
+  """Moving averages of weights and batch statistics, which can stand in for them.
+
+  Args:
+    weights: Keras variables, all built.
+    ema: decay a step, at least 0 and below 1; None where there are no weights.
+
+  Attributes:
+    weights: the same.
+    variables: their averages, in the same order: state that is kept in checkpoints.
+
+  Raises:
+    UserError: if `ema` is out of its range.
+  """
+
+  def __init__(self, weights, ema):
+    if ema is not None and not 0 <= ema < 1:
+      raise errors.UserError(f"ema must be at least 0 and below 1, got {ema}")
+    self.weights, self._ema = weights, ema
+    self.variables = [
+      keras.Variable(weight.numpy(), dtype=weight.dtype, trainable=False) for weight in weights
+    ]
+
+  def move(self, step):
+    """Moves each average towards its weight (`networks.averages`), after step number `step`."""
+    if self.weights:
+      kept = averages.decay(self._ema, tf.cast(step, tf.float32))
+      averages.move(self.variables, self.weights, kept)
+
+  @contextlib.contextmanager
+  def in_place(self, strategy):
+    """Within it the weights are their averages.
+
+    Args:
+      strategy: that of the weights.
+    """
+    kept = [distribution.plain(weight) for weight in self.weights]
+
+    def assign(values):
+      with strategy.scope():
+        for weight, value in zip(self.weights, values, strict=True):
+          weight.assign(value)
+
+    assign([distribution.plain(average) for average in self.variables])
+    try:
+      yield
+    finally:
+      assign(kept)

@@ -1,0 +1,101 @@
+"""The guard against steps that are not finite."""
+
+import keras
+import tensorflow as tf
+
+
+def finite(loss, norm):
+  """Whether a step may be taken, a bool scalar.
+
+  Args:
+    loss: float32 scalar.
+    norm: of the gradient, float32 scalar.
+  """
+  return tf.logical_and(tf.math.is_finite(loss), tf.math.is_finite(norm))
+
+
+class Guard:
+  """Takes a model's step, or where it is not finite takes back what it moved, and counts.
+
+  Args:
+    model: the `Trainer`.
+    kept: variables among its own that its steps do not move.
+
+  Attributes:
+    skips: steps skipped, float32 [4]: in all, in a row now, in the longest row, and the last step
+      of that row.  Floats, which lie with the rest on an accelerator.
+  """
+
+  def __init__(self, model, kept=()):
+    self._model = model
+    self.skips = keras.Variable(
+      [0.0, 0.0, 0.0, -1.0], dtype="float32", trainable=False, aggregation="only_first_replica"
+    )
+    self._kept = {id(variable) for variable in (self.skips, *kept)}
+
+  def _moved(self):
+    """What a step moves beside the trained weights: statistics, averages."""
+    return [v for v in self._model.non_trainable_weights if id(v) not in self._kept]
+
+  def start(self):
+    """What `take` needs of the start of a step: the values of what moves before its gradient."""
+    return _values(self._moved())
+
+  def take(self, take, step, allowed, before):
+    """Takes a step if it is allowed; one that is not moves the count of steps, and nothing else.
+
+    Args:
+      take: a function without arguments: applies the gradients, moves averages.
+      step: its number, int32 scalar.
+      allowed: `finite`, the same on all replicas.
+      before: what `start` returned.
+    """
+    self._count(step, 1.0 - tf.cast(allowed, tf.float32))
+    moved, optimizer = self._moved(), self._model.optimizer
+    if tf.distribute.has_strategy():
+      slots = [v for v in optimizer.variables if v is not optimizer.iterations]
+      trained = [*self._model.trainable_variables, *slots]
+      before = before + _values(trained)
+      take()
+      _put_back([*moved, *trained], before, allowed)
+      return
+
+    def taken():
+      take()
+      return tf.constant(True)
+
+    def taken_back():
+      for variable, value in zip(moved, before, strict=True):
+        variable.assign(value)
+      optimizer.iterations.assign_add(1)
+      return tf.constant(False)
+
+    tf.cond(allowed, taken, taken_back)
+
+  def _count(self, step, skipped):
+    total, row, longest, last = tf.unstack(tf.convert_to_tensor(self.skips.value))
+    row = skipped * (row + 1.0)
+    last = tf.where(row > longest, tf.cast(step, tf.float32), last)
+    self.skips.assign(tf.stack([total + skipped, row, tf.maximum(longest, row), last]))
+
+
+def _values(variables):
+  return [tf.convert_to_tensor(variable.value) for variable in variables]
+
+
+def _put_back(variables, before, allowed):
+  """Gives variables their values of before where a step was not allowed.
+
+  A strategy's variables cannot be moved in a branch: all are moved, and then put back.
+  """
+
+  def put_back(strategy, allowed, before):
+    for variable, value in zip(variables, before, strict=True):
+      strategy.extended.update(
+        variable.value,
+        lambda part, allowed, value: part.assign(tf.where(allowed, part, value)),
+        args=(allowed, value),
+        group=False,
+      )
+
+  tf.distribute.get_replica_context().merge_call(put_back, args=(allowed, before))
