@@ -11,7 +11,6 @@ image size, or one with other labels: urkle_tf/data/labellings.py lists those.  
 already is not done again, so the same command goes on after an interruption.
 """
 
-import argparse
 import collections
 import functools
 import itertools
@@ -52,14 +51,14 @@ def placed(task):
   return "folder:" + jobs.within(task.removeprefix("folder:"))
 
 
-def unique(names, what):
-  """{folder's name: name}, in order; a `UserError` if two names would share a folder."""
-  found = {}
+def check_names(names, what):
+  """Raises a `UserError` if there is no name, or if two names would share a folder."""
+  slugs = [slug(name) for name in names]
+  if not slugs:
+    raise errors.UserError(f"give --{what}s, with commas in between")
   for name in names:
-    if slug(name) in found:
+    if slugs.count(slug(name)) > 1:
       raise errors.UserError(f"{what} {name!r} is given twice, or hardly differs from another")
-    found[slug(name)] = name
-  return found
 
 
 def encoders(texts):
@@ -75,7 +74,7 @@ def encoders(texts):
     found[name] = folder
   if not found:
     raise errors.UserError("give --encoder=NAME=FOLDER: the export of a trained encoder")
-  unique(found, "encoder")
+  check_names(found, "encoder")
   return found
 
 
@@ -270,20 +269,15 @@ Signs of masked gradients, among the rows that were looked at: {"; ".join(failed
 # --- The command line ---
 
 
-def _number(text):
-  try:
-    return spec.number(text)
-  except ValueError as error:
-    raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def _parser():
   parser = jobs.Parser(__doc__)
   add = parser.add_argument
   add("--encoder", action="append", help="NAME=FOLDER of an exported encoder; may be repeated")
   add("--tasks", required=True, help="data sets, or data sets with other labels; commas between")
   add("--protocols", default="slf", help="slf, alf, aff(beta=6); commas between")
-  add("--labels", type=_number, help="how many: a count (or all, of fewer), or a fraction below 1")
+  add(
+    "--labels", type=spec.number, help="how many: a count (or all, of fewer), or a fraction below 1"
+  )
   add("--seeds", type=int, default=1, help="how many seeds: 0, 1, ...")
   add("--data_dir", help="where data lie that TensorFlow Datasets prepared (or its own folder)")
   add("--download", action="store_true", help="let TFDS download and prepare them")
@@ -293,7 +287,7 @@ def _parser():
   add("--test_split", default="test", help="what is reported")
   add("--test_examples", type=int, help="report the first so many only (or all, of fewer)")
   add("--norm", help="linf, l2 or l1; default: that of the encoder's training")
-  add("--epsilon", type=_number, help="its radius in pixel units; default likewise")
+  add("--epsilon", type=spec.number, help="its radius in pixel units; default likewise")
   add("--attacks", default="pgd", help="on classifiers, as in urkle_tf.evaluate (regressors: PGD)")
   add("--work", default="runs/transfer", help="the folder of all runs")
   add("--out_md", help="the page; default WORK/transfer.md")
@@ -331,11 +325,8 @@ def transfer(argv=None):
     raise errors.UserError(f"--seeds must be at least 1, got {given.seeds}")
   folders = encoders(given.encoder)
   tasks, protocols = spec.split(given.tasks), spec.split(given.protocols)
-  unique(map(shown, tasks), "task")
-  unique(protocols, "protocol")
-  for name, values in (("tasks", tasks), ("protocols", protocols)):
-    if not values:
-      raise errors.UserError(f"give --{name}, with commas in between")
+  check_names([*map(shown, tasks)], "task")
+  check_names(protocols, "protocol")
   from urkle_tf import export
 
   metadata = {name: export.read_metadata(path, "encoder") for name, path in folders.items()}
