@@ -99,7 +99,7 @@ def test_ratios_are_those_within_a_turn(benchmark, monkeypatch):
 
 def test_our_attack_and_theirs_do_the_same_work(benchmark):
   """Every contender evaluates so many gradients, and the attacks move as far."""
-  _, options = benchmark._arguments(TINY)
+  options = benchmark._arguments(TINY)
   classifier = benchmark._classifier(options)
   images = tf.constant(np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype(np.float32))
   labels = tf.constant([0, 1, 2, 3])
@@ -115,7 +115,7 @@ def test_our_attack_and_theirs_do_the_same_work(benchmark):
 
 def test_mistakes_end_in_one_line(benchmark, capsys):
   with pytest.raises(SystemExit) as ended:
-    benchmark.main([*TINY, "--encoder=resnet19"])
+    benchmark.jobs.main(lambda: benchmark.main([*TINY, "--encoder=resnet19"]))
   assert ended.value.code == 2
   printed = capsys.readouterr()
   assert printed.out == ""
