@@ -35,6 +35,7 @@ INSTALL_REQUIRES = [
   # tensorflow-datasets takes any, and later ones fail beside the protobuf 5 of TensorFlow 2.19.
   "tensorflow-metadata>=1.17.3,<1.18",
   "tensorflow-probability[tf]>=0.25,<0.26",  # [tf] brings tf_keras, which .distributions needs
+  "tqdm>=4.62.3,<5",
 ]
 
 # Independent attacks: answers to compare with, in tests and audits, never for the main job.

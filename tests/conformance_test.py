@@ -17,7 +17,7 @@ from small_models import RUN
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness, spec
-from urkle_tf.training import board, monitoring
+from urkle_tf.training import board, pictures
 
 PRETEXTS = {
   "simclr": "simclr(projector=16, projection=4)",
@@ -167,7 +167,7 @@ def _resume(pretext, scheme, tmp_path, monkeypatch, **fixtures):
     "augment": "simclr" if scheme == "acl_dynamic" else "crop(padding=1, flip=false)",
     "checkpoint_every": 2,
   }
-  for drawn, name in ((monitoring.Pictures, "on_epoch_end"), (board, "embeddings")):
+  for drawn, name in ((pictures.Pictures, "on_epoch_end"), (board, "embeddings")):
     monkeypatch.setattr(drawn, name, lambda *_: None)
   with copied({2: tmp_path / "killed"}):
     whole = urkle_tf.pretrain(output_dir=str(tmp_path / "whole"), **options)

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from urkle_tf import export
-from urkle_tf.training import board, checkpoints, monitoring, preemption
+from urkle_tf.training import board, checkpoints, pictures, preemption
 
 # Two logical devices stand for two replicas; one process may own only one such strategy
 # (two hang collectives on CPUs), so it is a session fixture.
@@ -69,7 +69,7 @@ def plain_runs(monkeypatch):
     folder.mkdir()
     np.savez(folder / "weights.npz", *model.network.get_weights())
 
-  monkeypatch.setattr(monitoring.Pictures, "on_epoch_end", lambda *_: None)
+  monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *_: None)
   monkeypatch.setattr(board, "embeddings", lambda *_: None)
   monkeypatch.setattr(export, "export_encoder", keep)
   monkeypatch.setattr(export, "export_classifier", keep)

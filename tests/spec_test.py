@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from urkle_tf import attacks, errors, pretexts, robustness, spec
 from urkle_tf.data import augment, sources
+from urkle_tf.downstream import Protocol
 from urkle_tf.training import optimizers
 
 # A loaded machine may take long over one example.
@@ -133,6 +134,13 @@ def test_names_are_those_of_the_files():
   folder = pathlib.Path(spec.__file__).parent / "robustness"
   files = {file.stem for file in folder.glob("[!_]*.py")} - {"base"}
   assert set(spec.names("robustness")) == files
+
+
+def test_every_protocol_that_is_named_is_one():
+  names = spec.names("downstream")
+  assert {"slf", "aff"} <= set(names)
+  for name in names:
+    assert issubclass(spec.plugin("downstream", name, Protocol), Protocol)
 
 
 def test_a_name_may_begin_with_base(tmp_path, monkeypatch):

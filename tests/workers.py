@@ -13,18 +13,18 @@ import sys
 def main():
   """See above."""
   from urkle_tf import export, train
-  from urkle_tf.training import monitoring
+  from urkle_tf.training import pictures
 
   jobs = json.loads(sys.argv.pop(1))
   if jobs:
     from urkle_tf.training import pretraining
 
-    kept = export.export_encoder, export.export_classifier, monitoring.Pictures.on_epoch_end
+    kept = export.export_encoder, export.export_classifier, pictures.Pictures.on_epoch_end
     export.export_encoder = export.export_classifier = lambda *args: None
-    monitoring.Pictures.on_epoch_end = lambda *args: None
+    pictures.Pictures.on_epoch_end = lambda *args: None
     for settings in jobs:
       pretraining.pretrain(**settings)
-    export.export_encoder, export.export_classifier, monitoring.Pictures.on_epoch_end = kept
+    export.export_encoder, export.export_classifier, pictures.Pictures.on_epoch_end = kept
   if sys.argv[1:]:
     train.main()
 

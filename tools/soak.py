@@ -111,11 +111,11 @@ def train(words, fault, every, file):
   from urkle_tf import export
   from urkle_tf import train as command
   from urkle_tf.data import pipeline
-  from urkle_tf.training import checkpoints, monitoring
+  from urkle_tf.training import checkpoints, metrics
 
   noted = open(file, "w", buffering=1)  # noqa: SIM115
   note = lambda *words: print(*words, file=noted)  # noqa: E731
-  step_ended = monitoring.Metrics.on_train_batch_end
+  step_ended = metrics.Metrics.on_train_batch_end
   save, export_encoder = checkpoints.Checkpoints.save, export.export_encoder
   saves, steps = itertools.count(1), itertools.count(1)
 
@@ -164,7 +164,7 @@ def train(words, fault, every, file):
     return views(*arguments, start_step=start_step, **options).enumerate(start_step).map(spoil)
 
   pipeline.views = views_with_bad_ones
-  monitoring.Metrics.on_train_batch_end = count_step
+  metrics.Metrics.on_train_batch_end = count_step
   checkpoints.Checkpoints.save = save_under_faults
   export.export_encoder = export_under_faults
   sys.argv = ["train", *words]

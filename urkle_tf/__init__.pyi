@@ -107,9 +107,9 @@ def pretrain(
     epsilon: radius of the threat model in pixel units of [0, 1].
     attack_steps: PGD steps of the inner maximisation.
     attack_step_size: their size in pixel units; default 2.5 epsilon / steps.
-    attack: spec of the attack: `"pgd(start=0.5)"`, or `"rs_fgsm"`, `"fgsm"` or `"n_fgsm"`, which
-      take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, and pictures and the
-      probe are of PGD then.
+    attack: spec of the attack: `"pgd(start=0.5)"`, `"apgd"`, or `"rs_fgsm"`, `"fgsm"` or
+      `"n_fgsm"`, which take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, and
+      pictures and the probe are of PGD then.
     attack_schedule: spec of how PGD's steps change over the training, `"rising(first=1)"` or
       `"controlled(every=300)"`; None for a constant number.
     attack_precision: `"mixed_bfloat16"` for the attack's passes alone; None for `precision`.
@@ -273,6 +273,8 @@ def assess(
   samples: int = 200,
   standing: bool = False,
   checks: bool = True,
+  measure: str | list[str] | None = None,
+  modes: str | None = None,
   corruptions: str | None = None,
   severities: list[float] | None = None,
   representation_examples: int = 1000,
@@ -298,7 +300,7 @@ def assess(
     examples: use only this many examples of the split, the first ones.
     image_size: resize to squares of this many pixels; None for the images' own size.
     attacks: specs, in a list or with commas in between: `"pgd(steps=100, restarts=2),fgsm"`; also
-      rs_fgsm, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, all of them.
+      rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, which runs several.
     norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, or linf.
     epsilon: radius in pixel units of [0, 1]; None for that of the training, or 8/255.
     epsilons: several radii instead; the first is that of the representation and the bound.
@@ -313,6 +315,11 @@ def assess(
     standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
     checks: whether signs of masked gradients are looked for, on the first 200 images: see
       `urkle_tf.evaluation.checks`.
+    measure: specs of measurements, in a list or with commas in between: `"bound(loss_cap=4,
+      steps=200)"` adds one, or sets options of one that is measured anyway; a new one is a file
+      in `urkle_tf/evaluation/measurements`.
+    modes: readings of z that are measured, `"sampled"` or `"deterministic"`; None for both where
+      z is sampled.
     corruptions: `"all"` for the 15 standard types, names of them with commas in between, or
       `"tfds"` for the corrupted images that TFDS has prepared; None for none.
     severities: of the corruptions, numbers from 1 to 5; None for all.
@@ -324,7 +331,7 @@ def assess(
     batch_size: images that are attacked together.
     seed: all randomness is a function of it.
     regressor: instead of a classifier an exported regressor's folder, attacked by PGD; a message
-      names the settings that it does not use: see `regression.assess_regressor`.
+      names the settings that it does not use: see `urkle_tf.evaluation.regression`.
 
   Returns:
     What report.json holds, a dict.

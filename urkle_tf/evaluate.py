@@ -10,7 +10,7 @@ The same command on the same --output_dir finishes what was begun there, or find
 """
 
 from urkle_tf import command_line, errors, settings
-from urkle_tf.output import tables
+from urkle_tf.evaluation import measurements
 
 
 def main():
@@ -20,35 +20,11 @@ def main():
   def evaluate(**given):
     if not given["output_dir"]:
       raise errors.UserError("give --output_dir=FOLDER: where the report is written")
-    evaluation = command_line.load("evaluation")  # starts TensorFlow: only now
-
-    result = evaluation.assess(**given)
-    if part := result.get("regression"):
-      worst = part["attacks"][0]
-      print(
-        f"root mean square error: {part['clean']['rmse']:.4g} clean, {worst['rmse']:.4g} under "
-        f"{worst['name']}, {tables.threat(worst, ', epsilon ')}"
-      )
-    if "clean" in result:
-      print(f"clean accuracy: {100 * result['clean']['accuracy']:.2f}%")
-    for row in result.get("attacks", ()):
-      print(
-        f"{row['name']}, {tables.threat(row, ', epsilon ')}, {row['mode']} z: "
-        f"{100 * row['accuracy']:.2f}%"
-      )
-    if part := result.get("corruptions"):
-      print(
-        f"corrupted: {100 * part['mean']:.2f}%, mean of {len(part['types'])} types "
-        f"(mean corruption error {100 * part['mean_corruption_error']:.2f}%)"
-      )
-    if part := result.get("checks"):
-      failed = ", ".join(check["name"] for check in part if not check["passed"])
-      print(f"checks: {f'FAILED: {failed}' if failed else 'all passed'}")
-    if part := result.get("bound"):
-      print(
-        f"bound on the adversarial loss, M {part['M']:.4g}: {part['value']:.4g} (measured: "
-        f"{part['measured_adversarial_loss']:.4g}{'; vacuous' if part['vacuous'] else ''})"
-      )
+    measurements.named(given["measure"])  # mistakes in it are found without TensorFlow
+    result = command_line.load("evaluation.assess").assess(**given)
+    for one, part in measurements.in_report(result):
+      for line in one.lines(part):
+        print(line)
     print(f"report: {given['output_dir']}/report.{'html' if given['html'] else 'md'}")
 
   command_line.run(evaluate, names)

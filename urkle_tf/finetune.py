@@ -29,16 +29,16 @@ def main():
   names = command_line.define(settings.Finetune)
 
   def finetune(seeds, **given):
-    downstream = command_line.load("downstream")  # starts TensorFlow: only now
+    adapting = command_line.load("downstream.adapting")  # starts TensorFlow: only now
 
     if seeds is not None:
-      result = downstream.adapt_seeds(seeds=seeds, **given)
+      result = adapting.adapt_seeds(seeds=seeds, **given)
       for name, mean in result["mean"].items():
         deviation = result["deviation"].get(name)
         spread = "" if deviation is None else f" ± {deviation:.2g}"
         print(f"{name.replace('_', ' ')}: {mean:.4g}{spread} ({seeds} seeds)")
       return
-    result = downstream.adapt(**given)
+    result = adapting.adapt(**given)
     if "selection" in result:
       print(f"weight decay: {result['selection']['weight_decay']:g}")
     for name, text in _RESULTS.items():

@@ -187,7 +187,7 @@ class UrkleRegularizer(keras_private.OwnLosses):
 
   @classmethod
   def from_config(cls, config):
-    attack = dict(config["attack"])
+    attack = {name: value for name, value in config["attack"].items() if name != "name"}
     threat = attacks.from_norm(attack.pop("norm"), attack.pop("epsilon"))
     encoder = keras.saving.deserialize_keras_object(config["encoder"])
     return cls(**{**config, "encoder": encoder, "attack": attacks.PGD(threat, **attack)})

@@ -114,10 +114,14 @@ def _call(function, name, options, given):
 
 
 def names(package):
-  """The names of the plug-ins of `urkle_tf.<package>`: its public modules."""
-  path = importlib.import_module(f"urkle_tf.{package}").__path__
-  found = [module.name for module in pkgutil.iter_modules(path)]
-  return [name for name in found if name != "base" and not name.startswith("_")]
+  """The names of the plug-ins of `urkle_tf.<package>`: its public modules.
+
+  Others are `base`, and what the package names in `SHARED`.
+  """
+  found = importlib.import_module(f"urkle_tf.{package}")
+  others = ("base", *getattr(found, "SHARED", ()))
+  modules = [module.name for module in pkgutil.iter_modules(found.__path__)]
+  return [name for name in modules if name not in others and not name.startswith("_")]
 
 
 def plugin(package, text, base):
@@ -133,9 +137,8 @@ def plugin(package, text, base):
   """
   name, _ = parse(text)
   if name not in names(package):
-    raise errors.unknown(
-      package.removesuffix("s").replace("robustnes", "robustness"), name, names(package)
-    )
+    kind = package.rpartition(".")[2].removesuffix("s").replace("robustnes", "robustness")
+    raise errors.unknown(kind, name, names(package))
   module = importlib.import_module(f"urkle_tf.{package}.{name}")
   found = [
     value
@@ -151,14 +154,21 @@ def plugin(package, text, base):
   return found[0]
 
 
-def build(package, text, base):
-  """Instantiates the plug-in that a spec names; arguments and errors as of `plugin`.
+def build(package, text, base, defaults=None, **given):
+  """Instantiates the plug-in that a spec names; further arguments and errors as of `plugin`.
+
+  Args:
+    package: see `plugin`.
+    text: the spec; its options become keyword arguments.
+    base: see `plugin`.
+    defaults: options where the spec does not give them, a dict.
+    **given: further keyword arguments, that the spec may not set.
 
   Raises:
     UserError: also if it has no such option.
   """
   name, options = parse(text)
-  return _call(plugin(package, text, base), name, options, {})
+  return _call(plugin(package, text, base), name, {**(defaults or {}), **options}, given)
 
 
 def call(functions, text, kind, **given):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from urkle_tf import errors
 from urkle_tf.attacks import L2, Linf, autoattack, from_norm, losses
-from urkle_tf.attacks.autoattack import STAGES, stages
+from urkle_tf.attacks.autoattack import AutoAttack
 
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
 SMALL = {"steps": 10, "targets": 3, "queries": 20}
@@ -98,23 +98,22 @@ def test_rand_averages_and_two_classes_have_no_dlr(rng):
 
 
 def test_budgets_and_what_is_left_of_them():
-  found = stages("standard", steps=7, targets=4, queries=11, restarts=2)
+  found = AutoAttack(Linf(0.1), "standard", 7, targets=4, queries=11, restarts=2).plans()
   assert [(s.name, s.steps, s.targets, s.restarts, s.rounds) for s in found] == [
     ("apgd_ce", 7, 0, 2, 1),
     ("apgd_t", 7, 4, 2, 4),
     ("fab_t", 7, 4, 2, 4),
     ("square", 11, 0, 2, 1),
   ]
-  made = found[0].make(Linf(0.1))
-  assert (made.steps, made.restarts) == (7, 2)
-  assert found[3].make(Linf(0.1)).queries == 11
-  published = stages()
+  assert (found[0].attack.steps, found[0].attack.restarts) == (7, 2)
+  assert found[3].attack.queries == 11
+  published = AutoAttack(Linf(0.1)).plans()
   assert [s.steps for s in published] == [100, 100, 100, 5000]
   assert [s.targets for s in published] == [0, 9, 9, 0]
-  few = STAGES["apgd_t"]().fit(3)
+  _, few, *_ = AutoAttack(Linf(0.1)).plans(classes=3)
   assert (few.targets, few.loss) == (2, losses.targeted_margin)
-  assert STAGES["apgd_t"]().fit(4).loss is losses.targeted_dlr
-  assert STAGES["fab_t"]().fit(2).targets == 1
+  assert AutoAttack(Linf(0.1)).plans(classes=4)[1].loss is losses.targeted_dlr
+  assert AutoAttack(Linf(0.1)).plans(classes=2)[2].targets == 1
 
 
 @pytest.mark.parametrize(

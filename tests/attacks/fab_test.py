@@ -247,7 +247,7 @@ def test_xla_gives_the_same(problem):
 def test_settings_and_mistakes():
   described = json.loads(json.dumps(FAB(L2(0.5), steps=5).describe()))
   assert described == {
-    "name": "fab",
+    "name": "fab_t",
     "norm": "l2",
     "epsilon": 0.5,
     "restarts": 1,
@@ -256,6 +256,10 @@ def test_settings_and_mistakes():
     "backward": 0.9,
     "bias": 0.1,
   }
-  for options, words in [({"steps": 0}, "steps must be"), ({"bias": 2}, "bias must be in")]:
+  for options, words in [
+    ({"steps": 0}, "steps must be"),
+    ({"bias": 2}, "bias must be in"),
+    ({"overshoot": 0.5}, "overshoot must be a number >= 1"),
+  ]:
     with pytest.raises(errors.UserError, match=words):
       FAB(Linf(0.1), **options)

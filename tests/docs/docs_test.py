@@ -32,7 +32,6 @@ from sklearn import datasets
 from torch_resnets import listed, resnet_state
 
 from urkle_tf import command_line, export, networks
-from urkle_tf.evaluation import plans
 from urkle_tf.networks.classifier import Classifier
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -173,23 +172,40 @@ def robustify(monkeypatch):
   return {"model": model, "images": np.zeros((2, 32, 32, 3), np.float32)}
 
 
-def extending(monkeypatch):
-  """The page's files are found beside those of the package."""
-  for name in ("pretexts", "attacks", "data"):
+def beside_the_package(monkeypatch, *modules):
+  """A page's files, such as "pretexts.colours", are found beside those of the package."""
+  for module in modules:
+    name, _ = module.split(".")
     package = importlib.import_module(f"urkle_tf.{name}")
     folder = pathlib.Path("urkle_tf", name).absolute()
     folder.mkdir(parents=True)
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-  for name in ("pretexts.colours", "attacks.noise", "data.stripes"):
-    monkeypatch.delitem(sys.modules, f"urkle_tf.{name}", raising=False)
-  monkeypatch.setattr(plans, "ATTACKS", dict(plans.ATTACKS))
-  classifier(pathlib.Path("RUN/classifier"), encoder(pathlib.Path("RUN/encoder"), 8, 1))
+    monkeypatch.delitem(sys.modules, f"urkle_tf.{module}", raising=False)
+
+
+def extending(monkeypatch):
+  beside_the_package(monkeypatch, "pretexts.colours", "data.stripes")
 
 
 def extended(names):
-  rows = {row["name"] for row in names["report"]["attacks"]}
-  assert rows == {"noise"}
   assert pathlib.Path("runs/colours/encoder/saved_model.pb").is_file()
+
+
+def attack_walk(monkeypatch):
+  beside_the_package(monkeypatch, "attacks.noise")
+  classifier(pathlib.Path("RUN/classifier"), encoder(pathlib.Path("RUN/encoder"), 8, 1))
+
+
+def attack_walked(names):
+  """The attack moved the training's images within the ball, and hurts in the report."""
+  rows = pathlib.Path("runs/noise/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+  for row in map(json.loads, rows):
+    assert 0 < row["attack_distance"] <= 1 + 1e-5
+    assert row["attack_objective"] > 0
+  report = json.loads(pathlib.Path("reports/noise/report.json").read_text(encoding="utf-8"))
+  found = [row for row in report["attacks"] if row["mode"] == "deterministic"]
+  assert [(row["name"], row["restarts"]) for row in found] == [("noise", 5), ("pgd", 1)]
+  assert found[0]["nll"] > report["clean"]["deterministic"]["nll"]
 
 
 def grid(monkeypatch):
@@ -299,12 +315,19 @@ PAGES = {
     {
       "--dataset=digits --output_dir=runs/colours": f"--dataset=digits --examples=256 {TINY} "
       "--output_dir=runs/colours",
-      'attacks="noise(draws=5),pgd"': 'attacks="noise(draws=2)", examples=8, samples=2, '
-      "eot=1, checks=False, representation_examples=0",
       "epochs=2": "epochs=1",
     },
     elsewhere={"bash launch/test.sh": "it runs this"},
     check=extended,
+  ),
+  "walks/attack.md": Page(
+    attack_walk,
+    {
+      "--output_dir=runs/noise": f"--output_dir=runs/noise --examples=256 {TINY}",
+      "--output_dir=reports/noise": f"--output_dir=reports/noise --examples=8 {QUICK}",
+      "draws=50": "draws=5",
+    },
+    check=attack_walked,
   ),
   "python.md": Page(
     smaller={
@@ -344,6 +367,12 @@ PAGES = {
     cited=("python -m urkle_tf.train --data_service",),
   ),
   "reliability.md": Page(),
+  "walks/measurement.md": Page(
+    elsewhere={
+      "# urkle_tf/evaluation/measurements/": "tests/docs/walk_measurement_test.py runs it",
+      "python -m urkle_tf.evaluate": "and this",
+    },
+  ),
   "walks/step.md": Page(),
   "results/mnist.md": Page(cited=("python",)),
   "results/cifar10_small_older.md": Page(cited=("python",)),

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 from small_models import small_encoder
 
-from urkle_tf import downstream, errors, evaluation, export, networks
+import urkle_tf
+from urkle_tf import downstream, errors, export, networks
 from urkle_tf.data import sources
 from urkle_tf.downstream import _selection, slf
 
@@ -320,7 +321,7 @@ def test_a_head_on_pooled_features(encoder, short, tmp_path, protocol):
     np.testing.assert_allclose(np.exp(one["log_probabilities"]), wanted, atol=1e-4)
   np.testing.assert_allclose(served["head"](z=features)["logits"], logits, atol=1e-4)
 
-  result = evaluation.assess(
+  result = urkle_tf.assess(
     classifier=found["classifier"],
     examples=40,
     attacks="pgd(steps=2)",

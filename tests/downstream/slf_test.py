@@ -11,7 +11,7 @@ from small_models import small_encoder
 
 from urkle_tf import downstream, errors, export
 from urkle_tf.data import sources
-from urkle_tf.downstream import _labels, slf
+from urkle_tf.downstream import _labels, adapting, slf
 from urkle_tf.networks.regressor import Regressor
 
 
@@ -285,7 +285,7 @@ def test_another_encoder_in_the_same_folder(encoder, tmp_path):
 
 def test_a_signal_between_two_seeds_ends_both(tmp_path, signalled, monkeypatch):
   begun = []
-  monkeypatch.setattr(downstream, "adapt", lambda seed, **_: begun.append(seed) or {})
+  monkeypatch.setattr(adapting, "adapt", lambda seed, **_: begun.append(seed) or {})
   signalled(lambda: downstream.adapt_seeds(str(tmp_path), 5), at=3)
   assert begun == [0, 1]
 

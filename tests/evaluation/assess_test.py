@@ -13,18 +13,14 @@ from scipy import stats
 from sklearn import metrics
 from small_models import small_encoder
 
-from urkle_tf import distribution, errors, evaluation, export, networks
+import urkle_tf
+from urkle_tf import distribution, errors, export, networks
 from urkle_tf.data import sources
-from urkle_tf.evaluation import (
-  attacked,
-  calibration,
-  clean,
-  foreign,
-  representation,
-  scoring,
-)
+from urkle_tf.evaluation import attacked, calibration, foreign, representation, scoring
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.candidates import Worst, choose
+from urkle_tf.evaluation.context import Context
+from urkle_tf.evaluation.measurements.representation import Representation
 from urkle_tf.networks.classifier import Classifier
 
 
@@ -37,7 +33,7 @@ def predictions(rng, n=400, classes=5):
 
 def test_nll_and_accuracy_are_scikit_learns(rng):
   _, values, labels = predictions(rng)
-  found = clean.scores(values, labels)
+  found = calibration.scores(values, labels)
   assert found["nll"] == pytest.approx(metrics.log_loss(labels, np.exp(values)), rel=1e-5)
   assert found["accuracy"] == metrics.accuracy_score(labels, values.argmax(1))
 
@@ -80,9 +76,9 @@ def test_brier_is_a_numpy_loop(rng):
   ],
 )
 def test_wilson_interval_is_the_published_one(right, total, low, high):
-  found = clean.wilson(right, total)
+  found = calibration.wilson(right, total)
   assert found == pytest.approx([low, high], abs=5e-5)
-  assert clean.wilson(total - right, total) == pytest.approx([1 - high, 1 - low], abs=5e-5)
+  assert calibration.wilson(total - right, total) == pytest.approx([1 - high, 1 - low], abs=5e-5)
 
 
 # Linear classifiers, whose robust accuracy has a closed form.
@@ -137,17 +133,12 @@ def linear_problem(rng):
   return source, weights, bias
 
 
-def attack_rows(model, source, norm, epsilons, batch_size=64, attacks="pgd", **options):
-  labels = source.labels
-  scorer = scoring.Scorer(model, batch_size)
-  scored = [scorer.both(images).arrays() for _, images, _ in scoring.stream(source, batch_size)]
-  on_clean = scoring.Scores.join(scored, scorer.modes)
+def attack_rows(model, source, norm, epsilons, attacks="pgd", standing=False, **options):
   plans = planning.read(
     attacks, norm, epsilons, source.image_shape, steps=20, classes=model.classes
   )
-  return attacked.measure(
-    model, source, labels, on_clean, scorer, plans, norm, epsilons, batch_size, **options
-  )
+  context = Context(source, norm, epsilons, model, **{"batch_size": 64, **options})
+  return attacked.measure(context, plans, standing)
 
 
 @pytest.mark.parametrize("norm, epsilons", [("linf", [0.005, 0.02]), ("l2", [0.02, 0.08])])
@@ -198,10 +189,10 @@ def test_each_mode_is_judged_on_what_broke_the_other(rng, monkeypatch):
   model = linear_classifier(weights, bias, 0.05, stochastic=True)
   original = attacked.adversary
 
-  def adversary(classifier, plan, norm, mode, eot):
+  def adversary(classifier, plan, mode, eot):
     if mode == "sampled":
       return lambda images, *_: (images[None], 1.0)
-    return original(classifier, plan, norm, mode, eot)
+    return original(classifier, plan, mode, eot)
 
   monkeypatch.setattr(attacked, "adversary", adversary)
   (sampled, deterministic), _ = attack_rows(model, source, "linf", [0.02])
@@ -227,7 +218,7 @@ def test_noise_is_fresh_at_every_step(rng, monkeypatch):
     return original(self, loc, scale, seed=seed, samples=samples)
 
   monkeypatch.setattr(frozen, "from_representation", spy)
-  find = attacked.adversary(model, plan, "linf", "sampled", eot=1)
+  find = attacked.adversary(model, plan, "sampled", eot=1)
   images = tf.constant(source.images[:8] / 255, tf.float32)
   labels = tf.constant(source.labels[:8])
   arguments = (images, labels, tf.constant([1, 2]), tf.constant(0.02), tf.constant(0.001))
@@ -239,7 +230,7 @@ def test_noise_is_fresh_at_every_step(rng, monkeypatch):
   # --noise=fixed, and attacks that compare values between evaluations.
   (plan,) = planning.read("pgd(steps=3)", "linf", [0.02], SHAPE)
   plan = dataclasses.replace(plan, fixed_noise=True)
-  find = attacked.adversary(model, plan, "linf", "sampled", eot=1)
+  find = attacked.adversary(model, plan, "sampled", eot=1)
   seen.clear()
   find(*arguments)
   assert (len(seen), len(set(seen))) == (4, 1)
@@ -261,6 +252,45 @@ def test_standing_images_alone_give_the_same_worst_case(rng):
   # What broke within the smaller radius is not attacked within the larger.
   assert standing[1]["attacked"] == round(standing[0]["accuracy"] * source.size)
   assert [row["attacked"] for row in whole] == [source.size] * 4
+
+
+def test_progress_is_the_accuracy_over_the_images_so_far(rng, monkeypatch):
+  source, weights, bias = linear_problem(rng)
+  model = linear_classifier(weights, bias, 1e-3, stochastic=False)
+  notes = []
+
+  class Bar:
+    def __init__(self, name, total):
+      notes.append([])
+
+    def add(self, count, note):
+      notes[-1].append(note)
+
+  monkeypatch.setattr(attacked.progress, "Progress", Bar)
+  _, ((right, _),) = attack_rows(model, source, "linf", [0.02], batch_size=100)
+  shares = [right[:n].mean() for n in (100, 200, 300)]
+  assert notes == [[f"deterministic {100 * share:.1f}%" for share in shares]]
+  assert len(set(shares)) == 3
+  # What is not attacked again was broken before, and counts.
+  options = {"attacks": "fgsm,pgd", "standing": True, "batch_size": 100}
+  rows, details = attack_rows(model, source, "linf", [0.02], **options)
+  before, after = (right for right, _ in details)
+  assert before.sum() == rows[1]["attacked"] < 100
+  last = np.flatnonzero(before)[-1] + 1
+  assert notes[2] == [f"deterministic {100 * after[:last].mean():.1f}%"]
+  assert after[:last].mean() < 0.5  # of those that were attacked, nearly all stand
+
+
+def test_a_mode_alone_is_attacked_as_it_is_beside_the_other(rng):
+  source, weights, bias = linear_problem(rng)
+  model = linear_classifier(weights, bias, 0.05, stochastic=True)
+  options = {"eot": 5, "attacks": "pgd(steps=2)"}
+  both, _ = attack_rows(model, source, "linf", [0.02], **options)
+  for row in both:
+    modes = (row["mode"],)
+    (alone,), _ = attack_rows(model, source, "linf", [0.02], modes=modes, **options)
+    assert alone["accuracy"] == alone["own_accuracy"] == row["own_accuracy"]
+    assert alone["zero_gradients"] == row["zero_gradients"]
 
 
 def test_autoattack_is_its_stages_and_the_worst_of_them(rng):
@@ -369,10 +399,10 @@ def test_served_figures_are_a_plain_loop():
   votes = np.zeros((3, 12), np.int64)
   votes[1, :9], votes[2, 2:] = 1, 2
   votes[0, 11] = 5  # beyond the first ten calls
-  found = clean.served(votes, labels, 20)
+  found = calibration.served(votes, labels, 20)
   assert found["served_accuracy"] == pytest.approx((11 + 9 + 10) / 36)
   assert found["accuracy_all_draws"] == pytest.approx(1 / 3)
-  assert found["interval_all_draws"] == clean.wilson(1, 3)
+  assert found["interval_all_draws"] == calibration.wilson(1, 3)
   assert (found["served_samples"], found["draws"]) == (20, 10)
 
 
@@ -496,8 +526,8 @@ def test_a_model_without_gradients_is_attacked_by_square_alone(tmp_path):
   tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.serve)
   arguments = {"classifier": str(tmp_path / "model"), "examples": 40, "epsilon": 0.3}
   with pytest.raises(errors.UserError, match="has no gradient that pgd, fgsm could follow"):
-    evaluation.assess(**arguments)
-  found = evaluation.assess(
+    urkle_tf.assess(**arguments)
+  found = urkle_tf.assess(
     attacks="pgd,autoattack(queries=30)",
     checks=False,
     output_dir=str(tmp_path / "report"),
@@ -514,7 +544,7 @@ def test_a_model_without_gradients_is_attacked_by_square_alone(tmp_path):
   model = foreign.look_at(tmp_path / "model", source)
   assert not attacked.differentiable(model)
   (plan,) = planning.read("pgd(steps=2)", "linf", [0.1], (8, 8, 1))
-  find = attacked.adversary(model, plan, "linf", "deterministic")
+  find = attacked.adversary(model, plan, "deterministic")
   images = tf.constant(source.images / 255, tf.float32)
   candidates, zeros = find(
     images, tf.constant(source.labels), tf.constant([1, 2]), tf.constant(0.1), tf.constant(0.01)
@@ -547,9 +577,8 @@ def test_the_worst_kl_of_a_linear_encoder_is_its_closed_form(rng):
   matrix[:8, 0] = [1, -2, 3, 1, 1, -1, 2, 1]  # rows that do not overlap: the corner maximises both
   matrix[8:, 1] = [2, 2, -1, 1, 1, 1, -1, 3]
   dense.set_weights([matrix])
-  found = representation.measure(
-    network, grey_source(rng, n=12), "linf", 0.02, steps=20, restarts=2, batch_size=5
-  )
+  context = Context(grey_source(rng, n=12), "linf", [0.02], network=network, batch_size=5)
+  found = representation.measure(context, Representation(steps=20))
   wanted = sum(np.abs(matrix).sum(0) ** 2) * 0.02**2 / (2 * 0.5**2)
   assert found["kl_mean"] == pytest.approx(wanted, rel=1e-3)
   assert found["kl_max"] == pytest.approx(wanted, rel=1e-3)
@@ -584,10 +613,10 @@ def test_an_images_own_figures_and_both_forms_of_the_regulariser():
   pixels = np.full((6, *SHAPE), 128, np.uint8)
   pixels[::2] = 0
   source = sources.ArraySource(pixels, name="grey", split="test", class_names=["a"], labels=[0] * 6)
-  arrays = {}
-  found = representation.measure(
-    network, source, "linf", 0.05, steps=20, batch_size=4, loss_cap=3.0, arrays=arrays
-  )
+  context = Context(source, "linf", [0.05], network=network, kind="encoder", batch_size=4)
+  context.save_images = True
+  found = representation.measure(context, Representation(steps=20, loss_cap=3.0))
+  arrays = context.arrays
   moved = 0.05 * np.array([12, 16] * 3)  # black images: the 12 pixels that may rise
   kl = moved**2 / (2 * 0.2**2)
   np.testing.assert_allclose(arrays["representation_kl"], kl, rtol=1e-3)
@@ -640,7 +669,7 @@ def test_report_is_the_contracts(folders, tmp_path, capsys):
     "eot": 4,
     **SMALL,
   }
-  result = evaluation.assess(**arguments)
+  result = urkle_tf.assess(**arguments)
   stored = json.loads((tmp_path / "report" / "report.json").read_text())
   assert stored == json.loads(json.dumps(result))
   assert set(stored) == {"clean", "attacks", "representation", "config", "versions"}
@@ -693,13 +722,41 @@ def test_report_is_the_contracts(folders, tmp_path, capsys):
 
   # The same command finds it finished; another one is refused.
   capsys.readouterr()
-  assert evaluation.assess(**arguments) == stored
+  assert urkle_tf.assess(**arguments) == stored
   assert "is finished" in capsys.readouterr().out
   assert not (tmp_path / "report" / "report.html").exists()
-  assert evaluation.assess(**arguments, html=True) == stored
+  assert urkle_tf.assess(**arguments, html=True) == stored
   assert "data:image/png;base64," in (tmp_path / "report" / "report.html").read_text()
   with pytest.raises(errors.UserError, match="--seed=0"):
-    evaluation.assess(**arguments | {"seed": 1})
+    urkle_tf.assess(**arguments | {"seed": 1})
+
+
+def test_one_mode_is_measured_alone(folders, tmp_path, monkeypatch):
+  arguments = {"classifier": str(folders / "sampled"), "eot": 2, "attacks": "fgsm", **SMALL}
+  arguments |= {"corruptions": "contrast", "severities": [3.0], "representation_examples": 0}
+  both = urkle_tf.assess(**arguments)
+  sampled = urkle_tf.assess(**arguments, modes="sampled")
+  assert [row["mode"] for row in sampled["attacks"]] == ["sampled"]
+  assert not {"deterministic"} & ({*sampled["clean"]} | {*sampled["corruptions"]})
+  assert sampled["clean"] == {k: v for k, v in both["clean"].items() if k != "deterministic"}
+  assert (both["config"].get("modes"), sampled["config"]["modes"]) == (None, "sampled")
+
+  def forbidden(*_, **__):
+    raise AssertionError("z was sampled")
+
+  monkeypatch.setattr(Classifier, "from_noise", forbidden)
+  output = {"output_dir": str(tmp_path / "report"), "measure": "checks(examples=10)"}
+  alone = urkle_tf.assess(**arguments, **output, modes="deterministic")
+  assert [row["mode"] for row in alone["attacks"]] == ["deterministic"]
+  assert alone["attacks"][0]["own_accuracy"] == both["attacks"][1]["own_accuracy"]
+  assert alone["clean"]["mode"] == "deterministic"
+  assert both["clean"]["deterministic"].items() <= alone["clean"].items()
+  assert both["corruptions"]["deterministic"].items() <= alone["corruptions"].items()
+  assert len(alone["checks"]) == 7  # all but that of noise
+  text = (tmp_path / "report" / "report.md").read_text()
+  assert "z = mu" in text
+  assert "sampled" not in text
+  assert "As it is served" not in text
 
 
 def test_a_report_of_another_model_is_never_returned(folders, tmp_path):
@@ -711,18 +768,20 @@ def test_a_report_of_another_model_is_never_returned(folders, tmp_path):
     "attacks": "fgsm",
     **SMALL | {"representation_examples": 0},
   }
-  result = evaluation.assess(**arguments)
+  with pytest.raises(errors.UserError, match=r"mode of this model 'sampled' .known: determinis"):
+    urkle_tf.assess(**arguments, modes="sampled,deterministic")
+  result = urkle_tf.assess(**arguments)
   assert [row["mode"] for row in result["attacks"]] == ["deterministic"]
   assert result["clean"]["mode"] == "deterministic"
   assert "representation" not in result
   model.head.get_layer("dense1").bias.assign_add(np.ones(10, np.float32))
   export.export_classifier(model, tmp_path / "classifier", {"epsilon": 0.1})
   with pytest.raises(errors.UserError, match="another model"):
-    evaluation.assess(**arguments)
+    urkle_tf.assess(**arguments)
 
 
 def test_an_encoder_alone_needs_no_labels(folders, tmp_path):
-  result = evaluation.assess(
+  result = urkle_tf.assess(
     encoder=str(folders / "encoder"),
     output_dir=str(tmp_path / "report"),
     save_images=True,
@@ -754,12 +813,17 @@ def test_an_encoder_alone_needs_no_labels(folders, tmp_path):
     ({"split": "tset"}, "did you mean 'test'"),
     ({"eot": 0}, "--eot must be at least 1"),
     ({"batch_size": 0}, "--batch_size must be at least 1"),
+    ({"modes": "samplad"}, "unknown mode of this model 'samplad'; did you mean 'sampled'"),
+    ({"modes": "deterministic", "loss_cap": 4.0}, "leave out --loss_cap or --modes"),
+    ({"measure": "bound"}, "bound needs the option 'loss_cap'"),
+    ({"noise": "frish"}, "unknown noise 'frish'; did you mean 'fresh'"),
+    ({"representation_examples": -1}, "examples must be an integer of at least 0, got -1"),
   ],
 )
 def test_mistakes_are_one_line_and_leave_no_folder(folders, tmp_path, changes, message):
   arguments = {"classifier": str(folders / "sampled"), "output_dir": str(tmp_path / "report")}
   with pytest.raises(errors.UserError, match=message) as caught:
-    evaluation.assess(**arguments | changes)
+    urkle_tf.assess(**arguments | changes)
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "report").exists()
 

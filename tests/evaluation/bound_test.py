@@ -9,9 +9,12 @@ import pytest
 import tensorflow as tf
 from small_models import small_encoder
 
-from urkle_tf import errors, evaluation, export, networks
+import urkle_tf
+from urkle_tf import errors, export, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, bound
+from urkle_tf.evaluation.context import Context
+from urkle_tf.evaluation.measurements.bound import Bound
 from urkle_tf.networks.classifier import Classifier
 
 # The cap.
@@ -107,16 +110,9 @@ def test_a_constant_head_and_a_linear_encoder_have_a_closed_form():
   labels = np.arange(12) % 10
   model = Classifier(linear_network(matrix, 0.5), linear_head(np.zeros((1, 10)), np.zeros(10)))
   epsilon, loss_cap = 0.03, 3.0
-  found = bound.measure(
-    model,
-    array_source(images.astype(np.uint8), labels, 10),
-    "linf",
-    epsilon,
-    loss_cap,
-    steps=20,
-    loss_steps=2,
-    batch_size=5,
-  )
+  source = array_source(images.astype(np.uint8), labels, 10)
+  context = Context(source, "linf", [epsilon], model, batch_size=5)
+  found = bound.measure(context, Bound(loss_cap, steps=20, loss_steps=2))
   shift = epsilon * np.where(grey, 2, 1) @ np.abs(pair_weights)
   divergence = shift**2 / (2 * 0.5**2)
   wanted = loss_cap / math.sqrt(2) * math.sqrt(divergence.mean())
@@ -159,9 +155,8 @@ def normal_mean(function, means, spread):
 def test_losses_of_a_sampled_linear_classifier_are_those_of_quadrature():
   model, source, margin, difference, scale = binary_problem()
   epsilon, loss_cap = 0.03, 1.5
-  found = bound.measure(
-    model, source, "linf", epsilon, loss_cap, steps=10, loss_steps=20, samples=3000, batch_size=16
-  )
+  context = Context(source, "linf", [epsilon], model, batch_size=16)
+  found = bound.measure(context, Bound(loss_cap, steps=10, loss_steps=20, samples=3000))
   floor = math.exp(-loss_cap)
   capped = lambda odds: (1 - 2 * floor) / (1 + np.exp(-odds)) + floor  # noqa: E731
   spread = scale * np.linalg.norm(difference)
@@ -182,9 +177,8 @@ def test_losses_of_a_sampled_linear_classifier_are_those_of_quadrature():
 def test_each_attack_serves_the_other(monkeypatch):
   model, source, _, _, scale = binary_problem()
   epsilon = 0.03
-  arguments = (model, source, "linf", epsilon, 1.5)
-  options = {"steps": 10, "loss_steps": 20}
-  whole = bound.measure(*arguments, **options)
+  arguments = Context(source, "linf", [epsilon], model), Bound(1.5, steps=10, loss_steps=20)
+  whole = bound.measure(*arguments)
 
   # An attack on the KL that goes nowhere: the loss's adversaries are corners of the ball, too.
   def stay(encoder, images):
@@ -192,19 +186,19 @@ def test_each_attack_serves_the_other(monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr(bound, "kl_objective", stay)
-    found = bound.measure(*arguments, **options)
+    found = bound.measure(*arguments)
   assert found["kl_mean"] == pytest.approx(16 * epsilon**2 / (2 * scale**2), rel=0.05)
 
   # An attack on the loss that finds nothing: the KL's adversaries count, and hurt less.
   monkeypatch.setattr(attacked, "adversary", lambda *_: lambda images, *_: (images[None], 1.0))
-  found = bound.measure(*arguments, **options)
+  found = bound.measure(*arguments)
   assert whole["clean_loss"] == found["clean_loss"]
   assert found["measured_adversarial_loss"] < whole["measured_adversarial_loss"] - 0.02
   assert found["kl_mean"] == pytest.approx(whole["kl_mean"], rel=1e-3)
 
   # Neither finds anything: the clean images alone, by Jensen no worse than the clean loss.
   monkeypatch.setattr(bound, "kl_objective", stay)
-  nothing = bound.measure(*arguments, **options)
+  nothing = bound.measure(*arguments)
   assert nothing["kl_mean"] < 0.1 * whole["kl_mean"]
   assert nothing["measured_adversarial_loss"] < nothing["clean_loss"]
   assert nothing["measured_adversarial_loss"] <= found["measured_adversarial_loss"]
@@ -257,7 +251,7 @@ SMALL = {
 
 def test_the_reports_part(folders, tmp_path):
   arguments = {"classifier": str(folders / "sampled"), "eot": 2, **SMALL}
-  result = evaluation.assess(
+  result = urkle_tf.assess(
     **arguments, output_dir=str(tmp_path / "report"), samples=20, loss_cap=4.0
   )
   stored = json.loads((tmp_path / "report" / "report.json").read_text())
@@ -276,7 +270,7 @@ def test_the_reports_part(folders, tmp_path):
   assert f"{part['value']:.4g} | {part['value_tight']:.4g} |" in section
   assert ("Not vacuous" not in section) is part["vacuous"]
   assert "the true maxima may be larger" in section
-  assert "bound" not in evaluation.assess(**arguments)
+  assert "bound" not in urkle_tf.assess(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +282,8 @@ def test_the_reports_part(folders, tmp_path):
   ],
 )
 def test_the_report_says_whether_the_bound_is_vacuous(vacuous, tight, sentence):
-  from urkle_tf.evaluation import document, report
+  from urkle_tf.evaluation import report
+  from urkle_tf.evaluation.report import document
 
   numbers = "M clean_loss regulariser value measured_adversarial_loss regulariser_tight value_tight"
   part = dict.fromkeys([*numbers.split(), "kl_mean", "cap_share", "epsilon"], 0.5)
@@ -314,7 +309,7 @@ def test_mistakes_are_one_line_and_leave_no_folder(folders, tmp_path, changes, m
   kind = "encoder" if model == "encoder" else "classifier"
   arguments = {kind: str(folders / model), "output_dir": str(tmp_path / "report"), "loss_cap": 3.0}
   with pytest.raises(errors.UserError, match=message) as caught:
-    evaluation.assess(**arguments | changes)
+    urkle_tf.assess(**arguments | changes)
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "report").exists()
 
@@ -323,4 +318,4 @@ def test_a_deterministic_classifier_has_no_bound():
   model, source, *_ = binary_problem()
   model.stochastic = False
   with pytest.raises(errors.UserError, match="deterministic"):
-    bound.measure(model, source, "linf", 0.1, 3.0)
+    bound.measure(Context(source, "linf", [0.1], model), Bound(3.0))

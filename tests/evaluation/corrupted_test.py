@@ -7,17 +7,13 @@ import numpy as np
 import pytest
 from small_models import small_encoder
 
-from urkle_tf import errors, evaluation, export, networks
+import urkle_tf
+from urkle_tf import errors, export, networks
 from urkle_tf.data import sources
-from urkle_tf.evaluation import (
-  calibration,
-  clean,
-  corrupted,
-  corruptions,
-  document,
-  pictures,
-  report,
-)
+from urkle_tf.evaluation import calibration, corrupted, corruptions
+from urkle_tf.evaluation.measurements import clean
+from urkle_tf.evaluation.measurements.corruptions import Corruptions
+from urkle_tf.evaluation.report import document, pictures
 from urkle_tf.networks.classifier import Classifier
 
 
@@ -65,7 +61,7 @@ def test_the_accuracy_of_a_light_meter_has_a_closed_form():
     assert row["accuracy"] == pytest.approx((wanted[severity] + 1) / 2)
   low, high = part["interval"]
   assert low < mean < high
-  assert [low, high] == pytest.approx(clean.wilson(mean * 50, 50))
+  assert [low, high] == pytest.approx(calibration.wilson(mean * 50, 50))
   assert (part["mode"], part["examples"], part["origin"]) == ("sampled", 50, "computed")
   assert (part["constants"], part["types"]) == ("CIFAR-10-C", ["brightness", "contrast"])
   assert part["severities"] == ["1", "2", "3", "4", "5"]
@@ -87,7 +83,7 @@ def test_scores_are_those_of_a_plain_loop(rng):
       noisy = corruptions.corrupt(images, kind, severity, np.arange(40), 5)
       values = score(noisy)["sampled"]
       row = part["by_type"][kind]["severities"][str(severity)]
-      wanted = clean.scores(values, source.labels)
+      wanted = calibration.scores(values, source.labels)
       for name in ("accuracy", "nll", "ece", "brier"):
         assert row[name] == pytest.approx(wanted[name], rel=1e-5, abs=1e-7)
       assert row["interval"] == wanted["interval"]
@@ -131,10 +127,15 @@ def test_the_pictures_show_the_figures(rng, tmp_path, monkeypatch):
   values = score(source.images.astype(np.float32) / 255)
   row = {"name": "pgd", "norm": "linf", "mode": "sampled"}
   attacks = [
-    {**row, "epsilon": 8 / 255, **clean.scores(values["deterministic"], source.labels)},
-    {**row, "epsilon": 8 / 255, **clean.scores(values["sampled"], source.labels), "name": "fgsm"},
+    {**row, "epsilon": 8 / 255, **calibration.scores(values["deterministic"], source.labels)},
+    {
+      **row,
+      "epsilon": 8 / 255,
+      **calibration.scores(values["sampled"], source.labels),
+      "name": "fgsm",
+    },
   ]
-  whole = {"clean": clean.measure(values, source.labels), "corruptions": part, "attacks": attacks}
+  whole = {"clean": clean.of_modes(values, source.labels), "corruptions": part, "attacks": attacks}
   drawn = []
   original = pictures.canvas
   monkeypatch.setattr(pictures, "canvas", lambda *size: drawn.append(original(*size)) or drawn[-1])
@@ -182,7 +183,6 @@ def test_the_pictures_show_the_figures(rng, tmp_path, monkeypatch):
     ("tfds,fog", None, "'tfds' stands alone"),
     ("fog", [0], "numbers from 1 to 5, got 0"),
     ("fog", [1.5], "numbers from 1 to 5, got 1.5"),
-    (None, [1], "says nothing without --corruptions"),
     ("tfds", None, "TFDS has no corrupted images of 'flat'"),
   ],
 )
@@ -195,7 +195,6 @@ def test_mistakes_are_one_line(text, severities, message):
 def test_all_are_the_fifteen():
   found = corrupted.plan("all", [3, 1, 3], flat_source([1, 2]))
   assert found.cells == [(name, severity) for name in corruptions.NAMES for severity in (1, 3)]
-  assert corrupted.plan(None, None, flat_source([1])) is None
 
 
 # Prepared by TFDS.
@@ -258,7 +257,7 @@ def test_prepared_images_are_scored(monkeypatch, capsys):
   assert part["severities"] == ["1", "2"]
   assert set(part["by_type"]["glass_blur"]["severities"]) == {"2"}
   assert len(part["missing"]) == 27
-  text = document.markdown(report._corruptions(part))
+  text = document.markdown(Corruptions().render(part, {}))
   assert "| glass_blur | - | 100.00 | 100.00 (" in text
   assert "| fog | 0.00 | 100.00 | 50.00 (" in text
   assert "| **mean** | 0.00 | 100.00 | 75.00 (" in text
@@ -285,12 +284,13 @@ def test_the_report_has_a_part_and_pictures(tmp_path, capsys):
   }
   for changes, message in [
     ({"corruptions": "forst"}, "did you mean 'frost'"),
+    ({"corruptions": None}, "--severities says nothing without --corruptions"),
     ({"classifier": None, "encoder": "folder"}, "--corruptions need --classifier"),
   ]:
     with pytest.raises(errors.UserError, match=message):
-      evaluation.assess(**arguments | changes)
+      urkle_tf.assess(**arguments | changes)
     assert not (tmp_path / "report").exists()
-  result = evaluation.assess(**arguments)
+  result = urkle_tf.assess(**arguments)
   stored = json.loads((tmp_path / "report" / "report.json").read_text())
   assert stored == json.loads(json.dumps(result))
   part = stored["corruptions"]

@@ -11,6 +11,7 @@ from small_models import digits
 
 from urkle_tf import errors
 from urkle_tf.evaluation import corruptions
+from urkle_tf.evaluation.corruptions import _constants, _functions
 
 
 def smooth_images(rng, n=6, side=32, channels=3):
@@ -117,7 +118,7 @@ def test_severities_get_worse(rng):
       worse = far[severity - 1] > far[severity - 2] * 0.99
       assert worse or (name, severity) in allowed, (name, far)
   waves = [1, 2, 3, 4]  # of elastic_transform: how strongly neighbours move apart
-  shares = corruptions._CONSTANTS["elastic_transform"]["CIFAR-10-C"]
+  shares = _constants.CONSTANTS["elastic_transform"]["CIFAR-10-C"]
   steep = [shares[s][0] / shares[s][1] for s in waves]
   assert steep == sorted(steep)
 
@@ -135,8 +136,8 @@ def test_constants_go_with_the_size(side, name):
 
 
 def test_every_table_is_complete():
-  for table in corruptions._CONSTANTS.values():
-    assert list(table) == list(corruptions._SIZES)
+  for table in _constants.CONSTANTS.values():
+    assert list(table) == list(_constants.SIZES)
     assert all(len(values) == 5 for values in table.values())
 
 
@@ -189,17 +190,17 @@ def test_impulse_noise_turns_its_share_black_or_white():
 def test_defocus_blur_is_scipys_correlation(rng, radius, sigma):
   # Small kernels are summed, large ones go through a Fourier transform.
   images = rng.uniform(size=(2, 27, 31, 3)).astype(np.float32)
-  kernel = corruptions._disk(radius, sigma)
+  kernel = _functions.disk(radius, sigma)
   assert kernel.sum() == pytest.approx(1, abs=1e-6)
   np.testing.assert_allclose(kernel, kernel.T, atol=1e-7)
   np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-7)
-  found = corruptions._defocus_blur(images, None, radius, sigma)
+  found = _functions.defocus_blur(images, None, radius, sigma)
   wanted = ndimage.correlate(images, kernel[None, :, :, None], mode="mirror")
   np.testing.assert_allclose(found, wanted, atol=2e-6)
 
 
 def test_the_disk_is_a_disk():
-  kernel = corruptions._disk(4, 0.1) * np.pi * 16  # that sigma smooths nothing
+  kernel = _functions.disk(4, 0.1) * np.pi * 16  # that sigma smooths nothing
   assert kernel.shape == (11, 11)
   inside = np.hypot(*np.mgrid[-5:6, -5:6]) <= 4
   assert np.ptp(kernel[inside]) < 1e-5
@@ -219,7 +220,7 @@ def test_blur_keeps_the_light_and_does_not_know_the_place(name):
 
 def test_motion_blur_is_half_a_gaussian_along_a_line(rng):
   images = rng.uniform(size=(3, 20, 20, 3)).astype(np.float32)
-  found = corruptions._streak(images, 2, 1.5, [0, 90, 45])
+  found = _functions.streak(images, 2, 1.5, [0, 90, 45])
   weights = np.exp(-(np.arange(5) ** 2) / (2 * 1.5**2))
   weights /= weights.sum()
   lines = {0: (0, 1), 1: (1, 0), 2: (2**-0.5, 2**-0.5)}
@@ -235,7 +236,7 @@ def test_motion_blur_is_half_a_gaussian_along_a_line(rng):
 @pytest.mark.parametrize("reach, passes", [(1, 1), (1, 2), (3, 2)])
 def test_glass_blur_is_the_published_loop(rng, reach, passes):
   images = rng.uniform(size=(2, 9, 10, 3)).astype(np.float32)
-  found = corruptions._glass_blur(images, draws(2), 0.05, reach, passes)  # that sigma blurs nothing
+  found = _functions.glass_blur(images, draws(2), 0.05, reach, passes)  # that sigma blurs nothing
   same = draws(2)
   wanted = images.copy()
   height, width = 9, 10
@@ -253,10 +254,10 @@ def test_glass_blur_is_the_published_loop(rng, reach, passes):
 
 def test_gaussian_smoothing_is_scipys(rng):
   images = rng.uniform(size=(2, 12, 15, 2)).astype(np.float32)
-  found = corruptions._smooth(images, 1.3)
+  found = _functions.smooth(images, 1.3)
   wanted = ndimage.gaussian_filter(images, (0, 1.3, 1.3, 0), mode="nearest", truncate=4)
   np.testing.assert_allclose(found, wanted, atol=1e-6)
-  found = corruptions._smooth(images, 7.0, truncate=3.0, mode="symmetric")
+  found = _functions.smooth(images, 7.0, truncate=3.0, mode="symmetric")
   wanted = ndimage.gaussian_filter(images, (0, 7, 7, 0), mode="reflect", truncate=3)
   np.testing.assert_allclose(found, wanted, atol=1e-6)
 
@@ -336,7 +337,7 @@ def test_plasma_is_diamonds_and_squares_in_loops():
           field[y, x] = around(y, x, moves) / 4 + height**2 * next(numbers)
     step, height = half, height / decay
   field = (field - field.min()) / (field.max() - field.min())
-  found = corruptions._plasma(draws(1), size, decay)[0]
+  found = _functions.plasma(draws(1), size, decay)[0]
   np.testing.assert_allclose(found, field, atol=1e-6)
   assert len(list(numbers)) == 1  # of 64 all but the corner's
 
@@ -367,8 +368,8 @@ def test_contrast_by_hand():
 def test_sampling_between_pixels_is_scipys(rng):
   images = rng.uniform(size=(2, 9, 12, 3)).astype(np.float32)
   rows, columns = rng.uniform(-20, 30, size=(2, 2, 5, 7))
-  for fold, mode in ((corruptions._mirror, "mirror"), (corruptions._reflect, "reflect")):
-    found = corruptions._sample(images, fold(rows, 9), fold(columns, 12))
+  for fold, mode in ((_functions.mirror, "mirror"), (_functions.reflect, "reflect")):
+    found = _functions.sample(images, fold(rows, 9), fold(columns, 12))
     for number in range(2):
       for channel in range(3):
         wanted = ndimage.map_coordinates(
@@ -381,11 +382,11 @@ def test_elastic_transform_moves_by_its_points_and_waves(rng):
   images = rng.uniform(size=(1, 32, 32, 1)).astype(np.float32)
   # All three points go 2 pixels to the right and 3 up: so does the image.
   shift = Given(np.tile([2 / 3, -1.0], (1, 3, 1)))
-  found = corruptions._elastic_transform(images, shift, 0, 0, 3 / 32)
+  found = _functions.elastic_transform(images, shift, 0, 0, 3 / 32)
   np.testing.assert_allclose(found[:, :-3, 2:], images[:, 3:, :-2], atol=1e-5)
   # Constant waves move it, too: those of every pixel smooth to themselves.
   waves = Given(np.zeros((1, 3, 2)), np.tile(np.float32([0.5, -1]), (1, 32, 32, 1)))
-  found = corruptions._elastic_transform(images, waves, 2 / 32, 0.05, 0.1)
+  found = _functions.elastic_transform(images, waves, 2 / 32, 0.05, 0.1)
   np.testing.assert_allclose(found[:, 2:, :-1], images[:, :-2, 1:], atol=1e-4)
   # A flat image stays flat.
   np.testing.assert_allclose(corrupt(grey(0.3), "elastic_transform", 5), 0.3, atol=1e-5)
@@ -403,9 +404,9 @@ def test_pixelate_is_pillows_box(rng):
 
 def test_pixelate_of_a_checkerboard_is_grey():
   board = (np.indices((8, 8)).sum(0) % 2).astype(np.float32)[None, ..., None]
-  np.testing.assert_allclose(corruptions._pixelate(board, None, 0.5), 0.5, atol=1e-6)
+  np.testing.assert_allclose(_functions.pixelate(board, None, 0.5), 0.5, atol=1e-6)
   large = np.kron(board[0, :4, :4, 0], np.ones((2, 2), np.float32))[None, ..., None]
-  np.testing.assert_allclose(corruptions._pixelate(large, None, 0.5), large, atol=1e-6)
+  np.testing.assert_allclose(_functions.pixelate(large, None, 0.5), large, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

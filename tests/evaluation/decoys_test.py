@@ -10,10 +10,13 @@ import pytest
 import tensorflow as tf
 from small_models import digits
 
-from urkle_tf import errors, evaluation, export, networks
+import urkle_tf
+from urkle_tf import errors, export, networks
 from urkle_tf.data import sources
-from urkle_tf.evaluation import attacked, document, foreign, report, scoring
+from urkle_tf.evaluation import attacked, foreign, report, scoring
 from urkle_tf.evaluation import plans as planning
+from urkle_tf.evaluation.context import Context
+from urkle_tf.evaluation.report import document
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.saved import foreign_models
 
@@ -133,7 +136,7 @@ def test_decoys_get_no_credit(linear, tmp_path, name):
   spec = tf.TensorSpec([None, 8, 8, 1], tf.float32, name="images")
   module.serve = tf.function(lambda images: function(images, linear), input_signature=[spec])
   tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.serve)
-  found = evaluation.assess(
+  found = urkle_tf.assess(
     classifier=str(tmp_path / "model"),
     examples=EXAMPLES,
     epsilon=EPSILON,
@@ -176,9 +179,9 @@ def test_without_bridges_credit_would_be_given(linear, monkeypatch, name):
   plan = planning.read("pgd(steps=20)", "linf", [EPSILON], (8, 8, 1))[0]
 
   def accuracy():
-    find = attacked.adversary(model, plan, "linf", "deterministic")
-    radius, size = tf.constant(EPSILON), tf.constant(plan.step_size(EPSILON), tf.float32)
-    candidates, _ = find(tf.constant(x), tf.constant(labels), tf.constant([1, 2]), radius, size)
+    find = attacked.adversary(model, plan, "deterministic")
+    given = tf.constant(x), tf.constant(labels), tf.constant([1, 2])
+    candidates, _ = find(*given, *plan.radius_and_step(EPSILON))
     logits = np.asarray(model.head(candidates[0]))
     return np.mean(np.argmax(logits, 1) == labels)
 
@@ -199,7 +202,7 @@ def test_an_inflated_sigma_gets_no_credit(linear, tmp_path):
   head.get_layer("dense1").set_weights([weights, bias])
   model = Classifier(network, head, stochastic=True, samples=5)
   export.export_classifier(model, tmp_path / "model", {"norm": "linf", "epsilon": EPSILON})
-  found = evaluation.assess(
+  found = urkle_tf.assess(
     classifier=str(tmp_path / "model"),
     examples=EXAMPLES,
     attacks="apgd_t(steps=20)",
@@ -228,8 +231,6 @@ def test_a_label_outside_of_the_classes_is_one_line(linear, tmp_path, monkeypatc
   model = foreign_model(linear, "none")
   source = sources.load("digits", "test", examples=20)
   monkeypatch.setattr(source, "labels", np.where(np.arange(20) == 7, 10, source.labels))
-  scorer = scoring.Scorer(model, 20)
+  context = Context(source, "linf", [EPSILON], model, batch_size=8)
   with pytest.raises(errors.UserError, match="has a label outside of the classifier's 10 classes"):
-    evaluation._classifier_parts(
-      model, source, [], "linf", [EPSILON], 20, 1, scorer, 0, False, False
-    )
+    attacked.measure(context, planning.read("fgsm", "linf", [EPSILON], (8, 8, 1)))

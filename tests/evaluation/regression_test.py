@@ -11,6 +11,8 @@ import urkle_tf
 from urkle_tf import attacks, errors, export
 from urkle_tf.data import sources
 from urkle_tf.evaluation import regression
+from urkle_tf.evaluation.assess import assess_regressor
+from urkle_tf.evaluation.context import Context
 from urkle_tf.networks.regressor import Regressor
 
 EPSILON = 0.1
@@ -44,7 +46,8 @@ def source(rng):
 def test_the_worst_case_of_a_linear_regressor(source, norm):
   model, weights, bias = linear(0.3, stochastic=False)
   attack = attacks.PGD(attacks.from_norm(norm, EPSILON), steps=20, restarts=2, keep="best")
-  part = regression.measure(model, source, attack, batch_size=20)
+  context = Context(source, norm, [EPSILON], model, batch_size=20)
+  part = regression.measure(context, attack)
   error = source.images.reshape(50, 4) / 255 @ weights + bias - source.labels
   dual = np.abs(weights).sum() if norm == "linf" else np.linalg.norm(weights)
   worst = np.abs(error) + EPSILON * dual
@@ -62,7 +65,8 @@ def test_the_worst_case_of_a_linear_regressor(source, norm):
 def test_sampled_z_and_its_mean_are_two_regressors(source):
   model, weights, bias = linear(0.5, stochastic=True)
   attack = attacks.PGD(attacks.Linf(EPSILON), steps=5, keep="best")
-  part = regression.measure(model, source, attack, eot=3, samples=400, batch_size=50)
+  context = Context(source, "linf", [EPSILON], model, eot=3, samples=400)
+  part = regression.measure(context, attack)
   assert part["clean"]["mode"] == "sampled"
   assert [row["mode"] for row in part["attacks"]] == ["sampled", "deterministic"]
   assert [row["eot"] for row in part["attacks"]] == [3, 1]
@@ -73,8 +77,7 @@ def test_sampled_z_and_its_mean_are_two_regressors(source):
     assert row["mae"] == pytest.approx(np.mean(error + reach), rel=tolerance)
   assert part["clean"]["mae"] == pytest.approx(np.mean(error), rel=0.02)
   assert part["clean"]["mae"] != part["clean"]["deterministic"]["mae"]
-  again = regression.measure(model, source, attack, eot=3, samples=400, batch_size=50)
-  assert again == part
+  assert regression.measure(context, attack) == part
 
 
 def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
@@ -83,7 +86,7 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   export.export_regressor(model, tmp_path / "regressor", {"norm": "linf", "epsilon": EPSILON})
   monkeypatch.setattr(sources, "load", lambda *args, **kwargs: source)
   options = {"regressor": str(tmp_path / "regressor"), "attack_steps": 2, "samples": 10}
-  report = regression.assess_regressor(output_dir=str(tmp_path / "report"), **options)
+  report = assess_regressor(output_dir=str(tmp_path / "report"), **options)
   written = (tmp_path / "report" / "report.json").read_text()
   assert json.loads(written) == json.loads(json.dumps(report))
   assert str(tmp_path) not in written
@@ -95,7 +98,7 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   assert not (tmp_path / "report" / "report.html").exists()
   capsys.readouterr()
   again = {"output_dir": str(tmp_path / "report"), "html": True, **options}
-  assert regression.assess_regressor(**again) == report
+  assert assess_regressor(**again) == report
   assert "its page is made of what it holds" in capsys.readouterr().out
   error = f"{report['regression']['attacks'][0]['rmse']:.4g}"
   assert f">{error}</dd>" in (tmp_path / "report" / "report.html").read_text()
@@ -109,13 +112,15 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
 
   source.target, source.class_names = None, ["a", "b"]
   with pytest.raises(errors.UserError, match="predicts numbers, but the labels of 'x' are classes"):
-    regression.assess_regressor(**options)
+    assess_regressor(**options)
   with pytest.raises(errors.UserError, match="no folder"):
-    regression.assess_regressor(regressor=str(tmp_path / "nowhere"))
+    assess_regressor(regressor=str(tmp_path / "nowhere"))
 
 
 def test_what_is_not_finite_is_no_result(source):
   model, _, _ = linear(0.5, stochastic=False)
   model.head.layers[-1].bias.assign(tf.constant([np.nan]))
   with pytest.raises(errors.UserError, match="NaN"):
-    regression.measure(model, source, attacks.FGSM(attacks.Linf(EPSILON)))
+    regression.measure(
+      Context(source, "linf", [EPSILON], model), attacks.FGSM(attacks.Linf(EPSILON))
+    )

@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from small_models import digits, small_encoder
 
-from urkle_tf import attacks, errors, evaluation, export, networks
+import urkle_tf
+from urkle_tf import attacks, errors, export, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, bound, corrupted, representation
+from urkle_tf.evaluation.context import Context
+from urkle_tf.evaluation.measurements.bound import Bound
+from urkle_tf.evaluation.measurements.representation import Representation
 from urkle_tf.evaluation.store import Store
 from urkle_tf.networks.classifier import Classifier
 
@@ -84,23 +88,23 @@ def test_a_killed_evaluation_goes_on(folder, tmp_path, monkeypatch):
   original = attacked._attack
   monkeypatch.setattr(attacked, "_attack", lambda *a: batches.append(a) or original(*a))
   arguments = {"classifier": str(folder), **SETTINGS}
-  whole = evaluation.assess(**arguments, output_dir=str(tmp_path / "whole"))
+  whole = urkle_tf.assess(**arguments, output_dir=str(tmp_path / "whole"))
   needed = len(batches)
   assert 3 <= kept < needed
   batches.clear()
   # Other settings do not mix with what is there, nor does another model.
   with pytest.raises(errors.UserError, match="--seed=0"):
-    evaluation.assess(**arguments, output_dir=str(tmp_path / "killed"), seed=1)
+    urkle_tf.assess(**arguments, output_dir=str(tmp_path / "killed"), seed=1)
   owner = partial / "owner.json"
   own = owner.read_text()
   owner.write_text(own.replace(json.loads(own)["fingerprint"], "another"))
   with pytest.raises(errors.UserError, match="another model") as caught:
-    evaluation.assess(**arguments, output_dir=str(tmp_path / "killed"))
+    urkle_tf.assess(**arguments, output_dir=str(tmp_path / "killed"))
   assert "\n" not in str(caught.value)
   owner.write_text(own)
   assert not batches
 
-  resumed = evaluation.assess(**arguments, output_dir=str(tmp_path / "killed"))
+  resumed = urkle_tf.assess(**arguments, output_dir=str(tmp_path / "killed"))
   assert len(batches) == needed - kept
   assert without_seconds(resumed) == without_seconds(whole)
   stored = json.loads((tmp_path / "killed" / "report.json").read_text())
@@ -112,8 +116,8 @@ def test_a_killed_evaluation_goes_on(folder, tmp_path, monkeypatch):
 
 
 def _paths():
-  root = os.path.dirname(os.path.dirname(evaluation.__file__))
-  return {"PYTHONPATH": os.path.dirname(root), "TF_CPP_MIN_LOG_LEVEL": "3"}
+  root = os.path.dirname(os.path.dirname(urkle_tf.__file__))
+  return {"PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def forbidden(*_, **__):
@@ -140,14 +144,13 @@ def test_what_was_measured_is_not_measured_again(model, tmp_path, monkeypatch):
     return {"sampled": values, "deterministic": values + 1}
 
   def parts(scorer):
-    arrays = {}
-    options = {"batch_size": 20, "store": store}
-    yield corrupted.measure(scorer, source, found, **options)
-    yield representation.measure(
-      *(model.network, source, "linf", 0.1, 3, 1), arrays=arrays, **options
-    )
-    yield {name: array.tolist() for name, array in arrays.items()}
-    yield bound.measure(model, source, "linf", 0.1, 3.0, 3, 1, 2, 2, 20, **options)
+    yield corrupted.measure(scorer, source, found, batch_size=20, store=store)
+    context = Context(source, "linf", [0.1], model, model.network, batch_size=20, store=store)
+    context.save_images = True
+    yield representation.measure(context, Representation(steps=3, restarts=1))
+    yield {name: array.tolist() for name, array in context.arrays.items()}
+    options = {"steps": 3, "restarts": 1, "loss_steps": 2, "eot": 2, "samples": 20}
+    yield bound.measure(context, Bound(loss_cap=3.0, **options))
 
   first = list(parts(score))
   with monkeypatch.context() as patch:

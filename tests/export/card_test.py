@@ -11,7 +11,7 @@ import yaml
 from small_models import digits, small_encoder
 
 import urkle_tf
-from urkle_tf import errors, evaluation, export, networks
+from urkle_tf import errors, export, networks
 from urkle_tf.export import card
 from urkle_tf.networks.classifier import Classifier
 
@@ -49,7 +49,7 @@ def folder(encoder, tmp_path_factory):
 def report(folder, tmp_path_factory):
   place = tmp_path_factory.mktemp("report")
   options = {"attacks": "pgd(steps=2)", "eot": 1, "samples": 4, "checks": False, "examples": 12}
-  found = evaluation.assess(str(folder), output_dir=place, representation_examples=4, **options)
+  found = urkle_tf.assess(str(folder), output_dir=place, representation_examples=4, **options)
   return place, found
 
 

@@ -8,7 +8,7 @@ from sklearn import decomposition
 from tensorboard.backend.event_processing import event_accumulator
 
 import urkle_tf
-from urkle_tf import attacks, evaluation
+from urkle_tf import attacks
 from urkle_tf.output import figures
 from urkle_tf.training import latent_map
 
@@ -185,7 +185,7 @@ def test_a_run_writes_the_figures_that_mean_something(tmp_path, pretext, robustn
       assert min(file.shape[:2]) > 400
 
   report = tmp_path / "report"
-  evaluation.assess(
+  urkle_tf.assess(
     encoder=str(tmp_path / "encoder"), output_dir=report, examples=10, representation_examples=10
   )
   assert (report / "figures" / "latent_map.png").exists() is ("latent_map" in wanted)

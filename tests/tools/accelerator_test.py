@@ -24,7 +24,7 @@ from torch_resnets import forward
 
 import urkle_tf
 from urkle_tf import distribution, errors, networks
-from urkle_tf.training import checkpoints, pretraining
+from urkle_tf.training import checkpoints, jobs
 
 FOLDER = scripts.ROOT / "tools" / "accelerator"
 sys.path.insert(0, str(FOLDER))
@@ -116,7 +116,7 @@ def programs(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(arrays, "LARGE", KERNELS)
     patch.setattr(export, "_portable", lambda text: texts.append(text) or portable(text))
-    with pretraining.prepared(TEACHER) as job:
+    with jobs.prepared(TEACHER) as job:
       export.export_step(job, folder / "teacher", redraw=True)
       urkle_tf.export_encoder(job.learner.encoder, folder / "start")
       batches = list(job.views().take(4))
@@ -147,7 +147,7 @@ def test_the_students_program_is_given_its_teacher(programs, tmp_path):
   for weight in teacher.network.trainable_weights:
     weight.assign(weight + rng.normal(0, 0.1, weight.shape))
   urkle_tf.export_encoder(teacher, tmp_path / "teacher")
-  with pretraining.prepared(distil(tmp_path / "teacher")) as job:
+  with jobs.prepared(distil(tmp_path / "teacher")) as job:
     own = own_steps(job, batches)
   weights = [weight.numpy() for weight in teacher.network.weights]
   described, _ = arrays.read_program(folder / "student")
@@ -166,7 +166,7 @@ def test_the_encoder_at_its_start_is_written(programs):
 def test_a_program_by_the_clock_reads_the_clock(programs, tmp_path):
   _, _, batches, _ = programs
   lengths = {}
-  with pretraining.prepared(TIMED) as job:
+  with jobs.prepared(TIMED) as job:
     export.export_step(job, tmp_path)
     _, begun = arrays.read_program(tmp_path)
     job.learner.clock.assign(0.125)  # a quarter of the warm-up
@@ -209,7 +209,7 @@ def test_what_is_exported_names_no_folder(programs):
 def test_mistakes_of_an_export_end_in_one_line(options, words, tmp_path):
   with (
     pytest.raises(errors.UserError, match=words) as caught,
-    pretraining.prepared({**TEACHER, **options}) as job,
+    jobs.prepared({**TEACHER, **options}) as job,
   ):
     export.export_step(job, tmp_path)
   assert "\n" not in str(caught.value)
@@ -220,7 +220,7 @@ def test_averages_are_the_encoder_that_is_saved(tmp_path):
   """Copies among what is drawn anew stay copies."""
   with (
     pytest.MonkeyPatch.context() as patch,
-    pretraining.prepared({**TEACHER, "ema": 0.9}) as job,
+    jobs.prepared({**TEACHER, "ema": 0.9}) as job,
   ):
     patch.setattr(arrays, "LARGE", KERNELS)
     export.export_step(job, tmp_path, redraw=True)
@@ -518,7 +518,7 @@ def jax_python():
 def test_the_road_under_jax(programs, jax_python, tmp_path):
   """Teacher and student in one go; then the package takes the same steps from the same start."""
   folder, _, _, _ = programs
-  with pretraining.prepared(TEACHER) as job:
+  with jobs.prepared(TEACHER) as job:
     images = job.source.images
   np.savez(tmp_path / "data.npz", train_images=images, train_labels=np.zeros(len(images), np.int32))
   command = [jax_python, FOLDER / "train.py", tmp_path / "out", f"--data={tmp_path / 'data.npz'}"]
@@ -527,7 +527,7 @@ def test_the_road_under_jax(programs, jax_python, tmp_path):
   order = [np.random.default_rng(epoch).permutation(len(images)) for epoch in range(2)]
   batches = [{"image": images[rows]} for epoch in order for rows in epoch.reshape(-1, 16)]
   for name, settings in (("teacher", TEACHER), ("student", distil(tmp_path / "teacher"))):
-    with pretraining.prepared(settings) as job:
+    with jobs.prepared(settings) as job:
       if name == "teacher":
         _, state = arrays.read_program(folder / name)
         for variable, value in zip(job.state, map(state.get, checkpoints.names(job.state))):

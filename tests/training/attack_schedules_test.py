@@ -13,7 +13,7 @@ import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
 from urkle_tf.data import sources
 from urkle_tf.networks.kl import kl_objective
-from urkle_tf.training import attack_schedules, pretraining
+from urkle_tf.training import attack_schedules, jobs
 
 SMALL = {
   "encoder": "convnet(width=4, layers=2)",
@@ -187,7 +187,7 @@ def test_the_ratio_is_measured_on_images_that_training_never_sees(tmp_path, monk
 
 
 def test_what_looks_at_an_encoder_stays_in_the_ball():
-  with pretraining.prepared({**SMALL, "attack": "n_fgsm"}) as job:
+  with jobs.prepared({**SMALL, "attack": "n_fgsm"}) as job:
     assert type(job.learner.attack) is attacks.NFGSM
     assert type(job.attack) is attacks.PGD
     assert type(job.attack.threat) is attacks.Linf

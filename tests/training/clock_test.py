@@ -21,10 +21,10 @@ from urkle_tf.training import (
   attack_schedules,
   checkpoints,
   forecast,
-  monitoring,
+  jobs,
   optimizers,
   preemption,
-  pretraining,
+  recorder,
 )
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -132,10 +132,9 @@ def one_second(monkeypatch):
   """Each execution takes one second, compilation included."""
 
   def tick(self, images):
-    self._since_row += 1.0
-    self._counted += images
+    self.count(images, 1.0)
 
-  monkeypatch.setattr(monitoring.Metrics, "_tick", tick)
+  monkeypatch.setattr(recorder.Recorder, "tick", tick)
 
 
 @pytest.mark.usefixtures("plain_runs", "one_second")
@@ -229,7 +228,7 @@ def test_work_that_a_kill_loses_does_not_count(tmp_path):
 def test_checkpoints_of_trainings_by_steps_hold_no_clock():
   states = []
   for options in ({"epochs": 1}, {"minutes": 1.0}):
-    with pretraining.prepared({**SMALL, "output_dir": None, **options}) as job:
+    with jobs.prepared({**SMALL, "output_dir": None, **options}) as job:
       states.append(sorted(name[6:] for name in checkpoints.names(job.state)))
       if job.learner.clock is not None:
         assert sum(variable is job.learner.clock for variable in job.state) == 1
@@ -237,7 +236,7 @@ def test_checkpoints_of_trainings_by_steps_hold_no_clock():
 
 
 def test_a_training_without_either_has_100_epochs():
-  with pretraining.prepared({**SMALL, "output_dir": None}) as job:
+  with jobs.prepared({**SMALL, "output_dir": None}) as job:
     assert job.settings["epochs"] == 100
     assert job.steps == 400
 

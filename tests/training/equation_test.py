@@ -16,17 +16,17 @@ N, SIDE, WIDTH, D = 5, 8, 3, 4
 MIN_SCALE, MAX_SCALE = 0.1, 0.25
 
 
-class Given:
+class Given(attacks.Attack):
   """An attack that returns the images it was given."""
 
   def __init__(self, adversaries):
-    self.threat, self._adversaries = attacks.Linf(0.1), adversaries
+    super().__init__(attacks.Linf(0.1))
+    self._adversaries = adversaries
 
-  def run(self, objective, images, seed, **options):
-    del objective, seed
-    assert options == {}
+  def _attempt(self, objective, images, restart, seed):
+    del objective, restart, seed
     assert images.shape == self._adversaries.shape
-    return self._adversaries, {"objective": tf.zeros(len(images)), "zero_gradients": tf.zeros([])}
+    return {"result": self._adversaries, "objective": tf.zeros(len(images))}
 
 
 # --- The networks, layer by layer ---

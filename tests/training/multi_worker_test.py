@@ -14,7 +14,7 @@ from small_models import RUN
 
 import urkle_tf
 from urkle_tf import distribution, errors, export, networks, pretexts
-from urkle_tf.training import monitoring
+from urkle_tf.training import pictures
 
 pytestmark = pytest.mark.timeout(1800)  # three processes that compile every cell with --full
 
@@ -111,7 +111,7 @@ def test_two_workers_take_the_steps_of_one_device(
   assert {*CELLS, *FULL} >= known
   monkeypatch.setattr(export, "export_encoder", lambda *args: None)
   monkeypatch.setattr(export, "export_classifier", lambda *args: None)
-  monkeypatch.setattr(monitoring.Pictures, "on_epoch_end", lambda *args: None)
+  monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *args: None)
   scopes = {"one": distribution.strategy("one"), **({"two replicas": mirrored} if full else {})}
   rows = {}
   for name, cell in cells.items():

@@ -64,7 +64,7 @@ def test_the_second_sigterm_ends_a_command_at_once(watched):
   """A command may be anywhere: in a step, or where nobody looks for signals."""
   done = _run(f"""
 import contextlib, os, signal
-from urkle_tf import preemption as p
+from urkle_tf.training import preemption as p
 with p.terminable(), p.watch() if {watched} else contextlib.nullcontext():
   try:
     os.kill(os.getpid(), signal.SIGTERM)

@@ -17,7 +17,7 @@ from interruptions import copied
 import urkle_tf
 from urkle_tf import errors, export
 from urkle_tf.data import pipeline
-from urkle_tf.training import checkpoints, monitoring, preemption, runs
+from urkle_tf.training import checkpoints, pictures, preemption, recorder, runs
 
 SMALL = {
   "encoder": "convnet(width=4, layers=2)",
@@ -143,15 +143,16 @@ def test_what_a_resume_would_lose_is_noticed(whole, tmp_path, monkeypatch, lost)
 @pytest.mark.parametrize("at", [1, pytest.param(4, marks=pytest.mark.full), 7])
 def test_a_signal_ends_the_step_and_nothing_is_lost(whole, tmp_path, monkeypatch, at):
   """With a mean half full, at an epoch's end, and between two rows."""
-  tick = monitoring.Metrics._tick
+  tick, ticks = recorder.Recorder.tick, []
 
   def tick_and_signal(self, images):
     tick(self, images)
-    if int(self.model.optimizer.iterations) == at:
+    ticks.append(images)
+    if len(ticks) == at:
       os.kill(os.getpid(), signal.SIGTERM)
 
   with monkeypatch.context() as patch:
-    patch.setattr(monitoring.Metrics, "_tick", tick_and_signal)
+    patch.setattr(recorder.Recorder, "tick", tick_and_signal)
     with pytest.raises(preemption.Stopped) as caught:
       _pretrain(tmp_path, probe_split="train[100:200]")
   assert (caught.value.number, caught.value.step) == (signal.SIGTERM, at)
@@ -320,7 +321,7 @@ def test_averages_are_exported_in_place_of_encoder_and_head(tmp_path, monkeypatc
 
   monkeypatch.setattr(export, "export_encoder", keep)
   monkeypatch.setattr(export, "export_classifier", keep)
-  monkeypatch.setattr(monitoring.Pictures, "on_epoch_end", lambda *_: None)
+  monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *_: None)
   options = {"pretext": "supervised(width=4, layers=2)", "robustness": "none", "epochs": 1}
   _pretrain(tmp_path, ema=0.9, **options)
   assert len(found) == 2

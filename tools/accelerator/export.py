@@ -48,10 +48,10 @@ def export(redraw=False, write_encoder=None, **given):
     write_encoder: likewise.
     **given: settings of `urkle_tf.pretrain`; `output_dir` is PROGRAM.
   """
-  pretraining = command_line.load("training.pretraining")
+  jobs = command_line.load("training.jobs")
   from urkle_tf import export as exports
 
-  with pretraining.prepared(given) as job:
+  with jobs.prepared(given) as job:
     export_step(job, given["output_dir"], redraw)
     if write_encoder:
       exports.export_encoder(job.learner.encoder, write_encoder)
@@ -67,7 +67,7 @@ def export_step(job, folder, redraw=False):
   the state.  A distil teacher's weights are among the inputs.
 
   Args:
-    job: a `pretraining.Job` whose augmentation runs in the step.
+    job: a `jobs.Job` whose augmentation runs in the step.
     folder: where to.
     redraw: whether large initial kernels, in `job` too, are replaced by normal random numbers of
       the same standard deviation, which the description tells of in three numbers each.

@@ -2,8 +2,9 @@
 
 An attack maximises any `objective(images) -> [batch]` per example inside a
 threat model.  It knows no network and no label, so that training and evaluation
-use the same code.  `losses` are objectives of classifications; `autoattack` runs
-the ensemble of that name on any callable that scores images.
+use the same code.  One file each, found by its name.  `losses` are objectives of
+classifications; `autoattack` runs the ensemble of that name on any callable that
+scores images.
 """
 
 from urkle_tf import spec
@@ -11,36 +12,54 @@ from urkle_tf.attacks import losses
 from urkle_tf.attacks.apgd import APGD
 from urkle_tf.attacks.autoattack import autoattack
 from urkle_tf.attacks.base import Attack
-from urkle_tf.attacks.fab import FAB
-from urkle_tf.attacks.pgd import FGSM, NFGSM, PGD, RSFGSM
+from urkle_tf.attacks.fab_t import FAB
+from urkle_tf.attacks.fgsm import FGSM
+from urkle_tf.attacks.n_fgsm import NFGSM
+from urkle_tf.attacks.pgd import PGD
+from urkle_tf.attacks.plan import Plan
+from urkle_tf.attacks.rs_fgsm import RSFGSM
 from urkle_tf.attacks.square import Square
 from urkle_tf.attacks.threat import L1, L2, Linf, ThreatModel, from_norm
 
-_TRAINING = {
-  "pgd": lambda threat, steps, step_size, start=1.0, restarts=1, keep="last", carry=False: PGD(
-    threat, steps, step_size, start, restarts, keep, carry=carry
-  ),
-  "rs_fgsm": lambda threat, steps, step_size, carry=False: RSFGSM(threat, carry),
-  "fgsm": lambda threat, steps, step_size, start=1e-3: FGSM(threat, start),
-  "n_fgsm": lambda threat, steps, step_size: NFGSM(threat),
-}
+SHARED = ("losses", "plan", "threat")  # what no spec names: see `spec.names`
 
 
 def from_spec(text, threat, steps, step_size=None):
   """The attack of a training, of a spec such as `"pgd(start=0.5)"` or `"rs_fgsm"`.
 
   Args:
-    text: the spec: `pgd(start, restarts, keep, carry)`, `rs_fgsm(carry)`, `fgsm(start)` or
-      `n_fgsm`.
+    text: the spec: a file of this folder, and options of the constructor of its class.
     threat: the `ThreatModel`.
-    steps: of PGD; the others take one.
+    steps: of attacks whose number of steps is free.
     step_size: likewise, in pixel units; None for 2.5 epsilon / steps.
 
   Raises:
-    UserError: for another attack, option or norm.
+    UserError: for another attack, option or norm, or an attack that no training can use.
   """
-  given = {"threat": threat, "steps": steps, "step_size": step_size}
-  return spec.call(_TRAINING, text, "attack", **given)
+  kind = spec.plugin("attacks", text, Attack)
+  kind.check("training")
+  flags = {"steps": steps, "step_size": step_size}
+  flags = {name: value for name, value in flags.items() if name in kind.budget}
+  return spec.build("attacks", text, Attack, **kind.accepted({"threat": threat, **flags}))
+
+
+def for_evaluation(text, threat, **flags):
+  """The attack of an evaluation, of a spec such as `"pgd(steps=100)"` or `"autoattack"`.
+
+  Args:
+    text: the spec.
+    threat: the `ThreatModel`.
+    **flags: `steps`, `step_size` and `restarts` of the attacks whose `budget` names them, where
+      the spec does not.
+
+  Raises:
+    UserError: as of `from_spec`.
+  """
+  kind = spec.plugin("attacks", text, Attack)
+  kind.check("evaluation")
+  flags = {name: value for name, value in flags.items() if name in kind.budget}
+  given = kind.accepted({"threat": threat, **kind.in_evaluation})
+  return spec.build("attacks", text, Attack, kind.accepted(flags), **given)
 
 
 __all__ = [
@@ -54,9 +73,11 @@ __all__ = [
   "RSFGSM",
   "Attack",
   "Linf",
+  "Plan",
   "Square",
   "ThreatModel",
   "autoattack",
+  "for_evaluation",
   "from_norm",
   "from_spec",
   "losses",

@@ -50,7 +50,9 @@ class APGD(base.Attack):
   is the last iterate, to be compared with it under fresh noise.
   """
 
-  def __init__(self, threat, steps=100, restarts=1, momentum=0.75, rho=0.75, name="apgd"):
+  budget: tuple[str, ...] = ("steps", "restarts")
+
+  def __init__(self, threat, steps=100, restarts=1, momentum=0.75, rho=0.75):
     """Builds the attack.
 
     Args:
@@ -59,12 +61,11 @@ class APGD(base.Attack):
       restarts: runs from different random starts, >= 1.
       momentum: the share of the new step in a move, in (0, 1]; not for l1.
       rho: the share of steps that must raise the objective, in [0, 1]; not for l1.
-      name: what logs and reports call the attack.
 
     Raises:
       UserError: if an argument is out of its range.
     """
-    super().__init__(threat, restarts, name)
+    super().__init__(threat, restarts)
     self.steps = base.count("steps", steps)
     self.momentum = base.share("momentum", momentum)
     self.rho = base.share("rho", rho)

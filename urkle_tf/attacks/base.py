@@ -1,36 +1,89 @@
 """What every attack shares: the seam, the checks of an objective, the choice among restarts."""
 
+import copy
+import inspect
 import numbers
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
 from urkle_tf import distribution, errors
+from urkle_tf.attacks import losses
+from urkle_tf.attacks.plan import Plan
 
 
 class Attack:
   """Maximises an objective per example inside a threat model.
 
-  A subclass writes one attempt, `_attempt`; restarts are attempts with different seeds, of
-  which the best is kept per example.
+  A subclass, alone in a file of this folder, is an attack of that name everywhere.  It writes one
+  attempt, `_attempt`, and declares what differs from the class attributes here; restarts are
+  attempts with different seeds, of which the best is kept per example.
 
   Call an attack outside of a gradient tape, or in a `tf.function`: an eager tape around it
   would record every forward pass.
 
   Attributes:
+    name: what specs, logs and reports call the attack: its file's name.
+    gradients: whether it follows gradients, and says nothing of a model that has none.
+    refused: {"training" or "evaluation": why not, and what to use}; empty serves both.
+    takes: what `run` can be given beside epsilon: "steps", "step_size", "carried".
+    budget: arguments of the constructor that the commands' flags give, where a spec does not:
+      "steps", "step_size", "restarts".
+    in_evaluation: further arguments, of the attack in an evaluation.
+    loss: in an evaluation it maximises this one of `losses`.
+    targets: how many wrong classes that loss aims at; 0 for a loss without targets.
+    fixed_noise: whether it compares values between evaluations, so that an objective with noise
+      must use the same at each; else fresh noise serves it better.
     threat: the `ThreatModel`.
+    steps: gradient steps, or queries, of an attempt.
     restarts: how many attempts are made.
-    name: what logs and reports call the attack.
+    carry: whether a `Trainer` is to give `run` what the adversaries of the step before have in
+      common.
   """
 
-  def __init__(self, threat, restarts, name):
+  name = ""
+  gradients = True
+  refused: ClassVar[dict[str, str]] = {}
+  takes: tuple[str, ...] = ()
+  budget: tuple[str, ...] = ()
+  in_evaluation: ClassVar[dict[str, Any]] = {}
+  loss: Callable = staticmethod(losses.cross_entropy)
+  targets = 0
+  fixed_noise = False
+  steps: Any = 1
+  carry = False
+
+  def __init_subclass__(cls, **options):
+    super().__init_subclass__(**options)
+    package, _, name = cls.__module__.rpartition(".")
+    if package == __package__:
+      cls.name = name
+
+  def __init__(self, threat, restarts=1):
     self.threat = threat
     self.restarts = count("restarts", restarts)
-    self.name = name
 
   def __repr__(self):
     known = ("name", "norm", "epsilon")  # from the class and the threat model
     settings = [f"{k}={v!r}" for k, v in self.describe().items() if k not in known]
-    return f"{type(self).__name__}({self.threat!r}, {', '.join(settings)})"
+    return f"{type(self).__name__}({', '.join([repr(self.threat), *settings])})"
+
+  @classmethod
+  def check(cls, use):
+    """Refuses a use, "training" or "evaluation", that the attack does not serve.
+
+    Raises:
+      UserError: which says why, and what to use.
+    """
+    if use in cls.refused:
+      raise errors.UserError(f"{cls.name} {cls.refused[use]}")
+
+  @classmethod
+  def accepted(cls, options):
+    """Those of some options, a dict, that the constructor takes."""
+    parameters = inspect.signature(cls).parameters
+    return {name: value for name, value in options.items() if name in parameters}
 
   def describe(self):
     """The settings as plain values, for logs and metadata."""
@@ -40,6 +93,22 @@ class Attack:
       "epsilon": float(self.threat.epsilon),
       "restarts": self.restarts,
     }
+
+  def plans(self, classes=None):
+    """What an evaluation runs for this attack: a list of one `Plan`; an ensemble has several.
+
+    Args:
+      classes: how many the classifier knows, or None.
+
+    Raises:
+      UserError: if the loss needs more of them.
+    """
+    targets = self.targets if classes is None else min(self.targets, classes - 1)
+    return [Plan(self, self.loss, targets, self.fixed_noise)]
+
+  def step_size_at(self, epsilon):
+    """The norm of a step at a radius, in pixel units; None where the attack chooses it."""
+    del epsilon
 
   def __call__(self, objective, images, seed=None):
     """Looks for the images of the threat model that maximise the objective.
@@ -55,27 +124,52 @@ class Attack:
     """
     return self.run(objective, images, seed)[0]
 
-  def run(self, objective, images, seed=None):
+  def run(
+    self, objective, images, seed=None, epsilon=None, steps=None, step_size=None, carried=None
+  ):
     """As calling, and also says what the attack saw.
 
     Args:
       objective: images [n, ...] -> [n]: maximised for each image on its own.
       images: float [n, ...] within the pixel bounds.
       seed: int32 [2], or None.
+      epsilon: a scalar (tensor) that stands in for the threat model's radius; the step size is
+        scaled with it.
+      steps: an int32 scalar (tensor), at least 1, that stands in for the number of steps;
+        `steps * step_size` stays what it was.
+      step_size: a scalar (tensor): the norm of a step in pixel units, and nothing is scaled.
+      carried: float32 [...], a direction of one image's shape, in which the random start is moved
+        by epsilon before it is projected; 0 moves nothing.
 
     Returns:
       `(adversaries, info)`: float32 [n, ...] without a gradient, and a dict: `objective`
-      float32 [n], its value at the adversaries; for attacks by gradients `zero_gradients`,
-      the share of input-gradient entries that were exactly zero; what else the class says.
-    """
-    images, seed = self._prepare(self.threat, images, seed)
-    return self._repeat(
-      lambda restart, seed: self._attempt(objective, images, restart, seed), images, seed
-    )
+      float32 [n], its value at the adversaries; `zero_gradients`, the share of input-gradient
+      entries that were exactly zero (0 without gradients); what else the class says.
 
-  def _prepare(self, threat, images, seed):
+    Raises:
+      UserError: for what the class does not take.
+    """
+    for name, value in {"steps": steps, "step_size": step_size, "carried": carried}.items():
+      if value is not None and name not in self.takes:
+        raise errors.UserError(f"{self.name} takes no other {name} than its own: leave it out")
+    attack = self._changed(epsilon, steps, step_size, carried)
+    images, seed = attack._prepare(images, seed)
+    adversaries, info = attack._repeat(
+      lambda restart, seed: attack._attempt(objective, images, restart, seed), images, seed
+    )
+    return adversaries, {"zero_gradients": tf.zeros([]), **info}
+
+  def _changed(self, epsilon, steps, step_size, carried):
+    """A copy with what `run` was given; it is what makes the attempts."""
+    del steps, step_size, carried  # of those that take them
+    other = copy.copy(self)
+    if epsilon is not None:
+      other.threat = self.threat.with_epsilon(epsilon)
+    return other
+
+  def _prepare(self, images, seed):
     """The images as float32 constants, checked; and a seed."""
-    images = tf.convert_to_tensor(images)
+    threat, images = self.threat, tf.convert_to_tensor(images)
     if not images.dtype.is_floating:
       raise errors.UserError(
         f"an attack needs float images in [{threat.lower:g}, {threat.upper:g}], "

@@ -1,12 +1,12 @@
-"""Projected gradient ascent, and the single-step attacks as cases of it."""
+"""Projected gradient ascent."""
 
 import numbers
+from typing import ClassVar
 
 import tensorflow as tf
 
 from urkle_tf import errors
 from urkle_tf.attacks import base
-from urkle_tf.attacks.threat import Linf
 
 _KEEP = ("last", "best")
 
@@ -20,18 +20,19 @@ class PGD(base.Attack):
   The attack never starts at the clean image, where the divergence between clean
   and adversarial representations has no gradient.  A gradient that is exactly
   zero moves nothing; `run` reports the share of such entries.
+
+  `run`'s `objective` is with `keep="last"` that at the last gradient evaluation, one step before
+  the adversaries (no forward pass is spent on them); with "best" there is also `last` float32
+  [n, ...], the last iterate of the best run.
   """
 
+  takes: tuple[str, ...] = ("steps", "step_size", "carried")
+  budget: tuple[str, ...] = ("steps", "step_size", "restarts")
+  in_evaluation: ClassVar = {"keep": "best", "carry": False}
+  _carried = None
+
   def __init__(
-    self,
-    threat,
-    steps=10,
-    step_size=None,
-    start=1.0,
-    restarts=1,
-    keep="last",
-    name="pgd",
-    carry=False,
+    self, threat, steps=10, step_size=None, start=1.0, restarts=1, keep="last", carry=False
   ):
     """Builds the attack.
 
@@ -46,7 +47,6 @@ class PGD(base.Attack):
       keep: "last" returns the last iterate, "best" per example the iterate with
         the highest objective, from the random start to the last (one forward
         pass more a run).  More than one restart implies "best".
-      name: what logs and reports call the attack.
       carry: whether a `Trainer` is to give `run` what the adversaries of the step before have in
         common.
 
@@ -58,18 +58,16 @@ class PGD(base.Attack):
         f"attack start must be in (0, 1], a share of epsilon (at the clean image there may be no "
         f"gradient), but is {start!r}"
       )
-    steps = base.count("steps", steps)
-    if step_size is None:
-      step_size = 2.5 * threat.epsilon / steps
-    elif not tf.is_tensor(step_size) and not (
+    if step_size is not None and not (
       isinstance(step_size, numbers.Real) and 0 <= float(step_size) < float("inf")
     ):
       raise errors.UserError(f"attack step size must be a number >= 0, but is {step_size!r}")
     if keep not in _KEEP:
       raise errors.unknown("choice of keep", keep, _KEEP)
-    super().__init__(threat, restarts, name)
-    self.steps = steps
-    self.step_size = step_size
+    super().__init__(threat, restarts)
+    self.steps = base.count("steps", steps)
+    self._own_size = step_size
+    self.step_size = self.step_size_at(threat.epsilon)
     self.start = float(start)
     self.keep = "best" if self.restarts > 1 else keep
     self.carry = bool(carry)
@@ -83,55 +81,38 @@ class PGD(base.Attack):
       "keep": self.keep,
     }
 
-  def run(self, objective, images, seed=None, epsilon=None, steps=None, carried=None):
-    """As calling, and also says what the attack saw.
+  def _default_size(self, epsilon):
+    return 2.5 * epsilon / self.steps
 
-    Args:
-      objective: images [n, ...] -> [n]: maximised for each image on its own.
-      images: float [n, ...] within the pixel bounds.
-      seed: int32 [2], or None.
-      epsilon: a scalar (tensor) that stands in for the threat model's radius; the
-        step size is scaled with it.  For the warm-up of epsilon in training.
-      steps: an int32 scalar (tensor), at least 1, that stands in for the number of steps;
-        `steps * step_size` stays what it was.
-      carried: float32 [...], a direction of one image's shape, in which the random start is moved
-        by epsilon before it is projected; 0 moves nothing.
+  def step_size_at(self, epsilon):
+    return self._default_size(epsilon) if self._own_size is None else self._own_size
 
-    Returns:
-      `(adversaries, info)`: float32 [n, ...] without a gradient, and a dict:
-      `objective` float32 [n]: with `keep="best"` its value at the adversaries,
-      with "last" that at the last gradient evaluation, one step earlier (no
-      forward pass is spent on it); `zero_gradients`: the share of input-gradient
-      entries that were exactly zero, over all steps; with `keep="best"` also
-      `last` float32 [n, ...], the last iterate of the best run.
-    """
-    threat, size = self.threat, self.step_size
+  def _changed(self, epsilon, steps, step_size, carried):
+    other = super()._changed(epsilon, steps, step_size, carried)
+    other._carried = carried
     if epsilon is not None:
-      threat = self.threat.with_epsilon(epsilon)
       # At a radius of 0 the ratio is lost; then the default one holds.
       known = tf.is_tensor(self.threat.epsilon) or self.threat.epsilon > 0
-      ratio = self.step_size / self.threat.epsilon if known else 2.5 / self.steps
-      size = ratio * threat.epsilon
-    if steps is None:
-      steps = self.steps
-    else:
-      size = size * self.steps / tf.cast(steps, tf.float32)
-    images, seed = self._prepare(threat, images, seed)
-    return self._repeat(
-      lambda _, seed: self._ascend(objective, images, threat, size, steps, seed, carried),
-      images,
-      seed,
-    )
+      ratio = self.step_size / self.threat.epsilon if known else self._default_size(1.0)
+      other.step_size = ratio * other.threat.epsilon
+    if steps is not None:
+      other.steps = steps
+      other.step_size = other.step_size * self.steps / tf.cast(steps, tf.float32)
+    if step_size is not None:
+      other.step_size = step_size
+    return other
 
   def _nothing(self, images):
     return {**super()._nothing(images), "last": images, "zero_gradients": tf.zeros([])}
 
-  def _ascend(self, objective, images, threat, size, steps, seed, carried):
+  def _attempt(self, objective, images, restart, seed):
     """One run.  The loop carries the iterate, and the best one if it is kept."""
-    best = self.keep == "best"
+    del restart
+    threat, best = self.threat, self.keep == "best"
     start = threat.random_start(images, seed, self.start)
-    if carried is not None:
-      start = threat.project(start + threat.epsilon * threat.normalise(carried[None]), images)
+    if self._carried is not None:
+      moved = start + threat.epsilon * threat.normalise(self._carried[None])
+      start = threat.project(moved, images)
     state = {"iterate": start, "objective": base.lowest(images), "zeros": tf.zeros([])}
     if best:
       state["result"] = start
@@ -140,7 +121,7 @@ class PGD(base.Attack):
       iterate = state["iterate"]
       values, gradient = base.values_and_gradient(objective, iterate)
       new = {
-        "iterate": threat.step(iterate, gradient, images, size),
+        "iterate": threat.step(iterate, gradient, images, self.step_size),
         "objective": values,
         "zeros": state["zeros"] + base.zero_share(gradient),
       }
@@ -151,9 +132,9 @@ class PGD(base.Attack):
       return step + 1, new
 
     _, state = tf.while_loop(
-      lambda step, _: step < steps, body, (tf.constant(0), state), parallel_iterations=1
+      lambda step, _: step < self.steps, body, (tf.constant(0), state), parallel_iterations=1
     )
-    last, zeros = state["iterate"], state["zeros"] / tf.cast(steps, tf.float32)
+    last, zeros = state["iterate"], state["zeros"] / tf.cast(self.steps, tf.float32)
     if not best:
       return {"result": last, "objective": state["objective"], "zero_gradients": zeros}
     values = base.values(objective, last)
@@ -164,71 +145,3 @@ class PGD(base.Attack):
       "last": last,
       "zero_gradients": zeros,
     }
-
-
-class FGSM(PGD):
-  """The fast gradient sign method (Goodfellow et al., 2015), for every norm.
-
-  One step of size epsilon, from a random point a thousandth of epsilon away from
-  the image instead of the image itself, where a divergence has no gradient.  A
-  network in bfloat16 does not resolve so small a distance: give a larger `start`
-  there.
-  """
-
-  def __init__(self, threat, start=1e-3):
-    """Builds the attack.
-
-    Args:
-      threat: a `ThreatModel`.
-      start: the radius of the random start as a share of epsilon, in (0, 1].
-    """
-    super().__init__(threat, steps=1, step_size=threat.epsilon, start=start, name="fgsm")
-
-
-class RSFGSM(PGD):
-  """FGSM from a random start (Wong et al., 2020): one step of 1.25 epsilon."""
-
-  def __init__(self, threat, carry=False):
-    """Builds the attack.
-
-    Args:
-      threat: a `ThreatModel`.
-      carry: as `PGD`'s.
-    """
-    step_size = 1.25 * threat.epsilon
-    super().__init__(threat, steps=1, step_size=step_size, name="rs-fgsm", carry=carry)
-
-
-class NFGSM(PGD):
-  """FGSM from strong noise, without a projection (de Jorge et al., 2022), for training alone.
-
-      x_0 ~ uniform within 2 epsilon of x, and within the pixel bounds
-      x_1 = clip(x_0 + epsilon sign(grad objective(x_0)), lower, upper)
-
-  The adversaries lie up to 3 epsilon from their images, outside of the threat model: what they do
-  to an encoder says nothing of its robustness within epsilon.
-  """
-
-  def __init__(self, threat):
-    """Builds the attack.
-
-    Args:
-      threat: an `Linf`.
-
-    Raises:
-      UserError: for another norm.
-    """
-    if threat.norm != "linf":
-      raise errors.UserError(
-        f"n_fgsm knows linf alone, and the norm is {threat.norm}: use --attack=rs_fgsm"
-      )
-    super().__init__(_Pixels(**threat.options()), 1, threat.epsilon, name="n-fgsm")
-    self.start = 2.0
-
-
-class _Pixels(Linf):
-  """The pixel box alone; `epsilon` is the unit of noise and steps."""
-
-  def project(self, adversaries, images):
-    del images
-    return self._clip(adversaries)

@@ -1,12 +1,13 @@
 """The Square Attack: random search over squares of pixels, without gradients."""
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
 
 from urkle_tf import distribution
-from urkle_tf.attacks import base
+from urkle_tf.attacks import base, losses
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of a budget of 10,000 queries
 _TILES = 5  # of the first proposal of l2 and l1, in each direction
@@ -72,7 +73,12 @@ class Square(base.Attack):
   noise of its own should average it, with the same noise at every evaluation.
   """
 
-  def __init__(self, threat, queries=5000, restarts=1, share=0.8, name="square"):
+  gradients = False
+  refused: ClassVar = {"training": "makes thousands of forward passes for each image: use pgd"}
+  loss = staticmethod(losses.margin)
+  fixed_noise = True
+
+  def __init__(self, threat, queries=5000, restarts=1, share=0.8):
     """Builds the attack.
 
     Args:
@@ -80,13 +86,12 @@ class Square(base.Attack):
       queries: forward passes a run, >= 1.
       restarts: runs from different random starts, >= 1.
       share: the share of the pixels that the first squares cover, in [0, 1].
-      name: what logs and reports call the attack.
 
     Raises:
       UserError: if an argument is out of its range.
     """
-    super().__init__(threat, restarts, name)
-    self.queries = base.count("queries", queries)
+    super().__init__(threat, restarts)
+    self.steps = self.queries = base.count("queries", queries)
     self.share = base.share("share", share)
 
   def describe(self):

@@ -7,6 +7,7 @@ function of (seed, epoch), the noise of a batch one of (seed, step).
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from urkle_tf import distribution, errors
@@ -171,6 +172,25 @@ def batches(source, batch_size):
   read = source.batches(batch_size, shuffle=False, drop_remainder=False)
   read = read.map(plain, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   return _finished(read, -(-source.size // batch_size))
+
+
+def first(source, count):
+  """The first images and labels of a labelled source.
+
+  Args:
+    source: a `sources.Source`.
+    count: how many; all of a source that has fewer.
+
+  Returns:
+    (float32 [n, h, w, c] in [0, 1], the labels [n] as they are).
+  """
+  images, labels = [], []
+  for batch in batches(source, min(count, 250)):
+    images.append(batch["image"].numpy())
+    labels.append(batch["label"].numpy())
+    if sum(map(len, labels)) >= count:
+      break
+  return np.concatenate(images)[:count], np.concatenate(labels)[:count]
 
 
 def _finished(batches, cardinality):

@@ -6,6 +6,7 @@ most 2 GiB lives in memory; a larger folder is decoded by index, and a larger
 TensorFlow data set is streamed.
 """
 
+import contextlib
 import copy
 import dataclasses
 
@@ -352,18 +353,25 @@ def _fits_in_memory(size, image_shape):
   return size * np.prod(image_shape) <= IN_MEMORY_BYTES
 
 
-def find_unreadable(source):
-  """Finds the first file of a source that cannot be read.
+@contextlib.contextmanager
+def naming_unreadable(source):
+  """What reads a source: where it fails for a file that cannot be read, the error names the file.
 
-  To be called when reading fails during training: what is too large for memory
-  is not read in whole when it is opened.
+  What is too large for memory is not read in whole when it is opened.
 
-  Args:
-    source: a `Source`.
-
-  Returns:
-    A `UserError` that names the file, or None if all can be read.
+  Raises:
+    UserError: in place of an error of TensorFlow's.
   """
+  try:
+    yield
+  except tf.errors.OpError as error:
+    if unreadable := find_unreadable(source):
+      raise unreadable from error
+    raise
+
+
+def find_unreadable(source):
+  """A `UserError` that names the first file that cannot be read; None if all can."""
   if isinstance(source, RelabelledSource):
     return find_unreadable(source.source)
   if isinstance(source, FileSource):

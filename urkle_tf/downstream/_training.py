@@ -8,7 +8,7 @@ from urkle_tf import distribution, errors
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import pipeline, sources
 from urkle_tf.pretexts.supervised import Supervised
-from urkle_tf.training import checkpoints, monitoring, optimizers
+from urkle_tf.training import checkpoints, metrics, optimizers, recorder
 
 VALIDATION_EXAMPLES = 1000  # the first of the validation split: they are attacked every epoch
 _VALIDATION_BATCH = 250
@@ -63,14 +63,6 @@ def subset(source, chosen):
   return sources.ArraySource(images, class_names=source.class_names, target=source.target, **fields)
 
 
-def check(task):
-  """Raises `UserError` for an option that training would find wrong."""
-  augmentation.from_spec(task.augment).check(views=1)
-  optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay or 0.0)
-  if task.attack is not None:
-    task.attack.threat.check(tf.zeros([1, *task.model.image_shape]))
-
-
 def train(task, run, learner, weights):
   """Fits a trainer by the task's settings; resumes at the last checkpoint.
 
@@ -95,38 +87,24 @@ def train(task, run, learner, weights):
   learner.compile(
     optimizers.build(task.optimizer, task.learning_rate, steps, weight_decay=task.weight_decay)
   )
-  state = checkpoints.Checkpoints(
-    run.path / "checkpoints",
-    # A signal may find the means of metrics half full.
-    [*learner.variables, *learner.optimizer.variables, *learner.metrics_variables],
-  )
+  state = checkpoints.Checkpoints(run.path / "checkpoints", checkpoints.state(learner))
   done = state.restore()
-  seconds = run.rewind_metrics(done)
-  best = validation = None
-  if task.validation is not None:
-    if task.attack is not None:
-      best = checkpoints.Checkpoints(run.path / "best", weights)
-    validation = _Validation(task, best, run.metrics())
+  seconds, best = run.rewind_metrics(done), None
+  if task.validation is not None and task.attack is not None:
+    best = checkpoints.Checkpoints(run.path / "best", weights)
   if done < steps:
-    writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
-    metrics = monitoring.Metrics(
-      run, writer, state, steps, steps_per_epoch, batch_size, task.log_every, steps_per_epoch,
-      seconds, task.watch,
-    )  # fmt: skip
-    callbacks: list[keras.callbacks.Callback] = [metrics]  # which stands last
-    if validation is not None:
-      validation.metrics = metrics
-      callbacks.insert(0, validation)
+    course = recorder.Course(steps, steps_per_epoch, batch_size)
+    record = recorder.Recorder(run, course, seconds)
+    callbacks: list[keras.callbacks.Callback] = []
+    if task.validation is not None:
+      callbacks.append(_Validation(task, record, best, run.metrics()))
+    callbacks.append(metrics.Metrics(record, state, task.log_every, steps_per_epoch, task.watch))
     recipe = augmentation.from_spec(task.augment)
     views = lambda start: pipeline.views(  # noqa: E731
       source, recipe, batch_size, task.seed, start_step=start, views=1, labels=True
     )
-    try:
+    with sources.naming_unreadable(source):
       learner.fit_from(views, done, steps, steps_per_epoch, callbacks)
-    except tf.errors.OpError as error:
-      if unreadable := sources.find_unreadable(source):
-        raise unreadable from error
-      raise
   if best is None:
     return run.metrics()[-1]
   step = best.restore()
@@ -143,7 +121,7 @@ class Scorer:
 
   def __init__(self, task, source):
     self._task = task
-    self._images, self._labels = _first(source)
+    self._images, self._labels = pipeline.first(source, VALIDATION_EXAMPLES)
     self._scores = tf.function(self._measure)
 
   def __call__(self):
@@ -181,15 +159,14 @@ class _Validation(keras.callbacks.Callback):
 
   Args:
     task: a `Task` with validation images.
+    record: the `Recorder` of the run: the scores join its next row.
     best: the `Checkpoints` of the weights that do best under attack, or None.
     rows: the rows of metrics of earlier processes.
   """
 
-  metrics: monitoring.Metrics
-
-  def __init__(self, task, best, rows):
+  def __init__(self, task, record, best, rows):
     super().__init__()
-    self._task, self._best = task, best
+    self._task, self._recorder, self._best = task, record, best
     self._record = None
     for row in rows:
       self._offer(row)
@@ -208,19 +185,8 @@ class _Validation(keras.callbacks.Callback):
   def on_epoch_end(self, epoch, logs=None):
     """Hands the scores to the epoch's row of metrics."""
     del epoch, logs
-    with self.metrics.paused():
+    with self._recorder.paused():
       scores = self._scorer()
-      self.metrics.extra |= scores
+      self._recorder.extra |= scores
       if self._best is not None and self._offer(scores):
         self._best.save(int(self.model.optimizer.iterations))
-
-
-def _first(source):
-  """The first images and labels of a source, as float32 and as they are."""
-  images, labels = [], []
-  for batch in pipeline.batches(source, _VALIDATION_BATCH):
-    images.append(batch["image"].numpy())
-    labels.append(batch["label"].numpy())
-    if sum(map(len, labels)) >= VALIDATION_EXAMPLES:
-      break
-  return np.concatenate(images)[:VALIDATION_EXAMPLES], np.concatenate(labels)[:VALIDATION_EXAMPLES]

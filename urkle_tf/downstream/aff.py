@@ -56,11 +56,7 @@ class AFF(Protocol):
     self._beta = beta
     Trades(beta)  # which checks it, before anything is written
 
-  def check(self, task):
-    _training.check(task)
-
   def fit(self, task, run):
     given = _training.Given(task), scheme(task, self._beta)
     learner = Trainer(task.encoder, *given, task.attack, seed=task.seed)
-    weights = [*task.model.network.variables, *task.head.variables]
-    return _training.train(task, run, learner, weights)
+    return _training.train(task, run, learner, task.weights)

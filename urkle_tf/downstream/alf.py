@@ -85,9 +85,6 @@ class ALF(Protocol):
       raise errors.UserError(f"alf: samples must be at least 1, got {samples}")
     self._samples = samples
 
-  def check(self, task):
-    _training.check(task)
-
   def fit(self, task, run):
     encoder, pretext = _Frozen(task.encoder), _training.Given(task)
     if task.model.stochastic:

@@ -9,10 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf import attacks, export
+from urkle_tf.data import augment as augmentation
 from urkle_tf.data import sources
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
-from urkle_tf.training import preemption
+from urkle_tf.training import optimizers, preemption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,12 @@ class Task:
   def head(self) -> keras.Model:
     """The model's head."""
     return self.model.head
+
+  @property
+  def weights(self) -> list[keras.Variable]:
+    """The variables of encoder and head."""
+    network: keras.Model = self.model.network
+    return [*network.variables, *self.head.variables]
 
   @property
   def classifies(self) -> bool:
@@ -150,6 +157,10 @@ class Protocol:
     Args:
       task: a `Task`.
     """
+    augmentation.from_spec(task.augment).check(views=1)
+    optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay or 0.0)
+    if task.attack is not None:
+      task.attack.threat.check(tf.zeros([1, *task.model.image_shape]))
 
   def fit(self, task, run):
     """Trains `task.model` in place.

@@ -75,7 +75,7 @@ def _embed(embed, source, batch_size, shown):
   bar = progress.Progress("embedding", source.size)
   parts: dict[str, list[np.ndarray]] = {}
   labels, pictures, left = [], [], shown
-  try:
+  with sources.naming_unreadable(source):
     for batch in source.batches(batch_size, shuffle=False, drop_remainder=False):
       images = tf.cast(batch["image"], tf.float32) / 255
       for name, values in compiled(images).items():
@@ -86,10 +86,6 @@ def _embed(embed, source, batch_size, shown):
         pictures.append(projector.thumbnails(images[:left], shown))
         left -= len(pictures[-1])
       bar.add(len(images))
-  except tf.errors.OpError:
-    if unreadable := sources.find_unreadable(source):
-      raise unreadable from None
-    raise
   found = {name: np.concatenate(values) for name, values in parts.items()}
   if not np.all(np.isfinite(found["loc"])):
     raise errors.UserError("the encoder returns NaN or infinite values: these embed nothing")

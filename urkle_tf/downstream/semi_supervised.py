@@ -78,7 +78,7 @@ class SemiSupervised(Protocol):
     self._beta, self._weight, self._clean_epochs = beta, weight, int(clean_epochs)
 
   def check(self, task):
-    _training.check(task)
+    super().check(task)
     if not task.classifies:
       raise errors.UserError(
         f"semi_supervised makes labels out of probabilities, and those of {task.source.name!r} "
@@ -105,8 +105,7 @@ class SemiSupervised(Protocol):
     )
     given = _Soft(everything, self._weight), aff.scheme(task, self._beta)
     learner = Trainer(task.encoder, *given, task.attack, seed=task.seed)
-    weights = [*task.model.network.variables, *task.head.variables]
-    return _training.train(everything, run.stage("adversarial"), learner, weights)
+    return _training.train(everything, run.stage("adversarial"), learner, task.weights)
 
   def _clean(self, task, run):
     """Stage 1: the fine-tuned `Classifier`."""
@@ -119,7 +118,7 @@ class SemiSupervised(Protocol):
     )
     given = _training.Given(task)
     given.stochastic = model.stochastic
-    _training.train(task, run, Trainer(encoder, given, seed=task.seed), [])
+    _training.train(task, run, Trainer(encoder, given, seed=task.seed), task.weights)
     return model
 
 

@@ -91,11 +91,7 @@ class Similarity(Protocol):
       raise errors.UserError(f"similarity: weight must be at least 0, got {weight}")
     self._weight = weight
 
-  def check(self, task):
-    _training.check(task)
-
   def fit(self, task, run):
     encoder = _Tuned(task.encoder.network, task.encoder.metadata, name="tuned")
     learner = Trainer(encoder, _Near(task, self._weight), seed=task.seed)
-    weights = [*task.model.network.variables, *task.head.variables]
-    return _training.train(task, run, learner, weights)
+    return _training.train(task, run, learner, task.weights)

@@ -11,10 +11,10 @@ import tensorflow as tf
 from urkle_tf import distribution, errors
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import pipeline
-from urkle_tf.downstream import _selection, _training
+from urkle_tf.downstream import _selection
 from urkle_tf.downstream.base import Protocol
 from urkle_tf.output import progress
-from urkle_tf.training import checkpoints, optimizers, preemption, runs
+from urkle_tf.training import checkpoints, optimizers, preemption, recorder, runs
 
 _ENCODE_BATCH = 250
 _VALIDATION_SAMPLES = 20
@@ -85,7 +85,7 @@ class SLF(Protocol):
   defaults = {**Protocol.defaults, "weight_decay": None}
 
   def check(self, task):
-    _training.check(task)
+    super().check(task)
     if task.augment_copies < 1:
       raise errors.UserError(f"--augment_copies must be at least 1, got {task.augment_copies}")
     if task.select is not None:
@@ -134,16 +134,50 @@ def _train(task, run, loc, scale, held_out, name="head"):
   Only a signal makes a checkpoint: a head that was killed is trained afresh, which takes seconds
   and ends the same.
   """
-  head, stochastic = task.head, task.model.stochastic
-  copies, count = loc.shape[:2]
-  labels = tf.constant(task.labels)
+  count = loc.shape[1]
   steps = -(-count // task.batch_size)  # an epoch's; batches are as even as can be
-  batch_size = -(-count // steps)
+  batch_size, total = -(-count // steps), steps * task.epochs
   optimizer = optimizers.build(
-    task.optimizer, task.learning_rate, steps * task.epochs, weight_decay=task.weight_decay
+    task.optimizer, task.learning_rate, total, weight_decay=task.weight_decay
   )
-  optimizer.build(head.trainable_variables)
-  loss_mean, merit_mean = keras.metrics.Mean(), keras.metrics.Mean()
+  optimizer.build(task.head.trainable_variables)
+  means = keras.metrics.Mean(), keras.metrics.Mean()  # of loss and merit
+  train = _steps(task, loc, scale, batch_size, optimizer, means)
+  state = checkpoints.Checkpoints(
+    run.path / "checkpoints", [*task.head.variables, *optimizer.variables]
+  )
+  done = state.restore()
+  course = recorder.Course(total, steps, batch_size)
+  record = recorder.Recorder(run, course, run.rewind_metrics(done), name)
+  for epoch in range(done // steps, task.epochs):
+    for first in range(max(0, done - epoch * steps), steps, task.log_every):
+      started = time.perf_counter()
+      last = min(first + task.log_every, steps)
+      step, rate = epoch * steps + last, runs.plain(optimizer.learning_rate)
+      train(tf.constant(epoch), tf.constant(first), tf.constant(last))
+      record.count((last - first) * batch_size, time.perf_counter() - started)
+      loss, merit = (runs.plain(mean.result()) for mean in means)
+      if not np.isfinite(loss):
+        raise errors.UserError(f"the loss is {loss} at step {step}: lower --learning_rate")
+      for mean in means:
+        mean.reset_state()
+      values = {"learning_rate": rate, "loss": loss, task.measure: task.score(merit)}
+      if held_out is not None and last == steps:
+        values[task.measures[0]] = _score(task, *held_out)
+      record.write(step, values)
+      tenth = last == steps and 10 * (epoch + 1) // task.epochs > 10 * epoch // task.epochs
+      if tenth or record.terminal:
+        record.show(step, step / total, loss)
+      if step < total:
+        task.watch.check(step, state.save)
+  return record.rows[-1]
+
+
+def _steps(task, loc, scale, batch_size, optimizer, means):
+  """A function (epoch, first, last) that takes steps of an epoch, and adds loss and merit."""
+  head, labels = task.head, tf.constant(task.labels)
+  copies, count = loc.shape[:2]
+  loss_mean, merit_mean = means
 
   @tf.function
   def train(epoch, first, last):
@@ -158,7 +192,7 @@ def _train(task, run, loc, scale, held_out, name="head"):
       )
       places = tf.stack([copy, rows], 1)
       z = tf.gather_nd(loc, places)
-      if stochastic:
+      if task.model.stochastic:
         noise = tf.random.stateless_normal(tf.shape(z), distribution.fold(step_seed, 1))
         z += tf.gather_nd(scale, places) * noise
       y = tf.gather(labels, rows)
@@ -170,42 +204,7 @@ def _train(task, run, loc, scale, held_out, name="head"):
       loss_mean.update_state(loss)
       merit_mean.update_state(tf.reduce_mean(task.merit(outputs, y)))
 
-  state = checkpoints.Checkpoints(run.path / "checkpoints", [*head.variables, *optimizer.variables])
-  done = state.restore()
-  seconds = run.rewind_metrics(done)
-  bar = progress.Progress(name, task.epochs - done // steps, "epochs")
-  row = (run.metrics() or [{}])[-1]
-  for epoch in range(done // steps, task.epochs):
-    for first in range(max(0, done - epoch * steps), steps, task.log_every):
-      started = time.perf_counter()
-      last = min(first + task.log_every, steps)
-      rate = runs.plain(optimizer.learning_rate)
-      train(tf.constant(epoch), tf.constant(first), tf.constant(last))
-      step, spent = epoch * steps + last, time.perf_counter() - started
-      seconds += spent
-      row = {
-        "step": step,
-        "epoch": round(step / steps, 4),
-        "seconds": round(seconds, 3),
-        "images_per_second": round((last - first) * batch_size / spent, 2),
-        "learning_rate": rate,
-        "loss": runs.plain(loss_mean.result()),
-        task.measure: task.score(runs.plain(merit_mean.result())),
-      }
-      loss_mean.reset_state()
-      merit_mean.reset_state()
-      if not np.isfinite(row["loss"]):
-        raise errors.UserError(f"the loss is {row['loss']} at step {step}: lower --learning_rate")
-      if held_out is not None and last == steps:
-        row[f"validation_{task.measure}"] = _score(task, *held_out)
-      run.append_metrics(row)
-      if step < steps * task.epochs:
-        task.watch.check(step, state.save)
-    note = f"loss {row['loss']:.4f}"
-    if held_out is not None:
-      note += f"  validation {task.measure} {row[f'validation_{task.measure}']:.4f}"
-    bar.add(1, note)
-  return row
+  return train
 
 
 def _score(task, loc, scale, labels):

@@ -5,19 +5,20 @@ own gradients, and each is also scored on what was found against the other: an a
 an adversary, whoever found it.
 """
 
+import dataclasses
 import functools
 import itertools
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution
+from urkle_tf import distribution
 from urkle_tf.attacks import losses
-from urkle_tf.evaluation import clean, scoring
+from urkle_tf.attacks.plan import Plan
+from urkle_tf.evaluation import calibration, scoring
 from urkle_tf.evaluation.candidates import Worst, choose
-from urkle_tf.evaluation.plans import Plan
-from urkle_tf.evaluation.store import Store
 from urkle_tf.output import progress, tables
 
 
@@ -54,7 +55,7 @@ def _flat(objective):
   return lambda images: tf.stop_gradient(objective(images)) + nothing(images)
 
 
-def adversary(classifier, plan, norm, mode, eot=20):
+def adversary(classifier, plan, mode, eot=20):
   """Compiles an attack on one mode of a classifier.
 
   The objective is the plan's loss of the log-probabilities.  In the sampled mode these are the log
@@ -66,7 +67,6 @@ def adversary(classifier, plan, norm, mode, eot=20):
   Args:
     classifier: a `Classifier`.
     plan: a `Plan`.
-    norm: of the threat model.
     mode: "sampled" or "deterministic".
     eot: samples of z an evaluation.
 
@@ -80,30 +80,29 @@ def adversary(classifier, plan, norm, mode, eot=20):
 
   @tf.function
   def find(images, labels, seed, epsilon, step_size, targets=None):
-    attack = plan.make(attacks.from_norm(norm, epsilon), step_size)
     noise = distribution.fold(seed, 1)
     frozen = classifier.frozen()
     evaluations.assign(0)
 
-    def objective(neighbours):
+    def scores(neighbours):
       loc, scale = frozen.represent(neighbours)
       if mode == "deterministic":
-        scores = tf.nn.log_softmax(frozen.head(loc))
-      else:
-        draws = noise
-        if not plan.fixed_noise:
-          draws = distribution.fold(noise, evaluations.assign_add(1))
-        scores = frozen.from_representation(loc, scale, draws, eot)
-      return plan.loss(scores, labels, *([targets] if plan.targets else []))
+        return tf.nn.log_softmax(frozen.head(loc))
+      draws = noise
+      if not plan.fixed_noise:
+        draws = distribution.fold(noise, evaluations.assign_add(1))
+      return frozen.from_representation(loc, scale, draws, eot)
 
+    objective = plan.objective(scores, labels, targets)
     climbed = objective if has_gradient else _flat(objective)
-    found, info = attack.run(climbed, images, distribution.fold(seed, 0))
+    seed = distribution.fold(seed, 0)
+    found, info = plan.attack.run(climbed, images, seed, epsilon, step_size=step_size)
     candidates = [found]
     if mode == "sampled" and "last" in info:
       # The best iterate under fresh noise may be one that had luck with its draws; the last one,
       # where most of the climbing is done, had none.  Both are scored with draws of the scorer's.
       candidates.append(info["last"])
-    return tf.stack(candidates), info.get("zero_gradients", tf.zeros([]))
+    return tf.stack(candidates), info["zero_gradients"]
 
   return find
 
@@ -158,22 +157,7 @@ def _take(state, record, name, positions):
   return taken, record.get(f"{name}.images"), scored
 
 
-def measure(
-  classifier,
-  source,
-  labels,
-  on_clean,
-  scorer,
-  found,
-  norm,
-  epsilons,
-  batch_size=250,
-  eot=20,
-  seed=0,
-  standing=False,
-  observe=None,
-  store=None,
-):
+def measure(context, plans, standing=False, observe=None):
   """The report's part "attacks": a row for each attack, radius and mode.
 
   A row's "accuracy" is the share of images that are classified rightly as they are, on the
@@ -181,7 +165,7 @@ def measure(
   the sampled mode there are many candidates for an image: the worst one of each batch is chosen
   with draws of z that no attack knows, and what is said of it is measured with further draws.
   NLL, ECE and Brier score are those of the candidate that hurts most, and so are the figures of
-  `clean.served`.  "own_accuracy" is that on the images as they are and the mode's own
+  `calibration.served`.  "own_accuracy" is that on the images as they are and the mode's own
   adversaries alone.
 
   Attacks with targets are run once for each, on the images that no target before broke in every
@@ -190,155 +174,202 @@ def measure(
   and count it; after the last of them comes a row of the ensemble's name.
 
   Args:
-    classifier: a `Classifier`.
-    source: a labelled `Source`.
-    labels: int [n].
-    on_clean: the `Scores` of the clean images.
-    scorer: a `Scorer` for `batch_size`.
-    found: `Plan`s.
-    norm: of the threat model.
-    epsilons: radii in pixel units.
-    batch_size: images that are attacked together.
-    eot: samples of z in each evaluation of the sampled mode's objective.
-    seed: of starts and noise.
+    context: a `Context` of a classifier.
+    plans: `Plan`s.
     standing: attack only the images that no earlier row of the same or a smaller radius broke
       in every mode, and count what those rows found.  Much faster; a row then tells of all
       attacks so far, and only the first has an "own_accuracy".
     observe: called as observe(row number, mode, positions, images, adversaries, taken,
       log_probabilities) with every batch of a row of which observe.wants(row number): `taken`
       says which adversaries hurt most so far.
-    store: a `Store` that remembers batches, so that none is attacked twice; None for none.
 
   Returns:
     (rows, list of bool and float32 pairs): the rows, and for each of them whether each image
     was classified rightly throughout and the log p(y) of its worst candidate.
   """
-  store = store or Store()
-  modes = scorer.modes
-  seed = distribution.fold([seed, 0], scoring.ATTACK_STREAM)
-  rows: list[dict] = []
-  earlier: list[tuple[Plan, float, dict]] = []
-  staged: dict[tuple, list[dict]] = {}  # the rows of an ensemble's stages
-  details, total = [], len(labels)
+  search = _Search(context, plans, standing, observe)
+  for number, plan in enumerate(plans):
+    find = {mode: adversary(context.model, plan, mode, context.eot) for mode in context.modes}
+    for place in range(len(context.epsilons)):
+      search.run(number, place, find)
+    if plan.ensemble and not any(_same_ensemble(plan, other) for other in plans[number + 1 :]):
+      search.close(plan)
+  return search.rows, search.details
 
-  def of_clean():
+
+@dataclasses.dataclass
+class _Pass:
+  """One plan at one radius.
+
+  Attributes:
+    plan: the `Plan`.
+    place: numbers of the plan and of the radius.
+    epsilon: the radius.
+    find: {mode: the compiled attack}.
+    worst: {mode: `Worst`}.
+    own: the same of the mode's own adversaries alone; empty where earlier finds count.
+    zeros: {mode: sum over images of the share of zero gradients}.
+    attacked: how many images were attacked.
+    runs: attacks on an image, targets counted.
+    seconds: what they took.
+    parts: numbers of its batches.
+  """
+
+  plan: Plan
+  place: tuple[int, int]
+  epsilon: float
+  find: dict
+  worst: dict
+  own: dict
+  zeros: dict
+  attacked: int = 0
+  runs: int = 0
+  seconds: float = 0.0
+  parts: Iterator[int] = dataclasses.field(default_factory=itertools.count)
+
+
+class _Search:
+  """The loop of `measure`, whose arguments these are."""
+
+  def __init__(self, context, plans, standing, observe):
+    self.rows: list[dict] = []
+    self.details: list[tuple] = []
+    self._context, self._plans = context, plans
+    self._standing, self._observe = standing, observe
+    self._seed = distribution.fold([context.seed, 0], scoring.ATTACK_STREAM)
+    self._earlier: list[_Pass] = []
+    self._staged: dict[tuple, list[dict]] = {}  # the rows of an ensemble's stages
+
+  def run(self, number, place, find):
+    """Attacks with one plan at one radius, given by their numbers; adds a row a mode."""
+    plan, epsilon = self._plans[number], self._context.epsilons[place]
+    before = [
+      other.worst
+      for other in self._earlier
+      if other.epsilon <= epsilon and (self._standing or _same_ensemble(plan, other.plan))
+    ]
+    worst, own = self._of_clean(), {} if before else self._of_clean()
+    for state in before:
+      for mode, of_mode in worst.items():
+        of_mode.merge(state[mode])
+    zeros = dict.fromkeys(worst, 0.0)
+    current = _Pass(plan, (number, place), epsilon, find, worst, own, zeros)
+    for target in range(plan.rounds):
+      self._aim(current, target)
+    self._earlier.append(current)
+    for mode in worst:
+      self._add(current, mode)
+
+  def close(self, plan):
+    """Adds the rows of an ensemble after its last stage, whose rows count all finds."""
+    places = list(itertools.product(self._context.epsilons, self._context.modes))
+    last = self.details[-len(places) :]
+    for (epsilon, mode), detail in zip(places, last, strict=True):
+      self.rows.append(_of_ensemble(self._staged[plan.group, epsilon, mode]))
+      self.details.append(detail)
+
+  def _of_clean(self):
+    on_clean, labels = self._context.on_clean, self._context.labels
     votes = {"sampled": on_clean.votes}
     return {
       mode: Worst(on_clean.choice[mode], labels, on_clean.values[mode], votes.get(mode))
-      for mode in modes
+      for mode in self._context.modes
     }
 
-  for number, plan in enumerate(found):
-    compiled = {mode: adversary(classifier, plan, norm, mode, eot) for mode in modes}
-    for place, epsilon in enumerate(epsilons):
-      seconds = 0.0
-      before = [
-        state
-        for other, smaller, state in earlier
-        if smaller <= epsilon and (standing or _same_ensemble(plan, other))
-      ]
-      worst, own = of_clean(), {} if before else of_clean()
-      zeros = dict.fromkeys(modes, 0.0)
-      for state in before:
-        for mode in modes:
-          worst[mode].merge(state[mode])
-      step_size = plan.step_size(epsilon)
-      radius_and_step = (
-        tf.constant(epsilon, tf.float32),
-        None if step_size is None else tf.constant(step_size, tf.float32),
+  def _aim(self, current, target):
+    """Attacks all images, or those that stand, towards a target if the plan has some."""
+    context, plan = self._context, current.plan
+    mask = None
+    if self._standing or plan.on_standing:
+      # Where rows tell of their own finds too, an image that only the other mode's adversary
+      # broke still has to be attacked.
+      mask = np.any([state.right for state in (current.own or current.worst).values()], axis=0)
+    count = context.source.size if mask is None else int(mask.sum())
+    current.attacked = count if target == 0 else current.attacked
+    aims: dict[str, tuple] = dict.fromkeys(context.modes, ())
+    radius = tables.radius(current.epsilon, context.norm)
+    title = f"{plan.name}({plan.steps}) {context.norm} {radius}"
+    if plan.targets:
+      title += f" target {target + 1}/{plan.targets}"
+      for mode, choice in context.on_clean.choice.items():
+        aims[mode] = (losses.wrong_class(choice, context.labels, target).numpy(),)
+    bar = progress.Progress(title, count)
+    for positions, images, truth in scoring.stream(context.source, context.batch_size, mask):
+      self._attack(current, aims, positions, images, truth)
+      # Of the images up to here: those that were not attacked again are broken already.
+      shares = {m: state.right[: positions[-1] + 1].mean() for m, state in current.worst.items()}
+      bar.add(len(positions), "  ".join(f"{m} {100 * share:.1f}%" for m, share in shares.items()))
+
+  def _attack(self, current, aims, positions, images, truth):
+    """Attacks a batch, or remembers what came of it, and counts that."""
+    context, part = self._context, next(current.parts)
+    modes, size = context.modes, context.batch_size
+    states = {("worst", mode): state for mode, state in current.worst.items()}
+    states |= {("own", mode): state for mode, state in current.own.items()}
+    rows = {mode: len(self.rows) + number for number, mode in enumerate(modes)}
+    observe = self._observe
+    shown = [mode for mode in modes if observe is not None and observe.wants(rows[mode])]
+    runs = {
+      mode: functools.partial(
+        current.find[mode],
+        tf.constant(scoring.pad(images, size)),
+        tf.constant(scoring.pad(truth, size)),
+        # As if all modes were measured: fewer of them change no figure of the others' attacks.
+        distribution.fold(self._seed, current.place[0], part, context.model.modes.index(mode)),
+        *current.plan.radius_and_step(current.epsilon),
+        *(tf.constant(scoring.pad(aim[positions], size)) for aim in aims[mode]),
       )
-      attacked, runs, parts = 0, 0, itertools.count()
-      for target in range(max(plan.targets, 1)):
-        mask = None
-        if standing or plan.on_standing:
-          # Where rows tell of their own finds too, an image that only the other mode's adversary
-          # broke still has to be attacked.
-          rights = [(own or worst)[mode].right for mode in modes]
-          mask = np.any(rights, axis=0)
-        count = total if mask is None else int(mask.sum())
-        attacked = count if target == 0 else attacked
-        aims: dict[str, tuple] = dict.fromkeys(modes, ())
-        title = f"{plan.name}({plan.steps}) {norm} {tables.radius(epsilon, norm)}"
-        if plan.targets:
-          title += f" target {target + 1}/{plan.targets}"
-          for mode in modes:
-            aims[mode] = (losses.wrong_class(on_clean.choice[mode], labels, target).numpy(),)
-        bar = progress.Progress(title, count)
-        for positions, images, truth in scoring.stream(source, batch_size, mask):
-          part = next(parts)
-          states = {("worst", mode): worst[mode] for mode in modes}
-          states |= {("own", mode): own[mode] for mode in own}
-          shown = [
-            mode
-            for judge, mode in enumerate(modes)
-            if observe is not None and observe.wants(len(rows) + judge)
-          ]
-          runs_of = {
-            mode: functools.partial(
-              compiled[mode],
-              tf.constant(scoring.pad(images, batch_size)),
-              tf.constant(scoring.pad(truth, batch_size)),
-              distribution.fold(seed, number, part, modes.index(mode)),
-              *radius_and_step,
-              *(tf.constant(scoring.pad(aim[positions], batch_size)) for aim in aims[mode]),
-            )
-            for mode in modes
-          }
-          record = store.arrays(
-            f"attack-{number}-{place}-{part}",
-            functools.partial(_attack, runs_of, scorer, states, positions, images, truth, shown),
-          )
-          for (kind, mode), state in states.items():
-            taken, adversaries, values = _take(state, record, f"{kind}.{mode}", positions)
-            if kind == "worst" and mode in shown:
-              row_number = len(rows) + modes.index(mode)
-              observe(row_number, mode, positions, images, adversaries, taken, values)
-          for mode in modes:
-            zeros[mode] += float(record[f"zero.{mode}"]) * len(positions)
-          seconds += float(record["seconds"])
-          runs += len(positions)
-          so_far = "  ".join(f"{mode} {100 * worst[mode].right.mean():.1f}%" for mode in modes)
-          bar.add(len(positions), so_far)
-      earlier.append((plan, epsilon, worst))
-      for mode in modes:
-        row = {
-          "name": plan.name,
-          "norm": norm,
-          "epsilon": float(epsilon),
-          "steps": plan.steps,
-          "restarts": plan.restarts,
-          "eot": eot if mode == "sampled" else 1,
-          "mode": mode,
-          **clean.scores(worst[mode].scored, labels),
-          "step_size": None if step_size is None else float(step_size),
-          "loss": plan.loss.__name__,
-          "targets": plan.targets,
-          "examples": total,
-          "attacked": attacked,
-          "zero_gradients": zeros[mode] / max(runs, 1),
-          "seconds": round(seconds, 2),
-        }
-        if mode == "sampled":
-          row |= clean.served(worst[mode].votes, labels, scorer.served)
-          row["noise"] = "fixed" if plan.fixed_noise else "fresh"
-        if plan.note:
-          row["note"] = plan.note
-        if plan.ensemble:
-          row["ensemble"] = plan.ensemble
-          staged.setdefault((plan.group, epsilon, mode), []).append(row)
-        if not before:
-          right = own[mode].right
-          row["own_accuracy"] = float(right.mean())
-          row["own_interval"] = clean.wilson(int(right.sum()), total)
-        rows.append(row)
-        details.append((worst[mode].right, worst[mode].of_label))
-    if plan.ensemble and not any(_same_ensemble(plan, other) for other in found[number + 1 :]):
-      # The last stage: what all of them found is what its own rows count.
-      last = details[-len(epsilons) * len(modes) :]
-      for (epsilon, mode), detail in zip(itertools.product(epsilons, modes), last, strict=True):
-        rows.append(_of_ensemble(staged[plan.group, epsilon, mode]))
-        details.append(detail)
-  return rows, details
+      for mode in modes
+    }
+    compute = functools.partial(
+      _attack, runs, context.scorer, states, positions, images, truth, shown
+    )
+    name = f"attack-{current.place[0]}-{current.place[1]}-{part}"
+    record = context.store.arrays(name, compute)
+    for (kind, mode), state in states.items():
+      taken, adversaries, values = _take(state, record, f"{kind}.{mode}", positions)
+      if kind == "worst" and mode in shown:
+        observe(rows[mode], mode, positions, images, adversaries, taken, values)
+    for mode in modes:
+      current.zeros[mode] += float(record[f"zero.{mode}"]) * len(positions)
+    current.seconds += float(record["seconds"])
+    current.runs += len(positions)
+
+  def _add(self, current, mode):
+    """Adds the row of a mode."""
+    context, plan, worst = self._context, current.plan, current.worst[mode]
+    step_size = plan.step_size(current.epsilon)
+    row = {
+      "name": plan.name,
+      "norm": context.norm,
+      "epsilon": float(current.epsilon),
+      "steps": plan.steps,
+      "restarts": plan.restarts,
+      "eot": context.eot if mode == "sampled" else 1,
+      "mode": mode,
+      **calibration.scores(worst.scored, context.labels),
+      "step_size": None if step_size is None else float(step_size),
+      "loss": plan.loss.__name__,
+      "targets": plan.targets,
+      "examples": context.source.size,
+      "attacked": current.attacked,
+      "zero_gradients": current.zeros[mode] / max(current.runs, 1),
+      "seconds": round(current.seconds, 2),
+    }
+    if mode == "sampled":
+      row |= calibration.served(worst.votes, context.labels, context.scorer.served)
+      row["noise"] = "fixed" if plan.fixed_noise else "fresh"
+    if plan.note:
+      row["note"] = plan.note
+    if plan.ensemble:
+      row["ensemble"] = plan.ensemble
+      self._staged.setdefault((plan.group, current.epsilon, mode), []).append(row)
+    if current.own:
+      right = current.own[mode].right
+      row["own_accuracy"] = float(right.mean())
+      row["own_interval"] = calibration.wilson(int(right.sum()), len(right))
+    self.rows.append(row)
+    self.details.append((worst.right, worst.of_label))
 
 
 def _of_ensemble(staged):

@@ -1,6 +1,5 @@
 """The bound on the adversarial loss that the KL gives (Urkle paper, Proposition 1)."""
 
-import functools
 import math
 import numbers
 
@@ -9,10 +8,7 @@ import tensorflow as tf
 
 from urkle_tf import attacks, distribution, errors, networks
 from urkle_tf.evaluation import attacked, scoring
-from urkle_tf.evaluation import plans as planning
-from urkle_tf.evaluation.store import Store
 from urkle_tf.networks.kl import kl, kl_objective
-from urkle_tf.output import progress, tables
 
 _STREAM = 4  # of a seed, beside those of `scoring`
 _CHUNK = 25  # samples of z that are in memory at once
@@ -129,22 +125,7 @@ def sampled_losses(classifier, images, labels, loss_cap, seed, samples=200):
   return total / count, math.log(count) - mean
 
 
-def measure(
-  classifier,
-  source,
-  norm,
-  epsilon,
-  loss_cap,
-  steps=100,
-  restarts=2,
-  loss_steps=50,
-  eot=10,
-  samples=200,
-  examples=1000,
-  batch_size=250,
-  seed=0,
-  store=None,
-):
+def measure(context, options):
   """The report's part "bound" (Urkle paper, eq. 4), for the sampled classifier.
 
       E[max -log E_z p~(y|z')] <= E[E_z -log p~(y|z)] + M / sqrt(2) sqrt(E[max KL])
@@ -155,20 +136,8 @@ def measure(
   of z; since no attack finds every maximum, the true right side may be larger.
 
   Args:
-    classifier: a stochastic `Classifier`.
-    source: a labelled `Source`.
-    norm: of the threat model.
-    epsilon: its radius in pixel units.
-    loss_cap: M in nats, above ln of the number of classes.
-    steps: of PGD on the KL.
-    restarts: of PGD on the KL.
-    loss_steps: of PGD on the sampled classifier's loss.
-    eot: samples of z in each of those steps.
-    samples: samples of z that the losses are measured with, unknown to the attacks.
-    examples: the first so many images are measured.
-    batch_size: images that are attacked together.
-    seed: of starts and noise.
-    store: a `Store` that remembers batches; None for none.
+    context: a `Context` of a stochastic `Classifier`.
+    options: a `measurements.bound.Bound`.
 
   Returns:
     A dict, losses and KL in nats: "M"; "clean_loss" (eq. 2); "regulariser" M / sqrt(2) times
@@ -181,65 +150,13 @@ def measure(
   Raises:
     UserError: if M is too small, the classifier is deterministic, or returns NaN or infinity.
   """
-  kind = {"kind": "classifier", "stochastic": classifier.stochastic, "classes": classifier.classes}
-  check(loss_cap, kind)
-  encoder = networks.ExportedEncoder(classifier.network)
-  by_kl = attacks.PGD(attacks.from_norm(norm, epsilon), steps=steps, restarts=restarts, keep="best")
-  # The loss is attacked without the cap: p~ grows with p, so both have the same maxima.  The last
-  # iterate and not the best: under fresh noise the best is often one that had luck with its draws.
-  plan = planning.Plan(
-    "pgd",
-    loss_steps,
-    1,
-    lambda epsilon: 2.5 * epsilon / loss_steps,
-    lambda threat, size: attacks.PGD(threat, loss_steps, size, keep="last"),
-  )
-  by_loss = attacked.adversary(classifier, plan, norm, "sampled", eot)
-  radius = tf.constant(epsilon, tf.float32)
-  step_size = tf.constant(plan.step_size(epsilon), tf.float32)
-  total = min(examples, source.size)
-  batch_size = min(batch_size, total)
-  seed = distribution.fold([seed, 0], _STREAM)
-
-  @tf.function
-  def worst_kl(images, seed):
-    return by_kl(kl_objective(encoder, images), images, seed)
-
-  @tf.function
-  def judge(images, candidates, labels, seed):
-    before, after = encoder(images, training=False), encoder(candidates, training=False)
-    mean, of_mean = sampled_losses(classifier, candidates, labels, loss_cap, seed, samples)
-    return {"kl": kl(before, after), "mean": mean, "of_mean": of_mean}
-
-  mask = np.arange(source.size) < total
-  bar = progress.Progress(f"bound {norm} {tables.radius(epsilon, norm)}", total)
-  parts = []
-  store = store or Store()
-
-  def measure_batch(number, images, truth):
-    size = len(images)
-    images = tf.constant(scoring.pad(images, batch_size))
-    labels = tf.constant(scoring.pad(truth, batch_size))
-    kl_seed, loss_seed, score_seed = (distribution.fold(seed, number, i) for i in range(3))
-    candidates = (
-      images,
-      worst_kl(images, kl_seed),
-      by_loss(images, labels, loss_seed, radius, step_size)[0][0],
-    )
-    judged = [judge(images, candidate, labels, score_seed) for candidate in candidates]
-    return {
-      "clean": judged[0]["mean"].numpy()[:size],
-      "kl": np.max([values["kl"] for values in judged], 0)[:size],
-      "adversarial": np.max([values["of_mean"] for values in judged], 0)[:size],
-    }
-
-  for number, (_, images, truth) in enumerate(scoring.stream(source, batch_size, mask)):
-    compute = functools.partial(measure_batch, number, images, truth)
-    parts.append(store.arrays(f"bound-{number}", compute))
-    bar.add(len(images), f"{np.mean(parts[-1]['kl']):.3g} nats")
-    if bar.done >= total:
-      break
-  values = {name: np.concatenate([part[name] for part in parts], dtype=float) for name in parts[0]}
+  model, loss_cap = context.model, options.loss_cap
+  check(loss_cap, {"kind": "classifier", "stochastic": model.stochastic, "classes": model.classes})
+  samples = options.samples or max(context.samples, 200)
+  total = min(options.examples, context.source.size)
+  compute = _judge(context, options, samples, min(context.batch_size, total))
+  found = context.over_first(total, "bound", "bound", compute)
+  values = {name: array.astype(float) for name, array in found.items()}
   if not all(np.all(np.isfinite(array)) for array in values.values()):
     raise errors.UserError("the classifier returns NaN or infinite values: it has no bound")
   clean_loss, divergence = float(values["clean"].mean()), values["kl"]
@@ -255,13 +172,48 @@ def measure(
     "value_tight": clean_loss + tight,
     "vacuous_tight": clean_loss + tight >= loss_cap,
     "kl_mean": float(divergence.mean()),
-    "cap_share": classifier.classes * math.exp(-loss_cap),
-    "norm": norm,
-    "epsilon": float(epsilon),
-    "steps": steps,
-    "restarts": restarts,
-    "loss_steps": loss_steps,
-    "eot": eot,
+    "cap_share": model.classes * math.exp(-loss_cap),
+    "norm": context.norm,
+    "epsilon": float(context.epsilon),
+    **{name: getattr(options, name) for name in ("steps", "restarts", "loss_steps", "eot")},
     "samples": samples,
     "examples": total,
   }
+
+
+def _judge(context, options, samples, batch_size):
+  """A function of a batch to the losses and the KL of its images, for `Context.over_first`."""
+  encoder = networks.ExportedEncoder(context.model.network)
+  by_kl = attacks.PGD(context.threat, options.steps, restarts=options.restarts, keep="best")
+  # The loss is attacked without the cap: p~ grows with p, so both have the same maxima.  The last
+  # iterate and not the best: under fresh noise the best is often one that had luck with its draws.
+  plan = attacks.Plan(attacks.PGD(context.threat, options.loss_steps))
+  by_loss = attacked.adversary(context.model, plan, "sampled", options.eot)
+  radius_and_step = plan.radius_and_step(context.epsilon)
+  seed = distribution.fold([context.seed, 0], _STREAM)
+
+  @tf.function
+  def worst_kl(images, seed):
+    return by_kl(kl_objective(encoder, images), images, seed)
+
+  @tf.function
+  def judge(images, candidates, labels, seed):
+    before, after = encoder(images, training=False), encoder(candidates, training=False)
+    losses = sampled_losses(context.model, candidates, labels, options.loss_cap, seed, samples)
+    return {"kl": kl(before, after), "mean": losses[0], "of_mean": losses[1]}
+
+  def compute(number, images, truth):
+    size = len(images)
+    images = tf.constant(scoring.pad(images, batch_size))
+    labels = tf.constant(scoring.pad(truth, batch_size))
+    kl_seed, loss_seed, score_seed = (distribution.fold(seed, number, i) for i in range(3))
+    found = by_loss(images, labels, loss_seed, *radius_and_step)[0][0]
+    candidates = (images, worst_kl(images, kl_seed), found)
+    judged = [judge(images, candidate, labels, score_seed) for candidate in candidates]
+    return {
+      "clean": judged[0]["mean"].numpy()[:size],
+      "kl": np.max([values["kl"] for values in judged], 0)[:size],
+      "adversarial": np.max([values["of_mean"] for values in judged], 0)[:size],
+    }
+
+  return compute

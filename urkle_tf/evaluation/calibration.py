@@ -1,8 +1,78 @@
-"""How far predicted probabilities can be believed: NLL, ECE, Brier score."""
+"""Accuracy, and how far predicted probabilities can be believed: NLL, ECE, Brier score."""
+
+import math
 
 import numpy as np
 
 BINS = 15
+CALLS = 10  # of a served classifier, in all of which it is to be right
+_NORMAL_QUANTILE = 1.959963984540054  # of 97.5%
+
+
+def wilson(right, total):
+  """The 95% confidence interval of a share (Wilson, 1927).
+
+  Args:
+    right: how many succeeded.
+    total: out of how many, at least 1.
+
+  Returns:
+    [low, high], fractions.
+  """
+  square, share = _NORMAL_QUANTILE**2, right / total
+  centre = (share + square / (2 * total)) / (1 + square / total)
+  spread = share * (1 - share) / total + square / (4 * total**2)
+  half = _NORMAL_QUANTILE * math.sqrt(spread) / (1 + square / total)
+  return [max(centre - half, 0.0), min(centre + half, 1.0)]
+
+
+def scores(log_probabilities, labels):
+  """Accuracy with its interval, NLL, ECE, Brier score and what a reliability diagram shows.
+
+  Args:
+    log_probabilities: float [n, classes].
+    labels: int [n].
+
+  Returns:
+    {"accuracy", "interval", "nll", "ece", "brier", "reliability"}.
+  """
+  right = int(np.sum(np.argmax(log_probabilities, 1) == labels))
+  sums = binned(log_probabilities, labels)
+  return {
+    "accuracy": right / len(labels),
+    "interval": wilson(right, len(labels)),
+    "nll": nll(log_probabilities, labels),
+    "ece": ece_of(sums),
+    "brier": brier(log_probabilities, labels),
+    "reliability": reliability(sums),
+  }
+
+
+def served(votes, labels, samples):
+  """What one who calls a sampled classifier sees: means over few samples of z.
+
+  Args:
+    votes: int [n, groups]: predictions of independent calls, at least 10.
+    labels: int [n].
+    samples: of z that a call averages over.
+
+  Returns:
+    {"served_accuracy": the expected accuracy of a call, the mean over images and calls;
+    "accuracy_all_draws": the share of images that are right in each of the first 10 calls;
+    "served_interval" and "interval_all_draws": their 95% intervals (an image's calls depend on
+    each other, and however they do, the mean's true interval is not wider);
+    "served_samples": `samples`; "draws": 10}.
+  """
+  right = votes == np.asarray(labels)[:, None]
+  expected, always = float(right.mean()), int(right[:, :CALLS].all(1).sum())
+  return {
+    "served_accuracy": expected,
+    "served_interval": wilson(expected * len(labels), len(labels)),
+    "accuracy_all_draws": always / len(labels),
+    "interval_all_draws": wilson(always, len(labels)),
+    "served_samples": samples,
+    "draws": CALLS,
+  }
 
 
 def nll(log_probabilities, labels):

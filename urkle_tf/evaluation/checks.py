@@ -13,14 +13,11 @@ import tensorflow as tf
 
 from urkle_tf import attacks, distribution
 from urkle_tf.attacks import losses
-from urkle_tf.attacks.square import Square
+from urkle_tf.attacks.plan import Plan
 from urkle_tf.evaluation import attacked, scoring
-from urkle_tf.evaluation import plans as planning
 from urkle_tf.output import progress, tables
 
-EXAMPLES = 200
-TOLERANCE = 0.02  # of the images: what chance decides
-
+_TOLERANCE = 0.02  # of the images: what chance decides
 _STEPS, _MORE_STEPS, _MORE_RESTARTS, _QUERIES, _DRAWS = 20, 100, 2, 500, 10
 _SHARE = 0.1  # of images that may have no gradient, or saturate
 _GAP = 0.05  # of the images: what noise, or one step's far end, may cost an attack
@@ -29,84 +26,45 @@ _ONE = -6e-8  # the log of a probability that is 1 in float32
 _STREAM = 6  # of a seed
 
 
-def measure(
-  classifier,
-  source,
-  scorer,
-  reported,
-  norm,
-  epsilon,
-  examples=EXAMPLES,
-  batch_size=250,
-  eot=20,
-  seed=0,
-):
+def measure(context, examples=200):
   """The report's part "checks", of the served mode.
 
   White box means PGD with 20 steps on the cross-entropy and, on what that leaves, with 100 steps
   and 2 restarts on the margin; black box means Square with 500 queries.
 
   Args:
-    classifier: a `Classifier` or a `Foreign`.
-    source: a labelled `Source`.
-    scorer: a `Scorer` for `batch_size`.
-    reported: bool [source.size]: which images the report counts as robust at `epsilon`.
-    norm: of the threat model.
-    epsilon: its radius in pixel units.
+    context: a `Context` of a classifier, after its attacks.
     examples: the first so many images are looked at.
-    batch_size: images that are attacked together.
-    eot: samples of z in each evaluation of the sampled mode's objective.
-    seed: of starts and noise.
 
   Returns:
     A list of dicts: "name", "passed", "detail" (a sentence) and numbers; accuracies are
     fractions of the images looked at.
   """
-  checks = _Checks(classifier, source, scorer, norm, epsilon, examples, batch_size, eot, seed)
-  total = 8 if scoring.modes(classifier)[0] == "sampled" else 7
-  bar = progress.Progress(f"checks {norm} {tables.radius(epsilon, norm)}", total, "checks")
+  checks, total = _Checks(context, examples), 8 if context.modes[0] == "sampled" else 7
+  bar = progress.Progress(context.title("checks"), total, "checks")
   found = []
-  for check in checks.all(np.asarray(reported)):
+  for check in checks.all(context.robust):
     found.append(check)
     bar.add(1, f"{check['name']} {'passed' if check['passed'] else 'failed'}")
   return found
 
 
-def _plan(name, loss, steps, restarts, make, fixed_noise=False):
-  size = lambda epsilon: 2.5 * epsilon / steps  # noqa: E731
-  return planning.Plan(
-    name=name,
-    steps=steps,
-    restarts=restarts,
-    step_size=size,
-    make=make,
-    loss=loss,
-    fixed_noise=fixed_noise,
-  )
-
-
-def _pgd(loss, steps, restarts=1):
-  def make(threat, size):
-    return attacks.PGD(threat, steps, size, restarts=restarts, keep="best")
-
-  return _plan("pgd", loss, steps, restarts, make)
-
-
 class _Checks:
   """What the checks share: the images, and one compiled attack of each kind."""
 
-  def __init__(self, classifier, source, scorer, norm, epsilon, examples, batch_size, eot, seed):
-    self._classifier, self._scorer = classifier, scorer
-    self._mode = scoring.modes(classifier)[0]
-    self._norm, self._epsilon, self._eot = norm, float(epsilon), eot
+  def __init__(self, context, examples):
+    source = context.source
+    self._classifier, self._scorer = context.model, context.scorer
+    self._modes, self._mode = context.modes, context.modes[0]
+    self._norm, self._epsilon, self._eot = context.norm, float(context.epsilon), context.eot
     self._count = min(examples, source.size)
-    self._batch_size = min(batch_size, self._count)
-    self._seed = distribution.fold([seed, 0], _STREAM)
+    self._batch_size = min(context.batch_size, self._count)
+    self._seed = distribution.fold([context.seed, 0], _STREAM)
     mask = np.arange(source.size) < self._count
     _, self._images, self._labels = next(scoring.stream(source, self._count, mask))
     self._clean = self._score(self._images)
     self._right = np.argmax(self._clean, 1) == self._labels
-    self._tolerance = max(round(TOLERANCE * self._count), 1)
+    self._tolerance = max(round(_TOLERANCE * self._count), 1)
 
   def _score(self, images):
     """Log-probabilities [n, classes] of the served mode, by draws that no attack knows."""
@@ -128,11 +86,9 @@ class _Checks:
   def _broken(self, find, plan, epsilon, mask, stream):
     """Which of the images in `mask` an attack breaks, bool, and log p(y) at what it found."""
     broken, values = np.zeros(self._count, bool), self._of_label(self._clean).copy()
-    step_size = plan.step_size(epsilon)
     for number, (positions, images, labels) in enumerate(self._batches(mask)):
       seed = distribution.fold(self._seed, stream, number)
-      radius, step = tf.constant(epsilon, tf.float32), tf.constant(step_size, tf.float32)
-      candidates, _ = find(images, labels, seed, radius, step)
+      candidates, _ = find(images, labels, seed, *plan.radius_and_step(epsilon))
       for adversaries in np.asarray(candidates)[:, : len(positions)]:
         scores = self._score(adversaries)
         truth = self._labels[positions]
@@ -144,14 +100,18 @@ class _Checks:
   def _of_label(self, scores):
     return scores[np.arange(len(self._labels)), self._labels]
 
+  def _pgd(self, loss, steps, restarts=1):
+    threat = attacks.from_norm(self._norm, self._epsilon)
+    return Plan(attacks.PGD(threat, steps, restarts=restarts, keep="best"), loss)
+
   def _compile(self, plan, mode=None, eot=None):
     mode = mode or self._mode
-    return attacked.adversary(self._classifier, plan, self._norm, mode, eot or self._eot)
+    return attacked.adversary(self._classifier, plan, mode, eot or self._eot)
 
   def all(self, reported):
     """Makes the checks, one after the other."""
     epsilon, right = self._epsilon, self._right
-    many = _pgd(losses.cross_entropy, _STEPS)
+    many = self._pgd(losses.cross_entropy, _STEPS)
     find = self._compile(many)
     broken, values = self._broken(find, many, epsilon, right, 0)
     zeros, points = self._gradients()
@@ -159,7 +119,7 @@ class _Checks:
     yield self._check_one_step(points, right & ~broken, values)
     yield self._check_epsilon(find, many, right & ~broken)
 
-    more = _pgd(losses.margin, _MORE_STEPS, _MORE_RESTARTS)
+    more = self._pgd(losses.margin, _MORE_STEPS, _MORE_RESTARTS)
     better, _ = self._broken(self._compile(more), more, epsilon, right & ~broken, 1)
     standing = right & ~broken & ~better
     yield self._check_effort(reported[: self._count], standing)
@@ -282,11 +242,7 @@ class _Checks:
     return _check("effort", passed, detail, accuracy=before, accuracy_more=after)
 
   def _check_black_box(self, standing):
-    def make(threat, size):
-      del size
-      return Square(threat, _QUERIES)
-
-    plan = _plan("square", losses.margin, _QUERIES, 1, make, fixed_noise=True)
+    (plan,) = attacks.Square(attacks.from_norm(self._norm, self._epsilon), _QUERIES).plans()
     broken, _ = self._broken(self._compile(plan), plan, self._epsilon, standing, 3)
     before, after = self._share(standing), self._share(standing & ~broken)
     detail = (
@@ -323,7 +279,7 @@ class _Checks:
     )
     passed = flips <= _GAP and one - several <= _GAP
     numbers = {"flips": flips, "accuracy_one_draw": one, "accuracy_draws": several}
-    if "deterministic" in scoring.modes(self._classifier):
+    if "deterministic" in self._modes:
       find = self._compile(plan, mode="deterministic")
       other, _ = self._broken(find, plan, self._epsilon, standing, 6)
       numbers["broken_by_mean"] = self._share(other)

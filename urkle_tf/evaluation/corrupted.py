@@ -11,7 +11,7 @@ import numpy as np
 
 from urkle_tf import errors
 from urkle_tf.data import compatibility, named, sources
-from urkle_tf.evaluation import calibration, clean, corruptions, scoring
+from urkle_tf.evaluation import calibration, corruptions, scoring
 from urkle_tf.evaluation.store import Store
 from urkle_tf.output import progress
 
@@ -47,7 +47,7 @@ def plan(text, severities, source, data_dir=None, download=False, image_size=Non
 
   Args:
     text: `"all"`, the 15 standard types; names of them, with commas in between; or `"tfds"`,
-      the corrupted images that TFDS has prepared for the data set.  None for nothing.
+      the corrupted images that TFDS has prepared for the data set.
     severities: numbers from 1 to 5; None for all.
     source: the `Source` of clean images.
     data_dir: where prepared TFDS data lies.
@@ -56,16 +56,12 @@ def plan(text, severities, source, data_dir=None, download=False, image_size=Non
     examples: likewise.
 
   Returns:
-    A `Plan`, or None for nothing.
+    A `Plan`.
 
   Raises:
     UserError: for an unknown name or severity, images that cannot be corrupted, or prepared
       data that is not there.
   """
-  if text is None:
-    if severities:
-      raise errors.UserError("--severities says nothing without --corruptions")
-    return None
   names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
   if not names:
     raise errors.UserError("give --corruptions: all, tfds, or names with commas in between")
@@ -139,41 +135,29 @@ def _configs(dataset, severities):
   return {cell: found[cell] for cell in ordered}
 
 
-class _Tally:
-  """Adds up the scores of batches: log-probabilities of 75 corruptions would fill the memory."""
+def _tally(log_probabilities, labels):
+  """What a batch adds to its corruption: log-probabilities of 75 of them would fill the memory."""
+  return {
+    "count": len(labels),
+    "nll": calibration.nll(log_probabilities, labels) * len(labels),
+    "brier": calibration.brier(log_probabilities, labels) * len(labels),
+    "sums": calibration.binned(log_probabilities, labels),
+  }
 
-  def __init__(self):
-    self.count, self._nll, self._brier = 0, 0.0, 0.0
-    self.sums = np.zeros((3, calibration.BINS))
 
-  @staticmethod
-  def of_batch(log_probabilities, labels):
-    """What a batch adds."""
-    return {
-      "count": len(labels),
-      "nll": calibration.nll(log_probabilities, labels) * len(labels),
-      "brier": calibration.brier(log_probabilities, labels) * len(labels),
-      "sums": calibration.binned(log_probabilities, labels),
-    }
+def _accuracy(tally):
+  return float(tally["sums"][2].sum() / tally["count"])
 
-  def add(self, batch):
-    self.count += int(batch["count"])
-    self._nll += float(batch["nll"])
-    self._brier += float(batch["brier"])
-    self.sums += batch["sums"]
 
-  @property
-  def accuracy(self):
-    return float(self.sums[2].sum() / self.count)
-
-  def scores(self):
-    return {
-      "accuracy": self.accuracy,
-      "interval": clean.wilson(int(self.sums[2].sum()), self.count),
-      "nll": self._nll / self.count,
-      "ece": calibration.ece_of(self.sums),
-      "brier": self._brier / self.count,
-    }
+def _scores(tally):
+  count = int(tally["count"])
+  return {
+    "accuracy": _accuracy(tally),
+    "interval": calibration.wilson(int(tally["sums"][2].sum()), count),
+    "nll": float(tally["nll"]) / count,
+    "ece": calibration.ece_of(tally["sums"]),
+    "brier": float(tally["brier"]) / count,
+  }
 
 
 def measure(scorer, source, found, batch_size=250, seed=0, store=None):
@@ -207,21 +191,22 @@ def measure(scorer, source, found, batch_size=250, seed=0, store=None):
       scores = {
         f"{mode}.{key}": value
         for mode, values in scorer(images).items()
-        for key, value in _Tally.of_batch(values, labels).items()
+        for key, value in _tally(values, labels).items()
       }
       store.keep(name, scores)
     for mode in dict.fromkeys(key.partition(".")[0] for key in scores):
-      of_mode = {key: scores[f"{mode}.{key}"] for key in ("count", "nll", "brier", "sums")}
-      tallies.setdefault(mode, {}).setdefault(cell, _Tally()).add(of_mode)
+      of_mode = tallies.setdefault(mode, {})
+      before = of_mode.get(cell, dict.fromkeys(("count", "nll", "brier", "sums"), 0))
+      of_mode[cell] = {key: value + scores[f"{mode}.{key}"] for key, value in before.items()}
     so_far = "  ".join(
-      f"{mode} {100 * np.mean([tally.accuracy for tally in of_mode.values()]):.1f}%"
+      f"{mode} {100 * np.mean([_accuracy(tally) for tally in of_mode.values()]):.1f}%"
       for mode, of_mode in tallies.items()
     )
     bar.add(len(labels), f"{cell[0]} {cell[1] or ''} {so_far}")
   (served, of_served), *others = tallies.items()
   part = {
     "mode": served,
-    "examples": min(tally.count for tally in of_served.values()),
+    "examples": int(min(tally["count"] for tally in of_served.values())),
     "types": list(dict.fromkeys(kind for kind, _ in found.cells)),
     "severities": sorted({severity_name(severity) for _, severity in found.cells}),
     **found.origin,
@@ -238,12 +223,12 @@ def severity_name(severity):
 
 def _summary(tallies):
   """The figures of one mode, from {cell: tally}."""
-  scores = {cell: tally.scores() for cell, tally in tallies.items()}
-  images = min(tally.count for tally in tallies.values())
+  scores = {cell: _scores(tally) for cell, tally in tallies.items()}
+  images = int(min(tally["count"] for tally in tallies.values()))
 
   def mean(rows):
     means = {name: float(np.mean([row[name] for row in rows])) for name in _MEASURES}
-    return {**means, "interval": clean.wilson(means["accuracy"] * images, images)}
+    return {**means, "interval": calibration.wilson(means["accuracy"] * images, images)}
 
   by_severity: dict[str, list] = collections.defaultdict(list)
   by_type: dict[str, dict] = collections.defaultdict(dict)
@@ -262,7 +247,7 @@ def _summary(tallies):
     **whole,
     "by_severity": {name: mean(rows) for name, rows in sorted(by_severity.items())},
     "by_type": types,
-    "reliability": calibration.reliability(sum(tally.sums for tally in tallies.values())),
+    "reliability": calibration.reliability(sum(tally["sums"] for tally in tallies.values())),
   }
 
 

@@ -22,12 +22,7 @@ _STEPS = {
 # They read nothing but shape and type.
 _BLIND = {"Shape", "ShapeN", "Rank", "Size", "ZerosLike", "OnesLike"}
 # Of comparisons: whether the result rises with the first input, and with the second.
-_COMPARISONS = {
-  "Greater": (1, -1),
-  "GreaterEqual": (1, -1),
-  "Less": (-1, 1),
-  "LessEqual": (-1, 1),
-}
+_COMPARISONS = {"Greater": (1, -1), "GreaterEqual": (1, -1), "Less": (-1, 1), "LessEqual": (-1, 1)}
 _PASSING = {"Identity", "IdentityN", "EnsureShape", "Snapshot", "StopGradient", "PreventGradient"}
 _PREFIX = "imported"
 _RANDOM = {

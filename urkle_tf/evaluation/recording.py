@@ -43,15 +43,8 @@ class Recorder:
       if len(self.pictures) >= _PICTURES or positions[i] in self._pictured:
         continue
       self._pictured.add(positions[i])
-      self.pictures.append(
-        {
-          "image": images[i],
-          "adversary": candidates[i],
-          "label": int(labels[i]),
-          "before": int(before[i]),
-          "after": int(after[i]),
-        }
-      )
+      picture = {"image": images[i], "adversary": candidates[i], "label": int(labels[i])}
+      self.pictures.append({**picture, "before": int(before[i]), "after": int(after[i])})
 
   def _keep(self, row, positions, images, candidates, taken):
     if row not in self.adversaries:

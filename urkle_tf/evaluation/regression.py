@@ -1,88 +1,18 @@
 """How good and how robust a regressor is: its error, clean and attacked."""
 
-import dataclasses
 import math
 
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, errors, export
-from urkle_tf.data import compatibility, sources
-from urkle_tf.evaluation import report, scoring
-from urkle_tf.output import progress, tables
-from urkle_tf.settings import AssessRegressor, arguments, data_of
-from urkle_tf.training import runs
+from urkle_tf import distribution, errors
+from urkle_tf.evaluation import scoring
+from urkle_tf.output import progress
 
 _CHUNK = 25  # samples of z that are in memory at once
 
 
-@arguments(AssessRegressor)
-def assess_regressor(given):
-  """Measures an exported regressor, clean and attacked.
-
-  Returns:
-    What report.json holds: {"regression": see `measure`, "config", "versions"}.
-
-  Raises:
-    UserError: for settings, data or folders that do not fit.
-  """
-  settings = dataclasses.asdict(given)
-  for name in ("batch_size", "samples"):
-    if settings[name] < 1:
-      raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
-  if given.eot is not None and given.eot < 1:
-    raise errors.UserError(f"--eot must be at least 1, got {given.eot}")
-  metadata = export.read_metadata(given.regressor, "regressor")
-  norm = given.norm or metadata.get("norm", "linf")
-  epsilon = metadata.get("epsilon", 8 / 255) if given.epsilon is None else given.epsilon
-  attack = attacks.PGD(
-    attacks.from_norm(norm, epsilon),
-    steps=given.attack_steps,
-    step_size=given.attack_step_size,
-    restarts=given.restarts,
-    keep="best",
-  )
-  attack.threat.check(tf.zeros([1, *metadata["image_size"]]))
-  source = sources.load(**data_of(given))
-  compatibility.check_images(metadata["image_size"], source)
-  compatibility.check_labelled(source)
-  if source.target is None:
-    raise errors.UserError(
-      f"the regressor predicts numbers, but the labels of {source.name!r} are classes: give the "
-      "data it was made for, such as mnist:number"
-    )
-  run = runs.open_run(given.output_dir, settings) if given.output_dir else None
-  try:
-    if run and (
-      done := report.finished(run.path, given.regressor, metadata["fingerprint"], given.html)
-    ):
-      return done
-    model = export.load_regressor(given.regressor)
-    stochastic = model.stochastic
-    part = measure(
-      *(model, source, attack, (given.eot or 20) if stochastic else 1),
-      *(given.samples, given.batch_size, given.seed),
-    )
-    result = {
-      "regression": part,
-      "config": {
-        **export.settings_without_paths(settings),
-        "norm": norm,
-        "epsilon": epsilon,
-        "stochastic": stochastic,
-        "fingerprint": metadata["fingerprint"],
-      },
-      "versions": export.versions(),
-    }
-    if run:
-      report.write(run.path, result, html=given.html)
-  finally:
-    if run:
-      run.close()
-  return result
-
-
-def measure(regressor, source, attack, eot=20, samples=200, batch_size=250, seed=0):
+def measure(context, attack):
   """Errors of a regressor, on the images as they are and on the worst that an attack finds.
 
   The attack maximises the squared error of the mean prediction over z, with fresh samples in
@@ -91,13 +21,8 @@ def measure(regressor, source, attack, eot=20, samples=200, batch_size=250, seed
   samples that no attack knows.
 
   Args:
-    regressor: a `Regressor`.
-    source: a `Source` whose labels are numbers.
+    context: a `Context` of a `Regressor`, with a `Source` whose labels are numbers.
     attack: an `attacks.PGD`.
-    eot: samples of z in each evaluation of the sampled regressor's objective.
-    samples: of z, that the sampled regressor is scored with.
-    batch_size: images that are attacked together.
-    seed: of starts and noise.
 
   Returns:
     {"target", "spread", "examples", "clean", "attacks"}.  "spread" is the labels' standard
@@ -105,59 +30,68 @@ def measure(regressor, source, attack, eot=20, samples=200, batch_size=250, seed
     "mae" and "r2" (1 - rmse^2 / spread^2), and "deterministic" with the same where z is
     sampled; "attacks" has a row for each mode, with the attack's settings.
   """
-  modes = ("sampled", "deterministic") if regressor.stochastic else ("deterministic",)
-  batch_size = min(batch_size, source.size)
-  base = distribution.fold([seed, 0], scoring.ATTACK_STREAM)
-  score = _scorer(regressor, samples, distribution.fold([seed, 0], scoring.SCORE_STREAM))
-  find = {mode: _adversary(regressor, attack, mode, eot) for mode in modes}
-  labels: list[np.ndarray] = []
-  clean: dict[str, list] = {mode: [] for mode in modes}
-  worst: dict[str, list] = {mode: [] for mode in modes}
-  norm, epsilon = attack.threat.norm, float(attack.threat.epsilon)
-  bar = progress.Progress(f"pgd({attack.steps}) {norm} {tables.radius(epsilon, norm)}", source.size)
-  for number, (_, images, truth) in enumerate(scoring.stream(source, batch_size)):
-    size = len(images)
-    padded = scoring.pad(images, batch_size)
-    wanted = scoring.pad(truth.astype(np.float32), batch_size)
-    before = {mode: np.abs(found[:size, 0] - truth) for mode, found in score(padded).items()}
-    largest = dict(before)
-    for position, mode in enumerate(modes):
-      candidates = find[mode](padded, wanted, distribution.fold(base, number, position))
-      for judge, found in score(candidates).items():
-        largest[judge] = np.maximum(largest[judge], np.abs(found[:size, 0] - truth))
-    labels.append(truth)
-    for mode in modes:
-      clean[mode].append(before[mode])
-      worst[mode].append(largest[mode])
-    bar.add(size)
-  truth = np.concatenate(labels).astype(np.float64)
-  spread = float(truth.std())
-  scores = lambda parts: _scores(np.concatenate(parts), spread)  # noqa: E731
-  served, *others = modes
+  labels, clean, worst = _found(context, attack)
+  spread = float(labels.std())
+  threat, (served, *others) = attack.threat, context.modes
   return {
-    "target": source.target,
+    "target": context.source.target,
     "spread": spread,
-    "examples": len(truth),
+    "examples": len(labels),
     "clean": {
       "mode": served,
-      **scores(clean[served]),
-      **{mode: scores(clean[mode]) for mode in others},
+      **_scores(clean[served], spread),
+      **{mode: _scores(clean[mode], spread) for mode in others},
     },
     "attacks": [
       {
         "name": attack.name,
-        "norm": norm,
-        "epsilon": epsilon,
+        "norm": threat.norm,
+        "epsilon": float(threat.epsilon),
         "steps": attack.steps,
         "step_size": float(attack.step_size),
         "restarts": attack.restarts,
-        "eot": eot if mode == "sampled" else 1,
+        "eot": context.eot if mode == "sampled" else 1,
         "mode": mode,
-        **scores(worst[mode]),
+        **_scores(worst[mode], spread),
       }
-      for mode in modes
+      for mode in context.modes
     ],
   }
+
+
+def _found(context, attack):
+  """(labels float64 [n], {mode: errors [n]} of the images as they are, the same at worst)."""
+  regressor, modes, source = context.model, context.modes, context.source
+  base, scoring_seed = (
+    distribution.fold([context.seed, 0], stream)
+    for stream in (scoring.ATTACK_STREAM, scoring.SCORE_STREAM)
+  )
+  score = _scorer(regressor, modes, context.samples, scoring_seed)
+  find = {mode: _adversary(regressor, attack, mode, context.eot) for mode in modes}
+  labels: list[np.ndarray] = []
+  clean: dict[str, list] = {mode: [] for mode in modes}
+  worst: dict[str, list] = {mode: [] for mode in modes}
+  bar = progress.Progress(context.title(f"pgd({attack.steps})"), source.size)
+  for number, (_, images, truth) in enumerate(scoring.stream(source, context.batch_size)):
+    padded = scoring.pad(images, context.batch_size)
+    wanted = scoring.pad(truth.astype(np.float32), context.batch_size)
+    before = {mode: _error(found, truth) for mode, found in score(padded).items()}
+    largest = dict(before)
+    for mode in modes:
+      seed = distribution.fold(base, number, regressor.modes.index(mode))
+      for judge, found in score(find[mode](padded, wanted, seed)).items():
+        largest[judge] = np.maximum(largest[judge], _error(found, truth))
+    labels.append(truth)
+    for mode in modes:
+      clean[mode].append(before[mode])
+      worst[mode].append(largest[mode])
+    bar.add(len(images))
+  join = lambda parts: {mode: np.concatenate(parts[mode]) for mode in modes}  # noqa: E731
+  return np.concatenate(labels).astype(np.float64), join(clean), join(worst)
+
+
+def _error(found, truth):
+  return np.abs(found[: len(truth), 0] - truth)
 
 
 def _scores(error, spread):
@@ -169,7 +103,7 @@ def _scores(error, spread):
   return found | ({"r2": 1 - square / spread**2} if spread > 0 else {})
 
 
-def _scorer(regressor, samples, seed):
+def _scorer(regressor, modes, samples, seed):
   """A function of images to {mode: predictions, a NumPy array [n, outputs]}."""
   chunks = -(-samples // _CHUNK)
   each = -(-samples // chunks)
@@ -177,8 +111,10 @@ def _scorer(regressor, samples, seed):
   @tf.function
   def score(images):
     loc, scale = regressor.represent(images)
-    scored = {"deterministic": regressor.head(loc, training=False)}
-    if regressor.stochastic:
+    scored = {}
+    if "deterministic" in modes:
+      scored["deterministic"] = regressor.head(loc, training=False)
+    if "sampled" in modes:
       parts = [
         regressor.from_representation(loc, scale, distribution.fold(seed, chunk), each)
         for chunk in range(chunks)

@@ -1,15 +1,12 @@
 """What an encoder does under its worst perturbation, without a label."""
 
-import functools
-
 import numpy as np
 import tensorflow as tf
 
 from urkle_tf import attacks, distribution, networks
 from urkle_tf.evaluation import bound, scoring
-from urkle_tf.evaluation.store import Store
 from urkle_tf.networks.kl import kl_mean_part, worst
-from urkle_tf.output import progress, tables
+from urkle_tf.training import latent_map
 
 
 def nearest(queries, keys):
@@ -50,7 +47,7 @@ def effective_rank(rows):
 
 
 def _rank(encoder, source, batch_size):
-  """(effective rank of loc, of how many images): the first 10,000, in inference mode."""
+  """The effective rank of loc over the first 10,000 images, in inference mode, and how many."""
   loc = tf.function(lambda images: encoder(images, training=False).loc)
   total = min(_RANK_EXAMPLES, source.size)
   mask = np.arange(source.size) < total
@@ -60,41 +57,19 @@ def _rank(encoder, source, batch_size):
     found += len(images)
     if found >= total:
       break
-  return effective_rank(np.concatenate(rows)), total
+  return {"effective_rank": effective_rank(np.concatenate(rows)), "rank_examples": total}
 
 
-def measure(
-  network,
-  source,
-  norm,
-  epsilon,
-  steps=50,
-  restarts=2,
-  examples=1000,
-  batch_size=250,
-  seed=0,
-  loss_cap=None,
-  arrays=None,
-  store=None,
-):
+def measure(context, options):
   """The report's part "representation".
 
   The perturbation maximises KL[p(z|x) || p(z|x')], by PGD with more steps and restarts than
-  training uses: a weak inner maximum looks like a good KL.
+  training uses: a weak inner maximum looks like a good KL.  Of `context.save_images`, each image's
+  own figures and adversary go into `context.arrays`.
 
   Args:
-    network: Keras model, images -> {"loc", "scale"}.
-    source: a `Source`; labels are not read.
-    norm: of the threat model.
-    epsilon: its radius in pixel units.
-    steps: of PGD.
-    restarts: of PGD.
-    examples: the first so many images are measured.
-    batch_size: images that are attacked together.
-    seed: of the starts.
-    loss_cap: M of Proposition 1 in nats, of a loss to come; None if there is none.
-    arrays: a dict that the images' own figures and adversaries are put into; None for none.
-    store: a `Store` that remembers batches; None for none.
+    context: a `Context` with a `network`; labels are not read.
+    options: a `measurements.representation.Representation`.
 
   Returns:
     A dict: "kl_mean" and "kl_max" in nats, of the worst perturbation of each image;
@@ -106,16 +81,57 @@ def measure(
     "neighbour_flips" the share of images whose nearest other image (cosine of loc) becomes another
     one; "regulariser_per_nat" sqrt(mean KL / 2) and "regulariser_tight_per_nat" the mean of
     sqrt(KL / 2): times M, what Proposition 1 adds to the clean loss of any classifier of z whose
-    loss is at most M (eq. 4 and eq. 31); and with `loss_cap` "M", "regulariser" and
-    "regulariser_tight", these products.
+    loss is at most M (eq. 4 and eq. 31); and with `loss_cap`, of an encoder alone, "M",
+    "regulariser" and "regulariser_tight", these products.
   """
-  encoder = networks.ExportedEncoder(network)
-  attack = attacks.PGD(
-    attacks.from_norm(norm, epsilon), steps=steps, restarts=restarts, keep="best"
-  )
-  total = min(examples, source.size)
-  batch_size = min(batch_size, total)
-  seed = distribution.fold([seed, 0], scoring.REPRESENTATION_STREAM)
+  encoder = networks.ExportedEncoder(context.network)
+  total = min(options.examples, context.source.size)
+  title = f"worst KL({options.steps}x{options.restarts})"
+  compute = _worst(context, options, encoder, min(context.batch_size, total))
+  values = context.over_first(total, "representation", title, compute)
+  loc, scale = values["loc"].astype(np.float64), values["scale"].astype(np.float64)
+  moved = np.linalg.norm(values["moved"] - loc, axis=1)
+  spread = max(_mean_distance(loc), 1e-12)
+  flips = nearest(values["moved"], loc) != nearest(loc, loc)
+  snr = np.abs(loc) / scale
+  if context.save_images:
+    each = {"kl": values["kl"], "sigma": scale.mean(1), "snr": snr.mean(1)}
+    each |= {"neighbour_flips": flips, "drift": moved / spread}
+    each["adversaries"] = values["adversaries"]
+    context.arrays |= {f"representation_{name}": array for name, array in each.items()}
+  loss_cap = options.loss_cap if context.kind == "encoder" else None
+  return {
+    "kl_mean": float(values["kl"].mean(dtype=np.float64)),
+    "kl_max": float(values["kl"].max()),
+    "kl_mean_part": float(values["mean_part"].mean(dtype=np.float64)),
+    "sigma": float(scale.mean()),
+    **{"sigma_min": float(scale.min()), "sigma_max": float(scale.max())},
+    "snr": float(np.mean(snr)),
+    "loc_std": float(loc.std(0).mean()),
+    **_rank(encoder, context.source, min(context.batch_size, total)),
+    "drift": float(moved.mean() / spread),
+    "neighbour_flips": float(flips.mean()),
+    **_regularisers(values["kl"], loss_cap),
+    **{"norm": context.norm, "epsilon": float(context.epsilon)},
+    **{"steps": options.steps, "restarts": options.restarts},
+    "examples": total,
+  }
+
+
+def _regularisers(divergence, loss_cap):
+  """What Proposition 1 adds to the clean loss: per nat of M, and for an M unless it is None."""
+  plain, tight = bound.roots(divergence)
+  found = {"regulariser_per_nat": plain, "regulariser_tight_per_nat": tight}
+  if loss_cap is not None:
+    found |= {"M": float(loss_cap)}
+    found |= {"regulariser": loss_cap * plain, "regulariser_tight": loss_cap * tight}
+  return found
+
+
+def _worst(context, options, encoder, batch_size):
+  """A function of a batch to the images' worst KL and representations, for `over_first`."""
+  attack = attacks.PGD(context.threat, options.steps, restarts=options.restarts, keep="best")
+  seed = distribution.fold([context.seed, 0], scoring.REPRESENTATION_STREAM)
 
   @tf.function
   def attacked(images, seed):
@@ -126,62 +142,24 @@ def measure(
       "loc": pair.clean.loc,
       "scale": pair.clean.scale,
       "moved": pair.attacked.loc,
-    } | ({} if arrays is None else {"adversaries": pair.neighbours})
+    } | ({"adversaries": pair.neighbours} if context.save_images else {})
 
-  def measure_batch(number, images):
+  def compute(number, images, labels):
+    del labels
     values = attacked(scoring.pad(images, batch_size), distribution.fold(seed, number))
     return {name: value.numpy()[: len(images)] for name, value in values.items()}
 
-  mask = np.arange(source.size) < total
-  bar = progress.Progress(
-    f"worst KL({steps}x{restarts}) {norm} {tables.radius(epsilon, norm)}", total
-  )
-  store, parts = store or Store(), []
-  for number, (_, images, _) in enumerate(scoring.stream(source, batch_size, mask)):
-    compute = functools.partial(measure_batch, number, images)
-    parts.append(store.arrays(f"representation-{number}", compute))
-    bar.add(len(images), f"{np.mean(parts[-1]['kl']):.3g} nats")
-    if bar.done >= total:
-      break
-  values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-  loc, scale = values["loc"].astype(np.float64), values["scale"].astype(np.float64)
-  moved = np.linalg.norm(values["moved"] - loc, axis=1).mean()
-  spread = max(_mean_distance(loc), 1e-12)
-  flips = nearest(values["moved"], loc) != nearest(loc, loc)
-  if arrays is not None:
-    snr = np.mean(np.abs(loc) / scale, 1)
-    found = {"kl": values["kl"], "sigma": scale.mean(1), "snr": snr, "neighbour_flips": flips}
-    found |= {"drift": np.linalg.norm(values["moved"] - loc, axis=1) / spread}
-    found |= {"adversaries": values["adversaries"]}
-    arrays |= {f"representation_{name}": array for name, array in found.items()}
-  plain, tight = bound.roots(values["kl"])
-  rank, rank_examples = _rank(encoder, source, batch_size)
-  capped = {}
-  if loss_cap is not None:
-    capped = {"M": float(loss_cap)}
-    capped |= {"regulariser": loss_cap * plain, "regulariser_tight": loss_cap * tight}
-  return {
-    "kl_mean": float(values["kl"].mean(dtype=np.float64)),
-    "kl_max": float(values["kl"].max()),
-    "kl_mean_part": float(values["mean_part"].mean(dtype=np.float64)),
-    "sigma": float(scale.mean()),
-    "sigma_min": float(scale.min()),
-    "sigma_max": float(scale.max()),
-    "snr": float(np.mean(np.abs(loc) / scale)),
-    "loc_std": float(loc.std(0).mean()),
-    "effective_rank": rank,
-    "rank_examples": rank_examples,
-    "drift": float(moved / spread),
-    "neighbour_flips": float(flips.mean()),
-    "regulariser_per_nat": plain,
-    "regulariser_tight_per_nat": tight,
-    **capped,
-    "norm": norm,
-    "epsilon": float(epsilon),
-    "steps": steps,
-    "restarts": restarts,
-    "examples": total,
-  }
+  return compute
+
+
+def draw_map(context):
+  """Draws the first ten images' samples of z, and their unsupervised adversaries'."""
+  _, images, _ = next(scoring.stream(context.source, min(10, context.source.size)))
+  attack = attacks.PGD(context.threat, steps=50, keep="best")
+  settings = context.metadata.get("settings", {})
+  title = ", ".join(settings[name] for name in ("pretext", "robustness") if name in settings)
+  file = context.folder / "figures" / "latent_map.png"
+  latent_map.draw({title: context.network}, images, attack, file, seed=context.seed)
 
 
 def _mean_distance(rows):

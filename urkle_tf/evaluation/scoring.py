@@ -7,16 +7,10 @@ import tensorflow as tf
 
 from urkle_tf import distribution, errors
 from urkle_tf.data import pipeline
-
-CALLS = 10  # of a served classifier, in all of which it is to be right
+from urkle_tf.evaluation import calibration
 
 # The streams of a seed: an attack must never know the noise that its result is scored with.
 ATTACK_STREAM, SCORE_STREAM, REPRESENTATION_STREAM, CHOICE_STREAM = 1, 2, 3, 7
-
-
-def modes(classifier):
-  """The classifiers that a classifier is, the served one first."""
-  return classifier.modes
 
 
 def pad(array, size):
@@ -103,16 +97,17 @@ class Scorer:
     batch_size: the most images of a call.
     samples: samples of z in the sampled mode, at least; and at least those of 10 served calls.
     seed: of the draws.
+    modes: those that are wanted, the served one first; None for all of the classifier's.
 
   Attributes:
-    modes: the classifier's.
+    modes: those that are wanted.
     served: how many samples of z a served prediction averages over.
   """
 
-  def __init__(self, classifier, batch_size, samples=200, seed=0):
-    self.modes, self._batch_size = modes(classifier), batch_size
+  def __init__(self, classifier, batch_size, samples=200, seed=0, modes=None):
+    self.modes, self._batch_size = modes or classifier.modes, batch_size
     self.served = each = classifier.samples
-    groups = max(-(-samples // each), CALLS)
+    groups = max(-(-samples // each), calibration.CALLS)
     seed = [seed, 0]
     self._scoring = distribution.fold(seed, SCORE_STREAM)
     self._choosing = distribution.fold(seed, CHOICE_STREAM)

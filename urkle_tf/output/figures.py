@@ -1,7 +1,6 @@
 """Drawing on a canvas of its own, and images as files."""
 
 import numpy as np
-import tensorflow as tf
 
 from urkle_tf.output import files
 
@@ -35,6 +34,8 @@ def save(picture, file):
     picture: uint8 [height, width, 1 or 3].
     file: a `pathlib.Path`; its folder is made.
   """
+  import tensorflow as tf  # here: reports are drawn without it
+
   files.write(file, tf.io.encode_png(picture).numpy())
 
 

@@ -1,7 +1,12 @@
-"""How far a long loop is: a line that fills on a terminal, ten lines elsewhere."""
+"""How far a long loop is: tqdm's bar on a terminal, a line now and then elsewhere."""
 
+import shutil
 import sys
 import time
+
+import tqdm
+
+_FORMAT = "{desc} [{bar:20}] {place}  {pace}  {note}"
 
 
 def duration(seconds):
@@ -11,8 +16,72 @@ def duration(seconds):
   return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def pace(rate, unit, spent, left):
+  """`rate` in units a second, and the seconds that are spent and left, as text."""
+  digits = 0 if rate >= 10 or not rate else 2
+  return f"{rate:,.{digits}f} {unit}/s  {duration(spent)} spent, {duration(left)} left"
+
+
+class _Line(tqdm.tqdm):
+  """A line of a terminal, with the text that it is given."""
+
+  monitor_interval = 0  # no thread
+  text = ""
+
+  def __str__(self):
+    return self.text
+
+
+class Bar:
+  """Shows on standard error how far something is.
+
+  Args:
+    terminal: whether one line is written over again and again; None where standard error is a
+      terminal.
+  """
+
+  def __init__(self, terminal=None):
+    self.terminal = sys.stderr.isatty() if terminal is None else terminal
+    self._line = None
+
+  def show(self, name, share, place, pace, note=""):
+    """Shows how far it is; what is finished keeps its line.
+
+    Args:
+      name: what is being done.
+      share: how much of it is done, in [0, 1].
+      place: the same in words.
+      pace: see `pace`.
+      note: further figures.
+    """
+    text = tqdm.tqdm.format_meter(
+      n=share,
+      total=1,
+      elapsed=0,
+      # A longer line would not be written over.
+      ncols=shutil.get_terminal_size().columns if self.terminal else None,
+      prefix=name,
+      ascii=".#",
+      bar_format=_FORMAT,
+      place=place,
+      pace=pace,
+      note=note,
+    ).rstrip()
+    if not self.terminal:
+      print(text, file=sys.stderr, flush=True)
+      return
+    if self._line is None:
+      self._line = _Line(file=sys.stderr, leave=False)
+    self._line.text = text
+    self._line.refresh()
+    if share >= 1:
+      self._line.leave = True
+      self._line.close()
+      self._line = None
+
+
 class Progress:
-  """Says on standard error how much of a loop is done, and when it will be.
+  """The progress of a loop, and when it will end; elsewhere than on a terminal ten lines.
 
   Args:
     name: what is being done.
@@ -25,25 +94,17 @@ class Progress:
 
   def __init__(self, name, total, unit="images"):
     self._name, self._total, self._unit = name, max(total, 1), unit
+    self._bar, self._started = Bar(), time.perf_counter()
     self.done, self._tenth = 0, 0
-    self._started = time.perf_counter()
-    self._terminal = sys.stderr.isatty()
 
   def add(self, count, note=""):
     """Counts `count` more units; `note` is shown behind the figures."""
     self.done += count
-    spent = time.perf_counter() - self._started
-    tenth = 10 * self.done // self._total
-    if not self._terminal and tenth == self._tenth:
+    before, self._tenth = self._tenth, 10 * self.done // self._total
+    if not self._bar.terminal and self._tenth == before:
       return
-    self._tenth = tenth
+    spent = time.perf_counter() - self._started
     left = spent * (self._total - self.done) / max(self.done, 1)
-    bar = "#" * (2 * tenth) + "." * (20 - 2 * tenth)
-    rate = self.done / max(spent, 1e-9)
-    line = (
-      f"{self._name} [{bar}] {self.done}/{self._total}  "
-      f"{rate:,.{0 if rate >= 10 else 2}f} {self._unit}/s  {duration(spent)} spent, "
-      f"{duration(left)} left  {note}"
-    ).rstrip()
-    end = "\n" if not self._terminal or self.done >= self._total else ""
-    print(("\r\033[K" if self._terminal else "") + line, end=end, file=sys.stderr, flush=True)
+    figures = pace(self.done / max(spent, 1e-9), self._unit, spent, left)
+    place = f"{self.done}/{self._total}"
+    self._bar.show(self._name, self.done / self._total, place, figures, note)

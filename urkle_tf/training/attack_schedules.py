@@ -133,13 +133,13 @@ class Control(keras.callbacks.Callback):
   Args:
     schedule: the `Controlled`.
     batch: as the pipeline makes one, of images that the training does not see.
-    metrics: the `monitoring.Metrics` of the run: `attack_ratio` joins its next row.
+    recorder: the `Recorder` of the run: `attack_ratio` joins its next row.
     agree: `distribution.agreement` of the strategy.
   """
 
-  def __init__(self, schedule, batch, metrics, agree=lambda number: number):
+  def __init__(self, schedule, batch, recorder, agree=lambda number: number):
     super().__init__()
-    self._schedule, self._metrics, self._agree = schedule, metrics, agree
+    self._schedule, self._recorder, self._agree = schedule, recorder, agree
     self._batch, self._measured = batch, None
 
   def _measure(self, steps):
@@ -160,7 +160,7 @@ class Control(keras.callbacks.Callback):
     del batch, logs
     if int(distribution.plain(self.model.optimizer.iterations)) % self._schedule.every:
       return
-    with self._metrics.paused():
+    with self._recorder.paused():
       if self._measured is None:
         self._measured = tf.function(self._measure, autograph=False)
       steps = self._schedule.steps(1.0, self.model.attack)
@@ -168,7 +168,7 @@ class Control(keras.callbacks.Callback):
       if not np.isfinite(ratio):
         return
       new = self._schedule.adjust(ratio, int(steps))
-    self._metrics.extra["attack_ratio"] = round(ratio, 4)
+    self._recorder.extra["attack_ratio"] = round(ratio, 4)
     if ratio > self._schedule.high:
       logging.warning(
         "PGD-20 finds %.1f times what the attack of this training finds in %d steps: it takes %d "
@@ -184,8 +184,11 @@ def _whole(name, option, value):
 
 
 def _check(attack, name):
-  if type(attack) is not PGD:
-    raise errors.UserError(f"--attack_schedule={name} changes PGD's steps: use --attack=pgd")
+  if "steps" not in attack.takes:
+    raise errors.UserError(
+      f"--attack_schedule={name} changes the number of steps, and {attack.name} has its own: use "
+      "--attack=pgd"
+    )
 
 
 _SCHEDULES = {"constant": Constant, "rising": Rising, "controlled": Controlled}

@@ -25,6 +25,14 @@ def names(variables):
   ]
 
 
+def state(learner):
+  """All variables of a compiled `Trainer`, in the order that checkpoints hold them.
+
+  Those of the metrics too: a signal may find the means half full.
+  """
+  return [*learner.variables, *learner.optimizer.variables, *learner.metrics_variables]
+
+
 class Checkpoints:
   """The checkpoints of a run, by step.
 

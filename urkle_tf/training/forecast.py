@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf.output.progress import duration
-from urkle_tf.training import cost, pretraining
+from urkle_tf.training import cost, jobs
 
 _MIB = 2**20
 _CHECKPOINTS = 3  # that are kept, and one that is being written
@@ -37,7 +37,7 @@ def forecast(timed_steps=3, **settings):
   Raises:
     UserError: as `pretrain`.
   """
-  with pretraining.prepared(settings) as job:
+  with jobs.prepared(settings) as job:
     found = _static(job)
     if not any("memory" in warning for warning in found["warnings"]):
       found |= _measured(job, timed_steps, found)

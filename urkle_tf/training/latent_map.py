@@ -102,9 +102,9 @@ def figure(rows, images, attack):
   canvas = figures.canvas(7.6, 1.2 + 3.9 * len(rows))
   parts = canvas.subfigures(1 + len(rows), 1, height_ratios=[1.2] + [3.9] * len(rows))
   samples = next(iter(rows.values()))["clean"].shape[1]
-  threat = attack.threat
+  threat, name = attack.threat, attack.name.upper().replace("_", "-")
   parts[0].suptitle(
-    f"{samples} samples of z an image. Adversaries: {attack.name.upper()}-{attack.steps} on the "
+    f"{samples} samples of z an image. Adversaries: {name}-{attack.steps} on the "
     f"KL, {threat.norm}, epsilon {tables.radius(float(threat.epsilon), threat.norm)}",
     fontsize=9,
   )

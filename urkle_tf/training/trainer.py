@@ -154,7 +154,7 @@ class Trainer(keras_private.Built):
       done: how many steps were taken before.
       steps: of the whole training; None until a callback ends it.
       steps_per_epoch: likewise of an epoch.
-      callbacks: of `fit`, with `monitoring.Metrics` as the last.
+      callbacks: of `fit`, with `metrics.Metrics` as the last.
     """
     fit = functools.partial(self.fit, callbacks=callbacks, verbose=0, shuffle=False)
     data, epoch = views(done), done // steps_per_epoch
@@ -368,6 +368,7 @@ def _check(scheme, attack, schedule, ends):
       raise errors.UserError(
         "this robustness scheme needs an attack: Trainer(..., attack=PGD(...))"
       )
+    attack.check("training")
     schedule.check(attack, scheme)
   if not ends and scheme.strength(0.0) is not None:
     raise errors.UserError(

@@ -1,8 +1,10 @@
 """The report's figures, and what they say to whoever does not see them."""
 
+import functools
+
 import numpy as np
 
-from urkle_tf.evaluation.document import Picture
+from urkle_tf.evaluation.report.document import Picture
 from urkle_tf.output import tables
 from urkle_tf.output.figures import canvas
 
@@ -10,52 +12,18 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  #
 _FOLDER = "figures"
 
 
-def draw(folder, report, broken=(), class_names=None):
-  """Draws the figures of a report into its folder.
-
-  Args:
-    folder: a `pathlib.Path`.
-    report: the dict that report.json holds.
-    broken: images that were broken, from a `recording.Recorder`.
-    class_names: names of the classes, or None.
-  """
-  figures = folder / _FOLDER
-  if report.get("clean"):
-    figures.mkdir(exist_ok=True)
-    reliability_figure(report, figures / "reliability.png")
-  if report.get("attacks"):
-    accuracy_figure(report, figures / "accuracy_vs_epsilon.png")
-  if part := report.get("corruptions"):
-    corruptions_figure(part, figures / "corruptions.png")
-  if broken:
-    examples_figure(broken, class_names, figures / "examples.png")
+def reliability(report):
+  """The `Picture` of the reliability diagram."""
+  panels = [
+    f"{title}, expected calibration error {_calibration_error(bins):.3f}"
+    for title, bins in reliability_panels(report)
+  ]
+  described, draw = "; ".join(panels) + ".", functools.partial(reliability_figure, report)
+  return _picture("reliability", "Accuracy against confidence", described, draw)
 
 
-def found(folder, report):
-  """The figures that a report's folder holds.
-
-  Args:
-    folder: a `pathlib.Path`.
-    report: the dict that report.json holds.
-
-  Returns:
-    {name: `Picture`}, the name being that of the file without its ending.
-  """
-  known = {
-    "accuracy_vs_epsilon": ("Accuracy against the radius of the attack", _describe_accuracy),
-    "examples": ("Images that were broken", _describe_examples),
-    "reliability": ("Accuracy against confidence", _describe_reliability),
-    "corruptions": ("Accuracy on corrupted images", _describe_corruptions),
-    "latent_map": ("Samples of z, before and after an attack on the KL", _describe_map),
-  }
-  return {
-    name: Picture(f"{_FOLDER}/{name}.png", title, f"{title}: {describe(report)}")
-    for name, (title, describe) in known.items()
-    if (folder / _FOLDER / f"{name}.png").exists()
-  }
-
-
-def _describe_accuracy(report):
+def accuracy_vs_epsilon(report):
+  """The `Picture` of accuracy against epsilon."""
   lines = []
   for (label, mode), rows in _lines(report).items():
     points = [
@@ -63,33 +31,36 @@ def _describe_accuracy(report):
       for row in rows
     ]
     lines.append(f"{label}, z {mode}, {', '.join(points)}")
-  return "; ".join(lines) + "."
+  title = "Accuracy against the radius of the attack"
+  draw = functools.partial(accuracy_figure, report)
+  return _picture("accuracy_vs_epsilon", title, "; ".join(lines) + ".", draw)
 
 
-def _describe_examples(report):
-  del report
-  return "each column is an image, the perturbation magnified, and their sum."
+def examples():
+  """The `Picture` of images that were broken."""
+  described = "each column is an image, the perturbation magnified, and their sum."
+  return _picture("examples", "Images that were broken", described)
 
 
-def _describe_reliability(report):
-  panels = [
-    f"{title}, expected calibration error {_calibration_error(bins):.3f}"
-    for title, bins in reliability_panels(report)
-  ]
-  return "; ".join(panels) + "."
-
-
-def _describe_corruptions(report):
-  part = report["corruptions"]
+def corruptions(part):
+  """The `Picture` of the heat map, of the report's part "corruptions"."""
   means = [f"{100 * part['by_severity'][s]['accuracy']:.2f}% at {s}" for s in part["severities"]]
-  return f"mean over types by severity, {', '.join(means)}; the table holds each cell."
+  described = f"mean over types by severity, {', '.join(means)}; the table holds each cell."
+  draw = functools.partial(corruptions_figure, part)
+  return _picture("corruptions", "Accuracy on corrupted images", described, draw)
 
 
-def _describe_map(report):
-  part = report.get("representation")
-  return "a colour for each of ten images; clean on the left, attacked on the right" + (
-    f"; mean KL over all images {part['kl_mean']:.4g} nats." if part else "."
+def latent_map(part):
+  """The `Picture` of the map of z, with the report's part "representation"."""
+  described = (
+    "a colour for each of ten images; clean on the left, attacked on the right; mean KL over all "
+    f"images {part['kl_mean']:.4g} nats."
   )
+  return _picture("latent_map", "Samples of z, before and after an attack on the KL", described)
+
+
+def _picture(name, title, described, draw=None):
+  return Picture(f"{_FOLDER}/{name}.png", title, f"{title}: {described}", draw)
 
 
 def _lines(report):
@@ -197,10 +168,12 @@ def reliability_panels(report):
   return panels
 
 
+def _arrays(bins):
+  return (np.array(bins[name], np.float64) for name in ("count", "confidence", "accuracy"))
+
+
 def _calibration_error(bins):
-  count, confidence, accuracy = (
-    np.array(bins[name], np.float64) for name in ("count", "confidence", "accuracy")
-  )
+  count, confidence, accuracy = _arrays(bins)
   return np.sum(count * np.abs(accuracy - confidence)) / count.sum()
 
 
@@ -210,9 +183,7 @@ def reliability_figure(report, file):
   figure = canvas(2.9 * len(panels), 3.9)
   grid = figure.subplots(2, len(panels), squeeze=False, height_ratios=(3, 1), sharex=True)
   for (title, bins), above, below in zip(panels, *grid, strict=True):
-    count, confidence, accuracy = (
-      np.array(bins[name], np.float64) for name in ("count", "confidence", "accuracy")
-    )
+    count, confidence, accuracy = _arrays(bins)
     edges = np.linspace(0, 1, len(count) + 1)
     filled = count > 0
     above.plot((0, 1), (0, 1), color="grey", linewidth=1, linestyle="--")
@@ -247,11 +218,7 @@ def examples_figure(pictures, class_names, file):
     change = picture["adversary"] - picture["image"]
     largest = max(float(np.abs(change).max()), 1e-6)
     shown = (picture["image"], 0.5 + change / (2 * largest), picture["adversary"])
-    titles = (
-      name(picture["before"]),
-      f"x {0.5 / largest:.3g}",
-      name(picture["after"]),
-    )
+    titles = (name(picture["before"]), f"x {0.5 / largest:.3g}", name(picture["after"]))
     for axes, pixels, title in zip(grid[:, column], shown, titles, strict=True):
       grey = {"cmap": "gray", "vmin": 0, "vmax": 1} if pixels.shape[-1] == 1 else {}
       pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels

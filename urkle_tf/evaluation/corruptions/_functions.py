@@ -1,248 +1,24 @@
-"""The 15 standard corruptions of Hendrycks and Dietterich (2019), at five severities.
-
-Written from the paper with the constants of its published data sets, which lie in pixels and
-therefore go with a size of image: CIFAR-10-C's (32 pixels), Tiny-ImageNet-C's (64) and
-ImageNet-C's (224).  The set whose size is nearest, by ratio, to an image's shorter side is used.
-
-Other than in the published data:
-- frost is made of procedural ice crystals, not of photographs: its figures cannot be compared
-  with published ones;
-- results stay float32; only JPEG rounds to 8 bits.
-
-An image's noise is a function of (seed, corruption, severity, position in the split), by a
-generator whose stream is frozen: it depends on no batch size and no release of NumPy.
-"""
+"""The corruptions themselves: (images float32 [n, h, w, c], draws, *constants) -> images."""
 
 import functools
 import io
 import math
-import zlib
 
 import numpy as np
 from PIL import Image
 
-from urkle_tf import errors
-
-SEVERITIES = (1, 2, 3, 4, 5)
-
-_SIZES = {"CIFAR-10-C": 32, "Tiny-ImageNet-C": 64, "ImageNet-C": 224}
-_CHUNK = 2**23  # numbers that are corrupted together: 32 MiB
-
-# One entry a severity.  The comments name what a tuple holds.
-_CONSTANTS: dict[str, dict[str, tuple]] = {
-  "gaussian_noise": {  # standard deviation
-    "CIFAR-10-C": (0.04, 0.06, 0.08, 0.09, 0.10),
-    "Tiny-ImageNet-C": (0.04, 0.08, 0.12, 0.15, 0.18),
-    "ImageNet-C": (0.08, 0.12, 0.18, 0.26, 0.38),
-  },
-  "shot_noise": {  # photons of a white pixel
-    "CIFAR-10-C": (500, 250, 100, 75, 50),
-    "Tiny-ImageNet-C": (250, 100, 50, 30, 15),
-    "ImageNet-C": (60, 25, 12, 5, 3),
-  },
-  "impulse_noise": {  # share of values that turn black or white
-    "CIFAR-10-C": (0.01, 0.02, 0.03, 0.05, 0.07),
-    "Tiny-ImageNet-C": (0.01, 0.02, 0.05, 0.08, 0.14),
-    "ImageNet-C": (0.03, 0.06, 0.09, 0.17, 0.27),
-  },
-  "defocus_blur": {  # radius of the disk, sigma that smooths its edge
-    "CIFAR-10-C": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
-    "Tiny-ImageNet-C": ((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
-    "ImageNet-C": ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
-  },
-  "glass_blur": {  # sigma, how far pixels go, passes
-    "CIFAR-10-C": ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
-    "Tiny-ImageNet-C": ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
-    "ImageNet-C": ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
-  },
-  "motion_blur": {  # radius, sigma
-    "CIFAR-10-C": ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
-    "Tiny-ImageNet-C": ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
-    "ImageNet-C": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
-  },
-  "zoom_blur": {  # zoom factors: from 1 to the first number, in steps of the second
-    "CIFAR-10-C": ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
-    "Tiny-ImageNet-C": ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
-    "ImageNet-C": ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
-  },
-  "snow": {  # mean and deviation of the flakes, zoom, threshold, radius, sigma, share of the image
-    "CIFAR-10-C": (
-      (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
-      (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
-      (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-      (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-      (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-    ),
-    "Tiny-ImageNet-C": (
-      (0.1, 0.2, 1, 0.6, 8, 3, 0.8),
-      (0.1, 0.2, 1, 0.5, 10, 4, 0.8),
-      (0.15, 0.3, 1.75, 0.55, 10, 4, 0.7),
-      (0.25, 0.3, 2.25, 0.6, 12, 6, 0.65),
-      (0.3, 0.3, 1.25, 0.65, 14, 12, 0.6),
-    ),
-    "ImageNet-C": (
-      (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
-      (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
-      (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-      (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
-      (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
-    ),
-  },
-  "frost": {  # weights of the image and of the ice
-    "CIFAR-10-C": ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
-    "Tiny-ImageNet-C": ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
-    "ImageNet-C": ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
-  },
-  "fog": {  # thickness, how much smoother it is at twice the scale
-    "CIFAR-10-C": ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
-    "Tiny-ImageNet-C": ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
-    "ImageNet-C": ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
-  },
-  "brightness": {  # what is added to the value in HSV
-    "CIFAR-10-C": (0.05, 0.1, 0.15, 0.2, 0.3),
-    "Tiny-ImageNet-C": (0.1, 0.2, 0.3, 0.4, 0.5),
-    "ImageNet-C": (0.1, 0.2, 0.3, 0.4, 0.5),
-  },
-  "contrast": {  # factor of the distance from the mean
-    "CIFAR-10-C": (0.75, 0.5, 0.4, 0.3, 0.15),
-    "Tiny-ImageNet-C": (0.4, 0.3, 0.2, 0.1, 0.05),
-    "ImageNet-C": (0.4, 0.3, 0.2, 0.1, 0.05),
-  },
-  "elastic_transform": {  # height and sigma of the waves, shift of the corners; shares of the side
-    "CIFAR-10-C": ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05))
-    + ((0.1, 0.03, 0.03),),
-    "Tiny-ImageNet-C": ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03))
-    + ((0.16, 0.03, 0.02),),
-    # Published for a side of 244 and used at 224.
-    "ImageNet-C": tuple(
-      tuple(244 / 224 * share for share in shares)
-      for shares in (
-        (2, 0.7, 0.1),
-        (2, 0.08, 0.2),
-        (0.05, 0.01, 0.02),
-        (0.07, 0.01, 0.02),
-        (0.12, 0.01, 0.02),
-      )
-    ),
-  },
-  "pixelate": {  # size of the coarse image, as a share
-    "CIFAR-10-C": (0.95, 0.9, 0.85, 0.75, 0.65),
-    "Tiny-ImageNet-C": (0.9, 0.8, 0.7, 0.6, 0.5),
-    "ImageNet-C": (0.6, 0.5, 0.4, 0.3, 0.25),
-  },
-  "jpeg_compression": {  # quality
-    "CIFAR-10-C": (80, 65, 58, 50, 40),
-    "Tiny-ImageNet-C": (65, 58, 50, 40, 25),
-    "ImageNet-C": (25, 18, 15, 10, 7),
-  },
-}
-
-NAMES = tuple(_CONSTANTS)
-
-
-def constants(image_shape):
-  """The published data set whose constants go with images of a size.
-
-  Args:
-    image_shape: (height, width, channels).
-
-  Returns:
-    `"CIFAR-10-C"`, `"Tiny-ImageNet-C"` or `"ImageNet-C"`.
-  """
-  side = min(image_shape[:2])
-  return min(_SIZES, key=lambda name: abs(math.log(_SIZES[name] / side)))
-
-
-def check(image_shape):
-  """Raises `UserError` if images of a shape cannot be corrupted.
-
-  Args:
-    image_shape: (height, width, channels).
-  """
-  height, width, channels = image_shape
-  if channels not in (1, 3) or min(height, width) < 6:
-    raise errors.UserError(
-      f"corruptions take grey or RGB images of at least 6x6 pixels, not {height}x{width}x{channels}"
-    )
-
-
-def corrupt(images, name, severity, positions, seed=0):
-  """Corrupts images.
-
-  Args:
-    images: float32 [n, h, w, c] in [0, 1], c 1 or 3.
-    name: one of `NAMES`.
-    severity: 1 to 5.
-    positions: int [n]: the images' places in their split, which their noise belongs to.
-    seed: an int.
-
-  Returns:
-    float32 [n, h, w, c] in [0, 1].
-
-  Raises:
-    UserError: for an unknown name or severity, or images of a shape that cannot be corrupted.
-  """
-  if name not in NAMES:
-    raise errors.unknown("corruption", name, NAMES)
-  if severity not in SEVERITIES:
-    raise errors.UserError(f"severities are 1 to 5, got {severity}")
-  check(images.shape[1:])
-  chosen = _CONSTANTS[name][constants(images.shape[1:])][severity - 1]
-  chosen = chosen if isinstance(chosen, tuple) else (chosen,)
-  stream = (zlib.crc32(name.encode()), severity)
-  chunk = max(_CHUNK // images[0].size, 1)
-  parts = []
-  for start in range(0, len(images), chunk):
-    rows = slice(start, start + chunk)
-    draws = _Draws(seed, stream, positions[rows])
-    found = _FUNCTIONS[name](images[rows].astype(np.float32), draws, *chosen)
-    parts.append(np.clip(found, 0, 1, dtype=np.float32, order="C"))
-  return np.concatenate(parts)
-
-
-class _Draws:
-  """Random numbers, float32 [n, *shape]: each image's are a stream of its own."""
-
-  def __init__(self, seed, stream, positions):
-    word = 2**32 - 1
-    self._key = (seed & word, seed >> 32 & word, *stream)
-    self._positions, self._calls = positions, 0
-    # NumPy froze the stream of `RandomState`; that of newer generators may change.
-    self._generator = np.random.RandomState(0)
-
-  def _stack(self, draw, *arguments):
-    self._calls += 1
-    drawn = []
-    for place, *values in zip(self._positions, *arguments, strict=True):
-      self._generator.seed([*self._key, self._calls, int(place)])
-      drawn.append(draw(self._generator, *values))
-    return np.stack(drawn)
-
-  def normal(self, shape):
-    return self._stack(lambda generator: generator.standard_normal(shape).astype(np.float32))
-
-  def uniform(self, shape, low=0.0, high=1.0):
-    return self._stack(lambda generator: generator.uniform(low, high, shape)).astype(np.float32)
-
-  def integers(self, shape, low, high):
-    return self._stack(lambda generator: generator.randint(low, high, shape))
-
-  def poisson(self, means):
-    return self._stack(lambda generator, mean: generator.poisson(mean), means).astype(np.float32)
-
-
 # Noise.
 
 
-def _gaussian_noise(images, draws, deviation):
+def gaussian_noise(images, draws, deviation):
   return images + np.float32(deviation) * draws.normal(images.shape[1:])
 
 
-def _shot_noise(images, draws, photons):
+def shot_noise(images, draws, photons):
   return draws.poisson(images * np.float32(photons)) / np.float32(photons)
 
 
-def _impulse_noise(images, draws, amount):
+def impulse_noise(images, draws, amount):
   place = draws.uniform(images.shape[1:])
   noisy = np.where(place < amount / 2, np.float32(0), images)
   return np.where(place >= 1 - amount / 2, np.float32(1), noisy)
@@ -251,14 +27,14 @@ def _impulse_noise(images, draws, amount):
 # Blur.
 
 
-def _separable(images, rows, columns):
+def separable(images, rows, columns):
   """Applies a matrix [h', h] to the columns of images and one [w', w] to their rows."""
   planes = rows @ (np.moveaxis(images, 3, 1) @ columns.T)
   return np.moveaxis(planes, 1, 3)
 
 
 @functools.cache
-def _smoothing(size, sigma, truncate=4.0, mode="edge"):
+def smoothing(size, sigma, truncate=4.0, mode="edge"):
   """The matrix [size, size] of a Gaussian blur in one dimension; `mode` as `np.pad` has it."""
   radius = int(truncate * sigma + 0.5)
   if radius == 0:
@@ -271,15 +47,13 @@ def _smoothing(size, sigma, truncate=4.0, mode="edge"):
   return matrix.astype(np.float32)
 
 
-def _smooth(images, sigma, **options):
+def smooth(images, sigma, **options):
   height, width = images.shape[1:3]
-  return _separable(
-    images, _smoothing(height, sigma, **options), _smoothing(width, sigma, **options)
-  )
+  return separable(images, smoothing(height, sigma, **options), smoothing(width, sigma, **options))
 
 
 @functools.cache
-def _disk(radius, sigma):
+def disk(radius, sigma):
   """A disk of a radius in pixels, its edge smoothed; float32 [k, k], k odd, with the sum 1."""
   reach = 1 if radius <= 8 else 2  # of the smoothing
   half = math.floor(radius) + reach
@@ -292,9 +66,9 @@ def _disk(radius, sigma):
   return (disk / disk.sum()).astype(np.float32)
 
 
-def _defocus_blur(images, draws, radius, sigma):
+def defocus_blur(images, draws, radius, sigma):
   del draws
-  kernel = _disk(radius, sigma)
+  kernel = disk(radius, sigma)
   half = len(kernel) // 2
   height, width = images.shape[1:3]
   padded = np.pad(images, ((0, 0), (half, half), (half, half), (0, 0)), "reflect")
@@ -311,9 +85,9 @@ def _defocus_blur(images, draws, radius, sigma):
   return blurred[:, 2 * half :, 2 * half :]
 
 
-def _glass_blur(images, draws, sigma, reach, passes):
+def glass_blur(images, draws, sigma, reach, passes):
   count, height, width, channels = images.shape
-  blurred = np.array(_smooth(images, sigma), order="C")
+  blurred = np.array(smooth(images, sigma), order="C")
   pixels = blurred.reshape(count, height * width, channels)
   rows = np.arange(height - reach, reach, -1)
   columns = np.arange(width - reach, reach, -1)
@@ -329,10 +103,10 @@ def _glass_blur(images, draws, sigma, reach, passes):
     else:
       for target, source in zip(targets, sources.T, strict=True):
         pixels[:, target] = pixels[everyone, source]
-  return _smooth(blurred, sigma)
+  return smooth(blurred, sigma)
 
 
-def _streak(images, radius, sigma, angles):
+def streak(images, radius, sigma, angles):
   """Blurs each image along a ray: half a Gaussian, in whole pixels, as ImageMagick does it."""
   count = 2 * math.ceil(radius) + 1
   weights = np.exp(-0.5 * (np.arange(count) / sigma) ** 2)
@@ -351,12 +125,12 @@ def _streak(images, radius, sigma, angles):
   return result
 
 
-def _motion_blur(images, draws, radius, sigma):
-  return _streak(images, radius, sigma, draws.uniform([], -45, 45))
+def motion_blur(images, draws, radius, sigma):
+  return streak(images, radius, sigma, draws.uniform([], -45, 45))
 
 
 @functools.cache
-def _zooming(size, factor):
+def zooming(size, factor):
   """The matrix [size, size] that enlarges the middle of a line, linearly interpolated."""
   cut = math.ceil(size / factor)
   large = round(cut * factor)
@@ -369,38 +143,39 @@ def _zooming(size, factor):
   return matrix
 
 
-def _zoom_blur(images, draws, stop, step):
+def zoom_blur(images, draws, stop, step):
   del draws
   factors = np.arange(1, stop, step)
   height, width = images.shape[1:3]
   planes = np.ascontiguousarray(np.moveaxis(images, 3, 1))
   total = planes.copy()
   for factor in factors:
-    total += _zooming(height, float(factor)) @ (planes @ _zooming(width, float(factor)).T)
+    total += zooming(height, float(factor)) @ (planes @ zooming(width, float(factor)).T)
   return np.moveaxis(total / np.float32(len(factors) + 1), 1, 3)
 
 
 # Weather.
 
 
-def _grey(images):
+def grey(images):
   if images.shape[-1] == 1:
     return images
   return images @ np.array([[0.299], [0.587], [0.114]], np.float32)
 
 
-def _snow(images, draws, mean, deviation, zoom, threshold, radius, sigma, share):
+def snow(images, draws, *constants):
+  mean, deviation, zoom, threshold, radius, sigma, share = constants
   height, width = images.shape[1:3]
   layer = mean + deviation * draws.normal([height, width, 1])
-  layer = _separable(layer, _zooming(height, zoom), _zooming(width, zoom))
+  layer = separable(layer, zooming(height, zoom), zooming(width, zoom))
   layer = np.clip(np.where(layer < threshold, np.float32(0), layer), 0, 1)
-  layer = _streak(layer, radius, sigma, draws.uniform([], -135, -45))
-  white = np.maximum(images, 1.5 * _grey(images) + 0.5)
+  layer = streak(layer, radius, sigma, draws.uniform([], -135, -45))
+  white = np.maximum(images, 1.5 * grey(images) + 0.5)
   return share * images + (1 - share) * white + layer + layer[:, ::-1, ::-1]
 
 
 @functools.cache
-def _ice(side):
+def crystals(side):
   """Five textures of ice crystals for images of a size, float32 [5, 3 side, 3 side, 3].
 
   Needles are the ridges of noise that is stretched along three directions, 60 degrees apart;
@@ -429,9 +204,9 @@ def _ice(side):
   return (np.stack(textures)[..., None] * [0.88, 0.95, 1.0]).astype(np.float32)
 
 
-def _frost(images, draws, share, ice):
+def frost(images, draws, share, ice):
   height, width, channels = images.shape[1:]
-  textures = _ice(max(height, width))
+  textures = crystals(max(height, width))
   which = draws.integers([], 0, len(textures))
   room = np.array(textures.shape[1:3]) - [height, width]
   corners = (draws.uniform([2]) * room).astype(int)
@@ -441,10 +216,10 @@ def _frost(images, draws, share, ice):
       for number, (top, left) in zip(which, corners, strict=True)
     ]
   )
-  return share * images + ice * (_grey(crops) if channels == 1 else crops)
+  return share * images + ice * (grey(crops) if channels == 1 else crops)
 
 
-def _plasma(draws, size, decay):
+def plasma(draws, size, decay):
   """Fractal noise in [0, 1] by diamonds and squares on a torus; float32 [n, size, size].
 
   Args:
@@ -480,15 +255,15 @@ def _plasma(draws, size, decay):
   return (field / field.max((1, 2), keepdims=True)).astype(np.float32)
 
 
-def _fog(images, draws, thickness, decay):
+def fog(images, draws, thickness, decay):
   height, width = images.shape[1:3]
   size = 2 ** math.ceil(math.log2(max(height, width)))
-  veil = _plasma(draws, size, decay)[:, :height, :width, None]
+  veil = plasma(draws, size, decay)[:, :height, :width, None]
   brightest = images.max((1, 2, 3), keepdims=True)
   return (images + thickness * veil) * brightest / (brightest + thickness)
 
 
-def _brightness(images, draws, amount):
+def brightness(images, draws, amount):
   del draws
   # At a constant hue and saturation the channels keep their ratios; black turns grey.
   value = images.max(-1, keepdims=True)
@@ -499,13 +274,13 @@ def _brightness(images, draws, amount):
 # Digital.
 
 
-def _contrast(images, draws, factor):
+def contrast(images, draws, factor):
   del draws
   means = images.mean((1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
   return (images - means) * np.float32(factor) + means
 
 
-def _sample(images, rows, columns):
+def sample(images, rows, columns):
   """Reads images at places between pixels, linearly interpolated.
 
   Args:
@@ -528,19 +303,19 @@ def _sample(images, rows, columns):
   return upper * (1 - down) + lower * down
 
 
-def _mirror(places, size):
+def mirror(places, size):
   """Folds places back at the first and the last pixel's centre."""
   places = np.mod(places, 2 * (size - 1))
   return np.minimum(places, 2 * (size - 1) - places)
 
 
-def _reflect(places, size):
+def reflect(places, size):
   """Folds places back at the outer edges of the first and the last pixel."""
   places = np.mod(places + 0.5, 2 * size)
   return np.clip(np.minimum(places, 2 * size - places) - 0.5, 0, size - 1)
 
 
-def _elastic_transform(images, draws, waves, sigma, shift):
+def elastic_transform(images, draws, waves, sigma, shift):
   height, width = images.shape[1:3]
   side = min(height, width)
   row, column = np.mgrid[:height, :width].astype(np.float64)
@@ -554,18 +329,18 @@ def _elastic_transform(images, draws, waves, sigma, shift):
   solved = np.linalg.solve(np.concatenate([after, ones], 2), np.broadcast_to(before, after.shape))
   grid = np.stack([column, row, np.ones_like(row)], -1)
   places = np.einsum("hwi,nij->nhwj", grid, solved)
-  moved = _sample(images, _mirror(places[..., 1], height), _mirror(places[..., 0], width))
+  moved = sample(images, mirror(places[..., 1], height), mirror(places[..., 0], width))
   if not waves:
     return moved
   fields = draws.uniform([height, width, 2], -1, 1)
-  fields = waves * side * _smooth(fields, sigma * side, truncate=3.0, mode="symmetric")
-  return _sample(
-    moved, _reflect(row + fields[..., 1], height), _reflect(column + fields[..., 0], width)
+  fields = waves * side * smooth(fields, sigma * side, truncate=3.0, mode="symmetric")
+  return sample(
+    moved, reflect(row + fields[..., 1], height), reflect(column + fields[..., 0], width)
   )
 
 
 @functools.cache
-def _boxes(size, result):
+def boxes(size, result):
   """The matrix [result, size] of a resize whose pixels are means of the pixels they cover."""
   scale = size / result
   centres = (np.arange(result)[:, None] + 0.5) * scale
@@ -574,15 +349,15 @@ def _boxes(size, result):
   return matrix / matrix.sum(1, keepdims=True)
 
 
-def _pixelate(images, draws, share):
+def pixelate(images, draws, share):
   del draws
   rows, columns = (
-    _boxes(int(size * share), size) @ _boxes(size, int(size * share)) for size in images.shape[1:3]
+    boxes(int(size * share), size) @ boxes(size, int(size * share)) for size in images.shape[1:3]
   )
-  return _separable(images, rows, columns)
+  return separable(images, rows, columns)
 
 
-def _jpeg_compression(images, draws, quality):
+def jpeg_compression(images, draws, quality):
   del draws
   pixels = np.rint(images * 255).astype(np.uint8)
   pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
@@ -592,6 +367,3 @@ def _jpeg_compression(images, draws, quality):
     Image.fromarray(picture).save(file, "JPEG", quality=quality)
     result.append(np.asarray(Image.open(file)))
   return np.stack(result).reshape(images.shape) / np.float32(255)
-
-
-_FUNCTIONS = {name: globals()[f"_{name}"] for name in NAMES}

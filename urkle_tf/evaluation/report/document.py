@@ -1,6 +1,7 @@
 """What a report is made of, whatever it is written in; and that as Markdown."""
 
 import dataclasses
+from collections.abc import Callable
 
 from urkle_tf.output import tables
 
@@ -30,6 +31,16 @@ class Share(str):
     share = super().__new__(cls, text)
     share.fraction = fraction
     return share
+
+  @classmethod
+  def of(cls, row, prefix=""):
+    """A row's accuracy with its interval."""
+    return cls(row[f"{prefix}accuracy"], row[f"{prefix}interval"])
+
+
+def calibration(row):
+  """The cells of a row's NLL, ECE and Brier score."""
+  return [f"{row[name]:.4f}" for name in ("nll", "ece", "brier")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +95,13 @@ class Picture:
     file: its path within the report's folder.
     title: what it shows.
     described: for whoever does not see it, with the figures it shows.
+    draw: draws it into a file that it is given; None if that was done before.
   """
 
   file: str
   title: str
   described: str
+  draw: Callable | None = dataclasses.field(default=None, compare=False)
 
 
 def markdown(parts):
@@ -115,7 +128,7 @@ def _block(part):
       )
     case Table(_, head, rows):
       return tables.markdown(head, [[_cell(cell) for cell in row] for row in rows])
-    case Picture(file, title, _):
+    case Picture(file, title):
       return f"![{title}]({file})"
   raise TypeError(part)
 

@@ -1,8 +1,12 @@
 """FAB: the nearest point beyond a decision boundary."""
 
+import numbers
+from typing import ClassVar
+
 import tensorflow as tf
 
-from urkle_tf.attacks import base
+from urkle_tf import errors
+from urkle_tf.attacks import base, losses
 
 _BISECTIONS = 6  # of the last tenth of the way to the nearest point found
 
@@ -28,8 +32,14 @@ class FAB(base.Attack):
   objective it finds a boundary only if the noise is the same at every evaluation.
   """
 
+  refused: ClassVar = {
+    "training": "looks for a decision boundary, and a training's objective has none: use pgd"
+  }
+  loss = staticmethod(losses.targeted_margin)
+  fixed_noise = True
+
   def __init__(
-    self, threat, steps=100, restarts=1, overshoot=1.05, backward=0.9, bias=0.1, name="fab"
+    self, threat, steps=100, restarts=1, targets=9, overshoot=1.05, backward=0.9, bias=0.1
   ):
     """Builds the attack.
 
@@ -37,16 +47,19 @@ class FAB(base.Attack):
       threat: a `ThreatModel`.
       steps: gradient steps, >= 1; each takes one forward pass more than PGD's.
       restarts: runs, >= 1: from the image itself, then from random points.
+      targets: how many wrong classes are aimed at in an evaluation, one after the other, >= 1.
       overshoot: the length of a step beyond the linearised boundary, >= 1.
       backward: the share of the way that a broken point keeps, in [0, 1].
       bias: the largest weight of the image's own projection, in [0, 1].
-      name: what logs and reports call the attack.
 
     Raises:
       UserError: if an argument is out of its range.
     """
-    super().__init__(threat, restarts, name)
+    super().__init__(threat, restarts)
     self.steps = base.count("steps", steps)
+    self.targets = base.count("targets", targets)
+    if not isinstance(overshoot, numbers.Real) or not 1 <= float(overshoot) < float("inf"):
+      raise errors.UserError(f"attack overshoot must be a number >= 1, but is {overshoot!r}")
     self.overshoot = float(overshoot)
     self.backward = base.share("backward", backward)
     self.bias = base.share("bias", bias)
@@ -60,8 +73,8 @@ class FAB(base.Attack):
       "bias": self.bias,
     }
 
-  def run(self, objective, images, seed=None):
-    adversaries, info = super().run(objective, images, seed)
+  def run(self, objective, images, seed=None, *changes, **others):
+    adversaries, info = super().run(objective, images, seed, *changes, **others)
     info["objective"] = tf.stop_gradient(base.values(objective, adversaries))
     return adversaries, info
 

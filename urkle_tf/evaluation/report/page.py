@@ -5,7 +5,7 @@ import html
 import re
 import struct
 
-from urkle_tf.evaluation.document import (
+from urkle_tf.evaluation.report.document import (
   Alarm,
   Glance,
   Heading,

@@ -11,7 +11,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from urkle_tf.evaluation import document, report
+from urkle_tf.evaluation import report
+from urkle_tf.evaluation.report import document, pictures
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "wbr"}
 NOTE = 'reads "a <b> & c" <script>alert(1)</script>'
@@ -105,7 +106,10 @@ def folder(measured, tmp_path_factory):
   image = rng.uniform(size=(8, 8, 1))
   broken = [{"image": image, "adversary": 1 - image, "label": 1, "before": 1, "after": 7}] * 3
   path = tmp_path_factory.mktemp("report")
-  report.write(path, measured, broken, [str(i) for i in range(10)], html=True)
+  names = [str(i) for i in range(10)]
+  (path / "figures").mkdir()
+  pictures.examples_figure(broken, names, path / "figures" / "examples.png")
+  report.write(path, measured, html=True)
   return path
 
 

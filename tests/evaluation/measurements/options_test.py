@@ -1,0 +1,137 @@
+"""Measurements are found by their names; their options are read without TensorFlow."""
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from urkle_tf import errors, settings
+from urkle_tf.evaluation import measurements
+from urkle_tf.evaluation.measurements.bound import Bound
+from urkle_tf.evaluation.measurements.corruptions import Corruptions
+from urkle_tf.evaluation.measurements.representation import Representation
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+
+
+def chosen(kind="classifier", **given):
+  return {one.name: one for one in measurements.chosen(settings.Assess(**given), kind)}
+
+
+def test_what_a_report_has_by_default():
+  assert list(chosen()) == ["clean", "attacks", "checks", "representation"]
+  assert list(chosen("foreign")) == ["clean", "attacks", "checks"]
+  assert list(chosen("encoder")) == ["representation"]
+  assert list(chosen("regressor")) == ["regression"]
+  asked = {"corruptions": "fog", "loss_cap": 4.0, "checks": False, "representation_examples": 0}
+  assert list(chosen(**asked)) == ["clean", "attacks", "corruptions", "bound"]
+  assert list(chosen("encoder", loss_cap=4.0)) == ["representation"]
+
+
+def test_flags_are_aliases_of_options():
+  by_flags = chosen(
+    corruptions="fog",
+    severities=[1.0, 3.0],
+    loss_cap=4.0,
+    representation_examples=7,
+    checks=False,
+    attacks="fgsm,pgd(steps=3)",
+    attack_steps=5,
+    standing=True,
+  )
+  by_specs = chosen(
+    measure=[
+      'corruptions(types=fog, severities="1,3")',
+      "bound(loss_cap=4.0)",
+      "representation(examples=7, loss_cap=4.0)",
+      "checks(examples=0)",
+      'attacks(attacks="fgsm,pgd(steps=3)", steps=5, standing=true)',
+    ]
+  )
+  assert by_specs == by_flags
+  assert "checks" not in by_flags
+  assert by_flags["corruptions"] == Corruptions("fog", [1.0, 3.0])
+  assert by_flags["bound"] == Bound(loss_cap=4.0, steps=100)
+
+
+def test_a_spec_adds_a_measurement_or_sets_what_no_flag_does():
+  found = chosen(measure="corruptions(severities=2),representation(steps=3)", severities=[1.0])
+  assert list(found) == ["clean", "attacks", "checks", "corruptions", "representation"]
+  assert found["corruptions"] == Corruptions(None, [2])  # the spec is more than the flag
+  assert found["representation"] == Representation(examples=1000, steps=3)
+  assert list(chosen(measure="checks", checks=False)) == list(chosen())
+
+
+@pytest.mark.parametrize(
+  "measure, message",
+  [
+    ("corruption", "unknown measurement 'corruption'; did you mean 'corruptions'?.*known: attacks"),
+    ("bound(steps=3, loss_cp=4)", "unknown option of bound 'loss_cp'; did you mean 'loss_cap'?"),
+    ("bound(steps=many)", "bound: steps must be an integer of at least 0, got 'many'"),
+    ("bound(steps=-1)", "bound: steps must be an integer of at least 0, got -1"),
+    ("bound(steps=true)", "bound: steps must be an integer of at least 0, got True"),
+    ("bound(loss_cap=high)", "bound: loss_cap must be a number, got 'high'"),
+    ("corruptions(types=3)", "corruptions: types must be text, got 3"),
+    ('corruptions(severities="1,x")', "severities must be numbers with commas in between"),
+    ("attacks(standing=1)", "attacks: standing must be true or false, got 1"),
+    ("bound(loss_cap=4),bound(steps=3)", "--measure names bound twice"),
+    ("regression", "--measure=regression is for a regressor, and this model is a classifier of"),
+    ("bound(steps=3", "cannot read 'bound"),
+  ],
+)
+def test_mistakes_are_one_line(measure, message):
+  with pytest.raises(errors.UserError, match=message) as caught:
+    chosen(measure=measure)
+  assert "\n" not in str(caught.value)
+
+
+def test_every_option_has_a_type_and_a_default():
+  for one in measurements.known():
+    for field in dataclasses.fields(one):
+      assert settings.kind(field), f"{one.name}: {field.name}"
+
+
+def test_options_are_read_and_reports_rendered_without_tensorflow():
+  program = """
+import sys
+from urkle_tf import errors, settings
+from urkle_tf.evaluation import measurements, report
+given = settings.Assess(measure="bound(loss_cap=4)")
+print([one.name for one in measurements.chosen(given, "classifier")])
+part = {"mode": "deterministic", "examples": 1, "accuracy": 0.5, "interval": [0, 1]}
+part |= {"nll": 1.0, "ece": 0.1, "brier": 0.2}
+part["reliability"] = {"count": [1], "confidence": [1.0], "accuracy": [0.5]}
+found = report.parts({"clean": part, "config": {"dataset": "digits"}, "versions": {}})
+print(len(found), "tensorflow" in sys.modules, "keras" in sys.modules)
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", program],
+    capture_output=True,
+    text=True,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+  )
+  assert done.stdout.splitlines() == [
+    "['clean', 'attacks', 'checks', 'representation', 'bound']",
+    "6 False False",
+  ], done.stderr
+
+
+def test_the_command_finds_a_mistake_before_it_starts_tensorflow():
+  words = ["--classifier=nowhere", "--output_dir=nowhere", "--measure=bound(stepz=3)"]
+  done = subprocess.run(
+    [sys.executable, "-X", "importtime", "-m", "urkle_tf.evaluate", *words],
+    capture_output=True,
+    text=True,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+  )
+  assert done.returncode == 2
+  lines = done.stderr.splitlines()
+  said = [line for line in lines if not line.startswith("import time:")]
+  assert said == [
+    "error: unknown option of bound 'stepz'; did you mean 'steps'? (known: eot, examples, "
+    "loss_cap, loss_steps, restarts, samples, steps)"
+  ]
+  assert not any(line.endswith("| tensorflow") for line in lines)

@@ -1,0 +1,182 @@
+"""Rows of metrics, checkpoints and the line of progress."""
+
+import json
+import time
+
+import keras
+import pytest
+import tensorflow as tf
+from tensorboard.compat.proto import event_pb2
+
+from urkle_tf.training import means, metrics, recorder, runs
+
+
+class _Model:
+  """As much of a trainer as `Metrics` looks at."""
+
+  def __init__(self):
+    steps = keras.Variable(0, dtype="int64")
+    self.optimizer = type("Optimizer", (), {"iterations": steps, "learning_rate": 0.5})()
+    self.means = means.Means(["loss"])
+    self.metrics_variables = self.means.variables
+
+  def reset_metrics(self):
+    self.means.reset_state()
+
+
+class _Checkpoints:
+  def __init__(self):
+    self.saved = []
+
+  def save(self, step):
+    self.saved.append(step)
+
+
+def _metrics(folder, steps=10, steps_per_epoch=5, alarms=None, **options):
+  """(`Metrics`, its `Recorder`, its checkpoints)."""
+  course = recorder.Course(steps, steps_per_epoch, batch_size=4)
+  record = recorder.Recorder(runs.Run(folder, {}, None), course, alarms=alarms)
+  saved = _Checkpoints()
+  found = metrics.Metrics(record, saved, **{"log_every": 2, "checkpoint_every": 3, **options})
+  found.set_model(_Model())
+  return found, record, saved
+
+
+def _train(callback, losses, epoch=5, at_once=1):
+  """Calls the callback as `fit` does, with a loss a step."""
+  callback.on_train_begin()
+  for step, loss in enumerate(losses):
+    number = step % epoch
+    if number == 0:
+      callback.on_epoch_begin(step // epoch)
+    callback.model.means.update_state({"loss": float(loss)})
+    callback.model.optimizer.iterations.assign(step + 1)
+    if (number + 1) % at_once == 0:
+      callback.on_train_batch_end(number)
+    if number == epoch - 1:
+      callback.on_epoch_end(step // epoch)
+
+
+def test_several_steps_at_once_are_counted(tmp_path):
+  callback, record, saved = _metrics(
+    tmp_path, steps=12, steps_per_epoch=6, log_every=3, checkpoint_every=5
+  )
+  _train(callback, range(1, 13), epoch=6, at_once=2)
+  # Due after steps 3, 5, 9 and 10: after the execution that took them.
+  assert [row["step"] for row in record.rows] == [4, 6, 10, 12]
+  assert [row["loss"] for row in record.rows] == [2.5, 5.5, 8.5, 11.5]
+  assert saved.saved == [6, 10, 12]
+
+
+def test_rows_are_means_since_the_last_row(tmp_path):
+  callback, _, saved = _metrics(tmp_path)
+  _train(callback, range(1, 11))
+  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert [row["step"] for row in rows] == [2, 3, 4, 5, 6, 8, 9, 10]
+  assert [row["loss"] for row in rows] == [1.5, 3.0, 4.0, 5.0, 6.0, 7.5, 9.0, 10.0]
+  assert [row["epoch"] for row in rows] == [0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 1.8, 2.0]
+  assert saved.saved == [3, 6, 9, 10]
+  assert rows[0]["images_per_second"] > 0
+  assert rows[-1]["seconds"] >= rows[0]["seconds"]
+
+
+def test_the_clock_stands_still_while_paused(tmp_path):
+  callback, record, _ = _metrics(tmp_path, log_every=4, checkpoint_every=100)
+  callback.on_train_begin()
+  callback.on_epoch_begin(0)
+  for step in range(4):
+    callback.model.means.update_state({"loss": 0.0})
+    if step == 2:
+      with record.paused():
+        time.sleep(0.5)
+    callback.on_train_batch_end(step)
+  assert record.rows[-1]["seconds"] < 0.4
+
+
+def test_rows_of_skipped_steps_alone_say_so(tmp_path):
+  callback, _, saved = _metrics(tmp_path, max_bad_steps=3)
+  skips = tf.keras.Variable([0.0, 0.0, 0.0, -1.0])
+  callback.model.skips = skips
+  callback.on_train_begin()
+  callback.on_epoch_begin(0)
+  for step in range(1, 5):
+    if step in (1, 2):
+      callback.model.means.update_state({"loss": 1.0})
+    else:
+      skips.assign([step - 2, step - 2, step - 2, step - 1])
+    callback.on_train_batch_end(step - 1)
+  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert [(row["step"], row["loss"], row["skipped_steps"]) for row in rows] == [
+    (2, 1.0, 0),
+    (3, None, 1),
+    (4, None, 2),
+  ]
+  skips.assign([3, 3, 3, 4])
+  with pytest.raises(metrics.NotFinite, match=r"steps 3 to 5 .*--learning_rate") as error:
+    callback.on_epoch_end(0)
+  assert (error.value.first, error.value.last) == (2, 4)
+  assert saved.saved == [3]
+
+
+class _Said:
+  """Alarms of which each row says something."""
+
+  def look(self, row):
+    return [f"loss {row['loss']}"]
+
+
+def test_alarms_are_told_with_the_step(tmp_path, monkeypatch):
+  told = []
+  monkeypatch.setattr(recorder.logging, "warning", lambda text, *values: told.append(text % values))
+  callback, _, _ = _metrics(tmp_path, alarms=_Said())
+  _train(callback, [2.0, 2.0])
+  assert told == ["step 2: loss 2.0"]
+
+
+def _values(event_file):
+  """{tag: [values]} of an event file."""
+  found = {}
+  for record in tf.data.TFRecordDataset(str(event_file)).as_numpy_iterator():
+    for value in event_pb2.Event.FromString(record).summary.value:
+      found.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
+  return found
+
+
+def test_rows_are_curves_in_their_groups(tmp_path):
+  callback, record, _ = _metrics(tmp_path, log_every=5, checkpoint_every=100)
+  record.extra["knn_accuracy"] = 0.75
+  _train(callback, range(1, 11))
+  curves = _values(next((tmp_path / "tensorboard").iterdir()))
+  assert curves.pop("optimisation/images_per_second")
+  assert curves == {
+    "optimisation/learning_rate": [0.5, 0.5],
+    "optimisation/skipped_steps": [0.0, 0.0],
+    "loss/loss": [3.0, 8.0],
+    "1_health/loss": [3.0, 8.0],
+    "probe/knn_accuracy": [0.75],
+    "1_health/knn_accuracy": [0.75],
+  }
+
+
+def test_the_line_of_progress(tmp_path, capsys):
+  """40 images in 5 seconds, after 15 seconds in which an earlier process took 30 of 100 steps."""
+  run = runs.Run(tmp_path, {}, None)
+  record = recorder.Recorder(run, recorder.Course(100, 10, 4), seconds=15.0)
+  record.count(40, 5.0)
+  record.show(40, 0.4, 1.25)
+  record.extra["validation_accuracy"] = 0.5
+  record.write(40, {"loss": 1.25})
+  record.count(40, 2.5)
+  record.show(50, 0.5, 1.0)
+  assert record.rows[0]["images_per_second"] == 8.0
+  assert record.rows[0]["seconds"] == 20.0
+  record = recorder.Recorder(run, recorder.Course(None, 10, 4, limit=60.0), name="head")
+  record.count(200, 15.0)
+  record.show(50, 0.25, 1.0)
+  assert capsys.readouterr().err.splitlines() == [
+    "epoch 4/10 [########............] step 40/100  8.00 images/s  0:20 spent, 0:30 left"
+    "  loss 1.2500",
+    "epoch 5/10 [##########..........] step 50/100  16 images/s  0:22 spent, 0:12 left"
+    "  loss 1.0000  validation accuracy 0.5",
+    "head, epoch 5 [#####...............] step 50  13 images/s  0:15 spent, 0:45 left  loss 1.0000",
+  ]

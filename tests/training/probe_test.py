@@ -1,0 +1,72 @@
+"""The online probe."""
+
+import contextlib
+import types
+
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf.training import probe
+
+
+class _Model:
+  """As much of a trainer as the probe looks at."""
+
+  seed = 0
+
+  def __init__(self):
+    self.within = False
+    self.encoder = types.SimpleNamespace(network=self._network)
+
+  def _network(self, images, training):
+    assert not training
+    assert self.within  # the encoder that would be exported, not the one in training
+    return {"loc": tf.reshape(images, [len(images), -1])}
+
+  @contextlib.contextmanager
+  def averaged(self):
+    self.within = True
+    yield
+    self.within = False
+
+
+class _Recorder:
+  def __init__(self):
+    self.extra = {}
+
+  @contextlib.contextmanager
+  def paused(self):
+    yield
+
+
+def test_the_probe_votes_among_neighbours(rng):
+  labels = rng.integers(0, 4, 400)
+  images = np.eye(4, dtype="float32")[labels][:, :, None, None] + 0.01 * rng.random((400, 4, 1, 1))
+  record = _Recorder()
+  for wrong, accuracy in ((0, 1.0), (200, 0.0)):
+    known = labels.copy()
+    known[:wrong] = (known[:wrong] + 1) % 4  # the half that votes
+    callback = probe.NearestNeighbours(images.astype("float32"), known, record)
+    callback.set_model(_Model())
+    callback.on_epoch_end(0)
+    assert record.extra.pop("knn_accuracy") == accuracy
+
+
+def test_the_probe_attacks_what_it_classifies(rng, monkeypatch):
+  labels = rng.integers(0, 4, 800)
+  images = np.eye(4, dtype="float32")[labels][:, :, None, None] + 0.01 * rng.random((800, 4, 1, 1))
+  monkeypatch.setattr(probe, "kl_objective", lambda encoder, clean: clean)
+  seen = []
+
+  def attack(objective, clean, seed):
+    del seed
+    assert objective is clean
+    seen.append(clean.shape[0])
+    return tf.concat([tf.roll(clean[:64], 1, 1), clean[64:]], 0)  # 64 now look like another class
+
+  record = _Recorder()
+  callback = probe.NearestNeighbours(images.astype("float32"), labels, record, attack=attack)
+  callback.set_model(_Model())
+  callback.on_epoch_end(0)
+  assert record.extra == {"knn_accuracy": 1.0, "knn_robust_accuracy": 0.75}
+  assert seen == [256]

@@ -1,0 +1,27 @@
+"""The fast gradient sign method."""
+
+from urkle_tf.attacks.pgd import PGD
+
+
+class FGSM(PGD):
+  """The fast gradient sign method (Goodfellow et al., 2015), for every norm.
+
+  One step of size epsilon, from a random point a thousandth of epsilon away from
+  the image instead of the image itself, where a divergence has no gradient.  A
+  network in bfloat16 does not resolve so small a distance: give a larger `start`
+  there.
+  """
+
+  takes = ("carried",)
+
+  def __init__(self, threat, start=1e-3):
+    """Builds the attack.
+
+    Args:
+      threat: a `ThreatModel`.
+      start: the radius of the random start as a share of epsilon, in (0, 1].
+    """
+    super().__init__(threat, steps=1, start=start)
+
+  def _default_size(self, epsilon):
+    return epsilon

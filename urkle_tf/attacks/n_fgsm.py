@@ -1,0 +1,48 @@
+"""FGSM from strong noise."""
+
+from typing import ClassVar
+
+from urkle_tf import errors
+from urkle_tf.attacks.pgd import PGD
+from urkle_tf.attacks.threat import Linf
+
+
+class NFGSM(PGD):
+  """FGSM from strong noise, without a projection (de Jorge et al., 2022), for training alone.
+
+      x_0 ~ uniform within 2 epsilon of x, and within the pixel bounds
+      x_1 = clip(x_0 + epsilon sign(grad objective(x_0)), lower, upper)
+
+  The adversaries lie up to 3 epsilon from their images, outside of the threat model: what they do
+  to an encoder says nothing of its robustness within epsilon.
+  """
+
+  takes = ("carried",)
+  refused: ClassVar = {"evaluation": "leaves the ball of epsilon: use pgd, rs_fgsm or autoattack"}
+
+  def __init__(self, threat):
+    """Builds the attack.
+
+    Args:
+      threat: an `Linf`.
+
+    Raises:
+      UserError: for another norm.
+    """
+    if threat.norm != "linf":
+      raise errors.UserError(
+        f"n_fgsm knows linf alone, and the norm is {threat.norm}: use --attack=rs_fgsm"
+      )
+    super().__init__(_Pixels(**threat.options()), steps=1)
+    self.start = 2.0
+
+  def _default_size(self, epsilon):
+    return epsilon
+
+
+class _Pixels(Linf):
+  """The pixel box alone; `epsilon` is the unit of noise and steps."""
+
+  def project(self, adversaries, images):
+    del images
+    return self._clip(adversaries)

@@ -1,0 +1,84 @@
+"""A plan: an attack on a classification, with the loss that it climbs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from urkle_tf.attacks import losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """An attack on a classification, as `autoattack` and the evaluation run it.
+
+  Attributes:
+    attack: the `Attack`, of whatever radius: see `radius_and_step`.
+    loss: of `losses`: (scores, labels) -> [n], or (scores, labels, targets) -> [n].
+    targets: how many wrong classes are aimed at, one after the other, the most likely first; 0
+      for a loss without targets.
+    fixed_noise: whether an objective with noise must use the same at each evaluation.
+    note: what is not as the name says, or "".
+    ensemble: the name of the ensemble that the attack is a stage of, or "".
+    group: of the stages of one ensemble the same number.
+  """
+
+  attack: Any
+  loss: Callable = losses.cross_entropy
+  targets: int = 0
+  fixed_noise: bool = False
+  note: str = ""
+  ensemble: str = ""
+  group: int = 0
+
+  @property
+  def name(self):
+    """What reports call it."""
+    return self.attack.name
+
+  @property
+  def steps(self):
+    """Gradient steps, or queries, of a run."""
+    return self.attack.steps
+
+  @property
+  def restarts(self):
+    """Runs."""
+    return self.attack.restarts
+
+  @property
+  def by_gradients(self):
+    """Whether it says nothing of a model that has no gradient."""
+    return self.attack.gradients
+
+  @property
+  def on_standing(self):
+    """Whether it attacks only what is still classified rightly."""
+    return bool(self.ensemble or self.targets)
+
+  @property
+  def rounds(self):
+    """How many times the attack is run: for each target, or once."""
+    return max(self.targets, 1)
+
+  def step_size(self, epsilon):
+    """The norm of a step at a radius, in pixel units; None where the attack chooses it."""
+    return self.attack.step_size_at(epsilon)
+
+  def radius_and_step(self, epsilon):
+    """What `Attack.run` is given for a radius: float32 epsilon, and step size or None."""
+    takes = "step_size" in self.attack.takes
+    step_size = tf.constant(self.step_size(epsilon), tf.float32) if takes else None
+    return tf.constant(epsilon, tf.float32), step_size
+
+  def objective(self, scores, labels, targets=None):
+    """What the attack maximises: images -> float32 [n].
+
+    Args:
+      scores: images -> float32 [n, classes].
+      labels: int [n].
+      targets: int [n]; only for a loss with targets.
+    """
+    goal = (labels, targets) if self.targets else (labels,)
+    return lambda images: self.loss(scores(images), *goal)

@@ -1,0 +1,21 @@
+"""FGSM from a random start."""
+
+from urkle_tf.attacks.pgd import PGD
+
+
+class RSFGSM(PGD):
+  """FGSM from a random start (Wong et al., 2020): one step of 1.25 epsilon."""
+
+  takes = ("carried",)
+
+  def __init__(self, threat, carry=False):
+    """Builds the attack.
+
+    Args:
+      threat: a `ThreatModel`.
+      carry: as `PGD`'s.
+    """
+    super().__init__(threat, steps=1, carry=carry)
+
+  def _default_size(self, epsilon):
+    return 1.25 * epsilon

@@ -1,0 +1,35 @@
+"""Threat models: what an adversary may do to an image, as geometry only.
+
+A threat model is a norm ball around each image intersected with the pixel box.
+It draws random points of that set, says which unit step climbs a linear function
+fastest, and projects onto the set.  It also says which change, of any size, is the
+smallest that raises a linear function by so much.  Everything is float32, per example, and
+compiles under `tf.function` and XLA.
+"""
+
+from urkle_tf import errors
+from urkle_tf.attacks.threat.base import ThreatModel
+from urkle_tf.attacks.threat.l1 import L1
+from urkle_tf.attacks.threat.l2 import L2
+from urkle_tf.attacks.threat.linf import Linf
+
+_NORMS = {"linf": Linf, "l2": L2, "l1": L1}
+
+
+def from_norm(norm, epsilon, **options):
+  """Builds the threat model of a norm's name.
+
+  Args:
+    norm: "linf", "l2" or "l1".
+    epsilon: the radius in pixel units.
+    **options: further arguments of the class.
+
+  Raises:
+    UserError: if there is no such norm, or `epsilon` is out of its range.
+  """
+  if norm not in _NORMS:
+    raise errors.unknown("norm", norm, _NORMS)
+  return _NORMS[norm](epsilon, **options)
+
+
+__all__ = ["L1", "L2", "Linf", "ThreatModel", "from_norm"]

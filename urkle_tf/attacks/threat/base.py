@@ -1,0 +1,278 @@
+"""What the norms share: the ball cut by the pixel bounds, and sums over pixels."""
+
+import copy
+import math
+import numbers
+
+import tensorflow as tf
+
+from urkle_tf import errors
+
+_MOST_PIECES = 100  # of a piecewise linear function; about 5 are passed
+
+
+class ThreatModel:
+  """A ball of radius `epsilon` around each image, cut by the pixel bounds.
+
+  Images must lie within the bounds themselves: the set is empty otherwise.
+
+  Attributes:
+    norm: the norm's name: "linf", "l2" or "l1".
+    epsilon: the radius in pixel units (images are in [lower, upper]); a float,
+      or a scalar float32 tensor (see `with_epsilon`).
+    lower: the smallest pixel value.
+    upper: the largest pixel value.
+  """
+
+  norm = ""
+
+  def __init__(self, epsilon, lower=0.0, upper=1.0):
+    """Builds the threat model.
+
+    Args:
+      epsilon: the radius in pixel units: a number >= 0 (0 allows the image
+        alone), or a scalar tensor, which is not checked.
+      lower: the smallest pixel value.
+      upper: the largest pixel value.
+
+    Raises:
+      UserError: if `epsilon` is no number, is negative, or looks like 0-255
+        units, or the bounds are not in order.
+    """
+    if not lower < upper:
+      raise errors.UserError(f"pixel bounds must be in order, but lower={lower} and upper={upper}")
+    self.lower, self.upper = float(lower), float(upper)
+    self.epsilon = epsilon if tf.is_tensor(epsilon) else self._checked(epsilon)
+
+  def _checked(self, epsilon):
+    if isinstance(epsilon, str) or not isinstance(epsilon, numbers.Real):
+      raise errors.UserError(f"epsilon must be a number such as 8/255, but is {epsilon!r}")
+    if not math.isfinite(epsilon) or epsilon < 0:
+      raise errors.UserError(f"epsilon must be a finite number >= 0, but is {epsilon}")
+    return float(epsilon)
+
+  def _too_large(self, why):
+    return errors.UserError(
+      f"{self.norm} epsilon={self.epsilon:g} {why}: it looks like 0-255 units, but pixels are in "
+      f"[{self.lower:g}, {self.upper:g}]; write {self.epsilon:g}/255"
+    )
+
+  def check(self, images):
+    """Refuses an `epsilon` that is absurd for images of this size.
+
+    Half the box's diameter is refused: such a ball around mid-grey holds every
+    image there is.  A tensor `epsilon` is not checked.
+
+    Args:
+      images: [n, ...] with static height, width and channels.
+
+    Raises:
+      UserError: if `epsilon` looks like 0-255 units.
+    """
+    del images
+
+  def with_epsilon(self, epsilon):
+    """Returns a copy with another radius.
+
+    Args:
+      epsilon: a number, which is checked, or a scalar tensor, which is not: this
+        is how a compiled training step warms epsilon up.
+    """
+    other = copy.copy(self)
+    other.epsilon = tf.cast(epsilon, tf.float32) if tf.is_tensor(epsilon) else epsilon
+    return other if tf.is_tensor(epsilon) else type(self)(**other.options())
+
+  def options(self):
+    """The arguments that build this threat model again."""
+    return {"epsilon": self.epsilon, "lower": self.lower, "upper": self.upper}
+
+  def __repr__(self):
+    options = ", ".join(f"{name}={value}" for name, value in self.options().items())
+    return f"{type(self).__name__}({options})"
+
+  def _clip(self, images):
+    return tf.clip_by_value(images, self.lower, self.upper)
+
+  def _reflect(self, images, offsets):
+    """Adds offsets, turning each that would leave the pixel box the other way.
+
+    A turned offset keeps its size, hence the norm, and a pixel at a bound is
+    moved all the same; what fits neither way is clipped.
+    """
+    moved = images + offsets
+    outside = (moved < self.lower) | (moved > self.upper)
+    return self._clip(tf.where(outside, images - offsets, moved))
+
+  def _room(self, images, offsets):
+    """How far each pixel can go in the direction of its offset."""
+    room = tf.where(offsets > 0, self.upper - images, images - self.lower)
+    return tf.maximum(room, 0.0)
+
+  def distance(self, adversaries, images):
+    """The norm of the difference.
+
+    Args:
+      adversaries: float32 [n, ...].
+      images: float32 [n, ...].
+
+    Returns:
+      float32 [n], pixel units.
+    """
+    raise NotImplementedError
+
+  def random_start(self, images, seed, radius=1.0):
+    """A random point of the set that is not the image itself.
+
+    The noise belongs to the example of the global batch (`distribution`), so
+    that one replica and many start at the same points.
+
+    Args:
+      images: float32 [n, ...] within the pixel bounds: this replica's rows.
+      seed: int32 [2].
+      radius: the share of `epsilon` that the start may use, in (0, 1].
+
+    Returns:
+      float32 [n, ...].
+    """
+    raise NotImplementedError
+
+  def normalise(self, gradient, adversaries=None):
+    """The direction of unit norm along which a linear function grows fastest.
+
+    An all-zero gradient gives an all-zero direction: nothing moves then, which
+    the attack reports as its share of zero gradients.
+
+    Args:
+      gradient: float32 [n, ...].
+      adversaries: float32 [n, ...] or None: where the step starts, for norms
+        whose step depends on which pixels can still move (`L1`).
+
+    Returns:
+      float32 [n, ...].
+    """
+    raise NotImplementedError
+
+  def project(self, adversaries, images):
+    """The nearest point of ball and pixel box.
+
+    Args:
+      adversaries: float32 [n, ...].
+      images: float32 [n, ...] within the pixel bounds.
+
+    Returns:
+      float32 [n, ...]: exactly within the bounds, and within `epsilon` of
+      `images` up to rounding.
+    """
+    raise NotImplementedError
+
+  def step(self, adversaries, gradient, images, size):
+    """One step of projected steepest ascent.
+
+    Args:
+      adversaries: float32 [n, ...]: where the step starts.
+      gradient: float32 [n, ...]: the objective's gradient there.
+      images: float32 [n, ...]: the centres of the balls.
+      size: the step's norm in pixel units.
+
+    Returns:
+      float32 [n, ...] inside the threat model.
+    """
+    return self.project(adversaries + size * self.normalise(gradient, adversaries), images)
+
+  def reach(self, images, gradient, gain):
+    """The smallest change within the pixel box that gains so much of a linear function.
+
+        argmin ||d||  such that  <gradient, d> = gain,  lower <= images + d <= upper
+
+    This is the projection onto a hyperplane and the box, whatever `epsilon`.  Where the box
+    does not allow the gain, the change that gains the most.
+
+    Args:
+      images: float32 [n, ...] within the pixel bounds.
+      gradient: float32 [n, ...]; where it is zero nothing changes.
+      gain: float32 [n], of either sign.
+
+    Returns:
+      float32 [n, ...]: d.
+    """
+    largest = largest_of(tf.abs(gradient))  # scaled as in `L2.normalise`
+    gain = tf.math.divide_no_nan(like(gain, images), largest)
+    gradient = tf.math.divide_no_nan(gradient, largest)
+    direction = tf.sign(gradient) * tf.sign(gain)
+    sizes = self._reach(
+      rows_of(tf.abs(gradient)), rows_of(self._room(images, direction)), rows_of(tf.abs(gain))
+    )
+    return direction * tf.reshape(sizes, shape_of(direction))
+
+  def _reach(self, slopes, room, gain):
+    """The d of the smallest norm with sum slopes * d = gain and 0 <= d <= room.
+
+    All float32 >= 0: slopes and room [n, pixels], gain [n, 1].
+    """
+    raise NotImplementedError
+
+
+def axes(images):
+  """All but the batch."""
+  return list(range(1, len(images.shape)))
+
+
+def total_of(values):
+  """Sums over everything but the batch, and keeps the axes."""
+  return like(tf.reduce_sum(rows_of(values), 1), values)
+
+
+def largest_of(values):
+  """The largest of everything but the batch, and keeps the axes."""
+  return like(tf.reduce_max(rows_of(values), 1), values)
+
+
+def rows_of(values):
+  """[n, ...] as [n, pixels]."""
+  return tf.reshape(values, [-1, math.prod(values.shape[1:])])
+
+
+def like(values, images):
+  """One value per example, [n] or [n, 1], to be broadcast over `images`."""
+  return tf.reshape(values, [-1] + [1] * (len(images.shape) - 1))
+
+
+def shape_of(images):
+  """The shape of `images`: a list of ints where static, else a tensor."""
+  return images.shape.as_list() if images.shape.is_fully_defined() else tf.shape(images)
+
+
+def water_level(weights, breaks, gain):
+  """The s at which sum_i weights_i * min(s, breaks_i) = gain; the largest break if there is none.
+
+  The left side is concave, increasing and piecewise linear in s, so that Newton's method from 0
+  comes from the left and ends on the right piece, exactly: a few reductions where a sort of the
+  breaks would take ten times as long.
+
+  Args:
+    weights: float32 [n, pixels] >= 0.
+    breaks: float32 [n, pixels] >= 0.
+    gain: float32 [n, 1] >= 0.
+
+  Returns:
+    float32 [n, 1].
+  """
+  full = weights * breaks
+  end = tf.reduce_max(breaks, 1, keepdims=True)
+
+  def newton(iteration, level, _):
+    free = level < breaks
+    held = tf.reduce_sum(tf.where(free, 0.0, full), 1, keepdims=True)
+    slope = tf.reduce_sum(tf.where(free, weights, 0.0), 1, keepdims=True)
+    # What no slope is left for cannot be reached.
+    reached = tf.where(slope > 0, tf.math.divide_no_nan(gain - held, slope), end)
+    reached = tf.where(gain > held, tf.clip_by_value(reached, level, end), level)
+    return iteration + 1, reached, tf.reduce_any(reached > level * (1 + 1e-6))
+
+  _, level, _ = tf.while_loop(
+    lambda iteration, level, moving: (iteration < _MOST_PIECES) & moving,
+    newton,
+    (tf.constant(0), tf.zeros_like(gain), tf.constant(True)),
+    parallel_iterations=1,
+  )
+  return level

@@ -1,0 +1,156 @@
+"""`adapt`: from an exported encoder and labels to a predictor; the function behind `finetune`."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import statistics
+
+import keras
+
+from urkle_tf import errors, export, spec
+from urkle_tf.downstream import _tasks
+from urkle_tf.downstream.base import Protocol
+from urkle_tf.output import files
+from urkle_tf.settings import Adapt, arguments
+from urkle_tf.training import preemption, runs
+
+FEATURES = ("loc", "pooled")
+
+
+@arguments(Adapt)
+def adapt(given):
+  """Makes a classifier or a regressor of an exported encoder, in a run's folder.
+
+  Writes `flags.cfg`, `metrics.jsonl`, `labels.json` where `labels` is given, and `classifier/`,
+  or `regressor/` where the labels are numbers.  On the folder of the same settings that is
+  finished it trains nothing and returns the same; one that was killed resumes at its last epoch,
+  but for a head of `slf`, which is trained afresh; its weight decays that were tried are kept.
+  SIGTERM and Ctrl-C end the step and write a checkpoint, at which all protocols resume.  However
+  often it is interrupted, it ends with the same bits.
+
+  Returns:
+    The row of metrics of the weights that were exported, with `"classifier"` or `"regressor"`:
+    the folder of the export; and `"selection"` where the weight decay was chosen: what
+    metadata.json says of it, {"select", "held_out", "images", "weight_decay", "candidates"}.
+
+  Raises:
+    UserError: for settings, data or folders that do not fit.
+    preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.
+  """
+  settings, method = dataclasses.asdict(given), _method(given)
+  metadata = export.read_metadata(given.encoder, "encoder")
+  unused = _tasks.settle(settings, method, metadata)
+  for setting in ("epochs", "batch_size", "log_every", "samples"):
+    if settings[setting] < 1:
+      raise errors.UserError(f"--{setting} must be at least 1, got {settings[setting]}")
+  data = _tasks.labelled(given, metadata["image_size"])
+  keras.utils.set_random_seed(given.seed)
+  task = _tasks.make(settings, metadata, data, method)
+  method.check(task)  # the last that can be wrong: a mistake leaves no folder behind
+  if unused:
+    name = spec.parse(given.protocol)[0]
+    print(f"{name} does not use {', '.join(unused)} with these settings")
+  with contextlib.closing(runs.open_run(given.output_dir, settings)) as run:
+    folder = run.path / ("classifier" if task.classifies else "regressor")
+    if (folder / "metadata.json").exists():
+      row = _finished(run, folder, task)
+    else:
+      if given.labels is not None:  # which examples of the split had their labels used
+        chosen = json.dumps({"positions": task.chosen.tolist()})
+        files.write(run.path / "labels.json", chosen + "\n")
+      with preemption.watch() as watch:
+        row = method.fit(dataclasses.replace(task, watch=watch), run)
+      _export(task, folder, settings, metadata, row)
+  return {**row, folder.name: str(folder)}
+
+
+def adapt_seeds(output_dir, seeds, seed=0, **settings):
+  """`adapt` with several seeds, each in a folder of its own, and what they have in common.
+
+  Writes `OUTPUT_DIR/seed-N/` for each seed N, and `OUTPUT_DIR/seeds.json`.  Seeds that are
+  finished are not run again.  A seed decides which labels are drawn, the head's first weights,
+  the noise and the order of images; the encoder is the same.
+
+  Args:
+    output_dir: the folder of all of them.
+    seeds: how many: seed, seed + 1, ...
+    seed: the first.
+    **settings: of `adapt`.
+
+  Returns:
+    What `seeds.json` holds: {"seeds": [...], "runs": what `adapt` returned for each, without
+    paths, "mean": {name: of every figure that begins with "validation"}, "deviation": the same,
+    the sample standard deviation, empty for one seed}.
+
+  Raises:
+    UserError: as `adapt`, or for fewer seeds than one.
+  """
+  if seeds < 1:
+    raise errors.UserError(f"--seeds must be at least 1, got {seeds}")
+  folder, numbers, rows = pathlib.Path(output_dir), list(range(seed, seed + seeds)), []
+  with preemption.watch() as watch:
+    for number in numbers:
+      watch.check(None, None)
+      print(f"seed {number}: {folder}/seed-{number}", flush=True)
+      row = adapt(output_dir=str(folder / f"seed-{number}"), seed=number, **settings)
+      rows.append({k: v for k, v in row.items() if k not in ("classifier", "regressor")})
+  figures = {name: [row[name] for row in rows] for name in rows[0] if name.startswith("validation")}
+  result = {
+    "seeds": numbers,
+    "runs": rows,
+    "mean": {name: statistics.fmean(values) for name, values in figures.items()},
+    "deviation": {name: statistics.stdev(values) for name, values in figures.items() if seeds > 1},
+  }
+  files.write(folder / "seeds.json", json.dumps(result, indent=1) + "\n")
+  return result
+
+
+def _method(given):
+  """The `Protocol` of settings."""
+  name = spec.parse(given.protocol)[0]
+  if name not in spec.names("downstream"):
+    raise errors.unknown("protocol", name, spec.names("downstream"))
+  method = spec.build("downstream", given.protocol, Protocol)
+  if not given.encoder:
+    raise errors.UserError("give --encoder=FOLDER: the export of a trained encoder, or preset:NAME")
+  if given.features not in FEATURES:
+    raise errors.unknown("choice of --features", given.features, FEATURES)
+  if given.features != "loc" and not method.frozen:
+    raise errors.UserError(
+      f"--features={given.features} is for the head of a frozen encoder: use --protocol=slf or alf"
+    )
+  return method
+
+
+def _finished(run, folder, task):
+  """The row of metrics of what was exported before."""
+  done = export.read_metadata(folder, folder.name)
+  if done.get("encoder_fingerprint") != task.encoder.metadata["fingerprint"]:
+    raise errors.UserError(
+      f"{run.path} holds a {folder.name} of another encoder than {task.folder} holds now: give "
+      "another --output_dir"
+    )
+  print(f"{run.path} is finished: nothing to do")
+  step, rows = done.get("selected", {}).get("step"), run.metrics()[::-1]
+  row = next((row for row in rows if row["step"] == step), rows[0])  # of stages the last counts
+  return {**row, "selection": done["selection"]} if "selection" in done else row
+
+
+def _export(task, folder, settings, metadata, row):
+  """Writes the task's model, whose weights are those of a row of metrics."""
+  threat = task.attack.threat if task.attack else None
+  trained = {"norm": threat.norm, "epsilon": float(threat.epsilon)} if threat else metadata
+  details = {
+    **{key: trained[key] for key in ("norm", "epsilon") if key in trained},
+    "dataset": export.settings_without_paths(settings)["dataset"],
+    "settings": settings,
+    "encoder_settings": metadata.get("settings", {}),
+    "encoder_fingerprint": metadata["fingerprint"],
+    "selected": {key: row[key] for key in ("step", "epoch")},
+    "selection": row.get("selection"),
+  }
+  if task.classifies:
+    export.export_classifier(task.model, folder, details)
+  else:
+    export.export_regressor(_tasks.in_units(task), folder, details)

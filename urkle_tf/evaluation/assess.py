@@ -1,0 +1,173 @@
+"""`assess`: the loop over what is measured of a model; behind `evaluate`."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf import attacks, errors, export
+from urkle_tf.data import compatibility, sources
+from urkle_tf.evaluation import foreign, measurements, report
+from urkle_tf.evaluation import store as storing
+from urkle_tf.evaluation.context import Context
+from urkle_tf.networks.saved import foreign_models
+from urkle_tf.output import files
+from urkle_tf.settings import Assess, AssessRegressor, arguments, data_of
+from urkle_tf.training import runs
+
+_EPSILON = 8 / 255
+_MODELS = ("classifier", "encoder", "regressor")
+
+
+@arguments(Assess)
+def assess(given):
+  """Measures a classifier, clean and attacked, and its encoder; or an encoder or a regressor.
+
+  Returns:
+    What report.json holds, a dict.
+
+  Raises:
+    UserError: for settings, data or folders that do not fit.
+  """
+  settings = dataclasses.asdict(given)
+  if given.regressor and not (given.classifier or given.encoder):
+    used = {field.name for field in dataclasses.fields(AssessRegressor)}
+    unused = [n for n, v in settings.items() if n not in used and v != getattr(Assess, n)]
+    if unused:
+      flags = ", ".join(f"--{name}" for name in unused)
+      print(f"a regressor is attacked by PGD at one epsilon, and does not use {flags}")
+    return assess_regressor(**{n: v for n, v in settings.items() if n in used})
+  if sum(bool(settings[name]) for name in _MODELS) != 1:
+    raise errors.UserError(
+      "give --classifier=FOLDER, an exported classifier, --regressor=FOLDER, or --encoder=FOLDER "
+      "for the part without labels" + (", one of them" if given.classifier or given.encoder else "")
+    )
+  del settings["regressor"]
+  if given.encoder:
+    return _assess(given, settings, "encoder", given.encoder)
+  kind = "foreign" if foreign_models.is_foreign(given.classifier) else "classifier"
+  return _assess(given, settings, kind, given.classifier)
+
+
+@arguments(AssessRegressor)
+def assess_regressor(given):
+  """Measures an exported regressor, clean and attacked.
+
+  Returns:
+    What report.json holds: {"regression": see `regression.measure`, "config", "versions"}.
+
+  Raises:
+    UserError: for settings, data or folders that do not fit.
+  """
+  return _assess(given, dataclasses.asdict(given), "regressor", given.regressor)
+
+
+def _assess(given, settings, kind, path):
+  """The loop; `settings` are those that the report shows."""
+  for name in ("batch_size", "samples", "attack_steps", "restarts", "eot"):
+    if settings[name] is not None and settings[name] < 1:
+      raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
+  chosen = measurements.chosen(given, kind)
+  context = _context(given, kind, path)
+  for one in chosen:
+    context.prepared[one.name] = one.prepare(context)
+  run = runs.open_run(given.output_dir, settings) if given.output_dir else None
+  try:
+    if run:
+      context.folder, partial = run.path, run.path / storing.FOLDER
+      if done := report.finished(run.path, path, context.metadata["fingerprint"], given.html):
+        shutil.rmtree(partial, ignore_errors=True)
+        return done
+      fingerprint, source = context.metadata["fingerprint"], context.source
+      owner = {"fingerprint": fingerprint, "source": source.name, "examples": source.size}
+      context.store = storing.Store(partial, owner)
+    _load(context, path)
+    for one in chosen:
+      context.report[one.name] = one.measure(context)
+    if run and context.save_images:
+      files.write(run.path / "images.npz", lambda file: np.savez(file, **context.arrays))
+    config = _config(context, settings, chosen)
+    result = {**context.report, "config": config, "versions": export.versions()}
+    if run:
+      report.write(run.path, result, given.html)
+      shutil.rmtree(partial, ignore_errors=True)
+  finally:
+    if run:
+      run.close()
+  return result
+
+
+def _context(given, kind, path):
+  """What is known before the model is loaded, once model, data and threat are found to fit."""
+  model = None
+  if kind == "foreign":
+    source = sources.load(**data_of(given))
+    model = foreign.look_at(path, source)
+    metadata = model.metadata
+  else:
+    metadata = export.read_metadata(path, kind)
+    source = sources.load(**data_of(given))
+    compatibility.check_images(metadata["image_size"], source)
+  if kind != "encoder":
+    compatibility.check_labelled(source)
+  if kind == "classifier":
+    compatibility.check_classes(metadata["classes"], metadata.get("class_names"), source)
+  norm = given.norm or metadata.get("norm", "linf")
+  epsilon = (metadata.get("epsilon") or _EPSILON) if given.epsilon is None else given.epsilon
+  epsilons = list(getattr(given, "epsilons", None) or [epsilon])
+  for radius in epsilons:
+    attacks.from_norm(norm, radius).check(tf.zeros([1, *metadata["image_size"]]))
+  names = ("data_dir", "download", "image_size", "examples")
+  return Context(
+    *(source, norm, epsilons, model),
+    kind=kind,
+    metadata=metadata,
+    where={name: getattr(given, name) for name in names},
+    modes=_modes(given.modes, metadata, model),
+    batch_size=given.batch_size,
+    eot=(given.eot or 20) if metadata["stochastic"] else 1,
+    samples=given.samples,
+    seed=given.seed,
+    save_images=getattr(given, "save_images", False),
+  )
+
+
+def _modes(text, metadata, model):
+  """The readings of z that are measured, of `--modes`."""
+  known = ("sampled", "deterministic") if metadata["stochastic"] else ("deterministic",)
+  known = known if model is None else model.modes
+  asked = [mode.strip() for mode in text.split(",")] if text else known
+  for mode in {*asked} - {*known}:
+    raise errors.unknown("mode of this model", mode, known)
+  return tuple(mode for mode in known if mode in asked)
+
+
+def _load(context, path):
+  """Loads the model, unless it is foreign and was looked at before."""
+  if context.kind != "foreign":
+    loaded = getattr(export, f"load_{context.kind}")(path)
+    context.model = None if context.kind == "encoder" else loaded
+    context.network = loaded.network
+
+
+def _config(context, settings, chosen):
+  """The report's part "config"."""
+  metadata, shown = context.metadata, export.settings_without_paths(settings)
+  for name in ("measure", "modes"):  # reports do not change where nobody asked for them
+    if shown[name] is None:
+      del shown[name]
+  for one in chosen:  # what options say, rather than flags
+    for name, flag in one.aliases().items():
+      if getattr(one, name) != settings[flag]:
+        shown[flag] = getattr(one, name)
+  config = {**shown, "norm": context.norm, "epsilon": context.epsilon}
+  whose = {"stochastic": bool(metadata["stochastic"]), "fingerprint": metadata["fingerprint"]}
+  if context.kind == "regressor":
+    return config | whose
+  names = ("kind", "dataset", "latent_dim", "classes", "norm", "epsilon", "settings")
+  model = {name: metadata[name] for name in names if name in metadata}
+  if context.kind == "foreign":
+    model = {**metadata, "notes": context.model.notes}
+  config |= {"epsilons": context.epsilons, "eot": context.eot, **whose, "model": model}
+  return config | context.notes

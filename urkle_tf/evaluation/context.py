@@ -1,0 +1,139 @@
+"""What every measurement is given: a model, images, a threat, and what was found so far."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from urkle_tf import attacks, errors
+from urkle_tf.data import sources
+from urkle_tf.evaluation import scoring
+from urkle_tf.evaluation.store import Store
+from urkle_tf.output import progress, tables
+
+
+@dataclasses.dataclass
+class Context:
+  """An evaluation of one model on one data set.
+
+  Attributes:
+    source: the `Source` of images.
+    norm: of the threat model.
+    epsilons: its radii in pixel units; `epsilon` is the first.
+    model: a `Classifier`, `Foreign` or `Regressor`; None of an encoder alone, and until there is
+      something to measure.
+    network: Keras model, images -> {"loc", "scale"}; None where there is no encoder of ours.
+    kind: "classifier", "foreign" (a classifier that was not made here), "encoder" or "regressor".
+    metadata: what the export says of itself.
+    where: how further data sets are loaded: `data_dir`, `download`, `image_size`, `examples`.
+    modes: the readings of z that are measured, the served one first; None for those of `model`.
+    batch_size: images that are attacked or scored together.
+    eot: samples of z in each evaluation of an attack's objective.
+    samples: samples of z that the sampled model is scored with, at least.
+    seed: of all randomness.
+    save_images: whether adversaries and per-image results go into `arrays`.
+    folder: where figures go; None for nowhere.
+    store: the `Store` of what was measured before.
+    prepared: {measurement: what its `prepare` returned}.
+    report: {measurement: what was found}, so far.
+    arrays: {name: array}, what images.npz will hold.
+    notes: what the report's "config" says beside the settings.
+    robust: bool [n], which images the attacks left standing at `epsilon` in the served mode; None
+      before.
+  """
+
+  source: sources.Source
+  norm: str
+  epsilons: list[float]
+  model: Any = None
+  network: keras.Model | None = None
+  kind: str = "classifier"
+  metadata: dict = dataclasses.field(default_factory=dict)
+  where: dict[str, Any] = dataclasses.field(default_factory=dict)
+  modes: tuple[str, ...] | None = None
+  batch_size: int = 250
+  eot: int = 20
+  samples: int = 200
+  seed: int = 0
+  save_images: bool = False
+  folder: pathlib.Path | None = None
+  store: Store = dataclasses.field(default_factory=Store)
+  prepared: dict[str, Any] = dataclasses.field(default_factory=dict)
+  report: dict[str, Any] = dataclasses.field(default_factory=dict)
+  arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+  robust: np.ndarray | None = None
+
+  def __post_init__(self):
+    self.batch_size = min(self.batch_size, self.source.size)
+    if self.modes is None and self.model is not None:
+      self.modes = self.model.modes
+
+  @property
+  def epsilon(self):
+    """The radius of everything that has but one."""
+    return self.epsilons[0]
+
+  @property
+  def threat(self):
+    """The threat model of everything that has but one radius."""
+    return attacks.from_norm(self.norm, self.epsilon)
+
+  def title(self, text):
+    """A progress line's title, with the threat."""
+    return f"{text} {self.norm} {tables.radius(self.epsilon, self.norm)}"
+
+  @functools.cached_property
+  def scorer(self):
+    """The `Scorer` of the classifier, in the modes that are measured."""
+    return scoring.Scorer(self.model, self.batch_size, self.samples, self.seed, self.modes)
+
+  @property
+  def labels(self):
+    """The classes of all images, int [n]."""
+    return self._clean[1]
+
+  @property
+  def on_clean(self):
+    """The `Scores` of all images as they are."""
+    return self._clean[0]
+
+  @functools.cached_property
+  def _clean(self):
+    scored, labels = [], []
+    for number, (_, images, truth) in enumerate(scoring.stream(self.source, self.batch_size)):
+      if truth.min() < 0 or truth.max() >= self.model.classes:
+        raise errors.UserError(
+          f"{self.source.name!r} has a label outside of the classifier's {self.model.classes} "
+          "classes"
+        )
+      score = functools.partial(self.scorer.both, images)
+      scored.append(self.store.arrays(f"clean-{number}", lambda score=score: score().arrays()))
+      labels.append(truth)
+    return scoring.Scores.join(scored, self.modes), np.concatenate(labels)
+
+  def over_first(self, count, name, title, compute):
+    """Measures the first images, batch by batch, each of which the store remembers.
+
+    Args:
+      count: of images.
+      name: of the batches in the store.
+      title: of the progress line, which shows the batch's mean of "kl".
+      compute: (number, images, labels) of a batch -> {name: array [n, ...]}, with "kl" in nats.
+
+    Returns:
+      {name: array [count, ...]}.
+    """
+    mask = np.arange(self.source.size) < count
+    bar, parts = progress.Progress(self.title(title), count), []
+    batches = scoring.stream(self.source, min(self.batch_size, count), mask)
+    for number, (_, images, labels) in enumerate(batches):
+      found = functools.partial(compute, number, images, labels)
+      parts.append(self.store.arrays(f"{name}-{number}", found))
+      bar.add(len(images), f"{np.mean(parts[-1]['kl']):.3g} nats")
+      if bar.done >= count:
+        break
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

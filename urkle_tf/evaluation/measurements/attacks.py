@@ -1,0 +1,187 @@
+"""What a classifier does on the worst images that attacks find."""
+
+import dataclasses
+
+import numpy as np
+
+from urkle_tf import errors
+from urkle_tf.evaluation.measurements.base import Measurement, alias
+from urkle_tf.evaluation.report import pictures
+from urkle_tf.evaluation.report.document import Heading, Items, Share, Table, Text, calibration
+from urkle_tf.output import tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Attacks(Measurement):
+  """A row for each attack, radius and mode: see `attacked.measure`.
+
+  Args:
+    attacks: specs, such as `"pgd(steps=100, restarts=2),fgsm"`.
+    steps: of PGD where its spec names none.
+    step_size: likewise, in pixel units; None for 2.5 epsilon / steps.
+    restarts: likewise.
+    standing: attack only what earlier rows left standing.
+    noise: `"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack.
+  """
+
+  attacks: str | list[str] = alias("attacks")
+  steps: int = alias("attack_steps")
+  step_size: float | None = alias("attack_step_size")
+  restarts: int = alias("restarts")
+  standing: bool = alias("standing")
+  noise: str = alias("noise")
+
+  by_default = True
+  place = 20
+
+  def prepare(self, context):
+    """The `Plan`s; those that follow gradients are left out if a model has none."""
+    from urkle_tf.evaluation import attacked, plans
+
+    if self.noise not in ("fresh", "fixed"):
+      raise errors.unknown("noise", self.noise, ("fresh", "fixed"))
+    found = plans.read(
+      *(self.attacks, context.norm, context.epsilons, context.source.image_shape),
+      *(self.steps, self.step_size, self.restarts, context.metadata.get("classes")),
+    )
+    if self.noise == "fixed":
+      found = [dataclasses.replace(plan, fixed_noise=True) for plan in found]
+    if context.kind == "foreign" and not attacked.differentiable(context.model):
+      skipped = list(dict.fromkeys(plan.name for plan in found if plan.by_gradients))
+      found = [plan for plan in found if not plan.by_gradients]
+      if not found:
+        raise errors.UserError(
+          f"the classifier has no gradient that {', '.join(skipped)} could follow: give "
+          "--attacks=square, which needs none"
+        )
+      context.notes |= {"skipped_attacks": skipped} if skipped else {}
+    return found
+
+  def measure(self, context):
+    from urkle_tf.evaluation import attacked, recording
+
+    on_clean, labels = context.on_clean, context.labels
+    shape = context.source.image_shape
+    recorder = recording.Recorder(on_clean.values, labels, shape, context.save_images)
+    rows, details = attacked.measure(context, context.prepared[self.name], self.standing, recorder)
+    arrays = context.arrays
+    arrays["labels"] = labels
+    arrays |= {f"clean_{mode}": np.argmax(values, 1) for mode, values in on_clean.values.items()}
+    for number, (right, of_label) in enumerate(details):
+      arrays |= {f"right_{number}": right, f"log_probability_{number}": of_label}
+      if number in recorder.adversaries:
+        arrays[f"adversaries_{number}"] = recorder.adversaries[number]
+    served = context.modes[0]
+    context.robust = np.argmax(on_clean.values[served], 1) == labels
+    for row, (right, _) in zip(rows, details, strict=True):
+      if row["mode"] == served and row["epsilon"] <= context.epsilon:
+        context.robust &= right
+    if context.folder and recorder.pictures:
+      file = context.folder / "figures" / "examples.png"
+      file.parent.mkdir(exist_ok=True)
+      pictures.examples_figure(recorder.pictures, context.metadata.get("class_names"), file)
+    return rows
+
+  def glance(self, part, report):
+    rows = [row for row in part if row["mode"] == report["clean"]["mode"]]
+    worst: dict[float, dict] = {}
+    for row in sorted(rows, key=lambda row: (row["epsilon"], row["accuracy"])):
+      worst.setdefault(row["epsilon"], row)
+    found = []
+    for row in worst.values():
+      accuracy, how = f"{100 * row['accuracy']:.2f}%", f"lowest of all: {row['name']}"
+      found.append((f"attacked, {tables.threat(row)}", accuracy, how))
+    return found
+
+  def render(self, part, report):
+    return [
+      Heading("Attacked"),
+      _table(part),
+      *_explained(part, report["config"]),
+      pictures.accuracy_vs_epsilon(report),
+      pictures.examples(),
+      *_served(report),
+    ]
+
+  def lines(self, part):
+    return [
+      f"{row['name']}, {tables.threat(row, ', epsilon ')}, {row['mode']} z: "
+      f"{100 * row['accuracy']:.2f}%"
+      for row in part
+    ]
+
+
+def _table(rows):
+  own = "own_accuracy" in rows[0]
+  head = [
+    *("attack", "norm", "epsilon", "z", "accuracy"),
+    *(["own adversaries alone"] if own else []),
+    *("NLL", "ECE", "Brier", "steps", "restarts", "samples a step", "loss"),
+  ]
+  lines = [
+    [
+      *(row["name"], row["norm"], tables.radius(row["epsilon"], row["norm"])),
+      *(row["mode"], Share.of(row)),
+      *([Share.of(row, "own_") if "own_accuracy" in row else "-"] if own else []),
+      *calibration(row),
+      *(str(row[name]) for name in ("steps", "restarts", "eot")),
+      row.get("loss", "-"),
+    ]
+    for row in rows
+  ]
+  return Table("Attacked images", head, lines)
+
+
+def _explained(rows, config):
+  """What the figures of the table mean."""
+  texts = [
+    "An image counts if it is classified rightly as it is and on every adversary found, those "
+    "found against the other reading of z included"
+    + ("; each row counts what the rows before it found too." if config.get("standing") else ".")
+  ]
+  if any(row["mode"] == "sampled" for row in rows):
+    texts.append(
+      f"z = sampled: the mean of the probabilities over at least {config['samples']} fresh samples "
+      "of z, none of them known to the attack, nor used to choose which of its finds is scored. "
+      "z = deterministic: the mean of z."
+    )
+  found: list = [Text(text) for text in texts]
+  notes = {f"{row['name']}: {row['note']}" for row in rows if "note" in row}
+  fixed = {row["name"] for row in rows if row.get("noise") == "fixed"}
+  notes |= {f"{name}, z sampled: the same samples of z throughout an attack" for name in fixed}
+  if notes:
+    found.append(Items(sorted(notes)))
+  if skipped := ", ".join(config.get("skipped_attacks", ())):
+    text = f"Not run, since the model has no gradient: {skipped}. What is left searches at random: "
+    found.append(Text(f"{text}these figures are weak evidence."))
+  return found
+
+
+def _served(report):
+  """What a caller of a sampled classifier sees, of the images as they are and attacked."""
+  attacked = [
+    (row["name"], tables.radius(row["epsilon"], row["norm"]), row) for row in report["attacks"]
+  ]
+  parts = [("clean", "-", report["clean"]), *attacked]
+  rows = [
+    [
+      *(name, epsilon, Share.of(part)),
+      Share(part["served_accuracy"], part["served_interval"]),
+      Share(part["accuracy_all_draws"], part["interval_all_draws"]),
+    ]
+    for name, epsilon, part in parts
+    if "served_accuracy" in part
+  ]
+  if not rows:
+    return []
+  samples, draws = (report["clean"][name] for name in ("served_samples", "draws"))
+  head = ["images", "epsilon", "limit of many samples", f"a call with {samples} samples of z"]
+  return [
+    Heading("As it is served"),
+    Table("As it is served", [*head, f"right in each of {draws} calls"], rows),
+    Text(
+      f"The expected accuracy of one call, and the share of images that {draws} calls in a row "
+      "get right: a pessimistic figure, of an attacker who may try again. The images are those "
+      "that hurt the sampled classifier most."
+    ),
+  ]

@@ -1,0 +1,128 @@
+"""What a measurement is to `assess`: its options, its figures, its part of the report."""
+
+import contextlib
+import dataclasses
+from typing import Any, ClassVar
+
+from urkle_tf import errors, settings, spec
+
+_WANTED: dict[str, tuple[str, Any]] = {
+  "str": ("text", (str, list)),
+  "int": ("an integer of at least 0", int),
+  "bool": ("true or false", bool),
+  "number": ("a number", (int, float)),
+  "numbers": ("numbers with commas in between", list),
+}
+
+
+def alias(flag) -> Any:
+  """An option that a flag of `evaluate` sets too, where `--measure` does not.
+
+  Args:
+    flag: the name of a setting of `settings.Assess`, whose default is the option's.
+  """
+  return dataclasses.field(default=getattr(settings.Assess, flag), metadata={"flag": flag})
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+  """A part of the report.
+
+  A subclass is a frozen dataclass in a module of `measurements`.  Its fields are the options of
+  `--measure="NAME(option=...)"`, NAME being that of the module and of the part in report.json.
+  Modules import what needs TensorFlow within `prepare` and `measure`: options are read, and
+  reports are rendered, without it.
+
+  Attributes:
+    kinds: the models that it is for: "classifier", "foreign" (a classifier that this package did
+      not make), "encoder", "regressor".
+    by_default: whether it is in the report where `--measure` does not name it.
+    place: the order in the report; those of one place are in the order of their names.
+    glance_place: the order among the figures that are read first; None for `place`.
+  """
+
+  kinds: ClassVar[tuple[str, ...]] = ("classifier", "foreign")
+  by_default: ClassVar[bool] = False
+  place: ClassVar[int] = 100
+  glance_place: ClassVar[int | None] = None
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      object.__setattr__(self, field.name, _typed(self.name, field, getattr(self, field.name)))
+
+  @property
+  def name(self):
+    """That of its module."""
+    return type(self).__module__.rpartition(".")[2]
+
+  @classmethod
+  def aliases(cls):
+    """{option: the flag that sets it too}."""
+    fields = dataclasses.fields(cls)
+    return {field.name: field.metadata["flag"] for field in fields if "flag" in field.metadata}
+
+  def wanted(self, kind, named):
+    """Whether the report has it.
+
+    Args:
+      kind: the model's, if not among `kinds`, it is not measured, whatever is returned.
+      named: whether `--measure` names it.
+    """
+    return named or self.by_default
+
+  def prepare(self, context):
+    """Checks the options before any work is done; what it returns is `context.prepared[name]`.
+
+    Args:
+      context: a `Context`, which has a `model` already only if that is foreign.
+
+    Raises:
+      UserError: for options that do not fit the model or the data.
+    """
+
+  def measure(self, context):
+    """What report.json holds under the measurement's name: a dict or a list.
+
+    Args:
+      context: a `Context`, with what the measurements before this one found.
+    """
+    raise NotImplementedError
+
+  def intro(self, part):
+    """What a report begins with in place of what is said of accuracies; "" for that."""
+    return ""
+
+  def glance(self, part, report):
+    """The figures that are read first: (name, figure, what it was measured with) triples.
+
+    Args:
+      part: what `measure` returned.
+      report: all that report.json holds.
+    """
+    return []
+
+  def render(self, part, report):
+    """The part for people: a list of the classes of `report.document`; arguments as above.
+
+    A `Picture` that can be drawn is drawn once all is measured; it is shown if its file is there.
+    """
+    return []
+
+  def lines(self, part):
+    """What the command prints of it: a list of lines."""
+    return []
+
+
+def _typed(name, field, value):
+  """An option's value as its type has it."""
+  kind = settings.kind(field)
+  if value is None and field.default is None:
+    return None
+  text, types = _WANTED[kind]
+  if kind == "numbers" and not isinstance(value, list):
+    with contextlib.suppress(ValueError):
+      value = [spec.number(part) for part in str(value).split(",")]
+  wrong = isinstance(value, bool) and kind != "bool"
+  if wrong or not isinstance(value, types) or (kind == "int" and value < 0):
+    raise errors.UserError(f"{name}: {field.name} must be {text}, got {value!r}")
+  return value

@@ -1,0 +1,325 @@
+"""A training that is ready to start: what the settings of `pretrain` name."""
+
+import contextlib
+import dataclasses
+import pathlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from urkle_tf import attacks, distribution, errors, networks, pretexts, spec
+from urkle_tf import robustness as schemes
+from urkle_tf.data import augment as augmentation
+from urkle_tf.data import compatibility, pipeline, service, sources
+from urkle_tf.networks import presets
+from urkle_tf.networks.saved import foreign_models
+from urkle_tf.settings import Pretrain
+from urkle_tf.training import attack_schedules, checkpoints, optimizers, trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A training that is ready to start: what its settings name.
+
+  Attributes:
+    settings: those of `pretrain`, by name; `epochs` is a number unless `minutes` is.
+    scope: the strategy.
+    source: the training data.
+    held_out: images that the schedule of the attack keeps from the training, or None.
+    recipe: its augmentation.
+    attack: what pictures and probe look at the encoder with, in cells without adversaries too: by
+      the settings, but PGD where these leave the threat model.
+    learner: the compiled `Trainer`.
+    steps_per_epoch: steps of an epoch.
+    steps: of the whole training; None by the clock.
+  """
+
+  settings: dict[str, Any]
+  scope: tf.distribute.Strategy
+  source: sources.Source
+  held_out: sources.Source | None
+  recipe: augmentation.Recipe
+  attack: attacks.Attack
+  learner: trainer.Trainer
+  steps_per_epoch: int
+  steps: int | None
+
+  @property
+  def state(self):
+    """All variables, in the order that checkpoints hold them."""
+    return checkpoints.state(self.learner)
+
+  def views(self, start=0):
+    """The batches from a step on, as `fit` takes them."""
+    learner, settings = self.learner, self.settings
+
+    def make(share, turn=None):
+      return pipeline.views(
+        self.source,
+        self.recipe,
+        settings["batch_size"],
+        settings["seed"],
+        start_step=start,
+        views=learner.pretext.views,
+        labels=learner.pretext.needs_labels,
+        on_device=settings["augment_on_device"],
+        strength=learner.strength if learner.robustness.strength(0.0) is not None else None,
+        part=pipeline.Part(share, turn),
+      )
+
+    if settings["data_service"]:
+      found = service.addresses(settings["data_service"])
+      served = lambda share: service.batches(lambda turn: make(share, turn), found, start)  # noqa: E731
+      return pipeline.by_worker(self.scope, served)
+    return pipeline.by_worker(self.scope, make)
+
+  def distributed(self, start=0):
+    """The same as a loop of one's own takes them: each replica its rows."""
+    views = self.views(start)
+    if distribution.several_workers(self.scope):
+      return views
+    return self.scope.experimental_distribute_dataset(views)
+
+
+@contextlib.contextmanager
+def prepared(settings):
+  """Builds what settings name, and writes nothing.
+
+  Args:
+    settings: those of `pretrain` that are not the default, by name.
+
+  Yields:
+    A `Job`; within it the precision is that of the settings.
+
+  Raises:
+    UserError: for settings or data that do not fit.
+  """
+  settings = dataclasses.asdict(Pretrain(**{"output_dir": None, **settings}))
+  settings = _of_preset(with_an_end(settings))
+  _check(settings)
+  # Several workers join before TensorFlow does anything.
+  scope = distribution.strategy(settings["strategy"])
+  keras.mixed_precision.set_global_policy(settings["precision"])
+  try:
+    with distribution.joined(scope):
+      yield _build(settings, scope)
+  finally:
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def with_an_end(settings):
+  """The settings, with 100 epochs where they do not say when the training ends."""
+  if settings["epochs"] is None and settings["minutes"] is None:
+    return {**settings, "epochs": 100}
+  return settings
+
+
+def _of_preset(settings):
+  """The settings with what `--encoder=preset:NAME` stands for in its place."""
+  named = settings["encoder"]
+  if not presets.is_named(named):
+    return settings
+  if settings["init_from"]:
+    raise errors.UserError(f"--encoder={named} starts from weights: leave --init_from out")
+  network = presets.read(named)["network"]
+  for name, value in network.items():
+    if name != "encoder" and settings[name] not in (getattr(Pretrain, name), value):
+      raise errors.UserError(
+        f"--encoder={named} has --{name}={value}, not {settings[name]}: leave --{name} out"
+      )
+  return {**settings, **network, "init_from": named}
+
+
+def _check(settings):
+  """Raises `UserError` for settings that are wrong by themselves."""
+  _check_end(settings)
+  for name in ("batch_size", "log_every", "checkpoint_every", "max_bad_steps"):
+    if settings[name] < 1:
+      raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
+  for name in ("warmup_epochs", "weight_decay", "epsilon_warmup_epochs", "beta_warmup_epochs"):
+    if not settings[name] >= 0:
+      raise errors.UserError(f"--{name} must be at least 0, got {settings[name]}")
+  _check_warmups(settings)
+  if settings["batch_size"] < 2:
+    raise errors.UserError("--batch_size must be at least 2: one image has no negatives")
+  for name, value in (
+    ("precision", settings["precision"]),
+    ("attack_precision", settings["attack_precision"] or "float32"),
+  ):
+    if value not in ("float32", "mixed_bfloat16"):
+      raise errors.unknown(name, value, ("float32", "mixed_bfloat16"))
+
+
+def _check_end(settings):
+  epochs, minutes = settings["epochs"], settings["minutes"]
+  if minutes is None:
+    if epochs < 1:
+      raise errors.UserError(f"--epochs must be at least 1, got {epochs}")
+    return
+  if epochs is not None:
+    raise errors.UserError(
+      f"--minutes={minutes} and --epochs={epochs} each say when the training ends: give one of them"
+    )
+  if not minutes > 0:
+    raise errors.UserError(f"--minutes must be above 0, got {minutes}")
+
+
+def _check_warmups(settings):
+  minutes = settings["minutes"]
+  ours, other = ("epochs", "minutes") if minutes is None else ("minutes", "epochs")
+  for name in ("warmup", "epsilon_warmup", "beta_warmup"):
+    if settings[f"{name}_{other}"]:
+      raise errors.UserError(
+        f"--{name}_{other} goes with --{other}: give --{name}_{ours} in this training by {ours}"
+      )
+    taken = settings[f"{name}_minutes"] or 0
+    if minutes is not None and not 0 <= taken < minutes:
+      raise errors.UserError(
+        f"--{name}_minutes must be at least 0 and below --minutes={minutes}, got {taken}"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Method:
+  """What is trained on what: the cell of the grid, its attack and its augmentation."""
+
+  pretext: pretexts.Pretext
+  scheme: schemes.Robustness
+  attack: attacks.Attack
+  schedule: attack_schedules.Constant
+  recipe: augmentation.Recipe
+
+
+def _build(settings, scope):
+  method = _method(settings)
+  source, held_out = _data(settings, method)
+  steps_per_epoch, steps = _length(settings, source, scope.num_replicas_in_sync)
+  with scope.scope():
+    keras.utils.set_random_seed(settings["seed"])
+    encoder = _encoder(settings, method, source)
+    learner = _trainer(settings, method, encoder, steps_per_epoch, steps)
+  attack = method.attack
+  if "evaluation" in attack.refused:
+    attack = attacks.PGD(attack.threat, settings["attack_steps"], settings["attack_step_size"])
+  return Job(
+    settings, scope, source, held_out, method.recipe, attack, learner, steps_per_epoch, steps
+  )
+
+
+def _method(settings):
+  threat = attacks.from_norm(settings["norm"], settings["epsilon"])
+  steps_and_size = settings["attack_steps"], settings["attack_step_size"]
+  attack = attacks.from_spec(settings["attack"] or "pgd", threat, *steps_and_size)
+  task = spec.build("pretexts", settings["pretext"], pretexts.Pretext)
+  scheme = spec.build("robustness", settings["robustness"], schemes.Robustness)
+  scheme.check(task)
+  if settings["init_from"] and getattr(task, "start", False):
+    raise errors.UserError("--init_from and distil(start=true) both say where to start: give one")
+  recipe = augmentation.from_spec(settings["augment"])
+  recipe.check(task.views)
+  if settings["augment_on_device"]:
+    pipeline.check_on_device(recipe)
+  if scheme.strength(0.0) is not None:
+    pipeline.check_strength(recipe)
+    if settings["minutes"] and not settings["augment_on_device"]:
+      raise errors.UserError(
+        "batches are made ahead of the clock, by which this robustness scheme weakens the "
+        "augmentation: give --augment_on_device, or --epochs in place of --minutes"
+      )
+  schedule = attack_schedules.from_spec(settings["attack_schedule"] or "constant")
+  return _Method(task, scheme, attack, schedule, recipe)
+
+
+def _data(settings, method):
+  """(the training data, what the schedule of the attack keeps from it or None)."""
+  names = ("dataset", "split", "data_dir", "download", "image_size", "examples")
+  source = sources.load(**{name: settings[name] for name in names})
+  if settings["data_service"]:
+    service.addresses(settings["data_service"])
+    service.check(source)
+  method.pretext.adopt(source)
+  if method.scheme.adversarial and (count := method.schedule.held_out(source.size)):
+    return source.hold_out(count)
+  return source, None
+
+
+def _length(settings, source, replicas):
+  """(steps of an epoch, steps of the whole training or None by the clock)."""
+  batch_size, at_once = settings["batch_size"], settings["steps_per_execution"] or 1
+  steps = pipeline.steps_per_epoch(source, batch_size)
+  if batch_size % replicas:
+    raise errors.UserError(
+      f"batch_size={batch_size} does not divide evenly among {replicas} replicas: give a multiple"
+    )
+  if at_once < 1 or steps % at_once:
+    raise errors.UserError(
+      f"--steps_per_execution={at_once} does not divide the {steps} steps of an epoch"
+    )
+  return steps, None if settings["minutes"] else steps * settings["epochs"]
+
+
+def _encoder(settings, method, source):
+  encoder = networks.GaussianEncoder(
+    networks.backbone(settings["encoder"], source.image_shape),
+    *(settings[name] for name in ("latent_dim", "min_scale", "max_scale")),
+    loc=settings["loc"] or method.pretext.loc,
+  )
+  if settings["init_from"]:
+    _initialise(encoder, settings["init_from"], source)
+  return encoder
+
+
+def _trainer(settings, method, encoder, steps_per_epoch, steps):
+  """The compiled `Trainer`."""
+  minutes = settings["minutes"]
+
+  def warmup(name):
+    """In steps, or by the clock as a share of the training."""
+    if minutes:
+      return (settings[f"{name}_minutes"] or 0) / minutes
+    return round(settings[f"{name}_epochs"] * steps_per_epoch)
+
+  learner = trainer.Trainer(
+    encoder,
+    method.pretext,
+    method.scheme,
+    method.attack,
+    augment=method.recipe if settings["augment_on_device"] else None,
+    epsilon_warmup=warmup("epsilon_warmup"),
+    beta_warmup=warmup("beta_warmup"),
+    steps=steps,
+    schedule=method.schedule,
+    by_clock=minutes is not None,
+    **{name: settings[name] for name in ("seed", "clip_norm", "attack_precision", "ema")},
+  )
+  optimizer = optimizers.build(
+    settings["optimizer"],
+    settings["learning_rate"],
+    steps,
+    warmup("warmup"),
+    settings["weight_decay"],
+    learner.clock,
+  )
+  learner.compile(optimizer, steps_per_execution=settings["steps_per_execution"] or 1)
+  return learner
+
+
+def _initialise(model, init_from, source):
+  """Starts from the encoder of another run (its folder, or its encoder folder) or a preset."""
+  folder = pathlib.Path(init_from)
+  if presets.is_named(init_from):
+    preset = networks.GaussianEncoder.from_preset(init_from)
+    compatibility.check_images(preset.image_shape, source, init_from)
+    earlier = preset.network
+  else:
+    for file in (folder / "encoder" / "network.keras", folder / "network.keras"):
+      if file.exists():
+        break
+    else:
+      raise errors.UserError(
+        f"--init_from={init_from} holds no encoder: give a finished run's folder"
+      )
+    load = lambda: keras.models.load_model(file, compile=False)  # noqa: E731
+    earlier = foreign_models.outside_strategies(load)
+  model.start_from(earlier, f"the encoder of --init_from={init_from}")

@@ -1,0 +1,139 @@
+"""Rows of metrics and checkpoints of a `fit`, and what ends it before its time."""
+
+import keras
+import tensorflow as tf
+
+from urkle_tf import distribution, errors
+from urkle_tf.training import preemption, runs
+
+
+class NotFinite(errors.UserError):
+  """Too many steps in a row had a loss or a gradient that is not finite, and were skipped.
+
+  Attributes:
+    first: the number of the first of them, from 0.
+    last: the number of the last of them.
+  """
+
+  def __init__(self, first, last):
+    super().__init__(
+      f"steps {first + 1} to {last + 1} have a loss or a gradient that is not finite, and were "
+      "skipped: lower --learning_rate, or give --clip_norm=1 or more --warmup_epochs"
+    )
+    self.first, self.last = first, last
+
+
+class Metrics(keras.callbacks.Callback):
+  """Has a row of means written every `log_every` steps and at each epoch's end, and checkpoints.
+
+  A checkpoint follows a row at once, and one that a signal asks for holds the means as they are:
+  none is half full when a run is resumed.
+  The callback stands last in the list: what others find at an epoch's end is in the recorder's
+  `extra` then.  Means are over the steps since the last row.
+
+  A training by the clock ends when the `limit` of its course has passed, and meanwhile the clock
+  of its `Trainer` says which share has; of several workers the chief's counts.
+
+  Args:
+    recorder: the `Recorder` of the run.
+    checkpoints: a `checkpoints.Checkpoints`.
+    log_every: steps between rows.
+    checkpoint_every: steps between checkpoints; one is also saved at the end.
+    watch: a `preemption.Watch`: a signal ends the training after the step, with a checkpoint.
+    scope: the strategy.
+    max_bad_steps: so many steps in a row whose loss or gradient is not finite end the training
+      with `NotFinite`.  Their count is asked for once in so many steps, and before a row is
+      written: to ask is to wait for the device.
+  """
+
+  def __init__(
+    self, recorder, checkpoints, log_every, checkpoint_every, watch=None, scope=None,
+    max_bad_steps=20,
+  ):  # fmt: skip
+    super().__init__()
+    self._recorder, self._course, self._checkpoints = recorder, recorder.course, checkpoints
+    self._log_every, self._checkpoint_every = log_every, checkpoint_every
+    self._watch, self._max_bad_steps = watch or preemption.Watch(), max_bad_steps
+    scope = scope or tf.distribute.get_strategy()
+    self._chief, self._agree = distribution.is_chief(scope), distribution.agreement(scope)
+    self._share, self._skipped = 0.0, 0
+
+  def _behind(self, step):
+    """How much of the training lies behind, in [0, 1]; by the clock the next execution reads it."""
+    if self._course.limit is None:
+      return step / self._course.steps
+    share = min(1.0, self._recorder.spent / self._course.limit)
+    share = self._agree(share if self._chief else 0.0)
+    self.model.clock.assign(share)
+    self.model.stop_training = share >= 1
+    return share
+
+  def on_train_begin(self, logs=None):
+    """Remembers means that a checkpoint holds half full: `fit` empties them all."""
+    del logs
+    self._means = [distribution.plain(variable) for variable in self.model.metrics_variables]
+    self._saved = int(distribution.plain(self.model.optimizer.iterations)) // self._checkpoint_every
+
+  def on_epoch_begin(self, epoch, logs=None):
+    """Brings them back, before the first step."""
+    del epoch, logs
+    for variable, value in zip(self.model.metrics_variables, self._means, strict=False):
+      variable.assign(value)
+    self._means = []
+    self._begun = self._step = int(distribution.plain(self.model.optimizer.iterations))
+
+  def on_train_batch_end(self, batch, logs=None):
+    """Counts steps, of which Keras may take several at once; writes a row where one is due."""
+    del logs
+    # Counted here: to ask the optimizer would be to wait for the device after every step.
+    before, step = self._step, self._begun + batch + 1
+    self._step = step
+    self._recorder.tick((step - before) * self._course.batch_size)
+    self._share = self._behind(step)
+    passed = lambda n: step // n > before // n  # noqa: E731
+    if passed(self._max_bad_steps):
+      self._check_numbers()
+    due = passed(self._log_every) or passed(self._checkpoint_every)
+    last = self._share >= 1 or step % self._course.steps_per_epoch == 0
+    if due or last or (self._recorder.terminal and step % 5 == 0):
+      self._recorder.show(step, self._share, runs.plain(self.model.means.result()["loss"]))
+    if due and not last:
+      self._finish_row(step)
+    if not last:  # the end of an epoch is near, and belongs to its last step
+      self._watch.check(step, self._checkpoints.save)
+
+  def on_epoch_end(self, epoch, logs=None):
+    """Has the epoch's last row written, with what the probes found."""
+    del epoch, logs
+    step = self._step
+    self._finish_row(step)
+    if self._share < 1:
+      self._watch.check(step, self._checkpoints.save)
+
+  def _check_numbers(self):
+    """Counts the steps that were skipped; ends the training after too many in a row."""
+    skips = getattr(self.model, "skips", None)
+    if skips is None:
+      return
+    total, _, longest, last = (int(value) for value in distribution.plain(skips))
+    self._skipped = total
+    if longest >= self._max_bad_steps:
+      raise NotFinite(last - longest + 1, last)
+
+  def _finish_row(self, step):
+    self._check_numbers()
+    self._write(step)
+    passed = step // self._checkpoint_every
+    with self._recorder.paused():
+      if passed > self._saved or self._share >= 1:
+        self._checkpoints.save(step)
+    self._saved = passed
+
+  def _write(self, step):
+    means = self.model.means
+    values = {name: runs.plain(value) for name, value in means.result().items()}
+    if self._skipped and not runs.plain(means.count):
+      values = dict.fromkeys(values)  # all steps since the last row were skipped
+    self.model.reset_metrics()
+    rate = runs.plain(self.model.optimizer.learning_rate)
+    self._recorder.write(step, {"learning_rate": rate, "skipped_steps": self._skipped, **values})
