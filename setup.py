@@ -29,6 +29,7 @@ INSTALL_REQUIRES = [
   "matplotlib>=3.9,<4",
   "numpy>=2.1,<3",
   "scikit-learn>=1.5,<2",
+  "scipy>=1.11,<2",  # comes with scikit-learn
   "tensorboard>=2.19,<3",
   "tensorflow>=2.19,<2.22",
   "tensorflow-datasets>=4.9.7,<5",
@@ -40,6 +41,7 @@ INSTALL_REQUIRES = [
 
 # Independent attacks: answers to compare with, in tests and audits, never for the main job.
 FOOLBOX = "foolbox>=3.3.4,<4"
+RUFF = "ruff>=0.17,<0.18"  # a formatter's minor releases change what it writes
 
 EXTRAS_REQUIRE = {
   "test": [
@@ -50,10 +52,19 @@ EXTRAS_REQUIRE = {
     "pytest-timeout>=2.3.1,<3",
     "pyyaml>=6,<7",  # reads launch/kubernetes.yaml
     "pytest-xdist>=3.8,<4",  # launch/test.sh runs files side by side
-    "ruff>=0.17,<0.18",  # a formatter's minor releases change what it writes
+    RUFF,
     "setuptools>=70.1",  # builds the wheel that tests/packaging_test.py looks into
   ],
   "gpu": ["tensorflow[and-cuda]>=2.19,<2.22"],  # NVIDIA's libraries, about 2.5 GB
+  "docs": [
+    "ipykernel>=7,<8",  # runs the notebooks of examples/notebooks
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.6,<10",
+    "mkdocstrings[python]>=1,<2",
+    "nbclient>=0.10.2,<0.12",
+    RUFF,  # sets signatures on lines
+  ],
+  "hub": ["keras-hub>=0.32,<0.33"],  # KerasHub's image encoders, for robustify
   "attacks": [
     FOOLBOX,
     "adversarial-robustness-toolbox>=1.20.1,<2",
@@ -68,7 +79,7 @@ setuptools.setup(
   long_description_content_type="text/markdown",
   author="The urkle_tf authors",
   license="Apache-2.0",
-  python_requires=">=3.11,<3.13",
+  python_requires=">=3.11,<3.14",
   packages=setuptools.find_packages(include=["urkle_tf", "urkle_tf.*"]),
   package_data={"urkle_tf": ["py.typed", "*.pyi", "networks/presets/*/*"]},
   zip_safe=False,
@@ -80,6 +91,7 @@ setuptools.setup(
     "Operating System :: POSIX :: Linux",
     "Programming Language :: Python :: 3.11",
     "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
     "Topic :: Scientific/Engineering :: Artificial Intelligence",
     "Typing :: Typed",
   ],

@@ -8,7 +8,7 @@
 
 DATA_DIR holds cifar10 prepared by TensorFlow Datasets, or gets it with --download.  Each row is
 pre-trained, given a classifier for each number of labels, and attacked, corrupted and calibrated.
-What is there already is not done again, so the same command goes on after an interruption.
+What is there already is not done again, so the same command resumes after an interruption.
 The budget is that of --config: the second command above is the small one, the third the paper's.
 """
 

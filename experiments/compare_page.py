@@ -27,7 +27,7 @@ TEMPLATE = """# Every system on CIFAR-10, with equal budgets
 <!-- /commands -->
 """
 
-SCORES = {  # in percent, but for the calibration error, a fraction, and the rank of loc
+SCORES = {  # in percent, except for the calibration error, a fraction, and the rank of loc
   "clean": "clean",
   "pgd_8": "PGD-20 at 8/255",
   "pgd_16": "PGD-20 at 16/255",

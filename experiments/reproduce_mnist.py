@@ -6,7 +6,7 @@
 
 DATA_DIR holds mnist prepared by TensorFlow Datasets, or gets it with --download.  Each row of
 each seed is trained, given a head, attacked and added to the table; what is there already is not
-done again, so the same command goes on after an interruption.
+done again, so the same command resumes after an interruption.
 """
 
 import dataclasses

@@ -4,11 +4,11 @@
 #   make_environment          # what a user needs
 #   make_environment test     # and the extra "test"; several are separated by commas
 #
-# The environment is .venv in the checkout. It is used again as long as setup.py has not changed;
-# delete .venv to start afresh. PYTHON=/path/to/python3.12 chooses the interpreter.
-# For the tests the versions are those of launch/constraints.txt; URKLE_VERSIONS=newest takes the
-# newest that setup.py allows, URKLE_VERSIONS=oldest the oldest, each in an environment of its own.
-# Where downloads come from is pip's own configuration (its environment variables and pip.conf).
+# The environment is .venv in the checkout. It is reused until setup.py changes; delete .venv to
+# start again. PYTHON=/path/to/python3.12 chooses the interpreter. If uv is installed, it does the
+# work; otherwise pip does. Each follows its own configuration, also for where downloads come from.
+# The tests take the versions of launch/constraints.txt. URKLE_VERSIONS=newest takes the newest
+# that setup.py allows, and URKLE_VERSIONS=oldest the oldest, each in a separate environment.
 
 URKLE_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -20,36 +20,38 @@ fail() {
 # Prints the interpreter to use. A name on PATH may be a shim that does not run: try each.
 find_python() {
   local candidate
-  for candidate in ${PYTHON:+"$PYTHON"} python3.12 python3.11 python3 python; do
+  for candidate in ${PYTHON:+"$PYTHON"} python3.12 python3.11 python3.13 python3 python; do
     if "$candidate" -c 'import sys, venv, ensurepip
-sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2> /dev/null; then
+sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null; then
       command -v -- "$candidate"
       return
     fi
     [ "$candidate" != "${PYTHON:-}" ] \
-      || fail "PYTHON=$PYTHON is no Python 3.11 or 3.12 that can make environments"
+      || fail "PYTHON=$PYTHON is not a Python 3.11, 3.12 or 3.13 that can make environments"
   done
-  fail "needs Python 3.12 or 3.11 with its venv module, and found neither on PATH:" \
+  fail "needs Python 3.11, 3.12 or 3.13 with its venv module, and found none on PATH:" \
     "install one (Debian, Ubuntu: apt install python3.12-venv) or set PYTHON=/path/to/python3.12"
 }
 
 # Prints setup.py's lower bounds as constraints: of each the newest release of that series.
 oldest_versions() {
-  sed -nE 's/^ *(FOOLBOX = )?"([A-Za-z0-9_-]+)(\[[a-z,]*\])?>=([0-9.]+)[",].*/\2==\4.*/p' \
+  sed -nE 's/^ *([A-Z]+ = )?"([A-Za-z0-9_-]+)(\[[a-z,]*\])?>=([0-9.]+)[",].*/\2==\4.*/p' \
     "$URKLE_ROOT/setup.py" | sort -u
 }
 
 make_environment() {
-  local extras=${1:-} venv=$URKLE_ROOT/.venv python marker wanted versions constraints
+  local extras=${1:-} venv=$URKLE_ROOT/.venv python marker wanted versions constraints install
   versions=${URKLE_VERSIONS:-}
   [ -n "$versions" ] || case ,$extras, in *,test,*) versions=locked ;; *) versions=newest ;; esac
   case $versions in
     locked) constraints=$URKLE_ROOT/launch/constraints.txt ;;
     newest) constraints=/dev/null ;;
     oldest) constraints=$URKLE_ROOT/.venv-oldest.txt; oldest_versions > "$constraints" ;;
-    *) fail "URKLE_VERSIONS=$versions is none of locked, newest, oldest" ;;
+    *) fail "URKLE_VERSIONS=$versions: give locked, newest or oldest" ;;
   esac
   [ -z "${URKLE_VERSIONS:-}" ] || [ "$versions" = locked ] || venv=$URKLE_ROOT/.venv-$versions
+  install=("$venv/bin/python" -m pip install --disable-pip-version-check)
+  ! command -v uv > /dev/null || install=(uv pip install --python "$venv/bin/python")
   if ! "$venv/bin/python" -c 'import pip' 2> /dev/null; then
     python=$(find_python) || exit 1
     echo "making .venv with $("$python" --version)"
@@ -60,14 +62,14 @@ make_environment() {
   wanted=$(cat -- "$URKLE_ROOT/setup.py" "$constraints" <(echo "$URKLE_ROOT") | "$venv/bin/python" -c '
 import hashlib, sys
 print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
-  # One marker for each set of extras, written last: an interrupted installation is done again.
+  # One marker for each set of extras, written last: an interrupted installation is repeated.
   marker=$venv/installed-${extras:-plain}
   if [ "$(cat -- "$marker" 2> /dev/null)" != "$wanted" ]; then
     echo "installing urkle_tf${extras:+[$extras]} into .venv (a few minutes the first time)"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --constraint "$constraints" --editable "$URKLE_ROOT${extras:+[$extras]}" \
-      || fail "the installation failed (pip says why above): is the network there?" \
-        "The same command goes on where it stopped; URKLE_VERSIONS=newest does without the lock"
+    "${install[@]}" --quiet --constraint "$constraints" \
+      --editable "$URKLE_ROOT${extras:+[$extras]}" \
+      || fail "the installation failed, for the reason above: check the network, then give the" \
+        "same command again. URKLE_VERSIONS=newest ignores the lock"
     echo "$wanted" > "$marker"
   fi
   export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH

@@ -4,7 +4,7 @@
 #   bash launch/gpus.sh --flagfile=configs/cifar10.cfg --data_dir=DATA_DIR --output_dir=RUN
 #
 # CUDA_VISIBLE_DEVICES=0,1 chooses among them. --batch_size is that of all GPUs together. SIGTERM
-# and Ctrl-C write a checkpoint; the same command goes on from it. --dry_run as the first word
+# and Ctrl-C write a checkpoint; the same command resumes from it. --dry_run as the first word
 # prints what would be run. The first time it installs TensorFlow's CUDA libraries, about 2.5 GB.
 set -euo pipefail
 

@@ -5,7 +5,7 @@
 #   bash launch/hosts.sh 1 HOST_A:12345,HOST_B:12345 --flagfile=configs/cifar10.cfg --output_dir=RUN
 #
 # Host 0 writes RUN, and the others nothing; each needs the data. When a host stops, the others wait
-# for it, and go on from the last checkpoint once it is back. Ctrl-C, or SIGTERM to this script,
+# for it, and resume from the last checkpoint once it is back. Ctrl-C, or SIGTERM to this script,
 # ends the training on this host for good. --dry_run as the first word prints what would be run.
 set -euo pipefail
 

@@ -37,7 +37,7 @@ make_environment gpu  # once, on a file system that all nodes share
 
 code=0
 srun --kill-on-bad-exit=0 bash -c "$node" train "$@" || code=$?
-# 143: stopped by SIGTERM; 138: another node has stopped. Both go on from the last checkpoint.
+# 143: stopped by SIGTERM; 138: another node has stopped. Both resume from the last checkpoint.
 if [ "$code" -eq 143 ] || [ "$code" -eq 138 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

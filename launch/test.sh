@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format, lint, types and tests, in an environment of their own:
+# Format, lint, types and tests, in their own environment:
 #
 #   bash launch/test.sh                            # all of it
 #   bash launch/test.sh --full                     # and what takes long too
@@ -20,7 +20,7 @@ fi
 source launch/environment.sh
 make_environment test
 
-# Each check runs even if one before it failed, so that one run shows all there is to mend.
+# Each check runs even if one before it failed, so that one run shows all there is to fix.
 failed=()
 check() {
   echo "== $*"

@@ -39,7 +39,7 @@ PRESET = {
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-  """A wheel built from a copy, so that nothing is left in the checkout."""
+  """A wheel built from the sdist of a copy, so that nothing is left in the checkout."""
   source = tmp_path_factory.mktemp("source")
   for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
     shutil.copy(ROOT / name, source)
@@ -49,9 +49,12 @@ def wheel(tmp_path_factory):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(name.encode())
   built = tmp_path_factory.mktemp("wheel")
+  command = [sys.executable, "setup.py", "--quiet", "sdist", f"--dist-dir={built}"]
+  subprocess.run(command, cwd=source, capture_output=True, check=True)
+  (sdist,) = built.glob("*.tar.gz")
   result = subprocess.run(
     [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
-    + ["--quiet", "--disable-pip-version-check", f"--wheel-dir={built}", str(source)],
+    + ["--quiet", "--disable-pip-version-check", f"--wheel-dir={built}", str(sdist)],
     capture_output=True,
     text=True,
   )
@@ -79,9 +82,9 @@ def test_citation_states_the_same_version(metadata):
   assert f"version: {metadata['Version']}" in lines
 
 
-def test_wheel_asks_for_python_3_11_or_3_12(metadata):
+def test_wheel_asks_for_python_3_11_to_3_13(metadata):
   accepted = specifiers.SpecifierSet(metadata["Requires-Python"])
-  tried = ("3.10.13", "3.11.0", "3.12.9", "3.13.0")
+  tried = ("3.10.13", "3.11.0", "3.13.9", "3.14.0")
   assert [version in accepted for version in tried] == [False, True, True, False]
 
 
@@ -89,14 +92,14 @@ def test_wheel_names_what_it_needs(metadata):
   needed = [requirements.Requirement(text) for text in metadata.get_all("Requires-Dist")]
   always = {r.name.replace("_", "-"): r for r in needed if r.marker is None}
   assert " ".join(sorted(always)) == (
-    "absl-py importlib-resources keras keras-cv matplotlib numpy scikit-learn tensorboard "
-    "tensorflow tensorflow-datasets tensorflow-metadata tensorflow-probability"
+    "absl-py importlib-resources keras keras-cv matplotlib numpy scikit-learn scipy tensorboard "
+    "tensorflow tensorflow-datasets tensorflow-metadata tensorflow-probability tqdm"
   )
   assert always["tensorflow-probability"].extras == {"tf"}
   assert "2.19.1" in always["tensorflow"].specifier
   assert "2.18.1" not in always["tensorflow"].specifier
   assert "3.14.1" not in always["keras"].specifier
-  assert set(metadata.get_all("Provides-Extra")) == {"test", "attacks", "gpu"}
+  assert set(metadata.get_all("Provides-Extra")) == {"test", "attacks", "gpu", "docs"}
   attacks = {r.name for r in needed if r.marker and r.marker.evaluate({"extra": "attacks"})}
   assert attacks == {"adversarial-robustness-toolbox", "foolbox"}
 
@@ -110,6 +113,18 @@ def test_wheel_ships_every_module_its_types_presets_and_licence_and_nothing_else
   for name in PRESET:
     assert wheel.read(name) == name.encode()
   assert any(name.endswith("/LICENSE") for name in wheel.namelist())
+
+
+def test_the_import_is_fast_and_loads_nothing_else():
+  code = """import sys, time
+before, started = set(sys.modules), time.perf_counter()
+import urkle_tf
+print(time.perf_counter() - started, *sorted(set(sys.modules) - before))"""
+  command = [sys.executable, "-c", code]
+  said = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True) for _ in range(5)]
+  seconds, *loaded = min((done.stdout.split() for done in said), key=lambda words: float(words[0]))
+  assert loaded == ["urkle_tf"]
+  assert float(seconds) < 0.01
 
 
 # --- Scripts ---
@@ -140,14 +155,15 @@ def environment(code, **variables):
 def test_environment_takes_the_python_that_it_is_told_to_or_says_what_to_do(tmp_path):
   assert environment("find_python", PYTHON=sys.executable).stdout.strip() == sys.executable
   # A PATH on which every python is there and none runs, as a version manager's shims are.
-  for name in ("python3.12", "python3.11", "python3", "python"):
+  for name in ("python3.13", "python3.12", "python3.11", "python3", "python"):
     (tmp_path / name).write_text("#!/bin/sh\nexit 127\n")
     (tmp_path / name).chmod(0o755)
   for name in ("bash", "dirname", "sh"):
     (tmp_path / name).symlink_to(shutil.which(name))
   none = environment("find_python", PATH=str(tmp_path), PYTHON="")
   wrong = environment("find_python", PYTHON=str(tmp_path / "none"))
-  for result, words in ((none, "needs Python 3.12 or 3.11"), (wrong, "is no Python 3.11 or 3.12")):
+  versions = "Python 3.11, 3.12 or 3.13"
+  for result, words in ((none, f"needs {versions}"), (wrong, f"is not a {versions}")):
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert words in line
@@ -165,7 +181,7 @@ def asked():
       values[node.targets[0].id] = node.value
   texts = [
     node.value
-    for name in ("INSTALL_REQUIRES", "EXTRAS_REQUIRE", "FOOLBOX")
+    for name in ("INSTALL_REQUIRES", "EXTRAS_REQUIRE", "FOOLBOX", "RUFF")
     for node in ast.walk(values[name])
     if isinstance(node, ast.Constant) and any(sign in str(node.value) for sign in "<>=")
   ]

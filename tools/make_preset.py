@@ -38,7 +38,7 @@ from urkle_tf.output import files, tables
 
 EXAMPLES = 200  # of the test split, whose correctness is recorded
 STEPS = 20  # of PGD
-BATCH = 20  # images that are attacked together, with a seed of their own
+BATCH = 20  # images that are attacked together, with their own seed
 USE = """Images are float32 `[n, {0}, {1}, {2}]` in [0, 1]; normalisation is inside. Nothing is \
 downloaded.
 
@@ -60,7 +60,7 @@ def correctness(classifier, source, attacked=None):
   Args:
     classifier: a `Classifier` whose metadata has "norm" and "epsilon".
     source: a labelled `Source`.
-    attacked: attack only the first so many images, a multiple of `BATCH`; None for all.
+    attacked: how many images are attacked, the first ones, a multiple of `BATCH`; None for all.
 
   Returns:
     (clean, attacked): texts with a 1 for each image that is right and a 0 for each other one. An

@@ -4,7 +4,7 @@
 #   bash tools/versions.sh                                    # both, all tests
 #   bash tools/versions.sh oldest tests/spec_test.py -k name  # one; the rest goes to pytest
 #
-# Each has an environment of its own, .venv-oldest and .venv-newest; delete them to start afresh.
+# Each has its own environment, .venv-oldest and .venv-newest; delete them to start again.
 # What launch/test.sh says holds here too. Exits with 0 only if everything passed.
 set -euo pipefail
 exec < /dev/null

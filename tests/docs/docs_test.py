@@ -9,6 +9,7 @@ are the launchers, which tests of their own run.
 import contextlib
 import dataclasses
 import importlib
+import importlib.util
 import io
 import json
 import pathlib
@@ -31,11 +32,13 @@ from PIL import Image
 from sklearn import datasets
 from torch_resnets import listed, resnet_state
 
+import urkle_tf
 from urkle_tf import command_line, export, networks
 from urkle_tf.networks.classifier import Classifier
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+HUB = importlib.util.find_spec("keras_hub") is not None
 
 # --- What the pages speak of ---
 
@@ -169,7 +172,16 @@ def robustify(monkeypatch):
   maps = keras.layers.Conv2D(4, 3, strides=4, activation="relu")(pixels)
   model = keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(maps))
   model.save("model.keras")
-  return {"model": model, "images": np.zeros((2, 32, 32, 3), np.float32)}
+  embedding = keras.Input(model.output.shape[1:])
+  keras.Model(embedding, keras.layers.Dense(2)(embedding)).save("head.keras")
+  return {"model": model, "images": np.zeros((2, 32, 32, 3), np.float32), "small_clip": small_clip}
+
+
+def small_clip():
+  """A random CLIP of KerasHub."""
+  hub = importlib.import_module("keras_hub").models
+  vision = hub.CLIPVisionEncoder(16, 8, 1, 2, 16, image_shape=(32, 32, 3), name="vision")
+  return hub.CLIPBackbone(vision, hub.CLIPTextEncoder(20, 8, 8, 1, 2, 16, name="text"), 8)
 
 
 def beside_the_package(monkeypatch, *modules):
@@ -223,15 +235,18 @@ def served_alike(names):
   np.testing.assert_allclose(names["embedding"], expected, atol=1e-5)
 
 
+def reference(monkeypatch):
+  """A backbone's worth of images, and a run on digits."""
+  made = readme(monkeypatch)
+  classifier(pathlib.Path("runs/digits-slf/classifier"), encoder(pathlib.Path("runs/E"), 8, 1))
+  return made
+
+
 def readme(monkeypatch):
+  del monkeypatch
   rng = np.random.default_rng(0)
   images = rng.uniform(size=(4, 32, 32, 3)).astype(np.float32)
-  backbone = networks.backbone("convnet(width=4, layers=2)", (32, 32, 3))
-  views = tf.data.Dataset.from_tensors(
-    {"views": rng.uniform(size=(8, 2, 32, 32, 3)).astype(np.float32)}
-  )
-  own = {"images": images, "labels": np.array([0, 1, 2, 1]), "classes": 3}
-  return {"any_keras_model": backbone, "views": views, **own}
+  return {"images": images, "labels": np.array([0, 1, 2, 1]), "classes": 3}
 
 
 def attacked_a_little(names):
@@ -348,11 +363,15 @@ PAGES = {
     robustify,
     {
       "image_size=32, epochs=20": "image_size=32, epochs=1, batch_size=4, attack_steps=1",
+      "applications.ResNet50(": "applications.MobileNet(alpha=0.1, ",
+      'CLIPBackbone.from_preset("clip_vit_base_patch16")': "CLIPBackbone and small_clip()",
+      '.from_preset("clip_vit_base_patch16")\nimages': "(scale=1 / 127.5, offset=-1.0)\nimages",
+      "  epochs=2,": "  epochs=1, batch_size=4, attack_steps=1,",
       "--image_size=32 --epochs=20": "--image_size=32 --epochs=1 --batch_size=4 --attack_steps=1",
       'weights="imagenet"': "weights=None",
       "  epochs=20,": "  epochs=1, batch_size=4, attack_steps=1,",
     },
-    read=("import keras\n\nbackbone",),
+    **{"read" if HUB else "cited": ("import keras\nimport keras_hub",)},
   ),
   "serving.md": Page(
     serving,
@@ -367,6 +386,18 @@ PAGES = {
     cited=("python -m urkle_tf.train --data_service",),
   ),
   "reliability.md": Page(),
+  "api/encoders.md": Page(reference),
+  "api/training.md": Page(
+    smaller={"width=32, layers=3": "width=4, layers=2", "epochs=60": "epochs=1, attack_steps=1"},
+    read=("import",),  # python.md runs these
+  ),
+  "api/measuring.md": Page(reference, {'"pgd"': '"pgd(steps=1)", examples=8, checks=False'}),
+  "api/attacks.md": Page(reference, {"steps=7": "steps=1"}),
+  "api/pretexts.md": Page(),
+  "api/robustness.md": Page(),
+  "api/networks.md": Page(),
+  "api/data.md": Page(),
+  "api/sharing.md": Page(),
   "walks/measurement.md": Page(
     elsewhere={
       "# urkle_tf/evaluation/measurements/": "tests/docs/walk_measurement_test.py runs it",
@@ -386,19 +417,14 @@ README = Page(
   readme,
   {
     **OWN_IMAGES,
-    "--flagfile=configs/digits.cfg": f"--flagfile=configs/digits.cfg {TINY}",
-    "--output_dir=runs/digits-slf": "--output_dir=runs/digits-slf --epochs=1",
-    "--output_dir=runs/digits-report": f"--output_dir=runs/digits-report --examples=8 {QUICK}",
-    "epochs=100": "epochs=1",
-    "steps=7": "steps=1",
     "epochs=20": "epochs=1",
     "steps=20": "steps=2",
   },
   check=attacked_a_little,
-  cited=("python -m urkle_tf",),  # those of start.md, and of launch/quickstart.sh
+  cited=("python -m urkle_tf",),  # those of start.md
   elsewhere={
     **INSTALLED,
-    "bash launch/quickstart.sh": "its commands are those of the page",
+    "bash launch/quickstart.sh": "tests/experiments/quickstart_test.py runs what it does",
     "bash launch/test.sh": "it runs this",
   },
 )
@@ -528,8 +554,22 @@ def test_every_page_is_run():
   assert asking == set(PAGES)
 
 
+def test_every_public_name_is_in_the_reference():
+  pages = [file.read_text(encoding="utf-8") for file in DOCS.glob("api/*.md")]
+  listed = [name for page in pages for name in re.findall("^::: (\\S+)$", page, re.MULTILINE)]
+  assert len(listed) == len(set(listed))
+  names = {f"urkle_tf.{name}" for name in urkle_tf.__all__ if name != "__version__"}
+  for module in ("attacks", "networks", "pretexts", "robustness"):
+    own = importlib.import_module(f"urkle_tf.{module}").__all__
+    names |= {f"urkle_tf.{module}.{name}" for name in own}
+  # The same class again; a dict; and a function beside a module of its name.
+  names -= {"urkle_tf.networks.GaussianEncoder", "urkle_tf.networks.BACKBONES"}
+  assert names - {"urkle_tf.attacks.autoattack"} <= set(listed)
+  assert "urkle_tf.attacks.autoattack.autoattack" in listed
+
+
 def test_links_lead_somewhere():
-  for file in (ROOT / "README.md", *DOCS.rglob("*.md")):
+  for file in (*ROOT.glob("*.md"), *DOCS.rglob("*.md")):
     text = re.sub(r"(```|`)[^`]*\1", "", file.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
       if "://" not in target:

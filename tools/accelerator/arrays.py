@@ -39,7 +39,7 @@ def read_images(path):
 
   Returns:
     {"train_images": uint8 [n, h, w, c], "train_labels": int32 [n], and so on for each split},
-    each split in an order of its own.
+    each split in its own order.
   """
   path = pathlib.Path(path)
   if path.suffix != ".npz":

@@ -32,7 +32,7 @@ class Export(settings.Pretrain):
   """The flags."""
 
   redraw: bool = settings.setting(
-    False, "draw large initial kernels anew, on that machine too: a few MB to copy in place of 50"
+    False, "draw large initial kernels again on that machine: a few MB to copy instead of 50"
   )
   write_encoder: str | None = settings.setting(
     None, "write the encoder at its start here, for distil(teacher=HERE)"
@@ -45,7 +45,7 @@ def export(redraw=False, write_encoder=None, **given):
 
   Args:
     redraw: as the flag.
-    write_encoder: likewise.
+    write_encoder: the same.
     **given: settings of `urkle_tf.pretrain`; `output_dir` is PROGRAM.
   """
   jobs = command_line.load("training.jobs")

@@ -7,7 +7,7 @@ r"""Measures a ResNet-18 that train.py trained, in PyTorch: it shares no code wi
 A linear head on the clean loc of the training images, its weight decay chosen for what stands
 under PGD-10 of training images that were held out; then, at z = loc, clean accuracy, PGD-20 at
 8/255 and 16/255 on the test images, and AutoAttack's APGD-CE and APGD-T on the first of them
-(package pyautoattack, by PYTHONPATH), which are not begun after so many seconds.
+(package pyautoattack, by PYTHONPATH), which do not start after this number of seconds.
 """
 
 import argparse
@@ -205,9 +205,9 @@ def main():
   parser.add_argument("--weights", nargs="+", required=True, help="the encoder's parts, .npz")
   parser.add_argument("--about", type=pathlib.Path, required=True, help="NAME.json beside them")
   parser.add_argument("--data", required=True, help="as for train.py")
-  parser.add_argument("--train", type=int, help="use so many training images; default: all")
-  parser.add_argument("--test", type=int, help="likewise of the test images")
-  parser.add_argument("--autoattack", type=int, default=0, help="on so many test images")
+  parser.add_argument("--train", type=int, help="how many training images; default: all")
+  parser.add_argument("--test", type=int, help="how many test images; default: all")
+  parser.add_argument("--autoattack", type=int, default=0, help="how many test images it attacks")
   parser.add_argument("--seconds", type=float, default=float("inf"), help="no AutoAttack later")
   options = parser.parse_args()
   about = json.loads(options.about.read_text())

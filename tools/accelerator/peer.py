@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Images a second of the package's steps, written anew in PyTorch: python peer.py [--seconds=20].
+"""Images a second of the package's steps, written again in PyTorch: python peer.py [--seconds=20].
 
 ResNet-18, two views of random images without augmentation: SimCLR, and SimCLR with the KL of
 PGD-5 adversaries; bfloat16 autocast, channels last, with and without torch.compile.

@@ -42,10 +42,15 @@ def check(model):
       )
 
 
+def is_on():
+  """Whether TensorFlow calls oneDNN on this machine's CPUs."""
+  return bool(_pywrap_util_port.IsMklEnabled())
+
+
 @functools.cache
 def _least_channels():
   """How many input channels are safe on this machine; 0 where oneDNN is not called."""
-  if tf.config.list_physical_devices("GPU") or not _pywrap_util_port.IsMklEnabled():
+  if tf.config.list_physical_devices("GPU") or not is_on():
     return 0
   known = set(_CPU.read_text().split()) if _CPU.exists() else set()
   return 16 if "avx512f" in known else 8 if "avx2" in known else 0

@@ -1,0 +1,127 @@
+"""Draws what an attack does to images, and what two classifiers make of them.
+
+  python experiments/effect.py PICTURE --plain=FOLDER --robust=preset:NAME --dataset=cifar10
+
+The images are the first of the test split that both classifiers get right.  PGD with 50 steps
+attacks each classifier on its own.  The last line counts all the images that were attacked.
+"""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
+
+import numpy as np
+import tensorflow as tf
+
+from experiments import jobs
+from urkle_tf import attacks, export
+from urkle_tf.attacks import losses
+from urkle_tf.data import compatibility, pipeline, sources
+from urkle_tf.output import files, tables
+from urkle_tf.output.figures import canvas
+
+RIGHT, WRONG = "#00664b", "#b3261e"
+
+
+def attacked(classifier, images, labels, threat, steps=50):
+  """Attacks the classifier at z = mu.
+
+  Args:
+    classifier: an exported `Classifier`, or a preset's.
+    images: float32 [n, h, w, c] in [0, 1].
+    labels: int [n].
+    threat: a threat model.
+    steps: of PGD.
+
+  Returns:
+    (predictions on the images, the adversaries, predictions on these): arrays.
+  """
+  frozen = classifier.frozen()
+  attack = attacks.PGD(threat, steps=steps, keep="best")
+
+  @tf.function
+  def predictions(x):
+    return tf.argmax(frozen.logits(x), 1)
+
+  @tf.function
+  def find(x):
+    return attack(lambda near: losses.cross_entropy(frozen.logits(near), labels), x, [0, 0])
+
+  adversaries = find(images)
+  return tuple(map(np.asarray, (predictions(images), adversaries, predictions(adversaries))))
+
+
+def draw(file, images, labels, names, found, count, title):
+  """Draws the images, and below them each classifier's adversaries with what it says.
+
+  Args:
+    file: a `pathlib.Path`, the PNG.
+    images: [n, h, w, c].
+    labels: int [n].
+    names: of the classes.
+    found: {name of a classifier: what `attacked` returned}.
+    count: how many images are shown at most.
+    title: the line above all.
+
+  Returns:
+    {name of a classifier: how many of the n it gets right, clean and attacked}.
+  """
+  scores = {
+    n: (int(np.sum(c == labels)), int(np.sum(a == labels))) for n, (c, _, a) in found.items()
+  }
+  both = np.all([clean == labels for clean, _, _ in found.values()], axis=0)
+  chosen = np.flatnonzero(both)[:count]
+  rows = [("clean", images, None)]
+  rows += [(name, adversaries, after) for name, (_, adversaries, after) in found.items()]
+  figure = canvas(1.25 * len(chosen), 1.52 * len(rows) + 0.4)
+  grid = figure.subplots(len(rows), len(chosen), squeeze=False)
+  for line, (name, pixels, said) in zip(grid, rows):
+    line[0].set_ylabel(name, fontsize=10)
+    for axes, number in zip(line, chosen):
+      axes.imshow(np.clip(pixels[number], 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+      axes.set(xticks=[], yticks=[])
+      answer = labels[number] if said is None else said[number]
+      right = answer == labels[number]
+      colour = "black" if said is None else RIGHT if right else WRONG
+      mark = "" if said is None else " ✓" if right else " ✗"
+      axes.set_title(names[answer] + mark, fontsize=9, color=colour)
+      axes.spines[:].set(color=colour, linewidth=0.8 if said is None else 2)
+  figure.suptitle(title, fontsize=11)
+  files.write(file, lambda stream: figure.savefig(stream, dpi=110, format="png"))
+  return scores
+
+
+def main():
+  """The command line."""
+  parser = jobs.Parser(__doc__)
+  parser.add_argument("picture", type=pathlib.Path, help="the PNG to write")
+  parser.add_argument("--plain", required=True, help="a classifier that was trained as usual")
+  parser.add_argument("--robust", required=True, help="a robust classifier, or preset:NAME")
+  parser.add_argument("--dataset", default="digits", help="a TFDS name, digits or folder:PATH")
+  parser.add_argument("--data_dir", help="where prepared TFDS data lies")
+  parser.add_argument("--examples", type=int, default=200, help="of the test split, the first")
+  parser.add_argument("--show", type=int, default=8, help="images that are shown")
+  given = parser.parse_args()
+  source = sources.load(given.dataset, "test", data_dir=given.data_dir, examples=given.examples)
+  batch = next(iter(pipeline.batches(source, given.examples)))
+  images, labels = batch["image"], batch["label"].numpy()
+  robust = export.load_classifier(given.robust)
+  compatibility.check_images(robust.metadata["image_size"], source)
+  threat = attacks.from_norm(robust.metadata["norm"], robust.metadata["epsilon"])
+  models = {"plain": export.load_classifier(given.plain), "robust": robust}
+  found = {name: attacked(model, images, labels, threat) for name, model in models.items()}
+  radius = tables.threat(robust.metadata)
+  title = f"Each classifier on its own adversary: PGD with 50 steps, {radius}"
+  scores = draw(
+    *(given.picture, images.numpy(), labels, source.class_names, found, given.show, title)
+  )
+  for name, (clean, left) in scores.items():
+    print(f"{name}: {clean} of {source.size} right, {left} under attack")
+
+
+if __name__ == "__main__":
+  jobs.main(main)

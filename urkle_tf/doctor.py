@@ -1,0 +1,182 @@
+"""Says what this machine has, and trains five steps on noise: what a bug report needs.
+
+  python -m urkle_tf.doctor
+  python -m urkle_tf.doctor --data_dir=DATA
+
+Prints versions, devices, oneDNN, free memory and disk, prepared data sets, and whether a training
+runs.  Exits with 1 if it does not.
+"""
+
+import argparse
+import glob
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from importlib import metadata
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+import urkle_tf
+
+PACKAGES = (
+  *("tensorflow", "keras", "tensorflow-probability", "tf_keras", "tensorflow-datasets"),
+  *("keras-cv", "numpy", "protobuf", "scikit-learn"),
+)
+DATA = ("mnist", "cifar10", "cifar10_corrupted", "cifar100")  # that experiments and docs name
+STEPS = 5
+
+
+def version(package):
+  """The version of an installed package, or "not installed"."""
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:
+    return "not installed"
+
+
+def memory(text):
+  """GiB of memory that are available, and all of it, as /proc/meminfo says; None if it does not."""
+  values = {}
+  for line in text.splitlines():
+    name, _, rest = line.partition(":")
+    if rest.endswith(" kB"):
+      values[name] = int(rest.split()[0]) / 2**20
+  if "MemAvailable" not in values or "MemTotal" not in values:
+    return None
+  return values["MemAvailable"], values["MemTotal"]
+
+
+def nvidia():
+  """What says that this machine has NVIDIA GPUs: their names, device files, or "" for neither."""
+  try:
+    found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
+    if found.returncode == 0 and found.stdout.strip():
+      return found.stdout.strip().splitlines()[0]
+  except (OSError, subprocess.TimeoutExpired):
+    pass
+  return ", ".join(sorted(glob.glob("/dev/nvidia[0-9]*")))
+
+
+def why_unseen(build, libraries, hidden=None):
+  """Why TensorFlow does not see a GPU that the machine has.
+
+  Args:
+    build: what `tf.sysconfig.get_build_info()` returns.
+    libraries: whether NVIDIA's libraries are installed as Python packages.
+    hidden: the value of CUDA_VISIBLE_DEVICES, or None.
+
+  Returns:
+    One line: the reason, and what to do.
+  """
+  if not build.get("is_cuda_build"):
+    return "this TensorFlow was built without CUDA: pip install 'urkle_tf[gpu]' in Linux"
+  if hidden is not None and hidden.strip() in ("", "-1"):
+    return f"CUDA_VISIBLE_DEVICES={hidden!r} hides it: unset the variable"
+  wanted = f"CUDA {build.get('cuda_version', '?')} and cuDNN {build.get('cudnn_version', '?')}"
+  if not libraries:
+    return f"NVIDIA's libraries are missing ({wanted}): pip install 'urkle_tf[gpu]'"
+  return (
+    f"the libraries or the driver do not fit ({wanted}): run `nvidia-smi`, and start Python with "
+    "TF_CPP_MIN_LOG_LEVEL=0 to see which one fails to load"
+  )
+
+
+def gpus(tf):
+  """The lines about GPUs."""
+  seen = tf.config.list_physical_devices("GPU")
+  for device in seen:
+    details = tf.config.experimental.get_device_details(device)
+    yield f"{details.get('device_name', device.name)} (seen by TensorFlow)"
+  there = nvidia()
+  if there and not seen:
+    libraries = version("nvidia-cudnn-cu12") != "not installed"
+    reason = why_unseen(
+      tf.sysconfig.get_build_info(), libraries, os.environ.get("CUDA_VISIBLE_DEVICES")
+    )
+    yield f"{there}: TensorFlow does not see it, because {reason}"
+  elif not seen:
+    yield "none"
+
+
+def data_sets(data_dir):
+  """{data set: whether it is prepared} of a folder of TensorFlow Datasets."""
+  folder = pathlib.Path(data_dir).expanduser()
+  return {name: any(folder.glob(f"{name}/**/dataset_info.json")) for name in DATA}
+
+
+def train():
+  """Trains five steps on noise; returns the losses and the seconds."""
+  import numpy as np
+  import tensorflow as tf
+
+  started = time.perf_counter()
+  noise = np.random.default_rng(0).uniform(size=(STEPS, 8, 2, 32, 32, 3)).astype(np.float32)
+  encoder = urkle_tf.GaussianEncoder(
+    urkle_tf.networks.backbone("convnet(width=8, layers=2)", (32, 32, 3))
+  )
+  attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(8 / 255), steps=2)
+  trainer = urkle_tf.Trainer(
+    encoder, urkle_tf.pretexts.SimCLR(), urkle_tf.robustness.Urkle(k=8), attack
+  )
+  trainer.compile(optimizer="adam")
+  losses = []
+  for views in noise:
+    batch = tf.data.Dataset.from_tensors({"views": views})
+    losses.append(trainer.fit(batch, shuffle=False, verbose=0).history["loss"][0])
+  if not np.isfinite(losses).all():
+    raise ArithmeticError(f"the loss is not finite: {losses}")
+  return losses, time.perf_counter() - started
+
+
+def installation():
+  """(name, what there is) of what can be said without TensorFlow."""
+  yield "urkle_tf", urkle_tf.__version__
+  yield "Python", f"{platform.python_version()}, {platform.platform()}"
+  yield from ((name, version(name)) for name in PACKAGES)
+  yield "CPU cores", str(len(os.sched_getaffinity(0)))
+  meminfo = pathlib.Path("/proc/meminfo")
+  if meminfo.exists() and (found := memory(meminfo.read_text(encoding="utf-8"))):
+    yield "memory", "{:.1f} GiB free of {:.1f}".format(*found)
+  yield "disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB free"
+
+
+def devices():
+  """(name, what there is) of what TensorFlow sees."""
+  import tensorflow as tf
+
+  from urkle_tf.networks import onednn
+
+  yield from (("GPU", line) for line in gpus(tf))
+  yield "oneDNN", "on" if onednn.is_on() else "off"
+
+
+def main():
+  """The command line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    "--data_dir", default="~/tensorflow_datasets", help="where prepared TFDS data lies"
+  )
+  data_dir = parser.parse_args().data_dir
+  say = lambda name, value: print(f"{name:24}{value}", flush=True)  # noqa: E731
+  for name, value in installation():
+    say(name, value)
+  for name, there in data_sets(data_dir).items():
+    say(name, f"{'prepared' if there else 'not prepared'} in {data_dir}")
+  try:
+    for name, value in devices():
+      say(name, value)
+    losses, seconds = train()
+  except Exception as error:  # whatever it is, it goes into the report
+    say("training on noise", f"FAILED: {type(error).__name__}: {error}")
+    sys.exit(1)
+  say("training on noise", f"{STEPS} steps in {seconds:.1f} s, last loss {losses[-1]:.3f}")
+
+
+if __name__ == "__main__":
+  main()
