@@ -29,6 +29,7 @@ INSTALL_REQUIRES = [
   "matplotlib>=3.9,<4",
   "numpy>=2.1,<3",
   "scikit-learn>=1.5,<2",
+  "scipy>=1.11,<2",  # comes with scikit-learn
   "tensorboard>=2.19,<3",
   "tensorflow>=2.19,<2.22",
   "tensorflow-datasets>=4.9.7,<5",
@@ -63,6 +64,7 @@ EXTRAS_REQUIRE = {
     "nbclient>=0.10.2,<0.12",
     RUFF,  # sets signatures on lines
   ],
+  "hub": ["keras-hub>=0.32,<0.33"],  # KerasHub's image encoders, for robustify
   "attacks": [
     FOOLBOX,
     "adversarial-robustness-toolbox>=1.20.1,<2",

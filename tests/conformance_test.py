@@ -26,6 +26,7 @@ PRETEXTS = {
   "barlow_twins": "barlow_twins(projector=8, projection=4)",
   "vicreg": "vicreg(projector=8, projection=4)",
   "distil": "distil(teacher=...)",  # its folder is made below
+  "keep": "keep(original=...)",  # likewise
   "vae": "vae(beta=0.1, width=4, layers=2)",
   "ae": "ae(width=4, layers=2)",
   "supervised": "supervised(width=8, layers=2)",
@@ -47,9 +48,10 @@ REFUSED = {
   ("ae", "adversarial_training"): "ae reads none",
 }
 # Nothing is predicted of one image, and no label is read.
-for name in ("byol", "simsiam", "barlow_twins", "vicreg", "distil"):
+for name in ("byol", "simsiam", "barlow_twins", "vicreg", "distil", "keep"):
   REFUSED[name, "trades"] = f"{name} makes none"
   REFUSED[name, "adversarial_training"] = f"{name} reads none"
+REFUSED["keep", "urkle"] = "go together"
 for name in PRETEXTS:
   if name != "simclr":
     REFUSED |= {(name, scheme): f"{name} has none" for scheme in ("rocl", "acl")}
@@ -59,19 +61,29 @@ FORMS = {
   "acl_a2a": "acl(form=a2a)",
   "acl_a2s": "acl(form=a2s)",
   "acl_dynamic": "acl(anneal=3, adversarial_weight=2/3, ema=0.9)",
+  "urkle_original": "urkle(anchor=original)",
 }
 SCHEMES |= FORMS
-CELLS += [("simclr", form) for form in FORMS]
+CELLS += [("keep" if form == "urkle_original" else "simclr", form) for form in FORMS]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def teacher(tmp_path_factory):
-  """A teacher for `distil`, of another width than the student."""
+  """A teacher for `distil`, of another width than the student, and an original for `keep`."""
   encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 5, loc="dense")
   folder = urkle_tf.export_encoder(encoder, tmp_path_factory.mktemp("teacher"))
+  original = tmp_path_factory.mktemp("original") / "original.keras"
+  networks.convnet((8, 8, 1), width=4, layers=2).save(original)
   with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(PRETEXTS, "keep", f"keep(original={original})")
     patch.setitem(PRETEXTS, "distil", f"distil(teacher={folder})")
     yield
+
+
+def _heads(pretext):
+  """Where loc lies."""
+  own = pretext == "keep"
+  return {"latent_dim": None if own else 6, "loc": "pooled" if own else "dense"}
 
 
 def _trainer(pretext, scheme, **compilation):
@@ -79,8 +91,12 @@ def _trainer(pretext, scheme, **compilation):
   task = spec.build("pretexts", PRETEXTS[pretext], pretexts.Pretext)
   if pretext == "supervised":
     task.outputs = 3
+  backbone = networks.convnet((8, 8, 1), width=4, layers=2)
+  encoder = networks.GaussianEncoder(backbone, **_heads(pretext))
+  if pretext == "keep":
+    task.measure(np.random.default_rng(0).uniform(size=(20, 8, 8, 1)).astype("float32"))
   trainer = urkle_tf.Trainer(
-    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense"),
+    encoder,
     task,
     spec.build("robustness", SCHEMES[scheme], robustness.Robustness),
     attacks.PGD(attacks.Linf(0.1), steps=2),
@@ -161,6 +177,7 @@ def _resume(pretext, scheme, tmp_path, monkeypatch, **fixtures):
   del fixtures
   options = {
     **RUN,
+    **_heads(pretext),
     "pretext": PRETEXTS[pretext],
     "robustness": SCHEMES[scheme],
     # Some schemes change the augmentation's strength.
@@ -183,7 +200,7 @@ def _resume(pretext, scheme, tmp_path, monkeypatch, **fixtures):
     for one, other in zip(*(e.network.get_weights() for e in encoders), strict=True):
       np.testing.assert_array_equal(one, other)
   assert ("stream" in encoders[0].metadata) is dual
-  sampled = scheme == "urkle" or pretext == "vae"
+  sampled = scheme in ("urkle", "urkle_original") or pretext == "vae"
   assert encoders[0].metadata["stochastic"] is sampled
   assert ("classifier" in whole) == (pretext == "supervised")
   if "classifier" in whole:
@@ -213,6 +230,8 @@ USUAL = {
   ("vicreg", "urkle"): ("resume",),
   ("distil", "none"): ("resume",),
   ("distil", "urkle"): _FITS,
+  ("keep", "none"): ("bfloat16",),
+  ("keep", "urkle_original"): ("xla", "replicas", "resume"),
   ("vae", "none"): _FITS,
   ("vae", "urkle"): ("resume",),
   ("ae", "none"): ("bfloat16",),

@@ -17,7 +17,7 @@ LAYERS = (
   ("training",),
   ("downstream", "evaluation"),
   ("command_line",),
-  ("train", "finetune", "evaluate", "embed"),
+  ("train", "finetune", "evaluate", "embed", "doctor"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MOST_LINES, MOST_PARAMETERS = 80, 10

@@ -100,6 +100,7 @@ def test_wheel_names_what_it_needs(metadata):
     "matplotlib",
     "numpy",
     "scikit-learn",
+    "scipy",
     "tensorboard",
     "tensorflow",
     "tensorflow-datasets",

@@ -66,3 +66,11 @@ def learn_digits(pretext, steps=50):
   views = pipeline.views(sources.load("digits", "train"), recipe, 128, 0, views=pretext.views)
   history = trainer.fit(views, steps_per_epoch=steps, verbose=0).history
   return before, accuracy(), history["effective_rank"][-1]
+
+
+def photographs(folder, count=16, size=32):
+  """A folder of PNG images [size, size, 3] of noise."""
+  images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3))
+  for number, image in enumerate(images):
+    keras.utils.save_img(folder / f"{number}.png", image, scale=False)
+  return folder

@@ -42,6 +42,7 @@ def pretrain(
   encoder: str = "resnet18",
   loc: str | None = None,
   latent_dim: int | None = None,
+  batch_statistics: bool | None = None,
   min_scale: float = 0.1,
   max_scale: float = 0.25,
   norm: str = "linf",
@@ -82,7 +83,8 @@ def pretrain(
   Args:
     output_dir: the run's folder; the same call on it resumes the run.
     pretext: spec of what is learnt: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`,
-      `"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"vae"`, `"ae"`, `"supervised"`.
+      `"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"keep(original=FILE)"`, `"vae"`,
+      `"ae"`, `"supervised"`.
     robustness: spec of the robustness scheme: `"none"`, `"urkle(k=8)"`, `"urkle(beta=0.1)"`,
       `"trades(beta=6)"`, `"adversarial_training"`, `"rocl"`, `"acl(form=ds)"`.
     dataset: TFDS name, digits (bundled) or folder:PATH.
@@ -101,6 +103,9 @@ def pretrain(
       (`GaussianEncoder`); None for the pretext's own: a sphere, or dense where z is decoded or
       classified.
     latent_dim: d_z, the dimension of z; default: the width of the features.
+    batch_statistics: whether the backbone runs in training mode, in which batch norms use and
+      move the statistics of the batches; None for yes, but for a `.keras` file, whose backbone
+      keeps its own.
     min_scale: floor of sigma: absolute on a sphere, in units of the spread of mu elsewhere.
     max_scale: cap of sigma, in the same units.
     norm: norm of the threat model: linf, l2 or l1.

@@ -120,10 +120,11 @@ class Pretrain:
   pretext: str = setting(
     "simclr",
     "what is learnt: simclr(temperature=0.5), byol, simsiam, barlow_twins, vicreg, "
-    "distil(teacher=PATH), vae, ae or supervised",
+    "distil(teacher=PATH), keep(original=FILE), vae, ae or supervised",
     'spec of what is learnt: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`, '
-    '`"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"vae"`, `"ae"`, `"supervised"`',
-    "simclr byol simsiam barlow_twins vicreg distil vae ae supervised",
+    '`"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"keep(original=FILE)"`, `"vae"`, '
+    '`"ae"`, `"supervised"`',
+    "simclr byol simsiam barlow_twins vicreg distil keep vae ae supervised",
   )
   robustness: str = setting(
     "urkle",
@@ -167,6 +168,13 @@ class Pretrain:
   )
   latent_dim: int | None = setting(
     None, "d_z, the dimension of z; default: the width of the features"
+  )
+  batch_statistics: bool | None = setting(
+    None,
+    "whether the backbone's batch norms use and move those of the batches; default: yes, but not "
+    "in a .keras file",
+    "whether the backbone runs in training mode, in which batch norms use and move the statistics "
+    "of the batches; None for yes, but for a `.keras` file, whose backbone keeps its own",
   )
   min_scale: float = setting(
     0.1,

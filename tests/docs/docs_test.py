@@ -9,6 +9,7 @@ are the launchers, which tests of their own run.
 import contextlib
 import dataclasses
 import importlib
+import importlib.util
 import io
 import json
 import pathlib
@@ -37,6 +38,7 @@ from urkle_tf.networks.classifier import Classifier
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+HUB = importlib.util.find_spec("keras_hub") is not None
 
 # --- What the pages speak of ---
 
@@ -170,7 +172,16 @@ def robustify(monkeypatch):
   maps = keras.layers.Conv2D(4, 3, strides=4, activation="relu")(pixels)
   model = keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(maps))
   model.save("model.keras")
-  return {"model": model, "images": np.zeros((2, 32, 32, 3), np.float32)}
+  embedding = keras.Input(model.output.shape[1:])
+  keras.Model(embedding, keras.layers.Dense(2)(embedding)).save("head.keras")
+  return {"model": model, "images": np.zeros((2, 32, 32, 3), np.float32), "small_clip": small_clip}
+
+
+def small_clip():
+  """A random CLIP of KerasHub."""
+  hub = importlib.import_module("keras_hub").models
+  vision = hub.CLIPVisionEncoder(16, 8, 1, 2, 16, image_shape=(32, 32, 3), name="vision")
+  return hub.CLIPBackbone(vision, hub.CLIPTextEncoder(20, 8, 8, 1, 2, 16, name="text"), 8)
 
 
 def beside_the_package(monkeypatch, *modules):
@@ -352,11 +363,15 @@ PAGES = {
     robustify,
     {
       "image_size=32, epochs=20": "image_size=32, epochs=1, batch_size=4, attack_steps=1",
+      "applications.ResNet50(": "applications.MobileNet(alpha=0.1, ",
+      'CLIPBackbone.from_preset("clip_vit_base_patch16")': "CLIPBackbone and small_clip()",
+      '.from_preset("clip_vit_base_patch16")\nimages': "(scale=1 / 127.5, offset=-1.0)\nimages",
+      "  epochs=2,": "  epochs=1, batch_size=4, attack_steps=1,",
       "--image_size=32 --epochs=20": "--image_size=32 --epochs=1 --batch_size=4 --attack_steps=1",
       'weights="imagenet"': "weights=None",
       "  epochs=20,": "  epochs=1, batch_size=4, attack_steps=1,",
     },
-    read=("import keras\n\nbackbone",),
+    **{"read" if HUB else "cited": ("import keras\nimport keras_hub",)},
   ),
   "serving.md": Page(
     serving,

@@ -1,5 +1,8 @@
 """`robustify`: a trained Keras model becomes a robust encoder that starts as a copy of it."""
 
+import json
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
@@ -9,13 +12,14 @@ from small_models import digits
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks
+from urkle_tf.training import board, pictures
 
 EPSILON = 0.1
 
 
 @pytest.fixture(scope="module")
-def model():
-  """An embedding of 12 dimensions, of a classifier of digits; it takes pixels from 0 to 16."""
+def classifier():
+  """(an embedding of 12 dimensions, the head on it) of digits; it takes pixels from 0 to 16."""
   keras.utils.set_random_seed(0)
   layers = keras.layers
   pixels = keras.Input((8, 8, 1))
@@ -29,7 +33,41 @@ def model():
   trained.compile(keras.optimizers.Adam(1e-2), loss)
   images, labels = digits()
   trained.fit(16 * images[:1400], labels[:1400], batch_size=100, epochs=6, verbose=0)
-  return keras.Model(pixels, embedding)
+  return keras.Model(pixels, embedding), keras.Model(embedding, scores)
+
+
+@pytest.fixture(scope="module")
+def model(classifier):
+  return classifier[0]
+
+
+RHO = 0.004  # less than the KL alone would leave
+
+
+@pytest.fixture(scope="module")
+def drop_in(model, tmp_path_factory):
+  """(the model made robust, the run's folder)."""
+  folder = tmp_path_factory.mktemp("robust") / "drop_in"
+  drawn = mock.patch.object(pictures.Pictures, "on_epoch_end")
+  with drawn, mock.patch.object(board, "embeddings"):
+    return drop_in_of(model, folder), folder
+
+
+def drop_in_of(model, folder):
+  return urkle_tf.robustify(
+    model,
+    folder,
+    keras.layers.Rescaling(16.0),
+    drop_in=True,
+    rho=RHO,
+    augment="none",
+    epsilon=EPSILON,
+    attack_steps=3,
+    batch_size=128,
+    epochs=12,
+    optimizer="adamw",
+    learning_rate=3e-3,
+  )
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +80,7 @@ def run(model, tmp_path_factory):
     dataset="digits",
     preprocess=keras.layers.Rescaling(16.0),
     augment="none",
+    batch_statistics=True,
     beta=0.3,
     epsilon=EPSILON,
     attack_steps=3,
@@ -100,6 +139,50 @@ def test_it_starts_as_a_copy(model, run):
   )
 
 
+def worst(model, head, images, labels):
+  """The accuracy of a head under PGD-10."""
+  logits = lambda x: head(model(16 * x, training=False))  # noqa: E731
+  loss = lambda x: keras.losses.sparse_categorical_crossentropy(labels, logits(x), True)  # noqa: E731
+  attack = attacks.PGD(attacks.Linf(EPSILON), steps=10)
+  return np.mean(np.argmax(logits(attack(loss, tf.constant(images), [0, 1])), -1) == labels)
+
+
+def test_the_old_head_works_on_a_drop_in_and_resists(classifier, drop_in):
+  (model, head), (result, folder) = classifier, drop_in
+  images, labels = (part[1400:] for part in digits())
+  accuracy = lambda m: np.mean(np.argmax(head(m(16 * images)), -1) == labels)  # noqa: E731
+  assert accuracy(result) > accuracy(model) - 0.03
+  assert worst(result, head, images, labels) > worst(model, head, images, labels) + 0.05
+  written = keras.saving.load_model(folder / "model.keras")
+  np.testing.assert_array_equal(written(16 * images), result(16 * images))
+
+
+def test_a_drop_in_is_within_its_budget(model, drop_in):
+  result, folder = drop_in
+  images = digits()[0]
+  f, f0 = result(16 * images).numpy(), model(16 * images).numpy()
+  drift = np.square(f - f0).sum(1).mean() / np.square(f0 - f0.mean(0)).sum(1).mean()
+  assert 0.5 * RHO < drift < 1.3 * RHO
+  last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+  assert last["multiplier"] > 0
+  assert last["drift"] == pytest.approx(drift, rel=0.3)
+  assert last["kl"] > 0
+
+
+def test_a_drop_in_is_the_model_with_other_weights(model, drop_in):
+  result, folder = drop_in
+  describe = lambda m: [(type(layer), layer.name, layer.trainable) for layer in m.layers]  # noqa: E731
+  assert describe(result) == describe(model)
+  assert [w.path for w in result.weights] == [w.path for w in model.weights]
+  # The loc of RUN/encoder is its embedding, and sigma 0.25 of the spread of the original's.
+  images = digits()[0]
+  normal = urkle_tf.load_encoder(folder / "encoder")(images[:50], training=False)
+  np.testing.assert_allclose(normal.loc, result(16 * images[:50]), rtol=1e-3, atol=1e-3)
+  spread = np.sqrt(model(16 * images).numpy().var(0).mean())
+  np.testing.assert_allclose(normal.scale, 0.25 * spread, rtol=0.05)
+  assert str(folder) not in (folder / "encoder/metadata.json").read_text()
+
+
 def test_another_model_in_the_same_folder_is_refused(model, run):
   _, folder = run
   other = keras.models.clone_model(model)  # with other weights
@@ -112,8 +195,16 @@ def test_what_is_refused(model, tmp_path):
   pair = keras.Model([first, second], keras.layers.Dense(4)(second))
   with pytest.raises(errors.UserError, match="must take one batch of images"):
     urkle_tf.robustify(pair, tmp_path)
-  with pytest.raises(errors.UserError, match="goes with a Keras model"):
+  with pytest.raises(errors.UserError, match="go with a Keras model"):
     urkle_tf.robustify("file.keras", tmp_path, preprocess=keras.layers.Rescaling(2.0))
+  with pytest.raises(errors.UserError, match="give rho, or a weight"):
+    urkle_tf.robustify(model, tmp_path, drop_in=True, rho=0.1, k=2)
+  with pytest.raises(errors.UserError, match="rho goes with drop_in=True"):
+    urkle_tf.robustify(model, tmp_path, rho=0.1)
+  with pytest.raises(errors.UserError, match="leave encoder, latent_dim and loc out"):
+    urkle_tf.robustify(model, tmp_path, drop_in=True, latent_dim=3)
+  with pytest.raises(errors.UserError, match=r"batch norm .* of .*teacher\.keras.* times the var"):
+    urkle_tf.robustify(model, tmp_path, drop_in=True, epochs=1)  # takes pixels from 0 to 16
   with pytest.raises(errors.UserError, match="robustify chooses robustness"):
     urkle_tf.robustify(model, tmp_path, robustness="none")
   with pytest.raises(errors.UserError, match=r"no file .*nowhere\.keras"):

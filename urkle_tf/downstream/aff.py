@@ -16,11 +16,11 @@ class _OnSamples(Trades):
 
   stochastic = True
 
-  def losses(self, pretext, representations, views):
+  def losses(self, pretext, representations, views, aux):
     normal = representations.normal  # [n, 2, d_z]
     noise = (representations.z[:, :views] - normal.loc[:, :views]) / normal.scale[:, :views]
     coupled = Representations(normal, normal.loc + normal.scale * noise)
-    return super().losses(pretext, coupled, views)
+    return super().losses(pretext, coupled, views, aux)
 
 
 def scheme(task, beta):

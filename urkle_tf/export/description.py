@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import re
 
 import keras
 import numpy as np
@@ -39,9 +40,10 @@ def settings_without_paths(settings):
     shown["encoder"] = pathlib.Path(named).name if named.endswith(".keras") else named
   if isinstance(shown.get("dataset"), str) and shown["dataset"].startswith("folder:"):
     shown["dataset"] = "folder:" + pathlib.Path(shown["dataset"][len("folder:") :]).name
-  if "teacher=" in str(shown.get("pretext")):
+  if re.search(r"(teacher|original)=", str(shown.get("pretext"))):
     name, options = spec.parse(shown["pretext"])
-    options["teacher"] = pathlib.Path(options["teacher"]).name
+    for option in {"teacher", "original"} & set(options):
+      options[option] = pathlib.Path(options[option]).name
     shown["pretext"] = f"{name}({', '.join(f'{key}={value}' for key, value in options.items())})"
   return shown
 

@@ -5,6 +5,7 @@ import pathlib
 import keras
 
 from urkle_tf import errors, spec
+from urkle_tf.networks import foreign
 from urkle_tf.networks.convnet import convnet
 from urkle_tf.networks.resnet import resnet18, resnet50
 
@@ -15,8 +16,7 @@ def backbone(text, image_shape):
   """Builds the backbone that a spec such as `"resnet18(width=16)"` names.
 
   Args:
-    text: the spec; or a `.keras` file of anybody's model from images in [0, 1] to features or
-      feature maps, with its weights.
+    text: the spec; or a `.keras` file of anybody's model, with its weights (`foreign.take`).
     image_shape: (height, width, channels), static.
 
   Raises:
@@ -35,14 +35,10 @@ def _from_file(file, image_shape):
     )
   try:
     model = keras.saving.load_model(file, compile=False)
-    images = keras.Input(image_shape)
     back = keras.layers.Rescaling(0.5, 0.5, dtype="float32", name="unit_range")
-    features = model(back(images))
-    rank = len(features.shape)  # one output only
+    taken = foreign.take(model, image_shape, back=back)
   except Exception as error:  # zip, HDF5 and Keras raise many kinds
     shape, reason = "x".join(map(str, image_shape)), " ".join(str(error).split())[:300]
     raise errors.UserError(f"{file!r} is no backbone for images of {shape}: {reason}") from error
-  if rank not in (2, 4):
-    raise errors.UserError(f"{file!r} must give features [n, d] or feature maps [n, h, w, d]")
-  model.trainable = True
-  return keras.Model(images, features, name="backbone")
+  taken.trainable = True
+  return keras.Model(taken.input, taken.output, name="backbone")

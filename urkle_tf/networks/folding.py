@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from urkle_tf.networks import keras_private
 
-_FOLDABLE = (
+FOLDABLE = (
   keras.layers.Conv2D,
   keras.layers.Conv2DTranspose,
   keras.layers.Dense,
@@ -69,7 +69,7 @@ def _calls(model):
       continue
     if isinstance(operation, keras.Model):
       calls[id(operation)] = _of_one_argument(fold(operation))
-    elif type(operation) in _FOLDABLE and len(used) == 1:
+    elif type(operation) in FOLDABLE and len(used) == 1:
       reader, *others = readers[id(used[0].outputs[0])]
       if others or reader is None or not _takes_one_argument(reader):
         continue
@@ -132,14 +132,14 @@ def _folded(layer, norm):
   bias = tf.cast(bias, norm.compute_dtype)
 
   def run(inputs):
-    outputs = _linear(layer, tf.cast(inputs, layer.compute_dtype), kernel)
+    outputs = linear(layer, tf.cast(inputs, layer.compute_dtype), kernel)
     return tf.nn.bias_add(tf.cast(outputs, norm.compute_dtype), bias)
 
   return run
 
 
-def _linear(layer, inputs, kernel):
-  """What the layer does to its inputs, with another kernel and without a bias."""
+def linear(layer, inputs, kernel):
+  """What one of `FOLDABLE` does to its inputs, with another kernel and without a bias."""
   if isinstance(layer, keras.layers.Dense):
     return keras.ops.matmul(inputs, kernel)
   options = {

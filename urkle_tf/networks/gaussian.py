@@ -1,5 +1,7 @@
 """The Gaussian encoder p(z|x) = Normal(loc(x), scale(x)) over any backbone."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -8,6 +10,7 @@ import tensorflow_probability as tfp
 from urkle_tf import distribution, errors
 from urkle_tf.networks import batch_norm, presets, representations
 from urkle_tf.networks.encoders import Encoder
+from urkle_tf.networks.pooled import pooled
 
 tfd = tfp.distributions
 
@@ -117,6 +120,8 @@ class GaussianEncoder(keras.Model, Encoder):
     momentum: of the batch norm on loc, where there is one.
     dual: whether there are two streams from the start; see `add_stream`.
     loc: where loc lies, one of the names above.
+    inference: whether the backbone stays in inference mode in training: its batch norms keep
+      their statistics (gamma and beta are trained), and nothing is dropped out.
 
   Attributes:
     network: the functional Keras model underneath, images float32 [n, h, w, c] in [0, 1] ->
@@ -139,6 +144,7 @@ class GaussianEncoder(keras.Model, Encoder):
     momentum=0.9,
     dual=False,
     loc="sphere",
+    inference=False,
     **kwargs,
   ):
     # Its layers have the policy's precision, and it itself computes nothing in a lower one.
@@ -173,7 +179,7 @@ class GaussianEncoder(keras.Model, Encoder):
     self.network = keras.Model(images, {"loc": mean, "scale": scale}, name="network")
     self.streams = {batch_norm.ADVERSARIAL: self.network}
     self.latent_dim = latent_dim
-    self.max_scale = max_scale
+    self.min_scale, self.max_scale = min_scale, max_scale
     self.image_shape = image_shape
     self._config = {
       "backbone": backbone,
@@ -183,7 +189,9 @@ class GaussianEncoder(keras.Model, Encoder):
       "preprocess": preprocess,
       "momentum": momentum,
       "loc": loc,
+      "inference": inference,
     }
+    self._halves: dict[str, Callable] = {}
     self.built = True
     if dual:
       self.add_stream()
@@ -231,10 +239,45 @@ class GaussianEncoder(keras.Model, Encoder):
     Returns:
       A `tfp.distributions.Normal` of batch shape [n, d_z].
     """
-    outputs = self.streams[stream](representations.checked(images), training=training)
-    if training and self._config["loc"] == "pooled":
+    images = representations.checked(images)
+    if training and self._config["inference"]:
+      outputs = self._half_in_training(stream)(images)
+    else:
+      outputs = self.streams[stream](images, training=training)
+    if training and self._config["loc"] == "pooled" and self._config["momentum"] < 1:
       self._follow_spread(outputs["loc"])
     return tfd.Normal(outputs["loc"], outputs["scale"])
+
+  def _half_in_training(self, stream):
+    """A stream's network with its backbone in inference mode and its heads in training."""
+    if stream not in self._halves:
+      network = self.streams[stream]
+      below = pooled(network)
+      above = keras.Model(network.get_layer("raw_scale").input, network.output)
+      # A function, so that Keras counts no layer twice.
+      self._halves[stream] = lambda images: above(below(images, training=False), training=True)
+    return self._halves[stream]
+
+  @property
+  def spread(self):
+    """What `min_scale` and `max_scale` are multiples of: a float32 scalar."""
+    if self._config["loc"] != "pooled":
+      return tf.ones([])
+    return tf.convert_to_tensor(self.network.get_layer("spread").kernel.value)[0, 0]
+
+  def calibrate(self, spread):
+    """Fixes the spread of loc, which training moves no more.
+
+    Args:
+      spread: the root of the mean variance of loc's dimensions, above 0.
+
+    Raises:
+      UserError: if loc is not "pooled": elsewhere the spread is 1 by construction.
+    """
+    if self._config["loc"] != "pooled":
+      raise errors.UserError(f"only loc=pooled has a spread to fix, and not {self._config['loc']}")
+    self.network.get_layer("spread").kernel.assign([[spread]])
+    self._config["momentum"] = 1.0
 
   def _follow_spread(self, loc):
     """Moves the spread of loc [n, d_z] towards that of a batch, over all replicas."""

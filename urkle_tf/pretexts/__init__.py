@@ -5,6 +5,7 @@ from urkle_tf.pretexts.barlow_twins import BarlowTwins
 from urkle_tf.pretexts.base import Pretext
 from urkle_tf.pretexts.byol import BYOL
 from urkle_tf.pretexts.distil import Distil
+from urkle_tf.pretexts.keep import Keep
 from urkle_tf.pretexts.simclr import SimCLR
 from urkle_tf.pretexts.simsiam import SimSiam
 from urkle_tf.pretexts.supervised import Supervised
@@ -17,6 +18,7 @@ __all__ = [
   "VAE",
   "BarlowTwins",
   "Distil",
+  "Keep",
   "Pretext",
   "SimCLR",
   "SimSiam",

@@ -17,6 +17,8 @@ class Pretext(keras.layers.Layer):
     samples: whether it may be given a sampled z at all.
     positives: whether its tuples may grow, so that adversaries join them as positives.
     predicts: whether there is a prediction for every image: `predict` and `divergence`.
+    anchors: whether `prepare` returns the embeddings [n, v, d] of a frozen original, for
+      `urkle(anchor=original)`.
     contrastive: whether its loss tells an image from others: `embedding` and `contrast`.
     pictures: whether predictions are images, to be looked at.
     loc: where loc lies if the user does not say (`GaussianEncoder`).
@@ -31,6 +33,7 @@ class Pretext(keras.layers.Layer):
   samples = True
   positives = False
   predicts = False
+  anchors = False
   contrastive = False
   pictures = False
   loc = "sphere"
@@ -71,6 +74,11 @@ class Pretext(keras.layers.Layer):
       {term: float32 [n]}, one value an example.
     """
     raise NotImplementedError
+
+  def weight(self, term):
+    """What a term weighs in the loss, a number or float32 scalar; read after `loss` was called."""
+    del term
+    return 1.0
 
   def predict(self, z, training=False):
     """What is predicted of z, float32 [m, d_z] -> [m, ...]; only where `predicts`."""

@@ -78,7 +78,7 @@ class Distil(Pretext):
   """
 
   positives = True
-  terms = ("distillation",)
+  terms: tuple[str, ...] = ("distillation",)
 
   def __init__(
     self, teacher, projector=0, views=1, start=False, clean=1.0, adversarial=1.0, targets="loc"

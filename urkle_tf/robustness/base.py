@@ -96,18 +96,19 @@ class Robustness:
     """
     raise NotImplementedError
 
-  def losses(self, pretext, representations, views):
+  def losses(self, pretext, representations, views, aux):
     """The added terms.
 
     Args:
       pretext: the `Pretext`.
       representations: `Representations` of the whole pass [n, views + adversaries, d_z].
       views: how many of the members are views.
+      aux: what the pretext prepared for the n examples.
 
     Returns:
       {term: (weight, float32 [n])}.
     """
-    del pretext, representations, views
+    del pretext, representations, views, aux
     return {}
 
   def penalties(self, encoder, targets, threat, seed):

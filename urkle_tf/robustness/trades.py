@@ -44,8 +44,9 @@ class Trades(Robustness):
     del adversaries
     return [(1.0, range(views))]
 
-  def losses(self, pretext, representations, views):
+  def losses(self, pretext, representations, views, aux):
     """{"divergence": (beta, [n])}, minimised through both predictions."""
+    del aux
     predictions = pretext.predict(representations.flat, training=True)
     members = representations.z.shape[1]
     predictions = tf.reshape(predictions, [-1, members, *predictions.shape[1:]])

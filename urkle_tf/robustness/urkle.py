@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from urkle_tf import errors
 from urkle_tf.networks.kl import kl, kl_objective
-from urkle_tf.robustness import _grad_align
+from urkle_tf.robustness import _grad_align, anchored
 from urkle_tf.robustness.base import Robustness, flat
 
 
@@ -27,6 +27,8 @@ class Urkle(Robustness):
     attacked: how many of the views are attacked; None for all of them, as in the paper.  The
       views of an image are drawn alike, so that attacking one of them estimates the same
       expectation at half the cost.
+    anchor: "original" for KL[p0(z|x) || p(z|x')], p0 being that of the frozen original
+      (`robustness.anchored`), in attack and loss; it needs a pretext that keeps one (`keep`).
     align: the weight of GradAlign in the loss, at least 0: how far the encoder bends within the
       ball (`_grad_align`), for attacks of one step.
   """
@@ -34,7 +36,7 @@ class Urkle(Robustness):
   stochastic = True
   terms: tuple[str, ...] = ("kl",)
 
-  def __init__(self, k=None, beta=None, positives=True, attacked=None, align=0.0):
+  def __init__(self, k=None, beta=None, positives=True, attacked=None, align=0.0, anchor=None):
     if k is not None and beta is not None:
       raise errors.UserError("urkle: give k or beta, not both: beta = k max_scale^2 / d_z")
     for name, value in (("k", k), ("beta", beta)):
@@ -45,7 +47,9 @@ class Urkle(Robustness):
     if not align >= 0:
       raise errors.UserError(f"urkle: align must be at least 0, got {align}")
     self.k, self.beta, self.positives, self.attacked = k, beta, positives, attacked
-    self.align = align
+    if anchor not in (None, "original"):
+      raise errors.UserError(f"urkle: anchor must be original or be left out, got {anchor!r}")
+    self.align, self.anchor = align, anchor
     if align:
       self.terms = ("kl", "misalignment")
 
@@ -56,6 +60,11 @@ class Urkle(Robustness):
         f"urkle needs a random z, and that of {pretext.name} is a point, between which KL is "
         "undefined: use --pretext=vae, which samples z, or --robustness=trades"
       )
+    if pretext.anchors != (self.anchor == "original"):
+      raise errors.UserError(
+        '--pretext=keep and --robustness="urkle(anchor=original)" go together: one holds the '
+        "original's embeddings that the other compares with"
+      )
     self._grow = self.positives and pretext.positives
     if self.attacked is not None and self.attacked > pretext.views:
       raise errors.UserError(
@@ -64,6 +73,7 @@ class Urkle(Robustness):
 
   def attach(self, encoder, pretext):
     """Finds `weight`, that of the KL in nats."""
+    self._encoder = encoder
     given = {"k": self.k, "beta": self.beta}
     given = {name: value for name, value in given.items() if value is not None} or pretext.strength
     unit = encoder.max_scale**2 / encoder.latent_dim
@@ -75,19 +85,23 @@ class Urkle(Robustness):
 
   def objective(self, encoder, pretext, views, aux):
     """The analytic KL, never one of sampled z."""
-    del pretext, aux
+    del pretext
+    if self.anchor:
+      return anchored.objective(encoder, flat(self.targets(aux)))
     return kl_objective(encoder, flat(self.targets(views)))
 
   def tuples(self, views, adversaries):
     """One tuple of the views, or of the views and their adversaries."""
     return [(1.0, range(views + adversaries if self._grow else views))]
 
-  def losses(self, pretext, representations, views):
+  def losses(self, pretext, representations, views, aux):
     """{"kl": (weight, mean over the attacked views of KL[clean || adversary])} (eq. 11)."""
     del pretext
-    normal = representations.normal
-    adversaries = normal.loc.shape[1] - views
-    clean = representations.take(range(adversaries)).normal
+    adversaries = representations.normal.loc.shape[1] - views
+    if self.anchor:
+      clean = anchored.original(self._encoder, self.targets(aux))
+    else:
+      clean = representations.take(range(adversaries)).normal
     adversary = representations.take(range(views, views + adversaries)).normal
     return {"kl": (self.weight, tf.reduce_mean(kl(clean, adversary), 1))}  # minimised through both
 

@@ -12,7 +12,7 @@ from urkle_tf import attacks, distribution, errors, networks, pretexts, spec
 from urkle_tf import robustness as schemes
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import compatibility, pipeline, service, sources
-from urkle_tf.networks import presets
+from urkle_tf.networks import pixels, presets
 from urkle_tf.networks.saved import foreign_models
 from urkle_tf.settings import Pretrain
 from urkle_tf.training import attack_schedules, checkpoints, optimizers, trainer
@@ -260,11 +260,16 @@ def _length(settings, source, replicas):
 
 
 def _encoder(settings, method, source):
+  file, statistics = settings["encoder"].endswith(".keras"), settings["batch_statistics"]
   encoder = networks.GaussianEncoder(
     networks.backbone(settings["encoder"], source.image_shape),
     *(settings[name] for name in ("latent_dim", "min_scale", "max_scale")),
     loc=settings["loc"] or method.pretext.loc,
+    inference=file if statistics is None else not statistics,
   )
+  if file:
+    some = next(iter(pipeline.batches(source, 64)))["image"].numpy()
+    pixels.check(encoder.network, some, settings["encoder"])
   if settings["init_from"]:
     _initialise(encoder, settings["init_from"], source)
   return encoder

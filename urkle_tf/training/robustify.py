@@ -1,4 +1,4 @@
-"""`robustify`: from any trained Keras model of images to a robust Gaussian encoder, unlabelled."""
+"""`robustify`: any trained Keras model of images made robust, without labels."""
 
 import pathlib
 
@@ -6,107 +6,161 @@ import keras
 import numpy as np
 
 from urkle_tf import errors, export
+from urkle_tf.networks import foreign
 from urkle_tf.networks.saved import foreign_models
 from urkle_tf.pretexts import distil
 from urkle_tf.training import pretraining
 
-_TEACHER = "teacher.keras"
+_TEACHER, _DROP_IN = "teacher.keras", "model.keras"
+_SIGMA = 0.25  # of a drop-in, in units of the original's spread
 
 
 def robustify(
   model,
   output_dir,
-  dataset="digits",
   preprocess=None,
-  encoder=None,
+  pool=None,
+  output=None,
+  drop_in=False,
   k=None,
   beta=None,
-  latent_dim=None,
-  augment="crop(padding=4)",
+  rho=None,
+  rho_of="spread",
   **settings,
 ):
-  """Makes a robust Gaussian encoder of a trained model, without labels.
+  """Makes a trained model of images robust, without labels.
 
-  The cell is `distil` under `urkle`: the encoder's z stays close to what the model makes of the
-  clean image, while the KL between the Gaussians of an image and of its worst neighbour is made
-  small.  The encoder starts as a copy of the model.  The same as a command, once the model is a
-  file that takes images in [0, 1]:
+  With `drop_in` the result is the same Keras model with other weights: what stands on top of it
+  (a head, a text tower, an index) works on unchanged.  The cell is `keep` under
+  `urkle(anchor=original)`: the embedding of a worst neighbour is pulled to the original's
+  embedding of the clean image (FARE), while those of clean images may move by no more than the
+  budget rho (`pretexts.Keep`).
+
+  Without, it is a Gaussian encoder with heads of its own.  The cell is `distil` under `urkle`: the
+  encoder's z stays close to what the model makes of the clean image, while the KL between the
+  Gaussians of an image and of its worst neighbour is made small.
+
+  Both start as a copy of the model, and its batch norms keep their statistics unless
+  `batch_statistics=True`.  The same as a command, once the model is a file:
 
       python -m urkle_tf.train --pretext="distil(teacher=FILE)" --encoder=FILE
         --robustness=urkle --augment="crop(padding=4)" ...
+      python -m urkle_tf.train --pretext="keep(original=FILE)" --encoder=FILE
+        --robustness="urkle(anchor=original)" --augment="crop(padding=4)" ...
 
   Args:
-    model: a Keras model from one batch of images to an embedding [n, d] or feature maps, such as
-      `keras.applications.MobileNetV2(include_top=False)`; or a `.keras` file, the folder of a
-      SavedModel, or of an encoder of this package.
-    output_dir: the run's folder, as in `pretrain`; a model is saved there as teacher.keras.
-    dataset: the images: a TFDS name, `"digits"` or `"folder:PATH"`; labels are not read.
-    preprocess: what the model expects of images in [0, 1]: a Keras layer, or a function of Keras
-      tensors, such as `lambda images: 255 * images`; None if it takes them as they are.
-    encoder: spec of the encoder's architecture, `"resnet18(width=32)"`; None for a copy of the
-      model, with its weights, and for `"resnet18"` where the model is a folder.
+    model: a Keras model, functional, sequential or subclassed, from one batch of images to
+      features [n, d], feature maps [n, h, w, d] or tokens [n, t, d], or to several named outputs;
+      or a `.keras` file; without `drop_in` also the folder of a SavedModel, or of an encoder of
+      this package.
+    output_dir: the run's folder, as in `pretrain`; there the model as it was is saved as
+      teacher.keras, and a drop-in as model.keras.
+    preprocess: what the model expects of images in [0, 1]: "unit" (as they are), "255", "tf",
+      "torch" or "caffe" (the conventions of `keras.applications`), an `ImageConverter` of
+      KerasHub, a Keras layer, or a function of Keras tensors, such as
+      `lambda images: 255 * images`; None to find it out from the model's first layer or its name
+      in `keras.applications`, and to give images as they are where these say nothing.
+    pool: of a token sequence "token", the first, or "mean"; None for the first of a model that
+      holds a class token.
+    output: of several outputs the name or number; None for embedding, features, pooled_output or
+      sequence_output, or the only one of fitting rank.
+    drop_in: whether the same model is returned.
     k: the strength of the KL (`robustness.Urkle`).
-    beta: its weight in nats, in place of k; with neither `distil`'s own k is taken.
-    latent_dim: d_z; None for the width of the model's embedding, on a sphere for a copy.
-    augment: spec of the recipe that makes the views.
-    **settings: of `pretrain`: image_size, epsilon, attack_steps, epochs, learning_rate, ...
+    beta: its weight in nats, in place of k; with neither the pretext's own k is taken.
+    rho: of a drop-in, how far its embeddings may move, as a share of their spread: 0.1, unless k
+      or beta is given, which weigh the KL against the drift in its place.
+    rho_of: "spread", or "length" for a share of their squared length.
+    **settings: of `pretrain`: dataset ("digits" or "folder:PATH" or a TFDS name, whose labels are
+      not read), image_size, epsilon, attack_steps, epochs, learning_rate, ...; encoder is another
+      architecture in place of a copy, latent_dim the d_z of a Gaussian encoder.
 
   Returns:
-    The encoder, as `load_encoder` loads it from `output_dir/encoder`.
+    The encoder, as `load_encoder` loads it from `output_dir/encoder`; or the drop-in, a Keras
+    model.
 
   Raises:
     UserError: for settings, data or models that do not fit.
   """
+  weighted = k is not None or beta is not None
+  _check(settings, drop_in, weighted, rho)
+  taking = {"preprocess": preprocess, "pool": pool, "output": output}
+  if drop_in and str(model).endswith(".keras"):
+    model = foreign_models.read_keras(model)
+  if isinstance(model, keras.Model):
+    path = _save(model, taking, output_dir, settings.get("image_size"))
+  elif drop_in or any(value is not None for value in taking.values()):
+    raise errors.UserError(
+      f"{', '.join(taking)} and drop_in go with a Keras model, not with a file or a folder"
+    )
+  else:
+    path = str(model)
+  settings = {"augment": "crop(padding=4)", **settings}
+  strength = _text(k=k, beta=beta)
+  if not drop_in:
+    result = _pretrain(output_dir, f"distil(teacher={_quoted(path)})", strength, path, settings)
+    return export.load_encoder(result["encoder"])
+  budget = "rho=None" if weighted else _text(rho=0.1 if rho is None else rho)
+  pretext = f"keep(original={_quoted(path)}, {budget}, rho_of={rho_of})"
+  settings = {"min_scale": _SIGMA, "max_scale": _SIGMA, **settings}
+  _pretrain(
+    output_dir, pretext, ", ".join(filter(None, ["anchor=original", strength])), path, settings
+  )
+  return _drop_in(model, pathlib.Path(output_dir))
+
+
+def _check(settings, drop_in, weighted, rho):
+  """Raises `UserError` for arguments of `robustify` that do not go together."""
   for name in ("pretext", "robustness"):
     if name in settings:
       raise errors.UserError(f"robustify chooses {name}: use pretrain, or the command train")
-  path = _save(model, preprocess, output_dir) if isinstance(model, keras.Model) else str(model)
-  if preprocess is not None and path == str(model):
-    raise errors.UserError("preprocess goes with a Keras model, not with a file or a folder")
-  if encoder is None:
-    encoder = path if path.endswith(".keras") else "resnet18"
-  if latent_dim is None and encoder != path:
-    latent_dim = _width(path, settings.get("image_size") or 32)
-  if latent_dim is not None:
-    settings.setdefault("loc", "dense")
-  strength = {"k": k, "beta": beta}
+  if drop_in and {"encoder", "latent_dim", "loc"} & set(settings):
+    raise errors.UserError("a drop-in is the model itself: leave encoder, latent_dim and loc out")
+  if drop_in and rho is not None and weighted:
+    raise errors.UserError("give rho, or a weight (k or beta) in its place")
+  if not drop_in and rho is not None:
+    raise errors.UserError("rho goes with drop_in=True: give k or beta")
+
+
+def _text(**options):
+  return ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
+
+
+def _quoted(path):
   quote = "'" if '"' in path else '"'
-  result = pretraining.pretrain(
-    output_dir,
-    pretext=f"distil(teacher={quote}{path}{quote})",
-    robustness=f"urkle({', '.join(f'{n}={v}' for n, v in strength.items() if v is not None)})",
-    dataset=dataset,
-    encoder=encoder,
-    latent_dim=latent_dim,
-    augment=augment,
-    **settings,
+  return f"{quote}{path}{quote}"
+
+
+def _pretrain(output_dir, pretext, options, path, settings):
+  """Runs the cell; the encoder is a copy of the model where settings name no other."""
+  copy = path.endswith(".keras") and "encoder" not in settings
+  settings = {"encoder": path if copy else "resnet18", **settings}
+  if settings.get("latent_dim") is None and not copy:
+    settings["latent_dim"] = _width(path, settings.get("image_size") or 32)
+  if settings.get("latent_dim") is not None:
+    settings.setdefault("loc", "dense")
+  return pretraining.pretrain(
+    output_dir, pretext=pretext, robustness=f"urkle({options})", **settings
   )
-  return export.load_encoder(result["encoder"])
 
 
-def _save(model, preprocess, output_dir):
+def _save(model, taking, output_dir, size):
   """Saves a model of images in [0, 1] into the run's folder, once; returns the file's path."""
   file = pathlib.Path(output_dir) / _TEACHER
-  shape = model.input_shape[1:] if isinstance(model.input_shape, tuple) else ()
-  if len(shape) != 3:
-    raise errors.UserError(
-      f"{model.name!r} must take one batch of images [n, h, w, c], but takes {model.input_shape}"
-    )
-  if preprocess is not None:
-    images = keras.Input(shape, name="images")
-    model = keras.Model(images, model(preprocess(images)), name="teacher")
+  shape = foreign.image_shape(model)
+  taken = foreign.take(model, (size, size, 3) if shape is None and size else shape, **taking)
   if file.exists():
-    _check_same(model, file)
+    _check_same(taken, file)
     return str(file)
   file.parent.mkdir(parents=True, exist_ok=True)
   try:
-    model.save(file)
+    taken.save(file)
     foreign_models.load(file, foreign_models.EMBEDDING)
   except Exception as error:  # zip, HDF5 and Keras raise many kinds
     file.unlink(missing_ok=True)
     raise errors.UserError(
-      f"{model.name!r} cannot be saved and read back ({foreign_models.reason(error)}); give the "
-      "folder of model.export(FOLDER), and encoder="
+      f"{model.name!r} cannot be saved and read back ({foreign_models.reason(error)}); register "
+      "its classes with keras.saving.register_keras_serializable and give them get_config; or "
+      "give the folder of model.export(FOLDER), and encoder="
     ) from error
   return str(file)
 
@@ -118,6 +172,28 @@ def _check_same(model, file):
   same = len(earlier) == len(now) and all(map(np.array_equal, earlier, now))
   if not same:
     raise errors.UserError(f"{str(file)!r} is another model: give another output_dir")
+
+
+def _drop_in(model, folder):
+  """The model with the weights of the run's encoder, which is written too."""
+  find = lambda network: _find(network, model.name, len(model.weights))  # noqa: E731
+  result = find(foreign_models.read_keras(folder / _TEACHER))
+  result.set_weights(find(export.load_encoder(folder / "encoder").network).get_weights())
+  side = folder / f"side-{_DROP_IN}"
+  result.save(side)
+  side.replace(folder / _DROP_IN)
+  return result
+
+
+def _find(network, name, weights):
+  """The model within a network that has this name, and so many weights."""
+  for layer in network.layers:
+    if isinstance(layer, keras.Model):
+      if layer.name == name and len(layer.weights) == weights:
+        return layer
+      if (found := _find(layer, name, weights)) is not None:
+        return found
+  return None
 
 
 def _width(path, size):

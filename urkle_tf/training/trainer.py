@@ -329,9 +329,10 @@ class Trainer(keras_private.Built):
       weight = weight(progress) if callable(weight) else weight
       for name, value in self.pretext.loss(passed.take(members), aux).items():
         terms[name] = terms.get(name, 0.0) + weight * tf.reduce_mean(value)
-    loss = tf.add_n(list(terms.values()))
+    loss = tf.add_n([self.pretext.weight(name) * term for name, term in terms.items()])
     risen = self.progress.risen(step, self.beta_warmup)
-    for name, (beta, value) in self.robustness.losses(self.pretext, passed, views).items():
+    added = self.robustness.losses(self.pretext, passed, views, aux)
+    for name, (beta, value) in added.items():
       terms[name] = tf.reduce_mean(value)
       loss += beta * risen * terms[name]
     return loss, terms

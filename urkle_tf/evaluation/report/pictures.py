@@ -50,6 +50,14 @@ def corruptions(part):
   return _picture("corruptions", "Accuracy on corrupted images", described, draw)
 
 
+def certified(part):
+  """The `Picture` of certified accuracy against the l2 radius, of the report's part "smoothing"."""
+  points = [f"{100 * row['accuracy']:.2f}% at {row['radius']:g}" for row in part["certified"]]
+  draw = functools.partial(certified_figure, part)
+  title = "Certified accuracy against the l2 radius"
+  return _picture("certified", title, ", ".join(points) + ".", draw)
+
+
 def latent_map(part):
   """The `Picture` of the map of z, with the report's part "representation"."""
   described = (
@@ -103,6 +111,17 @@ def accuracy_figure(report, file):
   axes.legend(frameon=False, fontsize=9)
   config = report["config"]
   axes.set_title(f"{config['dataset']}, {clean['examples']} images", fontsize=10)
+  figure.savefig(file, dpi=150)
+
+
+def certified_figure(part, file):
+  """Draws certified accuracy against the l2 radius; arguments as in `corruptions_figure`."""
+  figure = canvas(5, 3.2)
+  axes = figure.subplots()
+  rows = part["certified"]
+  values = [100 * row["accuracy"] for row in rows]
+  axes.plot([row["radius"] for row in rows], values, "o-", color=_COLOURS[0])
+  axes.set(xlabel="l2 radius, pixel units", ylabel="certified accuracy, %", ylim=(0, 100))
   figure.savefig(file, dpi=150)
 
 

@@ -12,30 +12,11 @@ from tensorflow.python.framework import convert_to_constants  # no public name f
 from tensorflow.python.saved_model import loader_impl  # nor reads a model without loading it
 
 from urkle_tf import errors
+from urkle_tf.networks import foreign
+from urkle_tf.networks.foreign import EMBEDDING, SCORES
 from urkle_tf.networks.saved import trust
 
 _SIGNATURES = ("serving_default", "serve")
-
-
-@dataclasses.dataclass(frozen=True)
-class Output:
-  """What is looked for among a model's outputs.
-
-  Attributes:
-    what: a name and a shape, for messages.
-    ranks: it has one of these.
-    names: tells it from others of these ranks; the first that fits is taken.
-  """
-
-  what: str
-  ranks: tuple[int, ...]
-  names: tuple[str, ...]
-
-
-SCORES = Output(
-  "scores [n, classes]", (2,), ("logits", "probabilities", "predictions", "scores", "output_0")
-)
-EMBEDDING = Output("an embedding [n, d]", (2, 4), ("embedding", "loc", "features", "output_0"))
 
 
 @dataclasses.dataclass
@@ -174,9 +155,10 @@ def is_code(error):
   return "unsafe" in str(error) or "lambda" in str(error).lower()
 
 
-def _keras_model(path, wanted):
+def read_keras(path):
+  """The Keras model of a `.keras` file, read in safe mode; raises `UserError` if it cannot be."""
   try:
-    model = keras.saving.load_model(path, compile=False, safe_mode=not trust.is_granted())
+    return keras.saving.load_model(path, compile=False, safe_mode=not trust.is_granted())
   except Exception as error:  # zip, HDF5 and Keras raise many kinds
     if is_code(error):
       raise errors.UserError(
@@ -187,20 +169,18 @@ def _keras_model(path, wanted):
       f"cannot read {str(path)!r}: {reason(error)}; a model with classes of its own can be given "
       "as a SavedModel (model.export(FOLDER))"
     ) from error
-  inputs = getattr(model, "inputs", None)
-  if not inputs:
+
+
+def _keras_model(path, wanted):
+  model = read_keras(path)
+  shape = foreign.image_shape(model, path)
+  if shape is None:
     raise errors.UserError(
       f"{str(path)!r} does not say what it takes: give a SavedModel of it (model.export(FOLDER))"
     )
-  if len(inputs) != 1 or len(inputs[0].shape) != 4:
-    given = ", ".join(f"{list(tensor.shape)}" for tensor in inputs)
-    raise errors.UserError(
-      f"{str(path)!r} must take one batch of images [n, h, w, c], but takes {given}"
-    )
-  _check_batch(path, inputs[0].shape[0])
-  dtype = inputs[0].dtype
-  if not tf.as_dtype(dtype).is_floating:
-    raise errors.UserError(f"{str(path)!r} takes {dtype} images: it must take float32 in [0, 1]")
+  if wanted is EMBEDDING:
+    model = foreign.take(model)
+  dtype = model.inputs[0].dtype
 
   def function(images):
     found = model(tf.cast(images, dtype), training=False)
@@ -208,32 +188,10 @@ def _keras_model(path, wanted):
       found = {f"output_{i}": tensor for i, tensor in enumerate(found)}
     if isinstance(found, dict):
       shapes = {name: tensor.shape for name, tensor in found.items()}
-      found = found[_choose_output(path, shapes, wanted)]
+      found = found[wanted.choose(path, shapes)]
     return found
 
-  return function, tuple(inputs[0].shape[1:]), model
-
-
-def _check_batch(path, size):
-  if size is not None:
-    raise errors.UserError(
-      f"{str(path)!r} takes batches of exactly {size}: export it with a free first axis"
-    )
-
-
-def _choose_output(path, shapes, wanted):
-  """The name of the output that is wanted."""
-  fit = [name for name, shape in shapes.items() if shape.rank in (*wanted.ranks, None)]
-  if len(fit) == 1:
-    return fit[0]
-  for name in wanted.names:
-    if name in fit:
-      return name
-  listing = ", ".join(f"{name} {_shape(shape)}" for name, shape in sorted(shapes.items()))
-  raise errors.UserError(
-    f"{str(path)!r} has no output of {wanted.what} that could be told from others: name it "
-    f"{' or '.join(wanted.names[:2])} (it has: {listing})"
-  )
+  return function, shape, model
 
 
 def _saved_model(path, wanted):
@@ -256,9 +214,9 @@ def _saved_model(path, wanted):
   signature = fit[names[0]]
   ((argument, spec),) = signature.structured_input_signature[1].items()
   shapes = {name: found.shape for name, found in signature.structured_outputs.items()}
-  output = _choose_output(path, shapes, wanted)
+  output = wanted.choose(path, shapes)
   shape = [None] * 4 if spec.shape.rank is None else spec.shape.as_list()
-  _check_batch(path, shape[0])
+  foreign.check_batch(path, shape[0])
 
   def function(images, loaded=loaded):  # whose variables live as long as it does
     del loaded

@@ -1,0 +1,86 @@
+"""Certificates in a report: smoothing of classifiers and encoders, and the certified KL."""
+
+import json
+import math
+
+import pytest
+from small_models import RUN
+
+import urkle_tf
+from urkle_tf import errors
+
+DATA = {"dataset": "digits", "split": "test", "examples": 12}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """An encoder of digits and a classifier on it, both with a random z."""
+  folder = tmp_path_factory.mktemp("certificates")
+  robustness = {"robustness": "urkle(beta=0.1)", "dataset": "digits"}
+  urkle_tf.pretrain(str(folder / "run"), **{**RUN, **robustness})
+  head = {"dataset": "digits", "split": "train[:300]", "weight_decay": 1e-4, "epochs": 5}
+  urkle_tf.adapt(str(folder / "run" / "encoder"), str(folder / "head"), **head)
+  return folder
+
+
+def assessed(folder, measure, output=None, **more):
+  return urkle_tf.assess(
+    str(folder / "head" / "classifier"),
+    output_dir=output and str(output),
+    attacks="fgsm",
+    checks=False,
+    representation_examples=0,
+    measure=measure,
+    **{**DATA, **more},
+  )
+
+
+def test_certificates_of_a_classifier_are_in_its_report(folder, tmp_path):
+  specs = ['smoothing(noise=0.1, samples=200, radii="0,0.05,0.1", examples=8)']
+  specs.append("certificate(loss_cap=5, examples=6, steps=5)")
+  report = assessed(folder, specs, tmp_path / "report")
+  part = report["smoothing"]
+  accuracies = [row["accuracy"] for row in part["certified"]]
+  assert accuracies == sorted(accuracies, reverse=True)
+  assert 0 <= part["abstained"] <= 1 - accuracies[0]
+  # 200 of 200 certify no more than noise Phi^-1(0.001^(1/200)): nothing at 0.1 * 1.83.
+  far = assessed(folder, "smoothing(noise=0.1, samples=200, radii=0.2, examples=8)")["smoothing"]
+  assert far["certified"][0]["accuracy"] == 0
+
+  kl = report["certificate"]
+  assert [row["epsilon"] for row in kl["rows"]] == [0.1 / 10**power for power in range(4)]
+  for row in kl["rows"]:
+    assert row["found"] <= row["kl"]
+    assert row["value"] == pytest.approx(kl["clean_loss"] + 5 * math.sqrt(row["kl"] / 2))
+    assert row["vacuous"] == (row["value"] >= 5)
+  near = f"certificate(loss_cap=5, examples=6, epsilons={kl['largest_epsilon']})"
+  assert not assessed(folder, near)["certificate"]["rows"][0]["vacuous"]
+  page = (tmp_path / "report" / "report.md").read_text()
+  assert "## Certified KL" in page
+  assert (tmp_path / "report" / "figures" / "certified.png").exists()
+  assert json.loads((tmp_path / "report" / "report.json").read_text())["smoothing"] == part
+
+
+def test_an_encoder_alone_is_certified_in_cosines(folder):
+  report = urkle_tf.assess(
+    encoder=str(folder / "run" / "encoder"),
+    representation_examples=0,
+    measure=["smoothing(noise=0.1, samples=300, radii=0, examples=3)", "certificate(examples=3)"],
+    **DATA,
+  )
+  assert -1 <= report["smoothing"]["cosines"][0]["mean"] <= 1
+  assert "value" not in report["certificate"]["rows"][0]
+
+
+@pytest.mark.parametrize(
+  "measure, more, message",
+  [
+    ("smoothing(noise=0)", {}, "smoothing needs noise"),
+    ("smoothing(alpha=2)", {}, "alpha between 0 and 1"),
+    ("certificate", {"norm": "l2"}, "not in l2"),
+    ("certificate(loss_cap=1)", {}, "above ln"),
+  ],
+)
+def test_options_that_certify_nothing_end_in_one_line(folder, measure, more, message):
+  with pytest.raises(errors.UserError, match=message):
+    assessed(folder, measure, **more)

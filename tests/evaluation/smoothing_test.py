@@ -1,0 +1,118 @@
+"""Randomised smoothing: literal bounds, a linear classifier whose true radius is known."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+from sklearn import datasets, linear_model
+
+from urkle_tf.evaluation import smoothing
+
+SEED = tf.constant([1, 2])
+
+
+def test_the_lower_bound_is_clopper_and_pearsons():
+  """P solves P(Binomial(n, p) >= k) = alpha; all of n successes give alpha^(1/n)."""
+  for successes in (1, 37, 99):
+    p = float(smoothing.lower_bound(successes, 100, 0.001))
+    assert stats.binom.sf(successes - 1, 100, p) == pytest.approx(0.001, rel=1e-6)
+  assert float(smoothing.lower_bound(100, 100, 0.001)) == pytest.approx(0.001 ** (1 / 100))
+  assert float(smoothing.lower_bound(0, 100, 0.001)) == 0
+
+
+def test_radii_by_hand():
+  """Phi^-1(0.8413447) = 1, and one half certifies nothing."""
+  found = smoothing.radius([0.8413447461, 0.5, 0.3, 0.9772498681], 0.25)
+  np.testing.assert_allclose(found, [0.25, 0, 0, 0.5], rtol=1e-6)
+
+
+def test_cosines_by_hand():
+  """S = 2 Phi(1) - 1 keeps 2 Phi(0) - 1 = 0 at a distance of one noise, and s at none."""
+  s = 2 * stats.norm.cdf(1) - 1
+  np.testing.assert_allclose(smoothing.cosine(s, [0.0, 0.5, 1.0], 0.5), [s, 0, -s], atol=1e-12)
+  assert smoothing.mean_bound(0.9, 800, np.exp(-4)) == pytest.approx(0.9 - 0.1)
+
+
+def linear(noise):
+  """Class 1 where x_0 > 0, of images [1, 2, 1], as one-hot."""
+
+  def function(images, seed):
+    del seed
+    return tf.one_hot(tf.cast(images[:, 0, 0, 0] > 0, tf.int32), 2)
+
+  return smoothing.Noisy(function, noise, batch_size=300)
+
+
+def test_the_radius_of_a_half_plane_is_a_little_below_the_distance():
+  """Its true radius is |x_0| / 1: the certificate is below, and by no more than the bound costs."""
+  noisy = linear(0.5)
+  total = noisy.sum(np.zeros((1, 2, 1), np.float32), 1000, SEED)
+  assert total.sum() == 1000  # the copies beyond the last whole batch do not count
+  for x, label in ((0.4, 1), (-0.6, 0)):
+    image = np.array([[[x], [7.0]]], np.float32)
+    found, certified = smoothing.certify_class(noisy, image, 20000, 0.001, SEED)
+    assert found == label
+    assert abs(x) - 0.03 < certified < abs(x)
+  found, certified = smoothing.certify_class(
+    noisy, np.zeros((1, 2, 1), np.float32), 2000, 0.001, SEED
+  )
+  assert (found, certified) == (-1, 0.0)
+
+
+def test_a_seed_gives_the_same_draws():
+  image = np.full((1, 2, 1), 0.1, np.float32)
+  noisy = linear(0.5)
+  assert noisy.sum(image, 700, SEED)[1] == noisy.sum(image, 700, SEED)[1]
+  assert noisy.sum(image, 700, SEED)[1] != noisy.sum(image, 700, SEED + 1)[1]
+
+
+def test_the_bound_of_an_encoder_holds_wherever_it_is_measured():
+  """F = (cos, sin) of an angle that moves with x: E<u, f> at x' is never below the bound."""
+
+  def function(images, seed):
+    del seed
+    angle = 2.0 * images[:, 0, 0, 0]
+    return tf.stack([tf.cos(angle), tf.sin(angle)], 1)
+
+  noisy = smoothing.Noisy(function, 0.25)
+  image = np.full((1, 2, 1), 0.3, np.float32)
+  s = smoothing.certify_direction(noisy, image, 20000, 0.001, SEED)
+  # E cos(2 d) = exp(-2 noise^2) = 0.8825, less Hoeffding's 0.0263.
+  assert 0.84 < s < np.exp(-2 * 0.25**2)
+  u = np.array([np.cos(0.6), np.sin(0.6)])
+  for distance in (0.1, 0.2, 0.4):
+    moved = noisy.sum(image + np.float32([[[distance], [0]]]), 20000, SEED) / 20000
+    assert moved @ u > smoothing.cosine(s, distance, 0.25)
+
+
+def test_arts_certificates_agree():
+  """The same classifier of real digits, smoothed here and by ART: classes and radii."""
+  pytest.importorskip("statsmodels")  # ART needs it and does not ask for it
+  art = pytest.importorskip("art.estimators.certification.randomized_smoothing")
+  data = datasets.load_digits()
+  images = (data.images / 16)[..., None].astype(np.float32)
+  fitted = linear_model.LogisticRegression(C=0.1, max_iter=500)
+  fitted.fit(images[:1000].reshape(1000, -1), data.target[:1000])
+  model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+  model.layers[-1].set_weights([fitted.coef_.T, fitted.intercept_])
+
+  def classes(images, seed):
+    del seed
+    return tf.one_hot(tf.argmax(model(images), -1), 10)
+
+  noise, samples, alpha = 0.5, 2000, 0.001
+  noisy, some = smoothing.Noisy(classes, noise), images[1000:1040]
+  ours = [
+    smoothing.certify_class(noisy, image, samples, alpha, SEED + i) for i, image in enumerate(some)
+  ]
+  theirs = art.TensorFlowV2RandomizedSmoothing(
+    model, 10, (8, 8, 1), sample_size=100, scale=noise, alpha=alpha
+  ).certify(some, n=samples, batch_size=500)
+  for (label, radius), other, their_radius in zip(ours, *theirs, strict=True):
+    if radius > 0.05 or their_radius > 0.05:  # nearer to one half chance decides who abstains
+      assert label == other
+    # Four standard errors of the difference of two shares, as a radius.
+    p = max(0.5, stats.norm.cdf(max(radius, their_radius) / noise))
+    slope = noise / stats.norm.pdf(stats.norm.ppf(min(p, 1 - 1 / samples)))
+    assert abs(radius - their_radius) < 4 * slope * np.sqrt(2 * p * (1 - p) / samples) + 0.01

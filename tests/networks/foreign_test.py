@@ -1,0 +1,121 @@
+"""Anybody's models as networks of images in [0, 1]: which output, which token, which shapes."""
+
+import keras
+import numpy as np
+import pytest
+
+from urkle_tf import errors
+from urkle_tf.networks import foreign
+
+layers = keras.layers
+IMAGES = np.random.default_rng(0).uniform(size=(3, 8, 8, 3)).astype("float32")
+
+
+@keras.saving.register_keras_serializable("foreign_test")
+class ClassToken(layers.Layer):
+  """Puts a learnt vector before the tokens."""
+
+  def build(self, shape):
+    self.token = self.add_weight(shape=(1, 1, shape[-1]), initializer="normal", name="class_token")
+
+  def call(self, tokens):
+    first = keras.ops.repeat(self.token, keras.ops.shape(tokens)[0], axis=0)
+    return keras.ops.concatenate([first, tokens], axis=1)
+
+
+@keras.saving.register_keras_serializable("foreign_test")
+class Subclassed(keras.Model):
+  """A model that does not say what it takes."""
+
+  def __init__(self, **kwargs):
+    super().__init__(**kwargs)
+    self.maps, self.top = layers.Conv2D(4, 3), layers.Dense(5)
+
+  def build(self, shape):
+    self.maps.build(shape)
+    self.top.build((None, 4))
+
+  def call(self, images):
+    return self.top(keras.ops.mean(self.maps(images), axis=(1, 2)))
+
+
+def tokens(class_token):
+  images = keras.Input((8, 8, 3))
+  found = layers.Reshape((4, 6))(layers.Conv2D(6, 4, strides=4)(images))
+  return keras.Model(images, ClassToken()(found) if class_token else found, name="tokens")
+
+
+def test_the_class_token_counts_where_there_is_one():
+  model = tokens(True)
+  all_of_them = np.asarray(model(IMAGES))
+  np.testing.assert_array_equal(foreign.take(model)(IMAGES), all_of_them[:, 0])
+  mean = foreign.take(model, pool="mean")(IMAGES)
+  np.testing.assert_allclose(mean, all_of_them.mean(1), rtol=1e-5, atol=1e-6)
+
+
+def test_tokens_that_say_nothing_are_asked_about():
+  model = tokens(False)
+  with pytest.raises(errors.UserError, match=r'tokens.*does not say which.*pool="token"'):
+    foreign.take(model)
+  np.testing.assert_array_equal(foreign.take(model, pool="token")(IMAGES), model(IMAGES)[:, 0])
+  with pytest.raises(errors.UserError, match="unknown pool"):
+    foreign.take(model, pool="max")
+
+
+def several(names):
+  images = keras.Input((8, 8, 3))
+  maps = layers.Conv2D(4, 3)(images)
+  embedding = layers.GlobalAveragePooling2D()(maps)
+  return keras.Model(images, dict(zip(names, (embedding, layers.Dense(2)(embedding)), strict=True)))
+
+
+def test_one_of_several_outputs():
+  model = several(("embedding", "logits"))
+  found = model(IMAGES)
+  np.testing.assert_array_equal(foreign.take(model)(IMAGES), found["embedding"])
+  np.testing.assert_array_equal(foreign.take(model, output="logits")(IMAGES), found["logits"])
+  with pytest.raises(errors.UserError, match="unknown output"):
+    foreign.take(model, output="scores")
+  with pytest.raises(errors.UserError, match="could be told from others: name it embedding"):
+    foreign.take(several(("one", "another")))
+  pair = keras.Model(model.input, list(model.output.values()))
+  np.testing.assert_array_equal(foreign.take(pair, output=1)(IMAGES), pair(IMAGES)[1])
+
+
+def test_inputs_in_a_dict_and_models_within_models():
+  inner = several(("embedding", "logits"))
+  images = keras.Input((8, 8, 3), name="images")
+  model = keras.Model(
+    {"images": images}, keras.Sequential([layers.Dense(7)])(inner(images)["logits"])
+  )
+  np.testing.assert_allclose(foreign.take(model)(IMAGES), model({"images": IMAGES}), rtol=1e-6)
+
+
+def test_a_subclassed_model_is_told_its_images(tmp_path):
+  model = Subclassed()
+  with pytest.raises(errors.UserError, match="does not say what images it takes"):
+    foreign.take(model)
+  taken = foreign.take(model, (8, 8, 3), preprocess="255")
+  np.testing.assert_allclose(taken(IMAGES), model(255.0 * IMAGES), rtol=1e-5)
+  taken.save(tmp_path / "taken.keras")
+  again = keras.saving.load_model(tmp_path / "taken.keras")
+  np.testing.assert_array_equal(again(IMAGES), taken(IMAGES))
+
+
+def test_what_cannot_be_taken():
+  images, other = keras.Input((8, 8, 3)), keras.Input((4,))
+  both = keras.Model([images, other], layers.Dense(3)(other))
+  with pytest.raises(
+    errors.UserError, match=r"one batch of images.*keras.Model\(images, embedding\)"
+  ):
+    foreign.take(both)
+  integers = keras.Input((8, 8, 3), dtype="uint8")
+  whole = keras.Model(integers, layers.Flatten()(integers))
+  with pytest.raises(errors.UserError, match="takes uint8 images"):
+    foreign.take(whole)
+  fixed = keras.Input((8, 8, 3), batch_size=2)
+  with pytest.raises(errors.UserError, match="batches of exactly 2"):
+    foreign.take(keras.Model(fixed, layers.Flatten()(fixed)))
+  volume = keras.Model(images, layers.Reshape((8, 8, 3, 1))(images))
+  with pytest.raises(errors.UserError, match="must give features"):
+    foreign.take(volume)

@@ -1,0 +1,108 @@
+"""Conventions of pixels: against keras.applications, found out from models, and wrong ones."""
+
+import keras
+import numpy as np
+import pytest
+
+from urkle_tf import errors
+from urkle_tf.networks import foreign, pixels
+
+layers = keras.layers
+IMAGES = np.random.default_rng(0).uniform(size=(4, 8, 8, 3)).astype("float32")
+
+
+@pytest.mark.parametrize(
+  "name, module", [("caffe", "resnet"), ("torch", "densenet"), ("tf", "mobilenet_v2")]
+)
+def test_conventions_are_those_of_keras_applications(name, module):
+  wanted = getattr(keras.applications, module).preprocess_input(255.0 * IMAGES)
+  np.testing.assert_allclose(pixels.CONVENTIONS[name](IMAGES), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_convention_is_saved_with_the_model(tmp_path):
+  images = keras.Input((8, 8, 3))
+  taken = foreign.take(keras.Model(images, layers.Flatten()(images)), preprocess="caffe")
+  taken.save(tmp_path / "model.keras")
+  again = keras.saving.load_model(tmp_path / "model.keras")
+  np.testing.assert_array_equal(again(IMAGES), taken(IMAGES))
+
+
+def test_the_scale_and_offset_of_an_image_converter():
+  class ImageConverter:  # as KerasHub's, which is no dependency
+    scale, offset = [0.0171, 0.0175, 0.0174], [-2.1, -2.0, -1.8]
+
+  found = pixels.folding(ImageConverter())(IMAGES)
+  wanted = 255.0 * IMAGES * np.array(ImageConverter.scale) + np.array(ImageConverter.offset)
+  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def model_of(*first, name="model"):
+  return keras.Sequential([keras.Input((8, 8, 3)), *first, layers.Conv2D(2, 3)], name=name)
+
+
+@pytest.mark.parametrize(
+  "model, wanted",
+  [
+    (model_of(layers.Rescaling(1 / 255)), "255"),
+    (model_of(layers.Rescaling(1 / 127.5, -1.0)), "255"),
+    (model_of(keras.Sequential([layers.Rescaling(1 / 255)])), "255"),
+    (model_of(layers.Normalization(mean=[120.0] * 3, variance=[58.0**2] * 3)), "255"),
+    (model_of(layers.Normalization(mean=[0.5] * 3, variance=[0.05] * 3)), "unit"),
+    (model_of(layers.Rescaling(255.0), layers.Rescaling(1 / 255)), "unit"),
+    (model_of(name="resnet50"), "caffe"),
+    (model_of(name="densenet121"), "torch"),
+    (model_of(name="mobilenetv2_1.00_224"), "tf"),
+    (model_of(), None),
+    (model_of(layers.Conv2D(3, 1), layers.Rescaling(1 / 255)), None),
+  ],
+)
+def test_what_a_model_says_it_expects(model, wanted):
+  assert pixels.expected(model)[0] == wanted
+
+
+def test_an_operation_in_front_hides_what_the_model_says():
+  """What somebody has folded in front as a function is not folded once more."""
+  images = keras.Input((8, 8, 3))
+  outer = keras.Model(images, model_of(layers.Rescaling(1 / 255))(255.0 * images))
+  assert pixels.expected(outer)[0] is None
+
+
+def test_what_contradicts_the_first_layer_is_refused():
+  model = model_of(layers.Rescaling(1 / 255))
+  for preprocess in ("unit", "tf", layers.Rescaling(2.0)):
+    with pytest.raises(errors.UserError, match="expects pixels up to 255"):
+      foreign.take(model, preprocess=preprocess)
+  with pytest.raises(errors.UserError, match="expects pixels up to 1, by its first layer"):
+    foreign.take(model_of(layers.Rescaling(2.0, -1.0)), preprocess="255")
+  with pytest.raises(errors.UserError, match="unknown preprocess"):
+    foreign.take(model, preprocess="vgg")
+  with pytest.raises(errors.UserError, match="a Keras layer, or a function"):
+    foreign.take(model, preprocess=3)
+
+
+def with_statistics(convention):
+  """A convolution and a batch norm that has seen images in a convention."""
+  keras.utils.set_random_seed(0)
+  norm = layers.BatchNormalization(momentum=0.0)
+  model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(8, 3), norm, layers.Flatten()])
+  model(pixels.CONVENTIONS[convention](IMAGES), training=True)
+  return model
+
+
+@pytest.mark.parametrize("convention", ["255", "tf", "torch", "caffe"])
+def test_a_wrong_scale_is_seen_in_batch_norms(convention):
+  model = with_statistics(convention)
+  pixels.check(foreign.take(model, preprocess=convention), IMAGES, "it")
+  darker = 0.5 * IMAGES  # other images of the right scale
+  pixels.check(foreign.take(model, preprocess=convention), darker, "it")
+  if convention == "tf":  # of the same order as [0, 1]: nothing is claimed
+    pixels.check(model, IMAGES, "it")
+    return
+  with pytest.raises(errors.UserError, match=f"wrong scale.*preprocess='{convention}'"):
+    pixels.check(model, IMAGES, "it")
+
+
+def test_nothing_is_claimed_without_statistics():
+  norm = layers.BatchNormalization()
+  pixels.check(keras.Sequential([keras.Input((8, 8, 3)), norm]), 255.0 * IMAGES, "it")
+  pixels.check(model_of(), 255.0 * IMAGES, "it")

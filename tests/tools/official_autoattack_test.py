@@ -1,0 +1,69 @@
+"""The bridge to the official AutoAttack, and both on a linear classifier whose answer is known."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn import datasets, linear_model
+
+from experiments import jobs
+from tools import official_autoattack as script
+
+torch = pytest.importorskip("torch")
+
+
+def test_logits_and_gradients_are_those_of_numpy(rng):
+  """d/dx sum_i c_i (W x)_i = W^T c, with images turned between the two layouts."""
+  weights = rng.normal(size=(2 * 3 * 2, 5)).astype(np.float32)
+  module = script.bridge(lambda x, seed: tf.reshape(x, [-1, 12]) @ weights)
+  images = rng.uniform(size=(4, 2, 3, 2)).astype(np.float32)
+  x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).requires_grad_()
+  values = module(x)
+  np.testing.assert_allclose(values.detach(), images.reshape(4, 12) @ weights, rtol=1e-5)
+  cotangents = rng.normal(size=(4, 5)).astype(np.float32)
+  values.backward(torch.from_numpy(cotangents))
+  wanted = (cotangents @ weights.T).reshape(4, 2, 3, 2).transpose(0, 3, 1, 2)
+  np.testing.assert_allclose(x.grad, wanted, rtol=1e-5)
+
+
+def test_a_gradient_is_taken_under_the_noise_of_its_call():
+  """The value is n x and the gradient n: the same n, another one in every call."""
+  module = script.bridge(
+    lambda x, seed: tf.random.stateless_normal([], seed) * tf.reshape(x, [-1, 1])
+  )
+  x = torch.ones(1, 1, 1, 1, requires_grad=True)
+  found = []
+  for _ in range(2):
+    value = module(x)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    assert float(gradient) == pytest.approx(float(value))
+    found.append(float(value))
+  assert found[0] != found[1]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_both_find_what_a_linear_classifier_allows(tmp_path):
+  """An image stands if its margin exceeds epsilon |w_y - w_j|_1, pixels at their bounds aside."""
+  pytest.importorskip("pyautoattack")
+  data = datasets.load_digits()
+  x = (data.images / 16).astype(np.float32).reshape(-1, 64)
+  fitted = linear_model.LogisticRegression(C=0.05, max_iter=500).fit(x[:1200], data.target[:1200])
+  model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+  model.layers[-1].set_weights([fitted.coef_.T, fitted.intercept_])
+  model.save(tmp_path / "model.keras")
+  command = [sys.executable, str(jobs.ROOT / "tools" / "official_autoattack.py")]
+  command += [f"--classifier={tmp_path}/model.keras", "--dataset=digits", "--examples=100"]
+  command += ["--epsilon=0.1", f"--out={tmp_path}/out"]
+  for _ in range(2):  # what is finished is not done again
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+  theirs = json.loads((tmp_path / "out" / "official.json").read_text())
+  ours = json.loads((tmp_path / "out" / "ours" / "report.json").read_text())["attacks"][-1]
+  standing = np.array(theirs["square"]["standing"])
+  assert 0.2 < standing.mean() < 0.9
+  assert abs(ours["accuracy"] - standing.mean()) <= 0.01

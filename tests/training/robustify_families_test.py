@@ -1,0 +1,147 @@
+"""Families of image models, as they are built by others, made robust and still themselves."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+from keras.src.applications import (  # small ones: the public functions build full sizes
+  convnext,
+  densenet,
+  efficientnet_v2,
+  resnet,
+)
+from small_models import photographs
+
+import urkle_tf
+from urkle_tf.networks import foreign, pixels
+from urkle_tf.training import board, pictures
+
+SHAPE = (32, 32, 3)
+_BARE = {"include_top": False, "weights": None, "input_shape": SHAPE}
+
+
+def _residual(x):
+  for number, filters in enumerate((4, 8)):
+    x = resnet.stack_residual_blocks_v1(x, filters, 1, name=f"conv{number + 2}")
+  return x
+
+
+# How each is built, and the pixels that it expects.
+APPLICATIONS = {
+  "ConvNeXt": (
+    lambda: convnext.ConvNeXt([1, 1, 1, 1], [4, 8, 8, 12], name="convnext_tiny", **_BARE),
+    "255",
+  ),
+  "EfficientNetV2": (
+    lambda: efficientnet_v2.EfficientNetV2(0.1, 0.1, 32, name="efficientnetv2-b0", **_BARE),
+    "255",
+  ),
+  "MobileNetV3": (
+    lambda: keras.applications.MobileNetV3Small(alpha=0.35, minimalistic=True, **_BARE),
+    "255",
+  ),
+  "ResNet50": (lambda: resnet.ResNet(_residual, False, True, name="resnet50", **_BARE), "caffe"),
+  "DenseNet": (lambda: densenet.DenseNet([1, 1, 1, 1], name="densenet121", **_BARE), "torch"),
+  "ResNet50V2": (
+    lambda: resnet.ResNet(
+      lambda x: resnet.stack_residual_blocks_v2(x, 4, 2, name="conv2"),
+      True,
+      True,
+      pooling="avg",
+      name="resnet50v2",
+      **_BARE,
+    ),
+    "tf",
+  ),
+}
+
+
+def _vit():
+  return keras_hub().models.ViTBackbone(SHAPE, 8, 1, 2, 8, 16)
+
+
+def _dinov2():
+  return keras_hub().models.DINOV2Backbone(
+    8, 1, 8, 2, 16, num_register_tokens=1, image_shape=SHAPE, position_embedding_shape=SHAPE
+  )
+
+
+def _clip():
+  return keras_hub().models.CLIPVisionEncoder(8, 8, 1, 2, 16, image_shape=SHAPE)
+
+
+def _siglip():
+  return keras_hub().models.SigLIPVisionEncoder(8, 8, 1, 2, 16, image_shape=SHAPE)
+
+
+HUB = {"ViT": _vit, "DINOv2": _dinov2, "CLIP": _clip, "SigLIP": _siglip}
+
+
+def keras_hub():
+  return pytest.importorskip("keras_hub", reason="needs the extra hub")
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+  """No pictures."""
+  monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *_: None)
+  monkeypatch.setattr(board, "embeddings", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return photographs(tmp_path_factory.mktemp("photographs"))
+
+
+def check(model, convention, folder, tmp_path, **options):
+  keras.utils.set_random_seed(0)
+  model = model()
+  original = model.get_weights()
+  result = urkle_tf.robustify(
+    model,
+    tmp_path / "run",
+    drop_in=True,
+    dataset=f"folder:{folder}",
+    split="all",
+    batch_size=8,
+    epochs=1,
+    attack_steps=1,
+    learning_rate=1e-3,
+    optimizer="adamw",
+    **options,
+  )
+  # The same model with other weights.
+  assert (type(result), result.name) == (type(model), model.name)
+  shapes = lambda tensors: keras.tree.map_structure(lambda x: x.shape, tensors)  # noqa: E731
+  assert shapes(result.input) == shapes(model.input)
+  assert shapes(result.output) == shapes(model.output)
+  for before, now, weight in zip(original, model.get_weights(), result.weights, strict=True):
+    np.testing.assert_array_equal(before, now)  # what was given is as it was
+    assert weight.shape == before.shape
+    if weight.name.startswith("moving_"):  # batch norms kept their statistics
+      np.testing.assert_array_equal(before, weight.numpy())
+  assert any((b != w).any() for b, w in zip(original, result.get_weights(), strict=True))
+  # The encoder in [0, 1], the model in its own pixels, and the model that was written, agree.
+  rng = np.random.default_rng(1)
+  images = rng.uniform(size=(3, *SHAPE)).astype("float32")
+  loc = urkle_tf.load_encoder(tmp_path / "run" / "encoder")(images, training=False).loc
+  own = np.asarray(pixels.folding(convention)(images))
+  written = keras.saving.load_model(tmp_path / "run" / "model.keras")
+  found = written({"images": own} if isinstance(model.input, dict) else own, training=False)
+  maps = foreign._pooled(result, keras.ops.convert_to_tensor(found), None)
+  embedding = np.asarray(maps).mean((1, 2)) if len(maps.shape) == 4 else np.asarray(maps)
+  np.testing.assert_allclose(loc, embedding, rtol=1e-3, atol=1e-4)
+  assert "model.keras" in os.listdir(tmp_path / "run")
+
+
+@pytest.mark.parametrize("family", APPLICATIONS)
+def test_applications(family, folder, tmp_path):
+  model, convention = APPLICATIONS[family]
+  check(model, convention, folder, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", HUB)
+def test_hub(family, folder, tmp_path):
+  check(HUB[family], "tf", folder, tmp_path, preprocess="tf")

@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+"""The official AutoAttack (PyTorch) against a classifier of this package, beside our own.
+
+  python tools/official_autoattack.py --classifier=RUN/classifier --dataset=cifar10
+    --data_dir=DATA_DIR --epsilon=8/255 --examples=200 --out=runs/judged/cifar10
+
+Needs `pip install pyautoattack`, which brings PyTorch.  The classifier stays in TensorFlow: PyTorch
+asks it for logits and for their gradient.  Stages run one after the other, each on the images that
+the stages before left standing; each stage is kept in OUT/official.json, so that the same command
+resumes.  Then `urkle_tf.evaluate` attacks the same images, and both are printed as one table.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
+
+import numpy as np
+import tensorflow as tf
+
+import urkle_tf
+from experiments import jobs
+from urkle_tf import errors, spec
+from urkle_tf.data import sources
+from urkle_tf.evaluation import foreign, scoring
+from urkle_tf.export import foreign_models
+from urkle_tf.output import files, tables
+
+STAGES = {
+  "linf": ("apgd-ce", "apgd-t", "fab-t", "square"),
+  "l2": ("apgd-ce", "apgd-t", "fab-t", "square"),
+  "rand": ("apgd-ce", "apgd-dlr"),
+}
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+
+
+def bridge(logits):
+  """A classifier in TensorFlow as a PyTorch module with gradients.
+
+  Args:
+    logits: a function of images float32 [n, h, w, c] and a seed int32 [2] to float32 [n, classes].
+
+  Returns:
+    A `torch.nn.Module`, images float32 [n, c, h, w] -> [n, classes].  Each call draws fresh noise
+    by a seed of its own, and its gradient is taken under the same noise.
+  """
+  import torch
+
+  any_size = tf.function(logits, reduce_retracing=True)
+
+  @tf.function(reduce_retracing=True)
+  def pull_back(images, seed, cotangents):
+    with tf.GradientTape() as tape:
+      tape.watch(images)
+      values = logits(images, seed)
+    return tape.gradient(values, images, cotangents)
+
+  def channels_last(images):
+    return tf.constant(np.ascontiguousarray(images.detach().numpy().transpose(0, 2, 3, 1)))
+
+  class Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, images, number):
+      ctx.seed = tf.constant([7, number], tf.int32)
+      ctx.save_for_backward(images)
+      return torch.from_numpy(any_size(channels_last(images), ctx.seed).numpy())
+
+    @staticmethod
+    def backward(ctx, cotangents):
+      (images,) = ctx.saved_tensors
+      found = pull_back(channels_last(images), ctx.seed, tf.constant(cotangents.numpy()))
+      return torch.from_numpy(np.ascontiguousarray(found.numpy().transpose(0, 3, 1, 2))), None
+
+  class Module(torch.nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.calls = 0
+
+    def forward(self, images):
+      self.calls += 1
+      return Function.apply(images, self.calls)
+
+  return Module().eval()
+
+
+def stages(module, images, labels, norm, epsilon, names, file=None, rand=False, batch_size=100):
+  """What stands after each stage of the official AutoAttack, run with its standard budget.
+
+  Args:
+    module: a `torch.nn.Module`, [n, c, h, w] -> logits [n, classes].
+    images: float32 [n, h, w, c] in [0, 1].
+    labels: int [n].
+    norm: "linf", "l2" or "l1".
+    epsilon: the radius.
+    names: of the stages, in order.
+    file: JSON that keeps finished stages; None to keep nothing.
+    rand: whether its version for random models is meant (20 samples a gradient).
+    batch_size: images that are attacked together.
+
+  Returns:
+    {"clean": [bool] a image, stage: {"standing": [bool], "seconds", "cpu_seconds"}}.
+  """
+  import pyautoattack
+  import torch
+
+  found = json.loads(file.read_text()) if file is not None and file.is_file() else {}
+  x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+  y = torch.from_numpy(np.asarray(labels, np.int64))
+
+  def right(x, y):
+    parts = zip(x.split(batch_size), y.split(batch_size))
+    with torch.no_grad():
+      return torch.cat([module(a).argmax(1) == b for a, b in parts]).numpy()
+
+  standing = np.array(found["clean"]) if "clean" in found else right(x, y)
+  found["clean"] = standing.tolist()
+  for name in names:
+    if name not in found:
+      clocks = time.perf_counter(), time.process_time()
+      judge = pyautoattack.AutoAttack(
+        module, eps=epsilon, norm=NORMS[norm], seed=0, version="rand" if rand else "standard"
+      )
+      judge.attacks_to_run = [name]
+      after = standing.copy()
+      if standing.any():
+        worst = judge.run_standard_evaluation(x[standing], y[standing], batch_size=batch_size)
+        worst = worst[0] if isinstance(worst, tuple) else worst
+        after[standing] = right(worst.contiguous(), y[standing])
+      spent = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
+      seconds = dict(zip(("seconds", "cpu_seconds"), spent))
+      found[name] = {"standing": after.tolist(), "attacked": int(standing.sum()), **seconds}
+      if file is not None:
+        files.write(file, json.dumps(found))
+    standing = np.array(found[name]["standing"])
+  return found
+
+
+def scores(path, source, sampled):
+  """What the official attack asks of a classifier: (images, seed) -> logits, differentiable."""
+  if foreign_models.is_foreign(path):
+    model = foreign.look_at(path, source).frozen()
+  else:
+    model = urkle_tf.load_classifier(path).frozen()
+    if not sampled:
+      return lambda images, seed: model.logits(images)
+  return lambda images, seed: model.from_representation(*model.represent(images), seed=seed)
+
+
+def official(given, out):
+  """The table of the official ensemble."""
+  try:
+    import pyautoattack  # noqa: F401
+  except ImportError:
+    raise errors.UserError("this needs the official AutoAttack: pip install pyautoattack") from None
+  out.mkdir(parents=True, exist_ok=True)
+  data = {"data_dir": given.data_dir, "examples": given.examples}
+  source = sources.load(given.dataset, given.split, **data)
+  _, images, labels = next(scoring.stream(source, source.size))
+  names = STAGES["rand" if given.sampled else given.norm]
+  module = bridge(scores(given.classifier, source, given.sampled))
+  asked = images, labels, given.norm, given.epsilon, names
+  found = stages(module, *asked, out / "official.json", given.sampled)
+  lines = [["clean", f"{100 * np.mean(found['clean']):.1f}", "", ""]]
+  for name in names:
+    row = found[name]
+    speed = f"{row['attacked'] / max(row['cpu_seconds'], 1e-9):.2f}"
+    share = f"{100 * np.mean(row['standing']):.1f}"
+    lines.append([name, share, f"{row['cpu_seconds']:.0f}", speed])
+  return tables.markdown(["official", "standing, %", "CPU s", "images a CPU second"], lines)
+
+
+def ours(given, out):
+  """The table of this package's ensemble on the same images."""
+  report = urkle_tf.assess(
+    given.classifier,
+    output_dir=str(out / "ours"),
+    dataset=given.dataset,
+    data_dir=given.data_dir,
+    split=given.split,
+    examples=given.examples,
+    attacks=f"autoattack(version={'rand' if given.sampled else 'standard'})",
+    norm=given.norm,
+    epsilons=[given.epsilon],
+    standing=True,
+    checks=False,
+    representation_examples=0,
+  )
+  served = "sampled" if given.sampled else "deterministic"
+  rows = [row for row in report["attacks"] if row["mode"] == served]
+  lines = [[r["name"], f"{100 * r['accuracy']:.1f}", f"{r['seconds']:.0f}"] for r in rows]
+  return tables.markdown(["ours", "standing, %", "s"], lines)
+
+
+def main():
+  """The command line."""
+  parser = jobs.Parser(__doc__)
+  parser.add_argument("--classifier", required=True, help="what --classifier of evaluate takes")
+  parser.add_argument("--dataset", default="cifar10")
+  parser.add_argument("--data_dir", help="where the data set lies")
+  parser.add_argument("--split", default="test")
+  parser.add_argument("--examples", type=int, default=500, help="the first so many images")
+  parser.add_argument("--norm", default="linf", choices=NORMS)
+  parser.add_argument("--epsilon", type=spec.number, default=8 / 255)
+  parser.add_argument("--sampled", action="store_true", help="sampled z, version rand")
+  parser.add_argument("--out", required=True, help="folder of both results")
+  parser.add_argument("--only", choices=("official", "ours"), help="one of the two alone")
+  given = parser.parse_args()
+  for name, judge in (("official", official), ("ours", ours)):
+    if given.only in (None, name):
+      print(judge(given, pathlib.Path(given.out)), flush=True)
+
+
+if __name__ == "__main__":
+  jobs.main(main)

@@ -1,0 +1,79 @@
+"""The bound of Proposition 1 as a theorem: with a KL that no perturbation exceeds."""
+
+import dataclasses
+
+from urkle_tf import errors
+from urkle_tf.evaluation.measurements.base import Measurement, alias
+from urkle_tf.evaluation.report.document import Heading, Table, Text
+from urkle_tf.output import tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate(Measurement):
+  """See `urkle_tf.evaluation.certificate`.
+
+  Args:
+    epsilons: l_inf radii in pixel units; None for the evaluation's, and a tenth, a hundredth and
+      a thousandth of it.
+    loss_cap: M in nats; None for the KL alone.
+    steps: of PGD on the KL, for comparison.
+    alpha: the chance that the bound of the clean loss is too small.
+    examples: the first so many images are measured.
+  """
+
+  epsilons: list[float] | None = None
+  loss_cap: float | None = alias("loss_cap")
+  steps: int = 20
+  alpha: float = 0.001
+  examples: int = 500
+
+  kinds = ("classifier", "encoder")
+  place = 65
+
+  def wanted(self, kind, named):
+    return named
+
+  def prepare(self, context):
+    from urkle_tf.evaluation import bound
+
+    if context.norm != "linf":
+      raise errors.UserError(f"certificate bounds the KL in l_inf, not in {context.norm}")
+    if not context.metadata["stochastic"]:
+      raise errors.UserError("certificate bounds a KL, and this model's training used no sigma")
+    if self.loss_cap is not None:
+      bound.check(self.loss_cap, context.metadata)
+
+  def measure(self, context):
+    from urkle_tf.evaluation import certificate
+
+    return certificate.measure(context, self)
+
+  def render(self, part, report):
+    head = ["epsilon", "certified KL, nats", "KL found by PGD"]
+    rows = [
+      [tables.radius(row["epsilon"], "linf"), f"{row['kl']:.4g}", f"{row['found']:.4g}"]
+      for row in part["rows"]
+    ]
+    content = [
+      Heading("Certified KL"),
+      Text(
+        f"The first {part['examples']} images. The certified KL is an upper bound of the worst KL "
+        f"in the l_inf ball, by intervals through the network; PGD takes {part['steps']} steps."
+      ),
+    ]
+    if "M" in part:
+      head += ["bound on the adversarial loss", "vacuous"]
+      for cells, row in zip(rows, part["rows"], strict=True):
+        cells += [f"{row['value']:.4g}", "yes" if row["vacuous"] else "no"]
+      content.append(
+        Text(
+          f"M = {part['M']:g}; the clean loss is at most {part['clean_loss']:.4g} "
+          f"({100 * (1 - part['alpha']):g}% confidence over the samples of z). "
+          f"The bound stays below M up to epsilon {part['largest_epsilon']:.2g}."
+        )
+      )
+    return [*content, Table("Certified KL", head, rows)]
+
+  def lines(self, part):
+    row = part["rows"][0]
+    return [f"certified KL at {tables.radius(row['epsilon'], 'linf')}: {row['kl']:.4g} nats"]

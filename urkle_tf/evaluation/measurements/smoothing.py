@@ -1,0 +1,76 @@
+"""Certificates by randomised smoothing, in l2: no attack within the radius changes the answer."""
+
+import dataclasses
+
+from urkle_tf import errors
+from urkle_tf.evaluation.measurements.base import Measurement
+from urkle_tf.evaluation.report import pictures
+from urkle_tf.evaluation.report.document import Heading, Share, Table, Text
+
+
+@dataclasses.dataclass(frozen=True)
+class Smoothing(Measurement):
+  """See `urkle_tf.evaluation.smoothing`.
+
+  Args:
+    noise: standard deviation of the noise, in pixel units.
+    samples: noisy copies of an image that the certificate rests on.
+    alpha: the chance that a certificate is wrong, for each image.
+    guess: further copies, which choose the class or the direction.
+    radii: l2 radii of the table, in pixel units.
+    examples: the first so many images are measured.
+  """
+
+  noise: float = 0.25
+  samples: int = 10_000
+  alpha: float = 0.001
+  guess: int = 100
+  radii: list[float] = dataclasses.field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0])
+  examples: int = 500
+
+  kinds = ("classifier", "foreign", "encoder")
+  place = 70
+
+  def wanted(self, kind, named):
+    return named
+
+  def prepare(self, context):
+    if not (self.noise > 0 and 0 < self.alpha < 1 and self.samples > 0 and self.guess > 0):
+      raise errors.UserError(
+        f"smoothing needs noise, samples and guess above 0 and alpha between 0 and 1, got noise="
+        f"{self.noise}, samples={self.samples}, guess={self.guess}, alpha={self.alpha}"
+      )
+
+  def measure(self, context):
+    from urkle_tf.evaluation import smoothing
+
+    return smoothing.measure(context, self)
+
+  def glance(self, part, report):
+    if "certified" not in part:
+      return []
+    best = max((row for row in part["certified"] if row["radius"] > 0), key=lambda r: -r["radius"])
+    shown = f"{100 * best['accuracy']:.1f}%"
+    return [("certified", shown, f"l2 {best['radius']:g}, noise {part['noise']:g}")]
+
+  def render(self, part, report):
+    what = (
+      f"The first {part['examples']} images, Gaussian noise of {part['noise']:g}, "
+      f"{part['samples']:,} copies of each; each certificate holds with "
+      f"{100 * (1 - part['alpha']):g}% confidence against every attack within its l2 radius."
+    )
+    if "certified" in part:
+      rows = [[f"{row['radius']:g}", Share.of(row)] for row in part["certified"]]
+      text = Text(f"The smoothed classifier abstains on {100 * part['abstained']:.1f}% of them.")
+      table = Table("Certified accuracy", ["l2 radius", "certified accuracy, %"], rows)
+      return [Heading("Certified"), Text(what), table, text, pictures.certified(part)]
+    rows = [[f"{row['radius']:g}", f"{row['mean']:.3f}"] for row in part["cosines"]]
+    table = Table("Certified cosine", ["l2 radius", "least cosine, mean over images"], rows)
+    return [Heading("Certified"), Text(what), table]
+
+  def lines(self, part):
+    if "certified" in part:
+      found = (f"{100 * r['accuracy']:.1f}% at {r['radius']:g}" for r in part["certified"])
+      return [f"certified accuracy, l2: {', '.join(found)}"]
+    found = (f"{row['mean']:.3f} at {row['radius']:g}" for row in part["cosines"])
+    return [f"certified cosine, l2: {', '.join(found)}"]

@@ -1,0 +1,208 @@
+"""Certificates by randomised smoothing, in l2 (Cohen, Rosenfeld and Kolter, 2019).
+
+The smoothed classifier gives the class that a classifier f gives most often around an image,
+
+    g(x) = argmax_c P(f(x + d) = c),  d ~ N(0, noise^2 I)
+
+and where the probability of its class is at least p > 1/2, no perturbation shorter than
+noise Phi^-1(p) changes it.  p is a lower bound that holds with probability 1 - alpha over the
+draws.  A classifier that samples z draws a fresh one for every d, which f may do: it is a
+random function, and P is over both.
+
+An encoder has no classes.  For unit embeddings f, a direction u and s a lower bound of
+E<u, f(x + d)>, the smoothed encoder's cosine to u is, everywhere within r of x, at least
+
+    2 Phi(Phi^-1((1 + s) / 2) - r / noise) - 1
+
+since (1 + <u, f>) / 2 lies in [0, 1] (the same lemma).
+"""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+from scipy import stats
+
+from urkle_tf import distribution
+from urkle_tf.evaluation import calibration, scoring
+from urkle_tf.output import progress
+
+_STREAM = 8  # of a seed, beside those of `scoring`
+
+
+def lower_bound(successes, samples, alpha):
+  """Clopper and Pearson's lower bound of a probability, which holds with 1 - alpha.
+
+  Args:
+    successes: int [...], of so many samples.
+    samples: their number.
+    alpha: the chance to be wrong, in (0, 1).
+
+  Returns:
+    float64 [...].
+  """
+  successes = np.asarray(successes, np.float64)
+  found = stats.beta.ppf(alpha, np.maximum(successes, 1), samples - successes + 1)
+  return np.where(successes > 0, found, 0.0)
+
+
+def radius(probability, noise):
+  """The certified l2 radius of a class with at least this probability; 0 up to 1/2."""
+  probability = np.asarray(probability, np.float64)
+  return np.where(probability > 0.5, noise * stats.norm.ppf(np.maximum(probability, 0.5)), 0.0)
+
+
+def mean_bound(values_mean, samples, alpha):
+  """Hoeffding's lower bound of the mean of values in [-1, 1], which holds with 1 - alpha."""
+  return np.asarray(values_mean, np.float64) - np.sqrt(2 * np.log(1 / alpha) / samples)
+
+
+def cosine(bound, distance, noise):
+  """The least cosine of the smoothed encoder to u within a distance; see above.
+
+  Args:
+    bound: s, float [n].
+    distance: r >= 0, a number or an array that goes with `bound`.
+    noise: the standard deviation of d.
+  """
+  centre = stats.norm.ppf((1 + np.clip(np.asarray(bound, np.float64), -1, 1)) / 2)
+  return 2 * stats.norm.cdf(centre - np.asarray(distance) / noise) - 1
+
+
+class Noisy:
+  """What a function makes of many noisy copies of one image, summed, in compiled batches.
+
+  Args:
+    function: (images float32 [m, h, w, c], seed int32 [2]) -> float32 [m, k], summed over the
+      copies: one-hot classes, or unit embeddings.
+    noise: the standard deviation.
+    batch_size: copies that are computed together.
+  """
+
+  def __init__(self, function, noise, batch_size=500):
+    self.noise, self.batch_size = noise, batch_size
+
+    @tf.function
+    def total(image, seed, count):
+      shape = [batch_size, *image.shape]
+      noisy = image + noise * tf.random.stateless_normal(shape, distribution.fold(seed, 0))
+      values = function(noisy, distribution.fold(seed, 1))
+      return tf.reduce_sum(values * tf.cast(tf.range(batch_size) < count, tf.float32)[:, None], 0)
+
+    self._total = total
+
+  def sum(self, image, samples, seed):
+    """The sum over `samples` copies of an image float32 [h, w, c], float64 [k]."""
+    parts = []
+    for number, start in enumerate(range(0, samples, self.batch_size)):
+      left = tf.constant(min(self.batch_size, samples - start))
+      part = self._total(tf.convert_to_tensor(image), distribution.fold(seed, number), left)
+      parts.append(part.numpy().astype(np.float64))
+    return np.sum(parts, 0)
+
+
+def certify_class(noisy, image, samples, alpha, seed, guess=100):
+  """The class of the smoothed classifier at an image, and the radius that is certified.
+
+  Args:
+    noisy: a `Noisy` of one-hot classes.
+    image: float32 [h, w, c].
+    samples: draws of the estimate.
+    alpha: the chance that the certificate is wrong.
+    seed: int32 [2].
+    guess: draws, of their own, that choose the class.
+
+  Returns:
+    (class, radius): (-1, 0.0) where it abstains.
+  """
+  chosen = int(np.argmax(noisy.sum(image, guess, distribution.fold(seed, 0))))
+  count = noisy.sum(image, samples, distribution.fold(seed, 1))[chosen]
+  found = float(radius(lower_bound(count, samples, alpha), noisy.noise))
+  return (chosen, found) if found > 0 else (-1, 0.0)
+
+
+def certify_direction(noisy, image, samples, alpha, seed, guess=100):
+  """s, the lower bound of E<u, f(x + d)>, with u the direction of the mean of separate draws.
+
+  Args:
+    noisy: a `Noisy` of unit embeddings.
+    image: float32 [h, w, c].
+    samples: draws of the estimate.
+    alpha: the chance that s is too large.
+    seed: int32 [2].
+    guess: draws, of their own, that choose u.
+  """
+  u = noisy.sum(image, guess, distribution.fold(seed, 0))
+  u /= np.linalg.norm(u)
+  mean = noisy.sum(image, samples, distribution.fold(seed, 1)) @ u / samples
+  return float(mean_bound(mean, samples, alpha))
+
+
+def measure(context, options):
+  """The report's part "smoothing".
+
+  Args:
+    context: a `Context` of a classifier, anyone's, or of an encoder.
+    options: a `measurements.smoothing.Smoothing`.
+
+  Returns:
+    {"noise", "samples", "alpha", "examples"}, and of a classifier "certified", for each radius
+    {"radius", "accuracy", "interval"}: the share of images that the smoothed classifier is
+    certified to get right within it; and "abstained", the share of images without a class.  Of an
+    encoder "cosines", {"radius", "mean"}: the least cosine to u.
+  """
+  total = min(options.examples, context.source.size)
+  noisy = Noisy(_function(context), options.noise, min(context.batch_size, options.samples))
+  mask = np.arange(context.source.size) < total
+  bar = progress.Progress(f"smoothing, noise {options.noise:g}", total)
+  found = []
+  for positions, images, labels in scoring.stream(
+    context.source, min(context.batch_size, total), mask
+  ):
+    for position, image, label in zip(
+      positions, images, labels if labels is not None else positions
+    ):
+      one = functools.partial(_one, context, options, noisy, int(position), image, int(label))
+      found.append(context.store.json(f"smoothing-{position}", one))
+      bar.add(1)
+    if len(found) >= total:
+      break
+  part = {name: getattr(options, name) for name in ("noise", "samples", "alpha")}
+  part["examples"] = total
+  if context.kind == "encoder":
+    bounds = np.array(found)
+    means = [float(np.mean(cosine(bounds, radius, options.noise))) for radius in options.radii]
+    return part | {"cosines": [{"radius": r, "mean": m} for r, m in zip(options.radii, means)]}
+  right, radii = np.array([row[0] for row in found]), np.array([row[1] for row in found])
+  rows = []
+  for limit in options.radii:
+    certain = int(np.sum(right & (radii >= limit)))
+    row = {"radius": limit, "accuracy": certain / total}
+    rows.append({**row, "interval": calibration.wilson(certain, total)})
+  return part | {"certified": rows, "abstained": float(np.mean(radii == 0))}
+
+
+def _one(context, options, noisy, position, image, label):
+  """Of a classifier [whether the class is right, its radius], of an encoder s."""
+  seed = distribution.fold([context.seed, position], _STREAM)
+  asked = noisy, image, options.samples, options.alpha, seed, options.guess
+  if context.kind == "encoder":
+    return certify_direction(*asked)
+  found, certified = certify_class(*asked)
+  return [bool(found == label), certified]
+
+
+def _function(context):
+  """What is summed over noisy copies: one-hot classes, or unit embeddings."""
+  if context.kind == "encoder":
+    network = context.network
+    return lambda images, seed: tf.math.l2_normalize(network(images, training=False)["loc"], -1)
+  model = context.model.frozen()
+
+  def classes(images, seed):
+    # One draw of z a copy: the smoothed classifier is over both.
+    options = {"seed": seed, "samples": 1} if context.model.stochastic else {}
+    values = model.from_representation(*model.represent(images), **options)
+    return tf.one_hot(tf.argmax(values, -1), context.model.classes)
+
+  return classes

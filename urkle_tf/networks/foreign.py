@@ -1,0 +1,186 @@
+"""Anybody's Keras model of images, taken as a network from images in [0, 1] to an embedding."""
+
+import dataclasses
+
+import keras
+from absl import logging
+
+from urkle_tf import errors
+from urkle_tf.networks import pixels
+
+POOLS = ("token", "mean")
+_CLASS_TOKENS = ("class_token", "cls_token", "class_embedding")  # weights of KerasHub and others
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+  """What is looked for among a model's outputs.
+
+  Attributes:
+    what: a name and a shape, for messages.
+    ranks: it has one of these.
+    names: tells it from others of these ranks; the first that fits is taken.
+  """
+
+  what: str
+  ranks: tuple[int, ...]
+  names: tuple[str, ...]
+
+  def choose(self, path, shapes):
+    """The name of the output that is wanted.
+
+    Args:
+      path: of the model, for the message.
+      shapes: {name: shape}; a shape of unknown rank fits.
+
+    Raises:
+      UserError: if no output can be told from the others.
+    """
+    ranks = {name: _rank(shape) for name, shape in shapes.items()}
+    fit = [name for name, rank in ranks.items() if rank in (*self.ranks, None)]
+    if len(fit) == 1:
+      return fit[0]
+    for name in self.names:
+      if name in fit:
+        return name
+    listing = ", ".join(f"{name} {_text(shape)}" for name, shape in sorted(shapes.items()))
+    raise errors.UserError(
+      f"{str(path)!r} has no output of {self.what} that could be told from others: name it "
+      f"{' or '.join(self.names[:2])} (it has: {listing})"
+    )
+
+
+SCORES = Output(
+  "scores [n, classes]", (2,), ("logits", "probabilities", "predictions", "scores", "output_0")
+)
+EMBEDDING = Output(
+  "an embedding [n, d]",
+  (2, 3, 4),
+  ("embedding", "loc", "features", "pooled_output", "sequence_output", "output_0"),
+)
+
+
+def _rank(shape):
+  return shape.rank if hasattr(shape, "rank") else len(shape)
+
+
+def _text(shape):
+  if _rank(shape) is None:
+    return "[...]"
+  return "[" + ", ".join(map(str, tuple(shape))) + "]"
+
+
+def image_shape(model, name=None):
+  """(height, width, channels) of what a model takes; None where it does not say.
+
+  Args:
+    model: a Keras model.
+    name: what messages call it; its own by default.
+
+  Raises:
+    UserError: if it takes anything but one batch of float images.
+  """
+  inputs, name = getattr(model, "inputs", None), str(name or model.name)
+  if not inputs:
+    return None
+  if len(inputs) != 1 or len(inputs[0].shape) != 4:
+    shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
+    raise errors.UserError(
+      f"{name!r} must take one batch of images [n, h, w, c], but takes {shapes}: give the part "
+      "that does, keras.Model(images, embedding)"
+    )
+  check_batch(name, inputs[0].shape[0])
+  if not keras.backend.is_float_dtype(inputs[0].dtype):
+    raise errors.UserError(f"{name!r} takes {inputs[0].dtype} images: it must take float32")
+  return tuple(inputs[0].shape[1:])
+
+
+def check_batch(name, size):
+  """Raises `UserError` if a model's first axis is of a fixed size."""
+  if size is not None:
+    raise errors.UserError(
+      f"{str(name)!r} takes batches of exactly {size}: build and export it with a free first axis"
+    )
+
+
+def take(model, shape=None, preprocess=None, pool=None, output=None, back=None):
+  """A model as a network of images in [0, 1].
+
+  Args:
+    model: a Keras model, functional, sequential or subclassed, from one batch of images to
+      features [n, d], feature maps [n, h, w, d] or tokens [n, t, d]; or to several named outputs.
+    shape: (height, width, channels) of the images; None for the model's own.
+    preprocess: what it expects of images in [0, 1], as in `pixels.folding`; None to find out.
+    pool: "token" for the first token and "mean" for the mean of all; None to find out: a model
+      that holds a class token gives that.
+    output: the name of the output, or its number; None to find out.
+    back: a layer that brings the images to [0, 1] first.
+
+  Returns:
+    A functional Keras model, images -> [n, d], or feature maps [n, h, w, d]; the model is one
+    layer of it.
+
+  Raises:
+    UserError: if it cannot be taken, or does not say which output or token counts.
+  """
+  own = image_shape(model)
+  shape = own if shape is None else tuple(shape)
+  if shape is None:
+    raise errors.UserError(f"{model.name!r} does not say what images it takes: give image_size")
+  fold, said = pixels.chosen(model, preprocess)
+  if said:
+    logging.info("%s is given the pixels that it expects by %s", model.name, said)
+  images = keras.Input(shape, name="images")
+  values = fold(images if back is None else back(images))
+  if own is not None and not isinstance(model, keras.Sequential):  # it may take {"images": ...}
+    values = keras.tree.pack_sequence_as(model.input, [values])
+  try:
+    found = model(values)
+  except Exception as error:  # layers raise many kinds for a shape that does not fit
+    size, reason = "x".join(map(str, shape)), " ".join(str(error).split())[:300]
+    raise errors.UserError(f"{model.name!r} fails on images of {size}: {reason}") from error
+  features = _pooled(model, _output(model, found, output), pool)
+  return keras.Model(images, features, name="taken")
+
+
+def _output(model, found, wanted):
+  """One tensor of what a model returned."""
+  if isinstance(found, list | tuple):
+    found = {f"output_{i}": tensor for i, tensor in enumerate(found)}
+  if not isinstance(found, dict):
+    if wanted not in (None, 0):
+      raise errors.UserError(f"{model.name!r} has one output: leave output={wanted!r} out")
+    return found
+  if isinstance(wanted, int):
+    wanted = f"output_{wanted}"
+  if wanted is None:
+    wanted = EMBEDDING.choose(model.name, {name: x.shape for name, x in found.items()})
+  if wanted not in found:
+    raise errors.unknown(f"output of {model.name}", wanted, sorted(found))
+  return found[wanted]
+
+
+def _pooled(model, features, pool):
+  """[n, d] of tokens [n, t, d]; features and feature maps as they are."""
+  if pool not in (None, *POOLS):
+    raise errors.unknown("pool", pool, POOLS)
+  rank = len(features.shape)
+  if rank not in EMBEDDING.ranks or features.shape[-1] in (None, 1):
+    raise errors.UserError(
+      f"{model.name!r} gives {list(features.shape)}: it must give features [n, d], feature maps "
+      "[n, h, w, d] or tokens [n, t, d]"
+    )
+  if rank != 3:
+    if pool is not None:
+      raise errors.UserError(f"{model.name!r} gives no tokens [n, t, d]: leave pool={pool!r} out")
+    return features
+  if pool is None:
+    if not any(variable.name in _CLASS_TOKENS for variable in model.variables):
+      raise errors.UserError(
+        f"{model.name!r} gives tokens {list(features.shape)} and does not say which counts: give "
+        'robustify pool="token" (the first) or pool="mean"'
+      )
+    pool = "token"
+  if pool == "mean":
+    return keras.layers.GlobalAveragePooling1D(dtype="float32")(features)
+  return keras.ops.take(features, 0, axis=1)

@@ -1,0 +1,212 @@
+"""What a model expects of pixels, folded in front of it, found out, and checked."""
+
+import re
+from typing import Any
+
+import keras
+import numpy as np
+
+from urkle_tf import errors
+
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in [0, 1]
+_BGR = (103.939, 116.779, 123.68)
+
+# The conventions of `keras.applications`, by the names of `imagenet_utils.preprocess_input`, each
+# of pixels in [0, 1]; "unit" takes these as they are, "255" multiplies them.
+CONVENTIONS = {
+  "unit": lambda images: images,
+  "255": lambda images: _rescaling(255.0)(images),
+  "tf": lambda images: _rescaling(2.0, -1.0)(images),
+  "torch": lambda images: _rescaling(
+    [1 / deviation for deviation in _DEVIATION],
+    [-mean / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)],
+  )(images),
+  "caffe": lambda images: _rescaling(255.0, [-mean for mean in _BGR])(
+    keras.ops.flip(images, axis=-1)  # red, green, blue -> blue, green, red
+  ),
+}
+# The families of `keras.applications` that leave it to `preprocess_input`, by their models' names.
+_FAMILIES = {
+  r"resnet(50|101|152)|vgg(16|19)": "caffe",
+  r"densenet(121|169|201)": "torch",
+  r"resnet(50|101|152)v2|mobilenet(v2)?_[\d.]+_\d+|inception_(v3|resnet_v2)|xception|NASNet": "tf",
+}
+_WRONG, _BETTER, _FAR = 1.0, 5.0, 100.0  # see `check`
+
+
+def _rescaling(scale, offset=0.0):
+  return keras.layers.Rescaling(scale, offset, dtype="float32")
+
+
+def folding(preprocess):
+  """What brings images in [0, 1] to what a model expects, as a function of Keras tensors.
+
+  Args:
+    preprocess: a name among `CONVENTIONS`, a Keras layer, a function of Keras tensors, or an
+      `ImageConverter` of KerasHub, of which scale and offset are taken (they are those of pixels
+      in [0, 255]) and the image size is not.
+
+  Raises:
+    UserError: if it is none of these.
+  """
+  if isinstance(preprocess, str):
+    if preprocess not in CONVENTIONS:
+      raise errors.unknown("preprocess", preprocess, CONVENTIONS)
+    return CONVENTIONS[preprocess]
+  if any(kind.__name__ == "ImageConverter" for kind in type(preprocess).__mro__):
+    scale = 1.0 if preprocess.scale is None else preprocess.scale
+    offset = 0.0 if preprocess.offset is None else preprocess.offset
+    return _rescaling((255.0 * np.asarray(scale, "float64")).tolist(), np.asarray(offset).tolist())
+  if not callable(preprocess):
+    raise errors.UserError(
+      f"preprocess must be one of {', '.join(CONVENTIONS)}, a Keras layer, or a function of Keras "
+      f"tensors, got {type(preprocess).__name__}"
+    )
+  return preprocess
+
+
+def expected(model):
+  """The convention that a model says it expects, or None where it says nothing.
+
+  It says so by a first layer `Rescaling` or `Normalization`; or by its name, where that is what
+  `keras.applications` calls a model that leaves its pixels to `preprocess_input`.
+
+  Returns:
+    (a name among `CONVENTIONS`, what says so), or (None, None).
+  """
+  first = _first(model)
+  if isinstance(first, keras.layers.Rescaling):
+    scale = float(np.max(np.abs(first.scale)))
+    if scale <= 1 / 64 or scale >= 0.5:  # else it is nothing that is known
+      return "255" if scale <= 1 / 64 else "unit", f"its first layer {first.name}"
+  if isinstance(first, keras.layers.Normalization) and first.mean is not None:
+    top = float(np.max(np.abs(first.mean)))
+    return "255" if top > 2 else "unit", f"its first layer {first.name}"
+  for names, convention in _FAMILIES.items():
+    if re.fullmatch(names, model.name):
+      return convention, f"its name {model.name}, one of keras.applications"
+  return None, None
+
+
+def _first(model):
+  """The first operation on the input of a functional or sequential model; None of others."""
+  if isinstance(model, keras.Sequential):
+    operations = model.layers
+  else:
+    operations = [found for found in getattr(model, "operations", []) if not _is_input(found)]
+  if not operations:
+    return None
+  return _first(operations[0]) if isinstance(operations[0], keras.Model) else operations[0]
+
+
+def _is_input(operation):
+  return isinstance(operation, keras.layers.InputLayer)
+
+
+def chosen(model, preprocess):
+  """The folding for a model: what is given, or what the model says it expects.
+
+  Args:
+    model: a Keras model of images.
+    preprocess: as in `folding`; None to find it out, and to take [0, 1] where nothing is said.
+
+  Returns:
+    (a function of Keras tensors, what says so or None where it was given or nothing is known).
+
+  Raises:
+    UserError: if the model's first layer says that what is given is of another scale.
+  """
+  convention, said = expected(model)
+  if preprocess is None:
+    return CONVENTIONS[convention or "unit"], said if convention != "unit" else None
+  fold = folding(preprocess)
+  if convention in ("255", "unit"):
+    ends = np.stack([np.zeros((1, 1, 3)), np.ones((1, 1, 3))]).astype("float32")
+    top = float(np.max(np.abs(keras.ops.convert_to_numpy(fold(keras.ops.convert_to_tensor(ends))))))
+    if (top > 8) != (convention == "255"):
+      raise errors.UserError(
+        f"{model.name!r} expects pixels up to {255 if convention == '255' else 1}, by {said}, and "
+        f"preprocess brings them up to {top:g}: leave preprocess out"
+      )
+  return fold, None
+
+
+def check(model, images, name):
+  """Checks the scale of pixels by the first batch norm that saw training, if there is one.
+
+  The statistics it holds are those of the images it was trained on, (M, V) a channel; what these
+  images give it is (m, v).  Their distance is that of two Gaussians, a mean over channels,
+
+      KL = 1/2 (v / V + (m - M)^2 / V - 1 - log(v / V))
+
+  Images of another kind are at some distance too, so a scale is called wrong only where the
+  distance is above 1 nat, and one of `CONVENTIONS` in front of the model brings it to a fifth, or
+  the variances are off by a factor of 100 (their median over channels).
+
+  Args:
+    model: a Keras model of images in [0, 1].
+    images: some of them, float32 [n, h, w, c].
+    name: what a message calls it.
+
+  Raises:
+    UserError: if the scale is wrong.
+  """
+  norm = _FirstNorm(model)
+  if norm.layer is None:
+    return
+  found, ratio = norm.distance(images)
+  if not found > _WRONG:
+    return
+  names = [key for key in CONVENTIONS if images.shape[-1] == 3 or key in ("255", "tf")]
+  others = {key: norm.distance(CONVENTIONS[key](images))[0] for key in names if key != "unit"}
+  best = min(others, key=others.__getitem__)
+  better, advice = others[best] * _BETTER < found, ""
+  if better:
+    advice = f"preprocess={best!r}, which fits, or "
+  if better or not 1 / _FAR < ratio < _FAR:
+    raise errors.UserError(
+      f"the pixels have the wrong scale: batch norm {norm.layer.name!r} of {name!r} was trained on "
+      f"values of {1 / ratio:.3g} times the variance: give robustify {advice}preprocess= what "
+      "brings images in [0, 1] to what the model expects"
+    )
+
+
+class _FirstNorm:
+  """The first batch norm of a model whose statistics are not those of its initialisation."""
+
+  def __init__(self, model):
+    self.model = model
+    norms = [
+      layer
+      for layer in model._flatten_layers()
+      if isinstance(layer, keras.layers.BatchNormalization) and layer.built
+    ]
+    self.layer: Any = next(filter(_trained, norms), None)
+
+  def distance(self, images):
+    """(the distance in nats, the median ratio of variances); see `check`."""
+    seen = []
+    layer, call = self.layer, self.layer.call
+
+    def record(inputs, *args, **kwargs):
+      seen.append(np.asarray(keras.ops.convert_to_numpy(inputs), "float64"))
+      return call(inputs, *args, **kwargs)
+
+    layer.call = record
+    try:
+      self.model(keras.ops.convert_to_tensor(images), training=False)
+    finally:
+      layer.call = call
+    if not seen:  # the model does not use it
+      return 0.0, 1.0
+    values = np.moveaxis(seen[0], layer.axis, -1).reshape(-1, layer.moving_mean.shape[0])
+    mean, variance = (np.asarray(x, "float64") for x in (layer.moving_mean, layer.moving_variance))
+    variance = variance + layer.epsilon
+    ratio = (values.var(0) + layer.epsilon) / variance
+    shift = np.square(values.mean(0) - mean) / variance
+    distance = np.mean(0.5 * (ratio + shift - 1.0 - np.log(ratio)))
+    return float(distance), float(np.median(ratio))
+
+
+def _trained(norm):
+  return np.any(np.asarray(norm.moving_mean) != 0) or np.any(np.asarray(norm.moving_variance) != 1)

@@ -1,0 +1,133 @@
+"""Keeping an encoder what it was: a budget for how far its embeddings of clean images may move."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf import distribution, errors
+from urkle_tf.data import pipeline
+from urkle_tf.networks.saved import foreign_models
+from urkle_tf.pretexts.base import squared_distance
+from urkle_tf.pretexts.distil import Distil
+
+_RHO_OF = ("spread", "length")
+_MEASURED = 1024  # images
+_RATE, _STIFFNESS = 0.05, 1.0  # of the multiplier, a step and at once; see `Keep`
+_FARTHEST = 2.0
+
+
+class Keep(Distil):
+  """Holds the embeddings of clean images near those of the original, un-normalised and squared.
+
+  With f the encoder's loc and f0 the frozen original's,
+
+      drift = mean |f(x) - f0(x)|^2 / mean |f0(x) - mean f0|^2        rho_of=spread
+      drift = mean |f(x) - f0(x)|^2 / mean |f0(x)|^2                  rho_of=length, as LORE
+
+  the means below the line over the data set's first 1,024 images, before the training.  The loss
+  is multiplier * drift, and the multiplier, at least 0, is what holds drift <= rho:
+
+      v = (drift of the batch - rho) / rho, at most 2
+      held <- max(0, held + 0.05 v),    multiplier = max(0, held + v)
+
+  (the method of multipliers: Bertsekas, Constrained Optimization and Lagrange Multiplier Methods,
+  1982).  It is part of the checkpoint.  Without a budget, `rho=None`, the multiplier is 1.
+
+  It goes with `urkle(anchor=original)`, whose KL is then k |f(x') - f0(x)|^2 / (2 spread), and with
+  loc = pooled, the original's own embedding.  Sigma is in units of the original's spread.
+
+  Args:
+    original: a `.keras` file or a SavedModel's folder of a model from images to an embedding; the
+      encoder starts as a copy of it with `--encoder=FILE.keras`.
+    rho: the budget, above 0; None for a weight of 1 in its place.
+    rho_of: "spread" or "length".
+
+  Raises:
+    UserError: as `Distil`, or if an option is out of its range.
+  """
+
+  positives = False
+  anchors = True
+  loc = "pooled"
+  strength = {"k": 2.0}
+
+  def __init__(self, original, rho=0.1, rho_of="spread"):
+    if rho_of not in _RHO_OF:
+      raise errors.unknown("rho_of of keep", rho_of, _RHO_OF)
+    if rho is not None and not rho > 0:
+      raise errors.UserError(f"keep: rho must be above 0, got {rho}; None is no budget")
+    super().__init__(teacher=original)
+    self.rho, self.rho_of = rho, rho_of
+    self.terms = ("drift",) if rho is None else ("drift", "multiplier")
+    self._moments = None
+
+  def adopt(self, source):
+    """Measures the original on the data's first images."""
+    super().adopt(source)
+    batches = pipeline.batches(source, 128).take(_MEASURED // 128)
+    self.measure(np.concatenate([batch["image"] for batch in batches]))
+
+  def measure(self, images):
+    """Measures the spread and length of the original's embeddings; before `attach`.
+
+    Args:
+      images: float32 [n, h, w, c] in [0, 1], n at least 2.
+    """
+    teacher = self._teacher
+    parts = [
+      foreign_models.call(teacher.function, images[i : i + 128], teacher.path)
+      for i in range(0, len(images), 128)
+    ]
+    found = np.concatenate(parts).astype(np.float64)
+    if found.ndim == 4:
+      found = found.mean((1, 2))
+    spread = np.mean(np.sum(np.square(found - found.mean(0)), -1))
+    self._moments = {"spread": spread, "length": np.mean(np.sum(np.square(found), -1))}
+    if not spread > 0:
+      raise errors.UserError("keep: the original gives all images one embedding")
+
+  def attach(self, encoder):
+    """As `Distil`; gives sigma its unit."""
+    if self._moments is None:
+      raise errors.UserError("keep: call measure(images) before the Trainer is made")
+    super().attach(encoder)
+    if self.projector is not None:
+      raise errors.UserError(
+        f"keep needs an encoder of the original's width with --loc=pooled: the original has "
+        f"{self._output[-1]} dimensions, and the encoder {encoder.latent_dim}"
+      )
+    encoder.calibrate(math.sqrt(self._moments["spread"] / encoder.latent_dim))
+    state = lambda value: keras.Variable(  # noqa: E731
+      value, dtype="float32", trainable=False, aggregation="only_first_replica"
+    )
+    self._unit = state(self._moments[self.rho_of])
+    self._held: Any = None if self.rho is None else state([0.0, 0.0])  # held, multiplier
+
+  def loss(self, representations, aux, training=True):
+    """{"drift": [n], "multiplier": [n]}; see `weight`."""
+    loc = representations.normal.loc
+    rows = squared_distance(loc, aux[:, : loc.shape[1]]) / loc.shape[1]
+    drift = rows / tf.convert_to_tensor(self._unit.value)
+    if self._held is None:
+      return {"drift": drift}
+    if training:
+      self._hold(tf.stop_gradient(tf.reduce_mean(drift)))
+    return {"drift": drift, "multiplier": self.weight("drift") * tf.ones_like(drift)}
+
+  def _hold(self, drift):
+    """Moves the multiplier by the drift of a batch, over all replicas."""
+    if distribution.replicas() > 1:
+      context = tf.distribute.get_replica_context()
+      drift = context.all_reduce(tf.distribute.ReduceOp.MEAN, drift)
+    beyond = tf.minimum((drift - self.rho) / self.rho, _FARTHEST)
+    held = tf.maximum(0.0, self._held[0] + _RATE * beyond)
+    self._held.assign(tf.stack([held, tf.maximum(0.0, held + _STIFFNESS * beyond)]))
+
+  def weight(self, term):
+    """The multiplier of drift; the multiplier itself is reported and weighs nothing."""
+    if term == "multiplier":
+      return 0.0
+    return 1.0 if self._held is None else tf.convert_to_tensor(self._held.value)[1]
