@@ -70,7 +70,7 @@ def test_a_spec_adds_a_measurement_or_sets_what_no_flag_does():
   [
     (
       "corruption",
-      "unknown measurement 'corruption'; did you mean 'corruptions'?.*known: against, attacks",
+      "unknown measurement 'corruption'; did you mean 'corruptions'?.*: against, attacks",
     ),
     ("bound(steps=3, loss_cp=4)", "unknown option of bound 'loss_cp'; did you mean 'loss_cap'?"),
     ("bound(steps=many)", "bound: steps must be an integer of at least 0, got 'many'"),
