@@ -141,7 +141,7 @@ def test_openai_clip(models):
   weights["visual.proj"] = np.zeros((WIDTH, 6))
   with pytest.raises(errors.UserError, match=r"ln_pre.bias is missing; .*proj is \[8, 6\]"):
     urkle_tf.import_torch_vit(weights, tower)
-  with pytest.raises(errors.UserError, match="no name ends with conv1.weight"):
+  with pytest.raises(errors.UserError, match=r"no name ends with conv1\.weight"):
     urkle_tf.import_torch_vit({}, tower)
 
 
