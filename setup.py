@@ -64,7 +64,9 @@ EXTRAS_REQUIRE = {
     "nbclient>=0.10.2,<0.12",
     RUFF,  # sets signatures on lines
   ],
-  "hub": ["keras-hub>=0.32,<0.33"],  # KerasHub's image encoders, for robustify
+  "hub": [
+    "keras-hub>=0.32,<0.33",  # its image encoders, for robustify
+  ],
   "attacks": [
     FOOLBOX,
     "adversarial-robustness-toolbox>=1.20.1,<2",

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Draws every curve of runs: python experiments/curves.py OUT.png NAME=RUN [NAME=RUN ...]."""
 
-import json
 import pathlib
 import sys
 
@@ -9,6 +8,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
+
+from experiments import pages
 
 # What is drawn together; a run that lacks a curve is left out of its panel.
 PANELS = [
@@ -58,14 +61,8 @@ def draw(runs, file):
 
 def main():
   """The command line."""
-  if len(sys.argv) < 3 or not all("=" in pair for pair in sys.argv[2:]):
-    sys.exit(__doc__)
-  runs = {}
-  for pair in sys.argv[2:]:
-    name, folder = pair.split("=", 1)
-    lines = (pathlib.Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    runs[name] = [json.loads(line) for line in lines]
-  draw(runs, sys.argv[1])
+  runs = pages.named_folders(sys.argv[2:], __doc__)
+  draw({name: pages.metrics(folder) for name, folder in runs.items()}, sys.argv[1])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -59,12 +58,21 @@ def within(folder):
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A command, the folder that it fills, and the config that it reads, or None."""
+  """A command.
+
+  Attributes:
+    module: of `MODULES`.
+    config: the flagfile that it reads, or None.
+    folder: the folder that it fills.
+    arguments: its flags.
+    of: what else it depends on, such as an encoder's fingerprint.
+  """
 
   module: str
   config: str | None
   folder: str
   arguments: list[str]
+  of: str = ""
 
   @property
   def words(self):
@@ -85,7 +93,7 @@ def _quoted(word):
   return name + equals + (shlex.quote(value) if value else "")
 
 
-def run_stages(found):
+def run_stages(found, ran=False):
   """Runs commands one after the other; those that once ran to their end are left out.
 
   A command finds out itself what is finished, and refuses a folder of other settings.  What it
@@ -93,14 +101,14 @@ def run_stages(found):
 
   Args:
     found: `Stage`s; each needs the one before.
+    ran: whether what the first one needs was run just now.
 
   Returns:
     Whether anything was run.
   """
-  ran = False
   for stage in found:
     config = (ROOT / stage.config).read_text(encoding="utf-8") if stage.config else ""
-    asked = stage.text + "\n\n" + config
+    asked = stage.text + "\n\n" + config + stage.of
     stamp = ROOT / stage.folder / "finished.txt"
     if not ran and stamp.exists() and stamp.read_text(encoding="utf-8") == asked:
       print(f"finished: {stage.text}", flush=True)
@@ -119,29 +127,6 @@ def environment():
   """The environment of a command of this clone, installed or not."""
   path = [str(ROOT), os.environ.get("PYTHONPATH")]
   return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
-
-
-def once(folder, settings, function):
-  """Calls a function in this process, unless its folder says that the same call ran to its end.
-
-  Args:
-    folder: the folder that the function fills.
-    settings: what the call is told apart by, JSON.
-    function: returns more to be kept, a dict.
-
-  Returns:
-    Whether it was called.
-  """
-  file, asked = folder / "finished.json", json.loads(json.dumps(settings))
-  if file.exists():
-    stamp = json.loads(file.read_text(encoding="utf-8"))
-    if stamp["settings"] == asked:
-      print(f"finished: {folder}", flush=True)
-      return False
-  print(f"== {folder}", flush=True)
-  kept = function()
-  files.write(file, json.dumps({"settings": asked, **kept}, indent=1) + "\n")
-  return True
 
 
 # --- Tables, filled row by row and seed by seed ---

@@ -1,8 +1,10 @@
 """Pages that show what finished runs measured: what experiments share."""
 
 import json
+import pathlib
 import re
 import statistics
+import sys
 
 from urkle_tf import errors
 from urkle_tf.output import files, tables
@@ -34,6 +36,33 @@ def served(report):
   return next(iter(tables.readings(report).values()))
 
 
+def columns(report):
+  """What a report says of a model, by how z is read, the served mode first.
+
+  Args:
+    report: what report.json holds, of a classifier or of a regressor.
+
+  Returns:
+    {mode: {"clean": its part, "pgd-20, linf 8/255": the attack's row, ...}}; of several attacks of
+    one name the row that leaves the least.
+  """
+  found = {}
+  least = lambda row: row.get("accuracy", -row.get("rmse", 0.0))  # noqa: E731
+  for mode, (clean, rows) in tables.readings(report.get("regression", report)).items():
+    named = found[mode] = {"clean": clean}
+    for row in rows:
+      name = f"{tables.attack(row)}, {tables.threat(row)}"
+      named[name] = min(named.get(name, row), row, key=least)
+  return found
+
+
+def named_folders(pairs, usage):
+  """{name: folder} of the words NAME=FOLDER; ends the process with the usage where one is not."""
+  if not pairs or not all("=" in pair for pair in pairs):
+    sys.exit(usage)
+  return {name: pathlib.Path(folder) for name, folder in (pair.split("=", 1) for pair in pairs)}
+
+
 def flags(run):
   """{name: text} of the flags that a run was trained with."""
   lines = (run / "flags.cfg").read_text(encoding="utf-8").splitlines()
@@ -56,6 +85,18 @@ def mean(values, form=".2f", deviation=None):
   """The mean of some seeds' figures as text, with the standard deviation if there are several."""
   text = f"{statistics.fmean(values):{form}}"
   return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):{deviation or form}}"
+
+
+def table(columns, rows):
+  """A table in Markdown, a line for each of some dicts.
+
+  Args:
+    columns: {title: the format of a cell, such as "{seconds:.1f} s", from the dict}.
+    rows: the dicts.
+  """
+  return tables.markdown(
+    columns, [[form.format(**row) for form in columns.values()] for row in rows]
+  )
 
 
 def page(text, blocks):

@@ -46,8 +46,8 @@ ROBUSTIFY = {
 }
 # FARE's objective with a weight: drift + k |f(x') - f0(x)|^2 / (2 spread).
 SETTINGS = {
-  "rho=0.1": {"rho": 0.1},
   "rho=0.2": {"rho": 0.2},
+  "rho=0.1": {"rho": 0.1},
   "rho=0.4": {"rho": 0.4},
   "k=2": {"k": 2},
 }
@@ -59,7 +59,7 @@ def vit(width=96, depth=3, heads=4, patch=8):
   pixels = keras.Input((32, 32, 3))
   x = layers.Rescaling(1 / 127.5, -1.0)(pixels)
   x = layers.Reshape((count, width))(layers.Conv2D(width, patch, strides=patch)(x))
-  x = _Positions()(x)
+  x = Positions()(x)
   for _ in range(depth):
     y = layers.LayerNormalization(epsilon=1e-6)(x)
     x = x + layers.MultiHeadAttention(heads, width // heads)(y, y)
@@ -70,7 +70,7 @@ def vit(width=96, depth=3, heads=4, patch=8):
 
 
 @keras.saving.register_keras_serializable("robustify_cifar10")
-class _Positions(layers.Layer):
+class Positions(layers.Layer):
   """Adds a learnt vector to each token."""
 
   def build(self, shape):
@@ -189,38 +189,54 @@ def figures(run, name, options, work, data, splits, epochs):
   return found
 
 
-def page(rows):
-  """The table, and whether the goal is met, in Markdown.
+PAGE = """# Trained networks made robust, under their old heads
+
+This page shows what [`robustify(drop_in=True)`](../robustify.md) costs and gains on real images.
+
+A ViT of 0.4 M parameters and a ConvNeXt-like network of 0.3 M were trained with labels on
+`train[:45000]` of CIFAR-10 (JPEG) for {epochs} epochs, each with a linear head. They stand for
+weights that somebody else has trained. `robustify` saw the same images once, without labels:
+N-FGSM at 4/255, batch 128, AdamW 0.001. The heads are the old ones, unchanged. All figures are of
+2,000 test images, in percent; at 30% the 95% interval is {low:.0f} to {high:.0f}. One seed.
+
+{table}
+
+`k=2` is FARE's objective with a weight in place of a budget. Drift is that of the test images.
+
+The goal was a loss of at most 5 points of clean accuracy and a gain of at least 20 under PGD-20:
+
+{goal}
+
+## Command
+
+    python experiments/robustify_cifar10.py --data_dir=DATA_DIR --page=docs/results/robustify.md
+"""
+
+
+def page(rows, epochs):
+  """The page, in Markdown.
 
   Args:
     rows: {(network, setting or "as it was"): what `figures` returns}.
+    epochs: of the training with labels.
   """
-  table, met = [], {}
-  for (name, setting), found in rows.items():
-    part, before = found["test"], rows[name, "as it was"]["test"]
-    cells = [f"{100 * part[key]:.1f}" for key in ("clean", "pgd")]
-    if setting != "as it was":
-      loss, gain = (100 * (part[key] - before[key]) for key in ("clean", "pgd"))
-      met.setdefault(name, []).append((-loss <= 5 and gain >= 20, setting, loss, gain))
-      cells += [f"{loss:+.1f}", f"{gain:+.1f}", f"{part['drift']:.2f}", f"{found['minutes']:.1f}"]
-    table.append([name, setting, *cells])
   columns = ["network", "setting", "clean", "PGD-20 at 4/255", "change of clean"]
   columns += ["change under PGD-20", "drift", "CPU minutes"]
-  lines = [tables.markdown(columns, [row + [""] * (len(columns) - len(row)) for row in table]), ""]
-  for name, settings in met.items():
-    good = [setting for fits, setting, *_ in settings if fits]
-    if good:
-      lines.append(f"- {name}: the goal is met at {', '.join(good)}.")
+  table, goal = [], []
+  for (name, setting), found in sorted(rows.items(), key=lambda row: row[0][0]):
+    part, before = found["test"], rows[name, "as it was"]["test"]
+    loss, gain = (100 * (part[key] - before[key]) for key in ("clean", "pgd"))
+    cells = [name, setting, f"{100 * part['clean']:.1f}", f"{100 * part['pgd']:.1f}"]
+    if setting == "as it was":
+      cells += [""] * 4
     else:
-      _, setting, loss, gain = max(settings, key=lambda row: row[3] + min(0.0, 4 * (row[2] + 5)))
-      lines.append(
-        f"- {name}: the goal is missed; nearest is {setting} ({loss:+.1f}, {gain:+.1f})."
-      )
-  low, high = wilson(600, 2000)
-  return (
-    "\n".join(lines).replace("  ", " ")
-    + f"\n\nAt 30% the 95% interval of 2,000 images is {100 * low:.0f} to {100 * high:.0f}%.\n"
-  )
+      cells += [f"{loss:+.1f}", f"{gain:+.1f}", f"{part['drift']:.2f}", f"{found['minutes']:.1f}"]
+      said = "met" if loss >= -5 and gain >= 20 else "missed"
+      goal.append(f"- {name}, {setting}: {said} ({loss:+.1f} and {gain:+.1f}).")
+    table.append(cells)
+  low, high = (100 * bound for bound in wilson(600, 2000))
+  told = {"table": tables.markdown(columns, table), "goal": "\n".join(goal)}
+  return PAGE.format(epochs=epochs, low=low, high=high, **told)
 
 
 def main():
@@ -233,18 +249,20 @@ def main():
   parser.add_argument("--epochs", type=int, default=4, help="of the training with labels")
   parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
   parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
+  parser.add_argument("--page", help="where the page is written, after each setting")
   given = parser.parse_args()
   work, data = pathlib.Path(given.work), {"data_dir": given.data_dir}
   work.mkdir(parents=True, exist_ok=True)
   rows = {}
-  for name in given.networks:
-    for setting in ["as it was", *given.settings]:
+  for setting in ["as it was", *given.settings]:
+    for name in given.networks:
       options = SETTINGS.get(setting)
       splits = {"validation": CHECK, "test": TEST}
       run = f"{name}-{setting}".replace(" ", "_")
       rows[name, setting] = figures(run, name, options, work, data, splits, given.epochs)
       print(name, setting, rows[name, setting], flush=True)
-  print(page(rows))
+    if given.page:
+      files.write(pathlib.Path(given.page), page(rows, given.epochs))
 
 
 if __name__ == "__main__":

@@ -136,11 +136,8 @@ def results(run):
   if file.is_file():
     report = pages.read(file)
     if "clean" in report:
-      clean, attacks = pages.served(report)
-      found["clean"] = clean["accuracy"]
-      for row in attacks:
-        name = f"{row['name']}, {tables.threat(row)}"
-        found[name] = min(row["accuracy"], found.get(name, 1.0))
+      (parts, *_) = pages.columns(report).values()
+      found |= {name: part["accuracy"] for name, part in parts.items()}
     if part := report.get("representation"):
       found |= {"worst kl": part["kl_mean"], "drift": part["drift"]}
   return {name: float(value) for name, value in found.items()}

@@ -11,10 +11,9 @@ image size, or one with other labels: urkle_tf/data/labellings.py lists those.  
 already is not done again, so the same command goes on after an interruption.
 """
 
-import argparse
 import collections
 import functools
-import inspect
+import itertools
 import json
 import os
 import pathlib
@@ -45,14 +44,21 @@ def shown(task):
   return "folder:" + pathlib.PurePath(task.removeprefix("folder:")).name
 
 
-def unique(names, what):
-  """{folder's name: name}, in order; a `UserError` if two names would share a folder."""
-  found = {}
+def placed(task):
+  """A task as commands name it: they run in the clone."""
+  if not task.startswith("folder:"):
+    return task
+  return "folder:" + jobs.within(task.removeprefix("folder:"))
+
+
+def check_names(names, what):
+  """Raises a `UserError` if there is no name, or if two names would share a folder."""
+  slugs = [slug(name) for name in names]
+  if not slugs:
+    raise errors.UserError(f"give --{what}s, with commas in between")
   for name in names:
-    if slug(name) in found:
+    if slugs.count(slug(name)) > 1:
       raise errors.UserError(f"{what} {name!r} is given twice, or hardly differs from another")
-    found[slug(name)] = name
-  return found
 
 
 def encoders(texts):
@@ -68,31 +74,7 @@ def encoders(texts):
     found[name] = folder
   if not found:
     raise errors.UserError("give --encoder=NAME=FOLDER: the export of a trained encoder")
-  unique(found, "encoder")
-  return found
-
-
-def options(text, function, taken):
-  """The keyword arguments of a function that flags such as "--epochs=5 --head=linear" mean.
-
-  Args:
-    text: the flags.
-    function: whose arguments they are.
-    taken: arguments that this launcher sets itself.
-  """
-  known = set(inspect.signature(function).parameters) - set(taken)
-  found = {}
-  for word in shlex.split(text or ""):
-    name, equals, value = word.removeprefix("--").partition("=")
-    if not word.startswith("--") or not equals:
-      raise errors.UserError(f"cannot read {word!r}: write --name=value")
-    if name not in known:
-      raise errors.unknown("flag", name, known)
-    words = {"true": True, "false": False, "none": None}
-    try:
-      found[name] = words[value.lower()] if value.lower() in words else spec.number(value)
-    except ValueError:
-      found[name] = value
+  check_names(found, "encoder")
   return found
 
 
@@ -100,118 +82,96 @@ def options(text, function, taken):
 
 
 @functools.cache
-def guess(task, split, examples, data_dir, download):
-  """The share of the largest class in a split, which a constant guess gets right; else None."""
+def source(task, split, examples, data_dir, download):
+  """A task's images."""
   from urkle_tf.data import sources
 
-  source = sources.load(task, split, data_dir, download, None, examples)
-  if source.target is not None or source.labels is None:
+  return sources.load(task, split, data_dir, download, None, examples)
+
+
+def guess(found):
+  """The share of a source's largest class, which a constant guess gets right; of numbers None."""
+  if found.target is not None or found.labels is None:
     return None  # a regressor's report has it
-  counts = collections.Counter(source.labels.tolist())
-  return max(counts.values()) / source.size
+  return max(collections.Counter(found.labels.tolist()).values()) / found.size
 
 
-@functools.cache
-def at_most(count, task, split, examples, data_dir, download):
-  """A count of one task's images: all of them, where there are fewer; shares stay as they are."""
-  from urkle_tf.data import sources
-
-  if count is None or count < 1:
-    return count
-  return min(count, sources.load(task, split, data_dir, download, None, examples).size)
+def at_most(count, found):
+  """A count of a source's images: all of them, where there are fewer; shares stay as they are."""
+  return count if count is None or count < 1 else min(count, found.size)
 
 
-def image_size(metadata, task, split, data_dir, download):
-  """The size that a task's images have to be brought to; None where they have it already."""
-  from urkle_tf.data import sources
-
-  height, width, _ = metadata["image_size"]
-  found = sources.load(task, split, data_dir, download, None, 1).image_shape
-  return None if tuple(found[:2]) == (height, width) else height
+def flags(**settings):
+  """The flags of settings that are not None."""
+  given = {name: value for name, value in settings.items() if value is not None}
+  return [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
 
 
-def run_one(given, extra, folder, encoder, metadata, task, protocol, seed):
+def run_one(given, folder, encoder, metadata, task, protocol, seed):
   """Makes and measures one predictor; returns whether anything was done."""
-  import urkle_tf
-  from urkle_tf.evaluation import assess
-
-  data = {"dataset": task, "data_dir": given.data_dir, "download": given.download}
-  where = (given.data_dir, given.download)
-  test = (given.test_split, at_most(given.test_examples, task, given.test_split, None, *where))
-  size = functools.cache(lambda: image_size(metadata, task, given.test_split, *where))
-  head = {
-    "protocol": protocol,
-    "split": given.split,
-    "validation_split": given.validation_split or None,
-    "examples": given.examples,
-    "labels": at_most(given.labels, task, given.split, given.examples, *where),
-    "norm": given.norm if protocol.split("(")[0] != "slf" else None,
-    "epsilon": given.epsilon if protocol.split("(")[0] != "slf" else None,
-    "seed": seed,
-    **extra["finetune"],
-  }
-  made, report = folder / f"{slug(protocol)}-{seed}", folder / f"{slug(protocol)}-{seed}-report"
-
-  def adapt():
-    result = urkle_tf.adapt(
-      encoder=encoder, output_dir=str(made), image_size=size(), **data, **head
-    )
-    keep = [k for k, v in result.items() if k.startswith("validation_") and v is not None]
-    return {"row": {name: result[name] for name in (*keep, "step", "epoch", "seconds")}}
-
-  attacked = {
-    "split": test[0],
-    "examples": test[1],
-    "norm": given.norm,
-    "epsilon": given.epsilon,
-    "seed": seed,
-  }
-
-  def measure():
-    common = {**data, **attacked, "image_size": size(), "output_dir": str(report)}
-    if (made / "regressor").exists():
-      assess.assess_regressor(regressor=str(made / "regressor"), **common, **extra["regression"])
-      return {}
-    evaluate = {"attacks": given.attacks, "representation_examples": 0, **extra["evaluate"]}
-    urkle_tf.assess(classifier=str(made / "classifier"), **common, **evaluate)
-    return {"guess": guess(task, *test, *where)}
-
-  what = {"encoder": metadata["fingerprint"], "task": task}
-  ran = jobs.once(made, {**what, **head}, adapt)
-  more = {"attacks": given.attacks, **extra["evaluate"], **extra["regression"]}
-  if ran and (report / "finished.json").exists():
-    (report / "finished.json").unlink()  # it is of an earlier head
-  return jobs.once(report, {**what, **head, **attacked, **more}, measure) or ran
+  load = lambda split, examples: source(task, split, examples, given.data_dir, given.download)  # noqa: E731
+  height, width, _ = metadata["image_size"]
+  data = flags(
+    dataset=placed(task),
+    data_dir=given.data_dir and jobs.within(given.data_dir),
+    download=given.download or None,
+    image_size=None if load(given.test_split, 1).image_shape[:2] == (height, width) else height,
+    seed=seed,
+  )
+  attacked = flags(norm=given.norm, epsilon=given.epsilon)
+  head = flags(
+    encoder=encoder if encoder.startswith("preset:") else jobs.within(encoder),
+    protocol=protocol,
+    split=given.split,
+    validation_split=given.validation_split or None,
+    examples=given.examples,
+    labels=given.labels and at_most(given.labels, load(given.split, given.examples)),
+  )
+  head += [] if protocol.startswith("slf") else attacked
+  made = f"{folder}/{slug(protocol)}-{seed}"
+  words = [*data, *head, *shlex.split(given.extra_finetune)]
+  stages = [jobs.Stage("finetune", None, made, words, metadata["fingerprint"])]
+  ran = jobs.run_stages(stages)
+  words = [*data, *attacked, f"--split={given.test_split}"]
+  if given.test_examples:
+    words += flags(examples=at_most(given.test_examples, load(given.test_split, None)))
+  if (jobs.ROOT / made / "regressor").exists():
+    words += [f"--regressor={made}/regressor", *shlex.split(given.extra_regression)]
+  else:
+    words += [f"--classifier={made}/classifier", f"--attacks={given.attacks}"]
+    words += ["--representation_examples=0", *shlex.split(given.extra_evaluate)]
+  report = jobs.Stage("evaluate", None, f"{made}-report", words, metadata["fingerprint"])
+  return jobs.run_stages([report], ran)
 
 
 # --- What came out ---
 
 
 def scores(report):
-  """{"measure", "served", "clean", "attacked", "deterministic", "attacks"} of a report.
+  """{"measure", "clean", "attacked", "deterministic", "attacks"} of a report.
 
   "attacked" is the worst over the report's attacks.  Accuracies are in percent; "deterministic"
   is (clean, attacked) at z = mu where z is sampled, else None.
   """
-  part = report.get("regression", report)
-  measure, worst = ("rmse", max) if "regression" in report else ("accuracy", min)
-  unit = 1 if "regression" in report else 100
-  pairs = {}
-  for mode, (clean, rows) in tables.readings(part).items():
-    values = (clean[measure], worst(row[measure] for row in rows))
-    pairs[mode] = [round(unit * value, 4) for value in values]
-  (clean, attacked), *others = pairs.values()
-  names = [f"{tables.attack(row)}, {tables.threat(row)}" for row in part["attacks"]]
+  measure, worst, unit = ("accuracy", min, 100)
+  if "regression" in report:
+    measure, worst, unit = ("rmse", max, 1)
+  pairs, names = [], {}
+  for parts in pages.columns(report).values():
+    clean, *rows = (round(unit * part[measure], 4) for part in parts.values())
+    pairs.append([clean, worst(rows)])
+    names |= dict.fromkeys([*parts][1:])
+  (clean, attacked), *others = pairs
   return {
     "measure": measure,
     "clean": clean,
     "attacked": attacked,
     "deterministic": others[0] if others else None,
-    "attacks": list(dict.fromkeys(names)),
+    "attacks": list(names),
   }
 
 
-def collect(work, names, tasks, protocols):
+def collect(work, names, tasks, protocols, guess):
   """What the finished runs measured: the contents of transfer.json.
 
   Args:
@@ -219,54 +179,49 @@ def collect(work, names, tasks, protocols):
     names: of the encoders, in order.
     tasks: in order.
     protocols: in order.
+    guess: of a task, what share a constant guess gets right, or None.
 
   Returns:
     {"rows": one for each task, encoder and protocol of which a seed is finished}.
   """
   rows = []
-  for task in tasks:
-    for name in names:
-      for protocol in protocols:
-        folder, measured = work / slug(name) / slug(shown(task)), []
-        found = pages.finished(folder, slug(protocol), "report", "finished.json")
-        for seed, report in found.items():
-          content, kept = (pages.read(report / f"{name}.json") for name in ("report", "finished"))
-          made = report.with_name(report.name.removesuffix("-report"))
-          row = pages.read(made / "finished.json").get("row", {})
-          measured.append((seed, scores(content), row, kept, content))
-        if not measured:
-          continue
-        first, part = measured[0][1], measured[0][4].get("regression")
-        unit = 100 if first["measure"] == "accuracy" else 1
-        lists = lambda key: [found[key] for _, found, *_ in measured]  # noqa: E731, B023
-        entry = {
-          "task": shown(task),
-          "encoder": name,
-          "protocol": protocol,
-          "measure": first["measure"],
-          "seeds": [seed for seed, *_ in measured],
-          "clean": lists("clean"),
-          "attacked": lists("attacked"),
-          "attacks": first["attacks"],
-        }
-        if first["deterministic"]:
-          entry["deterministic"] = {
-            key: [pair[i] for pair in lists("deterministic")]
-            for i, key in enumerate(("clean", "attacked"))
-          }
-        contents = [content for *_, content in measured]
-        checks = [check for content in contents for check in content.get("checks", ())]
-        if checks:
-          failed = (check["name"] for check in checks if not check["passed"])
-          entry["failed_checks"] = list(dict.fromkeys(failed))
-        key = f"validation_{first['measure']}"
-        if all(key in row for _, _, row, *_ in measured):
-          entry["validation"] = [round(unit * row[key], 4) for _, _, row, *_ in measured]
-        if part:
-          entry |= {"target": part["target"], "guess": round(part["spread"], 4)}
-        elif measured[0][3].get("guess"):
-          entry["guess"] = round(100 * measured[0][3]["guess"], 4)
-        rows.append(entry)
+  for task, name, protocol in itertools.product(tasks, names, protocols):
+    folder = work / slug(name) / slug(shown(task))
+    folders = pages.finished(folder, slug(protocol), "report")
+    if not folders:
+      continue
+    reports = [pages.read(path / "report.json") for path in folders.values()]
+    measured = [scores(report) for report in reports]
+    heads = [
+      pages.metrics(path.with_name(path.name.removesuffix("-report")))[-1]
+      for path in folders.values()
+    ]
+    first, part = measured[0], reports[0].get("regression")
+    unit = 1 if part else 100
+    entry = {
+      "task": shown(task),
+      "encoder": name,
+      "protocol": protocol,
+      "measure": first["measure"],
+      "seeds": list(folders),
+      **{key: [found[key] for found in measured] for key in ("clean", "attacked")},
+      "attacks": first["attacks"],
+    }
+    if first["deterministic"]:
+      clean, attacked = zip(*(found["deterministic"] for found in measured), strict=True)
+      entry["deterministic"] = {"clean": [*clean], "attacked": [*attacked]}
+    checks = [check for report in reports for check in report.get("checks", ())]
+    if checks:
+      failed = (check["name"] for check in checks if not check["passed"])
+      entry["failed_checks"] = list(dict.fromkeys(failed))
+    key = f"validation_{first['measure']}"
+    if all(head.get(key) is not None for head in heads):
+      entry["validation"] = [round(unit * head[key], 4) for head in heads]
+    if part:
+      entry |= {"target": part["target"], "guess": round(part["spread"], 4)}
+    elif share := guess(task):
+      entry["guess"] = round(100 * share, 4)
+    rows.append(entry)
   return {"rows": rows}
 
 
@@ -314,20 +269,15 @@ Signs of masked gradients, among the rows that were looked at: {"; ".join(failed
 # --- The command line ---
 
 
-def _number(text):
-  try:
-    return spec.number(text)
-  except ValueError as error:
-    raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def _parser():
   parser = jobs.Parser(__doc__)
   add = parser.add_argument
   add("--encoder", action="append", help="NAME=FOLDER of an exported encoder; may be repeated")
   add("--tasks", required=True, help="data sets, or data sets with other labels; commas between")
   add("--protocols", default="slf", help="slf, alf, aff(beta=6); commas between")
-  add("--labels", type=_number, help="how many: a count (or all, of fewer), or a fraction below 1")
+  add(
+    "--labels", type=spec.number, help="how many: a count (or all, of fewer), or a fraction below 1"
+  )
   add("--seeds", type=int, default=1, help="how many seeds: 0, 1, ...")
   add("--data_dir", help="where data lie that TensorFlow Datasets prepared (or its own folder)")
   add("--download", action="store_true", help="let TFDS download and prepare them")
@@ -337,7 +287,7 @@ def _parser():
   add("--test_split", default="test", help="what is reported")
   add("--test_examples", type=int, help="report the first so many only (or all, of fewer)")
   add("--norm", help="linf, l2 or l1; default: that of the encoder's training")
-  add("--epsilon", type=_number, help="its radius in pixel units; default likewise")
+  add("--epsilon", type=spec.number, help="its radius in pixel units; default likewise")
   add("--attacks", default="pgd", help="on classifiers, as in urkle_tf.evaluate (regressors: PGD)")
   add("--work", default="runs/transfer", help="the folder of all runs")
   add("--out_md", help="the page; default WORK/transfer.md")
@@ -375,41 +325,32 @@ def transfer(argv=None):
     raise errors.UserError(f"--seeds must be at least 1, got {given.seeds}")
   folders = encoders(given.encoder)
   tasks, protocols = spec.split(given.tasks), spec.split(given.protocols)
-  unique(map(shown, tasks), "task")
-  unique(protocols, "protocol")
-  for name, values in (("tasks", tasks), ("protocols", protocols)):
-    if not values:
-      raise errors.UserError(f"give --{name}, with commas in between")
-  import keras
+  check_names([*map(shown, tasks)], "task")
+  check_names(protocols, "protocol")
+  from urkle_tf import export
 
-  from urkle_tf import downstream, export
-  from urkle_tf.evaluation import assess
-
-  ours = {*vars(given), "output_dir", "dataset", "image_size"}
-  ours |= {"protocol", "classifier", "regressor", "seed", "epsilons"}
-  extra = {
-    "finetune": options(given.extra_finetune, downstream.adapt, ours),
-    "evaluate": options(given.extra_evaluate, assess.assess, ours),
-    "regression": options(given.extra_regression, assess.assess_regressor, ours),
-  }
   metadata = {name: export.read_metadata(path, "encoder") for name, path in folders.items()}
   work = pathlib.Path(given.work)
   page_file = pathlib.Path(given.out_md or work / "transfer.md")
   json_file = pathlib.Path(given.out_json or work / "transfer.json")
+  where = (given.data_dir, given.download)
+
+  @functools.cache
+  def constant(task):
+    most = at_most(given.test_examples, source(task, given.test_split, None, *where))
+    return guess(source(task, given.test_split, most, *where))
 
   def publish():
-    document = collect(work, folders, tasks, protocols)
+    document = collect(work, folders, tasks, protocols, constant)
     files.write(json_file, json.dumps(document, indent=1) + "\n")
     files.write(page_file, page(document, _command(given)))
 
-  for seed in range(given.seeds):  # a whole table of one seed first
-    for task in tasks:
-      for name, path in folders.items():
-        for protocol in protocols:
-          folder = work / slug(name) / slug(shown(task))
-          if run_one(given, extra, folder, path, metadata[name], task, protocol, seed):
-            publish()
-            keras.backend.clear_session()
+  # A whole table of one seed first.
+  every = itertools.product(range(given.seeds), tasks, folders.items(), protocols)
+  for seed, task, (name, path), protocol in every:
+    folder = f"{jobs.within(work)}/{slug(name)}/{slug(shown(task))}"
+    if run_one(given, folder, path, metadata[name], task, protocol, seed):
+      publish()
   publish()
   print(f"table: {page_file}")
 

@@ -7,84 +7,67 @@ Pre-training and heads see train[:45000] of CIFAR-10; every figure is of 2,000 o
 images.  What is finished is not run again.  Prints the table as Markdown.
 """
 
-import json
 import os
 import pathlib
+import statistics
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-import numpy as np
-
-import urkle_tf
 from experiments import jobs, pages
-from urkle_tf.evaluation.representation import effective_rank
-from urkle_tf.output import files, tables
+from urkle_tf.output import tables
 
 FORMS = ("sphere", "centred_sphere", "pooled", "dense", "dense_sphere")
 CELLS = ("simclr", "simclr_urkle", "rocl", "distil_urkle")
-LEARN, CHECK = "train[:45000]", "train[45000:47000]"
+LEARN, CHECK = "--split=train[:45000]", "--split=train[45000:47000]"
+TRAIN = (
+  *("--attack_steps=3", "--batch_size=128", "--optimizer=adamw", "--learning_rate=0.01"),
+  *("--warmup_epochs=0.3", "--precision=mixed_bfloat16"),
+)
+EVALUATE = ("--attacks=pgd(steps=20)", "--epsilons=8/255,16/255", "--standing", "--nochecks")
 
 
-def measured(run, training, k, data):
-  """Trains a cell, its head, and measures both; once.  {name: number}."""
-  file = run / "figures.json"
-  if file.exists():
-    return pages.read(file)
-  row = urkle_tf.pretrain(str(run), split=LEARN, **training, **data)
+def figures(run, report):
+  """{title: figure} of a cell, a form and a seed, from its run's folder and its report."""
+  clean, (weak, strong) = pages.served(report)
+  return {
+    "clean": 100 * clean["accuracy"],
+    "PGD-20 at 8/255": 100 * weak["accuracy"],
+    "at 16/255": 100 * strong["accuracy"],
+    "effective rank": report["representation"]["effective_rank"],
+    "minutes": pages.training_minutes(run),
+  }
+
+
+def stages(name, form, seed, options):
+  """The commands of a cell, a form and a seed."""
+  work = jobs.within(options.work)
+  run = f"{work}/{name}-{form}-{seed}"
+  cell = {
+    "simclr": ["--pretext=simclr(temperature=0.5)", "--robustness=none"],
+    "simclr_urkle": [
+      "--pretext=simclr(temperature=0.5)",
+      f"--robustness=urkle(k={options.k}, attacked=1)",
+    ],
+    "rocl": ["--pretext=simclr(temperature=0.5)", "--robustness=rocl"],
+    "distil_urkle": [
+      f"--pretext=distil(teacher={work}/simclr-{form}-{seed}/encoder)",
+      *(f"--robustness=urkle(k={options.k})", "--augment=crop(padding=4)"),
+    ],
+  }[name]
+  data = ["--dataset=cifar10"]
+  data += [f"--data_dir={jobs.within(options.data_dir)}"] if options.data_dir else []
+  own = [f"--encoder={options.encoder}", f"--loc={form}", f"--seed={seed}"]
+  own += [f"--epochs={options.epochs}", *cell]
   # The head chooses its weight decay: by clean accuracy for SimCLR, else under attack.
-  urkle_tf.adapt(str(run / "encoder"), str(run) + "-head", split=LEARN, epochs=20, **data)
-  report = urkle_tf.assess(
-    str(pathlib.Path(str(run) + "-head") / "classifier"),
-    split=CHECK,
-    attacks="pgd(steps=20)",
-    epsilons=[8 / 255, 16 / 255],
-    representation_examples=0,
-    checks=False,
-    standing=True,
-    **data,
-  )
-  loc = urkle_tf.represent(str(run / "encoder"), split=CHECK, **data)["loc"]
-  clean, attacks = pages.served(report)
-  figures = {
-    "clean": clean["accuracy"],
-    **{f"at {tables.radius(row['epsilon'], row['norm'])}": row["accuracy"] for row in attacks},
-    "effective rank": effective_rank(loc),
-    "sigma / spread": row["sigma_over_spread"],
-    "minutes": row["seconds"] / 60,
-  }
-  files.write(file, json.dumps(figures))
-  return figures
-
-
-def cell(name, form, seed, options, work):
-  """The settings of `pretrain` for a cell of the comparison."""
-  training = {
-    "encoder": options.encoder,
-    "loc": form,
-    "seed": seed,
-    "attack_steps": 3,
-    "batch_size": 128,
-    "epochs": options.epochs,
-    "optimizer": "adamw",
-    "learning_rate": 0.01,
-    "warmup_epochs": 0.3,
-    "precision": "mixed_bfloat16",
-    "pretext": "simclr(temperature=0.5)",
-    "robustness": "none",
-  }
-  if name == "simclr_urkle":
-    training["robustness"] = f"urkle(k={options.k}, attacked=1)"
-  elif name == "rocl":
-    training["robustness"] = "rocl"
-  elif name == "distil_urkle":
-    training |= {
-      "pretext": f"distil(teacher={work / f'simclr-{form}-{seed}' / 'encoder'})",
-      "robustness": f"urkle(k={options.k})",
-      "augment": "crop(padding=4)",
-    }
-  return training
+  head = [f"--encoder={run}/encoder", "--epochs=20"]
+  tested = [f"--classifier={run}-head/classifier", *EVALUATE]
+  return [
+    jobs.Stage("train", None, run, [*data, LEARN, *TRAIN, *own]),
+    jobs.Stage("finetune", None, f"{run}-head", [*data, LEARN, *head]),
+    jobs.Stage("evaluate", None, f"{run}-report", [*data, CHECK, *tested]),
+  ]
 
 
 def main():
@@ -99,23 +82,19 @@ def main():
   parser.add_argument("--forms", nargs="*", default=FORMS)
   parser.add_argument("--cells", nargs="*", default=CELLS)
   options = parser.parse_args()
-  data = {"dataset": "cifar10", "data_dir": options.data_dir}
-  work, rows = pathlib.Path(options.work), []
+  lines = []
   for name in options.cells:
     for form in options.forms:
       found = []
       for seed in options.seeds:
-        training = cell(name, form, seed, options, work)
-        found.append(measured(work / f"{name}-{form}-{seed}", training, options.k, data))
-        print(name, form, seed, found[-1], file=sys.stderr, flush=True)
-      rows.append((name, form, found))
-  head = ["cell", "loc", "clean", "PGD-20 at 8/255", "at 16/255", "effective rank", "minutes"]
-  lines = []
-  for name, form, found in rows:
-    of = lambda key, factor: " / ".join(f"{factor * row[key]:.1f}" for row in found)  # noqa: E731, B023
-    cells = [*(of(key, 100) for key in ("clean", "at 8/255", "at 16/255")), of("effective rank", 1)]
-    lines.append([name, form, *cells, f"{np.mean([row['minutes'] for row in found]):.1f}"])
-  print(tables.markdown(head, lines))
+        run, _, report = commands = stages(name, form, seed, options)
+        jobs.run_stages(commands)
+        content = pages.read(jobs.ROOT / report.folder / "report.json")
+        found.append(figures(jobs.ROOT / run.folder, content))
+      *columns, minutes = zip(*(row.values() for row in found), strict=True)
+      cells = [" / ".join(f"{value:.1f}" for value in column) for column in columns]
+      lines.append([name, form, *cells, f"{statistics.fmean(minutes):.1f}"])
+  print(tables.markdown(["cell", "loc", *found[0]], lines))
 
 
 if __name__ == "__main__":

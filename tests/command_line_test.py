@@ -23,231 +23,88 @@ from urkle_tf import command_line
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-TINY = [
-  "--encoder=convnet(width=4, layers=2)",
-  "--split=train[:32]",
-  "--batch_size=16",
-  "--epochs=1",
-  "--attack_steps=1",
-  "--epsilon=0.1",
-]
-HEAD = ["--encoder={run}/encoder", "--split=train[:32]", "--epochs=1"]
-MEASURE = [
-  "--classifier={head}/classifier",
-  "--split=test[:4]",
-  "--attacks=fgsm",
-  "--epsilon=0.1",
-  "--eot=1",
-  "--samples=2",
-  "--nochecks",
-]
-FOLDER = [TINY[0], *TINY[2:], "--batch_size=4", "--output_dir={tmp}/new", "--image_size=16"]
+SMALL = "--encoder=convnet(width=4,layers=2) --epochs=1 --attack_steps=1 --epsilon=0.1"
+TINY = f"{SMALL} --split=train[:32] --batch_size=16"
+MEASURE = (
+  "--classifier={tmp}/head/classifier --split=test[:4] --attacks=fgsm --epsilon=0.1 --eot=1 "
+  "--samples=2 --nochecks"
+)
+SHORT = {  # of arguments
+  "tiny": TINY,
+  "run": TINY + " --output_dir={tmp}/run",
+  "new": TINY + " --output_dir={tmp}/new",
+  "folder": SMALL + " --batch_size=4 --output_dir={tmp}/new --image_size=16",
+  "tuned": "--encoder={tmp}/run/encoder --split=train[:32] --epochs=1 --output_dir={tmp}/head",
+  "measure": MEASURE,
+  "measured": MEASURE + " --output_dir={tmp}/report",
+}
 
-# (name, command, arguments, exit code, words on the line); in this order, in one process.
+# Exit code, command: name | words on the line | arguments; in this order, in one process.
 # A code of 0 is a command without a mistake: what came before it in its folder does no harm.
-CASES = [
-  ("no folder for the run", "train", TINY, 2, "give --output_dir=FOLDER"),
-  ("unknown data set", "train", ["--dataset=mnst", "--output_dir={tmp}/new"], 2, "'mnist'"),
-  (
-    "data not prepared",
-    "train",
-    ["--dataset=cifar10", "--data_dir={tmp}", "--output_dir={tmp}/new"],
-    2,
-    "is not prepared in '{tmp}/cifar10",
-  ),
-  (
-    "wrong data_dir",
-    "train",
-    ["--dataset=cifar10", "--data_dir={tmp}/nowhere", "--output_dir={tmp}/new"],
-    2,
-    "data_dir '{tmp}/nowhere' is not a folder",
-  ),
-  ("folder that is not there", "train", [*FOLDER, "--dataset=folder:{tmp}/nowhere"], 2, "nowhere"),
-  (
-    "corrupt image",
-    "train",
-    [*FOLDER, "--dataset=folder:{tmp}/corrupt"],
-    2,
-    "corrupt/cat/torn.png",
-  ),
-  (
-    "corrupt image found while training",
-    "train",
-    [*FOLDER, "--dataset=folder:{tmp}/corrupt", "--split=all", "--batch_size=13"],
-    2,
-    "corrupt/cat/torn.png",
-  ),
-  ("empty class folder", "train", [*FOLDER, "--dataset=folder:{tmp}/empty"], 2, "empty/dog"),
-  ("negative epsilon", "train", [*TINY, "--output_dir={tmp}/new", "--epsilon=-0.1"], 2, "epsilon"),
-  ("epsilon of 8", "train", [*TINY, "--output_dir={tmp}/new", "--epsilon=8"], 2, "0-255"),
-  ("large batch", "train", [*TINY, "--output_dir={tmp}/run", "--batch_size=33"], 2, "32 examples"),
-  (
-    "images smaller than the network needs",
-    "train",
-    [*TINY, "--output_dir={tmp}/run", "--encoder=convnet(layers=6)"],
-    2,
-    "at least 32x32",
-  ),
-  (
-    "a cell that makes no sense",
-    "train",
-    [*TINY, "--output_dir={tmp}/run", "--robustness=urkle(attacked=3)"],
-    2,
-    "the pretext has 2 views",
-  ),
-  (
-    "trades without predictions",
-    "train",
-    [*TINY, "--output_dir={tmp}/run", "--robustness=trades"],
-    2,
-    "use --pretext=supervised or --pretext=ae",
-  ),
-  (
-    "urkle on points",
-    "train",
-    [*TINY, "--output_dir={tmp}/run", "--pretext=ae"],
-    2,
-    "use --pretext=vae",
-  ),
-  (
-    "negative beta of a VAE",
-    "train",
-    [*TINY, "--output_dir={tmp}/run", "--pretext=vae(beta=-1)"],
-    2,
-    "beta must be at least 0, got -1",
-  ),
-  (
-    "no labels for the supervised pretext",
-    "train",
-    [
-      *(*FOLDER, "--dataset=folder:{tmp}/loose", "--split=all", "--batch_size=2"),
-      *("--pretext=supervised", "--robustness=none"),
-    ],
-    2,
-    "supervised pretext needs labels",
-  ),
-  (
-    "unknown robustness",
-    "train",
-    [*TINY, "--output_dir={tmp}/run", "--robustness=urkel"],
-    2,
-    "urkle",
-  ),
-  (
-    "unknown pretext",
-    "train",
-    [*TINY, "--output_dir={tmp}/run", "--pretext=simclear"],
-    2,
-    "simclr",
-  ),
-  ("file in the way", "train", [*TINY, "--output_dir={tmp}/file/run"], 1, "{tmp}/file/run"),
-  ("full disk", "train", [*TINY, "--output_dir={tmp}/full"], 1, "No space left on device"),
-  ("training", "train", [*TINY, "--output_dir={tmp}/run"], 0, ""),
-  (
-    "folder of other settings",
-    "train",
-    [*TINY, "--output_dir={tmp}/run", "--epsilon=0.2"],
-    2,
-    "holds a run with --epsilon=0.1",
-  ),
-  ("training again", "train", [*TINY, "--output_dir={tmp}/run"], 0, ""),
-  ("no encoder", "finetune", ["--output_dir={tmp}/head"], 2, "give --encoder=FOLDER"),
-  ("wrong encoder", "finetune", ["--encoder={tmp}", "--output_dir={tmp}/head"], 2, "{tmp}"),
-  (
-    "images of another size",
-    "finetune",
-    [*HEAD, "--output_dir={tmp}/head", "--image_size=16"],
-    2,
-    "8",
-  ),
-  (
-    "images without labels",
-    "finetune",
-    [*HEAD, "--output_dir={tmp}/head", "--dataset=folder:{tmp}/loose", "--split=all"],
-    2,
-    "label",
-  ),
-  ("unknown protocol", "finetune", [*HEAD, "--output_dir={tmp}/head", "--protocol=slg"], 2, "slf"),
-  ("unknown head", "finetune", [*HEAD, "--output_dir={tmp}/head", "--head=liner"], 2, "linear"),
-  ("fine-tuning", "finetune", [*HEAD, "--output_dir={tmp}/head"], 0, ""),
-  (
-    "head of other settings",
-    "finetune",
-    [*HEAD, "--output_dir={tmp}/head", "--seed=1"],
-    2,
-    "holds a run with --seed=0",
-  ),
-  ("no classifier", "evaluate", ["--output_dir={tmp}/report"], 2, "give --classifier=FOLDER"),
-  (
-    "encoder in place of a classifier",
-    "evaluate",
-    [*MEASURE, "--output_dir={tmp}/report", "--classifier={run}/encoder"],
-    2,
-    "classifier",
-  ),
-  ("no report folder", "evaluate", MEASURE, 2, "give --output_dir=FOLDER"),
-  (
-    "unknown attack",
-    "evaluate",
-    [*MEASURE, "--output_dir={tmp}/report", "--attacks=pdg"],
-    2,
-    "did you mean 'pgd'",
-  ),
-  (
-    "one epsilon of several of 8",
-    "evaluate",
-    [*MEASURE, "--output_dir={tmp}/report", "--epsilons=8/255,8"],
-    2,
-    "0-255",
-  ),
-  ("evaluation", "evaluate", [*MEASURE, "--output_dir={tmp}/report"], 0, ""),
-  (
-    "report of other settings",
-    "evaluate",
-    [*MEASURE, "--output_dir={tmp}/report", "--seed=1"],
-    2,
-    "holds a run with --seed=0",
-  ),
-  (
-    "no encoder to embed with",
-    "embed",
-    ["--output_dir={tmp}/embedded"],
-    2,
-    "give --encoder=FOLDER",
-  ),
-  ("no folder for embeddings", "embed", ["--encoder={run}/encoder"], 2, "give --output_dir=FOLDER"),
-  (
-    "embeddings among a run's files",
-    "embed",
-    ["--encoder={run}/encoder", "--output_dir={tmp}/run"],
-    2,
-    "give another --output_dir",
-  ),
-  (
-    "corrupt image to embed",
-    "embed",
-    [
-      *("--encoder={run}/encoder", "--dataset=folder:{tmp}/corrupt", "--image_size=8"),
-      "--output_dir={tmp}/embedded",
-    ],
-    2,
-    "corrupt/cat/torn.png",
-  ),
-  (
-    "embedding",
-    "embed",
-    ["--encoder={run}/encoder", "--examples=9", "--output_dir={tmp}/embedded"],
-    0,
-    "",
-  ),
-  (
-    "embeddings of other settings",
-    "embed",
-    ["--encoder={run}/encoder", "--examples=8", "--output_dir={tmp}/embedded"],
-    2,
-    "holds a run with --examples=9",
-  ),
-]
+CASES = """
+2 train: no folder for the run | give --output_dir=FOLDER | {tiny}
+2 train: unknown data set | 'mnist' | --dataset=mnst --output_dir={tmp}/new
+2 train: data not prepared | is not prepared in '{tmp}/cifar10 | --dataset=cifar10 \
+  --data_dir={tmp} --output_dir={tmp}/new
+2 train: wrong data_dir | data_dir '{tmp}/nowhere' is not a folder | --dataset=cifar10 \
+  --data_dir={tmp}/nowhere --output_dir={tmp}/new
+2 train: folder that is not there | nowhere | {folder} --dataset=folder:{tmp}/nowhere
+2 train: corrupt image | corrupt/cat/torn.png | {folder} --dataset=folder:{tmp}/corrupt
+2 train: corrupt image found while training | corrupt/cat/torn.png | {folder} \
+  --dataset=folder:{tmp}/corrupt --split=all --batch_size=13
+2 train: empty class folder | empty/dog | {folder} --dataset=folder:{tmp}/empty
+2 train: negative epsilon | epsilon | {new} --epsilon=-0.1
+2 train: epsilon of 8 | 0-255 | {new} --epsilon=8
+2 train: large batch | 32 examples | {run} --batch_size=33
+2 train: images smaller than the network needs | at least 32x32 | {run} --encoder=convnet(layers=6)
+2 train: a cell that makes no sense | the pretext has 2 views | {run} \
+  --robustness=urkle(attacked=3)
+2 train: trades without predictions | use --pretext=supervised or --pretext=ae | {run} \
+  --robustness=trades
+2 train: urkle on points | use --pretext=vae | {run} --pretext=ae
+2 train: negative beta of a VAE | beta must be at least 0, got -1 | {run} --pretext=vae(beta=-1)
+2 train: no labels for the supervised pretext | supervised pretext needs labels | {folder} \
+  --dataset=folder:{tmp}/loose --split=all --batch_size=2 --pretext=supervised --robustness=none
+2 train: unknown robustness | urkle | {run} --robustness=urkel
+2 train: unknown pretext | simclr | {run} --pretext=simclear
+1 train: file in the way | {tmp}/file/run | {tiny} --output_dir={tmp}/file/run
+1 train: full disk | No space left on device | {tiny} --output_dir={tmp}/full
+0 train: training |  | {run}
+2 train: folder of other settings | holds a run with --epsilon=0.1 | {run} --epsilon=0.2
+0 train: training again |  | {run}
+2 finetune: no encoder | give --encoder=FOLDER | --output_dir={tmp}/head
+2 finetune: wrong encoder | {tmp} | --encoder={tmp} --output_dir={tmp}/head
+2 finetune: images of another size | 8 | {tuned} --image_size=16
+2 finetune: images without labels | label | {tuned} --dataset=folder:{tmp}/loose --split=all
+2 finetune: unknown protocol | slf | {tuned} --protocol=slg
+2 finetune: unknown head | linear | {tuned} --head=liner
+0 finetune: fine-tuning |  | {tuned}
+2 finetune: head of other settings | holds a run with --seed=0 | {tuned} --seed=1
+2 evaluate: no classifier | give --classifier=FOLDER | --output_dir={tmp}/report
+2 evaluate: encoder in place of a classifier | classifier | {measured} \
+  --classifier={tmp}/run/encoder
+2 evaluate: no report folder | give --output_dir=FOLDER | {measure}
+2 evaluate: unknown attack | did you mean 'pgd' | {measured} --attacks=pdg
+2 evaluate: one epsilon of several of 8 | 0-255 | {measured} --epsilons=8/255,8
+0 evaluate: evaluation |  | {measured}
+2 evaluate: report of other settings | holds a run with --seed=0 | {measured} --seed=1
+2 embed: no encoder to embed with | give --encoder=FOLDER | --output_dir={tmp}/embedded
+2 embed: no folder for embeddings | give --output_dir=FOLDER | --encoder={tmp}/run/encoder
+2 embed: embeddings among a run's files | give another --output_dir | \
+  --encoder={tmp}/run/encoder --output_dir={tmp}/run
+2 embed: corrupt image to embed | corrupt/cat/torn.png | --encoder={tmp}/run/encoder \
+  --dataset=folder:{tmp}/corrupt --image_size=8 --output_dir={tmp}/embedded
+0 embed: embedding |  | --encoder={tmp}/run/encoder --examples=9 --output_dir={tmp}/embedded
+2 embed: embeddings of other settings | holds a run with --examples=9 | \
+  --encoder={tmp}/run/encoder --examples=8 --output_dir={tmp}/embedded
+""".strip().splitlines()
+
+
+def _read(case):
+  """(exit code, command, name, words, arguments) of a line."""
+  ending, name, words, arguments = re.fullmatch(r"(.+?): (.+?) \| (.*?) ?\| (.*)", case).groups()
+  code, command = ending.split()
+  return int(code), command, name, words, arguments
 
 
 def _environment():
@@ -286,20 +143,19 @@ def _run_cases(tmp):
   (tmp / "file").write_text("a file")
   (tmp / "full").mkdir()
   (tmp / "full/flags.side").symlink_to("/dev/full")
-  names = {"tmp": str(tmp), "run": str(tmp / "run"), "head": str(tmp / "head")}
-  cases = [
-    [command, [a.format(**names) for a in arguments], 0 if "while training" in name else None]
-    for name, command, arguments, _, _ in CASES
-  ]
-  done = _process(commands.__file__, input=json.dumps(cases))
+  given = []
+  for _, command, name, _, arguments in map(_read, CASES):
+    words = arguments.format(**SHORT, tmp="{tmp}").format(tmp=tmp).split()
+    given.append([command, words, 0 if "while training" in name else None])
+  done = _process(commands.__file__, input=json.dumps(given))
   assert done.returncode == 0, done.stderr
   results = json.loads(done.stdout.splitlines()[-1])
-  return {case[0]: tuple(r) for case, r in zip(CASES, results, strict=True)}
+  return {case: tuple(r) for case, r in zip(CASES, results, strict=True)}
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-  """{name of the case: (exit code, standard error)}, and the folder."""
+  """{case: (exit code, standard error)}, and the folder."""
   tmp = tmp_path_factory.mktemp("commands")
   return _run_cases(tmp), tmp
 
@@ -310,10 +166,11 @@ def _is_one_line(code, stderr):
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("name, expected, words", [(c[0], c[3], c[4]) for c in CASES])
-def test_a_command_ends_as_it_should(outcomes, name, expected, words):
+@pytest.mark.parametrize("case", CASES, ids=lambda case: _read(case)[2])
+def test_a_command_ends_as_it_should(outcomes, case):
+  expected, _, _, words, _ = _read(case)
   results, tmp = outcomes
-  code, stderr = results[name]
+  code, stderr = results[case]
   assert code == expected, stderr
   assert "Traceback" not in stderr
   if code:
@@ -328,7 +185,7 @@ def test_what_was_refused_left_nothing_behind(outcomes):
   assert not list((tmp / "new").glob("checkpoints/*"))
   flags = (tmp / "run/flags.cfg").read_text().splitlines()
   assert "--epsilon=0.1" in flags
-  assert "--encoder=convnet(width=4, layers=2)" in flags
+  assert "--encoder=convnet(width=4,layers=2)" in flags
   assert "--seed=0" in (tmp / "head/flags.cfg").read_text().splitlines()
   assert json.loads((tmp / "report/report.json").read_text())["config"]["seed"] == 0
 
@@ -338,7 +195,7 @@ def test_what_was_refused_left_nothing_behind(outcomes):
 
 def test_train_as_a_process_says_one_line_only(tmp_path):
   run = tmp_path / "run"
-  done = _process("-m", "urkle_tf.train", *TINY, "--epsilon=8/2", f"--output_dir={run}")
+  done = _process("-m", "urkle_tf.train", *TINY.split(), "--epsilon=8/2", f"--output_dir={run}")
   _is_one_line(done.returncode, done.stderr)
   assert "epsilon" in done.stderr
   assert not run.exists()

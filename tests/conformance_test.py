@@ -231,7 +231,7 @@ USUAL = {
   ("distil", "none"): ("resume",),
   ("distil", "urkle"): _FITS,
   ("keep", "none"): ("bfloat16",),
-  ("keep", "urkle_original"): ("xla", "replicas", "resume"),
+  ("keep", "urkle_original"): ("replicas", "resume"),
   ("vae", "none"): _FITS,
   ("vae", "urkle"): ("resume",),
   ("ae", "none"): ("bfloat16",),

@@ -17,12 +17,7 @@ from urkle_tf import command_line, settings
 from urkle_tf.training import runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-OF = {
-  "train": ("pretrain", settings.Pretrain),
-  "finetune": ("adapt", settings.Adapt),
-  "evaluate": ("assess", settings.Assess),
-  "embed": ("represent", settings.Represent),
-}
+OF = dict(zip(settings.COMMANDS, write_settings.FUNCTIONS.items(), strict=True))
 
 
 def test_what_is_made_of_the_settings_is_current():

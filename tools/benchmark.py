@@ -14,10 +14,10 @@ tries them all in minutes).  What --out and --work hold is not measured again, s
 command goes on after an interruption, and --parts can be measured at different times:
 
   python tools/benchmark.py --suite --out=docs/results/speed.json --page=docs/results/speed.md \\
-    --data_dir=DATA_DIR --parts=step,pipeline,growth,workers,soak,options,views,target
+    --data_dir=DATA_DIR --parts=step,pipeline,growth,options,views,target
 
-Estimated minutes on two idle cores: step 7, pipeline 1, growth 6, workers 3, soak 2, options 20,
-views 7, target 110; on a busy machine several times that.
+Estimated minutes on two idle cores: step 7, pipeline 1, growth 6, options 20, views 7,
+target 110; on a busy machine several times that.
 
 --part=attacks compares the compiled loop of PGD with the network's own forward and backward pass,
 and with PGD of foolbox and adversarial-robustness-toolbox where they are installed, on the same
@@ -25,7 +25,6 @@ network; each ratio is the median of those within one turn.  --part=input is the
 one core; --part=step is the training's step without its pipeline.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -41,6 +40,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from experiments import jobs
 from urkle_tf import attacks, distribution, errors, export, networks, pretexts, robustness, spec
 from urkle_tf.attacks import losses
 from urkle_tf.data import augment, pipeline, sources
@@ -49,9 +49,7 @@ from urkle_tf.training import optimizers, trainer
 
 
 def _arguments(argv):
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = jobs.Parser(__doc__)
   add = parser.add_argument
   add("--encoder", default="resnet18", help="an architecture: resnet18(width=64)")
   add("--image_size", type=int, default=32, help="pixels")
@@ -70,8 +68,7 @@ def _arguments(argv):
   add("--strategy", default="auto")
   add("--steps", type=int, default=10, help="steps a timing")
   add("--timings", type=int, default=5, help="timings that the median is of")
-  parts = ["training", "step", "attacks", "input"]
-  add("--part", default="training", choices=parts, help="what is timed")
+  add("--part", default="training", choices=PARTS, help="what is timed")
   add("--suite", action="store_true", help="everything; other flags are not read")
   add("--scale", default="full", help="of the suite: full, or tiny to try it")
   add("--parts", help="of the suite: which, with commas between; default: all")
@@ -80,7 +77,11 @@ def _arguments(argv):
   add("--work", default="runs/speed", help="of the suite: the folder of its trainings")
   add("--data_dir", help="of the suite: where mnist lies, prepared")
   add("--classifier", help="an exported one for --part=attacks, instead of a new --encoder")
-  return parser, parser.parse_args(argv)
+  options = parser.parse_args(argv)
+  for name in ("batch_size", "image_size", "channels", "attack_steps", "steps", "timings"):
+    if getattr(options, name) < 1:
+      raise errors.UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
+  return options
 
 
 def _seconds(run, steps, timings):
@@ -144,7 +145,6 @@ def measure(options):
     one whose batch is there.  `input_share_of_step` above 1 says that the pipeline holds the step
     up.  `start_seconds`: from the process's start to here.
   """
-  _check(options)
   start_seconds = _age()
   keras.mixed_precision.set_global_policy(options.precision)
   scope = distribution.strategy(options.strategy)
@@ -221,7 +221,6 @@ def measure_input(options):
   Returns:
     A dict for JSON.
   """
-  _check(options)
   _, _, _, views = _pipeline(options, views=1)
   threads = tf.data.Options()
   threads.threading.private_threadpool_size = 1
@@ -272,12 +271,6 @@ def _age():
 
 def _peak_mib():
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _check(options):
-  for name in ("batch_size", "image_size", "channels", "attack_steps", "steps", "timings"):
-    if getattr(options, name) < 1:
-      raise errors.UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
 
 
 def _machine():
@@ -405,7 +398,6 @@ def measure_attacks(options):
     adversarial-robustness-toolbox) where installed.  `share_of_model`: ours against the network's
     own; `times_fastest_library`: against the faster of the two.
   """
-  _check(options)
   keras.mixed_precision.set_global_policy(options.precision)
   classifier = _classifier(options)
   rng = np.random.default_rng(0)
@@ -438,27 +430,26 @@ def measure_attacks(options):
   }
 
 
+PARTS = {
+  "training": measure,
+  "step": measure,
+  "attacks": measure_attacks,
+  "input": measure_input,
+}
+
+
 def main(argv=None):
   """Prints one JSON object."""
-  parser, options = _arguments(argv)
-  try:
-    if options.suite:
-      from tools import suite
+  options = _arguments(argv)
+  if options.suite:
+    from tools import suite
 
-      suite.run(options)
-      return
-    parts = {
-      "training": measure,
-      "step": measure,
-      "attacks": measure_attacks,
-      "input": measure_input,
-    }
-    print(json.dumps(parts[options.part](options), indent=2))
-  except errors.UserError as error:
-    parser.exit(2, f"error: {error}\n")
+    return suite.run(options)
+  try:
+    print(json.dumps(PARTS[options.part](options), indent=2))
   finally:
     keras.mixed_precision.set_global_policy("float32")
 
 
 if __name__ == "__main__":
-  main()
+  jobs.main(main)

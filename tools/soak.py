@@ -2,7 +2,7 @@
 """Kills a real training again and again, and compares what it ends with.
 
   python tools/soak.py --output_dir=runs/soak
-  python tools/soak.py --output_dir=runs/soak --steps=20000 --kills=100 --start=exec --page
+  python tools/soak.py --output_dir=runs/soak --steps=20000 --kills=100 --page
 
 A training on the bundled digits runs twice: once undisturbed, and once under faults, after each
 of which the same command is started again.  Faults are SIGKILL in the middle of a step, of a
@@ -16,8 +16,6 @@ docs/reliability.md.  Where a fault strikes is drawn from --seed; how far the pr
 up to the machine.  Exits with 1 if anything was lost.
 """
 
-import collections
-import contextlib
 import dataclasses
 import io
 import itertools
@@ -31,6 +29,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 
@@ -75,56 +74,37 @@ class Fault:
     kind: of `FAULTS`; None where a process may run to its end.
     at: the step, or the checkpoint, after the process's start at which it strikes; from 1.
     where: how far into that: in [0, 1).
+    pause: how long that is, in seconds, where the clock decides.
   """
 
   kind: str | None = None
   at: int = 1
   where: float = 0.0
+  pause: float = 0.0
+
+  def strike(self, number=signal.SIGKILL):
+    """Has this process get a signal in a moment."""
+    timer = threading.Timer(self.where * self.pause, os.kill, (os.getpid(), number))
+    timer.daemon = True  # the process may end before
+    timer.start()
 
 
 # --- The process under test ---
 
 
-class Torn:
-  """A file of which only so many bytes get written, before the process kills itself."""
-
-  def __init__(self, file, most):
-    self._file, self._left = file, most
-
-  def __getattr__(self, name):
-    return getattr(self._file, name)
-
-  def write(self, data):
-    data = memoryview(data).cast("B")
-    if len(data) >= self._left:
-      self._file.write(data[: self._left])
-      self._file.flush()
-      kill_myself()
-    self._left -= len(data)
-    return self._file.write(data)
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    kill_myself()  # before the move, at the latest
-
-
-def kill_myself():
+def kill_myself(*_):
   """Ends this process at once, as the kernel does when memory is short."""
   os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(words, fault, report):
-  """Runs `urkle_tf.train` in this process, which tells on a pipe how far it is.
+def train(words, fault, every, file):
+  """Runs `urkle_tf.train` in this process, which notes how far it is, and strikes it.
 
   Args:
     words: its flags.
-    fault: a `Fault`; those that need to know what the process is doing are seen to here.
-    report: the pipe's file descriptor.
-
-  Returns:
-    The exit status.
+    fault: a `Fault`.
+    every: steps between two looks at memory and open files.
+    file: where it notes, a line each: what, the time, and more.
   """
   import tensorflow as tf
 
@@ -133,36 +113,45 @@ def train(words, fault, report):
   from urkle_tf.data import pipeline
   from urkle_tf.training import checkpoints, metrics
 
-  tell = lambda *words: os.write(report, (" ".join(map(str, words)) + "\n").encode())  # noqa: E731
+  noted = open(file, "w", buffering=1)  # noqa: SIM115
+  note = lambda *words: print(*words, file=noted)  # noqa: E731
   step_ended = metrics.Metrics.on_train_batch_end
   save, export_encoder = checkpoints.Checkpoints.save, export.export_encoder
-  saves = 0
+  saves, steps = itertools.count(1), itertools.count(1)
 
   def count_step(self, batch, logs=None):
-    tell("step", int(self.model.optimizer.iterations))
+    step, number = int(self.model.optimizer.iterations), next(steps)
+    note("step", time.monotonic(), step, *usage() if step % every == 0 or number == 1 else ())
+    if number == fault.at and fault.kind in ("training", "signal"):
+      fault.strike(signal.SIGKILL if fault.kind == "training" else signal.SIGTERM)
+    elif number == fault.at and fault.kind == "second":
+      other = [sys.executable, "-m", "urkle_tf.train", *words]
+      note("second", time.monotonic(), subprocess.run(other, env=jobs.environment()).returncode)
+      kill_myself()
     step_ended(self, batch, logs)
 
   def save_under_faults(self, step):
-    nonlocal saves
-    saves += 1
-    if saves == fault.at and fault.kind in ("checkpoint", "move", "disk"):
-      size = sum(np.asarray(variable.numpy()).nbytes for variable in self._variables)
-      part = int(fault.where * size) if fault.kind == "checkpoint" else 10 * size
-      if fault.kind == "disk":
-        usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 + int(fault.where * size), usual[1]))
-        try:
-          save(self, step)
-        finally:
-          resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-      checkpoints.open = lambda *arguments: Torn(open(*arguments), part)  # noqa: SIM115
-    save(self, step)
-    tell("saved", step)
+    if next(saves) != fault.at or fault.kind not in ("checkpoint", "move", "disk"):
+      return save(self, step)
+    if fault.kind == "move":
+      os.replace = kill_myself
+      return save(self, step)
+    if fault.kind == "checkpoint":  # killed where a full disk would be an error
+      signal.signal(signal.SIGXFSZ, kill_myself)
+    size = sum(np.asarray(variable.numpy()).nbytes for variable in self._variables)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 + int(fault.where * size), usual[1]))
+    try:
+      return save(self, step)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
-  def export_and_tell(*arguments, **options):
-    tell("export")
+  def export_under_faults(*arguments, **options):
+    note("export", time.monotonic())
+    if fault.kind == "export":
+      fault.strike()
     found = export_encoder(*arguments, **options)
-    tell("exported")
+    note("exported", time.monotonic())
     return found
 
   views = pipeline.views
@@ -177,92 +166,33 @@ def train(words, fault, report):
   pipeline.views = views_with_bad_ones
   metrics.Metrics.on_train_batch_end = count_step
   checkpoints.Checkpoints.save = save_under_faults
-  export.export_encoder = export_and_tell
+  export.export_encoder = export_under_faults
   sys.argv = ["train", *words]
-  try:
-    command.main()
-  except SystemExit as error:
-    return error.code if isinstance(error.code, int) else int(error.code is not None)
-  return 0
+  command.main()
+
+
+def usage():
+  """(MiB of memory, open files) of this process."""
+  held = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+  opened = len(os.listdir("/proc/self/fd"))
+  return round(held * os.sysconf("SC_PAGESIZE") / 2**20, 1), opened
 
 
 # --- Its keeper ---
 
 
-class Process:
-  """A started training.
-
-  Args:
-    words: its flags.
-    fault: a `Fault`.
-    log: a file that its output is appended to.
-    start: "fork" of this process, which holds TensorFlow already, or "exec" a new interpreter.
-  """
-
-  def __init__(self, words, fault, log, start):
-    reading, writing = os.pipe()
-    sys.stdout.flush()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as output:
-      if start == "exec":
-        task = json.dumps({"words": words, "fault": dataclasses.asdict(fault), "report": writing})
-        os.set_inheritable(writing, True)
-        arguments = [sys.executable, str(pathlib.Path(__file__).resolve()), "--attempt", task]
-        made = subprocess.Popen(arguments, stdout=output, stderr=output, close_fds=False)
-        made.returncode = 0  # it is waited for below
-        self.pid = made.pid
-      else:
-        self.pid = os.fork()
-        if not self.pid:
-          status = 70
-          try:
-            os.close(reading)
-            os.dup2(output.fileno(), 1)
-            os.dup2(output.fileno(), 2)
-            status = train(words, fault, writing)
-          except BaseException:
-            import traceback
-
-            traceback.print_exc()
-          finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-    os.close(writing)
-    self._said = os.fdopen(reading)
-
-  def lines(self):
-    """What it tells, as it comes, until its end."""
-    with self._said:
-      yield from (line.split() for line in self._said)
-
-  def wait(self):
-    """Its exit status, negative for the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-  def usage(self):
-    """(MiB of memory, open files) now; (None, None) once it has ended."""
-    try:
-      pages_held = int(pathlib.Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-      opened = len(os.listdir(f"/proc/{self.pid}/fd"))
-    except (OSError, IndexError):
-      return None, None
-    return round(pages_held * os.sysconf("SC_PAGESIZE") / 2**20, 1), opened
-
-
 class Keeper:
-  """Starts trainings, and does to them what a fault says.
+  """Starts trainings, each with a fault.
 
   Args:
     words: the flags of the training, without its folder.
     folder: where everything goes.
     every: steps between two looks at memory and files.
-    start: as in `Process`.
   """
 
-  def __init__(self, words, folder, every, start):
-    self._words, self._folder, self._every, self._start = words, folder, every, start
-    self.step_seconds = self.export_seconds = 0.0
+  def __init__(self, words, folder, every):
+    self._words, self._folder, self._every = words, folder, every
+    self._seconds = {"step": 0.0, "export": 0.0}  # that one takes
 
   def run(self, name, fault, number=0):
     """Runs the training in the folder `name`, until its end or the fault's.
@@ -270,54 +200,44 @@ class Keeper:
     Returns:
       A dict of what happened.
     """
-    words = [*self._words, f"--output_dir={self._folder / name}"]
     log = self._folder / "logs" / f"{name}-{number:03}.log"
-    process = Process(words, fault, log, self._start)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    noted = log.with_suffix(".txt")
+    noted.touch()
+    fault.pause = self._seconds["export" if fault.kind == "export" else "step"]
+    task = {
+      "words": [*self._words, f"--output_dir={self._folder / name}"],
+      "fault": dataclasses.asdict(fault),
+      "every": self._every,
+      "file": str(noted),
+    }
     began = time.monotonic()
-    steps, times, curve, exporting = [], [], [], None
-    found = {"fault": fault.kind, "second": None}
-    for kind, *rest in process.lines():
-      now = time.monotonic()
-      if kind == "step":
-        steps.append(int(rest[0]))
-        times.append(now)
-        if steps[-1] % self._every == 0 or len(steps) == 1:
-          curve.append([steps[-1], *process.usage()])
-        if fault.kind in ("training", "signal") and len(steps) == fault.at:
-          time.sleep(fault.where * self.step_seconds)
-          _send(process.pid, signal.SIGKILL if fault.kind == "training" else signal.SIGTERM)
-        elif fault.kind == "second" and len(steps) == fault.at:
-          second = Process(words, Fault(), log.with_suffix(".second.log"), self._start)
-          collections.deque(second.lines(), 0)
-          found["second"] = second.wait()
-          _send(process.pid, signal.SIGKILL)
-      elif kind == "export":
-        exporting = now
-        if fault.kind == "export":
-          time.sleep(fault.where * self.export_seconds)
-          _send(process.pid, signal.SIGKILL)
-      elif kind == "exported" and exporting is not None:
-        self.export_seconds = now - exporting
-    status = process.wait()
-    if len(times) > 2:
-      self.step_seconds = statistics.median(b - a for a, b in itertools.pairwise(times))
+    with open(log, "wb") as output:
+      command = [sys.executable, __file__, "--attempt", json.dumps(task)]
+      status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
     text = log.read_text(encoding="utf-8", errors="replace")
-    curve = [point for point in curve if None not in point]
-    return found | {
+    found = {"step": [], "second": [], "export": [], "exported": []}
+    for line in noted.read_text(encoding="utf-8").splitlines():
+      what, *numbers = line.split()
+      found[what].append([*map(float, numbers)])
+    steps, times = [int(row[1]) for row in found["step"]], [row[0] for row in found["step"]]
+    if len(times) > 2:
+      self._seconds["step"] = statistics.median(b - a for a, b in itertools.pairwise(times))
+    if found["exported"]:
+      self._seconds["export"] = found["exported"][0][0] - found["export"][0][0]
+    second = int(found["second"][0][1]) if found["second"] else None
+    return {
+      "fault": fault.kind,
+      "second": second,
       "from": steps[0] - 1 if steps else None,
       "reached": steps[-1] if steps else None,
-      "status": found["second"] if fault.kind == "second" else status,
+      "status": second if fault.kind == "second" else status,
       "own_status": status,
       "seconds": round(time.monotonic() - began, 2),
       "fell_back": "is damaged" in text,
       "traceback": "Traceback" in text,
-      "curve": curve,
+      "curve": [[int(row[1]), row[2], int(row[3])] for row in found["step"] if len(row) == 4],
     }
-
-
-def _send(pid, number):
-  with contextlib.suppress(ProcessLookupError):  # it had just ended by itself
-    os.kill(pid, number)
 
 
 def damage(file, kind, dice):
@@ -385,32 +305,28 @@ def soak(keeper, folder, steps, every, kinds, damages, dice):
       kind = "export" if kind in KILLS else None
     if kind is None:
       continue
-    at = 1
-    if kind in ("training", "signal", "second"):
-      at = dice.randint(1, max(1, min(stride, left - 2)))
-    elif kind != "export":
-      at = dice.randint(1, max(1, min(2, left // every)))
+    saves = min(2, left // every)
+    most = {"export": 1, "checkpoint": saves, "move": saves, "disk": saves}
+    at = dice.randint(1, max(1, most.get(kind, min(stride, left - 2))))
     fault = Fault(kind, at, dice.random())
-    attempts.append(keeper.run("faulty", fault, len(attempts)) | {"damage": None})
-    _show(attempts)
+    attempts.append(_attempt(keeper, fault, len(attempts)))
     since += 1
     # Two more must be there: the one that is fallen back to, and one to spare.
     if waiting and since > gaps and kind != "export" and len(newest(run)) >= 2:
       attempts[-1]["damage"] = damage(newest(run)[0][0], waiting.pop(), dice)
       since = 0
-  attempts.append(keeper.run("faulty", Fault(), len(attempts)) | {"damage": None})
-  _show(attempts)
-  return attempts
+  return [*attempts, _attempt(keeper, Fault(), len(attempts))]
 
 
-def _show(attempts):
-  last = attempts[-1]
+def _attempt(keeper, fault, number):
+  found = keeper.run("faulty", fault, number)
   print(
-    f"{len(attempts):4} {last['fault'] or 'to the end':12} from step {last['from']} to "
-    f"{last['reached']}: exit status {last['status']}, {last['seconds']} s"
-    + (", fell back to an older checkpoint" if last["fell_back"] else ""),
+    f"{number:4} {fault.kind or 'to the end':12} from step {found['from']} to {found['reached']}: "
+    f"exit status {found['status']}, {found['seconds']} s"
+    + (", fell back to an older checkpoint" if found["fell_back"] else ""),
     flush=True,
   )
+  return found | {"damage": None}
 
 
 # --- Its verdict ---
@@ -431,12 +347,8 @@ def compare(one, other):
   names = sorted({*states[0], *states[1]})
   rows = []
   for run in (one, other):
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows.append([{k: v for k, v in json.loads(x).items() if k not in TIMES} for x in lines])
-  prints = [
-    json.loads((run / "encoder" / "metadata.json").read_text(encoding="utf-8"))["fingerprint"]
-    for run in (one, other)
-  ]
+    rows.append([{k: v for k, v in row.items() if k not in TIMES} for row in pages.metrics(run)])
+  prints = [pages.read(run / "encoder" / "metadata.json")["fingerprint"] for run in (one, other)]
   return {
     "arrays": len(names),
     "different": [name for name in names if states[0].get(name) != states[1].get(name)],
@@ -467,67 +379,53 @@ def complaints(result):
   return found
 
 
-def summary(curve):
-  """Memory and open files of one process: means over its second and its last quarter."""
+def _usage(curve):
+  """Memory and open files of one process, over its second and its last quarter, as Markdown."""
   quarter = len(curve) // 4
   if not quarter:
-    return None
-  parts = {"second quarter": curve[quarter : 2 * quarter], "last quarter": curve[-quarter:]}
-  return {
-    name: {
-      "from": part[0][0],
-      "to": part[-1][0],
-      "memory": round(statistics.fmean(p[1] for p in part), 1),
-      "files": max(p[2] for p in part),
-    }
-    for name, part in parts.items()
+    return "The run was too short for a curve."
+  columns = {
+    "steps of the undisturbed run": "{0[0]} to {1[0]}",
+    "resident memory, MiB, mean": "{2:.1f}",
+    "open files, most": "{3}",
   }
+  rows = []
+  for part in (curve[quarter : 2 * quarter], curve[-quarter:]):
+    _, memory, opened = zip(*part, strict=True)
+    rows.append((part[0], part[-1], statistics.fmean(memory), max(opened)))
+  return tables.markdown(
+    columns, [[form.format(*row) for form in columns.values()] for row in rows]
+  )
 
 
 def blocks(result):
   """The parts of docs/reliability.md that were measured: {name: Markdown}."""
-  rows = []
+  attempts, same, versions, rows = *(result[k] for k in ("attempts", "same", "versions")), []
   for kind, (text, status) in FAULTS.items():
-    hit = [a for a in result["attempts"] if a["fault"] == kind and a["status"] == status]
-    if hit:
-      rows.append([text, str(len(hit)), _ending(status)])
+    hit = [a for a in attempts if a["fault"] == kind and a["status"] == status]
+    rows.append([text, len(hit), _ending(status)])
   for kind, text in DAMAGES.items():
-    hit = [i for i, a in enumerate(result["attempts"]) if a["damage"] == kind]
-    if hit:
-      told = sum(result["attempts"][i + 1]["fell_back"] for i in hit)
-      rows.append([text, str(len(hit)), f"warned, and resumed from the one before: {told}"])
-  rows.append(
-    ["a batch of NaN, in both runs", str(result["same"]["skipped"]), "its step was skipped"]
-  )
-  same, curve = result["same"], summary(result["undisturbed"]["curve"])
-  alike = "the same in every bit" if not same["different"] else f"{len(same['different'])} differ"
-  killed = sum(a["status"] == -signal.SIGKILL for a in result["attempts"])
-  lines = [
-    tables.markdown(["fault", "times", "what happened"], rows),
-    "",
-    "At the end, the run was compared with one that was never interrupted:",
-    "",
-    f"- {same['arrays']} arrays of the last checkpoint (weights, optimizer, schedule, statistics, "
-    f"metrics): {alike}",
-    f"- rows of `metrics.jsonl` except for the times: {'the same' if same['rows'] else 'others'}",
-    f"- exported weights: {'the same' if same['exports'] else 'others'}",
-    "",
-    ("Nothing was lost. " if not complaints(result) else "Something was lost. ")
-    + f"The run had {result['steps']} steps of the digits job and took "
-    f"{result['seconds'] / 60:.1f} minutes on {result['cpus']} CPUs. It had "
-    f"{len(result['attempts'])} starts, of which SIGKILL ended {killed}. Versions: TensorFlow "
-    f"{result['versions']['tensorflow']}, Keras {result['versions']['keras']}, Python "
-    f"{result['versions']['python']}.",
-  ]
-  usage = "The run was too short for a curve."
-  if curve:
-    usage = tables.markdown(
-      ["steps of the undisturbed run", "resident memory, MiB, mean", "open files, most"],
-      [
-        [f"{p['from']} to {p['to']}", f"{p['memory']:.1f}", str(p["files"])] for p in curve.values()
-      ],
-    )
-  return {"faults": "\n".join(lines), "usage": usage, "command": f"    {result['command']}"}
+    after = [two["fell_back"] for one, two in itertools.pairwise(attempts) if one["damage"] == kind]
+    rows.append([text, len(after), f"warned, and resumed from the one before: {sum(after)}"])
+  rows.append(["a batch of NaN, in both runs", same["skipped"], "its step was skipped"])
+  killed = sum(a["status"] == -signal.SIGKILL for a in attempts)
+  differ = len(same["different"])
+  alike = lambda good: "the same" if good else "others"  # noqa: E731
+  faults = f"""{tables.markdown(["fault", "times", "what happened"], [r for r in rows if r[1]])}
+
+At the end, the run was compared with one that was never interrupted:
+
+- {same["arrays"]} arrays of the last checkpoint (weights, optimizer, schedule, statistics, \
+metrics): {f"{differ} differ" if differ else "the same in every bit"}
+- rows of `metrics.jsonl` except for the times: {alike(same["rows"])}
+- exported weights: {alike(same["exports"])}
+
+{"Something" if complaints(result) else "Nothing"} was lost. The run had {result["steps"]} steps \
+of the digits job and took {result["seconds"] / 60:.1f} minutes on {result["cpus"]} CPUs. It had \
+{len(attempts)} starts, of which SIGKILL ended {killed}. Versions: TensorFlow \
+{versions["tensorflow"]}, Keras {versions["keras"]}, Python {versions["python"]}."""
+  usage = _usage(result["undisturbed"]["curve"])
+  return {"faults": faults, "usage": usage, "command": f"    {result['command']}"}
 
 
 def _ending(status):
@@ -540,22 +438,15 @@ def _ending(status):
 
 def _arguments():
   parser = jobs.Parser(__doc__)
-  parser.add_argument("--output_dir", help="where everything goes; emptied first if it was ours")
-  parser.add_argument("--steps", type=int, default=160, help="of the training")
-  parser.add_argument("--kills", type=int, default=20, help="how many SIGKILLs, at least 3")
-  parser.add_argument(
-    "--others", type=int, default=1, help="SIGTERMs, full disks, second processes"
-  )
-  parser.add_argument("--damages", type=int, default=3, help="how often a checkpoint is damaged")
-  parser.add_argument("--seed", type=int, default=0, help="decides where faults strike")
-  parser.add_argument(
-    "--start",
-    choices=("fork", "exec"),
-    default="fork",
-    help="fork a process that holds TensorFlow already, or start a new interpreter each time",
-  )
-  parser.add_argument("--page", action="store_true", help="write the result into docs/")
-  parser.add_argument("--attempt", help="used by --start=exec")
+  add = parser.add_argument
+  add("--output_dir", help="where everything goes; emptied first if it was ours")
+  add("--steps", type=int, default=160, help="of the training")
+  add("--kills", type=int, default=20, help="how many SIGKILLs, at least 3")
+  add("--others", type=int, default=1, help="SIGTERMs, full disks, second processes")
+  add("--damages", type=int, default=3, help="how often a checkpoint is damaged")
+  add("--seed", type=int, default=0, help="decides where faults strike")
+  add("--page", action="store_true", help="write the result into docs/")
+  add("--attempt", help="used by itself")
   return parser.parse_args()
 
 
@@ -590,13 +481,9 @@ def run(arguments):
     raise errors.UserError(f"{str(folder)!r} holds something else: give another --output_dir")
   shutil.rmtree(folder, ignore_errors=True)
   files.write(folder / "soak.json", "{}\n")
-  if arguments.start == "fork":
-    # Imported and not used: its threads, which no fork survives, start with its first use.
-    from urkle_tf.training import pretraining  # noqa: F401
-
   began, dice = time.monotonic(), random.Random(arguments.seed)
   words, steps, every = job(arguments.steps, arguments.kills)
-  keeper = Keeper(words, folder, max(1, steps // 200), arguments.start)
+  keeper = Keeper(words, folder, max(1, steps // 200))
   undisturbed = keeper.run("undisturbed", Fault())
   if undisturbed["status"]:
     log = (folder / "logs" / "undisturbed-000.log").read_text(encoding="utf-8")
@@ -604,16 +491,14 @@ def run(arguments):
   kinds = plan(arguments.kills, ["signal", "disk", "second"] * arguments.others, dice)
   damages = [list(DAMAGES)[i % len(DAMAGES)] for i in range(arguments.damages)]
   attempts = soak(keeper, folder, steps, every, kinds, damages, dice)
+  made = pages.read(folder / "undisturbed" / "encoder" / "metadata.json")
   given = [word for word in sys.argv[1:] if not word.startswith(("--output_dir", "--page"))]
   result = {
     "command": " ".join(["bash tools/soak.sh", *given, "--output_dir=runs/soak"]),
     "steps": steps,
-    "kills": arguments.kills,
-    "seed": arguments.seed,
-    "start": arguments.start,
     "seconds": round(time.monotonic() - began, 1),
     "cpus": os.cpu_count(),
-    "versions": _versions(folder / "undisturbed"),
+    "versions": {**made["versions"], "python": sys.version.split()[0]},
     "same": compare(folder / "undisturbed", folder / "faulty"),
     "undisturbed": undisturbed,
     "attempts": attempts,
@@ -622,17 +507,13 @@ def run(arguments):
   return result
 
 
-def _versions(run):
-  made = json.loads((run / "encoder" / "metadata.json").read_text(encoding="utf-8"))["versions"]
-  return {**made, "python": sys.version.split()[0]}
-
-
 def main():
   """The command line."""
   arguments = _arguments()
   if arguments.attempt:
     task = json.loads(arguments.attempt)
-    sys.exit(train(task["words"], Fault(**task["fault"]), task["report"]))
+    train(**{**task, "fault": Fault(**task["fault"])})
+    return
   result = run(arguments)
   found = blocks(result)
   print("\n" + "\n\n".join(found[name] for name in ("faults", "usage")))

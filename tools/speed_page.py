@@ -1,234 +1,132 @@
 """docs/results/speed.md, from what `benchmark.py --suite` measured."""
 
-from urkle_tf.output import tables
+from experiments.pages import table
 
-_NAMES = {
+_SIZES = {
   "batch_size": "images a step",
   "attack_steps": "PGD steps",
   "image_size": "pixels of a side",
 }
+_STEP = {
+  "width": "{width}",
+  "precision": "{precision}",
+  "images/s: step": "{step_images_per_second:,.1f}",
+  "forward pass": "{forward_images_per_second:,.0f}",
+  "passes a step": "{passes}",
+  "share": "{share_of_ceiling:.1%}",
+  "waiting": "{waiting_share:.1%}",
+}
+_START = {
+  "width": "{width}",
+  "precision": "{precision}",
+  "to the first line": "{start_seconds:.1f} s",
+  "building": "{build_seconds:.1f} s",
+  "compiling": "{compile_seconds:.1f} s",
+  "peak memory": "{peak_memory_mib:,.0f} MiB",
+}
+_GROWTH = {
+  "step": "{step_seconds:.3f} s",
+  "processor time": "{step_core_seconds:.3f} s",
+  "memory of the step": "{step_memory_mib:,.0f} MiB",
+  "building": "{build_seconds:.1f} s",
+  "compiling": "{compile_seconds:.1f} s",
+}
+_TRAINED = {
+  "attack in training": "{system}",
+  "epochs": "{epochs}",
+  "core minutes": "{core_minutes:.2f}",
+  "of the first": "{share:.2f}",
+  "minutes": "{minutes:.2f}",
+  "kl": "{kl:.2f}",
+  "clean": "{clean:.2%}",
+  "pgd-20": "{accuracy:.2%}",
+}
+_LOADS = {
+  "part": "{part}",
+  "minutes": "{minutes:.1f}",
+  "load before": "{loads[0]:.1f}",
+  "load after": "{loads[1]:.1f}",
+}
 
 
-def _percent(share):
-  return "" if share is None else f"{100 * share:.1f}%"
-
-
-def _met(value, goal, least=True):
-  """A goal, and whether it was reached."""
-  reached = value >= goal if least else value <= goal
+def _met(reached):
+  """Whether a goal was reached."""
   return "met" if reached else "not met"
 
 
-def _machine(found):
-  machine = found["step"][0]["machine"]
-  gpus = f", {', '.join(machine['gpus'])}" if machine.get("gpus") else ""
-  versions = f"TensorFlow {machine['tensorflow']}, Keras {machine['keras']}"
-  return f"{machine['cores']} cores{gpus}, {versions}"
-
-
-def _step(found):
-  rows = [
-    [
-      str(row["width"]),
-      row["precision"],
-      f"{row['step_images_per_second']:,.1f}",
-      f"{row['forward_images_per_second']:,.0f}",
-      str(row["passes"]),
-      _percent(row["share_of_ceiling"]),
-      _percent(row["waiting_share"]),
-    ]
-    for row in found["step"]
-  ]
-  header = ["width", "precision", "images/s: step", "forward pass", "passes a step", "share"]
-  header.append("waiting")
-  lines = [tables.markdown(header, rows), ""]
-  for width in dict.fromkeys(row["width"] for row in found["step"]):
-    plain, low = (row for row in found["step"] if row["width"] == width)
+def _step(rows):
+  lines = []
+  for plain, low in zip(rows[::2], rows[1::2], strict=True):
+    share, width = plain["share_of_ceiling"], plain["width"]
     times = low["step_images_per_second"] / plain["step_images_per_second"]
-    cores = ""
-    if "step_core_seconds" in plain and "step_core_seconds" in low:
-      ratio = plain["step_core_seconds"] / low["step_core_seconds"]
-      cores = f", by processor time {ratio:.2f} times"
-    share = plain["share_of_ceiling"]
+    cores = plain["step_core_seconds"] / low["step_core_seconds"]
     lines.append(
-      f"- width {width}: {_percent(share)} of the ceiling in float32 (goal 85%: "
-      f"{_met(share, 0.85)}); bfloat16 {times:.2f} times float32"
-      + cores
-      + (f" (goal 1.8: {_met(times, 1.8)})" if width == 64 else "")
+      f"- width {width}: {share:.1%} of the ceiling in float32 (goal 85%: {_met(share >= 0.85)}); "
+      f"bfloat16 {times:.2f} times float32, by processor time {cores:.2f} times"
+      + (f" (goal 1.8: {_met(times >= 1.8)})" if width == 64 else "")
     )
-  waiting = max(row["waiting_share"] for row in found["step"])
-  lines.append(f"- waiting at most {_percent(waiting)} (goal 3%: {_met(waiting, 0.03, False)})")
-  return "\n".join(lines)
+  waiting = max(row["waiting_share"] for row in rows)
+  lines.append(f"- waiting at most {waiting:.1%} (goal 3%: {_met(waiting <= 0.03)})")
+  return "\n".join([table(_STEP, rows), "", *lines, "", table(_START, rows)])
 
 
-def _input(found):
-  given = found["pipeline"]
-  rate, size = given["images_per_second"], given["settings"]["image_size"]
+def _input(given):
+  size, rate = given["settings"]["image_size"], given["images_per_core_second"]
   return (
-    f"One SimCLR view, {size}x{size}, one thread: {rate:,.0f} images a second, and "
-    f"{given['images_per_core_second']:,.0f} by processor time (goal 15,000 a core: "
-    f"{_met(given['images_per_core_second'], 15_000)})."
+    f"One SimCLR view, {size}x{size}, one thread: {given['images_per_second']:,.0f} images a "
+    f"second, and {rate:,.0f} by processor time (goal 15,000 a core: {_met(rate >= 15_000)})."
   )
-
-
-def _start(found):
-  header = ["width", "precision", "to the first line", "building", "compiling", "peak memory"]
-  rows = [
-    [
-      str(row["width"]),
-      row["precision"],
-      *(f"{row[name]:.1f} s" for name in ("start_seconds", "build_seconds", "compile_seconds")),
-      f"{row['peak_memory_mib']:,.0f} MiB",
-    ]
-    for row in found["step"]
-  ]
-  return tables.markdown(header, rows)
 
 
 def _growth(found):
   parts = []
-  for name, rows in found["growth"].items():
-    first, last = rows[0], rows[-1]
-    cells = [
-      [
-        str(row["value"]),
-        f"{1000 * row['step_seconds']:,.0f} ms",
-        f"{1000 * row['step_core_seconds']:,.0f} ms",
-        f"{row['step_memory_mib']:,.0f} MiB",
-        f"{row['build_seconds']:.1f} s",
-        f"{row['compile_seconds']:.1f} s",
-      ]
-      for row in rows
-    ]
-    time = last["step_core_seconds"] / first["step_core_seconds"]
-    memory = last["step_memory_mib"] / max(first["step_memory_mib"], 1e-9)
-    said = f"{last['value'] / first['value']:.3g} times the {_NAMES[name]}: {time:.2f} times the "
-    said += f"processor time, {memory:.2f} times the memory"
+  for name, rows in found.items():
+    times = {key: rows[-1][key] / max(rows[0][key], 1e-9) for key in rows[0]}
+    said = (
+      f"{times['value']:.3g} times the {_SIZES[name]}: {times['step_core_seconds']:.2f} times the "
+      f"processor time, {times['step_memory_mib']:.2f} times the memory"
+    )
     if name == "attack_steps":
-      said += (
-        f" (goal: flat, within 10%: {_met(memory, 1.1, False)}), and "
-        f"{last['passes'] / first['passes']:.2f} times the passes"
-      )
-    header = [_NAMES[name], "step", "processor time", "memory of the step", "building", "compiling"]
-    parts.append(tables.markdown(header, cells) + f"\n\n{said}.")
+      flat = _met(times["step_memory_mib"] <= 1.1)
+      said += f" (goal: flat, within 10%: {flat}), and {times['passes']:.2f} times the passes"
+    parts += [table({_SIZES[name]: "{value}", **_GROWTH}, rows), f"{said}."]
   return "\n\n".join(parts)
 
 
-def _table_of_options(rows):
-  cells = [
-    [
-      row["system"],
-      f"{row['core_minutes']:.2f}",
-      f"{row['core_minutes'] / rows[0]['core_minutes']:.2f}",
-      f"{row['minutes']:.2f}",
-      f"{row['kl']:.2f}",
-      f"{100 * row['clean']:.2f}",
-      f"{100 * row['accuracy']:.2f}",
-    ]
-    for row in rows
+def _trained(rows):
+  first = rows[0]["core_minutes"]
+  shown = table(_TRAINED, [{**row, "share": row["core_minutes"] / first} for row in rows])
+  right, tested = rows[0]["accuracy"], rows[0]["examples"]
+  error = (right * (1 - right) / tested) ** 0.5
+  said = f"One seed each, {tested:,} test images: the first pgd-20 has a standard error of"
+  return f"{shown}\n\n{said} {error:.1%}."
+
+
+def _target(given):
+  plain, *others = given["systems"]
+  reached = lambda entry: entry["tried"][-1]["accuracy"] >= given["target"]  # noqa: E731
+  last = plain["tried"][-1]
+  lines = [
+    _trained([row for entry in given["systems"] for row in entry["tried"]]),
+    f"\nTarget: {given['target']:.0%} under PGD-20.",
   ]
-  header = [
-    "attack in training",
-    "core minutes",
-    "of the first",
-    "minutes",
-    "kl",
-    "clean",
-    "pgd-20",
-  ]
-  return tables.markdown(header, cells)
-
-
-def _options(found):
-  rows = found["options"]
-  tested = rows[0]["examples"]
-  error = 100 * (0.95 * 0.05 / tested) ** 0.5
-  return (
-    f"{_table_of_options(rows)}\n\nEpochs: {rows[0]['epochs']}, one seed each, {tested:,} test "
-    f"images: a standard error of about {error:.1f} points."
-  )
-
-
-def _target(found):
-  given, cells, reached = found["target"], [], {}
-  for entry in given["systems"]:
-    last = entry["tried"][-1]
-    if last["accuracy"] >= given["target"]:
-      reached[entry["system"]] = last["core_minutes"]
-    for row in entry["tried"]:
-      cells.append(
-        [
-          entry["system"],
-          str(row["epochs"]),
-          f"{row['core_minutes']:.2f}",
-          f"{row['minutes']:.2f}",
-          f"{100 * row['clean']:.2f}",
-          f"{100 * row['accuracy']:.2f}",
-        ]
-      )
-  header = ["attack in training", "epochs", "core minutes", "minutes", "clean", "pgd-20"]
-  aim = f"Target: {100 * given['target']:g}% under PGD-20."
-  lines = [tables.markdown(header, cells), "", aim]
-  plain = given["systems"][0]
-  tried = plain["tried"][-1]
-  if plain["system"] not in reached:
+  if not reached(plain):
     lines.append(
-      f"{plain['system']} stopped at the cap of {tried['epochs']} epochs, below the target."
+      f"{plain['system']} stopped at the cap of {last['epochs']} epochs, below the target."
     )
-  base = tried["core_minutes"]
-  for entry in given["systems"][1:]:
-    if entry["system"] not in reached:
-      lines.append(f"- {entry['system']}: not reached within {entry['tried'][-1]['epochs']} epochs")
+  for entry in others:
+    tried = entry["tried"][-1]
+    if not reached(entry):
+      lines.append(f"- {entry['system']}: not reached within {tried['epochs']} epochs")
       continue
-    share = reached[entry["system"]] / base
-    most, said = "", _met(share, 1 / 3, False)
-    if plain["system"] not in reached:  # which would have taken longer still
+    share = tried["core_minutes"] / last["core_minutes"]
+    most, said = "", _met(share <= 1 / 3)
+    if not reached(plain):  # which would have taken longer still
       most, said = "at most ", "met" if share <= 1 / 3 else "not shown"
     lines.append(
       f"- {entry['system']}: {most}{share:.2f} of the time of {plain['system']} (goal 0.33: {said})"
     )
   return "\n".join(lines)
-
-
-def _workers(found):
-  given = found["workers"]
-  one, two = (given["step_seconds"][key] for key in sorted(given["step_seconds"], key=int))
-  return (
-    f"{given['steps']} steps: {1000 * one:,.1f} ms by one worker, {1000 * two:,.1f} ms by two that "
-    f"share the same cores: {_percent(given['overhead'])} more. The losses of the first ten steps "
-    f"differ by at most {given['loss_difference']:.1e} of their value, the first by "
-    f"{given['first_difference']:.1e}."
-  )
-
-
-def _soak(found):
-  given = found["soak"]
-  curve = given["curve"]
-  chosen = dict([*curve[:: max(1, len(curve) // 10)], curve[-1]])
-  rows = [[f"{step:,}", f"{mib:,.0f} MiB"] for step, mib in chosen.items()]
-  table = tables.markdown(["step", "resident memory"], rows)
-  return (
-    f"{given['steps']:,} steps.\n\n{table}\n\nFrom the "
-    f"second quarter of the steps to the last it grew by {given['grown_mib']:,.1f} MiB; every row "
-    "of the log is in the JSON."
-  )
-
-
-def _loads(found):
-  """What else the machine did, by the load average before and after each part."""
-  cells = [
-    [name, f"{minutes:.1f}", *(f"{load:.1f}" for load in found["loads"][name])]
-    for name, minutes in found["minutes"].items()
-  ]
-  return tables.markdown(["part", "minutes", "load before", "load after"], cells)
-
-
-def _views(found):
-  epochs = found["views"][0]["epochs"]
-  return (
-    f"SimCLR+Urkle on 20,000 images of MNIST, {epochs} epochs, with both views attacked or one.\n\n"
-    + _table_of_options(found["views"])
-  )
 
 
 # {part: (heading, what comes before the figures, the figures)}
@@ -240,13 +138,13 @@ _SECTIONS = {
     "passes that the step needs. Waiting is what a step takes longer when its batches come from "
     "the pipeline. Below: to the first line of the program (the interpreter, TensorFlow, this "
     "package), building the model, and compiling (tracing and, on accelerators, XLA).",
-    lambda found: f"{_step(found)}\n\n{_start(found)}",
+    _step,
   ),
   "pipeline": ("The input pipeline", "", _input),
   "growth": (
     "Growth",
     "The step of SimCLR+Urkle, of a smaller network, over one size at a time; memory is what the "
-    "step adds to the process's peak.",
+    "step adds to the process's peak. That of a long run: [reliability](../reliability.md).",
     _growth,
   ),
   "options": (
@@ -254,17 +152,19 @@ _SECTIONS = {
     "Robust accuracy against minutes: VAE+Urkle on MNIST, a head on clean images, linf 0.1; the "
     "lower of the served classifier and z = mu. `kl` is what the training's own attack finds at "
     "its end: it compares encoders only where attacks are alike.",
-    _options,
+    _trained,
   ),
-  "views": ("One attacked view or two", "", _views),
+  "views": (
+    "One attacked view or two",
+    "SimCLR+Urkle on 20,000 images of MNIST, with both views attacked or one.",
+    _trained,
+  ),
   "target": (
     "Time to a target",
     "Numbers of epochs, each a training with a schedule of its own, until the first that reached "
     "the target.",
     _target,
   ),
-  "workers": ("Two workers", "", _workers),
-  "soak": ("A long run", "", _soak),
 }
 
 
@@ -276,7 +176,12 @@ def page(found):
       list of paragraphs, come last.
   """
   small = "" if found["scale"] == "full" else f" at --scale={found['scale']}, which shows nothing,"
-  machine = f"{_machine(found)}. " if "step" in found else ""
+  machine = ""
+  if "step" in found:
+    given = found["step"][0]["machine"]
+    names = [f"{given['cores']} cores", *given.get("gpus", ())]
+    names += [f"TensorFlow {given['tensorflow']}", f"Keras {given['keras']}"]
+    machine = f"{', '.join(names)}. "
   parts = [
     f"# Speed\n\nMeasured{small} by `{found['command']}` on {found['date']}. {machine}Every figure "
     "is from that command, and it wrote this page from its JSON. A load above the number of cores "
@@ -285,10 +190,12 @@ def page(found):
     "count this program alone."
   ]
   for name, (heading, text, figures) in _SECTIONS.items():
-    parts.append(f"## {heading}")
-    if text:
-      parts.append(text)
-    said = f"Not measured yet: `--parts={name}`."
-    parts.append(figures(found) if name in found else said)
-  parts += ["## What this took", _loads(found), *found.get("notes", [])]
+    missing = f"Not measured yet: `--parts={name}`."
+    shown = figures(found[name]) if name in found else missing
+    parts += [f"## {heading}", *filter(None, [text]), shown]
+  loads = [
+    {"part": name, "minutes": minutes, "loads": found["loads"][name]}
+    for name, minutes in found["minutes"].items()
+  ]
+  parts += ["## What this took", table(_LOADS, loads), *found.get("notes", [])]
   return "\n\n".join(parts) + "\n"

@@ -4,122 +4,23 @@ Each measurement is a process of its own, so that its memory and its start are i
 after the other.  A part that the JSON holds already is not measured again.
 """
 
-import dataclasses
 import datetime
-import hashlib
+import functools
 import json
 import os
 import pathlib
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import time
 
 from experiments import jobs, pages
-from tools import loopback, speed_page
+from tools import speed_page
 from urkle_tf import errors
 from urkle_tf.output import files
 
 BENCHMARK = pathlib.Path(__file__).with_name("benchmark.py")
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-  """How large everything is.
-
-  Attributes:
-    widths: of ResNet-18, and for each how many images a step has.
-    image_size: pixels.
-    batch: images a batch of the pipeline.
-    steps: steps a timing.
-    timings: that a median is of, where growth is looked for.
-    step_timings: likewise, of the steps of `widths`, whose ratios are compared with goals.
-    batches: the batch sizes over which a step must grow linearly.
-    attack_steps: likewise PGD's.
-    sizes: likewise image sizes, in pixels of a side.
-    growing: the network of these.
-    soak_steps: of the run whose memory is watched.
-    worker_steps: of one worker, and of two.
-    data: flags of the trainings of which the robust accuracy is measured.
-    config: their flagfile.
-    head: flags of their heads.
-    test: flags of their evaluation.
-    epochs: of each option's training.
-    systems: how many of `SYSTEMS` are tried.
-    pairs: flags of the trainings that attack one view or two.
-    target: accuracy under PGD-20.
-    racing: how many of `RACING` are tried.
-    budgets: epochs, of which the first that reaches the target counts.
-  """
-
-  widths: tuple[tuple[int, int], ...] = ((64, 32), (16, 128))
-  image_size: int = 32
-  batch: int = 128
-  steps: int = 1
-  timings: int = 3
-  step_timings: int = 7
-  batches: tuple[int, ...] = (16, 32, 64, 128)
-  attack_steps: tuple[int, ...] = (1, 2, 4, 8)
-  sizes: tuple[int, ...] = (32, 64)  # above 64 the stem of the network is another
-  growing: str = "resnet18(width=16)"
-  soak_steps: int = 2000
-  worker_steps: int = 88
-  data: tuple[str, ...] = ("--dataset=mnist",)
-  config: str = "configs/mnist_vae_urkle.cfg"
-  head: tuple[str, ...] = (
-    "--head=mlp(width=256, layers=3)",
-    "--epochs=5",
-    "--batch_size=500",
-    "--learning_rate=0.003",
-    "--weight_decay=1",
-  )
-  test: tuple[str, ...] = ("--split=test", "--examples=2000", "--epsilon=0.1")
-  epochs: int = 1
-  systems: int = 100
-  pairs: tuple[str, ...] = (
-    "--split=train[:20000]",
-    "--encoder=convnet(width=16)",
-    "--pretext=simclr(projector=256)",
-    "--augment=simclr(strength=0.5, flip=false)",
-    "--batch_size=200",
-    "--learning_rate=0.003",
-  )
-  target: float = 0.97
-  racing: int = 100
-  budgets: tuple[int, ...] = (1, 3, 6, 9, 12, 18)
-
-
-SCALES = {
-  "full": Scale(),
-  "tiny": Scale(
-    widths=((4, 4),),
-    image_size=8,
-    batch=4,
-    timings=2,
-    step_timings=2,
-    batches=(4, 8),
-    attack_steps=(1, 2),
-    sizes=(8, 16),
-    growing="convnet(width=4, layers=2)",
-    soak_steps=40,
-    worker_steps=12,
-    data=(
-      "--dataset=digits",
-      "--split=train[:400]",
-      "--encoder=convnet(width=8, layers=2)",
-      "--pretext=vae(width=8, layers=2)",
-    ),
-    head=("--epochs=2", "--batch_size=100"),
-    test=("--examples=100", "--epsilon=0.1"),
-    systems=2,
-    pairs=("--encoder=convnet(width=4, layers=2)", "--pretext=simclr(projector=16)"),
-    target=0.3,
-    racing=1,
-    budgets=(1, 2),
-  ),
-}
 
 # What is compared by robust accuracy against minutes: flags over the config's.
 _SEVEN = ("--attack_steps=7", "--attack_step_size=0.025")
@@ -136,206 +37,128 @@ SYSTEMS = {
   "RS-FGSM, bfloat16, carried": ("--attack=rs_fgsm(carry=true)",),
   "RS-FGSM, bfloat16, GradAlign": ("--attack=rs_fgsm", "--robustness=urkle(beta=1, align=1)"),
 }
+_TWO, _ONE = "--robustness=urkle(beta=0.1)", "--robustness=urkle(beta=0.1, attacked=1)"
 VIEWS = {
-  "two views, PGD-5": (
-    "--robustness=urkle(beta=0.1)",
-    "--attack_steps=5",
-    "--attack_step_size=0.05",
-  ),
-  "one view, PGD-5": (
-    "--robustness=urkle(beta=0.1, attacked=1)",
-    "--attack_steps=5",
-    "--attack_step_size=0.05",
-  ),
-  "one view, PGD-12": (
-    "--robustness=urkle(beta=0.1, attacked=1)",
-    "--attack_steps=12",
-    "--attack_step_size=0.021",
-  ),
+  "two views, PGD-5": (_TWO, "--attack_steps=5", "--attack_step_size=0.05"),
+  "one view, PGD-5": (_ONE, "--attack_steps=5", "--attack_step_size=0.05"),
+  "one view, PGD-12": (_ONE, "--attack_steps=12", "--attack_step_size=0.021"),
 }
+PAIR = (  # how the trainings that attack one view or two differ from those of `SYSTEMS`
+  *("--split=train[:20000]", "--encoder=convnet(width=16)", "--batch_size=200"),
+  *("--pretext=simclr(projector=256)", "--augment=simclr(strength=0.5, flip=false)"),
+  "--learning_rate=0.003",
+)
 RACING = ("PGD-7, plain", "PGD-2, bfloat16", "RS-FGSM, bfloat16")
+TARGET = 0.97  # accuracy under PGD-20
+BUDGETS = (1, 3, 6, 9, 12, 18)  # epochs, of which the first that reaches the target counts
+HEAD = (
+  *("--dataset=mnist", "--head=mlp(width=256, layers=3)", "--epochs=5", "--batch_size=500"),
+  *("--learning_rate=0.003", "--weight_decay=1"),
+)
+TEST = (
+  *("--dataset=mnist", "--attacks=pgd(steps=20)", "--norm=linf", "--epsilon=0.1", "--eot=10"),
+  *("--nochecks", "--examples=2000"),
+)
+
+# {scale: flags that come last, of benchmark.py and of each command; how many of each list}.
+SCALES = {
+  "full": {"benchmark": {}, "train": (), "finetune": (), "evaluate": (), "most": None},
+  "tiny": {
+    "benchmark": {"encoder": "convnet(width=4, layers=2)", "batch_size": 4, "image_size": 8}
+    | {"steps": 1, "timings": 2},
+    "train": (
+      *("--dataset=digits", "--split=train[:400]", "--encoder=convnet(width=4, layers=2)"),
+      *("--pretext=vae(width=8, layers=2)", "--augment=crop(padding=1)", "--batch_size=100"),
+    ),
+    "finetune": ("--dataset=digits", "--epochs=2", "--batch_size=100"),
+    "evaluate": ("--dataset=digits", "--examples=100"),
+    "most": 1,
+  },
+}
 
 
-def _benchmark(folder, **options):
-  """One run of benchmark.py, as what it prints; what a folder has of it is not run again."""
-  flags = [f"--{name}={value}" for name, value in options.items()]
-  digest = hashlib.sha256(" ".join(flags).encode()).hexdigest()[:16]
-  kept = pathlib.Path(folder) / "benchmarks" / f"{digest}.json"
-  if kept.exists():
-    return json.loads(kept.read_text(encoding="utf-8"))
-  done = subprocess.run(
-    [sys.executable, BENCHMARK, "--strategy=one", *flags],
-    capture_output=True,
-    text=True,
-    env=jobs.environment(),
-    check=False,
-  )
+@functools.cache
+def _printed(*flags):
+  """What one run of benchmark.py prints."""
+  command = [sys.executable, BENCHMARK, "--strategy=one", *flags]
+  done = subprocess.run(command, capture_output=True, text=True, env=jobs.environment())
   if done.returncode:
     raise errors.UserError(f"benchmark.py {' '.join(flags)} failed: {done.stderr[-400:]}")
-  kept.parent.mkdir(parents=True, exist_ok=True)
-  files.write(kept, done.stdout)
   return json.loads(done.stdout)
+
+
+def _benchmark(scale, **options):
+  return _printed(*(f"--{k}={v}" for k, v in {**options, **scale["benchmark"]}.items()))
 
 
 def step(scale, options):
   """Images a second of the step, and its share of the ceiling."""
   return [
-    {
-      "width": width,
-      "precision": precision,
-      **_benchmark(
-        options.work,
-        encoder=f"resnet18(width={width})",
-        precision=precision,
-        attack_steps=5,
-        image_size=scale.image_size,
-        batch_size=batch,
-        steps=scale.steps,
-        timings=scale.step_timings,
-      ),
-    }
-    for width, batch in scale.widths
+    {"width": width, "precision": precision}
+    | _benchmark(
+      scale,
+      encoder=f"resnet18(width={width})",
+      precision=precision,
+      batch_size=batch,
+      steps=1,
+      timings=7,  # whose ratios are compared with goals
+    )
+    for width, batch in ((64, 32), (16, 128))[: scale["most"]]
     for precision in ("float32", "mixed_bfloat16")
   ]
 
 
 def pipeline(scale, options):
   """Images a second of the input, on one core."""
-  sizes = {"image_size": scale.image_size, "batch_size": scale.batch}
-  return _benchmark(options.work, part="input", steps=30, timings=5, **sizes)
+  return _benchmark(scale, part="input", steps=30, batch_size=128)
 
 
 def growth(scale, options):
   """Time and memory of a step, over one size at a time."""
-  middle = {
-    "encoder": scale.growing,
-    "image_size": scale.sizes[0],
-    "batch_size": scale.batches[0],
-    "attack_steps": scale.attack_steps[0],
-    "steps": scale.steps,
-    "timings": scale.timings,
+  axes = {  # above 64 pixels the stem of the network is another
+    "batch_size": (16, 32, 64, 128),
+    "attack_steps": (1, 2, 4, 8),
+    "image_size": (32, 64),
   }
-  axes = {
-    "batch_size": scale.batches,
-    "attack_steps": scale.attack_steps,
-    "image_size": scale.sizes,
-  }
+  first = {name: values[0] for name, values in axes.items()}
+  shared = {"part": "step", "encoder": "resnet18(width=16)", "steps": 1, "timings": 3}
   shown = ("passes", "step_seconds", "step_core_seconds", "step_memory_mib")
   shown += ("build_seconds", "compile_seconds")
-  return {
-    name: [
-      {"value": value, **{key: found[key] for key in shown}}
-      for value in values
-      for found in [_benchmark(options.work, part="step", **{**middle, name: value})]
-    ]
-    for name, values in axes.items()
-  }
+  found = {name: [] for name in axes}
+  for name, values in axes.items():
+    for value in values:
+      measured = _benchmark(scale, **{**shared, **first, name: value})
+      found[name].append({"value": value, **{key: measured[key] for key in shown}})
+  return found
 
 
-def soak(scale, options):
-  """A training's resident memory as it goes on: [(step, MiB)]."""
-  folder = pathlib.Path(options.work) / f"soak-{time.time_ns()}"
-  epochs = -(-scale.soak_steps // 89)  # 1,437 digits in batches of 16
-  flags = ["--encoder=convnet(width=8, layers=2)", "--batch_size=16", f"--epochs={epochs}"]
-  flags += ["--attack_steps=2", "--log_every=10", "--strategy=one", f"--output_dir={folder}"]
-  (process,) = loopback.start(folder, [sys.executable, "-m", "urkle_tf.train", *flags], count=1)
-  curve, status = [], pathlib.Path(f"/proc/{process.pid}/status")
-  while process.poll() is None:
-    time.sleep(0.2)
-    rows = _rows(folder)
-    if rows and (not curve or rows[-1]["step"] > curve[-1][0]):
-      try:
-        text = status.read_text()
-      except OSError:  # it has just ended
-        break
-      if "VmRSS" in text:
-        kib = int(text.partition("VmRSS:")[2].split()[0])
-        curve.append((rows[-1]["step"], round(kib / 1024, 1)))
-  if process.wait():
-    raise errors.UserError(f"the soak run failed: see {folder / '0.log'}")
-  late = [mib for at, mib in curve if at >= curve[-1][0] / 4]
-  third = max(1, len(late) // 3)
-  grown = statistics.median(late[-third:]) - statistics.median(late[:third])
-  return {"steps": epochs * 89, "curve": curve, "grown_mib": grown}
-
-
-def _rows(folder):
-  file = folder / "metrics.jsonl"
-  lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-  rows = []
-  for line in lines:
-    try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:  # it is being written
-      break
-  return rows
-
-
-def workers(scale, options):
-  """The same training by one worker and by two."""
-  work, found = pathlib.Path(options.work), {}
-  images = 32 * scale.worker_steps
-  epochs = -(-images // 1408)
-  flags = ["--encoder=convnet(width=32)", "--batch_size=32", f"--epochs={epochs}", "--log_every=1"]
-  flags += ["--attack_steps=2", f"--split=train[:{min(images, 1408)}]", "--learning_rate=0.01"]
-  for count, strategy in ((1, "one"), (2, "multi_worker")):
-    folder = work / f"workers-{count}-{time.time_ns()}"
-    command = [sys.executable, "-m", "urkle_tf.train", *flags, f"--strategy={strategy}"]
-    started = loopback.start(folder, [*command, f"--output_dir={folder / 'run'}"], count)
-    if any(process.wait() for process in started):
-      raise errors.UserError(f"the workers failed: see {folder / '0.log'}")
-    found[count] = _rows(folder / "run")
-  seconds = {count: rows[-1]["seconds"] / (len(rows) - 1) for count, rows in found.items()}
-  ten = zip(found[1][:10], found[2][:10], strict=True)
-  differences = [abs(one["loss"] / two["loss"] - 1) for one, two in ten]
-  return {
-    "steps": len(found[1]),
-    "step_seconds": seconds,
-    "overhead": seconds[2] / seconds[1] - 1,
-    "first_difference": differences[0],
-    "loss_difference": max(differences),
-  }
-
-
-def _trained(scale, options, name, flags, common, epochs):
+def _trained(scale, options, run, flags, epochs):
   """Trains an encoder and a head, attacks them, and says what they withstand and took."""
-  work = jobs.within(options.work)
+  run = f"{jobs.within(options.work)}/{run}-{epochs}"
   where = [f"--data_dir={os.path.abspath(options.data_dir)}"] if options.data_dir else []
-  run = f"{work}/{name}-{epochs}"
-  data = [*where, scale.data[0]]
   folder = jobs.ROOT / run
   spent = folder / "spent.json"
   if folder.exists() and not spent.exists():
-    shutil.rmtree(folder)  # of a training that goes on, nobody knows what the first half took
+    shutil.rmtree(folder)  # of a training that is resumed, nobody knows what the first half took
+  training, *others = (
+    jobs.Stage(module, config, run + ending, [*where, *given, *scale[module]])
+    for module, config, ending, given in (
+      ("train", "configs/mnist_vae_urkle.cfg", "", [*flags, f"--epochs={epochs}"]),
+      ("finetune", None, "-head", [f"--encoder={run}/encoder", *HEAD]),
+      ("evaluate", None, "-report", [f"--classifier={run}-head/classifier", *TEST]),
+    )
+  )
   before = _spent()
-  training = jobs.Stage("train", scale.config, run, [*where, *common, *flags, f"--epochs={epochs}"])
   if jobs.run_stages([training]):
     files.write(spent, json.dumps({"seconds": _spent() - before}))
-  jobs.run_stages(
-    [
-      jobs.Stage(
-        "finetune",
-        None,
-        f"{run}-head",
-        ["--protocol=slf", *data, *scale.head, f"--encoder={run}/encoder"],
-      ),
-      jobs.Stage(
-        "evaluate",
-        None,
-        f"{run}-report",
-        [
-          *("--attacks=pgd(steps=20)", "--norm=linf", "--eot=10", "--nochecks"),
-          *(*data, *scale.test, f"--classifier={run}-head/classifier"),
-        ],
-      ),
-    ]
-  )
-  report = json.loads((jobs.ROOT / f"{run}-report" / "report.json").read_text("utf-8"))
-  rows = _rows(folder)
+  jobs.run_stages(others)
+  report = pages.read(jobs.ROOT / f"{run}-report" / "report.json")
+  rows = pages.metrics(folder)
   return {
+    "flags": list(flags),
     "epochs": epochs,
     "minutes": pages.training_minutes(folder),
-    "core_minutes": round(json.loads(spent.read_text("utf-8"))["seconds"] / 60, 2),
+    "core_minutes": round(pages.read(spent)["seconds"] / 60, 2),
     "steps": [row["attack_steps"] for row in rows if "attack_steps" in row][-1:],
     "kl": rows[-1]["kl"],
     "clean": report["clean"]["accuracy"],
@@ -351,44 +174,38 @@ def _spent():
 
 
 def _system(scale, options, system, epochs):
-  flags = SYSTEMS[system]
-  name = f"option-{list(SYSTEMS).index(system)}"
-  tried = _trained(scale, options, name, flags, scale.data, epochs)
-  return {"system": system, "flags": list(flags), **tried}
+  number = list(SYSTEMS).index(system)
+  tried = _trained(scale, options, f"option-{number}", SYSTEMS[system], epochs)
+  return {"system": system, **tried}
 
 
 def options(scale, options):
   """VAE+Urkle by each of the fast options for the same epochs: robust accuracy against minutes."""
-  return [
-    _system(scale, options, system, scale.epochs) for system in list(SYSTEMS)[: scale.systems]
-  ]
+  return [_system(scale, options, system, 1) for system in list(SYSTEMS)[: scale["most"]]]
 
 
 def views(scale, options):
   """SimCLR+Urkle with both views attacked, and with one."""
-  found = []
-  for number, (system, flags) in enumerate(VIEWS.items()):
-    name, common = f"views-{number}", (scale.data[0], *scale.pairs)
-    tried = _trained(scale, options, name, flags, common, 2 * scale.epochs)
-    found.append({"system": system, "flags": list(flags), **tried})
-  return found
+  return [
+    {"system": system, **_trained(scale, options, f"views-{number}", (*PAIR, *flags), 2)}
+    for number, (system, flags) in enumerate(list(VIEWS.items())[: scale["most"]])
+  ]
 
 
 def target(scale, options):
   """The first number of epochs whose encoder, with a head on clean images, withstands PGD-20."""
   found = []
-  for system in RACING[: scale.racing]:
+  for system in RACING[: scale["most"]]:
     tried = []
-    for epochs in scale.budgets:
+    for epochs in BUDGETS[: scale["most"]]:
       tried.append(_system(scale, options, system, epochs))
-      if tried[-1]["accuracy"] >= scale.target:
+      if tried[-1]["accuracy"] >= TARGET:
         break
-    found.append({"system": system, "flags": list(SYSTEMS[system]), "tried": tried})
-  return {"target": scale.target, "systems": found}
+    found.append({"system": system, "tried": tried})
+  return {"target": TARGET, "systems": found}
 
 
-_ALL = (step, pipeline, growth, workers, soak, options, views, target)
-PARTS = {part.__name__: part for part in _ALL}
+PARTS = {part.__name__: part for part in (step, pipeline, growth, options, views, target)}
 
 
 def run(options):
@@ -400,7 +217,7 @@ def run(options):
     if name not in PARTS:
       raise errors.unknown("part", name, PARTS)
   out = pathlib.Path(options.out)
-  found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+  found = pages.read(out) if out.exists() else {}
   if found.setdefault("scale", options.scale) != options.scale:
     raise errors.UserError(f"{out} holds figures of --scale={found['scale']}: give another --out")
   found.setdefault("date", datetime.date.today().isoformat())

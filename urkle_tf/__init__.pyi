@@ -284,6 +284,7 @@ def assess(
   severities: list[float] | None = None,
   representation_examples: int = 1000,
   loss_cap: float | None = None,
+  against: str | None = None,
   save_images: bool = False,
   html: bool = False,
   batch_size: int = 250,
@@ -331,6 +332,8 @@ def assess(
     representation_examples: how many images the representation's part is measured on; 0 for none.
     loss_cap: M of Proposition 1 in nats, above ln of the number of classes: the bound is measured
       on the first 1,000 images; None for no such part.
+    against: the folder of another classifier's report, made with `save_images` on the same
+      images: both are compared image by image (McNemar's exact test).
     save_images: whether adversarial images and per-image results are saved (images.npz).
     html: write report.html too: the report as one file for a browser.
     batch_size: images that are attacked together.

@@ -586,6 +586,12 @@ class Assess:
     "first 1,000 images; None for no such part",
     "adds the bound of Proposition 1",
   )
+  against: str | None = setting(
+    None,
+    "compare with another classifier on the same images: its report's folder",
+    "the folder of another classifier's report, made with `save_images` on the same images: both "
+    "are compared image by image (McNemar's exact test)",
+  )
   save_images: bool = setting(
     False,
     "save adversarial images and per-image results",

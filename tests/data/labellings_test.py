@@ -83,25 +83,6 @@ def test_every_order_has_the_labels_of_its_images():
       assert label == whole[int(index)]["label"] == source.labels[int(index)]
 
 
-@pytest.mark.parametrize(
-  ("name", "message"),
-  [
-    ("digits:partiy", "unknown labelling 'partiy'; did you mean 'parity'"),
-    ("digits:rotation(degrees=0)", "degrees must be above 0"),
-    ("digits:rotation(angle=3)", "unknown option of rotation"),
-    ("digits:at_least(threshold=10)", "on one side"),
-    ("digits:any_of", "any_of needs the option 'classes'"),
-    ('digits:any_of(classes="11")', "unknown class of 'digits' '11'"),
-    ('digits:any_of(classes="0|1|2|3|4|5|6|7|8|9")', "leave some out"),
-    ("digits:rotation:parity", "has no classes"),
-  ],
-)
-def test_mistakes_are_one_line(name, message):
-  with pytest.raises(errors.UserError, match=message) as caught:
-    sources.load(name, "test")
-  assert "\n" not in str(caught.value)
-
-
 def test_numbers_are_no_classes():
   with pytest.raises(errors.UserError, match="task=regression"):
     Supervised().adopt(sources.load("digits:number", "test"))

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import RUN
 
 import urkle_tf
 from urkle_tf import errors, export
@@ -149,19 +150,8 @@ def test_a_training_with_input_workers_is_the_training_without(
   """The same rows, also when it begins here and goes on with input workers."""
   monkeypatch.setattr(export, "export_encoder", lambda *args: None)
   monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *args: None)
-  settings = {
-    "encoder": "convnet(width=4, layers=2)",
-    "latent_dim": 4,
-    "loc": "dense",
-    "split": "train[:48]",
-    "batch_size": 16,
-    "epochs": 2,
-    "attack_steps": 1,
-    "epsilon": 0.1,
-    "log_every": 1,
-    "checkpoint_every": 2,
-    "attack_schedule": "controlled(every=2, images=3)",
-  }
+  settings = {**RUN, "latent_dim": 4, "attack_steps": 1, "log_every": 1, "checkpoint_every": 2}
+  settings["attack_schedule"] = "controlled(every=2, images=3)"
   run = lambda name, **more: urkle_tf.pretrain(  # noqa: E731
     output_dir=str(tmp_path / name), **settings, **more
   )

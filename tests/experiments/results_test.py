@@ -22,17 +22,12 @@ def _mnist(found, page):
   return pages.page(page, {**blocks, "commands": commands})
 
 
-def _autoattack(found, page):
-  del page
-  rows = map(reproduce_mnist.find_row, autoattack_mnist.ROWS)
-  stages = [autoattack_mnist.stage(row, "runs/mnist", "DATA_DIR") for row in rows]
-  return autoattack_mnist.page(found["rows"], stages)
-
-
 MADE = {
   "mnist": _mnist,
   "cifar10_small_older": lambda found, page: pages.page(page, {"table": compare_page.table(found)}),
-  "mnist_autoattack": _autoattack,
+  "mnist_autoattack": lambda found, page: autoattack_mnist.page(
+    found["rows"], autoattack_mnist.shown(autoattack_mnist.ROWS)
+  ),
   "mnist_transfer": lambda found, page: transfer.page(found, page.splitlines()[-1].strip()),
   "speed": lambda found, page: speed_page.page(found),
 }

@@ -62,17 +62,8 @@ def test_the_table_script(reports, tmp_path):
 
 
 def test_curves_of_runs_that_lack_some(tmp_path):
-  rows = [
-    {
-      "step": k,
-      "epoch": k / 2,
-      "loss": 1.0 / k,
-      "sigma_min": 0.1,
-      "sigma_mean": 0.2,
-      "sigma_max": 0.3,
-    }
-    for k in range(1, 5)
-  ]
+  row = {"loss": 0.5, "sigma_min": 0.1, "sigma_mean": 0.2, "sigma_max": 0.3}
+  rows = [{"step": k, "epoch": k / 2, **row} for k in range(1, 5)]
   file = tmp_path / "curves.png"
   curves.draw({"one": rows, "two": [{"epoch": 1, "loss": 2.0}]}, file)
   assert file.read_bytes().startswith(b"\x89PNG")

@@ -1,16 +1,15 @@
 """The launcher of the transfer table: its arguments, its table from runs, and a small whole run."""
 
-import functools
 import json
+import subprocess
 import sys
 
+import commands
 import pytest
 from small_models import small_encoder
 
-import urkle_tf
 from experiments import transfer as script
-from urkle_tf import errors, export
-from urkle_tf.evaluation import assess
+from urkle_tf import export
 
 
 def test_encoders_have_names():
@@ -22,26 +21,11 @@ def test_encoders_have_names():
   }
 
 
-def test_more_flags_become_arguments():
-  def function(epochs, head, flag, seed, step):
-    del epochs, head, flag, seed, step
-
-  text = "--epochs=3 --head='mlp(width=4, layers=2)' --flag=false --step=8/255"
-  wanted = {"epochs": 3, "head": "mlp(width=4, layers=2)", "flag": False, "step": 8 / 255}
-  assert script.options(text, function, ["seed"]) == wanted
-  for wrong, message in (("epochs=3", "write --name=value"), ("--seed=1", "unknown flag 'seed'")):
-    with pytest.raises(errors.UserError, match=message):
-      script.options(wrong, function, ["seed"])
-
-
 def test_counts_are_at_most_those_there_are():
   # digits has 1,797 images: 1,437 to train on, of which the first 90% are 1,293
-  count = functools.partial(script.at_most, examples=None, data_dir=None, download=False)
-  assert count(5000, "digits", "train[:90%]") == 1293
-  assert count(5000, "digits", "test") == 360
-  assert count(100, "digits", "train[:90%]") == 100
-  assert count(0.1, "digits", "train[:90%]") == 0.1
-  assert count(None, "digits", "train[:90%]") is None
+  found = script.source("digits", "train[:90%]", None, None, False)
+  counts = [script.at_most(count, found) for count in (5000, 100, 0.1, None)]
+  assert counts == [1293, 100, 0.1, None]
 
 
 # --- Hand-written runs ---
@@ -63,30 +47,29 @@ def _numbers(clean, attacked):
   return {"regression": {**part, "attacks": [{**row, "rmse": attacked}]}}
 
 
-def _write(folder, seed, report, row, **kept):
+def _write(folder, seed, report, row):
   made, measured = folder / f"slf-{seed}", folder / f"slf-{seed}-report"
-  for path, stamp in ((made, {"row": row}), (measured, kept)):
+  for path, name, content in ((made, "metrics.jsonl", row), (measured, "report.json", report)):
     path.mkdir(parents=True)
-    (path / "finished.json").write_text(json.dumps({"settings": {}, **stamp}))
-  (measured / "report.json").write_text(json.dumps(report))
+    (path / name).write_text(json.dumps(content))
 
 
 def test_the_table(tmp_path):
   parity, angle = tmp_path / "urkle" / "mnist-parity", tmp_path / "urkle" / "mnist-rotation"
   report = _classes(0.9, 0.8, (0.91, 0.79))
   report["checks"] = [{"name": name, "passed": name == "noise"} for name in ("noise", "effort")]
-  _write(parity, 0, report, {"validation_accuracy": 0.9}, guess=0.51)
-  _write(parity, 1, _classes(0.92, 0.78, (0.91, 0.77)), {"validation_accuracy": 0.9}, guess=0.51)
+  _write(parity, 0, report, {"validation_accuracy": 0.9})
+  _write(parity, 1, _classes(0.92, 0.78, (0.91, 0.77)), {"validation_accuracy": 0.9})
   _write(angle, 0, _numbers(12.345, 23.4), {"validation_rmse": 12.0})
   (parity / "slf-2-report").mkdir()  # under way
   tasks = ["mnist:parity", "mnist:rotation", "mnist"]
-  document = script.collect(tmp_path, ["Urkle", "Other"], tasks, ["slf"])
+  document = script.collect(tmp_path, ["Urkle", "Other"], tasks, ["slf"], lambda task: 0.51)
   first, second = document["rows"]
   assert (first["task"], first["measure"], first["seeds"]) == ("mnist:parity", "accuracy", [0, 1])
   assert (first["clean"], first["attacked"]) == ([90, 92], [80, 78])  # the worst of two attacks
   assert first["deterministic"] == {"clean": [91, 91], "attacked": [79, 77]}
   assert first["attacks"] == ["pgd-20, linf 0.1", "square-20, linf 0.1"]
-  assert first["failed_checks"] == ["effort"]
+  assert (first["failed_checks"], first["guess"], second["guess"]) == (["effort"], 51, 26)
   assert (second["clean"], second["attacked"]) == ([12.345], [23.4])
   page = script.page(document, "COMMAND")
   assert "that were looked at: mnist:parity, Urkle, slf: effort." in page
@@ -102,7 +85,6 @@ def test_the_table(tmp_path):
     (["--encoder=a=x", "--encoder=a=y", "--tasks=digits"], "its own name"),
     (["--encoder=a=x", "--tasks=digits,digits"], "'digits' is given twice"),
     (["--encoder=a=x", "--tasks=digits", "--seeds=0"], "--seeds must be at least 1"),
-    (["--encoder=a=x", "--tasks=digits", "--extra_finetune=--epoch=1"], "did you mean 'epochs'"),
   ],
 )
 def test_mistakes_end_in_one_line(monkeypatch, capsys, arguments, message):
@@ -133,11 +115,13 @@ def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(tmp_path, monk
     "--labels=0.5",
     "--attacks=pgd(steps=2)",
     "--extra_finetune=--epochs=2",
-    "--extra_evaluate=--eot=2 --samples=5 --checks=false",
+    "--extra_evaluate=--eot=2 --samples=5 --nochecks",
     "--extra_regression=--attack_steps=2 --eot=2 --samples=5",
     f"--work={tmp_path / 'work'}",
   ]
-  script.transfer(arguments)
+  with monkeypatch.context() as patch:
+    patch.setattr(script.jobs.subprocess, "run", commands.here)
+    script.transfer(arguments)
   parity, angle = json.loads((tmp_path / "work" / "transfer.json").read_text())["rows"]
   assert (parity["encoder"], parity["measure"], angle["measure"]) == ("run", "accuracy", "rmse")
   folder = tmp_path / "work" / "run" / "digits-parity"
@@ -154,17 +138,15 @@ def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(tmp_path, monk
   assert "--tasks='digits:parity,digits:rotation(degrees=30)'" in page
   assert "--encoder=run=RUN/encoder" in page
 
-  @functools.wraps(assess.assess_regressor)  # whose arguments are looked at
-  def fail(**_):
-    pytest.fail("what is finished is done again")
-
-  monkeypatch.setattr(urkle_tf, "adapt", fail)
-  monkeypatch.setattr(urkle_tf, "assess", fail)
-  monkeypatch.setattr(assess, "assess_regressor", fail)
+  again = []
+  fail = lambda words, **_: again.append(words) or subprocess.CompletedProcess(words, 1)  # noqa: E731
+  monkeypatch.setattr(script.jobs.subprocess, "run", fail)
   script.transfer(arguments)
+  assert again == []
   assert (tmp_path / "work" / "transfer.md").read_text() == page
   # Another encoder in the same folder is not taken for the first.
   metadata = json.loads((encoder / "metadata.json").read_text())
   (encoder / "metadata.json").write_text(json.dumps({**metadata, "fingerprint": "another"}))
-  with pytest.raises(pytest.fail.Exception):
+  with pytest.raises(SystemExit):
     script.transfer(arguments)
+  assert len(again) == 1

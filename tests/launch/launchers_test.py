@@ -12,10 +12,9 @@ import subprocess
 import sys
 import time
 
+import loopback
 import pytest
 import yaml
-
-from tools import loopback
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
@@ -46,11 +45,6 @@ def _checked(words):
   for word in words[3:]:
     assert re.match(r"--(\w+)", word)[1] in _known_flags(), word
   return words[3:]
-
-
-@pytest.mark.parametrize("script", sorted(path.name for path in LAUNCH.glob("*.sh")))
-def test_syntax(script):
-  subprocess.run(["bash", "-n", LAUNCH / script], check=True)
 
 
 @pytest.mark.parametrize("script, strategy", [("gpus.sh", "mirrored"), ("tpu_vm.sh", "tpu")])
@@ -134,12 +128,18 @@ def test_kubernetes_restarts_what_can_go_on():
   assert (ROOT / config.removeprefix("--flagfile=")).exists()
 
 
-def test_hosts_start_again_and_stop(tmp_path):
-  """launch/hosts.sh with a training that first loses its peer, is then stopped, and goes on."""
-  clone = tmp_path / "clone"
+def _clone(folder):
+  """launch/hosts.sh in a folder of its own, with nothing to install and no time to wait."""
+  clone = folder / "clone"
   (clone / "launch").mkdir(parents=True)
   shutil.copy(LAUNCH / "hosts.sh", clone / "launch")
   (clone / "launch" / "environment.sh").write_text("make_environment() { :; }\nsleep() { :; }\n")
+  return clone
+
+
+def test_hosts_start_again_and_stop(tmp_path):
+  """launch/hosts.sh with a training that first loses its peer, is then stopped, and goes on."""
+  clone = _clone(tmp_path)
   path = _commands(
     tmp_path / "bin",
     python="echo started >> starts; case $(wc -l < starts) in 1) exit 138;; 2) exit 143;; esac\n"
@@ -171,15 +171,11 @@ def test_hosts_start_again_and_stop(tmp_path):
   assert done.returncode == 2  # not started again
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not shutil.which("setsid"), reason="needs setsid")
-def test_two_hosts_train_for_real(request, tmp_path):
-  """Both halves of launch/hosts.sh on this host; with --full, because it takes long."""
-  if not request.config.getoption("--full"):
-    pytest.skip("run with --full")
-  clone = tmp_path / "clone"
-  (clone / "launch").mkdir(parents=True)
-  shutil.copy(LAUNCH / "hosts.sh", clone / "launch")
-  (clone / "launch" / "environment.sh").write_text("make_environment() { :; }\n")
+def test_two_hosts_train_for_real(tmp_path):
+  """Both halves of launch/hosts.sh on this host."""
+  clone = _clone(tmp_path)
   path = _commands(tmp_path / "bin", python=f'exec {sys.executable} "$@"')
   hosts = ",".join(loopback.addresses(2))
   run = tmp_path / "run"

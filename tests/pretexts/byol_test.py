@@ -226,26 +226,3 @@ def test_digits_are_learnt_and_nothing_collapses(kind):
   before, after, rank = learn_digits(pretext)
   assert after > before + 0.05
   assert rank > 3
-
-
-@pytest.mark.parametrize(
-  "kind, options, words",
-  [
-    (pretexts.BYOL, {"momentum": 1.0}, r"byol: momentum must be in \[0, 1\), got 1.0"),
-    (pretexts.BYOL, {"momentum": float("nan")}, "byol: momentum"),
-    (
-      pretexts.BYOL,
-      {"projector": 0},
-      "byol: projector must be a whole number of",
-    ),
-    (pretexts.BYOL, {"projection": 1.5}, "byol: projection must be a whole number"),
-    (
-      pretexts.SimSiam,
-      {"predictor": 0},
-      "simsiam: predictor must be a whole number of",
-    ),
-  ],
-)
-def test_wrong_options(kind, options, words):
-  with pytest.raises(errors.UserError, match=words):
-    kind(**options)

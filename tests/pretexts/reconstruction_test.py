@@ -107,17 +107,3 @@ def test_a_decoder_that_does_not_fit_is_refused(latent_dim, size):
     with pytest.raises(errors.UserError, match="decoder maps") as caught:
       kind(decoder=decoder).attach(_encoder())
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-  "options, words",
-  [
-    ({"beta": -1}, "beta must be at least 0"),
-    ({"beta": float("nan")}, "beta"),
-    ({"deviation": 0}, "deviation must be above 0"),
-    ({"likelihood": "poisson"}, "poisson"),
-  ],
-)
-def test_wrong_options(options, words):
-  with pytest.raises(errors.UserError, match=words):
-    pretexts.VAE(**options)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from urkle_tf import errors, networks, pretexts
+from urkle_tf import networks, pretexts
 from urkle_tf.pretexts.simclr import consistency, nt_xent
 
 
@@ -155,16 +155,3 @@ def test_pretext_projects_the_sampled_z(rng):
   np.testing.assert_allclose(loss, _loop(projected, 0.5, "negatives"), rtol=1e-4)
   still = networks.Representations.of(normal, 2)
   np.testing.assert_allclose(still.z, np.asarray(normal.loc).reshape(4, 2, 6))
-
-
-@pytest.mark.parametrize(
-  "options, words",
-  [
-    ({"temperature": 0.0}, "temperature"),
-    ({"denominator": "al"}, "'all'"),
-    ({"consistency": -1}, "consistency must be at least 0"),
-  ],
-)
-def test_wrong_options(options, words):
-  with pytest.raises(errors.UserError, match=words):
-    pretexts.SimCLR(**options)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import special, stats
+from small_models import RUN
 
 import urkle_tf
 from urkle_tf import errors, networks, pretexts
@@ -72,33 +73,12 @@ def test_labels_must_be_there(tmp_path):
     _attached(outputs=3).prepare(tf.zeros([2, 1, 8, 8, 1]), {})
 
 
-@pytest.mark.parametrize(
-  "options, words",
-  [
-    ({"task": "ranking"}, "ranking"),
-    ({"outputs": 1}, "at least 2 classes"),
-    ({"layers": 0}, "layers must be at least 1"),
-    ({"task": "regression", "outputs": 0}, "outputs must be at least 1"),
-  ],
-)
-def test_wrong_options(options, words):
-  with pytest.raises(errors.UserError, match=words):
-    pretexts.Supervised(**options)
-
-
 def test_regression_trains_and_exports_an_encoder(tmp_path):
   result = urkle_tf.pretrain(
     output_dir=str(tmp_path / "run"),
     pretext="supervised(task=regression, width=8)",
     robustness="trades(beta=0.1)",
-    encoder="convnet(width=4, layers=2)",
-    latent_dim=6,
-    loc="dense",
-    split="train[:64]",
-    batch_size=16,
-    epochs=2,
-    attack_steps=1,
-    augment="none",
+    **{**RUN, "attack_steps": 1, "augment": "none"},
   )
   assert np.isfinite(result["squared_error"])
   assert "classifier" not in result

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from plain_losses import nt_xent_loop
+from small_models import RUN
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
@@ -276,13 +277,7 @@ def test_a_run_exports_the_average_of_both_streams(tmp_path, monkeypatch):
     output_dir=str(tmp_path / "run"),
     pretext="simclr(projector=8, projection=4)",
     robustness="acl(anneal=2, adversarial_weight=2/3, ema=0.9)",
-    encoder="convnet(width=4, layers=2)",
-    latent_dim=6,
-    loc="dense",
-    split="train[:48]",
-    batch_size=16,
-    epochs=1,
-    attack_steps=1,
+    **{**RUN, "epochs": 1, "attack_steps": 1},
   )
   ((encoder, exported),) = seen
   online = [v.numpy() for v in encoder.weights]
@@ -304,23 +299,6 @@ def test_a_run_exports_the_average_of_both_streams(tmp_path, monkeypatch):
   classifier = urkle_tf.load_classifier(adapted["classifier"])
   found = classifier.network(images)["loc"]
   np.testing.assert_allclose(found, encoder(images, stream="clean").loc, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-  "options, words",
-  [
-    ({"form": "a2b"}, "'a2b'"),
-    ({"anneal": 0}, "anneal"),
-    ({"anneal": 2.5}, "anneal"),
-    ({"anneal": 20, "adversarial_weight": 1.5}, "from 0 to 1"),
-    ({"adversarial_weight": 0.5}, "give anneal"),
-    ({"form": "a2a", "anneal": 20, "adversarial_weight": 0.5}, "form=ds"),
-    ({"ema": 1.0}, "ema"),
-  ],
-)
-def test_wrong_options(options, words):
-  with pytest.raises(errors.UserError, match=words):
-    robustness.ACL(**options)
 
 
 def test_pretexts_without_a_contrast_are_refused():

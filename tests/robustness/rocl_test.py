@@ -126,9 +126,7 @@ def test_a_steps_loss_is_the_sum_of_both_terms(views):
   assert not scale.kernel.numpy().any()  # z = loc: nothing moves the scale
 
 
-def test_wrong_options_and_pretexts():
-  with pytest.raises(errors.UserError, match="weight"):
-    robustness.RoCL(weight=-1)
+def test_pretexts_that_it_does_not_fit():
   with pytest.raises(errors.UserError, match="supervised has none"):
     robustness.RoCL().check(pretexts.Supervised())
   pretext = pretexts.SimCLR()

@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from scipy import special
 
 import urkle_tf
-from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf import attacks, networks, pretexts, robustness
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,3 @@ def test_adversarial_training_sees_adversaries_alone():
   plain.train_step({"views": found, "label": tf.constant(labels)})
   for one, other in zip(trainer.trainable_variables, plain.trainable_variables, strict=True):
     np.testing.assert_allclose(one, other, atol=1e-5)
-
-
-@pytest.mark.parametrize("beta", [-0.1, float("nan")])
-def test_wrong_beta(beta):
-  with pytest.raises(errors.UserError, match="beta must be at least 0"):
-    robustness.Trades(beta=beta)

@@ -133,15 +133,6 @@ def test_kl_robustness_is_the_worst_kl_and_trains_the_encoder(encoder):
   assert all(g is not None for g in gradients)
 
 
-@pytest.mark.parametrize(
-  "options, words",
-  [({"beta": -0.1}, "beta"), ({"beta": float("nan")}, "beta"), ({"attacked": 0}, "attacked")],
-)
-def test_wrong_options(options, words):
-  with pytest.raises(errors.UserError, match=words):
-    robustness.Urkle(**options)
-
-
 def test_more_attacked_views_than_there_are():
   with pytest.raises(errors.UserError, match="2 views"):
     _scheme(attacked=3)

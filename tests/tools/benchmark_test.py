@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import resource
 
 import numpy as np
@@ -12,15 +11,8 @@ import tensorflow as tf
 from tools import benchmark as script
 
 TINY = [
-  "--encoder=convnet(width=4, layers=2)",
-  "--image_size=8",
-  "--channels=1",
-  "--latent_dim=4",
-  "--batch_size=6",
-  "--attack_steps=1",
-  "--steps=2",
-  "--timings=3",
-  "--strategy=one",
+  *("--encoder=convnet(width=4, layers=2)", "--image_size=8", "--channels=1", "--latent_dim=4"),
+  *("--batch_size=6", "--attack_steps=1", "--steps=2", "--timings=3", "--strategy=one"),
 ]
 
 
@@ -42,16 +34,6 @@ def _printed(benchmark, capsys, *arguments):
 def test_figures_agree(benchmark, capsys):
   found = _printed(benchmark, capsys, "--attacked=1", "--precision=mixed_bfloat16")
   numbers = {name: value for name, value in found.items() if isinstance(value, (int, float))}
-  assert set(numbers) >= {
-    "step_seconds",
-    "step_core_seconds",
-    "step_images_per_second",
-    "input_seconds",
-    "input_images_per_second",
-    "input_share_of_step",
-    "compile_seconds",
-    "peak_memory_mib",
-  }
   # Another test of this process may have taken more memory before; a batch may be there in time.
   assert numbers.pop("step_memory_mib") >= 0
   assert 0 <= numbers.pop("waiting_share") < 1
@@ -68,9 +50,8 @@ def test_figures_agree(benchmark, capsys):
   assert found["compile_seconds"] > found["step_seconds"]  # tracing takes far longer than a step
   now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
   assert 100 < found["peak_memory_mib"] <= now
-  assert found["machine"]["cores"] <= os.cpu_count()
-  assert found["machine"]["tensorflow"] == tf.__version__
-  assert found["settings"]["precision"] == "mixed_bfloat16"
+  alone = _printed(benchmark, capsys, "--part=input")
+  assert alone["images_per_core_second"] > 0
 
 
 def test_passes_of_a_step(benchmark):
@@ -78,12 +59,6 @@ def test_passes_of_a_step(benchmark):
   assert [benchmark.passes(2, 2, k) for k in (1, 5, 7)] == [18, 34, 42]
   assert [benchmark.passes(2, 1, k) for k in (1, 5, 12)] == [12, 20, 34]
   assert benchmark.passes(2, 0, 0) == 6
-
-
-def test_the_pipeline_alone(benchmark, capsys):
-  found = _printed(benchmark, capsys, "--part=input")
-  assert found["images_per_second"] > 0
-  assert found["settings"]["part"] == "input"
 
 
 def test_attack_speeds_agree(benchmark, capsys):
@@ -124,7 +99,7 @@ def test_ratios_are_those_within_a_turn(benchmark, monkeypatch):
 
 def test_our_attack_and_theirs_do_the_same_work(benchmark):
   """Every contender evaluates so many gradients, and the attacks move as far."""
-  _, options = benchmark._arguments(TINY)
+  options = benchmark._arguments(TINY)
   classifier = benchmark._classifier(options)
   images = tf.constant(np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype(np.float32))
   labels = tf.constant([0, 1, 2, 3])
@@ -138,18 +113,9 @@ def test_our_attack_and_theirs_do_the_same_work(benchmark):
     assert adversaries.max() <= 1
 
 
-def test_seconds_are_the_median(benchmark, monkeypatch):
-  # Three timings of two calls each, of 2, 20 and 4 seconds.
-  clock = iter([0.0, 2.0, 10.0, 30.0, 40.0, 44.0])
-  monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
-  calls = []
-  assert benchmark._seconds(lambda: calls.append(1), 2, 3) == 2.0
-  assert len(calls) == 6
-
-
 def test_mistakes_end_in_one_line(benchmark, capsys):
   with pytest.raises(SystemExit) as ended:
-    benchmark.main([*TINY, "--encoder=resnet19"])
+    benchmark.jobs.main(lambda: benchmark.main([*TINY, "--encoder=resnet19"]))
   assert ended.value.code == 2
   printed = capsys.readouterr()
   assert printed.out == ""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from small_models import RUN
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -19,15 +20,7 @@ def run(tmp_path_factory):
   pretraining.pretrain(
     folder,
     robustness="urkle(beta=0.1)",
-    dataset="digits",
-    examples=128,
-    encoder="convnet(width=4, layers=2)",
-    latent_dim=6,
-    loc="dense",
-    epsilon=0.1,
-    attack_steps=2,
-    batch_size=64,
-    epochs=2,
+    **{**RUN, "split": "train[:128]", "batch_size": 64},
   )
   events = event_accumulator.EventAccumulator(
     str(folder / "tensorboard"), size_guidance={event_accumulator.TENSORS: 0}

@@ -4,20 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import RUN
 
 from urkle_tf import attacks, errors, networks, pretexts, robustness
 from urkle_tf.training import cost, forecast, trainer
 
-TINY = {
-  "encoder": "convnet(width=4, layers=2)",
-  "latent_dim": 8,
-  "loc": "dense",
-  "split": "train[:64]",
-  "batch_size": 16,
-  "epochs": 50,
-  "attack_steps": 3,
-  "strategy": "one",
-}
+TINY = {**RUN, "latent_dim": 8, "split": "train[:64]", "epochs": 50, "attack_steps": 3}
+TINY["strategy"] = "one"
 
 
 def _graph(function, *shapes):

@@ -6,29 +6,19 @@ import signal
 import sys
 import time
 
+import loopback
 import numpy as np
 import pytest
 import workers
+from small_models import RUN
 
 import urkle_tf
-from tools import loopback
 from urkle_tf import distribution, errors, export, networks, pretexts
 from urkle_tf.training import pictures
 
 pytestmark = pytest.mark.timeout(1800)  # three processes that compile every cell with --full
 
-COMMON = {
-  "encoder": "convnet(width=4, layers=2)",
-  "latent_dim": 6,
-  "loc": "dense",
-  "split": "train[:160]",
-  "batch_size": 16,
-  "epochs": 1,
-  "attack_steps": 2,
-  "epsilon": 0.1,
-  "learning_rate": 0.02,
-  "log_every": 1,
-}
+COMMON = {**RUN, "split": "train[:160]", "epochs": 1, "learning_rate": 0.02, "log_every": 1}
 ON_DEVICE = {"augment": "simclr(strength=0.5, flip=false)", "augment_on_device": True}
 CELLS = {
   "simclr": {"pretext": "simclr(projector=16, projection=4)", **ON_DEVICE},

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from urkle_tf import errors
 from urkle_tf.training import checkpoints, optimizers
 
 SHAPES = {"kernel": (3, 4), "filter": (2, 2, 1, 3), "bias": (4,), "gamma": (3,)}
@@ -161,22 +160,6 @@ def test_weight_decay_leaves_biases_and_batch_norms_alone(name):
   optimizer.apply([tf.zeros_like(w.value) for w in weights], weights)
   for index, (found, start) in enumerate(zip(weights, before, strict=True)):
     np.testing.assert_allclose(found, start * (0.95 if index < 2 else 1), rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-  ("text", "rate", "words"),
-  [
-    ("lars(momentum=1)", 1, "momentum"),
-    ("lars(trust=0)", 1, "trust"),
-    ("sgd(momentum=-0.5)", 1, "momentum"),
-    ("larz", 1, "'lars'"),
-    ("sgd", 0, "learning_rate"),
-  ],
-)
-def test_mistakes(text, rate, words):
-  with pytest.raises(errors.UserError, match=words) as caught:
-    optimizers.build(text, rate, 10)
-  assert "\n" not in str(caught.value)
 
 
 def test_momentum_may_be_a_whole_number():

@@ -83,7 +83,7 @@ class Distil(Pretext):
   def __init__(
     self, teacher, projector=0, views=1, start=False, clean=1.0, adversarial=1.0, targets="loc"
   ):
-    super().__init__(name="distil")
+    super().__init__(name=type(self).__name__.lower())
     if targets not in _TARGETS:
       raise errors.unknown("targets of distil", targets, _TARGETS)
     whole(0, "distil", projector=projector)

@@ -71,8 +71,8 @@ def robustify(
       or beta is given, which weigh the KL against the drift in its place.
     rho_of: "spread", or "length" for a share of their squared length.
     **settings: of `pretrain`: dataset ("digits" or "folder:PATH" or a TFDS name, whose labels are
-      not read), image_size, epsilon, attack_steps, epochs, learning_rate, ...; encoder is another
-      architecture in place of a copy, latent_dim the d_z of a Gaussian encoder.
+      not read), image_size, epsilon, attack_steps, epochs, ...; encoder is another architecture in
+      place of a copy, latent_dim the d_z of a Gaussian encoder.
 
   Returns:
     The encoder, as `load_encoder` loads it from `output_dir/encoder`; or the drop-in, a Keras
@@ -81,44 +81,45 @@ def robustify(
   Raises:
     UserError: for settings, data or models that do not fit.
   """
-  weighted = k is not None or beta is not None
-  _check(settings, drop_in, weighted, rho)
-  taking = {"preprocess": preprocess, "pool": pool, "output": output}
-  if drop_in and str(model).endswith(".keras"):
-    model = foreign_models.read_keras(model)
-  if isinstance(model, keras.Model):
-    path = _save(model, taking, output_dir, settings.get("image_size"))
-  elif drop_in or any(value is not None for value in taking.values()):
-    raise errors.UserError(
-      f"{', '.join(taking)} and drop_in go with a Keras model, not with a file or a folder"
-    )
-  else:
-    path = str(model)
-  settings = {"augment": "crop(padding=4)", **settings}
   strength = _text(k=k, beta=beta)
+  _check(settings, drop_in, strength, rho)
+  taking = {"preprocess": preprocess, "pool": pool, "output": output}
+  model, path = _read(model, taking, drop_in, output_dir, settings)
+  settings = {"augment": "crop(padding=4)", **settings}
   if not drop_in:
     result = _pretrain(output_dir, f"distil(teacher={_quoted(path)})", strength, path, settings)
     return export.load_encoder(result["encoder"])
-  budget = "rho=None" if weighted else _text(rho=0.1 if rho is None else rho)
-  pretext = f"keep(original={_quoted(path)}, {budget}, rho_of={rho_of})"
+  rho = None if strength else 0.1 if rho is None else rho
+  pretext = f"keep(original={_quoted(path)}, rho={rho}, rho_of={rho_of})"
   settings = {"min_scale": _SIGMA, "max_scale": _SIGMA, **settings}
-  _pretrain(
-    output_dir, pretext, ", ".join(filter(None, ["anchor=original", strength])), path, settings
-  )
+  _pretrain(output_dir, pretext, f"anchor=original, {strength}".rstrip(", "), path, settings)
   return _drop_in(model, pathlib.Path(output_dir))
 
 
-def _check(settings, drop_in, weighted, rho):
+def _check(settings, drop_in, strength, rho):
   """Raises `UserError` for arguments of `robustify` that do not go together."""
   for name in ("pretext", "robustness"):
     if name in settings:
       raise errors.UserError(f"robustify chooses {name}: use pretrain, or the command train")
   if drop_in and {"encoder", "latent_dim", "loc"} & set(settings):
     raise errors.UserError("a drop-in is the model itself: leave encoder, latent_dim and loc out")
-  if drop_in and rho is not None and weighted:
+  if drop_in and rho is not None and strength:
     raise errors.UserError("give rho, or a weight (k or beta) in its place")
   if not drop_in and rho is not None:
     raise errors.UserError("rho goes with drop_in=True: give k or beta")
+
+
+def _read(model, taking, drop_in, output_dir, settings):
+  """(the model, where it lies as one that takes images in [0, 1])."""
+  if drop_in and str(model).endswith(".keras"):
+    model = foreign_models.read_keras(model)
+  if isinstance(model, keras.Model):
+    return model, _save(model, taking, output_dir, settings.get("image_size"))
+  if drop_in or any(value is not None for value in taking.values()):
+    raise errors.UserError(
+      f"{', '.join(taking)} and drop_in go with a Keras model, not with a file or a folder"
+    )
+  return model, str(model)
 
 
 def _text(**options):

@@ -68,7 +68,10 @@ def test_a_spec_adds_a_measurement_or_sets_what_no_flag_does():
 @pytest.mark.parametrize(
   "measure, message",
   [
-    ("corruption", "unknown measurement 'corruption'; did you mean 'corruptions'?.*known: attacks"),
+    (
+      "corruption",
+      "unknown measurement 'corruption'; did you mean 'corruptions'?.*: against, attacks",
+    ),
     ("bound(steps=3, loss_cp=4)", "unknown option of bound 'loss_cp'; did you mean 'loss_cap'?"),
     ("bound(steps=many)", "bound: steps must be an integer of at least 0, got 'many'"),
     ("bound(steps=-1)", "bound: steps must be an integer of at least 0, got -1"),
@@ -115,7 +118,7 @@ print(len(found), "tensorflow" in sys.modules, "keras" in sys.modules)
   )
   assert done.stdout.splitlines() == [
     "['clean', 'attacks', 'checks', 'representation', 'bound']",
-    "6 False False",
+    "7 False False",
   ], done.stderr
 
 

@@ -1,4 +1,4 @@
-"""Several workers on this host, which find each other over loopback; for tests and measurements."""
+"""Several workers on this host, which find each other over loopback."""
 
 import json
 import os
@@ -26,22 +26,18 @@ def start(logs, command, count=2):
   Args:
     logs: a folder, where worker 0 writes what it says into "0.log".
     command: what each runs, a list.
-    count: how many; of one it is told of none.
+    count: how many.
 
   Returns:
     A list of `subprocess.Popen`.
   """
   cluster = {"worker": addresses(count)}
   logs.mkdir(parents=True, exist_ok=True)
-  workers = []
+  path, workers = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), []
   for index in range(count):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path}
-    if count > 1:
-      config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-      environment["TF_CONFIG"] = json.dumps(config)
+    config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+    environment = {**os.environ, "PYTHONPATH": path, "TF_CONFIG": config}
     with open(logs / f"{index}.log", "w") as log:
-      workers.append(
-        subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment)
-      )
+      words = [*map(str, command)]
+      workers.append(subprocess.Popen(words, stdout=log, stderr=log, env=environment))
   return workers

@@ -1,0 +1,104 @@
+"""This classifier beside another one, on the same images under the same attacks."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+from urkle_tf import errors
+from urkle_tf.evaluation.measurements.base import Measurement, alias
+from urkle_tf.evaluation.report.document import Heading, Table, Text
+from urkle_tf.output import tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Against(Measurement):
+  """See `urkle_tf.evaluation.paired`.
+
+  Args:
+    report: the folder of an evaluation of another classifier on the same images, made with
+      `--save_images`.
+  """
+
+  report: str | None = alias("against")
+
+  place = 80
+
+  def wanted(self, kind, named):
+    return named or self.report is not None
+
+  def prepare(self, context):
+    """(the other's report, its arrays)."""
+    folder = pathlib.Path(self.report or "")
+    if not self.report or not (folder / "report.json").is_file():
+      raise errors.UserError(
+        f"no report.json in {str(self.report)!r}: give --against the folder of another evaluation"
+      )
+    if not (folder / "images.npz").is_file():
+      raise errors.UserError(
+        f"{str(folder)!r} does not say which images were right: evaluate that model again with "
+        "--save_images"
+      )
+    theirs = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    with np.load(folder / "images.npz", allow_pickle=False) as arrays:
+      names = [name for name in arrays.files if name.startswith(("labels", "clean_", "right_"))]
+      found = {name: arrays[name] for name in names}
+    if "labels" not in found or len(found["labels"]) != context.source.size:
+      raise errors.UserError(
+        f"{str(folder)!r} is of {len(found.get('labels', []))} labelled images, and this "
+        f"evaluation of {context.source.size}: give the same --dataset, --split and --examples"
+      )
+    return theirs, found
+
+  def measure(self, context):
+    from urkle_tf.evaluation import paired
+
+    theirs, arrays = context.prepared[self.name]
+    ours, labels = context.arrays, context.labels
+    if not np.array_equal(arrays["labels"], labels):
+      raise errors.UserError(f"{self.report!r} has other labels: its images are not the same")
+    rows = [
+      {"name": "clean", "mode": mode, **paired.compare(ours[key] == labels, arrays[key] == labels)}
+      for mode in context.modes
+      if (key := f"clean_{mode}") in arrays
+    ]
+    places = {_key(row): number for number, row in enumerate(theirs["attacks"])}
+    for number, row in enumerate(context.report["attacks"]):
+      other = places.get(_key(row))
+      if other is not None:
+        right = ours[f"right_{number}"], arrays[f"right_{other}"]
+        same = {name: row[name] for name in ("name", "norm", "epsilon", "mode")}
+        rows.append({**same, **paired.compare(*right)})
+    return {"report": pathlib.Path(str(self.report)).name, "examples": len(labels), "rows": rows}
+
+  def render(self, part, report):
+    head = ["images", "z", "difference, points", "95% interval", "only here", "only there", "p"]
+    lines = []
+    for row in part["rows"]:
+      radius = f" {tables.radius(row['epsilon'], row['norm'])}" if "epsilon" in row else ""
+      low, high = (100 * end for end in row["interval"])
+      lines.append(
+        [
+          *(row["name"] + radius, row["mode"], f"{100 * row['difference']:+.2f}"),
+          *(f"{low:+.2f} to {high:+.2f}", row["only_here"], row["only_there"]),
+          f"{row['p']:.2g}" if row["shown"] else f"{row['p']:.2g}: no difference shown",
+        ]
+      )
+    text = (
+      f"The same {part['examples']:,} images, of which either classifier alone gets so many right. "
+      "p is of McNemar's exact test; only rows with the same attack, norm, radius and reading of "
+      "z are compared."
+    )
+    return [Heading(f"Against {part['report']}"), Text(text), Table("Against", head, lines)]
+
+  def lines(self, part):
+    return [
+      f"{row['name']}, {row['mode']} z, against {part['report']}: {100 * row['difference']:+.2f} "
+      f"points (p {row['p']:.2g}{'' if row['shown'] else ', no difference shown'})"
+      for row in part["rows"]
+    ]
+
+
+def _key(row):
+  return tuple(row.get(name) for name in ("name", "norm", "epsilon", "steps", "restarts", "mode"))

@@ -1,0 +1,38 @@
+"""Two classifiers on the same images: a difference, its interval, and McNemar's exact test."""
+
+import math
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.05  # of the test
+
+
+def compare(ours, theirs):
+  """Compares two classifiers by the images that only one of them gets right.
+
+  With b images that only ours gets right and c that only theirs does, of n, the difference is
+  (b - c) / n, its standard error sqrt(b + c - (b - c)^2 / n) / n; McNemar's exact test asks
+  whether b of b + c could be the throw of a fair coin.
+
+  Args:
+    ours: bool [n], which images ours gets right.
+    theirs: the same of the other, for the same images.
+
+  Returns:
+    {"difference", "interval" (95%), fractions; "only_here", "only_there", counts; "p",
+    two-sided; "shown", whether p is below 0.05}.
+  """
+  ours, theirs = np.asarray(ours, bool), np.asarray(theirs, bool)
+  n, b, c = len(ours), int(np.sum(ours & ~theirs)), int(np.sum(theirs & ~ours))
+  difference = (b - c) / n
+  half = stats.norm.ppf(0.975) * math.sqrt(b + c - (b - c) ** 2 / n) / n
+  p = float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0
+  return {
+    "difference": difference,
+    "interval": [difference - half, difference + half],
+    "only_here": b,
+    "only_there": c,
+    "p": p,
+    "shown": p < LEVEL,
+  }
