@@ -27,6 +27,7 @@ _NAMES = {
   "export_encoder": "export",
   "export_regressor": "export",
   "import_torch_state": "export.torch_weights",
+  "import_torch_vit": "export.torch_vits",
   "kl_robustness": "regulariser",
   "load_classifier": "export",
   "load_encoder": "export",

@@ -18,6 +18,7 @@ from urkle_tf.export import load_encoder as load_encoder
 from urkle_tf.export import load_regressor as load_regressor
 from urkle_tf.export.hub import model_card as model_card
 from urkle_tf.export.hub import push_to_hub as push_to_hub
+from urkle_tf.export.torch_vits import import_torch_vit as import_torch_vit
 from urkle_tf.export.torch_weights import import_torch_state as import_torch_state
 from urkle_tf.networks import GaussianEncoder as GaussianEncoder
 from urkle_tf.networks.presets import presets as presets

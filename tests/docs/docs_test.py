@@ -371,7 +371,13 @@ PAGES = {
       'weights="imagenet"': "weights=None",
       "  epochs=20,": "  epochs=1, batch_size=4, attack_steps=1,",
     },
-    **{"read" if HUB else "cited": ("import keras\nimport keras_hub",)},
+    # tests/training/robustify_test.py runs what the last snippet does.
+    read=(
+      "python -m urkle_tf.train",
+      "import urkle_tf\n\nencoder",
+      "import keras\nimport keras_hub",
+    ),
+    cited=() if HUB else ("import keras\nimport keras_hub",),
   ),
   "serving.md": Page(
     serving,

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from urkle_tf import errors
+from urkle_tf.networks import keras_private
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in [0, 1]
 _BGR = (103.939, 116.779, 123.68)
@@ -178,7 +179,7 @@ class _FirstNorm:
     self.model = model
     norms = [
       layer
-      for layer in model._flatten_layers()
+      for layer in keras_private.layers(model)
       if isinstance(layer, keras.layers.BatchNormalization) and layer.built
     ]
     self.layer: Any = next(filter(_trained, norms), None)

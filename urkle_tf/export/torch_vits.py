@@ -1,0 +1,170 @@
+"""Weights of PyTorch ViTs, as arrays, in the backbones of KerasHub; PyTorch is not needed."""
+
+import numpy as np
+
+from urkle_tf import errors
+from urkle_tf.networks import keras_private
+
+# What tells a naming, and what stands in a model of it for layers: (weight of norms, of linear).
+_OPENAI, _TIMM = "conv1.weight", "patch_embed.proj.weight"
+_SHOWN = 4  # names that a message lists
+
+
+def import_torch_vit(arrays, model, prefix=None):
+  """Fills a ViT of KerasHub with the weights of a PyTorch checkpoint.
+
+  The names of OpenAI's CLIP, `visual.transformer.resblocks.0...` (those of FARE's encoders too),
+  go into a `CLIPVisionEncoder`, and their projection into the layer `vision_projection` of a model
+  around it; the names of timm, `blocks.0.attn.qkv.weight`, go into a `ViTBackbone`.  Nothing is
+  assigned unless all of it fits.
+
+  Args:
+    arrays: {name: array}, a state_dict as NumPy arrays: a dict, or what `numpy.load` opened.
+    model: a Keras model that is or holds such an encoder.
+    prefix: of the names, where the checkpoint holds several ViTs, such as `"visual."`.
+
+  Returns:
+    Names in the checkpoint that were left out: text towers, heads.
+
+  Raises:
+    UserError: if the model holds no such encoder, or an array is missing or of another shape.
+  """
+  parts = [model, *keras_private.layers(model, itself=False)]
+  named = {"CLIPVisionEncoder": (_OPENAI, _of_clip), "ViTBackbone": (_TIMM, _of_timm)}
+  found = [(part, named[type(part).__name__]) for part in parts if type(part).__name__ in named]
+  if not found:
+    raise errors.UserError(
+      f"{model.name!r} holds no CLIPVisionEncoder or ViTBackbone of KerasHub to fill"
+    )
+  encoder, (mark, wanted) = found[0]
+  before = _prefix(set(arrays), mark, prefix)
+  projection = [part for part in parts if part.name == "vision_projection"]
+  values, problems, used = [], [], set()
+  for name, shape, targets in wanted(encoder, projection):
+    full = before + name
+    used.add(full)
+    if full not in arrays:
+      problems.append(f"{full} is missing")
+    elif np.shape(arrays[full]) != shape:
+      problems.append(f"{full} is {list(np.shape(arrays[full]))}, not {list(shape)}")
+    else:
+      values += targets(np.asarray(arrays[full], np.float32))
+  if problems:
+    more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    raise errors.UserError(
+      f"the checkpoint does not fit {encoder.name}: {'; '.join(problems[:_SHOWN])}{more}"
+    )
+  for variable, value in values:
+    variable.assign(value)
+  return sorted(set(arrays) - used)
+
+
+def _prefix(names, mark, given):
+  """What stands before the names of the one ViT in a checkpoint."""
+  found = sorted(name[: -len(mark)] for name in names if name.endswith(mark))
+  if given is not None and given in found:
+    return given
+  if given is None and len(found) == 1:
+    return found[0]
+  raise errors.UserError(
+    f"give prefix=, one of {', '.join(map(repr, found))}"
+    if found
+    else f"the checkpoint holds no such ViT: no name ends with {mark}"
+  )
+
+
+# Each of these yields (name, shape in PyTorch, a function of the array to [(variable, value)]).
+
+
+def _plain(name, variable):
+  shape = tuple(variable.shape)
+  yield name, shape, lambda value: [(variable, value)]
+
+
+def _norm(name, layer):
+  yield from _plain(f"{name}.weight", layer.gamma)
+  yield from _plain(f"{name}.bias", layer.beta)
+
+
+def _linear(name, layer):
+  """[out, in] there, [in, out] here, or with the heads of attention apart."""
+  kernel, width = layer.kernel, int(np.prod(layer.bias.shape))
+  inner = int(np.prod(kernel.shape)) // width
+  yield (
+    f"{name}.weight",
+    (width, inner),
+    lambda value: [(kernel, value.T.reshape(kernel.shape))],
+  )
+  yield f"{name}.bias", (width,), lambda value: [(layer.bias, value.reshape(layer.bias.shape))]
+
+
+def _attention(weight, bias, layer):
+  """Queries, keys and values, one below the other there."""
+  parts = (layer.query_dense, layer.key_dense, layer.value_dense)
+  width = int(np.prod(parts[0].bias.shape))
+
+  def kernels(value):
+    return [
+      (part.kernel, third.T.reshape(part.kernel.shape))
+      for part, third in zip(parts, np.split(value, 3), strict=True)
+    ]
+
+  def biases(value):
+    return [
+      (part.bias, third.reshape(part.bias.shape))
+      for part, third in zip(parts, np.split(value, 3), strict=True)
+    ]
+
+  yield weight, (3 * width, width), kernels
+  yield bias, (3 * width,), biases
+
+
+def _patches(name, kernel):
+  """[out, in, h, w] there, [h, w, in, out] here."""
+  shape = tuple(kernel.shape[axis] for axis in (3, 2, 0, 1))
+  yield name, shape, lambda value: [(kernel, value.transpose(2, 3, 1, 0))]
+
+
+def _of_clip(encoder, projection):
+  start = encoder.embedding
+  places, ids = start.position_embedding.embeddings, start.position_ids
+  count = np.arange(places.shape[0])[None]
+  yield from _patches(_OPENAI, start.patch_embedding.kernel)
+  yield from _plain("class_embedding", start.class_embedding)
+  # KerasHub keeps the numbers of the positions with the weights.
+  shape = tuple(places.shape)
+  yield "positional_embedding", shape, lambda value: [(places, value), (ids, count)]
+  yield from _norm("ln_pre", encoder.pre_layer_norm)
+  for number, block in enumerate(encoder.encoder_layers):
+    name = f"transformer.resblocks.{number}"
+    yield from _norm(f"{name}.ln_1", block.layer_norm_1)
+    yield from _attention(
+      f"{name}.attn.in_proj_weight", f"{name}.attn.in_proj_bias", block.attention
+    )
+    yield from _linear(f"{name}.attn.out_proj", block.attention.output_dense)
+    yield from _norm(f"{name}.ln_2", block.layer_norm_2)
+    yield from _linear(f"{name}.mlp.c_fc", block.dense_1)
+    yield from _linear(f"{name}.mlp.c_proj", block.dense_2)
+  yield from _norm("ln_post", encoder.layer_norm)
+  for layer in projection:
+    yield from _plain("proj", layer.kernel)  # [in, out] in both
+
+
+def _of_timm(backbone, projection):
+  del projection
+  layers = {layer.name: layer for layer in backbone.layers}
+  start, encoder = layers["vit_patching_and_embedding"], layers["vit_encoder"]
+  patches, places = start.patch_embedding, start.position_embedding.embeddings
+  yield from _patches(_TIMM, patches.kernel)
+  yield from _plain("patch_embed.proj.bias", patches.bias)
+  yield from _plain("cls_token", start.class_token)
+  yield "pos_embed", (1, *places.shape), lambda value: [(places, value[0])]
+  for number, block in enumerate(encoder.encoder_layers):
+    name = f"blocks.{number}"
+    yield from _norm(f"{name}.norm1", block.layer_norm_1)
+    yield from _attention(f"{name}.attn.qkv.weight", f"{name}.attn.qkv.bias", block.mha)
+    yield from _linear(f"{name}.attn.proj", block.mha.output_dense)
+    yield from _norm(f"{name}.norm2", block.layer_norm_2)
+    yield from _linear(f"{name}.mlp.fc1", block.mlp.dense_1)
+    yield from _linear(f"{name}.mlp.fc2", block.mlp.dense_2)
+  yield from _norm("norm", encoder.layer_norm)
