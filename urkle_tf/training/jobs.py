@@ -201,7 +201,8 @@ def _build(settings, scope):
     learner = _trainer(settings, method, encoder, steps_per_epoch, steps)
   attack = method.attack
   if "evaluation" in attack.refused:
-    attack = attacks.PGD(attack.threat, settings["attack_steps"], settings["attack_step_size"])
+    threat = attacks.from_norm(settings["norm"], settings["epsilon"])
+    attack = attacks.PGD(threat, settings["attack_steps"], settings["attack_step_size"])
   return Job(
     settings, scope, source, held_out, method.recipe, attack, learner, steps_per_epoch, steps
   )
