@@ -226,7 +226,7 @@ def _method(settings):
     if settings["minutes"] and not settings["augment_on_device"]:
       raise errors.UserError(
         "batches are made ahead of the clock, by which this robustness scheme weakens the "
-        "augmentation: give --augment_on_device, or --epochs in place of --minutes"
+        "augmentation: give --augment_on_device, or --epochs instead of --minutes"
       )
   schedule = attack_schedules.from_spec(settings["attack_schedule"] or "constant")
   return _Method(task, scheme, attack, schedule, recipe)
