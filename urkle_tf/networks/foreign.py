@@ -45,8 +45,8 @@ class Output:
         return name
     listing = ", ".join(f"{name} {_text(shape)}" for name, shape in sorted(shapes.items()))
     raise errors.UserError(
-      f"{str(path)!r} has no output of {self.what} that could be told apart from the others: name it "
-      f"{' or '.join(self.names[:2])} (it has: {listing})"
+      f"{str(path)!r} has several outputs ({listing}), and none is named "
+      f"{' or '.join(self.names[:2])}: rename the one with {self.what}"
     )
 
 
