@@ -120,8 +120,8 @@ def page(rows, found):
     "Minutes are those of the attacks on both."
   )
   less = (  # than Croce and Hein (2020)
-    "To keep it short, budgets are below those published: 5 wrong classes aimed at in place of 9; "
-    "1,000 queries of Square in place of 5,000. "
+    "To keep it short, budgets are below those published: 5 wrong classes aimed at instead of 9; "
+    "1,000 queries of Square instead of 5,000. "
   )
   parts = [
     "# AutoAttack on MNIST's classifiers",

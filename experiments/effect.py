@@ -82,7 +82,7 @@ def draw(file, images, labels, names, found, count, title):
   for line, (name, pixels, said) in zip(grid, rows):
     line[0].set_ylabel(name, fontsize=10)
     for axes, number in zip(line, chosen):
-      axes.imshow(np.clip(pixels[number], 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+      axes.imshow(np.clip(pixels[number], 0, 1), cmap="gray", vmin=0, vmax=1)
       axes.set(xticks=[], yticks=[])
       answer = labels[number] if said is None else said[number]
       right = answer == labels[number]

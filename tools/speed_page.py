@@ -161,7 +161,7 @@ _SECTIONS = {
   ),
   "target": (
     "Time to a target",
-    "Numbers of epochs, each a training with a schedule of its own, until the first that reached "
+    "Numbers of epochs, each a training with its own schedule, until the first that reached "
     "the target.",
     _target,
   ),
@@ -185,8 +185,8 @@ def page(found):
   parts = [
     f"# Speed\n\nMeasured{small} by `{found['command']}` on {found['date']}. {machine}Every figure "
     "is from that command, and it wrote this page from its JSON. A load above the number of cores "
-    "says that other programs ran beside it: then seconds are too many and rates too low, but "
-    "shares and ratios compare what took turns, and core minutes (processor time, over all cores) "
+    "says that other programs ran beside it. Then seconds are too many and rates too low, but "
+    "shares and ratios compare what took turns. Core minutes (processor time, over all cores) "
     "count this program alone."
   ]
   for name, (heading, text, figures) in _SECTIONS.items():

@@ -105,7 +105,7 @@ def pretrain(
       classified.
     latent_dim: d_z, the dimension of z; default: the width of the features.
     batch_statistics: whether the backbone runs in training mode, in which batch norms use and
-      move the statistics of the batches; None for yes, but for a `.keras` file, whose backbone
+      move the statistics of the batches; None for yes, except for a `.keras` file, whose backbone
       keeps its own.
     min_scale: floor of sigma: absolute on a sphere, in units of the spread of mu elsewhere.
     max_scale: cap of sigma, in the same units.

@@ -182,7 +182,7 @@ def run(function, names):
     for name, value in given.items():
       if isinstance(value, str) and re.search(r"\s#", value):
         raise errors.UserError(
-          f"--{name}={value} holds a comment: in a flagfile, comments have lines of their own"
+          f"--{name}={value} holds a comment: in a flagfile, a comment needs a line to itself"
         )
     with contextlib.ExitStack() as stack:
       if given.pop("trust"):

@@ -69,15 +69,15 @@ _SHARED = {
   "split": Setting("train", "split, with slices: train[:90%]"),
   "examples": Setting(
     None,
-    "use only so many examples of the split",
+    "use only this many examples of the split",
     "use only this many examples of the split, the first ones",
-    "only so many images",
+    "only this many images",
   ),
   "image_size": Setting(
     None,
-    "resize to squares of so many pixels; default: as they are",
+    "resize to squares of this many pixels; default: as they are",
     "resize to squares of this many pixels; None for the images' own size",
-    "resize to squares of so many pixels",
+    "resize to squares of this many pixels",
   ),
   "batch_size": Setting(256, "examples a step, over all replicas"),
   "epochs": Setting(None, "passes over the data"),
@@ -174,7 +174,7 @@ class Pretrain:
     "whether the backbone's batch norms use and move those of the batches; default: yes, but not "
     "in a .keras file",
     "whether the backbone runs in training mode, in which batch norms use and move the statistics "
-    "of the batches; None for yes, but for a `.keras` file, whose backbone keeps its own",
+    "of the batches; None for yes, except for a `.keras` file, whose backbone keeps its own",
   )
   min_scale: float = setting(
     0.1,
@@ -254,11 +254,11 @@ class Pretrain:
   )
   minutes: float | None = setting(
     None,
-    "train so long by the clock, in place of --epochs",
+    "train this long by the clock, instead of --epochs",
     "minutes of training, without compilation, probes, pictures and checkpoints (`seconds` in "
     "metrics.jsonl); what changes over the training follows the clock. It resumes and ends on "
     "time, but not to the same bits. None for `epochs`",
-    "train so long, in place of --epochs",
+    "train this long, instead of --epochs",
   )
   seed: int = shared("seed")
   precision: str = setting("float32", "float32 or mixed_bfloat16")
@@ -287,7 +287,7 @@ class Pretrain:
   probe_examples: int = setting(2000, "how many of them")
   max_bad_steps: int = setting(
     20,
-    "stop after so many steps in a row whose loss is not finite",
+    "stop after this many steps in a row whose loss is not finite",
     "a step whose loss or gradient is not finite is skipped; after this many in a row the "
     "training stops, and `bad_batch.npz` holds the first of these batches",
     free=True,
@@ -453,7 +453,7 @@ class Finetune(Adapt):
 
   seeds: int | None = setting(
     None,
-    "so many runs, from --seed on, in OUTPUT_DIR/seed-N; their mean and deviation in seeds.json",
+    "this many runs, from --seed on, in OUTPUT_DIR/seed-N; their mean and deviation in seeds.json",
   )
   trust: bool = shared("trust")
 

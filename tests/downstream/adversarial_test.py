@@ -127,7 +127,7 @@ def test_aff_compares_at_the_same_noise(rng):
   scale = rng.uniform(0.1, 1, (5, 2, 4)).astype(np.float32)
   noise = rng.normal(size=(5, 2, 4)).astype(np.float32)
   given = Representations(tfp.distributions.Normal(loc, scale), tf.constant(loc + scale * noise))
-  weight, found = aff._OnSamples(beta=2.5).losses(pretext, given, 1)["divergence"]
+  weight, found = aff._OnSamples(beta=2.5).losses(pretext, given, 1, None)["divergence"]
   assert weight == 2.5
   kernel, bias = pretext.network.get_weights()
   log_softmax = lambda v: v - np.log(np.exp(v).sum(-1, keepdims=True))  # noqa: E731

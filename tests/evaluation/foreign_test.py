@@ -169,7 +169,7 @@ def test_noise_is_found_and_seeded(weights, images):
     images,
   )
   assert model.stochastic
-  assert scoring.modes(model) == ("sampled",)
+  assert model.modes == ("sampled",)
   assert model.metadata["logits"] == "recovered"
   assert model.metadata["noise"] == "seeded"
   one, again, other = (

@@ -35,7 +35,7 @@ def test_other_misfits_of_saved_models(tmp_path):
   outputs = tf.function(
     lambda x: {"a": tf.reshape(x, [-1, 16]), "b": tf.reshape(x, [-1, 16])}, input_signature=[spec]
   )
-  with pytest.raises(errors.UserError, match=r"it has: a \[None, 16\], b"):
+  with pytest.raises(errors.UserError, match=r"several outputs \(a \[None, 16\], b"):
     foreign_models.load(saved(tmp_path / "two", {"serving_default": outputs}))
   with pytest.raises(errors.UserError, match=r"it has none: write it with model.export"):
     foreign_models.load(saved(tmp_path / "none", None))
@@ -80,5 +80,5 @@ def test_an_embedding_is_told_from_scores(tmp_path):
   loaded = foreign_models.load(tmp_path / "both.keras")
   np.testing.assert_allclose(loaded.function(images), model(images)["scores"], rtol=1e-5)
   keras.Model(inputs, {"a": scores, "b": maps}).export(str(tmp_path / "names"), verbose=False)
-  with pytest.raises(errors.UserError, match="name it embedding or loc"):
+  with pytest.raises(errors.UserError, match="none is named embedding or loc"):
     foreign_models.load(tmp_path / "names", foreign_models.EMBEDDING)

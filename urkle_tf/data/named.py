@@ -89,7 +89,7 @@ class Opened:
   def _damaged(self, file, reason):
     reason = str(reason).splitlines()[0].split("}} ")[-1].split(" [Op:")[0][:200]
     return errors.UserError(
-      f"cannot read {str(file)!r} of data set {self.dataset!r}: {reason}; copy it anew, or remove "
+      f"cannot read {str(file)!r} of data set {self.dataset!r}: {reason}; copy it again, or remove "
       "that folder and prepare the data set again"
     )
 

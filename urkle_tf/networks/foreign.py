@@ -34,7 +34,7 @@ class Output:
       shapes: {name: shape}; a shape of unknown rank fits.
 
     Raises:
-      UserError: if no output can be told from the others.
+      UserError: if no output can be told apart from the others.
     """
     ranks = {name: _rank(shape) for name, shape in shapes.items()}
     fit = [name for name, rank in ranks.items() if rank in (*self.ranks, None)]
@@ -45,8 +45,8 @@ class Output:
         return name
     listing = ", ".join(f"{name} {_text(shape)}" for name, shape in sorted(shapes.items()))
     raise errors.UserError(
-      f"{str(path)!r} has no output of {self.what} that could be told from others: name it "
-      f"{' or '.join(self.names[:2])} (it has: {listing})"
+      f"{str(path)!r} has several outputs ({listing}), and none is named "
+      f"{' or '.join(self.names[:2])}: rename the one with {self.what}"
     )
 
 

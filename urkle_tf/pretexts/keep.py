@@ -62,7 +62,7 @@ class Keep(Distil):
     super().__init__(teacher=original)
     self.rho, self.rho_of = rho, rho_of
     self.terms = ("drift",) if rho is None else ("drift", "multiplier")
-    self._moments = None
+    self._measures = None
 
   def adopt(self, source):
     """Measures the original on the data's first images."""
@@ -85,13 +85,13 @@ class Keep(Distil):
     if found.ndim == 4:
       found = found.mean((1, 2))
     spread = np.mean(np.sum(np.square(found - found.mean(0)), -1))
-    self._moments = {"spread": spread, "length": np.mean(np.sum(np.square(found), -1))}
+    self._measures = {"spread": spread, "length": np.mean(np.sum(np.square(found), -1))}
     if not spread > 0:
       raise errors.UserError("keep: the original gives all images one embedding")
 
   def attach(self, encoder):
     """As `Distil`; gives sigma its unit."""
-    if self._moments is None:
+    if self._measures is None:
       raise errors.UserError("keep: call measure(images) before the Trainer is made")
     super().attach(encoder)
     if self.projector is not None:
@@ -99,11 +99,11 @@ class Keep(Distil):
         f"keep needs an encoder of the original's width with --loc=pooled: the original has "
         f"{self._output[-1]} dimensions, and the encoder {encoder.latent_dim}"
       )
-    encoder.calibrate(math.sqrt(self._moments["spread"] / encoder.latent_dim))
+    encoder.calibrate(math.sqrt(self._measures["spread"] / encoder.latent_dim))
     state = lambda value: keras.Variable(  # noqa: E731
       value, dtype="float32", trainable=False, aggregation="only_first_replica"
     )
-    self._unit = state(self._moments[self.rho_of])
+    self._unit = state(self._measures[self.rho_of])
     self._held: Any = None if self.rho is None else state([0.0, 0.0])  # held, multiplier
 
   def loss(self, representations, aux, training=True):

@@ -201,7 +201,8 @@ def _build(settings, scope):
     learner = _trainer(settings, method, encoder, steps_per_epoch, steps)
   attack = method.attack
   if "evaluation" in attack.refused:
-    attack = attacks.PGD(attack.threat, settings["attack_steps"], settings["attack_step_size"])
+    threat = attacks.from_norm(settings["norm"], settings["epsilon"])
+    attack = attacks.PGD(threat, settings["attack_steps"], settings["attack_step_size"])
   return Job(
     settings, scope, source, held_out, method.recipe, attack, learner, steps_per_epoch, steps
   )
@@ -225,7 +226,7 @@ def _method(settings):
     if settings["minutes"] and not settings["augment_on_device"]:
       raise errors.UserError(
         "batches are made ahead of the clock, by which this robustness scheme weakens the "
-        "augmentation: give --augment_on_device, or --epochs in place of --minutes"
+        "augmentation: give --augment_on_device, or --epochs instead of --minutes"
       )
   schedule = attack_schedules.from_spec(settings["attack_schedule"] or "constant")
   return _Method(task, scheme, attack, schedule, recipe)

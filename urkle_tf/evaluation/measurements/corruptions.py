@@ -25,7 +25,9 @@ class Corruptions(Measurement):
 
   def wanted(self, kind, named):
     if self.types is None and self.severities and not named:
-      raise errors.UserError("--severities says nothing without --corruptions")
+      raise errors.UserError(
+        "--severities has no effect without --corruptions: give both, or neither"
+      )
     if self.types is not None and kind == "encoder":
       raise errors.UserError("--corruptions need --classifier: an encoder alone predicts nothing")
     return named or self.types is not None

@@ -1,0 +1,38 @@
+"""The picture of an attack's effect: a classifier of one pixel, whose worst neighbour is known."""
+
+import types
+
+import numpy as np
+import tensorflow as tf
+
+from experiments import effect
+from urkle_tf import attacks
+
+IMAGES = tf.constant([0.45, 0.2, 0.9], shape=[3, 1, 1, 1])
+LABELS = np.array([1, 1, 0])  # 1 below a half
+
+
+def brighter(images):
+  """Logits: class 0 where the pixel is above a half, else class 1."""
+  pixels = images[:, 0, 0, 0]
+  return tf.stack([10 * (pixels - 0.5), tf.zeros_like(pixels)], axis=1)
+
+
+def test_each_image_is_moved_to_its_worst_neighbour():
+  classifier = types.SimpleNamespace(frozen=lambda: types.SimpleNamespace(logits=brighter))
+  clean, adversaries, after = effect.attacked(classifier, IMAGES, LABELS, attacks.Linf(0.1))
+  assert clean.tolist() == [1, 1, 0]
+  np.testing.assert_allclose(adversaries[:, 0, 0, 0], [0.55, 0.3, 0.8], atol=1e-5)
+  assert after.tolist() == [0, 1, 0]
+
+
+def test_the_picture_counts_every_image(tmp_path):
+  found = {
+    "plain": (np.array([1, 1, 1]), IMAGES.numpy(), np.array([0, 0, 1])),
+    "robust": (np.array([1, 1, 0]), IMAGES.numpy(), np.array([0, 1, 0])),
+  }
+  file = tmp_path / "effect.png"
+  scores = effect.draw(file, IMAGES.numpy(), LABELS, ["bright", "dark"], found, 8, "title")
+  assert scores == {"plain": (2, 0), "robust": (3, 2)}
+  width, height = np.frombuffer(file.read_bytes()[16:24], ">u4")
+  assert width < height  # the two images that both get right, above two rows of adversaries
