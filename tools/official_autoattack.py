@@ -27,7 +27,7 @@ from experiments import jobs
 from urkle_tf import errors, spec
 from urkle_tf.data import sources
 from urkle_tf.evaluation import foreign, scoring
-from urkle_tf.export import foreign_models
+from urkle_tf.networks.saved import foreign_models
 from urkle_tf.output import files, tables
 
 STAGES = {

@@ -77,7 +77,9 @@ def test_terms_and_tuples_of_both_views():
     np.random.default_rng(0).normal(size=(5, 4, 3)).astype("float32"),
     np.full((5, 4, 3), 0.7, "float32"),
   )
-  ((weight, value),) = scheme.losses(None, networks.Representations(normal, normal.loc), 2).values()
+  ((weight, value),) = scheme.losses(
+    None, networks.Representations(normal, normal.loc), 2, None
+  ).values()
   one = tfd.Normal(normal.loc[:, :2], normal.scale[:, :2])
   two = tfd.Normal(normal.loc[:, 2:], normal.scale[:, 2:])
   assert weight == 0.3
@@ -94,7 +96,7 @@ def test_one_attacked_view_is_the_first():
   views = tf.random.uniform((3, 2, 4, 4, 1))
   np.testing.assert_array_equal(scheme.targets(views), views[:, :1])
   normal = tfd.Normal(tf.random.normal((3, 3, 2)), tf.ones((3, 3, 2)))
-  _, value = scheme.losses(None, networks.Representations(normal, normal.loc), 2)["kl"]
+  _, value = scheme.losses(None, networks.Representations(normal, normal.loc), 2, None)["kl"]
   expected = 0.5 * tf.reduce_sum(tf.square(normal.loc[:, 0] - normal.loc[:, 2]), -1)
   np.testing.assert_allclose(value, expected, rtol=1e-4)
 
@@ -117,7 +119,7 @@ def test_kl_is_minimised_through_both_arguments():
   loc = tf.Variable(tf.random.normal((3, 4, 2)))
   with tf.GradientTape() as tape:
     normal = tfd.Normal(tf.identity(loc), tf.ones((3, 4, 2)))
-    _, value = _scheme().losses(None, networks.Representations(normal, normal.loc), 2)["kl"]
+    _, value = _scheme().losses(None, networks.Representations(normal, normal.loc), 2, None)["kl"]
   gradient = tape.gradient(value, loc).numpy()
   assert (np.abs(gradient) > 0).all()
 
