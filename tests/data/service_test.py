@@ -144,6 +144,7 @@ def test_the_end_of_an_input_worker_is_told_from_other_failures(digits):
   del again
 
 
+@pytest.mark.full
 def test_a_training_with_input_workers_is_the_training_without(
   addresses, tmp_path, monkeypatch, killed
 ):
@@ -218,6 +219,7 @@ def _takers(pid):
   return found
 
 
+@pytest.mark.full
 def test_the_launcher_serves_until_it_is_stopped(digits):
   """And then it ends at once, whatever its pipelines were doing."""
   with _launched(1) as [(process, address)]:

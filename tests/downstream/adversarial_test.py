@@ -188,6 +188,7 @@ def test_alf_leaves_the_encoder_alone(encoder, tmp_path):
   assert adapt(encoder, tmp_path / "run", **options) == result  # finished: the same row
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("protocol", ["alf", "aff"])
 def test_the_same_seed_gives_the_same_after_an_interruption(
   encoder, kept, killed, signalled, tmp_path, protocol

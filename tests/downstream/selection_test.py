@@ -296,6 +296,7 @@ def test_a_choice_of_other_settings_or_another_encoder_is_not_taken(
 # --- Heads on pooled features ---
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("protocol", ["slf", "alf"])
 def test_a_head_on_pooled_features(encoder, short, tmp_path, protocol):
   found = on_digits(encoder, tmp_path / "run", protocol=protocol, features="pooled", epochs=1)
@@ -350,6 +351,7 @@ def test_pooled_features_that_make_no_sense(encoder, tmp_path, options, message)
 # --- The command, on CIFAR-10 ---
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not DATA_DIR, reason="URKLE_DATA_DIR is not set")
 def test_the_command_on_real_images(tmp_path):
   keras.utils.set_random_seed(0)

@@ -122,6 +122,7 @@ def test_the_same_after_interruptions(encoder, kept, killed, signalled, labelled
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.full
 def test_no_other_label_is_read(encoder, kept, tmp_path, monkeypatch):
   known = sources.load("digits", SPLIT)
   chosen = _labels.choose(known.labels, 60, seed=4)
@@ -141,6 +142,7 @@ def test_no_other_label_is_read(encoder, kept, tmp_path, monkeypatch):
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.full
 def test_stage_1_is_that_of_the_clean_stream(encoder, kept, labelled_by, tmp_path):
   """Learning rates so small that each stage leaves its encoder where it was."""
   loaded = export.load_encoder(encoder)

@@ -131,6 +131,7 @@ def test_weight_holds_the_representation_where_it_was(encoder, kept, tmp_path):
   assert entropies[0] < entropies[1] < entropies[2]  # which is what it costs
 
 
+@pytest.mark.full
 @each_z(pytest.mark.full)
 def test_it_starts_where_the_encoder_is_and_keeps_its_statistics(encoder, kept, tmp_path):
   row = adapt(encoder, tmp_path / "still", protocol="similarity", epochs=1, learning_rate=1e-9)

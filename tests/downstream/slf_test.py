@@ -290,6 +290,7 @@ def test_a_signal_between_two_seeds_ends_both(tmp_path, signalled, monkeypatch):
   assert begun == [0, 1]
 
 
+@pytest.mark.full
 def test_several_seeds_and_their_mean(encoder, tmp_path, capsys):
   options = {"labels": 100, "epochs": 2, "weight_decay": 1e-4, "validation_split": "test"}
   folder = tmp_path / "seeds"

@@ -190,6 +190,7 @@ def test_a_refused_run_writes_nothing(old_layout, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 def test_the_step_that_crashed():
   assert take_steps([("resnet18(width=8)", 64)]) == ["True"]
 

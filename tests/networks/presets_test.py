@@ -184,6 +184,7 @@ def test_its_card_says_all_of_it(tiny, made):
 TRAIN = {"split": "train[:32]", "batch_size": 16, "epochs": 1, "attack_steps": 1, "epsilon": 0.05}
 
 
+@pytest.mark.full
 def test_train_starts_from_it(tiny, tmp_path, plain_runs):
   still = {**TRAIN, "learning_rate": 1e-20, "robustness": "none"}
   urkle_tf.pretrain(tmp_path / "a", encoder=PRESET, **still)
@@ -199,6 +200,7 @@ def test_train_starts_from_it(tiny, tmp_path, plain_runs):
   assert "--encoder=preset:tiny\n" in (tmp_path / "a" / "flags.cfg").read_text()
 
 
+@pytest.mark.full
 def test_finetune_embed_evaluate_and_students_take_it(tiny, encoder, tmp_path, kept):
   found = urkle_tf.represent(encoder=PRESET, examples=20)
   _, images, _ = next(scoring.stream(sources.load("digits", "all"), 20))

@@ -159,6 +159,7 @@ def shown(folder):
   }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   "pretext, robustness, wanted",
   [

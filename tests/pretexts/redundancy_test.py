@@ -175,6 +175,7 @@ def test_the_sampled_z_is_projected(rng, kind):
     np.testing.assert_allclose(loss[name][0], value, rtol=1e-3, err_msg=name)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", [pretexts.BarlowTwins, pretexts.VICReg])
 def test_digits_are_learnt_and_nothing_collapses(kind):
   before, after, rank = learn_digits(kind(projector=64, projection=64))

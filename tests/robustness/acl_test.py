@@ -264,6 +264,7 @@ def test_without_a_moving_average_the_encoder_is_what_it_is(views):
       np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.full
 def test_a_run_exports_the_average_of_both_streams(tmp_path, monkeypatch):
   """As DynACL, to the end: what is exported, and a classifier on the clean stream."""
   seen, export_encoder = [], pretraining.export.export_encoder

@@ -138,6 +138,7 @@ def test_a_weak_attack_is_found_out_and_strengthened(rng, caplog):
   assert any(variable is schedule.variables[0] for variable in trainer.variables)  # checkpoints
 
 
+@pytest.mark.full
 def test_a_controlled_training_logs(tmp_path):
   urkle_tf.pretrain(output_dir=str(tmp_path), attack_schedule="controlled(every=2)", **SMALL)
   ones = _rows(tmp_path)

@@ -103,6 +103,7 @@ def test_epsilon_rises_from_zero_by_the_clock(threat):
     assert np.isfinite(info["objective"]).all()
 
 
+@pytest.mark.full
 def test_the_added_terms_rise_by_the_clock_on_one_replica_and_on_two(mirrored):
   weights = []
   for scope in (tf.distribute.get_strategy(), mirrored):
@@ -170,6 +171,7 @@ def test_it_ends_within_an_epoch_and_an_execution(tmp_path):
   assert again == result
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("plain_runs", "one_second")
 def test_a_signal_loses_no_time(tmp_path, signalled):
   """Not even that since the last row, which only the checkpoint's clock holds."""
@@ -183,6 +185,7 @@ def test_a_signal_loses_no_time(tmp_path, signalled):
   assert rows[-1]["step"] == 10
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("plain_runs")
 def test_work_that_a_kill_loses_does_not_count(tmp_path):
   """Real time, a real SIGKILL: the rest is trained, and ends on time."""
@@ -241,6 +244,7 @@ def test_a_training_without_either_has_100_epochs():
     assert job.steps == 400
 
 
+@pytest.mark.full
 def test_the_forecast_says_how_many_epochs_it_will_be():
   found = forecast.forecast(timed_steps=2, **SMALL, minutes=3.0, attack_schedule="rising(first=1)")
   assert found["steps"] == round(180 / found["step_seconds"])

@@ -128,6 +128,7 @@ def test_two_workers_take_the_steps_of_one_device(
       _same_steps(name, rows[name, "one"], rows[name, "two replicas"])
 
 
+@pytest.mark.full
 def test_two_workers_end_together_by_the_clock_of_the_first(started):
   folder, _, processes = started
   _wait(lambda: _rows(folder / "long"), processes, folder)  # both have gone on from there

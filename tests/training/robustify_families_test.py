@@ -135,7 +135,13 @@ def check(model, convention, folder, tmp_path, **options):
   assert "model.keras" in os.listdir(tmp_path / "run")
 
 
-@pytest.mark.parametrize("family", APPLICATIONS)
+USUAL = ("ResNet50V2", "MobileNetV3")  # the others take half a minute each
+
+
+@pytest.mark.parametrize(
+  "family",
+  [pytest.param(name, marks=() if name in USUAL else pytest.mark.full) for name in APPLICATIONS],
+)
 def test_applications(family, folder, tmp_path):
   model, convention = APPLICATIONS[family]
   check(model, convention, folder, tmp_path)
