@@ -416,6 +416,7 @@ PAGES = {
   "results/mnist_transfer.md": Page(cited=("python",)),
   "results/cifar10_cpu.md": Page(cited=("python",)),
   "results/where_mu_lies.md": Page(cited=("python",)),
+  "results/strength.md": Page(cited=("python",)),
   "results/robustify.md": Page(cited=("python",)),
   "results/cifar10_gpu.md": Page(cited=("python",)),
 }
