@@ -53,6 +53,7 @@ SETTINGS = {
   "8/255, rho=0.2": {"rho": 0.2, **FURTHER},
   "8/255, rho=0.05": {"rho": 0.05, **FURTHER},
   "8/255, k=2": {"k": 2, **FURTHER},
+  "8/255, rho=0.1, 4 epochs": {"rho": 0.1, "epochs": 4, **FURTHER},
 }
 
 
@@ -197,8 +198,9 @@ This page shows what [`robustify(drop_in=True)`](../robustify.md) costs and gain
 
 A ViT of 0.4 M parameters and a ConvNeXt-like network of 0.3 M were trained with labels on
 `train[:45000]` of CIFAR-10 (JPEG) for {epochs} epochs, each with a linear head. They stand for
-weights that somebody else has trained. `robustify` saw the same images once, without labels:
-N-FGSM, batch 128, AdamW at 0.001 (0.002 at 8/255). The heads are the old ones, unchanged. All
+weights that somebody else has trained. `robustify` saw the same images without labels, once or as
+many epochs as the setting says: N-FGSM, batch 128, AdamW at 0.001 (0.002 at 8/255). The heads are
+the old ones, unchanged. All
 figures are of 2,000 test images, in percent; at 30% the 95% interval is {low:.0f} to {high:.0f}.
 One seed.
 
