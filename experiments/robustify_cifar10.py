@@ -200,15 +200,14 @@ A ViT of 0.4 M parameters and a ConvNeXt-like network of 0.3 M were trained with
 `train[:45000]` of CIFAR-10 (JPEG) for {epochs} epochs, each with a linear head. They stand for
 weights that somebody else has trained. `robustify` saw the same images without labels, once or as
 many epochs as the setting says: N-FGSM, batch 128, AdamW at 0.001 (0.002 at 8/255). The heads are
-the old ones, unchanged. All
-figures are of 2,000 test images, in percent; at 30% the 95% interval is {low:.0f} to {high:.0f}.
-One seed.
+the old ones, unchanged. All figures are of 2,000 test images, in percent; at 30% the 95% interval
+is {low:.0f} to {high:.0f}. One seed.
 
 {table}
 
-A setting begins with the radius of the training. `k=2` is FARE's objective with a weight in place
-of a budget. Drift is that of the test images. Where it is well below rho, the budget does not bind:
-the setting is FARE's objective alone.
+A setting begins with the radius of the training. `k=2`, where it is shown, is FARE's objective
+with a weight instead of a budget. Drift is that of the test images. Where it is well below rho, the
+budget does not bind: the setting is FARE's objective alone.
 
 The goal was a loss of at most 5 points of clean accuracy and a gain of at least 20 under PGD-20:
 
@@ -216,7 +215,7 @@ The goal was a loss of at most 5 points of clean accuracy and a gain of at least
 
 ## Command
 
-    python experiments/robustify_cifar10.py --data_dir=DATA_DIR --page=docs/results/robustify.md
+    python experiments/robustify_cifar10.py --data_dir=DATA_DIR --page=docs/results/robustify.md{chosen}
 """
 
 
@@ -243,7 +242,10 @@ def page(rows, epochs):
     table.append(cells)
   low, high = (100 * bound for bound in wilson(600, 2000))
   told = {"table": tables.markdown(columns, table), "goal": "\n".join(goal)}
-  return PAGE.format(epochs=epochs, low=low, high=high, **told)
+  settings = [name for name in SETTINGS if any(name == setting for _, setting in rows)]
+  some = "".join(f' "{name}"' for name in settings)
+  chosen = f" --settings{some}" if settings != list(SETTINGS) else ""
+  return PAGE.format(epochs=epochs, low=low, high=high, chosen=chosen, **told)
 
 
 def main():
