@@ -215,7 +215,7 @@ The goal was a loss of at most 5 points of clean accuracy and a gain of at least
 
 ## Command
 
-    python experiments/robustify_cifar10.py --data_dir=DATA_DIR --page=docs/results/robustify.md{chosen}
+    python experiments/robustify_cifar10.py --data_dir=DATA_DIR {options}
 """
 
 
@@ -244,8 +244,9 @@ def page(rows, epochs):
   told = {"table": tables.markdown(columns, table), "goal": "\n".join(goal)}
   settings = [name for name in SETTINGS if any(name == setting for _, setting in rows)]
   some = "".join(f' "{name}"' for name in settings)
-  chosen = f" --settings{some}" if settings != list(SETTINGS) else ""
-  return PAGE.format(epochs=epochs, low=low, high=high, chosen=chosen, **told)
+  options = "--page=docs/results/robustify.md"
+  options += f" --settings{some}" if settings != list(SETTINGS) else ""
+  return PAGE.format(epochs=epochs, low=low, high=high, options=options, **told)
 
 
 def main():
