@@ -293,6 +293,7 @@ OWN_IMAGES = {
 INSTALLED = {
   "python -m pip install": "tests/packaging_test.py builds the wheel and checks what it needs",
 }
+MEASURE = "python -m urkle_tf.evaluate --classifier=RUN/classifier --output_dir=REPORT --measure="
 PAGES = {
   "start.md": Page(start, OWN_IMAGES, elsewhere=INSTALLED),
   "embedding.md": Page(embedding),
@@ -308,6 +309,13 @@ PAGES = {
       "pgd(steps=20, step_size=2/255),pgd(steps=100, restarts=2)": "pgd(steps=2, "
       "step_size=2/255),pgd(steps=3, restarts=2)",
     },
+    # tests/evaluation/measurements runs what these do.
+    cited=(
+      "python -m urkle_tf.evaluate --classifier=ONE",
+      "python -m urkle_tf.evaluate --classifier=OTHER",
+      f'{MEASURE}"smoothing',
+      f'{MEASURE}"certificate',
+    ),
   ),
   "finetuning.md": Page(
     finetuning,

@@ -351,14 +351,13 @@ def _head(**options):
   "options, words",
   [
     ({"activation": "softmax"}, "gives probabilities, which is no embedding"),
-    ({"width": 1}, "gives 1 for an image, which is no embedding"),
+    ({"width": 1}, "gives .None, 1.: it must give features"),
     ({"bias_initializer": keras.initializers.Constant(np.inf)}, "returns NaN or infinite values"),
   ],
 )
 def test_outputs_that_are_no_embedding(tmp_path, options, words):
   _head(**options).save(tmp_path / "model.keras")
-  pretext = pretexts.Distil(str(tmp_path / "model.keras"))
-  _refused(lambda: pretext.attach(_encoder()), words)
+  _refused(lambda: pretexts.Distil(str(tmp_path / "model.keras")).attach(_encoder()), words)
 
 
 def test_a_teacher_that_fails_on_the_images(tmp_path):
