@@ -417,6 +417,22 @@ def test_stream_gives_full_batches_of_what_is_wanted(rng):
   np.testing.assert_allclose(images, source.images[positions] / 255, atol=1e-6)
   np.testing.assert_array_equal(np.concatenate([part[2] for part in parts]), source.labels[mask])
   assert [len(p) for p, _, _ in scoring.stream(source, 10)] == [10, 10, 3]
+  assert list(scoring.stream(source, 10, np.zeros(23, bool))) == []
+
+
+def test_stream_reads_nothing_after_the_last_that_is_wanted(rng, monkeypatch):
+  source, read = grey_source(rng, n=23), []
+  batches = scoring.pipeline.batches
+
+  def watched(*arguments):
+    for batch in batches(*arguments):
+      read.append(len(batch["image"]))
+      yield batch
+
+  monkeypatch.setattr(scoring.pipeline, "batches", watched)
+  (part,) = scoring.stream(source, 5, np.arange(23) < 4)
+  assert len(part[0]) == 4
+  assert sum(read) <= 10  # the batch that shows that it is the last may be read too
 
 
 def test_scorer_approaches_the_limit_classifier(rng):

@@ -134,6 +134,4 @@ class Context:
       found = functools.partial(compute, number, images, labels)
       parts.append(self.store.arrays(f"{name}-{number}", found))
       bar.add(len(images), f"{np.mean(parts[-1]['kl']):.3g} nats")
-      if bar.done >= count:
-        break
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

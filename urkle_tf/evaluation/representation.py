@@ -51,12 +51,10 @@ def _rank(encoder, source, batch_size):
   loc = tf.function(lambda images: encoder(images, training=False).loc)
   total = min(_RANK_EXAMPLES, source.size)
   mask = np.arange(source.size) < total
-  rows, found = [], 0
-  for _, images, _ in scoring.stream(source, batch_size, mask):
-    rows.append(loc(scoring.pad(images, batch_size)).numpy()[: len(images)])
-    found += len(images)
-    if found >= total:
-      break
+  rows = [
+    loc(scoring.pad(images, batch_size)).numpy()[: len(images)]
+    for _, images, _ in scoring.stream(source, batch_size, mask)
+  ]
   return {"effective_rank": effective_rank(np.concatenate(rows)), "rank_examples": total}
 
 

@@ -20,7 +20,7 @@ def pad(array, size):
 
 
 def stream(source, batch_size, mask=None):
-  """Images of a source in full batches, in order.
+  """Images of a source in full batches, in order; none is read after the last that is wanted.
 
   Args:
     source: a `Source`.
@@ -31,8 +31,11 @@ def stream(source, batch_size, mask=None):
     (positions int64 [n], images float32 [n, h, w, c], labels int64 [n] or None).
   """
   position = 0
+  end = source.size if mask is None else np.max(np.flatnonzero(mask), initial=-1) + 1
   held: list[tuple] = []
   for batch in pipeline.batches(source, batch_size):
+    if position >= end:
+      break
     images = batch["image"].numpy()
     positions = np.arange(position, position + len(images))
     position += len(images)
