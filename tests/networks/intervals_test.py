@@ -107,3 +107,44 @@ def test_layers_without_a_rule_and_pooled_end_in_one_line():
   )
   with pytest.raises(errors.UserError, match="loc=pooled"):
     intervals.kl_bound(encoder, tf.zeros([1, 8, 8, 1]), 0.1)
+
+
+def test_a_network_of_low_precision_is_bounded_in_float32(rng):
+  """The same weights have the same bound, and the layers keep their policy."""
+  make = lambda: urkle_tf.GaussianEncoder(  # noqa: E731
+    networks.backbone("convnet(width=4, layers=2)", (8, 8, 1)), loc="dense"
+  )
+  whole = make()
+  trained_statistics(whole.network, rng)
+  try:
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    low = make()
+  finally:
+    keras.mixed_precision.set_global_policy("float32")
+  low.network.set_weights(whole.network.get_weights())
+  before = [layer.dtype_policy.name for layer in low.network._flatten_layers()]
+  assert "mixed_bfloat16" in before
+  images = tf.constant(rng.uniform(size=(5, 8, 8, 1)), tf.float32)
+  bounds = [intervals.kl_bound(encoder, images, 0.01) for encoder in (whole, low)]
+  np.testing.assert_array_equal(*bounds)
+  assert [layer.dtype_policy.name for layer in low.network._flatten_layers()] == before
+
+
+def test_a_bound_is_never_below_0():
+  clean = tfd.Normal(np.linspace(-1, 1, 128, dtype="float32")[None], np.full((1, 128), 0.3, "f"))
+  same = {"loc": clean.loc, "scale": clean.scale * (1 + 1e-7)}
+  assert intervals.largest_kl(clean, same, same).numpy() >= 0
+
+
+@pytest.mark.parametrize(
+  "layer",
+  [
+    keras.layers.UpSampling2D(2, interpolation="bicubic"),  # it has negative weights
+    keras.layers.BatchNormalization(axis=1),
+  ],
+)
+def test_layers_that_would_break_the_bound_are_refused(layer):
+  inputs = keras.Input((4, 4, 1))
+  model = keras.Model(inputs, layer(inputs))
+  with pytest.raises(errors.UserError, match="no bound goes through the layer"):
+    intervals.box(model, tf.zeros([1, 4, 4, 1]), tf.ones([1, 4, 4, 1]))

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import urkle_tf
 from urkle_tf import attacks, networks, pretexts, robustness
-from urkle_tf.networks.low_precision import low_precision
+from urkle_tf.networks.policies import low_precision
 
 
 def _dtypes(function, *shapes):

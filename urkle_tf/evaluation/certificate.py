@@ -7,11 +7,12 @@ import tensorflow as tf
 
 from urkle_tf import attacks, distribution, networks
 from urkle_tf.evaluation import bound, scoring
-from urkle_tf.networks import intervals
-from urkle_tf.networks.kl import kl_objective
+from urkle_tf.networks import intervals, policies
+from urkle_tf.networks.kl import worst
 
 _STREAM = 9  # of a seed, beside those of `scoring` and `bound`
 _SAMPLES = 200
+_SMALLEST = 1e-7  # epsilon that is looked at
 _HALVINGS = 12  # of the interval in which the largest epsilon lies, in logarithms
 
 
@@ -24,13 +25,14 @@ def measure(context, options):
   loss lies in [0, M], so that Hoeffding's inequality bounds its mean over z.
 
   Args:
-    context: a `Context` of one of our classifiers or encoders.
+    context: a `Context` of one of our classifiers or encoders, which computes in float32 here.
     options: a `measurements.certificate.Certificate`.
 
   Returns:
     {"rows": [{"epsilon", "kl" (certified), "found" (PGD)} and with M of a classifier "value",
     "vacuous"], "examples", "steps"}, and with M "M", "clean_loss", "alpha" and "largest_epsilon",
-    at which the bound is below M still; means over images, in nats.
+    up to the evaluation's, at which the bound is below M (0 if there is none); means over images,
+    in nats.
 
   Raises:
     UserError: if the network holds a layer through which no bound goes.
@@ -39,12 +41,14 @@ def measure(context, options):
   total = min(options.examples, context.source.size)
   mask = np.arange(context.source.size) < total
   size = min(context.batch_size, total)
-  batches = []
-  for _, images, labels in scoring.stream(context.source, size, mask):
-    batches.append((images, labels))
-    if sum(len(each) for each, _ in batches) >= total:
-      break
+  batches = [batch[1:] for batch in scoring.stream(context.source, size, mask)]
+  with policies.computing_in("float32", encoder.network):
+    return _measured(context, options, encoder, batches, size)
 
+
+def _measured(context, options, encoder, batches, size):
+  """See `measure`; `batches` are of (images, labels), of `size` images and the last of fewer."""
+  total = sum(len(images) for images, _ in batches)
   bounds = tf.function(lambda images, epsilon: intervals.kl_bound(encoder, images, epsilon))
 
   def certified(epsilon):
@@ -52,10 +56,13 @@ def measure(context, options):
     parts = [bounds(scoring.pad(x, size), radius).numpy()[: len(x)] for x, _ in batches]
     return np.concatenate(parts).astype(np.float64)
 
-  largest = context.epsilon
   rows = []
-  for epsilon in options.epsilons or [largest / 10**power for power in range(4)]:
-    found = [_found(encoder, images, epsilon, options.steps, context.seed) for images, _ in batches]
+  for epsilon in options.epsilons or [context.epsilon / 10**power for power in range(4)]:
+    attack = attacks.PGD(attacks.Linf(epsilon), options.steps, keep="best")
+    found = [
+      worst(encoder, images, attack, distribution.fold([context.seed, 0], _STREAM, number)).kl
+      for number, (images, _) in enumerate(batches)
+    ]
     row = {"epsilon": epsilon, "kl": float(certified(epsilon).mean())}
     rows.append({**row, "found": float(np.concatenate(found).mean())})
   part = {"rows": rows, "examples": total, "steps": options.steps}
@@ -65,19 +72,22 @@ def measure(context, options):
   value = lambda kl: loss + most * math.sqrt(kl / 2)  # noqa: E731
   for row in rows:
     row |= {"value": value(row["kl"]), "vacuous": value(row["kl"]) >= most}
-  low, high = math.log(1e-7), math.log(largest)
+  below = lambda epsilon: value(float(certified(epsilon).mean())) < most  # noqa: E731
+  whole = {"M": most, "clean_loss": loss, "alpha": options.alpha}
+  return part | whole | {"largest_epsilon": _largest(below, context.epsilon)}
+
+
+def _largest(below, most):
+  """The largest epsilon up to `most` at which the bound is below M; 0 if there is none."""
+  if below(most):
+    return most
+  if not below(_SMALLEST):
+    return 0.0
+  low, high = math.log(_SMALLEST), math.log(most)
   for _ in range(_HALVINGS):
     middle = (low + high) / 2
-    below = value(float(certified(math.exp(middle)).mean())) < most
-    low, high = (middle, high) if below else (low, middle)
-  whole = {"M": most, "clean_loss": loss, "alpha": options.alpha}
-  return part | whole | {"largest_epsilon": math.exp(low)}
-
-
-def _found(encoder, images, epsilon, steps, seed):
-  attack = attacks.PGD(attacks.Linf(epsilon), steps, keep="best")
-  found = attack.run(kl_objective(encoder, images), images, distribution.fold([seed, 0], _STREAM))
-  return found[1]["objective"].numpy()
+    low, high = (middle, high) if below(math.exp(middle)) else (low, middle)
+  return math.exp(low)
 
 
 def _clean_loss(context, options, batches, size, total):

@@ -34,8 +34,8 @@ def lower_bound(successes, samples, alpha):
   """Clopper and Pearson's lower bound of a probability, which holds with 1 - alpha.
 
   Args:
-    successes: int [...], of so many samples.
-    samples: their number.
+    successes: int [...].
+    samples: how many there were.
     alpha: the chance to be wrong, in (0, 1).
 
   Returns:
@@ -156,17 +156,12 @@ def measure(context, options):
   mask = np.arange(context.source.size) < total
   bar = progress.Progress(f"smoothing, noise {options.noise:g}", total)
   found = []
-  for positions, images, labels in scoring.stream(
-    context.source, min(context.batch_size, total), mask
-  ):
-    for position, image, label in zip(
-      positions, images, labels if labels is not None else positions
-    ):
-      one = functools.partial(_one, context, options, noisy, int(position), image, int(label))
+  for positions, images, labels in scoring.stream(context.source, context.batch_size, mask):
+    for row, position in enumerate(positions.tolist()):
+      label = None if labels is None else int(labels[row])
+      one = functools.partial(_one, context, options, noisy, position, images[row], label)
       found.append(context.store.json(f"smoothing-{position}", one))
       bar.add(1)
-    if len(found) >= total:
-      break
   part = {name: getattr(options, name) for name in ("noise", "samples", "alpha")}
   part["examples"] = total
   if context.kind == "encoder":
@@ -177,8 +172,8 @@ def measure(context, options):
   rows = []
   for limit in options.radii:
     certain = int(np.sum(right & (radii >= limit)))
-    row = {"radius": limit, "accuracy": certain / total}
-    rows.append({**row, "interval": calibration.wilson(certain, total)})
+    interval = calibration.wilson(certain, total)
+    rows.append({"radius": limit, "accuracy": certain / total, "interval": interval})
   return part | {"certified": rows, "abstained": float(np.mean(radii == 0))}
 
 
@@ -189,7 +184,7 @@ def _one(context, options, noisy, position, image, label):
   if context.kind == "encoder":
     return certify_direction(*asked)
   found, certified = certify_class(*asked)
-  return [bool(found == label), certified]
+  return [found == label, certified]
 
 
 def _function(context):

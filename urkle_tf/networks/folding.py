@@ -96,12 +96,20 @@ def _takes_one_argument(node):
   return len(node.arguments.args) == 1 and all(x is None for x in keras.tree.flatten(others))
 
 
+def channels_last(layer):
+  """Whether the last axis of what a layer gives is that of the channels, as far as it has any."""
+  axis = getattr(layer, "axis", -1)
+  if axis != -1 and axis != len(layer.output.shape) - 1:
+    return False
+  return getattr(layer, "data_format", "channels_last") == "channels_last"
+
+
 def _can_be_folded(layer, norm):
   # A subclass may do anything, so it is left alone.
   return (
     type(norm) is keras.layers.BatchNormalization
-    and norm.axis in (-1, len(layer.output.shape) - 1)
-    and getattr(layer, "data_format", "channels_last") == "channels_last"
+    and channels_last(norm)
+    and channels_last(layer)
     and layer.activation in (None, keras.activations.linear)
     and getattr(layer, "quantization_mode", None) is None
     and layer.autocast

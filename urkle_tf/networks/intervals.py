@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.networks import folding, keras_private
+from urkle_tf.networks import folding, keras_private, policies
 from urkle_tf.networks.pooled import pooled
 
 _UNCHANGED = (
@@ -23,7 +23,6 @@ _UNCHANGED = (
   keras.layers.Permute,
   keras.layers.ZeroPadding2D,
   keras.layers.Cropping2D,
-  keras.layers.UpSampling2D,
   keras.layers.AveragePooling2D,
   keras.layers.GlobalAveragePooling2D,
   keras.layers.Identity,
@@ -85,6 +84,8 @@ def _through(layer, inputs):
   centre, radius = tf.split(inputs, 2)
   if isinstance(layer, keras.Model):
     return _middle(*box(layer, centre - radius, centre + radius))
+  if not folding.channels_last(layer):
+    raise _unknown(layer)
   if type(layer) in folding.FOLDABLE and layer.activation in _ACTIVATIONS:
     middle = folding.linear(layer, centre, tf.convert_to_tensor(layer.kernel))
     if layer.use_bias:
@@ -118,7 +119,7 @@ def _is_monotone_activation(layer):
 def _unknown(layer):
   return errors.UserError(
     f"no bound goes through the layer {layer.name!r} ({type(layer).__name__}): it takes "
-    "convolutions, dense layers, batch norms, pooling, sums and monotone activations"
+    "convolutions, dense layers, batch norms, pooling, sums and monotone activations, channels last"
   )
 
 
@@ -144,14 +145,16 @@ def largest_kl(clean, low, high):
   def at(scale):
     return tf.math.log(scale / clean.scale) + squares / (2 * tf.square(scale)) - 0.5
 
-  return tf.reduce_sum(tf.maximum(at(low["scale"]), at(high["scale"])), -1)
+  # At least 0, whatever rounding says.
+  return tf.maximum(tf.reduce_sum(tf.maximum(at(low["scale"]), at(high["scale"])), -1), 0.0)
 
 
 def kl_bound(encoder, images, epsilon):
   """An upper bound of max KL[p(z|x) || p(z|x')] over |x' - x|_inf <= epsilon, x' in [0, 1].
 
   Of loc and scale the heads are followed exactly as `GaussianEncoder` builds them; on a sphere
-  by |u/|u| - v/|v|| <= 2 |u - v| / (|u| + |v|).
+  by |u/|u| - v/|v|| <= 2 |u - v| / (|u| + |v|).  All is computed in float32, whatever the precision
+  of the network's layers.
 
   Args:
     encoder: a `GaussianEncoder`, or a loaded one, with a functional backbone.
@@ -164,6 +167,11 @@ def kl_bound(encoder, images, epsilon):
   Raises:
     UserError: for an encoder that holds a layer without a rule.
   """
+  with policies.computing_in("float32", encoder.network):
+    return _kl_bound(encoder, images, epsilon)
+
+
+def _kl_bound(encoder, images, epsilon):
   network = encoder.network
   trunk = pooled(network)
   low, high = box(trunk, tf.maximum(images - epsilon, 0.0), tf.minimum(images + epsilon, 1.0))
@@ -181,7 +189,7 @@ def kl_bound(encoder, images, epsilon):
   if type(layers["loc"]) is keras.layers.BatchNormalization:
     low, high = _ends(layers["loc"], low, high)
   else:
-    u = trunk(images)
+    u = trunk(images, training=False)
     for layer in dense:
       u = layer(u, training=False) if layer.name == "centred" else layer(u)
     return _largest_on_sphere(clean, u, low, high, ends)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from urkle_tf import errors
 from urkle_tf.data import compatibility
 from urkle_tf.networks import heads
-from urkle_tf.networks.low_precision import low_precision
+from urkle_tf.networks.policies import low_precision
 from urkle_tf.networks.pooled import pooled as pooled_features
 from urkle_tf.networks.saved import exports, foreign_models
 from urkle_tf.pretexts._checks import at_least, whole

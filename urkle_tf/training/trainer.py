@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 from urkle_tf import distribution, errors
 from urkle_tf.data import pipeline
 from urkle_tf.networks import batch_norm, keras_private, onednn
-from urkle_tf.networks.low_precision import low_precision
+from urkle_tf.networks.policies import low_precision
 from urkle_tf.networks.representations import Representations
 from urkle_tf.robustness.base import Robustness, flat
 from urkle_tf.robustness.none import Plain

@@ -55,6 +55,10 @@ def test_certificates_of_a_classifier_are_in_its_report(folder, tmp_path):
     assert row["vacuous"] == (row["value"] >= 5)
   near = f"certificate(loss_cap=5, examples=6, epsilons={kl['largest_epsilon']})"
   assert not assessed(folder, near)["certificate"]["rows"][0]["vacuous"]
+  near = assessed(folder, "certificate(loss_cap=5, examples=6)", epsilon=1e-9)["certificate"]
+  assert near["largest_epsilon"] == 1e-9  # the evaluation's
+  only = assessed(folder, "smoothing(noise=0.1, samples=200, radii=0, examples=2)", tmp_path / "0")
+  assert only["smoothing"]["certified"][0]["radius"] == 0
   page = (tmp_path / "report" / "report.md").read_text()
   assert "## Certified KL" in page
   assert (tmp_path / "report" / "figures" / "certified.png").exists()
@@ -75,8 +79,12 @@ def test_an_encoder_alone_is_certified_in_cosines(folder):
 @pytest.mark.parametrize(
   "measure, more, message",
   [
-    ("smoothing(noise=0)", {}, "smoothing needs noise"),
-    ("smoothing(alpha=2)", {}, "alpha between 0 and 1"),
+    ("smoothing(noise=0)", {}, "noise must be above 0, got 0"),
+    ("smoothing(examples=0)", {}, "examples must be above 0, got 0"),
+    ("smoothing(alpha=2)", {}, "alpha must be between 0 and 1, got 2"),
+    ("smoothing(radii=-1)", {}, "radii must be at least 0"),
+    ("certificate(examples=0)", {}, "examples above 0"),
+    ("certificate(alpha=0)", {}, "alpha between 0 and 1"),
     ("certificate", {"norm": "l2"}, "not in l2"),
     ("certificate(loss_cap=1)", {}, "above ln"),
   ],

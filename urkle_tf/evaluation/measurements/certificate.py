@@ -40,6 +40,11 @@ class Certificate(Measurement):
       raise errors.UserError(f"certificate bounds the KL in l_inf, not in {context.norm}")
     if not context.metadata["stochastic"]:
       raise errors.UserError("certificate bounds a KL, and this model's training used no sigma")
+    if not (self.examples > 0 and 0 < self.alpha < 1):
+      raise errors.UserError(
+        f"certificate needs examples above 0 and alpha between 0 and 1, got {self.examples} and "
+        f"{self.alpha}"
+      )
     if self.loss_cap is not None:
       bound.check(self.loss_cap, context.metadata)
 

@@ -35,11 +35,13 @@ class Smoothing(Measurement):
     return named
 
   def prepare(self, context):
-    if not (self.noise > 0 and 0 < self.alpha < 1 and self.samples > 0 and self.guess > 0):
-      raise errors.UserError(
-        f"smoothing needs noise, samples and guess above 0 and alpha between 0 and 1, got noise="
-        f"{self.noise}, samples={self.samples}, guess={self.guess}, alpha={self.alpha}"
-      )
+    for name in ("noise", "samples", "guess", "examples"):
+      if not getattr(self, name) > 0:
+        raise errors.UserError(f"smoothing: {name} must be above 0, got {getattr(self, name)}")
+    if not 0 < self.alpha < 1:
+      raise errors.UserError(f"smoothing: alpha must be between 0 and 1, got {self.alpha}")
+    if not self.radii or min(self.radii) < 0:
+      raise errors.UserError(f"smoothing: radii must be at least 0, got {self.radii}")
 
   def measure(self, context):
     from urkle_tf.evaluation import smoothing
@@ -47,11 +49,12 @@ class Smoothing(Measurement):
     return smoothing.measure(context, self)
 
   def glance(self, part, report):
-    if "certified" not in part:
+    beyond = [row for row in part.get("certified", ()) if row["radius"] > 0]
+    if not beyond:
       return []
-    best = max((row for row in part["certified"] if row["radius"] > 0), key=lambda r: -r["radius"])
-    shown = f"{100 * best['accuracy']:.1f}%"
-    return [("certified", shown, f"l2 {best['radius']:g}, noise {part['noise']:g}")]
+    row = min(beyond, key=lambda row: row["radius"])
+    how = f"l2 {row['radius']:g}, noise {part['noise']:g}"
+    return [("certified", f"{100 * row['accuracy']:.1f}%", how)]
 
   def render(self, part, report):
     what = (
