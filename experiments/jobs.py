@@ -43,10 +43,10 @@ def main(function):
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
   except OSError as error:
-    print(f"error: {error}; the same command goes on from here", file=sys.stderr)
+    print(f"error: {error}; the same command resumes from here", file=sys.stderr)
     sys.exit(1)
   except KeyboardInterrupt:
-    print("error: interrupted; the same command goes on from here", file=sys.stderr)
+    print("error: interrupted; the same command resumes from here", file=sys.stderr)
     sys.exit(130)
 
 

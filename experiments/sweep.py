@@ -182,15 +182,15 @@ def write_hparams(folder, point, found):
 
 
 def main():
-  """Runs what is left to do, and writes the table anew after each point."""
+  """Runs what is left to do, and writes the table again after each point."""
   parser = jobs.Parser(__doc__)
   add = parser.add_argument
   add("--values", action="append", metavar="NAME=VALUES", help="what differs; may be repeated")
-  add("--random", type=int, metavar="N", help="draw so many points, in place of the grid")
+  add("--random", type=int, metavar="N", help="draw this many points, instead of the grid")
   add("--seed", type=int, default=0, help="of what is drawn; not of the runs")
   add("--train", default="", metavar="FLAGS", help="flags of every urkle_tf.train")
   add("--finetune", metavar="FLAGS", help="flags of every urkle_tf.finetune; default: none is run")
-  add("--evaluate", metavar="FLAGS", help="of every urkle_tf.evaluate, likewise")
+  add("--evaluate", metavar="FLAGS", help="of every urkle_tf.evaluate, in the same way")
   add("--output_dir", required=True, metavar="OUT", help="the folder of all runs and the table")
   add("--by", metavar="COLUMN", help="sorts the table, largest first; -COLUMN: smallest first")
   add("--list", action="store_true", help="print the commands, one a line, and run nothing")

@@ -8,7 +8,7 @@ r"""What an encoder is worth on tasks that it was not made for: one command, one
 Each encoder gets a head for each task and seed, which is measured clean and attacked on the test
 split.  A task is a data set (a TFDS name, digits, folder:PATH), which is brought to the encoder's
 image size, or one with other labels: urkle_tf/data/labellings.py lists those.  What is there
-already is not done again, so the same command goes on after an interruption.
+already is not done again, so the same command resumes after an interruption.
 """
 
 import collections
@@ -283,11 +283,11 @@ def _parser():
   add("--download", action="store_true", help="let TFDS download and prepare them")
   add("--split", default="train[:90%]", help="what heads are trained on")
   add("--validation_split", default="train[90%:]", help="what choices are made on; '' for none")
-  add("--examples", type=int, help="train on the first so many only")
+  add("--examples", type=int, help="train on this many only, the first ones")
   add("--test_split", default="test", help="what is reported")
-  add("--test_examples", type=int, help="report the first so many only (or all, of fewer)")
+  add("--test_examples", type=int, help="report this many only, the first ones (or all, of fewer)")
   add("--norm", help="linf, l2 or l1; default: that of the encoder's training")
-  add("--epsilon", type=spec.number, help="its radius in pixel units; default likewise")
+  add("--epsilon", type=spec.number, help="its radius in pixel units; by default the same")
   add("--attacks", default="pgd", help="on classifiers, as in urkle_tf.evaluate (regressors: PGD)")
   add("--work", default="runs/transfer", help="the folder of all runs")
   add("--out_md", help="the page; default WORK/transfer.md")

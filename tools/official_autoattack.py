@@ -202,7 +202,7 @@ def main():
   parser.add_argument("--dataset", default="cifar10")
   parser.add_argument("--data_dir", help="where the data set lies")
   parser.add_argument("--split", default="test")
-  parser.add_argument("--examples", type=int, default=500, help="the first so many images")
+  parser.add_argument("--examples", type=int, default=500, help="how many images, the first ones")
   parser.add_argument("--norm", default="linf", choices=NORMS)
   parser.add_argument("--epsilon", type=spec.number, default=8 / 255)
   parser.add_argument("--sampled", action="store_true", help="sampled z, version rand")

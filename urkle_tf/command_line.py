@@ -238,7 +238,7 @@ _DISK = (
   *("No space left", "Read-only file system", "File too large", "Disk quota exceeded"),
   *("Input/output error", "Stale file handle"),
 )
-_GO_ON = "; once that is mended, the same command goes on from the last checkpoint"
+_GO_ON = "; once that is fixed, the same command resumes from the last checkpoint"
 
 
 def _tensorflow_error(error):

@@ -119,7 +119,7 @@ class UrkleRegularizer(keras_private.OwnLosses):
 
   Args:
     encoder: a Keras model or layer of images float [n, h, w, c] in [0, 1], built; what it may
-      return is told at `kl_robustness`.  Of a Normal, or of {"loc", "scale"}, the layer returns
+      return is described at `kl_robustness`.  Of a Normal, or of {"loc", "scale"}, it returns
       a sample while it trains, and loc otherwise; features it returns as they are.
     attack: for example `attacks.PGD(attacks.Linf(epsilon=8 / 255), steps=7)`.
     beta: the weight of the KL, at least 0.

@@ -1,4 +1,4 @@
-"""What the four commands and their functions can be told, each setting written once.
+"""What the four commands and their functions can be given, each setting written once.
 
 `Pretrain`, `Adapt`, `Assess` and `Represent` are the keyword arguments of the functions of these
 names.  `Train`, `Finetune`, `Evaluate` and `Embed` add what only their commands take; they have no

@@ -60,10 +60,10 @@ print(json.dumps(results))
 @pytest.mark.parametrize(
   ("error", "code", "words"),
   [
-    (tf.errors.ResourceExhaustedError(None, None, "x; No space left on device"), 1, "goes on"),
-    (tf.errors.UnknownError(None, None, "events; Disk quota exceeded"), 1, "goes on"),
-    (tf.errors.FailedPreconditionError(None, None, "x; File too large"), 1, "goes on"),
-    (tf.errors.UnknownError(None, None, "x; Input/output error"), 1, "goes on"),
+    (tf.errors.ResourceExhaustedError(None, None, "x; No space left on device"), 1, "resumes"),
+    (tf.errors.UnknownError(None, None, "events; Disk quota exceeded"), 1, "resumes"),
+    (tf.errors.FailedPreconditionError(None, None, "x; File too large"), 1, "resumes"),
+    (tf.errors.UnknownError(None, None, "x; Input/output error"), 1, "resumes"),
     (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), 1, "--batch_size"),
     (tf.errors.NotFoundError(None, None, "a.tfrecord; No such file\nmore"), 1, "a.tfrecord"),
     (tf.errors.DataLossError(None, None, "corrupted record at 7"), 1, "corrupted record at 7"),
@@ -113,7 +113,7 @@ def test_a_full_disk_and_a_read_only_one(tmp_path):
   assert code == 1, text
   (line,) = [line for line in text.splitlines() if not line.startswith("epoch ")]
   assert line.startswith("error: No space left on device: ")
-  assert "the same command goes on from the last checkpoint" in line
+  assert "the same command resumes from the last checkpoint" in line
   assert kept  # what was saved before
   assert not [name for name in kept if "side" in name]
   assert room[0] == 0, room[1]

@@ -31,7 +31,7 @@ def from_spec(text, threat, steps, step_size=None):
     text: the spec: a file of this folder, and options of the constructor of its class.
     threat: the `ThreatModel`.
     steps: of attacks whose number of steps is free.
-    step_size: likewise, in pixel units; None for 2.5 epsilon / steps.
+    step_size: their size, in pixel units; None for 2.5 epsilon / steps.
 
   Raises:
     UserError: for another attack, option or norm, or an attack that no training can use.

@@ -52,7 +52,7 @@ def find(dataset, split, image_size=None, examples=None):
     dataset: `"folder:PATH"`.
     split: as in `splits.select`.
     image_size: height and width in pixels, or None.
-    examples: take the first so many examples only.
+    examples: how many examples to take, the first ones.
 
   Returns:
     A `Listing`.

@@ -145,7 +145,7 @@ def find(dataset, split, data_dir=None, download=False, image_size=None, example
     download: whether data that is not prepared may be downloaded.
     image_size: height and width in pixels; None is that of the data set, or
       224 if its images vary.
-    examples: take the first so many examples only.
+    examples: how many examples to take, the first ones.
 
   Returns:
     An `Opened`.

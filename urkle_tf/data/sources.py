@@ -78,9 +78,9 @@ class Source:
     Args:
       batch_size: examples.
       seed: as in `epoch`.
-      epoch: likewise.
-      shuffle: likewise.
-      skip: likewise.
+      epoch: the same.
+      shuffle: the same.
+      skip: the same.
       drop_remainder: whether the last batch goes if it is not full.
       chosen: a batch's number (from 0 after those that are skipped, int64 scalar) -> whether it
         is wanted, bool scalar; None for all.  Others are not decoded where that can be helped.
@@ -318,7 +318,7 @@ def load(
       (antialiased bilinear), then the centre is cut out.  None keeps the
       native size.  If images vary in size, it is 224 for TensorFlow data sets;
       for folders it is 32 if the median short side is below 96, else 224.
-    examples: take the first so many examples of the split only.
+    examples: how many examples of the split to take, the first ones.
 
   Returns:
     A `Source`.

@@ -12,7 +12,7 @@ def select(dataset, text, sizes, examples=None):
     dataset: for messages.
     text: the split.
     sizes: `{name: number of examples}` of the splits that exist.
-    examples: keep the first so many examples only.
+    examples: how many examples to keep, the first ones.
 
   Returns:
     A list of `(name, start, stop)`, none of them empty.

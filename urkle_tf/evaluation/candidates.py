@@ -18,8 +18,8 @@ class Worst:
 
   Attributes:
     choice: of the worst candidates.
-    scored: likewise.
-    votes: likewise.
+    scored: the same.
+    votes: the same.
   """
 
   def __init__(self, choice, labels, scored=None, votes=None):

@@ -34,7 +34,7 @@ def measure(context, examples=200):
 
   Args:
     context: a `Context` of a classifier, after its attacks.
-    examples: the first so many images are looked at.
+    examples: how many images are looked at, the first ones.
 
   Returns:
     A list of dicts: "name", "passed", "detail" (a sentence) and numbers; accuracies are

@@ -53,7 +53,7 @@ def plan(text, severities, source, data_dir=None, download=False, image_size=Non
     data_dir: where prepared TFDS data lies.
     download: whether TFDS may download.
     image_size: as in `sources.load`.
-    examples: likewise.
+    examples: the same.
 
   Returns:
     A `Plan`.

@@ -18,8 +18,8 @@ def read(texts, norm, epsilons, image_shape, steps=20, step_size=None, restarts=
     image_shape: (height, width, channels).
     steps: of attacks such as PGD where the spec names none; AutoAttack's stages have published
       budgets.
-    step_size: likewise; None for 2.5 epsilon / steps.
-    restarts: likewise.
+    step_size: their size, in pixel units; None for 2.5 epsilon / steps.
+    restarts: of the attacks.
     classes: how many the classifier knows: some losses need several.  None if unknown.
 
   Returns:

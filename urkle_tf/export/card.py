@@ -140,7 +140,7 @@ def _result(metadata, report):
 
 
 def _dataset(metadata):
-  """The public name of the data set; None of a folder, or where none is told."""
+  """The public name of the data set; None of a folder, or where none is given."""
   data = str(metadata.get("dataset") or "").split(":")[0].split("/")[0]
   return None if data in ("", "folder") else data
 
@@ -162,7 +162,7 @@ found = layer(images)["{output}"]  # {shape.format(**metadata)}
 
 
 def _trained(metadata):
-  rows = [("data", metadata.get("dataset") or "not told")]
+  rows = [("data", metadata.get("dataset") or "not given")]
   if threat := _threat(metadata):
     rows.append(("threat model", threat))
   rows += [("dimensions of z", metadata["latent_dim"]), ("z is sampled", metadata["stochastic"])]
@@ -228,7 +228,7 @@ def _limits(metadata, further, licence):
     "weather), or of images unlike those of the training.",
   ]
   if "epsilon" not in metadata:
-    said.insert(0, "No adversary took part in what is told above of its training.")
+    said.insert(0, "No adversary took part in what is reported above of its training.")
   if not metadata["stochastic"]:
     said.append("z is the mean: the scale that it gives was not trained.")
   said += further

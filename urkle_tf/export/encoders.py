@@ -22,7 +22,7 @@ def export_encoder(encoder, folder, metadata=None, stream=None):
     folder: where to write; an export that is there is replaced once the new one is whole.
     metadata: further entries of metadata.json, for example `dataset`, `norm`, `epsilon`,
       `settings` (its paths are left out) and `stochastic`: whether training used the scale
-      (True unless told).
+      (True by default).
     stream: of an encoder with dual batch norm, "adversarial" or "clean": the one to write.  None
       writes the adversarial one, and into `clean/` a whole folder of the clean one.  The
       metadata says which is where ("stream").

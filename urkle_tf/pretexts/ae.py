@@ -9,7 +9,7 @@ class AE(Reconstruction):
 
   Args:
     width: of the decoder that mirrors `convnet`; see `networks.decoder`.
-    layers: likewise.
+    layers: the same.
     decoder: a Keras model instead of it, z -> logits of pixels.
   """
 

@@ -23,7 +23,7 @@ class VAE(Reconstruction):
     likelihood: "gaussian" or "bernoulli".
     deviation: the Gaussian decoder's standard deviation of a pixel, above 0.
     width: of the decoder that mirrors `convnet`; see `networks.decoder`.
-    layers: likewise.
+    layers: the same.
     decoder: a Keras model instead of it, z -> logits of pixels.
 
   Raises:

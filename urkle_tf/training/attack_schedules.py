@@ -72,7 +72,7 @@ class Controlled(Constant):
 
       ratio = mean_x objective(PGD-20 from x) / mean_x objective(the training's attack from x)
 
-  on one batch that the training never sees, every so many steps.  Above `high` the steps become
+  on one batch that the training never sees, at regular intervals.  Above `high` the steps become
   half as many again, below `low` a quarter fewer.  `Control` measures.
 
   Args:

@@ -58,7 +58,7 @@ def project(clean, adversaries):
 
   Args:
     clean: float [n, samples, d_z].
-    adversaries: likewise.
+    adversaries: the same.
 
   Returns:
     (clean [n, samples, 2], adversaries [n, samples, 2], shares [2] of the clean samples'

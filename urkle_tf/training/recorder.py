@@ -32,7 +32,7 @@ class Course:
 
   Attributes:
     steps: of the whole training; None by the clock.
-    steps_per_epoch: likewise of an epoch.
+    steps_per_epoch: how many are in an epoch.
     batch_size: data-set images a step.
     limit: the seconds that a training by the clock takes; None for `steps`.
   """

@@ -153,7 +153,7 @@ class Trainer(keras_private.Built):
       views: a function of a step to the batches from there on.
       done: how many steps were taken before.
       steps: of the whole training; None until a callback ends it.
-      steps_per_epoch: likewise of an epoch.
+      steps_per_epoch: how many are in an epoch.
       callbacks: of `fit`, with `metrics.Metrics` as the last.
     """
     fit = functools.partial(self.fit, callbacks=callbacks, verbose=0, shuffle=False)

@@ -86,9 +86,9 @@ class Against(Measurement):
         ]
       )
     text = (
-      f"The same {part['examples']:,} images, of which either classifier alone gets so many right. "
-      "p is of McNemar's exact test; only rows with the same attack, norm, radius and reading of "
-      "z are compared."
+      f"The same {part['examples']:,} images. The two columns before p count those that this "
+      "classifier alone gets right, and the other one alone. p is of McNemar's exact test; only rows "
+      "with the same attack, norm, radius and reading of z are compared."
     )
     return [Heading(f"Against {part['report']}"), Text(text), Table("Against", head, lines)]
 

@@ -18,8 +18,8 @@ class Attacks(Measurement):
   Args:
     attacks: specs, such as `"pgd(steps=100, restarts=2),fgsm"`.
     steps: of PGD where its spec names none.
-    step_size: likewise, in pixel units; None for 2.5 epsilon / steps.
-    restarts: likewise.
+    step_size: their size, in pixel units; None for 2.5 epsilon / steps.
+    restarts: of the attacks.
     standing: attack only what earlier rows left standing.
     noise: `"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack.
   """

@@ -20,7 +20,7 @@ class Bound(Measurement):
     eot: samples of z in each of those steps.
     samples: samples of z that the losses are measured with, unknown to the attacks; None for
       `--samples`, and 200 at least.
-    examples: the first so many images are measured.
+    examples: how many images are measured, the first ones.
   """
 
   loss_cap: float | None = alias("loss_cap")

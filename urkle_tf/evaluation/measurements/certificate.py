@@ -18,7 +18,7 @@ class Certificate(Measurement):
     loss_cap: M in nats; None for the KL alone.
     steps: of PGD on the KL, for comparison.
     alpha: the chance that the bound of the clean loss is too small.
-    examples: the first so many images are measured.
+    examples: how many images are measured, the first ones.
   """
 
   epsilons: list[float] | None = None

@@ -13,7 +13,7 @@ class Checks(Measurement):
 
   Args:
     run: whether they are made where `--measure` does not name them.
-    examples: the first so many images are looked at; 0 for none.
+    examples: how many images are looked at, the first ones; 0 for none.
   """
 
   run: bool = alias("checks")

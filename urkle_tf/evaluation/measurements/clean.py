@@ -46,7 +46,7 @@ def of_modes(log_probabilities, labels, votes=None, samples=None):
     log_probabilities: {mode: float [n, classes]}, the served mode first.
     labels: int [n].
     votes: of `calibration.served`, where the sampled mode is served.
-    samples: likewise.
+    samples: the same.
 
   Returns:
     The served mode's scores, with "mode", "examples", and the other mode's under its name.

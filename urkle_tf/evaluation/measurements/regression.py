@@ -14,8 +14,8 @@ class Regression(Measurement):
 
   Args:
     steps: of PGD.
-    step_size: likewise, in pixel units; None for 2.5 epsilon / steps.
-    restarts: likewise.
+    step_size: their size, in pixel units; None for 2.5 epsilon / steps.
+    restarts: of the attacks.
   """
 
   steps: int = alias("attack_steps")

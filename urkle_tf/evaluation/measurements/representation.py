@@ -13,9 +13,9 @@ class Representation(Measurement):
   """See `urkle_tf.evaluation.representation`.
 
   Args:
-    examples: the first so many images are measured; 0 for none.
+    examples: how many images are measured, the first ones; 0 for none.
     steps: of PGD on the KL.
-    restarts: likewise.
+    restarts: of the attacks.
     loss_cap: M in nats, of an encoder alone: adds what Proposition 1 adds to the clean loss.
   """
 
@@ -87,8 +87,8 @@ _MEANINGS = {
   "drift": "how far mu moves, in mean distances between different images",
   "neighbour_flips": "share of images whose nearest other image changes",
   "regulariser_per_nat": "root of half the mean KL: the bound's regulariser per nat of M (eq. 4)",
-  "regulariser_tight_per_nat": "mean root of half the KL: likewise (eq. 31)",
+  "regulariser_tight_per_nat": "mean root of half the KL: also per nat of M (eq. 31)",
   "M": "M, nats",
   "regulariser": "regulariser of Proposition 1 (eq. 4), nats",
-  "regulariser_tight": "likewise with the mean of roots (eq. 31), nats",
+  "regulariser_tight": "the same with the mean of roots (eq. 31), nats",
 }

@@ -18,7 +18,7 @@ class Smoothing(Measurement):
     alpha: the chance that a certificate is wrong, for each image.
     guess: further copies, which choose the class or the direction.
     radii: l2 radii of the table, in pixel units.
-    examples: the first so many images are measured.
+    examples: how many images are measured, the first ones.
   """
 
   noise: float = 0.25
