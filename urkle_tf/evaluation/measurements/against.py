@@ -87,8 +87,8 @@ class Against(Measurement):
       )
     text = (
       f"The same {part['examples']:,} images. The two columns before p count those that this "
-      "classifier alone gets right, and the other one alone. p is of McNemar's exact test; only rows "
-      "with the same attack, norm, radius and reading of z are compared."
+      "classifier alone gets right, and the other one alone. p is of McNemar's exact test. Only "
+      "rows with the same attack, norm, radius and reading of z are compared."
     )
     return [Heading(f"Against {part['report']}"), Text(text), Table("Against", head, lines)]
 
