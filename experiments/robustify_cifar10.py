@@ -4,9 +4,11 @@
   python experiments/robustify_cifar10.py --data_dir=DATA_DIR --work=runs/robustify_cifar10
 
 A ViT and a ConvNeXt-like network are trained on train[:45000] of CIFAR-10 with labels, in plain
-Keras; they stand for weights that somebody else has trained.  `robustify` then sees the same
-images without labels.  The heads stay what they were.  Choices are made on train[45000:47000];
-the table is of 2,000 test images.  What is finished is not run again.
+Keras; they stand for weights that somebody else has trained.  A second ViT is trained
+contrastively, against a vector for each class, as CLIP's image tower is against embeddings of
+names.  `robustify` then sees the same images without labels.  Heads and class vectors stay what
+they were.  Choices are made on train[45000:47000]; the table is of 2,000 test images.  What is
+finished is not run again.
 """
 
 import argparse
@@ -98,7 +100,25 @@ def convnet(widths=(64, 128), depths=(1, 2)):
   return keras.Model(pixels, layers.GlobalAveragePooling2D()(x), name="convnet")
 
 
-NETWORKS = {"ViT": vit, "ConvNeXt-like": convnet}
+class ClassVectors(layers.Layer):
+  """Embeddings [n, d] -> s times their cosines with a vector for each class, [n, classes].
+
+  s is learnt, from 1 / 0.07 to 100 at most, as in CLIP (Radford et al., 2021).
+  """
+
+  def build(self, shape):
+    self.table = self.add_weight(shape=(10, shape[-1]), initializer="normal", name="table")
+    start = keras.initializers.Constant(np.log(1 / 0.07))
+    self.scale = self.add_weight(shape=(), initializer=start, name="scale")
+
+  def call(self, embeddings):
+    unit = lambda rows: keras.ops.normalize(rows, axis=-1)  # noqa: E731
+    cosines = keras.ops.matmul(unit(embeddings), keras.ops.transpose(unit(self.table)))
+    return keras.ops.exp(keras.ops.minimum(self.scale, float(np.log(100)))) * cosines
+
+
+TEXT = "ViT-text"  # its class vectors lie in ViT-text-prototypes.npy
+NETWORKS = {"ViT": vit, "ConvNeXt-like": convnet, TEXT: vit}
 
 
 def arrays(split, data):
@@ -109,12 +129,15 @@ def arrays(split, data):
 
 
 def trained(name, work, data, epochs):
-  """(the encoder, its head), trained with labels; once."""
+  """(the encoder, the file of its head or class vectors), trained with labels; once."""
   file, head = work / f"{name}.keras", work / f"{name}-head.keras"
+  if name == TEXT:
+    head = work / f"{name}-prototypes.npy"
   if not head.exists():
     keras.utils.set_random_seed(0)
     encoder = NETWORKS[name]()
-    top = keras.Sequential([keras.Input(encoder.output.shape[1:]), layers.Dense(10)], name="head")
+    last = ClassVectors() if name == TEXT else layers.Dense(10)
+    top = keras.Sequential([keras.Input(encoder.output.shape[1:]), last], name="head")
     images, labels = arrays(LEARN, data)
     model = keras.Sequential([encoder, top])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -123,8 +146,11 @@ def trained(name, work, data, epochs):
     model.compile(keras.optimizers.AdamW(rate, weight_decay=0.05), loss, metrics=["accuracy"])
     model.fit(_batches(images, labels), epochs=epochs, verbose=2)
     encoder.save(file)
-    top.save(head)
-  return (keras.saving.load_model(part, compile=False) for part in (file, head))
+    if name == TEXT:
+      np.save(head, np.asarray(last.table))
+    else:
+      top.save(head)
+  return keras.saving.load_model(file, compile=False), head
 
 
 def _batches(images, labels):
@@ -158,6 +184,21 @@ def measured(encoder, head, images, labels):
   return {key: float(np.mean(np.concatenate(value))) for key, value in right.items()}
 
 
+def zero_shot(file, prototypes, split, data):
+  """{"clean", "pgd"}: the accuracy of an encoder's cosines with class vectors."""
+  report = urkle_tf.assess(
+    encoder=str(file),
+    prototypes=str(prototypes),
+    dataset="cifar10",
+    split=split,
+    attacks="pgd(steps=20)",
+    epsilon=EPSILON,
+    checks=False,
+    **data,
+  )
+  return {"clean": report["clean"]["accuracy"], "pgd": report["attacks"][0]["accuracy"]}
+
+
 def drift(encoder, original, images):
   """Mean |f - f0|^2 / mean |f0 - mean f0|^2."""
   f, f0 = (model.predict(255.0 * images, verbose=0) for model in (encoder, original))
@@ -166,7 +207,7 @@ def drift(encoder, original, images):
 
 def figures(run, name, options, work, data, splits, epochs):
   """One row, once: {"clean", "pgd", "drift", "minutes"} of each split."""
-  file = work / f"{run}.json"
+  file, model = work / f"{run}.json", work / f"{name}.keras"
   if file.exists():
     return pages.read(file)
   original, head = trained(name, work, data, epochs)
@@ -182,11 +223,15 @@ def figures(run, name, options, work, data, splits, epochs):
       **{**ROBUSTIFY, **options},
       **data,
     )
-    minutes = (time.process_time() - start) / 60
+    minutes, model = (time.process_time() - start) / 60, work / run / "model.keras"
   found = {"minutes": minutes}
   for key, split in splits.items():
     images, labels = arrays(split, data)
-    found[key] = measured(encoder, head, images, labels)
+    if name == TEXT:
+      found[key] = zero_shot(model, head, split, data)
+    else:
+      top = keras.saving.load_model(head, compile=False)
+      found[key] = measured(encoder, top, images, labels)
     found[key] |= {"drift": drift(encoder, original, images), "examples": len(images)}
   files.write(file, json.dumps(found))
   return found
@@ -202,7 +247,7 @@ weights that somebody else has trained. `robustify` saw the same images without 
 many epochs as the setting says: N-FGSM, batch 128, AdamW at 0.001 (0.002 at 8/255). The heads are
 the old ones, unchanged. All figures are of 2,000 test images, in percent; at 30% the 95% interval
 is {low:.0f} to {high:.0f}. One seed.
-
+{text}
 {table}
 
 A setting begins with the radius of the training. `k=2`, where it is shown, is FARE's objective
@@ -216,6 +261,14 @@ The goal was a loss of at most 5 points of clean accuracy and a gain of at least
 ## Command
 
     python experiments/robustify_cifar10.py --data_dir=DATA_DIR {options}
+"""
+
+
+_TEXT = """
+`ViT-text` is a second ViT of that size, without a head. It was trained contrastively, against a
+vector for each class, as CLIP's image tower is against embeddings of names. After `robustify` the
+old vectors are its zero-shot classifier, by `assess(encoder=MODEL, prototypes=FILE)`: the best
+iterate of PGD counts there, and in the other rows the last.
 """
 
 
@@ -241,7 +294,8 @@ def page(rows, epochs):
       goal.append(f"- {name}, {setting}: {said} ({loss:+.1f} and {gain:+.1f}).")
     table.append(cells)
   low, high = (100 * bound for bound in wilson(600, 2000))
-  told = {"table": tables.markdown(columns, table), "goal": "\n".join(goal)}
+  text = _TEXT if any(name == TEXT for name, _ in rows) else ""
+  told = {"text": text, "table": tables.markdown(columns, table), "goal": "\n".join(goal)}
   settings = [name for name in SETTINGS if any(name == setting for _, setting in rows)]
   some = "".join(f' "{name}"' for name in settings)
   options = "--page=docs/results/robustify.md"

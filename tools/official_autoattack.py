@@ -142,7 +142,7 @@ def stages(module, images, labels, norm, epsilon, names, file=None, rand=False, 
 def scores(path, source, sampled):
   """What the official attack asks of a classifier: (images, seed) -> logits, differentiable."""
   if foreign_models.is_foreign(path):
-    model = foreign.look_at(path, source).frozen()
+    model = foreign.look_at(foreign_models.load(path), source).frozen()
   else:
     model = urkle_tf.load_classifier(path).frozen()
     if not sampled:

@@ -260,6 +260,8 @@ def adapt(
 def assess(
   classifier: str | None = None,
   encoder: str | None = None,
+  prototypes: str | None = None,
+  head: str | None = None,
   output_dir: str | None = None,
   dataset: str = "digits",
   data_dir: str | None = None,
@@ -297,8 +299,15 @@ def assess(
   Args:
     classifier: folder of the exported classifier, or `"preset:NAME"`; or any other model: the
       folder of a SavedModel or a `.keras` file, see `urkle_tf.networks.saved.foreign_models`.
-    encoder: instead of it an exported encoder's folder, or `"preset:NAME"`, for the part without
-      labels.
+    encoder: instead of it an exported encoder's folder, or `"preset:NAME"`, or any other (a
+      `.keras` file or the folder of a SavedModel, images in [0, 1] -> embeddings), for the part
+      without labels, or as a classifier with `prototypes` or `head`.
+    prototypes: `.npy` file, float32 [classes, d], a vector for each class in the data's order,
+      such as a text tower's embeddings of their names: the encoder is a classifier then, whose
+      logits are 100 times the cosine of embedding and vector.
+    head: what makes the encoder a classifier: a `.keras` file of a model from embeddings to
+      logits or probabilities, or `"knn(split=train, neighbours=20, temperature=0.07)"`, the
+      weighted vote of the nearest images of a labelled split.
     output_dir: where report.json, report.md and figures go; None writes nothing.
     dataset: TFDS name, digits (bundled) or folder:PATH.
     data_dir: where prepared TFDS data lies; default: TFDS's own folder.
@@ -334,7 +343,9 @@ def assess(
     loss_cap: M of Proposition 1 in nats, above ln of the number of classes: the bound is measured
       on the first 1,000 images; None for no such part.
     against: the folder of another classifier's report, made with `save_images` on the same
-      images: both are compared image by image (McNemar's exact test).
+      images: both are compared image by image (McNemar's exact test); or of an encoder alone the
+      original that it was made from, a file or a folder as `encoder`: what has changed, without
+      labels.
     save_images: whether adversarial images and per-image results are saved (images.npz).
     html: write report.html too: the report as one file for a browser.
     batch_size: images that are attacked together.

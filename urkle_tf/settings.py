@@ -471,9 +471,27 @@ class Assess:
   )
   encoder: str | None = shared(
     "encoder",
-    text='instead of it an exported encoder\'s folder, or `"preset:NAME"`, for the part without '
-    "labels",
+    text='instead of it an exported encoder\'s folder, or `"preset:NAME"`, or any other (a '
+    "`.keras` file or the folder of a SavedModel, images in [0, 1] -> embeddings), for the part "
+    "without labels, or as a classifier with `prototypes` or `head`",
     short="instead: an encoder, measured without labels",
+  )
+  prototypes: str | None = setting(
+    None,
+    "of an encoder: FILE.npy, a vector for each class; it is a classifier by cosine then",
+    "`.npy` file, float32 [classes, d], a vector for each class in the data's order, such as a "
+    "text tower's embeddings of their names: the encoder is a classifier then, whose logits are "
+    "100 times the cosine of embedding and vector",
+    "of an encoder: FILE.npy, zero-shot by cosine",
+  )
+  head: str | None = setting(
+    None,
+    "of an encoder: FILE.keras, from embeddings to scores, or knn(split=train, neighbours=20, "
+    "temperature=0.07)",
+    "what makes the encoder a classifier: a `.keras` file of a model from embeddings to logits or "
+    'probabilities, or `"knn(split=train, neighbours=20, temperature=0.07)"`, the weighted vote of '
+    "the nearest images of a labelled split",
+    "of an encoder: FILE.keras or knn(split=train)",
   )
   output_dir: str | None = shared(
     "output_dir",
@@ -588,9 +606,10 @@ class Assess:
   )
   against: str | None = setting(
     None,
-    "compare with another classifier on the same images: its report's folder",
+    "compare with another classifier's report (its folder), or of an encoder with the original",
     "the folder of another classifier's report, made with `save_images` on the same images: both "
-    "are compared image by image (McNemar's exact test)",
+    "are compared image by image (McNemar's exact test); or of an encoder alone the original that "
+    "it was made from, a file or a folder as `encoder`: what has changed, without labels",
   )
   save_images: bool = setting(
     False,
@@ -614,8 +633,19 @@ class Evaluate(Assess):
   """Those of `python -m urkle_tf.evaluate`."""
 
   MAIN = (
-    *("classifier", "encoder", "regressor", "output_dir", "dataset", "data_dir", "image_size"),
-    *("split", "examples", "attacks", "norm", "epsilons", "eot", "corruptions", "loss_cap"),
+    *("classifier", "encoder", "prototypes", "head", "regressor", "output_dir", "dataset"),
+    *(
+      "data_dir",
+      "image_size",
+      "split",
+      "examples",
+      "attacks",
+      "norm",
+      "epsilons",
+      "eot",
+      "corruptions",
+      "loss_cap",
+    ),
     "html",
   )
 

@@ -17,7 +17,7 @@ from urkle_tf.data import sources
 from urkle_tf.evaluation import scoring
 from urkle_tf.networks import presets
 from urkle_tf.networks.classifier import Classifier
-from urkle_tf.pretexts import distil
+from urkle_tf.networks.saved import embedders
 
 SETTINGS = {"encoder": "convnet(width=8, layers=3)", "latent_dim": 6, "pretext": "simclr"}
 METADATA = {"dataset": "digits", "norm": "linf", "epsilon": 0.05}
@@ -205,7 +205,7 @@ def test_finetune_embed_evaluate_and_students_take_it(tiny, encoder, tmp_path, k
   found = urkle_tf.represent(encoder=PRESET, examples=20)
   _, images, _ = next(scoring.stream(sources.load("digits", "all"), 20))
   np.testing.assert_allclose(found["loc"], encoder.network(images)["loc"], atol=0.02)
-  np.testing.assert_array_equal(distil.read_teacher(PRESET).function(images), found["loc"])
+  np.testing.assert_array_equal(embedders.read(PRESET).function(images), found["loc"])
 
   urkle_tf.adapt(encoder=PRESET, output_dir=tmp_path / "head", epochs=1, split="train[:64]")
   ((tuned, metadata),) = kept

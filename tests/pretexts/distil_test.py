@@ -10,7 +10,7 @@ from small_models import RUN, digits, small_encoder
 import urkle_tf
 from urkle_tf import attacks, errors, export, networks, pretexts, robustness
 from urkle_tf.data import sources
-from urkle_tf.pretexts import distil
+from urkle_tf.networks.saved import embedders
 
 SHAPE = (8, 8, 1)
 
@@ -383,9 +383,9 @@ def test_wrong_options(folder, options, words):
 
 
 def test_the_format_of_a_teacher_says_whose_it_is(folder, tmp_path):
-  assert distil.read_teacher(folder).format == distil.OWN
+  assert embedders.read(folder).format == embedders.OWN
   _maps().save(tmp_path / "any.keras")
-  assert distil.read_teacher(str(tmp_path / "any.keras")).format == "Keras"
+  assert embedders.read(str(tmp_path / "any.keras")).format == "Keras"
 
 
 def test_an_export_does_not_tell_where_the_teacher_lies():

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import errors, export
+from urkle_tf import errors
 from urkle_tf.data import compatibility, sources
-from urkle_tf.networks.saved import foreign_models
+from urkle_tf.networks.saved import embedders
 from urkle_tf.output import files, progress, projector
 from urkle_tf.settings import Represent, arguments, data_of
 from urkle_tf.training import runs
@@ -53,19 +53,11 @@ def represent(given):
 
 def _read(path):
   """(function of images to {"loc"} or {"loc", "scale"}, function of the data's size to its own)."""
-  if not foreign_models.is_foreign(path):
-    loaded = export.load_encoder(path)
-    network = loaded.network
-    return lambda images: network(images, training=False), lambda _: loaded.image_shape
-  model = foreign_models.load(path, foreign_models.EMBEDDING)
-
-  def embed(images):
-    found = model.function(images)
-    if found.shape.rank == 4:
-      found = tf.reduce_mean(found, [1, 2])
-    return {"loc": tf.cast(found, tf.float32)}
-
-  return embed, model.size_for
+  model = embedders.read(path)
+  if model.format == embedders.OWN:
+    return lambda images: model.network(images, training=False), model.size_for
+  embed = embedders.rows(model)
+  return lambda images: {"loc": embed(images)}, model.size_for
 
 
 def _embed(embed, source, batch_size, shown):

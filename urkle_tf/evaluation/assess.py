@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from urkle_tf import attacks, errors, export
 from urkle_tf.data import compatibility, sources
-from urkle_tf.evaluation import foreign, measurements, report
+from urkle_tf.evaluation import foreign, measurements, report, retrieval, topped
 from urkle_tf.evaluation import store as storing
 from urkle_tf.evaluation.context import Context
 from urkle_tf.networks.saved import foreign_models
@@ -44,10 +44,13 @@ def assess(given):
       "for the part without labels" + (", one of them" if given.classifier or given.encoder else "")
     )
   del settings["regressor"]
-  if given.encoder:
-    return _assess(given, settings, "encoder", given.encoder)
-  kind = "foreign" if foreign_models.is_foreign(given.classifier) else "classifier"
-  return _assess(given, settings, kind, given.classifier)
+  top = given.prototypes or given.head
+  if top and not given.encoder:
+    raise errors.UserError("--prototypes and --head go on top of an encoder: give --encoder")
+  path, made_here = given.encoder or given.classifier, "encoder" if given.encoder else "classifier"
+  made_elsewhere = "foreign_encoder" if given.encoder and not top else "foreign"
+  kind = made_elsewhere if top or foreign_models.is_foreign(path) else made_here
+  return _assess(given, settings, kind, path)
 
 
 @arguments(AssessRegressor)
@@ -100,16 +103,21 @@ def _assess(given, settings, kind, path):
 
 def _context(given, kind, path):
   """What is known before the model is loaded, once model, data and threat are found to fit."""
-  model = None
+  model = embedder = None
   if kind == "foreign":
     source = sources.load(**data_of(given))
-    model = foreign.look_at(path, source)
+    with_top = getattr(given, "encoder", None)
+    loaded = topped.classifier(given, source) if with_top else foreign_models.load(path)
+    model = foreign.look_at(loaded, source)
     metadata = model.metadata
+  elif kind == "foreign_encoder":
+    source = sources.load(**data_of(given))
+    embedder, metadata = retrieval.look_at(path, source)
   else:
     metadata = export.read_metadata(path, kind)
     source = sources.load(**data_of(given))
     compatibility.check_images(metadata["image_size"], source)
-  if kind != "encoder":
+  if "encoder" not in kind:
     compatibility.check_labelled(source)
   if kind == "classifier":
     compatibility.check_classes(metadata["classes"], metadata.get("class_names"), source)
@@ -121,6 +129,7 @@ def _context(given, kind, path):
   names = ("data_dir", "download", "image_size", "examples")
   return Context(
     *(source, norm, epsilons, model),
+    embedder=embedder,
     kind=kind,
     metadata=metadata,
     where={name: getattr(given, name) for name in names},
@@ -144,8 +153,8 @@ def _modes(text, metadata, model):
 
 
 def _load(context, path):
-  """Loads the model, unless it is foreign and was looked at before."""
-  if context.kind != "foreign":
+  """Loads the model, unless it was made elsewhere and was looked at before."""
+  if "foreign" not in context.kind:
     loaded = getattr(export, f"load_{context.kind}")(path)
     context.model = None if context.kind == "encoder" else loaded
     context.network = loaded.network
@@ -154,8 +163,8 @@ def _load(context, path):
 def _config(context, settings, chosen):
   """The report's part "config"."""
   metadata, shown = context.metadata, export.settings_without_paths(settings)
-  for name in ("measure", "modes"):  # reports do not change where nobody asked for them
-    if shown[name] is None:
+  for name in ("measure", "modes", "head"):  # reports do not change where nobody asked for them
+    if shown.get(name, "") is None:
       del shown[name]
   for one in chosen:  # what options say, rather than flags
     for name, flag in one.aliases().items():

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -26,7 +27,8 @@ class Context:
     model: a `Classifier`, `Foreign` or `Regressor`; None of an encoder alone, and until there is
       something to measure.
     network: Keras model, images -> {"loc", "scale"}; None where there is no encoder of ours.
-    kind: "classifier", "foreign" (a classifier that was not made here), "encoder" or "regressor".
+    embedder: images -> embeddings float32 [n, d], of an encoder that was not made here.
+    kind: that of `Measurement.kinds`.
     metadata: what the export says of itself.
     where: how further data sets are loaded: `data_dir`, `download`, `image_size`, `examples`.
     modes: the readings of z that are measured, the served one first; None for those of `model`.
@@ -50,6 +52,7 @@ class Context:
   epsilons: list[float]
   model: Any = None
   network: keras.Model | None = None
+  embedder: Callable | None = None
   kind: str = "classifier"
   metadata: dict = dataclasses.field(default_factory=dict)
   where: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -115,14 +118,22 @@ class Context:
       labels.append(truth)
     return scoring.Scores.join(scored, self.modes), np.concatenate(labels)
 
+  @property
+  def embed(self):
+    """Images float32 [n, h, w, c] -> embeddings float32 [n, d], loc, in inference mode."""
+    if self.embedder is not None:
+      return self.embedder
+    network = self.network or self.model.network
+    return lambda images: network(images, training=False)["loc"]
+
   def over_first(self, count, name, title, compute):
     """Measures the first images, batch by batch, each of which the store remembers.
 
     Args:
       count: of images.
       name: of the batches in the store.
-      title: of the progress line, which shows the batch's mean of "kl".
-      compute: (number, images, labels) of a batch -> {name: array [n, ...]}, with "kl" in nats.
+      title: of the progress line, which shows the batch's mean of "kl", if there is one.
+      compute: (number, images, labels) of a batch -> {name: array [n, ...]}, "kl" being in nats.
 
     Returns:
       {name: array [count, ...]}.
@@ -133,5 +144,5 @@ class Context:
     for number, (_, images, labels) in enumerate(batches):
       found = functools.partial(compute, number, images, labels)
       parts.append(self.store.arrays(f"{name}-{number}", found))
-      bar.add(len(images), f"{np.mean(parts[-1]['kl']):.3g} nats")
+      bar.add(len(images), f"{np.mean(parts[-1]['kl']):.3g} nats" if "kl" in parts[-1] else "")
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

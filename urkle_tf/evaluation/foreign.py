@@ -18,20 +18,19 @@ _MASKED = 0.9  # of the input gradients, from which share on a model has none
 _STREAM = 5  # of a seed
 
 
-def look_at(path, source):
-  """Reads a model and looks at it with the first images of labelled data.
+def look_at(loaded, source):
+  """Looks at a model with the first images of labelled data.
 
   Args:
-    path: as in `foreign_models.load`.
+    loaded: a `foreign_models.Loaded`.
     source: a `Source`.
 
   Returns:
     A `Foreign`.
 
   Raises:
-    UserError: if there is no such model, or the data do not fit it.
+    UserError: if the data do not fit it.
   """
-  loaded = foreign_models.load(path)
   compatibility.check_images(loaded.size_for(source.image_shape), source)
   compatibility.check_labelled(source)
   _, images, labels = next(scoring.stream(source, min(PROBE, source.size)))
@@ -158,7 +157,7 @@ class Foreign(_Scores):
       "gradients": {"zero": own, "zero_bridged": left, "bridged": bridged},
       "noise": "none" if not stochastic else "seeded" if self._seeded else "not seeded",
     }
-    self.notes = self._sentences()
+    self.notes = self._sentences(loaded)
 
   def frozen(self):
     """What attacks differentiate: nearest logits, gradients across steps."""
@@ -263,11 +262,13 @@ class Foreign(_Scores):
         return tensor, (own, left, self._graph.bridged if crossed else [])
     return exact, (own, own, [])
 
-  def _sentences(self):
+  def _sentences(self, loaded):
     said = self.metadata
     kind = said["outputs"]
+    what = f"A {loaded.format} model that this package did not make"
+    what = f"An encoder with {loaded.about} on top" if loaded.about else what
     notes = [
-      f"A {said['format']} model that this package did not make: {self.classes} classes, {kind}, "
+      f"{what}: {self.classes} classes, {kind}, "
       + (
         "stochastic (two calls on the same images differ)."
         if self.stochastic
@@ -298,7 +299,10 @@ class Foreign(_Scores):
       )
     if said["noise"] == "not seeded":
       notes.append("Its noise cannot be seeded: the same command gives slightly other figures.")
-    notes.append("The representation is not measured: that needs an encoder of this package.")
+    needs = (
+      "that is done of --encoder alone" if loaded.about else "that needs an encoder of this package"
+    )
+    notes.append(f"The representation is not measured: {needs}.")
     return notes
 
 

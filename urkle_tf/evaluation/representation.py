@@ -9,24 +9,27 @@ from urkle_tf.networks.kl import kl_mean_part, worst
 from urkle_tf.training import latent_map
 
 
-def nearest(queries, keys):
-  """The position of each query's nearest key by cosine, its own position left out.
+def nearest(queries, keys, count=1, itself=True):
+  """The positions of each query's nearest keys by cosine, the nearest first.
 
   Args:
-    queries: float [n, d]; query i belongs to key i.
-    keys: float [n, d].
+    queries: float [n, d].
+    keys: float [m, d].
+    count: how many.
+    itself: whether query i belongs to key i, which is left out then.
 
   Returns:
-    int64 [n].
+    int64 [n, count].
   """
   unit = lambda rows: rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)  # noqa: E731
   queries, keys = unit(queries), unit(keys)
   found = []
   for start in range(0, len(queries), 1000):
     similarity = queries[start : start + 1000] @ keys.T
-    rows = np.arange(len(similarity))
-    similarity[rows, start + rows] = -np.inf
-    found.append(np.argmax(similarity, 1))
+    if itself:
+      rows = np.arange(len(similarity))
+      similarity[rows, start + rows] = -np.inf
+    found.append(np.argsort(-similarity, 1, kind="stable")[:, :count])
   return np.concatenate(found)
 
 
@@ -90,7 +93,7 @@ def measure(context, options):
   loc, scale = values["loc"].astype(np.float64), values["scale"].astype(np.float64)
   moved = np.linalg.norm(values["moved"] - loc, axis=1)
   spread = max(_mean_distance(loc), 1e-12)
-  flips = nearest(values["moved"], loc) != nearest(loc, loc)
+  flips = (nearest(values["moved"], loc) != nearest(loc, loc))[:, 0]
   snr = np.abs(loc) / scale
   if context.save_images:
     each = {"kl": values["kl"], "sigma": scale.mean(1), "snr": snr.mean(1)}

@@ -16,8 +16,8 @@ from urkle_tf.export import card
 from urkle_tf.networks import presets
 from urkle_tf.networks.saved.exports import FORMAT_VERSION
 
-_FOLDERS = ("output_dir", "data_dir", "init_from", "encoder", "classifier", "regressor")
-_PATHS = (*_FOLDERS, "data_service")  # the latter names hosts
+_FOLDERS = ("output_dir", "data_dir", "init_from", "encoder", "classifier", "regressor", "against")
+_PATHS = (*_FOLDERS, "prototypes", "data_service")  # the last names hosts
 
 
 def versions():
@@ -38,6 +38,8 @@ def settings_without_paths(settings):
   if "pretext" in settings and "encoder" in settings:
     named = str(settings["encoder"])
     shown["encoder"] = pathlib.Path(named).name if named.endswith(".keras") else named
+  if str(shown.get("head")).endswith(".keras"):
+    shown["head"] = pathlib.Path(shown["head"]).name
   if isinstance(shown.get("dataset"), str) and shown["dataset"].startswith("folder:"):
     shown["dataset"] = "folder:" + pathlib.Path(shown["dataset"][len("folder:") :]).name
   if re.search(r"(teacher|original)=", str(shown.get("pretext"))):

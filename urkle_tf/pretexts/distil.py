@@ -11,13 +11,11 @@ from urkle_tf import errors
 from urkle_tf.data import compatibility
 from urkle_tf.networks import heads
 from urkle_tf.networks.policies import low_precision
-from urkle_tf.networks.pooled import pooled as pooled_features
-from urkle_tf.networks.saved import exports, foreign_models
+from urkle_tf.networks.saved import embedders, foreign_models
 from urkle_tf.pretexts._checks import at_least, whole
 from urkle_tf.pretexts._pairs import distance_to_own_view, through
 from urkle_tf.pretexts.base import Pretext
 
-OWN = "urkle_tf"  # the format of teachers that this package exported
 _TARGETS = ("loc", "pooled")
 
 
@@ -92,9 +90,9 @@ class Distil(Pretext):
     self._weights = clean, adversarial
     self.views, self._hidden, self._path = views, projector, str(teacher)
     self._pooled = targets == "pooled"
-    self._teacher = foreign_models.outside_strategies(read_teacher, self._path, self._pooled)
+    self._teacher = foreign_models.outside_strategies(embedders.read, self._path, self._pooled)
     self.start = start
-    if start and self._teacher.format != OWN:
+    if start and self._teacher.format != embedders.OWN:
       raise errors.UserError(
         "distil: start=true needs a teacher that this package exported; for a .keras file give "
         "--encoder=FILE.keras instead, whose copy the student is then"
@@ -115,7 +113,7 @@ class Distil(Pretext):
       )
     if self.start:
       encoder.start_from(self._teacher.network, f"the teacher {self._path!r}")
-    own_loc = self._teacher.format == OWN and not self._pooled
+    own_loc = self._teacher.format == embedders.OWN and not self._pooled
     kind = _kind(self._teacher.network) if own_loc else "features"
     with _precision(self._teacher.network):
       self._teacher = foreign_models.freeze(self._teacher, given)
@@ -138,12 +136,12 @@ class Distil(Pretext):
     Raises:
       UserError: if the teacher is no encoder that this package exported.
     """
-    if self._teacher.format != OWN:
+    if self._teacher.format != embedders.OWN:
       raise errors.UserError(
         f"the teacher {self._path!r} is no encoder that this package exported: only the weights "
         "of such a one can be given later"
       )
-    teacher = foreign_models.outside_strategies(read_teacher, self._path, self._pooled)
+    teacher = foreign_models.outside_strategies(embedders.read, self._path, self._pooled)
 
     def function(images):
       with _precision(teacher.network):
@@ -183,31 +181,6 @@ def _kind(network):
   if "centred" in layers or isinstance(layers["loc"], keras.layers.BatchNormalization):
     return "centred"
   return "mapped" if "raw_loc" in layers else "features"
-
-
-def read_teacher(path, pooled=False):
-  """Reads a teacher; see `Distil`.
-
-  Args:
-    path: of the teacher.
-    pooled: whether the pooled features of an encoder of this package are meant, and not loc.
-
-  Returns:
-    A `foreign_models.Loaded`, of format `OWN` where this package exported it; nothing in it is
-    tracked by the layer that holds it.
-
-  Raises:
-    UserError: if there is no such model.
-  """
-  if foreign_models.is_foreign(path):
-    return foreign_models.load(path, foreign_models.EMBEDDING)
-  encoder = exports.load_encoder(path)
-  network = encoder.network
-  part = pooled_features(network) if pooled else keras.Model(network.input, network.output["loc"])
-  function = lambda images: part(images, training=False)  # noqa: E731
-  return foreign_models.Loaded(
-    function, encoder.image_shape, OWN, encoder.metadata["fingerprint"], path, network
-  )
 
 
 def output_shape(teacher, image_shape):

@@ -7,7 +7,7 @@ import numpy as np
 
 from urkle_tf import errors, export
 from urkle_tf.networks import foreign
-from urkle_tf.networks.saved import foreign_models
+from urkle_tf.networks.saved import embedders, foreign_models
 from urkle_tf.pretexts import distil
 from urkle_tf.training import pretraining
 
@@ -199,5 +199,5 @@ def _find(network, name, weights):
 
 def _width(path, size):
   """The width of a teacher's embedding."""
-  teacher = distil.read_teacher(path)
+  teacher = embedders.read(path)
   return distil.output_shape(teacher, teacher.size_for((size, size, 3)))[-1]

@@ -10,6 +10,7 @@ _KINDS = {
   "classifier": "a classifier of this package",
   "foreign": "a classifier made elsewhere",
   "encoder": "an encoder",
+  "foreign_encoder": "an encoder made elsewhere",
   "regressor": "a regressor",
 }
 

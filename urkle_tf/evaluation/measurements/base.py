@@ -35,7 +35,7 @@ class Measurement:
 
   Attributes:
     kinds: the models that it is for: "classifier", "foreign" (a classifier that this package did
-      not make), "encoder", "regressor".
+      not make, or an encoder with something on top), "encoder", "foreign_encoder", "regressor".
     by_default: whether it is in the report where `--measure` does not name it.
     place: the order in the report; those of one place are in the order of their names.
     glance_place: the order among the figures that are read first; None for `place`.

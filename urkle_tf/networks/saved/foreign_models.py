@@ -30,6 +30,7 @@ class Loaded:
     fingerprint: a hash of its files.
     path: where it was read from.
     network: the Keras model underneath; None of a SavedModel, and once it is frozen.
+    about: what was put on top of an encoder to make it a classifier; None of a model as it is.
   """
 
   function: Callable
@@ -38,6 +39,7 @@ class Loaded:
   fingerprint: str
   path: str
   network: keras.Model | None = None
+  about: str | None = None
 
   def size_for(self, image_shape):
     """The images' size, where the model takes any that of `image_shape`."""

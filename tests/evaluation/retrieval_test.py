@@ -1,0 +1,132 @@
+"""Neighbours under an attack that knows no label."""
+
+import keras
+import numpy as np
+import pytest
+from small_models import photographs, small_encoder
+
+import urkle_tf
+from urkle_tf import errors, export
+from urkle_tf.data import sources
+from urkle_tf.evaluation import retrieval
+
+DATA = {"dataset": "digits", "split": "test", "examples": 40}
+
+
+def linear(matrix, file):
+  """A `.keras` file of x -> A x, of images [8, 8, 1] in [0, 1]."""
+  pixels = keras.Input((8, 8, 1))
+  dense = keras.layers.Dense(matrix.shape[1], use_bias=False)
+  model = keras.Model(pixels, dense(keras.layers.Flatten()(pixels)))
+  dense.set_weights([matrix])
+  model.save(file)
+  return str(file)
+
+
+def two_halves(rng):
+  """A [64, 2] whose columns do not overlap, so that one corner of the ball is worst for both."""
+  matrix = np.zeros((64, 2), np.float32)
+  matrix[:32, 0], matrix[32:, 1] = rng.uniform(-1, 1, size=(2, 32))
+  return matrix
+
+
+def test_overlap_by_hand():
+  turn = lambda degrees: np.stack([np.cos(degrees), np.sin(degrees)], 1)  # noqa: E731
+  keys = turn(np.radians([0, 10, 30, 60, 100]))
+  queries, others = turn(np.radians([0, 65])), turn(np.radians([40, 65]))
+  # Of 0 degrees the nearest two are 0 and 10; of 40 they are 30 and 60, and of 65 60 and 30.
+  np.testing.assert_array_equal(retrieval.overlap(queries, others, keys, 2, False), [0, 1])
+  # Without itself: of 0 it is 10 and 30, of 40 (which is image 0) 30 and 60: one of two stays.
+  own = retrieval.overlap(keys, turn(np.radians([40, 10, 30, 60, 100])), keys, 2, True)
+  np.testing.assert_array_equal(own, [0.5, 1, 1, 1, 1])
+
+
+def test_a_linear_embedding_moves_by_its_closed_form(rng, tmp_path):
+  # |A d|^2 over the ball of linf is at most the sum over columns of (epsilon |a|_1)^2.
+  matrix, epsilon = two_halves(rng), 0.02
+  file = linear(matrix, tmp_path / "linear.keras")
+  images = rng.integers(80, 176, size=(30, 8, 8, 1)).astype(np.uint8)  # away from the bounds
+  (tmp_path / "photos").mkdir()
+  for number, image in enumerate(images):
+    keras.utils.save_img(tmp_path / "photos" / f"{number:02}.png", image, scale=False)
+  report = urkle_tf.assess(
+    encoder=file,
+    dataset=f"folder:{tmp_path / 'photos'}",  # without labels
+    split="all",
+    image_size=8,
+    epsilon=epsilon,
+    batch_size=8,
+    output_dir=str(tmp_path / "report"),
+  )
+  assert list(report) == ["retrieval", "config", "versions"]
+  found = report["retrieval"]
+  z = images.reshape(30, 64) / 255 @ matrix
+  spread = np.mean(np.sum((z - z.mean(0)) ** 2, 1))
+  worst = np.sum((epsilon * np.abs(matrix).sum(0)) ** 2)
+  assert found["moved"] == pytest.approx(worst / spread, rel=1e-3)
+  assert (found["examples"], found["references"], found["neighbours"]) == (30, 30, 10)
+  assert 0 < found["overlap"] < 1
+  text = (tmp_path / "report" / "report.md").read_text()
+  assert f"- of 10 nearest images kept: **{100 * found['overlap']:.1f}%**" in text
+  assert "squared distance that attacks move an embedding, over the spread" in text
+
+
+def test_an_encoder_beside_its_original(rng, tmp_path):
+  matrix = two_halves(rng)
+  before = linear(matrix, tmp_path / "before.keras")
+  after = linear(2 * matrix, tmp_path / "after.keras")
+  options = {"epsilon": 0.02, "measure": "retrieval(steps=3, neighbours=5)", **DATA}
+  found = urkle_tf.assess(encoder=after, against=before, **options)["retrieval"]
+  z = sources.load("digits", "test", examples=40).images.reshape(40, 64) / 255 @ matrix
+  drift = np.mean(np.sum(z**2, 1)) / np.mean(np.sum((z - z.mean(0)) ** 2, 1))
+  assert found["drift"] == pytest.approx(drift, rel=1e-4)
+  assert found["index"] == 1  # twice the embedding has the same neighbours by cosine
+  assert found["index_attacked"] == pytest.approx(found["overlap"])
+  # The attack's direction does not depend on the scale, and its figures are relative.
+  assert found["moved"] == pytest.approx(found["original"]["moved"], rel=1e-4)
+  alone = urkle_tf.assess(encoder=before, **options)["retrieval"]
+  assert found["original"] == {name: alone[name] for name in found["original"]}
+
+
+def test_cosine_is_attacked_where_it_is_asked_for(tmp_path):
+  encoder = small_encoder()
+  folder = str(export.export_encoder(encoder, tmp_path / "encoder"))
+  options = {"encoder": folder, "epsilon": 0.05, "representation_examples": 0, **DATA}
+  found = {
+    distance: urkle_tf.assess(measure=f"retrieval(distance={distance})", **options)["retrieval"]
+    for distance in ("squared", "cosine")
+  }
+  assert found["cosine"]["cosine"] < found["squared"]["cosine"]
+  assert found["squared"]["moved"] > found["cosine"]["moved"]
+
+
+def test_neighbours_of_another_split(tmp_path, rng):
+  file = linear(rng.normal(size=(64, 3)).astype(np.float32), tmp_path / "linear.keras")
+  found = urkle_tf.assess(
+    encoder=file, measure="retrieval(reference='train[:70]', neighbours=60)", epsilon=0.01, **DATA
+  )["retrieval"]
+  assert found["references"] == 70
+  assert found["overlap"] >= (2 * 60 - 70) / 60  # as large as it must be
+
+
+@pytest.mark.parametrize(
+  "measure, message",
+  [
+    ("retrieval(neighbours=40)", "neighbours must be from 1 to 39, the other images, got 40"),
+    ("retrieval(distance=far)", "unknown distance of retrieval 'far'.*squared, cosine"),
+    ("retrieval(steps=0)", "retrieval: steps must be at least 1, got 0"),
+    ("clean", "--measure=clean is for .*, and this model is an encoder made elsewhere"),
+  ],
+)
+def test_mistakes_are_one_line(tmp_path, rng, measure, message):
+  file = linear(two_halves(rng), tmp_path / "linear.keras")
+  with pytest.raises(errors.UserError, match=message):
+    urkle_tf.assess(encoder=file, measure=measure, **DATA)
+
+
+def test_scores_of_other_sizes_are_refused(tmp_path, rng):
+  file = linear(two_halves(rng), tmp_path / "linear.keras")
+  (tmp_path / "photos").mkdir()
+  photographs(tmp_path / "photos", size=12)
+  with pytest.raises(errors.UserError, match="the encoder takes images of 8x8x1, but"):
+    urkle_tf.assess(encoder=file, dataset=f"folder:{tmp_path / 'photos'}", split="all")

@@ -1,0 +1,143 @@
+"""An encoder as a classifier: by class prototypes, by a saved head, or by neighbours."""
+
+import dataclasses
+import hashlib
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from urkle_tf import errors, spec
+from urkle_tf.data import compatibility, sources
+from urkle_tf.evaluation import scoring
+from urkle_tf.networks.saved import embedders, foreign_models
+from urkle_tf.settings import data_of
+
+_SCALE = 100.0  # of the cosine, as CLIP's at the end of its training
+_FAR = 1e-6  # the weight of references that are not among the nearest
+_TINY = 1e-30  # the least score, of a class without references too
+_BATCH = 250
+
+
+def classifier(given, source):
+  """The classifier that an encoder and what is put on top of it make.
+
+  Args:
+    given: the settings, `settings.Assess`, with an `encoder`, and `prototypes` or `head`.
+    source: a labelled `Source` of the images.
+
+  Returns:
+    A `foreign_models.Loaded`, from images to scores, whose `about` says what it is.
+
+  Raises:
+    UserError: if they do not fit each other or the data.
+  """
+  if given.prototypes and given.head:
+    raise errors.UserError("give --prototypes or --head, not both")
+  loaded = embedders.read(given.encoder)
+  compatibility.check_images(loaded.size_for(source.image_shape), source, "the encoder")
+  compatibility.check_labelled(source)
+  compatibility.check_classes(len(source.class_names or ()), None, source)
+  embed = embedders.rows(loaded)
+  blank = np.zeros([1, *source.image_shape], np.float32)
+  width = foreign_models.call(embed, blank, loaded.path).shape[-1]
+  if given.prototypes:
+    top, about = _prototypes(given.prototypes, width, source), "class prototypes"
+  elif str(given.head).endswith(".keras"):
+    top, about = _saved(given.head, width), "a saved head"
+  else:
+    make = {"knn": _neighbours}
+    top = spec.call(make, given.head, f"head ({_HEADS})", embed=embed, data=data_of(given))
+    about = f"{given.head} on the images of {source.name}"
+  file = pathlib.Path(given.prototypes or given.head)
+  content = file.read_bytes() if file.is_file() else about.encode()
+  digest = hashlib.sha256(loaded.fingerprint.encode() + content).hexdigest()[:16]
+  function = lambda images: top(embed(images))  # noqa: E731
+  return dataclasses.replace(loaded, function=function, fingerprint=digest, about=about)
+
+
+_HEADS = "FILE.keras or knn(split=train, neighbours=20, temperature=0.07)"
+
+
+def _prototypes(path, width, source):
+  """Embeddings [n, d] -> 100 times their cosines with the rows of a file, [n, classes]."""
+  classes = len(source.class_names)
+  wanted = f"give float32 [{classes}, {width}], one row for each class of {source.name!r}"
+  try:
+    rows = np.load(path, allow_pickle=False)
+  except (OSError, ValueError, EOFError) as error:
+    reason = foreign_models.reason(error)
+    raise errors.UserError(f"cannot read --prototypes={path}: {reason}; {wanted}") from error
+  fault = None
+  if not isinstance(rows, np.ndarray) or not np.issubdtype(rows.dtype, np.floating):
+    fault = f"holds {getattr(rows, 'dtype', 'several arrays')}"
+  elif rows.shape != (classes, width):
+    fault = f"holds {list(rows.shape)}"
+  elif not np.all(np.isfinite(rows)) or not np.all(np.any(rows, axis=1)):
+    fault = "has a row that is zero or not finite"
+  if fault:
+    raise errors.UserError(f"--prototypes={path} {fault}: {wanted}")
+  units = tf.linalg.l2_normalize(tf.constant(rows, tf.float32), -1)
+  return lambda z: _SCALE * tf.matmul(tf.linalg.l2_normalize(z, -1), units, transpose_b=True)
+
+
+def _saved(path, width):
+  """What a Keras model in a file makes of embeddings, [n, d] -> [n, classes]."""
+  if not pathlib.Path(path).is_file():
+    raise errors.UserError(f"no file {path!r}: give --head={_HEADS}")
+  model = foreign_models.read_keras(path)
+  if (shape := getattr(model, "input_shape", None)) != (None, width):
+    raise errors.UserError(
+      f"--head={path} takes {shape}, but the encoder gives embeddings of {width} dimensions: give "
+      f"a model from [n, {width}] to scores [n, classes]"
+    )
+  return lambda z: model(z, training=False)
+
+
+def _neighbours(embed, data, split="train", neighbours=20, temperature=0.07):
+  """The weighted vote of the nearest images of a labelled split, as logits (Wu et al., 2018).
+
+      score of class c = sum over images i of class c of  w_i exp(cos(z, z_i) / temperature)
+
+  w_i is 1 for the nearest `neighbours`, and a millionth for all others, so that every class has
+  a score and every attack a gradient.
+
+  Args:
+    embed: images -> float32 [n, d].
+    data: what `sources.load` is given, apart from the split.
+    split: that of the reference images.
+    neighbours: how many vote.
+    temperature: of the cosine.
+  """
+  source = sources.load(**{**data, "split": split, "examples": None})
+  if not (isinstance(neighbours, int) and 1 <= neighbours <= source.size):
+    raise errors.UserError(
+      f"--head=knn: neighbours must be from 1 to {source.size:,}, the images of {split!r}, got "
+      f"{neighbours!r}"
+    )
+  if not temperature > 0:
+    raise errors.UserError(f"--head=knn: temperature must be above 0, got {temperature}")
+  keys, labels = reference(embed, source)
+  units = tf.linalg.l2_normalize(tf.constant(keys), -1)
+  classes = tf.one_hot(labels, len(source.class_names))
+
+  def logits(z):
+    cosines = tf.matmul(tf.linalg.l2_normalize(z, -1), units, transpose_b=True)
+    last = tf.math.top_k(cosines, neighbours).values[:, -1:]
+    weights = tf.where(cosines >= last, 1.0, _FAR)
+    top = tf.stop_gradient(tf.reduce_max(cosines, 1, keepdims=True))
+    scores = tf.matmul(weights * tf.exp((cosines - top) / temperature), classes)
+    return tf.math.log(tf.maximum(scores, _TINY)) + top / temperature
+
+  return logits
+
+
+def reference(embed, source):
+  """(embeddings float32 [n, d], labels int64 [n] or None) of all images of a source, in order."""
+  compiled = tf.function(embed)
+  size = min(_BATCH, source.size)
+  found, labels = [], []
+  for _, images, truth in scoring.stream(source, size):
+    found.append(compiled(scoring.pad(images, size)).numpy()[: len(images)])
+    labels.append(truth)
+  return np.concatenate(found), None if labels[0] is None else np.concatenate(labels)
