@@ -65,6 +65,8 @@ def pretrain(
   beta_warmup_minutes: float | None = None,
   ema: float | None = None,
   batch_size: int = 256,
+  accumulate: int = 1,
+  remat: bool = False,
   epochs: int | None = None,
   minutes: float | None = None,
   seed: int = 0,
@@ -119,7 +121,9 @@ def pretrain(
     attack_schedule: spec of how PGD's steps change over the training, `"rising(first=1)"` or
       `"controlled(every=300)"`; None for a constant number.
     attack_precision: `"mixed_bfloat16"` for the attack's passes alone; None for `precision`.
-    optimizer: sgd(momentum=0.9), lars(momentum=0.9, trust=0.001) or adamw.
+    optimizer: spec: `"sgd(momentum=0.9)"`, `"lars(momentum=0.9, trust=0.001)"`, `"adamw"`, or
+      `"adamw(layer_decay=0.75)"`: each block of the backbone has 0.75 of the learning rate of the
+      one above it, and the heads have all of it.
     learning_rate: highest learning rate; cosine to 0, per step or by the clock.
     warmup_epochs: epochs of linear rise of the learning rate.
     warmup_minutes: the same in minutes, with `minutes`; below it.
@@ -132,6 +136,12 @@ def pretrain(
     ema: decay a step of the moving average of weights and batch statistics that is exported in
       their place, such as 0.99; None for none, or that of `acl(ema=0.99)`.
     batch_size: examples a step, over all replicas.
+    accumulate: parts that a step takes a batch in, one after another, averaging their gradients:
+      the memory of a part. For losses that are a mean over images: not simclr, barlow_twins or
+      vicreg. Batch norms, and the multiplier of `keep`, follow each part.
+    remat: whether only the inputs of the backbone's blocks wait for the backward pass, which
+      computes the rest again: less memory for a forward pass more, and the same gradients. The
+      backbone runs in inference mode, as that of a `.keras` file does by default.
     epochs: passes over the data; None for 100, or with `minutes` for as many as there is time
       for.
     minutes: minutes of training, without compilation, probes, pictures and checkpoints (`seconds`

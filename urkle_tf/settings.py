@@ -209,7 +209,14 @@ class Pretrain:
     "mixed_bfloat16: of the attack's passes alone",
     '`"mixed_bfloat16"` for the attack\'s passes alone; None for `precision`',
   )
-  optimizer: str = setting("sgd", "sgd(momentum=0.9), lars(momentum=0.9, trust=0.001) or adamw")
+  optimizer: str = setting(
+    "sgd",
+    "sgd(momentum=0.9), lars(momentum=0.9, trust=0.001) or adamw(layer_decay=0.75)",
+    'spec: `"sgd(momentum=0.9)"`, `"lars(momentum=0.9, trust=0.001)"`, `"adamw"`, or '
+    '`"adamw(layer_decay=0.75)"`: each block of the backbone has 0.75 of the learning rate of the '
+    "one above it, and the heads have all of it",
+    "sgd(momentum=0.9) lars adamw(layer_decay=0.75)",
+  )
   learning_rate: float = setting(
     0.1,
     "its highest value; cosine to 0",
@@ -247,6 +254,20 @@ class Pretrain:
     "place, such as 0.99; None for none, or that of `acl(ema=0.99)`",
   )
   batch_size: int = shared("batch_size", short="images a step, over all replicas")
+  accumulate: int = setting(
+    1,
+    "parts of a batch, whose gradients a step averages",
+    "parts that a step takes a batch in, one after another, averaging their gradients: the memory "
+    "of a part. For losses that are a mean over images: not simclr, barlow_twins or vicreg. Batch "
+    "norms, and the multiplier of `keep`, follow each part",
+  )
+  remat: bool = setting(
+    False,
+    "hold only the inputs of the backbone's blocks, and compute the rest again: less memory",
+    "whether only the inputs of the backbone's blocks wait for the backward pass, which computes "
+    "the rest again: less memory for a forward pass more, and the same gradients. The backbone "
+    "runs in inference mode, as that of a `.keras` file does by default",
+  )
   epochs: int | None = shared(
     "epochs",
     help="passes over the data; default: 100",

@@ -313,6 +313,7 @@ PAGES = {
     cited=(
       "python -m urkle_tf.evaluate --classifier=ONE",
       "python -m urkle_tf.evaluate --classifier=OTHER",
+      "python -m urkle_tf.evaluate --encoder=",
       f'{MEASURE}"smoothing',
       f'{MEASURE}"certificate',
     ),
@@ -377,11 +378,14 @@ PAGES = {
       "  epochs=2,": "  epochs=1, batch_size=4, attack_steps=1,",
       "--image_size=32 --epochs=20": "--image_size=32 --epochs=1 --batch_size=4 --attack_steps=1",
       'weights="imagenet"': "weights=None",
+      "--output_dir=REPORT": f"--output_dir=REPORT {QUICK}",
+      "--output_dir=COMPARED": f'--output_dir=COMPARED {QUICK} --measure="retrieval(neighbours=1)"',
       "  epochs=20,": "  epochs=1, batch_size=4, attack_steps=1,",
     },
     # tests/training/robustify_test.py runs what the last snippet does.
     read=(
       "python -m urkle_tf.train",
+      "python -m urkle_tf.evaluate",
       "import urkle_tf\n\nencoder",
       "import keras\nimport keras_hub",
     ),

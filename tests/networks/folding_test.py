@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.applications import efficientnet_v2  # a small one: public functions build full sizes
 
 from urkle_tf import networks
+from urkle_tf.networks import foreign
 from urkle_tf.networks.folding import fold
 
 layers = keras.layers
@@ -335,3 +337,16 @@ def test_replicas(mirrored):
 def test_images_of_another_size_are_refused():
   with pytest.raises(ValueError, match="shape"):
     fold(networks.convnet((8, 8, 1)))(tf.zeros((1, 16, 16, 1)))
+
+
+def test_the_batch_norms_of_an_efficientnet_taken_as_it_is():
+  keras.utils.set_random_seed(2)
+  bare = {"include_top": False, "weights": None, "input_shape": (32, 32, 3)}
+  model = efficientnet_v2.EfficientNetV2(0.1, 0.1, 32, name="efficientnetv2-b0", **bare)
+  taken = foreign.take(shuffled(model))
+  images = inputs_of(taken)
+  wanted, found = taken(images, training=False), fold(taken)(images)
+  size = np.abs(wanted).max()
+  np.testing.assert_allclose(found / size, wanted / size, atol=1e-4)
+  assert norms_left(lambda x: taken(x, training=False), images) > 20
+  assert norms_left(fold(taken), images) == 0

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import urkle_tf
 from urkle_tf import attacks, networks, pretexts, robustness
-from urkle_tf.networks.policies import low_precision
+from urkle_tf.networks.policies import computing_in, low_precision, precise_attention
 
 
 def _dtypes(function, *shapes):
@@ -74,3 +74,35 @@ def test_a_training_step_attacks_in_bfloat16_and_learns_in_float32(encoder, rng)
     assert np.abs(adversaries - views).max() <= 0.1 + 1e-6
   # The adversaries differ, and are as bad.
   assert float(found["mixed_bfloat16"]) == pytest.approx(float(found[None]), rel=0.1)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])  # Keras takes another way with dropout
+def test_attention_is_float32_in_bfloat16(rng, dropout):
+  tokens = keras.Input((5, 8))
+  layer = keras.layers.MultiHeadAttention(2, 4, dropout=dropout)
+  model = keras.Model(tokens, layer(tokens, tokens))
+  x = tf.constant(30 * rng.normal(size=(2, 5, 8)), tf.float32)
+  exact, plain = model(x), _attention_dtypes(model, x)
+  precise_attention(model)
+  np.testing.assert_array_equal(model(x), exact)  # in float32 nothing changes
+  assert plain == _attention_dtypes(model, x) == {"logits": {"float32"}, "softmax": {"float32"}}
+  with computing_in("mixed_bfloat16", model):
+    assert model(x).dtype == tf.bfloat16
+    assert _attention_dtypes(model, x) == {"logits": {"float32"}, "softmax": {"float32"}}
+    projections = tf.function(model).get_concrete_function(x).graph.get_operations()
+    assert tf.bfloat16 in {op.outputs[0].dtype for op in projections if op.type == "MatMul"}
+    found = tf.cast(model(x), tf.float32)
+  assert np.abs(found - exact).max() < 0.03 * np.abs(exact).max()
+
+
+def _attention_dtypes(model, x):
+  """The dtypes of the logits and of the softmax: of what is of shape [2, heads, 5, 5]."""
+  operations = tf.function(model).get_concrete_function(x).graph.get_operations()
+  found = {"logits": set(), "softmax": set()}
+  for operation in operations:
+    for tensor in operation.outputs:
+      if operation.type in ("Einsum", "BatchMatMulV2") and tensor.shape[-2:] == (5, 5):
+        found["logits"].add(tensor.dtype.name)
+      if operation.type == "Softmax":
+        found["softmax"].add(tensor.dtype.name)
+  return found

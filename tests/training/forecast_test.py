@@ -40,6 +40,22 @@ def test_operations_of_layers_by_hand():
   assert cost.operations(_graph(apart, [1, 8, 8, 5])) == 2 * (8 * 8 * 10) * 9
 
 
+@pytest.mark.parametrize(
+  "equation, shapes, product",
+  [
+    ("abc,cd->abd", [(2, 3, 4), (4, 5)], 2 * 3 * 4 * 5),
+    ("BTNH,BSNH->BNTS", [(2, 7, 3, 4), (2, 7, 3, 4)], 2 * 3 * 7 * 7 * 4),
+    ("...ab,...bc->...ac", [(6, 2, 3, 4), (1, 1, 4, 5)], 6 * 2 * 3 * 4 * 5),
+    ("abc->ca", [(2, 3, 4)], 0),  # nothing is multiplied
+  ],
+)
+def test_operations_of_einsums(equation, shapes, product):
+  found = cost.operations(
+    _graph(lambda *x: tf.raw_ops.Einsum(inputs=x, equation=equation), *shapes)
+  )
+  assert found == 2 * product
+
+
 def test_operations_of_loops_and_functions():
   inner = tf.function(lambda x: x @ tf.ones([6, 6]))
 

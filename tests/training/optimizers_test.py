@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from urkle_tf import errors
 from urkle_tf.training import checkpoints, optimizers
 
 SHAPES = {"kernel": (3, 4), "filter": (2, 2, 1, 3), "bias": (4,), "gamma": (3,)}
@@ -164,3 +165,53 @@ def test_weight_decay_leaves_biases_and_batch_norms_alone(name):
 
 def test_momentum_may_be_a_whole_number():
   assert optimizers.build("sgd(momentum=0)", 0.1, 10).momentum == 0
+
+
+def test_layer_decay_is_adamw_at_the_rate_of_each_layer():
+  """Three dense layers and one beside them, against AdamW in NumPy."""
+  three = [
+    [keras.Variable(w, name="kernel"), keras.Variable(b, name="bias")]
+    for w, b in zip(*_layers(), strict=True)
+  ]
+  head = [keras.Variable(np.ones((2, 2)), name="kernel")]
+  weights = [variable for layer in three for variable in layer] + head
+  optimizer = optimizers.build(
+    "adamw(layer_decay=0.5, beta_1=0.8, beta_2=0.95)", 0.1, 4, 2, 0.3, blocks=three
+  )
+  optimizer.build(weights)
+  before = [variable.numpy().astype(np.float64) for variable in weights]
+  rng, rates, steps = np.random.default_rng(3), [], []
+  for _ in range(4):
+    rates.append(float(optimizer.learning_rate))
+    steps.append([rng.normal(size=variable.shape).astype("float32") for variable in weights])
+    optimizer.apply([tf.constant(g) for g in steps[-1]], weights)
+  assert rates == pytest.approx([0.0, 0.05, 0.1, 0.05])
+  for place, found in enumerate(weights):
+    share = (0.125, 0.125, 0.25, 0.25, 0.5, 0.5, 1.0)[place]  # 0.5^3 at the input; the head's is 1
+    decay = 0.3 if found.name == "kernel" else 0.0
+    w, m, v = before[place], 0.0, 0.0
+    for t, (rate, gradients_of_step) in enumerate(zip(rates, steps, strict=True), 1):
+      g = gradients_of_step[place]
+      m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+      w = w - share * rate * decay * w
+      w = w - share * rate * (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-7)
+    np.testing.assert_allclose(found, w, rtol=2e-4, atol=1e-5)
+
+
+def _layers():
+  rng = np.random.default_rng(2)
+  sizes = [(4, 3), (3, 3), (3, 2)]
+  return [rng.normal(size=s) for s in sizes], [rng.normal(size=s[1]) for s in sizes]
+
+
+@pytest.mark.parametrize(
+  "decay, blocks, message",
+  [
+    (0, [], "layer_decay must be above 0 and at most 1, got 0"),
+    (1.5, [], "layer_decay must be above 0 and at most 1, got 1.5"),
+    (0.75, None, "layer_decay is of trainings of a whole encoder: leave it out"),
+  ],
+)
+def test_a_layer_decay_that_makes_no_sense(decay, blocks, message):
+  with pytest.raises(errors.UserError, match=message):
+    optimizers.build(f"adamw(layer_decay={decay})", 0.1, 4, blocks=blocks)

@@ -5,7 +5,7 @@ import pathlib
 import keras
 
 from urkle_tf import errors, spec
-from urkle_tf.networks import foreign
+from urkle_tf.networks import foreign, policies
 from urkle_tf.networks.convnet import convnet
 from urkle_tf.networks.resnet import resnet18, resnet50
 
@@ -35,6 +35,7 @@ def _from_file(file, image_shape):
     )
   try:
     model = keras.saving.load_model(file, compile=False)
+    policies.precise_attention(model)
     back = keras.layers.Rescaling(0.5, 0.5, dtype="float32", name="unit_range")
     taken = foreign.take(model, image_shape, back=back)
   except Exception as error:  # zip, HDF5 and Keras raise many kinds

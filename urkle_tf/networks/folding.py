@@ -5,7 +5,7 @@ import collections
 import keras
 import tensorflow as tf
 
-from urkle_tf.networks import keras_private
+from urkle_tf.networks import keras_private, recomputing
 
 FOLDABLE = (
   keras.layers.Conv2D,
@@ -46,7 +46,7 @@ def fold(model):
 
   def run(inputs, training=False):
     del training
-    return keras_private.run(model, inputs, calls)
+    return recomputing.run(model, inputs, calls)
 
   return run
 
@@ -62,7 +62,9 @@ def _calls(model):
   for tensor in model.outputs:
     readers[id(tensor)].append(None)
 
-  calls = {id(operation): _in_inference_mode(operation) for operation in model.operations}
+  calls = {
+    id(operation): recomputing.in_inference_mode(operation) for operation in model.operations
+  }
   for operation in model.operations:
     used = nodes[id(operation)]
     if not all(map(_takes_one_argument, used)):
@@ -78,12 +80,6 @@ def _calls(model):
         calls[id(operation)] = _of_one_argument(_folded(operation, norm))
         calls[id(norm)] = _of_one_argument(lambda x: x)
   return calls
-
-
-def _in_inference_mode(operation):
-  if not isinstance(operation, keras.Layer):
-    return operation
-  return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": False})
 
 
 def _of_one_argument(function):

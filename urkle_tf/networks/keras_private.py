@@ -4,6 +4,8 @@ A Keras without one of them is refused when this is imported, in one line, and n
 of a training or in silence.
 """
 
+import functools
+
 import keras
 
 from urkle_tf import errors
@@ -17,9 +19,11 @@ _PARTS = (
   ("layers.Layer", "_clear_losses"),
   ("layers.Layer", "_assert_input_compatibility"),
   ("layers.BatchNormalization", "_moments"),
+  ("layers.MultiHeadAttention", "_compute_attention"),
   ("Model", "_maybe_symbolic_build"),
   ("optimizers.Optimizer", "_all_reduce_sum_gradients"),
   ("optimizers.Optimizer", "_get_variable_index"),
+  ("optimizers.Optimizer", "_use_weight_decay"),
   ("src.backend", "AutocastScope"),
   ("src.models.functional.Functional", "_run_through_graph"),
   ("src.models.functional.Functional", "_standardize_inputs"),
@@ -53,6 +57,11 @@ def layers(model, itself=True):
     itself: whether it is among them.
   """
   return list(model._flatten_layers(include_self=itself))
+
+
+def children(layer):
+  """The layers that a layer or model holds itself, in order."""
+  return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 class OwnLosses(keras.layers.Layer):
@@ -107,6 +116,25 @@ def reduction_axes(norm):
   return norm._reduction_axes
 
 
+# --- Attention ---
+
+
+def replace_attention(layer, around):
+  """From now on a layer computes its attention within another function.
+
+  Args:
+    layer: a `keras.layers.MultiHeadAttention`.
+    around: (compute, query, key, value, *args, **kwargs) -> what compute(query, key, value, ...)
+      returns, (outputs, scores).
+  """
+  layer._compute_attention = functools.partial(around, layer._compute_attention)
+
+
+def attention_parts(layer):
+  """The layers that a `keras.layers.MultiHeadAttention` uses between its projections."""
+  return [part for part in (layer._softmax, getattr(layer, "_dropout_layer", None)) if part]
+
+
 # --- Optimizers ---
 
 
@@ -120,6 +148,11 @@ def take_whole_gradients(optimizer):
     optimizer: a Keras optimizer.
   """
   getattr(optimizer, "inner_optimizer", optimizer)._all_reduce_sum_gradients = list
+
+
+def decays(optimizer, variable):
+  """Whether an optimizer's weight decay takes a variable in."""
+  return optimizer._use_weight_decay(variable)
 
 
 def position(optimizer, variable):
@@ -139,8 +172,9 @@ def functional(model):
 
 
 def nodes(model):
-  """The nodes of a functional model's graph: each one use of an operation."""
-  return [node for depth in model._nodes_by_depth.values() for node in depth]
+  """The nodes of a functional model's graph, in order: each one use of an operation."""
+  depths = sorted(model._nodes_by_depth, reverse=True)
+  return [node for depth in depths for node in model._nodes_by_depth[depth]]
 
 
 def run(model, inputs, calls):
@@ -154,13 +188,44 @@ def run(model, inputs, calls):
   Returns:
     What the model does.
   """
-  model._assert_input_compatibility(inputs)
   outputs = model._run_through_graph(
-    model._standardize_inputs(inputs), operation_fn=lambda operation: calls[id(operation)]
+    standardised(model, inputs), operation_fn=lambda operation: calls[id(operation)]
   )
   return outputs[0] if isinstance(outputs, list | tuple) and len(outputs) == 1 else outputs
+
+
+def standardised(model, inputs):
+  """The input tensors of a functional model, a list, as it takes them."""
+  model._assert_input_compatibility(inputs)
+  return model._standardize_inputs(inputs)
+
+
+def run_nodes(nodes, tensor, value, calls):
+  """Runs some nodes of a functional model's graph.
+
+  Args:
+    nodes: in order; what they read is `tensor`, or given by nodes before them.
+    tensor: a symbolic tensor of the graph.
+    value: what stands for it.
+    calls: as in `run`.
+
+  Returns:
+    {id of a symbolic tensor: its value}.
+  """
+  values = {id(tensor): value}
+  for node in nodes:
+    args, kwargs = node.arguments.fill_in(values)
+    found = keras.tree.flatten(calls[id(node.operation)](*args, **kwargs))
+    values |= {id(output): given for output, given in zip(node.outputs, found, strict=True)}
+  return values
 
 
 def uncast():
   """A context in which variables are read in their own dtype, whatever the layer around."""
   return backend.AutocastScope(None)
+
+
+def cast_of(layer):
+  """A context in which variables are read as a layer's call reads them."""
+  low = layer.autocast and layer.compute_dtype != layer.variable_dtype
+  return backend.AutocastScope(layer.compute_dtype if low else None)

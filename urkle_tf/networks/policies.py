@@ -1,6 +1,7 @@
 """The precision of a network's layers, for a stretch of code; weights keep theirs."""
 
 import contextlib
+import functools
 
 import keras
 
@@ -24,6 +25,32 @@ def computing_in(policy, *models):
   finally:
     for layer, before in zip(layers, kept, strict=True):
       layer.dtype_policy = before
+
+
+def precise_attention(model):
+  """From now on attention within a model is computed in float32, whatever the precision around it.
+
+  Queries, keys and values come in that precision, and so does the result go out: what lies between,
+  logits, softmax and the weighted sum, overflows or rounds to NaN gradients in less.  In a model of
+  float32 nothing changes.
+
+  Args:
+    model: a Keras model; its layers `MultiHeadAttention`, as in KerasHub's models, are meant.
+  """
+  for layer in keras_private.layers(model):
+    if isinstance(layer, keras.layers.MultiHeadAttention):
+      keras_private.replace_attention(layer, functools.partial(_in_float32, layer))
+
+
+def _in_float32(layer, compute, *parts, **options):
+  dtype = parts[0].dtype
+  if keras.backend.standardize_dtype(dtype) == "float32":
+    return compute(*parts, **options)
+  query, key, value, *others = parts
+  inputs = (keras.ops.cast(x, "float32") for x in (query, key, value))
+  with computing_in("float32", *keras_private.attention_parts(layer)):
+    outputs, scores = compute(*inputs, *others, **options)
+  return keras.ops.cast(outputs, dtype), scores
 
 
 def low_precision(network, policy="mixed_bfloat16"):

@@ -54,6 +54,7 @@ class BarlowTwins(Pretext):
   """
 
   positives = True
+  couples = True
   terms = ("invariance", "redundancy")
 
   def __init__(self, redundancy=0.0051, projector=512, projection=512):

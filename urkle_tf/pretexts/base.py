@@ -20,6 +20,7 @@ class Pretext(keras.layers.Layer):
     anchors: whether `prepare` returns the embeddings [n, v, d] of a frozen original, for
       `urkle(anchor=original)`.
     contrastive: whether its loss tells an image from others: `embedding` and `contrast`.
+    couples: whether an example's loss depends on the others of its batch, beside batch norms.
     pictures: whether predictions are images, to be looked at.
     loc: where loc lies if the user does not say (`GaussianEncoder`).
     strength: of `urkle`, if the user does not say: {"k": ...} or {"beta": ...}.
@@ -35,6 +36,7 @@ class Pretext(keras.layers.Layer):
   predicts = False
   anchors = False
   contrastive = False
+  couples = False
   pictures = False
   loc = "sphere"
   strength = {"k": 8.0}

@@ -111,6 +111,7 @@ class SimCLR(Pretext):
 
   positives = True
   contrastive = True
+  couples = True
   terms: tuple[str, ...] = ("nt_xent",)
 
   def __init__(

@@ -41,6 +41,7 @@ class VICReg(Pretext):
   """
 
   positives = True
+  couples = True
   terms = ("invariance", "variance", "covariance")
 
   def __init__(self, invariance=25.0, variance=25.0, covariance=1.0, projector=512, projection=512):

@@ -2,12 +2,14 @@
 
 import math
 
+from urkle_tf.training import accumulation
+
 _LOOPS = ("While", "StatelessWhile")
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _BACKWARD = "gradient_tape/"  # what TensorFlow calls the operations of a tape's gradient
 
 
-def operations(graph, loops=1):
+def operations(graph, loops=1, parts=1):
   """The floating-point operations of convolutions and matrix products, a multiply-add being two.
 
   Everything else, a few percent of a convolutional network's time, is left out.
@@ -15,6 +17,7 @@ def operations(graph, loops=1):
   Args:
     graph: of a concrete function, with static shapes.
     loops: how often the body of each loop runs.
+    parts: in how many a batch is taken (`accumulation.mean`).
 
   Returns:
     An int.
@@ -22,9 +25,10 @@ def operations(graph, loops=1):
   total = 0
   for op in _live(graph):
     if op.type in _LOOPS:
-      total += loops * operations(_function(graph, op.get_attr("body").name), loops)
+      times = parts - 1 if accumulation.LOOP in op.name else loops
+      total += times * operations(_function(graph, op.get_attr("body").name), loops, parts)
     elif op.type in _CALLS:
-      total += operations(_function(graph, op.get_attr("f").name), loops)
+      total += operations(_function(graph, op.get_attr("f").name), loops, parts)
     else:
       total += 2 * _multiplications(op)
   return total
@@ -35,6 +39,8 @@ def _multiplications(op):
     left = op.inputs[0].shape
     transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
     return _size(op.outputs[0]) * left[-2 if transposed else -1]
+  if op.type == "Einsum":
+    return _summed(op)
   # Of a convolution: the outputs of the forward pass, times what is summed in each.
   if op.type in ("Conv2D", "DepthwiseConv2dNative"):
     outputs, kernel = op.outputs[0], op.inputs[1].shape
@@ -46,6 +52,19 @@ def _multiplications(op):
     return 0
   summed = math.prod(kernel[:2] if "Depthwise" in op.type else kernel[:3])
   return _size(outputs) * summed
+
+
+def _summed(op):
+  """The product of the sizes of all indices of an Einsum."""
+  sizes: dict[str, int] = {}
+  terms = op.get_attr("equation").decode().split("->")[0].split(",")
+  for term, tensor in zip(terms, op.inputs, strict=True):
+    before, dots, after = term.partition("...")
+    wide = len(tensor.shape) - len(before) - len(after)
+    between = [f".{place}" for place in range(wide, 0, -1)] if dots else []
+    for name, size in zip([*before, *between, *after], tensor.shape, strict=True):
+      sizes[name] = max(sizes.get(name, 0), size or 0)
+  return math.prod(sizes.values()) if len(terms) > 1 else 0
 
 
 def held(graph):

@@ -67,7 +67,9 @@ def _static(job):
     "minutes": job.settings["minutes"],
     "steps": job.steps,
     "epochs": job.settings["epochs"],
-    "operations": cost.operations(graph, attack_steps) * replicas // local,
+    "operations": cost.operations(graph, attack_steps, job.settings["accumulate"])
+    * replicas
+    // local,
     "memory": memory,
     "peak_memory": None,
     "available_memory": _available_memory(),

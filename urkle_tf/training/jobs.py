@@ -12,7 +12,7 @@ from urkle_tf import attacks, distribution, errors, networks, pretexts, spec
 from urkle_tf import robustness as schemes
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import compatibility, pipeline, service, sources
-from urkle_tf.networks import pixels, presets
+from urkle_tf.networks import blocks, pixels, presets, recomputing
 from urkle_tf.networks.saved import foreign_models
 from urkle_tf.settings import Pretrain
 from urkle_tf.training import attack_schedules, checkpoints, optimizers, trainer
@@ -253,6 +253,11 @@ def _length(settings, source, replicas):
     raise errors.UserError(
       f"batch_size={batch_size} does not divide evenly among {replicas} replicas: give a multiple"
     )
+  if settings["accumulate"] > 1 and batch_size % (replicas * settings["accumulate"]):
+    raise errors.UserError(
+      f"--batch_size={batch_size} does not divide into --accumulate={settings['accumulate']} equal "
+      f"parts on {replicas} replicas: give a multiple"
+    )
   if at_once < 1 or steps % at_once:
     raise errors.UserError(
       f"--steps_per_execution={at_once} does not divide the {steps} steps of an epoch"
@@ -262,12 +267,21 @@ def _length(settings, source, replicas):
 
 def _encoder(settings, method, source):
   file, statistics = settings["encoder"].endswith(".keras"), settings["batch_statistics"]
+  inference = file if statistics is None else not statistics
+  if settings["remat"] and not inference:
+    raise errors.UserError(
+      "--remat computes activations again, by which batch statistics would move twice: give "
+      "--batch_statistics=false"
+    )
+  backbone = networks.backbone(settings["encoder"], source.image_shape)
   encoder = networks.GaussianEncoder(
-    networks.backbone(settings["encoder"], source.image_shape),
+    backbone,
     *(settings[name] for name in ("latent_dim", "min_scale", "max_scale")),
     loc=settings["loc"] or method.pretext.loc,
-    inference=file if statistics is None else not statistics,
+    inference=inference,
   )
+  if settings["remat"]:
+    recomputing.recompute(backbone)
   if file:
     some = next(iter(pipeline.batches(source, 64)))["image"].numpy()
     pixels.check(encoder.network, some, settings["encoder"])
@@ -306,9 +320,20 @@ def _trainer(settings, method, encoder, steps_per_epoch, steps):
     warmup("warmup"),
     settings["weight_decay"],
     learner.clock,
+    [[v for layer in block.layers for v in layer.variables] for block in _blocks(encoder.network)],
   )
-  learner.compile(optimizer, steps_per_execution=settings["steps_per_execution"] or 1)
+  learner.compile(
+    optimizer,
+    accumulate=settings["accumulate"],
+    steps_per_execution=settings["steps_per_execution"] or 1,
+  )
   return learner
+
+
+def _blocks(network):
+  """The blocks of the backbone of an encoder's network."""
+  parts = (layer for layer in network.layers if isinstance(layer, keras.Model))
+  return [block for part in parts for block in blocks.blocks(part)]
 
 
 def _initialise(model, init_from, source):

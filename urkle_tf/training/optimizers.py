@@ -68,6 +68,52 @@ class LARS(keras.optimizers.Optimizer):
     return super().get_config() | own
 
 
+class LayerwiseAdamW(keras.optimizers.Adam):
+  """AdamW (Loshchilov and Hutter, 2019) whose learning rate falls with the depth below the top.
+
+  A weight of block i of B of the backbone (`networks.blocks`), counted from 1 at the input, has
+
+      rate = learning_rate layer_decay^(B + 1 - i)
+
+  as in BEiT (Bao et al., 2022); every other weight has the learning rate itself.  Weight decay is
+  decoupled, and times the weight's own rate.
+
+  Args:
+    learning_rate: a number or a schedule.
+    weight_decay: at least 0.
+    layer_decay: above 0 and at most 1.
+    blocks: the variables of each block, lists, from the input on.
+    **kwargs: of `keras.optimizers.Adam`.
+
+  Raises:
+    UserError: if `layer_decay` is out of its range.
+  """
+
+  def __init__(self, learning_rate, weight_decay, layer_decay, blocks, **kwargs):
+    if not 0 < layer_decay <= 1:
+      raise errors.UserError(f"adamw: layer_decay must be above 0 and at most 1, got {layer_decay}")
+    super().__init__(learning_rate, **kwargs)
+    self.own_decay = weight_decay  # Keras's has one rate for all weights
+    self._factors = {
+      id(variable): layer_decay**below
+      for below, variables in enumerate(reversed(blocks), 1)
+      for variable in variables
+    }
+
+  def build(self, variables):
+    """As of Adam; notes the factor of each variable."""
+    if not self.built:
+      super().build(variables)
+      self._in_order = [self._factors.get(id(variable), 1.0) for variable in variables]
+
+  def update_step(self, gradient, variable, learning_rate):
+    """Moves one variable, at its own rate."""
+    rate = learning_rate * self._in_order[keras_private.position(self, variable)]
+    if self.own_decay and keras_private.decays(self, variable):
+      self.assign_sub(variable, variable * tf.cast(rate * self.own_decay, variable.dtype))
+    super().update_step(gradient, variable, rate)
+
+
 def _check(name, momentum):
   if not 0 <= momentum < 1:
     raise errors.UserError(f"{name}: momentum must be from 0 and below 1, got {momentum}")
@@ -78,8 +124,10 @@ def _sgd(momentum=0.9, nesterov=False):
   return keras.optimizers.SGD, {"momentum": float(momentum), "nesterov": nesterov}
 
 
-def _adamw(beta_1=0.9, beta_2=0.999):
-  return keras.optimizers.AdamW, {"beta_1": beta_1, "beta_2": beta_2}
+def _adamw(beta_1=0.9, beta_2=0.999, layer_decay=None):
+  if layer_decay is None:
+    return keras.optimizers.AdamW, {"beta_1": beta_1, "beta_2": beta_2}
+  return LayerwiseAdamW, {"beta_1": beta_1, "beta_2": beta_2, "layer_decay": layer_decay}
 
 
 def _lars(momentum=0.9, trust=0.001):
@@ -107,7 +155,7 @@ class _ByClock(keras.optimizers.schedules.LearningRateSchedule):
 OPTIMIZERS = {"adamw": _adamw, "lars": _lars, "sgd": _sgd}
 
 
-def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=None):
+def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=None, blocks=None):
   """Builds an optimiser.
 
   Args:
@@ -119,9 +167,12 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=No
       norms and biases are left out.
     clock: the `Trainer`'s, which alone decides where on its way the learning rate is; None for
       the number of steps.
+    blocks: the variables of each block of the backbone; None where there is no backbone, and
+      thus no `layer_decay`.
 
   Raises:
-    UserError: for an unknown name, or a learning rate that is not positive.
+    UserError: for an unknown name, a learning rate that is not positive, or an option out of its
+      range.
   """
   if not learning_rate > 0:
     raise errors.UserError(f"--learning_rate must be above 0, got {learning_rate}")
@@ -138,6 +189,10 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=No
   )
   if clock is not None:
     schedule = _ByClock(schedule, clock)
+  if make is LayerwiseAdamW:
+    if blocks is None:
+      raise errors.UserError("adamw: layer_decay is of trainings of a whole encoder: leave it out")
+    options["blocks"] = blocks
   optimizer = make(schedule, weight_decay=float(weight_decay), **options)
   if weight_decay:
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])

@@ -16,7 +16,7 @@ from urkle_tf.networks.policies import low_precision
 from urkle_tf.networks.representations import Representations
 from urkle_tf.robustness.base import Robustness, flat
 from urkle_tf.robustness.none import Plain
-from urkle_tf.training import attack_schedules
+from urkle_tf.training import accumulation, attack_schedules
 from urkle_tf.training.averages import Averages
 from urkle_tf.training.diagnostics import Diagnostics
 from urkle_tf.training.guard import Guard, finite
@@ -122,18 +122,22 @@ class Trainer(keras_private.Built):
     """The means of what is reported, reset whenever a row of metrics is written."""
     return [self.means]
 
-  def compile(self, optimizer="sgd", jit_compile="auto", **kwargs):
+  def compile(self, optimizer="sgd", jit_compile="auto", accumulate=1, **kwargs):
     """As `keras.Model.compile`, without a loss: the cell has its own.
 
     Args:
       optimizer: a Keras optimizer.
       jit_compile: "auto" compiles with XLA on TPUs and on one GPU only; on CPUs XLA makes the
         attack's loop several times slower.
+      accumulate: the parts of a batch, of this replica's rows, that a step takes one by one.
       **kwargs: for example `steps_per_execution`.
 
     Raises:
-      UserError: if the encoder holds a convolution whose gradient crashes on this machine.
+      UserError: if the encoder holds a convolution whose gradient crashes on this machine, or the
+        pretext's batches cannot be taken in parts.
     """
+    accumulation.check(accumulate, self.pretext)
+    self._accumulate = accumulate
     if jit_compile == "auto":
       scope = self.distribute_strategy
       # XLA cannot compile the exchange between GPUs; TPUs run nothing but compiled steps.
@@ -274,7 +278,18 @@ class Trainer(keras_private.Built):
     """
     step, before = tf.cast(self.optimizer.iterations, tf.int32), self.guard.start()
     seed = distribution.fold([self.seed, 0], step)
-    views, batch = self.views(data, step)
+    compute = functools.partial(self._gradients, step=step)
+    parts = accumulation.mean(compute, *self.views(data, step), seed, self._accumulate)
+    gradients, shown = accumulation.of_all_replicas(*parts)
+    norm = tf.linalg.global_norm(gradients)
+    if self.clip_norm:
+      gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm, norm)
+    update = functools.partial(self._update, gradients, step)
+    self.guard.take(update, step, finite(shown["loss"], norm), before)
+    return shown | {"gradient_norm": norm}
+
+  def _gradients(self, views, batch, seed, step):
+    """(the gradients of this replica's share of the loss, {name: what is shown})."""
     aux = self.pretext.prepare(views, batch)
     images, shown = views[:, : self.robustness.clean], {}
     count = images.shape[1]
@@ -291,14 +306,9 @@ class Trainer(keras_private.Built):
     # .value: TensorFlow cannot make the zeros for a Keras variable.
     weights = [variable.value for variable in self.trainable_variables]
     gradients = tape.gradient(share, weights, unconnected_gradients=_ZERO)
-    shown |= terms | {"loss": loss} | self.diagnostics.of_pass(passed.normal, count)
-    gradients, shown = _of_all_replicas(gradients, shown)
-    norm = tf.linalg.global_norm(gradients)
-    if self.clip_norm:
-      gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm, norm)
-    update = functools.partial(self._update, gradients, step)
-    self.guard.take(update, step, finite(shown["loss"], norm), before)
-    return shown | {"gradient_norm": norm}
+    return gradients, shown | terms | {"loss": loss} | self.diagnostics.of_pass(
+      passed.normal, count
+    )
 
   def _attacked(self, views, aux, seed, step):
     """(adversaries of a step, what is shown of their attack)."""
@@ -376,22 +386,6 @@ def _check(scheme, attack, schedule, ends):
       "this robustness scheme weakens the augmentation over the training: Trainer(..., steps=), "
       "and pipeline.views(..., strength=trainer.strength)"
     )
-
-
-def _of_all_replicas(gradients, values):
-  """The sum of the replicas' gradients, and the means of their values, in one exchange.
-
-  Args:
-    gradients: a list of tensors.
-    values: {name: float32 scalar}.
-  """
-  replicas = distribution.replicas()
-  if replicas == 1:
-    return gradients, values
-  *gradients, row = tf.distribute.get_replica_context().all_reduce(
-    tf.distribute.ReduceOp.SUM, [*gradients, tf.stack(list(values.values()))]
-  )
-  return gradients, dict(zip(values, tf.unstack(row / replicas), strict=True))
 
 
 def _shape(tensor):

@@ -12,7 +12,7 @@ from tensorflow.python.framework import convert_to_constants  # no public name f
 from tensorflow.python.saved_model import loader_impl  # nor reads a model without loading it
 
 from urkle_tf import errors
-from urkle_tf.networks import foreign
+from urkle_tf.networks import foreign, policies
 from urkle_tf.networks.foreign import EMBEDDING, SCORES
 from urkle_tf.networks.saved import trust
 
@@ -181,6 +181,7 @@ def _keras_model(path, wanted):
       f"{str(path)!r} does not say what it takes: give a SavedModel of it (model.export(FOLDER))"
     )
   if wanted is EMBEDDING:
+    policies.precise_attention(model)
     model = foreign.take(model)
   dtype = model.inputs[0].dtype
 

@@ -1,0 +1,85 @@
+"""A batch in parts: the same step as the whole, where the loss is a mean over examples."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_models import RUN
+
+import urkle_tf
+from urkle_tf import errors, networks, pretexts, robustness
+from urkle_tf.training import accumulation, cost, forecast
+
+
+def trainer(parts, **options):
+  """Of an encoder without batch norms on an autoencoder, whose z is loc."""
+  keras.utils.set_random_seed(0)
+  images = keras.Input((8, 8, 1))
+  features = keras.layers.Dense(6, activation="gelu")(keras.layers.Flatten()(images))
+  encoder = networks.GaussianEncoder(keras.Model(images, features), loc="pooled", momentum=1.0)
+  learner = urkle_tf.Trainer(
+    encoder, pretexts.Supervised(outputs=3, layers=1), robustness.Plain(), **options
+  )
+  learner.compile(keras.optimizers.SGD(0.5), accumulate=parts)
+  return learner
+
+
+def batch():
+  rng = np.random.default_rng(0)
+  views = tf.constant(rng.uniform(size=(12, 1, 8, 8, 1)), tf.float32)
+  return {"views": views, "label": tf.constant(rng.integers(3, size=12), tf.int32)}
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_take_the_step_of_the_whole(parts):
+  whole, some = trainer(1), trainer(parts)
+  start = [variable.numpy() for variable in whole.encoder.weights]
+  for _ in range(2):
+    rows = [tf.function(learner.step)(batch()) for learner in (whole, some)]
+    for name, value in rows[0].items():
+      if name not in whole.diagnostics.names:  # some of which are of the batch as a whole
+        np.testing.assert_allclose(rows[1][name], value, rtol=1e-4)
+  pairs = zip(whole.trainable_variables, some.trainable_variables, strict=True)
+  for one, other in pairs:
+    np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+  moved = zip(start, whole.encoder.weights, strict=True)
+  assert max(np.abs(before - after).max() for before, after in moved) > 1e-2
+
+
+def test_each_part_has_its_own_noise():
+  seen = []
+
+  def compute(views, batch, seed):
+    del batch
+    seen.append(seed)
+    return [tf.cast(seed, tf.float32), tf.reduce_sum(views)], {"loss": tf.reduce_mean(views)}
+
+  rows = tf.reshape(tf.range(6.0), [6, 1])
+  run = lambda: accumulation.mean(compute, rows, {}, tf.constant([3, 4]), 3)  # noqa: E731
+  (seeds, total), shown = run()
+  assert shown["loss"] == 2.5
+  assert total == 5  # the mean of 1, 5 and 9
+  assert len({tuple(seed.numpy()) for seed in seen}) == 3
+  np.testing.assert_array_equal(seen[0], [3, 4])  # that of a whole batch
+  np.testing.assert_allclose(seeds, np.mean([seed.numpy() for seed in seen], 0), rtol=1e-6)
+
+
+def test_parts_cost_what_the_whole_costs_and_hold_less():
+  graphs = []
+  for parts in (1, 3):
+    learner = trainer(parts)
+    graphs.append(tf.function(learner.step).get_concrete_function(batch()).graph)
+  whole, some = graphs
+  assert cost.operations(some, parts=3) == pytest.approx(cost.operations(whole), rel=1e-6)
+  assert cost.held(some) < 0.5 * cost.held(whole)
+
+
+@pytest.mark.parametrize("pretext", ["simclr", "barlow_twins", "vicreg"])
+def test_what_compares_the_images_of_a_batch_is_refused(pretext):
+  with pytest.raises(errors.UserError, match=f"--accumulate: the loss of {pretext} compares"):
+    forecast.forecast(**{**RUN, "pretext": pretext, "accumulate": 2})
+
+
+def test_parts_must_be_equal():
+  with pytest.raises(errors.UserError, match="--batch_size=16 does not divide into --accumulate=3"):
+    forecast.forecast(**{**RUN, "pretext": "ae", "robustness": "none", "accumulate": 3})

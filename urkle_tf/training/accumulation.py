@@ -1,0 +1,76 @@
+"""A batch in parts, one after the other, whose gradients are averaged."""
+
+import tensorflow as tf
+
+from urkle_tf import distribution, errors
+
+LOOP = "accumulated"  # what `cost.operations` knows the loop by
+
+
+def check(parts, pretext):
+  """Raises `UserError` if a pretext's batches cannot be taken in parts."""
+  if parts < 1:
+    raise errors.UserError(f"--accumulate must be at least 1, got {parts}")
+  if parts > 1 and pretext.couples:
+    raise errors.UserError(
+      f"--accumulate: the loss of {pretext.name} compares the images of a batch, so that parts of "
+      "it would be another loss: give a smaller --batch_size, or --remat"
+    )
+
+
+def mean(compute, views, batch, seed, parts):
+  """What a function makes of a batch, as the mean over equal parts of it.
+
+  For a loss that is a mean over examples this is the whole batch's, with the memory of a part.
+  Batch norms see a part at a time.
+
+  Args:
+    compute: (views, batch, seed) -> (gradients, a list of tensors; {name: float32 scalar}).
+    views: float32 [n, v, h, w, c].
+    batch: a dict of tensors of n rows.
+    seed: int32 [2]; parts beyond the first have others.
+    parts: a divisor of n.
+  """
+  if parts == 1:
+    return compute(views, batch, seed)
+
+  def split(rows):
+    rows = tf.convert_to_tensor(rows)
+    size = rows.shape[0] // parts if rows.shape[0] else -1
+    return tf.reshape(rows, [parts, size, *rows.shape[1:]])
+
+  views, batch = tf.nest.map_structure(split, (views, batch))
+
+  def of_part(i, seed):
+    pick = lambda rows: rows[i]  # noqa: E731
+    gradients, shown = compute(*tf.nest.map_structure(pick, (views, batch)), seed)
+    return [tf.convert_to_tensor(gradient) for gradient in gradients], shown
+
+  def more(i, total):
+    found = of_part(i, distribution.fold(seed, i))
+    return i + 1, tf.nest.map_structure(tf.add, total, found)
+
+  _, total = tf.while_loop(
+    lambda i, _: i < parts,
+    more,
+    (tf.constant(1), of_part(0, seed)),
+    parallel_iterations=1,
+    name=LOOP,
+  )
+  return tf.nest.map_structure(lambda value: value / parts, total)
+
+
+def of_all_replicas(gradients, values):
+  """The sum of the replicas' gradients, and the means of their values, in one exchange.
+
+  Args:
+    gradients: a list of tensors.
+    values: {name: float32 scalar}.
+  """
+  replicas = distribution.replicas()
+  if replicas == 1:
+    return gradients, values
+  *gradients, row = tf.distribute.get_replica_context().all_reduce(
+    tf.distribute.ReduceOp.SUM, [*gradients, tf.stack(list(values.values()))]
+  )
+  return gradients, dict(zip(values, tf.unstack(row / replicas), strict=True))
