@@ -65,8 +65,8 @@ def pretrain(
   beta_warmup_minutes: float | None = None,
   ema: float | None = None,
   batch_size: int = 256,
-  accumulate: int = 1,
-  remat: bool = False,
+  accumulate: int | None = None,
+  remat: bool | None = None,
   epochs: int | None = None,
   minutes: float | None = None,
   seed: int = 0,
@@ -138,10 +138,10 @@ def pretrain(
     batch_size: examples a step, over all replicas.
     accumulate: parts that a step takes a batch in, one after another, averaging their gradients:
       the memory of a part. For losses that are a mean over images: not simclr, barlow_twins or
-      vicreg. Batch norms, and the multiplier of `keep`, follow each part.
+      vicreg. Batch norms, and the multiplier of `keep`, follow each part. None for 1.
     remat: whether only the inputs of the backbone's blocks wait for the backward pass, which
       computes the rest again: less memory for a forward pass more, and the same gradients. The
-      backbone runs in inference mode, as that of a `.keras` file does by default.
+      backbone runs in inference mode, as that of a `.keras` file does by default. None for no.
     epochs: passes over the data; None for 100, or with `minutes` for as many as there is time
       for.
     minutes: minutes of training, without compilation, probes, pictures and checkpoints (`seconds`

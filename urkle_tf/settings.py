@@ -254,19 +254,19 @@ class Pretrain:
     "place, such as 0.99; None for none, or that of `acl(ema=0.99)`",
   )
   batch_size: int = shared("batch_size", short="images a step, over all replicas")
-  accumulate: int = setting(
-    1,
-    "parts of a batch, whose gradients a step averages",
+  accumulate: int | None = setting(
+    None,
+    "parts of a batch, whose gradients a step averages; default: 1",
     "parts that a step takes a batch in, one after another, averaging their gradients: the memory "
     "of a part. For losses that are a mean over images: not simclr, barlow_twins or vicreg. Batch "
-    "norms, and the multiplier of `keep`, follow each part",
+    "norms, and the multiplier of `keep`, follow each part. None for 1",
   )
-  remat: bool = setting(
-    False,
+  remat: bool | None = setting(
+    None,
     "hold only the inputs of the backbone's blocks, and compute the rest again: less memory",
     "whether only the inputs of the backbone's blocks wait for the backward pass, which computes "
     "the rest again: less memory for a forward pass more, and the same gradients. The backbone "
-    "runs in inference mode, as that of a `.keras` file does by default",
+    "runs in inference mode, as that of a `.keras` file does by default. None for no",
   )
   epochs: int | None = shared(
     "epochs",

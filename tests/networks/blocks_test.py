@@ -120,6 +120,11 @@ def test_gradients_are_the_same_in_less_memory(name):
   model = BUILDS[name]()
   for variable in model.non_trainable_variables:  # batch statistics
     variable.assign(np.random.default_rng(2).uniform(0.01, 0.1, variable.shape))
+  check_gradients(model)
+
+
+def check_gradients(model):
+  """Output and gradients stay, what waits for the backward pass shrinks, one pass is added."""
   (output, gradients), before = values(model)
   recomputing.recompute(model)
   (again, others), after = values(model)
@@ -144,3 +149,14 @@ def test_a_model_without_blocks_is_refused():
   model = keras.Model(pixels, layers.Dense(3)(pixels), name="flat")
   with pytest.raises(errors.UserError, match="--remat: 'flat' has no blocks"):
     recomputing.recompute(model)
+
+
+@pytest.mark.full
+def test_a_vit_of_kerashub():
+  hub = pytest.importorskip("keras_hub")
+  keras.utils.set_random_seed(1)
+  model = hub.models.ViTBackbone(
+    image_shape=(16, 16, 3), patch_size=4, num_layers=3, num_heads=2, hidden_dim=8, mlp_dim=32
+  )
+  assert len(blocks.blocks(model)) == 1 + 3  # the patches
+  check_gradients(model)

@@ -348,5 +348,5 @@ def test_the_batch_norms_of_an_efficientnet_taken_as_it_is():
   wanted, found = taken(images, training=False), fold(taken)(images)
   size = np.abs(wanted).max()
   np.testing.assert_allclose(found / size, wanted / size, atol=1e-4)
-  assert norms_left(lambda x: taken(x, training=False), images) > 20
+  assert norms_left(lambda x: taken(x, training=False), images) > 10
   assert norms_left(fold(taken), images) == 0

@@ -89,8 +89,10 @@ def test_attention_is_float32_in_bfloat16(rng, dropout):
   with computing_in("mixed_bfloat16", model):
     assert model(x).dtype == tf.bfloat16
     assert _attention_dtypes(model, x) == {"logits": {"float32"}, "softmax": {"float32"}}
-    projections = tf.function(model).get_concrete_function(x).graph.get_operations()
-    assert tf.bfloat16 in {op.outputs[0].dtype for op in projections if op.type == "MatMul"}
+    operations = tf.function(model).get_concrete_function(x).graph.get_operations()
+    assert ("Einsum", tf.bfloat16) in {
+      (op.type, op.outputs[0].dtype) for op in operations if op.outputs
+    }
     found = tf.cast(model(x), tf.float32)
   assert np.abs(found - exact).max() < 0.03 * np.abs(exact).max()
 

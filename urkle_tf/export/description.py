@@ -16,7 +16,7 @@ from urkle_tf.export import card
 from urkle_tf.networks import presets
 from urkle_tf.networks.saved.exports import FORMAT_VERSION
 
-_FOLDERS = ("output_dir", "data_dir", "init_from", "encoder", "classifier", "regressor", "against")
+_FOLDERS = ("output_dir", "data_dir", "init_from", "encoder", "classifier", "regressor")
 _PATHS = (*_FOLDERS, "prototypes", "data_service")  # the last names hosts
 
 
@@ -38,8 +38,9 @@ def settings_without_paths(settings):
   if "pretext" in settings and "encoder" in settings:
     named = str(settings["encoder"])
     shown["encoder"] = pathlib.Path(named).name if named.endswith(".keras") else named
-  if str(shown.get("head")).endswith(".keras"):
-    shown["head"] = pathlib.Path(shown["head"]).name
+  for name in ("head", "against"):
+    if shown.get(name) and (name == "against" or shown[name].endswith(".keras")):
+      shown[name] = pathlib.Path(shown[name]).name
   if isinstance(shown.get("dataset"), str) and shown["dataset"].startswith("folder:"):
     shown["dataset"] = "folder:" + pathlib.Path(shown["dataset"][len("folder:") :]).name
   if re.search(r"(teacher|original)=", str(shown.get("pretext"))):

@@ -38,7 +38,7 @@ def _multiplications(op):
   if op.type in ("MatMul", "BatchMatMulV2"):
     left = op.inputs[0].shape
     transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
-    return _size(op.outputs[0]) * left[-2 if transposed else -1]
+    return _size(op.outputs[0]) * (left[-2 if transposed else -1] or 0)
   if op.type == "Einsum":
     return _summed(op)
   # Of a convolution: the outputs of the forward pass, times what is summed in each.

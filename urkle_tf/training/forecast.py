@@ -67,7 +67,7 @@ def _static(job):
     "minutes": job.settings["minutes"],
     "steps": job.steps,
     "epochs": job.settings["epochs"],
-    "operations": cost.operations(graph, attack_steps, job.settings["accumulate"])
+    "operations": cost.operations(graph, attack_steps, job.settings["accumulate"] or 1)
     * replicas
     // local,
     "memory": memory,

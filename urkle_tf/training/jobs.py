@@ -253,10 +253,11 @@ def _length(settings, source, replicas):
     raise errors.UserError(
       f"batch_size={batch_size} does not divide evenly among {replicas} replicas: give a multiple"
     )
-  if settings["accumulate"] > 1 and batch_size % (replicas * settings["accumulate"]):
+  parts = settings["accumulate"] or 1
+  if batch_size % (replicas * max(1, parts)):
     raise errors.UserError(
-      f"--batch_size={batch_size} does not divide into --accumulate={settings['accumulate']} equal "
-      f"parts on {replicas} replicas: give a multiple"
+      f"--batch_size={batch_size} does not divide into --accumulate={parts} equal parts on "
+      f"{replicas} replicas: give a multiple"
     )
   if at_once < 1 or steps % at_once:
     raise errors.UserError(
@@ -324,7 +325,7 @@ def _trainer(settings, method, encoder, steps_per_epoch, steps):
   )
   learner.compile(
     optimizer,
-    accumulate=settings["accumulate"],
+    accumulate=1 if settings["accumulate"] is None else settings["accumulate"],
     steps_per_execution=settings["steps_per_execution"] or 1,
   )
   return learner
