@@ -389,7 +389,10 @@ PAGES = {
       "import urkle_tf\n\nencoder",
       "import keras\nimport keras_hub",
     ),
-    cited=() if HUB else ("import keras\nimport keras_hub",),
+    cited=(
+      "python -m urkle_tf.train --dry_run",
+      *(() if HUB else ("import keras\nimport keras_hub",)),
+    ),
   ),
   "serving.md": Page(
     serving,
