@@ -184,7 +184,7 @@ def _resume(pretext, scheme, tmp_path, monkeypatch, **fixtures):
     "augment": "simclr" if scheme == "acl_dynamic" else "crop(padding=1, flip=false)",
     "checkpoint_every": 2,
   }
-  for drawn, name in ((pictures.Pictures, "on_epoch_end"), (board, "embeddings")):
+  for drawn, name in ((pictures.Pictures, "draw"), (board, "embeddings")):
     monkeypatch.setattr(drawn, name, lambda *_: None)
   with copied({2: tmp_path / "killed"}):
     whole = urkle_tf.pretrain(output_dir=str(tmp_path / "whole"), **options)

@@ -69,7 +69,7 @@ def plain_runs(monkeypatch):
     folder.mkdir()
     np.savez(folder / "weights.npz", *model.network.get_weights())
 
-  monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *_: None)
+  monkeypatch.setattr(pictures.Pictures, "draw", lambda *_: None)
   monkeypatch.setattr(board, "embeddings", lambda *_: None)
   monkeypatch.setattr(export, "export_encoder", keep)
   monkeypatch.setattr(export, "export_classifier", keep)

@@ -71,7 +71,7 @@ def _read(path):
 def _embed(embed, source, batch_size, shown):
   """What `represent` returns, and thumbnails of the first so many images (None for none)."""
   signature = [tf.TensorSpec([None, *source.image_shape], tf.float32)]
-  compiled = tf.function(embed, input_signature=signature)
+  compiled = tf.function(embed, input_signature=signature, autograph=False)
   bar = progress.Progress("embedding", source.size)
   parts: dict[str, list[np.ndarray]] = {}
   labels, pictures, left = [], [], shown

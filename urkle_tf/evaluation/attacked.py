@@ -78,7 +78,7 @@ def adversary(classifier, plan, mode, eot=20):
   has_gradient = differentiable(classifier)
   evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
 
-  @tf.function
+  @tf.function(autograph=False)
   def find(images, labels, seed, epsilon, step_size, targets=None):
     noise = distribution.fold(seed, 1)
     frozen = classifier.frozen()

@@ -115,7 +115,7 @@ class Scorer:
     self._scoring = distribution.fold(seed, SCORE_STREAM)
     self._choosing = distribution.fold(seed, CHOICE_STREAM)
 
-    @tf.function
+    @tf.function(autograph=False)
     def score(images, seed):
       loc, scale = classifier.represent(images)
       scored = {}
