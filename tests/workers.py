@@ -3,7 +3,7 @@
   python tests/workers.py JSON [flags of urkle_tf.train]
 
 Pre-trains each of the list of settings in JSON, without exports and pictures; then, if there are
-flags, goes on as `urkle_tf.train`.
+flags, continues as `urkle_tf.train`.
 """
 
 import json

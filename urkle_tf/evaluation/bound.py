@@ -15,7 +15,7 @@ _CHUNK = 25  # samples of z that are in memory at once
 
 
 def check_cap(loss_cap, classes):
-  """Raises `UserError` if M = `loss_cap` is no cap of the loss for so many classes.
+  """Raises `UserError` if M = `loss_cap` does not cap the loss for this number of classes.
 
   The floor exp(-M) of each probability leaves room for a distribution only where
   C exp(-M) < 1.

@@ -38,7 +38,7 @@ class Pictures(keras.callbacks.Callback):
 
   Args:
     batch: a batch of the pipeline; its first ten images are shown.
-    recorder: the `Recorder` of the run, whose clock is stopped meanwhile.
+    recorder: the `Recorder` of the run, whose clock stops while it draws.
     folder: where the PNG files go, a `pathlib.Path`; each epoch's replace the last one's.
     attack: finds the adversaries of the latent map, in cells without adversaries too.
     title: of the latent map: what is trained.
