@@ -103,7 +103,7 @@ def killed(monkeypatch):
 
 @pytest.fixture
 def signalled(monkeypatch):
-  """A function (call, at) to what stops `call` if SIGTERM comes when it looks for it for the `at`-th time."""
+  """A function (call, at) to what stops `call` if SIGTERM comes when it looks the `at`-th time."""
 
   def run(call, at):
     check, looked = preemption.Watch.check, []
