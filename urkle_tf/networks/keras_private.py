@@ -65,7 +65,7 @@ def children(layer):
 
 
 class OwnLosses(keras.layers.Layer):
-  """A layer that keeps the losses it adds itself, in place of `add_loss`."""
+  """A layer that keeps the losses it adds itself, instead of `add_loss`."""
 
   def own_losses(self):
     """The losses that were added since they were last forgotten, a list of scalars."""
