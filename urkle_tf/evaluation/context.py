@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from urkle_tf import attacks, errors
+from urkle_tf import attacks, errors, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import scoring
 from urkle_tf.evaluation.store import Store
@@ -123,8 +123,8 @@ class Context:
     """Images float32 [n, h, w, c] -> embeddings float32 [n, d], loc, in inference mode."""
     if self.embedder is not None:
       return self.embedder
-    network = self.network or self.model.network
-    return lambda images: network(images, training=False)["loc"]
+    represent = networks.ExportedEncoder(self.network or self.model.network).frozen()
+    return lambda images: represent(images).loc
 
   def over_first(self, count, name, title, compute):
     """Measures the first images, batch by batch, each of which the store remembers.

@@ -135,7 +135,7 @@ class _Embedded:
     seed = distribution.fold([context.seed, 0], _STREAM)
     size = min(context.batch_size, total)
 
-    @tf.function
+    @tf.function(autograph=False)
     def attacked(images, seed):
       moved = embed(attack(objective(embed, images, options.distance), images, seed))
       return {"clean": embed(images), "moved": moved}

@@ -134,7 +134,7 @@ def _neighbours(embed, data, split="train", neighbours=20, temperature=0.07):
 
 def reference(embed, source):
   """(embeddings float32 [n, d], labels int64 [n] or None) of all images of a source, in order."""
-  compiled = tf.function(embed)
+  compiled = tf.function(embed, autograph=False)
   size = min(_BATCH, source.size)
   found, labels = [], []
   for _, images, truth in scoring.stream(source, size):

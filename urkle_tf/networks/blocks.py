@@ -43,7 +43,7 @@ def blocks(model):
   children = [child for child in keras_private.children(model) if child.variables]
   kinds = [type(child) for child in children if keras_private.children(child)]
   row = max(set(kinds), key=kinds.count, default=None)
-  if kinds.count(row) < 2:
+  if row is None or kinds.count(row) < 2:
     return blocks(children[0]) if len(children) == 1 else [Block([model])]
   found: list[Block] = []
   before: list = []

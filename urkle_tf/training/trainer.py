@@ -279,8 +279,10 @@ class Trainer(keras_private.Built):
     step, before = tf.cast(self.optimizer.iterations, tf.int32), self.guard.start()
     seed = distribution.fold([self.seed, 0], step)
     compute = functools.partial(self._gradients, step=step)
-    parts = accumulation.mean(compute, *self.views(data, step), seed, self._accumulate)
-    gradients, shown = accumulation.of_all_replicas(*parts)
+    views, batch = self.views(data, step)
+    gradients, shown = accumulation.of_all_replicas(
+      *accumulation.mean(compute, views, batch, seed, self._accumulate)
+    )
     norm = tf.linalg.global_norm(gradients)
     if self.clip_norm:
       gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm, norm)
