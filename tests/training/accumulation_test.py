@@ -97,7 +97,8 @@ def test_a_drop_in_that_computes_again_takes_the_same_steps(tmp_path):
       pretext=f"keep(original='{tmp_path / 'model.keras'}')",
       robustness="urkle(anchor=original)",
       augment="crop",
-      learning_rate=0.01,
+      optimizer="adamw(layer_decay=0.75)",
+      learning_rate=1e-3,
       remat=remat,
       **{**RUN, "loc": "pooled", "latent_dim": None, "encoder": str(tmp_path / "model.keras")},
     )
