@@ -66,7 +66,7 @@ def _trained(dataset):
   return network
 
 
-@pytest.fixture(scope="module", params=["mnist", "cifar10"])
+@pytest.fixture(scope="module", params=["mnist", pytest.param("cifar10", marks=pytest.mark.full)])
 def problem(request):
   """(data set, network, images and labels that it gets right, {norm: what ours leaves}])."""
   network = _trained(request.param)
@@ -111,7 +111,7 @@ def _radius(problem, norm):
   return RADII[problem[0], norm]
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.full)])
 def test_no_weaker_than_foolbox(problem, norm):
   foolbox = pytest.importorskip("foolbox")
   epsilon = _radius(problem, norm)

@@ -64,7 +64,13 @@ def _same(expected, found):
     np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
-@pytest.mark.parametrize("workers, start, share", [(1, 0, (0, 1)), (2, 3, (0, 1)), (2, 0, (1, 2))])
+@pytest.mark.parametrize(
+  "workers, start, share",
+  [
+    (2, 3, (0, 1)),
+    *(pytest.param(*case, marks=pytest.mark.full) for case in ((1, 0, (0, 1)), (2, 0, (1, 2)))),
+  ],
+)
 def test_input_workers_send_the_batches_that_are_made_here(
   addresses, digits, workers, start, share
 ):

@@ -174,6 +174,7 @@ def test_losses_of_a_sampled_linear_classifier_are_those_of_quadrature():
   assert found["value"] >= found["measured_adversarial_loss"]
 
 
+@pytest.mark.full
 def test_each_attack_serves_the_other(monkeypatch):
   model, source, _, _, scale = binary_problem()
   epsilon = 0.03

@@ -36,7 +36,9 @@ def trained_statistics(model, rng):
         )
 
 
-@pytest.mark.parametrize("name", ["convnet(width=4)", "resnet18(width=4)"])
+@pytest.mark.parametrize(
+  "name", ["convnet(width=4)", pytest.param("resnet18(width=4)", marks=pytest.mark.full)]
+)
 def test_no_input_of_the_ball_leaves_the_box(name, rng):
   model = networks.backbone(name, (16, 16, 3))
   trained_statistics(model, rng)
@@ -77,7 +79,14 @@ def test_the_bound_of_an_affine_encoder_is_what_its_worst_corner_has():
   np.testing.assert_allclose(found, [0.7**2 / 1.00001 / (2 * 0.25)], rtol=1e-4)
 
 
-@pytest.mark.parametrize("loc", ["dense", "sphere", "centred_sphere", "dense_sphere"])
+@pytest.mark.parametrize(
+  "loc",
+  [
+    "dense",
+    "centred_sphere",
+    *(pytest.param(loc, marks=pytest.mark.full) for loc in ("sphere", "dense_sphere")),
+  ],
+)
 def test_pgd_never_passes_the_bound(loc, rng):
   encoder = urkle_tf.GaussianEncoder(
     networks.backbone("convnet(width=4, layers=2)", (8, 8, 1)), loc=loc

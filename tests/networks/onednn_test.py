@@ -111,7 +111,9 @@ def test_a_shortcut_is_the_strided_convolution(rng, height, width):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("build", [networks.resnet18, networks.resnet50])
+@pytest.mark.parametrize(
+  "build", [networks.resnet18, pytest.param(networks.resnet50, marks=pytest.mark.full)]
+)
 def test_networks_and_files_of_the_old_layout(rng, tmp_path, request, build):
   shape = (18, 33, 3)
   new = build(shape, width=16)  # where the old layout's gradient is right

@@ -217,7 +217,7 @@ def test_a_model_without_a_config_cannot_be_copied():
   assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["byol", "simsiam"])
+@pytest.mark.parametrize("kind", ["byol", pytest.param("simsiam", marks=pytest.mark.full)])
 def test_digits_are_learnt_and_nothing_collapses(kind):
   pretext = {
     "byol": pretexts.BYOL(projector=64, projection=32, predictor=64),

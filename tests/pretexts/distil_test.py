@@ -291,6 +291,7 @@ def test_a_student_of_another_latent_dim_starts_with_the_backbone(own, folder):
   np.testing.assert_array_equal(features(encoder), features(own))
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("plain_runs")
 def test_a_resumed_student_is_not_set_back_to_its_teacher(folder, tmp_path, killed):
   def train(name, **options):

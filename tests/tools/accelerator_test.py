@@ -139,6 +139,7 @@ def test_the_teachers_program_takes_the_packages_own_steps(programs):
   same_steps(own, run_program(folder / "teacher", batches), begun)
 
 
+@pytest.mark.full
 def test_the_students_program_is_given_its_teacher(programs, tmp_path):
   """One that did not exist when it was exported; the package's own student reads it from a file."""
   folder, _, batches, _ = programs
@@ -163,6 +164,7 @@ def test_the_encoder_at_its_start_is_written(programs):
     np.testing.assert_array_equal(own, other)
 
 
+@pytest.mark.full
 def test_a_program_by_the_clock_reads_the_clock(programs, tmp_path):
   _, _, batches, _ = programs
   lengths = {}
@@ -337,6 +339,7 @@ def judged(files, about, images, mean, scale):
   np.testing.assert_allclose(found[1], scale, atol=1e-4)
 
 
+@pytest.mark.full
 def test_weights_of_2026_11_26_say_less(tmp_path, rng):
   """Settings without loc, and of images whose size is not said; all the way to a folder."""
   files, about, named = random_weights("dense", tmp_path, robustness="none", learning_rate=0.2)

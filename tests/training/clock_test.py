@@ -138,6 +138,7 @@ def one_second(monkeypatch):
   monkeypatch.setattr(recorder.Recorder, "tick", tick)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("plain_runs", "one_second")
 def test_steps_of_equal_length_are_those_of_a_training_by_steps(tmp_path):
   moving = "byol(momentum=0.5, rising=true, projector=8, projection=4, predictor=8)"
@@ -228,6 +229,7 @@ def test_work_that_a_kill_loses_does_not_count(tmp_path):
   assert (run / "encoder").exists()
 
 
+@pytest.mark.full
 def test_checkpoints_of_trainings_by_steps_hold_no_clock():
   states = []
   for options in ({"epochs": 1}, {"minutes": 1.0}):

@@ -122,7 +122,7 @@ def test_a_step_exchanges_no_more_than_it_must(mirrored, monkeypatch):
   ]
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
   scope = mirrored if replicas == 2 else tf.distribute.get_strategy()
   with scope.scope():
@@ -157,7 +157,10 @@ def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
 
 @pytest.mark.parametrize(
   "options",
-  [pytest.param({}, marks=pytest.mark.full), {"clip_norm": 0.05}, {"on_device": True}],
+  [
+    {"clip_norm": 0.05},
+    *(pytest.param(o, marks=pytest.mark.full) for o in ({}, {"on_device": True})),
+  ],
 )
 def test_one_replica_and_two_give_the_same_step(mirrored, options):
   options = dict(options)
@@ -189,6 +192,7 @@ def test_clipping_bounds_the_step():
   np.testing.assert_allclose(moved, rate * 0.01, rtol=1e-3)
 
 
+@pytest.mark.full
 def test_augmentation_in_the_step_is_that_of_the_pipeline():
   source = sources.load("digits", "train[:64]")
   recipe = augment.SimCLR(strength=0.5, flip=False)
