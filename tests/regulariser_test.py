@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks
@@ -209,7 +210,7 @@ def test_low_precision_stays_inside(digits):
   assert float(layer.losses[0]) > 0
 
 
-@pytest.mark.parametrize("gaussian", [pytest.param(True, marks=pytest.mark.full), False])
+@pytest.mark.parametrize("gaussian", [*slow(True), False])
 def test_two_replicas_make_the_step_of_one(mirrored, digits, gaussian):
   x, y = digits
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from norms import norms, total
 
 import urkle_tf
@@ -57,7 +58,7 @@ def test_each_is_built_or_refused_in_one_line(name, use):
 
 
 @pytest.mark.parametrize("name", ALONE)
-@pytest.mark.parametrize("norm, epsilon, other", [("linf", 0.2, 0.05), ("l2", 1.0, 0.3)])
+@pytest.mark.parametrize("norm, epsilon, other", [("linf", 0.2, 0.05), *slow(("l2", 1.0, 0.3))])
 def test_a_radius_given_to_a_run_is_that_of_an_attack_built_with_it(
   rng, name, norm, epsilon, other
 ):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 
 from urkle_tf.attacks import RSFGSM, Linf, autoattack, from_norm, losses
 from urkle_tf.data import sources
@@ -66,7 +67,7 @@ def _trained(dataset):
   return network
 
 
-@pytest.fixture(scope="module", params=["mnist", pytest.param("cifar10", marks=pytest.mark.full)])
+@pytest.fixture(scope="module", params=["mnist", *slow("cifar10")])
 def problem(request):
   """(data set, network, images and labels that it gets right, {norm: what ours leaves}])."""
   network = _trained(request.param)
@@ -111,7 +112,7 @@ def _radius(problem, norm):
   return RADII[problem[0], norm]
 
 
-@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.full)])
+@pytest.mark.parametrize("norm", ["linf", *slow("l2")])
 def test_no_weaker_than_foolbox(problem, norm):
   foolbox = pytest.importorskip("foolbox")
   epsilon = _radius(problem, norm)

@@ -271,6 +271,7 @@ def test_range_shape_and_purity(rng, name, channels, size):
     assert np.mean(np.abs(result - plain).max(axis=(1, 2, 3)) > 1e-3) > 0.6
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", sorted(set(ALL) - set(ON_HOST)))
 def test_compiled_by_xla(rng, name):
   recipe = augment.from_spec(name)

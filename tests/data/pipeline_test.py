@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from PIL import Image
 
 from urkle_tf import distribution, errors
@@ -46,7 +47,7 @@ def check_resume(source, recipe, batch_size=5, starts=None, **options):
     "crop(padding=1)",
     "none",
     "augmix",
-    pytest.param("randaugment", marks=pytest.mark.full),
+    *slow("randaugment"),
   ],
 )
 def test_resume_in_mid_epoch(digits, recipe):
@@ -130,7 +131,7 @@ def test_shapes_are_static_and_batches_endless(digits):
   assert spec == {"image": tf.TensorSpec([5, 8, 8, 1], tf.uint8)}
 
 
-@pytest.mark.parametrize("name", ["simclr", "crop", "none"])
+@pytest.mark.parametrize("name", ["simclr", *slow("crop", "none")])
 def test_device_gives_what_the_host_gives(name):
   recipe = augment.from_spec(name)
   images = np.random.default_rng(0).integers(0, 255, (16, 10, 10, 3), np.uint8)

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from small_models import RUN
 
 import urkle_tf
@@ -68,7 +69,7 @@ def _same(expected, found):
   "workers, start, share",
   [
     (2, 3, (0, 1)),
-    *(pytest.param(*case, marks=pytest.mark.full) for case in ((1, 0, (0, 1)), (2, 0, (1, 2)))),
+    *slow((1, 0, (0, 1)), (2, 0, (1, 2))),
   ],
 )
 def test_input_workers_send_the_batches_that_are_made_here(

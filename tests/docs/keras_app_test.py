@@ -81,6 +81,7 @@ def test_it_serves_probabilities_with_their_uncertainty(app):
   assert 0 < np.abs(again - found["probabilities"]).max() < 0.5  # it is a mean over fresh samples
 
 
+@pytest.mark.full
 def test_a_client_is_answered(app):
   folder, _ = app
   with subprocess.Popen(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import slow
 from scipy import optimize
 from small_models import small_encoder
 
@@ -73,7 +74,7 @@ def adapt(encoder, folder, **options):
   return downstream.adapt(encoder=str(encoder), output_dir=str(folder), **defaults | options)
 
 
-@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.full)])
+@pytest.mark.parametrize("norm", ["linf", *slow("l2")])
 def test_alf_trains_on_the_worst_case(pixels, blobs, kept, tmp_path, norm):
   # A step so small that the head stays as it is: what is reported is its loss.
   options = {"epochs": 1, "batch_size": 400, "learning_rate": 1e-9, "norm": norm}

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from sklearn import linear_model
 from small_models import small_encoder
 
@@ -97,7 +98,7 @@ def test_an_interrupted_head_is_trained_afresh(encoder, tmp_path):
 
 
 @pytest.mark.parametrize(
-  "at", [pytest.param(4, marks=pytest.mark.full), 12]
+  "at", [*slow(4), 12]
 )  # while images pass through the encoder; while it learns
 def test_a_signal_ends_a_head_with_a_checkpoint(encoder, kept, signalled, tmp_path, at):
   options = {"epochs": 4, "log_every": 5}  # of 12 steps an epoch

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import slow
 from scipy import stats
 from sklearn import metrics
 from small_models import small_encoder
@@ -141,7 +142,7 @@ def attack_rows(model, source, norm, epsilons, attacks="pgd", standing=False, **
   return attacked.measure(context, plans, standing)
 
 
-@pytest.mark.parametrize("norm, epsilons", [("linf", [0.005, 0.02]), ("l2", [0.02, 0.08])])
+@pytest.mark.parametrize("norm, epsilons", [("linf", [0.005, 0.02]), *slow(("l2", [0.02, 0.08]))])
 def test_a_linear_classifier_has_its_closed_form(rng, norm, epsilons):
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(weights, bias, 1e-3, stochastic=False)

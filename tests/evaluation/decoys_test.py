@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from small_models import digits
 
 import urkle_tf
@@ -170,7 +171,7 @@ def foreign_model(linear, name):
   return foreign.Foreign(loaded, linear[2].reshape(-1, 8, 8, 1))
 
 
-@pytest.mark.parametrize("name", ["quantised inputs", "argmax"])
+@pytest.mark.parametrize("name", ["quantised inputs", *slow("argmax")])
 def test_without_bridges_credit_would_be_given(linear, monkeypatch, name):
   model = foreign_model(linear, name)
   _, step, *_ = DECOYS[name]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import slow
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks
@@ -36,9 +37,7 @@ def trained_statistics(model, rng):
         )
 
 
-@pytest.mark.parametrize(
-  "name", ["convnet(width=4)", pytest.param("resnet18(width=4)", marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize("name", ["convnet(width=4)", *slow("resnet18(width=4)")])
 def test_no_input_of_the_ball_leaves_the_box(name, rng):
   model = networks.backbone(name, (16, 16, 3))
   trained_statistics(model, rng)
@@ -84,7 +83,7 @@ def test_the_bound_of_an_affine_encoder_is_what_its_worst_corner_has():
   [
     "dense",
     "centred_sphere",
-    *(pytest.param(loc, marks=pytest.mark.full) for loc in ("sphere", "dense_sphere")),
+    *slow("sphere", "dense_sphere"),
   ],
 )
 def test_pgd_never_passes_the_bound(loc, rng):

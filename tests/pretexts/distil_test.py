@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import slow
 from small_models import RUN, digits, small_encoder
 
 import urkle_tf
@@ -128,7 +129,7 @@ def test_targets_may_be_the_pooled_features(rng, own, folder):
 
 
 @pytest.mark.parametrize("student", ["features", "centred", "mapped", "dense"])
-@pytest.mark.parametrize("targets", ["pooled", "loc", "somebody's", "features"])
+@pytest.mark.parametrize("targets", ["pooled", *slow("loc", "somebody's", "features")])
 def test_z_is_mapped_to_targets_of_another_kind(folder, tmp_path, student, targets):
   path, options = folder, {"targets": "pooled"} if targets == "pooled" else {}
   if targets == "somebody's":
@@ -181,7 +182,7 @@ def _convolutions(pretext):
   return kinds
 
 
-@pytest.mark.parametrize("kind", ["own", "keras", "saved"])
+@pytest.mark.parametrize("kind", ["own", *slow("keras", "saved")])
 def test_the_teacher_runs_in_the_precision_of_the_training(rng, folder, tmp_path, kind):
   path = folder if kind == "own" else str(tmp_path / ("maps.keras" if kind == "keras" else "maps"))
   if kind != "own":

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
@@ -91,7 +92,7 @@ def test_the_learning_rate_reads_the_clock_alone(warmup):
     assert float(by_clock.learning_rate) == pytest.approx(float(by_steps.learning_rate), abs=1e-7)
 
 
-@pytest.mark.parametrize("threat", [attacks.Linf(0.1), attacks.L2(0.5), attacks.L1(2.0)])
+@pytest.mark.parametrize("threat", [attacks.Linf(0.1), *slow(attacks.L2(0.5), attacks.L1(2.0))])
 def test_epsilon_rises_from_zero_by_the_clock(threat):
   trainer = _trainer(attacks.PGD(threat, steps=8), epsilon_warmup=0.5)
   views = next(iter(_views()))["views"]

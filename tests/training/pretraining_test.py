@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from hypothesis import strategies as st
 from interruptions import copied
 
@@ -103,9 +104,7 @@ class _Killed(Exception):
 
 
 @pytest.mark.usefixtures("plain_runs")
-@pytest.mark.parametrize(
-  "at", [5, pytest.param(10, marks=pytest.mark.full)]
-)  # in mid-epoch, with and without rows after it
+@pytest.mark.parametrize("at", [5, *slow(10)])  # in mid-epoch, with and without rows after it
 def test_resume_equals_no_interruption(whole, tmp_path, at):
   shutil.copytree(_at(whole[0], at), tmp_path, dirs_exist_ok=True)
   run = runs.Run(tmp_path, {}, None)
@@ -119,7 +118,7 @@ def test_resume_equals_no_interruption(whole, tmp_path, at):
   "lost",
   [
     "position",
-    *(pytest.param(lost, marks=pytest.mark.full) for lost in ("nothing", "momentum", "statistics")),
+    *slow("nothing", "momentum", "statistics"),
   ],
 )
 def test_what_a_resume_would_lose_is_noticed(whole, tmp_path, monkeypatch, lost):
@@ -148,7 +147,7 @@ def test_what_a_resume_would_lose_is_noticed(whole, tmp_path, monkeypatch, lost)
 
 
 @pytest.mark.usefixtures("plain_runs")
-@pytest.mark.parametrize("at", [1, *(pytest.param(at, marks=pytest.mark.full) for at in (4, 7))])
+@pytest.mark.parametrize("at", [1, *slow(4, 7)])
 def test_a_signal_ends_the_step_and_nothing_is_lost(whole, tmp_path, monkeypatch, at):
   """With a mean half full, at an epoch's end, and between two rows."""
   tick, ticks = recorder.Recorder.tick, []
@@ -344,10 +343,7 @@ def test_averages_are_exported_in_place_of_encoder_and_head(tmp_path, monkeypatc
   "pretext",
   [
     "simclr",
-    *(
-      pytest.param(p, marks=pytest.mark.full)
-      for p in ("vae(width=4, layers=2)", "supervised(width=4)")
-    ),
+    *slow("vae(width=4, layers=2)", "supervised(width=4)"),
   ],
 )
 def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
@@ -122,7 +123,7 @@ def test_a_step_exchanges_no_more_than_it_must(mirrored, monkeypatch):
   ]
 
 
-@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.full)])
+@pytest.mark.parametrize("replicas", [1, *slow(2)])
 def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
   scope = mirrored if replicas == 2 else tf.distribute.get_strategy()
   with scope.scope():
@@ -159,7 +160,7 @@ def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
   "options",
   [
     {"clip_norm": 0.05},
-    *(pytest.param(o, marks=pytest.mark.full) for o in ({}, {"on_device": True})),
+    *slow({}, {"on_device": True}),
   ],
 )
 def test_one_replica_and_two_give_the_same_step(mirrored, options):
@@ -251,7 +252,7 @@ def test_the_step_compiles_with_xla(policy):
   np.testing.assert_allclose(history["nt_xent"], reference["nt_xent"], rtol=tolerance)
 
 
-@pytest.mark.parametrize("kind", ["simclr", "supervised", "acl"])
+@pytest.mark.parametrize("kind", ["acl", *slow("simclr", "supervised")])
 def test_the_average_of_every_scheme_is_the_plain_loop(kind):
   keras.utils.set_random_seed(0)
   encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense")
