@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import slow
 
 from urkle_tf.attacks import RSFGSM, Linf, autoattack, from_norm, losses
 from urkle_tf.data import sources
@@ -67,7 +66,7 @@ def _trained(dataset):
   return network
 
 
-@pytest.fixture(scope="module", params=["mnist", *slow("cifar10")])
+@pytest.fixture(scope="module", params=["mnist", "cifar10"])
 def problem(request):
   """(data set, network, images and labels that it gets right, {norm: what ours leaves}])."""
   network = _trained(request.param)
@@ -112,7 +111,8 @@ def _radius(problem, norm):
   return RADII[problem[0], norm]
 
 
-@pytest.mark.parametrize("norm", ["linf", *slow("l2")])
+@pytest.mark.full
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_no_weaker_than_foolbox(problem, norm):
   foolbox = pytest.importorskip("foolbox")
   epsilon = _radius(problem, norm)
@@ -133,6 +133,7 @@ def test_no_weaker_than_foolbox(problem, norm):
   _compare(problem, norm, found)
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
 def test_no_weaker_than_adversarial_robustness_toolbox(problem):
   estimators = pytest.importorskip("art.estimators.classification")

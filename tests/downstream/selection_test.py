@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import slow
 from small_models import small_encoder
 
 import urkle_tf
@@ -263,9 +262,8 @@ def test_numbers_are_chosen_by_the_least_error(encoder, short, kept, tmp_path):
   assert all(row["validation_robust_rmse"] > row["validation_rmse"] for row in rows)
 
 
-@pytest.mark.parametrize(
-  "at", [17, *slow(28)]
-)  # while the second candidate learns; the head itself
+@pytest.mark.full
+@pytest.mark.parametrize("at", [17, 28])  # while the second candidate learns; the head itself
 def test_an_interrupted_choice_ends_with_the_same_bits(
   encoder, short, kept, signalled, monkeypatch, tmp_path, at
 ):

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from cases import slow
 from small_models import learn_digits
 
 import urkle_tf
@@ -218,7 +217,8 @@ def test_a_model_without_a_config_cannot_be_copied():
   assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["byol", *slow("simsiam")])
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["byol", "simsiam"])
 def test_digits_are_learnt_and_nothing_collapses(kind):
   pretext = {
     "byol": pretexts.BYOL(projector=64, projection=32, predictor=64),

@@ -113,14 +113,9 @@ def test_resume_equals_no_interruption(whole, tmp_path, at):
   assert _same(tmp_path, whole[0])
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("plain_runs")
-@pytest.mark.parametrize(
-  "lost",
-  [
-    "position",
-    *slow("nothing", "momentum", "statistics"),
-  ],
-)
+@pytest.mark.parametrize("lost", ["nothing", "position", "momentum", "statistics"])
 def test_what_a_resume_would_lose_is_noticed(whole, tmp_path, monkeypatch, lost):
   """Without any one part of exact resume the run ends with something else."""
   shutil.copytree(_at(whole[0], 5), tmp_path, dirs_exist_ok=True)
@@ -340,11 +335,7 @@ def test_averages_are_exported_in_place_of_encoder_and_head(tmp_path, monkeypatc
 
 @pytest.mark.usefixtures("plain_runs")
 @pytest.mark.parametrize(
-  "pretext",
-  [
-    "simclr",
-    *slow("vae(width=4, layers=2)", "supervised(width=4)"),
-  ],
+  "pretext", ["simclr", *slow("vae(width=4, layers=2)", "supervised(width=4)")]
 )
 def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
   """The same weights come out when every label of the training data is wrong."""

@@ -78,10 +78,12 @@ def test_terms_are_those_of_the_training_pass():
   np.testing.assert_allclose(row["kl"], tf.reduce_mean(kl), rtol=1e-3)
 
 
-def test_same_seed_same_weights_and_another_seed_others():
+@pytest.mark.parametrize("eager", [True, *slow(False)])
+def test_same_seed_same_weights_and_another_seed_others(eager):
   runs = []
   for seed in (1, 1, 2):
     trainer = _trainer(seed=seed)
+    trainer.run_eagerly = eager
     trainer.fit(_views(), verbose=0)
     runs.append(_weights(trainer))
   _same(runs[0], runs[1])
@@ -156,13 +158,7 @@ def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
   ]
 
 
-@pytest.mark.parametrize(
-  "options",
-  [
-    {"clip_norm": 0.05},
-    *slow({}, {"on_device": True}),
-  ],
-)
+@pytest.mark.parametrize("options", [{"clip_norm": 0.05}, *slow({}, {"on_device": True})])
 def test_one_replica_and_two_give_the_same_step(mirrored, options):
   options = dict(options)
   data = _views()
