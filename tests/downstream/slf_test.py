@@ -97,9 +97,8 @@ def test_an_interrupted_head_is_trained_afresh(encoder, tmp_path):
   assert result["loss"] == pytest.approx(whole["loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize(
-  "at", [*slow(4), 12]
-)  # while images pass through the encoder; while it learns
+# While images pass through the encoder; while it learns.
+@pytest.mark.parametrize("at", [*slow(4), 12])
 def test_a_signal_ends_a_head_with_a_checkpoint(encoder, kept, signalled, tmp_path, at):
   options = {"epochs": 4, "log_every": 5}  # of 12 steps an epoch
   stopped = signalled(lambda: adapt(encoder, tmp_path / "cut", **options), at)
