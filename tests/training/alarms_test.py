@@ -46,7 +46,7 @@ def test_each_sign_is_told_once_after_three_rows(change, words, flag):
   assert flag in said
   assert "\n" not in said
   assert [looked.look(ill) for _ in range(9)] == [[]] * 9
-  # Once it was right again, it is told again.
+  # Once it was right, it is reported again.
   assert looked.look(HEALTHY) == []
   assert [looked.look(ill) for _ in range(3)] == [[], [], [said]]
 

@@ -20,7 +20,7 @@ EPSILON = 0.1
 @pytest.fixture(scope="module", autouse=True)
 def undrawn():
   """No pictures."""
-  drawn = mock.patch.object(pictures.Pictures, "on_epoch_end")
+  drawn = mock.patch.object(pictures.Pictures, "draw")
   with drawn, mock.patch.object(board, "embeddings"):
     yield
 
