@@ -217,14 +217,10 @@ def _resume(pretext, scheme, tmp_path, monkeypatch, **fixtures):
 
 
 PROPERTIES = {"xla": _xla, "bfloat16": _bfloat16, "replicas": _replicas, "resume": _resume}
-# By default: what takes most, where there is most to lose, and elsewhere low precision.
+# By default.
 USUAL = dict.fromkeys(CELLS, "bfloat16") | {
-  ("simclr", "acl"): "replicas",
-  ("simclr", "acl_dynamic"): "resume",
   ("byol", "urkle"): "replicas",
   ("vae", "urkle"): "resume",
-  ("supervised", "trades"): "replicas",
-  ("supervised", "adversarial_training"): "resume",
 }
 
 

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import slow
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks
@@ -210,7 +209,8 @@ def test_low_precision_stays_inside(digits):
   assert float(layer.losses[0]) > 0
 
 
-@pytest.mark.parametrize("gaussian", [*slow(True), False])
+@pytest.mark.full
+@pytest.mark.parametrize("gaussian", [True, False])
 def test_two_replicas_make_the_step_of_one(mirrored, digits, gaussian):
   x, y = digits
 

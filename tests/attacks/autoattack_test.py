@@ -82,6 +82,7 @@ def test_logits_times_a_thousand_are_no_defence(rng):
   assert numbers[1]["accuracy"] == pytest.approx(wanted, abs=0.03)
 
 
+@pytest.mark.full
 def test_rand_averages_and_two_classes_have_no_dlr(rng):
   weights, bias, x, labels = problem(rng, 3, n=16)
   away = distances(weights, bias, x, labels, "l2")

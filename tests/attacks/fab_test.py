@@ -184,6 +184,7 @@ def problem():
   return network, x, network(x).numpy().argmax(1)
 
 
+@pytest.mark.full
 def test_l2_distances_are_no_longer_than_foolboxs(problem):
   foolbox = pytest.importorskip("foolbox")
   network, x, labels = problem
@@ -205,6 +206,7 @@ def test_l2_distances_are_no_longer_than_foolboxs(problem):
   assert ours.mean() < theirs.mean()
 
 
+@pytest.mark.full
 def test_results_lie_within_epsilon_and_say_the_distance(problem):
   network, x, labels = problem
   labels = labels.copy()

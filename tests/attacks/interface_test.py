@@ -99,7 +99,7 @@ def trainer(attack, **options):
   return urkle_tf.Trainer(encoder, task, robustness.Urkle(beta=0.1), attack, **options)
 
 
-@pytest.mark.parametrize("name", sorted(IN_TRAINING))
+@pytest.mark.parametrize("name", ["n_fgsm", *slow(*sorted(IN_TRAINING - {"n_fgsm"}))])
 def test_a_training_warms_the_radius_of_any_attack_up(rng, name):
   model = trainer(made(name, attacks.Linf(0.2)), epsilon_warmup=4)
   views = tf.constant(rng.uniform(0.4, 0.6, (4, 2, 8, 8, 1)), tf.float32)

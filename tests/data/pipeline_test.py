@@ -46,8 +46,7 @@ def check_resume(source, recipe, batch_size=5, starts=None, **options):
     "simclr",
     "crop(padding=1)",
     "none",
-    "augmix",
-    *slow("randaugment"),
+    *slow("augmix", "randaugment"),
   ],
 )
 def test_resume_in_mid_epoch(digits, recipe):

@@ -236,6 +236,7 @@ def test_the_default_is_robust_where_training_had_an_adversary(
   )
 
 
+@pytest.mark.full
 def test_a_given_decay_is_not_chosen(encoder, kept, tmp_path, capsys):
   found = on_digits(encoder, tmp_path, weight_decay=0.5, select="robust", attack_steps=None)
   assert "selection" not in found

@@ -237,6 +237,7 @@ def test_noise_is_fresh_at_every_step(rng, monkeypatch):
   assert (len(seen), len(set(seen))) == (4, 1)
 
 
+@pytest.mark.full
 def test_standing_images_alone_give_the_same_worst_case(rng):
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(weights, bias, 1e-3, stochastic=False)

@@ -123,12 +123,9 @@ DECOYS = {
 }
 
 
-USUAL = ("none", "argmax")
-
-
 @pytest.mark.parametrize(
   "name",
-  [pytest.param(name, marks=() if name in USUAL else pytest.mark.full) for name in DECOYS],
+  [pytest.param(name, marks=() if name == "argmax" else pytest.mark.full) for name in DECOYS],
 )
 def test_decoys_get_no_credit(linear, tmp_path, name):
   function, step, attacks, tolerance, failing = DECOYS[name]

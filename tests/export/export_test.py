@@ -131,6 +131,7 @@ def test_low_precision_stays_inside(tmp_path):
   np.testing.assert_allclose(normal.loc, encoder(images, training=False).loc, atol=1e-6)
 
 
+@pytest.mark.full
 def test_export_from_a_mirrored_encoder(mirrored, tmp_path):
   with mirrored.scope():
     encoder = small_encoder()

@@ -82,8 +82,7 @@ def test_the_bound_of_an_affine_encoder_is_what_its_worst_corner_has():
   "loc",
   [
     "dense",
-    "centred_sphere",
-    *slow("sphere", "dense_sphere"),
+    *slow("sphere", "centred_sphere", "dense_sphere"),
   ],
 )
 def test_pgd_never_passes_the_bound(loc, rng):

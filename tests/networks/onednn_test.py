@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import slow
 
 import urkle_tf
 from urkle_tf import errors, networks
@@ -112,7 +111,8 @@ def test_a_shortcut_is_the_strided_convolution(rng, height, width):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("build", [networks.resnet18, *slow(networks.resnet50)])
+@pytest.mark.full
+@pytest.mark.parametrize("build", [networks.resnet18, networks.resnet50])
 def test_networks_and_files_of_the_old_layout(rng, tmp_path, request, build):
   shape = (18, 33, 3)
   new = build(shape, width=16)  # where the old layout's gradient is right

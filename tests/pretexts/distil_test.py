@@ -270,6 +270,7 @@ def _outputs(encoder):
   return encoder.network.predict(images[:20], verbose=0)
 
 
+@pytest.mark.full
 def test_a_student_starts_from_its_teacher(own, folder, mirrored):
   with mirrored.scope():
     encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 6, loc="dense")

@@ -141,8 +141,9 @@ def test_what_a_resume_would_lose_is_noticed(whole, tmp_path, monkeypatch, lost)
   assert all(np.array_equal(one, other) for one, other in pairs) == (lost == "nothing")
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("plain_runs")
-@pytest.mark.parametrize("at", [1, *slow(4, 7)])
+@pytest.mark.parametrize("at", [1, 4, 7])
 def test_a_signal_ends_the_step_and_nothing_is_lost(whole, tmp_path, monkeypatch, at):
   """With a mean half full, at an epoch's end, and between two rows."""
   tick, ticks = recorder.Recorder.tick, []
@@ -418,6 +419,7 @@ def test_a_folder_of_other_settings_is_refused_and_kept(whole):
   assert (folder / "flags.cfg").read_text() == before
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("plain_runs")
 def test_steps_of_one_execution_are_the_same_steps(whole, tmp_path):
   """Two at a time: the rows that come at the same steps, and the weights."""

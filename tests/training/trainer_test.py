@@ -158,7 +158,8 @@ def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
   ]
 
 
-@pytest.mark.parametrize("options", [{"clip_norm": 0.05}, *slow({}, {"on_device": True})])
+@pytest.mark.full
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.05}, {"on_device": True}])
 def test_one_replica_and_two_give_the_same_step(mirrored, options):
   options = dict(options)
   data = _views()

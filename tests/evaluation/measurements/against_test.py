@@ -62,6 +62,7 @@ def test_rows_are_those_that_both_have(folder, tmp_path):
   assert "## Against report" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.full
 def test_what_cannot_be_compared_ends_in_one_line(folder, tmp_path):
   with pytest.raises(errors.UserError, match=r"no report\.json in 'nowhere'"):
     assessed(folder, "other", against="nowhere")
