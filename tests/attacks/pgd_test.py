@@ -399,7 +399,8 @@ def test_batch_size_may_be_unknown(images, norm):
     assert info["objective"].shape == (n,)
 
 
-@pytest.mark.parametrize("norm", ["linf", *slow("l2", "l1")])
+@pytest.mark.full
+@pytest.mark.parametrize("norm", NORMS)
 def test_two_replicas_equal_one(mirrored, images, norm):
   """Half-batches on two replicas start, and end, where the whole batch does."""
   attack = PGD(from_norm(norm, RADIUS[norm]), steps=3, restarts=2)

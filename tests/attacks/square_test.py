@@ -118,6 +118,7 @@ def test_comes_near_the_maximum_of_a_linear_objective(images, norm, share_of_max
   assert (found <= 1 + 1e-5).all()
 
 
+@pytest.mark.full
 def test_examples_and_replicas_draw_their_own(mirrored, images):
   attack = Square(Linf(0.1), queries=8, restarts=2)
   objective = lambda z: total(tf.sin(5 * z))  # noqa: E731

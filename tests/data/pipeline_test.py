@@ -41,13 +41,7 @@ def check_resume(source, recipe, batch_size=5, starts=None, **options):
 
 
 @pytest.mark.parametrize(
-  "recipe",
-  [
-    "simclr",
-    "crop(padding=1)",
-    "none",
-    *slow("augmix", "randaugment"),
-  ],
+  "recipe", ["simclr", "crop(padding=1)", "none", *slow("augmix", "randaugment")]
 )
 def test_resume_in_mid_epoch(digits, recipe):
   # keras-cv takes seconds to trace: one start, in the second epoch, will do there.

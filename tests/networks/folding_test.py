@@ -323,6 +323,7 @@ def test_weights_are_as_they_were_when_folded():
   assert np.abs(old(inputs) - after).max() > 0.1
 
 
+@pytest.mark.full
 def test_replicas(mirrored):
   with mirrored.scope():
     model = shuffled(networks.convnet((8, 8, 1), width=4, layers=2))

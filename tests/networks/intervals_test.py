@@ -78,13 +78,7 @@ def test_the_bound_of_an_affine_encoder_is_what_its_worst_corner_has():
   np.testing.assert_allclose(found, [0.7**2 / 1.00001 / (2 * 0.25)], rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-  "loc",
-  [
-    "dense",
-    *slow("sphere", "centred_sphere", "dense_sphere"),
-  ],
-)
+@pytest.mark.parametrize("loc", ["dense", *slow("sphere", "centred_sphere", "dense_sphere")])
 def test_pgd_never_passes_the_bound(loc, rng):
   encoder = urkle_tf.GaussianEncoder(
     networks.backbone("convnet(width=4, layers=2)", (8, 8, 1)), loc=loc
