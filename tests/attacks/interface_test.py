@@ -127,6 +127,7 @@ def test_what_no_training_can_use_is_refused_at_the_start(tmp_path):
       rising.check(made(name, attacks.Linf(0.1)), None)
 
 
+@pytest.mark.full
 def test_apgd_trains_with_a_warm_up(rng):
   model = trainer(attacks.from_spec("apgd", attacks.Linf(0.1), steps=3), epsilon_warmup=2)
   model.compile("sgd")

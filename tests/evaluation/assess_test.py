@@ -283,6 +283,7 @@ def test_progress_is_the_accuracy_over_the_images_so_far(rng, monkeypatch):
   assert after[:last].mean() < 0.5  # of those that were attacked, nearly all stand
 
 
+@pytest.mark.full
 def test_a_mode_alone_is_attacked_as_it_is_beside_the_other(rng):
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(weights, bias, 0.05, stochastic=True)
