@@ -154,8 +154,9 @@ def _load(context, path):
 def _config(context, settings, chosen):
   """The report's part "config"."""
   metadata, shown = context.metadata, export.settings_without_paths(settings)
-  for name in ("measure", "modes"):  # reports do not change where nobody asked for them
-    if shown[name] is None:
+  # Reports do not change where nobody asked for them.
+  for name in ("measure", "certify", "modes"):
+    if shown.get(name, "") is None:
       del shown[name]
   for one in chosen:  # what options say, rather than flags
     for name, flag in one.aliases().items():

@@ -44,7 +44,8 @@ def test_certificates_of_a_classifier_are_in_its_report(folder, tmp_path):
   assert accuracies == sorted(accuracies, reverse=True)
   assert 0 <= part["abstained"] <= 1 - accuracies[0]
   # 200 of 200 certify no more than noise Phi^-1(0.001^(1/200)): nothing at 0.1 * 1.83.
-  far = assessed(folder, "smoothing(noise=0.1, samples=200, radii=0.2, examples=8)")["smoothing"]
+  far = "smoothing(noise=0.1, samples=200, radii=0.2, examples=8)"
+  far = assessed(folder, None, certify=far)["smoothing"]
   assert far["certified"][0]["accuracy"] == 0
 
   kl = report["certificate"]
@@ -53,6 +54,11 @@ def test_certificates_of_a_classifier_are_in_its_report(folder, tmp_path):
     assert row["found"] <= row["kl"]
     assert row["value"] == pytest.approx(kl["clean_loss"] + 5 * math.sqrt(row["kl"] / 2))
     assert row["vacuous"] == (row["value"] >= 5)
+  tighter = 'certificate(examples=6, epsilons="0.1,0.0001", bounds=linear)'
+  lines = assessed(folder, None, certify=tighter)["certificate"]
+  for epsilon, row in zip((0, 3), lines["rows"], strict=True):
+    wide = kl["rows"][epsilon]
+    assert wide["found"] <= row["kl"] < 0.9 * wide["kl"]
   near = f"certificate(loss_cap=5, examples=6, epsilons={kl['largest_epsilon']})"
   assert not assessed(folder, near)["certificate"]["rows"][0]["vacuous"]
   near = assessed(folder, "certificate(loss_cap=5, examples=6)", epsilon=1e-9)["certificate"]
@@ -85,6 +91,8 @@ def test_an_encoder_alone_is_certified_in_cosines(folder):
     ("smoothing(radii=-1)", {}, "radii must be at least 0"),
     ("certificate(examples=0)", {}, "examples above 0"),
     ("certificate(alpha=0)", {}, "alpha between 0 and 1"),
+    ("certificate(bounds=crown)", {}, "unknown kind of bounds 'crown'"),
+    ("certificate", {"certify": "certificate"}, "names certificate twice"),
     ("certificate", {"norm": "l2"}, "not in l2"),
     ("certificate(loss_cap=1)", {}, "above ln"),
   ],
