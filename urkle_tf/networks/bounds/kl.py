@@ -42,7 +42,7 @@ def kl_bound(encoder, images, epsilon, bounds="interval"):
 
   Of loc and scale the heads are followed exactly as `GaussianEncoder` builds them; on a sphere
   by |u/|u| - v/|v|| <= 2 |u - v| / (|u| + |v|).  All is computed in float32, whatever the precision
-  of the network's layers.
+  of the network's layers, and holds up to its rounding.
 
   Args:
     encoder: a `GaussianEncoder`, or a loaded one, with a functional backbone.

@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from urkle_tf.networks.bounds import intervals, layers
 
-_TOGETHER = 64  # values that are bounded at once
+_TOGETHER = 32  # values that are bounded at once
 _MOST = 2**23  # values of a layer times pixels, above which it keeps its intervals
 
 
@@ -74,10 +74,8 @@ def _largest(values, count, centre, radius):
 
   size = min(_TOGETHER, count)
   numbers = tf.minimum(tf.reshape(tf.range(-(-count // size) * size), [-1, size]), count - 1)
-  found = tf.map_fn(
-    some, numbers, fn_output_signature=tf.float32, parallel_iterations=1
-  )  # [parts, 2, n, size]
-  found = tf.transpose(found, [1, 2, 0, 3])
+  found = tf.map_fn(some, numbers, fn_output_signature=tf.float32, parallel_iterations=1)
+  found = tf.transpose(found, [1, 2, 0, 3])  # from [parts, 2, n, size]
   return tf.reshape(found, [2, tf.shape(centre)[0], -1])[..., :count]
 
 
