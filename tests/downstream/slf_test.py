@@ -228,7 +228,7 @@ def test_noise_is_gaussian_of_its_own_for_each_image_and_not_clipped():
     assert abs(np.corrcoef(first[:250].ravel(), noise.ravel())[0, 1]) < 0.05
 
 
-def test_a_head_for_noisy_images(plain_encoder, tmp_path):
+def test_a_head_for_noisy_images(plain_encoder, kept, tmp_path):
   """It is better on noisy images than a head that never saw any; others take no noise."""
   data = {"split": "train", "epochs": 60, "augment_copies": 3}
   noisy = adapt(plain_encoder, tmp_path / "noisy", noise=0.3, **data)
@@ -236,10 +236,10 @@ def test_a_head_for_noisy_images(plain_encoder, tmp_path):
   source = sources.load("digits", "test")
   network = export.load_encoder(plain_encoder).network
   z, _, labels = slf.features(network, source, seed=5, noise=0.3)
-  found = {}
-  for name in ("noisy", "clean"):
-    head = export.load_classifier(tmp_path / name / "classifier").head
-    found[name] = np.mean(head(z).numpy().argmax(1) == labels)
+  found = {
+    name: np.mean(model.head(z).numpy().argmax(1) == labels)
+    for name, (model, _) in zip(("noisy", "clean"), kept, strict=True)
+  }
   assert found["noisy"] > found["clean"] + 0.03
   assert noisy["validation_accuracy"] == pytest.approx(found["noisy"], abs=0.06)
   for options in ({"noise": -1}, {"noise": 0.1, "protocol": "alf"}):

@@ -40,7 +40,7 @@ def test_the_loss_holds_the_certificates_bound():
   encoder, found = trained(1, encoder=small_encoder(), certified=0.25)
   bound = float(np.mean(kl_bound(encoder, images, 0.02)))
   assert found["certified"] == pytest.approx(bound, rel=1e-4)
-  rest = found["reconstruction"] + 0.01 * found["prior_kl"]
+  rest = found["reconstruction"] + found["prior_kl"]
   total = rest + 0.3 * (0.75 * found["kl"] + 0.25 * bound)
   assert found["loss"] == pytest.approx(total, rel=1e-4)
   rising = {"epsilon_warmup": 4, "beta_warmup": 2}
@@ -49,7 +49,7 @@ def test_the_loss_holds_the_certificates_bound():
   assert found["certified"] == pytest.approx(bound, rel=1e-4)
   assert "kl" not in found
   assert "attack_objective" not in found
-  rest = found["reconstruction"] + 0.01 * found["prior_kl"]
+  rest = found["reconstruction"] + found["prior_kl"]
   assert found["loss"] == pytest.approx(rest + 0.15 * bound, rel=1e-4)
 
 
