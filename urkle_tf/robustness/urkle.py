@@ -35,8 +35,7 @@ class Urkle(Robustness):
     certified: in [0, 1]: how much of the KL's weight goes to an upper bound of it, by intervals
       (`networks.bounds.kl`), in place of what the attack finds.  With 1 no attack is run, and there
       are no adversaries to join as positives.  As elsewhere with intervals (Gowal et al., 2018)
-      epsilon and the weight should rise slowly.  The bound is that of inference mode: no gradient
-      goes through batch statistics.
+      epsilon and the weight should rise slowly.
   """
 
   stochastic = True
@@ -133,7 +132,7 @@ class Urkle(Robustness):
   def penalties(self, encoder, targets, threat, seed):
     """{"misalignment": (align, [m])} or {"certified": (weight, [m])}, if they are asked for."""
     if self.certified:
-      bound = kl_bound(encoder, targets, threat.epsilon)
+      bound = kl_bound(encoder, targets, threat.epsilon, training=not encoder.inference)
       return {"certified": (self.certified * self.weight, bound)}
     if not self.align:
       return {}

@@ -287,3 +287,26 @@ def test_layers_that_would_break_the_bound_are_refused(layer):
   model = keras.Model(inputs, layer(inputs))
   with pytest.raises(errors.UserError, match="no bound goes through the layer"):
     intervals.boxes(model, tf.zeros([1, 4, 4, 1]), tf.ones([1, 4, 4, 1]))
+
+
+@pytest.mark.parametrize("loc", ["dense", "sphere"])
+def test_a_training_knows_that_batch_norms_make_up_for_smaller_weights(loc, rng):
+  """The network does not change with the length of a kernel, and so the bound has no slope there.
+
+  But where statistics are constants it has one.
+  """
+  encoder = urkle_tf.GaussianEncoder(
+    networks.convnet((8, 8, 1), width=4, layers=2, momentum=0.0), loc=loc, momentum=0.0
+  )
+  images = tf.constant(rng.uniform(size=(20, 8, 8, 1)), tf.float32)
+  encoder(images, training=True)
+  kernel = encoder.network.get_layer("convnet").get_layer("conv1").kernel
+  values, slopes = [], []
+  for training in (False, True):
+    with tf.GradientTape() as tape:
+      value = tf.reduce_sum(kl.kl_bound(encoder, images, 0.02, training=training))
+    values.append(value)
+    slopes.append(float(tf.reduce_sum(tape.gradient(value, kernel.value) * kernel)))
+  np.testing.assert_allclose(*values, rtol=1e-4)
+  assert slopes[0] > 0.1 * values[0]
+  assert abs(slopes[1]) < 0.02 * slopes[0]

@@ -2,6 +2,7 @@
 
 import keras
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from urkle_tf import errors
 from urkle_tf.networks import policies
@@ -37,7 +38,7 @@ def largest_kl(clean, low, high):
   return tf.maximum(tf.reduce_sum(tf.maximum(at(low["scale"]), at(high["scale"])), -1), 0.0)
 
 
-def kl_bound(encoder, images, epsilon, bounds="interval"):
+def kl_bound(encoder, images, epsilon, bounds="interval", training=False):
   """An upper bound of max KL[p(z|x) || p(z|x')] over |x' - x|_inf <= epsilon, x' in [0, 1].
 
   Of loc and scale the heads are followed exactly as `GaussianEncoder` builds them; on a sphere
@@ -50,6 +51,8 @@ def kl_bound(encoder, images, epsilon, bounds="interval"):
     epsilon: the radius in pixel units, a number or a float32 scalar.
     bounds: "interval", which is fast and differentiable in the weights, or "linear", which is
       never larger, and takes a pass for each value of each layer: call it in a `tf.function`.
+    training: whether gradients go through batch statistics, see `intervals.followed`; the value
+      is the same.
 
   Returns:
     float32 [n], nats.
@@ -60,20 +63,22 @@ def kl_bound(encoder, images, epsilon, bounds="interval"):
   if bounds not in BOUNDS:
     raise errors.unknown("kind of bounds", bounds, BOUNDS)
   with policies.computing_in("float32", encoder.network):
-    return _kl_bound(encoder, images, epsilon, BOUNDS[bounds])
+    return _kl_bound(encoder.network, images, epsilon, BOUNDS[bounds], training)
 
 
-def _kl_bound(encoder, images, epsilon, boxes):
-  network = encoder.network
+def _kl_bound(network, images, epsilon, boxes, training):
   heads, on_sphere = _heads(network)
   cut = tf.maximum(images - epsilon, 0.0), tf.minimum(images + epsilon, 1.0)
-  (low, high), raw = boxes(heads, *cut)
-  clean = encoder(images, training=False)
+  if training:
+    ((low, high), raw), clean = intervals.followed(heads, *cut, images)
+  else:
+    ((low, high), raw), clean = boxes(heads, *cut), heads(images, training=False)
   # softplus, tanh and the bounds rise with their input, one dimension at a time.
   scale = keras.Model(network.get_layer("raw_scale").output, network.output["scale"])
   scales = [scale(end) for end in raw]
+  clean = tfp.distributions.Normal(clean[0], scale(clean[1]))
   if on_sphere:
-    return _largest_on_sphere(clean, heads(images, training=False)[0], low, high, scales)
+    return _largest_on_sphere(clean, low, high, scales)
   return largest_kl(clean, {"loc": low, "scale": scales[0]}, {"loc": high, "scale": scales[1]})
 
 
@@ -93,14 +98,15 @@ def _heads(network):
   return keras.Model(trunk.input, [value, raw]), not normed
 
 
-def _largest_on_sphere(clean, u, low, high, scales):
-  """The largest KL in nats where loc is sqrt(d) v / |v|, with v in a box around u."""
+def _largest_on_sphere(clean, low, high, scales):
+  """The largest KL in nats where loc is sqrt(d) v / |v|, with v in a box around u = clean.loc."""
+  u = clean.loc
   # No gradient of |x| at 0.
   length = lambda x: tf.sqrt(tf.maximum(tf.reduce_sum(tf.square(x), -1), 1e-24))  # noqa: E731
   apart = length(tf.maximum(u - low, high - u))
   nearest = length(tf.maximum(tf.maximum(low, -high), 0.0))  # of the box to the origin
   chord = 2 * apart / tf.maximum(length(u) + tf.maximum(nearest, length(u) - apart), 1e-12)
   squares = u.shape[-1] * tf.square(tf.minimum(chord, 2.0))
-  still = {"loc": clean.loc}
+  still = {"loc": u}
   of_scales = largest_kl(clean, still | {"scale": scales[0]}, still | {"scale": scales[1]})
   return of_scales + squares / (2 * tf.square(tf.reduce_min(scales[0], -1)))

@@ -4,6 +4,7 @@ An arithmetic stands for a box of inputs by a tensor of its own, and knows what 
 
     linear(x, function, kernel, bias)   function(x, kernel) + bias; function is linear in the kernel
     scaled(x, scale, offset)            scale x + offset, channel by channel
+    norm(layer, x)                      a batch norm in inference mode
     unchanged(layer, x)                 a linear layer without negative weights and without a bias
     monotone(function, x)               a function that rises with each of its inputs
     nested(model, x)                    a model within the model
@@ -84,7 +85,7 @@ def _through(layer, x, arithmetic):
     x = arithmetic.linear(x, lambda x, kernel: folding.linear(layer, x, kernel), kernel, bias)
     return _activated(layer.activation, x, arithmetic)
   if type(layer) is keras.layers.BatchNormalization:
-    return arithmetic.scaled(x, *_norm(layer))
+    return arithmetic.norm(layer, x)
   if type(layer) is keras.layers.Rescaling:
     return arithmetic.scaled(x, *(tf.constant(n, tf.float32) for n in (layer.scale, layer.offset)))
   if type(layer) in _UNCHANGED:
@@ -100,12 +101,17 @@ def _activated(function, x, arithmetic):
   return x if function is keras.activations.linear else arithmetic.monotone(function, x)
 
 
-def _norm(layer):
-  """(scale, offset) of a batch norm in inference mode."""
-  scale = tf.math.rsqrt(tf.convert_to_tensor(layer.moving_variance) + layer.epsilon)
-  scale = scale * layer.gamma if layer.scale else scale
-  offset = -scale * tf.convert_to_tensor(layer.moving_mean)
-  return scale, offset + layer.beta if layer.center else offset
+def moving(norm):
+  """The (mean, variance) that a batch norm has in inference mode."""
+  return tuple(map(tf.convert_to_tensor, (norm.moving_mean, norm.moving_variance)))
+
+
+def affine(norm, mean, variance):
+  """(scale, offset) of a batch norm with some moments."""
+  scale = tf.math.rsqrt(variance + norm.epsilon)
+  scale = scale * norm.gamma if norm.scale else scale
+  offset = -scale * mean
+  return scale, offset + norm.beta if norm.center else offset
 
 
 def _unknown(layer):

@@ -114,6 +114,9 @@ class Lines:
   def scaled(self, x, scale, offset):
     return scale * x + self._offset(offset, x)
 
+  def norm(self, layer, x):
+    return self.scaled(x, *layers.affine(layer, *layers.moving(layer)))
+
   def unchanged(self, layer, x):
     return layer(x)
 
