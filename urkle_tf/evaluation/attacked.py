@@ -78,7 +78,7 @@ def adversary(classifier, plan, mode, eot=20):
   has_gradient = differentiable(classifier)
   evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
 
-  @tf.function
+  @tf.function(autograph=False)
   def find(images, labels, seed, epsilon, step_size, targets=None):
     noise = distribution.fold(seed, 1)
     frozen = classifier.frozen()
@@ -170,7 +170,7 @@ def measure(context, plans, standing=False, observe=None):
 
   Attacks with targets are run once for each, on the images that no target before broke in every
   mode; what is broken is not made worse, so that their NLL is no worst case.  The stages of an
-  ensemble do likewise with what the stages before them, of the same or a smaller radius, broke,
+  ensemble do the same with what the stages before them, of the same or a smaller radius, broke,
   and count it; after the last of them comes a row of the ensemble's name.
 
   Args:

@@ -51,7 +51,8 @@ def _measured(context, options, encoder, batches, size):
   """See `measure`; `batches` are of (images, labels), of `size` images and the last of fewer."""
   total = sum(len(images) for images, _ in batches)
   bounds = tf.function(
-    lambda images, epsilon: bounding.kl_bound(encoder, images, epsilon, options.bounds)
+    lambda images, epsilon: bounding.kl_bound(encoder, images, epsilon, options.bounds),
+    autograph=False,
   )
 
   def certified(epsilon):

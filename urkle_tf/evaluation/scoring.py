@@ -63,7 +63,7 @@ class Scores:
   Attributes:
     values: {mode: float32 [n, classes]}, log-probabilities by the scoring draws.
     choice: the same by the choosing draws; the same array where there is no noise.
-    votes: int32 [n, groups], the predictions of so many served calls, which together are the
+    votes: int32 [n, groups], the predictions of as many served calls, which together are the
       scoring draws; None without a sampled mode.
   """
 
@@ -115,7 +115,7 @@ class Scorer:
     self._scoring = distribution.fold(seed, SCORE_STREAM)
     self._choosing = distribution.fold(seed, CHOICE_STREAM)
 
-    @tf.function
+    @tf.function(autograph=False)
     def score(images, seed):
       loc, scale = classifier.represent(images)
       scored = {}
