@@ -103,7 +103,8 @@ class Lines:
       model: see `layers.run`.
       flat: float32 [n, pixels + 1]; the last is 1, and all offsets are multiplied by it.
     """
-    self._one, self._met = flat[:, -1], []
+    self._one = flat[:, -1]
+    self._met: list[tf.Tensor] = []
     found = layers.run(model, tf.reshape(flat[:, :-1], [-1, *self._shape]), self)
     return [*self._met, *(found if isinstance(found, list | tuple) else [found])]
 
@@ -124,7 +125,8 @@ class Lines:
     self._met.append(x)
     if len(self._met) > len(self.known):  # nobody asks what comes of it
       return function(x)
-    return _between(function, *self.known[len(self._met) - 1], x, self._one)
+    low, high = self.known[len(self._met) - 1]
+    return _between(function, low, high, x, self._one)
 
   def nested(self, model, x):
     return layers.run(model, x, self)
