@@ -136,7 +136,7 @@ def table(document):
   names = [name for name in SCORES if any(name in found for found in _parts(document))]
   if "corruptions" in names:
     text += "`corrupted` is the mean over 15 types. "
-  text += "Several seeds: mean ± standard deviation. "
+  text += pages.SEVERAL + " "
   text += {
     "images": "Held equal: images seen, backbone, batch size and steps.",
     "gradients": "Held equal: gradient evaluations, backbone and batch size.",
@@ -182,7 +182,7 @@ PAIR = ("SimCLR+Urkle", "RoCL")
 def paired(document):
   """How far the first system of `PAIR` is above the second, seed by seed, as Markdown.
 
-  The mean of the differences between classifiers of one seed, and its standard error.
+  The mean of the differences between classifiers of one seed, and its 95% interval.
   """
   rows = {row["system"]: row["labels"] for row in document["rows"]}
   if not all(name in rows for name in PAIR):
@@ -196,13 +196,13 @@ def paired(document):
     for name in ("clean", "pgd_8", "pgd_16"):
       of = lambda found: [found[name][found["seeds"].index(seed)] for seed in seeds]  # noqa: E731, B023
       found = [a - b for a, b in zip(of(ours), of(theirs))]
-      error = statistics.stdev(found) / len(found) ** 0.5
-      cells = [part, SCORES[name], f"{statistics.fmean(found):+.2f}", f"{error:.2f}"]
-      lines.append([*cells, "yes" if abs(statistics.fmean(found)) > 2 * error else "no"])
+      mean, _, (low, high) = tables.seeds(found)
+      cells = [part, SCORES[name], f"{mean:+.2f}", f"{low:+.2f} to {high:+.2f}"]
+      lines.append([*cells, "no difference shown" if low <= 0 <= high else "shown"])
   if not lines:
     return ""
-  header = ["labels", "percent of images right", " - ".join(PAIR), "standard error"]
-  return tables.markdown([*header, "above twice the error"], lines)
+  header = ["labels", "percent of images right", " - ".join(PAIR), "95% interval"]
+  return tables.markdown([*header, "difference"], lines)
 
 
 _LOOKS = {  # colours that the colour-blind tell apart

@@ -119,7 +119,7 @@ def _attack_names(document):
 
 
 def table(document):
-  """The table as Markdown; the figures of several seeds are mean ± standard deviation."""
+  """The table as Markdown."""
   pgd, strong = _attack_names(document)
   header = ["system", "labels in pre-training", "clean", f"`pgd`: {pgd}"]
   header += [f"`pgd_strong`: {strong}", f"z = mu: clean / {pgd} / {strong}"]
@@ -147,7 +147,7 @@ def table(document):
   )
   if evaluation["eot"] > 1:
     text += f"; against random z each step averages over {evaluation['eot']} fresh samples"
-  return f"{text}. Several seeds: mean ± standard deviation.\n\n{tables.markdown(header, rows)}"
+  return f"{text}. {pages.SEVERAL}\n\n{tables.markdown(header, rows)}"
 
 
 def bound_table(document):

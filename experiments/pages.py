@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-import statistics
 import sys
 
 from urkle_tf import errors
@@ -81,10 +80,16 @@ def training_minutes(*runs):
   return round(sum(rows[-1]["seconds"] for run in runs if (rows := metrics(run))) / 60, 2)
 
 
+SEVERAL = "Several seeds: mean ± standard deviation (95% interval of the mean, Student's t)."
+
+
 def mean(values, form=".2f", deviation=None):
-  """The mean of some seeds' figures as text, with the standard deviation if there are several."""
-  text = f"{statistics.fmean(values):{form}}"
-  return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):{deviation or form}}"
+  """The mean of some seeds' figures as text; of several "mean ± deviation (low to high)"."""
+  middle, spread, interval = tables.seeds(values)
+  if interval is None:
+    return f"{middle:{form}}"
+  low, high = interval
+  return f"{middle:{form}} ± {spread:{deviation or form}} ({low:{form}} to {high:{form}})"
 
 
 def table(columns, rows):

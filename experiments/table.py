@@ -2,7 +2,8 @@
 """Prints reports side by side, in Markdown: python experiments/table.py NAME=REPORT [NAME=...].
 
 REPORT is a folder of `urkle_tf.evaluate`.  A row is a classifier: a stochastic one has two, the
-mean over sampled z and z = mu.  Figures are percent of the images, with 95% intervals.
+mean over sampled z and z = mu.  Figures are percent of the images, with 95% intervals.  A NAME that
+is given several times is several seeds: mean ± standard deviation, and the interval of the mean.
 """
 
 import pathlib
@@ -14,7 +15,10 @@ from experiments import pages
 from urkle_tf.output import tables
 
 
-def _percent(part):
+def _percent(parts):
+  if len(parts) > 1:
+    return pages.mean([100 * part["accuracy"] for part in parts])
+  (part,) = parts
   low, high = part["interval"]
   return f"{100 * part['accuracy']:.2f} ({100 * low:.1f} to {100 * high:.1f})"
 
@@ -23,13 +27,15 @@ def table(reports):
   """The table in Markdown.
 
   Args:
-    reports: {name: what report.json holds}.
+    reports: {name: [what report.json holds, of each seed]}.
   """
-  rows = [
-    (name, tables.READINGS[mode], {column: _percent(part) for column, part in parts.items()})
-    for name, report in reports.items()
-    for mode, parts in pages.columns(report).items()
-  ]
+  rows = []
+  for name, several in reports.items():
+    found = [pages.columns(report) for report in several]
+    for mode in found[0]:
+      seeds = [one[mode] for one in found]
+      cells = {c: _percent([parts[c] for parts in seeds if c in parts]) for c in seeds[0]}
+      rows.append((name, tables.READINGS[mode], cells))
   columns = list(dict.fromkeys(column for _, _, cells in rows for column in cells))
   lines = [[*names, *(cells.get(column, "") for column in columns)] for *names, cells in rows]
   return tables.markdown(["system", "classifier", *columns], lines)
@@ -37,13 +43,15 @@ def table(reports):
 
 def main():
   """The command line."""
-  reports = {}
-  for name, folder in pages.named_folders(sys.argv[1:], __doc__).items():
+  reports: dict[str, list] = {}
+  pages.named_folders(sys.argv[1:], __doc__)
+  for word in sys.argv[1:]:
+    ((name, folder),) = pages.named_folders([word], __doc__).items()
     file = folder / "report.json"
     if not file.exists():
       sys.exit(f"error: {file} does not exist: run python -m urkle_tf.evaluate first")
     try:
-      reports[name] = pages.read(file)
+      reports.setdefault(name, []).append(pages.read(file))
       table({name: reports[name]})
     except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
       sys.exit(f"error: {file} is no report, or is damaged: run python -m urkle_tf.evaluate again")

@@ -226,7 +226,7 @@ def collect(work, names, tasks, protocols, guess):
 
 
 def table(document):
-  """The one table, as Markdown; several seeds: mean ± standard deviation."""
+  """The one table, as Markdown."""
   header = ["task", "figure", "a constant guess", "encoder", "protocol", "clean", "attacked"]
   header += ["z = mu: clean / attacked", "validation", "seeds"]
   lines = []
@@ -256,7 +256,7 @@ def page(document, command):
 Each encoder is the same in all of its rows. "attacked" is the worst over {"; ".join(attacks)};
 where z is random, the mean over samples that no attack knows, and z = mu beside it. Errors of
 numbers are root mean squares, and smaller is better. The test split was used for these figures
-alone. Several seeds (of the head: its labels, noise and order): mean ± standard deviation.
+alone. Seeds are those of the head: its labels, noise and order. {pages.SEVERAL}
 
 {table(document)}
 

@@ -191,6 +191,7 @@ def adapt(
   labels: float | None = None,
   augment: str = "none",
   augment_copies: int = 1,
+  noise: float | None = None,
   norm: str | None = None,
   epsilon: float | None = None,
   attack_steps: int | None = None,
@@ -240,6 +241,9 @@ def adapt(
     augment: spec of the augmentation: `"none"`, `"crop(padding=4)"`.
     augment_copies: how many augmented copies of each image `slf` makes; the image itself is used
       too. Other protocols augment again in every epoch.
+    noise: `slf` learns from images with Gaussian noise of this standard deviation in pixel units,
+      not clipped, as `evaluation.smoothing` adds it: each copy has its own. Validation images get
+      it too.
     norm: norm of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder's training.
     epsilon: its radius in pixel units of [0, 1]; None for that of the encoder's training.
     attack_steps: gradient steps of the attack; None for 10.
@@ -292,6 +296,7 @@ def assess(
   standing: bool = False,
   checks: bool = True,
   measure: str | list[str] | None = None,
+  certify: str | None = None,
   modes: str | None = None,
   corruptions: str | None = None,
   severities: list[float] | None = None,
@@ -344,6 +349,8 @@ def assess(
     measure: specs of measurements, in a list or with commas in between: `"bound(loss_cap=4,
       steps=200)"` adds one, or sets options of one that is measured anyway; a new one is a file
       in `urkle_tf/evaluation/measurements`.
+    certify: the same as `measure`, for certificates: `"smoothing(noise=0.25, samples=10000)"`,
+      `"certificate(bounds=linear)"`, or both with a comma in between.
     modes: readings of z that are measured, `"sampled"` or `"deterministic"`; None for both where
       z is sampled.
     corruptions: `"all"` for the 15 standard types, names of them with commas in between, or

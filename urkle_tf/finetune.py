@@ -34,8 +34,10 @@ def main():
     if seeds is not None:
       result = adapting.adapt_seeds(seeds=seeds, **given)
       for name, mean in result["mean"].items():
-        deviation = result["deviation"].get(name)
-        spread = "" if deviation is None else f" ± {deviation:.2g}"
+        spread = ""
+        if name in result["interval"]:
+          low, high = result["interval"][name]
+          spread = f" ± {result['deviation'][name]:.2g}, {low:.4g} to {high:.4g}"
         print(f"{name.replace('_', ' ')}: {mean:.4g}{spread} ({seeds} seeds)")
       return
     result = adapting.adapt(**given)

@@ -415,6 +415,14 @@ class Adapt:
     "how many augmented copies of each image `slf` makes; the image itself is used too. Other "
     "protocols augment again in every epoch",
   )
+  noise: float | None = setting(
+    None,
+    "slf: the head learns on images with Gaussian noise, for evaluate --certify=smoothing",
+    "`slf` learns from images with Gaussian noise of this standard deviation in pixel units, not "
+    "clipped, as `evaluation.smoothing` adds it: each copy has its own. Validation images get it "
+    "too",
+    "of Gaussian noise on images, for --certify=smoothing",
+  )
   norm: str | None = shared(
     "norm",
     None,
@@ -474,7 +482,7 @@ class Finetune(Adapt):
 
   seeds: int | None = setting(
     None,
-    "this many runs, from --seed on, in OUTPUT_DIR/seed-N; their mean and deviation in seeds.json",
+    "this many runs, from --seed on, in OUTPUT_DIR/seed-N; seeds.json has their mean and spread",
   )
   trust: bool = shared("trust")
 
@@ -594,6 +602,13 @@ class Assess:
     'specs of measurements, in a list or with commas in between: `"bound(loss_cap=4, steps=200)"` '
     "adds one, or sets options of one that is measured anyway; a new one is a file in "
     "`urkle_tf/evaluation/measurements`",
+  )
+  certify: str | None = setting(
+    None,
+    'figures that no attack can lower: "smoothing(noise=0.25)" or "certificate(loss_cap=5)"',
+    'the same as `measure`, for certificates: `"smoothing(noise=0.25, samples=10000)"`, '
+    '`"certificate(bounds=linear)"`, or both with a comma in between',
+    "smoothing(noise=0.25), certificate(loss_cap=5)",
   )
   modes: str | None = setting(
     None,

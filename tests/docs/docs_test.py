@@ -293,7 +293,7 @@ OWN_IMAGES = {
 INSTALLED = {
   "python -m pip install": "tests/packaging_test.py builds the wheel and checks what it needs",
 }
-MEASURE = "python -m urkle_tf.evaluate --classifier=RUN/classifier --output_dir=REPORT --measure="
+CERTIFY = "python -m urkle_tf.evaluate --classifier=RUN/classifier --output_dir=REPORT --certify="
 PAGES = {
   "start.md": Page(start, OWN_IMAGES, slow=True, elsewhere=INSTALLED),
   "embedding.md": Page(embedding),
@@ -315,8 +315,8 @@ PAGES = {
       "python -m urkle_tf.evaluate --classifier=ONE",
       "python -m urkle_tf.evaluate --classifier=OTHER",
       "python -m urkle_tf.evaluate --encoder=",
-      f'{MEASURE}"smoothing',
-      f'{MEASURE}"certificate',
+      f'{CERTIFY}"smoothing',
+      f'{CERTIFY}"certificate',
     ),
   ),
   "finetuning.md": Page(

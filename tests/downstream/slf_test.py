@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import slow
+from scipy import stats
 from sklearn import linear_model
 from small_models import small_encoder
 
@@ -214,6 +215,46 @@ def test_features_are_those_of_the_chosen_images(encoder):
   np.testing.assert_array_equal(labels, source.labels[chosen])
 
 
+def test_noise_is_gaussian_of_its_own_for_each_image_and_not_clipped():
+  """Of a network that hands the pixels on."""
+  images = keras.Input((8, 8, 1))
+  pixels = keras.layers.Flatten()(images)
+  network = keras.Model(images, {"loc": pixels, "scale": keras.ops.ones_like(pixels)})
+  source = sources.load("digits", "train[:600]")
+  clean = (source.images / 255).reshape(600, 64).astype(np.float32)
+  first, again, other = (
+    slf.features(network, source, seed=seed, noise=0.25)[0] - clean for seed in (1, 1, 2)
+  )
+  np.testing.assert_array_equal(first, again)
+  for noise in (first, other):
+    assert noise.std() == pytest.approx(0.25, abs=0.005)
+    assert noise.mean() == pytest.approx(0, abs=0.005)
+    assert stats.kstest(noise[:, 0] / 0.25, "norm").pvalue > 1e-3  # clipped, half would be 0
+  for noise in (other[:250], first[250:500]):  # another seed, and the next batch
+    assert abs(np.corrcoef(first[:250].ravel(), noise.ravel())[0, 1]) < 0.05
+
+
+def test_a_head_for_noisy_images(plain_encoder, kept, tmp_path):
+  """It is better on noisy images than a head that never saw any; other protocols take none."""
+  data = {"split": "train", "epochs": 60, "augment_copies": 3}
+  noisy = adapt(plain_encoder, tmp_path / "noisy", noise=0.3, **data)
+  adapt(plain_encoder, tmp_path / "clean", **data)
+  source = sources.load("digits", "test")
+  network = export.load_encoder(plain_encoder).network
+  z, _, labels = slf.features(network, source, seed=5, noise=0.3)
+  heads = {name: model.head for name, (model, _) in zip(("noisy", "clean"), kept, strict=True)}
+  loss = {
+    name: keras.losses.sparse_categorical_crossentropy(labels, head(z), from_logits=True)
+    for name, head in heads.items()
+  }
+  assert np.mean(loss["noisy"]) < 0.9 * np.mean(loss["clean"])
+  accuracy = np.mean(heads["noisy"](z).numpy().argmax(1) == labels)
+  assert noisy["validation_accuracy"] == pytest.approx(accuracy, abs=0.07)
+  for options in ({"noise": -1}, {"noise": 0.1, "protocol": "alf"}):
+    with pytest.raises(errors.UserError, match="--noise="):
+      adapt(plain_encoder, tmp_path / "refused", **options)
+
+
 def test_label_subsets_are_stratified(rng):
   labels = np.concatenate([np.zeros(600), np.ones(300), np.full(99, 2), [3]]).astype(int)
   rng.shuffle(labels)
@@ -311,6 +352,8 @@ def test_several_seeds_and_their_mean(encoder, tmp_path, capsys):
   assert found["mean"]["validation_accuracy"] == pytest.approx((first + second) / 2)
   spread = abs(first - second) / 2**0.5
   assert found["deviation"]["validation_accuracy"] == pytest.approx(spread)
+  ends = found["interval"]["validation_accuracy"]  # Student's t of one degree of freedom
+  assert np.diff(ends) == pytest.approx(2 * 12.706 * spread / 2**0.5, rel=1e-3)
   assert json.loads((folder / "seeds.json").read_text()) == found
   assert "classifier" not in found["runs"][0]
   assert (folder / "seed-4/classifier/saved_model.pb").exists()
@@ -319,6 +362,6 @@ def test_several_seeds_and_their_mean(encoder, tmp_path, capsys):
   again = downstream.adapt_seeds(str(folder), 1, seed=3, encoder=str(encoder), **options)
   assert "nothing to do" in capsys.readouterr().out
   assert again["runs"] == found["runs"][:1]
-  assert again["deviation"] == {}
+  assert again["deviation"] == again["interval"] == {}
   with pytest.raises(errors.UserError, match="--seeds must be at least 1"):
     downstream.adapt_seeds(str(folder), 0, encoder=str(encoder))

@@ -113,7 +113,7 @@ def test_scores():
 
 
 def test_differences_by_seed():
-  """By hand: differences 2, 4 and 3 have the mean 3, and 1 / sqrt(3) as its standard error."""
+  """By hand: differences 2, 4 and 3 have the mean 3, and an interval of 4.303 / sqrt(3)."""
   part = lambda seeds, values: {  # noqa: E731
     "all": {"seeds": seeds, **dict.fromkeys(("clean", "pgd_8", "pgd_16"), values)}
   }
@@ -122,7 +122,9 @@ def test_differences_by_seed():
     {"system": "SimCLR+Urkle", "labels": part([0, 1, 2, 3], [12.0, 24.0, 10.0, 1.0])},
   ]
   text = script.compare_page.paired({"rows": rows})
-  assert text.count("| +3.00 | 0.58 | yes |") == 3
+  assert text.count("| +3.00 | +0.52 to +5.48 | shown |") == 3
+  rows[0]["labels"] = part([2, 0, 1], [7.0, 10.0, 29.0])  # 2, -5 and 3
+  assert script.compare_page.paired({"rows": rows}).count("| no difference shown |") == 3
   assert script.compare_page.paired({"rows": rows[:1]}) == ""
 
 

@@ -91,10 +91,11 @@ def test_what_is_collected_from_finished_runs(work):
 
 
 def test_several_seeds():
-  # The standard deviation of two numbers is their distance over the root of 2.
-  assert script.pages.mean([99.0, 99.2]) == "99.10 ± 0.14"
-  assert script.pages.mean([20.0, 22.0], ".1f") == "21.0 ± 1.4"
-  assert script.pages.mean([20.0, 22.0], ".3g", ".2g") == "21 ± 1.4"
+  # The standard deviation of two numbers is their distance over the root of 2; Student's t of one
+  # degree of freedom is 12.706, and the interval 12.706 times half the distance to each side.
+  assert script.pages.mean([99.0, 99.2]) == "99.10 ± 0.14 (97.83 to 100.37)"
+  assert script.pages.mean([20.0, 22.0], ".1f") == "21.0 ± 1.4 (8.3 to 33.7)"
+  assert script.pages.mean([20.0, 22.0], ".3g", ".2g") == "21 ± 1.4 (8.29 to 33.7)"
   assert script.pages.mean([98.4]) == "98.40"
 
 

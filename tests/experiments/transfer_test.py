@@ -73,7 +73,9 @@ def test_the_table(tmp_path):
   assert (second["clean"], second["attacked"]) == ([12.345], [23.4])
   page = script.page(document, "COMMAND")
   assert "that were looked at: mnist:parity, Urkle, slf: effort." in page
-  assert "| 91.00 ± 1.41 | 79.00 ± 1.41 | 91.00 ± 0.00 / 78.00 ± 1.41 |" in page
+  cells = ["91.00 ± 1.41 (78.29 to 103.71)", "79.00 ± 1.41 (66.29 to 91.71)"]
+  mu = "91.00 ± 0.00 (91.00 to 91.00) / 78.00 ± 1.41 (65.29 to 90.71)"
+  assert f"| {' | '.join([*cells, mu])} |" in page
 
 
 @pytest.mark.parametrize(

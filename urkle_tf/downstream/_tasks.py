@@ -126,6 +126,7 @@ def make(settings, metadata, data, method):
     labels=labels,
     validation=data.validation,
     attack=attack,
+    noise=settings["noise"] or 0.0,
     offset=offset,
     spread=spread,
     **{name: settings[name] for name in (*same, "batch_size", "epochs", "seed", "log_every")},

@@ -4,14 +4,13 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import statistics
 
 import keras
 
 from urkle_tf import errors, export, spec
 from urkle_tf.downstream import _tasks
 from urkle_tf.downstream.base import Protocol
-from urkle_tf.output import files
+from urkle_tf.output import files, tables
 from urkle_tf.settings import Adapt, arguments
 from urkle_tf.training import preemption, runs
 
@@ -81,7 +80,8 @@ def adapt_seeds(output_dir, seeds, seed=0, **settings):
   Returns:
     What `seeds.json` holds: {"seeds": [...], "runs": what `adapt` returned for each, without
     paths, "mean": {name: of every figure that begins with "validation"}, "deviation": the same,
-    the sample standard deviation, empty for one seed}.
+    the sample standard deviation, and "interval", the 95% interval of the mean by Student's t,
+    both empty for one seed}.
 
   Raises:
     UserError: as `adapt`, or for fewer seeds than one.
@@ -95,13 +95,11 @@ def adapt_seeds(output_dir, seeds, seed=0, **settings):
       print(f"seed {number}: {folder}/seed-{number}", flush=True)
       row = adapt(output_dir=str(folder / f"seed-{number}"), seed=number, **settings)
       rows.append({k: v for k, v in row.items() if k not in ("classifier", "regressor")})
-  figures = {name: [row[name] for row in rows] for name in rows[0] if name.startswith("validation")}
-  result = {
-    "seeds": numbers,
-    "runs": rows,
-    "mean": {name: statistics.fmean(values) for name, values in figures.items()},
-    "deviation": {name: statistics.stdev(values) for name, values in figures.items() if seeds > 1},
-  }
+  names = [name for name in rows[0] if name.startswith("validation")]
+  figures = {name: tables.seeds([row[name] for row in rows]) for name in names}
+  result = {"seeds": numbers, "runs": rows}
+  for place, key in enumerate(("mean", "deviation", "interval")):
+    result[key] = {n: found[place] for n, found in figures.items() if found[place] is not None}
   files.write(folder / "seeds.json", json.dumps(result, indent=1) + "\n")
   return result
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, export
+from urkle_tf import attacks, errors, export
 from urkle_tf.data import augment as augmentation
 from urkle_tf.data import sources
 from urkle_tf.networks.classifier import Classifier
@@ -33,6 +33,7 @@ class Task:
     validation: a `Source` for everything that is reported and chosen while training, or None.
     augment: spec of the augmentation of the training images.
     augment_copies: how many augmented copies of each image, where they are made in advance.
+    noise: the standard deviation of Gaussian noise on images, in pixel units; 0 for none.
     optimizer: spec of the optimiser.
     learning_rate: its highest value.
     weight_decay: decoupled; None if it is to be chosen.
@@ -66,6 +67,7 @@ class Task:
   log_every: int
   attack: attacks.PGD | None = None
   select: str | None = None
+  noise: float = 0.0
   offset: float = 0.0
   spread: float = 1.0
   watch: preemption.Watch = dataclasses.field(default_factory=preemption.Watch)
@@ -138,11 +140,12 @@ class Protocol:
   Attributes:
     adversarial: whether it trains on attacked images; its task has an `attack` then.
     frozen: whether the encoder stays as it is, and the head alone learns.
+    noisy: whether it can learn from images with Gaussian noise.
     defaults: of the settings that the user leaves to the protocol; a weight decay of None is
       chosen on held-out images.
   """
 
-  adversarial = frozen = False
+  adversarial = frozen = noisy = False
   defaults: dict[str, Any] = {
     "optimizer": "adamw",
     "learning_rate": 1e-2,
@@ -158,6 +161,10 @@ class Protocol:
       task: a `Task`.
     """
     augmentation.from_spec(task.augment).check(views=1)
+    if not task.noise >= 0 or (task.noise and not self.noisy):
+      raise errors.UserError(
+        f"--noise={task.noise:g}: give at least 0, and --protocol=slf, which alone takes it"
+      )
     optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay or 0.0)
     if task.attack is not None:
       task.attack.threat.check(tf.zeros([1, *task.model.image_shape]))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 
 import keras
@@ -20,7 +21,9 @@ _ENCODE_BATCH = 250
 _VALIDATION_SAMPLES = 20
 
 
-def features(network, source, chosen=None, recipe=None, seed=0, name="features", watch=None):
+def features(
+  network, source, chosen=None, recipe=None, seed=0, name="features", watch=None, noise=0.0
+):
   """The representations of a source's images by a frozen network.
 
   Args:
@@ -28,9 +31,10 @@ def features(network, source, chosen=None, recipe=None, seed=0, name="features",
     source: a `Source`.
     chosen: int [m], ascending: the images that are wanted; None for all.
     recipe: an `augment.Recipe`, or None.
-    seed: of the augmentation.
+    seed: of the augmentation and of the noise.
     name: what the progress line calls it.
     watch: a `preemption.Watch`, asked after each batch; None for none.
+    noise: the standard deviation of Gaussian noise on images; see `evaluation.smoothing`.
 
   Returns:
     (loc, scale, labels): float32 [m, d_z] twice and the labels [m] (None without).
@@ -43,10 +47,13 @@ def features(network, source, chosen=None, recipe=None, seed=0, name="features",
   @tf.function(autograph=False, reduce_retracing=True)
   def encode(images, batch):
     if recipe is not None:
-      noise = tf.random.stateless_uniform(
+      drawn = tf.random.stateless_uniform(
         [tf.shape(images)[0], recipe.noise_size], distribution.fold([seed, 0], batch)
       )
-      images = recipe(images, noise)
+      images = recipe(images, drawn)
+    if noise:
+      drawn = tf.random.stateless_normal(tf.shape(images), distribution.fold([seed, 1], batch))
+      images += noise * drawn
     outputs = network(images, training=False)
     return outputs["loc"], outputs["scale"]
 
@@ -79,9 +86,12 @@ class SLF(Protocol):
   The weight decay decides much, under attack more than without.  Where none is given it is chosen
   on held-out images, and the head is trained again with it on all labelled images, as if it had
   been given.
+
+  With noise the head learns from noisy images, and accuracies on held-out images are those on
+  noisy ones, but for those under attack.
   """
 
-  frozen = True
+  frozen = noisy = True
   defaults = {**Protocol.defaults, "weight_decay": None}
 
   def check(self, task):
@@ -93,19 +103,23 @@ class SLF(Protocol):
 
   def fit(self, task, run):
     recipe = augmentation.from_spec(task.augment)
-    plain = isinstance(recipe, augmentation.Identity)
-    network, watch = task.model.network, task.watch
-    unchanged = features(network, task.source, task.chosen, watch=watch)
+    plain = isinstance(recipe, augmentation.Identity) and not task.noise
+    made = task.augment_copies
+    seeds = [
+      int(np.random.SeedSequence([task.seed, copy]).generate_state(1)[0] >> 1)
+      for copy in range(made + 2)
+    ]
+    represent = functools.partial(features, task.model.network, watch=task.watch, noise=task.noise)
+    unchanged = represent(task.source, task.chosen, seed=seeds[made])
     copies = [unchanged[:2]]
-    for copy in range(0 if plain else task.augment_copies):
-      seed = int(np.random.SeedSequence([task.seed, copy]).generate_state(1)[0] >> 1)
-      name = f"augmented features {copy + 1}/{task.augment_copies}"
-      copies.append(features(network, task.source, task.chosen, recipe, seed, name, watch)[:2])
+    for copy in range(0 if plain else made):
+      name = f"augmented features {copy + 1}/{made}"
+      copies.append(represent(task.source, task.chosen, recipe, seeds[copy], name)[:2])
     loc = tf.constant(np.stack([loc for loc, _ in copies]))  # [copies, m, d_z]
     scale = tf.constant(np.stack([scale for _, scale in copies]))
     held_out = None
     if task.validation is not None:
-      held_out = features(network, task.validation, name="validation features", watch=watch)
+      held_out = represent(task.validation, seed=seeds[made + 1], name="validation features")
     if task.select is None:
       return _train(task, run, loc, scale, held_out)
     rest, held = _selection.hold_out(task)

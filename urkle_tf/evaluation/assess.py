@@ -163,7 +163,8 @@ def _load(context, path):
 def _config(context, settings, chosen):
   """The report's part "config"."""
   metadata, shown = context.metadata, export.settings_without_paths(settings)
-  for name in ("measure", "modes", "head"):  # reports do not change where nobody asked for them
+  # Reports do not change where nobody asked for them.
+  for name in ("measure", "certify", "modes", "head"):
     if shown.get(name, "") is None:
       del shown[name]
   for one in chosen:  # what options say, rather than flags

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from urkle_tf import attacks, distribution, networks
 from urkle_tf.evaluation import bound, scoring
-from urkle_tf.networks import intervals, policies
+from urkle_tf.networks import policies
+from urkle_tf.networks.bounds import kl as bounding
 from urkle_tf.networks.kl import worst
 
 _STREAM = 9  # of a seed, beside those of `scoring` and `bound`
@@ -21,7 +22,7 @@ def measure(context, options):
 
       E[max -log E_z p~(y|z')] <= E[E_z -log p~(y|z)] + M / sqrt(2) sqrt(E[max KL])
 
-  over the images that are measured.  The KL is an upper bound by `networks.intervals`; the clean
+  over the images that are measured.  The KL is an upper bound by `networks.bounds.kl`; the clean
   loss lies in [0, M], so that Hoeffding's inequality bounds its mean over z.
 
   Args:
@@ -30,9 +31,9 @@ def measure(context, options):
 
   Returns:
     {"rows": [{"epsilon", "kl" (certified), "found" (PGD)} and with M of a classifier "value",
-    "vacuous"], "examples", "steps"}, and with M "M", "clean_loss", "alpha" and "largest_epsilon",
-    up to the evaluation's, at which the bound is below M (0 if there is none); means over images,
-    in nats.
+    "vacuous"], "examples", "steps", "bounds"}, and with M "M", "clean_loss", "alpha" and
+    "largest_epsilon", up to the evaluation's, at which the bound is below M (0 if there is none);
+    means over images, in nats.
 
   Raises:
     UserError: if the network holds a layer through which no bound goes.
@@ -50,7 +51,8 @@ def _measured(context, options, encoder, batches, size):
   """See `measure`; `batches` are of (images, labels), of `size` images and the last of fewer."""
   total = sum(len(images) for images, _ in batches)
   bounds = tf.function(
-    lambda images, epsilon: intervals.kl_bound(encoder, images, epsilon), autograph=False
+    lambda images, epsilon: bounding.kl_bound(encoder, images, epsilon, options.bounds),
+    autograph=False,
   )
 
   def certified(epsilon):
@@ -67,7 +69,7 @@ def _measured(context, options, encoder, batches, size):
     ]
     row = {"epsilon": epsilon, "kl": float(certified(epsilon).mean())}
     rows.append({**row, "found": float(np.concatenate(found).mean())})
-  part = {"rows": rows, "examples": total, "steps": options.steps}
+  part = {"rows": rows, "examples": total, "steps": options.steps, "bounds": options.bounds}
   if options.loss_cap is None or context.kind != "classifier":
     return part
   loss, most = _clean_loss(context, options, batches, size, total), options.loss_cap

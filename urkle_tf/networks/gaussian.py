@@ -127,6 +127,7 @@ class GaussianEncoder(keras.Model, Encoder):
     network: the functional Keras model underneath, images float32 [n, h, w, c] in [0, 1] ->
       {"loc": [n, d_z], "scale": [n, d_z]}, both float32 under every precision policy.
     streams: {stream: network}; "adversarial" is `network`, and there may be "clean".
+    inference: as it was given.
 
   Raises:
     UserError: if the backbone's image size is not static, a bound is off, `loc` is unknown, or
@@ -181,6 +182,7 @@ class GaussianEncoder(keras.Model, Encoder):
     self.latent_dim = latent_dim
     self.min_scale, self.max_scale = min_scale, max_scale
     self.image_shape = image_shape
+    self.inference = inference
     self._config = {
       "backbone": backbone,
       "latent_dim": latent_dim,

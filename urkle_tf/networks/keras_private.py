@@ -111,6 +111,11 @@ def stock_moments(norm, inputs, mask):
   return type(norm)._moments(norm, inputs, mask)
 
 
+def moments(norm, inputs):
+  """The moments (mean, variance) of a training pass, over all replicas."""
+  return norm._moments(inputs, None)
+
+
 def reduction_axes(norm):
   """The axes that a batch norm, which is built, averages over."""
   return norm._reduction_axes

@@ -3,6 +3,9 @@
 The one place for it: model cards, reports, command lines and the pages of experiments use it.
 """
 
+import math
+import statistics
+
 READINGS = {"sampled": "sampled z", "deterministic": "z = mu"}
 
 
@@ -35,6 +38,26 @@ def attack(row):
 def threat(row, between=" "):
   """A norm and its radius, such as `"linf 8/255"`, of anything that has "norm" and "epsilon"."""
   return row["norm"] + between + radius(row["epsilon"], row["norm"])
+
+
+def seeds(values):
+  """What the figures of several seeds have in common.
+
+  Args:
+    values: numbers, one a seed.
+
+  Returns:
+    (mean, standard deviation of the sample, [low, high]: the 95% interval of the mean by Student's
+    t); the last two are None for one seed.
+  """
+  mean, count = statistics.fmean(values), len(values)
+  if count < 2:
+    return mean, None, None
+  from scipy import stats  # here: seconds that other calls save
+
+  deviation = statistics.stdev(values)
+  half = float(stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
+  return mean, deviation, [mean - half, mean + half]
 
 
 def readings(report):

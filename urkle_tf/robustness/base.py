@@ -18,6 +18,8 @@ class Robustness:
 
   Attributes:
     adversarial: whether an attack is run at all.
+    certified: the share of an added term that a certified bound makes up, for which the training
+      needs an attack's threat model, in l_inf.
     clean: how many of the views, the first ones, the training pass holds beside the
       adversaries; None for all of them.
     dual: whether clean images go through batch norms of their own (`networks.batch_norm`).
@@ -29,6 +31,7 @@ class Robustness:
   """
 
   adversarial = True
+  certified = 0.0
   clean: int | None = None
   dual = False
   ema: float | None = None
@@ -116,8 +119,9 @@ class Robustness:
 
     Args:
       encoder: the `GaussianEncoder`.
-      targets: the images that were attacked, float32 [m, h, w, c].
-      threat: the attack's `ThreatModel`.
+      targets: the images whose neighbours count, float32 [m, h, w, c].
+      threat: the attack's `ThreatModel`, with the epsilon of this step; None where the training
+        has no attack.
       seed: int32 [2].
 
     Returns:

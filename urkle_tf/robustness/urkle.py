@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from urkle_tf import errors
+from urkle_tf.networks.bounds.kl import kl_bound
 from urkle_tf.networks.kl import kl, kl_objective
 from urkle_tf.robustness import _grad_align, anchored
 from urkle_tf.robustness.base import Robustness, flat
@@ -31,12 +32,25 @@ class Urkle(Robustness):
       (`robustness.anchored`), in attack and loss; it needs a pretext that keeps one (`keep`).
     align: the weight of GradAlign in the loss, at least 0: how far the encoder bends within the
       ball (`_grad_align`), for attacks of one step.
+    certified: in [0, 1]: how much of the KL's weight goes to an upper bound of it, by intervals
+      (`networks.bounds.kl`), in place of what the attack finds.  With 1 no attack is run, and there
+      are no adversaries to join as positives.  As elsewhere with intervals (Gowal et al., 2018)
+      epsilon and the weight should rise slowly.
   """
 
   stochastic = True
   terms: tuple[str, ...] = ("kl",)
 
-  def __init__(self, k=None, beta=None, positives=True, attacked=None, align=0.0, anchor=None):
+  def __init__(
+    self,
+    k=None,
+    beta=None,
+    positives=True,
+    attacked=None,
+    align=0.0,
+    anchor=None,
+    certified=0.0,
+  ):
     if k is not None and beta is not None:
       raise errors.UserError("urkle: give k or beta, not both: beta = k max_scale^2 / d_z")
     for name, value in (("k", k), ("beta", beta)):
@@ -49,9 +63,14 @@ class Urkle(Robustness):
     self.k, self.beta, self.positives, self.attacked = k, beta, positives, attacked
     if anchor not in (None, "original"):
       raise errors.UserError(f"urkle: anchor must be original or be left out, got {anchor!r}")
-    self.align, self.anchor = align, anchor
-    if align:
-      self.terms = ("kl", "misalignment")
+    if not 0 <= certified <= 1:
+      raise errors.UserError(f"urkle: certified must be between 0 and 1, got {certified}")
+    if certified and (anchor or align):
+      raise errors.UserError("urkle: certified goes with neither anchor nor align: leave one out")
+    self.align, self.anchor, self.certified = align, anchor, float(certified)
+    self.adversarial = certified < 1
+    optional = {"kl": self.adversarial, "misalignment": align, "certified": certified}
+    self.terms = tuple(name for name, there in optional.items() if there)
 
   def check(self, pretext):
     """There must be a random z; adversaries join as positives only where tuples can grow."""
@@ -74,6 +93,8 @@ class Urkle(Robustness):
   def attach(self, encoder, pretext):
     """Finds `weight`, that of the KL in nats."""
     self._encoder = encoder
+    if self.certified:  # a layer without a rule ends the training before it starts
+      kl_bound(encoder, tf.zeros([1, *encoder.image_shape]), 0.0)
     given = {"k": self.k, "beta": self.beta}
     given = {name: value for name, value in given.items() if value is not None} or pretext.strength
     unit = encoder.max_scale**2 / encoder.latent_dim
@@ -97,16 +118,22 @@ class Urkle(Robustness):
   def losses(self, pretext, representations, views, aux):
     """{"kl": (weight, mean over the attacked views of KL[clean || adversary])} (eq. 11)."""
     del pretext
+    if not self.adversarial:
+      return {}
     adversaries = representations.normal.loc.shape[1] - views
     if self.anchor:
       clean = anchored.original(self._encoder, self.targets(aux))
     else:
       clean = representations.take(range(adversaries)).normal
     adversary = representations.take(range(views, views + adversaries)).normal
-    return {"kl": (self.weight, tf.reduce_mean(kl(clean, adversary), 1))}  # minimised through both
+    weight = (1 - self.certified) * self.weight
+    return {"kl": (weight, tf.reduce_mean(kl(clean, adversary), 1))}  # minimised through both
 
   def penalties(self, encoder, targets, threat, seed):
-    """{"misalignment": (align, [m])}, if it is asked for."""
+    """{"misalignment": (align, [m])} or {"certified": (weight, [m])}, if they are asked for."""
+    if self.certified:
+      bound = kl_bound(encoder, targets, threat.epsilon, training=not encoder.inference)
+      return {"certified": (self.certified * self.weight, bound)}
     if not self.align:
       return {}
     return {"misalignment": (self.align, _grad_align.misalignment(encoder, targets, threat, seed))}

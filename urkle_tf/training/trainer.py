@@ -84,7 +84,8 @@ class Trainer(keras_private.Built):
     self.robustness.check(pretext)
     self.attack: Any = attack if self.robustness.adversarial else None
     self.schedule: Any = schedule or attack_schedules.Constant()
-    _check(self.robustness, self.attack, self.schedule, steps is not None or by_clock)
+    _check(self.robustness, attack, self.schedule, steps is not None or by_clock)
+    self.threat: Any = getattr(attack, "threat", None)
     self.attack_precision, self.clip_norm = attack_precision, clip_norm
     self.augment, self.seed = augment, seed
     self.epsilon_warmup, self.beta_warmup = epsilon_warmup, beta_warmup
@@ -202,9 +203,7 @@ class Trainer(keras_private.Built):
     """
     targets, options = self.robustness.targets(views), {}
     if self.epsilon_warmup and step is not None:
-      options["epsilon"] = self.attack.threat.epsilon * self.progress.risen(
-        step, self.epsilon_warmup
-      )
+      options["epsilon"] = self._epsilon(step)
     progress = tf.ones([]) if step is None else self.progress(step)
     steps = self.schedule.steps(progress, self.attack)
     if steps is not None:
@@ -220,6 +219,10 @@ class Trainer(keras_private.Built):
     if steps is not None:
       info["steps"] = tf.cast(steps, tf.float32)
     return tf.reshape(found, tf.shape(targets)), info
+
+  def _epsilon(self, step):
+    """That of a step, while it rises."""
+    return self.threat.epsilon * self.progress.risen(step, self.epsilon_warmup)
 
   def _networks(self):
     return getattr(self.encoder, "streams", {"": self.encoder.network}).values()
@@ -301,8 +304,7 @@ class Trainer(keras_private.Built):
     with tf.GradientTape() as tape:
       passed = self._encode(images, count, distribution.fold(seed, 2))
       loss, terms = self._loss(passed, aux, count, step)
-      if self.robustness.adversarial:
-        loss, terms = self._penalised(loss, terms, views, seed)
+      loss, terms = self._penalised(loss, terms, views, seed, step)
       # Replicas' gradients are summed, so each computes its share of the global mean.
       share = self.optimizer.scale_loss(loss / distribution.replicas())
     # .value: TensorFlow cannot make the zeros for a Keras variable.
@@ -349,13 +351,16 @@ class Trainer(keras_private.Built):
       loss += beta * risen * terms[name]
     return loss, terms
 
-  def _penalised(self, loss, terms, views, seed):
+  def _penalised(self, loss, terms, views, seed, step):
     """(loss, terms) with those added that need passes of their own."""
     targets, seed = flat(self.robustness.targets(views)), distribution.fold(seed, 3)
-    added = self.robustness.penalties(self.encoder, targets, self.attack.threat, seed)
+    threat, risen = self.threat, self.progress.risen(step, self.beta_warmup)
+    if threat is not None and self.epsilon_warmup:
+      threat = threat.with_epsilon(self._epsilon(step))
+    added = self.robustness.penalties(self.encoder, targets, threat, seed)
     for name, (weight, value) in added.items():
       terms[name] = tf.reduce_mean(value)
-      loss += weight * terms[name]
+      loss += weight * risen * terms[name]
     return loss, terms
 
   def _update(self, gradients, step):
@@ -376,11 +381,17 @@ class Trainer(keras_private.Built):
 
 def _check(scheme, attack, schedule, ends):
   """Raises `UserError` for what a scheme lacks; see `Trainer`."""
-  if scheme.adversarial:
+  if scheme.adversarial or scheme.certified:
     if attack is None:
       raise errors.UserError(
         "this robustness scheme needs an attack: Trainer(..., attack=PGD(...))"
       )
+    if scheme.certified and attack.threat.norm != "linf":
+      raise errors.UserError(
+        f"the KL is bounded in l_inf, not in {attack.threat.norm}: leave out certified, or give "
+        "--norm=linf"
+      )
+  if scheme.adversarial:
     attack.check("training")
     schedule.check(attack, scheme)
   if not ends and scheme.strength(0.0) is not None:

@@ -50,6 +50,11 @@ def test_certificates_of_a_classifier_are_in_its_report(folder, tmp_path):
     assert row["found"] <= row["kl"]
     assert row["value"] == pytest.approx(kl["clean_loss"] + 5 * math.sqrt(row["kl"] / 2))
     assert row["vacuous"] == (row["value"] >= 5)
+  tighter = 'certificate(examples=6, epsilons="0.1,0.0001", bounds=linear)'
+  lines = assessed(folder, None, certify=tighter)["certificate"]
+  for epsilon, row in zip((0, 3), lines["rows"], strict=True):
+    wide = kl["rows"][epsilon]
+    assert wide["found"] <= row["kl"] < 0.9 * wide["kl"]
   page = (tmp_path / "report" / "report.md").read_text()
   assert "## Certified KL" in page
   assert (tmp_path / "report" / "figures" / "certified.png").exists()
@@ -91,6 +96,8 @@ def test_an_encoder_alone_is_certified_in_cosines(folder):
     ("smoothing(radii=-1)", {}, "radii must be at least 0"),
     ("certificate(examples=0)", {}, "examples above 0"),
     ("certificate(alpha=0)", {}, "alpha between 0 and 1"),
+    ("certificate(bounds=crown)", {}, "unknown kind of bounds 'crown'"),
+    ("certificate", {"certify": "certificate"}, "names certificate twice"),
     ("certificate", {"norm": "l2"}, "not in l2"),
     ("certificate(loss_cap=1)", {}, "above ln"),
   ],

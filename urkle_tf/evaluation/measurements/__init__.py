@@ -27,7 +27,7 @@ def in_report(report):
 
 
 def named(texts):
-  """{name: spec} of what `--measure` names.
+  """{name: spec} of what `--measure` and `--certify` name.
 
   Args:
     texts: specs, such as `"bound(loss_cap=4)"`: a list, or one string with commas in between.
@@ -35,14 +35,17 @@ def named(texts):
   Raises:
     UserError: for an unknown measurement or option, or a value of the wrong kind.
   """
-  texts = spec.split(texts or "") if isinstance(texts, str | None) else list(texts)
   found = {}
-  for text in texts:
+  for text in _specs(texts):
     name = spec.build(_PACKAGE, text, Measurement).name
     if name in found:
       raise errors.UserError(f"--measure names {name} twice: give its options in one place")
     found[name] = text
   return found
+
+
+def _specs(texts):
+  return spec.split(texts or "") if isinstance(texts, str | None) else list(texts)
 
 
 def chosen(given, kind):
@@ -55,7 +58,7 @@ def chosen(given, kind):
   Raises:
     UserError: for what `named` refuses, and for what is not for models of this kind.
   """
-  asked, found = named(given.measure), []
+  asked, found = named([*_specs(given.measure), *_specs(getattr(given, "certify", None))]), []
   for one in known():
     text = asked.get(one.name, one.name)
     options = spec.parse(text)[1]

@@ -19,6 +19,8 @@ class Certificate(Measurement):
     steps: of PGD on the KL, for comparison.
     alpha: the chance that the bound of the clean loss is too small.
     examples: how many images are measured, the first ones.
+    bounds: "interval", or "linear", which is tighter and for small networks: see
+      `networks.bounds`.
   """
 
   epsilons: list[float] | None = None
@@ -26,6 +28,7 @@ class Certificate(Measurement):
   steps: int = 20
   alpha: float = 0.001
   examples: int = 500
+  bounds: str = "interval"
 
   kinds = ("classifier", "encoder")
   place = 65
@@ -35,11 +38,14 @@ class Certificate(Measurement):
 
   def prepare(self, context):
     from urkle_tf.evaluation import bound
+    from urkle_tf.networks.bounds import kl
 
     if context.norm != "linf":
       raise errors.UserError(f"certificate bounds the KL in l_inf, not in {context.norm}")
     if not context.metadata["stochastic"]:
       raise errors.UserError("certificate bounds a KL, and this model's training used no sigma")
+    if self.bounds not in kl.BOUNDS:
+      raise errors.unknown("kind of bounds", self.bounds, kl.BOUNDS)
     if not (self.examples > 0 and 0 < self.alpha < 1):
       raise errors.UserError(
         f"certificate needs examples above 0 and alpha between 0 and 1, got {self.examples} and "
@@ -59,11 +65,12 @@ class Certificate(Measurement):
       [tables.radius(row["epsilon"], "linf"), f"{row['kl']:.4g}", f"{row['found']:.4g}"]
       for row in part["rows"]
     ]
+    how = "lines around the activations" if part.get("bounds") == "linear" else "intervals"
     content = [
       Heading("Certified KL"),
       Text(
         f"The first {part['examples']} images. The certified KL is an upper bound of the worst KL "
-        f"in the l_inf ball, by intervals through the network; PGD takes {part['steps']} steps."
+        f"in the l_inf ball, by {how} through the network; PGD takes {part['steps']} steps."
       ),
     ]
     if "M" in part:

@@ -1,0 +1,334 @@
+#!/usr/bin/env python3
+"""Figures that no attack can lower: certified KL, and randomised smoothing.
+
+  python experiments/certificates.py --data_dir=DATA_DIR
+  python experiments/certificates.py --data_dir=DATA_DIR --rows=kl_pgd,kl_certified --seeds=3
+
+DATA_DIR holds mnist and cifar10, prepared by TensorFlow Datasets.  Each row is trained, given a
+head, measured and added to docs/results/certificates.md; what is there already is not done again,
+so the same command resumes after an interruption.  --trained ROW=RUN takes the encoder of a run
+that is there in the place of a row's training.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import sys
+import textwrap
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
+
+from experiments import jobs, pages
+from urkle_tf import errors
+from urkle_tf.output import files, tables
+
+LOSS_CAP = 5.0  # M of Proposition 1, nats
+EPSILONS = (0.1, 0.03, 0.01, 0.003, 0.001)
+IMAGES = 100  # whose KL is certified; lines take a pass for each value of each layer
+BOUNDS = ("interval", "linear")
+_MNIST = ["--augment=crop(padding=1, flip=false)", "--epsilon=0.1", "--attack_steps=2"]
+_MNIST += ["--attack_step_size=0.07", "--batch_size=100", "--optimizer=adamw"]
+_MNIST += ["--warmup_epochs=0.4", "--weight_decay=1e-4"]
+_KL = [*_MNIST, "--encoder=convnet(width=8, layers=3)", "--loc=dense", "--latent_dim=16"]
+_KL += ["--max_scale=2", "--pretext=vae(width=16)", "--learning_rate=0.005", "--epochs=12"]
+_SMALL = [*_MNIST, "--encoder=convnet(width=16)", "--learning_rate=0.01", "--epochs=4"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A row.
+
+  Attributes:
+    name: of its folders.
+    system: what the tables call it.
+    dataset: mnist or cifar10.
+    flags: of its training, beside those of a flagfile; "{teacher}" is filled in.
+    config: the flagfile, or None.
+    kl: whether its KL is certified; else its classifier is smoothed.
+    seeds: how many are run if the user does not say.
+  """
+
+  name: str
+  system: str
+  dataset: str
+  flags: list[str]
+  config: str | None = None
+  kl: bool = False
+  seeds: int = 1
+
+
+_CERTIFIED = ["--robustness=urkle(beta=0.1, certified=1)"]
+_CERTIFIED += ["--epsilon_warmup_epochs=8", "--beta_warmup_epochs=8"]
+_DISTIL = "--pretext=distil(teacher={teacher}/encoder, start=true)"
+ROWS = (
+  Row("kl_pgd", "VAE+Urkle", "mnist", [*_KL, "--robustness=urkle(beta=1)"], kl=True),
+  Row(
+    "kl_certified",
+    "VAE+Urkle, certified at 0.03",
+    "mnist",
+    [*_KL, *_CERTIFIED, "--epsilon=0.03"],
+    kl=True,
+  ),
+  Row("kl_certified_far", "VAE+Urkle, certified at 0.1", "mnist", [*_KL, *_CERTIFIED], kl=True),
+  Row(
+    "mnist_simclr",
+    "SimCLR",
+    "mnist",
+    [*_SMALL, "--pretext=simclr", "--robustness=none", "--augment=crop(padding=3, flip=false)"],
+  ),
+  Row("mnist_distil", "Distil+Urkle", "mnist", [*_SMALL, _DISTIL, "--robustness=urkle(k=8)"]),
+  Row(
+    "mnist_at",
+    "AT",
+    "mnist",
+    [*_SMALL, "--pretext=supervised", "--robustness=adversarial_training"],
+  ),
+  Row("cifar10_simclr", "SimCLR", "cifar10", [], "configs/cifar10_cpu_teacher.cfg"),
+  Row(
+    "cifar10_distil",
+    "Distil+Urkle",
+    "cifar10",
+    [_DISTIL],
+    "configs/cifar10_cpu.cfg",
+  ),
+  Row(
+    "cifar10_at",
+    "AT",
+    "cifar10",
+    [
+      "--encoder=resnet18(width=16)",
+      "--pretext=supervised",
+      "--robustness=adversarial_training",
+      "--augment=crop(padding=4)",
+      "--learning_rate=0.005",
+      "--epochs=4",
+    ],
+    "configs/cifar10_small.cfg",
+  ),
+)
+TEACHERS = {"mnist_distil": "mnist_simclr", "cifar10_distil": "cifar10_simclr"}
+
+
+def stages(row, seed, asked, given):
+  """The commands of one row and seed.
+
+  Args:
+    row: a `Row`.
+    seed: an int.
+    asked: a `jobs.Asked`.
+    given: what the command line's parser parsed.
+
+  Returns:
+    `Stage`s, in order; the reports' folders end in "-report".
+  """
+  run, extra = f"{asked.work}/{row.name}-{seed}", asked.extra
+  shared = [f"--dataset={row.dataset}", *asked.shared, f"--seed={seed}"]
+  found, encoder = [], given.trained.get(row.name)
+  if encoder is None:
+    teacher = TEACHERS.get(row.name)
+    teacher = given.trained.get(teacher, f"{asked.work}/{teacher}-{seed}")
+    words = [flag.replace("{teacher}", teacher) for flag in row.flags]
+    found.append(jobs.Stage("train", row.config, run, [*words, *shared, *extra["train"]]))
+    encoder = run
+  words = [f"--encoder={encoder}/encoder", "--protocol=slf", *shared]
+  words += [] if row.kl else [f"--noise={given.noise}", f"--augment_copies={given.copies}"]
+  words += ["--weight_decay=1e-4", *extra["finetune"]]
+  found.append(jobs.Stage("finetune", None, f"{run}-head", words))
+  shared += ["--epsilon=0.1"] * row.kl  # of every row, whatever it was trained at
+  for kind, certify in certificates(row, given).items():
+    words = [f"--classifier={run}-head/classifier", *shared, f"--certify={certify}"]
+    words += [f"--examples={given.examples}", "--attacks=pgd", "--nochecks"]
+    words += ["--representation_examples=0", "--samples=20", "--eot=5"]
+    found.append(jobs.Stage("evaluate", None, f"{run}-{kind}-report", [*words, *extra["evaluate"]]))
+  return found
+
+
+def certificates(row, given):
+  """{kind: what is measured}."""
+  if not row.kl:
+    options = f"noise={given.noise}, samples={given.samples}, alpha=0.001"
+    radii = ",".join(f"{given.noise * step:g}" for step in range(5))
+    return {"smoothing": f'smoothing({options}, radii="{radii}", examples={given.examples})'}
+  epsilons = ",".join(f"{epsilon:g}" for epsilon in EPSILONS)
+  options = f'loss_cap={LOSS_CAP:g}, examples={IMAGES}, epsilons="{epsilons}"'
+  return {kind: f"certificate({options}, bounds={kind})" for kind in BOUNDS}
+
+
+# --- The page ---
+
+
+def collect(asked):
+  """What is measured: {row name: {"system", "dataset", kind: [reports, by seed]}}."""
+  found = {}
+  for row in ROWS:
+    kinds = BOUNDS if row.kl else ("smoothing",)
+    parts = {
+      kind: [
+        pages.read(folder / "report.json")
+        for folder in pages.finished(jobs.ROOT / asked.work, row.name, f"{kind}-report").values()
+      ]
+      for kind in kinds
+    }
+    if all(parts.values()):
+      found[row.name] = {"system": row.system, "dataset": row.dataset, **parts}
+  return found
+
+
+def kl_table(found):
+  """The table of certified KL: a line for each row and epsilon."""
+  lines = []
+  for part in (found[row.name] for row in ROWS if row.kl and row.name in found):
+    certificates = {kind: [report["certificate"] for report in part[kind]] for kind in BOUNDS}
+    for number, epsilon in enumerate(EPSILONS):
+      rows = {kind: [one["rows"][number] for one in certificates[kind]] for kind in BOUNDS}
+      lines.append(
+        [
+          part["system"],
+          f"{epsilon:g}",
+          *(pages.mean([row["kl"] for row in rows[kind]], ".3g") for kind in BOUNDS),
+          pages.mean([row["found"] for row in rows["linear"]], ".3g"),
+          pages.mean([row["value"] for row in rows["linear"]], ".3g"),
+        ]
+      )
+  head = ["system", "epsilon", "KL, intervals", "KL, lines", "KL found by PGD", "bound, lines"]
+  return tables.markdown(head, lines)
+
+
+def largest_table(found):
+  """The table of the largest epsilon at which the bound is below M."""
+  lines = []
+  for part in (found[row.name] for row in ROWS if row.kl and row.name in found):
+    reports = part["linear"]
+    cells = [part["system"], pages.mean([100 * r["clean"]["accuracy"] for r in reports], ".1f")]
+    cells.append(pages.mean([100 * r["attacks"][0]["accuracy"] for r in reports], ".1f"))
+    for kind in BOUNDS:
+      values = [report["certificate"]["largest_epsilon"] for report in part[kind]]
+      cells.append(pages.mean(values, ".2g"))
+    lines.append(cells)
+  head = ["system", "clean, %", "under PGD-20 at 0.1, %", "largest epsilon, intervals"]
+  return tables.markdown([*head, "largest epsilon, lines"], lines)
+
+
+def smoothing_table(found, dataset):
+  """The table of certified accuracy on a data set."""
+  rows = [found[row.name] for row in ROWS if row.name in found and not row.kl]
+  parts = {
+    part["system"]: [report["smoothing"] for report in part["smoothing"]]
+    for part in rows
+    if part["dataset"] == dataset
+  }
+  if not parts:
+    return "Not measured yet."
+  radii = [row["radius"] for row in next(iter(parts.values()))[0]["certified"]]
+  lines = []
+  for system, reports in parts.items():
+    cells = [
+      pages.mean([100 * report["certified"][k]["accuracy"] for report in reports], ".1f")
+      for k in range(len(radii))
+    ]
+    abstained = statistics.fmean(100 * report["abstained"] for report in reports)
+    lines.append([system, *cells, f"{abstained:.1f}"])
+  return tables.markdown(["system", *(f"l2 {radius:g}" for radius in radii), "abstains"], lines)
+
+
+def page(found, given, options):
+  """The page, in Markdown.
+
+  Args:
+    found: of `collect`.
+    given: what the command line's parser parsed.
+    options: of the command that others can give.
+  """
+  kl = (
+    f"MNIST, the first {IMAGES} test images, a network of three convolutions. The KL is "
+    "the mean over the images, in nats; no perturbation of the l_inf ball exceeds the certified "
+    "ones. PGD, with 20 steps, finds the other side. The bound is Proposition 1's on the "
+    f"adversarial loss with M = {LOSS_CAP:g}: at M and above it says nothing. `certified` trains "
+    "with the bound by intervals in the place of PGD; epsilon and the weight rise over 8 of 12 "
+    "epochs."
+  )
+  smoothing = (
+    f"The first {given.examples} test images, noise {given.noise:g}, {given.samples:,} copies of "
+    "each image, 99.9% confidence. Certified accuracy in percent: no perturbation within the "
+    "radius changes the answer. Heads are linear and learn on noisy images (`finetune --noise`); "
+    "encoders never saw noise."
+  )
+  parts = [
+    "# Certificates",
+    "This page has figures that no attack can lower, and how they are made: "
+    "[certificates](../evaluation.md#certificates).",
+    "## Certified KL",
+    textwrap.fill(kl, 100),
+    kl_table(found),
+    "The largest epsilon, up to 0.1, at which the bound is below M; 0 if there is none:",
+    largest_table(found),
+    "## Randomised smoothing",
+    textwrap.fill(smoothing, 100),
+    "MNIST:",
+    smoothing_table(found, "mnist"),
+    "CIFAR-10 (JPEG):",
+    smoothing_table(found, "cifar10"),
+    "## Command",
+    f"    python experiments/certificates.py{options}",
+  ]
+  return "\n\n".join(parts) + "\n"
+
+
+# --- The command line ---
+
+
+def _parsed(argv):
+  parser = jobs.parser(__doc__, "certificates", ROWS, "mnist and cifar10")
+  add = parser.add_argument
+  add("--trained", nargs="*", default=[], metavar="ROW=RUN", help="runs in place of trainings")
+  add("--noise", type=float, default=0.25, help="standard deviation of the smoothing")
+  add("--copies", type=int, default=4, help="noisy copies of each image that a head learns from")
+  add("--samples", type=int, default=1000, help="noisy copies that a certificate rests on")
+  add("--examples", type=int, default=500, help="test images of every report")
+  given = parser.parse_args(argv)
+  pairs = [text.partition("=") for text in given.trained]
+  given.trained = {jobs.find_row(ROWS, name).name: jobs.within(run) for name, _, run in pairs}
+  for name, run in given.trained.items():
+    if not (jobs.ROOT / run / "encoder").is_dir():
+      raise errors.UserError(f"--trained {name}={run}: there is no encoder in it")
+  return given
+
+
+def run(argv=None):
+  """The command line, without the handling of errors."""
+  given = _parsed(argv)
+  asked = jobs.read(given, "certificates", ROWS, "mnist and cifar10")
+  usual = {"--noise": 0.25, "--samples": 1000}
+  more = "".join(
+    f" {name}={getattr(given, name[2:]):g}"
+    for name, value in usual.items()
+    if getattr(given, name[2:]) != value
+  )
+  for seed, row in asked.turns():
+    jobs.run_stages(stages(row, seed, asked, given))
+    found = collect(asked)
+    files.write(asked.json_file, json.dumps(_figures(found), indent=1) + "\n")
+    files.write(asked.page_file, page(found, given, asked.options + more))
+  print(f"page: {asked.page_file}")
+
+
+def _figures(found):
+  """What JSON keeps of `collect`."""
+  parts = ("clean", "attacks", "certificate", "smoothing")
+  return {
+    name: {
+      key: [{part: report[part] for part in parts if part in report} for report in value]
+      if isinstance(value, list)
+      else value
+      for key, value in row.items()
+    }
+    for name, row in found.items()
+  }
+
+
+if __name__ == "__main__":
+  jobs.main(run)

@@ -1,0 +1,311 @@
+"""Bounds hold what a network does: literal boxes, sampled inputs, and an attack that climbs."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import urkle_tf
+from urkle_tf import attacks, errors, networks
+from urkle_tf.networks.bounds import intervals, kl, lines
+
+tfd = tfp.distributions
+FULL = pytest.mark.full
+
+
+def compiled(function):
+  return lambda model, *ends: tf.function(lambda *ends: function(model, *ends))(*ends)
+
+
+lines_of = compiled(lines.boxes)
+KINDS = {"interval": intervals.boxes, "linear": lines_of}
+
+
+@pytest.mark.parametrize("boxes", KINDS.values(), ids=KINDS)
+def test_a_dense_layer_by_hand(boxes):
+  """[[1, -2], [3, 4]] and the bias (1, -1) on the box [0, 1] x [2, 4]."""
+  layer = keras.layers.Dense(2)
+  inputs = keras.Input((2,))
+  model = keras.Model(inputs, layer(inputs))
+  layer.set_weights([np.array([[1.0, -2.0], [3.0, 4.0]]), np.array([1.0, -1.0])])
+  ((low, high),) = boxes(model, tf.constant([[0.0, 2.0]]), tf.constant([[1.0, 4.0]]))
+  # First output: x + 3 y + 1 in [7, 14]; second: -2 x + 4 y - 1 in [5, 15].
+  np.testing.assert_allclose(low, [[7, 5]], rtol=1e-6)
+  np.testing.assert_allclose(high, [[14, 15]], rtol=1e-6)
+
+
+def trained_statistics(model, rng):
+  """Gives batch norms statistics and weights that are not those of a start."""
+  for layer in model._flatten_layers():
+    if isinstance(layer, keras.layers.BatchNormalization):
+      for variable in layer.variables:
+        value = rng.uniform(0.5, 1.5, variable.shape)
+        variable.assign(
+          value if "gamma" in variable.path or "variance" in variable.path else value - 1
+        )
+
+
+def test_lines_are_exact_where_nothing_bends():
+  """Two layers that undo each other, to 2 x: intervals alone make [-1, 3] of [0, 1]."""
+  inputs = keras.Input((2,))
+  turned = np.array([[1.0, 1.0], [1.0, -1.0]])
+  first, second = (keras.layers.Dense(2, use_bias=False) for _ in range(2))
+  model = keras.Model(inputs, second(first(inputs)))
+  model.set_weights([turned, turned])
+  ends = tf.zeros([1, 2]), tf.ones([1, 2])
+  np.testing.assert_allclose(intervals.boxes(model, *ends), [[[[-1, -1]], [[3, 3]]]], atol=1e-6)
+  np.testing.assert_allclose(lines_of(model, *ends), [[[[0, 0]], [[2, 2]]]], atol=1e-6)
+
+
+def test_lines_around_relu_by_hand():
+  """|x| = relu(x) + relu(-x) on [-1, 3]: at most 3 / 4 (x + 1) + 1 / 4 (3 - x), 3 at x = 3."""
+  inputs = keras.Input((1,))
+  hidden, out = keras.layers.Dense(2, use_bias=False), keras.layers.Dense(1)
+  model = keras.Model(inputs, out(keras.layers.ReLU()(hidden(inputs))))
+  model.set_weights([np.array([[1.0, -1.0]]), np.array([[1.0], [1.0]]), np.array([0.5])])
+  ends = tf.constant([[-1.0]]), tf.constant([[3.0]])
+  # Intervals: relu(x) in [0, 3] and relu(-x) in [0, 1].
+  np.testing.assert_allclose(intervals.boxes(model, *ends), [[[[0.5]], [[4.5]]]])
+  # Below: x where 3 > 1, and 0 where 1 < 3, so -1 at x = -1; the interval's 0 is better.
+  np.testing.assert_allclose(lines_of(model, *ends), [[[[0.5]], [[3.5]]]])
+
+
+def crown(weights, biases, low, high):
+  """(lowest, highest) of a ReLU network of dense layers, by explicit matrices, of one box."""
+
+  def largest(rows, offset, boxes):
+    """Upper bounds of rows @ (the values of the layer after these boxes) + offset."""
+    for (bottom, top), weight, bias in reversed(list(zip(boxes, weights, biases, strict=False))):
+      for row in range(len(rows)):
+        for unit, (least, most) in enumerate(zip(bottom, top, strict=True)):
+          g = rows[row, unit]
+          if least >= 0:
+            continue
+          if most <= 0:
+            rows[row, unit] = 0
+          elif g > 0:
+            rows[row, unit] = g * most / (most - least)
+            offset[row] -= g * least * most / (most - least)
+          else:
+            rows[row, unit] = g if most > -least else 0
+      offset, rows = offset + rows @ bias, rows @ weight.T
+    return rows @ (low + high) / 2 + np.abs(rows) @ (high - low) / 2 + offset
+
+  boxes, interval = [], (low, high)
+  for weight, bias in zip(weights, biases, strict=True):
+    centre, half = (interval[0] + interval[1]) / 2, (interval[1] - interval[0]) / 2
+    middle, half = centre @ weight + bias, half @ np.abs(weight)
+    interval = np.maximum(middle - half, 0), np.maximum(middle + half, 0)
+    found = [largest(sign * weight.T, sign * bias, boxes) for sign in (1, -1)]
+    boxes.append((np.maximum(middle - half, -found[1]), np.minimum(middle + half, found[0])))
+  return boxes[-1]
+
+
+def test_lines_are_those_of_explicit_matrices(rng):
+  sizes = [6, 9, 7, 3]
+  layers = [
+    *(keras.layers.Dense(size, activation="relu") for size in sizes[1:-1]),
+    keras.layers.Dense(sizes[-1]),
+  ]
+  model = keras.Sequential([keras.Input((sizes[0],)), *layers])
+  model.set_weights([rng.normal(size=variable.shape) for variable in model.weights])
+  x = rng.normal(size=(4, sizes[0])).astype(np.float32)
+  ((low, high),) = lines_of(model, tf.constant(x - 0.3), tf.constant(x + 0.3))
+  arrays = [np.float64(array) for array in model.get_weights()]
+  for row in range(4):
+    wanted = crown(arrays[::2], arrays[1::2], np.float64(x[row]) - 0.3, np.float64(x[row]) + 0.3)
+    np.testing.assert_allclose((low[row], high[row]), wanted, rtol=1e-4, atol=1e-4)
+
+
+def dense_net(shape):
+  x = inputs = keras.Input(shape)
+  x = keras.layers.Flatten()(x)
+  for width in (12, 10):
+    x = keras.layers.LeakyReLU(0.1)(keras.layers.Dense(width)(x))
+  return keras.Model(inputs, keras.layers.Dense(6, activation="tanh")(x))
+
+
+NETS = {
+  "dense": dense_net,
+  "convnet": lambda shape: networks.convnet(shape, width=4, layers=2),
+  "resnet18": lambda shape: networks.backbone("resnet18(width=4)", shape),
+}
+
+
+@pytest.mark.parametrize(
+  "name", ["dense", *(pytest.param(name, marks=FULL) for name in ("convnet", "resnet18"))]
+)
+def test_no_input_of_the_ball_leaves_the_boxes(name, rng):
+  """10,000 random inputs and corners, and the ends of an ascent on each output."""
+  model, radius = NETS[name]((8, 8, 1)), 0.02
+  trained_statistics(model, rng)
+  images = rng.uniform(size=(2, 8, 8, 1)).astype(np.float32)
+  ends = tf.constant(images - radius), tf.constant(images + radius)
+  ((low, high),), ((lowest, highest),) = lines_of(model, *ends), intervals.boxes(model, *ends)
+  assert np.all(low >= lowest)
+  assert np.all(high <= highest)
+  print(f"{name}: width of lines / intervals", np.mean(high - low) / np.mean(highest - lowest))
+  if name != "resnet18":
+    assert np.mean(high - low) < 0.8 * np.mean(highest - lowest)
+  call = tf.function(lambda x: model(x, training=False))
+  noise = rng.uniform(-1, 1, (20, 250, *images.shape)).astype(np.float32)
+  noise[10:] = np.sign(noise[10:])
+  for part in noise:
+    found = call((images + radius * part).reshape(-1, 8, 8, 1)).numpy().reshape(250, 2, -1)
+    assert np.all(found >= low - 1e-4)
+    assert np.all(found <= high + 1e-4)
+
+  @tf.function
+  def ascend(x, output, sign):
+    with tf.GradientTape() as tape:
+      tape.watch(x)
+      value = sign * tf.gather(model(x, training=False), output, axis=1)
+    moved = x + radius / 4 * tf.sign(tape.gradient(value, x))
+    return tf.clip_by_value(moved, *ends)
+
+  for output in range(low.shape[1]):
+    for sign in (1.0, -1.0):
+      x = tf.constant(images)
+      for _ in range(10):
+        x = ascend(x, output, sign)
+      found = call(x)
+      assert np.all(found >= low - 1e-4)
+      assert np.all(found <= high + 1e-4)
+
+
+@pytest.mark.parametrize("boxes", KINDS.values(), ids=KINDS)
+def test_the_box_of_a_point_is_what_the_network_makes_of_it(boxes, rng):
+  model = NETS["dense"]((8, 8, 1))
+  trained_statistics(model, rng)
+  images = tf.constant(rng.uniform(size=(3, 8, 8, 1)), tf.float32)
+  for end in boxes(model, images, images)[0]:
+    np.testing.assert_allclose(end, model(images, training=False), rtol=1e-4, atol=1e-4)
+
+
+def test_the_largest_kl_of_a_box_by_hand():
+  """At s = 1 and D = 3: scale 0.5 gives log 0.5 + 20 - 0.5, scale 10 log 10 + 0.05 - 0.5."""
+  clean = tfd.Normal([[0.0], [0.0]], [[1.0], [1.0]])
+  low = {"loc": tf.constant([[-3.0], [0.0]]), "scale": tf.constant([[0.5], [1.0]])}
+  high = {"loc": tf.constant([[1.0], [0.0]]), "scale": tf.constant([[10.0], [10.0]])}
+  found = kl.largest_kl(clean, low, high)
+  np.testing.assert_allclose(found[0], np.log(0.5) + 20 - 0.5, rtol=1e-6)
+  np.testing.assert_allclose(found[1], np.log(10) + 1 / 200 - 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bounds", KINDS)
+def test_the_bound_of_an_affine_encoder_is_what_its_worst_corner_has(bounds):
+  """Loc = W x, sigma fixed: max KL = |(|W| eps)|^2 / (2 sigma^2), reached where a row decides."""
+  inputs = keras.Input((1, 2, 1))
+  flat = keras.layers.Flatten()(inputs)
+  encoder = urkle_tf.GaussianEncoder(
+    keras.Model(inputs, flat), 1, min_scale=0.5, max_scale=0.5, loc="dense", preprocess=lambda x: x
+  )
+  encoder.network.get_layer("raw_loc").set_weights([np.array([[3.0], [-4.0]])])
+  # The batch norm of loc at its start divides by sqrt(1 + 1e-5).
+  images = tf.fill([1, 1, 2, 1], 0.5)
+  found = kl.kl_bound(encoder, images, 0.1, bounds)
+  np.testing.assert_allclose(found, [0.7**2 / 1.00001 / (2 * 0.25)], rtol=1e-4)
+
+
+@FULL
+@pytest.mark.parametrize("loc", ["dense", "sphere", "centred_sphere", "dense_sphere"])
+def test_pgd_never_passes_the_bound(loc, rng):
+  """2,500 tries with each loc, 10,000 in all."""
+  encoder = urkle_tf.GaussianEncoder(
+    networks.backbone("convnet(width=4, layers=2)", (8, 8, 1)), loc=loc
+  )
+  trained_statistics(encoder.network, rng)
+  weights = encoder.network.get_layer("raw_scale").kernel
+  weights.assign(rng.normal(size=weights.shape))
+  images = tf.constant(rng.uniform(size=(100, 8, 8, 1)), tf.float32)
+  found = [
+    tf.function(lambda x, bounds=bounds: kl.kl_bound(encoder, x, 0.02, bounds))(images).numpy()
+    for bounds in KINDS
+  ]
+  bound, tighter = found
+  assert np.all(np.isfinite(bound))
+  assert np.all(tighter <= bound)
+  attack = attacks.PGD(attacks.Linf(0.02), steps=10, restarts=25, keep="best")
+  worst = urkle_tf.kl_robustness(encoder, images, attack).numpy()
+  print(f"{loc}: bound / PGD", *(np.median(one / worst) for one in found))
+  assert np.all(worst <= tighter * (1 + 1e-4))
+  assert np.median(tighter / bound) < 0.7
+  smaller = kl.kl_bound(encoder, images, 0.002).numpy()
+  assert np.all(smaller < bound)
+  np.testing.assert_allclose(kl.kl_bound(encoder, images, 0.0), np.zeros(100), atol=1e-3)
+
+
+def test_layers_without_a_rule_and_pooled_end_in_one_line():
+  inputs = keras.Input((4, 4, 1))
+  model = keras.Model(inputs, keras.layers.LayerNormalization(name="norm")(inputs))
+  with pytest.raises(errors.UserError, match="no bound goes through the layer 'norm'"):
+    intervals.boxes(model, tf.zeros([1, 4, 4, 1]), tf.ones([1, 4, 4, 1]))
+  encoder = urkle_tf.GaussianEncoder(
+    networks.backbone("convnet(width=4, layers=2)", (8, 8, 1)), loc="pooled"
+  )
+  with pytest.raises(errors.UserError, match="loc=pooled"):
+    kl.kl_bound(encoder, tf.zeros([1, 8, 8, 1]), 0.1)
+
+
+def test_a_network_of_low_precision_is_bounded_in_float32(rng):
+  """The same weights have the same bound, and the layers keep their policy."""
+  make = lambda: urkle_tf.GaussianEncoder(  # noqa: E731
+    networks.backbone("convnet(width=4, layers=2)", (8, 8, 1)), loc="dense"
+  )
+  whole = make()
+  trained_statistics(whole.network, rng)
+  try:
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    low = make()
+  finally:
+    keras.mixed_precision.set_global_policy("float32")
+  low.network.set_weights(whole.network.get_weights())
+  before = [layer.dtype_policy.name for layer in low.network._flatten_layers()]
+  assert "mixed_bfloat16" in before
+  images = tf.constant(rng.uniform(size=(5, 8, 8, 1)), tf.float32)
+  bounds = [kl.kl_bound(encoder, images, 0.01) for encoder in (whole, low)]
+  np.testing.assert_array_equal(*bounds)
+  assert [layer.dtype_policy.name for layer in low.network._flatten_layers()] == before
+
+
+def test_a_bound_is_never_below_0():
+  clean = tfd.Normal(np.linspace(-1, 1, 128, dtype="float32")[None], np.full((1, 128), 0.3, "f"))
+  same = {"loc": clean.loc, "scale": clean.scale * (1 + 1e-7)}
+  assert kl.largest_kl(clean, same, same).numpy() >= 0
+
+
+@pytest.mark.parametrize(
+  "layer",
+  [
+    keras.layers.UpSampling2D(2, interpolation="bicubic"),  # it has negative weights
+    keras.layers.BatchNormalization(axis=1),
+  ],
+)
+def test_layers_that_would_break_the_bound_are_refused(layer):
+  inputs = keras.Input((4, 4, 1))
+  model = keras.Model(inputs, layer(inputs))
+  with pytest.raises(errors.UserError, match="no bound goes through the layer"):
+    intervals.boxes(model, tf.zeros([1, 4, 4, 1]), tf.ones([1, 4, 4, 1]))
+
+
+@pytest.mark.parametrize("loc", ["dense", "sphere"])
+def test_a_training_knows_that_batch_norms_make_up_for_smaller_weights(loc, rng):
+  """The network does not change with the length of a kernel, and so the bound has no slope there.
+
+  But where statistics are constants it has one.
+  """
+  encoder = urkle_tf.GaussianEncoder(
+    networks.convnet((8, 8, 1), width=4, layers=2, momentum=0.0), loc=loc, momentum=0.0
+  )
+  images = tf.constant(rng.uniform(size=(20, 8, 8, 1)), tf.float32)
+  encoder(images, training=True)
+  kernel = encoder.network.get_layer("convnet").get_layer("conv1").kernel
+  values, slopes = [], []
+  for training in (False, True):
+    with tf.GradientTape() as tape:
+      value = tf.reduce_sum(kl.kl_bound(encoder, images, 0.02, training=training))
+    values.append(value)
+    slopes.append(float(tf.reduce_sum(tape.gradient(value, kernel.value) * kernel)))
+  np.testing.assert_allclose(*values, rtol=1e-4)
+  assert abs(slopes[1]) < 0.05 * abs(slopes[0])

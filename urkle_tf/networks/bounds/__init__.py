@@ -1,0 +1,1 @@
+"""Bounds of what a network does within a ball, which no input of the ball exceeds."""

@@ -1,0 +1,121 @@
+"""The layers through which bounds go, for every arithmetic of bounds.
+
+An arithmetic stands for a box of inputs by a tensor of its own, and knows what becomes of it:
+
+    linear(x, function, kernel, bias)   function(x, kernel) + bias; function is linear in the kernel
+    scaled(x, scale, offset)            scale x + offset, channel by channel
+    norm(layer, x)                      a batch norm in inference mode
+    unchanged(layer, x)                 a linear layer without negative weights and without a bias
+    monotone(function, x)               a function that rises with each of its inputs
+    nested(model, x)                    a model within the model
+"""
+
+import keras
+import tensorflow as tf
+
+from urkle_tf import errors
+from urkle_tf.networks import folding, keras_private
+
+_UNCHANGED = (
+  keras.layers.Flatten,
+  keras.layers.Reshape,
+  keras.layers.Permute,
+  keras.layers.ZeroPadding2D,
+  keras.layers.Cropping2D,
+  keras.layers.AveragePooling2D,
+  keras.layers.GlobalAveragePooling2D,
+  keras.layers.Identity,
+  keras.layers.Dropout,
+)
+_MONOTONE = (
+  keras.layers.ReLU,
+  keras.layers.LeakyReLU,
+  keras.layers.ELU,
+  keras.layers.MaxPooling2D,
+  keras.layers.GlobalMaxPooling2D,
+)
+_ACTIVATIONS = (
+  keras.activations.relu,
+  keras.activations.sigmoid,
+  keras.activations.softplus,
+  keras.activations.tanh,
+  keras.activations.elu,
+  keras.activations.linear,
+)
+
+
+def run(model, inputs, arithmetic):
+  """What an arithmetic makes of a model, batch norms in inference mode.
+
+  Args:
+    model: a functional or sequential Keras model of one input, of convolutions, dense layers,
+      batch norms, pooling, sums and monotone activations.
+    inputs: what stands for the box of its inputs.
+    arithmetic: see above.
+
+  Returns:
+    What stands for the outputs: a list where the model has several.
+
+  Raises:
+    UserError: for a layer of another kind.
+  """
+  functional = keras_private.functional(model)
+  if functional is None:
+    raise _unknown(model)
+  calls = {
+    id(layer): lambda x, layer=layer, **_: _through(layer, x, arithmetic)
+    for layer in functional.operations
+  }
+  return keras_private.run(functional, inputs, calls)
+
+
+def _through(layer, x, arithmetic):
+  """What stands for a layer's outputs, given what stands for its inputs."""
+  if type(layer) is keras.layers.Add:
+    return tf.add_n(x)
+  if isinstance(x, list | tuple):
+    raise _unknown(layer)
+  if isinstance(layer, keras.Model):
+    return arithmetic.nested(layer, x)
+  if not folding.channels_last(layer):
+    raise _unknown(layer)
+  if type(layer) in folding.FOLDABLE and layer.activation in _ACTIVATIONS:
+    bias = tf.convert_to_tensor(layer.bias) if layer.use_bias else None
+    kernel = tf.convert_to_tensor(layer.kernel)
+    x = arithmetic.linear(x, lambda x, kernel: folding.linear(layer, x, kernel), kernel, bias)
+    return _activated(layer.activation, x, arithmetic)
+  if type(layer) is keras.layers.BatchNormalization:
+    return arithmetic.norm(layer, x)
+  if type(layer) is keras.layers.Rescaling:
+    return arithmetic.scaled(x, *(tf.constant(n, tf.float32) for n in (layer.scale, layer.offset)))
+  if type(layer) in _UNCHANGED:
+    return arithmetic.unchanged(layer, x)
+  if type(layer) in _MONOTONE:
+    return arithmetic.monotone(layer, x)
+  if type(layer) is keras.layers.Activation and layer.activation in _ACTIVATIONS:
+    return _activated(layer.activation, x, arithmetic)
+  raise _unknown(layer)
+
+
+def _activated(function, x, arithmetic):
+  return x if function is keras.activations.linear else arithmetic.monotone(function, x)
+
+
+def moving(norm):
+  """The (mean, variance) that a batch norm has in inference mode."""
+  return tuple(map(tf.convert_to_tensor, (norm.moving_mean, norm.moving_variance)))
+
+
+def affine(norm, mean, variance):
+  """(scale, offset) of a batch norm with some moments."""
+  scale = tf.math.rsqrt(variance + norm.epsilon)
+  scale = scale * norm.gamma if norm.scale else scale
+  offset = -scale * mean
+  return scale, offset + norm.beta if norm.center else offset
+
+
+def _unknown(layer):
+  return errors.UserError(
+    f"no bound goes through the layer {layer.name!r} ({type(layer).__name__}): it takes "
+    "convolutions, dense layers, batch norms, pooling, sums and monotone activations, channels last"
+  )
