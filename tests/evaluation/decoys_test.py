@@ -13,7 +13,7 @@ from small_models import digits
 import urkle_tf
 from urkle_tf import errors, export, networks
 from urkle_tf.data import sources
-from urkle_tf.evaluation import attacked, foreign, report, scoring
+from urkle_tf.evaluation import adversaries, attacked, foreign, report, scoring
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.context import Context
 from urkle_tf.evaluation.report import document
@@ -179,7 +179,7 @@ def test_without_bridges_credit_would_be_given(linear, monkeypatch, name):
   plan = planning.read("pgd(steps=20)", "linf", [EPSILON], (8, 8, 1))[0]
 
   def accuracy():
-    find = attacked.adversary(model, plan, "deterministic")
+    find = adversaries.adversary(model, plan, "deterministic")
     given = tf.constant(x), tf.constant(labels), tf.constant([1, 2])
     candidates, _ = find(*given, *plan.radius_and_step(EPSILON))
     logits = np.asarray(model.head(candidates[0]))
@@ -187,7 +187,7 @@ def test_without_bridges_credit_would_be_given(linear, monkeypatch, name):
 
   assert accuracy() < robust(linear, step).mean() + 0.2
   monkeypatch.setattr(model, "frozen", model.own_gradients)
-  monkeypatch.setattr(attacked, "differentiable", lambda classifier: False)
+  monkeypatch.setattr(adversaries, "differentiable", lambda classifier: False)
   assert accuracy() > robust(linear, step).mean() + 0.4
 
 

@@ -50,7 +50,9 @@ class APGD(base.Attack):
   is the last iterate, to be compared with it under fresh noise.
   """
 
+  takes: tuple[str, ...] = ("start",)
   budget: tuple[str, ...] = ("steps", "restarts")
+  _start = None
 
   def __init__(self, threat, steps=100, restarts=1, momentum=0.75, rho=0.75):
     """Builds the attack.
@@ -76,13 +78,23 @@ class APGD(base.Attack):
       return settings
     return {**settings, "momentum": self.momentum, "rho": self.rho}
 
+  def _changed(self, epsilon, start, **given):
+    other = super()._changed(epsilon, **given)
+    other._start = start
+    return other
+
   def _nothing(self, images):
     return {**super()._nothing(images), "last": images, "zero_gradients": tf.zeros([])}
+
+  def _begin(self, images, seed):
+    if self._start is None:
+      return self.threat.random_start(images, seed)
+    return self.threat.project(self._start(seed), images)
 
   def _attempt(self, objective, images, restart, seed):
     del restart
     schedule = (_Sparsity if self.threat.norm == "l1" else _Halving)(self, images)
-    start = self.threat.random_start(images, seed)
+    start = self._begin(images, seed)
     state = {
       "iterate": start,
       "previous": start,

@@ -26,8 +26,10 @@ class Attack:
   Attributes:
     name: what specs, logs and reports call the attack: its file's name.
     gradients: whether it follows gradients, and says nothing of a model that has none.
+    decisions: whether it sees nothing of an objective but its sign, so that what a model itself
+      decides says all.
     refused: {"training" or "evaluation": why not, and what to use}; empty serves both.
-    takes: what `run` can be given beside epsilon: "steps", "step_size", "carried".
+    takes: what `run` can be given beside epsilon: "steps", "step_size", "carried", "start".
     budget: arguments of the constructor that the commands' flags give, where a spec does not:
       "steps", "step_size", "restarts".
     in_evaluation: further arguments, of the attack in an evaluation.
@@ -44,6 +46,7 @@ class Attack:
 
   name = ""
   gradients = True
+  decisions = False
   refused: ClassVar[dict[str, str]] = {}
   takes: tuple[str, ...] = ()
   budget: tuple[str, ...] = ()
@@ -125,7 +128,15 @@ class Attack:
     return self.run(objective, images, seed)[0]
 
   def run(
-    self, objective, images, seed=None, epsilon=None, steps=None, step_size=None, carried=None
+    self,
+    objective,
+    images,
+    seed=None,
+    epsilon=None,
+    steps=None,
+    step_size=None,
+    carried=None,
+    start=None,
   ):
     """As calling, and also says what the attack saw.
 
@@ -140,6 +151,8 @@ class Attack:
       step_size: a scalar (tensor): the norm of a step in pixel units, and nothing is scaled.
       carried: float32 [...], a direction of one image's shape, in which the random start is moved
         by epsilon before it is projected; 0 moves nothing.
+      start: a function of a seed int32 [2], of each attempt its own, to float32 [n, ...]: where
+        the attempt begins, once that is projected, in place of a random point.
 
     Returns:
       `(adversaries, info)`: float32 [n, ...] without a gradient, and a dict: `objective`
@@ -149,19 +162,20 @@ class Attack:
     Raises:
       UserError: for what the class does not take.
     """
-    for name, value in {"steps": steps, "step_size": step_size, "carried": carried}.items():
+    given = {"steps": steps, "step_size": step_size, "carried": carried, "start": start}
+    for name, value in given.items():
       if value is not None and name not in self.takes:
         raise errors.UserError(f"{self.name} takes no other {name} than its own: leave it out")
-    attack = self._changed(epsilon, steps, step_size, carried)
+    attack = self._changed(epsilon, **given)
     images, seed = attack._prepare(images, seed)
     adversaries, info = attack._repeat(
       lambda restart, seed: attack._attempt(objective, images, restart, seed), images, seed
     )
     return adversaries, {"zero_gradients": tf.zeros([]), **info}
 
-  def _changed(self, epsilon, steps, step_size, carried):
+  def _changed(self, epsilon, **given):
     """A copy with what `run` was given; it is what makes the attempts."""
-    del steps, step_size, carried  # of those that take them
+    del given  # of those that take it
     other = copy.copy(self)
     if epsilon is not None:
       other.threat = self.threat.with_epsilon(epsilon)

@@ -6,12 +6,12 @@ from typing import ClassVar
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.attacks import base, losses
+from urkle_tf.attacks import _nearest, base, losses
 
 _BISECTIONS = 6  # of the last tenth of the way to the nearest point found
 
 
-class FAB(base.Attack):
+class FAB(_nearest.Nearest):
   """The fast adaptive boundary attack (Croce and Hein, 2020, Minimally distorted examples).
 
   It looks for the point nearest to the image x at which the objective f is positive: f is a
@@ -25,18 +25,12 @@ class FAB(base.Attack):
 
   from x_0 = x; restarts begin at random points within half of epsilon.  At last the way from x
   to the nearest point is bisected.
-
-  `run` returns that point where it lies within epsilon, its projection where it lies outside, and
-  the image itself where no point was found (or it is broken as it is).  `info["distance"]`,
-  float32 [n] in pixel units, says how far it lies: infinite where none was found.  Of a noisy
-  objective it finds a boundary only if the noise is the same at every evaluation.
   """
 
   refused: ClassVar = {
     "training": "looks for a decision boundary, and a training's objective has none: use pgd"
   }
   loss = staticmethod(losses.targeted_margin)
-  fixed_noise = True
 
   def __init__(
     self, threat, steps=100, restarts=1, targets=9, overshoot=1.05, backward=0.9, bias=0.1
@@ -72,18 +66,6 @@ class FAB(base.Attack):
       "backward": self.backward,
       "bias": self.bias,
     }
-
-  def run(self, objective, images, seed=None, *changes, **others):
-    adversaries, info = super().run(objective, images, seed, *changes, **others)
-    info["objective"] = tf.stop_gradient(base.values(objective, adversaries))
-    return adversaries, info
-
-  def _nothing(self, images):
-    distance = -base.lowest(images)
-    return {"result": images, "distance": distance, "zero_gradients": tf.zeros([])}
-
-  def _merit(self, state):
-    return -state["distance"]
 
   def _attempt(self, objective, images, restart, seed):
     threat = self.threat

@@ -18,93 +18,9 @@ from urkle_tf import distribution
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.plan import Plan
 from urkle_tf.evaluation import calibration, scoring
+from urkle_tf.evaluation.adversaries import adversary
 from urkle_tf.evaluation.candidates import Worst, choose
 from urkle_tf.output import progress, tables
-
-
-def differentiable(classifier):
-  """Whether a classifier has gradients in the images, if only zeros.
-
-  False where something in it has none that TensorFlow knows, such as a table look-up: one that
-  was found to be flat everywhere is looked at.
-  """
-  found = getattr(classifier, "metadata", {}).get("gradients", {})
-  if found.get("zero_bridged", 0.0) < 1.0:
-    return True
-  missing = []
-
-  @tf.function(autograph=False)
-  def gradient(images):
-    frozen = classifier.frozen()
-    with tf.GradientTape() as tape:
-      tape.watch(images)
-      scores = frozen.from_representation(*frozen.represent(images), tf.constant([0, 0]), 1)
-      total = tf.reduce_sum(scores)
-    missing.append(tape.gradient(total, images) is None)
-
-  try:
-    gradient.get_concrete_function(tf.TensorSpec([None, *classifier.image_shape], tf.float32))
-  except Exception:  # operations that have no gradient raise many kinds
-    return False
-  return not any(missing)
-
-
-def _flat(objective):
-  """An objective without a gradient, to attacks one whose gradient is zero."""
-  nothing = lambda images: 0.0 * tf.reduce_sum(images, list(range(1, images.shape.rank)))  # noqa: E731
-  return lambda images: tf.stop_gradient(objective(images)) + nothing(images)
-
-
-def adversary(classifier, plan, mode, eot=20):
-  """Compiles an attack on one mode of a classifier.
-
-  The objective is the plan's loss of the log-probabilities.  In the sampled mode these are the log
-  of the mean over `eot` samples of z (expectation over transformation), drawn afresh at every
-  evaluation: a counter in a variable tells the evaluations apart, since the attack hands its
-  objective nothing but images.  Square and FAB compare values between evaluations, where fresh
-  noise would reward luck: they meet the same samples throughout a run.
-
-  Args:
-    classifier: a `Classifier`.
-    plan: a `Plan`.
-    mode: "sampled" or "deterministic".
-    eot: samples of z an evaluation.
-
-  Returns:
-    A function (images float32 [n, h, w, c], labels int [n], seed int32 [2], epsilon, step
-    size or None, targets int [n] where the plan has some) -> (candidates [k, n, h, w, c], share
-    of zero gradients).
-  """
-  has_gradient = differentiable(classifier)
-  evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
-
-  @tf.function
-  def find(images, labels, seed, epsilon, step_size, targets=None):
-    noise = distribution.fold(seed, 1)
-    frozen = classifier.frozen()
-    evaluations.assign(0)
-
-    def scores(neighbours):
-      loc, scale = frozen.represent(neighbours)
-      if mode == "deterministic":
-        return tf.nn.log_softmax(frozen.head(loc))
-      draws = noise
-      if not plan.fixed_noise:
-        draws = distribution.fold(noise, evaluations.assign_add(1))
-      return frozen.from_representation(loc, scale, draws, eot)
-
-    objective = plan.objective(scores, labels, targets)
-    climbed = objective if has_gradient else _flat(objective)
-    seed = distribution.fold(seed, 0)
-    found, info = plan.attack.run(climbed, images, seed, epsilon, step_size=step_size)
-    candidates = [found]
-    if mode == "sampled" and "last" in info:
-      # The best iterate under fresh noise may be one that had luck with its draws; the last one,
-      # where most of the climbing is done, had none.  Both are scored with draws of the scorer's.
-      candidates.append(info["last"])
-    return tf.stack(candidates), info["zero_gradients"]
-
-  return find
 
 
 def _attack(runs, scorer, states, positions, images, labels, shown):
@@ -171,7 +87,8 @@ def measure(context, plans, standing=False, observe=None):
   Attacks with targets are run once for each, on the images that no target before broke in every
   mode; what is broken is not made worse, so that their NLL is no worst case.  The stages of an
   ensemble do likewise with what the stages before them, of the same or a smaller radius, broke,
-  and count it; after the last of them comes a row of the ensemble's name.
+  and count it; after the last of them comes a row of the ensemble's name.  Plans that are `last`
+  do so with all plans before them.
 
   Args:
     context: a `Context` of a classifier.
@@ -246,7 +163,8 @@ class _Search:
     before = [
       other.worst
       for other in self._earlier
-      if other.epsilon <= epsilon and (self._standing or _same_ensemble(plan, other.plan))
+      if other.epsilon <= epsilon
+      and (self._standing or plan.last or _same_ensemble(plan, other.plan))
     ]
     worst, own = self._of_clean(), {} if before else self._of_clean()
     for state in before:
