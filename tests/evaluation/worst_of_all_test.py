@@ -99,7 +99,8 @@ def test_the_worst_kl_shows_where_no_gradient_of_the_scores_does():
   model = pixels_as_z(head, 1e-4)
   source = grey(8, np.zeros(8, np.int64))
   source.images[:] = 128
-  plans = planning.read("pgd(restarts=3),worst_of_all(steps=10, restarts=2)", "linf", [EPSILON], SHAPE)  # fmt: skip
+  texts = "pgd(restarts=3),worst_of_all(steps=10, restarts=2)"
+  plans = planning.read(texts, "linf", [EPSILON], SHAPE)
   rows, _ = run(model, source, plans, EPSILON, modes=("sampled",))
   found = {row["name"]: row["accuracy"] for row in rows}
   assert found["apgd from fixed z"] == found["pgd"] == 1

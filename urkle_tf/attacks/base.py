@@ -17,8 +17,9 @@ class Attack:
   """Maximises an objective per example inside a threat model.
 
   A subclass, alone in a file of this folder, is an attack of that name everywhere.  It writes one
-  attempt, `_attempt`, and declares what differs from the class attributes here; restarts are
-  attempts with different seeds, of which the best is kept per example.
+  attempt, `_attempt`, or its steps (see `in_steps`), and declares what differs from the class
+  attributes here; restarts are attempts with different seeds, of which the best is kept per
+  example.
 
   Call an attack outside of a gradient tape, or in a `tf.function`: an eager tape around it
   would record every forward pass.
@@ -28,6 +29,7 @@ class Attack:
     gradients: whether it follows gradients, and says nothing of a model that has none.
     decisions: whether it sees nothing of an objective but its sign, so that what a model itself
       decides says all.
+    in_steps: whether it writes `begin`, `advance` and `finish` in place of `_attempt`.
     refused: {"training" or "evaluation": why not, and what to use}; empty serves both.
     takes: what `run` can be given beside epsilon: "steps", "step_size", "carried", "start".
     budget: arguments of the constructor that the commands' flags give, where a spec does not:
@@ -47,6 +49,7 @@ class Attack:
   name = ""
   gradients = True
   decisions = False
+  in_steps = False
   refused: ClassVar[dict[str, str]] = {}
   takes: tuple[str, ...] = ()
   budget: tuple[str, ...] = ()
@@ -173,6 +176,10 @@ class Attack:
     )
     return adversaries, {"zero_gradients": tf.zeros([]), **info}
 
+  def at(self, epsilon):
+    """A copy with another radius, a scalar (tensor)."""
+    return self._changed(epsilon)
+
   def _changed(self, epsilon, **given):
     """A copy with what `run` was given; it is what makes the attempts."""
     del given  # of those that take it
@@ -196,6 +203,28 @@ class Attack:
 
   def _attempt(self, objective, images, restart, seed):
     """One attempt: a dict of the keys and shapes of `_nothing`."""
+
+    def step(number, state):
+      return number + 1, self.advance(objective, images, state, number)
+
+    _, state = tf.while_loop(
+      lambda number, _: number < self.steps,
+      step,
+      (tf.constant(0), self.begin(images, restart, seed)),
+      parallel_iterations=1,
+    )
+    return self.finish(objective, images, state)
+
+  def begin(self, images, restart, seed):
+    """Where an attempt begins: {name: tensor}, scalars, "zeros" among them, or [n, ...]."""
+    raise NotImplementedError
+
+  def advance(self, objective, images, state, number):
+    """The state after one step; other entries of the state may be left out."""
+    raise NotImplementedError
+
+  def finish(self, objective, images, state):
+    """What `_attempt` returns, of the state after the last step."""
     raise NotImplementedError
 
   def _nothing(self, images):

@@ -27,6 +27,7 @@ class FAB(_nearest.Nearest):
   to the nearest point is bisected.
   """
 
+  in_steps = True
   refused: ClassVar = {
     "training": "looks for a decision boundary, and a training's objective has none: use pgd"
   }
@@ -67,40 +68,38 @@ class FAB(_nearest.Nearest):
       "bias": self.bias,
     }
 
-  def _attempt(self, objective, images, restart, seed):
-    threat = self.threat
-    start = tf.where(restart == 0, images, threat.random_start(images, seed, 0.5))
-    state = {
-      "iterate": start,
+  def begin(self, images, restart, seed):
+    start = self.threat.random_start(images, seed, 0.5)
+    return {
+      "iterate": tf.where(restart == 0, images, start),
       "nearest": images,
       "distance": -base.lowest(images),
       "zeros": tf.zeros([]),
     }
 
-    def offer(state, point, broken):
-      """The nearer of the point, where it is broken, and the nearest so far."""
-      distance = threat.distance(point, images)
-      nearer = broken & (distance < state["distance"])
-      return {
-        **state,
-        "nearest": base.choose(nearer, point, state["nearest"]),
-        "distance": tf.where(nearer, distance, state["distance"]),
-      }
+  def advance(self, objective, images, state, number):
+    del number
+    iterate = state["iterate"]
+    values, gradient = base.values_and_gradient(objective, iterate)
+    state = self._offer(images, state, iterate, values > 0)
+    moved = self._towards_boundary(iterate, values, gradient, images)
+    broken = base.values(objective, moved) > 0
+    state = self._offer(images, state, moved, broken)
+    state["iterate"] = base.choose(broken, images + self.backward * (moved - images), moved)
+    state["zeros"] += base.zero_share(gradient)
+    return state
 
-    def step(number, state):
-      iterate = state["iterate"]
-      values, gradient = base.values_and_gradient(objective, iterate)
-      state = offer(state, iterate, values > 0)
-      moved = self._towards_boundary(iterate, values, gradient, images)
-      broken = base.values(objective, moved) > 0
-      state = offer(state, moved, broken)
-      state["iterate"] = base.choose(broken, images + self.backward * (moved - images), moved)
-      state["zeros"] += base.zero_share(gradient)
-      return number + 1, state
+  def _offer(self, images, state, point, broken):
+    """The state with the nearer of the point, where it is broken, and the nearest so far."""
+    distance = self.threat.distance(point, images)
+    nearer = broken & (distance < state["distance"])
+    return {
+      **state,
+      "nearest": base.choose(nearer, point, state["nearest"]),
+      "distance": tf.where(nearer, distance, state["distance"]),
+    }
 
-    _, state = tf.while_loop(
-      lambda number, _: number < self.steps, step, (tf.constant(0), state), parallel_iterations=1
-    )
+  def finish(self, objective, images, state):
     way = state["nearest"] - images
 
     def bisect(number, low, high):
@@ -118,7 +117,7 @@ class FAB(_nearest.Nearest):
     )
     nearest = images + base.per_example(high, images) * way
     return {
-      "result": threat.project(nearest, images),
+      "result": self.threat.project(nearest, images),
       "distance": high * state["distance"],
       "zero_gradients": state["zeros"] / self.steps,
     }

@@ -6,7 +6,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import distribution
-from urkle_tf.networks import kl
+from urkle_tf.evaluation import falling
+from urkle_tf.networks.kl import kl_from
 
 
 def differentiable(classifier):
@@ -42,7 +43,40 @@ def _flat(objective):
   return lambda images: tf.stop_gradient(objective(images)) + nothing(images)
 
 
-def adversary(classifier, plan, mode, eot=20):
+def _decides(classifier):
+  """Whether the scores that attacks climb are those that decide."""
+  return getattr(classifier, "metadata", {}).get("attacked") != "inner scores"
+
+
+def _scores_of(frozen):
+  return lambda images: tf.nn.log_softmax(frozen.head(frozen.represent(images)[0]))
+
+
+def _start(plan, images, epsilon, frozen, objective):
+  """Where the runs of a plan begin: a function of a seed, as `Attack.run` takes it.
+
+  Args:
+    plan: a `Plan` with a start.
+    images: float32 [n, h, w, c].
+    epsilon: the radius.
+    frozen: a classifier's `frozen()`.
+    objective: a function of a seed of the samples of z to what is climbed, if not the KL.
+  """
+  represent = lambda x: tfp.distributions.Normal(*frozen.represent(x))  # noqa: E731
+  attack = copy.copy(plan.attack)
+  attack.restarts = 1
+
+  def start(seed):
+    if plan.start == "kl":
+      climbed = kl_from(represent(images), represent)
+    else:
+      climbed = objective(distribution.fold(seed, 1))
+    return attack.run(climbed, images, distribution.fold(seed, 0), epsilon)[0]
+
+  return start
+
+
+def adversary(classifier, plan, mode, eot=20, alone=False):
   """Compiles an attack on one mode of a classifier.
 
   The objective is the plan's loss of the log-probabilities.  In the sampled mode these are the log
@@ -56,6 +90,8 @@ def adversary(classifier, plan, mode, eot=20):
     plan: a `Plan`.
     mode: "sampled" or "deterministic".
     eot: samples of z an evaluation.
+    alone: whether what is found counts for this mode alone, so that an image may be left as it
+      is once it has fallen: see `falling.Falling`.
 
   Returns:
     A function (images float32 [n, h, w, c], labels int [n], seed int32 [2], epsilon, step
@@ -63,9 +99,12 @@ def adversary(classifier, plan, mode, eot=20):
     of zero gradients).
   """
   has_gradient = differentiable(classifier)
+  drops = alone and mode == "deterministic" and falling.possible(plan)
+  if drops and has_gradient and _decides(classifier):
+    return falling.Falling(plan, lambda: _scores_of(classifier.frozen()))
   evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
 
-  @tf.function
+  @tf.function(reduce_retracing=True)
   def find(images, labels, seed, epsilon, step_size, targets=None):
     noise = distribution.fold(seed, 1)
     frozen = classifier.frozen()
@@ -85,23 +124,16 @@ def adversary(classifier, plan, mode, eot=20):
         return frozen.mean_logits(loc, scale, draws, eot)
       return frozen.from_representation(loc, scale, draws, eot)
 
-    def start(seed):
-      if plan.start == "kl":
-        represent = lambda x: tfp.distributions.Normal(*frozen.represent(x))  # noqa: E731
-        climbed = kl.kl_from(represent(images), represent)
-      else:
-        draws = distribution.fold(seed, 1)
-        other = "deterministic" if plan.start == "mu" else mode
-        climbed = plan.objective(lambda x: scores(x, other, draws), labels, targets)
-      attack = copy.copy(plan.attack)
-      attack.restarts = 1
-      return attack.run(climbed, images, distribution.fold(seed, 0), epsilon)[0]
-
     objective = plan.objective(scores, labels, targets)
     climbed = objective if has_gradient else _flat(objective)
     seed = distribution.fold(seed, 0)
-    elsewhere = plan.start and (mode == "sampled" or plan.start == "kl")
-    given = {"step_size": step_size, "start": start if elsewhere else None}
+    given = {"step_size": step_size}
+    if plan.start and (mode == "sampled" or plan.start == "kl"):
+      other = "deterministic" if plan.start == "mu" else mode
+      climbed_by = lambda draws: plan.objective(  # noqa: E731
+        lambda x: scores(x, other, draws), labels, targets
+      )
+      given["start"] = _start(plan, images, epsilon, frozen, climbed_by)
     found, info = plan.attack.run(climbed, images, seed, epsilon, **given)
     candidates = [found]
     if mode == "sampled" and "last" in info:

@@ -68,6 +68,10 @@ def _assess(given, settings, kind, path):
   for name in ("batch_size", "samples", "attack_steps", "restarts", "eot"):
     if settings[name] is not None and settings[name] < 1:
       raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
+  if settings.get("abstains") and kind != "foreign":
+    raise errors.UserError("--abstains is for classifiers that were not made here: leave it out")
+  if (minutes := settings.get("minutes")) is not None and not minutes > 0:
+    raise errors.UserError(f"--minutes must be above 0, got {minutes}")
   chosen = measurements.chosen(given, kind)
   context = _context(given, kind, path)
   for one in chosen:
@@ -103,7 +107,7 @@ def _context(given, kind, path):
   model = None
   if kind == "foreign":
     source = sources.load(**data_of(given))
-    model = foreign.look_at(path, source)
+    model = foreign.look_at(path, source, given.abstains)
     metadata = model.metadata
   else:
     metadata = export.read_metadata(path, kind)
@@ -154,9 +158,9 @@ def _load(context, path):
 def _config(context, settings, chosen):
   """The report's part "config"."""
   metadata, shown = context.metadata, export.settings_without_paths(settings)
-  for name in ("measure", "modes"):  # reports do not change where nobody asked for them
-    if shown[name] is None:
-      del shown[name]
+  for name in ("measure", "modes", "minutes", "abstains"):  # where nobody asked for them
+    if not shown.get(name):
+      shown.pop(name, None)
   for one in chosen:  # what options say, rather than flags
     for name, flag in one.aliases().items():
       if getattr(one, name) != settings[flag]:

@@ -18,12 +18,13 @@ MASKED = 0.9  # of the input gradients, from which share on a model has none
 _STREAM = 5  # of a seed
 
 
-def look_at(path, source):
+def look_at(path, source, abstains=False):
   """Reads a model and looks at it with the first images of labelled data.
 
   Args:
     path: as in `foreign_models.load`.
     source: a `Source`.
+    abstains: whether its last class is none of the data's, and means that it abstains.
 
   Returns:
     A `Foreign`.
@@ -36,7 +37,7 @@ def look_at(path, source):
   compatibility.check_labelled(source)
   _, images, labels = next(scoring.stream(source, min(PROBE, source.size)))
   model = Foreign(loaded, images)
-  compatibility.check_classes(model.classes, None, source)
+  compatibility.check_classes(model.classes - bool(abstains), None, source)
   check_range(model, images, labels)
   return model
 

@@ -24,6 +24,7 @@ class Attacks(Measurement):
     restarts: of the attacks.
     standing: attack only what earlier rows left standing.
     noise: `"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack.
+    minutes: how long they may take; None for as long as they need.
   """
 
   attacks: str | list[str] = alias("attacks")
@@ -32,6 +33,7 @@ class Attacks(Measurement):
   restarts: int = alias("restarts")
   standing: bool = alias("standing")
   noise: str = alias("noise")
+  minutes: float | None = alias("minutes")
 
   by_default = True
   place = 20
@@ -52,6 +54,8 @@ class Attacks(Measurement):
     found = _fit(context, read(self.attacks), read)
     if self.noise == "fixed":
       found = [dataclasses.replace(plan, fixed_noise=True) for plan in found]
+    if self.minutes:  # one step says little
+      found.sort(key=lambda plan: (plan.last, plan.steps == 1))
     return found
 
   def measure(self, context):
@@ -60,7 +64,9 @@ class Attacks(Measurement):
     on_clean, labels = context.on_clean, context.labels
     shape = context.source.image_shape
     recorder = recording.Recorder(on_clean.values, labels, shape, context.save_images)
-    rows, details = attacked.measure(context, context.prepared[self.name], self.standing, recorder)
+    rows, details = attacked.measure(
+      context, context.prepared[self.name], self.standing, recorder, self.minutes
+    )
     arrays = context.arrays
     arrays["labels"] = labels
     arrays |= {f"clean_{mode}": np.argmax(values, 1) for mode, values in on_clean.values.items()}
@@ -186,6 +192,8 @@ def _explained(rows, config):
   for why in dict.fromkeys(reasons.values()):
     names = ", ".join(name for name, reason in reasons.items() if reason == why)
     found.append(Text(f"Not run, since {why}: {names}."))
+  if left := ", ".join(config.get("left_out", ())):
+    found.append(Text(f"Left out, since --minutes was over: {left}."))
   if added := ", ".join(config.get("added_attacks", ())):
     text = f"Run without being asked, since the model's own gradients are masked: {added}. "
     found.append(
