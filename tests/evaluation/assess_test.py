@@ -189,10 +189,10 @@ def test_each_mode_is_judged_on_what_broke_the_other(rng, monkeypatch):
   model = linear_classifier(weights, bias, 0.05, stochastic=True)
   original = adversaries.adversary
 
-  def adversary(classifier, plan, mode, eot):
+  def adversary(classifier, plan, mode, eot, alone):
     if mode == "sampled":
       return lambda images, *_: (images[None], 1.0)
-    return original(classifier, plan, mode, eot)
+    return original(classifier, plan, mode, eot, alone)
 
   monkeypatch.setattr(attacked, "adversary", adversary)
   (sampled, deterministic), _ = attack_rows(model, source, "linf", [0.02])

@@ -15,7 +15,7 @@ from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.context import Context
 
 COUNT = 40
-RADII = {"linf": 0.1, "l2": 0.5, "l1": 2.0}
+RADII = {"linf": 0.1, "l2": 0.5, "l1": 1.5}
 SPECS = ["apgd_ce(steps=12)", "apgd_t(steps=12, targets=2)", "fab_t(steps=12, targets=2)"]
 
 
@@ -58,8 +58,14 @@ def given(model):
   return tf.constant(images[right]), tf.constant(labels[right])
 
 
-@pytest.mark.parametrize("norm", RADII)
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize(
+  "spec, norm",
+  [
+    pytest.param(spec, norm, marks=[] if (norm, spec) == ("linf", SPECS[1]) else pytest.mark.full)
+    for spec in SPECS
+    for norm in RADII
+  ],
+)
 def test_what_stays_goes_the_same_way(model, given, spec, norm):
   (images, labels), epsilon = given, RADII[norm]
   (plan,) = planning.read(spec, norm, [epsilon], (8, 8, 1), classes=10)

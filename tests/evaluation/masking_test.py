@@ -4,6 +4,8 @@ Each is put around weights that are attacked without it, too: it may leave at mo
 standing.  Weights are least squares on digits.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -81,11 +83,11 @@ def abstaining(scores):
   return tf.where(near, refusal, tf.pad(tf.nn.softmax(scores), [[0, 0], [0, 1]]))
 
 
-GRADIENTS = "apgd_ce(steps=20),apgd_t(steps=20, targets=4)"
+GRADIENTS = "apgd_ce(steps=30),apgd_t(steps=30)"
 SEARCHES = "square(queries=1000),hop_skip_jump(queries=2000)"
 # name: (features with the defence, without it, those that the weights are for, attacks)
 DEFENCES = {
-  "thermometer": (thermometer, smooth_thermometer, thermometer, SEARCHES),
+  "thermometer": (thermometer, smooth_thermometer, thermometer, f"{GRADIENTS},{SEARCHES}"),
   "jpeg": (jpeg, flat, flat, f"{GRADIENTS},{SEARCHES}"),
   "resizing": (resized, centred, centred, GRADIENTS),
   "winners": (winners, hidden, winners, f"{GRADIENTS},{SEARCHES}"),
@@ -122,23 +124,21 @@ def test_a_defence_that_masks_gets_no_credit(name, tmp_path):
   assert accuracy(with_it) <= accuracy(without) + 0.03
 
 
-def test_a_thermometer_is_searched_without_being_asked(tmp_path, monkeypatch):
-  """As above on fewer images, by the attacks of default: they follow gradients, and there are none.
-
-  The searches that are added have their budgets cut.
-  """
+def test_what_is_masked_is_searched_without_being_asked(tmp_path, monkeypatch):
+  """By the attacks of default, and two more whose budgets are cut here."""
   read = urkle_tf.attacks.for_evaluation
   budgets = {"square": "square(queries=150)", "hop_skip_jump": "hop_skip_jump(queries=400)"}
-  monkeypatch.setattr(
-    urkle_tf.attacks,
-    "for_evaluation",
-    lambda text, *given, **o: read(budgets.get(text, text), *given, **o),
-  )
+  cut = lambda text, *given, **options: read(budgets.get(text, text), *given, **options)  # noqa: E731
+  monkeypatch.setattr(urkle_tf.attacks, "for_evaluation", cut)
   scores = linear(thermometer)
-  found = evaluated(lambda x: scores(thermometer(x)), tmp_path / "m", examples=40, checks=False)
-  assert [row["name"] for row in found["attacks"]] == ["square", "hop_skip_jump"]
-  assert found["config"]["skipped_attacks"] == ["pgd", "fgsm"]
-  assert found["config"]["added_attacks"] == ["square", "hop_skip_jump"]
+  function = lambda x: scores(thermometer(x))  # noqa: E731
+  found = evaluated(function, tmp_path / "m", examples=40, checks=False, standing=False)
+  names = ["pgd", "fgsm", "square", "hop_skip_jump"]
+  assert [row["name"] for row in found["attacks"]] == names
+  assert found["config"]["added_attacks"] == names[2:]
+  for before, after in itertools.pairwise(found["attacks"][1:]):
+    assert after["attacked"] <= round(40 * before["accuracy"])
+    assert after["accuracy"] <= before["accuracy"]
   assert accuracy(found) < found["clean"]["accuracy"] - 0.3
 
 

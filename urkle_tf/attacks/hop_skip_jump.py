@@ -30,7 +30,8 @@ def evaluations(queries, pixels, norm):
     A list of ints, which with everything else are at most `queries`; empty if that is too few.
   """
   bisections = _bisections(pixels, norm)
-  left, found = queries - _STARTS - bisections - 2, []  # and two of the result
+  left = queries - _STARTS - bisections - 2  # two of the result
+  found: list[int] = []
   while True:
     count = round(_FIRST * math.sqrt(len(found) + 1))
     left -= count + _HALVINGS + bisections
