@@ -70,6 +70,11 @@ EXTRAS_REQUIRE = {
   "attacks": [
     FOOLBOX,
     "adversarial-robustness-toolbox>=1.20.1,<2",
+    "statsmodels>=0.14,<1",  # which its certificates import
+  ],
+  "judge": [
+    "pyautoattack>=0.2,<0.3",  # the official AutoAttack, for tools/official_autoattack.py
+    "torch>=2.6,<3",
   ],
 }
 

@@ -8,9 +8,9 @@ r"""Many runs that differ in some flags, one after the other, and one table of w
     --finetune="--split=train[:90%] --validation_split=train[90%:]" \
     --evaluate="--split=train[90%:] --attacks=pgd --examples=100"
 
-Lists are combined, each value with each (a grid); with --random=N so many points are drawn from
-lists and ranges.  Every point is trained, and with --finetune and --evaluate goes on to a
-classifier and its report.  What is finished is not done again: the same command goes on after an
+Lists are combined, each value with each (a grid); with --random=N that many points are drawn from
+lists and ranges.  Every point is trained, and with --finetune and --evaluate continues to a
+classifier and its report.  What is finished is not done again: the same command resumes after an
 interruption, and with further values it adds to what is there.  OUT/sweep.md has a row for each,
 and tensorboard --logdir=OUT/hparams compares them.
 """
@@ -78,7 +78,7 @@ def read_values(texts):
 
 
 def points(values, draws=None, seed=0):
-  """The runs' own flags, [{flag: value}], each once: a grid, or so many that are drawn."""
+  """The runs' own flags, [{flag: value}], each once: a grid, or as many as are drawn."""
   if draws is None:
     if ranges := [name for name, choice in values.items() if isinstance(choice, Range)]:
       raise errors.UserError(f"--values={ranges[0]} is a range: give --random=N points of it")

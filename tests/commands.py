@@ -64,7 +64,7 @@ def run(command, arguments, in_memory=None):
 
 
 def here(words, cwd=".", **options):
-  """Runs [python, "-m", module, argument, ...] in this process, in place of `subprocess.run`."""
+  """Runs [python, "-m", module, argument, ...] in this process, instead of `subprocess.run`."""
   del options
   assert words[1] == "-m"
   with contextlib.chdir(cwd):

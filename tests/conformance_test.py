@@ -26,7 +26,7 @@ PRETEXTS = {
   "barlow_twins": "barlow_twins(projector=8, projection=4)",
   "vicreg": "vicreg(projector=8, projection=4)",
   "distil": "distil(teacher=...)",  # its folder is made below
-  "keep": "keep(original=...)",  # likewise
+  "keep": "keep(original=...)",  # the same
   "vae": "vae(beta=0.1, width=4, layers=2)",
   "ae": "ae(width=4, layers=2)",
   "supervised": "supervised(width=8, layers=2)",
@@ -184,7 +184,7 @@ def _resume(pretext, scheme, tmp_path, monkeypatch, **fixtures):
     "augment": "simclr" if scheme == "acl_dynamic" else "crop(padding=1, flip=false)",
     "checkpoint_every": 2,
   }
-  for drawn, name in ((pictures.Pictures, "on_epoch_end"), (board, "embeddings")):
+  for drawn, name in ((pictures.Pictures, "draw"), (board, "embeddings")):
     monkeypatch.setattr(drawn, name, lambda *_: None)
   with copied({2: tmp_path / "killed"}):
     whole = urkle_tf.pretrain(output_dir=str(tmp_path / "whole"), **options)
@@ -219,7 +219,7 @@ USUAL = {
   ("simclr", "acl"): ("replicas",),
   ("simclr", "acl_a2a"): ("bfloat16",),
   ("simclr", "acl_a2s"): ("bfloat16",),
-  ("simclr", "acl_dynamic"): ("resume",),  # it has the most to go on with
+  ("simclr", "acl_dynamic"): ("resume",),  # it has the most to resume
   ("byol", "none"): ("resume",),
   ("byol", "urkle"): _FITS,
   ("simsiam", "none"): _FITS,

@@ -69,7 +69,7 @@ def plain_runs(monkeypatch):
     folder.mkdir()
     np.savez(folder / "weights.npz", *model.network.get_weights())
 
-  monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *_: None)
+  monkeypatch.setattr(pictures.Pictures, "draw", lambda *_: None)
   monkeypatch.setattr(board, "embeddings", lambda *_: None)
   monkeypatch.setattr(export, "export_encoder", keep)
   monkeypatch.setattr(export, "export_classifier", keep)
@@ -81,7 +81,7 @@ class Killed(Exception):
 
 @pytest.fixture
 def killed(monkeypatch):
-  """A function (call, saves) that calls `call`, which dies after so many checkpoints."""
+  """A function (call, saves) that calls `call`, which dies after this many checkpoints."""
 
   def run(call, saves):
     save, saved = checkpoints.Checkpoints.save, []
@@ -103,7 +103,7 @@ def killed(monkeypatch):
 
 @pytest.fixture
 def signalled(monkeypatch):
-  """A function (call, at) to what stops `call` if SIGTERM comes when it looks for it that often."""
+  """A function (call, at) to what stops `call` if SIGTERM comes when it looks the `at`-th time."""
 
   def run(call, at):
     check, looked = preemption.Watch.check, []

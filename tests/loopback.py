@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def addresses(count):
-  """So many free addresses, "127.0.0.1:PORT"."""
+  """This many free addresses, "127.0.0.1:PORT"."""
   holders = [socket.socket() for _ in range(count)]
   for holder in holders:
     holder.bind(("127.0.0.1", 0))

@@ -3,7 +3,7 @@
   python tests/workers.py JSON [flags of urkle_tf.train]
 
 Pre-trains each of the list of settings in JSON, without exports and pictures; then, if there are
-flags, goes on as `urkle_tf.train`.
+flags, continues as `urkle_tf.train`.
 """
 
 import json
@@ -19,12 +19,12 @@ def main():
   if jobs:
     from urkle_tf.training import pretraining
 
-    kept = export.export_encoder, export.export_classifier, pictures.Pictures.on_epoch_end
+    kept = export.export_encoder, export.export_classifier, pictures.Pictures.draw
     export.export_encoder = export.export_classifier = lambda *args: None
-    pictures.Pictures.on_epoch_end = lambda *args: None
+    pictures.Pictures.draw = lambda *args: None
     for settings in jobs:
       pretraining.pretrain(**settings)
-    export.export_encoder, export.export_classifier, pictures.Pictures.on_epoch_end = kept
+    export.export_encoder, export.export_classifier, pictures.Pictures.draw = kept
   if sys.argv[1:]:
     train.main()
 

@@ -11,7 +11,7 @@ and adversaries.  What is compared takes turns, so that a busy machine disturbs 
 
 --suite measures everything that docs/results/speed.md shows, one part after the other (--scale=tiny
 tries them all in minutes).  What --out and --work hold is not measured again, so that the same
-command goes on after an interruption, and --parts can be measured at different times:
+command resumes after an interruption, and --parts can be measured at different times:
 
   python tools/benchmark.py --suite --out=docs/results/speed.json --page=docs/results/speed.md \\
     --data_dir=DATA_DIR --parts=step,pipeline,growth,options,views,target

@@ -62,7 +62,7 @@ DAMAGES = {
   "flipped": "a bit of the newest checkpoint flipped, before the next start",
   "emptied": "the newest checkpoint emptied, before the next start",
 }
-BAD = (50, 17)  # of so many steps, the batch of this one holds no numbers, in both trainings
+BAD = (50, 17)  # of 50 steps, the batch of this one holds no numbers, in both trainings
 TIMES = ("seconds", "images_per_second")  # of a row of metrics: all else must agree
 
 

@@ -385,8 +385,8 @@ def represent(
 
   Returns:
     What embeddings.npz holds, NumPy arrays in the order of the split: "loc" float32 [n, d];
-    "scale" likewise, of an encoder of this package; "labels" [n] and "class_names" where the
-    data has them; "names", paths within the folder, where images are files.  Beside it lie
+    "scale" of the same shape, of an encoder of this package; "labels" [n] and "class_names" where
+    the data has them; "names", paths within the folder, where images are files.  Beside it lie
     vectors.tsv (loc), metadata.tsv, sprite.png and projector_config.pbtxt.
 
   Raises:

@@ -150,7 +150,7 @@ def load(name):
 
 
 def _worth_showing(record):
-  """Neither of these is the user's to mend.
+  """Neither of these is a mistake of the user.
 
   TFDS warns of each folder that it tries in vain before ours says what is missing.  TensorFlow
   warns of functions that are traced again, which attacks of several kinds and sizes are.
@@ -165,7 +165,7 @@ def run(function, names):
 
   Exit codes: 0 done; 1 the machine failed (disk, files, data); 2 the command was wrong;
   130 interrupted by Ctrl-C, 143 by SIGTERM; 138 another worker has ended.  From 128 on the same
-  command goes on.  Each failure is one line on standard error.
+  command resumes.  Each failure is one line on standard error.
 
   Args:
     function: takes the flags as keyword arguments.
@@ -196,7 +196,7 @@ def run(function, names):
       return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
       _fail(str(errors.unknown("flag", error.flagname, known)).split(" (known")[0], 2)
-    except (flags.Error, ValueError) as error:  # --nodownload=x is told by the latter
+    except (flags.Error, ValueError) as error:  # --nodownload=x raises the latter
       _fail(str(error).removeprefix("ERROR:: "), 2)
 
   try:
@@ -218,14 +218,14 @@ def run(function, names):
     # 130 of Ctrl-C, 143 of SIGTERM, of a training with a checkpoint of the last step.
     said, code = str(error) or "interrupted", 128 + getattr(error, "number", 2)
     where = " from the last checkpoint" if getattr(error, "step", None) else ""
-    _fail(f"{said}; run the same command again to go on{where}", code)
+    _fail(f"{said}; run the same command again to resume{where}", code)
   except Exception as error:
     if line := _tensorflow_error(error):
       _fail(*line)
     distribution = sys.modules.get("urkle_tf.distribution")
     if distribution and isinstance(error, distribution.WorkerLost):
       # Python's own end waits for a peer that never comes.
-      _say(f"{error}: start all workers again, and they go on from the last checkpoint")
+      _say(f"{error}: start all workers again to resume from the last checkpoint")
       os._exit(_LOST)
     raise
 

@@ -157,7 +157,7 @@ _LOST = (
 
 
 class WorkerLost(Exception):
-  """Another worker has ended, so that this one cannot go on."""
+  """Another worker has ended, so this one cannot continue."""
 
 
 @functools.cache  # a process joins once

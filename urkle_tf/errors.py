@@ -4,7 +4,7 @@ import difflib
 
 
 class UserError(ValueError):
-  """A mistake the user can mend; its message is one line that says how."""
+  """A mistake the user can fix; its message is one line that says how."""
 
 
 def unknown(kind, name, known):

@@ -8,8 +8,8 @@
   python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-few
     --labels=100 --seeds=5 --validation_split=test
 
-The same command on the same --output_dir finds it finished, or goes on.  SIGTERM and Ctrl-C end the
-step, write a checkpoint, and exit with 143 and 130; a second one does not wait.
+The same command on the same --output_dir finds it finished, or resumes it.  SIGTERM and Ctrl-C end
+the step, write a checkpoint, and exit with 143 and 130; a second one does not wait.
 """
 
 from urkle_tf import command_line, settings

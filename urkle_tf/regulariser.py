@@ -165,7 +165,7 @@ class UrkleRegularizer(keras_private.OwnLosses):
     self._kl.update_state(robustness)
     return _sample(outputs, distribution.fold(seed, 1))
 
-  # In place of `add_loss`, which knows one list alone: the replicas of a process share a layer,
+  # Instead of `add_loss`, which knows one list alone: the replicas of a process share a layer,
   # and take turns wherever they wait for each other, so that one would find the others' losses.
 
   def own_losses(self):

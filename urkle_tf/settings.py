@@ -545,7 +545,7 @@ class Assess:
   )
   minutes: float | None = setting(
     None,
-    "stop attacking after so many minutes; the report says what was left out",
+    "stop attacking after this many minutes; the report says what was left out",
     "how long attacks may take: those of one step come last, and the report says what was left "
     "out; None for as long as they need",
     free=True,

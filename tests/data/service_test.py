@@ -148,9 +148,9 @@ def test_the_end_of_an_input_worker_is_told_from_other_failures(digits):
 def test_a_training_with_input_workers_is_the_training_without(
   addresses, tmp_path, monkeypatch, killed
 ):
-  """The same rows, also when it begins here and goes on with input workers."""
+  """The same rows, also when it begins here and continues with input workers."""
   monkeypatch.setattr(export, "export_encoder", lambda *args: None)
-  monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *args: None)
+  monkeypatch.setattr(pictures.Pictures, "draw", lambda *args: None)
   settings = {**RUN, "latent_dim": 4, "attack_steps": 1, "log_every": 1, "checkpoint_every": 2}
   settings["attack_schedule"] = "controlled(every=2, images=3)"
   run = lambda name, **more: urkle_tf.pretrain(  # noqa: E731

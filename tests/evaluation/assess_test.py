@@ -351,7 +351,7 @@ def test_worst_prefers_what_is_misclassified():
   )
   assert worst.update(np.array([0, 1, 2]), candidates).tolist() == [True, True, False]
   assert worst.right.tolist() == [False, False, True]
-  again = worst.update(np.array([0]), np.log([[0.45, 0.44, 0.11]]))  # right: cannot mend it
+  again = worst.update(np.array([0]), np.log([[0.45, 0.44, 0.11]]))  # right: cannot undo it
   assert again.tolist() == [False]
 
 

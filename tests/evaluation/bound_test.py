@@ -163,7 +163,7 @@ def test_losses_of_a_sampled_linear_classifier_are_those_of_quadrature():
   clean = normal_mean(lambda odds: -np.log(capped(odds)), margin, spread).mean()
   moved = margin - epsilon * np.abs(difference).sum()
   adversarial = -np.log(normal_mean(capped, moved, spread)).mean()
-  # What mistakes would give: one equation in place of the other, no cap.
+  # What mistakes would give: one equation instead of the other, no cap.
   swapped = -np.log(normal_mean(capped, margin, spread)).mean()
   uncapped = normal_mean(lambda odds: np.log1p(np.exp(-odds)), margin, spread).mean()
   assert min(abs(clean - swapped), abs(clean - uncapped)) > 0.03

@@ -1,4 +1,4 @@
-"""An evaluation that was killed goes on where it was, and says the same in the end."""
+"""An evaluation that was killed resumes where it was, and ends with the same report."""
 
 import json
 import os

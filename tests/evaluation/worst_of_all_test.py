@@ -110,7 +110,7 @@ def test_the_worst_kl_shows_where_no_gradient_of_the_scores_does():
   assert found["apgd from the worst KL"] == found["worst_of_all"] == 0
 
 
-def test_a_run_begins_where_it_is_told():
+def test_a_run_begins_at_a_given_start():
   images, seen = tf.fill([2, *SHAPE], 0.5), []
   attack = APGD(Linf(EPSILON), steps=1, restarts=2)
 

@@ -138,7 +138,7 @@ def _clone(folder):
 
 
 def test_hosts_start_again_and_stop(tmp_path):
-  """launch/hosts.sh with a training that first loses its peer, is then stopped, and goes on."""
+  """launch/hosts.sh with a training that first loses its peer, is then stopped, and resumes."""
   clone = _clone(tmp_path)
   path = _commands(
     tmp_path / "bin",

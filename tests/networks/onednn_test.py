@@ -147,7 +147,7 @@ def test_networks_of_ours_have_no_such_convolution(spec, monkeypatch):
 
 
 def trainer_of(channels, size=1, **options):
-  """A trainer, not compiled, of a convolution of stride 2 over so many channels."""
+  """A trainer, not compiled, of a convolution of stride 2 over this many channels."""
   images = keras.Input((64, 64, channels))
   maps = keras.layers.Conv2D(16, size, strides=2, name="shortcut", **options)(images)
   encoder = urkle_tf.GaussianEncoder(keras.Model(images, maps), latent_dim=4, loc="dense")

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing import event_accumulator
 import urkle_tf
 from urkle_tf import attacks
 from urkle_tf.output import figures
-from urkle_tf.training import latent_map
+from urkle_tf.training import latent_map, pictures
 
 EPSILON = 0.1
 
@@ -157,6 +157,19 @@ def shown(folder):
     for tag in events.Tags()["tensors"]
     if tags[tag].plugin_data.plugin_name == "images"
   }
+
+
+def test_pictures_are_drawn_often_at_first_and_at_the_end(monkeypatch):
+  drawn, epochs = [], iter(range(1, 12))
+  monkeypatch.setattr(pictures.Pictures, "draw", lambda _: drawn.append(epoch))
+  callback = pictures.Pictures({}, None, None, None)
+  for epoch in epochs:
+    callback.on_epoch_end(epoch - 1)
+  callback.on_train_end()
+  assert drawn == [1, 2, 4, 8, 11]
+  callback.on_epoch_end(15)
+  callback.on_train_end()  # drawn already
+  assert drawn == [1, 2, 4, 8, 11, 11]
 
 
 @pytest.mark.full

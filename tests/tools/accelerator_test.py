@@ -94,7 +94,7 @@ def same_steps(ours, theirs, begun):
 
   Args:
     ours: as of `own_steps`.
-    theirs: likewise.
+    theirs: the same of the other.
     begun: {name: array} of the encoder before them.
   """
   (reported, after), (found, state) = ours, theirs

@@ -98,7 +98,7 @@ def test_ratios_are_those_within_a_turn(benchmark, monkeypatch):
 
 
 def test_our_attack_and_theirs_do_the_same_work(benchmark):
-  """Every contender evaluates so many gradients, and the attacks move as far."""
+  """Every contender evaluates this many gradients, and the attacks move as far."""
   options = benchmark._arguments(TINY)
   classifier = benchmark._classifier(options)
   images = tf.constant(np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype(np.float32))

@@ -46,8 +46,10 @@ def test_each_sign_is_told_once_after_three_rows(change, words, flag):
   assert flag in said
   assert "\n" not in said
   assert [looked.look(ill) for _ in range(9)] == [[]] * 9
-  # Once it was right again, it is told again.
+  assert looked.standing == [said]
+  # Once it was right, it is reported again.
   assert looked.look(HEALTHY) == []
+  assert looked.standing == []
   assert [looked.look(ill) for _ in range(3)] == [[], [], [said]]
 
 

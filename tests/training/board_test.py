@@ -39,7 +39,7 @@ def test_the_first_group_tells_whether_the_run_is_healthy(run):
   first = sorted(scalars)[0].split("/")[0]
   assert {tag for tag in scalars if tag.startswith(f"{first}/")} == {
     f"1_health/{name}"
-    for name in ("loss", "kl", "attack_objective", "effective_rank", "sigma_mean")
+    for name in ("0_warnings", "loss", "kl", "attack_objective", "effective_rank", "sigma_mean")
   }
   for name, group in (("loss", "loss"), ("sigma_mean", "sigma")):
     again = [tf.make_ndarray(e.tensor_proto) for e in events.Tensors(f"{group}/{name}")]

@@ -119,10 +119,13 @@ def test_rows_of_skipped_steps_alone_say_so(tmp_path):
 
 
 class _Said:
-  """Alarms of which each row says something."""
+  """Alarms of which each row says something that holds."""
+
+  standing = ()
 
   def look(self, row):
-    return [f"loss {row['loss']}"]
+    self.standing = [f"loss {row['loss']}"] if row["loss"] else []
+    return self.standing
 
 
 def test_alarms_are_told_with_the_step(tmp_path, monkeypatch):
@@ -134,11 +137,12 @@ def test_alarms_are_told_with_the_step(tmp_path, monkeypatch):
 
 
 def _values(event_file):
-  """{tag: [values]} of an event file."""
+  """{tag: [numbers or texts]} of an event file."""
   found = {}
   for record in tf.data.TFRecordDataset(str(event_file)).as_numpy_iterator():
     for value in event_pb2.Event.FromString(record).summary.value:
-      found.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
+      shown = tf.make_ndarray(value.tensor).item()
+      found.setdefault(value.tag, []).append(shown.decode() if isinstance(shown, bytes) else shown)
   return found
 
 
@@ -156,6 +160,15 @@ def test_rows_are_curves_in_their_groups(tmp_path):
     "probe/knn_accuracy": [0.75],
     "1_health/knn_accuracy": [0.75],
   }
+
+
+def test_the_first_screen_says_in_words_whether_the_run_is_healthy(tmp_path):
+  callback, _, _ = _metrics(tmp_path, log_every=1, alarms=_Said())
+  _train(callback, [0.0, 2.0, 2.0, 0.0])
+  shown = _values(next((tmp_path / "tensorboard").iterdir()))
+  assert shown["1_health/0_warnings"] == [0, 1, 1, 0]
+  healthy = "Healthy: no warning holds."
+  assert shown["1_health/verdict"] == [healthy, "- loss 2.0", healthy]
 
 
 def test_the_line_of_progress(tmp_path, capsys):

@@ -111,7 +111,7 @@ def test_two_workers_take_the_steps_of_one_device(
   assert {*CELLS, *FULL} >= known
   monkeypatch.setattr(export, "export_encoder", lambda *args: None)
   monkeypatch.setattr(export, "export_classifier", lambda *args: None)
-  monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *args: None)
+  monkeypatch.setattr(pictures.Pictures, "draw", lambda *args: None)
   scopes = {"one": distribution.strategy("one"), **({"two replicas": mirrored} if full else {})}
   rows = {}
   for name, cell in cells.items():

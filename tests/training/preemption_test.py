@@ -86,7 +86,7 @@ names = command_line.define(settings.Embed)
 command_line.run(lambda **given: os.kill(os.getpid(), signal.SIGTERM), names)
 """)
   assert done.returncode == 143
-  assert done.stderr == "error: stopped by SIGTERM; run the same command again to go on\n"
+  assert done.stderr == "error: stopped by SIGTERM; run the same command again to resume\n"
 
 
 def test_another_thread_catches_nothing():
@@ -117,5 +117,5 @@ def test_a_process_says_how_to_go_on(tmp_path):
   assert process.wait() == 143
   last = (tmp_path / "log").read_text().splitlines()[-1]
   assert last.startswith("error: stopped by SIGTERM after step")
-  assert last.endswith("run the same command again to go on from the last checkpoint")
+  assert last.endswith("run the same command again to resume from the last checkpoint")
   assert len(list((tmp_path / "run" / "checkpoints").glob("step_*.npz"))) == 1

@@ -321,7 +321,7 @@ def test_averages_are_exported_in_place_of_encoder_and_head(tmp_path, monkeypatc
 
   monkeypatch.setattr(export, "export_encoder", keep)
   monkeypatch.setattr(export, "export_classifier", keep)
-  monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *_: None)
+  monkeypatch.setattr(pictures.Pictures, "draw", lambda *_: None)
   options = {"pretext": "supervised(width=4, layers=2)", "robustness": "none", "epochs": 1}
   _pretrain(tmp_path, ema=0.9, **options)
   assert len(found) == 2

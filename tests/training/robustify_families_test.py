@@ -85,7 +85,7 @@ def keras_hub():
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
   """No pictures."""
-  monkeypatch.setattr(pictures.Pictures, "on_epoch_end", lambda *_: None)
+  monkeypatch.setattr(pictures.Pictures, "draw", lambda *_: None)
   monkeypatch.setattr(board, "embeddings", lambda *_: None)
 
 

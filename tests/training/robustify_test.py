@@ -48,7 +48,7 @@ RHO = 0.004  # less than the KL alone would leave
 def drop_in(model, tmp_path_factory):
   """(the model made robust, the run's folder)."""
   folder = tmp_path_factory.mktemp("robust") / "drop_in"
-  drawn = mock.patch.object(pictures.Pictures, "on_epoch_end")
+  drawn = mock.patch.object(pictures.Pictures, "draw")
   with drawn, mock.patch.object(board, "embeddings"):
     return drop_in_of(model, folder), folder
 

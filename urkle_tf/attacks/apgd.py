@@ -34,7 +34,7 @@ class APGD(base.Attack):
       z_{k+1} = project(x_k + step_k * normalise(grad objective(x_k)))
       x_{k+1} = project(x_k + momentum * (z_{k+1} - x_k) + (1 - momentum) * (x_k - x_{k-1}))
 
-  from a random start.  The step, 2 epsilon at first, is halved, and the ascent goes on from the
+  from a random start.  The step, 2 epsilon at first, is halved, and the ascent continues from the
   best point so far, when a checkpoint finds that since the last one
 
   1. the objective rose in fewer than the share `rho` of the steps, or
@@ -42,7 +42,7 @@ class APGD(base.Attack):
 
   For l1, as in Croce and Hein (2021, Mind the box): no momentum; the pixels that a step moves are
   2/3 of those that the best point has changed; the step is epsilon wherever that number has just
-  fallen by 5%, where the ascent also goes on from the best point, and is else divided by 1.5 down
+  fallen by 5%, where the ascent also continues from the best point, and is else divided by 1.5 down
   to epsilon / 10.  Other than theirs a step moves pixels in proportion to their gradients and not
   to the signs (see `L1.normalise`), and no larger ball is searched first.
 

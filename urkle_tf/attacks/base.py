@@ -29,7 +29,7 @@ class Attack:
     gradients: whether it follows gradients, and says nothing of a model that has none.
     decisions: whether it sees nothing of an objective but its sign, so that what a model itself
       decides says all.
-    in_steps: whether it writes `begin`, `advance` and `finish` in place of `_attempt`.
+    in_steps: whether it writes `begin`, `advance` and `finish` instead of `_attempt`.
     refused: {"training" or "evaluation": why not, and what to use}; empty serves both.
     takes: what `run` can be given beside epsilon: "steps", "step_size", "carried", "start".
     budget: arguments of the constructor that the commands' flags give, where a spec does not:
@@ -155,7 +155,7 @@ class Attack:
       carried: float32 [...], a direction of one image's shape, in which the random start is moved
         by epsilon before it is projected; 0 moves nothing.
       start: a function of a seed int32 [2], of each attempt its own, to float32 [n, ...]: where
-        the attempt begins, once that is projected, in place of a random point.
+        the attempt begins, once that is projected, instead of a random point.
 
     Returns:
       `(adversaries, info)`: float32 [n, ...] without a gradient, and a dict: `objective`

@@ -8,7 +8,7 @@ import tensorflow as tf
 from urkle_tf import distribution
 from urkle_tf.attacks import _nearest, base, losses
 
-_GRIDS = (1, 2, 4, 8)  # of the starts beside noise of each pixel: so many blocks in each direction
+_GRIDS = (1, 2, 4, 8)  # of the starts beside noise of each pixel: this many blocks a direction
 _STARTS = 20  # points that are tried as a start, at most
 _HALVINGS = 8  # of a jump, at most
 _FIRST = 100  # decisions of the first estimate of a direction

@@ -29,7 +29,7 @@ class Recipe:
   on_device = True
 
   def check(self, views):
-    """Raises `UserError` if the recipe does not make so many views of an image."""
+    """Raises `UserError` if the recipe does not make this number of views of an image."""
 
   def __call__(self, images, noise, size=None):
     """Augments a batch.

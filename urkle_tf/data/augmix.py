@@ -90,7 +90,7 @@ def _translate_x(images, level, sign):
 
 
 def _translate_y(images, level, sign):
-  """Shifts likewise, of the height."""
+  """The same shifts, of the height."""
   shift = sign * tf.cast(_whole(level, images.shape[1] / 3), tf.float32)
   return _warp(images, (1, 0, 0), (0, 1, shift))
 
@@ -109,7 +109,7 @@ OPERATIONS = {
 
 
 def _whole(level, most):
-  """The whole part of so many tenths of `most`, int32."""
+  """The whole part of this number of tenths of `most`, int32."""
   return tf.cast(level * most / 10, tf.int32)
 
 
@@ -124,7 +124,7 @@ def _warp(images, across, down):
   Args:
     images: uint8 [n, h, w, c].
     across: (a, b, c), numbers or float32 [n]: the pixel (x, y) comes from a x + b y + c.
-    down: likewise for y.
+    down: the same for y.
   """
   count = tf.shape(images)[:1]
   entries = [tf.broadcast_to(tf.cast(value, tf.float32), count) for value in (*across, *down, 0, 0)]

@@ -360,7 +360,7 @@ def naming_unreadable(source):
   What is too large for memory is not read in whole when it is opened.
 
   Raises:
-    UserError: in place of an error of TensorFlow's.
+    UserError: instead of an error of TensorFlow's.
   """
   try:
     yield

@@ -18,7 +18,7 @@ def select(dataset, text, sizes, examples=None):
     A list of `(name, start, stop)`, none of them empty.
 
   Raises:
-    UserError: if there is no such split or slice, or not so many examples.
+    UserError: if there is no such split or slice, or it holds too few examples.
   """
   known = {**sizes, "all": sum(sizes.values())} if "all" not in sizes else sizes
   pieces = []

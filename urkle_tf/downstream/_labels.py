@@ -22,7 +22,7 @@ def choose(labels, amount, seed):
     int64 [m], ascending positions.
 
   Raises:
-    UserError: if there are not so many, or fewer than one a class.
+    UserError: if there are fewer, or less than one a class.
   """
   labels = np.asarray(labels)
   if amount is None:
@@ -53,6 +53,6 @@ def choose(labels, amount, seed):
 
 
 def _quantiles(numbers, parts):
-  """Which of so many quantiles each number is in, int [n]; equal numbers are in the same."""
+  """Which of the quantiles each number is in, int [n]; equal numbers are in the same."""
   inner = np.linspace(0, 1, max(parts, 1) + 1)[1:-1]
   return np.searchsorted(np.quantile(numbers, inner), numbers, side="right")

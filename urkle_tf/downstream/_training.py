@@ -122,7 +122,7 @@ class Scorer:
   def __init__(self, task, source):
     self._task = task
     self._images, self._labels = pipeline.first(source, VALIDATION_EXAMPLES)
-    self._scores = tf.function(self._measure)
+    self._scores = tf.function(self._measure, autograph=False)
 
   def __call__(self):
     """{"validation_...": the score of the weights as they are now}, the clean one first."""

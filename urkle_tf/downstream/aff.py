@@ -36,7 +36,7 @@ class AFF(Protocol):
   For numbers half the squared error, and the squared difference of the predictions.  Where the
   encoder's z is random both terms are those of one fresh z an image and step, so that the scale
   is trained too and the result is served as it was trained; else z = loc.  The recipe is that
-  of the published fine-tuning of contrastive encoders, with a cosine in place of its two steps.
+  of the published fine-tuning of contrastive encoders, with a cosine instead of its two steps.
 
   Args:
     beta: the weight of the second term, at least 0.

@@ -21,7 +21,7 @@ class Task:
   """A classifier or a regressor to be made.
 
   Labels that are numbers are standardised here, (label - offset) / spread, and so are the
-  predictions while training goes on: no option depends on the target's units then.
+  predictions during training: no option depends on the target's units then.
 
   Attributes:
     folder: where the exported encoder lies: what else is there, and it as it was.

@@ -20,8 +20,8 @@ def represent(given):
 
   Returns:
     What embeddings.npz holds, NumPy arrays in the order of the split: "loc" float32 [n, d];
-    "scale" likewise, of an encoder of this package; "labels" [n] and "class_names" where the
-    data has them; "names", paths within the folder, where images are files.  Beside it lie
+    "scale" of the same shape, of an encoder of this package; "labels" [n] and "class_names" where
+    the data has them; "names", paths within the folder, where images are files.  Beside it lie
     vectors.tsv (loc), metadata.tsv, sprite.png and projector_config.pbtxt.
 
   Raises:
@@ -69,9 +69,9 @@ def _read(path):
 
 
 def _embed(embed, source, batch_size, shown):
-  """What `represent` returns, and thumbnails of the first so many images (None for none)."""
+  """What `represent` returns, and thumbnails of that many of the first images (None for none)."""
   signature = [tf.TensorSpec([None, *source.image_shape], tf.float32)]
-  compiled = tf.function(embed, input_signature=signature)
+  compiled = tf.function(embed, input_signature=signature, autograph=False)
   bar = progress.Progress("embedding", source.size)
   parts: dict[str, list[np.ndarray]] = {}
   labels, pictures, left = [], [], shown

@@ -131,7 +131,7 @@ def _probabilities(model, task):
   source, seed = task.source, task.seed
   frozen, bar, found = model.frozen(), progress.Progress("labels", source.size), []
 
-  @tf.function(reduce_retracing=True)
+  @tf.function(autograph=False, reduce_retracing=True)
   def predict(images, number):
     noise = tf.stack([seed, number])
     return tf.exp(frozen.from_representation(*frozen.represent(images), noise, _SAMPLES))

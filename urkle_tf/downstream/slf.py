@@ -40,7 +40,7 @@ def features(network, source, chosen=None, recipe=None, seed=0, name="features",
   wanted[slice(None) if chosen is None else chosen] = True
   bar = progress.Progress(name, total)
 
-  @tf.function(reduce_retracing=True)
+  @tf.function(autograph=False, reduce_retracing=True)
   def encode(images, batch):
     if recipe is not None:
       noise = tf.random.stateless_uniform(
@@ -179,7 +179,7 @@ def _steps(task, loc, scale, batch_size, optimizer, means):
   copies, count = loc.shape[:2]
   loss_mean, merit_mean = means
 
-  @tf.function
+  @tf.function  # for its autograph: the loop over steps
   def train(epoch, first, last):
     seed = distribution.fold([task.seed, 1], epoch)
     order = tf.random.experimental.stateless_shuffle(tf.range(count), distribution.fold(seed, 0))

@@ -104,7 +104,7 @@ def adversary(classifier, plan, mode, eot=20, alone=False):
     return falling.Falling(plan, lambda: _scores_of(classifier.frozen()))
   evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
 
-  @tf.function(reduce_retracing=True)
+  @tf.function(autograph=False, reduce_retracing=True)
   def find(images, labels, seed, epsilon, step_size, targets=None):
     noise = distribution.fold(seed, 1)
     frozen = classifier.frozen()

@@ -88,7 +88,7 @@ def measure(context, plans, standing=False, observe=None, minutes=None):
 
   Attacks with targets are run once for each, on the images that no target before broke in every
   mode; what is broken is not made worse, so that their NLL is no worst case.  The stages of an
-  ensemble do likewise with what the stages before them, of the same or a smaller radius, broke,
+  ensemble do the same with what the stages before them, of the same or a smaller radius, broke,
   and count it; after the last of them comes a row of the ensemble's name.  Plans that are `last`
   do so with all plans before them.
 

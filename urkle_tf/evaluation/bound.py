@@ -15,7 +15,7 @@ _CHUNK = 25  # samples of z that are in memory at once
 
 
 def check_cap(loss_cap, classes):
-  """Raises `UserError` if M = `loss_cap` is no cap of the loss for so many classes.
+  """Raises `UserError` if M = `loss_cap` does not cap the loss for this number of classes.
 
   The floor exp(-M) of each probability leaves room for a distribution only where
   C exp(-M) < 1.
@@ -192,11 +192,11 @@ def _judge(context, options, samples, batch_size):
   radius_and_step = plan.radius_and_step(context.epsilon)
   seed = distribution.fold([context.seed, 0], _STREAM)
 
-  @tf.function
+  @tf.function(autograph=False)
   def worst_kl(images, seed):
     return by_kl(kl_objective(encoder, images), images, seed)
 
-  @tf.function
+  @tf.function(autograph=False)
   def judge(images, candidates, labels, seed):
     before, after = encoder(images, training=False), encoder(candidates, training=False)
     losses = sampled_losses(context.model, candidates, labels, options.loss_cap, seed, samples)

@@ -49,7 +49,9 @@ def measure(context, options):
 def _measured(context, options, encoder, batches, size):
   """See `measure`; `batches` are of (images, labels), of `size` images and the last of fewer."""
   total = sum(len(images) for images, _ in batches)
-  bounds = tf.function(lambda images, epsilon: intervals.kl_bound(encoder, images, epsilon))
+  bounds = tf.function(
+    lambda images, epsilon: intervals.kl_bound(encoder, images, epsilon), autograph=False
+  )
 
   def certified(epsilon):
     radius = tf.constant(epsilon, tf.float32)

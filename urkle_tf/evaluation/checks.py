@@ -145,7 +145,7 @@ class _Checks:
   def _steps(self, model):
     threat = attacks.from_norm(self._norm, self._epsilon)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(images, labels, seed):
       start = threat.random_start(images, seed, 1e-3)
 
@@ -291,7 +291,7 @@ class _Checks:
     """Predictions [n] as they are served: of one call, whatever it averages over."""
     model = self._classifier
 
-    @tf.function
+    @tf.function(autograph=False)
     def call(images, seed):
       return tf.argmax(model.from_representation(*model.represent(images), seed, model.samples), 1)
 

@@ -179,7 +179,7 @@ def measure(scorer, source, found, batch_size=250, seed=0, store=None):
     all corrupted images together; "mode", "examples", "types", "severities", "origin" and, where
     computed, "constants".  The other mode's are under its name.
 
-    The intervals of means are those of a share of so many images: an image's corruptions are
+    The intervals of means are those of a share of as many images: an image's corruptions are
     not independent, and however they depend, the mean's true interval is not wider.
   """
   batches, store = _computed if found.load is None else _loaded, store or Store()
@@ -284,7 +284,7 @@ def _computed(source, found, batch_size, seed, store):
 
 
 def _loaded(source, found, batch_size, seed, store):
-  """Yields (cell, name, images, labels) of prepared data, likewise."""
+  """Yields the same (cell, name, images, labels) of prepared data."""
   del seed
   for cell in found.cells:
     corrupted = found.load(cell)

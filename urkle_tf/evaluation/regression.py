@@ -108,7 +108,7 @@ def _scorer(regressor, modes, samples, seed):
   chunks = -(-samples // _CHUNK)
   each = -(-samples // chunks)
 
-  @tf.function
+  @tf.function(autograph=False)
   def score(images):
     loc, scale = regressor.represent(images)
     scored = {}
@@ -129,7 +129,7 @@ def _adversary(regressor, attack, mode, eot):
   """A function (images, labels, seed) -> adversaries of one mode of a regressor."""
   evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
 
-  @tf.function
+  @tf.function(autograph=False)
   def find(images, labels, seed):
     frozen, noise = regressor.frozen(), distribution.fold(seed, 1)
     evaluations.assign(0)

@@ -48,7 +48,7 @@ def effective_rank(rows):
 
 def _rank(encoder, source, batch_size):
   """The effective rank of loc over the first 10,000 images, in inference mode, and how many."""
-  loc = tf.function(lambda images: encoder(images, training=False).loc)
+  loc = tf.function(lambda images: encoder(images, training=False).loc, autograph=False)
   total = min(_RANK_EXAMPLES, source.size)
   mask = np.arange(source.size) < total
   rows = [
@@ -131,7 +131,7 @@ def _worst(context, options, encoder, batch_size):
   attack = attacks.PGD(context.threat, options.steps, restarts=options.restarts, keep="best")
   seed = distribution.fold([context.seed, 0], scoring.REPRESENTATION_STREAM)
 
-  @tf.function
+  @tf.function(autograph=False)
   def attacked(images, seed):
     pair = worst(encoder, images, attack, seed)
     return {

@@ -68,7 +68,7 @@ class Scores:
   Attributes:
     values: {mode: float32 [n, classes]}, log-probabilities by the scoring draws.
     choice: the same by the choosing draws; the same array where there is no noise.
-    votes: int32 [n, groups], the predictions of so many served calls, which together are the
+    votes: int32 [n, groups], the predictions of as many served calls, which together are the
       scoring draws; None without a sampled mode.
   """
 
@@ -120,7 +120,7 @@ class Scorer:
     self._scoring = distribution.fold(seed, SCORE_STREAM)
     self._choosing = distribution.fold(seed, CHOICE_STREAM)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def score(images, seed):
       loc, scale = classifier.represent(images)
       scored = {}

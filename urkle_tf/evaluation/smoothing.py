@@ -82,7 +82,7 @@ class Noisy:
   def __init__(self, function, noise, batch_size=500):
     self.noise, self.batch_size = noise, batch_size
 
-    @tf.function
+    @tf.function(autograph=False)
     def total(image, seed, count):
       shape = [batch_size, *image.shape]
       noisy = image + noise * tf.random.stateless_normal(shape, distribution.fold(seed, 0))

@@ -1,4 +1,4 @@
-"""What an evaluation has measured so far, kept in files: one that was killed goes on from there."""
+"""What an evaluation has measured so far, kept in files: one that was killed resumes from there."""
 
 import json
 import zipfile
@@ -59,7 +59,7 @@ class Store:
     return found
 
   def json(self, name, compute):
-    """Likewise for what JSON can hold."""
+    """The same for what JSON can hold."""
     if self._folder is None:
       return compute()
     found = _read_json(self._folder / f"{name}.json")

@@ -21,7 +21,7 @@ def twin(model):
   Adversarial images have other statistics than clean ones (Xie et al., "Adversarial examples
   improve image recognition", 2020).  With a network for each stream of images, the moving
   averages, gamma and beta of one are untouched by the other's images, and all other weights
-  learn from both.  Each is a stock Keras model, to be saved by itself.
+  learn from both.  Each is a stock Keras model that can be saved alone.
 
   Args:
     model: a functional or sequential Keras model; those within it are taken apart too.

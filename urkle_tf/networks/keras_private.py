@@ -56,7 +56,7 @@ def layers(model, itself=True):
 
 
 class OwnLosses(keras.layers.Layer):
-  """A layer that keeps the losses it adds itself, in place of `add_loss`."""
+  """A layer that keeps the losses it adds itself, instead of `add_loss`."""
 
   def own_losses(self):
     """The losses that were added since they were last forgotten, a list of scalars."""

@@ -30,7 +30,7 @@ def write(file, content):
 def failed(error, file, side):
   """An `OSError` that names the file that could not be written; half of it is removed.
 
-  A full disk is told by `write`, which does not know the file, and is less full without it.
+  A full disk is reported by `write`, which does not know the file, and is less full without it.
 
   Args:
     error: the `OSError`.

@@ -36,7 +36,7 @@ class BYOL(Pretext):
       1 - (1 - momentum) (cos(pi progress) + 1) / 2.
     projector: hidden width of the projector, Dense - batch norm - ReLU - Dense.
     projection: output width of projector and predictor.
-    predictor: hidden width of the predictor, built likewise.
+    predictor: hidden width of the predictor, built the same way.
 
   Raises:
     UserError: for an option out of its range.

@@ -20,7 +20,7 @@ class Urkle(Robustness):
   Args:
     k: the strength in these units, at least 0: beta = k max_scale^2 / d_z.  2 is what DeACL gives
       to 1 - cos.
-    beta: beta_robust, the weight of the KL term in nats, in place of k; at least 0.  With neither
+    beta: beta_robust, the weight of the KL term in nats, instead of k; at least 0.  With neither
       the pretext's own (`Pretext.strength`) is taken.
     positives: whether adversaries join their views as further positives (eq. 12), where the
       pretext's tuples can grow.

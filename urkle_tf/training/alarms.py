@@ -16,8 +16,14 @@ class Alarms:
     self._dimensions = learner.encoder.latent_dim
     self._rows_of = dict.fromkeys(_RULES, 0)
     self._was_robust = False
+    self._standing: dict[str, str] = {}
     for row in rows:
       self.look(row)
+
+  @property
+  def standing(self):
+    """The warnings that still hold, a list of lines."""
+    return list(self._standing.values())
 
   def look(self, row):
     """What is to be said of a row of metrics, a list of lines.
@@ -30,8 +36,11 @@ class Alarms:
       if found is None:  # the row does not tell
         continue
       self._rows_of[name] = self._rows_of[name] + 1 if found else 0
+      if not found:
+        self._standing.pop(name, None)
       if self._rows_of[name] == patience:
-        said.append(text.format(**row, dimensions=self._dimensions))
+        self._standing[name] = text.format(**row, dimensions=self._dimensions)
+        said.append(self._standing[name])
     self._was_robust |= bool(row.get("knn_robust_accuracy"))
     return said
 
@@ -71,7 +80,7 @@ def _divergence(row):
   return row.get("kl", row.get("divergence"))
 
 
-# {name: (sign, rows in a row, what is said)}; docs/monitoring.md tells of the same.
+# {name: (sign, rows in a row, what is said)}; docs/monitoring.md lists the same.
 _RULES = {
   "collapse": (
     Alarms._collapsed,

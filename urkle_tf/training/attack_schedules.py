@@ -1,4 +1,4 @@
-"""How many steps the attack of a training takes, as the training goes on.
+"""How many steps the attack of a training takes, as the training proceeds.
 
 What a schedule saves early is worth more steps late: at first any adversary is better than none.
 The product of the number of steps and their size stays what it was.

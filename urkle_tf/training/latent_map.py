@@ -48,7 +48,8 @@ def sampled(encoder, images, attack, samples=20, seed=0):
   seed = tf.stack([seed, 0])
   found = worst(encoder, images, attack, distribution.fold(seed, 0))
   dimensions = int(found.clean.loc.shape[-1])
-  noise = distribution.normal(distribution.fold(seed, 1), [len(images), samples, dimensions])
+  shape = [int(images.shape[0]), samples, dimensions]
+  noise = distribution.normal(distribution.fold(seed, 1), shape)
   draw = lambda normal: normal.loc[:, None] + normal.scale[:, None] * noise  # noqa: E731
   return {"clean": draw(found.clean), "adversaries": draw(found.attacked), "kl": found.kl}
 
@@ -164,7 +165,9 @@ def draw(encoders, images, attack, file=None, samples=20, seed=0):
   rows = {}
   for title, encoder in encoders.items():
     # A graph: an attack of many steps is slow without one.
-    found = tf.function(lambda x, encoder=encoder: sampled(encoder, x, attack, samples, seed))
+    found = tf.function(
+      lambda x, encoder=encoder: sampled(encoder, x, attack, samples, seed), autograph=False
+    )
     rows[title] = {
       name: value.numpy() for name, value in found(tf.constant(images, tf.float32)).items()
     }

@@ -8,7 +8,7 @@ class Means(keras.metrics.Metric):
   """The means of several numbers over steps, in one variable.
 
   Every replica adds the same numbers, so that to read them asks nobody: a Keras metric for each
-  number would exchange a sum and a count with the others, each by itself.
+  number would exchange its own sum and count with the others.
 
   Args:
     names: of the numbers.

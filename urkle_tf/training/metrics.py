@@ -41,8 +41,8 @@ class Metrics(keras.callbacks.Callback):
     checkpoint_every: steps between checkpoints; one is also saved at the end.
     watch: a `preemption.Watch`: a signal ends the training after the step, with a checkpoint.
     scope: the strategy.
-    max_bad_steps: so many steps in a row whose loss or gradient is not finite end the training
-      with `NotFinite`.  Their count is asked for once in so many steps, and before a row is
+    max_bad_steps: this many steps in a row whose loss or gradient is not finite end the training
+      with `NotFinite`.  Their count is asked for once in that many steps, and before a row is
       written: to ask is to wait for the device.
   """
 

@@ -27,7 +27,10 @@ def sheet(columns, least=64, gap=4):
 
 
 class Pictures(keras.callbacks.Callback):
-  """Shows once an epoch what training sees, in TensorBoard and as PNG files.
+  """Shows what training sees, in TensorBoard and as PNG files.
+
+  Drawn after epochs 1, 2, 4, 8 and so on, and at the end: a training changes most at first, and
+  drawing takes a second.
 
   "views": views, their adversaries and the perturbations; "reconstructions", where the pretext
   makes images: views and adversaries beside what is decoded of their loc; "latent_map", where z
@@ -35,7 +38,7 @@ class Pictures(keras.callbacks.Callback):
 
   Args:
     batch: a batch of the pipeline; its first ten images are shown.
-    recorder: the `Recorder` of the run, whose clock is stopped meanwhile.
+    recorder: the `Recorder` of the run, whose clock stops while it draws.
     folder: where the PNG files go, a `pathlib.Path`; each epoch's replace the last one's.
     attack: finds the adversaries of the latent map, in cells without adversaries too.
     title: of the latent map: what is trained.
@@ -46,10 +49,22 @@ class Pictures(keras.callbacks.Callback):
     self._batch = {name: values[:10] for name, values in batch.items()}
     self._recorder = recorder
     self._folder, self._attack, self._title = folder, attack, title
+    self._drawn = True
 
   def on_epoch_end(self, epoch, logs=None):
+    """Draws if the number of epochs is a power of two."""
+    done = epoch + 1
+    self._drawn = done & epoch == 0
+    if self._drawn:
+      self.draw()
+
+  def on_train_end(self, logs=None):
+    """Draws the end."""
+    if not self._drawn:
+      self.draw()
+
+  def draw(self):
     """Attacks the fixed batch and writes the pictures."""
-    del epoch, logs
     step = int(distribution.plain(self.model.optimizer.iterations))
     writer = self._recorder.writer
     with self._recorder.paused(), writer.as_default(step):

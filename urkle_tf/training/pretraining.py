@@ -162,7 +162,7 @@ def describe(settings, task, scheme):
   Args:
     settings: those of `pretrain`, by name.
     task: the `Pretext`, or its class.
-    scheme: the `Robustness`, likewise.
+    scheme: the `Robustness`, in the same way.
   """
   dataset = settings["dataset"]
   return {

@@ -30,8 +30,10 @@ class NearestNeighbours(keras.callbacks.Callback):
     super().__init__()
     self._images, self._labels = images, np.asarray(labels)
     self._recorder, self._k, self._attack = recorder, k, attack
-    self._encode = tf.function(lambda x: self.model.encoder.network(x, training=False)["loc"])
-    self._attacked = tf.function(self._encode_adversaries)
+    self._encode = tf.function(
+      lambda x: self.model.encoder.network(x, training=False)["loc"], autograph=False
+    )
+    self._attacked = tf.function(self._encode_adversaries, autograph=False)
 
   def _encode_adversaries(self, images):
     encoder = self.model.encoder

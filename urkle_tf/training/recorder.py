@@ -71,6 +71,7 @@ class Recorder:
     self._prefix, self._chief = f"{name}, " if name else "", distribution.is_chief(scope)
     self._bar = progress.Bar(False if distribution.several_workers(scope) else None)
     self._scores = ""
+    self._standing = None  # the warnings that TensorBoard shows
     self.writer = tf.summary.create_file_writer(str(run.path / "tensorboard"))
     self.extra = {}
     self.rows: collections.deque[dict] = collections.deque(maxlen=100)
@@ -136,9 +137,22 @@ class Recorder:
       for name in board.SIGNS:
         if row.get(name) is not None:
           tf.summary.scalar(f"{board.HEALTH}/{name}", row[name])
+      if self._alarms is not None:
+        for warning in self._alarms.look(row):
+          logging.warning("step %d: %s", step, warning)
+        self._verdict()
     self.writer.flush()
-    for warning in self._alarms.look(row) if self._alarms is not None else ():
-      logging.warning("step %d: %s", step, warning)
+
+  def _verdict(self):
+    """Shows in TensorBoard, first of all, whether the run is healthy: a curve, and words."""
+    standing = self._alarms.standing
+    tf.summary.scalar(
+      f"{board.HEALTH}/0_warnings", len(standing), description="0: healthy. See Text for the words."
+    )
+    if standing != self._standing:
+      self._standing = standing
+      words = "\n".join(f"- {line}" for line in standing)
+      tf.summary.text(f"{board.HEALTH}/verdict", words or "Healthy: no warning holds.")
 
   def show(self, step, share, loss):
     """Shows how far the training is.

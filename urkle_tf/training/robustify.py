@@ -66,7 +66,7 @@ def robustify(
       sequence_output, or the only one of fitting rank.
     drop_in: whether the same model is returned.
     k: the strength of the KL (`robustness.Urkle`).
-    beta: its weight in nats, in place of k; with neither the pretext's own k is taken.
+    beta: its weight in nats, instead of k; with neither the pretext's own k is taken.
     rho: of a drop-in, how far its embeddings may move, as a share of their spread: 0.1, unless k
       or beta is given, which weigh the KL against the drift in its place.
     rho_of: "spread", or "length" for a share of their squared length.
@@ -187,7 +187,7 @@ def _drop_in(model, folder):
 
 
 def _find(network, name, weights):
-  """The model within a network that has this name, and so many weights."""
+  """The model within a network that has this name and number of weights."""
   for layer in network.layers:
     if isinstance(layer, keras.Model):
       if layer.name == name and len(layer.weights) == weights:

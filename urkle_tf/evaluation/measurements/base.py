@@ -89,7 +89,7 @@ class Measurement:
     raise NotImplementedError
 
   def intro(self, part):
-    """What a report begins with in place of what is said of accuracies; "" for that."""
+    """What a report begins with instead of the line about accuracies; "" for that line."""
     return ""
 
   def glance(self, part, report):
