@@ -236,5 +236,6 @@ def draw(document, file):
           statistics.fmean(values), line, marker, color=colour, markeredgecolor="white", zorder=3
         )
     axes.set_title("all labels" if part == "all" else f"{int(part):,} labels", color=pages.INK)
-  keys = {SCORES[name]: {"color": c, "marker": m} for name, (c, m) in _LOOKS.items()}
+  drawn = [name for name in _LOOKS if any(name in found for found in _parts(document))]
+  keys = {SCORES[name]: dict(zip(("color", "marker"), _LOOKS[name])) for name in drawn}
   pages.draw(figure, keys, file)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Format, lint, types and tests, in their own environment:
 #
-#   bash launch/test.sh                            # all of it
-#   bash launch/test.sh --full                     # and what takes long too
+#   bash launch/test.sh                            # all of it: eight minutes on two cores
+#   bash launch/test.sh --full                     # and what takes long too: an hour
 #   bash launch/test.sh tests/spec_test.py -k name   # arguments go to pytest
 #
 # Downloads no data. Tests on MNIST and CIFAR-10 run where URKLE_DATA_DIR holds them prepared by

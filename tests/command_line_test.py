@@ -34,7 +34,8 @@ SHORT = {  # of arguments
   "run": TINY + " --output_dir={tmp}/run",
   "new": TINY + " --output_dir={tmp}/new",
   "folder": SMALL + " --batch_size=4 --output_dir={tmp}/new --image_size=16",
-  "tuned": "--encoder={tmp}/run/encoder --split=train[:32] --epochs=1 --output_dir={tmp}/head",
+  "tuned": "--encoder={tmp}/run/encoder --split=train[:32] --epochs=1 --weight_decay=0 "
+  "--output_dir={tmp}/head",
   "measure": MEASURE,
   "measured": MEASURE + " --output_dir={tmp}/report",
 }
@@ -201,6 +202,7 @@ def test_train_as_a_process_says_one_line_only(tmp_path):
   assert not run.exists()
 
 
+@pytest.mark.full
 def test_finetune_as_a_process_says_one_line_only(tmp_path):
   done = _process("-m", "urkle_tf.finetune", "--encoder=nowhere", f"--output_dir={tmp_path}/run")
   _is_one_line(done.returncode, done.stderr)

@@ -18,6 +18,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from cases import slow
 
 import urkle_tf
 from urkle_tf.data import sources
@@ -81,7 +82,7 @@ def test_a_run_is_resumed(earlier):
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name, settings", [("head", HEAD), ("aff", AFF)])
+@pytest.mark.parametrize("name, settings", [("head", HEAD), *slow(("aff", AFF))])
 def test_a_classifier_s_training_is_resumed(earlier, name, settings):
   result = urkle_tf.adapt(
     output_dir=name,

@@ -209,6 +209,7 @@ def test_low_precision_stays_inside(digits):
   assert float(layer.losses[0]) > 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("gaussian", [True, False])
 def test_two_replicas_make_the_step_of_one(mirrored, digits, gaussian):
   x, y = digits

@@ -7,6 +7,7 @@ from sklearn import datasets, neighbors
 import urkle_tf
 from urkle_tf import networks
 from urkle_tf.data import augment, pipeline, sources
+from urkle_tf.networks.classifier import Classifier
 
 # Settings of `pretrain` for six steps on digits.
 RUN = {
@@ -38,6 +39,12 @@ def small_encoder():
   for _ in range(30):
     encoder(images[:200], training=True)
   return encoder
+
+
+def small_classifier(encoder, seed=0):
+  """An untrained linear head on an encoder of six dimensions; z is sampled."""
+  keras.utils.set_random_seed(seed)
+  return Classifier(encoder.network, networks.mlp(6, [10], "head"), True, samples=5)
 
 
 def learn_digits(pretext, steps=50):

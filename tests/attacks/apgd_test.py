@@ -125,6 +125,7 @@ def test_reaches_the_maximum_of_a_linear_objective(rng, norm, epsilon):
   assert y.max() <= 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("norm, epsilon", [("linf", 0.2), ("l2", 0.6), ("l1", 1.5)])
 def test_climbs_as_high_as_pgd_among_many_maxima_and_higher_with_restarts(rng, norm, epsilon):
   x = rng.uniform(size=(32, 3, 3, 1)).astype(np.float32)

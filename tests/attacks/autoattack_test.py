@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 
 from urkle_tf import errors
 from urkle_tf.attacks import L2, Linf, autoattack, from_norm, losses
@@ -44,7 +45,7 @@ def linear(weights, bias, scale=1.0):
   return lambda z: scale * (tf.reshape(z, [-1, 16]) @ weights + bias)
 
 
-@pytest.mark.parametrize("norm, classes", [("linf", 5), ("l2", 3)])
+@pytest.mark.parametrize("norm, classes", [("linf", 5), *slow(("l2", 3))])
 def test_robust_accuracy_is_the_closed_form(rng, norm, classes):
   weights, bias, x, labels = problem(rng, classes)
   away = distances(weights, bias, x, labels, norm)
@@ -81,6 +82,7 @@ def test_logits_times_a_thousand_are_no_defence(rng):
   assert numbers[1]["accuracy"] == pytest.approx(wanted, abs=0.03)
 
 
+@pytest.mark.full
 def test_rand_averages_and_two_classes_have_no_dlr(rng):
   weights, bias, x, labels = problem(rng, 3, n=16)
   away = distances(weights, bias, x, labels, "l2")

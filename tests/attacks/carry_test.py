@@ -61,6 +61,7 @@ def test_a_step_keeps_the_mean_perturbation_for_the_next():
   assert any(variable is trainer._carried for variable in trainer.variables)  # checkpoints
 
 
+@pytest.mark.full
 def test_one_replica_and_two_carry_the_same(mirrored):
   found = []
   for scope in (tf.distribute.get_strategy(), mirrored):

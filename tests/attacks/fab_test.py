@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from norms import ORDER, norms, total
 
 from urkle_tf import errors
@@ -120,7 +121,7 @@ def test_reach_of_a_case_by_hand_and_of_the_impossible(norm):
 # Boundaries whose distance is known.
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", ["linf", *slow("l2", "l1")])
 def test_finds_the_distance_of_a_linear_boundary(rng, norm):
   x = rng.uniform(0.4, 0.6, size=(8, 4, 4, 1)).astype(np.float32)
   w = rng.normal(size=(4, 4, 1)).astype(np.float32)
@@ -183,6 +184,7 @@ def problem():
   return network, x, network(x).numpy().argmax(1)
 
 
+@pytest.mark.full
 def test_l2_distances_are_no_longer_than_foolboxs(problem):
   foolbox = pytest.importorskip("foolbox")
   network, x, labels = problem
@@ -204,6 +206,7 @@ def test_l2_distances_are_no_longer_than_foolboxs(problem):
   assert ours.mean() < theirs.mean()
 
 
+@pytest.mark.full
 def test_results_lie_within_epsilon_and_say_the_distance(problem):
   network, x, labels = problem
   labels = labels.copy()
@@ -236,6 +239,7 @@ def test_an_image_that_nothing_breaks_stays(rng):
     np.testing.assert_allclose(info["objective"], -1 - 0.01 * x.sum((1, 2, 3)), rtol=1e-5)
 
 
+@pytest.mark.full
 def test_xla_gives_the_same(problem):
   network, x, labels = problem
   attack = FAB(L2(0.5), steps=5)

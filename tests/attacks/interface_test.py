@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from norms import norms, total
 
 import urkle_tf
@@ -58,7 +59,7 @@ def test_each_is_built_or_refused_in_one_line(name, use):
 
 
 @pytest.mark.parametrize("name", ALONE)
-@pytest.mark.parametrize("norm, epsilon, other", [("linf", 0.2, 0.05), ("l2", 1.0, 0.3)])
+@pytest.mark.parametrize("norm, epsilon, other", [("linf", 0.2, 0.05), *slow(("l2", 1.0, 0.3))])
 def test_a_radius_given_to_a_run_is_that_of_an_attack_built_with_it(
   rng, name, norm, epsilon, other
 ):
@@ -99,7 +100,7 @@ def trainer(attack, **options):
   return urkle_tf.Trainer(encoder, task, robustness.Urkle(beta=0.1), attack, **options)
 
 
-@pytest.mark.parametrize("name", sorted(IN_TRAINING))
+@pytest.mark.parametrize("name", ["n_fgsm", *slow(*sorted(IN_TRAINING - {"n_fgsm"}))])
 def test_a_training_warms_the_radius_of_any_attack_up(rng, name):
   model = trainer(made(name, attacks.Linf(0.2)), epsilon_warmup=4)
   views = tf.constant(rng.uniform(0.4, 0.6, (4, 2, 8, 8, 1)), tf.float32)
@@ -127,6 +128,7 @@ def test_what_no_training_can_use_is_refused_at_the_start(tmp_path):
       rising.check(made(name, attacks.Linf(0.1)), None)
 
 
+@pytest.mark.full
 def test_apgd_trains_with_a_warm_up(rng):
   model = trainer(attacks.from_spec("apgd", attacks.Linf(0.1), steps=3), epsilon_warmup=2)
   model.compile("sgd")

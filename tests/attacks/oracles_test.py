@@ -111,6 +111,7 @@ def _radius(problem, norm):
   return RADII[problem[0], norm]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_no_weaker_than_foolbox(problem, norm):
   foolbox = pytest.importorskip("foolbox")
@@ -132,6 +133,7 @@ def test_no_weaker_than_foolbox(problem, norm):
   _compare(problem, norm, found)
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
 def test_no_weaker_than_adversarial_robustness_toolbox(problem):
   estimators = pytest.importorskip("art.estimators.classification")

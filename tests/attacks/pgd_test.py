@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from norms import norms, total
@@ -57,7 +58,7 @@ def cross_entropy(classifier):
 # The whole attack stays inside, whatever is attacked.
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", ["l2", *slow("linf", "l1")])
 @hypothesis.settings(max_examples=20, deadline=None)
 @hypothesis.given(
   hnp.arrays(np.float32, (2, 3, 3, 1), elements=st.floats(0, 1, width=32)),
@@ -353,7 +354,7 @@ def test_seeds_repeat_and_none_differs(images):
   assert np.abs(compiled().numpy() - compiled().numpy()).max() > 1e-3
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, *slow(True)])
 @pytest.mark.parametrize("norm", NORMS)
 def test_compiled_equals_eager(classifier, images, norm, jit):
   attack = PGD(from_norm(norm, RADIUS[norm]), steps=3, restarts=2 if norm == "linf" else 1)
@@ -398,6 +399,7 @@ def test_batch_size_may_be_unknown(images, norm):
     assert info["objective"].shape == (n,)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("norm", NORMS)
 def test_two_replicas_equal_one(mirrored, images, norm):
   """Half-batches on two replicas start, and end, where the whole batch does."""

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from norms import norms, total
 
 from urkle_tf import errors
@@ -102,7 +103,9 @@ def test_l2_and_l1_use_the_whole_budget(images, norm):
     np.testing.assert_allclose(norms(y - x, norm), epsilon, rtol=2e-2)
 
 
-@pytest.mark.parametrize("norm, share_of_maximum", [("linf", 0.97), ("l2", 0.5), ("l1", 0.35)])
+@pytest.mark.parametrize(
+  "norm, share_of_maximum", [("linf", 0.97), *slow(("l2", 0.5), ("l1", 0.35))]
+)
 def test_comes_near_the_maximum_of_a_linear_objective(images, norm, share_of_maximum):
   """For linf to the corner itself; the hills of l2 and l1 cannot follow each pixel's sign."""
   x, epsilon = 0.4 + 0.2 * images, {"linf": 0.1, "l2": 0.3, "l1": 0.3}[norm]
@@ -115,6 +118,7 @@ def test_comes_near_the_maximum_of_a_linear_objective(images, norm, share_of_max
   assert (found <= 1 + 1e-5).all()
 
 
+@pytest.mark.full
 def test_examples_and_replicas_draw_their_own(mirrored, images):
   attack = Square(Linf(0.1), queries=8, restarts=2)
   objective = lambda z: total(tf.sin(5 * z))  # noqa: E731
@@ -132,6 +136,7 @@ def test_examples_and_replicas_draw_their_own(mirrored, images):
   np.testing.assert_allclose(np.concatenate([v.numpy() for v in parts]), expected, atol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_xla_gives_the_same(images, norm):
   attack = Square(from_norm(norm, RADIUS[norm]), queries=10)

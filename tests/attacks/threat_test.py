@@ -85,6 +85,7 @@ def test_start_is_uniform_on_the_ball():
     assert np.abs(correlation).max() < 0.03
 
 
+@pytest.mark.full
 def test_start_under_xla_is_inside_and_not_the_image(rng):
   images = rng.uniform(-0.2, 1.2, size=(8, 6, 6, 2)).clip(0, 1).astype(np.float32)
   draw = tf.function(

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from scipy import ndimage, stats
 
 from urkle_tf import errors
@@ -245,7 +246,7 @@ def test_strength_may_be_a_tensor_or_a_variable(rng):
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("channels, size", [(3, None), (1, (6, 7))])
+@pytest.mark.parametrize("channels, size", [(3, None), *slow((1, (6, 7)))])
 def test_range_shape_and_purity(rng, name, channels, size):
   recipe, run = augment.from_spec(name), traced(name, channels, size)
   images, noise = images_of(rng, 12, 8, 10, channels), noise_of(rng, 12, recipe)
@@ -271,6 +272,7 @@ def test_range_shape_and_purity(rng, name, channels, size):
     assert np.mean(np.abs(result - plain).max(axis=(1, 2, 3)) > 1e-3) > 0.6
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", sorted(set(ALL) - set(ON_HOST)))
 def test_compiled_by_xla(rng, name):
   recipe = augment.from_spec(name)

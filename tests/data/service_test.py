@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from small_models import RUN
 
 import urkle_tf
@@ -24,26 +25,24 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @contextlib.contextmanager
-def _launched(count):
-  """Input workers, each (its process, its address)."""
+def _launched():
+  """An input worker as a process of its own, and its address."""
   command = [sys.executable, ROOT / "launch" / "input_worker.py", "--port=0", "--host=localhost"]
-  with contextlib.ExitStack() as stack:
-    started = []
-    for _ in range(count):
-      process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-      stack.callback(process.send_signal, signal.SIGTERM)
-      started.append(process)
-    lines = [process.stdout.readline() for process in started]
-    for line in lines:
+  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    try:
+      line = process.stdout.readline()
       assert line.startswith("an input worker: --data_service=localhost:"), line
-    yield list(zip(started, [line.strip().partition("=")[2] for line in lines], strict=True))
+      yield process, line.strip().partition("=")[2]
+    finally:
+      process.send_signal(signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
 def addresses():
-  """Two input workers."""
-  with _launched(2) as workers:
-    yield [address for _, address in workers]
+  """Two input workers, in this process."""
+  servers = [service.serve(0) for _ in range(2)]
+  yield [dispatcher.target.split("://")[1] for dispatcher, _ in servers]
+  del servers
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,13 @@ def _same(expected, found):
     np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
-@pytest.mark.parametrize("workers, start, share", [(1, 0, (0, 1)), (2, 3, (0, 1)), (2, 0, (1, 2))])
+@pytest.mark.parametrize(
+  "workers, start, share",
+  [
+    (2, 3, (0, 1)),
+    *slow((1, 0, (0, 1)), (2, 0, (1, 2))),
+  ],
+)
 def test_input_workers_send_the_batches_that_are_made_here(
   addresses, digits, workers, start, share
 ):
@@ -222,7 +227,7 @@ def _takers(pid):
 @pytest.mark.full
 def test_the_launcher_serves_until_it_is_stopped(digits):
   """And then it ends at once, whatever its pipelines were doing."""
-  with _launched(1) as [(process, address)]:
+  with _launched() as (process, address):
     for _ in service.batches(lambda turn: _views(digits, 0, turn=turn), [address], 0).take(5):
       pass
     assert _takers(process.pid) == []

@@ -1,9 +1,9 @@
 """Every command and every snippet of Python in README and docs runs, in the order of its page.
 
 A page is run in a folder of its own, in which `prepare` lays what the page speaks of.  What would
-take long is made smaller by replacing words of it, all of which are listed in `PAGES`, or is read
-only, its flags and files, but for `--full`; what would take hours is read only, always, and so
-are the launchers, which tests of their own run.
+take long is made smaller by replacing words of it, all of which are listed in `PAGES`.  Of a slow
+page only flags, files and syntax are read, but for `--full`; what would take hours is read only,
+always, and so are the launchers, which tests of their own run.
 """
 
 import contextlib
@@ -270,7 +270,7 @@ class Page:
     prepare: lays into the current folder what the page speaks of; returns the names that its
       snippets take as given, or None.
     smaller: {words of the page's commands and snippets: what is run in their place}.
-    read: beginnings of commands and snippets that are read only, but for `--full`.
+    slow: whether all of it is read only, but for `--full`.
     cited: beginnings of commands that are read only, always: of full size.
     elsewhere: {beginning of a command that is never run here: why}.
     check: takes the names that the snippets have made.
@@ -278,7 +278,7 @@ class Page:
 
   prepare: Callable = lambda monkeypatch: None
   smaller: dict = dataclasses.field(default_factory=dict)
-  read: tuple = ()
+  slow: bool = False
   cited: tuple = ()
   elsewhere: dict = dataclasses.field(default_factory=dict)
   check: Callable = lambda names: None
@@ -295,12 +295,12 @@ INSTALLED = {
 }
 MEASURE = "python -m urkle_tf.evaluate --classifier=RUN/classifier --output_dir=REPORT --measure="
 PAGES = {
-  "start.md": Page(start, OWN_IMAGES, elsewhere=INSTALLED),
+  "start.md": Page(start, OWN_IMAGES, slow=True, elsewhere=INSTALLED),
   "embedding.md": Page(embedding),
   "migrating.md": Page(migrating),
   "regulariser.md": Page(regulariser),
   "exports.md": Page(exports),
-  "monitoring.md": Page(monitoring, {"steps=50": "steps=2"}),
+  "monitoring.md": Page(monitoring, {"steps=50": "steps=2"}, slow=True),
   "evaluation.md": Page(
     evaluation,
     {
@@ -309,6 +309,7 @@ PAGES = {
       "pgd(steps=20, step_size=2/255),pgd(steps=100, restarts=2)": "pgd(steps=2, "
       "step_size=2/255),pgd(steps=3, restarts=2)",
     },
+    slow=True,
     # tests/evaluation/measurements runs what these do.
     cited=(
       "python -m urkle_tf.evaluate --classifier=ONE",
@@ -326,12 +327,12 @@ PAGES = {
       "--protocol=semi_supervised": "--protocol='semi_supervised(clean_epochs=1)'",
       "--dataset=mnist:rotation": "--dataset=digits:rotation --examples=8 --attack_steps=1",
     },
-    read=("python -m urkle_tf.finetune --encoder=RUN/encoder --output_dir=TUNED",),
+    slow=True,
   ),
   "grid.md": Page(
     grid,
     {"--dataset=digits --norm=l2": f"--dataset=digits --examples=256 {TINY} --norm=l2"},
-    read=("python -m urkle_tf.train",),
+    slow=True,
   ),
   "extending.md": Page(
     extending,
@@ -340,6 +341,7 @@ PAGES = {
       "--output_dir=runs/colours",
       "epochs=2": "epochs=1",
     },
+    slow=True,
     elsewhere={"bash launch/test.sh": "it runs this"},
     check=extended,
   ),
@@ -350,6 +352,7 @@ PAGES = {
       "--output_dir=reports/noise": f"--output_dir=reports/noise --examples=8 {QUICK}",
       "draws=50": "draws=5",
     },
+    slow=True,
     check=attack_walked,
   ),
   "python.md": Page(
@@ -360,12 +363,12 @@ PAGES = {
       'attacks="fgsm,pgd(steps=20)"': 'attacks="fgsm,pgd(steps=1)", examples=8, samples=2, '
       "eot=1, checks=False, representation_examples=4",
     },
-    read=("import urkle_tf\n\ntrained", "tuned", "report"),  # the functions behind start.md's
+    slow=True,
   ),
   "robustness.md": Page(
     evaluation,
     {"--eot=50": f"--examples=4 {QUICK}", "autoattack,": "apgd_ce(steps=5),"},
-    read=("python -m urkle_tf.evaluate",),
+    slow=True,
   ),
   "robustify.md": Page(
     robustify,
@@ -379,16 +382,12 @@ PAGES = {
       'weights="imagenet"': "weights=None",
       "  epochs=20,": "  epochs=1, batch_size=4, attack_steps=1,",
     },
-    # tests/training/robustify_test.py runs what the last snippet does.
-    read=(
-      "python -m urkle_tf.train",
-      "import urkle_tf\n\nencoder",
-      "import keras\nimport keras_hub",
-    ),
+    slow=True,
     cited=() if HUB else ("import keras\nimport keras_hub",),
   ),
   "serving.md": Page(
     serving,
+    slow=True,
     elsewhere={
       "docker": "the server comes as an image only",
       "python examples/keras_app/": "tests/docs/keras_app_test.py runs them",
@@ -396,22 +395,24 @@ PAGES = {
     check=served_alike,
   ),
   "speed.md": Page(
-    read=("python -m urkle_tf.train --dry_run",),
+    slow=True,
     cited=("python -m urkle_tf.train --data_service",),
   ),
   "reliability.md": Page(),
-  "api/encoders.md": Page(reference),
+  "api/encoders.md": Page(reference, slow=True),
   "api/training.md": Page(
     smaller={"width=32, layers=3": "width=4, layers=2", "epochs=60": "epochs=1, attack_steps=1"},
-    read=("import",),  # python.md runs these
+    slow=True,
   ),
-  "api/measuring.md": Page(reference, {'"pgd"': '"pgd(steps=1)", examples=8, checks=False'}),
-  "api/attacks.md": Page(reference, {"steps=7": "steps=1"}),
+  "api/measuring.md": Page(
+    reference, {'"pgd"': '"pgd(steps=1)", examples=8, checks=False'}, slow=True
+  ),
+  "api/attacks.md": Page(reference, {"steps=7": "steps=1"}, slow=True),
   "api/pretexts.md": Page(),
   "api/robustness.md": Page(),
   "api/networks.md": Page(),
   "api/data.md": Page(),
-  "api/sharing.md": Page(),
+  "api/sharing.md": Page(slow=True),
   "walks/measurement.md": Page(
     elsewhere={
       "# urkle_tf/evaluation/measurements/": "tests/docs/walk_measurement_test.py runs it",
@@ -523,7 +524,8 @@ def run_command(line, monkeypatch, only_read=False):
   if words[0] == "tensorboard":
     assert only_read or pathlib.Path(words[1].removeprefix("--logdir=")).is_dir()
   elif words[0] == "mkdir":
-    subprocess.run(line, shell=True, check=True)
+    if not only_read:
+      subprocess.run(line, shell=True, check=True)
   elif words[0] == "bash":
     assert (ROOT / words[1]).is_file()
   elif words[:2] == ["python", "-m"]:
@@ -537,30 +539,34 @@ def run_command(line, monkeypatch, only_read=False):
 
 def run_page(page, text, tmp_path, monkeypatch, full):
   """Runs what a page asks to be run, made smaller."""
+  read = page.slow and not full
   for folder in ("configs", "examples", "experiments", "launch", "tools"):
     (tmp_path / folder).symlink_to(ROOT / folder)
   monkeypatch.chdir(tmp_path)
   found, replaced = blocks(text), set()
   assert found
-  names = {"__name__": "__main__", **(page.prepare(monkeypatch) or {})}
+  names = {"__name__": "__main__", **((not read and page.prepare(monkeypatch)) or {})}
   for kind, block in found:
     if any(block.startswith(beginning) for beginning in page.elsewhere):
       continue
-    only_read = block.startswith(page.cited) or (not full and block.startswith(page.read))
+    only_read = read or block.startswith(page.cited)
     for words, smaller in page.smaller.items():
       if words in block:
         replaced.add(words)
         block = block.replace(words, smaller)
     if kind == "python":
       code = compile(block, block, "exec")
+      if only_read:
+        continue
       if file := re.match(r"# (urkle_tf/\S+\.py)\n", block):  # of the package, as the page has it
         pathlib.Path(file[1]).write_text(block, encoding="utf-8")
-      elif not only_read:
+      else:
         exec(code, names)
     else:
       run_command(block, monkeypatch, only_read)
   assert replaced == set(page.smaller), "these words are no longer on the page"
-  page.check(names)
+  if not read:
+    page.check(names)
 
 
 def test_every_page_is_run():

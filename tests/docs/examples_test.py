@@ -12,6 +12,7 @@ def example(name):
   return importlib.import_module(f"examples.{name}")
 
 
+@pytest.mark.full
 def test_a_classifier_gains_robustness(capsys):
   found = example("robust_classifier").main(epochs=4)
   assert found[True][1] > found[False][1] + 0.05

@@ -60,12 +60,14 @@ def test_a_process_without_the_package_is_one(tmp_path):
   assert "import of urkle_tf halted" in done.stderr
 
 
+@pytest.mark.full
 def test_the_head_learns(app):
   folder, said = app
   assert float(said.split("accuracy ")[1]) > 0.5  # of an untrained encoder of 6 dimensions
   assert (folder / "app/saved_model.pb").is_file()
 
 
+@pytest.mark.full
 def test_it_serves_probabilities_with_their_uncertainty(app):
   folder, _ = app
   model = tf.saved_model.load(str(folder / "app"))
@@ -81,6 +83,7 @@ def test_it_serves_probabilities_with_their_uncertainty(app):
   assert 0 < np.abs(again - found["probabilities"]).max() < 0.5  # it is a mean over fresh samples
 
 
+@pytest.mark.full
 def test_a_client_is_answered(app):
   folder, _ = app
   with subprocess.Popen(

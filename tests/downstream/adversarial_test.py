@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import slow
 from scipy import optimize
 from small_models import small_encoder
 
@@ -73,7 +74,7 @@ def adapt(encoder, folder, **options):
   return downstream.adapt(encoder=str(encoder), output_dir=str(folder), **defaults | options)
 
 
-@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.full)])
+@pytest.mark.parametrize("norm", ["linf", *slow("l2")])
 def test_alf_trains_on_the_worst_case(pixels, blobs, kept, tmp_path, norm):
   # A step so small that the head stays as it is: what is reported is its loss.
   options = {"epochs": 1, "batch_size": 400, "learning_rate": 1e-9, "norm": norm}
@@ -85,6 +86,7 @@ def test_alf_trains_on_the_worst_case(pixels, blobs, kept, tmp_path, norm):
   assert row["loss"] > 1.01 * clean
 
 
+@pytest.mark.full
 def test_alf_finds_the_robust_head(pixels, blobs, kept, tmp_path):
   options = {"batch_size": 100, "learning_rate": 0.2, "epochs": 60}
   adapt(pixels, tmp_path / "slf", **options)
@@ -222,7 +224,8 @@ def test_the_same_seed_gives_the_same_after_an_interruption(
   assert all(changed) if protocol == "aff" else not any(changed)
 
 
-@pytest.mark.parametrize("protocol", [pytest.param("alf", marks=pytest.mark.full), "aff"])
+@pytest.mark.full
+@pytest.mark.parametrize("protocol", ["alf", "aff"])
 def test_numbers_can_be_learnt_under_attack(encoder, kept, tmp_path, protocol):
   options = {**SMALL, "protocol": protocol, "learning_rate": 0.02, "epochs": 2}
   result = adapt(encoder, tmp_path, dataset="digits:rotation(degrees=30)", **options)

@@ -236,6 +236,7 @@ def test_the_default_is_robust_where_training_had_an_adversary(
   )
 
 
+@pytest.mark.full
 def test_a_given_decay_is_not_chosen(encoder, kept, tmp_path, capsys):
   found = on_digits(encoder, tmp_path, weight_decay=0.5, select="robust", attack_steps=None)
   assert "selection" not in found
@@ -246,12 +247,14 @@ def test_a_given_decay_is_not_chosen(encoder, kept, tmp_path, capsys):
     on_digits(encoder, tmp_path / "other", select="robustt")
 
 
+@pytest.mark.full
 def test_decays_that_the_learning_rate_cannot_take_are_left_out(encoder, kept, tmp_path):
   found = on_digits(encoder, tmp_path, select="clean", learning_rate=0.5, attack_steps=None)
   decays = [row["weight_decay"] for row in found["selection"]["candidates"]]
   assert decays == [1e-4, 0.01, 0.1, 0.3, 1.0]
 
 
+@pytest.mark.full
 def test_numbers_are_chosen_by_the_least_error(encoder, short, kept, tmp_path):
   found = on_digits(encoder, tmp_path, dataset="digits:number", head="mlp(width=16, layers=2)")
   rows = found["selection"]["candidates"]
@@ -260,6 +263,7 @@ def test_numbers_are_chosen_by_the_least_error(encoder, short, kept, tmp_path):
   assert all(row["validation_robust_rmse"] > row["validation_rmse"] for row in rows)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("at", [17, 28])  # while the second candidate learns; the head itself
 def test_an_interrupted_choice_ends_with_the_same_bits(
   encoder, short, kept, signalled, monkeypatch, tmp_path, at
@@ -278,6 +282,7 @@ def test_an_interrupted_choice_ends_with_the_same_bits(
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.full
 def test_a_choice_of_other_settings_or_another_encoder_is_not_taken(
   encoder, short, kept, signalled, tmp_path
 ):

@@ -149,6 +149,7 @@ def test_it_starts_where_the_encoder_is_and_keeps_its_statistics(encoder, kept, 
   assert all(changed[path] for path in others)
 
 
+@pytest.mark.full
 def test_the_same_after_an_interruption(encoder, kept, tmp_path):
   options = {"protocol": "similarity", "epochs": 3, "augment": "crop(padding=1)"}
   with copied({2: tmp_path / "killed"}):

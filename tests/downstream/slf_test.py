@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from sklearn import linear_model
 from small_models import small_encoder
 
@@ -71,6 +72,7 @@ def test_a_finished_run(encoder, tmp_path, capsys):
   assert adapt(encoder, run, log_every=7) == result  # what is logged when changes nothing
 
 
+@pytest.mark.full
 def test_the_same_seed_gives_the_same_head(encoder, tmp_path):
   options = {"epochs": 3, "augment": "crop(padding=1)", "augment_copies": 2}
   heads = []
@@ -80,6 +82,7 @@ def test_the_same_seed_gives_the_same_head(encoder, tmp_path):
   np.testing.assert_array_equal(heads[0], heads[1])
 
 
+@pytest.mark.full
 def test_an_interrupted_head_is_trained_afresh(encoder, tmp_path):
   whole = adapt(encoder, tmp_path / "cut", epochs=3)
   for file in (tmp_path / "cut" / "classifier").glob("metadata.json"):
@@ -94,7 +97,8 @@ def test_an_interrupted_head_is_trained_afresh(encoder, tmp_path):
   assert result["loss"] == pytest.approx(whole["loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize("at", [4, 12])  # while images pass through the encoder; while it learns
+# While images pass through the encoder; while it learns.
+@pytest.mark.parametrize("at", [*slow(4), 12])
 def test_a_signal_ends_a_head_with_a_checkpoint(encoder, kept, signalled, tmp_path, at):
   options = {"epochs": 4, "log_every": 5}  # of 12 steps an epoch
   stopped = signalled(lambda: adapt(encoder, tmp_path / "cut", **options), at)
@@ -138,6 +142,7 @@ def test_a_linear_head_without_noise_is_logistic_regression(plain_encoder, tmp_p
   assert agree > 0.9
 
 
+@pytest.mark.full
 def test_the_head_sees_a_fresh_z_each_time(encoder, plain_encoder, tmp_path):
   # With sampled z the loss that is trained on is that of a mean of -log p(y|z): above the one at
   # z = loc of a head that was trained there.
@@ -148,6 +153,7 @@ def test_the_head_sees_a_fresh_z_each_time(encoder, plain_encoder, tmp_path):
   assert sum("dense" in layer.name for layer in layers) == 3
 
 
+@pytest.mark.full
 def test_a_linear_head_on_numbers_is_least_squares(plain_encoder, tmp_path):
   run = tmp_path / "run"
   result = adapt(
@@ -241,7 +247,7 @@ def test_subsets_of_numbers_are_stratified_by_deciles(rng):
   assert len(_labels.choose(np.float32([1, 1, 1, 2]), 2, seed=0)) == 2
 
 
-def test_few_labels_are_listed(encoder, tmp_path):
+def test_few_labels_are_listed(encoder, kept, tmp_path):
   adapt(encoder, tmp_path / "run", epochs=2, labels=0.05)
   listed = json.loads((tmp_path / "run" / "labels.json").read_text())["positions"]
   source = sources.load("digits", "train")
@@ -273,6 +279,7 @@ def test_mistakes_are_one_line_and_leave_no_folder(encoder, tmp_path, changes, m
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 def test_another_encoder_in_the_same_folder(encoder, tmp_path):
   layer = export.load_encoder(encoder)
   export.export_encoder(layer, tmp_path / "encoder")

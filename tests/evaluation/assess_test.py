@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import slow
 from scipy import stats
 from sklearn import metrics
 from small_models import small_encoder
@@ -141,7 +142,7 @@ def attack_rows(model, source, norm, epsilons, attacks="pgd", standing=False, **
   return attacked.measure(context, plans, standing)
 
 
-@pytest.mark.parametrize("norm, epsilons", [("linf", [0.005, 0.02]), ("l2", [0.02, 0.08])])
+@pytest.mark.parametrize("norm, epsilons", [("linf", [0.005, 0.02]), *slow(("l2", [0.02, 0.08]))])
 def test_a_linear_classifier_has_its_closed_form(rng, norm, epsilons):
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(weights, bias, 1e-3, stochastic=False)
@@ -236,6 +237,7 @@ def test_noise_is_fresh_at_every_step(rng, monkeypatch):
   assert (len(seen), len(set(seen))) == (4, 1)
 
 
+@pytest.mark.full
 def test_standing_images_alone_give_the_same_worst_case(rng):
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(weights, bias, 1e-3, stochastic=False)
@@ -281,6 +283,7 @@ def test_progress_is_the_accuracy_over_the_images_so_far(rng, monkeypatch):
   assert after[:last].mean() < 0.5  # of those that were attacked, nearly all stand
 
 
+@pytest.mark.full
 def test_a_mode_alone_is_attacked_as_it_is_beside_the_other(rng):
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(weights, bias, 0.05, stochastic=True)
@@ -293,7 +296,10 @@ def test_a_mode_alone_is_attacked_as_it_is_beside_the_other(rng):
     assert alone["zero_gradients"] == row["zero_gradients"]
 
 
-def test_autoattack_is_its_stages_and_the_worst_of_them(rng):
+@pytest.mark.parametrize(
+  "modes", [("deterministic",), pytest.param(("sampled", "deterministic"), marks=pytest.mark.full)]
+)
+def test_autoattack_is_its_stages_and_the_worst_of_them(rng, modes):
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(weights, bias, 0.05, stochastic=True)
   epsilons = [0.005, 0.02]
@@ -301,12 +307,13 @@ def test_autoattack_is_its_stages_and_the_worst_of_them(rng):
     *(model, source, "linf", epsilons),
     attacks="pgd,autoattack(steps=8, queries=10)",
     eot=5,
+    modes=modes,
   )
   assert len(details) == len(rows)
   names = ["pgd", "apgd_ce", "apgd_t", "fab_t", "square", "autoattack"]
-  assert [row["name"] for row in rows] == [name for name in names for _ in range(4)]
+  assert [row["name"] for row in rows] == [name for name in names for _ in range(2 * len(modes))]
   for epsilon in epsilons:
-    for mode in ("sampled", "deterministic"):
+    for mode in modes:
       _, *stages, whole = [row for row in rows if (row["epsilon"], row["mode"]) == (epsilon, mode)]
       accuracies = [row["accuracy"] for row in stages]
       assert accuracies == sorted(accuracies, reverse=True)  # each counts those before it
@@ -320,7 +327,7 @@ def test_autoattack_is_its_stages_and_the_worst_of_them(rng):
       assert stages[1]["attacked"] <= stages[0]["attacked"] < source.size
   assert rows[0]["attacked"] == source.size  # PGD is no stage
   needed = set(rows[0]) - {"loss", "targets", "own_accuracy", "own_interval", "noise"}
-  assert needed <= set(rows[-2])  # of the same mode
+  assert needed <= set(rows[-len(modes)])  # of the same mode
 
 
 def test_targets_are_tried_one_after_the_other(rng):
@@ -751,6 +758,7 @@ def test_report_is_the_contracts(folders, tmp_path, capsys):
     urkle_tf.assess(**arguments | {"seed": 1})
 
 
+@pytest.mark.full
 def test_one_mode_is_measured_alone(folders, tmp_path, monkeypatch):
   arguments = {"classifier": str(folders / "sampled"), "eot": 2, "attacks": "fgsm", **SMALL}
   arguments |= {"corruptions": "contrast", "severities": [3.0], "representation_examples": 0}

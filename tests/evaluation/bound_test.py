@@ -174,6 +174,7 @@ def test_losses_of_a_sampled_linear_classifier_are_those_of_quadrature():
   assert found["value"] >= found["measured_adversarial_loss"]
 
 
+@pytest.mark.full
 def test_each_attack_serves_the_other(monkeypatch):
   model, source, _, _, scale = binary_problem()
   epsilon = 0.03
@@ -250,10 +251,8 @@ SMALL = {
 
 
 def test_the_reports_part(folders, tmp_path):
-  arguments = {"classifier": str(folders / "sampled"), "eot": 2, **SMALL}
-  result = urkle_tf.assess(
-    **arguments, output_dir=str(tmp_path / "report"), samples=20, loss_cap=4.0
-  )
+  options = {"eot": 2, "samples": 20, "loss_cap": 4.0, **SMALL}
+  result = urkle_tf.assess(str(folders / "sampled"), output_dir=str(tmp_path / "report"), **options)
   stored = json.loads((tmp_path / "report" / "report.json").read_text())
   assert stored == json.loads(json.dumps(result))
   part = stored["bound"]
@@ -270,7 +269,6 @@ def test_the_reports_part(folders, tmp_path):
   assert f"{part['value']:.4g} | {part['value_tight']:.4g} |" in section
   assert ("Not vacuous" not in section) is part["vacuous"]
   assert "the true maxima may be larger" in section
-  assert "bound" not in urkle_tf.assess(**arguments)
 
 
 @pytest.mark.parametrize(

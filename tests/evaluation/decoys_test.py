@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from small_models import digits
 
 import urkle_tf
@@ -122,13 +123,9 @@ DECOYS = {
 }
 
 
-# "a step" hides its gradient as "quantised inputs" does.
-SLOW = ("a step", "noise in the output")
-
-
 @pytest.mark.parametrize(
   "name",
-  [pytest.param(name, marks=[pytest.mark.full] if name in SLOW else []) for name in DECOYS],
+  [pytest.param(name, marks=() if name == "argmax" else pytest.mark.full) for name in DECOYS],
 )
 def test_decoys_get_no_credit(linear, tmp_path, name):
   function, step, attacks, tolerance, failing = DECOYS[name]
@@ -171,7 +168,7 @@ def foreign_model(linear, name):
   return foreign.Foreign(loaded, linear[2].reshape(-1, 8, 8, 1))
 
 
-@pytest.mark.parametrize("name", ["quantised inputs", "argmax"])
+@pytest.mark.parametrize("name", ["quantised inputs", *slow("argmax")])
 def test_without_bridges_credit_would_be_given(linear, monkeypatch, name):
   model = foreign_model(linear, name)
   _, step, *_ = DECOYS[name]

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 
 import urkle_tf
 from urkle_tf import attacks, errors, export
@@ -42,7 +43,7 @@ def source(rng):
   return sources.ArraySource(images, name="x", split="test", target="a number", labels=numbers)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", *slow("l2")])
 def test_the_worst_case_of_a_linear_regressor(source, norm):
   model, weights, bias = linear(0.3, stochastic=False)
   attack = attacks.PGD(attacks.from_norm(norm, EPSILON), steps=20, restarts=2, keep="best")

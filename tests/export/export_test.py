@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from small_models import digits, small_encoder
 
 from urkle_tf import attacks, errors, export, networks
@@ -130,6 +131,7 @@ def test_low_precision_stays_inside(tmp_path):
   np.testing.assert_allclose(normal.loc, encoder(images, training=False).loc, atol=1e-6)
 
 
+@pytest.mark.full
 def test_export_from_a_mirrored_encoder(mirrored, tmp_path):
   with mirrored.scope():
     encoder = small_encoder()
@@ -230,7 +232,7 @@ def log_mean_exp(loc, scale, noise, layers):
   return result
 
 
-@pytest.mark.parametrize("size", [1.0, 1e4])
+@pytest.mark.parametrize("size", [1e4, *slow(1.0)])
 def test_sampled_is_the_log_of_the_mean_probability(encoder, tmp_path, size):
   # With logits of 1e4 most probabilities are below the smallest float: they must not be cut.
   keras.utils.set_random_seed(5)

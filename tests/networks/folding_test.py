@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 
 from urkle_tf import networks
 from urkle_tf.networks.folding import fold
@@ -248,7 +249,7 @@ def test_a_model_without_a_graph():
   )
 
 
-@pytest.mark.parametrize("name", ["convnet", "encoder", "decoder", "sequential"])
+@pytest.mark.parametrize("name", ["encoder", *slow("convnet", "decoder", "sequential")])
 def test_mixed_precision(name):
   keras.utils.set_random_seed(2)
   keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
@@ -284,7 +285,7 @@ def test_layers_of_different_precision():
   )
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, *slow(True)])
 def test_a_loop_around_it_computes_no_folding(compiled):
   model = shuffled(networks.convnet((8, 8, 1), width=4, layers=2))
   inputs = inputs_of(model)
@@ -322,6 +323,7 @@ def test_weights_are_as_they_were_when_folded():
   assert np.abs(old(inputs) - after).max() > 0.1
 
 
+@pytest.mark.full
 def test_replicas(mirrored):
   with mirrored.scope():
     model = shuffled(networks.convnet((8, 8, 1), width=4, layers=2))

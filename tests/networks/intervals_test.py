@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import slow
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks
@@ -36,7 +37,7 @@ def trained_statistics(model, rng):
         )
 
 
-@pytest.mark.parametrize("name", ["convnet(width=4)", "resnet18(width=4)"])
+@pytest.mark.parametrize("name", ["convnet(width=4)", *slow("resnet18(width=4)")])
 def test_no_input_of_the_ball_leaves_the_box(name, rng):
   model = networks.backbone(name, (16, 16, 3))
   trained_statistics(model, rng)
@@ -77,7 +78,7 @@ def test_the_bound_of_an_affine_encoder_is_what_its_worst_corner_has():
   np.testing.assert_allclose(found, [0.7**2 / 1.00001 / (2 * 0.25)], rtol=1e-4)
 
 
-@pytest.mark.parametrize("loc", ["dense", "sphere", "centred_sphere", "dense_sphere"])
+@pytest.mark.parametrize("loc", ["dense", *slow("sphere", "centred_sphere", "dense_sphere")])
 def test_pgd_never_passes_the_bound(loc, rng):
   encoder = urkle_tf.GaussianEncoder(
     networks.backbone("convnet(width=4, layers=2)", (8, 8, 1)), loc=loc

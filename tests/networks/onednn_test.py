@@ -111,6 +111,7 @@ def test_a_shortcut_is_the_strided_convolution(rng, height, width):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("build", [networks.resnet18, networks.resnet50])
 def test_networks_and_files_of_the_old_layout(rng, tmp_path, request, build):
   shape = (18, 33, 3)

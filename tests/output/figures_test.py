@@ -105,6 +105,7 @@ def test_panels_share_limits_that_hold_every_point(rng, images, samples):
       assert len(colours) == len(images)
 
 
+@pytest.mark.full
 def test_latent_map_is_a_file_of_one_row_an_encoder(tmp_path, rng, images):
   weights = rng.normal(size=(16, 5)).astype(np.float32)
   encoder = linear(weights, 0.1)

@@ -217,6 +217,7 @@ def test_a_model_without_a_config_cannot_be_copied():
   assert "\n" not in str(caught.value)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["byol", "simsiam"])
 def test_digits_are_learnt_and_nothing_collapses(kind):
   pretext = {

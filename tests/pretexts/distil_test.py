@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import slow
 from small_models import RUN, digits, small_encoder
 
 import urkle_tf
@@ -128,7 +129,7 @@ def test_targets_may_be_the_pooled_features(rng, own, folder):
 
 
 @pytest.mark.parametrize("student", ["features", "centred", "mapped", "dense"])
-@pytest.mark.parametrize("targets", ["pooled", "loc", "somebody's", "features"])
+@pytest.mark.parametrize("targets", ["pooled", *slow("loc", "somebody's", "features")])
 def test_z_is_mapped_to_targets_of_another_kind(folder, tmp_path, student, targets):
   path, options = folder, {"targets": "pooled"} if targets == "pooled" else {}
   if targets == "somebody's":
@@ -181,7 +182,7 @@ def _convolutions(pretext):
   return kinds
 
 
-@pytest.mark.parametrize("kind", ["own", "keras", "saved"])
+@pytest.mark.parametrize("kind", ["own", *slow("keras", "saved")])
 def test_the_teacher_runs_in_the_precision_of_the_training(rng, folder, tmp_path, kind):
   path = folder if kind == "own" else str(tmp_path / ("maps.keras" if kind == "keras" else "maps"))
   if kind != "own":
@@ -269,6 +270,7 @@ def _outputs(encoder):
   return encoder.network.predict(images[:20], verbose=0)
 
 
+@pytest.mark.full
 def test_a_student_starts_from_its_teacher(own, folder, mirrored):
   with mirrored.scope():
     encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 6, loc="dense")
@@ -291,6 +293,7 @@ def test_a_student_of_another_latent_dim_starts_with_the_backbone(own, folder):
   np.testing.assert_array_equal(features(encoder), features(own))
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("plain_runs")
 def test_a_resumed_student_is_not_set_back_to_its_teacher(folder, tmp_path, killed):
   def train(name, **options):

@@ -5,6 +5,7 @@ import keras_cv
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 
 from urkle_tf import networks, pretexts
 from urkle_tf.pretexts.simclr import consistency, nt_xent
@@ -74,7 +75,7 @@ def test_nt_xent_does_not_see_the_length_of_z(rng):
   np.testing.assert_allclose(nt_xent(1e3 * z), nt_xent(z), rtol=1e-4)
 
 
-@pytest.mark.parametrize("term", [nt_xent, consistency])
+@pytest.mark.parametrize("term", [nt_xent, *slow(consistency)])
 def test_negatives_are_gathered_from_all_replicas(rng, mirrored, term):
   z = rng.normal(size=(6, 4, 5)).astype("float32")
   halves = mirrored.experimental_distribute_values_from_function(

@@ -208,6 +208,7 @@ class _Shown(augment.Recipe):
     return tf.zeros_like(images) + (self.strength if strength is None else strength)
 
 
+@pytest.mark.full
 def test_the_pipeline_and_the_step_augment_at_the_same_strength():
   """Of 6 steps in 3 stages; the pipeline is a function of the step, so it can be resumed."""
   trainer = _trainer(steps=6, anneal=3, augment=_Shown())

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import slow
 from scipy import special
 
 import urkle_tf
@@ -80,7 +81,7 @@ def _trained(scheme, epochs=1):
   return trainer, {k: float(v) for k, v in trainer.get_metrics_result().items()}
 
 
-@pytest.mark.parametrize("beta", [0.0, 3.0])
+@pytest.mark.parametrize("beta", [3.0, *slow(0.0)])
 def test_trades_loss_is_the_clean_loss_plus_the_term(beta):
   _, row = _trained(robustness.Trades(beta=beta))
   assert row["divergence"] > 0

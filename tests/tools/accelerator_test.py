@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import scripts
 import tensorflow as tf
+from cases import slow
 from PIL import Image
 from small_models import RUN
 from tensorflow.compiler.mlir.stablehlo import stablehlo
@@ -110,7 +111,7 @@ def same_steps(ours, theirs, begun):
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-  """(folder with teacher and student, what the teacher's own steps gave, batches, TF's texts)."""
+  """(folder with the teacher, what its own steps gave, batches, TF's texts)."""
   folder, texts = tmp_path_factory.mktemp("programs"), []
   portable = export._portable
   with pytest.MonkeyPatch.context() as patch:
@@ -121,13 +122,20 @@ def programs(tmp_path_factory):
       urkle_tf.export_encoder(job.learner.encoder, folder / "start")
       batches = list(job.views().take(4))
       own = own_steps(job, batches)
+  return folder, own, batches, texts
+
+
+@pytest.fixture(scope="module")
+def student(programs):
+  """The student's program; beside it is the encoder that it starts as."""
+  folder = programs[0]
   flags = [f"--{name}={value}" for name, value in distil(folder / "start").items() if value]
   subprocess.run(
     [sys.executable, FOLDER / "export.py", *flags, f"--output_dir={folder / 'student'}"]
     + [f"--write_encoder={folder / 'begun'}"],
     check=True,
   )
-  return folder, own, batches, texts
+  return folder / "student"
 
 
 def test_the_teachers_program_takes_the_packages_own_steps(programs):
@@ -139,7 +147,8 @@ def test_the_teachers_program_takes_the_packages_own_steps(programs):
   same_steps(own, run_program(folder / "teacher", batches), begun)
 
 
-def test_the_students_program_is_given_its_teacher(programs, tmp_path):
+@pytest.mark.full
+def test_the_students_program_is_given_its_teacher(programs, student, tmp_path):
   """One that did not exist when it was exported; the package's own student reads it from a file."""
   folder, _, batches, _ = programs
   teacher = urkle_tf.load_encoder(folder / "start")
@@ -150,19 +159,21 @@ def test_the_students_program_is_given_its_teacher(programs, tmp_path):
   with jobs.prepared(distil(tmp_path / "teacher")) as job:
     own = own_steps(job, batches)
   weights = [weight.numpy() for weight in teacher.network.weights]
-  described, _ = arrays.read_program(folder / "student")
-  found = run_program(folder / "student", batches, weights)
+  described, _ = arrays.read_program(student)
+  found = run_program(student, batches, weights)
   same_steps(own, found, dict(zip(described["start"], weights, strict=True)))
   assert {"distillation", "kl", "attack_objective"} <= set(found[0][0])
 
 
-def test_the_encoder_at_its_start_is_written(programs):
-  folder, _, _, _ = programs
+@pytest.mark.full
+def test_the_encoder_at_its_start_is_written(student):
+  folder = student.parent
   start, begun = (urkle_tf.load_encoder(folder / name).network for name in ("start", "begun"))
   for own, other in zip(start.trainable_weights, begun.trainable_weights, strict=True):
     np.testing.assert_array_equal(own, other)
 
 
+@pytest.mark.full
 def test_a_program_by_the_clock_reads_the_clock(programs, tmp_path):
   _, _, batches, _ = programs
   lengths = {}
@@ -183,22 +194,22 @@ def test_a_program_by_the_clock_reads_the_clock(programs, tmp_path):
   assert lengths[0.25] == pytest.approx(2 * lengths[0.125], rel=0.01)
 
 
-def test_no_operation_is_left_that_gpus_refuse(programs):
+@pytest.mark.parametrize("name", ["teacher", *slow("student")])
+def test_no_operation_is_left_that_gpus_refuse(programs, name, request):
   folder, _, _, texts = programs
   assert all("mhlo.copy" in text for text in texts)
-  for name in ("teacher", "student"):
-    program = (folder / name / arrays.PROGRAM).read_bytes()
-    found = stablehlo.deserialize_portable_artifact_str(program)
-    assert b"stablehlo" in found
-    assert b"mhlo" not in found
-    assert str(scripts.ROOT).encode() not in found
+  folder = folder / "teacher" if name == "teacher" else request.getfixturevalue("student")
+  found = stablehlo.deserialize_portable_artifact_str((folder / arrays.PROGRAM).read_bytes())
+  assert b"stablehlo" in found
+  assert b"mhlo" not in found
+  assert str(scripts.ROOT).encode() not in found
 
 
-def test_what_is_exported_names_no_folder(programs):
-  folder, _, _, _ = programs
-  described = json.loads((folder / "student" / arrays.DESCRIPTION).read_text())
+@pytest.mark.full
+def test_what_is_exported_names_no_folder(student):
+  described = json.loads((student / arrays.DESCRIPTION).read_text())
   assert described["settings"]["pretext"] == "distil(teacher=start, start=True)"
-  assert str(folder) not in json.dumps(described)
+  assert str(student.parent) not in json.dumps(described)
   assert described["settings"]["loc"] == "sphere"
 
 
@@ -306,7 +317,9 @@ def numpy_encoder(images, named, loc):
   return mean, scale * named["spread/kernel"] if loc == "pooled" else scale
 
 
-@pytest.mark.parametrize("loc", networks.gaussian.LOCS)
+@pytest.mark.parametrize(
+  "loc", ["pooled", "centred_sphere", *slow("dense", "sphere", "dense_sphere")]
+)
 def test_weights_that_come_back_are_an_encoder(loc, tmp_path, monkeypatch, rng):
   files, about, named = random_weights(loc, tmp_path)
   kept = []
@@ -337,6 +350,7 @@ def judged(files, about, images, mean, scale):
   np.testing.assert_allclose(found[1], scale, atol=1e-4)
 
 
+@pytest.mark.full
 def test_weights_of_2026_11_26_say_less(tmp_path, rng):
   """Settings without loc, and of images whose size is not said; all the way to a folder."""
   files, about, named = random_weights("dense", tmp_path, robustness="none", learning_rate=0.2)
@@ -515,14 +529,14 @@ def jax_python():
 
 @pytest.mark.full
 @pytest.mark.timeout(1200)
-def test_the_road_under_jax(programs, jax_python, tmp_path):
+def test_the_road_under_jax(programs, student, jax_python, tmp_path):
   """Teacher and student in one go; then the package takes the same steps from the same start."""
   folder, _, _, _ = programs
   with jobs.prepared(TEACHER) as job:
     images = job.source.images
   np.savez(tmp_path / "data.npz", train_images=images, train_labels=np.zeros(len(images), np.int32))
   command = [jax_python, FOLDER / "train.py", tmp_path / "out", f"--data={tmp_path / 'data.npz'}"]
-  runs = [f"teacher={folder / 'teacher'}", f"student={folder / 'student'}:teacher=teacher"]
+  runs = [f"teacher={folder / 'teacher'}", f"student={student}:teacher=teacher"]
   subprocess.run([*command, *runs], check=True)
   order = [np.random.default_rng(epoch).permutation(len(images)) for epoch in range(2)]
   batches = [{"image": images[rows]} for epoch in order for rows in epoch.reshape(-1, 16)]

@@ -31,6 +31,7 @@ def _printed(benchmark, capsys, *arguments):
   return json.loads(capsys.readouterr().out)  # one JSON object and nothing else
 
 
+@pytest.mark.full
 def test_figures_agree(benchmark, capsys):
   found = _printed(benchmark, capsys, "--attacked=1", "--precision=mixed_bfloat16")
   numbers = {name: value for name, value in found.items() if isinstance(value, (int, float))}

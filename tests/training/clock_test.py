@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
@@ -91,7 +92,7 @@ def test_the_learning_rate_reads_the_clock_alone(warmup):
     assert float(by_clock.learning_rate) == pytest.approx(float(by_steps.learning_rate), abs=1e-7)
 
 
-@pytest.mark.parametrize("threat", [attacks.Linf(0.1), attacks.L2(0.5), attacks.L1(2.0)])
+@pytest.mark.parametrize("threat", [attacks.Linf(0.1), *slow(attacks.L2(0.5), attacks.L1(2.0))])
 def test_epsilon_rises_from_zero_by_the_clock(threat):
   trainer = _trainer(attacks.PGD(threat, steps=8), epsilon_warmup=0.5)
   views = next(iter(_views()))["views"]
@@ -138,6 +139,7 @@ def one_second(monkeypatch):
   monkeypatch.setattr(recorder.Recorder, "tick", tick)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("plain_runs", "one_second")
 def test_steps_of_equal_length_are_those_of_a_training_by_steps(tmp_path):
   moving = "byol(momentum=0.5, rising=true, projector=8, projection=4, predictor=8)"
@@ -228,6 +230,7 @@ def test_work_that_a_kill_loses_does_not_count(tmp_path):
   assert (run / "encoder").exists()
 
 
+@pytest.mark.full
 def test_checkpoints_of_trainings_by_steps_hold_no_clock():
   states = []
   for options in ({"epochs": 1}, {"minutes": 1.0}):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from small_models import RUN
 
 from urkle_tf import attacks, errors, networks, pretexts, robustness
@@ -64,7 +65,7 @@ def test_bytes_that_wait_for_the_backward_pass():
   assert expected <= cost.held(_graph(step, [100, 6])) <= expected + 64
 
 
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("steps", [4, *slow(1)])
 def test_operations_of_a_training_step(steps):
   """In passes: each view and adversary forward and back, K steps forward and back in the input."""
   keras.utils.set_random_seed(0)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 
 from urkle_tf.training import checkpoints, optimizers
 
@@ -55,7 +56,7 @@ def test_lars_by_hand():
   np.testing.assert_allclose(bias, [-0.65, 2.0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, *slow(True)])
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_lars_is_the_papers_loop(compiled, decay):
   weights = variables()

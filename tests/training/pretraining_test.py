@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from hypothesis import strategies as st
 from interruptions import copied
 
@@ -103,7 +104,7 @@ class _Killed(Exception):
 
 
 @pytest.mark.usefixtures("plain_runs")
-@pytest.mark.parametrize("at", [5, 10])  # in mid-epoch, with and without rows after it
+@pytest.mark.parametrize("at", [5, *slow(10)])  # in mid-epoch, with and without rows after it
 def test_resume_equals_no_interruption(whole, tmp_path, at):
   shutil.copytree(_at(whole[0], at), tmp_path, dirs_exist_ok=True)
   run = runs.Run(tmp_path, {}, None)
@@ -112,6 +113,7 @@ def test_resume_equals_no_interruption(whole, tmp_path, at):
   assert _same(tmp_path, whole[0])
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("plain_runs")
 @pytest.mark.parametrize("lost", ["nothing", "position", "momentum", "statistics"])
 def test_what_a_resume_would_lose_is_noticed(whole, tmp_path, monkeypatch, lost):
@@ -139,8 +141,9 @@ def test_what_a_resume_would_lose_is_noticed(whole, tmp_path, monkeypatch, lost)
   assert all(np.array_equal(one, other) for one, other in pairs) == (lost == "nothing")
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("plain_runs")
-@pytest.mark.parametrize("at", [1, pytest.param(4, marks=pytest.mark.full), 7])
+@pytest.mark.parametrize("at", [1, 4, 7])
 def test_a_signal_ends_the_step_and_nothing_is_lost(whole, tmp_path, monkeypatch, at):
   """With a mean half full, at an epoch's end, and between two rows."""
   tick, ticks = recorder.Recorder.tick, []
@@ -192,6 +195,7 @@ def test_a_bad_batch_is_skipped_and_a_resume_skips_it_too(tmp_path, monkeypatch,
   assert [row["loss"] is None for row in rows] == [row["step"] == 6 for row in rows]
 
 
+@pytest.mark.usefixtures("plain_runs")
 def test_many_bad_batches_in_a_row_end_the_run_with_evidence(tmp_path, monkeypatch):
   _poison(monkeypatch, 6, 7, 8, 9)
   with pytest.raises(errors.UserError) as caught:
@@ -331,7 +335,9 @@ def test_averages_are_exported_in_place_of_encoder_and_head(tmp_path, monkeypatc
 
 
 @pytest.mark.usefixtures("plain_runs")
-@pytest.mark.parametrize("pretext", ["simclr", "vae(width=4, layers=2)", "supervised(width=4)"])
+@pytest.mark.parametrize(
+  "pretext", ["simclr", *slow("vae(width=4, layers=2)", "supervised(width=4)")]
+)
 def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
   """The same weights come out when every label of the training data is wrong."""
   from urkle_tf.data import sources
@@ -394,6 +400,7 @@ def test_mistakes_end_in_one_line(tmp_path, options, words):
   assert not (tmp_path / "encoder").exists()
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("plain_runs")
 def test_urrl_trains_on_a_clean_view_and_two_mixtures(tmp_path):
   crop = "crop(padding=1)"
@@ -412,6 +419,8 @@ def test_a_folder_of_other_settings_is_refused_and_kept(whole):
   assert (folder / "flags.cfg").read_text() == before
 
 
+@pytest.mark.full
+@pytest.mark.usefixtures("plain_runs")
 def test_steps_of_one_execution_are_the_same_steps(whole, tmp_path):
   """Two at a time: the rows that come at the same steps, and the weights."""
   _pretrain(tmp_path, steps_per_execution=2)

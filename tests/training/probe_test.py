@@ -21,7 +21,7 @@ class _Model:
   def _network(self, images, training):
     assert not training
     assert self.within  # the encoder that would be exported, not the one in training
-    return {"loc": tf.reshape(images, [len(images), -1])}
+    return {"loc": tf.reshape(images, [-1, images.shape[1] * images.shape[2] * images.shape[3]])}
 
   @contextlib.contextmanager
   def averaged(self):

@@ -135,13 +135,8 @@ def check(model, convention, folder, tmp_path, **options):
   assert "model.keras" in os.listdir(tmp_path / "run")
 
 
-USUAL = ("ResNet50V2", "MobileNetV3")  # the others take half a minute each
-
-
-@pytest.mark.parametrize(
-  "family",
-  [pytest.param(name, marks=() if name in USUAL else pytest.mark.full) for name in APPLICATIONS],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("family", APPLICATIONS)
 def test_applications(family, folder, tmp_path):
   model, convention = APPLICATIONS[family]
   check(model, convention, folder, tmp_path)

@@ -17,6 +17,14 @@ from urkle_tf.training import board, pictures
 EPSILON = 0.1
 
 
+@pytest.fixture(scope="module", autouse=True)
+def undrawn():
+  """No pictures."""
+  drawn = mock.patch.object(pictures.Pictures, "draw")
+  with drawn, mock.patch.object(board, "embeddings"):
+    yield
+
+
 @pytest.fixture(scope="module")
 def classifier():
   """(an embedding of 12 dimensions, the head on it) of digits; it takes pixels from 0 to 16."""
@@ -48,9 +56,7 @@ RHO = 0.004  # less than the KL alone would leave
 def drop_in(model, tmp_path_factory):
   """(the model made robust, the run's folder)."""
   folder = tmp_path_factory.mktemp("robust") / "drop_in"
-  drawn = mock.patch.object(pictures.Pictures, "draw")
-  with drawn, mock.patch.object(board, "embeddings"):
-    return drop_in_of(model, folder), folder
+  return drop_in_of(model, folder), folder
 
 
 def drop_in_of(model, folder):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
@@ -47,7 +48,7 @@ def test_the_contracts_example_trains_on_tuples_of_views():
   assert {"nt_xent", "kl", "sigma_mean", "zero_gradients"} <= set(history)
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("beta", [0.5, *slow(0.0)])
 def test_loss_is_equation_12(beta):
   trainer = _trainer(robustness.Urkle(beta=beta))
   trainer.fit(_views(steps=1), verbose=0)
@@ -77,10 +78,12 @@ def test_terms_are_those_of_the_training_pass():
   np.testing.assert_allclose(row["kl"], tf.reduce_mean(kl), rtol=1e-3)
 
 
-def test_same_seed_same_weights_and_another_seed_others():
+@pytest.mark.parametrize("eager", [True, *slow(False)])
+def test_same_seed_same_weights_and_another_seed_others(eager):
   runs = []
   for seed in (1, 1, 2):
     trainer = _trainer(seed=seed)
+    trainer.run_eagerly = eager
     trainer.fit(_views(), verbose=0)
     runs.append(_weights(trainer))
   _same(runs[0], runs[1])
@@ -122,7 +125,7 @@ def test_a_step_exchanges_no_more_than_it_must(mirrored, monkeypatch):
   ]
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, *slow(2)])
 def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
   scope = mirrored if replicas == 2 else tf.distribute.get_strategy()
   with scope.scope():
@@ -155,10 +158,8 @@ def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
   ]
 
 
-@pytest.mark.parametrize(
-  "options",
-  [pytest.param({}, marks=pytest.mark.full), {"clip_norm": 0.05}, {"on_device": True}],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.05}, {"on_device": True}])
 def test_one_replica_and_two_give_the_same_step(mirrored, options):
   options = dict(options)
   data = _views()
@@ -189,6 +190,7 @@ def test_clipping_bounds_the_step():
   np.testing.assert_allclose(moved, rate * 0.01, rtol=1e-3)
 
 
+@pytest.mark.full
 def test_augmentation_in_the_step_is_that_of_the_pipeline():
   source = sources.load("digits", "train[:64]")
   recipe = augment.SimCLR(strength=0.5, flip=False)
@@ -247,7 +249,7 @@ def test_the_step_compiles_with_xla(policy):
   np.testing.assert_allclose(history["nt_xent"], reference["nt_xent"], rtol=tolerance)
 
 
-@pytest.mark.parametrize("kind", ["simclr", "supervised", "acl"])
+@pytest.mark.parametrize("kind", ["acl", *slow("simclr", "supervised")])
 def test_the_average_of_every_scheme_is_the_plain_loop(kind):
   keras.utils.set_random_seed(0)
   encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense")

@@ -100,15 +100,16 @@ def _callbacks(job, run, record):
     found.append(attack_schedules.Control(job.learner.schedule, unseen, record, agree))
   if not distribution.is_chief(job.scope):
     return found
-  title = f"{settings['pretext']}, {settings['robustness']}"
-  folder = run.path / "figures"
-  found.append(pictures.Pictures(_batch(job, 0), record, folder, job.attack, title))
-  if settings["probe_split"]:
+  watched = []
+  if settings["probe_split"]:  # first of all: there may be no such split
     place = settings["data_dir"], False, settings["image_size"]
     held_out = sources.load(settings["dataset"], settings["probe_split"], *place)
     attack = job.attack if job.learner.attack else None
-    found.append(probe.of(held_out, settings["probe_examples"], record, attack))
-  return found
+    watched.append(probe.of(held_out, settings["probe_examples"], record, attack))
+  title = f"{settings['pretext']}, {settings['robustness']}"
+  folder = run.path / "figures"
+  drawn = pictures.Pictures(_batch(job, 0), record, folder, job.attack, title)
+  return [*found, drawn, *watched]
 
 
 def _batch(job, step, source=None, **settings):
