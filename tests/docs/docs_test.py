@@ -420,6 +420,7 @@ PAGES = {
     },
   ),
   "results/mnist.md": Page(cited=("python",)),
+  "results/cifar10_small.md": Page(cited=("python",)),
   "results/cifar10_small_older.md": Page(cited=("python",)),
   "results/mnist_autoattack.md": Page(cited=("python",)),
   "results/mnist_transfer.md": Page(cited=("python",)),

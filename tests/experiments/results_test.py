@@ -22,7 +22,14 @@ def _mnist(found, page):
   return pages.page(page, {**blocks, "commands": commands})
 
 
+def _small(found, page):
+  return pages.page(
+    page, {"table": compare_page.table(found), "paired": compare_page.paired(found)}
+  )
+
+
 MADE = {
+  "cifar10_small": _small,
   "mnist": _mnist,
   "cifar10_small_older": lambda found, page: pages.page(page, {"table": compare_page.table(found)}),
   "mnist_autoattack": lambda found, page: autoattack_mnist.page(
