@@ -114,8 +114,9 @@ def accuracy(report):
 def test_a_defence_that_masks_gets_no_credit(name, tmp_path):
   defended, plain, trained, attacks = DEFENCES[name]
   scores = linear(trained)
+  of = lambda features: lambda x: scores(features(x))  # noqa: E731
   with_it, without = (
-    evaluated(lambda x, f=features: scores(f(x)), tmp_path / features.__name__, attacks=attacks)
+    evaluated(of(features), tmp_path / features.__name__, attacks=attacks)
     for features in (defended, plain)
   )
   assert with_it["clean"]["accuracy"] > 0.8
