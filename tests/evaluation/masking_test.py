@@ -121,8 +121,8 @@ def test_a_defence_that_masks_gets_no_credit(name, tmp_path):
   )
   assert with_it["clean"]["accuracy"] > 0.8
   assert without["clean"]["accuracy"] > 0.8
-  assert 0.1 < accuracy(without) < 0.9
-  assert accuracy(with_it) <= accuracy(without) + 0.03
+  assert 0.03 < accuracy(without) < 0.9
+  assert accuracy(with_it) <= accuracy(without) + 0.03 + 1e-9
 
 
 def test_what_is_masked_is_searched_without_being_asked(tmp_path, monkeypatch):
