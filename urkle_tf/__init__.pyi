@@ -294,6 +294,7 @@ def assess(
   noise: str = "fresh",
   samples: int = 200,
   standing: bool = False,
+  minutes: float | None = None,
   checks: bool = True,
   measure: str | list[str] | None = None,
   certify: str | None = None,
@@ -303,6 +304,7 @@ def assess(
   representation_examples: int = 1000,
   loss_cap: float | None = None,
   against: str | None = None,
+  abstains: bool = False,
   save_images: bool = False,
   html: bool = False,
   batch_size: int = 250,
@@ -344,6 +346,8 @@ def assess(
     samples: samples of z that the sampled classifier is scored with, at least; as many others
       choose which adversaries are scored.
     standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
+    minutes: how long attacks may take: those of one step come last, and the report says what was
+      left out; None for as long as they need.
     checks: whether signs of masked gradients are looked for, on the first 200 images: see
       `urkle_tf.evaluation.checks`.
     measure: specs of measurements, in a list or with commas in between: `"bound(loss_cap=4,
@@ -363,6 +367,8 @@ def assess(
       images: both are compared image by image (McNemar's exact test); or of an encoder alone the
       original that it was made from, a file or a folder as `encoder`: what has changed, without
       labels.
+    abstains: whether the last class of a classifier that was not made here, one more than the
+      data have, means that it abstains, which is always wrong.
     save_images: whether adversarial images and per-image results are saved (images.npz).
     html: write report.html too: the report as one file for a browser.
     batch_size: images that are attacked together.

@@ -590,6 +590,13 @@ class Assess:
     "attack only images that earlier rows left standing: fast",
     "attack only images that earlier rows left standing: fast; see `attacked.measure`",
   )
+  minutes: float | None = setting(
+    None,
+    "stop attacking after this many minutes; the report says what was left out",
+    "how long attacks may take: those of one step come last, and the report says what was left "
+    "out; None for as long as they need",
+    free=True,
+  )
   checks: bool = setting(
     True,
     "look for signs of masked gradients, on the first 200 images",
@@ -646,6 +653,12 @@ class Assess:
     "the folder of another classifier's report, made with `save_images` on the same images: both "
     "are compared image by image (McNemar's exact test); or of an encoder alone the original that "
     "it was made from, a file or a folder as `encoder`: what has changed, without labels",
+  )
+  abstains: bool = setting(
+    False,
+    "the last class of the classifier means that it abstains: always wrong",
+    "whether the last class of a classifier that was not made here, one more than the data have, "
+    "means that it abstains, which is always wrong",
   )
   save_images: bool = setting(
     False,

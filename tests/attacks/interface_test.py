@@ -15,7 +15,8 @@ from urkle_tf.training import attack_schedules
 
 NAMES = spec.names("attacks")
 IN_TRAINING = {"pgd", "fgsm", "rs_fgsm", "n_fgsm", "apgd"}
-ALONE = [name for name in NAMES if name != "autoattack"]  # that climb one objective
+ENSEMBLES = ("autoattack", "worst_of_all")
+ALONE = [name for name in NAMES if name not in ENSEMBLES]  # that climb one objective
 QUICK = {"steps": 4, "queries": 12, "restarts": 2}
 
 
@@ -26,7 +27,7 @@ def made(name, threat):
 
 def test_the_files_are_the_attacks():
   assert set(NAMES) == IN_TRAINING | {
-    *("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square", "autoattack")
+    *("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square", "hop_skip_jump", *ENSEMBLES)
   }
   for name in ALONE:
     assert made(name, attacks.Linf(0.1)).name == name

@@ -17,7 +17,7 @@ from small_models import small_encoder
 import urkle_tf
 from urkle_tf import distribution, errors, export, networks
 from urkle_tf.data import sources
-from urkle_tf.evaluation import attacked, calibration, foreign, representation, scoring
+from urkle_tf.evaluation import adversaries, attacked, calibration, foreign, representation, scoring
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.candidates import Worst, choose
 from urkle_tf.evaluation.context import Context
@@ -189,12 +189,12 @@ def test_each_mode_is_judged_on_what_broke_the_other(rng, monkeypatch):
   # An attack on the sampled classifier that finds nothing, and one on z = mu that is exact.
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(weights, bias, 0.05, stochastic=True)
-  original = attacked.adversary
+  original = adversaries.adversary
 
-  def adversary(classifier, plan, mode, eot):
+  def adversary(classifier, plan, mode, eot, alone):
     if mode == "sampled":
       return lambda images, *_: (images[None], 1.0)
-    return original(classifier, plan, mode, eot)
+    return original(classifier, plan, mode, eot, alone)
 
   monkeypatch.setattr(attacked, "adversary", adversary)
   (sampled, deterministic), _ = attack_rows(model, source, "linf", [0.02])
@@ -220,7 +220,7 @@ def test_noise_is_fresh_at_every_step(rng, monkeypatch):
     return original(self, loc, scale, seed=seed, samples=samples)
 
   monkeypatch.setattr(frozen, "from_representation", spy)
-  find = attacked.adversary(model, plan, "sampled", eot=1)
+  find = adversaries.adversary(model, plan, "sampled", eot=1)
   images = tf.constant(source.images[:8] / 255, tf.float32)
   labels = tf.constant(source.labels[:8])
   arguments = (images, labels, tf.constant([1, 2]), tf.constant(0.02), tf.constant(0.001))
@@ -232,7 +232,7 @@ def test_noise_is_fresh_at_every_step(rng, monkeypatch):
   # --noise=fixed, and attacks that compare values between evaluations.
   (plan,) = planning.read("pgd(steps=3)", "linf", [0.02], SHAPE)
   plan = dataclasses.replace(plan, fixed_noise=True)
-  find = attacked.adversary(model, plan, "sampled", eot=1)
+  find = adversaries.adversary(model, plan, "sampled", eot=1)
   seen.clear()
   find(*arguments)
   assert (len(seen), len(set(seen))) == (4, 1)
@@ -536,7 +536,7 @@ def test_wrong_attacks_are_one_line(text, norm, epsilon, message):
 # A model that looks its scores up in a table: nothing of it has a gradient.
 
 
-def test_a_model_without_gradients_is_attacked_by_square_alone(tmp_path):
+def test_a_model_without_gradients_is_attacked_without_them(tmp_path):
   levels = 10
 
   def serve(images):
@@ -549,26 +549,30 @@ def test_a_model_without_gradients_is_attacked_by_square_alone(tmp_path):
   module.serve = tf.function(serve, input_signature=[spec])
   tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.serve)
   arguments = {"classifier": str(tmp_path / "model"), "examples": 40, "epsilon": 0.3}
-  with pytest.raises(errors.UserError, match="has no gradient that pgd, fgsm could follow"):
-    urkle_tf.assess(**arguments)
   found = urkle_tf.assess(
     attacks="pgd,autoattack(queries=30)",
     checks=False,
     output_dir=str(tmp_path / "report"),
     **arguments,
   )
-  assert [row["name"] for row in found["attacks"]] == ["square", "autoattack"]
-  assert found["attacks"][1]["stages"] == ["square"]
+  rows = found["attacks"]
+  assert [row["name"] for row in rows] == ["square", "autoattack", "hop_skip_jump"]
+  assert rows[1]["stages"] == ["square"]
+  assert rows[2]["attacked"] == round(40 * rows[1]["accuracy"])
+  assert found["config"]["added_attacks"] == ["hop_skip_jump"]
   assert found["config"]["skipped_attacks"] == ["pgd", "apgd_ce", "apgd_t", "fab_t"]
   text = (tmp_path / "report" / "report.md").read_text()
   assert "Not run, since the model has no gradient: pgd, apgd_ce, apgd_t, fab_t." in text
+  assert (
+    "Run without being asked, since the model's own gradients are masked: hop_skip_jump." in text
+  )
 
   # Whoever runs an attack by gradients all the same is given gradients of zero.
   source = sources.load("digits", "test", examples=8)
   model = foreign.look_at(foreign_models.load(tmp_path / "model"), source)
-  assert not attacked.differentiable(model)
+  assert not adversaries.differentiable(model)
   (plan,) = planning.read("pgd(steps=2)", "linf", [0.1], (8, 8, 1))
-  find = attacked.adversary(model, plan, "deterministic")
+  find = adversaries.adversary(model, plan, "deterministic")
   images = tf.constant(source.images / 255, tf.float32)
   candidates, zeros = find(
     images, tf.constant(source.labels), tf.constant([1, 2]), tf.constant(0.1), tf.constant(0.01)

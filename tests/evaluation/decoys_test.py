@@ -14,7 +14,7 @@ from small_models import digits
 import urkle_tf
 from urkle_tf import errors, export, networks
 from urkle_tf.data import sources
-from urkle_tf.evaluation import attacked, foreign, report, scoring
+from urkle_tf.evaluation import adversaries, attacked, foreign, report, scoring
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.context import Context
 from urkle_tf.evaluation.report import document
@@ -66,6 +66,7 @@ def threshold(pixels):
 
 # name: (function of images and `linear`, step on pixels, attacks, tolerance, checks that fail).
 SAME = lambda pixels: pixels  # noqa: E731
+SEARCHES = "square(queries=50),hop_skip_jump(queries=200)"  # without budgets they get their own
 DECOYS = {
   "none": (
     lambda x, m: tf.nn.softmax(scores(m, x)),
@@ -77,28 +78,28 @@ DECOYS = {
   "logits times 1000": (
     lambda x, m: tf.nn.softmax(1000 * scores(m, x)),
     SAME,
-    "apgd_ce(steps=20),apgd_t(steps=30, targets=4)",
+    f"apgd_ce(steps=20),apgd_t(steps=30, targets=4),{SEARCHES}",
     0.01,
     {"gradients", "saturation", "epsilon"},
   ),
   "quantised inputs": (
     lambda x, m: tf.nn.softmax(scores(m, tf.round(4 * x) / 4)),
     quantise,
-    "apgd_ce(steps=30),apgd_t(steps=30, targets=4)",
+    f"apgd_ce(steps=30),apgd_t(steps=30, targets=4),{SEARCHES}",
     0.01,
     {"gradients"},
   ),
   "a step": (
     lambda x, m: tf.nn.softmax(scores(m, tf.where(x > 0.5, 1.0, 0.0))),
     threshold,
-    "apgd_ce(steps=30),apgd_t(steps=30, targets=4)",
+    f"apgd_ce(steps=30),apgd_t(steps=30, targets=4),{SEARCHES}",
     0.01,
     {"gradients"},
   ),
   "argmax": (
     lambda x, m: tf.one_hot(tf.argmax(scores(m, x), 1), 10),
     SAME,
-    "apgd_ce(steps=30),apgd_t(steps=30)",
+    f"apgd_ce(steps=30),apgd_t(steps=30),{SEARCHES}",
     0.01,
     {"gradients", "saturation"},
   ),
@@ -109,7 +110,7 @@ DECOYS = {
       tf.float32,
     ),
     lambda pixels: np.floor(8 * pixels) / 8,
-    "square(queries=2000)",
+    "square(queries=2000),hop_skip_jump(queries=200)",
     0.06,
     {"gradients", "black_box", "epsilon"},
   ),
@@ -176,7 +177,7 @@ def test_without_bridges_credit_would_be_given(linear, monkeypatch, name):
   plan = planning.read("pgd(steps=20)", "linf", [EPSILON], (8, 8, 1))[0]
 
   def accuracy():
-    find = attacked.adversary(model, plan, "deterministic")
+    find = adversaries.adversary(model, plan, "deterministic")
     given = tf.constant(x), tf.constant(labels), tf.constant([1, 2])
     candidates, _ = find(*given, *plan.radius_and_step(EPSILON))
     logits = np.asarray(model.head(candidates[0]))
@@ -184,7 +185,7 @@ def test_without_bridges_credit_would_be_given(linear, monkeypatch, name):
 
   assert accuracy() < robust(linear, step).mean() + 0.2
   monkeypatch.setattr(model, "frozen", model.own_gradients)
-  monkeypatch.setattr(attacked, "differentiable", lambda classifier: False)
+  monkeypatch.setattr(adversaries, "differentiable", lambda classifier: False)
   assert accuracy() > robust(linear, step).mean() + 0.4
 
 

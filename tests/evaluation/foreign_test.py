@@ -150,6 +150,25 @@ def test_scores_inside_are_attacked_where_outputs_say_nothing(weights, images, n
   assert np.mean(gradient(attack_logits(model), images) != 0) > 0.5
 
 
+@pytest.mark.parametrize("falling", [False, True])
+def test_of_several_thresholds_the_nearest_is_crossed(rng, falling):
+  """A thermometer code: each pixel gets the weight of the level that is next to it."""
+  levels = np.array([0.2, 0.5, 0.9], np.float32)
+  weights = rng.normal(size=(16 * 3, CLASSES)).astype(np.float32)
+  images = rng.uniform(size=(12, *SHAPE)).astype(np.float32)
+
+  def function(x):
+    exceeds = levels > x if falling else x > levels
+    return tf.reshape(tf.cast(exceeds, tf.float32), [-1, 48]) @ weights
+
+  model = foreign_model(function, images)
+  assert model.metadata["gradients"]["zero"] == 1
+  found = gradient(attack_logits(model), images)
+  nearest = np.abs(images - levels).argmin(-1).reshape(12, 16)
+  wanted = weights[:, 1].reshape(16, 3)[np.arange(16), nearest].reshape(images.shape)
+  np.testing.assert_allclose(found, -wanted if falling else wanted, rtol=1e-5)
+
+
 def test_what_cannot_be_bridged_is_reported(weights, images):
   # A table look-up: nothing of the images' shape goes in or comes out.
   table = tf.constant(np.random.default_rng(0).normal(size=(50, CLASSES)).astype(np.float32))

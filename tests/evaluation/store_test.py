@@ -57,7 +57,7 @@ SETTINGS = {
 
 
 def without_seconds(report):
-  rows = [{k: v for k, v in row.items() if k != "seconds"} for row in report["attacks"]]
+  rows = [{k: v for k, v in row.items() if "seconds" not in k} for row in report["attacks"]]
   return {**report, "attacks": rows}
 
 

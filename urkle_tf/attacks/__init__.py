@@ -14,6 +14,7 @@ from urkle_tf.attacks.autoattack import autoattack
 from urkle_tf.attacks.base import Attack
 from urkle_tf.attacks.fab_t import FAB
 from urkle_tf.attacks.fgsm import FGSM
+from urkle_tf.attacks.hop_skip_jump import HopSkipJump
 from urkle_tf.attacks.n_fgsm import NFGSM
 from urkle_tf.attacks.pgd import PGD
 from urkle_tf.attacks.plan import Plan
@@ -72,6 +73,7 @@ __all__ = [
   "PGD",
   "RSFGSM",
   "Attack",
+  "HopSkipJump",
   "Linf",
   "Plan",
   "Square",

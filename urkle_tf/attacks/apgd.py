@@ -50,7 +50,10 @@ class APGD(base.Attack):
   is the last iterate, to be compared with it under fresh noise.
   """
 
+  in_steps = True
+  takes: tuple[str, ...] = ("start",)
   budget: tuple[str, ...] = ("steps", "restarts")
+  _start = None
 
   def __init__(self, threat, steps=100, restarts=1, momentum=0.75, rho=0.75):
     """Builds the attack.
@@ -76,14 +79,24 @@ class APGD(base.Attack):
       return settings
     return {**settings, "momentum": self.momentum, "rho": self.rho}
 
+  def _changed(self, epsilon, start=None, **given):
+    other = super()._changed(epsilon, **given)
+    other._start = start
+    return other
+
   def _nothing(self, images):
     return {**super()._nothing(images), "last": images, "zero_gradients": tf.zeros([])}
 
-  def _attempt(self, objective, images, restart, seed):
+  def _schedule(self, images):
+    return (_Sparsity if self.threat.norm == "l1" else _Halving)(self, images)
+
+  def begin(self, images, restart, seed):
     del restart
-    schedule = (_Sparsity if self.threat.norm == "l1" else _Halving)(self, images)
-    start = self.threat.random_start(images, seed)
-    state = {
+    if self._start is None:
+      start = self.threat.random_start(images, seed)
+    else:
+      start = self.threat.project(self._start(seed), images)
+    return {
       "iterate": start,
       "previous": start,
       "values": base.lowest(images),
@@ -91,30 +104,30 @@ class APGD(base.Attack):
       "best_values": base.lowest(images),
       "best_gradient": tf.zeros_like(start),
       "zeros": tf.zeros([]),
-      **schedule.start(),
+      **self._schedule(images).start(),
     }
 
-    def body(step, state):
-      values, gradient = base.values_and_gradient(objective, state["iterate"])
-      higher = values > state["best_values"]
-      state = {
-        **state,
-        "best": base.choose(higher, state["iterate"], state["best"]),
-        "best_values": tf.where(higher, values, state["best_values"]),
-        "best_gradient": base.choose(higher, gradient, state["best_gradient"]),
-        "zeros": state["zeros"] + base.zero_share(gradient),
-      }
-      state, back = schedule.check(step, values, state)
-      gradient = base.choose(back, state["best_gradient"], gradient)
-      iterate = base.choose(back, state["best"], state["iterate"])
-      state["values"] = tf.where(back, state["best_values"], values)
-      state["iterate"] = schedule.move(step, iterate, gradient, state)
-      state["previous"] = iterate
-      return step + 1, state
+  def advance(self, objective, images, state, number):
+    schedule = self._schedule(images)
+    values, gradient = base.values_and_gradient(objective, state["iterate"])
+    higher = values > state["best_values"]
+    state = {
+      **state,
+      "best": base.choose(higher, state["iterate"], state["best"]),
+      "best_values": tf.where(higher, values, state["best_values"]),
+      "best_gradient": base.choose(higher, gradient, state["best_gradient"]),
+      "zeros": state["zeros"] + base.zero_share(gradient),
+    }
+    state, back = schedule.check(number, values, state)
+    gradient = base.choose(back, state["best_gradient"], gradient)
+    iterate = base.choose(back, state["best"], state["iterate"])
+    state["values"] = tf.where(back, state["best_values"], values)
+    state["iterate"] = schedule.move(number, iterate, gradient, state)
+    state["previous"] = iterate
+    return state
 
-    _, state = tf.while_loop(
-      lambda step, _: step < self.steps, body, (tf.constant(0), state), parallel_iterations=1
-    )
+  def finish(self, objective, images, state):
+    del images
     last = state["iterate"]
     values = base.values(objective, last)
     higher = values > state["best_values"]

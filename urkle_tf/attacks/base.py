@@ -17,8 +17,9 @@ class Attack:
   """Maximises an objective per example inside a threat model.
 
   A subclass, alone in a file of this folder, is an attack of that name everywhere.  It writes one
-  attempt, `_attempt`, and declares what differs from the class attributes here; restarts are
-  attempts with different seeds, of which the best is kept per example.
+  attempt, `_attempt`, or its steps (see `in_steps`), and declares what differs from the class
+  attributes here; restarts are attempts with different seeds, of which the best is kept per
+  example.
 
   Call an attack outside of a gradient tape, or in a `tf.function`: an eager tape around it
   would record every forward pass.
@@ -26,8 +27,11 @@ class Attack:
   Attributes:
     name: what specs, logs and reports call the attack: its file's name.
     gradients: whether it follows gradients, and says nothing of a model that has none.
+    decisions: whether it sees nothing of an objective but its sign, so that what a model itself
+      decides says all.
+    in_steps: whether it writes `begin`, `advance` and `finish` instead of `_attempt`.
     refused: {"training" or "evaluation": why not, and what to use}; empty serves both.
-    takes: what `run` can be given beside epsilon: "steps", "step_size", "carried".
+    takes: what `run` can be given beside epsilon: "steps", "step_size", "carried", "start".
     budget: arguments of the constructor that the commands' flags give, where a spec does not:
       "steps", "step_size", "restarts".
     in_evaluation: further arguments, of the attack in an evaluation.
@@ -44,6 +48,8 @@ class Attack:
 
   name = ""
   gradients = True
+  decisions = False
+  in_steps = False
   refused: ClassVar[dict[str, str]] = {}
   takes: tuple[str, ...] = ()
   budget: tuple[str, ...] = ()
@@ -125,7 +131,15 @@ class Attack:
     return self.run(objective, images, seed)[0]
 
   def run(
-    self, objective, images, seed=None, epsilon=None, steps=None, step_size=None, carried=None
+    self,
+    objective,
+    images,
+    seed=None,
+    epsilon=None,
+    steps=None,
+    step_size=None,
+    carried=None,
+    start=None,
   ):
     """As calling, and also says what the attack saw.
 
@@ -140,6 +154,8 @@ class Attack:
       step_size: a scalar (tensor): the norm of a step in pixel units, and nothing is scaled.
       carried: float32 [...], a direction of one image's shape, in which the random start is moved
         by epsilon before it is projected; 0 moves nothing.
+      start: a function of a seed int32 [2], of each attempt its own, to float32 [n, ...]: where
+        the attempt begins, once that is projected, instead of a random point.
 
     Returns:
       `(adversaries, info)`: float32 [n, ...] without a gradient, and a dict: `objective`
@@ -149,19 +165,24 @@ class Attack:
     Raises:
       UserError: for what the class does not take.
     """
-    for name, value in {"steps": steps, "step_size": step_size, "carried": carried}.items():
+    given = {"steps": steps, "step_size": step_size, "carried": carried, "start": start}
+    for name, value in given.items():
       if value is not None and name not in self.takes:
         raise errors.UserError(f"{self.name} takes no other {name} than its own: leave it out")
-    attack = self._changed(epsilon, steps, step_size, carried)
+    attack = self._changed(epsilon, **given)
     images, seed = attack._prepare(images, seed)
     adversaries, info = attack._repeat(
       lambda restart, seed: attack._attempt(objective, images, restart, seed), images, seed
     )
     return adversaries, {"zero_gradients": tf.zeros([]), **info}
 
-  def _changed(self, epsilon, steps, step_size, carried):
+  def at(self, epsilon):
+    """A copy with another radius, a scalar (tensor)."""
+    return self._changed(epsilon)
+
+  def _changed(self, epsilon, **given):
     """A copy with what `run` was given; it is what makes the attempts."""
-    del steps, step_size, carried  # of those that take them
+    del given  # of those that take it
     other = copy.copy(self)
     if epsilon is not None:
       other.threat = self.threat.with_epsilon(epsilon)
@@ -182,6 +203,28 @@ class Attack:
 
   def _attempt(self, objective, images, restart, seed):
     """One attempt: a dict of the keys and shapes of `_nothing`."""
+
+    def step(number, state):
+      return number + 1, self.advance(objective, images, state, number)
+
+    _, state = tf.while_loop(
+      lambda number, _: number < self.steps,
+      step,
+      (tf.constant(0), self.begin(images, restart, seed)),
+      parallel_iterations=1,
+    )
+    return self.finish(objective, images, state)
+
+  def begin(self, images, restart, seed):
+    """Where an attempt begins: {name: tensor}, scalars, "zeros" among them, or [n, ...]."""
+    raise NotImplementedError
+
+  def advance(self, objective, images, state, number):
+    """The state after one step; other entries of the state may be left out."""
+    raise NotImplementedError
+
+  def finish(self, objective, images, state):
+    """What `_attempt` returns, of the state after the last step."""
     raise NotImplementedError
 
   def _nothing(self, images):

@@ -6,12 +6,12 @@ from typing import ClassVar
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.attacks import base, losses
+from urkle_tf.attacks import _nearest, base, losses
 
 _BISECTIONS = 6  # of the last tenth of the way to the nearest point found
 
 
-class FAB(base.Attack):
+class FAB(_nearest.Nearest):
   """The fast adaptive boundary attack (Croce and Hein, 2020, Minimally distorted examples).
 
   It looks for the point nearest to the image x at which the objective f is positive: f is a
@@ -25,18 +25,13 @@ class FAB(base.Attack):
 
   from x_0 = x; restarts begin at random points within half of epsilon.  At last the way from x
   to the nearest point is bisected.
-
-  `run` returns that point where it lies within epsilon, its projection where it lies outside, and
-  the image itself where no point was found (or it is broken as it is).  `info["distance"]`,
-  float32 [n] in pixel units, says how far it lies: infinite where none was found.  Of a noisy
-  objective it finds a boundary only if the noise is the same at every evaluation.
   """
 
+  in_steps = True
   refused: ClassVar = {
     "training": "looks for a decision boundary, and a training's objective has none: use pgd"
   }
   loss = staticmethod(losses.targeted_margin)
-  fixed_noise = True
 
   def __init__(
     self, threat, steps=100, restarts=1, targets=9, overshoot=1.05, backward=0.9, bias=0.1
@@ -73,52 +68,38 @@ class FAB(base.Attack):
       "bias": self.bias,
     }
 
-  def run(self, objective, images, seed=None, *changes, **others):
-    adversaries, info = super().run(objective, images, seed, *changes, **others)
-    info["objective"] = tf.stop_gradient(base.values(objective, adversaries))
-    return adversaries, info
-
-  def _nothing(self, images):
-    distance = -base.lowest(images)
-    return {"result": images, "distance": distance, "zero_gradients": tf.zeros([])}
-
-  def _merit(self, state):
-    return -state["distance"]
-
-  def _attempt(self, objective, images, restart, seed):
-    threat = self.threat
-    start = tf.where(restart == 0, images, threat.random_start(images, seed, 0.5))
-    state = {
-      "iterate": start,
+  def begin(self, images, restart, seed):
+    start = self.threat.random_start(images, seed, 0.5)
+    return {
+      "iterate": tf.where(restart == 0, images, start),
       "nearest": images,
       "distance": -base.lowest(images),
       "zeros": tf.zeros([]),
     }
 
-    def offer(state, point, broken):
-      """The nearer of the point, where it is broken, and the nearest so far."""
-      distance = threat.distance(point, images)
-      nearer = broken & (distance < state["distance"])
-      return {
-        **state,
-        "nearest": base.choose(nearer, point, state["nearest"]),
-        "distance": tf.where(nearer, distance, state["distance"]),
-      }
+  def advance(self, objective, images, state, number):
+    del number
+    iterate = state["iterate"]
+    values, gradient = base.values_and_gradient(objective, iterate)
+    state = self._offer(images, state, iterate, values > 0)
+    moved = self._towards_boundary(iterate, values, gradient, images)
+    broken = base.values(objective, moved) > 0
+    state = self._offer(images, state, moved, broken)
+    state["iterate"] = base.choose(broken, images + self.backward * (moved - images), moved)
+    state["zeros"] += base.zero_share(gradient)
+    return state
 
-    def step(number, state):
-      iterate = state["iterate"]
-      values, gradient = base.values_and_gradient(objective, iterate)
-      state = offer(state, iterate, values > 0)
-      moved = self._towards_boundary(iterate, values, gradient, images)
-      broken = base.values(objective, moved) > 0
-      state = offer(state, moved, broken)
-      state["iterate"] = base.choose(broken, images + self.backward * (moved - images), moved)
-      state["zeros"] += base.zero_share(gradient)
-      return number + 1, state
+  def _offer(self, images, state, point, broken):
+    """The state with the nearer of the point, where it is broken, and the nearest so far."""
+    distance = self.threat.distance(point, images)
+    nearer = broken & (distance < state["distance"])
+    return {
+      **state,
+      "nearest": base.choose(nearer, point, state["nearest"]),
+      "distance": tf.where(nearer, distance, state["distance"]),
+    }
 
-    _, state = tf.while_loop(
-      lambda number, _: number < self.steps, step, (tf.constant(0), state), parallel_iterations=1
-    )
+  def finish(self, objective, images, state):
     way = state["nearest"] - images
 
     def bisect(number, low, high):
@@ -136,7 +117,7 @@ class FAB(base.Attack):
     )
     nearest = images + base.per_example(high, images) * way
     return {
-      "result": threat.project(nearest, images),
+      "result": self.threat.project(nearest, images),
       "distance": high * state["distance"],
       "zero_gradients": state["zeros"] / self.steps,
     }

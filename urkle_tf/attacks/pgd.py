@@ -87,8 +87,8 @@ class PGD(base.Attack):
   def step_size_at(self, epsilon):
     return self._default_size(epsilon) if self._own_size is None else self._own_size
 
-  def _changed(self, epsilon, steps, step_size, carried):
-    other = super()._changed(epsilon, steps, step_size, carried)
+  def _changed(self, epsilon, steps=None, step_size=None, carried=None, **given):
+    other = super()._changed(epsilon, **given)
     other._carried = carried
     if epsilon is not None:
       # At a radius of 0 the ratio is lost; then the default one holds.

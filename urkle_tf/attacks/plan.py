@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from urkle_tf.attacks import losses
 
+_STARTS = {"": "", "mu": " from z = mu", "fixed": " from fixed z", "kl": " from the worst KL"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -22,6 +24,12 @@ class Plan:
     note: what is not as the name says, or "".
     ensemble: the name of the ensemble that the attack is a stage of, or "".
     group: of the stages of one ensemble the same number.
+    average: of a classifier with noise the mean over samples of "probabilities" or of "logits" is
+      what the loss is of.
+    start: where runs begin: "" at random, or at the result of the same attack on z = mu ("mu"),
+      under other samples of z that stay the same ("fixed"), or on the KL between the
+      representations of image and neighbour ("kl").
+    last: whether it comes after all others, on what every attack so far left standing.
   """
 
   attack: Any
@@ -31,11 +39,20 @@ class Plan:
   note: str = ""
   ensemble: str = ""
   group: int = 0
+  average: str = "probabilities"
+  start: str = ""
+  last: bool = False
 
   @property
   def name(self):
     """What reports call it."""
-    return self.attack.name
+    average = " of mean logits" if self.average == "logits" else ""
+    return f"{self.attack.name}{average}{_STARTS[self.start]}"
+
+  @property
+  def by_noise(self):
+    """Whether it is another attack than without `average` and `start` only where z is sampled."""
+    return self.average == "logits" or self.start in ("mu", "fixed")
 
   @property
   def steps(self):
@@ -55,7 +72,7 @@ class Plan:
   @property
   def on_standing(self):
     """Whether it attacks only what is still classified rightly."""
-    return bool(self.ensemble or self.targets)
+    return bool(self.ensemble or self.targets or self.last)
 
   @property
   def rounds(self):

@@ -71,6 +71,10 @@ def _assess(given, settings, kind, path):
   for name in ("batch_size", "samples", "attack_steps", "restarts", "eot"):
     if settings[name] is not None and settings[name] < 1:
       raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
+  if settings.get("abstains") and kind != "foreign":
+    raise errors.UserError("--abstains is for classifiers that were not made here: leave it out")
+  if (minutes := settings.get("minutes")) is not None and not minutes > 0:
+    raise errors.UserError(f"--minutes must be above 0, got {minutes}")
   chosen = measurements.chosen(given, kind)
   context = _context(given, kind, path)
   for one in chosen:
@@ -108,7 +112,7 @@ def _context(given, kind, path):
     source = sources.load(**data_of(given))
     with_top = getattr(given, "encoder", None)
     loaded = topped.classifier(given, source) if with_top else foreign_models.load(path)
-    model = foreign.look_at(loaded, source)
+    model = foreign.look_at(loaded, source, given.abstains)
     metadata = model.metadata
   elif kind == "foreign_encoder":
     source = sources.load(**data_of(given))
@@ -164,9 +168,9 @@ def _config(context, settings, chosen):
   """The report's part "config"."""
   metadata, shown = context.metadata, export.settings_without_paths(settings)
   # Reports do not change where nobody asked for them.
-  for name in ("measure", "certify", "modes", "head"):
-    if shown.get(name, "") is None:
-      del shown[name]
+  for name in ("measure", "certify", "modes", "head", "minutes", "abstains"):
+    if not shown.get(name):
+      shown.pop(name, None)
   for one in chosen:  # what options say, rather than flags
     for name, flag in one.aliases().items():
       if getattr(one, name) != settings[flag]:

@@ -8,6 +8,7 @@ an adversary, whoever found it.
 import dataclasses
 import functools
 import itertools
+import math
 import time
 from collections.abc import Iterator
 
@@ -17,94 +18,10 @@ import tensorflow as tf
 from urkle_tf import distribution
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.plan import Plan
-from urkle_tf.evaluation import calibration, scoring
+from urkle_tf.evaluation import calibration, falling, scoring
+from urkle_tf.evaluation.adversaries import adversary
 from urkle_tf.evaluation.candidates import Worst, choose
 from urkle_tf.output import progress, tables
-
-
-def differentiable(classifier):
-  """Whether a classifier has gradients in the images, if only zeros.
-
-  False where something in it has none that TensorFlow knows, such as a table look-up: one that
-  was found to be flat everywhere is looked at.
-  """
-  found = getattr(classifier, "metadata", {}).get("gradients", {})
-  if found.get("zero_bridged", 0.0) < 1.0:
-    return True
-  missing = []
-
-  @tf.function(autograph=False)
-  def gradient(images):
-    frozen = classifier.frozen()
-    with tf.GradientTape() as tape:
-      tape.watch(images)
-      scores = frozen.from_representation(*frozen.represent(images), tf.constant([0, 0]), 1)
-      total = tf.reduce_sum(scores)
-    missing.append(tape.gradient(total, images) is None)
-
-  try:
-    gradient.get_concrete_function(tf.TensorSpec([None, *classifier.image_shape], tf.float32))
-  except Exception:  # operations that have no gradient raise many kinds
-    return False
-  return not any(missing)
-
-
-def _flat(objective):
-  """An objective without a gradient, to attacks one whose gradient is zero."""
-  nothing = lambda images: 0.0 * tf.reduce_sum(images, list(range(1, images.shape.rank)))  # noqa: E731
-  return lambda images: tf.stop_gradient(objective(images)) + nothing(images)
-
-
-def adversary(classifier, plan, mode, eot=20):
-  """Compiles an attack on one mode of a classifier.
-
-  The objective is the plan's loss of the log-probabilities.  In the sampled mode these are the log
-  of the mean over `eot` samples of z (expectation over transformation), drawn afresh at every
-  evaluation: a counter in a variable tells the evaluations apart, since the attack hands its
-  objective nothing but images.  Square and FAB compare values between evaluations, where fresh
-  noise would reward luck: they meet the same samples throughout a run.
-
-  Args:
-    classifier: a `Classifier`.
-    plan: a `Plan`.
-    mode: "sampled" or "deterministic".
-    eot: samples of z an evaluation.
-
-  Returns:
-    A function (images float32 [n, h, w, c], labels int [n], seed int32 [2], epsilon, step
-    size or None, targets int [n] where the plan has some) -> (candidates [k, n, h, w, c], share
-    of zero gradients).
-  """
-  has_gradient = differentiable(classifier)
-  evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
-
-  @tf.function(autograph=False)
-  def find(images, labels, seed, epsilon, step_size, targets=None):
-    noise = distribution.fold(seed, 1)
-    frozen = classifier.frozen()
-    evaluations.assign(0)
-
-    def scores(neighbours):
-      loc, scale = frozen.represent(neighbours)
-      if mode == "deterministic":
-        return tf.nn.log_softmax(frozen.head(loc))
-      draws = noise
-      if not plan.fixed_noise:
-        draws = distribution.fold(noise, evaluations.assign_add(1))
-      return frozen.from_representation(loc, scale, draws, eot)
-
-    objective = plan.objective(scores, labels, targets)
-    climbed = objective if has_gradient else _flat(objective)
-    seed = distribution.fold(seed, 0)
-    found, info = plan.attack.run(climbed, images, seed, epsilon, step_size=step_size)
-    candidates = [found]
-    if mode == "sampled" and "last" in info:
-      # The best iterate under fresh noise may be one that had luck with its draws; the last one,
-      # where most of the climbing is done, had none.  Both are scored with draws of the scorer's.
-      candidates.append(info["last"])
-    return tf.stack(candidates), info["zero_gradients"]
-
-  return find
 
 
 def _attack(runs, scorer, states, positions, images, labels, shown):
@@ -120,9 +37,9 @@ def _attack(runs, scorer, states, positions, images, labels, shown):
     shown: modes whose chosen adversaries are wanted.
 
   Returns:
-    {name: array}, what `_take` reads, "zero.MODE" and "seconds".
+    {name: array}, what `_take` reads, "zero.MODE", "seconds" and "cpu" (seconds of all threads).
   """
-  started = time.perf_counter()
+  started = time.perf_counter(), time.process_time()
   record: dict[str, object] = {}
   candidates = []
   for mode, run in runs.items():
@@ -144,7 +61,8 @@ def _attack(runs, scorer, states, positions, images, labels, shown):
       record[f"{name}.scored"] = scored[mode]
     if kind == "worst" and mode in shown:
       record[f"{name}.images"] = chosen
-  return record | {"seconds": time.perf_counter() - started}
+  spent = {"seconds": time.perf_counter() - started[0], "cpu": time.process_time() - started[1]}
+  return record | spent
 
 
 def _take(state, record, name, positions):
@@ -157,7 +75,7 @@ def _take(state, record, name, positions):
   return taken, record.get(f"{name}.images"), scored
 
 
-def measure(context, plans, standing=False, observe=None):
+def measure(context, plans, standing=False, observe=None, minutes=None):
   """The report's part "attacks": a row for each attack, radius and mode.
 
   A row's "accuracy" is the share of images that are classified rightly as they are, on the
@@ -171,7 +89,8 @@ def measure(context, plans, standing=False, observe=None):
   Attacks with targets are run once for each, on the images that no target before broke in every
   mode; what is broken is not made worse, so that their NLL is no worst case.  The stages of an
   ensemble do the same with what the stages before them, of the same or a smaller radius, broke,
-  and count it; after the last of them comes a row of the ensemble's name.
+  and count it; after the last of them comes a row of the ensemble's name.  Plans that are `last`
+  do so with all plans before them.
 
   Args:
     context: a `Context` of a classifier.
@@ -182,18 +101,28 @@ def measure(context, plans, standing=False, observe=None):
     observe: called as observe(row number, mode, positions, images, adversaries, taken,
       log_probabilities) with every batch of a row of which observe.wants(row number): `taken`
       says which adversaries hurt most so far.
+    minutes: after which no further batch is attacked, once there is a first row; what was not
+      finished then has no row, nor has its ensemble, and is in `context.notes["left_out"]`.
 
   Returns:
     (rows, list of bool and float32 pairs): the rows, and for each of them whether each image
     was classified rightly throughout and the log p(y) of its worst candidate.
   """
-  search = _Search(context, plans, standing, observe)
+  search, left = _Search(context, plans, standing, observe, minutes), []
+  alone = len(context.modes) == 1
   for number, plan in enumerate(plans):
-    find = {mode: adversary(context.model, plan, mode, context.eot) for mode in context.modes}
-    for place in range(len(context.epsilons)):
-      search.run(number, place, find)
-    if plan.ensemble and not any(_same_ensemble(plan, other) for other in plans[number + 1 :]):
+    find = {
+      mode: adversary(context.model, plan, mode, context.eot, alone) for mode in context.modes
+    }
+    for place, epsilon in enumerate(context.epsilons):
+      if not search.run(number, place, find):
+        left.append((plan, f"{plan.name} {tables.radius(epsilon, context.norm)}"))
+    stages = [other for other in plans[number + 1 :] if _same_ensemble(plan, other)]
+    whole = not any(_same_ensemble(plan, other) for other, _ in left)
+    if plan.ensemble and not stages and whole:
       search.close(plan)
+  if left:
+    context.notes["left_out"] = [name for _, name in left]
   return search.rows, search.details
 
 
@@ -212,6 +141,7 @@ class _Pass:
     attacked: how many images were attacked.
     runs: attacks on an image, targets counted.
     seconds: what they took.
+    cpu: the same on all cores.
     parts: numbers of its batches.
   """
 
@@ -225,28 +155,37 @@ class _Pass:
   attacked: int = 0
   runs: int = 0
   seconds: float = 0.0
+  cpu: float = 0.0
   parts: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
 
 class _Search:
   """The loop of `measure`, whose arguments these are."""
 
-  def __init__(self, context, plans, standing, observe):
+  def __init__(self, context, plans, standing, observe, minutes):
     self.rows: list[dict] = []
     self.details: list[tuple] = []
     self._context, self._plans = context, plans
     self._standing, self._observe = standing, observe
+    self._end = time.monotonic() + 60 * minutes if minutes else math.inf
     self._seed = distribution.fold([context.seed, 0], scoring.ATTACK_STREAM)
     self._earlier: list[_Pass] = []
     self._staged: dict[tuple, list[dict]] = {}  # the rows of an ensemble's stages
 
   def run(self, number, place, find):
-    """Attacks with one plan at one radius, given by their numbers; adds a row a mode."""
+    """Attacks with one plan at one radius, given by their numbers; adds a row a mode.
+
+    Returns:
+      Whether there was time.
+    """
+    if self._late:
+      return False
     plan, epsilon = self._plans[number], self._context.epsilons[place]
     before = [
       other.worst
       for other in self._earlier
-      if other.epsilon <= epsilon and (self._standing or _same_ensemble(plan, other.plan))
+      if other.epsilon <= epsilon
+      and (self._standing or plan.last or _same_ensemble(plan, other.plan))
     ]
     worst, own = self._of_clean(), {} if before else self._of_clean()
     for state in before:
@@ -255,10 +194,16 @@ class _Search:
     zeros = dict.fromkeys(worst, 0.0)
     current = _Pass(plan, (number, place), epsilon, find, worst, own, zeros)
     for target in range(plan.rounds):
-      self._aim(current, target)
+      if not self._aim(current, target):
+        return False
     self._earlier.append(current)
     for mode in worst:
       self._add(current, mode)
+    return True
+
+  @property
+  def _late(self):
+    return bool(self.rows) and time.monotonic() > self._end
 
   def close(self, plan):
     """Adds the rows of an ensemble after its last stage, whose rows count all finds."""
@@ -277,7 +222,7 @@ class _Search:
     }
 
   def _aim(self, current, target):
-    """Attacks all images, or those that stand, towards a target if the plan has some."""
+    """Attacks all images, or those that stand, towards a target; whether there was time."""
     context, plan = self._context, current.plan
     mask = None
     if self._standing or plan.on_standing:
@@ -295,15 +240,19 @@ class _Search:
         aims[mode] = (losses.wrong_class(choice, context.labels, target).numpy(),)
     bar = progress.Progress(title, count)
     for positions, images, truth in scoring.stream(context.source, context.batch_size, mask):
+      if self._late:
+        return False
       self._attack(current, aims, positions, images, truth)
       # Of the images up to here: those that were not attacked again are broken already.
       shares = {m: state.right[: positions[-1] + 1].mean() for m, state in current.worst.items()}
       bar.add(len(positions), "  ".join(f"{m} {100 * share:.1f}%" for m, share in shares.items()))
+    return True
 
   def _attack(self, current, aims, positions, images, truth):
     """Attacks a batch, or remembers what came of it, and counts that."""
-    context, part = self._context, next(current.parts)
-    modes, size = context.modes, context.batch_size
+    context, part, modes = self._context, next(current.parts), self._context.modes
+    any_size = isinstance(current.find[modes[0]], falling.Falling)
+    size = len(images) if any_size else scoring.padded(len(images), context.batch_size)
     states = {("worst", mode): state for mode, state in current.worst.items()}
     states |= {("own", mode): state for mode, state in current.own.items()}
     rows = {mode: len(self.rows) + number for number, mode in enumerate(modes)}
@@ -333,6 +282,7 @@ class _Search:
     for mode in modes:
       current.zeros[mode] += float(record[f"zero.{mode}"]) * len(positions)
     current.seconds += float(record["seconds"])
+    current.cpu += float(record.get("cpu", 0))
     current.runs += len(positions)
 
   def _add(self, current, mode):
@@ -355,6 +305,7 @@ class _Search:
       "attacked": current.attacked,
       "zero_gradients": current.zeros[mode] / max(current.runs, 1),
       "seconds": round(current.seconds, 2),
+      "cpu_seconds": round(current.cpu, 2),
     }
     if mode == "sampled":
       row |= calibration.served(worst.votes, context.labels, context.scorer.served)
@@ -382,7 +333,7 @@ def _of_ensemble(staged):
     "name": first["ensemble"],
     "step_size": None,
     "stages": [row["name"] for row in staged],
-    "seconds": round(sum(row["seconds"] for row in staged), 2),
+    **{k: round(sum(row[k] for row in staged), 2) for k in ("seconds", "cpu_seconds")},
   }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf import attacks, distribution, errors, networks
-from urkle_tf.evaluation import attacked, scoring
+from urkle_tf.evaluation import adversaries, scoring
 from urkle_tf.networks.kl import kl, kl_objective
 
 _STREAM = 4  # of a seed, beside those of `scoring`
@@ -188,7 +188,7 @@ def _judge(context, options, samples, batch_size):
   # The loss is attacked without the cap: p~ grows with p, so both have the same maxima.  The last
   # iterate and not the best: under fresh noise the best is often one that had luck with its draws.
   plan = attacks.Plan(attacks.PGD(context.threat, options.loss_steps))
-  by_loss = attacked.adversary(context.model, plan, "sampled", options.eot)
+  by_loss = adversaries.adversary(context.model, plan, "sampled", options.eot)
   radius_and_step = plan.radius_and_step(context.epsilon)
   seed = distribution.fold([context.seed, 0], _STREAM)
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from urkle_tf import attacks, distribution
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.plan import Plan
-from urkle_tf.evaluation import attacked, scoring
+from urkle_tf.evaluation import adversaries, scoring
 from urkle_tf.output import progress, tables
 
 _TOLERANCE = 0.02  # of the images: what chance decides
@@ -89,8 +89,8 @@ class _Checks:
     for number, (positions, images, labels) in enumerate(self._batches(mask)):
       seed = distribution.fold(self._seed, stream, number)
       candidates, _ = find(images, labels, seed, *plan.radius_and_step(epsilon))
-      for adversaries in np.asarray(candidates)[:, : len(positions)]:
-        scores = self._score(adversaries)
+      for found in np.asarray(candidates)[:, : len(positions)]:
+        scores = self._score(found)
         truth = self._labels[positions]
         broken[positions] |= np.argmax(scores, 1) != truth
         of_label = scores[np.arange(len(truth)), truth]
@@ -106,7 +106,7 @@ class _Checks:
 
   def _compile(self, plan, mode=None, eot=None):
     mode = mode or self._mode
-    return attacked.adversary(self._classifier, plan, mode, eot or self._eot)
+    return adversaries.adversary(self._classifier, plan, mode, eot or self._eot)
 
   def all(self, reported):
     """Makes the checks, one after the other."""

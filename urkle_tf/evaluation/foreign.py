@@ -14,16 +14,17 @@ from urkle_tf.networks.saved import foreign_models
 
 FLOOR = 1e-30  # of probabilities whose logits are not known
 PROBE = 64  # images that a model is looked at with
-_MASKED = 0.9  # of the input gradients, from which share on a model has none
+MASKED = 0.9  # of the input gradients, from which share on a model has none
 _STREAM = 5  # of a seed
 
 
-def look_at(loaded, source):
+def look_at(loaded, source, abstains=False):
   """Looks at a model with the first images of labelled data.
 
   Args:
     loaded: a `foreign_models.Loaded`.
     source: a `Source`.
+    abstains: whether its last class is none of the data's, and means that it abstains.
 
   Returns:
     A `Foreign`.
@@ -35,7 +36,7 @@ def look_at(loaded, source):
   compatibility.check_labelled(source)
   _, images, labels = next(scoring.stream(source, min(PROBE, source.size)))
   model = Foreign(loaded, images)
-  compatibility.check_classes(model.classes, None, source)
+  compatibility.check_classes(model.classes - bool(abstains), None, source)
   check_range(model, images, labels)
   return model
 
@@ -80,19 +81,30 @@ class _Scores:
       seed: int32 [2]; it decides nothing in a model whose noise cannot be seeded.
       samples: calls; 1 is enough where the model is not stochastic.
     """
+    add = lambda total, new: tf.reduce_logsumexp(tf.stack([total, new]), 0)  # noqa: E731
+    total, samples = self._over_draws(images, seed, samples, tf.nn.log_softmax, add)
+    return total - tf.math.log(samples)
+
+  def mean_logits(self, images, _, seed=None, samples=None):
+    """The mean of the logits over calls; arguments as of `from_representation`."""
+    total, samples = self._over_draws(images, seed, samples, tf.identity, tf.add)
+    return total / samples
+
+  def _over_draws(self, images, seed, samples, change, add):
+    """The sum, such as `add` makes it, of changed values of so many calls; and their number."""
     if seed is None:
       seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
-    draw = lambda i: tf.nn.log_softmax(self._values(images, distribution.fold(seed, i)))  # noqa: E731
+    draw = lambda i: change(self._values(images, distribution.fold(seed, i)))  # noqa: E731
     samples = (samples or self.samples) if self.stochastic else 1
     if samples == 1:
-      return draw(0)
+      return draw(0), tf.constant(1.0)
     _, total = tf.while_loop(
       lambda i, _: i < samples,
-      lambda i, total: (i + 1, tf.reduce_logsumexp(tf.stack([total, draw(i)]), 0)),
+      lambda i, total: (i + 1, add(total, draw(i))),
       (tf.constant(1), draw(0)),
       parallel_iterations=1,
     )
-    return total - tf.math.log(tf.cast(samples, tf.float32))
+    return total, tf.cast(samples, tf.float32)
 
   def from_shared_noise(self, images, scale, seed, samples):
     """As `from_representation`; whether images share their noise is the model's own business."""
@@ -239,14 +251,14 @@ class Foreign(_Scores):
     take_log = probabilities and not exact
     self._attack_values = self._reader(exact, take_log)
     own = _zero_share(self._attack_values, images, self.classes)
-    if own < _MASKED or self._graph is None:
+    if own < MASKED or self._graph is None:
       return exact, (own, own, [])
     seed = tf.constant([11, _STREAM])
     outputs = self._graph.run()(images, seed).numpy()
     ways = [exact] if self._graph.bridged else []
     inner = [tensor for tensor in self._graph.scores(self.classes) if tensor != exact]
     # The logarithm of a probability of 1 falls with that class alone: scores inside say more.
-    saturated = take_log and np.mean(_saturated(outputs)) > 1 - _MASKED
+    saturated = take_log and np.mean(_saturated(outputs)) > 1 - MASKED
     for tensor in inner + ways if saturated else ways + inner:
       values = self._reader(tensor, take_log and tensor is None, bridged=True)
       if tensor != exact:
@@ -255,10 +267,10 @@ class Foreign(_Scores):
         if agree < 0.9 or not np.all(np.isfinite(scores)):
           continue
       left = _zero_share(values, images, self.classes)
-      if left < _MASKED:
+      if left < MASKED:
         self._attack_values = values
         plain = self._reader(tensor, take_log and tensor is None)
-        crossed = _zero_share(plain, images, self.classes) >= _MASKED
+        crossed = _zero_share(plain, images, self.classes) >= MASKED
         return tensor, (own, left, self._graph.bridged if crossed else [])
     return exact, (own, own, [])
 
@@ -292,10 +304,10 @@ class Foreign(_Scores):
         f"Its own gradients are masked ({100 * gradients['zero']:.0f}% are zero or missing): "
         f"attacks {' and '.join(ways)} ({100 * gradients['zero_bridged']:.0f}% zero)."
       )
-    elif gradients["zero"] >= _MASKED:
+    elif gradients["zero"] >= MASKED:
       notes.append(
         f"Its gradients are masked ({100 * gradients['zero']:.0f}% are zero or missing) and could "
-        "not be bridged: only attacks without gradients (square) say anything."
+        "not be bridged: only attacks without gradients (square, hop_skip_jump) say anything."
       )
     if said["noise"] == "not seeded":
       notes.append("Its noise cannot be seeded: the same command gives slightly other figures.")

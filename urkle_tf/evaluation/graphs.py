@@ -65,6 +65,22 @@ def _falling_select_bridge(op, gradient, *_):
   return [gradient, gradient * (other - chosen), None, None]
 
 
+@tf.RegisterGradient("UrkleNearestBridge")
+def _nearest_bridge(op, gradient, *_):
+  # Of several thresholds for one value the nearest counts: it is the first to be crossed.
+  _, values, thresholds = op.inputs
+  axes = _spread(values, gradient)
+  away = tf.abs(values - thresholds)
+  nearest = away == tf.reduce_min(away, axes, keepdims=True)
+  return [gradient, tf.reduce_sum(tf.where(nearest, gradient, 0.0), axes, keepdims=True), None]
+
+
+@tf.RegisterGradient("UrkleFallingNearestBridge")
+def _falling_nearest_bridge(op, gradient, *_):
+  found, of_values, _ = _nearest_bridge(op, gradient)
+  return [found, -of_values, None]
+
+
 class Graph:
   """A function images [n, h, w, c] -> float [n, classes], traced and without inner functions.
 
@@ -322,6 +338,10 @@ class Graph:
           kind = ("" if sign > 0 else "Falling") + ("SelectBridge" if select else "Bridge")
           values = _inputs(node)[1:] if select else []
           return (f"Urkle{kind}".encode(), [source, *values]), {node.op, below.op}
+        elif below.op in _COMPARISONS and node.op == "Cast" and _spread(there, output):
+          kind = ("" if sign > 0 else "Falling") + "NearestBridge"
+          (other,) = (name for name in _inputs(below) if name != source)
+          return (f"Urkle{kind}".encode(), [source, other]), {node.op, below.op}
     return None
 
 
@@ -340,6 +360,16 @@ def _index(tensor):
 
 def _full(tensor):
   return tensor if ":" in tensor else f"{tensor}:0"
+
+
+def _spread(one, other):
+  """The axes along which one is broadcast to other; none where it is not the other's shape else."""
+  if one.shape.rank is None or one.shape.rank != other.shape.rank:
+    return []
+  pairs = list(zip(one.shape[1:], other.shape[1:], strict=True))
+  if None in other.shape[1:] or any(a not in (1, b) for a, b in pairs):
+    return []
+  return [axis + 1 for axis, (a, b) in enumerate(pairs) if a != b]
 
 
 def _same_shape(one, other):

@@ -23,7 +23,7 @@ def read(texts, norm, epsilons, image_shape, steps=20, step_size=None, restarts=
     classes: how many the classifier knows: some losses need several.  None if unknown.
 
   Returns:
-    A list of `attacks.Plan`.
+    A list of `attacks.Plan`, those that come last at its end.
 
   Raises:
     UserError: for an unknown attack, or one for trainings alone, an option or a radius out of its
@@ -36,8 +36,9 @@ def read(texts, norm, epsilons, image_shape, steps=20, step_size=None, restarts=
   for threat in threats:
     threat.check(tf.zeros([1, *image_shape]))
   flags = {"steps": steps, "step_size": step_size, "restarts": restarts}
-  return [
+  found = [
     dataclasses.replace(plan, group=group)
     for group, text in enumerate(texts)
     for plan in attacks.for_evaluation(text, threats[0], **flags).plans(classes)
   ]
+  return sorted(found, key=lambda plan: plan.last)

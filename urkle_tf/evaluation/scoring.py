@@ -19,6 +19,11 @@ def pad(array, size):
   return array if not missing else np.concatenate([array, np.repeat(array[-1:], missing, 0)])
 
 
+def padded(count, batch_size):
+  """The size that so many rows are padded to: few rows are worth another trace, but only one."""
+  return count if 2 * count <= batch_size else batch_size
+
+
 def stream(source, batch_size, mask=None):
   """Images of a source in full batches, in order; none is read after the last that is wanted.
 
@@ -115,7 +120,7 @@ class Scorer:
     self._scoring = distribution.fold(seed, SCORE_STREAM)
     self._choosing = distribution.fold(seed, CHOICE_STREAM)
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False, reduce_retracing=True)
     def score(images, seed):
       loc, scale = classifier.represent(images)
       scored = {}
@@ -170,7 +175,7 @@ class Scorer:
     return Scores(values, self.choosing(images) if votes is not None else values, votes)
 
   def _run(self, images, seed):
-    scored, votes = self._score(pad(images, self._batch_size), seed)
+    scored, votes = self._score(pad(images, padded(len(images), self._batch_size)), seed)
     scored = {mode: scored[mode].numpy()[: len(images)] for mode in self.modes}
     for mode, values in scored.items():
       if not np.all(np.isfinite(values)):

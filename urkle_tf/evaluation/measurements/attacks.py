@@ -10,6 +10,8 @@ from urkle_tf.evaluation.report import pictures
 from urkle_tf.evaluation.report.document import Heading, Items, Share, Table, Text, calibration
 from urkle_tf.output import tables
 
+_GRADIENT_FREE = ("square", "hop_skip_jump")  # by scores, and by decisions
+
 
 @dataclasses.dataclass(frozen=True)
 class Attacks(Measurement):
@@ -22,6 +24,7 @@ class Attacks(Measurement):
     restarts: of the attacks.
     standing: attack only what earlier rows left standing.
     noise: `"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack.
+    minutes: how long they may take; None for as long as they need.
   """
 
   attacks: str | list[str] = alias("attacks")
@@ -30,31 +33,29 @@ class Attacks(Measurement):
   restarts: int = alias("restarts")
   standing: bool = alias("standing")
   noise: str = alias("noise")
+  minutes: float | None = alias("minutes")
 
   by_default = True
   place = 20
 
   def prepare(self, context):
-    """The `Plan`s; those that follow gradients are left out if a model has none."""
-    from urkle_tf.evaluation import attacked, plans
+    """The `Plan`s, as `_fit` has them."""
+    from urkle_tf.evaluation import plans
 
     if self.noise not in ("fresh", "fixed"):
       raise errors.unknown("noise", self.noise, ("fresh", "fixed"))
-    found = plans.read(
-      *(self.attacks, context.norm, context.epsilons, context.source.image_shape),
-      *(self.steps, self.step_size, self.restarts, context.metadata.get("classes")),
-    )
+
+    def read(texts):
+      return plans.read(
+        *(texts, context.norm, context.epsilons, context.source.image_shape),
+        *(self.steps, self.step_size, self.restarts, context.metadata.get("classes")),
+      )
+
+    found = _fit(context, read(self.attacks), read)
     if self.noise == "fixed":
       found = [dataclasses.replace(plan, fixed_noise=True) for plan in found]
-    if context.kind == "foreign" and not attacked.differentiable(context.model):
-      skipped = list(dict.fromkeys(plan.name for plan in found if plan.by_gradients))
-      found = [plan for plan in found if not plan.by_gradients]
-      if not found:
-        raise errors.UserError(
-          f"the classifier has no gradient that {', '.join(skipped)} could follow: give "
-          "--attacks=square, which needs none"
-        )
-      context.notes |= {"skipped_attacks": skipped} if skipped else {}
+    if self.minutes:  # one step says little
+      found.sort(key=lambda plan: (plan.last, plan.steps == 1))
     return found
 
   def measure(self, context):
@@ -63,7 +64,9 @@ class Attacks(Measurement):
     on_clean, labels = context.on_clean, context.labels
     shape = context.source.image_shape
     recorder = recording.Recorder(on_clean.values, labels, shape, context.save_images)
-    rows, details = attacked.measure(context, context.prepared[self.name], self.standing, recorder)
+    rows, details = attacked.measure(
+      context, context.prepared[self.name], self.standing, recorder, self.minutes
+    )
     arrays = context.arrays
     arrays["labels"] = labels
     arrays |= {f"clean_{mode}": np.argmax(values, 1) for mode, values in on_clean.values.items()}
@@ -111,6 +114,39 @@ class Attacks(Measurement):
     ]
 
 
+def _fit(context, plans, read):
+  """Plans that fit the model; `context.notes` says what was left out or added, and why.
+
+  Left out is what follows gradients where there are none, and what needs a z, or an encoder of
+  this package, that a model does not have.  Where its own gradients are masked, attacks that need
+  none are added, on what all others left standing.
+  """
+  from urkle_tf.evaluation import adversaries, foreign
+
+  def hindrance(plan):
+    if plan.by_gradients and flat:
+      return "the model has no gradient"
+    if plan.by_noise and not context.metadata["stochastic"]:
+      return "the model is not stochastic"
+    if plan.start in ("mu", "kl") and theirs:
+      return "the model has no encoder of this package"
+    return None
+
+  theirs = context.kind == "foreign"
+  flat = theirs and not adversaries.differentiable(context.model)
+  reasons = {plan.name: why for plan in plans if (why := hindrance(plan))}
+  if reasons:
+    context.notes |= {"skipped_attacks": list(reasons), "skipped_because": reasons}
+  plans = [plan for plan in plans if not hindrance(plan)]
+  names = {plan.name for plan in plans}
+  added = [name for name in _GRADIENT_FREE if name not in names]
+  if added and theirs and context.metadata["gradients"]["zero"] >= foreign.MASKED:
+    context.notes |= {"added_attacks": added}
+    plans += [dataclasses.replace(plan, last=True) for plan in read(added)]
+    plans.sort(key=lambda plan: plan.last and 1 + bool(plan.ensemble))
+  return plans
+
+
 def _table(rows):
   own = "own_accuracy" in rows[0]
   head = [
@@ -151,9 +187,21 @@ def _explained(rows, config):
   notes |= {f"{name}, z sampled: the same samples of z throughout an attack" for name in fixed}
   if notes:
     found.append(Items(sorted(notes)))
-  if skipped := ", ".join(config.get("skipped_attacks", ())):
-    text = f"Not run, since the model has no gradient: {skipped}. What is left searches at random: "
-    found.append(Text(f"{text}these figures are weak evidence."))
+  earlier = dict.fromkeys(config.get("skipped_attacks", ()), "the model has no gradient")
+  reasons = config.get("skipped_because", earlier)
+  for why in dict.fromkeys(reasons.values()):
+    names = ", ".join(name for name, reason in reasons.items() if reason == why)
+    found.append(Text(f"Not run, since {why}: {names}."))
+  if left := ", ".join(config.get("left_out", ())):
+    found.append(Text(f"Left out, since --minutes was over: {left}."))
+  if added := ", ".join(config.get("added_attacks", ())):
+    text = f"Run without being asked, since the model's own gradients are masked: {added}. "
+    found.append(
+      Text(
+        f"{text}They attack what all others left standing; figures of a model that "
+        "was searched, and not climbed, are weaker evidence."
+      )
+    )
   return found
 
 

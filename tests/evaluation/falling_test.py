@@ -1,0 +1,130 @@
+"""Images that fall leave the batch at once: nothing else changes, and less is computed."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from norms import norms
+from small_models import digits
+
+from urkle_tf.attacks import losses
+from urkle_tf.data import sources
+from urkle_tf.evaluation import adversaries, attacked, falling, scoring
+from urkle_tf.evaluation import plans as planning
+from urkle_tf.evaluation.context import Context
+
+COUNT = 40
+RADII = {"linf": 0.1, "l2": 0.5, "l1": 1.5}
+SPECS = ["apgd_ce(steps=12)", "apgd_t(steps=12, targets=2)", "fab_t(steps=12, targets=2)"]
+
+
+class Model:
+  """Random features of pixels, linear in them by least squares; it counts the rows of its calls."""
+
+  modes, classes, samples, metadata, image_shape = ("deterministic",), 10, 1, {}, (8, 8, 1)
+  stochastic = False
+
+  def __init__(self):
+    rng = np.random.default_rng(0)
+    self._first = rng.normal(size=(64, 100)).astype(np.float32) / 8
+    images, labels = digits()
+    x = np.maximum(images[:1400].reshape(1400, 64) @ self._first, 0)
+    weights = np.linalg.solve(x.T @ x + 3 * np.eye(100), x.T @ np.eye(10)[labels[:1400]])
+    self._last, self.rows = 10 * weights.astype(np.float32), []
+
+  def frozen(self):
+    return self
+
+  def represent(self, images):
+    return images, images
+
+  def head(self, images, training=False):
+    tf.py_function(lambda x: self.rows.append(len(x)), [images], [])
+    return tf.nn.relu(tf.reshape(images, [-1, 64]) @ self._first) @ self._last
+
+
+@pytest.fixture(scope="module")
+def model():
+  return Model()
+
+
+@pytest.fixture(scope="module")
+def given(model):
+  """Test images that the model gets right, and their labels."""
+  images, labels = digits()
+  images, labels = images[1400:], labels[1400:]
+  right = np.flatnonzero(np.argmax(model.head(tf.constant(images)), 1) == labels)[:COUNT]
+  return tf.constant(images[right]), tf.constant(labels[right])
+
+
+@pytest.mark.parametrize(
+  "spec, norm",
+  [
+    pytest.param(spec, norm, marks=[] if (norm, spec) == ("linf", SPECS[1]) else pytest.mark.full)
+    for spec in SPECS
+    for norm in RADII
+  ],
+)
+def test_what_stays_goes_the_same_way(model, given, spec, norm):
+  (images, labels), epsilon = given, RADII[norm]
+  (plan,) = planning.read(spec, norm, [epsilon], (8, 8, 1), classes=10)
+  plan = dataclasses.replace(plan, ensemble="any")  # on what stands
+  assert falling.possible(plan)
+  clean = model.head(images)
+  aim = (losses.wrong_class(clean, labels, 0),) if plan.targets else ()
+  arguments = (images, labels, tf.constant([1, 2]), *plan.radius_and_step(epsilon), *aim)
+  found, rows = {}, {}
+  for alone in (False, True):
+    find = adversaries.adversary(model, plan, "deterministic", alone=alone)
+    assert isinstance(find, falling.Falling) == alone
+    model.rows.clear()
+    (found[alone],), zeros = find(*arguments)
+    rows[alone] = sum(model.rows)
+    assert 0 <= float(zeros) < 0.5
+  margins = {alone: losses.margin(model.head(x), labels).numpy() for alone, x in found.items()}
+  assert (margins[True] > 0)[margins[False] > 0].all()  # no weaker
+  stays = margins[True] <= 0
+  assert 3 < stays.sum() < COUNT - 3
+  np.testing.assert_allclose(found[True][stays], np.asarray(found[False])[stays], atol=1e-5)
+  assert (norms(found[True] - images, norm) <= epsilon * (1 + 1e-5)).all()
+  assert rows[True] < rows[False]
+  # Half of the images: what they find does not depend on the others.
+  part = lambda x: x[: COUNT // 2] if x is not None and x.shape.rank and len(x) == COUNT else x  # noqa: E731
+  half, _ = find(*map(part, arguments))
+  np.testing.assert_allclose(half[0], found[True][: COUNT // 2], atol=1e-5)
+
+
+def test_few_images_are_not_padded_to_a_whole_batch(model):
+  seen, scorer = [], scoring.Scorer(model, 16)
+  images = digits()[0][:16]
+  whole = scorer(images)["deterministic"]
+  for count in (9, 8, 3):
+    model.rows.clear()
+    few = scorer(images[:count])["deterministic"]
+    seen.append(model.rows[-1])
+    np.testing.assert_allclose(few, whole[:count], atol=1e-5)
+  assert seen == [16, 8, 3]
+
+
+def test_an_evaluation_that_is_cut_says_what_was_left_out(model, monkeypatch):
+  source = sources.load("digits", "test", examples=20)
+  texts = "pgd(steps=2),autoattack(steps=2, targets=2, queries=3)"
+  plans = planning.read(texts, "linf", [0.1], (8, 8, 1), classes=10)
+  clock = [0.0]
+  monkeypatch.setattr(attacked.time, "monotonic", lambda: clock[0])
+  run = attacked._Search.run
+
+  def slow(self, *arguments):
+    done = run(self, *arguments)
+    clock[0] += 40
+    return done
+
+  monkeypatch.setattr(attacked._Search, "run", slow)
+  context = Context(source, "linf", [0.1], model, batch_size=10)
+  rows, details = attacked.measure(context, plans, minutes=1)
+  assert [row["name"] for row in rows] == ["pgd", "apgd_ce"]
+  assert len(details) == 2
+  assert context.notes["left_out"] == [f"{name} 0.1" for name in ("apgd_t", "fab_t", "square")]
+  rows, _ = attacked.measure(context, plans, minutes=1e-9)
+  assert [row["name"] for row in rows] == ["pgd"]  # one row at least

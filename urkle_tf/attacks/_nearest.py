@@ -1,0 +1,32 @@
+"""What attacks share that look for the nearest point beyond a decision boundary."""
+
+import tensorflow as tf
+
+from urkle_tf.attacks import base
+
+
+class Nearest(base.Attack):
+  """An attack on the sign of its objective: a point is broken where that is positive.
+
+  `run` returns the nearest broken point where it lies within epsilon, its projection where it lies
+  outside, and the image itself where no point was found (or it is broken as it is).
+  `info["distance"]`, float32 [n] in pixel units, says how far it lies: infinite where none was
+  found.  Of a noisy objective it finds a boundary only if the noise is the same at every
+  evaluation.
+
+  A subclass's attempts return "result", "distance" and "zero_gradients".
+  """
+
+  fixed_noise = True
+
+  def run(self, objective, images, seed=None, *changes, **others):
+    adversaries, info = super().run(objective, images, seed, *changes, **others)
+    info["objective"] = tf.stop_gradient(base.values(objective, adversaries))
+    return adversaries, info
+
+  def _nothing(self, images):
+    distance = -base.lowest(images)
+    return {"result": images, "distance": distance, "zero_gradients": tf.zeros([])}
+
+  def _merit(self, state):
+    return -state["distance"]

@@ -1,0 +1,238 @@
+"""HopSkipJump: the nearest point beyond a decision boundary, by decisions alone."""
+
+import math
+from typing import ClassVar
+
+import tensorflow as tf
+
+from urkle_tf import distribution
+from urkle_tf.attacks import _nearest, base, losses
+
+_GRIDS = (1, 2, 4, 8)  # of the starts beside noise of each pixel: this many blocks a direction
+_STARTS = 20  # points that are tried as a start, at most
+_HALVINGS = 8  # of a jump, at most
+_FIRST = 100  # decisions of the first estimate of a direction
+_BEYOND = 1.02  # of the way to the nearest point: it is broken for whoever rounds otherwise, too
+_FINEST = 1e-5  # of a pixel: smaller changes drown in float32
+
+
+def evaluations(queries, pixels, norm):
+  """How many decisions each estimate of a direction takes (Chen et al., 2020, sec. 4.2).
+
+  100 sqrt(t) in iteration t; beside them each iteration needs those of the jump and the bisection.
+
+  Args:
+    queries: the budget.
+    pixels: of an image, channels counted.
+    norm: "linf", "l2" or "l1".
+
+  Returns:
+    A list of ints, which with everything else are at most `queries`; empty if that is too few.
+  """
+  bisections = _bisections(pixels, norm)
+  left = queries - _STARTS - bisections - 2  # two of the result
+  found: list[int] = []
+  while True:
+    count = round(_FIRST * math.sqrt(len(found) + 1))
+    left -= count + _HALVINGS + bisections
+    if left < 0:
+      return found
+    found.append(count)
+
+
+def _bisections(pixels, norm):
+  """Until the boundary is known up to pixels^-2 of the way (linf), or pixels^-1.5 (others)."""
+  return min(max(math.ceil((2 if norm == "linf" else 1.5) * math.log2(pixels)), 10), 20)
+
+
+class HopSkipJump(_nearest.Nearest):
+  """HopSkipJumpAttack (Chen, Jordan and Wainwright, 2020): neither scores nor gradients.
+
+  From a broken point x_0, noise of the pixel box that is first moved to the boundary:
+
+      g = sum_b (phi_b - mean phi) u_b,   phi_b = 1 if x_t + delta u_b is broken, else -1
+      x_{t+1} = boundary(x, x_t + ||x_t - x|| / sqrt(t) * direction(g))
+
+  with unit noise u_b, delta = ||x_t - x|| / pixels, and the direction's length halved until the
+  point is broken; `boundary` bisects the way to the image x.  In linf that way is a clip, and the
+  direction is the sign of g; in the other norms it is a line, and g of unit length, in l1 too.
+
+  Of the objective only the sign counts.  An image whose nearest point lies within epsilon is left
+  as it is from then on.
+  """
+
+  gradients = False
+  decisions = True
+  refused: ClassVar = {
+    "training": "looks for a decision boundary by thousands of forward passes: use pgd"
+  }
+  loss = staticmethod(losses.margin)
+
+  def __init__(self, threat, queries=5000, restarts=1):
+    """Builds the attack.
+
+    Args:
+      threat: a `ThreatModel`.
+      queries: forward passes a run at most, >= 1; about 300 are needed for a first direction.
+      restarts: runs from different random points, >= 1.
+
+    Raises:
+      UserError: if an argument is out of its range.
+    """
+    super().__init__(threat, restarts)
+    self.steps = self.queries = base.count("queries", queries)
+
+  def describe(self):
+    return {**super().describe(), "queries": self.queries}
+
+  def _attempt(self, objective, images, restart, seed):
+    del restart
+    threat, norm = self.threat, self.threat.norm
+    pixels = math.prod(images.shape[1:])
+    counts = evaluations(self.queries, pixels, norm)
+    way = _Way(threat, objective, images)
+    start, found = way.start(distribution.fold(seed, 0))
+    point = way.boundary(start)
+    distance = tf.where(found, threat.distance(point, images), float("inf"))
+    going = lambda distance: tf.math.is_finite(distance) & (distance > threat.epsilon)  # noqa: E731
+
+    def iterate(number, point, nearest, distance):
+      left = going(distance)
+      away = tf.where(left, threat.distance(point, images), 0.0)
+      key, count = distribution.fold(seed, 1, number), tf.gather(counts, number)
+      direction = way.direction(point, away, count, key)
+      size = away / tf.sqrt(tf.cast(number + 1, tf.float32))
+      point = base.choose(left, way.boundary(way.jump(point, direction, size)), point)
+      away = threat.distance(point, images)
+      nearer = left & (away < distance)
+      nearest = base.choose(nearer, point, nearest)
+      return number + 1, point, nearest, tf.where(nearer, away, distance)
+
+    if counts:
+      _, _, point, distance = tf.while_loop(
+        lambda number, *state: (number < len(counts)) & tf.reduce_any(going(state[-1])),
+        iterate,
+        (tf.constant(0), point, point, distance),
+        parallel_iterations=1,
+      )
+    result = threat.project(way.beyond(point), images)
+    return {"result": result, "distance": distance, "zero_gradients": tf.zeros([])}
+
+
+class _Way:
+  """Points between an image and what lies beyond its boundary."""
+
+  def __init__(self, threat, objective, images):
+    self._threat, self._images = threat, images
+    self._broken = lambda points: base.values(objective, points) > 0
+    self._pixels = math.prod(images.shape[1:])
+    self._size = tf.concat([tf.shape(images)[:1], images.shape[1:]], 0)
+    if images.shape[0] is not None:
+      self._size = images.shape
+
+  def _clip(self, points):
+    return tf.clip_by_value(points, self._threat.lower, self._threat.upper)
+
+  def start(self, seed):
+    """The image if it is broken, else the first broken point of noise; and whether there is one."""
+    height, width = self._images.shape[1:3]
+    grids = [max(height, width), *_GRIDS]
+    low, high = self._threat.lower, self._threat.upper
+
+    def attempt(number, start, found):
+      noise = distribution.uniform(distribution.fold(seed, number), self._size, low, high)
+      grid = tf.gather(grids, number % len(grids))
+      blocks = lambda length: tf.range(length) // tf.maximum(length // grid, 1)  # noqa: E731
+      noise = tf.gather(tf.gather(noise, blocks(height), axis=1), blocks(width), axis=2)
+      broken = self._broken(noise) & ~found
+      return number + 1, base.choose(broken, noise, start), found | broken
+
+    _, start, found = tf.while_loop(
+      lambda number, _, found: (number < _STARTS - 1) & ~tf.reduce_all(found),
+      attempt,
+      (tf.constant(0), self._images, self._broken(self._images)),
+      parallel_iterations=1,
+    )
+    return start, found
+
+  def _between(self, point, share):
+    """The point of the way from the image (share 0, float32 [n]) to a point (1)."""
+    offsets, share = point - self._images, base.per_example(share, point)
+    if self._threat.norm == "linf":
+      most = share * base.per_example(self._threat.distance(point, self._images), point)
+      return self._clip(self._images + tf.clip_by_value(offsets, -most, most))
+    return self._clip(self._images + share * offsets)
+
+  def boundary(self, point):
+    """The nearest broken point of the way to a broken point, by bisection."""
+
+    def bisect(number, low, high):
+      middle = 0.5 * (low + high)
+      broken = self._broken(self._between(point, middle))
+      return number + 1, tf.where(broken, low, middle), tf.where(broken, middle, high)
+
+    count = _bisections(self._pixels, self._threat.norm)
+    low = tf.zeros_like(base.lowest(point))
+    _, _, high = tf.while_loop(
+      lambda number, *_: number < count,
+      bisect,
+      (tf.constant(0), low, low + 1.0),
+      parallel_iterations=1,
+    )
+    return self._between(point, high)
+
+  def beyond(self, point):
+    """A point a little farther away than a broken one, if that is broken too."""
+    moved = self._clip(self._images + _BEYOND * (point - self._images))
+    return base.choose(self._broken(moved), moved, point)
+
+  def direction(self, point, distance, count, seed):
+    """The estimated gradient at a point of the boundary, as a step of unit size."""
+    size = tf.maximum(distance / self._pixels, _FINEST * math.sqrt(self._pixels))
+    size = base.per_example(size, point)
+    linf = self._threat.norm == "linf"
+
+    def decide(number, signed, changes, signs):
+      key = distribution.fold(seed, number)
+      if linf:
+        noise = distribution.uniform(key, self._size, -1.0, 1.0)
+      else:
+        noise = distribution.normal(key, self._size)
+      change = (self._clip(point + size * _unit(noise)) - point) / size
+      sign = tf.where(self._broken(point + size * change), 1.0, -1.0)
+      moved = base.per_example(sign, point) * change
+      return number + 1, signed + moved, changes + change, signs + sign
+
+    zeros = tf.zeros_like(point)
+    _, signed, changes, signs = tf.while_loop(
+      lambda number, *_: number < count,
+      decide,
+      (tf.constant(0), zeros, zeros, tf.zeros_like(distance)),
+      parallel_iterations=1,
+    )
+    mean = signs / tf.cast(count, tf.float32)
+    contrast = signed - base.per_example(mean, point) * changes
+    found = base.choose(tf.abs(mean) == 1.0, signed, contrast)
+    return tf.sign(found) if linf else _unit(found)
+
+  def jump(self, point, direction, size):
+    """The point so far in a direction, or half as far, and so on, that is broken; else itself."""
+
+    def attempt(number, jumped, size, found):
+      moved = self._clip(point + base.per_example(size, point) * direction)
+      broken = self._broken(moved) & ~found
+      return number + 1, base.choose(broken, moved, jumped), size / 2, found | broken
+
+    _, jumped, _, _ = tf.while_loop(
+      lambda number, _jumped, _size, found: (number < _HALVINGS) & ~tf.reduce_all(found),
+      attempt,
+      (tf.constant(0), point, size, tf.zeros_like(size, tf.bool)),
+      parallel_iterations=1,
+    )
+    return jumped
+
+
+def _unit(values):
+  """Of unit Euclidean length; 0 where all is 0."""
+  squares = tf.reduce_sum(tf.square(values), list(range(1, values.shape.rank)), keepdims=True)
+  return tf.math.divide_no_nan(values, tf.sqrt(squares))

@@ -1,0 +1,145 @@
+"""Compiled attacks on one reading of a classifier."""
+
+import copy
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from urkle_tf import distribution
+from urkle_tf.evaluation import falling
+from urkle_tf.networks.kl import kl_from
+
+
+def differentiable(classifier):
+  """Whether a classifier has gradients in the images, if only zeros.
+
+  False where something in it has none that TensorFlow knows, such as a table look-up: one that
+  was found to be flat everywhere is looked at.
+  """
+  found = getattr(classifier, "metadata", {}).get("gradients", {})
+  if found.get("zero_bridged", 0.0) < 1.0:
+    return True
+  missing = []
+
+  @tf.function(autograph=False)
+  def gradient(images):
+    frozen = classifier.frozen()
+    with tf.GradientTape() as tape:
+      tape.watch(images)
+      scores = frozen.from_representation(*frozen.represent(images), tf.constant([0, 0]), 1)
+      total = tf.reduce_sum(scores)
+    missing.append(tape.gradient(total, images) is None)
+
+  try:
+    gradient.get_concrete_function(tf.TensorSpec([None, *classifier.image_shape], tf.float32))
+  except Exception:  # operations that have no gradient raise many kinds
+    return False
+  return not any(missing)
+
+
+def _flat(objective):
+  """An objective without a gradient, to attacks one whose gradient is zero."""
+  nothing = lambda images: 0.0 * tf.reduce_sum(images, list(range(1, images.shape.rank)))  # noqa: E731
+  return lambda images: tf.stop_gradient(objective(images)) + nothing(images)
+
+
+def _decides(classifier):
+  """Whether the scores that attacks climb are those that decide."""
+  return getattr(classifier, "metadata", {}).get("attacked") != "inner scores"
+
+
+def _scores_of(frozen):
+  return lambda images: tf.nn.log_softmax(frozen.head(frozen.represent(images)[0]))
+
+
+def _start(plan, images, epsilon, frozen, objective):
+  """Where the runs of a plan begin: a function of a seed, as `Attack.run` takes it.
+
+  Args:
+    plan: a `Plan` with a start.
+    images: float32 [n, h, w, c].
+    epsilon: the radius.
+    frozen: a classifier's `frozen()`.
+    objective: a function of a seed of the samples of z to what is climbed, if not the KL.
+  """
+  represent = lambda x: tfp.distributions.Normal(*frozen.represent(x))  # noqa: E731
+  attack = copy.copy(plan.attack)
+  attack.restarts = 1
+
+  def start(seed):
+    if plan.start == "kl":
+      climbed = kl_from(represent(images), represent)
+    else:
+      climbed = objective(distribution.fold(seed, 1))
+    return attack.run(climbed, images, distribution.fold(seed, 0), epsilon)[0]
+
+  return start
+
+
+def adversary(classifier, plan, mode, eot=20, alone=False):
+  """Compiles an attack on one mode of a classifier.
+
+  The objective is the plan's loss of the log-probabilities.  In the sampled mode these are the log
+  of the mean over `eot` samples of z (expectation over transformation), drawn afresh at every
+  evaluation: a counter in a variable tells the evaluations apart, since the attack hands its
+  objective nothing but images.  Square and FAB compare values between evaluations, where fresh
+  noise would reward luck: they meet the same samples throughout a run.
+
+  Args:
+    classifier: a `Classifier`.
+    plan: a `Plan`.
+    mode: "sampled" or "deterministic".
+    eot: samples of z an evaluation.
+    alone: whether what is found counts for this mode alone, so that an image may be left as it
+      is once it has fallen: see `falling.Falling`.
+
+  Returns:
+    A function (images float32 [n, h, w, c], labels int [n], seed int32 [2], epsilon, step
+    size or None, targets int [n] where the plan has some) -> (candidates [k, n, h, w, c], share
+    of zero gradients).
+  """
+  has_gradient = differentiable(classifier)
+  drops = alone and mode == "deterministic" and falling.possible(plan)
+  if drops and has_gradient and _decides(classifier):
+    return falling.Falling(plan, lambda: _scores_of(classifier.frozen()))
+  evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
+
+  @tf.function(autograph=False, reduce_retracing=True)
+  def find(images, labels, seed, epsilon, step_size, targets=None):
+    noise = distribution.fold(seed, 1)
+    frozen = classifier.frozen()
+    if plan.attack.decisions:  # scores inside of a model may decide otherwise than it does
+      frozen = getattr(classifier, "own_gradients", lambda: frozen)()
+    evaluations.assign(0)
+
+    def scores(neighbours, mode=mode, draws=None):
+      loc, scale = frozen.represent(neighbours)
+      if mode == "deterministic":
+        return tf.nn.log_softmax(frozen.head(loc))
+      if draws is None:
+        draws = noise
+        if not plan.fixed_noise:
+          draws = distribution.fold(noise, evaluations.assign_add(1))
+      if plan.average == "logits":
+        return frozen.mean_logits(loc, scale, draws, eot)
+      return frozen.from_representation(loc, scale, draws, eot)
+
+    objective = plan.objective(scores, labels, targets)
+    climbed = objective if has_gradient else _flat(objective)
+    seed = distribution.fold(seed, 0)
+    given = {"step_size": step_size}
+    if plan.start and (mode == "sampled" or plan.start == "kl"):
+      other = "deterministic" if plan.start == "mu" else mode
+      climbed_by = lambda draws: plan.objective(  # noqa: E731
+        lambda x: scores(x, other, draws), labels, targets
+      )
+      given["start"] = _start(plan, images, epsilon, frozen, climbed_by)
+    found, info = plan.attack.run(climbed, images, seed, epsilon, **given)
+    candidates = [found]
+    if mode == "sampled" and "last" in info:
+      # The best iterate under fresh noise may be one that had luck with its draws; the last one,
+      # where most of the climbing is done, had none.  Both are scored with draws of the scorer's.
+      candidates.append(info["last"])
+    return tf.stack(candidates), info["zero_gradients"]
+
+  return find
