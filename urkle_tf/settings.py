@@ -595,7 +595,6 @@ class Assess:
     "stop attacking after this many minutes; the report says what was left out",
     "how long attacks may take: those of one step come last, and the report says what was left "
     "out; None for as long as they need",
-    free=True,
   )
   checks: bool = setting(
     True,
