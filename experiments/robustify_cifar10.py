@@ -12,6 +12,7 @@ finished is not run again.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -204,6 +205,11 @@ def drift(encoder, original, images):
   return float(np.mean(np.sum((f - f0) ** 2, 1)) / np.mean(np.sum((f0 - f0.mean(0)) ** 2, 1)))
 
 
+def run_of(name, setting):
+  """What a row's files are called."""
+  return f"{name}-{setting}".translate({32: None, 44: "_", 47: "-"})
+
+
 def figures(run, name, options, work, data, splits, epochs):
   """One row, once: {"clean", "pgd", "drift", "minutes"} of each split."""
   file, model = work / f"{run}.json", work / f"{name}.keras"
@@ -295,10 +301,7 @@ def page(rows, epochs):
   low, high = (100 * bound for bound in wilson(600, 2000))
   text = _TEXT if any(name == TEXT for name, _ in rows) else ""
   told = {"text": text, "table": tables.markdown(columns, table), "goal": "\n".join(goal)}
-  settings = [name for name in SETTINGS if any(name == setting for _, setting in rows)]
-  some = "".join(f' "{name}"' for name in settings)
   options = "--page=docs/results/robustify.md"
-  options += f" --settings{some}" if settings != list(SETTINGS) else ""
   return PAGE.format(epochs=epochs, low=low, high=high, options=options, **told)
 
 
@@ -312,20 +315,21 @@ def main():
   parser.add_argument("--epochs", type=int, default=4, help="of the training with labels")
   parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
   parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
-  parser.add_argument("--page", help="where the page is written, after each setting")
+  parser.add_argument("--page", help="where a page of all finished rows is written")
   given = parser.parse_args()
   work, data = pathlib.Path(given.work), {"data_dir": given.data_dir}
   work.mkdir(parents=True, exist_ok=True)
-  rows = {}
+  splits = {"validation": CHECK, "test": TEST}
   for setting in ["as it was", *given.settings]:
     for name in given.networks:
       options = SETTINGS.get(setting)
-      splits = {"validation": CHECK, "test": TEST}
-      run = f"{name}-{setting}".translate({32: None, 44: "_", 47: "-"})
-      rows[name, setting] = figures(run, name, options, work, data, splits, given.epochs)
-      print(name, setting, rows[name, setting], flush=True)
-    if given.page:
-      files.write(pathlib.Path(given.page), page(rows, given.epochs))
+      found = figures(run_of(name, setting), name, options, work, data, splits, given.epochs)
+      print(name, setting, found, flush=True)
+  if given.page:
+    pairs = itertools.product(NETWORKS, ["as it was", *SETTINGS])
+    kept = {pair: work / f"{run_of(*pair)}.json" for pair in pairs}
+    rows = {pair: pages.read(file) for pair, file in kept.items() if file.exists()}
+    files.write(pathlib.Path(given.page), page(rows, given.epochs))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,11 @@
 Needs `pip install pyautoattack`, which brings PyTorch.  The classifier stays in TensorFlow: PyTorch
 asks it for logits and for their gradient.  Stages run one after the other, each on the images that
 the stages before left standing; each stage is kept in OUT/official.json, so that the same command
-resumes.  Then `urkle_tf.evaluate` attacks the same images, and both are printed as one table.
+resumes.  Then `urkle_tf.evaluate` attacks the same images, and both are printed.
+
+  python tools/official_autoattack.py --page=PAGE --rows "a name=OUT" "another=OUT"
+
+replaces the table of a page, between its lines <!-- table -->, by that of finished comparisons.
 """
 
 import json
@@ -23,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 import urkle_tf
-from experiments import jobs
+from experiments import jobs, pages
 from urkle_tf import errors, spec
 from urkle_tf.data import sources
 from urkle_tf.evaluation import foreign, scoring
@@ -201,10 +205,41 @@ def ours(given, out):
   return tables.markdown(["ours", "standing, %", "CPU s", "images a CPU second"], lines)
 
 
+def compared(rows):
+  """Both ensembles beside each other, stage by stage, as Markdown.
+
+  Args:
+    rows: {name: the folder of a comparison}.
+  """
+  lines = []
+  for name, out in rows.items():
+    theirs = pages.read(out / "official.json")
+    mine = {row["name"]: row for row in pages.read(out / "ours" / "report.json")["attacks"]}
+    count = len(theirs.pop("clean"))
+    total = {"theirs": 0.0, "mine": 0.0}
+    for stage, row in theirs.items():
+      ours = mine[stage.replace("-", "_")]
+      seconds = {"theirs": row["cpu_seconds"], "mine": ours["cpu_seconds"]}
+      total = {key: value + seconds[key] for key, value in total.items()}
+      standing = np.mean(row["standing"]), ours["accuracy"]
+      lines.append([name, str(count), stage, *_cells(*standing, seconds)])
+    lines.append([name, str(count), "all", *_cells(*standing, total)])
+  header = ["classifier", "images", "stage", "standing after it: official", "ours"]
+  return tables.markdown([*header, "CPU seconds: official", "ours", "ratio"], lines)
+
+
+def _cells(theirs, mine, seconds):
+  ratio = seconds["mine"] / max(seconds["theirs"], 1e-9)
+  spent = f"{seconds['theirs']:.1f}", f"{seconds['mine']:.1f}", f"{ratio:.2f}"
+  return f"{100 * theirs:.1f}", f"{100 * mine:.1f}", *spent
+
+
 def main():
   """The command line."""
   parser = jobs.Parser(__doc__)
-  parser.add_argument("--classifier", required=True, help="what --classifier of evaluate takes")
+  parser.add_argument("--page", help="write the table of --rows into this page, and nothing else")
+  parser.add_argument("--rows", nargs="*", default=[], metavar="NAME=OUT")
+  parser.add_argument("--classifier", help="what --classifier of evaluate takes")
   parser.add_argument("--dataset", default="cifar10")
   parser.add_argument("--data_dir", help="where the data set lies")
   parser.add_argument("--split", default="test")
@@ -212,9 +247,17 @@ def main():
   parser.add_argument("--norm", default="linf", choices=NORMS)
   parser.add_argument("--epsilon", type=spec.number, default=8 / 255)
   parser.add_argument("--sampled", action="store_true", help="sampled z, version rand")
-  parser.add_argument("--out", required=True, help="folder of both results")
+  parser.add_argument("--out", help="folder of both results")
   parser.add_argument("--only", choices=("official", "ours"), help="one of the two alone")
   given = parser.parse_args()
+  if given.page:
+    pairs = [row.rpartition("=") for row in given.rows]
+    block = compared({name: pathlib.Path(out) for name, _, out in pairs})
+    file = pathlib.Path(given.page)
+    files.write(file, pages.page(file.read_text(encoding="utf-8"), {"table": block}))
+    return
+  if not given.classifier or not given.out:
+    raise errors.UserError("give --classifier and --out, or --page and --rows")
   for name, judge in (("official", official), ("ours", ours)):
     if given.only in (None, name):
       print(judge(given, pathlib.Path(given.out)), flush=True)
