@@ -161,7 +161,7 @@ def table(document):
         [
           row["system"],
           *(_cell(found.get(name, ()), ".3f" if name == "ece" else ".1f") for name in names),
-          pages.mean(row["minutes"], ".1f"),
+          f"{statistics.fmean(row['minutes']):.1f}",
           f"{seen:,.0f}",
           f"{seen * row['gradients_per_image']:,.0f}",
           str(len(found["seeds"])),

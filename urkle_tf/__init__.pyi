@@ -304,7 +304,7 @@ def assess(
   representation_examples: int = 1000,
   loss_cap: float | None = None,
   against: str | None = None,
-  abstains: bool = False,
+  abstains: bool | None = None,
   save_images: bool = False,
   html: bool = False,
   batch_size: int = 250,
@@ -368,7 +368,7 @@ def assess(
       original that it was made from, a file or a folder as `encoder`: what has changed, without
       labels.
     abstains: whether the last class of a classifier that was not made here, one more than the
-      data have, means that it abstains, which is always wrong.
+      data have, means that it abstains, which is always wrong. None for no.
     save_images: whether adversarial images and per-image results are saved (images.npz).
     html: write report.html too: the report as one file for a browser.
     batch_size: images that are attacked together.

@@ -653,11 +653,11 @@ class Assess:
     "are compared image by image (McNemar's exact test); or of an encoder alone the original that "
     "it was made from, a file or a folder as `encoder`: what has changed, without labels",
   )
-  abstains: bool = setting(
-    False,
+  abstains: bool | None = setting(
+    None,
     "the last class of the classifier means that it abstains: always wrong",
     "whether the last class of a classifier that was not made here, one more than the data have, "
-    "means that it abstains, which is always wrong",
+    "means that it abstains, which is always wrong. None for no",
   )
   save_images: bool = setting(
     False,
@@ -682,18 +682,7 @@ class Evaluate(Assess):
 
   MAIN = (
     *("classifier", "encoder", "prototypes", "head", "regressor", "output_dir", "dataset"),
-    *(
-      "data_dir",
-      "image_size",
-      "split",
-      "examples",
-      "attacks",
-      "norm",
-      "epsilons",
-      "eot",
-      "corruptions",
-      "loss_cap",
-    ),
+    *("data_dir", "split", "examples", "attacks", "norm", "epsilons", "eot", "corruptions"),
     "html",
   )
 
