@@ -194,6 +194,7 @@ def test_what_was_refused_left_nothing_behind(outcomes):
 # Processes of their own.
 
 
+@pytest.mark.full
 def test_train_as_a_process_says_one_line_only(tmp_path):
   run = tmp_path / "run"
   done = _process("-m", "urkle_tf.train", *TINY.split(), "--epsilon=8/2", f"--output_dir={run}")

@@ -210,6 +210,7 @@ def on_digits(encoder, folder, **options):
   return downstream.adapt(encoder=str(encoder), output_dir=str(folder), **usual | options)
 
 
+@pytest.mark.full
 def test_the_default_is_robust_where_training_had_an_adversary(
   encoder, plain_encoder, short, kept, tmp_path, capsys
 ):

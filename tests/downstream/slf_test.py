@@ -36,6 +36,7 @@ def adapt(encoder, folder, **options):
   return downstream.adapt(encoder=str(encoder), output_dir=str(folder), **defaults | options)
 
 
+@pytest.mark.full
 def test_a_finished_run(encoder, tmp_path, capsys):
   run = tmp_path / "run"
   result = adapt(encoder, run)

@@ -788,6 +788,7 @@ def test_one_mode_is_measured_alone(folders, tmp_path, monkeypatch):
   assert "As it is served" not in text
 
 
+@pytest.mark.full
 def test_a_report_of_another_model_is_never_returned(folders, tmp_path):
   model = export.load_classifier(folders / "deterministic")
   export.export_classifier(model, tmp_path / "classifier", {"epsilon": 0.1})

@@ -63,6 +63,7 @@ def test_the_worst_case_of_a_linear_regressor(source, norm):
   assert (attacked["norm"], attacked["epsilon"], attacked["steps"]) == (norm, EPSILON, 20)
 
 
+@pytest.mark.full
 def test_sampled_z_and_its_mean_are_two_regressors(source):
   model, weights, bias = linear(0.5, stochastic=True)
   attack = attacks.PGD(attacks.Linf(EPSILON), steps=5, keep="best")

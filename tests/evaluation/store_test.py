@@ -134,6 +134,7 @@ class Observed(Store):
     return super().keep(name, arrays)
 
 
+@pytest.mark.full
 def test_what_was_measured_is_not_measured_again(model, tmp_path, monkeypatch):
   source = sources.load("digits", "test", examples=30)
   store = Observed(tmp_path / "partial", {})

@@ -89,6 +89,7 @@ def test_the_row_unites_all_attacks_wherever_it_was_asked_for(linear):
   assert rows[2]["attacked"] == stood < 60
 
 
+@pytest.mark.full
 def test_the_worst_kl_shows_where_no_gradient_of_the_scores_does():
   """Class 1 wherever pixels are all far from grey: a corner of the ball, which random starts miss.
 

@@ -76,6 +76,7 @@ def test_the_card_s_snippet_runs(folder, monkeypatch):
   np.testing.assert_allclose(names["found"], expected, atol=1e-5)
 
 
+@pytest.mark.full
 def test_it_tells_what_was_measured(folder, report):
   place, found = report
   written = urkle_tf.model_card(folder, place)

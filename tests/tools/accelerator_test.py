@@ -138,6 +138,7 @@ def student(programs):
   return folder / "student"
 
 
+@pytest.mark.full
 def test_the_teachers_program_takes_the_packages_own_steps(programs):
   folder, own, batches, _ = programs
   described, state = arrays.read_program(folder / "teacher")

@@ -103,6 +103,7 @@ def test_operations_of_a_training_step(steps):
   assert found == pytest.approx(4 * 3 + 2 + 2 * 2 * steps, rel=0.1)
 
 
+@pytest.mark.full
 def test_the_forecast_of_a_training(tmp_path):
   run = tmp_path / "run"
   found = forecast.forecast(timed_steps=2, output_dir=str(run), **TINY)

@@ -307,6 +307,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     checkpoints.Checkpoints(tmp_path, [keras.Variable([1.0, 2.0], name="a")]).restore()
 
 
+@pytest.mark.full
 def test_init_from_another_run(whole, tmp_path):
   # A learning rate that moves nothing shows where the weights started.
   _pretrain(tmp_path, init_from=str(whole[0]), epochs=1, learning_rate=1e-20, robustness="none")
@@ -316,6 +317,7 @@ def test_init_from_another_run(whole, tmp_path):
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.full
 def test_averages_are_exported_in_place_of_encoder_and_head(tmp_path, monkeypatch):
   found = []
 

@@ -122,6 +122,7 @@ def test_it_knows_what_the_model_knew_and_moves_less(model, run):
   assert after[1] < 0.75 * before[1]
 
 
+@pytest.mark.full
 def test_it_is_an_encoder_as_any_other(run):
   encoder, folder = run
   assert encoder.latent_dim == 12

@@ -47,6 +47,7 @@ def assessed(folder, name, **more):
   return urkle_tf.assess(str(folder / name), **options)
 
 
+@pytest.mark.full
 def test_rows_are_those_that_both_have(folder, tmp_path):
   earlier = json.loads((folder / "report" / "report.json").read_text())
   report = assessed(

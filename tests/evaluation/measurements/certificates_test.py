@@ -35,6 +35,7 @@ def assessed(folder, measure, output=None, **more):
   )
 
 
+@pytest.mark.full
 def test_certificates_of_a_classifier_are_in_its_report(folder, tmp_path):
   specs = ['smoothing(noise=0.1, samples=200, radii="0,0.05,0.1", examples=8)']
   specs.append("certificate(loss_cap=5, examples=6, steps=5)")
