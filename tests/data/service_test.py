@@ -63,6 +63,7 @@ def _same(expected, found):
     np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
   "workers, start, share",
   [

@@ -159,6 +159,7 @@ SMALL = {
 }
 
 
+@pytest.mark.full
 def test_alf_leaves_the_encoder_alone(encoder, tmp_path):
   options = {**SMALL, "protocol": "alf", "labels": 0.5, "learning_rate": 0.03}
   result = adapt(encoder, tmp_path / "run", **options)

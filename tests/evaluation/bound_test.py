@@ -250,6 +250,7 @@ SMALL = {
 }
 
 
+@pytest.mark.full
 def test_the_reports_part(folders, tmp_path):
   options = {"eot": 2, "samples": 20, "loss_cap": 4.0, **SMALL}
   result = urkle_tf.assess(str(folders / "sampled"), output_dir=str(tmp_path / "report"), **options)

@@ -266,6 +266,7 @@ def test_prepared_images_are_scored(monkeypatch, capsys):
 # The whole.
 
 
+@pytest.mark.full
 def test_the_report_has_a_part_and_pictures(tmp_path, capsys):
   encoder = small_encoder()
   keras.utils.set_random_seed(0)

@@ -53,6 +53,7 @@ def test_an_error_within_it_restores_too(encoder):
   assert [layer.dtype_policy.name for layer in encoder.network._flatten_layers()] == before
 
 
+@pytest.mark.full
 def test_a_training_step_attacks_in_bfloat16_and_learns_in_float32(encoder, rng):
   views = rng.uniform(size=(4, 2, 8, 8, 3)).astype(np.float32)
   found = {}

@@ -195,6 +195,7 @@ def test_a_bad_batch_is_skipped_and_a_resume_skips_it_too(tmp_path, monkeypatch,
   assert [row["loss"] is None for row in rows] == [row["step"] == 6 for row in rows]
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("plain_runs")
 def test_many_bad_batches_in_a_row_end_the_run_with_evidence(tmp_path, monkeypatch):
   _poison(monkeypatch, 6, 7, 8, 9)
