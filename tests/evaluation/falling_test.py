@@ -95,6 +95,31 @@ def test_what_stays_goes_the_same_way(model, given, spec, norm):
   np.testing.assert_allclose(half[0], found[True][: COUNT // 2], atol=1e-5)
 
 
+class Above(Model):
+  """Puts class 1 above class 0 by a constant, and class 2 at 0; it counts the rows of its calls."""
+
+  classes = 3
+
+  def __init__(self, gap):
+    self.gap, self.rows = gap, []
+
+  def head(self, images, training=False):
+    tf.py_function(lambda x: self.rows.append(len(x)), [images], [])
+    return [[1.0, 1.0 + self.gap, 0.0]] + 0.0 * tf.reduce_sum(images, [1, 2, 3])[:, None]
+
+
+@pytest.mark.parametrize("gap, leaves", [(0.02, False), (0.5, True)])
+def test_an_image_leaves_only_where_rounding_cannot_bring_it_back(gap, leaves):
+  """What scores an adversary in the end may differ from what is attacked by its rounding."""
+  (plan,) = planning.read("apgd_ce(steps=12)", "linf", [0.1], (8, 8, 1), classes=3)
+  plan = dataclasses.replace(plan, ensemble="any")
+  model = Above(gap)
+  find = adversaries.adversary(model, plan, "deterministic", alone=True)
+  images, labels = tf.fill([4, 8, 8, 1], 0.5), tf.zeros([4], tf.int64)
+  find(images, labels, tf.constant([1, 2]), *plan.radius_and_step(0.1))
+  assert (sum(model.rows) < 4 * 12) is leaves
+
+
 def test_few_images_are_not_padded_to_a_whole_batch(model):
   seen, scorer = [], scoring.Scorer(model, 16)
   images = digits()[0][:16]
