@@ -182,5 +182,5 @@ def test_what_does_not_fit_is_one_line(encoders, tmp_path, top, message):
 
 
 def test_nothing_goes_on_top_of_a_classifier():
-  with pytest.raises(errors.UserError, match="go on top of an encoder: give --encoder"):
+  with pytest.raises(errors.UserError, match="need an encoder: give --encoder"):
     urkle_tf.assess("runs/classifier", head="knn")

@@ -46,7 +46,7 @@ def assess(given):
   del settings["regressor"]
   top = given.prototypes or given.head
   if top and not given.encoder:
-    raise errors.UserError("--prototypes and --head go on top of an encoder: give --encoder")
+    raise errors.UserError("--prototypes and --head need an encoder: give --encoder")
   path, made_here = given.encoder or given.classifier, "encoder" if given.encoder else "classifier"
   made_elsewhere = "foreign_encoder" if given.encoder and not top else "foreign"
   kind = made_elsewhere if top or foreign_models.is_foreign(path) else made_here

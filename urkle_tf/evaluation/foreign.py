@@ -91,7 +91,7 @@ class _Scores:
     return total / samples
 
   def _over_draws(self, images, seed, samples, change, add):
-    """The sum, such as `add` makes it, of changed values of so many calls; and their number."""
+    """The values of `samples` calls, each changed, combined by `add`; and how many there were."""
     if seed is None:
       seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
     draw = lambda i: change(self._values(images, distribution.fold(seed, i)))  # noqa: E731

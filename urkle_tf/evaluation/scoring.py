@@ -20,7 +20,7 @@ def pad(array, size):
 
 
 def padded(count, batch_size):
-  """The size that so many rows are padded to: few rows are worth another trace, but only one."""
+  """The size that `count` rows are padded to: their own if few, for one more trace, or a batch."""
   return count if 2 * count <= batch_size else batch_size
 
 

@@ -137,7 +137,7 @@ def _fit(context, plans, read):
   reasons = {plan.name: why for plan in plans if (why := hindrance(plan))}
   if reasons:
     context.notes |= {"skipped_attacks": list(reasons), "skipped_because": reasons}
-  plans = [plan for plan in plans if not hindrance(plan)]
+  plans = [plan for plan in plans if plan.name not in reasons]
   names = {plan.name for plan in plans}
   added = [name for name in _GRADIENT_FREE if name not in names]
   if added and theirs and context.metadata["gradients"]["zero"] >= foreign.MASKED:
