@@ -9,31 +9,6 @@ import pytest
 import urkle_tf
 from urkle_tf import doctor
 
-MEMINFO = "MemTotal:       25165824 kB\nMemFree:         1048576 kB\nMemAvailable:   18874368 kB\n"
-
-
-def test_memory_is_read_in_gib():
-  assert doctor.memory(MEMINFO) == (18.0, 24.0)
-  assert doctor.memory("MemTotal:  12 kB\n") is None
-
-
-@pytest.mark.parametrize(
-  ("build", "libraries", "hidden", "said"),
-  [
-    ({"is_cuda_build": False}, True, None, "built without CUDA"),
-    ({"is_cuda_build": True}, True, "-1", "CUDA_VISIBLE_DEVICES='-1' hides it"),
-    (
-      {"is_cuda_build": True, "cuda_version": "12.5.1", "cudnn_version": "9"},
-      False,
-      None,
-      r"libraries are missing \(CUDA 12.5.1 and cuDNN 9\): pip install 'urkle_tf\[gpu\]'",
-    ),
-    ({"is_cuda_build": True}, True, "0", "the libraries or the driver do not fit"),
-  ],
-)
-def test_why_a_gpu_is_not_seen(build, libraries, hidden, said):
-  assert re.search(said, doctor.why_unseen(build, libraries, hidden))
-
 
 def tensorflow(seen, cuda):
   """As much of TensorFlow as the doctor asks about GPUs."""

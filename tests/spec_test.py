@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from urkle_tf import attacks, errors, pretexts, robustness, spec
 from urkle_tf.data import augment, sources
-from urkle_tf.downstream import Protocol
 from urkle_tf.training import optimizers
 
 # A loaded machine may take long over one example.
@@ -128,19 +127,6 @@ def test_build_makes_the_plug_in_of_that_name():
   assert type(spec.build("robustness", "none", robustness.Robustness)) is robustness.Plain
   pretext = spec.build("pretexts", "simclr(denominator=all)", pretexts.Pretext)
   assert pretext.denominator == "all"
-
-
-def test_names_are_those_of_the_files():
-  folder = pathlib.Path(spec.__file__).parent / "robustness"
-  files = {file.stem for file in folder.glob("[!_]*.py")} - {"base"}
-  assert set(spec.names("robustness")) == files
-
-
-def test_every_protocol_that_is_named_is_one():
-  names = spec.names("downstream")
-  assert {"slf", "aff"} <= set(names)
-  for name in names:
-    assert issubclass(spec.plugin("downstream", name, Protocol), Protocol)
 
 
 def test_a_name_may_begin_with_base(tmp_path, monkeypatch):

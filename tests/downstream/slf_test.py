@@ -74,31 +74,6 @@ def test_a_finished_run(encoder, tmp_path, capsys):
   assert adapt(encoder, run, log_every=7) == result  # what is logged when changes nothing
 
 
-@pytest.mark.full
-def test_the_same_seed_gives_the_same_head(encoder, tmp_path):
-  options = {"epochs": 3, "augment": "crop(padding=1)", "augment_copies": 2}
-  heads = []
-  for name in ("a", "b"):
-    adapt(encoder, tmp_path / name, **options)
-    heads.append(export.load_classifier(tmp_path / name / "classifier").head.get_weights()[0])
-  np.testing.assert_array_equal(heads[0], heads[1])
-
-
-@pytest.mark.full
-def test_an_interrupted_head_is_trained_afresh(encoder, tmp_path):
-  whole = adapt(encoder, tmp_path / "cut", epochs=3)
-  for file in (tmp_path / "cut" / "classifier").glob("metadata.json"):
-    file.unlink()
-  for file in (tmp_path / "cut" / "classifier").glob("*.*"):
-    file.unlink()
-  again = (tmp_path / "cut" / "classifier").rename(tmp_path / "cut" / ".classifier.side")
-  result = adapt(encoder, tmp_path / "cut", epochs=3)
-  assert not again.exists()
-  rows = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
-  assert len(rows) == 3
-  assert result["loss"] == pytest.approx(whole["loss"], rel=1e-6)
-
-
 # While images pass through the encoder; while it learns.
 @pytest.mark.parametrize("at", [*slow(4), 12])
 def test_a_signal_ends_a_head_with_a_checkpoint(encoder, kept, signalled, tmp_path, at):

@@ -257,33 +257,6 @@ def test_standing_images_alone_give_the_same_worst_case(rng):
   assert [row["attacked"] for row in whole] == [source.size] * 4
 
 
-def test_progress_is_the_accuracy_over_the_images_so_far(rng, monkeypatch):
-  source, weights, bias = linear_problem(rng)
-  model = linear_classifier(weights, bias, 1e-3, stochastic=False)
-  notes = []
-
-  class Bar:
-    def __init__(self, name, total):
-      notes.append([])
-
-    def add(self, count, note):
-      notes[-1].append(note)
-
-  monkeypatch.setattr(attacked.progress, "Progress", Bar)
-  _, ((right, _),) = attack_rows(model, source, "linf", [0.02], batch_size=100)
-  shares = [right[:n].mean() for n in (100, 200, 300)]
-  assert notes == [[f"deterministic {100 * share:.1f}%" for share in shares]]
-  assert len(set(shares)) == 3
-  # What is not attacked again was broken before, and counts.
-  options = {"attacks": "fgsm,pgd", "standing": True, "batch_size": 100}
-  rows, details = attack_rows(model, source, "linf", [0.02], **options)
-  before, after = (right for right, _ in details)
-  assert before.sum() == rows[1]["attacked"] < 100
-  last = np.flatnonzero(before)[-1] + 1
-  assert notes[2] == [f"deterministic {100 * after[:last].mean():.1f}%"]
-  assert after[:last].mean() < 0.5  # of those that were attacked, nearly all stand
-
-
 @pytest.mark.full
 def test_a_mode_alone_is_attacked_as_it_is_beside_the_other(rng):
   source, weights, bias = linear_problem(rng)

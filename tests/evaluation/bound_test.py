@@ -273,27 +273,6 @@ def test_the_reports_part(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-  "vacuous, tight, sentence",
-  [
-    (True, True, "Vacuous: the bound is at least M"),
-    (True, False, "Vacuous with the root of the mean KL; with"),
-    (False, False, "Not vacuous: the bound is below M"),
-  ],
-)
-def test_the_report_says_whether_the_bound_is_vacuous(vacuous, tight, sentence):
-  from urkle_tf.evaluation import report
-  from urkle_tf.evaluation.report import document
-
-  numbers = "M clean_loss regulariser value measured_adversarial_loss regulariser_tight value_tight"
-  part = dict.fromkeys([*numbers.split(), "kl_mean", "cap_share", "epsilon"], 0.5)
-  part |= {"vacuous": vacuous, "vacuous_tight": tight, "norm": "linf", "examples": 3, "samples": 9}
-  part |= {"steps": 1, "restarts": 1, "loss_steps": 1}
-  config = {"dataset": "digits", "split": "test"}
-  text = document.markdown(report.parts({"config": config, "bound": part, "versions": {}}))
-  assert sentence in text
-
-
-@pytest.mark.parametrize(
   "changes, message",
   [
     ({"loss_cap": 2.3}, r"--loss_cap must be a number above ln\(10\) = 2.3026 for 10 classes"),

@@ -11,7 +11,6 @@ import urkle_tf
 from urkle_tf import errors, export, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import calibration, corrupted, corruptions
-from urkle_tf.evaluation.measurements import clean
 from urkle_tf.evaluation.measurements.corruptions import Corruptions
 from urkle_tf.evaluation.report import document, pictures
 from urkle_tf.networks.classifier import Classifier
@@ -117,61 +116,6 @@ def test_sums_of_bins_add_up(rng):
   found = calibration.reliability(sum(parts))
   assert sum(found["count"]) == 100
   assert_reliability(found, list(zip(values, labels, strict=True)))
-
-
-def test_the_pictures_show_the_figures(rng, tmp_path, monkeypatch):
-  source = flat_source(rng.integers(256, size=30))
-  score = light_meter(6.0)
-  found = corrupted.plan("fog,brightness", [2, 4], source)
-  part = corrupted.measure(score, source, found, batch_size=30)
-  values = score(source.images.astype(np.float32) / 255)
-  row = {"name": "pgd", "norm": "linf", "mode": "sampled"}
-  attacks = [
-    {**row, "epsilon": 8 / 255, **calibration.scores(values["deterministic"], source.labels)},
-    {
-      **row,
-      "epsilon": 8 / 255,
-      **calibration.scores(values["sampled"], source.labels),
-      "name": "fgsm",
-    },
-  ]
-  whole = {"clean": clean.of_modes(values, source.labels), "corruptions": part, "attacks": attacks}
-  drawn = []
-  original = pictures.canvas
-  monkeypatch.setattr(pictures, "canvas", lambda *size: drawn.append(original(*size)) or drawn[-1])
-
-  pictures.corruptions_figure(part, tmp_path / "corruptions.png")
-  (axes,) = drawn[0].axes
-  shown = np.asarray(axes.images[0].get_array(), np.float64)
-  texts = {text.get_position(): text.get_text() for text in axes.texts}
-  assert shown.shape == (3, 3)
-  for i, kind in enumerate(("fog", "brightness")):
-    for j, severity in enumerate(("2", "4")):
-      accuracy = 100 * part["by_type"][kind]["severities"][severity]["accuracy"]
-      assert shown[i, j] == pytest.approx(accuracy)
-      assert texts[j, i] == f"{accuracy:.1f}"
-    assert shown[i, 2] == pytest.approx(100 * part["by_type"][kind]["accuracy"])
-  assert shown[2] == pytest.approx(
-    [100 * part["by_severity"][s]["accuracy"] for s in ("2", "4")] + [100 * part["mean"]]
-  )
-
-  pictures.reliability_figure(whole, tmp_path / "reliability.png")
-  above, below = drawn[1].axes[:3], drawn[1].axes[3:]
-  wanted = {
-    "clean": whole["clean"]["reliability"],
-    "corrupted": part["reliability"],
-    "pgd, linf, 8/255": attacks[0]["reliability"],  # the lower accuracy of the two
-  }
-  assert [axes.get_title() for axes in above] == list(wanted)
-  for axes, counts, bins in zip(above, below, wanted.values(), strict=True):
-    filled = np.array(bins["count"]) > 0
-    _, points = axes.lines  # the diagonal and the points
-    np.testing.assert_allclose(points.get_xdata(), np.array(bins["confidence"])[filled])
-    np.testing.assert_allclose(points.get_ydata(), np.array(bins["accuracy"])[filled])
-    heights = [patch.get_height() for patch in counts.patches]
-    np.testing.assert_allclose(heights, np.array(bins["count"]) / sum(bins["count"]))
-  for file in ("corruptions.png", "reliability.png"):
-    assert (tmp_path / file).read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize(

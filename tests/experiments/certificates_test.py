@@ -6,7 +6,6 @@ import commands
 import pytest
 
 from experiments import certificates as script
-from urkle_tf import errors
 
 
 def kl_report(scale, largest):
@@ -49,23 +48,6 @@ def test_reports_become_a_page(work):
   assert "| AT | 90.0 | 80.0 | 70.0 | 5.0 |" in page
   assert "CIFAR-10 (JPEG):\n\nNot measured yet." in page
   assert json.loads(json.dumps(script._figures(found)))["mnist_at"]["smoothing"]
-
-
-def test_the_commands_of_rows(work):
-  (work / "teacher" / "encoder").mkdir(parents=True)
-  given = script._parsed([f"--work={work}", "--trained", f"mnist_simclr={work}/teacher"])
-  asked = script.jobs.read(given, "certificates", script.ROWS, "mnist")
-  rows = {row.name: row for row in script.ROWS}
-  texts = [stage.text for stage in script.stages(rows["mnist_distil"], 1, asked, given)]
-  assert f"distil(teacher={work}/teacher/encoder, start=true)" in texts[0]
-  assert "--noise=0.25" in texts[1]
-  assert "--certify='smoothing(noise=0.25" in texts[2]
-  first, *_ = script.stages(rows["mnist_simclr"], 0, asked, given)
-  assert f"--encoder={work}/teacher/encoder" in first.text  # nothing is trained
-  first, *_ = script.stages(rows["cifar10_distil"], 1, asked, given)
-  assert f"teacher={work}/cifar10_simclr-1/encoder" in first.text
-  with pytest.raises(errors.UserError, match="there is no encoder in it"):
-    script._parsed(["--trained", f"mnist_simclr={work}/nowhere"])
 
 
 @pytest.mark.full

@@ -39,24 +39,6 @@ def test_random_points_are_drawn_from_lists_and_ranges():
   assert len(script.points(script.read_values(["seed=0,1"]), 10)) == 2
 
 
-@pytest.mark.parametrize(
-  "texts, draws, words",
-  [
-    (None, None, "give --values"),
-    (["rate"], None, "write --values=name=value"),
-    (["rate=1", "rate=2"], None, "given twice"),
-    (["output_dir=a,b"], None, "cannot be swept"),
-    (["rate=2..1"], 3, "is empty"),
-    (["rate=0..1:log"], 3, "logarithm"),
-    (["rate=a..b"], 3, "cannot read the range"),
-    (["rate=1..2"], None, "give --random=N"),
-  ],
-)
-def test_mistakes_are_one_line(texts, draws, words):
-  with pytest.raises(errors.UserError, match=words):
-    script.points(script.read_values(texts), draws)
-
-
 def test_folders_are_named_after_the_values():
   assert script.folder_name({"beta": "0.1", "seed": "1"}) == "beta=0.1,seed=1"
   alike = [script.folder_name({"robustness": f"urkle(beta{sign}1)"}) for sign in "=+"]

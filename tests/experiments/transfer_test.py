@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import commands
 import pytest
@@ -10,15 +9,6 @@ from small_models import small_encoder
 
 from experiments import transfer as script
 from urkle_tf import export
-
-
-def test_encoders_have_names():
-  texts = ["Urkle=/a/encoder", "/runs/simclr/encoder", "/b/other"]
-  assert script.encoders(texts) == {
-    "Urkle": "/a/encoder",
-    "simclr": "/runs/simclr/encoder",
-    "other": "/b/other",
-  }
 
 
 def test_counts_are_at_most_those_there_are():
@@ -76,27 +66,6 @@ def test_the_table(tmp_path):
   cells = ["91.00 ± 1.41 (78.29 to 103.71)", "79.00 ± 1.41 (66.29 to 91.71)"]
   mu = "91.00 ± 0.00 (91.00 to 91.00) / 78.00 ± 1.41 (65.29 to 90.71)"
   assert f"| {' | '.join([*cells, mu])} |" in page
-
-
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    (["--tasks=digits"], "give --encoder=NAME=FOLDER"),
-    (["--encoder=a=nowhere"], "required: --tasks"),
-    (["--encoder=a=nowhere", "--tasks=digits"], "no folder 'nowhere'"),
-    (["--encoder=a=x", "--encoder=a=y", "--tasks=digits"], "its own name"),
-    (["--encoder=a=x", "--tasks=digits,digits"], "'digits' is given twice"),
-    (["--encoder=a=x", "--tasks=digits", "--seeds=0"], "--seeds must be at least 1"),
-  ],
-)
-def test_mistakes_end_in_one_line(monkeypatch, capsys, arguments, message):
-  monkeypatch.setattr(sys, "argv", ["transfer.py", *arguments])
-  with pytest.raises(SystemExit) as stopped:
-    script.jobs.main(script.transfer)
-  assert stopped.value.code == 2
-  (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith("error: ")
-  assert message in line
 
 
 # --- All of it, small ---

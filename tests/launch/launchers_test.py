@@ -67,13 +67,6 @@ def test_several_hosts_would_run():
   assert _checked(words) == ["--strategy=multi_worker", *FLAGS]
 
 
-@pytest.mark.parametrize("number", ["2", "x", "-1"])
-def test_a_number_that_no_host_has(number):
-  code, _, said = _dry("hosts.sh", number, "a:1,b:2")
-  assert code == 1
-  assert said == f"urkle_tf: the number must be from 0 to 1, got {number}"
-
-
 def _commands(folder, **scripts):
   """A folder of commands that stand in for others."""
   folder.mkdir()

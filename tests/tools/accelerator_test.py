@@ -1,14 +1,12 @@
 """tools/accelerator: programs that take the package's own steps, and encoders of what came back."""
 
 import importlib.util
-import io
 import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
-import tarfile
 import types
 import venv
 
@@ -17,7 +15,6 @@ import pytest
 import scripts
 import tensorflow as tf
 from cases import slow
-from PIL import Image
 from small_models import RUN
 from tensorflow.compiler.mlir.stablehlo import stablehlo
 from tensorflow.compiler.tf2xla.python import xla
@@ -206,14 +203,6 @@ def test_no_operation_is_left_that_gpus_refuse(programs, name, request):
   assert str(scripts.ROOT).encode() not in found
 
 
-@pytest.mark.full
-def test_what_is_exported_names_no_folder(student):
-  described = json.loads((student / arrays.DESCRIPTION).read_text())
-  assert described["settings"]["pretext"] == "distil(teacher=start, start=True)"
-  assert str(student.parent) not in json.dumps(described)
-  assert described["settings"]["loc"] == "sphere"
-
-
 @pytest.mark.parametrize(
   "options, words",
   [({"augment_on_device": False}, "--augment_on_device"), ({"augment": "augmix"}, "device")],
@@ -226,26 +215,6 @@ def test_mistakes_of_an_export_end_in_one_line(options, words, tmp_path):
     export.export_step(job, tmp_path)
   assert "\n" not in str(caught.value)
   assert list(tmp_path.iterdir()) == []
-
-
-def test_averages_are_the_encoder_that_is_saved(tmp_path):
-  """Copies among what is drawn anew stay copies."""
-  with (
-    pytest.MonkeyPatch.context() as patch,
-    jobs.prepared({**TEACHER, "ema": 0.9}) as job,
-  ):
-    patch.setattr(arrays, "LARGE", KERNELS)
-    export.export_step(job, tmp_path, redraw=True)
-    described, state = arrays.read_program(tmp_path)
-    (batch,) = job.views().take(1)
-    job.learner.step(batch)
-    weights, averages = job.learner.encoder.network.weights, job.learner._averages
-    assert not set(described["start"]) & set(described["encoder"])
-    for weight, start, average in zip(weights, described["start"], described["encoder"]):
-      np.testing.assert_array_equal(state[start], state[average])
-      position = int(average.partition("_")[0])
-      assert job.state[position].shape == weight.shape
-      assert any(job.state[position] is variable for variable in averages)
 
 
 # --- What comes back ---
@@ -351,27 +320,6 @@ def judged(files, about, images, mean, scale):
   np.testing.assert_allclose(found[1], scale, atol=1e-4)
 
 
-@pytest.mark.full
-def test_weights_of_2026_11_26_say_less(tmp_path, rng):
-  """Settings without loc, and of images whose size is not said; all the way to a folder."""
-  files, about, named = random_weights("dense", tmp_path, robustness="none", learning_rate=0.2)
-  del about["batch"], about["settings"]["loc"]
-  about["teacher_settings"] = about.pop("settings")
-  (tmp_path / "about.json").write_text(json.dumps(about))
-  arguments = (tmp_path / "encoder", files, tmp_path / "about.json", "teacher_settings")
-  with pytest.raises(errors.UserError, match="--image_shape"):
-    encoders.make(*arguments)
-  folder = encoders.make(*arguments, image_shape=(16, 16, 3), changed=[("learning_rate", 0.5)])
-  encoder = urkle_tf.load_encoder(folder)
-  images = rng.uniform(size=(3, 16, 16, 3)).astype(np.float32)
-  mean, _ = numpy_encoder(images, named, "dense")
-  np.testing.assert_allclose(encoder(images).loc, mean, atol=1e-4 * np.abs(mean).max())
-  metadata = encoder.metadata
-  assert metadata["loc"] == "dense"
-  assert metadata["stochastic"] is False
-  assert metadata["settings"]["learning_rate"] == 0.5
-
-
 @pytest.mark.parametrize(
   "flags, words",
   [
@@ -407,30 +355,6 @@ def test_weights_travel_in_parts(tmp_path, monkeypatch, rng):
   for own, other in zip(values, found, strict=True):
     assert other.dtype == (np.float16 if own.size > arrays.LARGE else np.float32)
     np.testing.assert_allclose(other, own, rtol=1e-3, atol=1e-6)
-
-
-def test_images_are_read_from_an_archive(tmp_path, monkeypatch, rng):
-  monkeypatch.setattr(arrays.tempfile, "gettempdir", lambda: str(tmp_path))
-  pictures = {
-    f"{split}/{label}/{number}.png": rng.integers(0, 256, (5, 4, 3), np.uint8)
-    for split, label, number in [("train", "cat", 0), ("train", "dog", 0), ("test", "dog", 7)]
-  }
-  with tarfile.open(tmp_path / "images.tar.xz", "w:xz") as archive:
-    for name, pixels in pictures.items():
-      content = io.BytesIO()
-      Image.fromarray(pixels).save(content, "png")
-      member = tarfile.TarInfo(name)
-      member.size = content.tell()
-      content.seek(0)
-      archive.addfile(member, content)
-  data = arrays.read_images(tmp_path / "images.tar.xz")
-  assert set(data) == {f"{s}_{kind}" for s in ("train", "test") for kind in ("images", "labels")}
-  assert sorted(data["train_labels"]) == [0, 1]
-  for image, label in zip(data["train_images"], data["train_labels"]):
-    np.testing.assert_array_equal(image, pictures[f"train/{('cat', 'dog')[label]}/0.png"])
-  np.testing.assert_array_equal(data["test_images"][0], pictures["test/dog/7.png"])
-  monkeypatch.setattr(arrays, "_decoded", None)  # the second time they are only read
-  assert arrays.read_images(tmp_path / "images.tar.xz")["test_labels"].tolist() == [1]
 
 
 # --- There ---
@@ -496,21 +420,6 @@ def test_a_training_by_steps_sees_every_image_of_an_epoch_once(trains):
     np.testing.assert_array_equal(images, np.concatenate([labels for _, labels in epoch]))
     assert len(set(images)) == 8
   assert script.train("a", Steps(time, steps=40), DATA, 107, lambda **_: None)[0] == 1.5
-
-
-@pytest.mark.parametrize(
-  "options, data, until, words",
-  [
-    ({"steps": 2, "loss": np.nan}, DATA, 200, "not finite"),
-    ({"steps": 2}, [rows[:3] for rows in DATA], 200, "3 images"),
-    ({"steps": 2}, DATA, 90, "no time"),
-    ({}, DATA, float("inf"), "no time"),
-  ],
-)
-def test_a_training_that_cannot_go_on_says_so(options, data, until, words, trains):
-  script, time = trains
-  with pytest.raises(SystemExit, match=words):
-    script.train("a", Steps(time, **options), data, until, lambda **_: None)
 
 
 @pytest.fixture(scope="module")

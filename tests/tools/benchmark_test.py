@@ -112,13 +112,3 @@ def test_our_attack_and_theirs_do_the_same_work(benchmark):
     assert 0.099 < change.max() <= 0.1 + 1e-6
     assert adversaries.min() >= 0
     assert adversaries.max() <= 1
-
-
-def test_mistakes_end_in_one_line(benchmark, capsys):
-  with pytest.raises(SystemExit) as ended:
-    benchmark.jobs.main(lambda: benchmark.main([*TINY, "--encoder=resnet19"]))
-  assert ended.value.code == 2
-  printed = capsys.readouterr()
-  assert printed.out == ""
-  assert printed.err.startswith("error: ")
-  assert printed.err.count("\n") == 1

@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 from small_models import RUN
 from tensorboard.backend.event_processing import event_accumulator
-from tensorboard.plugins.hparams import plugin_data_pb2
 
 from urkle_tf import export
 from urkle_tf.data import sources
@@ -27,46 +25,6 @@ def run(tmp_path_factory):
   )
   events.Reload()
   return folder, events
-
-
-def test_the_first_group_tells_whether_the_run_is_healthy(run):
-  _, events = run
-  scalars = [
-    tag
-    for tag in events.Tags()["tensors"]
-    if events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"
-  ]
-  first = sorted(scalars)[0].split("/")[0]
-  assert {tag for tag in scalars if tag.startswith(f"{first}/")} == {
-    f"1_health/{name}"
-    for name in ("0_warnings", "loss", "kl", "attack_objective", "effective_rank", "sigma_mean")
-  }
-  for name, group in (("loss", "loss"), ("sigma_mean", "sigma")):
-    again = [tf.make_ndarray(e.tensor_proto) for e in events.Tensors(f"{group}/{name}")]
-    shown = [tf.make_ndarray(e.tensor_proto) for e in events.Tensors(f"1_health/{name}")]
-    assert shown == again
-    assert len(shown) == 2
-
-
-def test_flags_are_told_as_text(run):
-  folder, events = run
-  (event,) = events.Tensors("flags")
-  (text,) = tf.make_ndarray(event.tensor_proto).ravel()
-  lines = text.decode().splitlines()
-  assert "    --robustness=urkle(beta=0.1)" in lines
-  assert "    --epochs=2" in lines
-  assert str(folder) not in text.decode()
-
-
-def test_runs_can_be_compared_by_their_settings(run):
-  _, events = run
-  content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-  started = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
-  assert started.hparams["robustness"].string_value == "urkle(beta=0.1)"
-  assert started.hparams["epsilon"].number_value == 0.1
-  content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
-  experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
-  assert "1_health/loss" in {metric.name.tag for metric in experiment.metric_infos}
 
 
 def test_the_projector_shows_images_before_and_after_the_attack(run):

@@ -241,12 +241,6 @@ def test_checkpoints_of_trainings_by_steps_hold_no_clock():
   assert sorted([*states[0], "scalar"]) == states[1]
 
 
-def test_a_training_without_either_has_100_epochs():
-  with jobs.prepared({**SMALL, "output_dir": None}) as job:
-    assert job.settings["epochs"] == 100
-    assert job.steps == 400
-
-
 @pytest.mark.full
 def test_the_forecast_says_how_many_epochs_it_will_be():
   found = forecast.forecast(timed_steps=2, **SMALL, minutes=3.0, attack_schedule="rising(first=1)")
