@@ -207,33 +207,8 @@ def test_version():
   assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
 
 
-@pytest.mark.parametrize(
-  "command, main, names",
-  [
-    (
-      "train",
-      ["dataset", "output_dir", "pretext", "robustness", "epsilon"],
-      ["beta_warmup_epochs", "strategy"],
-    ),
-    ("finetune", ["encoder", "output_dir", "protocol", "labels"], ["augment_copies"]),
-    ("evaluate", ["classifier", "output_dir", "attacks", "html"], ["representation_examples"]),
-    ("embed", ["encoder", "dataset", "projector_examples"], []),
-  ],
-)
-def test_help_fits_a_screen_and_helpfull_lists_all(command, main, names):
+@pytest.mark.parametrize("command", ["train", "finetune", "evaluate", "embed"])
+def test_help(command):
   done = _process("-m", f"urkle_tf.{command}", "--help")
   assert (done.returncode, done.stderr) == (0, "")
-  lines = done.stdout.splitlines()
-  assert len(lines) <= 24
-  assert max(map(len, lines)) <= 80
   assert f"python -m urkle_tf.{command}" in done.stdout
-  full = _process("-m", f"urkle_tf.{command}", "--helpfull")
-  assert (full.returncode, full.stderr) == (0, "")
-  found = [
-    re.findall(r"^  --(?:\[no\])?(\w+) ", text, re.MULTILINE) for text in (done.stdout, full.stdout)
-  ]
-  assert set(main) <= set(found[0])
-  assert {*main, *names, "verbosity"} <= set(found[1])
-  assert len(found[1]) == len(set(found[1]))
-  common = [name for name in found[1] if name in found[0]]
-  assert found[1][: len(common) - 1] == common[:-1]  # the main ones first, then the rest

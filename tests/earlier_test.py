@@ -18,6 +18,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from alike import same
 from cases import slow
 
 import urkle_tf
@@ -78,8 +79,7 @@ def test_a_run_is_resumed(earlier):
   weights, known = (
     urkle_tf.load_encoder(folder).network.get_weights() for folder in ("run/encoder", "encoder")
   )
-  for one, other in zip(weights, known, strict=True):
-    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+  same(weights, known, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name, settings", [("head", HEAD), *slow(("aff", AFF))])

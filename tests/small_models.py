@@ -1,11 +1,13 @@
 """Small models, runs and data that several tests share."""
 
+import contextlib
+
 import keras
 import numpy as np
 from sklearn import datasets, neighbors
 
 import urkle_tf
-from urkle_tf import networks
+from urkle_tf import attacks, networks, pretexts, robustness
 from urkle_tf.data import augment, pipeline, sources
 from urkle_tf.networks.classifier import Classifier
 
@@ -39,6 +41,36 @@ def small_encoder():
   for _ in range(30):
     encoder(images[:200], training=True)
   return encoder
+
+
+def tiny_encoder(latent_dim=6, **options):
+  """An untrained encoder of images [8, 8, 1], the same at each call."""
+  keras.utils.set_random_seed(0)
+  backbone = networks.convnet((8, 8, 1), width=4, layers=2)
+  return networks.GaussianEncoder(backbone, latent_dim, **{"loc": "dense", **options})
+
+
+def tiny_trainer(scheme=None, attack=None, pretext=None, optimizer="sgd", **options):
+  """A compiled trainer of a `tiny_encoder`; what is None is SimCLR, Urkle and PGD of two steps."""
+  trainer = urkle_tf.Trainer(
+    tiny_encoder(),
+    pretext or pretexts.SimCLR(projector=8, projection=4),
+    scheme or robustness.Urkle(beta=0.1),
+    attack or attacks.PGD(attacks.Linf(0.1), steps=2),
+    **options,
+  )
+  trainer.compile(optimizer)
+  return trainer
+
+
+@contextlib.contextmanager
+def precision(policy):
+  """Within its block networks are built in another precision."""
+  keras.mixed_precision.set_global_policy(policy)
+  try:
+    yield
+  finally:
+    keras.mixed_precision.set_global_policy("float32")
 
 
 def small_classifier(encoder, seed=0):

@@ -443,7 +443,10 @@ PAGES = {
   "api/sharing.md": Page(slow=True),
   "walks/measurement.md": Page(
     measurement_walk,
-    {"--output_dir=REPORT": f"--output_dir=REPORT --examples=20 {QUICK} --attacks=fgsm"},
+    {
+      "--output_dir=REPORT": f"--output_dir=REPORT --examples=20 {QUICK} --attacks=fgsm "
+      "--representation_examples=0"
+    },
     check=measurement_walked,
   ),
   "../README.md": Page(

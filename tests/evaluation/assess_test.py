@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from cases import slow
+from cases import refused, slow
 from scipy import stats
 from sklearn import metrics
 from small_models import small_encoder
@@ -501,9 +501,8 @@ def test_attack_specs():
   ],
 )
 def test_wrong_attacks_are_one_line(text, norm, epsilon, message):
-  with pytest.raises(errors.UserError, match=message) as caught:
+  with refused(match=message):
     planning.read(text, norm, [epsilon], SHAPE, classes=2)
-  assert "\n" not in str(caught.value)
 
 
 # A model that looks its scores up in a table: nothing of it has a gradient.
@@ -825,9 +824,8 @@ def test_an_encoder_alone_needs_no_labels(folders, tmp_path):
 )
 def test_mistakes_are_one_line_and_leave_no_folder(folders, tmp_path, changes, message):
   arguments = {"classifier": str(folders / "sampled"), "output_dir": str(tmp_path / "report")}
-  with pytest.raises(errors.UserError, match=message) as caught:
+  with refused(match=message):
     urkle_tf.assess(**arguments | changes)
-  assert "\n" not in str(caught.value)
   assert not (tmp_path / "report").exists()
 
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from small_models import photographs, small_encoder
+from small_models import small_encoder
 
 import urkle_tf
 from urkle_tf import errors, export
@@ -122,11 +122,3 @@ def test_mistakes_are_one_line(tmp_path, rng, measure, message):
   file = linear(two_halves(rng), tmp_path / "linear.keras")
   with pytest.raises(errors.UserError, match=message):
     urkle_tf.assess(encoder=file, measure=measure, **DATA)
-
-
-def test_scores_of_other_sizes_are_refused(tmp_path, rng):
-  file = linear(two_halves(rng), tmp_path / "linear.keras")
-  (tmp_path / "photos").mkdir()
-  photographs(tmp_path / "photos", size=12)
-  with pytest.raises(errors.UserError, match="the encoder takes images of 8x8x1, but"):
-    urkle_tf.assess(encoder=file, dataset=f"folder:{tmp_path / 'photos'}", split="all")

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -102,31 +101,3 @@ def test_the_hub_is_asked_for_in_one_line(folder, monkeypatch):
   monkeypatch.setitem(sys.modules, "huggingface_hub", None)
   with pytest.raises(errors.UserError, match="pip install huggingface_hub"):
     urkle_tf.push_to_hub(folder, "somebody/encoder")
-
-
-def test_the_hub_gets_the_folder(folder, report, monkeypatch):
-  calls = []
-
-  class HfApi:
-    def __init__(self, token=None):
-      calls.append(("token", token))
-
-    def create_repo(self, repo_id, private, exist_ok):
-      calls.append((repo_id, private, exist_ok))
-
-    def upload_folder(self, repo_id, folder_path, **options):
-      calls.append((repo_id, folder_path, options))
-      return "done"
-
-  hub = types.ModuleType("huggingface_hub")
-  hub.HfApi = HfApi
-  monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-  assert urkle_tf.push_to_hub(folder, "me/robust", report[0], token="x") == "done"
-  assert calls == [
-    ("token", "x"),
-    ("me/robust", True, True),
-    ("me/robust", str(folder), {"token": "x"}),
-  ]
-  assert "model-index" in (folder / "README.md").read_text()
-  with pytest.raises(errors.UserError):
-    urkle_tf.push_to_hub(folder.parent / "nowhere", "me/robust")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import slow
-from small_models import digits, small_encoder
+from small_models import digits, precision, small_encoder
 
 from urkle_tf import attacks, errors, export, networks
 from urkle_tf.export import description
@@ -117,11 +117,8 @@ def test_a_changed_encoder_has_another_fingerprint(folder, tmp_path):
 
 
 def test_low_precision_stays_inside(tmp_path):
-  keras.config.set_dtype_policy("mixed_bfloat16")
-  try:
+  with precision("mixed_bfloat16"):
     encoder = small_encoder()
-  finally:
-    keras.config.set_dtype_policy("float32")
   export.export_encoder(encoder, tmp_path / "encoder")
   images = tf.constant(digits()[0][:3])
   loaded = tf.saved_model.load(str(tmp_path / "encoder"))

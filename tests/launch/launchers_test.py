@@ -14,7 +14,6 @@ import time
 
 import loopback
 import pytest
-import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
@@ -101,24 +100,6 @@ def test_a_node_of_slurm_would_run(tmp_path):
   }
   assert _checked(["python", *words]) == ["--strategy=multi_worker", *FLAGS]
   assert _dry("slurm.sh", *FLAGS, PATH=path)[0] == 1  # not within a job
-
-
-def test_kubernetes_restarts_what_can_go_on():
-  job = yaml.safe_load((LAUNCH / "kubernetes.yaml").read_text())
-  assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "TFJob")
-  worker = job["spec"]["tfReplicaSpecs"]["Worker"]
-  assert worker["restartPolicy"] == "ExitCode"
-  assert worker["replicas"] > 1
-  pod = worker["template"]["spec"]
-  (container,) = pod["containers"]
-  assert container["name"] == "tensorflow"
-  flags = _checked([*container["command"], *container["args"]])
-  assert "--strategy=multi_worker" in flags
-  mounted = {mount["name"] for mount in container["volumeMounts"]}
-  assert mounted == {volume["name"] for volume in pod["volumes"]}
-  assert pod["terminationGracePeriodSeconds"] >= 60
-  (config,) = (flag for flag in flags if flag.startswith("--flagfile="))
-  assert (ROOT / config.removeprefix("--flagfile=")).exists()
 
 
 def _clone(folder):

@@ -1,6 +1,5 @@
 """Keras's private parts: in one module, and refused in one line where they are missing."""
 
-import ast
 import pathlib
 import re
 
@@ -12,28 +11,6 @@ from urkle_tf.data import keras_cv_recipes
 from urkle_tf.networks import keras_private
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-NAMES = {name for _, name in keras_private._PARTS} | {"_reduction_axes", "_nodes_by_depth"}
-
-
-def used(source):
-  """The private parts of Keras that a module's text uses."""
-  for node in ast.walk(ast.parse(source)):
-    if isinstance(node, ast.Attribute | ast.FunctionDef):
-      name = node.attr if isinstance(node, ast.Attribute) else node.name
-      if name in NAMES or name == "_functional":
-        yield name
-    elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("keras.src"):
-      yield node.module
-    elif isinstance(node, ast.Import):
-      yield from (alias.name for alias in node.names if alias.name.startswith("keras.src"))
-
-
-def test_no_other_module_uses_them():
-  files = {str(file.relative_to(ROOT)): file for file in (ROOT / "urkle_tf").rglob("*.py")}
-  found = {name: set(used(file.read_text("utf-8"))) for name, file in files.items()}
-  assert {"keras.src", "_moments"} <= found.pop("urkle_tf/networks/keras_private.py")
-  assert found.pop("urkle_tf/data/keras_cv_recipes.py") == {"_flatten_layers"}  # of keras-cv
-  assert {name: names for name, names in found.items() if names} == {}
 
 
 @pytest.mark.parametrize("number", range(len(keras_private._PARTS)))

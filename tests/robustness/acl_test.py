@@ -5,30 +5,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from alike import same
+from norms import assert_inside
 from plain_losses import nt_xent_loop
-from small_models import RUN
+from small_models import tiny_trainer
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
 from urkle_tf.data import augment, pipeline, sources
-from urkle_tf.training import pretraining
 
 EPSILON = 0.05
 FORMS = ("ds", "a2a", "a2s")
 
 
 def _trainer(form="ds", steps=None, augment=None, **options):
-  keras.utils.set_random_seed(0)
-  trainer = urkle_tf.Trainer(
-    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense"),
-    pretexts.SimCLR(projector=8, projection=4),
-    robustness.ACL(form, **options),
-    attacks.PGD(attacks.Linf(EPSILON), steps=5),
-    augment=augment,
-    steps=steps,
-  )
-  trainer.compile(keras.optimizers.SGD(0.05))
-  return trainer
+  attack = attacks.PGD(attacks.Linf(EPSILON), steps=5)
+  optimizer = keras.optimizers.SGD(0.05)
+  scheme = robustness.ACL(form, **options)
+  return tiny_trainer(scheme, attack, optimizer=optimizer, augment=augment, steps=steps)
 
 
 def _embed(trainer, images, stream, training=False):
@@ -75,17 +69,14 @@ def test_objective_is_the_contrast_of_the_forms_tuple(trainer, views):
     expected = np.repeat(nt_xent_loop(embed(near[:, 0], near[:, 1]), clean), 2)
   found = _objective(trainer, views)(tf.constant(neighbours))
   np.testing.assert_allclose(found, expected, rtol=2e-4)
-  for variable, value in zip(trainer.variables, before, strict=True):
-    np.testing.assert_array_equal(variable, value)
+  same(trainer.variables, before)
 
 
 def test_the_attack_raises_the_objective_inside_the_ball(trainer, views):
   objective, clean = _objective(trainer, views), trainer.robustness.targets(views)
   found, _ = trainer.adversaries(views, None, tf.constant([0, 1]))
   assert found.shape == clean.shape
-  assert np.abs(found - clean).max() <= EPSILON + 1e-6
-  assert found.numpy().min() >= 0
-  assert found.numpy().max() <= 1
+  assert_inside(found, clean, "linf", EPSILON)
   assert np.all(np.abs(found - clean).max((2, 3, 4)) > EPSILON / 2)  # all that are attacked move
   rows = lambda x: tf.cast(tf.reshape(x, [-1, 8, 8, 1]), tf.float32)  # noqa: E731
   signs = np.sign(np.random.default_rng(0).normal(size=(20, *clean.shape)))
@@ -163,8 +154,7 @@ def test_a_steps_loss_is_that_of_each_member_in_its_stream(form, views):
   # Each stream's statistics are those of its own images alone.
   found = [v.numpy() for v in trainer.weights if "moving" in v.path]
   assert len(found) == {"a2a": 8, "a2s": 16, "ds": 16}[form]
-  for one, other in zip(found, statistics, strict=True):
-    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+  same(found, statistics, rtol=1e-4, atol=1e-6)
 
 
 def test_one_form_needs_one_stream(views):
@@ -248,59 +238,11 @@ def test_the_moving_average_is_of_weights_and_statistics_of_both_streams(views):
   with trainer.averaged() as encoder:
     assert encoder is trainer.encoder
     found = online()
-  for one, other in zip(found, expected, strict=True):
-    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+  same(found, expected, rtol=1e-5, atol=1e-6)
   for weight, one, current in zip(trainer.encoder.weights, found, weights, strict=True):
     moved = np.abs(one - current).max() > 1e-5
     assert moved != ("raw_scale" in weight.path)  # z = loc: nothing moves the scale
-  for one, other in zip(online(), weights, strict=True):  # and they are back
-    np.testing.assert_array_equal(one, other)
-
-
-def test_without_a_moving_average_the_encoder_is_what_it_is(views):
-  trainer = _trainer()
-  weights = [v.numpy() for v in trainer.encoder.weights]
-  with trainer.averaged():
-    for one, other in zip(trainer.encoder.weights, weights, strict=True):
-      np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.full
-def test_a_run_exports_the_average_of_both_streams(tmp_path, monkeypatch):
-  """As DynACL, to the end: what is exported, and a classifier on the clean stream."""
-  seen, export_encoder = [], pretraining.export.export_encoder
-
-  def spy(encoder, *arguments):
-    seen.append((encoder, [v.numpy() for v in encoder.weights]))
-    return export_encoder(encoder, *arguments)
-
-  monkeypatch.setattr(pretraining.export, "export_encoder", spy)
-  result = urkle_tf.pretrain(
-    output_dir=str(tmp_path / "run"),
-    pretext="simclr(projector=8, projection=4)",
-    robustness="acl(anneal=2, adversarial_weight=2/3, ema=0.9)",
-    **{**RUN, "epochs": 1, "attack_steps": 1},
-  )
-  ((encoder, exported),) = seen
-  online = [v.numpy() for v in encoder.weights]
-  assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(exported, online, strict=True))
-  for variable, value in zip(encoder.weights, exported, strict=True):
-    variable.assign(value)
-  folder = tmp_path / "run" / "encoder"
-  assert result["encoder"] == str(folder)
-  images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype("float32")
-  for stream, place in (("adversarial", folder), ("clean", folder / "clean")):
-    loaded = urkle_tf.load_encoder(place)
-    assert loaded.metadata["stream"] == stream
-    assert loaded.metadata["stochastic"] is False
-    expected = encoder(images, stream=stream).loc
-    np.testing.assert_allclose(loaded(images).loc, expected, atol=1e-6)
-  adapted = urkle_tf.adapt(
-    encoder=str(folder / "clean"), output_dir=str(tmp_path / "head"), split="train[:48]", epochs=1
-  )
-  classifier = urkle_tf.load_classifier(adapted["classifier"])
-  found = classifier.network(images)["loc"]
-  np.testing.assert_allclose(found, encoder(images, stream="clean").loc, atol=1e-6)
+  same(online(), weights)  # and they are back
 
 
 def test_pretexts_without_a_contrast_are_refused():

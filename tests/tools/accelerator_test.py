@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import scripts
 import tensorflow as tf
+from alike import same
 from cases import slow
 from small_models import RUN
 from tensorflow.compiler.mlir.stablehlo import stablehlo
@@ -167,8 +168,7 @@ def test_the_students_program_is_given_its_teacher(programs, student, tmp_path):
 def test_the_encoder_at_its_start_is_written(student):
   folder = student.parent
   start, begun = (urkle_tf.load_encoder(folder / name).network for name in ("start", "begun"))
-  for own, other in zip(start.trainable_weights, begun.trainable_weights, strict=True):
-    np.testing.assert_array_equal(own, other)
+  same(start.trainable_weights, begun.trainable_weights)
 
 
 @pytest.mark.full

@@ -8,9 +8,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import refused
+from small_models import tiny_trainer
 
 import urkle_tf
-from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf import attacks
 from urkle_tf.data import sources
 from urkle_tf.networks.kl import kl_objective
 from urkle_tf.training import attack_schedules, jobs
@@ -100,18 +102,7 @@ class _Metrics:
 
 
 def _trainer(attack, schedule, **options):
-  keras.utils.set_random_seed(0)
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense")
-  trainer = urkle_tf.Trainer(
-    encoder,
-    pretexts.SimCLR(projector=8, projection=4),
-    robustness.Urkle(beta=0.1),
-    attack,
-    schedule=schedule,
-    **options,
-  )
-  trainer.compile("sgd")
-  return trainer
+  return tiny_trainer(attack=attack, schedule=schedule, **options)
 
 
 def test_a_weak_attack_is_found_out_and_strengthened(rng, caplog):
@@ -212,8 +203,6 @@ def test_what_looks_at_an_encoder_stays_in_the_ball():
   ],
 )
 def test_mistakes_end_in_one_line(tmp_path, options, words):
-  with pytest.raises(errors.UserError) as caught:
+  with refused(words):
     urkle_tf.pretrain(output_dir=str(tmp_path / "run"), **{**SMALL, **options})
-  assert words in str(caught.value)
-  assert "\n" not in str(caught.value)
   assert not (tmp_path / "run").exists()

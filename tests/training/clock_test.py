@@ -14,10 +14,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import slow
+from alike import same
+from cases import refused, slow
+from small_models import tiny_trainer
 
 import urkle_tf
-from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf import attacks, robustness
 from urkle_tf.training import (
   attack_schedules,
   checkpoints,
@@ -56,15 +58,7 @@ def _column(folder, name):
 
 
 def _trainer(attack=None, **options):
-  keras.utils.set_random_seed(0)
-  return urkle_tf.Trainer(
-    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense"),
-    pretexts.SimCLR(projector=8, projection=4),
-    robustness.Urkle(beta=1.0),
-    attack or attacks.PGD(attacks.Linf(0.1), steps=2),
-    by_clock=True,
-    **options,
-  )
+  return tiny_trainer(robustness.Urkle(beta=1.0), attack, by_clock=True, **options)
 
 
 def _views(n=8, steps=1):
@@ -117,8 +111,7 @@ def test_the_added_terms_rise_by_the_clock_on_one_replica_and_on_two(mirrored):
       assert row["loss"] == pytest.approx(row["nt_xent"] + risen * row["kl"], rel=1e-4)
       assert row["kl"] > 1e-3
     weights.append([v.numpy() for v in trainer.encoder.variables])
-  for one, two in zip(*weights, strict=True):
-    np.testing.assert_allclose(one, two, atol=2e-5)
+  same(*weights, atol=2e-5)
 
 
 def test_rising_attacks_follow_the_clock():
@@ -269,8 +262,6 @@ def test_the_forecast_says_how_many_epochs_it_will_be():
   ],
 )
 def test_mistakes_end_in_one_line(tmp_path, options, words):
-  with pytest.raises(errors.UserError) as caught:
+  with refused(words):
     _pretrain(tmp_path / "run", **{"minutes": 2.0, **options})
-  assert words in str(caught.value)
-  assert "\n" not in str(caught.value)
   assert not (tmp_path / "run").exists()

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import slow
+from alike import same
+from cases import refused, slow
 from hypothesis import strategies as st
 from interruptions import copied
 
@@ -157,8 +158,7 @@ def test_a_bad_batch_is_skipped_and_a_resume_skips_it_too(tmp_path, monkeypatch,
   assert all(np.isfinite(values).all() for values in _network(tmp_path / "whole"))
   killed(lambda: _pretrain(tmp_path / "killed", checkpoint_every=6), saves=1)
   _pretrain(tmp_path / "killed", checkpoint_every=6)
-  for one, other in zip(_network(tmp_path / "killed"), _network(tmp_path / "whole"), strict=True):
-    np.testing.assert_array_equal(one, other)
+  same(_network(tmp_path / "killed"), _network(tmp_path / "whole"))
   rows = _rows(tmp_path / "whole")
   assert [(row["step"], row["skipped_steps"]) for row in rows] == [
     *[(3, 0), (4, 0), (5, 0), (6, 1), (8, 2), (9, 2), (10, 2), (12, 2)],
@@ -274,8 +274,7 @@ def test_init_from_another_run(whole, tmp_path):
   _pretrain(tmp_path, init_from=str(whole[0]), epochs=1, learning_rate=1e-20, robustness="none")
   network = urkle_tf.load_encoder(str(tmp_path / "encoder")).network
   earlier = urkle_tf.load_encoder(str(whole[0] / "encoder")).network
-  for one, other in zip(network.trainable_weights, earlier.trainable_weights, strict=True):
-    np.testing.assert_array_equal(one, other)
+  same(network.trainable_weights, earlier.trainable_weights)
 
 
 @pytest.mark.full
@@ -356,10 +355,8 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
   ],
 )
 def test_mistakes_end_in_one_line(tmp_path, options, words):
-  with pytest.raises(errors.UserError) as caught:
+  with refused(words):
     _pretrain(tmp_path, **options)
-  assert words in str(caught.value)
-  assert "\n" not in str(caught.value)
   assert not (tmp_path / "encoder").exists()
 
 
@@ -380,8 +377,7 @@ def test_steps_of_one_execution_are_the_same_steps(whole, tmp_path):
   assert list(twos) == [4, 6, 8, 10, 12]
   # Means begin after the row before: those of the last two steps alone begin at the same step.
   assert twos[12]["loss"] == pytest.approx(ones[12]["loss"], rel=1e-5)
-  for one, two in zip(_network(whole[0]), _network(tmp_path), strict=True):
-    np.testing.assert_allclose(two, one, atol=1e-6)
+  same(_network(tmp_path), _network(whole[0]), atol=1e-6)
   with pytest.raises(errors.UserError, match="=3 does not divide the 4 steps of an epoch"):
     _pretrain(tmp_path / "other", steps_per_execution=3)
 
