@@ -85,11 +85,7 @@ def test_a_run_is_resumed(earlier):
 @pytest.mark.parametrize("name, settings", [("head", HEAD), *slow(("aff", AFF))])
 def test_a_classifier_s_training_is_resumed(earlier, name, settings):
   result = urkle_tf.adapt(
-    output_dir=name,
-    encoder="encoder",
-    validation_split="test[:100]",
-    log_every=3,
-    **settings,
+    output_dir=name, encoder="encoder", validation_split="test[:100]", log_every=3, **settings
   )
   rows = _check_rows(earlier / name)
   assert {**rows[-1], "classifier": f"{name}/classifier"} == result

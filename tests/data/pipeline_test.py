@@ -192,10 +192,7 @@ def test_mistakes(digits):
     (["23", "22", "digits"], lambda: pipeline.views(digits, augment.Identity(), 23, 0)),
     (["batch_size", "0"], lambda: pipeline.views(digits, augment.Identity(), 0, 0)),
     (["mine", "labels"], lambda: pipeline.views(unlabelled, augment.Identity(), 2, 0, labels=True)),
-    (
-      ["AugMix", "device"],
-      lambda: pipeline.views(digits, augmix.AugMix(), 2, 0, on_device=True),
-    ),
+    (["AugMix", "device"], lambda: pipeline.views(digits, augmix.AugMix(), 2, 0, on_device=True)),
   ]:
     with pytest.raises(errors.UserError) as caught:
       call()

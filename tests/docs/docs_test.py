@@ -318,7 +318,7 @@ OWN_IMAGES = {
   "--output_dir=runs/photos-report": f"--output_dir=runs/photos-report {QUICK}",
 }
 INSTALLED = {
-  "python -m pip install": "tests/packaging_test.py builds the wheel and checks what it needs",
+  "python -m pip install": "tests/packaging_test.py builds the wheel and checks what it needs"
 }
 CERTIFY = "python -m urkle_tf.evaluate --classifier=RUN/classifier --output_dir=REPORT --certify="
 PAGES = {
@@ -394,9 +394,7 @@ PAGES = {
     slow=True,
   ),
   "robustness.md": Page(
-    evaluation,
-    {"--eot=50": f"--examples=4 {QUICK}", "autoattack,": "apgd_ce(steps=5),"},
-    slow=True,
+    evaluation, {"--eot=50": f"--examples=4 {QUICK}", "autoattack,": "apgd_ce(steps=5),"}, slow=True
   ),
   "robustify.md": Page(
     robustify,
@@ -427,10 +425,7 @@ PAGES = {
     },
     check=served_alike,
   ),
-  "speed.md": Page(
-    slow=True,
-    cited=("python -m urkle_tf.train --data_service",),
-  ),
+  "speed.md": Page(slow=True, cited=("python -m urkle_tf.train --data_service",)),
   "api/encoders.md": Page(reference, slow=True),
   "api/training.md": Page(
     smaller={"width=32, layers=3": "width=4, layers=2", "epochs=60": "epochs=1, attack_steps=1"},

@@ -1,7 +1,6 @@
 """The weight decay that `slf` chooses, and heads on pooled features."""
 
 import json
-import os
 import types
 
 import keras
@@ -16,7 +15,6 @@ from urkle_tf import downstream, errors, export
 from urkle_tf.data import sources
 from urkle_tf.downstream import _selection, slf
 
-DATA_DIR = os.environ.get("URKLE_DATA_DIR")
 EPSILON = 8 / 255
 
 

@@ -5,8 +5,6 @@ import pathlib
 import sys
 
 import pytest
-import tensorflow as tf
-from tensorboard.backend.event_processing import event_accumulator
 
 from experiments import sweep as script
 from urkle_tf import errors
@@ -114,31 +112,6 @@ def sweep(tmp_path, monkeypatch, capsys):
     return capsys.readouterr().out, code, list(ran)
 
   return run
-
-
-def test_a_sweep_writes_its_table_and_hparams(sweep, tmp_path):
-  said, code, ran = sweep(
-    "--values=beta=0.5,0.25", "--finetune=--epochs=2", "--evaluate=", "--by=-loss"
-  )
-  assert code == 0
-  assert len(ran) == 6
-  assert "--epochs=1 --beta=0.5" in ran[0]
-  assert f"--encoder={tmp_path}/beta=0.5/encoder --epochs=2" in ran[1]
-  assert f"--classifier={tmp_path}/beta=0.5/head/classifier" in ran[2]
-  expected = [
-    "| beta | loss | validation_accuracy | clean | pgd, linf 0.1 |",
-    "| --- | --- | --- | --- | --- |",
-    "| 0.25 | 0.25 | 0.75 | 0.8 | 0.4 |",
-    "| 0.5 | 0.5 | 0.75 | 0.8 | 0.4 |",
-  ]
-  assert (tmp_path / "sweep.md").read_text().splitlines() == expected
-  assert expected[2] in said
-  kept = json.loads((tmp_path / "sweep.json").read_text())
-  assert kept[0]["values"] == {"beta": "0.5"}
-  board = event_accumulator.EventAccumulator(str(tmp_path / "hparams" / "beta=0.25"))
-  board.Reload()
-  assert tf.make_ndarray(board.Tensors("sweep/loss")[0].tensor_proto) == 0.25
-  assert "_hparams_/session_start_info" in board.summary_metadata
 
 
 def test_a_point_that_fails_does_not_end_it(sweep, tmp_path):

@@ -96,10 +96,7 @@ def test_an_encoder_over_the_backbone(state, images, features, backbone, tmp_pat
 
 @pytest.mark.parametrize(
   "build, options",
-  [
-    (networks.resnet18, {}),
-    (networks.resnet50, {"depths": (3, 4, 6, 3), "bottleneck": True}),
-  ],
+  [(networks.resnet18, {}), (networks.resnet50, {"depths": (3, 4, 6, 3), "bottleneck": True})],
 )
 def test_torchvisions_networks(rng, build, options):
   state = resnet_state(rng, stem=7, width=2, **options)

@@ -4,10 +4,8 @@ import importlib.util
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
-import types
 import venv
 
 import numpy as np
@@ -22,7 +20,7 @@ from tensorflow.compiler.tf2xla.python import xla
 from torch_resnets import forward
 
 import urkle_tf
-from urkle_tf import distribution, errors, networks
+from urkle_tf import distribution, networks
 from urkle_tf.training import checkpoints, jobs
 
 FOLDER = scripts.ROOT / "tools" / "accelerator"
@@ -203,20 +201,6 @@ def test_no_operation_is_left_that_gpus_refuse(programs, name, request):
   assert str(scripts.ROOT).encode() not in found
 
 
-@pytest.mark.parametrize(
-  "options, words",
-  [({"augment_on_device": False}, "--augment_on_device"), ({"augment": "augmix"}, "device")],
-)
-def test_mistakes_of_an_export_end_in_one_line(options, words, tmp_path):
-  with (
-    pytest.raises(errors.UserError, match=words) as caught,
-    jobs.prepared({**TEACHER, **options}) as job,
-  ):
-    export.export_step(job, tmp_path)
-  assert "\n" not in str(caught.value)
-  assert list(tmp_path.iterdir()) == []
-
-
 # --- What comes back ---
 
 SETTINGS = {
@@ -248,10 +232,7 @@ def random_weights(loc, tmp_path, **settings):
   files = [str(tmp_path / f"student_{number}.npz") for number in (0, 1)]
   # The second file first: the names of arrays say their order.
   np.savez(files[1], **{f"{i:03d}": values[i] for i in range(half)})
-  np.savez(
-    files[0],
-    **{f"{i:03d}": np.float16(values[i]) for i in range(half, len(values))},
-  )
+  np.savez(files[0], **{f"{i:03d}": np.float16(values[i]) for i in range(half, len(values))})
   return files, about, dict(zip(paths, values))
 
 
@@ -320,31 +301,6 @@ def judged(files, about, images, mean, scale):
   np.testing.assert_allclose(found[1], scale, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-  "flags, words",
-  [
-    (["--weights", "student_1.npz"], "variables"),
-    (["--set", "latent_dim=7"], r"raw_loc/kernel of shape \(32, 6\)"),
-    (["--set", 'loc="sphere"', "latent_dim=null"], "variables"),
-    (["--settings=student"], "has no 'student'"),
-    (["--weights", "missing.npz"], "cannot read"),
-    (["--about=student_0.npz"], "cannot read"),
-  ],
-)
-def test_weights_that_do_not_fit_end_in_one_line(flags, words, tmp_path, monkeypatch, capsys):
-  random_weights("dense_sphere", tmp_path)
-  monkeypatch.chdir(tmp_path)
-  parts = ["--weights", "student_0.npz", "student_1.npz", "--about=student.json"]
-  monkeypatch.setattr(sys, "argv", ["encoder.py", "encoder", *parts, *flags])
-  with pytest.raises(SystemExit) as caught:
-    encoders.main()
-  assert caught.value.code == 2
-  said = capsys.readouterr().err
-  assert said.count("\n") == 1
-  assert re.search(words, said)
-  assert not (tmp_path / "encoder").exists()
-
-
 def test_weights_travel_in_parts(tmp_path, monkeypatch, rng):
   monkeypatch.setattr(arrays, "_PART", 20000)
   values = [rng.normal(size=shape).astype(np.float32) for shape in ((90, 90), (3,), (90, 90), (5,))]
@@ -358,68 +314,6 @@ def test_weights_travel_in_parts(tmp_path, monkeypatch, rng):
 
 
 # --- There ---
-
-
-class Row(np.ndarray):
-  """Metrics of a step, on a device that is always done."""
-
-  def block_until_ready(self):
-    """Nothing to wait for."""
-
-
-class Steps:
-  """A program whose steps take a second each; it remembers its batches and its clock."""
-
-  def __init__(self, time, steps=None, loss=1.0):
-    clock = None if steps else "clock"
-    batch = [["uint8", [4, 1, 1, 1]], ["int32", [4]]]
-    self.described = {"metrics": ["loss"], "batch": batch, "clock": clock, "steps": steps}
-    self.state, self.clocks, self.batches, self._time, self._loss = {}, [], [], time, loss
-
-  def step(self, batch):
-    self._time[0] += 1
-    self.batches.append(batch)
-    self.clocks.append(float(self.state.get("clock", 0)))
-    return np.float32([self._loss]).view(Row)
-
-
-@pytest.fixture
-def trains(monkeypatch):
-  """(train.py without JAX, [its seconds])."""
-  jax, library, time = types.ModuleType("jax"), types.ModuleType("jax._src.lib"), [100.0]
-  jax.config = types.SimpleNamespace(update=lambda *_: None)
-  jax.jit = jax.device_put = lambda value: value
-  library.xla_client = None
-  for name, module in (("jax", jax), ("jax._src", jax), ("jax._src.lib", library)):
-    monkeypatch.setitem(sys.modules, name, module)
-  script = scripts.load("tools/accelerator/train.py")
-  monkeypatch.setattr(script, "_seconds", lambda: time[0])
-  return script, time
-
-
-DATA = [np.arange(10, dtype=np.uint8)[:, None, None, None], np.arange(10)]
-
-
-def test_a_training_by_the_clock_ends_on_time(trains):
-  script, time = trains
-  program, rows = Steps(time), []
-  epochs, minutes = script.train("a", program, DATA, 160, lambda **row: rows.append(row))
-  np.testing.assert_allclose(program.clocks, np.arange(60) / 60, rtol=1e-6)
-  assert (epochs, minutes) == (30, 1)
-  assert rows[-1]["images_per_second"] == pytest.approx(4)
-  assert rows[-1]["step"] == 60
-  assert len(rows) == 3  # one every 20 seconds, the first multiple of 10 steps after 15
-
-
-def test_a_training_by_steps_sees_every_image_of_an_epoch_once(trains):
-  script, time = trains
-  program = Steps(time, steps=4)
-  assert script.train("a", program, DATA, float("inf"), lambda **_: None)[0] == 2
-  for epoch in (program.batches[:2], program.batches[2:]):
-    images = np.concatenate([images.ravel() for images, _ in epoch])
-    np.testing.assert_array_equal(images, np.concatenate([labels for _, labels in epoch]))
-    assert len(set(images)) == 8
-  assert script.train("a", Steps(time, steps=40), DATA, 107, lambda **_: None)[0] == 1.5
 
 
 @pytest.fixture(scope="module")

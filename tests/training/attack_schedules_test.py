@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refused
-from small_models import tiny_trainer
+from small_models import RUN, tiny_trainer
 
 import urkle_tf
 from urkle_tf import attacks
@@ -17,17 +17,7 @@ from urkle_tf.data import sources
 from urkle_tf.networks.kl import kl_objective
 from urkle_tf.training import attack_schedules, jobs
 
-SMALL = {
-  "encoder": "convnet(width=4, layers=2)",
-  "latent_dim": 8,
-  "loc": "dense",
-  "split": "train[:64]",
-  "batch_size": 16,
-  "epochs": 3,
-  "attack_steps": 3,
-  "epsilon": 0.1,
-  "log_every": 1,
-}
+SMALL = {**RUN, "split": "train[:64]", "epochs": 3, "attack_steps": 3, "log_every": 1}
 
 
 def _rows(folder):

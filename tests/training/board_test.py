@@ -16,9 +16,7 @@ def run(tmp_path_factory):
   """The folder of a run, and its event files as they are read."""
   folder = tmp_path_factory.mktemp("board") / "run"
   pretraining.pretrain(
-    folder,
-    robustness="urkle(beta=0.1)",
-    **{**RUN, "split": "train[:128]", "batch_size": 64},
+    folder, robustness="urkle(beta=0.1)", **{**RUN, "split": "train[:128]", "batch_size": 64}
   )
   events = event_accumulator.EventAccumulator(
     str(folder / "tensorboard"), size_guidance={event_accumulator.TENSORS: 0}

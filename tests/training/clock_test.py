@@ -20,15 +20,7 @@ from small_models import tiny_trainer
 
 import urkle_tf
 from urkle_tf import attacks, robustness
-from urkle_tf.training import (
-  attack_schedules,
-  checkpoints,
-  forecast,
-  jobs,
-  optimizers,
-  preemption,
-  recorder,
-)
+from urkle_tf.training import attack_schedules, checkpoints, jobs, optimizers, preemption, recorder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = {
@@ -232,21 +224,6 @@ def test_checkpoints_of_trainings_by_steps_hold_no_clock():
       if job.learner.clock is not None:
         assert sum(variable is job.learner.clock for variable in job.state) == 1
   assert sorted([*states[0], "scalar"]) == states[1]
-
-
-@pytest.mark.full
-def test_the_forecast_says_how_many_epochs_it_will_be():
-  found = forecast.forecast(timed_steps=2, **SMALL, minutes=3.0, attack_schedule="rising(first=1)")
-  assert found["steps"] == round(180 / found["step_seconds"])
-  assert found["epochs"] == found["steps"] / 4
-  assert found["seconds"] == pytest.approx(
-    180 + found["compile_seconds"], abs=found["step_seconds"]
-  )
-  line = forecast.describe(found, 16)[-1]
-  assert line.startswith(f"whole run   about {found['epochs']:,.1f} epochs, ")
-  assert "by the clock" in line
-  found |= {"step_seconds": None}
-  assert not any("epochs" in text for text in forecast.describe(found, 16))
 
 
 @pytest.mark.parametrize(

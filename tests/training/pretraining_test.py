@@ -14,25 +14,15 @@ from alike import same
 from cases import refused, slow
 from hypothesis import strategies as st
 from interruptions import copied
+from small_models import RUN
 
 import urkle_tf
 from urkle_tf import errors, export
 from urkle_tf.data import pipeline
 from urkle_tf.training import checkpoints, pictures, preemption, recorder, runs
 
-SMALL = {
-  "encoder": "convnet(width=4, layers=2)",
-  "latent_dim": 8,
-  "loc": "dense",
-  "split": "train[:64]",
-  "batch_size": 16,
-  "epochs": 3,
-  "attack_steps": 2,
-  "epsilon": 0.1,
-  "log_every": 3,
-  "checkpoint_every": 5,
-  "learning_rate": 0.05,
-}
+SMALL = {**RUN, "latent_dim": 8, "split": "train[:64]", "epochs": 3, "learning_rate": 0.05}
+SMALL |= {"log_every": 3, "checkpoint_every": 5}
 
 
 def _pretrain(folder, **options):
@@ -161,7 +151,7 @@ def test_a_bad_batch_is_skipped_and_a_resume_skips_it_too(tmp_path, monkeypatch,
   same(_network(tmp_path / "killed"), _network(tmp_path / "whole"))
   rows = _rows(tmp_path / "whole")
   assert [(row["step"], row["skipped_steps"]) for row in rows] == [
-    *[(3, 0), (4, 0), (5, 0), (6, 1), (8, 2), (9, 2), (10, 2), (12, 2)],
+    *[(3, 0), (4, 0), (5, 0), (6, 1), (8, 2), (9, 2), (10, 2), (12, 2)]
   ]
   assert [row["loss"] is None for row in rows] == [row["step"] == 6 for row in rows]
 
@@ -328,13 +318,6 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
   "options, words",
   [
     ({"dataset": "digitz"}, "did you mean 'digits'"),
-    ({"pretext": "simclear"}, "did you mean 'simclr'"),
-    ({"robustness": "urkel"}, "did you mean 'urkle'"),
-    ({"robustness": "urkle(beta=-1)"}, "beta must be at least 0"),
-    ({"robustness": "urkle(beta=__import__('os'))"}, "cannot read"),
-    ({"robustness": "urkle(gamma=1)"}, "unknown option of urkle 'gamma'"),
-    ({"encoder": "resnet19"}, "did you mean 'resnet18'"),
-    ({"encoder": "convnet(layers=6)"}, "at least 32x32"),
     ({"epsilon": -0.1}, "epsilon"),
     ({"epsilon": 8.0}, "0-255"),
     ({"norm": "l3"}, "norm"),
@@ -346,7 +329,6 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"optimizer": "adam"}, "did you mean 'adamw'"),
     ({"precision": "float16"}, "precision"),
     ({"strategy": "two"}, "strategy"),
-    ({"augment": "simclr(strenght=1)"}, "did you mean 'strength'"),
     ({"augment": "simclr, crop, crop"}, "lists 3 recipes, and there are 2 views"),
     ({"pretext": "simclr(consistency=12)", "robustness": "rocl"}, "this simclr has 3"),
     ({"init_from": "nowhere"}, "holds no encoder"),

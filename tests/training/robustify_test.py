@@ -122,19 +122,6 @@ def test_it_knows_what_the_model_knew_and_moves_less(model, run):
   assert after[1] < 0.75 * before[1]
 
 
-@pytest.mark.full
-def test_it_is_an_encoder_as_any_other(run):
-  encoder, folder = run
-  assert encoder.latent_dim == 12
-  assert encoder.metadata["stochastic"] is True
-  settings = encoder.metadata["settings"]
-  assert settings["encoder"] == "teacher.keras"  # no path of this machine
-  assert str(folder) not in (folder / "encoder/metadata.json").read_text()
-  assert urkle_tf.kl_robustness(
-    encoder, digits()[0][:4], attacks.PGD(attacks.Linf(EPSILON), steps=2)
-  ).shape == (4,)
-
-
 def test_it_starts_as_a_copy(model, run):
   _, folder = run
   images = digits()[0][:20]

@@ -2,9 +2,7 @@
 
 import base64
 import html.parser
-import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -256,19 +254,6 @@ def test_both_forms_say_the_same(folder, measured, tree):
 def test_what_notes_say_is_no_html(folder, tree):
   assert sum(NOTE in text for text in tree.texts) == 2
   assert "<script>" not in (folder / report.PAGE).read_text(encoding="utf-8")
-
-
-def test_a_page_can_be_made_of_a_finished_report(folder, measured, tmp_path, capsys):
-  shutil.copytree(folder, tmp_path / "report")
-  whole = (folder / report.PAGE).read_text(encoding="utf-8")
-  (tmp_path / "report" / report.PAGE).unlink()
-  stored = json.loads((folder / "report.json").read_text())
-  assert report.finished(tmp_path / "report", "model", None) == stored
-  assert not (tmp_path / "report" / report.PAGE).exists()
-  assert "nothing to do" in capsys.readouterr().out
-  report.finished(tmp_path / "report", "model", None, html=True)
-  assert (tmp_path / "report" / report.PAGE).read_text(encoding="utf-8") == whole
-  assert "its page is made" in capsys.readouterr().out
 
 
 # In a browser.
