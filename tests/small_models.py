@@ -79,6 +79,24 @@ def small_classifier(encoder, seed=0):
   return Classifier(encoder.network, networks.mlp(6, [10], "head"), True, samples=5)
 
 
+def linear_network(shape, scale, matrix=None):
+  """A network of loc = A x, or of the pixels x themselves, and a constant scale."""
+  images = keras.Input(shape, name="images")
+  loc = keras.layers.Flatten()(images)
+  if matrix is not None:
+    dense = keras.layers.Dense(matrix.shape[1], use_bias=False)
+    loc = dense(loc)
+    dense.set_weights([matrix])
+  return keras.Model(images, {"loc": loc, "scale": keras.layers.Rescaling(0.0, scale)(loc)})
+
+
+def linear_head(weights, bias):
+  """The head z -> z W + b."""
+  head = networks.mlp(weights.shape[0], [weights.shape[1]], "head")
+  head.get_layer("dense1").set_weights([np.float32(weights), np.float32(bias)])
+  return head
+
+
 def learn_digits(pretext, steps=50):
   """Trains an encoder of 16 dimensions on a pretext, without labels and without an attack.
 

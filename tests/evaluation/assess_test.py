@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 from cases import refused, slow
 from scipy import stats
 from sklearn import metrics
-from small_models import small_encoder
+from small_models import linear_head, linear_network, small_encoder
 
 import urkle_tf
 from urkle_tf import distribution, errors, export, networks
@@ -90,13 +90,8 @@ SHAPE = (4, 4, 1)
 
 def linear_classifier(weights, bias, scale, stochastic, samples=20):
   """Takes the pixels for z (with noise of a constant scale); linear logits."""
-  images = keras.Input(SHAPE, name="images")
-  loc = keras.layers.Flatten()(images)
-  sigma = keras.layers.Rescaling(0.0, scale)(loc)
-  network = keras.Model(images, {"loc": loc, "scale": sigma})
-  head = networks.mlp(16, [weights.shape[1]], "head")
-  head.get_layer("dense1").set_weights([weights, bias])
-  return Classifier(network, head, stochastic, samples)
+  network = linear_network(SHAPE, scale)
+  return Classifier(network, linear_head(weights, bias), stochastic, samples)
 
 
 def grey_source(rng, n=300):
@@ -546,15 +541,10 @@ def test_nearest_is_a_loop(rng):
 
 def test_the_worst_kl_of_a_linear_encoder_is_its_closed_form(rng):
   # loc = A x with constant scale s: KL = ||A d||^2 / (2 s^2), largest at a corner of the ball.
-  images = keras.Input(SHAPE)
-  pixels = keras.layers.Flatten()(images)
-  dense = keras.layers.Dense(2, use_bias=False)
-  loc = dense(pixels)
-  network = keras.Model(images, {"loc": loc, "scale": keras.layers.Rescaling(0.0, 0.5)(loc)})
   matrix = np.zeros((16, 2), np.float32)
   matrix[:8, 0] = [1, -2, 3, 1, 1, -1, 2, 1]  # rows that do not overlap: the corner maximises both
   matrix[8:, 1] = [2, 2, -1, 1, 1, 1, -1, 3]
-  dense.set_weights([matrix])
+  network = linear_network(SHAPE, 0.5, matrix)
   context = Context(grey_source(rng, n=12), "linf", [0.02], network=network, batch_size=5)
   found = representation.measure(context, Representation(steps=20))
   wanted = sum(np.abs(matrix).sum(0) ** 2) * 0.02**2 / (2 * 0.5**2)
@@ -582,12 +572,8 @@ def test_the_worst_kl_of_a_linear_encoder_is_its_closed_form(rng):
 def test_an_images_own_figures_and_both_forms_of_the_regulariser():
   # A square pixel grid of one weight each; black images cannot get darker, and have half the KL's
   # root: loc = sum of signed pixels, of which the negative ones cannot move down.
-  images = keras.Input(SHAPE)
-  dense = keras.layers.Dense(1, use_bias=False)
-  loc = dense(keras.layers.Flatten()(images))
-  network = keras.Model(images, {"loc": loc, "scale": keras.layers.Rescaling(0.0, 0.2)(loc)})
   weights = np.array([[1.0]] * 12 + [[-1.0]] * 4, np.float32)
-  dense.set_weights([weights])
+  network = linear_network(SHAPE, 0.2, weights)
   pixels = np.full((6, *SHAPE), 128, np.uint8)
   pixels[::2] = 0
   source = sources.ArraySource(pixels, name="grey", split="test", class_names=["a"], labels=[0] * 6)

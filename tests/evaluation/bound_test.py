@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refused
-from small_models import small_encoder
+from small_models import linear_head, linear_network, small_encoder
 
 import urkle_tf
 from urkle_tf import errors, export, networks
@@ -79,21 +79,6 @@ def test_a_cap_without_room_for_the_classes_is_refused(classes, loss_cap, least)
 SHAPE = (4, 4, 1)
 
 
-def linear_network(matrix, scale):
-  images = keras.Input(SHAPE)
-  dense = keras.layers.Dense(matrix.shape[1], use_bias=False)
-  loc = dense(keras.layers.Flatten()(images))
-  network = keras.Model(images, {"loc": loc, "scale": keras.layers.Rescaling(0.0, scale)(loc)})
-  dense.set_weights([matrix.astype(np.float32)])
-  return network
-
-
-def linear_head(weights, bias):
-  head = networks.mlp(weights.shape[0], [weights.shape[1]], "head")
-  head.get_layer("dense1").set_weights([weights.astype(np.float32), np.array(bias, np.float32)])
-  return head
-
-
 def array_source(images, labels, classes):
   names = [str(i) for i in range(classes)]
   return sources.ArraySource(images, name="array", split="test", class_names=names, labels=labels)
@@ -108,7 +93,9 @@ def test_a_constant_head_and_a_linear_encoder_have_a_closed_form():
   grey = np.random.default_rng(1).uniform(size=(12, 8)) < 0.5
   images = np.where(np.repeat(grey, 2, 1), 128, np.tile([0, 255], 8)).reshape(12, *SHAPE)
   labels = np.arange(12) % 10
-  model = Classifier(linear_network(matrix, 0.5), linear_head(np.zeros((1, 10)), np.zeros(10)))
+  model = Classifier(
+    linear_network(SHAPE, 0.5, matrix), linear_head(np.zeros((1, 10)), np.zeros(10))
+  )
   epsilon, loss_cap = 0.03, 3.0
   source = array_source(images.astype(np.uint8), labels, 10)
   context = Context(source, "linf", [epsilon], model, batch_size=5)
@@ -141,7 +128,7 @@ def binary_problem():
   middle = np.median(pixels @ difference)
   labels = np.where(pixels @ difference > middle, 0, 1)
   scale = 0.4
-  model = Classifier(linear_network(np.eye(16), scale), linear_head(weights, [-middle, 0]))
+  model = Classifier(linear_network(SHAPE, scale, np.eye(16)), linear_head(weights, [-middle, 0]))
   margin = (pixels @ difference - middle) * np.where(labels == 0, 1, -1)
   return model, array_source(images, labels, 2), margin, difference, scale
 

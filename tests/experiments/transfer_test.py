@@ -18,12 +18,6 @@ def test_counts_are_at_most_those_there_are():
   assert counts == [1293, 100, 0.1, None]
 
 
-# --- Hand-written runs ---
-
-
-# --- All of it, small ---
-
-
 @pytest.mark.full
 @pytest.mark.timeout(600)
 def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(tmp_path, monkeypatch):

@@ -1,28 +1,17 @@
 """The figures: the map of sampled z against closed forms, and what a run writes."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from sklearn import decomposition
-from small_models import RUN
+from small_models import RUN, linear_network
 from tensorboard.backend.event_processing import event_accumulator
 
 import urkle_tf
 from urkle_tf import attacks
 from urkle_tf.training import latent_map, pictures
 
-EPSILON = 0.1
-
-
-def linear(weights, scale):
-  """An encoder whose loc is linear in the pixels and whose scale is one number."""
-  images = keras.Input((4, 4, 1))
-  loc = keras.layers.Dense(weights.shape[1], use_bias=False)(keras.layers.Flatten()(images))
-  constant = keras.layers.Rescaling(0.0, scale)(loc)
-  network = keras.Model(images, {"loc": loc, "scale": constant})
-  network.layers[2].kernel.assign(weights)
-  return network
+EPSILON, SHAPE = 0.1, (4, 4, 1)
 
 
 def attack(steps=10):
@@ -37,7 +26,7 @@ def images(rng):
 @pytest.fixture
 def samples(rng, images):
   weights = rng.normal(size=(16, 5)).astype(np.float32)
-  found = latent_map.sampled(linear(weights, 1e-4), images, attack(), samples=4)
+  found = latent_map.sampled(linear_network(SHAPE, 1e-4, weights), images, attack(), samples=4)
   return weights, {name: value.numpy() for name, value in found.items()}
 
 
@@ -56,7 +45,7 @@ def test_the_plane_is_that_of_the_clean_means(images, samples):
 
 def test_adversaries_maximise_the_kl_of_equal_scales(rng, images):
   weights = rng.normal(size=(16, 1)).astype(np.float32)
-  found = latent_map.sampled(linear(weights, 0.5), images, attack(), samples=3)
+  found = latent_map.sampled(linear_network(SHAPE, 0.5, weights), images, attack(), samples=3)
   # The largest shift of a linear map in the box of half width epsilon is epsilon |w|_1.
   shift = EPSILON * np.abs(weights).sum()
   np.testing.assert_allclose(found["kl"], shift**2 / (2 * 0.5**2), rtol=1e-3)
@@ -73,7 +62,7 @@ def test_adversaries_maximise_the_kl_of_equal_scales(rng, images):
 
 def test_noise_has_the_scale_of_the_encoder(images):
   found = latent_map.sampled(
-    linear(np.zeros((16, 3), np.float32), 0.25), images, attack(1), samples=500
+    linear_network(SHAPE, 0.25, np.zeros((16, 3), np.float32)), images, attack(1), samples=500
   )
   assert found["clean"].shape == (7, 500, 3)
   assert np.std(found["clean"]) == pytest.approx(0.25, rel=0.03)
