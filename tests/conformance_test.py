@@ -14,7 +14,7 @@ import tensorflow as tf
 from alike import same
 from cases import refused
 from interruptions import copied
-from small_models import RUN, precision
+from small_models import RUN, precision, untimed
 
 import urkle_tf
 from urkle_tf import attacks, networks, pretexts, robustness, spec
@@ -195,9 +195,7 @@ def _resume(pretext, scheme, tmp_path, monkeypatch, **fixtures):
     whole = urkle_tf.pretrain(output_dir=str(tmp_path / "whole"), **options)
   assert not (tmp_path / "killed" / "encoder").exists()
   resumed = urkle_tf.pretrain(output_dir=str(tmp_path / "killed"), **options)
-  timing = ("seconds", "images_per_second", "encoder", "classifier")
-  strip = lambda row: {k: v for k, v in row.items() if k not in timing}  # noqa: E731
-  assert strip(whole) == strip(resumed)
+  assert untimed(whole) == untimed(resumed)
   dual = scheme in ("acl", "acl_a2s", "acl_dynamic")
   for place in ("clean", "") if dual else ("",):
     folders = [pathlib.Path(run["encoder"], place) for run in (whole, resumed)]

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from alike import same
 from cases import slow
+from small_models import rows_of
 
 import urkle_tf
 from urkle_tf.data import sources
@@ -60,7 +61,7 @@ def earlier(tmp_path, monkeypatch):
 
 def _check_rows(folder):
   """The rows of metrics are those of the version that began the run."""
-  rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  rows = rows_of(folder)
   expected = EXPECTED[folder.name]
   assert len(rows) == len(expected)
   for row, known in zip(rows, expected, strict=True):

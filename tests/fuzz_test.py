@@ -10,7 +10,7 @@ from PIL import Image
 
 from urkle_tf import errors, pretexts, robustness, spec
 from urkle_tf.data import augment, folders, labellings, sources, splits
-from urkle_tf.evaluation import plans, store
+from urkle_tf.evaluation import plans
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A loaded machine may take long; what fixtures hold is made anew by each example.
@@ -146,13 +146,3 @@ def test_folders_of_anything(tmp_path_factory, things, split):
 
 
 # --- Reports ---
-
-
-@few(80)
-@hypothesis.given(content=st.binary(max_size=200))
-def test_parts_of_an_evaluation(tmp_path, content):
-  (tmp_path / "one.npz").write_bytes(content)
-  (tmp_path / "rows.json").write_bytes(content)
-  kept = store.Store(tmp_path, {"fingerprint": "a"})
-  assert kept.find("one") is None
-  assert kept.json("rows", lambda: [1]) is not None

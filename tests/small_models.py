@@ -1,6 +1,7 @@
 """Small models, runs and data that several tests share."""
 
 import contextlib
+import json
 
 import keras
 import numpy as np
@@ -22,6 +23,17 @@ RUN = {
   "attack_steps": 2,
   "epsilon": 0.1,
 }
+
+
+def rows_of(run):
+  """The rows of metrics in a run's folder."""
+  return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(row):
+  """A row, or a result, without what differs between two runs that are the same."""
+  changing = ("seconds", "images_per_second", "encoder", "classifier")
+  return {name: value for name, value in row.items() if name not in changing}
 
 
 def digits():

@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 from alike import same
 from cases import slow
 from scipy import optimize
+from small_models import rows_of, untimed
 
 from urkle_tf import downstream, export
 from urkle_tf.data import sources
@@ -172,9 +173,7 @@ def test_alf_leaves_the_encoder_alone(encoder, tmp_path):
   assert np.abs(np.bincount(used[listed]) - np.bincount(used) / 2).max() <= 1
 
   # The epoch that did best under attack was kept.
-  rows = [
-    json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-  ]
+  rows = rows_of(tmp_path / "run")
   scores = {row["step"]: row["validation_robust_accuracy"] for row in rows}
   assert len(scores) == 3
   assert scores[result["step"]] == max(scores.values())
@@ -197,9 +196,7 @@ def test_the_same_seed_gives_the_same_after_an_interruption(
     assert signalled(again, at=6).step == 6
     assert (tmp_path / "killed" / "checkpoints" / "step_000000006.npz").exists()
   resumed = again()
-  timing = ("seconds", "images_per_second", "classifier")
-  strip = lambda row: {name: value for name, value in row.items() if name not in timing}  # noqa: E731
-  assert strip(whole) == strip(resumed)
+  assert untimed(whole) == untimed(resumed)
   (one, _), (other, _) = kept
   pairs = zip(
     one.head.get_weights() + one.network.get_weights(),
@@ -222,7 +219,7 @@ def test_the_same_seed_gives_the_same_after_an_interruption(
 def test_numbers_can_be_learnt_under_attack(encoder, kept, tmp_path, protocol):
   options = {**SMALL, "protocol": protocol, "learning_rate": 0.02, "epochs": 2}
   result = adapt(encoder, tmp_path, dataset="digits:rotation(degrees=30)", **options)
-  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  rows = rows_of(tmp_path)
   scores = {row["step"]: row["validation_robust_rmse"] for row in rows}
   assert scores[result["step"]] == min(scores.values())
   assert result["validation_robust_rmse"] > result["validation_rmse"]

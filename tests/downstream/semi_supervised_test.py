@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
+from small_models import rows_of, untimed
 
 from urkle_tf import downstream, errors, export
 from urkle_tf.data import sources
@@ -32,10 +33,6 @@ PROTOCOL = "semi_supervised(clean_epochs=3)"
 def adapt(encoder, folder, **options):
   settings = {"protocol": PROTOCOL, **SMALL, **options}
   return downstream.adapt(encoder=str(encoder), output_dir=str(folder), **settings)
-
-
-def rows_of(folder):
-  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -103,11 +100,9 @@ def test_the_same_after_interruptions(encoder, kept, killed, signalled, labelled
   killed(again, saves=1)
   assert rows_of(tmp_path / "killed")[-1]["stage"] == "adversarial"
   resumed = adapt(encoder, tmp_path / "killed")
-  timing = ("seconds", "images_per_second", "classifier")
-  strip = lambda row: {name: value for name, value in row.items() if name not in timing}  # noqa: E731
-  assert strip(whole) == strip(resumed)
-  assert list(map(strip, rows_of(tmp_path / "whole"))) == list(
-    map(strip, rows_of(tmp_path / "killed"))
+  assert untimed(whole) == untimed(resumed)
+  assert list(map(untimed, rows_of(tmp_path / "whole"))) == list(
+    map(untimed, rows_of(tmp_path / "killed"))
   )
   assert len(labelled_by) == 2  # images that have been labelled are not labelled again
   (one, _), (other, _) = kept

@@ -1,6 +1,5 @@
 """The protocol similarity: its term against NumPy, and what it keeps of real digits."""
 
-import json
 import types
 
 import keras
@@ -10,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
 from interruptions import copied
-from small_models import digits, small_encoder
+from small_models import digits, rows_of, small_encoder, untimed
 
 from urkle_tf import downstream, export
 from urkle_tf.downstream import similarity
@@ -50,10 +49,6 @@ SMALL = {
 
 def adapt(encoder, folder, **options):
   return downstream.adapt(encoder=str(encoder), output_dir=str(folder), **SMALL | options)
-
-
-def rows_of(folder):
-  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def near(encoder, weight):
@@ -156,9 +151,7 @@ def test_the_same_after_an_interruption(encoder, kept, tmp_path):
   with copied({2: tmp_path / "killed"}):
     whole = adapt(encoder, tmp_path / "whole", **options)
   resumed = adapt(encoder, tmp_path / "killed", **options)
-  timing = ("seconds", "images_per_second", "classifier")
-  strip = lambda row: {name: value for name, value in row.items() if name not in timing}  # noqa: E731
-  assert strip(whole) == strip(resumed)
+  assert untimed(whole) == untimed(resumed)
   (one, _), (other, _) = kept
   same(one.network.get_weights(), other.network.get_weights())
 

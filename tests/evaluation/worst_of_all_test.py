@@ -130,12 +130,9 @@ def test_what_a_model_has_no_place_for_is_named(tmp_path):
   found = urkle_tf.assess(
     classifier=str(tmp_path / "theirs.keras"),
     attacks="worst_of_all(steps=2, restarts=1)",
-    output_dir=str(tmp_path / "report"),
     **options,
   )
   assert [row["name"] for row in found["attacks"]] == ["apgd", "worst_of_all"]
   because = found["config"]["skipped_because"]
   assert because["apgd of mean logits"] == "the model is not stochastic"
   assert because["apgd from the worst KL"] == "the model has no encoder of this package"
-  text = (tmp_path / "report" / "report.md").read_text()
-  assert "Not run, since the model has no encoder of this package: apgd from the worst KL." in text

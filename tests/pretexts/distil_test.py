@@ -242,26 +242,6 @@ def test_a_student_takes_over_the_representation_and_the_teacher_stays(folder):
   np.testing.assert_array_equal(pretext.prepare(held, {}), targets)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("kind", ["keras", "saved"])
-def test_anybodys_model_teaches_under_xla_and_on_two_replicas(tmp_path, mirrored, kind):
-  path = str(tmp_path / ("maps.keras" if kind == "keras" else "maps"))
-  _maps().save(path) if kind == "keras" else _maps().export(path, verbose=False)
-  images, _ = digits()
-  data = tf.data.Dataset.from_tensor_slices({"views": images[:16, None]}).batch(8, True)
-  rows = []
-  for scope, compiled in (
-    (tf.distribute.get_strategy(), False),
-    (tf.distribute.get_strategy(), True),
-    (mirrored, False),
-  ):
-    with scope.scope():
-      trainer = urkle_tf.Trainer(_encoder(), pretexts.Distil(path))
-      trainer.compile(keras.optimizers.SGD(0.05), jit_compile=compiled)
-    rows.append(trainer.fit(data, verbose=0).history["distillation"][-1])
-  np.testing.assert_allclose(rows[1:], rows[0], rtol=1e-3)
-
-
 def _outputs(encoder):
   images, _ = digits()
   return encoder.network.predict(images[:20], verbose=0)

@@ -301,18 +301,6 @@ def judged(files, about, images, mean, scale):
   np.testing.assert_allclose(found[1], scale, atol=1e-4)
 
 
-def test_weights_travel_in_parts(tmp_path, monkeypatch, rng):
-  monkeypatch.setattr(arrays, "_PART", 20000)
-  values = [rng.normal(size=shape).astype(np.float32) for shape in ((90, 90), (3,), (90, 90), (5,))]
-  arrays.write_weights(tmp_path / "student", values)
-  parts = sorted(tmp_path.glob("student_*.npz"))
-  assert [part.name for part in parts] == ["student_0.npz", "student_1.npz"]
-  found = arrays.read_weights(reversed(parts))
-  for own, other in zip(values, found, strict=True):
-    assert other.dtype == (np.float16 if own.size > arrays.LARGE else np.float32)
-    np.testing.assert_allclose(other, own, rtol=1e-3, atol=1e-6)
-
-
 # --- There ---
 
 

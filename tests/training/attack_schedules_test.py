@@ -1,7 +1,6 @@
 """Attack steps over a training: how many, what they do, and who decides."""
 
 import contextlib
-import json
 import logging
 
 import keras
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refused
-from small_models import RUN, tiny_trainer
+from small_models import RUN, rows_of, tiny_trainer
 
 import urkle_tf
 from urkle_tf import attacks
@@ -18,10 +17,6 @@ from urkle_tf.networks.kl import kl_objective
 from urkle_tf.training import attack_schedules, jobs
 
 SMALL = {**RUN, "split": "train[:64]", "epochs": 3, "attack_steps": 3, "log_every": 1}
-
-
-def _rows(folder):
-  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_steps_given_to_a_run_are_those_of_an_attack_built_with_them(rng):
@@ -122,7 +117,7 @@ def test_a_weak_attack_is_found_out_and_strengthened(rng, caplog):
 @pytest.mark.full
 def test_a_controlled_training_logs(tmp_path):
   urkle_tf.pretrain(output_dir=str(tmp_path), attack_schedule="controlled(every=2)", **SMALL)
-  ones = _rows(tmp_path)
+  ones = rows_of(tmp_path)
   measured = [row for row in ones if "attack_ratio" in row]
   assert [row["step"] for row in measured] == [2, 4, 6, 8]  # 6 of the 64 images are held out
   steps = [row["attack_steps"] for row in ones]

@@ -1,6 +1,5 @@
 """Trainings by the clock: what follows it, when they end, what a kill costs them."""
 
-import json
 import math
 import os
 import pathlib
@@ -16,7 +15,7 @@ import pytest
 import tensorflow as tf
 from alike import same
 from cases import refused, slow
-from small_models import tiny_trainer
+from small_models import rows_of, tiny_trainer
 
 import urkle_tf
 from urkle_tf import attacks, robustness
@@ -41,12 +40,8 @@ def _pretrain(folder, **options):
   return urkle_tf.pretrain(output_dir=str(folder), **{**SMALL, **options})
 
 
-def _rows(folder):
-  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def _column(folder, name):
-  return [row[name] for row in _rows(folder)]
+  return [row[name] for row in rows_of(folder)]
 
 
 def _trainer(attack=None, **options):
@@ -151,10 +146,10 @@ def test_it_ends_within_an_epoch_and_an_execution(tmp_path):
   np.testing.assert_allclose(_column(tmp_path, "learning_rate"), expected, atol=1e-8)
   assert "knn_accuracy" in result  # of the end, though no epoch ends there
   assert max(file.name for file in (tmp_path / "checkpoints").iterdir()) == "step_000000010.npz"
-  before = _rows(tmp_path)
+  before = rows_of(tmp_path)
   shutil.rmtree(tmp_path / "encoder")  # as if killed while it was exported
   again = _pretrain(tmp_path, **options)
-  assert _rows(tmp_path) == before
+  assert rows_of(tmp_path) == before
   assert again == result
 
 
@@ -167,7 +162,7 @@ def test_a_signal_loses_no_time(tmp_path, signalled):
   assert isinstance(stopped, preemption.Stopped)
   assert stopped.step % 4
   _pretrain(tmp_path, **options)
-  rows = _rows(tmp_path)
+  rows = rows_of(tmp_path)
   assert [row["seconds"] for row in rows] == pytest.approx([row["step"] for row in rows], abs=2e-3)
   assert rows[-1]["step"] == 10
 
@@ -195,7 +190,7 @@ def test_work_that_a_kill_loses_does_not_count(tmp_path):
     time.sleep(0.005)
   process.send_signal(signal.SIGKILL)
   assert process.wait() == -signal.SIGKILL
-  before = _rows(run)
+  before = rows_of(run)
   kept = max(int(file.stem[5:]) for file in (run / "checkpoints").glob("step_*.npz"))
   assert before[-1]["step"] > kept
   assert before[-1]["seconds"] < limit
@@ -204,7 +199,7 @@ def test_work_that_a_kill_loses_does_not_count(tmp_path):
   assert not any(line.startswith("--epochs") for line in flagfile)
 
   urkle_tf.pretrain(output_dir=str(run), **options)
-  rows = _rows(run)
+  rows = rows_of(run)
   assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
   assert rows[:kept] == before[:kept]
   # The first step of a process compiles, and is not counted: the clock is that of the checkpoint.

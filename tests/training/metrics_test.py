@@ -1,11 +1,11 @@
 """Rows of metrics, checkpoints and the line of progress."""
 
-import json
 import time
 
 import keras
 import pytest
 import tensorflow as tf
+from small_models import rows_of
 
 from urkle_tf.training import means, metrics, recorder, runs
 
@@ -70,7 +70,7 @@ def test_several_steps_at_once_are_counted(tmp_path):
 def test_rows_are_means_since_the_last_row(tmp_path):
   callback, _, saved = _metrics(tmp_path)
   _train(callback, range(1, 11))
-  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  rows = rows_of(tmp_path)
   assert [row["step"] for row in rows] == [2, 3, 4, 5, 6, 8, 9, 10]
   assert [row["loss"] for row in rows] == [1.5, 3.0, 4.0, 5.0, 6.0, 7.5, 9.0, 10.0]
   assert [row["epoch"] for row in rows] == [0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 1.8, 2.0]
@@ -104,7 +104,7 @@ def test_rows_of_skipped_steps_alone_say_so(tmp_path):
     else:
       skips.assign([step - 2, step - 2, step - 2, step - 1])
     callback.on_train_batch_end(step - 1)
-  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  rows = rows_of(tmp_path)
   assert [(row["step"], row["loss"], row["skipped_steps"]) for row in rows] == [
     (2, 1.0, 0),
     (3, None, 1),

@@ -1,6 +1,5 @@
 """`pretrain` on the bundled digits: its folder, its resume, its refusals."""
 
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ from alike import same
 from cases import refused, slow
 from hypothesis import strategies as st
 from interruptions import copied
-from small_models import RUN
+from small_models import RUN, rows_of
 
 import urkle_tf
 from urkle_tf import errors, export
@@ -27,10 +26,6 @@ SMALL |= {"log_every": 3, "checkpoint_every": 5}
 
 def _pretrain(folder, **options):
   return urkle_tf.pretrain(output_dir=str(folder), **{**SMALL, **options})
-
-
-def _rows(folder):
-  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def _network(folder):
@@ -56,7 +51,7 @@ def _at(folder, step):
 
 def _same(folder, other):
   """Whether two runs have the same weights and rows of metrics."""
-  ones, others = _rows(folder), _rows(other)
+  ones, others = rows_of(folder), rows_of(other)
   for row in ones + others:
     del row["seconds"], row["images_per_second"]
   pairs = zip(_network(folder), _network(other), strict=True)
@@ -68,7 +63,7 @@ def test_a_run_leaves_what_the_contract_says(whole):
   assert {"flags.cfg", "metrics.jsonl", "checkpoints", "tensorboard", "encoder"} <= set(
     os.listdir(folder)
   )
-  rows = _rows(folder)
+  rows = rows_of(folder)
   # every 3 steps, every 5 for a checkpoint, and at the ends of epochs of 4 steps
   assert [row["step"] for row in rows] == [3, 4, 5, 6, 8, 9, 10, 12]
   needed = {
@@ -149,7 +144,7 @@ def test_a_bad_batch_is_skipped_and_a_resume_skips_it_too(tmp_path, monkeypatch,
   killed(lambda: _pretrain(tmp_path / "killed", checkpoint_every=6), saves=1)
   _pretrain(tmp_path / "killed", checkpoint_every=6)
   same(_network(tmp_path / "killed"), _network(tmp_path / "whole"))
-  rows = _rows(tmp_path / "whole")
+  rows = rows_of(tmp_path / "whole")
   assert [(row["step"], row["skipped_steps"]) for row in rows] == [
     *[(3, 0), (4, 0), (5, 0), (6, 1), (8, 2), (9, 2), (10, 2), (12, 2)]
   ]
@@ -186,9 +181,9 @@ def test_a_checkpoint_that_is_not_finite_is_not_called_good(tmp_path):
 
 def test_a_finished_run_is_not_run_again(whole):
   folder, result = whole
-  before = _rows(folder)
+  before = rows_of(folder)
   again = _pretrain(folder, probe_split="train[100:200]")
-  assert _rows(folder) == before
+  assert rows_of(folder) == before
   assert again["loss"] == result["loss"]
 
 
@@ -355,7 +350,7 @@ def test_a_folder_of_other_settings_is_refused_and_kept(whole):
 def test_steps_of_one_execution_are_the_same_steps(whole, tmp_path):
   """Two at a time: the rows that come at the same steps, and the weights."""
   _pretrain(tmp_path, steps_per_execution=2)
-  ones, twos = ({row["step"]: row for row in _rows(run)} for run in (whole[0], tmp_path))
+  ones, twos = ({row["step"]: row for row in rows_of(run)} for run in (whole[0], tmp_path))
   assert list(twos) == [4, 6, 8, 10, 12]
   # Means begin after the row before: those of the last two steps alone begin at the same step.
   assert twos[12]["loss"] == pytest.approx(ones[12]["loss"], rel=1e-5)

@@ -216,12 +216,6 @@ def test_the_average_of_every_scheme_is_the_plain_loop(kind):
   assert max(np.abs(one - other).max() for one, other in zip(weights, expected)) > 1e-3
 
 
-@pytest.mark.parametrize("ema", [-0.1, 1.0])
-def test_a_decay_out_of_its_range(ema):
-  with pytest.raises(errors.UserError, match=f"ema must be at least 0 and below 1, got {ema}"):
-    _trainer(ema=ema)
-
-
 def test_effective_rank(rng):
   line = np.outer(rng.normal(size=50), rng.normal(size=4)).astype("float32")
   cloud = rng.normal(size=(20_000, 4)).astype("float32")[:2000]
