@@ -190,6 +190,15 @@ def test_a_drop_in_is_the_model_with_other_weights(model, drop_in):
   assert str(folder) not in (folder / "encoder/metadata.json").read_text()
 
 
+def test_without_an_optimizer_a_trained_model_is_not_lost(model, tmp_path):
+  options = {"drop_in": True, "epochs": 1, "attack_steps": 1, "batch_size": 128}
+  robust = urkle_tf.robustify(model, tmp_path / "run", keras.layers.Rescaling(16.0), **options)
+  images = 16 * digits()[0][:200]
+  before, after = (np.asarray(m(images, training=False)) for m in (model, robust))
+  moved = np.square(after - before).sum(-1).mean()
+  assert 0 < moved < 0.2 * np.square(before - before.mean(0)).sum(-1).mean()
+
+
 def test_another_model_in_the_same_folder_is_refused(model, run):
   _, folder = run
   other = keras.models.clone_model(model)  # with other weights
