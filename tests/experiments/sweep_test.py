@@ -1,7 +1,5 @@
 """The launcher of sweeps: its points, its folders, its table, and what a second call leaves out."""
 
-import json
-import pathlib
 import sys
 
 import pytest
@@ -64,66 +62,6 @@ def test_the_table_is_sorted_by_a_column():
   assert [line.split("|")[1].strip() for line in ascending[2:]] == ["3", "1", "0", "2"]
   with pytest.raises(errors.UserError, match="clean"):
     script.table(rows, "cleen")
-
-
-ATTACKS = [("sampled", 0.5), ("sampled", 0.4), ("deterministic", 0.1)]
-REPORT = {
-  "clean": {"mode": "sampled", "accuracy": 0.8, "deterministic": {"accuracy": 0.7}},
-  "attacks": [
-    {"name": "pgd", "norm": "linf", "epsilon": 0.1, "mode": mode, "accuracy": accuracy}
-    for mode, accuracy in ATTACKS
-  ],
-}
-
-
-@pytest.fixture
-def sweep(tmp_path, monkeypatch, capsys):
-  """A function of further arguments that sweeps with commands that only leave files behind.
-
-  It returns (what it printed, its exit code, the commands that ran).
-  """
-
-  def run_stages(stages):
-    for stage in stages:
-      ran.append(stage.text)
-      folder = pathlib.Path(stage.folder)
-      folder.mkdir(parents=True, exist_ok=True)
-      if stage.module == "evaluate":
-        (folder / "report.json").write_text(json.dumps(REPORT))
-        continue
-      if "--beta=bad" in stage.words:
-        sys.exit(2)
-      beta = [float(w.split("=")[1]) for w in stage.words if w.startswith("--beta=")]
-      row = {"loss": beta[0], "step": 1} if beta else {"validation_accuracy": 0.75}
-      (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-
-  ran = []
-  monkeypatch.setattr(script.jobs, "run_stages", run_stages)
-
-  def run(*arguments):
-    ran.clear()
-    words = ["sweep", f"--output_dir={tmp_path}", "--train=--epochs=1", *arguments]
-    monkeypatch.setattr(sys, "argv", words)
-    code = 0
-    try:
-      script.main()
-    except SystemExit as ended:
-      code = ended.code
-    return capsys.readouterr().out, code, list(ran)
-
-  return run
-
-
-def test_a_point_that_fails_does_not_end_it(sweep, tmp_path):
-  said, code, _ = sweep("--values=beta=bad,0.5")
-  assert code == 1
-  assert "| bad | failed |" in said
-  assert "| 0.5 | 0.5 |" in said
-  said, code, ran = sweep("--values=beta=0.5,1", "--evaluate=--split=all", "--list")
-  assert (code, ran) == (0, [])
-  first, _ = said.splitlines()
-  assert first.startswith("python -m urkle_tf.train --epochs=1 --beta=0.5 --output_dir=")
-  assert f" && python -m urkle_tf.evaluate --encoder={tmp_path}/beta=0.5/encoder" in first
 
 
 @pytest.mark.full

@@ -23,12 +23,9 @@ def test_signatures_are_listed(tmp_path):
   spec = tf.TensorSpec([None, 10], tf.float32, name="features")
   score = tf.function(lambda features: {"y": features[:, :2]}, input_signature=[spec])
   folder = saved(tmp_path / "m", {"serving_default": score, "rank": score})
-  with pytest.raises(errors.UserError) as caught:
+  own = "serving_default(features: float32 [None, 10]) -> y: float32 [None, 2]"
+  with refused(own, "rank(features"):
     foreign_models.load(folder)
-  text = str(caught.value)
-  assert "serving_default(features: float32 [None, 10]) -> y: float32 [None, 2]" in text
-  assert "rank(features" in text
-  assert "\n" not in text
 
 
 def test_other_misfits_of_saved_models(tmp_path):
