@@ -1,4 +1,4 @@
-"""What `python -m urkle_tf.doctor` finds out, on machines that these tests make up."""
+"""`python -m urkle_tf.doctor` trains, and reports what it finds."""
 
 import re
 import sys

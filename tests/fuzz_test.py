@@ -143,6 +143,3 @@ def test_folders_of_anything(tmp_path_factory, things, split):
         assert name == "inner" or 0 <= int(image[0, 0, 0]) - COLOURS[name] < 10
     return
   assert "\n" not in refused
-
-
-# --- Reports ---

@@ -1,4 +1,4 @@
-"""What every attack of the package's folder shares: one signature, and who may use it."""
+"""What every attack shares: one signature, who may use it, and mistakes in one line."""
 
 import numpy as np
 import pytest

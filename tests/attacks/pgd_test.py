@@ -426,6 +426,3 @@ def test_epsilon_can_be_warmed_up_inside_a_compiled_step(classifier, images, nor
     expected = scaled(objective, images, [1, 2])
     np.testing.assert_allclose(run(tf.constant(share * full)), expected, atol=1e-5)
   np.testing.assert_array_equal(run(tf.constant(0.0)), images)
-
-
-# Settings.

@@ -369,6 +369,3 @@ def test_each_fits_the_number_of_views():
   with pytest.raises(errors.UserError, match="lists 2 recipes, and there are 3 views"):
     recipe.check(3)
   augment.from_spec("simclr").check(3)
-
-
-# Specs.

@@ -1,4 +1,4 @@
-"""The notebooks: what each must have, and all of them from top to bottom."""
+"""The notebooks, from top to bottom."""
 
 import pathlib
 import re

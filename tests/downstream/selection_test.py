@@ -318,6 +318,3 @@ def test_a_head_on_pooled_features(encoder, short, tmp_path, protocol):
   assert [row["mode"] for row in result["attacks"]] == ["deterministic"]  # and no other
   assert result["clean"]["accuracy"] == np.mean(logits[:40].argmax(1) == digits("test").labels[:40])
   assert result["representation"]["sigma"] == 1
-
-
-# --- The command, on CIFAR-10 ---

@@ -1,4 +1,4 @@
-"""The page of certificates: its commands, its tables from reports, and a small whole run."""
+"""The page of certificates: a small whole run."""
 
 import commands
 import pytest

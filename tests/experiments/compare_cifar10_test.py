@@ -1,4 +1,4 @@
-"""The comparison on CIFAR-10: its commands, its figures, and a small one from images to table."""
+"""The comparison on CIFAR-10: its figures, and a small one from images to table."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The quickstart: its commands are right, its page is whole, and it resumes."""
+"""The quickstart: it ends with its table and its page, and it resumes."""
 
 import json
 import re

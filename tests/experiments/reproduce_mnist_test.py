@@ -1,4 +1,4 @@
-"""The launcher of the MNIST table: its commands, its table from reports, and a small whole run."""
+"""The launcher of the MNIST table: its table from reports, and a small whole run."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The launcher of sweeps: its points, its folders, its table, and what a second call leaves out."""
+"""The launcher of sweeps: its points, its folders, its table, and a small whole run."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The scripts that print tables and draw curves."""
+"""The script that prints tables."""
 
 import json
 import subprocess

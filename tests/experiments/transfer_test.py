@@ -1,4 +1,4 @@
-"""The launcher of the transfer table: its arguments, its table from runs, and a small whole run."""
+"""The launcher of the transfer table: a small whole run."""
 
 import json
 import subprocess

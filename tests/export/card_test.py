@@ -1,4 +1,4 @@
-"""Model cards: front matter that Hugging Face reads, figures of an evaluation, nothing private."""
+"""Model cards: a snippet that runs, figures of an evaluation, nothing private."""
 
 import json
 import sys

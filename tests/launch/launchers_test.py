@@ -1,4 +1,4 @@
-"""The launchers: their syntax, what they would run, and one of them for real."""
+"""The launchers: what they would run, and one of them for real."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Keras's private parts: in one module, and refused in one line where they are missing."""
+"""Keras's private parts: refused in one line where they are missing."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""Weights that come with the package: how they are made, found, checked, and used everywhere."""
+"""Weights that come with the package: how they are made, found, and used everywhere."""
 
 import json
 import os

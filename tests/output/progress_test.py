@@ -1,4 +1,4 @@
-"""The progress of a loop, on a terminal and in a log."""
+"""The progress of a loop in a log."""
 
 import io
 import types
@@ -8,22 +8,12 @@ import pytest
 from urkle_tf.output import progress
 
 
-class _Error(io.StringIO):
-  """A standard error that may be a terminal."""
-
-  terminal = False
-
-  def isatty(self):
-    return self.terminal
-
-
 @pytest.fixture
 def shown(monkeypatch):
-  """Standard error; a clock that stands at 100 seconds after 0, and a terminal of 100 columns."""
-  error, clock = _Error(), iter([0.0] + 1000 * [100.0])
+  """Standard error, and a clock that stands at 100 seconds after 0."""
+  error, clock = io.StringIO(), iter([0.0] + 1000 * [100.0])
   monkeypatch.setattr(progress, "sys", types.SimpleNamespace(stderr=error))
   monkeypatch.setattr(progress, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
-  monkeypatch.setenv("COLUMNS", "100")
   return error
 
 

@@ -1,4 +1,4 @@
-"""`benchmark.py --suite`: its parts, its JSON and the page that it writes."""
+"""`benchmark.py --suite`, for real: its parts, its JSON and the page that it writes."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Rows of metrics, checkpoints and the line of progress."""
+"""Rows of metrics and checkpoints."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The report as a page: whole in one file, readable by every reader, with the report's figures."""
+"""The report as a page: whole in one file, with the report's figures."""
 
 import base64
 import html.parser
@@ -233,6 +233,3 @@ def test_both_forms_say_the_same(folder, measured, tree):
 def test_what_notes_say_is_no_html(folder, tree):
   assert sum(NOTE in text for text in tree.texts) == 2
   assert "<script>" not in (folder / report.PAGE).read_text(encoding="utf-8")
-
-
-# In a browser.
