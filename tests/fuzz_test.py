@@ -1,7 +1,6 @@
 """Anything that people may type, lay in a folder or hand over ends in a result or in one line."""
 
 import io
-import pathlib
 
 import hypothesis
 import numpy as np
@@ -12,7 +11,6 @@ from urkle_tf import errors, pretexts, robustness, spec
 from urkle_tf.data import augment, folders, labellings, sources, splits
 from urkle_tf.evaluation import plans
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A loaded machine may take long; what fixtures hold is made anew by each example.
 UNHURRIED = hypothesis.settings(
   deadline=None,
