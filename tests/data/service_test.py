@@ -31,7 +31,7 @@ def _launched():
     try:
       line = process.stdout.readline()
       assert line.startswith("an input worker: --data_service=localhost:"), line
-      yield process, line.untimed().partition("=")[2]
+      yield process, line.strip().partition("=")[2]
     finally:
       process.send_signal(signal.SIGTERM)
 

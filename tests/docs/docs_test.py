@@ -317,9 +317,7 @@ OWN_IMAGES = {
   "--output_dir=runs/photos-slf": "--output_dir=runs/photos-slf --epochs=1",
   "--output_dir=runs/photos-report": f"--output_dir=runs/photos-report {QUICK}",
 }
-INSTALLED = {
-  "python -m pip install": "tests/packaging_test.py builds the wheel and checks what it needs"
-}
+INSTALLED = {"python -m pip install": "tests/packaging_test.py builds the wheel"}
 CERTIFY = "python -m urkle_tf.evaluate --classifier=RUN/classifier --output_dir=REPORT --certify="
 PAGES = {
   "start.md": Page(start, OWN_IMAGES, slow=True, elsewhere=INSTALLED),
