@@ -369,3 +369,14 @@ def test_each_fits_the_number_of_views():
   with pytest.raises(errors.UserError, match="lists 2 recipes, and there are 3 views"):
     recipe.check(3)
   augment.from_spec("simclr").check(3)
+
+
+def test_randaugment_follows_its_options(rng):
+  weak, strong = (
+    f"randaugment(operations=1, magnitude={magnitude}, deviation=0, base=none)"
+    for magnitude in (0.5, 9)
+  )
+  images = images_of(rng, 30, 8, 10)
+  noise = noise_of(rng, 30, augment.from_spec(weak))
+  weak, strong = (np.abs(traced(spec)(images, noise) - images).mean() for spec in (weak, strong))
+  assert weak < strong

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from cases import refused
+from small_models import precision
 
 from urkle_tf import errors, networks
 
@@ -155,3 +156,19 @@ def test_wrong_backbones_end_in_one_line(spec, shape, words):
 def test_wrong_bounds_of_scale(low, high):
   with pytest.raises(errors.UserError, match="min_scale"):
     _encoder(min_scale=low, max_scale=high)
+
+
+def test_heads_are_float32_under_mixed_precision(rng):
+  with precision("mixed_bfloat16"):
+    p = _encoder()(rng.uniform(size=(2, 8, 8, 1)).astype("float32"))
+  assert p.loc.dtype == p.scale.dtype == tf.float32
+
+
+def test_encoder_survives_its_keras_file(rng, tmp_path):
+  encoder = _encoder(max_scale=0.9)
+  images = rng.uniform(size=(4, 8, 8, 1)).astype("float32")
+  encoder(images, training=True)
+  encoder.save(tmp_path / "encoder.keras")
+  loaded = keras.models.load_model(tmp_path / "encoder.keras")
+  np.testing.assert_allclose(loaded(images).loc, encoder(images).loc, atol=1e-6)
+  assert loaded.get_config()["max_scale"] == 0.9

@@ -6,6 +6,7 @@ import keras
 import pytest
 import tensorflow as tf
 from small_models import rows_of
+from tensorboard.compat.proto import event_pb2
 
 from urkle_tf.training import means, metrics, recorder, runs
 
@@ -133,3 +134,22 @@ def test_alarms_are_told_with_the_step(tmp_path, monkeypatch):
   callback, _, _ = _metrics(tmp_path, alarms=_Said())
   _train(callback, [2.0, 2.0])
   assert told == ["step 2: loss 2.0"]
+
+
+def _values(event_file):
+  """{tag: [numbers or texts]} of an event file."""
+  found = {}
+  for record in tf.data.TFRecordDataset(str(event_file)).as_numpy_iterator():
+    for value in event_pb2.Event.FromString(record).summary.value:
+      shown = tf.make_ndarray(value.tensor).item()
+      found.setdefault(value.tag, []).append(shown.decode() if isinstance(shown, bytes) else shown)
+  return found
+
+
+def test_the_first_screen_says_in_words_whether_the_run_is_healthy(tmp_path):
+  callback, _, _ = _metrics(tmp_path, log_every=1, alarms=_Said())
+  _train(callback, [0.0, 2.0, 2.0, 0.0])
+  shown = _values(next((tmp_path / "tensorboard").iterdir()))
+  assert shown["1_health/0_warnings"] == [0, 1, 1, 0]
+  healthy = "Healthy: no warning holds."
+  assert shown["1_health/verdict"] == [healthy, "- loss 2.0", healthy]

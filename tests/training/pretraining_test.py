@@ -401,3 +401,14 @@ def test_two_processes_cannot_share_a_folder(tmp_path):
     runs.open_run(tmp_path, {"seed": 0})
   first.close()
   runs.open_run(tmp_path, {"seed": 0}).close()
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("plain_runs")
+def test_urrl_trains_on_a_clean_view_and_two_mixtures(tmp_path):
+  crop = "crop(padding=1)"
+  mixed = f"augmix(base='{crop}')"
+  options = {"pretext": "simclr(consistency=12, projector=8)", "robustness": "none", "epochs": 1}
+  row = _pretrain(tmp_path, augment=f"{crop}, {mixed}, {mixed}", **options)
+  assert row["loss"] == pytest.approx(row["nt_xent"] + row["consistency"], rel=1e-5)
+  assert 0 < row["consistency"] < 12 * np.log(3)
