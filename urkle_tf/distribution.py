@@ -11,6 +11,7 @@ import math
 import os
 import sys
 
+import keras
 import tensorflow as tf
 from absl import logging
 
@@ -94,6 +95,20 @@ def _unit(seed, shape):
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
   return _rows(draw, shape)
+
+
+def mean(values):
+  """The mean of a tensor over the replicas."""
+  if replicas() == 1:
+    return values
+  context = tf.distribute.get_replica_context()
+  return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+
+
+def state(value, name=None):
+  """A float32 Keras variable of a training's state, equal on all replicas, without a gradient."""
+  kind = {"trainable": False, "aggregation": "only_first_replica", "name": name}
+  return keras.Variable(value, dtype="float32", **kind)
 
 
 def gather(values):

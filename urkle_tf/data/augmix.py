@@ -96,15 +96,11 @@ def _translate_y(images, level, sign):
 
 
 OPERATIONS = {
-  "autocontrast": _autocontrast,
-  "equalize": _equalize,
-  "posterize": _posterize,
-  "solarize": _solarize,
-  "rotate": _rotate,
-  "shear_x": _shear_x,
-  "shear_y": _shear_y,
-  "translate_x": _translate_x,
-  "translate_y": _translate_y,
+  operation.__name__.removeprefix("_"): operation
+  for operation in (
+    *(_autocontrast, _equalize, _posterize, _solarize, _rotate),
+    *(_shear_x, _shear_y, _translate_x, _translate_y),
+  )
 }
 
 

@@ -107,10 +107,8 @@ class RandAugment(augment.Recipe):
         "randaugment: operations must be from 1, magnitude and deviation from 0 to 10; got"
         f" operations={operations}, magnitude={magnitude}, deviation={deviation}"
       )
-    self.operations = operations
-    self.magnitude = magnitude
-    self.deviation = deviation
-    self.geometric = geometric
+    self.operations, self.geometric = operations, geometric
+    self.magnitude, self.deviation = magnitude, deviation
     self.base = augment.from_spec(base or "none")
     self.noise_size = self.base.noise_size + 2
     _check(self._layer())  # which refuses wrong options at once

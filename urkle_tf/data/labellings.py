@@ -124,12 +124,8 @@ def _rotation(source, degrees=45):
 
 
 LABELLINGS = {
-  "any_of": _any_of,
-  "at_least": _at_least,
-  "brightness": _brightness,
-  "number": _number,
-  "parity": _parity,
-  "rotation": _rotation,
+  labelling.__name__.removeprefix("_"): labelling
+  for labelling in (_any_of, _at_least, _brightness, _number, _parity, _rotation)
 }
 
 

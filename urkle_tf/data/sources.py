@@ -170,9 +170,7 @@ class FileSource(_Indexed):
       )
       return self._with_labels(tf.ensure_shape(image, self.image_shape), index)
 
-    return self._indices(seed, epoch, shuffle, skip).map(
-      decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    return in_order(self._indices(seed, epoch, shuffle, skip), decode)
 
 
 class StreamSource(Source):
@@ -212,7 +210,7 @@ class StreamSource(Source):
     def parse(index, record):
       return {"index": index, **self._parse(record)}
 
-    return records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return in_order(records, parse)
 
   def _records(self, seed, epoch, shuffle, skip):
     """(index, serialized example) in the order of an epoch."""
@@ -285,7 +283,7 @@ class RelabelledSource(Source):
     self, batch_size, seed=0, epoch=0, shuffle=True, skip=0, drop_remainder=True, chosen=None
   ):
     batches = self.source.batches(batch_size, seed, epoch, shuffle, skip, drop_remainder, chosen)
-    return batches.map(self._relabel, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return in_order(batches, self._relabel)
 
 
 def load(
@@ -379,6 +377,11 @@ def find_unreadable(source):
   if isinstance(source, StreamSource):
     return source.find_unreadable()
   return None
+
+
+def in_order(dataset, function):
+  """Maps a `tf.data.Dataset` on all cores; the results keep their order."""
+  return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def _only(batches, chosen):

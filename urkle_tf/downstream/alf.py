@@ -81,8 +81,7 @@ class ALF(Protocol):
   defaults = {**Protocol.defaults, "epochs": 25, "attack_steps": 10}
 
   def __init__(self, samples=10):
-    if samples < 1:
-      raise errors.UserError(f"alf: samples must be at least 1, got {samples}")
+    errors.at_least(1, "alf", samples=samples)
     self._samples = samples
 
   def fit(self, task, run):

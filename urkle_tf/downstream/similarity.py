@@ -87,8 +87,7 @@ class Similarity(Protocol):
   }
 
   def __init__(self, weight=1.0):
-    if not weight >= 0:
-      raise errors.UserError(f"similarity: weight must be at least 0, got {weight}")
+    errors.at_least(0, "similarity", weight=weight)
     self._weight = weight
 
   def fit(self, task, run):

@@ -9,6 +9,11 @@ from urkle_tf.networks.kl import kl_mean_part, worst
 from urkle_tf.training import latent_map
 
 
+def unit(rows):
+  """Rows [n, d] at length 1; those of length 0 stay."""
+  return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
 def nearest(queries, keys, count=1, itself=True):
   """The positions of each query's nearest keys by cosine, the nearest first.
 
@@ -21,7 +26,6 @@ def nearest(queries, keys, count=1, itself=True):
   Returns:
     int64 [n, count].
   """
-  unit = lambda rows: rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)  # noqa: E731
   queries, keys = unit(queries), unit(keys)
   found = []
   for start in range(0, len(queries), 1000):

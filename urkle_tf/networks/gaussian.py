@@ -28,15 +28,7 @@ def _sphere(features):
 
 
 def _norm(name, momentum):
-  return keras.layers.BatchNormalization(
-    scale=False,
-    center=False,
-    momentum=momentum,
-    epsilon=1e-5,
-    synchronized=True,
-    dtype="float32",
-    name=name,
-  )
+  return batch_norm.norm(name, momentum, scale=False, center=False, dtype="float32")
 
 
 def _loc_head(features, loc, latent_dim, momentum):
@@ -284,9 +276,7 @@ class GaussianEncoder(keras.Model, Encoder):
   def _follow_spread(self, loc):
     """Moves the spread of loc [n, d_z] towards that of a batch, over all replicas."""
     moments = tf.stack([tf.reduce_mean(loc, 0), tf.reduce_mean(tf.square(loc), 0)])
-    if distribution.replicas() > 1:
-      context = tf.distribute.get_replica_context()
-      moments = context.all_reduce(tf.distribute.ReduceOp.MEAN, moments)
+    moments = distribution.mean(moments)
     variance = tf.reduce_mean(moments[1] - tf.square(moments[0]))
     found = tf.sqrt(tf.maximum(variance, 1e-10))
     kernel, momentum = self.network.get_layer("spread").kernel, self._config["momentum"]

@@ -7,18 +7,13 @@ above, the usual 7x7 convolution of stride 2 and a 3x3 max-pool.
 import keras
 
 from urkle_tf import errors
+from urkle_tf.networks import batch_norm
 
 _STEMS = ("small", "patch", "large")
 
 
 def _norm(x, name, momentum, zero=False):
-  return keras.layers.BatchNormalization(
-    momentum=momentum,
-    epsilon=1e-5,
-    synchronized=True,
-    gamma_initializer="zeros" if zero else "ones",
-    name=name,
-  )(x)
+  return batch_norm.norm(name, momentum, gamma_initializer="zeros" if zero else "ones")(x)
 
 
 def _conv(x, filters, size, strides, name):
@@ -29,18 +24,10 @@ def _conv(x, filters, size, strides, name):
   # Explicit symmetric padding: "same" pads stride-2 convolutions on one side only.
   if strides > 1:
     x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    padding = "valid"
-  else:
-    padding = "same"
-  return keras.layers.Conv2D(
-    filters,
-    size,
-    strides=strides,
-    padding=padding,
-    use_bias=False,
-    kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
-    name=name,
-  )(x)
+  padding = "valid" if strides > 1 else "same"
+  start = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+  options = {"use_bias": False, "kernel_initializer": start, "name": name}
+  return keras.layers.Conv2D(filters, size, strides=strides, padding=padding, **options)(x)
 
 
 def _shortcut(x, filters, strides, name, momentum):

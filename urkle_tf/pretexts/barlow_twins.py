@@ -2,9 +2,8 @@
 
 import tensorflow as tf
 
-from urkle_tf import distribution
+from urkle_tf import distribution, errors
 from urkle_tf.networks import heads
-from urkle_tf.pretexts._checks import at_least, whole
 from urkle_tf.pretexts._pairs import pairs, through
 from urkle_tf.pretexts.base import Pretext
 
@@ -59,8 +58,8 @@ class BarlowTwins(Pretext):
 
   def __init__(self, redundancy=0.0051, projector=512, projection=512):
     super().__init__(name="barlow_twins")
-    at_least(0, "barlow_twins", redundancy=redundancy)
-    whole(1, "barlow_twins", projector=projector, projection=projection)
+    errors.at_least(0, "barlow_twins", redundancy=redundancy)
+    errors.whole(1, "barlow_twins", projector=projector, projection=projection)
     self.redundancy = redundancy
     self._widths = [projector, projector, projection]
 

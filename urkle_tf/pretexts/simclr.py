@@ -123,10 +123,8 @@ class SimCLR(Pretext):
     consistency=0.0,
   ):
     super().__init__(name="simclr")
-    if not consistency >= 0:
-      raise errors.UserError(f"simclr: consistency must be at least 0, got {consistency}")
-    if temperature <= 0:
-      raise errors.UserError(f"temperature must be above 0, got {temperature}")
+    errors.at_least(0, "simclr", consistency=consistency)
+    errors.above(0, "simclr", temperature=temperature)
     if denominator not in ("negatives", "all"):
       raise errors.unknown("denominator", denominator, ("negatives", "all"))
     self.temperature, self.denominator = temperature, denominator

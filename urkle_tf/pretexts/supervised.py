@@ -39,9 +39,9 @@ class Supervised(Pretext):
     self.classifies = task == "classification"
     if self.classifies and outputs is not None and outputs < 2:
       raise errors.UserError(f"supervised: outputs must be at least 2 classes, got {outputs}")
-    for name, value in (("width", width), ("layers", layers), ("outputs", outputs)):
-      if value is not None and value < 1:
-        raise errors.UserError(f"supervised: {name} must be at least 1, got {value}")
+    errors.at_least(
+      1, "supervised", width=width, layers=layers, outputs=1 if outputs is None else outputs
+    )
     self.outputs = outputs if outputs or self.classifies else 1
     self._hidden = [width] * (layers - 1)
     self.terms = ("cross_entropy",) if self.classifies else ("squared_error",)

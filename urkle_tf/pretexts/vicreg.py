@@ -4,7 +4,6 @@ import tensorflow as tf
 
 from urkle_tf import distribution, errors
 from urkle_tf.networks import heads
-from urkle_tf.pretexts._checks import at_least, whole
 from urkle_tf.pretexts._pairs import pairs, through
 from urkle_tf.pretexts.base import Pretext
 
@@ -46,8 +45,8 @@ class VICReg(Pretext):
 
   def __init__(self, invariance=25.0, variance=25.0, covariance=1.0, projector=512, projection=512):
     super().__init__(name="vicreg")
-    at_least(0, "vicreg", invariance=invariance, variance=variance, covariance=covariance)
-    whole(1, "vicreg", projector=projector, projection=projection)
+    errors.at_least(0, "vicreg", invariance=invariance, variance=variance, covariance=covariance)
+    errors.whole(1, "vicreg", projector=projector, projection=projection)
     total = invariance + variance + covariance
     if not 0 < total < float("inf"):
       raise errors.UserError("vicreg: one of invariance, variance and covariance must be above 0")

@@ -25,8 +25,7 @@ class RoCL(Robustness):
   """
 
   def __init__(self, weight=1 / 256):
-    if not weight >= 0:
-      raise errors.UserError(f"rocl: weight must be at least 0, got {weight}")
+    errors.at_least(0, "rocl", weight=weight)
     self.weight = weight
 
   def check(self, pretext):

@@ -20,8 +20,7 @@ class Trades(Robustness):
   terms = ("divergence",)
 
   def __init__(self, beta=6.0):
-    if not beta >= 0:
-      raise errors.UserError(f"trades: beta must be at least 0, got {beta}")
+    errors.at_least(0, "trades", beta=beta)
     self.beta = beta
 
   def check(self, pretext):

@@ -15,13 +15,8 @@ _TOGETHER = 64  # of them that are attacked
 
 # Signs of a run that goes wrong; HParams shows the first of them.
 SIGNS = (
-  "loss",
-  "knn_accuracy",
-  "knn_robust_accuracy",
-  "kl",
-  "effective_rank",
-  "attack_objective",
-  "sigma_mean",
+  *("loss", "knn_accuracy", "knn_robust_accuracy", "kl"),
+  *("effective_rank", "attack_objective", "sigma_mean"),
 )
 # Settings that runs are compared by; the rest is in the text of the flags.
 _COMPARED = (

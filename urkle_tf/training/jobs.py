@@ -134,12 +134,10 @@ def _of_preset(settings):
 def _check(settings):
   """Raises `UserError` for settings that are wrong by themselves."""
   _check_end(settings)
-  for name in ("batch_size", "log_every", "checkpoint_every", "max_bad_steps"):
-    if settings[name] < 1:
-      raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
-  for name in ("warmup_epochs", "weight_decay", "epsilon_warmup_epochs", "beta_warmup_epochs"):
-    if not settings[name] >= 0:
-      raise errors.UserError(f"--{name} must be at least 0, got {settings[name]}")
+  counts = ("batch_size", "log_every", "checkpoint_every", "max_bad_steps")
+  errors.flags_at_least(1, settings, *counts)
+  rises = ("warmup_epochs", "epsilon_warmup_epochs", "beta_warmup_epochs")
+  errors.flags_at_least(0, settings, "weight_decay", *rises)
   _check_warmups(settings)
   if settings["batch_size"] < 2:
     raise errors.UserError("--batch_size must be at least 2: one image has no negatives")
@@ -154,15 +152,13 @@ def _check(settings):
 def _check_end(settings):
   epochs, minutes = settings["epochs"], settings["minutes"]
   if minutes is None:
-    if epochs < 1:
-      raise errors.UserError(f"--epochs must be at least 1, got {epochs}")
+    errors.at_least(1, None, epochs=epochs)
     return
   if epochs is not None:
     raise errors.UserError(
       f"--minutes={minutes} and --epochs={epochs} each say when the training ends: give one of them"
     )
-  if not minutes > 0:
-    raise errors.UserError(f"--minutes must be above 0, got {minutes}")
+  errors.above(0, None, minutes=minutes)
 
 
 def _check_warmups(settings):

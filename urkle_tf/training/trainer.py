@@ -5,7 +5,6 @@ import functools
 import sys
 from typing import Any
 
-import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -107,11 +106,8 @@ class Trainer(keras_private.Built):
     self.clock: Any = self.progress.clock
     self._averages = self.averages.variables
     # The mean perturbation of the step before.
-    self._carried = None
-    if getattr(self.attack, "carry", False):
-      self._carried = keras.Variable(
-        tf.zeros(encoder.image_shape), trainable=False, aggregation="only_first_replica"
-      )
+    carries = getattr(self.attack, "carry", False)
+    self._carried = distribution.state(tf.zeros(encoder.image_shape)) if carries else None
     self.guard = Guard(self, [self.clock])
     self.skips = self.guard.skips
     self.diagnostics = Diagnostics(self.robustness, self.schedule)
@@ -371,12 +367,8 @@ class Trainer(keras_private.Built):
 
   def _carry(self, perturbations):
     """Keeps what perturbations [n, a, h, w, c] have in common, over all replicas."""
-    if self._carried is None:
-      return
-    common, context = tf.reduce_mean(perturbations, [0, 1]), tf.distribute.get_replica_context()
-    if distribution.replicas() > 1:
-      common = context.all_reduce(tf.distribute.ReduceOp.MEAN, common)
-    self._carried.assign(common)
+    if self._carried is not None:
+      self._carried.assign(distribution.mean(tf.reduce_mean(perturbations, [0, 1])))
 
 
 def _check(scheme, attack, schedule, ends):

@@ -54,11 +54,6 @@ class Certificate(Measurement):
     if self.loss_cap is not None:
       bound.check(self.loss_cap, context.metadata)
 
-  def measure(self, context):
-    from urkle_tf.evaluation import certificate
-
-    return certificate.measure(context, self)
-
   def render(self, part, report):
     head = ["epsilon", "certified KL, nats", "KL found by PGD"]
     rows = [
