@@ -109,12 +109,7 @@ def collect(work, rows, labels, given, equal):
         "labels": found,
       }
     )
-  return {
-    "rows": entries,
-    "equal": equal,
-    "examples": examples,
-    "strong_examples": strong_examples,
-  }
+  return {"rows": entries, "equal": equal, "examples": examples, "strong_examples": strong_examples}
 
 
 def images_seen(run):

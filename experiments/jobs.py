@@ -123,6 +123,27 @@ def run_stages(found, ran=False):
   return ran
 
 
+def run_rows(asked, stages, publish):
+  """Fills a table: a whole one of one seed first, published after each row that was run.
+
+  Args:
+    asked: an `Asked`.
+    stages: (row, seed) -> its `Stage`s.
+    publish: writes what is finished so far; called at the end, too.
+
+  Returns:
+    Whether anything was run.
+  """
+  ran = False
+  for seed, row in asked.turns():
+    if run_stages(stages(row, seed)):
+      publish()
+      ran = True
+  publish()
+  print(f"page: {asked.page_file}")
+  return ran
+
+
 def environment():
   """The environment of a command of this clone, installed or not."""
   path = [str(ROOT), os.environ.get("PYTHONPATH")]

@@ -16,6 +16,11 @@ def read(file):
   return json.loads(file.read_text(encoding="utf-8"))
 
 
+def write(file, content):
+  """Writes what JSON can hold."""
+  files.write(file, json.dumps(content, indent=1) + "\n")
+
+
 def finished(work, name, ending, file="report.json"):
   """{seed: folder} of the folders NAME-SEED-ENDING that hold a file, by seed."""
   found = {}

@@ -14,14 +14,10 @@ already is not done again, so the same command resumes after an interruption.
 import collections
 import functools
 import itertools
-import json
-import os
 import pathlib
 import re
 import shlex
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
@@ -321,8 +317,7 @@ def _command(given):
 def transfer(argv=None):
   """The command line, without the handling of errors."""
   given = _parser().parse_args(argv)
-  if given.seeds < 1:
-    raise errors.UserError(f"--seeds must be at least 1, got {given.seeds}")
+  errors.at_least(1, None, seeds=given.seeds)
   folders = encoders(given.encoder)
   tasks, protocols = spec.split(given.tasks), spec.split(given.protocols)
   check_names([*map(shown, tasks)], "task")
@@ -342,7 +337,7 @@ def transfer(argv=None):
 
   def publish():
     document = collect(work, folders, tasks, protocols, constant)
-    files.write(json_file, json.dumps(document, indent=1) + "\n")
+    pages.write(json_file, document)
     files.write(page_file, page(document, _command(given)))
 
   # A whole table of one seed first.

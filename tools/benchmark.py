@@ -78,9 +78,8 @@ def _arguments(argv):
   add("--data_dir", help="of the suite: where mnist lies, prepared")
   add("--classifier", help="an exported one for --part=attacks, instead of a new --encoder")
   options = parser.parse_args(argv)
-  for name in ("batch_size", "image_size", "channels", "attack_steps", "steps", "timings"):
-    if getattr(options, name) < 1:
-      raise errors.UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
+  counts = ("batch_size", "image_size", "channels", "attack_steps", "steps", "timings")
+  errors.flags_at_least(1, vars(options), *counts)
   return options
 
 
@@ -161,10 +160,7 @@ def measure(options):
   built = time.perf_counter() - built
   first = _seconds(lambda: learner.train_function(feed), 1, 1)
   memory = _peak_mib()
-  contenders = {
-    "step": lambda: learner.train_function(feed),
-    "forward": _forward(learner, options),
-  }
+  contenders = {"step": lambda: learner.train_function(feed), "forward": _forward(learner, options)}
   if not alone:
     fresh = iter(scope.experimental_distribute_dataset(views))
     contenders["fed"] = lambda: learner.train_function(fresh)
@@ -430,12 +426,7 @@ def measure_attacks(options):
   }
 
 
-PARTS = {
-  "training": measure,
-  "step": measure,
-  "attacks": measure_attacks,
-  "input": measure_input,
-}
+PARTS = {"training": measure, "step": measure, "attacks": measure_attacks, "input": measure_input}
 
 
 def main(argv=None):

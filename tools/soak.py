@@ -33,8 +33,6 @@ import threading
 import time
 import zipfile
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 import numpy as np
@@ -393,9 +391,8 @@ def _usage(curve):
   for part in (curve[quarter : 2 * quarter], curve[-quarter:]):
     _, memory, opened = zip(*part, strict=True)
     rows.append((part[0], part[-1], statistics.fmean(memory), max(opened)))
-  return tables.markdown(
-    columns, [[form.format(*row) for form in columns.values()] for row in rows]
-  )
+  lines = [[form.format(*row) for form in columns.values()] for row in rows]
+  return tables.markdown(columns, lines)
 
 
 def blocks(result):
@@ -503,7 +500,7 @@ def run(arguments):
     "undisturbed": undisturbed,
     "attempts": attempts,
   }
-  files.write(folder / "soak.json", json.dumps(result, indent=1) + "\n")
+  pages.write(folder / "soak.json", result)
   return result
 
 

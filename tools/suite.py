@@ -231,6 +231,6 @@ def run(options):
     found.setdefault("minutes", {})[name] = round((time.perf_counter() - began) / 60, 2)
     # More than the cores: others were at work too.
     found.setdefault("loads", {})[name] = [round(load, 2), round(os.getloadavg()[0], 2)]
-    files.write(out, json.dumps(found, indent=1) + "\n")
+    pages.write(out, found)
   if options.page:
     files.write(pathlib.Path(options.page), speed_page.page(found))

@@ -48,7 +48,7 @@ def test_reports_become_a_page(work):
   assert "| 0.01 ± 0 (0.01 to 0.01) | 0.03 ± 0.014 (-0.097 to 0.16) |" in page
   assert "| AT | 90.0 | 80.0 | 70.0 | 5.0 |" in page
   assert "CIFAR-10 (JPEG):\n\nNot measured yet." in page
-  assert json.loads(json.dumps(script._figures(found)))["mnist_at"]["smoothing"]
+  assert json.loads(json.dumps(found))["mnist_at"]["smoothing"]
 
 
 def test_the_commands_of_rows(work):

@@ -6,6 +6,7 @@ images, and passes or fails with its numbers.  A failed check does not say by ho
 are wrong, but that they rest on something else than gradients, or on too little effort.
 """
 
+import contextlib
 import math
 
 import numpy as np
@@ -57,11 +58,11 @@ class _Checks:
     self._classifier, self._scorer = context.model, context.scorer
     self._modes, self._mode = context.modes, context.modes[0]
     self._norm, self._epsilon, self._eot = context.norm, float(context.epsilon), context.eot
+    self._threat = attacks.from_norm(self._norm, self._epsilon)
     self._count = min(examples, source.size)
     self._batch_size = min(context.batch_size, self._count)
     self._seed = distribution.fold([context.seed, 0], _STREAM)
-    mask = np.arange(source.size) < self._count
-    _, self._images, self._labels = next(scoring.stream(source, self._count, mask))
+    _, self._images, self._labels = next(scoring.stream(source, self._count, self._count))
     self._clean = self._score(self._images)
     self._right = np.argmax(self._clean, 1) == self._labels
     self._tolerance = max(round(_TOLERANCE * self._count), 1)
@@ -101,8 +102,7 @@ class _Checks:
     return scores[np.arange(len(self._labels)), self._labels]
 
   def _pgd(self, loss, steps, restarts=1):
-    threat = attacks.from_norm(self._norm, self._epsilon)
-    return Plan(attacks.PGD(threat, steps, restarts=restarts, keep="best"), loss)
+    return Plan(attacks.PGD(self._threat, steps, restarts=restarts, keep="best"), loss)
 
   def _compile(self, plan, mode=None, eot=None):
     mode = mode or self._mode
@@ -137,24 +137,15 @@ class _Checks:
 
   def _one_step(self, model):
     """Zeros in the gradients, and points on the way along one step of the radius."""
-    try:
-      return self._steps(model)
-    except (LookupError, TypeError, ValueError):  # operations that have no gradient
-      return np.ones(self._count), np.stack([self._images] * 4)
-
-  def _steps(self, model):
-    threat = attacks.from_norm(self._norm, self._epsilon)
+    threat = self._threat
 
     @tf.function(autograph=False)
     def step(images, labels, seed):
       start = threat.random_start(images, seed, 1e-3)
-
-      def loss(neighbours):
-        return losses.cross_entropy(self._scores(model, neighbours, seed), labels)
-
       with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(start)
-        total = tf.reduce_sum(loss(start))
+        scores = self._scores(model, start, seed)
+        total = tf.reduce_sum(losses.cross_entropy(scores, labels))
       gradient = tape.gradient(total, start)
       if gradient is None:
         gradient = tf.zeros_like(start)
@@ -165,10 +156,11 @@ class _Checks:
       return tf.reduce_mean(dead, list(range(1, images.shape.rank))), points
 
     zeros, points = np.ones(self._count), np.stack([self._images] * 4)
-    for number, (positions, images, labels) in enumerate(self._batches(self._right)):
-      shares, ends = step(images, labels, distribution.fold(self._seed, 2, number))
-      zeros[positions] = shares.numpy()[: len(positions)]
-      points[:, positions] = ends.numpy()[:, : len(positions)]
+    with contextlib.suppress(LookupError, TypeError, ValueError):  # operations without gradient
+      for number, (positions, images, labels) in enumerate(self._batches(self._right)):
+        shares, ends = step(images, labels, distribution.fold(self._seed, 2, number))
+        zeros[positions] = shares.numpy()[: len(positions)]
+        points[:, positions] = ends.numpy()[:, : len(positions)]
     return zeros, points
 
   def _scores(self, model, images, seed):
@@ -242,7 +234,7 @@ class _Checks:
     return _check("effort", passed, detail, accuracy=before, accuracy_more=after)
 
   def _check_black_box(self, standing):
-    (plan,) = attacks.Square(attacks.from_norm(self._norm, self._epsilon), _QUERIES).plans()
+    (plan,) = attacks.Square(self._threat, _QUERIES).plans()
     broken, _ = self._broken(self._compile(plan), plan, self._epsilon, standing, 3)
     before, after = self._share(standing), self._share(standing & ~broken)
     detail = (
@@ -253,12 +245,11 @@ class _Checks:
     return _check("black_box", passed, detail, accuracy=before, accuracy_square=after)
 
   def _check_random_noise(self, standing):
-    threat = attacks.from_norm(self._norm, self._epsilon)
     right, images = self._right.copy(), tf.constant(self._images)
     for draw in range(_DRAWS):
       seed = distribution.fold(self._seed, 4, draw)
       noise = tf.random.stateless_normal(self._images.shape, seed)
-      moved = threat.step(images, noise, images, self._epsilon).numpy()
+      moved = self._threat.step(images, noise, images, self._epsilon).numpy()
       right &= np.argmax(self._score(moved), 1) == self._labels
     lucky, noisy, left = int(np.sum(standing & ~right)), self._share(right), self._share(standing)
     detail = (

@@ -15,11 +15,7 @@ from urkle_tf.evaluation import calibration, corruptions, scoring
 from urkle_tf.evaluation.store import Store
 from urkle_tf.output import progress
 
-_PREPARED = {
-  "cifar10": "cifar10_corrupted",
-  "imagenet2012": "imagenet2012_corrupted",
-  "mnist": "mnist_corrupted",
-}
+_PREPARED = {name: f"{name}_corrupted" for name in ("cifar10", "imagenet2012", "mnist")}
 _STANDARD_NAMES = {"frosted_glass_blur": "glass_blur", "elastic": "elastic_transform"}
 _MEASURES = ("accuracy", "nll", "ece", "brier")
 _WORKERS = min(4, os.cpu_count() or 1)

@@ -57,10 +57,9 @@ def _rank(encoder, source, batch_size):
   """The effective rank of loc over the first 10,000 images, in inference mode, and how many."""
   loc = tf.function(lambda images: encoder(images, training=False).loc, autograph=False)
   total = min(_RANK_EXAMPLES, source.size)
-  mask = np.arange(source.size) < total
   rows = [
     loc(scoring.pad(images, batch_size)).numpy()[: len(images)]
-    for _, images, _ in scoring.stream(source, batch_size, mask)
+    for _, images, _ in scoring.stream(source, batch_size, total)
   ]
   return {"effective_rank": effective_rank(np.concatenate(rows)), "rank_examples": total}
 
@@ -149,12 +148,7 @@ def _worst(context, options, encoder, batch_size):
       "moved": pair.attacked.loc,
     } | ({"adversaries": pair.neighbours} if context.save_images else {})
 
-  def compute(number, images, labels):
-    del labels
-    values = attacked(scoring.pad(images, batch_size), distribution.fold(seed, number))
-    return {name: value.numpy()[: len(images)] for name, value in values.items()}
-
-  return compute
+  return scoring.by_batch(attacked, batch_size, seed)
 
 
 def draw_map(context):

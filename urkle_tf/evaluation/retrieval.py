@@ -130,19 +130,14 @@ class _Embedded:
     self._count = options.neighbours
     attack = attacks.PGD(context.threat, options.steps, restarts=options.restarts, keep="best")
     seed = distribution.fold([context.seed, 0], _STREAM)
-    size = min(context.batch_size, total)
 
     @tf.function(autograph=False)
     def attacked(images, seed):
       moved = embed(attack(objective(embed, images, options.distance), images, seed))
       return {"clean": embed(images), "moved": moved}
 
-    def compute(number, images, labels):
-      del labels
-      values = attacked(scoring.pad(images, size), distribution.fold(seed, number))
-      return {name: value.numpy()[: len(images)] for name, value in values.items()}
-
     title = f"{name}({options.steps}x{options.restarts})"
+    compute = scoring.by_batch(attacked, min(context.batch_size, total), seed)
     values = context.over_first(total, name, title, compute)
     self.clean, self.moved = (values[key].astype(np.float64) for key in ("clean", "moved"))
     self._itself = reference is None

@@ -171,19 +171,11 @@ class GaussianEncoder(keras.Model, Encoder):
     scale = keras.layers.Identity(dtype="float32", name="scale")(scale)
     self.network = keras.Model(images, {"loc": mean, "scale": scale}, name="network")
     self.streams = {batch_norm.ADVERSARIAL: self.network}
-    self.latent_dim = latent_dim
-    self.min_scale, self.max_scale = min_scale, max_scale
-    self.image_shape = image_shape
-    self.inference = inference
-    self._config = {
-      "backbone": backbone,
-      "latent_dim": latent_dim,
-      "min_scale": min_scale,
-      "max_scale": max_scale,
-      "preprocess": preprocess,
-      "momentum": momentum,
-      "loc": loc,
-      "inference": inference,
+    self.latent_dim, self.min_scale, self.max_scale = latent_dim, min_scale, max_scale
+    self.image_shape, self.inference = image_shape, inference
+    self._config = {"backbone": backbone, "preprocess": preprocess, "loc": loc} | {
+      **{"latent_dim": latent_dim, "min_scale": min_scale, "max_scale": max_scale},
+      **{"momentum": momentum, "inference": inference},
     }
     self._halves: dict[str, Callable] = {}
     self.built = True

@@ -115,12 +115,7 @@ class SimCLR(Pretext):
   terms: tuple[str, ...] = ("nt_xent",)
 
   def __init__(
-    self,
-    temperature=0.5,
-    denominator="negatives",
-    projector=512,
-    projection=128,
-    consistency=0.0,
+    self, temperature=0.5, denominator="negatives", projector=512, projection=128, consistency=0.0
   ):
     super().__init__(name="simclr")
     errors.at_least(0, "simclr", consistency=consistency)

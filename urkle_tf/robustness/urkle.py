@@ -42,14 +42,7 @@ class Urkle(Robustness):
   terms: tuple[str, ...] = ("kl",)
 
   def __init__(
-    self,
-    k=None,
-    beta=None,
-    positives=True,
-    attacked=None,
-    align=0.0,
-    anchor=None,
-    certified=0.0,
+    self, k=None, beta=None, positives=True, attacked=None, align=0.0, anchor=None, certified=0.0
   ):
     if k is not None and beta is not None:
       raise errors.UserError("urkle: give k or beta, not both: beta = k max_scale^2 / d_z")
