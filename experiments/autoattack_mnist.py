@@ -60,19 +60,13 @@ def measured(report, system):
       if "stages" not in part:
         name = part["name"] + " (rand)" * (ensembles > 1)
         stages[name] = pages.percent(part["accuracy"])
-    found.append(
-      {
-        "system": system,
-        "mode": mode,
-        "clean": pages.percent(clean["accuracy"]),
-        "stages": stages,
-        "final": pages.percent(parts[-1]["accuracy"]),
-        "interval": [*map(pages.percent, parts[-1]["interval"])],
-        "examples": parts[-1]["examples"],
-        "seconds": round(sum(part["seconds"] for part in own), 1),
-        "checks": {check["name"]: check["passed"] for check in report.get("checks", ())},
-      }
-    )
+    row = {"system": system, "mode": mode, "clean": pages.percent(clean["accuracy"])}
+    row |= {"stages": stages, "final": pages.percent(parts[-1]["accuracy"])}
+    row["interval"] = [*map(pages.percent, parts[-1]["interval"])]
+    row["examples"] = parts[-1]["examples"]
+    row["seconds"] = round(sum(part["seconds"] for part in own), 1)
+    row["checks"] = {check["name"]: check["passed"] for check in report.get("checks", ())}
+    found.append(row)
   return found
 
 

@@ -135,8 +135,7 @@ def collect(asked):
   for row in ROWS:
     parts = {}
     for kind in BOUNDS if row.kl else ("smoothing",):
-      folders = pages.finished(jobs.ROOT / asked.work, row.name, f"{kind}-report").values()
-      reports = [pages.read(folder / "report.json") for folder in folders]
+      reports = pages.reports(jobs.ROOT / asked.work, row.name, f"{kind}-report").values()
       parts[kind] = [{name: one[name] for name in PARTS if name in one} for one in reports]
     if all(parts.values()):
       found[row.name] = {"system": row.system, "dataset": row.dataset, **parts}

@@ -14,9 +14,7 @@ import pathlib
 import sys
 import textwrap
 
-sys.path.insert(
-  0, str(pathlib.Path(__file__).resolve().parents[1])
-)  # a clone that was not installed
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 import urkle_tf
 from urkle_tf import settings
@@ -28,13 +26,8 @@ FUNCTIONS = {  # those behind each command
   "assess": settings.Assess,
   "represent": settings.Represent,
 }
-TYPES = {
-  "str": "text",
-  "int": "integer",
-  "bool": "switch",
-  "number": "number",
-  "numbers": "list of numbers",
-}
+TYPES = {"str": "text", "int": "integer", "bool": "switch"}
+TYPES |= {"number": "number", "numbers": "list of numbers"}
 PAGE = """# Settings
 
 This page lists every setting of the four commands. `tools/write_settings.py` makes it from

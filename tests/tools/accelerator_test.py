@@ -389,7 +389,7 @@ def test_weights_that_do_not_fit_end_in_one_line(flags, words, tmp_path, monkeyp
   parts = ["--weights", "student_0.npz", "student_1.npz", "--about=student.json"]
   monkeypatch.setattr(sys, "argv", ["encoder.py", "encoder", *parts, *flags])
   with pytest.raises(SystemExit) as caught:
-    encoders.main()
+    encoders.jobs.main(encoders.main)
   assert caught.value.code == 2
   said = capsys.readouterr().err
   assert said.count("\n") == 1

@@ -78,13 +78,7 @@ class Similarity(Protocol):
     weight: at least 0.
   """
 
-  defaults = {
-    "optimizer": "adamw",
-    "learning_rate": 1e-3,
-    "weight_decay": 1e-4,
-    "batch_size": 128,
-    "epochs": 15,
-  }
+  defaults = {**Protocol.defaults, "learning_rate": 1e-3, "batch_size": 128, "epochs": 15}
 
   def __init__(self, weight=1.0):
     errors.at_least(0, "similarity", weight=weight)

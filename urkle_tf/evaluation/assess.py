@@ -127,16 +127,12 @@ def _context(given, kind, path):
   names = ("data_dir", "download", "image_size", "examples")
   return Context(
     *(source, norm, epsilons, model),
-    embedder=embedder,
-    kind=kind,
-    metadata=metadata,
+    **{"embedder": embedder, "kind": kind, "metadata": metadata},
     where={name: getattr(given, name) for name in names},
     modes=_modes(given.modes, metadata, model),
-    batch_size=given.batch_size,
     eot=(given.eot or 20) if metadata["stochastic"] else 1,
-    samples=given.samples,
-    seed=given.seed,
     save_images=getattr(given, "save_images", False),
+    **{name: getattr(given, name) for name in ("batch_size", "samples", "seed")},
   )
 
 

@@ -94,14 +94,11 @@ def _first(model):
   if isinstance(model, keras.Sequential):
     operations = model.layers
   else:
-    operations = [found for found in getattr(model, "operations", []) if not _is_input(found)]
+    found = getattr(model, "operations", [])
+    operations = [one for one in found if not isinstance(one, keras.layers.InputLayer)]
   if not operations:
     return None
   return _first(operations[0]) if isinstance(operations[0], keras.Model) else operations[0]
-
-
-def _is_input(operation):
-  return isinstance(operation, keras.layers.InputLayer)
 
 
 def chosen(model, preprocess):

@@ -36,29 +36,23 @@ def _shortcut(x, filters, strides, name, momentum):
   return _norm(_conv(x, filters, 1, strides, f"{name}_conv"), f"{name}_norm", momentum)
 
 
-def _basic(x, width, strides, name, momentum):
-  shortcut = _shortcut(x, width, strides, f"{name}_shortcut", momentum)
-  x = _norm(_conv(x, width, 3, strides, f"{name}_conv1"), f"{name}_norm1", momentum)
-  x = keras.layers.ReLU(name=f"{name}_relu1")(x)
-  x = _norm(_conv(x, width, 3, 1, f"{name}_conv2"), f"{name}_norm2", momentum, zero=True)
-  return keras.layers.ReLU(name=f"{name}_relu2")(
-    keras.layers.Add(name=f"{name}_add")([x, shortcut])
-  )
+# Of a block's convolutions: filters in widths, size, whether it has the block's stride.
+_BASIC = (1, 3, True), (1, 3, False)
+_BOTTLENECK = (1, 1, False), (1, 3, True), (4, 1, False)
 
 
-def _bottleneck(x, width, strides, name, momentum):
-  shortcut = _shortcut(x, 4 * width, strides, f"{name}_shortcut", momentum)
-  x = _norm(_conv(x, width, 1, 1, f"{name}_conv1"), f"{name}_norm1", momentum)
-  x = keras.layers.ReLU(name=f"{name}_relu1")(x)
-  x = _norm(_conv(x, width, 3, strides, f"{name}_conv2"), f"{name}_norm2", momentum)
-  x = keras.layers.ReLU(name=f"{name}_relu2")(x)
-  x = _norm(_conv(x, 4 * width, 1, 1, f"{name}_conv3"), f"{name}_norm3", momentum, zero=True)
-  return keras.layers.ReLU(name=f"{name}_relu3")(
-    keras.layers.Add(name=f"{name}_add")([x, shortcut])
-  )
+def _block(x, convs, width, strides, name, momentum):
+  shortcut = _shortcut(x, convs[-1][0] * width, strides, f"{name}_shortcut", momentum)
+  for number, (factor, size, strided) in enumerate(convs, 1):
+    x = _conv(x, factor * width, size, strides if strided else 1, f"{name}_conv{number}")
+    x = _norm(x, f"{name}_norm{number}", momentum, zero=number == len(convs))
+    if number == len(convs):
+      x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+    x = keras.layers.ReLU(name=f"{name}_relu{number}")(x)
+  return x
 
 
-def _resnet(block, depths, name, image_shape, width, stem, momentum):
+def _resnet(convs, depths, name, image_shape, width, stem, momentum):
   height, breadth = image_shape[:2]
   if stem == "auto":
     stem = "small" if max(height, breadth) <= 64 else "large"
@@ -82,7 +76,9 @@ def _resnet(block, depths, name, image_shape, width, stem, momentum):
   for stage, depth in enumerate(depths):
     for index in range(depth):
       strides = 2 if stage and not index else 1
-      x = block(x, width * 2**stage, strides, f"stage{stage + 1}_block{index + 1}", momentum)
+      x = _block(
+        x, convs, width * 2**stage, strides, f"stage{stage + 1}_block{index + 1}", momentum
+      )
   x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)
   return keras.Model(images, x, name=name)
 
@@ -103,9 +99,9 @@ def resnet18(image_shape, width=64, stem="auto", momentum=0.9):
   Raises:
     UserError: if the images are too small.
   """
-  return _resnet(_basic, (2, 2, 2, 2), "resnet18", image_shape, width, stem, momentum)
+  return _resnet(_BASIC, (2, 2, 2, 2), "resnet18", image_shape, width, stem, momentum)
 
 
 def resnet50(image_shape, width=64, stem="auto", momentum=0.9):
   """ResNet-50: 3-4-6-3 bottleneck blocks; as `resnet18`, with 32 * width features."""
-  return _resnet(_bottleneck, (3, 4, 6, 3), "resnet50", image_shape, width, stem, momentum)
+  return _resnet(_BOTTLENECK, (3, 4, 6, 3), "resnet50", image_shape, width, stem, momentum)

@@ -44,7 +44,7 @@ def cosine_to_other_views(predictions, targets):
     float32 [n].
   """
   others = 1 - _own(predictions, targets)
-  return _mean(_cosines(predictions, targets), others)
+  return tf.reduce_sum(_cosines(predictions, targets) * others, [1, 2]) / tf.reduce_sum(others)
 
 
 def distance_to_own_view(members, targets, clean=1.0, adversarial=1.0):
@@ -80,8 +80,3 @@ def _own(members, targets):
   """1 where a member stems from a view, else 0: [t, v]."""
   views = targets.shape[1]
   return tf.one_hot(tf.range(members.shape[1]) % views, views)
-
-
-def _mean(values, chosen):
-  """The mean of [n, t, v] where [t, v] is 1: [n]."""
-  return tf.reduce_sum(values * chosen, [1, 2]) / tf.reduce_sum(chosen)

@@ -208,7 +208,8 @@ class Trainer(keras_private.Built):
       options["carried"] = tf.convert_to_tensor(self._carried.value)
     with contextlib.ExitStack() as stack:
       if self.attack_precision:
-        for network in {id(n): n for n in self._networks()}.values():
+        networks = getattr(self.encoder, "streams", {"": self.encoder.network}).values()
+        for network in {id(network): network for network in networks}.values():
           stack.enter_context(low_precision(network, self.attack_precision))
       objective = self.robustness.objective(self.encoder, self.pretext, views, aux)
       found, info = self.attack.run(objective, flat(targets), seed, **options)
@@ -219,9 +220,6 @@ class Trainer(keras_private.Built):
   def _epsilon(self, step):
     """That of a step, while it rises."""
     return self.threat.epsilon * self.progress.risen(step, self.epsilon_warmup)
-
-  def _networks(self):
-    return getattr(self.encoder, "streams", {"": self.encoder.network}).values()
 
   def strength(self, step):
     """A factor on the augmentation's strength at step number `step`, or None; for pipelines."""
@@ -306,15 +304,16 @@ class Trainer(keras_private.Built):
     # .value: TensorFlow cannot make the zeros for a Keras variable.
     weights = [variable.value for variable in self.trainable_variables]
     gradients = tape.gradient(share, weights, unconnected_gradients=_ZERO)
-    return gradients, shown | terms | {"loss": loss} | self.diagnostics.of_pass(
-      passed.normal, count
-    )
+    shown |= terms | {"loss": loss} | self.diagnostics.of_pass(passed.normal, count)
+    return gradients, shown
 
   def _attacked(self, views, aux, seed, step):
     """(adversaries of a step, what is shown of their attack)."""
     adversaries, info = self.adversaries(views, aux, distribution.fold(seed, 1), step)
     targets = self.robustness.targets(views)
-    self._carry(adversaries - targets)
+    if self._carried is not None:  # what perturbations have in common, over all replicas
+      common = tf.reduce_mean(adversaries - targets, [0, 1])
+      self._carried.assign(distribution.mean(common))
     return adversaries, self.diagnostics.of_attack(self.attack.threat, targets, adversaries, info)
 
   def _loss(self, passed, aux, views, step):
@@ -364,11 +363,6 @@ class Trainer(keras_private.Built):
     self.optimizer.apply(gradients, self.trainable_variables)
     self.pretext.after_step(self.encoder, self.progress(step))
     self.averages.move(step)
-
-  def _carry(self, perturbations):
-    """Keeps what perturbations [n, a, h, w, c] have in common, over all replicas."""
-    if self._carried is not None:
-      self._carried.assign(distribution.mean(tf.reduce_mean(perturbations, [0, 1])))
 
 
 def _check(scheme, attack, schedule, ends):
