@@ -98,7 +98,6 @@ def _number(source):
 
 
 def _brightness(source):
-  del source
 
   def relabel(batch):
     pixels = tf.cast(batch["image"], tf.float32) / 255

@@ -21,7 +21,6 @@ class _Frozen:
     self._represent = encoder.frozen()  # folded once: the weights stay as they are
 
   def __call__(self, images, training=False):
-    del training
     return self._represent(images)
 
   def frozen(self):
@@ -43,7 +42,6 @@ class _OnSamples(AdversarialTraining):
     self._samples = samples
 
   def objective(self, encoder, pretext, views, aux):
-    del views
     labels, seed = aux
 
     def loss(neighbours):

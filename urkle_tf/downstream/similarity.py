@@ -15,7 +15,6 @@ class _Tuned(export.ExportedEncoder):
   """An encoder that learns in inference mode: the moving averages of its batch norms stay."""
 
   def call(self, images, training=None):
-    del training
     return super().call(images, training=False)
 
 

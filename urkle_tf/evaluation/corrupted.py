@@ -281,7 +281,6 @@ def _computed(source, found, batch_size, seed, store):
 
 def _loaded(source, found, batch_size, seed, store):
   """Yields the same (cell, name, images, labels) of prepared data."""
-  del seed
   for cell in found.cells:
     corrupted = found.load(cell)
     compatibility.check_images(source.image_shape, corrupted)

@@ -70,7 +70,6 @@ class _Scores:
 
   def head(self, images, training=False):
     """Logits or log-probabilities of one draw, float32 [n, classes]."""
-    del training
     return self._values(images, None)
 
   def from_representation(self, images, _, seed=None, samples=None):

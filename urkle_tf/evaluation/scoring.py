@@ -67,7 +67,6 @@ def by_batch(function, size, seed):
   """
 
   def compute(number, images, labels):
-    del labels
     values = function(pad(images, size), distribution.fold(seed, number))
     return {name: value.numpy()[: len(images)] for name, value in values.items()}
 

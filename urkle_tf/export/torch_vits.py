@@ -141,7 +141,6 @@ def _of_clip(encoder, projection):
 
 
 def _of_timm(backbone, projection):
-  del projection
   layers = {layer.name: layer for layer in backbone.layers}
   start, encoder = layers["vit_patching_and_embedding"], layers["vit_encoder"]
   patches, places = start.patch_embedding, start.position_embedding.embeddings

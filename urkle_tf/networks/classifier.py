@@ -86,5 +86,4 @@ class Classifier(_Predictions, predictor.Predictor):
 
   def call(self, images, training=None):
     """Served probabilities: [n, h, w, c] -> float32 [n, classes]."""
-    del training
     return tf.exp(self.log_probabilities(images))

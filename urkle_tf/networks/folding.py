@@ -45,7 +45,6 @@ def fold(model):
   calls = _calls(model)
 
   def run(inputs, training=False):
-    del training
     return recomputing.run(model, inputs, calls)
 
   return run

@@ -57,5 +57,4 @@ class Regressor(_Predictions, predictor.Predictor):
 
   def call(self, images, training=None):
     """Served predictions: [n, h, w, c] -> float32 [n, outputs]."""
-    del training
     return self.predictions(images)

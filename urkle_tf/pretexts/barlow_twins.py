@@ -69,7 +69,6 @@ class BarlowTwins(Pretext):
 
   def loss(self, representations, aux, training=True):
     """{"invariance": [n], "redundancy": [n], times its weight}."""
-    del aux
     z = through(self.projector, representations.z, training)
     members = tf.transpose(distribution.gather(z), [1, 0, 2])  # [t, N, d]
     first, second = pairs(z.shape[1])

@@ -61,7 +61,6 @@ class BYOL(Pretext):
 
   def prepare(self, views, batch):
     """The targets of the clean views, float32 [n, v, projection]."""
-    del batch
     network, projector = self.target.models
     loc = network(tf.reshape(views, [-1, *views.shape[2:]]), training=False)["loc"]
     targets = projector(loc, training=False)

@@ -151,7 +151,6 @@ class Distil(Pretext):
 
   def prepare(self, views, batch):
     """The teacher's embeddings of the clean views, float32 [n, v, d]."""
-    del batch
     found = self._teacher.function(tf.reshape(views, [-1, *views.shape[2:]]))
     found = tf.ensure_shape(tf.cast(found, tf.float32), [None, *self._output])
     if len(self._output) == 3:

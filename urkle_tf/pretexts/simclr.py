@@ -147,7 +147,6 @@ class SimCLR(Pretext):
 
   def loss(self, representations, aux, training=True):
     """{"nt_xent": [n]} of the projected z, and {"consistency": [n]}, times its weight."""
-    del aux
     z = representations.z  # [n, t, d_z]
     if self.projector is not None:
       project = lambda rows, stream: self._projectors[stream](rows, training=training)  # noqa: E731

@@ -45,7 +45,6 @@ class SimSiam(Pretext):
 
   def loss(self, representations, aux, training=True):
     """{"prediction": [n]}, in [-1, 1]."""
-    del aux
     projections = through(self.projector, representations.z, training)
     predictions = through(self.predictor, projections, training)  # [n, t, projection]
     targets = tf.stop_gradient(projections[:, : self.views])

@@ -71,7 +71,6 @@ class Supervised(Pretext):
 
   def prepare(self, views, batch):
     """The labels, [n]."""
-    del views
     if "label" not in batch:
       raise errors.UserError('the supervised pretext needs labels: batches with a "label"')
     return batch["label"]

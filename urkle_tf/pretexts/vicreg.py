@@ -59,7 +59,6 @@ class VICReg(Pretext):
 
   def loss(self, representations, aux, training=True):
     """{"invariance": [n], "variance": [n], "covariance": [n]}, each times its share."""
-    del aux
     z = through(self.projector, representations.z, training)
     members = tf.transpose(distribution.gather(z), [1, 0, 2])  # [t, N, d]
     first, second = pairs(z.shape[1])

@@ -75,7 +75,6 @@ class ACL(Robustness):
 
   def objective(self, encoder, pretext, views, aux):
     """NT-Xent of the adversaries, or in a2s of the first view and the adversary."""
-    del aux
     if self.form == "a2s":
       streams = (batch_norm.CLEAN, batch_norm.ADVERSARIAL)
       return _contrast.objective(encoder, pretext, views, [1], streams)
@@ -91,7 +90,6 @@ class ACL(Robustness):
 
   def tuples(self, views, adversaries):
     """The adversaries; in a2s the first view and the adversary; in ds the views too."""
-    del views, adversaries
     if self.form != "ds":
       return [(1.0, (0, 1))]
 

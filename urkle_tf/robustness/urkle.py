@@ -95,7 +95,6 @@ class Urkle(Robustness):
 
   def objective(self, encoder, pretext, views, aux):
     """The analytic KL, never one of sampled z."""
-    del pretext
     if self.anchor:
       return anchored.objective(encoder, flat(self.targets(aux)))
     return kl_objective(encoder, flat(self.targets(views)))
@@ -106,7 +105,6 @@ class Urkle(Robustness):
 
   def losses(self, pretext, representations, views, aux):
     """{"kl": (weight, mean over the attacked views of KL[clean || adversary])} (eq. 11)."""
-    del pretext
     if not self.adversarial:
       return {}
     adversaries = representations.normal.loc.shape[1] - views

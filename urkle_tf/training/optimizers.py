@@ -147,7 +147,6 @@ class _ByClock(keras.optimizers.schedules.LearningRateSchedule):
 
   def __call__(self, step):
     """The learning rate, float32 scalar."""
-    del step
     return self._schedule(tf.convert_to_tensor(self._share.value))
 
 

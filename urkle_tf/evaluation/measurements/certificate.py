@@ -33,9 +33,6 @@ class Certificate(Measurement):
   kinds = ("classifier", "encoder")
   place = 65
 
-  def wanted(self, kind, named):
-    return named
-
   def prepare(self, context):
     from urkle_tf.evaluation import bound
     from urkle_tf.networks.bounds import kl

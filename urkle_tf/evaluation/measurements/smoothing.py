@@ -31,9 +31,6 @@ class Smoothing(Measurement):
   kinds = ("classifier", "foreign", "encoder")
   place = 70
 
-  def wanted(self, kind, named):
-    return named
-
   def prepare(self, context):
     counts = {"samples": self.samples, "guess": self.guess, "examples": self.examples}
     errors.above(0, self.name, noise=self.noise, **counts)
