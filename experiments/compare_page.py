@@ -92,18 +92,12 @@ def collect(work, rows, labels, given, equal):
             found[part][name] = [values[name] for values in of_part.values()]
     if not found:
       continue
-    entries.append(
-      {
-        "system": row.system,
-        "pretext": row.pretext,
-        "robustness": row.robustness,
-        "protocol": row.protocol or "none",
-        "minutes": [pages.training_minutes(run) for _, run in sorted(trained.items())],
-        "images_seen": [images_seen(run) for _, run in sorted(trained.items())],
-        "gradients_per_image": row.gradients(int(given["attack_steps"])),
-        "labels": found,
-      }
-    )
+    runs = [run for _, run in sorted(trained.items())]
+    entry = {name: getattr(row, name) for name in ("system", "pretext", "robustness")}
+    entry |= {"protocol": row.protocol or "none", "minutes": [*map(pages.training_minutes, runs)]}
+    entry["images_seen"] = [*map(images_seen, runs)]
+    entry["gradients_per_image"] = row.gradients(int(given["attack_steps"]))
+    entries.append({**entry, "labels": found})
   return {"rows": entries, "equal": equal, "examples": examples, "strong_examples": strong_examples}
 
 

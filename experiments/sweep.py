@@ -150,8 +150,7 @@ def table(rows, by=None):
   columns = list(dict.fromkeys(name for _, found in rows for name in found or ()))
   if by is not None:
     name, sign = by.removeprefix("-"), 1 if by.startswith("-") else -1
-    if name not in columns:
-      raise errors.unknown("column", name, columns)
+    errors.one_of("column", name, columns)
     worst = float("inf")
     rows = sorted(rows, key=lambda row: sign * (row[1] or {}).get(name, sign * worst))
   lines = []

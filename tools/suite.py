@@ -201,12 +201,10 @@ PARTS = {part.__name__: part for part in (step, pipeline, growth, options, views
 
 def run(options):
   """Measures what the JSON lacks of the parts, and writes it after each, and then the page."""
-  if options.scale not in SCALES:
-    raise errors.unknown("scale", options.scale, SCALES)
+  errors.one_of("scale", options.scale, SCALES)
   wanted = options.parts.split(",") if options.parts else list(PARTS)
   for name in wanted:
-    if name not in PARTS:
-      raise errors.unknown("part", name, PARTS)
+    errors.one_of("part", name, PARTS)
   out = pathlib.Path(options.out)
   found = pages.read(out) if out.exists() else {}
   if found.setdefault("scale", options.scale) != options.scale:

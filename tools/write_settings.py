@@ -21,10 +21,8 @@ from urkle_tf import settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FUNCTIONS = {  # those behind each command
-  "pretrain": settings.Pretrain,
-  "adapt": settings.Adapt,
-  "assess": settings.Assess,
-  "represent": settings.Represent,
+  command.__name__.lower(): command
+  for command in (settings.Pretrain, settings.Adapt, settings.Assess, settings.Represent)
 }
 TYPES = {"str": "text", "int": "integer", "bool": "switch"}
 TYPES |= {"number": "number", "numbers": "list of numbers"}

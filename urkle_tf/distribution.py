@@ -144,8 +144,7 @@ def strategy(name="auto"):
     UserError: for another name, or where TF_CONFIG does not say who the workers are.
   """
   names = ("auto", "one", "mirrored", "multi_worker", "tpu")
-  if name not in names:
-    raise errors.unknown("strategy", name, names)
+  errors.one_of("strategy", name, names)
   if name == "multi_worker":
     return _multi_worker()
   gpus = tf.config.list_logical_devices("GPU")
@@ -154,9 +153,7 @@ def strategy(name="auto"):
     return tf.distribute.MirroredStrategy(
       cross_device_ops=None if gpus else tf.distribute.ReductionToOneDevice()
     )
-  if name == "tpu":
-    return _tpu()
-  return tf.distribute.get_strategy()
+  return _tpu() if name == "tpu" else tf.distribute.get_strategy()
 
 
 # --- Several workers: processes that each run the same program ---

@@ -25,6 +25,12 @@ def unknown(kind, name, known):
   return UserError(f"unknown {kind} {name!r}{hint}{listing}")
 
 
+def one_of(kind, name, known):
+  """Raises the `UserError` of `unknown` for a name that does not exist."""
+  if name not in known:
+    raise unknown(kind, name, known)
+
+
 def at_least(least, who, **options):
   """Raises `UserError` for the first option that is below `least`.
 

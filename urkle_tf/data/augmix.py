@@ -120,14 +120,9 @@ def _warp(images, across, down):
   """
   count = tf.shape(images)[:1]
   entries = [tf.broadcast_to(tf.cast(value, tf.float32), count) for value in (*across, *down, 0, 0)]
-  moved = tf.raw_ops.ImageProjectiveTransformV3(
-    images=tf.cast(images, tf.float32),
-    transforms=tf.stack(entries, 1),
-    output_shape=images.shape[1:3],
-    fill_value=0.0,
-    interpolation="BILINEAR",
-    fill_mode="CONSTANT",
-  )
+  outside = {"fill_value": 0.0, "fill_mode": "CONSTANT", "interpolation": "BILINEAR"}
+  given = {"images": tf.cast(images, tf.float32), "transforms": tf.stack(entries, 1)}
+  moved = tf.raw_ops.ImageProjectiveTransformV3(**given, output_shape=images.shape[1:3], **outside)
   return tf.cast(tf.round(moved), tf.uint8)
 
 

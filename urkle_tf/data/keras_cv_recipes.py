@@ -116,14 +116,9 @@ class RandAugment(augment.Recipe):
   def _layer(self):
     import keras_cv
 
-    return keras_cv.layers.RandAugment(
-      value_range=(0, 1),
-      augmentations_per_image=self.operations,
-      magnitude=self.magnitude / 10,
-      magnitude_stddev=self.deviation / 10,
-      geometric=self.geometric,
-      dtype="float32",
-    )
+    strength = {"magnitude": self.magnitude / 10, "magnitude_stddev": self.deviation / 10}
+    kinds = {"augmentations_per_image": self.operations, "geometric": self.geometric}
+    return keras_cv.layers.RandAugment((0, 1), **strength, **kinds, dtype="float32")
 
   def __call__(self, images, noise, size=None):
     images = self.base(images, noise[:, :-2], size)

@@ -85,8 +85,7 @@ def _any_of(source, classes):
   names = [str(name) for name in _class_names(source)]
   chosen = [name.strip() for name in str(classes).split("|")]
   for name in chosen:
-    if name not in names:
-      raise errors.unknown(f"class of {source.name!r}", name, names)
+    errors.one_of(f"class of {source.name!r}", name, names)
   table = np.isin(names, chosen).astype(np.int64)
   if table.all():
     raise errors.UserError(f"any_of: these are all classes of {source.name!r}: leave some out")

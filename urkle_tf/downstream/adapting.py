@@ -104,13 +104,11 @@ def adapt_seeds(output_dir, seeds, seed=0, **settings):
 def _method(given):
   """The `Protocol` of settings."""
   name = spec.parse(given.protocol)[0]
-  if name not in spec.names("downstream"):
-    raise errors.unknown("protocol", name, spec.names("downstream"))
+  errors.one_of("protocol", name, spec.names("downstream"))
   method = spec.build("downstream", given.protocol, Protocol)
   if not given.encoder:
     raise errors.UserError("give --encoder=FOLDER: the export of a trained encoder, or preset:NAME")
-  if given.features not in FEATURES:
-    raise errors.unknown("choice of --features", given.features, FEATURES)
+  errors.one_of("choice of --features", given.features, FEATURES)
   if given.features != "loc" and not method.frozen:
     raise errors.UserError(
       f"--features={given.features} is for the head of a frozen encoder: use --protocol=slf or alf"

@@ -73,9 +73,6 @@ class _Checks:
     parts = [images[i : i + size] for i in range(0, len(images), size)]
     return np.concatenate([self._scorer(part)[self._mode] for part in parts])
 
-  def _share(self, right):
-    return float(np.mean(right))
-
   def _batches(self, mask):
     """(positions, images, labels) in batches of one size, the last filled up."""
     positions = np.flatnonzero(mask)
@@ -170,7 +167,7 @@ class _Checks:
     return model.from_representation(loc, scale, distribution.fold(seed, 1), self._eot)
 
   def _check_gradients(self, zeros):
-    dead = self._share(zeros[self._right] >= 0.99) if self._right.any() else 0.0
+    dead = _share(zeros[self._right] >= 0.99) if self._right.any() else 0.0
     mean = float(zeros[self._right].mean()) if self._right.any() else 0.0
     found = getattr(self._classifier, "metadata", {}).get("gradients", {})
     crossed = ", ".join(found.get("bridged", ()))
@@ -185,34 +182,29 @@ class _Checks:
   def _check_one_step(self, points, many, values):
     scores = [self._score(part) for part in points]
     right = [self._right & (np.argmax(part, 1) == self._labels) for part in scores]
-    one, several = self._share(right[-1]), self._share(many)
-    within = one - self._share(np.all(right, 0))
+    one, several = _share(right[-1]), _share(many)
+    within = one - _share(np.all(right, 0))
     detail = (
       f"accuracy {_percent(one)} after one step, {_percent(several)} after {_STEPS}; "
       f"{_percent(within)} of the images break only part of the way along the one step "
       "(catastrophic overfitting: a loss that falls again before its end)"
     )
-    return _check(
-      "one_step",
-      not (one - several > _FAR and within > _GAP),
-      detail,
-      accuracy_one=one,
-      accuracy_many=several,
-      loss_one=-float(np.mean(self._of_label(scores[-1]), dtype=np.float64)),
-      loss_many=-float(np.mean(values, dtype=np.float64)),
-      broken_within=within,
-    )
+    passed = not (one - several > _FAR and within > _GAP)
+    numbers = {"accuracy_one": one, "accuracy_many": several}
+    for name, logs in (("loss_one", self._of_label(scores[-1])), ("loss_many", values)):
+      numbers[name] = -float(np.mean(logs, dtype=np.float64))
+    return _check("one_step", passed, detail, **numbers, broken_within=within)
 
   def _check_epsilon(self, find, plan, standing):
     pixels = math.prod(self._images.shape[1:])
     full = 0.5 * {"linf": 1.0, "l2": math.sqrt(pixels), "l1": float(pixels)}[self._norm]
-    radii, shares = [self._epsilon], [self._share(standing)]
+    radii, shares = [self._epsilon], [_share(standing)]
     larger = sorted({2 * self._epsilon, math.sqrt(2 * self._epsilon * full), full})
     for number, epsilon in enumerate(size for size in larger if self._epsilon < size <= full):
       broken, _ = self._broken(find, plan, epsilon, standing, 10 + number)
       standing = standing & ~broken
       radii.append(epsilon)
-      shares.append(self._share(standing))
+      shares.append(_share(standing))
     most = min(0.1, 1 / self._classifier.classes)
     steps = ", ".join(
       f"{_percent(share)} at {tables.radius(size, self._norm)}"
@@ -225,7 +217,7 @@ class _Checks:
     return _check("epsilon", shares[-1] <= most, detail, epsilons=radii, accuracies=shares)
 
   def _check_effort(self, reported, standing):
-    before, after = self._share(reported), self._share(reported & standing)
+    before, after = _share(reported), _share(reported & standing)
     detail = (
       f"reported accuracy on these images {_percent(before)}; {_percent(after)} with PGD of "
       f"{_MORE_STEPS} steps and {_MORE_RESTARTS} restarts on the margin as well"
@@ -236,7 +228,7 @@ class _Checks:
   def _check_black_box(self, standing):
     (plan,) = attacks.Square(self._threat, _QUERIES).plans()
     broken, _ = self._broken(self._compile(plan), plan, self._epsilon, standing, 3)
-    before, after = self._share(standing), self._share(standing & ~broken)
+    before, after = _share(standing), _share(standing & ~broken)
     detail = (
       f"accuracy {_percent(before)} under PGD; Square with {_QUERIES} queries and no gradient "
       f"breaks {int(broken.sum())} images of what that leaves"
@@ -251,7 +243,7 @@ class _Checks:
       noise = tf.random.stateless_normal(self._images.shape, seed)
       moved = self._threat.step(images, noise, images, self._epsilon).numpy()
       right &= np.argmax(self._score(moved), 1) == self._labels
-    lucky, noisy, left = int(np.sum(standing & ~right)), self._share(right), self._share(standing)
+    lucky, noisy, left = int(np.sum(standing & ~right)), _share(right), _share(standing)
     detail = (
       f"accuracy {_percent(noisy)} under {_DRAWS} draws of random noise of the same radius, "
       f"{_percent(left)} under PGD; noise breaks {lucky} images that PGD does not"
@@ -261,9 +253,9 @@ class _Checks:
 
   def _check_noise(self, plan, broken, standing):
     served = [self._served(distribution.fold(self._seed, 7, call)) for call in range(2)]
-    flips = self._share(served[0] != served[1])
+    flips = _share(served[0] != served[1])
     single, _ = self._broken(self._compile(plan, eot=1), plan, self._epsilon, self._right, 5)
-    one, several = self._share(self._right & ~single), self._share(self._right & ~broken)
+    one, several = _share(self._right & ~single), _share(self._right & ~broken)
     detail = (
       f"two served predictions differ for {_percent(flips)} of the images; accuracy "
       f"{_percent(one)} under PGD with one draw a step, {_percent(several)} with {self._eot}"
@@ -273,7 +265,7 @@ class _Checks:
     if "deterministic" in self._modes:
       find = self._compile(plan, mode="deterministic")
       other, _ = self._broken(find, plan, self._epsilon, standing, 6)
-      numbers["broken_by_mean"] = self._share(other)
+      numbers["broken_by_mean"] = _share(other)
       detail += f"; adversaries of z = mu break {int(other.sum())} images of what PGD leaves"
       passed = passed and int(other.sum()) <= self._tolerance
     return _check("noise", passed, detail, **numbers)
@@ -293,12 +285,16 @@ class _Checks:
     return found
 
   def _check_saturation(self):
-    share = self._share(self._clean.max(1) > _ONE)
+    share = _share(self._clean.max(1) > _ONE)
     detail = (
       f"{_percent(share)} of the images have a probability that is 1 in float32, where the "
       "cross-entropy has no gradient"
     )
     return _check("saturation", share <= _SHARE, detail, saturated=share)
+
+
+def _share(right):
+  return float(np.mean(right))
 
 
 def _check(name, passed, detail, **numbers):

@@ -108,17 +108,14 @@ def measure(context, options):
     "kl_mean": float(values["kl"].mean(dtype=np.float64)),
     "kl_max": float(values["kl"].max()),
     "kl_mean_part": float(values["mean_part"].mean(dtype=np.float64)),
-    "sigma": float(scale.mean()),
-    **{"sigma_min": float(scale.min()), "sigma_max": float(scale.max())},
-    "snr": float(np.mean(snr)),
+    **{"sigma": float(scale.mean()), "sigma_min": float(scale.min())},
+    **{"sigma_max": float(scale.max()), "snr": float(np.mean(snr))},
     "loc_std": float(loc.std(0).mean()),
     **_rank(encoder, context.source, min(context.batch_size, total)),
-    "drift": float(moved.mean() / spread),
-    "neighbour_flips": float(flips.mean()),
+    **{"drift": float(moved.mean() / spread), "neighbour_flips": float(flips.mean())},
     **_regularisers(values["kl"], loss_cap),
     **{"norm": context.norm, "epsilon": float(context.epsilon)},
-    **{"steps": options.steps, "restarts": options.restarts},
-    "examples": total,
+    **{"steps": options.steps, "restarts": options.restarts, "examples": total},
   }
 
 

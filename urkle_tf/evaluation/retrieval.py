@@ -36,12 +36,8 @@ def look_at(path, source):
       f"{loaded.path!r} must give finite embeddings [n, d], but gives {list(found.shape)}"
     )
   return embed, {
-    "kind": "encoder",
-    "format": loaded.format,
-    "fingerprint": loaded.fingerprint,
-    "image_size": list(source.image_shape),
-    "latent_dim": found.shape[1],
-    "stochastic": False,
+    **{"kind": "encoder", "format": loaded.format, "fingerprint": loaded.fingerprint},
+    **{"image_size": list(source.image_shape), "latent_dim": found.shape[1], "stochastic": False},
   }
 
 

@@ -87,9 +87,7 @@ def _promise(metadata):
 
 def _threat(metadata):
   """Such as linf 8/255; "" where the export does not tell."""
-  if not {"norm", "epsilon"} <= set(metadata):
-    return ""
-  return tables.threat(metadata)
+  return tables.threat(metadata) if {"norm", "epsilon"} <= set(metadata) else ""
 
 
 def _front(metadata, name, reports, licence):

@@ -35,15 +35,9 @@ def decoder(latent_dim, image_shape, width=32, layers=4, momentum=0.9):
   x = keras.layers.Reshape((height, columns, width * layers), name="map")(x)
   for layer in range(layers, 0, -1):
     x = keras.layers.ReLU(name=f"relu{layer}")(batch_norm.norm(f"norm{layer}", momentum)(x))
-    last = layer == 1
-    x = keras.layers.Conv2DTranspose(
-      image_shape[2] if last else width * (layer - 1),
-      3,
-      strides=2,
-      padding="same",
-      use_bias=last,
-      name=f"deconv{layer}",
-    )(x)
+    filters = image_shape[2] if layer == 1 else width * (layer - 1)
+    options = {"padding": "same", "use_bias": layer == 1, "name": f"deconv{layer}"}
+    x = keras.layers.Conv2DTranspose(filters, 3, strides=2, **options)(x)
     height, columns = sizes[layer - 1]
     if x.shape[1:3] != (height, columns):  # an odd size, which the stride has rounded up
       x = keras.layers.Cropping2D(

@@ -146,8 +146,7 @@ class GaussianEncoder(keras.Model, Encoder):
       raise errors.UserError(f"need 0 < min_scale <= max_scale, got {min_scale} and {max_scale}")
     if latent_dim is not None and latent_dim < 1:
       raise errors.UserError(f"latent_dim must be at least 1, got {latent_dim}")
-    if loc not in LOCS:
-      raise errors.unknown("loc", loc, LOCS)
+    errors.one_of("loc", loc, LOCS)
     image_shape = tuple(backbone.input_shape[1:])
     if len(image_shape) != 3 or None in image_shape:
       raise errors.UserError(

@@ -51,8 +51,7 @@ def folding(preprocess):
     UserError: if it is none of these.
   """
   if isinstance(preprocess, str):
-    if preprocess not in CONVENTIONS:
-      raise errors.unknown("preprocess", preprocess, CONVENTIONS)
+    errors.one_of("preprocess", preprocess, CONVENTIONS)
     return CONVENTIONS[preprocess]
   if any(kind.__name__ == "ImageConverter" for kind in type(preprocess).__mro__):
     scale = 1.0 if preprocess.scale is None else preprocess.scale

@@ -56,8 +56,7 @@ def _resnet(convs, depths, name, image_shape, width, stem, momentum):
   height, breadth = image_shape[:2]
   if stem == "auto":
     stem = "small" if max(height, breadth) <= 64 else "large"
-  if stem not in _STEMS:
-    raise errors.unknown("stem", stem, _STEMS)
+  errors.one_of("stem", stem, _STEMS)
   least = {"small": 8, "patch": 16, "large": 32}[stem]
   if min(height, breadth) < least:
     raise errors.UserError(

@@ -81,8 +81,7 @@ class Distil(Pretext):
     self, teacher, projector=0, views=1, start=False, clean=1.0, adversarial=1.0, targets="loc"
   ):
     super().__init__(name=type(self).__name__.lower())
-    if targets not in _TARGETS:
-      raise errors.unknown("targets of distil", targets, _TARGETS)
+    errors.one_of("targets of distil", targets, _TARGETS)
     errors.whole(0, "distil", projector=projector)
     errors.whole(1, "distil", views=views)
     errors.at_least(0, "distil", clean=clean, adversarial=adversarial)

@@ -54,8 +54,7 @@ class Keep(Distil):
   strength = {"k": 2.0}
 
   def __init__(self, original, rho=0.1, rho_of="spread"):
-    if rho_of not in _RHO_OF:
-      raise errors.unknown("rho_of of keep", rho_of, _RHO_OF)
+    errors.one_of("rho_of of keep", rho_of, _RHO_OF)
     if rho is not None and not rho > 0:
       raise errors.UserError(f"keep: rho must be above 0, got {rho}; None is no budget")
     super().__init__(teacher=original)

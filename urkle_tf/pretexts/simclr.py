@@ -120,8 +120,7 @@ class SimCLR(Pretext):
     super().__init__(name="simclr")
     errors.at_least(0, "simclr", consistency=consistency)
     errors.above(0, "simclr", temperature=temperature)
-    if denominator not in ("negatives", "all"):
-      raise errors.unknown("denominator", denominator, ("negatives", "all"))
+    errors.one_of("denominator", denominator, ("negatives", "all"))
     self.temperature, self.denominator = temperature, denominator
     self._widths = (projector, projection)
     self.projector = None

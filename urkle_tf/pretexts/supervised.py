@@ -34,8 +34,7 @@ class Supervised(Pretext):
 
   def __init__(self, task="classification", outputs=None, width=256, layers=3):
     super().__init__(name="supervised")
-    if task not in ("classification", "regression"):
-      raise errors.unknown("task", task, ("classification", "regression"))
+    errors.one_of("task", task, ("classification", "regression"))
     self.classifies = task == "classification"
     if self.classifies and outputs is not None and outputs < 2:
       raise errors.UserError(f"supervised: outputs must be at least 2 classes, got {outputs}")

@@ -40,8 +40,7 @@ class VAE(Reconstruction):
     super().__init__(decoder, width, layers, "vae")
     errors.at_least(0, "vae", beta=beta)
     errors.above(0, "vae", deviation=deviation)
-    if likelihood not in ("gaussian", "bernoulli"):
-      raise errors.unknown("likelihood", likelihood, ("gaussian", "bernoulli"))
+    errors.one_of("likelihood", likelihood, ("gaussian", "bernoulli"))
     self.beta, self.likelihood, self.deviation = beta, likelihood, deviation
 
   def loss(self, representations, aux, training=True):

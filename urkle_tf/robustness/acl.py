@@ -45,8 +45,7 @@ class ACL(Robustness):
   """
 
   def __init__(self, form="ds", anneal=None, adversarial_weight=0.0, ema=None):
-    if form not in _FORMS:
-      raise errors.unknown("form of acl", form, _FORMS)
+    errors.one_of("form of acl", form, _FORMS)
     if anneal is not None and (anneal < 1 or int(anneal) != anneal):
       raise errors.UserError(f"acl: anneal must be a number of stages from 1, got {anneal}")
     if not 0 <= adversarial_weight <= 1:

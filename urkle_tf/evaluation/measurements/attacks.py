@@ -42,8 +42,7 @@ class Attacks(Measurement):
     """The `Plan`s, as `_fit` has them."""
     from urkle_tf.evaluation import plans
 
-    if self.noise not in ("fresh", "fixed"):
-      raise errors.unknown("noise", self.noise, ("fresh", "fixed"))
+    errors.one_of("noise", self.noise, ("fresh", "fixed"))
 
     def read(texts):
       return plans.read(

@@ -41,8 +41,7 @@ class Certificate(Measurement):
       raise errors.UserError(f"certificate bounds the KL in l_inf, not in {context.norm}")
     if not context.metadata["stochastic"]:
       raise errors.UserError("certificate bounds a KL, and this model's training used no sigma")
-    if self.bounds not in kl.BOUNDS:
-      raise errors.unknown("kind of bounds", self.bounds, kl.BOUNDS)
+    errors.one_of("kind of bounds", self.bounds, kl.BOUNDS)
     if not (self.examples > 0 and 0 < self.alpha < 1):
       raise errors.UserError(
         f"certificate needs examples above 0 and alpha between 0 and 1, got {self.examples} and "

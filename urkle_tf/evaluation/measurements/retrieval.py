@@ -42,8 +42,7 @@ class Retrieval(Measurement):
   def prepare(self, context):
     from urkle_tf.evaluation import retrieval
 
-    if self.distance not in _DISTANCES:
-      raise errors.unknown("distance of retrieval", self.distance, _DISTANCES)
+    errors.one_of("distance of retrieval", self.distance, _DISTANCES)
     errors.at_least(1, self.name, steps=self.steps, restarts=self.restarts)
     alone = self if context.kind in _ENCODERS else dataclasses.replace(self, original=None)
     return retrieval.prepare(context, alone)
