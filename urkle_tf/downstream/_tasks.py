@@ -117,7 +117,10 @@ def make(settings, metadata, data, method):
   return Task(
     *(pathlib.Path(settings["encoder"]), encoder, model),
     *(data.source, data.chosen, labels, data.validation),
-    **{"attack": attack, "noise": settings["noise"] or 0.0, "offset": offset, "spread": spread},
+    attack=attack,
+    noise=settings["noise"] or 0.0,
+    offset=offset,
+    spread=spread,
     **{name: settings[name] for name in (*same, "batch_size", "epochs", "seed", "log_every")},
   )
 

@@ -82,7 +82,7 @@ class Classifier(_Predictions, predictor.Predictor):
   """
 
   Frozen = _Frozen
-  class_names = None
+  class_names: list[str] | None = None
 
   def call(self, images, training=None):
     """Served probabilities: [n, h, w, c] -> float32 [n, classes]."""

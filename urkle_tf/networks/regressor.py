@@ -53,7 +53,7 @@ class Regressor(_Predictions, predictor.Predictor):
   """
 
   Frozen = _Frozen
-  target = None
+  target: str | None = None
 
   def call(self, images, training=None):
     """Served predictions: [n, h, w, c] -> float32 [n, outputs]."""

@@ -70,8 +70,8 @@ def embeddings(encoder, attack, source, folder, seed=0):
     labels, names = np.concatenate([batch["label"] for batch in batches]), source.class_names
     shown = list(labels) if names is None else [names[int(label)] for label in labels]
     columns = {"label": 2 * shown, **columns}  # the Projector labels points by the first
-  vectors, shown = np.concatenate([clean, attacked]), np.concatenate([pictures, attacked_pictures])
-  projector.write(folder, vectors, columns, shown, "loc")
+  vectors = np.concatenate([clean, attacked])
+  projector.write(folder, vectors, columns, np.concatenate([pictures, attacked_pictures]), "loc")
 
 
 def _first(source):
