@@ -11,7 +11,6 @@ that is there in the place of a row's training.
 """
 
 import dataclasses
-import functools
 import pathlib
 import statistics
 import sys
@@ -270,7 +269,8 @@ def run(argv=None):
     pages.write(asked.json_file, found)
     files.write(asked.page_file, page(found, given, options))
 
-  jobs.run_rows(asked, functools.partial(stages, asked=asked, given=given), publish)
+  rows = (stages(row, seed, asked, given) for seed, row in asked.turns())
+  jobs.run_rows(rows, publish, asked.page_file)
 
 
 if __name__ == "__main__":

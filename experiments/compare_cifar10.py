@@ -239,15 +239,13 @@ def compare(argv=None):
   examples = int(of_training["examples"]) if "examples" in of_training else None
   split = of_training.get("split", "train")
   source = sources.load(dataset, split, asked.data_dir, given.download, None, examples)
-  for seed, row in asked.turns():
-    for part in labels:
-      found = stages(
-        *(row, seed, part, asked, given.config, given.equal, source.size, part in strong)
-      )
-      if jobs.run_stages(found):
-        publish(asked, labels, given.config, given.equal, given.strong_labels)
-  publish(asked, labels, given.config, given.equal, given.strong_labels)
-  print(f"table: {asked.page_file}")
+  rows = (
+    stages(row, seed, part, asked, given.config, given.equal, source.size, part in strong)
+    for seed, row in asked.turns()
+    for part in labels
+  )
+  written = functools.partial(publish, *(asked, labels, given.config, given.equal))
+  jobs.run_rows(rows, functools.partial(written, given.strong_labels), asked.page_file)
 
 
 if __name__ == "__main__":

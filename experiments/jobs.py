@@ -93,19 +93,19 @@ def _quoted(word):
   return name + equals + (shlex.quote(value) if value else "")
 
 
-def run_stages(found, ran=False):
+def run_stages(found):
   """Runs commands one after the other; those that once ran to their end are left out.
 
   A command finds out itself what is finished, and refuses a folder of other settings.  What it
   was asked is kept in the folder, so that a finished one need not even be started.
 
   Args:
-    found: `Stage`s; each needs the one before.
-    ran: whether what the first one needs was run just now.
+    found: an iterable of `Stage`s; each needs the one before, and is asked for once that is done.
 
   Returns:
     Whether anything was run.
   """
+  ran = False
   for stage in found:
     config = (ROOT / stage.config).read_text(encoding="utf-8") if stage.config else ""
     asked = stage.text + "\n\n" + config + stage.of
@@ -123,24 +123,24 @@ def run_stages(found, ran=False):
   return ran
 
 
-def run_rows(asked, stages, publish):
-  """Fills a table: a whole one of one seed first, published after each row that was run.
+def run_rows(rows, publish, page_file):
+  """Fills a table, and publishes it after each row that was run.
 
   Args:
-    asked: an `Asked`.
-    stages: (row, seed) -> its `Stage`s.
+    rows: an iterable of the `Stage`s of each.
     publish: writes what is finished so far; called at the end, too.
+    page_file: that it writes.
 
   Returns:
     Whether anything was run.
   """
   ran = False
-  for seed, row in asked.turns():
-    if run_stages(stages(row, seed)):
+  for stages in rows:
+    if run_stages(stages):
       publish()
       ran = True
   publish()
-  print(f"page: {asked.page_file}")
+  print(f"page: {page_file}")
   return ran
 
 

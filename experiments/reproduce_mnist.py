@@ -142,9 +142,9 @@ def reproduce(argv=None):
   given = jobs.parser(__doc__, "mnist", ROWS, "mnist").parse_args(argv)
   asked = jobs.read(given, "mnist", ROWS, "mnist")
   page_file, work = asked.page_file, jobs.ROOT / asked.work
-  of = functools.partial(stages, work=asked.work, shared=asked.shared, extra=asked.extra)
+  rows = (stages(row, seed, asked.work, asked.shared, asked.extra) for seed, row in asked.turns())
   written = functools.partial(publish, work, page_file, asked.json_file, asked.options)
-  ran = jobs.run_rows(asked, of, written)
+  ran = jobs.run_rows(rows, written, page_file)
   pictures = {
     ending: page_file.with_name(f"{page_file.stem}_{ending}.png")
     for ending in ("latent_map", "reconstructions")

@@ -7,6 +7,8 @@ import itertools
 
 import tensorflow as tf
 
+from urkle_tf import distribution
+
 
 def through(head, members, training):
   """Every member through a head.
@@ -21,6 +23,19 @@ def through(head, members, training):
   """
   outputs = head(tf.reshape(members, [-1, members.shape[-1]]), training=training)
   return tf.reshape(outputs, [-1, members.shape[1], outputs.shape[-1]])
+
+
+def of_batch(projector, representations, training):
+  """The projections of the whole batch, over all replicas, pair by pair.
+
+  Returns:
+    (float32 [t, N, e], those of each pair's first member and of its second, both
+    [pairs, N, e], ones [n] for the examples of this replica).
+  """
+  z = through(projector, representations.z, training)
+  members = tf.transpose(distribution.gather(z), [1, 0, 2])
+  first, second = pairs(z.shape[1])
+  return members, tf.gather(members, first), tf.gather(members, second), tf.ones_like(z[:, 0, 0])
 
 
 def pairs(members):

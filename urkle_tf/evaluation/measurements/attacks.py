@@ -186,8 +186,7 @@ def _explained(rows, config):
   notes |= {f"{name}, z sampled: the same samples of z throughout an attack" for name in fixed}
   if notes:
     found.append(Items(sorted(notes)))
-  earlier = dict.fromkeys(config.get("skipped_attacks", ()), "the model has no gradient")
-  reasons = config.get("skipped_because", earlier)
+  reasons = config.get("skipped_because", {})
   for why in dict.fromkeys(reasons.values()):
     names = ", ".join(name for name, reason in reasons.items() if reason == why)
     found.append(Text(f"Not run, since {why}: {names}."))
