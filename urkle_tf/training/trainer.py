@@ -297,8 +297,7 @@ class Trainer(keras_private.Built):
       images = tf.concat([images, adversaries], axis=1) if count else adversaries
     with tf.GradientTape() as tape:
       passed = self._encode(images, count, distribution.fold(seed, 2))
-      loss, terms = self._loss(passed, aux, count, step)
-      loss, terms = self._penalised(loss, terms, views, seed, step)
+      loss, terms = self._loss(passed, aux, count, step, self._penalties(views, seed, step))
       # Replicas' gradients are summed, so each computes its share of the global mean.
       share = self.optimizer.scale_loss(loss / distribution.replicas())
     # .value: TensorFlow cannot make the zeros for a Keras variable.
@@ -316,7 +315,7 @@ class Trainer(keras_private.Built):
       self._carried.assign(distribution.mean(common))
     return adversaries, self.diagnostics.of_attack(self.attack.threat, targets, adversaries, info)
 
-  def _loss(self, passed, aux, views, step):
+  def _loss(self, passed, aux, views, step, penalties):
     """(the loss, its terms without the weights of the added ones) of a training pass.
 
     Args:
@@ -324,6 +323,7 @@ class Trainer(keras_private.Built):
       aux: what the pretext prepared.
       views: how many of the members are views.
       step: its number.
+      penalties: further terms, as `Robustness.penalties` returns them.
     """
     # Equation 12 of the Urkle paper:
     #
@@ -340,23 +340,18 @@ class Trainer(keras_private.Built):
         terms[name] = terms.get(name, 0.0) + weight * tf.reduce_mean(value)
     loss = tf.add_n([self.pretext.weight(name) * term for name, term in terms.items()])
     risen = self.progress.risen(step, self.beta_warmup)
-    added = self.robustness.losses(self.pretext, passed, views, aux)
+    added = self.robustness.losses(self.pretext, passed, views, aux) | penalties
     for name, (beta, value) in added.items():
       terms[name] = tf.reduce_mean(value)
       loss += beta * risen * terms[name]
     return loss, terms
 
-  def _penalised(self, loss, terms, views, seed, step):
-    """(loss, terms) with those added that need passes of their own."""
-    targets, seed = flat(self.robustness.targets(views)), distribution.fold(seed, 3)
-    threat, risen = self.threat, self.progress.risen(step, self.beta_warmup)
+  def _penalties(self, views, seed, step):
+    """The added terms that need passes of their own, {name: (weight, values)}."""
+    targets, threat = flat(self.robustness.targets(views)), self.threat
     if threat is not None and self.epsilon_warmup:
       threat = threat.with_epsilon(self._epsilon(step))
-    added = self.robustness.penalties(self.encoder, targets, threat, seed)
-    for name, (weight, value) in added.items():
-      terms[name] = tf.reduce_mean(value)
-      loss += weight * risen * terms[name]
-    return loss, terms
+    return self.robustness.penalties(self.encoder, targets, threat, distribution.fold(seed, 3))
 
   def _update(self, gradients, step):
     """Applies the whole batch's gradients, and moves what follows the weights."""
