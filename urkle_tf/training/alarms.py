@@ -89,6 +89,14 @@ _RULES = {
     "{zero_gradients:.0%} of the attack's input gradients are exactly 0: they underflow, or units "
     "are dead or saturated: give --precision=float32, or a lower --learning_rate",
   ),
+  "lost": (
+    ("drift",),
+    lambda alarms, row: row["drift"] > 1.0,
+    _PATIENCE,
+    "the embeddings moved farther from the original's than those lie apart (drift {drift:.3g}): "
+    "the steps are too long for a trained model: give --optimizer=adamw and a lower "
+    "--learning_rate, such as 1e-4",
+  ),
   "beaten": (
     ("knn_robust_accuracy",),
     lambda alarms, row: row["knn_robust_accuracy"] == 0 and alarms.was_robust,
