@@ -73,7 +73,8 @@ def test_wheel_ships_every_module_its_types_presets_and_licence_and_nothing_else
   modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
   files = (path for path in PACKAGE.glob("networks/presets/*/*") if path.is_file())
   presets = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
-  assert shipped == modules | presets | PRESET | {"urkle_tf/py.typed", "urkle_tf/__init__.pyi"}
+  others = {"urkle_tf/py.typed", "urkle_tf/__init__.pyi", "urkle_tf/evaluation/report/page.css"}
+  assert shipped == modules | presets | PRESET | others
   assert f"urkle_tf-{urkle_tf.__version__}.dist-info/METADATA" in wheel.namelist()
   assert any(name.endswith("/LICENSE") for name in wheel.namelist())
 

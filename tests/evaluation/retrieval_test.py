@@ -8,7 +8,7 @@ from small_models import small_encoder
 import urkle_tf
 from urkle_tf import errors, export
 from urkle_tf.data import sources
-from urkle_tf.evaluation import retrieval
+from urkle_tf.evaluation import representation, retrieval
 
 DATA = {"dataset": "digits", "split": "test", "examples": 40}
 
@@ -35,10 +35,12 @@ def test_overlap_by_hand():
   keys = turn(np.radians([0, 10, 30, 60, 100]))
   queries, others = turn(np.radians([0, 65])), turn(np.radians([40, 65]))
   # Of 0 degrees the nearest two are 0 and 10; of 40 they are 30 and 60, and of 65 60 and 30.
-  np.testing.assert_array_equal(retrieval.overlap(queries, others, keys, 2, False), [0, 1])
+  near, further = (representation.nearest(rows, keys, 2, False) for rows in (queries, others))
+  np.testing.assert_array_equal(retrieval.overlap(near, further), [0, 1])
   # Without itself: of 0 it is 10 and 30, of 40 (which is image 0) 30 and 60: one of two stays.
-  own = retrieval.overlap(keys, turn(np.radians([40, 10, 30, 60, 100])), keys, 2, True)
-  np.testing.assert_array_equal(own, [0.5, 1, 1, 1, 1])
+  moved = turn(np.radians([40, 10, 30, 60, 100]))
+  near, further = (representation.nearest(rows, keys, 2) for rows in (keys, moved))
+  np.testing.assert_array_equal(retrieval.overlap(near, further), [0.5, 1, 1, 1, 1])
 
 
 def test_a_linear_embedding_moves_by_its_closed_form(rng, tmp_path):

@@ -70,7 +70,6 @@ class _Scores:
 
   def head(self, images, training=False):
     """Logits or log-probabilities of one draw, float32 [n, classes]."""
-    del training
     return self._values(images, None)
 
   def from_representation(self, images, _, seed=None, samples=None):
@@ -156,13 +155,9 @@ class Foreign(_Scores):
     attacked, (own, left, bridged) = self._look_at_gradients(images, exact, probabilities)
     saturated = float(np.mean(_saturated(first))) if probabilities else 0.0
     self.metadata = {
-      "kind": "classifier",
-      "format": loaded.format,
-      "fingerprint": loaded.fingerprint,
-      "image_size": list(self.image_shape),
-      "classes": self.classes,
-      "stochastic": stochastic,
-      "outputs": kind,
+      **{"kind": "classifier", "format": loaded.format, "fingerprint": loaded.fingerprint},
+      **{"image_size": list(self.image_shape), "classes": classes},
+      **{"stochastic": stochastic, "outputs": kind},
       "logits": "given" if not probabilities else "recovered" if exact else "not recovered",
       "attacked": "logits" if exact else "inner scores" if attacked else "the outputs",
       "saturated": saturated,

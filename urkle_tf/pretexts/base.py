@@ -62,7 +62,6 @@ class Pretext(keras.layers.Layer):
     Returns:
       None, or a tensor of n rows.
     """
-    del views, batch
 
   def loss(self, representations, aux, training=True):
     """The loss of a tuple.
@@ -79,7 +78,6 @@ class Pretext(keras.layers.Layer):
 
   def weight(self, term):
     """What a term weighs in the loss, a number or float32 scalar; read after `loss` was called."""
-    del term
     return 1.0
 
   def predict(self, z, training=False):

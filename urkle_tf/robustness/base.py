@@ -72,7 +72,6 @@ class Robustness:
     Returns:
       A float32 scalar; None where the recipe stays as it is.
     """
-    del progress
 
   def streams(self, views, adversaries):
     """The batch-norm stream of each member of the training pass, a tuple of names.
@@ -111,7 +110,6 @@ class Robustness:
     Returns:
       {term: (weight, float32 [n])}.
     """
-    del pretext, representations, views, aux
     return {}
 
   def penalties(self, encoder, targets, threat, seed):
@@ -127,5 +125,4 @@ class Robustness:
     Returns:
       {term: (weight, float32 [m])}.
     """
-    del encoder, targets, threat, seed
     return {}

@@ -70,13 +70,11 @@ class Metrics(keras.callbacks.Callback):
 
   def on_train_begin(self, logs=None):
     """Remembers means that a checkpoint holds half full: `fit` empties them all."""
-    del logs
     self._means = [distribution.plain(variable) for variable in self.model.metrics_variables]
     self._saved = int(distribution.plain(self.model.optimizer.iterations)) // self._checkpoint_every
 
   def on_epoch_begin(self, epoch, logs=None):
     """Brings them back, before the first step."""
-    del epoch, logs
     for variable, value in zip(self.model.metrics_variables, self._means, strict=False):
       variable.assign(value)
     self._means = []
@@ -84,7 +82,6 @@ class Metrics(keras.callbacks.Callback):
 
   def on_train_batch_end(self, batch, logs=None):
     """Counts steps, of which Keras may take several at once; writes a row where one is due."""
-    del logs
     # Counted here: to ask the optimizer would be to wait for the device after every step.
     before, step = self._step, self._begun + batch + 1
     self._step = step
@@ -104,7 +101,6 @@ class Metrics(keras.callbacks.Callback):
 
   def on_epoch_end(self, epoch, logs=None):
     """Has the epoch's last row written, with what the probes found."""
-    del epoch, logs
     step = self._step
     self._finish_row(step)
     if self._share < 1:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 from typing import Any, ClassVar
 
 from urkle_tf import errors, settings, spec
@@ -83,10 +84,12 @@ class Measurement:
   def measure(self, context):
     """What report.json holds under the measurement's name: a dict or a list.
 
+    By default what `measure(context, options)` of `urkle_tf/evaluation/NAME.py` returns.
+
     Args:
       context: a `Context`, with what the measurements before this one found.
     """
-    raise NotImplementedError
+    return importlib.import_module(f"urkle_tf.evaluation.{self.name}").measure(context, self)
 
   def intro(self, part):
     """What a report begins with instead of the line about accuracies; "" for that line."""
