@@ -36,9 +36,18 @@ layers = keras.layers
 EPSILON = 4 / 255
 LEARN, CHECK, TEST = "train[:45000]", "train[45000:45500]", "test[:2000]"
 ROBUSTIFY = {
-  **{"drop_in": True, "dataset": "cifar10", "split": LEARN, "augment": "crop(padding=4)"},
-  **{"epsilon": EPSILON, "attack": "n_fgsm", "batch_size": 128, "epochs": 1},
-  **{"optimizer": "adamw", "learning_rate": 1e-3, "warmup_epochs": 0.05, "log_every": 50},
+  "drop_in": True,
+  "dataset": "cifar10",
+  "split": LEARN,
+  "augment": "crop(padding=4)",
+  "epsilon": EPSILON,
+  "attack": "n_fgsm",
+  "batch_size": 128,
+  "epochs": 1,
+  "optimizer": "adamw",
+  "learning_rate": 1e-3,
+  "warmup_epochs": 0.05,
+  "log_every": 50,
 }
 # Beyond the radius of the test there is room for a budget to bind.  k=2 is FARE's objective with a
 # weight: drift + k |f(x') - f0(x)|^2 / (2 spread).

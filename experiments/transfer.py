@@ -193,8 +193,11 @@ def collect(work, names, tasks, protocols, guess):
     first, part = measured[0], reports[0].get("regression")
     unit = 1 if part else 100
     entry = {
-      **{"task": shown(task), "encoder": name, "protocol": protocol},
-      **{"measure": first["measure"], "seeds": list(folders)},
+      "task": shown(task),
+      "encoder": name,
+      "protocol": protocol,
+      "measure": first["measure"],
+      "seeds": list(folders),
       **{key: [found[key] for found in measured] for key in ("clean", "attacked")},
       "attacks": first["attacks"],
     }

@@ -183,12 +183,16 @@ def measure(options):
   needed = passes(pretext.views, attacked, steps)
   rates = {name: options.batch_size / seconds[name] for name in ("step", "forward")}
   result = {
-    **{"step_seconds": seconds["step"], "step_core_seconds": spent},
+    "step_seconds": seconds["step"],
+    "step_core_seconds": spent,
     **{f"{name}_images_per_second": rate for name, rate in rates.items()},
-    **{"passes": needed, "share_of_ceiling": None},
-    **{"start_seconds": start_seconds, "build_seconds": built},
+    "passes": needed,
+    "share_of_ceiling": None,
+    "start_seconds": start_seconds,
+    "build_seconds": built,
     "compile_seconds": max(0.0, first - seconds["step"]),
-    **{"peak_memory_mib": memory, "step_memory_mib": memory - before},
+    "peak_memory_mib": memory,
+    "step_memory_mib": memory - before,
     "machine": {**_machine(), "replicas": scope.num_replicas_in_sync},
   }
   if scope.num_replicas_in_sync == 1:

@@ -222,13 +222,15 @@ class Keeper:
       self._seconds["export"] = found["exported"][0][0] - found["export"][0][0]
     second = int(found["second"][0][1]) if found["second"] else None
     return {
-      **{"fault": fault.kind, "second": second},
+      "fault": fault.kind,
+      "second": second,
       "from": steps[0] - 1 if steps else None,
       "reached": steps[-1] if steps else None,
       "status": second if fault.kind == "second" else status,
       "own_status": status,
       "seconds": round(time.monotonic() - began, 2),
-      **{"fell_back": "is damaged" in text, "traceback": "Traceback" in text},
+      "fell_back": "is damaged" in text,
+      "traceback": "Traceback" in text,
       "curve": [[int(row[1]), row[2], int(row[3])] for row in found["step"] if len(row) == 4],
     }
 

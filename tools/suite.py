@@ -149,10 +149,13 @@ def _trained(scale, options, run, flags, epochs):
   report = pages.read(jobs.ROOT / f"{run}-report" / "report.json")
   rows = pages.metrics(folder)
   return {
-    **{"flags": list(flags), "epochs": epochs, "minutes": pages.training_minutes(folder)},
+    "flags": list(flags),
+    "epochs": epochs,
+    "minutes": pages.training_minutes(folder),
     "core_minutes": round(pages.read(spent)["seconds"] / 60, 2),
     "steps": [row["attack_steps"] for row in rows if "attack_steps" in row][-1:],
-    **{"kl": rows[-1]["kl"], "clean": report["clean"]["accuracy"]},
+    "kl": rows[-1]["kl"],
+    "clean": report["clean"]["accuracy"],
     "accuracy": min(part["accuracy"] for part in report["attacks"]),
     "examples": report["clean"]["examples"],
   }

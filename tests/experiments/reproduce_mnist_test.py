@@ -75,9 +75,16 @@ def work(tmp_path):
 def test_what_is_collected_from_finished_runs(work):
   at, urkle = script.mnist_page.collect(work, script.ROWS, " --data_dir=DATA_DIR")["rows"]
   assert at == {
-    **{"system": "AT", "labels": True, "seeds": [0], "paper": {"clean": 99.0, "pgd": 98.5}},
-    **{"pretext": "supervised(width=256, layers=3)", "robustness": "adversarial_training"},
-    **{"clean": [99.12], "pgd": [98.52], "pgd_strong": [98.4], "minutes": [10.0]},
+    "system": "AT",
+    "labels": True,
+    "seeds": [0],
+    "paper": {"clean": 99.0, "pgd": 98.5},
+    "pretext": "supervised(width=256, layers=3)",
+    "robustness": "adversarial_training",
+    "clean": [99.12],
+    "pgd": [98.52],
+    "pgd_strong": [98.4],
+    "minutes": [10.0],
     "command": "python experiments/reproduce_mnist.py --rows=at --seeds=1 --data_dir=DATA_DIR",
   }
   assert (urkle["seeds"], urkle["labels"]) == ([0, 2], False)

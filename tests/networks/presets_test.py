@@ -144,7 +144,9 @@ def test_they_are_listed_with_figures(tiny, made):
         "clean": {**{name: clean[name] for name in shown}, "examples": 20},
         "pgd20": {
           **{name: row[name] for name in shown},
-          **{"norm": "linf", "epsilon": 0.05, "examples": 20},
+          "norm": "linf",
+          "epsilon": 0.05,
+          "examples": 20,
         },
       },
     }

@@ -204,9 +204,15 @@ def test_no_operation_is_left_that_gpus_refuse(programs, name, request):
 # --- What comes back ---
 
 SETTINGS = {
-  **{"encoder": "resnet18(width=4)", "latent_dim": 6, "min_scale": 0.1, "max_scale": 0.4},
-  **{"pretext": "distil(teacher=T)", "robustness": "urkle", "dataset": "cifar10"},
-  **{"norm": "linf", "epsilon": 8 / 255},
+  "encoder": "resnet18(width=4)",
+  "latent_dim": 6,
+  "min_scale": 0.1,
+  "max_scale": 0.4,
+  "pretext": "distil(teacher=T)",
+  "robustness": "urkle",
+  "dataset": "cifar10",
+  "norm": "linf",
+  "epsilon": 8 / 255,
 }
 
 

@@ -44,8 +44,12 @@ class AFF(Protocol):
 
   adversarial = True
   defaults = {
-    **{"optimizer": "sgd(momentum=0.9)", "learning_rate": 0.1, "weight_decay": 2e-4},
-    **{"batch_size": 128, "epochs": 25, "attack_steps": 10},
+    "optimizer": "sgd(momentum=0.9)",
+    "learning_rate": 0.1,
+    "weight_decay": 2e-4,
+    "batch_size": 128,
+    "epochs": 25,
+    "attack_steps": 10,
   }
 
   def __init__(self, beta=6.0):

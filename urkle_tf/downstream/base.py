@@ -147,8 +147,11 @@ class Protocol:
 
   adversarial = frozen = noisy = False
   defaults: dict[str, Any] = {
-    **{"optimizer": "adamw", "learning_rate": 1e-2, "weight_decay": 1e-4},
-    **{"batch_size": 512, "epochs": 50},
+    "optimizer": "adamw",
+    "learning_rate": 1e-2,
+    "weight_decay": 1e-4,
+    "batch_size": 512,
+    "epochs": 50,
   }
 
   def check(self, task):

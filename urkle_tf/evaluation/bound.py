@@ -169,9 +169,11 @@ def measure(context, options):
     "measured_adversarial_loss": float(values["adversarial"].mean()),
     "kl_mean": float(divergence.mean()),
     "cap_share": model.classes * math.exp(-loss_cap),
-    **{"norm": context.norm, "epsilon": float(context.epsilon)},
+    "norm": context.norm,
+    "epsilon": float(context.epsilon),
     **{name: getattr(options, name) for name in ("steps", "restarts", "loss_steps", "eot")},
-    **{"samples": samples, "examples": total},
+    "samples": samples,
+    "examples": total,
   }
 
 

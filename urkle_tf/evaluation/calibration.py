@@ -67,9 +67,12 @@ def served(votes, labels, samples):
   expected, always = float(right.mean()), int(right[:, :CALLS].all(1).sum())
   interval = lambda count: wilson(count, len(labels))  # noqa: E731
   return {
-    **{"served_accuracy": expected, "served_interval": interval(expected * len(labels))},
-    **{"accuracy_all_draws": always / len(labels), "interval_all_draws": interval(always)},
-    **{"served_samples": samples, "draws": CALLS},
+    "served_accuracy": expected,
+    "served_interval": interval(expected * len(labels)),
+    "accuracy_all_draws": always / len(labels),
+    "interval_all_draws": interval(always),
+    "served_samples": samples,
+    "draws": CALLS,
   }
 
 

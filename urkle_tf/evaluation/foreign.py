@@ -155,9 +155,13 @@ class Foreign(_Scores):
     attacked, (own, left, bridged) = self._look_at_gradients(images, exact, probabilities)
     saturated = float(np.mean(_saturated(first))) if probabilities else 0.0
     self.metadata = {
-      **{"kind": "classifier", "format": loaded.format, "fingerprint": loaded.fingerprint},
-      **{"image_size": list(self.image_shape), "classes": classes},
-      **{"stochastic": stochastic, "outputs": kind},
+      "kind": "classifier",
+      "format": loaded.format,
+      "fingerprint": loaded.fingerprint,
+      "image_size": list(self.image_shape),
+      "classes": classes,
+      "stochastic": stochastic,
+      "outputs": kind,
       "logits": "given" if not probabilities else "recovered" if exact else "not recovered",
       "attacked": "logits" if exact else "inner scores" if attacked else "the outputs",
       "saturated": saturated,

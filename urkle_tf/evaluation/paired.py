@@ -31,6 +31,8 @@ def compare(ours, theirs):
   return {
     "difference": difference,
     "interval": [difference - half, difference + half],
-    **{"only_here": b, "only_there": c},
-    **{"p": p, "shown": p < LEVEL},
+    "only_here": b,
+    "only_there": c,
+    "p": p,
+    "shown": p < LEVEL,
   }

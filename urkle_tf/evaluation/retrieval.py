@@ -36,8 +36,12 @@ def look_at(path, source):
       f"{loaded.path!r} must give finite embeddings [n, d], but gives {list(found.shape)}"
     )
   return embed, {
-    **{"kind": "encoder", "format": loaded.format, "fingerprint": loaded.fingerprint},
-    **{"image_size": list(source.image_shape), "latent_dim": found.shape[1], "stochastic": False},
+    "kind": "encoder",
+    "format": loaded.format,
+    "fingerprint": loaded.fingerprint,
+    "image_size": list(source.image_shape),
+    "latent_dim": found.shape[1],
+    "stochastic": False,
   }
 
 
@@ -97,8 +101,10 @@ def measure(context, options):
   found = _Embedded(context, options, "retrieval", context.embed, total, keys["source"])
   part = found.figures() | {
     **{name: getattr(options, name) for name in ("neighbours", "steps", "restarts", "distance")},
-    **{"norm": context.norm, "epsilon": float(context.epsilon)},
-    **{"examples": total, "references": len(found.keys)},
+    "norm": context.norm,
+    "epsilon": float(context.epsilon),
+    "examples": total,
+    "references": len(found.keys),
   }
   if keys["original"] is None:
     return part

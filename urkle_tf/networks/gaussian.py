@@ -173,8 +173,11 @@ class GaussianEncoder(keras.Model, Encoder):
     self.latent_dim, self.min_scale, self.max_scale = latent_dim, min_scale, max_scale
     self.image_shape, self.inference = image_shape, inference
     self._config = {"backbone": backbone, "preprocess": preprocess, "loc": loc} | {
-      **{"latent_dim": latent_dim, "min_scale": min_scale, "max_scale": max_scale},
-      **{"momentum": momentum, "inference": inference},
+      "latent_dim": latent_dim,
+      "min_scale": min_scale,
+      "max_scale": max_scale,
+      "momentum": momentum,
+      "inference": inference,
     }
     self._halves: dict[str, Callable] = {}
     self.built = True

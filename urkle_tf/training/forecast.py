@@ -136,9 +136,13 @@ def _measured(job, timed_steps, found):
     )
   steps = job.steps or max(1, round(60 * found["minutes"] / seconds))
   return {
-    **{"steps": steps, "epochs": steps / job.steps_per_epoch, "peak_memory": peak},
-    **{"compile_seconds": compiled, "step_seconds": seconds},
-    **{"seconds": compiled + steps * seconds, "warnings": warnings},
+    "steps": steps,
+    "epochs": steps / job.steps_per_epoch,
+    "peak_memory": peak,
+    "compile_seconds": compiled,
+    "step_seconds": seconds,
+    "seconds": compiled + steps * seconds,
+    "warnings": warnings,
   }
 
 

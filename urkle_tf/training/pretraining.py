@@ -167,7 +167,8 @@ def describe(settings, task, scheme):
   """
   dataset = settings["dataset"]
   return {
-    **{"norm": settings["norm"], "epsilon": settings["epsilon"]},
+    "norm": settings["norm"],
+    "epsilon": settings["epsilon"],
     "dataset": dataset if not dataset.startswith("folder:") else "folder",
     "loc": settings["loc"] or task.loc,
     "stochastic": bool(task.stochastic or scheme.stochastic),
