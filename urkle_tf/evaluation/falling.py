@@ -10,7 +10,8 @@ from urkle_tf.attacks import base, losses
 # whenever somebody falls.  The next images do not take the places: a step's number, which decides
 # over step sizes and squares, is that of everything that is attacked together.
 BATCHES = 4
-_SEGMENT = 5  # steps before the first look at who has fallen
+_SEGMENT = 2  # steps before the first look at who has fallen; while few do, ever more
+_FEW = 1 / 8
 _LOOKS = 5  # in a run, at least
 # Of the spread of the scores.  What scores an adversary in the end rounds otherwise than the folded
 # network that is attacked: at 0.001 one image in a hundred was lost that way.
@@ -124,8 +125,7 @@ class Falling:
       if gone.any():
         rows, given, state = rows[~gone], _kept(given, ~gone), _kept(state, ~gone)
       done += count
-      longer = min(2 * length, max(steps // _LOOKS, _SEGMENT))
-      length = max(length // 2, _SEGMENT) if gone.any() else longer
+      length = min(2 * length, max(steps // _LOOKS, _SEGMENT)) if gone.mean() < _FEW else _SEGMENT
     if len(rows):
       ends = self._in_parts(finish, given, state, noise, epsilon)
       found[rows] = ends["result"].numpy()
