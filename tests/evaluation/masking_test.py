@@ -192,6 +192,7 @@ def test_the_official_ensemble_breaks_no_more_of_a_decoy(name, tmp_path):
   )
   theirs = official.stages(module, images, labels, "linf", EPSILON, stages, rand=random)
   standing = np.sum(theirs[stages[-1]]["standing"])
-  print(f"{name}: official {standing}, ours {EXAMPLES * accuracy(ours):.0f} of {EXAMPLES} standing")
+  mine = EXAMPLES * ours["attacks"][1]["accuracy"]  # before what masked models get unasked
+  print(f"{name}: official {standing}, ours {mine:.0f} of {EXAMPLES} standing")
   assert standing < EXAMPLES * ours["clean"]["accuracy"] - 3
-  assert EXAMPLES * accuracy(ours) <= standing + 1
+  assert mine <= standing + 1
