@@ -251,6 +251,7 @@ def largest_found(encoder, images, radius, rng):
 )
 def test_ten_thousand_tries_never_pass_the_bound(loc, net, rng):
   """Finite, and not so loose that nothing could pass it: of most images a thirtieth is passed."""
+  keras.utils.set_random_seed(0)
   encoder, radius = urkle_tf.GaussianEncoder(NETS[net]((8, 8, 1)), loc=loc), 0.02
   trained_statistics(encoder.network, rng)
   kernel = encoder.network.get_layer("raw_scale").kernel
