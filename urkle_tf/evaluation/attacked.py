@@ -111,7 +111,7 @@ def measure(context, plans, standing=False, observe=None, minutes=None):
   search, left = _Search(context, plans, standing, observe, minutes), []
   alone = None
   if len(context.modes) == 1:
-    alone = falling.Mode(context.model, *context.modes, context.eot, context.batch_size)
+    alone = falling.Mode(context.model, context.modes[0], context.eot, context.batch_size)
   for number, plan in enumerate(plans):
     find = {
       mode: adversary(context.model, plan, mode, context.eot, alone) for mode in context.modes
