@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from norms import norms
 from small_models import digits
 
@@ -13,10 +15,16 @@ from urkle_tf.data import sources
 from urkle_tf.evaluation import adversaries, attacked, falling, scoring
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.context import Context
+from urkle_tf.networks import classifier
 
 COUNT = 40
 RADII = {"linf": 0.1, "l2": 0.5, "l1": 1.5}
-SPECS = ["apgd_ce(steps=12)", "apgd_t(steps=12, targets=2)", "fab_t(steps=12, targets=2)"]
+SPECS = [
+  "apgd_ce(steps=12)",
+  "apgd_t(steps=12, targets=2)",
+  "fab_t(steps=12, targets=2)",
+  "square(queries=60)",
+]
 
 
 class Model:
@@ -72,15 +80,18 @@ def test_what_stays_goes_the_same_way(model, given, spec, norm):
   plan = dataclasses.replace(plan, ensemble="any")  # on what stands
   assert falling.possible(plan)
   clean = model.head(images)
-  aim = (losses.wrong_class(clean, labels, 0),) if plan.targets else ()
+  aim = (losses.wrong_class(clean, labels, 0)[None],) if plan.targets else ()
   arguments = (images, labels, tf.constant([1, 2]), *plan.radius_and_step(epsilon), *aim)
   found, rows = {}, {}
   for alone in (False, True):
-    find = adversaries.adversary(model, plan, "deterministic", alone=alone)
+    # In three parts, of which the rests are gathered.
+    mode = falling.Mode(model, "deterministic", batch_size=15) if alone else None
+    find = adversaries.adversary(model, plan, "deterministic", alone=mode)
     assert isinstance(find, falling.Falling) == alone
     model.rows.clear()
     (found[alone],), zeros = find(*arguments)
     rows[alone] = sum(model.rows)
+    assert not alone or max(model.rows) <= 15
     assert 0 <= float(zeros) < 0.5
   margins = {alone: losses.margin(model.head(x), labels).numpy() for alone, x in found.items()}
   assert (margins[True] > 0)[margins[False] > 0].all()  # no weaker
@@ -90,9 +101,76 @@ def test_what_stays_goes_the_same_way(model, given, spec, norm):
   assert (norms(found[True] - images, norm) <= epsilon * (1 + 1e-5)).all()
   assert rows[True] < rows[False]
   # Half of the images: what they find does not depend on the others.
-  part = lambda x: x[: COUNT // 2] if x is not None and x.shape.rank and len(x) == COUNT else x  # noqa: E731
-  half, _ = find(*map(part, arguments))
+  aim = [targets[:, : COUNT // 2] for targets in aim]
+  half, _ = find(images[: COUNT // 2], labels[: COUNT // 2], *arguments[2:5], *aim)
   np.testing.assert_allclose(half[0], found[True][: COUNT // 2], atol=1e-5)
+
+
+def test_targets_side_by_side_find_what_they_find_one_by_one(model, given):
+  """Of an image that none of them hits: the same points.  FAB draws nothing at random."""
+  images, labels = given
+  (plan,) = planning.read("fab_t(steps=12)", "linf", [0.1], (8, 8, 1), classes=10)
+  find = falling.Falling(plan, falling.Mode(model, "deterministic", batch_size=4 * COUNT))
+  assert [find.at_once(count) for count in (1, COUNT, 3 * COUNT, 9 * COUNT)] == [9, 4, 1, 1]
+  clean = model.head(images)
+  targets = tf.stack([losses.wrong_class(clean, labels, rank) for rank in range(3)])
+  arguments = (images, labels, tf.constant([1, 2]), *plan.radius_and_step(0.1))
+  single = np.concatenate([find(*arguments, target[None])[0] for target in targets])
+  model.rows.clear()
+  together, _ = find(*arguments, targets)
+  assert max(model.rows) == 3 * COUNT
+  margins = [
+    [losses.margin(model.head(x), labels) for x in candidates] for candidates in (single, together)
+  ]
+  stands, still = (np.max(found, 0) <= 0 for found in margins)
+  np.testing.assert_array_equal(stands, still)
+  assert 3 < stands.sum() < COUNT - 3
+  np.testing.assert_allclose(together[:, stands], single[:, stands], atol=1e-5)
+  assert model.rows[-1] < 3 * COUNT
+
+
+class Noisy(classifier._Predictions):
+  """The model on pixels with noise."""
+
+  modes, stochastic, samples, latent_dim, classes = ("sampled",), True, 20, 64, 10
+  metadata, image_shape = {}, (8, 8, 1)
+
+  def __init__(self, model):
+    self.head = model.head
+    scale = lambda x: 0.1 * tf.ones_like(x)  # noqa: E731
+    flat = keras.layers.Flatten()
+    self.network = lambda x, training: {"loc": flat(x), "scale": scale(flat(x))}
+
+  def frozen(self):
+    return self
+
+
+@pytest.mark.parametrize(
+  "spec, epsilon", [("square(queries=60)", 0.2), *slow(("apgd_ce(steps=12)", 0.1))]
+)
+def test_under_noise_what_falls_leaves_too(model, given, spec, epsilon):
+  """Fixed noise follows its image; a point found under fresh noise is one under much noise."""
+  images, labels = given
+  (plan,) = planning.read(spec, "linf", [epsilon], (8, 8, 1), classes=10)
+  plan, noisy = dataclasses.replace(plan, ensemble="any"), Noisy(model)
+  arguments = (images, labels, tf.constant([1, 2]), *plan.radius_and_step(epsilon))
+  margins, rows, found = [], [], []
+  for alone in (None, falling.Mode(noisy, "sampled", eot=10, batch_size=15)):
+    find = adversaries.adversary(noisy, plan, "sampled", eot=10, alone=alone)
+    model.rows.clear()
+    found.append(np.asarray(find(*arguments)[0]))
+    rows.append(sum(model.rows))
+    scores = [noisy.log_probabilities(x, seed=[5, 6], samples=500) for x in found[-1]]
+    margins.append(np.max([losses.margin(x, labels) for x in scores], 0))
+  whole, left = margins
+  print("rows, misclassified:", rows, [int((margin > 0).sum()) for margin in margins])
+  assert rows[1] < rows[0]
+  assert (left > 0).sum() >= (whole > 0).sum() - 1
+  stays = (left <= 0) & (found[1][0] != images).numpy().any((1, 2, 3))
+  assert stays.sum() > 3
+  assert (left > 0).sum() > 3
+  if plan.fixed_noise:
+    np.testing.assert_allclose(found[1][0][stays], found[0][0][stays], atol=1e-5)
 
 
 class Above(Model):
@@ -114,7 +192,9 @@ def test_an_image_leaves_only_where_rounding_cannot_bring_it_back(gap, leaves):
   (plan,) = planning.read("apgd_ce(steps=12)", "linf", [0.1], (8, 8, 1), classes=3)
   plan = dataclasses.replace(plan, ensemble="any")
   model = Above(gap)
-  find = adversaries.adversary(model, plan, "deterministic", alone=True)
+  find = adversaries.adversary(
+    model, plan, "deterministic", alone=falling.Mode(model, "deterministic")
+  )
   images, labels = tf.fill([4, 8, 8, 1], 0.5), tf.zeros([4], tf.int64)
   find(images, labels, tf.constant([1, 2]), *plan.radius_and_step(0.1))
   assert (sum(model.rows) < 4 * 12) is leaves

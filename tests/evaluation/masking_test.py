@@ -13,7 +13,11 @@ from scipy import fft
 from small_models import digits
 
 import urkle_tf
+from tools import official_autoattack as official
 from urkle_tf import errors
+from urkle_tf.data import sources
+from urkle_tf.evaluation import foreign, scoring
+from urkle_tf.networks.saved import foreign_models
 
 EXAMPLES, EPSILON = 100, 0.1
 LEVELS = np.arange(8, dtype=np.float32)  # of a thermometer code
@@ -94,12 +98,16 @@ DEFENCES = {
 }
 
 
-def evaluated(function, folder, **options):
-  """The report on a function of images."""
+def save(function, folder):
   module = tf.Module()
   spec = tf.TensorSpec([None, 8, 8, 1], tf.float32, name="images")
   module.serve = tf.function(function, input_signature=[spec])
   tf.saved_model.save(module, str(folder), signatures=module.serve)
+
+
+def evaluated(function, folder, **options):
+  """The report on a function of images."""
+  save(function, folder)
   given = {"examples": EXAMPLES, "batch_size": EXAMPLES, "samples": 50, "standing": True, **options}
   return urkle_tf.assess(classifier=str(folder), epsilon=EPSILON, **given)
 
@@ -155,3 +163,36 @@ def test_an_abstaining_detector_gets_no_credit(tmp_path):
   assert detector["clean"]["accuracy"] > 0.7
   assert accuracy(detector) <= accuracy(without) + 0.03
   assert accuracy(without) < without["clean"]["accuracy"] - 0.2
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [*DEFENCES, "detector"])
+def test_the_official_ensemble_breaks_no_more_of_a_decoy(name, tmp_path):
+  """By more than one image, in its two stages that follow gradients, which it is given as ours."""
+  pytest.importorskip("pyautoattack")
+  features, trained = (DEFENCES[name][0], DEFENCES[name][2]) if name in DEFENCES else (flat, flat)
+  scores, abstains, random = linear(trained), name == "detector", name == "resizing"
+  function = lambda x: scores(features(x))  # noqa: E731
+  if abstains:
+    function = lambda x: abstaining(scores(features(x)))  # noqa: E731
+  stages = ("apgd-ce", "apgd-dlr" if random else "apgd-t")
+  ours = evaluated(
+    function,
+    tmp_path / "decoy",
+    attacks=",".join(stages).replace("-", "_"),
+    checks=False,
+    abstains=abstains,
+  )
+  source = sources.load("digits", "test", examples=EXAMPLES)
+  _, images, labels = next(scoring.stream(source, EXAMPLES))
+  model = foreign.look_at(foreign_models.load(tmp_path / "decoy"), source, abstains).frozen()
+  module = official.bridge(
+    lambda x, seed: model.from_representation(*model.represent(x), seed=seed, samples=20)
+  )
+  theirs = official.stages(module, images, labels, "linf", EPSILON, stages, rand=random)
+  standing = np.sum(theirs[stages[-1]]["standing"])
+  mine = EXAMPLES * ours["attacks"][1]["accuracy"]  # before what masked models get unasked
+  print(f"{name}: official {standing}, ours {mine:.0f} of {EXAMPLES} standing")
+  assert standing < EXAMPLES * ours["clean"]["accuracy"] - 3
+  assert mine <= standing + 1

@@ -216,7 +216,7 @@ class Attack:
     return self.finish(objective, images, state)
 
   def begin(self, images, restart, seed):
-    """Where an attempt begins: {name: tensor}, scalars, "zeros" among them, or [n, ...]."""
+    """Where an attempt begins: {name: tensor}, each [n, ...] but for the scalar "zeros"."""
     raise NotImplementedError
 
   def advance(self, objective, images, state, number):

@@ -74,6 +74,7 @@ class Square(base.Attack):
   """
 
   gradients = False
+  in_steps = True
   refused: ClassVar = {"training": "makes thousands of forward passes for each image: use pgd"}
   loss = staticmethod(losses.margin)
   fixed_noise = True
@@ -97,46 +98,61 @@ class Square(base.Attack):
   def describe(self):
     return {**super().describe(), "queries": self.queries, "share": self.share}
 
-  def _attempt(self, objective, images, restart, seed):
+  def _proposals(self, images, rows):
+    return (_Stripes if self.threat.norm == "linf" else _Hills)(self.threat, images, rows)
+
+  def begin(self, images, restart, seed):
     del restart
-    height, width = images.shape[1:3]
-    proposals = (_Stripes if self.threat.norm == "linf" else _Hills)(self.threat, images)
-    sides = [
-      proposals.side(math.sqrt(share * height * width))
-      for share in shares(self.queries, self.share)
-    ]
-    sides = tf.constant(sides, tf.int32)
-    start = proposals.start(distribution.fold(seed, 0))
+    rows = tf.range(tf.shape(images)[0])
+    return {
+      "best": self._proposals(images, rows).start(distribution.fold(seed, 0)),
+      "best_values": base.lowest(images),
+      "rows": rows,
+      "seed": tf.tile(seed[None], [tf.shape(images)[0], 1]),  # the same for all
+      "zeros": tf.zeros([]),
+    }
 
-    def query(number, best_values, best):
-      # The first query is the start's, which anything is better than.
-      new = proposals.propose(best, tf.gather(sides, number), distribution.fold(seed, number))
-      new = tf.where(number == 0, best, new)
-      values = base.values(objective, new)
-      higher = values > best_values
-      return number + 1, tf.where(higher, values, best_values), base.choose(higher, new, best)
+  def advance(self, objective, images, state, number):
+    best, seed = state["best"], state["seed"][0]
+    proposals = self._proposals(images, state["rows"])
+    area = math.prod(images.shape[1:3])
+    sides = [proposals.side(math.sqrt(area * share)) for share in shares(self.queries, self.share)]
+    # The first query is the start's, which anything is better than.
+    new = proposals.propose(best, tf.gather(sides, number), distribution.fold(seed, number))
+    new = tf.where(number == 0, best, new)
+    values = base.values(objective, new)
+    higher = values > state["best_values"]
+    return {
+      **state,
+      "best": base.choose(higher, new, best),
+      "best_values": tf.where(higher, values, state["best_values"]),
+    }
 
-    _, values, best = tf.while_loop(
-      lambda number, *_: number < self.queries,
-      query,
-      (tf.constant(0), base.lowest(images), start),
-      parallel_iterations=1,
-    )
-    return {"result": best, "objective": values}
+  def finish(self, objective, images, state):
+    del objective, images
+    return {"result": state["best"], "objective": state["best_values"]}
 
 
 class _Proposals:
-  """What the norms share: squares at random places of each image."""
+  """What the norms share: squares at random places of each image.
 
-  def __init__(self, threat, images):
-    self.threat, self.images = threat, images
+  Args:
+    threat: the `ThreatModel`.
+    images: float32 [n, h, w, c].
+    rows: int32 [n], the images' places in the batch that they come from.
+  """
+
+  def __init__(self, threat, images, rows):
+    self.threat, self.images, self._rows = threat, images, rows
     self.height, self.width, self.channels = images.shape[1:]
 
   def uniform(self, seed, count):
     """Uniform in [0, 1): [n, count], keyed by the example of the global batch."""
     size = self.images.shape[0]
-    shape = [size, count] if size is not None else tf.stack([tf.shape(self.images)[0], count])
-    return distribution.uniform(seed, shape)
+    if size is not None:  # then none has left the batch
+      return distribution.uniform(seed, [size, count])
+    draws = distribution.uniform(seed, tf.stack([tf.reduce_max(self._rows) + 1, count]))
+    return tf.gather(draws, self._rows)
 
   def place(self, draws, side):
     """The first row and column of squares, int32 [n, 2], from uniform draws [n, 2]."""
@@ -176,16 +192,18 @@ class _Stripes(_Proposals):
 class _Hills(_Proposals):
   """Proposals for l2 and l1."""
 
-  def __init__(self, threat, images):
-    super().__init__(threat, images)
+  def __init__(self, threat, images, rows):
+    super().__init__(threat, images, rows)
     self.order = {"l2": 2, "l1": 1}[threat.norm]
-    # Each odd side's template, upright and turned, in the corner of an array of the largest.
+
+  def _templates(self):
+    """Each odd side's template, upright and turned, in the corner of an array of the largest."""
     most = self.side(max(self.height, self.width))
     stored = np.zeros([most + 1, 2, most, most], np.float32)
     for side in {self.side(length) for length in range(1, most + 1)}:
       hills = template(side, self.order)
       stored[side, :, :side, :side] = hills, hills.T
-    self._templates = tf.constant(stored)
+    return stored
 
   def side(self, length):
     side = max(round(length), 3)
@@ -233,7 +251,7 @@ class _Hills(_Proposals):
   def _hills(self, corners, side, turned):
     """[n, height, width, 1]: templates at the squares' places; anything outside of them."""
     hills = tf.gather(
-      tf.gather(self._templates, side), tf.cast(turned, tf.int32)
+      tf.gather(self._templates(), side), tf.cast(turned, tf.int32)
     )  # [n, most, most]
     most = hills.shape[1] - 1
     rows = tf.clip_by_value(tf.range(self.height) - corners[:, :1], 0, most)

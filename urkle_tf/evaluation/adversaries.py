@@ -48,10 +48,6 @@ def _decides(classifier):
   return getattr(classifier, "metadata", {}).get("attacked") != "inner scores"
 
 
-def _scores_of(frozen):
-  return lambda images: tf.nn.log_softmax(frozen.head(frozen.represent(images)[0]))
-
-
 def _start(plan, images, epsilon, frozen, objective):
   """Where the runs of a plan begin: a function of a seed, as `Attack.run` takes it.
 
@@ -76,7 +72,7 @@ def _start(plan, images, epsilon, frozen, objective):
   return start
 
 
-def adversary(classifier, plan, mode, eot=20, alone=False):
+def adversary(classifier, plan, mode, eot=20, alone=None):
   """Compiles an attack on one mode of a classifier.
 
   The objective is the plan's loss of the log-probabilities.  In the sampled mode these are the log
@@ -90,23 +86,24 @@ def adversary(classifier, plan, mode, eot=20, alone=False):
     plan: a `Plan`.
     mode: "sampled" or "deterministic".
     eot: samples of z an evaluation.
-    alone: whether what is found counts for this mode alone, so that an image may be left as it
-      is once it has fallen: see `falling.Falling`.
+    alone: the mode as a `falling.Mode`, if what is found counts for it alone: an image may then be
+      left as it is once it has fallen, where the plan allows it; else None.
 
   Returns:
     A function (images float32 [n, h, w, c], labels int [n], seed int32 [2], epsilon, step
-    size or None, targets int [n] where the plan has some) -> (candidates [k, n, h, w, c], share
-    of zero gradients).
+    size or None, targets int [1, n] where the plan has some) -> (candidates [k, n, h, w, c],
+    share of zero gradients); or a `falling.Falling`.
   """
   has_gradient = differentiable(classifier)
-  drops = alone and mode == "deterministic" and falling.possible(plan)
-  if drops and has_gradient and _decides(classifier):
-    return falling.Falling(plan, lambda: _scores_of(classifier.frozen()))
+  follows = (has_gradient or not plan.by_gradients) and _decides(classifier)
+  if alone is not None and alone.attackable and falling.possible(plan) and follows:
+    return falling.Falling(plan, alone)
   evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
 
   @tf.function(autograph=False, reduce_retracing=True)
   def find(images, labels, seed, epsilon, step_size, targets=None):
     noise = distribution.fold(seed, 1)
+    targets = None if targets is None else targets[0]
     frozen = classifier.frozen()
     if plan.attack.decisions:  # scores inside of a model may decide otherwise than it does
       frozen = getattr(classifier, "own_gradients", lambda: frozen)()

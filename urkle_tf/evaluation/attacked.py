@@ -109,7 +109,9 @@ def measure(context, plans, standing=False, observe=None, minutes=None):
     was classified rightly throughout and the log p(y) of its worst candidate.
   """
   search, left = _Search(context, plans, standing, observe, minutes), []
-  alone = len(context.modes) == 1
+  alone = None
+  if len(context.modes) == 1:
+    alone = falling.Mode(context.model, context.modes[0], context.eot, context.batch_size)
   for number, plan in enumerate(plans):
     find = {
       mode: adversary(context.model, plan, mode, context.eot, alone) for mode in context.modes
@@ -193,9 +195,12 @@ class _Search:
         of_mode.merge(state[mode])
     zeros = dict.fromkeys(worst, 0.0)
     current = _Pass(plan, (number, place), epsilon, find, worst, own, zeros)
-    for target in range(plan.rounds):
-      if not self._aim(current, target):
+    target = 0
+    while target < plan.rounds:
+      aimed = self._aim(current, target)
+      if not aimed:
         return False
+      target += aimed
     self._earlier.append(current)
     for mode in worst:
       self._add(current, mode)
@@ -222,8 +227,13 @@ class _Search:
     }
 
   def _aim(self, current, target):
-    """Attacks all images, or those that stand, towards a target; whether there was time."""
+    """Attacks all images, or those that stand, towards a target, or several from it on.
+
+    Returns:
+      How many targets; 0 where there was no time.
+    """
     context, plan = self._context, current.plan
+    find, batch_size, together = current.find[context.modes[0]], context.batch_size, 1
     mask = None
     if self._standing or plan.on_standing:
       # Where rows tell of their own finds too, an image that only the other mode's adversary
@@ -231,28 +241,34 @@ class _Search:
       mask = np.any([state.right for state in (current.own or current.worst).values()], axis=0)
     count = context.source.size if mask is None else int(mask.sum())
     current.attacked = count if target == 0 else current.attacked
+    if isinstance(find, falling.Falling):
+      together = min(find.at_once(count), plan.rounds - target)
+      batch_size *= falling.BATCHES
     aims: dict[str, tuple] = dict.fromkeys(context.modes, ())
     radius = tables.radius(current.epsilon, context.norm)
     title = f"{plan.name}({plan.steps}) {context.norm} {radius}"
     if plan.targets:
-      title += f" target {target + 1}/{plan.targets}"
+      aimed = range(target, target + together)
+      title += f" target {target + together}/{plan.targets}"
       for mode, choice in context.on_clean.choice.items():
-        aims[mode] = (losses.wrong_class(choice, context.labels, target).numpy(),)
+        ranks = [losses.wrong_class(choice, context.labels, rank).numpy() for rank in aimed]
+        aims[mode] = (ranks,)
     bar = progress.Progress(title, count)
-    for positions, images, truth in scoring.stream(context.source, context.batch_size, mask):
+    for positions, images, truth in scoring.stream(context.source, batch_size, mask):
       if self._late:
-        return False
+        return 0
       self._attack(current, aims, positions, images, truth)
       # Of the images up to here: those that were not attacked again are broken already.
       shares = {m: state.right[: positions[-1] + 1].mean() for m, state in current.worst.items()}
       bar.add(len(positions), "  ".join(f"{m} {100 * share:.1f}%" for m, share in shares.items()))
-    return True
+    return together
 
   def _attack(self, current, aims, positions, images, truth):
     """Attacks a batch, or remembers what came of it, and counts that."""
     context, part, modes = self._context, next(current.parts), self._context.modes
     any_size = isinstance(current.find[modes[0]], falling.Falling)
     size = len(images) if any_size else scoring.padded(len(images), context.batch_size)
+    padded = lambda array: tf.constant(scoring.pad(array, size))  # noqa: E731
     states = {("worst", mode): state for mode, state in current.worst.items()}
     states |= {("own", mode): state for mode, state in current.own.items()}
     rows = {mode: len(self.rows) + number for number, mode in enumerate(modes)}
@@ -261,12 +277,12 @@ class _Search:
     runs = {
       mode: functools.partial(
         current.find[mode],
-        tf.constant(scoring.pad(images, size)),
-        tf.constant(scoring.pad(truth, size)),
+        padded(images),
+        padded(truth),
         # As if all modes were measured: fewer of them change no figure of the others' attacks.
         distribution.fold(self._seed, current.place[0], part, context.model.modes.index(mode)),
         *current.plan.radius_and_step(current.epsilon),
-        *(tf.constant(scoring.pad(aim[positions], size)) for aim in aims[mode]),
+        *(tf.stack([padded(target[positions]) for target in aim]) for aim in aims[mode]),
       )
       for mode in modes
     }

@@ -6,7 +6,13 @@ import tensorflow as tf
 from urkle_tf import distribution
 from urkle_tf.attacks import base, losses
 
-_SEGMENT = 5  # steps between two looks at who has fallen
+# Whole batches that are attacked side by side: what stands of them is gathered into full ones
+# whenever somebody falls.  The next images do not take the places: a step's number, which decides
+# over step sizes and squares, is that of everything that is attacked together.
+BATCHES = 4
+_SEGMENT = 2  # steps before the first look at who has fallen; while few do, ever more
+_FEW = 1 / 8
+_LOOKS = 5  # in a run, at least
 # Of the spread of the scores.  What scores an adversary in the end rounds otherwise than the folded
 # network that is attacked: at 0.001 one image in a hundred was lost that way.
 _CLEAR = 0.1
@@ -14,114 +20,211 @@ _CLEAR = 0.1
 
 def possible(plan):
   """Whether a plan can be run this way: alone on what stands, step by step, from one start."""
-  return plan.on_standing and plan.attack.in_steps and plan.restarts == 1 and not plan.start
+  from_one_start = plan.restarts == 1 and not plan.start
+  usual = plan.on_standing and plan.average == "probabilities"
+  return usual and plan.attack.in_steps and from_one_start
+
+
+class Mode:
+  """One mode of a classifier, of which all attacks share one trace.
+
+  Args:
+    classifier: a `Classifier`.
+    mode: "sampled" or "deterministic".
+    eot: samples of z an evaluation.
+    batch_size: the most images of a compiled call.
+
+  Attributes:
+    scores: (images, noise) -> log-probabilities, float32 [n, classes].
+    batch_size: that of the arguments.
+    noisy: whether there is noise.
+    attackable: whether its noise, if it has any, can be given from outside.
+  """
+
+  def __init__(self, classifier, mode, eot=20, batch_size=250):
+    frozen = classifier.frozen()  # batch norms are folded here, once
+    self.batch_size = batch_size
+    self.noisy = mode == "sampled"
+    self.attackable = not self.noisy or hasattr(frozen, "from_noise")
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def scores(images, noise):
+      loc, scale = frozen.represent(images)
+      if self.noisy:
+        return frozen.from_noise(loc, scale, noise)
+      return tf.nn.log_softmax(frozen.head(loc))
+
+    self.scores = scores
+    self._draw = lambda count, seed: frozen.noise(count, seed, eot)
+
+  def noise(self, count, seed):
+    """What `scores` takes for so many images; nothing where there is no noise."""
+    return self._draw(count, seed) if self.noisy else tf.zeros([count, 0])
 
 
 class Falling:
-  """Runs a plan on a classifier without noise, as `adversaries.adversary` does.
+  """Runs a plan on one mode of a classifier, as `adversaries.adversary` does.
 
   Every point of the ball that the attack evaluates counts, not only the best of its objective:
   the first that is misclassified, by more than rounding, is an image's adversary, and the image is
-  left out from then on.  What stays goes the way that it would have gone in the whole batch: noise
-  belongs to the image, and is drawn before anything is left out.
+  left out from then on; under noise it must be misclassified by further noise too.  What stays
+  goes the way that it would have gone in the whole batch: noise belongs to the image, and is
+  drawn before anything is left out.  Only noise that is fresh at every evaluation is drawn for
+  what is left.
 
   Args:
     plan: a `Plan` of which `possible` is true.
-    scores: called in every compiled function: returns one of images float32 [n, h, w, c] to
-      scores [n, classes].
+    mode: a `Mode` that is attackable.
   """
 
-  def __init__(self, plan, scores):
-    self._plan, self._scores = plan, scores
+  def __init__(self, plan, mode):
+    self._plan, self._mode = plan, mode
     self._compiled = None
 
-  def __call__(self, images, labels, seed, epsilon, step_size=None, targets=None):
-    """See `adversaries.adversary`: batches of any size, without another trace."""
-    del step_size  # these attacks choose their own
-    given = {"images": images, "labels": labels}
-    given |= {"targets": targets} if self._plan.targets else {}
-    seed = distribution.fold(seed, 0)
-    if self._compiled is None:
-      self._compiled = self._compile(given, seed, epsilon)
-    begin, advance, finish = self._compiled
-    state = begin(given, seed, epsilon)
-    found, rows = images.numpy().copy(), np.arange(len(images))
-    zeros = made = 0.0
-    for first in range(0, self._plan.steps, _SEGMENT):
-      steps, before = min(_SEGMENT, self._plan.steps - first), float(state["zeros"])
-      state = advance(given, state, tf.constant(first), tf.constant(steps), epsilon)
-      zeros += (float(state["zeros"]) - before) * len(rows)
-      made += steps * len(rows)
-      fallen = state["fallen"].numpy()
-      if fallen.any():
-        found[rows[fallen]] = state["broken"].numpy()[fallen]
-        rows = rows[~fallen]
-        if not len(rows):
-          break
-        given, state = _kept(given, ~fallen), _kept(state, ~fallen)
-    if len(rows):
-      found[rows] = finish(given, state, epsilon).numpy()
-    return found[None], zeros / max(made, 1)
+  def at_once(self, count):
+    """How many targets fill a batch, with so many images."""
+    return max(1, min(self._plan.rounds, self._mode.batch_size // max(count, 1)))
 
-  def _compile(self, given, seed, epsilon):
-    """The start of a run, some steps of it, and its end, for any number of images."""
-    anything = lambda tree: tf.nest.map_structure(_any_number, tree)  # noqa: E731
-    given, seed, epsilon = anything(given), tf.TensorSpec([2], tf.int32), _any_number(epsilon)
-    begin = tf.function(self._begin, [given, seed, epsilon], autograph=False)
-    state = anything(begin.get_concrete_function().structured_outputs)
-    number = tf.TensorSpec([], tf.int32)
-    advance = [given, state, number, number, epsilon]
+  def __call__(self, images, labels, seed, epsilon, step_size=None, targets=None):
+    """See `adversaries.adversary`: any number of images, without another trace.
+
+    Targets are int [k, n].  All of an image are aimed at side by side, until one is hit.
+    """
+    del step_size  # these attacks choose their own
+    copies = 1 if targets is None else len(targets)
+    given = {"images": tf.tile(images, [copies, 1, 1, 1]), "labels": tf.tile(labels, [copies])}
+    given |= {} if targets is None else {"targets": tf.reshape(targets, [-1])}
+    noise = distribution.fold(seed, 1)
+    if self._plan.fixed_noise:
+      given["noise"] = self._mode.noise(len(given["images"]), noise)
+    state = self._begin(given["images"], distribution.fold(seed, 0, 0), epsilon)
+    if self._compiled is None:
+      self._compiled = self._compile(given, state, epsilon)
+    (found, last), share = self._run(
+      given, state, noise, epsilon, np.tile(range(len(images)), copies)
+    )
+    candidates = np.concatenate([found, last]) if self._mode.noisy else found
+    return candidates.reshape(-1, *images.shape), share
+
+  def _run(self, given, state, noise, epsilon, owners):
+    """((adversaries, last iterates), share of zero gradients), owners [n] being whose rows are."""
+    advance, finish = self._compiled
+    found = given["images"].numpy().copy()
+    last, rows = found.copy(), np.arange(len(found))
+    zeros = made = 0.0
+    done, length, steps = 0, _SEGMENT, self._plan.steps
+    while done < steps and len(rows):
+      count = min(length, steps - done)
+      state = self._in_parts(
+        advance, given, state, noise, tf.constant(done), tf.constant(count), epsilon
+      )
+      zeros, made = zeros + np.sum(state["zeros"]), made + count * len(rows)
+      fallen = state["fallen"].numpy()
+      found[rows[fallen]] = state["broken"].numpy()[fallen]
+      gone = np.isin(owners[rows], owners[rows[fallen]])
+      if gone.any():
+        rows, given, state = rows[~gone], _kept(given, ~gone), _kept(state, ~gone)
+      done += count
+      length = min(2 * length, max(steps // _LOOKS, _SEGMENT)) if gone.mean() < _FEW else _SEGMENT
+    if len(rows):
+      ends = self._in_parts(finish, given, state, noise, epsilon)
+      found[rows] = ends["result"].numpy()
+      last[rows] = ends["last"].numpy()
+    return (found, last), zeros / max(made, 1)
+
+  def _in_parts(self, compute, given, state, *others):
+    """What a compiled function returns for all rows, in equal parts of at most a batch."""
+    count = len(given["images"])
+    parts = np.array_split(np.arange(count), -(-count // self._mode.batch_size))
+    found = [
+      compute(_rows(given, part[0], part[-1] + 1), _rows(state, part[0], part[-1] + 1), *others)
+      for part in parts
+    ]
+    return tf.nest.map_structure(lambda *values: tf.concat(values, 0), *found)
+
+  def _compile(self, given, state, epsilon):
+    """Some steps of a run, and its end, for any number of images."""
+    given, state, epsilon = tf.nest.map_structure(_any_number, (given, state, epsilon))
+    seed, number = tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.int32)
+    advance = [given, state, seed, number, number, epsilon]
     return (
-      begin,
       tf.function(self._advance, advance, autograph=False),
-      tf.function(self._finish, [given, state, epsilon], autograph=False),
+      tf.function(self._finish, [given, state, seed, epsilon], autograph=False),
     )
 
-  def _begin(self, given, seed, epsilon):
-    images = given["images"]
-    state = self._plan.attack.at(epsilon).begin(images, 0, distribution.fold(seed, 0))
-    nobody = tf.fill([tf.shape(images)[0]], False)
-    return {**state, "broken": images, "fallen": nobody}
+  def _begin(self, images, seed, epsilon):
+    """The state of an attack, all of it with rows: "zeros" is one's sum of shares."""
+    state = self._plan.attack.at(epsilon).begin(images, 0, seed)
+    count = len(images)
+    return {
+      **state,
+      "zeros": tf.zeros([count]),
+      "broken": images,
+      "fallen": tf.fill([count], False),
+    }
 
-  def _advance(self, given, state, first, count, epsilon):
-    attack, scores = self._plan.attack.at(epsilon), self._scores()
-    images, labels = given["images"], given["labels"]
+  def _advance(self, given, state, noise, first, count, epsilon):
+    attack, images = self._plan.attack.at(epsilon), given["images"]
 
     def step(number, state):
       seen = []
 
       def watched(points):
-        found = scores(points)
+        found = self._scores(points, given, noise, number)
         seen.append((points, found))
         return found
 
-      objective = self._plan.objective(watched, labels, given.get("targets"))
+      objective = self._plan.objective(watched, given["labels"], given.get("targets"))
       state = {**state, **attack.advance(objective, images, state, number)}
       for points, found in seen:
         near = attack.threat.distance(points, images) <= epsilon * (1 + 1e-5)
-        spread = tf.reduce_max(found, 1) - tf.reduce_min(found, 1)
-        new = near & (losses.margin(found, labels) > _CLEAR * spread) & ~state["fallen"]
+        new = near & _clearly_wrong(found, given["labels"]) & ~state["fallen"]
         inside = attack.threat.project(points, images)
         state["broken"] = base.choose(new, inside, state["broken"])
         state["fallen"] |= new
       return number + 1, state
 
-    return tf.while_loop(
-      lambda number, _: number < first + count, step, (first, state), parallel_iterations=1
-    )[1]
+    end, new = tf.while_loop(
+      lambda number, _: number < first + count,
+      step,
+      (first, {**state, "zeros": tf.zeros([])}),
+      parallel_iterations=1,
+    )
+    if self._mode.noisy:
+      further = self._mode.noise(tf.shape(images)[0], distribution.fold(noise, 0, end))
+      found = self._mode.scores(new["broken"], further)
+      new["fallen"] &= _clearly_wrong(found, given["labels"])
+    return {**new, "zeros": tf.zeros_like(state["zeros"]) + new["zeros"]}
 
-  def _finish(self, given, state, epsilon):
-    objective = self._plan.objective(self._scores(), given["labels"], given.get("targets"))
-    return self._plan.attack.at(epsilon).finish(objective, given["images"], state)["result"]
+  def _scores(self, points, given, noise, number):
+    """The scores of points in a step: its noise, unless the run has its own, is fresh."""
+    if self._plan.fixed_noise:
+      return self._mode.scores(points, given["noise"])
+    fresh = self._mode.noise(tf.shape(points)[0], distribution.fold(noise, number + 1))
+    return self._mode.scores(points, fresh)
+
+  def _finish(self, given, state, noise, epsilon):
+    scores = lambda points: self._scores(points, given, noise, self._plan.steps)  # noqa: E731
+    objective = self._plan.objective(scores, given["labels"], given.get("targets"))
+    state = {**state, "zeros": tf.zeros([])}
+    found = self._plan.attack.at(epsilon).finish(objective, given["images"], state)
+    return {"result": found["result"], "last": found.get("last", found["result"])}
+
+
+def _clearly_wrong(scores, labels):
+  spread = tf.reduce_max(scores, 1) - tf.reduce_min(scores, 1)
+  return losses.margin(scores, labels) > _CLEAR * spread
 
 
 def _any_number(tensor):
   return tf.TensorSpec([None, *tensor.shape[1:]] if tensor.shape.rank else [], tensor.dtype)
 
 
+def _rows(tree, start, end):
+  return {name: value[start:end] for name, value in tree.items()}
+
+
 def _kept(tree, mask):
-  """The rows of a mask, of everything that has rows."""
+  """The rows of a mask."""
   rows = tf.constant(np.flatnonzero(mask))
-  return {
-    name: tf.gather(value, rows) if value.shape.rank else value for name, value in tree.items()
-  }
+  return {name: tf.gather(value, rows) for name, value in tree.items()}

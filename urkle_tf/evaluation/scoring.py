@@ -168,7 +168,7 @@ class Scorer:
     """Scores images.
 
     Args:
-      images: float32 [n, h, w, c], n at most `batch_size`.
+      images: float32 [n, h, w, c].
 
     Returns:
       {mode: float32 [n, classes]}.
@@ -193,6 +193,12 @@ class Scorer:
     return Scores(values, self.choosing(images) if votes is not None else values, votes)
 
   def _run(self, images, seed):
+    ends = range(self._batch_size, len(images), self._batch_size)
+    parts = [self._run_batch(part, seed) for part in np.split(images, ends)]
+    scored = {mode: np.concatenate([values[mode] for values, _ in parts]) for mode in self.modes}
+    return scored, np.concatenate([votes for _, votes in parts])
+
+  def _run_batch(self, images, seed):
     scored, votes = self._score(pad(images, padded(len(images), self._batch_size)), seed)
     scored = {mode: scored[mode].numpy()[: len(images)] for mode in self.modes}
     for mode, values in scored.items():

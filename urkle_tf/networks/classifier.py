@@ -39,17 +39,17 @@ class _Predictions(predictor.Predictions):
     """As `log_probabilities`, from loc and scale, both float32 [n, d_z]."""
     if not self.stochastic:
       return tf.nn.log_softmax(self.head(loc, training=False))
-    return self.from_noise(loc, scale, self._noise(tf.shape(loc)[0], seed, samples))
+    return self.from_noise(loc, scale, self.noise(tf.shape(loc)[0], seed, samples))
 
   def mean_logits(self, loc, scale, seed=None, samples=None):
     """The mean over samples of z of the head's logits; arguments as of `from_representation`."""
     if not self.stochastic:
       return self.head(loc, training=False)
-    return tf.reduce_mean(self._each(loc, scale, self._noise(tf.shape(loc)[0], seed, samples)), 1)
+    return tf.reduce_mean(self._each(loc, scale, self.noise(tf.shape(loc)[0], seed, samples)), 1)
 
   def from_shared_noise(self, loc, scale, seed, samples):
     """As `from_representation`, with the same noise for every image."""
-    return self.from_noise(loc, scale, self._noise(1, seed, samples))
+    return self.from_noise(loc, scale, self.noise(1, seed, samples))
 
   def from_noise(self, loc, scale, noise):
     """As `log_probabilities`, with standard normal noise [n or 1, samples, d_z] as given."""

@@ -40,7 +40,7 @@ class Predictions:
     outputs = self.network(representations.checked(images), training=False)
     return outputs["loc"], outputs["scale"]
 
-  def _noise(self, n, seed, samples):
+  def noise(self, n, seed, samples):
     """Standard normal noise, float32 [n, samples, d_z]; see `from_representation`."""
     shape = [n, self.samples if samples is None else samples, self.latent_dim]
     return tf.random.normal(shape) if seed is None else tf.random.stateless_normal(shape, seed)

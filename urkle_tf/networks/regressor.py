@@ -31,7 +31,7 @@ class _Predictions(predictor.Predictions):
     """As `predictions`, from loc and scale, both float32 [n, d_z]."""
     if not self.stochastic:
       return self.head(loc, training=False)
-    return tf.reduce_mean(self._each(loc, scale, self._noise(tf.shape(loc)[0], seed, samples)), 1)
+    return tf.reduce_mean(self._each(loc, scale, self.noise(tf.shape(loc)[0], seed, samples)), 1)
 
 
 class _Frozen(predictor.Frozen, _Predictions):

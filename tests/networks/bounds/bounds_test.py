@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import slow
 
 import urkle_tf
-from urkle_tf import attacks, errors, networks
+from urkle_tf import errors, networks
 from urkle_tf.networks.bounds import intervals, kl, lines
 
 tfd = tfp.distributions
@@ -207,31 +208,65 @@ def test_the_bound_of_an_affine_encoder_is_what_its_worst_corner_has(bounds):
   np.testing.assert_allclose(found, [0.7**2 / 1.00001 / (2 * 0.25)], rtol=1e-4)
 
 
-@FULL
-@pytest.mark.parametrize("loc", ["dense", "sphere", "centred_sphere", "dense_sphere"])
-def test_pgd_never_passes_the_bound(loc, rng):
-  """2,500 tries with each loc, 10,000 in all."""
-  encoder = urkle_tf.GaussianEncoder(
-    networks.backbone("convnet(width=4, layers=2)", (8, 8, 1)), loc=loc
-  )
+TRIES = 2500  # for each of four images
+
+
+def tries(images, radius, rng):
+  """Uniform points of the balls, Gaussian ones cut at the faces, and random corners."""
+  shape = TRIES, *images.shape
+  noise = rng.normal(size=shape)
+  noise[: TRIES // 4] = rng.uniform(-1, 1, (TRIES // 4, *images.shape))
+  noise[TRIES // 2 :] = np.sign(noise[TRIES // 2 :])
+  return np.clip(images + radius * np.clip(noise, -1, 1), 0, 1).astype(np.float32)
+
+
+def largest_found(encoder, images, radius, rng):
+  """The largest KL at 10,000 points and on the way of an ascent of 8 steps from each, by hand."""
+  clean = encoder.network(images, training=False)
+  low, high = np.maximum(images - radius, 0), np.minimum(images + radius, 1)
+
+  @tf.function
+  def climb(x, size):
+    with tf.GradientTape() as tape:
+      tape.watch(x)
+      seen = encoder.network(tf.reshape(x, [-1, *images.shape[1:]]), training=False)
+      loc, scale = (tf.reshape(seen[name], [TRIES, 4, -1]) for name in ("loc", "scale"))
+      ratio = clean["scale"] / scale
+      each = tf.square(ratio) + tf.square((loc - clean["loc"]) / scale) - 1
+      kl = tf.reduce_sum(each / 2 - tf.math.log(ratio), -1)
+    return tf.clip_by_value(x + size * tf.sign(tape.gradient(kl, x)), low, high), kl
+
+  x, largest = tf.constant(tries(images, radius, rng)), np.zeros(4)
+  for size in [2, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.1, 0]:
+    x, found = climb(x, tf.constant(size * radius, tf.float32))
+    largest = np.maximum(largest, np.max(found, 0))
+  return largest
+
+
+@pytest.mark.parametrize(
+  "loc, net",
+  [("dense", "dense")]
+  + slow(*((loc, "convnet") for loc in ("dense", "sphere", "centred_sphere", "dense_sphere"))),
+)
+def test_ten_thousand_tries_never_pass_the_bound(loc, net, rng):
+  """Finite, and not so loose that nothing could pass it: of most images a thirtieth is passed."""
+  keras.utils.set_random_seed(0)
+  encoder, radius = urkle_tf.GaussianEncoder(NETS[net]((8, 8, 1)), loc=loc), 0.02
   trained_statistics(encoder.network, rng)
-  weights = encoder.network.get_layer("raw_scale").kernel
-  weights.assign(rng.normal(size=weights.shape))
-  images = tf.constant(rng.uniform(size=(100, 8, 8, 1)), tf.float32)
-  found = [
-    tf.function(lambda x, bounds=bounds: kl.kl_bound(encoder, x, 0.02, bounds))(images).numpy()
-    for bounds in KINDS
-  ]
-  bound, tighter = found
+  kernel = encoder.network.get_layer("raw_scale").kernel
+  kernel.assign(rng.normal(size=kernel.shape))
+  images = rng.uniform(size=(4, 8, 8, 1)).astype(np.float32)
+  found = largest_found(encoder, images, radius, rng)
+  bound, tighter = (
+    tf.function(lambda x, kind=kind: kl.kl_bound(encoder, x, radius, kind))(images).numpy()
+    for kind in KINDS
+  )
+  print(f"{net}, loc={loc}: bounds / found", bound / found, tighter / found)
   assert np.all(np.isfinite(bound))
   assert np.all(tighter <= bound)
-  attack = attacks.PGD(attacks.Linf(0.02), steps=10, restarts=25, keep="best")
-  worst = urkle_tf.kl_robustness(encoder, images, attack).numpy()
-  assert np.all(worst <= tighter * (1 + 1e-4))
-  assert np.median(tighter / bound) < 0.7
-  smaller = kl.kl_bound(encoder, images, 0.002).numpy()
-  assert np.all(smaller < bound)
-  np.testing.assert_allclose(kl.kl_bound(encoder, images, 0.0), np.zeros(100), atol=1e-3)
+  assert np.all(found <= tighter * (1 + 1e-4))
+  assert np.median(tighter / found) < 30
+  np.testing.assert_allclose(kl.kl_bound(encoder, images, 0.0), np.zeros(4), atol=1e-3)
 
 
 def test_layers_without_a_rule_and_pooled_end_in_one_line():
