@@ -173,6 +173,13 @@ def pretrain(
     distribution.WorkerLost: when another worker, or an input worker, has ended.
     preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training: the
       checkpoint of its last step is written.
+
+  ```python
+  row = urkle_tf.pretrain(
+    "runs/digits", dataset="digits", encoder="convnet(width=32, layers=3)", epochs=60
+  )
+  encoder = urkle_tf.load_encoder(row["encoder"])
+  ```
   """
 
 def adapt(
@@ -269,6 +276,11 @@ def adapt(
   Raises:
     UserError: for settings, data or folders that do not fit.
     preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.
+
+  ```python
+  row = urkle_tf.adapt("runs/digits/encoder", "runs/digits-slf", dataset="digits")
+  classifier = urkle_tf.load_classifier(row["classifier"])
+  ```
   """
 
 def assess(
@@ -381,6 +393,12 @@ def assess(
 
   Raises:
     UserError: for settings, data or folders that do not fit.
+
+  ```python
+  report = urkle_tf.assess(classifier="runs/digits-slf/classifier", dataset="digits", attacks="pgd")
+  clean = report["clean"]["accuracy"]  # a fraction
+  row = report["attacks"][0]  # {"name": "pgd", "accuracy": ..., "interval": [low, high], ...}
+  ```
   """
 
 def represent(
@@ -419,4 +437,9 @@ def represent(
 
   Raises:
     UserError: for settings, data or folders that do not fit.
+
+  ```python
+  found = urkle_tf.represent("runs/digits/encoder", dataset="digits", examples=8)
+  embeddings, labels = found["loc"], found["labels"]  # float32 [8, d_z] and int [8]
+  ```
   """

@@ -37,6 +37,12 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
 
   Returns:
     float32 [n], in nats.
+
+  ```python
+  attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7)
+  nats = urkle_tf.kl_robustness(encoder, images, attack)  # float32 [n]
+  penalty = 0.1 * tf.reduce_mean(nats)  # part of the loss of your own training loop
+  ```
   """
   return _measure(encoder, images, attack, seed, training, scale)[1]
 
@@ -132,6 +138,12 @@ class UrkleRegularizer(keras_private.OwnLosses):
 
   Raises:
     UserError: if beta or scale is out of its range.
+
+  ```python
+  inputs = keras.Input((32, 32, 3))
+  features = urkle_tf.UrkleRegularizer(backbone, attack, beta=0.1)(inputs)
+  model = keras.Model(inputs, keras.layers.Dense(10)(features))  # compile and fit as usual
+  ```
   """
 
   def __init__(self, encoder, attack, beta=0.1, scale=_SCALE, seed=None, **kwargs):

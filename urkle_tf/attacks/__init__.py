@@ -5,6 +5,11 @@ threat model.  It knows no network and no label, so that training and evaluation
 use the same code.  One file each, found by its name.  `losses` are objectives of
 classifications; `autoattack` runs the ensemble of that name on any callable that
 scores images.
+
+```python
+attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7)
+nats = urkle_tf.kl_robustness(encoder, images, attack)  # [n], one an image
+```
 """
 
 from urkle_tf import spec
@@ -36,6 +41,11 @@ def from_spec(text, threat, steps, step_size=None):
 
   Raises:
     UserError: for another attack, option or norm, or an attack that no training can use.
+
+  ```python
+  threat = urkle_tf.attacks.Linf(epsilon=8 / 255)
+  attack = urkle_tf.attacks.from_spec("pgd(start=0.5)", threat, steps=7)
+  ```
   """
   kind = spec.plugin("attacks", text, Attack)
   kind.check("training")
@@ -55,6 +65,11 @@ def for_evaluation(text, threat, **flags):
 
   Raises:
     UserError: as of `from_spec`.
+
+  ```python
+  threat = urkle_tf.attacks.Linf(epsilon=8 / 255)
+  attack = urkle_tf.attacks.for_evaluation("apgd_t(targets=3)", threat, steps=20)
+  ```
   """
   kind = spec.plugin("attacks", text, Attack)
   kind.check("evaluation")

@@ -48,6 +48,11 @@ class APGD(base.Attack):
 
   The best iterate is returned.  Under a noisy objective it may have been lucky: `info["last"]`
   is the last iterate, to be compared with it under fresh noise.
+
+  ```python
+  attack = urkle_tf.attacks.APGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=10)
+  adversaries, info = attack.run(objective, images)  # info["last"]: the last iterates
+  ```
   """
 
   in_steps = True

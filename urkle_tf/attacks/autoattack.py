@@ -70,9 +70,6 @@ def autoattack(
 ):
   """Attacks a classification with the whole ensemble; the worst case per image.
 
-      adversaries, broken, stages = autoattack(model, images, labels, Linf(8 / 255))
-      robust_accuracy = 1 - broken.mean()
-
   Args:
     scores: images float32 [m, h, w, c] -> logits or log-probabilities [m, classes], in
       TensorFlow and differentiable.  One with noise of its own should average over it (and
@@ -93,6 +90,15 @@ def autoattack(
 
   Raises:
     UserError: for images, labels or scores that cannot be attacked.
+
+  ```python
+  threat = urkle_tf.attacks.Linf(epsilon=8 / 255)
+  budget = {"steps": 2, "targets": 2, "queries": 10}  # leave it out for AutoAttack's own
+  adversaries, broken, stages = urkle_tf.attacks.autoattack(
+    logits, images, labels, threat, **budget
+  )
+  robust_accuracy = 1 - broken.mean()
+  ```
   """
   images, labels = _checked(images, labels, threat)
   classification = _Classification(scores, images, labels, batch_size)

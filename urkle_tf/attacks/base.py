@@ -44,6 +44,12 @@ class Attack:
     restarts: how many attempts are made.
     carry: whether a `Trainer` is to give `run` what the adversaries of the step before have in
       common.
+
+  ```python
+  objective = lambda neighbours: -encoder(neighbours).loc[:, 0]  # [n], to be made large
+  adversaries = attack(objective, images, seed=[0, 0])  # of the images' shape, in the ball
+  adversaries, info = attack.run(objective, images)  # info["objective"]: float32 [n]
+  ```
   """
 
   name = ""

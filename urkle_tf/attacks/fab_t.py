@@ -25,6 +25,13 @@ class FAB(_nearest.Nearest):
 
   from x_0 = x; restarts begin at random points within half of epsilon.  At last the way from x
   to the nearest point is bisected.
+
+  ```python
+  attack = urkle_tf.attacks.FAB(urkle_tf.attacks.L2(epsilon=0.5), steps=10)
+  wrong = lambda neighbours: urkle_tf.attacks.losses.margin(logits(neighbours), labels)
+  adversaries, info = attack.run(wrong, images)
+  distances = info["distance"]  # float32 [n], to the nearest misclassified point
+  ```
   """
 
   in_steps = True

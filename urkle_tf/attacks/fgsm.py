@@ -10,6 +10,11 @@ class FGSM(PGD):
   the image instead of the image itself, where a divergence has no gradient.  A
   network in bfloat16 does not resolve so small a distance: give a larger `start`
   there.
+
+  ```python
+  attack = urkle_tf.attacks.FGSM(urkle_tf.attacks.Linf(epsilon=8 / 255))
+  adversaries = attack(objective, images)
+  ```
   """
 
   takes = ("carried",)

@@ -59,6 +59,12 @@ class HopSkipJump(_nearest.Nearest):
 
   Of the objective only the sign counts.  An image whose nearest point lies within epsilon is left
   as it is from then on.
+
+  ```python
+  attack = urkle_tf.attacks.HopSkipJump(urkle_tf.attacks.L2(epsilon=0.5), queries=500)
+  wrong = lambda neighbours: urkle_tf.attacks.losses.margin(logits(neighbours), labels)
+  adversaries = attack(wrong, images)  # only the sign of `wrong` is used
+  ```
   """
 
   gradients = False

@@ -2,6 +2,18 @@
 
 Scores are logits or log-probabilities, float32 [n, classes]: these differ by a constant per
 example, which no loss here sees.  Each loss is larger the worse the classification.
+
+```python
+from urkle_tf.attacks import losses
+
+scores = logits(images)
+everyone = losses.cross_entropy(scores, labels)  # float32 [n], and so are the others
+margins = losses.margin(scores, labels)  # positive where the classification is wrong
+ratios = losses.dlr(scores, labels)
+targets = losses.wrong_class(scores, labels, rank=0)  # int32 [n], the likeliest wrong class
+margins = losses.targeted_margin(scores, labels, targets)
+ratios = losses.targeted_dlr(scores, labels, targets)
+```
 """
 
 import tensorflow as tf

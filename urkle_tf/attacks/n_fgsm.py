@@ -15,6 +15,11 @@ class NFGSM(PGD):
 
   The adversaries lie up to 3 epsilon from their images, outside of the threat model: what they do
   to an encoder says nothing of its robustness within epsilon.
+
+  ```python
+  attack = urkle_tf.attacks.NFGSM(urkle_tf.attacks.Linf(epsilon=8 / 255))
+  adversaries = attack(objective, images)  # up to 24/255 from the images
+  ```
   """
 
   takes = ("carried",)

@@ -24,6 +24,11 @@ class PGD(base.Attack):
   `run`'s `objective` is with `keep="last"` that at the last gradient evaluation, one step before
   the adversaries (no forward pass is spent on them); with "best" there is also `last` float32
   [n, ...], the last iterate of the best run.
+
+  ```python
+  attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7, restarts=2)
+  adversaries = attack(objective, images)
+  ```
   """
 
   takes: tuple[str, ...] = ("steps", "step_size", "carried")

@@ -30,6 +30,12 @@ class Plan:
       under other samples of z that stay the same ("fixed"), or on the KL between the
       representations of image and neighbour ("kl").
     last: whether it comes after all others, on what every attack so far left standing.
+
+  ```python
+  plan = urkle_tf.attacks.Plan(attack, urkle_tf.attacks.losses.margin)
+  objective = plan.objective(logits, labels)  # images -> float32 [n]
+  adversaries = plan.attack(objective, images)
+  ```
   """
 
   attack: Any

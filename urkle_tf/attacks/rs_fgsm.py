@@ -4,7 +4,13 @@ from urkle_tf.attacks.pgd import PGD
 
 
 class RSFGSM(PGD):
-  """FGSM from a random start (Wong et al., 2020): one step of 1.25 epsilon."""
+  """FGSM from a random start (Wong et al., 2020): one step of 1.25 epsilon.
+
+  ```python
+  attack = urkle_tf.attacks.RSFGSM(urkle_tf.attacks.Linf(epsilon=8 / 255))
+  adversaries = attack(objective, images)
+  ```
+  """
 
   takes = ("carried",)
 

@@ -71,6 +71,11 @@ class Square(base.Attack):
 
   Only forward passes are made, and a fixed objective is compared fairly at all of them: one with
   noise of its own should average it, with the same noise at every evaluation.
+
+  ```python
+  attack = urkle_tf.attacks.Square(urkle_tf.attacks.Linf(epsilon=8 / 255), queries=100)
+  adversaries = attack(objective, images)  # no gradient is used
+  ```
   """
 
   gradients = False

@@ -1,4 +1,13 @@
-"""Images in, batches of views out: `sources`, `augment`, `pipeline`."""
+"""Images in, batches of views out: `sources`, `augment`, `pipeline`.
+
+```python
+from urkle_tf.data import augment, pipeline, sources
+
+source = sources.load("digits")
+recipe = augment.from_spec("simclr(strength=0.5, flip=false)")
+views = pipeline.views(source, recipe, batch_size=64, seed=0)  # an endless tf.data.Dataset
+```
+"""
 
 # Each adds its recipes to `augment.RECIPES`.
 from urkle_tf.data import augmix as augmix

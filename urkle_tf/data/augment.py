@@ -5,6 +5,16 @@ image, and draws nothing itself.  So the same function runs in the input
 pipeline and inside the compiled training step, and what happens to an example
 depends on its own row only.  The recipes here and in `augmix` are computed for
 a whole batch at once; those of `keras_cv_recipes` image by image.
+
+```python
+from urkle_tf.data import augment
+
+recipe = augment.from_spec("simclr(strength=0.5)")  # a Recipe, here augment.SimCLR
+noise = np.random.default_rng(0).uniform(size=(len(images), recipe.noise_size))
+view = recipe(images, noise.astype("float32"))  # float32, of the images' shape
+others = [augment.Identity(), augment.Crop(padding=4), augment.Affine(rotation=10.0)]
+pair = augment.Each([recipe, augment.Identity()])  # one recipe a view
+```
 """
 
 import math

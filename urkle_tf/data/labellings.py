@@ -2,6 +2,15 @@
 
 What an encoder is worth shows on tasks that it was not made for.  A labelling makes such a task
 of any data set: other classes of the same images, or numbers to regress on.
+
+```python
+from urkle_tf.data import labellings, sources
+
+parity = sources.load("digits:parity")  # classes "even" and "odd"
+name, text = labellings.split("digits:rotation(degrees=45)")
+labelling = labellings.build(text, sources.load(name))  # a Labelling
+what = labelling.target  # "the angle in degrees"
+```
 """
 
 import dataclasses

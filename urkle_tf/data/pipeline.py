@@ -3,6 +3,20 @@
 Batch number k of a run holds the same examples, augmented in the same way, on
 every machine and after every interruption: the order within an epoch is a
 function of (seed, epoch), the noise of a batch one of (seed, step).
+
+```python
+from urkle_tf.data import augment, pipeline, sources
+
+source, recipe = sources.load("digits"), augment.from_spec("crop(padding=1)")
+views = pipeline.views(source, recipe, batch_size=64, seed=0)  # endless, for `Trainer.fit`
+steps = pipeline.steps_per_epoch(source, batch_size=64)  # 22
+whole = pipeline.batches(source, batch_size=64)  # every example once, in order
+some, classes = pipeline.first(source, 10)  # float32 [10, 8, 8, 1] and int64 [10]
+half = pipeline.views(source, recipe, 64, seed=0, part=pipeline.Part(share=(0, 2)))  # its rows
+seed = pipeline.augmentation_seed(0, step=0)
+pixels = np.zeros([4, 8, 8, 1], np.uint8)
+pairs = pipeline.augment_on_device(recipe, pixels, seed)  # float32 [4, 2, 8, 8, 1]
+```
 """
 
 from typing import NamedTuple

@@ -4,6 +4,14 @@ A `Source` gives the examples of one split in an order that is a pure function
 of (seed, epoch), so that a run can resume in mid-epoch.  Decoded data of at
 most 2 GiB lives in memory; a larger folder is decoded by index, and a larger
 TensorFlow data set is streamed.
+
+```python
+from urkle_tf.data import sources
+
+source = sources.load("digits", split="train[:90%]")  # a Source
+size, shape = source.size, source.image_shape  # 1,293 and (8, 8, 1)
+rest, held_out = source.hold_out(100)  # the latter an ArraySource, in memory
+```
 """
 
 import contextlib

@@ -36,6 +36,11 @@ def adapt(given):
   Raises:
     UserError: for settings, data or folders that do not fit.
     preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.
+
+  ```python
+  row = urkle_tf.adapt("runs/digits/encoder", "runs/digits-slf", dataset="digits")
+  classifier = urkle_tf.load_classifier(row["classifier"])
+  ```
   """
   settings, method = dataclasses.asdict(given), _method(given)
   metadata = export.read_metadata(given.encoder, "encoder")

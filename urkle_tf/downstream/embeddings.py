@@ -26,6 +26,11 @@ def represent(given):
 
   Raises:
     UserError: for settings, data or folders that do not fit.
+
+  ```python
+  found = urkle_tf.represent("runs/digits/encoder", dataset="digits", examples=8)
+  embeddings, labels = found["loc"], found["labels"]  # float32 [8, d_z] and int [8]
+  ```
   """
   if not given.encoder:
     raise errors.UserError("give --encoder=FOLDER: an exported encoder")

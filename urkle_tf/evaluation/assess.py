@@ -29,6 +29,12 @@ def assess(given):
 
   Raises:
     UserError: for settings, data or folders that do not fit.
+
+  ```python
+  report = urkle_tf.assess(classifier="runs/digits-slf/classifier", dataset="digits", attacks="pgd")
+  clean = report["clean"]["accuracy"]  # a fraction
+  row = report["attacks"][0]  # {"name": "pgd", "accuracy": ..., "interval": [low, high], ...}
+  ```
   """
   settings = dataclasses.asdict(given)
   if given.regressor and not (given.classifier or given.encoder):

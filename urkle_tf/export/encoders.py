@@ -34,6 +34,11 @@ def export_encoder(encoder, folder, metadata=None, stream=None):
     UserError: if the folder holds something else, the network cannot be saved, or the encoder has
       no such stream.
     OSError: if writing fails; what was in the folder is kept.
+
+  ```python
+  urkle_tf.export_encoder(encoder, "encoder", {"dataset": "cifar10", "epsilon": 8 / 255})
+  again = urkle_tf.load_encoder("encoder")
+  ```
   """
   streams = encoder.streams
   if stream is not None and stream not in streams:

@@ -20,6 +20,10 @@ def model_card(folder, report=None):
 
   Raises:
     UserError: if there is no such export or report, or the report is of another model.
+
+  ```python
+  card = urkle_tf.model_card("RUN/classifier", report="REPORT")  # RUN/classifier/README.md
+  ```
   """
   metadata = _metadata(folder)
   found = None if report is None else read_report(report, metadata)
@@ -42,6 +46,10 @@ def push_to_hub(folder, repo_id, report=None, private=True, **options):
 
   Raises:
     UserError: if huggingface_hub is not installed, or as `model_card`.
+
+  ```python
+  urkle_tf.push_to_hub("RUN/classifier", "owner/name", report="REPORT")
+  ```
   """
   try:
     import huggingface_hub  # optional

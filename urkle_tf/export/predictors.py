@@ -78,6 +78,14 @@ def export_classifier(classifier, folder, metadata=None):
   Raises:
     UserError: if the folder holds something else, or a network cannot be saved.
     OSError: if writing fails; what was in the folder is kept.
+
+  ```python
+  from urkle_tf.networks.classifier import Classifier
+
+  head = urkle_tf.networks.mlp(encoder.latent_dim, [10], "head")  # z -> logits
+  classifier = Classifier(encoder.network, head)
+  urkle_tf.export_classifier(classifier, "classifier", {"dataset": "cifar10"})
+  ```
   """
   return _export(_CLASSIFIER, classifier, folder, metadata)
 
@@ -95,6 +103,13 @@ def export_regressor(regressor, folder, metadata=None):
   - `head(z float32 [n, d_z]) -> {"predictions": [n, outputs]}`.
 
   Arguments, what is returned and errors are those of `export_classifier`.
+
+  ```python
+  from urkle_tf.networks.regressor import Regressor
+
+  head = urkle_tf.networks.mlp(encoder.latent_dim, [1], "head")  # z -> one number
+  urkle_tf.export_regressor(Regressor(encoder.network, head), "regressor")
+  ```
   """
   return _export(_REGRESSOR, regressor, folder, metadata)
 
@@ -104,6 +119,12 @@ def load_classifier(folder):
 
   Raises:
     UserError: if there is no such export or preset.
+
+  ```python
+  classifier = urkle_tf.load_classifier("RUN/classifier")
+  probabilities = classifier(images)  # float32 [n, classes], the mean over samples of z
+  logits = classifier.logits(images)  # float32 [n, classes], at z = loc
+  ```
   """
   return _load(_CLASSIFIER, folder)
 
@@ -113,6 +134,11 @@ def load_regressor(folder):
 
   Raises:
     UserError: if there is no such export.
+
+  ```python
+  regressor = urkle_tf.load_regressor("RUN/regressor")
+  predicted = regressor(images)  # float32 [n, outputs], in the units of regressor.target
+  ```
   """
   return _load(_REGRESSOR, folder)
 

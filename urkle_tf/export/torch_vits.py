@@ -28,6 +28,14 @@ def import_torch_vit(arrays, model, prefix=None):
 
   Raises:
     UserError: if the model holds no such encoder, or an array is missing or of another shape.
+
+  ```python
+  import keras_hub
+
+  model = keras_hub.models.ViTBackbone.from_preset("vit_base_patch16_224_imagenet")
+  with np.load("vit.npz") as arrays:  # a state_dict of timm, saved by np.savez
+    left_out = urkle_tf.import_torch_vit(arrays, model)
+  ```
   """
   parts = [model, *keras_private.layers(model, itself=False)]
   named = {"CLIPVisionEncoder": (_OPENAI, _of_clip), "ViTBackbone": (_TIMM, _of_timm)}

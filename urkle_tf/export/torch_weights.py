@@ -41,6 +41,13 @@ def import_torch_state(arrays, model, norm=None, prefix=None):
   Raises:
     UserError: if the model has no such backbone, an array is missing or of another shape, the
       checkpoint's network has further layers, or a choice is to be made.
+
+  ```python
+  backbone = urkle_tf.networks.resnet18((32, 32, 3), stem="small")
+  with np.load("resnet18.npz") as arrays:  # a state_dict, saved by np.savez
+    left_out = urkle_tf.import_torch_state(arrays, backbone)  # such as ["fc.weight", "fc.bias"]
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  ```
   """
   backbone = _backbone(getattr(model, "network", model))
   names = set(arrays)

@@ -21,6 +21,11 @@ def backbone(text, image_shape):
 
   Raises:
     UserError: for an unknown name or option, images that are too small, or no such model.
+
+  ```python
+  backbone = urkle_tf.networks.backbone("resnet18(width=16)", (32, 32, 3))
+  features = backbone(images)  # float32 [n, 128]
+  ```
   """
   if text.endswith(".keras"):
     return _from_file(text, image_shape)

@@ -23,6 +23,11 @@ def convnet(image_shape, width=48, layers=4, momentum=0.9):
 
   Raises:
     UserError: if the images are too small.
+
+  ```python
+  backbone = urkle_tf.networks.convnet((32, 32, 3), width=16)
+  features = backbone(images)  # float32 [n, 64]
+  ```
   """
   least = 2 ** max(layers - 1, 0)
   if min(image_shape[:2]) < least:

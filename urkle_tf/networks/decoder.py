@@ -22,6 +22,11 @@ def decoder(latent_dim, image_shape, width=32, layers=4, momentum=0.9):
 
   Raises:
     UserError: if width or layers is below 1.
+
+  ```python
+  decoder = urkle_tf.networks.decoder(encoder.latent_dim, (32, 32, 3), width=8)
+  logits = decoder(encoder(images).loc)  # float32 [n, 32, 32, 3]; sigmoid makes pixels of them
+  ```
   """
   if width < 1 or layers < 1:
     raise errors.UserError("a decoder's width and layers must be at least 1")

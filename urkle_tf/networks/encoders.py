@@ -52,6 +52,11 @@ class ExportedEncoder(keras.layers.Layer, Encoder):
     latent_dim: d_z.
     metadata: a dict; "stream" where it is one of two.
     streams: {stream: network}, the one network.
+
+  ```python
+  again = urkle_tf.networks.ExportedEncoder(encoder.network)
+  normal = again(images)  # a Normal of shape [n, d_z]
+  ```
   """
 
   def __init__(self, network, metadata=None, **kwargs):

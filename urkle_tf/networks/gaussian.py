@@ -133,6 +133,13 @@ class GaussianEncoder(keras.Model, Encoder):
     UserError: if the backbone's image size is not static, a bound is off, `loc` is unknown, or
       `latent_dim` is not the width of the features where it must be; with `dual` also if its
       batch norms cannot be doubled.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)  # any Keras model of images
+  normal = encoder(images)  # a Normal of shape [n, d_z]
+  embeddings, noise = normal.loc, normal.scale  # float32 [n, d_z], both
+  encoder = urkle_tf.GaussianEncoder.from_preset("cifar10_resnet18")  # with trained weights
+  ```
   """
 
   def __init__(

@@ -15,6 +15,11 @@ def mlp(features, widths, name, last_norm=False, momentum=0.9):
 
   Returns:
     A functional Keras model, float32 [n, features] -> float32 [n, widths[-1]].
+
+  ```python
+  head = urkle_tf.networks.mlp(encoder.latent_dim, [256, 10], "head")
+  logits = head(encoder(images).loc)  # float32 [n, 10]
+  ```
   """
   x = inputs = keras.Input((features,), name="z")
   for index, width in enumerate(widths):

@@ -17,6 +17,11 @@ def kl(p, q):
 
   Returns:
     float32 [...], at least 0.
+
+  ```python
+  clean, shifted = encoder(images), encoder(images[:, ::-1])
+  nats = urkle_tf.networks.kl(clean, shifted)  # float32 [n]
+  ```
   """
   return tf.reduce_sum(tfp.distributions.kl_divergence(p, q), -1)
 
@@ -25,6 +30,19 @@ def kl_mean_part(p, q):
   """The part of KL[p || q] that comes from the means: sum_d (m_p - m_q)^2 / (2 s_q^2).
 
   The rest, `kl(p, q) - kl_mean_part(p, q)`, is what the scales alone contribute.
+
+  Args:
+    p: `tfp.distributions.Normal` [..., d_z].
+    q: a Normal of the same shape.
+
+  Returns:
+    float32 [...], in nats, at least 0.
+
+  ```python
+  clean, shifted = encoder(images), encoder(images[:, ::-1])
+  of_means = urkle_tf.networks.kl_mean_part(clean, shifted)  # float32 [n]
+  of_scales = urkle_tf.networks.kl(clean, shifted) - of_means
+  ```
   """
   return 0.5 * tf.reduce_sum(tf.square((p.loc - q.loc) / q.scale), -1)
 

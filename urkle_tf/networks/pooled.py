@@ -20,6 +20,11 @@ def pooled(network):
 
   Raises:
     UserError: if it has no such layer.
+
+  ```python
+  features = urkle_tf.networks.pooled(encoder.network)  # a Keras model
+  found = features(images)  # float32 [n, f]
+  ```
   """
   try:
     features = network.get_layer("raw_scale").input

@@ -36,6 +36,13 @@ class Representations:
     normal: `tfp.distributions.Normal` of batch shape [n, t, d_z]: p(z|x).
     z: float32 [n, t, d_z]: one sample of it, or its loc where no noise is used.
     streams: the members' batch-norm streams, t names; empty where there is but one stream.
+
+  ```python
+  views = np.stack([images, images[:, :, ::-1]], 1)  # [n, 2, h, w, c]
+  normal = encoder(views.reshape(-1, *images.shape[1:]))  # of [n * 2, d_z]
+  pairs = urkle_tf.networks.Representations.of(normal, members=2)
+  z = pairs.z  # float32 [n, 2, d_z]
+  ```
   """
 
   normal: tfp.distributions.Normal

@@ -11,6 +11,11 @@ class AE(Reconstruction):
     width: of the decoder that mirrors `convnet`; see `networks.decoder`.
     layers: the same.
     decoder: a Keras model instead of it, z -> logits of pixels.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone, latent_dim=16, loc="dense")
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.AE(width=16))
+  ```
   """
 
   samples = False

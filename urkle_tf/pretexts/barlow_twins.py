@@ -51,6 +51,11 @@ class BarlowTwins(Pretext):
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.BarlowTwins(redundancy=0.0051))
+  ```
   """
 
   positives = True

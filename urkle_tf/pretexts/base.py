@@ -26,6 +26,16 @@ class Pretext(keras.layers.Layer):
     strength: of `urkle`, if the user does not say: {"k": ...} or {"beta": ...}.
     terms: names of the entries that `loss` returns.
     head: after `attach`, a Keras model from z to class logits that is worth shipping, or None.
+
+  ```python
+  class Short(urkle_tf.pretexts.Pretext):
+    terms = ("length",)
+
+    def loss(self, representations, aux, training=True):
+      return {"length": tf.reduce_mean(tf.square(representations.z), [1, 2])}  # [n]
+
+  trainer = urkle_tf.Trainer(urkle_tf.GaussianEncoder(backbone), Short())
+  ```
   """
 
   views = 2

@@ -40,6 +40,11 @@ class BYOL(Pretext):
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.BYOL(momentum=0.99))
+  ```
   """
 
   positives = True

@@ -73,6 +73,13 @@ class Distil(Pretext):
   Raises:
     UserError: if there is no such teacher, its output is no embedding, its images are of
       another size, an option is out of its range, or the student cannot start from it.
+
+  ```python
+  backbone.save("teacher.keras")  # any Keras model from images to an embedding
+  pretext = urkle_tf.pretexts.Distil(teacher="teacher.keras")
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  trainer = urkle_tf.Trainer(encoder, pretext, urkle_tf.robustness.Urkle(k=2), attack)
+  ```
   """
 
   positives = True

@@ -47,6 +47,15 @@ class Keep(Distil):
 
   Raises:
     UserError: as `Distil`, or if an option is out of its range.
+
+  ```python
+  backbone.save("original.keras")  # any Keras model from images in [0, 1] to an embedding
+  pretext = urkle_tf.pretexts.Keep(original="original.keras", rho=0.1)
+  pretext.measure(images)  # `pretrain` takes the data set's first 1,024
+  encoder = urkle_tf.GaussianEncoder(backbone, loc="pooled", preprocess=lambda images: images)
+  scheme = urkle_tf.robustness.Urkle(anchor="original")
+  trainer = urkle_tf.Trainer(encoder, pretext, scheme, attack)
+  ```
   """
 
   positives = False

@@ -107,6 +107,12 @@ class SimCLR(Pretext):
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  pretext = urkle_tf.pretexts.SimCLR(temperature=0.5)
+  trainer = urkle_tf.Trainer(encoder, pretext, urkle_tf.robustness.Urkle(k=8), attack)
+  ```
   """
 
   positives = True

@@ -25,6 +25,11 @@ class SimSiam(Pretext):
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.SimSiam(projection=512, predictor=128))
+  ```
   """
 
   positives = True

@@ -23,6 +23,11 @@ class Supervised(Pretext):
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone, latent_dim=16, loc="dense")
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.Supervised(outputs=10))
+  ```
   """
 
   views = 1

@@ -28,6 +28,11 @@ class VAE(Reconstruction):
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone, latent_dim=16, loc="dense")
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.VAE(beta=1.0, likelihood="bernoulli"))
+  ```
   """
 
   stochastic = True

@@ -38,6 +38,11 @@ class VICReg(Pretext):
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.VICReg(invariance=25.0))
+  ```
   """
 
   positives = True

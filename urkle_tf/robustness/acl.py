@@ -42,6 +42,12 @@ class ACL(Robustness):
 
   Raises:
     UserError: for an option out of its range, or one that needs another.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  scheme = urkle_tf.robustness.ACL(form="ds")
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.SimCLR(), scheme, attack)
+  ```
   """
 
   def __init__(self, form="ds", anneal=None, adversarial_weight=0.0, ema=None):

@@ -9,6 +9,12 @@ class AdversarialTraining(Robustness):
   """Trains on the images that maximise the supervised loss, and on them alone.
 
   min E[max_{x' in A(x)} -log p(y|x')]
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone, loc="dense")
+  scheme = urkle_tf.robustness.AdversarialTraining()
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.Supervised(outputs=10), scheme, attack)
+  ```
   """
 
   clean = 0

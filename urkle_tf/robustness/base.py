@@ -28,6 +28,12 @@ class Robustness:
     stochastic: whether the pretext is given the sampled z (else z = loc).
     terms: names of the entries that `losses` returns.
     weight: after `attach`, that of the KL in nats, where "kl" is one of the terms.
+
+  ```python
+  scheme = urkle_tf.robustness.RoCL()  # a Robustness
+  scheme.check(urkle_tf.pretexts.SimCLR())  # SimCLR contrasts two views, so nothing is raised
+  tuples = scheme.tuples(views=2, adversaries=1)  # [(weight, positions in the pass), ...]
+  ```
   """
 
   adversarial = True

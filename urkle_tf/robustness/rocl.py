@@ -22,6 +22,12 @@ class RoCL(Robustness):
 
   Raises:
     UserError: if it is negative.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  scheme = urkle_tf.robustness.RoCL(weight=1 / 256)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.SimCLR(), scheme, attack)
+  ```
   """
 
   def __init__(self, weight=1 / 256):

@@ -15,6 +15,12 @@ class Trades(Robustness):
 
   Args:
     beta: the weight of the term, at least 0; 6 is usual for `supervised`.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone, loc="dense")
+  scheme = urkle_tf.robustness.Trades(beta=6.0)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.Supervised(outputs=10), scheme, attack)
+  ```
   """
 
   terms = ("divergence",)

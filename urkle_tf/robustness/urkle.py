@@ -36,6 +36,12 @@ class Urkle(Robustness):
       (`networks.bounds.kl`), in place of what the attack finds.  With 1 no attack is run, and there
       are no adversaries to join as positives.  As elsewhere with intervals (Gowal et al., 2018)
       epsilon and the weight should rise slowly.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  scheme = urkle_tf.robustness.Urkle(k=8)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.SimCLR(), scheme, attack)
+  ```
   """
 
   stochastic = True

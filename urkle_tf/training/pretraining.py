@@ -39,6 +39,13 @@ def pretrain(given):
     distribution.WorkerLost: when another worker, or an input worker, has ended.
     preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training: the
       checkpoint of its last step is written.
+
+  ```python
+  row = urkle_tf.pretrain(
+    "runs/digits", dataset="digits", encoder="convnet(width=32, layers=3)", epochs=60
+  )
+  encoder = urkle_tf.load_encoder(row["encoder"])
+  ```
   """
   if not given.output_dir:
     raise errors.UserError("give --output_dir=FOLDER: where the run is written")

@@ -80,6 +80,13 @@ def robustify(
 
   Raises:
     UserError: for settings, data or models that do not fit.
+
+  ```python
+  robust = urkle_tf.robustify(
+    model, "runs/robust", drop_in=True, dataset="folder:photos", image_size=32, epochs=20
+  )
+  embeddings = robust(images)  # of the same shape as before, and near those of `model`
+  ```
   """
   strength = _text(k=k, beta=beta)
   _check(settings, drop_in, strength, rho)

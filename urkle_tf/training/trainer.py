@@ -59,6 +59,15 @@ class Trainer(keras_private.Built):
   Raises:
     UserError: if the cell makes no sense, the attack or `steps` is missing, or `ema` is out of
       its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  scheme = urkle_tf.robustness.Urkle(k=8)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.SimCLR(), scheme, attack)
+  trainer.compile(optimizer="sgd")
+  views = images, images[:, :, ::-1]  # two views of each image; see `urkle_tf.data.pipeline`
+  trainer.fit(tf.data.Dataset.from_tensors(views), epochs=1)
+  ```
   """
 
   def __init__(

@@ -26,6 +26,10 @@ def from_norm(norm, epsilon, **options):
 
   Raises:
     UserError: if there is no such norm, or `epsilon` is out of its range.
+
+  ```python
+  threat = urkle_tf.attacks.from_norm("l2", epsilon=0.5)  # an L2
+  ```
   """
   if norm not in _NORMS:
     raise errors.unknown("norm", norm, _NORMS)

@@ -22,6 +22,12 @@ class ThreatModel:
       or a scalar float32 tensor (see `with_epsilon`).
     lower: the smallest pixel value.
     upper: the largest pixel value.
+
+  ```python
+  threat = urkle_tf.attacks.Linf(epsilon=8 / 255)  # a ThreatModel
+  neighbours = threat.random_start(images, seed=[0, 0])  # of the images' shape
+  distances = threat.distance(neighbours, images)  # float32 [n], at most 8/255
+  ```
   """
 
   norm = ""

@@ -26,6 +26,11 @@ class L1(ThreatModel):
   2021) a step moves the share 1 - `sparsity` of the pixels whose gradients are
   largest.  Unlike theirs it moves them in proportion to their gradients, so that
   a fixed point spends the budget on the largest gradients first.
+
+  ```python
+  threat = urkle_tf.attacks.L1(epsilon=12.0, sparsity=0.95)
+  attack = urkle_tf.attacks.PGD(threat, steps=7)
+  ```
   """
 
   norm = "l1"

@@ -10,6 +10,11 @@ class Linf(ThreatModel):
   """Every pixel may change by `epsilon`; the steepest step is the sign.
 
   The sign of a zero gradient is 0: those pixels stay where they are.
+
+  ```python
+  threat = urkle_tf.attacks.Linf(epsilon=8 / 255)
+  attack = urkle_tf.attacks.PGD(threat, steps=7)
+  ```
   """
 
   norm = "linf"

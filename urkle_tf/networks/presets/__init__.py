@@ -31,6 +31,12 @@ def presets():
     "figures"}}.  Figures are those of the linear head that comes with the encoder, at z = mu:
     {"clean" or an attack such as "pgd20" or "autoattack": {"accuracy" and its 95% "interval" as
     fractions, "examples", and "norm" and "epsilon" of an attack}}.
+
+  ```python
+  known = urkle_tf.presets()["cifar10_resnet18"]
+  size = known["image_size"]  # [32, 32, 3]
+  accuracy = known["figures"]["pgd20"]["accuracy"]  # a fraction, under PGD of 20 steps
+  ```
   """
   return {name: _summary(read(name)) for name in _names()}
 

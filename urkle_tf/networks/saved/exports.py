@@ -142,6 +142,12 @@ def load_encoder(folder):
 
   Raises:
     UserError: if there is no such export or preset.
+
+  ```python
+  encoder = urkle_tf.load_encoder("RUN/encoder")
+  embeddings = encoder(images).loc  # float32 [n, d_z]
+  network = encoder.network  # a Keras model: images -> {"loc", "scale"}
+  ```
   """
   metadata = read_metadata(folder)
   return ExportedEncoder(load_network(folder, metadata), metadata, name="encoder")

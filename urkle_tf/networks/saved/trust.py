@@ -1,10 +1,13 @@
-"""Whether Python code in a model's file may run: only where the user says so.
+"""Whether Python code in a model's file may run: only if the user says so.
 
-A `.keras` file can hold code (a Lambda layer), and a SavedModel operations that read and write
-files.  Neither is run of a file that somebody else wrote, but after `--trust`, or
+A `.keras` file can hold code (a Lambda layer), and a SavedModel can hold operations that read and
+write files.  Neither runs unless the user gives `--trust` or calls `granted`.
 
-    with urkle_tf.trust.granted():
-      encoder = urkle_tf.load_encoder(folder)
+```python
+with urkle_tf.trust.granted():
+  encoder = urkle_tf.load_encoder("RUN/encoder")
+urkle_tf.trust.is_granted()  # False again
+```
 """
 
 import contextlib
