@@ -4,7 +4,7 @@ import difflib
 
 
 class UserError(ValueError):
-  """A mistake the user can fix; its message is one line that says how.
+  """A mistake that the user can fix.  Its message is one line that says how.
 
   ```python
   try:

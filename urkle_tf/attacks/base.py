@@ -46,6 +46,7 @@ class Attack:
       common.
 
   ```python
+  attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255))  # an Attack
   objective = lambda neighbours: -encoder(neighbours).loc[:, 0]  # [n], to be made large
   adversaries = attack(objective, images, seed=[0, 0])  # of the images' shape, in the ball
   adversaries, info = attack.run(objective, images)  # info["objective"]: float32 [n]

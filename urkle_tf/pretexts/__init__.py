@@ -1,4 +1,4 @@
-"""Pretexts: what is learnt.  One file each, found by its name.
+"""Pretexts: what an encoder learns.  Each is one file, found by its name.
 
 ```python
 encoder = urkle_tf.GaussianEncoder(backbone)

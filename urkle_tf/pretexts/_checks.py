@@ -1,4 +1,4 @@
-"""Ranges of options, each in one line."""
+"""Checks of the ranges of options."""
 
 from urkle_tf import errors
 
@@ -11,7 +11,7 @@ def at_least(least, pretext, **options):
 
 
 def whole(least, pretext, **options):
-  """Raises `UserError` for the first that is no whole number, or below `least`."""
+  """Raises `UserError` for the first option that is no whole number, or is below `least`."""
   for name, value in options.items():
     if not isinstance(value, int) or value < least:
       raise errors.UserError(

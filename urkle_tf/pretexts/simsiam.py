@@ -13,9 +13,9 @@ class SimSiam(Pretext):
 
       mean over members m and clean views k != m % v of  -cos(q(g(z_m)), stop(g(z_k)))
 
-  with projector g and predictor q; the paper's mean of its two pairs for v = 2 views alone.
-  Where adversaries join the tuple, they predict the clean view that they do not stem from, and
-  nothing predicts an adversary.
+  with projector g and predictor q.  For v = 2 views alone it is the paper's mean of two pairs.  If
+  adversaries join the tuple, they predict the clean view that they do not stem from.  Nothing
+  predicts an adversary.
 
   Args:
     projector: hidden width of the projector, Dense - batch norm - ReLU - Dense - batch norm.

@@ -16,9 +16,9 @@ class Supervised(Pretext):
 
   Args:
     task: "classification", labels int [n], or "regression", labels float [n] or [n, outputs].
-    outputs: classes, or numbers to regress on; None takes the classes from the data set (1 for
+    outputs: how many classes, or numbers to regress on; None for the data set's classes (1 for
       regression).
-    width: of the head's hidden layers.
+    width: units of the head's hidden layers.
     layers: dense layers of the head; 3 in the paper's MNIST net, 1 is linear.
 
   Raises:

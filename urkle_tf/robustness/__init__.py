@@ -1,4 +1,4 @@
-"""Robustness schemes: how adversaries are found and used.  One file each, found by its name.
+"""Robustness schemes: how adversaries are found and used.  Each is one file, found by its name.
 
 ```python
 encoder = urkle_tf.GaussianEncoder(backbone)

@@ -6,7 +6,7 @@ from urkle_tf.robustness.base import Robustness
 
 
 class AdversarialTraining(Robustness):
-  """Trains on the images that maximise the supervised loss, and on them alone.
+  """Trains on the images that maximise the supervised loss, and only on them.
 
   min E[max_{x' in A(x)} -log p(y|x')]
 

@@ -21,7 +21,7 @@ class RoCL(Robustness):
     weight: of the second term, at least 0.
 
   Raises:
-    UserError: if it is negative.
+    UserError: if the weight is negative.
 
   ```python
   encoder = urkle_tf.GaussianEncoder(backbone)
