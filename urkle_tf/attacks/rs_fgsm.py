@@ -19,7 +19,7 @@ class RSFGSM(PGD):
 
     Args:
       threat: a `ThreatModel`.
-      carry: as `PGD`'s.
+      carry: as in `PGD`.
     """
     super().__init__(threat, steps=1, carry=carry)
 

@@ -47,12 +47,12 @@ def text(metadata, reports=(), use=None, recipe="", limits=(), licence=None):
   """The card.
 
   Args:
-    metadata: what metadata.json holds: no path and no name of a machine is in it.
-    reports: what report.json of `evaluate` holds, of each evaluation of this export.
-    use: how it is used, in Markdown; None for that of a folder.
-    recipe: what else there is to say of its training.
-    limits: further lines of the limits.
-    licence: its SPDX name; None leaves it to whoever publishes.
+    metadata: the content of metadata.json, without paths and names of machines.
+    reports: the content of report.json of each evaluation of this export.
+    use: how to use it, in Markdown; None for the text about a folder.
+    recipe: further text about its training.
+    limits: further lines about its limits.
+    licence: its SPDX name; None leaves it to the publisher.
 
   Returns:
     Markdown that begins with YAML.
@@ -82,7 +82,7 @@ def write(folder, metadata, report=None):
 
 
 def _name(metadata):
-  """Such as: simclr + urkle encoder, cifar10, 32x32."""
+  """The card's title, such as: simclr + urkle encoder, cifar10, 32x32."""
   settings = {**metadata.get("encoder_settings", {}), **metadata.get("settings", {})}
   parts = [str(settings.get(key, "")).split("(")[0] for key in ("pretext", "robustness")]
   cell = " + ".join(part for part in parts if part not in ("", "none"))
@@ -97,7 +97,7 @@ def _promise(metadata):
 
 
 def _threat(metadata):
-  """Such as linf 8/255; "" where the export does not tell."""
+  """The threat model, such as linf 8/255; "" if the export does not say."""
   if not {"norm", "epsilon"} <= set(metadata):
     return ""
   return tables.threat(metadata)
@@ -124,7 +124,7 @@ def _front(metadata, name, reports, licence):
 
 
 def _result(metadata, report):
-  """What a report found, as the front matter has it."""
+  """A report's results in the form of the front matter."""
   measured = str(report["config"]["dataset"])
   return {
     "task": {"type": _TASKS.get(metadata["kind"], "other")},
@@ -140,7 +140,7 @@ def _result(metadata, report):
 
 
 def _dataset(metadata):
-  """The public name of the data set; None of a folder, or where none is given."""
+  """The public name of the data set; None for a folder, or without a name."""
   data = str(metadata.get("dataset") or "").split(":")[0].split("/")[0]
   return None if data in ("", "folder") else data
 

@@ -12,7 +12,7 @@ def decoder(latent_dim, image_shape, width=32, layers=4, momentum=0.9):
 
   Args:
     latent_dim: d_z.
-    image_shape: (height, width, channels) of the images to be made, static.
+    image_shape: (height, width, channels) of the images to make, static.
     width: channels before the last transposed convolution.
     layers: transposed convolutions; 4 in the paper.
     momentum: of the batch norms' moving averages.

@@ -7,10 +7,10 @@ def mlp(features, widths, name, last_norm=False, momentum=0.9):
   """Dense layers with batch norm and ReLU in between.
 
   Args:
-    features: d_in.
-    widths: the layers' widths; the last is the output's.
-    name: of the model.
-    last_norm: whether the output is batch-normalised too.
+    features: the width of the input.
+    widths: the widths of the layers; the last is the output's.
+    name: the model's name.
+    last_norm: whether the output has a batch norm too.
     momentum: of the batch norms' moving averages.
 
   Returns:
