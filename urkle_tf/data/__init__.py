@@ -9,6 +9,6 @@ views = pipeline.views(source, recipe, batch_size=64, seed=0)  # an endless tf.d
 ```
 """
 
-# Each adds its recipes to `augment.RECIPES`.
+# Each module adds its recipes to `augment.RECIPES`.
 from urkle_tf.data import augmix as augmix
 from urkle_tf.data import keras_cv_recipes as keras_cv_recipes

@@ -1,4 +1,4 @@
-"""Attacks in which an image that falls leaves the batch at once."""
+"""Attacks in which an image leaves the batch as soon as it is broken."""
 
 import numpy as np
 import tensorflow as tf
@@ -6,29 +6,29 @@ import tensorflow as tf
 from urkle_tf import distribution
 from urkle_tf.attacks import base, losses
 
-_SEGMENT = 5  # steps between two looks at who has fallen
+_SEGMENT = 5  # steps between two checks which images are broken
 # Of the spread of the scores.  What scores an adversary in the end rounds otherwise than the folded
 # network that is attacked: at 0.001 one image in a hundred was lost that way.
 _CLEAR = 0.1
 
 
 def possible(plan):
-  """Whether a plan can be run this way: alone on what stands, step by step, from one start."""
+  """Whether a plan can run this way: only on images not broken yet, in steps, from one start."""
   return plan.on_standing and plan.attack.in_steps and plan.restarts == 1 and not plan.start
 
 
 class Falling:
   """Runs a plan on a classifier without noise, as `adversaries.adversary` does.
 
-  Every point of the ball that the attack evaluates counts, not only the best of its objective:
-  the first that is misclassified, by more than rounding, is an image's adversary, and the image is
-  left out from then on.  What stays goes the way that it would have gone in the whole batch: noise
-  belongs to the image, and is drawn before anything is left out.
+  Every point that the attack evaluates counts, not only the one with the best objective.  The first
+  point that is misclassified, by more than rounding, is an image's adversary, and the image then
+  leaves the batch.  The other images take the same path as in the whole batch, because noise
+  depends on the image and is drawn before any leaves.
 
   Args:
     plan: a `Plan` of which `possible` is true.
-    scores: called in every compiled function: returns one of images float32 [n, h, w, c] to
-      scores [n, classes].
+    scores: called in every compiled function; returns a function from images float32 [n, h, w, c]
+      to scores [n, classes].
   """
 
   def __init__(self, plan, scores):

@@ -1,14 +1,14 @@
-"""Warnings of a training that goes wrong, from the rows of its metrics: likely cause, and flag."""
+"""Warnings for a training that goes wrong, from its metrics: the likely cause, and a flag."""
 
-_PATIENCE = 3  # rows in a row
+_PATIENCE = 3  # consecutive rows
 
 
 class Alarms:
-  """Looks at rows of metrics, and says once what is wrong, until it is right again.
+  """Watches rows of metrics, and warns once about each problem until it is gone.
 
   Args:
     learner: the `Trainer`.
-    rows: those of earlier processes of the run, of which nothing is said again.
+    rows: rows of earlier processes of the run, whose warnings are not repeated.
   """
 
   def __init__(self, learner, rows=()):
@@ -26,14 +26,14 @@ class Alarms:
     return list(self._standing.values())
 
   def look(self, row):
-    """What is to be said of a row of metrics, a list of lines.
+    """The warnings for a row of metrics, a list of lines.
 
-    A sign must be there in three rows in a row, or in one of the probe's, which are rare.
+    A sign must show in three consecutive rows, or in one row of the probe, since these are rare.
     """
     said = []
     for name, (sign, patience, text) in _RULES.items():
       found = sign(self, row)
-      if found is None:  # the row does not tell
+      if found is None:  # the row does not say
         continue
       self._rows_of[name] = self._rows_of[name] + 1 if found else 0
       if not found:
@@ -44,7 +44,7 @@ class Alarms:
     self._was_robust |= bool(row.get("knn_robust_accuracy"))
     return said
 
-  # Each returns whether its sign is there, or None where the row does not tell.
+  # Each returns whether its sign shows, or None if the row does not say.
 
   def _collapsed(self, row):
     value = row.get("effective_rank")
@@ -76,11 +76,11 @@ class Alarms:
 
 
 def _divergence(row):
-  """What the adversaries are to enlarge, where it is 0 for those that do nothing."""
+  """The value that adversaries enlarge, if it is 0 for adversaries that do not move."""
   return row.get("kl", row.get("divergence"))
 
 
-# {name: (sign, rows in a row, what is said)}; docs/monitoring.md lists the same.
+# {name: (sign, consecutive rows, message)}; docs/monitoring.md lists the same.
 _RULES = {
   "collapse": (
     Alarms._collapsed,

@@ -1,4 +1,4 @@
-"""The bound on the adversarial loss that the KL gives (Urkle paper, Proposition 1)."""
+"""The bound on the adversarial loss by the KL (Urkle paper, Proposition 1)."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Whether the figures can be believed: signs of masked gradients."""
+"""Checks whether the figures can be trusted: signs of masked gradients."""
 
 import dataclasses
 
@@ -12,8 +12,8 @@ class Checks(Measurement):
   """See `urkle_tf.evaluation.checks`.
 
   Args:
-    run: whether they are made where `--measure` does not name them.
-    examples: how many images are looked at, the first ones; 0 for none.
+    run: whether they run without being named by `--measure`.
+    examples: how many images are checked, the first ones; 0 for none.
   """
 
   run: bool = alias("checks")

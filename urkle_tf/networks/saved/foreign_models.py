@@ -49,8 +49,7 @@ class Loaded:
 
 
 def is_foreign(path):
-  """Whether a path is a `.keras` file, or a folder of a SavedModel that this package did not
-  write."""
+  """Whether a path is a `.keras` file, or the folder of a SavedModel made elsewhere."""
   path = pathlib.Path(path)
   if path.suffix == ".keras":
     return True
