@@ -563,9 +563,7 @@ def test_a_model_without_gradients_is_attacked_without_them(tmp_path):
   assert found["config"]["skipped_attacks"] == ["pgd", "apgd_ce", "apgd_t", "fab_t"]
   text = (tmp_path / "report" / "report.md").read_text()
   assert "Not run, since the model has no gradient: pgd, apgd_ce, apgd_t, fab_t." in text
-  assert (
-    "Run without being asked, since the model's own gradients are masked: hop_skip_jump." in text
-  )
+  assert "Added, since the model's own gradients are masked: hop_skip_jump." in text
 
   # Whoever runs an attack by gradients all the same is given gradients of zero.
   source = sources.load("digits", "test", examples=8)

@@ -179,8 +179,8 @@ def test_the_pictures_show_the_figures(rng, tmp_path, monkeypatch):
   [
     ("fogg", None, "unknown corruption 'fogg'; did you mean 'fog'"),
     ("", None, "give --corruptions: all, tfds, or names"),
-    ("fog,all", None, "'all' stands alone"),
-    ("tfds,fog", None, "'tfds' stands alone"),
+    ("fog,all", None, "'all' must be given alone"),
+    ("tfds,fog", None, "'tfds' must be given alone"),
     ("fog", [0], "numbers from 1 to 5, got 0"),
     ("fog", [1.5], "numbers from 1 to 5, got 1.5"),
     ("tfds", None, "TFDS has no corrupted images of 'flat'"),

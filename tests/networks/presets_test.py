@@ -170,7 +170,7 @@ def test_its_card_says_all_of_it(tiny, made):
     "| data | di",
   ):
     assert words in body
-  for words in ("somebody", "FOLDER", "adds the licence", "before the kernels"):
+  for words in ("somebody", "FOLDER", "add the licence", "before the kernels"):
     assert words not in text
   code = body.split("```python\n")[1].split("```")[0]
   names = {"images": digits()[0][:3]}

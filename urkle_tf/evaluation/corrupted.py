@@ -76,7 +76,7 @@ def plan(text, severities, source, data_dir=None, download=False, image_size=Non
     names = list(corruptions.NAMES)
   for name in names:
     if name in ("all", "tfds"):
-      raise errors.UserError(f"--corruptions={text}: {name!r} stands alone")
+      raise errors.UserError(f"--corruptions={text}: {name!r} must be given alone")
     if name not in corruptions.NAMES:
       raise errors.unknown("corruption", name, [*corruptions.NAMES, "all", "tfds"])
   corruptions.check(source.image_shape)

@@ -158,7 +158,7 @@ layer = keras.layers.TFSMLayer("FOLDER", call_endpoint="{endpoint}")
 found = layer(images)["{output}"]  # {shape.format(**metadata)}
 ```
 
-`metadata.json` says all that is known of it, `network.keras` is the network to train on."""
+`metadata.json` holds its metadata; train on `network.keras`."""
 
 
 def _trained(metadata):
@@ -216,7 +216,7 @@ def _measured(report):
       f"representation by {part['drift']:.2g} of the mean distance between images."
     )
   if failed := [check["name"] for check in report.get("checks", ()) if not check["passed"]]:
-    said.append(f"Checks that failed: {', '.join(failed)}. The figures rest on less than they say.")
+    said.append(f"Checks that failed: {', '.join(failed)}. The figures may be too high.")
   return "\n\n".join(said)
 
 
@@ -224,14 +224,14 @@ def _limits(metadata, further, licence):
   said = [
     "Robust accuracy is that against the attacks named beside it: an upper bound on the accuracy "
     "against any attack, not a guarantee.",
-    "It says nothing of larger changes, of other kinds of change (shifts, occlusions, other "
-    "weather), or of images unlike those of the training.",
+    "It does not cover larger changes, other kinds of change (shifts, occlusions, other weather), "
+    "or images unlike those of the training.",
   ]
   if "epsilon" not in metadata:
-    said.insert(0, "No adversary took part in what is reported above of its training.")
+    said.insert(0, "The training reported above used no adversary.")
   if not metadata["stochastic"]:
-    said.append("z is the mean: the scale that it gives was not trained.")
+    said.append("z is the mean: the scale was not trained.")
   said += further
   if not licence:
-    said.append("Whoever publishes it adds the licence, and what the data allow.")
+    said.append("The publisher must add the licence, and what the data allow.")
   return "\n".join(f"- {line}" for line in said)

@@ -92,21 +92,21 @@ _RULES = {
   "noise": (
     Alarms._noisy,
     _PATIENCE,
-    "z is mostly noise: |mu| / sigma is {snr:.2f} on average, sigma {sigma_mean:.2f}; a "
-    "small KL is bought with noise then: lower --max_scale, or beta in --robustness",
+    "z is mostly noise: |mu| / sigma is {snr:.2f} on average, sigma {sigma_mean:.2f}, and noise "
+    "alone makes the KL small: lower --max_scale, or beta in --robustness",
   ),
   "unmoved": (
     Alarms._unmoved,
     _PATIENCE,
-    "the adversaries do not move ({attack_distance:.2f} of epsilon), so that a divergence of 0 "
-    "proves nothing: give a larger --attack_step_size, more --attack_steps, or a larger --epsilon",
+    "the adversaries do not move ({attack_distance:.2f} of epsilon), so a divergence of 0 proves "
+    "nothing: give a larger --attack_step_size, more --attack_steps, or a larger --epsilon",
   ),
   "indifferent": (
     Alarms._indifferent,
     _PATIENCE,
     "the adversaries move ({attack_distance:.2f} of epsilon) and the divergence is 0: the encoder "
-    "may say nothing of its images (effective_rank {effective_rank:.2f}), or its gradient is "
-    "masked (zero_gradients {zero_gradients:.2f}): lower beta in --robustness, or give "
+    "may carry no information about images (effective_rank {effective_rank:.2f}), or its gradient "
+    "is masked (zero_gradients {zero_gradients:.2f}): lower beta in --robustness, or give "
     "--beta_warmup_epochs",
   ),
   "masked": (
@@ -119,6 +119,6 @@ _RULES = {
     Alarms._beaten,
     1,
     "the probe's robust accuracy fell to 0 (clean: {knn_accuracy:.2f}): the inner attack may be "
-    "too weak, or the robustness term too small: more --attack_steps, or a larger beta",
+    "too weak, or the robustness term too small: give more --attack_steps, or a larger beta",
   ),
 }

@@ -283,7 +283,7 @@ def test_a_page_can_be_made_of_a_finished_report(folder, measured, tmp_path, cap
   assert "nothing to do" in capsys.readouterr().out
   report.finished(tmp_path / "report", "model", None, html=True)
   assert (tmp_path / "report" / report.PAGE).read_text(encoding="utf-8") == whole
-  assert "its page is made" in capsys.readouterr().out
+  assert "writing its page" in capsys.readouterr().out
 
 
 # In a browser.

@@ -171,14 +171,14 @@ def _table(rows):
 def _explained(rows, config):
   """The meaning of the figures in the table."""
   texts = [
-    "An image counts if it is classified rightly as it is and on every adversary found, those "
-    "found against the other reading of z included"
-    + ("; each row counts what the rows before it found too." if config.get("standing") else ".")
+    "An image counts as correct if it is classified correctly clean and on every adversary found, "
+    "including those found against the other reading of z"
+    + ("; each row also counts what earlier rows found." if config.get("standing") else ".")
   ]
   if any(row["mode"] == "sampled" for row in rows):
     texts.append(
       f"z = sampled: the mean of the probabilities over at least {config['samples']} fresh samples "
-      "of z, none of them known to the attack, nor used to choose which of its finds is scored. "
+      "of z. The attack does not know them, and they do not choose which adversary is scored. "
       "z = deterministic: the mean of z."
     )
   found: list = [Text(text) for text in texts]
@@ -195,11 +195,11 @@ def _explained(rows, config):
   if left := ", ".join(config.get("left_out", ())):
     found.append(Text(f"Left out, since --minutes was over: {left}."))
   if added := ", ".join(config.get("added_attacks", ())):
-    text = f"Run without being asked, since the model's own gradients are masked: {added}. "
+    text = f"Added, since the model's own gradients are masked: {added}. "
     found.append(
       Text(
-        f"{text}They attack what all others left standing; figures of a model that "
-        "was searched, and not climbed, are weaker evidence."
+        f"{text}They attack the images that no other attack broke. Figures from a search without "
+        "gradients are weaker evidence."
       )
     )
   return found

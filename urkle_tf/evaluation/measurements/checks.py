@@ -38,8 +38,8 @@ class Checks(Measurement):
   def render(self, part, report):
     config, failed = report["config"], _failed(part)
     verdict = (
-      f"Failed: {', '.join(failed)}. The figures above rest on something else than gradients, or "
-      "on too little effort, where a check of that failed: see docs/evaluation.md."
+      f"Failed: {', '.join(failed)}. The figures above may be too high, because of masked "
+      "gradients or too little effort: see docs/evaluation.md."
       if failed
       else "All passed: no sign of masked gradients was found."
     )

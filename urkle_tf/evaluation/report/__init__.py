@@ -47,7 +47,7 @@ def finished(folder, model, fingerprint, html=False):
     )
   if html and not (folder / PAGE).exists():
     files.write(folder / PAGE, page(parts(found, folder), folder))
-    print(f"{folder} was finished: its page is made of what it holds")
+    print(f"{folder} is finished: writing its page from the stored report")
   else:
     print(f"{folder} is finished: nothing to do")
   return found
