@@ -255,9 +255,11 @@ is {low:.0f} to {high:.0f}. One seed.
 {text}
 {table}
 
-A setting begins with the radius of the training. `k=2`, where it is shown, is FARE's objective
-with a weight instead of a budget. Drift is that of the test images. Where it is well below rho, the
-budget does not bind: the setting is FARE's objective alone.
+A setting begins with the radius of the training. `k=2` is FARE's objective with a weight instead of
+a budget. Drift is that of the test images. Where it is well below rho, the budget does not bind:
+the setting is FARE's objective alone. Each network trades clean accuracy for robust accuracy along
+one line: a larger rho goes further along it, and `k=2` lies on it too. A budget says in advance how
+far.
 
 The goal was a loss of at most 5 points of clean accuracy and a gain of at least 20 under PGD-20:
 

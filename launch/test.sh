@@ -18,8 +18,8 @@ if [ -n "${URKLE_DATA_DIR:-}" ]; then
   export URKLE_DATA_DIR
 fi
 source launch/environment.sh
-# What takes long also meets other libraries: PyTorch, ART, MkDocs. KerasHub where it is installed.
-case " $* " in *" --full "*) make_environment test,attacks,docs,judge ;; *) make_environment test ;; esac
+# What takes long also meets other libraries: PyTorch, ART, KerasHub, MkDocs.
+case " $* " in *" --full "*) make_environment test,attacks,docs,hub,judge ;; *) make_environment test ;; esac
 
 # Each check runs even if one before it failed, so that one run shows all there is to fix.
 failed=()

@@ -1,4 +1,6 @@
-"""Low precision in the attack's loop alone."""
+"""The precision of parts of a network."""
+
+import functools
 
 import keras
 import numpy as np
@@ -75,6 +77,30 @@ def test_a_training_step_attacks_in_bfloat16_and_learns_in_float32(encoder, rng)
     assert np.abs(adversaries - views).max() <= 0.1 + 1e-6
   # The adversaries differ, and are as bad.
   assert float(found["mixed_bfloat16"]) == pytest.approx(float(found[None]), rel=0.1)
+
+
+def test_the_backbone_of_a_file_computes_in_the_precision_of_the_training(rng, tmp_path):
+  pixels = keras.Input((8, 8, 3))
+  x = keras.layers.Conv2D(8, 4, strides=4)(keras.layers.Rescaling(255.0)(pixels))
+  tokens = keras.layers.LayerNormalization()(keras.layers.Reshape((4, 8))(x))
+  tokens = keras.layers.MultiHeadAttention(2, 4)(tokens, tokens)
+  keras.Model(pixels, keras.layers.GlobalAveragePooling1D()(tokens)).save(tmp_path / "vit.keras")
+  load = functools.partial(networks.backbone, str(tmp_path / "vit.keras"), (8, 8, 3))
+  exact = load()
+  keras.mixed_precision.set_global_policy("mixed_bfloat16")
+  try:
+    backbone = load()
+  finally:
+    keras.mixed_precision.set_global_policy("float32")
+  assert _dtypes(exact, [4, 8, 8, 3])["step"] == {"float32"}
+  assert _dtypes(backbone, [4, 8, 8, 3])["step"] == {"bfloat16"}
+  inner = {layer.name: layer.compute_dtype for layer in backbone._flatten_layers()}
+  assert {"bfloat16", "float32"} == set(inner.values())
+  assert all(kind == "float32" for name, kind in inner.items() if "rescaling" in name)
+  assert {v.dtype for v in backbone.variables} == {"float32"}
+  images = tf.constant(rng.uniform(size=(4, 8, 8, 3)), tf.float32)
+  expected, found = exact(images), tf.cast(backbone(images), tf.float32)
+  assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])  # Keras takes another way with dropout

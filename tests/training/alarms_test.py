@@ -15,6 +15,7 @@ HEALTHY = {
   "sigma_mean": 0.2,
   "attack_distance": 0.9,
   "zero_gradients": 0.001,
+  "drift": 0.1,
 }
 PROBED = HEALTHY | {"knn_accuracy": 0.9, "knn_robust_accuracy": 0.4}
 
@@ -35,6 +36,7 @@ def watch(rows=(), stochastic=True, dimensions=16):
     ({"snr": 0.5, "sigma_mean": 1.9}, "sigma 1.90", "--max_scale"),
     ({"kl": 0.0, "attack_distance": 0.01}, "do not move (0.01 of epsilon)", "--attack_step_size"),
     ({"kl": 0.0}, "the encoder may carry no information", "--robustness"),
+    ({"drift": 12.5}, "drift 12.5", "--learning_rate"),
     ({"zero_gradients": 0.8}, "80% of the attack's input gradients", "--precision"),
   ],
 )

@@ -44,6 +44,7 @@ def _from_file(file, image_shape):
     )
   try:
     model = keras.saving.load_model(file, compile=False)
+    policies.follow_precision(model)
     policies.precise_attention(model)
     back = keras.layers.Rescaling(0.5, 0.5, dtype="float32", name="unit_range")
     taken = foreign.take(model, image_shape, back=back)

@@ -27,6 +27,22 @@ def computing_in(policy, *models):
       layer.dtype_policy = before
 
 
+def follow_precision(model):
+  """From now on the float32 layers of a model compute in the precision of Keras's global policy.
+
+  Weights stay as they are, and so do layers that have a precision of their own.  `Rescaling` and
+  `Normalization` stay float32: pixels are centred before they are rounded to 8 bits.
+
+  Args:
+    model: a Keras model, not traced yet.
+  """
+  policy = keras.config.dtype_policy()
+  exact = (keras.layers.Rescaling, keras.layers.Normalization)
+  for layer in keras_private.layers(model):
+    if layer.dtype_policy.name == "float32" and not isinstance(layer, exact):
+      layer.dtype_policy = policy
+
+
 def precise_attention(model):
   """Makes a model compute its attention in float32 from now on, in any precision around it.
 

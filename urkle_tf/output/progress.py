@@ -16,10 +16,15 @@ def duration(seconds):
   return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def speed(rate, unit):
+  """`rate` in units per second, as text."""
+  digits = 0 if rate >= 10 or not rate else 2
+  return f"{rate:,.{digits}f} {unit}/s"
+
+
 def pace(rate, unit, spent, left):
   """`rate` in units per second, and the seconds spent and left, as text."""
-  digits = 0 if rate >= 10 or not rate else 2
-  return f"{rate:,.{digits}f} {unit}/s  {duration(spent)} spent, {duration(left)} left"
+  return f"{speed(rate, unit)}  {duration(spent)} spent, {duration(left)} left"
 
 
 class _Line(tqdm.tqdm):

@@ -60,6 +60,10 @@ class Alarms:
       return None
     return value < 1e-3 and row["attack_distance"] < 0.5
 
+  def _lost(self, row):
+    value = row.get("drift")
+    return None if value is None else value > 1.0
+
   def _indifferent(self, row):
     value = _divergence(row)
     if value is None or row.get("attack_distance") is None:
@@ -114,6 +118,13 @@ _RULES = {
     _PATIENCE,
     "{zero_gradients:.0%} of the attack's input gradients are exactly 0: they underflow, or units "
     "are dead or saturated: give --precision=float32, or a lower --learning_rate",
+  ),
+  "lost": (
+    Alarms._lost,
+    _PATIENCE,
+    "the embeddings moved farther from the original's than those lie apart (drift {drift:.3g}): "
+    "the steps are too long for a trained model: give --optimizer=adamw and a lower "
+    "--learning_rate, such as 1e-4",
   ),
   "beaten": (
     Alarms._beaten,

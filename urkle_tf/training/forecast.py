@@ -10,7 +10,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf.output.progress import duration
+from urkle_tf.output.progress import duration, speed
 from urkle_tf.training import cost, jobs
 
 _MIB = 2**20
@@ -197,7 +197,7 @@ def describe(found, batch_size):
   ]
   if seconds is not None:
     lines[1] += (
-      f"; {seconds:.3g} s measured: {batch_size / seconds:,.0f} images/s, "
+      f"; {seconds:.3g} s measured: {speed(batch_size / seconds, 'images')}, "
       f"{operations / seconds / 1e9:,.0f} GFLOP/s"
     )
     lines[2] += f"; {mib(found['peak_memory'])} measured"

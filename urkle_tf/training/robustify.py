@@ -13,6 +13,8 @@ from urkle_tf.training import pretraining
 
 _TEACHER, _DROP_IN = "teacher.keras", "model.keras"
 _SIGMA = 0.25  # of a drop-in, in units of the original's spread
+# Of a copy: the steps that random weights need would wipe out a trained model.
+_GENTLE = {"optimizer": "adamw", "learning_rate": 1e-4}
 
 
 def robustify(
@@ -41,7 +43,8 @@ def robustify(
   between the Gaussians of an image and of its worst neighbour becomes small.
 
   Both start as a copy of the model, and its batch norms keep their statistics unless
-  `batch_statistics=True`.  The same as a command, once the model is a file:
+  `batch_statistics=True`.  Unless settings name an optimizer, a copy is trained by AdamW with a
+  learning rate of 1e-4.  The same as a command, once the model is a file:
 
       python -m urkle_tf.train --pretext="distil(teacher=FILE)" --encoder=FILE
         --robustness=urkle --augment="crop(padding=4)" ...
@@ -141,7 +144,8 @@ def _quoted(path):
 def _pretrain(output_dir, pretext, options, path, settings):
   """Runs the cell; the encoder is a copy of the model unless settings name another."""
   copy = path.endswith(".keras") and "encoder" not in settings
-  settings = {"encoder": path if copy else "resnet18", **settings}
+  gentle = _GENTLE if copy and "optimizer" not in settings else {}
+  settings = {"encoder": path if copy else "resnet18", **gentle, **settings}
   if settings.get("latent_dim") is None and not copy:
     settings["latent_dim"] = _width(path, settings.get("image_size") or 32)
   if settings.get("latent_dim") is not None:
