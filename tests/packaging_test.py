@@ -106,6 +106,7 @@ def test_wheel_names_what_it_needs(metadata):
     "gpu",
     "hub",
     "judge",
+    "notebooks",
   }
   attacks = {r.name for r in needed if r.marker and r.marker.evaluate({"extra": "attacks"})}
   assert attacks == {"adversarial-robustness-toolbox", "foolbox", "statsmodels"}
