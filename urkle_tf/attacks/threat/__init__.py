@@ -24,7 +24,7 @@ def from_norm(norm, epsilon, **options):
     **options: further arguments of the class.
 
   Returns:
-    An `Linf`, `L2` or `L1`.
+    A `ThreatModel`: an `Linf`, `L2` or `L1`.
 
   Raises:
     UserError: if there is no such norm, or `epsilon` is out of its range.
