@@ -12,7 +12,7 @@ from small_models import small_encoder
 import urkle_tf
 from urkle_tf import errors, export, networks
 from urkle_tf.data import sources
-from urkle_tf.evaluation import attacked, bound
+from urkle_tf.evaluation import adversaries, bound
 from urkle_tf.evaluation.context import Context
 from urkle_tf.evaluation.measurements.bound import Bound
 from urkle_tf.networks.classifier import Classifier
@@ -191,7 +191,7 @@ def test_each_attack_serves_the_other(monkeypatch):
   assert found["kl_mean"] == pytest.approx(16 * epsilon**2 / (2 * scale**2), rel=0.05)
 
   # An attack on the loss that finds nothing: the KL's adversaries count, and hurt less.
-  monkeypatch.setattr(attacked, "adversary", lambda *_: lambda images, *_: (images[None], 1.0))
+  monkeypatch.setattr(adversaries, "adversary", lambda *_: lambda images, *_: (images[None], 1.0))
   found = bound.measure(*arguments)
   assert whole["clean_loss"] == found["clean_loss"]
   assert found["measured_adversarial_loss"] < whole["measured_adversarial_loss"] - 0.02

@@ -25,8 +25,9 @@ class ThreatModel:
 
   ```python
   threat = urkle_tf.attacks.Linf(epsilon=8 / 255)  # a ThreatModel
-  neighbours = threat.random_start(images, seed=[0, 0])  # of the images' shape
-  distances = threat.distance(neighbours, images)  # float32 [n], at most 8/255
+  pixels = tf.constant(images)  # a threat model takes tensors, not arrays
+  neighbours = threat.random_start(pixels, seed=[0, 0])  # of their shape
+  distances = threat.distance(neighbours, pixels)  # float32 [n], at most 8/255
   ```
   """
 
