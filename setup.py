@@ -90,7 +90,9 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11,<3.14",
   packages=setuptools.find_packages(include=["urkle_tf", "urkle_tf.*"]),
-  package_data={"urkle_tf": ["py.typed", "*.pyi", "networks/presets/*/*"]},
+  package_data={
+    "urkle_tf": ["py.typed", "*.pyi", "networks/presets/*/*", "evaluation/report/*.css"]
+  },
   zip_safe=False,
   install_requires=INSTALL_REQUIRES,
   extras_require=EXTRAS_REQUIRE,

@@ -9,13 +9,9 @@ first 1,000 test images at epsilon 0.1 and writes docs/results/mnist_autoattack.
 resumes after an interruption.
 """
 
-import json
-import os
 import pathlib
 import sys
 import textwrap
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
@@ -64,19 +60,13 @@ def measured(report, system):
       if "stages" not in part:
         name = part["name"] + " (rand)" * (ensembles > 1)
         stages[name] = pages.percent(part["accuracy"])
-    found.append(
-      {
-        "system": system,
-        "mode": mode,
-        "clean": pages.percent(clean["accuracy"]),
-        "stages": stages,
-        "final": pages.percent(parts[-1]["accuracy"]),
-        "interval": [*map(pages.percent, parts[-1]["interval"])],
-        "examples": parts[-1]["examples"],
-        "seconds": round(sum(part["seconds"] for part in own), 1),
-        "checks": {check["name"]: check["passed"] for check in report.get("checks", ())},
-      }
-    )
+    row = {"system": system, "mode": mode, "clean": pages.percent(clean["accuracy"])}
+    row |= {"stages": stages, "final": pages.percent(parts[-1]["accuracy"])}
+    row["interval"] = [*map(pages.percent, parts[-1]["interval"])]
+    row["examples"] = parts[-1]["examples"]
+    row["seconds"] = round(sum(part["seconds"] for part in own), 1)
+    row["checks"] = {check["name"]: check["passed"] for check in report.get("checks", ())}
+    found.append(row)
   return found
 
 
@@ -159,7 +149,7 @@ def run(argv=None):
   for row, one in stages.items():
     jobs.run_stages([one])
     measurements += measured(pages.read(jobs.ROOT / one.folder / "report.json"), row.system)
-  files.write(asked.json_file, json.dumps({"eot": EOT, "rows": measurements}, indent=1) + "\n")
+  pages.write(asked.json_file, {"eot": EOT, "rows": measurements})
   commands = shown([row.name for row in asked.rows], extra)
   files.write(asked.page_file, page(measurements, commands))
   print(f"{table(measurements)}\npage: {asked.page_file}")

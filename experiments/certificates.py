@@ -11,14 +11,10 @@ that is there in the place of a row's training.
 """
 
 import dataclasses
-import json
-import os
 import pathlib
 import statistics
 import sys
 import textwrap
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
@@ -30,12 +26,14 @@ LOSS_CAP = 5.0  # M of Proposition 1, nats
 EPSILONS = (0.1, 0.03, 0.01, 0.003, 0.001)
 IMAGES = 100  # whose KL is certified; lines take a pass for each value of each layer
 BOUNDS = ("interval", "linear")
+PARTS = ("clean", "attacks", "certificate", "smoothing")  # of a report, that are kept
 _MNIST = ["--augment=crop(padding=1, flip=false)", "--epsilon=0.1", "--attack_steps=2"]
 _MNIST += ["--attack_step_size=0.07", "--batch_size=100", "--optimizer=adamw"]
 _MNIST += ["--warmup_epochs=0.4", "--weight_decay=1e-4"]
 _KL = [*_MNIST, "--encoder=convnet(width=8, layers=3)", "--loc=dense", "--latent_dim=16"]
 _KL += ["--max_scale=2", "--pretext=vae(width=16)", "--learning_rate=0.005", "--epochs=12"]
 _SMALL = [*_MNIST, "--encoder=convnet(width=16)", "--learning_rate=0.01", "--epochs=4"]
+_AT = ["--pretext=supervised", "--robustness=adversarial_training"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,52 +61,21 @@ class Row:
 
 _CERTIFIED = ["--robustness=urkle(beta=0.1, certified=1)"]
 _CERTIFIED += ["--epsilon_warmup_epochs=8", "--beta_warmup_epochs=8"]
+_NEAR = [*_KL, *_CERTIFIED, "--epsilon=0.03"]
+_SIMCLR = ["--pretext=simclr", "--robustness=none", "--augment=crop(padding=3, flip=false)"]
 _DISTIL = "--pretext=distil(teacher={teacher}/encoder, start=true)"
+_CIFAR10_AT = ["--encoder=resnet18(width=16)", *_AT, "--augment=crop(padding=4)"]
+_CIFAR10_AT += ["--learning_rate=0.005", "--epochs=4"]
 ROWS = (
   Row("kl_pgd", "VAE+Urkle", "mnist", [*_KL, "--robustness=urkle(beta=1)"], kl=True),
-  Row(
-    "kl_certified",
-    "VAE+Urkle, certified at 0.03",
-    "mnist",
-    [*_KL, *_CERTIFIED, "--epsilon=0.03"],
-    kl=True,
-  ),
+  Row("kl_certified", "VAE+Urkle, certified at 0.03", "mnist", _NEAR, kl=True),
   Row("kl_certified_far", "VAE+Urkle, certified at 0.1", "mnist", [*_KL, *_CERTIFIED], kl=True),
-  Row(
-    "mnist_simclr",
-    "SimCLR",
-    "mnist",
-    [*_SMALL, "--pretext=simclr", "--robustness=none", "--augment=crop(padding=3, flip=false)"],
-  ),
+  Row("mnist_simclr", "SimCLR", "mnist", [*_SMALL, *_SIMCLR]),
   Row("mnist_distil", "Distil+Urkle", "mnist", [*_SMALL, _DISTIL, "--robustness=urkle(k=8)"]),
-  Row(
-    "mnist_at",
-    "AT",
-    "mnist",
-    [*_SMALL, "--pretext=supervised", "--robustness=adversarial_training"],
-  ),
+  Row("mnist_at", "AT", "mnist", [*_SMALL, *_AT]),
   Row("cifar10_simclr", "SimCLR", "cifar10", [], "configs/cifar10_cpu_teacher.cfg"),
-  Row(
-    "cifar10_distil",
-    "Distil+Urkle",
-    "cifar10",
-    [_DISTIL],
-    "configs/cifar10_cpu.cfg",
-  ),
-  Row(
-    "cifar10_at",
-    "AT",
-    "cifar10",
-    [
-      "--encoder=resnet18(width=16)",
-      "--pretext=supervised",
-      "--robustness=adversarial_training",
-      "--augment=crop(padding=4)",
-      "--learning_rate=0.005",
-      "--epochs=4",
-    ],
-    "configs/cifar10_small.cfg",
-  ),
+  Row("cifar10_distil", "Distil+Urkle", "cifar10", [_DISTIL], "configs/cifar10_cpu.cfg"),
+  Row("cifar10_at", "AT", "cifar10", _CIFAR10_AT, "configs/cifar10_small.cfg"),
 )
 TEACHERS = {"mnist_distil": "mnist_simclr", "cifar10_distil": "cifar10_simclr"}
 
@@ -162,17 +129,13 @@ def certificates(row, given):
 
 
 def collect(asked):
-  """What is measured: {row name: {"system", "dataset", kind: [reports, by seed]}}."""
+  """What is measured: {row name: {"system", "dataset", kind: [parts of reports, by seed]}}."""
   found = {}
   for row in ROWS:
-    kinds = BOUNDS if row.kl else ("smoothing",)
-    parts = {
-      kind: [
-        pages.read(folder / "report.json")
-        for folder in pages.finished(jobs.ROOT / asked.work, row.name, f"{kind}-report").values()
-      ]
-      for kind in kinds
-    }
+    parts = {}
+    for kind in BOUNDS if row.kl else ("smoothing",):
+      reports = pages.reports(jobs.ROOT / asked.work, row.name, f"{kind}-report").values()
+      parts[kind] = [{name: one[name] for name in PARTS if name in one} for one in reports]
     if all(parts.values()):
       found[row.name] = {"system": row.system, "dataset": row.dataset, **parts}
   return found
@@ -185,15 +148,10 @@ def kl_table(found):
     certificates = {kind: [report["certificate"] for report in part[kind]] for kind in BOUNDS}
     for number, epsilon in enumerate(EPSILONS):
       rows = {kind: [one["rows"][number] for one in certificates[kind]] for kind in BOUNDS}
-      lines.append(
-        [
-          part["system"],
-          f"{epsilon:g}",
-          *(pages.mean([row["kl"] for row in rows[kind]], ".3g") for kind in BOUNDS),
-          pages.mean([row["found"] for row in rows["linear"]], ".3g"),
-          pages.mean([row["value"] for row in rows["linear"]], ".3g"),
-        ]
-      )
+      cells = [pages.mean([row["kl"] for row in rows[kind]], ".3g") for kind in BOUNDS]
+      for name in ("found", "value"):
+        cells.append(pages.mean([row[name] for row in rows["linear"]], ".3g"))
+      lines.append([part["system"], f"{epsilon:g}", *cells])
   head = ["system", "epsilon", "KL, intervals", "KL, lines", "KL found by PGD", "bound, lines"]
   return tables.markdown(head, lines)
 
@@ -301,32 +259,17 @@ def run(argv=None):
   """The command line, without the handling of errors."""
   given = _parsed(argv)
   asked = jobs.read(given, "certificates", ROWS, "mnist and cifar10")
-  usual = {"--noise": 0.25, "--samples": 1000}
-  more = "".join(
-    f" {name}={getattr(given, name[2:]):g}"
-    for name, value in usual.items()
-    if getattr(given, name[2:]) != value
-  )
-  for seed, row in asked.turns():
-    jobs.run_stages(stages(row, seed, asked, given))
+  usual = {"noise": 0.25, "samples": 1000}
+  given_ones = {name: getattr(given, name) for name in usual if getattr(given, name) != usual[name]}
+  options = asked.options + "".join(f" --{name}={value:g}" for name, value in given_ones.items())
+
+  def publish():
     found = collect(asked)
-    files.write(asked.json_file, json.dumps(_figures(found), indent=1) + "\n")
-    files.write(asked.page_file, page(found, given, asked.options + more))
-  print(f"page: {asked.page_file}")
+    pages.write(asked.json_file, found)
+    files.write(asked.page_file, page(found, given, options))
 
-
-def _figures(found):
-  """What JSON keeps of `collect`."""
-  parts = ("clean", "attacks", "certificate", "smoothing")
-  return {
-    name: {
-      key: [{part: report[part] for part in parts if part in report} for report in value]
-      if isinstance(value, list)
-      else value
-      for key, value in row.items()
-    }
-    for name, row in found.items()
-  }
+  rows = (stages(row, seed, asked, given) for seed, row in asked.turns())
+  jobs.run_rows(rows, publish, asked.page_file)
 
 
 if __name__ == "__main__":

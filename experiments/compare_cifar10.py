@@ -14,13 +14,9 @@ The budget is that of --config: the second command above is the small one, the t
 
 import dataclasses
 import functools
-import json
-import os
 import pathlib
 import re
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
@@ -154,7 +150,6 @@ def stages(row, seed, labels, asked, config, equal, size, strong=True):
     few = [] if labels == "all" else [f"--examples={labels}"]
     # Fewer images, seen more often: the same number of images and steps.
     train(row, run, *few, times=1 if labels == "all" else max(1, round(size / int(labels))))
-    classifier = f"{run}/classifier"
   else:
     base = find_row(row.encoder) if row.encoder else row
     encoder = f"{asked.work}/{base.name}-{seed}"
@@ -175,11 +170,10 @@ def stages(row, seed, labels, asked, config, equal, size, strong=True):
         flags.append(f"--epochs={more * int(settings(tuned, ())['epochs'])}")
     flags += asked.extra["finetune"]
     found.append(jobs.Stage("finetune", tuned, run, flags))
-    classifier = f"{run}/classifier"
   parts = {"evaluate": "evaluate"} | ({"autoattack": "autoattack_evaluate"} if strong else {})
   for part, ending in parts.items():
     folder = f"{asked.work}/{row.name}-{labels}-{seed}-{part}"
-    flags = [f"--classifier={classifier}", *shared, *asked.extra["evaluate"]]
+    flags = [f"--classifier={run}/classifier", *shared, *asked.extra["evaluate"]]
     found.append(jobs.Stage("evaluate", f"configs/{NAME}_{ending}.cfg", folder, flags))
   return found
 
@@ -193,7 +187,7 @@ def publish(asked, labels, config, equal, strong=None):
   document = compare_page.collect(jobs.ROOT / asked.work, ROWS, labels, given, equal)
   if not document["rows"]:
     return
-  files.write(asked.json_file, json.dumps(document, indent=1) + "\n")
+  pages.write(asked.json_file, document)
   compare_page.draw(document, asked.page_file.with_suffix(".png"))
   command = f"    python experiments/compare_cifar10.py{asked.options}"
   command += f" --strong_labels={strong}" * (strong is not None)
@@ -245,15 +239,13 @@ def compare(argv=None):
   examples = int(of_training["examples"]) if "examples" in of_training else None
   split = of_training.get("split", "train")
   source = sources.load(dataset, split, asked.data_dir, given.download, None, examples)
-  for seed, row in asked.turns():
-    for part in labels:
-      found = stages(
-        *(row, seed, part, asked, given.config, given.equal, source.size, part in strong)
-      )
-      if jobs.run_stages(found):
-        publish(asked, labels, given.config, given.equal, given.strong_labels)
-  publish(asked, labels, given.config, given.equal, given.strong_labels)
-  print(f"table: {asked.page_file}")
+  rows = (
+    stages(row, seed, part, asked, given.config, given.equal, source.size, part in strong)
+    for seed, row in asked.turns()
+    for part in labels
+  )
+  written = functools.partial(publish, *(asked, labels, given.config, given.equal))
+  jobs.run_rows(rows, functools.partial(written, given.strong_labels), asked.page_file)
 
 
 if __name__ == "__main__":

@@ -77,19 +77,14 @@ def collect(work, rows, labels, given, equal):
     found, trained = {}, {}
     for part in labels:
       of_part = {}
-      stronger = pages.finished(work, f"{row.name}-{part}", "autoattack")
-      for seed, folder in pages.finished(work, f"{row.name}-{part}", "evaluate").items():
-        report = pages.read(folder / "report.json")
-        strong = pages.read(stronger[seed] / "report.json") if seed in stronger else None
+      stronger = pages.reports(work, f"{row.name}-{part}", "autoattack")
+      for seed, report in pages.reports(work, f"{row.name}-{part}", "evaluate").items():
+        strong = stronger.get(seed)
         of_part[seed] = scores(report, strong)
         examples = report["clean"]["examples"]
         strong_examples = strong["clean"]["examples"] if strong else strong_examples
-        run = (
-          f"{row.name}-{part}-{seed}"
-          if row.protocol is None
-          else f"{row.encoder or row.name}-{seed}"
-        )
-        trained[seed] = work / run
+        run = f"{row.name}-{part}" if row.protocol is None else row.encoder or row.name
+        trained[seed] = work / f"{run}-{seed}"
       if of_part:
         found[part] = {"seeds": list(of_part)}
         for name in SCORES:
@@ -97,24 +92,13 @@ def collect(work, rows, labels, given, equal):
             found[part][name] = [values[name] for values in of_part.values()]
     if not found:
       continue
-    entries.append(
-      {
-        "system": row.system,
-        "pretext": row.pretext,
-        "robustness": row.robustness,
-        "protocol": row.protocol or "none",
-        "minutes": [pages.training_minutes(run) for _, run in sorted(trained.items())],
-        "images_seen": [images_seen(run) for _, run in sorted(trained.items())],
-        "gradients_per_image": row.gradients(int(given["attack_steps"])),
-        "labels": found,
-      }
-    )
-  return {
-    "rows": entries,
-    "equal": equal,
-    "examples": examples,
-    "strong_examples": strong_examples,
-  }
+    runs = [run for _, run in sorted(trained.items())]
+    entry = {name: getattr(row, name) for name in ("system", "pretext", "robustness")}
+    entry |= {"protocol": row.protocol or "none", "minutes": [*map(pages.training_minutes, runs)]}
+    entry["images_seen"] = [*map(images_seen, runs)]
+    entry["gradients_per_image"] = row.gradients(int(given["attack_steps"]))
+    entries.append({**entry, "labels": found})
+  return {"rows": entries, "equal": equal, "examples": examples, "strong_examples": strong_examples}
 
 
 def images_seen(run):
@@ -142,14 +126,8 @@ def table(document):
     "gradients": "Held equal: gradient evaluations, backbone and batch size.",
   }[document["equal"]]
   blocks = [text]
-  header = [
-    "system",
-    *(SCORES[name] for name in names),
-    "minutes",
-    "images seen",
-    "gradients",
-    "seeds",
-  ]
+  header = ["system", *(SCORES[name] for name in names)]
+  header += ["minutes", "images seen", "gradients", "seeds"]
   for part in parts:
     lines = []
     for row in document["rows"]:
@@ -157,16 +135,11 @@ def table(document):
         continue
       found = row["labels"][part]
       seen = statistics.fmean(row["images_seen"])
-      lines.append(
-        [
-          row["system"],
-          *(_cell(found.get(name, ()), ".3f" if name == "ece" else ".1f") for name in names),
-          f"{statistics.fmean(row['minutes']):.1f}",
-          f"{seen:,.0f}",
-          f"{seen * row['gradients_per_image']:,.0f}",
-          str(len(found["seeds"])),
-        ]
-      )
+      forms = {name: ".3f" if name == "ece" else ".1f" for name in names}
+      cells = [_cell(found.get(name, ()), form) for name, form in forms.items()]
+      cells += [f"{statistics.fmean(row['minutes']):.1f}", f"{seen:,.0f}"]
+      cells += [f"{seen * row['gradients_per_image']:,.0f}", str(len(found["seeds"]))]
+      lines.append([row["system"], *cells])
     title = "All labels" if part == "all" else f"{int(part):,} labels"
     blocks += [f"### {title}", tables.markdown(header, lines)]
   return "\n\n".join(blocks)

@@ -93,19 +93,19 @@ def _quoted(word):
   return name + equals + (shlex.quote(value) if value else "")
 
 
-def run_stages(found, ran=False):
+def run_stages(found):
   """Runs commands one after the other; those that once ran to their end are left out.
 
   A command finds out itself what is finished, and refuses a folder of other settings.  What it
   was asked is kept in the folder, so that a finished one need not even be started.
 
   Args:
-    found: `Stage`s; each needs the one before.
-    ran: whether what the first one needs was run just now.
+    found: an iterable of `Stage`s; each needs the one before, and is asked for once that is done.
 
   Returns:
     Whether anything was run.
   """
+  ran = False
   for stage in found:
     config = (ROOT / stage.config).read_text(encoding="utf-8") if stage.config else ""
     asked = stage.text + "\n\n" + config + stage.of
@@ -120,6 +120,27 @@ def run_stages(found, ran=False):
       sys.exit(code if code > 0 else 1)
     files.write(stamp, asked)
     ran = True
+  return ran
+
+
+def run_rows(rows, publish, page_file):
+  """Fills a table, and publishes it after each row that was run.
+
+  Args:
+    rows: an iterable of the `Stage`s of each.
+    publish: writes what is finished so far; called at the end, too.
+    page_file: that it writes.
+
+  Returns:
+    Whether anything was run.
+  """
+  ran = False
+  for stages in rows:
+    if run_stages(stages):
+      publish()
+      ran = True
+  publish()
+  print(f"page: {page_file}")
   return ran
 
 
@@ -260,14 +281,8 @@ def read(given: argparse.Namespace, name, rows, dataset):
   smaller = bool(given.dataset or any(extra.values()))
   usual = ROOT / work if smaller else ROOT / "docs" / "results"
   return Asked(
-    rows=wanted,
-    counts=parse_seeds(rows, given.seeds),
-    work=work,
-    dataset=given.dataset,
-    data_dir=data_dir,
-    shared=shared,
-    extra=extra,
-    options=options,
+    *(wanted, parse_seeds(rows, given.seeds), work, given.dataset, data_dir),
+    *(shared, extra, options),
     page_file=pathlib.Path(given.out_md or usual / f"{name}.md").absolute(),
     json_file=pathlib.Path(given.out_json or usual / f"{name}.json").absolute(),
   )

@@ -43,8 +43,7 @@ def collect(work, rows, options=""):
   """
   entries, evaluation = [], {}
   for row in rows:
-    folders = pages.finished(work, row.name, "report")
-    reports = {seed: pages.read(folder / "report.json") for seed, folder in folders.items()}
+    reports = pages.reports(work, row.name, "report")
     if not reports:
       continue
     first = next(iter(reports.values()))
@@ -127,17 +126,11 @@ def table(document):
   rows = []
   for row in document["rows"]:
     mu, paper = row.get("deterministic"), row.get("paper")
-    rows.append(
-      [
-        row["system"],
-        "all" if row["labels"] else "none",
-        *(pages.mean(row[name]) for name in SCORES),
-        " / ".join(pages.mean(mu[name]) for name in SCORES) if mu else "",
-        pages.mean(row["minutes"], ".1f"),
-        str(len(row["seeds"])),
-        f"{paper['clean']} / {paper['pgd']}" if paper else "",
-      ]
-    )
+    cells = [row["system"], "all" if row["labels"] else "none"]
+    cells += [pages.mean(row[name]) for name in SCORES]
+    cells += [" / ".join(pages.mean(mu[name]) for name in SCORES) if mu else ""]
+    cells += [pages.mean(row["minutes"], ".1f"), str(len(row["seeds"]))]
+    rows.append([*cells, f"{paper['clean']} / {paper['pgd']}" if paper else ""])
   evaluation = document["evaluation"]
   first, second = evaluation["attacks"]
   text = (

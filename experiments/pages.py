@@ -16,13 +16,24 @@ def read(file):
   return json.loads(file.read_text(encoding="utf-8"))
 
 
-def finished(work, name, ending, file="report.json"):
-  """{seed: folder} of the folders NAME-SEED-ENDING that hold a file, by seed."""
+def write(file, content):
+  """Writes what JSON can hold."""
+  files.write(file, json.dumps(content, indent=1) + "\n")
+
+
+def finished(work, name, ending):
+  """{seed: folder} of the folders NAME-SEED-ENDING that hold a report, by seed."""
   found = {}
-  for path in work.glob(f"{name}-*-{ending}/{file}"):
+  for path in work.glob(f"{name}-*-{ending}/report.json"):
     if matched := re.fullmatch(rf"{name}-(\d+)-{ending}", path.parent.name):
       found[int(matched[1])] = path.parent
   return dict(sorted(found.items()))
+
+
+def reports(work, name, ending):
+  """{seed: what report.json holds} of the finished folders NAME-SEED-ENDING, by seed."""
+  folders = finished(work, name, ending).items()
+  return {seed: read(folder / "report.json") for seed, folder in folders}
 
 
 def percent(share):

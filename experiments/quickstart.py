@@ -46,17 +46,12 @@ def stages(folder):
   for system, (name, changes) in SYSTEMS.items():
     run, data = f"{folder}/{name}", "--dataset=digits"
     unchecked = ["--nochecks"] if system == "SimCLR" else []
+    head = [f"--encoder={run}/encoder", data, "--weight_decay=1"]
+    tested = [f"--classifier={run}-slf/classifier", data, *MEASURED, *unchecked]
     found[system] = [
       jobs.Stage("train", CONFIG, run, [*changes, *TRAINED]),
-      jobs.Stage(
-        "finetune", None, f"{run}-slf", [f"--encoder={run}/encoder", data, "--weight_decay=1"]
-      ),
-      jobs.Stage(
-        "evaluate",
-        None,
-        f"{run}-report",
-        [f"--classifier={run}-slf/classifier", data, *MEASURED, *unchecked],
-      ),
+      jobs.Stage("finetune", None, f"{run}-slf", head),
+      jobs.Stage("evaluate", None, f"{run}-report", tested),
     ]
   return found
 

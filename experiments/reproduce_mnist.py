@@ -11,13 +11,9 @@ done again, so the same command resumes after an interruption.
 
 import dataclasses
 import functools
-import json
-import os
 import pathlib
 import shutil
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
@@ -116,7 +112,7 @@ def publish(work, page_file, json_file, options=""):
   document = mnist_page.collect(work, ROWS, options)
   if not document["rows"]:
     return
-  files.write(json_file, json.dumps(document, indent=1) + "\n")
+  pages.write(json_file, document)
   page_file.parent.mkdir(parents=True, exist_ok=True)
   mnist_page.draw(document, page_file.with_suffix(".png"))
   pictures = {
@@ -146,11 +142,9 @@ def reproduce(argv=None):
   given = jobs.parser(__doc__, "mnist", ROWS, "mnist").parse_args(argv)
   asked = jobs.read(given, "mnist", ROWS, "mnist")
   page_file, work = asked.page_file, jobs.ROOT / asked.work
-  ran = False
-  for seed, row in asked.turns():
-    if jobs.run_stages(stages(row, seed, asked.work, shared=asked.shared, extra=asked.extra)):
-      publish(work, page_file, asked.json_file, asked.options)
-      ran = True
+  rows = (stages(row, seed, asked.work, asked.shared, asked.extra) for seed, row in asked.turns())
+  written = functools.partial(publish, work, page_file, asked.json_file, asked.options)
+  ran = jobs.run_rows(rows, written, page_file)
   pictures = {
     ending: page_file.with_name(f"{page_file.stem}_{ending}.png")
     for ending in ("latent_map", "reconstructions")
@@ -163,8 +157,7 @@ def reproduce(argv=None):
   drawn = work / "vae_urkle-0" / "figures" / "reconstructions.png"
   if drawn.exists():
     shutil.copyfile(drawn, pictures["reconstructions"])
-  publish(work, page_file, asked.json_file, asked.options)
-  print(f"table: {page_file}")
+  written()  # with the pictures
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ they were.  Choices are made on train[45000:47000]; the table is of 2,000 test i
 finished is not run again.
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -27,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 import urkle_tf
-from experiments import pages
+from experiments import jobs, pages
 from urkle_tf import attacks
 from urkle_tf.data import pipeline, sources
 from urkle_tf.evaluation.calibration import wilson
@@ -37,6 +36,9 @@ layers = keras.layers
 EPSILON = 4 / 255
 LEARN, CHECK, TEST = "train[:45000]", "train[45000:45500]", "test[:2000]"
 ROBUSTIFY = {
+  "drop_in": True,
+  "dataset": "cifar10",
+  "split": LEARN,
   "augment": "crop(padding=4)",
   "epsilon": EPSILON,
   "attack": "n_fgsm",
@@ -186,16 +188,9 @@ def measured(encoder, head, images, labels):
 
 def zero_shot(file, prototypes, split, data):
   """{"clean", "pgd"}: the accuracy of an encoder's cosines with class vectors."""
-  report = urkle_tf.assess(
-    encoder=str(file),
-    prototypes=str(prototypes),
-    dataset="cifar10",
-    split=split,
-    attacks="pgd(steps=20)",
-    epsilon=EPSILON,
-    checks=False,
-    **data,
-  )
+  asked = {"attacks": "pgd(steps=20)", "epsilon": EPSILON, "checks": False}
+  data = {"dataset": "cifar10", "split": split, **data}
+  report = urkle_tf.assess(encoder=str(file), prototypes=str(prototypes), **asked, **data)
   return {"clean": report["clean"]["accuracy"], "pgd": report["attacks"][0]["accuracy"]}
 
 
@@ -219,15 +214,7 @@ def figures(run, name, options, work, data, splits, epochs):
   encoder, minutes = original, 0.0
   if options is not None:
     start = time.process_time()
-    encoder = urkle_tf.robustify(
-      original,
-      work / run,
-      drop_in=True,
-      dataset="cifar10",
-      split=LEARN,
-      **{**ROBUSTIFY, **options},
-      **data,
-    )
+    encoder = urkle_tf.robustify(original, work / run, **{**ROBUSTIFY, **options, **data})
     minutes, model = (time.process_time() - start) / 60, work / run / "model.keras"
   found = {"minutes": minutes}
   for key, split in splits.items():
@@ -235,8 +222,7 @@ def figures(run, name, options, work, data, splits, epochs):
     if name == TEXT:
       found[key] = zero_shot(model, head, split, data)
     else:
-      top = keras.saving.load_model(head, compile=False)
-      found[key] = measured(encoder, top, images, labels)
+      found[key] = measured(encoder, keras.saving.load_model(head, compile=False), images, labels)
     found[key] |= {"drift": drift(encoder, original, images), "examples": len(images)}
   files.write(file, json.dumps(found))
   return found
@@ -309,9 +295,7 @@ def page(rows, epochs):
 
 def main():
   """The command line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-  )
+  parser = jobs.Parser(__doc__)
   parser.add_argument("--data_dir")
   parser.add_argument("--work", default="runs/robustify_cifar10")
   parser.add_argument("--epochs", type=int, default=4, help="of the training with labels")
@@ -335,4 +319,4 @@ def main():
 
 
 if __name__ == "__main__":
-  main()
+  jobs.main(main)

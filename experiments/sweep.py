@@ -17,16 +17,12 @@ and tensorboard --logdir=OUT/hparams compares them.
 
 import hashlib
 import itertools
-import json
 import math
-import os
 import pathlib
 import random
 import re
 import shlex
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
@@ -154,8 +150,7 @@ def table(rows, by=None):
   columns = list(dict.fromkeys(name for _, found in rows for name in found or ()))
   if by is not None:
     name, sign = by.removeprefix("-"), 1 if by.startswith("-") else -1
-    if name not in columns:
-      raise errors.unknown("column", name, columns)
+    errors.one_of("column", name, columns)
     worst = float("inf")
     rows = sorted(rows, key=lambda row: sign * (row[1] or {}).get(name, sign * worst))
   lines = []
@@ -195,8 +190,7 @@ def main():
   add("--by", metavar="COLUMN", help="sorts the table, largest first; -COLUMN: smallest first")
   add("--list", action="store_true", help="print the commands, one a line, and run nothing")
   given = parser.parse_args()
-  if given.random is not None and given.random < 1:
-    raise errors.UserError(f"--random must be at least 1, got {given.random}")
+  errors.flags_at_least(1, vars(given), "random")
   wanted = points(read_values(given.values), given.random, given.seed)
   place = jobs.within(given.output_dir)
   if given.list:
@@ -218,7 +212,7 @@ def main():
     shown = table(rows, given.by if any(found for _, found in rows) else None)
     files.write(out / "sweep.md", shown)
     kept = [{"values": point, "results": found} for point, found in rows]
-    files.write(out / "sweep.json", json.dumps(kept, indent=1) + "\n")
+    pages.write(out / "sweep.json", kept)
   print(f"\n{shown}\n{place}/sweep.md; to compare: tensorboard --logdir={place}/hparams")
   if not all(found for _, found in rows):
     sys.exit(1)

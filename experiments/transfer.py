@@ -14,14 +14,10 @@ already is not done again, so the same command resumes after an interruption.
 import collections
 import functools
 import itertools
-import json
-import os
 import pathlib
 import re
 import shlex
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
@@ -107,8 +103,8 @@ def flags(**settings):
   return [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
 
 
-def run_one(given, folder, encoder, metadata, task, protocol, seed):
-  """Makes and measures one predictor; returns whether anything was done."""
+def stages(given, folder, encoder, metadata, task, protocol, seed):
+  """The commands that make and measure one predictor; the second depends on what there is then."""
   load = lambda split, examples: source(task, split, examples, given.data_dir, given.download)  # noqa: E731
   height, width, _ = metadata["image_size"]
   data = flags(
@@ -130,8 +126,7 @@ def run_one(given, folder, encoder, metadata, task, protocol, seed):
   head += [] if protocol.startswith("slf") else attacked
   made = f"{folder}/{slug(protocol)}-{seed}"
   words = [*data, *head, *shlex.split(given.extra_finetune)]
-  stages = [jobs.Stage("finetune", None, made, words, metadata["fingerprint"])]
-  ran = jobs.run_stages(stages)
+  yield jobs.Stage("finetune", None, made, words, metadata["fingerprint"])
   words = [*data, *attacked, f"--split={given.test_split}"]
   if given.test_examples:
     words += flags(examples=at_most(given.test_examples, load(given.test_split, None)))
@@ -140,8 +135,7 @@ def run_one(given, folder, encoder, metadata, task, protocol, seed):
   else:
     words += [f"--classifier={made}/classifier", f"--attacks={given.attacks}"]
     words += ["--representation_examples=0", *shlex.split(given.extra_evaluate)]
-  report = jobs.Stage("evaluate", None, f"{made}-report", words, metadata["fingerprint"])
-  return jobs.run_stages([report], ran)
+  yield jobs.Stage("evaluate", None, f"{made}-report", words, metadata["fingerprint"])
 
 
 # --- What came out ---
@@ -321,8 +315,7 @@ def _command(given):
 def transfer(argv=None):
   """The command line, without the handling of errors."""
   given = _parser().parse_args(argv)
-  if given.seeds < 1:
-    raise errors.UserError(f"--seeds must be at least 1, got {given.seeds}")
+  errors.at_least(1, None, seeds=given.seeds)
   folders = encoders(given.encoder)
   tasks, protocols = spec.split(given.tasks), spec.split(given.protocols)
   check_names([*map(shown, tasks)], "task")
@@ -342,17 +335,19 @@ def transfer(argv=None):
 
   def publish():
     document = collect(work, folders, tasks, protocols, constant)
-    files.write(json_file, json.dumps(document, indent=1) + "\n")
+    pages.write(json_file, document)
     files.write(page_file, page(document, _command(given)))
+
+  def place(name, task):
+    return f"{jobs.within(work)}/{slug(name)}/{slug(shown(task))}"
 
   # A whole table of one seed first.
   every = itertools.product(range(given.seeds), tasks, folders.items(), protocols)
-  for seed, task, (name, path), protocol in every:
-    folder = f"{jobs.within(work)}/{slug(name)}/{slug(shown(task))}"
-    if run_one(given, folder, path, metadata[name], task, protocol, seed):
-      publish()
-  publish()
-  print(f"table: {page_file}")
+  rows = (
+    stages(given, place(name, task), path, metadata[name], task, protocol, seed)
+    for seed, task, (name, path), protocol in every
+  )
+  jobs.run_rows(rows, publish, page_file)
 
 
 if __name__ == "__main__":

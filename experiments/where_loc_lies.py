@@ -7,12 +7,10 @@ Pre-training and heads see train[:45000] of CIFAR-10; every figure is of 2,000 o
 images.  What is finished is not run again.  Prints the table as Markdown.
 """
 
-import os
 import pathlib
 import statistics
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 from experiments import jobs, pages

@@ -6,7 +6,6 @@ seconds to start.
 """
 
 import json
-import logging
 import os
 import pathlib
 import re
@@ -19,7 +18,6 @@ import pytest
 from PIL import Image
 
 import urkle_tf
-from urkle_tf import command_line
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -44,49 +42,28 @@ SHORT = {  # of arguments
 # A code of 0 is a command without a mistake: what came before it in its folder does no harm.
 CASES = """
 2 train: no folder for the run | give --output_dir=FOLDER | {tiny}
-2 train: unknown data set | 'mnist' | --dataset=mnst --output_dir={tmp}/new
 2 train: data not prepared | is not prepared in '{tmp}/cifar10 | --dataset=cifar10 \
   --data_dir={tmp} --output_dir={tmp}/new
-2 train: wrong data_dir | data_dir '{tmp}/nowhere' is not a folder | --dataset=cifar10 \
-  --data_dir={tmp}/nowhere --output_dir={tmp}/new
-2 train: folder that is not there | nowhere | {folder} --dataset=folder:{tmp}/nowhere
 2 train: corrupt image | corrupt/cat/torn.png | {folder} --dataset=folder:{tmp}/corrupt
 2 train: corrupt image found while training | corrupt/cat/torn.png | {folder} \
   --dataset=folder:{tmp}/corrupt --split=all --batch_size=13
 2 train: empty class folder | empty/dog | {folder} --dataset=folder:{tmp}/empty
-2 train: negative epsilon | epsilon | {new} --epsilon=-0.1
-2 train: epsilon of 8 | 0-255 | {new} --epsilon=8
-2 train: large batch | 32 examples | {run} --batch_size=33
-2 train: images smaller than the network needs | at least 32x32 | {run} --encoder=convnet(layers=6)
-2 train: a cell that makes no sense | the pretext has 2 views | {run} \
-  --robustness=urkle(attacked=3)
-2 train: trades without predictions | use --pretext=supervised or --pretext=ae | {run} \
-  --robustness=trades
-2 train: urkle on points | use --pretext=vae | {run} --pretext=ae
-2 train: negative beta of a VAE | beta must be at least 0, got -1 | {run} --pretext=vae(beta=-1)
 2 train: no labels for the supervised pretext | supervised pretext needs labels | {folder} \
   --dataset=folder:{tmp}/loose --split=all --batch_size=2 --pretext=supervised --robustness=none
 2 train: unknown robustness | urkle | {run} --robustness=urkel
-2 train: unknown pretext | simclr | {run} --pretext=simclear
 1 train: file in the way | {tmp}/file/run | {tiny} --output_dir={tmp}/file/run
 1 train: full disk | No space left on device | {tiny} --output_dir={tmp}/full
 0 train: training |  | {run}
 2 train: folder of other settings | holds a run with --epsilon=0.1 | {run} --epsilon=0.2
 0 train: training again |  | {run}
 2 finetune: no encoder | give --encoder=FOLDER | --output_dir={tmp}/head
-2 finetune: wrong encoder | {tmp} | --encoder={tmp} --output_dir={tmp}/head
-2 finetune: images of another size | 8 | {tuned} --image_size=16
 2 finetune: images without labels | label | {tuned} --dataset=folder:{tmp}/loose --split=all
-2 finetune: unknown protocol | slf | {tuned} --protocol=slg
-2 finetune: unknown head | linear | {tuned} --head=liner
 0 finetune: fine-tuning |  | {tuned}
 2 finetune: head of other settings | holds a run with --seed=0 | {tuned} --seed=1
 2 evaluate: no classifier | give --classifier=FOLDER | --output_dir={tmp}/report
 2 evaluate: encoder in place of a classifier | classifier | {measured} \
   --classifier={tmp}/run/encoder
 2 evaluate: no report folder | give --output_dir=FOLDER | {measure}
-2 evaluate: unknown attack | did you mean 'pgd' | {measured} --attacks=pdg
-2 evaluate: one epsilon of several of 8 | 0-255 | {measured} --epsilons=8/255,8
 0 evaluate: evaluation |  | {measured}
 2 evaluate: report of other settings | holds a run with --seed=0 | {measured} --seed=1
 2 embed: no encoder to embed with | give --encoder=FOLDER | --output_dir={tmp}/embedded
@@ -194,23 +171,6 @@ def test_what_was_refused_left_nothing_behind(outcomes):
 # Processes of their own.
 
 
-@pytest.mark.full
-def test_train_as_a_process_says_one_line_only(tmp_path):
-  run = tmp_path / "run"
-  done = _process("-m", "urkle_tf.train", *TINY.split(), "--epsilon=8/2", f"--output_dir={run}")
-  _is_one_line(done.returncode, done.stderr)
-  assert "epsilon" in done.stderr
-  assert not run.exists()
-
-
-@pytest.mark.full
-def test_finetune_as_a_process_says_one_line_only(tmp_path):
-  done = _process("-m", "urkle_tf.finetune", "--encoder=nowhere", f"--output_dir={tmp_path}/run")
-  _is_one_line(done.returncode, done.stderr)
-  assert "nowhere" in done.stderr
-  assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize(
   "arguments, words",
   [
@@ -241,48 +201,14 @@ def test_comment_after_a_value_in_a_flagfile(tmp_path, line):
   assert line.lstrip("-").split("=")[0] in done.stderr
 
 
-def test_what_the_user_cannot_mend_is_not_said():
-  record = lambda path, text: logging.LogRecord("absl", 30, path, 1, text, (), None)  # noqa: E731
-  shown = command_line._worth_showing
-  traced = "5 out of the last 13 calls to f triggered tf.function retracing"
-  assert not shown(record("polymorphic_function.py", traced))
-  assert not shown(record("/tensorflow_datasets/core/load.py", "no such folder"))
-  assert shown(record("folders.py", "3 images are left out"))
-
-
 def test_version():
   done = _process("-m", "urkle_tf.train", "--version")
   expected = f"urkle_tf {urkle_tf.__version__}\n"
   assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
 
 
-@pytest.mark.parametrize(
-  "command, main, names",
-  [
-    (
-      "train",
-      ["dataset", "output_dir", "pretext", "robustness", "epsilon"],
-      ["beta_warmup_epochs", "strategy"],
-    ),
-    ("finetune", ["encoder", "output_dir", "protocol", "labels"], ["augment_copies"]),
-    ("evaluate", ["classifier", "output_dir", "attacks", "html"], ["representation_examples"]),
-    ("embed", ["encoder", "dataset", "projector_examples"], []),
-  ],
-)
-def test_help_fits_a_screen_and_helpfull_lists_all(command, main, names):
+@pytest.mark.parametrize("command", ["train", "finetune", "evaluate", "embed"])
+def test_help(command):
   done = _process("-m", f"urkle_tf.{command}", "--help")
   assert (done.returncode, done.stderr) == (0, "")
-  lines = done.stdout.splitlines()
-  assert len(lines) <= 24
-  assert max(map(len, lines)) <= 80
   assert f"python -m urkle_tf.{command}" in done.stdout
-  full = _process("-m", f"urkle_tf.{command}", "--helpfull")
-  assert (full.returncode, full.stderr) == (0, "")
-  found = [
-    re.findall(r"^  --(?:\[no\])?(\w+) ", text, re.MULTILINE) for text in (done.stdout, full.stdout)
-  ]
-  assert set(main) <= set(found[0])
-  assert {*main, *names, "verbosity"} <= set(found[1])
-  assert len(found[1]) == len(set(found[1]))
-  common = [name for name in found[1] if name in found[0]]
-  assert found[1][: len(common) - 1] == common[:-1]  # the main ones first, then the rest

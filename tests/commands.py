@@ -57,10 +57,27 @@ def run(command, arguments, in_memory=None):
     text = file.read().decode()
   if in_memory is not None:
     sources.IN_MEMORY_BYTES = usual
-  flags.FLAGS.unparse_flags()
-  if kept:  # absl defines flags once a process
-    flags.FLAGS.remove_flag_values({name: flags.FLAGS[name] for name in set(flags.FLAGS) - kept})
+  if kept:
+    _forget(kept)
   return code, text
+
+
+@contextlib.contextmanager
+def defined(command):
+  """The names of a command's flags, which absl knows within the block."""
+  from urkle_tf import command_line, settings
+
+  kept = set(flags.FLAGS)
+  try:
+    yield command_line.define(settings.COMMANDS[command])
+  finally:
+    _forget(kept)
+
+
+def _forget(kept):
+  """Undoes the flags that were defined since; absl defines flags once a process."""
+  flags.FLAGS.unparse_flags()
+  flags.FLAGS.remove_flag_values(dict.fromkeys(set(flags.FLAGS) - kept, 0))
 
 
 def here(words, cwd=".", **options):

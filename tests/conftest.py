@@ -46,6 +46,24 @@ def mirrored():
 
 
 @pytest.fixture
+def on_two(mirrored):
+  """A function (call, array) that calls `call` with each half of an array on a replica.
+
+  It returns what both give, of replica 0 first, as arrays in the structure that `call` returns.
+  """
+
+  def run(call, array):
+    halves = mirrored.experimental_distribute_values_from_function(
+      lambda context: tf.constant(np.split(array, 2)[context.replica_id_in_sync_group])
+    )
+    found = mirrored.run(tf.function(call), args=(halves,))
+    join = lambda value: np.concatenate(mirrored.experimental_local_results(value))  # noqa: E731
+    return tf.nest.map_structure(join, found)
+
+  return run
+
+
+@pytest.fixture
 def rng():
   """A NumPy generator, the same for every test."""
   return np.random.default_rng(0)

@@ -1,26 +1,16 @@
 """Anything that people may type, lay in a folder or hand over ends in a result or in one line."""
 
-import contextlib
-import importlib
 import io
-import json
-import pathlib
-import sys
 
 import hypothesis
 import numpy as np
-import pytest
-from absl import flags
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments import table
-from urkle_tf import command_line, errors, pretexts, robustness, spec
+from urkle_tf import errors, pretexts, robustness, spec
 from urkle_tf.data import augment, folders, labellings, sources, splits
-from urkle_tf.evaluation import plans, report, store
-from urkle_tf.networks.saved import trust
+from urkle_tf.evaluation import plans
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A loaded machine may take long; what fixtures hold is made anew by each example.
 UNHURRIED = hypothesis.settings(
   deadline=None,
@@ -40,11 +30,6 @@ PARTS = st.sampled_from(
   ]
 )
 TEXTS = st.lists(PARTS, max_size=9).map("".join) | st.text(max_size=20)
-VALUES = st.recursive(
-  st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-  lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
-  max_leaves=6,
-)
 
 
 def ends_well(call, *arguments):
@@ -79,61 +64,6 @@ def test_specs(text):
 @hypothesis.given(TEXTS, st.integers(0, 40))
 def test_splits(text, size):
   ends_well(splits.select, "digits", text, {"train": size, "test": 7})
-
-
-@pytest.fixture(scope="module", params=["train", "evaluate"])
-def command(request):
-  """A function of words to (exit code, standard error, settings): nothing else is done."""
-  kept, called = set(flags.FLAGS), []
-  with pytest.MonkeyPatch.context() as patch:
-    run = command_line.run
-    patch.setattr(command_line, "run", lambda function, names: called.append(names))
-    module = importlib.import_module(f"urkle_tf.{request.param}")
-    module.main()
-
-  def start(words):
-    found, said = [], io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
-      patch.setattr(sys, "argv", [request.param, *words])
-      with contextlib.redirect_stdout(io.StringIO()):
-        try:
-          run(lambda **settings: found.append(settings), called[0])
-          code = 0
-        except SystemExit as error:
-          code = error.code or 0
-    flags.FLAGS.unparse_flags()
-    for name in called[0]:
-      flags.FLAGS[name].using_default_value, flags.FLAGS[name].present = True, 0
-      flags.FLAGS[name].value = flags.FLAGS[name].default
-    return code, said.getvalue(), found
-
-  yield start
-  flags.FLAGS.unparse_flags()
-  flags.FLAGS.remove_flag_values(dict.fromkeys(set(flags.FLAGS) - kept, 0))
-
-
-NAMES = st.sampled_from(
-  [
-    *("epsilon", "epochs", "dataset", "seed", "batch_size", "download", "nodownload", "trust"),
-    *("epsilons", "flagfile", "eot", "epochss", "undefok", "", "pretext", "labels"),
-  ]
-)
-
-
-@few(60)
-@hypothesis.given(words=st.lists(st.tuples(NAMES, TEXTS) | TEXTS, max_size=4))
-def test_flags(command, words):
-  words = [f"--{word[0]}={word[1]}" if isinstance(word, tuple) else word for word in words]
-  words = [word for word in words if "\0" not in word and "flagfile" not in word]
-  code, said, found = command(words)
-  assert not trust.is_granted()
-  if code == 0:
-    assert "error" not in said
-    return
-  assert code == 2
-  assert found == []
-  assert said.startswith("error: ")
-  assert said.count("\n") == 1
 
 
 # --- Images and folders ---
@@ -211,48 +141,3 @@ def test_folders_of_anything(tmp_path_factory, things, split):
         assert name == "inner" or 0 <= int(image[0, 0, 0]) - COLOURS[name] < 10
     return
   assert "\n" not in refused
-
-
-# --- Reports ---
-
-
-PART = {"mode": "sampled", "accuracy": 0.5, "interval": [0.4, 0.6]}
-ATTACK = PART | {"name": "pgd", "norm": "linf", "epsilon": 0.1, "steps": 2, "restarts": 1}
-REPORT = {"clean": PART, "attacks": [ATTACK], "config": {"fingerprint": "a"}}
-REPORTS = (
-  VALUES
-  | st.fixed_dictionaries(dict.fromkeys(REPORT, VALUES))
-  | st.tuples(st.sampled_from(sorted(ATTACK)), VALUES).map(
-    lambda change: REPORT | {"attacks": [ATTACK | dict([change])]}
-  )
-)
-
-
-@few(120)
-@hypothesis.given(content=REPORTS.map(json.dumps) | st.text(max_size=20))
-def test_readers_of_reports(tmp_path, content):
-  (tmp_path / "report.json").write_text(content, encoding="utf-8", errors="replace")
-  ends_well(report.finished, tmp_path, "model", "a")
-  said = io.StringIO()
-  with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
-    patch.setattr(sys, "argv", ["table", f"A={tmp_path}"])
-    refused = None
-    try:
-      table.main()
-    except SystemExit as error:
-      refused = str(error.code)
-  if refused is None:
-    assert said.getvalue().startswith("| system |")
-    return
-  assert refused.startswith("error: ")
-  assert "\n" not in refused
-
-
-@few(80)
-@hypothesis.given(content=st.binary(max_size=200))
-def test_parts_of_an_evaluation(tmp_path, content):
-  (tmp_path / "one.npz").write_bytes(content)
-  (tmp_path / "rows.json").write_bytes(content)
-  kept = store.Store(tmp_path, {"fingerprint": "a"})
-  assert kept.find("one") is None
-  assert kept.json("rows", lambda: [1]) is not None

@@ -77,33 +77,6 @@ TREES = {name: ast.parse(file.read_text("utf-8")) for name, file in MODULES.item
 EDGES = {name: set(imported(tree, MODULES)) for name, tree in TREES.items()}
 
 
-def test_imports_are_found_in_every_form():
-  text = (
-    "import urkle_tf\nfrom urkle_tf import errors, spec\nfrom urkle_tf.data.pipeline import views\n"
-    "import urkle_tf_other\ndef f():\n  from urkle_tf.export import hub\n  import urkle_tf.train"
-  )
-  known = {"errors", "spec", "data.pipeline", "export", "export.hub", "train"}
-  found = set(imported(ast.parse(text), known))
-  assert found == {"", "errors", "spec", "data.pipeline", "export.hub", "train"}
-
-
-@pytest.mark.parametrize(
-  ("edges", "found"),
-  [
-    ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
-    ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, ["b", "c"]),
-    ({"a": {"a"}}, ["a"]),
-  ],
-)
-def test_circles_are_found(edges, found):
-  assert circles(edges) == found
-
-
-def test_functions_are_measured():
-  text = "class A:\n  def f(self, x, *, y):\n    def g(): pass\n    return g\n"
-  assert list(sizes(ast.parse(text))) == [("A.f", 3, 2), ("A.f.g", 1, 0)]
-
-
 def test_every_module_has_its_layer():
   assert {name.split(".")[0] for name in MODULES} == set(LEVEL)
   assert len({name for name in LEVEL if name}) <= 22

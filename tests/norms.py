@@ -11,6 +11,36 @@ def total(values):
   return tf.reduce_sum(values, [1, 2, 3])
 
 
+def linear_maximum(x, g, norm, epsilon):
+  """The offset that maximises g . offset in ball and box, for one flat image."""
+  room = np.where(g > 0, 1 - x, x)
+  if norm == "linf":
+    return np.sign(g) * np.minimum(epsilon, room)
+  if norm == "l1":  # greedy: the largest gradients first, each up to its bound
+    offset, budget = np.zeros_like(x), epsilon
+    for i in np.argsort(-np.abs(g)):
+      offset[i] = np.sign(g[i]) * min(room[i], budget)
+      budget -= abs(offset[i])
+    return offset
+  low, high = 0.0, 1e6  # offset = clip(t * g) with the t that spends the budget
+  for _ in range(200):
+    t = (low + high) / 2
+    offset = np.sign(g) * np.minimum(t * np.abs(g), room)
+    low, high = (t, high) if np.linalg.norm(offset) < epsilon else (low, t)
+  return offset
+
+
+def assert_inside(points, images, norm, epsilon):
+  """Points are in the ball around images up to float32's rounding, and in [0, 1] exactly."""
+  points = np.asarray(points)
+  assert points.dtype == np.float32
+  assert np.isfinite(points).all()
+  assert points.min() >= 0
+  assert points.max() <= 1
+  distance = norms(np.float64(points) - np.float64(images), norm)
+  assert (distance <= epsilon + 1e-6 * max(1, epsilon)).all()
+
+
 def norms(values, norm):
   """[n, ...] -> float64 [n]: the norm of each example."""
   values = np.asarray(values, np.float64)

@@ -8,13 +8,17 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from email import parser
 
+import commands
 import pytest
-from packaging import requirements, specifiers
+from absl import flags
+from packaging import requirements
+
+import urkle_tf
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "urkle_tf"
+CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
 COMMANDS = ("train", "finetune", "evaluate", "embed")
 
 
@@ -64,62 +68,14 @@ def wheel(tmp_path_factory):
     yield archive
 
 
-@pytest.fixture(scope="module")
-def metadata(wheel):
-  (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
-  return parser.Parser().parsestr(wheel.read(name).decode())
-
-
-def test_wheel_holds_the_version_that_the_package_states(metadata):
-  import urkle_tf
-
-  assert metadata["Name"].replace("-", "_") == "urkle_tf"
-  assert metadata["Version"] == urkle_tf.__version__
-
-
-def test_citation_states_the_same_version(metadata):
-  lines = (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
-  assert f"version: {metadata['Version']}" in lines
-
-
-def test_wheel_asks_for_python_3_11_to_3_13(metadata):
-  accepted = specifiers.SpecifierSet(metadata["Requires-Python"])
-  tried = ("3.10.13", "3.11.0", "3.13.9", "3.14.0")
-  assert [version in accepted for version in tried] == [False, True, True, False]
-
-
-def test_wheel_names_what_it_needs(metadata):
-  needed = [requirements.Requirement(text) for text in metadata.get_all("Requires-Dist")]
-  always = {r.name.replace("_", "-"): r for r in needed if r.marker is None}
-  assert " ".join(sorted(always)) == (
-    "absl-py importlib-resources keras keras-cv matplotlib numpy scikit-learn scipy tensorboard "
-    "tensorflow tensorflow-datasets tensorflow-metadata tensorflow-probability tqdm"
-  )
-  assert always["tensorflow-probability"].extras == {"tf"}
-  assert "2.19.1" in always["tensorflow"].specifier
-  assert "2.18.1" not in always["tensorflow"].specifier
-  assert "3.14.1" not in always["keras"].specifier
-  assert set(metadata.get_all("Provides-Extra")) == {
-    "test",
-    "attacks",
-    "docs",
-    "gpu",
-    "hub",
-    "judge",
-    "notebooks",
-  }
-  attacks = {r.name for r in needed if r.marker and r.marker.evaluate({"extra": "attacks"})}
-  assert attacks == {"adversarial-robustness-toolbox", "foolbox", "statsmodels"}
-
-
 def test_wheel_ships_every_module_its_types_presets_and_licence_and_nothing_else(wheel):
   shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
   modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
   files = (path for path in PACKAGE.glob("networks/presets/*/*") if path.is_file())
   presets = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
-  assert shipped == modules | presets | PRESET | {"urkle_tf/py.typed", "urkle_tf/__init__.pyi"}
-  for name in PRESET:
-    assert wheel.read(name) == name.encode()
+  others = {"urkle_tf/py.typed", "urkle_tf/__init__.pyi", "urkle_tf/evaluation/report/page.css"}
+  assert shipped == modules | presets | PRESET | others
+  assert f"urkle_tf-{urkle_tf.__version__}.dist-info/METADATA" in wheel.namelist()
   assert any(name.endswith("/LICENSE") for name in wheel.namelist())
 
 
@@ -158,23 +114,6 @@ def environment(code, **variables):
     text=True,
     env={**os.environ, **variables},
   )
-
-
-def test_environment_takes_the_python_that_it_is_told_to_or_says_what_to_do(tmp_path):
-  assert environment("find_python", PYTHON=sys.executable).stdout.strip() == sys.executable
-  # A PATH on which every python is there and none runs, as a version manager's shims are.
-  for name in ("python3.13", "python3.12", "python3.11", "python3", "python"):
-    (tmp_path / name).write_text("#!/bin/sh\nexit 127\n")
-    (tmp_path / name).chmod(0o755)
-  for name in ("bash", "dirname", "sh"):
-    (tmp_path / name).symlink_to(shutil.which(name))
-  none = environment("find_python", PATH=str(tmp_path), PYTHON="")
-  wrong = environment("find_python", PYTHON=str(tmp_path / "none"))
-  versions = "Python 3.11, 3.12 or 3.13"
-  for result, words in ((none, f"needs {versions}"), (wrong, f"is not a {versions}")):
-    assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
-    assert words in line
 
 
 # --- Versions ---
@@ -222,38 +161,6 @@ def test_the_oldest_versions_are_the_lower_bounds():
     assert series == f"{lowest}.*"
 
 
-@pytest.mark.parametrize(
-  ("variables", "extras", "folder", "file"),
-  [
-    ({}, "test", ".venv", "launch/constraints.txt"),
-    ({}, "", ".venv", "/dev/null"),
-    ({"URKLE_VERSIONS": "oldest"}, "test", ".venv-oldest", ".venv-oldest.txt"),
-    ({"URKLE_VERSIONS": "newest"}, "test", ".venv-newest", "/dev/null"),
-  ],
-)
-def test_which_versions_are_installed_where(tmp_path, variables, extras, folder, file):
-  (tmp_path / "launch").mkdir()
-  for name in ("setup.py", "launch/environment.sh", "launch/constraints.txt"):
-    shutil.copy(ROOT / name, tmp_path / name)
-  python = tmp_path / folder / "bin" / "python"  # says how it is called, and installs nothing
-  python.parent.mkdir(parents=True)
-  python.write_text(
-    '#!/bin/sh\ncase "$*" in *install*) echo "$*" ;; '
-    "*hashlib*) cat > /dev/null; echo hash ;; esac\n"
-  )
-  python.chmod(0o755)
-  result = subprocess.run(
-    ["bash", "-c", f"set -euo pipefail; source launch/environment.sh; make_environment {extras}"],
-    capture_output=True,
-    text=True,
-    cwd=tmp_path,
-    env={**{k: v for k, v in os.environ.items() if k != "URKLE_VERSIONS"}, **variables},
-  )
-  assert result.returncode == 0, result.stderr
-  place = file if file.startswith("/") else f"{tmp_path}/{file}"
-  assert f"--constraint {place} --editable {tmp_path}" in result.stdout
-
-
 # --- What must not be in the repository ---
 
 
@@ -279,47 +186,16 @@ def test_no_tracked_file_is_over_a_mebibyte_but_for_presets():
 
 # --- Configs ---
 
-# For each file: its command's name after the last underscore, else train. Prints what fails.
-PARSE_CONFIGS = """
-import importlib, pathlib, sys
-from absl import flags
-from urkle_tf import command_line
-command_line.run = lambda function, names: None  # the flags are defined, nothing is run
-importlib.import_module(f"urkle_tf.{sys.argv[1]}").main()
-for config in sys.argv[2:]:
-  flags.FLAGS.unparse_flags()
-  try:
-    rest = flags.FLAGS([sys.argv[1], f"--flagfile={config}", "--output_dir=unused"])[1:]
-    assert not rest, f"these are no flags: {rest}"
-    flags.FLAGS.validate_all_flags()
-  except Exception as error:
-    print(f"{pathlib.Path(config).name}: {error}")
-"""
 
-
-def command_of(config):
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
+def test_configs_parse_as_flags_of_their_command(config):
+  """The command's name is behind the last underscore, else it is train."""
   ending = config.stem.rpartition("_")[2]
-  return ending if ending in COMMANDS else "train"
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_configs_parse_as_flags_of_their_command(command, tmp_path):
-  configs = [c for c in sorted((ROOT / "configs").glob("*.cfg")) if command_of(c) == command]
-  # One more that must not parse, so that silence means something.
-  wrong = tmp_path / "wrong.cfg"
-  wrong.write_text("--no_such_flag=1\n")
-  words = [sys.executable, "-c", PARSE_CONFIGS, command, *map(str, configs), str(wrong)]
-  result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
-  assert result.returncode == 0, result.stderr
-  (line,) = result.stdout.splitlines()
-  assert line.startswith("wrong.cfg: ")
-
-
-def test_configs_hold_no_comment_after_a_value():
-  """The flag parser reads such a comment as part of the value."""
-  for config in sorted((ROOT / "configs").glob("*.cfg")):
-    for line in config.read_text(encoding="utf-8").splitlines():
-      assert line.startswith("#") or "#" not in line, config
+  with commands.defined(ending if ending in COMMANDS else "train"):
+    words = ["command", f"--flagfile={config}", "--output_dir=unused"]
+    assert flags.FLAGS(words) == ["command"]
+  for line in config.read_text(encoding="utf-8").splitlines():
+    assert line.startswith("#") or "#" not in line  # which would be part of the value
 
 
 # --- Flags ---

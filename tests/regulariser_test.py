@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from alike import same
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks
@@ -93,8 +94,7 @@ def test_outside_of_training_the_layer_is_the_encoder(digits):
   np.testing.assert_array_equal(layer(x), encoder(x, training=False).loc)
   np.testing.assert_array_equal(layer(x, training=False), encoder(x, training=False).loc)
   assert layer.losses == []
-  for old, new in zip(before, encoder.variables, strict=True):
-    np.testing.assert_array_equal(old, new)
+  same(before, encoder.variables)
   backbone = encoder.network.layers[2]
   features = urkle_tf.UrkleRegularizer(backbone, pgd())
   np.testing.assert_array_equal(features(x), backbone(x, training=False))
@@ -230,8 +230,7 @@ def test_two_replicas_make_the_step_of_one(mirrored, digits, gaussian):
   assert two == pytest.approx(one, rel=1e-3)
   moved = [np.abs(a - b).max() for a, b in zip(start, weights, strict=True)]
   assert max(moved) > 0.05
-  for a, b in zip(weights, others, strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
+  same(weights, others, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize(

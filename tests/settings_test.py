@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import sys
 
+import commands
 import pytest
 from absl import flags
 
 import urkle_tf
 from tools import write_settings
-from urkle_tf import command_line, settings
-from urkle_tf.training import runs
+from urkle_tf import settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 OF = dict(zip(settings.COMMANDS, write_settings.FUNCTIONS.items(), strict=True))
@@ -61,22 +61,14 @@ def test_a_new_setting_is_one_line(tmp_path):
   assert run("-c", asked) == "True 0.25 False\n"
 
 
-def test_what_may_differ_when_a_run_is_resumed():
-  assert {
-    *("output_dir", "data_dir", "download", "log_every", "checkpoint_every", "probe_split"),
-    *("max_bad_steps", "data_service", "html"),
-  } == runs.FREE
-
-
 @pytest.mark.parametrize("command", OF)
 def test_flags_are_the_arguments_of_the_function(command):
   """Of the function itself, which imports TensorFlow."""
   name, arguments = OF[command]
-  function, known = getattr(urkle_tf, name), set(flags.FLAGS)
+  function = getattr(urkle_tf, name)
   parameters = inspect.signature(function).parameters
   assert list(parameters) == [field.name for field in dataclasses.fields(arguments)]
-  names = command_line.define(settings.COMMANDS[command])
-  try:
+  with commands.defined(command) as names:
     assert names[: len(parameters)] == list(parameters)
     assert set(names[len(parameters) :]) <= {"dry_run", "seeds", "trust"}
     doc = " ".join(function.__doc__.split())
@@ -85,7 +77,5 @@ def test_flags_are_the_arguments_of_the_function(command):
       usual = None if default is inspect.Parameter.empty else default
       assert flags.FLAGS[field.name].default == usual
       assert f" {field.name}: {settings.text(field)}." in doc
-  finally:
-    flags.FLAGS.remove_flag_values(dict.fromkeys(set(flags.FLAGS) - known, 0))
   with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
     function(epoch=3)

@@ -1,11 +1,14 @@
 """Small models, runs and data that several tests share."""
 
+import contextlib
+import json
+
 import keras
 import numpy as np
 from sklearn import datasets, neighbors
 
 import urkle_tf
-from urkle_tf import networks
+from urkle_tf import attacks, networks, pretexts, robustness
 from urkle_tf.data import augment, pipeline, sources
 from urkle_tf.networks.classifier import Classifier
 
@@ -20,6 +23,17 @@ RUN = {
   "attack_steps": 2,
   "epsilon": 0.1,
 }
+
+
+def rows_of(run):
+  """The rows of metrics in a run's folder."""
+  return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(row):
+  """A row, or a result, without what differs between two runs that are the same."""
+  changing = ("seconds", "images_per_second", "encoder", "classifier")
+  return {name: value for name, value in row.items() if name not in changing}
 
 
 def digits():
@@ -41,10 +55,58 @@ def small_encoder():
   return encoder
 
 
+def tiny_encoder(latent_dim=6, **options):
+  """An untrained encoder of images [8, 8, 1], the same at each call."""
+  keras.utils.set_random_seed(0)
+  backbone = networks.convnet((8, 8, 1), width=4, layers=2)
+  return networks.GaussianEncoder(backbone, latent_dim, **{"loc": "dense", **options})
+
+
+def tiny_trainer(scheme=None, attack=None, pretext=None, optimizer="sgd", **options):
+  """A compiled trainer of a `tiny_encoder`; what is None is SimCLR, Urkle and PGD of two steps."""
+  trainer = urkle_tf.Trainer(
+    tiny_encoder(),
+    pretext or pretexts.SimCLR(projector=8, projection=4),
+    scheme or robustness.Urkle(beta=0.1),
+    attack or attacks.PGD(attacks.Linf(0.1), steps=2),
+    **options,
+  )
+  trainer.compile(optimizer)
+  return trainer
+
+
+@contextlib.contextmanager
+def precision(policy):
+  """Within its block networks are built in another precision."""
+  keras.mixed_precision.set_global_policy(policy)
+  try:
+    yield
+  finally:
+    keras.mixed_precision.set_global_policy("float32")
+
+
 def small_classifier(encoder, seed=0):
   """An untrained linear head on an encoder of six dimensions; z is sampled."""
   keras.utils.set_random_seed(seed)
   return Classifier(encoder.network, networks.mlp(6, [10], "head"), True, samples=5)
+
+
+def linear_network(shape, scale, matrix=None):
+  """A network of loc = A x, or of the pixels x themselves, and a constant scale."""
+  images = keras.Input(shape, name="images")
+  loc = keras.layers.Flatten()(images)
+  if matrix is not None:
+    dense = keras.layers.Dense(matrix.shape[1], use_bias=False)
+    loc = dense(loc)
+    dense.set_weights([matrix])
+  return keras.Model(images, {"loc": loc, "scale": keras.layers.Rescaling(0.0, scale)(loc)})
+
+
+def linear_head(weights, bias):
+  """The head z -> z W + b."""
+  head = networks.mlp(weights.shape[0], [weights.shape[1]], "head")
+  head.get_layer("dense1").set_weights([np.float32(weights), np.float32(bias)])
+  return head
 
 
 def learn_digits(pretext, steps=50):

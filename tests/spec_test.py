@@ -7,11 +7,11 @@ import sys
 
 import hypothesis
 import pytest
+from cases import refused
 from hypothesis import strategies as st
 
 from urkle_tf import attacks, errors, pretexts, robustness, spec
 from urkle_tf.data import augment, sources
-from urkle_tf.downstream import Protocol
 from urkle_tf.training import optimizers
 
 # A loaded machine may take long over one example.
@@ -75,28 +75,14 @@ def test_no_options(text):
 @pytest.mark.parametrize(
   "text",
   [
-    "",
-    None,
-    "urkle(",
-    "urkle)",
-    "urkle(0.1)",
-    "urkle(beta)",
-    "urkle(beta=)",
-    "urkle(beta=0.1,)",
-    "urkle(beta=0.1 positives=true)",
-    "urkle(beta=[1, 2])",
-    "urkle(beta=(1))",
-    "urkle(beta='0.1)",
-    "urkle(beta=0.1, beta=0.2)",
-    "1urkle",
-    "urkle(beta=0.1) none",
+    *("", None, "urkle(", "urkle)", "urkle(0.1)", "urkle(beta)", "urkle(beta=)", "1urkle"),
+    *("urkle(beta=0.1,)", "urkle(beta=0.1 positives=true)", "urkle(beta=[1, 2])"),
+    *("urkle(beta=(1))", "urkle(beta='0.1)", "urkle(beta=0.1, beta=0.2)", "urkle(beta=0.1) none"),
   ],
 )
 def test_unreadable_specs_end_in_one_line(text):
-  with pytest.raises(errors.UserError) as caught:
+  with refused(match=".{20}"):
     spec.parse(text)
-  assert "\n" not in str(caught.value)
-  assert len(str(caught.value)) > 20
 
 
 @UNHURRIED
@@ -130,19 +116,6 @@ def test_build_makes_the_plug_in_of_that_name():
   assert pretext.denominator == "all"
 
 
-def test_names_are_those_of_the_files():
-  folder = pathlib.Path(spec.__file__).parent / "robustness"
-  files = {file.stem for file in folder.glob("[!_]*.py")} - {"base"}
-  assert set(spec.names("robustness")) == files
-
-
-def test_every_protocol_that_is_named_is_one():
-  names = spec.names("downstream")
-  assert {"slf", "aff"} <= set(names)
-  for name in names:
-    assert issubclass(spec.plugin("downstream", name, Protocol), Protocol)
-
-
 def test_a_name_may_begin_with_base(tmp_path, monkeypatch):
   (tmp_path / "baseline.py").write_text(
     "from urkle_tf import robustness\n\n\nclass Baseline(robustness.Plain):\n  pass\n"
@@ -160,14 +133,12 @@ def test_a_module_holds_one_plug_in(tmp_path, monkeypatch, classes):
   lines = [f"class {name}(robustness.Plain):\n  pass\n" for name in classes]
   (tmp_path / "several.py").write_text("\n".join(["from urkle_tf import robustness\n", *lines]))
   monkeypatch.setattr(robustness, "__path__", [*robustness.__path__, str(tmp_path)])
+  words = f"several.py must hold one subclass of Robustness, and holds {', '.join(classes)}"
   try:
-    with pytest.raises(errors.UserError) as caught:
+    with refused(words):
       spec.build("robustness", "several", robustness.Robustness)
   finally:
     sys.modules.pop("urkle_tf.robustness.several", None)
-  said = str(caught.value)
-  assert f"several.py must hold one subclass of Robustness, and holds {', '.join(classes)}" in said
-  assert "\n" not in said
 
 
 def test_call_passes_options_and_what_is_given():
@@ -207,68 +178,49 @@ def test_split():
 MISTAKES = """
 pretexts: byol(momentum=1.0) | byol: momentum must be in [0, 1), got 1.0
 pretexts: byol(projector=0) | byol: projector must be a whole number of
-pretexts: byol(projection=1.5) | byol: projection must be a whole number
 pretexts: simsiam(predictor=0) | simsiam: predictor must be a whole number of
 pretexts: barlow_twins(redundancy=-1) | barlow_twins: redundancy must be at least 0
-pretexts: barlow_twins(projection=0) | barlow_twins: projection must be a whole number of
 pretexts: vicreg(invariance=0, variance=0, covariance=0) | above 0
-pretexts: vicreg(projector=0) | vicreg: projector must be a whole number of
 pretexts: vae(beta=-1) | beta must be at least 0
-pretexts: vae(deviation=0) | deviation must be above 0
 pretexts: vae(likelihood=poisson) | poisson
 pretexts: simclr(temperature=0.0) | temperature
 pretexts: simclr(denominator=al) | 'al' & all
 pretexts: simclr(consistency=-1) | consistency must be at least 0
 pretexts: supervised(task=ranking) | ranking
 pretexts: supervised(outputs=1) | at least 2 classes
-pretexts: supervised(layers=0) | layers must be at least 1
-pretexts: supervised(task=regression, outputs=0) | outputs must be at least 1
 robustness: urkel | unknown robustness 'urkel'; did you mean 'urkle'?
 robustness: base | unknown robustness 'base'
 robustness: urkle(bta=1) | unknown option of urkle 'bta'; did you mean 'beta'?
 robustness: urkle(self=1) | unknown option of urkle 'self'
-robustness: urkle(beta=high) | urkle
 robustness: urkle(beta=-0.1) | beta
 robustness: urkle(attacked=0) | attacked
 robustness: trades(beta=-0.1) | beta must be at least 0
 robustness: rocl(weight=-1) | weight
 robustness: acl(form=a2b) | 'a2b'
 robustness: acl(anneal=0) | anneal
-robustness: acl(anneal=2.5) | anneal
 robustness: acl(anneal=20, adversarial_weight=1.5) | from 0 to 1
 robustness: acl(adversarial_weight=0.5) | give anneal
 robustness: acl(form=a2a, anneal=20, adversarial_weight=0.5) | form=ds
 robustness: acl(ema=1.0) | ema
 recipes: simclear | 'simclear' & 'simclr'
-recipes: simclr(strenth=1) | 'strenth' & 'strength'
 recipes: simclr(strength=-1) | strength & -1
 recipes: simclr(min_scale=0) | min_scale & 0
-recipes: simclr(color=-1) | color
 recipes: simclr(strength=much) | wrong kind
 recipes: crop(padding=-2) | padding & -2
 recipes: affine(scale=1) | scale=1
-recipes: affine(rotation=-5) | rotation=-5
 recipes: simclr, crop(padding=-2) | padding & -2
-recipes: randaugment(base=simclear) | 'simclear' & 'simclr'
 recipes: randaugment(magnitude=11) | magnitude & 11
 recipes: augmix(severity=30) | severity=30
-recipes: augmix(severity=0) | severity=0
 recipes: augmix(width=0) | width=0
-recipes: augmix(depth=-1) | depth=-1
-recipes: augmix(base=simclear) | 'simclr'
 recipes: augmix(base="crop(padding=-1)") | padding
-recipes: augmix(alpha=1) | 'alpha'
 labels: digits:partiy | unknown labelling 'partiy'; did you mean 'parity'
 labels: digits:rotation(degrees=0) | degrees must be above 0
-labels: digits:rotation(angle=3) | unknown option of rotation
 labels: digits:at_least(threshold=10) | on one side
 labels: digits:any_of | any_of needs the option 'classes'
 labels: digits:any_of(classes="11") | unknown class of 'digits' '11'
 labels: digits:any_of(classes="0/1/2/3/4/5/6/7/8/9") | leave some out
 labels: digits:rotation:parity | has no classes
 optimizers: lars(momentum=1) | momentum
-optimizers: lars(trust=0) | trust
-optimizers: sgd(momentum=-0.5) | momentum
 optimizers: larz | 'lars'
 """
 
@@ -283,10 +235,8 @@ def test_wrong_options_end_in_one_line(case):
     "labels": lambda: sources.load(text.replace("/", "|"), "test"),
     "optimizers": lambda: optimizers.build(text, 1, 10),
   }
-  with pytest.raises(errors.UserError) as caught:
+  with refused(*words.split(" & ")):
     build[kind]()
-  assert all(word in str(caught.value) for word in words.split(" & "))
-  assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,8 @@ def _arguments(argv):
   add("--data_dir", help="of the suite: where mnist lies, prepared")
   add("--classifier", help="an exported one for --part=attacks, instead of a new --encoder")
   options = parser.parse_args(argv)
-  for name in ("batch_size", "image_size", "channels", "attack_steps", "steps", "timings"):
-    if getattr(options, name) < 1:
-      raise errors.UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
+  counts = ("batch_size", "image_size", "channels", "attack_steps", "steps", "timings")
+  errors.flags_at_least(1, vars(options), *counts)
   return options
 
 
@@ -107,11 +106,14 @@ def _input(views, options):
   return batch, seconds, spent
 
 
+def _encoder(options, image_shape):
+  backbone = networks.backbone(options.encoder, image_shape)
+  return networks.GaussianEncoder(backbone, options.latent_dim, loc="dense")
+
+
 def _learner(options, image_shape, pretext, recipe):
   scheme = options.robustness or f"urkle(attacked={options.attacked})"
-  encoder = networks.GaussianEncoder(
-    networks.backbone(options.encoder, image_shape), options.latent_dim, loc="dense"
-  )
+  encoder = _encoder(options, image_shape)
   learner = trainer.Trainer(
     encoder,
     pretext,
@@ -161,10 +163,7 @@ def measure(options):
   built = time.perf_counter() - built
   first = _seconds(lambda: learner.train_function(feed), 1, 1)
   memory = _peak_mib()
-  contenders = {
-    "step": lambda: learner.train_function(feed),
-    "forward": _forward(learner, options),
-  }
+  contenders = {"step": lambda: learner.train_function(feed), "forward": _forward(learner, options)}
   if not alone:
     fresh = iter(scope.experimental_distribute_dataset(views))
     contenders["fed"] = lambda: learner.train_function(fresh)
@@ -182,11 +181,11 @@ def measure(options):
   steps = learner.attack.steps if learner.attack else 0
   attacked = steps and learner.robustness.targets(tf.zeros([1, pretext.views, 1])).shape[1]
   needed = passes(pretext.views, attacked, steps)
+  rates = {name: options.batch_size / seconds[name] for name in ("step", "forward")}
   result = {
     "step_seconds": seconds["step"],
     "step_core_seconds": spent,
-    "step_images_per_second": options.batch_size / seconds["step"],
-    "forward_images_per_second": options.batch_size / seconds["forward"],
+    **{f"{name}_images_per_second": rate for name, rate in rates.items()},
     "passes": needed,
     "share_of_ceiling": None,
     "start_seconds": start_seconds,
@@ -195,7 +194,6 @@ def measure(options):
     "peak_memory_mib": memory,
     "step_memory_mib": memory - before,
     "machine": {**_machine(), "replicas": scope.num_replicas_in_sync},
-    "settings": vars(options),
   }
   if scope.num_replicas_in_sync == 1:
     result["share_of_ceiling"] = median(lambda step, one: needed * one / step, "forward")
@@ -230,8 +228,6 @@ def measure_input(options):
   return {
     "images_per_second": options.batch_size / seconds,
     "images_per_core_second": options.batch_size / spent,
-    "machine": _machine(),
-    "settings": vars(options),
   }
 
 
@@ -292,11 +288,8 @@ def _classifier(options):
   if options.classifier:
     return export.load_classifier(options.classifier)
   shape = (options.image_size, options.image_size, options.channels)
-  encoder = networks.GaussianEncoder(
-    networks.backbone(options.encoder, shape), options.latent_dim, loc="dense"
-  )
   head = networks.mlp(options.latent_dim, [10], "head")
-  return classifiers.Classifier(encoder.network, head)
+  return classifiers.Classifier(_encoder(options, shape).network, head)
 
 
 def _contenders(classifier, images, labels, epsilon, steps):
@@ -353,21 +346,12 @@ def _contenders(classifier, images, labels, epsilon, steps):
   except ImportError:
     pass
   else:
-    estimator = classification.TensorFlowV2Classifier(
-      network,
-      classifier.classes,
-      classifier.image_shape,
-      keras.losses.CategoricalCrossentropy(from_logits=True),
-      clip_values=(0, 1),
-    )
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    sizes = classifier.classes, classifier.image_shape
+    estimator = classification.TensorFlowV2Classifier(network, *sizes, loss, clip_values=(0, 1))
+    budget = {"eps": epsilon, "eps_step": size, "max_iter": steps, "num_random_init": 1}
     theirs = evasion.ProjectedGradientDescentTensorFlowV2(
-      estimator,
-      eps=epsilon,
-      eps_step=size,
-      max_iter=steps,
-      num_random_init=1,
-      batch_size=len(images),
-      verbose=False,
+      estimator, **budget, batch_size=len(images), verbose=False
     )
     arrays = images.numpy(), np.eye(classifier.classes, dtype=np.float32)[labels.numpy()]
     found["art"] = lambda: theirs.generate(*arrays)
@@ -425,17 +409,10 @@ def measure_attacks(options):
     "share_of_model_folded": ratio("model_folded"),
     **{f"times_{name}": ratio(name) for name in libraries},
     "times_fastest_library": ratio(*libraries) if libraries else None,
-    "machine": _machine(),
-    "settings": vars(options),
   }
 
 
-PARTS = {
-  "training": measure,
-  "step": measure,
-  "attacks": measure_attacks,
-  "input": measure_input,
-}
+PARTS = {"training": measure, "step": measure, "attacks": measure_attacks, "input": measure_input}
 
 
 def main(argv=None):
@@ -446,7 +423,8 @@ def main(argv=None):
 
     return suite.run(options)
   try:
-    print(json.dumps(PARTS[options.part](options), indent=2))
+    found = PARTS[options.part](options) | {"settings": vars(options)}
+    print(json.dumps({"machine": _machine(), **found}, indent=2))
   finally:
     keras.mixed_precision.set_global_policy("float32")
 

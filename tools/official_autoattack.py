@@ -168,41 +168,32 @@ def official(given, out):
   module = bridge(scores(given.classifier, source, given.sampled))
   asked = images, labels, given.norm, given.epsilon, names
   found = stages(module, *asked, out / "official.json", given.sampled)
-  lines = [["clean", f"{100 * np.mean(found['clean']):.1f}", "", ""]]
-  for name in names:
-    row = found[name]
-    speed = f"{row['attacked'] / max(row['cpu_seconds'], 1e-9):.2f}"
-    share = f"{100 * np.mean(row['standing']):.1f}"
-    lines.append([name, share, f"{row['cpu_seconds']:.0f}", speed])
-  return tables.markdown(["official", "standing, %", "CPU s", "images a CPU second"], lines)
+  rows = [(name, np.mean(found[name]["standing"]), found[name]) for name in names]
+  return _stages("official", [("clean", np.mean(found["clean"]), {}), *rows])
 
 
 def ours(given, out):
   """The table of this package's ensemble on the same images."""
   served = "sampled" if given.sampled else "deterministic"
+  same = ("classifier", "dataset", "data_dir", "split", "examples", "norm")
   report = urkle_tf.assess(
-    given.classifier,
-    modes=served,
-    output_dir=str(out / "ours"),
-    dataset=given.dataset,
-    data_dir=given.data_dir,
-    split=given.split,
-    examples=given.examples,
+    **{name: getattr(given, name) for name in same},
+    **{"modes": served, "output_dir": str(out / "ours"), "epsilons": [given.epsilon]},
     attacks=f"autoattack(version={'rand' if given.sampled else 'standard'})",
-    norm=given.norm,
-    epsilons=[given.epsilon],
-    standing=True,
-    checks=False,
-    representation_examples=0,
+    **{"standing": True, "checks": False, "representation_examples": 0},
   )
-  lines = [
-    [
-      *(row["name"], f"{100 * row['accuracy']:.1f}", f"{row['cpu_seconds']:.0f}"),
-      f"{row['attacked'] / max(row['cpu_seconds'], 1e-9):.2f}",
-    ]
-    for row in report["attacks"]
-  ]
-  return tables.markdown(["ours", "standing, %", "CPU s", "images a CPU second"], lines)
+  return _stages("ours", [[row["name"], row["accuracy"], row] for row in report["attacks"]])
+
+
+def _stages(whose, rows):
+  """The table of (stage, share of the images that stand after it, what it took)."""
+  lines = []
+  for name, share, row in rows:
+    seconds, cells = row.get("cpu_seconds"), ["", ""]
+    if seconds is not None:
+      cells = [f"{seconds:.0f}", f"{row['attacked'] / max(seconds, 1e-9):.2f}"]
+    lines.append([name, f"{100 * share:.1f}", *cells])
+  return tables.markdown([whose, "standing, %", "CPU s", "images a CPU second"], lines)
 
 
 def compared(rows):

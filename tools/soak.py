@@ -33,8 +33,6 @@ import threading
 import time
 import zipfile
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 import numpy as np
@@ -205,12 +203,9 @@ class Keeper:
     noted = log.with_suffix(".txt")
     noted.touch()
     fault.pause = self._seconds["export" if fault.kind == "export" else "step"]
-    task = {
-      "words": [*self._words, f"--output_dir={self._folder / name}"],
-      "fault": dataclasses.asdict(fault),
-      "every": self._every,
-      "file": str(noted),
-    }
+    words = [*self._words, f"--output_dir={self._folder / name}"]
+    task = {"words": words, "every": self._every, "file": str(noted)}
+    task["fault"] = dataclasses.asdict(fault)
     began = time.monotonic()
     with open(log, "wb") as output:
       command = [sys.executable, __file__, "--attempt", json.dumps(task)]
@@ -345,9 +340,8 @@ def compare(one, other):
     with np.load(newest(run)[0][0], allow_pickle=False) as stored:
       states.append({name: (stored[name].dtype, stored[name].tobytes()) for name in stored.files})
   names = sorted({*states[0], *states[1]})
-  rows = []
-  for run in (one, other):
-    rows.append([{k: v for k, v in row.items() if k not in TIMES} for row in pages.metrics(run)])
+  timeless = lambda row: {name: value for name, value in row.items() if name not in TIMES}  # noqa: E731
+  rows = [list(map(timeless, pages.metrics(run))) for run in (one, other)]
   prints = [pages.read(run / "encoder" / "metadata.json")["fingerprint"] for run in (one, other)]
   return {
     "arrays": len(names),
@@ -393,9 +387,8 @@ def _usage(curve):
   for part in (curve[quarter : 2 * quarter], curve[-quarter:]):
     _, memory, opened = zip(*part, strict=True)
     rows.append((part[0], part[-1], statistics.fmean(memory), max(opened)))
-  return tables.markdown(
-    columns, [[form.format(*row) for form in columns.values()] for row in rows]
-  )
+  lines = [[form.format(*row) for form in columns.values()] for row in rows]
+  return tables.markdown(columns, lines)
 
 
 def blocks(result):
@@ -503,7 +496,7 @@ def run(arguments):
     "undisturbed": undisturbed,
     "attempts": attempts,
   }
-  files.write(folder / "soak.json", json.dumps(result, indent=1) + "\n")
+  pages.write(folder / "soak.json", result)
   return result
 
 

@@ -14,10 +14,8 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-MEAN, LONGEST = (
-  18,
-  45,
-)  # words a sentence: the aim is a mean below the one, and none above the other
+# Words a sentence: the aim is a mean below the one, and none above the other.
+MEAN, LONGEST = 18, 45
 # What makes a setting, and how many arguments come before its texts: see urkle_tf/settings.py.
 SETTINGS = {"setting": 1, "Setting": 1, "shared": 2}
 WORN = {  # what to look for: what to write
@@ -102,13 +100,9 @@ def report(path):
   for pattern in WORN:
     for match in re.finditer(rf"\b(?:{pattern})", " ".join(blocks), flags=re.IGNORECASE):
       worn[match[0].lower()] = worn.get(match[0].lower(), 0) + 1
-  return {
-    "sentences": len(found),
-    "mean": sum(lengths) / max(1, len(lengths)),
-    "longest": max(lengths, default=0),
-    "text": longest,
-    "worn": worn,
-  }
+  mean = sum(lengths) / max(1, len(lengths))
+  figures = {"sentences": len(found), "mean": mean, "longest": max(lengths, default=0)}
+  return {**figures, "text": longest, "worn": worn}
 
 
 def main(names):

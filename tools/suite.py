@@ -93,19 +93,13 @@ def _benchmark(scale, **options):
 
 def step(scale, options):
   """Images a second of the step, and its share of the ceiling."""
-  return [
-    {"width": width, "precision": precision}
-    | _benchmark(
-      scale,
-      encoder=f"resnet18(width={width})",
-      precision=precision,
-      batch_size=batch,
-      steps=1,
-      timings=7,  # whose ratios are compared with goals
-    )
-    for width, batch in ((64, 32), (16, 128))[: scale["most"]]
-    for precision in ("float32", "mixed_bfloat16")
-  ]
+  found = []
+  for width, batch in ((64, 32), (16, 128))[: scale["most"]]:
+    for precision in ("float32", "mixed_bfloat16"):
+      cell = {"encoder": f"resnet18(width={width})", "precision": precision, "batch_size": batch}
+      row = _benchmark(scale, **cell, steps=1, timings=7)  # whose ratios are compared with goals
+      found.append({"width": width, "precision": precision} | row)
+  return found
 
 
 def pipeline(scale, options):
@@ -210,12 +204,10 @@ PARTS = {part.__name__: part for part in (step, pipeline, growth, options, views
 
 def run(options):
   """Measures what the JSON lacks of the parts, and writes it after each, and then the page."""
-  if options.scale not in SCALES:
-    raise errors.unknown("scale", options.scale, SCALES)
+  errors.one_of("scale", options.scale, SCALES)
   wanted = options.parts.split(",") if options.parts else list(PARTS)
   for name in wanted:
-    if name not in PARTS:
-      raise errors.unknown("part", name, PARTS)
+    errors.one_of("part", name, PARTS)
   out = pathlib.Path(options.out)
   found = pages.read(out) if out.exists() else {}
   if found.setdefault("scale", options.scale) != options.scale:
@@ -231,6 +223,6 @@ def run(options):
     found.setdefault("minutes", {})[name] = round((time.perf_counter() - began) / 60, 2)
     # More than the cores: others were at work too.
     found.setdefault("loads", {})[name] = [round(load, 2), round(os.getloadavg()[0], 2)]
-    files.write(out, json.dumps(found, indent=1) + "\n")
+    pages.write(out, found)
   if options.page:
     files.write(pathlib.Path(options.page), speed_page.page(found))

@@ -14,27 +14,18 @@ import pathlib
 import sys
 import textwrap
 
-sys.path.insert(
-  0, str(pathlib.Path(__file__).resolve().parents[1])
-)  # a clone that was not installed
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 import urkle_tf
 from urkle_tf import settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FUNCTIONS = {  # those behind each command
-  "pretrain": settings.Pretrain,
-  "adapt": settings.Adapt,
-  "assess": settings.Assess,
-  "represent": settings.Represent,
+  command.__name__.lower(): command
+  for command in (settings.Pretrain, settings.Adapt, settings.Assess, settings.Represent)
 }
-TYPES = {
-  "str": "text",
-  "int": "integer",
-  "bool": "switch",
-  "number": "number",
-  "numbers": "list of numbers",
-}
+TYPES = {"str": "text", "int": "integer", "bool": "switch"}
+TYPES |= {"number": "number", "numbers": "list of numbers"}
 PAGE = """# Settings
 
 This page lists every setting of the four commands. `tools/write_settings.py` makes it from

@@ -16,29 +16,25 @@ import importlib
 __version__ = "0.1.0"
 
 # Looked up on first use, so that `--help` and `--version` need no TensorFlow.
-_NAMES = {
-  "GaussianEncoder": "networks",
-  "Trainer": "training.trainer",
-  "UrkleRegularizer": "regulariser",
-  "UserError": "errors",
-  "adapt": "downstream.adapting",
-  "assess": "evaluation.assess",
-  "export_classifier": "export",
-  "export_encoder": "export",
-  "export_regressor": "export",
-  "import_torch_state": "export.torch_weights",
-  "import_torch_vit": "export.torch_vits",
-  "kl_robustness": "regulariser",
-  "load_classifier": "export",
-  "load_encoder": "export",
-  "load_regressor": "export",
-  "model_card": "export.hub",
-  "presets": "networks.presets",
-  "pretrain": "training.pretraining",
-  "push_to_hub": "export.hub",
-  "represent": "downstream.embeddings",
-  "robustify": "training.robustify",
+_WRITERS = ("export_encoder", "export_classifier", "export_regressor")
+_READERS = ("load_encoder", "load_classifier", "load_regressor")
+_BY_MODULE = {
+  "networks": ("GaussianEncoder",),
+  "networks.presets": ("presets",),
+  "training.trainer": ("Trainer",),
+  "training.pretraining": ("pretrain",),
+  "training.robustify": ("robustify",),
+  "downstream.adapting": ("adapt",),
+  "downstream.embeddings": ("represent",),
+  "evaluation.assess": ("assess",),
+  "regulariser": ("UrkleRegularizer", "kl_robustness"),
+  "export": (*_WRITERS, *_READERS),
+  "export.hub": ("model_card", "push_to_hub"),
+  "export.torch_weights": ("import_torch_state",),
+  "export.torch_vits": ("import_torch_vit",),
+  "errors": ("UserError",),
 }
+_NAMES = {name: module for module, names in _BY_MODULE.items() for name in names}
 _MODULES = ("attacks", "data", "networks", "pretexts", "robustness")
 _ALIASES = {"trust": "networks.saved.trust"}
 

@@ -6,6 +6,7 @@ with `run`.  The same flag means the same thing in every command.
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import logging as std_logging
 import os
@@ -25,49 +26,27 @@ from urkle_tf.training import preemption
 flags.disclaim_key_flags()  # they are the command's: its --help lists them
 
 
-class _Number(flags.ArgumentParser):
-  """Numbers and fractions."""
+class _Parser(flags.ArgumentParser):
+  """Reads text by a function; defaults are values already."""
 
-  syntactic_help = "a number or a fraction such as 8/255"
-
-  def parse(self, argument):
-    return argument if isinstance(argument, (int, float)) else spec.number(argument)
-
-  def flag_type(self):
-    return "number"
-
-
-class _Serializer(flags.ArgumentSerializer):
-  def serialize(self, value):
-    return repr(value)
-
-
-class _Numbers(flags.ArgumentParser):
-  """Comma-separated numbers and fractions."""
-
-  syntactic_help = "comma-separated numbers or fractions"
+  def __init__(self, read):
+    self._read = read
 
   def parse(self, argument):
-    if isinstance(argument, (list, tuple)):
-      return list(argument)
-    return [spec.number(part) for part in argument.split(",") if part.strip()]
-
-  def flag_type(self):
-    return "numbers"
+    return self._read(argument) if isinstance(argument, str) else argument
 
 
-def _define(name, kind, default, text):
-  if kind == "number":
-    flags.DEFINE(_Number(), name, default, text, serializer=_Serializer())
-  elif kind == "numbers":
-    flags.DEFINE(_Numbers(), name, default, text)
-  else:
-    defined: dict[str, Any] = {
-      "str": flags.DEFINE_string,
-      "int": flags.DEFINE_integer,
-      "bool": flags.DEFINE_boolean,
-    }
-    defined[kind](name, default, text)
+def _numbers(text):
+  return [spec.number(part) for part in text.split(",") if part.strip()]
+
+
+_DEFINE: dict[str, Any] = {
+  "str": flags.DEFINE_string,
+  "int": flags.DEFINE_integer,
+  "bool": flags.DEFINE_boolean,
+  "number": functools.partial(flags.DEFINE, _Parser(spec.number)),
+  "numbers": functools.partial(flags.DEFINE, _Parser(_numbers)),
+}
 
 
 _SHOWN: dict[str, str] = {}  # what --help says of the flags of the command that is running
@@ -92,7 +71,7 @@ def define(command):
     _SHOWN[name] = main.short or main.help
   for name, field in fields.items():
     default = None if field.default is settings.REQUIRED else field.default
-    _define(name, settings.kind(field), default, field.metadata["setting"].help)
+    _DEFINE[settings.kind(field)](name, default, field.metadata["setting"].help)
   return list(fields)
 
 

@@ -11,6 +11,7 @@ import math
 import os
 import sys
 
+import keras
 import tensorflow as tf
 from absl import logging
 
@@ -96,6 +97,20 @@ def _unit(seed, shape):
   return _rows(draw, shape)
 
 
+def mean(values):
+  """The mean of a tensor over the replicas."""
+  if replicas() == 1:
+    return values
+  context = tf.distribute.get_replica_context()
+  return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+
+
+def state(value, name=None):
+  """A float32 Keras variable of a training's state, equal on all replicas, without a gradient."""
+  kind = {"trainable": False, "aggregation": "only_first_replica", "name": name}
+  return keras.Variable(value, dtype="float32", **kind)
+
+
 def gather(values):
   """Concatenates a tensor's rows over all replicas, differentiably.
 
@@ -129,8 +144,7 @@ def strategy(name="auto"):
     UserError: for another name, or where TF_CONFIG does not say who the workers are.
   """
   names = ("auto", "one", "mirrored", "multi_worker", "tpu")
-  if name not in names:
-    raise errors.unknown("strategy", name, names)
+  errors.one_of("strategy", name, names)
   if name == "multi_worker":
     return _multi_worker()
   gpus = tf.config.list_logical_devices("GPU")
@@ -139,9 +153,7 @@ def strategy(name="auto"):
     return tf.distribute.MirroredStrategy(
       cross_device_ops=None if gpus else tf.distribute.ReductionToOneDevice()
     )
-  if name == "tpu":
-    return _tpu()
-  return tf.distribute.get_strategy()
+  return _tpu() if name == "tpu" else tf.distribute.get_strategy()
 
 
 # --- Several workers: processes that each run the same program ---

@@ -31,3 +31,43 @@ def unknown(kind, name, known):
   hint = f"; did you mean {near[0]!r}?" if near else ""
   listing = f" (known: {', '.join(known)})" if len(known) <= 24 else ""
   return UserError(f"unknown {kind} {name!r}{hint}{listing}")
+
+
+def one_of(kind, name, known):
+  """Raises the `UserError` of `unknown` for a name that does not exist."""
+  if name not in known:
+    raise unknown(kind, name, known)
+
+
+def at_least(least, who, **options):
+  """Raises `UserError` for the first option that is below `least`.
+
+  Args:
+    least: a number.
+    who: whose options they are, for the message; None for flags.
+    **options: by name.
+  """
+  _refuse(lambda value: value >= least, f"at least {least}", who, options)
+
+
+def above(limit, who, **options):
+  """Raises `UserError` for the first option that is not above `limit`; as `at_least`."""
+  _refuse(lambda value: value > limit, f"above {limit}", who, options)
+
+
+def whole(least, who, **options):
+  """Raises `UserError` for the first that is no whole number, or below `least`."""
+  right = lambda value: isinstance(value, int) and value >= least  # noqa: E731
+  _refuse(right, f"a whole number of at least {least}", who, options)
+
+
+def flags_at_least(least, settings, *names):
+  """`at_least` of the settings of these names that are not None."""
+  at_least(least, None, **{n: settings[n] for n in names if settings[n] is not None})
+
+
+def _refuse(right, kind, who, options):
+  for name, value in options.items():
+    if not right(value):
+      named = f"{who}: {name}" if who else f"--{name}"
+      raise UserError(f"{named} must be {kind}, got {value}")

@@ -57,13 +57,13 @@ def _measure(encoder, images, attack, seed, training, scale):
     frozen = fold(model)
   else:
     frozen = lambda images: model(images, training=False)  # noqa: E731
-  clean = _still(frozen(images))
+  clean = _each(tf.stop_gradient, frozen(images))
   sigma = _sigma(clean, scale)
   represent = lambda neighbours: _normal(frozen(neighbours), sigma)  # noqa: E731
   adversaries = attack(kl_from(_normal(clean, sigma), represent), images, seed)
   images = tf.convert_to_tensor(images)
   both = model(tf.concat([images, tf.cast(adversaries, images.dtype)], 0), training=training)
-  clean, attacked = (_half(both, part) for part in (0, 1))
+  clean, attacked = (_each(lambda x, part=part: tf.split(x, 2)[part], both) for part in (0, 1))
   sigma = _sigma(clean, scale)
   return clean, kl(_normal(clean, sigma), _normal(attacked, sigma))
 
@@ -101,14 +101,6 @@ def _each(function, outputs):
   if isinstance(outputs, tfp.distributions.Distribution):
     return type(outputs)(function(outputs.loc), function(outputs.scale))
   return tf.nest.map_structure(function, outputs)
-
-
-def _still(outputs):
-  return _each(tf.stop_gradient, outputs)
-
-
-def _half(outputs, part):
-  return _each(lambda values: tf.split(values, 2)[part], outputs)
 
 
 @keras.saving.register_keras_serializable("urkle_tf")

@@ -55,9 +55,7 @@ def _field(given):
 
 _SHARED = {
   "dataset": Setting(
-    "digits",
-    "TFDS name, digits (bundled) or folder:PATH",
-    short="TFDS name, digits or folder:PATH",
+    "digits", "TFDS name, digits (bundled) or folder:PATH", short="TFDS name, digits or folder:PATH"
   ),
   "data_dir": Setting(
     None,
@@ -93,6 +91,9 @@ _SHARED = {
   ),
   "attack_steps": Setting(None, "gradient steps of the attack"),
   "attack_step_size": Setting(None, "their size in pixel units; default 2.5 epsilon / steps"),
+  "rise_minutes": Setting(
+    None, "the same with --minutes", "the same in minutes, with `minutes`; below it"
+  ),
   "encoder": Setting(
     None, "an architecture (train), or a folder (finetune, evaluate, embed); or preset:NAME"
   ),
@@ -185,10 +186,7 @@ class Pretrain:
   norm: str = shared("norm", short="of the threat model: linf, l2 or l1")
   epsilon: float = shared("epsilon", short="its radius in pixel units of [0, 1]: 8/255")
   attack_steps: int = shared(
-    "attack_steps",
-    5,
-    text="PGD steps of the inner maximisation",
-    short="steps of the inner attack",
+    "attack_steps", 5, text="PGD steps of the inner maximisation", short="steps of the inner attack"
   )
   attack_step_size: float | None = shared("attack_step_size")
   attack: str | None = setting(
@@ -224,9 +222,7 @@ class Pretrain:
     "its highest value",
   )
   warmup_epochs: float = setting(0.0, "epochs of linear rise of the learning rate")
-  warmup_minutes: float | None = setting(
-    None, "the same with --minutes", "the same in minutes, with `minutes`; below it"
-  )
+  warmup_minutes: float | None = shared("rise_minutes")
   weight_decay: float = setting(1e-4, "decoupled; batch norms and biases left out")
   clip_norm: float | None = setting(
     None,
@@ -236,17 +232,13 @@ class Pretrain:
   epsilon_warmup_epochs: float = setting(
     0.0, "epochs over which epsilon rises", "epochs over which epsilon rises linearly"
   )
-  epsilon_warmup_minutes: float | None = setting(
-    None, "the same with --minutes", "the same in minutes, with `minutes`; below it"
-  )
+  epsilon_warmup_minutes: float | None = shared("rise_minutes")
   beta_warmup_epochs: float = setting(
     0.0,
     "epochs over which the KL term's weight rises",
     "epochs over which the KL term's weight rises linearly",
   )
-  beta_warmup_minutes: float | None = setting(
-    None, "the same with --minutes", "the same in minutes, with `minutes`; below it"
-  )
+  beta_warmup_minutes: float | None = shared("rise_minutes")
   ema: float | None = setting(
     None,
     "decay a step of the average of weights that is exported: 0.99",
@@ -406,9 +398,7 @@ class Adapt:
     "how many: a count, or a fraction below 1",
   )
   augment: str = setting(
-    "none",
-    "none or crop(padding=4)",
-    'spec of the augmentation: `"none"`, `"crop(padding=4)"`',
+    "none", "none or crop(padding=4)", 'spec of the augmentation: `"none"`, `"crop(padding=4)"`'
   )
   augment_copies: int = setting(
     1,
@@ -463,9 +453,7 @@ class Adapt:
   )
   batch_size: int | None = shared("batch_size", None, text="images a step")
   epochs: int | None = shared(
-    "epochs",
-    text="passes over the labelled images",
-    short="passes over the labelled images",
+    "epochs", text="passes over the labelled images", short="passes over the labelled images"
   )
   samples: int = setting(20, "samples of z that a served prediction averages over")
   seed: int = shared("seed")
@@ -549,9 +537,7 @@ class Assess:
     short="linf, l2 or l1; default that of the training",
   )
   epsilon: float | None = shared(
-    "epsilon",
-    None,
-    text="radius in pixel units of [0, 1]; None for that of the training, or 8/255",
+    "epsilon", None, text="radius in pixel units of [0, 1]; None for that of the training, or 8/255"
   )
   epsilons: list[float] | None = setting(
     None,
@@ -710,10 +696,7 @@ class Represent:
   data_dir: str | None = shared("data_dir")
   download: bool = shared("download")
   split: str = shared(
-    "split",
-    "all",
-    text='split, with slices; `"all"` for every image',
-    short="embed this split",
+    "split", "all", text='split, with slices; `"all"` for every image', short="embed this split"
   )
   examples: int | None = shared("examples")
   image_size: int | None = shared("image_size")

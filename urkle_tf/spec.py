@@ -102,8 +102,7 @@ def _call(function, name, options, given):
   parameters = inspect.signature(function).parameters
   known = [p for p in parameters if p not in ("self", *given)]
   for option in options:
-    if option not in known:
-      raise errors.unknown(f"option of {name}", option, known)
+    errors.one_of(f"option of {name}", option, known)
   missing = [p for p in known if parameters[p].default is inspect.Parameter.empty]
   if missing := [p for p in missing if p not in options]:
     raise errors.UserError(f"{name} needs the option {missing[0]!r}: {name}({missing[0]}=...)")
@@ -184,6 +183,5 @@ def call(functions, text, kind, **given):
     UserError: if there is no such function or option.
   """
   name, options = parse(text)
-  if name not in functions:
-    raise errors.unknown(kind, name, functions)
+  errors.one_of(kind, name, functions)
   return _call(functions[name], name, options, given)

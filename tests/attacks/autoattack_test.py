@@ -5,9 +5,8 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import slow
+from cases import refused, slow
 
-from urkle_tf import errors
 from urkle_tf.attacks import L2, Linf, autoattack, from_norm, losses
 from urkle_tf.attacks.autoattack import AutoAttack
 
@@ -94,9 +93,8 @@ def test_rand_averages_and_two_classes_have_no_dlr(rng):
   np.testing.assert_array_equal(broken[away < 0.97 * epsilon], True)
   two = linear(weights[:, :2], bias[:2])
   labels = np.minimum(labels, 1)
-  with pytest.raises(errors.UserError, match="at least 3 classes, but there are 2") as caught:
+  with refused(match="at least 3 classes, but there are 2"):
     autoattack(two, x, labels, L2(epsilon), version="rand")
-  assert "\n" not in str(caught.value)
 
 
 def test_budgets_and_what_is_left_of_them():
@@ -138,6 +136,5 @@ def test_mistakes_are_told_in_one_line(change, words):
     "labels": np.array([0, 0, 0, 0]),
     "threat": Linf(0.1),
   }
-  with pytest.raises(errors.UserError, match=words) as caught:
+  with refused(match=words):
     autoattack(**arguments | change)
-  assert "\n" not in str(caught.value)

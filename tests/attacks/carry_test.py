@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import tiny_trainer
 
-import urkle_tf
-from urkle_tf import attacks, distribution, networks, pretexts, robustness
+from urkle_tf import attacks, distribution, robustness
 from urkle_tf.networks.kl import kl_objective
 
 LINF, L2 = attacks.Linf(0.1), attacks.L2(0.5)
@@ -28,15 +28,7 @@ def test_the_start_is_moved_by_epsilon_and_projected(threat, rng):
 
 
 def _trainer(attack):
-  keras.utils.set_random_seed(0)
-  trainer = urkle_tf.Trainer(
-    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense"),
-    pretexts.SimCLR(projector=8, projection=4),
-    robustness.Urkle(),
-    attack,
-  )
-  trainer.compile(keras.optimizers.SGD(0.05))
-  return trainer
+  return tiny_trainer(robustness.Urkle(), attack, optimizer=keras.optimizers.SGD(0.05))
 
 
 def _views(steps=3, n=8):

@@ -1,7 +1,6 @@
 """FAB and the projections it steps by, against brute force, closed forms and foolbox."""
 
 import itertools
-import json
 
 import keras
 import numpy as np
@@ -10,7 +9,6 @@ import tensorflow as tf
 from cases import slow
 from norms import ORDER, norms, total
 
-from urkle_tf import errors
 from urkle_tf.attacks import FAB, L2, Linf, from_norm, losses
 
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
@@ -237,33 +235,3 @@ def test_an_image_that_nothing_breaks_stays(rng):
     np.testing.assert_array_equal(y, x)
     assert np.isposinf(info["distance"]).all()
     np.testing.assert_allclose(info["objective"], -1 - 0.01 * x.sum((1, 2, 3)), rtol=1e-5)
-
-
-@pytest.mark.full
-def test_xla_gives_the_same(problem):
-  network, x, labels = problem
-  attack = FAB(L2(0.5), steps=5)
-  run = lambda x: attack(lambda z: losses.margin(network(z), labels), x, SEED)  # noqa: E731
-  compiled = tf.function(run, jit_compile=True, autograph=False)
-  np.testing.assert_allclose(compiled(tf.constant(x)), run(x), atol=1e-4)
-
-
-def test_settings_and_mistakes():
-  described = json.loads(json.dumps(FAB(L2(0.5), steps=5).describe()))
-  assert described == {
-    "name": "fab_t",
-    "norm": "l2",
-    "epsilon": 0.5,
-    "restarts": 1,
-    "steps": 5,
-    "overshoot": 1.05,
-    "backward": 0.9,
-    "bias": 0.1,
-  }
-  for options, words in [
-    ({"steps": 0}, "steps must be"),
-    ({"bias": 2}, "bias must be in"),
-    ({"overshoot": 0.5}, "overshoot must be a number >= 1"),
-  ]:
-    with pytest.raises(errors.UserError, match=words):
-      FAB(Linf(0.1), **options)

@@ -1,7 +1,5 @@
 """The attacks against known maxima, NumPy loops and foolbox."""
 
-import json
-
 import hypothesis
 import keras
 import numpy as np
@@ -10,10 +8,10 @@ import tensorflow as tf
 from cases import slow
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from norms import norms, total
+from norms import assert_inside, linear_maximum, norms, total
 
 from urkle_tf import distribution, errors
-from urkle_tf.attacks import FGSM, L1, L2, NFGSM, PGD, RSFGSM, Linf, from_norm, from_spec
+from urkle_tf.attacks import FGSM, L2, NFGSM, PGD, RSFGSM, Linf, from_norm, from_spec
 from urkle_tf.evaluation import plans
 
 NORMS = ["linf", "l2", "l1"]
@@ -78,31 +76,10 @@ def test_stays_inside_and_never_starts_at_the_image(norm, x, gradient, epsilon, 
     adversaries = attack(objective, x, [seed, 1]).numpy()
     assert (norms(seen[0] - x, norm) > 0).all()
     for points in [*seen, adversaries]:
-      assert points.min() >= 0
-      assert points.max() <= 1
-      assert (norms(np.float64(points) - x, norm) <= reach + 1e-6).all()
+      assert_inside(points, x, norm, reach)
 
 
 # Objectives whose maxima are known.
-
-
-def linear_maximum(x, g, norm, epsilon):
-  """The offset that maximises g . offset in ball and box, for one flat image."""
-  room = np.where(g > 0, 1 - x, x)
-  if norm == "linf":
-    return np.sign(g) * np.minimum(epsilon, room)
-  if norm == "l1":  # greedy: the largest gradients first, each up to its bound
-    offset, budget = np.zeros_like(x), epsilon
-    for i in np.argsort(-np.abs(g)):
-      offset[i] = np.sign(g[i]) * min(room[i], budget)
-      budget -= abs(offset[i])
-    return offset
-  low, high = 0.0, 1e6  # offset = clip(t * g) with the t that spends the budget
-  for _ in range(200):
-    t = (low + high) / 2
-    offset = np.sign(g) * np.minimum(t * np.abs(g), room)
-    low, high = (t, high) if np.linalg.norm(offset) < epsilon else (low, t)
-  return offset
 
 
 @pytest.mark.parametrize(
@@ -399,26 +376,6 @@ def test_batch_size_may_be_unknown(images, norm):
     assert info["objective"].shape == (n,)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("norm", NORMS)
-def test_two_replicas_equal_one(mirrored, images, norm):
-  """Half-batches on two replicas start, and end, where the whole batch does."""
-  attack = PGD(from_norm(norm, RADIUS[norm]), steps=3, restarts=2)
-
-  def objective(z):
-    return total(tf.sin(5 * z))
-
-  @tf.function
-  def distributed(halves):
-    return mirrored.run(lambda x: attack(objective, x, tf.constant([1, 2])), args=(halves,))
-
-  halves = mirrored.experimental_distribute_values_from_function(
-    lambda context: tf.constant(np.split(images, 2)[context.replica_id_in_sync_group])
-  )
-  y = np.concatenate([v.numpy() for v in mirrored.experimental_local_results(distributed(halves))])
-  np.testing.assert_allclose(y, attack(objective, images, [1, 2]), atol=1e-6)
-
-
 def test_bfloat16_networks_get_float32_adversaries(images):
   network = keras.Sequential(
     [
@@ -469,46 +426,3 @@ def test_epsilon_can_be_warmed_up_inside_a_compiled_step(classifier, images, nor
     expected = scaled(objective, images, [1, 2])
     np.testing.assert_allclose(run(tf.constant(share * full)), expected, atol=1e-5)
   np.testing.assert_array_equal(run(tf.constant(0.0)), images)
-
-
-# Settings.
-
-
-def test_describe_is_plain():
-  described = json.loads(json.dumps(PGD(L2(0.5), steps=5).describe()))
-  assert described == {
-    "name": "pgd",
-    "norm": "l2",
-    "epsilon": 0.5,
-    "steps": 5,
-    "step_size": 0.25,
-    "start": 1.0,
-    "restarts": 1,
-    "keep": "last",
-  }
-  assert FGSM(Linf(0.1)).describe()["step_size"] == 0.1
-  assert RSFGSM(Linf(0.1)).describe()["step_size"] == 0.125
-  assert PGD(L1(4.0), steps=20).step_size == 0.5
-
-
-@pytest.mark.parametrize(
-  "build, words",
-  [
-    (lambda x: PGD(Linf(0.1), steps=0), "steps must be an integer >= 1, but is 0"),
-    (lambda x: PGD(Linf(0.1), steps=2.5), "steps must be an integer"),
-    (lambda x: PGD(Linf(0.1), restarts=0), "restarts must be"),
-    (lambda x: PGD(Linf(0.1), start=0), "start must be in (0, 1]"),
-    (lambda x: FGSM(Linf(0.1), start=-1), "start must be in (0, 1]"),
-    (lambda x: PGD(Linf(0.1), step_size=-0.1), "step size"),
-    (lambda x: PGD(Linf(0.1), keep="beast"), "did you mean 'best'"),
-    (lambda x: PGD(Linf(0.1))(total, (255 * x).astype(np.uint8)), "divide by 255"),
-    (lambda x: PGD(Linf(0.1))(lambda z: tf.reduce_sum(z), x), "one value per image"),
-    (lambda x: PGD(Linf(0.1))(lambda z: tf.zeros([8]), x), "depend on the images"),
-    (lambda x: PGD(L2(100.0))(total, x), "0-255 units"),
-  ],
-)
-def test_mistakes_are_told_in_one_line(images, build, words):
-  with pytest.raises(errors.UserError) as caught:
-    build(images)
-  assert words in str(caught.value)
-  assert "\n" not in str(caught.value)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import scipy.optimize
 import tensorflow as tf
+from cases import refused
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from norms import norms
+from norms import assert_inside, norms
 
-from urkle_tf import errors
 from urkle_tf.attacks import L1, L2, Linf, from_norm
 
 NORMS = ["linf", "l2", "l1"]
@@ -22,17 +22,6 @@ gradients = hnp.arrays(
 )
 seeds = st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1))
 epsilons = st.floats(1e-2, 1.0)
-
-
-def assert_inside(adversaries, images, norm, epsilon):
-  """In the ball up to float32 rounding, and in [0, 1] exactly."""
-  adversaries = np.asarray(adversaries)
-  assert adversaries.dtype == np.float32
-  assert np.isfinite(adversaries).all()
-  assert adversaries.min() >= 0
-  assert adversaries.max() <= 1
-  distance = norms(np.float64(adversaries) - np.float64(images), norm)
-  assert (distance <= epsilon + 1e-6 * max(1, epsilon)).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -253,10 +242,8 @@ def test_with_epsilon_keeps_the_options():
   ],
 )
 def test_mistakes_are_told_in_one_line(build, words):
-  with pytest.raises(errors.UserError) as caught:
+  with refused(words):
     build()
-  assert words in str(caught.value)
-  assert "\n" not in str(caught.value)
 
 
 def test_pixels_of_another_range_have_other_limits():

@@ -341,30 +341,9 @@ def test_recipes_draw_nothing_themselves(name):
   ops = {node.op for node in graph.node}
   for inner in graph.library.function:
     ops |= {node.op for node in inner.node_def}
-  stateful = {
-    "RandomUniform",
-    "RandomUniformInt",
-    "RandomStandardNormal",
-    "RandomGamma",
-    "RandomShuffle",
-    "TruncatedNormal",
-    "RngReadAndSkip",
-    "RngSkip",
-  }
-  assert not ops & stateful
+  assert not [op for op in ops if op.startswith(("Random", "Truncated", "Rng"))]
   # keras-cv draws, but by stateless ops; AugMix takes its noise as it is.
   assert any(op.startswith("StatelessRandom") for op in ops) == (name == "randaugment")
-
-
-def test_randaugment_follows_its_options(rng):
-  weak, strong = (
-    f"randaugment(operations=1, magnitude={magnitude}, deviation=0, base=none)"
-    for magnitude in (0.5, 9)
-  )
-  images = images_of(rng, 30, 8, 10)
-  noise = noise_of(rng, 30, augment.from_spec(weak))
-  weak, strong = (np.abs(traced(spec)(images, noise) - images).mean() for spec in (weak, strong))
-  assert weak < strong
 
 
 # A recipe for each view.
@@ -392,14 +371,12 @@ def test_each_fits_the_number_of_views():
   augment.from_spec("simclr").check(3)
 
 
-# Specs.
-
-
-def test_specs():
-  recipe = augment.from_spec("simclr(strength=1/2, flip=false)")
-  assert isinstance(recipe, augment.SimCLR)
-  assert (recipe.strength, recipe.flip) == (0.5, False)
-  assert augment.from_spec("crop(padding=2)").padding == 2
-  assert augment.from_spec("augmix(severity=5)").severity == 5
-  assert augment.from_spec("randaugment(base='crop(padding=1)')").base.padding == 1
-  assert isinstance(augment.from_spec("none"), augment.Identity)
+def test_randaugment_follows_its_options(rng):
+  weak, strong = (
+    f"randaugment(operations=1, magnitude={magnitude}, deviation=0, base=none)"
+    for magnitude in (0.5, 9)
+  )
+  images = images_of(rng, 30, 8, 10)
+  noise = noise_of(rng, 30, augment.from_spec(weak))
+  weak, strong = (np.abs(traced(spec)(images, noise) - images).mean() for spec in (weak, strong))
+  assert weak < strong

@@ -5,10 +5,10 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import slow
+from cases import refused, slow
 from PIL import Image
 
-from urkle_tf import distribution, errors
+from urkle_tf import distribution
 from urkle_tf.data import augment, augmix, pipeline, sources
 
 DATA_DIR = os.environ.get("URKLE_DATA_DIR")
@@ -192,13 +192,8 @@ def test_mistakes(digits):
     (["23", "22", "digits"], lambda: pipeline.views(digits, augment.Identity(), 23, 0)),
     (["batch_size", "0"], lambda: pipeline.views(digits, augment.Identity(), 0, 0)),
     (["mine", "labels"], lambda: pipeline.views(unlabelled, augment.Identity(), 2, 0, labels=True)),
-    (
-      ["AugMix", "device"],
-      lambda: pipeline.views(digits, augmix.AugMix(), 2, 0, on_device=True),
-    ),
+    (["AugMix", "device"], lambda: pipeline.views(digits, augmix.AugMix(), 2, 0, on_device=True)),
   ]:
-    with pytest.raises(errors.UserError) as caught:
+    with refused(*words):
       call()
-    assert "\n" not in str(caught.value)
-    assert all(word in str(caught.value) for word in words)
   assert set(take(pipeline.batches(unlabelled, 2), 1)[0]) == {"image"}

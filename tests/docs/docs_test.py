@@ -6,13 +6,13 @@ page only flags, files and syntax are read, but for `--full`; what would take ho
 always, and so are the launchers, which tests of their own run.
 """
 
-import contextlib
 import dataclasses
 import importlib
 import importlib.util
 import inspect
 import io
 import json
+import os
 import pathlib
 import pkgutil
 import re
@@ -24,6 +24,7 @@ from collections.abc import Callable
 from unittest import mock
 from urllib import request
 
+import commands
 import keras
 import numpy as np
 import pytest
@@ -32,10 +33,12 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 from sklearn import datasets
+from small_models import small_encoder
 from torch_resnets import listed, resnet_state
 
 import urkle_tf
 from urkle_tf import command_line, export, networks
+from urkle_tf.data import sources
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
 
@@ -64,11 +67,13 @@ def encoder(folder, size=32, channels=3):
   return model
 
 
-def classifier(folder, model, classes=10):
-  """An untrained one over an encoder."""
-  head = networks.mlp(6, [classes], "head")
+def classifier(folder, model, sure=1.0):
+  """An untrained one of ten classes over an encoder, whose logits are this many times as large."""
+  head = networks.mlp(6, [10], "head")
+  kernel = head.get_layer("dense1").kernel
+  kernel.assign(sure * kernel)
   made = Classifier(model.network, head, stochastic=True, samples=4)
-  made.class_names = [str(number) for number in range(classes)]
+  made.class_names = [str(number) for number in range(10)]
   export.export_classifier(made, folder, {"norm": "linf", "epsilon": 0.1, "dataset": "digits"})
 
 
@@ -195,9 +200,9 @@ def small_clip():
 def beside_the_package(monkeypatch, *modules):
   """A page's files, such as "pretexts.colours", are found beside those of the package."""
   for module in modules:
-    name, _ = module.split(".")
+    name = module.rpartition(".")[0]
     package = importlib.import_module(f"urkle_tf.{name}")
-    folder = pathlib.Path("urkle_tf", name).absolute()
+    folder = pathlib.Path("urkle_tf", *name.split(".")).absolute()
     folder.mkdir(parents=True)
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     monkeypatch.delitem(sys.modules, f"urkle_tf.{module}", raising=False)
@@ -226,6 +231,28 @@ def attack_walked(names):
   found = [row for row in report["attacks"] if row["mode"] == "deterministic"]
   assert [(row["name"], row["restarts"]) for row in found] == [("noise", 5), ("pgd", 1)]
   assert found[0]["nll"] > report["clean"]["deterministic"]["nll"]
+
+
+def measurement_walk(monkeypatch):
+  beside_the_package(monkeypatch, "evaluation.measurements.margins")
+  classifier(pathlib.Path("RUN/classifier"), small_encoder(), sure=3.0)
+
+
+def measurement_walked(names):
+  """The gaps between the two likeliest classes, by hand, in report.json and in report.md."""
+  images = sources.load("digits", "test", examples=20).images / np.float32(255)
+  logits = urkle_tf.load_classifier("RUN/classifier").logits(images).numpy().astype(np.float64)
+  probabilities = np.sort(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), axis=1)
+  gaps = probabilities[:, -1] - probabilities[:, -2]
+  undecided = np.mean(gaps < 0.2)
+  assert 0 < undecided < 1  # the option decides something
+  found = json.loads(pathlib.Path("REPORT/report.json").read_text(encoding="utf-8"))
+  assert found["margins"]["deterministic"] == {
+    "mean": pytest.approx(gaps.mean(), rel=1e-4),
+    "undecided": undecided,
+  }
+  section = pathlib.Path("REPORT/report.md").read_text(encoding="utf-8").split("## Margins\n")[1]
+  assert f"| deterministic | {gaps.mean():.3f} | {undecided:.3f} |" in section
 
 
 def grid(monkeypatch):
@@ -323,9 +350,7 @@ OWN_IMAGES = {
   "--output_dir=runs/photos-slf": "--output_dir=runs/photos-slf --epochs=1",
   "--output_dir=runs/photos-report": f"--output_dir=runs/photos-report {QUICK}",
 }
-INSTALLED = {
-  "python -m pip install": "tests/packaging_test.py builds the wheel and checks what it needs",
-}
+INSTALLED = {"python -m pip install": "tests/packaging_test.py builds the wheel"}
 CERTIFY = "python -m urkle_tf.evaluate --classifier=RUN/classifier --output_dir=REPORT --certify="
 PAGES = {
   "start.md": Page(start, OWN_IMAGES, slow=True, elsewhere=INSTALLED),
@@ -400,9 +425,7 @@ PAGES = {
     slow=True,
   ),
   "robustness.md": Page(
-    evaluation,
-    {"--eot=50": f"--examples=4 {QUICK}", "autoattack,": "apgd_ce(steps=5),"},
-    slow=True,
+    evaluation, {"--eot=50": f"--examples=4 {QUICK}", "autoattack,": "apgd_ce(steps=5),"}, slow=True
   ),
   "robustify.md": Page(
     robustify,
@@ -433,11 +456,7 @@ PAGES = {
     },
     check=served_alike,
   ),
-  "speed.md": Page(
-    slow=True,
-    cited=("python -m urkle_tf.train --data_service",),
-  ),
-  "reliability.md": Page(),
+  "speed.md": Page(slow=True, cited=("python -m urkle_tf.train --data_service",)),
   "api/encoders.md": Page(runs_of_reference, slow=True),
   "api/training.md": Page(
     trainings_of_reference,
@@ -470,40 +489,28 @@ PAGES = {
     cited=("import keras_hub",),
   ),
   "walks/measurement.md": Page(
+    measurement_walk,
+    {
+      "--output_dir=REPORT": f"--output_dir=REPORT --examples=20 {QUICK} --attacks=fgsm "
+      "--representation_examples=0"
+    },
+    check=measurement_walked,
+  ),
+  "../README.md": Page(
+    readme,
+    {**OWN_IMAGES, "epochs=20": "epochs=1", "steps=20": "steps=2"},
+    check=attacked_a_little,
+    cited=("python -m urkle_tf",),  # those of start.md
     elsewhere={
-      "# urkle_tf/evaluation/measurements/": "tests/docs/walk_measurement_test.py runs it",
-      "python -m urkle_tf.evaluate": "and this",
+      **INSTALLED,
+      "bash launch/quickstart.sh": "tests/experiments/quickstart_test.py runs what it does",
+      "bash launch/test.sh": "it runs this",
     },
   ),
-  "results/mnist.md": Page(cited=("python",)),
-  "results/cifar10_small.md": Page(cited=("python",)),
-  "results/cifar10_small_older.md": Page(cited=("python",)),
-  "results/mnist_autoattack.md": Page(cited=("python",)),
-  "results/mnist_transfer.md": Page(cited=("python",)),
-  "results/autoattack.md": Page(cited=("python",)),
-  "results/certificates.md": Page(cited=("python",)),
-  "results/cifar10_cpu.md": Page(cited=("python",)),
-  "results/where_mu_lies.md": Page(cited=("python",)),
-  "results/strength.md": Page(cited=("python",)),
-  "results/robustify.md": Page(cited=("python",)),
-  "results/cifar10_gpu.md": Page(cited=("python",)),
 }
-README = Page(
-  readme,
-  {
-    **OWN_IMAGES,
-    "epochs=20": "epochs=1",
-    "steps=20": "steps=2",
-  },
-  check=attacked_a_little,
-  cited=("python -m urkle_tf",),  # those of start.md
-  elsewhere={
-    **INSTALLED,
-    "bash launch/quickstart.sh": "tests/experiments/quickstart_test.py runs what it does",
-    "bash launch/test.sh": "it runs this",
-  },
-)
 
+# Pages of results cite commands of full size alone; of all others everything is run as it stands.
+RESULTS = Page(cited=("python",))
 STARTS = ("python", "bash", "tensorboard", "mkdir", "docker")  # what begins a command
 
 
@@ -531,40 +538,13 @@ def blocks(text):
   return found
 
 
-def test_blocks_are_found():
-  page = (
-    "text\n\n    python -m a --b=c \\\n      --d\n\n```python\nif x:\n  y\n```\n\n    bash ls\n"
-  )
-  page += "\n    log p(x)\n```\nno python\n```\n"
-  assert blocks(page) == [
-    ("shell", "python -m a --b=c --d"),
-    ("python", "if x:\n  y"),
-    ("shell", "bash ls"),
-  ]
-
-
-@contextlib.contextmanager
-def command_line_of(words, monkeypatch):
-  """A command's words as those of this process, whose flags are forgotten afterwards."""
-  kept = set(flags.FLAGS)
-  with monkeypatch.context() as patch:
-    patch.setattr(sys, "argv", words)
-    try:
-      yield patch
-    finally:
-      flags.FLAGS.unparse_flags()
-      flags.FLAGS.remove_flag_values(dict.fromkeys(set(flags.FLAGS) - kept, 0))
-
-
 def run_module(words, monkeypatch, only_read):
   """Runs one of our commands in this process; or has it read its flags."""
-  exits = []
-  with command_line_of(words, monkeypatch) as patch:
-    patch.setattr(sys, "exit", exits.append)
+  with monkeypatch.context() as patch:
     if only_read:
       patch.setattr(command_line, "run", lambda function, names: flags.FLAGS(sys.argv))
-    importlib.import_module(words[0]).main()
-  assert not any(exits), f"{words} exited with {exits}"
+    code, said = commands.run(words[0].removeprefix("urkle_tf."), words[1:])
+  assert not code, f"{words} exited with {code}: {said}"
 
 
 def read_script(words):
@@ -638,11 +618,6 @@ def docstring(name):
   return inspect.getdoc(pkgutil.resolve_name(name.replace("urkle_tf.trust", TRUST)))
 
 
-def test_every_page_is_run():
-  pages = {file.relative_to(DOCS).as_posix() for file in DOCS.rglob("*.md")}
-  assert {page for page in pages if blocks(text_of(page))} == set(PAGES)
-
-
 def test_every_public_name_is_in_the_reference_with_an_example():
   listed = []
   for file in DOCS.glob("api/*.md"):
@@ -672,19 +647,14 @@ def test_links_lead_somewhere():
         assert (file.parent / target.split("#")[0]).exists(), f"{file.name}: {target}"
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_page_runs_as_it_stands(page, tmp_path, monkeypatch, request):
-  run_page(PAGES[page], text_of(page), tmp_path, monkeypatch, request.config.getoption("--full"))
+def asking():
+  """The pages that ask for something to be run."""
+  files = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+  pages = [os.path.relpath(file, DOCS) for file in files]
+  return [page for page in pages if blocks(text_of(page))]
 
 
-def test_the_readme_runs_as_it_stands(tmp_path, monkeypatch, request):
-  text = (ROOT / "README.md").read_text(encoding="utf-8")
-  run_page(README, text, tmp_path, monkeypatch, request.config.getoption("--full"))
-
-
-def test_the_readme_and_the_first_page_agree():
-  of = lambda file: [b for _, b in blocks(file.read_text(encoding="utf-8"))]  # noqa: E731
-  ours = [block for block in of(ROOT / "README.md") if "photos" in block or " pip " in block]
-  assert len(ours) == 4
-  first = of(DOCS / "start.md")
-  assert ours == first[: len(ours)]
+@pytest.mark.parametrize("name", asking())
+def test_a_page_runs_as_it_stands(name, tmp_path, monkeypatch, request):
+  page = PAGES.get(name, RESULTS if name.startswith("results/") else Page())
+  run_page(page, text_of(name), tmp_path, monkeypatch, request.config.getoption("--full"))

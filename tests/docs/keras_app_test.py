@@ -52,14 +52,6 @@ def app(tmp_path_factory):
   return folder, said
 
 
-def test_a_process_without_the_package_is_one(tmp_path):
-  (tmp_path / "imports.py").write_text("import urkle_tf\n")
-  words = command("train.py")
-  words[3] = str(tmp_path / "imports.py")
-  done = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path)
-  assert "import of urkle_tf halted" in done.stderr
-
-
 @pytest.mark.full
 def test_the_head_learns(app):
   folder, said = app

@@ -30,12 +30,3 @@ def test_every_name_on_the_walks_is_there():
     assert places
     for file, name in places:
       assert name in (ROOT / file).read_text("utf-8"), f"{page.name}: {name} of {file}"
-
-
-def test_those_that_the_step_asks_are_imported_by_it():
-  page = (ROOT / "docs" / "walks" / "step.md").read_text("utf-8")
-  trainer = (ROOT / "urkle_tf" / "training" / "trainer.py").read_text("utf-8")
-  names = re.findall(r"^\| `(\w+)\.py`", page, re.MULTILINE)
-  assert len(names) == 5
-  for name in names:
-    assert re.search(rf"training(\.| import (\w+, )*){name}\b", trainer), name

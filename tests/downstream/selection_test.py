@@ -1,23 +1,20 @@
 """The weight decay that `slf` chooses, and heads on pooled features."""
 
 import json
-import os
-import subprocess
-import sys
 import types
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from alike import same
 from small_models import small_encoder
 
 import urkle_tf
-from urkle_tf import downstream, errors, export, networks
+from urkle_tf import downstream, errors, export
 from urkle_tf.data import sources
 from urkle_tf.downstream import _selection, slf
 
-DATA_DIR = os.environ.get("URKLE_DATA_DIR")
 EPSILON = 8 / 255
 
 
@@ -106,8 +103,7 @@ def test_the_chosen_decay_is_the_best_on_held_out_images(data, kept, monkeypatch
 
     # The head that is exported is that of a run with this decay, bit for bit.
     (one, metadata), (other, _) = kept[-1], kept[place]
-    for first, second in zip(one.head.get_weights(), other.head.get_weights(), strict=True):
-      np.testing.assert_array_equal(first, second)
+    same(one.head.get_weights(), other.head.get_weights())
     assert metadata["selection"] == selection
     assert found["validation_accuracy"] == candidates[place]["validation_accuracy"]
   assert places["clean"] < places["robust"]
@@ -175,22 +171,7 @@ def test_validation_images_must_leave_some_to_train_on():
     _selection.hold_out(task(both, validation=both))
 
 
-def test_too_few_labels_are_one_line_and_leave_no_folder(plain_encoder, tmp_path):
-  options = {"encoder": str(plain_encoder), "output_dir": str(tmp_path / "run"), "epochs": 1}
-  with pytest.raises(errors.UserError, match="19 labels are too few"):
-    downstream.adapt(**options, labels=19)
-  assert not (tmp_path / "run").exists()
-
-
 # --- On digits ---
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("selection") / "encoder"
-  settings = {"pretext": "simclr", "robustness": "urkle(beta=0.1)"}
-  metadata = {"norm": "linf", "epsilon": 0.05, "stochastic": True, "settings": settings}
-  return export.export_encoder(small_encoder(), folder, metadata)
 
 
 @pytest.fixture(scope="module")
@@ -279,8 +260,7 @@ def test_an_interrupted_choice_ends_with_the_same_bits(
   assert len(measured) == 2  # what was measured is not measured again
   assert found["selection"] == run("whole")["selection"]
   (one, _), (other, _) = kept
-  for first, second in zip(one.head.get_weights(), other.head.get_weights(), strict=True):
-    np.testing.assert_array_equal(first, second)
+  same(one.head.get_weights(), other.head.get_weights())
 
 
 @pytest.mark.full
@@ -338,55 +318,3 @@ def test_a_head_on_pooled_features(encoder, short, tmp_path, protocol):
   assert [row["mode"] for row in result["attacks"]] == ["deterministic"]  # and no other
   assert result["clean"]["accuracy"] == np.mean(logits[:40].argmax(1) == digits("test").labels[:40])
   assert result["representation"]["sigma"] == 1
-
-
-@pytest.mark.parametrize(
-  ("options", "message"),
-  [
-    ({"protocol": "aff"}, "--features=pooled is for the head of a frozen encoder"),
-    ({"protocol": "similarity"}, "use --protocol=slf or alf"),
-    ({"features": "poled"}, "unknown choice of --features 'poled'; did you mean 'pooled'"),
-  ],
-)
-def test_pooled_features_that_make_no_sense(encoder, tmp_path, options, message):
-  with pytest.raises(errors.UserError, match=message):
-    on_digits(encoder, tmp_path / "run", **{"features": "pooled", **options})
-  assert not (tmp_path / "run").exists()
-
-
-# --- The command, on CIFAR-10 ---
-
-
-@pytest.mark.full
-@pytest.mark.skipif(not DATA_DIR, reason="URKLE_DATA_DIR is not set")
-def test_the_command_on_real_images(tmp_path):
-  keras.utils.set_random_seed(0)
-  backbone = networks.backbone("convnet(width=8, layers=4)", (32, 32, 3))
-  settings = {"robustness": "rocl"}
-  metadata = {"norm": "linf", "epsilon": 2 / 255, "stochastic": False, "settings": settings}
-  gaussian = networks.GaussianEncoder(backbone, latent_dim=16, loc="dense")
-  source = sources.load("cifar10", "train[:500]", DATA_DIR)
-  for _ in range(30):  # so that loc has unit spread
-    gaussian(np.float32(source.images / 255), training=True)
-  encoder = export.export_encoder(gaussian, tmp_path / "encoder", metadata)
-  words = ["-m", "urkle_tf.finetune", f"--encoder={encoder}", "--dataset=cifar10"]
-  words += [f"--data_dir={DATA_DIR}", "--split=train[:3000]", "--labels=1000", "--epochs=2"]
-  words += ["--features=pooled", "--attack_steps=3", f"--output_dir={tmp_path}/head"]
-  done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
-  metadata = export.read_metadata(tmp_path / "head" / "classifier")
-  selection = metadata["selection"]
-  assert (selection["select"], selection["images"]) == ("robust", 100)
-  rows = selection["candidates"]
-  best = max(rows, key=lambda row: (row["validation_robust_accuracy"], row["weight_decay"]))
-  assert selection["weight_decay"] == best["weight_decay"]
-  lines = done.stdout.splitlines()
-  place = lines.index(
-    "weight decay, clean and robust accuracy on 100 images, a part of train[:3000]:"
-  )
-  table = [line.split() for line in lines[place + 1 : place + 1 + len(rows)]]
-  for words, row in zip(table, rows, strict=True):
-    wanted = [f"{row['weight_decay']:g}", f"{row['validation_accuracy']:.2%}"]
-    assert words[:3] == [*wanted, f"{row['validation_robust_accuracy']:.2%}"]
-    assert (words[3:] == ["chosen"]) == (row == best)
-  assert f"weight decay: {best['weight_decay']:g}" in lines
-  assert len(json.loads((tmp_path / "head" / "labels.json").read_text())["positions"]) == 1000

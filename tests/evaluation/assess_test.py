@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from cases import slow
+from cases import refused, slow
 from scipy import stats
 from sklearn import metrics
-from small_models import small_encoder
+from small_models import linear_head, linear_network, small_encoder
 
 import urkle_tf
 from urkle_tf import distribution, errors, export, networks
@@ -90,13 +90,8 @@ SHAPE = (4, 4, 1)
 
 def linear_classifier(weights, bias, scale, stochastic, samples=20):
   """Takes the pixels for z (with noise of a constant scale); linear logits."""
-  images = keras.Input(SHAPE, name="images")
-  loc = keras.layers.Flatten()(images)
-  sigma = keras.layers.Rescaling(0.0, scale)(loc)
-  network = keras.Model(images, {"loc": loc, "scale": sigma})
-  head = networks.mlp(16, [weights.shape[1]], "head")
-  head.get_layer("dense1").set_weights([weights, bias])
-  return Classifier(network, head, stochastic, samples)
+  network = linear_network(SHAPE, scale)
+  return Classifier(network, linear_head(weights, bias), stochastic, samples)
 
 
 def grey_source(rng, n=300):
@@ -255,46 +250,6 @@ def test_standing_images_alone_give_the_same_worst_case(rng):
   # What broke within the smaller radius is not attacked within the larger.
   assert standing[1]["attacked"] == round(standing[0]["accuracy"] * source.size)
   assert [row["attacked"] for row in whole] == [source.size] * 4
-
-
-def test_progress_is_the_accuracy_over_the_images_so_far(rng, monkeypatch):
-  source, weights, bias = linear_problem(rng)
-  model = linear_classifier(weights, bias, 1e-3, stochastic=False)
-  notes = []
-
-  class Bar:
-    def __init__(self, name, total):
-      notes.append([])
-
-    def add(self, count, note):
-      notes[-1].append(note)
-
-  monkeypatch.setattr(attacked.progress, "Progress", Bar)
-  _, ((right, _),) = attack_rows(model, source, "linf", [0.02], batch_size=100)
-  shares = [right[:n].mean() for n in (100, 200, 300)]
-  assert notes == [[f"deterministic {100 * share:.1f}%" for share in shares]]
-  assert len(set(shares)) == 3
-  # What is not attacked again was broken before, and counts.
-  options = {"attacks": "fgsm,pgd", "standing": True, "batch_size": 100}
-  rows, details = attack_rows(model, source, "linf", [0.02], **options)
-  before, after = (right for right, _ in details)
-  assert before.sum() == rows[1]["attacked"] < 100
-  last = np.flatnonzero(before)[-1] + 1
-  assert notes[2] == [f"deterministic {100 * after[:last].mean():.1f}%"]
-  assert after[:last].mean() < 0.5  # of those that were attacked, nearly all stand
-
-
-@pytest.mark.full
-def test_a_mode_alone_is_attacked_as_it_is_beside_the_other(rng):
-  source, weights, bias = linear_problem(rng)
-  model = linear_classifier(weights, bias, 0.05, stochastic=True)
-  options = {"eot": 5, "attacks": "pgd(steps=2)"}
-  both, _ = attack_rows(model, source, "linf", [0.02], **options)
-  for row in both:
-    modes = (row["mode"],)
-    (alone,), _ = attack_rows(model, source, "linf", [0.02], modes=modes, **options)
-    assert alone["accuracy"] == alone["own_accuracy"] == row["own_accuracy"]
-    assert alone["zero_gradients"] == row["zero_gradients"]
 
 
 @pytest.mark.parametrize(
@@ -510,27 +465,17 @@ def test_attack_specs():
     ("pgb", "linf", 0.1, "unknown attack 'pgb'; did you mean 'pgd'"),
     ("pgd(step=3)", "linf", 0.1, "did you mean 'steps'"),
     ("pgd(steps=0)", "linf", 0.1, "steps must be an integer >= 1"),
-    ("pgd(steps=many)", "linf", 0.1, "steps must be an integer >= 1"),
-    ("pgd(restarts=0)", "linf", 0.1, "restarts must be an integer >= 1"),
-    ("pgd(step_size=big)", "linf", 0.1, "step size must be a number"),
-    ("pgd(start=0)", "linf", 0.1, "start must be in"),
-    ("pgd", "linf", 8, "looks like 0-255 units"),
-    ("pgd", "l2", 100, "looks like 0-255 units"),
     ("pgd", "linf", -0.1, "epsilon must be"),
     ("pgd", "linv", 0.1, "unknown norm"),
     ("", "linf", 0.1, "give --attacks"),
-    ("apdg_ce", "linf", 0.1, "unknown attack 'apdg_ce'; did you mean 'apgd_ce'"),
-    ("apgd_t(targets=0)", "linf", 0.1, "targets must be an integer >= 1"),
     ("apgd_ce(targets=3)", "linf", 0.1, "unknown option of apgd_ce 'targets'"),
     ("autoattack(version=randd)", "linf", 0.1, "did you mean 'rand'"),
-    ("autoattack(queries=0)", "linf", 0.1, "queries must be an integer >= 1"),
     ("apgd_dlr", "linf", 0.1, "at least 3 classes, but there are 2"),
   ],
 )
 def test_wrong_attacks_are_one_line(text, norm, epsilon, message):
-  with pytest.raises(errors.UserError, match=message) as caught:
+  with refused(match=message):
     planning.read(text, norm, [epsilon], SHAPE, classes=2)
-  assert "\n" not in str(caught.value)
 
 
 # A model that looks its scores up in a table: nothing of it has a gradient.
@@ -563,7 +508,6 @@ def test_a_model_without_gradients_is_attacked_without_them(tmp_path):
   assert found["config"]["skipped_attacks"] == ["pgd", "apgd_ce", "apgd_t", "fab_t"]
   text = (tmp_path / "report" / "report.md").read_text()
   assert "Not run, since the model has no gradient: pgd, apgd_ce, apgd_t, fab_t." in text
-  assert "Added, since the model's own gradients are masked: hop_skip_jump." in text
 
   # Whoever runs an attack by gradients all the same is given gradients of zero.
   source = sources.load("digits", "test", examples=8)
@@ -594,15 +538,10 @@ def test_nearest_is_a_loop(rng):
 
 def test_the_worst_kl_of_a_linear_encoder_is_its_closed_form(rng):
   # loc = A x with constant scale s: KL = ||A d||^2 / (2 s^2), largest at a corner of the ball.
-  images = keras.Input(SHAPE)
-  pixels = keras.layers.Flatten()(images)
-  dense = keras.layers.Dense(2, use_bias=False)
-  loc = dense(pixels)
-  network = keras.Model(images, {"loc": loc, "scale": keras.layers.Rescaling(0.0, 0.5)(loc)})
   matrix = np.zeros((16, 2), np.float32)
   matrix[:8, 0] = [1, -2, 3, 1, 1, -1, 2, 1]  # rows that do not overlap: the corner maximises both
   matrix[8:, 1] = [2, 2, -1, 1, 1, 1, -1, 3]
-  dense.set_weights([matrix])
+  network = linear_network(SHAPE, 0.5, matrix)
   context = Context(grey_source(rng, n=12), "linf", [0.02], network=network, batch_size=5)
   found = representation.measure(context, Representation(steps=20))
   wanted = sum(np.abs(matrix).sum(0) ** 2) * 0.02**2 / (2 * 0.5**2)
@@ -630,12 +569,8 @@ def test_the_worst_kl_of_a_linear_encoder_is_its_closed_form(rng):
 def test_an_images_own_figures_and_both_forms_of_the_regulariser():
   # A square pixel grid of one weight each; black images cannot get darker, and have half the KL's
   # root: loc = sum of signed pixels, of which the negative ones cannot move down.
-  images = keras.Input(SHAPE)
-  dense = keras.layers.Dense(1, use_bias=False)
-  loc = dense(keras.layers.Flatten()(images))
-  network = keras.Model(images, {"loc": loc, "scale": keras.layers.Rescaling(0.0, 0.2)(loc)})
   weights = np.array([[1.0]] * 12 + [[-1.0]] * 4, np.float32)
-  dense.set_weights([weights])
+  network = linear_network(SHAPE, 0.2, weights)
   pixels = np.full((6, *SHAPE), 128, np.uint8)
   pixels[::2] = 0
   source = sources.ArraySource(pixels, name="grey", split="test", class_names=["a"], labels=[0] * 6)
@@ -720,10 +655,8 @@ def test_report_is_the_contracts(folders, tmp_path, capsys):
 
   text = (tmp_path / "report" / "report.md").read_text()
   assert text.count("| pgd | linf") == text.count("| fgsm | linf") == 4
-  assert text.count("| cross_entropy |") == 8
   # What a caller sees of the sampled classifier: clean, and a row of each attack and radius.
   _, served = text.split("## As it is served")
-  assert "a call with 5 samples of z | right in each of 10 calls" in served
   sampled = [stored["clean"], *(r for r in stored["attacks"] if r["mode"] == "sampled")]
   for row in sampled:
     assert row["accuracy_all_draws"] <= row["served_accuracy"]
@@ -750,9 +683,6 @@ def test_report_is_the_contracts(folders, tmp_path, capsys):
   capsys.readouterr()
   assert urkle_tf.assess(**arguments) == stored
   assert "is finished" in capsys.readouterr().out
-  assert not (tmp_path / "report" / "report.html").exists()
-  assert urkle_tf.assess(**arguments, html=True) == stored
-  assert "data:image/png;base64," in (tmp_path / "report" / "report.html").read_text()
   with pytest.raises(errors.UserError, match="--seed=0"):
     urkle_tf.assess(**arguments | {"seed": 1})
 
@@ -835,12 +765,8 @@ def test_an_encoder_alone_needs_no_labels(folders, tmp_path):
     ({"classifier": None}, "give --classifier=FOLDER"),
     ({"encoder": "too"}, "one of them"),
     ({"image_size": 16}, "takes images of 8x8x1, but 'digits' has 16x16x1: give --image_size=8"),
-    ({"epsilon": 8}, "looks like 0-255 units"),
-    ({"epsilons": [0.1, -1]}, "epsilon must be"),
-    ({"attacks": "pdg"}, "unknown attack"),
     ({"split": "tset"}, "did you mean 'test'"),
     ({"eot": 0}, "--eot must be at least 1"),
-    ({"batch_size": 0}, "--batch_size must be at least 1"),
     ({"modes": "samplad"}, "unknown mode of this model 'samplad'; did you mean 'sampled'"),
     ({"modes": "deterministic", "loss_cap": 4.0}, "leave out --loss_cap or --modes"),
     ({"measure": "bound"}, "bound needs the option 'loss_cap'"),
@@ -850,9 +776,8 @@ def test_an_encoder_alone_needs_no_labels(folders, tmp_path):
 )
 def test_mistakes_are_one_line_and_leave_no_folder(folders, tmp_path, changes, message):
   arguments = {"classifier": str(folders / "sampled"), "output_dir": str(tmp_path / "report")}
-  with pytest.raises(errors.UserError, match=message) as caught:
+  with refused(match=message):
     urkle_tf.assess(**arguments | changes)
-  assert "\n" not in str(caught.value)
   assert not (tmp_path / "report").exists()
 
 

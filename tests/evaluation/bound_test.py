@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import small_encoder
+from cases import refused
+from small_models import linear_head, linear_network, small_encoder
 
 import urkle_tf
 from urkle_tf import errors, export, networks
@@ -69,29 +70,13 @@ def test_the_cap_of_a_mean_is_the_mean_of_caps(rng):
   ],
 )
 def test_a_cap_without_room_for_the_classes_is_refused(classes, loss_cap, least):
-  with pytest.raises(errors.UserError, match=rf"above ln\({classes}\) = {least}") as caught:
+  with refused(match=rf"above ln\({classes}\) = {least}"):
     bound.capped(np.zeros((1, classes), np.float32), loss_cap)
-  assert "\n" not in str(caught.value)
 
 
 # The whole, on linear models with a constant scale.
 
 SHAPE = (4, 4, 1)
-
-
-def linear_network(matrix, scale):
-  images = keras.Input(SHAPE)
-  dense = keras.layers.Dense(matrix.shape[1], use_bias=False)
-  loc = dense(keras.layers.Flatten()(images))
-  network = keras.Model(images, {"loc": loc, "scale": keras.layers.Rescaling(0.0, scale)(loc)})
-  dense.set_weights([matrix.astype(np.float32)])
-  return network
-
-
-def linear_head(weights, bias):
-  head = networks.mlp(weights.shape[0], [weights.shape[1]], "head")
-  head.get_layer("dense1").set_weights([weights.astype(np.float32), np.array(bias, np.float32)])
-  return head
 
 
 def array_source(images, labels, classes):
@@ -108,7 +93,9 @@ def test_a_constant_head_and_a_linear_encoder_have_a_closed_form():
   grey = np.random.default_rng(1).uniform(size=(12, 8)) < 0.5
   images = np.where(np.repeat(grey, 2, 1), 128, np.tile([0, 255], 8)).reshape(12, *SHAPE)
   labels = np.arange(12) % 10
-  model = Classifier(linear_network(matrix, 0.5), linear_head(np.zeros((1, 10)), np.zeros(10)))
+  model = Classifier(
+    linear_network(SHAPE, 0.5, matrix), linear_head(np.zeros((1, 10)), np.zeros(10))
+  )
   epsilon, loss_cap = 0.03, 3.0
   source = array_source(images.astype(np.uint8), labels, 10)
   context = Context(source, "linf", [epsilon], model, batch_size=5)
@@ -141,7 +128,7 @@ def binary_problem():
   middle = np.median(pixels @ difference)
   labels = np.where(pixels @ difference > middle, 0, 1)
   scale = 0.4
-  model = Classifier(linear_network(np.eye(16), scale), linear_head(weights, [-middle, 0]))
+  model = Classifier(linear_network(SHAPE, scale, np.eye(16)), linear_head(weights, [-middle, 0]))
   margin = (pixels @ difference - middle) * np.where(labels == 0, 1, -1)
   return model, array_source(images, labels, 2), margin, difference, scale
 
@@ -266,31 +253,8 @@ def test_the_reports_part(folders, tmp_path):
   assert part["vacuous"] is (part["value"] >= 4.0)
   assert stored["config"]["loss_cap"] == 4.0
   text = (tmp_path / "report" / "report.md").read_text()
-  section = text[text.index("## The bound of Proposition 1") :]
-  assert f"{part['value']:.4g} | {part['value_tight']:.4g} |" in section
-  assert ("Not vacuous" not in section) is part["vacuous"]
-  assert "the true maxima may be larger" in section
-
-
-@pytest.mark.parametrize(
-  "vacuous, tight, sentence",
-  [
-    (True, True, "Vacuous: the bound is at least M"),
-    (True, False, "Vacuous with the root of the mean KL; with"),
-    (False, False, "Not vacuous: the bound is below M"),
-  ],
-)
-def test_the_report_says_whether_the_bound_is_vacuous(vacuous, tight, sentence):
-  from urkle_tf.evaluation import report
-  from urkle_tf.evaluation.report import document
-
-  numbers = "M clean_loss regulariser value measured_adversarial_loss regulariser_tight value_tight"
-  part = dict.fromkeys([*numbers.split(), "kl_mean", "cap_share", "epsilon"], 0.5)
-  part |= {"vacuous": vacuous, "vacuous_tight": tight, "norm": "linf", "examples": 3, "samples": 9}
-  part |= {"steps": 1, "restarts": 1, "loss_steps": 1}
-  config = {"dataset": "digits", "split": "test"}
-  text = document.markdown(report.parts({"config": config, "bound": part, "versions": {}}))
-  assert sentence in text
+  assert f"{part['value']:.4g} | {part['value_tight']:.4g} |" in text
+  assert ("Not vacuous" not in text) is part["vacuous"]
 
 
 @pytest.mark.parametrize(
@@ -307,9 +271,8 @@ def test_mistakes_are_one_line_and_leave_no_folder(folders, tmp_path, changes, m
   model = changes.pop("model", "sampled")
   kind = "encoder" if model == "encoder" else "classifier"
   arguments = {kind: str(folders / model), "output_dir": str(tmp_path / "report"), "loss_cap": 3.0}
-  with pytest.raises(errors.UserError, match=message) as caught:
+  with refused(match=message):
     urkle_tf.assess(**arguments | changes)
-  assert "\n" not in str(caught.value)
   assert not (tmp_path / "report").exists()
 
 

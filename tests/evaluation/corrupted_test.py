@@ -5,13 +5,13 @@ import json
 import keras
 import numpy as np
 import pytest
+from cases import refused
 from small_models import small_encoder
 
 import urkle_tf
 from urkle_tf import errors, export, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import calibration, corrupted, corruptions
-from urkle_tf.evaluation.measurements import clean
 from urkle_tf.evaluation.measurements.corruptions import Corruptions
 from urkle_tf.evaluation.report import document, pictures
 from urkle_tf.networks.classifier import Classifier
@@ -119,61 +119,6 @@ def test_sums_of_bins_add_up(rng):
   assert_reliability(found, list(zip(values, labels, strict=True)))
 
 
-def test_the_pictures_show_the_figures(rng, tmp_path, monkeypatch):
-  source = flat_source(rng.integers(256, size=30))
-  score = light_meter(6.0)
-  found = corrupted.plan("fog,brightness", [2, 4], source)
-  part = corrupted.measure(score, source, found, batch_size=30)
-  values = score(source.images.astype(np.float32) / 255)
-  row = {"name": "pgd", "norm": "linf", "mode": "sampled"}
-  attacks = [
-    {**row, "epsilon": 8 / 255, **calibration.scores(values["deterministic"], source.labels)},
-    {
-      **row,
-      "epsilon": 8 / 255,
-      **calibration.scores(values["sampled"], source.labels),
-      "name": "fgsm",
-    },
-  ]
-  whole = {"clean": clean.of_modes(values, source.labels), "corruptions": part, "attacks": attacks}
-  drawn = []
-  original = pictures.canvas
-  monkeypatch.setattr(pictures, "canvas", lambda *size: drawn.append(original(*size)) or drawn[-1])
-
-  pictures.corruptions_figure(part, tmp_path / "corruptions.png")
-  (axes,) = drawn[0].axes
-  shown = np.asarray(axes.images[0].get_array(), np.float64)
-  texts = {text.get_position(): text.get_text() for text in axes.texts}
-  assert shown.shape == (3, 3)
-  for i, kind in enumerate(("fog", "brightness")):
-    for j, severity in enumerate(("2", "4")):
-      accuracy = 100 * part["by_type"][kind]["severities"][severity]["accuracy"]
-      assert shown[i, j] == pytest.approx(accuracy)
-      assert texts[j, i] == f"{accuracy:.1f}"
-    assert shown[i, 2] == pytest.approx(100 * part["by_type"][kind]["accuracy"])
-  assert shown[2] == pytest.approx(
-    [100 * part["by_severity"][s]["accuracy"] for s in ("2", "4")] + [100 * part["mean"]]
-  )
-
-  pictures.reliability_figure(whole, tmp_path / "reliability.png")
-  above, below = drawn[1].axes[:3], drawn[1].axes[3:]
-  wanted = {
-    "clean": whole["clean"]["reliability"],
-    "corrupted": part["reliability"],
-    "pgd, linf, 8/255": attacks[0]["reliability"],  # the lower accuracy of the two
-  }
-  assert [axes.get_title() for axes in above] == list(wanted)
-  for axes, counts, bins in zip(above, below, wanted.values(), strict=True):
-    filled = np.array(bins["count"]) > 0
-    _, points = axes.lines  # the diagonal and the points
-    np.testing.assert_allclose(points.get_xdata(), np.array(bins["confidence"])[filled])
-    np.testing.assert_allclose(points.get_ydata(), np.array(bins["accuracy"])[filled])
-    heights = [patch.get_height() for patch in counts.patches]
-    np.testing.assert_allclose(heights, np.array(bins["count"]) / sum(bins["count"]))
-  for file in ("corruptions.png", "reliability.png"):
-    assert (tmp_path / file).read_bytes()[:4] == b"\x89PNG"
-
-
 @pytest.mark.parametrize(
   "text, severities, message",
   [
@@ -187,9 +132,8 @@ def test_the_pictures_show_the_figures(rng, tmp_path, monkeypatch):
   ],
 )
 def test_mistakes_are_one_line(text, severities, message):
-  with pytest.raises(errors.UserError, match=message) as caught:
+  with refused(match=message):
     corrupted.plan(text, severities, flat_source([1, 2]))
-  assert "\n" not in str(caught.value)
 
 
 def test_all_are_the_fifteen():
@@ -215,9 +159,8 @@ def test_the_configurations_are_matched_with_our_names():
 def test_what_is_not_prepared_is_one_line(tmp_path):
   source = flat_source([1, 2])
   source.name = "mnist"
-  with pytest.raises(errors.UserError, match=r"'mnist_corrupted/.*' is not prepared") as caught:
+  with refused(match=r"'mnist_corrupted/.*' is not prepared"):
     corrupted.plan("tfds", None, source, data_dir=str(tmp_path))
-  assert "\n" not in str(caught.value)
 
 
 def test_prepared_images_are_scored(monkeypatch, capsys):
@@ -305,11 +248,7 @@ def test_the_report_has_a_part_and_pictures(tmp_path, capsys):
   row = part["by_type"]["pixelate"]["severities"]["5"]
   assert row["accuracy"] == np.mean(logits.argmax(1) == source.labels)
   assert sum(part["reliability"]["count"]) == 2 * 2 * 30
-  text = (tmp_path / "report" / "report.md").read_text()
-  assert "## Corrupted (30 images)" in text
-  assert "Frost is procedural" in text
   for name in ("corruptions.png", "reliability.png"):
-    assert f"figures/{name}" in text
     assert (tmp_path / "report" / "figures" / name).read_bytes()[:4] == b"\x89PNG"
   # Drawn again from the file alone, they are the same.
   panels = [title for title, _ in pictures.reliability_panels(stored)]

@@ -94,10 +94,8 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   assert str(tmp_path) not in written
   assert report["regression"]["attacks"][0]["epsilon"] == EPSILON  # that of the training
   page = (tmp_path / "report" / "report.md").read_text().splitlines()
-  assert page[2].startswith("Target: a number; 50 images.")
   rows = [line.split(" | ")[1] for line in page if line.startswith(("| sampled z |", "| z = mu |"))]
   assert rows == ["clean"] * 2 + ["pgd-2, linf 0.1"] * 2
-  assert not (tmp_path / "report" / "report.html").exists()
   capsys.readouterr()
   again = {"output_dir": str(tmp_path / "report"), "html": True, **options}
   assert assess_regressor(**again) == report

@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import linear_head, linear_network
 
 import urkle_tf
-from urkle_tf import errors, networks
+from urkle_tf import errors
 from urkle_tf.attacks import APGD, Linf
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked
@@ -21,11 +22,7 @@ SHAPE, EPSILON = (4, 4, 1), 0.1
 
 def pixels_as_z(head, scale, stochastic=True):
   """A classifier whose z is the pixels, with noise of a constant scale."""
-  images = keras.Input(SHAPE, name="images")
-  loc = keras.layers.Flatten()(images)
-  sigma = keras.layers.Rescaling(0.0, scale)(loc)
-  network = keras.Model(images, {"loc": loc, "scale": sigma})
-  return Classifier(network, head, stochastic, samples=5)
+  return Classifier(linear_network(SHAPE, scale), head, stochastic, samples=5)
 
 
 def grey(count, labels):
@@ -48,9 +45,7 @@ def linear():
   for i, y in enumerate(source.labels):
     for j in {0, 1, 2} - {y}:
       away[i, j] = (scores[i, y] - scores[i, j]) / np.abs(weights[:, y] - weights[:, j]).sum()
-  head = networks.mlp(16, [3], "head")
-  head.get_layer("dense1").set_weights([weights, bias.astype(np.float32)])
-  return pixels_as_z(head, 0.02), source, away.min(1)
+  return pixels_as_z(linear_head(weights, bias), 0.02), source, away.min(1)
 
 
 def run(model, source, plans, epsilon, **options):
@@ -135,12 +130,9 @@ def test_what_a_model_has_no_place_for_is_named(tmp_path):
   found = urkle_tf.assess(
     classifier=str(tmp_path / "theirs.keras"),
     attacks="worst_of_all(steps=2, restarts=1)",
-    output_dir=str(tmp_path / "report"),
     **options,
   )
   assert [row["name"] for row in found["attacks"]] == ["apgd", "worst_of_all"]
   because = found["config"]["skipped_because"]
   assert because["apgd of mean logits"] == "the model is not stochastic"
   assert because["apgd from the worst KL"] == "the model has no encoder of this package"
-  text = (tmp_path / "report" / "report.md").read_text()
-  assert "Not run, since the model has no encoder of this package: apgd from the worst KL." in text

@@ -1,4 +1,4 @@
-"""The comparison on CIFAR-10: its commands, its figures, and a small one from images to table."""
+"""The comparison on CIFAR-10: its figures, and a small one from images to table."""
 
 import json
 
@@ -6,7 +6,6 @@ import commands
 import pytest
 
 from experiments import compare_cifar10 as script
-from urkle_tf import errors
 
 CONFIG = "configs/cifar10_small.cfg"
 
@@ -20,17 +19,6 @@ def _asked(*arguments):
 def _stages(name, labels, *arguments, equal="images"):
   asked = _asked(*arguments)
   return script.stages(script.find_row(name), 1, labels, asked, CONFIG, equal, 50000)
-
-
-def test_every_row_is_a_cell_of_the_grid():
-  from urkle_tf import downstream, pretexts, robustness, spec
-
-  for row in script.ROWS:
-    scheme = spec.build("robustness", row.robustness, robustness.Robustness)
-    if row.teacher is None:  # else the path of a teacher is missing
-      scheme.check(spec.build("pretexts", row.pretext, pretexts.Pretext))
-    if row.protocol:
-      spec.build("downstream", row.protocol, downstream.Protocol)
 
 
 @pytest.mark.parametrize(
@@ -48,38 +36,6 @@ def test_epochs():
   assert [of(name, "images") for name in ("simclr", "acl_ds")] == [4, 4]
   # 4 epochs of 6 gradients are 12 of 2, and 2.4 of 10.
   assert [of(name, "gradients") for name in ("simclr", "simclr_urkle", "acl_ds")] == [12, 4, 2]
-
-
-def test_stages_of_an_encoder():
-  train, head, *reports = stages = _stages("rocl", "5000")
-  assert [(s.module, s.config, s.folder) for s in stages] == [
-    ("train", CONFIG, "W/rocl-1"),
-    ("finetune", "configs/cifar10_small_slf_finetune.cfg", "W/rocl-5000-1-head"),
-    ("evaluate", "configs/cifar10_small_evaluate.cfg", "W/rocl-5000-1-evaluate"),
-    ("evaluate", "configs/cifar10_small_autoattack_evaluate.cfg", "W/rocl-5000-1-autoattack"),
-  ]
-  assert {"--robustness=rocl", "--seed=1", "--epochs=2"} <= set(train.words)
-  assert {"--encoder=W/rocl-1/encoder", "--labels=5000", "--seed=1"} <= set(head.words)
-  assert all("--classifier=W/rocl-5000-1-head/classifier" in stage.words for stage in reports)
-  few = script.stages(script.find_row("rocl"), 1, "5000", _asked(), CONFIG, "images", 50000, False)
-  assert few == stages[:-1]  # only some classifiers meet AutoAttack
-
-
-def test_stages_of_supervised_training_see_as_many_images():
-  (train, *reports) = _stages("at", "1000")
-  assert train.folder == "W/at-1000-1"
-  assert {"--examples=1000", "--epochs=100"} <= set(train.words)
-  assert all("--classifier=W/at-1000-1/classifier" in report.words for report in reports)
-  assert "--examples=1000" not in _stages("at", "all")[0].words
-
-
-def test_whole_networks_see_few_images_more_often():
-  head = lambda labels: _stages("urrl", labels)[1].words  # noqa: E731
-  assert "--epochs=20" in head("5000")  # ten times the two of the config
-  assert "--epochs=20" in head("1000")
-  assert "--epochs=4" in head("25000")
-  assert not any(word.startswith("--epochs") for word in head("all"))
-  assert not any(word.startswith("--epochs") for word in _stages("rocl", "5000")[1].words)
 
 
 def test_rows_that_need_another_train_it_first():
@@ -163,14 +119,3 @@ def test_a_small_comparison_and_then_nothing_more_to_do(tmp_path, monkeypatch, c
   monkeypatch.setattr(script.jobs.subprocess, "run", lambda *args, **_: again.append(args))
   script.compare(arguments)
   assert again == []
-
-
-@pytest.mark.parametrize(
-  "argument",
-  ["--rows=simclear", "--labels=some", "--config=none.cfg", "--equal=luck", "--data_dir=x"],
-)
-def test_mistakes_are_one_line(argument):
-  with pytest.raises(errors.UserError) as caught:
-    script.compare([argument])
-  assert "\n" not in str(caught.value)
-  assert argument.partition("=")[2] in str(caught.value)

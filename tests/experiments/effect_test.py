@@ -24,15 +24,3 @@ def test_each_image_is_moved_to_its_worst_neighbour():
   assert clean.tolist() == [1, 1, 0]
   np.testing.assert_allclose(adversaries[:, 0, 0, 0], [0.55, 0.3, 0.8], atol=1e-5)
   assert after.tolist() == [0, 1, 0]
-
-
-def test_the_picture_counts_every_image(tmp_path):
-  found = {
-    "plain": (np.array([1, 1, 1]), IMAGES.numpy(), np.array([0, 0, 1])),
-    "robust": (np.array([1, 1, 0]), IMAGES.numpy(), np.array([0, 1, 0])),
-  }
-  file = tmp_path / "effect.png"
-  scores = effect.draw(file, IMAGES.numpy(), LABELS, ["bright", "dark"], found, 8, "title")
-  assert scores == {"plain": (2, 0), "robust": (3, 2)}
-  width, height = np.frombuffer(file.read_bytes()[16:24], ">u4")
-  assert width < height  # the two images that both get right, above two rows of adversaries

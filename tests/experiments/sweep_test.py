@@ -1,12 +1,8 @@
-"""The launcher of sweeps: its points, its folders, its table, and what a second call leaves out."""
+"""The launcher of sweeps: its points, its folders, its table, and a small whole run."""
 
-import json
-import pathlib
 import sys
 
 import pytest
-import tensorflow as tf
-from tensorboard.backend.event_processing import event_accumulator
 
 from experiments import sweep as script
 from urkle_tf import errors
@@ -39,24 +35,6 @@ def test_random_points_are_drawn_from_lists_and_ranges():
   assert len(script.points(script.read_values(["seed=0,1"]), 10)) == 2
 
 
-@pytest.mark.parametrize(
-  "texts, draws, words",
-  [
-    (None, None, "give --values"),
-    (["rate"], None, "write --values=name=value"),
-    (["rate=1", "rate=2"], None, "given twice"),
-    (["output_dir=a,b"], None, "cannot be swept"),
-    (["rate=2..1"], 3, "is empty"),
-    (["rate=0..1:log"], 3, "logarithm"),
-    (["rate=a..b"], 3, "cannot read the range"),
-    (["rate=1..2"], None, "give --random=N"),
-  ],
-)
-def test_mistakes_are_one_line(texts, draws, words):
-  with pytest.raises(errors.UserError, match=words):
-    script.points(script.read_values(texts), draws)
-
-
 def test_folders_are_named_after_the_values():
   assert script.folder_name({"beta": "0.1", "seed": "1"}) == "beta=0.1,seed=1"
   alike = [script.folder_name({"robustness": f"urkle(beta{sign}1)"}) for sign in "=+"]
@@ -84,91 +62,6 @@ def test_the_table_is_sorted_by_a_column():
   assert [line.split("|")[1].strip() for line in ascending[2:]] == ["3", "1", "0", "2"]
   with pytest.raises(errors.UserError, match="clean"):
     script.table(rows, "cleen")
-
-
-ATTACKS = [("sampled", 0.5), ("sampled", 0.4), ("deterministic", 0.1)]
-REPORT = {
-  "clean": {"mode": "sampled", "accuracy": 0.8, "deterministic": {"accuracy": 0.7}},
-  "attacks": [
-    {"name": "pgd", "norm": "linf", "epsilon": 0.1, "mode": mode, "accuracy": accuracy}
-    for mode, accuracy in ATTACKS
-  ],
-}
-
-
-@pytest.fixture
-def sweep(tmp_path, monkeypatch, capsys):
-  """A function of further arguments that sweeps with commands that only leave files behind.
-
-  It returns (what it printed, its exit code, the commands that ran).
-  """
-
-  def run_stages(stages):
-    for stage in stages:
-      ran.append(stage.text)
-      folder = pathlib.Path(stage.folder)
-      folder.mkdir(parents=True, exist_ok=True)
-      if stage.module == "evaluate":
-        (folder / "report.json").write_text(json.dumps(REPORT))
-        continue
-      if "--beta=bad" in stage.words:
-        sys.exit(2)
-      beta = [float(w.split("=")[1]) for w in stage.words if w.startswith("--beta=")]
-      row = {"loss": beta[0], "step": 1} if beta else {"validation_accuracy": 0.75}
-      (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-
-  ran = []
-  monkeypatch.setattr(script.jobs, "run_stages", run_stages)
-
-  def run(*arguments):
-    ran.clear()
-    words = ["sweep", f"--output_dir={tmp_path}", "--train=--epochs=1", *arguments]
-    monkeypatch.setattr(sys, "argv", words)
-    code = 0
-    try:
-      script.main()
-    except SystemExit as ended:
-      code = ended.code
-    return capsys.readouterr().out, code, list(ran)
-
-  return run
-
-
-def test_a_sweep_writes_its_table_and_hparams(sweep, tmp_path):
-  said, code, ran = sweep(
-    "--values=beta=0.5,0.25", "--finetune=--epochs=2", "--evaluate=", "--by=-loss"
-  )
-  assert code == 0
-  assert len(ran) == 6
-  assert "--epochs=1 --beta=0.5" in ran[0]
-  assert f"--encoder={tmp_path}/beta=0.5/encoder --epochs=2" in ran[1]
-  assert f"--classifier={tmp_path}/beta=0.5/head/classifier" in ran[2]
-  expected = [
-    "| beta | loss | validation_accuracy | clean | pgd, linf 0.1 |",
-    "| --- | --- | --- | --- | --- |",
-    "| 0.25 | 0.25 | 0.75 | 0.8 | 0.4 |",
-    "| 0.5 | 0.5 | 0.75 | 0.8 | 0.4 |",
-  ]
-  assert (tmp_path / "sweep.md").read_text().splitlines() == expected
-  assert expected[2] in said
-  kept = json.loads((tmp_path / "sweep.json").read_text())
-  assert kept[0]["values"] == {"beta": "0.5"}
-  board = event_accumulator.EventAccumulator(str(tmp_path / "hparams" / "beta=0.25"))
-  board.Reload()
-  assert tf.make_ndarray(board.Tensors("sweep/loss")[0].tensor_proto) == 0.25
-  assert "_hparams_/session_start_info" in board.summary_metadata
-
-
-def test_a_point_that_fails_does_not_end_it(sweep, tmp_path):
-  said, code, _ = sweep("--values=beta=bad,0.5")
-  assert code == 1
-  assert "| bad | failed |" in said
-  assert "| 0.5 | 0.5 |" in said
-  said, code, ran = sweep("--values=beta=0.5,1", "--evaluate=--split=all", "--list")
-  assert (code, ran) == (0, [])
-  first, _ = said.splitlines()
-  assert first.startswith("python -m urkle_tf.train --epochs=1 --beta=0.5 --output_dir=")
-  assert f" && python -m urkle_tf.evaluate --encoder={tmp_path}/beta=0.5/encoder" in first
 
 
 @pytest.mark.full

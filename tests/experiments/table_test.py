@@ -1,4 +1,4 @@
-"""The scripts that print tables and draw curves."""
+"""The script that prints tables."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments import curves, table
+from experiments import table
 
 
 def _part(mode, accuracy, **more):
@@ -70,12 +70,3 @@ def test_the_table_script(reports, tmp_path):
   missing = run(f"B={tmp_path / 'nowhere'}")
   assert missing.returncode == 1
   assert "evaluate first" in missing.stderr
-
-
-def test_curves_of_runs_that_lack_some(tmp_path):
-  row = {"loss": 0.5, "sigma_min": 0.1, "sigma_mean": 0.2, "sigma_max": 0.3}
-  rows = [{"step": k, "epoch": k / 2, **row} for k in range(1, 5)]
-  file = tmp_path / "curves.png"
-  curves.draw({"one": rows, "two": [{"epoch": 1, "loss": 2.0}]}, file)
-  assert file.read_bytes().startswith(b"\x89PNG")
-  assert file.stat().st_size > 20_000

@@ -1,8 +1,7 @@
-"""The launcher of the transfer table: its arguments, its table from runs, and a small whole run."""
+"""The launcher of the transfer table: a small whole run."""
 
 import json
 import subprocess
-import sys
 
 import commands
 import pytest
@@ -12,94 +11,11 @@ from experiments import transfer as script
 from urkle_tf import export
 
 
-def test_encoders_have_names():
-  texts = ["Urkle=/a/encoder", "/runs/simclr/encoder", "/b/other"]
-  assert script.encoders(texts) == {
-    "Urkle": "/a/encoder",
-    "simclr": "/runs/simclr/encoder",
-    "other": "/b/other",
-  }
-
-
 def test_counts_are_at_most_those_there_are():
   # digits has 1,797 images: 1,437 to train on, of which the first 90% are 1,293
   found = script.source("digits", "train[:90%]", None, None, False)
   counts = [script.at_most(count, found) for count in (5000, 100, 0.1, None)]
   assert counts == [1293, 100, 0.1, None]
-
-
-# --- Hand-written runs ---
-
-
-def _classes(clean, attacked, mu=None):
-  part = {"mode": "deterministic" if mu is None else "sampled", "accuracy": clean}
-  row = {"name": "pgd", "steps": 20, "norm": "linf", "epsilon": 0.1, "mode": part["mode"]}
-  rows = [{**row, "accuracy": attacked}, {**row, "name": "square", "accuracy": attacked + 0.1}]
-  if mu is not None:
-    part["deterministic"] = {"accuracy": mu[0]}
-    rows.append({**row, "mode": "deterministic", "accuracy": mu[1]})
-  return {"clean": part, "attacks": rows}
-
-
-def _numbers(clean, attacked):
-  row = {"name": "pgd", "steps": 20, "norm": "linf", "epsilon": 0.1, "mode": "deterministic"}
-  part = {"clean": {"mode": "deterministic", "rmse": clean}, "target": "degrees", "spread": 26.0}
-  return {"regression": {**part, "attacks": [{**row, "rmse": attacked}]}}
-
-
-def _write(folder, seed, report, row):
-  made, measured = folder / f"slf-{seed}", folder / f"slf-{seed}-report"
-  for path, name, content in ((made, "metrics.jsonl", row), (measured, "report.json", report)):
-    path.mkdir(parents=True)
-    (path / name).write_text(json.dumps(content))
-
-
-def test_the_table(tmp_path):
-  parity, angle = tmp_path / "urkle" / "mnist-parity", tmp_path / "urkle" / "mnist-rotation"
-  report = _classes(0.9, 0.8, (0.91, 0.79))
-  report["checks"] = [{"name": name, "passed": name == "noise"} for name in ("noise", "effort")]
-  _write(parity, 0, report, {"validation_accuracy": 0.9})
-  _write(parity, 1, _classes(0.92, 0.78, (0.91, 0.77)), {"validation_accuracy": 0.9})
-  _write(angle, 0, _numbers(12.345, 23.4), {"validation_rmse": 12.0})
-  (parity / "slf-2-report").mkdir()  # under way
-  tasks = ["mnist:parity", "mnist:rotation", "mnist"]
-  document = script.collect(tmp_path, ["Urkle", "Other"], tasks, ["slf"], lambda task: 0.51)
-  first, second = document["rows"]
-  assert (first["task"], first["measure"], first["seeds"]) == ("mnist:parity", "accuracy", [0, 1])
-  assert (first["clean"], first["attacked"]) == ([90, 92], [80, 78])  # the worst of two attacks
-  assert first["deterministic"] == {"clean": [91, 91], "attacked": [79, 77]}
-  assert first["attacks"] == ["pgd-20, linf 0.1", "square-20, linf 0.1"]
-  assert (first["failed_checks"], first["guess"], second["guess"]) == (["effort"], 51, 26)
-  assert (second["clean"], second["attacked"]) == ([12.345], [23.4])
-  page = script.page(document, "COMMAND")
-  assert "that were looked at: mnist:parity, Urkle, slf: effort." in page
-  cells = ["91.00 ± 1.41 (78.29 to 103.71)", "79.00 ± 1.41 (66.29 to 91.71)"]
-  mu = "91.00 ± 0.00 (91.00 to 91.00) / 78.00 ± 1.41 (65.29 to 90.71)"
-  assert f"| {' | '.join([*cells, mu])} |" in page
-
-
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    (["--tasks=digits"], "give --encoder=NAME=FOLDER"),
-    (["--encoder=a=nowhere"], "required: --tasks"),
-    (["--encoder=a=nowhere", "--tasks=digits"], "no folder 'nowhere'"),
-    (["--encoder=a=x", "--encoder=a=y", "--tasks=digits"], "its own name"),
-    (["--encoder=a=x", "--tasks=digits,digits"], "'digits' is given twice"),
-    (["--encoder=a=x", "--tasks=digits", "--seeds=0"], "--seeds must be at least 1"),
-  ],
-)
-def test_mistakes_end_in_one_line(monkeypatch, capsys, arguments, message):
-  monkeypatch.setattr(sys, "argv", ["transfer.py", *arguments])
-  with pytest.raises(SystemExit) as stopped:
-    script.jobs.main(script.transfer)
-  assert stopped.value.code == 2
-  (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith("error: ")
-  assert message in line
-
-
-# --- All of it, small ---
 
 
 @pytest.mark.full

@@ -1,8 +1,7 @@
-"""Model cards: front matter that Hugging Face reads, figures of an evaluation, nothing private."""
+"""Model cards: a snippet that runs, figures of an evaluation, nothing private."""
 
 import json
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from small_models import digits, small_encoder
 
 import urkle_tf
 from urkle_tf import errors, export, networks
-from urkle_tf.export import card
 from urkle_tf.networks.classifier import Classifier
 
 SETTINGS = {
@@ -51,20 +49,6 @@ def report(folder, tmp_path_factory):
   options = {"attacks": "pgd(steps=2)", "eot": 1, "samples": 4, "checks": False, "examples": 12}
   found = urkle_tf.assess(str(folder), output_dir=place, representation_examples=4, **options)
   return place, found
-
-
-def test_an_encoder_has_a_card(encoder, tmp_path):
-  metadata = {"dataset": "folder", "norm": "l2", "epsilon": 0.25, "settings": SETTINGS}
-  where = export.export_encoder(encoder, tmp_path / "encoder", metadata)
-  front, body = parts((where / "README.md").read_text())
-  assert front["library_name"] == "keras"
-  assert front["pipeline_tag"] == "image-feature-extraction"
-  assert "datasets" not in front  # a folder has no name on the hub
-  assert "model-index" not in front
-  assert "somebody" not in body
-  for words in ("simclr(temperature=0.5)", "urkle(beta=0.05)", "l2 0.25", "| epochs | 30 |"):
-    assert words in body
-  assert "Nothing yet" in body
 
 
 def test_the_card_s_snippet_runs(folder, monkeypatch):
@@ -113,50 +97,7 @@ def test_reports_of_others_are_refused(folder, report, tmp_path):
     urkle_tf.model_card(folder, tmp_path)
 
 
-def test_what_a_cell_says_stays_in_its_cell():
-  metadata = {
-    "kind": "regressor",
-    "image_size": [8, 8, 1],
-    "latent_dim": 3,
-    "outputs": 1,
-    "stochastic": False,
-    "settings": {"augment": "a | b"},
-  }
-  front, body = parts(card.text(metadata))
-  assert "pipeline_tag" not in front
-  assert "| augmentation | a \\| b |" in body
-  assert "the scale was not trained" in body
-
-
 def test_the_hub_is_asked_for_in_one_line(folder, monkeypatch):
   monkeypatch.setitem(sys.modules, "huggingface_hub", None)
   with pytest.raises(errors.UserError, match="pip install huggingface_hub"):
     urkle_tf.push_to_hub(folder, "somebody/encoder")
-
-
-def test_the_hub_gets_the_folder(folder, report, monkeypatch):
-  calls = []
-
-  class HfApi:
-    def __init__(self, token=None):
-      calls.append(("token", token))
-
-    def create_repo(self, repo_id, private, exist_ok):
-      calls.append((repo_id, private, exist_ok))
-
-    def upload_folder(self, repo_id, folder_path, **options):
-      calls.append((repo_id, folder_path, options))
-      return "done"
-
-  hub = types.ModuleType("huggingface_hub")
-  hub.HfApi = HfApi
-  monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-  assert urkle_tf.push_to_hub(folder, "me/robust", report[0], token="x") == "done"
-  assert calls == [
-    ("token", "x"),
-    ("me/robust", True, True),
-    ("me/robust", str(folder), {"token": "x"}),
-  ]
-  assert "model-index" in (folder / "README.md").read_text()
-  with pytest.raises(errors.UserError):
-    urkle_tf.push_to_hub(folder.parent / "nowhere", "me/robust")

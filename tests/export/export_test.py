@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import slow
-from small_models import digits, small_encoder
+from small_models import digits, precision, small_encoder
 
 from urkle_tf import attacks, errors, export, networks
 from urkle_tf.export import description
@@ -117,11 +117,8 @@ def test_a_changed_encoder_has_another_fingerprint(folder, tmp_path):
 
 
 def test_low_precision_stays_inside(tmp_path):
-  keras.config.set_dtype_policy("mixed_bfloat16")
-  try:
+  with precision("mixed_bfloat16"):
     encoder = small_encoder()
-  finally:
-    keras.config.set_dtype_policy("float32")
   export.export_encoder(encoder, tmp_path / "encoder")
   images = tf.constant(digits()[0][:3])
   loaded = tf.saved_model.load(str(tmp_path / "encoder"))
@@ -195,14 +192,6 @@ def test_one_clear_line_for_folders_that_are_no_exports(folder, classifier_folde
     export.load_encoder(folder.parent)
   with pytest.raises(errors.UserError, match="holds an encoder, not a classifier"):
     export.load_classifier(folder)
-  for text, message in (
-    ("{", "is damaged"),
-    ("[]", "lacks"),
-    ('{"kind": "encoder"}', "lacks 'format_version'"),
-  ):
-    (tmp_path / "metadata.json").write_text(text)
-    with pytest.raises(errors.UserError, match=message):
-      export.read_metadata(tmp_path)
   metadata = export.read_metadata(folder) | {"format_version": 99}
   (tmp_path / "metadata.json").write_text(json.dumps(metadata))
   with pytest.raises(errors.UserError, match="format 99"):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from alike import same
 
 from urkle_tf import errors, export, networks
 from urkle_tf.networks import batch_norm
@@ -38,11 +39,6 @@ def _norms(model):
 
 def _values(variables):
   return [variable.numpy() for variable in variables]
-
-
-def _same(ones, others):
-  for one, other in zip(ones, others, strict=True):
-    np.testing.assert_array_equal(one, other)
 
 
 def _encoder():
@@ -78,7 +74,7 @@ def test_it_starts_as_a_copy_and_each_keeps_to_its_own(model):
       loss = tf.add_n([tf.reduce_sum(tf.square(x)) for x in keras.tree.flatten(outputs)])
     variables = [v.value for v in _norms(still) if v.trainable]
     assert all(gradient is None for gradient in tape.gradient(loss, variables))
-    _same(kept, _values(_norms(still)))
+    same(kept, _values(_norms(still)))
     assert any(np.any(a != b) for a, b in zip(old, _values(_norms(moved)), strict=True))
 
 

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import refused
+from small_models import precision
 
 from urkle_tf import errors, networks
 
@@ -96,25 +98,6 @@ def test_loc_has_unit_spread_whatever_the_weights(rng):
     np.testing.assert_allclose(loc.std(0), 1.0, atol=0.05)
 
 
-def test_heads_are_float32_under_mixed_precision(rng):
-  keras.mixed_precision.set_global_policy("mixed_bfloat16")
-  try:
-    p = _encoder()(rng.uniform(size=(2, 8, 8, 1)).astype("float32"))
-  finally:
-    keras.mixed_precision.set_global_policy("float32")
-  assert p.loc.dtype == p.scale.dtype == tf.float32
-
-
-def test_encoder_survives_its_keras_file(rng, tmp_path):
-  encoder = _encoder(max_scale=0.9)
-  images = rng.uniform(size=(4, 8, 8, 1)).astype("float32")
-  encoder(images, training=True)
-  encoder.save(tmp_path / "encoder.keras")
-  loaded = keras.models.load_model(tmp_path / "encoder.keras")
-  np.testing.assert_allclose(loaded(images).loc, encoder(images).loc, atol=1e-6)
-  assert loaded.get_config()["max_scale"] == 0.9
-
-
 def test_normalisation_is_inside(rng):
   seen = []
   backbone = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
@@ -165,13 +148,27 @@ def test_backbones_by_spec(spec, shape, features):
   ],
 )
 def test_wrong_backbones_end_in_one_line(spec, shape, words):
-  with pytest.raises(errors.UserError, match=r".") as caught:
+  with refused(words):
     networks.backbone(spec, shape)
-  assert words in str(caught.value)
-  assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("low, high", [(0.0, 1.0), (-1.0, 1.0), (0.5, 0.4)])
 def test_wrong_bounds_of_scale(low, high):
   with pytest.raises(errors.UserError, match="min_scale"):
     _encoder(min_scale=low, max_scale=high)
+
+
+def test_heads_are_float32_under_mixed_precision(rng):
+  with precision("mixed_bfloat16"):
+    p = _encoder()(rng.uniform(size=(2, 8, 8, 1)).astype("float32"))
+  assert p.loc.dtype == p.scale.dtype == tf.float32
+
+
+def test_encoder_survives_its_keras_file(rng, tmp_path):
+  encoder = _encoder(max_scale=0.9)
+  images = rng.uniform(size=(4, 8, 8, 1)).astype("float32")
+  encoder(images, training=True)
+  encoder.save(tmp_path / "encoder.keras")
+  loaded = keras.models.load_model(tmp_path / "encoder.keras")
+  np.testing.assert_allclose(loaded(images).loc, encoder(images).loc, atol=1e-6)
+  assert loaded.get_config()["max_scale"] == 0.9

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from alike import same
 from cases import slow
 from keras.src.applications import efficientnet_v2  # a small one: public functions build full sizes
+from small_models import precision
 
 from urkle_tf import networks
 from urkle_tf.networks import foreign
@@ -230,8 +232,7 @@ def test_what_cannot_be_folded_is_called_as_it_is(make, norms):
   if make is masked:
     inputs *= tf.constant([1.0, 1, 0, 0])[:, None]
   wanted, found = model(inputs, training=False), fold(model)(inputs)
-  for one, other in zip(keras.tree.flatten(wanted), keras.tree.flatten(found), strict=True):
-    np.testing.assert_allclose(other, one, atol=1e-5)
+  same(keras.tree.flatten(found), keras.tree.flatten(wanted), atol=1e-5)
   assert norms_left(fold(model), inputs) == norms
 
 
@@ -254,11 +255,8 @@ def test_a_model_without_a_graph():
 @pytest.mark.parametrize("name", ["encoder", *slow("convnet", "decoder", "sequential")])
 def test_mixed_precision(name):
   keras.utils.set_random_seed(2)
-  keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
-  try:
+  with precision("mixed_bfloat16"):
     model = shuffled(MODELS[name]())
-  finally:
-    keras.mixed_precision.set_dtype_policy("float32")
   exact = MODELS[name]()
   exact.set_weights(model.get_weights())
   inputs = inputs_of(model)

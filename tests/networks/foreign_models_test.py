@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import refused
 
 from urkle_tf import errors
 from urkle_tf.networks.saved import foreign_models
@@ -22,12 +23,9 @@ def test_signatures_are_listed(tmp_path):
   spec = tf.TensorSpec([None, 10], tf.float32, name="features")
   score = tf.function(lambda features: {"y": features[:, :2]}, input_signature=[spec])
   folder = saved(tmp_path / "m", {"serving_default": score, "rank": score})
-  with pytest.raises(errors.UserError) as caught:
+  own = "serving_default(features: float32 [None, 10]) -> y: float32 [None, 2]"
+  with refused(own, "rank(features"):
     foreign_models.load(folder)
-  text = str(caught.value)
-  assert "serving_default(features: float32 [None, 10]) -> y: float32 [None, 2]" in text
-  assert "rank(features" in text
-  assert "\n" not in text
 
 
 def test_other_misfits_of_saved_models(tmp_path):
@@ -46,9 +44,8 @@ def test_other_misfits_of_saved_models(tmp_path):
     foreign_models.load(saved(tmp_path / "fixed", {"serving_default": fixed}))
   (tmp_path / "broken").mkdir()
   (tmp_path / "broken" / "saved_model.pb").write_bytes(b"no")
-  with pytest.raises(errors.UserError, match="cannot read") as caught:
+  with refused(match="cannot read"):
     foreign_models.load(tmp_path / "broken")
-  assert "\n" not in str(caught.value)
 
 
 def test_misfits_of_keras_files(tmp_path):

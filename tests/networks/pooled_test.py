@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from small_models import digits, small_encoder
+from small_models import digits, precision, small_encoder
 
 from urkle_tf import errors, export, networks
 
@@ -34,12 +34,9 @@ def test_features_that_are_no_maps_stay_as_they_are():
 
 
 def test_they_are_float32_under_mixed_precision_and_share_the_weights():
-  keras.mixed_precision.set_global_policy("mixed_bfloat16")
-  try:
+  with precision("mixed_bfloat16"):
     backbone = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(7)])
     network = networks.GaussianEncoder(backbone, latent_dim=3, loc="dense").network
-  finally:
-    keras.mixed_precision.set_global_policy("float32")
   model, images = networks.pooled(network), digits()[0][:5]
   assert backbone(images).dtype == "bfloat16"
   assert model(images).dtype == "float32"

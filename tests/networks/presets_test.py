@@ -1,4 +1,4 @@
-"""Weights that come with the package: how they are made, found, checked, and used everywhere."""
+"""Weights that come with the package: how they are made, found, and used everywhere."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import socket
 
 import numpy as np
 import pytest
-import yaml
 from small_models import digits, small_encoder
 
 import urkle_tf
@@ -145,38 +144,14 @@ def test_they_are_listed_with_figures(tiny, made):
         "clean": {**{name: clean[name] for name in shown}, "examples": 20},
         "pgd20": {
           **{name: row[name] for name in shown},
-          **{"norm": "linf", "epsilon": 0.05, "examples": 20},
+          "norm": "linf",
+          "epsilon": 0.05,
+          "examples": 20,
         },
       },
     }
   }
   assert 0.1 < row["accuracy"] < clean["accuracy"] < 1  # or nothing was compared
-
-
-def test_its_card_says_all_of_it(tiny, made):
-  text = (tiny / "README.md").read_text()
-  _, front, body = text.split("---\n", 2)
-  front = yaml.safe_load(front)
-  assert front["license"] == "apache-2.0"
-  (result,) = front["model-index"][0]["results"]
-  report = json.loads((made / "report.json").read_text())
-  figure = round(100 * report["clean"]["deterministic"]["accuracy"], 2)
-  assert {"type": "accuracy", "name": "clean, z = mu", "value": figure} in result["metrics"]
-  for words in (
-    "8x8 pixels only",
-    "robustify",
-    "Nearest means.",
-    "under Apache-2.0",
-    "| data | di",
-  ):
-    assert words in body
-  for words in ("somebody", "FOLDER", "add the licence", "before the kernels"):
-    assert words not in text
-  code = body.split("```python\n")[1].split("```")[0]
-  names = {"images": digits()[0][:3]}
-  exec(code, names)
-  assert names["embedding"].shape == (3, 6)
-  assert names["logits"].shape == (3, 10)
 
 
 # --- In every command ---
@@ -261,34 +236,6 @@ def test_train_keeps_its_network(tiny, tmp_path):
   refused(words, urkle_tf.pretrain, tmp_path, encoder=PRESET, latent_dim=7)
   words = "takes images of 8x8x1.*give --image_size=8"
   refused(words, urkle_tf.pretrain, tmp_path, encoder=PRESET, image_size=16)
-
-
-def test_a_preset_is_no_folder_for_the_hub(tiny, tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  refused("is no folder", urkle_tf.model_card, PRESET)
-  assert not list(tmp_path.iterdir())
-
-
-def test_the_tool_refuses_what_does_not_fit(made, exported, tmp_path, monkeypatch):
-  monkeypatch.setattr(presets, "FOLDER", tmp_path / "presets")
-  other = {"fingerprint": "0", "dataset": "digits"}
-  report = {"clean": {}, "config": other}
-  (tmp_path / "report.json").write_text(json.dumps(report))
-  refused("about another model", script.make, "new", *exported, [tmp_path])
-  change = lambda folder, **fields: (folder / "metadata.json").write_text(  # noqa: E731
-    json.dumps({**json.loads((exported[0] / "metadata.json").read_text()), **fields})
-  )
-  encoder = shutil.copytree(exported[0], tmp_path / "encoder")
-  change(encoder, fingerprint="0")
-  refused("no classifier on", script.make, "new", encoder, exported[1])
-  for settings, words in (
-    ({**SETTINGS, "max_scale": 0.5}, "gives another scale"),
-    ({**SETTINGS, "encoder": "convnet(width=8)"}, "its layers are not those"),
-    ({"latent_dim": 6}, "name no architecture"),
-  ):
-    change(encoder, settings=settings)
-    refused(words, script.make, "new", encoder, exported[1])
-  assert not presets.FOLDER.exists()
 
 
 # --- What was recorded ---

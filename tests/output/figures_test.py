@@ -1,28 +1,17 @@
 """The figures: the map of sampled z against closed forms, and what a run writes."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from sklearn import decomposition
+from small_models import RUN, linear_network
 from tensorboard.backend.event_processing import event_accumulator
 
 import urkle_tf
 from urkle_tf import attacks
-from urkle_tf.output import figures
 from urkle_tf.training import latent_map, pictures
 
-EPSILON = 0.1
-
-
-def linear(weights, scale):
-  """An encoder whose loc is linear in the pixels and whose scale is one number."""
-  images = keras.Input((4, 4, 1))
-  loc = keras.layers.Dense(weights.shape[1], use_bias=False)(keras.layers.Flatten()(images))
-  constant = keras.layers.Rescaling(0.0, scale)(loc)
-  network = keras.Model(images, {"loc": loc, "scale": constant})
-  network.layers[2].kernel.assign(weights)
-  return network
+EPSILON, SHAPE = 0.1, (4, 4, 1)
 
 
 def attack(steps=10):
@@ -37,7 +26,7 @@ def images(rng):
 @pytest.fixture
 def samples(rng, images):
   weights = rng.normal(size=(16, 5)).astype(np.float32)
-  found = latent_map.sampled(linear(weights, 1e-4), images, attack(), samples=4)
+  found = latent_map.sampled(linear_network(SHAPE, 1e-4, weights), images, attack(), samples=4)
   return weights, {name: value.numpy() for name, value in found.items()}
 
 
@@ -56,7 +45,7 @@ def test_the_plane_is_that_of_the_clean_means(images, samples):
 
 def test_adversaries_maximise_the_kl_of_equal_scales(rng, images):
   weights = rng.normal(size=(16, 1)).astype(np.float32)
-  found = latent_map.sampled(linear(weights, 0.5), images, attack(), samples=3)
+  found = latent_map.sampled(linear_network(SHAPE, 0.5, weights), images, attack(), samples=3)
   # The largest shift of a linear map in the box of half width epsilon is epsilon |w|_1.
   shift = EPSILON * np.abs(weights).sum()
   np.testing.assert_allclose(found["kl"], shift**2 / (2 * 0.5**2), rtol=1e-3)
@@ -73,77 +62,13 @@ def test_adversaries_maximise_the_kl_of_equal_scales(rng, images):
 
 def test_noise_has_the_scale_of_the_encoder(images):
   found = latent_map.sampled(
-    linear(np.zeros((16, 3), np.float32), 0.25), images, attack(1), samples=500
+    linear_network(SHAPE, 0.25, np.zeros((16, 3), np.float32)), images, attack(1), samples=500
   )
   assert found["clean"].shape == (7, 500, 3)
   assert np.std(found["clean"]) == pytest.approx(0.25, rel=0.03)
 
 
-def test_panels_share_limits_that_hold_every_point(rng, images, samples):
-  weights, found = samples
-  far = latent_map.sampled(linear(20 * weights, 1e-4), images, attack(), samples=4)
-  rows = {"near": found, "far": {name: value.numpy() for name, value in far.items()}}
-  figure = latent_map.figure(rows, images, attack())
-  panels = [axes for axes in figure.axes if axes.get_xlabel()]
-  assert len(panels) == 4
-  assert len(figure.axes) == 4 + len(images)
-  for (left, right), row in zip((panels[:2], panels[2:]), rows.values(), strict=True):
-    assert left.get_xlim() == right.get_xlim()
-    assert left.get_ylim() == right.get_ylim()
-    assert left.get_title() == "clean"
-    assert "unsupervised adversaries" in right.get_title()
-    for axes, points in zip((left, right), latent_map.project(row["clean"], row["adversaries"])):
-      drawn = np.stack([cloud.get_offsets() for cloud in axes.collections])
-      np.testing.assert_allclose(drawn, points)
-      for values, (low, high) in (
-        (drawn[..., 0], axes.get_xlim()),
-        (drawn[..., 1], axes.get_ylim()),
-      ):
-        assert low < values.min()
-        assert values.max() < high
-      colours = {tuple(cloud.get_facecolor()[0]) for cloud in axes.collections}
-      assert len(colours) == len(images)
-
-
-@pytest.mark.full
-def test_latent_map_is_a_file_of_one_row_an_encoder(tmp_path, rng, images):
-  weights = rng.normal(size=(16, 5)).astype(np.float32)
-  encoder = linear(weights, 0.1)
-  file = tmp_path / "new" / "map.png"
-  picture = latent_map.draw({"a": encoder, "b": encoder}, images, attack(2), file, samples=5)
-  assert picture.dtype == np.uint8
-  assert picture.shape == (1350, 1140, 3)
-  assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50  # not a blank
-  np.testing.assert_array_equal(tf.io.decode_png(file.read_bytes()), picture)
-  assert [path.name for path in file.parent.iterdir()] == ["map.png"]
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_headed_keeps_the_picture(rng, channels):
-  picture = rng.integers(0, 255, (30, 201, channels), np.uint8)
-  whole = figures.headed(picture, ["view", "a title that is far too long for its column"])
-  assert whole.shape == (48, 201, 3)
-  np.testing.assert_array_equal(whole[18:], np.broadcast_to(picture, (30, 201, 3)))
-  title = whole[:18]
-  assert (title[:, :100] < 100).any()
-  assert (title[:, 101:] < 100).any()
-  assert (title[:, [0, 100, 200]] == 255).all()
-
-
 # --- What a run writes ---
-
-RUN = {
-  "dataset": "digits",
-  "encoder": "convnet(width=8, layers=3)",
-  "latent_dim": 8,
-  "loc": "dense",
-  "examples": 64,
-  "epochs": 1,
-  "batch_size": 32,
-  "augment": "none",
-  "epsilon": EPSILON,
-  "attack_steps": 2,
-}
 
 
 def shown(folder):
@@ -186,7 +111,8 @@ def test_pictures_are_drawn_often_at_first_and_at_the_end(monkeypatch):
   ],
 )
 def test_a_run_writes_the_figures_that_mean_something(tmp_path, pretext, robustness, wanted):
-  urkle_tf.pretrain(tmp_path, pretext=pretext, robustness=robustness, **RUN)
+  options = {**RUN, "epochs": 1, "augment": "none"}
+  urkle_tf.pretrain(tmp_path, pretext=pretext, robustness=robustness, **options)
   pictures = shown(tmp_path)
   assert set(pictures) == set(wanted)
   assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{n}.png" for n in wanted}

@@ -136,7 +136,7 @@ def test_unrelated_views_start_near_one_in_any_dimension(rng):
 
 
 @pytest.mark.parametrize("kind", [pretexts.VICReg, *slow(pretexts.BarlowTwins)])
-def test_two_replicas_are_one_batch(rng, mirrored, kind):
+def test_two_replicas_are_one_batch(rng, on_two, kind):
   """Values and gradients are those of the global batch."""
   z, pretext = rng.normal(size=(8, 4, 3)).astype("float32"), _bare(kind())
 
@@ -149,14 +149,9 @@ def test_two_replicas_are_one_batch(rng, mirrored, kind):
     return terms, tape.gradient(share, z)
 
   terms, gradient = step(tf.constant(z))
-  halves = mirrored.experimental_distribute_values_from_function(
-    lambda context: tf.constant(z[4 * context.replica_id_in_sync_group :][:4])
-  )
-  found, gradients = mirrored.run(tf.function(step), (halves,))
-  both = tf.concat(mirrored.experimental_local_results(gradients), 0)
+  found, both = on_two(step, z)
   np.testing.assert_allclose(both, gradient, rtol=1e-4, atol=1e-6)
   for name, values in found.items():
-    values = tf.concat(mirrored.experimental_local_results(values), 0)
     np.testing.assert_allclose(values, terms[name], rtol=1e-5)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from alike import same
 from cases import slow
 from scipy import special
 
@@ -41,8 +42,7 @@ def test_trades_attacks_the_kl_of_predictions_in_inference_mode(cell):
   value = robustness.Trades().objective(*cell, images[:, None], None)(near)
   p, q = _log_probabilities(cell, images), _log_probabilities(cell, near)
   np.testing.assert_allclose(value, np.sum(np.exp(p) * (p - q), -1), rtol=1e-3, atol=1e-6)
-  for old, new in zip(before, (*cell[0].variables, *cell[1].variables), strict=True):
-    np.testing.assert_array_equal(old, new)
+  same(before, (*cell[0].variables, *cell[1].variables))
 
 
 def test_adversarial_training_attacks_the_cross_entropy(cell):
@@ -99,5 +99,4 @@ def test_adversarial_training_sees_adversaries_alone():
   labels = np.arange(16) % 3
   found, _ = fresh.adversaries(_images(16)[:, None], labels, seed, 0)
   plain.train_step({"views": found, "label": tf.constant(labels)})
-  for one, other in zip(trainer.trainable_variables, plain.trainable_variables, strict=True):
-    np.testing.assert_allclose(one, other, atol=1e-5)
+  same(trainer.trainable_variables, plain.trainable_variables, atol=1e-5)

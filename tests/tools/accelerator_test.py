@@ -1,30 +1,26 @@
 """tools/accelerator: programs that take the package's own steps, and encoders of what came back."""
 
 import importlib.util
-import io
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
-import tarfile
-import types
 import venv
 
 import numpy as np
 import pytest
 import scripts
 import tensorflow as tf
+from alike import same
 from cases import slow
-from PIL import Image
 from small_models import RUN
 from tensorflow.compiler.mlir.stablehlo import stablehlo
 from tensorflow.compiler.tf2xla.python import xla
 from torch_resnets import forward
 
 import urkle_tf
-from urkle_tf import distribution, errors, networks
+from urkle_tf import distribution, networks
 from urkle_tf.training import checkpoints, jobs
 
 FOLDER = scripts.ROOT / "tools" / "accelerator"
@@ -170,8 +166,7 @@ def test_the_students_program_is_given_its_teacher(programs, student, tmp_path):
 def test_the_encoder_at_its_start_is_written(student):
   folder = student.parent
   start, begun = (urkle_tf.load_encoder(folder / name).network for name in ("start", "begun"))
-  for own, other in zip(start.trainable_weights, begun.trainable_weights, strict=True):
-    np.testing.assert_array_equal(own, other)
+  same(start.trainable_weights, begun.trainable_weights)
 
 
 @pytest.mark.full
@@ -206,54 +201,18 @@ def test_no_operation_is_left_that_gpus_refuse(programs, name, request):
   assert str(scripts.ROOT).encode() not in found
 
 
-@pytest.mark.full
-def test_what_is_exported_names_no_folder(student):
-  described = json.loads((student / arrays.DESCRIPTION).read_text())
-  assert described["settings"]["pretext"] == "distil(teacher=start, start=True)"
-  assert str(student.parent) not in json.dumps(described)
-  assert described["settings"]["loc"] == "sphere"
-
-
-@pytest.mark.parametrize(
-  "options, words",
-  [({"augment_on_device": False}, "--augment_on_device"), ({"augment": "augmix"}, "device")],
-)
-def test_mistakes_of_an_export_end_in_one_line(options, words, tmp_path):
-  with (
-    pytest.raises(errors.UserError, match=words) as caught,
-    jobs.prepared({**TEACHER, **options}) as job,
-  ):
-    export.export_step(job, tmp_path)
-  assert "\n" not in str(caught.value)
-  assert list(tmp_path.iterdir()) == []
-
-
-def test_averages_are_the_encoder_that_is_saved(tmp_path):
-  """Copies among what is drawn anew stay copies."""
-  with (
-    pytest.MonkeyPatch.context() as patch,
-    jobs.prepared({**TEACHER, "ema": 0.9}) as job,
-  ):
-    patch.setattr(arrays, "LARGE", KERNELS)
-    export.export_step(job, tmp_path, redraw=True)
-    described, state = arrays.read_program(tmp_path)
-    (batch,) = job.views().take(1)
-    job.learner.step(batch)
-    weights, averages = job.learner.encoder.network.weights, job.learner._averages
-    assert not set(described["start"]) & set(described["encoder"])
-    for weight, start, average in zip(weights, described["start"], described["encoder"]):
-      np.testing.assert_array_equal(state[start], state[average])
-      position = int(average.partition("_")[0])
-      assert job.state[position].shape == weight.shape
-      assert any(job.state[position] is variable for variable in averages)
-
-
 # --- What comes back ---
 
 SETTINGS = {
-  **{"encoder": "resnet18(width=4)", "latent_dim": 6, "min_scale": 0.1, "max_scale": 0.4},
-  **{"pretext": "distil(teacher=T)", "robustness": "urkle", "dataset": "cifar10"},
-  **{"norm": "linf", "epsilon": 8 / 255},
+  "encoder": "resnet18(width=4)",
+  "latent_dim": 6,
+  "min_scale": 0.1,
+  "max_scale": 0.4,
+  "pretext": "distil(teacher=T)",
+  "robustness": "urkle",
+  "dataset": "cifar10",
+  "norm": "linf",
+  "epsilon": 8 / 255,
 }
 
 
@@ -279,10 +238,7 @@ def random_weights(loc, tmp_path, **settings):
   files = [str(tmp_path / f"student_{number}.npz") for number in (0, 1)]
   # The second file first: the names of arrays say their order.
   np.savez(files[1], **{f"{i:03d}": values[i] for i in range(half)})
-  np.savez(
-    files[0],
-    **{f"{i:03d}": np.float16(values[i]) for i in range(half, len(values))},
-  )
+  np.savez(files[0], **{f"{i:03d}": np.float16(values[i]) for i in range(half, len(values))})
   return files, about, dict(zip(paths, values))
 
 
@@ -351,166 +307,7 @@ def judged(files, about, images, mean, scale):
   np.testing.assert_allclose(found[1], scale, atol=1e-4)
 
 
-@pytest.mark.full
-def test_weights_of_2026_11_26_say_less(tmp_path, rng):
-  """Settings without loc, and of images whose size is not said; all the way to a folder."""
-  files, about, named = random_weights("dense", tmp_path, robustness="none", learning_rate=0.2)
-  del about["batch"], about["settings"]["loc"]
-  about["teacher_settings"] = about.pop("settings")
-  (tmp_path / "about.json").write_text(json.dumps(about))
-  arguments = (tmp_path / "encoder", files, tmp_path / "about.json", "teacher_settings")
-  with pytest.raises(errors.UserError, match="--image_shape"):
-    encoders.make(*arguments)
-  folder = encoders.make(*arguments, image_shape=(16, 16, 3), changed=[("learning_rate", 0.5)])
-  encoder = urkle_tf.load_encoder(folder)
-  images = rng.uniform(size=(3, 16, 16, 3)).astype(np.float32)
-  mean, _ = numpy_encoder(images, named, "dense")
-  np.testing.assert_allclose(encoder(images).loc, mean, atol=1e-4 * np.abs(mean).max())
-  metadata = encoder.metadata
-  assert metadata["loc"] == "dense"
-  assert metadata["stochastic"] is False
-  assert metadata["settings"]["learning_rate"] == 0.5
-
-
-@pytest.mark.parametrize(
-  "flags, words",
-  [
-    (["--weights", "student_1.npz"], "variables"),
-    (["--set", "latent_dim=7"], r"raw_loc/kernel of shape \(32, 6\)"),
-    (["--set", 'loc="sphere"', "latent_dim=null"], "variables"),
-    (["--settings=student"], "has no 'student'"),
-    (["--weights", "missing.npz"], "cannot read"),
-    (["--about=student_0.npz"], "cannot read"),
-  ],
-)
-def test_weights_that_do_not_fit_end_in_one_line(flags, words, tmp_path, monkeypatch, capsys):
-  random_weights("dense_sphere", tmp_path)
-  monkeypatch.chdir(tmp_path)
-  parts = ["--weights", "student_0.npz", "student_1.npz", "--about=student.json"]
-  monkeypatch.setattr(sys, "argv", ["encoder.py", "encoder", *parts, *flags])
-  with pytest.raises(SystemExit) as caught:
-    encoders.main()
-  assert caught.value.code == 2
-  said = capsys.readouterr().err
-  assert said.count("\n") == 1
-  assert re.search(words, said)
-  assert not (tmp_path / "encoder").exists()
-
-
-def test_weights_travel_in_parts(tmp_path, monkeypatch, rng):
-  monkeypatch.setattr(arrays, "_PART", 20000)
-  values = [rng.normal(size=shape).astype(np.float32) for shape in ((90, 90), (3,), (90, 90), (5,))]
-  arrays.write_weights(tmp_path / "student", values)
-  parts = sorted(tmp_path.glob("student_*.npz"))
-  assert [part.name for part in parts] == ["student_0.npz", "student_1.npz"]
-  found = arrays.read_weights(reversed(parts))
-  for own, other in zip(values, found, strict=True):
-    assert other.dtype == (np.float16 if own.size > arrays.LARGE else np.float32)
-    np.testing.assert_allclose(other, own, rtol=1e-3, atol=1e-6)
-
-
-def test_images_are_read_from_an_archive(tmp_path, monkeypatch, rng):
-  monkeypatch.setattr(arrays.tempfile, "gettempdir", lambda: str(tmp_path))
-  pictures = {
-    f"{split}/{label}/{number}.png": rng.integers(0, 256, (5, 4, 3), np.uint8)
-    for split, label, number in [("train", "cat", 0), ("train", "dog", 0), ("test", "dog", 7)]
-  }
-  with tarfile.open(tmp_path / "images.tar.xz", "w:xz") as archive:
-    for name, pixels in pictures.items():
-      content = io.BytesIO()
-      Image.fromarray(pixels).save(content, "png")
-      member = tarfile.TarInfo(name)
-      member.size = content.tell()
-      content.seek(0)
-      archive.addfile(member, content)
-  data = arrays.read_images(tmp_path / "images.tar.xz")
-  assert set(data) == {f"{s}_{kind}" for s in ("train", "test") for kind in ("images", "labels")}
-  assert sorted(data["train_labels"]) == [0, 1]
-  for image, label in zip(data["train_images"], data["train_labels"]):
-    np.testing.assert_array_equal(image, pictures[f"train/{('cat', 'dog')[label]}/0.png"])
-  np.testing.assert_array_equal(data["test_images"][0], pictures["test/dog/7.png"])
-  monkeypatch.setattr(arrays, "_decoded", None)  # the second time they are only read
-  assert arrays.read_images(tmp_path / "images.tar.xz")["test_labels"].tolist() == [1]
-
-
 # --- There ---
-
-
-class Row(np.ndarray):
-  """Metrics of a step, on a device that is always done."""
-
-  def block_until_ready(self):
-    """Nothing to wait for."""
-
-
-class Steps:
-  """A program whose steps take a second each; it remembers its batches and its clock."""
-
-  def __init__(self, time, steps=None, loss=1.0):
-    clock = None if steps else "clock"
-    batch = [["uint8", [4, 1, 1, 1]], ["int32", [4]]]
-    self.described = {"metrics": ["loss"], "batch": batch, "clock": clock, "steps": steps}
-    self.state, self.clocks, self.batches, self._time, self._loss = {}, [], [], time, loss
-
-  def step(self, batch):
-    self._time[0] += 1
-    self.batches.append(batch)
-    self.clocks.append(float(self.state.get("clock", 0)))
-    return np.float32([self._loss]).view(Row)
-
-
-@pytest.fixture
-def trains(monkeypatch):
-  """(train.py without JAX, [its seconds])."""
-  jax, library, time = types.ModuleType("jax"), types.ModuleType("jax._src.lib"), [100.0]
-  jax.config = types.SimpleNamespace(update=lambda *_: None)
-  jax.jit = jax.device_put = lambda value: value
-  library.xla_client = None
-  for name, module in (("jax", jax), ("jax._src", jax), ("jax._src.lib", library)):
-    monkeypatch.setitem(sys.modules, name, module)
-  script = scripts.load("tools/accelerator/train.py")
-  monkeypatch.setattr(script, "_seconds", lambda: time[0])
-  return script, time
-
-
-DATA = [np.arange(10, dtype=np.uint8)[:, None, None, None], np.arange(10)]
-
-
-def test_a_training_by_the_clock_ends_on_time(trains):
-  script, time = trains
-  program, rows = Steps(time), []
-  epochs, minutes = script.train("a", program, DATA, 160, lambda **row: rows.append(row))
-  np.testing.assert_allclose(program.clocks, np.arange(60) / 60, rtol=1e-6)
-  assert (epochs, minutes) == (30, 1)
-  assert rows[-1]["images_per_second"] == pytest.approx(4)
-  assert rows[-1]["step"] == 60
-  assert len(rows) == 3  # one every 20 seconds, the first multiple of 10 steps after 15
-
-
-def test_a_training_by_steps_sees_every_image_of_an_epoch_once(trains):
-  script, time = trains
-  program = Steps(time, steps=4)
-  assert script.train("a", program, DATA, float("inf"), lambda **_: None)[0] == 2
-  for epoch in (program.batches[:2], program.batches[2:]):
-    images = np.concatenate([images.ravel() for images, _ in epoch])
-    np.testing.assert_array_equal(images, np.concatenate([labels for _, labels in epoch]))
-    assert len(set(images)) == 8
-  assert script.train("a", Steps(time, steps=40), DATA, 107, lambda **_: None)[0] == 1.5
-
-
-@pytest.mark.parametrize(
-  "options, data, until, words",
-  [
-    ({"steps": 2, "loss": np.nan}, DATA, 200, "not finite"),
-    ({"steps": 2}, [rows[:3] for rows in DATA], 200, "3 images"),
-    ({"steps": 2}, DATA, 90, "no time"),
-    ({}, DATA, float("inf"), "no time"),
-  ],
-)
-def test_a_training_that_cannot_go_on_says_so(options, data, until, words, trains):
-  script, time = trains
-  with pytest.raises(SystemExit, match=words):
-    script.train("a", Steps(time, **options), data, until, lambda **_: None)
 
 
 @pytest.fixture(scope="module")

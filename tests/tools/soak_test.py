@@ -59,32 +59,6 @@ def test_a_difference_of_one_bit_is_noticed(tmp_path, change, complaint):
   assert found == ([complaint] if complaint else [])
 
 
-def _attempt(fault, status, **more):
-  usual = {"own_status": status, "traceback": False, "damage": None, "fell_back": False}
-  return {"fault": fault, "status": status, **usual, **more}
-
-
-@pytest.mark.parametrize(
-  "attempt, complaint",
-  [
-    (_attempt("training", -9), None),
-    (_attempt("training", 0), None),  # its last step, just before the signal
-    (_attempt("checkpoint", 0), "start 0 (checkpoint) ended with 0"),
-    (_attempt("signal", -15), "start 0 (signal) ended with -15"),
-    (_attempt("second", 0, own_status=-9), "start 0 (second) ended with 0"),
-    (_attempt("disk", 1, traceback=True), "start 0 (disk) showed a traceback"),
-    (
-      _attempt("training", -9, damage="flipped"),
-      "start 1 did not say that a checkpoint is damaged",
-    ),
-  ],
-)
-def test_a_fault_that_ends_otherwise_is_noticed(attempt, complaint):
-  same = {"arrays": 1, "different": [], "rows": True, "exports": True}
-  found = soak.complaints({"same": same, "attempts": [attempt, _attempt(None, 0)]})
-  assert found == ([complaint] if complaint else [])
-
-
 @pytest.mark.parametrize("kind", ["truncated", "flipped", "emptied"])
 def test_damage_is_never_harmless(tmp_path, kind):
   file = next((_run(tmp_path / "run") / "checkpoints").iterdir())

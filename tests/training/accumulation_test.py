@@ -1,12 +1,10 @@
 """A batch in parts: the same step as the whole, where the loss is a mean over examples."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import RUN
+from small_models import RUN, rows_of
 
 import urkle_tf
 from urkle_tf import errors, networks, pretexts, robustness
@@ -102,8 +100,7 @@ def test_a_drop_in_that_computes_again_takes_the_same_steps(tmp_path):
       remat=remat,
       **{**RUN, "loc": "pooled", "latent_dim": None, "encoder": str(tmp_path / "model.keras")},
     )
-    rows = (tmp_path / f"{remat}" / "metrics.jsonl").read_text().splitlines()
-    found.append([json.loads(row) for row in rows])
+    found.append(rows_of(tmp_path / f"{remat}"))
   for one, other in zip(*found, strict=True):
     assert one["kl"] > 0
     assert one["drift"] > 0

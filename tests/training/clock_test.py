@@ -1,6 +1,5 @@
 """Trainings by the clock: what follows it, when they end, what a kill costs them."""
 
-import json
 import math
 import os
 import pathlib
@@ -14,19 +13,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import slow
+from alike import same
+from cases import refused, slow
+from small_models import rows_of, tiny_trainer
 
 import urkle_tf
-from urkle_tf import attacks, errors, networks, pretexts, robustness
-from urkle_tf.training import (
-  attack_schedules,
-  checkpoints,
-  forecast,
-  jobs,
-  optimizers,
-  preemption,
-  recorder,
-)
+from urkle_tf import attacks, robustness
+from urkle_tf.training import attack_schedules, checkpoints, jobs, optimizers, preemption, recorder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = {
@@ -47,24 +40,12 @@ def _pretrain(folder, **options):
   return urkle_tf.pretrain(output_dir=str(folder), **{**SMALL, **options})
 
 
-def _rows(folder):
-  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def _column(folder, name):
-  return [row[name] for row in _rows(folder)]
+  return [row[name] for row in rows_of(folder)]
 
 
 def _trainer(attack=None, **options):
-  keras.utils.set_random_seed(0)
-  return urkle_tf.Trainer(
-    networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense"),
-    pretexts.SimCLR(projector=8, projection=4),
-    robustness.Urkle(beta=1.0),
-    attack or attacks.PGD(attacks.Linf(0.1), steps=2),
-    by_clock=True,
-    **options,
-  )
+  return tiny_trainer(robustness.Urkle(beta=1.0), attack, by_clock=True, **options)
 
 
 def _views(n=8, steps=1):
@@ -117,8 +98,7 @@ def test_the_added_terms_rise_by_the_clock_on_one_replica_and_on_two(mirrored):
       assert row["loss"] == pytest.approx(row["nt_xent"] + risen * row["kl"], rel=1e-4)
       assert row["kl"] > 1e-3
     weights.append([v.numpy() for v in trainer.encoder.variables])
-  for one, two in zip(*weights, strict=True):
-    np.testing.assert_allclose(one, two, atol=2e-5)
+  same(*weights, atol=2e-5)
 
 
 def test_rising_attacks_follow_the_clock():
@@ -166,10 +146,10 @@ def test_it_ends_within_an_epoch_and_an_execution(tmp_path):
   np.testing.assert_allclose(_column(tmp_path, "learning_rate"), expected, atol=1e-8)
   assert "knn_accuracy" in result  # of the end, though no epoch ends there
   assert max(file.name for file in (tmp_path / "checkpoints").iterdir()) == "step_000000010.npz"
-  before = _rows(tmp_path)
+  before = rows_of(tmp_path)
   shutil.rmtree(tmp_path / "encoder")  # as if killed while it was exported
   again = _pretrain(tmp_path, **options)
-  assert _rows(tmp_path) == before
+  assert rows_of(tmp_path) == before
   assert again == result
 
 
@@ -182,7 +162,7 @@ def test_a_signal_loses_no_time(tmp_path, signalled):
   assert isinstance(stopped, preemption.Stopped)
   assert stopped.step % 4
   _pretrain(tmp_path, **options)
-  rows = _rows(tmp_path)
+  rows = rows_of(tmp_path)
   assert [row["seconds"] for row in rows] == pytest.approx([row["step"] for row in rows], abs=2e-3)
   assert rows[-1]["step"] == 10
 
@@ -210,7 +190,7 @@ def test_work_that_a_kill_loses_does_not_count(tmp_path):
     time.sleep(0.005)
   process.send_signal(signal.SIGKILL)
   assert process.wait() == -signal.SIGKILL
-  before = _rows(run)
+  before = rows_of(run)
   kept = max(int(file.stem[5:]) for file in (run / "checkpoints").glob("step_*.npz"))
   assert before[-1]["step"] > kept
   assert before[-1]["seconds"] < limit
@@ -219,7 +199,7 @@ def test_work_that_a_kill_loses_does_not_count(tmp_path):
   assert not any(line.startswith("--epochs") for line in flagfile)
 
   urkle_tf.pretrain(output_dir=str(run), **options)
-  rows = _rows(run)
+  rows = rows_of(run)
   assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
   assert rows[:kept] == before[:kept]
   # The first step of a process compiles, and is not counted: the clock is that of the checkpoint.
@@ -241,27 +221,6 @@ def test_checkpoints_of_trainings_by_steps_hold_no_clock():
   assert sorted([*states[0], "scalar"]) == states[1]
 
 
-def test_a_training_without_either_has_100_epochs():
-  with jobs.prepared({**SMALL, "output_dir": None}) as job:
-    assert job.settings["epochs"] == 100
-    assert job.steps == 400
-
-
-@pytest.mark.full
-def test_the_forecast_says_how_many_epochs_it_will_be():
-  found = forecast.forecast(timed_steps=2, **SMALL, minutes=3.0, attack_schedule="rising(first=1)")
-  assert found["steps"] == round(180 / found["step_seconds"])
-  assert found["epochs"] == found["steps"] / 4
-  assert found["seconds"] == pytest.approx(
-    180 + found["compile_seconds"], abs=found["step_seconds"]
-  )
-  line = forecast.describe(found, 16)[-1]
-  assert line.startswith(f"whole run   about {found['epochs']:,.1f} epochs, ")
-  assert "by the clock" in line
-  found |= {"step_seconds": None}
-  assert not any("epochs" in text for text in forecast.describe(found, 16))
-
-
 @pytest.mark.parametrize(
   "options, words",
   [
@@ -275,8 +234,6 @@ def test_the_forecast_says_how_many_epochs_it_will_be():
   ],
 )
 def test_mistakes_end_in_one_line(tmp_path, options, words):
-  with pytest.raises(errors.UserError) as caught:
+  with refused(words):
     _pretrain(tmp_path / "run", **{"minutes": 2.0, **options})
-  assert words in str(caught.value)
-  assert "\n" not in str(caught.value)
   assert not (tmp_path / "run").exists()

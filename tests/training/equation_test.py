@@ -156,6 +156,8 @@ def test_simclr_with_urkle(monkeypatch, beta):
   np.testing.assert_allclose(values["nt_xent"], nt_xent, rtol=1e-4)
   np.testing.assert_allclose(values["kl"], kl, rtol=1e-4)
   np.testing.assert_allclose(values["loss"], nt_xent + beta * kl, rtol=1e-4)
+  parts = values["kl_mean_part"] + values["kl_scale_part"]
+  np.testing.assert_allclose(parts, kl, rtol=1e-4)
 
 
 def test_vae_with_urkle(monkeypatch):

@@ -7,7 +7,7 @@ import tensorflow as tf
 from cases import slow
 from small_models import RUN
 
-from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf import attacks, networks, pretexts, robustness
 from urkle_tf.training import cost, forecast, trainer
 
 TINY = {**RUN, "latent_dim": 8, "split": "train[:64]", "epochs": 50, "attack_steps": 3}
@@ -134,8 +134,3 @@ def test_what_does_not_fit_is_said_before_it_is_tried(monkeypatch):
   assert found["seconds"] is None
   lines = forecast.describe(found, 16)
   assert sum(line.startswith("warning: ") for line in lines) == 2
-
-
-def test_mistakes_are_those_of_training():
-  with pytest.raises(errors.UserError, match="did you mean 'simclr'"):
-    forecast.forecast(**{**TINY, "pretext": "simclear"})

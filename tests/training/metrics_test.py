@@ -1,11 +1,11 @@
-"""Rows of metrics, checkpoints and the line of progress."""
+"""Rows of metrics and checkpoints."""
 
-import json
 import time
 
 import keras
 import pytest
 import tensorflow as tf
+from small_models import rows_of
 from tensorboard.compat.proto import event_pb2
 
 from urkle_tf.training import means, metrics, recorder, runs
@@ -71,7 +71,7 @@ def test_several_steps_at_once_are_counted(tmp_path):
 def test_rows_are_means_since_the_last_row(tmp_path):
   callback, _, saved = _metrics(tmp_path)
   _train(callback, range(1, 11))
-  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  rows = rows_of(tmp_path)
   assert [row["step"] for row in rows] == [2, 3, 4, 5, 6, 8, 9, 10]
   assert [row["loss"] for row in rows] == [1.5, 3.0, 4.0, 5.0, 6.0, 7.5, 9.0, 10.0]
   assert [row["epoch"] for row in rows] == [0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 1.8, 2.0]
@@ -105,7 +105,7 @@ def test_rows_of_skipped_steps_alone_say_so(tmp_path):
     else:
       skips.assign([step - 2, step - 2, step - 2, step - 1])
     callback.on_train_batch_end(step - 1)
-  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  rows = rows_of(tmp_path)
   assert [(row["step"], row["loss"], row["skipped_steps"]) for row in rows] == [
     (2, 1.0, 0),
     (3, None, 1),
@@ -146,22 +146,6 @@ def _values(event_file):
   return found
 
 
-def test_rows_are_curves_in_their_groups(tmp_path):
-  callback, record, _ = _metrics(tmp_path, log_every=5, checkpoint_every=100)
-  record.extra["knn_accuracy"] = 0.75
-  _train(callback, range(1, 11))
-  curves = _values(next((tmp_path / "tensorboard").iterdir()))
-  assert curves.pop("optimisation/images_per_second")
-  assert curves == {
-    "optimisation/learning_rate": [0.5, 0.5],
-    "optimisation/skipped_steps": [0.0, 0.0],
-    "loss/loss": [3.0, 8.0],
-    "1_health/loss": [3.0, 8.0],
-    "probe/knn_accuracy": [0.75],
-    "1_health/knn_accuracy": [0.75],
-  }
-
-
 def test_the_first_screen_says_in_words_whether_the_run_is_healthy(tmp_path):
   callback, _, _ = _metrics(tmp_path, log_every=1, alarms=_Said())
   _train(callback, [0.0, 2.0, 2.0, 0.0])
@@ -169,27 +153,3 @@ def test_the_first_screen_says_in_words_whether_the_run_is_healthy(tmp_path):
   assert shown["1_health/0_warnings"] == [0, 1, 1, 0]
   healthy = "Healthy: no warning holds."
   assert shown["1_health/verdict"] == [healthy, "- loss 2.0", healthy]
-
-
-def test_the_line_of_progress(tmp_path, capsys):
-  """40 images in 5 seconds, after 15 seconds in which an earlier process took 30 of 100 steps."""
-  run = runs.Run(tmp_path, {}, None)
-  record = recorder.Recorder(run, recorder.Course(100, 10, 4), seconds=15.0)
-  record.count(40, 5.0)
-  record.show(40, 0.4, 1.25)
-  record.extra["validation_accuracy"] = 0.5
-  record.write(40, {"loss": 1.25})
-  record.count(40, 2.5)
-  record.show(50, 0.5, 1.0)
-  assert record.rows[0]["images_per_second"] == 8.0
-  assert record.rows[0]["seconds"] == 20.0
-  record = recorder.Recorder(run, recorder.Course(None, 10, 4, limit=60.0), name="head")
-  record.count(200, 15.0)
-  record.show(50, 0.25, 1.0)
-  assert capsys.readouterr().err.splitlines() == [
-    "epoch 4/10 [########............] step 40/100  8.00 images/s  0:20 spent, 0:30 left"
-    "  loss 1.2500",
-    "epoch 5/10 [##########..........] step 50/100  16 images/s  0:22 spent, 0:12 left"
-    "  loss 1.0000  validation accuracy 0.5",
-    "head, epoch 5 [#####...............] step 50  13 images/s  0:15 spent, 0:45 left  loss 1.0000",
-  ]

@@ -10,10 +10,11 @@ import loopback
 import numpy as np
 import pytest
 import workers
+from cases import refused
 from small_models import RUN
 
 import urkle_tf
-from urkle_tf import distribution, errors, export, networks, pretexts
+from urkle_tf import distribution, export, networks, pretexts
 from urkle_tf.training import pictures
 
 pytestmark = pytest.mark.timeout(1800)  # three processes that compile every cell with --full
@@ -171,15 +172,13 @@ def test_without_a_cluster_there_is_one_line(text, monkeypatch):
   monkeypatch.delenv("TF_CONFIG", raising=False)
   if text is not None:
     monkeypatch.setenv("TF_CONFIG", text)
-  with pytest.raises(errors.UserError, match="TF_CONFIG") as caught:
+  with refused(match="TF_CONFIG"):
     distribution.strategy("multi_worker")
-  assert "\n" not in str(caught.value)
 
 
 def test_a_batch_that_does_not_divide_is_one_line(tmp_path, mirrored, monkeypatch):
   monkeypatch.setattr(distribution, "strategy", lambda name: mirrored)
   settings = {**COMMON, "batch_size": 15, "output_dir": str(tmp_path / "run")}
-  with pytest.raises(errors.UserError, match="batch_size=15 does not divide evenly among 2") as e:
+  with refused(match="batch_size=15 does not divide evenly among 2"):
     urkle_tf.pretrain(**settings)
-  assert "\n" not in str(e.value)
   assert not (tmp_path / "run").exists()

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from alike import same
 from cases import slow
 
 from urkle_tf import errors
@@ -85,8 +86,7 @@ def test_the_length_of_a_gradient_does_not_matter_to_lars():
       lars.apply([tf.constant(factor * g) for g in step[:2]], weights)
     ends.append([w.numpy() for w in weights])
   for other in ends[1:]:
-    for one, two in zip(ends[0], other, strict=True):
-      np.testing.assert_allclose(one, two, rtol=1e-4)
+    same(ends[0], other, rtol=1e-4)
 
 
 def test_lars_starts_from_zero_weights():
@@ -123,8 +123,7 @@ def test_lars_on_two_replicas_is_lars_on_the_sum(mirrored):
     ]
     mirrored.run(apply, (step,))
   sums = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(*shares, strict=True)]
-  for found, wanted in zip(weights, in_numpy(before, sums, [3.0] * 3, 0.9, 0.05, 0.1), strict=True):
-    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-6)
+  same(weights, in_numpy(before, sums, [3.0] * 3, 0.9, 0.05, 0.1), rtol=2e-5, atol=1e-6)
 
 
 def test_lars_goes_on_from_a_checkpoint(tmp_path):
@@ -142,8 +141,7 @@ def test_lars_goes_on_from_a_checkpoint(tmp_path):
         assert checkpoints.Checkpoints(tmp_path, [*weights, *lars.variables]).restore() == 2
       lars.apply(step, weights)
     ends.append([w.numpy() for w in weights])
-  for one, two in zip(*ends, strict=True):
-    np.testing.assert_array_equal(one, two)
+  same(*ends)
 
 
 def test_lars_as_a_keras_object():

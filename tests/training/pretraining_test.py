@@ -1,6 +1,5 @@
 """`pretrain` on the bundled digits: its folder, its resume, its refusals."""
 
-import json
 import os
 import shutil
 import signal
@@ -11,36 +10,23 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import slow
+from alike import same
+from cases import refused, slow
 from hypothesis import strategies as st
 from interruptions import copied
+from small_models import RUN, rows_of
 
 import urkle_tf
 from urkle_tf import errors, export
 from urkle_tf.data import pipeline
 from urkle_tf.training import checkpoints, pictures, preemption, recorder, runs
 
-SMALL = {
-  "encoder": "convnet(width=4, layers=2)",
-  "latent_dim": 8,
-  "loc": "dense",
-  "split": "train[:64]",
-  "batch_size": 16,
-  "epochs": 3,
-  "attack_steps": 2,
-  "epsilon": 0.1,
-  "log_every": 3,
-  "checkpoint_every": 5,
-  "learning_rate": 0.05,
-}
+SMALL = {**RUN, "latent_dim": 8, "split": "train[:64]", "epochs": 3, "learning_rate": 0.05}
+SMALL |= {"log_every": 3, "checkpoint_every": 5}
 
 
 def _pretrain(folder, **options):
   return urkle_tf.pretrain(output_dir=str(folder), **{**SMALL, **options})
-
-
-def _rows(folder):
-  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def _network(folder):
@@ -66,7 +52,7 @@ def _at(folder, step):
 
 def _same(folder, other):
   """Whether two runs have the same weights and rows of metrics."""
-  ones, others = _rows(folder), _rows(other)
+  ones, others = rows_of(folder), rows_of(other)
   for row in ones + others:
     del row["seconds"], row["images_per_second"]
   pairs = zip(_network(folder), _network(other), strict=True)
@@ -78,7 +64,7 @@ def test_a_run_leaves_what_the_contract_says(whole):
   assert {"flags.cfg", "metrics.jsonl", "checkpoints", "tensorboard", "encoder"} <= set(
     os.listdir(folder)
   )
-  rows = _rows(folder)
+  rows = rows_of(folder)
   # every 3 steps, every 5 for a checkpoint, and at the ends of epochs of 4 steps
   assert [row["step"] for row in rows] == [3, 4, 5, 6, 8, 9, 10, 12]
   needed = {
@@ -186,11 +172,10 @@ def test_a_bad_batch_is_skipped_and_a_resume_skips_it_too(tmp_path, monkeypatch,
   assert all(np.isfinite(values).all() for values in _network(tmp_path / "whole"))
   killed(lambda: _pretrain(tmp_path / "killed", checkpoint_every=6), saves=1)
   _pretrain(tmp_path / "killed", checkpoint_every=6)
-  for one, other in zip(_network(tmp_path / "killed"), _network(tmp_path / "whole"), strict=True):
-    np.testing.assert_array_equal(one, other)
-  rows = _rows(tmp_path / "whole")
+  same(_network(tmp_path / "killed"), _network(tmp_path / "whole"))
+  rows = rows_of(tmp_path / "whole")
   assert [(row["step"], row["skipped_steps"]) for row in rows] == [
-    *[(3, 0), (4, 0), (5, 0), (6, 1), (8, 2), (9, 2), (10, 2), (12, 2)],
+    *[(3, 0), (4, 0), (5, 0), (6, 1), (8, 2), (9, 2), (10, 2), (12, 2)]
   ]
   assert [row["loss"] is None for row in rows] == [row["step"] == 6 for row in rows]
 
@@ -199,13 +184,9 @@ def test_a_bad_batch_is_skipped_and_a_resume_skips_it_too(tmp_path, monkeypatch,
 @pytest.mark.usefixtures("plain_runs")
 def test_many_bad_batches_in_a_row_end_the_run_with_evidence(tmp_path, monkeypatch):
   _poison(monkeypatch, 6, 7, 8, 9)
-  with pytest.raises(errors.UserError) as caught:
+  good = f"the last good checkpoint is {tmp_path / 'checkpoints' / 'step_000000005.npz'}"
+  with refused("steps 7 to 8 have a loss or a gradient that is not", good, "--learning_rate"):
     _pretrain(tmp_path, max_bad_steps=2)
-  text = str(caught.value)
-  assert text.startswith("steps 7 to 8 have a loss or a gradient that is not finite")
-  assert f"the last good checkpoint is {tmp_path / 'checkpoints' / 'step_000000005.npz'}" in text
-  assert "--learning_rate" in text
-  assert "\n" not in text
   with np.load(tmp_path / "bad_batch.npz", allow_pickle=False) as batch:
     assert int(batch["step"]) == 6
     assert batch["views"].shape == (16, 2, 8, 8, 1)
@@ -225,9 +206,9 @@ def test_a_checkpoint_that_is_not_finite_is_not_called_good(tmp_path):
 
 def test_a_finished_run_is_not_run_again(whole):
   folder, result = whole
-  before = _rows(folder)
+  before = rows_of(folder)
   again = _pretrain(folder, probe_split="train[100:200]")
-  assert _rows(folder) == before
+  assert rows_of(folder) == before
   assert again["loss"] == result["loss"]
 
 
@@ -314,8 +295,7 @@ def test_init_from_another_run(whole, tmp_path):
   _pretrain(tmp_path, init_from=str(whole[0]), epochs=1, learning_rate=1e-20, robustness="none")
   network = urkle_tf.load_encoder(str(tmp_path / "encoder")).network
   earlier = urkle_tf.load_encoder(str(whole[0] / "encoder")).network
-  for one, other in zip(network.trainable_weights, earlier.trainable_weights, strict=True):
-    np.testing.assert_array_equal(one, other)
+  same(network.trainable_weights, earlier.trainable_weights)
 
 
 @pytest.mark.full
@@ -369,13 +349,6 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
   "options, words",
   [
     ({"dataset": "digitz"}, "did you mean 'digits'"),
-    ({"pretext": "simclear"}, "did you mean 'simclr'"),
-    ({"robustness": "urkel"}, "did you mean 'urkle'"),
-    ({"robustness": "urkle(beta=-1)"}, "beta must be at least 0"),
-    ({"robustness": "urkle(beta=__import__('os'))"}, "cannot read"),
-    ({"robustness": "urkle(gamma=1)"}, "unknown option of urkle 'gamma'"),
-    ({"encoder": "resnet19"}, "did you mean 'resnet18'"),
-    ({"encoder": "convnet(layers=6)"}, "at least 32x32"),
     ({"epsilon": -0.1}, "epsilon"),
     ({"epsilon": 8.0}, "0-255"),
     ({"norm": "l3"}, "norm"),
@@ -387,7 +360,6 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"optimizer": "adam"}, "did you mean 'adamw'"),
     ({"precision": "float16"}, "precision"),
     ({"strategy": "two"}, "strategy"),
-    ({"augment": "simclr(strenght=1)"}, "did you mean 'strength'"),
     ({"augment": "simclr, crop, crop"}, "lists 3 recipes, and there are 2 views"),
     ({"pretext": "simclr(consistency=12)", "robustness": "rocl"}, "this simclr has 3"),
     ({"init_from": "nowhere"}, "holds no encoder"),
@@ -396,22 +368,9 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
   ],
 )
 def test_mistakes_end_in_one_line(tmp_path, options, words):
-  with pytest.raises(errors.UserError) as caught:
+  with refused(words):
     _pretrain(tmp_path, **options)
-  assert words in str(caught.value)
-  assert "\n" not in str(caught.value)
   assert not (tmp_path / "encoder").exists()
-
-
-@pytest.mark.full
-@pytest.mark.usefixtures("plain_runs")
-def test_urrl_trains_on_a_clean_view_and_two_mixtures(tmp_path):
-  crop = "crop(padding=1)"
-  mixed = f"augmix(base='{crop}')"
-  options = {"pretext": "simclr(consistency=12, projector=8)", "robustness": "none", "epochs": 1}
-  row = _pretrain(tmp_path, augment=f"{crop}, {mixed}, {mixed}", **options)
-  assert row["loss"] == pytest.approx(row["nt_xent"] + row["consistency"], rel=1e-5)
-  assert 0 < row["consistency"] < 12 * np.log(3)
 
 
 def test_a_folder_of_other_settings_is_refused_and_kept(whole):
@@ -427,12 +386,11 @@ def test_a_folder_of_other_settings_is_refused_and_kept(whole):
 def test_steps_of_one_execution_are_the_same_steps(whole, tmp_path):
   """Two at a time: the rows that come at the same steps, and the weights."""
   _pretrain(tmp_path, steps_per_execution=2)
-  ones, twos = ({row["step"]: row for row in _rows(run)} for run in (whole[0], tmp_path))
+  ones, twos = ({row["step"]: row for row in rows_of(run)} for run in (whole[0], tmp_path))
   assert list(twos) == [4, 6, 8, 10, 12]
   # Means begin after the row before: those of the last two steps alone begin at the same step.
   assert twos[12]["loss"] == pytest.approx(ones[12]["loss"], rel=1e-5)
-  for one, two in zip(_network(whole[0]), _network(tmp_path), strict=True):
-    np.testing.assert_allclose(two, one, atol=1e-6)
+  same(_network(tmp_path), _network(whole[0]), atol=1e-6)
   with pytest.raises(errors.UserError, match="=3 does not divide the 4 steps of an epoch"):
     _pretrain(tmp_path / "other", steps_per_execution=3)
 
@@ -445,6 +403,12 @@ def test_two_processes_cannot_share_a_folder(tmp_path):
   runs.open_run(tmp_path, {"seed": 0}).close()
 
 
-def test_no_output_dir():
-  with pytest.raises(errors.UserError, match="--output_dir"):
-    _pretrain("")
+@pytest.mark.full
+@pytest.mark.usefixtures("plain_runs")
+def test_urrl_trains_on_a_clean_view_and_two_mixtures(tmp_path):
+  crop = "crop(padding=1)"
+  mixed = f"augmix(base='{crop}')"
+  options = {"pretext": "simclr(consistency=12, projector=8)", "robustness": "none", "epochs": 1}
+  row = _pretrain(tmp_path, augment=f"{crop}, {mixed}, {mixed}", **options)
+  assert row["loss"] == pytest.approx(row["nt_xent"] + row["consistency"], rel=1e-5)
+  assert 0 < row["consistency"] < 12 * np.log(3)

@@ -8,7 +8,6 @@ The folder is what a training writes: `finetune`, `evaluate`, `embed`, `--init_f
 `distil(teacher=...)` take it.  It computes in float32, whatever precision the training had.
 """
 
-import argparse
 import json
 import pathlib
 import sys
@@ -16,12 +15,11 @@ import zipfile
 
 import numpy as np
 
-sys.path.insert(
-  0, str(pathlib.Path(__file__).resolve().parents[2])
-)  # a clone that was not installed
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # not installed works too
 
 import arrays
 
+from experiments import jobs
 from urkle_tf import errors, export, networks, pretexts, robustness, spec
 from urkle_tf.training import pretraining
 
@@ -96,32 +94,19 @@ def _setting(text):
 
 def main():
   """The command line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("folder", help="where the encoder goes, RUN/encoder")
-  parser.add_argument("--weights", nargs="+", required=True, help="its parts, .npz")
-  parser.add_argument("--about", required=True, help="NAME.json")
-  parser.add_argument("--settings", default="settings", help="the entry of it with the settings")
-  parser.add_argument(
-    "--image_shape",
-    type=lambda text: tuple(map(int, text.split(","))),
-    help="height,width,channels; default: as NAME.json says",
-  )
-  parser.add_argument(
-    "--set",
-    nargs="*",
-    type=_setting,
-    default=[],
-    dest="changed",
-    metavar="NAME=JSON",
-    help="settings that were others on the machine: epochs=85 examples=null",
-  )
-  try:
-    print(make(**vars(parser.parse_args())))
-  except errors.UserError as error:
-    parser.exit(2, f"error: {error}\n")
+  parser = jobs.Parser(__doc__)
+  add = parser.add_argument
+  add("folder", help="where the encoder goes, RUN/encoder")
+  add("--weights", nargs="+", required=True, help="its parts, .npz")
+  add("--about", required=True, help="NAME.json")
+  add("--settings", default="settings", help="the entry of it with the settings")
+  shape, where = lambda text: tuple(map(int, text.split(","))), "default: as NAME.json says"
+  add("--image_shape", type=shape, help=f"height,width,channels; {where}")
+  several = {"nargs": "*", "type": _setting, "default": [], "dest": "changed"}
+  what = "settings that were others on the machine: epochs=85 examples=null"
+  add("--set", **several, metavar="NAME=JSON", help=what)
+  print(make(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":
-  main()
+  jobs.main(main)

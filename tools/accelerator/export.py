@@ -17,9 +17,7 @@ import zlib
 
 import numpy as np
 
-sys.path.insert(
-  0, str(pathlib.Path(__file__).resolve().parents[2])
-)  # a clone that was not installed
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # not installed works too
 
 import arrays
 

@@ -74,8 +74,7 @@ class Crop(Recipe):
   def __init__(self, padding=4, flip=True):
     if padding < 0 or int(padding) != padding:
       raise errors.UserError(f"crop: padding must be a number of pixels from 0, got {padding}")
-    self.padding = padding
-    self.flip = flip
+    self.padding, self.flip = padding, flip
 
   def __call__(self, images, noise, size=None):
     images = resize(images, size)
@@ -175,11 +174,8 @@ class SimCLR(Recipe):
       raise errors.UserError(f"simclr: min_scale must be above 0 and at most 1, got {min_scale}")
     if color < 0 or not 0 <= grey <= 1:
       raise errors.UserError("simclr: color must be at least 0, and grey from 0 to 1")
-    self.strength = strength
-    self.min_scale = min_scale
-    self.flip = flip
-    self.color = color
-    self.grey = grey
+    self.strength, self.min_scale, self.flip = strength, min_scale, flip
+    self.color, self.grey = color, grey
 
   def __call__(self, images, noise, size=None, strength=None):
     strength = tf.cast(self.strength if strength is None else strength, tf.float32)
@@ -239,14 +235,10 @@ class Each(Recipe):
 
   def __call__(self, images, noise, size=None):
     in_turn = lambda rows: tf.reshape(rows, [-1, len(self.recipes), *rows.shape[1:]])  # noqa: E731
+    each = (tf.unstack(in_turn(rows), axis=1) for rows in (images, noise))
     views = [
       recipe(image, rows[:, : recipe.noise_size], size)
-      for recipe, image, rows in zip(
-        self.recipes,
-        tf.unstack(in_turn(images), axis=1),
-        tf.unstack(in_turn(noise), axis=1),
-        strict=True,
-      )
+      for recipe, image, rows in zip(self.recipes, *each, strict=True)
     ]
     views = tf.stack(views, axis=1)
     return tf.reshape(views, [-1, *views.shape[2:]])
@@ -338,14 +330,8 @@ def hue_matrix(turn):
   """[n, 3, 3]: turns the chroma of YIQ by `turn` circles; luma stays."""
   cosine, sine = tf.cos(2 * math.pi * turn), tf.sin(2 * math.pi * turn)
   one, zero = tf.ones_like(turn), tf.zeros_like(turn)
-  rotation = tf.stack(
-    [
-      tf.stack([one, zero, zero], -1),
-      tf.stack([zero, cosine, -sine], -1),
-      tf.stack([zero, sine, cosine], -1),
-    ],
-    -2,
-  )
+  rows = [one, zero, zero], [zero, cosine, -sine], [zero, sine, cosine]
+  rotation = tf.stack([tf.stack(row, -1) for row in rows], -2)
   return tf.constant(_FROM_YIQ, tf.float32) @ rotation @ tf.constant(_YIQ, tf.float32)
 
 

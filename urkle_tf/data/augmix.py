@@ -23,7 +23,6 @@ from urkle_tf.data import augment
 
 def _autocontrast(images, level, sign):
   """Stretches the values to the full range."""
-  del level, sign
   values = tf.cast(images, tf.float32)
   low = tf.reduce_min(values, [1, 2], keepdims=True)
   spread = tf.reduce_max(values, [1, 2], keepdims=True) - low
@@ -33,7 +32,6 @@ def _autocontrast(images, level, sign):
 
 def _equalize(images, level, sign):
   """Gives every value about the same share of the pixels, by a table of all 256 values."""
-  del level, sign
   _, height, width, channels = images.shape
   flat = tf.transpose(tf.cast(images, tf.int32), [0, 3, 1, 2])
   flat = tf.reshape(flat, [-1, height * width])  # a row for each channel of each image
@@ -49,7 +47,6 @@ def _equalize(images, level, sign):
 
 def _posterize(images, level, sign):
   """Keeps the highest 4 bits, or fewer from level 2.5 on."""
-  del sign
   low = 4 + tf.cast(_whole(level, 4), tf.uint8)  # bits that are cleared
   mask = tf.bitwise.invert(tf.bitwise.left_shift(tf.constant(1, tf.uint8), low) - 1)
   return tf.bitwise.bitwise_and(images, _column(mask))
@@ -57,7 +54,6 @@ def _posterize(images, level, sign):
 
 def _solarize(images, level, sign):
   """Inverts the values above a threshold: 256 minus 25.6 per level."""
-  del sign
   last = tf.cast(255 - tf.minimum(_whole(level, 256), 255), tf.uint8)  # that is kept
   return tf.where(images <= _column(last), images, 255 - images)
 
@@ -96,15 +92,11 @@ def _translate_y(images, level, sign):
 
 
 OPERATIONS = {
-  "autocontrast": _autocontrast,
-  "equalize": _equalize,
-  "posterize": _posterize,
-  "solarize": _solarize,
-  "rotate": _rotate,
-  "shear_x": _shear_x,
-  "shear_y": _shear_y,
-  "translate_x": _translate_x,
-  "translate_y": _translate_y,
+  operation.__name__.removeprefix("_"): operation
+  for operation in (
+    *(_autocontrast, _equalize, _posterize, _solarize, _rotate),
+    *(_shear_x, _shear_y, _translate_x, _translate_y),
+  )
 }
 
 
@@ -128,14 +120,9 @@ def _warp(images, across, down):
   """
   count = tf.shape(images)[:1]
   entries = [tf.broadcast_to(tf.cast(value, tf.float32), count) for value in (*across, *down, 0, 0)]
-  moved = tf.raw_ops.ImageProjectiveTransformV3(
-    images=tf.cast(images, tf.float32),
-    transforms=tf.stack(entries, 1),
-    output_shape=images.shape[1:3],
-    fill_value=0.0,
-    interpolation="BILINEAR",
-    fill_mode="CONSTANT",
-  )
+  outside = {"fill_value": 0.0, "fill_mode": "CONSTANT", "interpolation": "BILINEAR"}
+  given = {"images": tf.cast(images, tf.float32), "transforms": tf.stack(entries, 1)}
+  moved = tf.raw_ops.ImageProjectiveTransformV3(**given, output_shape=images.shape[1:3], **outside)
   return tf.cast(tf.round(moved), tf.uint8)
 
 

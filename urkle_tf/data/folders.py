@@ -135,10 +135,6 @@ def decode(file, image_shape):
     raise _unreadable(file, error) from error
 
 
-def _is_split(name):
-  return name.lower() in _SPLIT_FOLDERS
-
-
 def _looks_like_image(path):
   return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
 
@@ -166,7 +162,7 @@ def _name(path):
 
 def _find_splits(root):
   """Returns `{split: [(file, class or None)]}` and the sorted class names or None."""
-  if any(_is_split(folder.name) for folder in _folders(root)):
+  if any(folder.name.lower() in _SPLIT_FOLDERS for folder in _folders(root)):
     found = {folder.name: _find_classes(folder) for folder in _folders(root)}
     found = {name: files for name, files in found.items() if files}
   else:

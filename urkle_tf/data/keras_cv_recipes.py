@@ -106,10 +106,8 @@ class RandAugment(augment.Recipe):
         "randaugment: operations must be from 1, magnitude and deviation from 0 to 10; got"
         f" operations={operations}, magnitude={magnitude}, deviation={deviation}"
       )
-    self.operations = operations
-    self.magnitude = magnitude
-    self.deviation = deviation
-    self.geometric = geometric
+    self.operations, self.geometric = operations, geometric
+    self.magnitude, self.deviation = magnitude, deviation
     self.base = augment.from_spec(base or "none")
     self.noise_size = self.base.noise_size + 2
     _check(self._layer())  # which refuses wrong options at once
@@ -117,14 +115,9 @@ class RandAugment(augment.Recipe):
   def _layer(self):
     import keras_cv
 
-    return keras_cv.layers.RandAugment(
-      value_range=(0, 1),
-      augmentations_per_image=self.operations,
-      magnitude=self.magnitude / 10,
-      magnitude_stddev=self.deviation / 10,
-      geometric=self.geometric,
-      dtype="float32",
-    )
+    strength = {"magnitude": self.magnitude / 10, "magnitude_stddev": self.deviation / 10}
+    kinds = {"augmentations_per_image": self.operations, "geometric": self.geometric}
+    return keras_cv.layers.RandAugment((0, 1), **strength, **kinds, dtype="float32")
 
   def __call__(self, images, noise, size=None):
     images = self.base(images, noise[:, :-2], size)

@@ -94,8 +94,7 @@ def _any_of(source, classes):
   names = [str(name) for name in _class_names(source)]
   chosen = [name.strip() for name in str(classes).split("|")]
   for name in chosen:
-    if name not in names:
-      raise errors.unknown(f"class of {source.name!r}", name, names)
+    errors.one_of(f"class of {source.name!r}", name, names)
   table = np.isin(names, chosen).astype(np.int64)
   if table.all():
     raise errors.UserError(f"any_of: these are all classes of {source.name!r}: leave some out")
@@ -107,7 +106,6 @@ def _number(source):
 
 
 def _brightness(source):
-  del source
 
   def relabel(batch):
     pixels = tf.cast(batch["image"], tf.float32) / 255
@@ -133,12 +131,8 @@ def _rotation(source, degrees=45):
 
 
 LABELLINGS = {
-  "any_of": _any_of,
-  "at_least": _at_least,
-  "brightness": _brightness,
-  "number": _number,
-  "parity": _parity,
-  "rotation": _rotation,
+  labelling.__name__.removeprefix("_"): labelling
+  for labelling in (_any_of, _at_least, _brightness, _number, _parity, _rotation)
 }
 
 

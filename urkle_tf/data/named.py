@@ -187,14 +187,9 @@ def find(dataset, split, data_dir=None, download=False, image_size=None, example
   height, width, channels = features["image"].shape
   if image_size or not height or not width:
     height = width = image_size or _DEFAULT_SIZE
-  return Opened(
-    dataset=dataset,
-    builder=builder,
-    pieces=instructions,
-    size=sum(stop - start for _, start, stop in pieces),
-    image_shape=(height, width, channels or 3),
-    class_names=class_names,
-  )
+  shape, size = (height, width, channels or 3), sum(stop - start for _, start, stop in pieces)
+  found = {"size": size, "image_shape": shape, "class_names": class_names}
+  return Opened(dataset=dataset, builder=builder, pieces=instructions, **found)
 
 
 def _builder(tfds, dataset, data_dir):

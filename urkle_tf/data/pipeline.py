@@ -119,10 +119,8 @@ def views(
     return result
 
   batches = tf.data.Dataset.range(first, tf.int64.max).flat_map(one_epoch)
-  batches = batches.enumerate().map(
-    augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-  )
-  return _finished(batches, tf.data.INFINITE_CARDINALITY)
+  batches = sources.in_order(batches.enumerate(), augmented)
+  return finished(batches, tf.data.INFINITE_CARDINALITY)
 
 
 def by_worker(scope, make):
@@ -156,8 +154,7 @@ def steps_per_epoch(source, batch_size):
   Raises:
     UserError: if there is no full batch, or `batch_size` is below 1.
   """
-  if batch_size < 1:
-    raise errors.UserError(f"batch_size must be at least 1, got {batch_size}")
+  errors.at_least(1, None, batch_size=batch_size)
   if batch_size > source.size:
     raise errors.UserError(
       f"batch_size={batch_size} is larger than the {source.size} examples of {source.split!r} of"
@@ -183,8 +180,7 @@ def batches(source, batch_size):
     return {**batch, "image": to_float(batch["image"])}
 
   read = source.batches(batch_size, shuffle=False, drop_remainder=False)
-  read = read.map(plain, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  return _finished(read, -(-source.size // batch_size))
+  return finished(sources.in_order(read, plain), -(-source.size // batch_size))
 
 
 def first(source, count):
@@ -206,7 +202,8 @@ def first(source, count):
   return np.concatenate(images)[:count], np.concatenate(labels)[:count]
 
 
-def _finished(batches, cardinality):
+def finished(batches, cardinality):
+  """The end of a pipeline: batches made ahead, of which workers each take rows."""
   # Workers share each global batch, in contiguous rows, and not the files.
   options = tf.data.Options()
   options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA

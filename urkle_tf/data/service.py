@@ -11,7 +11,7 @@ import socket
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.data import sources
+from urkle_tf.data import pipeline, sources
 
 _LARGEST = 2**30  # bytes of images that travel with the pipeline, as a constant of its graph
 _SECONDS = 10.0  # to answer
@@ -91,13 +91,8 @@ def batches(make, found, start_step):
     with tf.control_dependencies([tf.debugging.assert_equal(batch.pop("step"), step, said)]):
       return tf.nest.map_structure(tf.identity, batch)
 
-  taken = taken.enumerate(start_step).map(
-    expected, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-  )
-  options = tf.data.Options()
-  options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-  taken = taken.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-  return taken.prefetch(tf.data.AUTOTUNE).with_options(options)
+  taken = sources.in_order(taken.enumerate(start_step), expected)
+  return pipeline.finished(taken, tf.data.INFINITE_CARDINALITY)
 
 
 def _knock(address):

@@ -93,8 +93,12 @@ class Source:
         whether it is wanted, a bool scalar; None for all.  Other batches are not decoded if
         possible.
     """
-    examples = self.epoch(seed, epoch, shuffle, skip)
-    return _only(examples.batch(batch_size, drop_remainder=drop_remainder), chosen)
+    batch = lambda examples: examples.batch(batch_size, drop_remainder=drop_remainder)  # noqa: E731
+    return self._batches(batch, chosen, seed, epoch, shuffle, skip)
+
+  def _batches(self, batch, chosen, *order):
+    """`batches`, by a function that makes batches, of an epoch by `order`."""
+    return _only(batch(self.epoch(*order)), chosen)
 
   def hold_out(self, count):
     """Splits off the last examples.
@@ -126,9 +130,7 @@ class _Indexed(Source):
   def _indices(self, seed, epoch, shuffle, skip):
     indices = tf.range(self.size, dtype=tf.int64)
     if shuffle:
-      indices = tf.random.experimental.stateless_shuffle(
-        indices, _order_seed(seed, epoch), _ALGORITHM
-      )
+      indices = _shuffled(indices, _order_seed(seed, epoch))
     return tf.data.Dataset.from_tensor_slices(indices[skip:])
 
   def _with_labels(self, images, indices):
@@ -162,11 +164,8 @@ class ArraySource(_Indexed):
   def epoch(self, seed=0, epoch=0, shuffle=True, skip=0):
     return self._indices(seed, epoch, shuffle, skip).map(self.gather)
 
-  def batches(
-    self, batch_size, seed=0, epoch=0, shuffle=True, skip=0, drop_remainder=True, chosen=None
-  ):
-    indices = self._indices(seed, epoch, shuffle, skip)
-    return _only(indices.batch(batch_size, drop_remainder=drop_remainder), chosen).map(self.gather)
+  def _batches(self, batch, chosen, *order):
+    return _only(batch(self._indices(*order)), chosen).map(self.gather)
 
 
 class FileSource(_Indexed):
@@ -183,9 +182,7 @@ class FileSource(_Indexed):
       )
       return self._with_labels(tf.ensure_shape(image, self.image_shape), index)
 
-    return self._indices(seed, epoch, shuffle, skip).map(
-      decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    return in_order(self._indices(seed, epoch, shuffle, skip), decode)
 
 
 class StreamSource(Source):
@@ -213,19 +210,17 @@ class StreamSource(Source):
   def epoch(self, seed=0, epoch=0, shuffle=True, skip=0):
     return self._decoded(self._records(seed, epoch, shuffle, skip))
 
-  def batches(
-    self, batch_size, seed=0, epoch=0, shuffle=True, skip=0, drop_remainder=True, chosen=None
-  ):
-    records = self._records(seed, epoch, shuffle, skip)
+  def _batches(self, batch, chosen, *order):
+    records = self._records(*order)
     if chosen is not None:
-      records = _only(records.batch(batch_size, drop_remainder=drop_remainder), chosen).unbatch()
-    return self._decoded(records).batch(batch_size, drop_remainder=drop_remainder)
+      records = _only(batch(records), chosen).unbatch()
+    return batch(self._decoded(records))
 
   def _decoded(self, records):
     def parse(index, record):
       return {"index": index, **self._parse(record)}
 
-    return records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return in_order(records, parse)
 
   def _records(self, seed, epoch, shuffle, skip):
     """(index, serialized example) in the order of an epoch."""
@@ -233,7 +228,7 @@ class StreamSource(Source):
     seed = _order_seed(seed, epoch)
     if shuffle:
       count = len(self._shards["start"])
-      order = tf.random.experimental.stateless_shuffle(tf.range(count), seed, _ALGORITHM)
+      order = _shuffled(tf.range(count), seed)
       shards = {key: tf.gather(value, order) for key, value in shards.items()}
 
     def read(shard):
@@ -251,10 +246,7 @@ class StreamSource(Source):
     if shuffle:
       # `Dataset.shuffle` would depend on TensorFlow's global seed, too.
       def mix(index, records):
-        block = distribution.fold(seed, 1, index[0])
-        order = tf.random.experimental.stateless_shuffle(
-          tf.range(tf.size(index)), block, _ALGORITHM
-        )
+        order = _shuffled(tf.range(tf.size(index)), distribution.fold(seed, 1, index[0]))
         return tf.gather(index, order), tf.gather(records, order)
 
       examples = examples.batch(_SHUFFLE_BLOCK).map(mix).prefetch(1).unbatch()
@@ -269,18 +261,10 @@ class RelabelledSource(Source):
   """
 
   def __init__(self, source, labelling, name):
-    super().__init__(
-      name=name,
-      split=source.split,
-      size=source.size,
-      image_shape=source.image_shape,
-      class_names=labelling.class_names,
-      target=labelling.target,
-      labels=labelling.known,
-      names=source.names,
-    )
-    self.source = source
-    self._relabel = labelling.relabel
+    same = {key: getattr(source, key) for key in ("split", "size", "image_shape", "names")}
+    labels = {key: getattr(labelling, key) for key in ("class_names", "target")}
+    super().__init__(name=name, labels=labelling.known, **same, **labels)
+    self.source, self._relabel = source, labelling.relabel
 
   def _first(self, size):
     first = super()._first(size)
@@ -294,11 +278,8 @@ class RelabelledSource(Source):
 
     return self.source.epoch(seed, epoch, shuffle, skip).map(one)
 
-  def batches(
-    self, batch_size, seed=0, epoch=0, shuffle=True, skip=0, drop_remainder=True, chosen=None
-  ):
-    batches = self.source.batches(batch_size, seed, epoch, shuffle, skip, drop_remainder, chosen)
-    return batches.map(self._relabel, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  def _batches(self, batch, chosen, *order):
+    return in_order(self.source._batches(batch, chosen, *order), self._relabel)
 
 
 def load(
@@ -390,10 +371,19 @@ def find_unreadable(source):
   return None
 
 
+def in_order(dataset, function):
+  """Maps a `tf.data.Dataset` on all cores; the results keep their order."""
+  return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
 def _only(batches, chosen):
   if chosen is None:
     return batches
   return batches.enumerate().filter(lambda number, _: chosen(number)).map(lambda _, batch: batch)
+
+
+def _shuffled(values, seed):
+  return tf.random.experimental.stateless_shuffle(values, seed, _ALGORITHM)
 
 
 def _order_seed(seed, epoch):

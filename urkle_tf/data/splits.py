@@ -29,8 +29,7 @@ def select(dataset, text, sizes, examples=None):
         f"cannot read split {part!r}: write a name, or a slice such as train[:90%] or train[1000:]"
       )
     name = match[1]
-    if name not in known:
-      raise errors.unknown(f"split of {dataset!r}", name, known)
+    errors.one_of(f"split of {dataset!r}", name, known)
     start = _boundary(match[2], known[name], 0, part)
     stop = _boundary(match[3], known[name], known[name], part)
     if start >= stop:

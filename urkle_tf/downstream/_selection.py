@@ -111,13 +111,8 @@ def choose(task, run, held, train, score):
   for row in rows:
     figures = "".join(f"{form.format(row[name]):>10}" for name in names)
     print(f"{row['weight_decay']:>8g}{figures}{'  chosen' * (row is best)}", flush=True)
-  return {
-    "select": task.select,
-    "held_out": where,
-    "images": images,
-    "weight_decay": best["weight_decay"],
-    "candidates": rows,
-  }
+  found = {"select": task.select, "held_out": where, "images": images}
+  return {**found, "weight_decay": best["weight_decay"], "candidates": rows}
 
 
 def _chooses(validation):

@@ -111,20 +111,12 @@ def make(settings, metadata, data, method):
     labels = ((labels - offset) / spread).astype(np.float32)[:, None]
   attack = None
   if method.adversarial or settings["select"] == "robust":
-    attack = attacks.PGD(
-      attacks.from_norm(settings["norm"], settings["epsilon"]),
-      steps=settings["attack_steps"],
-      step_size=settings["attack_step_size"],
-    )
+    threat = attacks.from_norm(settings["norm"], settings["epsilon"])
+    attack = attacks.PGD(threat, settings["attack_steps"], settings["attack_step_size"])
   same = ("augment", "augment_copies", "optimizer", "learning_rate", "weight_decay", "select")
   return Task(
-    folder=pathlib.Path(settings["encoder"]),
-    encoder=encoder,
-    model=model,
-    source=data.source,
-    chosen=data.chosen,
-    labels=labels,
-    validation=data.validation,
+    *(pathlib.Path(settings["encoder"]), encoder, model),
+    *(data.source, data.chosen, labels, data.validation),
     attack=attack,
     noise=settings["noise"] or 0.0,
     offset=offset,
@@ -147,13 +139,8 @@ def _encoder(settings, metadata):
 def _model(settings, encoder, source):
   """A `Classifier` or a `Regressor` with a fresh head."""
   names = source.class_names
-  head = spec.call(
-    HEADS,
-    settings["head"],
-    "head",
-    features=encoder.latent_dim,
-    outputs=1 if names is None else len(names),
-  )
+  sizes = {"features": encoder.latent_dim, "outputs": 1 if names is None else len(names)}
+  head = spec.call(HEADS, settings["head"], "head", **sizes)
   parts = (encoder.network, head, encoder.stochastic, settings["samples"])
   if names is None:
     model = Regressor(*parts)

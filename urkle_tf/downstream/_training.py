@@ -26,7 +26,7 @@ class Given(Supervised):
     self._standardised = task.standardised
 
   def attach(self, encoder):
-    del encoder  # the head is there
+    """Makes nothing: the head is there."""
 
   def prepare(self, views, batch):
     return self._standardised(super().prepare(views, batch))
@@ -184,7 +184,6 @@ class _Validation(keras.callbacks.Callback):
 
   def on_epoch_end(self, epoch, logs=None):
     """Adds the scores to the epoch's row of metrics."""
-    del epoch, logs
     with self._recorder.paused():
       scores = self._scorer()
       self._recorder.extra |= scores

@@ -45,9 +45,7 @@ def adapt(given):
   settings, method = dataclasses.asdict(given), _method(given)
   metadata = export.read_metadata(given.encoder, "encoder")
   unused = _tasks.settle(settings, method, metadata)
-  for setting in ("epochs", "batch_size", "log_every", "samples"):
-    if settings[setting] < 1:
-      raise errors.UserError(f"--{setting} must be at least 1, got {settings[setting]}")
+  errors.flags_at_least(1, settings, "epochs", "batch_size", "log_every", "samples")
   data = _tasks.labelled(given, metadata["image_size"])
   keras.utils.set_random_seed(given.seed)
   task = _tasks.make(settings, metadata, data, method)
@@ -91,8 +89,7 @@ def adapt_seeds(output_dir, seeds, seed=0, **settings):
   Raises:
     UserError: as in `adapt`, or for fewer than one seed.
   """
-  if seeds < 1:
-    raise errors.UserError(f"--seeds must be at least 1, got {seeds}")
+  errors.at_least(1, None, seeds=seeds)
   folder, numbers, rows = pathlib.Path(output_dir), list(range(seed, seed + seeds)), []
   with preemption.watch() as watch:
     for number in numbers:
@@ -112,13 +109,11 @@ def adapt_seeds(output_dir, seeds, seed=0, **settings):
 def _method(given):
   """The `Protocol` of settings."""
   name = spec.parse(given.protocol)[0]
-  if name not in spec.names("downstream"):
-    raise errors.unknown("protocol", name, spec.names("downstream"))
+  errors.one_of("protocol", name, spec.names("downstream"))
   method = spec.build("downstream", given.protocol, Protocol)
   if not given.encoder:
     raise errors.UserError("give --encoder=FOLDER: the export of a trained encoder, or preset:NAME")
-  if given.features not in FEATURES:
-    raise errors.unknown("choice of --features", given.features, FEATURES)
+  errors.one_of("choice of --features", given.features, FEATURES)
   if given.features != "loc" and not method.frozen:
     raise errors.UserError(
       f"--features={given.features} is for the head of a frozen encoder: use --protocol=slf or alf"

@@ -21,7 +21,6 @@ class _Frozen:
     self._represent = encoder.frozen()  # folded once: the weights stay as they are
 
   def __call__(self, images, training=False):
-    del training
     return self._represent(images)
 
   def frozen(self):
@@ -43,7 +42,6 @@ class _OnSamples(AdversarialTraining):
     self._samples = samples
 
   def objective(self, encoder, pretext, views, aux):
-    del views
     labels, seed = aux
 
     def loss(neighbours):
@@ -81,8 +79,7 @@ class ALF(Protocol):
   defaults = {**Protocol.defaults, "epochs": 25, "attack_steps": 10}
 
   def __init__(self, samples=10):
-    if samples < 1:
-      raise errors.UserError(f"alf: samples must be at least 1, got {samples}")
+    errors.at_least(1, "alf", samples=samples)
     self._samples = samples
 
   def fit(self, task, run):

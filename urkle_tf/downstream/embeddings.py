@@ -34,15 +34,12 @@ def represent(given):
   """
   if not given.encoder:
     raise errors.UserError("give --encoder=FOLDER: an exported encoder")
-  if given.batch_size < 1:
-    raise errors.UserError(f"--batch_size must be at least 1, got {given.batch_size}")
-  if given.projector_examples < 0:
-    raise errors.UserError("--projector_examples must be at least 0")
+  errors.at_least(1, None, batch_size=given.batch_size)
+  errors.at_least(0, None, projector_examples=given.projector_examples)
   embed, size_for = _read(given.encoder)
   source = sources.load(**data_of(given))
   compatibility.check_images(size_for(source.image_shape), source, "the encoder")
-  run = runs.open_run(given.output_dir, dataclasses.asdict(given)) if given.output_dir else None
-  try:
+  with runs.opened(given.output_dir, dataclasses.asdict(given)) as run:
     shown = min(given.projector_examples, source.size) if run else 0
     found, pictures = _embed(embed, source, given.batch_size, shown)
     if run:
@@ -50,9 +47,6 @@ def represent(given):
         vectors = found["loc"][:shown]
         projector.write(run.path, vectors, _columns(found, shown), pictures, "loc")
       files.write(run.path / "embeddings.npz", lambda file: np.savez(file, **found))
-  finally:
-    if run:
-      run.close()
   return found
 
 

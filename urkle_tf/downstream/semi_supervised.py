@@ -66,10 +66,8 @@ class SemiSupervised(Protocol):
   defaults = {**aff.AFF.defaults, "epochs": 15}
 
   def __init__(self, beta=6.0, weight=0.5, clean_epochs=100):
-    if not beta >= 0:
-      raise errors.UserError(f"semi_supervised: beta must be at least 0, got {beta}")
-    if not weight > 0:
-      raise errors.UserError(f"semi_supervised: weight must be above 0, got {weight}")
+    errors.at_least(0, "semi_supervised", beta=beta)
+    errors.above(0, "semi_supervised", weight=weight)
     if clean_epochs < 1 or int(clean_epochs) != clean_epochs:
       raise errors.UserError(
         f"semi_supervised: clean_epochs must be a whole number from 1, got {clean_epochs}"

@@ -15,7 +15,6 @@ class _Tuned(export.ExportedEncoder):
   """An encoder that learns in inference mode: the moving averages of its batch norms stay."""
 
   def call(self, images, training=None):
-    del training
     return super().call(images, training=False)
 
 
@@ -77,17 +76,10 @@ class Similarity(Protocol):
     weight: at least 0.
   """
 
-  defaults = {
-    "optimizer": "adamw",
-    "learning_rate": 1e-3,
-    "weight_decay": 1e-4,
-    "batch_size": 128,
-    "epochs": 15,
-  }
+  defaults = {**Protocol.defaults, "learning_rate": 1e-3, "batch_size": 128, "epochs": 15}
 
   def __init__(self, weight=1.0):
-    if not weight >= 0:
-      raise errors.UserError(f"similarity: weight must be at least 0, got {weight}")
+    errors.at_least(0, "similarity", weight=weight)
     self._weight = weight
 
   def fit(self, task, run):

@@ -96,8 +96,7 @@ class SLF(Protocol):
 
   def check(self, task):
     super().check(task)
-    if task.augment_copies < 1:
-      raise errors.UserError(f"--augment_copies must be at least 1, got {task.augment_copies}")
+    errors.at_least(1, None, augment_copies=task.augment_copies)
     if task.select is not None:
       _selection.check(task)
 

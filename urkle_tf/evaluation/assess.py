@@ -74,19 +74,16 @@ def assess_regressor(given):
 
 def _assess(given, settings, kind, path):
   """The loop; `settings` are those in the report."""
-  for name in ("batch_size", "samples", "attack_steps", "restarts", "eot"):
-    if settings[name] is not None and settings[name] < 1:
-      raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
+  errors.flags_at_least(1, settings, "batch_size", "samples", "attack_steps", "restarts", "eot")
   if settings.get("abstains") and kind != "foreign":
     raise errors.UserError("--abstains is for classifiers made elsewhere: leave it out")
-  if (minutes := settings.get("minutes")) is not None and not minutes > 0:
-    raise errors.UserError(f"--minutes must be above 0, got {minutes}")
+  if (minutes := settings.get("minutes")) is not None:
+    errors.above(0, None, minutes=minutes)
   chosen = measurements.chosen(given, kind)
   context = _context(given, kind, path)
   for one in chosen:
     context.prepared[one.name] = one.prepare(context)
-  run = runs.open_run(given.output_dir, settings) if given.output_dir else None
-  try:
+  with runs.opened(given.output_dir, settings) as run:
     if run:
       context.folder, partial = run.path, run.path / storing.FOLDER
       if done := report.finished(run.path, path, context.metadata["fingerprint"], given.html):
@@ -105,9 +102,6 @@ def _assess(given, settings, kind, path):
     if run:
       report.write(run.path, result, given.html)
       shutil.rmtree(partial, ignore_errors=True)
-  finally:
-    if run:
-      run.close()
   return result
 
 
@@ -139,16 +133,12 @@ def _context(given, kind, path):
   names = ("data_dir", "download", "image_size", "examples")
   return Context(
     *(source, norm, epsilons, model),
-    embedder=embedder,
-    kind=kind,
-    metadata=metadata,
+    **{"embedder": embedder, "kind": kind, "metadata": metadata},
     where={name: getattr(given, name) for name in names},
     modes=_modes(given.modes, metadata, model),
-    batch_size=given.batch_size,
     eot=(given.eot or 20) if metadata["stochastic"] else 1,
-    samples=given.samples,
-    seed=given.seed,
     save_images=getattr(given, "save_images", False),
+    **{name: getattr(given, name) for name in ("batch_size", "samples", "seed")},
   )
 
 

@@ -160,17 +160,13 @@ def measure(context, options):
   if not all(np.all(np.isfinite(array)) for array in values.values()):
     raise errors.UserError("the classifier returns NaN or infinite values: it has no bound")
   clean_loss, divergence = float(values["clean"].mean()), values["kl"]
-  regulariser, tight = (loss_cap * root for root in roots(divergence))
-  return {
-    "M": float(loss_cap),
-    "clean_loss": clean_loss,
-    "regulariser": regulariser,
-    "value": clean_loss + regulariser,
+  found = {"M": float(loss_cap), "clean_loss": clean_loss}
+  for root, ending in zip(roots(divergence), ("", "_tight"), strict=True):
+    value = clean_loss + loss_cap * root
+    found |= {f"regulariser{ending}": loss_cap * root, f"value{ending}": value}
+    found[f"vacuous{ending}"] = value >= loss_cap
+  return found | {
     "measured_adversarial_loss": float(values["adversarial"].mean()),
-    "vacuous": clean_loss + regulariser >= loss_cap,
-    "regulariser_tight": tight,
-    "value_tight": clean_loss + tight,
-    "vacuous_tight": clean_loss + tight >= loss_cap,
     "kl_mean": float(divergence.mean()),
     "cap_share": model.classes * math.exp(-loss_cap),
     "norm": context.norm,

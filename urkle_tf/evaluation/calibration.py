@@ -65,11 +65,12 @@ def served(votes, labels, samples):
   """
   right = votes == np.asarray(labels)[:, None]
   expected, always = float(right.mean()), int(right[:, :CALLS].all(1).sum())
+  interval = lambda count: wilson(count, len(labels))  # noqa: E731
   return {
     "served_accuracy": expected,
-    "served_interval": wilson(expected * len(labels), len(labels)),
+    "served_interval": interval(expected * len(labels)),
     "accuracy_all_draws": always / len(labels),
-    "interval_all_draws": wilson(always, len(labels)),
+    "interval_all_draws": interval(always),
     "served_samples": samples,
     "draws": CALLS,
   }

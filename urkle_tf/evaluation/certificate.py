@@ -40,9 +40,8 @@ def measure(context, options):
   """
   encoder = networks.ExportedEncoder(context.network or context.model.network)
   total = min(options.examples, context.source.size)
-  mask = np.arange(context.source.size) < total
   size = min(context.batch_size, total)
-  batches = [batch[1:] for batch in scoring.stream(context.source, size, mask)]
+  batches = [batch[1:] for batch in scoring.stream(context.source, size, total)]
   with policies.computing_in("float32", encoder.network):
     return _measured(context, options, encoder, batches, size)
 

@@ -6,6 +6,7 @@ and passes or fails with its numbers.  A failed check does not say by how much t
 wrong.  It says that they may rest on masked gradients, or on too little effort.
 """
 
+import contextlib
 import math
 
 import numpy as np
@@ -57,11 +58,11 @@ class _Checks:
     self._classifier, self._scorer = context.model, context.scorer
     self._modes, self._mode = context.modes, context.modes[0]
     self._norm, self._epsilon, self._eot = context.norm, float(context.epsilon), context.eot
+    self._threat = attacks.from_norm(self._norm, self._epsilon)
     self._count = min(examples, source.size)
     self._batch_size = min(context.batch_size, self._count)
     self._seed = distribution.fold([context.seed, 0], _STREAM)
-    mask = np.arange(source.size) < self._count
-    _, self._images, self._labels = next(scoring.stream(source, self._count, mask))
+    _, self._images, self._labels = next(scoring.stream(source, self._count, self._count))
     self._clean = self._score(self._images)
     self._right = np.argmax(self._clean, 1) == self._labels
     self._tolerance = max(round(_TOLERANCE * self._count), 1)
@@ -71,9 +72,6 @@ class _Checks:
     size = self._batch_size
     parts = [images[i : i + size] for i in range(0, len(images), size)]
     return np.concatenate([self._scorer(part)[self._mode] for part in parts])
-
-  def _share(self, right):
-    return float(np.mean(right))
 
   def _batches(self, mask):
     """(positions, images, labels) in batches of one size, the last filled up."""
@@ -101,8 +99,7 @@ class _Checks:
     return scores[np.arange(len(self._labels)), self._labels]
 
   def _pgd(self, loss, steps, restarts=1):
-    threat = attacks.from_norm(self._norm, self._epsilon)
-    return Plan(attacks.PGD(threat, steps, restarts=restarts, keep="best"), loss)
+    return Plan(attacks.PGD(self._threat, steps, restarts=restarts, keep="best"), loss)
 
   def _compile(self, plan, mode=None, eot=None):
     mode = mode or self._mode
@@ -137,24 +134,15 @@ class _Checks:
 
   def _one_step(self, model):
     """Zeros in the gradients, and points on the way along one step of the radius."""
-    try:
-      return self._steps(model)
-    except (LookupError, TypeError, ValueError):  # operations that have no gradient
-      return np.ones(self._count), np.stack([self._images] * 4)
-
-  def _steps(self, model):
-    threat = attacks.from_norm(self._norm, self._epsilon)
+    threat = self._threat
 
     @tf.function(autograph=False)
     def step(images, labels, seed):
       start = threat.random_start(images, seed, 1e-3)
-
-      def loss(neighbours):
-        return losses.cross_entropy(self._scores(model, neighbours, seed), labels)
-
       with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(start)
-        total = tf.reduce_sum(loss(start))
+        scores = self._scores(model, start, seed)
+        total = tf.reduce_sum(losses.cross_entropy(scores, labels))
       gradient = tape.gradient(total, start)
       if gradient is None:
         gradient = tf.zeros_like(start)
@@ -165,10 +153,11 @@ class _Checks:
       return tf.reduce_mean(dead, list(range(1, images.shape.rank))), points
 
     zeros, points = np.ones(self._count), np.stack([self._images] * 4)
-    for number, (positions, images, labels) in enumerate(self._batches(self._right)):
-      shares, ends = step(images, labels, distribution.fold(self._seed, 2, number))
-      zeros[positions] = shares.numpy()[: len(positions)]
-      points[:, positions] = ends.numpy()[:, : len(positions)]
+    with contextlib.suppress(LookupError, TypeError, ValueError):  # operations without gradient
+      for number, (positions, images, labels) in enumerate(self._batches(self._right)):
+        shares, ends = step(images, labels, distribution.fold(self._seed, 2, number))
+        zeros[positions] = shares.numpy()[: len(positions)]
+        points[:, positions] = ends.numpy()[:, : len(positions)]
     return zeros, points
 
   def _scores(self, model, images, seed):
@@ -178,7 +167,7 @@ class _Checks:
     return model.from_representation(loc, scale, distribution.fold(seed, 1), self._eot)
 
   def _check_gradients(self, zeros):
-    dead = self._share(zeros[self._right] >= 0.99) if self._right.any() else 0.0
+    dead = _share(zeros[self._right] >= 0.99) if self._right.any() else 0.0
     mean = float(zeros[self._right].mean()) if self._right.any() else 0.0
     found = getattr(self._classifier, "metadata", {}).get("gradients", {})
     crossed = ", ".join(found.get("bridged", ()))
@@ -193,34 +182,29 @@ class _Checks:
   def _check_one_step(self, points, many, values):
     scores = [self._score(part) for part in points]
     right = [self._right & (np.argmax(part, 1) == self._labels) for part in scores]
-    one, several = self._share(right[-1]), self._share(many)
-    within = one - self._share(np.all(right, 0))
+    one, several = _share(right[-1]), _share(many)
+    within = one - _share(np.all(right, 0))
     detail = (
       f"accuracy {_percent(one)} after one step, {_percent(several)} after {_STEPS}; "
       f"{_percent(within)} of the images break only part of the way along the one step "
       "(catastrophic overfitting: a loss that falls again before its end)"
     )
-    return _check(
-      "one_step",
-      not (one - several > _FAR and within > _GAP),
-      detail,
-      accuracy_one=one,
-      accuracy_many=several,
-      loss_one=-float(np.mean(self._of_label(scores[-1]), dtype=np.float64)),
-      loss_many=-float(np.mean(values, dtype=np.float64)),
-      broken_within=within,
-    )
+    passed = not (one - several > _FAR and within > _GAP)
+    numbers = {"accuracy_one": one, "accuracy_many": several}
+    for name, logs in (("loss_one", self._of_label(scores[-1])), ("loss_many", values)):
+      numbers[name] = -float(np.mean(logs, dtype=np.float64))
+    return _check("one_step", passed, detail, **numbers, broken_within=within)
 
   def _check_epsilon(self, find, plan, standing):
     pixels = math.prod(self._images.shape[1:])
     full = 0.5 * {"linf": 1.0, "l2": math.sqrt(pixels), "l1": float(pixels)}[self._norm]
-    radii, shares = [self._epsilon], [self._share(standing)]
+    radii, shares = [self._epsilon], [_share(standing)]
     larger = sorted({2 * self._epsilon, math.sqrt(2 * self._epsilon * full), full})
     for number, epsilon in enumerate(size for size in larger if self._epsilon < size <= full):
       broken, _ = self._broken(find, plan, epsilon, standing, 10 + number)
       standing = standing & ~broken
       radii.append(epsilon)
-      shares.append(self._share(standing))
+      shares.append(_share(standing))
     most = min(0.1, 1 / self._classifier.classes)
     steps = ", ".join(
       f"{_percent(share)} at {tables.radius(size, self._norm)}"
@@ -233,7 +217,7 @@ class _Checks:
     return _check("epsilon", shares[-1] <= most, detail, epsilons=radii, accuracies=shares)
 
   def _check_effort(self, reported, standing):
-    before, after = self._share(reported), self._share(reported & standing)
+    before, after = _share(reported), _share(reported & standing)
     detail = (
       f"reported accuracy on these images {_percent(before)}; {_percent(after)} with PGD of "
       f"{_MORE_STEPS} steps and {_MORE_RESTARTS} restarts on the margin as well"
@@ -242,9 +226,9 @@ class _Checks:
     return _check("effort", passed, detail, accuracy=before, accuracy_more=after)
 
   def _check_black_box(self, standing):
-    (plan,) = attacks.Square(attacks.from_norm(self._norm, self._epsilon), _QUERIES).plans()
+    (plan,) = attacks.Square(self._threat, _QUERIES).plans()
     broken, _ = self._broken(self._compile(plan), plan, self._epsilon, standing, 3)
-    before, after = self._share(standing), self._share(standing & ~broken)
+    before, after = _share(standing), _share(standing & ~broken)
     detail = (
       f"accuracy {_percent(before)} under PGD; Square with {_QUERIES} queries and no gradient "
       f"breaks {int(broken.sum())} images of what that leaves"
@@ -253,14 +237,13 @@ class _Checks:
     return _check("black_box", passed, detail, accuracy=before, accuracy_square=after)
 
   def _check_random_noise(self, standing):
-    threat = attacks.from_norm(self._norm, self._epsilon)
     right, images = self._right.copy(), tf.constant(self._images)
     for draw in range(_DRAWS):
       seed = distribution.fold(self._seed, 4, draw)
       noise = tf.random.stateless_normal(self._images.shape, seed)
-      moved = threat.step(images, noise, images, self._epsilon).numpy()
+      moved = self._threat.step(images, noise, images, self._epsilon).numpy()
       right &= np.argmax(self._score(moved), 1) == self._labels
-    lucky, noisy, left = int(np.sum(standing & ~right)), self._share(right), self._share(standing)
+    lucky, noisy, left = int(np.sum(standing & ~right)), _share(right), _share(standing)
     detail = (
       f"accuracy {_percent(noisy)} under {_DRAWS} draws of random noise of the same radius, "
       f"{_percent(left)} under PGD; noise breaks {lucky} images that PGD does not"
@@ -270,9 +253,9 @@ class _Checks:
 
   def _check_noise(self, plan, broken, standing):
     served = [self._served(distribution.fold(self._seed, 7, call)) for call in range(2)]
-    flips = self._share(served[0] != served[1])
+    flips = _share(served[0] != served[1])
     single, _ = self._broken(self._compile(plan, eot=1), plan, self._epsilon, self._right, 5)
-    one, several = self._share(self._right & ~single), self._share(self._right & ~broken)
+    one, several = _share(self._right & ~single), _share(self._right & ~broken)
     detail = (
       f"two served predictions differ for {_percent(flips)} of the images; accuracy "
       f"{_percent(one)} under PGD with one draw a step, {_percent(several)} with {self._eot}"
@@ -282,7 +265,7 @@ class _Checks:
     if "deterministic" in self._modes:
       find = self._compile(plan, mode="deterministic")
       other, _ = self._broken(find, plan, self._epsilon, standing, 6)
-      numbers["broken_by_mean"] = self._share(other)
+      numbers["broken_by_mean"] = _share(other)
       detail += f"; adversaries of z = mu break {int(other.sum())} images of what PGD leaves"
       passed = passed and int(other.sum()) <= self._tolerance
     return _check("noise", passed, detail, **numbers)
@@ -302,12 +285,16 @@ class _Checks:
     return found
 
   def _check_saturation(self):
-    share = self._share(self._clean.max(1) > _ONE)
+    share = _share(self._clean.max(1) > _ONE)
     detail = (
       f"{_percent(share)} of the images have a probability that is 1 in float32, where the "
       "cross-entropy has no gradient"
     )
     return _check("saturation", share <= _SHARE, detail, saturated=share)
+
+
+def _share(right):
+  return float(np.mean(right))
 
 
 def _check(name, passed, detail, **numbers):

@@ -138,9 +138,8 @@ class Context:
     Returns:
       {name: array [count, ...]}.
     """
-    mask = np.arange(self.source.size) < count
     bar, parts = progress.Progress(self.title(title), count), []
-    batches = scoring.stream(self.source, min(self.batch_size, count), mask)
+    batches = scoring.stream(self.source, min(self.batch_size, count), count)
     for number, (_, images, labels) in enumerate(batches):
       found = functools.partial(compute, number, images, labels)
       parts.append(self.store.arrays(f"{name}-{number}", found))

@@ -15,11 +15,7 @@ from urkle_tf.evaluation import calibration, corruptions, scoring
 from urkle_tf.evaluation.store import Store
 from urkle_tf.output import progress
 
-_PREPARED = {
-  "cifar10": "cifar10_corrupted",
-  "imagenet2012": "imagenet2012_corrupted",
-  "mnist": "mnist_corrupted",
-}
+_PREPARED = {name: f"{name}_corrupted" for name in ("cifar10", "imagenet2012", "mnist")}
 _STANDARD_NAMES = {"frosted_glass_blur": "glass_blur", "elastic": "elastic_transform"}
 _MEASURES = ("accuracy", "nll", "ece", "brier")
 _WORKERS = min(4, os.cpu_count() or 1)
@@ -285,7 +281,6 @@ def _computed(source, found, batch_size, seed, store):
 
 def _loaded(source, found, batch_size, seed, store):
   """Yields the same (cell, name, images, labels) of prepared data."""
-  del seed
   for cell in found.cells:
     corrupted = found.load(cell)
     compatibility.check_images(source.image_shape, corrupted)

@@ -70,7 +70,6 @@ class _Scores:
 
   def head(self, images, training=False):
     """Logits or log-probabilities of one draw, float32 [n, classes]."""
-    del training
     return self._values(images, None)
 
   def from_representation(self, images, _, seed=None, samples=None):
@@ -160,7 +159,7 @@ class Foreign(_Scores):
       "format": loaded.format,
       "fingerprint": loaded.fingerprint,
       "image_size": list(self.image_shape),
-      "classes": self.classes,
+      "classes": classes,
       "stochastic": stochastic,
       "outputs": kind,
       "logits": "given" if not probabilities else "recovered" if exact else "not recovered",

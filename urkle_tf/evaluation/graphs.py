@@ -167,37 +167,26 @@ class Graph:
 
   def _is_like_output(self, tensor, classes):
     found = self._types.get(_full(tensor))
-    return (
-      found is not None
-      and found.dtype.is_floating
-      and found.shape.rank == 2
-      and found.shape[1] == classes
-    )
+    matrix = found is not None and found.dtype.is_floating and found.shape.rank == 2
+    return matrix and found.shape[1] == classes
 
   def _node_of(self, tensor):
     return self._nodes.get(tensor.lstrip("^").split(":")[0])
 
   def _between(self):
     """Names of the nodes that depend on the images and that the output depends on."""
-    needed, stack = set(), [self.output.split(":")[0]]
-    while stack:
-      name = stack.pop()
-      if name in needed or name not in self._nodes:
-        continue
-      needed.add(name)
-      stack += [source.split(":")[0] for source in _inputs(self._nodes[name])]
+    self._needed = _reached(self.output, self._sources)
     readers = collections.defaultdict(list)
-    for name in needed:
-      for source in _inputs(self._nodes[name]):
-        readers[source.split(":")[0]].append(name)
-    found, stack = set(), [self._images.split(":")[0]]
-    while stack:
-      name = stack.pop()
-      if name not in found and not (name in needed and self._nodes[name].op in _BLIND):
-        found.add(name)
-        stack += readers[name]
-    self._needed = needed
-    return found & needed
+    for name in self._needed:
+      for source in self._sources(name):
+        if self._nodes[name].op not in _BLIND:
+          readers[source].append(name)
+    return _reached(self._images, readers.__getitem__) & self._needed
+
+  def _sources(self, name):
+    """Names of the nodes that a node reads."""
+    names = (source.split(":")[0] for source in _inputs(self._nodes[name]))
+    return [name for name in names if name in self._nodes]
 
   def _seed(self, definition):
     """Makes random operations read the seeds of `run`; returns whether there are any."""
@@ -205,19 +194,17 @@ class Graph:
     for node in list(definition.node):
       if node.name not in self._needed:
         continue
+      place = f"urkle_seed_{number}"
       if node.op in _RANDOM:
-        place = f"urkle_seed_{number}"
         node.op = _RANDOM[node.op]
         node.input.insert(1, place)
         for name in [name for name in node.attr if name not in ("dtype", "T")]:
           del node.attr[name]
-        node.attr["Tseed"].type = tf.int32.as_datatype_enum
       elif node.op == "StatelessRandomGetKeyCounter" and self._reads_state(node.input[0]):
-        place = f"urkle_seed_{number}"
         node.input[0] = place
-        node.attr["Tseed"].type = tf.int32.as_datatype_enum
       else:
         continue
+      node.attr["Tseed"].type = tf.int32.as_datatype_enum
       seed = definition.node.add()
       seed.name, seed.op = place, "Placeholder"
       seed.attr["dtype"].type = tf.int32.as_datatype_enum
@@ -227,34 +214,22 @@ class Graph:
 
   def _reads_state(self, tensor):
     """Whether a tensor depends on a variable and not on the images."""
-    stack, seen, state = [tensor.split(":")[0]], set(), False
-    while stack:
-      name = stack.pop()
-      if name in seen or name not in self._nodes:
-        continue
-      if name in self._on_path:
-        return False
-      seen.add(name)
-      state |= self._nodes[name].op == "ReadVariableOp"
-      stack += [source.split(":")[0] for source in _inputs(self._nodes[name])]
-    return state
+    found = _reached(tensor, self._sources)
+    state = any(self._nodes[name].op == "ReadVariableOp" for name in found)
+    return state and not found & self._on_path
 
   def _imported(self, definition, tensor):
     """A definition as a concrete function (images, seed) -> the tensor of that name."""
-    captures = [
-      (inner.name, outer)
-      for inner, outer in zip(
-        self._concrete.inputs[1:], self._concrete.captured_inputs, strict=True
-      )
-    ]
+    concrete = self._concrete
+    captures = list(zip(concrete.inputs[1:], concrete.captured_inputs, strict=True))
     names = {node.name for node in definition.node}
     seeds = [name for name in names if name.startswith("urkle_seed_")]
 
     def compute(images, seed):
       graph = tf.compat.v1.get_default_graph()
       given = {self._images: images}
-      for name, outer in captures:
-        given[name] = graph.capture(outer)
+      for inner, outer in captures:
+        given[inner.name] = graph.capture(outer)
       for name in seeds:
         given[f"{name}:0"] = distribution.fold(seed, int(name.rsplit("_", 1)[1]))
       given = {name: value for name, value in given.items() if name.split(":")[0] in names}
@@ -354,8 +329,15 @@ def _is_discrete(dtype):
   return dtype.is_integer or dtype.is_bool or dtype.is_quantized
 
 
-def _index(tensor):
-  return int(tensor.split(":")[1]) if ":" in tensor else 0
+def _reached(tensor, further):
+  """Names of the nodes that lead on from a tensor's, itself among them; `further` is one step."""
+  found, stack = set(), [tensor.split(":")[0]]
+  while stack:
+    name = stack.pop()
+    if name not in found:
+      found.add(name)
+      stack += further(name)
+  return found
 
 
 def _full(tensor):
@@ -373,9 +355,5 @@ def _spread(one, other):
 
 
 def _same_shape(one, other):
-  return (
-    one.shape.rank is not None
-    and one.shape.rank == other.shape.rank
-    and one.shape[1:] == other.shape[1:]
-    and one.shape.is_compatible_with(other.shape)
-  )
+  known = one.shape.rank is not None and one.shape.rank == other.shape.rank
+  return known and one.shape[1:] == other.shape[1:] and one.shape.is_compatible_with(other.shape)

@@ -32,7 +32,8 @@ def measure(context, attack):
   """
   labels, clean, worst = _found(context, attack)
   spread = float(labels.std())
-  threat, (served, *others) = attack.threat, context.modes
+  (served, *others), described = context.modes, attack.describe()
+  names = ("name", "norm", "epsilon", "steps", "step_size", "restarts")
   return {
     "target": context.source.target,
     "spread": spread,
@@ -44,12 +45,7 @@ def measure(context, attack):
     },
     "attacks": [
       {
-        "name": attack.name,
-        "norm": threat.norm,
-        "epsilon": float(threat.epsilon),
-        "steps": attack.steps,
-        "step_size": float(attack.step_size),
-        "restarts": attack.restarts,
+        **{name: described[name] for name in names},
         "eot": context.eot if mode == "sampled" else 1,
         "mode": mode,
         **_scores(worst[mode], spread),

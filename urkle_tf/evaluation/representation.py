@@ -9,6 +9,11 @@ from urkle_tf.networks.kl import kl_mean_part, worst
 from urkle_tf.training import latent_map
 
 
+def unit(rows):
+  """Rows [n, d] at length 1; those of length 0 stay."""
+  return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
 def nearest(queries, keys, count=1, itself=True):
   """The positions of each query's nearest keys by cosine, nearest first.
 
@@ -21,7 +26,6 @@ def nearest(queries, keys, count=1, itself=True):
   Returns:
     int64 [n, count].
   """
-  unit = lambda rows: rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)  # noqa: E731
   queries, keys = unit(queries), unit(keys)
   found = []
   for start in range(0, len(queries), 1000):
@@ -53,10 +57,9 @@ def _rank(encoder, source, batch_size):
   """The effective rank of loc over the first 10,000 images, in inference mode, and how many."""
   loc = tf.function(lambda images: encoder(images, training=False).loc, autograph=False)
   total = min(_RANK_EXAMPLES, source.size)
-  mask = np.arange(source.size) < total
   rows = [
     loc(scoring.pad(images, batch_size)).numpy()[: len(images)]
-    for _, images, _ in scoring.stream(source, batch_size, mask)
+    for _, images, _ in scoring.stream(source, batch_size, total)
   ]
   return {"effective_rank": effective_rank(np.concatenate(rows)), "rank_examples": total}
 
@@ -106,15 +109,18 @@ def measure(context, options):
     "kl_max": float(values["kl"].max()),
     "kl_mean_part": float(values["mean_part"].mean(dtype=np.float64)),
     "sigma": float(scale.mean()),
-    **{"sigma_min": float(scale.min()), "sigma_max": float(scale.max())},
+    "sigma_min": float(scale.min()),
+    "sigma_max": float(scale.max()),
     "snr": float(np.mean(snr)),
     "loc_std": float(loc.std(0).mean()),
     **_rank(encoder, context.source, min(context.batch_size, total)),
     "drift": float(moved.mean() / spread),
     "neighbour_flips": float(flips.mean()),
     **_regularisers(values["kl"], loss_cap),
-    **{"norm": context.norm, "epsilon": float(context.epsilon)},
-    **{"steps": options.steps, "restarts": options.restarts},
+    "norm": context.norm,
+    "epsilon": float(context.epsilon),
+    "steps": options.steps,
+    "restarts": options.restarts,
     "examples": total,
   }
 
@@ -145,12 +151,7 @@ def _worst(context, options, encoder, batch_size):
       "moved": pair.attacked.loc,
     } | ({"adversaries": pair.neighbours} if context.save_images else {})
 
-  def compute(number, images, labels):
-    del labels
-    values = attacked(scoring.pad(images, batch_size), distribution.fold(seed, number))
-    return {name: value.numpy()[: len(images)] for name, value in values.items()}
-
-  return compute
+  return scoring.by_batch(attacked, batch_size, seed)
 
 
 def draw_map(context):

@@ -64,22 +64,18 @@ def objective(embed, images, distance):
   return lambda neighbours: 1 - tf.reduce_sum(unit(embed(neighbours)) * unit(clean), -1)
 
 
-def overlap(queries, others, keys, count, itself):
-  """The shares of the nearest keys that two queries of each image have in common.
+def overlap(near, others):
+  """The shares of nearest keys that two queries of each image have in common.
 
   Args:
-    queries: float [n, d].
-    others: float [n, d], of the same images.
-    keys: float [m, d].
-    count: how many nearest.
-    itself: whether query i belongs to key i, which is then left out.
+    near: int64 [n, count], of `representation.nearest`.
+    others: the same, of other queries of the same images.
 
   Returns:
     float64 [n], in [0, 1].
   """
-  near = (representation.nearest(rows, keys, count, itself) for rows in (queries, others))
-  pairs = zip(*near, strict=True)
-  return np.array([len(np.intersect1d(one, other)) / count for one, other in pairs])
+  pairs = zip(near, others, strict=True)
+  return np.array([len(np.intersect1d(one, other)) / len(one) for one, other in pairs])
 
 
 def measure(context, options):
@@ -105,8 +101,10 @@ def measure(context, options):
   found = _Embedded(context, options, "retrieval", context.embed, total, keys["source"])
   part = found.figures() | {
     **{name: getattr(options, name) for name in ("neighbours", "steps", "restarts", "distance")},
-    **{"norm": context.norm, "epsilon": float(context.epsilon)},
-    **{"examples": total, "references": len(found.keys)},
+    "norm": context.norm,
+    "epsilon": float(context.epsilon),
+    "examples": total,
+    "references": len(found.keys),
   }
   if keys["original"] is None:
     return part
@@ -114,7 +112,7 @@ def measure(context, options):
   part["original"] = before.figures()
   if before.clean.shape[1] == found.clean.shape[1]:
     part["drift"] = float(np.mean(np.sum((found.clean - before.clean) ** 2, 1)) / before.spread)
-    index = lambda rows: float(before.overlap(before.clean, rows).mean())  # noqa: E731
+    index = lambda rows: float(overlap(before.near, before.nearest(rows)).mean())  # noqa: E731
     part |= {"index": index(found.clean), "index_attacked": index(found.moved)}
   return part
 
@@ -126,6 +124,7 @@ class _Embedded:
     clean: float64 [n, d].
     moved: float64 [n, d], of the attacked images.
     keys: float64 [m, d], of the references.
+    near: int64 [n, neighbours], the references nearest to the clean images.
     spread: mean |f(x) - mean f|^2.
   """
 
@@ -133,39 +132,34 @@ class _Embedded:
     self._count = options.neighbours
     attack = attacks.PGD(context.threat, options.steps, restarts=options.restarts, keep="best")
     seed = distribution.fold([context.seed, 0], _STREAM)
-    size = min(context.batch_size, total)
 
     @tf.function(autograph=False)
     def attacked(images, seed):
       moved = embed(attack(objective(embed, images, options.distance), images, seed))
       return {"clean": embed(images), "moved": moved}
 
-    def compute(number, images, labels):
-      del labels
-      values = attacked(scoring.pad(images, size), distribution.fold(seed, number))
-      return {name: value.numpy()[: len(images)] for name, value in values.items()}
-
     title = f"{name}({options.steps}x{options.restarts})"
+    compute = scoring.by_batch(attacked, min(context.batch_size, total), seed)
     values = context.over_first(total, name, title, compute)
     self.clean, self.moved = (values[key].astype(np.float64) for key in ("clean", "moved"))
     self._itself = reference is None
     self.keys = self.clean if self._itself else topped.reference(embed, reference)[0]
+    self.near = self.nearest(self.clean)
     middle = self.clean.mean(0)
     self.spread = max(float(np.mean(np.sum((self.clean - middle) ** 2, 1))), 1e-30)
 
-  def overlap(self, queries, others, count=None):
-    """`overlap` among this encoder's references."""
-    return overlap(queries, others, self.keys, count or self._count, self._itself)
+  def nearest(self, rows):
+    """The references nearest to embeddings [n, d], int64 [n, neighbours]."""
+    return representation.nearest(rows, self.keys, self._count, self._itself)
 
   def figures(self):
     """{"overlap", "first_kept", "moved", "cosine"}; see `measure`."""
-    unit = lambda rows: rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)  # noqa: E731
-    cosines = np.sum(unit(self.clean) * unit(self.moved), 1)
+    near, unit = self.nearest(self.moved), representation.unit
     return {
-      "overlap": float(self.overlap(self.clean, self.moved).mean()),
-      "first_kept": float(self.overlap(self.clean, self.moved, 1).mean()),
+      "overlap": float(overlap(self.near, near).mean()),
+      "first_kept": float(np.mean(self.near[:, 0] == near[:, 0])),
       "moved": float(np.mean(np.sum((self.moved - self.clean) ** 2, 1)) / self.spread),
-      "cosine": float(cosines.mean()),
+      "cosine": float(np.sum(unit(self.clean) * unit(self.moved), 1).mean()),
     }
 
 

@@ -30,11 +30,13 @@ def stream(source, batch_size, mask=None):
   Args:
     source: a `Source`.
     batch_size: images a batch; the last may be smaller.
-    mask: bool [source.size], the wanted images; None for all.
+    mask: bool [source.size]: which are wanted; or an int, the first ones; None for all.
 
   Yields:
     (positions int64 [n], images float32 [n, h, w, c], labels int64 [n] or None).
   """
+  if mask is not None and np.ndim(mask) == 0:
+    mask = np.arange(source.size) < mask
   position = 0
   end = source.size if mask is None else np.max(np.flatnonzero(mask), initial=-1) + 1
   held: list[tuple] = []
@@ -53,6 +55,22 @@ def stream(source, batch_size, mask=None):
       held = [tuple(None if part is None else part[batch_size:] for part in whole)]
   if sum(len(part[0]) for part in held):
     yield _join(held)
+
+
+def by_batch(function, size, seed):
+  """A `compute` of `Context.over_first` that reads no label.
+
+  Args:
+    function: (images [size, h, w, c], seed int32 [2]) -> {name: tensor [size, ...]}.
+    size: images a batch; one of fewer is filled up.
+    seed: int32 [2], of which each batch has its own.
+  """
+
+  def compute(number, images, labels):
+    values = function(pad(images, size), distribution.fold(seed, number))
+    return {name: value.numpy()[: len(images)] for name, value in values.items()}
+
+  return compute
 
 
 def _join(parts):

@@ -153,10 +153,9 @@ def measure(context, options):
   """
   total = min(options.examples, context.source.size)
   noisy = Noisy(_function(context), options.noise, min(context.batch_size, options.samples))
-  mask = np.arange(context.source.size) < total
   bar = progress.Progress(f"smoothing, noise {options.noise:g}", total)
   found = []
-  for positions, images, labels in scoring.stream(context.source, context.batch_size, mask):
+  for positions, images, labels in scoring.stream(context.source, context.batch_size, total):
     for row, position in enumerate(positions.tolist()):
       label = None if labels is None else int(labels[row])
       one = functools.partial(_one, context, options, noisy, position, images[row], label)

@@ -115,8 +115,7 @@ def _neighbours(embed, data, split="train", neighbours=20, temperature=0.07):
       f"--head=knn: neighbours must be from 1 to {source.size:,}, the images of {split!r}, got "
       f"{neighbours!r}"
     )
-  if not temperature > 0:
-    raise errors.UserError(f"--head=knn: temperature must be above 0, got {temperature}")
+  errors.above(0, "--head=knn", temperature=temperature)
   keys, labels = reference(embed, source)
   units = tf.linalg.l2_normalize(tf.constant(keys), -1)
   classes = tf.one_hot(labels, len(source.class_names))

@@ -15,32 +15,15 @@ Modules: `encoders` and `predictors` write the folders, `description` writes the
 whole.  `networks.saved` reads folders.
 """
 
-from urkle_tf.export.description import (
-  fingerprint,
-  settings_without_paths,
-  versions,
-)
-from urkle_tf.export.encoders import export_encoder
-from urkle_tf.export.predictors import (
-  export_classifier,
-  export_regressor,
-  load_classifier,
-  load_regressor,
-)
-from urkle_tf.networks.encoders import ExportedEncoder
-from urkle_tf.networks.saved.exports import FORMAT_VERSION, load_encoder, read_metadata
-
-__all__ = [
-  "FORMAT_VERSION",
-  "ExportedEncoder",
-  "export_classifier",
-  "export_encoder",
-  "export_regressor",
-  "fingerprint",
-  "load_classifier",
-  "load_encoder",
-  "load_regressor",
-  "read_metadata",
-  "settings_without_paths",
-  "versions",
-]
+from urkle_tf.export.description import fingerprint as fingerprint
+from urkle_tf.export.description import settings_without_paths as settings_without_paths
+from urkle_tf.export.description import versions as versions
+from urkle_tf.export.encoders import export_encoder as export_encoder
+from urkle_tf.export.predictors import export_classifier as export_classifier
+from urkle_tf.export.predictors import export_regressor as export_regressor
+from urkle_tf.export.predictors import load_classifier as load_classifier
+from urkle_tf.export.predictors import load_regressor as load_regressor
+from urkle_tf.networks.encoders import ExportedEncoder as ExportedEncoder
+from urkle_tf.networks.saved.exports import FORMAT_VERSION as FORMAT_VERSION
+from urkle_tf.networks.saved.exports import load_encoder as load_encoder
+from urkle_tf.networks.saved.exports import read_metadata as read_metadata

@@ -21,26 +21,15 @@ _NOT_MEASURED = (
   "Nothing yet. `python -m urkle_tf.evaluate` measures it; "
   '`urkle_tf.model_card("FOLDER", report="REPORT")` writes what it found here.'
 )
-# Settings that a reader asks for: {name: how it is called}.
-_TRAINED = {
-  "pretext": "pretext",
-  "robustness": "robustness",
-  "augment": "augmentation",
-  "encoder": "architecture",
-  "protocol": "protocol",
-  "head": "head",
-  "labels": "labels",
-  "split": "split",
-  "examples": "examples",
-  "epochs": "epochs",
-  "minutes": "minutes",
-  "batch_size": "batch",
-  "optimizer": "optimiser",
-  "learning_rate": "learning rate",
-  "attack_steps": "steps of the inner attack",
-  "precision": "precision",
-  "seed": "seed",
-}
+# Settings that a reader asks for, and how some are called.
+_TRAINED = (
+  *("pretext", "robustness", "augment", "encoder", "protocol", "head", "labels", "split"),
+  *("examples", "epochs", "minutes", "batch_size", "optimizer", "learning_rate"),
+  *("attack_steps", "precision", "seed"),
+)
+_CALLED = {"augment": "augmentation", "encoder": "architecture", "batch_size": "batch"}
+_CALLED |= {"optimizer": "optimiser", "learning_rate": "learning rate"}
+_CALLED |= {"attack_steps": "steps of the inner attack"}
 
 
 def text(metadata, reports=(), use=None, recipe="", limits=(), licence=None):
@@ -98,9 +87,7 @@ def _promise(metadata):
 
 def _threat(metadata):
   """The threat model, such as linf 8/255; "" if the export does not say."""
-  if not {"norm", "epsilon"} <= set(metadata):
-    return ""
-  return tables.threat(metadata)
+  return tables.threat(metadata) if {"norm", "epsilon"} <= set(metadata) else ""
 
 
 def _front(metadata, name, reports, licence):
@@ -171,8 +158,8 @@ def _trained(metadata):
     if of and settings.get("dataset"):
       rows.append((of + "data", settings["dataset"]))
     rows += [
-      (of + called, settings[key])
-      for key, called in _TRAINED.items()
+      (of + _CALLED.get(key, key), settings[key])
+      for key in _TRAINED
       if settings.get(key) is not None
     ]
   versions = metadata.get("versions", {})

@@ -89,6 +89,4 @@ def write(folder, kind, models, fields):
 
 
 def _json(value):
-  if isinstance(value, np.generic | np.ndarray):
-    return value.tolist()
-  return str(value)
+  return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)

@@ -35,20 +35,12 @@ class _Kind:
 
 
 _CLASSIFIER = _Kind(
-  name="classifier",
-  model=Classifier,
-  size="classes",
-  label="class_names",
-  served="probabilities",
+  *("classifier", Classifier, "classes", "class_names", "probabilities"),
   sampled=("log_probabilities", "log_probabilities"),
   at_loc=("logits", "logits"),
 )
 _REGRESSOR = _Kind(
-  name="regressor",
-  model=Regressor,
-  size="outputs",
-  label="target",
-  served="predictions",
+  *("regressor", Regressor, "outputs", "target", "predictions"),
   sampled=("predictions", "predictions"),
   at_loc=("predictions", "deterministic"),
 )
@@ -180,11 +172,9 @@ def _export(kind, model, folder, metadata):
     fields = {
       kind.label: getattr(model, kind.label),
       **(metadata or {}),
-      kind.size: getattr(model, kind.size),
+      kind.size: model.outputs,
       "image_size": copy.image_shape,
-      "latent_dim": copy.latent_dim,
-      "stochastic": copy.stochastic,
-      "samples": copy.samples,
+      **{name: getattr(copy, name) for name in ("latent_dim", "stochastic", "samples")},
     }
     description.write(side, kind.name, [network, head], fields)
 
@@ -222,13 +212,10 @@ def _endpoints(kind, model):
 
 def _load(kind, folder):
   metadata = exports.read_metadata(folder, kind.name)
-  model = kind.model(
-    exports.load_network(folder, metadata),
-    exports.load_head(folder, metadata, metadata.get(kind.size)),
-    metadata["stochastic"],
-    metadata.get("samples", 20),
-    name=kind.name,
-  )
+  network = exports.load_network(folder, metadata)
+  head = exports.load_head(folder, metadata, metadata.get(kind.size))
+  served = metadata["stochastic"], metadata.get("samples", 20)
+  model = kind.model(network, head, *served, name=kind.name)
   setattr(model, kind.label, metadata.get(kind.label))
   model.metadata = metadata
   return model

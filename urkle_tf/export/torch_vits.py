@@ -96,14 +96,10 @@ def _norm(name, layer):
 
 def _linear(name, layer):
   """[out, in] there, [in, out] here, or with the attention heads on a separate axis."""
-  kernel, width = layer.kernel, int(np.prod(layer.bias.shape))
-  inner = int(np.prod(kernel.shape)) // width
-  yield (
-    f"{name}.weight",
-    (width, inner),
-    lambda value: [(kernel, value.T.reshape(kernel.shape))],
-  )
-  yield f"{name}.bias", (width,), lambda value: [(layer.bias, value.reshape(layer.bias.shape))]
+  kernel, bias, width = layer.kernel, layer.bias, int(np.prod(layer.bias.shape))
+  shape = width, int(np.prod(kernel.shape)) // width
+  yield f"{name}.weight", shape, lambda value: [(kernel, value.T.reshape(kernel.shape))]
+  yield f"{name}.bias", (width,), lambda value: [(bias, value.reshape(bias.shape))]
 
 
 def _attention(weight, bias, layer):
@@ -111,20 +107,14 @@ def _attention(weight, bias, layer):
   parts = (layer.query_dense, layer.key_dense, layer.value_dense)
   width = int(np.prod(parts[0].bias.shape))
 
-  def kernels(value):
-    return [
-      (part.kernel, third.T.reshape(part.kernel.shape))
-      for part, third in zip(parts, np.split(value, 3), strict=True)
+  def thirds(variables):
+    return lambda value: [
+      (variable, third.T.reshape(variable.shape))
+      for variable, third in zip(variables, np.split(value, 3), strict=True)
     ]
 
-  def biases(value):
-    return [
-      (part.bias, third.reshape(part.bias.shape))
-      for part, third in zip(parts, np.split(value, 3), strict=True)
-    ]
-
-  yield weight, (3 * width, width), kernels
-  yield bias, (3 * width,), biases
+  yield weight, (3 * width, width), thirds([part.kernel for part in parts])
+  yield bias, (3 * width,), thirds([part.bias for part in parts])
 
 
 def _patches(name, kernel):
@@ -159,7 +149,6 @@ def _of_clip(encoder, projection):
 
 
 def _of_timm(backbone, projection):
-  del projection
   layers = {layer.name: layer for layer in backbone.layers}
   start, encoder = layers["vit_patching_and_embedding"], layers["vit_encoder"]
   patches, places = start.patch_embedding, start.position_embedding.embeddings

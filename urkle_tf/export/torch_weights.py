@@ -103,8 +103,7 @@ def _prefix(names, given):
   end = "layer1.0.conv1.weight"
   found = sorted(name[: -len(end)] for name in names if name.endswith(end))
   if given is not None:
-    if given not in found:
-      raise errors.unknown("prefix", given, found)
+    errors.one_of("prefix", given, found)
     return given
   if len(found) == 1:
     return found[0]
@@ -163,8 +162,7 @@ def _normalisation(names, start, norm):
       f"the checkpoint has several normalisations, such as {' and '.join(found.values())}: give "
       f"norm=, one of {', '.join(found)} (in ACL and DynACL 0 saw clean images, 1 adversarial ones)"
     )
-  if str(norm) not in found:
-    raise errors.unknown("normalisation", str(norm), found)
+  errors.one_of("normalisation", str(norm), found)
   return found[str(norm)]
 
 

@@ -15,6 +15,12 @@ from urkle_tf.networks import keras_private
 ADVERSARIAL, CLEAN = "adversarial", "clean"
 
 
+def norm(name, momentum, **options):
+  """A batch norm over all replicas, as every network of this package has it."""
+  options = {"epsilon": 1e-5, "synchronized": True, **options}
+  return keras.layers.BatchNormalization(momentum=momentum, name=name, **options)
+
+
 def twin(model):
   """A second network over the same layers, with separate batch norms.
 
@@ -136,6 +142,5 @@ def _moments_of_all(layer, inputs, mask):
     return keras_private.stock_moments(layer, inputs, mask)
   axes = keras_private.reduction_axes(layer)
   local = tf.stack([tf.reduce_mean(inputs, axes), tf.reduce_mean(tf.square(inputs), axes)])
-  context = tf.distribute.get_replica_context()
-  mean, square = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.MEAN, local))
+  mean, square = tf.unstack(distribution.mean(local))
   return mean, tf.maximum(square - tf.square(mean), 0.0)

@@ -8,7 +8,10 @@ from urkle_tf.networks import predictor
 class _Predictions(predictor.Predictions):
   """Predictions from network and head."""
 
-  classes: int
+  @property
+  def classes(self):
+    """How many classes there are."""
+    return self.outputs
 
   def logits(self, images):
     """The head's logits at z = loc: [n, h, w, c] -> float32 [n, classes]."""
@@ -59,6 +62,10 @@ class _Predictions(predictor.Predictions):
     return tf.nn.log_softmax(self._each(loc, scale, noise))
 
 
+class _Frozen(predictor.Frozen, _Predictions):
+  """See `predictor.Frozen`."""
+
+
 class Classifier(_Predictions, predictor.Predictor):
   """p(y|x) = E[p(y|z)] over z ~ Normal(loc(x), scale(x)) (Urkle paper, eq. 1).
 
@@ -74,22 +81,9 @@ class Classifier(_Predictions, predictor.Predictor):
     metadata: the export's metadata, or {}.
   """
 
-  def __init__(self, network, head, stochastic=True, samples=20, **kwargs):
-    super().__init__(network, head, stochastic, samples, **kwargs)
-    self.classes = int(head.output_shape[-1])
-    self.class_names = None
-
-  def frozen(self):
-    """The same predictions, for an attack's loop: see `predictor.Frozen`."""
-    return _Frozen(self)
+  Frozen = _Frozen
+  class_names: list[str] | None = None
 
   def call(self, images, training=None):
     """Served probabilities: [n, h, w, c] -> float32 [n, classes]."""
-    del training
     return tf.exp(self.log_probabilities(images))
-
-
-class _Frozen(predictor.Frozen, _Predictions):
-  def __init__(self, classifier):
-    super().__init__(classifier)
-    self.classes = classifier.classes

@@ -3,6 +3,7 @@
 import keras
 
 from urkle_tf import errors
+from urkle_tf.networks import batch_norm
 
 
 def convnet(image_shape, width=48, layers=4, momentum=0.9):
@@ -39,9 +40,7 @@ def convnet(image_shape, width=48, layers=4, momentum=0.9):
     x = keras.layers.Conv2D(
       width * layer, 3, strides=2, padding="same", use_bias=False, name=f"conv{layer}"
     )(x)
-    x = keras.layers.BatchNormalization(
-      momentum=momentum, epsilon=1e-5, synchronized=True, name=f"norm{layer}"
-    )(x)
+    x = batch_norm.norm(f"norm{layer}", momentum)(x)
     x = keras.layers.ReLU(name=f"relu{layer}")(x)
   x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)
   return keras.Model(images, x, name="convnet")

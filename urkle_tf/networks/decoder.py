@@ -3,6 +3,7 @@
 import keras
 
 from urkle_tf import errors
+from urkle_tf.networks import batch_norm
 
 
 def decoder(latent_dim, image_shape, width=32, layers=4, momentum=0.9):
@@ -33,24 +34,15 @@ def decoder(latent_dim, image_shape, width=32, layers=4, momentum=0.9):
   sizes = [tuple(image_shape[:2])]
   for _ in range(layers):
     sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
-  norm = lambda name: keras.layers.BatchNormalization(  # noqa: E731
-    momentum=momentum, epsilon=1e-5, synchronized=True, name=name
-  )
   x = z = keras.Input((latent_dim,), name="z")
   height, columns = sizes[-1]
   x = keras.layers.Dense(height * columns * width * layers, use_bias=False, name="expand")(x)
   x = keras.layers.Reshape((height, columns, width * layers), name="map")(x)
   for layer in range(layers, 0, -1):
-    x = keras.layers.ReLU(name=f"relu{layer}")(norm(f"norm{layer}")(x))
-    last = layer == 1
-    x = keras.layers.Conv2DTranspose(
-      image_shape[2] if last else width * (layer - 1),
-      3,
-      strides=2,
-      padding="same",
-      use_bias=last,
-      name=f"deconv{layer}",
-    )(x)
+    x = keras.layers.ReLU(name=f"relu{layer}")(batch_norm.norm(f"norm{layer}", momentum)(x))
+    filters = image_shape[2] if layer == 1 else width * (layer - 1)
+    options = {"padding": "same", "use_bias": layer == 1, "name": f"deconv{layer}"}
+    x = keras.layers.Conv2DTranspose(filters, 3, strides=2, **options)(x)
     height, columns = sizes[layer - 1]
     if x.shape[1:3] != (height, columns):  # an odd size, which the stride has rounded up
       x = keras.layers.Cropping2D(

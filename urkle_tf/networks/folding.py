@@ -45,7 +45,6 @@ def fold(model):
   calls = _calls(model)
 
   def run(inputs, training=False):
-    del training
     return recomputing.run(model, inputs, calls)
 
   return run
@@ -146,12 +145,8 @@ def linear(layer, inputs, kernel):
   """Applies one of `FOLDABLE` to its inputs, with another kernel and without a bias."""
   if isinstance(layer, keras.layers.Dense):
     return keras.ops.matmul(inputs, kernel)
-  options = {
-    "strides": layer.strides,
-    "padding": layer.padding,
-    "data_format": layer.data_format,
-    "dilation_rate": layer.dilation_rate,
-  }
+  names = ("strides", "padding", "data_format", "dilation_rate")
+  options = {name: getattr(layer, name) for name in names}
   if isinstance(layer, keras.layers.Conv2DTranspose):
     options["output_padding"] = layer.output_padding
     return keras.ops.conv_transpose(inputs, kernel, **options)

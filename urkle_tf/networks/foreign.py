@@ -156,8 +156,7 @@ def _output(model, found, wanted):
     wanted = f"output_{wanted}"
   if wanted is None:
     wanted = EMBEDDING.choose(model.name, {name: x.shape for name, x in found.items()})
-  if wanted not in found:
-    raise errors.unknown(f"output of {model.name}", wanted, sorted(found))
+  errors.one_of(f"output of {model.name}", wanted, found)
   return found[wanted]
 
 

@@ -28,15 +28,7 @@ def _sphere(features):
 
 
 def _norm(name, momentum):
-  return keras.layers.BatchNormalization(
-    scale=False,
-    center=False,
-    momentum=momentum,
-    epsilon=1e-5,
-    synchronized=True,
-    dtype="float32",
-    name=name,
-  )
+  return batch_norm.norm(name, momentum, scale=False, center=False, dtype="float32")
 
 
 def _loc_head(features, loc, latent_dim, momentum):
@@ -160,8 +152,7 @@ class GaussianEncoder(keras.Model, Encoder):
       raise errors.UserError(f"need 0 < min_scale <= max_scale, got {min_scale} and {max_scale}")
     if latent_dim is not None and latent_dim < 1:
       raise errors.UserError(f"latent_dim must be at least 1, got {latent_dim}")
-    if loc not in LOCS:
-      raise errors.unknown("loc", loc, LOCS)
+    errors.one_of("loc", loc, LOCS)
     image_shape = tuple(backbone.input_shape[1:])
     if len(image_shape) != 3 or None in image_shape:
       raise errors.UserError(
@@ -185,18 +176,13 @@ class GaussianEncoder(keras.Model, Encoder):
     scale = keras.layers.Identity(dtype="float32", name="scale")(scale)
     self.network = keras.Model(images, {"loc": mean, "scale": scale}, name="network")
     self.streams = {batch_norm.ADVERSARIAL: self.network}
-    self.latent_dim = latent_dim
-    self.min_scale, self.max_scale = min_scale, max_scale
-    self.image_shape = image_shape
-    self.inference = inference
-    self._config = {
-      "backbone": backbone,
+    self.latent_dim, self.min_scale, self.max_scale = latent_dim, min_scale, max_scale
+    self.image_shape, self.inference = image_shape, inference
+    self._config = {"backbone": backbone, "preprocess": preprocess, "loc": loc} | {
       "latent_dim": latent_dim,
       "min_scale": min_scale,
       "max_scale": max_scale,
-      "preprocess": preprocess,
       "momentum": momentum,
-      "loc": loc,
       "inference": inference,
     }
     self._halves: dict[str, Callable] = {}
@@ -291,9 +277,7 @@ class GaussianEncoder(keras.Model, Encoder):
   def _follow_spread(self, loc):
     """Moves the spread of loc [n, d_z] towards a batch's, over all replicas."""
     moments = tf.stack([tf.reduce_mean(loc, 0), tf.reduce_mean(tf.square(loc), 0)])
-    if distribution.replicas() > 1:
-      context = tf.distribute.get_replica_context()
-      moments = context.all_reduce(tf.distribute.ReduceOp.MEAN, moments)
+    moments = distribution.mean(moments)
     variance = tf.reduce_mean(moments[1] - tf.square(moments[0]))
     found = tf.sqrt(tf.maximum(variance, 1e-10))
     kernel, momentum = self.network.get_layer("spread").kernel, self._config["momentum"]

@@ -2,6 +2,8 @@
 
 import keras
 
+from urkle_tf.networks import batch_norm
+
 
 def mlp(features, widths, name, last_norm=False, momentum=0.9):
   """Dense layers with batch norm and ReLU in between.
@@ -27,9 +29,7 @@ def mlp(features, widths, name, last_norm=False, momentum=0.9):
     normed = last_norm or not last
     x = keras.layers.Dense(width, use_bias=not normed, dtype="float32", name=f"dense{index + 1}")(x)
     if normed:
-      x = keras.layers.BatchNormalization(
-        momentum=momentum, epsilon=1e-5, synchronized=True, dtype="float32", name=f"norm{index + 1}"
-      )(x)
+      x = batch_norm.norm(f"norm{index + 1}", momentum, dtype="float32")(x)
     if not last:
       x = keras.layers.ReLU(dtype="float32", name=f"relu{index + 1}")(x)
   return keras.Model(inputs, x, name=name)

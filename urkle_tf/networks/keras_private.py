@@ -12,22 +12,17 @@ from urkle_tf import errors
 
 WORKS = ">=3.15,<3.16"  # the versions with all of these parts; setup.py asks for the same
 
-# (where, name) of each part.
-_PARTS = (
-  ("layers.Layer", "_flatten_layers"),
-  ("layers.Layer", "_get_own_losses"),
-  ("layers.Layer", "_clear_losses"),
-  ("layers.Layer", "_assert_input_compatibility"),
-  ("layers.BatchNormalization", "_moments"),
-  ("layers.MultiHeadAttention", "_compute_attention"),
-  ("Model", "_maybe_symbolic_build"),
-  ("optimizers.Optimizer", "_all_reduce_sum_gradients"),
-  ("optimizers.Optimizer", "_get_variable_index"),
-  ("optimizers.Optimizer", "_use_weight_decay"),
-  ("src.backend", "AutocastScope"),
-  ("src.models.functional.Functional", "_run_through_graph"),
-  ("src.models.functional.Functional", "_standardize_inputs"),
-)
+_LAYER = "_flatten_layers _get_own_losses _clear_losses _assert_input_compatibility"
+_NAMES = {
+  "layers.Layer": _LAYER,
+  "layers.BatchNormalization": "_moments",
+  "layers.MultiHeadAttention": "_compute_attention",
+  "Model": "_maybe_symbolic_build",
+  "optimizers.Optimizer": "_all_reduce_sum_gradients _get_variable_index _use_weight_decay",
+  "src.backend": "AutocastScope",
+  "src.models.functional.Functional": "_run_through_graph _standardize_inputs",
+}
+_PARTS = [(place, name) for place, names in _NAMES.items() for name in names.split()]
 
 
 def check():

@@ -51,8 +51,7 @@ def folding(preprocess):
     UserError: for anything else.
   """
   if isinstance(preprocess, str):
-    if preprocess not in CONVENTIONS:
-      raise errors.unknown("preprocess", preprocess, CONVENTIONS)
+    errors.one_of("preprocess", preprocess, CONVENTIONS)
     return CONVENTIONS[preprocess]
   if any(kind.__name__ == "ImageConverter" for kind in type(preprocess).__mro__):
     scale = 1.0 if preprocess.scale is None else preprocess.scale
@@ -94,14 +93,11 @@ def _first(model):
   if isinstance(model, keras.Sequential):
     operations = model.layers
   else:
-    operations = [found for found in getattr(model, "operations", []) if not _is_input(found)]
+    found = getattr(model, "operations", [])
+    operations = [one for one in found if not isinstance(one, keras.layers.InputLayer)]
   if not operations:
     return None
   return _first(operations[0]) if isinstance(operations[0], keras.Model) else operations[0]
-
-
-def _is_input(operation):
-  return isinstance(operation, keras.layers.InputLayer)
 
 
 def chosen(model, preprocess):

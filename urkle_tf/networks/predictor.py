@@ -19,6 +19,7 @@ class Predictions:
     stochastic: whether z is sampled; False if training used no scale, which then has no meaning.
     samples: how many z a served prediction averages over.
     latent_dim: d_z.
+    outputs: the head's numbers for an image.
   """
 
   network: Callable
@@ -26,6 +27,7 @@ class Predictions:
   stochastic: bool
   samples: int
   latent_dim: int
+  outputs: int
 
   @property
   def modes(self):
@@ -50,7 +52,7 @@ class Predictions:
 
 
 class Predictor(Predictions, keras.Model):
-  """An encoder, a head, and how z is served.
+  """Encoder, head, and how z is served; `Frozen` is a class of what `frozen` returns.
 
   Args:
     network: Keras model, images float32 [n, h, w, c] in [0, 1] -> {"loc", "scale"}, both
@@ -68,7 +70,7 @@ class Predictor(Predictions, keras.Model):
     self.network, self.head = network, head
     self.stochastic, self.samples = bool(stochastic), int(samples)
     self.image_shape = tuple(network.input_shape[1:])
-    self.latent_dim = int(head.input_shape[-1])
+    self.latent_dim, self.outputs = int(head.input_shape[-1]), int(head.output_shape[-1])
     self.metadata = {}
     if network.output["loc"].shape[-1] != self.latent_dim:
       raise errors.UserError(
@@ -78,6 +80,10 @@ class Predictor(Predictions, keras.Model):
     if self.samples < 1:
       raise errors.UserError(f"samples must be at least 1, got {samples}")
     self.built = True
+
+  def frozen(self):
+    """The same predictions, for an attack's loop: see `Frozen`."""
+    return self.Frozen(self)
 
 
 class Frozen:
@@ -92,4 +98,4 @@ class Frozen:
   def __init__(self, predictor):
     self.network, self.head = fold(predictor.network), fold(predictor.head)
     self.stochastic, self.samples = predictor.stochastic, predictor.samples
-    self.latent_dim = predictor.latent_dim
+    self.latent_dim, self.outputs = predictor.latent_dim, predictor.outputs

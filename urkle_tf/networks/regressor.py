@@ -34,6 +34,10 @@ class _Predictions(predictor.Predictions):
     return tf.reduce_mean(self._each(loc, scale, self._noise(tf.shape(loc)[0], seed, samples)), 1)
 
 
+class _Frozen(predictor.Frozen, _Predictions):
+  """See `predictor.Frozen`."""
+
+
 class Regressor(_Predictions, predictor.Predictor):
   """f(x) = E[f(z)] over z ~ Normal(loc(x), scale(x)): numbers predicted from images.
 
@@ -48,22 +52,9 @@ class Regressor(_Predictions, predictor.Predictor):
     metadata: the export's metadata, or {}.
   """
 
-  def __init__(self, network, head, stochastic=True, samples=20, **kwargs):
-    super().__init__(network, head, stochastic, samples, **kwargs)
-    self.outputs = int(head.output_shape[-1])
-    self.target = None
-
-  def frozen(self):
-    """The same predictions, for an attack's loop: see `predictor.Frozen`."""
-    return _Frozen(self)
+  Frozen = _Frozen
+  target: str | None = None
 
   def call(self, images, training=None):
     """Served predictions: [n, h, w, c] -> float32 [n, outputs]."""
-    del training
     return self.predictions(images)
-
-
-class _Frozen(predictor.Frozen, _Predictions):
-  def __init__(self, regressor):
-    super().__init__(regressor)
-    self.outputs = regressor.outputs

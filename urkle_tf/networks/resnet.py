@@ -7,18 +7,13 @@ above, the usual 7x7 convolution of stride 2 and a 3x3 max-pool.
 import keras
 
 from urkle_tf import errors
+from urkle_tf.networks import batch_norm
 
 _STEMS = ("small", "patch", "large")
 
 
 def _norm(x, name, momentum, zero=False):
-  return keras.layers.BatchNormalization(
-    momentum=momentum,
-    epsilon=1e-5,
-    synchronized=True,
-    gamma_initializer="zeros" if zero else "ones",
-    name=name,
-  )(x)
+  return batch_norm.norm(name, momentum, gamma_initializer="zeros" if zero else "ones")(x)
 
 
 def _conv(x, filters, size, strides, name):
@@ -29,18 +24,10 @@ def _conv(x, filters, size, strides, name):
   # Explicit symmetric padding: "same" pads stride-2 convolutions on one side only.
   if strides > 1:
     x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-    padding = "valid"
-  else:
-    padding = "same"
-  return keras.layers.Conv2D(
-    filters,
-    size,
-    strides=strides,
-    padding=padding,
-    use_bias=False,
-    kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
-    name=name,
-  )(x)
+  padding = "valid" if strides > 1 else "same"
+  start = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+  options = {"use_bias": False, "kernel_initializer": start, "name": name}
+  return keras.layers.Conv2D(filters, size, strides=strides, padding=padding, **options)(x)
 
 
 def _shortcut(x, filters, strides, name, momentum):
@@ -49,34 +36,27 @@ def _shortcut(x, filters, strides, name, momentum):
   return _norm(_conv(x, filters, 1, strides, f"{name}_conv"), f"{name}_norm", momentum)
 
 
-def _basic(x, width, strides, name, momentum):
-  shortcut = _shortcut(x, width, strides, f"{name}_shortcut", momentum)
-  x = _norm(_conv(x, width, 3, strides, f"{name}_conv1"), f"{name}_norm1", momentum)
-  x = keras.layers.ReLU(name=f"{name}_relu1")(x)
-  x = _norm(_conv(x, width, 3, 1, f"{name}_conv2"), f"{name}_norm2", momentum, zero=True)
-  return keras.layers.ReLU(name=f"{name}_relu2")(
-    keras.layers.Add(name=f"{name}_add")([x, shortcut])
-  )
+# Of a block's convolutions: filters in widths, size, whether it has the block's stride.
+_BASIC = (1, 3, True), (1, 3, False)
+_BOTTLENECK = (1, 1, False), (1, 3, True), (4, 1, False)
 
 
-def _bottleneck(x, width, strides, name, momentum):
-  shortcut = _shortcut(x, 4 * width, strides, f"{name}_shortcut", momentum)
-  x = _norm(_conv(x, width, 1, 1, f"{name}_conv1"), f"{name}_norm1", momentum)
-  x = keras.layers.ReLU(name=f"{name}_relu1")(x)
-  x = _norm(_conv(x, width, 3, strides, f"{name}_conv2"), f"{name}_norm2", momentum)
-  x = keras.layers.ReLU(name=f"{name}_relu2")(x)
-  x = _norm(_conv(x, 4 * width, 1, 1, f"{name}_conv3"), f"{name}_norm3", momentum, zero=True)
-  return keras.layers.ReLU(name=f"{name}_relu3")(
-    keras.layers.Add(name=f"{name}_add")([x, shortcut])
-  )
+def _block(x, convs, width, strides, name, momentum):
+  shortcut = _shortcut(x, convs[-1][0] * width, strides, f"{name}_shortcut", momentum)
+  for number, (factor, size, strided) in enumerate(convs, 1):
+    x = _conv(x, factor * width, size, strides if strided else 1, f"{name}_conv{number}")
+    x = _norm(x, f"{name}_norm{number}", momentum, zero=number == len(convs))
+    if number == len(convs):
+      x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+    x = keras.layers.ReLU(name=f"{name}_relu{number}")(x)
+  return x
 
 
-def _resnet(block, depths, name, image_shape, width, stem, momentum):
+def _resnet(convs, depths, name, image_shape, width, stem, momentum):
   height, breadth = image_shape[:2]
   if stem == "auto":
     stem = "small" if max(height, breadth) <= 64 else "large"
-  if stem not in _STEMS:
-    raise errors.unknown("stem", stem, _STEMS)
+  errors.one_of("stem", stem, _STEMS)
   least = {"small": 8, "patch": 16, "large": 32}[stem]
   if min(height, breadth) < least:
     raise errors.UserError(
@@ -95,7 +75,9 @@ def _resnet(block, depths, name, image_shape, width, stem, momentum):
   for stage, depth in enumerate(depths):
     for index in range(depth):
       strides = 2 if stage and not index else 1
-      x = block(x, width * 2**stage, strides, f"stage{stage + 1}_block{index + 1}", momentum)
+      x = _block(
+        x, convs, width * 2**stage, strides, f"stage{stage + 1}_block{index + 1}", momentum
+      )
   x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)
   return keras.Model(images, x, name=name)
 
@@ -121,7 +103,7 @@ def resnet18(image_shape, width=64, stem="auto", momentum=0.9):
   features = backbone(images)  # float32 [n, 128]
   ```
   """
-  return _resnet(_basic, (2, 2, 2, 2), "resnet18", image_shape, width, stem, momentum)
+  return _resnet(_BASIC, (2, 2, 2, 2), "resnet18", image_shape, width, stem, momentum)
 
 
 def resnet50(image_shape, width=64, stem="auto", momentum=0.9):
@@ -137,4 +119,4 @@ def resnet50(image_shape, width=64, stem="auto", momentum=0.9):
   features = backbone(images)  # float32 [n, 512]
   ```
   """
-  return _resnet(_bottleneck, (3, 4, 6, 3), "resnet50", image_shape, width, stem, momentum)
+  return _resnet(_BOTTLENECK, (3, 4, 6, 3), "resnet50", image_shape, width, stem, momentum)

@@ -58,19 +58,11 @@ class Bar:
       pace: see `pace`.
       note: further figures.
     """
-    text = tqdm.tqdm.format_meter(
-      n=share,
-      total=1,
-      elapsed=0,
-      # A longer line would not be written over.
-      ncols=shutil.get_terminal_size().columns if self.terminal else None,
-      prefix=name,
-      ascii=".#",
-      bar_format=_FORMAT,
-      place=place,
-      pace=pace,
-      note=note,
-    ).rstrip()
+    # A longer line than the terminal's would not be written over.
+    columns = shutil.get_terminal_size().columns if self.terminal else None
+    how = {"ncols": columns, "ascii": ".#", "bar_format": _FORMAT}
+    words = {"prefix": name, "place": place, "pace": pace, "note": note}
+    text = tqdm.tqdm.format_meter(n=share, total=1, elapsed=0, **how, **words).rstrip()
     if not self.terminal:
       print(text, file=sys.stderr, flush=True)
       return

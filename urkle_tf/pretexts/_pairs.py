@@ -7,6 +7,8 @@ import itertools
 
 import tensorflow as tf
 
+from urkle_tf import distribution
+
 
 def through(head, members, training):
   """Every member through a head.
@@ -21,6 +23,19 @@ def through(head, members, training):
   """
   outputs = head(tf.reshape(members, [-1, members.shape[-1]]), training=training)
   return tf.reshape(outputs, [-1, members.shape[1], outputs.shape[-1]])
+
+
+def of_batch(projector, representations, training):
+  """The projections of the whole batch, over all replicas, pair by pair.
+
+  Returns:
+    (float32 [t, N, e], those of each pair's first member and of its second, both
+    [pairs, N, e], ones [n] for the examples of this replica).
+  """
+  z = through(projector, representations.z, training)
+  members = tf.transpose(distribution.gather(z), [1, 0, 2])
+  first, second = pairs(z.shape[1])
+  return members, tf.gather(members, first), tf.gather(members, second), tf.ones_like(z[:, 0, 0])
 
 
 def pairs(members):
@@ -44,7 +59,7 @@ def cosine_to_other_views(predictions, targets):
     float32 [n].
   """
   others = 1 - _own(predictions, targets)
-  return _mean(_cosines(predictions, targets), others)
+  return tf.reduce_sum(_cosines(predictions, targets) * others, [1, 2]) / tf.reduce_sum(others)
 
 
 def distance_to_own_view(members, targets, clean=1.0, adversarial=1.0):
@@ -80,8 +95,3 @@ def _own(members, targets):
   """1 where a member stems from a view, else 0: [t, v]."""
   views = targets.shape[1]
   return tf.one_hot(tf.range(members.shape[1]) % views, views)
-
-
-def _mean(values, chosen):
-  """The mean of [n, t, v] where [t, v] is 1: [n]."""
-  return tf.reduce_sum(values * chosen, [1, 2]) / tf.reduce_sum(chosen)

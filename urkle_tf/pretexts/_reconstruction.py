@@ -43,7 +43,6 @@ class Reconstruction(Pretext):
 
   def prepare(self, views, batch):
     """The view, float32 [n, h, w, c]: adversaries are decoded into it too."""
-    del batch
     return views[:, 0]
 
   def decode(self, z, training):

@@ -2,10 +2,9 @@
 
 import tensorflow as tf
 
-from urkle_tf import distribution
+from urkle_tf import errors
 from urkle_tf.networks import heads
-from urkle_tf.pretexts._checks import at_least, whole
-from urkle_tf.pretexts._pairs import pairs, through
+from urkle_tf.pretexts._pairs import of_batch
 from urkle_tf.pretexts.base import Pretext
 
 
@@ -64,8 +63,8 @@ class BarlowTwins(Pretext):
 
   def __init__(self, redundancy=0.0051, projector=512, projection=512):
     super().__init__(name="barlow_twins")
-    at_least(0, "barlow_twins", redundancy=redundancy)
-    whole(1, "barlow_twins", projector=projector, projection=projection)
+    errors.at_least(0, "barlow_twins", redundancy=redundancy)
+    errors.whole(1, "barlow_twins", projector=projector, projection=projection)
     self.redundancy = redundancy
     self._widths = [projector, projector, projection]
 
@@ -75,16 +74,12 @@ class BarlowTwins(Pretext):
 
   def loss(self, representations, aux, training=True):
     """{"invariance": [n], "redundancy": [n], times its weight}."""
-    del aux
-    z = through(self.projector, representations.z, training)
-    members = tf.transpose(distribution.gather(z), [1, 0, 2])  # [t, N, d]
-    first, second = pairs(z.shape[1])
-    correlation = cross_correlation(tf.gather(members, first), tf.gather(members, second))
+    _, first, second, examples = of_batch(self.projector, representations, training)
+    correlation = cross_correlation(first, second)
     diagonal = tf.linalg.diag_part(correlation)  # [pairs, d]
     off_diagonal = tf.linalg.set_diag(correlation, tf.zeros_like(diagonal))
     invariance = tf.reduce_mean(tf.square(1 - diagonal))
     redundancy = tf.reduce_mean(tf.reduce_sum(tf.square(off_diagonal), -1))
-    examples = tf.ones_like(z[:, 0, 0])
     return {
       "invariance": examples * invariance,
       "redundancy": examples * self.redundancy * redundancy,

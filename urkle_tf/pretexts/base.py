@@ -73,7 +73,6 @@ class Pretext(keras.layers.Layer):
     Returns:
       None, or a tensor of n rows.
     """
-    del views, batch
 
   def loss(self, representations, aux, training=True):
     """The loss of a tuple.
@@ -90,7 +89,6 @@ class Pretext(keras.layers.Layer):
 
   def weight(self, term):
     """The weight of a term in the loss, a number or float32 scalar; read after a call of `loss`."""
-    del term
     return 1.0
 
   def predict(self, z, training=False):

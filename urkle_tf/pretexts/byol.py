@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from urkle_tf import errors
 from urkle_tf.networks import heads
-from urkle_tf.pretexts._checks import whole
 from urkle_tf.pretexts._momentum import MovingAverage
 from urkle_tf.pretexts._pairs import cosine_to_other_views, through
 from urkle_tf.pretexts.base import Pretext
@@ -52,7 +51,7 @@ class BYOL(Pretext):
     super().__init__(name="byol")
     if not 0 <= momentum < 1:
       raise errors.UserError(f"byol: momentum must be in [0, 1), got {momentum}")
-    whole(1, "byol", projector=projector, projection=projection, predictor=predictor)
+    errors.whole(1, "byol", projector=projector, projection=projection, predictor=predictor)
     self.momentum, self.rising = momentum, rising
     self._widths = (projector, projection, predictor)
 
@@ -65,7 +64,6 @@ class BYOL(Pretext):
 
   def prepare(self, views, batch):
     """The targets of the clean views, float32 [n, v, projection]."""
-    del batch
     network, projector = self.target.models
     loc = network(tf.reshape(views, [-1, *views.shape[2:]]), training=False)["loc"]
     targets = projector(loc, training=False)

@@ -12,7 +12,6 @@ from urkle_tf.data import compatibility
 from urkle_tf.networks import heads
 from urkle_tf.networks.policies import low_precision
 from urkle_tf.networks.saved import embedders, foreign_models
-from urkle_tf.pretexts._checks import at_least, whole
 from urkle_tf.pretexts._pairs import distance_to_own_view, through
 from urkle_tf.pretexts.base import Pretext
 
@@ -88,11 +87,10 @@ class Distil(Pretext):
     self, teacher, projector=0, views=1, start=False, clean=1.0, adversarial=1.0, targets="loc"
   ):
     super().__init__(name=type(self).__name__.lower())
-    if targets not in _TARGETS:
-      raise errors.unknown("targets of distil", targets, _TARGETS)
-    whole(0, "distil", projector=projector)
-    whole(1, "distil", views=views)
-    at_least(0, "distil", clean=clean, adversarial=adversarial)
+    errors.one_of("targets of distil", targets, _TARGETS)
+    errors.whole(0, "distil", projector=projector)
+    errors.whole(1, "distil", views=views)
+    errors.at_least(0, "distil", clean=clean, adversarial=adversarial)
     self._weights = clean, adversarial
     self.views, self._hidden, self._path = views, projector, str(teacher)
     self._pooled = targets == "pooled"
@@ -158,7 +156,6 @@ class Distil(Pretext):
 
   def prepare(self, views, batch):
     """The teacher's embeddings of the clean views, float32 [n, v, d]."""
-    del batch
     found = self._teacher.function(tf.reshape(views, [-1, *views.shape[2:]]))
     found = tf.ensure_shape(tf.cast(found, tf.float32), [None, *self._output])
     if len(self._output) == 3:

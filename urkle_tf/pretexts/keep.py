@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -64,8 +63,7 @@ class Keep(Distil):
   strength = {"k": 2.0}
 
   def __init__(self, original, rho=0.1, rho_of="spread"):
-    if rho_of not in _RHO_OF:
-      raise errors.unknown("rho_of of keep", rho_of, _RHO_OF)
+    errors.one_of("rho_of of keep", rho_of, _RHO_OF)
     if rho is not None and not rho > 0:
       raise errors.UserError(f"keep: rho must be above 0, got {rho}; None sets no budget")
     super().__init__(teacher=original)
@@ -111,11 +109,10 @@ class Keep(Distil):
         f"{self._output[-1]} dimensions, and the encoder {encoder.latent_dim}"
       )
     encoder.calibrate(math.sqrt(self._measures["spread"] / encoder.latent_dim))
-    state = lambda value: keras.Variable(  # noqa: E731
-      value, dtype="float32", trainable=False, aggregation="only_first_replica"
-    )
-    self._unit = state(self._measures[self.rho_of])
-    self._held: Any = None if self.rho is None else state([0.0, 0.0])  # held, multiplier
+    self._unit = distribution.state(self._measures[self.rho_of])
+    self._held: Any = None  # held, multiplier
+    if self.rho is not None:
+      self._held = distribution.state([0.0, 0.0])
 
   def loss(self, representations, aux, training=True):
     """{"drift": [n], "multiplier": [n]}; see `weight`."""
@@ -130,10 +127,7 @@ class Keep(Distil):
 
   def _hold(self, drift):
     """Moves the multiplier by the drift of a batch, over all replicas."""
-    if distribution.replicas() > 1:
-      context = tf.distribute.get_replica_context()
-      drift = context.all_reduce(tf.distribute.ReduceOp.MEAN, drift)
-    beyond = tf.minimum((drift - self.rho) / self.rho, _FARTHEST)
+    beyond = tf.minimum((distribution.mean(drift) - self.rho) / self.rho, _FARTHEST)
     held = tf.maximum(0.0, self._held[0] + _RATE * beyond)
     self._held.assign(tf.stack([held, tf.maximum(0.0, held + _STIFFNESS * beyond)]))
 

@@ -121,20 +121,12 @@ class SimCLR(Pretext):
   terms: tuple[str, ...] = ("nt_xent",)
 
   def __init__(
-    self,
-    temperature=0.5,
-    denominator="negatives",
-    projector=512,
-    projection=128,
-    consistency=0.0,
+    self, temperature=0.5, denominator="negatives", projector=512, projection=128, consistency=0.0
   ):
     super().__init__(name="simclr")
-    if not consistency >= 0:
-      raise errors.UserError(f"simclr: consistency must be at least 0, got {consistency}")
-    if temperature <= 0:
-      raise errors.UserError(f"temperature must be above 0, got {temperature}")
-    if denominator not in ("negatives", "all"):
-      raise errors.unknown("denominator", denominator, ("negatives", "all"))
+    errors.at_least(0, "simclr", consistency=consistency)
+    errors.above(0, "simclr", temperature=temperature)
+    errors.one_of("denominator", denominator, ("negatives", "all"))
     self.temperature, self.denominator = temperature, denominator
     self._widths = (projector, projection)
     self.projector = None
@@ -160,7 +152,6 @@ class SimCLR(Pretext):
 
   def loss(self, representations, aux, training=True):
     """{"nt_xent": [n]} of the projected z, and {"consistency": [n]}, times its weight."""
-    del aux
     z = representations.z  # [n, t, d_z]
     if self.projector is not None:
       project = lambda rows, stream: self._projectors[stream](rows, training=training)  # noqa: E731

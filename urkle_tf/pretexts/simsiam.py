@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
+from urkle_tf import errors
 from urkle_tf.networks import heads
-from urkle_tf.pretexts._checks import whole
 from urkle_tf.pretexts._pairs import cosine_to_other_views, through
 from urkle_tf.pretexts.base import Pretext
 
@@ -37,7 +37,7 @@ class SimSiam(Pretext):
 
   def __init__(self, projector=512, projection=512, predictor=128):
     super().__init__(name="simsiam")
-    whole(1, "simsiam", projector=projector, projection=projection, predictor=predictor)
+    errors.whole(1, "simsiam", projector=projector, projection=projection, predictor=predictor)
     self._widths = (projector, projection, predictor)
 
   def attach(self, encoder):
@@ -50,7 +50,6 @@ class SimSiam(Pretext):
 
   def loss(self, representations, aux, training=True):
     """{"prediction": [n]}, in [-1, 1]."""
-    del aux
     projections = through(self.projector, representations.z, training)
     predictions = through(self.predictor, projections, training)  # [n, t, projection]
     targets = tf.stop_gradient(projections[:, : self.views])

@@ -39,14 +39,13 @@ class Supervised(Pretext):
 
   def __init__(self, task="classification", outputs=None, width=256, layers=3):
     super().__init__(name="supervised")
-    if task not in ("classification", "regression"):
-      raise errors.unknown("task", task, ("classification", "regression"))
+    errors.one_of("task", task, ("classification", "regression"))
     self.classifies = task == "classification"
     if self.classifies and outputs is not None and outputs < 2:
       raise errors.UserError(f"supervised: outputs must be at least 2 classes, got {outputs}")
-    for name, value in (("width", width), ("layers", layers), ("outputs", outputs)):
-      if value is not None and value < 1:
-        raise errors.UserError(f"supervised: {name} must be at least 1, got {value}")
+    errors.at_least(
+      1, "supervised", width=width, layers=layers, outputs=1 if outputs is None else outputs
+    )
     self.outputs = outputs if outputs or self.classifies else 1
     self._hidden = [width] * (layers - 1)
     self.terms = ("cross_entropy",) if self.classifies else ("squared_error",)
@@ -76,7 +75,6 @@ class Supervised(Pretext):
 
   def prepare(self, views, batch):
     """The labels, [n]."""
-    del views
     if "label" not in batch:
       raise errors.UserError('the supervised pretext needs labels: batches with a "label"')
     return batch["label"]

@@ -43,12 +43,9 @@ class VAE(Reconstruction):
     self, beta=0.0, likelihood="gaussian", deviation=1.0, width=32, layers=4, decoder=None
   ):
     super().__init__(decoder, width, layers, "vae")
-    if not beta >= 0:
-      raise errors.UserError(f"vae: beta must be at least 0, got {beta}")
-    if not deviation > 0:
-      raise errors.UserError(f"vae: deviation must be above 0, got {deviation}")
-    if likelihood not in ("gaussian", "bernoulli"):
-      raise errors.unknown("likelihood", likelihood, ("gaussian", "bernoulli"))
+    errors.at_least(0, "vae", beta=beta)
+    errors.above(0, "vae", deviation=deviation)
+    errors.one_of("likelihood", likelihood, ("gaussian", "bernoulli"))
     self.beta, self.likelihood, self.deviation = beta, likelihood, deviation
 
   def loss(self, representations, aux, training=True):

@@ -2,10 +2,9 @@
 
 import tensorflow as tf
 
-from urkle_tf import distribution, errors
+from urkle_tf import errors
 from urkle_tf.networks import heads
-from urkle_tf.pretexts._checks import at_least, whole
-from urkle_tf.pretexts._pairs import pairs, through
+from urkle_tf.pretexts._pairs import of_batch
 from urkle_tf.pretexts.base import Pretext
 
 
@@ -51,8 +50,8 @@ class VICReg(Pretext):
 
   def __init__(self, invariance=25.0, variance=25.0, covariance=1.0, projector=512, projection=512):
     super().__init__(name="vicreg")
-    at_least(0, "vicreg", invariance=invariance, variance=variance, covariance=covariance)
-    whole(1, "vicreg", projector=projector, projection=projection)
+    errors.at_least(0, "vicreg", invariance=invariance, variance=variance, covariance=covariance)
+    errors.whole(1, "vicreg", projector=projector, projection=projection)
     total = invariance + variance + covariance
     if not 0 < total < float("inf"):
       raise errors.UserError("vicreg: one of invariance, variance and covariance must be above 0")
@@ -65,19 +64,14 @@ class VICReg(Pretext):
 
   def loss(self, representations, aux, training=True):
     """{"invariance": [n], "variance": [n], "covariance": [n]}, each times its share."""
-    del aux
-    z = through(self.projector, representations.z, training)
-    members = tf.transpose(distribution.gather(z), [1, 0, 2])  # [t, N, d]
-    first, second = pairs(z.shape[1])
-    difference = tf.gather(members, first) - tf.gather(members, second)
-    invariance = tf.reduce_mean(tf.square(difference))
+    members, first, second, examples = of_batch(self.projector, representations, training)
+    invariance = tf.reduce_mean(tf.square(first - second))
     # Every member is in as many pairs: the mean over pairs of v(a) + v(b) is twice that of v.
     covariances = covariance(members)  # [t, d, d]
     variances = tf.linalg.diag_part(covariances)
     variance = 2 * tf.reduce_mean(tf.nn.relu(1 - tf.sqrt(variances + 1e-4)))
     off_diagonal = tf.linalg.set_diag(covariances, tf.zeros_like(variances))
     redundancy = 2 * tf.reduce_mean(tf.reduce_sum(tf.square(off_diagonal), -1))
-    examples = tf.ones_like(z[:, 0, 0])
     terms = zip(self.terms, self._shares, (invariance, variance, redundancy), strict=True)
     return {name: examples * share * value for name, share, value in terms}
 

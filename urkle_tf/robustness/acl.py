@@ -51,8 +51,7 @@ class ACL(Robustness):
   """
 
   def __init__(self, form="ds", anneal=None, adversarial_weight=0.0, ema=None):
-    if form not in _FORMS:
-      raise errors.unknown("form of acl", form, _FORMS)
+    errors.one_of("form of acl", form, _FORMS)
     if anneal is not None and (anneal < 1 or int(anneal) != anneal):
       raise errors.UserError(f"acl: anneal must be a number of stages from 1, got {anneal}")
     if not 0 <= adversarial_weight <= 1:
@@ -81,7 +80,6 @@ class ACL(Robustness):
 
   def objective(self, encoder, pretext, views, aux):
     """NT-Xent of the adversaries, or in a2s of the first view and the adversary."""
-    del aux
     if self.form == "a2s":
       streams = (batch_norm.CLEAN, batch_norm.ADVERSARIAL)
       return _contrast.objective(encoder, pretext, views, [1], streams)
@@ -97,7 +95,6 @@ class ACL(Robustness):
 
   def tuples(self, views, adversaries):
     """The adversaries; in a2s the first view and the adversary; in ds the views too."""
-    del views, adversaries
     if self.form != "ds":
       return [(1.0, (0, 1))]
 

@@ -29,7 +29,6 @@ class AdversarialTraining(Robustness):
 
   def objective(self, encoder, pretext, views, aux):
     """The pretext's loss at z = loc, in inference mode."""
-    del views
     represent = encoder.frozen()
 
     def loss(neighbours):

@@ -78,7 +78,6 @@ class Robustness:
     Returns:
       A float32 scalar; None if the recipe does not change.
     """
-    del progress
 
   def streams(self, views, adversaries):
     """The batch-norm stream of each member of the training pass, a tuple of names.
@@ -117,7 +116,6 @@ class Robustness:
     Returns:
       {term: (weight, float32 [n])}.
     """
-    del pretext, representations, views, aux
     return {}
 
   def penalties(self, encoder, targets, threat, seed):
@@ -132,5 +130,4 @@ class Robustness:
     Returns:
       {term: (weight, float32 [m])}.
     """
-    del encoder, targets, threat, seed
     return {}

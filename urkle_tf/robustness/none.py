@@ -17,5 +17,4 @@ class Plain(Robustness):
 
   def tuples(self, views, adversaries):
     """One tuple of all the views."""
-    del adversaries
     return [(1.0, range(views))]

@@ -31,8 +31,7 @@ class RoCL(Robustness):
   """
 
   def __init__(self, weight=1 / 256):
-    if not weight >= 0:
-      raise errors.UserError(f"rocl: weight must be at least 0, got {weight}")
+    errors.at_least(0, "rocl", weight=weight)
     self.weight = weight
 
   def check(self, pretext):
@@ -45,10 +44,8 @@ class RoCL(Robustness):
 
   def objective(self, encoder, pretext, views, aux):
     """NT-Xent of the first view's neighbour and the second view, in inference mode."""
-    del aux
     return _contrast.objective(encoder, pretext, views, attacked=[0])
 
   def tuples(self, views, adversaries):
     """The views and the adversary; and the second view and the adversary."""
-    del views, adversaries
     return [(1.0, (0, 1, 2)), (self.weight, (1, 2))]

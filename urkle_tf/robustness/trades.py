@@ -29,8 +29,7 @@ class Trades(Robustness):
   terms = ("divergence",)
 
   def __init__(self, beta=6.0):
-    if not beta >= 0:
-      raise errors.UserError(f"trades: beta must be at least 0, got {beta}")
+    errors.at_least(0, "trades", beta=beta)
     self.beta = beta
 
   def check(self, pretext):
@@ -43,19 +42,16 @@ class Trades(Robustness):
 
   def objective(self, encoder, pretext, views, aux):
     """The divergence from the prediction for the clean image, all in inference mode."""
-    del aux
     represent, predict = encoder.frozen(), pretext.inference()
     clean = tf.stop_gradient(predict(represent(flat(views)).loc))
     return lambda x: pretext.divergence(clean, predict(represent(x).loc))
 
   def tuples(self, views, adversaries):
     """The clean image."""
-    del adversaries
     return [(1.0, range(views))]
 
   def losses(self, pretext, representations, views, aux):
     """{"divergence": (beta, [n])}, minimised through both predictions."""
-    del aux
     predictions = pretext.predict(representations.flat, training=True)
     members = representations.z.shape[1]
     predictions = tf.reshape(predictions, [-1, members, *predictions.shape[1:]])

@@ -51,24 +51,14 @@ class Urkle(Robustness):
   terms: tuple[str, ...] = ("kl",)
 
   def __init__(
-    self,
-    k=None,
-    beta=None,
-    positives=True,
-    attacked=None,
-    align=0.0,
-    anchor=None,
-    certified=0.0,
+    self, k=None, beta=None, positives=True, attacked=None, align=0.0, anchor=None, certified=0.0
   ):
     if k is not None and beta is not None:
       raise errors.UserError("urkle: give k or beta, not both: beta = k max_scale^2 / d_z")
-    for name, value in (("k", k), ("beta", beta)):
-      if value is not None and not value >= 0:
-        raise errors.UserError(f"urkle: {name} must be at least 0, got {value}")
-    if attacked is not None and attacked < 1:
-      raise errors.UserError(f"urkle: attacked must be at least 1, got {attacked}")
-    if not align >= 0:
-      raise errors.UserError(f"urkle: align must be at least 0, got {align}")
+    given = {"k": k, "beta": beta}
+    self._strength = {name: value for name, value in given.items() if value is not None}
+    errors.at_least(0, "urkle", align=align, **self._strength)
+    errors.at_least(1, "urkle", attacked=1 if attacked is None else attacked)
     self.k, self.beta, self.positives, self.attacked = k, beta, positives, attacked
     if anchor not in (None, "original"):
       raise errors.UserError(f"urkle: anchor must be original or be left out, got {anchor!r}")
@@ -104,8 +94,7 @@ class Urkle(Robustness):
     self._encoder = encoder
     if self.certified:  # a layer without a rule ends the training before it starts
       kl_bound(encoder, tf.zeros([1, *encoder.image_shape]), 0.0)
-    given = {"k": self.k, "beta": self.beta}
-    given = {name: value for name, value in given.items() if value is not None} or pretext.strength
+    given = self._strength or pretext.strength
     unit = encoder.max_scale**2 / encoder.latent_dim
     self.weight = given["beta"] if "beta" in given else given["k"] * unit
 
@@ -115,7 +104,6 @@ class Urkle(Robustness):
 
   def objective(self, encoder, pretext, views, aux):
     """The KL in closed form, never an estimate from samples of z."""
-    del pretext
     if self.anchor:
       return anchored.objective(encoder, flat(self.targets(aux)))
     return kl_objective(encoder, flat(self.targets(views)))
@@ -126,7 +114,6 @@ class Urkle(Robustness):
 
   def losses(self, pretext, representations, views, aux):
     """{"kl": (weight, mean over the attacked views of KL[clean || adversary])} (eq. 11)."""
-    del pretext
     if not self.adversarial:
       return {}
     adversaries = representations.normal.loc.shape[1] - views

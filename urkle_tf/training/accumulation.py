@@ -9,8 +9,7 @@ LOOP = "accumulated"  # what `cost.operations` knows the loop by
 
 def check(parts, pretext):
   """Raises `UserError` if a pretext's batches cannot be taken in parts."""
-  if parts < 1:
-    raise errors.UserError(f"--accumulate must be at least 1, got {parts}")
+  errors.at_least(1, None, accumulate=parts)
   if parts > 1 and pretext.couples:
     raise errors.UserError(
       f"--accumulate: the loss of {pretext.name} compares the images of a batch, so that parts of "

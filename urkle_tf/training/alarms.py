@@ -12,10 +12,10 @@ class Alarms:
   """
 
   def __init__(self, learner, rows=()):
-    self._stochastic = bool(learner.pretext.stochastic or learner.robustness.stochastic)
+    self.stochastic = bool(learner.pretext.stochastic or learner.robustness.stochastic)
     self._dimensions = learner.encoder.latent_dim
     self._rows_of = dict.fromkeys(_RULES, 0)
-    self._was_robust = False
+    self.was_robust = False
     self._standing: dict[str, str] = {}
     for row in rows:
       self.look(row)
@@ -31,82 +31,51 @@ class Alarms:
     A sign must show in three consecutive rows, or in one row of the probe, since these are rare.
     """
     said = []
-    for name, (sign, patience, text) in _RULES.items():
-      found = sign(self, row)
-      if found is None:  # the row does not say
+    # What the adversaries are to enlarge, where it is 0 for those that do nothing.
+    divergence = row.get("kl", row.get("divergence"))
+    row = {**row, "divergence": divergence, "dimensions": self._dimensions}
+    for name, (needed, sign, patience, text) in _RULES.items():
+      if any(row.get(key) is None for key in needed):  # the row does not tell
         continue
+      found = sign(self, row)
       self._rows_of[name] = self._rows_of[name] + 1 if found else 0
       if not found:
         self._standing.pop(name, None)
       if self._rows_of[name] == patience:
-        self._standing[name] = text.format(**row, dimensions=self._dimensions)
+        self._standing[name] = text.format(**row)
         said.append(self._standing[name])
-    self._was_robust |= bool(row.get("knn_robust_accuracy"))
+    self.was_robust |= bool(row.get("knn_robust_accuracy"))
     return said
 
-  # Each returns whether its sign shows, or None if the row does not say.
 
-  def _collapsed(self, row):
-    value = row.get("effective_rank")
-    return None if value is None else value < min(2.0, self._dimensions / 2)
-
-  def _noisy(self, row):
-    value = row.get("snr")
-    return None if value is None or not self._stochastic else value < 1.0
-
-  def _unmoved(self, row):
-    value = _divergence(row)
-    if value is None or row.get("attack_distance") is None:
-      return None
-    return value < 1e-3 and row["attack_distance"] < 0.5
-
-  def _lost(self, row):
-    value = row.get("drift")
-    return None if value is None else value > 1.0
-
-  def _indifferent(self, row):
-    value = _divergence(row)
-    if value is None or row.get("attack_distance") is None:
-      return None
-    return value < 1e-3 and row["attack_distance"] >= 0.5
-
-  def _masked(self, row):
-    value = row.get("zero_gradients")
-    return None if value is None else value > 0.5
-
-  def _beaten(self, row):
-    value = row.get("knn_robust_accuracy")
-    return None if value is None else value == 0 and self._was_robust
-
-
-def _divergence(row):
-  """The value that adversaries enlarge, if it is 0 for adversaries that do not move."""
-  return row.get("kl", row.get("divergence"))
-
-
-# {name: (sign, consecutive rows, message)}; docs/monitoring.md lists the same.
+# {name: (figures it needs, whether the sign is there, rows in a row, what is said)};
+# docs/monitoring.md lists the same.
 _RULES = {
   "collapse": (
-    Alarms._collapsed,
+    ("effective_rank",),
+    lambda alarms, row: row["effective_rank"] < min(2.0, row["dimensions"] / 2),
     _PATIENCE,
     "the representation collapses: effective_rank is {effective_rank:.2f} of {dimensions}; the "
     "robustness term may outweigh the pretext: lower beta in --robustness, give "
     "--beta_warmup_epochs, or a larger --batch_size",
   ),
   "noise": (
-    Alarms._noisy,
+    ("snr",),
+    lambda alarms, row: alarms.stochastic and row["snr"] < 1.0,
     _PATIENCE,
     "z is mostly noise: |mu| / sigma is {snr:.2f} on average, sigma {sigma_mean:.2f}, and noise "
     "alone makes the KL small: lower --max_scale, or beta in --robustness",
   ),
   "unmoved": (
-    Alarms._unmoved,
+    ("divergence", "attack_distance"),
+    lambda alarms, row: row["divergence"] < 1e-3 and row["attack_distance"] < 0.5,
     _PATIENCE,
     "the adversaries do not move ({attack_distance:.2f} of epsilon), so a divergence of 0 proves "
     "nothing: give a larger --attack_step_size, more --attack_steps, or a larger --epsilon",
   ),
   "indifferent": (
-    Alarms._indifferent,
+    ("divergence", "attack_distance"),
+    lambda alarms, row: row["divergence"] < 1e-3 and row["attack_distance"] >= 0.5,
     _PATIENCE,
     "the adversaries move ({attack_distance:.2f} of epsilon) and the divergence is 0: the encoder "
     "may carry no information about images (effective_rank {effective_rank:.2f}), or its gradient "
@@ -114,20 +83,23 @@ _RULES = {
     "--beta_warmup_epochs",
   ),
   "masked": (
-    Alarms._masked,
+    ("zero_gradients",),
+    lambda alarms, row: row["zero_gradients"] > 0.5,
     _PATIENCE,
     "{zero_gradients:.0%} of the attack's input gradients are exactly 0: they underflow, or units "
     "are dead or saturated: give --precision=float32, or a lower --learning_rate",
   ),
   "lost": (
-    Alarms._lost,
+    ("drift",),
+    lambda alarms, row: row["drift"] > 1.0,
     _PATIENCE,
     "the embeddings moved farther from the original's than those lie apart (drift {drift:.3g}): "
     "the steps are too long for a trained model: give --optimizer=adamw and a lower "
     "--learning_rate, such as 1e-4",
   ),
   "beaten": (
-    Alarms._beaten,
+    ("knn_robust_accuracy",),
+    lambda alarms, row: row["knn_robust_accuracy"] == 0 and alarms.was_robust,
     1,
     "the probe's robust accuracy fell to 0 (clean: {knn_accuracy:.2f}): the inner attack may be "
     "too weak, or the robustness term too small: give more --attack_steps, or a larger beta",

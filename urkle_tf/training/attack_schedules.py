@@ -25,11 +25,9 @@ class Constant:
 
   def check(self, attack, scheme):
     """Raises `UserError` if this schedule makes no sense with them."""
-    del attack, scheme
 
   def held_out(self, size):
     """The number of `size` images that the training must not see."""
-    del size
     return 0
 
   def steps(self, progress, attack):
@@ -39,7 +37,6 @@ class Constant:
       progress: the share of the training that is done, float32 scalar in [0, 1].
       attack: the `PGD`.
     """
-    del progress, attack
 
 
 class Rising(Constant):
@@ -53,7 +50,6 @@ class Rising(Constant):
     self.first = _whole("rising", "first", first)
 
   def check(self, attack, scheme):
-    del scheme
     _check(attack, "rising")
     if self.first > attack.steps:
       raise errors.UserError(
@@ -105,7 +101,6 @@ class Controlled(Constant):
     return max(1, min(self._images, size // 10))
 
   def steps(self, progress, attack):
-    del progress
     steps = tf.convert_to_tensor(self._steps.value)
     return tf.where(steps > 0, steps, attack.steps)  # 0: nothing was measured yet
 
@@ -157,7 +152,6 @@ class Control(keras.callbacks.Callback):
 
   def on_train_batch_end(self, batch, logs=None):
     """Measures when it is due, and sets the number of steps."""
-    del batch, logs
     if int(distribution.plain(self.model.optimizer.iterations)) % self._schedule.every:
       return
     with self._recorder.paused():

@@ -15,13 +15,8 @@ _TOGETHER = 64  # of them that are attacked
 
 # Signs of a run that goes wrong; HParams shows the first of them.
 SIGNS = (
-  "loss",
-  "knn_accuracy",
-  "knn_robust_accuracy",
-  "kl",
-  "effective_rank",
-  "attack_objective",
-  "sigma_mean",
+  *("loss", "knn_accuracy", "knn_robust_accuracy", "kl"),
+  *("effective_rank", "attack_objective", "sigma_mean"),
 )
 # Settings that runs are compared by; the rest is in the text of the flags.
 _COMPARED = (
@@ -75,13 +70,8 @@ def embeddings(encoder, attack, source, folder, seed=0):
     labels, names = np.concatenate([batch["label"] for batch in batches]), source.class_names
     shown = list(labels) if names is None else [names[int(label)] for label in labels]
     columns = {"label": 2 * shown, **columns}  # the Projector labels points by the first
-  projector.write(
-    folder,
-    np.concatenate([clean, attacked]),
-    columns,
-    np.concatenate([pictures, attacked_pictures]),
-    "loc",
-  )
+  vectors = np.concatenate([clean, attacked])
+  projector.write(folder, vectors, columns, np.concatenate([pictures, attacked_pictures]), "loc")
 
 
 def _first(source):

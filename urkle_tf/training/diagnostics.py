@@ -8,14 +8,8 @@ from urkle_tf.training import attack_schedules
 
 # Health of a run.
 DIAGNOSTICS = (
-  "gradient_norm",
-  "sigma_min",
-  "sigma_mean",
-  "sigma_max",
-  "snr",
-  "sigma_over_spread",
-  "loc_std",
-  "effective_rank",
+  *("gradient_norm", "sigma_min", "sigma_mean", "sigma_max"),
+  *("snr", "sigma_over_spread", "loc_std", "effective_rank"),
 )
 ATTACK_DIAGNOSTICS = ("attack_objective", "attack_distance", "zero_gradients")
 PAIR_DIAGNOSTICS = ("kl_mean_part", "kl_scale_part")  # of an image and its adversary

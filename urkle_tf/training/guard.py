@@ -1,7 +1,8 @@
 """A guard against steps with NaN or infinite values."""
 
-import keras
 import tensorflow as tf
+
+from urkle_tf import distribution
 
 
 def finite(loss, norm):
@@ -28,9 +29,7 @@ class Guard:
 
   def __init__(self, model, kept=()):
     self._model = model
-    self.skips = keras.Variable(
-      [0.0, 0.0, 0.0, -1.0], dtype="float32", trainable=False, aggregation="only_first_replica"
-    )
+    self.skips = distribution.state([0.0, 0.0, 0.0, -1.0])
     self._kept = {id(variable) for variable in (self.skips, *kept)}
 
   def _moved(self):

@@ -17,6 +17,8 @@ from urkle_tf.networks.saved import foreign_models
 from urkle_tf.settings import Pretrain
 from urkle_tf.training import attack_schedules, checkpoints, optimizers, trainer
 
+_PRECISIONS = ("float32", "mixed_bfloat16")
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -54,17 +56,13 @@ class Job:
     """The batches from a step on, for `fit`."""
     learner, settings = self.learner, self.settings
 
+    pretext, weakens = learner.pretext, learner.robustness.strength(0.0) is not None
+
     def make(share, turn=None):
       return pipeline.views(
-        self.source,
-        self.recipe,
-        settings["batch_size"],
-        settings["seed"],
-        start_step=start,
-        views=learner.pretext.views,
-        labels=learner.pretext.needs_labels,
-        on_device=settings["augment_on_device"],
-        strength=learner.strength if learner.robustness.strength(0.0) is not None else None,
+        *(self.source, self.recipe, settings["batch_size"], settings["seed"], start),
+        *(pretext.views, pretext.needs_labels, settings["augment_on_device"]),
+        strength=learner.strength if weakens else None,
         part=pipeline.Part(share, turn),
       )
 
@@ -134,35 +132,27 @@ def _of_preset(settings):
 def _check(settings):
   """Raises `UserError` for settings that are wrong whatever the data."""
   _check_end(settings)
-  for name in ("batch_size", "log_every", "checkpoint_every", "max_bad_steps"):
-    if settings[name] < 1:
-      raise errors.UserError(f"--{name} must be at least 1, got {settings[name]}")
-  for name in ("warmup_epochs", "weight_decay", "epsilon_warmup_epochs", "beta_warmup_epochs"):
-    if not settings[name] >= 0:
-      raise errors.UserError(f"--{name} must be at least 0, got {settings[name]}")
+  counts = ("batch_size", "log_every", "checkpoint_every", "max_bad_steps")
+  errors.flags_at_least(1, settings, *counts)
+  rises = ("warmup_epochs", "epsilon_warmup_epochs", "beta_warmup_epochs")
+  errors.flags_at_least(0, settings, "weight_decay", *rises)
   _check_warmups(settings)
   if settings["batch_size"] < 2:
     raise errors.UserError("--batch_size must be at least 2: one image has no negatives")
-  for name, value in (
-    ("precision", settings["precision"]),
-    ("attack_precision", settings["attack_precision"] or "float32"),
-  ):
-    if value not in ("float32", "mixed_bfloat16"):
-      raise errors.unknown(name, value, ("float32", "mixed_bfloat16"))
+  errors.one_of("precision", settings["precision"], _PRECISIONS)
+  errors.one_of("attack_precision", settings["attack_precision"] or "float32", _PRECISIONS)
 
 
 def _check_end(settings):
   epochs, minutes = settings["epochs"], settings["minutes"]
   if minutes is None:
-    if epochs < 1:
-      raise errors.UserError(f"--epochs must be at least 1, got {epochs}")
+    errors.at_least(1, None, epochs=epochs)
     return
   if epochs is not None:
     raise errors.UserError(
       f"--minutes={minutes} and --epochs={epochs} each say when the training ends: give one of them"
     )
-  if not minutes > 0:
-    raise errors.UserError(f"--minutes must be above 0, got {minutes}")
+  errors.above(0, None, minutes=minutes)
 
 
 def _check_warmups(settings):
@@ -302,26 +292,17 @@ def _trainer(settings, method, encoder, steps_per_epoch, steps):
     return round(settings[f"{name}_epochs"] * steps_per_epoch)
 
   learner = trainer.Trainer(
-    encoder,
-    method.pretext,
-    method.scheme,
-    method.attack,
+    *(encoder, method.pretext, method.scheme, method.attack),
     augment=method.recipe if settings["augment_on_device"] else None,
-    epsilon_warmup=warmup("epsilon_warmup"),
-    beta_warmup=warmup("beta_warmup"),
-    steps=steps,
-    schedule=method.schedule,
-    by_clock=minutes is not None,
+    **{name: warmup(name) for name in ("epsilon_warmup", "beta_warmup")},
+    **{"steps": steps, "schedule": method.schedule, "by_clock": minutes is not None},
     **{name: settings[name] for name in ("seed", "clip_norm", "attack_precision", "ema")},
   )
+  rows = _blocks(encoder.network)
   optimizer = optimizers.build(
-    settings["optimizer"],
-    settings["learning_rate"],
-    steps,
-    warmup("warmup"),
-    settings["weight_decay"],
-    learner.clock,
-    [[v for layer in block.layers for v in layer.variables] for block in _blocks(encoder.network)],
+    *(settings["optimizer"], settings["learning_rate"], steps, warmup("warmup")),
+    *(settings["weight_decay"], learner.clock),
+    [[v for layer in block.layers for v in layer.variables] for block in rows],
   )
   learner.compile(
     optimizer,

@@ -11,16 +11,8 @@ from urkle_tf.output import figures, tables
 
 # One per image; colour-blind readers can tell them apart (Paul Tol's "muted" and a black).
 COLOURS = (
-  "#cc6677",
-  "#332288",
-  "#ddcc77",
-  "#117733",
-  "#88ccee",
-  "#882255",
-  "#44aa99",
-  "#222222",
-  "#aa4499",
-  "#999933",
+  *("#cc6677", "#332288", "#ddcc77", "#117733", "#88ccee"),
+  *("#882255", "#44aa99", "#222222", "#aa4499", "#999933"),
 )
 
 

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from urkle_tf import distribution
+
 
 class Means(keras.metrics.Metric):
   """The means of several numbers over steps, in one variable.
@@ -18,13 +20,7 @@ class Means(keras.metrics.Metric):
     super().__init__(name="means")
     self.names = list(names)
     # The sums, and last the number of steps.
-    self._sums = keras.Variable(
-      tf.zeros(len(self.names) + 1),
-      trainable=False,
-      aggregation="only_first_replica",
-      dtype="float32",
-      name="sums",
-    )
+    self._sums = distribution.state(tf.zeros(len(self.names) + 1), "sums")
 
   def update_state(self, values, taken=True):
     """Adds a step.

@@ -71,13 +71,11 @@ class Metrics(keras.callbacks.Callback):
 
   def on_train_begin(self, logs=None):
     """Stores partial means from a checkpoint, because `fit` resets all metrics."""
-    del logs
     self._means = [distribution.plain(variable) for variable in self.model.metrics_variables]
     self._saved = int(distribution.plain(self.model.optimizer.iterations)) // self._checkpoint_every
 
   def on_epoch_begin(self, epoch, logs=None):
     """Restores them before the first step."""
-    del epoch, logs
     for variable, value in zip(self.model.metrics_variables, self._means, strict=False):
       variable.assign(value)
     self._means = []
@@ -85,7 +83,6 @@ class Metrics(keras.callbacks.Callback):
 
   def on_train_batch_end(self, batch, logs=None):
     """Counts steps, of which Keras may take several at once; writes a row if one is due."""
-    del logs
     # Counted here: to ask the optimizer would be to wait for the device after every step.
     before, step = self._step, self._begun + batch + 1
     self._step = step
@@ -105,7 +102,6 @@ class Metrics(keras.callbacks.Callback):
 
   def on_epoch_end(self, epoch, logs=None):
     """Writes the epoch's last row, with the probes' results."""
-    del epoch, logs
     step = self._step
     self._finish_row(step)
     if self._share < 1:

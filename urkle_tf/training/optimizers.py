@@ -36,8 +36,7 @@ class LARS(keras.optimizers.Optimizer):
     self, learning_rate=1.0, momentum=0.9, trust=0.001, weight_decay=0.0, name="lars", **kwargs
   ):
     _check("lars", momentum)
-    if not trust > 0:
-      raise errors.UserError(f"lars: trust must be above 0, got {trust}")
+    errors.above(0, "lars", trust=trust)
     super().__init__(learning_rate=learning_rate, name=name, **kwargs)
     # Not Keras's own `weight_decay`, which is decoupled.
     self.momentum, self.trust, self.coupled_decay = momentum, trust, weight_decay
@@ -149,7 +148,6 @@ class _ByClock(keras.optimizers.schedules.LearningRateSchedule):
 
   def __call__(self, step):
     """The learning rate, float32 scalar."""
-    del step
     return self._schedule(tf.convert_to_tensor(self._share.value))
 
 
@@ -175,8 +173,7 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=No
     UserError: for an unknown name, a learning rate that is not positive, or an option out of its
       range.
   """
-  if not learning_rate > 0:
-    raise errors.UserError(f"--learning_rate must be above 0, got {learning_rate}")
+  errors.above(0, None, learning_rate=learning_rate)
   make, options = spec.call(OPTIMIZERS, text, "optimizer")
   if clock is None:
     warmup_steps = min(warmup_steps, steps - 1)

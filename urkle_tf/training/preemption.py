@@ -73,7 +73,6 @@ def watch(agree=None):
   found = Watch(agree)
 
   def caught(number, frame):
-    del frame
     found.number = number
     for each, handler in before.items():
       signal.signal(each, signal.SIG_DFL if handler is _raise else handler)
@@ -89,7 +88,6 @@ def watch(agree=None):
 
 
 def _raise(number, frame):
-  del frame
   signal.signal(number, signal.SIG_DFL)
   raise Stopped(number)
 

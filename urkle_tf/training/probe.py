@@ -56,7 +56,6 @@ class NearestNeighbours(keras.callbacks.Callback):
 
   def on_epoch_end(self, epoch, logs=None):
     """Adds the accuracies to the epoch's row of metrics."""
-    del epoch, logs
     with self._recorder.paused(), self.model.averaged():
       found = self._accuracies()
     names = ("knn_accuracy", "knn_robust_accuracy")

@@ -1,7 +1,8 @@
 """The share of a training that is done, and values that rise with it."""
 
-import keras
 import tensorflow as tf
+
+from urkle_tf import distribution
 
 
 class Progress:
@@ -16,11 +17,7 @@ class Progress:
   """
 
   def __init__(self, steps, by_clock):
-    self._steps, self.clock = steps, None
-    if by_clock:
-      self.clock = keras.Variable(
-        0.0, dtype="float32", trainable=False, aggregation="only_first_replica"
-      )
+    self._steps, self.clock = steps, distribution.state(0.0) if by_clock else None
 
   def __call__(self, step):
     """The share of the training before step number `step`, a float32 scalar in [0, 1]."""

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from urkle_tf import errors, export
-from urkle_tf.networks import foreign
+from urkle_tf.networks import foreign, keras_private
 from urkle_tf.networks.saved import embedders, foreign_models
 from urkle_tf.pretexts import distil
 from urkle_tf.training import pretraining
@@ -199,13 +199,8 @@ def _drop_in(model, folder):
 
 def _find(network, name, weights):
   """The model within a network that has this name and number of weights."""
-  for layer in network.layers:
-    if isinstance(layer, keras.Model):
-      if layer.name == name and len(layer.weights) == weights:
-        return layer
-      if (found := _find(layer, name, weights)) is not None:
-        return found
-  return None
+  models = (x for x in keras_private.layers(network, itself=False) if isinstance(x, keras.Model))
+  return next(model for model in models if (model.name, len(model.weights)) == (name, weights))
 
 
 def _width(path, size):

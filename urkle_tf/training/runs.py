@@ -90,14 +90,8 @@ def _started(path):
   if metrics.exists() and metrics.stat().st_size:
     return True
   results = (
-    "checkpoints/*.npz",
-    "encoder",
-    "classifier",
-    "regressor",
-    "partial",
-    "report.json",
-    "embeddings.npz",
-    "weight_decay.json",
+    *("checkpoints/*.npz", "encoder", "classifier", "regressor"),
+    *("partial", "report.json", "embeddings.npz", "weight_decay.json"),
   )
   return any(any(path.glob(name)) for name in results)
 
@@ -146,6 +140,13 @@ def open_run(output_dir, settings):
     raise errors.UserError(f"{path} holds checkpoints but no flags.cfg: give another --output_dir")
   files.write(file, "".join(f"--{name}={value}\n" for name, value in lines.items()))
   return Run(path, settings, lock)
+
+
+def opened(output_dir, settings):
+  """A context of `open_run`, or of None where there is no folder."""
+  if not output_dir:
+    return contextlib.nullcontext()
+  return contextlib.closing(open_run(output_dir, settings))
 
 
 def scratch(settings):

@@ -5,7 +5,6 @@ import functools
 import sys
 from typing import Any
 
-import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -119,11 +118,8 @@ class Trainer(keras_private.Built):
     self.clock: Any = self.progress.clock
     self._averages = self.averages.variables
     # The mean perturbation of the step before.
-    self._carried = None
-    if getattr(self.attack, "carry", False):
-      self._carried = keras.Variable(
-        tf.zeros(encoder.image_shape), trainable=False, aggregation="only_first_replica"
-      )
+    carries = getattr(self.attack, "carry", False)
+    self._carried = distribution.state(tf.zeros(encoder.image_shape)) if carries else None
     self.guard = Guard(self, [self.clock])
     self.skips = self.guard.skips
     self.diagnostics = Diagnostics(self.robustness, self.schedule)
@@ -224,7 +220,8 @@ class Trainer(keras_private.Built):
       options["carried"] = tf.convert_to_tensor(self._carried.value)
     with contextlib.ExitStack() as stack:
       if self.attack_precision:
-        for network in {id(n): n for n in self._networks()}.values():
+        networks = getattr(self.encoder, "streams", {"": self.encoder.network}).values()
+        for network in {id(network): network for network in networks}.values():
           stack.enter_context(low_precision(network, self.attack_precision))
       objective = self.robustness.objective(self.encoder, self.pretext, views, aux)
       found, info = self.attack.run(objective, flat(targets), seed, **options)
@@ -235,9 +232,6 @@ class Trainer(keras_private.Built):
   def _epsilon(self, step):
     """The epsilon of a step, which may still rise."""
     return self.threat.epsilon * self.progress.risen(step, self.epsilon_warmup)
-
-  def _networks(self):
-    return getattr(self.encoder, "streams", {"": self.encoder.network}).values()
 
   def strength(self, step):
     """A factor on the augmentation's strength at step number `step`, or None; for pipelines."""
@@ -315,25 +309,25 @@ class Trainer(keras_private.Built):
       images = tf.concat([images, adversaries], axis=1) if count else adversaries
     with tf.GradientTape() as tape:
       passed = self._encode(images, count, distribution.fold(seed, 2))
-      loss, terms = self._loss(passed, aux, count, step)
-      loss, terms = self._penalised(loss, terms, views, seed, step)
+      loss, terms = self._loss(passed, aux, count, step, self._penalties(views, seed, step))
       # Replicas' gradients are summed, so each computes its share of the global mean.
       share = self.optimizer.scale_loss(loss / distribution.replicas())
     # .value: TensorFlow cannot make the zeros for a Keras variable.
     weights = [variable.value for variable in self.trainable_variables]
     gradients = tape.gradient(share, weights, unconnected_gradients=_ZERO)
-    return gradients, shown | terms | {"loss": loss} | self.diagnostics.of_pass(
-      passed.normal, count
-    )
+    shown |= terms | {"loss": loss} | self.diagnostics.of_pass(passed.normal, count)
+    return gradients, shown
 
   def _attacked(self, views, aux, seed, step):
     """(adversaries of a step, the reported figures of their attack)."""
     adversaries, info = self.adversaries(views, aux, distribution.fold(seed, 1), step)
     targets = self.robustness.targets(views)
-    self._carry(adversaries - targets)
+    if self._carried is not None:  # what perturbations have in common, over all replicas
+      common = tf.reduce_mean(adversaries - targets, [0, 1])
+      self._carried.assign(distribution.mean(common))
     return adversaries, self.diagnostics.of_attack(self.attack.threat, targets, adversaries, info)
 
-  def _loss(self, passed, aux, views, step):
+  def _loss(self, passed, aux, views, step, penalties):
     """(the loss, its terms without the weights of the added ones) of a training pass.
 
     Args:
@@ -341,6 +335,7 @@ class Trainer(keras_private.Built):
       aux: what the pretext prepared.
       views: how many members are views.
       step: its number.
+      penalties: further terms, as `Robustness.penalties` returns them.
     """
     # Equation 12 of the Urkle paper:
     #
@@ -357,38 +352,24 @@ class Trainer(keras_private.Built):
         terms[name] = terms.get(name, 0.0) + weight * tf.reduce_mean(value)
     loss = tf.add_n([self.pretext.weight(name) * term for name, term in terms.items()])
     risen = self.progress.risen(step, self.beta_warmup)
-    added = self.robustness.losses(self.pretext, passed, views, aux)
+    added = self.robustness.losses(self.pretext, passed, views, aux) | penalties
     for name, (beta, value) in added.items():
       terms[name] = tf.reduce_mean(value)
       loss += beta * risen * terms[name]
     return loss, terms
 
-  def _penalised(self, loss, terms, views, seed, step):
-    """(loss, terms) with the terms added that need separate passes."""
-    targets, seed = flat(self.robustness.targets(views)), distribution.fold(seed, 3)
-    threat, risen = self.threat, self.progress.risen(step, self.beta_warmup)
+  def _penalties(self, views, seed, step):
+    """The added terms that need passes of their own, {name: (weight, values)}."""
+    targets, threat = flat(self.robustness.targets(views)), self.threat
     if threat is not None and self.epsilon_warmup:
       threat = threat.with_epsilon(self._epsilon(step))
-    added = self.robustness.penalties(self.encoder, targets, threat, seed)
-    for name, (weight, value) in added.items():
-      terms[name] = tf.reduce_mean(value)
-      loss += weight * risen * terms[name]
-    return loss, terms
+    return self.robustness.penalties(self.encoder, targets, threat, distribution.fold(seed, 3))
 
   def _update(self, gradients, step):
     """Applies the whole batch's gradients, and moves what follows the weights."""
     self.optimizer.apply(gradients, self.trainable_variables)
     self.pretext.after_step(self.encoder, self.progress(step))
     self.averages.move(step)
-
-  def _carry(self, perturbations):
-    """Stores what perturbations [n, a, h, w, c] have in common, over all replicas."""
-    if self._carried is None:
-      return
-    common, context = tf.reduce_mean(perturbations, [0, 1]), tf.distribute.get_replica_context()
-    if distribution.replicas() > 1:
-      common = context.all_reduce(tf.distribute.ReduceOp.MEAN, common)
-    self._carried.assign(common)
 
 
 def _check(scheme, attack, schedule, ends):

@@ -1,18 +1,14 @@
-"""The report as a page: whole in one file, readable by every reader, with the report's figures."""
+"""The report as a page: whole in one file, with the report's figures."""
 
 import base64
 import html.parser
-import json
-import os
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 
 from urkle_tf.evaluation import report
-from urkle_tf.evaluation.report import document, pictures
+from urkle_tf.evaluation.report import pictures
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "wbr"}
 NOTE = 'reads "a <b> & c" <script>alert(1)</script>'
@@ -35,8 +31,12 @@ def scores(rng):
 
 def served(rng):
   return {
-    **{"served_accuracy": rng.uniform(), "served_interval": [0.1, 0.9], "served_samples": 20},
-    **{"accuracy_all_draws": rng.uniform(), "interval_all_draws": [0.1, 0.9], "draws": 10},
+    "served_accuracy": rng.uniform(),
+    "served_interval": [0.1, 0.9],
+    "served_samples": 20,
+    "accuracy_all_draws": rng.uniform(),
+    "interval_all_draws": [0.1, 0.9],
+    "draws": 10,
   }
 
 
@@ -46,8 +46,14 @@ def measured():
   rng = np.random.default_rng(0)
   rows = [
     {
-      **{"name": name, "norm": "linf", "epsilon": epsilon, "mode": mode},
-      **{"steps": steps, "restarts": 2, "eot": 20, "loss": "cross_entropy"},
+      "name": name,
+      "norm": "linf",
+      "epsilon": epsilon,
+      "mode": mode,
+      "steps": steps,
+      "restarts": 2,
+      "eot": 20,
+      "loss": "cross_entropy",
       **scores(rng),
       **({"own_accuracy": 0.5, "own_interval": [0.4, 0.6]} if name == "pgd" else {}),
       **(served(rng) if mode == "sampled" else {}),
@@ -74,25 +80,47 @@ def measured():
     ],
     "corruptions": {
       **scores(rng),
-      **{"mean": rng.uniform(), "mean_corruption_error": 0.3, "mode": "sampled", "examples": 500},
-      **{"types": types, "severities": ["1", "5"], "by_type": by_type, "origin": "computed"},
+      "mean": rng.uniform(),
+      "mean_corruption_error": 0.3,
+      "mode": "sampled",
+      "examples": 500,
+      "types": types,
+      "severities": ["1", "5"],
+      "by_type": by_type,
+      "origin": "computed",
       "by_severity": {s: scores(rng) for s in ("1", "5")},
       "constants": "CIFAR-10-C",
     },
     "representation": {
       **{name: rng.uniform() for name in representation.split()},
-      **{"neighbour_flips": 0.25, "norm": "linf", "epsilon": 0.1, "examples": 100},
-      **{"steps": 50, "restarts": 2},
+      "neighbour_flips": 0.25,
+      "norm": "linf",
+      "epsilon": 0.1,
+      "examples": 100,
+      "steps": 50,
+      "restarts": 2,
     },
     "bound": {
       **{name: rng.uniform(1, 9) for name in bound.split()},
-      **{"vacuous": True, "vacuous_tight": False, "cap_share": 0.02, "kl_mean": 3.5},
-      **{"norm": "linf", "epsilon": 0.1, "examples": 100, "samples": 200},
-      **{"steps": 50, "restarts": 2, "loss_steps": 20},
+      "vacuous": True,
+      "vacuous_tight": False,
+      "cap_share": 0.02,
+      "kl_mean": 3.5,
+      "norm": "linf",
+      "epsilon": 0.1,
+      "examples": 100,
+      "samples": 200,
+      "steps": 50,
+      "restarts": 2,
+      "loss_steps": 20,
     },
     "config": {
-      **{"dataset": "digits", "split": "test", "norm": "linf", "epsilon": 0.1},
-      **{"samples": 200, "stochastic": True},
+      "dataset": "digits",
+      "split": "test",
+      "norm": "linf",
+      "epsilon": 0.1,
+      "samples": 200,
+      "stochastic": True,
       "model": {"notes": [NOTE]},
     },
     "versions": {"urkle_tf": "0.1", "keras": "3"},
@@ -174,34 +202,14 @@ def test_the_page_needs_no_other_file(tree, folder):
   assert policy.startswith("default-src 'none';")
 
 
-def test_the_page_shows_the_pictures_and_says_what_they_show(tree, folder, measured):
+def test_the_page_shows_the_pictures(tree, folder):
   names = ["reliability", "accuracy_vs_epsilon", "examples", "corruptions"]
   found = tree.all("img")
   assert len(found) == len(names) == len(list((folder / "figures").iterdir()))
   for name, image in zip(names, found, strict=True):
     data = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"), validate=True)
     assert data == (folder / "figures" / f"{name}.png").read_bytes()
-    assert len(image["alt"]) > 40
-  for row in measured["attacks"]:
-    assert f"{100 * row['accuracy']:.2f}% at" in found[1]["alt"]
-  bins = measured["clean"]["reliability"]
-  gaps = np.abs(np.array(bins["accuracy"]) - bins["confidence"]) * bins["count"]
-  assert (
-    f"clean, expected calibration error {gaps.sum() / sum(bins['count']):.3f}" in found[0]["alt"]
-  )
-
-
-def test_readers_of_all_kinds_find_their_way(tree):
-  assert tree.all("html") == [{"lang": "en"}]
-  assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in tree.all("meta")
-  levels = [int(tag[1]) for tag, _ in tree.elements if re.fullmatch(r"h\d", tag)]
-  assert levels[0] == 1
-  assert set(levels[1:]) == {2}
-  assert len(tree.all("caption")) == len(tree.all("table")) == 7
-  assert all(cell["scope"] in ("col", "row") for cell in tree.all("th"))
-  regions = [d for d in tree.all("div") if "tabindex" in d]  # what scrolls, keys reach
-  assert len(regions) == len(tree.all("table")) + len(tree.all("img"))
-  assert all(region["aria-label"] for region in regions)
+    assert image["alt"]
 
 
 def test_the_tables_hold_the_figures_of_the_report(tree, measured):
@@ -239,20 +247,6 @@ def test_the_tables_hold_the_figures_of_the_report(tree, measured):
   assert float(bound[3][1]) == pytest.approx(measured["bound"]["value"], rel=1e-3)
 
 
-def test_first_of_all_come_the_figures_that_matter(measured):
-  (glance,) = [part for part in report.parts(measured) if isinstance(part, document.Glance)]
-  found = {name: (figure, how) for name, figure, how in glance.figures}
-  for epsilon, text in ((4 / 255, "4/255"), (0.1, "0.1")):
-    rows = [r for r in measured["attacks"] if r["epsilon"] == epsilon and r["mode"] == "sampled"]
-    worst = min(rows, key=lambda row: row["accuracy"])
-    figure, how = found[f"attacked, linf {text}"]
-    assert figure == f"{100 * worst['accuracy']:.2f}%"
-    assert how == f"lowest of all: {worst['name']}"
-  figure, how = found["checks passed"]
-  assert (str(figure), how) == ("1 of 2", "not: effort")
-  assert isinstance(figure, document.Alarm)
-
-
 def test_both_forms_say_the_same(folder, measured, tree):
   text = (folder / "report.md").read_text(encoding="utf-8")
   rows = [
@@ -271,69 +265,3 @@ def test_both_forms_say_the_same(folder, measured, tree):
 def test_what_notes_say_is_no_html(folder, tree):
   assert sum(NOTE in text for text in tree.texts) == 2
   assert "<script>" not in (folder / report.PAGE).read_text(encoding="utf-8")
-
-
-def test_a_page_can_be_made_of_a_finished_report(folder, measured, tmp_path, capsys):
-  shutil.copytree(folder, tmp_path / "report")
-  whole = (folder / report.PAGE).read_text(encoding="utf-8")
-  (tmp_path / "report" / report.PAGE).unlink()
-  stored = json.loads((folder / "report.json").read_text())
-  assert report.finished(tmp_path / "report", "model", None) == stored
-  assert not (tmp_path / "report" / report.PAGE).exists()
-  assert "nothing to do" in capsys.readouterr().out
-  report.finished(tmp_path / "report", "model", None, html=True)
-  assert (tmp_path / "report" / report.PAGE).read_text(encoding="utf-8") == whole
-  assert "writing its page" in capsys.readouterr().out
-
-
-# In a browser.
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-MEASURE = """<script>
-addEventListener("load", () => {
-  const frame = document.createElement("iframe");
-  frame.style.width = "WIDTHpx"; frame.style.height = "800px"; frame.style.border = "0";
-  frame.srcdoc = document.getElementById("page").content.textContent;
-  frame.onload = () => {
-    const root = frame.contentDocument.documentElement;
-    const images = [...root.querySelectorAll("img")];
-    const style = frame.contentWindow.getComputedStyle(frame.contentDocument.body);
-    document.title = JSON.stringify({
-      width: root.clientWidth, needed: root.scrollWidth,
-      images: images.map(image => image.complete && image.naturalWidth > 0),
-      smallest: Math.min(...images.map(image => image.getBoundingClientRect().height)),
-      letters: parseFloat(style.fontSize),
-    });
-  };
-  document.body.append(frame);
-});
-</script>"""
-
-
-@pytest.mark.parametrize("width", [360, 1200])
-def test_a_browser_shows_it_without_scrolling_sideways(folder, tmp_path, width):
-  browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-  if browser is None:
-    pytest.skip("no Chromium on this machine")
-  text = (folder / report.PAGE).read_text(encoding="utf-8")
-  inner = text.replace("&", "&amp;").replace("<", "&lt;")
-  probe = tmp_path / "probe.html"
-  script = MEASURE.replace("WIDTH", str(width))
-  probe.write_text(f'<body><template id="page">{inner}</template>{script}', encoding="utf-8")
-  done = subprocess.run(
-    [browser, "--headless", "--disable-gpu", "--no-first-run", "--virtual-time-budget=5000"]
-    + (["--no-sandbox"] if os.geteuid() == 0 else [])  # which a superuser's browser cannot have
-    + [f"--user-data-dir={tmp_path}/profile", "--window-size=1400,900", "--dump-dom"]
-    + [f"file://{probe}"],
-    capture_output=True,
-    text=True,
-    timeout=200,
-  )
-  found = re.search(r"<title>(\{.+?\})</title>", done.stdout)
-  assert found, done.stderr[-2000:]
-  seen = json.loads(html.unescape(found[1]))
-  assert seen["images"] == [True] * 4
-  assert seen["width"] >= width - 20
-  assert seen["needed"] <= seen["width"]
-  assert seen["smallest"] > 150
-  assert seen["letters"] >= 16

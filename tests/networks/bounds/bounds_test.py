@@ -145,7 +145,6 @@ def test_no_input_of_the_ball_leaves_the_boxes(name, rng):
   ((low, high),), ((lowest, highest),) = lines_of(model, *ends), intervals.boxes(model, *ends)
   assert np.all(low >= lowest)
   assert np.all(high <= highest)
-  print(f"{name}: width of lines / intervals", np.mean(high - low) / np.mean(highest - lowest))
   if name != "resnet18":
     assert np.mean(high - low) < 0.8 * np.mean(highest - lowest)
   call = tf.function(lambda x: model(x, training=False))
@@ -228,7 +227,6 @@ def test_pgd_never_passes_the_bound(loc, rng):
   assert np.all(tighter <= bound)
   attack = attacks.PGD(attacks.Linf(0.02), steps=10, restarts=25, keep="best")
   worst = urkle_tf.kl_robustness(encoder, images, attack).numpy()
-  print(f"{loc}: bound / PGD", *(np.median(one / worst) for one in found))
   assert np.all(worst <= tighter * (1 + 1e-4))
   assert np.median(tighter / bound) < 0.7
   smaller = kl.kl_bound(encoder, images, 0.002).numpy()

@@ -71,8 +71,7 @@ def corrupt(images, name, severity, positions, seed=0):
   Raises:
     UserError: for an unknown name or severity, or images of a shape that cannot be corrupted.
   """
-  if name not in NAMES:
-    raise errors.unknown("corruption", name, NAMES)
+  errors.one_of("corruption", name, NAMES)
   if severity not in SEVERITIES:
     raise errors.UserError(f"severities are 1 to 5, got {severity}")
   check(images.shape[1:])

@@ -67,7 +67,6 @@ def disk(radius, sigma):
 
 
 def defocus_blur(images, draws, radius, sigma):
-  del draws
   kernel = disk(radius, sigma)
   half = len(kernel) // 2
   height, width = images.shape[1:3]
@@ -144,7 +143,6 @@ def zooming(size, factor):
 
 
 def zoom_blur(images, draws, stop, step):
-  del draws
   factors = np.arange(1, stop, step)
   height, width = images.shape[1:3]
   planes = np.ascontiguousarray(np.moveaxis(images, 3, 1))
@@ -264,7 +262,6 @@ def fog(images, draws, thickness, decay):
 
 
 def brightness(images, draws, amount):
-  del draws
   # At a constant hue and saturation the channels keep their ratios; black turns grey.
   value = images.max(-1, keepdims=True)
   brighter = np.minimum(value + np.float32(amount), 1)
@@ -275,7 +272,6 @@ def brightness(images, draws, amount):
 
 
 def contrast(images, draws, factor):
-  del draws
   means = images.mean((1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
   return (images - means) * np.float32(factor) + means
 
@@ -350,7 +346,6 @@ def boxes(size, result):
 
 
 def pixelate(images, draws, share):
-  del draws
   rows, columns = (
     boxes(int(size * share), size) @ boxes(size, int(size * share)) for size in images.shape[1:3]
   )
@@ -358,7 +353,6 @@ def pixelate(images, draws, share):
 
 
 def jpeg_compression(images, draws, quality):
-  del draws
   pixels = np.rint(images * 255).astype(np.uint8)
   pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
   result = []

@@ -42,8 +42,7 @@ class Attacks(Measurement):
     """The `Plan`s, as `_fit` has them."""
     from urkle_tf.evaluation import plans
 
-    if self.noise not in ("fresh", "fixed"):
-      raise errors.unknown("noise", self.noise, ("fresh", "fixed"))
+    errors.one_of("noise", self.noise, ("fresh", "fixed"))
 
     def read(texts):
       return plans.read(
@@ -187,8 +186,7 @@ def _explained(rows, config):
   notes |= {f"{name}, z sampled: the same samples of z throughout an attack" for name in fixed}
   if notes:
     found.append(Items(sorted(notes)))
-  earlier = dict.fromkeys(config.get("skipped_attacks", ()), "the model has no gradient")
-  reasons = config.get("skipped_because", earlier)
+  reasons = config.get("skipped_because", {})
   for why in dict.fromkeys(reasons.values()):
     names = ", ".join(name for name, reason in reasons.items() if reason == why)
     found.append(Text(f"Not run, since {why}: {names}."))

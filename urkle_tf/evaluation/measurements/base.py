@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 from typing import Any, ClassVar
 
 from urkle_tf import errors, settings, spec
@@ -83,10 +84,12 @@ class Measurement:
   def measure(self, context):
     """The entry of report.json under the measurement's name: a dict or a list.
 
+    By default what `measure(context, options)` of `urkle_tf/evaluation/NAME.py` returns.
+
     Args:
       context: a `Context`, with the results of earlier measurements.
     """
-    raise NotImplementedError
+    return importlib.import_module(f"urkle_tf.evaluation.{self.name}").measure(context, self)
 
   def intro(self, part):
     """The first line of a report instead of the one about accuracies; "" for that one."""

@@ -52,11 +52,6 @@ class Bound(Measurement):
         "--loss_cap: Proposition 1 is about sampled z: leave out --loss_cap or --modes"
       )
 
-  def measure(self, context):
-    from urkle_tf.evaluation import bound
-
-    return bound.measure(context, self)
-
   def glance(self, part, report):
     how = "vacuous" if part["vacuous"] else f"M {part['M']:.4g}"
     return [("bound on the loss", f"{part['value']:.4g} nats", how)]

@@ -33,9 +33,6 @@ class Certificate(Measurement):
   kinds = ("classifier", "encoder")
   place = 65
 
-  def wanted(self, kind, named):
-    return named
-
   def prepare(self, context):
     from urkle_tf.evaluation import bound
     from urkle_tf.networks.bounds import kl
@@ -44,8 +41,7 @@ class Certificate(Measurement):
       raise errors.UserError(f"certificate bounds the KL in l_inf, not in {context.norm}")
     if not context.metadata["stochastic"]:
       raise errors.UserError("certificate bounds a KL, and this model's training used no sigma")
-    if self.bounds not in kl.BOUNDS:
-      raise errors.unknown("kind of bounds", self.bounds, kl.BOUNDS)
+    errors.one_of("kind of bounds", self.bounds, kl.BOUNDS)
     if not (self.examples > 0 and 0 < self.alpha < 1):
       raise errors.UserError(
         f"certificate needs examples above 0 and alpha between 0 and 1, got {self.examples} and "
@@ -53,11 +49,6 @@ class Certificate(Measurement):
       )
     if self.loss_cap is not None:
       bound.check(self.loss_cap, context.metadata)
-
-  def measure(self, context):
-    from urkle_tf.evaluation import certificate
-
-    return certificate.measure(context, self)
 
   def render(self, part, report):
     head = ["epsilon", "certified KL, nats", "KL found by PGD"]

@@ -42,18 +42,10 @@ class Retrieval(Measurement):
   def prepare(self, context):
     from urkle_tf.evaluation import retrieval
 
-    if self.distance not in _DISTANCES:
-      raise errors.unknown("distance of retrieval", self.distance, _DISTANCES)
-    for name in ("steps", "restarts"):
-      if getattr(self, name) < 1:
-        raise errors.UserError(f"retrieval: {name} must be at least 1, got {getattr(self, name)}")
+    errors.one_of("distance of retrieval", self.distance, _DISTANCES)
+    errors.at_least(1, self.name, steps=self.steps, restarts=self.restarts)
     alone = self if context.kind in _ENCODERS else dataclasses.replace(self, original=None)
     return retrieval.prepare(context, alone)
-
-  def measure(self, context):
-    from urkle_tf.evaluation import retrieval
-
-    return retrieval.measure(context, self)
 
   def glance(self, part, report):
     if "clean" in report:

@@ -31,22 +31,13 @@ class Smoothing(Measurement):
   kinds = ("classifier", "foreign", "encoder")
   place = 70
 
-  def wanted(self, kind, named):
-    return named
-
   def prepare(self, context):
-    for name in ("noise", "samples", "guess", "examples"):
-      if not getattr(self, name) > 0:
-        raise errors.UserError(f"smoothing: {name} must be above 0, got {getattr(self, name)}")
+    counts = {"samples": self.samples, "guess": self.guess, "examples": self.examples}
+    errors.above(0, self.name, noise=self.noise, **counts)
     if not 0 < self.alpha < 1:
       raise errors.UserError(f"smoothing: alpha must be between 0 and 1, got {self.alpha}")
     if not self.radii or min(self.radii) < 0:
       raise errors.UserError(f"smoothing: radii must be at least 0, got {self.radii}")
-
-  def measure(self, context):
-    from urkle_tf.evaluation import smoothing
-
-    return smoothing.measure(context, self)
 
   def glance(self, part, report):
     beyond = [row for row in part.get("certified", ()) if row["radius"] > 0]

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import pathlib
 import re
 import struct
 
@@ -19,85 +20,7 @@ from urkle_tf.evaluation.report.document import (
 
 # Two palettes, by the reader's own setting. Tables scroll within themselves, with
 # their first column in place, so that the page never does.
-_STYLE = """
-:root {
-  color-scheme: light dark;
-  --ink: #1b1f24; --quiet: #57606a; --paper: #ffffff; --panel: #f4f6f8; --line: #d5dae0;
-  --accent: #0b62a4; --bar: #cfe3f3; --alarm: #b3261e;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ink: #e4e8ec; --quiet: #9da7b1; --paper: #14181d; --panel: #1d232a; --line: #363e47;
-    --accent: #7cc0f4; --bar: #1f4666; --alarm: #ff8a80;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0; background: var(--paper); color: var(--ink);
-  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
-  overflow-wrap: break-word;
-}
-main { max-width: 64rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .75rem; }
-h2 {
-  font-size: 1.2rem; margin: 2.5rem 0 .75rem; padding-top: 1rem;
-  border-top: 1px solid var(--line);
-}
-p, ul { max-width: 46rem; margin: 0 0 1rem; }
-ul { padding-left: 1.25rem; }
-main > p { color: var(--quiet); }
-.glance {
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr));
-  gap: .6rem; margin: 1.25rem 0;
-}
-.glance div {
-  padding: .75rem 1rem; border-radius: .6rem; background: var(--panel);
-  border-left: .3rem solid var(--accent); display: flex; flex-direction: column;
-}
-.glance dt { font-size: .85rem; color: var(--quiet); }
-.glance dd { margin: 0; font-size: .8rem; color: var(--quiet); }
-.glance dd.figure { font-size: 1.5rem; line-height: 1.3; font-weight: 650; color: var(--ink); }
-.glance .alarm { border-color: var(--alarm); }
-.glance .alarm dd.figure { color: var(--alarm); }
-.scroll, .picture { overflow-x: auto; border: 1px solid var(--line); border-radius: .6rem; }
-.scroll { margin: 0 0 1rem; }
-[tabindex]:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-table {
-  border-collapse: separate; border-spacing: 0; width: 100%;
-  font-size: .88rem; font-variant-numeric: tabular-nums;
-}
-caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-th, td { padding: .45rem .7rem; text-align: left; vertical-align: top; }
-thead th { background: var(--panel); color: var(--quiet); vertical-align: bottom; }
-th { font-weight: 600; }
-tbody tr + tr > * { border-top: 1px solid var(--line); }
-tr > :first-child {
-  position: sticky; left: 0; background: var(--paper); max-width: 12rem;
-}
-thead tr > :first-child { background: var(--panel); }
-.number { white-space: nowrap; }
-.share {
-  background: linear-gradient(var(--bar), var(--bar)) no-repeat 0 100% / var(--share) .3rem;
-  padding-bottom: .7rem;
-}
-.long { min-width: 16rem; }
-strong.alarm { color: var(--alarm); }
-figure { margin: 0 0 1.25rem; }
-figcaption { font-size: .88rem; color: var(--quiet); margin-top: .35rem; }
-.picture { background: #ffffff; }
-img { display: block; width: 100%; height: auto; margin: 0 auto; padding: .5rem; }
-footer { margin-top: 3rem; font-size: .8rem; color: var(--quiet); }
-@media (max-width: 40rem) {
-  main { padding: 1rem .75rem 2rem; }
-  table { font-size: .8rem; }
-  th, td { padding: .4rem .45rem; }
-}
-@media print {
-  .scroll, .picture { overflow: visible; border: 0; }
-  figure, tr { break-inside: avoid; }
-}
-"""
-
+_STYLE = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 # The browser itself refuses whatever is not in the file.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?%?( \(.*\)|/255)?|-")
@@ -127,7 +50,8 @@ def page(parts, folder):
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <title>{_escape(title)}</title>
-<style>{_STYLE}</style>
+<style>
+{_STYLE}</style>
 </head>
 <body>
 <main>

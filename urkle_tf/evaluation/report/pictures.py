@@ -93,14 +93,8 @@ def accuracy_figure(report, file):
     low, high = 100 * np.array([start["interval"], *(row["interval"] for row in rows)]).T
     colour = _COLOURS[labels.index(label) % len(_COLOURS)]
     dashed = mode == "deterministic" and clean["mode"] == "sampled"
-    axes.plot(
-      *(x, y),
-      "s--" if dashed else "o-",
-      color=colour,
-      markersize=4,
-      fillstyle="none" if dashed else "full",
-      label=f"{label}, z {mode}",
-    )
+    look = {"color": colour, "markersize": 4, "fillstyle": "none" if dashed else "full"}
+    axes.plot(x, y, "s--" if dashed else "o-", label=f"{label}, z {mode}", **look)
     axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
   axes.set_xlabel(f"epsilon x 255 ({report['attacks'][0]['norm']})")
   axes.set_ylabel("accuracy, %")
@@ -206,13 +200,8 @@ def reliability_figure(report, file):
     edges = np.linspace(0, 1, len(count) + 1)
     filled = count > 0
     above.plot((0, 1), (0, 1), color="grey", linewidth=1, linestyle="--")
-    above.bar(
-      *(edges[:-1][filled], accuracy[filled], 1 / len(count)),
-      align="edge",
-      color=_COLOURS[0],
-      alpha=0.35,
-      edgecolor="white",
-    )
+    bars = edges[:-1][filled], accuracy[filled], 1 / len(count)
+    above.bar(*bars, align="edge", color=_COLOURS[0], alpha=0.35, edgecolor="white")
     above.plot(confidence[filled], accuracy[filled], "o-", color=_COLOURS[0], markersize=4)
     above.text(
       0.04, 0.93, f"ECE {_calibration_error(bins):.3f}", transform=above.transAxes, fontsize=9

@@ -66,8 +66,7 @@ def read(name):
     UserError: if there is no such preset, or the file is damaged.
   """
   name = str(name).removeprefix(PREFIX)
-  if name not in _names():
-    raise errors.unknown("preset", name, _names())
+  errors.one_of("preset", name, _names())
   file = FOLDER / name / "preset.json"
   try:
     return json.loads(file.read_text(encoding="utf-8"))

@@ -222,7 +222,6 @@ def _saved_model(path, wanted):
   foreign.check_batch(path, shape[0])
 
   def function(images, loaded=loaded):  # whose variables live as long as it does
-    del loaded
     return signature(**{argument: tf.cast(images, spec.dtype)})[output]
 
   return function, tuple(shape[1:])

@@ -1,0 +1,57 @@
+"""A mistake in the command line of an experiment ends in one line, before anything is run."""
+
+import sys
+
+import pytest
+
+from experiments import (
+  autoattack_mnist,
+  certificates,
+  compare_cifar10,
+  jobs,
+  reproduce_mnist,
+  sweep,
+  transfer,
+)
+
+MNIST, SMALL, MOVED = reproduce_mnist.reproduce, compare_cifar10.compare, transfer.transfer
+
+
+@pytest.mark.parametrize(
+  "run, arguments, words",
+  [
+    (MNIST, "--rows=at,vae_urkel", "unknown row 'vae_urkel'; did you mean 'vae_urkle'?"),
+    (MNIST, "--seeds=vae_urkel=3", "unknown row 'vae_urkel'"),
+    (MNIST, "--seed=3", "unrecognized arguments: --seed=3"),
+    (MNIST, "--data_dir=nowhere", "--data_dir=nowhere is no folder"),
+    (SMALL, "--rows=simclear", "simclear"),
+    (SMALL, "--labels=some", "some"),
+    (SMALL, "--config=none.cfg", "none.cfg"),
+    (SMALL, "--equal=luck", "luck"),
+    (MOVED, "--tasks=digits", "give --encoder=NAME=FOLDER"),
+    (MOVED, "--encoder=a=nowhere", "required: --tasks"),
+    (MOVED, "--encoder=a=nowhere --tasks=digits", "no folder 'nowhere'"),
+    (MOVED, "--encoder=a=x --encoder=a=y --tasks=digits", "its own name"),
+    (MOVED, "--encoder=a=x --tasks=digits,digits", "'digits' is given twice"),
+    (MOVED, "--encoder=a=x --tasks=digits --seeds=0", "--seeds must be at least 1"),
+    (certificates.run, "--trained mnist_simclr=nowhere", "there is no encoder in it"),
+    (autoattack_mnist.run, "--work=nowhere --data_dir=.", "at-0/classifier: train it first"),
+    (sweep.main, "--output_dir=x", "give --values"),
+    (sweep.main, "--output_dir=x --values=rate", "write --values=name=value"),
+    (sweep.main, "--output_dir=x --values=rate=1 --values=rate=2", "given twice"),
+    (sweep.main, "--output_dir=x --values=output_dir=a,b", "cannot be swept"),
+    (sweep.main, "--output_dir=x --values=rate=1..2", "give --random=N"),
+    (sweep.main, "--output_dir=x --random=3 --values=rate=2..1", "is empty"),
+    (sweep.main, "--output_dir=x --random=3 --values=rate=0..1:log", "logarithm"),
+    (sweep.main, "--output_dir=x --random=3 --values=rate=a..b", "cannot read the range"),
+  ],
+)
+def test_mistakes_end_in_one_line(run, arguments, words, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "argv", ["script.py", *arguments.split()])
+  with pytest.raises(SystemExit) as stopped:
+    jobs.main(run)
+  assert stopped.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: ")
+  assert words in line
