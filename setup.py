@@ -57,12 +57,14 @@ EXTRAS_REQUIRE = {
   ],
   "gpu": ["tensorflow[and-cuda]>=2.19,<2.22"],  # NVIDIA's libraries, about 2.5 GB
   "docs": [
-    "ipykernel>=7,<8",  # runs the notebooks of examples/notebooks
     "mkdocs>=1.6,<2",
     "mkdocs-material>=9.6,<10",
     "mkdocstrings[python]>=1,<2",
-    "nbclient>=0.10.2,<0.12",
     RUFF,  # sets signatures on lines
+  ],
+  "notebooks": [  # runs those of examples/notebooks
+    "ipykernel>=7,<8",
+    "nbclient>=0.10.2,<0.12",
   ],
   "hub": [
     "keras-hub>=0.32,<0.33",  # its image encoders, for robustify

@@ -203,11 +203,10 @@ def page(found, given, options):
   """
   kl = (
     f"MNIST, the first {IMAGES} test images, a network of three convolutions. The KL is "
-    "the mean over the images, in nats; no perturbation of the l_inf ball exceeds the certified "
-    "ones. PGD, with 20 steps, finds the other side. The bound is Proposition 1's on the "
-    f"adversarial loss with M = {LOSS_CAP:g}: at M and above it says nothing. `certified` trains "
-    "with the bound by intervals in the place of PGD; epsilon and the weight rise over 8 of 12 "
-    "epochs."
+    "the mean over the images, in nats; no perturbation in the l_inf ball exceeds the certified "
+    "values. PGD, with 20 steps, gives a lower bound. The bound is Proposition 1's on the "
+    f"adversarial loss with M = {LOSS_CAP:g}: at M and above it is vacuous. `certified` trains "
+    "with the bound by intervals instead of PGD; epsilon and the weight rise over 8 of 12 epochs."
   )
   smoothing = (
     f"The first {given.examples} test images, noise {given.noise:g}, {given.samples:,} copies of "
@@ -222,7 +221,7 @@ def page(found, given, options):
     "## Certified KL",
     textwrap.fill(kl, 100),
     kl_table(found),
-    "The largest epsilon, up to 0.1, at which the bound is below M; 0 if there is none:",
+    "The largest epsilon, up to 0.1, at which the bound is below M (0 if it never is):",
     largest_table(found),
     "## Randomised smoothing",
     textwrap.fill(smoothing, 100),

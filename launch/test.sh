@@ -19,7 +19,7 @@ if [ -n "${URKLE_DATA_DIR:-}" ]; then
 fi
 source launch/environment.sh
 # What takes long also meets other libraries: PyTorch, ART, KerasHub, MkDocs.
-case " $* " in *" --full "*) make_environment test,attacks,docs,hub,judge ;; *) make_environment test ;; esac
+case " $* " in *" --full "*) make_environment test,attacks,docs,hub,judge,notebooks ;; *) make_environment test,docs ;; esac
 
 # Each check runs even if one before it failed, so that one run shows all there is to fix.
 failed=()

@@ -114,7 +114,7 @@ def test_a_report_is_shown(earlier, capsys):
   known = json.loads((folder / "report.json").read_text())
   found = urkle_tf.assess(classifier="classifier", output_dir="report", html=True, **REPORT)
   assert found == known  # nothing is measured again
-  assert "its page is made of what it holds" in capsys.readouterr().out
+  assert "writing its page from the stored report" in capsys.readouterr().out
   page = (folder / "report.html").read_text()
   for figure in ("66.00", "31.00", "32.00"):
     assert figure in page

@@ -136,9 +136,10 @@ def pretrain(
     ema: decay a step of the moving average of weights and batch statistics that is exported in
       their place, such as 0.99; None for none, or that of `acl(ema=0.99)`.
     batch_size: examples a step, over all replicas.
-    accumulate: parts that a step takes a batch in, one after another, averaging their gradients:
-      the memory of a part. For losses that are a mean over images: not simclr, barlow_twins or
-      vicreg. Batch norms, and the multiplier of `keep`, follow each part. None for 1.
+    accumulate: number of parts of a batch that a step takes one after another, averaging their
+      gradients; it needs the memory of one part. For losses that are a mean over images: not
+      simclr, barlow_twins or vicreg. Batch norms, and the multiplier of `keep`, follow each part.
+      None for 1.
     remat: whether only the inputs of the backbone's blocks wait for the backward pass, which
       computes the rest again: less memory for a forward pass more, and the same gradients. The
       backbone runs in inference mode, as that of a `.keras` file does by default. None for no.
@@ -165,14 +166,21 @@ def pretrain(
       (launch/input_worker.py); None makes the same batches in this process.
 
   Returns:
-    The last row of metrics, with `"encoder"`, and after supervised training `"classifier"`:
-    the folders of the exports.
+    The last row of metrics, a dict, with the folders of the exports: `"encoder"`, and after
+    supervised training `"classifier"`.
 
   Raises:
     UserError: for settings, data or folders that do not fit.
     distribution.WorkerLost: when another worker, or an input worker, has ended.
-    preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training: the
-      checkpoint of its last step is written.
+    preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.  The
+      checkpoint of its last step is then written.
+
+  ```python
+  row = urkle_tf.pretrain(
+    "runs/digits", dataset="digits", encoder="convnet(width=32, layers=3)", epochs=60
+  )
+  encoder = urkle_tf.load_encoder(row["encoder"])
+  ```
   """
 
 def adapt(
@@ -208,12 +216,12 @@ def adapt(
 ) -> dict[str, Any]:
   """Makes a classifier or a regressor of an exported encoder, in a run's folder.
 
-  Writes `flags.cfg`, `metrics.jsonl`, `labels.json` where `labels` is given, and `classifier/`,
-  or `regressor/` where the labels are numbers.  On the folder of the same settings that is
-  finished it trains nothing and returns the same; one that was killed resumes at its last epoch,
-  but for a head of `slf`, which is trained afresh; its weight decays that were tried are kept.
-  SIGTERM and Ctrl-C end the step and write a checkpoint, at which all protocols resume.  However
-  often it is interrupted, it ends with the same bits.
+  Writes `flags.cfg`, `metrics.jsonl`, `labels.json` if `labels` is given, and `classifier/`, or
+  `regressor/` if the labels are numbers.  Called again with the same settings, a finished run
+  trains nothing and returns the same.  A killed run resumes at its last epoch, except that a head
+  of `slf` is trained again from the start, with the weight decays that were already measured.
+  SIGTERM and Ctrl-C finish the step and write a checkpoint, from which all protocols resume.
+  However often it is interrupted, the result is identical in every bit.
 
   Args:
     encoder: folder of the exported encoder, or `"preset:NAME"`.
@@ -262,13 +270,18 @@ def adapt(
     log_every: steps between two rows of metrics.
 
   Returns:
-    The row of metrics of the weights that were exported, with `"classifier"` or `"regressor"`:
-    the folder of the export; and `"selection"` where the weight decay was chosen: what
-    metadata.json says of it, {"select", "held_out", "images", "weight_decay", "candidates"}.
+    The row of metrics of the exported weights, a dict, with the folder of the export,
+    `"classifier"` or `"regressor"`.  If the weight decay was chosen, also `"selection"`, as in
+    metadata.json: {"select", "held_out", "images", "weight_decay", "candidates"}.
 
   Raises:
     UserError: for settings, data or folders that do not fit.
     preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.
+
+  ```python
+  row = urkle_tf.adapt("runs/digits/encoder", "runs/digits-slf", dataset="digits")
+  classifier = urkle_tf.load_classifier(row["classifier"])
+  ```
   """
 
 def assess(
@@ -311,7 +324,7 @@ def assess(
   seed: int = 0,
   regressor: str | None = None,
 ) -> dict[str, Any]:
-  """Measures a classifier, clean and attacked, and its encoder; or an encoder or a regressor.
+  """Measures a classifier, clean and attacked, and its encoder; or an encoder, or a regressor.
 
   Args:
     classifier: folder of the exported classifier, or `"preset:NAME"`; or any other model: the
@@ -346,8 +359,8 @@ def assess(
     samples: samples of z that the sampled classifier is scored with, at least; as many others
       choose which adversaries are scored.
     standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
-    minutes: how long attacks may take: those of one step come last, and the report says what was
-      left out; None for as long as they need.
+    minutes: time limit of the attacks: those of one step come last, and the report says what was
+      left out; None for no limit.
     checks: whether signs of masked gradients are looked for, on the first 200 images: see
       `urkle_tf.evaluation.checks`.
     measure: specs of measurements, in a list or with commas in between: `"bound(loss_cap=4,
@@ -367,8 +380,8 @@ def assess(
       images: both are compared image by image (McNemar's exact test); or of an encoder alone the
       original that it was made from, a file or a folder as `encoder`: what has changed, without
       labels.
-    abstains: whether the last class of a classifier that was not made here, one more than the
-      data have, means that it abstains, which is always wrong. None for no.
+    abstains: whether the last class of a classifier made elsewhere, one more than the data have,
+      means that it abstains, which counts as wrong. None for no.
     save_images: whether adversarial images and per-image results are saved (images.npz).
     html: write report.html too: the report as one file for a browser.
     batch_size: images that are attacked together.
@@ -377,10 +390,16 @@ def assess(
       names the settings that it does not use: see `urkle_tf.evaluation.regression`.
 
   Returns:
-    What report.json holds, a dict.
+    The content of report.json, a dict; accuracies are fractions with a 95% interval.
 
   Raises:
     UserError: for settings, data or folders that do not fit.
+
+  ```python
+  report = urkle_tf.assess(classifier="runs/digits-slf/classifier", dataset="digits", attacks="pgd")
+  clean = report["clean"]["accuracy"]  # a fraction
+  row = report["attacks"][0]  # {"name": "pgd", "accuracy": ..., "interval": [low, high], ...}
+  ```
   """
 
 def represent(
@@ -395,7 +414,7 @@ def represent(
   batch_size: int = 256,
   projector_examples: int = 2000,
 ) -> dict[str, Any]:
-  """Embeds images, and writes the embeddings and what TensorBoard's Projector shows of them.
+  """Embeds images, and writes the embeddings and files for TensorBoard's Projector.
 
   Args:
     encoder: folder of an encoder (or of a classifier or a regressor, whose encoder is meant
@@ -412,11 +431,16 @@ def represent(
     projector_examples: how many of the first images the Projector shows; 0 for none.
 
   Returns:
-    What embeddings.npz holds, NumPy arrays in the order of the split: "loc" float32 [n, d];
-    "scale" of the same shape, of an encoder of this package; "labels" [n] and "class_names" where
-    the data has them; "names", paths within the folder, where images are files.  Beside it lie
+    The content of embeddings.npz, NumPy arrays in the order of the split: "loc", float32 [n, d];
+    "scale", of the same shape, for an encoder of this package; "labels" [n] and "class_names", if
+    the data has them; "names", paths within the folder, if images are files.  The same folder gets
     vectors.tsv (loc), metadata.tsv, sprite.png and projector_config.pbtxt.
 
   Raises:
     UserError: for settings, data or folders that do not fit.
+
+  ```python
+  found = urkle_tf.represent("runs/digits/encoder", dataset="digits", examples=8)
+  embeddings, labels = found["loc"], found["labels"]  # float32 [8, d_z] and int [8]
+  ```
   """

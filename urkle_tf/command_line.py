@@ -58,8 +58,8 @@ def define(command):
   """Defines the flags of a command.
 
   Args:
-    command: a dataclass of settings, with `trust`; its `MAIN` names those that `--help` lists,
-      which are all if there is none.
+    command: a dataclass of settings, with `trust`; its `MAIN` names those that `--help` lists.
+      Without `MAIN`, it lists all.
 
   Returns:
     The names of all of them, in order.
@@ -101,7 +101,7 @@ def _help(names, full):
 
 
 def _entry(name, text, indent):
-  """The lines that tell of one flag."""
+  """The lines that describe one flag."""
   head = f"  --{name}".ljust(indent)
   rest = " " * indent
   return textwrap.wrap(
@@ -110,10 +110,10 @@ def _entry(name, text, indent):
 
 
 def load(name):
-  """Imports `urkle_tf.<name>`, without what TensorFlow says when it starts.
+  """Imports `urkle_tf.<name>`, without the lines that TensorFlow prints when it starts.
 
-  Those lines come before TensorFlow has read its log level: only the file descriptor can
-  silence them.  `--verbosity=0` shows them.
+  These lines come before TensorFlow reads its log level, so only the file descriptor can silence
+  them.  `--verbosity=0` shows them.
   """
   if flags.FLAGS.verbosity >= logging.INFO:
     return importlib.import_module(f"urkle_tf.{name}")
@@ -129,10 +129,11 @@ def load(name):
 
 
 def _worth_showing(record):
-  """Neither of these is a mistake of the user.
+  """Hides two warnings that are not about a mistake of the user.
 
-  TFDS warns of each folder that it tries in vain before ours says what is missing.  TensorFlow
-  warns of functions that are traced again, which attacks of several kinds and sizes are.
+  TFDS warns about each folder that it tries without success, before our message says what is
+  missing. TensorFlow warns about functions that are traced again, as attacks of several kinds and
+  sizes are.
   """
   if record.levelno > std_logging.WARNING:
     return True
@@ -142,9 +143,9 @@ def _worth_showing(record):
 def run(function, names):
   """Parses the command line, calls `function` with the flags, and exits.
 
-  Exit codes: 0 done; 1 the machine failed (disk, files, data); 2 the command was wrong;
-  130 interrupted by Ctrl-C, 143 by SIGTERM; 138 another worker has ended.  From 128 on the same
-  command resumes.  Each failure is one line on standard error.
+  Exit codes: 0 done; 1 the machine failed (disk, files, data); 2 the command was wrong; 130
+  interrupted by Ctrl-C, 143 by SIGTERM; 138 another worker has ended.  After codes from 128 on, the
+  same command resumes.  Each failure is one line on standard error.
 
   Args:
     function: takes the flags as keyword arguments.

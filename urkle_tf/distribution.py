@@ -1,4 +1,4 @@
-"""What every replica shares: seeds, noise keyed by the global example, gathering.
+"""What all replicas share: seeds, noise keyed by the global example, gathering.
 
 One replica and eight give the same step, because every random number belongs
 to an example of the global batch and not to the replica that happens to hold it.
@@ -114,8 +114,8 @@ def state(value, name=None):
 def gather(values):
   """Concatenates a tensor's rows over all replicas, differentiably.
 
-  As a sum of what holds 0 in the other replicas' rows: one exchange, and one for its gradient.
-  TensorFlow's own gathering, of tensors whose sizes may differ, takes five.
+  Each replica adds its rows to a tensor of zeros, so this takes one exchange, and one for the
+  gradient. TensorFlow's own gathering, for tensors whose sizes may differ, takes five.
 
   Args:
     values: [n, ...], equally many rows on each replica.
@@ -228,7 +228,7 @@ def is_chief(scope):
 
 
 def plain(variable):
-  """A Keras variable's value as an array; of a mean over workers, all must ask."""
+  """A Keras variable's value as an array. If it is a mean over workers, all must call this."""
   return tf.convert_to_tensor(variable.value).numpy()
 
 
@@ -237,7 +237,7 @@ def from_chief(scope, values):
 
   Args:
     scope: the strategy.
-    values: a list of arrays or numbers; those of the others give the shapes.
+    values: a list of arrays or numbers; on the other workers only their shapes matter.
 
   Returns:
     A list of arrays.
@@ -274,7 +274,7 @@ def agreement(scope):
 
 @contextlib.contextmanager
 def joined(scope):
-  """Within it the end of another worker is a `WorkerLost`, and nothing else of TensorFlow's is."""
+  """Within it, the end of another worker raises `WorkerLost`; no other error of TensorFlow does."""
   try:
     yield
   except _LOST as error:

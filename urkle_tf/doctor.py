@@ -1,4 +1,4 @@
-"""Says what this machine has, and trains five steps on noise: what a bug report needs.
+"""Reports what this machine has, and trains five steps on noise: what a bug report needs.
 
   python -m urkle_tf.doctor
   python -m urkle_tf.doctor --data_dir=DATA
@@ -39,7 +39,7 @@ def version(package):
 
 
 def memory(text):
-  """GiB of memory that are available, and all of it, as /proc/meminfo says; None if it does not."""
+  """(available, total) memory in GiB from /proc/meminfo; None if it does not say."""
   values = {}
   for line in text.splitlines():
     name, _, rest = line.partition(":")
@@ -51,7 +51,7 @@ def memory(text):
 
 
 def nvidia():
-  """What says that this machine has NVIDIA GPUs: their names, device files, or "" for neither."""
+  """The sign that this machine has NVIDIA GPUs: their names or device files, or "" without one."""
   try:
     found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
     if found.returncode == 0 and found.stdout.strip():

@@ -1,11 +1,11 @@
-"""Writes what an encoder makes of images, as arrays and for TensorBoard's Projector.
+"""Embeds images, and writes the embeddings as arrays and for TensorBoard's Projector.
 
   python -m urkle_tf.embed --encoder=runs/digits/encoder --output_dir=embedded
   python -m urkle_tf.embed --encoder=runs/photos/encoder --dataset=folder:photos --image_size=64
     --output_dir=runs/photos-embedded
   tensorboard --logdir=runs/photos-embedded
 
-The last one shows them, with their images.
+The last command shows them, with their images.
 """
 
 from urkle_tf import command_line, errors, settings

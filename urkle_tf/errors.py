@@ -4,7 +4,15 @@ import difflib
 
 
 class UserError(ValueError):
-  """A mistake the user can fix; its message is one line that says how."""
+  """A mistake that the user can fix.  Its message is one line that says how.
+
+  ```python
+  try:
+    urkle_tf.load_encoder("no-such-folder")
+  except urkle_tf.UserError as error:
+    print(error)  # no folder 'no-such-folder': give the folder of an encoder
+  ```
+  """
 
 
 def unknown(kind, name, known):

@@ -6,7 +6,8 @@
     --corruptions=all
   python -m urkle_tf.evaluate --encoder=runs/digits/encoder --output_dir=runs/encoder-report
 
-The same command on the same --output_dir finishes what was begun there, or finds it finished.
+The same command on the same --output_dir resumes the evaluation there, or reports that it is
+finished.
 """
 
 from urkle_tf import command_line, errors, settings

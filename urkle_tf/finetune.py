@@ -8,8 +8,9 @@
   python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-few
     --labels=100 --seeds=5 --validation_split=test
 
-The same command on the same --output_dir finds it finished, or resumes it.  SIGTERM and Ctrl-C end
-the step, write a checkpoint, and exit with 143 and 130; a second one does not wait.
+The same command on the same --output_dir resumes the run, or reports that it is finished.  SIGTERM
+and Ctrl-C finish the step, write a checkpoint, and exit with 143 and 130; a second signal ends the
+command at once.
 """
 
 from urkle_tf import command_line, settings

@@ -33,10 +33,19 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
 
           sum_d (f_d(x) - f_d(x'))^2 / (2 scale^2 spread^2),
 
-      which shrinking all features leaves as it is.
+      which does not change when all features shrink.
 
   Returns:
-    float32 [n], in nats.
+    float32 [n], in nats, at least 0.
+
+  Raises:
+    UserError: for images that are no floats, or an epsilon that looks like 0-255 units.
+
+  ```python
+  attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7)
+  nats = urkle_tf.kl_robustness(encoder, images, attack)  # float32 [n]
+  penalty = 0.1 * tf.reduce_mean(nats)  # part of the loss of your own training loop
+  ```
   """
   return _measure(encoder, images, attack, seed, training, scale)[1]
 
@@ -60,12 +69,12 @@ def _measure(encoder, images, attack, seed, training, scale):
 
 
 def _network(encoder):
-  """What is differentiated: of our own encoders the network beneath the Normal."""
+  """What is differentiated: for our own encoders, the network beneath the Normal."""
   return encoder.network if isinstance(encoder, Encoder) else encoder
 
 
 def _sigma(outputs, scale):
-  """The sigma of features, of what an encoder returns for images; None where it has its own."""
+  """The sigma of features that an encoder returned; None if the encoder has its own sigma."""
   if isinstance(outputs, dict | tfp.distributions.Distribution):
     return None
   variance = tf.math.reduce_variance(distribution.gather(_features(outputs)), 0)
@@ -100,30 +109,35 @@ class UrkleRegularizer(keras_private.OwnLosses):
 
       features = UrkleRegularizer(encoder, attack, beta=0.1)(images)     # was: encoder(images)
 
-  While it trains it looks for each image's worst neighbour, and adds
+  While it trains, it finds each image's worst neighbour, and adds
 
       beta * mean_x max_{x' in A(x)} KL[p(z|x) || p(z|x')]
 
-  to `losses` (Urkle paper, eq. 10): `keras.Model.fit` minimises them along with its own loss,
-  and a loop of one's own adds `sum(layer.losses)`.  At any other time it is the encoder and
-  nothing else.  `fit` reports the KL as `kl`; where it is not measured, as in validation, it is
-  NaN.
+  to `losses` (Urkle paper, eq. 10).  `keras.Model.fit` minimises them with its own loss; your own
+  loop adds `sum(layer.losses)`.  At any other time the layer is only the encoder.  `fit` reports
+  the KL as `kl`, which is NaN if it is not measured, as in validation.
 
   Args:
-    encoder: a Keras model or layer of images float [n, h, w, c] in [0, 1], built; what it may
-      return is described at `kl_robustness`.  Of a Normal, or of {"loc", "scale"}, it returns
-      a sample while it trains, and loc otherwise; features it returns as they are.
+    encoder: a Keras model or layer of images float [n, h, w, c] in [0, 1], built; `kl_robustness`
+      says what it may return.  For a Normal, or {"loc", "scale"}, the layer returns a sample while
+      it trains, and loc otherwise; features are returned unchanged.
     attack: for example `attacks.PGD(attacks.Linf(epsilon=8 / 255), steps=7)`.
     beta: the weight of the KL, at least 0.
     scale: of features, see `kl_robustness`; above 0.
     seed: of the attack's starts and of the noise; None draws one.
 
   Attributes:
-    encoder: what it stands for; it can be exported, or used again, without the layer.
-    losses: what its last use added, beta times the mean KL; one a use in a model.
+    encoder: the encoder, which can be exported, or used again, without the layer.
+    losses: what its last use added, beta times the mean KL; one for each use in a model.
 
   Raises:
     UserError: if beta or scale is out of its range.
+
+  ```python
+  inputs = keras.Input((32, 32, 3))
+  features = urkle_tf.UrkleRegularizer(backbone, attack, beta=0.1)(inputs)
+  model = keras.Model(inputs, keras.layers.Dense(10)(features))  # compile and fit as usual
+  ```
   """
 
   def __init__(self, encoder, attack, beta=0.1, scale=_SCALE, seed=None, **kwargs):

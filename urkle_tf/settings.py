@@ -1,9 +1,9 @@
-"""What the four commands and their functions can be given, each setting written once.
+"""The settings of the four commands and their functions, each written once.
 
 `Pretrain`, `Adapt`, `Assess` and `Represent` are the keyword arguments of the functions of these
 names.  `Train`, `Finetune`, `Evaluate` and `Embed` add what only their commands take; they have no
 instances.  Flags, help, signatures, docstrings, the order of flags.cfg, `__init__.pyi` and
-docs/settings.md follow from these classes: a new setting is one new field.  After a change, run
+docs/settings.md are made from these classes: a new setting is one new field.  After a change, run
 tools/write_settings.py.  Nothing here imports TensorFlow.
 """
 
@@ -15,12 +15,12 @@ import types
 import typing
 from typing import Any
 
-REQUIRED = dataclasses.MISSING  # instead of a default; that of the flag is None then
+REQUIRED = dataclasses.MISSING  # instead of a default; the flag's default is then None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setting:
-  """What is known of a setting beside its name and type.
+  """What is known about a setting besides its name and type.
 
   Attributes:
     default: its default.
@@ -249,9 +249,10 @@ class Pretrain:
   accumulate: int | None = setting(
     None,
     "parts of a batch, whose gradients a step averages; default: 1",
-    "parts that a step takes a batch in, one after another, averaging their gradients: the memory "
-    "of a part. For losses that are a mean over images: not simclr, barlow_twins or vicreg. Batch "
-    "norms, and the multiplier of `keep`, follow each part. None for 1",
+    "number of parts of a batch that a step takes one after another, averaging their gradients; "
+    "it needs the memory of one part. For losses that are a mean over images: not simclr, "
+    "barlow_twins or vicreg. Batch norms, and the multiplier of `keep`, follow each part. None "
+    "for 1",
   )
   remat: bool | None = setting(
     None,
@@ -401,7 +402,7 @@ class Adapt:
   )
   augment_copies: int = setting(
     1,
-    "slf: augmented copies of each image, beside the image itself",
+    "slf: augmented copies of each image, besides the image itself",
     "how many augmented copies of each image `slf` makes; the image itself is used too. Other "
     "protocols augment again in every epoch",
   )
@@ -579,8 +580,8 @@ class Assess:
   minutes: float | None = setting(
     None,
     "stop attacking after this many minutes; the report says what was left out",
-    "how long attacks may take: those of one step come last, and the report says what was left "
-    "out; None for as long as they need",
+    "time limit of the attacks: those of one step come last, and the report says what was left "
+    "out; None for no limit",
   )
   checks: bool = setting(
     True,
@@ -642,8 +643,8 @@ class Assess:
   abstains: bool | None = setting(
     None,
     "the last class of the classifier means that it abstains: always wrong",
-    "whether the last class of a classifier that was not made here, one more than the data have, "
-    "means that it abstains, which is always wrong. None for no",
+    "whether the last class of a classifier made elsewhere, one more than the data have, means "
+    "that it abstains, which counts as wrong. None for no",
   )
   save_images: bool = setting(
     False,
@@ -729,8 +730,8 @@ def some_of(name, command, names, **defaults):
   Args:
     name: of the dataclass.
     command: a dataclass of settings.
-    names: of those that it takes over, in its own order.
-    **defaults: those that differ.
+    names: names of the settings to take over, in the order wanted.
+    **defaults: the defaults that differ.
   """
   known = {field.name: field for field in dataclasses.fields(command)}
   taken = []
@@ -808,13 +809,13 @@ def signature(command):
 
 
 def arguments(command):
-  """Makes a function of a command's settings one of keyword arguments.
+  """Turns a function of a command's settings into one of keyword arguments.
 
   Args:
     command: a dataclass of settings.
 
   Returns:
-    A decorator of `function(settings)`, whose docstring lacks the arguments: they are added.
+    A decorator of `function(settings)`. It adds the arguments to the docstring.
   """
 
   def decorate(function):

@@ -1,4 +1,4 @@
-"""Specs: `"urkle(beta=0.1)"` names a module and the options of its class.
+"""Specs: `"urkle(beta=0.1)"` names a module and options for its class.
 
 A spec is a name, and in parentheses keyword options whose values are numbers
 (fractions too), True, False, None, quoted strings or bare words.  Nothing is
@@ -115,7 +115,7 @@ def _call(function, name, options, given):
 def names(package):
   """The names of the plug-ins of `urkle_tf.<package>`: its public modules.
 
-  Others are `base`, and what the package names in `SHARED`.
+  Left out are `base` and the modules that the package names in `SHARED`.
   """
   found = importlib.import_module(f"urkle_tf.{package}")
   others = ("base", *getattr(found, "SHARED", ()))
@@ -154,7 +154,7 @@ def plugin(package, text, base):
 
 
 def build(package, text, base, defaults=None, **given):
-  """Instantiates the plug-in that a spec names; further arguments and errors as of `plugin`.
+  """Instantiates the plug-in that a spec names; other arguments and errors are those of `plugin`.
 
   Args:
     package: see `plugin`.

@@ -3,8 +3,8 @@
   python -m urkle_tf.train --flagfile=configs/cifar10.cfg
   python -m urkle_tf.train --dataset=folder:photos --image_size=64 --output_dir=runs/photos
 
-The same command on the same --output_dir resumes the run.  SIGTERM and Ctrl-C end the step, write
-a checkpoint, and exit with 143 and 130; a second one does not wait.
+The same command on the same --output_dir resumes the run.  SIGTERM and Ctrl-C finish the step,
+write a checkpoint, and exit with 143 and 130; a second signal ends the command at once.
 """
 
 from urkle_tf import command_line, settings

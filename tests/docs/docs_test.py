@@ -9,10 +9,12 @@ always, and so are the launchers, which tests of their own run.
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import io
 import json
 import os
 import pathlib
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -38,9 +40,11 @@ import urkle_tf
 from urkle_tf import command_line, export, networks
 from urkle_tf.data import sources
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.regressor import Regressor
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+TRUST = "urkle_tf.networks.saved.trust"  # which `urkle_tf.trust` is
 HUB = importlib.util.find_spec("keras_hub") is not None
 
 # --- What the pages speak of ---
@@ -129,8 +133,12 @@ def evaluation(monkeypatch):
 
 
 def exports(monkeypatch):
-  """With a report of the classifier, and a hub that takes everything."""
   classifier(pathlib.Path("RUN/classifier"), encoder(pathlib.Path("RUN/encoder"), 8, 1))
+  reported(monkeypatch)
+
+
+def reported(monkeypatch):
+  """A report of RUN/classifier, and a hub that takes everything."""
   found = export.read_metadata("RUN/classifier")
   part = {"mode": "sampled", "accuracy": 0.5, "interval": [0.4, 0.6], "examples": 90}
   config = {"dataset": "digits", "split": "test", "fingerprint": found["fingerprint"]}
@@ -263,10 +271,35 @@ def served_alike(names):
 
 
 def reference(monkeypatch):
-  """A backbone's worth of images, and a run on digits."""
-  made = readme(monkeypatch)
-  classifier(pathlib.Path("runs/digits-slf/classifier"), encoder(pathlib.Path("runs/E"), 8, 1))
-  return made
+  """What the examples of docstrings take as given, without files."""
+  backbone = networks.backbone("convnet(width=4, layers=2)", (32, 32, 3))
+  model = networks.GaussianEncoder(backbone)
+  return {
+    **{"keras": keras, "np": np, "tf": tf, "urkle_tf": urkle_tf},
+    **readme(monkeypatch),
+    **{"backbone": backbone, "encoder": model},
+    "attack": urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=1),
+    "logits": lambda images: model(images).loc[:, :4],
+    "objective": lambda images: -model(images).loc[:, 0],
+  }
+
+
+def runs_of_reference(monkeypatch):
+  """The same, beside folders that commands wrote."""
+  model = encoder(pathlib.Path("RUN/encoder"))
+  classifier(pathlib.Path("RUN/classifier"), model)
+  reported(monkeypatch)
+  regressor = Regressor(model.network, networks.mlp(6, [1], "head"), samples=4)
+  export.export_regressor(regressor, "RUN/regressor")
+  small = encoder(pathlib.Path("runs/digits/encoder"), 8, 1)
+  classifier(pathlib.Path("runs/digits-slf/classifier"), small)
+  np.savez("resnet18.npz", **resnet_state(np.random.default_rng(0)))
+  return reference(monkeypatch)
+
+
+def trainings_of_reference(monkeypatch):
+  """What trains makes its own folders."""
+  return {**reference(monkeypatch), **robustify(monkeypatch)}
 
 
 def readme(monkeypatch):
@@ -424,16 +457,37 @@ PAGES = {
     check=served_alike,
   ),
   "speed.md": Page(slow=True, cited=("python -m urkle_tf.train --data_service",)),
-  "api/encoders.md": Page(reference, slow=True),
+  "api/encoders.md": Page(runs_of_reference, slow=True),
   "api/training.md": Page(
-    smaller={"width=32, layers=3": "width=4, layers=2", "epochs=60": "epochs=1, attack_steps=1"},
+    trainings_of_reference,
+    {
+      "width=32, layers=3": "width=4, layers=2",
+      "epochs=60": "epochs=1, attack_steps=1",
+      "epochs=20": "epochs=1, batch_size=4, attack_steps=1",
+    },
     slow=True,
+    cited=("python -m urkle_tf.train --pretext",),
   ),
   "api/measuring.md": Page(
-    reference, {'"pgd"': '"pgd(steps=1)", examples=8, checks=False'}, slow=True
+    runs_of_reference,
+    {'attacks="pgd"': 'attacks="pgd(steps=1)", examples=8, checks=False'},
+    slow=True,
   ),
-  "api/attacks.md": Page(reference, {"steps=7": "steps=1"}, slow=True),
-  "api/sharing.md": Page(slow=True),
+  "api/attacks.md": Page(
+    reference,
+    {"steps=7": "steps=1", "steps=10": "steps=2", "queries=100": "queries=5", "=500": "=150"},
+    slow=True,
+  ),
+  "api/pretexts.md": Page(reference),
+  "api/robustness.md": Page(reference),
+  "api/networks.md": Page(reference),
+  "api/data.md": Page(reference),
+  "api/sharing.md": Page(
+    runs_of_reference,
+    {'(32, 32, 3), stem="small")': '(32, 32, 3), width=4, stem="small")'},
+    slow=True,
+    cited=("import keras_hub",),
+  ),
   "walks/measurement.md": Page(
     measurement_walk,
     {
@@ -554,6 +608,37 @@ def run_page(page, text, tmp_path, monkeypatch, full):
     page.check(names)
 
 
+def text_of(page):
+  """A page's text; in that of the reference each name stands for its docstring."""
+  text = (DOCS / page).read_text(encoding="utf-8")
+  return re.sub("^::: (\\S+)$", lambda found: docstring(found[1]), text, flags=re.MULTILINE)
+
+
+def docstring(name):
+  return inspect.getdoc(pkgutil.resolve_name(name.replace("urkle_tf.trust", TRUST)))
+
+
+def test_every_public_name_is_in_the_reference_with_an_example():
+  listed = []
+  for file in DOCS.glob("api/*.md"):
+    entries = re.findall(r"^::: (\S+)((?:\n    .*)*)", file.read_text("utf-8"), re.MULTILINE)
+    for name, options in entries:
+      shown = re.search(r"members: \[(.*)\]", options)
+      members = shown[1].split(", ") if shown else [name.rpartition(".")[2]]
+      examples = " ".join(block for kind, block in blocks(docstring(name)) if kind == "python")
+      assert set(members) <= set(re.findall(r"\w+", examples)), f"{name} lacks an example"
+      # A function in a module of its name is both.
+      listed.append(re.sub(r"\.(\w+)\.\1$", r".\1", name))
+  assert len(listed) == len(set(listed))
+  names = {f"urkle_tf.{name}" for name in urkle_tf.__all__ if name != "__version__"}
+  for module in ("attacks", "networks", "pretexts", "robustness"):
+    own = importlib.import_module(f"urkle_tf.{module}").__all__
+    names |= {f"urkle_tf.{module}.{name}" for name in own}
+  # One is listed by its shorter name, and the other is a dict.
+  names -= {"urkle_tf.networks.GaussianEncoder", "urkle_tf.networks.BACKBONES"}
+  assert names <= set(listed)
+
+
 def test_links_lead_somewhere():
   for file in (*ROOT.glob("*.md"), *DOCS.rglob("*.md")):
     text = re.sub(r"(```|`)[^`]*\1", "", file.read_text(encoding="utf-8"))
@@ -565,11 +650,11 @@ def test_links_lead_somewhere():
 def asking():
   """The pages that ask for something to be run."""
   files = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-  return [os.path.relpath(f, DOCS) for f in files if blocks(f.read_text(encoding="utf-8"))]
+  pages = [os.path.relpath(file, DOCS) for file in files]
+  return [page for page in pages if blocks(text_of(page))]
 
 
 @pytest.mark.parametrize("name", asking())
 def test_a_page_runs_as_it_stands(name, tmp_path, monkeypatch, request):
   page = PAGES.get(name, RESULTS if name.startswith("results/") else Page())
-  text = (DOCS / name).read_text(encoding="utf-8")
-  run_page(page, text, tmp_path, monkeypatch, request.config.getoption("--full"))
+  run_page(page, text_of(name), tmp_path, monkeypatch, request.config.getoption("--full"))

@@ -12,7 +12,6 @@ import urkle_tf
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_the_site_builds_and_is_whole(tmp_path):
   inventory = pytest.importorskip("mkdocstrings").Inventory

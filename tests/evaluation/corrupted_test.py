@@ -124,8 +124,8 @@ def test_sums_of_bins_add_up(rng):
   [
     ("fogg", None, "unknown corruption 'fogg'; did you mean 'fog'"),
     ("", None, "give --corruptions: all, tfds, or names"),
-    ("fog,all", None, "'all' stands alone"),
-    ("tfds,fog", None, "'tfds' stands alone"),
+    ("fog,all", None, "'all' must be given alone"),
+    ("tfds,fog", None, "'tfds' must be given alone"),
     ("fog", [0], "numbers from 1 to 5, got 0"),
     ("fog", [1.5], "numbers from 1 to 5, got 1.5"),
     ("tfds", None, "TFDS has no corrupted images of 'flat'"),

@@ -99,7 +99,7 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   capsys.readouterr()
   again = {"output_dir": str(tmp_path / "report"), "html": True, **options}
   assert assess_regressor(**again) == report
-  assert "its page is made of what it holds" in capsys.readouterr().out
+  assert "writing its page from the stored report" in capsys.readouterr().out
   error = f"{report['regression']['attacks'][0]['rmse']:.4g}"
   assert f">{error}</dd>" in (tmp_path / "report" / "report.html").read_text()
 

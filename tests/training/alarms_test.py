@@ -35,7 +35,7 @@ def watch(rows=(), stochastic=True, dimensions=16):
     ({"effective_rank": 1.2}, "effective_rank is 1.20 of 16", "--beta_warmup_epochs"),
     ({"snr": 0.5, "sigma_mean": 1.9}, "sigma 1.90", "--max_scale"),
     ({"kl": 0.0, "attack_distance": 0.01}, "do not move (0.01 of epsilon)", "--attack_step_size"),
-    ({"kl": 0.0}, "the encoder may say nothing", "--robustness"),
+    ({"kl": 0.0}, "the encoder may carry no information", "--robustness"),
     ({"drift": 12.5}, "drift 12.5", "--learning_rate"),
     ({"zero_gradients": 0.8}, "80% of the attack's input gradients", "--precision"),
   ],

@@ -181,7 +181,7 @@ def test_what_looks_at_an_encoder_stays_in_the_ball():
     ({"attack_schedule": "controlled(images=0)"}, "whole number from 1"),
     ({"attack_schedule": "rising", "attack": "rs_fgsm"}, "use --attack=pgd"),
     ({"attack_schedule": "controlled", "robustness": "rocl"}, "adds none"),
-    ({"attack": "n_fgsm", "norm": "l2"}, "knows linf alone"),
+    ({"attack": "n_fgsm", "norm": "l2"}, "is for linf only"),
     ({"attack": "rsfgsm"}, "did you mean 'rs_fgsm'"),
     ({"attack": "pgd(steps=3)"}, "unknown option of pgd 'steps'"),
     ({"attack_precision": "float16"}, "attack_precision"),

@@ -208,7 +208,7 @@ def _layers():
   [
     (0, [], "layer_decay must be above 0 and at most 1, got 0"),
     (1.5, [], "layer_decay must be above 0 and at most 1, got 1.5"),
-    (0.75, None, "layer_decay is of trainings of a whole encoder: leave it out"),
+    (0.75, None, "layer_decay is for training a whole encoder: leave it out"),
   ],
 )
 def test_a_layer_decay_that_makes_no_sense(decay, blocks, message):

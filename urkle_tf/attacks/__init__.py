@@ -5,6 +5,11 @@ threat model.  It knows no network and no label, so that training and evaluation
 use the same code.  One file each, found by its name.  `losses` are objectives of
 classifications; `autoattack` runs the ensemble of that name on any callable that
 scores images.
+
+```python
+attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7)
+nats = urkle_tf.kl_robustness(encoder, images, attack)  # [n], one an image
+```
 """
 
 from urkle_tf import spec
@@ -22,20 +27,29 @@ from urkle_tf.attacks.rs_fgsm import RSFGSM
 from urkle_tf.attacks.square import Square
 from urkle_tf.attacks.threat import L1, L2, Linf, ThreatModel, from_norm
 
-SHARED = ("losses", "plan", "threat")  # what no spec names: see `spec.names`
+SHARED = ("losses", "plan", "threat")  # modules that hold no attack: see `spec.names`
 
 
 def from_spec(text, threat, steps, step_size=None):
-  """The attack of a training, of a spec such as `"pgd(start=0.5)"` or `"rs_fgsm"`.
+  """The attack for a training, from a spec such as `"pgd(start=0.5)"` or `"rs_fgsm"`.
 
   Args:
-    text: the spec: a file of this folder, and options of the constructor of its class.
+    text: the spec: the name of a file in this folder, and options of its class.
     threat: the `ThreatModel`.
-    steps: of attacks whose number of steps is free.
+    steps: gradient steps, for attacks whose number of steps is free.
     step_size: their size, in pixel units; None for 2.5 epsilon / steps.
 
+  Returns:
+    An `Attack`.
+
   Raises:
-    UserError: for another attack, option or norm, or an attack that no training can use.
+    UserError: for an unknown attack or option, a norm that the attack does not take, or an attack
+      that no training can use.
+
+  ```python
+  threat = urkle_tf.attacks.Linf(epsilon=8 / 255)
+  attack = urkle_tf.attacks.from_spec("pgd(start=0.5)", threat, steps=7)
+  ```
   """
   kind = spec.plugin("attacks", text, Attack)
   kind.check("training")
@@ -45,16 +59,24 @@ def from_spec(text, threat, steps, step_size=None):
 
 
 def for_evaluation(text, threat, **flags):
-  """The attack of an evaluation, of a spec such as `"pgd(steps=100)"` or `"autoattack"`.
+  """The attack for an evaluation, from a spec such as `"pgd(steps=100)"` or `"autoattack"`.
 
   Args:
     text: the spec.
     threat: the `ThreatModel`.
-    **flags: `steps`, `step_size` and `restarts` of the attacks whose `budget` names them, where
-      the spec does not.
+    **flags: `steps`, `step_size` and `restarts`, for attacks whose `budget` names them and if the
+      spec does not set them.
+
+  Returns:
+    An `Attack`.
 
   Raises:
-    UserError: as of `from_spec`.
+    UserError: as in `from_spec`, or for an attack that no evaluation can use.
+
+  ```python
+  threat = urkle_tf.attacks.Linf(epsilon=8 / 255)
+  attack = urkle_tf.attacks.for_evaluation("apgd_t(targets=3)", threat, steps=20)
+  ```
   """
   kind = spec.plugin("attacks", text, Attack)
   kind.check("evaluation")

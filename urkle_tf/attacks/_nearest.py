@@ -1,4 +1,4 @@
-"""What attacks share that look for the nearest point beyond a decision boundary."""
+"""The base of attacks that look for the nearest point beyond a decision boundary."""
 
 import tensorflow as tf
 
@@ -8,10 +8,10 @@ from urkle_tf.attacks import base
 class Nearest(base.Attack):
   """An attack on the sign of its objective: a point is broken where that is positive.
 
-  `run` returns the nearest broken point where it lies within epsilon, its projection where it lies
-  outside, and the image itself where no point was found (or it is broken as it is).
-  `info["distance"]`, float32 [n] in pixel units, says how far it lies: infinite where none was
-  found.  Of a noisy objective it finds a boundary only if the noise is the same at every
+  `run` returns the nearest broken point if it lies within epsilon, and otherwise its projection.
+  It returns the image itself if no point was found, or if the image is already broken.
+  `info["distance"]`, float32 [n] in pixel units, is the distance of the point, infinite if none was
+  found.  For a noisy objective it finds a boundary only if the noise is the same at every
   evaluation.
 
   A subclass's attempts return "result", "distance" and "zero_gradients".

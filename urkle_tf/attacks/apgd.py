@@ -34,20 +34,25 @@ class APGD(base.Attack):
       z_{k+1} = project(x_k + step_k * normalise(grad objective(x_k)))
       x_{k+1} = project(x_k + momentum * (z_{k+1} - x_k) + (1 - momentum) * (x_k - x_{k-1}))
 
-  from a random start.  The step, 2 epsilon at first, is halved, and the ascent continues from the
-  best point so far, when a checkpoint finds that since the last one
+  from a random start.  The step is 2 epsilon at first.  A checkpoint halves it, and continues the
+  ascent from the best point so far, if since the last checkpoint
 
   1. the objective rose in fewer than the share `rho` of the steps, or
   2. neither the step nor the best value have changed.
 
-  For l1, as in Croce and Hein (2021, Mind the box): no momentum; the pixels that a step moves are
-  2/3 of those that the best point has changed; the step is epsilon wherever that number has just
-  fallen by 5%, where the ascent also continues from the best point, and is else divided by 1.5 down
-  to epsilon / 10.  Other than theirs a step moves pixels in proportion to their gradients and not
-  to the signs (see `L1.normalise`), and no larger ball is searched first.
+  For l1, as in Croce and Hein (2021, Mind the box), there is no momentum, and a step moves 2/3 as
+  many pixels as the best point has changed.  If that number has just fallen by 5%, the step becomes
+  epsilon, and the ascent continues from the best point; otherwise the step is divided by 1.5, down
+  to epsilon / 10.  Unlike theirs, a step moves pixels in proportion to their gradients, not their
+  signs (see `L1.normalise`), and no larger ball is searched first.
 
-  The best iterate is returned.  Under a noisy objective it may have been lucky: `info["last"]`
-  is the last iterate, to be compared with it under fresh noise.
+  The best iterate is returned.  With a noisy objective it may only have been lucky: compare it
+  under fresh noise with `info["last"]`, the last iterate.
+
+  ```python
+  attack = urkle_tf.attacks.APGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=10)
+  adversaries, info = attack.run(objective, images)  # info["last"]: the last iterates
+  ```
   """
 
   in_steps = True

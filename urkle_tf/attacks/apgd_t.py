@@ -22,8 +22,8 @@ class APGDT(APGD):
       steps: gradient steps, >= 1.
       restarts: runs from different random starts, >= 1.
       targets: how many wrong classes are aimed at, one after the other, >= 1.
-      momentum: as `APGD`'s.
-      rho: as `APGD`'s.
+      momentum: as in `APGD`.
+      rho: as in `APGD`.
 
     Raises:
       UserError: if an argument is out of its range.
@@ -32,7 +32,7 @@ class APGDT(APGD):
     self.targets = base.count("targets", targets)
 
   def plans(self, classes=None):
-    """The plan; of fewer than 4 classes, which that loss needs, on the targeted margin."""
+    """The plan.  With fewer than 4 classes, which that loss needs, it uses the targeted margin."""
     (plan,) = super().plans(classes)
     if classes is None or classes >= 4:
       return [plan]

@@ -1,6 +1,6 @@
 """AutoAttack (Croce and Hein, 2020, Reliable evaluation): an ensemble of attacks.
 
-Each stage is run on the images that those before it left standing.
+Each stage attacks only the images that the stages before it did not break.
 """
 
 import dataclasses
@@ -38,12 +38,12 @@ class AutoAttack(base.Attack):
 
     Args:
       threat: a `ThreatModel`.
-      version: "standard", or "rand" for classifiers with noise of their own, whose scores are
-        then means over samples of it.
+      version: "standard", or "rand" for noisy classifiers, whose scores are then means over samples
+        of the noise.
       steps: gradient steps of APGD and FAB.
-      targets: of the targeted stages, at most.
-      queries: of Square.
-      restarts: of each stage.
+      targets: how many wrong classes the targeted stages aim at, at most.
+      queries: forward passes of Square.
+      restarts: runs of each stage.
 
     Raises:
       UserError: for an unknown version, or a budget below 1.
@@ -55,7 +55,7 @@ class AutoAttack(base.Attack):
     self.stages = [stage(threat, **stage.accepted(budget)) for stage in VERSIONS[version]]
 
   def run(self, *arguments, **options):
-    """Raises `UserError`: an ensemble climbs no single objective; see `autoattack`."""
+    """Raises `UserError`: an ensemble has no single objective; see `autoattack`."""
     raise errors.UserError(
       "AutoAttack climbs several losses: call attacks.autoattack(scores, images, labels, threat)"
     )
@@ -68,31 +68,38 @@ class AutoAttack(base.Attack):
 def autoattack(
   scores, images, labels, threat, seed=(0, 0), version="standard", batch_size=250, **budgets
 ):
-  """Attacks a classification with the whole ensemble; the worst case per image.
-
-      adversaries, broken, stages = autoattack(model, images, labels, Linf(8 / 255))
-      robust_accuracy = 1 - broken.mean()
+  """Attacks a classifier with the whole ensemble, and keeps the worst case for each image.
 
   Args:
-    scores: images float32 [m, h, w, c] -> logits or log-probabilities [m, classes], in
-      TensorFlow and differentiable.  One with noise of its own should average over it (and
-      "broken" is then by one evaluation each: score again with fresh noise).
+    scores: images float32 [m, h, w, c] -> logits or log-probabilities [m, classes], in TensorFlow
+      and differentiable.  A noisy one should average over its noise; each "broken" then rests on
+      one evaluation, so score the adversaries again with fresh noise.
     images: float [n, h, w, c] within the pixel bounds.
     labels: int [n].
     threat: a `ThreatModel`.
     seed: int32 [2].
     version: "standard" or "rand".
-    batch_size: images that are attacked together.
+    batch_size: how many images are attacked together.
     **budgets: `steps`, `targets`, `queries`, `restarts`: see `AutoAttack`.
 
   Returns:
-    `(adversaries, broken, stages)`: float32 [n, h, w, c], of an image that was not broken the
-    candidate that came nearest (largest margin); bool [n], true also where the image is
-    misclassified as it is; and a dict for each stage: "name", "attacked" (images that still
-    stood), "broken" (of them), "accuracy" (what then stands), "seconds", "note".
+    `(adversaries, broken, stages)`.  The adversaries are float32 [n, h, w, c]; for an image that
+    was not broken, the candidate that came nearest (largest margin).  `broken` is bool [n], also
+    true if the clean image is misclassified.  `stages` has a dict for each stage: "name",
+    "attacked" (images not broken before), "broken" (how many of them), "accuracy" (afterwards),
+    "seconds", "note".
 
   Raises:
     UserError: for images, labels or scores that cannot be attacked.
+
+  ```python
+  threat = urkle_tf.attacks.Linf(epsilon=8 / 255)
+  budget = {"steps": 2, "targets": 2, "queries": 10}  # leave it out for AutoAttack's own
+  adversaries, broken, stages = urkle_tf.attacks.autoattack(
+    logits, images, labels, threat, **budget
+  )
+  robust_accuracy = 1 - broken.mean()
+  ```
   """
   images, labels = _checked(images, labels, threat)
   classification = _Classification(scores, images, labels, batch_size)
@@ -118,7 +125,7 @@ def _checked(images, labels, threat):
 
 
 class _Classification:
-  """The images, and the worst that the stages have found for each so far."""
+  """The images, and the worst adversary found for each so far."""
 
   def __init__(self, scores, images, labels, batch_size):
     self._images, self._labels = images, labels
@@ -148,7 +155,7 @@ class _Classification:
     return found
 
   def attack(self, plan, number, seed):
-    """Runs a plan on what still stands; returns the stage's row."""
+    """Runs a plan on the images not broken yet; returns the stage's row."""
     started, attacked = time.perf_counter(), int(np.sum(~self.broken))
 
     @tf.function(autograph=False)
@@ -172,7 +179,7 @@ class _Classification:
     }
 
   def _take(self, part, candidates):
-    """Keeps those that break their image, or come nearer to it than any before."""
+    """Keeps candidates that break their image, or come nearer to breaking it than any before."""
     attained, labels = self._scored(candidates)[: len(part)], self._labels[part]
     wrong = np.argmax(attained, 1) != labels
     margins = losses.margin(attained, labels).numpy()

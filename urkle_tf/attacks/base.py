@@ -1,4 +1,4 @@
-"""What every attack shares: the seam, the checks of an objective, the choice among restarts."""
+"""What all attacks share: the interface, the checks of an objective, the choice among restarts."""
 
 import copy
 import inspect
@@ -16,34 +16,39 @@ from urkle_tf.attacks.plan import Plan
 class Attack:
   """Maximises an objective per example inside a threat model.
 
-  A subclass, alone in a file of this folder, is an attack of that name everywhere.  It writes one
-  attempt, `_attempt`, or its steps (see `in_steps`), and declares what differs from the class
-  attributes here; restarts are attempts with different seeds, of which the best is kept per
-  example.
+  A subclass, alone in a file of this folder, is an attack of that file's name everywhere.  It
+  defines one attempt, `_attempt`, or its steps (see `in_steps`), and overrides the class attributes
+  that differ.  Restarts are attempts with different seeds; the best is kept for each example.
 
-  Call an attack outside of a gradient tape, or in a `tf.function`: an eager tape around it
-  would record every forward pass.
+  Call an attack outside a gradient tape, or in a `tf.function`: an eager tape around it would
+  record every forward pass.
 
   Attributes:
-    name: what specs, logs and reports call the attack: its file's name.
-    gradients: whether it follows gradients, and says nothing of a model that has none.
-    decisions: whether it sees nothing of an objective but its sign, so that what a model itself
-      decides says all.
-    in_steps: whether it writes `begin`, `advance` and `finish` instead of `_attempt`.
-    refused: {"training" or "evaluation": why not, and what to use}; empty serves both.
-    takes: what `run` can be given beside epsilon: "steps", "step_size", "carried", "start".
-    budget: arguments of the constructor that the commands' flags give, where a spec does not:
-      "steps", "step_size", "restarts".
-    in_evaluation: further arguments, of the attack in an evaluation.
-    loss: in an evaluation it maximises this one of `losses`.
+    name: the attack's name in specs, logs and reports: that of its file.
+    gradients: whether it follows gradients, and so is not informative for a model without them.
+    decisions: whether it uses only the sign of an objective, so that a model's decisions are
+      enough.
+    in_steps: whether it defines `begin`, `advance` and `finish` instead of `_attempt`.
+    refused: {"training" or "evaluation": why not, and what to use}; empty if it serves both.
+    takes: what `run` accepts besides epsilon: "steps", "step_size", "carried", "start".
+    budget: arguments of the constructor that the commands' flags set if a spec does not: "steps",
+      "step_size", "restarts".
+    in_evaluation: further arguments of the constructor in an evaluation.
+    loss: the one of `losses` that it maximises in an evaluation.
     targets: how many wrong classes that loss aims at; 0 for a loss without targets.
-    fixed_noise: whether it compares values between evaluations, so that an objective with noise
-      must use the same at each; else fresh noise serves it better.
+    fixed_noise: whether it compares values between evaluations, so that a noisy objective must use
+      the same noise at each; otherwise fresh noise is better.
     threat: the `ThreatModel`.
     steps: gradient steps, or queries, of an attempt.
     restarts: how many attempts are made.
-    carry: whether a `Trainer` is to give `run` what the adversaries of the step before have in
-      common.
+    carry: whether a `Trainer` passes to `run` what the previous step's adversaries have in common.
+
+  ```python
+  attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255))  # an Attack
+  objective = lambda neighbours: -encoder(neighbours).loc[:, 0]  # [n], to be made large
+  adversaries = attack(objective, images, seed=[0, 0])  # of the images' shape, in the ball
+  adversaries, info = attack.run(objective, images)  # info["objective"]: float32 [n]
+  ```
   """
 
   name = ""
@@ -77,17 +82,17 @@ class Attack:
 
   @classmethod
   def check(cls, use):
-    """Refuses a use, "training" or "evaluation", that the attack does not serve.
+    """Refuses a use, "training" or "evaluation", that the attack is not for.
 
     Raises:
-      UserError: which says why, and what to use.
+      UserError: if so; it says why, and what to use instead.
     """
     if use in cls.refused:
       raise errors.UserError(f"{cls.name} {cls.refused[use]}")
 
   @classmethod
   def accepted(cls, options):
-    """Those of some options, a dict, that the constructor takes."""
+    """The entries of a dict of options that the constructor takes."""
     parameters = inspect.signature(cls).parameters
     return {name: value for name, value in options.items() if name in parameters}
 
@@ -101,23 +106,23 @@ class Attack:
     }
 
   def plans(self, classes=None):
-    """What an evaluation runs for this attack: a list of one `Plan`; an ensemble has several.
+    """What an evaluation runs for this attack: a list of one `Plan`, or of several for an ensemble.
 
     Args:
-      classes: how many the classifier knows, or None.
+      classes: how many classes the classifier has, or None.
 
     Raises:
-      UserError: if the loss needs more of them.
+      UserError: if the loss needs more classes.
     """
     targets = self.targets if classes is None else min(self.targets, classes - 1)
     return [Plan(self, self.loss, targets, self.fixed_noise)]
 
   def step_size_at(self, epsilon):
-    """The norm of a step at a radius, in pixel units; None where the attack chooses it."""
+    """The norm of a step at a radius, in pixel units; None if the attack chooses it."""
     del epsilon
 
   def __call__(self, objective, images, seed=None):
-    """Looks for the images of the threat model that maximise the objective.
+    """Finds images within the threat model that maximise the objective.
 
     Args:
       objective: images [n, ...] -> [n]: maximised for each image on its own.
@@ -141,21 +146,21 @@ class Attack:
     carried=None,
     start=None,
   ):
-    """As calling, and also says what the attack saw.
+    """As a call, and also reports what the attack saw.
 
     Args:
       objective: images [n, ...] -> [n]: maximised for each image on its own.
       images: float [n, ...] within the pixel bounds.
       seed: int32 [2], or None.
-      epsilon: a scalar (tensor) that stands in for the threat model's radius; the step size is
-        scaled with it.
-      steps: an int32 scalar (tensor), at least 1, that stands in for the number of steps;
-        `steps * step_size` stays what it was.
-      step_size: a scalar (tensor): the norm of a step in pixel units, and nothing is scaled.
+      epsilon: a scalar (tensor) that replaces the threat model's radius; the step size is scaled
+        with it.
+      steps: an int32 scalar (tensor), at least 1, that replaces the number of steps; `steps *
+        step_size` stays the same.
+      step_size: a scalar (tensor): the norm of a step in pixel units, which is not scaled.
       carried: float32 [...], a direction of one image's shape, in which the random start is moved
         by epsilon before it is projected; 0 moves nothing.
-      start: a function of a seed int32 [2], of each attempt its own, to float32 [n, ...]: where
-        the attempt begins, once that is projected, instead of a random point.
+      start: a function of an attempt's seed, int32 [2], to float32 [n, ...].  The attempt begins
+        there, after a projection, instead of at a random point.
 
     Returns:
       `(adversaries, info)`: float32 [n, ...] without a gradient, and a dict: `objective`
@@ -163,7 +168,8 @@ class Attack:
       entries that were exactly zero (0 without gradients); what else the class says.
 
     Raises:
-      UserError: for what the class does not take.
+      UserError: for an argument that the class does not take, images that are no floats, or an
+        objective that does not return one value per image.
     """
     given = {"steps": steps, "step_size": step_size, "carried": carried, "start": start}
     for name, value in given.items():
@@ -181,8 +187,8 @@ class Attack:
     return self._changed(epsilon)
 
   def _changed(self, epsilon, **given):
-    """A copy with what `run` was given; it is what makes the attempts."""
-    del given  # of those that take it
+    """A copy with the arguments of `run`, which makes the attempts."""
+    del given  # for subclasses that use it
     other = copy.copy(self)
     if epsilon is not None:
       other.threat = self.threat.with_epsilon(epsilon)
@@ -216,27 +222,27 @@ class Attack:
     return self.finish(objective, images, state)
 
   def begin(self, images, restart, seed):
-    """Where an attempt begins: {name: tensor}, each [n, ...] but for the scalar "zeros"."""
+    """The state at the start: {name: tensor}, each [n, ...] but for the scalar "zeros"."""
     raise NotImplementedError
 
   def advance(self, objective, images, state, number):
-    """The state after one step; other entries of the state may be left out."""
+    """The state after one step; entries that do not change may be left out."""
     raise NotImplementedError
 
   def finish(self, objective, images, state):
-    """What `_attempt` returns, of the state after the last step."""
+    """What `_attempt` returns, from the state after the last step."""
     raise NotImplementedError
 
   def _nothing(self, images):
-    """What an attempt returns, before there was one: the worst of all.
+    """The result before the first attempt, worse than any attempt's.
 
-    "result" [n, ...] and the entries of `info`: of several attempts those of the best are
-    kept per example, and scalars are averaged.
+    "result" [n, ...] and the entries of `info`.  Of several attempts, those of the best are kept
+    for each example, and scalars are averaged.
     """
     return {"result": images, "objective": lowest(images)}
 
   def _merit(self, state):
-    """What the attempts are compared by, float32 [n]."""
+    """The value by which attempts are compared, float32 [n]."""
     return state["objective"]
 
   def _repeat(self, attempt, images, seed):
@@ -293,7 +299,7 @@ def values(objective, images):
 
 
 def values_and_gradient(objective, images):
-  """The objective and its gradient in the images only: no weight is watched."""
+  """The objective and its gradient with respect to the images only: no weight is watched."""
   with tf.GradientTape(watch_accessed_variables=False) as tape:
     tape.watch(images)
     found = values(objective, images)
@@ -305,7 +311,7 @@ def values_and_gradient(objective, images):
 
 
 def choose(mask, chosen, other):
-  """Per example `chosen` where the mask [n] says so, else `other`."""
+  """For each example, `chosen` where the mask [n] is true, and `other` elsewhere."""
   return tf.where(per_example(mask, chosen), chosen, other)
 
 

@@ -8,23 +8,30 @@ import tensorflow as tf
 from urkle_tf import errors
 from urkle_tf.attacks import _nearest, base, losses
 
-_BISECTIONS = 6  # of the last tenth of the way to the nearest point found
+_BISECTIONS = 6  # of the last tenth of the line to the nearest point found
 
 
 class FAB(_nearest.Nearest):
   """The fast adaptive boundary attack (Croce and Hein, 2020, Minimally distorted examples).
 
-  It looks for the point nearest to the image x at which the objective f is positive: f is a
-  function whose sign says which side of a boundary a point is on, such as
-  `losses.targeted_margin`.  With d(v) the smallest change within the pixel box that takes v to
-  where the linearisation of f at x_k is zero (`ThreatModel.reach`):
+  It looks for the point nearest to the image x at which the objective f is positive.  The sign of f
+  says on which side of a boundary a point lies, as that of `losses.targeted_margin` does.  Let d(v)
+  be the smallest change within the pixel box that takes v to where the linearisation of f at x_k is
+  zero (`ThreatModel.reach`):
 
       a = min(||d(x_k)|| / (||d(x_k)|| + ||d(x)||), bias)
       x' = clip((1 - a) * (x_k + overshoot * d(x_k)) + a * (x + overshoot * d(x)))
       x_{k+1} = x + backward * (x' - x) where f(x') > 0, else x'
 
-  from x_0 = x; restarts begin at random points within half of epsilon.  At last the way from x
-  to the nearest point is bisected.
+  from x_0 = x.  Restarts begin at random points within half of epsilon.  At the end, the line from
+  x to the nearest point is bisected.
+
+  ```python
+  attack = urkle_tf.attacks.FAB(urkle_tf.attacks.L2(epsilon=0.5), steps=10)
+  wrong = lambda neighbours: urkle_tf.attacks.losses.margin(logits(neighbours), labels)
+  adversaries, info = attack.run(wrong, images)
+  distances = info["distance"]  # float32 [n], to the nearest misclassified point
+  ```
   """
 
   in_steps = True
@@ -90,7 +97,7 @@ class FAB(_nearest.Nearest):
     return state
 
   def _offer(self, images, state, point, broken):
-    """The state with the nearer of the point, where it is broken, and the nearest so far."""
+    """The state with this point as the nearest, if it is broken and nearer than before."""
     distance = self.threat.distance(point, images)
     nearer = broken & (distance < state["distance"])
     return {

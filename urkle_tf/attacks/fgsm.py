@@ -6,10 +6,14 @@ from urkle_tf.attacks.pgd import PGD
 class FGSM(PGD):
   """The fast gradient sign method (Goodfellow et al., 2015), for every norm.
 
-  One step of size epsilon, from a random point a thousandth of epsilon away from
-  the image instead of the image itself, where a divergence has no gradient.  A
-  network in bfloat16 does not resolve so small a distance: give a larger `start`
-  there.
+  One step of size epsilon.  It starts at a random point a thousandth of epsilon away from the
+  image, because a divergence has no gradient at the image itself.  A network in bfloat16 does not
+  resolve such a small distance: give it a larger `start`.
+
+  ```python
+  attack = urkle_tf.attacks.FGSM(urkle_tf.attacks.Linf(epsilon=8 / 255))
+  adversaries = attack(objective, images)
+  ```
   """
 
   takes = ("carried",)

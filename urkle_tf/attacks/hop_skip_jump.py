@@ -8,26 +8,32 @@ import tensorflow as tf
 from urkle_tf import distribution
 from urkle_tf.attacks import _nearest, base, losses
 
-_GRIDS = (1, 2, 4, 8)  # of the starts beside noise of each pixel: this many blocks a direction
+_GRIDS = (
+  1,
+  2,
+  4,
+  8,
+)  # of starts that are not noise of each pixel: this many blocks along each axis
 _STARTS = 20  # points that are tried as a start, at most
 _HALVINGS = 8  # of a jump, at most
 _FIRST = 100  # decisions of the first estimate of a direction
-_BEYOND = 1.02  # of the way to the nearest point: it is broken for whoever rounds otherwise, too
+_BEYOND = 1.02  # of the way to the nearest point, which is then broken under other rounding too
 _FINEST = 1e-5  # of a pixel: smaller changes drown in float32
 
 
 def evaluations(queries, pixels, norm):
   """How many decisions each estimate of a direction takes (Chen et al., 2020, sec. 4.2).
 
-  100 sqrt(t) in iteration t; beside them each iteration needs those of the jump and the bisection.
+  100 sqrt(t) in iteration t.  Each iteration also needs decisions for the jump and the bisection.
 
   Args:
     queries: the budget.
-    pixels: of an image, channels counted.
+    pixels: of an image, times channels.
     norm: "linf", "l2" or "l1".
 
   Returns:
-    A list of ints, which with everything else are at most `queries`; empty if that is too few.
+    A list of ints; with all other decisions they sum to at most `queries`.  Empty if `queries` is
+    too small.
   """
   bisections = _bisections(pixels, norm)
   left = queries - _STARTS - bisections - 2  # two of the result
@@ -41,24 +47,31 @@ def evaluations(queries, pixels, norm):
 
 
 def _bisections(pixels, norm):
-  """Until the boundary is known up to pixels^-2 of the way (linf), or pixels^-1.5 (others)."""
+  """The halvings that locate the boundary up to pixels^-2 (linf) or pixels^-1.5 (others)."""
   return min(max(math.ceil((2 if norm == "linf" else 1.5) * math.log2(pixels)), 10), 20)
 
 
 class HopSkipJump(_nearest.Nearest):
   """HopSkipJumpAttack (Chen, Jordan and Wainwright, 2020): neither scores nor gradients.
 
-  From a broken point x_0, noise of the pixel box that is first moved to the boundary:
+  From a broken point x_0, which is random noise moved to the boundary:
 
       g = sum_b (phi_b - mean phi) u_b,   phi_b = 1 if x_t + delta u_b is broken, else -1
       x_{t+1} = boundary(x, x_t + ||x_t - x|| / sqrt(t) * direction(g))
 
-  with unit noise u_b, delta = ||x_t - x|| / pixels, and the direction's length halved until the
-  point is broken; `boundary` bisects the way to the image x.  In linf that way is a clip, and the
-  direction is the sign of g; in the other norms it is a line, and g of unit length, in l1 too.
+  with unit noise u_b and delta = ||x_t - x|| / pixels.  The direction's length is halved until the
+  point is broken, and `boundary` bisects the way to the image x.  In linf this way is a clip, and
+  the direction is the sign of g.  In the other norms it is a line, and the direction is g with unit
+  Euclidean length.
 
-  Of the objective only the sign counts.  An image whose nearest point lies within epsilon is left
-  as it is from then on.
+  Only the sign of the objective is used.  The attack on an image ends once its nearest point lies
+  within epsilon.
+
+  ```python
+  attack = urkle_tf.attacks.HopSkipJump(urkle_tf.attacks.L2(epsilon=0.5), queries=500)
+  wrong = lambda neighbours: urkle_tf.attacks.losses.margin(logits(neighbours), labels)
+  adversaries = attack(wrong, images)  # only the sign of `wrong` is used
+  ```
   """
 
   gradients = False
@@ -73,7 +86,7 @@ class HopSkipJump(_nearest.Nearest):
 
     Args:
       threat: a `ThreatModel`.
-      queries: forward passes a run at most, >= 1; about 300 are needed for a first direction.
+      queries: forward passes per run, at most, >= 1; a first direction takes about 300.
       restarts: runs from different random points, >= 1.
 
     Raises:
@@ -134,7 +147,7 @@ class _Way:
     return tf.clip_by_value(points, self._threat.lower, self._threat.upper)
 
   def start(self, seed):
-    """The image if it is broken, else the first broken point of noise; and whether there is one."""
+    """The image if it is broken, else the first broken noise; and whether there is one."""
     height, width = self._images.shape[1:3]
     grids = [max(height, width), *_GRIDS]
     low, high = self._threat.lower, self._threat.upper
@@ -156,7 +169,7 @@ class _Way:
     return start, found
 
   def _between(self, point, share):
-    """The point of the way from the image (share 0, float32 [n]) to a point (1)."""
+    """The point at a share, float32 [n], of the way from the image (0) to a point (1)."""
     offsets, share = point - self._images, base.per_example(share, point)
     if self._threat.norm == "linf":
       most = share * base.per_example(self._threat.distance(point, self._images), point)
@@ -164,7 +177,7 @@ class _Way:
     return self._clip(self._images + share * offsets)
 
   def boundary(self, point):
-    """The nearest broken point of the way to a broken point, by bisection."""
+    """The nearest broken point on the way to a broken point, by bisection."""
 
     def bisect(number, low, high):
       middle = 0.5 * (low + high)
@@ -182,7 +195,7 @@ class _Way:
     return self._between(point, high)
 
   def beyond(self, point):
-    """A point a little farther away than a broken one, if that is broken too."""
+    """A point a little farther away than a broken one, if it is broken too."""
     moved = self._clip(self._images + _BEYOND * (point - self._images))
     return base.choose(self._broken(moved), moved, point)
 
@@ -216,7 +229,7 @@ class _Way:
     return tf.sign(found) if linf else _unit(found)
 
   def jump(self, point, direction, size):
-    """The point so far in a direction, or half as far, and so on, that is broken; else itself."""
+    """The broken point this far in a direction, or half as far, and so on; else itself."""
 
     def attempt(number, jumped, size, found):
       moved = self._clip(point + base.per_example(size, point) * direction)

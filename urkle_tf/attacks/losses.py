@@ -1,7 +1,19 @@
-"""What an attack on a classification maximises: losses of scores, per example.
+"""The losses that an attack on a classifier maximises, from scores, per example.
 
-Scores are logits or log-probabilities, float32 [n, classes]: these differ by a constant per
-example, which no loss here sees.  Each loss is larger the worse the classification.
+Scores are logits or log-probabilities, float32 [n, classes].  These differ by a constant per
+example, which does not affect any loss here.  The worse the classification, the larger each loss.
+
+```python
+from urkle_tf.attacks import losses
+
+scores = logits(images)
+everyone = losses.cross_entropy(scores, labels)  # float32 [n], and so are the others
+margins = losses.margin(scores, labels)  # positive where the classification is wrong
+ratios = losses.dlr(scores, labels)
+targets = losses.wrong_class(scores, labels, rank=0)  # int32 [n], the likeliest wrong class
+margins = losses.targeted_margin(scores, labels, targets)
+ratios = losses.targeted_dlr(scores, labels, targets)
+```
 """
 
 import tensorflow as tf
@@ -10,7 +22,7 @@ from urkle_tf import errors
 
 
 def cross_entropy(scores, labels):
-  """-log p_y, p the softmax of the scores.
+  """-log p_y, with p the softmax of the scores.
 
   Args:
     scores: float32 [n, classes], logits or log-probabilities.
@@ -59,7 +71,7 @@ def dlr(scores, labels):
 
 
 def targeted_margin(scores, labels, targets):
-  """z_t - z_y: where positive, the class t beats the right one.
+  """z_t - z_y: if positive, class t beats the right one.
 
   Args:
     scores: float32 [n, classes].
@@ -95,7 +107,7 @@ def targeted_dlr(scores, labels, targets):
 
 
 def wrong_class(scores, labels, rank):
-  """The wrong class that is the most likely (rank 0), the second most likely (1), ...
+  """The most likely wrong class (rank 0), the second most likely (rank 1), and so on.
 
   Args:
     scores: float32 [n, classes], of the clean images.
@@ -114,7 +126,7 @@ def _of(scores, classes):
 
 
 def _wrong(scores, labels):
-  """The scores, that of the label minus infinity."""
+  """The scores, with minus infinity for the label."""
   right = tf.one_hot(labels, scores.shape[1], on_value=True, off_value=False, dtype=tf.bool)
   return tf.where(right, tf.constant(-float("inf"), scores.dtype), scores)
 

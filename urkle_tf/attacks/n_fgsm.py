@@ -8,13 +8,18 @@ from urkle_tf.attacks.threat import Linf
 
 
 class NFGSM(PGD):
-  """FGSM from strong noise, without a projection (de Jorge et al., 2022), for training alone.
+  """FGSM from strong noise, without a projection (de Jorge et al., 2022), only for training.
 
       x_0 ~ uniform within 2 epsilon of x, and within the pixel bounds
       x_1 = clip(x_0 + epsilon sign(grad objective(x_0)), lower, upper)
 
-  The adversaries lie up to 3 epsilon from their images, outside of the threat model: what they do
-  to an encoder says nothing of its robustness within epsilon.
+  The adversaries lie up to 3 epsilon from their images, outside the threat model: their effect on
+  an encoder is no measure of its robustness within epsilon.
+
+  ```python
+  attack = urkle_tf.attacks.NFGSM(urkle_tf.attacks.Linf(epsilon=8 / 255))
+  adversaries = attack(objective, images)  # up to 24/255 from the images
+  ```
   """
 
   takes = ("carried",)
@@ -31,7 +36,7 @@ class NFGSM(PGD):
     """
     if threat.norm != "linf":
       raise errors.UserError(
-        f"n_fgsm knows linf alone, and the norm is {threat.norm}: use --attack=rs_fgsm"
+        f"n_fgsm is for linf only, and the norm is {threat.norm}: use --attack=rs_fgsm"
       )
     super().__init__(_Pixels(**threat.options()), steps=1)
     self.start = 2.0

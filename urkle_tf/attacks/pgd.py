@@ -17,13 +17,18 @@ class PGD(base.Attack):
       x_0 ~ random point of the ball of radius start * epsilon
       x_{t+1} = project(x_t + step_size * normalise(grad objective(x_t)))
 
-  The attack never starts at the clean image, where the divergence between clean
-  and adversarial representations has no gradient.  A gradient that is exactly
-  zero moves nothing; `run` reports the share of such entries.
+  The attack never starts at the clean image, where the divergence between clean and adversarial
+  representations has no gradient.  Entries of the gradient that are exactly zero move nothing;
+  `run` reports their share.
 
-  `run`'s `objective` is with `keep="last"` that at the last gradient evaluation, one step before
-  the adversaries (no forward pass is spent on them); with "best" there is also `last` float32
-  [n, ...], the last iterate of the best run.
+  With `keep="last"`, the `objective` that `run` reports is that at the last gradient evaluation,
+  one step before the adversaries; it takes no further forward pass.  With "best", `run` also
+  reports `last`, float32 [n, ...], the last iterate of the best run.
+
+  ```python
+  attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7, restarts=2)
+  adversaries = attack(objective, images)
+  ```
   """
 
   takes: tuple[str, ...] = ("steps", "step_size", "carried")
@@ -39,15 +44,14 @@ class PGD(base.Attack):
     Args:
       threat: a `ThreatModel`.
       steps: gradient steps, >= 1.
-      step_size: a step's norm in pixel units, as `epsilon` is; None: 2.5 *
-        epsilon / steps, which can cross the ball and come back.
+      step_size: a step's norm in pixel units, like `epsilon`; None for 2.5 * epsilon / steps, with
+        which an iterate can cross the ball and come back.
       start: the radius of the random start as a share of `epsilon`, in (0, 1].
-      restarts: runs from different random starts, >= 1; the best of them is kept
-        per example.
-      keep: "last" returns the last iterate, "best" per example the iterate with
-        the highest objective, from the random start to the last (one forward
-        pass more a run).  More than one restart implies "best".
-      carry: whether a `Trainer` is to give `run` what the adversaries of the step before have in
+      restarts: runs from different random starts, >= 1; the best is kept for each example.
+      keep: "last" returns the last iterate.  "best" returns for each example the iterate with the
+        highest objective, including the random start and the last (one more forward pass per run).
+        More than one restart implies "best".
+      carry: whether a `Trainer` passes to `run` what the previous step's adversaries have in
         common.
 
     Raises:

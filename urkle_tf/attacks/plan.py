@@ -1,4 +1,4 @@
-"""A plan: an attack on a classification, with the loss that it climbs."""
+"""A plan: an attack on a classifier, with the loss that it maximises."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,23 +13,29 @@ _STARTS = {"": "", "mu": " from z = mu", "fixed": " from fixed z", "kl": " from 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """An attack on a classification, as `autoattack` and the evaluation run it.
+  """An attack on a classifier, as `autoattack` and the evaluation run it.
 
   Attributes:
-    attack: the `Attack`, of whatever radius: see `radius_and_step`.
-    loss: of `losses`: (scores, labels) -> [n], or (scores, labels, targets) -> [n].
+    attack: the `Attack`, of any radius: see `radius_and_step`.
+    loss: one of `losses`: (scores, labels) -> [n], or (scores, labels, targets) -> [n].
     targets: how many wrong classes are aimed at, one after the other, the most likely first; 0
       for a loss without targets.
-    fixed_noise: whether an objective with noise must use the same at each evaluation.
-    note: what is not as the name says, or "".
+    fixed_noise: whether a noisy objective must use the same noise at each evaluation.
+    note: how it differs from what its name says, or "".
     ensemble: the name of the ensemble that the attack is a stage of, or "".
-    group: of the stages of one ensemble the same number.
-    average: of a classifier with noise the mean over samples of "probabilities" or of "logits" is
-      what the loss is of.
-    start: where runs begin: "" at random, or at the result of the same attack on z = mu ("mu"),
-      under other samples of z that stay the same ("fixed"), or on the KL between the
-      representations of image and neighbour ("kl").
-    last: whether it comes after all others, on what every attack so far left standing.
+    group: a number that the stages of one ensemble share.
+    average: what is averaged over samples of a noisy classifier before the loss: "probabilities" or
+      "logits".
+    start: where runs begin: at random (""), or at the result of the same attack on z = mu ("mu"),
+      with other, fixed samples of z ("fixed"), or on the KL between the representations of image
+      and neighbour ("kl").
+    last: whether it runs after all others, on the images that no attack has broken.
+
+  ```python
+  plan = urkle_tf.attacks.Plan(attack, urkle_tf.attacks.losses.margin)
+  objective = plan.objective(logits, labels)  # images -> float32 [n]
+  adversaries = plan.attack(objective, images)
+  ```
   """
 
   attack: Any
@@ -45,13 +51,13 @@ class Plan:
 
   @property
   def name(self):
-    """What reports call it."""
+    """Its name in reports."""
     average = " of mean logits" if self.average == "logits" else ""
     return f"{self.attack.name}{average}{_STARTS[self.start]}"
 
   @property
   def by_noise(self):
-    """Whether it is another attack than without `average` and `start` only where z is sampled."""
+    """Whether `average` and `start` make a difference only if z is sampled."""
     return self.average == "logits" or self.start in ("mu", "fixed")
 
   @property
@@ -66,12 +72,12 @@ class Plan:
 
   @property
   def by_gradients(self):
-    """Whether it says nothing of a model that has no gradient."""
+    """Whether it is not informative for a model without gradients."""
     return self.attack.gradients
 
   @property
   def on_standing(self):
-    """Whether it attacks only what is still classified rightly."""
+    """Whether it attacks only images that are still classified correctly."""
     return bool(self.ensemble or self.targets or self.last)
 
   @property
@@ -80,11 +86,11 @@ class Plan:
     return max(self.targets, 1)
 
   def step_size(self, epsilon):
-    """The norm of a step at a radius, in pixel units; None where the attack chooses it."""
+    """The norm of a step at a radius, in pixel units; None if the attack chooses it."""
     return self.attack.step_size_at(epsilon)
 
   def radius_and_step(self, epsilon):
-    """What `Attack.run` is given for a radius: float32 epsilon, and step size or None."""
+    """The arguments of `Attack.run` for a radius: float32 epsilon, and step size or None."""
     takes = "step_size" in self.attack.takes
     step_size = tf.constant(self.step_size(epsilon), tf.float32) if takes else None
     return tf.constant(epsilon, tf.float32), step_size

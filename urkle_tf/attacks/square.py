@@ -60,8 +60,8 @@ def _unit(values, order):
 class Square(base.Attack):
   """The Square Attack (Andriushchenko et al., 2020): score-based random search.
 
-  A proposal changes a random square of each image, of a size that shrinks as published; it is
-  kept per example where the objective rises.
+  A proposal changes a random square of each image, whose size shrinks as published.  It is kept for
+  the examples whose objective rises.
 
   - linf: the square is moved by 2 epsilon up or down in each channel, and projected; the start
     is vertical stripes of +-epsilon.
@@ -69,8 +69,13 @@ class Square(base.Attack):
     it frees of the norm, with what was still free, goes into the first; the start is a grid of
     such squares.
 
-  Only forward passes are made, and a fixed objective is compared fairly at all of them: one with
-  noise of its own should average it, with the same noise at every evaluation.
+  It makes only forward passes, and compares the objective between them.  A noisy objective should
+  therefore average over its noise, with the same noise at every evaluation.
+
+  ```python
+  attack = urkle_tf.attacks.Square(urkle_tf.attacks.Linf(epsilon=8 / 255), queries=100)
+  adversaries = attack(objective, images)  # no gradient is used
+  ```
   """
 
   gradients = False
@@ -84,7 +89,7 @@ class Square(base.Attack):
 
     Args:
       threat: a `ThreatModel`.
-      queries: forward passes a run, >= 1.
+      queries: forward passes per run, >= 1.
       restarts: runs from different random starts, >= 1.
       share: the share of the pixels that the first squares cover, in [0, 1].
 
@@ -160,7 +165,7 @@ class _Proposals:
     return tf.cast(tf.floor(draws * room), tf.int32)
 
   def inside(self, corners, side):
-    """Which pixels are in the squares: bool [n, height, width, 1]."""
+    """The pixels in the squares: bool [n, height, width, 1]."""
     down = tf.range(self.height) - corners[:, :1]
     right = tf.range(self.width) - corners[:, 1:]
     rows, columns = (down >= 0) & (down < side), (right >= 0) & (right < side)

@@ -1,4 +1,4 @@
-"""Attacks that know what they are up against: a head on a Gaussian representation."""
+"""Attacks made for a head on a Gaussian representation."""
 
 import dataclasses
 from typing import ClassVar
@@ -21,14 +21,14 @@ _STAGES = (
 
 
 class WorstOfAll(base.Attack):
-  """APGD on several objectives from several starts, after every other attack that was asked for.
+  """APGD on several objectives from several starts, after all other attacks.
 
   The mean over z of the probabilities may be flat where that of the logits is not.  Starts are
-  adversaries of z = mu, those under other samples of z that stay the same, and the neighbours
-  that change the representation most, for which neither label nor head is asked.
+  adversaries of z = mu, adversaries under other, fixed samples of z, and the neighbours that change
+  the representation most, which need neither label nor head.
 
-  Its stages attack what all attacks before them left standing.  Its row unites all: an image
-  stands only if it stands in every one.
+  Its stages attack the images that no earlier attack broke.  Its row combines all attacks: an image
+  counts as correct only if none of them broke it.
   """
 
   refused: ClassVar = {"training": "is several attacks on a classification: use pgd"}
@@ -38,8 +38,8 @@ class WorstOfAll(base.Attack):
 
     Args:
       threat: a `ThreatModel`.
-      steps: gradient steps of a run, and as many to find where it begins, >= 1.
-      restarts: runs of each stage, each with a start of its own, >= 1.
+      steps: gradient steps of a run, >= 1; finding its start takes as many again.
+      restarts: runs of each stage, each with a different start, >= 1.
 
     Raises:
       UserError: if an argument is out of its range.
@@ -48,7 +48,7 @@ class WorstOfAll(base.Attack):
     self.steps = base.count("steps", steps)
 
   def run(self, *arguments, **options):
-    """Raises `UserError`: the stages climb several objectives; see `evaluation.attacked`."""
+    """Raises `UserError`: the stages have several objectives; see `evaluation.attacked`."""
     raise errors.UserError("worst_of_all climbs several objectives: give it to evaluate --attacks")
 
   def plans(self, classes=None):

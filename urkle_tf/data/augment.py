@@ -1,10 +1,19 @@
 """Augmentations: pure functions of a batch of images and uniform noise.
 
-A recipe is called as `recipe(images, noise)`, with one row of noise for each
-image, and draws nothing itself.  So the same function runs in the input
-pipeline and inside the compiled training step, and what happens to an example
-depends on its own row only.  The recipes here and in `augmix` are computed for
-a whole batch at once; those of `keras_cv_recipes` image by image.
+A recipe is called as `recipe(images, noise)`, with one row of noise for each image, and draws no
+random numbers itself.  So the same function runs in the input pipeline and inside the compiled
+training step, and the result for an example depends only on its own row.  The recipes here and in
+`augmix` process a whole batch at once, those of `keras_cv_recipes` one image at a time.
+
+```python
+from urkle_tf.data import augment
+
+recipe = augment.from_spec("simclr(strength=0.5)")  # a Recipe, here augment.SimCLR
+noise = np.random.default_rng(0).uniform(size=(len(images), recipe.noise_size))
+view = recipe(images, noise.astype("float32"))  # float32, of the images' shape
+others = [augment.Identity(), augment.Crop(padding=4), augment.Affine(rotation=10.0)]
+pair = augment.Each([recipe, augment.Identity()])  # one recipe a view
+```
 """
 
 import math
@@ -21,7 +30,7 @@ class Recipe:
   """An augmentation.
 
   Attributes:
-    noise_size: how many uniform numbers an image takes.
+    noise_size: how many uniform numbers it needs for an image.
     on_device: whether the recipe may run inside a compiled step.
   """
 
@@ -37,7 +46,7 @@ class Recipe:
     Args:
       images: float32 [n, h, w, c] in [0, 1].
       noise: float32 [n, noise_size], uniform in [0, 1).
-      size: (height, width) of the result; None keeps that of `images`.
+      size: (height, width) of the result; None for that of `images`.
 
     Returns:
       float32 [n, *size, c] in [0, 1].
@@ -80,13 +89,13 @@ class Crop(Recipe):
 
 
 class Affine(Recipe):
-  """Rotates, resizes and shifts about the centre, with black outside (bilinear).
+  """Rotates, resizes and shifts about the centre (bilinear), with black outside.
 
   Args:
-    rotation: the largest angle, degrees either way.
-    scale: the largest change of size, as a fraction of it: 0.1 makes what is shown between
-      0.9 and 1.1 times as large, the same along both axes.
-    shift: the largest shift along each axis, pixels either way, not rounded.
+    rotation: the largest angle, in degrees in either direction.
+    scale: the largest relative change of size: with 0.1 the content becomes 0.9 to 1.1 times as
+      large, by the same factor along both axes.
+    shift: the largest shift along each axis, in pixels in either direction, not rounded.
   """
 
   noise_size = 4
@@ -143,19 +152,16 @@ class SimCLR(Recipe):
     turned by U(±0.1) of the circle (in YIQ, so that luma stays);
   - with probability 0.2 the image becomes grey.
 
-  `strength` s scales everything but the flip: the smallest area is
-  1 - s (1 - min_scale), the log ratio U(±s log 4/3), the four jitters are
-  times s, and the probabilities are 0.8 s and 0.2 s.  So 1 is the recipe
-  above, and 0 does nothing but flip (and resize).  Above 1, areas and
+  `strength` s scales everything except the flip: the smallest area is 1 - s (1 - min_scale), the
+  log ratio U(±s log 4/3), the four jitters are multiplied by s, and the probabilities are 0.8 s and
+  0.2 s.  So 1 is the recipe above, and 0 only flips (and resizes).  Above 1, areas and
   probabilities stay within their bounds.
 
   Args:
-    strength: a number from 0, or a float tensor or variable that is read at
-      every call.
+    strength: a number of at least 0, or a float tensor or variable that is read at every call.
     min_scale: smallest share of the image's area, in (0, 1].
     flip: whether half of the images are mirrored left to right.
-    color: multiplies the four jitters only (2 is SimCLR's ImageNet setting; 0
-      turns them off).
+    color: a factor on the four jitters only (2 is SimCLR's ImageNet setting; 0 turns them off).
     grey: the probability of grey at strength 1.
   """
 
@@ -207,12 +213,12 @@ class SimCLR(Recipe):
 
 
 class Each(Recipe):
-  """A recipe of its own for each view: say the first one left unmixed, and two by AugMix.
+  """A different recipe for each view: for example the first one unmixed, and two by AugMix.
 
-  Rows are those of a batch with all the views of an image in turn.
+  The rows of a batch are the views of the first image, then those of the next.
 
   Args:
-    recipes: one for each view.
+    recipes: a list with one recipe for each view.
   """
 
   def __init__(self, recipes):
@@ -239,14 +245,14 @@ class Each(Recipe):
 
 
 def resize(images, size):
-  """Resizes [n, h, w, c] to `size` (antialiased bilinear), if it is another."""
+  """Resizes [n, h, w, c] to `size` (antialiased bilinear), if it differs."""
   if size is None or tuple(images.shape[1:3]) == tuple(size):
     return images
   return tf.clip_by_value(tf.image.resize(images, size, antialias=True), 0.0, 1.0)
 
 
 def crop_and_resize(images, box, size, flip=None):
-  """Cuts a box out of each image, and resizes it (antialiased bilinear).
+  """Crops a box from each image, and resizes it (antialiased bilinear).
 
   The same as `tf.image.resize(images[i, top:..., left:...], size,
   antialias=True)` for each image, as two matrix products.
@@ -256,7 +262,7 @@ def crop_and_resize(images, box, size, flip=None):
     box: (top, left, height, width), each float32 [n] of whole pixels inside
       the image.
     size: (height, width) of the result.
-    flip: bool [n]: which images to mirror left to right, or None.
+    flip: bool [n], which images to mirror left to right; or None.
 
   Returns:
     float32 [n, *size, c].
@@ -272,7 +278,7 @@ def crop_and_resize(images, box, size, flip=None):
 
 
 def _interpolation(start, extent, old, new, flip=None):
-  """Rows of weights, [n, new, old]: pixels of the result from those of a box."""
+  """Interpolation weights [n, new, old], from the pixels of a box to those of the result."""
   positions = tf.range(new, dtype=tf.float32)[None, :]
   if flip is not None:
     positions = tf.where(flip[:, None], new - 1 - positions, positions)
@@ -287,7 +293,7 @@ def _interpolation(start, extent, old, new, flip=None):
 
 
 def adjust(images, contrast, matrix):
-  """Turns colours by a matrix, then scales the contrast around the mean grey.
+  """Transforms colours by a matrix, then scales the contrast around the mean grey.
 
   Args:
     images: float32 [n, h, w, c].
@@ -333,10 +339,13 @@ RECIPES = {"simclr": SimCLR, "crop": Crop, "affine": Affine, "none": Identity}
 
 
 def from_spec(text):
-  """Makes the recipe that a spec names, such as `"simclr(strength=0.5)"`.
+  """Makes a recipe from a spec such as `"simclr(strength=0.5)"`.
 
   Args:
-    text: the spec; or as many as there are views, with commas between them: `Each`.
+    text: the spec; or one spec for each view, separated by commas, for an `Each`.
+
+  Returns:
+    A `Recipe`.
 
   Raises:
     UserError: if there is no such recipe or option.

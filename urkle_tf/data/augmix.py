@@ -2,12 +2,12 @@
 
     m x + (1 - m) sum_k w_k chain_k(x),   w ~ Dirichlet(1, ..., 1),  m ~ Beta(1, 1)
 
-Each chain applies one or more of nine operations, drawn with equal probability.  They are
-those of the paper on 8-bit images, none of which is among the common corruptions that
-robustness is measured on: colour, contrast, brightness and sharpness are left out.
+Each chain applies one or more of nine operations, drawn with equal probability.  These are the
+paper's operations on 8-bit images.  Colour, contrast, brightness and sharpness are left out,
+because they are among the common corruptions that robustness is measured on.
 
-All images of a batch that get an operation get it at once, so that an image costs its own
-operations and no more: shapes depend on the draws, and the recipe stays off accelerators.
+An operation is applied at once to all images of a batch that get it, so that an image costs only
+its own operations.  Shapes then depend on the draws, so the recipe does not run on accelerators.
 """
 
 import math
@@ -18,11 +18,11 @@ from urkle_tf import errors
 from urkle_tf.data import augment
 
 # Operations take images uint8 [n, h, w, c], a level in (0, 10] and a sign of 1 or -1, both
-# float32 [n], and return uint8 [n, h, w, c].  Each channel is an image of its own.
+# float32 [n], and return uint8 [n, h, w, c].  Each channel is treated as a separate image.
 
 
 def _autocontrast(images, level, sign):
-  """Stretches the values to the whole range."""
+  """Stretches the values to the full range."""
   values = tf.cast(images, tf.float32)
   low = tf.reduce_min(values, [1, 2], keepdims=True)
   spread = tf.reduce_max(values, [1, 2], keepdims=True) - low
@@ -46,20 +46,20 @@ def _equalize(images, level, sign):
 
 
 def _posterize(images, level, sign):
-  """Keeps the highest bits: 4, fewer from level 2.5 on."""
+  """Keeps the highest 4 bits, or fewer from level 2.5 on."""
   low = 4 + tf.cast(_whole(level, 4), tf.uint8)  # bits that are cleared
   mask = tf.bitwise.invert(tf.bitwise.left_shift(tf.constant(1, tf.uint8), low) - 1)
   return tf.bitwise.bitwise_and(images, _column(mask))
 
 
 def _solarize(images, level, sign):
-  """Inverts the values from a threshold on: 256 less 25.6 a level."""
+  """Inverts the values above a threshold: 256 minus 25.6 per level."""
   last = tf.cast(255 - tf.minimum(_whole(level, 256), 255), tf.uint8)  # that is kept
   return tf.where(images <= _column(last), images, 255 - images)
 
 
 def _rotate(images, level, sign):
-  """Turns about the centre by whole degrees, 3 a level."""
+  """Rotates about the centre by whole degrees, 3 per level."""
   angle = sign * tf.cast(_whole(level, 30), tf.float32) * (math.pi / 180)
   sine, cosine = tf.sin(angle), tf.cos(angle)
   y, x = ((side - 1) / 2 for side in images.shape[1:3])
@@ -68,25 +68,25 @@ def _rotate(images, level, sign):
 
 
 def _shear_x(images, level, sign):
-  """Shifts each row by 0.03 of its distance from the top a level."""
+  """Shifts each row by 0.03 of its distance from the top, per level."""
   slope = 0.03 * sign * level
   return _warp(images, (1, slope, slope / 2), (0, 1, 0))
 
 
 def _shear_y(images, level, sign):
-  """Shifts each column by 0.03 of its distance from the left a level."""
+  """Shifts each column by 0.03 of its distance from the left, per level."""
   slope = 0.03 * sign * level
   return _warp(images, (1, 0, 0), (slope, 1, slope / 2))
 
 
 def _translate_x(images, level, sign):
-  """Shifts by whole pixels, a thirtieth of the width a level."""
+  """Shifts by whole pixels, a thirtieth of the width per level."""
   shift = sign * tf.cast(_whole(level, images.shape[2] / 3), tf.float32)
   return _warp(images, (1, 0, shift), (0, 1, 0))
 
 
 def _translate_y(images, level, sign):
-  """The same shifts, of the height."""
+  """Shifts by whole pixels, a thirtieth of the height per level."""
   shift = sign * tf.cast(_whole(level, images.shape[1] / 3), tf.float32)
   return _warp(images, (1, 0, 0), (0, 1, shift))
 
@@ -111,7 +111,7 @@ def _column(values):
 
 
 def _warp(images, across, down):
-  """Takes each pixel from another place (bilinear, black outside).
+  """Moves pixels by an affine map (bilinear, black outside).
 
   Args:
     images: uint8 [n, h, w, c].
@@ -131,10 +131,10 @@ class AugMix(augment.Recipe):
 
   Args:
     severity: operations draw their level from U(0.1, severity); 0.1 to 10.
-    width: how many chains are mixed.
-    depth: the most operations of a chain; each has 1 to `depth`.
-    base: spec of the recipe whose images are mixed, `crop` in the paper; quoted where it has
-      options: `base="simclr(strength=0.5)"`; None for images as they are.
+    width: the number of chains that are mixed.
+    depth: the largest number of operations in a chain; each has 1 to `depth`.
+    base: spec of the recipe whose images are mixed, `crop` in the paper, in quotes if it has
+      options: `base="simclr(strength=0.5)"`; None for the images themselves.
 
   Raises:
     UserError: for an option out of its range.

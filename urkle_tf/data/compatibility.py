@@ -1,15 +1,15 @@
-"""Whether data fit a model: each misfit is one line."""
+"""Checks whether data fit a model."""
 
 from urkle_tf import errors
 
 
 def check_images(image_size, source, model="the model"):
-  """Raises `UserError` if a source's images are not of the model's size.
+  """Raises `UserError` if a source's images do not have the model's size.
 
   Args:
     image_size: (height, width, channels) of the model.
     source: a `Source`.
-    model: what it is, for the message.
+    model: its name in the message.
   """
   height, width, channels = image_size
   if tuple(source.image_shape) == (height, width, channels):
@@ -36,7 +36,7 @@ def check_classes(classes, class_names, source):
   """Raises `UserError` if a source's classes are not the classifier's.
 
   Args:
-    classes: how many the classifier knows.
+    classes: the number of the classifier's classes.
     class_names: their names, or None.
     source: a labelled `Source`.
   """
@@ -53,7 +53,7 @@ def check_classes(classes, class_names, source):
   if not class_names or list(class_names) == list(source.class_names):
     return
   if all(str(name).isdigit() for name in (*class_names, *source.class_names)):
-    return  # numbered classes name nothing
+    return  # numbered classes have no names
   ours, theirs = next(
     (a, b) for a, b in zip(class_names, source.class_names, strict=True) if a != b
   )

@@ -1,4 +1,4 @@
-"""Images brought to one size: resized (antialiased bilinear) to cover it, the centre cut out."""
+"""Brings images to one size: resized (antialiased bilinear) to cover it, then cropped."""
 
 import tensorflow as tf
 from PIL import Image

@@ -1,4 +1,4 @@
-"""Folders of images: which files are of which split and class, and their pixels."""
+"""Folders of images: the split and class of each file, and its pixels."""
 
 import collections
 import concurrent.futures
@@ -17,8 +17,8 @@ from urkle_tf.data import fitting, splits
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 
-# What Pillow may take a file for, whatever its name ends in: it knows formats that start programs
-# (EPS) or that nobody means to learn from.  WebP and GIF often go by another ending.
+# The formats that Pillow may read, for any file ending: it knows formats that start programs
+# (EPS) or that are no photographs.  WebP and GIF files often have another ending.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
 _TEST_FRACTION = 0.2
 _SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
@@ -34,7 +34,7 @@ class Listing:
     files: their paths.
     image_shape: (height, width, channels) that every image is brought to.
     class_names: the names of the classes, or None if the images are loose.
-    labels: int64 [len(files)], or None.
+    labels: int64 [len(files)], or None if the images are loose.
     names: their paths within the folder.
   """
 
@@ -58,8 +58,8 @@ def find(dataset, split, image_size=None, examples=None):
     A `Listing`.
 
   Raises:
-    UserError: if there is no such folder or split, no image in it, a class
-      without one, one image in two classes, or one whose header cannot be read.
+    UserError: if the folder or split does not exist or has no image, a class has none, an image is
+      in two classes, or a header cannot be read.
   """
   root = pathlib.Path(dataset.removeprefix("folder:")).expanduser()
   if not root.is_dir():
@@ -90,7 +90,7 @@ def read(files, image_shape):
   """Decodes all `files`, a list of paths: uint8 [n, *image_shape].
 
   Raises:
-    UserError: if one of them is no readable image.
+    UserError: if a file is no readable image.
   """
   images = np.empty((len(files), *image_shape), np.uint8)
   with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -114,7 +114,7 @@ def find_unreadable(files, image_shape):
 
 
 def decode(file, image_shape):
-  """Reads a file as uint8 `image_shape`; of an animation the first picture.
+  """Reads a file as uint8 `image_shape`; for an animation, its first picture.
 
   Raises:
     UserError: if it is no readable image.
@@ -156,7 +156,7 @@ def _folders(folder):
 
 
 def _name(path):
-  # The same letters have several encodings in Unicode, and file systems differ in theirs.
+  # Unicode has several encodings of the same letters, and file systems use different ones.
   return unicodedata.normalize("NFC", path.name)
 
 
@@ -187,7 +187,7 @@ def _find_splits(root):
 
 
 def _find_classes(folder):
-  """Returns `[(file, class or None)]`, in an order that only the names decide."""
+  """Returns `[(file, class or None)]`, in an order that depends only on the names."""
   inside = [
     (file, _name(sub))
     for sub in _folders(folder)
@@ -207,7 +207,7 @@ def _find_classes(folder):
 
 
 def _check_links(by_split):
-  """Refuses an image that links give two labels; warns of those that they put into two splits."""
+  """Refuses an image that has two labels by links; warns about images in two splits by links."""
   folders: dict[pathlib.Path, str] = {}
   seen: dict[str, tuple[str, pathlib.Path, str | None]] = {}
   twice = 0

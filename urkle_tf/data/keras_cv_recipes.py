@@ -1,6 +1,6 @@
-"""RandAugment by keras-cv, made a pure function of an image's noise.
+"""RandAugment of keras-cv, as a pure function of an image's noise.
 
-For the input pipeline only: keras-cv augments one image at a time.
+Only for the input pipeline: keras-cv augments one image at a time.
 """
 
 import tensorflow as tf
@@ -12,15 +12,14 @@ WORKS = ">=0.9,<0.10"  # the versions of keras-cv whose private parts these are,
 
 
 class _Stream:
-  """Random numbers for keras-cv's layers, that one seed decides.
+  """Random numbers for keras-cv's layers, from one seed.
 
-  Has the methods of `tf.random.Generator` that the layers call.  They call
-  them in loops and branches of the graph, so that the count of draws must be
-  state; it is a resource of its own for each execution, so that executions
-  may run in parallel.
+  It has the methods of `tf.random.Generator` that the layers call.  They call them in loops and
+  branches of the graph, so the number of draws must be state.  Each execution has its own resource
+  for it, so that executions may run in parallel.
   """
 
-  # TensorFlow's name for resources that are nobody else's.
+  # TensorFlow's name for resources that are not shared.
   _ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"
 
   def __init__(self, seed):
@@ -60,7 +59,7 @@ class _Sampler:
 
 
 def _check(layer):
-  """Raises `UserError` if a keras-cv layer lacks the parts that its randomness is led through."""
+  """Raises `UserError` if a keras-cv layer lacks the parts that are replaced here."""
   import keras_cv
 
   samplers = ("NormalFactorSampler", "UniformFactorSampler")
@@ -87,16 +86,16 @@ def _lead(layer, stream):
 class RandAugment(augment.Recipe):
   """Cubuk et al., "RandAugment", by keras-cv, after another recipe.
 
-  keras-cv's layers draw from generators and from global random ops.  Every such draw is led to
-  a `_Stream` seeded by the image's own noise.
+  keras-cv's layers draw from generators and from global random ops.  Here every such draw comes
+  from a `_Stream` seeded by the image's own noise.
 
   Args:
     operations: how many operations an image gets.
     magnitude: mean strength, from 0 to 10.
     deviation: standard deviation of the strength, on the same scale.
-    geometric: whether images are sheared and moved, too.
-    base: spec of the recipe that goes before, quoted where it has options:
-      `base="simclr(strength=0.5)"`; None for images as they are.
+    geometric: whether images are also sheared and moved.
+    base: spec of the recipe that is applied before, in quotes if it has options:
+      `base="simclr(strength=0.5)"`; None for the images themselves.
   """
 
   on_device = False

@@ -1,7 +1,16 @@
 """Other labels for the images of a data set: `"mnist:parity"`, `"mnist:rotation(degrees=45)"`.
 
-What an encoder is worth shows on tasks that it was not made for.  A labelling makes such a task
-of any data set: other classes of the same images, or numbers to regress on.
+The quality of an encoder shows on tasks that it was not made for.  A labelling turns any data set
+into such a task: other classes for the same images, or numbers to regress on.
+
+```python
+from urkle_tf.data import labellings, sources
+
+parity = sources.load("digits:parity")  # classes "even" and "odd"
+name, text = labellings.split("digits:rotation(degrees=45)")
+labelling = labellings.build(text, sources.load(name))  # a Labelling
+what = labelling.target  # "the angle in degrees"
+```
 """
 
 import dataclasses
@@ -22,12 +31,12 @@ class Labelling:
   """New labels for a source.
 
   Attributes:
-    relabel: a batch {"image": uint8 [n, h, w, c], "index": int64 [n]}, and "label" where the
-      source has classes, to the same with other labels: int64 [n] of classes or float32 [n] of
-      numbers; it may change the images too.
-    class_names: of the new classes; None where labels are numbers.
-    target: what the numbers are; None where labels are classes.
-    known: the new labels in the order of the indices, or None if the images have to be read.
+    relabel: a function of a batch {"image": uint8 [n, h, w, c], "index": int64 [n]}, with "label"
+      if the source has classes.  It returns the batch with new labels, int64 [n] of classes or
+      float32 [n] of numbers, and may change the images too.
+    class_names: names of the new classes; None if labels are numbers.
+    target: what the numbers are; None if labels are classes.
+    known: the new labels in the order of the indices; None if the images must be read for them.
   """
 
   relabel: Callable
@@ -128,7 +137,7 @@ LABELLINGS = {
 
 
 def rotate(images, degrees):
-  """Turns square images about their centre, bilinearly; what comes from outside is 0.
+  """Rotates square images about their centre (bilinear), with 0 outside.
 
   Args:
     images: uint8 [n, h, h, c].
@@ -166,19 +175,22 @@ def split(dataset):
 
 
 def build(text, source):
-  """The `Labelling` of a spec.
+  """Makes a `Labelling` from a spec.
 
-  `parity`, `at_least(threshold=5)`: of classes that are numbers, odd or even, and whether at
-  least so large.  `any_of(classes="cat|dog")`: one of these, or another class.  `number`: the
-  class as a number.  `rotation(degrees=45)`: images are turned, each by an angle of its own in
-  ± degrees, and the angle is the label.  `brightness`: the mean of the pixels.
+  `parity`: whether a class that is a number is odd or even.  `at_least(threshold=5)`: whether it is
+  at least 5.  `any_of(classes="cat|dog")`: one of these, or another class.  `number`: the class as
+  a number.  `rotation(degrees=45)`: each image is rotated by an angle within ± degrees, and the
+  angle is the label.  `brightness`: the mean of the pixels.
 
-  An attack can change the brightness itself, by as much as epsilon in l_inf: a good regressor
-  has to follow it.  All others are labels that a small perturbation leaves as they are.
+  An attack can change the brightness itself, by up to epsilon in l_inf, and a good regressor has to
+  follow it.  A small perturbation does not change the other labels.
 
   Args:
     text: the spec.
     source: a `Source`.
+
+  Returns:
+    A `Labelling`; `sources.load` applies it, by a name such as `"mnist:parity"`.
 
   Raises:
     UserError: if there is no such labelling, or it does not fit the source.

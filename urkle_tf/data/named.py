@@ -1,4 +1,4 @@
-"""TensorFlow data sets by name: opened, read into memory, or shard by shard."""
+"""TensorFlow data sets by name: opened, and read into memory or shard by shard."""
 
 import collections
 import dataclasses
@@ -20,7 +20,7 @@ class Opened:
   """One split of a prepared data set.
 
   Attributes:
-    dataset: the name, as it was asked for.
+    dataset: the name, as given.
     builder: its `tfds.core.DatasetBuilder`.
     pieces: the `tfds.core.ReadInstruction`s that make up the split, in order.
     size: the number of examples.
@@ -75,7 +75,7 @@ class Opened:
     return images, labels
 
   def find_unreadable(self):
-    """The `UserError` of the first of its TFRecord files that is damaged or gone, or None."""
+    """The `UserError` for the first TFRecord file that is damaged or missing, or None."""
     if self.builder.info.file_format.value != "tfrecord":
       return None
     for file in dict.fromkeys(self.shards()["filename"].tolist()):
@@ -94,12 +94,12 @@ class Opened:
     )
 
   def shards(self):
-    """Where the examples lie.
+    """The locations of the examples.
 
     Returns:
-      `{"filename": str, "skip": int64, "take": int64, "start": int64}`, each a
-      NumPy array [shards]: of each file the records from `skip` on, `take` of
-      them, are the examples from index `start` on.
+      `{"filename": str, "skip": int64, "take": int64, "start": int64}`, each a NumPy array
+      [shards].  `take` records of a file, after the first `skip`, are the examples from index
+      `start` on.
 
     Raises:
       UserError: if the files are no TFRecords.
@@ -141,10 +141,9 @@ def find(dataset, split, data_dir=None, download=False, image_size=None, example
   Args:
     dataset: the name, as TensorFlow Datasets writes it: `"name/config:version"`.
     split: as in `splits.select`.
-    data_dir: where data sets are prepared; None is their default.
+    data_dir: where data sets are prepared; None for TFDS's default.
     download: whether data that is not prepared may be downloaded.
-    image_size: height and width in pixels; None is that of the data set, or
-      224 if its images vary.
+    image_size: height and width in pixels; None for the data set's own, or 224 if its images vary.
     examples: how many examples to take, the first ones.
 
   Returns:

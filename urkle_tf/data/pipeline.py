@@ -1,8 +1,22 @@
-"""Batches of views, that (seed, step) decides; and plain batches.
+"""Batches of views, as a function of (seed, step), and plain batches.
 
 Batch number k of a run holds the same examples, augmented in the same way, on
 every machine and after every interruption: the order within an epoch is a
 function of (seed, epoch), the noise of a batch one of (seed, step).
+
+```python
+from urkle_tf.data import augment, pipeline, sources
+
+source, recipe = sources.load("digits"), augment.from_spec("crop(padding=1)")
+views = pipeline.views(source, recipe, batch_size=64, seed=0)  # endless, for `Trainer.fit`
+steps = pipeline.steps_per_epoch(source, batch_size=64)  # 22
+whole = pipeline.batches(source, batch_size=64)  # every example once, in order
+some, classes = pipeline.first(source, 10)  # float32 [10, 8, 8, 1] and int64 [10]
+half = pipeline.views(source, recipe, 64, seed=0, part=pipeline.Part(share=(0, 2)))  # its rows
+seed = pipeline.augmentation_seed(0, step=0)
+pixels = np.zeros([4, 8, 8, 1], np.uint8)
+pairs = pipeline.augment_on_device(recipe, pixels, seed)  # float32 [4, 2, 8, 8, 1]
+```
 """
 
 from typing import NamedTuple
@@ -15,13 +29,13 @@ from urkle_tf.data import sources
 
 
 class Part(NamedTuple):
-  """What of the batches is made in one place.
+  """The part of the batches that is made in one place.
 
   Attributes:
-    share: (worker, workers): only this worker's rows of each batch, an equal contiguous part, are
+    share: (worker, workers).  Only this worker's rows of each batch, an equal contiguous part, are
       augmented and returned.
-    turn: (input worker, input workers): only the batches of steps `start_step + input worker`,
-      and so on every `input workers`-th, each with its step; None for all (`service`).
+    turn: (input worker, input workers).  Only the batch of step `start_step + input worker` and
+      every `input workers`-th after it is made, each with its step; None for all (`service`).
   """
 
   share: tuple[int, int] = (0, 1)
@@ -45,32 +59,31 @@ def views(
 ):
   """Endless batches of augmented views, for training.
 
-  An epoch has `source.size // batch_size` steps; the examples that are left
-  over differ from epoch to epoch.
+  An epoch has `source.size // batch_size` steps.  The examples left over differ between epochs.
 
   Args:
     source: a `sources.Source`.
     recipe: an `augment.Recipe`.
     batch_size: the global batch.
     seed: an int, or int32 [2].
-    start_step: the first batch is that of this step, counted over all epochs:
-      the same as `.skip(start_step)`, without the work.
+    start_step: the step of the first batch, counted over all epochs.  The result is that of
+      `.skip(start_step)`, without the work.
     views: how many views of each image.
     labels: whether batches hold labels.
-    on_device: leave the augmentation to the step (`augment_on_device`).
+    on_device: whether to leave the augmentation to the step (`augment_on_device`).
     strength: a function of the step, int64 scalar, to a factor on the recipe's strength, float32
       scalar; None for 1.
-    part: the `Part` of it that is made.
+    part: the `Part` to make.
 
   Returns:
-    A `tf.data.Dataset` of `{"views": float32 [batch, views, h, w, c], "image":
-    float32 [batch, h, w, c]}` in [0, 1], the latter not augmented, or with
-    `on_device` of `{"image": uint8 [batch, h, w, c]}`; with `labels` also
-    `"label"`: int64 [batch], and with `part.turn` `"step"`: int64 scalar.
+    A `tf.data.Dataset` of `{"views": float32 [batch, views, h, w, c], "image": float32 [batch, h,
+    w, c]}` in [0, 1], where "image" is not augmented; with `on_device`, of `{"image": uint8 [batch,
+    h, w, c]}`.  With `labels` there is also `"label"`, int64 [batch], and with `part.turn`
+    `"step"`, an int64 scalar.
 
   Raises:
-    UserError: if the batch is larger than the data, labels are asked for and
-      there are none, or the recipe cannot run on the device or change its strength.
+    UserError: if the batch is larger than the data, there are no labels as asked, or the recipe
+      cannot run on the device or change its strength.
   """
   steps = steps_per_epoch(source, batch_size)
   if labels and not source.labelled:
@@ -111,7 +124,7 @@ def views(
 
 
 def by_worker(scope, make):
-  """Batches for the workers of a strategy, each of which reads and augments its rows alone.
+  """Batches for the workers of a strategy; each worker reads and augments only its rows.
 
   Args:
     scope: the strategy; its replicas must divide the global batch.
@@ -136,10 +149,10 @@ def by_worker(scope, make):
 
 
 def steps_per_epoch(source, batch_size):
-  """The number of full batches in `source`.
+  """The number of full batches in `source`, an int.
 
   Raises:
-    UserError: if there is none.
+    UserError: if there is no full batch, or `batch_size` is below 1.
   """
   errors.at_least(1, None, batch_size=batch_size)
   if batch_size > source.size:
@@ -175,10 +188,10 @@ def first(source, count):
 
   Args:
     source: a `sources.Source`.
-    count: how many; all of a source that has fewer.
+    count: how many; all if the source has fewer.
 
   Returns:
-    (float32 [n, h, w, c] in [0, 1], the labels [n] as they are).
+    (float32 [n, h, w, c] in [0, 1], the labels [n] of the source).
   """
   images, labels = [], []
   for batch in batches(source, min(count, 250)):
@@ -199,7 +212,7 @@ def finished(batches, cardinality):
 
 
 def augmentation_seed(seed, step):
-  """The seed, int32 [2], of the augmentation of the batch of a step."""
+  """The seed, int32 [2], for augmenting the batch of a step."""
   return distribution.fold(sources.pair(seed), 1, step)
 
 

@@ -1,9 +1,9 @@
-"""Input workers: other machines that read and augment, so that the one that trains need not.
+"""Input workers: other machines that read and augment the images for a training.
 
-Each address is a tf.data service of its own, a dispatcher with one worker (launch/input_worker.py).
-Of W addresses the j-th makes the batches of steps j, j + W, j + 2W, ... from the first on, and the
-training takes them in turn.  So batch k is what (seed, k) makes of it, wherever that is done, and a
-run may change its input workers whenever it is resumed.
+Each address is a separate tf.data service, a dispatcher with one worker (launch/input_worker.py).
+Of W addresses, the j-th makes the batches of steps j, j + W, j + 2W, ... from the first on, and the
+training takes them in turn.  So batch k is a function of (seed, k), wherever it is made, and a run
+may change its input workers whenever it is resumed.
 """
 
 import socket
@@ -18,10 +18,10 @@ _SECONDS = 10.0  # to answer
 
 
 def addresses(text):
-  """The addresses in "HOST:PORT,HOST:PORT", a list of them.
+  """The addresses in "HOST:PORT,HOST:PORT", as a list.
 
   Raises:
-    UserError: if one is no address, or is there twice.
+    UserError: if one is no address, or is given twice.
   """
   found = [part.strip() for part in text.split(",") if part.strip()]
   for address in found:
@@ -58,15 +58,15 @@ def batches(make, found, start_step):
 
   Args:
     make: (input worker, input workers) -> the dataset that `pipeline.views(part=...)` makes.
-    found: `addresses`.
-    start_step: that of the first batch.
+    found: the result of `addresses`.
+    start_step: the step of the first batch.
 
   Returns:
-    The `tf.data.Dataset` that `pipeline.views` makes here: the same batches in the same order.
-    It raises `tf.errors.InvalidArgumentError` if an address has not one worker, but several.
+    A `tf.data.Dataset` of the batches that `pipeline.views` would make here, in the same order.  It
+    raises `tf.errors.InvalidArgumentError` if an address has several workers instead of one.
 
   Raises:
-    UserError: if nobody answers at an address.
+    UserError: if an address does not answer.
   """
   for address in found:
     _knock(address)
@@ -86,7 +86,7 @@ def batches(make, found, start_step):
   def expected(step, batch):
     said = (
       "UserError: an input worker sent another batch than the one whose turn it is: each address "
-      "of --data_service must have one worker of its own (launch/input_worker.py)"
+      "of --data_service must have exactly one worker (launch/input_worker.py)"
     )
     with tf.control_dependencies([tf.debugging.assert_equal(batch.pop("step"), step, said)]):
       return tf.nest.map_structure(tf.identity, batch)
@@ -96,7 +96,7 @@ def batches(make, found, start_step):
 
 
 def _knock(address):
-  """Whether anybody is there: TensorFlow itself would wait for an hour."""
+  """Checks whether an address answers: TensorFlow itself would wait for an hour."""
   host, _, port = address.rpartition(":")
   try:
     socket.create_connection((host.strip("[]"), int(port)), _SECONDS).close()
@@ -108,7 +108,7 @@ def _knock(address):
 
 
 def lost(error):
-  """Whether a `tf.errors.OpError` says that an input worker ended, and perhaps began again."""
+  """Whether a `tf.errors.OpError` says that an input worker has ended or restarted."""
   kinds = (tf.errors.NotFoundError, tf.errors.UnavailableError, tf.errors.AbortedError)
   return isinstance(error, kinds) and "No such file" not in str(error)
 
@@ -117,12 +117,12 @@ def serve(port, host=None, worker_port=0):
   """Starts an input worker in this process: a dispatcher and its one worker.
 
   Args:
-    port: of the dispatcher, which `--data_service` names; 0 for any that is free.
+    port: the dispatcher's port, which `--data_service` names; 0 for any free port.
     host: the name under which trainings reach this machine; None for this machine alone.
-    worker_port: of the worker, from which batches come; 0 for any that is free.
+    worker_port: the port of the worker, which sends batches; 0 for any free port.
 
   Returns:
-    (the dispatcher, the worker): both stop when nothing refers to them any more; the former's
+    (the dispatcher, the worker).  Both stop when nothing refers to them any more.  The dispatcher's
     `target` holds its address.
 
   Raises:

@@ -1,9 +1,16 @@
 """Data sets by name: bundled digits, image folders, TensorFlow Datasets; with other labels.
 
-A `Source` gives the examples of one split in an order that is a pure function
-of (seed, epoch), so that a run can resume in mid-epoch.  Decoded data of at
-most 2 GiB lives in memory; a larger folder is decoded by index, and a larger
-TensorFlow data set is streamed.
+A `Source` gives the examples of one split in an order that is a pure function of (seed, epoch), so
+that a run can resume in mid-epoch.  Decoded data of up to 2 GiB is held in memory; a larger folder
+is decoded by index, and a larger TensorFlow data set is streamed.
+
+```python
+from urkle_tf.data import sources
+
+source = sources.load("digits", split="train[:90%]")  # a Source
+size, shape = source.size, source.image_shape  # 1,293 and (8, 8, 1)
+rest, held_out = source.hold_out(100)  # the latter an ArraySource, in memory
+```
 """
 
 import contextlib
@@ -28,16 +35,16 @@ class Source:
   """One split of a data set.
 
   Attributes:
-    name: the data set, as it was asked for.
-    split: the split, as it was asked for.
+    name: the data set, as given.
+    split: the split, as given.
     size: the number of examples.
     image_shape: (height, width, channels), the same for every image.
     class_names: the names of the classes, or None if there are none.
-    target: what the labels are where they are numbers and not classes, else None.
-    labels: int64 [size] (numbers: float32) in the order of the indices, or None if not known
-      without reading the data.
-    names: of the files that the examples come from, in the order of the indices: paths within
-      the data set's folder; None where they are no files.
+    target: what the labels are if they are numbers, else None.
+    labels: int64 [size] (float32 for numbers) in the order of the indices; None if they are not
+      known without reading the data.
+    names: the files of the examples in the order of the indices, as paths within the data set's
+      folder; None if there are no files.
   """
 
   name: str
@@ -59,7 +66,7 @@ class Source:
 
     Args:
       seed: an int, or int32 [2].
-      epoch: an int or an integer scalar; each epoch has an order of its own.
+      epoch: an int or an integer scalar; each epoch has a different order.
       shuffle: if false, every epoch has the order of the split.
       skip: how many examples to drop from the front, without decoding them.
 
@@ -81,9 +88,10 @@ class Source:
       epoch: the same.
       shuffle: the same.
       skip: the same.
-      drop_remainder: whether the last batch goes if it is not full.
-      chosen: a batch's number (from 0 after those that are skipped, int64 scalar) -> whether it
-        is wanted, bool scalar; None for all.  Others are not decoded where that can be helped.
+      drop_remainder: whether to drop the last batch if it is not full.
+      chosen: a function from a batch's number (from 0 after the skipped ones, int64 scalar) to
+        whether it is wanted, a bool scalar; None for all.  Other batches are not decoded if
+        possible.
     """
     batch = lambda examples: examples.batch(batch_size, drop_remainder=drop_remainder)  # noqa: E731
     return self._batches(batch, chosen, seed, epoch, shuffle, skip)
@@ -93,13 +101,13 @@ class Source:
     return _only(batch(self.epoch(*order)), chosen)
 
   def hold_out(self, count):
-    """Takes the last examples of the split away.
+    """Splits off the last examples.
 
     Args:
-      count: of the examples, from 1, and less than there are.
+      count: how many examples, at least 1 and fewer than there are.
 
     Returns:
-      (this source without them, they as an `ArraySource`).
+      (this source without them, an `ArraySource` of them).
     """
     rest = self._first(self.size - count)
     (batch,) = self.batches(count, shuffle=False, skip=rest.size)
@@ -108,7 +116,7 @@ class Source:
     return rest, ArraySource(batch["image"].numpy(), labels=labels, **fields)
 
   def _first(self, size):
-    """The source with the first `size` examples of its split alone."""
+    """The source with only the first `size` examples of its split."""
     first = copy.copy(self)
     first.size = size
     first.labels = None if self.labels is None else self.labels[:size]
@@ -133,7 +141,12 @@ class _Indexed(Source):
 
 
 class ArraySource(_Indexed):
-  """A source in memory; `images` is uint8 [size, h, w, c]."""
+  """A source in memory.
+
+  Args:
+    images: uint8 [size, h, w, c].
+    **fields: the attributes of `Source`, except `size` and `image_shape`.
+  """
 
   def __init__(self, images, **fields):
     super().__init__(size=len(images), image_shape=tuple(images.shape[1:]), **fields)
@@ -175,8 +188,8 @@ class FileSource(_Indexed):
 class StreamSource(Source):
   """A source that streams the shards of `opened`, a `named.Opened`.
 
-  Shuffled epochs visit the shards in an order of their own, 16 at a time, and
-  shuffle blocks of 4,096 examples that are not decoded yet.
+  A shuffled epoch visits the shards in its own order, 16 at a time, and shuffles blocks of 4,096
+  examples that are not decoded yet.
   """
 
   def __init__(self, opened, **fields):
@@ -279,21 +292,17 @@ def load(
   `"train[:100]+test"`.  `"all"` is every split.
 
   Args:
-    dataset: one of
-      `"digits"`, scikit-learn's bundled 1,797 handwritten digits [8, 8, 1]; a
-      fixed stratified cut makes `train` (1,437) and `test` (360);
-      `"folder:PATH"`, a folder of PNG, JPEG or BMP images: in class folders,
-      in split folders (`train`, `test`, `val`, ...) of class folders, or loose
-      and unlabelled.  Without split folders `train` and `test` are a fixed
-      80/20 cut of each class.  Files are in a fixed order that does not
-      depend on their class (that of the MD5 of their path).  Images are RGB
-      (transparent parts white) unless all of them are grey;
-      any TensorFlow data set that has an `image`, configurations included:
-      `"cifar10"`, `"cifar10_corrupted/fog_1"`.
-      Each of them with other labels, `"mnist:parity"`, `"folder:PATH:brightness"`:
-      see `labellings.build`.
+    dataset: one of `"digits"`, scikit-learn's bundled 1,797 handwritten digits [8, 8, 1]; a fixed
+      stratified cut makes `train` (1,437) and `test` (360); `"folder:PATH"`, a folder of PNG, JPEG
+      or BMP images: in class folders, in split folders (`train`, `test`, `val`, ...) of class
+      folders, or loose and unlabelled.  Without split folders `train` and `test` are a fixed 80/20
+      cut of each class.  Files are in a fixed order that does not depend on their class (that of
+      the MD5 of their path).  Images are RGB (transparent parts white), or grey if all of them are;
+      any TensorFlow data set that has an `image`, configurations included: `"cifar10"`,
+      `"cifar10_corrupted/fog_1"`.  Each of them with other labels, `"mnist:parity"`,
+      `"folder:PATH:brightness"`: see `labellings.build`.
     split: the split.
-    data_dir: where TensorFlow data sets are prepared; None is their default.
+    data_dir: where TensorFlow data sets are prepared; None for TFDS's default.
     download: whether data that is not prepared may be downloaded.
     image_size: height and width in pixels: the short side is resized to it
       (antialiased bilinear), then the centre is cut out.  None keeps the
@@ -336,12 +345,12 @@ def _fits_in_memory(size, image_shape):
 
 @contextlib.contextmanager
 def naming_unreadable(source):
-  """What reads a source: where it fails for a file that cannot be read, the error names the file.
+  """A context for reading a source: if a file cannot be read, the error names it.
 
-  What is too large for memory is not read in whole when it is opened.
+  Data too large for memory is not read completely when it is opened.
 
   Raises:
-    UserError: instead of an error of TensorFlow's.
+    UserError: instead of TensorFlow's error.
   """
   try:
     yield
@@ -382,7 +391,7 @@ def _order_seed(seed, epoch):
 
 
 def pair(seed):
-  """Makes an int32 [2] seed of an int, and leaves one that is a pair already."""
+  """Turns an int into an int32 [2] seed, and returns a pair unchanged."""
   if isinstance(seed, int | np.integer):
     seed = [seed & 0x7FFFFFFF, (seed >> 31) & 0x7FFFFFFF]
   return tf.cast(seed, tf.int32)

@@ -1,4 +1,4 @@
-"""Splits by text: which examples `"train[:90%]+test"` means."""
+"""Splits as text: the examples that `"train[:90%]+test"` means."""
 
 import re
 

@@ -1,10 +1,10 @@
-"""Which labels are used: stratified subsets."""
+"""Chooses which labels are used: stratified subsets."""
 
 import numpy as np
 
 from urkle_tf import errors
 
-_QUANTILES = 10  # what numbers are stratified by
+_QUANTILES = 10  # for stratifying numbers
 
 
 def choose(labels, amount, seed):
@@ -22,7 +22,7 @@ def choose(labels, amount, seed):
     int64 [m], ascending positions.
 
   Raises:
-    UserError: if there are fewer, or less than one a class.
+    UserError: if there are fewer examples, or `amount` is less than one per class.
   """
   labels = np.asarray(labels)
   if amount is None:
@@ -53,6 +53,6 @@ def choose(labels, amount, seed):
 
 
 def _quantiles(numbers, parts):
-  """Which of the quantiles each number is in, int [n]; equal numbers are in the same."""
+  """The quantile of each number, int [n]; equal numbers are in the same one."""
   inner = np.linspace(0, 1, max(parts, 1) + 1)[1:-1]
   return np.searchsorted(np.quantile(numbers, inner), numbers, side="right")

@@ -10,11 +10,11 @@ from urkle_tf.downstream import _labels, _training
 from urkle_tf.output import files
 
 WEIGHT_DECAYS = (1e-4, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
-_SHARE = 0.1  # of the labelled images, that are held out where no others are given
+_SHARE = 0.1  # of the labelled images that is held out if no others are given
 
 
 def check(task):
-  """Raises `UserError` if there are too few labels to choose by."""
+  """Raises `UserError` if there are too few labels for a choice."""
   if _chooses(task.validation):
     return
   if len(task.labels) < 2 * _classes(task):
@@ -25,22 +25,23 @@ def check(task):
 
 
 def hold_out(task):
-  """Divides the images between the training of candidates and the choice of one.
+  """Divides the images between training the candidates and choosing one.
 
-  The choice is made on the task's validation images, and candidates are trained on those labelled
-  images that are not among them.  Where there are none, or they are test images, which no choice
-  is made on, a tenth of the labelled images is held out: drawn evenly from the classes (numbers:
-  from the tenths of their range), at least one of each class, by the task's seed.
+  The choice is made on the task's validation images, and candidates are trained on the labelled
+  images that are not among them.  Without validation images, or if they are test images, on which
+  nothing may be chosen, a tenth of the labelled images is held out.  It is drawn evenly from the
+  classes (for numbers, from the tenths of their range), at least one of each class, by the task's
+  seed.
 
   Args:
     task: a `Task`.
 
   Returns:
-    (rest, held): bool [m], which of the labelled images candidates are trained on; and which the
-    choice is made on, None for the validation images.
+    (rest, held), bool [m]: the labelled images that candidates are trained on, and those that the
+    choice is made on (None for the validation images).
 
   Raises:
-    UserError: if the validation images hold all of the labelled ones.
+    UserError: if the validation images include all labelled ones.
   """
   if not _chooses(task.validation):
     count = max(round(_SHARE * len(task.labels)), _classes(task))
@@ -59,22 +60,22 @@ def hold_out(task):
 
 
 def choose(task, run, held, train, score):
-  """Trains the head with each weight decay, and chooses the one that is best on held-out images.
+  """Trains the head with each weight decay, and chooses the best one on held-out images.
 
-  What was measured before an interruption is read from the run's `weight_decay.json`.
+  Results from before an interruption are read from the run's `weight_decay.json`.
 
   Args:
-    task: a `Task` with `select`; its head is left as it is.
+    task: a `Task` with `select`; its head does not change.
     run: a `runs.Run`.
     held: as `hold_out` returns it.
-    train: a function of a weight decay, which trains the head.
+    train: a function of a weight decay that trains the head.
     score: a function that measures the task's model on all held-out images, without an attack.
 
   Returns:
-    {"select": by what, "held_out": which images, "images": how many, "weight_decay": the chosen
-    one, the largest of equals, "candidates": [{"weight_decay", "validation_accuracy"}, ...]}, with
-    "validation_robust_accuracy" on the first 1,000 where the choice is robust; of numbers the
-    errors.
+    {"select": the criterion, "held_out": which images, "images": how many, "weight_decay": the
+    chosen one, the largest of equals, "candidates": [{"weight_decay", "validation_accuracy"},
+    ...]}.  A robust choice adds "validation_robust_accuracy" on the first 1,000 images.  For
+    numbers there are errors instead.
   """
   if held is None:
     images, where = task.validation.size, task.validation.split
@@ -87,7 +88,7 @@ def choose(task, run, held, train, score):
   if file.exists():
     earlier = json.loads(file.read_text())
     rows = earlier["candidates"] if earlier["encoder_fingerprint"] == fingerprint else []
-  # A decoupled decay of 1 / learning rate leaves nothing of a weight.
+  # A decoupled decay of 1 / learning rate sets a weight to 0.
   decays = [decay for decay in WEIGHT_DECAYS if decay * task.learning_rate < 1]
   scorer, start = None, task.head.get_weights()
   for decay in decays[len(rows) :]:
@@ -115,7 +116,7 @@ def choose(task, run, held, train, score):
 
 
 def _chooses(validation):
-  """Whether a choice may be made on validation images: there are some, and none is of the test."""
+  """Whether a choice may be made on validation images: there are some, and none is a test image."""
   return validation is not None and not splits.names(validation.split) & {"test", "all"}
 
 

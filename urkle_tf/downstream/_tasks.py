@@ -30,7 +30,7 @@ _ATTACK = ("norm", "epsilon", "attack_steps", "attack_step_size")  # settings of
 
 
 def settle(settings, method, metadata):
-  """Fills in what the user left open; returns the flags that are not used then."""
+  """Fills in the user's open settings; returns the flags that have no effect."""
   given = [name for name in (*_ATTACK, "select") if settings[name] is not None]
   for name, value in method.defaults.items():
     if settings[name] is None:
@@ -53,13 +53,13 @@ def settle(settings, method, metadata):
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-  """The images that a head learns from.
+  """The images for training a head.
 
   Attributes:
     source: the labelled images.
-    validation: those for everything that is reported while training, or None.
-    chosen: int64 [m]: the positions in `source` of the labels that may be used, ascending.
-    labels: [m]: these labels, as they are.
+    validation: the images for everything that is reported during training, or None.
+    chosen: int64 [m], the positions in `source` of the labels that may be used, ascending.
+    labels: [m], these labels, unchanged.
   """
 
   source: sources.Source
@@ -69,7 +69,7 @@ class Labelled:
 
 
 def labelled(given, image_size):
-  """The `Labelled` of settings; raises `UserError` where it does not fit images of this size."""
+  """The `Labelled` of settings; raises `UserError` if its images have another size."""
   source = _split(given, given.split, given.examples, image_size)
   validation = None
   if given.validation_split:
@@ -94,7 +94,7 @@ def _split(given, split, examples, image_size):
 
 
 def make(settings, metadata, data, method):
-  """The `Task` of settings that are settled.
+  """The `Task` of complete settings.
 
   Args:
     settings: {name: value}.
@@ -152,7 +152,7 @@ def _model(settings, encoder, source):
 
 
 def in_units(task):
-  """The task's regressor with predictions in the target's units and no longer standardised."""
+  """The task's regressor with predictions in the target's units instead of standardised ones."""
   units = keras.layers.Rescaling(task.spread, task.offset, dtype="float32", name="units")
   head = keras.Model(task.head.input, units(task.head.output), name="head")
   model = Regressor(task.model.network, head, task.model.stochastic, task.model.samples)

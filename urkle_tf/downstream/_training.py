@@ -1,4 +1,4 @@
-"""Protocols whose images pass through the network at every step: the trainer with a given head."""
+"""Trains with a given head, for protocols whose images pass through the network at every step."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from urkle_tf.data import pipeline, sources
 from urkle_tf.pretexts.supervised import Supervised
 from urkle_tf.training import checkpoints, metrics, optimizers, recorder
 
-VALIDATION_EXAMPLES = 1000  # the first of the validation split: they are attacked every epoch
+VALIDATION_EXAMPLES = 1000  # the first ones of the validation split, attacked in every epoch
 _VALIDATION_BATCH = 250
 _SAMPLES = 10  # of z, in each step of the attack on validation images
 _SERVED = 20  # of z, that validation images are scored with
@@ -33,7 +33,7 @@ class Given(Supervised):
 
 
 def subset(source, chosen):
-  """Some images of a source, in memory; the source itself where all are chosen.
+  """Some images of a source, in memory; the source itself if all are chosen.
 
   Args:
     source: a labelled `Source`.
@@ -64,12 +64,12 @@ def subset(source, chosen):
 
 
 def train(task, run, learner, weights):
-  """Fits a trainer by the task's settings; resumes at the last checkpoint.
+  """Fits a trainer with the task's settings; resumes at the last checkpoint.
 
-  There is one at each epoch's end, and one where a signal ends it.
+  Checkpoints are written at each epoch's end, and when a signal ends the run.
 
-  With an attack and validation images the weights of the epoch that did best on them under
-  attack are kept, else those of the last epoch.
+  With an attack and validation images, the weights of the epoch that did best on them under attack
+  are kept; otherwise those of the last epoch.
 
   Args:
     task: a `Task`.
@@ -112,11 +112,11 @@ def train(task, run, learner, weights):
 
 
 class Scorer:
-  """Measures a task's model on held-out images, attacked too where the task has an attack.
+  """Measures a task's model on held-out images, also under attack if the task has one.
 
   Args:
     task: a `Task`.
-    source: the images: the first 1,000 are used.
+    source: the images, of which the first 1,000 are used.
   """
 
   def __init__(self, task, source):
@@ -125,9 +125,9 @@ class Scorer:
     self._scores = tf.function(self._measure, autograph=False)
 
   def __call__(self):
-    """{"validation_...": the score of the weights as they are now}, the clean one first."""
+    """{"validation_...": the score of the current weights}, the clean one first."""
     total = len(self._images)
-    size = total // -(-total // _VALIDATION_BATCH)  # of one shape; what is left over is little
+    size = total // -(-total // _VALIDATION_BATCH)  # of one shape; little is left over
     merits = []
     for start in range(0, total - size + 1, size):
       rows = slice(start, start + size)
@@ -155,11 +155,11 @@ class Scorer:
 
 
 class _Validation(keras.callbacks.Callback):
-  """Measures held-out images once an epoch, attacked too where the task has an attack.
+  """Measures held-out images once an epoch, also under attack if the task has one.
 
   Args:
     task: a `Task` with validation images.
-    record: the `Recorder` of the run: the scores join its next row.
+    record: the `Recorder` of the run; the scores join its next row.
     best: the `Checkpoints` of the weights that do best under attack, or None.
     rows: the rows of metrics of earlier processes.
   """
@@ -183,7 +183,7 @@ class _Validation(keras.callbacks.Callback):
     return True
 
   def on_epoch_end(self, epoch, logs=None):
-    """Hands the scores to the epoch's row of metrics."""
+    """Adds the scores to the epoch's row of metrics."""
     with self._recorder.paused():
       scores = self._scorer()
       self._recorder.extra |= scores

@@ -21,21 +21,26 @@ FEATURES = ("loc", "pooled")
 def adapt(given):
   """Makes a classifier or a regressor of an exported encoder, in a run's folder.
 
-  Writes `flags.cfg`, `metrics.jsonl`, `labels.json` where `labels` is given, and `classifier/`,
-  or `regressor/` where the labels are numbers.  On the folder of the same settings that is
-  finished it trains nothing and returns the same; one that was killed resumes at its last epoch,
-  but for a head of `slf`, which is trained afresh; its weight decays that were tried are kept.
-  SIGTERM and Ctrl-C end the step and write a checkpoint, at which all protocols resume.  However
-  often it is interrupted, it ends with the same bits.
+  Writes `flags.cfg`, `metrics.jsonl`, `labels.json` if `labels` is given, and `classifier/`, or
+  `regressor/` if the labels are numbers.  Called again with the same settings, a finished run
+  trains nothing and returns the same.  A killed run resumes at its last epoch, except that a head
+  of `slf` is trained again from the start, with the weight decays that were already measured.
+  SIGTERM and Ctrl-C finish the step and write a checkpoint, from which all protocols resume.
+  However often it is interrupted, the result is identical in every bit.
 
   Returns:
-    The row of metrics of the weights that were exported, with `"classifier"` or `"regressor"`:
-    the folder of the export; and `"selection"` where the weight decay was chosen: what
-    metadata.json says of it, {"select", "held_out", "images", "weight_decay", "candidates"}.
+    The row of metrics of the exported weights, a dict, with the folder of the export,
+    `"classifier"` or `"regressor"`.  If the weight decay was chosen, also `"selection"`, as in
+    metadata.json: {"select", "held_out", "images", "weight_decay", "candidates"}.
 
   Raises:
     UserError: for settings, data or folders that do not fit.
     preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.
+
+  ```python
+  row = urkle_tf.adapt("runs/digits/encoder", "runs/digits-slf", dataset="digits")
+  classifier = urkle_tf.load_classifier(row["classifier"])
+  ```
   """
   settings, method = dataclasses.asdict(given), _method(given)
   metadata = export.read_metadata(given.encoder, "encoder")
@@ -44,7 +49,7 @@ def adapt(given):
   data = _tasks.labelled(given, metadata["image_size"])
   keras.utils.set_random_seed(given.seed)
   task = _tasks.make(settings, metadata, data, method)
-  method.check(task)  # the last that can be wrong: a mistake leaves no folder behind
+  method.check(task)  # the last check, so that a mistake leaves no folder behind
   if unused:
     name = spec.parse(given.protocol)[0]
     print(f"{name} does not use {', '.join(unused)} with these settings")
@@ -63,26 +68,26 @@ def adapt(given):
 
 
 def adapt_seeds(output_dir, seeds, seed=0, **settings):
-  """`adapt` with several seeds, each in a folder of its own, and what they have in common.
+  """`adapt` with several seeds, each in its own folder, and the mean and spread of their figures.
 
-  Writes `OUTPUT_DIR/seed-N/` for each seed N, and `OUTPUT_DIR/seeds.json`.  Seeds that are
-  finished are not run again.  A seed decides which labels are drawn, the head's first weights,
-  the noise and the order of images; the encoder is the same.
+  Writes `OUTPUT_DIR/seed-N/` for each seed N, and `OUTPUT_DIR/seeds.json`.  Finished seeds are not
+  run again.  A seed decides which labels are drawn, the head's initial weights, the noise and the
+  order of images; the encoder is the same.
 
   Args:
-    output_dir: the folder of all of them.
+    output_dir: the folder that holds them all.
     seeds: how many: seed, seed + 1, ...
     seed: the first.
-    **settings: of `adapt`.
+    **settings: the settings of `adapt`.
 
   Returns:
-    What `seeds.json` holds: {"seeds": [...], "runs": what `adapt` returned for each, without
-    paths, "mean": {name: of every figure that begins with "validation"}, "deviation": the same,
-    the sample standard deviation, and "interval", the 95% interval of the mean by Student's t,
-    both empty for one seed}.
+    The content of `seeds.json`: {"seeds": [...], "runs": the results of `adapt`, without paths,
+    "mean": {name: mean} of every figure that begins with "validation", "deviation": the sample
+    standard deviations, and "interval": the 95% intervals of the means by Student's t}.  The last
+    two are empty for one seed.
 
   Raises:
-    UserError: as `adapt`, or for fewer seeds than one.
+    UserError: as in `adapt`, or for fewer than one seed.
   """
   errors.at_least(1, None, seeds=seeds)
   folder, numbers, rows = pathlib.Path(output_dir), list(range(seed, seed + seeds)), []
@@ -117,7 +122,7 @@ def _method(given):
 
 
 def _finished(run, folder, task):
-  """The row of metrics of what was exported before."""
+  """The row of metrics of an earlier export."""
   done = export.read_metadata(folder, folder.name)
   if done.get("encoder_fingerprint") != task.encoder.metadata["fingerprint"]:
     raise errors.UserError(

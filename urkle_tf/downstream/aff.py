@@ -1,4 +1,4 @@
-"""AFF: the whole network is fine-tuned with TRADES."""
+"""AFF: fine-tunes the whole network with TRADES."""
 
 from urkle_tf.downstream import _training
 from urkle_tf.downstream.base import Protocol
@@ -10,8 +10,8 @@ from urkle_tf.training.trainer import Trainer
 class _OnSamples(Trades):
   """TRADES on sampled z.
 
-  An image and its adversary are compared at the same noise, z = loc + scale * noise of both:
-  with noise of their own, an image would not even agree with itself.  The attack is at z = loc.
+  An image and its adversary are compared at the same noise, z = loc + scale * noise: with different
+  noise, an image would not even agree with itself.  The attack is at z = loc.
   """
 
   stochastic = True
@@ -24,7 +24,7 @@ class _OnSamples(Trades):
 
 
 def scheme(task, beta):
-  """TRADES for a task: on z = loc, or on sampled z where that is how it is served."""
+  """TRADES for a task: on z = loc, or on sampled z if the model serves sampled z."""
   return (_OnSamples if task.model.stochastic else Trades)(beta)
 
 
@@ -33,10 +33,11 @@ class AFF(Protocol):
 
       -log p(y|x) + beta max_{x' in A(x)} KL[p(.|x) || p(.|x')]
 
-  For numbers half the squared error, and the squared difference of the predictions.  Where the
-  encoder's z is random both terms are those of one fresh z an image and step, so that the scale
-  is trained too and the result is served as it was trained; else z = loc.  The recipe is that
-  of the published fine-tuning of contrastive encoders, with a cosine instead of its two steps.
+  For numbers the terms are half the squared error, and the squared difference of the predictions.
+  If the encoder's z is random, both terms use one fresh z per image and step, so the scale is
+  trained too and the result is served as it was trained; otherwise z = loc.  The recipe is that of
+  the published fine-tuning of contrastive encoders, with a cosine schedule instead of its two
+  steps.
 
   Args:
     beta: the weight of the second term, at least 0.
@@ -54,7 +55,7 @@ class AFF(Protocol):
 
   def __init__(self, beta=6.0):
     self._beta = beta
-    Trades(beta)  # which checks it, before anything is written
+    Trades(beta)  # checks beta before anything is written
 
   def fit(self, task, run):
     given = _training.Given(task), scheme(task, self._beta)

@@ -1,4 +1,4 @@
-"""ALF: a frozen encoder and a head that is trained on attacked images."""
+"""ALF: a frozen encoder and a head trained on attacked images."""
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -14,7 +14,7 @@ _NOISE = 3  # the attack's stream of a step's seed; `Attack` itself folds restar
 
 
 class _Frozen:
-  """An encoder that always is in inference mode, and whose variables a trainer does not see."""
+  """An encoder that is always in inference mode, and hides its variables from a trainer."""
 
   def __init__(self, encoder):
     self.network, self.latent_dim = encoder.network, encoder.latent_dim
@@ -30,7 +30,7 @@ class _Frozen:
 class _OnSamples(AdversarialTraining):
   """Adversarial training whose attack maximises the mean loss over samples of z.
 
-  The samples are those of a step: the same in all of its attack's iterations.
+  The samples are the same in all iterations of a step's attack.
 
   Args:
     samples: how many.
@@ -57,7 +57,7 @@ class _OnSamples(AdversarialTraining):
 
 
 class _Trainer(Trainer):
-  """Hands the attack the seed of its samples, beside the labels."""
+  """Passes the seed of the samples to the attack, besides the labels."""
 
   def adversaries(self, views, aux, seed, step=None):
     return super().adversaries(views, (aux, seed), seed, step)
@@ -66,16 +66,16 @@ class _Trainer(Trainer):
 class ALF(Protocol):
   """Adversarial linear fine-tuning: min over heads of E[max_{x' in A(x)} -log p(y|z(x'))].
 
-  The encoder is frozen and in inference mode; only the head learns.  Where the encoder's z is
-  random the loss is that of one fresh z an image and step, as in `slf`, and the attack
-  maximises the mean of the loss over some.
+  The encoder is frozen and in inference mode; only the head learns.  If the encoder's z is random,
+  the loss uses one fresh z per image and step, as in `slf`, and the attack maximises the mean of
+  the loss over `samples` of z.
 
   Args:
-    samples: of z in the attack's objective, where z is random.
+    samples: samples of z in the attack's objective, if z is random.
   """
 
   adversarial = frozen = True
-  # As `slf`, but that every epoch costs an attack.
+  # As in `slf`, except that every epoch costs an attack.
   defaults = {**Protocol.defaults, "epochs": 25, "attack_steps": 10}
 
   def __init__(self, samples=10):

@@ -1,4 +1,4 @@
-"""What a protocol is to `adapt`, and what it is given."""
+"""The interface between a protocol and `adapt`."""
 
 import dataclasses
 import pathlib
@@ -18,35 +18,34 @@ from urkle_tf.training import optimizers, preemption
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """A classifier or a regressor to be made.
+  """A classifier or a regressor to train.
 
   Labels that are numbers are standardised here, (label - offset) / spread, and so are the
-  predictions during training: no option depends on the target's units then.
+  predictions during training, so no option depends on the target's units.
 
   Attributes:
-    folder: where the exported encoder lies: what else is there, and it as it was.
+    folder: the folder of the exported encoder, with its other files.
     encoder: the exported encoder, as loaded.
-    model: encoder and fresh head: what is to be trained.
+    model: the encoder with a fresh head, to be trained.
     source: the labelled images.
-    chosen: int64 [m]: the positions in `source` of the labels that may be used, ascending.
-    labels: int64 [m] of classes, or float32 [m, 1] of numbers: these labels.
-    validation: a `Source` for everything that is reported and chosen while training, or None.
+    chosen: int64 [m], the positions in `source` of the labels that may be used, ascending.
+    labels: these labels, int64 [m] of classes or float32 [m, 1] of numbers.
+    validation: a `Source` for everything that is reported and chosen during training, or None.
     augment: spec of the augmentation of the training images.
-    augment_copies: how many augmented copies of each image, where they are made in advance.
+    augment_copies: how many augmented copies of each image, if they are made in advance.
     noise: the standard deviation of Gaussian noise on images, in pixel units; 0 for none.
     optimizer: spec of the optimiser.
     learning_rate: its highest value.
     weight_decay: decoupled; None if it is to be chosen.
-    batch_size: images a step.
+    batch_size: images per step.
     epochs: passes over the labelled images.
     seed: everything random is a function of it.
     log_every: steps between rows of metrics; there is one at each epoch's end too.
-    attack: the `attacks.PGD` of protocols that are adversarial, and of a choice that is robust;
-      else None.
-    select: what the weight decay is chosen by, "clean" or "robust"; None where it is given.
+    attack: the `attacks.PGD` of an adversarial protocol or a robust choice, else None.
+    select: the criterion for the weight decay, "clean" or "robust"; None if it is given.
     offset: the mean of the numbers, in the target's units; 0 for classes.
     spread: their standard deviation; 1 for classes.
-    watch: whether a signal has come: asked after each step, it ends the training.
+    watch: a `preemption.Watch`, checked after each step; a signal ends the training.
   """
 
   folder: pathlib.Path
@@ -95,11 +94,11 @@ class Task:
 
   @property
   def measures(self) -> tuple[str, str]:
-    """What the scores on held-out images are called: clean, and under attack."""
+    """The names of the scores on held-out images: clean, and under attack."""
     return f"validation_{self.measure}", f"validation_robust_{self.measure}"
 
   def standardised(self, labels):
-    """Labels of the data as the loss takes them: int [n] as they are, or float32 [n, 1]."""
+    """Labels of the data as the loss takes them: int [n] unchanged, or float32 [n, 1]."""
     if self.classifies:
       return labels
     return tf.reshape((tf.cast(labels, tf.float32) - self.offset) / self.spread, [-1, 1])
@@ -138,11 +137,11 @@ class Protocol:
   """How labels make a classifier or a regressor of an encoder.  One file each, found by its name.
 
   Attributes:
-    adversarial: whether it trains on attacked images; its task has an `attack` then.
-    frozen: whether the encoder stays as it is, and the head alone learns.
+    adversarial: whether it trains on attacked images; its task then has an `attack`.
+    frozen: whether the encoder does not change, and only the head learns.
     noisy: whether it can learn from images with Gaussian noise.
-    defaults: of the settings that the user leaves to the protocol; a weight decay of None is
-      chosen on held-out images.
+    defaults: defaults of the settings that depend on the protocol; a weight decay of None is chosen
+      on held-out images.
   """
 
   adversarial = frozen = noisy = False
@@ -177,6 +176,6 @@ class Protocol:
       run: a `runs.Run`; rows of metrics are appended to it.
 
     Returns:
-      The row of metrics of the weights that the model has now, a dict of numbers.
+      The row of metrics of the model's current weights, a dict of numbers.
     """
     raise NotImplementedError

@@ -1,4 +1,4 @@
-"""`represent`: what an encoder makes of images, as arrays and to look at; behind `embed`."""
+"""`represent`: embeddings of images, as arrays and for the Projector; behind `embed`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,16 +16,21 @@ from urkle_tf.training import runs
 
 @arguments(Represent)
 def represent(given):
-  """Embeds images, and writes the embeddings and what TensorBoard's Projector shows of them.
+  """Embeds images, and writes the embeddings and files for TensorBoard's Projector.
 
   Returns:
-    What embeddings.npz holds, NumPy arrays in the order of the split: "loc" float32 [n, d];
-    "scale" of the same shape, of an encoder of this package; "labels" [n] and "class_names" where
-    the data has them; "names", paths within the folder, where images are files.  Beside it lie
+    The content of embeddings.npz, NumPy arrays in the order of the split: "loc", float32 [n, d];
+    "scale", of the same shape, for an encoder of this package; "labels" [n] and "class_names", if
+    the data has them; "names", paths within the folder, if images are files.  The same folder gets
     vectors.tsv (loc), metadata.tsv, sprite.png and projector_config.pbtxt.
 
   Raises:
     UserError: for settings, data or folders that do not fit.
+
+  ```python
+  found = urkle_tf.represent("runs/digits/encoder", dataset="digits", examples=8)
+  embeddings, labels = found["loc"], found["labels"]  # float32 [8, d_z] and int [8]
+  ```
   """
   if not given.encoder:
     raise errors.UserError("give --encoder=FOLDER: an exported encoder")
@@ -74,7 +79,7 @@ def _embed(embed, source, batch_size, shown):
       bar.add(len(images))
   found = {name: np.concatenate(values) for name, values in parts.items()}
   if not np.all(np.isfinite(found["loc"])):
-    raise errors.UserError("the encoder returns NaN or infinite values: these embed nothing")
+    raise errors.UserError("the encoder returns NaN or infinite values: check the model")
   if source.labelled:
     found["labels"] = np.concatenate(labels)
   if source.class_names is not None:
@@ -85,7 +90,7 @@ def _embed(embed, source, batch_size, shown):
 
 
 def _columns(found, count):
-  """What the Projector tells of each image: {column: values}; it labels points by the first."""
+  """The Projector's metadata, {column: values}; the first column labels the points."""
   columns: dict[str, Sequence] = {}
   if "labels" in found:
     labels = found["labels"][:count]

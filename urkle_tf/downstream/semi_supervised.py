@@ -1,4 +1,4 @@
-"""ACL's semi-supervised fine-tuning: few labels, and robustness learnt on all the images."""
+"""ACL's semi-supervised fine-tuning: few labels, and robustness learnt from all images."""
 
 import dataclasses
 import sys
@@ -16,7 +16,7 @@ from urkle_tf.output import files, progress
 from urkle_tf.training.trainer import Trainer
 
 _BATCH = 250
-_SAMPLES = 20  # of z, that a pseudo-label is the mean of
+_SAMPLES = 20  # of z, whose mean is a pseudo-label
 
 
 class _Soft(_training.Given):
@@ -24,7 +24,7 @@ class _Soft(_training.Given):
 
   Args:
     task: a `Task` whose batches hold q, float32 [n, classes], as their "label".
-    weight: of the term.
+    weight: the weight of the term.
   """
 
   def __init__(self, task, weight):
@@ -41,25 +41,24 @@ class _Soft(_training.Given):
 class SemiSupervised(Protocol):
   """Semi-supervised robust fine-tuning in ACL's three stages (Jiang et al., 2020).
 
-  1. "clean": encoder and a head of its own are fine-tuned on the images that have labels, by
-     the cross-entropy.
-  2. That network's probabilities q(y|x) become the labels of all images of the split: no label
-     is read but those of stage 1.  They are kept in `pseudo_labels.npy`, float32 [images,
-     classes].
+  1. "clean": encoder and a separate head are fine-tuned on the labelled images, with the
+  cross-entropy.
+  2. That network's probabilities q(y|x) become the labels of all images of the split.  Only the
+     labels of stage 1 are read.  They are kept in `pseudo_labels.npy`, float32 [images, classes].
   3. "adversarial": encoder and head are trained on all the images, from the exported encoder
      again, by TRADES on the soft labels,
 
          -weight sum_y q(y|x) log p(y|x) + beta max_{x' in A(x)} KL[p(.|x) || p(.|x')]
 
-  Of an encoder with dual batch norm the clean stream, `clean/` in its folder, goes through
-  stage 1, and the adversarial one through stage 3; of any other a copy goes through stage 1.
-  `--epochs`, `--augment`, the attack and the choice of the best epoch are those of stage 3;
-  stage 1 takes optimiser, learning rate and batch size from it too, and runs no attack.
+  Stage 1 uses the clean stream of an encoder with dual batch norm (`clean/` in its folder), and a
+  copy of any other encoder; stage 3 uses the adversarial stream.  `--epochs`, `--augment`, the
+  attack and the choice of the best epoch apply to stage 3.  Stage 1 has the same optimiser,
+  learning rate and batch size, and no attack.
 
   Args:
     beta: the weight of the divergence, at least 0.
     weight: of the cross-entropy with the soft labels, above 0.
-    clean_epochs: of stage 1, passes over the labelled images, at least 1; they are few, so that
+    clean_epochs: passes of stage 1 over the labelled images, at least 1; the images are few, so
       many passes cost little.
   """
 
@@ -125,7 +124,7 @@ def _say(text):
 
 
 def _probabilities(model, task):
-  """What a classifier makes of all images of a task's source, float32 [size, classes]."""
+  """A classifier's probabilities for all images of a task's source, float32 [size, classes]."""
   source, seed = task.source, task.seed
   frozen, bar, found = model.frozen(), progress.Progress("labels", source.size), []
 
@@ -142,7 +141,7 @@ def _probabilities(model, task):
 
 
 def _relabelled(source, soft):
-  """The source with soft labels [size, classes], by the examples' indices, and no others."""
+  """The source with only soft labels [size, classes], by the examples' indices."""
   table = tf.constant(soft)
   relabel = lambda batch: batch | {"label": tf.gather(table, batch["index"])}  # noqa: E731
   labelling = labellings.Labelling(relabel, class_names=source.class_names)

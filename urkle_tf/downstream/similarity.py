@@ -1,4 +1,4 @@
-"""URRL's fine-tuning: the whole network, held near the representation that it starts from."""
+"""URRL's fine-tuning: trains the whole network, and keeps its representation near the start."""
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -19,11 +19,11 @@ class _Tuned(export.ExportedEncoder):
 
 
 class _Near(_training.Given):
-  """The given head's loss, and how far the representation has moved from where it was.
+  """The given head's loss, and how far the representation has moved from its start.
 
   Args:
     task: a `Task`.
-    weight: of the second term.
+    weight: the weight of the second term.
   """
 
   def __init__(self, task, weight):
@@ -34,7 +34,7 @@ class _Near(_training.Given):
     self._before = export.load_encoder(task.folder).frozen()
 
   def prepare(self, views, batch):
-    """(labels, loc, scale): what the encoder made of the images before it was tuned."""
+    """(labels, loc, scale), the latter by the encoder before fine-tuning."""
     before = self._before(flat(views))
     return super().prepare(views, batch), before.loc, before.scale
 
@@ -57,21 +57,20 @@ class Similarity(Protocol):
 
       -log p(y|z) + weight d(x),   d(x) = 1 - cos(loc(x), loc_0(x))
 
-  or, where the encoder's z is random, d(x) = KL[p_0(z|x) || p(z|x)] / d_z, in nats for each
-  dimension: near the start they are about |loc - loc_0|^2 / (2 d_z), the latter over scale^2,
-  so that weights of one size do for both.  p_0 and loc_0 are of the encoder as it was exported,
-  which stays frozen.  There is no adversarial training and, unless asked for, no augmentation.
-  With weight 0 it is plain fine-tuning.
+  If the encoder's z is random, d(x) = KL[p_0(z|x) || p(z|x)] / d_z, in nats per dimension.  Near
+  the start both are about |loc - loc_0|^2 / (2 d_z), the latter divided by scale^2, so similar
+  weights suit both.  p_0 and loc_0 belong to the exported encoder, which stays frozen.  There is no
+  adversarial training and by default no augmentation.  With weight 0 it is plain fine-tuning.
 
-  Of the URRL paper only abstract and introduction are public: they say that a task-agnostic
+  Only the abstract and introduction of the URRL paper are public.  They say that a task-agnostic
   similarity regularisation during fine-tuning keeps the robustness of a representation, without
-  adversarial training or further augmentation, and not what is similar to what, nor how it is
-  measured.  This is our reading of it.
+  adversarial training or further augmentation.  They do not say what is similar to what, or how it
+  is measured.  This is our reading.
 
-  Batch norms of the encoder keep the statistics of pre-training, while their scales and shifts
-  are tuned: so the encoder that is trained is at every step the one that will be served, d = 0
-  at the start, and images that are augmented in pre-training and plain now cannot move the
-  representation through the back door.
+  The encoder's batch norms keep the statistics of pre-training, while their scales and shifts are
+  tuned.  So at every step the encoder that is trained is the one that will be served, and d = 0 at
+  the start.  Images that were augmented in pre-training and are plain now cannot move the
+  representation through new statistics.
 
   Args:
     weight: at least 0.

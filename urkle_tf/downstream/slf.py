@@ -1,4 +1,4 @@
-"""SLF: a frozen encoder and a head that is trained on clean images only."""
+"""SLF: a frozen encoder and a head trained on clean images only."""
 
 import contextlib
 import dataclasses
@@ -24,20 +24,20 @@ _VALIDATION_SAMPLES = 20
 def features(
   network, source, chosen=None, recipe=None, seed=0, name="features", watch=None, noise=0.0
 ):
-  """The representations of a source's images by a frozen network.
+  """A frozen network's representations of a source's images.
 
   Args:
     network: Keras model, images -> {"loc", "scale"}; runs in inference mode.
     source: a `Source`.
-    chosen: int [m], ascending: the images that are wanted; None for all.
+    chosen: int [m], ascending, the wanted images; None for all.
     recipe: an `augment.Recipe`, or None.
     seed: of the augmentation and of the noise.
-    name: what the progress line calls it.
-    watch: a `preemption.Watch`, asked after each batch; None for none.
+    name: its name on the progress line.
+    watch: a `preemption.Watch`, checked after each batch; None for none.
     noise: the standard deviation of Gaussian noise on images; see `evaluation.smoothing`.
 
   Returns:
-    (loc, scale, labels): float32 [m, d_z] twice and the labels [m] (None without).
+    (loc, scale, labels): float32 [m, d_z], twice, and the labels [m], or None without labels.
   """
   total = source.size if chosen is None else len(chosen)
   wanted = np.zeros(source.size, bool)
@@ -78,17 +78,17 @@ def features(
 class SLF(Protocol):
   """Standard linear fine-tuning (Urkle paper, eq. 2).
 
-  The head's loss is the mean of -log p(y|z) with one fresh z ~ p(z|x) an image and step, or
-  z = loc where the encoder's training used no scale; for numbers half the squared error of
-  that z's prediction.  The encoder is frozen and in inference mode, so that its
-  representations are computed once.
+  The head's loss is the mean of -log p(y|z), with one fresh z ~ p(z|x) per image and step, or z =
+  loc if the encoder's training used no scale.  For numbers it is half the squared error of the
+  prediction from that z.  The encoder is frozen and in inference mode, so its representations are
+  computed once.
 
-  The weight decay decides much, under attack more than without.  Where none is given it is chosen
-  on held-out images, and the head is trained again with it on all labelled images, as if it had
-  been given.
+  The weight decay matters, under attack more than without.  If none is given, it is chosen on
+  held-out images, and the head is trained again with it on all labelled images, as if it had been
+  given.
 
-  With noise the head learns from noisy images, and accuracies on held-out images are those on
-  noisy ones, but for those under attack.
+  With noise the head learns from noisy images, and held-out images are noisy too, except under
+  attack.
   """
 
   frozen = noisy = True
@@ -144,8 +144,8 @@ class SLF(Protocol):
 def _train(task, run, loc, scale, held_out, name="head"):
   """Trains the head on representations [copies, m, d_z]; returns the last row of metrics.
 
-  Only a signal makes a checkpoint: a head that was killed is trained afresh, which takes seconds
-  and ends the same.
+  Only a signal makes a checkpoint.  A head that was killed is trained again from the start, which
+  takes seconds and gives the same result.
   """
   count = loc.shape[1]
   steps = -(-count // task.batch_size)  # an epoch's; batches are as even as can be
@@ -187,7 +187,7 @@ def _train(task, run, loc, scale, held_out, name="head"):
 
 
 def _steps(task, loc, scale, batch_size, optimizer, means):
-  """A function (epoch, first, last) that takes steps of an epoch, and adds loss and merit."""
+  """A function (epoch, first, last) that takes steps of an epoch, and sums up loss and merit."""
   head, labels = task.head, tf.constant(task.labels)
   copies, count = loc.shape[:2]
   loss_mean, merit_mean = means
@@ -221,7 +221,7 @@ def _steps(task, loc, scale, batch_size, optimizer, means):
 
 
 def _score(task, loc, scale, labels):
-  """The score of the model as it would be served, on held-out representations."""
+  """The score of the model as it is served, on held-out representations."""
   merits = []
   for start in range(0, len(labels), 1000):
     rows = slice(start, start + 1000)

@@ -11,10 +11,10 @@ from urkle_tf.networks.kl import kl_from
 
 
 def differentiable(classifier):
-  """Whether a classifier has gradients in the images, if only zeros.
+  """Whether a classifier has gradients with respect to the images, even if they are zero.
 
-  False where something in it has none that TensorFlow knows, such as a table look-up: one that
-  was found to be flat everywhere is looked at.
+  False if TensorFlow knows no gradient of an operation in it, such as a table look-up.  It is
+  called for a classifier whose gradients were all zero.
   """
   found = getattr(classifier, "metadata", {}).get("gradients", {})
   if found.get("zero_bridged", 0.0) < 1.0:
@@ -38,13 +38,13 @@ def differentiable(classifier):
 
 
 def _flat(objective):
-  """An objective without a gradient, to attacks one whose gradient is zero."""
+  """Gives an objective without a gradient a gradient of zero, for attacks."""
   nothing = lambda images: 0.0 * tf.reduce_sum(images, list(range(1, images.shape.rank)))  # noqa: E731
   return lambda images: tf.stop_gradient(objective(images)) + nothing(images)
 
 
 def _decides(classifier):
-  """Whether the scores that attacks climb are those that decide."""
+  """Whether the scores that attacks climb are those that decide the class."""
   return getattr(classifier, "metadata", {}).get("attacked") != "inner scores"
 
 
@@ -56,7 +56,7 @@ def _start(plan, images, epsilon, frozen, objective):
     images: float32 [n, h, w, c].
     epsilon: the radius.
     frozen: a classifier's `frozen()`.
-    objective: a function of a seed of the samples of z to what is climbed, if not the KL.
+    objective: a function from a seed of the samples of z to the objective, if it is not the KL.
   """
   represent = lambda x: tfp.distributions.Normal(*frozen.represent(x))  # noqa: E731
   attack = copy.copy(plan.attack)
@@ -76,18 +76,18 @@ def adversary(classifier, plan, mode, eot=20, alone=None):
   """Compiles an attack on one mode of a classifier.
 
   The objective is the plan's loss of the log-probabilities.  In the sampled mode these are the log
-  of the mean over `eot` samples of z (expectation over transformation), drawn afresh at every
-  evaluation: a counter in a variable tells the evaluations apart, since the attack hands its
-  objective nothing but images.  Square and FAB compare values between evaluations, where fresh
-  noise would reward luck: they meet the same samples throughout a run.
+  of the mean over `eot` samples of z (expectation over transformation), drawn again at every
+  evaluation.  A counter in a variable distinguishes the evaluations, since the attack passes only
+  images to its objective.  Square and FAB compare values between evaluations, where fresh noise
+  would reward luck, so they use the same samples throughout a run.
 
   Args:
     classifier: a `Classifier`.
     plan: a `Plan`.
     mode: "sampled" or "deterministic".
-    eot: samples of z an evaluation.
-    alone: the mode as a `falling.Mode`, if what is found counts for it alone: an image may then be
-      left as it is once it has fallen, where the plan allows it; else None.
+    eot: samples of z per evaluation.
+    alone: the mode as a `falling.Mode`, if the results count only for it: an image then needs no
+      further attack once it is broken, if the plan allows that; else None.
 
   Returns:
     A function (images float32 [n, h, w, c], labels int [n], seed int32 [2], epsilon, step

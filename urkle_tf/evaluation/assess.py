@@ -1,4 +1,4 @@
-"""`assess`: the loop over what is measured of a model; behind `evaluate`."""
+"""`assess`: the loop over the measurements of a model; behind `evaluate`."""
 
 import dataclasses
 import shutil
@@ -22,13 +22,19 @@ _MODELS = ("classifier", "encoder", "regressor")
 
 @arguments(Assess)
 def assess(given):
-  """Measures a classifier, clean and attacked, and its encoder; or an encoder or a regressor.
+  """Measures a classifier, clean and attacked, and its encoder; or an encoder, or a regressor.
 
   Returns:
-    What report.json holds, a dict.
+    The content of report.json, a dict; accuracies are fractions with a 95% interval.
 
   Raises:
     UserError: for settings, data or folders that do not fit.
+
+  ```python
+  report = urkle_tf.assess(classifier="runs/digits-slf/classifier", dataset="digits", attacks="pgd")
+  clean = report["clean"]["accuracy"]  # a fraction
+  row = report["attacks"][0]  # {"name": "pgd", "accuracy": ..., "interval": [low, high], ...}
+  ```
   """
   settings = dataclasses.asdict(given)
   if given.regressor and not (given.classifier or given.encoder):
@@ -58,7 +64,7 @@ def assess_regressor(given):
   """Measures an exported regressor, clean and attacked.
 
   Returns:
-    What report.json holds: {"regression": see `regression.measure`, "config", "versions"}.
+    The content of report.json: {"regression": see `regression.measure`, "config", "versions"}.
 
   Raises:
     UserError: for settings, data or folders that do not fit.
@@ -67,10 +73,10 @@ def assess_regressor(given):
 
 
 def _assess(given, settings, kind, path):
-  """The loop; `settings` are those that the report shows."""
+  """The loop; `settings` are those in the report."""
   errors.flags_at_least(1, settings, "batch_size", "samples", "attack_steps", "restarts", "eot")
   if settings.get("abstains") and kind != "foreign":
-    raise errors.UserError("--abstains is for classifiers that were not made here: leave it out")
+    raise errors.UserError("--abstains is for classifiers made elsewhere: leave it out")
   if (minutes := settings.get("minutes")) is not None:
     errors.above(0, None, minutes=minutes)
   chosen = measurements.chosen(given, kind)
@@ -100,7 +106,7 @@ def _assess(given, settings, kind, path):
 
 
 def _context(given, kind, path):
-  """What is known before the model is loaded, once model, data and threat are found to fit."""
+  """The `Context` before the model is loaded, after a check that model, data and threat fit."""
   model = embedder = None
   if kind == "foreign":
     source = sources.load(**data_of(given))
@@ -147,7 +153,7 @@ def _modes(text, metadata, model):
 
 
 def _load(context, path):
-  """Loads the model, unless it was made elsewhere and was looked at before."""
+  """Loads the model, unless it was made elsewhere and is loaded already."""
   if "foreign" not in context.kind:
     loaded = getattr(export, f"load_{context.kind}")(path)
     context.model = None if context.kind == "encoder" else loaded
@@ -157,11 +163,11 @@ def _load(context, path):
 def _config(context, settings, chosen):
   """The report's part "config"."""
   metadata, shown = context.metadata, export.settings_without_paths(settings)
-  # Reports do not change where nobody asked for them.
+  # Reports without these settings stay the same.
   for name in ("measure", "certify", "modes", "head", "minutes", "abstains"):
     if not shown.get(name):
       shown.pop(name, None)
-  for one in chosen:  # what options say, rather than flags
+  for one in chosen:  # the options' values, rather than the flags'
     for name, flag in one.aliases().items():
       if getattr(one, name) != settings[flag]:
         shown[flag] = getattr(one, name)

@@ -1,8 +1,8 @@
-"""What a classifier does on the worst images that an attack finds.
+"""Measures a classifier on the worst images that attacks find.
 
-The sampled classifier and the one of z = loc are two classifiers.  Each is attacked by its
-own gradients, and each is also scored on what was found against the other: an adversary is
-an adversary, whoever found it.
+The sampled classifier and the one with z = loc are two classifiers.  Each is attacked through its
+own gradients, and each is also scored on the adversaries found against the other: an adversary
+counts, however it was found.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from urkle_tf.output import progress, tables
 
 
 def _attack(runs, scorer, states, positions, images, labels, shown):
-  """Attacks a batch in every mode, and scores what hurts most.
+  """Attacks a batch in every mode, and scores the most harmful candidates.
 
   Args:
     runs: {mode: () -> (candidates [k, at least n, h, w, c], share of zero gradients)}.
@@ -78,35 +78,35 @@ def _take(state, record, name, positions):
 def measure(context, plans, standing=False, observe=None, minutes=None):
   """The report's part "attacks": a row for each attack, radius and mode.
 
-  A row's "accuracy" is the share of images that are classified rightly as they are, on the
-  adversary found against the mode itself, and on that found against the other mode.  Against
-  the sampled mode there are many candidates for an image: the worst one of each batch is chosen
-  with draws of z that no attack knows, and what is said of it is measured with further draws.
-  NLL, ECE and Brier score are those of the candidate that hurts most, and so are the figures of
-  `calibration.served`.  "own_accuracy" is that on the images as they are and the mode's own
-  adversaries alone.
+  A row's "accuracy" is the share of images that are classified correctly clean, on the adversary
+  found against the mode itself, and on that found against the other mode.  Against the sampled mode
+  there are many candidates for an image.  The worst one of each batch is chosen with draws of z
+  that no attack knows, and scored with further draws.  NLL, ECE and Brier score, and the figures of
+  `calibration.served`, are those of the most harmful candidate.  "own_accuracy" counts only the
+  clean images and the mode's own adversaries.
 
-  Attacks with targets are run once for each, on the images that no target before broke in every
-  mode; what is broken is not made worse, so that their NLL is no worst case.  The stages of an
-  ensemble do the same with what the stages before them, of the same or a smaller radius, broke,
-  and count it; after the last of them comes a row of the ensemble's name.  Plans that are `last`
-  do so with all plans before them.
+  Attacks with targets run once for each target, on the images that no earlier target broke in every
+  mode.  They do not make broken images worse, so their NLL is no worst case.  The stages of an
+  ensemble also skip, and count, the images that earlier stages of the same or a smaller radius
+  broke; after the last stage comes a row with the ensemble's name.  Plans that are `last` do so
+  with all plans before them.
 
   Args:
     context: a `Context` of a classifier.
     plans: `Plan`s.
-    standing: attack only the images that no earlier row of the same or a smaller radius broke
-      in every mode, and count what those rows found.  Much faster; a row then tells of all
-      attacks so far, and only the first has an "own_accuracy".
+    standing: attack only the images that no earlier row of the same or a smaller radius broke in
+      every mode, and count what those rows found.  It is much faster; a row then covers all attacks
+      so far, and only the first has an "own_accuracy".
     observe: called as observe(row number, mode, positions, images, adversaries, taken,
-      log_probabilities) with every batch of a row of which observe.wants(row number): `taken`
-      says which adversaries hurt most so far.
-    minutes: after which no further batch is attacked, once there is a first row; what was not
-      finished then has no row, nor has its ensemble, and is in `context.notes["left_out"]`.
+      log_probabilities) with every batch of a row if observe.wants(row number).  `taken` says which
+      adversaries are the most harmful so far.
+    minutes: time limit.  After it no further batch is attacked, if there is a first row.
+      Unfinished attacks and their ensembles have no row, and are listed in
+      `context.notes["left_out"]`.
 
   Returns:
-    (rows, list of bool and float32 pairs): the rows, and for each of them whether each image
-    was classified rightly throughout and the log p(y) of its worst candidate.
+    (rows, list of (bool [n], float32 [n]) pairs): the rows, and for each row whether each image was
+    always classified correctly, and the log p(y) of its worst candidate.
   """
   search, left = _Search(context, plans, standing, observe, minutes), []
   alone = None
@@ -138,12 +138,12 @@ class _Pass:
     epsilon: the radius.
     find: {mode: the compiled attack}.
     worst: {mode: `Worst`}.
-    own: the same of the mode's own adversaries alone; empty where earlier finds count.
+    own: the same, only for the mode's own adversaries; empty if earlier finds count.
     zeros: {mode: sum over images of the share of zero gradients}.
-    attacked: how many images were attacked.
-    runs: attacks on an image, targets counted.
-    seconds: what they took.
-    cpu: the same on all cores.
+    attacked: the number of attacked images.
+    runs: attacks per image, with targets.
+    seconds: their duration.
+    cpu: CPU seconds on all cores.
     parts: numbers of its batches.
   """
 
@@ -175,7 +175,7 @@ class _Search:
     self._staged: dict[tuple, list[dict]] = {}  # the rows of an ensemble's stages
 
   def run(self, number, place, find):
-    """Attacks with one plan at one radius, given by their numbers; adds a row a mode.
+    """Attacks with one plan at one radius, given by their numbers; adds a row per mode.
 
     Returns:
       Whether there was time.
@@ -227,16 +227,16 @@ class _Search:
     }
 
   def _aim(self, current, target):
-    """Attacks all images, or those that stand, towards a target, or several from it on.
+    """Attacks all images, or those not broken, towards a target, or several from it on.
 
     Returns:
-      How many targets; 0 where there was no time.
+      How many targets; 0 if there was no time.
     """
     context, plan = self._context, current.plan
     find, batch_size, together = current.find[context.modes[0]], context.batch_size, 1
     mask = None
     if self._standing or plan.on_standing:
-      # Where rows tell of their own finds too, an image that only the other mode's adversary
+      # If rows also report their own finds, an image that only the other mode's adversary
       # broke still has to be attacked.
       mask = np.any([state.right for state in (current.own or current.worst).values()], axis=0)
     count = context.source.size if mask is None else int(mask.sum())
@@ -264,7 +264,7 @@ class _Search:
     return together
 
   def _attack(self, current, aims, positions, images, truth):
-    """Attacks a batch, or remembers what came of it, and counts that."""
+    """Attacks a batch, or reads its stored result, and counts it."""
     context, part, modes = self._context, next(current.parts), self._context.modes
     any_size = isinstance(current.find[modes[0]], falling.Falling)
     size = len(images) if any_size else scoring.padded(len(images), context.batch_size)
@@ -340,7 +340,7 @@ class _Search:
 
 
 def _of_ensemble(staged):
-  """The row of an ensemble from those of its stages, of which the last counts all finds."""
+  """The row of an ensemble, from those of its stages; the last one counts all finds."""
   first, last = staged[0], staged[-1]
   own = ("step_size", "loss", "targets", "note", "ensemble", "noise")
   return {

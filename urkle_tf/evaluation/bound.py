@@ -1,4 +1,4 @@
-"""The bound on the adversarial loss that the KL gives (Urkle paper, Proposition 1)."""
+"""The bound on the adversarial loss by the KL (Urkle paper, Proposition 1)."""
 
 import math
 import numbers
@@ -10,7 +10,7 @@ from urkle_tf import attacks, distribution, errors, networks
 from urkle_tf.evaluation import adversaries, scoring
 from urkle_tf.networks.kl import kl, kl_objective
 
-_STREAM = 4  # of a seed, beside those of `scoring`
+_STREAM = 4  # of a seed, besides those of `scoring`
 _CHUNK = 25  # samples of z that are in memory at once
 
 
@@ -32,7 +32,7 @@ def check_cap(loss_cap, classes):
 def check(loss_cap, metadata):
   """Raises `UserError` if the bound with M = `loss_cap` does not exist for an export.
 
-  Of an encoder alone there is the regulariser, for any M above 0.
+  For an encoder alone there is the regulariser, for any M above 0.
 
   Args:
     loss_cap: M in nats.
@@ -40,7 +40,7 @@ def check(loss_cap, metadata):
   """
   if not metadata["stochastic"]:
     raise errors.UserError(
-      f"--loss_cap: Proposition 1 speaks of sampled z, but this {metadata['kind']} is "
+      f"--loss_cap: Proposition 1 is about sampled z, but this {metadata['kind']} is "
       "deterministic: leave --loss_cap out"
     )
   if metadata["kind"] == "classifier":
@@ -54,8 +54,8 @@ def capped(log_probabilities, loss_cap):
 
       p~(y) = (1 - C exp(-M)) p(y) + exp(-M), hence 0 <= -log p~(y) <= M
 
-  (Urkle paper, footnote 1).  The predicted class stays, and since p~ is affine in p the cap of
-  a mean of probabilities is the mean of the capped ones.
+  (Urkle paper, footnote 1).  The predicted class does not change.  Since p~ is affine in p, capping
+  a mean of probabilities equals the mean of the capped ones.
 
   Args:
     log_probabilities: float32 [..., C]; -inf for p(y) = 0 is allowed.
@@ -77,7 +77,7 @@ def capped(log_probabilities, loss_cap):
 
 
 def roots(divergence):
-  """What M is multiplied by: (sqrt(mean of KL / 2), mean of sqrt(KL / 2)), eq. 4 and eq. 31.
+  """The factors of M: (sqrt(mean of KL / 2), mean of sqrt(KL / 2)), eq. 4 and eq. 31.
 
   Args:
     divergence: float [n], the worst KL of each image in nats.
@@ -130,10 +130,10 @@ def measure(context, options):
 
       E[max -log E_z p~(y|z')] <= E[E_z -log p~(y|z)] + M / sqrt(2) sqrt(E[max KL])
 
-  Two attacks look for the maxima, one that climbs the KL and one that climbs the loss, and
-  each image counts with the largest KL and the largest loss among both results and the image
-  itself.  So the right side holds for what the left side was measured on, up to the sampling
-  of z; since no attack finds every maximum, the true right side may be larger.
+  Two attacks search for the maxima, one of the KL and one of the loss.  Each image counts with the
+  largest KL and the largest loss among both results and the image itself.  So the right side holds
+  for the images on which the left side was measured, up to the sampling of z.  Since no attack
+  finds every maximum, the true right side may be larger.
 
   Args:
     context: a `Context` of a stochastic `Classifier`.
@@ -178,7 +178,7 @@ def measure(context, options):
 
 
 def _judge(context, options, samples, batch_size):
-  """A function of a batch to the losses and the KL of its images, for `Context.over_first`."""
+  """A function from a batch to the losses and the KL of its images, for `Context.over_first`."""
   encoder = networks.ExportedEncoder(context.model.network)
   by_kl = attacks.PGD(context.threat, options.steps, restarts=options.restarts, keep="best")
   # The loss is attacked without the cap: p~ grows with p, so both have the same maxima.  The last

@@ -1,11 +1,11 @@
-"""Accuracy, and how far predicted probabilities can be believed: NLL, ECE, Brier score."""
+"""Accuracy, and how reliable predicted probabilities are: NLL, ECE, Brier score."""
 
 import math
 
 import numpy as np
 
 BINS = 15
-CALLS = 10  # of a served classifier, in all of which it is to be right
+CALLS = 10  # of a served classifier, all of which have to be right
 _NORMAL_QUANTILE = 1.959963984540054  # of 97.5%
 
 
@@ -13,8 +13,8 @@ def wilson(right, total):
   """The 95% confidence interval of a share (Wilson, 1927).
 
   Args:
-    right: how many succeeded.
-    total: out of how many, at least 1.
+    right: the number of successes.
+    total: the number of trials, at least 1.
 
   Returns:
     [low, high], fractions.
@@ -27,7 +27,7 @@ def wilson(right, total):
 
 
 def scores(log_probabilities, labels):
-  """Accuracy with its interval, NLL, ECE, Brier score and what a reliability diagram shows.
+  """Accuracy with its interval, NLL, ECE, Brier score and the data of a reliability diagram.
 
   Args:
     log_probabilities: float [n, classes].
@@ -49,19 +49,19 @@ def scores(log_probabilities, labels):
 
 
 def served(votes, labels, samples):
-  """What one who calls a sampled classifier sees: means over few samples of z.
+  """What a caller of a sampled classifier sees: means over few samples of z.
 
   Args:
     votes: int [n, groups]: predictions of independent calls, at least 10.
     labels: int [n].
-    samples: of z that a call averages over.
+    samples: the samples of z that a call averages over.
 
   Returns:
     {"served_accuracy": the expected accuracy of a call, the mean over images and calls;
     "accuracy_all_draws": the share of images that are right in each of the first 10 calls;
-    "served_interval" and "interval_all_draws": their 95% intervals (an image's calls depend on
-    each other, and however they do, the mean's true interval is not wider);
-    "served_samples": `samples`; "draws": 10}.
+    "served_interval" and "interval_all_draws": their 95% intervals (an image's calls depend on each
+    other, but in no case is the mean's true interval wider); "served_samples": `samples`; "draws":
+    10}.
   """
   right = votes == np.asarray(labels)[:, None]
   expected, always = float(right.mean()), int(right[:, :CALLS].all(1).sum())
@@ -102,7 +102,7 @@ def ece(log_probabilities, labels, bins=BINS):
 
 
 def binned(log_probabilities, labels, bins=BINS):
-  """What the calibration error and the reliability diagram need; adds up over batches.
+  """Sums for the calibration error and the reliability diagram, which add up over batches.
 
   Args:
     log_probabilities: float [n, classes].
@@ -110,8 +110,8 @@ def binned(log_probabilities, labels, bins=BINS):
     bins: how many, of equal width over the confidence.
 
   Returns:
-    float64 [3, bins]: of each bin the number of examples, the sum of their confidences, and
-    how many were classified rightly.
+    float64 [3, bins]: for each bin the number of examples, the sum of their confidences, and the
+    number classified correctly.
   """
   confidence = np.exp(np.max(log_probabilities, 1).astype(np.float64))
   right = np.argmax(log_probabilities, 1) == labels
@@ -134,7 +134,8 @@ def reliability(sums):
     sums: float64 [3, bins], from `binned`.
 
   Returns:
-    {"count", "confidence", "accuracy"}: lists, an entry a bin; the means of an empty bin are 0.
+    {"count", "confidence", "accuracy"}: lists with one entry per bin; the means of an empty bin are
+    0.
   """
   count, confidence, right = sums
   filled = np.maximum(count, 1)

@@ -1,20 +1,20 @@
-"""Of many candidates for an image's adversary, the one that hurts most."""
+"""Chooses the most harmful of many candidates for an image's adversary."""
 
 import numpy as np
 
 
 class Worst:
-  """Of each image the candidate that hurts a classifier most.
+  """The most harmful candidate for each image.
 
-  Candidates are chosen by other draws of z than they are scored with.  One that is misclassified
-  by the scoring draws is worse than one that is not, so that an image stays broken; then one
-  that is misclassified by the choosing draws is; then that of the lowest log p(y) by these.
+  Candidates are chosen and scored with different draws of z.  A candidate that the scoring draws
+  misclassify is worse than one that they do not, so that an image stays broken.  Next comes one
+  that the choosing draws misclassify, and then the one with the lowest log p(y) by these.
 
   Args:
     choice: float32 [n, classes], log-probabilities of the clean images by the choosing draws.
     labels: int [n].
-    scored: the same by the scoring draws; None where there is no noise.
-    votes: int32 [n, groups] of the sampled mode: see `scoring.Scores`.
+    scored: the same by the scoring draws; None without noise.
+    votes: int32 [n, groups], in the sampled mode: see `scoring.Scores`.
 
   Attributes:
     choice: of the worst candidates.
@@ -30,7 +30,7 @@ class Worst:
 
   @property
   def right(self):
-    """Which images no candidate broke, bool [n]."""
+    """The images that no candidate broke, bool [n]."""
     return np.argmax(self.scored, 1) == self._labels
 
   @property
@@ -39,7 +39,7 @@ class Worst:
     return self.scored[np.arange(len(self._labels)), self._labels]
 
   def update(self, positions, choice, scored=None, votes=None):
-    """Offers candidates for the images at `positions`; returns bool: which were taken."""
+    """Offers candidates for the images at `positions`; returns which were taken, bool."""
     scored = choice if scored is None else scored
     labels = self._labels[positions]
     broken = np.argmax(scored, 1) != labels
@@ -64,7 +64,7 @@ def _hurt(log_probabilities, labels):
 
 
 def choose(choice, labels, images, candidates):
-  """Of each image the candidate that hurts most, by the choosing draws alone.
+  """The most harmful candidate for each image, by the choosing draws only.
 
   Args:
     choice: float32 [n, classes], the values to exceed.
@@ -73,7 +73,7 @@ def choose(choice, labels, images, candidates):
     candidates: (images float32 [n, h, w, c], values float32 [n, classes]) pairs.
 
   Returns:
-    (values, images, bool [n]: where it is one of the candidates).
+    (values, images, bool [n]: whether it is one of the candidates).
   """
   choice, images, found = choice.copy(), images.copy(), np.zeros(len(labels), bool)
   for adversaries, values in candidates:

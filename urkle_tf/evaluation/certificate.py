@@ -1,4 +1,4 @@
-"""Proposition 1 with a KL that no perturbation of the ball exceeds (Urkle paper, eq. 4)."""
+"""Proposition 1 with a KL that no perturbation in the ball exceeds (Urkle paper, eq. 4)."""
 
 import math
 
@@ -11,7 +11,7 @@ from urkle_tf.networks import policies
 from urkle_tf.networks.bounds import kl as bounding
 from urkle_tf.networks.kl import worst
 
-_STREAM = 9  # of a seed, beside those of `scoring` and `bound`
+_STREAM = 9  # of a seed, besides those of `scoring` and `bound`
 _SAMPLES = 200
 _SMALLEST = 1e-7  # epsilon that is looked at
 _HALVINGS = 12  # of the interval in which the largest epsilon lies, in logarithms
@@ -22,11 +22,11 @@ def measure(context, options):
 
       E[max -log E_z p~(y|z')] <= E[E_z -log p~(y|z)] + M / sqrt(2) sqrt(E[max KL])
 
-  over the images that are measured.  The KL is an upper bound by `networks.bounds.kl`; the clean
-  loss lies in [0, M], so that Hoeffding's inequality bounds its mean over z.
+  over the measured images.  The KL is an upper bound by `networks.bounds.kl`.  The clean loss lies
+  in [0, M], so Hoeffding's inequality bounds its mean over z.
 
   Args:
-    context: a `Context` of one of our classifiers or encoders, which computes in float32 here.
+    context: a `Context` of a classifier or encoder of this package, which computes in float32 here.
     options: a `measurements.certificate.Certificate`.
 
   Returns:
@@ -36,7 +36,7 @@ def measure(context, options):
     means over images, in nats.
 
   Raises:
-    UserError: if the network holds a layer through which no bound goes.
+    UserError: if the network contains a layer without a rule for bounds.
   """
   encoder = networks.ExportedEncoder(context.network or context.model.network)
   total = min(options.examples, context.source.size)

@@ -1,9 +1,9 @@
-"""Whether a robustness figure can be believed: the report's part "checks".
+"""Checks whether robustness figures can be trusted: the report's part "checks".
 
 Masked gradients make weak attacks look like a strong defence (Athalye et al., 2018, Obfuscated
-gradients give a false sense of security).  Each check looks for one sign of that on a few
-images, and passes or fails with its numbers.  A failed check does not say by how much the figures
-are wrong, but that they rest on something else than gradients, or on too little effort.
+gradients give a false sense of security).  Each check looks for one sign of that on a few images,
+and passes or fails with its numbers.  A failed check does not say by how much the figures are
+wrong.  It says that they may rest on masked gradients, or on too little effort.
 """
 
 import contextlib
@@ -30,16 +30,16 @@ _STREAM = 6  # of a seed
 def measure(context, examples=200):
   """The report's part "checks", of the served mode.
 
-  White box means PGD with 20 steps on the cross-entropy and, on what that leaves, with 100 steps
-  and 2 restarts on the margin; black box means Square with 500 queries.
+  White box means PGD with 20 steps on the cross-entropy and then, on the images left, with 100
+  steps and 2 restarts on the margin.  Black box means Square with 500 queries.
 
   Args:
     context: a `Context` of a classifier, after its attacks.
-    examples: how many images are looked at, the first ones.
+    examples: how many images are checked, the first ones.
 
   Returns:
-    A list of dicts: "name", "passed", "detail" (a sentence) and numbers; accuracies are
-    fractions of the images looked at.
+    A list of dicts: "name", "passed", "detail" (a sentence) and numbers; accuracies are fractions
+    of the checked images.
   """
   checks, total = _Checks(context, examples), 8 if context.modes[0] == "sampled" else 7
   bar = progress.Progress(context.title("checks"), total, "checks")
@@ -82,7 +82,7 @@ class _Checks:
       yield part, tf.constant(self._images[full]), tf.constant(self._labels[full])
 
   def _broken(self, find, plan, epsilon, mask, stream):
-    """Which of the images in `mask` an attack breaks, bool, and log p(y) at what it found."""
+    """Which images in `mask` an attack breaks, bool, and log p(y) at its results."""
     broken, values = np.zeros(self._count, bool), self._of_label(self._clean).copy()
     for number, (positions, images, labels) in enumerate(self._batches(mask)):
       seed = distribution.fold(self._seed, stream, number)
@@ -106,7 +106,7 @@ class _Checks:
     return adversaries.adversary(self._classifier, plan, mode, eot or self._eot)
 
   def all(self, reported):
-    """Makes the checks, one after the other."""
+    """Runs the checks, one after the other."""
     epsilon, right = self._epsilon, self._right
     many = self._pgd(losses.cross_entropy, _STEPS)
     find = self._compile(many)
@@ -271,7 +271,7 @@ class _Checks:
     return _check("noise", passed, detail, **numbers)
 
   def _served(self, seed):
-    """Predictions [n] as they are served: of one call, whatever it averages over."""
+    """Predictions [n] as served: of one call, with its own number of samples."""
     model = self._classifier
 
     @tf.function(autograph=False)

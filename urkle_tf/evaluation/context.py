@@ -1,4 +1,4 @@
-"""What every measurement is given: a model, images, a threat, and what was found so far."""
+"""The input of every measurement: a model, images, a threat, and the results so far."""
 
 import dataclasses
 import functools
@@ -24,12 +24,12 @@ class Context:
     source: the `Source` of images.
     norm: of the threat model.
     epsilons: its radii in pixel units; `epsilon` is the first.
-    model: a `Classifier`, `Foreign` or `Regressor`; None of an encoder alone, and until there is
-      something to measure.
-    network: Keras model, images -> {"loc", "scale"}; None where there is no encoder of ours.
-    embedder: images -> embeddings float32 [n, d], of an encoder that was not made here.
-    kind: that of `Measurement.kinds`.
-    metadata: what the export says of itself.
+    model: a `Classifier`, `Foreign` or `Regressor`; None for an encoder alone, and before it is
+      loaded.
+    network: Keras model, images -> {"loc", "scale"}; None without an encoder of this package.
+    embedder: images -> embeddings float32 [n, d], for an encoder made elsewhere.
+    kind: one of `Measurement.kinds`.
+    metadata: the export's metadata.
     where: how further data sets are loaded: `data_dir`, `download`, `image_size`, `examples`.
     modes: the readings of z that are measured, the served one first; None for those of `model`.
     batch_size: images that are attacked or scored together.
@@ -38,13 +38,13 @@ class Context:
     seed: of all randomness.
     save_images: whether adversaries and per-image results go into `arrays`.
     folder: where figures go; None for nowhere.
-    store: the `Store` of what was measured before.
+    store: the `Store` of earlier results.
     prepared: {measurement: what its `prepare` returned}.
     report: {measurement: what was found}, so far.
     arrays: {name: array}, what images.npz will hold.
-    notes: what the report's "config" says beside the settings.
-    robust: bool [n], which images the attacks left standing at `epsilon` in the served mode; None
-      before.
+    notes: entries of the report's "config" besides the settings.
+    robust: bool [n], which images no attack broke at `epsilon` in the served mode; None before the
+      attacks.
   """
 
   source: sources.Source
@@ -77,12 +77,12 @@ class Context:
 
   @property
   def epsilon(self):
-    """The radius of everything that has but one."""
+    """The radius of measurements with only one."""
     return self.epsilons[0]
 
   @property
   def threat(self):
-    """The threat model of everything that has but one radius."""
+    """The threat model of measurements with only one radius."""
     return attacks.from_norm(self.norm, self.epsilon)
 
   def title(self, text):
@@ -127,7 +127,7 @@ class Context:
     return lambda images: represent(images).loc
 
   def over_first(self, count, name, title, compute):
-    """Measures the first images, batch by batch, each of which the store remembers.
+    """Measures the first images, batch by batch; the store keeps each batch.
 
     Args:
       count: of images.

@@ -1,4 +1,4 @@
-"""What a classifier does on corrupted images, computed here or prepared by TFDS."""
+"""Measures a classifier on corrupted images, computed here or prepared by TFDS."""
 
 import collections
 import dataclasses
@@ -26,9 +26,9 @@ class Plan:
   """Which corruptions are measured.
 
   Attributes:
-    cells: (type, severity) pairs; the severity is None where a data set has but one.
-    origin: what the report says of where the corrupted images come from.
-    missing: names of prepared data sets that are not there, and are left out.
+    cells: (type, severity) pairs; the severity is None if a data set has only one.
+    origin: where the corrupted images come from, for the report.
+    missing: names of data sets that are not prepared, and are left out.
     load: cell -> `Source` of corrupted images; None if they are computed.
   """
 
@@ -39,14 +39,14 @@ class Plan:
 
 
 def plan(text, severities, source, data_dir=None, download=False, image_size=None, examples=None):
-  """Reads and checks what is to be measured, before any work is done.
+  """Reads and checks what to measure, before any work.
 
   Args:
     text: `"all"`, the 15 standard types; names of them, with commas in between; or `"tfds"`,
       the corrupted images that TFDS has prepared for the data set.
     severities: numbers from 1 to 5; None for all.
     source: the `Source` of clean images.
-    data_dir: where prepared TFDS data lies.
+    data_dir: the folder of prepared TFDS data.
     download: whether TFDS may download.
     image_size: as in `sources.load`.
     examples: the same.
@@ -55,8 +55,8 @@ def plan(text, severities, source, data_dir=None, download=False, image_size=Non
     A `Plan`.
 
   Raises:
-    UserError: for an unknown name or severity, images that cannot be corrupted, or prepared
-      data that is not there.
+    UserError: for an unknown name or severity, images that cannot be corrupted, or data that is not
+      prepared.
   """
   names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
   if not names:
@@ -72,7 +72,7 @@ def plan(text, severities, source, data_dir=None, download=False, image_size=Non
     names = list(corruptions.NAMES)
   for name in names:
     if name in ("all", "tfds"):
-      raise errors.UserError(f"--corruptions={text}: {name!r} stands alone")
+      raise errors.UserError(f"--corruptions={text}: {name!r} must be given alone")
     if name not in corruptions.NAMES:
       raise errors.unknown("corruption", name, [*corruptions.NAMES, "all", "tfds"])
   corruptions.check(source.image_shape)
@@ -118,7 +118,7 @@ def _configs(dataset, severities):
 
   found: dict[tuple[str, int | None], str] = {}
   for config in tfds.builder_cls(dataset).builder_configs:
-    if dataset == "mnist_corrupted":  # types of its own, one severity
+    if dataset == "mnist_corrupted":  # with other types, of one severity
       if config != "identity":
         found[config, None] = config
       continue
@@ -132,7 +132,7 @@ def _configs(dataset, severities):
 
 
 def _tally(log_probabilities, labels):
-  """What a batch adds to its corruption: log-probabilities of 75 of them would fill the memory."""
+  """A batch's sums for its corruption; log-probabilities of all 75 would not fit in memory."""
   return {
     "count": len(labels),
     "nll": calibration.nll(log_probabilities, labels) * len(labels),
@@ -168,15 +168,15 @@ def measure(scorer, source, found, batch_size=250, seed=0, store=None):
     store: a `Store` that remembers the scores of each batch and corruption; None for none.
 
   Returns:
-    A dict: "mean" the accuracy, meant over each type's severities and then over the types,
-    "interval" its 95% interval, "mean_corruption_error" 1 - mean (no other network's errors
-    divide it), "nll", "ece" and "brier", means in the same way; "by_severity" and "by_type" the
-    same of their corruptions, and by type "severities" each corruption's own; "reliability" of
-    all corrupted images together; "mode", "examples", "types", "severities", "origin" and, where
+    A dict: "mean", the accuracy averaged over each type's severities and then over the types,
+    "interval" its 95% interval, "mean_corruption_error" 1 - mean (no other network's errors divide
+    it), "nll", "ece" and "brier", means in the same way; "by_severity" and "by_type" the same of
+    their corruptions, and by type "severities" each corruption's own; "reliability" of all
+    corrupted images together; "mode", "examples", "types", "severities", "origin" and, where
     computed, "constants".  The other mode's are under its name.
 
-    The intervals of means are those of a share of as many images: an image's corruptions are
-    not independent, and however they depend, the mean's true interval is not wider.
+    The intervals of means are those of a share of as many images.  An image's corruptions are not
+    independent, but in no case is the mean's true interval wider.
   """
   batches, store = _computed if found.load is None else _loaded, store or Store()
   tallies: dict[str, dict] = {}
@@ -253,9 +253,9 @@ def _name(cell, number):
 
 
 def _computed(source, found, batch_size, seed, store):
-  """Yields (cell, name, images, labels); further ones are corrupted while one is scored.
+  """Yields (cell, name, images, labels); corrupts the next ones while one is scored.
 
-  The images are None where the store has their scores.
+  The images are None if the store has their scores.
   """
 
   def corrupt(cell, name, positions, images, labels):

@@ -1,4 +1,4 @@
-"""Attacks in which an image that falls leaves the batch at once."""
+"""Attacks in which an image leaves the batch as soon as it is broken."""
 
 import numpy as np
 import tensorflow as tf
@@ -6,20 +6,20 @@ import tensorflow as tf
 from urkle_tf import distribution
 from urkle_tf.attacks import base, losses
 
-# Whole batches that are attacked side by side: what stands of them is gathered into full ones
-# whenever somebody falls.  The next images do not take the places: a step's number, which decides
-# over step sizes and squares, is that of everything that is attacked together.
+# Whole batches that are attacked side by side: the images not broken yet are gathered into full
+# ones whenever some are.  The next images do not take the free places: the number of a step decides
+# over step sizes and squares, and belongs to everything that is attacked together.
 BATCHES = 4
-_SEGMENT = 2  # steps before the first look at who has fallen; while few do, ever more
+_SEGMENT = 2  # steps before the first check which images are broken; more and more if few are
 _FEW = 1 / 8
-_LOOKS = 5  # in a run, at least
+_LOOKS = 5  # checks in a run, at least
 # Of the spread of the scores.  What scores an adversary in the end rounds otherwise than the folded
 # network that is attacked: at 0.001 one image in a hundred was lost that way.
 _CLEAR = 0.1
 
 
 def possible(plan):
-  """Whether a plan can be run this way: alone on what stands, step by step, from one start."""
+  """Whether a plan can run this way: only on images not broken yet, in steps, from one start."""
   from_one_start = plan.restarts == 1 and not plan.start
   usual = plan.on_standing and plan.average == "probabilities"
   return usual and plan.attack.in_steps and from_one_start
@@ -31,7 +31,7 @@ class Mode:
   Args:
     classifier: a `Classifier`.
     mode: "sampled" or "deterministic".
-    eot: samples of z an evaluation.
+    eot: samples of z per evaluation.
     batch_size: the most images of a compiled call.
 
   Attributes:
@@ -65,12 +65,11 @@ class Mode:
 class Falling:
   """Runs a plan on one mode of a classifier, as `adversaries.adversary` does.
 
-  Every point of the ball that the attack evaluates counts, not only the best of its objective:
-  the first that is misclassified, by more than rounding, is an image's adversary, and the image is
-  left out from then on; under noise it must be misclassified by further noise too.  What stays
-  goes the way that it would have gone in the whole batch: noise belongs to the image, and is
-  drawn before anything is left out.  Only noise that is fresh at every evaluation is drawn for
-  what is left.
+  Every point that the attack evaluates counts, not only the one with the best objective.  The first
+  point that is misclassified, by more than rounding, is an image's adversary, and the image then
+  leaves the batch.  Under noise, further noise must misclassify it too.  The other images take the
+  same path as in the whole batch: noise depends on the image, and is drawn before any leaves.  Only
+  noise that is fresh at every evaluation is drawn for the images that are left.
 
   Args:
     plan: a `Plan` of which `possible` is true.

@@ -1,7 +1,7 @@
-"""Anybody's classifier, a SavedModel or a `.keras` file, measured as ours are.
+"""Any classifier, a SavedModel or a `.keras` file, measured as ours are.
 
-Nothing is asked of it but scores for images: what else must be known is found out by calling it
-and by reading its graph.
+It only has to give scores for images.  Everything else is found by calling it and by reading its
+graph.
 """
 
 import numpy as np
@@ -19,12 +19,12 @@ _STREAM = 5  # of a seed
 
 
 def look_at(loaded, source, abstains=False):
-  """Looks at a model with the first images of labelled data.
+  """Examines a model with the first images of labelled data.
 
   Args:
     loaded: a `foreign_models.Loaded`.
     source: a `Source`.
-    abstains: whether its last class is none of the data's, and means that it abstains.
+    abstains: whether its last class is not a class of the data, and means that it abstains.
 
   Returns:
     A `Foreign`.
@@ -42,14 +42,14 @@ def look_at(loaded, source, abstains=False):
 
 
 class _Scores:
-  """What attacks and scoring ask of a classifier, from a function of images alone.
+  """The interface of a classifier for attacks and scoring, from a function of images.
 
-  The images stand where a classifier of ours has its representation.
+  The images take the place of a representation.
 
   Args:
     values: (images, seed) -> logits or log-probabilities [n, classes].
     stochastic: whether the seed matters.
-    classes: how many.
+    classes: the number of classes.
     samples: how many draws a served prediction averages over.
   """
 
@@ -61,11 +61,11 @@ class _Scores:
 
   @property
   def modes(self):
-    """Its noise cannot be taken away, so that there is one classifier only."""
+    """Its noise cannot be removed, so there is only one classifier."""
     return ("sampled",) if self.stochastic else ("deterministic",)
 
   def represent(self, images):
-    """The images, twice: no scale belongs to them."""
+    """The images, twice, since there is no scale."""
     return images, images
 
   def head(self, images, training=False):
@@ -77,20 +77,20 @@ class _Scores:
 
     Args:
       images: float32 [n, h, w, c].
-      seed: int32 [2]; it decides nothing in a model whose noise cannot be seeded.
-      samples: calls; 1 is enough where the model is not stochastic.
+      seed: int32 [2]; without effect in a model whose noise cannot be seeded.
+      samples: the number of calls; 1 is enough if the model is not stochastic.
     """
     add = lambda total, new: tf.reduce_logsumexp(tf.stack([total, new]), 0)  # noqa: E731
     total, samples = self._over_draws(images, seed, samples, tf.nn.log_softmax, add)
     return total - tf.math.log(samples)
 
   def mean_logits(self, images, _, seed=None, samples=None):
-    """The mean of the logits over calls; arguments as of `from_representation`."""
+    """The mean of the logits over calls; arguments as in `from_representation`."""
     total, samples = self._over_draws(images, seed, samples, tf.identity, tf.add)
     return total / samples
 
   def _over_draws(self, images, seed, samples, change, add):
-    """The values of `samples` calls, each changed, combined by `add`; and how many there were."""
+    """The changed values of `samples` calls, combined by `add`; and the number of calls."""
     if seed is None:
       seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
     draw = lambda i: change(self._values(images, distribution.fold(seed, i)))  # noqa: E731
@@ -106,29 +106,29 @@ class _Scores:
     return total, tf.cast(samples, tf.float32)
 
   def from_shared_noise(self, images, scale, seed, samples):
-    """As `from_representation`; whether images share their noise is the model's own business."""
+    """As `from_representation`; the model itself decides whether images share their noise."""
     return self.from_representation(images, scale, seed, samples)
 
 
 class Foreign(_Scores):
-  """A classifier of which nothing is known but that it maps images to scores.
+  """A classifier known only as a map from images to scores.
 
-  Found out on a few images: whether it gives logits or probabilities (rows that are not negative
-  and sum to 1), whether two calls differ (it is stochastic then), and how large a share of its
-  gradients is zero.  From under a softmax the logits are read; where there is no gradient, steps
-  such as rounding are crossed by straight-through gradients, in attacks only.
+  A few images show whether it gives logits or probabilities (rows that are not negative and sum to
+  1), whether it is stochastic (two calls differ), and which share of its gradients is zero.  If its
+  outputs are a softmax, the logits below are read.  If there is no gradient, attacks cross steps
+  such as rounding by straight-through gradients.
 
   Args:
     loaded: a `foreign_models.Loaded`.
-    images: float32 [n, h, w, c] in [0, 1] to look at it with.
+    images: float32 [n, h, w, c] in [0, 1] for these checks.
 
   Attributes:
     image_shape: (height, width, channels).
-    metadata: what was found, for the report.
+    metadata: the findings, for the report.
     notes: the same in sentences.
 
   Raises:
-    UserError: if it gives no scores [n, classes >= 2], or none that are finite.
+    UserError: if it gives no scores [n, classes >= 2], or scores that are not finite.
   """
 
   class_names = None
@@ -175,7 +175,7 @@ class Foreign(_Scores):
     return _Scores(self._attack_values, self.stochastic, self.classes, self.samples)
 
   def own_gradients(self):
-    """The same without straight-through gradients: what the model itself says."""
+    """The same without straight-through gradients: the model's own."""
     return self
 
   @staticmethod
@@ -192,7 +192,7 @@ class Foreign(_Scores):
       )
 
   def _read_graph(self, images, first, stochastic):
-    """The function as a graph, if that computes what the function does; else None."""
+    """The function as a graph, if the graph computes the same; else None."""
     self._seeded = False
     try:
       graph = graphs.Graph(self._served.python_function, self.image_shape)
@@ -205,7 +205,7 @@ class Foreign(_Scores):
       return graph if np.abs(values[0] - first).max() <= size else None
     self._seeded = bool(np.abs(values[0] - values[1]).max() <= size)
     others = run(images, seed + 1).numpy()
-    # Noise that a rewriting has frozen would be another classifier.
+    # If rewriting froze the noise, it would be another classifier.
     return graph if np.abs(others - values[0]).max() > size else None
 
   def _find_logits(self, images, classes):
@@ -238,14 +238,14 @@ class Foreign(_Scores):
     return values
 
   def _look_at_gradients(self, images, exact, probabilities):
-    """Chooses what attacks differentiate: the first of these whose gradients are not masked.
+    """Chooses what attacks differentiate: the first choice whose gradients are not masked.
 
-    The scores themselves; these, with gradients across steps; and scores inside of the model that
-    mostly say what the outputs say, with gradients across steps.
+    They are the scores themselves; the scores with gradients across steps; and scores inside the
+    model that mostly agree with the outputs, with gradients across steps.
 
     Returns:
-      The name of the tensor (None for the outputs), and (share of zeros in the model's own
-      gradients, share of zeros after that, what is bridged).
+      The name of the tensor (None for the outputs), and (the share of zeros in the model's own
+      gradients, that share afterwards, the bridged operations).
     """
     take_log = probabilities and not exact
     self._attack_values = self._reader(exact, take_log)
@@ -295,7 +295,7 @@ class Foreign(_Scores):
       )
     gradients, ways = said["gradients"], []
     if said["attacked"] == "inner scores":
-      ways.append("climb scores that lie inside of the model")
+      ways.append("climb scores inside the model")
     if gradients["bridged"]:
       ways.append(f"cross {', '.join(gradients['bridged'])} by straight-through gradients")
     if ways:
@@ -306,12 +306,14 @@ class Foreign(_Scores):
     elif gradients["zero"] >= MASKED:
       notes.append(
         f"Its gradients are masked ({100 * gradients['zero']:.0f}% are zero or missing) and could "
-        "not be bridged: only attacks without gradients (square, hop_skip_jump) say anything."
+        "not be bridged: only attacks without gradients (square, hop_skip_jump) are informative."
       )
     if said["noise"] == "not seeded":
-      notes.append("Its noise cannot be seeded: the same command gives slightly other figures.")
+      notes.append("Its noise cannot be seeded: the same command gives slightly different figures.")
     needs = (
-      "that is done of --encoder alone" if loaded.about else "that needs an encoder of this package"
+      "that is done for --encoder alone"
+      if loaded.about
+      else "that needs an encoder of this package"
     )
     notes.append(f"The representation is not measured: {needs}.")
     return notes
@@ -322,7 +324,7 @@ def _saturated(probabilities):
 
 
 def _is_softmax(probabilities, logs):
-  """Whether probabilities are those of log-probabilities, where float32 can tell."""
+  """Whether probabilities are those of log-probabilities, as far as float32 can tell."""
   seen = probabilities > 1e-20
   wanted = np.log(np.where(seen, probabilities, 1.0))
   close = np.abs(logs - wanted) <= 2e-2 + 1e-2 * np.abs(wanted)
@@ -349,7 +351,7 @@ def _zero_share(values, images, classes):
 
 
 def check_range(model, images, labels):
-  """Raises `UserError` if a model seems to want images in 0-255.
+  """Raises `UserError` if a model seems to expect images in 0-255.
 
   Args:
     model: a `Foreign`.

@@ -1,7 +1,7 @@
-"""Anybody's function of images as a graph: logits under the softmax, gradients across steps.
+"""Any function of images as a graph: logits below the softmax, gradients across steps.
 
-A traced function is rewritten, never its values: what is returned is a tensor that the function
-computes anyway, and only gradients are replaced.
+The graph of a traced function is rewritten, but its values never change: the result is a tensor
+that the function computes anyway, and only gradients are replaced.
 """
 
 import collections
@@ -12,14 +12,14 @@ from tensorflow.python.framework import convert_to_constants  # no public name i
 
 from urkle_tf import distribution
 
-# One to one in their first input, whose gradient TensorFlow says is zero or none.
+# One to one in their first input, for which TensorFlow's gradient is zero or None.
 _STEPS = {
   *("Round", "Rint", "Floor", "Ceil", "Sign", "StopGradient", "PreventGradient"),
   *("QuantizeAndDequantize", "QuantizeAndDequantizeV2", "QuantizeAndDequantizeV3"),
   *("QuantizeAndDequantizeV4", "FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars"),
   "FakeQuantWithMinMaxVarsPerChannel",
 }
-# They read nothing but shape and type.
+# These read only shape and type.
 _BLIND = {"Shape", "ShapeN", "Rank", "Size", "ZerosLike", "OnesLike"}
 # Of comparisons: whether the result rises with the first input, and with the second.
 _COMPARISONS = {"Greater": (1, -1), "GreaterEqual": (1, -1), "Less": (-1, 1), "LessEqual": (-1, 1)}
@@ -141,15 +141,15 @@ class Graph:
     return run
 
   def scores(self, classes, most=16):
-    """Tensors that could be scores, as the output is: the nearest to it first.
+    """Tensors that could be scores like the output, the nearest to it first.
 
     Args:
       classes: the size of the output's last axis.
       most: how many at most.
 
     Returns:
-      Names of float tensors [n, classes] that depend on the images and that the output depends
-      on; its own name is not among them.
+      Names of float tensors [n, classes] that depend on the images and that the output depends on,
+      without the output itself.
     """
     found: list[str] = []
     seen, queue = {self.output.split(":")[0]}, collections.deque([self.output])
@@ -189,7 +189,7 @@ class Graph:
     return [name for name in names if name in self._nodes]
 
   def _seed(self, definition):
-    """Has random operations read seeds that `run` gives; says whether there are any."""
+    """Makes random operations read the seeds of `run`; returns whether there are any."""
     number = 0
     for node in list(definition.node):
       if node.name not in self._needed:
@@ -282,11 +282,11 @@ class Graph:
     return mended, sorted(crossed)
 
   def _bridge(self, node):
-    """For a node that turns integers or truth values back into floats: what stands in.
+    """The replacement for a node that turns integers or truth values back into floats.
 
     Returns:
-      ((name of the gradient, further inputs), types of the operations that are crossed), where a
-      float of the same shape went in; else None.
+      ((name of the gradient, further inputs), types of the crossed operations), if a float of the
+      same shape went in; else None.
     """
     output = self._types.get(f"{node.name}:0")
     inputs = [source for source in _inputs(node) if source.split(":")[0] in self._on_path]
@@ -345,7 +345,7 @@ def _full(tensor):
 
 
 def _spread(one, other):
-  """The axes along which one is broadcast to other; none where it is not the other's shape else."""
+  """The axes along which `one` is broadcast to `other`; none if their shapes differ otherwise."""
   if one.shape.rank is None or one.shape.rank != other.shape.rank:
     return []
   pairs = list(zip(one.shape[1:], other.shape[1:], strict=True))

@@ -11,12 +11,12 @@ LEVEL = 0.05  # of the test
 def compare(ours, theirs):
   """Compares two classifiers by the images that only one of them gets right.
 
-  With b images that only ours gets right and c that only theirs does, of n, the difference is
-  (b - c) / n, its standard error sqrt(b + c - (b - c)^2 / n) / n; McNemar's exact test asks
-  whether b of b + c could be the throw of a fair coin.
+  With b images that only ours gets right and c that only theirs does, of n, the difference is (b -
+  c) / n, its standard error sqrt(b + c - (b - c)^2 / n) / n; McNemar's exact test asks whether b of
+  b + c is consistent with a fair coin.
 
   Args:
-    ours: bool [n], which images ours gets right.
+    ours: bool [n], the images that ours gets right.
     theirs: the same of the other, for the same images.
 
   Returns:

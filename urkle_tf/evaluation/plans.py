@@ -1,4 +1,4 @@
-"""Attacks as they are asked for: `"pgd(steps=100, restarts=2),autoattack"` becomes plans."""
+"""Turns specs of attacks, `"pgd(steps=100, restarts=2),autoattack"`, into plans."""
 
 import dataclasses
 
@@ -16,17 +16,18 @@ def read(texts, norm, epsilons, image_shape, steps=20, step_size=None, restarts=
     norm: "linf", "l2" or "l1".
     epsilons: radii in pixel units.
     image_shape: (height, width, channels).
-    steps: of attacks such as PGD where the spec names none; AutoAttack's stages have published
+    steps: steps of attacks such as PGD if the spec gives none; AutoAttack's stages have published
       budgets.
     step_size: their size, in pixel units; None for 2.5 epsilon / steps.
     restarts: of the attacks.
-    classes: how many the classifier knows: some losses need several.  None if unknown.
+    classes: the number of the classifier's classes, since some losses need several.  None if
+      unknown.
 
   Returns:
     A list of `attacks.Plan`, those that come last at its end.
 
   Raises:
-    UserError: for an unknown attack, or one for trainings alone, an option or a radius out of its
+    UserError: for an unknown attack or one only for training, an option or a radius out of its
       range, or a loss that needs more classes.
   """
   texts = spec.split(texts) if isinstance(texts, str) else list(texts)

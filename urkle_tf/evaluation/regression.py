@@ -1,4 +1,4 @@
-"""How good and how robust a regressor is: its error, clean and attacked."""
+"""Measures a regressor: its error, clean and attacked."""
 
 import math
 
@@ -13,12 +13,12 @@ _CHUNK = 25  # samples of z that are in memory at once
 
 
 def measure(context, attack):
-  """Errors of a regressor, on the images as they are and on the worst that an attack finds.
+  """Errors of a regressor, on clean images and on the worst that an attack finds.
 
-  The attack maximises the squared error of the mean prediction over z, with fresh samples in
-  each of its evaluations.  The sampled regressor and z = mu are two: each is attacked by its
-  own gradients, and an image counts with the worst of itself and both adversaries, scored with
-  samples that no attack knows.
+  The attack maximises the squared error of the mean prediction over z, with fresh samples in each
+  of its evaluations.  The sampled regressor and the one with z = mu are two regressors.  Each is
+  attacked through its own gradients.  An image counts with the worst of itself and both
+  adversaries, scored with samples that no attack knows.
 
   Args:
     context: a `Context` of a `Regressor`, with a `Source` whose labels are numbers.

@@ -1,4 +1,4 @@
-"""What an encoder does under its worst perturbation, without a label."""
+"""Measures an encoder under its worst perturbation, without labels."""
 
 import numpy as np
 import tensorflow as tf
@@ -15,13 +15,13 @@ def unit(rows):
 
 
 def nearest(queries, keys, count=1, itself=True):
-  """The positions of each query's nearest keys by cosine, the nearest first.
+  """The positions of each query's nearest keys by cosine, nearest first.
 
   Args:
     queries: float [n, d].
     keys: float [m, d].
     count: how many.
-    itself: whether query i belongs to key i, which is left out then.
+    itself: whether query i belongs to key i, which is then left out.
 
   Returns:
     int64 [n, count].
@@ -37,11 +37,11 @@ def nearest(queries, keys, count=1, itself=True):
   return np.concatenate(found)
 
 
-_RANK_EXAMPLES = 10_000  # images that the effective rank is of
+_RANK_EXAMPLES = 10_000  # images for the effective rank
 
 
 def effective_rank(rows):
-  """How many dimensions representations span: tr(C)^2 / tr(C^2), C their covariance.
+  """How many dimensions representations span: tr(C)^2 / tr(C^2), with C their covariance.
 
   Args:
     rows: float [n, d], n at least 2.
@@ -68,8 +68,8 @@ def measure(context, options):
   """The report's part "representation".
 
   The perturbation maximises KL[p(z|x) || p(z|x')], by PGD with more steps and restarts than
-  training uses: a weak inner maximum looks like a good KL.  Of `context.save_images`, each image's
-  own figures and adversary go into `context.arrays`.
+  training uses: a weak inner maximum looks like a good KL.  With `context.save_images`, each
+  image's own figures and adversary go into `context.arrays`.
 
   Args:
     context: a `Context` with a `network`; labels are not read.
@@ -136,7 +136,7 @@ def _regularisers(divergence, loss_cap):
 
 
 def _worst(context, options, encoder, batch_size):
-  """A function of a batch to the images' worst KL and representations, for `over_first`."""
+  """A function from a batch to the images' worst KL and representations, for `over_first`."""
   attack = attacks.PGD(context.threat, options.steps, restarts=options.restarts, keep="best")
   seed = distribution.fold([context.seed, 0], scoring.REPRESENTATION_STREAM)
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours under an attack on the embedding itself, which knows no label."""
+"""Nearest neighbours under an attack on the embedding itself, without labels."""
 
 import numpy as np
 import tensorflow as tf
@@ -9,19 +9,19 @@ from urkle_tf.evaluation import representation, scoring, topped
 from urkle_tf.networks.saved import embedders, foreign_models
 
 _STREAM = 11  # of a seed
-_PROBE = 8  # images that an encoder is looked at with
+_PROBE = 8  # images for examining an encoder
 
 
 def look_at(path, source):
-  """Reads any encoder, and looks at it with the first images of data.
+  """Reads any encoder, and examines it with the first images of data.
 
   Args:
     path: as in `embedders.read`.
     source: a `Source`.
 
   Returns:
-    (function of images float32 [n, h, w, c] to embeddings float32 [n, d], what a report says of
-    the encoder).
+    (function from images float32 [n, h, w, c] to embeddings float32 [n, d], the encoder's metadata
+    for a report).
 
   Raises:
     UserError: if there is no such encoder, or the data do not fit it.
@@ -46,7 +46,7 @@ def look_at(path, source):
 
 
 def objective(embed, images, distance):
-  """How far embeddings are from those of images, as a function to be maximised.
+  """The distance of embeddings from those of images, as a function to maximise.
 
   Args:
     embed: images float32 [n, h, w, c] -> float32 [n, d].
@@ -54,7 +54,7 @@ def objective(embed, images, distance):
     distance: "squared", |f(x') - f(x)|^2, or "cosine", 1 - cos(f(x'), f(x)).
 
   Returns:
-    A function of images to float32 [n].  At the clean images its gradient is zero, so an attack
+    A function from images to float32 [n].  At the clean images its gradient is zero, so an attack
     has to start elsewhere.
   """
   clean = tf.stop_gradient(embed(images))
@@ -118,7 +118,7 @@ def measure(context, options):
 
 
 class _Embedded:
-  """What an encoder makes of images, of these under attack, and of the references.
+  """An encoder's embeddings of images, clean and attacked, and of the references.
 
   Attributes:
     clean: float64 [n, d].
@@ -164,7 +164,7 @@ class _Embedded:
 
 
 def prepare(context, options):
-  """What the options name: {"source": of the references or None, "original": its `embed` or None}.
+  """Loads what the options name: {"source": references or None, "original": `embed` or None}.
 
   Raises:
     UserError: for options that do not fit the data.

@@ -20,12 +20,12 @@ def pad(array, size):
 
 
 def padded(count, batch_size):
-  """The size that `count` rows are padded to: their own if few, for one more trace, or a batch."""
+  """The size to which `count` rows are padded: their own, if few, or a batch."""
   return count if 2 * count <= batch_size else batch_size
 
 
 def stream(source, batch_size, mask=None):
-  """Images of a source in full batches, in order; none is read after the last that is wanted.
+  """Images of a source in full batches, in order; reading stops after the last wanted one.
 
   Args:
     source: a `Source`.
@@ -81,13 +81,13 @@ def _join(parts):
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """What a classifier makes of images, twice.
+  """A classifier's log-probabilities of images, by two sets of draws.
 
   Attributes:
     values: {mode: float32 [n, classes]}, log-probabilities by the scoring draws.
-    choice: the same by the choosing draws; the same array where there is no noise.
-    votes: int32 [n, groups], the predictions of as many served calls, which together are the
-      scoring draws; None without a sampled mode.
+    choice: the same by the choosing draws; the same array without noise.
+    votes: int32 [n, groups], the predictions of served calls, which together use the scoring draws;
+      None without a sampled mode.
   """
 
   values: dict
@@ -114,16 +114,16 @@ class Scorer:
   """Log-probabilities of images in every mode of a classifier.
 
   The draws of the sampled mode are unknown to every attack, and the same for every image and
-  candidate: with new ones for each candidate, an image near a decision boundary would be lost
-  by bad luck alone once it has had enough candidates.  For the same reason there are two sets:
-  one chooses among the candidates, and the chosen one is scored with the other.
+  candidate.  With new draws for each candidate, an image near a decision boundary would be lost by
+  bad luck after enough candidates.  For the same reason there are two sets: one chooses among the
+  candidates, and the other scores the chosen one.
 
   Args:
     classifier: a `Classifier`.
-    batch_size: the most images of a call.
-    samples: samples of z in the sampled mode, at least; and at least those of 10 served calls.
+    batch_size: the largest number of images in a call.
+    samples: samples of z in the sampled mode, at least; never fewer than those of 10 served calls.
     seed: of the draws.
-    modes: those that are wanted, the served one first; None for all of the classifier's.
+    modes: the wanted modes, the served one first; None for all modes of the classifier.
 
   Attributes:
     modes: those that are wanted.

@@ -4,10 +4,10 @@ The smoothed classifier gives the class that a classifier f gives most often aro
 
     g(x) = argmax_c P(f(x + d) = c),  d ~ N(0, noise^2 I)
 
-and where the probability of its class is at least p > 1/2, no perturbation shorter than
-noise Phi^-1(p) changes it.  p is a lower bound that holds with probability 1 - alpha over the
-draws.  A classifier that samples z draws a fresh one for every d, which f may do: it is a
-random function, and P is over both.
+and if the probability of its class is at least p > 1/2, no perturbation shorter than noise
+Phi^-1(p) changes it.  p is a lower bound that holds with probability 1 - alpha over the draws.  A
+classifier that samples z draws a fresh one for every d.  That is allowed: f is then a random
+function, and P is over both.
 
 An encoder has no classes.  For unit embeddings f, a direction u and s a lower bound of
 E<u, f(x + d)>, the smoothed encoder's cosine to u is, everywhere within r of x, at least
@@ -27,7 +27,7 @@ from urkle_tf import distribution
 from urkle_tf.evaluation import calibration, scoring
 from urkle_tf.output import progress
 
-_STREAM = 8  # of a seed, beside those of `scoring`
+_STREAM = 8  # of a seed, besides those of `scoring`
 
 
 def lower_bound(successes, samples, alpha):
@@ -35,7 +35,7 @@ def lower_bound(successes, samples, alpha):
 
   Args:
     successes: int [...].
-    samples: how many there were.
+    samples: the number of trials.
     alpha: the chance to be wrong, in (0, 1).
 
   Returns:
@@ -70,7 +70,7 @@ def cosine(bound, distance, noise):
 
 
 class Noisy:
-  """What a function makes of many noisy copies of one image, summed, in compiled batches.
+  """Sums a function over many noisy copies of one image, in compiled batches.
 
   Args:
     function: (images float32 [m, h, w, c], seed int32 [2]) -> float32 [m, k], summed over the
@@ -102,7 +102,7 @@ class Noisy:
 
 
 def certify_class(noisy, image, samples, alpha, seed, guess=100):
-  """The class of the smoothed classifier at an image, and the radius that is certified.
+  """The class of the smoothed classifier at an image, and its certified radius.
 
   Args:
     noisy: a `Noisy` of one-hot classes.
@@ -113,7 +113,7 @@ def certify_class(noisy, image, samples, alpha, seed, guess=100):
     guess: draws, of their own, that choose the class.
 
   Returns:
-    (class, radius): (-1, 0.0) where it abstains.
+    (class, radius); (-1, 0.0) if it abstains.
   """
   chosen = int(np.argmax(noisy.sum(image, guess, distribution.fold(seed, 0))))
   count = noisy.sum(image, samples, distribution.fold(seed, 1))[chosen]
@@ -142,7 +142,7 @@ def measure(context, options):
   """The report's part "smoothing".
 
   Args:
-    context: a `Context` of a classifier, anyone's, or of an encoder.
+    context: a `Context` of any classifier, or of an encoder.
     options: a `measurements.smoothing.Smoothing`.
 
   Returns:
@@ -177,7 +177,7 @@ def measure(context, options):
 
 
 def _one(context, options, noisy, position, image, label):
-  """Of a classifier [whether the class is right, its radius], of an encoder s."""
+  """For a classifier [whether the class is right, its radius], for an encoder s."""
   seed = distribution.fold([context.seed, position], _STREAM)
   asked = noisy, image, options.samples, options.alpha, seed, options.guess
   if context.kind == "encoder":
@@ -187,7 +187,7 @@ def _one(context, options, noisy, position, image, label):
 
 
 def _function(context):
-  """What is summed over noisy copies: one-hot classes, or unit embeddings."""
+  """The function that is summed over noisy copies: one-hot classes, or unit embeddings."""
   if context.kind == "encoder":
     network = context.network
     return lambda images, seed: tf.math.l2_normalize(network(images, training=False)["loc"], -1)

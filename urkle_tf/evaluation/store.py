@@ -1,4 +1,4 @@
-"""What an evaluation has measured so far, kept in files: one that was killed resumes from there."""
+"""Files with an evaluation's results so far, from which a killed evaluation resumes."""
 
 import json
 import zipfile
@@ -12,14 +12,14 @@ FOLDER, OWNER = "partial", "owner.json"  # inside a run's folder, while it is no
 
 
 class Store:
-  """Remembers results by name.
+  """Stores results by name.
 
-  A file appears under its name only when it is whole, so that a process may be killed at any
-  moment; one that cannot be read (after a power failure) counts as missing.
+  A file appears under its name only when it is complete, so a process may be killed at any moment.
+  A file that cannot be read (after a power failure) counts as missing.
 
   Args:
-    folder: a `pathlib.Path`, made when there is something to keep; None remembers nothing.
-    owner: what the results belong to: a dict that JSON can hold, such as a model's fingerprint.
+    folder: a `pathlib.Path`, made when there is something to store; None stores nothing.
+    owner: what the results belong to, such as a model's fingerprint, as a dict for JSON.
 
   Raises:
     UserError: if the folder holds results that belong to another owner.
@@ -51,7 +51,7 @@ class Store:
     return arrays
 
   def arrays(self, name, compute):
-    """What `compute()`, {name: array}, returned when it was first called under this name."""
+    """The result of the first `compute()` under this name, {name: array}."""
     found = self.find(name)
     if found is None:
       found = {key: np.asarray(value) for key, value in compute().items()}

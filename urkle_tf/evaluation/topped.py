@@ -1,4 +1,4 @@
-"""An encoder as a classifier: by class prototypes, by a saved head, or by neighbours."""
+"""Turns an encoder into a classifier: by class prototypes, a saved head, or neighbours."""
 
 import dataclasses
 import hashlib
@@ -20,14 +20,14 @@ _BATCH = 250
 
 
 def classifier(given, source):
-  """The classifier that an encoder and what is put on top of it make.
+  """Makes a classifier from an encoder and what is put on top of it.
 
   Args:
     given: the settings, `settings.Assess`, with an `encoder`, and `prototypes` or `head`.
     source: a labelled `Source` of the images.
 
   Returns:
-    A `foreign_models.Loaded`, from images to scores, whose `about` says what it is.
+    A `foreign_models.Loaded` from images to scores; its `about` describes what is on top.
 
   Raises:
     UserError: if they do not fit each other or the data.
@@ -82,7 +82,7 @@ def _prototypes(path, width, source):
 
 
 def _saved(path, width):
-  """What a Keras model in a file makes of embeddings, [n, d] -> [n, classes]."""
+  """The function of a Keras model in a file, embeddings [n, d] -> [n, classes]."""
   if not pathlib.Path(path).is_file():
     raise errors.UserError(f"no file {path!r}: give --head={_HEADS}")
   model = foreign_models.read_keras(path)
@@ -99,13 +99,13 @@ def _neighbours(embed, data, split="train", neighbours=20, temperature=0.07):
 
       score of class c = sum over images i of class c of  w_i exp(cos(z, z_i) / temperature)
 
-  w_i is 1 for the nearest `neighbours`, and a millionth for all others, so that every class has
-  a score and every attack a gradient.
+  w_i is 1 for the nearest `neighbours`, and a millionth for all others, so that every class has a
+  score and attacks have a gradient.
 
   Args:
     embed: images -> float32 [n, d].
-    data: what `sources.load` is given, apart from the split.
-    split: that of the reference images.
+    data: the arguments of `sources.load`, except for the split.
+    split: the split of the reference images.
     neighbours: how many vote.
     temperature: of the cosine.
   """

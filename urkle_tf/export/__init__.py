@@ -1,4 +1,4 @@
-"""Exports: folders with a SavedModel, stock Keras files and what they are.
+"""Exports: folders with a SavedModel, stock Keras files and metadata.
 
 A folder needs neither this package nor TensorFlow Probability to be used:
 
@@ -10,9 +10,9 @@ A folder needs neither this package nor TensorFlow Probability to be used:
     clean/                       of an encoder with dual batch norm: another such folder, with the
                                  batch norms of clean images
 
-Encoders and predictors are written here; below them lie what a folder says of itself
-(`description`), its Keras files, its signatures, and how it comes to its place whole (`folders`).
-Folders are read by `networks.saved`.
+Modules: `encoders` and `predictors` write the folders, `description` writes the metadata,
+`keras_files` and `signatures` write the models, and `folders` moves a folder into place once it is
+whole.  `networks.saved` reads folders.
 """
 
 from urkle_tf.export.description import fingerprint as fingerprint

@@ -36,12 +36,12 @@ def text(metadata, reports=(), use=None, recipe="", limits=(), licence=None):
   """The card.
 
   Args:
-    metadata: what metadata.json holds: no path and no name of a machine is in it.
-    reports: what report.json of `evaluate` holds, of each evaluation of this export.
-    use: how it is used, in Markdown; None for that of a folder.
-    recipe: what else there is to say of its training.
-    limits: further lines of the limits.
-    licence: its SPDX name; None leaves it to whoever publishes.
+    metadata: the content of metadata.json, without paths and names of machines.
+    reports: the content of report.json of each evaluation of this export.
+    use: how to use it, in Markdown; None for the text about a folder.
+    recipe: further text about its training.
+    limits: further lines about its limits.
+    licence: its SPDX name; None leaves it to the publisher.
 
   Returns:
     Markdown that begins with YAML.
@@ -71,7 +71,7 @@ def write(folder, metadata, report=None):
 
 
 def _name(metadata):
-  """Such as: simclr + urkle encoder, cifar10, 32x32."""
+  """The card's title, such as: simclr + urkle encoder, cifar10, 32x32."""
   settings = {**metadata.get("encoder_settings", {}), **metadata.get("settings", {})}
   parts = [str(settings.get(key, "")).split("(")[0] for key in ("pretext", "robustness")]
   cell = " + ".join(part for part in parts if part not in ("", "none"))
@@ -86,7 +86,7 @@ def _promise(metadata):
 
 
 def _threat(metadata):
-  """Such as linf 8/255; "" where the export does not tell."""
+  """The threat model, such as linf 8/255; "" if the export does not say."""
   return tables.threat(metadata) if {"norm", "epsilon"} <= set(metadata) else ""
 
 
@@ -111,7 +111,7 @@ def _front(metadata, name, reports, licence):
 
 
 def _result(metadata, report):
-  """What a report found, as the front matter has it."""
+  """A report's results in the form of the front matter."""
   measured = str(report["config"]["dataset"])
   return {
     "task": {"type": _TASKS.get(metadata["kind"], "other")},
@@ -127,7 +127,7 @@ def _result(metadata, report):
 
 
 def _dataset(metadata):
-  """The public name of the data set; None of a folder, or where none is given."""
+  """The public name of the data set; None for a folder, or without a name."""
   data = str(metadata.get("dataset") or "").split(":")[0].split("/")[0]
   return None if data in ("", "folder") else data
 
@@ -145,7 +145,7 @@ layer = keras.layers.TFSMLayer("FOLDER", call_endpoint="{endpoint}")
 found = layer(images)["{output}"]  # {shape.format(**metadata)}
 ```
 
-`metadata.json` says all that is known of it, `network.keras` is the network to train on."""
+`metadata.json` holds its metadata; train on `network.keras`."""
 
 
 def _trained(metadata):
@@ -203,7 +203,7 @@ def _measured(report):
       f"representation by {part['drift']:.2g} of the mean distance between images."
     )
   if failed := [check["name"] for check in report.get("checks", ()) if not check["passed"]]:
-    said.append(f"Checks that failed: {', '.join(failed)}. The figures rest on less than they say.")
+    said.append(f"Checks that failed: {', '.join(failed)}. The figures may be too high.")
   return "\n\n".join(said)
 
 
@@ -211,14 +211,14 @@ def _limits(metadata, further, licence):
   said = [
     "Robust accuracy is that against the attacks named beside it: an upper bound on the accuracy "
     "against any attack, not a guarantee.",
-    "It says nothing of larger changes, of other kinds of change (shifts, occlusions, other "
-    "weather), or of images unlike those of the training.",
+    "It does not cover larger changes, other kinds of change (shifts, occlusions, other weather), "
+    "or images unlike those of the training.",
   ]
   if "epsilon" not in metadata:
-    said.insert(0, "No adversary took part in what is reported above of its training.")
+    said.insert(0, "The training reported above used no adversary.")
   if not metadata["stochastic"]:
-    said.append("z is the mean: the scale that it gives was not trained.")
+    said.append("z is the mean: the scale was not trained.")
   said += further
   if not licence:
-    said.append("Whoever publishes it adds the licence, and what the data allow.")
+    said.append("The publisher must add the licence, and what the data allow.")
   return "\n".join(f"- {line}" for line in said)

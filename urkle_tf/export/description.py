@@ -1,4 +1,4 @@
-"""What an export says of itself: metadata.json, with the model card beside it."""
+"""The metadata of an export: metadata.json and the model card."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ _PATHS = (*_FOLDERS, "prototypes", "data_service")  # the last names hosts
 
 
 def versions():
-  """The versions that an export or a report was made with."""
+  """The package versions that an export or a report is made with."""
   return {
     "urkle_tf": urkle_tf.__version__,
     "tensorflow": tf.__version__,
@@ -31,7 +31,7 @@ def versions():
 
 
 def settings_without_paths(settings):
-  """Settings that can be shown to others: no folder of this machine is in them."""
+  """Settings that can be shown to others, without folders of this machine."""
   hidden = lambda name, value: name in _PATHS and not presets.is_named(value)  # noqa: E731
   shown = {name: value for name, value in settings.items() if not hidden(name, value)}
   # In `train`, encoder names an architecture.
@@ -52,7 +52,7 @@ def settings_without_paths(settings):
 
 
 def fingerprint(models):
-  """A hash of the weights: the same weights, the same hash."""
+  """A hash of the weights; equal weights have equal hashes."""
   digest = hashlib.sha256()
   for model in models:
     for variable in model.variables:
@@ -66,9 +66,9 @@ def write(folder, kind, models, fields):
   Args:
     folder: a `pathlib.Path`.
     kind: "encoder", "classifier" or "regressor".
-    models: whose weights the fingerprint is of.
-    fields: {name: value} of what else it says; those that are None are left out, and so are paths
-      among the settings.
+    models: the models whose weights are in the fingerprint.
+    fields: {name: value}, further entries.  Entries that are None, and paths among the settings,
+      are left out.
   """
   fields = {name: value for name, value in fields.items() if value is not None}
   fields["settings"] = settings_without_paths(fields.get("settings", {}))

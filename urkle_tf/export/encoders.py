@@ -11,21 +11,20 @@ from urkle_tf.networks import batch_norm
 def export_encoder(encoder, folder, metadata=None, stream=None):
   """Writes an encoder's folder.
 
-  Signatures: `serving_default(images float32 [n, h, w, c] in [0, 1]) -> {"loc", "scale"}`
-  (`serve` is another name of it) and `embed(images) -> {"embedding"}`, which is loc.  All
-  float32, in inference mode; differentiable in the images, and trainable through
-  `keras.layers.TFSMLayer`, with batch norms that stay in inference mode (train
-  `network.keras` to move them).
+  Signatures: `serving_default(images float32 [n, h, w, c] in [0, 1]) -> {"loc", "scale"}` (also
+    called `serve`) and `embed(images) -> {"embedding"}`, which is loc.  All are float32 [n, d_z],
+    in inference mode, and differentiable in the images.  They are trainable through
+    `keras.layers.TFSMLayer`, with batch norms that stay in inference mode (train `network.keras` to
+    move them).
 
   Args:
-    encoder: a `GaussianEncoder`, or what `load_encoder` returned.
-    folder: where to write; an export that is there is replaced once the new one is whole.
-    metadata: further entries of metadata.json, for example `dataset`, `norm`, `epsilon`,
-      `settings` (its paths are left out) and `stochastic`: whether training used the scale
-      (True by default).
-    stream: of an encoder with dual batch norm, "adversarial" or "clean": the one to write.  None
-      writes the adversarial one, and into `clean/` a whole folder of the clean one.  The
-      metadata says which is where ("stream").
+    encoder: a `GaussianEncoder`, or the result of `load_encoder`.
+    folder: where to write; an existing export is replaced once the new one is complete.
+    metadata: further entries of metadata.json, for example `dataset`, `norm`, `epsilon`, `settings`
+      (without paths) and `stochastic`: whether training used the scale (True by default).
+    stream: for an encoder with dual batch norm, the one to write: "adversarial" or "clean".  None
+      writes the adversarial one, and a complete folder of the clean one into `clean/`.  The entry
+      "stream" of the metadata says which one a folder holds.
 
   Returns:
     The folder, a `pathlib.Path`.
@@ -33,7 +32,12 @@ def export_encoder(encoder, folder, metadata=None, stream=None):
   Raises:
     UserError: if the folder holds something else, the network cannot be saved, or the encoder has
       no such stream.
-    OSError: if writing fails; what was in the folder is kept.
+    OSError: if writing fails; the folder then keeps its content.
+
+  ```python
+  urkle_tf.export_encoder(encoder, "encoder", {"dataset": "cifar10", "epsilon": 8 / 255})
+  again = urkle_tf.load_encoder("encoder")
+  ```
   """
   streams = encoder.streams
   if stream is not None and stream not in streams:

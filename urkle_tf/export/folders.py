@@ -1,4 +1,4 @@
-"""How an export comes to its place: whole, or not at all."""
+"""Moves an export into place only when it is complete."""
 
 import os
 import pathlib
@@ -10,18 +10,18 @@ from urkle_tf import errors
 
 
 def replace(folder, write):
-  """Has `write` fill a side folder, and moves that into place: no half export is ever seen.
+  """Lets `write` fill a temporary folder, and moves that into place once it is complete.
 
   Args:
-    folder: where it goes; an export that is there is replaced once the new one is whole.
-    write: called with the side folder, a `pathlib.Path`.
+    folder: where it goes; an existing export is replaced once the new one is complete.
+    write: called with the temporary folder, a `pathlib.Path`.
 
   Returns:
     The folder, a `pathlib.Path`.
 
   Raises:
     UserError: if the folder is a file, or holds something else.
-    OSError: if writing fails; what was in the folder is kept.
+    OSError: if writing fails; the folder then keeps its content.
   """
   folder = pathlib.Path(os.path.abspath(os.path.expanduser(folder)))
   if folder.exists() and not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Model cards with what was measured, and exports on the Hugging Face hub."""
+"""Model cards with measured figures, and exports on the Hugging Face hub."""
 
 import json
 import pathlib
@@ -9,7 +9,7 @@ from urkle_tf.networks import presets
 
 
 def model_card(folder, report=None):
-  """Writes the card of an export again, with what an evaluation of it found.
+  """Writes the card of an export again, with the results of an evaluation.
 
   Args:
     folder: of an encoder, a classifier or a regressor of this package.
@@ -20,6 +20,10 @@ def model_card(folder, report=None):
 
   Raises:
     UserError: if there is no such export or report, or the report is of another model.
+
+  ```python
+  card = urkle_tf.model_card("RUN/classifier", report="REPORT")  # RUN/classifier/README.md
+  ```
   """
   metadata = _metadata(folder)
   found = None if report is None else read_report(report, metadata)
@@ -32,16 +36,20 @@ def push_to_hub(folder, repo_id, report=None, private=True, **options):
 
   Args:
     folder: of an encoder, a classifier or a regressor of this package.
-    repo_id: `"owner/name"`; it is made if it is not there.
+    repo_id: `"owner/name"`; the repository is created if it does not exist.
     report: as in `model_card`; None leaves the card as it is.
-    private: whether a repository that is made is private.
-    **options: of `huggingface_hub.HfApi.upload_folder`: token, commit_message, revision.
+    private: whether a new repository is private.
+    **options: arguments of `huggingface_hub.HfApi.upload_folder`: token, commit_message, revision.
 
   Returns:
-    What the upload returns.
+    The result of the upload, a `huggingface_hub.CommitInfo`.
 
   Raises:
-    UserError: if huggingface_hub is not installed, or as `model_card`.
+    UserError: if huggingface_hub is not installed, or as in `model_card`.
+
+  ```python
+  urkle_tf.push_to_hub("RUN/classifier", "owner/name", report="REPORT")
+  ```
   """
   try:
     import huggingface_hub  # optional
@@ -65,11 +73,11 @@ def _metadata(folder):
 
 
 def read_report(report, *models):
-  """Reads what an evaluation found.
+  """Reads the report of an evaluation.
 
   Args:
     report: the folder of the evaluation, or its report.json.
-    *models: metadata of exports, of one of which it must be.
+    *models: metadata of exports; the report must be about one of them.
 
   Returns:
     What report.json holds, without paths.

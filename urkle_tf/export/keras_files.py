@@ -8,7 +8,7 @@ from urkle_tf.networks import keras_private
 
 
 def save(model, file):
-  """Saves a Keras model and returns it as it was read back: what is checked is what is shipped.
+  """Saves a Keras model and returns it as read back, so that what is checked is what is exported.
 
   The copy also lives outside of any distribution strategy.
   """

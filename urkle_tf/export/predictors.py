@@ -13,16 +13,16 @@ from urkle_tf.networks.saved import exports
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-  """A kind of predictor, and what its parts are called.
+  """A kind of predictor, and the names of its parts.
 
   Attributes:
-    name: of the kind, in metadata.json.
+    name: the kind's name in metadata.json.
     model: its class.
     size: the attribute that counts the head's outputs.
-    label: the attribute that says what they are.
-    served: the output of what is served.
-    sampled: (output, method): of a seed and a number of samples.
-    at_loc: (output, method): of z = loc, and the output of the head.
+    label: the attribute that names the outputs.
+    served: the name of the served output.
+    sampled: (output, method) for a seed and a number of samples.
+    at_loc: (output, method) for z = loc; also the output of the head.
   """
 
   name: str
@@ -52,10 +52,10 @@ def export_classifier(classifier, folder, metadata=None):
   Signatures, all float32 and in inference mode:
 
   - `serving_default(images) -> {"probabilities": [n, classes]}` (also `serve`): the mean over
-    `samples` fresh draws of z, or z = loc where the classifier is deterministic;
+    `samples` fresh draws of z, or z = loc if the classifier is deterministic;
   - `sampled(images, seed int32 [2], samples int32) -> {"log_probabilities": [n, classes]}`:
-    log-mean-exp over samples of z of the head's log-softmax, differentiable through loc and
-    scale; z = loc whatever the seed where the classifier is deterministic;
+    log-mean-exp over samples of z of the head's log-softmax, differentiable through loc and scale;
+    z = loc for any seed if the classifier is deterministic;
   - `deterministic(images) -> {"logits": [n, classes]}`: z = loc;
   - `head(z float32 [n, d_z]) -> {"logits": [n, classes]}`.
 
@@ -69,7 +69,15 @@ def export_classifier(classifier, folder, metadata=None):
 
   Raises:
     UserError: if the folder holds something else, or a network cannot be saved.
-    OSError: if writing fails; what was in the folder is kept.
+    OSError: if writing fails; the folder then keeps its content.
+
+  ```python
+  from urkle_tf.networks.classifier import Classifier
+
+  head = urkle_tf.networks.mlp(encoder.latent_dim, [10], "head")  # z -> logits
+  classifier = Classifier(encoder.network, head)
+  urkle_tf.export_classifier(classifier, "classifier", {"dataset": "cifar10"})
+  ```
   """
   return _export(_CLASSIFIER, classifier, folder, metadata)
 
@@ -80,31 +88,75 @@ def export_regressor(regressor, folder, metadata=None):
   Signatures, all float32, in inference mode and in the target's units:
 
   - `serving_default(images) -> {"predictions": [n, outputs]}` (also `serve`): the mean over
-    `samples` fresh draws of z, or z = loc where the regressor is deterministic;
-  - `sampled(images, seed int32 [2], samples int32) -> {"predictions": [n, outputs]}`: that of a
-    seed, differentiable through loc and scale; z = loc where the regressor is deterministic;
+    `samples` fresh draws of z, or z = loc if the regressor is deterministic;
+  - `sampled(images, seed int32 [2], samples int32) -> {"predictions": [n, outputs]}`: the same for
+    a given seed, differentiable through loc and scale; z = loc if the regressor is deterministic;
   - `deterministic(images) -> {"predictions": [n, outputs]}`: z = loc;
   - `head(z float32 [n, d_z]) -> {"predictions": [n, outputs]}`.
 
-  Arguments, what is returned and errors are those of `export_classifier`.
+  Args:
+    regressor: a `Regressor`.
+    folder: as in `export_encoder`.
+    metadata: as in `export_encoder`.
+
+  Returns:
+    The folder, a `pathlib.Path`.
+
+  Raises:
+    UserError: if the folder holds something else, or a network cannot be saved.
+    OSError: if writing fails; the folder then keeps its content.
+
+  ```python
+  from urkle_tf.networks.regressor import Regressor
+
+  head = urkle_tf.networks.mlp(encoder.latent_dim, [1], "head")  # z -> one number
+  urkle_tf.export_regressor(Regressor(encoder.network, head), "regressor")
+  ```
   """
   return _export(_REGRESSOR, regressor, folder, metadata)
 
 
 def load_classifier(folder):
-  """Loads an exported `Classifier`, or that of `"preset:NAME"`, see `urkle_tf.presets`.
+  """Loads an exported classifier.
+
+  Args:
+    folder: a folder that `export_classifier` wrote, or `"preset:NAME"`, see `urkle_tf.presets`.
+
+  Returns:
+    A `Classifier`, a Keras model: images float32 [n, h, w, c] in [0, 1] -> probabilities float32
+    [n, classes].  It also has `logits(images)` at z = loc, and `log_probabilities(images, seed,
+    samples)`.
 
   Raises:
     UserError: if there is no such export or preset.
+
+  ```python
+  classifier = urkle_tf.load_classifier("RUN/classifier")
+  probabilities = classifier(images)  # float32 [n, classes], the mean over samples of z
+  logits = classifier.logits(images)  # float32 [n, classes], at z = loc
+  ```
   """
   return _load(_CLASSIFIER, folder)
 
 
 def load_regressor(folder):
-  """Loads an exported `Regressor`.
+  """Loads an exported regressor.
+
+  Args:
+    folder: a folder that `export_regressor` wrote.
+
+  Returns:
+    A `Regressor`, a Keras model: images float32 [n, h, w, c] in [0, 1] -> predictions float32
+    [n, outputs].  It also has `deterministic(images)` at z = loc, and `predictions(images, seed,
+    samples)`.
 
   Raises:
     UserError: if there is no such export.
+
+  ```python
+  regressor = urkle_tf.load_regressor("RUN/regressor")
+  predicted = regressor(images)  # float32 [n, outputs], in the units of regressor.target
+  ```
   """
   return _load(_REGRESSOR, folder)
 

@@ -1,4 +1,4 @@
-"""The SavedModel of an export: its signatures, which look at what they are given."""
+"""The SavedModel of an export: its signatures, which check their images."""
 
 import functools
 
@@ -8,15 +8,15 @@ from absl import logging
 
 
 def _guarded(function):
-  """A signature that looks at its images' shape when it is called.
+  """A signature that checks its images' shape when it is called.
 
-  TensorFlow's own do not: images of other channels would crash the process that serves them,
-  and of another size they would be taken for what they are not.
+  TensorFlow's own signatures do not: images with other channels would crash the server, and images
+  of another size would be read wrongly.
   """
 
   @functools.wraps(function)  # the arguments' names are the signature's
   def guarded(images, *others):
-    # Of a shape that is known TensorFlow would leave the question out.
+    # If the shape were static, TensorFlow would remove the check.
     unknown = tf.raw_ops.PlaceholderWithDefault(input=images, shape=tf.TensorShape(None))
     wanted = images.shape[1:]
     message = f"images must be [n, {', '.join(map(str, wanted))}]"
@@ -33,8 +33,8 @@ def save(folder, models, endpoints):
   Args:
     folder: a `pathlib.Path`.
     models: Keras models whose variables it holds.
-    endpoints: {name: (function, [tf.TensorSpec of each argument])}; of arguments named "images"
-      the shape is looked at when they are served.
+    endpoints: {name: (function, [tf.TensorSpec of each argument])}; the shape of arguments named
+      "images" is checked when they are served.
   """
   archive = keras.export.ExportArchive()
   for model in models:
@@ -48,7 +48,7 @@ def save(folder, models, endpoints):
     traced[function] = archive.add_endpoint(name, served, input_signature=signature)
     traced[function].get_concrete_function()
   verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every renamed input
+  logging.set_verbosity(logging.WARNING)  # TensorFlow logs every renamed input
   try:
     archive.write_out(str(folder), verbose=False)
   finally:

@@ -1,4 +1,4 @@
-"""Weights of PyTorch ViTs, as arrays, in the backbones of KerasHub; PyTorch is not needed."""
+"""Loads weights of PyTorch ViTs, as arrays, into KerasHub's backbones, without PyTorch."""
 
 import numpy as np
 
@@ -13,21 +13,29 @@ _SHOWN = 4  # names that a message lists
 def import_torch_vit(arrays, model, prefix=None):
   """Fills a ViT of KerasHub with the weights of a PyTorch checkpoint.
 
-  The names of OpenAI's CLIP, `visual.transformer.resblocks.0...` (those of FARE's encoders too),
-  go into a `CLIPVisionEncoder`, and their projection into the layer `vision_projection` of a model
-  around it; the names of timm, `blocks.0.attn.qkv.weight`, go into a `ViTBackbone`.  Nothing is
-  assigned unless all of it fits.
+  Weights with the names of OpenAI's CLIP, `visual.transformer.resblocks.0...` (also FARE's
+  encoders), go into a `CLIPVisionEncoder`, and their projection goes into the layer
+  `vision_projection` of a model around it.  Weights with the names of timm,
+  `blocks.0.attn.qkv.weight`, go into a `ViTBackbone`.  Nothing is assigned unless everything fits.
 
   Args:
     arrays: {name: array}, a state_dict as NumPy arrays: a dict, or what `numpy.load` opened.
-    model: a Keras model that is or holds such an encoder.
-    prefix: of the names, where the checkpoint holds several ViTs, such as `"visual."`.
+    model: a Keras model that is or contains such an encoder.
+    prefix: the prefix of the names, such as `"visual."`, if the checkpoint holds several ViTs.
 
   Returns:
-    Names in the checkpoint that were left out: text towers, heads.
+    A list of the names in the checkpoint that were left out: text towers, heads.
 
   Raises:
-    UserError: if the model holds no such encoder, or an array is missing or of another shape.
+    UserError: if the model contains no such encoder, or an array is missing or has another shape.
+
+  ```python
+  import keras_hub
+
+  model = keras_hub.models.ViTBackbone.from_preset("vit_base_patch16_224_imagenet")
+  with np.load("vit.npz") as arrays:  # a state_dict of timm, saved by np.savez
+    left_out = urkle_tf.import_torch_vit(arrays, model)
+  ```
   """
   parts = [model, *keras_private.layers(model, itself=False)]
   named = {"CLIPVisionEncoder": (_OPENAI, _of_clip), "ViTBackbone": (_TIMM, _of_timm)}
@@ -60,7 +68,7 @@ def import_torch_vit(arrays, model, prefix=None):
 
 
 def _prefix(names, mark, given):
-  """What stands before the names of the one ViT in a checkpoint."""
+  """The prefix of the names of the one ViT in a checkpoint."""
   found = sorted(name[: -len(mark)] for name in names if name.endswith(mark))
   if given is not None and given in found:
     return given
@@ -87,7 +95,7 @@ def _norm(name, layer):
 
 
 def _linear(name, layer):
-  """[out, in] there, [in, out] here, or with the heads of attention apart."""
+  """[out, in] there, [in, out] here, or with the attention heads on a separate axis."""
   kernel, bias, width = layer.kernel, layer.bias, int(np.prod(layer.bias.shape))
   shape = width, int(np.prod(kernel.shape)) // width
   yield f"{name}.weight", shape, lambda value: [(kernel, value.T.reshape(kernel.shape))]
@@ -95,7 +103,7 @@ def _linear(name, layer):
 
 
 def _attention(weight, bias, layer):
-  """Queries, keys and values, one below the other there."""
+  """Queries, keys and values, stacked in one array there."""
   parts = (layer.query_dense, layer.key_dense, layer.value_dense)
   width = int(np.prod(parts[0].bias.shape))
 

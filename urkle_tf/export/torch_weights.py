@@ -1,4 +1,4 @@
-"""Weights of PyTorch ResNets, as arrays, in the ResNets of this package; PyTorch is not needed."""
+"""Loads weights of PyTorch ResNets, as arrays, into our ResNets, without PyTorch."""
 
 import re
 
@@ -25,22 +25,30 @@ def import_torch_state(arrays, model, norm=None, prefix=None):
 
   Names may be those of torchvision, of the usual CIFAR variant (`shortcut.0`), or of ACL and
   DynACL, whose normalisations are lists (`bn1.bn_list.0`, `downsample.bn.bn_list.1`); with any
-  prefix, such as `module.` or `encoder.`.  Nothing is assigned unless all of it fits.
+  prefix, such as `module.` or `encoder.`.  Nothing is assigned unless everything fits.
 
   Args:
     arrays: {name: array}, a state_dict as NumPy arrays: a dict, or what `numpy.load` opened.
     model: a backbone from `urkle_tf.networks.resnet18` or `resnet50`, or an encoder or another
       model over one.
-    norm: which normalisation to take where there are several: the last part of its name, such
-      as 1 of `bn_list.1`.
-    prefix: of the names, where the checkpoint holds several networks, such as `"encoder_q."`.
+    norm: which normalisation to take if there are several: the last part of its name, such as 1 of
+      `bn_list.1`.
+    prefix: the prefix of the names, such as `"encoder_q."`, if the checkpoint holds several
+      networks.
 
   Returns:
-    Names in the checkpoint that were left out: heads, other normalisations, counters.
+    A list of the names in the checkpoint that were left out: heads, other normalisations, counters.
 
   Raises:
-    UserError: if the model has no such backbone, an array is missing or of another shape, the
-      checkpoint's network has further layers, or a choice is to be made.
+    UserError: if the model has no such backbone, an array is missing or has another shape, the
+      checkpoint's network has more layers, or `norm` or `prefix` must be given.
+
+  ```python
+  backbone = urkle_tf.networks.resnet18((32, 32, 3), stem="small")
+  with np.load("resnet18.npz") as arrays:  # a state_dict, saved by np.savez
+    left_out = urkle_tf.import_torch_state(arrays, backbone)  # such as ["fc.weight", "fc.bias"]
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  ```
   """
   backbone = _backbone(getattr(model, "network", model))
   names = set(arrays)
@@ -91,7 +99,7 @@ def _backbone(model):
 
 
 def _prefix(names, given):
-  """What stands before the names of the one ResNet in a checkpoint."""
+  """The prefix of the names of the one ResNet in a checkpoint."""
   end = "layer1.0.conv1.weight"
   found = sorted(name[: -len(end)] for name in names if name.endswith(end))
   if given is not None:
@@ -109,7 +117,7 @@ def _prefix(names, given):
 
 
 def _wanted(backbone, names, prefix, norm):
-  """{name in the checkpoint: variable}, and how the names begin that need no other variable."""
+  """{name in the checkpoint: variable}, and the beginnings of names that need no other variable."""
   wanted, known = {}, []
   for layer in backbone.layers:
     if isinstance(layer, keras.layers.Conv2D):
@@ -128,7 +136,7 @@ def _wanted(backbone, names, prefix, norm):
 
 
 def _torch_names(name):
-  """What PyTorch projects call a layer of ours: the usual name first."""
+  """The names that PyTorch projects give a layer of ours: the usual name first."""
   if name.startswith("stem"):
     return ["conv1" if name.endswith("conv") else "bn1"]
   stage, block, rest = name.split("_", 2)  # stage1_block2_conv1
@@ -140,7 +148,7 @@ def _torch_names(name):
 
 
 def _normalisation(names, start, norm):
-  """How the names of a normalisation begin: as `start`, or further where it is one of several."""
+  """The beginning of a normalisation's names: `start`, or more if it is one of several."""
   end = "running_mean"
   found = {
     name.removesuffix(end).split(".")[-2]: name.removesuffix(end)
@@ -159,7 +167,7 @@ def _normalisation(names, start, norm):
 
 
 def _hint(backbone, arrays, prefix):
-  """How the backbone would have to be built, where the first convolution tells."""
+  """How the backbone would have to be built, if the first convolution shows it."""
   name = f"{prefix}conv1.weight"
   if name not in arrays:
     return ""

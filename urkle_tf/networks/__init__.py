@@ -1,4 +1,11 @@
-"""Encoders, backbones and heads."""
+"""Encoders, backbones and heads.
+
+```python
+backbone = urkle_tf.networks.backbone("resnet18(width=16)", (32, 32, 3))
+head = urkle_tf.networks.mlp(backbone.output_shape[-1], [10], "head")
+logits = head(backbone(images))  # float32 [n, 10]
+```
+"""
 
 from urkle_tf.networks.backbones import BACKBONES, backbone
 from urkle_tf.networks.convnet import convnet

@@ -7,12 +7,12 @@ def decay(usual, updates, now=None):
   """The decay of a moving average that begins as the plain mean (Tarvainen and Valpola, 2017).
 
   m = k / (k + 1) in update k = 0, 1, ..., while that is below the usual decay: the mean of all
-  values so far.  Else the initialisation, whose batch statistics fit nothing, would linger.
+  values so far.  Otherwise the initialisation, with its meaningless batch statistics, would linger.
 
   Args:
     usual: in [0, 1).
     updates: k, float32 scalar.
-    now: the decay once the first updates are over, float32 scalar; None for `usual`.
+    now: the decay after the first updates, float32 scalar; None for `usual`.
 
   Returns:
     m, float32 scalar.

@@ -13,14 +13,23 @@ BACKBONES = {"convnet": convnet, "resnet18": resnet18, "resnet50": resnet50}
 
 
 def backbone(text, image_shape):
-  """Builds the backbone that a spec such as `"resnet18(width=16)"` names.
+  """Builds a backbone from a spec such as `"resnet18(width=16)"`.
 
   Args:
-    text: the spec; or a `.keras` file of anybody's model, with its weights (`foreign.take`).
+    text: the spec; or a `.keras` file of any model, with its weights (`foreign.take`).
     image_shape: (height, width, channels), static.
+
+  Returns:
+    A functional Keras model: images float [n, h, w, c] -> features [n, f], or feature maps
+    [n, h', w', f].
 
   Raises:
     UserError: for an unknown name or option, images that are too small, or no such model.
+
+  ```python
+  backbone = urkle_tf.networks.backbone("resnet18(width=16)", (32, 32, 3))
+  features = backbone(images)  # float32 [n, 128]
+  ```
   """
   if text.endswith(".keras"):
     return _from_file(text, image_shape)
@@ -28,7 +37,7 @@ def backbone(text, image_shape):
 
 
 def _from_file(file, image_shape):
-  """Anybody's model as a backbone, whose images `GaussianEncoder` has brought to [-1, 1]."""
+  """A model made elsewhere as a backbone; `GaussianEncoder` has brought its images to [-1, 1]."""
   if not pathlib.Path(file).is_file():
     raise errors.UserError(
       f"no file {file!r}: give a .keras file, or one of {', '.join(BACKBONES)}"

@@ -1,6 +1,6 @@
-"""Dual batch norm: two networks that share every weight but those of their batch norms.
+"""Dual batch norm: two networks that share all weights except those of their batch norms.
 
-And batch norms that are quick in training, on one replica and on several.
+Also faster batch norms for training, on one replica and on several.
 """
 
 import functools
@@ -11,7 +11,7 @@ import tensorflow as tf
 from urkle_tf import distribution, errors
 from urkle_tf.networks import keras_private
 
-# The streams of images.  The first is the one kept for robust use, and that of whoever has one.
+# The streams of images.  The first is for robust use, and the one of networks with one stream.
 ADVERSARIAL, CLEAN = "adversarial", "clean"
 
 
@@ -22,18 +22,18 @@ def norm(name, momentum, **options):
 
 
 def twin(model):
-  """A second network over the same layers, with batch norms of its own.
+  """A second network over the same layers, with separate batch norms.
 
-  Adversarial images have other statistics than clean ones (Xie et al., "Adversarial examples
-  improve image recognition", 2020).  With a network for each stream of images, the moving
-  averages, gamma and beta of one are untouched by the other's images, and all other weights
-  learn from both.  Each is a stock Keras model that can be saved alone.
+  Adversarial and clean images have different statistics (Xie et al., "Adversarial examples improve
+  image recognition", 2020).  With a network for each stream of images, the images of one stream do
+  not affect the moving averages, gamma and beta of the other, and all other weights learn from
+  both.  Each is a stock Keras model that can be saved alone.
 
   Args:
-    model: a functional or sequential Keras model; those within it are taken apart too.
+    model: a functional or sequential Keras model; models nested in it are split too.
 
   Returns:
-    A model of the same structure that holds the very layers of `model`, but for its batch norms,
+    A model of the same structure that shares the layers of `model`, except for its batch norms,
     which are new and start as copies.
 
   Raises:
@@ -61,7 +61,7 @@ def twin(model):
 
 
 def by_stream(function, members, streams):
-  """Applies a function of rows once for each stream, and puts its results back in order.
+  """Applies a function to the rows of each stream, and puts the results back in order.
 
   Args:
     function: (rows [n * s, ...], stream) -> a tensor, or a structure of them, of n * s rows.
@@ -69,7 +69,7 @@ def by_stream(function, members, streams):
     streams: the t members' streams.
 
   Returns:
-    What `function` does, of n * t rows, example-major.  With one stream all of it is one call.
+    The result of `function` for n * t rows, example-major.  With one stream it is one call.
   """
   rows = lambda part: tf.reshape(part, [-1, *part.shape[2:]])  # noqa: E731
   positions: dict[str, list[int]] = {}
@@ -96,13 +96,14 @@ def by_stream(function, members, streams):
 
 
 def quicken(model):
-  """Makes the batch norms of a model quick in training, with the same results up to rounding.
+  """Makes the batch norms of a model faster in training, with the same results up to rounding.
 
-  On one replica those of images take TensorFlow's fused operation: on a CPU a third of the time
-  of stock Keras, which normalises in float32 by one operation after the other.  On several they
-  exchange their sums at once.  Stock Keras exchanges the sum, the sum of squares and the count,
-  one after the other, and so do their gradients: over a network the time of a step is that of its
-  exchanges, however small.  All replicas are taken to hold equally many rows.
+  On one replica, batch norms of images use TensorFlow's fused operation.  On a CPU it takes a third
+  of the time of stock Keras, which normalises in float32 by a sequence of operations.  On several
+  replicas they exchange their sums at once.  Stock Keras exchanges the sum, the sum of squares and
+  the count one after the other, and so do their gradients; over a network, the number of exchanges
+  decides the time of a step, however small they are.  All replicas must hold the same number of
+  rows.
 
   Args:
     model: a Keras model.
@@ -115,7 +116,7 @@ def quicken(model):
 
 
 def _call(layer, inputs, training=None, mask=None):
-  """As the layer's own `call`, fused where that can be."""
+  """Like the layer's own `call`, fused if possible."""
   axis = layer.axis % len(inputs.shape)
   plain = mask is None and not layer.renorm and axis == 3 and len(inputs.shape) == 4
   if not (training and layer.trainable and plain) or distribution.replicas() > 1:

@@ -8,13 +8,13 @@ from urkle_tf.networks import keras_private
 
 
 class Block(NamedTuple):
-  """What lies between two points of a network at which one tensor holds all that is known.
+  """The part between two points of a network where a single tensor carries everything.
 
   Attributes:
-    layers: those with weights.
-    nodes: of a functional model's graph, in order; empty of what lies within a layer.
-    entry: the tensor of that graph before them.
-    exit: that after them.
+    layers: its layers with weights.
+    nodes: its nodes in a functional model's graph, in order; empty for a part within a layer.
+    entry: the tensor of that graph before the nodes.
+    exit: the tensor after them.
   """
 
   layers: list
@@ -27,9 +27,9 @@ def blocks(model):
   """The blocks of a model, in order.
 
   A functional model is cut wherever a single tensor is alive: after each residual block, and
-  between layers in a row.  Nested models, and layers that hold several of one kind, as a
-  transformer's encoder does, are looked into; what else such a layer holds belongs to the block
-  beside it.
+  between layers in a row.  Nested models are cut too, and so are layers that hold several layers of
+  one kind, such as a transformer's encoder.  Other parts of such a layer belong to the adjacent
+  block.
 
   Args:
     model: a Keras model or layer, built.
@@ -65,7 +65,7 @@ def within(part):
 def segments(graph):
   """The parts of a functional model's graph between single tensors, a list of `Block`.
 
-  What holds no kernel (batch norms, activations, pooling) belongs to the part before it.
+  Layers without a kernel (batch norms, activations, pooling) belong to the part before them.
 
   Args:
     graph: a functional model.

@@ -6,7 +6,7 @@ from urkle_tf.networks import predictor
 
 
 class _Predictions(predictor.Predictions):
-  """What follows from network and head."""
+  """Predictions from network and head."""
 
   @property
   def classes(self):
@@ -28,10 +28,10 @@ class _Predictions(predictor.Predictions):
     Args:
       images: float32 [n, h, w, c] in [0, 1].
       seed: int32 [2] of the noise; None draws fresh noise.
-      samples: how many z; None for as many as are served.  An int or an int32 scalar.
+      samples: how many z, an int or an int32 scalar; None for the number that is served.
 
     Returns:
-      float32 [n, classes]; the log-softmax at z = loc where the classifier is deterministic.
+      float32 [n, classes]; the log-softmax at z = loc if the classifier is deterministic.
     """
     return self.from_representation(*self.represent(images), seed=seed, samples=samples)
 
@@ -42,7 +42,7 @@ class _Predictions(predictor.Predictions):
     return self.from_noise(loc, scale, self.noise(tf.shape(loc)[0], seed, samples))
 
   def mean_logits(self, loc, scale, seed=None, samples=None):
-    """The mean over samples of z of the head's logits; arguments as of `from_representation`."""
+    """The mean over samples of z of the head's logits; arguments as in `from_representation`."""
     if not self.stochastic:
       return self.head(loc, training=False)
     return tf.reduce_mean(self._each(loc, scale, self.noise(tf.shape(loc)[0], seed, samples)), 1)
@@ -52,7 +52,7 @@ class _Predictions(predictor.Predictions):
     return self.from_noise(loc, scale, self.noise(1, seed, samples))
 
   def from_noise(self, loc, scale, noise):
-    """As `log_probabilities`, with standard normal noise [n or 1, samples, d_z] as given."""
+    """As `log_probabilities`, with given standard normal noise [n or 1, samples, d_z]."""
     each = self.each_from_noise(loc, scale, noise)
     samples = tf.cast(tf.shape(noise)[1], tf.float32)
     return tf.reduce_logsumexp(each, axis=1) - tf.math.log(samples)
@@ -69,16 +69,16 @@ class _Frozen(predictor.Frozen, _Predictions):
 class Classifier(_Predictions, predictor.Predictor):
   """p(y|x) = E[p(y|z)] over z ~ Normal(loc(x), scale(x)) (Urkle paper, eq. 1).
 
-  Two classifiers in one: the sampled one, whose probabilities are means over samples of z,
-  and the deterministic one, z = loc.  Everything runs in inference mode.  Arguments and errors
+  It is two classifiers in one: the sampled one, whose probabilities are means over samples of z,
+  and the deterministic one, with z = loc.  Everything runs in inference mode.  Arguments and errors
   are those of `Predictor`; the head gives logits.
 
   Attributes:
     image_shape: (height, width, channels).
     latent_dim: d_z.
-    classes: how many there are.
+    classes: the number of classes.
     class_names: their names, or None.
-    metadata: what the export says of it, or {}.
+    metadata: the export's metadata, or {}.
   """
 
   Frozen = _Frozen

@@ -9,21 +9,25 @@ from urkle_tf.networks import batch_norm
 def convnet(image_shape, width=48, layers=4, momentum=0.9):
   """3x3 convolutions of stride 2 with batch norm and ReLU, then average pooling.
 
-  The paper fixes four 3x3 convolutions and the pooling; strides, widths and normalisation
-  are ours.  Channels are width, 2 width, 3 width, ... so that the last of four has
-  4 width.
+  The paper fixes four 3x3 convolutions and the pooling; strides, widths and normalisation are our
+  choice.  Channels are width, 2 width, 3 width, ..., so the last of four convolutions has 4 width.
 
   Args:
     image_shape: (height, width, channels), static.
     width: channels of the first convolution.
     layers: convolutions; 4 in the paper.
-    momentum: of the batch norms' moving averages.
+    momentum: of the batch norms' moving averages, in [0, 1).
 
   Returns:
     A functional Keras model: float [n, h, w, c] -> float32 [n, layers * width].
 
   Raises:
     UserError: if the images are too small.
+
+  ```python
+  backbone = urkle_tf.networks.convnet((32, 32, 3), width=16)
+  features = backbone(images)  # float32 [n, 64]
+  ```
   """
   least = 2 ** max(layers - 1, 0)
   if min(image_shape[:2]) < least:

@@ -13,7 +13,7 @@ def decoder(latent_dim, image_shape, width=32, layers=4, momentum=0.9):
 
   Args:
     latent_dim: d_z.
-    image_shape: (height, width, channels) of the images to be made, static.
+    image_shape: (height, width, channels) of the images to make, static.
     width: channels before the last transposed convolution.
     layers: transposed convolutions; 4 in the paper.
     momentum: of the batch norms' moving averages.
@@ -23,6 +23,11 @@ def decoder(latent_dim, image_shape, width=32, layers=4, momentum=0.9):
 
   Raises:
     UserError: if width or layers is below 1.
+
+  ```python
+  decoder = urkle_tf.networks.decoder(encoder.latent_dim, (32, 32, 3), width=8)
+  logits = decoder(encoder(images).loc)  # float32 [n, 32, 32, 3]; sigmoid makes pixels of them
+  ```
   """
   if width < 1 or layers < 1:
     raise errors.UserError("a decoder's width and layers must be at least 1")

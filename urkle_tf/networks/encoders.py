@@ -1,4 +1,4 @@
-"""What every encoder answers, and the encoder around a network that is there already."""
+"""The interface of all encoders, and an encoder around an existing network."""
 
 import keras
 import tensorflow_probability as tfp
@@ -8,7 +8,7 @@ from urkle_tf.networks.folding import fold
 
 
 class Encoder:
-  """What an encoder of images is to those who use it, beside its call.
+  """The interface of an encoder of images, besides its call.
 
   Attributes:
     network: the Keras model underneath, images float32 [n, h, w, c] in [0, 1] -> {"loc", "scale"},
@@ -20,12 +20,12 @@ class Encoder:
   streams: dict
 
   def frozen(self, stream=batch_norm.ADVERSARIAL):
-    """The encoder as an attack sees it: in inference mode, its weights as they are now.
+    """The encoder as an attack sees it: in inference mode, with its current weights.
 
-    Its batch norms are folded, here and once.
+    Its batch norms are folded here, once.
 
     Args:
-      stream: whose batch norms; an encoder of one stream has but these.
+      stream: the stream whose batch norms are used; an encoder may have only this one.
 
     Returns:
       A function of images float32 [n, h, w, c] to their `tfp.distributions.Normal` [n, d_z].
@@ -44,14 +44,19 @@ class ExportedEncoder(keras.layers.Layer, Encoder):
 
   Args:
     network: a Keras model, images -> {"loc", "scale"}.
-    metadata: what its folder says of it; None where it lies in none.
+    metadata: the metadata of its folder, a dict; None without a folder.
 
   Attributes:
     network: the same.
     image_shape: (height, width, channels).
     latent_dim: d_z.
-    metadata: a dict; "stream" where it is one of two.
-    streams: {stream: network}, the one network.
+    metadata: a dict; with "stream" if the network is one of two.
+    streams: {stream: network}, with the one network.
+
+  ```python
+  again = urkle_tf.networks.ExportedEncoder(encoder.network)
+  normal = again(images)  # a Normal of shape [n, d_z]
+  ```
   """
 
   def __init__(self, network, metadata=None, **kwargs):

@@ -1,4 +1,4 @@
-"""Batch norms folded into the layers before them, for networks whose weights stay as they are."""
+"""Folds batch norms into the layers before them, for networks whose weights do not change."""
 
 import collections
 
@@ -21,19 +21,19 @@ def fold(model):
 
       gamma (W x + b - mean) / sqrt(variance + epsilon) + beta  =  (s W) x + s (b - mean) + beta
 
-  with s = gamma / sqrt(variance + epsilon).  A batch norm is folded where nothing else reads
-  the output of a convolution, a transposed or depthwise one, or a dense layer, that has no
-  activation.  Nested models are folded too; every other layer is called as it is.  The folded
-  weights are computed here, once, and in float32: call `fold` outside of an attack's loop, and
-  what it returns inside.
+  with s = gamma / sqrt(variance + epsilon).  A batch norm is folded if it follows a convolution
+  (also transposed or depthwise) or a dense layer that has no activation, and nothing else reads
+  that layer's output.  Nested models are folded too; all other layers are called unchanged.  The
+  folded weights are computed here, once, in float32: call `fold` outside an attack's loop, and its
+  result inside.
 
   Args:
-    model: a functional or sequential Keras model.  In another one nothing is folded.
+    model: a functional or sequential Keras model.  In any other model nothing is folded.
 
   Returns:
-    A function of the model's inputs that returns what `model(inputs, training=False)` does,
-    structure and dtypes included, with the folded weights as they are now.  It takes
-    `training=False` too, so that it can stand in for the model.
+    A function of the model's inputs that returns what `model(inputs, training=False)` does, with
+    the same structure and dtypes, and with the current weights.  It accepts `training=False`, so
+    that it can replace the model.
   """
   graph = keras_private.functional(model)
   if graph is None:
@@ -51,7 +51,7 @@ def fold(model):
 
 
 def _calls(model):
-  """{id of an operation in the model's graph: what is called in its stead}."""
+  """{id of an operation in the model's graph: the function to call instead}."""
   nodes = collections.defaultdict(list)  # of an operation: one for each time it is used
   readers = collections.defaultdict(list)  # of a tensor
   for node in keras_private.nodes(model):
@@ -82,7 +82,7 @@ def _calls(model):
 
 
 def _of_one_argument(function):
-  """Drops what Keras records beside it: masks that are None, and `training`."""
+  """Drops further arguments that Keras records: masks that are None, and `training`."""
   return lambda inputs, **_: function(inputs)
 
 
@@ -92,7 +92,7 @@ def _takes_one_argument(node):
 
 
 def channels_last(layer):
-  """Whether the last axis of what a layer gives is that of the channels, as far as it has any."""
+  """Whether the last axis of a layer's output is that of the channels, if it has channels."""
   axis = getattr(layer, "axis", -1)
   if axis != -1 and axis != len(layer.output.shape) - 1:
     return False
@@ -142,7 +142,7 @@ def _folded(layer, norm):
 
 
 def linear(layer, inputs, kernel):
-  """What one of `FOLDABLE` does to its inputs, with another kernel and without a bias."""
+  """Applies one of `FOLDABLE` to its inputs, with another kernel and without a bias."""
   if isinstance(layer, keras.layers.Dense):
     return keras.ops.matmul(inputs, kernel)
   names = ("strides", "padding", "data_format", "dilation_rate")

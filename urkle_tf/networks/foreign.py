@@ -1,4 +1,4 @@
-"""Anybody's Keras model of images, taken as a network from images in [0, 1] to an embedding."""
+"""Takes any Keras model of images as a network from images in [0, 1] to an embedding."""
 
 import dataclasses
 
@@ -14,12 +14,12 @@ _CLASS_TOKENS = ("class_token", "cls_token", "class_embedding")  # weights of Ke
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-  """What is looked for among a model's outputs.
+  """The kind of output to look for in a model.
 
   Attributes:
     what: a name and a shape, for messages.
-    ranks: it has one of these.
-    names: tells it from others of these ranks; the first that fits is taken.
+    ranks: the ranks that it may have.
+    names: names that mark it among outputs of these ranks; the first match is taken.
   """
 
   what: str
@@ -27,14 +27,14 @@ class Output:
   names: tuple[str, ...]
 
   def choose(self, path, shapes):
-    """The name of the output that is wanted.
+    """The name of the wanted output.
 
     Args:
-      path: of the model, for the message.
+      path: the model's path, for the message.
       shapes: {name: shape}; a shape of unknown rank fits.
 
     Raises:
-      UserError: if no output can be told apart from the others.
+      UserError: if no output stands out.
     """
     ranks = {name: _rank(shape) for name, shape in shapes.items()}
     fit = [name for name, rank in ranks.items() if rank in (*self.ranks, None)]
@@ -71,14 +71,14 @@ def _text(shape):
 
 
 def image_shape(model, name=None):
-  """(height, width, channels) of what a model takes; None where it does not say.
+  """(height, width, channels) of a model's images; None if it does not say.
 
   Args:
     model: a Keras model.
-    name: what messages call it; its own by default.
+    name: its name in messages; by default the model's own.
 
   Raises:
-    UserError: if it takes anything but one batch of float images.
+    UserError: if it takes anything other than one batch of float images.
   """
   inputs, name = getattr(model, "inputs", None), str(name or model.name)
   if not inputs:
@@ -104,16 +104,17 @@ def check_batch(name, size):
 
 
 def take(model, shape=None, preprocess=None, pool=None, output=None, back=None):
-  """A model as a network of images in [0, 1].
+  """Turns a model into a network of images in [0, 1].
 
   Args:
     model: a Keras model, functional, sequential or subclassed, from one batch of images to
       features [n, d], feature maps [n, h, w, d] or tokens [n, t, d]; or to several named outputs.
     shape: (height, width, channels) of the images; None for the model's own.
-    preprocess: what it expects of images in [0, 1], as in `pixels.folding`; None to find out.
-    pool: "token" for the first token and "mean" for the mean of all; None to find out: a model
-      that holds a class token gives that.
-    output: the name of the output, or its number; None to find out.
+    preprocess: how to turn images in [0, 1] into what it expects, as in `pixels.folding`; None to
+      detect it.
+    pool: "token" for the first token, "mean" for the mean of all; None to detect a class token and
+      take it.
+    output: the name or number of the output; None to detect it.
     back: a layer that brings the images to [0, 1] first.
 
   Returns:
@@ -121,7 +122,7 @@ def take(model, shape=None, preprocess=None, pool=None, output=None, back=None):
     layer of it.
 
   Raises:
-    UserError: if it cannot be taken, or does not say which output or token counts.
+    UserError: if the model does not fit, or it is not clear which output or token to take.
   """
   own = image_shape(model)
   shape = own if shape is None else tuple(shape)
@@ -129,7 +130,7 @@ def take(model, shape=None, preprocess=None, pool=None, output=None, back=None):
     raise errors.UserError(f"{model.name!r} does not say what images it takes: give image_size")
   fold, said = pixels.chosen(model, preprocess)
   if said:
-    logging.info("%s is given the pixels that it expects by %s", model.name, said)
+    logging.info("%s gets the pixels that it expects according to %s", model.name, said)
   images = keras.Input(shape, name="images")
   values = fold(images if back is None else back(images))
   if own is not None and not isinstance(model, keras.Sequential):  # it may take {"images": ...}

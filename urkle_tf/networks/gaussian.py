@@ -32,7 +32,7 @@ def _norm(name, momentum):
 
 
 def _loc_head(features, loc, latent_dim, momentum):
-  """(loc, its spread): the spread is None where it is 1 a dimension by construction."""
+  """(loc, its spread): the spread is None if it is 1 per dimension by construction."""
   if loc.startswith("dense"):
     features = keras.layers.Dense(latent_dim, use_bias=False, dtype="float32", name="raw_loc")(
       features
@@ -55,8 +55,8 @@ def _loc_head(features, loc, latent_dim, momentum):
 def _scale_head(features, latent_dim, min_scale, max_scale):
   """softplus, floored at `min_scale` and smoothly capped at `max_scale`.
 
-  tanh and not a clip: the KL pushes every scale upwards, and one that has run into a clip
-  has no gradient to come back with.
+  It uses tanh instead of a clip: the KL pushes every scale upwards, and at a clip a scale would
+  have no gradient to come back.
   """
   raw = keras.layers.Dense(
     latent_dim, kernel_initializer="zeros", dtype="float32", name="raw_scale"
@@ -68,7 +68,7 @@ def _scale_head(features, latent_dim, min_scale, max_scale):
 
 
 def _parts(network):
-  """The variables of a network's backbone, a list, and of the layers beside it, by name."""
+  """The variables of a network's backbone, a list, and of its other layers, by name."""
   backbone, beside = [], {}
   for layer in network.layers:
     if isinstance(layer, keras.Model):
@@ -94,37 +94,43 @@ class GaussianEncoder(keras.Model, Encoder):
       dense           a linear map of x to d_z, then a batch norm without a learnt scale
       dense_sphere    a linear map of x to d_z, scaled to length sqrt(d_z)
 
-  `min_scale` and `max_scale` bound the noise in units of what loc is made of: absolute on a
-  sphere, where loc has a root mean square of 1 a dimension; relative to the spread of loc over
-  the data elsewhere.  `dense` has a spread of 1 a dimension; that of `pooled` is one number, the
-  root of the mean variance, of which calls with `training=True` keep a moving average.  An
-  absolute cap alone would constrain little: (loc, scale) -> (c loc, c scale) leaves every
-  KL[p(z|x) || p(z|x')] as it is.
+  `min_scale` and `max_scale` bound the noise.  On a sphere, where loc has a root mean square of 1
+  per dimension, they are absolute; elsewhere they are relative to the spread of loc over the data.
+  `dense` has a spread of 1 per dimension.  The spread of `pooled` is one number, the root of the
+  mean variance; calls with `training=True` keep a moving average of it.  An absolute cap alone
+  would constrain little: (loc, scale) -> (c loc, c scale) does not change any KL[p(z|x) ||
+  p(z|x')].
 
   Args:
     backbone: any Keras model from images [n, h, w, c] to features [n, f] or feature maps
       [n, h', w', f] (averaged over space).
-    latent_dim: d_z, the dimension of z; None for f.  Another width needs a dense form.
+    latent_dim: d_z, the dimension of z; None for f.  Another value than f needs a dense form.
     min_scale: the floor of scale, above 0.
     max_scale: the cap of scale; equal to `min_scale` for a fixed scale.
     preprocess: what the backbone expects of images in [0, 1]: a Keras layer or a function of
       Keras tensors; by default they are rescaled to [-1, 1].
-    momentum: of the batch norm on loc, where there is one.
+    momentum: of the batch norm on loc, if there is one.
     dual: whether there are two streams from the start; see `add_stream`.
     loc: where loc lies, one of the names above.
-    inference: whether the backbone stays in inference mode in training: its batch norms keep
-      their statistics (gamma and beta are trained), and nothing is dropped out.
+    inference: whether the backbone stays in inference mode during training.  Its batch norms then
+      keep their statistics (gamma and beta are trained), and there is no dropout.
 
   Attributes:
     network: the functional Keras model underneath, images float32 [n, h, w, c] in [0, 1] ->
       {"loc": [n, d_z], "scale": [n, d_z]}, both float32 under every precision policy.
     streams: {stream: network}; "adversarial" is `network`, and there may be "clean".
-    inference: as it was given.
+    inference: as given.
 
   Raises:
-    UserError: if the backbone's image size is not static, a bound is off, `loc` is unknown, or
-      `latent_dim` is not the width of the features where it must be; with `dual` also if its
-      batch norms cannot be doubled.
+    UserError: if the backbone's image size is not static, a bound is out of its range, `loc` is
+      unknown, `latent_dim` is not f where it must be, or with `dual` a batch norm cannot be copied.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)  # any Keras model of images
+  normal = encoder(images)  # a Normal of shape [n, d_z]
+  embeddings, noise = normal.loc, normal.scale  # float32 [n, d_z], both
+  encoder = urkle_tf.GaussianEncoder.from_preset("cifar10_resnet18")  # with trained weights
+  ```
   """
 
   def __init__(
@@ -185,22 +191,23 @@ class GaussianEncoder(keras.Model, Encoder):
       self.add_stream()
 
   def add_stream(self):
-    """Gives clean images batch norms of their own, which start as copies; once is enough.
+    """Gives clean images separate batch norms, which start as copies; a second call has no effect.
 
-    All other weights are shared, and `network` stays what it is: the network of adversarial
-    images, and that of every use that does not say otherwise.
+    All other weights are shared.  `network` does not change: it is the network of adversarial
+    images, and the default for every use.
     """
     if batch_norm.CLEAN not in self.streams:
       self.streams[batch_norm.CLEAN] = batch_norm.twin(self.network)
 
   def start_from(self, network, source):
-    """Takes over another encoder's weights and batch statistics.
+    """Copies another encoder's weights and batch statistics.
 
-    Those of the backbone, and of each other layer (the heads) whose name and shapes agree.
+    It copies those of the backbone, and of each other layer (the heads) whose name and shapes
+    agree.
 
     Args:
-      network: the other's `network`, outside of any strategy.
-      source: what a message calls it.
+      network: the other encoder's `network`, outside any strategy.
+      source: its name in messages.
 
     Raises:
       UserError: if its backbone has other layers.
@@ -222,7 +229,7 @@ class GaussianEncoder(keras.Model, Encoder):
     Args:
       images: float32 [n, h, w, c] in [0, 1].
       training: whether batch norms use and update batch statistics.
-      stream: whose batch norms: one of `streams`.
+      stream: the one of `streams` whose batch norms are used.
 
     Returns:
       A `tfp.distributions.Normal` of batch shape [n, d_z].
@@ -248,13 +255,13 @@ class GaussianEncoder(keras.Model, Encoder):
 
   @property
   def spread(self):
-    """What `min_scale` and `max_scale` are multiples of: a float32 scalar."""
+    """The unit of `min_scale` and `max_scale`: a float32 scalar."""
     if self._config["loc"] != "pooled":
       return tf.ones([])
     return tf.convert_to_tensor(self.network.get_layer("spread").kernel.value)[0, 0]
 
   def calibrate(self, spread):
-    """Fixes the spread of loc, which training moves no more.
+    """Fixes the spread of loc, so that training no longer moves it.
 
     Args:
       spread: the root of the mean variance of loc's dimensions, above 0.
@@ -268,7 +275,7 @@ class GaussianEncoder(keras.Model, Encoder):
     self._config["momentum"] = 1.0
 
   def _follow_spread(self, loc):
-    """Moves the spread of loc [n, d_z] towards that of a batch, over all replicas."""
+    """Moves the spread of loc [n, d_z] towards a batch's, over all replicas."""
     moments = tf.stack([tf.reduce_mean(loc, 0), tf.reduce_mean(tf.square(loc), 0)])
     moments = distribution.mean(moments)
     variance = tf.reduce_mean(moments[1] - tf.square(moments[0]))

@@ -9,14 +9,19 @@ def mlp(features, widths, name, last_norm=False, momentum=0.9):
   """Dense layers with batch norm and ReLU in between.
 
   Args:
-    features: d_in.
-    widths: the layers' widths; the last is the output's.
-    name: of the model.
-    last_norm: whether the output is batch-normalised too.
+    features: the width of the input.
+    widths: the widths of the layers; the last is the output's.
+    name: the model's name.
+    last_norm: whether the output has a batch norm too.
     momentum: of the batch norms' moving averages.
 
   Returns:
     A functional Keras model, float32 [n, features] -> float32 [n, widths[-1]].
+
+  ```python
+  head = urkle_tf.networks.mlp(encoder.latent_dim, [256, 10], "head")
+  logits = head(encoder(images).loc)  # float32 [n, 10]
+  ```
   """
   x = inputs = keras.Input((features,), name="z")
   for index, width in enumerate(widths):

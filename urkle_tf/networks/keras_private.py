@@ -1,7 +1,7 @@
-"""The private parts of Keras that this package builds on: all of them, and here alone.
+"""All private parts of Keras that this package uses; no other module uses any.
 
-A Keras without one of them is refused when this is imported, in one line, and not in the middle
-of a training or in silence.
+If Keras lacks one of them, importing this module fails with one line, instead of a later failure in
+the middle of a training or a silent one.
 """
 
 import functools
@@ -45,25 +45,25 @@ from keras.src.models.functional import Functional  # noqa: E402
 
 
 def layers(model, itself=True):
-  """All layers of a model, those inside others too.
+  """All layers of a model, including nested ones.
 
   Args:
     model: a Keras layer or model.
-    itself: whether it is among them.
+    itself: whether to include the model.
   """
   return list(model._flatten_layers(include_self=itself))
 
 
 def children(layer):
-  """The layers that a layer or model holds itself, in order."""
+  """The direct children of a layer or model, in order."""
   return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 class OwnLosses(keras.layers.Layer):
-  """A layer that keeps the losses it adds itself, instead of `add_loss`."""
+  """A layer that stores its losses itself, instead of with `add_loss`."""
 
   def own_losses(self):
-    """The losses that were added since they were last forgotten, a list of scalars."""
+    """The losses added since the last `forget_losses`, a list of scalars."""
     raise NotImplementedError
 
   def forget_losses(self):
@@ -81,7 +81,7 @@ class OwnLosses(keras.layers.Layer):
 class Built(keras.Model):
   """A model that is built already.
 
-  Keras would read a batch before it trains all the same, which fails on several workers.
+  Otherwise Keras reads a batch before it trains, which fails on several workers.
   """
 
   def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -92,7 +92,7 @@ class Built(keras.Model):
 
 
 def replace_moments(norm, function):
-  """From now on a batch norm finds its moments with another function.
+  """Makes a batch norm compute its moments with another function from now on.
 
   Args:
     norm: a `keras.layers.BatchNormalization`.
@@ -102,7 +102,7 @@ def replace_moments(norm, function):
 
 
 def stock_moments(norm, inputs, mask):
-  """The moments (mean, variance) as Keras finds them."""
+  """The moments (mean, variance) as Keras computes them."""
   return type(norm)._moments(norm, inputs, mask)
 
 
@@ -112,7 +112,7 @@ def moments(norm, inputs):
 
 
 def reduction_axes(norm):
-  """The axes that a batch norm, which is built, averages over."""
+  """The axes that a built batch norm averages over."""
   return norm._reduction_axes
 
 
@@ -120,7 +120,7 @@ def reduction_axes(norm):
 
 
 def replace_attention(layer, around):
-  """From now on a layer computes its attention within another function.
+  """Makes a layer compute its attention within another function from now on.
 
   Args:
     layer: a `keras.layers.MultiHeadAttention`.
@@ -139,10 +139,10 @@ def attention_parts(layer):
 
 
 def take_whole_gradients(optimizer):
-  """From now on the gradients that an optimizer is given are the sum over all replicas already.
+  """Tells an optimizer that its gradients are already summed over all replicas.
 
-  Keras would sum them over the replicas once more, which is as much to send again; and where it
-  clips, it clips each replica's share before it sums them, which is another gradient.
+  Keras would sum them over the replicas once more, which doubles the communication.  It would also
+  clip each replica's share before the sum, which gives another gradient.
 
   Args:
     optimizer: a Keras optimizer.
@@ -151,12 +151,12 @@ def take_whole_gradients(optimizer):
 
 
 def decays(optimizer, variable):
-  """Whether an optimizer's weight decay takes a variable in."""
+  """Whether an optimizer's weight decay applies to a variable."""
   return optimizer._use_weight_decay(variable)
 
 
 def position(optimizer, variable):
-  """The number of a variable among those that an optimizer was built for."""
+  """The position of a variable among those that an optimizer was built for."""
   return optimizer._get_variable_index(variable)
 
 
@@ -164,7 +164,7 @@ def position(optimizer, variable):
 
 
 def functional(model):
-  """The functional model that a model is or stands for; None if it computes in another way."""
+  """The functional model that a model is or wraps; None if it computes in another way."""
   if type(model) is keras.Sequential:
     return model._functional
   plain = isinstance(model, Functional) and type(model).call is Functional.call
@@ -178,15 +178,15 @@ def nodes(model):
 
 
 def run(model, inputs, calls):
-  """Runs a functional model's graph with other functions in the place of its operations.
+  """Runs a functional model's graph with other functions instead of some operations.
 
   Args:
     model: a functional model.
     inputs: as the model takes them.
-    calls: {id of an operation: the function that is called in its stead}.
+    calls: {id of an operation: the function to call instead}.
 
   Returns:
-    What the model does.
+    The model's outputs.
   """
   outputs = model._run_through_graph(
     standardised(model, inputs), operation_fn=lambda operation: calls[id(operation)]
@@ -204,9 +204,9 @@ def run_nodes(nodes, tensor, value, calls):
   """Runs some nodes of a functional model's graph.
 
   Args:
-    nodes: in order; what they read is `tensor`, or given by nodes before them.
+    nodes: the nodes in order; each reads `tensor` or the results of nodes before it.
     tensor: a symbolic tensor of the graph.
-    value: what stands for it.
+    value: the value of that tensor.
     calls: as in `run`.
 
   Returns:
@@ -221,7 +221,7 @@ def run_nodes(nodes, tensor, value, calls):
 
 
 def uncast():
-  """A context in which variables are read in their own dtype, whatever the layer around."""
+  """A context in which variables are read in their own dtype, in any layer."""
   return backend.AutocastScope(None)
 
 

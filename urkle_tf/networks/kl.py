@@ -1,4 +1,4 @@
-"""The KL divergence between representations: in closed form, as an objective, at its worst."""
+"""The KL divergence between representations: in closed form, as an objective, at its maximum."""
 
 from typing import NamedTuple
 
@@ -17,6 +17,11 @@ def kl(p, q):
 
   Returns:
     float32 [...], at least 0.
+
+  ```python
+  clean, shifted = encoder(images), encoder(images[:, ::-1])
+  nats = urkle_tf.networks.kl(clean, shifted)  # float32 [n]
+  ```
   """
   return tf.reduce_sum(tfp.distributions.kl_divergence(p, q), -1)
 
@@ -25,31 +30,43 @@ def kl_mean_part(p, q):
   """The part of KL[p || q] that comes from the means: sum_d (m_p - m_q)^2 / (2 s_q^2).
 
   The rest, `kl(p, q) - kl_mean_part(p, q)`, is what the scales alone contribute.
+
+  Args:
+    p: `tfp.distributions.Normal` [..., d_z].
+    q: a Normal of the same shape.
+
+  Returns:
+    float32 [...], in nats, at least 0.
+
+  ```python
+  clean, shifted = encoder(images), encoder(images[:, ::-1])
+  of_means = urkle_tf.networks.kl_mean_part(clean, shifted)  # float32 [n]
+  of_scales = urkle_tf.networks.kl(clean, shifted) - of_means
+  ```
   """
   return 0.5 * tf.reduce_sum(tf.square((p.loc - q.loc) / q.scale), -1)
 
 
 def kl_from(clean, represent):
-  """KL[clean || represent(.)], to be maximised.
+  """KL[clean || represent(.)], as a function to maximise.
 
   Args:
     clean: the Normal [n, d_z] of the clean images, held constant.
     represent: images -> Normal [n, d_z], in inference mode.
 
   Returns:
-    A function of images [n, h, w, c] to float32 [n], in nats.  At the clean images both it and
-    its gradient are zero, so an attack has to start elsewhere.
+    A function from images [n, h, w, c] to float32 [n], in nats.  At the clean images it and its
+    gradient are zero, so an attack has to start elsewhere.
   """
   clean = type(clean)(tf.stop_gradient(clean.loc), tf.stop_gradient(clean.scale))
   return lambda neighbours: kl(clean, represent(neighbours))
 
 
 def kl_objective(encoder, images):
-  """KL[p(z|images) || p(z|.)] as a function to be maximised; see `kl_from`.
+  """KL[p(z|images) || p(z|.)] as a function to maximise; see `kl_from`.
 
-  Batch norms run in inference mode: an attack must neither see nor move batch statistics.  They
-  are folded, here and once, with the weights as they are now: call this again once these have
-  changed.
+  Batch norms run in inference mode: an attack must neither see nor move batch statistics.  They are
+  folded here, once, with the current weights: call this again after the weights change.
 
   Args:
     encoder: a `GaussianEncoder` or an `ExportedEncoder`.
@@ -60,12 +77,12 @@ def kl_objective(encoder, images):
 
 
 class Worst(NamedTuple):
-  """Images' worst neighbours, and what an encoder makes of both in inference mode.
+  """The worst neighbours of images, and an encoder's Normals of both in inference mode.
 
   Attributes:
     neighbours: float32 [n, h, w, c].
     clean: the Normal [n, d_z] of the images.
-    attacked: that of their neighbours.
+    attacked: the Normal [n, d_z] of their neighbours.
   """
 
   neighbours: tf.Tensor
@@ -79,7 +96,7 @@ class Worst(NamedTuple):
 
 
 def worst(encoder, images, attack, seed=None):
-  """Looks for argmax over x' in A(x) of KL[p(z|x) || p(z|x')] (Urkle paper, eq. 4).
+  """Searches for argmax over x' in A(x) of KL[p(z|x) || p(z|x')] (Urkle paper, eq. 4).
 
   Args:
     encoder: a `GaussianEncoder` or an `ExportedEncoder`.

@@ -1,9 +1,9 @@
-"""The convolution whose gradient oneDNN, which TensorFlow calls on CPUs, writes past its memory.
+"""A convolution whose gradient corrupts memory in oneDNN, which TensorFlow uses on CPUs.
 
-That of a 1x1 convolution with a stride, with respect to its kernel, where there are fewer input
-channels than the kernel's block holds: 16 with AVX-512, 8 with AVX2 (oneDNN's issue 6035; up to
-version 3.12 at least).  Whether the process dies, the gradient is wrong, or all goes well depends
-on image size, batch and threads.
+It is the gradient with respect to the kernel of a 1x1 convolution with a stride, if there are fewer
+input channels than a block of the kernel holds: 16 with AVX-512, 8 with AVX2 (oneDNN's issue 6035;
+up to version 3.12 at least).  Image size, batch and threads decide whether the process dies, the
+gradient is wrong, or nothing happens.
 """
 
 import functools
@@ -20,10 +20,10 @@ _CPU = pathlib.Path("/proc/cpuinfo")
 
 
 def check(model):
-  """Raises `UserError` if training a model on this machine would call that gradient.
+  """Raises `UserError` if training a model on this machine would compute that gradient.
 
   Args:
-    model: a Keras model; what is frozen in it is left out.
+    model: a Keras model; frozen layers are left out.
   """
   least = _least_channels()
   for layer in keras_private.layers(model):
@@ -43,13 +43,13 @@ def check(model):
 
 
 def is_on():
-  """Whether TensorFlow calls oneDNN on this machine's CPUs."""
+  """Whether TensorFlow uses oneDNN on this machine's CPUs."""
   return bool(_pywrap_util_port.IsMklEnabled())
 
 
 @functools.cache
 def _least_channels():
-  """How many input channels are safe on this machine; 0 where oneDNN is not called."""
+  """How many input channels are safe on this machine; 0 if oneDNN is not used."""
   if tf.config.list_physical_devices("GPU") or not is_on():
     return 0
   known = set(_CPU.read_text().split()) if _CPU.exists() else set()

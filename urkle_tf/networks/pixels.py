@@ -1,4 +1,4 @@
-"""What a model expects of pixels, folded in front of it, found out, and checked."""
+"""The pixels that a model expects: folded in front of it, detected, and checked."""
 
 import re
 from typing import Any
@@ -40,7 +40,7 @@ def _rescaling(scale, offset=0.0):
 
 
 def folding(preprocess):
-  """What brings images in [0, 1] to what a model expects, as a function of Keras tensors.
+  """A function of Keras tensors that turns images in [0, 1] into what a model expects.
 
   Args:
     preprocess: a name among `CONVENTIONS`, a Keras layer, a function of Keras tensors, or an
@@ -48,7 +48,7 @@ def folding(preprocess):
       in [0, 255]) and the image size is not.
 
   Raises:
-    UserError: if it is none of these.
+    UserError: for anything else.
   """
   if isinstance(preprocess, str):
     errors.one_of("preprocess", preprocess, CONVENTIONS)
@@ -66,13 +66,13 @@ def folding(preprocess):
 
 
 def expected(model):
-  """The convention that a model says it expects, or None where it says nothing.
+  """The convention that a model declares, or None if it declares none.
 
-  It says so by a first layer `Rescaling` or `Normalization`; or by its name, where that is what
-  `keras.applications` calls a model that leaves its pixels to `preprocess_input`.
+  A model declares it by a first layer `Rescaling` or `Normalization`, or by the name of a model in
+  `keras.applications` that needs `preprocess_input`.
 
   Returns:
-    (a name among `CONVENTIONS`, what says so), or (None, None).
+    (a name among `CONVENTIONS`, what declares it), or (None, None).
   """
   first = _first(model)
   if isinstance(first, keras.layers.Rescaling):
@@ -89,7 +89,7 @@ def expected(model):
 
 
 def _first(model):
-  """The first operation on the input of a functional or sequential model; None of others."""
+  """The first operation on the input of a functional or sequential model; None for other models."""
   if isinstance(model, keras.Sequential):
     operations = model.layers
   else:
@@ -101,17 +101,17 @@ def _first(model):
 
 
 def chosen(model, preprocess):
-  """The folding for a model: what is given, or what the model says it expects.
+  """The folding for a model: the given one, or the one that the model declares.
 
   Args:
     model: a Keras model of images.
-    preprocess: as in `folding`; None to find it out, and to take [0, 1] where nothing is said.
+    preprocess: as in `folding`; None for what the model declares, or [0, 1] if it declares nothing.
 
   Returns:
-    (a function of Keras tensors, what says so or None where it was given or nothing is known).
+    (a function of Keras tensors, what declares it; None if it was given or nothing is known).
 
   Raises:
-    UserError: if the model's first layer says that what is given is of another scale.
+    UserError: if the model's first layer shows that the given scale is wrong.
   """
   convention, said = expected(model)
   if preprocess is None:
@@ -129,21 +129,21 @@ def chosen(model, preprocess):
 
 
 def check(model, images, name):
-  """Checks the scale of pixels by the first batch norm that saw training, if there is one.
+  """Checks the scale of pixels against the first trained batch norm, if there is one.
 
-  The statistics it holds are those of the images it was trained on, (M, V) a channel; what these
-  images give it is (m, v).  Their distance is that of two Gaussians, a mean over channels,
+  Its statistics (M, V) per channel are those of the images that it was trained on; these images
+  give (m, v).  Their distance is that of two Gaussians, averaged over channels,
 
       KL = 1/2 (v / V + (m - M)^2 / V - 1 - log(v / V))
 
-  Images of another kind are at some distance too, so a scale is called wrong only where the
-  distance is above 1 nat, and one of `CONVENTIONS` in front of the model brings it to a fifth, or
-  the variances are off by a factor of 100 (their median over channels).
+  Other kinds of images are at some distance too.  So a scale counts as wrong only if the distance
+  is above 1 nat and one of `CONVENTIONS` in front of the model reduces it to a fifth, or if the
+  variances are off by a factor of 100 (the median over channels).
 
   Args:
     model: a Keras model of images in [0, 1].
-    images: some of them, float32 [n, h, w, c].
-    name: what a message calls it.
+    images: some images, float32 [n, h, w, c].
+    name: the model's name in messages.
 
   Raises:
     UserError: if the scale is wrong.
@@ -169,7 +169,7 @@ def check(model, images, name):
 
 
 class _FirstNorm:
-  """The first batch norm of a model whose statistics are not those of its initialisation."""
+  """The first batch norm of a model whose statistics differ from their initial values."""
 
   def __init__(self, model):
     self.model = model

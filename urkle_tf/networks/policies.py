@@ -1,4 +1,4 @@
-"""The precision of a network's layers, for a stretch of code; weights keep theirs."""
+"""Changes the precision of a network's layers within a context; weights keep theirs."""
 
 import contextlib
 import functools
@@ -10,7 +10,7 @@ from urkle_tf.networks import keras_private
 
 @contextlib.contextmanager
 def computing_in(policy, *models):
-  """Within it all layers of models have a policy, and outside their own; what is traced keeps it.
+  """Within it, all layers of models have a policy; functions traced within keep it.
 
   Args:
     policy: a Keras dtype policy.
@@ -44,14 +44,14 @@ def follow_precision(model):
 
 
 def precise_attention(model):
-  """From now on attention within a model is computed in float32, whatever the precision around it.
+  """Makes a model compute its attention in float32 from now on, in any precision around it.
 
-  Queries, keys and values come in that precision, and so does the result go out: what lies between,
-  logits, softmax and the weighted sum, overflows or rounds to NaN gradients in less.  In a model of
-  float32 nothing changes.
+  Queries, keys, values and the result keep the precision around it.  In low precision the logits,
+  the softmax and the weighted sum can overflow, or give NaN gradients.  A float32 model does not
+  change.
 
   Args:
-    model: a Keras model; its layers `MultiHeadAttention`, as in KerasHub's models, are meant.
+    model: a Keras model with layers `MultiHeadAttention`, as in KerasHub.
   """
   for layer in keras_private.layers(model):
     if isinstance(layer, keras.layers.MultiHeadAttention):
@@ -70,16 +70,16 @@ def _in_float32(layer, compute, *parts, **options):
 
 
 def low_precision(network, policy="mixed_bfloat16"):
-  """Within it a network's backbone computes in low precision, and outside as before.
+  """Within it, a network's backbone computes in low precision.
 
-  A network without a backbone, that is without a model among its layers, does so as a whole.
+  A network without a backbone (without a model among its layers) does so as a whole.
 
-  What is traced within keeps it.  Weights, and the layers beside the backbone, which make loc and
-  scale, are as they were.  Meant for an attack's loop, which takes most of a step's time and needs
-  no more than the sign of a gradient.
+  Functions traced within keep it.  Weights, and the layers that make loc and scale, do not change.
+  It is meant for an attack's loop, which takes most of a step's time and needs little more than the
+  sign of a gradient.
 
   Args:
-    network: a `GaussianEncoder`'s, or any Keras model.
+    network: the network of a `GaussianEncoder`, or any Keras model.
     policy: a Keras dtype policy.
 
   Returns:

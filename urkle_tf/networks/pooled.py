@@ -1,4 +1,4 @@
-"""The features below loc and scale: what the backbone of an encoder makes of images."""
+"""The features below loc and scale: the output of an encoder's backbone."""
 
 import keras
 
@@ -6,20 +6,25 @@ from urkle_tf import errors
 
 
 def pooled(network):
-  """The pooled features of an encoder, whatever lies between them and loc.
+  """The pooled features of an encoder, for every kind of loc.
 
-  They are what the layer `raw_scale` reads: the output of the backbone, averaged over space
-  where that is a feature map.  Weights are shared with `network`.
+  They are the input of the layer `raw_scale`: the output of the backbone, averaged over space if it
+  is a feature map.  Weights are shared with `network`.
 
   Args:
-    network: the network of a `GaussianEncoder` or of a loaded export, images float32
-      [n, h, w, c] in [0, 1] -> {"loc", "scale"}.
+    network: the `network` of a `GaussianEncoder` or of a loaded encoder, images float32 [n, h, w,
+      c] in [0, 1] -> {"loc", "scale"}.
 
   Returns:
     A functional Keras model, images as above -> float32 [n, f].
 
   Raises:
-    UserError: if it has no such layer.
+    UserError: if the network has no such layer.
+
+  ```python
+  features = urkle_tf.networks.pooled(encoder.network)  # a Keras model
+  found = features(images)  # float32 [n, f]
+  ```
   """
   try:
     features = network.get_layer("raw_scale").input

@@ -1,4 +1,4 @@
-"""What classifiers and regressors on a Gaussian representation have in common."""
+"""What classifiers and regressors on a Gaussian representation share."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,12 @@ from urkle_tf.networks.folding import fold
 
 
 class Predictions:
-  """What follows from network and head, be they models or functions of the same arguments.
+  """Predictions from network and head, which are models or functions with the same arguments.
 
   Attributes:
     network: images float32 [n, h, w, c] in [0, 1] -> {"loc", "scale"}, both [n, d_z].
     head: z float32 [n, d_z] -> float32 [n, outputs].
-    stochastic: whether z is sampled; False where training used no scale, which then means
-      nothing.
+    stochastic: whether z is sampled; False if training used no scale, which then has no meaning.
     samples: how many z a served prediction averages over.
     latent_dim: d_z.
     outputs: the head's numbers for an image.
@@ -32,7 +31,7 @@ class Predictions:
 
   @property
   def modes(self):
-    """The predictors that this is, the served one first."""
+    """The modes of this predictor, the served one first."""
     return ("sampled", "deterministic") if self.stochastic else ("deterministic",)
 
   def represent(self, images):
@@ -88,9 +87,9 @@ class Predictor(Predictions, keras.Model):
 
 
 class Frozen:
-  """Predictions with the weights as they are now and batch norms folded, for an attack's loop.
+  """Predictions with the current weights and folded batch norms, for an attack's loop.
 
-  It is made outside of the loop, which is faster with it.
+  Make it outside the loop, which is then faster.
 
   Args:
     predictor: a `Predictor`.

@@ -1,4 +1,4 @@
-"""Activations computed again in the backward pass, and not held until then."""
+"""Recomputes activations in the backward pass instead of holding them until then."""
 
 import contextlib
 import weakref
@@ -14,18 +14,18 @@ _parts: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # graph: [(part
 
 
 def recompute(network):
-  """From now on the blocks of a network hold their input alone, and compute the rest once more.
+  """Makes the blocks of a network keep only their input, and recompute the rest.
 
-  Only the input of each block (`networks.blocks`) waits for the backward pass, which computes what
-  lies within again: one forward pass more (Chen et al., 2016, Training Deep Nets with Sublinear
-  Memory Cost).  Gradients stay what they are.  Functional models run in inference mode from then
-  on, whatever they are called with.
+  Only the input of each block (`networks.blocks`) is kept for the backward pass, which computes the
+  rest of the block again.  This costs one more forward pass (Chen et al., 2016, Training Deep Nets
+  with Sublinear Memory Cost).  Gradients do not change.  From then on, functional models run in
+  inference mode, even if called with `training=True`.
 
   Args:
     network: a Keras model, such as the backbone of an encoder.
 
   Raises:
-    UserError: if none of its parts can be computed again.
+    UserError: if no part of it can be recomputed.
   """
   models = [layer for layer in keras_private.layers(network) if isinstance(layer, keras.Model)]
   rows = {
@@ -45,7 +45,7 @@ def recompute(network):
 
 
 def _mark(model):
-  """Whether a functional model's own graph has blocks that are computed again from now on."""
+  """Whether a functional model's own graph has blocks, which are recomputed from now on."""
   graph = keras_private.functional(model)
   if graph is None or len(graph.inputs) != 1 or keras.tree.is_nested(graph.output):
     return False
@@ -59,14 +59,14 @@ def _mark(model):
 
 
 def _is_whole(part):
-  """Whether a part of a graph is a block, and one that holds more than its output."""
+  """Whether a part of a graph is a block, and holds more than its output."""
   if blocks.within(part) != [part]:
     return False
   return len(part.nodes) > 1 or bool(keras_private.children(part.layers[0]))
 
 
 def run(graph, inputs, calls):
-  """As `keras_private.run`, with the blocks of `recompute` computed again."""
+  """As `keras_private.run`, with recomputed blocks."""
   if graph not in _parts:
     return keras_private.run(graph, inputs, calls)
   (value,) = keras_private.standardised(graph, inputs)
@@ -80,14 +80,14 @@ def run(graph, inputs, calls):
 
 
 def in_inference_mode(operation):
-  """A layer as a function of its arguments, in inference mode; another operation as it is."""
+  """A layer as a function of its arguments, in inference mode; other operations unchanged."""
   if not isinstance(operation, keras.Layer):
     return operation
   return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": False})
 
 
 def _of_layer(layer, call):
-  """A layer's call, computed again; every tensor among its arguments has its gradient."""
+  """A layer's call, recomputed; every tensor among its arguments gets its gradient."""
 
   def recomputed(*args, **kwargs):
     flat = keras.tree.flatten((args, kwargs))
@@ -109,7 +109,7 @@ def _of_layer(layer, call):
 
 
 def _again(function):
-  """A function of tensors whose values within are computed again for its gradient."""
+  """A function of tensors whose inner values are recomputed for its gradient."""
   passes = 0
 
   def counted(*tensors):

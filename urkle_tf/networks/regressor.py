@@ -1,4 +1,4 @@
-"""A regressor on a Gaussian representation: numbers predicted of images."""
+"""A regressor on a Gaussian representation: numbers predicted from images."""
 
 import tensorflow as tf
 
@@ -6,7 +6,7 @@ from urkle_tf.networks import predictor
 
 
 class _Predictions(predictor.Predictions):
-  """What follows from network and head."""
+  """Predictions from network and head."""
 
   def deterministic(self, images):
     """The prediction at z = loc: [n, h, w, c] -> float32 [n, outputs]."""
@@ -20,10 +20,10 @@ class _Predictions(predictor.Predictions):
     Args:
       images: float32 [n, h, w, c] in [0, 1].
       seed: int32 [2] of the noise; None draws fresh noise.
-      samples: how many z; None for as many as are served.  An int or an int32 scalar.
+      samples: how many z, an int or an int32 scalar; None for the number that is served.
 
     Returns:
-      float32 [n, outputs]; the prediction at z = loc where the regressor is deterministic.
+      float32 [n, outputs]; the prediction at z = loc if the regressor is deterministic.
     """
     return self.from_representation(*self.represent(images), seed=seed, samples=samples)
 
@@ -39,7 +39,7 @@ class _Frozen(predictor.Frozen, _Predictions):
 
 
 class Regressor(_Predictions, predictor.Predictor):
-  """f(x) = E[f(z)] over z ~ Normal(loc(x), scale(x)): numbers predicted of images.
+  """f(x) = E[f(z)] over z ~ Normal(loc(x), scale(x)): numbers predicted from images.
 
   Two regressors in one, as a `Classifier` is two classifiers: the sampled one and z = loc.
   Arguments and errors are those of `Predictor`; the head's outputs are in the target's units.
@@ -47,9 +47,9 @@ class Regressor(_Predictions, predictor.Predictor):
   Attributes:
     image_shape: (height, width, channels).
     latent_dim: d_z.
-    outputs: how many numbers an image has.
-    target: what they are, or None.
-    metadata: what the export says of it, or {}.
+    outputs: how many numbers are predicted for an image.
+    target: what the numbers are, such as "the angle in degrees", or None.
+    metadata: the export's metadata, or {}.
   """
 
   Frozen = _Frozen

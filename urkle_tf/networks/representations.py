@@ -1,4 +1,4 @@
-"""A batch of tuples of Gaussian representations, and one z of each."""
+"""A batch of tuples of Gaussian representations, with one z of each."""
 
 import dataclasses
 
@@ -10,10 +10,10 @@ from urkle_tf.networks import batch_norm
 
 
 def checked(images):
-  """Refuses images of whole numbers, which a network would take for values of [0, 1].
+  """Refuses integer images, which a network would take for values in [0, 1].
 
   Args:
-    images: anything that a network takes.
+    images: a network's input.
 
   Returns:
     The images.
@@ -35,7 +35,14 @@ class Representations:
   Attributes:
     normal: `tfp.distributions.Normal` of batch shape [n, t, d_z]: p(z|x).
     z: float32 [n, t, d_z]: one sample of it, or its loc where no noise is used.
-    streams: the members' batch-norm streams, t names; empty where there is but one stream.
+    streams: the members' batch-norm streams, t names; empty if there is only one stream.
+
+  ```python
+  views = np.stack([images, images[:, :, ::-1]], 1)  # [n, 2, h, w, c]
+  normal = encoder(views.reshape(-1, *images.shape[1:]))  # of [n * 2, d_z]
+  pairs = urkle_tf.networks.Representations.of(normal, members=2)
+  z = pairs.z  # float32 [n, 2, d_z]
+  ```
   """
 
   normal: tfp.distributions.Normal
@@ -72,7 +79,7 @@ class Representations:
     return tf.reshape(self.z, [-1, self.z.shape[-1]])
 
   def through(self, head):
-    """What a head makes of the z of all members, one call a stream.
+    """The outputs of a head for the z of all members, with one call per stream.
 
     Args:
       head: (z float32 [m, d_z], stream) -> [m, ...].

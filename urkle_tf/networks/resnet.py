@@ -97,10 +97,26 @@ def resnet18(image_shape, width=64, stem="auto", momentum=0.9):
 
   Raises:
     UserError: if the images are too small.
+
+  ```python
+  backbone = urkle_tf.networks.resnet18((32, 32, 3), width=16, stem="patch")
+  features = backbone(images)  # float32 [n, 128]
+  ```
   """
   return _resnet(_BASIC, (2, 2, 2, 2), "resnet18", image_shape, width, stem, momentum)
 
 
 def resnet50(image_shape, width=64, stem="auto", momentum=0.9):
-  """ResNet-50: 3-4-6-3 bottleneck blocks; as `resnet18`, with 32 * width features."""
+  """ResNet-50: 3-4-6-3 bottleneck blocks.
+
+  Arguments and errors are those of `resnet18`.
+
+  Returns:
+    A functional Keras model: float [n, h, w, c] -> float32 [n, 32 * width].
+
+  ```python
+  backbone = urkle_tf.networks.resnet50((32, 32, 3), width=16)
+  features = backbone(images)  # float32 [n, 512]
+  ```
+  """
   return _resnet(_BOTTLENECK, (3, 4, 6, 3), "resnet50", image_shape, width, stem, momentum)

@@ -1,1 +1,1 @@
-"""What a command leaves behind or shows: whole files, tables, progress, pictures."""
+"""What a command writes or shows: complete files, tables, progress, pictures."""

@@ -1,4 +1,4 @@
-"""Drawing on a canvas of its own, and images as files."""
+"""Draws on a separate canvas, and writes images to files."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from urkle_tf.output import files
 
 
 def canvas(width, height):
-  """An empty matplotlib figure; the caller's backend is left as it is.
+  """An empty matplotlib figure; the caller's backend does not change.
 
   Args:
     width: inches.
@@ -28,7 +28,7 @@ def pixels(figure, dpi=100):
 
 
 def save(picture, file):
-  """Writes a PNG, whole or not at all.
+  """Writes a PNG file, complete or not at all.
 
   Args:
     picture: uint8 [height, width, 1 or 3].

@@ -1,18 +1,18 @@
-"""Files that appear under their name only when they are whole."""
+"""Files that appear under their name only when they are complete."""
 
 import contextlib
 import os
 
 
 def write(file, content):
-  """Writes a file to the side and moves it into place, whatever stands there.
+  """Writes a temporary file and moves it into place, over an existing one.
 
   Args:
     file: a `pathlib.Path`; its folder is made.
     content: text (written as UTF-8), bytes, or a function that writes to an open binary file.
 
   Raises:
-    OSError: if writing fails; what stood under the name is kept.
+    OSError: if writing fails; an existing file is kept.
   """
   file.parent.mkdir(parents=True, exist_ok=True)
   side = file.with_suffix(".side")
@@ -28,14 +28,14 @@ def write(file, content):
 
 
 def failed(error, file, side):
-  """An `OSError` that names the file that could not be written; half of it is removed.
+  """An `OSError` that names the file that could not be written; the incomplete one is removed.
 
-  A full disk is reported by `write`, which does not know the file, and is less full without it.
+  On a full disk the system's error does not name the file, and removing the part frees space.
 
   Args:
     error: the `OSError`.
-    file: what was to be written.
-    side: what there is of it.
+    file: the file to write.
+    side: the incomplete file.
   """
   with contextlib.suppress(OSError):
     os.unlink(side)

@@ -1,4 +1,4 @@
-"""How far a long loop is: tqdm's bar on a terminal, a line now and then elsewhere."""
+"""Progress of a long loop: tqdm's bar on a terminal, a line now and then elsewhere."""
 
 import shutil
 import sys
@@ -17,18 +17,18 @@ def duration(seconds):
 
 
 def speed(rate, unit):
-  """`rate` in units a second, as text."""
+  """`rate` in units per second, as text."""
   digits = 0 if rate >= 10 or not rate else 2
   return f"{rate:,.{digits}f} {unit}/s"
 
 
 def pace(rate, unit, spent, left):
-  """`rate` in units a second, and the seconds that are spent and left, as text."""
+  """`rate` in units per second, and the seconds spent and left, as text."""
   return f"{speed(rate, unit)}  {duration(spent)} spent, {duration(left)} left"
 
 
 class _Line(tqdm.tqdm):
-  """A line of a terminal, with the text that it is given."""
+  """A line on a terminal, with a given text."""
 
   monitor_interval = 0  # no thread
   text = ""
@@ -38,11 +38,10 @@ class _Line(tqdm.tqdm):
 
 
 class Bar:
-  """Shows on standard error how far something is.
+  """Shows progress on standard error.
 
   Args:
-    terminal: whether one line is written over again and again; None where standard error is a
-      terminal.
+    terminal: whether one line is overwritten each time; None if standard error is a terminal.
   """
 
   def __init__(self, terminal=None):
@@ -50,12 +49,12 @@ class Bar:
     self._line = None
 
   def show(self, name, share, place, pace, note=""):
-    """Shows how far it is; what is finished keeps its line.
+    """Shows the progress; a finished task keeps its line.
 
     Args:
       name: what is being done.
       share: how much of it is done, in [0, 1].
-      place: the same in words.
+      place: the progress in words.
       pace: see `pace`.
       note: further figures.
     """
@@ -78,15 +77,15 @@ class Bar:
 
 
 class Progress:
-  """The progress of a loop, and when it will end; elsewhere than on a terminal ten lines.
+  """The progress of a loop, and when it will end; ten lines if not on a terminal.
 
   Args:
     name: what is being done.
-    total: how many units there are, at least 1.
-    unit: what they are called, for the rate.
+    total: the number of units, at least 1.
+    unit: their name, for the rate.
 
   Attributes:
-    done: how many are done.
+    done: the number of units done.
   """
 
   def __init__(self, name, total, unit="images"):
@@ -95,7 +94,7 @@ class Progress:
     self.done, self._tenth = 0, 0
 
   def add(self, count, note=""):
-    """Counts `count` more units; `note` is shown behind the figures."""
+    """Counts `count` more units; `note` is shown after the figures."""
     self.done += count
     before, self._tenth = self._tenth, 10 * self.done // self._total
     if not self._bar.terminal and self._tenth == before:

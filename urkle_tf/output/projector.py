@@ -1,4 +1,4 @@
-"""What TensorBoard's Projector shows: vectors, what is known of each, and small pictures."""
+"""Files for TensorBoard's Projector: vectors, their metadata, and thumbnails."""
 
 import json
 import math
@@ -13,14 +13,14 @@ _LARGEST = 64  # pixels of a thumbnail
 
 
 def thumbnails(images, count):
-  """Images as small as a sprite of `count` of them needs.
+  """Images reduced so that a sprite holds `count` of them.
 
   Args:
     images: float32 [n, h, w, c] in [0, 1].
     count: how many the sprite will hold.
 
   Returns:
-    uint8 [n, h', w', c]: enlarged by a whole number, or shrunk; their sides keep their ratio.
+    uint8 [n, h', w', c]: enlarged by a whole factor, or shrunk; the aspect ratio is kept.
   """
   height, width = images.shape[1:3]
   edge = max(min(_LARGEST, _SIDE // math.ceil(math.sqrt(count))), 1)
@@ -59,9 +59,9 @@ def write(folder, vectors, columns, pictures=None, name="embedding"):
   Args:
     folder: a `pathlib.Path`.
     vectors: float [n, d].
-    columns: {name: n values}, what is known of each vector, as text.
+    columns: {name: n values}, the metadata of each vector, as text.
     pictures: uint8 [n, h, w, 1 or 3], from `thumbnails`; None for none.
-    name: what the vectors are called.
+    name: the name of the vectors.
   """
   files.write(
     folder / "vectors.tsv", lambda file: np.savetxt(file, vectors, fmt="%.6g", delimiter="\t")

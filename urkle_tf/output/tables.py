@@ -1,6 +1,6 @@
-"""How figures are written: radii, attacks, the rows of a report, and tables of them.
+"""How figures are formatted: radii, attacks, the rows of a report, and tables.
 
-The one place for it: model cards, reports, command lines and the pages of experiments use it.
+Model cards, reports, command lines and the pages of experiments all use it.
 """
 
 import math
@@ -10,15 +10,15 @@ READINGS = {"sampled": "sampled z", "deterministic": "z = mu"}
 
 
 def radius(epsilon, norm):
-  """A radius as people write it.
+  """A radius in the usual notation.
 
   Args:
     epsilon: in pixel units of [0, 1].
     norm: `"linf"`, `"l2"` or `"l1"`.
 
   Returns:
-    Of linf `"8/255"`, in quarters of a grey level, unless two digits say it as well (`"0.1"`); of
-    l2 and l1, which are no grey levels, a decimal.
+    For linf `"8/255"`, in quarters of a grey level, unless two digits are exact (`"0.1"`).  For l2
+    and l1, which are not in grey levels, a decimal.
   """
   levels = epsilon * 255
   quarters = round(4 * levels)
@@ -36,12 +36,12 @@ def attack(row):
 
 
 def threat(row, between=" "):
-  """A norm and its radius, such as `"linf 8/255"`, of anything that has "norm" and "epsilon"."""
+  """A norm and its radius, such as `"linf 8/255"`, from anything with "norm" and "epsilon"."""
   return row["norm"] + between + radius(row["epsilon"], row["norm"])
 
 
 def seeds(values):
-  """What the figures of several seeds have in common.
+  """The mean and the spread of the figures of several seeds.
 
   Args:
     values: numbers, one a seed.
@@ -61,7 +61,7 @@ def seeds(values):
 
 
 def readings(report):
-  """What a report says of a model, by how z is read.
+  """What a report says about a model, by the reading of z.
 
   Args:
     report: what report.json holds, or its part "regression".

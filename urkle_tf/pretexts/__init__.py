@@ -1,4 +1,10 @@
-"""Pretexts: what is learnt.  One file each, found by its name."""
+"""Pretexts: what an encoder learns.  Each is one file, found by its name.
+
+```python
+encoder = urkle_tf.GaussianEncoder(backbone)
+trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.SimCLR())
+```
+"""
 
 from urkle_tf.pretexts.ae import AE
 from urkle_tf.pretexts.barlow_twins import BarlowTwins

@@ -14,8 +14,8 @@ class MovingAverage(keras.layers.Layer):
 
   with m as in `averages.decay`.
 
-  Every copy is a Keras model and none of its weights is trainable.  All state, the number of
-  updates too, is in variables.
+  Every copy is a Keras model without trainable weights.  All state, including the number of
+  updates, is in variables.
 
   Args:
     models: functional Keras models, all built.
@@ -41,7 +41,7 @@ class MovingAverage(keras.layers.Layer):
     """Moves every copy towards its model.
 
     Args:
-      models: those that the copies were made of.
+      models: the models that were copied.
       momentum: m once the first updates are over, float32 scalar in [0, 1].
     """
     passed = tf.convert_to_tensor(self.updates.value)

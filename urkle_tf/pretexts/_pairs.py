@@ -45,11 +45,11 @@ def pairs(members):
 
 
 def cosine_to_other_views(predictions, targets):
-  """The mean cosine of each member's prediction and the targets of the views it is not of.
+  """The mean cosine of each member's prediction and the targets of the other views.
 
       1 / (t (v - 1))  sum_m  sum_{k != m % v}  cos(predictions_m, targets_k)
 
-  An adversary is held to the view that it does not stem from, as the view it stems from is.
+  An adversary is compared with the same targets as the view that it stems from.
 
   Args:
     predictions: float32 [n, t, d], of all members.

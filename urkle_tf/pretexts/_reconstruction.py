@@ -1,4 +1,4 @@
-"""What a VAE and an autoencoder share: a decoder, and the view to be reconstructed."""
+"""What a VAE and an autoencoder share: a decoder, and the view to reconstruct."""
 
 import tensorflow as tf
 
@@ -9,7 +9,7 @@ from urkle_tf.pretexts.base import Pretext, squared_distance
 
 
 class Reconstruction(Pretext):
-  """Decodes z into the view it comes from; every member of a tuple into the first one's.
+  """Decodes z into the view that it comes from; all members of a tuple into the first one's view.
 
   Args:
     decoder: a Keras model, z float [n, d_z] -> logits of pixels [n, h, w, c]; None for the

@@ -8,9 +8,17 @@ class AE(Reconstruction):
   """Reconstructs an image from z = mu: ||x - h(g(x))||^2.
 
   Args:
-    width: of the decoder that mirrors `convnet`; see `networks.decoder`.
-    layers: the same.
-    decoder: a Keras model instead of it, z -> logits of pixels.
+    width: channels of the decoder that mirrors `convnet`; see `networks.decoder`.
+    layers: transposed convolutions of that decoder.
+    decoder: a Keras model to use instead, z float [n, d_z] -> logits of pixels [n, h, w, c].
+
+  Raises:
+    UserError: if the decoder does not fit the encoder, when the `Trainer` is made.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone, latent_dim=16, loc="dense")
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.AE(width=16))
+  ```
   """
 
   samples = False

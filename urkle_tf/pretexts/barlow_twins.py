@@ -33,15 +33,15 @@ class BarlowTwins(Pretext):
 
       1/d sum_i (1 - C_ii)^2  +  redundancy / d  sum_{i != j} C_ij^2
 
-  averaged over all pairs of members of the tuple, adversaries included; C is that of the
-  projections of the global batch.
+  averaged over all pairs of members of the tuple, adversaries included.  C is the cross-correlation
+  of the projections over the global batch.
 
-  This is the paper's loss over d: the first term is in [0, 4] and near 1 at the start for any
-  d and batch, so that the weight of a KL term beside it need not change with them.  As in the
-  paper, the second grows with d at the same mean C_ij^2.  C_ij of unrelated dimensions has
-  variance 1/N: it does not fall below redundancy (d - 1) / N with a batch of N.
+  This is the paper's loss divided by d.  The first term is in [0, 4], and near 1 at the start for
+  any d and batch, so the weight of a KL term added to it need not change with them.  As in the
+  paper, the second term grows with d at the same mean C_ij^2.  C_ij of unrelated dimensions has
+  variance 1/N, so with a batch of N the second term does not fall below redundancy (d - 1) / N.
 
-  The loss belongs to the batch: it is the same number for each example.
+  The loss is one of the whole batch: each example gets the same number.
 
   Args:
     redundancy: the paper's lambda, at least 0.
@@ -50,6 +50,11 @@ class BarlowTwins(Pretext):
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.BarlowTwins(redundancy=0.0051))
+  ```
   """
 
   positives = True

@@ -1,4 +1,4 @@
-"""What a pretext task is to the trainer."""
+"""The interface between a pretext task and the trainer."""
 
 import keras
 import tensorflow as tf
@@ -11,21 +11,32 @@ class Pretext(keras.layers.Layer):
   step), and turns representations into per-example losses.  It knows nothing of attacks.
 
   Attributes:
-    views: how many augmented views of an image it wants.
+    views: how many augmented views of an image it needs.
     needs_labels: whether its batches must hold "label".
-    stochastic: whether it consumes the sampled z by itself, whatever the robustness term.
-    samples: whether it may be given a sampled z at all.
+    stochastic: whether it uses a sampled z, whatever the robustness scheme.
+    samples: whether it accepts a sampled z at all.
     positives: whether its tuples may grow, so that adversaries join them as positives.
     predicts: whether there is a prediction for every image: `predict` and `divergence`.
     anchors: whether `prepare` returns the embeddings [n, v, d] of a frozen original, for
       `urkle(anchor=original)`.
-    contrastive: whether its loss tells an image from others: `embedding` and `contrast`.
-    couples: whether an example's loss depends on the others of its batch, beside batch norms.
-    pictures: whether predictions are images, to be looked at.
-    loc: where loc lies if the user does not say (`GaussianEncoder`).
-    strength: of `urkle`, if the user does not say: {"k": ...} or {"beta": ...}.
+    contrastive: whether its loss contrasts an image with others: `embedding` and `contrast`.
+    couples: whether an example's loss depends on other examples of its batch, apart from batch
+      norms.
+    pictures: whether predictions are images that can be shown.
+    loc: where loc lies by default (`GaussianEncoder`).
+    strength: the default strength of `urkle`: {"k": ...} or {"beta": ...}.
     terms: names of the entries that `loss` returns.
-    head: after `attach`, a Keras model from z to class logits that is worth shipping, or None.
+    head: after `attach`, a Keras model from z to class logits that is exported too, or None.
+
+  ```python
+  class Short(urkle_tf.pretexts.Pretext):
+    terms = ("length",)
+
+    def loss(self, representations, aux, training=True):
+      return {"length": tf.reduce_mean(tf.square(representations.z), [1, 2])}  # [n]
+
+  trainer = urkle_tf.Trainer(urkle_tf.GaussianEncoder(backbone), Short())
+  ```
   """
 
   views = 2
@@ -44,12 +55,12 @@ class Pretext(keras.layers.Layer):
   head: keras.Model | None = None
 
   def adopt(self, source):
-    """Takes from a data `Source` what the heads need to know; called before `attach`."""
+    """Reads from a data `Source` what the heads need; called before `attach`."""
 
   def attach(self, encoder):
     """Makes the heads for a `GaussianEncoder`; called once, by the trainer.
 
-    Where the encoder has two `streams` already, heads with batch norms need a twin too.
+    If the encoder already has two `streams`, heads with batch norms need a twin too.
     """
 
   def prepare(self, views, batch):
@@ -77,15 +88,15 @@ class Pretext(keras.layers.Layer):
     raise NotImplementedError
 
   def weight(self, term):
-    """What a term weighs in the loss, a number or float32 scalar; read after `loss` was called."""
+    """The weight of a term in the loss, a number or float32 scalar; read after a call of `loss`."""
     return 1.0
 
   def predict(self, z, training=False):
-    """What is predicted of z, float32 [m, d_z] -> [m, ...]; only where `predicts`."""
+    """The prediction from z, float32 [m, d_z] -> [m, ...]; only if `predicts`."""
     raise NotImplementedError
 
   def inference(self):
-    """`predict` in inference mode, with the weights as they are now, for an attack's loop."""
+    """`predict` in inference mode, with the current weights, for an attack's loop."""
     return self.predict
 
   def divergence(self, prediction, other):
@@ -93,12 +104,12 @@ class Pretext(keras.layers.Layer):
     raise NotImplementedError
 
   def embedding(self, stream):
-    """What of z is contrasted, in inference mode, with the weights as they are now.
+    """The embedding of z that is contrasted, in inference mode, with the current weights.
 
-    Only where `contrastive`.
+    Only if `contrastive`.
 
     Args:
-      stream: one of the encoder's.
+      stream: one of the encoder's streams.
 
     Returns:
       A function of z, float32 [m, d_z] -> float32 [m, d], for an attack's loop.
@@ -106,12 +117,12 @@ class Pretext(keras.layers.Layer):
     raise NotImplementedError
 
   def contrast(self, embeddings, others):
-    """The loss of tuples among given negatives, for an attack; only where `contrastive`.
+    """The loss of tuples with given negatives, for an attack; only if `contrastive`.
 
     Args:
       embeddings: float32 [n, t, d], this replica's tuples.
-      others: float32 [N, s, d], embeddings of all replicas' images; those of a tuple's own image
-        are no negatives of it.
+      others: float32 [N, s, d], embeddings of all replicas' images. Those of a tuple's own image
+        are not its negatives.
 
     Returns:
       float32 [n].
@@ -119,11 +130,11 @@ class Pretext(keras.layers.Layer):
     raise NotImplementedError
 
   def after_step(self, encoder, progress):
-    """Moves averages once the step has been applied.
+    """Moves averages after the update of the weights.
 
     Args:
       encoder: the `GaussianEncoder`.
-      progress: how much of the training lay behind the step, float32 scalar in [0, 1].
+      progress: the share of the training before the step, float32 scalar in [0, 1].
     """
 
 

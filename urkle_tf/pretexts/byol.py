@@ -1,4 +1,4 @@
-"""BYOL: predict what a moving average of the network makes of the other view."""
+"""BYOL: predict the other view's projection by a moving average of the network."""
 
 import math
 
@@ -17,20 +17,18 @@ class BYOL(Pretext):
       mean over members m and clean views k != m % v of  ||q(g(z_m)) - g'(mu'(x_k))||^2
       = 2 - 2 cos(q(g(z_m)), g'(mu'(x_k))),  both normalised to length 1
 
-  with projector g, predictor q, and g' and mu' of the target network, a moving average of
-  encoder and projector.  The paper adds up its two pairs; the mean keeps the weight of the KL
-  term beside it the same for any number of members.  Where adversaries join the tuple, they
-  predict the target of the clean view that they do not stem from; nothing has an adversary
-  for its target.
+  with projector g and predictor q.  g' and mu' belong to the target network, a moving average of
+  encoder and projector.  The paper adds up its two pairs; with the mean, the weight of an added KL
+  term is the same for any number of members.  If adversaries join the tuple, they predict the
+  target of the clean view that they do not stem from.  No target is an adversary's.
 
-  The target network runs on its moving statistics, which follow those of the trained network
-  as its weights do (Cai et al., 2021, "Exponential Moving Average Normalization"), and not on
-  the batch's.  So a target is a function of its image alone: it is that of one replica or of
-  two, of any batch, and no statistics are moved by asking for it.  The statistics that it
-  follows are also those that the exported encoder will use.
+  The target network uses moving statistics, not the batch's.  They follow those of the trained
+  network as its weights do (Cai et al., 2021, "Exponential Moving Average Normalization").  So a
+  target depends on its image alone, not on the batch or the number of replicas, and computing it
+  moves no statistics.  The exported encoder uses the statistics that these follow.
 
   Args:
-    momentum: of the moving average, in [0, 1); the paper's is 0.996 for 1000 epochs.
+    momentum: decay of the moving average, in [0, 1); the paper's is 0.996 for 1000 epochs.
     rising: whether it rises to 1 over the training, as in the paper:
       1 - (1 - momentum) (cos(pi progress) + 1) / 2.
     projector: hidden width of the projector, Dense - batch norm - ReLU - Dense.
@@ -39,6 +37,11 @@ class BYOL(Pretext):
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.BYOL(momentum=0.99))
+  ```
   """
 
   positives = True

@@ -1,4 +1,4 @@
-"""Distillation: keep what a frozen teacher makes of the clean image."""
+"""Distillation: keep a frozen teacher's embedding of the clean image."""
 
 import contextlib
 import dataclasses
@@ -23,37 +23,36 @@ class Distil(Pretext):
 
       mean over members m of  w_m (1 - cos(f(z_m), teacher(x_{m % v})))
 
-  w_m is `clean` of a view and `adversarial` of an adversary.
+  w_m is `clean` for a view and `adversarial` for an adversary.
 
-  Under `urkle` z is sampled and the KL between image and adversary stands beside it: a trained
-  encoder's representation, made robust, at a fraction of a pre-training's length.  Where
-  adversaries join the tuple, they are pulled to the teacher's embedding of their clean view;
-  the teacher never sees an adversary.  Under `none` and `urkle(positives=false)` there are
-  views only, and `adversarial` weighs nothing.
+  Under `urkle` z is sampled, and the KL between image and adversary is added.  This makes a trained
+  encoder's representation robust in a fraction of the time of a pre-training.  If adversaries join
+  the tuple, they are pulled to the teacher's embedding of their clean view; the teacher never sees
+  an adversary.  Under `none` and `urkle(positives=false)` there are only views, and `adversarial`
+  has no effect.
 
-  DeACL gives the teacher weak augmentation at most, and the student the same view: so does
-  `--augment=crop`.  Its student starts from the teacher: so it does with `start`.
+  In DeACL the teacher sees weak augmentation at most, and the student the same view, as with
+  `--augment=crop`.  Its student starts from the teacher, as with `start`.
 
-  The teacher's embedding is its loc, or with `targets=pooled` what its backbone makes of the
-  image, averaged over space; a model of somebody else has one output, which is taken.
+  The teacher's embedding is its loc, or with `targets=pooled` the output of its backbone, averaged
+  over space.  For a model that this package did not make, it is the model's output.
 
-  f is the identity where z and the embedding have one width and are of one kind:
+  f is the identity if z and the embedding have the same width and are of the same kind:
 
       centred    loc after a batch norm (dense, centred_sphere): of zero mean over the data
       features   the direction of the pooled features: loc on a sphere or pooled, all targets of
-                 `targets=pooled`, and what models of others give
+                 `targets=pooled`, and outputs of models made elsewhere
       mapped     loc after a linear map alone (dense_sphere)
 
-  Else it is a linear map with a bias, since the kinds differ in their means, or an MLP.  So a
-  student on a sphere needs no map to the pooled features of a teacher of its width, from which it
-  may start.
+  Otherwise it is a linear map with a bias, since the kinds differ in their means, or an MLP.  So a
+  student on a sphere needs no map to the pooled features of a teacher of its width, and may start
+  from that teacher.
 
-  The teacher sees the views as they are, float32 in [0, 1] and of the run's size: nothing is
-  resized, and what else it expects of images must be inside of it, as in every export of this
-  package.  It runs in inference mode, and its backbone in the precision of the training; a
-  SavedModel's graph keeps its own.  Its weights are constants of the step, in no checkpoint
-  and no export: the path tells which it was, and it must still lie there, unchanged, when a
-  run is resumed.
+  The teacher sees the views unchanged, float32 in [0, 1] and of the run's size.  Nothing is
+  resized; any other preprocessing must be part of the teacher, as in every export of this package.
+  It runs in inference mode, with its backbone in the precision of the training; a SavedModel's
+  graph keeps its own precision.  Its weights are constants of the step, and are in no checkpoint
+  and no export.  The teacher must still lie at its path, unchanged, when a run is resumed.
 
   Args:
     teacher: the folder of an encoder that this package exported (or of a classifier or a
@@ -63,15 +62,22 @@ class Distil(Pretext):
     projector: hidden width of f as an MLP, Dense - batch norm - ReLU - Dense; 0 for the
       identity or a linear map, as above.
     views: how many views of an image; each is pulled to the teacher's embedding of itself.
-    start: whether the student's encoder starts with the teacher's weights
+    start: whether the student's encoder starts from the teacher's weights
       (`GaussianEncoder.start_from`).
     clean: the weight of views; at least 0.
     adversarial: the weight of adversaries; at least 0.
     targets: "loc" or "pooled".
 
   Raises:
-    UserError: if there is no such teacher, its output is no embedding, its images are of
-      another size, an option is out of its range, or the student cannot start from it.
+    UserError: if the teacher does not exist, its output is no embedding, its images have another
+      size, an option is out of its range, or the student cannot start from it.
+
+  ```python
+  backbone.save("teacher.keras")  # any Keras model from images to an embedding
+  pretext = urkle_tf.pretexts.Distil(teacher="teacher.keras")
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  trainer = urkle_tf.Trainer(encoder, pretext, urkle_tf.robustness.Urkle(k=2), attack)
+  ```
   """
 
   positives = True
@@ -93,7 +99,7 @@ class Distil(Pretext):
     if start and self._teacher.format != embedders.OWN:
       raise errors.UserError(
         "distil: start=true needs a teacher that this package exported; for a .keras file give "
-        "--encoder=FILE.keras instead, whose copy the student is then"
+        "--encoder=FILE.keras instead, and the student is a copy of it"
       )
 
   def adopt(self, source):
@@ -102,7 +108,7 @@ class Distil(Pretext):
     compatibility.check_images(size, source, "the teacher")
 
   def attach(self, encoder):
-    """Looks at the teacher, makes f, and starts the encoder from the teacher if it is asked for."""
+    """Checks the teacher, makes f, and starts the encoder from the teacher if `start` is set."""
     size, given = self._teacher.size_for(encoder.image_shape), tuple(encoder.image_shape)
     if size != given:
       raise errors.UserError(
@@ -123,10 +129,10 @@ class Distil(Pretext):
       self.projector = heads.mlp(encoder.latent_dim, widths, "projector")
 
   def thaw(self):
-    """Makes the teacher's weights variables of the step, and no longer constants.
+    """Turns the teacher's weights from constants of the step into variables.
 
-    For programs that are given a teacher which was trained after they were compiled
-    (tools/accelerator); to be called once the trainer has been made.
+    For programs whose teacher is trained after they are compiled (tools/accelerator).  Call it
+    after the trainer has been made.
 
     Returns:
       The Keras variables of the teacher's network, in order; they are in no checkpoint either.
@@ -136,8 +142,8 @@ class Distil(Pretext):
     """
     if self._teacher.format != embedders.OWN:
       raise errors.UserError(
-        f"the teacher {self._path!r} is no encoder that this package exported: only the weights "
-        "of such a one can be given later"
+        f"the teacher {self._path!r} is no encoder that this package exported: only such a "
+        "teacher's weights can be given later"
       )
     teacher = foreign_models.outside_strategies(embedders.read, self._path, self._pooled)
 
@@ -157,7 +163,7 @@ class Distil(Pretext):
     return tf.stop_gradient(tf.reshape(found, [-1, views.shape[1], self._output[-1]]))
 
   def loss(self, representations, aux, training=True):
-    """{"distillation": [n]}, in [0, 2] where the weights are 1."""
+    """{"distillation": [n]}, in [0, 2] if the weights are 1."""
     students = representations.z
     if self.projector is not None:
       students = through(self.projector, students, training)
@@ -173,7 +179,7 @@ def _precision(network):
 
 
 def _kind(network):
-  """Of which kind the loc of an encoder's network is; see `Distil`."""
+  """The kind of loc of an encoder's network; see `Distil`."""
   layers = {layer.name: layer for layer in network.layers}
   if "centred" in layers or isinstance(layers["loc"], keras.layers.BatchNormalization):
     return "centred"
@@ -181,7 +187,7 @@ def _kind(network):
 
 
 def output_shape(teacher, image_shape):
-  """The shape of what a teacher makes of one image, found out by giving it some.
+  """The shape of a teacher's output for one image, found by calling it.
 
   Args:
     teacher: a `foreign_models.Loaded`.

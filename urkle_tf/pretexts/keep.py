@@ -1,4 +1,4 @@
-"""Keeping an encoder what it was: a budget for how far its embeddings of clean images may move."""
+"""Keep an encoder's embeddings of clean images: a budget for how far they may move."""
 
 import math
 from typing import Any
@@ -19,15 +19,15 @@ _FARTHEST = 2.0
 
 
 class Keep(Distil):
-  """Holds the embeddings of clean images near those of the original, un-normalised and squared.
+  """Keeps the embeddings of clean images near the original's, by an un-normalised squared distance.
 
   With f the encoder's loc and f0 the frozen original's,
 
       drift = mean |f(x) - f0(x)|^2 / mean |f0(x) - mean f0|^2        rho_of=spread
       drift = mean |f(x) - f0(x)|^2 / mean |f0(x)|^2                  rho_of=length, as LORE
 
-  the means below the line over the data set's first 1,024 images, before the training.  The loss
-  is multiplier * drift, and the multiplier, at least 0, is what holds drift <= rho:
+  where the denominators are means over the data set's first 1,024 images, before the training.  The
+  loss is multiplier * drift.  The multiplier, at least 0, enforces drift <= rho:
 
       v = (drift of the batch - rho) / rho, at most 2
       held <- max(0, held + 0.05 v),    multiplier = max(0, held + v)
@@ -35,17 +35,26 @@ class Keep(Distil):
   (the method of multipliers: Bertsekas, Constrained Optimization and Lagrange Multiplier Methods,
   1982).  It is part of the checkpoint.  Without a budget, `rho=None`, the multiplier is 1.
 
-  It goes with `urkle(anchor=original)`, whose KL is then k |f(x') - f0(x)|^2 / (2 spread), and with
+  Use it with `urkle(anchor=original)`, whose KL is then k |f(x') - f0(x)|^2 / (2 spread), and with
   loc = pooled, the original's own embedding.  Sigma is in units of the original's spread.
 
   Args:
     original: a `.keras` file or a SavedModel's folder of a model from images to an embedding; the
       encoder starts as a copy of it with `--encoder=FILE.keras`.
-    rho: the budget, above 0; None for a weight of 1 in its place.
-    rho_of: "spread" or "length".
+    rho: the budget, above 0; None for a constant weight of 1 instead.
+    rho_of: what rho is a share of, "spread" or "length", as above.
 
   Raises:
     UserError: as `Distil`, or if an option is out of its range.
+
+  ```python
+  backbone.save("original.keras")  # any Keras model from images in [0, 1] to an embedding
+  pretext = urkle_tf.pretexts.Keep(original="original.keras", rho=0.1)
+  pretext.measure(images)  # `pretrain` takes the data set's first 1,024
+  encoder = urkle_tf.GaussianEncoder(backbone, loc="pooled", preprocess=lambda images: images)
+  scheme = urkle_tf.robustness.Urkle(anchor="original")
+  trainer = urkle_tf.Trainer(encoder, pretext, scheme, attack)
+  ```
   """
 
   positives = False
@@ -56,7 +65,7 @@ class Keep(Distil):
   def __init__(self, original, rho=0.1, rho_of="spread"):
     errors.one_of("rho_of of keep", rho_of, _RHO_OF)
     if rho is not None and not rho > 0:
-      raise errors.UserError(f"keep: rho must be above 0, got {rho}; None is no budget")
+      raise errors.UserError(f"keep: rho must be above 0, got {rho}; None sets no budget")
     super().__init__(teacher=original)
     self.rho, self.rho_of = rho, rho_of
     self.terms = ("drift",) if rho is None else ("drift", "multiplier")
@@ -85,10 +94,12 @@ class Keep(Distil):
     spread = np.mean(np.sum(np.square(found - found.mean(0)), -1))
     self._measures = {"spread": spread, "length": np.mean(np.sum(np.square(found), -1))}
     if not spread > 0:
-      raise errors.UserError("keep: the original gives all images one embedding")
+      raise errors.UserError(
+        "keep: the original gives all images the same embedding: give another one"
+      )
 
   def attach(self, encoder):
-    """As `Distil`; gives sigma its unit."""
+    """As in `Distil`; also sets the unit of sigma."""
     if self._measures is None:
       raise errors.UserError("keep: call measure(images) before the Trainer is made")
     super().attach(encoder)

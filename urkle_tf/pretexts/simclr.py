@@ -36,17 +36,17 @@ def nt_xent(z, temperature=0.5, denominator="negatives", others=None):
 
       1 / (t (t - 1)) sum_{a, b in t_i, a != b}  log D(a) - s(a, b)
 
-  Equation 9 of the Urkle paper lacks the -log (taken literally it would push positives
-  apart) and has a sum over pairs; the mean keeps the weight of the KL term beside it the
-  same for any batch and tuple size.
+  Equation 9 of the Urkle paper lacks the -log (taken literally it would push positives apart) and
+  sums over pairs.  With the mean, the weight of an added KL term is the same for any batch and
+  tuple size.
 
   Args:
     z: float32 [n, t, d] on this replica, t at least 2; negatives come from all replicas.
     temperature: above 0; 0.5 in the paper.
     denominator: "negatives", as eq. 9: D(a) = sum of exp s(a, c) over the members c of all
       other tuples; or "all", as SimCLR: over every other embedding, positives included.
-    others: float32 [N, s, d], embeddings of all replicas' images: negatives in the place of those
-      of `z`, so that nothing is gathered; None for those of `z`.
+    others: float32 [N, s, d], embeddings of all replicas' images, used as negatives instead of
+      those of `z`, so that nothing is gathered; None for those of `z`.
 
   Returns:
     float32 [n].
@@ -68,7 +68,7 @@ def consistency(z, temperature=0.5):
   """How far the members of a tuple disagree about which other images they are like.
 
   The Jensen-Shannon divergence of AugMix (Hendrycks et al., 2020, eq. 2 and 3), on contrastive
-  distributions where AugMix has those of a classifier: with s(a, c) as in `nt_xent`,
+  distributions instead of a classifier's.  With s(a, c) as in `nt_xent`,
 
       p_a(c) = exp s(a, c) / sum_c' exp s(a, c'),   c over the members of all other tuples
       1/t sum_a KL[p_a || m],   m = 1/t sum_a p_a
@@ -91,22 +91,28 @@ def consistency(z, temperature=0.5):
 class SimCLR(Pretext):
   """Views of an image attract, other images repel (Chen et al., 2020).
 
-  With a weight for `consistency` there are three views, which also have to agree about the
-  other images: AugMix's consistency of a clean image and two mixtures, carried over to the
-  contrastive task.  URRL combines the two, and of its paper only abstract and introduction are
-  public: this is our reading of it.  `--augment="simclr, augmix(base=simclr),
-  augmix(base=simclr)"` leaves the first view unmixed.
+  With a weight for `consistency` there are three views, which also have to agree about the other
+  images: AugMix's consistency of a clean image and two mixtures, carried over to the contrastive
+  task.  URRL combines the two.  Only the abstract and introduction of its paper are public, so this
+  is our reading.  `--augment="simclr, augmix(base=simclr), augmix(base=simclr)"` leaves the first
+  view unmixed.
 
   Args:
-    temperature: of NT-Xent.
+    temperature: of NT-Xent, above 0.
     denominator: "negatives" (eq. 9) or "all" (SimCLR's own); see `nt_xent`.
     projector: hidden width of the projector; 0 for none.
     projection: output width of the projector.
-    consistency: weight of the term of that name, at least 0; 12 is AugMix's.  0 leaves it out,
-      and makes two views.
+    consistency: weight of the term of that name, at least 0; 12 in AugMix.  With 0 there is no such
+      term, and there are two views.
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  pretext = urkle_tf.pretexts.SimCLR(temperature=0.5)
+  trainer = urkle_tf.Trainer(encoder, pretext, urkle_tf.robustness.Urkle(k=8), attack)
+  ```
   """
 
   positives = True
@@ -129,7 +135,7 @@ class SimCLR(Pretext):
       self.views, self.terms = 3, ("nt_xent", "consistency")
 
   def attach(self, encoder):
-    """Makes the projector, Dense - batch norm - ReLU - Dense, and its twin if there is need."""
+    """Makes the projector, Dense - batch norm - ReLU - Dense, and its twin if one is needed."""
     if self._widths[0]:
       self.projector = heads.mlp(encoder.latent_dim, self._widths, "projector")
       self._projectors = {batch_norm.ADVERSARIAL: self.projector}

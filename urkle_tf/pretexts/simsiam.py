@@ -13,9 +13,9 @@ class SimSiam(Pretext):
 
       mean over members m and clean views k != m % v of  -cos(q(g(z_m)), stop(g(z_k)))
 
-  with projector g and predictor q; the paper's mean of its two pairs for v = 2 views alone.
-  Where adversaries join the tuple, they predict the clean view that they do not stem from, and
-  nothing predicts an adversary.
+  with projector g and predictor q.  For v = 2 views alone it is the paper's mean of two pairs.  If
+  adversaries join the tuple, they predict the clean view that they do not stem from.  Nothing
+  predicts an adversary.
 
   Args:
     projector: hidden width of the projector, Dense - batch norm - ReLU - Dense - batch norm.
@@ -25,6 +25,11 @@ class SimSiam(Pretext):
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.SimSiam(projection=512, predictor=128))
+  ```
   """
 
   positives = True

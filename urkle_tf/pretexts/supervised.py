@@ -16,13 +16,18 @@ class Supervised(Pretext):
 
   Args:
     task: "classification", labels int [n], or "regression", labels float [n] or [n, outputs].
-    outputs: classes, or numbers to regress on; None takes the classes from the data set (1 for
+    outputs: how many classes, or numbers to regress on; None for the data set's classes (1 for
       regression).
-    width: of the head's hidden layers.
+    width: units of the head's hidden layers.
     layers: dense layers of the head; 3 in the paper's MNIST net, 1 is linear.
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone, latent_dim=16, loc="dense")
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.Supervised(outputs=10))
+  ```
   """
 
   views = 1

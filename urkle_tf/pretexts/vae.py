@@ -14,20 +14,25 @@ class VAE(Reconstruction):
 
       E_{p(z|x)}[-log p(x|z)] + beta KL[p(z|x) || N(0, 1)]
 
-  -log p(x|z), without its constant, is ||x - x^||^2 / (2 deviation^2) for the Gaussian decoder
-  and the sum of the pixels' binary cross-entropies for the Bernoulli one.  Where adversaries
-  join the tuple they are decoded into the clean image.
+  -log p(x|z), without its constant, is ||x - x^||^2 / (2 deviation^2) for the Gaussian decoder and
+  the sum of the pixels' binary cross-entropies for the Bernoulli one.  If adversaries join the
+  tuple, they are decoded into the clean image.
 
   Args:
-    beta: beta_VAE, at least 0; 0 in the paper's Table 1.
+    beta: the weight of the prior's KL in nats, at least 0; 0 in the Urkle paper's Table 1.
     likelihood: "gaussian" or "bernoulli".
     deviation: the Gaussian decoder's standard deviation of a pixel, above 0.
-    width: of the decoder that mirrors `convnet`; see `networks.decoder`.
-    layers: the same.
-    decoder: a Keras model instead of it, z -> logits of pixels.
+    width: channels of the decoder that mirrors `convnet`; see `networks.decoder`.
+    layers: transposed convolutions of that decoder.
+    decoder: a Keras model to use instead, z float [n, d_z] -> logits of pixels [n, h, w, c].
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone, latent_dim=16, loc="dense")
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.VAE(beta=1.0, likelihood="bernoulli"))
+  ```
   """
 
   stochastic = True

@@ -20,13 +20,13 @@ class VICReg(Pretext):
   averaged over all pairs (a, b) of members of the tuple, adversaries included.  Var and Cov
   are those of the global batch of N, over N - 1.
 
-  The paper does not divide by the sum of the weights: with its 25, 25 and 1 the loss is some 50
-  times that of other pretexts.  Divided, it is near 1 as theirs, so that learning rates and the
-  weight of a KL term beside it carry over.  All three parts are means over the d dimensions,
-  and so for any d and batch, but for c, which as in the paper grows with d at the same mean
-  Cov^2.
+  The paper does not divide by the sum of the weights: with its 25, 25 and 1 the loss is about 50
+  times that of other pretexts.  Divided, it is near 1 as theirs are, so learning rates and the
+  weight of a KL term carry over.  All three parts are means over the d dimensions, so they do not
+  depend on d and the batch.  The exception is c, which as in the paper grows with d at the same
+  mean Cov^2.
 
-  The loss belongs to the batch: it is the same number for each example.
+  The loss is one of the whole batch: each example gets the same number.
 
   Args:
     invariance: lambda, at least 0; only the weights' ratios matter.
@@ -37,6 +37,11 @@ class VICReg(Pretext):
 
   Raises:
     UserError: for an option out of its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.VICReg(invariance=25.0))
+  ```
   """
 
   positives = True

@@ -1,4 +1,11 @@
-"""Robustness schemes: how adversaries are found and used.  One file each, found by its name."""
+"""Robustness schemes: how adversaries are found and used.  Each is one file, found by its name.
+
+```python
+encoder = urkle_tf.GaussianEncoder(backbone)
+scheme = urkle_tf.robustness.Urkle(k=8)
+trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.SimCLR(), scheme, attack)
+```
+"""
 
 from urkle_tf.robustness.acl import ACL
 from urkle_tf.robustness.adversarial_training import AdversarialTraining

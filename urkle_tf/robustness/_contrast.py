@@ -1,4 +1,4 @@
-"""Attacks on a contrastive loss, which RoCL and ACL have in common."""
+"""The attack on a contrastive loss that RoCL and ACL share."""
 
 import tensorflow as tf
 
@@ -25,22 +25,22 @@ def objective(encoder, pretext, views, attacked, streams=None):
 
       l(x') = contrast(the views' embeddings, those of `attacked` taken from x'; negatives)
 
-  in inference mode and at z = loc.  The negatives are the embeddings of all other images' views
-  as they are, not attacked: constants, gathered from all replicas before the attack's loop.  That
-  is our reading.  The published implementations take the negatives from the same batch of
-  adversaries, so that every image's attack moves those of all others, and each device attacks
-  another objective than one would alone; ours are independent, and one replica does what two do.
+  in inference mode and at z = loc.  The negatives are the clean embeddings of all other images'
+  views: constants, gathered from all replicas before the attack's loop.  That is our reading.  The
+  published implementations take the negatives from the same batch of adversaries.  There each
+  image's attack changes the objective of all others, and the objective depends on the number of
+  devices.  Ours are independent, and one replica does what two do.
 
   Args:
     encoder: the `GaussianEncoder`.
     pretext: a contrastive `Pretext`.
     views: float32 [n, v, h, w, c].
     attacked: positions of the views that are attacked, a of them.
-    streams: the views' batch-norm streams; None where there is one.
+    streams: the views' batch-norm streams; None if there is one.
 
   Returns:
-    A function of images [n * a, h, w, c], the neighbours of the attacked views, to float32
-    [n * a]: to each the value of its tuple, so that the attacked views of an image move jointly.
+    A function of images [n * a, h, w, c], the neighbours of the attacked views, to float32 [n * a].
+    Each gets the value of its tuple, so that the attacked views of an image move jointly.
   """
   streams = streams or (batch_norm.ADVERSARIAL,) * views.shape[1]
   embed = {stream: _embedding(encoder, pretext, stream) for stream in sorted(set(streams))}

@@ -1,4 +1,4 @@
-"""How far a network bends within the ball: what makes attacks of one step fail."""
+"""How far a network is from linear within the ball: what makes attacks of one step fail."""
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -13,9 +13,9 @@ def misalignment(encoder, images, threat, seed):
       1 - cos(J(x)^T c, J(x + r)^T c),   J the Jacobian of (loc, scale),  r a random start
 
   GradAlign (Andriushchenko and Flammarion, 2020, eq. 3) compares the gradients of a loss at x and
-  at x + r.  The KL has none at x; what it measures is whether the network is linear between the
-  two points, and that its Jacobians tell: J(x + r)^T c is the gradient that an attack starts with,
-  J(x)^T c what it would be of a linear network.  That is our reading.
+  at x + r.  The KL has no gradient at x.  But GradAlign measures whether the network is linear
+  between the two points, and its Jacobians show that: J(x + r)^T c is the gradient that an attack
+  starts with, and J(x)^T c is what it would be for a linear network.  That is our reading.
 
   Args:
     encoder: the `GaussianEncoder`, in inference mode.

@@ -1,4 +1,4 @@
-"""ACL: contrast among adversaries, with batch norms of their own; and DynACL."""
+"""ACL: contrast among adversaries, with separate batch norms; and DynACL."""
 
 import tensorflow as tf
 
@@ -17,31 +17,37 @@ class ACL(Robustness):
       a2s   NT-Xent(v1, a2)                               adversarial to standard
       ds    1/2 NT-Xent(v1, v2) + 1/2 NT-Xent(a1, a2)     dual stream
 
-  at z = loc (Jiang et al., "Robust pre-training by adversarial contrastive learning", 2020).  Both
-  adversaries are found together, to maximise their NT-Xent; in a2s, a2 alone, against v1 as it
-  is.  In a2s and ds clean images go through batch norms of their own (`networks.batch_norm`), in
-  the encoder and the projector; the attack uses, in inference mode, those of the loss that it
-  maximises.  Its negatives are our reading: see `_contrast.objective`.
+  at z = loc (Jiang et al., "Robust pre-training by adversarial contrastive learning", 2020).  The
+  attack finds both adversaries together, to maximise their NT-Xent; in a2s it finds a2 alone,
+  against the clean v1.  In a2s and ds clean images have separate batch norms
+  (`networks.batch_norm`) in the encoder and the projector.  The attack uses those of the loss that
+  it maximises, in inference mode.  Its negatives are our reading: see `_contrast.objective`.
 
-  The other arguments make DynACL of it (Luo et al., "Rethinking the effect of data augmentation
-  in adversarial contrastive learning", 2023: anneal 20 in 1,000 epochs, adversarial_weight 2/3,
-  ema 0.99).  With s the strength of the augmentation, 1 in the first of `anneal` stages
-  of the training and 1 / anneal in the last, and lambda the `adversarial_weight`:
+  The other arguments turn it into DynACL (Luo et al., "Rethinking the effect of data augmentation
+  in adversarial contrastive learning", 2023: anneal 20 in 1,000 epochs, adversarial_weight 2/3, ema
+  0.99).  Let s be the strength of the augmentation, 1 in the first of `anneal` stages of the
+  training and 1 / anneal in the last, and lambda the `adversarial_weight`:
 
       w = lambda (1 - s)
       ds    (1 - w) / 2 NT-Xent(v1, v2) + (1 + w) / 2 NT-Xent(a1, a2)
 
   Args:
     form: "ds", "a2a" or "a2s".
-    anneal: the stages, all of the same length, over which the augmentation loses its strength,
-      step by step; at least 1.  None leaves it as it is.
+    anneal: the number of stages of equal length over which the augmentation loses its strength, at
+      least 1.  None keeps its strength.
     adversarial_weight: lambda, from 0 to 1; needs `anneal` and form ds.
-    ema: decay a step of the moving average, of weights and batch statistics, that is exported as
-      the encoder, where the training gives none (`Trainer`); at least 0 and below 1.  None
-      exports the encoder itself.
+    ema: decay per step of the moving average of weights and batch statistics that is exported as
+      the encoder; at least 0 and below 1.  `Trainer(ema=...)` takes precedence.  None exports the
+      encoder itself.
 
   Raises:
-    UserError: for an option out of its range, or one that needs another.
+    UserError: for an option out of its range, or one that needs another option.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  scheme = urkle_tf.robustness.ACL(form="ds")
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.SimCLR(), scheme, attack)
+  ```
   """
 
   def __init__(self, form="ds", anneal=None, adversarial_weight=0.0, ema=None):

@@ -6,9 +6,15 @@ from urkle_tf.robustness.base import Robustness
 
 
 class AdversarialTraining(Robustness):
-  """Trains on the images that maximise the supervised loss, and on them alone.
+  """Trains on the images that maximise the supervised loss, and only on them.
 
   min E[max_{x' in A(x)} -log p(y|x')]
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone, loc="dense")
+  scheme = urkle_tf.robustness.AdversarialTraining()
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.Supervised(outputs=10), scheme, attack)
+  ```
   """
 
   clean = 0

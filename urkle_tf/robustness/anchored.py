@@ -7,15 +7,15 @@ from urkle_tf.networks.kl import kl_from
 
 
 def original(encoder, embeddings):
-  """p0(z|x), the Gaussian around the original's embedding, at the encoder's least sigma.
+  """p0(z|x), the Gaussian around the original's embedding, with the encoder's smallest sigma.
 
-  Where the encoder's sigma is fixed, s, both have it, and
+  If the encoder's sigma is fixed at s, both have it, and
 
       KL[p0(z|x) || p(z|x')] = |f(x') - f0(x)|^2 / (2 s^2),
 
-  the objective of FARE (Schlarmann et al., 2024) up to the factor 1 / (2 s^2).  Where it is learnt,
-  the KL is least at sigma^2 = s0^2 + (f(x') - f0(x))^2, s0 being that of p0: it cannot be made
-  small by sigma alone.
+  the objective of FARE (Schlarmann et al., 2024) up to the factor 1 / (2 s^2).  If sigma is learnt,
+  the KL is smallest at sigma^2 = s0^2 + (f(x') - f0(x))^2, with s0 the sigma of p0, so sigma alone
+  cannot make it small.
 
   Args:
     encoder: a `GaussianEncoder`.
@@ -30,7 +30,7 @@ def original(encoder, embeddings):
 
 
 def objective(encoder, embeddings):
-  """KL[p0(z|x) || p(z|.)] as a function to be maximised, in inference mode.
+  """KL[p0(z|x) || p(z|.)] as a function to maximise, in inference mode.
 
   Args:
     encoder: a `GaussianEncoder`.

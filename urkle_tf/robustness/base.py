@@ -1,4 +1,4 @@
-"""What a robustness scheme is to the trainer."""
+"""The interface between a robustness scheme and the trainer."""
 
 import tensorflow as tf
 
@@ -17,17 +17,23 @@ class Robustness:
   pass, which tuples of them the pretext's loss is computed on, and which terms are added.
 
   Attributes:
-    adversarial: whether an attack is run at all.
-    certified: the share of an added term that a certified bound makes up, for which the training
-      needs an attack's threat model, in l_inf.
-    clean: how many of the views, the first ones, the training pass holds beside the
-      adversaries; None for all of them.
-    dual: whether clean images go through batch norms of their own (`networks.batch_norm`).
-    ema: the decay a step of the moving average of the encoder that is exported in its stead,
-      at least 0 and below 1, where the training gives none; None for no average.
-    stochastic: whether the pretext is given the sampled z (else z = loc).
+    adversarial: whether it needs an attack at all.
+    certified: the share of an added term that is a certified bound.  It needs an attack's threat
+      model, in l_inf.
+    clean: how many views, the first ones, the training pass holds besides the adversaries; None for
+      all.
+    dual: whether clean images have separate batch norms (`networks.batch_norm`).
+    ema: the default decay per step of the moving average that is exported instead of the encoder,
+      at least 0 and below 1; None for no average.
+    stochastic: whether the pretext gets a sampled z (else z = loc).
     terms: names of the entries that `losses` returns.
-    weight: after `attach`, that of the KL in nats, where "kl" is one of the terms.
+    weight: after `attach`, the weight of the KL in nats, if "kl" is one of the terms.
+
+  ```python
+  scheme = urkle_tf.robustness.RoCL()  # a Robustness
+  scheme.check(urkle_tf.pretexts.SimCLR())  # SimCLR contrasts two views, so nothing is raised
+  tuples = scheme.tuples(views=2, adversaries=1)  # [(weight, positions in the pass), ...]
+  ```
   """
 
   adversarial = True
@@ -43,7 +49,7 @@ class Robustness:
     """Raises `UserError` if this scheme makes no sense with `pretext`."""
 
   def attach(self, encoder, pretext):
-    """Takes from a `GaussianEncoder` what its weights depend on; called once, by the trainer."""
+    """Reads from a `GaussianEncoder` what the weights depend on; called once, by the trainer."""
 
   def targets(self, views):
     """The images to attack, of views [n, v, h, w, c]: [n, a, h, w, c]."""
@@ -67,10 +73,10 @@ class Robustness:
     """How strong the augmentation is, as a factor on the recipe's own strength.
 
     Args:
-      progress: how much of the training lies behind, a float32 scalar in [0, 1].
+      progress: the share of the training that is done, a float32 scalar in [0, 1].
 
     Returns:
-      A float32 scalar; None where the recipe stays as it is.
+      A float32 scalar; None if the recipe does not change.
     """
 
   def streams(self, views, adversaries):
@@ -93,8 +99,8 @@ class Robustness:
       adversaries: how many adversaries.
 
     Returns:
-      A list of (weight, members), members being positions in the pass.  A weight is a number,
-      or a function of how much of the training lies behind, float32 scalar in [0, 1].
+      A list of (weight, members), members being positions in the pass.  A weight is a number, or a
+      function of the share of the training that is done, a float32 scalar in [0, 1].
     """
     raise NotImplementedError
 
@@ -113,13 +119,12 @@ class Robustness:
     return {}
 
   def penalties(self, encoder, targets, threat, seed):
-    """The added terms that need passes of their own.
+    """The added terms that need separate passes.
 
     Args:
       encoder: the `GaussianEncoder`.
       targets: the images whose neighbours count, float32 [m, h, w, c].
-      threat: the attack's `ThreatModel`, with the epsilon of this step; None where the training
-        has no attack.
+      threat: the attack's `ThreatModel`, with the epsilon of this step; None without an attack.
       seed: int32 [2].
 
     Returns:

@@ -21,7 +21,13 @@ class RoCL(Robustness):
     weight: of the second term, at least 0.
 
   Raises:
-    UserError: if it is negative.
+    UserError: if the weight is negative.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  scheme = urkle_tf.robustness.RoCL(weight=1 / 256)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.SimCLR(), scheme, attack)
+  ```
   """
 
   def __init__(self, weight=1 / 256):

@@ -1,4 +1,4 @@
-"""TRADES: predictions that hold still in a neighbourhood (Zhang et al., 2019)."""
+"""TRADES: predictions that stay the same in a neighbourhood (Zhang et al., 2019)."""
 
 import tensorflow as tf
 
@@ -7,14 +7,23 @@ from urkle_tf.robustness.base import Robustness, flat
 
 
 class Trades(Robustness):
-  """Adds beta * mean_x max_{x' in A(x)} D(f(x), f(x')), D as the pretext measures it.
+  """Adds beta * mean_x max_{x' in A(x)} D(f(x), f(x')), with D from the pretext.
 
-  For `supervised` D = KL[p(y|x) || p(y|x')] (TRADES); for `ae` the squared difference of the
-  reconstructions (Urkle paper, appendix B.1, eq. 36).  The pretext's own loss is that of the
+  For `supervised`, D = KL[p(y|x) || p(y|x')] (TRADES).  For `ae`, it is the squared difference of
+  the reconstructions (Urkle paper, appendix B.1, eq. 36).  The pretext's own loss is that of the
   clean image.
 
   Args:
     beta: the weight of the term, at least 0; 6 is usual for `supervised`.
+
+  Raises:
+    UserError: if it is negative.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone, loc="dense")
+  scheme = urkle_tf.robustness.Trades(beta=6.0)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.Supervised(outputs=10), scheme, attack)
+  ```
   """
 
   terms = ("divergence",)

@@ -12,30 +12,39 @@ from urkle_tf.robustness.base import Robustness, flat
 class Urkle(Robustness):
   """Adds beta * mean_x max_{x' in A(x)} KL[p(z|x) || p(z|x')] (Urkle paper, eq. 10 to 12).
 
-  With the same sigma everywhere and loc of length sqrt(d), as on a sphere,
+  If sigma is the same everywhere and loc has length sqrt(d), as on a sphere,
 
       KL[p(z|x) || p(z|x')] = d / sigma^2 (1 - cos(loc, loc')),
 
-  so that beta = k sigma^2 / d gives 1 - cos, which does not depend on d or sigma, the weight k.
+  so with beta = k sigma^2 / d the weight of 1 - cos is k, which does not depend on d or sigma.
 
   Args:
-    k: the strength in these units, at least 0: beta = k max_scale^2 / d_z.  2 is what DeACL gives
-      to 1 - cos.
-    beta: beta_robust, the weight of the KL term in nats, instead of k; at least 0.  With neither
-      the pretext's own (`Pretext.strength`) is taken.
-    positives: whether adversaries join their views as further positives (eq. 12), where the
-      pretext's tuples can grow.
-    attacked: how many of the views are attacked; None for all of them, as in the paper.  The
-      views of an image are drawn alike, so that attacking one of them estimates the same
-      expectation at half the cost.
-    anchor: "original" for KL[p0(z|x) || p(z|x')], p0 being that of the frozen original
-      (`robustness.anchored`), in attack and loss; it needs a pretext that keeps one (`keep`).
-    align: the weight of GradAlign in the loss, at least 0: how far the encoder bends within the
-      ball (`_grad_align`), for attacks of one step.
-    certified: in [0, 1]: how much of the KL's weight goes to an upper bound of it, by intervals
-      (`networks.bounds.kl`), in place of what the attack finds.  With 1 no attack is run, and there
-      are no adversaries to join as positives.  As elsewhere with intervals (Gowal et al., 2018)
+    k: the strength in these units, at least 0: beta = k max_scale^2 / d_z.  DeACL's weight of 1 -
+      cos is 2.
+    beta: beta_robust, the weight of the KL term in nats, instead of k; at least 0.  With neither,
+      the pretext's default applies (`Pretext.strength`).
+    positives: whether adversaries join their views as further positives (eq. 12), if the pretext's
+      tuples can grow.
+    attacked: how many views are attacked; None for all, as in the paper.  The views of an image
+      have the same distribution, so attacking one of them estimates the same expectation at half
+      the cost.
+    anchor: "original" for KL[p0(z|x) || p(z|x')] in attack and loss, with p0 of the frozen original
+      (`robustness.anchored`); it needs the pretext `keep`.
+    align: the weight of GradAlign in the loss, at least 0, for attacks of one step: how far the
+      encoder is from linear within the ball (`_grad_align`).
+    certified: the share of the KL's weight, in [0, 1], that goes to an upper bound of the KL by
+      intervals (`networks.bounds.kl`) instead of what the attack finds.  With 1, no attack runs,
+      and no adversaries join as positives.  As elsewhere with intervals (Gowal et al., 2018),
       epsilon and the weight should rise slowly.
+
+  Raises:
+    UserError: for an option out of its range, or options that exclude each other.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  scheme = urkle_tf.robustness.Urkle(k=8)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.SimCLR(), scheme, attack)
+  ```
   """
 
   stochastic = True
@@ -63,7 +72,7 @@ class Urkle(Robustness):
     self.terms = tuple(name for name, there in optional.items() if there)
 
   def check(self, pretext):
-    """There must be a random z; adversaries join as positives only where tuples can grow."""
+    """Needs a random z; adversaries join as positives only if tuples can grow."""
     if not pretext.samples:
       raise errors.UserError(
         f"urkle needs a random z, and that of {pretext.name} is a point, between which KL is "
@@ -94,7 +103,7 @@ class Urkle(Robustness):
     return views[:, : self.attacked]
 
   def objective(self, encoder, pretext, views, aux):
-    """The analytic KL, never one of sampled z."""
+    """The KL in closed form, never an estimate from samples of z."""
     if self.anchor:
       return anchored.objective(encoder, flat(self.targets(aux)))
     return kl_objective(encoder, flat(self.targets(views)))
@@ -117,7 +126,7 @@ class Urkle(Robustness):
     return {"kl": (weight, tf.reduce_mean(kl(clean, adversary), 1))}  # minimised through both
 
   def penalties(self, encoder, targets, threat, seed):
-    """{"misalignment": (align, [m])} or {"certified": (weight, [m])}, if they are asked for."""
+    """{"misalignment": (align, [m])} or {"certified": (weight, [m])}, if their options are set."""
     if self.certified:
       bound = kl_bound(encoder, targets, threat.epsilon, training=not encoder.inference)
       return {"certified": (self.certified * self.weight, bound)}

@@ -1,4 +1,4 @@
-"""A batch in parts, one after the other, whose gradients are averaged."""
+"""Takes a batch in parts, one after the other, and averages their gradients."""
 
 import tensorflow as tf
 
@@ -18,16 +18,16 @@ def check(parts, pretext):
 
 
 def mean(compute, views, batch, seed, parts):
-  """What a function makes of a batch, as the mean over equal parts of it.
+  """Applies a function to equal parts of a batch, and returns the mean.
 
-  For a loss that is a mean over examples this is the whole batch's, with the memory of a part.
-  Batch norms see a part at a time.
+  For a loss that is a mean over examples this equals the whole batch's, with the memory of a part.
+  Batch norms see one part at a time.
 
   Args:
     compute: (views, batch, seed) -> (gradients, a list of tensors; {name: float32 scalar}).
     views: float32 [n, v, h, w, c].
     batch: a dict of tensors of n rows.
-    seed: int32 [2]; parts beyond the first have others.
+    seed: int32 [2]; the parts after the first have other seeds.
     parts: a divisor of n.
   """
   if parts == 1:

@@ -1,14 +1,14 @@
-"""Warnings of a training that goes wrong, from the rows of its metrics: likely cause, and flag."""
+"""Warnings for a training that goes wrong, from its metrics: the likely cause, and a flag."""
 
-_PATIENCE = 3  # rows in a row
+_PATIENCE = 3  # consecutive rows
 
 
 class Alarms:
-  """Looks at rows of metrics, and says once what is wrong, until it is right again.
+  """Watches rows of metrics, and warns once about each problem until it is gone.
 
   Args:
     learner: the `Trainer`.
-    rows: those of earlier processes of the run, of which nothing is said again.
+    rows: rows of earlier processes of the run, whose warnings are not repeated.
   """
 
   def __init__(self, learner, rows=()):
@@ -26,9 +26,9 @@ class Alarms:
     return list(self._standing.values())
 
   def look(self, row):
-    """What is to be said of a row of metrics, a list of lines.
+    """The warnings for a row of metrics, a list of lines.
 
-    A sign must be there in three rows in a row, or in one of the probe's, which are rare.
+    A sign must show in three consecutive rows, or in one row of the probe, since these are rare.
     """
     said = []
     # What the adversaries are to enlarge, where it is 0 for those that do nothing.
@@ -63,23 +63,23 @@ _RULES = {
     ("snr",),
     lambda alarms, row: alarms.stochastic and row["snr"] < 1.0,
     _PATIENCE,
-    "z is mostly noise: |mu| / sigma is {snr:.2f} on average, sigma {sigma_mean:.2f}; a "
-    "small KL is bought with noise then: lower --max_scale, or beta in --robustness",
+    "z is mostly noise: |mu| / sigma is {snr:.2f} on average, sigma {sigma_mean:.2f}, and noise "
+    "alone makes the KL small: lower --max_scale, or beta in --robustness",
   ),
   "unmoved": (
     ("divergence", "attack_distance"),
     lambda alarms, row: row["divergence"] < 1e-3 and row["attack_distance"] < 0.5,
     _PATIENCE,
-    "the adversaries do not move ({attack_distance:.2f} of epsilon), so that a divergence of 0 "
-    "proves nothing: give a larger --attack_step_size, more --attack_steps, or a larger --epsilon",
+    "the adversaries do not move ({attack_distance:.2f} of epsilon), so a divergence of 0 proves "
+    "nothing: give a larger --attack_step_size, more --attack_steps, or a larger --epsilon",
   ),
   "indifferent": (
     ("divergence", "attack_distance"),
     lambda alarms, row: row["divergence"] < 1e-3 and row["attack_distance"] >= 0.5,
     _PATIENCE,
     "the adversaries move ({attack_distance:.2f} of epsilon) and the divergence is 0: the encoder "
-    "may say nothing of its images (effective_rank {effective_rank:.2f}), or its gradient is "
-    "masked (zero_gradients {zero_gradients:.2f}): lower beta in --robustness, or give "
+    "may carry no information about images (effective_rank {effective_rank:.2f}), or its gradient "
+    "is masked (zero_gradients {zero_gradients:.2f}): lower beta in --robustness, or give "
     "--beta_warmup_epochs",
   ),
   "masked": (
@@ -102,6 +102,6 @@ _RULES = {
     lambda alarms, row: row["knn_robust_accuracy"] == 0 and alarms.was_robust,
     1,
     "the probe's robust accuracy fell to 0 (clean: {knn_accuracy:.2f}): the inner attack may be "
-    "too weak, or the robustness term too small: more --attack_steps, or a larger beta",
+    "too weak, or the robustness term too small: give more --attack_steps, or a larger beta",
   ),
 }

@@ -1,7 +1,7 @@
-"""How many steps the attack of a training takes, as the training proceeds.
+"""Schedules for the number of attack steps during a training.
 
-What a schedule saves early is worth more steps late: at first any adversary is better than none.
-The product of the number of steps and their size stays what it was.
+Early in a training almost any adversary is good enough, so a schedule saves steps there for later.
+The product of the number of steps and their size stays the same.
 """
 
 import keras
@@ -18,7 +18,7 @@ class Constant:
   """The attack's own number of steps.
 
   Attributes:
-    variables: state that is kept in checkpoints, a list of Keras variables.
+    variables: state for checkpoints, a list of Keras variables.
   """
 
   variables: tuple[keras.Variable, ...] = ()
@@ -27,14 +27,14 @@ class Constant:
     """Raises `UserError` if this schedule makes no sense with them."""
 
   def held_out(self, size):
-    """How many of `size` images the training must not see."""
+    """The number of `size` images that the training must not see."""
     return 0
 
   def steps(self, progress, attack):
     """The number of steps, an int32 scalar tensor; None for the attack's own.
 
     Args:
-      progress: how much of the training lies behind, float32 scalar in [0, 1].
+      progress: the share of the training that is done, float32 scalar in [0, 1].
       attack: the `PGD`.
     """
 
@@ -64,19 +64,19 @@ class Rising(Constant):
 
 
 class Controlled(Constant):
-  """As many steps as it takes to find what a strong attack finds; without labels.
+  """Takes as many steps as needed to find what a strong attack finds, without labels.
 
       ratio = mean_x objective(PGD-20 from x) / mean_x objective(the training's attack from x)
 
-  on one batch that the training never sees, at regular intervals.  Above `high` the steps become
-  half as many again, below `low` a quarter fewer.  `Control` measures.
+  on one batch that the training never sees, at regular intervals.  If the ratio is above `high`,
+  there are half as many steps again; if it is below `low`, a quarter fewer.  `Control` measures it.
 
   Args:
     every: training steps between two measurements, at least 1.
     low: at least 1.
     high: above `low`.
     most: attack steps, at least 1.
-    images: how many of the training images are held out of the training for it; at most a tenth.
+    images: how many of the training images are held out for it, at most a tenth.
   """
 
   def __init__(self, every=300, low=1.1, high=1.3, most=20, images=128):
@@ -108,8 +108,8 @@ class Controlled(Constant):
     """Sets the number of steps after a measurement.
 
     Args:
-      ratio: see above.
-      steps: what the attack took.
+      ratio: the ratio above.
+      steps: the number of steps that the attack took.
 
     Returns:
       The new number.
@@ -127,7 +127,7 @@ class Control(keras.callbacks.Callback):
 
   Args:
     schedule: the `Controlled`.
-    batch: as the pipeline makes one, of images that the training does not see.
+    batch: a batch of the pipeline, of images that the training does not see.
     recorder: the `Recorder` of the run: `attack_ratio` joins its next row.
     agree: `distribution.agreement` of the strategy.
   """
@@ -151,7 +151,7 @@ class Control(keras.callbacks.Callback):
     return found[0] / tf.maximum(found[1], 1e-12)
 
   def on_train_batch_end(self, batch, logs=None):
-    """Measures where it is time, and sets the number of steps."""
+    """Measures when it is due, and sets the number of steps."""
     if int(distribution.plain(self.model.optimizer.iterations)) % self._schedule.every:
       return
     with self._recorder.paused():

@@ -10,15 +10,15 @@ from urkle_tf.networks import averages
 
 
 class Averages:
-  """Moving averages of weights and batch statistics, which can stand in for them.
+  """Moving averages of weights and batch statistics, which can replace them.
 
   Args:
     weights: Keras variables, all built.
-    ema: decay a step, at least 0 and below 1; None where there are no weights.
+    ema: decay per step, at least 0 and below 1; None if there are no weights.
 
   Attributes:
     weights: the same.
-    variables: their averages, in the same order: state that is kept in checkpoints.
+    variables: their averages, in the same order: state for checkpoints.
 
   Raises:
     UserError: if `ema` is out of its range.
@@ -40,10 +40,10 @@ class Averages:
 
   @contextlib.contextmanager
   def in_place(self, strategy):
-    """Within it the weights are their averages.
+    """A context within which the weights are their averages.
 
     Args:
-      strategy: that of the weights.
+      strategy: the strategy of the weights.
     """
     kept = [distribution.plain(weight) for weight in self.weights]
 

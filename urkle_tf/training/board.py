@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run beside its curves: settings, and embeddings before and after."""
+"""What TensorBoard shows of a run besides its curves: settings, and embeddings under attack."""
 
 import numpy as np
 import tensorflow as tf
@@ -27,11 +27,11 @@ _COMPARED = (
 
 
 def settings(writer, values):
-  """Writes a run's settings: as text, the flags that repeat it, and as hyper-parameters.
+  """Writes a run's settings as text, the flags that repeat it, and as hyper-parameters.
 
   Args:
     writer: a `tf.summary` writer.
-    values: {flag: value}; without the paths of this machine, as in an export.
+    values: {flag: value}, without paths of this machine, as in an export.
   """
   shown = export.settings_without_paths(values)
   flags = [f"    --{name}={value}" for name, value in shown.items() if value is not None]
@@ -47,15 +47,15 @@ def settings(writer, values):
 
 
 def embeddings(encoder, attack, source, folder, seed=0):
-  """Shows in the Projector where an attack takes images: both, with their thumbnails.
+  """Shows images and their adversaries in the Projector, with thumbnails.
 
-  Adversaries maximise KL[p(z|x) || p(z|x')]: they need no label.  Labels only name the points.
+  Adversaries maximise KL[p(z|x) || p(z|x')], so they need no label.  Labels only name the points.
 
   Args:
     encoder: a `GaussianEncoder` or a loaded one.
     attack: for example an `attacks.PGD`.
-    source: images: the first ones are shown, as they are.
-    folder: of the event files, a `pathlib.Path`.
+    source: the `Source` of images; the first ones are shown, without augmentation.
+    folder: the folder of the event files, a `pathlib.Path`.
     seed: an int.
   """
   batches = list(_first(source))
@@ -75,7 +75,7 @@ def embeddings(encoder, attack, source, folder, seed=0):
 
 
 def _first(source):
-  """The images that are shown, in batches that are attacked together."""
+  """The shown images, in batches that are attacked together."""
   left = _IMAGES
   for batch in pipeline.batches(source, _TOGETHER):
     yield {name: values[:left] for name, values in batch.items()}
@@ -85,7 +85,7 @@ def _first(source):
 
 
 def _before_and_after(encoder, attack, images, seed):
-  """Of images and of their adversaries: (loc, attacked loc, thumbnails, attacked thumbnails)."""
+  """(loc, attacked loc, thumbnails, attacked thumbnails) of images."""
   found = worst(encoder, images, attack, seed)
   locs = (found.clean.loc.numpy(), found.attacked.loc.numpy())
   return (*locs, *(projector.thumbnails(x, 2 * _IMAGES) for x in (images, found.neighbours)))

@@ -1,4 +1,4 @@
-"""Checkpoints: every variable of a run in one checked file, moved into place when whole."""
+"""Checkpoints: all variables of a run in one checked file, moved into place when complete."""
 
 import os
 import pathlib
@@ -15,9 +15,10 @@ _KEEP = 3
 
 
 def names(variables):
-  """What a checkpoint calls variables, of which it holds no others.
+  """The names of variables in a checkpoint, which holds no others.
 
-  By position and shape: Keras paths hold counters that differ from process to process.
+  They are made of position and shape, because Keras paths hold counters that differ between
+  processes.
   """
   return [
     f"{index:05d}_{'x'.join(map(str, variable.shape)) or 'scalar'}"
@@ -28,7 +29,7 @@ def names(variables):
 def state(learner):
   """All variables of a compiled `Trainer`, in the order that checkpoints hold them.
 
-  Those of the metrics too: a signal may find the means half full.
+  This includes the metrics: a signal may come while the means are half full.
   """
   return [*learner.variables, *learner.optimizer.variables, *learner.metrics_variables]
 
@@ -36,10 +37,10 @@ def state(learner):
 class Checkpoints:
   """The checkpoints of a run, by step.
 
-  Of several workers the chief reads and writes, and the others hear from it; all must call.
+  With several workers, the chief reads and writes, and sends to the others; all must call this.
 
   Args:
-    folder: where they lie; made when the first is saved.
+    folder: their folder, made when the first one is saved.
     variables: the Keras variables that make up the state, in a fixed order.
     scope: the strategy that the variables belong to; None for one process.
   """
@@ -52,7 +53,7 @@ class Checkpoints:
     return sorted(self._folder.glob("step_*.npz"), reverse=True)
 
   def save(self, step):
-    """Writes the state to the side and moves it into place; keeps the newest three."""
+    """Writes the state to a temporary file and moves it into place; keeps the newest three."""
     arrays: dict[str, Any] = {  # by all workers: a mean's parts lie with all of them
       name: distribution.plain(variable)
       for name, variable in zip(names(self._variables), self._variables, strict=True)
@@ -102,7 +103,7 @@ class Checkpoints:
     return int(step)
 
   def last_good(self):
-    """The newest checkpoint all of whose numbers are finite, a `pathlib.Path`; None if none is."""
+    """The newest checkpoint with only finite numbers, a `pathlib.Path`, or None."""
     for file in self._files():
       try:
         _, values = self._read(file)

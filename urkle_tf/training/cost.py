@@ -1,4 +1,4 @@
-"""What a traced function costs, counted in its graph: floating-point operations and memory."""
+"""The cost of a traced function, counted in its graph: floating-point operations and memory."""
 
 import math
 
@@ -10,14 +10,14 @@ _BACKWARD = "gradient_tape/"  # what TensorFlow calls the operations of a tape's
 
 
 def operations(graph, loops=1, parts=1):
-  """The floating-point operations of convolutions and matrix products, a multiply-add being two.
+  """The floating-point operations of convolutions and matrix products, two per multiply-add.
 
-  Everything else, a few percent of a convolutional network's time, is left out.
+  Everything else is left out: a few percent of a convolutional network's time.
 
   Args:
     graph: of a concrete function, with static shapes.
     loops: how often the body of each loop runs.
-    parts: in how many a batch is taken (`accumulation.mean`).
+    parts: the number of parts of a batch (`accumulation.mean`).
 
   Returns:
     An int.
@@ -68,13 +68,13 @@ def _summed(op):
 
 
 def held(graph):
-  """The bytes that the forward pass has to hold until the backward pass has read them.
+  """The bytes that the forward pass has to hold for the backward pass.
 
   Args:
     graph: of a concrete function, with static shapes.
 
   Returns:
-    An int: that of the graph or that of the body of one of its loops, whichever is more.
+    An int: the larger of that of the graph and those of the bodies of its loops.
   """
   tensors, most = {}, 0
   for op in _live(graph):
@@ -91,9 +91,9 @@ def held(graph):
 
 
 def _live(graph):
-  """The operations that something depends on: TensorFlow runs no others.
+  """The operations that a result depends on: TensorFlow runs no others.
 
-  A convolution's gradient, for one, is always traced for both its image and its kernel.
+  For example, a convolution's gradient is always traced for both its image and its kernel.
   """
   waiting = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
   found = {}
@@ -110,5 +110,5 @@ def _function(graph, name):
 
 
 def _size(tensor):
-  """How many entries it has; 0 if that is not known."""
+  """The number of a tensor's entries; 0 if it is not known."""
   return math.prod(tensor.shape) if tensor.shape.is_fully_defined() else 0

@@ -1,4 +1,4 @@
-"""What is shown of a step beside its terms; what each figure means is in docs/monitoring.md."""
+"""What is reported of a step besides its terms; docs/monitoring.md explains each figure."""
 
 import tensorflow as tf
 
@@ -16,14 +16,14 @@ PAIR_DIAGNOSTICS = ("kl_mean_part", "kl_scale_part")  # of an image and its adve
 
 
 class Diagnostics:
-  """What is shown of the steps of a cell of the grid.
+  """What is reported of the steps of a cell of the grid.
 
   Args:
     scheme: the `Robustness`.
-    schedule: of the attack's steps.
+    schedule: the schedule of the attack's steps.
 
   Attributes:
-    names: of what is shown, in the order that checkpoints hold it.
+    names: the names of the figures, in their order in checkpoints.
   """
 
   def __init__(self, scheme, schedule):
@@ -45,8 +45,8 @@ class Diagnostics:
     Args:
       threat: the `ThreatModel`.
       targets: float32 [n, a, h, w, c].
-      adversaries: the images that were found, of the same shape.
-      info: what else the attack returned.
+      adversaries: their adversaries, of the same shape.
+      info: the dict that the attack returned.
     """
     moved = tf.reduce_mean(threat.distance(flat(adversaries), flat(targets)))
     values = {
@@ -61,7 +61,7 @@ class Diagnostics:
 
     Args:
       normal: `tfp.distributions.Normal` of [n, members, d_z], the views first.
-      views: how many of the members are views; the others are the adversaries of the first ones.
+      views: how many members are views; the others are adversaries of the first ones.
     """
     loc, scale = normal.loc, normal.scale
     first = loc[:, 0]
@@ -108,6 +108,6 @@ def _spread(loc):
 
 
 def _signal(normal):
-  """|loc|^2 / sigma^2, means over a pass [n, t, d_z]: beta times it is the weight of 1 - cos."""
+  """|loc|^2 / sigma^2, of means over a pass [n, t, d_z]; times beta it is the weight of 1 - cos."""
   squares = tf.reduce_mean(tf.reduce_sum(tf.square(normal.loc), -1))
   return squares / tf.reduce_mean(tf.square(normal.scale))

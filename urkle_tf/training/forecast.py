@@ -1,4 +1,4 @@
-"""`forecast`: what a training would cost, before it is started; behind `train --dry_run`."""
+"""`forecast`: the cost of a training before it starts; behind `train --dry_run`."""
 
 import os
 import pathlib
@@ -18,13 +18,13 @@ _CHECKPOINTS = 3  # that are kept, and one that is being written
 
 
 def forecast(timed_steps=3, **settings):
-  """Builds a training, takes a few of its steps, and says what all of it would cost.
+  """Builds a training, takes a few of its steps, and estimates the cost of the whole.
 
-  Nothing is written.  Where the memory will not do, no step is taken.
+  Nothing is written.  If the memory is too small, no step is taken.
 
   Args:
-    timed_steps: how many steps are timed, after one that compiles; at least 1.
-    **settings: of `pretrain`.
+    timed_steps: how many steps are timed, after the one that compiles; at least 1.
+    **settings: the settings of `pretrain`.
 
   Returns:
     A dict: `parameters` (of the encoder), `head_parameters`, `minutes` (of the settings), `steps`
@@ -35,7 +35,7 @@ def forecast(timed_steps=3, **settings):
     known, or was not measured, is None.
 
   Raises:
-    UserError: as `pretrain`.
+    UserError: as in `pretrain`.
   """
   with jobs.prepared(settings) as job:
     found = _static(job)
@@ -45,7 +45,7 @@ def forecast(timed_steps=3, **settings):
 
 
 def _static(job):
-  """What is known without taking a step."""
+  """The figures that need no step."""
   learner, scope = job.learner, job.scope
   graph = _graph(job)
   replicas = scope.num_replicas_in_sync
@@ -106,7 +106,7 @@ def _graph(job):
 
 
 def _measured(job, timed_steps, found):
-  """Takes a few steps, from the middle of the training on, where schedules are half-way."""
+  """Takes a few steps from the middle of the training, where schedules are half-way."""
   learner = job.learner
   half = job.steps // 2 if job.steps else 0
   learner.optimizer.iterations.assign(half)
@@ -151,7 +151,7 @@ def _peak():
 
 
 def _available_memory():
-  """Bytes of the GPU, or of this machine and what its container may take of it."""
+  """Available bytes on the GPU, or on this machine within the limits of its container."""
   if tf.config.list_physical_devices("GPU"):
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
@@ -180,11 +180,11 @@ def _free_disk(folder):
 
 
 def describe(found, batch_size):
-  """What `forecast` found as lines to be read.
+  """The result of `forecast` as readable lines.
 
   Args:
-    found: what it returned.
-    batch_size: images a step.
+    found: the dict that it returned.
+    batch_size: images per step.
   """
   operations, seconds = found["operations"], found["step_seconds"]
   mib = lambda count: "unknown" if count is None else f"{count / _MIB:,.0f} MiB"  # noqa: E731

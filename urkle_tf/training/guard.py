@@ -1,4 +1,4 @@
-"""The guard against steps that are not finite."""
+"""A guard against steps with NaN or infinite values."""
 
 import tensorflow as tf
 
@@ -10,21 +10,21 @@ def finite(loss, norm):
 
   Args:
     loss: float32 scalar.
-    norm: of the gradient, float32 scalar.
+    norm: the gradient's norm, float32 scalar.
   """
   return tf.logical_and(tf.math.is_finite(loss), tf.math.is_finite(norm))
 
 
 class Guard:
-  """Takes a model's step, or where it is not finite takes back what it moved, and counts.
+  """Takes a model's step, or undoes it if it is not finite, and counts such steps.
 
   Args:
     model: the `Trainer`.
-    kept: variables among its own that its steps do not move.
+    kept: variables of the model that its steps do not move.
 
   Attributes:
-    skips: steps skipped, float32 [4]: in all, in a row now, in the longest row, and the last step
-      of that row.  Floats, which lie with the rest on an accelerator.
+    skips: skipped steps, float32 [4]: in total, in the current sequence, in the longest sequence,
+      and the last step of that sequence.  They are floats, so that they stay on an accelerator.
   """
 
   def __init__(self, model, kept=()):
@@ -33,21 +33,21 @@ class Guard:
     self._kept = {id(variable) for variable in (self.skips, *kept)}
 
   def _moved(self):
-    """What a step moves beside the trained weights: statistics, averages."""
+    """What a step moves besides the trained weights: statistics, averages."""
     return [v for v in self._model.non_trainable_weights if id(v) not in self._kept]
 
   def start(self):
-    """What `take` needs of the start of a step: the values of what moves before its gradient."""
+    """What `take` needs from the start of a step: the values that change before the gradient."""
     return _values(self._moved())
 
   def take(self, take, step, allowed, before):
-    """Takes a step if it is allowed; one that is not moves the count of steps, and nothing else.
+    """Takes a step if it is allowed; otherwise only the count of steps changes.
 
     Args:
-      take: a function without arguments: applies the gradients, moves averages.
-      step: its number, int32 scalar.
-      allowed: `finite`, the same on all replicas.
-      before: what `start` returned.
+      take: a function without arguments that applies the gradients and moves averages.
+      step: the step's number, int32 scalar.
+      allowed: the result of `finite`, the same on all replicas.
+      before: the result of `start`.
     """
     self._count(step, 1.0 - tf.cast(allowed, tf.float32))
     moved, optimizer = self._moved(), self._model.optimizer
@@ -83,9 +83,9 @@ def _values(variables):
 
 
 def _put_back(variables, before, allowed):
-  """Gives variables their values of before where a step was not allowed.
+  """Restores variables if a step was not allowed.
 
-  A strategy's variables cannot be moved in a branch: all are moved, and then put back.
+  A strategy's variables cannot be assigned in a branch, so all are moved, and then put back.
   """
 
   def put_back(strategy, allowed, before):

@@ -1,4 +1,4 @@
-"""A training that is ready to start: what the settings of `pretrain` name."""
+"""Builds a training, ready to start, from the settings of `pretrain`."""
 
 import contextlib
 import dataclasses
@@ -22,19 +22,19 @@ _PRECISIONS = ("float32", "mixed_bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A training that is ready to start: what its settings name.
+  """A training that is ready to start.
 
   Attributes:
-    settings: those of `pretrain`, by name; `epochs` is a number unless `minutes` is.
+    settings: the settings of `pretrain`, by name; either `epochs` or `minutes` is a number.
     scope: the strategy.
     source: the training data.
-    held_out: images that the schedule of the attack keeps from the training, or None.
+    held_out: images that the attack's schedule holds out of the training, or None.
     recipe: its augmentation.
-    attack: what pictures and probe look at the encoder with, in cells without adversaries too: by
-      the settings, but PGD where these leave the threat model.
+    attack: the attack for pictures and probe, also in cells without adversaries: that of the
+      settings, or PGD if it leaves the threat model.
     learner: the compiled `Trainer`.
-    steps_per_epoch: steps of an epoch.
-    steps: of the whole training; None by the clock.
+    steps_per_epoch: steps per epoch.
+    steps: of the whole training; None for a training by the clock.
   """
 
   settings: dict[str, Any]
@@ -49,11 +49,11 @@ class Job:
 
   @property
   def state(self):
-    """All variables, in the order that checkpoints hold them."""
+    """All variables, in their order in checkpoints."""
     return checkpoints.state(self.learner)
 
   def views(self, start=0):
-    """The batches from a step on, as `fit` takes them."""
+    """The batches from a step on, for `fit`."""
     learner, settings = self.learner, self.settings
 
     pretext, weakens = learner.pretext, learner.robustness.strength(0.0) is not None
@@ -73,7 +73,7 @@ class Job:
     return pipeline.by_worker(self.scope, make)
 
   def distributed(self, start=0):
-    """The same as a loop of one's own takes them: each replica its rows."""
+    """The same for a custom loop: each replica gets its rows."""
     views = self.views(start)
     if distribution.several_workers(self.scope):
       return views
@@ -82,13 +82,13 @@ class Job:
 
 @contextlib.contextmanager
 def prepared(settings):
-  """Builds what settings name, and writes nothing.
+  """Builds a training from settings, and writes nothing.
 
   Args:
-    settings: those of `pretrain` that are not the default, by name.
+    settings: the settings of `pretrain` that are not the default, by name.
 
   Yields:
-    A `Job`; within it the precision is that of the settings.
+    A `Job`; within the context the precision is that of the settings.
 
   Raises:
     UserError: for settings or data that do not fit.
@@ -107,14 +107,14 @@ def prepared(settings):
 
 
 def with_an_end(settings):
-  """The settings, with 100 epochs where they do not say when the training ends."""
+  """The settings, with 100 epochs if they do not say when the training ends."""
   if settings["epochs"] is None and settings["minutes"] is None:
     return {**settings, "epochs": 100}
   return settings
 
 
 def _of_preset(settings):
-  """The settings with what `--encoder=preset:NAME` stands for in its place."""
+  """The settings with `--encoder=preset:NAME` replaced by what it stands for."""
   named = settings["encoder"]
   if not presets.is_named(named):
     return settings
@@ -130,7 +130,7 @@ def _of_preset(settings):
 
 
 def _check(settings):
-  """Raises `UserError` for settings that are wrong by themselves."""
+  """Raises `UserError` for settings that are wrong whatever the data."""
   _check_end(settings)
   counts = ("batch_size", "log_every", "checkpoint_every", "max_bad_steps")
   errors.flags_at_least(1, settings, *counts)
@@ -223,7 +223,7 @@ def _method(settings):
 
 
 def _data(settings, method):
-  """(the training data, what the schedule of the attack keeps from it or None)."""
+  """(the training data, the images that the attack's schedule holds out or None)."""
   names = ("dataset", "split", "data_dir", "download", "image_size", "examples")
   source = sources.load(**{name: settings[name] for name in names})
   if settings["data_service"]:

@@ -9,7 +9,7 @@ from urkle_tf.networks.encoders import Encoder, ExportedEncoder
 from urkle_tf.networks.kl import worst
 from urkle_tf.output import figures, tables
 
-# One an image; told apart by the colour-blind (Paul Tol's "muted" and a black).
+# One per image; colour-blind readers can tell them apart (Paul Tol's "muted" and a black).
 COLOURS = (
   *("#cc6677", "#332288", "#ddcc77", "#117733", "#88ccee"),
   *("#882255", "#44aa99", "#222222", "#aa4499", "#999933"),
@@ -17,14 +17,14 @@ COLOURS = (
 
 
 def sampled(encoder, images, attack, samples=20, seed=0):
-  """Samples of z for images and for their unsupervised adversaries.
+  """Draws samples of z for images and for their unsupervised adversaries.
 
-  An image and its adversary share their noise, so that an encoder whose distribution does not
-  move gives the same samples twice, and all that moves is the distribution.
+  An image and its adversary share their noise.  So if the distribution does not move, both have the
+  same samples, and any difference comes from the distribution.
 
   Args:
-    encoder: a `GaussianEncoder` or a loaded one, or a Keras model images -> {"loc", "scale"};
-      run in inference mode.
+    encoder: a `GaussianEncoder` or a loaded encoder, or a Keras model images -> {"loc", "scale"};
+      it runs in inference mode.
     images: float32 [n, h, w, c] in [0, 1].
     attack: an attack, as `attacks.PGD`: it maximises KL[p(z|x) || p(z|x')] of `encoder`.
     samples: of z an image.
@@ -71,16 +71,16 @@ def project(clean, adversaries):
 
 
 def _short(value):
-  """1.32, 31.3 or 3,130, and never 3.13e+03."""
+  """Formats a number as 1.32, 31.3 or 3,130, and never 3.13e+03."""
   return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def figure(rows, images, attack):
   """Draws samples of z: clean images on the left, their adversaries on the right.
 
-  One colour an image.  Each row's plane is that of the two largest principal components of its
-  own clean samples; its two panels have the same limits.  On the right a ring marks the mean of
-  an image's clean samples, and a line leads to that of its adversary's.
+  Each image has one colour.  Each row shows the plane of the two largest principal components of
+  its own clean samples; its two panels have the same limits.  On the right, a ring marks the mean
+  of an image's clean samples, and a line leads to the mean of its adversary's.
 
   Args:
     rows: {title: what `sampled` returned, as arrays}; one row of panels each.

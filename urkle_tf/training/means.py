@@ -1,4 +1,4 @@
-"""Means of what steps report."""
+"""Means of the figures that steps report."""
 
 import keras
 import tensorflow as tf
@@ -9,11 +9,11 @@ from urkle_tf import distribution
 class Means(keras.metrics.Metric):
   """The means of several numbers over steps, in one variable.
 
-  Every replica adds the same numbers, so that to read them asks nobody: a Keras metric for each
-  number would exchange its own sum and count with the others.
+  Every replica adds the same numbers, so reading them needs no exchange.  A Keras metric for each
+  number would exchange its own sum and count.
 
   Args:
-    names: of the numbers.
+    names: the names of the numbers.
   """
 
   def __init__(self, names):
@@ -27,7 +27,7 @@ class Means(keras.metrics.Metric):
 
     Args:
       values: {name: float32 scalar}, the same on every replica.
-      taken: bool scalar; False leaves the step out.
+      taken: bool scalar; if False, the step does not count.
     """
     row = tf.stack([*(values[name] for name in self.names), tf.ones([])])
     self._sums.assign_add(tf.where(taken, row, tf.zeros_like(row)))
@@ -38,7 +38,7 @@ class Means(keras.metrics.Metric):
     return self._sums[-1]
 
   def result(self):
-    """{name: float32 scalar}; 0 where there was no step."""
+    """{name: float32 scalar}; 0 if there was no step."""
     means = tf.math.divide_no_nan(self._sums[:-1], self.count)
     return dict(zip(self.names, tf.unstack(means), strict=True))
 

@@ -1,4 +1,4 @@
-"""Rows of metrics and checkpoints of a `fit`, and what ends it before its time."""
+"""Rows of metrics and checkpoints of a `fit`, and what ends it early."""
 
 import keras
 import tensorflow as tf
@@ -8,7 +8,7 @@ from urkle_tf.training import preemption, runs
 
 
 class NotFinite(errors.UserError):
-  """Too many steps in a row had a loss or a gradient that is not finite, and were skipped.
+  """Too many consecutive steps were skipped, because their loss or gradient was not finite.
 
   Attributes:
     first: the number of the first of them, from 0.
@@ -24,26 +24,27 @@ class NotFinite(errors.UserError):
 
 
 class Metrics(keras.callbacks.Callback):
-  """Has a row of means written every `log_every` steps and at each epoch's end, and checkpoints.
+  """Writes a row of means every `log_every` steps and at each epoch's end, and checkpoints.
 
-  A checkpoint follows a row at once, and one that a signal asks for holds the means as they are:
-  none is half full when a run is resumed.
-  The callback stands last in the list: what others find at an epoch's end is in the recorder's
-  `extra` then.  Means are over the steps since the last row.
+  A checkpoint follows directly after a row.  One that a signal asks for also holds the partial
+  means, so a resumed run loses none.  This callback must be the last in the list, so that the
+  recorder's `extra` holds what the others found at an epoch's end.  Means are over the steps since
+  the last row.
 
-  A training by the clock ends when the `limit` of its course has passed, and meanwhile the clock
-  of its `Trainer` says which share has; of several workers the chief's counts.
+  A training by the clock ends when the `limit` of its course has passed; until then the clock of
+  its `Trainer` holds the share that has passed.  With several workers the chief's time counts.
 
   Args:
     recorder: the `Recorder` of the run.
     checkpoints: a `checkpoints.Checkpoints`.
     log_every: steps between rows.
     checkpoint_every: steps between checkpoints; one is also saved at the end.
-    watch: a `preemption.Watch`: a signal ends the training after the step, with a checkpoint.
+    watch: a `preemption.Watch`; a signal ends the training after the current step, with a
+      checkpoint.
     scope: the strategy.
-    max_bad_steps: this many steps in a row whose loss or gradient is not finite end the training
-      with `NotFinite`.  Their count is asked for once in that many steps, and before a row is
-      written: to ask is to wait for the device.
+    max_bad_steps: the training ends with `NotFinite` after this many consecutive steps whose loss
+      or gradient is not finite.  The count is read once in that many steps, and before a row is
+      written, because reading it waits for the device.
   """
 
   def __init__(
@@ -59,7 +60,7 @@ class Metrics(keras.callbacks.Callback):
     self._share, self._skipped = 0.0, 0
 
   def _behind(self, step):
-    """How much of the training lies behind, in [0, 1]; by the clock the next execution reads it."""
+    """The share of the training that is done, in [0, 1]; the next execution reads it."""
     if self._course.limit is None:
       return step / self._course.steps
     share = min(1.0, self._recorder.spent / self._course.limit)
@@ -69,19 +70,19 @@ class Metrics(keras.callbacks.Callback):
     return share
 
   def on_train_begin(self, logs=None):
-    """Remembers means that a checkpoint holds half full: `fit` empties them all."""
+    """Stores partial means from a checkpoint, because `fit` resets all metrics."""
     self._means = [distribution.plain(variable) for variable in self.model.metrics_variables]
     self._saved = int(distribution.plain(self.model.optimizer.iterations)) // self._checkpoint_every
 
   def on_epoch_begin(self, epoch, logs=None):
-    """Brings them back, before the first step."""
+    """Restores them before the first step."""
     for variable, value in zip(self.model.metrics_variables, self._means, strict=False):
       variable.assign(value)
     self._means = []
     self._begun = self._step = int(distribution.plain(self.model.optimizer.iterations))
 
   def on_train_batch_end(self, batch, logs=None):
-    """Counts steps, of which Keras may take several at once; writes a row where one is due."""
+    """Counts steps, of which Keras may take several at once; writes a row if one is due."""
     # Counted here: to ask the optimizer would be to wait for the device after every step.
     before, step = self._step, self._begun + batch + 1
     self._step = step
@@ -100,14 +101,14 @@ class Metrics(keras.callbacks.Callback):
       self._watch.check(step, self._checkpoints.save)
 
   def on_epoch_end(self, epoch, logs=None):
-    """Has the epoch's last row written, with what the probes found."""
+    """Writes the epoch's last row, with the probes' results."""
     step = self._step
     self._finish_row(step)
     if self._share < 1:
       self._watch.check(step, self._checkpoints.save)
 
   def _check_numbers(self):
-    """Counts the steps that were skipped; ends the training after too many in a row."""
+    """Counts skipped steps; ends the training after too many consecutive ones."""
     skips = getattr(self.model, "skips", None)
     if skips is None:
       return

@@ -1,4 +1,4 @@
-"""Optimisers and their schedule: linear warm-up, then cosine to 0, per step or by the clock."""
+"""Optimisers and their schedule: linear warm-up, then a cosine to 0, per step or by the clock."""
 
 import keras
 import tensorflow as tf
@@ -17,10 +17,10 @@ class LARS(keras.optimizers.Optimizer):
       v <- momentum v - learning_rate a (g + weight_decay w)
       w <- w + v
 
-  so that every layer moves by about learning_rate * trust of its own length.  Weight decay is
-  in the gradient, as in the paper, where it takes part in the direction but hardly in the
-  length of a step.  Biases, and the scales and shifts of batch norms (whatever has fewer than
-  two axes), have a = 1 and no weight decay; a = 1 also where w or g is 0 throughout.
+  so every layer moves by about learning_rate * trust of its own length.  As in the paper, weight
+  decay is part of the gradient.  There it affects the direction of a step, but hardly its length.
+  Biases, and the scales and shifts of batch norms (everything with fewer than two axes), have a = 1
+  and no weight decay; a = 1 also if all of w or g is 0.
 
   Args:
     learning_rate: a number or a schedule.
@@ -49,7 +49,7 @@ class LARS(keras.optimizers.Optimizer):
     self._velocities = self.add_optimizer_variables(variables, "velocity")
 
   def update_step(self, gradient, variable, learning_rate):
-    """Moves one variable by the whole batch's gradient, in float32 whatever its dtype."""
+    """Moves one variable by the whole batch's gradient, in float32 for any dtype."""
     velocity = self._velocities[keras_private.position(self, variable)]
     weights, step = tf.cast(variable, tf.float32), tf.cast(gradient, tf.float32)
     if len(variable.shape) > 1:
@@ -68,21 +68,22 @@ class LARS(keras.optimizers.Optimizer):
 
 
 class LayerwiseAdamW(keras.optimizers.Adam):
-  """AdamW (Loshchilov and Hutter, 2019) whose learning rate falls with the depth below the top.
+  """AdamW (Loshchilov and Hutter, 2019) with smaller learning rates for lower blocks.
 
-  A weight of block i of B of the backbone (`networks.blocks`), counted from 1 at the input, has
+  A weight in block i of the B blocks of the backbone (`networks.blocks`), counted from 1 at the
+  input, has
 
       rate = learning_rate layer_decay^(B + 1 - i)
 
-  as in BEiT (Bao et al., 2022); every other weight has the learning rate itself.  Weight decay is
-  decoupled, and times the weight's own rate.
+  as in BEiT (Bao et al., 2022); all other weights have the learning rate itself.  Weight decay is
+  decoupled, and multiplied by the weight's own rate.
 
   Args:
     learning_rate: a number or a schedule.
     weight_decay: at least 0.
     layer_decay: above 0 and at most 1.
-    blocks: the variables of each block, lists, from the input on.
-    **kwargs: of `keras.optimizers.Adam`.
+    blocks: a list of each block's variables, from the input on.
+    **kwargs: arguments of `keras.optimizers.Adam`.
 
   Raises:
     UserError: if `layer_decay` is out of its range.
@@ -100,7 +101,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
     }
 
   def build(self, variables):
-    """As of Adam; notes the factor of each variable."""
+    """As in Adam; also stores the factor of each variable."""
     if not self.built:
       super().build(variables)
       self._in_order = [self._factors.get(id(variable), 1.0) for variable in variables]
@@ -134,7 +135,7 @@ def _lars(momentum=0.9, trust=0.001):
 
 
 class _ByClock(keras.optimizers.schedules.LearningRateSchedule):
-  """A schedule of how much of the training lies behind, whatever the step.
+  """A schedule that depends on the share of the training that is done, not on the step.
 
   Args:
     schedule: the learning rate as a function of that share, in [0, 1].
@@ -159,14 +160,14 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=No
   Args:
     text: spec: `"sgd(momentum=0.9)"`, `"adamw"` or `"lars(momentum=0.9, trust=0.001)"`.
     learning_rate: the highest value, above 0.
-    steps: of the whole training, warm-up included; None by the clock.
-    warmup_steps: of linear rise from 0; by the clock the share of the training, below 1.
-    weight_decay: decoupled, times the learning rate (in `LARS`: part of the gradient); batch
-      norms and biases are left out.
-    clock: the `Trainer`'s, which alone decides where on its way the learning rate is; None for
-      the number of steps.
-    blocks: the variables of each block of the backbone; None where there is no backbone, and
-      thus no `layer_decay`.
+    steps: of the whole training, with warm-up; None for a training by the clock.
+    warmup_steps: steps of a linear rise from 0; by the clock a share of the training, below 1.
+    weight_decay: decoupled, and multiplied by the learning rate (in `LARS`, part of the gradient);
+      batch norms and biases are left out.
+    clock: the `Trainer`'s clock, if the learning rate follows it; None to follow the number of
+      steps.
+    blocks: the variables of each block of the backbone; None without a backbone, and so without
+      `layer_decay`.
 
   Raises:
     UserError: for an unknown name, a learning rate that is not positive, or an option out of its
@@ -188,7 +189,7 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=No
     schedule = _ByClock(schedule, clock)
   if make is LayerwiseAdamW:
     if blocks is None:
-      raise errors.UserError("adamw: layer_decay is of trainings of a whole encoder: leave it out")
+      raise errors.UserError("adamw: layer_decay is for training a whole encoder: leave it out")
     options["blocks"] = blocks
   optimizer = make(schedule, weight_decay=float(weight_decay), **options)
   if weight_decay:

@@ -1,4 +1,4 @@
-"""What training sees, as pictures: views, adversaries, reconstructions, the map of z."""
+"""Pictures of what training sees: views, adversaries, reconstructions, the map of z."""
 
 import keras
 import numpy as np
@@ -10,11 +10,11 @@ from urkle_tf.training import latent_map
 
 
 def sheet(columns, least=64, gap=4):
-  """Lays images out as a picture: one column an entry, one row an image.
+  """Lays images out as a picture: one column per entry, one row per image.
 
   Args:
     columns: arrays float32 [n, h, w, c] in [0, 1].
-    least: images of fewer pixels are magnified by a whole factor, to be seen at all.
+    least: images of fewer pixels are magnified by a whole factor, to be visible.
     gap: white pixels between images.
 
   Returns:
@@ -29,19 +29,19 @@ def sheet(columns, least=64, gap=4):
 class Pictures(keras.callbacks.Callback):
   """Shows what training sees, in TensorBoard and as PNG files.
 
-  Drawn after epochs 1, 2, 4, 8 and so on, and at the end: a training changes most at first, and
+  It draws after epochs 1, 2, 4, 8 and so on, and at the end: a training changes most at first, and
   drawing takes a second.
 
-  "views": views, their adversaries and the perturbations; "reconstructions", where the pretext
-  makes images: views and adversaries beside what is decoded of their loc; "latent_map", where z
-  is random: samples of z of views and of their unsupervised adversaries (`figures`).
+  "views" shows views, their adversaries and the perturbations.  "reconstructions", if the pretext
+  makes images, shows views and adversaries next to the images decoded from their loc.
+  "latent_map", if z is random, shows samples of z of views and of their unsupervised adversaries.
 
   Args:
     batch: a batch of the pipeline; its first ten images are shown.
-    recorder: the `Recorder` of the run, whose clock stops while it draws.
-    folder: where the PNG files go, a `pathlib.Path`; each epoch's replace the last one's.
-    attack: finds the adversaries of the latent map, in cells without adversaries too.
-    title: of the latent map: what is trained.
+    recorder: the `Recorder` of the run, whose clock stops during drawing.
+    folder: where the PNG files go, a `pathlib.Path`; new files replace the old ones.
+    attack: finds the adversaries of the latent map, also in cells without adversaries.
+    title: the title of the latent map: what is trained.
   """
 
   def __init__(self, batch, recorder, folder, attack, title=""):
@@ -59,7 +59,7 @@ class Pictures(keras.callbacks.Callback):
       self.draw()
 
   def on_train_end(self, logs=None):
-    """Draws the end."""
+    """Draws at the end."""
     if not self._drawn:
       self.draw()
 

@@ -1,4 +1,4 @@
-"""Stopping in good order: a first SIGTERM or Ctrl-C ends the step, a second one the process."""
+"""Stops in order: a first SIGTERM or Ctrl-C ends after the step, a second one ends the process."""
 
 import contextlib
 import os
@@ -10,11 +10,11 @@ _outer: "Watch | None" = None  # that of the outermost `watch`
 
 
 class Stopped(KeyboardInterrupt):
-  """What ran was asked to stop, and did: a training with a checkpoint.
+  """A task was asked to stop, and stopped; a training wrote a checkpoint.
 
   Attributes:
     number: the signal.
-    step: the step that the checkpoint holds; None where there are no steps.
+    step: the step of the checkpoint; None without steps.
   """
 
   def __init__(self, number, step=None):
@@ -27,8 +27,8 @@ class Watch:
   """Whether a signal has come: `number` is it, or 0.
 
   Args:
-    agree: a function of a worker's number to that of all workers (`distribution.agreement`):
-      where one is asked to stop, all do, after the same step.  None for one process.
+    agree: a function from a worker's number to that of all workers (`distribution.agreement`), so
+      that all stop after the same step if one is asked to.  None for one process.
   """
 
   def __init__(self, agree=None):
@@ -38,11 +38,11 @@ class Watch:
     """Ends the training if a signal has come, on this worker or another.
 
     Args:
-      step: the step that has just ended; None for none.
-      save: writes a checkpoint of it; None where there is nothing to keep.
+      step: the step that has just ended; None without steps.
+      save: writes a checkpoint of it; None if there is nothing to keep.
 
     Raises:
-      Stopped: once the checkpoint is written.
+      Stopped: after the checkpoint is written.
     """
     if number := int(self._agree(self.number)):
       if save is not None:
@@ -52,10 +52,10 @@ class Watch:
 
 @contextlib.contextmanager
 def watch(agree=None):
-  """Catches the first SIGTERM or SIGINT; the next ends the process, as it always did.
+  """Catches the first SIGTERM or SIGINT; the next one ends the process as usual.
 
-  Signals reach the main thread only: in another nothing is caught.  Within another `watch` it is
-  that one: what has stages, or runs several trainings, is stopped whichever of them is on.
+  Signals reach only the main thread; in other threads nothing is caught.  Within another `watch` it
+  returns that one, so that a task with stages or several trainings stops in any of them.
 
   Args:
     agree: see `Watch`.
@@ -94,10 +94,10 @@ def _raise(number, frame):
 
 @contextlib.contextmanager
 def terminable():
-  """Lets a first SIGTERM end what runs by an exception, as Ctrl-C does; the next ends the process.
+  """Turns a first SIGTERM into an exception, as Ctrl-C is; the next one ends the process.
 
-  For what is not within `watch`.  Of several workers one that unwinds would wait for the others,
-  so that there it ends the process, as it always did.
+  It is for code outside `watch`.  With several workers, one that unwinds would wait for the others,
+  so there SIGTERM ends the process as usual.
 
   Raises:
     Stopped: when the signal has come.

@@ -31,14 +31,21 @@ def pretrain(given):
   """Pre-trains an encoder into a run's folder, or resumes the folder's run.
 
   Returns:
-    The last row of metrics, with `"encoder"`, and after supervised training `"classifier"`:
-    the folders of the exports.
+    The last row of metrics, a dict, with the folders of the exports: `"encoder"`, and after
+    supervised training `"classifier"`.
 
   Raises:
     UserError: for settings, data or folders that do not fit.
     distribution.WorkerLost: when another worker, or an input worker, has ended.
-    preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training: the
-      checkpoint of its last step is written.
+    preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.  The
+      checkpoint of its last step is then written.
+
+  ```python
+  row = urkle_tf.pretrain(
+    "runs/digits", dataset="digits", encoder="convnet(width=32, layers=3)", epochs=60
+  )
+  encoder = urkle_tf.load_encoder(row["encoder"])
+  ```
   """
   if not given.output_dir:
     raise errors.UserError("give --output_dir=FOLDER: where the run is written")
@@ -81,7 +88,7 @@ def _fit(job, run, state, done):
 
 @contextlib.contextmanager
 def _lost_data(job):
-  """Within it, an error that data cause says which: an input worker, or a file."""
+  """A context in which an error caused by data names its cause: an input worker, or a file."""
   with sources.naming_unreadable(job.source):
     try:
       yield
@@ -92,7 +99,7 @@ def _lost_data(job):
 
 
 def _callbacks(job, run, record):
-  """What looks at the training on its way, in order."""
+  """The callbacks of the training, in order."""
   settings, found = job.settings, []
   if job.held_out is not None:
     agree = distribution.agreement(job.scope)
@@ -113,7 +120,7 @@ def _callbacks(job, run, record):
 
 
 def _batch(job, step, source=None, **settings):
-  """The batch of a step, whole and in this process; of another source if there is one."""
+  """The whole batch of a step, made in this process; from another source if one is given."""
   settings = {**job.settings, "data_service": None, **settings}
   here = {"scope": tf.distribute.get_strategy(), "settings": settings}
   return next(iter(dataclasses.replace(job, **here, source=source or job.source).views(step)))
@@ -132,9 +139,9 @@ def _evidence(job, run, state, step):
 
 
 def _export(job, run):
-  """Writes what the training has made; returns {kind: folder}.  Other workers wait for the chief.
+  """Writes the exports; returns {kind: folder}.  Other workers wait for the chief.
 
-  Who leaves earlier than the chief looks as if it had died.
+  A worker that ends before the chief would look as if it had died.
   """
   agree = distribution.agreement(job.scope)
   result = {}
@@ -158,12 +165,12 @@ def _export(job, run):
 
 
 def describe(settings, task, scheme):
-  """What the metadata of an encoder says of its training.
+  """The entries of an encoder's metadata about its training.
 
   Args:
-    settings: those of `pretrain`, by name.
+    settings: the settings of `pretrain`, by name.
     task: the `Pretext`, or its class.
-    scheme: the `Robustness`, in the same way.
+    scheme: the `Robustness`, or its class.
   """
   dataset = settings["dataset"]
   return {

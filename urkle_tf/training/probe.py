@@ -1,4 +1,4 @@
-"""The online probe: what neighbours say of an encoder in training."""
+"""The online probe: nearest-neighbour accuracy of an encoder during training."""
 
 import keras
 import numpy as np
@@ -13,9 +13,9 @@ from urkle_tf.networks.kl import kl_objective
 class NearestNeighbours(keras.callbacks.Callback):
   """An online probe: k-nearest-neighbour accuracy of loc on held-out labelled images.
 
-  It measures the encoder that would be exported, a moving average where there is one.
-  It reads labels, and never touches the encoder.  Half of the images are the neighbours,
-  the other half are classified; with an attack, the first 256 of these as adversaries too, which
+  It measures the encoder that would be exported, which may be a moving average.  It reads labels,
+  and never touches the encoder.  Half of the images are the neighbours, and the other half are
+  classified.  With an attack, the first 256 of these are also classified as adversaries, which
   maximise KL[p(z|x) || p(z|x')] and know no label.
 
   Args:
@@ -55,7 +55,7 @@ class NearestNeighbours(keras.callbacks.Callback):
     return found
 
   def on_epoch_end(self, epoch, logs=None):
-    """Hands the accuracies to the epoch's row of metrics."""
+    """Adds the accuracies to the epoch's row of metrics."""
     with self._recorder.paused(), self.model.averaged():
       found = self._accuracies()
     names = ("knn_accuracy", "knn_robust_accuracy")

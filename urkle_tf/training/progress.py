@@ -1,4 +1,4 @@
-"""How much of a training lies behind, and what rises with it."""
+"""The share of a training that is done, and values that rise with it."""
 
 import tensorflow as tf
 
@@ -6,21 +6,21 @@ from urkle_tf import distribution
 
 
 class Progress:
-  """How much of a training lies behind, by the number of steps or by the clock.
+  """The share of a training that is done, by the number of steps or by the clock.
 
   Args:
-    steps: of the whole training; None keeps all that changes over it as it is at the start.
-    by_clock: whether `clock` says it, and not the number of steps.
+    steps: of the whole training; None keeps everything that changes over it at its initial value.
+    by_clock: whether `clock` gives the share, instead of the number of steps.
 
   Attributes:
-    clock: a variable in [0, 1], which whoever measures the time sets; None without `by_clock`.
+    clock: a variable in [0, 1], set by the code that measures the time; None without `by_clock`.
   """
 
   def __init__(self, steps, by_clock):
     self._steps, self.clock = steps, distribution.state(0.0) if by_clock else None
 
   def __call__(self, step):
-    """What lies behind step number `step`: float32 scalar in [0, 1]."""
+    """The share of the training before step number `step`, a float32 scalar in [0, 1]."""
     if self.clock is not None:
       return tf.convert_to_tensor(self.clock.value)
     return tf.minimum(1.0, tf.cast(step, tf.float32) / self._steps) if self._steps else tf.zeros([])
@@ -29,7 +29,7 @@ class Progress:
     """Rises linearly from 1 / warmup to 1, and stays there; by the clock from 0.
 
     Args:
-      step: its number.
+      step: the step's number.
       warmup: a number of steps; by the clock a share of the training, in [0, 1].
     """
     if self.clock is not None:

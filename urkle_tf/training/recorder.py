@@ -1,4 +1,4 @@
-"""What every training leaves of its figures: metrics.jsonl, TensorBoard, a line of progress."""
+"""Records the figures of a training: metrics.jsonl, TensorBoard, a line of progress."""
 
 import collections
 import contextlib
@@ -12,7 +12,7 @@ from urkle_tf import distribution
 from urkle_tf.output import progress
 from urkle_tf.training import board
 
-# TensorBoard's first screen tells whether the run is healthy: groups, not one long list.
+# TensorBoard's first screen shows whether the run is healthy: groups, not one long list.
 _GROUPS = {
   "optimisation": ("gradient_norm", "skipped_steps", "learning_rate", "images_per_second"),
   "sigma": ("sigma_min", "sigma_mean", "sigma_max", "snr"),
@@ -28,13 +28,13 @@ _GROUP = {name: group for group, names in _GROUPS.items() for name in names}
 
 @dataclasses.dataclass(frozen=True)
 class Course:
-  """How long a training is.
+  """The length of a training.
 
   Attributes:
-    steps: of the whole training; None by the clock.
-    steps_per_epoch: how many are in an epoch.
-    batch_size: data-set images a step.
-    limit: the seconds that a training by the clock takes; None for `steps`.
+    steps: of the whole training; None for a training by the clock.
+    steps_per_epoch: steps per epoch.
+    batch_size: images of the data set per step.
+    limit: the seconds of a training by the clock; None otherwise.
   """
 
   steps: int | None
@@ -44,7 +44,7 @@ class Course:
 
 
 class Recorder:
-  """Writes rows of metrics, and shows how far a training is.
+  """Writes rows of metrics, and shows the progress of a training.
 
   `seconds` and `images_per_second` of a row count training only: neither compilation (a process's
   first step) nor what runs inside `paused`.
@@ -52,16 +52,16 @@ class Recorder:
   Args:
     run: a `runs.Run`.
     course: the training's `Course`.
-    seconds: what earlier processes spent on this run.
-    name: of what is trained, for the line of progress; empty for a run's one training.
-    alarms: an `alarms.Alarms`, which looks at every row; None for no warnings.
-    scope: the strategy: of several workers the chief alone shows its progress.
+    seconds: the time that earlier processes spent on this run.
+    name: what is trained, for the line of progress; empty if a run has one training.
+    alarms: an `alarms.Alarms` that checks every row; None for no warnings.
+    scope: the strategy; with several workers only the chief shows progress.
 
   Attributes:
     course: as given.
     writer: a `tf.summary` writer.
     extra: {name: value} that joins the next row.
-    rows: the last ones: a long run has many.
+    rows: the last rows, since a long run has many.
   """
 
   def __init__(self, run, course, seconds=0.0, name="", alarms=None, scope=None):
@@ -83,12 +83,12 @@ class Recorder:
 
   @property
   def terminal(self):
-    """Whether progress is shown on one line, which may be written over often."""
+    """Whether progress is shown on one line that is overwritten."""
     return self._bar.terminal and self._chief
 
   @contextlib.contextmanager
   def paused(self):
-    """Stops the clock for what is not training."""
+    """Stops the clock during work that is not training."""
     started = time.perf_counter()
     try:
       yield
@@ -109,7 +109,7 @@ class Recorder:
     self._counted += images
 
   def write(self, step, values):
-    """Writes a row, and says what the alarms see in it.
+    """Writes a row, and logs the alarms' warnings.
 
     Args:
       step: the number of steps taken.
@@ -144,7 +144,7 @@ class Recorder:
     self.writer.flush()
 
   def _verdict(self):
-    """Shows in TensorBoard, first of all, whether the run is healthy: a curve, and words."""
+    """Shows in TensorBoard, at the top, whether the run is healthy: as a curve and in words."""
     standing = self._alarms.standing
     tf.summary.scalar(
       f"{board.HEALTH}/0_warnings", len(standing), description="0: healthy. See Text for the words."
@@ -155,12 +155,12 @@ class Recorder:
       tf.summary.text(f"{board.HEALTH}/verdict", words or "Healthy: no warning holds.")
 
   def show(self, step, share, loss):
-    """Shows how far the training is.
+    """Shows the progress of the training.
 
     Args:
       step: the number of steps taken.
-      share: how much of the training lies behind, in [0, 1].
-      loss: the mean since the last row.
+      share: the share of the training that is done, in [0, 1].
+      loss: the mean loss since the last row.
     """
     if not self._chief:
       return
@@ -182,5 +182,5 @@ class Recorder:
     )
 
   def _rate(self):
-    """Images a second since the last row; 0 where none were counted."""
+    """Images per second since the last row; 0 if none were counted."""
     return self._counted / self._since_row if self._since_row else 0.0

@@ -32,15 +32,15 @@ def robustify(
 ):
   """Makes a trained model of images robust, without labels.
 
-  With `drop_in` the result is the same Keras model with other weights: what stands on top of it
-  (a head, a text tower, an index) works on unchanged.  The cell is `keep` under
-  `urkle(anchor=original)`: the embedding of a worst neighbour is pulled to the original's
-  embedding of the clean image (FARE), while those of clean images may move by no more than the
-  budget rho (`pretexts.Keep`).
+  With `drop_in` the result is the same Keras model with other weights, so what you built on top of
+  it (a head, a text tower, an index) still works.  The cell is `keep` under
+  `urkle(anchor=original)`.  It pulls the embedding of a worst neighbour to the original's embedding
+  of the clean image (FARE).  The embeddings of clean images may move by no more than the budget rho
+  (`pretexts.Keep`).
 
-  Without, it is a Gaussian encoder with heads of its own.  The cell is `distil` under `urkle`: the
-  encoder's z stays close to what the model makes of the clean image, while the KL between the
-  Gaussians of an image and of its worst neighbour is made small.
+  Without `drop_in`, the result is a Gaussian encoder with its own heads.  The cell is `distil`
+  under `urkle`: the encoder's z stays close to the model's embedding of the clean image, and the KL
+  between the Gaussians of an image and of its worst neighbour becomes small.
 
   Both start as a copy of the model, and its batch norms keep their statistics unless
   `batch_statistics=True`.  Unless settings name an optimizer, a copy is trained by AdamW with a
@@ -56,33 +56,40 @@ def robustify(
       features [n, d], feature maps [n, h, w, d] or tokens [n, t, d], or to several named outputs;
       or a `.keras` file; without `drop_in` also the folder of a SavedModel, or of an encoder of
       this package.
-    output_dir: the run's folder, as in `pretrain`; there the model as it was is saved as
+    output_dir: the run's folder, as in `pretrain`.  It also gets the original model as
       teacher.keras, and a drop-in as model.keras.
     preprocess: what the model expects of images in [0, 1]: "unit" (as they are), "255", "tf",
-      "torch" or "caffe" (the conventions of `keras.applications`), an `ImageConverter` of
-      KerasHub, a Keras layer, or a function of Keras tensors, such as
-      `lambda images: 255 * images`; None to find it out from the model's first layer or its name
-      in `keras.applications`, and to give images as they are where these say nothing.
-    pool: of a token sequence "token", the first, or "mean"; None for the first of a model that
+      "torch" or "caffe" (the conventions of `keras.applications`), an `ImageConverter` of KerasHub,
+      a Keras layer, or a function of Keras tensors, such as `lambda images: 255 * images`.  None
+      detects it from the model's first layer or its name in `keras.applications`, and leaves images
+      in [0, 1] otherwise.
+    pool: for a token sequence, "token" (the first) or "mean"; None for the first, if the model
       holds a class token.
-    output: of several outputs the name or number; None for embedding, features, pooled_output or
-      sequence_output, or the only one of fitting rank.
-    drop_in: whether the same model is returned.
+    output: the name or number, if the model has several outputs; None for embedding, features,
+      pooled_output or sequence_output, or the only one of fitting rank.
+    drop_in: whether to return the same model with other weights.
     k: the strength of the KL (`robustness.Urkle`).
-    beta: its weight in nats, instead of k; with neither the pretext's own k is taken.
-    rho: of a drop-in, how far its embeddings may move, as a share of their spread: 0.1, unless k
-      or beta is given, which weigh the KL against the drift in its place.
-    rho_of: "spread", or "length" for a share of their squared length.
+    beta: its weight in nats, instead of k; with neither, the pretext's default k applies.
+    rho: how far a drop-in's embeddings may move, as a share of their spread; 0.1 by default.  Give
+      k or beta instead to weigh the KL against the drift.
+    rho_of: "spread", or "length" if rho is a share of their mean squared length.
     **settings: of `pretrain`: dataset ("digits" or "folder:PATH" or a TFDS name, whose labels are
-      not read), image_size, epsilon, attack_steps, epochs, ...; encoder is another architecture in
-      place of a copy, latent_dim the d_z of a Gaussian encoder.
+      not read), image_size, epsilon, attack_steps, epochs, ...; encoder names another architecture
+      instead of a copy, and latent_dim is the d_z of a Gaussian encoder.
 
   Returns:
-    The encoder, as `load_encoder` loads it from `output_dir/encoder`; or the drop-in, a Keras
+    The encoder, as `load_encoder` loads it from `output_dir/encoder`; with `drop_in`, a Keras
     model.
 
   Raises:
     UserError: for settings, data or models that do not fit.
+
+  ```python
+  robust = urkle_tf.robustify(
+    model, "runs/robust", drop_in=True, dataset="folder:photos", image_size=32, epochs=20
+  )
+  embeddings = robust(images)  # of the same shape as before, and near those of `model`
+  ```
   """
   strength = _text(k=k, beta=beta)
   _check(settings, drop_in, strength, rho)
@@ -107,13 +114,13 @@ def _check(settings, drop_in, strength, rho):
   if drop_in and {"encoder", "latent_dim", "loc"} & set(settings):
     raise errors.UserError("a drop-in is the model itself: leave encoder, latent_dim and loc out")
   if drop_in and rho is not None and strength:
-    raise errors.UserError("give rho, or a weight (k or beta) in its place")
+    raise errors.UserError("give rho, or a weight (k or beta), not both")
   if not drop_in and rho is not None:
     raise errors.UserError("rho goes with drop_in=True: give k or beta")
 
 
 def _read(model, taking, drop_in, output_dir, settings):
-  """(the model, where it lies as one that takes images in [0, 1])."""
+  """(the model, the path of its version for images in [0, 1])."""
   if drop_in and str(model).endswith(".keras"):
     model = foreign_models.read_keras(model)
   if isinstance(model, keras.Model):
@@ -135,7 +142,7 @@ def _quoted(path):
 
 
 def _pretrain(output_dir, pretext, options, path, settings):
-  """Runs the cell; the encoder is a copy of the model where settings name no other."""
+  """Runs the cell; the encoder is a copy of the model unless settings name another."""
   copy = path.endswith(".keras") and "encoder" not in settings
   gentle = _GENTLE if copy and "optimizer" not in settings else {}
   settings = {"encoder": path if copy else "resnet18", **gentle, **settings}
@@ -149,7 +156,7 @@ def _pretrain(output_dir, pretext, options, path, settings):
 
 
 def _save(model, taking, output_dir, size):
-  """Saves a model of images in [0, 1] into the run's folder, once; returns the file's path."""
+  """Saves a model of images in [0, 1] to the run's folder, once; returns the file's path."""
   file = pathlib.Path(output_dir) / _TEACHER
   shape = foreign.image_shape(model)
   taken = foreign.take(model, (size, size, 3) if shape is None and size else shape, **taking)
@@ -180,7 +187,7 @@ def _check_same(model, file):
 
 
 def _drop_in(model, folder):
-  """The model with the weights of the run's encoder, which is written too."""
+  """The model with the weights of the run's encoder; also writes it."""
   find = lambda network: _find(network, model.name, len(model.weights))  # noqa: E731
   result = find(foreign_models.read_keras(folder / _TEACHER))
   result.set_weights(find(export.load_encoder(folder / "encoder").network).get_weights())

@@ -1,4 +1,4 @@
-"""A run's folder: its settings, its metrics, and who may write to it."""
+"""A run's folder: its settings, its metrics, and a lock against other writers."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ def _text(value):
 
 
 class Run:
-  """An output folder that belongs to one set of settings, or a stage of it.
+  """An output folder that belongs to one set of settings, or a stage of such a run.
 
   Attributes:
     path: the folder.
@@ -32,14 +32,14 @@ class Run:
     self._file, self._stage = path / "metrics.jsonl", None
 
   def stage(self, name, folder="."):
-    """A part of the run with steps of its own, from 1; its rows say `"stage": name`.
+    """A stage of the run with its own steps, from 1; its rows have `"stage": name`.
 
     Args:
-      name: of the stage.
+      name: the stage's name.
       folder: where its checkpoints go, within the run's.
 
     Returns:
-      A `Run` whose rows of metrics are those of the stage.
+      A `Run` with only the stage's rows of metrics.
     """
     part = Run(self.path / folder, self.settings, self._lock)
     part._file, part._stage = self._file, name
@@ -53,7 +53,7 @@ class Run:
       file.write(json.dumps(row) + "\n")
 
   def metrics(self):
-    """The rows written so far; a torn last line is left out."""
+    """The rows written so far; an incomplete last line is left out."""
     return [row for row in self._rows() if self._stage in (None, row.get("stage"))]
 
   def _rows(self):
@@ -69,7 +69,7 @@ class Run:
     return rows
 
   def rewind_metrics(self, step):
-    """Drops the rows past `step`, but those of other stages: a resumed run writes them again.
+    """Drops this stage's rows after `step`: a resumed run writes them again.
 
     Returns:
       The seconds of training that the kept rows account for.
@@ -85,7 +85,7 @@ class Run:
 
 
 def _started(path):
-  """Whether anything was made under the settings of flags.cfg; if not, they bind no one."""
+  """Whether the run in flags.cfg has made anything; if not, other settings may replace it."""
   metrics = path / "metrics.jsonl"
   if metrics.exists() and metrics.stat().st_size:
     return True
@@ -101,14 +101,14 @@ def open_run(output_dir, settings):
 
   Args:
     output_dir: the folder.
-    settings: {flag: value}; those that are None are left out of flags.cfg.
+    settings: {flag: value}; None values are left out of flags.cfg.
 
   Returns:
     A `Run`.
 
   Raises:
-    UserError: if no folder is given, another process is writing to it, or it holds a run of
-      other settings.
+    UserError: if no folder is given, another process is writing to it, or it holds a run with other
+      settings.
   """
   if not output_dir:
     raise errors.UserError("give --output_dir=FOLDER: where the run is written")
@@ -150,7 +150,7 @@ def opened(output_dir, settings):
 
 
 def scratch(settings):
-  """A run in a temporary folder, which goes when it is closed: a trial's, or a second worker's."""
+  """A run in a temporary folder that is removed on closing: for a trial, or another worker."""
   stack = contextlib.ExitStack()
   path = stack.enter_context(tempfile.TemporaryDirectory(prefix="urkle_tf-"))
   return Run(pathlib.Path(path), settings, stack)

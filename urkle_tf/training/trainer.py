@@ -28,36 +28,48 @@ _ZERO = tf.UnconnectedGradients.ZERO  # a scale that no term uses
 class Trainer(keras_private.Built):
   """Trains a `GaussianEncoder` on one cell of the grid, pretext x robustness.
 
-  A step whose loss or gradient is not finite is skipped: it moves the count of steps, and nothing
-  else; `skips` counts such steps.
+  A step whose loss or gradient is not finite is skipped: only the count of steps advances.  `skips`
+  counts such steps.
 
-  `fit` takes batches of views: a tuple (v1, v2, ...) of float32 [n, h, w, c] in [0, 1], or a
-  dict with "views" [n, v, h, w, c], and "label" [n] where the pretext needs labels, or "image"
-  uint8 [n, h, w, c] where `augment` makes the views inside the step.
+  `fit` takes batches of views: a tuple (v1, v2, ...) of float32 [n, h, w, c] in [0, 1], or a dict
+  with "views" [n, v, h, w, c], and "label" [n] if the pretext needs labels.  With `augment`, which
+  makes the views inside the step, the dict has "image", uint8 [n, h, w, c].
 
   Args:
     encoder: a `GaussianEncoder`.
     pretext: a `Pretext`.
     robustness: a `Robustness`; by default none.
-    attack: the inner maximiser; needed where the robustness scheme is adversarial.
+    attack: the inner maximiser, an `attacks.Attack`; needed if the robustness scheme is
+      adversarial.
     augment: an on-device augmentation recipe, or None if batches hold views.
     seed: all randomness of step k is a function of (seed, k, global example).
     epsilon_warmup: steps over which the attack's epsilon rises linearly to its value; by the
       clock a share of the training, in [0, 1].
     beta_warmup: the same for the weights of the added terms.
     clip_norm: largest global norm of the whole batch's gradient; None for no clipping.
-    steps: of the whole training, for what changes over it; None keeps that as it is at the start.
-    by_clock: what changes over the training follows `clock`, a variable in [0, 1] that whoever
-      measures the time sets before each execution, and not the number of steps.
-    schedule: of the attack's steps (`attack_schedules`); None for a constant number.
+    steps: of the whole training, for values that change over it; None keeps them at their initial
+      values.
+    by_clock: whether values that change over the training follow `clock` instead of the number of
+      steps.  `clock` is a variable in [0, 1] that the caller sets before each execution.
+    schedule: a schedule of the attack's steps (`attack_schedules`); None for a constant number.
     attack_precision: the Keras dtype policy of the attack's passes through the backbone,
       "mixed_bfloat16"; None for that of the encoder.
-    ema: decay a step of the moving average of weights and batch statistics, of the encoder and of
-      the head that is exported, at least 0 and below 1; None for the scheme's own, if it has one.
+    ema: decay per step of the moving average of weights and batch statistics that is exported, of
+      the encoder and its exported head, at least 0 and below 1; None for the scheme's default, if
+      any.
 
   Raises:
     UserError: if the cell makes no sense, the attack or `steps` is missing, or `ema` is out of
       its range.
+
+  ```python
+  encoder = urkle_tf.GaussianEncoder(backbone)
+  scheme = urkle_tf.robustness.Urkle(k=8)
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.SimCLR(), scheme, attack)
+  trainer.compile(optimizer="sgd")
+  views = images, images[:, :, ::-1]  # two views of each image; see `urkle_tf.data.pipeline`
+  trainer.fit(tf.data.Dataset.from_tensors(views), epochs=1)
+  ```
   """
 
   def __init__(
@@ -116,22 +128,22 @@ class Trainer(keras_private.Built):
 
   @property
   def metrics(self):
-    """The means of what is reported, reset whenever a row of metrics is written."""
+    """The means of the reported figures, reset whenever a row of metrics is written."""
     return [self.means]
 
   def compile(self, optimizer="sgd", jit_compile="auto", accumulate=1, **kwargs):
-    """As `keras.Model.compile`, without a loss: the cell has its own.
+    """Like `keras.Model.compile`, without a loss: the cell has its own.
 
     Args:
       optimizer: a Keras optimizer.
-      jit_compile: "auto" compiles with XLA on TPUs and on one GPU only; on CPUs XLA makes the
+      jit_compile: "auto" compiles with XLA only on TPUs and on one GPU; on CPUs XLA makes the
         attack's loop several times slower.
-      accumulate: the parts of a batch, of this replica's rows, that a step takes one by one.
+      accumulate: the number of parts of a replica's rows that a step takes one by one.
       **kwargs: for example `steps_per_execution`.
 
     Raises:
-      UserError: if the encoder holds a convolution whose gradient crashes on this machine, or the
-        pretext's batches cannot be taken in parts.
+      UserError: if the encoder contains a convolution whose gradient crashes on this machine, or
+        the pretext's batches cannot be taken in parts.
     """
     accumulation.check(accumulate, self.pretext)
     self._accumulate = accumulate
@@ -148,14 +160,14 @@ class Trainer(keras_private.Built):
     keras_private.take_whole_gradients(self.optimizer)
 
   def fit_from(self, views, done, steps, steps_per_epoch, callbacks):
-    """Fits from a step on, the rest of its epoch first.
+    """Fits from a step on, beginning with the rest of its epoch.
 
     Args:
-      views: a function of a step to the batches from there on.
+      views: a function from a step to the batches from there on.
       done: how many steps were taken before.
       steps: of the whole training; None until a callback ends it.
-      steps_per_epoch: how many are in an epoch.
-      callbacks: of `fit`, with `metrics.Metrics` as the last.
+      steps_per_epoch: steps per epoch.
+      callbacks: callbacks of `fit`, with `metrics.Metrics` as the last.
     """
     fit = functools.partial(self.fit, callbacks=callbacks, verbose=0, shuffle=False)
     data, epoch = views(done), done // steps_per_epoch
@@ -195,7 +207,7 @@ class Trainer(keras_private.Built):
       step: the training step, for the warm-up of epsilon; None for the full epsilon.
 
     Returns:
-      (adversaries float32 [n, a, h, w, c], info of the attack).
+      (adversaries float32 [n, a, h, w, c], the dict that the attack returned).
     """
     targets, options = self.robustness.targets(views), {}
     if self.epsilon_warmup and step is not None:
@@ -218,7 +230,7 @@ class Trainer(keras_private.Built):
     return tf.reshape(found, tf.shape(targets)), info
 
   def _epsilon(self, step):
-    """That of a step, while it rises."""
+    """The epsilon of a step, which may still rise."""
     return self.threat.epsilon * self.progress.risen(step, self.epsilon_warmup)
 
   def strength(self, step):
@@ -227,9 +239,9 @@ class Trainer(keras_private.Built):
 
   @contextlib.contextmanager
   def averaged(self):
-    """Within it the weights of encoder and exported head are their moving averages, with `ema`.
+    """A context within which encoder and exported head have their averaged weights, with `ema`.
 
-    What is to be exported is the encoder within:
+    Export the encoder within it:
 
         with trainer.averaged():
           urkle_tf.export_encoder(encoder, folder)
@@ -238,7 +250,7 @@ class Trainer(keras_private.Built):
       yield self.encoder
 
   def _encode(self, images, views, seed):
-    """The training pass, one forward a stream: images [n, t, ...], the views first -> z of each."""
+    """The training pass, one forward pass per stream: images [n, t, ...], the views first -> z."""
     members, dual = images.shape[1], self.robustness.dual
     streams = self.robustness.streams(views, members - views)
 
@@ -254,7 +266,7 @@ class Trainer(keras_private.Built):
     return Representations.of(normal, members, noise, streams)
 
   def train_step(self, data):
-    """One step, and the means of what it reports; with several workers that of the loss alone."""
+    """One step, and the means of what it reports; with several workers only that of the loss."""
     values = self.step(data)
     self.means.update_state(values, finite(values["loss"], values["gradient_norm"]))
     results = self.means.result()
@@ -271,7 +283,7 @@ class Trainer(keras_private.Built):
       data: a batch, this replica's rows.
 
     Returns:
-      {name: float32 scalar}: what is reported, means over the replicas.
+      {name: float32 scalar}: the reported figures, averaged over the replicas.
     """
     step, before = tf.cast(self.optimizer.iterations, tf.int32), self.guard.start()
     seed = distribution.fold([self.seed, 0], step)
@@ -288,7 +300,7 @@ class Trainer(keras_private.Built):
     return shown | {"gradient_norm": norm}
 
   def _gradients(self, views, batch, seed, step):
-    """(the gradients of this replica's share of the loss, {name: what is shown})."""
+    """(the gradients of this replica's share of the loss, {name: reported figure})."""
     aux = self.pretext.prepare(views, batch)
     images, shown = views[:, : self.robustness.clean], {}
     count = images.shape[1]
@@ -307,7 +319,7 @@ class Trainer(keras_private.Built):
     return gradients, shown
 
   def _attacked(self, views, aux, seed, step):
-    """(adversaries of a step, what is shown of their attack)."""
+    """(adversaries of a step, the reported figures of their attack)."""
     adversaries, info = self.adversaries(views, aux, distribution.fold(seed, 1), step)
     targets = self.robustness.targets(views)
     if self._carried is not None:  # what perturbations have in common, over all replicas
@@ -321,7 +333,7 @@ class Trainer(keras_private.Built):
     Args:
       passed: its `Representations` [n, t, d_z], the views first.
       aux: what the pretext prepared.
-      views: how many of the members are views.
+      views: how many members are views.
       step: its number.
       penalties: further terms, as `Robustness.penalties` returns them.
     """

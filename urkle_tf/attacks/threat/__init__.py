@@ -1,10 +1,9 @@
 """Threat models: what an adversary may do to an image, as geometry only.
 
-A threat model is a norm ball around each image intersected with the pixel box.
-It draws random points of that set, says which unit step climbs a linear function
-fastest, and projects onto the set.  It also says which change, of any size, is the
-smallest that raises a linear function by so much.  Everything is float32, per example, and
-compiles under `tf.function` and XLA.
+A threat model is a norm ball around each image intersected with the pixel box.  It draws random
+points of that set, gives the unit step that increases a linear function fastest, and projects onto
+the set.  It also gives the smallest change, of any size, that raises a linear function by a given
+amount.  Everything is float32, per example, and compiles under `tf.function` and XLA.
 """
 
 from urkle_tf import errors
@@ -17,15 +16,22 @@ _NORMS = {"linf": Linf, "l2": L2, "l1": L1}
 
 
 def from_norm(norm, epsilon, **options):
-  """Builds the threat model of a norm's name.
+  """Builds the threat model of a norm.
 
   Args:
     norm: "linf", "l2" or "l1".
     epsilon: the radius in pixel units.
     **options: further arguments of the class.
 
+  Returns:
+    A `ThreatModel`: an `Linf`, `L2` or `L1`.
+
   Raises:
     UserError: if there is no such norm, or `epsilon` is out of its range.
+
+  ```python
+  threat = urkle_tf.attacks.from_norm("l2", epsilon=0.5)  # an L2
+  ```
   """
   if norm not in _NORMS:
     raise errors.unknown("norm", norm, _NORMS)

@@ -22,6 +22,13 @@ class ThreatModel:
       or a scalar float32 tensor (see `with_epsilon`).
     lower: the smallest pixel value.
     upper: the largest pixel value.
+
+  ```python
+  threat = urkle_tf.attacks.Linf(epsilon=8 / 255)  # a ThreatModel
+  pixels = tf.constant(images)  # a threat model takes tensors, not arrays
+  neighbours = threat.random_start(pixels, seed=[0, 0])  # of their shape
+  distances = threat.distance(neighbours, pixels)  # float32 [n], at most 8/255
+  ```
   """
 
   norm = ""
@@ -60,8 +67,8 @@ class ThreatModel:
   def check(self, images):
     """Refuses an `epsilon` that is absurd for images of this size.
 
-    Half the box's diameter is refused: such a ball around mid-grey holds every
-    image there is.  A tensor `epsilon` is not checked.
+    A radius of more than half the box's diameter is refused: such a ball around mid-grey holds
+    every image.  A tensor `epsilon` is not checked.
 
     Args:
       images: [n, ...] with static height, width and channels.
@@ -94,10 +101,10 @@ class ThreatModel:
     return tf.clip_by_value(images, self.lower, self.upper)
 
   def _reflect(self, images, offsets):
-    """Adds offsets, turning each that would leave the pixel box the other way.
+    """Adds offsets, and flips the sign of each that would leave the pixel box.
 
-    A turned offset keeps its size, hence the norm, and a pixel at a bound is
-    moved all the same; what fits neither way is clipped.
+    A flipped offset keeps its size, and so the norm, and a pixel at a bound still moves.  Offsets
+    that fit in neither direction are clipped.
     """
     moved = images + offsets
     outside = (moved < self.lower) | (moved > self.upper)
@@ -123,8 +130,8 @@ class ThreatModel:
   def random_start(self, images, seed, radius=1.0):
     """A random point of the set that is not the image itself.
 
-    The noise belongs to the example of the global batch (`distribution`), so
-    that one replica and many start at the same points.
+    The noise depends on the example of the global batch (`distribution`), so one replica and many
+    start at the same points.
 
     Args:
       images: float32 [n, ...] within the pixel bounds: this replica's rows.
@@ -139,8 +146,8 @@ class ThreatModel:
   def normalise(self, gradient, adversaries=None):
     """The direction of unit norm along which a linear function grows fastest.
 
-    An all-zero gradient gives an all-zero direction: nothing moves then, which
-    the attack reports as its share of zero gradients.
+    An all-zero gradient gives an all-zero direction.  Nothing moves then, and the attack reports it
+    as its share of zero gradients.
 
     Args:
       gradient: float32 [n, ...].
@@ -180,12 +187,12 @@ class ThreatModel:
     return self.project(adversaries + size * self.normalise(gradient, adversaries), images)
 
   def reach(self, images, gradient, gain):
-    """The smallest change within the pixel box that gains so much of a linear function.
+    """The smallest change within the pixel box that raises a linear function by a given amount.
 
         argmin ||d||  such that  <gradient, d> = gain,  lower <= images + d <= upper
 
-    This is the projection onto a hyperplane and the box, whatever `epsilon`.  Where the box
-    does not allow the gain, the change that gains the most.
+    This is the projection onto a hyperplane and the box, for any `epsilon`.  If the box does not
+    allow the gain, it is the change that gains the most.
 
     Args:
       images: float32 [n, ...] within the pixel bounds.
@@ -245,9 +252,9 @@ def shape_of(images):
 def water_level(weights, breaks, gain):
   """The s at which sum_i weights_i * min(s, breaks_i) = gain; the largest break if there is none.
 
-  The left side is concave, increasing and piecewise linear in s, so that Newton's method from 0
-  comes from the left and ends on the right piece, exactly: a few reductions where a sort of the
-  breaks would take ten times as long.
+  The left side is concave, increasing and piecewise linear in s.  So Newton's method from 0
+  approaches from the left and ends on the right piece, exactly.  That takes a few reductions;
+  sorting the breaks would take ten times as long.
 
   Args:
     weights: float32 [n, pixels] >= 0.

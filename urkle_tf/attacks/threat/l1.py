@@ -21,11 +21,16 @@ _BISECTIONS = 32
 class L1(ThreatModel):
   """The ball of the sum of absolute changes, with sparse steps.
 
-  The steepest step of unit l1 norm moves a single pixel, which needs thousands
-  of steps; like SLIDE (Tramèr and Boneh, 2019) and APGD-l1 (Croce and Hein,
-  2021) a step moves the share 1 - `sparsity` of the pixels whose gradients are
-  largest.  Unlike theirs it moves them in proportion to their gradients, so that
-  a fixed point spends the budget on the largest gradients first.
+  The steepest step of unit l1 norm moves a single pixel, so it would take thousands of steps.  As
+  in SLIDE (Tramèr and Boneh, 2019) and APGD-l1 (Croce and Hein, 2021), a step moves the share 1 -
+  `sparsity` of the pixels, those with the largest gradients.  Unlike theirs, it moves them in
+  proportion to their gradients, so that a fixed point spends the budget on the largest gradients
+  first.
+
+  ```python
+  threat = urkle_tf.attacks.L1(epsilon=12.0, sparsity=0.95)
+  attack = urkle_tf.attacks.PGD(threat, steps=7)
+  ```
   """
 
   norm = "l1"
@@ -37,8 +42,8 @@ class L1(ThreatModel):
       epsilon: the radius in pixel units: a number >= 0 or a scalar tensor.
       lower: the smallest pixel value.
       upper: the largest pixel value.
-      sparsity: the share of the pixels that a step leaves alone, in [0, 1); or
-        one for each example, a float32 [n] tensor, which is not checked.
+      sparsity: the share of the pixels that a step does not move, in [0, 1); or one for each
+        example, a float32 [n] tensor, which is not checked.
 
     Raises:
       UserError: if an argument is out of its range.
@@ -80,10 +85,9 @@ class L1(ThreatModel):
   def normalise(self, gradient, adversaries=None):
     """The sparse direction: the largest gradients, of unit l1 norm.
 
-    Where `adversaries` are given, pixels that a bound already holds take none of
-    the step's places: the unit norm counts the pixels that can move.  Held pixels
-    are still pushed against their bound, or the projection would pull them off it
-    (nothing else outweighs its threshold).
+    If `adversaries` are given, pixels that are already at a bound do not count: the unit norm is
+    over the pixels that can move.  Pixels at a bound are still pushed against it, or the projection
+    would pull them off (nothing else outweighs its threshold).
     """
     # Small gradients are scaled up first, as for l2.
     gradient = tf.math.divide_no_nan(gradient, largest_of(tf.abs(gradient)))

@@ -20,7 +20,15 @@ _NEWTON_ITERATIONS = 10
 
 
 class L2(ThreatModel):
-  """The Euclidean ball; the steepest step is the normalised gradient."""
+  """The Euclidean ball; the steepest step is the normalised gradient.
+
+  Arguments and errors are those of `ThreatModel`.
+
+  ```python
+  threat = urkle_tf.attacks.L2(epsilon=0.5)
+  attack = urkle_tf.attacks.PGD(threat, steps=7)
+  ```
+  """
 
   norm = "l2"
 

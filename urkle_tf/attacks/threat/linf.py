@@ -9,7 +9,13 @@ from urkle_tf.attacks.threat.base import ThreatModel, axes, shape_of, water_leve
 class Linf(ThreatModel):
   """Every pixel may change by `epsilon`; the steepest step is the sign.
 
-  The sign of a zero gradient is 0: those pixels stay where they are.
+  The sign of a zero gradient is 0: these pixels do not move.  Arguments and errors are those of
+  `ThreatModel`; epsilon is at most the pixel range.
+
+  ```python
+  threat = urkle_tf.attacks.Linf(epsilon=8 / 255)
+  attack = urkle_tf.attacks.PGD(threat, steps=7)
+  ```
   """
 
   norm = "linf"

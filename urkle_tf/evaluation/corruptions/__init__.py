@@ -1,16 +1,16 @@
 """The 15 standard corruptions of Hendrycks and Dietterich (2019), at five severities.
 
-Written from the paper with the constants of its published data sets, which lie in pixels and
-therefore go with a size of image: CIFAR-10-C's (32 pixels), Tiny-ImageNet-C's (64) and
-ImageNet-C's (224).  The set whose size is nearest, by ratio, to an image's shorter side is used.
+They follow the paper, with the constants of its published data sets.  These are in pixels, and so
+belong to a size of image: CIFAR-10-C's (32 pixels), Tiny-ImageNet-C's (64) and ImageNet-C's (224).
+The set whose size is nearest, by ratio, to an image's shorter side is used.
 
-Other than in the published data:
+Unlike in the published data,
 - frost is made of procedural ice crystals, not of photographs: its figures cannot be compared
   with published ones;
 - results stay float32; only JPEG rounds to 8 bits.
 
-An image's noise is a function of (seed, corruption, severity, position in the split), by a
-generator whose stream is frozen: it depends on no batch size and no release of NumPy.
+An image's noise is a function of (seed, corruption, severity, position in the split), from a
+generator whose stream is frozen.  It does not depend on the batch size or the release of NumPy.
 """
 
 import math
@@ -30,7 +30,7 @@ NAMES = tuple(CONSTANTS)
 
 
 def constants(image_shape):
-  """The published data set whose constants go with images of a size.
+  """The published data set whose constants are used for images of a size.
 
   Args:
     image_shape: (height, width, channels).
@@ -62,7 +62,7 @@ def corrupt(images, name, severity, positions, seed=0):
     images: float32 [n, h, w, c] in [0, 1], c 1 or 3.
     name: one of `NAMES`.
     severity: 1 to 5.
-    positions: int [n]: the images' places in their split, which their noise belongs to.
+    positions: int [n], the images' positions in their split, which decide their noise.
     seed: an int.
 
   Returns:
@@ -89,7 +89,7 @@ def corrupt(images, name, severity, positions, seed=0):
 
 
 class _Draws:
-  """Random numbers, float32 [n, *shape]: each image's are a stream of its own."""
+  """Random numbers, float32 [n, *shape], from a separate stream for each image."""
 
   def __init__(self, seed, stream, positions):
     word = 2**32 - 1

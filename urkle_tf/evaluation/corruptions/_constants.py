@@ -1,4 +1,4 @@
-"""The constants of the published data sets, which go with a size of image."""
+"""The constants of the published data sets, for each size of image."""
 
 SIZES = {"CIFAR-10-C": 32, "Tiny-ImageNet-C": 64, "ImageNet-C": 224}
 

@@ -1,4 +1,4 @@
-"""What an evaluation measures, a module each: a new one is a new file, found by its name."""
+"""What an evaluation measures, one module each: a new one is a new file, found by its name."""
 
 import dataclasses
 
@@ -56,7 +56,7 @@ def chosen(given, kind):
     kind: the model's: see `Measurement.kinds`.
 
   Raises:
-    UserError: for what `named` refuses, and for what is not for models of this kind.
+    UserError: as in `named`, and for a measurement that is not for models of this kind.
   """
   asked, found = named([*_specs(given.measure), *_specs(getattr(given, "certify", None))]), []
   for one in known():

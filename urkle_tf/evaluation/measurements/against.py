@@ -1,4 +1,4 @@
-"""This classifier beside another one, on the same images under the same attacks."""
+"""Compares this classifier with another, on the same images under the same attacks."""
 
 import dataclasses
 import json

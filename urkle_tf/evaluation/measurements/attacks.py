@@ -1,4 +1,4 @@
-"""What a classifier does on the worst images that attacks find."""
+"""Measures a classifier on the worst images that attacks find."""
 
 import dataclasses
 
@@ -19,12 +19,12 @@ class Attacks(Measurement):
 
   Args:
     attacks: specs, such as `"pgd(steps=100, restarts=2),fgsm"`.
-    steps: of PGD where its spec names none.
+    steps: steps of PGD, if its spec gives none.
     step_size: their size, in pixel units; None for 2.5 epsilon / steps.
     restarts: of the attacks.
-    standing: attack only what earlier rows left standing.
+    standing: attack only images that no earlier row broke.
     noise: `"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack.
-    minutes: how long they may take; None for as long as they need.
+    minutes: time limit of the attacks; None for no limit.
   """
 
   attacks: str | list[str] = alias("attacks")
@@ -53,7 +53,7 @@ class Attacks(Measurement):
     found = _fit(context, read(self.attacks), read)
     if self.noise == "fixed":
       found = [dataclasses.replace(plan, fixed_noise=True) for plan in found]
-    if self.minutes:  # one step says little
+    if self.minutes:  # one step is a weak test
       found.sort(key=lambda plan: (plan.last, plan.steps == 1))
     return found
 
@@ -116,9 +116,9 @@ class Attacks(Measurement):
 def _fit(context, plans, read):
   """Plans that fit the model; `context.notes` says what was left out or added, and why.
 
-  Left out is what follows gradients where there are none, and what needs a z, or an encoder of
-  this package, that a model does not have.  Where its own gradients are masked, attacks that need
-  none are added, on what all others left standing.
+  It leaves out attacks that follow gradients if there are none, and attacks that need a z or an
+  encoder of this package if the model has none.  If the model's own gradients are masked, it adds
+  attacks that need no gradients, on the images that no other attack broke.
   """
   from urkle_tf.evaluation import adversaries, foreign
 
@@ -168,16 +168,16 @@ def _table(rows):
 
 
 def _explained(rows, config):
-  """What the figures of the table mean."""
+  """The meaning of the figures in the table."""
   texts = [
-    "An image counts if it is classified rightly as it is and on every adversary found, those "
-    "found against the other reading of z included"
-    + ("; each row counts what the rows before it found too." if config.get("standing") else ".")
+    "An image counts as correct if it is classified correctly clean and on every adversary found, "
+    "including those found against the other reading of z"
+    + ("; each row also counts what earlier rows found." if config.get("standing") else ".")
   ]
   if any(row["mode"] == "sampled" for row in rows):
     texts.append(
       f"z = sampled: the mean of the probabilities over at least {config['samples']} fresh samples "
-      "of z, none of them known to the attack, nor used to choose which of its finds is scored. "
+      "of z. The attack does not know them, and they do not choose which adversary is scored. "
       "z = deterministic: the mean of z."
     )
   found: list = [Text(text) for text in texts]
@@ -193,18 +193,18 @@ def _explained(rows, config):
   if left := ", ".join(config.get("left_out", ())):
     found.append(Text(f"Left out, since --minutes was over: {left}."))
   if added := ", ".join(config.get("added_attacks", ())):
-    text = f"Run without being asked, since the model's own gradients are masked: {added}. "
+    text = f"Added, since the model's own gradients are masked: {added}. "
     found.append(
       Text(
-        f"{text}They attack what all others left standing; figures of a model that "
-        "was searched, and not climbed, are weaker evidence."
+        f"{text}They attack the images that no other attack broke. Figures from a search without "
+        "gradients are weaker evidence."
       )
     )
   return found
 
 
 def _served(report):
-  """What a caller of a sampled classifier sees, of the images as they are and attacked."""
+  """What a caller of a sampled classifier sees, on clean and on attacked images."""
   attacked = [
     (row["name"], tables.radius(row["epsilon"], row["norm"]), row) for row in report["attacks"]
   ]

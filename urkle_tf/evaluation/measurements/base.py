@@ -1,4 +1,4 @@
-"""What a measurement is to `assess`: its options, its figures, its part of the report."""
+"""The interface of a measurement: its options, its figures, its part of the report."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ _WANTED: dict[str, tuple[str, Any]] = {
 
 
 def alias(flag) -> Any:
-  """An option that a flag of `evaluate` sets too, where `--measure` does not.
+  """An option that a flag of `evaluate` also sets, if `--measure` does not.
 
   Args:
     flag: the name of a setting of `settings.Assess`, whose default is the option's.
@@ -35,11 +35,11 @@ class Measurement:
   reports are rendered, without it.
 
   Attributes:
-    kinds: the models that it is for: "classifier", "foreign" (a classifier that this package did
-      not make, or an encoder with something on top), "encoder", "foreign_encoder", "regressor".
-    by_default: whether it is in the report where `--measure` does not name it.
-    place: the order in the report; those of one place are in the order of their names.
-    glance_place: the order among the figures that are read first; None for `place`.
+    kinds: the kinds of models that it is for: "classifier", "foreign" (a classifier made elsewhere,
+      or an encoder with something on top), "encoder", "foreign_encoder", "regressor".
+    by_default: whether it is in the report without being named by `--measure`.
+    place: the position in the report; equal places are sorted by name.
+    glance_place: the position among the figures that are read first; None for `place`.
   """
 
   kinds: ClassVar[tuple[str, ...]] = ("classifier", "foreign")
@@ -53,7 +53,7 @@ class Measurement:
 
   @property
   def name(self):
-    """That of its module."""
+    """The name of its module."""
     return type(self).__module__.rpartition(".")[2]
 
   @classmethod
@@ -66,13 +66,13 @@ class Measurement:
     """Whether the report has it.
 
     Args:
-      kind: the model's, if not among `kinds`, it is not measured, whatever is returned.
+      kind: the model's kind; if it is not in `kinds`, the result has no effect.
       named: whether `--measure` names it.
     """
     return named or self.by_default
 
   def prepare(self, context):
-    """Checks the options before any work is done; what it returns is `context.prepared[name]`.
+    """Checks the options before any work; the result is kept as `context.prepared[name]`.
 
     Args:
       context: a `Context`, which has a `model` already only if that is foreign.
@@ -82,37 +82,37 @@ class Measurement:
     """
 
   def measure(self, context):
-    """What report.json holds under the measurement's name: a dict or a list.
+    """The entry of report.json under the measurement's name: a dict or a list.
 
     By default what `measure(context, options)` of `urkle_tf/evaluation/NAME.py` returns.
 
     Args:
-      context: a `Context`, with what the measurements before this one found.
+      context: a `Context`, with the results of earlier measurements.
     """
     return importlib.import_module(f"urkle_tf.evaluation.{self.name}").measure(context, self)
 
   def intro(self, part):
-    """What a report begins with instead of the line about accuracies; "" for that line."""
+    """The first line of a report instead of the one about accuracies; "" for that one."""
     return ""
 
   def glance(self, part, report):
-    """The figures that are read first: (name, figure, what it was measured with) triples.
+    """The figures that are read first: triples (name, figure, how it was measured).
 
     Args:
-      part: what `measure` returned.
-      report: all that report.json holds.
+      part: the result of `measure`.
+      report: the content of report.json.
     """
     return []
 
   def render(self, part, report):
-    """The part for people: a list of the classes of `report.document`; arguments as above.
+    """The readable part: a list of objects of `report.document`; arguments as above.
 
-    A `Picture` that can be drawn is drawn once all is measured; it is shown if its file is there.
+    A `Picture` that can be drawn is drawn after all measurements; it is shown if its file exists.
     """
     return []
 
   def lines(self, part):
-    """What the command prints of it: a list of lines."""
+    """The lines that the command prints, a list."""
     return []
 
 

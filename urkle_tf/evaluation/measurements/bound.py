@@ -1,4 +1,4 @@
-"""The bound on the adversarial loss that the KL gives (Urkle paper, Proposition 1)."""
+"""The bound on the adversarial loss by the KL (Urkle paper, Proposition 1)."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ class Bound(Measurement):
   def wanted(self, kind, named):
     if self.loss_cap is not None and kind == "foreign":
       raise errors.UserError(
-        "--loss_cap: Proposition 1 speaks of this package's classifiers: leave --loss_cap out"
+        "--loss_cap: Proposition 1 is about this package's classifiers: leave --loss_cap out"
       )
     return named or self.loss_cap is not None
 
@@ -49,7 +49,7 @@ class Bound(Measurement):
     bound.check(self.loss_cap, context.metadata)
     if "sampled" not in context.modes:
       raise errors.UserError(
-        "--loss_cap: Proposition 1 speaks of sampled z: leave out --loss_cap or --modes"
+        "--loss_cap: Proposition 1 is about sampled z: leave out --loss_cap or --modes"
       )
 
   def glance(self, part, report):

@@ -1,4 +1,4 @@
-"""Whether the figures can be believed: signs of masked gradients."""
+"""Checks whether the figures can be trusted: signs of masked gradients."""
 
 import dataclasses
 
@@ -12,8 +12,8 @@ class Checks(Measurement):
   """See `urkle_tf.evaluation.checks`.
 
   Args:
-    run: whether they are made where `--measure` does not name them.
-    examples: how many images are looked at, the first ones; 0 for none.
+    run: whether they run without being named by `--measure`.
+    examples: how many images are checked, the first ones; 0 for none.
   """
 
   run: bool = alias("checks")
@@ -38,8 +38,8 @@ class Checks(Measurement):
   def render(self, part, report):
     config, failed = report["config"], _failed(part)
     verdict = (
-      f"Failed: {', '.join(failed)}. The figures above rest on something else than gradients, or "
-      "on too little effort, where a check of that failed: see docs/evaluation.md."
+      f"Failed: {', '.join(failed)}. The figures above may be too high, because of masked "
+      "gradients or too little effort: see docs/evaluation.md."
       if failed
       else "All passed: no sign of masked gradients was found."
     )

@@ -1,4 +1,4 @@
-"""What a classifier does on images as they are."""
+"""Measures a classifier on clean images."""
 
 import dataclasses
 

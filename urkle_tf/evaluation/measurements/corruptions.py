@@ -1,4 +1,4 @@
-"""What a classifier does on corrupted images."""
+"""Measures a classifier on corrupted images."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ class Corruptions(Measurement):
 
   Args:
     types: `"all"` for the 15 standard types, names of them with commas in between, or `"tfds"`;
-      None for `"all"` where `--measure` asks for corruptions.
+      None for `"all"` if `--measure` names corruptions.
     severities: numbers from 1 to 5; None for all.
   """
 

@@ -1,4 +1,4 @@
-"""How good and how robust a regressor is: its error, clean and attacked."""
+"""Measures a regressor: its error, clean and attacked."""
 
 import dataclasses
 

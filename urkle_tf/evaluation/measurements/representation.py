@@ -1,4 +1,4 @@
-"""What an encoder does under its worst perturbation, without a label."""
+"""Measures an encoder under its worst perturbation, without labels."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What stays of an image's nearest neighbours when the image is attacked, without a label."""
+"""Measures which nearest neighbours an image keeps under attack, without labels."""
 
 import dataclasses
 
@@ -16,13 +16,13 @@ class Retrieval(Measurement):
   """See `urkle_tf.evaluation.retrieval`.
 
   Args:
-    neighbours: how many nearest images are looked at.
+    neighbours: how many nearest images count.
     steps: of PGD on the distance between embeddings.
     restarts: of the attack.
     distance: what it maximises, `"squared"`, |f(x') - f(x)|^2, or `"cosine"`, 1 - cos.
     examples: how many images are measured, the first ones.
-    reference: the split that neighbours are looked for in; None for the images measured.
-    original: of an encoder alone, another one to compare it with: that which it was made from.
+    reference: the split in which neighbours are searched; None for the measured images.
+    original: for an encoder alone, the encoder that it was made from, to compare with.
   """
 
   neighbours: int = 10

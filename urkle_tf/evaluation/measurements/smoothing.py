@@ -1,4 +1,4 @@
-"""Certificates by randomised smoothing, in l2: no attack within the radius changes the answer."""
+"""Certificates by randomised smoothing: no attack within an l2 radius changes the answer."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The report: report.json, report.md, report.html and figures, all of one dict."""
+"""The report: report.json, report.md, report.html and figures, all from one dict."""
 
 import json
 
@@ -16,16 +16,16 @@ _INTRO = (
 
 
 def finished(folder, model, fingerprint, html=False):
-  """The report that a folder holds, if an evaluation of this model ended there before.
+  """The report in a folder, if an evaluation of this model was finished there.
 
   Args:
     folder: a `pathlib.Path`.
-    model: where the model lies, for the message.
+    model: the model's path, for the message.
     fingerprint: the model's.
-    html: whether the page is written too, if it is not there.
+    html: whether to write the page too, if it is missing.
 
   Returns:
-    What report.json holds, or None if there is none.
+    The content of report.json, or None if there is none.
 
   Raises:
     UserError: if it is of another model, or damaged.
@@ -47,14 +47,14 @@ def finished(folder, model, fingerprint, html=False):
     )
   if html and not (folder / PAGE).exists():
     files.write(folder / PAGE, page(parts(found, folder), folder))
-    print(f"{folder} was finished: its page is made of what it holds")
+    print(f"{folder} is finished: writing its page from the stored report")
   else:
     print(f"{folder} is finished: nothing to do")
   return found
 
 
 def write(folder, report, html=False):
-  """Writes a report's files; report.json last, since it says that the report is whole.
+  """Writes a report's files; report.json comes last, as the sign that the report is complete.
 
   Args:
     folder: a `pathlib.Path`.
@@ -73,7 +73,7 @@ def write(folder, report, html=False):
 
 
 def parts(report, folder=None):
-  """What a report says, in order.
+  """The parts of a report, in order.
 
   Args:
     report: the dict that report.json holds.

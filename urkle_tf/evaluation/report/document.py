@@ -1,4 +1,4 @@
-"""What a report is made of, whatever it is written in; and that as Markdown."""
+"""The elements of a report, for every format; and the report as Markdown."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +11,7 @@ class Strong(str):
 
 
 class Alarm(Strong):
-  """Text that says that something is wrong."""
+  """Text about something that is wrong."""
 
 
 class Share(str):
@@ -67,7 +67,7 @@ class Items:
 
 @dataclasses.dataclass(frozen=True)
 class Glance:
-  """The few figures that are read first: (name, figure, what it was measured with)."""
+  """The few figures that are read first: (name, figure, how it was measured)."""
 
   figures: list[tuple[str, str, str]]
 
@@ -94,8 +94,8 @@ class Picture:
   Attributes:
     file: its path within the report's folder.
     title: what it shows.
-    described: for whoever does not see it, with the figures it shows.
-    draw: draws it into a file that it is given; None if that was done before.
+    described: a description with its figures, for readers who cannot see it.
+    draw: a function that draws it into a file; None if it is already drawn.
   """
 
   file: str

@@ -1,4 +1,4 @@
-"""A report as a page: one file of HTML that needs no other, on paper, a phone or a large screen."""
+"""A report as one self-contained HTML file, for paper, a phone or a large screen."""
 
 import base64
 import html
@@ -18,7 +18,7 @@ from urkle_tf.evaluation.report.document import (
   Text,
 )
 
-# Two palettes, told apart by the reader's own setting. Tables scroll within themselves, with
+# Two palettes, by the reader's own setting. Tables scroll within themselves, with
 # their first column in place, so that the page never does.
 _STYLE = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 # The browser itself refuses whatever is not in the file.
@@ -118,7 +118,7 @@ def _cell(column, cell):
 def _picture(picture, png):
   width, height = struct.unpack(">II", png[16:24])
   data = base64.b64encode(png).decode("ascii")
-  # On a phone a wide picture scrolls rather than shrinks to what nobody can read.
+  # On a phone a wide picture scrolls, because shrunk it would be unreadable.
   style = f"min-width: {min(round(15 * width / height), 60)}rem; max-width: {width / 24:.4g}rem"
   title = _escape(picture.title)
   return (

@@ -1,4 +1,4 @@
-"""The report's figures, and what they say to whoever does not see them."""
+"""The report's figures, and their descriptions for readers who cannot see them."""
 
 import functools
 
@@ -157,7 +157,7 @@ def corruptions_figure(part, file):
 
 
 def reliability_panels(report):
-  """What the reliability diagram shows, of the served mode.
+  """The data of the reliability diagram, in the served mode.
 
   Args:
     report: the dict that report.json holds.
@@ -218,7 +218,7 @@ def reliability_figure(report, file):
 
 
 def examples_figure(pictures, class_names, file):
-  """Draws broken images: clean, perturbation, adversarial, with what was predicted."""
+  """Draws broken images: clean, perturbation, adversarial, with the predictions."""
   figure = canvas(1.6 * len(pictures), 5.0)
   grid = figure.subplots(3, len(pictures), squeeze=False)
   name = lambda index: str(class_names[index]) if class_names else str(index)  # noqa: E731

@@ -1,1 +1,1 @@
-"""Bounds of what a network does within a ball, which no input of the ball exceeds."""
+"""Bounds on a network's outputs that hold for every input in a ball."""

@@ -6,7 +6,7 @@ a box of inputs, its centre c and radius r >= 0, becomes a box that holds every 
     linear maps W x + b        centre W c + b, radius |W| r
     monotone functions f       [f(c - r), f(c + r)]
 
-layer by layer.  The boxes only grow, so the bound is true for every input of the ball, and often
+layer by layer.  The boxes only grow, so the bound holds for every input in the ball, and is often
 far above what any input reaches.
 """
 
@@ -36,10 +36,10 @@ def boxes(model, low, high):
 def followed(model, low, high, images):
   """`boxes`, and model(images), with gradients through batch statistics.
 
-  Values are those of inference mode.  Batch norms would make up for smaller weights as soon as
-  their averages have followed, and a gradient that takes these for constants does not know it: it
-  shrinks weights in vain.  So the gradient of a statistic is that of the images' own, in training
-  mode.
+  Values are those of inference mode.  Batch norms compensate for smaller weights once their
+  averages have followed.  A gradient that treats these averages as constants ignores that, and
+  shrinks weights without effect.  So the gradient of a statistic is that of the images' own
+  statistic, in training mode.
 
   Args:
     model: as above.
@@ -59,7 +59,7 @@ class Intervals:
   """The arithmetic: centres, then radii, as one batch [2 n, ...].
 
   Attributes:
-    before: [(lowest, highest)] of what each monotone function has met so far, in order.
+    before: [(lowest, highest)] of the inputs of each monotone function so far, in order.
   """
 
   groups = 2  # of rows: after centres and radii there may be points
@@ -72,7 +72,7 @@ class Intervals:
     return [_ends(*tf.split(x, 2)) for x in self.outputs(model, _around(low, high))]
 
   def outputs(self, model, rows):
-    """What stands for each output, a list."""
+    """The representation of each output, a list."""
     found = layers.run(model, rows, self)
     return found if isinstance(found, list | tuple) else [found]
 

@@ -17,8 +17,8 @@ def largest_kl(clean, low, high):
 
       sum_d log(s'/s) + (s^2 + D^2) / (2 s'^2) - 1/2
 
-  with D the distance of p's loc to the farther end of the interval of q's.  In s' a dimension
-  falls, then rises, so that it is largest at one end of the interval of s'.
+  with D the distance from p's loc to the farther end of the interval of q's loc.  As a function of
+  s' each summand falls, then rises, so it is largest at one end of the interval of s'.
 
   Args:
     clean: `tfp.distributions.Normal` [n, d].
@@ -41,24 +41,24 @@ def largest_kl(clean, low, high):
 def kl_bound(encoder, images, epsilon, bounds="interval", training=False):
   """An upper bound of max KL[p(z|x) || p(z|x')] over |x' - x|_inf <= epsilon, x' in [0, 1].
 
-  Of loc and scale the heads are followed exactly as `GaussianEncoder` builds them; on a sphere
-  by |u/|u| - v/|v|| <= 2 |u - v| / (|u| + |v|).  All is computed in float32, whatever the precision
+  The heads of loc and scale are followed exactly as `GaussianEncoder` builds them; on a sphere by
+  |u/|u| - v/|v|| <= 2 |u - v| / (|u| + |v|).  Everything is computed in float32, for any precision
   of the network's layers, and holds up to its rounding.
 
   Args:
-    encoder: a `GaussianEncoder`, or a loaded one, with a functional backbone.
+    encoder: a `GaussianEncoder`, or a loaded encoder, with a functional backbone.
     images: float32 [n, h, w, c] in [0, 1].
     epsilon: the radius in pixel units, a number or a float32 scalar.
-    bounds: "interval", which is fast and differentiable in the weights, or "linear", which is
-      never larger, and takes a pass for each value of each layer: call it in a `tf.function`.
+    bounds: "interval", which is fast and differentiable in the weights; or "linear", which is never
+      larger, but takes a pass for each value of each layer: call it in a `tf.function`.
     training: whether gradients go through batch statistics, see `intervals.followed`; the value
-      is the same.
+      does not change.
 
   Returns:
     float32 [n], nats.
 
   Raises:
-    UserError: for an encoder that holds a layer without a rule.
+    UserError: for an encoder that contains a layer without a rule.
   """
   if bounds not in BOUNDS:
     raise errors.unknown("kind of bounds", bounds, BOUNDS)
@@ -83,7 +83,7 @@ def _kl_bound(network, images, epsilon, boxes, training):
 
 
 def _heads(network):
-  """(a model of images to what loc and scale are functions of, whether loc is its direction)."""
+  """(a model from images to the inputs of loc and scale, whether loc is a direction)."""
   names = {layer.name for layer in network.layers}
   if "spread" in names:
     raise errors.UserError("no bound of the KL is known for loc=pooled: give loc=dense or a sphere")

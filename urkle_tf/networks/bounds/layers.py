@@ -1,6 +1,6 @@
-"""The layers through which bounds go, for every arithmetic of bounds.
+"""The layers through which bounds can be propagated, for every arithmetic of bounds.
 
-An arithmetic stands for a box of inputs by a tensor of its own, and knows what becomes of it:
+An arithmetic represents a box of inputs by a tensor, and defines its image under these functions:
 
     linear(x, function, kernel, bias)   function(x, kernel) + bias; function is linear in the kernel
     scaled(x, scale, offset)            scale x + offset, channel by channel
@@ -45,19 +45,19 @@ _ACTIVATIONS = (
 
 
 def run(model, inputs, arithmetic):
-  """What an arithmetic makes of a model, batch norms in inference mode.
+  """Propagates an arithmetic through a model, with batch norms in inference mode.
 
   Args:
     model: a functional or sequential Keras model of one input, of convolutions, dense layers,
       batch norms, pooling, sums and monotone activations.
-    inputs: what stands for the box of its inputs.
+    inputs: the representation of the box of its inputs.
     arithmetic: see above.
 
   Returns:
-    What stands for the outputs: a list where the model has several.
+    The representation of the outputs: a list if the model has several.
 
   Raises:
-    UserError: for a layer of another kind.
+    UserError: for any other layer.
   """
   functional = keras_private.functional(model)
   if functional is None:
@@ -70,7 +70,7 @@ def run(model, inputs, arithmetic):
 
 
 def _through(layer, x, arithmetic):
-  """What stands for a layer's outputs, given what stands for its inputs."""
+  """The representation of a layer's outputs, given that of its inputs."""
   if type(layer) is keras.layers.Add:
     return tf.add_n(x)
   if isinstance(x, list | tuple):

@@ -1,4 +1,4 @@
-"""Bounds by lines around the activations of a network, followed backwards to its inputs.
+"""Bounds by lines around the activations of a network, propagated backwards to its inputs.
 
 Within the interval [l, h] of its input an activation lies between two lines (CROWN: Zhang et al.,
 2018, "Efficient neural network robustness certification with general activation functions").
@@ -8,13 +8,13 @@ Of ReLU and LeakyReLU f, with the slope a below 0,
     below      x where h > -l, else a x
 
 of other monotone functions the constants f(h) and f(l).  A value g z, with z an activation's
-output, is at most g times the upper line where g > 0, and g times the lower one elsewhere.  So
-the way back from a value to the pixels is that of its gradient, with these slopes in place of the
-derivatives, and it ends in a linear function above the value, whose maximum over a box is known:
+output, is at most g times the upper line if g > 0, and g times the lower one otherwise.  So a value
+is propagated back to the pixels as its gradient is, with these slopes instead of the derivatives.
+The result is a linear function above the value, whose maximum over a box is known:
 
     A x + b  <=  A c + |A| r + b
 
-The intervals of an activation's input are found in this way too, from first to last, and no bound
+The intervals of the activations' inputs are found in the same way, from first to last, and no bound
 here is above that of `intervals`.
 """
 
@@ -28,14 +28,14 @@ _MOST = 2**23  # values of a layer times pixels, above which it keeps its interv
 
 
 def boxes(model, low, high):
-  """As `intervals.boxes`, and never wider; slow outside of a `tf.function`."""
+  """As `intervals.boxes`, but never wider; slow outside a `tf.function`."""
   known = intervals.Intervals()
   ends = known.boxes(model, low, high)
   centre, radius = (_rows(x) for x in ((high + low) / 2, (high - low) / 2))
   lines = Lines(tuple(low.shape[1:]))
 
   def bounded(position, box):
-    """The box of the network's values at a position, or what it was where it is as good."""
+    """The box of the network's values at a position, or the old one if it is as good."""
     count = box[0].shape[1:].num_elements()
     if count * centre.shape[1] > _MOST:
       return box
@@ -97,7 +97,7 @@ class Lines:
     self._shape, self.known = shape, []
 
   def values(self, model, flat):
-    """What each monotone function of a model meets, and then its outputs, in a list.
+    """A list of the inputs of each monotone function of a model, and then its outputs.
 
     Args:
       model: see `layers.run`.
@@ -123,7 +123,7 @@ class Lines:
 
   def monotone(self, function, x):
     self._met.append(x)
-    if len(self._met) > len(self.known):  # nobody asks what comes of it
+    if len(self._met) > len(self.known):  # its result is not used
       return function(x)
     low, high = self.known[len(self._met) - 1]
     return _between(function, low, high, x, self._one)
@@ -160,7 +160,7 @@ def _between(function, low, high, x, one):
 
 
 def _slope(function):
-  """The slope below 0 of a function that is x above 0, at most 1; None of any other."""
+  """The slope below 0, at most 1, of a function that is x above 0; None for any other function."""
   if function is keras.activations.relu:
     return 0.0
   if type(function) is keras.layers.ReLU:

@@ -28,9 +28,15 @@ def presets():
 
   Returns:
     {name: {"dataset", "image_size" ([height, width, channels]), "latent_dim", "classes",
-    "figures"}}.  Figures are those of the linear head that comes with the encoder, at z = mu:
-    {"clean" or an attack such as "pgd20" or "autoattack": {"accuracy" and its 95% "interval" as
-    fractions, "examples", and "norm" and "epsilon" of an attack}}.
+    "figures"}}.  The figures are those of the linear head that comes with the encoder, at z = mu:
+    {"clean" or an attack such as "pgd20": {"accuracy" and its 95% "interval" as fractions,
+    "examples", and for an attack "norm" and "epsilon"}}.
+
+  ```python
+  known = urkle_tf.presets()["cifar10_resnet18"]
+  size = known["image_size"]  # [32, 32, 3]
+  accuracy = known["figures"]["pgd20"]["accuracy"]  # a fraction, under PGD of 20 steps
+  ```
   """
   return {name: _summary(read(name)) for name in _names()}
 
@@ -51,7 +57,7 @@ def is_named(path):
 
 
 def read(name):
-  """What preset.json says.
+  """The content of preset.json.
 
   Args:
     name: the preset's, with or without `preset:` before it.
@@ -69,7 +75,7 @@ def read(name):
 
 
 def metadata(name, kind=None):
-  """As `export.read_metadata`, of the preset's encoder (also for None) or classifier."""
+  """As `export.read_metadata`, for the preset's encoder (also if `kind` is None) or classifier."""
   found = read(name)
   if kind not in ("encoder", "classifier", None):
     raise errors.UserError(f"{str(name)!r} holds an encoder and a classifier, not a {kind}")
@@ -81,7 +87,7 @@ def encoder(name, kind):
 
   Args:
     name: the preset's, with or without `preset:` before it.
-    kind: `GaussianEncoder`, or a class made from it.
+    kind: `GaussianEncoder`, or a subclass.
 
   Returns:
     The encoder, with the preset's weights.
@@ -109,7 +115,7 @@ def build(network, image_size, kind):
 
 
 def head(name):
-  """Builds a preset's linear head, z -> logits; arguments and errors as of `encoder`."""
+  """Builds a preset's linear head, z -> logits; arguments and errors as in `encoder`."""
   found = read(name)
   sizes = found["classifier"]
   model = heads.mlp(sizes["latent_dim"], [sizes["classes"]], "head")
@@ -118,7 +124,7 @@ def head(name):
 
 
 def fill(model, arrays, part):
-  """Gives a model its weights.
+  """Assigns a model's weights.
 
   Args:
     model: a Keras model.
@@ -130,7 +136,7 @@ def fill(model, arrays, part):
 
 
 def _arrays(name, found):
-  """What weights.npz holds, once it is known to be whole."""
+  """The content of weights.npz, after a check that it is complete."""
   file = FOLDER / str(name).removeprefix(PREFIX) / "weights.npz"
   content = file.read_bytes() if file.is_file() else b""
   if hashlib.sha256(content).hexdigest() != found["sha256"]:

@@ -1,1 +1,1 @@
-"""Models read from files: those of exports, and those of others."""
+"""Models read from files: exports of this package, and any others."""

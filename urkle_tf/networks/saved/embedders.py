@@ -1,4 +1,4 @@
-"""Any encoder, of this package or anybody's, as a function of images to embeddings."""
+"""Any encoder, from this package or not, as a function from images to embeddings."""
 
 import keras
 import tensorflow as tf
@@ -13,14 +13,14 @@ def read(path, pooled=False):
   """Reads an encoder.
 
   Args:
-    path: the folder of an encoder that this package exported (or of a classifier or a regressor,
-      whose encoder is meant then), or `preset:NAME`; or a `.keras` file or a SavedModel's folder
-      of a model from images in [0, 1] to an embedding.
-    pooled: whether the pooled features of an encoder of this package are meant, and not loc.
+    path: the folder of an encoder, or of a classifier or a regressor for its encoder, that this
+      package exported, or `preset:NAME`; or a `.keras` file or a SavedModel's folder of a model
+      from images in [0, 1] to an embedding.
+    pooled: whether to read the pooled features of an encoder of this package instead of loc.
 
   Returns:
-    A `foreign_models.Loaded`, of format `OWN` where this package exported it; nothing in it is
-    tracked by the layer that holds it.
+    A `foreign_models.Loaded`, of format `OWN` if this package exported it.  A layer that holds it
+    tracks nothing in it.
 
   Raises:
     UserError: if there is no such model.
@@ -37,10 +37,10 @@ def read(path, pooled=False):
 
 
 def rows(loaded):
-  """The embeddings of an encoder, one row an image.
+  """The embeddings of an encoder, one row per image.
 
   Args:
-    loaded: what `read` returned.
+    loaded: the result of `read`.
 
   Returns:
     A function of images float32 [n, h, w, c] in [0, 1] to float32 [n, d]; feature maps are

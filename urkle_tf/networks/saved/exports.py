@@ -1,4 +1,4 @@
-"""Reads exports: what a folder says of itself, its network and its head."""
+"""Reads exports: their metadata, network and head."""
 
 import json
 import pathlib
@@ -22,14 +22,14 @@ def read_metadata(folder, kind=None):
   """Reads and checks an export's metadata.json.
 
   Args:
-    folder: the export's, or `"preset:NAME"`.
+    folder: the export's folder, or `"preset:NAME"`.
     kind: "encoder", "classifier" or "regressor"; None for any.
 
   Returns:
     A dict; see `docs/exports.md`.
 
   Raises:
-    UserError: if the folder is missing, is no export, or one of another kind; or there is no such
+    UserError: if the folder is missing, is no export or one of another kind, or there is no such
       preset.
   """
   if presets.is_named(folder):
@@ -64,7 +64,7 @@ def read_metadata(folder, kind=None):
 
 
 def _check(file, metadata):
-  """Refuses metadata.json with an entry that no export could have."""
+  """Refuses a metadata.json with an entry that no export could have."""
   whole = lambda value, most: type(value) is int and 1 <= value <= most  # noqa: E731  (bool is int)
   text = lambda value: isinstance(value, str) and len(value) < 10_000  # noqa: E731
   size, names = metadata["image_size"], metadata.get("class_names")
@@ -90,7 +90,7 @@ def _check(file, metadata):
 
 
 def load_network(folder, metadata):
-  """An export's network, images -> {"loc", "scale"}, which fits its metadata."""
+  """An export's network, images -> {"loc", "scale"}, checked against its metadata."""
   if presets.is_named(folder):
     return GaussianEncoder.from_preset(folder).network
   gives = dict.fromkeys(("loc", "scale"), (None, metadata["latent_dim"]))
@@ -98,7 +98,7 @@ def load_network(folder, metadata):
 
 
 def load_head(folder, metadata, outputs):
-  """An export's head, z -> [n, outputs], which fits its metadata."""
+  """An export's head, z -> [n, outputs], checked against its metadata."""
   if presets.is_named(folder):
     return presets.head(folder)
   return _load(folder, "head.keras", (None, metadata["latent_dim"]), (None, outputs))
@@ -133,15 +133,21 @@ def load_encoder(folder):
   """Loads an exported encoder.
 
   Args:
-    folder: written by `export_encoder`, or by `export_classifier` or `export_regressor`, whose
-      encoder is meant then; or `"preset:NAME"`, see `urkle_tf.presets`.
+    folder: a folder that `export_encoder` wrote; or that `export_classifier` or `export_regressor`
+      wrote, for its encoder; or `"preset:NAME"`, see `urkle_tf.presets`.
 
   Returns:
-    A Keras layer, trainable, whose call on images returns the `tfp.distributions.Normal`; its
-    `network` is the Keras model underneath.
+    An `ExportedEncoder`, a trainable Keras layer: images float32 [n, h, w, c] in [0, 1] -> a
+    `tfp.distributions.Normal` [n, d_z].  Its `network` is the Keras model underneath.
 
   Raises:
     UserError: if there is no such export or preset.
+
+  ```python
+  encoder = urkle_tf.load_encoder("RUN/encoder")
+  embeddings = encoder(images).loc  # float32 [n, d_z]
+  network = encoder.network  # a Keras model: images -> {"loc", "scale"}
+  ```
   """
   metadata = read_metadata(folder)
   return ExportedEncoder(load_network(folder, metadata), metadata, name="encoder")

@@ -1,4 +1,4 @@
-"""Anybody's model, a SavedModel or a `.keras` file, as a function of images."""
+"""Any model, a SavedModel or a `.keras` file, as a function of images."""
 
 import dataclasses
 import hashlib
@@ -21,16 +21,16 @@ _SIGNATURES = ("serving_default", "serve")
 
 @dataclasses.dataclass
 class Loaded:
-  """A model that was read and not yet looked at.
+  """A model that was read and is not checked yet.
 
   Attributes:
-    function: float32 [n, h, w, c] -> the output that was looked for.
-    image_size: (height, width, channels); None where the model takes any.
+    function: float32 [n, h, w, c] -> the wanted output.
+    image_size: (height, width, channels); None where the model accepts any.
     format: "SavedModel" or "Keras".
     fingerprint: a hash of its files.
     path: where it was read from.
-    network: the Keras model underneath; None of a SavedModel, and once it is frozen.
-    about: what was put on top of an encoder to make it a classifier; None of a model as it is.
+    network: the Keras model underneath; None for a SavedModel, and after `freeze`.
+    about: what was put on top of an encoder to make it a classifier; None for other models.
   """
 
   function: Callable
@@ -42,14 +42,14 @@ class Loaded:
   about: str | None = None
 
   def size_for(self, image_shape):
-    """The images' size, where the model takes any that of `image_shape`."""
+    """The images' size: that of `image_shape` where the model accepts any."""
     return tuple(
       there if own is None else own for own, there in zip(self.image_size, image_shape, strict=True)
     )
 
 
 def is_foreign(path):
-  """Whether a path is a `.keras` file, or a SavedModel's folder that we did not write."""
+  """Whether a path is a `.keras` file, or the folder of a SavedModel made elsewhere."""
   path = pathlib.Path(path)
   if path.suffix == ".keras":
     return True
@@ -91,15 +91,15 @@ def _fingerprint(files):
 
 
 def reason(error):
-  """What an error says, in one line."""
+  """An error's message, in one line."""
   return " ".join(str(error).split())[:300]
 
 
 def call(function, images, path):
-  """What a model makes of images, as float32 NumPy values.
+  """A model's outputs for images, as float32 NumPy values.
 
   Args:
-    function: of a `Loaded`.
+    function: the function of a `Loaded`.
     images: float32 [n, h, w, c].
     path: where it was read from, for the message.
 
@@ -120,8 +120,8 @@ def freeze(loaded, image_shape):
     image_shape: (height, width, channels).
 
   Returns:
-    A `Loaded` of images of that shape, whose function holds no variables: it may be called in
-    every context, replicas and compiled steps included.
+    A `Loaded` for images of that shape, whose function holds no variables.  It may be called
+    anywhere, also in replicas and compiled steps.
 
   Raises:
     UserError: if the model fails on such images.
@@ -142,7 +142,7 @@ def freeze(loaded, image_shape):
 
 
 def outside_strategies(function, *arguments):
-  """Calls a function outside of any `tf.distribute` scope, so that its variables are plain."""
+  """Calls a function outside any `tf.distribute` scope, so that its variables are plain."""
   with futures.ThreadPoolExecutor(1) as another_thread:  # a scope belongs to its thread
     return another_thread.submit(function, *arguments).result()
 
@@ -168,8 +168,8 @@ def read_keras(path):
         f"SavedModel of it (model.export(FOLDER)) instead; or, {trust.HINT}"
       ) from error
     raise errors.UserError(
-      f"cannot read {str(path)!r}: {reason(error)}; a model with classes of its own can be given "
-      "as a SavedModel (model.export(FOLDER))"
+      f"cannot read {str(path)!r}: {reason(error)}; give a model with custom classes as a "
+      "SavedModel (model.export(FOLDER))"
     ) from error
 
 

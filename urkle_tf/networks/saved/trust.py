@@ -1,10 +1,13 @@
-"""Whether Python code in a model's file may run: only where the user says so.
+"""Whether Python code in a model's file may run: only if the user says so.
 
-A `.keras` file can hold code (a Lambda layer), and a SavedModel operations that read and write
-files.  Neither is run of a file that somebody else wrote, but after `--trust`, or
+A `.keras` file can hold code (a Lambda layer), and a SavedModel can hold operations that read and
+write files.  Neither runs unless the user gives `--trust` or calls `granted`.
 
-    with urkle_tf.trust.granted():
-      encoder = urkle_tf.load_encoder(folder)
+```python
+with urkle_tf.trust.granted():
+  encoder = urkle_tf.load_encoder("RUN/encoder")
+urkle_tf.trust.is_granted()  # False again
+```
 """
 
 import contextlib
@@ -30,7 +33,7 @@ _UNSAFE_PARTS = (
 
 @contextlib.contextmanager
 def granted():
-  """Within it models from files may run their code."""
+  """A context within which models from files may run their code."""
   before = _state["granted"]
   _state["granted"] = True
   try:
@@ -40,19 +43,19 @@ def granted():
 
 
 def is_granted():
-  """Whether the user said so."""
+  """Whether the user has allowed it: a bool."""
   return _state["granted"]
 
 
 def check_graph(path, operations):
-  """Refuses a graph that reaches beyond its own tensors, unless it is trusted.
+  """Refuses a graph that reaches beyond its own tensors, unless the user trusts it.
 
   Args:
     path: where it was read from, for the message.
     operations: the names of its operations.
 
   Raises:
-    UserError: if one of them reads or writes files, or runs what is not in the graph.
+    UserError: if one of them reads or writes files, or runs code outside the graph.
   """
   unsafe = sorted({name for name in operations if _is_unsafe(name)})
   if unsafe and not is_granted():
