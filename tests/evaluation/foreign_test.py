@@ -143,7 +143,7 @@ INSIDE = {
 def test_scores_inside_are_attacked_where_outputs_say_nothing(weights, images, name):
   model = foreign_model(lambda x: INSIDE[name](linear(x, weights)), images)
   assert model.metadata["attacked"] == "inner scores"
-  assert "climb scores that lie inside" in " ".join(model.notes)
+  assert "climb scores inside the model" in " ".join(model.notes)
   # Scored are the outputs themselves.
   outputs = INSIDE[name](linear(images, weights))
   kept = np.log(np.maximum(outputs, foreign.FLOOR))

@@ -31,6 +31,7 @@ FULL = {
   "barlow_twins": {"pretext": "barlow_twins(projector=8, projection=4)"},
   "vicreg": {"pretext": "vicreg(projector=8, projection=4)"},
   "distil": {"pretext": "distil(teacher=...)"},
+  "keep": {"robustness": "urkle(anchor=original)", "latent_dim": None, "loc": None},
   "ae": {"pretext": "ae(width=4, layers=2)", "robustness": "trades(beta=1)"},
   "supervised": {"pretext": "supervised(width=8, layers=2)"},
   # Where a gradient is 0 but for rounding, its sign may differ, and with it an l_inf adversary.
@@ -75,6 +76,11 @@ def started(request, tmp_path_factory):
   cells = _cells(request)
   if "distil" in cells:
     cells["distil"] = {"pretext": f"distil(teacher={teacher})"}
+  if "keep" in cells:
+    original = folder / "original.keras"
+    networks.convnet((8, 8, 1), width=4, layers=2).save(original)
+    copy = {"pretext": f"keep(original='{original}')", "encoder": str(original)}
+    cells["keep"] = {**cells["keep"], **copy}
   jobs = [
     {**COMMON, **cell, "output_dir": str(folder / name), "strategy": "multi_worker"}
     for name, cell in cells.items()

@@ -35,8 +35,7 @@ def robustify(
   With `drop_in` the result is the same Keras model with other weights, so what you built on top of
   it (a head, a text tower, an index) still works.  The cell is `keep` under
   `urkle(anchor=original)`.  It pulls the embedding of a worst neighbour to the original's embedding
-  of the clean image (FARE).  The embeddings of clean images may move by no more than the budget rho
-  (`pretexts.Keep`).
+  of the clean image (FARE).  Those of clean images move by at most the budget rho (`pretexts.Keep`).
 
   Without `drop_in`, the result is a Gaussian encoder with its own heads.  The cell is `distil`
   under `urkle`: the encoder's z stays close to the model's embedding of the clean image, and the KL
@@ -44,12 +43,7 @@ def robustify(
 
   Both start as a copy of the model, and its batch norms keep their statistics unless
   `batch_statistics=True`.  Unless settings name an optimizer, a copy is trained by AdamW with a
-  learning rate of 1e-4.  The same as a command, once the model is a file:
-
-      python -m urkle_tf.train --pretext="distil(teacher=FILE)" --encoder=FILE
-        --robustness=urkle --augment="crop(padding=4)" ...
-      python -m urkle_tf.train --pretext="keep(original=FILE)" --encoder=FILE
-        --robustness="urkle(anchor=original)" --augment="crop(padding=4)" ...
+  learning rate of 1e-4.  As a command it is `train` with these pretexts.
 
   Args:
     model: a Keras model, functional, sequential or subclassed, from one batch of images to
@@ -78,16 +72,14 @@ def robustify(
       instead of a copy, and latent_dim is the d_z of a Gaussian encoder.
 
   Returns:
-    The encoder, as `load_encoder` loads it from `output_dir/encoder`; with `drop_in`, a Keras
-    model.
+    The encoder in `output_dir/encoder`, as `load_encoder` loads it; with `drop_in`, a Keras model.
 
   Raises:
     UserError: for settings, data or models that do not fit.
 
   ```python
-  robust = urkle_tf.robustify(
-    model, "runs/robust", drop_in=True, dataset="folder:photos", image_size=32, epochs=20
-  )
+  data = {"dataset": "folder:photos", "image_size": 32}
+  robust = urkle_tf.robustify(model, "runs/robust", drop_in=True, epochs=20, **data)
   embeddings = robust(images)  # of the same shape as before, and near those of `model`
   ```
   """
