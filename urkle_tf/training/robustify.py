@@ -35,7 +35,7 @@ def robustify(
   With `drop_in` the result is the same Keras model with other weights, so what you built on top of
   it (a head, a text tower, an index) still works.  The cell is `keep` under
   `urkle(anchor=original)`.  It pulls the embedding of a worst neighbour to the original's embedding
-  of the clean image (FARE).  Those of clean images move by at most the budget rho (`pretexts.Keep`).
+  of the clean image (FARE).  Those of clean images move by at most rho (`pretexts.Keep`).
 
   Without `drop_in`, the result is a Gaussian encoder with its own heads.  The cell is `distil`
   under `urkle`: the encoder's z stays close to the model's embedding of the clean image, and the KL
