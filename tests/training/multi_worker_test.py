@@ -31,7 +31,8 @@ FULL = {
   "barlow_twins": {"pretext": "barlow_twins(projector=8, projection=4)"},
   "vicreg": {"pretext": "vicreg(projector=8, projection=4)"},
   "distil": {"pretext": "distil(teacher=...)"},
-  "keep": {"robustness": "urkle(anchor=original)", "latent_dim": None, "loc": None},
+  "keep": {"robustness": "urkle(anchor=original)", "learning_rate": 1e-4}
+  | dict.fromkeys(("latent_dim", "loc")),
   "ae": {"pretext": "ae(width=4, layers=2)", "robustness": "trades(beta=1)"},
   "supervised": {"pretext": "supervised(width=8, layers=2)"},
   # Where a gradient is 0 but for rounding, its sign may differ, and with it an l_inf adversary.
