@@ -1,5 +1,6 @@
 """The Square Attack: random search over squares of pixels, without gradients."""
 
+import functools
 import math
 from typing import ClassVar
 
@@ -120,8 +121,7 @@ class Square(base.Attack):
   def advance(self, objective, images, state, number):
     best, seed = state["best"], state["seed"][0]
     proposals = self._proposals(images, state["rows"])
-    area = math.prod(images.shape[1:3])
-    sides = [proposals.side(math.sqrt(area * share)) for share in shares(self.queries, self.share)]
+    sides = _sides(proposals.side, *images.shape[1:3], self.queries, self.share)
     # The first query is the start's, which anything is better than.
     new = proposals.propose(best, tf.gather(sides, number), distribution.fold(seed, number))
     new = tf.where(number == 0, best, new)
@@ -136,6 +136,13 @@ class Square(base.Attack):
   def finish(self, objective, images, state):
     del objective, images
     return {"result": state["best"], "objective": state["best_values"]}
+
+
+@functools.lru_cache(maxsize=8)  # eagerly, every query asks
+def _sides(side, height, width, queries, share):
+  """The sides of the squares of all queries, int32 [queries]; `side` is that of `_Proposals`."""
+  parts = shares(queries, share)
+  return np.int32([side(math.sqrt(height * width * part), height, width) for part in parts])
 
 
 class _Proposals:
@@ -178,8 +185,9 @@ class _Proposals:
 class _Stripes(_Proposals):
   """Proposals for linf."""
 
-  def side(self, length):
-    return min(max(round(length), 1), self.height, self.width)
+  @staticmethod
+  def side(length, height, width):
+    return min(max(round(length), 1), height, width)
 
   def start(self, seed):
     signs = self.signs(self.uniform(seed, self.width * self.channels))
@@ -194,6 +202,17 @@ class _Stripes(_Proposals):
     return self.threat.project(moved, self.images)
 
 
+@functools.lru_cache(maxsize=8)
+def _templates(height, width, order):
+  """Each odd side's template, upright and turned, in the corner of an array of the largest."""
+  most = _Hills.side(max(height, width), height, width)
+  stored = np.zeros([most + 1, 2, most, most], np.float32)
+  for side in {_Hills.side(length, height, width) for length in range(1, most + 1)}:
+    hills = template(side, order)
+    stored[side, :, :side, :side] = hills, hills.T
+  return stored
+
+
 class _Hills(_Proposals):
   """Proposals for l2 and l1."""
 
@@ -201,19 +220,11 @@ class _Hills(_Proposals):
     super().__init__(threat, images, rows)
     self.order = {"l2": 2, "l1": 1}[threat.norm]
 
-  def _templates(self):
-    """Each odd side's template, upright and turned, in the corner of an array of the largest."""
-    most = self.side(max(self.height, self.width))
-    stored = np.zeros([most + 1, 2, most, most], np.float32)
-    for side in {self.side(length) for length in range(1, most + 1)}:
-      hills = template(side, self.order)
-      stored[side, :, :side, :side] = hills, hills.T
-    return stored
-
-  def side(self, length):
+  @staticmethod
+  def side(length, height, width):
     side = max(round(length), 3)
     side += side % 2 == 0
-    most = min(self.height, self.width)
+    most = min(height, width)
     return min(side, max(most - (most % 2 == 0), 1))
 
   def start(self, seed):
@@ -255,9 +266,8 @@ class _Hills(_Proposals):
 
   def _hills(self, corners, side, turned):
     """[n, height, width, 1]: templates at the squares' places; anything outside of them."""
-    hills = tf.gather(
-      tf.gather(self._templates(), side), tf.cast(turned, tf.int32)
-    )  # [n, most, most]
+    templates = _templates(self.height, self.width, self.order)
+    hills = tf.gather(tf.gather(templates, side), tf.cast(turned, tf.int32))  # [n, most, most]
     most = hills.shape[1] - 1
     rows = tf.clip_by_value(tf.range(self.height) - corners[:, :1], 0, most)
     columns = tf.clip_by_value(tf.range(self.width) - corners[:, 1:], 0, most)

@@ -58,7 +58,7 @@ class Mode:
     self._draw = lambda count, seed: frozen.noise(count, seed, eot)
 
   def noise(self, count, seed):
-    """What `scores` takes for so many images; nothing where there is no noise."""
+    """The noise that `scores` takes for `count` images; an empty tensor without noise."""
     return self._draw(count, seed) if self.noisy else tf.zeros([count, 0])
 
 
@@ -81,7 +81,7 @@ class Falling:
     self._compiled = None
 
   def at_once(self, count):
-    """How many targets fill a batch, with so many images."""
+    """The number of targets that fill a batch, if each of `count` images has a row per target."""
     return max(1, min(self._plan.rounds, self._mode.batch_size // max(count, 1)))
 
   def __call__(self, images, labels, seed, epsilon, step_size=None, targets=None):

@@ -35,12 +35,20 @@ class _Kind:
 
 
 _CLASSIFIER = _Kind(
-  *("classifier", Classifier, "classes", "class_names", "probabilities"),
+  name="classifier",
+  model=Classifier,
+  size="classes",
+  label="class_names",
+  served="probabilities",
   sampled=("log_probabilities", "log_probabilities"),
   at_loc=("logits", "logits"),
 )
 _REGRESSOR = _Kind(
-  *("regressor", Regressor, "outputs", "target", "predictions"),
+  name="regressor",
+  model=Regressor,
+  size="outputs",
+  label="target",
+  served="predictions",
   sampled=("predictions", "predictions"),
   at_loc=("predictions", "deterministic"),
 )
