@@ -141,8 +141,8 @@ class Square(base.Attack):
 @functools.lru_cache(maxsize=8)  # eagerly, every query asks
 def _sides(side, height, width, queries, share):
   """The sides of the squares of all queries, int32 [queries]; `side` is that of `_Proposals`."""
-  parts = shares(queries, share)
-  return np.int32([side(math.sqrt(height * width * part), height, width) for part in parts])
+  lengths = [math.sqrt(height * width * part) for part in shares(queries, share)]
+  return np.array([side(length, height, width) for length in lengths], np.int32)
 
 
 class _Proposals:
