@@ -281,8 +281,14 @@ def read(given: argparse.Namespace, name, rows, dataset):
   smaller = bool(given.dataset or any(extra.values()))
   usual = ROOT / work if smaller else ROOT / "docs" / "results"
   return Asked(
-    *(wanted, parse_seeds(rows, given.seeds), work, given.dataset, data_dir),
-    *(shared, extra, options),
+    rows=wanted,
+    counts=parse_seeds(rows, given.seeds),
+    work=work,
+    dataset=given.dataset,
+    data_dir=data_dir,
+    shared=shared,
+    extra=extra,
+    options=options,
     page_file=pathlib.Path(given.out_md or usual / f"{name}.md").absolute(),
     json_file=pathlib.Path(given.out_json or usual / f"{name}.json").absolute(),
   )

@@ -178,9 +178,13 @@ def ours(given, out):
   same = ("classifier", "dataset", "data_dir", "split", "examples", "norm")
   report = urkle_tf.assess(
     **{name: getattr(given, name) for name in same},
-    **{"modes": served, "output_dir": str(out / "ours"), "epsilons": [given.epsilon]},
+    modes=served,
+    output_dir=str(out / "ours"),
+    epsilons=[given.epsilon],
     attacks=f"autoattack(version={'rand' if given.sampled else 'standard'})",
-    **{"standing": True, "checks": False, "representation_examples": 0},
+    standing=True,
+    checks=False,
+    representation_examples=0,
   )
   return _stages("ours", [[row["name"], row["accuracy"], row] for row in report["attacks"]])
 

@@ -115,8 +115,13 @@ def make(settings, metadata, data, method):
     attack = attacks.PGD(threat, settings["attack_steps"], settings["attack_step_size"])
   same = ("augment", "augment_copies", "optimizer", "learning_rate", "weight_decay", "select")
   return Task(
-    *(pathlib.Path(settings["encoder"]), encoder, model),
-    *(data.source, data.chosen, labels, data.validation),
+    folder=pathlib.Path(settings["encoder"]),
+    encoder=encoder,
+    model=model,
+    source=data.source,
+    chosen=data.chosen,
+    labels=labels,
+    validation=data.validation,
     attack=attack,
     noise=settings["noise"] or 0.0,
     offset=offset,

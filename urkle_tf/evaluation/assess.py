@@ -133,7 +133,9 @@ def _context(given, kind, path):
   names = ("data_dir", "download", "image_size", "examples")
   return Context(
     *(source, norm, epsilons, model),
-    **{"embedder": embedder, "kind": kind, "metadata": metadata},
+    embedder=embedder,
+    kind=kind,
+    metadata=metadata,
     where={name: getattr(given, name) for name in names},
     modes=_modes(given.modes, metadata, model),
     eot=(given.eot or 20) if metadata["stochastic"] else 1,

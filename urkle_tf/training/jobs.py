@@ -60,8 +60,14 @@ class Job:
 
     def make(share, turn=None):
       return pipeline.views(
-        *(self.source, self.recipe, settings["batch_size"], settings["seed"], start),
-        *(pretext.views, pretext.needs_labels, settings["augment_on_device"]),
+        self.source,
+        self.recipe,
+        settings["batch_size"],
+        settings["seed"],
+        start_step=start,
+        views=pretext.views,
+        labels=pretext.needs_labels,
+        on_device=settings["augment_on_device"],
         strength=learner.strength if weakens else None,
         part=pipeline.Part(share, turn),
       )
@@ -292,16 +298,26 @@ def _trainer(settings, method, encoder, steps_per_epoch, steps):
     return round(settings[f"{name}_epochs"] * steps_per_epoch)
 
   learner = trainer.Trainer(
-    *(encoder, method.pretext, method.scheme, method.attack),
+    encoder,
+    method.pretext,
+    method.scheme,
+    method.attack,
     augment=method.recipe if settings["augment_on_device"] else None,
-    **{name: warmup(name) for name in ("epsilon_warmup", "beta_warmup")},
-    **{"steps": steps, "schedule": method.schedule, "by_clock": minutes is not None},
+    epsilon_warmup=warmup("epsilon_warmup"),
+    beta_warmup=warmup("beta_warmup"),
+    steps=steps,
+    schedule=method.schedule,
+    by_clock=minutes is not None,
     **{name: settings[name] for name in ("seed", "clip_norm", "attack_precision", "ema")},
   )
   rows = _blocks(encoder.network)
   optimizer = optimizers.build(
-    *(settings["optimizer"], settings["learning_rate"], steps, warmup("warmup")),
-    *(settings["weight_decay"], learner.clock),
+    settings["optimizer"],
+    settings["learning_rate"],
+    steps,
+    warmup("warmup"),
+    settings["weight_decay"],
+    learner.clock,
     [[v for layer in block.layers for v in layer.variables] for block in rows],
   )
   learner.compile(
