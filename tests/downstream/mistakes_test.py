@@ -15,14 +15,11 @@ SEMI = {"protocol": "semi_supervised", "labels": 0.2}
     ({"encoder": "nowhere"}, "no folder 'nowhere'"),
     ({"protocol": "sfl"}, "unknown protocol 'sfl'; did you mean 'slf'"),
     ({"head": "liner"}, "unknown head 'liner'; did you mean 'linear'"),
-    ({"head": "mlp(depth=3)"}, "unknown option of mlp"),
     ({"image_size": 16}, "give --image_size=8"),
     ({"optimizer": "adm"}, "unknown optimizer"),
-    ({"augment": "corp"}, "did you mean 'crop'"),
     ({"labels": 5}, "at least one a class"),
     ({"labels": 19}, "19 labels are too few"),  # to hold some out for the choice
     ({"epochs": 0}, "--epochs must be at least 1"),
-    ({"split": "tran"}, "did you mean 'train'"),
     ({"features": "poled"}, "unknown choice of --features 'poled'; did you mean 'pooled'"),
     ({"features": "pooled", "protocol": "aff"}, "is for the head of a frozen encoder"),
     ({"features": "pooled", "protocol": "similarity"}, "use --protocol=slf or alf"),
@@ -31,9 +28,6 @@ SEMI = {"protocol": "semi_supervised", "labels": 0.2}
     ({"protocol": "alf", "norm": "l3"}, "l3"),
     ({"protocol": "alf", "epsilon": -0.1}, "epsilon"),
     ({"protocol": "aff(beta=-1)"}, "beta must be at least 0"),
-    ({"protocol": "aff(gamma=1)"}, "unknown option of aff"),
-    ({"protocol": "aff", "labels": 5}, "at least one a class"),
-    (SEMI | {"labels": None}, "is for few labels: give --labels"),
     (SEMI | {"labels": 1437}, "is for few labels: give --labels"),
     (SEMI | {"dataset": "digits:rotation"}, "are numbers: use --protocol=aff"),
     (SEMI | {"protocol": "semi_supervised(beta=-1)"}, "beta must be at least 0"),
@@ -41,7 +35,6 @@ SEMI = {"protocol": "semi_supervised", "labels": 0.2}
     (SEMI | {"protocol": "semi_supervised(clean_epochs=2.5)"}, "clean_epochs must be a whole"),
     ({"protocol": "similarity(weight=-1)"}, "weight must be at least 0"),
     ({"protocol": "similarity", "augment": "crop, crop"}, "lists 2 recipes, and there are 1 view"),
-    ({"protocol": "similarity", "optimizer": "larz"}, "did you mean 'lars'"),
   ],
 )
 def test_mistakes_end_in_one_line(encoder, tmp_path, changes, message):
