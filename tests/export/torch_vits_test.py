@@ -22,24 +22,18 @@ def state(names):
   """Random weights of a ViT, {name: array}, in PyTorch's shapes."""
   rng = np.random.default_rng(0)
   block = {
-    "norm1.weight": WIDTH,
-    "norm1.bias": WIDTH,
-    "qkv.weight": (3 * WIDTH, WIDTH),
-    "qkv.bias": 3 * WIDTH,
-    "out.weight": (WIDTH, WIDTH),
-    "out.bias": WIDTH,
-    "norm2.weight": WIDTH,
-    "norm2.bias": WIDTH,
-    "fc1.weight": (HIDDEN, WIDTH),
-    "fc1.bias": HIDDEN,
-    "fc2.weight": (WIDTH, HIDDEN),
-    "fc2.bias": WIDTH,
+    "norm1": (WIDTH,),
+    "qkv": (3 * WIDTH, WIDTH),
+    "out": (WIDTH, WIDTH),
+    "norm2": (WIDTH,),
+    "fc1": (HIDDEN, WIDTH),
+    "fc2": (WIDTH, HIDDEN),
   }
   shapes = {names["patch"]: (WIDTH, 3, PATCH, PATCH), **names["more"]}
   for number in range(DEPTH):
-    for key, shape in block.items():
-      layer, _, kind = key.rpartition(".")
-      shapes[names["block"](number, layer, kind)] = shape
+    for layer, shape in block.items():
+      shapes[names["block"](number, layer, "weight")] = shape
+      shapes[names["block"](number, layer, "bias")] = shape[:1]
   return {name: rng.normal(0, 0.3, shape).astype("float32") for name, shape in shapes.items()}
 
 
