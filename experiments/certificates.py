@@ -217,7 +217,7 @@ def page(found, given, options):
   parts = [
     "# Certificates",
     "This page has figures that no attack can lower, and how they are made: "
-    "[certificates](../evaluation.md#certificates).",
+    "[certificates](../certificates.md).",
     "## Certified KL",
     textwrap.fill(kl, 100),
     kl_table(found),

@@ -351,7 +351,7 @@ OWN_IMAGES = {
   "--output_dir=runs/photos-report": f"--output_dir=runs/photos-report {QUICK}",
 }
 INSTALLED = {"python -m pip install": "tests/packaging_test.py builds the wheel"}
-CERTIFY = "python -m urkle_tf.evaluate --classifier=RUN/classifier --output_dir=REPORT --certify="
+MEASURED = Page(cited=("python -m urkle_tf.evaluate",))  # tests/evaluation/measurements runs these
 PAGES = {
   "start.md": Page(start, OWN_IMAGES, slow=True, elsewhere=INSTALLED),
   "embedding.md": Page(embedding),
@@ -372,11 +372,9 @@ PAGES = {
     cited=(
       "python -m urkle_tf.evaluate --classifier=ONE",
       "python -m urkle_tf.evaluate --classifier=OTHER",
-      "python -m urkle_tf.evaluate --encoder=",
-      f'{CERTIFY}"smoothing',
-      f'{CERTIFY}"certificate',
     ),
   ),
+  **dict.fromkeys(("any_model.md", "representation.md", "certificates.md"), MEASURED),
   "finetuning.md": Page(
     finetuning,
     {
