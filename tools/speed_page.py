@@ -133,25 +133,28 @@ def _target(given):
 _SECTIONS = {
   "step": (
     "The step",
-    "SimCLR+Urkle, two views, both attacked by PGD-5, ResNet-18; images of the data set a second. "
-    "The ceiling is the forward pass of the same network in the same run, divided by the number of "
-    "passes that the step needs. Waiting is what a step takes longer when its batches come from "
-    "the pipeline. Below: to the first line of the program (the interpreter, TensorFlow, this "
-    "package), building the model, and compiling (tracing and, on accelerators, XLA).",
+    "SimCLR+Urkle with two views, both attacked by PGD-5, on ResNet-18. Rates are images of the "
+    "data set a second. The share is that of the ceiling: the rate of the forward pass of the same "
+    "network in the same run, divided by the number of passes that the step needs. Waiting is how "
+    "much longer a step takes when its batches come from the pipeline. The second table has the "
+    "time to the first line of the program (the interpreter, TensorFlow, this package), the time "
+    "to build the model, and the time to compile it (tracing and, on accelerators, XLA).",
     _step,
   ),
   "pipeline": ("The input pipeline", "", _input),
   "growth": (
     "Growth",
-    "The step of SimCLR+Urkle, of a smaller network, over one size at a time; memory is what the "
-    "step adds to the process's peak. That of a long run: [reliability](../reliability.md).",
+    "How the step of SimCLR+Urkle grows with one size at a time, on a smaller network. Memory is "
+    "what the step adds to the process's peak. [Reliability](../reliability.md) has that of a long "
+    "run.",
     _growth,
   ),
   "options": (
     "Fast options",
-    "Robust accuracy against minutes: VAE+Urkle on MNIST, a head on clean images, linf 0.1; the "
-    "lower of the served classifier and z = mu. `kl` is what the training's own attack finds at "
-    "its end: it compares encoders only where attacks are alike.",
+    "Robust accuracy against minutes: VAE+Urkle on MNIST, a head on clean images, linf 0.1. "
+    "Accuracy is the lower of that of the served classifier and that of z = mu. `kl` is what the "
+    "training's own attack finds at its end, so it compares encoders only if their attacks are "
+    "the same.",
     _trained,
   ),
   "views": (
@@ -161,8 +164,8 @@ _SECTIONS = {
   ),
   "target": (
     "Time to a target",
-    "Numbers of epochs, each a training with its own schedule, until the first that reached "
-    "the target.",
+    "Each row is a training with its own schedule. The number of epochs grows until the target "
+    "is reached.",
     _target,
   ),
 }
@@ -183,11 +186,12 @@ def page(found):
     names += [f"TensorFlow {given['tensorflow']}", f"Keras {given['keras']}"]
     machine = f"{', '.join(names)}. "
   parts = [
-    f"# Speed\n\nMeasured{small} by `{found['command']}` on {found['date']}. {machine}Every figure "
-    "is from that command, and it wrote this page from its JSON. A load above the number of cores "
-    "says that other programs ran beside it. Then seconds are too many and rates too low, but "
-    "shares and ratios compare what took turns. Core minutes (processor time, over all cores) "
-    "count this program alone."
+    "# Speed\n\nThis page shows how fast a training step is, and what the options of "
+    f"[fast training](../speed.md) gain. It was measured{small} by `{found['command']}` on "
+    f"{found['date']}. {machine}That command also wrote this page, from its JSON.",
+    "A load above the number of cores means that other programs ran at the same time. Seconds are "
+    "then too high and rates too low, but shares and ratios compare what took turns. Core minutes "
+    "(processor time, over all cores) count this program alone.",
   ]
   for name, (heading, text, figures) in _SECTIONS.items():
     missing = f"Not measured yet: `--parts={name}`."
