@@ -257,7 +257,7 @@ under attack. An encoder is the same in all of its rows.
 - Errors of numbers are root mean squares, and smaller is better.
 - The test split was used for these figures alone.
 - Seeds are those of the head: its labels, noise and order. {pages.SEVERAL}
-- Failed checks for masked gradients, among the rows that were checked: {"; ".join(failed) or "none"}.
+- Failed checks for masked gradients, in rows that were checked: {"; ".join(failed) or "none"}.
 
 ## Command
 
