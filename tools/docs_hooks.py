@@ -47,6 +47,11 @@ def on_page_markdown(markdown, page, config, files):
   return LINK.sub(led, markdown)
 
 
+def on_page_content(html, page, config, files):
+  """Keeps the dashes of a flag and its name on one line."""
+  return re.sub(r"<code>(--\w+)", r"<code><span>\1</span>", html)
+
+
 def added(path, config, files):
   """A file of the clone as a file of the site; returns its name there."""
   name = path.relative_to(ROOT).as_posix()
