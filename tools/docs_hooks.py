@@ -49,7 +49,8 @@ def on_page_markdown(markdown, page, config, files):
 
 def on_page_content(html, page, config, files):
   """Keeps the dashes of a flag and its name on one line."""
-  return re.sub(r"<code>(--\w+)", r"<code><span>\1</span>", html)
+  whole = lambda code: re.sub(r"(?<![\w-])--\w+", r'<span class="flag">\g<0></span>', code[0])
+  return re.sub(r"<code>.*?</code>", whole, html, flags=re.DOTALL)
 
 
 def added(path, config, files):
