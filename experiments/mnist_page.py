@@ -88,12 +88,15 @@ TEMPLATE = """# The paper's Table 1 on MNIST
 <!-- table -->
 <!-- /table -->
 
-`pgd` starts at a random point and scores the classifier on its own adversaries. `pgd_strong` goes
-on with the images that the first attack left standing, and an image counts as right only if it
-survives every attack of both columns. A row whose z is random is two classifiers: the one that is
-served, which averages probabilities over 200 samples of z that no attack knows, and z = mu. Each is
-attacked by its own gradients, and in `pgd_strong` also has to withstand what was found against the
-other. The minutes are those of training alone, the head's included.
+`pgd` starts at a random point and scores the classifier on its own adversaries. `pgd_strong`
+attacks the images that the first attack did not break. An image counts as right only if it is right
+under every attack of both columns.
+
+If z is random, a row is two classifiers. The one that is served averages probabilities over 200
+samples of z that no attack knows. The other one uses z = mu. Each is attacked through its own
+gradients. In `pgd_strong`, each must also withstand what was found against the other.
+
+The minutes are those of training alone, including the head's.
 
 <!-- pictures -->
 <!-- /pictures -->
@@ -103,8 +106,8 @@ other. The minutes are those of training alone, the head's included.
 <!-- bound -->
 <!-- /bound -->
 
-The bound is vacuous where it is at least M, which no capped loss exceeds. KL and adversarial loss
-are the largest that the attacks found: the true maxima may be larger, and the bound with them.
+The bound is vacuous if it is at least M, which no capped loss exceeds. KL and adversarial loss are
+the largest that the attacks found. The true maxima may be larger, and the bound with them.
 
 ## Commands
 
