@@ -164,7 +164,7 @@ _SECTIONS = {
   ),
   "target": (
     "Time to a target",
-    "Each row is a training with its own schedule. The number of epochs grows until the target "
+    "Each row is a run with its own schedule. The number of epochs grows until the target "
     "is reached.",
     _target,
   ),
