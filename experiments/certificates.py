@@ -216,8 +216,8 @@ def page(found, given, options):
   )
   parts = [
     "# Certificates",
-    "This page has figures that no attack can lower, and how they are made: "
-    "[certificates](../certificates.md).",
+    "This page has figures that no attack can lower. [Bounds and certificates](../certificates.md) "
+    "explains how they are computed.",
     "## Certified KL",
     textwrap.fill(kl, 100),
     kl_table(found),
