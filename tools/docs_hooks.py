@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+FLAG = re.compile(r"(?<![\w-])--\w+")
 
 
 def on_pre_build(config):
@@ -49,8 +50,8 @@ def on_page_markdown(markdown, page, config, files):
 
 def on_page_content(html, page, config, files):
   """Keeps the dashes of a flag and its name on one line."""
-  whole = lambda code: re.sub(r"(?<![\w-])--\w+", r'<span class="flag">\g<0></span>', code[0])
-  return re.sub(r"<code>.*?</code>", whole, html, flags=re.DOTALL)
+  whole = r'<span class="flag">\g<0></span>'
+  return re.sub(r"(?s)<code>.*?</code>", lambda code: FLAG.sub(whole, code[0]), html)
 
 
 def added(path, config, files):
