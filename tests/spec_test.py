@@ -198,7 +198,7 @@ robustness: trades(beta=-0.1) | beta must be at least 0
 robustness: rocl(weight=-1) | weight
 robustness: acl(form=a2b) | 'a2b'
 robustness: acl(anneal=0) | anneal
-robustness: acl(anneal=20, adversarial_weight=1.5) | from 0 to 1
+robustness: acl(anneal=20, adversarial_weight=1.5) | must be in [0, 1], got 1.5
 robustness: acl(adversarial_weight=0.5) | give anneal
 robustness: acl(form=a2a, anneal=20, adversarial_weight=0.5) | form=ds
 robustness: acl(ema=1.0) | ema

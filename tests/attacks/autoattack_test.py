@@ -120,13 +120,13 @@ def test_budgets_and_what_is_left_of_them():
   "change, words",
   [
     ({"images": np.zeros([4, 4, 4, 1], np.uint8)}, "divide by 255"),
-    ({"labels": np.array([0, 1, 2, 7])}, "labels must be in 0 to 2"),
-    ({"labels": np.array([0, 1])}, "4 images need as many labels"),
+    ({"labels": np.array([0, 1, 2, 7])}, "labels must be from 0 to 2"),
+    ({"labels": np.array([0, 1])}, "4 images need 4 integer labels"),
     ({"scores": lambda z: tf.fill([4, 3], np.nan)}, "NaN or infinite"),
     ({"scores": lambda z: tf.zeros([4, 3])}, "depend on the images"),
     ({"version": "standart"}, "did you mean 'standard'"),
-    ({"steps": 0}, "steps must be an integer >= 1"),
-    ({"targets": 0}, "targets must be an integer >= 1"),
+    ({"steps": 0}, "steps must be a whole number of at least 1"),
+    ({"targets": 0}, "targets must be a whole number of at least 1"),
   ],
 )
 def test_mistakes_are_told_in_one_line(change, words):

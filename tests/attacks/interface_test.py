@@ -75,7 +75,7 @@ def test_a_radius_given_to_a_run_is_that_of_an_attack_built_with_it(
 )
 def test_what_an_attack_does_not_take_is_refused(name, given):
   attack, images = made(name, attacks.Linf(0.1)), tf.fill([1, 4, 4, 1], 0.5)
-  with pytest.raises(errors.UserError, match=f"{name} takes no other {given}"):
+  with pytest.raises(errors.UserError, match=f"{name} does not accept {given}"):
     attack.run(total, images, [1, 2], **{given: tf.constant(3)})
 
 
@@ -162,19 +162,19 @@ GREY = np.full([8, 6, 6, 2], 0.5, np.float32)
 @pytest.mark.parametrize(
   "kind, options, words",
   [
-    (attacks.PGD, {"steps": 0}, "steps must be an integer >= 1, but is 0"),
-    (attacks.PGD, {"steps": 2.5}, "steps must be an integer"),
+    (attacks.PGD, {"steps": 0}, "pgd: steps must be a whole number of at least 1, got 0"),
+    (attacks.PGD, {"steps": 2.5}, "steps must be a whole number"),
     (attacks.PGD, {"restarts": 0}, "restarts must be"),
     (attacks.PGD, {"start": 0}, "start must be in (0, 1]"),
     (attacks.FGSM, {"start": -1}, "start must be in (0, 1]"),
     (attacks.PGD, {"step_size": -0.1}, "step size"),
     (attacks.PGD, {"keep": "beast"}, "did you mean 'best'"),
-    (attacks.APGD, {"steps": 0}, "steps must be an integer >= 1"),
+    (attacks.APGD, {"steps": 0}, "steps must be a whole number of at least 1"),
     (attacks.APGD, {"rho": 1.5}, "rho must be in"),
     (attacks.APGD, {"momentum": "much"}, "momentum must be in"),
     (attacks.FAB, {"steps": 0}, "steps must be"),
     (attacks.FAB, {"bias": 2}, "bias must be in"),
-    (attacks.FAB, {"overshoot": 0.5}, "overshoot must be a number >= 1"),
+    (attacks.FAB, {"overshoot": 0.5}, "overshoot must be a finite number of at least 1"),
     (attacks.Square, {"queries": 0}, "queries must be"),
     (attacks.Square, {"share": 2}, "share must be in"),
   ],

@@ -229,14 +229,14 @@ def test_with_epsilon_keeps_the_options():
 @pytest.mark.parametrize(
   "build, words",
   [
-    (lambda: Linf(-0.1), "finite number >= 0, but is -0.1"),
+    (lambda: Linf(-0.1), "finite number of at least 0, got -0.1"),
     (lambda: L2(float("nan")), "finite number"),
     (lambda: L1("a lot"), "number such as 8/255"),
     (lambda: Linf(8), "write 8/255"),
     (lambda: Linf(0.1).with_epsilon(8.0), "write 8/255"),
     (lambda: L2(128.0).check(tf.zeros([2, 32, 32, 3])), "write 128/255"),
     (lambda: L1(2000.0).check(tf.zeros([2, 32, 32, 3])), "write 2000/255"),
-    (lambda: Linf(0.1, lower=1, upper=0), "in order"),
+    (lambda: Linf(0.1, lower=1, upper=0), "lower must be below upper, got lower=1 and upper=0"),
     (lambda: L1(1.0, sparsity=1.0), "sparsity"),
     (lambda: from_norm("linff", 0.1), "did you mean 'linf'"),
   ],

@@ -117,7 +117,7 @@ def test_a_run_begins_at_a_given_start():
   flat = lambda x: 0.0 * tf.reduce_sum(x, [1, 2, 3])  # noqa: E731
   np.testing.assert_allclose(attack.run(flat, images, [1, 2], start=begin)[0], 0.5 + EPSILON)
   assert not np.array_equal(*seen)
-  with pytest.raises(errors.UserError, match="pgd takes no other start"):
+  with pytest.raises(errors.UserError, match="pgd does not accept start"):
     urkle_tf.attacks.PGD(Linf(EPSILON)).run(flat, images, [1, 2], start=begin)
 
 

@@ -289,11 +289,11 @@ def test_a_resumed_student_is_not_set_back_to_its_teacher(folder, tmp_path, kill
 
 def test_students_that_cannot_start_from_the_teacher(folder, tmp_path):
   pretext = pretexts.Distil(folder, start=True)
-  with refused(match="has other layers than this encoder: give the same"):
+  with refused(match="and this encoder have different backbones: give the same"):
     pretext.attach(_encoder())
   _maps().save(tmp_path / "any.keras")
   file = str(tmp_path / "any.keras")
-  with refused(match="give --encoder=FILE.keras instead"):
+  with refused(match="with --encoder=FILE.keras instead"):
     pretexts.Distil(file, start=True)
 
 
@@ -302,7 +302,7 @@ def test_teachers_that_are_not_there(tmp_path):
     pretexts.Distil(str(tmp_path / "no"))
   with refused(match="no file"):
     pretexts.Distil(str(tmp_path / "no.keras"))
-  with refused(match="holds no export"):
+  with refused(match="is not an export of"):
     pretexts.Distil(str(tmp_path))
 
 
@@ -327,8 +327,8 @@ def _head(**options):
 @pytest.mark.parametrize(
   "options, words",
   [
-    ({"activation": "softmax"}, "gives probabilities, which is no embedding"),
-    ({"width": 1}, "gives .None, 1.: it must give features"),
+    ({"activation": "softmax"}, "returns probabilities, not an embedding"),
+    ({"width": 1}, "returns .None, 1., but must return features"),
     ({"bias_initializer": keras.initializers.Constant(np.inf)}, "returns NaN or infinite values"),
   ],
 )

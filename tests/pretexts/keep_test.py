@@ -106,7 +106,7 @@ def test_what_is_refused(file, images):
   with pytest.raises(errors.UserError, match=r"call measure\(images\)"):
     pretexts.Keep(file).attach(networks.GaussianEncoder(backbone, loc="pooled"))
   pretext = pretexts.Keep(file)
-  with pytest.raises(errors.UserError, match="gives all images the same embedding"):
+  with pytest.raises(errors.UserError, match="returns the same embedding for all images"):
     pretext.measure(np.zeros((4, 8, 8, 1), "float32"))
   pretext.measure(images)
   with pytest.raises(errors.UserError, match="loc=pooled"):

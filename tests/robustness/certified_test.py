@@ -68,8 +68,8 @@ def test_training_lowers_the_bound():
 def test_what_has_no_bound_is_refused_before_the_first_step():
   shape = (8, 8, 1)
   for options, message in (
-    ({"certified": 2}, "between 0 and 1"),
-    ({"certified": 0.5, "align": 1.0}, "neither anchor nor align"),
+    ({"certified": 2}, r"in \[0, 1\], got 2"),
+    ({"certified": 0.5, "align": 1.0}, "cannot be combined with anchor or align"),
     ({"certified": 0.5, "attack": attacks.PGD(attacks.L2(0.5), steps=2)}, "in l_inf, not in l2"),
   ):
     with pytest.raises(errors.UserError, match=message):
@@ -77,5 +77,5 @@ def test_what_has_no_bound_is_refused_before_the_first_step():
   images = keras.Input(shape)
   strange = keras.layers.LayerNormalization(name="strange")(keras.layers.Flatten()(images))
   encoder = networks.GaussianEncoder(keras.Model(images, strange), loc="dense", latent_dim=4)
-  with pytest.raises(errors.UserError, match="no bound goes through the layer 'strange'"):
+  with pytest.raises(errors.UserError, match="no bound is known for the layer 'strange'"):
     trained(1, encoder=encoder, certified=0.5)

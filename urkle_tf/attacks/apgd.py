@@ -5,6 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from urkle_tf import errors
 from urkle_tf.attacks import base
 
 
@@ -74,9 +75,9 @@ class APGD(base.Attack):
       UserError: if an argument is out of its range.
     """
     super().__init__(threat, restarts)
-    self.steps = base.count("steps", steps)
-    self.momentum = base.share("momentum", momentum)
-    self.rho = base.share("rho", rho)
+    errors.whole(1, self.name, steps=steps)
+    errors.share(self.name, momentum=momentum, rho=rho)
+    self.steps, self.momentum, self.rho = int(steps), float(momentum), float(rho)
 
   def describe(self):
     settings = {**super().describe(), "steps": self.steps}

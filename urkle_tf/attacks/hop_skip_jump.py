@@ -5,20 +5,16 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from urkle_tf import distribution
-from urkle_tf.attacks import _nearest, base, losses
+from urkle_tf import distribution, errors
+from urkle_tf.attacks import _loops, _nearest, base, losses
+from urkle_tf.attacks.threat.base import axes, shape_of
 
-_GRIDS = (
-  1,
-  2,
-  4,
-  8,
-)  # of starts that are not noise of each pixel: this many blocks along each axis
+_GRIDS = (1, 2, 4, 8)  # blocks along each axis, of starts that are coarser than single pixels
 _STARTS = 20  # points that are tried as a start, at most
 _HALVINGS = 8  # of a jump, at most
 _FIRST = 100  # decisions of the first estimate of a direction
-_BEYOND = 1.02  # of the way to the nearest point, which is then broken under other rounding too
-_FINEST = 1e-5  # of a pixel: smaller changes drown in float32
+_BEYOND = 1.02  # of the way to the nearest point, so that it is broken under other rounding too
+_FINEST = 1e-5  # of a pixel: float32 does not resolve smaller changes
 
 
 def evaluations(queries, pixels, norm):
@@ -47,14 +43,14 @@ def evaluations(queries, pixels, norm):
 
 
 def _bisections(pixels, norm):
-  """The halvings that locate the boundary up to pixels^-2 (linf) or pixels^-1.5 (others)."""
+  """How many halvings locate the boundary up to pixels^-2 (linf) or pixels^-1.5 (others)."""
   return min(max(math.ceil((2 if norm == "linf" else 1.5) * math.log2(pixels)), 10), 20)
 
 
 class HopSkipJump(_nearest.Nearest):
   """HopSkipJumpAttack (Chen, Jordan and Wainwright, 2020): neither scores nor gradients.
 
-  From a broken point x_0, which is random noise moved to the boundary:
+  It starts at a broken point x_0, random noise that is moved to the boundary:
 
       g = sum_b (phi_b - mean phi) u_b,   phi_b = 1 if x_t + delta u_b is broken, else -1
       x_{t+1} = boundary(x, x_t + ||x_t - x|| / sqrt(t) * direction(g))
@@ -86,14 +82,15 @@ class HopSkipJump(_nearest.Nearest):
 
     Args:
       threat: a `ThreatModel`.
-      queries: forward passes per run, at most, >= 1; a first direction takes about 300.
+      queries: forward passes per run, at most, >= 1; the first direction takes about 300.
       restarts: runs from different random points, >= 1.
 
     Raises:
       UserError: if an argument is out of its range.
     """
     super().__init__(threat, restarts)
-    self.steps = self.queries = base.count("queries", queries)
+    errors.whole(1, self.name, queries=queries)
+    self.steps = self.queries = int(queries)
 
   def describe(self):
     return {**super().describe(), "queries": self.queries}
@@ -139,9 +136,7 @@ class _Way:
     self._threat, self._images = threat, images
     self._broken = lambda points: base.values(objective, points) > 0
     self._pixels = math.prod(images.shape[1:])
-    self._size = tf.concat([tf.shape(images)[:1], images.shape[1:]], 0)
-    if images.shape[0] is not None:
-      self._size = images.shape
+    self._size = shape_of(images)
 
   def _clip(self, points):
     return tf.clip_by_value(points, self._threat.lower, self._threat.upper)
@@ -178,21 +173,10 @@ class _Way:
 
   def boundary(self, point):
     """The nearest broken point on the way to a broken point, by bisection."""
-
-    def bisect(number, low, high):
-      middle = 0.5 * (low + high)
-      broken = self._broken(self._between(point, middle))
-      return number + 1, tf.where(broken, low, middle), tf.where(broken, middle, high)
-
-    count = _bisections(self._pixels, self._threat.norm)
     low = tf.zeros_like(base.lowest(point))
-    _, _, high = tf.while_loop(
-      lambda number, *_: number < count,
-      bisect,
-      (tf.constant(0), low, low + 1.0),
-      parallel_iterations=1,
-    )
-    return self._between(point, high)
+    broken = lambda share: self._broken(self._between(point, share))  # noqa: E731
+    halvings = _bisections(self._pixels, self._threat.norm)
+    return self._between(point, _loops.bisect(halvings, broken, low, low + 1.0))
 
   def beyond(self, point):
     """A point a little farther away than a broken one, if it is broken too."""
@@ -205,7 +189,8 @@ class _Way:
     size = base.per_example(size, point)
     linf = self._threat.norm == "linf"
 
-    def decide(number, signed, changes, signs):
+    def decide(number, sums):
+      signed, changes, signs = sums
       key = distribution.fold(seed, number)
       if linf:
         noise = distribution.uniform(key, self._size, -1.0, 1.0)
@@ -214,22 +199,20 @@ class _Way:
       change = (self._clip(point + size * _unit(noise)) - point) / size
       sign = tf.where(self._broken(point + size * change), 1.0, -1.0)
       moved = base.per_example(sign, point) * change
-      return number + 1, signed + moved, changes + change, signs + sign
+      return signed + moved, changes + change, signs + sign
 
     zeros = tf.zeros_like(point)
-    _, signed, changes, signs = tf.while_loop(
-      lambda number, *_: number < count,
-      decide,
-      (tf.constant(0), zeros, zeros, tf.zeros_like(distance)),
-      parallel_iterations=1,
-    )
+    signed, changes, signs = _loops.repeat(count, decide, (zeros, zeros, tf.zeros_like(distance)))
     mean = signs / tf.cast(count, tf.float32)
     contrast = signed - base.per_example(mean, point) * changes
     found = base.choose(tf.abs(mean) == 1.0, signed, contrast)
     return tf.sign(found) if linf else _unit(found)
 
   def jump(self, point, direction, size):
-    """The broken point this far in a direction, or half as far, and so on; else itself."""
+    """The first broken point at this distance in a direction, at half of it, and so on.
+
+    A point stays where it is if none is broken.
+    """
 
     def attempt(number, jumped, size, found):
       moved = self._clip(point + base.per_example(size, point) * direction)
@@ -247,5 +230,5 @@ class _Way:
 
 def _unit(values):
   """Of unit Euclidean length; 0 where all is 0."""
-  squares = tf.reduce_sum(tf.square(values), list(range(1, values.shape.rank)), keepdims=True)
+  squares = tf.reduce_sum(tf.square(values), axes(values), keepdims=True)
   return tf.math.divide_no_nan(values, tf.sqrt(squares))

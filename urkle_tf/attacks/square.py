@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import distribution
+from urkle_tf import distribution, errors
 from urkle_tf.attacks import base, losses
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of a budget of 10,000 queries
@@ -98,8 +98,10 @@ class Square(base.Attack):
       UserError: if an argument is out of its range.
     """
     super().__init__(threat, restarts)
-    self.steps = self.queries = base.count("queries", queries)
-    self.share = base.share("share", share)
+    errors.whole(1, self.name, queries=queries)
+    errors.share(self.name, share=share)
+    self.steps = self.queries = int(queries)
+    self.share = float(share)
 
   def describe(self):
     return {**super().describe(), "queries": self.queries, "share": self.share}

@@ -66,8 +66,9 @@ def _prototypes(path, width, source):
   try:
     rows = np.load(path, allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
-    reason = foreign_models.reason(error)
-    raise errors.UserError(f"cannot read --prototypes={path}: {reason}; {wanted}") from error
+    raise errors.UserError(
+      f"cannot read --prototypes={path}: {errors.reason(error)}; {wanted}"
+    ) from error
   fault = None
   if not isinstance(rows, np.ndarray) or not np.issubdtype(rows.dtype, np.floating):
     fault = f"holds {getattr(rows, 'dtype', 'several arrays')}"

@@ -9,8 +9,9 @@ from urkle_tf.networks import batch_norm
 def convnet(image_shape, width=48, layers=4, momentum=0.9):
   """3x3 convolutions of stride 2 with batch norm and ReLU, then average pooling.
 
-  The paper fixes four 3x3 convolutions and the pooling; strides, widths and normalisation are our
-  choice.  Channels are width, 2 width, 3 width, ..., so the last of four convolutions has 4 width.
+  The paper specifies four 3x3 convolutions and the pooling.  Strides, widths and normalisation are
+  our choice.  The channels are width, 2 width, 3 width, ..., so the last of four convolutions has 4
+  width.
 
   Args:
     image_shape: (height, width, channels), static.

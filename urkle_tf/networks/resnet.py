@@ -18,10 +18,10 @@ def _norm(x, name, momentum, zero=False):
 
 def _conv(x, filters, size, strides, name):
   if strides > 1 and size == 1:
-    # Equal to a stride of the convolution, whose gradient oneDNN may get wrong (`onednn`).
+    # Equal to a strided convolution, whose gradient oneDNN may get wrong (`onednn`).
     x = keras.layers.AveragePooling2D(1, strides, name=f"{name}_stride")(x)
     strides = 1
-  # Explicit symmetric padding: "same" pads stride-2 convolutions on one side only.
+  # Padded symmetrically: "same" pads stride-2 convolutions on one side only.
   if strides > 1:
     x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
   padding = "valid" if strides > 1 else "same"
@@ -36,7 +36,7 @@ def _shortcut(x, filters, strides, name, momentum):
   return _norm(_conv(x, filters, 1, strides, f"{name}_conv"), f"{name}_norm", momentum)
 
 
-# Of a block's convolutions: filters in widths, size, whether it has the block's stride.
+# For each convolution of a block: filters in widths, size, whether it has the block's stride.
 _BASIC = (1, 3, True), (1, 3, False)
 _BOTTLENECK = (1, 1, False), (1, 3, True), (4, 1, False)
 

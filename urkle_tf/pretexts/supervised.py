@@ -9,14 +9,14 @@ from urkle_tf.pretexts.base import Pretext, squared_distance
 
 
 class Supervised(Pretext):
-  """Predicts the label from z: -log p(y|z), one z an image.
+  """Predicts the label from one z per image: -log p(y|z).
 
-  Classification: the cross-entropy of the head's softmax.  Regression: the squared error
-  ||y - f(z)||^2 / 2, a Gaussian of variance 1 without its constant.
+  For classification, this is the cross-entropy of the head's softmax.  For regression, it is the
+  squared error ||y - f(z)||^2 / 2, from a Gaussian of variance 1 without its constant.
 
   Args:
     task: "classification", labels int [n], or "regression", labels float [n] or [n, outputs].
-    outputs: how many classes, or numbers to regress on; None for the data set's classes (1 for
+    outputs: the number of classes, or of numbers to predict; None for the data set's classes (1 for
       regression).
     width: units of the head's hidden layers.
     layers: dense layers of the head; 3 in the paper's MNIST net, 1 is linear.
@@ -54,7 +54,7 @@ class Supervised(Pretext):
     """Takes the number of classes from the data."""
     if not source.labelled:
       raise errors.UserError(
-        f"the supervised pretext needs labels, and {source.name!r} has none: give a labelled "
+        f"the supervised pretext needs labels, but {source.name!r} has none: give a labelled "
         "--dataset or another --pretext"
       )
     if self.classifies and source.class_names is None:
@@ -76,7 +76,7 @@ class Supervised(Pretext):
   def prepare(self, views, batch):
     """The labels, [n]."""
     if "label" not in batch:
-      raise errors.UserError('the supervised pretext needs labels: batches with a "label"')
+      raise errors.UserError('the supervised pretext needs labels: give batches with a "label"')
     return batch["label"]
 
   def predict(self, z, training=False):

@@ -272,7 +272,7 @@ def test_ten_thousand_tries_never_pass_the_bound(loc, net, rng):
 def test_layers_without_a_rule_and_pooled_end_in_one_line():
   inputs = keras.Input((4, 4, 1))
   model = keras.Model(inputs, keras.layers.LayerNormalization(name="norm")(inputs))
-  with pytest.raises(errors.UserError, match="no bound goes through the layer 'norm'"):
+  with pytest.raises(errors.UserError, match="no bound is known for the layer 'norm'"):
     intervals.boxes(model, tf.zeros([1, 4, 4, 1]), tf.ones([1, 4, 4, 1]))
   encoder = urkle_tf.GaussianEncoder(
     networks.backbone("convnet(width=4, layers=2)", (8, 8, 1)), loc="pooled"
@@ -318,7 +318,7 @@ def test_a_bound_is_never_below_0():
 def test_layers_that_would_break_the_bound_are_refused(layer):
   inputs = keras.Input((4, 4, 1))
   model = keras.Model(inputs, layer(inputs))
-  with pytest.raises(errors.UserError, match="no bound goes through the layer"):
+  with pytest.raises(errors.UserError, match="no bound is known for the layer"):
     intervals.boxes(model, tf.zeros([1, 4, 4, 1]), tf.ones([1, 4, 4, 1]))
 
 

@@ -56,12 +56,11 @@ class L2(ThreatModel):
   def project(self, adversaries, images):
     """The nearest point of ball and pixel box.
 
-    By the optimality conditions it is clip(x + s * offset) with the largest
-    s <= 1 that the ball allows.  Scaling onto the sphere and then clipping is
-    the first of the iterations below: it is feasible but leaves budget unspent
-    wherever a pixel is clipped, so that its fixed points miss the maximum of a
-    linear objective by O(step size).  The exact projection's fixed points are
-    exactly the maxima, whatever the step size.
+    By the optimality conditions, it is clip(x + s * offset) with the largest s <= 1 that the ball
+    allows.  Scaling onto the sphere and then clipping is the first of the iterations below.  That
+    is feasible, but leaves budget unspent wherever a pixel is clipped, so its fixed points miss the
+    maximum of a linear objective by O(step size).  The fixed points of the exact projection are
+    exactly the maxima, for any step size.
     """
     offsets = adversaries - images
     # Rows of pixels: TensorFlow reduces and broadcasts those several times faster.
@@ -69,9 +68,8 @@ class L2(ThreatModel):
     room = rows_of(tf.square(self._room(images, offsets)))
     budget = tf.square(tf.cast(self.epsilon, tf.float32))
 
-    # Newton's method for f(t) = sum min(t * offset^2, room^2) = epsilon^2 with
-    # t = s^2.  f is concave and increasing, so that every iterate is feasible;
-    # few are needed.
+    # Newton's method for f(t) = sum min(t * offset^2, room^2) = epsilon^2 with t = s^2.  f is
+    # concave and increasing, so every iterate is feasible, and a few are enough.
     def newton(iteration, t, _):
       free = t * squares < room
       spent = tf.reduce_sum(tf.where(free, 0.0, room), 1, keepdims=True)

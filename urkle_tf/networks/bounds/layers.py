@@ -45,7 +45,7 @@ _ACTIVATIONS = (
 
 
 def run(model, inputs, arithmetic):
-  """Propagates an arithmetic through a model, with batch norms in inference mode.
+  """Propagates bounds through a model, with batch norms in inference mode.
 
   Args:
     model: a functional or sequential Keras model of one input, of convolutions, dense layers,
@@ -116,6 +116,6 @@ def affine(norm, mean, variance):
 
 def _unknown(layer):
   return errors.UserError(
-    f"no bound goes through the layer {layer.name!r} ({type(layer).__name__}): it takes "
-    "convolutions, dense layers, batch norms, pooling, sums and monotone activations, channels last"
+    f"no bound is known for the layer {layer.name!r} ({type(layer).__name__}): use convolutions, "
+    "dense layers, batch norms, pooling, sums and monotone activations, channels last"
   )
