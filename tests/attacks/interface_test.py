@@ -31,7 +31,7 @@ def test_each_is_built_or_refused_in_one_line(name, use):
   def build():
     if use == "training":
       return attacks.from_spec(name, attacks.Linf(0.1), steps=6, step_size=0.03)
-    return plans.read(name, "linf", [0.1, 0.2], (8, 8, 1), 6, 0.03, restarts=2, classes=10)
+    return plans.read(name, attacks.Linf(0.1), 6, 0.03, restarts=2, classes=10)
 
   if name in (IN_TRAINING if use == "training" else set(NAMES) - {"n_fgsm"}):
     found = build()

@@ -223,7 +223,7 @@ def test_n_fgsm_knows_one_norm_and_trains_only():
   with pytest.raises(errors.UserError, match="is for linf only, and the norm is l2: use --attack"):
     NFGSM(from_norm("l2", 0.5))
   with pytest.raises(errors.UserError, match="n_fgsm leaves the ball of epsilon: use"):
-    plans.read("fgsm, n_fgsm", "linf", [0.1], (8, 8, 1))
+    plans.read("fgsm, n_fgsm", Linf(0.1))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

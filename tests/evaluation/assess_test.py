@@ -131,9 +131,8 @@ def linear_problem(rng):
 
 
 def attack_rows(model, source, norm, epsilons, attacks="pgd", standing=False, **options):
-  plans = planning.read(
-    attacks, norm, epsilons, source.image_shape, steps=20, classes=model.classes
-  )
+  threat = urkle_tf.attacks.from_norm(norm, epsilons[0])
+  plans = planning.read(attacks, threat, steps=20, classes=model.classes)
   context = Context(source, norm, epsilons, model, **{"batch_size": 64, **options})
   return attacked.measure(context, plans, standing)
 
@@ -205,7 +204,7 @@ def test_each_mode_is_judged_on_what_broke_the_other(rng, monkeypatch):
 def test_noise_is_fresh_at_every_step(rng, monkeypatch):
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(weights, bias, 1.0, stochastic=True)
-  plan = planning.read("pgd(steps=40)", "linf", [0.02], SHAPE)[0]
+  plan = planning.read("pgd(steps=40)", urkle_tf.attacks.Linf(0.02))[0]
   seen = []
   frozen = type(model.frozen())
   original = frozen.from_representation
@@ -225,7 +224,7 @@ def test_noise_is_fresh_at_every_step(rng, monkeypatch):
   assert len(set(seen)) == 41
 
   # --noise=fixed, and attacks that compare values between evaluations.
-  (plan,) = planning.read("pgd(steps=3)", "linf", [0.02], SHAPE)
+  (plan,) = planning.read("pgd(steps=3)", urkle_tf.attacks.Linf(0.02))
   plan = dataclasses.replace(plan, fixed_noise=True)
   find = adversaries.adversary(model, plan, "sampled", eot=1)
   seen.clear()
@@ -447,7 +446,7 @@ def test_values_that_are_not_finite_are_told(rng):
 
 
 def test_attack_specs():
-  plans = planning.read("pgd(steps=7, restarts=2), fgsm,pgd", "linf", [0.1], SHAPE, steps=20)
+  plans = planning.read("pgd(steps=7, restarts=2), fgsm,pgd", urkle_tf.attacks.Linf(0.1), steps=20)
   assert [(p.name, p.steps, p.restarts) for p in plans] == [
     ("pgd", 7, 2),
     ("fgsm", 1, 1),
@@ -455,7 +454,7 @@ def test_attack_specs():
   ]
   assert plans[0].step_size(0.07) == pytest.approx(2.5 * 0.07 / 7)
   assert plans[1].step_size(0.07) == 0.07
-  fixed = planning.read(["pgd(step_size=2/255)"], "linf", [0.1], SHAPE, step_size=0.5)
+  fixed = planning.read(["pgd(step_size=2/255)"], urkle_tf.attacks.Linf(0.1), step_size=0.5)
   assert fixed[0].step_size(0.07) == 2 / 255
 
 
@@ -475,7 +474,7 @@ def test_attack_specs():
 )
 def test_wrong_attacks_are_one_line(text, norm, epsilon, message):
   with refused(match=message):
-    planning.read(text, norm, [epsilon], SHAPE, classes=2)
+    planning.read(text, urkle_tf.attacks.from_norm(norm, epsilon), classes=2)
 
 
 # A model that looks its scores up in a table: nothing of it has a gradient.
@@ -513,7 +512,7 @@ def test_a_model_without_gradients_is_attacked_without_them(tmp_path):
   source = sources.load("digits", "test", examples=8)
   model = foreign.look_at(foreign_models.load(tmp_path / "model"), source)
   assert not adversaries.differentiable(model)
-  (plan,) = planning.read("pgd(steps=2)", "linf", [0.1], (8, 8, 1))
+  (plan,) = planning.read("pgd(steps=2)", urkle_tf.attacks.Linf(0.1))
   find = adversaries.adversary(model, plan, "deterministic")
   images = tf.constant(source.images / 255, tf.float32)
   candidates, zeros = find(

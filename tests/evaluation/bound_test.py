@@ -262,7 +262,7 @@ def test_the_reports_part(folders, tmp_path):
   [
     ({"loss_cap": 2.3}, r"--loss_cap must be a number above ln\(10\) = 2.3026 for 10 classes"),
     ({"loss_cap": 0}, "--loss_cap must be a number above"),
-    ({"model": "deterministic"}, "this classifier is deterministic: leave --loss_cap out"),
+    ({"model": "deterministic"}, "this classifier is deterministic: leave out --loss_cap"),
     ({"model": "encoder", "loss_cap": 0}, "--loss_cap must be a positive number, got 0"),
   ],
 )

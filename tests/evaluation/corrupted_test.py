@@ -229,7 +229,7 @@ def test_the_report_has_a_part_and_pictures(tmp_path, capsys):
   for changes, message in [
     ({"corruptions": "forst"}, "did you mean 'frost'"),
     ({"corruptions": None}, "--severities has no effect without --corruptions"),
-    ({"classifier": None, "encoder": "folder"}, "--corruptions need --classifier"),
+    ({"classifier": None, "encoder": "folder"}, "an encoder alone makes none: give --classifier"),
   ]:
     with pytest.raises(errors.UserError, match=message):
       urkle_tf.assess(**arguments | changes)

@@ -130,10 +130,10 @@ def test_constants_go_with_the_size(side, name):
   "changes, message",
   [
     ({"name": "fogg"}, "unknown corruption 'fogg'; did you mean 'fog'"),
-    ({"severity": 6}, "severities are 1 to 5, got 6"),
-    ({"severity": 0}, "severities are 1 to 5"),
+    ({"severity": 6}, "severity must be a whole number from 1 to 5, got 6"),
+    ({"severity": 0}, "severity must be a whole number from 1 to 5"),
     ({"images": np.zeros((1, 32, 32, 4), np.float32)}, "grey or RGB"),
-    ({"images": np.zeros((1, 4, 32, 3), np.float32)}, "at least 6x6 pixels, not 4x32x3"),
+    ({"images": np.zeros((1, 4, 32, 3), np.float32)}, "at least 6x6 pixels, got 4x32x3"),
   ],
 )
 def test_mistakes_are_one_line(changes, message):

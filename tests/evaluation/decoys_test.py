@@ -166,7 +166,7 @@ def test_without_bridges_credit_would_be_given(linear, monkeypatch, name):
   model = foreign_model(linear, name)
   _, step, *_ = DECOYS[name]
   x, labels = linear[2].reshape(-1, 8, 8, 1), linear[3]
-  plan = planning.read("pgd(steps=20)", "linf", [EPSILON], (8, 8, 1))[0]
+  plan = planning.read("pgd(steps=20)", urkle_tf.attacks.Linf(EPSILON))[0]
 
   def accuracy():
     find = adversaries.adversary(model, plan, "deterministic")
@@ -218,5 +218,5 @@ def test_a_label_outside_of_the_classes_is_one_line(linear, tmp_path, monkeypatc
   source = sources.load("digits", "test", examples=20)
   monkeypatch.setattr(source, "labels", np.where(np.arange(20) == 7, 10, source.labels))
   context = Context(source, "linf", [EPSILON], model, batch_size=8)
-  with pytest.raises(errors.UserError, match="has a label outside of the classifier's 10 classes"):
-    attacked.measure(context, planning.read("fgsm", "linf", [EPSILON], (8, 8, 1)))
+  with pytest.raises(errors.UserError, match="has a label outside the classifier's 10 classes"):
+    attacked.measure(context, planning.read("fgsm", urkle_tf.attacks.Linf(EPSILON)))

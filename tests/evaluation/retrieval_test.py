@@ -110,7 +110,7 @@ def test_neighbours_of_another_split(tmp_path, rng):
 @pytest.mark.parametrize(
   "measure, message",
   [
-    ("retrieval(neighbours=40)", "neighbours must be from 1 to 39, the other images, got 40"),
+    ("retrieval(neighbours=40)", "from 1 to 39, the number of other images, got 40"),
     ("retrieval(distance=far)", "unknown distance of retrieval 'far'.*cosine, squared"),
     ("retrieval(steps=0)", "retrieval: steps must be at least 1, got 0"),
     ("clean", "--measure=clean is for .*, and this model is an encoder made elsewhere"),

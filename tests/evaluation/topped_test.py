@@ -160,7 +160,7 @@ WANTED = r"give float32 \[10, 6\], one row for each class of 'digits'"
     ({"prototypes": "whole.npy"}, f"whole.npy holds int64: {WANTED}"),
     ({"prototypes": "text.npy"}, "cannot read --prototypes=.*text.npy: "),
     ({"prototypes": "none.npy"}, "cannot read --prototypes=.*none.npy: .*No such file"),
-    ({"head": "wide.keras"}, r"wide.keras takes \(None, 7\), but the encoder gives .* of 6 dim"),
+    ({"head": "wide.keras"}, r"wide.keras takes \(None, 7\), but the encoder returns 6 dim"),
     ({"head": "none.keras"}, "no file '.*none.keras': give --head=FILE.keras or knn"),
     ({"head": "mlp"}, r"unknown head \(FILE.keras or knn.*'mlp'"),
     ({"head": "knn(neighbours=0)"}, "neighbours must be from 1 to 1,437, the images of 'train'"),

@@ -59,7 +59,7 @@ def run(model, source, plans, epsilon, **options):
 def test_each_stage_finds_what_there_is(linear, number):
   model, source, away = linear
   epsilon = float(np.median(away))
-  plan = planning.read("worst_of_all(steps=6, restarts=1)", "linf", [epsilon], SHAPE)[number]
+  plan = planning.read("worst_of_all(steps=6, restarts=1)", Linf(epsilon))[number]
   plan = dataclasses.replace(plan, ensemble="", last=False)
   (row,), _ = run(model, source, [plan], epsilon, modes=("sampled",))
   assert row["name"].startswith("apgd")
@@ -70,7 +70,7 @@ def test_each_stage_finds_what_there_is(linear, number):
 def test_the_row_unites_all_attacks_wherever_it_was_asked_for(linear):
   model, source, away = linear
   epsilon = float(np.median(away))
-  plans = planning.read("worst_of_all(steps=2, restarts=1),fgsm", "linf", [epsilon], SHAPE)
+  plans = planning.read("worst_of_all(steps=2, restarts=1),fgsm", Linf(epsilon))
   assert plans[0].name == "fgsm"
   assert {plan.ensemble for plan in plans[1:]} == {"worst_of_all"}
   rows, details = run(model, source, [*plans[:2], plans[4]], epsilon)
@@ -99,7 +99,7 @@ def test_the_worst_kl_shows_where_no_gradient_of_the_scores_does():
   source = grey(8, np.zeros(8, np.int64))
   source.images[:] = 128
   texts = "pgd(restarts=3),worst_of_all(steps=10, restarts=2)"
-  plans = planning.read(texts, "linf", [EPSILON], SHAPE)
+  plans = planning.read(texts, Linf(EPSILON))
   rows, _ = run(model, source, plans, EPSILON, modes=("sampled",))
   found = {row["name"]: row["accuracy"] for row in rows}
   assert found["apgd from fixed z"] == found["pgd"] == 1

@@ -121,7 +121,7 @@ def test_a_steps_loss_is_the_sum_of_both_terms(views):
 
 
 def test_pretexts_that_it_does_not_fit():
-  with pytest.raises(errors.UserError, match="supervised has none"):
+  with pytest.raises(errors.UserError, match="supervised is not one"):
     robustness.RoCL().check(pretexts.Supervised())
   pretext = pretexts.SimCLR()
   pretext.views = 3

@@ -15,13 +15,15 @@ import tensorflow as tf
 from urkle_tf import attacks, distribution
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.plan import Plan
+from urkle_tf.attacks.threat.base import axes
 from urkle_tf.evaluation import adversaries, scoring
+from urkle_tf.evaluation.calibration import of_label
 from urkle_tf.output import progress, tables
 
 _TOLERANCE = 0.02  # of the images: what chance decides
 _STEPS, _MORE_STEPS, _MORE_RESTARTS, _QUERIES, _DRAWS = 20, 100, 2, 500, 10
 _SHARE = 0.1  # of images that may have no gradient, or saturate
-_GAP = 0.05  # of the images: what noise, or one step's far end, may cost an attack
+_GAP = 0.05  # of the images: what noise, or the far end of one step, may cost an attack
 _FAR = 0.2  # of the images: how much stronger many steps may be than one
 _ONE = -6e-8  # the log of a probability that is 1 in float32
 _STREAM = 6  # of a seed
@@ -69,12 +71,10 @@ class _Checks:
 
   def _score(self, images):
     """Log-probabilities [n, classes] of the served mode, by draws that no attack knows."""
-    size = self._batch_size
-    parts = [images[i : i + size] for i in range(0, len(images), size)]
-    return np.concatenate([self._scorer(part)[self._mode] for part in parts])
+    return self._scorer(images)[self._mode]
 
   def _batches(self, mask):
-    """(positions, images, labels) in batches of one size, the last filled up."""
+    """(positions, images, labels) in batches of one size, the last one padded."""
     positions = np.flatnonzero(mask)
     for start in range(0, len(positions), self._batch_size):
       part = positions[start : start + self._batch_size]
@@ -83,7 +83,7 @@ class _Checks:
 
   def _broken(self, find, plan, epsilon, mask, stream):
     """Which images in `mask` an attack breaks, bool, and log p(y) at its results."""
-    broken, values = np.zeros(self._count, bool), self._of_label(self._clean).copy()
+    broken, values = np.zeros(self._count, bool), of_label(self._clean, self._labels)
     for number, (positions, images, labels) in enumerate(self._batches(mask)):
       seed = distribution.fold(self._seed, stream, number)
       candidates, _ = find(images, labels, seed, *plan.radius_and_step(epsilon))
@@ -91,12 +91,8 @@ class _Checks:
         scores = self._score(found)
         truth = self._labels[positions]
         broken[positions] |= np.argmax(scores, 1) != truth
-        of_label = scores[np.arange(len(truth)), truth]
-        values[positions] = np.minimum(values[positions], of_label)
+        values[positions] = np.minimum(values[positions], of_label(scores, truth))
     return broken, values
-
-  def _of_label(self, scores):
-    return scores[np.arange(len(self._labels)), self._labels]
 
   def _pgd(self, loss, steps, restarts=1):
     return Plan(attacks.PGD(self._threat, steps, restarts=restarts, keep="best"), loss)
@@ -133,7 +129,7 @@ class _Checks:
     return attacked_zeros if own is None else self._one_step(own())[0], points
 
   def _one_step(self, model):
-    """Zeros in the gradients, and points on the way along one step of the radius."""
+    """The share of zeros in the gradients, and points along one step of size epsilon."""
     threat = self._threat
 
     @tf.function(autograph=False)
@@ -150,7 +146,7 @@ class _Checks:
       gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
       end = threat.step(start, gradient, images, threat.epsilon)
       points = tf.stack([images + share * (end - images) for share in (0.25, 0.5, 0.75, 1.0)])
-      return tf.reduce_mean(dead, list(range(1, images.shape.rank))), points
+      return tf.reduce_mean(dead, axes(images)), points
 
     zeros, points = np.ones(self._count), np.stack([self._images] * 4)
     with contextlib.suppress(LookupError, TypeError, ValueError):  # operations without gradient
@@ -191,7 +187,8 @@ class _Checks:
     )
     passed = not (one - several > _FAR and within > _GAP)
     numbers = {"accuracy_one": one, "accuracy_many": several}
-    for name, logs in (("loss_one", self._of_label(scores[-1])), ("loss_many", values)):
+    of_one = of_label(scores[-1], self._labels)
+    for name, logs in (("loss_one", of_one), ("loss_many", values)):
       numbers[name] = -float(np.mean(logs, dtype=np.float64))
     return _check("one_step", passed, detail, **numbers, broken_within=within)
 
@@ -271,7 +268,7 @@ class _Checks:
     return _check("noise", passed, detail, **numbers)
 
   def _served(self, seed):
-    """Predictions [n] as served: of one call, with its own number of samples."""
+    """The predictions [n] of one served call, with its own number of samples."""
     model = self._classifier
 
     @tf.function(autograph=False)

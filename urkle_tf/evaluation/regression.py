@@ -16,9 +16,9 @@ def measure(context, attack):
   """Errors of a regressor, on clean images and on the worst that an attack finds.
 
   The attack maximises the squared error of the mean prediction over z, with fresh samples in each
-  of its evaluations.  The sampled regressor and the one with z = mu are two regressors.  Each is
-  attacked through its own gradients.  An image counts with the worst of itself and both
-  adversaries, scored with samples that no attack knows.
+  evaluation.  The sampled regressor and the one with z = mu are two regressors.  Each is attacked
+  through its own gradients.  An image counts with its worst version, itself or an adversary of
+  either, scored with samples that no attack knows.
 
   Args:
     context: a `Context` of a `Regressor`, with a `Source` whose labels are numbers.
@@ -26,9 +26,9 @@ def measure(context, attack):
 
   Returns:
     {"target", "spread", "examples", "clean", "attacks"}.  "spread" is the labels' standard
-    deviation: the error of their mean.  "clean" holds "mode" (the one that is served), "rmse",
-    "mae" and "r2" (1 - rmse^2 / spread^2), and "deterministic" with the same where z is
-    sampled; "attacks" has a row for each mode, with the attack's settings.
+    deviation: the error of predicting their mean.  "clean" holds "mode" (the one that is served),
+    "rmse", "mae" and "r2" (1 - rmse^2 / spread^2), and if z is sampled, "deterministic" with the
+    same.  "attacks" has a row for each mode, with the attack's settings.
   """
   labels, clean, worst = _found(context, attack)
   spread = float(labels.std())
@@ -56,7 +56,7 @@ def measure(context, attack):
 
 
 def _found(context, attack):
-  """(labels float64 [n], {mode: errors [n]} of the images as they are, the same at worst)."""
+  """(labels float64 [n], {mode: errors [n]} of the clean images, and of the worst versions)."""
   regressor, modes, source = context.model, context.modes, context.source
   base, scoring_seed = (
     distribution.fold([context.seed, 0], stream)

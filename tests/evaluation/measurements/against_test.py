@@ -70,5 +70,5 @@ def test_what_cannot_be_compared_ends_in_one_line(folder, tmp_path):
   assessed(folder, "one", output_dir=str(tmp_path / "bare"))
   with pytest.raises(errors.UserError, match="--save_images"):
     assessed(folder, "other", against=str(tmp_path / "bare"))
-  with pytest.raises(errors.UserError, match="of 60 labelled images, and this evaluation of 30"):
+  with pytest.raises(errors.UserError, match="on 60 labelled images, but this evaluation has 30"):
     assessed(folder, "other", against=str(folder / "report"), examples=30)

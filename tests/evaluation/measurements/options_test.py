@@ -78,7 +78,7 @@ def test_a_spec_adds_a_measurement_or_sets_what_no_flag_does():
     ("bound(steps=true)", "bound: steps must be an integer of at least 0, got True"),
     ("bound(loss_cap=high)", "bound: loss_cap must be a number, got 'high'"),
     ("corruptions(types=3)", "corruptions: types must be text, got 3"),
-    ('corruptions(severities="1,x")', "severities must be numbers with commas in between"),
+    ('corruptions(severities="1,x")', "severities must be numbers separated by commas"),
     ("attacks(standing=1)", "attacks: standing must be true or false, got 1"),
     ("bound(loss_cap=4),bound(steps=3)", "--measure names bound twice"),
     ("regression", "--measure=regression is for a regressor, and this model is a classifier of"),

@@ -16,7 +16,7 @@ class Retrieval(Measurement):
   """See `urkle_tf.evaluation.retrieval`.
 
   Args:
-    neighbours: how many nearest images count.
+    neighbours: how many nearest images are compared.
     steps: of PGD on the distance between embeddings.
     restarts: of the attack.
     distance: what it maximises, `"squared"`, |f(x') - f(x)|^2, or `"cosine"`, 1 - cos.

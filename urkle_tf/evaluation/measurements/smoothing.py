@@ -14,7 +14,7 @@ class Smoothing(Measurement):
 
   Args:
     noise: standard deviation of the noise, in pixel units.
-    samples: noisy copies of an image that the certificate rests on.
+    samples: noisy copies of an image, on which the certificate rests.
     alpha: the chance that a certificate is wrong, for each image.
     guess: further copies, which choose the class or the direction.
     radii: l2 radii of the table, in pixel units.
