@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 from cases import refused
 
-from urkle_tf import errors
 from urkle_tf.evaluation import foreign, graphs, scoring
 from urkle_tf.networks.saved import foreign_models
 
