@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from urkle_tf import distribution, errors
-from urkle_tf.attacks import _loops, losses
+from urkle_tf import distribution, errors, loops
+from urkle_tf.attacks import losses
 from urkle_tf.attacks.plan import Plan
 from urkle_tf.attacks.threat.base import like as per_example
 
@@ -204,7 +204,7 @@ class Attack:
   def _attempt(self, objective, images, restart, seed):
     """One attempt: a dict of the keys and shapes of `_nothing`."""
     advance = lambda number, state: self.advance(objective, images, state, number)  # noqa: E731
-    state = _loops.repeat(self.steps, advance, self.begin(images, restart, seed))
+    state = loops.repeat(self.steps, advance, self.begin(images, restart, seed))
     return self.finish(objective, images, state)
 
   def begin(self, images, restart, seed):
@@ -245,7 +245,7 @@ class Attack:
     if self.restarts == 1:
       state = attempt(0, distribution.fold(seed, 0))
     else:
-      state = _loops.repeat(self.restarts, body, self._nothing(images))
+      state = loops.repeat(self.restarts, body, self._nothing(images))
     state = {
       name: tf.stop_gradient(value / self.restarts if value.shape.rank == 0 else value)
       for name, value in state.items()

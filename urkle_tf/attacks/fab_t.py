@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from urkle_tf import errors
-from urkle_tf.attacks import _loops, _nearest, base, losses
+from urkle_tf import errors, loops
+from urkle_tf.attacks import _nearest, base, losses
 from urkle_tf.attacks.threat.base import axes
 
 _BISECTIONS = 6  # of the last tenth of the line to the nearest point found
@@ -113,7 +113,7 @@ class FAB(_nearest.Nearest):
     at = lambda share: images + base.per_example(share, images) * way  # noqa: E731
     broken = lambda share: base.values(objective, at(share)) > 0  # noqa: E731
     whole = tf.ones_like(state["distance"])
-    share = _loops.bisect(_BISECTIONS, broken, 0.9 * whole, whole)
+    share = loops.bisect(_BISECTIONS, broken, 0.9 * whole, whole)
     return {
       "result": self.threat.project(at(share), images),
       "distance": share * state["distance"],

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from urkle_tf import distribution, errors
-from urkle_tf.attacks import _loops, _nearest, base, losses
+from urkle_tf import distribution, errors, loops
+from urkle_tf.attacks import _nearest, base, losses
 from urkle_tf.attacks.threat.base import axes, shape_of
 
 _GRIDS = (1, 2, 4, 8)  # blocks along each axis, of starts that are coarser than single pixels
@@ -176,7 +176,7 @@ class _Way:
     low = tf.zeros_like(base.lowest(point))
     broken = lambda share: self._broken(self._between(point, share))  # noqa: E731
     halvings = _bisections(self._pixels, self._threat.norm)
-    return self._between(point, _loops.bisect(halvings, broken, low, low + 1.0))
+    return self._between(point, loops.bisect(halvings, broken, low, low + 1.0))
 
   def beyond(self, point):
     """A point a little farther away than a broken one, if it is broken too."""
@@ -202,7 +202,7 @@ class _Way:
       return signed + moved, changes + change, signs + sign
 
     zeros = tf.zeros_like(point)
-    signed, changes, signs = _loops.repeat(count, decide, (zeros, zeros, tf.zeros_like(distance)))
+    signed, changes, signs = loops.repeat(count, decide, (zeros, zeros, tf.zeros_like(distance)))
     mean = signs / tf.cast(count, tf.float32)
     contrast = signed - base.per_example(mean, point) * changes
     found = base.choose(tf.abs(mean) == 1.0, signed, contrast)

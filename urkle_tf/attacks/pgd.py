@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from urkle_tf import errors
-from urkle_tf.attacks import _loops, base
+from urkle_tf import errors, loops
+from urkle_tf.attacks import base
 
 _KEEP = ("last", "best")
 
@@ -138,7 +138,7 @@ class PGD(base.Attack):
         new["result"] = base.choose(higher, iterate, state["result"])
       return new
 
-    state = _loops.repeat(self.steps, body, state)
+    state = loops.repeat(self.steps, body, state)
     last, zeros = state["iterate"], state["zeros"] / tf.cast(self.steps, tf.float32)
     if not best:
       return {"result": last, "objective": state["objective"], "zero_gradients": zeros}

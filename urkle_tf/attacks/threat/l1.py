@@ -4,8 +4,7 @@ import math
 
 import tensorflow as tf
 
-from urkle_tf import distribution, errors
-from urkle_tf.attacks import _loops
+from urkle_tf import distribution, errors, loops
 from urkle_tf.attacks.threat.base import (
   ThreatModel,
   axes,
@@ -130,7 +129,7 @@ class L1(ThreatModel):
 
     feasible = lambda theta: spent(theta) <= epsilon  # noqa: E731
     high = tf.reduce_max(sizes, 1, keepdims=True)
-    theta = _loops.bisect(_BISECTIONS, feasible, tf.zeros_like(high), high)
+    theta = loops.bisect(_BISECTIONS, feasible, tf.zeros_like(high), high)
     theta = tf.where(feasible(0.0), 0.0, theta)
     kept = tf.maximum(tf.abs(offsets) - like(theta, images), 0.0)
     return self._clip(images + tf.sign(offsets) * kept)
@@ -168,5 +167,5 @@ def _steepest(slopes, gains, gain):
 
   high = tf.reduce_max(patterns, 1, keepdims=True)
   # The first `low` is below all patterns, and no later one is returned.
-  found = _loops.bisect(31, fits, tf.fill(tf.shape(high), -1), high)
+  found = loops.bisect(31, fits, tf.fill(tf.shape(high), -1), high)
   return tf.bitcast(found, tf.float32)

@@ -3,16 +3,22 @@
 import tensorflow as tf
 
 
-def repeat(count, step, state):
+def repeat(count, step, state, going=None):
   """The state after some steps.
 
   Args:
     count: the number of steps, an int or int32 scalar.
     step: (number of the step from 0, state) -> the next state, of the same structure.
     state: tensors at the start, in any structure.
+    going: state -> bool scalar, false to end early; None for all steps.
   """
+
+  def more(number, state):
+    left = number < count
+    return left if going is None else left & going(state)
+
   _, state = tf.while_loop(
-    lambda number, _: number < count,
+    more,
     lambda number, state: (number + 1, step(number, state)),
     (tf.constant(0), state),
     parallel_iterations=1,
