@@ -1,5 +1,7 @@
 """Attacks in which an image leaves the batch as soon as it is broken."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -176,11 +178,13 @@ class Falling:
       objective = self._plan.objective(watched, given["labels"], given.get("targets"))
       state = {**state, **attack.advance(objective, images, state, number)}
       for points, found in seen:
-        near = attack.threat.distance(points, images) <= epsilon * (1 + 1e-5)
-        new = near & _clearly_wrong(found, given["labels"]) & ~state["fallen"]
-        inside = attack.threat.project(points, images)
-        state["broken"] = base.choose(new, inside, state["broken"])
-        state["fallen"] |= new
+        wrong = _clearly_wrong(found, given["labels"]) & ~state["fallen"]
+        before = state["broken"], state["fallen"]
+        state["broken"], state["fallen"] = tf.cond(
+          tf.reduce_any(wrong),  # rare
+          functools.partial(_fell, attack.threat, images, points, wrong, *before),
+          lambda before=before: before,
+        )
       return number + 1, state
 
     end, new = tf.while_loop(
@@ -208,6 +212,12 @@ class Falling:
     state = {**state, "zeros": tf.zeros([])}
     found = self._plan.attack.at(epsilon).finish(objective, given["images"], state)
     return {"result": found["result"], "last": found.get("last", found["result"])}
+
+
+def _fell(threat, images, points, wrong, broken, fallen):
+  """The adversaries, and whose are found, after points that are wrong: they must be near."""
+  near = threat.distance(points, images) <= threat.epsilon * (1 + 1e-5)
+  return base.choose(wrong & near, threat.project(points, images), broken), fallen | (wrong & near)
 
 
 def _clearly_wrong(scores, labels):
