@@ -32,6 +32,7 @@ class Attack:
     takes: what `run` accepts besides epsilon: "steps", "step_size", "carried", "start".
     budget: arguments of the constructor that the commands' flags set if a spec does not: "steps",
       "step_size", "restarts".
+    settings: further attributes for `describe`.
     in_evaluation: further arguments of the constructor in an evaluation.
     loss: the one of `losses` that it maximises in an evaluation.
     targets: how many wrong classes that loss aims at; 0 for a loss without targets.
@@ -57,6 +58,7 @@ class Attack:
   refused: ClassVar[dict[str, str]] = {}
   takes: tuple[str, ...] = ()
   budget: tuple[str, ...] = ()
+  settings: tuple[str, ...] = ()
   in_evaluation: ClassVar[dict[str, Any]] = {}
   loss: Callable = staticmethod(losses.cross_entropy)
   targets = 0
@@ -102,6 +104,7 @@ class Attack:
       "norm": self.threat.norm,
       "epsilon": float(self.threat.epsilon),
       "restarts": self.restarts,
+      **{name: getattr(self, name) for name in self.settings},
     }
 
   def plans(self, classes=None):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from urkle_tf import errors, loops
 from urkle_tf.attacks import _nearest, base, losses
-from urkle_tf.attacks.threat.base import axes
+from urkle_tf.attacks.threat.base import axes, like
 
 _BISECTIONS = 6  # of the last tenth of the line to the nearest point found
 
@@ -36,6 +36,7 @@ class FAB(_nearest.Nearest):
   """
 
   in_steps = True
+  settings = ("steps", "overshoot", "backward", "bias")
   refused: ClassVar = {
     "training": "looks for a decision boundary, and a training's objective has none: use pgd"
   }
@@ -67,15 +68,6 @@ class FAB(_nearest.Nearest):
     errors.share(self.name, backward=backward, bias=bias)
     self.steps, self.targets = int(steps), int(targets)
     self.overshoot, self.backward, self.bias = float(overshoot), float(backward), float(bias)
-
-  def describe(self):
-    return {
-      **super().describe(),
-      "steps": self.steps,
-      "overshoot": self.overshoot,
-      "backward": self.backward,
-      "bias": self.bias,
-    }
 
   def begin(self, images, restart, seed):
     start = self.threat.random_start(images, seed, 0.5)
@@ -110,7 +102,7 @@ class FAB(_nearest.Nearest):
 
   def finish(self, objective, images, state):
     way = state["nearest"] - images
-    at = lambda share: images + base.per_example(share, images) * way  # noqa: E731
+    at = lambda share: images + like(share, images) * way  # noqa: E731
     broken = lambda share: base.values(objective, at(share)) > 0  # noqa: E731
     whole = tf.ones_like(state["distance"])
     share = loops.bisect(_BISECTIONS, broken, 0.9 * whole, whole)
@@ -129,6 +121,6 @@ class FAB(_nearest.Nearest):
     far = threat.reach(images, gradient, -of_image)
     near_size, far_size = (threat.distance(d, tf.zeros_like(d)) for d in (near, far))
     bias = tf.minimum(tf.math.divide_no_nan(near_size, near_size + far_size), self.bias)
-    bias = base.per_example(bias, images)
+    bias = like(bias, images)
     moved = (1 - bias) * (iterate + self.overshoot * near) + bias * (images + self.overshoot * far)
     return tf.clip_by_value(moved, threat.lower, threat.upper)

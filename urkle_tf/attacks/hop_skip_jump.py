@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from urkle_tf import distribution, errors, loops
 from urkle_tf.attacks import _nearest, base, losses
-from urkle_tf.attacks.threat.base import axes, shape_of
+from urkle_tf.attacks.threat.base import axes, like, shape_of
 
 _GRIDS = (1, 2, 4, 8)  # blocks along each axis, of starts that are coarser than single pixels
 _STARTS = 20  # points that are tried as a start, at most
@@ -72,6 +72,7 @@ class HopSkipJump(_nearest.Nearest):
 
   gradients = False
   decisions = True
+  settings = ("queries",)
   refused: ClassVar = {
     "training": "looks for a decision boundary by thousands of forward passes: use pgd"
   }
@@ -92,9 +93,6 @@ class HopSkipJump(_nearest.Nearest):
     errors.whole(1, self.name, queries=queries)
     self.steps = self.queries = int(queries)
 
-  def describe(self):
-    return {**super().describe(), "queries": self.queries}
-
   def _attempt(self, objective, images, restart, seed):
     del restart
     threat, norm = self.threat, self.threat.norm
@@ -104,10 +102,11 @@ class HopSkipJump(_nearest.Nearest):
     start, found = way.start(distribution.fold(seed, 0))
     point = way.boundary(start)
     distance = tf.where(found, threat.distance(point, images), float("inf"))
-    going = lambda distance: tf.math.is_finite(distance) & (distance > threat.epsilon)  # noqa: E731
+    beyond = lambda distance: tf.math.is_finite(distance) & (distance > threat.epsilon)  # noqa: E731
 
-    def iterate(number, point, nearest, distance):
-      left = going(distance)
+    def iterate(number, state):
+      point, nearest, distance = state
+      left = beyond(distance)
       away = tf.where(left, threat.distance(point, images), 0.0)
       key, count = distribution.fold(seed, 1, number), tf.gather(counts, number)
       direction = way.direction(point, away, count, key)
@@ -116,15 +115,11 @@ class HopSkipJump(_nearest.Nearest):
       away = threat.distance(point, images)
       nearer = left & (away < distance)
       nearest = base.choose(nearer, point, nearest)
-      return number + 1, point, nearest, tf.where(nearer, away, distance)
+      return point, nearest, tf.where(nearer, away, distance)
 
     if counts:
-      _, _, point, distance = tf.while_loop(
-        lambda number, *state: (number < len(counts)) & tf.reduce_any(going(state[-1])),
-        iterate,
-        (tf.constant(0), point, point, distance),
-        parallel_iterations=1,
-      )
+      going = lambda state: tf.reduce_any(beyond(state[2]))  # noqa: E731
+      _, point, distance = loops.repeat(len(counts), iterate, (point, point, distance), going)
     result = threat.project(way.beyond(point), images)
     return {"result": result, "distance": distance, "zero_gradients": tf.zeros([])}
 
@@ -147,27 +142,23 @@ class _Way:
     grids = [max(height, width), *_GRIDS]
     low, high = self._threat.lower, self._threat.upper
 
-    def attempt(number, start, found):
+    def attempt(number, state):
+      start, found = state
       noise = distribution.uniform(distribution.fold(seed, number), self._size, low, high)
       grid = tf.gather(grids, number % len(grids))
       blocks = lambda length: tf.range(length) // tf.maximum(length // grid, 1)  # noqa: E731
       noise = tf.gather(tf.gather(noise, blocks(height), axis=1), blocks(width), axis=2)
       broken = self._broken(noise) & ~found
-      return number + 1, base.choose(broken, noise, start), found | broken
+      return base.choose(broken, noise, start), found | broken
 
-    _, start, found = tf.while_loop(
-      lambda number, _, found: (number < _STARTS - 1) & ~tf.reduce_all(found),
-      attempt,
-      (tf.constant(0), self._images, self._broken(self._images)),
-      parallel_iterations=1,
-    )
-    return start, found
+    start = self._images, self._broken(self._images)
+    return loops.repeat(_STARTS - 1, attempt, start, going=_some_left)
 
   def _between(self, point, share):
     """The point at a share, float32 [n], of the way from the image (0) to a point (1)."""
-    offsets, share = point - self._images, base.per_example(share, point)
+    offsets, share = point - self._images, like(share, point)
     if self._threat.norm == "linf":
-      most = share * base.per_example(self._threat.distance(point, self._images), point)
+      most = share * like(self._threat.distance(point, self._images), point)
       return self._clip(self._images + tf.clip_by_value(offsets, -most, most))
     return self._clip(self._images + share * offsets)
 
@@ -186,7 +177,7 @@ class _Way:
   def direction(self, point, distance, count, seed):
     """The estimated gradient at a point of the boundary, as a step of unit size."""
     size = tf.maximum(distance / self._pixels, _FINEST * math.sqrt(self._pixels))
-    size = base.per_example(size, point)
+    size = like(size, point)
     linf = self._threat.norm == "linf"
 
     def decide(number, sums):
@@ -198,13 +189,13 @@ class _Way:
         noise = distribution.normal(key, self._size)
       change = (self._clip(point + size * _unit(noise)) - point) / size
       sign = tf.where(self._broken(point + size * change), 1.0, -1.0)
-      moved = base.per_example(sign, point) * change
+      moved = like(sign, point) * change
       return signed + moved, changes + change, signs + sign
 
     zeros = tf.zeros_like(point)
     signed, changes, signs = loops.repeat(count, decide, (zeros, zeros, tf.zeros_like(distance)))
     mean = signs / tf.cast(count, tf.float32)
-    contrast = signed - base.per_example(mean, point) * changes
+    contrast = signed - like(mean, point) * changes
     found = base.choose(tf.abs(mean) == 1.0, signed, contrast)
     return tf.sign(found) if linf else _unit(found)
 
@@ -214,18 +205,19 @@ class _Way:
     A point stays where it is if none is broken.
     """
 
-    def attempt(number, jumped, size, found):
-      moved = self._clip(point + base.per_example(size, point) * direction)
+    def attempt(_, state):
+      jumped, size, found = state
+      moved = self._clip(point + like(size, point) * direction)
       broken = self._broken(moved) & ~found
-      return number + 1, base.choose(broken, moved, jumped), size / 2, found | broken
+      return base.choose(broken, moved, jumped), size / 2, found | broken
 
-    _, jumped, _, _ = tf.while_loop(
-      lambda number, _jumped, _size, found: (number < _HALVINGS) & ~tf.reduce_all(found),
-      attempt,
-      (tf.constant(0), point, size, tf.zeros_like(size, tf.bool)),
-      parallel_iterations=1,
-    )
-    return jumped
+    start = point, size, tf.zeros_like(size, tf.bool)
+    return loops.repeat(_HALVINGS, attempt, start, going=_some_left)[0]
+
+
+def _some_left(state):
+  """Whether some are not found; the last of a state is which are."""
+  return ~tf.reduce_all(state[-1])
 
 
 def _unit(values):

@@ -34,6 +34,7 @@ class PGD(base.Attack):
   takes: tuple[str, ...] = ("steps", "step_size", "carried")
   budget: tuple[str, ...] = ("steps", "step_size", "restarts")
   in_evaluation: ClassVar = {"keep": "best", "carry": False}
+  settings = ("steps", "step_size", "start", "keep")
   _carried = None
   _travel = 2.5  # radii that all steps cover together by default
 
@@ -73,20 +74,11 @@ class PGD(base.Attack):
     super().__init__(threat, restarts)
     errors.whole(1, self.name, steps=steps)
     self.steps = int(steps)
-    self._own_size = step_size
+    self._own_size = None if step_size is None else float(step_size)
     self.step_size = self.step_size_at(threat.epsilon)
     self.start = float(start)
     self.keep = "best" if self.restarts > 1 else keep
     self.carry = bool(carry)
-
-  def describe(self):
-    return {
-      **super().describe(),
-      "steps": self.steps,
-      "step_size": float(self.step_size),
-      "start": self.start,
-      "keep": self.keep,
-    }
 
   def _default_size(self, epsilon):
     return self._travel * epsilon / self.steps

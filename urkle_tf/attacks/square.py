@@ -84,6 +84,7 @@ class Square(base.Attack):
   refused: ClassVar = {"training": "makes thousands of forward passes for each image: use pgd"}
   loss = staticmethod(losses.margin)
   fixed_noise = True
+  settings = ("queries", "share")
 
   def __init__(self, threat, queries=5000, restarts=1, share=0.8):
     """Builds the attack.
@@ -102,9 +103,6 @@ class Square(base.Attack):
     errors.share(self.name, share=share)
     self.steps = self.queries = int(queries)
     self.share = float(share)
-
-  def describe(self):
-    return {**super().describe(), "queries": self.queries, "share": self.share}
 
   def _proposals(self, images, rows):
     return (_Stripes if self.threat.norm == "linf" else _Hills)(self.threat, images, rows)

@@ -75,16 +75,17 @@ def _start(plan, images, epsilon, frozen, objective):
 
 
 def adversary(classifier, plan, mode, eot=20, alone=None):
-  """Compiles an attack on one mode of a classifier.
+  """Compiles an attack on one mode of a classifier or regressor.
 
-  The objective is the plan's loss of the log-probabilities.  In the sampled mode these are the log
-  of the mean over `eot` samples of z (expectation over transformation), drawn again at every
-  evaluation.  A counter in a variable distinguishes the evaluations, since the attack passes only
-  images to its objective.  Square and FAB compare values between evaluations, where fresh noise
-  would reward luck, so they use the same samples throughout a run.
+  The objective is the plan's loss of the log-probabilities, or of a regressor's predictions.  In
+  the sampled mode these are the log of the mean over `eot` samples of z (expectation over
+  transformation), or the mean of the predictions, drawn again at every evaluation.  A counter in a
+  variable distinguishes the evaluations, since the attack passes only images to its objective.
+  Square and FAB compare values between evaluations, where fresh noise would reward luck, so they
+  use the same samples throughout a run.
 
   Args:
-    classifier: a `Classifier`.
+    classifier: a `Classifier`, `Foreign` or `Regressor`.
     plan: a `Plan`.
     mode: "sampled" or "deterministic".
     eot: samples of z per evaluation.
@@ -96,6 +97,7 @@ def adversary(classifier, plan, mode, eot=20, alone=None):
     size or None, targets int [1, n] where the plan has some) -> (candidates [k, n, h, w, c],
     share of zero gradients); or a `falling.Falling`.
   """
+  link = getattr(classifier, "link", tf.nn.log_softmax)
   has_gradient = differentiable(classifier)
   follows = (has_gradient or not plan.by_gradients) and _decides(classifier)
   if alone is not None and alone.attackable and falling.possible(plan) and follows:
@@ -114,7 +116,7 @@ def adversary(classifier, plan, mode, eot=20, alone=None):
     def scores(neighbours, mode=mode, draws=None):
       loc, scale = frozen.represent(neighbours)
       if mode == "deterministic":
-        return tf.nn.log_softmax(frozen.head(loc))
+        return link(frozen.head(loc))
       if draws is None:
         draws = noise
         if not plan.fixed_noise:

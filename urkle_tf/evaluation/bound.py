@@ -6,7 +6,7 @@ import numbers
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, errors, networks
+from urkle_tf import attacks, distribution, errors, loops, networks
 from urkle_tf.evaluation import adversaries, scoring
 from urkle_tf.networks.kl import kl, kl_objective
 
@@ -104,22 +104,18 @@ def sampled_losses(classifier, images, labels, loss_cap, seed, samples=200):
   chunks = -(-samples // _CHUNK)
   each = -(-samples // chunks)
 
-  def more(chunk, total, mean):
+  def more(chunk, sums):
+    total, mean = sums
     noise = tf.random.stateless_normal(
       [tf.shape(loc)[0], each, classifier.latent_dim], distribution.fold(seed, chunk)
     )
     values = capped(classifier.each_from_noise(loc, scale, noise), loss_cap)  # [n, each, C]
     values = tf.gather(values, labels, axis=-1, batch_dims=1)  # [n, each]
     new = tf.stack([mean, tf.reduce_logsumexp(values, 1)])
-    return chunk + 1, total - tf.reduce_sum(values, 1), tf.reduce_logsumexp(new, 0)
+    return total - tf.reduce_sum(values, 1), tf.reduce_logsumexp(new, 0)
 
   nothing = tf.zeros_like(loc[:, 0])
-  _, total, mean = tf.while_loop(
-    lambda chunk, *_: chunk < chunks,
-    more,
-    (0, nothing, nothing - float("inf")),
-    parallel_iterations=1,
-  )
+  total, mean = loops.repeat(chunks, more, (nothing, nothing - float("inf")))
   count = float(chunks * each)
   return total / count, math.log(count) - mean
 

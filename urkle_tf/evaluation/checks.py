@@ -168,8 +168,8 @@ class _Checks:
     found = getattr(self._classifier, "metadata", {}).get("gradients", {})
     crossed = ", ".join(found.get("bridged", ()))
     detail = (
-      f"{_percent(dead)} of the images have no gradient of the cross-entropy (99% of its entries "
-      f"are 0); {_percent(mean)} of all entries are 0"
+      f"{dead:.1%} of the images have no gradient of the cross-entropy (99% of its entries "
+      f"are 0); {mean:.1%} of all entries are 0"
     )
     if crossed:
       detail += f"; attacks cross {crossed} by straight-through gradients"
@@ -181,8 +181,8 @@ class _Checks:
     one, several = _share(right[-1]), _share(many)
     within = one - _share(np.all(right, 0))
     detail = (
-      f"accuracy {_percent(one)} after one step, {_percent(several)} after {_STEPS}; "
-      f"{_percent(within)} of the images break only part of the way along the one step "
+      f"accuracy {one:.1%} after one step, {several:.1%} after {_STEPS}; "
+      f"{within:.1%} of the images break only part of the way along the one step "
       "(catastrophic overfitting: a loss that falls again before its end)"
     )
     passed = not (one - several > _FAR and within > _GAP)
@@ -204,19 +204,19 @@ class _Checks:
       shares.append(_share(standing))
     most = min(0.1, 1 / self._classifier.classes)
     steps = ", ".join(
-      f"{_percent(share)} at {tables.radius(size, self._norm)}"
+      f"{share:.1%} at {tables.radius(size, self._norm)}"
       for size, share in zip(radii, shares, strict=True)
     )
     detail = (
       f"accuracy under PGD: {steps}; at the last, which turns any image grey, at most "
-      f"{_percent(most)} may be left"
+      f"{most:.1%} may be left"
     )
     return _check("epsilon", shares[-1] <= most, detail, epsilons=radii, accuracies=shares)
 
   def _check_effort(self, reported, standing):
     before, after = _share(reported), _share(reported & standing)
     detail = (
-      f"reported accuracy on these images {_percent(before)}; {_percent(after)} with PGD of "
+      f"reported accuracy on these images {before:.1%}; {after:.1%} with PGD of "
       f"{_MORE_STEPS} steps and {_MORE_RESTARTS} restarts on the margin as well"
     )
     passed = int(np.sum(reported & ~standing)) <= self._tolerance
@@ -227,7 +227,7 @@ class _Checks:
     broken, _ = self._broken(self._compile(plan), plan, self._epsilon, standing, 3)
     before, after = _share(standing), _share(standing & ~broken)
     detail = (
-      f"accuracy {_percent(before)} under PGD; Square with {_QUERIES} queries and no gradient "
+      f"accuracy {before:.1%} under PGD; Square with {_QUERIES} queries and no gradient "
       f"breaks {int(broken.sum())} images of what that leaves"
     )
     passed = before - after <= _GAP  # random search has other luck than gradients
@@ -242,8 +242,8 @@ class _Checks:
       right &= np.argmax(self._score(moved), 1) == self._labels
     lucky, noisy, left = int(np.sum(standing & ~right)), _share(right), _share(standing)
     detail = (
-      f"accuracy {_percent(noisy)} under {_DRAWS} draws of random noise of the same radius, "
-      f"{_percent(left)} under PGD; noise breaks {lucky} images that PGD does not"
+      f"accuracy {noisy:.1%} under {_DRAWS} draws of random noise of the same radius, "
+      f"{left:.1%} under PGD; noise breaks {lucky} images that PGD does not"
     )
     passed = lucky <= self._tolerance
     return _check("random_noise", passed, detail, accuracy_noise=noisy, accuracy=left)
@@ -254,8 +254,8 @@ class _Checks:
     single, _ = self._broken(self._compile(plan, eot=1), plan, self._epsilon, self._right, 5)
     one, several = _share(self._right & ~single), _share(self._right & ~broken)
     detail = (
-      f"two served predictions differ for {_percent(flips)} of the images; accuracy "
-      f"{_percent(one)} under PGD with one draw a step, {_percent(several)} with {self._eot}"
+      f"two served predictions differ for {flips:.1%} of the images; accuracy "
+      f"{one:.1%} under PGD with one draw a step, {several:.1%} with {self._eot}"
     )
     passed = flips <= _GAP and one - several <= _GAP
     numbers = {"flips": flips, "accuracy_one_draw": one, "accuracy_draws": several}
@@ -284,7 +284,7 @@ class _Checks:
   def _check_saturation(self):
     share = _share(self._clean.max(1) > _ONE)
     detail = (
-      f"{_percent(share)} of the images have a probability that is 1 in float32, where the "
+      f"{share:.1%} of the images have a probability that is 1 in float32, where the "
       "cross-entropy has no gradient"
     )
     return _check("saturation", share <= _SHARE, detail, saturated=share)
@@ -296,7 +296,3 @@ def _share(right):
 
 def _check(name, passed, detail, **numbers):
   return {"name": name, "passed": bool(passed), "detail": detail, **numbers}
-
-
-def _percent(share):
-  return f"{100 * share:.1f}%"

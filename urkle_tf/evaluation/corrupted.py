@@ -195,7 +195,7 @@ def measure(scorer, source, found, batch_size=250, seed=0, store=None):
       before = of_mode.get(cell, dict.fromkeys(("count", "nll", "brier", "sums"), 0))
       of_mode[cell] = {key: value + scores[f"{mode}.{key}"] for key, value in before.items()}
     so_far = "  ".join(
-      f"{mode} {100 * np.mean([_accuracy(tally) for tally in of_mode.values()]):.1f}%"
+      f"{mode} {np.mean([_accuracy(tally) for tally in of_mode.values()]):.1%}"
       for mode, of_mode in tallies.items()
     )
     bar.add(len(labels), f"{cell[0]} {cell[1] or ''} {so_far}")

@@ -7,7 +7,7 @@ graph.
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import distribution, errors
+from urkle_tf import distribution, errors, loops
 from urkle_tf.data import compatibility
 from urkle_tf.evaluation import graphs, scoring
 from urkle_tf.networks.saved import foreign_models
@@ -97,13 +97,8 @@ class _Scores:
     samples = (samples or self.samples) if self.stochastic else 1
     if samples == 1:
       return draw(0), tf.constant(1.0)
-    _, total = tf.while_loop(
-      lambda i, _: i < samples,
-      lambda i, total: (i + 1, add(total, draw(i))),
-      (tf.constant(1), draw(0)),
-      parallel_iterations=1,
-    )
-    return total, tf.cast(samples, tf.float32)
+    more = lambda i, total: add(total, draw(i + 1))  # noqa: E731
+    return loops.repeat(samples - 1, more, draw(0)), tf.cast(samples, tf.float32)
 
   def from_shared_noise(self, images, scale, seed, samples):
     """As `from_representation`; the model itself decides whether images share their noise."""
@@ -291,7 +286,7 @@ class Foreign(_Scores):
     elif kind == "probabilities":
       notes.append(
         f"Its logits were not recovered: scores are log p, p at least {FLOOR:g}. "
-        f"{100 * said['saturated']:.0f}% of the images tried have a probability of 0 or 1 in "
+        f"{said['saturated']:.0%} of the images tried have a probability of 0 or 1 in "
         "float32."
       )
     gradients, ways = said["gradients"], []
@@ -301,12 +296,12 @@ class Foreign(_Scores):
       ways.append(f"cross {', '.join(gradients['bridged'])} by straight-through gradients")
     if ways:
       notes.append(
-        f"Its own gradients are masked ({100 * gradients['zero']:.0f}% are zero or missing): "
-        f"attacks {' and '.join(ways)} ({100 * gradients['zero_bridged']:.0f}% zero)."
+        f"Its own gradients are masked ({gradients['zero']:.0%} are zero or missing): "
+        f"attacks {' and '.join(ways)} ({gradients['zero_bridged']:.0%} zero)."
       )
     elif gradients["zero"] >= MASKED:
       notes.append(
-        f"Its gradients are masked ({100 * gradients['zero']:.0f}% are zero or missing) and could "
+        f"Its gradients are masked ({gradients['zero']:.0%} are zero or missing) and could "
         "not be bridged: only attacks without gradients (square, hop_skip_jump) are informative."
       )
     if said["noise"] == "not seeded":
@@ -362,7 +357,7 @@ def check_range(model, images, labels):
   unit, wide = share(1.0), share(255.0)
   if len(labels) >= 20 and wide > 2 * unit and wide > unit + 0.3:
     raise errors.UserError(
-      f"the classifier seems to expect pixels in 0-255: {100 * wide:.0f}% of {len(labels)} images "
-      f"are right with these, and {100 * unit:.0f}% with pixels in [0, 1]. Put "
+      f"the classifier seems to expect pixels in 0-255: {wide:.0%} of {len(labels)} images "
+      f"are right with these, and {unit:.0%} with pixels in [0, 1]. Put "
       "keras.layers.Rescaling(255.0) in front of it and save it again"
     )

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import distribution, errors
-from urkle_tf.evaluation import scoring
+from urkle_tf import attacks, distribution, errors
+from urkle_tf.evaluation import adversaries, scoring
 from urkle_tf.output import progress
 
 _CHUNK = 25  # samples of z that are in memory at once
@@ -63,7 +63,9 @@ def _found(context, attack):
     for stream in (scoring.ATTACK_STREAM, scoring.SCORE_STREAM)
   )
   score = _scorer(regressor, modes, context.samples, scoring_seed)
-  find = {mode: _adversary(regressor, attack, mode, context.eot) for mode in modes}
+  plan = attacks.Plan(attack, _squared_error)
+  find = {mode: adversaries.adversary(regressor, plan, mode, context.eot) for mode in modes}
+  radius_and_step = plan.radius_and_step(context.epsilon)
   labels: list[np.ndarray] = []
   clean: dict[str, list] = {mode: [] for mode in modes}
   worst: dict[str, list] = {mode: [] for mode in modes}
@@ -75,7 +77,8 @@ def _found(context, attack):
     largest = dict(before)
     for mode in modes:
       seed = distribution.fold(base, number, regressor.modes.index(mode))
-      for judge, found in score(find[mode](padded, wanted, seed)).items():
+      candidates, _ = find[mode](padded, wanted, seed, *radius_and_step)
+      for judge, found in score(candidates[0]).items():
         largest[judge] = np.maximum(largest[judge], _error(found, truth))
     labels.append(truth)
     for mode in modes:
@@ -84,6 +87,10 @@ def _found(context, attack):
     bar.add(len(images))
   join = lambda parts: {mode: np.concatenate(parts[mode]) for mode in modes}  # noqa: E731
   return np.concatenate(labels).astype(np.float64), join(clean), join(worst)
+
+
+def _squared_error(predictions, labels):
+  return tf.reduce_sum(tf.square(predictions - labels[:, None]), -1)
 
 
 def _error(found, truth):
@@ -119,26 +126,3 @@ def _scorer(regressor, modes, samples, seed):
     return scored
 
   return lambda images: {mode: found.numpy() for mode, found in score(images).items()}
-
-
-def _adversary(regressor, attack, mode, eot):
-  """A function (images, labels, seed) -> adversaries of one mode of a regressor."""
-  evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
-
-  @tf.function(autograph=False)
-  def find(images, labels, seed):
-    frozen, noise = regressor.frozen(), distribution.fold(seed, 1)
-    evaluations.assign(0)
-
-    def objective(neighbours):
-      loc, scale = frozen.represent(neighbours)
-      if mode == "deterministic":
-        predictions = frozen.head(loc)
-      else:
-        fresh = distribution.fold(noise, evaluations.assign_add(1))
-        predictions = frozen.from_representation(loc, scale, fresh, eot)
-      return tf.reduce_sum(tf.square(predictions - labels[:, None]), -1)
-
-    return attack(objective, images, distribution.fold(seed, 0))
-
-  return find

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import distribution, errors
+from urkle_tf import distribution, errors, loops
 from urkle_tf.data import pipeline
 from urkle_tf.evaluation import calibration
 
@@ -167,18 +167,14 @@ class Scorer:
       if "sampled" not in self.modes:
         return scored, tf.zeros([tf.shape(images)[0], 0], tf.int32)
 
-      def more(group, total, votes):
+      def more(group, state):
+        total, votes = state
         new = classifier.from_shared_noise(loc, scale, distribution.fold(seed, group), each)
         votes = votes.write(group, tf.argmax(new, 1, tf.int32))
-        return group + 1, tf.reduce_logsumexp(tf.stack([total, new]), 0), votes
+        return tf.reduce_logsumexp(tf.stack([total, new]), 0), votes
 
       start = tf.fill([tf.shape(images)[0], classifier.classes], -float("inf"))
-      _, total, votes = tf.while_loop(
-        lambda group, *_: group < groups,
-        more,
-        (0, start, tf.TensorArray(tf.int32, groups)),
-        parallel_iterations=1,
-      )
+      total, votes = loops.repeat(groups, more, (start, tf.TensorArray(tf.int32, groups)))
       scored["sampled"] = total - tf.math.log(float(groups))
       return scored, tf.transpose(votes.stack())
 

@@ -1,5 +1,7 @@
 """A regressor on a Gaussian representation: numbers predicted from images."""
 
+import tensorflow as tf
+
 from urkle_tf.networks import predictor
 
 
@@ -49,6 +51,7 @@ class Regressor(_Predictions, predictor.Predictor):
   """
 
   Frozen = _Frozen
+  link = staticmethod(tf.identity)  # from the head's outputs to predictions
   target: str | None = None
 
   def call(self, images, training=None):

@@ -6,7 +6,7 @@ import numbers
 
 import tensorflow as tf
 
-from urkle_tf import errors
+from urkle_tf import errors, loops
 
 _MOST_PIECES = 100  # of a piecewise linear function; about 5 are passed
 
@@ -275,19 +275,15 @@ def water_level(weights, breaks, gain):
   full = weights * breaks
   end = tf.reduce_max(breaks, 1, keepdims=True)
 
-  def newton(iteration, level, _):
+  def newton(_, state):
+    level, _ = state
     free = level < breaks
     held = tf.reduce_sum(masked(~free, full), 1, keepdims=True)
     slope = tf.reduce_sum(masked(free, weights), 1, keepdims=True)
     # Without a slope, the gain cannot be reached.
     reached = tf.where(slope > 0, tf.math.divide_no_nan(gain - held, slope), end)
     reached = tf.where(gain > held, tf.clip_by_value(reached, level, end), level)
-    return iteration + 1, reached, tf.reduce_any(reached > level * (1 + 1e-6))
+    return reached, tf.reduce_any(reached > level * (1 + 1e-6))
 
-  _, level, _ = tf.while_loop(
-    lambda iteration, level, moving: (iteration < _MOST_PIECES) & moving,
-    newton,
-    (tf.constant(0), tf.zeros_like(gain), tf.constant(True)),
-    parallel_iterations=1,
-  )
-  return level
+  start = tf.zeros_like(gain), tf.constant(True)
+  return loops.repeat(_MOST_PIECES, newton, start, going=lambda state: state[1])[0]

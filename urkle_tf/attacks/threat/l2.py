@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from urkle_tf import distribution
+from urkle_tf import distribution, loops
 from urkle_tf.attacks.threat.base import (
   ThreatModel,
   axes,
@@ -71,20 +71,17 @@ class L2(ThreatModel):
 
     # Newton's method for f(t) = sum min(t * offset^2, room^2) = epsilon^2 with t = s^2.  f is
     # concave and increasing, so every iterate is feasible, and a few are enough.
-    def newton(iteration, t, _):
+    def newton(_, state):
+      t, _ = state
       free = t * squares < room
       spent = tf.reduce_sum(masked(~free, room), 1, keepdims=True)
       slope = tf.reduce_sum(masked(free, squares), 1, keepdims=True)
       reached = tf.where(slope > 0, tf.math.divide_no_nan(budget - spent, slope), 1.0)
       reached = tf.clip_by_value(reached, t, 1.0)
-      return iteration + 1, reached, tf.reduce_any(reached > t * (1 + 1e-6))
+      return reached, tf.reduce_any(reached > t * (1 + 1e-6))
 
-    _, t, _ = tf.while_loop(
-      lambda iteration, t, moving: (iteration < _NEWTON_ITERATIONS) & moving,
-      newton,
-      (tf.constant(0), tf.zeros_like(squares[:, :1]), tf.constant(True)),
-      parallel_iterations=1,
-    )
+    start = tf.zeros_like(squares[:, :1]), tf.constant(True)
+    t, _ = loops.repeat(_NEWTON_ITERATIONS, newton, start, going=lambda state: state[1])
     return self._clip(images + like(tf.sqrt(t), images) * offsets)
 
   def _reach(self, slopes, room, gain):

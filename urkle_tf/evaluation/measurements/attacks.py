@@ -95,7 +95,7 @@ class Attacks(Measurement):
       worst.setdefault(row["epsilon"], row)
     found = []
     for row in worst.values():
-      accuracy, how = f"{100 * row['accuracy']:.2f}%", f"lowest of all: {row['name']}"
+      accuracy, how = f"{row['accuracy']:.2%}", f"lowest of all: {row['name']}"
       found.append((f"attacked, {tables.threat(row)}", accuracy, how))
     return found
 
@@ -111,8 +111,7 @@ class Attacks(Measurement):
 
   def lines(self, part):
     return [
-      f"{row['name']}, {tables.threat(row, ', epsilon ')}, {row['mode']} z: "
-      f"{100 * row['accuracy']:.2f}%"
+      f"{row['name']}, {tables.threat(row, ', epsilon ')}, {row['mode']} z: {row['accuracy']:.2%}"
       for row in part
     ]
 

@@ -54,7 +54,7 @@ class Corruptions(Measurement):
     )
 
   def glance(self, part, report):
-    return [("corrupted", f"{100 * part['mean']:.2f}%", f"mean of {len(part['types'])} types")]
+    return [("corrupted", f"{part['mean']:.2%}", f"mean of {len(part['types'])} types")]
 
   def render(self, part, report):
     severities = part["severities"]
@@ -76,15 +76,15 @@ class Corruptions(Measurement):
 
   def lines(self, part):
     return [
-      f"corrupted: {100 * part['mean']:.2f}%, mean of {len(part['types'])} types "
-      f"(mean corruption error {100 * part['mean_corruption_error']:.2f}%)"
+      f"corrupted: {part['mean']:.2%}, mean of {len(part['types'])} types "
+      f"(mean corruption error {part['mean_corruption_error']:.2%})"
     ]
 
 
 def _notes(part):
   notes = [
     f"z = {part['mode']}. The mean is over each type's severities and then over the types; mean "
-    f"corruption error: {100 * part['mean_corruption_error']:.2f}% (1 - mean accuracy, not divided "
+    f"corruption error: {part['mean_corruption_error']:.2%} (1 - mean accuracy, not divided "
     "by another network's errors)."
   ]
   if part["origin"] == "computed":

@@ -45,7 +45,7 @@ class Smoothing(Measurement):
       return []
     row = min(beyond, key=lambda row: row["radius"])
     how = f"l2 {row['radius']:g}, noise {part['noise']:g}"
-    return [("certified", f"{100 * row['accuracy']:.1f}%", how)]
+    return [("certified", f"{row['accuracy']:.1%}", how)]
 
   def render(self, part, report):
     what = (
@@ -55,7 +55,7 @@ class Smoothing(Measurement):
     )
     if "certified" in part:
       rows = [[f"{row['radius']:g}", Share.of(row)] for row in part["certified"]]
-      text = Text(f"The smoothed classifier abstains on {100 * part['abstained']:.1f}% of them.")
+      text = Text(f"The smoothed classifier abstains on {part['abstained']:.1%} of them.")
       table = Table("Certified accuracy", ["l2 radius", "certified accuracy, %"], rows)
       return [Heading("Certified"), Text(what), table, text, pictures.certified(part)]
     rows = [[f"{row['radius']:g}", f"{row['mean']:.3f}"] for row in part["cosines"]]
@@ -64,7 +64,7 @@ class Smoothing(Measurement):
 
   def lines(self, part):
     if "certified" in part:
-      found = (f"{100 * r['accuracy']:.1f}% at {r['radius']:g}" for r in part["certified"])
+      found = (f"{r['accuracy']:.1%} at {r['radius']:g}" for r in part["certified"])
       return [f"certified accuracy, l2: {', '.join(found)}"]
     found = (f"{row['mean']:.3f} at {row['radius']:g}" for row in part["cosines"])
     return [f"certified cosine, l2: {', '.join(found)}"]

@@ -109,7 +109,7 @@ def _cell(column, cell):
   if column == 0:
     return f'<th scope="row">{text}</th>'
   if isinstance(cell, Share):
-    return f'<td class="number share" style="--share: {100 * cell.fraction:.2f}%">{text}</td>'
+    return f'<td class="number share" style="--share: {cell.fraction:.2%}">{text}</td>'
   if _NUMBER.fullmatch(str(cell)):
     return f'<td class="number">{text}</td>'
   return f'<td class="long">{text}</td>' if len(text) > _LONG else f"<td>{text}</td>"

@@ -27,8 +27,7 @@ def accuracy_vs_epsilon(report):
   lines = []
   for (label, mode), rows in _lines(report).items():
     points = [
-      f"{100 * row['accuracy']:.2f}% at {tables.radius(row['epsilon'], row['norm'])}"
-      for row in rows
+      f"{row['accuracy']:.2%} at {tables.radius(row['epsilon'], row['norm'])}" for row in rows
     ]
     lines.append(f"{label}, z {mode}, {', '.join(points)}")
   title = "Accuracy against the radius of the attack"
@@ -44,7 +43,7 @@ def examples():
 
 def corruptions(part):
   """The `Picture` of the heat map, from the report's part "corruptions"."""
-  means = [f"{100 * part['by_severity'][s]['accuracy']:.2f}% at {s}" for s in part["severities"]]
+  means = [f"{part['by_severity'][s]['accuracy']:.2%} at {s}" for s in part["severities"]]
   described = f"mean over types by severity, {', '.join(means)}; the table holds each cell."
   draw = functools.partial(corruptions_figure, part)
   return _picture("corruptions", "Accuracy on corrupted images", described, draw)
@@ -52,7 +51,7 @@ def corruptions(part):
 
 def certified(part):
   """The `Picture` of certified accuracy by l2 radius, from the report's part "smoothing"."""
-  points = [f"{100 * row['accuracy']:.2f}% at {row['radius']:g}" for row in part["certified"]]
+  points = [f"{row['accuracy']:.2%} at {row['radius']:g}" for row in part["certified"]]
   draw = functools.partial(certified_figure, part)
   title = "Certified accuracy against the l2 radius"
   return _picture("certified", title, ", ".join(points) + ".", draw)

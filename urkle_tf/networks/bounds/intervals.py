@@ -55,7 +55,7 @@ def followed(model, low, high, images):
   return [_ends(*part[:2]) for part in parts], [part[2] for part in parts]
 
 
-class Intervals:
+class Intervals(layers.Arithmetic):
   """The arithmetic: centres, then radii, as one batch [2 n, ...].
 
   Attributes:
@@ -89,19 +89,10 @@ class Intervals:
     points = (scale * x + offset for x in points)
     return tf.concat([scale * centre + offset, tf.abs(scale) * radius, *points], 0)
 
-  def norm(self, layer, x):
-    return self.scaled(x, *layers.affine(layer, *layers.moving(layer)))
-
-  def unchanged(self, layer, x):
-    return layer(x)
-
   def monotone(self, function, x):
     centre, radius, *points = tf.split(x, self.groups)
     self.before.append(_ends(centre, radius))
     return tf.concat([_around(*map(function, self.before[-1])), *map(function, points)], 0)
-
-  def nested(self, model, x):
-    return layers.run(model, x, self)
 
 
 class Followed(Intervals):

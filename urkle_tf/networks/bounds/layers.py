@@ -44,6 +44,22 @@ _ACTIVATIONS = (
 )
 
 
+class Arithmetic:
+  """What arithmetics share."""
+
+  def scaled(self, x, scale, offset):
+    raise NotImplementedError
+
+  def norm(self, layer, x):
+    return self.scaled(x, *affine(layer, *moving(layer)))
+
+  def unchanged(self, layer, x):
+    return layer(x)
+
+  def nested(self, model, x):
+    return run(model, x, self)
+
+
 def run(model, inputs, arithmetic):
   """Propagates bounds through a model, with batch norms in inference mode.
 

@@ -83,7 +83,7 @@ def _rows(x):
   return tf.reshape(x, [-1, x.shape[1:].num_elements()])
 
 
-class Lines:
+class Lines(layers.Arithmetic):
   """The arithmetic: values whose gradients are those of lines, and offsets times a variable.
 
   Args:
@@ -115,21 +115,12 @@ class Lines:
   def scaled(self, x, scale, offset):
     return scale * x + self._offset(offset, x)
 
-  def norm(self, layer, x):
-    return self.scaled(x, *layers.affine(layer, *layers.moving(layer)))
-
-  def unchanged(self, layer, x):
-    return layer(x)
-
   def monotone(self, function, x):
     self._met.append(x)
     if len(self._met) > len(self.known):  # its result is not used
       return function(x)
     low, high = self.known[len(self._met) - 1]
     return _between(function, low, high, x, self._one)
-
-  def nested(self, model, x):
-    return layers.run(model, x, self)
 
   def _offset(self, offset, x):
     return offset * tf.reshape(self._one, [-1] + [1] * (len(x.shape) - 1))
@@ -165,6 +156,6 @@ def _slope(function):
     return 0.0
   if type(function) not in (keras.layers.ReLU, keras.layers.LeakyReLU):
     return None
-  if getattr(function, "max_value", None) is not None or getattr(function, "threshold", 0):
-    return None
-  return float(function.negative_slope) if 0 <= function.negative_slope <= 1 else None
+  leaky = type(function) is keras.layers.LeakyReLU
+  plain = leaky or (function.max_value is None and not function.threshold)
+  return float(function.negative_slope) if plain and 0 <= function.negative_slope <= 1 else None
