@@ -769,6 +769,7 @@ def test_an_encoder_alone_needs_no_labels(folders, tmp_path):
     ({"modes": "samplad"}, "unknown mode of this model 'samplad'; did you mean 'sampled'"),
     ({"modes": "deterministic", "loss_cap": 4.0}, "leave out --loss_cap or --modes"),
     ({"measure": "bound"}, "bound needs the option 'loss_cap'"),
+    ({"measure": "bound(loss_cap=4, examples=0)"}, "bound: examples must be at least 1, got 0"),
     ({"noise": "frish"}, "unknown noise 'frish'; did you mean 'fresh'"),
     ({"representation_examples": -1}, "examples must be an integer of at least 0, got -1"),
   ],

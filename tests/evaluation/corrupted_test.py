@@ -184,7 +184,8 @@ def test_prepared_images_are_scored(monkeypatch, capsys):
 
   monkeypatch.setattr(corrupted.named, "find", find)
   monkeypatch.setattr(corrupted.sources, "load", load)
-  found = corrupted.plan("tfds", [1, 2], source, "data", False, 32, 25)
+  where = {"data_dir": "data", "download": False, "image_size": 32, "examples": 25}
+  found = corrupted.plan("tfds", [1, 2], source, **where)
   assert asked[0] == ("cifar10_corrupted/gaussian_noise_1", "test", "data", False, 32, 25)
   assert found.cells == [("glass_blur", 2), ("fog", 1), ("fog", 2)]
   assert len(found.missing) == 27

@@ -86,6 +86,12 @@ def test_the_bound_of_an_encoder_holds_wherever_it_is_measured():
     assert moved @ u > smoothing.cosine(s, distance, 0.25)
 
 
+def test_an_embedding_of_zeros_has_the_bound_of_no_agreement():
+  noisy = smoothing.Noisy(lambda images, seed: tf.zeros([images.shape[0], 3]), 0.25)
+  s = smoothing.certify_direction(noisy, np.zeros((1, 2, 1), np.float32), 1000, 0.001, SEED)
+  assert s == pytest.approx(-np.sqrt(2 * np.log(1000) / 1000))  # Hoeffding's, of a mean of 0
+
+
 def test_arts_certificates_agree():
   """The same classifier of real digits, smoothed here and by ART: classes and radii."""
   pytest.importorskip("statsmodels")  # ART needs it and does not ask for it

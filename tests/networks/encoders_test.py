@@ -144,7 +144,10 @@ def test_backbones_by_spec(spec, shape, features):
     ("resnet18", (4, 4, 3), "at least 8x8"),
     ("resnet18(stem=large)", (16, 16, 3), "at least 32x32"),
     ("convnet", (4, 4, 1), "at least 8x8"),
-    ("resnet18(width=0)", (32, 32, 3), "width must be at least 1"),
+    ("resnet18(width=0)", (32, 32, 3), "width must be a whole number of at least 1"),
+    ("resnet18(width=1.5)", (32, 32, 3), "width must be a whole number"),
+    ("convnet(width=0)", (32, 32, 3), "convnet: width must be a whole number of at least 1"),
+    ("convnet(layers=0)", (32, 32, 3), "convnet: layers must be a whole number of at least 1"),
   ],
 )
 def test_wrong_backbones_end_in_one_line(spec, shape, words):

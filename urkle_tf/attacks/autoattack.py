@@ -100,6 +100,7 @@ def autoattack(
   robust_accuracy = 1 - broken.mean()
   ```
   """
+  errors.whole(1, "autoattack", batch_size=batch_size)
   images, labels = _checked(images, labels, threat)
   classification = _Classification(scores, images, labels, batch_size)
   plans = AutoAttack(threat, version, **budgets).plans(classification.classes)
@@ -111,6 +112,8 @@ def _checked(images, labels, threat):
   """The images as float32, and the labels."""
   images, labels = np.asarray(images), np.asarray(labels)
   base.check_floats(images.dtype, threat)
+  if not images.size:
+    raise errors.UserError("autoattack needs at least one image")
   if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
     raise errors.UserError(
       f"{len(images)} images need {len(images)} integer labels, got {labels.dtype.name} of shape "
@@ -146,6 +149,11 @@ class _Classification:
 
   def _scored(self, inputs):
     found = self._score(tf.constant(inputs)).numpy()
+    if found.ndim != 2 or len(found) != len(inputs):
+      raise errors.UserError(
+        f"the scores of {len(inputs)} images must be [{len(inputs)}, classes], got shape "
+        f"{found.shape}"
+      )
     if not np.all(np.isfinite(found)):
       raise errors.UserError("the scores are NaN or infinite: they cannot be attacked")
     return found

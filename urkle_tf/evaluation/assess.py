@@ -44,10 +44,11 @@ def assess(given):
       flags = ", ".join(f"--{name}" for name in unused)
       print(f"a regressor is attacked by PGD at one epsilon, without {flags}")
     return assess_regressor(**{n: v for n, v in settings.items() if n in used})
-  if sum(bool(settings[name]) for name in _MODELS) != 1:
+  models = [name for name in _MODELS if settings[name]]
+  if len(models) != 1:
     raise errors.UserError(
       "give --classifier=FOLDER, --regressor=FOLDER, or --encoder=FOLDER for what needs no labels"
-      + (": only one of them" if given.classifier or given.encoder else "")
+      + (": only one of them" if models else "")
     )
   del settings["regressor"]
   top = given.prototypes or given.head

@@ -38,7 +38,7 @@ class Plan:
   load: Callable | None = None
 
 
-def plan(text, severities, source, data_dir=None, download=False, image_size=None, examples=None):
+def plan(text, severities, source, **where):
   """Reads and checks what to measure, before any work.
 
   Args:
@@ -46,10 +46,7 @@ def plan(text, severities, source, data_dir=None, download=False, image_size=Non
       the corrupted images that TFDS has prepared for the data set.
     severities: numbers from 1 to 5; None for all.
     source: the `Source` of clean images.
-    data_dir: the folder of prepared TFDS data.
-    download: whether TFDS may download.
-    image_size: as in `sources.load`.
-    examples: the same.
+    **where: `data_dir`, `download`, `image_size` and `examples` of `sources.load`.
 
   Returns:
     A `Plan`.
@@ -67,7 +64,7 @@ def plan(text, severities, source, data_dir=None, download=False, image_size=Non
       raise errors.UserError(f"--severities must be whole numbers from 1 to 5, got {severity}")
   severities = [int(severity) for severity in severities]
   if names == ["tfds"]:
-    return _prepared(severities, source, data_dir, download, image_size, examples)
+    return _prepared(severities, source, where)
   if names == ["all"]:
     names = list(corruptions.NAMES)
   for name in names:
@@ -81,7 +78,7 @@ def plan(text, severities, source, data_dir=None, download=False, image_size=Non
   return Plan(cells, origin)
 
 
-def _prepared(severities, source, data_dir, download, image_size, examples):
+def _prepared(severities, source, where):
   """The `Plan` of what TFDS has prepared for a source's data set."""
   dataset, _, labelling = source.name.partition(":")
   base = dataset.partition("/")[0]
@@ -95,7 +92,7 @@ def _prepared(severities, source, data_dir, download, image_size, examples):
   for cell, config in _configs(_PREPARED[base], severities).items():
     name = f"{_PREPARED[base]}/{config}"
     try:
-      named.find(name, source.split, data_dir, download, image_size, examples)
+      named.find(name, source.split, **where)
     except errors.UserError as error:
       missing.append(name)
       failure = failure or error
@@ -107,7 +104,7 @@ def _prepared(severities, source, data_dir, download, image_size, examples):
     print(f"not prepared, and left out: {', '.join(missing)}")
 
   def load(cell):
-    return sources.load(found[cell], source.split, data_dir, False, image_size, examples)
+    return sources.load(found[cell], source.split, **where | {"download": False})
 
   return Plan(list(found), {"origin": _PREPARED[base]}, missing, load)
 

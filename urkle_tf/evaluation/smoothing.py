@@ -133,7 +133,7 @@ def certify_direction(noisy, image, samples, alpha, seed, guess=100):
     guess: the number of separate draws that choose u.
   """
   u = noisy.sum(image, guess, distribution.fold(seed, 0))
-  u /= np.linalg.norm(u)
+  u /= max(np.linalg.norm(u), 1e-12)  # an encoder may return 0, which has no direction
   mean = noisy.sum(image, samples, distribution.fold(seed, 1)) @ u / samples
   return float(mean_bound(mean, samples, alpha))
 

@@ -23,14 +23,16 @@ def convnet(image_shape, width=48, layers=4, momentum=0.9):
     A functional Keras model: float [n, h, w, c] -> float32 [n, layers * width].
 
   Raises:
-    UserError: if the images are too small.
+    UserError: if the images are too small, or `width` or `layers` is not a whole number of at least
+      1.
 
   ```python
   backbone = urkle_tf.networks.convnet((32, 32, 3), width=16)
   features = backbone(images)  # float32 [n, 64]
   ```
   """
-  least = 2 ** max(layers - 1, 0)
+  errors.whole(1, "convnet", width=width, layers=layers)
+  least = 2 ** (layers - 1)
   if min(image_shape[:2]) < least:
     raise errors.UserError(
       f"convnet with {layers} layers needs images of at least {least}x{least} pixels, got "

@@ -63,8 +63,7 @@ def _resnet(convs, depths, name, image_shape, width, stem, momentum):
       f"{name} needs images of at least {least}x{least} pixels, got {height}x{breadth}: "
       f"give a larger --image_size, or another --encoder"
     )
-  if width < 1:
-    raise errors.UserError(f"width must be at least 1, got {width}")
+  errors.whole(1, name, width=width)
   x = images = keras.Input(image_shape, name="pixels")
   size, strides = {"small": (3, 1), "patch": (3, 2), "large": (7, 2)}[stem]
   x = _norm(_conv(x, width, size, strides, "stem_conv"), "stem_norm", momentum)
@@ -96,7 +95,7 @@ def resnet18(image_shape, width=64, stem="auto", momentum=0.9):
     A functional Keras model: float [n, h, w, c] -> float32 [n, 8 * width].
 
   Raises:
-    UserError: if the images are too small.
+    UserError: if the images are too small, or an argument is out of its range.
 
   ```python
   backbone = urkle_tf.networks.resnet18((32, 32, 3), width=16, stem="patch")

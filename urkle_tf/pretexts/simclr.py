@@ -126,6 +126,8 @@ class SimCLR(Pretext):
     super().__init__(name="simclr")
     errors.at_least(0, "simclr", consistency=consistency)
     errors.above(0, "simclr", temperature=temperature)
+    errors.whole(0, "simclr", projector=projector)
+    errors.whole(1, "simclr", projection=projection)
     errors.one_of("denominator", denominator, ("negatives", "all"))
     self.temperature, self.denominator = temperature, denominator
     self._widths = (projector, projection)

@@ -43,9 +43,8 @@ class Supervised(Pretext):
     self.classifies = task == "classification"
     if self.classifies and outputs is not None and outputs < 2:
       raise errors.UserError(f"supervised: outputs must be at least 2 classes, got {outputs}")
-    errors.at_least(
-      1, "supervised", width=width, layers=layers, outputs=1 if outputs is None else outputs
-    )
+    counts = {"width": width, "layers": layers, "outputs": 1 if outputs is None else outputs}
+    errors.whole(1, "supervised", **counts)
     self.outputs = outputs if outputs or self.classifies else 1
     self._hidden = [width] * (layers - 1)
     self.terms = ("cross_entropy",) if self.classifies else ("squared_error",)

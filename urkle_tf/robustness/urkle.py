@@ -60,7 +60,7 @@ class Urkle(Robustness):
     given = {"k": k, "beta": beta}
     self._strength = {name: value for name, value in given.items() if value is not None}
     errors.at_least(0, "urkle", align=align, **self._strength)
-    errors.at_least(1, "urkle", attacked=1 if attacked is None else attacked)
+    errors.whole(1, "urkle", attacked=1 if attacked is None else attacked)
     errors.share("urkle", certified=certified)
     self.k, self.beta, self.positives, self.attacked = k, beta, positives, attacked
     if anchor not in (None, "original"):

@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from cases import refused
 from scipy import stats
 from small_models import small_classifier, small_encoder
 
 import urkle_tf
 from urkle_tf import errors, export
 from urkle_tf.evaluation import paired
+from urkle_tf.evaluation.measurements.against import Against
 
 DATA = {"dataset": "digits", "split": "test", "examples": 60, "attacks": "fgsm"}
 
@@ -61,6 +63,15 @@ def test_rows_are_those_that_both_have(folder, tmp_path):
   clean = report["clean"]["accuracy"] - earlier["clean"]["accuracy"]
   assert rows["clean", mode]["difference"] == pytest.approx(clean)
   assert "## Against report" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("damaged", ["report.json", "images.npz"])
+def test_a_damaged_report_ends_in_one_line(tmp_path, damaged):
+  np.savez(tmp_path / "images.npz", labels=[0, 1])
+  (tmp_path / "report.json").write_text("{}")
+  (tmp_path / damaged).write_bytes(b"PK and nothing more")
+  with refused(match="cannot read the report in .*; evaluate that model again"):
+    Against(report=str(tmp_path)).prepare(None)
 
 
 @pytest.mark.full

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import zipfile
 
 import numpy as np
 
@@ -40,10 +41,16 @@ class Against(Measurement):
         f"{str(folder)!r} has no images.npz with the images that were right: evaluate that model "
         "again with --save_images"
       )
-    theirs = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    with np.load(folder / "images.npz", allow_pickle=False) as arrays:
-      names = [name for name in arrays.files if name.startswith(("labels", "clean_", "right_"))]
-      found = {name: arrays[name] for name in names}
+    try:
+      theirs = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+      with np.load(folder / "images.npz", allow_pickle=False) as arrays:
+        names = [name for name in arrays.files if name.startswith(("labels", "clean_", "right_"))]
+        found = {name: arrays[name] for name in names}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+      raise errors.UserError(
+        f"cannot read the report in {str(folder)!r}: {errors.reason(error)}; evaluate that model "
+        "again"
+      ) from error
     if "labels" not in found or len(found["labels"]) != context.source.size:
       raise errors.UserError(
         f"{str(folder)!r} is a report on {len(found.get('labels', []))} labelled images, but this "

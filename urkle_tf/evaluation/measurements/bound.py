@@ -49,6 +49,8 @@ class Bound(Measurement):
         "bound needs the option 'loss_cap': give --loss_cap=NUMBER or bound(loss_cap=NUMBER)"
       )
     bound.check(self.loss_cap, context.metadata)
+    counts = {n: getattr(self, n) for n in ("steps", "restarts", "loss_steps", "eot", "examples")}
+    errors.at_least(1, self.name, **counts)
     if "sampled" not in context.modes:
       raise errors.UserError(
         "--loss_cap: Proposition 1 is about sampled z: leave out --loss_cap or --modes"
