@@ -175,7 +175,7 @@ def test_prepared_images_are_scored(monkeypatch, capsys):
     if name.split("/")[1] not in prepared:
       raise errors.UserError(f"{name} is not prepared")
 
-  def load(name, *_):
+  def load(name, *_, **__):
     name, labelling = name.split(":")  # labels as the clean images'
     assert labelling == "lightness"
     loaded = flat_source(prepared[name.split("/")[1]])
