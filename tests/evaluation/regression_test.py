@@ -111,7 +111,9 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
     urkle_tf.assess(classifier="c", **options)
 
   source.target, source.class_names = None, ["a", "b"]
-  with pytest.raises(errors.UserError, match="needs labels that are numbers, but 'x' has classes"):
+  with pytest.raises(
+    errors.UserError, match="labels of 'x' are classes, but a regressor needs numbers"
+  ):
     assess_regressor(**options)
   with pytest.raises(errors.UserError, match="no folder"):
     assess_regressor(regressor=str(tmp_path / "nowhere"))

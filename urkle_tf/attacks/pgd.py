@@ -61,8 +61,7 @@ class PGD(base.Attack):
     """
     if not isinstance(start, numbers.Real) or not 0 < float(start) <= 1:
       raise errors.UserError(
-        f"{self.name}: start must be in (0, 1], a share of epsilon, got {start!r}: the clean image "
-        "itself may have no gradient"
+        f"{self.name}: start must be in (0, 1], a share of epsilon, got {start!r}"
       )
     if step_size is not None and not (
       isinstance(step_size, numbers.Real) and 0 <= float(step_size) < float("inf")

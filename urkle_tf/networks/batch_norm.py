@@ -49,7 +49,7 @@ def twin(model):
     inner = keras_private.layers(layer, itself=False) if isinstance(layer, keras.Layer) else []
     if any(isinstance(part, keras.layers.BatchNormalization) for part in inner):
       raise errors.UserError(
-        f"dual batch norm cannot reach the batch norms inside {layer.name!r}: build the backbone "
+        f"dual batch norm cannot reach the batch norms inside {layer.name!r}. Build the backbone "
         "only from layers and from functional or sequential models"
       )
     return layer

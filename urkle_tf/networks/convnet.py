@@ -36,7 +36,7 @@ def convnet(image_shape, width=48, layers=4, momentum=0.9):
   if min(image_shape[:2]) < least:
     raise errors.UserError(
       f"convnet with {layers} layers needs images of at least {least}x{least} pixels, got "
-      f"{image_shape[0]}x{image_shape[1]}: give a larger --image_size or fewer layers"
+      f"{image_shape[0]}x{image_shape[1]}. Give a larger --image_size or fewer layers"
     )
   x = images = keras.Input(image_shape, name="pixels")
   for layer in range(1, layers + 1):

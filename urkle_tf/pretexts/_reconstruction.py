@@ -38,8 +38,8 @@ class Reconstruction(Pretext):
     wanted = (encoder.latent_dim,), tuple(encoder.image_shape)
     if shapes != wanted:
       raise errors.UserError(
-        f"{self.name}: the decoder maps {list(shapes[0])} to {list(shapes[1])}, but this encoder "
-        f"needs one from z {list(wanted[0])} to images {list(wanted[1])}"
+        f"{self.name}: the decoder maps {list(shapes[0])} to {list(shapes[1])}, but the encoder "
+        f"needs one from {list(wanted[0])} to {list(wanted[1])}"
       )
 
   def prepare(self, views, batch):

@@ -54,8 +54,8 @@ class VICReg(Pretext):
     total = invariance + variance + covariance
     if not 0 < total < float("inf"):
       raise errors.UserError(
-        "vicreg: invariance, variance and covariance must be finite, and one of them above 0, got "
-        f"{invariance}, {variance} and {covariance}"
+        "vicreg: invariance, variance and covariance must be finite, and one above 0, got "
+        f"{invariance}, {variance}, {covariance}"
       )
     self._shares = (invariance / total, variance / total, covariance / total)
     self._widths = [projector, projector, projection]

@@ -32,7 +32,7 @@ class Regression(Measurement):
 
     if context.source.target is None:
       raise errors.UserError(
-        f"a regressor needs labels that are numbers, but {context.source.name!r} has classes: give "
+        f"the labels of {context.source.name!r} are classes, but a regressor needs numbers. Give "
         "the data that it was trained for, such as mnist:number"
       )
     return attacks.PGD(

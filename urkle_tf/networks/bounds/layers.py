@@ -132,6 +132,6 @@ def affine(norm, mean, variance):
 
 def _unknown(layer):
   return errors.UserError(
-    f"no bound is known for the layer {layer.name!r} ({type(layer).__name__}): use convolutions, "
+    f"no bound is known for the layer {layer.name!r} ({type(layer).__name__}). Use convolutions, "
     "dense layers, batch norms, pooling, sums and monotone activations, channels last"
   )
