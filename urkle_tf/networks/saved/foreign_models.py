@@ -147,7 +147,7 @@ def _failed(path, image_shape, error):
   return errors.UserError(f"{path!r} fails on images of {shape}: {errors.reason(error)}")
 
 
-def read_keras(path, advice="; or give a SavedModel instead (model.export(FOLDER))"):
+def read_keras(path, advice="; a SavedModel works too (model.export(FOLDER))"):
   """Reads the Keras model of a `.keras` file, in safe mode.
 
   Args:
