@@ -67,10 +67,19 @@ def whole(least, who, **options):
   _refuse(right, f"a whole number of at least {least}", who, options)
 
 
-def share(who, **options):
-  """Raises `UserError` for the first option that is not a number from 0 to 1; as `at_least`."""
-  right = lambda value: isinstance(value, numbers.Real) and 0 <= value <= 1  # noqa: E731
-  _refuse(right, "in [0, 1]", who, options)
+def within(interval, who, **options):
+  """Raises `UserError` for the first option that is not a number in an interval.
+
+  Args:
+    interval: such as "[0, 1)", which excludes 1, or "[1, inf)".
+    who: as in `at_least`.
+    **options: by name.
+  """
+  low, high = map(float, interval[1:-1].split(","))
+  ends = [low] * interval.startswith("[") + [high] * interval.endswith("]")
+  inside = lambda value: low < value < high or value in ends  # noqa: E731
+  right = lambda value: isinstance(value, numbers.Real) and inside(value)  # noqa: E731
+  _refuse(right, f"in {interval}", who, options)
 
 
 def flags_at_least(least, settings, *names):

@@ -1,6 +1,5 @@
 """FAB: the nearest point beyond a decision boundary."""
 
-import numbers
 from typing import ClassVar
 
 import tensorflow as tf
@@ -61,11 +60,8 @@ class FAB(_nearest.Nearest):
     """
     super().__init__(threat, restarts)
     errors.whole(1, self.name, steps=steps, targets=targets)
-    if not isinstance(overshoot, numbers.Real) or not 1 <= float(overshoot) < float("inf"):
-      raise errors.UserError(
-        f"{self.name}: overshoot must be a finite number of at least 1, got {overshoot!r}"
-      )
-    errors.share(self.name, backward=backward, bias=bias)
+    errors.within("[1, inf)", self.name, overshoot=overshoot)
+    errors.within("[0, 1]", self.name, backward=backward, bias=bias)
     self.steps, self.targets = int(steps), int(targets)
     self.overshoot, self.backward, self.bias = float(overshoot), float(backward), float(bias)
 

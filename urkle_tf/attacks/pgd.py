@@ -1,6 +1,5 @@
 """Projected gradient ascent."""
 
-import numbers
 from typing import ClassVar
 
 import tensorflow as tf
@@ -59,16 +58,9 @@ class PGD(base.Attack):
     Raises:
       UserError: if an argument is out of its range.
     """
-    if not isinstance(start, numbers.Real) or not 0 < float(start) <= 1:
-      raise errors.UserError(
-        f"{self.name}: start must be in (0, 1], a share of epsilon, got {start!r}"
-      )
-    if step_size is not None and not (
-      isinstance(step_size, numbers.Real) and 0 <= float(step_size) < float("inf")
-    ):
-      raise errors.UserError(
-        f"{self.name}: the step size must be a finite number of at least 0, got {step_size!r}"
-      )
+    errors.within("(0, 1]", self.name, start=start)
+    if step_size is not None:
+      errors.within("[0, inf)", self.name, step_size=step_size)
     errors.one_of("choice of keep", keep, _KEEP)
     super().__init__(threat, restarts)
     errors.whole(1, self.name, steps=steps)

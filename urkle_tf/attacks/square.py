@@ -100,7 +100,7 @@ class Square(base.Attack):
     """
     super().__init__(threat, restarts)
     errors.whole(1, self.name, queries=queries)
-    errors.share(self.name, share=share)
+    errors.within("[0, 1]", self.name, share=share)
     self.steps = self.queries = int(queries)
     self.share = float(share)
 

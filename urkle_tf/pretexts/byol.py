@@ -49,8 +49,7 @@ class BYOL(Pretext):
 
   def __init__(self, momentum=0.99, rising=False, projector=512, projection=128, predictor=512):
     super().__init__(name="byol")
-    if not 0 <= momentum < 1:
-      raise errors.UserError(f"byol: momentum must be in [0, 1), got {momentum}")
+    errors.within("[0, 1)", "byol", momentum=momentum)
     errors.whole(1, "byol", projector=projector, projection=projection, predictor=predictor)
     self.momentum, self.rising = momentum, rising
     self._widths = (projector, projection, predictor)

@@ -54,14 +54,14 @@ class ACL(Robustness):
     errors.one_of("form of acl", form, _FORMS)
     if anneal is not None and (anneal < 1 or int(anneal) != anneal):
       raise errors.UserError(f"acl: anneal must be a number of stages from 1, got {anneal}")
-    errors.share("acl", adversarial_weight=adversarial_weight)
+    errors.within("[0, 1]", "acl", adversarial_weight=adversarial_weight)
     if adversarial_weight and (anneal is None or form != "ds"):
       raise errors.UserError(
         f"acl: adversarial_weight needs anneal and form=ds, got anneal={anneal} and form={form}: "
         "give anneal=STAGES and form=ds, or leave it out"
       )
-    if ema is not None and not 0 <= ema < 1:
-      raise errors.UserError(f"acl: ema must be in [0, 1), got {ema}")
+    if ema is not None:
+      errors.within("[0, 1)", "acl", ema=ema)
     self.form, self.anneal, self.ema = form, anneal, ema
     self.adversarial_weight = adversarial_weight
     self.dual = form != "a2a"

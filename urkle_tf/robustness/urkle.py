@@ -61,7 +61,7 @@ class Urkle(Robustness):
     self._strength = {name: value for name, value in given.items() if value is not None}
     errors.at_least(0, "urkle", align=align, **self._strength)
     errors.whole(1, "urkle", attacked=1 if attacked is None else attacked)
-    errors.share("urkle", certified=certified)
+    errors.within("[0, 1]", "urkle", certified=certified)
     self.k, self.beta, self.positives, self.attacked = k, beta, positives, attacked
     if anchor not in (None, "original"):
       raise errors.UserError(f"urkle: anchor must be original, or left out, got {anchor!r}")

@@ -93,10 +93,10 @@ def test_an_encoder_alone_is_certified_in_cosines(folder):
   [
     ("smoothing(noise=0)", {}, "noise must be above 0, got 0"),
     ("smoothing(examples=0)", {}, "examples must be above 0, got 0"),
-    ("smoothing(alpha=2)", {}, "alpha must be between 0 and 1, got 2"),
+    ("smoothing(alpha=2)", {}, r"smoothing: alpha must be in \(0, 1\), got 2"),
     ("smoothing(radii=-1)", {}, "radii must be at least 0"),
     ("certificate(examples=0)", {}, "examples must be above 0"),
-    ("certificate(alpha=0)", {}, "alpha must be between 0 and 1"),
+    ("certificate(alpha=0)", {}, r"certificate: alpha must be in \(0, 1\), got 0"),
     ("certificate(bounds=crown)", {}, "unknown kind of bounds 'crown'"),
     ("certificate", {"certify": "certificate"}, "names certificate twice"),
     ("certificate", {"norm": "l2"}, "not in l2"),

@@ -50,8 +50,7 @@ class L1(ThreatModel):
     """
     super().__init__(epsilon, lower, upper)
     if not tf.is_tensor(sparsity):
-      if not 0 <= sparsity < 1:
-        raise errors.UserError(f"sparsity must be in [0, 1), got {sparsity}")
+      errors.within("[0, 1)", "l1", sparsity=sparsity)
       sparsity = float(sparsity)
     self.sparsity = sparsity
 

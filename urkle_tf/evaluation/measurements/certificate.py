@@ -47,8 +47,7 @@ class Certificate(Measurement):
       )
     errors.one_of("kind of bounds", self.bounds, kl.BOUNDS)
     errors.above(0, self.name, examples=self.examples)
-    if not 0 < self.alpha < 1:
-      raise errors.UserError(f"certificate: alpha must be between 0 and 1, got {self.alpha}")
+    errors.within("(0, 1)", self.name, alpha=self.alpha)
     if self.loss_cap is not None:
       bound.check(self.loss_cap, context.metadata)
 

@@ -34,8 +34,7 @@ class Smoothing(Measurement):
   def prepare(self, context):
     counts = {"samples": self.samples, "guess": self.guess, "examples": self.examples}
     errors.above(0, self.name, noise=self.noise, **counts)
-    if not 0 < self.alpha < 1:
-      raise errors.UserError(f"smoothing: alpha must be between 0 and 1, got {self.alpha}")
+    errors.within("(0, 1)", self.name, alpha=self.alpha)
     if not self.radii or min(self.radii) < 0:
       raise errors.UserError(f"smoothing: radii must be at least 0, got {self.radii}")
 
