@@ -42,7 +42,7 @@ def assess(given):
     unused = [n for n, v in settings.items() if n not in used and v != getattr(Assess, n)]
     if unused:
       flags = ", ".join(f"--{name}" for name in unused)
-      print(f"a regressor is attacked by PGD at one epsilon, without {flags}")
+      print(f"a regressor is attacked by PGD at one epsilon, and does not use {flags}")
     return assess_regressor(**{n: v for n, v in settings.items() if n in used})
   models = [name for name in _MODELS if settings[name]]
   if len(models) != 1:
