@@ -241,7 +241,7 @@ def test_with_epsilon_keeps_the_options():
     (lambda: from_norm("linff", 0.1), "did you mean 'linf'"),
   ],
 )
-def test_mistakes_are_told_in_one_line(build, words):
+def test_mistakes_end_in_one_line(build, words):
   with refused(words):
     build()
 
