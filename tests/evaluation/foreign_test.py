@@ -287,7 +287,7 @@ def test_scores_that_are_none_are_refused(images, function, message):
     foreign_model(function, images)
 
 
-def test_a_model_of_0_to_255_is_told(rng):
+def test_a_model_of_0_to_255_is_refused(rng):
   # Right where the first pixel exceeds 100.
   images = rng.uniform(size=(40, *SHAPE)).astype(np.float32)
   labels = (255 * images[:, 0, 0, 0] > 100).astype(int)

@@ -93,9 +93,6 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   assert json.loads(written) == json.loads(json.dumps(report))
   assert str(tmp_path) not in written
   assert report["regression"]["attacks"][0]["epsilon"] == EPSILON  # that of the training
-  page = (tmp_path / "report" / "report.md").read_text().splitlines()
-  rows = [line.split(" | ")[1] for line in page if line.startswith(("| sampled z |", "| z = mu |"))]
-  assert rows == ["clean"] * 2 + ["pgd-2, linf 0.1"] * 2
   capsys.readouterr()
   again = {"output_dir": str(tmp_path / "report"), "html": True, **options}
   assert assess_regressor(**again) == report
@@ -120,7 +117,6 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
 def test_what_is_not_finite_is_no_result(source):
   model, _, _ = linear(0.5, stochastic=False)
   model.head.layers[-1].bias.assign(tf.constant([np.nan]))
+  context = Context(source, "linf", [EPSILON], model)
   with pytest.raises(errors.UserError, match="NaN"):
-    regression.measure(
-      Context(source, "linf", [EPSILON], model), attacks.FGSM(attacks.Linf(EPSILON))
-    )
+    regression.measure(context, attacks.FGSM(attacks.Linf(EPSILON)))

@@ -1,7 +1,6 @@
 """An evaluation that was killed resumes where it was, and ends with the same report."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from cases import refused
 from small_models import digits, small_encoder
 
 import urkle_tf
+from experiments import jobs
 from urkle_tf import attacks, errors, export, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, bound, corrupted, representation
@@ -63,7 +63,7 @@ def without_seconds(report):
 
 
 @pytest.mark.full
-def test_a_killed_evaluation_goes_on(folder, tmp_path, monkeypatch):
+def test_a_killed_evaluation_resumes(folder, tmp_path, monkeypatch):
   command = [sys.executable, "-m", "urkle_tf.evaluate", f"--classifier={folder}"]
   command += [f"--output_dir={tmp_path / 'killed'}"]
   for name, value in SETTINGS.items():
@@ -71,7 +71,7 @@ def test_a_killed_evaluation_goes_on(folder, tmp_path, monkeypatch):
     command.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
   partial = tmp_path / "killed" / "partial"
   with open(tmp_path / "log", "w") as log:
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | _paths())
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=jobs.environment())
   try:
     deadline = time.monotonic() + 500
     # In the second attack: between two batches, or while one of them is written.
@@ -113,11 +113,6 @@ def test_a_killed_evaluation_goes_on(folder, tmp_path, monkeypatch):
   assert pictures[0].read_bytes() == pictures[1].read_bytes()
   assert not partial.exists()
   assert not (tmp_path / "whole" / "partial").exists()
-
-
-def _paths():
-  root = os.path.dirname(os.path.dirname(urkle_tf.__file__))
-  return {"PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def forbidden(*_, **__):

@@ -6,12 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import linear_head, linear_network
+from small_models import array_source, linear_head, linear_network
 
 import urkle_tf
 from urkle_tf import errors
 from urkle_tf.attacks import APGD, Linf
-from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.context import Context
@@ -27,8 +26,7 @@ def pixels_as_z(head, scale, stochastic=True):
 
 def grey(count, labels):
   images = np.random.default_rng(0).integers(100, 156, (count, *SHAPE)).astype(np.uint8)
-  names = [str(k) for k in range(3)]
-  return sources.ArraySource(images, name="grey", split="test", class_names=names, labels=labels)
+  return array_source(images, labels, 3)
 
 
 @pytest.fixture(scope="module")
