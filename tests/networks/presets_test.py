@@ -132,25 +132,13 @@ def test_they_are_listed_with_figures(tiny, made):
   report = json.loads((made / "report.json").read_text())
   clean = report["clean"]["deterministic"]
   (row,) = [r for r in report["attacks"] if r["mode"] == "deterministic" and r["epsilon"] == 0.05]
-  listed = urkle_tf.presets()
-  shown = ("accuracy", "interval")
-  assert listed == {
-    "tiny": {
-      "dataset": "digits",
-      "image_size": [8, 8, 1],
-      "latent_dim": 6,
-      "classes": 10,
-      "figures": {
-        "clean": {**{name: clean[name] for name in shown}, "examples": 20},
-        "pgd20": {
-          **{name: row[name] for name in shown},
-          "norm": "linf",
-          "epsilon": 0.05,
-          "examples": 20,
-        },
-      },
-    }
-  }
+  listed = urkle_tf.presets()["tiny"]
+  shown = {"dataset": "digits", "image_size": [8, 8, 1], "latent_dim": 6, "classes": 10}
+  assert shown.items() <= listed.items()
+  for name, part in (("clean", clean), ("pgd20", row)):
+    figures = {key: part[key] for key in ("accuracy", "interval")}
+    assert figures.items() <= listed["figures"][name].items()
+    assert listed["figures"][name]["examples"] == 20
   assert 0.1 < row["accuracy"] < clean["accuracy"] < 1  # or nothing was compared
 
 
@@ -261,12 +249,6 @@ def test_what_is_right_is_recorded(tiny, classifier):
   assert sum(int(a) != b for a, b in zip(clean, right)) <= 2  # of the kernels before rounding
   assert 20 < attacked.count("1") < clean.count("1") - 20
   assert not any(a > b for a, b in zip(attacked, clean))
-  # What attack and images have in common with `evaluate` is little, but the model is the same.
-  options = {"checks": False, "eot": 1, "samples": 2, "representation_examples": 0}
-  report = urkle_tf.assess(PRESET, examples=200, attacks="pgd(steps=20)", **options)
-  (row,) = [row for row in report["attacks"] if row["mode"] == "deterministic"]
-  assert abs(200 * row["own_accuracy"] - attacked.count("1")) <= 6
-
   loaded = urkle_tf.load_classifier(PRESET)
   assert differences(found, source, loaded, None) == [0, 0]
   assert differences(found, source, loaded, 40) == [0, 0]

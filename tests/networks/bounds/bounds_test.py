@@ -6,13 +6,13 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from cases import slow
+from small_models import precision, tiny_encoder
 
 import urkle_tf
 from urkle_tf import errors, networks
 from urkle_tf.networks.bounds import intervals, kl, lines
 
 tfd = tfp.distributions
-FULL = pytest.mark.full
 
 
 def compiled(function):
@@ -134,9 +134,7 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize(
-  "name", ["dense", *(pytest.param(name, marks=FULL) for name in ("convnet", "resnet18"))]
-)
+@pytest.mark.parametrize("name", ["dense", *slow("convnet", "resnet18")])
 def test_no_input_of_the_ball_leaves_the_boxes(name, rng):
   """10,000 random inputs and corners, and the ends of an ascent on each output."""
   model, radius = NETS[name]((8, 8, 1)), 0.02
@@ -269,30 +267,32 @@ def test_ten_thousand_tries_never_pass_the_bound(loc, net, rng):
   np.testing.assert_allclose(kl.kl_bound(encoder, images, 0.0), np.zeros(4), atol=1e-3)
 
 
-def test_layers_without_a_rule_and_pooled_end_in_one_line():
+@pytest.mark.parametrize(
+  "layer",
+  [
+    keras.layers.LayerNormalization(name="layer"),  # without a rule
+    keras.layers.UpSampling2D(2, interpolation="bicubic", name="layer"),  # has negative weights
+    keras.layers.BatchNormalization(axis=1, name="layer"),
+  ],
+)
+def test_layers_that_would_break_the_bound_are_refused(layer):
   inputs = keras.Input((4, 4, 1))
-  model = keras.Model(inputs, keras.layers.LayerNormalization(name="norm")(inputs))
-  with pytest.raises(errors.UserError, match="no bound goes through the layer 'norm'"):
+  model = keras.Model(inputs, layer(inputs))
+  with pytest.raises(errors.UserError, match="no bound goes through the layer 'layer'"):
     intervals.boxes(model, tf.zeros([1, 4, 4, 1]), tf.ones([1, 4, 4, 1]))
-  encoder = urkle_tf.GaussianEncoder(
-    networks.backbone("convnet(width=4, layers=2)", (8, 8, 1)), loc="pooled"
-  )
+
+
+def test_pooled_features_are_refused():
   with pytest.raises(errors.UserError, match="loc=pooled"):
-    kl.kl_bound(encoder, tf.zeros([1, 8, 8, 1]), 0.1)
+    kl.kl_bound(tiny_encoder(None, loc="pooled"), tf.zeros([1, 8, 8, 1]), 0.1)
 
 
 def test_a_network_of_low_precision_is_bounded_in_float32(rng):
   """The same weights have the same bound, and the layers keep their policy."""
-  make = lambda: urkle_tf.GaussianEncoder(  # noqa: E731
-    networks.backbone("convnet(width=4, layers=2)", (8, 8, 1)), loc="dense"
-  )
-  whole = make()
+  whole = tiny_encoder()
   trained_statistics(whole.network, rng)
-  try:
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    low = make()
-  finally:
-    keras.mixed_precision.set_global_policy("float32")
+  with precision("mixed_bfloat16"):
+    low = tiny_encoder()
   low.network.set_weights(whole.network.get_weights())
   before = [layer.dtype_policy.name for layer in low.network._flatten_layers()]
   assert "mixed_bfloat16" in before
@@ -306,20 +306,6 @@ def test_a_bound_is_never_below_0():
   clean = tfd.Normal(np.linspace(-1, 1, 128, dtype="float32")[None], np.full((1, 128), 0.3, "f"))
   same = {"loc": clean.loc, "scale": clean.scale * (1 + 1e-7)}
   assert kl.largest_kl(clean, same, same).numpy() >= 0
-
-
-@pytest.mark.parametrize(
-  "layer",
-  [
-    keras.layers.UpSampling2D(2, interpolation="bicubic"),  # it has negative weights
-    keras.layers.BatchNormalization(axis=1),
-  ],
-)
-def test_layers_that_would_break_the_bound_are_refused(layer):
-  inputs = keras.Input((4, 4, 1))
-  model = keras.Model(inputs, layer(inputs))
-  with pytest.raises(errors.UserError, match="no bound goes through the layer"):
-    intervals.boxes(model, tf.zeros([1, 4, 4, 1]), tf.ones([1, 4, 4, 1]))
 
 
 @pytest.mark.parametrize("loc", ["dense", "sphere"])
