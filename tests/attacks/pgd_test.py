@@ -271,19 +271,6 @@ def test_best_is_the_best_of_all_that_was_seen(rng, attack):
     np.testing.assert_array_equal(info["last"], seen[-1][1])
 
 
-def test_last_spends_no_forward_pass_more_than_gradients(rng):
-  x = rng.uniform(size=(6, 2, 2, 1)).astype(np.float32)
-  values = []
-
-  def objective(z):
-    values.append(wave(z).numpy())
-    return wave(z)
-
-  _, info = PGD(Linf(0.1), steps=5).run(objective, x, [1, 2])
-  assert len(values) == 5
-  np.testing.assert_allclose(info["objective"], values[-1])
-
-
 def test_zero_gradients_are_reported(images):
   """Half of the pixels do not matter; for half of the images nothing does."""
   mask = np.zeros((8, 6, 6, 2), np.float32)
@@ -342,20 +329,6 @@ def test_the_loop_is_a_loop(classifier, images):
 
   assert size(steps=2) == size(steps=50)
   assert size(steps=2, restarts=2) == size(steps=2, restarts=20)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_batch_size_may_be_unknown(images, norm):
-  attack = PGD(from_norm(norm, RADIUS[norm]), steps=2, restarts=2)
-  function = tf.function(
-    lambda x: attack.run(lambda z: total(z**2), x, [1, 2]),
-    input_signature=[tf.TensorSpec([None, 6, 6, 2])],
-    autograph=False,
-  )
-  for n in [8, 3]:
-    y, info = function(images[:n])
-    assert y.shape == (n, 6, 6, 2)
-    assert info["objective"].shape == (n,)
 
 
 def test_bfloat16_networks_get_float32_adversaries(images):

@@ -99,14 +99,6 @@ def assert_reliability(bins, examples):
       assert bins["accuracy"][number] == pytest.approx(np.mean([right for _, right in group]))
 
 
-def test_sums_of_bins_add_up(rng):
-  logits = rng.normal(size=(100, 4)) * 2
-  values = logits - np.logaddexp.reduce(logits, 1, keepdims=True)
-  labels = rng.integers(4, size=100)
-  parts = [calibration.binned(values[rows], labels[rows]) for rows in np.split(np.arange(100), 4)]
-  assert calibration.ece_of(sum(parts)) == pytest.approx(calibration.ece(values, labels))
-
-
 @pytest.mark.parametrize(
   "text, severities, message",
   [

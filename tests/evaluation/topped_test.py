@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refused
-from small_models import digits, small_encoder
+from small_models import array_source, digits, small_encoder
 
 import urkle_tf
 from urkle_tf import errors, export, settings
@@ -54,35 +54,26 @@ def test_logits_of_prototypes_are_100_times_the_cosine(encoders, rng, tmp_path, 
   np.testing.assert_allclose(loaded.function(images()), wanted, rtol=1e-4, atol=1e-3)
 
 
-def test_the_robust_accuracy_of_a_linear_embedding_is_its_closed_form(rng, tmp_path):
+def test_the_robust_accuracy_of_a_linear_embedding_is_its_closed_form(rng, tmp_path, monkeypatch):
   # z = A x + b: the sign of cos(z, u) - cos(z, v) is that of z (u - v), so that an image is right
   # on the whole ball where its margin is above epsilon |A (u - v)|_1.
-  matrix, bias = rng.normal(size=(64, 3)), rng.normal(size=3)
+  matrix, rows = rng.normal(size=(64, 3)), rng.normal(size=(2, 3)).astype(np.float32)
+  direction = unit(rows)[0] - unit(rows)[1]
+  shown = rng.integers(100, 156, size=(200, 8, 8, 1)).astype(np.uint8)
+  z = shown.reshape(200, 64) / 255 @ matrix
+  bias = -np.median(z @ direction) * direction / (direction @ direction)
+  margin, epsilon = (z + bias) @ direction, 1 / 255
   pixels = keras.Input((8, 8, 1))
   dense = keras.layers.Dense(3)
   model = keras.Model(pixels, dense(keras.layers.Flatten()(pixels)))
   dense.set_weights([matrix, bias])
   model.save(tmp_path / "linear.keras")
-  rows = rng.normal(size=(2, 3)).astype(np.float32)
-  direction = unit(rows)[0] - unit(rows)[1]
-  shown = rng.integers(100, 156, size=(200, 8, 8, 1)).astype(np.uint8)
-  margin = (shown.reshape(200, 64) / 255 @ matrix + bias) @ direction
-  middle, epsilon = np.median(margin), 1 / 255
-  dense.set_weights([matrix, bias - middle * direction / (direction @ direction)])
-  model.save(tmp_path / "linear.keras")
-  margin -= middle
-  labels = (margin < 0).astype(int)
   np.save(tmp_path / "rows.npy", rows)
-  for number, (image, label) in enumerate(zip(shown, labels, strict=True)):
-    place = tmp_path / "photos" / "ab"[label] / f"{number}.png"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    keras.utils.save_img(place, image, scale=False)
+  source = array_source(shown, (margin < 0).astype(int))
+  monkeypatch.setattr(sources, "load", lambda *_, **__: source)
   report = urkle_tf.assess(
     encoder=str(tmp_path / "linear.keras"),
     prototypes=str(tmp_path / "rows.npy"),
-    dataset=f"folder:{tmp_path / 'photos'}",
-    split="all",
-    image_size=8,
     attacks="pgd(steps=20)",
     epsilon=epsilon,
     checks=False,
