@@ -180,13 +180,9 @@ def draw_latent_map(folders, file, dataset, data_dir):
   from urkle_tf import attacks, export
   from urkle_tf.data import pipeline, sources
 
-  chosen = {}
-  for batch in pipeline.batches(sources.load(dataset, "test", data_dir), 250):
-    for image, label in zip(batch["image"].numpy(), batch["label"].numpy(), strict=True):
-      chosen.setdefault(int(label), image)
-    if len(chosen) >= 10:
-      break
-  images = np.stack([chosen[label] for label in sorted(chosen)[:10]])
+  batch = next(iter(pipeline.batches(sources.load(dataset, "test", data_dir), 1000)))
+  _, first = np.unique(batch["label"], return_index=True)
+  images = batch["image"].numpy()[first[:10]]
   encoders = {title: export.load_encoder(folder) for title, folder in folders.items()}
   metadata = next(iter(encoders.values())).metadata
   attack = attacks.PGD(
