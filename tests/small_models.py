@@ -76,6 +76,16 @@ def tiny_trainer(scheme=None, attack=None, pretext=None, optimizer="sgd", encode
   return trainer
 
 
+def settled(trainer):
+  """The trainer, with moving averages near those of images; each stream has seen others."""
+  images = np.random.default_rng(1).uniform(size=(64, 8, 8, 1)).astype("float32")
+  for stream, network in trainer.encoder.streams.items():
+    seen = images**2 if stream == "clean" else images
+    for _ in range(10):
+      trainer.pretext._projectors[stream](network(seen, training=True)["loc"], training=True)
+  return trainer
+
+
 def worst_of_corners(objective, images, epsilon, count=20):
   """The largest value [n] of an objective at random corners of the ball around each image."""
   signs = np.sign(np.random.default_rng(0).normal(size=(count, *images.shape)))
@@ -97,6 +107,11 @@ def small_classifier(encoder, seed=0):
   """An untrained linear head on an encoder of six dimensions; z is sampled."""
   keras.utils.set_random_seed(seed)
   return Classifier(encoder.network, networks.mlp(6, [10], "head"), True, samples=5)
+
+
+def sequential(shape, *layers):
+  """A Keras model of layers in a row, for inputs [n, *shape]."""
+  return keras.Sequential([keras.Input(shape), *layers])
 
 
 def linear_network(shape, scale, matrix=None):

@@ -114,7 +114,6 @@ def test_budgets_and_what_is_left_of_them():
     ({"scores": lambda z: tf.fill([4, 3], np.nan)}, "NaN or infinite"),
     ({"scores": lambda z: tf.zeros([4, 3])}, "depend on the images"),
     ({"version": "standart"}, "did you mean 'standard'"),
-    ({"steps": 0}, "steps must be an integer >= 1"),
     ({"targets": 0}, "targets must be an integer >= 1"),
     (
       {"version": "rand", "scores": lambda z: z[:, 0, :2, 0]},

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from norms import ORDER, assert_inside, norms, total
+from small_models import sequential
 
 from urkle_tf.attacks import FAB, L2, Linf, from_norm, losses
 
@@ -147,14 +148,8 @@ def test_finds_the_distance_where_the_box_binds(rng, norm):
 def problem():
   """A smooth network of three classes, images and the classes it gives them."""
   keras.utils.set_random_seed(3)
-  network = keras.Sequential(
-    [
-      keras.Input((5, 5, 1)),
-      keras.layers.Flatten(),
-      keras.layers.Dense(16, activation="tanh"),
-      keras.layers.Dense(3),
-    ]
-  )
+  hidden = keras.layers.Dense(16, activation="tanh")
+  network = sequential((5, 5, 1), keras.layers.Flatten(), hidden, keras.layers.Dense(3))
   x = np.random.default_rng(4).uniform(0.2, 0.8, size=(16, 5, 5, 1)).astype(np.float32)
   return network, x, network(x).numpy().argmax(1)
 

@@ -9,6 +9,7 @@ from cases import slow
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from norms import assert_inside, linear_maximum, norms, total
+from small_models import sequential
 
 from urkle_tf import distribution, errors
 from urkle_tf.attacks import APGD, FGSM, L2, NFGSM, PGD, RSFGSM, Linf, from_norm, from_spec
@@ -24,15 +25,9 @@ RADIUS = {"linf": 0.1, "l2": 1.0, "l1": 4.0}
 def classifier():
   """A small smooth network in inference mode, images [n, 6, 6, 2] -> logits [n, 3]."""
   keras.utils.set_random_seed(1)
-  return keras.Sequential(
-    [
-      keras.Input((6, 6, 2)),
-      keras.layers.Conv2D(8, 3, activation="tanh"),
-      keras.layers.BatchNormalization(),
-      keras.layers.Flatten(),
-      keras.layers.Dense(3),
-    ]
-  )
+  convolution = keras.layers.Conv2D(8, 3, activation="tanh")
+  norm, flat = keras.layers.BatchNormalization(), keras.layers.Flatten()
+  return sequential((6, 6, 2), convolution, norm, flat, keras.layers.Dense(3))
 
 
 @pytest.fixture(scope="module")
@@ -332,14 +327,9 @@ def test_the_loop_is_a_loop(classifier, images):
 
 
 def test_bfloat16_networks_get_float32_adversaries(images):
-  network = keras.Sequential(
-    [
-      keras.Input((6, 6, 2)),
-      keras.layers.Flatten(),
-      keras.layers.Dense(4, activation="tanh", dtype="mixed_bfloat16"),
-      keras.layers.Dense(1, dtype="bfloat16"),
-    ]
-  )
+  hidden = keras.layers.Dense(4, activation="tanh", dtype="mixed_bfloat16")
+  last = keras.layers.Dense(1, dtype="bfloat16")
+  network = sequential((6, 6, 2), keras.layers.Flatten(), hidden, last)
   assert network(images).dtype == tf.bfloat16
   objective = lambda z: network(z)[:, 0]  # noqa: E731
   y, info = PGD(Linf(0.1), steps=3).run(objective, images, [1, 2])

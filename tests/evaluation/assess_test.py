@@ -436,9 +436,7 @@ def test_attack_specs():
   [
     ("pgb", "linf", 0.1, "unknown attack 'pgb'; did you mean 'pgd'"),
     ("pgd(step=3)", "linf", 0.1, "did you mean 'steps'"),
-    ("pgd(steps=0)", "linf", 0.1, "steps must be an integer >= 1"),
     ("pgd", "linf", -0.1, "epsilon must be"),
-    ("pgd", "linv", 0.1, "unknown norm"),
     ("", "linf", 0.1, "give --attacks"),
     ("apgd_ce(targets=3)", "linf", 0.1, "unknown option of apgd_ce 'targets'"),
     ("autoattack(version=randd)", "linf", 0.1, "did you mean 'rand'"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refused
-from small_models import array_source, digits, small_encoder
+from small_models import array_source, digits, sequential, small_encoder
 
 import urkle_tf
 from urkle_tf import errors, export, settings
@@ -20,9 +20,9 @@ def encoders(tmp_path_factory):
   """{name: (path, function of images in [0, 1] to embeddings [n, d])}."""
   folder, encoder = tmp_path_factory.mktemp("encoders"), small_encoder()
   exported = export.export_encoder(encoder, folder / "encoder")
-  pixels = keras.Input((8, 8, 1))
-  maps = keras.layers.Conv2D(5, 3, activation="relu")(keras.layers.Rescaling(1 / 255)(pixels))
-  model = keras.Model(pixels, maps)  # takes [0, 255], and gives feature maps
+  convolution = keras.layers.Conv2D(5, 3, activation="relu")
+  # Takes [0, 255], and gives feature maps.
+  model = sequential((8, 8, 1), keras.layers.Rescaling(1 / 255), convolution)
   model.save(folder / "maps.keras")
   return {
     "export": (str(exported), lambda x: encoder(x, training=False).loc.numpy()),
@@ -63,10 +63,8 @@ def test_the_robust_accuracy_of_a_linear_embedding_is_its_closed_form(rng, tmp_p
   z = shown.reshape(200, 64) / 255 @ matrix
   bias = -np.median(z @ direction) * direction / (direction @ direction)
   margin, epsilon = (z + bias) @ direction, 1 / 255
-  pixels = keras.Input((8, 8, 1))
-  dense = keras.layers.Dense(3)
-  model = keras.Model(pixels, dense(keras.layers.Flatten()(pixels)))
-  dense.set_weights([matrix, bias])
+  model = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(3))
+  model.set_weights([matrix, bias])
   model.save(tmp_path / "linear.keras")
   np.save(tmp_path / "rows.npy", rows)
   source = array_source(shown, (margin < 0).astype(int))
@@ -87,7 +85,7 @@ def test_the_robust_accuracy_of_a_linear_embedding_is_its_closed_form(rng, tmp_p
 
 def test_a_saved_head_is_read_under_its_softmax(encoders, rng, tmp_path):
   path, embed = encoders["export"]
-  head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(10, activation="softmax")])
+  head = sequential((6,), keras.layers.Dense(10, activation="softmax"))
   head.save(tmp_path / "head.keras")
   report = urkle_tf.assess(
     encoder=path, head=str(tmp_path / "head.keras"), attacks="fgsm", epsilon=0.05, **DATA
@@ -162,7 +160,7 @@ def test_what_does_not_fit_is_one_line(encoders, tmp_path, top, message):
   for name, rows in FILES.items():
     np.save(tmp_path / name, rows)
   (tmp_path / "text.npy").write_text("no array")
-  keras.Sequential([keras.Input((7,)), keras.layers.Dense(10)]).save(tmp_path / "wide.keras")
+  sequential((7,), keras.layers.Dense(10)).save(tmp_path / "wide.keras")
   top = {k: str(tmp_path / v) if v.endswith((".npy", ".keras")) else v for k, v in top.items()}
   with refused(match=message):
     urkle_tf.assess(encoder=encoders["export"][0], dataset="digits", **top)

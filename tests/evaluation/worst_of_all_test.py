@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import array_source, linear_head, linear_network
+from small_models import array_source, linear_head, linear_network, sequential
 
 import urkle_tf
 from urkle_tf import errors
@@ -120,10 +120,8 @@ def test_a_run_begins_at_a_given_start():
 
 
 def test_what_a_model_has_no_place_for_is_named(tmp_path):
-  inputs = keras.Input((8, 8, 1))
-  keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs))).save(
-    tmp_path / "theirs.keras"
-  )
+  theirs = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10))
+  theirs.save(tmp_path / "theirs.keras")
   options = {"examples": 8, "checks": False, "epsilon": EPSILON}
   found = urkle_tf.assess(
     classifier=str(tmp_path / "theirs.keras"),

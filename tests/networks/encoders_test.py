@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from cases import refused
-from small_models import digits, precision, small_encoder, tiny_encoder
+from small_models import digits, precision, sequential, small_encoder, tiny_encoder
 
 from urkle_tf import errors, export, networks
 
@@ -138,9 +138,7 @@ def of_backbone(network, images):
 
 
 def test_they_are_the_mean_over_space_of_feature_maps(tmp_path):
-  backbone = keras.Sequential(
-    [keras.Input((8, 8, 1)), keras.layers.Conv2D(7, 3, activation="relu")]
-  )
+  backbone = sequential((8, 8, 1), keras.layers.Conv2D(7, 3, activation="relu"))
   images, encoder = digits()[0][:5], networks.GaussianEncoder(backbone, latent_dim=3, loc="dense")
   export.export_encoder(encoder, tmp_path / "encoder")
   for network in (encoder.network, export.load_encoder(tmp_path / "encoder").network):
@@ -158,9 +156,7 @@ def test_features_that_are_no_maps_stay_as_they_are():
 
 def test_they_are_float32_under_mixed_precision_and_share_the_weights():
   with precision("mixed_bfloat16"):
-    backbone = keras.Sequential(
-      [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(7)]
-    )
+    backbone = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(7))
     network = networks.GaussianEncoder(backbone, latent_dim=3, loc="dense").network
   model, images = networks.pooled(network), digits()[0][:5]
   assert backbone(images).dtype == "bfloat16"

@@ -7,7 +7,15 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
 from cases import refused, slow
-from small_models import RUN, digits, precision, small_encoder, tiny_encoder, tiny_trainer
+from small_models import (
+  RUN,
+  digits,
+  precision,
+  sequential,
+  small_encoder,
+  tiny_encoder,
+  tiny_trainer,
+)
 
 import urkle_tf
 from urkle_tf import attacks, errors, export, networks, pretexts, robustness
@@ -30,9 +38,8 @@ def folder(own, tmp_path_factory):
 def _maps():
   """A network from images of any size to feature maps of 5 channels."""
   keras.utils.set_random_seed(1)
-  inputs = keras.Input((None, None, 1))
-  maps = keras.layers.Conv2D(5, 3, strides=2, activation="relu")(inputs)
-  return keras.Model(inputs, keras.layers.BatchNormalization()(maps))
+  convolution = keras.layers.Conv2D(5, 3, strides=2, activation="relu")
+  return sequential((None, None, 1), convolution, keras.layers.BatchNormalization())
 
 
 def _attached(teacher, latent_dim=6, **options):
@@ -287,22 +294,17 @@ def test_images_of_another_size(folder, tmp_path):
   pretexts.Distil(str(tmp_path / "any.keras")).adopt(larger)
 
 
-def _head(**options):
-  inputs = keras.Input(SHAPE)
-  flat = keras.layers.Flatten()(inputs)
-  return keras.Model(inputs, keras.layers.Dense(options.pop("width", 3), **options)(flat))
-
-
 @pytest.mark.parametrize(
   "options, words",
   [
     ({"activation": "softmax"}, "gives probabilities, which is no embedding"),
-    ({"width": 1}, "gives .None, 1.: it must give features"),
+    ({"units": 1}, "gives .None, 1.: it must give features"),
     ({"bias_initializer": keras.initializers.Constant(np.inf)}, "returns NaN or infinite values"),
   ],
 )
 def test_outputs_that_are_no_embedding(tmp_path, options, words):
-  _head(**options).save(tmp_path / "model.keras")
+  dense = keras.layers.Dense(**{"units": 3, **options})
+  sequential(SHAPE, keras.layers.Flatten(), dense).save(tmp_path / "model.keras")
   with refused(match=words):
     pretexts.Distil(str(tmp_path / "model.keras")).attach(tiny_encoder())
 

@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from alike import same
 from norms import assert_inside
 from plain_losses import nt_xent_loop
-from small_models import tiny_encoder, tiny_trainer, worst_of_corners
+from small_models import settled, tiny_encoder, tiny_trainer, worst_of_corners
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
@@ -30,15 +30,6 @@ def _embed(trainer, images, stream, training=False):
   return trainer.pretext._projectors[stream](loc, training=training).numpy()
 
 
-def _settled(trainer):
-  """Both streams with moving averages near those of the images they see, which differ."""
-  images = np.random.default_rng(1).uniform(size=(64, 8, 8, 1)).astype("float32")
-  for stream in trainer.encoder.streams:
-    for _ in range(10):
-      _embed(trainer, images**2 if stream == "clean" else images, stream, training=True)
-  return trainer
-
-
 @pytest.fixture(scope="module")
 def views():
   return tf.constant(np.random.default_rng(2).uniform(size=(6, 2, 8, 8, 1)), tf.float32)
@@ -46,7 +37,7 @@ def views():
 
 @pytest.fixture(scope="module", params=FORMS)
 def trainer(request):
-  return _settled(_trainer(request.param))
+  return settled(_trainer(request.param))
 
 
 def _objective(trainer, views):
@@ -119,7 +110,7 @@ def test_losses_by_hand():
 @pytest.mark.parametrize("form", FORMS)
 def test_a_steps_loss_is_that_of_each_member_in_its_stream(form, views):
   """Recomputed outside of the trainer, stream by stream, from the adversaries that it finds."""
-  trainer = _settled(_trainer(form))
+  trainer = settled(_trainer(form))
   seed = urkle_tf.distribution.fold(urkle_tf.distribution.fold([0, 0], 0), 1)
   adversaries, _ = trainer.adversaries(views, None, seed, 0)
   before = [v.numpy() for v in trainer.variables]

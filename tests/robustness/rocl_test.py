@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from alike import same
 from norms import assert_inside
 from plain_losses import nt_xent_loop
-from small_models import tiny_encoder, tiny_trainer, worst_of_corners
+from small_models import settled, tiny_encoder, tiny_trainer, worst_of_corners
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
@@ -19,11 +19,7 @@ EPSILON = 0.05
 
 def _trainer():
   attack = attacks.PGD(attacks.Linf(EPSILON), steps=5)
-  trainer = tiny_trainer(robustness.RoCL(), attack, optimizer=keras.optimizers.SGD(0.01))
-  images = np.random.default_rng(1).uniform(size=(64, 8, 8, 1)).astype("float32")
-  for _ in range(10):  # moving averages near the data's
-    trainer.pretext.projector(trainer.encoder(images, training=True).loc, training=True)
-  return trainer
+  return settled(tiny_trainer(robustness.RoCL(), attack, optimizer=keras.optimizers.SGD(0.01)))
 
 
 @pytest.fixture(scope="module")

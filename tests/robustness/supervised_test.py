@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from alike import same
 from cases import slow
 from scipy import special
-from small_models import tiny_trainer
+from small_models import small_encoder, tiny_trainer
 
 import urkle_tf
 from urkle_tf import attacks, networks, pretexts, robustness
@@ -17,9 +17,7 @@ from urkle_tf import attacks, networks, pretexts, robustness
 @pytest.fixture(scope="module")
 def cell():
   """A small supervised network whose batch norms have seen data."""
-  keras.utils.set_random_seed(0)
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=8, layers=2), 6, loc="dense")
-  pretext = pretexts.Supervised(outputs=3, width=8)
+  encoder, pretext = small_encoder(), pretexts.Supervised(outputs=3, width=8)
   pretext.attach(encoder)
   images = np.random.default_rng(1).uniform(size=(64, 8, 8, 1)).astype("float32")
   for _ in range(20):

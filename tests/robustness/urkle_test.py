@@ -1,15 +1,18 @@
-"""Urkle's terms, what its attack maximises, and the regulariser on its own."""
+"""Urkle's terms, what its attack maximises, the regulariser on its own, and certified bounds."""
 
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
+from small_models import digits, sequential, small_encoder
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf.networks.bounds.kl import kl_bound
 from urkle_tf.networks.kl import kl_objective
 
 tfd = tfp.distributions
@@ -17,12 +20,7 @@ tfd = tfp.distributions
 
 @pytest.fixture(scope="module")
 def encoder():
-  tf.keras.utils.set_random_seed(0)
-  model = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=8, layers=2), 6, loc="dense")
-  images = np.random.default_rng(1).uniform(size=(64, 8, 8, 1)).astype("float32")
-  for _ in range(20):  # moving averages near the data's
-    model(images, training=True)
-  return model
+  return small_encoder()
 
 
 def _images(n=8):
@@ -94,3 +92,75 @@ def test_kl_robustness_is_the_worst_kl_and_trains_the_encoder(encoder):
 def test_more_attacked_views_than_there_are():
   with pytest.raises(errors.UserError, match="2 views"):
     _scheme(attacked=3)
+
+
+# With a certified bound in its loss.
+
+
+def trained(steps, attack=None, pretext=None, encoder=None, **options):
+  """(the encoder, {name: its value in the last step}); learning rate 0 if it is given."""
+  fixed, encoder = encoder is not None, encoder or small_encoder()
+  options, trainer_options = {"beta": 0.3, **options}, {}
+  if "epsilon_warmup" in options:
+    trainer_options = {name: options.pop(name) for name in ("epsilon_warmup", "beta_warmup")}
+  trainer = urkle_tf.Trainer(
+    encoder,
+    pretext or pretexts.VAE(beta=0.01, width=4, layers=2),
+    robustness.Urkle(**options),
+    attack or attacks.PGD(attacks.Linf(0.02), steps=2),
+    **trainer_options,
+  )
+  trainer.compile(keras.optimizers.Adam(0.0 if fixed else 1e-3), run_eagerly=fixed)
+  images, _ = digits()
+  views = tf.data.Dataset.from_tensor_slices((images[:640],)).batch(64).repeat()
+  history = trainer.fit(views, steps_per_epoch=steps, verbose=0).history
+  return encoder, {name: values[-1] for name, values in history.items()}
+
+
+def test_the_loss_holds_the_certificates_bound():
+  """Its mean over the views, at the epsilon of the step, with a share of the weight.
+
+  The learning rate is 0, and the pass has moved the batch statistics before the bound is found.
+  """
+  images = tf.constant(digits()[0][:64])
+  encoder, found = trained(1, encoder=small_encoder(), certified=0.25)
+  bound = float(np.mean(kl_bound(encoder, images, 0.02)))
+  assert found["certified"] == pytest.approx(bound, rel=1e-4)
+  rest = found["reconstruction"] + found["prior_kl"]
+  total = rest + 0.3 * (0.75 * found["kl"] + 0.25 * bound)
+  assert found["loss"] == pytest.approx(total, rel=1e-4)
+  rising = {"epsilon_warmup": 4, "beta_warmup": 2}
+  encoder, found = trained(1, encoder=small_encoder(), certified=1, **rising)
+  bound = float(np.mean(kl_bound(encoder, images, 0.005)))
+  assert found["certified"] == pytest.approx(bound, rel=1e-4)
+  assert "kl" not in found
+  assert "attack_objective" not in found
+  rest = found["reconstruction"] + found["prior_kl"]
+  assert found["loss"] == pytest.approx(rest + 0.15 * bound, rel=1e-4)
+
+
+@pytest.mark.full
+def test_training_lowers_the_bound():
+  """Of images that were not seen, and far below what training against PGD alone leaves."""
+  images = tf.constant(digits()[0][1000:1200])
+  mean = lambda encoder: float(np.mean(kl_bound(encoder, images, 0.02)))  # noqa: E731
+  start = mean(small_encoder())
+  against_pgd, _ = trained(60)
+  certified, _ = trained(60, certified=1)
+  print("bound at the start, after PGD, after certified training:", start, mean(against_pgd))
+  assert mean(certified) < 0.5 * min(start, mean(against_pgd))
+
+
+def test_what_has_no_bound_is_refused_before_the_first_step():
+  for options, message in (
+    ({"certified": 2}, "between 0 and 1"),
+    ({"certified": 0.5, "align": 1.0}, "neither anchor nor align"),
+    ({"certified": 0.5, "attack": attacks.PGD(attacks.L2(0.5), steps=2)}, "in l_inf, not in l2"),
+  ):
+    with pytest.raises(errors.UserError, match=message):
+      trained(1, **options)
+  strange = keras.layers.LayerNormalization(name="strange")
+  network = sequential((8, 8, 1), keras.layers.Flatten(), strange)
+  encoder = networks.GaussianEncoder(network, loc="dense", latent_dim=4)
+  with pytest.raises(errors.UserError, match="no bound goes through the layer 'strange'"):
+    trained(1, encoder=encoder, certified=0.5)

@@ -45,7 +45,6 @@ def attack(name, epsilon, mode, figures):
 @pytest.fixture(scope="module")
 def measured():
   """A report of a sampled classifier."""
-  severities = {"1": scores(0.68), "5": scores(0.6)}
   clean = scores(0.8) | SERVED
   return {
     "clean": {"mode": "sampled", "examples": 1000, "deterministic": scores(0.88), **clean},
@@ -58,19 +57,6 @@ def measured():
       {"name": "gradients", "passed": True, "detail": "0.0% < 10% of the images"},
       {"name": "effort", "passed": False, "detail": NOTE},
     ],
-    "corruptions": {
-      "mode": "sampled",
-      "examples": 500,
-      "mean": 0.64,
-      "mean_corruption_error": 0.36,
-      "types": ["fog"],
-      "severities": ["1", "5"],
-      "by_type": {"fog": scores(0.64) | {"severities": severities}},
-      "by_severity": severities,
-      "origin": "computed",
-      "constants": "CIFAR-10-C",
-      **scores(0.64),
-    },
     "config": {
       "dataset": "digits",
       "norm": "linf",
@@ -149,7 +135,7 @@ def test_the_page_needs_no_other_file(page):
 
 
 def test_the_page_shows_the_pictures(page, folder):
-  names = ["reliability", "accuracy_vs_epsilon", "examples", "corruptions"]
+  names = ["reliability", "accuracy_vs_epsilon", "examples"]
   assert len(names) == len(list((folder / "figures").iterdir()))
   found = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
   assert len(re.findall(r'<img [^>]*alt="[^"]', page)) == len(names)
@@ -158,7 +144,7 @@ def test_the_page_shows_the_pictures(page, folder):
 
 
 def test_the_tables_hold_the_figures_of_the_report(tree):
-  clean, attacked, served, checks, corrupted = (table[1:] for table in tree.tables)
+  clean, attacked, served, checks = (table[1:] for table in tree.tables)
   assert clean == [
     ["sampled", "80.00 (70.00 to 90.00)", "1.6000", "0.2000", "0.1000"],
     ["deterministic", "88.00 (78.00 to 98.00)", "1.7600", "0.2200", "0.1100"],
@@ -178,10 +164,6 @@ def test_the_tables_hold_the_figures_of_the_report(tree):
   assert [row[:3] for row in checks] == [
     ["gradients", "passed", "0.0% < 10% of the images"],
     ["effort", "failed", NOTE],
-  ]
-  assert [row[:4] for row in corrupted] == [
-    ["fog", "68.00", "60.00", "64.00 (54.00 to 74.00)"],
-    ["mean", "68.00", "60.00", "64.00 (54.00 to 74.00)"],
   ]
 
 
