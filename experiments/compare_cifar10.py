@@ -99,9 +99,7 @@ find_row = functools.partial(jobs.find_row, ROWS)
 
 def settings(config, extra):
   """{flag: text} of a config's lines and of further arguments, which win."""
-  lines = (jobs.ROOT / config).read_text(encoding="utf-8").splitlines()
-  words = [line for line in (*lines, *extra) if line.startswith("--")]
-  return dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
+  return jobs.flags([*(jobs.ROOT / config).read_text(encoding="utf-8").splitlines(), *extra])
 
 
 def epochs(row, given, equal):

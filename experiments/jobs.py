@@ -50,6 +50,12 @@ def main(function):
     sys.exit(130)
 
 
+def flags(words):
+  """{name: text} of the words --name=value among some; of several the last."""
+  given = [word.removeprefix("--") for word in words if word.startswith("--") and "=" in word]
+  return dict(word.split("=", 1) for word in given)
+
+
 def within(folder):
   """A folder as the commands are to name it: from the clone, wherever that lies."""
   path = pathlib.Path(folder).absolute()

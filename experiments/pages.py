@@ -6,10 +6,11 @@ import re
 import statistics
 import sys
 
+from experiments import jobs
 from urkle_tf import errors
 from urkle_tf.output import files, tables
 
-RESULTS = pathlib.Path(__file__).resolve().parents[1] / "docs" / "results"
+RESULTS = jobs.ROOT / "docs" / "results"
 
 
 def read(file):
@@ -76,8 +77,7 @@ def named_folders(pairs, usage):
 
 def flags(run):
   """{name: text} of the flags that a run was trained with."""
-  lines = (run / "flags.cfg").read_text(encoding="utf-8").splitlines()
-  return dict(line.removeprefix("--").split("=", 1) for line in lines)
+  return jobs.flags((run / "flags.cfg").read_text(encoding="utf-8").splitlines())
 
 
 def metrics(run):

@@ -10,6 +10,7 @@ is not given.  Give the same command again to resume.
 import dataclasses
 import os
 import pathlib
+import re
 import sys
 import time
 
@@ -61,15 +62,9 @@ def call(stage):
   function, known = FUNCTIONS[stage.module]
   kinds = {field.name: settings.kind(field) for field in dataclasses.fields(known)}
   config = (jobs.ROOT / stage.config).read_text(encoding="utf-8") if stage.config else ""
-  given = {}
-  for line in [*config.splitlines(), *stage.arguments]:
-    if not line.startswith("--"):
-      continue
-    name, equals, value = line.removeprefix("--").partition("=")
-    if equals:
-      given[name] = READ[kinds[name]](value)
-    else:
-      given[name.removeprefix("no")] = False
+  words = [*config.splitlines(), *stage.arguments]
+  given = {name: READ[kinds[name]](value) for name, value in jobs.flags(words).items()}
+  given |= {word.removeprefix("--no"): False for word in words if re.fullmatch("--no[a-z_]+", word)}
   print(f"\n== {stage.text}", flush=True)
   return function(**{**given, "output_dir": stage.folder})
 
