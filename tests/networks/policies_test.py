@@ -13,18 +13,13 @@ from urkle_tf.networks.policies import computing_in, low_precision, precise_atte
 
 
 def _dtypes(function, *shapes):
-  """The dtypes of the convolutions of a traced function."""
-  graph = tf.function(function, autograph=False).get_concrete_function(
-    *(tf.TensorSpec(shape, tf.float32) for shape in shapes)
-  )
+  """The dtypes of the convolutions of a traced function, in itself and in its loops."""
+  specs = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+  graph = tf.function(function, autograph=False).get_concrete_function(*specs).graph.as_graph_def()
   names = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
-  found = {"loop": set(), "step": set()}
-  for place, nodes in [
-    ("step", graph.graph.as_graph_def().node),
-    *(("loop", f.node_def) for f in graph.graph.as_graph_def().library.function),
-  ]:
-    found[place] |= {n.attr["T"].type for n in nodes if n.op in names}
-  return {place: {tf.as_dtype(kind).name for kind in kinds} for place, kinds in found.items()}
+  kinds = lambda nodes: {tf.as_dtype(n.attr["T"].type).name for n in nodes if n.op in names}  # noqa: E731
+  loops = [node for function in graph.library.function for node in function.node_def]
+  return {"step": kinds(graph.node), "loop": kinds(loops)}
 
 
 @pytest.fixture(scope="module")

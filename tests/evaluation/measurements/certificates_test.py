@@ -12,15 +12,9 @@ DATA = {"dataset": "digits", "split": "test", "examples": 12}
 
 
 def assessed(exported, measure, output=None, **more):
-  return urkle_tf.assess(
-    str(exported / "sampled"),
-    output_dir=output and str(output),
-    attacks="fgsm",
-    checks=False,
-    representation_examples=0,
-    measure=measure,
-    **{**DATA, **more},
-  )
+  options = {"attacks": "fgsm", "checks": False, "representation_examples": 0, **DATA, **more}
+  place = output and str(output)
+  return urkle_tf.assess(str(exported / "sampled"), measure=measure, output_dir=place, **options)
 
 
 @pytest.mark.full
