@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refused
+from small_models import sequential
 
 from urkle_tf.evaluation import foreign, graphs, scoring
 from urkle_tf.networks.saved import foreign_models
@@ -221,10 +222,8 @@ def test_noise_of_few_values_is_found(weights, images):
 
 def test_layers_with_noise_of_their_own_are_seeded(images):
   keras.utils.set_random_seed(0)
-  network = keras.Sequential(
-    [keras.Input(SHAPE), keras.layers.GaussianNoise(0.5), keras.layers.Flatten()]
-    + [keras.layers.Dense(CLASSES)]
-  )
+  noise, last = keras.layers.GaussianNoise(0.5), keras.layers.Dense(CLASSES)
+  network = sequential(SHAPE, noise, keras.layers.Flatten(), last)
   model = foreign_model(lambda x: network(x, training=True), images)
   assert (model.stochastic, model.metadata["noise"]) == (True, "seeded")
   seeds = [tf.constant([1, 2])] * 2 + [tf.constant([1, 3])]
@@ -252,11 +251,10 @@ def test_gradients_of_the_mean_over_draws(weights, images):
 @pytest.fixture(scope="module")
 def network():
   keras.utils.set_random_seed(0)
-  inputs = keras.Input((None, None, 1))
-  hidden = keras.layers.Conv2D(3, 3, activation="silu")(inputs)
-  hidden = keras.layers.BatchNormalization()(hidden)
-  hidden = keras.layers.GlobalAveragePooling2D()(hidden)
-  return keras.Model(inputs, keras.layers.Dense(CLASSES, activation="softmax")(hidden))
+  convolution = keras.layers.Conv2D(3, 3, activation="silu")
+  norm, pool = keras.layers.BatchNormalization(), keras.layers.GlobalAveragePooling2D()
+  last = keras.layers.Dense(CLASSES, activation="softmax")
+  return sequential((None, None, 1), convolution, norm, pool, last)
 
 
 @pytest.mark.parametrize("kind", ["keras", "saved"])
@@ -296,7 +294,7 @@ def test_scores_that_are_none_are_refused(images, function, message):
     foreign_model(function, images)
 
 
-def test_a_model_of_0_to_255_is_told(rng):
+def test_a_model_of_0_to_255_is_refused(rng):
   # Right where the first pixel exceeds 100.
   images = rng.uniform(size=(40, *SHAPE)).astype(np.float32)
   labels = (255 * images[:, 0, 0, 0] > 100).astype(int)

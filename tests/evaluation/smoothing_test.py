@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 from sklearn import datasets, linear_model
+from small_models import sequential
 
 from urkle_tf.evaluation import smoothing
 
@@ -100,7 +101,7 @@ def test_arts_certificates_agree():
   images = (data.images / 16)[..., None].astype(np.float32)
   fitted = linear_model.LogisticRegression(C=0.1, max_iter=500)
   fitted.fit(images[:1000].reshape(1000, -1), data.target[:1000])
-  model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+  model = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10))
   model.layers[-1].set_weights([fitted.coef_.T, fitted.intercept_])
 
   def classes(images, seed):

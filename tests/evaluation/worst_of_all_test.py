@@ -6,12 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import linear_head, linear_network
+from small_models import array_source, linear_head, linear_network, sequential
 
 import urkle_tf
 from urkle_tf import errors
 from urkle_tf.attacks import APGD, Linf
-from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.context import Context
@@ -27,8 +26,7 @@ def pixels_as_z(head, scale, stochastic=True):
 
 def grey(count, labels):
   images = np.random.default_rng(0).integers(100, 156, (count, *SHAPE)).astype(np.uint8)
-  names = [str(k) for k in range(3)]
-  return sources.ArraySource(images, name="grey", split="test", class_names=names, labels=labels)
+  return array_source(images, labels, 3)
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +120,8 @@ def test_a_run_begins_at_a_given_start():
 
 
 def test_what_a_model_has_no_place_for_is_named(tmp_path):
-  inputs = keras.Input((8, 8, 1))
-  keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs))).save(
-    tmp_path / "theirs.keras"
-  )
+  theirs = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10))
+  theirs.save(tmp_path / "theirs.keras")
   options = {"examples": 8, "checks": False, "epsilon": EPSILON}
   found = urkle_tf.assess(
     classifier=str(tmp_path / "theirs.keras"),
