@@ -97,28 +97,12 @@ def page(rows, found):
     }
     checks = "All checks for masked gradients passed."
     checks = f"Failed checks: {'; '.join(sorted(failed))}." if failed else checks
-  parts = [
-    "# AutoAttack on MNIST's classifiers",
-    "This page shows how much of the robustness of AT and VAE+Urkle in [the MNIST table](mnist.md) "
-    "`autoattack` leaves.",
-    table(rows),
-    f"Percent of the first {rows[0]['examples']:,} test images that are still right, l_inf, "
-    "epsilon 0.1; the last with its 95% interval. Columns are in the order of the attacks, and "
-    "each includes the finds of all before it. Minutes are those of the attacks on both modes.",
-    "- AT is attacked by `autoattack` (`apgd_ce`, `apgd_t`, `fab_t`, `square`).\n"
-    "- VAE+Urkle is attacked by `autoattack(version=rand)` first (`apgd_ce`, `apgd_dlr`, "
-    "`square`), then by the same. It is two classifiers: that of sampled z, attacked with "
-    f"{EOT} samples a step, and that of z = mu. Each is attacked through its own gradients, and "
-    "counts what was found against the other.",
-    # than those of Croce and Hein (2020)
-    "To save time, budgets are below the published ones: 5 target classes instead of 9, and 1,000 "
-    f"queries of Square instead of 5,000. {checks}",
-    "## Command",
-    "    python experiments/autoattack_mnist.py --data_dir=DATA_DIR",
-    "It runs:",
-    "\n".join("    " + one.text for one in found),
-  ]
-  return "\n\n".join(parts) + "\n"
+  blocks = {
+    "table": table(rows),
+    "images": f"The first {rows[0]['examples']:,} test images. {checks}",
+    "runs": "\n".join("    " + one.text for one in found),
+  }
+  return pages.page((pages.RESULTS / "mnist_autoattack.md").read_text(encoding="utf-8"), blocks)
 
 
 def shown(names, extra=()):

@@ -1,6 +1,7 @@
 """Mistakes of the user, reported in one line."""
 
 import difflib
+import numbers
 
 
 class UserError(ValueError):
@@ -13,6 +14,11 @@ class UserError(ValueError):
     print(error)  # no folder 'no-such-folder': give the folder of an encoder
   ```
   """
+
+
+def reason(error):
+  """The message of another error in one line, at most 300 characters."""
+  return " ".join(str(error).split())[:300]
 
 
 def unknown(kind, name, known):
@@ -56,9 +62,24 @@ def above(limit, who, **options):
 
 
 def whole(least, who, **options):
-  """Raises `UserError` for the first that is no whole number, or below `least`."""
-  right = lambda value: isinstance(value, int) and value >= least  # noqa: E731
+  """Raises `UserError` for the first option that is not a whole number, or is below `least`."""
+  right = lambda value: isinstance(value, numbers.Integral) and value >= least  # noqa: E731
   _refuse(right, f"a whole number of at least {least}", who, options)
+
+
+def within(interval, who, **options):
+  """Raises `UserError` for the first option that is not a number in an interval.
+
+  Args:
+    interval: such as "[0, 1)", which excludes 1, or "[1, inf)".
+    who: as in `at_least`.
+    **options: by name.
+  """
+  low, high = map(float, interval[1:-1].split(","))
+  ends = [low] * interval.startswith("[") + [high] * interval.endswith("]")
+  inside = lambda value: low < value < high or value in ends  # noqa: E731
+  right = lambda value: isinstance(value, numbers.Real) and inside(value)  # noqa: E731
+  _refuse(right, f"in {interval}", who, options)
 
 
 def flags_at_least(least, settings, *names):
