@@ -323,7 +323,7 @@ def test_a_teacher_that_fails_on_the_images(tmp_path):
   [
     ({"teacher": "nowhere"}, "no folder .*: give the folder of"),
     ({"teacher": "nowhere.keras"}, "no file"),
-    ({"teacher": "."}, "holds no export"),
+    ({"teacher": "."}, "is not an export of"),
     ({"projector": -1}, "distil: projector must be a whole number of at least 0, got -1"),
     ({"views": 0}, "distil: views must be a whole number of at least 1, got 0"),
     ({"targets": "polled"}, "unknown targets of distil 'polled'; did you mean 'pooled'"),
