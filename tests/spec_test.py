@@ -133,7 +133,7 @@ def test_a_module_holds_one_plug_in(tmp_path, monkeypatch, classes):
   lines = [f"class {name}(robustness.Plain):\n  pass\n" for name in classes]
   (tmp_path / "several.py").write_text("\n".join(["from urkle_tf import robustness\n", *lines]))
   monkeypatch.setattr(robustness, "__path__", [*robustness.__path__, str(tmp_path)])
-  words = f"several.py must hold one subclass of Robustness, and holds {', '.join(classes)}"
+  words = f"several.py must hold one subclass of Robustness, but holds {', '.join(classes)}"
   try:
     with refused(words):
       spec.build("robustness", "several", robustness.Robustness)
@@ -205,7 +205,7 @@ robustness: acl(ema=1.0) | ema
 recipes: simclear | 'simclear' & 'simclr'
 recipes: simclr(strength=-1) | strength & -1
 recipes: simclr(min_scale=0) | min_scale & 0
-recipes: simclr(strength=much) | wrong kind
+recipes: simclr(strength=much) | wrong type
 recipes: crop(padding=-2) | padding & -2
 recipes: affine(scale=1) | scale=1
 recipes: simclr, crop(padding=-2) | padding & -2

@@ -166,10 +166,10 @@ def _train(task, run, loc, scale, held_out, name="head"):
     for first in range(max(0, done - epoch * steps), steps, task.log_every):
       started = time.perf_counter()
       last = min(first + task.log_every, steps)
-      step, rate = epoch * steps + last, runs.plain(optimizer.learning_rate)
+      step, rate = epoch * steps + last, float(optimizer.learning_rate)
       train(tf.constant(epoch), tf.constant(first), tf.constant(last))
       record.count((last - first) * batch_size, time.perf_counter() - started)
-      loss, merit = (runs.plain(mean.result()) for mean in means)
+      loss, merit = (float(mean.result()) for mean in means)
       if not np.isfinite(loss):
         raise errors.UserError(f"the loss is {loss} at step {step}: lower --learning_rate")
       for mean in means:

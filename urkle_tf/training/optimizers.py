@@ -19,8 +19,8 @@ class LARS(keras.optimizers.Optimizer):
 
   so every layer moves by about learning_rate * trust of its own length.  As in the paper, weight
   decay is part of the gradient.  There it affects the direction of a step, but hardly its length.
-  Biases, and the scales and shifts of batch norms (everything with fewer than two axes), have a = 1
-  and no weight decay; a = 1 also if all of w or g is 0.
+  Variables with fewer than two axes (biases, and the scales and shifts of batch norms) have a = 1
+  and no weight decay.  If w or g is 0 everywhere, a = 1 too.
 
   Args:
     learning_rate: a number or a schedule.
@@ -49,7 +49,7 @@ class LARS(keras.optimizers.Optimizer):
     self._velocities = self.add_optimizer_variables(variables, "velocity")
 
   def update_step(self, gradient, variable, learning_rate):
-    """Moves one variable by the whole batch's gradient, in float32 for any dtype."""
+    """Moves one variable by the whole batch's gradient, computing in float32 for any dtype."""
     velocity = self._velocities[keras_private.position(self, variable)]
     weights, step = tf.cast(variable, tf.float32), tf.cast(gradient, tf.float32)
     if len(variable.shape) > 1:
@@ -116,7 +116,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
 
 def _check(name, momentum):
   if not 0 <= momentum < 1:
-    raise errors.UserError(f"{name}: momentum must be from 0 and below 1, got {momentum}")
+    raise errors.UserError(f"{name}: momentum must be at least 0 and below 1, got {momentum}")
 
 
 def _sgd(momentum=0.9, nesterov=False):
@@ -160,14 +160,13 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=No
   Args:
     text: spec: `"sgd(momentum=0.9)"`, `"adamw"` or `"lars(momentum=0.9, trust=0.001)"`.
     learning_rate: the highest value, above 0.
-    steps: of the whole training, with warm-up; None for a training by the clock.
-    warmup_steps: steps of a linear rise from 0; by the clock a share of the training, below 1.
+    steps: the steps of the whole training, warm-up included; None for a training by the clock.
+    warmup_steps: steps of a linear rise from 0; by the clock, a share of the training, below 1.
     weight_decay: decoupled, and multiplied by the learning rate (in `LARS`, part of the gradient);
       batch norms and biases are left out.
     clock: the `Trainer`'s clock, if the learning rate follows it; None to follow the number of
       steps.
-    blocks: the variables of each block of the backbone; None without a backbone, and so without
-      `layer_decay`.
+    blocks: the variables of each block of the backbone, for `layer_decay`; None without a backbone.
 
   Raises:
     UserError: for an unknown name, a learning rate that is not positive, or an option out of its

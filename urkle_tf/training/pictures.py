@@ -1,4 +1,4 @@
-"""Pictures of what training sees: views, adversaries, reconstructions, the map of z."""
+"""Pictures of a training: views, adversaries, reconstructions, the map of z."""
 
 import keras
 import numpy as np
@@ -10,11 +10,11 @@ from urkle_tf.training import latent_map
 
 
 def sheet(columns, least=64, gap=4):
-  """Lays images out as a picture: one column per entry, one row per image.
+  """Arranges images in a picture, with a column for each entry and a row for each image.
 
   Args:
     columns: arrays float32 [n, h, w, c] in [0, 1].
-    least: images of fewer pixels are magnified by a whole factor, to be visible.
+    least: images of fewer pixels are magnified by a whole factor.
     gap: white pixels between images.
 
   Returns:
@@ -29,8 +29,8 @@ def sheet(columns, least=64, gap=4):
 class Pictures(keras.callbacks.Callback):
   """Shows what training sees, in TensorBoard and as PNG files.
 
-  It draws after epochs 1, 2, 4, 8 and so on, and at the end: a training changes most at first, and
-  drawing takes a second.
+  It draws after epochs 1, 2, 4, 8 and so on, and at the end, because a training changes most at
+  first and drawing takes a second.
 
   "views" shows views, their adversaries and the perturbations.  "reconstructions", if the pretext
   makes images, shows views and adversaries next to the images decoded from their loc.
@@ -104,7 +104,7 @@ class Pictures(keras.callbacks.Callback):
   def _latent_map(self, images, step):
     found = latent_map.sampled(self.model.encoder, images, self._attack, seed=self.model.seed)
     samples = {name: values.numpy() for name, values in found.items()}
-    # A training whose weights have become infinite is ended by `Metrics`, which says so.
+    # If the weights are not finite, `Metrics` ends the training with a message.
     if all(np.isfinite(values).all() for values in samples.values()):
       title = f"{self._title} (step {step})"
       figure = latent_map.figure({title: samples}, images.numpy(), self._attack)

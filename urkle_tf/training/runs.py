@@ -6,8 +6,6 @@ import json
 import pathlib
 import tempfile
 
-import numpy as np
-
 from urkle_tf import errors
 from urkle_tf.output import files
 from urkle_tf.settings import FREE
@@ -20,7 +18,7 @@ def _text(value):
 
 
 class Run:
-  """An output folder that belongs to one set of settings, or a stage of such a run.
+  """An output folder with its settings, or a stage of such a run.
 
   Attributes:
     path: the folder.
@@ -36,7 +34,7 @@ class Run:
 
     Args:
       name: the stage's name.
-      folder: where its checkpoints go, within the run's.
+      folder: where its checkpoints go, within the run's folder.
 
     Returns:
       A `Run` with only the stage's rows of metrics.
@@ -85,7 +83,7 @@ class Run:
 
 
 def _started(path):
-  """Whether the run in flags.cfg has made anything; if not, other settings may replace it."""
+  """Whether the run of flags.cfg has written results; if not, other settings may replace it."""
   metrics = path / "metrics.jsonl"
   if metrics.exists() and metrics.stat().st_size:
     return True
@@ -107,11 +105,11 @@ def open_run(output_dir, settings):
     A `Run`.
 
   Raises:
-    UserError: if no folder is given, another process is writing to it, or it holds a run with other
+    UserError: if no folder is given, another process uses it, or it holds a run with other
       settings.
   """
   if not output_dir:
-    raise errors.UserError("give --output_dir=FOLDER: where the run is written")
+    raise errors.UserError("give --output_dir=FOLDER, where the run goes")
   path = pathlib.Path(output_dir)
   path.mkdir(parents=True, exist_ok=True)
   lock = open(path / ".lock", "w")  # noqa: SIM115 (held until the run is closed)
@@ -143,19 +141,14 @@ def open_run(output_dir, settings):
 
 
 def opened(output_dir, settings):
-  """A context of `open_run`, or of None where there is no folder."""
+  """A context of `open_run`, or of None without a folder."""
   if not output_dir:
     return contextlib.nullcontext()
   return contextlib.closing(open_run(output_dir, settings))
 
 
 def scratch(settings):
-  """A run in a temporary folder that is removed on closing: for a trial, or another worker."""
+  """A run for a trial or a further worker, in a temporary folder that is removed on closing."""
   stack = contextlib.ExitStack()
   path = stack.enter_context(tempfile.TemporaryDirectory(prefix="urkle_tf-"))
   return Run(pathlib.Path(path), settings, stack)
-
-
-def plain(value):
-  """A metric as a JSON number: NumPy scalars and tensors become floats."""
-  return float(np.asarray(value))
