@@ -217,14 +217,14 @@ def adapt(
   seed: int = 0,
   log_every: int = 50,
 ) -> dict[str, Any]:
-  """Makes a classifier or a regressor of an exported encoder, in a run's folder.
+  """Makes a classifier or a regressor from an exported encoder, in a run's folder.
 
   Writes `flags.cfg`, `metrics.jsonl`, `labels.json` if `labels` is given, and `classifier/`, or
   `regressor/` if the labels are numbers.  Called again with the same settings, a finished run
-  trains nothing and returns the same.  A killed run resumes at its last epoch, except that a head
-  of `slf` is trained again from the start, with the weight decays that were already measured.
-  SIGTERM and Ctrl-C finish the step and write a checkpoint, from which all protocols resume.
-  However often it is interrupted, the result is identical in every bit.
+  trains nothing and returns the same.  A killed run resumes at its last epoch.  A killed `slf` run
+  keeps the weight decays that it has measured, and trains the head again from the start.  SIGTERM
+  and Ctrl-C finish the step and write a checkpoint, from which all protocols resume.  However often
+  a run is interrupted, the result is identical in every bit.
 
   Args:
     encoder: folder of the exported encoder, or `"preset:NAME"`.
@@ -281,7 +281,7 @@ def adapt(
     metadata.json: {"select", "held_out", "images", "weight_decay", "candidates"}.
 
   Raises:
-    UserError: for settings, data or folders that do not fit.
+    UserError: for settings, data or folders that are wrong.
     preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.
 
   ```python
@@ -446,7 +446,7 @@ def represent(
     vectors.tsv (loc), metadata.tsv, sprite.png and projector_config.pbtxt.
 
   Raises:
-    UserError: for settings, data or folders that do not fit.
+    UserError: for settings, data or folders that are wrong.
 
   ```python
   found = urkle_tf.represent("runs/digits/encoder", dataset="digits", examples=8)

@@ -1,6 +1,7 @@
 """Mistakes of the user, reported in one line."""
 
 import difflib
+import numbers
 
 
 class UserError(ValueError):
@@ -57,7 +58,7 @@ def above(limit, who, **options):
 
 def whole(least, who, **options):
   """Raises `UserError` for the first option that is not a whole number of at least `least`."""
-  right = lambda value: isinstance(value, int) and value >= least  # noqa: E731
+  right = lambda value: isinstance(value, numbers.Integral) and value >= least  # noqa: E731
   _refuse(right, f"a whole number of at least {least}", who, options)
 
 
