@@ -95,7 +95,7 @@ def pretrain(
     download: let TFDS download and prepare the data.
     split: split, with slices: train[:90%].
     examples: use only this many examples of the split, the first ones.
-    image_size: side in pixels of the squares that images are resized to; None for the images' own
+    image_size: side in pixels of the squares that images are resized to; default: the images' own
       size.
     augment: spec of the recipe that makes the views: `"simclr(strength=0.5)"`,
       `"augmix(base=simclr)"`, `"randaugment"`, `"affine"`, `"crop"` or `"none"`; or a list with
@@ -111,18 +111,18 @@ def pretrain(
     batch_statistics: whether the backbone runs in training mode, in which batch norms use the
       statistics of each batch and update their own; None for yes, except for a `.keras` file,
       whose statistics stay.
-    min_scale: floor of sigma: absolute on a sphere, in units of the spread of mu elsewhere.
+    min_scale: floor of sigma: absolute on a sphere, else in units of the spread of mu.
     max_scale: cap of sigma, in the same units.
     norm: norm of the threat model: linf, l2 or l1.
-    epsilon: radius of the threat model in pixel units of [0, 1].
+    epsilon: radius of the threat model in pixel units of [0, 1]: 8/255 or 0.03.
     attack_steps: PGD steps of the inner maximisation.
     attack_step_size: size of these steps in pixel units; default: 2.5 epsilon / steps.
     attack: spec of the attack: `"pgd(start=0.5)"`, `"apgd"`, or `"rs_fgsm"`, `"fgsm"` or
       `"n_fgsm"`, which take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, so
       pictures and the probe use PGD instead.
-    attack_schedule: spec of how PGD's number of steps changes over the training:
-      `"rising(first=1)"` or `"controlled(every=300)"`; None for a constant number.
-    attack_precision: `"mixed_bfloat16"` for the attack's passes alone; None for `precision`.
+    attack_schedule: how PGD's number of steps changes over the training: rising(first=1) or
+      controlled(every=300); default: constant.
+    attack_precision: mixed_bfloat16 for the attack's passes alone; default: that of precision.
     optimizer: spec of the optimizer: `"sgd(momentum=0.9)"`, `"lars(momentum=0.9, trust=0.001)"`,
       `"adamw"` or `"adamw(layer_decay=0.75)"`. The latter gives each block of the backbone 0.75
       of the learning rate of the block above it, and the heads all of it.
@@ -130,13 +130,13 @@ def pretrain(
     warmup_epochs: epochs over which the learning rate rises linearly.
     warmup_minutes: the same in minutes, if `minutes` is given; less than that.
     weight_decay: decoupled weight decay, without batch norms and biases.
-    clip_norm: largest global norm of the gradient; None for no clipping.
+    clip_norm: largest global norm of the gradient; default: no clipping.
     epsilon_warmup_epochs: epochs over which epsilon rises linearly.
     epsilon_warmup_minutes: the same in minutes, if `minutes` is given; less than that.
     beta_warmup_epochs: epochs over which the KL term's weight rises linearly.
     beta_warmup_minutes: the same in minutes, if `minutes` is given; less than that.
     ema: decay per step, such as 0.99, of the moving average of weights and batch statistics that
-      is exported in their place; None for none, or that of `acl(ema=0.99)`.
+      is exported in their place; default: none, or that of acl(ema=0.99).
     batch_size: examples per step, over all replicas.
     accumulate: number of equal parts in which a step takes its batch. It averages their
       gradients, and needs the memory of one part. The loss must be a mean over images: not
@@ -165,8 +165,8 @@ def pretrain(
     probe_examples: number of images of the probe, at least 2.
     max_bad_steps: a step whose loss or gradient is not finite is skipped; after this many in a
       row the training stops, and `bad_batch.npz` holds the first of these batches.
-    data_service: `"HOST:PORT,HOST:PORT"`, the input workers that make the batches
-      (launch/input_worker.py); None makes the same batches in this process.
+    data_service: HOST:PORT,HOST:PORT, the input workers that make the batches
+      (launch/input_worker.py); default: this process makes the same batches.
 
   Returns:
     The last row of metrics, a dict, with the folders of the exports: `"encoder"`, and after
@@ -233,9 +233,9 @@ def adapt(
       images. `"alf"`: the same on attacked images. `"aff(beta=6)"`: encoder and head, by TRADES.
       `"similarity(weight=1)"`: encoder and head on clean images, with the encoder kept near its
       start. `"semi_supervised(beta=6)"`: few labels; robustness is learned from all the images.
-    head: spec of the head: `"linear"` or `"mlp(width=256, layers=3)"`.
-    features: input of the head of a frozen encoder: `"loc"`, its z, or `"pooled"`, the features
-      below loc and scale, without noise.
+    head: linear or mlp(width=256, layers=3).
+    features: input of a head on a frozen encoder: loc, its z, or pooled, the features below loc
+      and scale, without noise.
     dataset: a TFDS name, `"digits"` or `"folder:PATH"`; for other labels, such as
       `"mnist:parity"`, see `data.labellings`.
     data_dir: where prepared TFDS data lies; default: TFDS's own folder.
@@ -246,11 +246,11 @@ def adapt(
       `slf` chooses the weight decay on them. If there are none, or they are test images, it holds
       out a tenth of the labelled images.
     examples: use only this many examples of the split, the first ones.
-    image_size: side in pixels of the squares that images are resized to; None for the images' own
+    image_size: side in pixels of the squares that images are resized to; default: the images' own
       size.
     labels: how many labels to use, a count or a fraction below 1, drawn evenly from the classes;
-      None for all.
-    augment: spec of the augmentation: `"none"`, `"crop(padding=4)"`.
+      default: all.
+    augment: augmentation of the images: none or crop(padding=4).
     augment_copies: how many augmented copies of each image `slf` makes; the image itself is used
       too. Other protocols augment again in every epoch.
     noise: standard deviation, in pixel units, of Gaussian noise on the images that `slf` learns
@@ -264,11 +264,10 @@ def adapt(
     optimizer: spec of the optimizer: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, as in
       the settings below, for the protocol's default.
     learning_rate: highest learning rate; cosine to 0 per step.
-    weight_decay: decoupled weight decay, without biases and batch norms; None lets `slf` choose
-      it.
-    select: accuracy (for numbers, error) by which `slf` chooses the weight decay: `"clean"`, on
-      unchanged images, or `"robust"`, under attack; None for robust if the encoder was trained
-      with an adversary.
+    weight_decay: decoupled weight decay, without biases and batch norms; slf chooses it by
+      default.
+    select: accuracy (for numbers, error) by which slf chooses the weight decay: clean, or robust,
+      under attack; default: robust if the encoder was trained with an adversary.
     batch_size: images per step.
     epochs: passes over the labelled images.
     samples: samples of z that a served prediction averages over.
@@ -350,7 +349,7 @@ def assess(
     download: let TFDS download and prepare the data.
     split: split, with slices: train[:90%].
     examples: use only this many examples of the split, the first ones.
-    image_size: side in pixels of the squares that images are resized to; None for the images' own
+    image_size: side in pixels of the squares that images are resized to; default: the images' own
       size.
     attacks: specs, in a list or separated by commas: `"pgd(steps=100, restarts=2),fgsm"`; also
       rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, which runs several.
@@ -361,13 +360,13 @@ def assess(
     attack_step_size: size of these steps in pixel units, if the spec gives none; None for 2.5
       epsilon / steps.
     restarts: runs of PGD from different starts, if its spec gives none.
-    eot: samples of z in each step against the sampled classifier; None for 20; 50 for claims.
-    noise: `"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack.
+    eot: samples of z in each step against the sampled classifier; default: 20; for claims: 50.
+    noise: fresh samples of z at every step, or fixed ones throughout an attack.
     samples: least number of samples of z that the sampled classifier is scored with; as many
       others choose which adversaries are scored.
     standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
     minutes: time limit of the attacks in minutes; one-step attacks come last, and the report says
-      what was left out; None for no limit.
+      what was left out; default: no limit.
     checks: whether signs of masked gradients are looked for, on the first 200 images: see
       `urkle_tf.evaluation.checks`.
     measure: specs of measurements, in a list or separated by commas: `"bound(loss_cap=4,
@@ -375,11 +374,11 @@ def assess(
       `urkle_tf/evaluation/measurements`.
     certify: the same as `measure`, for certificates: `"smoothing(noise=0.25, samples=10000)"`,
       `"certificate(bounds=linear)"`, or both, separated by a comma.
-    modes: readings of z that are measured, `"sampled"` or `"deterministic"`; None for both where
-      z is sampled.
-    corruptions: `"all"` for the 15 standard types, names of them separated by commas, or `"tfds"`
-      for the corrupted images that TFDS has prepared; None for none.
-    severities: severities of the corruptions, numbers from 1 to 5; None for all.
+    modes: readings of z that are measured, sampled or deterministic; default: both if z is
+      sampled.
+    corruptions: all 15 standard types, names of them separated by commas, or tfds for the
+      corrupted images that TFDS has prepared; default: none.
+    severities: severities of the corruptions, numbers from 1 to 5; default: all.
     representation_examples: number of images for the part about the representation; 0 leaves it
       out.
     loss_cap: M of Proposition 1 in nats, above ln of the number of classes; the bound is measured
@@ -390,7 +389,7 @@ def assess(
       without labels.
     abstains: whether a classifier made elsewhere has one class more than the data, which means
       that it abstains and counts as wrong. None for no.
-    save_images: whether adversarial images and per-image results are saved (images.npz).
+    save_images: save adversarial images and per-image results (images.npz).
     html: write report.html too: the report as one file for a browser.
     batch_size: images that are attacked together.
     seed: seed of all randomness.
@@ -434,7 +433,7 @@ def represent(
     download: let TFDS download and prepare the data.
     split: split, with slices; `"all"` for every image.
     examples: use only this many examples of the split, the first ones.
-    image_size: side in pixels of the squares that images are resized to; None for the images' own
+    image_size: side in pixels of the squares that images are resized to; default: the images' own
       size.
     batch_size: images that are embedded together.
     projector_examples: number of images that the Projector shows, the first ones; 0 for none.

@@ -65,15 +65,13 @@ _SHARED = {
   "split": Setting("train", "split, with slices: train[:90%]"),
   "examples": Setting(
     None,
-    "use only this many examples of the split",
     "use only this many examples of the split, the first ones",
-    "only this many images",
+    short="only this many images",
   ),
   "image_size": Setting(
     None,
-    "side in pixels of the squares that images are resized to; default: their own size",
-    "side in pixels of the squares that images are resized to; None for the images' own size",
-    "resize images to squares of this side in pixels",
+    "side in pixels of the squares that images are resized to; default: the images' own size",
+    short="resize images to squares of this side in pixels",
   ),
   "batch_size": Setting(256, "examples per step, over all replicas"),
   "epochs": Setting(None, "passes over the data"),
@@ -85,7 +83,6 @@ _SHARED = {
   "epsilon": Setting(
     8 / 255,
     "radius of the threat model in pixel units of [0, 1]: 8/255 or 0.03",
-    "radius of the threat model in pixel units of [0, 1]",
   ),
   "attack_steps": Setting(None, "gradient steps of the attack"),
   "attack_step_size": Setting(
@@ -183,7 +180,6 @@ class Pretrain:
   min_scale: float = setting(
     0.1,
     "floor of sigma: absolute on a sphere, else in units of the spread of mu",
-    "floor of sigma: absolute on a sphere, in units of the spread of mu elsewhere",
   )
   max_scale: float = setting(0.25, "cap of sigma, in the same units")
   norm: str = shared("norm")
@@ -201,15 +197,12 @@ class Pretrain:
   )
   attack_schedule: str | None = setting(
     None,
-    "how PGD's number of steps changes: rising(first=1) or controlled(every=300); default: "
-    "constant",
-    "spec of how PGD's number of steps changes over the training: "
-    '`"rising(first=1)"` or `"controlled(every=300)"`; None for a constant number',
+    "how PGD's number of steps changes over the training: rising(first=1) or "
+    "controlled(every=300); default: constant",
   )
   attack_precision: str | None = setting(
     None,
-    "mixed_bfloat16 for the attack's passes alone; default: --precision",
-    '`"mixed_bfloat16"` for the attack\'s passes alone; None for `precision`',
+    "mixed_bfloat16 for the attack's passes alone; default: that of precision",
   )
   optimizer: str = setting(
     "sgd",
@@ -221,7 +214,6 @@ class Pretrain:
   )
   learning_rate: float = setting(
     0.1,
-    "highest learning rate; cosine to 0",
     "highest learning rate; cosine to 0, per step or by the clock",
   )
   warmup_epochs: float = setting(0.0, "epochs over which the learning rate rises linearly")
@@ -229,24 +221,16 @@ class Pretrain:
   weight_decay: float = setting(1e-4, "decoupled weight decay, without batch norms and biases")
   clip_norm: float | None = setting(
     None,
-    "largest global norm of the gradient",
-    "largest global norm of the gradient; None for no clipping",
+    "largest global norm of the gradient; default: no clipping",
   )
-  epsilon_warmup_epochs: float = setting(
-    0.0, "epochs over which epsilon rises", "epochs over which epsilon rises linearly"
-  )
+  epsilon_warmup_epochs: float = setting(0.0, "epochs over which epsilon rises linearly")
   epsilon_warmup_minutes: float | None = shared("rise_minutes")
-  beta_warmup_epochs: float = setting(
-    0.0,
-    "epochs over which the KL term's weight rises",
-    "epochs over which the KL term's weight rises linearly",
-  )
+  beta_warmup_epochs: float = setting(0.0, "epochs over which the KL term's weight rises linearly")
   beta_warmup_minutes: float | None = shared("rise_minutes")
   ema: float | None = setting(
     None,
-    "decay per step of the moving average of weights that is exported: 0.99",
     "decay per step, such as 0.99, of the moving average of weights and batch statistics that is "
-    "exported in their place; None for none, or that of `acl(ema=0.99)`",
+    "exported in their place; default: none, or that of acl(ema=0.99)",
   )
   batch_size: int = shared("batch_size", short="images per step, over all replicas")
   accumulate: int | None = setting(
@@ -311,9 +295,8 @@ class Pretrain:
   )
   data_service: str | None = setting(
     None,
-    "HOST:PORT,HOST:PORT of input workers (launch/input_worker.py)",
-    '`"HOST:PORT,HOST:PORT"`, the input workers that make the batches (launch/input_worker.py); '
-    "None makes the same batches in this process",
+    "HOST:PORT,HOST:PORT, the input workers that make the batches (launch/input_worker.py); "
+    "default: this process makes the same batches",
     free=True,
   )
 
@@ -364,13 +347,11 @@ class Adapt:
   head: str = setting(
     "linear",
     "linear or mlp(width=256, layers=3)",
-    'spec of the head: `"linear"` or `"mlp(width=256, layers=3)"`',
   )
   features: str = setting(
     "loc",
-    "input of a head on a frozen encoder: loc, or pooled, the features below it",
-    'input of the head of a frozen encoder: `"loc"`, its z, or `"pooled"`, the features below loc '
-    "and scale, without noise",
+    "input of a head on a frozen encoder: loc, its z, or pooled, the features below loc and scale, "
+    "without noise",
   )
   dataset: str = shared(
     "dataset",
@@ -395,14 +376,11 @@ class Adapt:
   image_size: int | None = shared("image_size")
   labels: float | None = setting(
     None,
-    "how many labels: a count, or a fraction below 1; default all",
-    "how many labels to use, a count or a fraction below 1, drawn evenly from the classes; None "
-    "for all",
-    "how many: a count, or a fraction below 1",
+    "how many labels to use, a count or a fraction below 1, drawn evenly from the classes; "
+    "default: all",
+    short="how many: a count, or a fraction below 1",
   )
-  augment: str = setting(
-    "none", "none or crop(padding=4)", 'spec of the augmentation: `"none"`, `"crop(padding=4)"`'
-  )
+  augment: str = setting("none", "augmentation of the images: none or crop(padding=4)")
   augment_copies: int = setting(
     1,
     "slf: augmented copies of each image, besides the image itself",
@@ -437,21 +415,15 @@ class Adapt:
     'spec of the optimizer: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, as in the settings '
     "below, for the protocol's default",
   )
-  learning_rate: float | None = setting(
-    None, "highest learning rate; cosine to 0", "highest learning rate; cosine to 0 per step"
-  )
+  learning_rate: float | None = setting(None, "highest learning rate; cosine to 0 per step")
   weight_decay: float | None = setting(
     None,
-    "decoupled weight decay, without biases; slf chooses it by default",
-    "decoupled weight decay, without biases and batch norms; None lets `slf` choose it",
+    "decoupled weight decay, without biases and batch norms; slf chooses it by default",
   )
   select: str | None = setting(
     None,
-    "slf: accuracy by which the weight decay is chosen, clean or robust; default: robust if the "
-    "encoder was trained with an adversary",
-    'accuracy (for numbers, error) by which `slf` chooses the weight decay: `"clean"`, on '
-    'unchanged images, or `"robust"`, under attack; None for robust if the encoder was trained '
-    "with an adversary",
+    "accuracy (for numbers, error) by which slf chooses the weight decay: clean, or robust, under "
+    "attack; default: robust if the encoder was trained with an adversary",
   )
   batch_size: int | None = shared("batch_size", None, text="images per step")
   epochs: int | None = shared(
@@ -555,23 +527,19 @@ class Assess:
   )
   restarts: int = setting(
     1,
-    "runs of an attack from different starts",
     "runs of PGD from different starts, if its spec gives none",
   )
   eot: int | None = setting(
     None,
-    "samples of z per step against the sampled classifier: 20; 50 for claims",
-    "samples of z in each step against the sampled classifier; None for 20; 50 for claims",
-    "samples of z per step: 20; 50 for claims",
+    "samples of z in each step against the sampled classifier; default: 20; for claims: 50",
+    short="samples of z per step: 20; 50 for claims",
   )
   noise: str = setting(
     "fresh",
-    "samples of z are fresh at every step, or fixed through an attack",
-    '`"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack',
+    "fresh samples of z at every step, or fixed ones throughout an attack",
   )
   samples: int = setting(
     200,
-    "samples of z that the sampled classifier is scored with",
     "least number of samples of z that the sampled classifier is scored with; as many others "
     "choose which adversaries are scored",
   )
@@ -582,9 +550,8 @@ class Assess:
   )
   minutes: float | None = setting(
     None,
-    "stop attacking after this many minutes; the report says what was left out",
     "time limit of the attacks in minutes; one-step attacks come last, and the report says what "
-    "was left out; None for no limit",
+    "was left out; default: no limit",
   )
   checks: bool = setting(
     True,
@@ -608,25 +575,20 @@ class Assess:
   )
   modes: str | None = setting(
     None,
-    "readings of z that are measured: sampled,deterministic; default both",
-    'readings of z that are measured, `"sampled"` or `"deterministic"`; None for both where z is '
-    "sampled",
+    "readings of z that are measured, sampled or deterministic; default: both if z is sampled",
   )
   corruptions: str | None = setting(
     None,
-    "all (15 types), names separated by commas, or tfds (prepared)",
-    '`"all"` for the 15 standard types, names of them separated by commas, or `"tfds"` for the '
-    "corrupted images that TFDS has prepared; None for none",
-    "all, or names of the 15 types",
+    "all 15 standard types, names of them separated by commas, or tfds for the corrupted images "
+    "that TFDS has prepared; default: none",
+    short="all, or names of the 15 types",
   )
   severities: list[float] | None = setting(
     None,
-    "severities of the corruptions: 1,3,5; default: all five",
-    "severities of the corruptions, numbers from 1 to 5; None for all",
+    "severities of the corruptions, numbers from 1 to 5; default: all",
   )
   representation_examples: int = setting(
     1000,
-    "images for the part without labels; 0 for none",
     "number of images for the part about the representation; 0 leaves it out",
   )
   loss_cap: float | None = setting(
@@ -651,8 +613,7 @@ class Assess:
   )
   save_images: bool = setting(
     False,
-    "save adversarial images and per-image results",
-    "whether adversarial images and per-image results are saved (images.npz)",
+    "save adversarial images and per-image results (images.npz)",
   )
   html: bool = shared("html")
   batch_size: int = shared("batch_size", 250, text="images that are attacked together")
@@ -706,9 +667,8 @@ class Represent:
   batch_size: int = shared("batch_size", text="images that are embedded together")
   projector_examples: int = setting(
     2000,
-    "images that the Projector shows; 0 for none",
     "number of images that the Projector shows, the first ones; 0 for none",
-    "images that the Projector shows",
+    short="images that the Projector shows",
   )
 
 

@@ -32,12 +32,11 @@ def number(text):
   return float(match[1]) / float(match[2] or 1)
 
 
-def split(text, separator=","):
-  """Splits a list of specs at the separators that are not in parentheses or quotes.
+def split(text):
+  """Splits a list of specs at the commas that are not in parentheses or quotes.
 
   Args:
     text: for example `"fgsm,pgd(steps=20, restarts=5)"`.
-    separator: one character.
 
   Returns:
     The parts as text, without surrounding spaces and without empty parts.
@@ -48,7 +47,7 @@ def split(text, separator=","):
       quote = "" if quote == character else quote or character
     elif not quote:
       depth += (character == "(") - (character == ")")
-    if character == separator and not quote and depth == 0:
+    if character == "," and not quote and depth == 0:
       parts.append("")
     else:
       parts[-1] += character
@@ -153,21 +152,20 @@ def plugin(package, text, base):
   return found[0]
 
 
-def build(package, text, base, defaults=None, **given):
+def build(package, text, base, **given):
   """Instantiates the plug-in that a spec names.
 
   Args:
     package: see `plugin`.
     text: the spec; its options become keyword arguments.
     base: see `plugin`.
-    defaults: a dict of options, which those of the spec override.
     **given: further keyword arguments, which the spec may not set.
 
   Raises:
     UserError: as in `plugin`, or if the plug-in has no such option.
   """
   name, options = parse(text)
-  return _call(plugin(package, text, base), name, {**(defaults or {}), **options}, given)
+  return _call(plugin(package, text, base), name, options, given)
 
 
 def call(functions, text, kind, **given):

@@ -193,13 +193,10 @@ def first(source, count):
   Returns:
     (float32 [n, h, w, c] in [0, 1], the labels [n] of the source).
   """
-  images, labels = [], []
-  for batch in batches(source, min(count, 250)):
-    images.append(batch["image"].numpy())
-    labels.append(batch["label"].numpy())
-    if sum(map(len, labels)) >= count:
-      break
-  return np.concatenate(images)[:count], np.concatenate(labels)[:count]
+  size = min(count, 250)
+  found = list(batches(source, size).take(-(-count // size)))
+  images, labels = (np.concatenate([batch[key] for batch in found]) for key in ("image", "label"))
+  return images[:count], labels[:count]
 
 
 def finished(batches, cardinality):

@@ -52,13 +52,11 @@ def subset(source, chosen):
     )
   images = np.empty((len(chosen), *source.image_shape), np.uint8)
   labels = np.empty(len(chosen), np.int64 if source.target is None else np.float32)
-  read = position = 0
   for batch in source.batches(500, shuffle=False, drop_remainder=False):
-    count = len(batch["label"])
-    rows = chosen[(chosen >= read) & (chosen < read + count)] - read
-    images[position : position + len(rows)] = batch["image"].numpy()[rows]
-    labels[position : position + len(rows)] = batch["label"].numpy()[rows]
-    read, position = read + count, position + len(rows)
+    indices = batch["index"].numpy()
+    rows = np.isin(indices, chosen)
+    places = np.searchsorted(chosen, indices[rows])
+    images[places], labels[places] = batch["image"].numpy()[rows], batch["label"].numpy()[rows]
   fields = {"name": source.name, "split": source.split, "labels": labels}
   return sources.ArraySource(images, class_names=source.class_names, target=source.target, **fields)
 

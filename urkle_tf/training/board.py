@@ -58,7 +58,7 @@ def embeddings(encoder, attack, source, folder, seed=0):
     folder: the folder of the event files, a `pathlib.Path`.
     seed: an int.
   """
-  batches = list(_first(source))
+  batches = list(pipeline.batches(source, _TOGETHER).take(_IMAGES // _TOGETHER))
   found = [
     _before_and_after(encoder, attack, batch["image"], distribution.fold([seed, 2], number))
     for number, batch in enumerate(batches)
@@ -72,16 +72,6 @@ def embeddings(encoder, attack, source, folder, seed=0):
     columns = {"label": 2 * shown, **columns}  # the Projector labels points by the first
   vectors = np.concatenate([clean, attacked])
   projector.write(folder, vectors, columns, np.concatenate([pictures, attacked_pictures]), "loc")
-
-
-def _first(source):
-  """The images to show, in batches that are attacked together."""
-  left = _IMAGES
-  for batch in pipeline.batches(source, _TOGETHER):
-    yield {name: values[:left] for name, values in batch.items()}
-    left -= len(batch["image"])
-    if left <= 0:
-      return
 
 
 def _before_and_after(encoder, attack, images, seed):

@@ -9,7 +9,7 @@ from urkle_tf.output import figures
 from urkle_tf.training import latent_map
 
 
-def sheet(columns, least=64, gap=4):
+def _sheet(columns, least=96, gap=4):
   """Arranges images in a picture, with a column for each entry and a row for each image.
 
   Args:
@@ -18,12 +18,12 @@ def sheet(columns, least=64, gap=4):
     gap: white pixels between images.
 
   Returns:
-    float32 [1, height, width, c] in [0, 1].
+    float32 [height, width, c] in [0, 1].
   """
   factor = max(1, -(-least // columns[0].shape[1]))
   pad = ((0, 0), (0, gap), (0, gap), (0, 0))
   large = [np.pad(c.repeat(factor, 1).repeat(factor, 2), pad, constant_values=1) for c in columns]
-  return np.concatenate(list(np.concatenate(large, axis=2)), axis=0)[None]
+  return np.concatenate(list(np.concatenate(large, axis=2)))
 
 
 class Pictures(keras.callbacks.Callback):
@@ -112,7 +112,7 @@ class Pictures(keras.callbacks.Callback):
 
   def _write_columns(self, name, columns):
     arrays = [np.clip(np.nan_to_num(values[:8]), 0, 1) for values in columns.values()]
-    picture = np.rint(255 * sheet(arrays, least=96)[0]).astype(np.uint8)
+    picture = np.rint(255 * _sheet(arrays)).astype(np.uint8)
     self._write(name, figures.headed(picture, list(columns)))
 
   def _write(self, name, picture):
