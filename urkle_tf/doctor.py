@@ -12,6 +12,7 @@ import glob
 import os
 import pathlib
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -40,14 +41,8 @@ def version(package):
 
 def memory(text):
   """(available, total) memory in GiB, from the text of /proc/meminfo; None if it is not there."""
-  values = {}
-  for line in text.splitlines():
-    name, _, rest = line.partition(":")
-    if rest.endswith(" kB"):
-      values[name] = int(rest.split()[0]) / 2**20
-  if "MemAvailable" not in values or "MemTotal" not in values:
-    return None
-  return values["MemAvailable"], values["MemTotal"]
+  found = [re.search(rf"^{name}: *(\d+) kB", text, re.M) for name in ("MemAvailable", "MemTotal")]
+  return tuple(int(match[1]) / 2**20 for match in found) if all(found) else None
 
 
 def nvidia():

@@ -140,8 +140,8 @@ def plugin(package, text, base):
   module = importlib.import_module(f"urkle_tf.{package}.{name}")
   found = [
     value
-    for value in vars(module).values()
-    if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+    for _, value in inspect.getmembers(module, inspect.isclass)
+    if issubclass(value, base) and value.__module__ == module.__name__
   ]
   if len(found) != 1:
     classes = ", ".join(value.__name__ for value in found) or "none"

@@ -119,19 +119,24 @@ def _check(name, momentum):
     raise errors.UserError(f"{name}: momentum must be at least 0 and below 1, got {momentum}")
 
 
-def _sgd(momentum=0.9, nesterov=False):
+# Each takes the learning rate, the weight decay and the blocks of the backbone, then its options.
+
+
+def _sgd(rate, decay, blocks, momentum=0.9, nesterov=False):
   _check("sgd", momentum)
-  return keras.optimizers.SGD, {"momentum": float(momentum), "nesterov": nesterov}
+  return keras.optimizers.SGD(rate, float(momentum), nesterov, weight_decay=decay)
 
 
-def _adamw(beta_1=0.9, beta_2=0.999, layer_decay=None):
+def _adamw(rate, decay, blocks, beta_1=0.9, beta_2=0.999, layer_decay=None):
   if layer_decay is None:
-    return keras.optimizers.AdamW, {"beta_1": beta_1, "beta_2": beta_2}
-  return LayerwiseAdamW, {"beta_1": beta_1, "beta_2": beta_2, "layer_decay": layer_decay}
+    return keras.optimizers.AdamW(rate, decay, beta_1, beta_2)
+  if blocks is None:
+    raise errors.UserError("adamw: layer_decay is for training a whole encoder: leave it out")
+  return LayerwiseAdamW(rate, decay, layer_decay, blocks, beta_1=beta_1, beta_2=beta_2)
 
 
-def _lars(momentum=0.9, trust=0.001):
-  return LARS, {"momentum": momentum, "trust": trust}
+def _lars(rate, decay, blocks, momentum=0.9, trust=0.001):
+  return LARS(rate, momentum, trust, decay)
 
 
 class _ByClock(keras.optimizers.schedules.LearningRateSchedule):
@@ -173,7 +178,6 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=No
       range.
   """
   errors.above(0, None, learning_rate=learning_rate)
-  make, options = spec.call(OPTIMIZERS, text, "optimizer")
   if clock is None:
     warmup_steps = min(warmup_steps, steps - 1)
   else:
@@ -186,11 +190,8 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=No
   )
   if clock is not None:
     schedule = _ByClock(schedule, clock)
-  if make is LayerwiseAdamW:
-    if blocks is None:
-      raise errors.UserError("adamw: layer_decay is for training a whole encoder: leave it out")
-    options["blocks"] = blocks
-  optimizer = make(schedule, weight_decay=float(weight_decay), **options)
+  given = {"rate": schedule, "decay": float(weight_decay), "blocks": blocks}
+  optimizer = spec.call(OPTIMIZERS, text, "optimizer", **given)
   if weight_decay:
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
   return optimizer

@@ -112,32 +112,35 @@ def open_run(output_dir, settings):
     raise errors.UserError("give --output_dir=FOLDER, where the run goes")
   path = pathlib.Path(output_dir)
   path.mkdir(parents=True, exist_ok=True)
-  lock = open(path / ".lock", "w")  # noqa: SIM115 (held until the run is closed)
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    lock.close()
-    raise errors.UserError(
-      f"{path} is in use by another process: wait for it, or give another --output_dir"
-    ) from None
-  lines = {k: _text(v) for k, v in settings.items() if v is not None}
-  file = path / "flags.cfg"
-  if file.exists() and _started(path):
-    earlier = dict(
-      line[2:].split("=", 1) for line in file.read_text().splitlines() if line.startswith("--")
-    )
-    for name in sorted({*lines, *earlier} - FREE):
-      if lines.get(name) != earlier.get(name):
-        lock.close()
-        raise errors.UserError(
-          f"{path} holds a run with --{name}={earlier.get(name, '(default)')}, and this one has "
-          f"{lines.get(name, '(default)')}: give another --output_dir, or the same flags to resume"
-        )
-  elif any(path.glob("checkpoints/*.npz")):
-    lock.close()
-    raise errors.UserError(f"{path} holds checkpoints but no flags.cfg: give another --output_dir")
-  files.write(file, "".join(f"--{name}={value}\n" for name, value in lines.items()))
-  return Run(path, settings, lock)
+  with contextlib.ExitStack() as stack:  # which an error closes
+    lock = stack.enter_context(open(path / ".lock", "w"))
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise errors.UserError(
+        f"{path} is in use by another process: wait for it, or give another --output_dir"
+      ) from None
+    lines = {k: _text(v) for k, v in settings.items() if v is not None}
+    file = path / "flags.cfg"
+    if file.exists() and _started(path):
+      _check_same(path, lines, file.read_text())
+    elif any(path.glob("checkpoints/*.npz")):
+      raise errors.UserError(
+        f"{path} holds checkpoints but no flags.cfg: give another --output_dir"
+      )
+    files.write(file, "".join(f"--{name}={value}\n" for name, value in lines.items()))
+    return Run(path, settings, stack.pop_all())
+
+
+def _check_same(path, lines, text):
+  """Raises `UserError` if flags differ from those in the text of a run's flags.cfg."""
+  earlier = dict(line[2:].split("=", 1) for line in text.splitlines() if line.startswith("--"))
+  for name in sorted({*lines, *earlier} - FREE):
+    if lines.get(name) != earlier.get(name):
+      raise errors.UserError(
+        f"{path} holds a run with --{name}={earlier.get(name, '(default)')}, and this one has "
+        f"{lines.get(name, '(default)')}: give another --output_dir, or the same flags to resume"
+      )
 
 
 def opened(output_dir, settings):
