@@ -91,7 +91,7 @@ def pretrain(
     robustness: spec of the robustness scheme: `"none"`, `"urkle(k=8)"`, `"urkle(beta=0.1)"`,
       `"trades(beta=6)"`, `"adversarial_training"`, `"rocl"`, `"acl(form=ds)"`.
     dataset: TFDS name, digits (bundled) or folder:PATH.
-    data_dir: where prepared TFDS data lies; default: TFDS's own folder.
+    data_dir: folder of prepared TFDS data; default: TFDS's own folder.
     download: let TFDS download and prepare the data.
     split: split, with slices: train[:90%].
     examples: use only this many examples of the split, the first ones.
@@ -124,24 +124,24 @@ def pretrain(
       controlled(every=300); default: constant.
     attack_precision: mixed_bfloat16 for the attack's passes alone; default: that of precision.
     optimizer: spec of the optimizer: `"sgd(momentum=0.9)"`, `"lars(momentum=0.9, trust=0.001)"`,
-      `"adamw"` or `"adamw(layer_decay=0.75)"`. The latter gives each block of the backbone 0.75
-      of the learning rate of the block above it, and the heads all of it.
+      `"adamw"` or `"adamw(layer_decay=0.75)"`, where each block of the backbone has 0.75 of the
+      learning rate of the block above it, and the heads have the full rate.
     learning_rate: highest learning rate; cosine to 0, per step or by the clock.
     warmup_epochs: epochs over which the learning rate rises linearly.
-    warmup_minutes: the same in minutes, if `minutes` is given; less than that.
+    warmup_minutes: the same in minutes, only with `minutes` and below it.
     weight_decay: decoupled weight decay, without batch norms and biases.
     clip_norm: largest global norm of the gradient; default: no clipping.
     epsilon_warmup_epochs: epochs over which epsilon rises linearly.
-    epsilon_warmup_minutes: the same in minutes, if `minutes` is given; less than that.
+    epsilon_warmup_minutes: the same in minutes, only with `minutes` and below it.
     beta_warmup_epochs: epochs over which the KL term's weight rises linearly.
-    beta_warmup_minutes: the same in minutes, if `minutes` is given; less than that.
+    beta_warmup_minutes: the same in minutes, only with `minutes` and below it.
     ema: decay per step, such as 0.99, of the moving average of weights and batch statistics that
       is exported in their place; default: none, or that of acl(ema=0.99).
     batch_size: examples per step, over all replicas.
     accumulate: number of equal parts in which a step takes its batch. It averages their
-      gradients, and needs the memory of one part. The loss must be a mean over images: not
-      simclr, barlow_twins or vicreg. Batch norms, and the multiplier of `keep`, see one part at a
-      time. None for 1.
+      gradients, and needs the memory of one part. The loss must be a mean over images, so simclr,
+      barlow_twins and vicreg cannot use it. Batch norms, and the multiplier of `keep`, see one
+      part at a time. None for 1.
     remat: whether to keep only the inputs of the backbone's blocks for the backward pass, which
       computes the rest again. This saves memory for one more forward pass, and the gradients are
       the same. The backbone runs in inference mode, as that of a `.keras` file does by default.
@@ -234,11 +234,11 @@ def adapt(
       `"similarity(weight=1)"`: encoder and head on clean images, with the encoder kept near its
       start. `"semi_supervised(beta=6)"`: few labels; robustness is learned from all the images.
     head: linear or mlp(width=256, layers=3).
-    features: input of a head on a frozen encoder: loc, its z, or pooled, the features below loc
-      and scale, without noise.
+    features: input of a head on a frozen encoder: loc (its z) or pooled (the features below loc
+      and scale, without noise).
     dataset: a TFDS name, `"digits"` or `"folder:PATH"`; for other labels, such as
       `"mnist:parity"`, see `data.labellings`.
-    data_dir: where prepared TFDS data lies; default: TFDS's own folder.
+    data_dir: folder of prepared TFDS data; default: TFDS's own folder.
     download: let TFDS download and prepare the data.
     split: labelled split, with slices.
     validation_split: held-out images to report on. Protocols that attack keep the epoch that does
@@ -266,8 +266,8 @@ def adapt(
     learning_rate: highest learning rate; cosine to 0 per step.
     weight_decay: decoupled weight decay, without biases and batch norms; slf chooses it by
       default.
-    select: accuracy (for numbers, error) by which slf chooses the weight decay: clean, or robust,
-      under attack; default: robust if the encoder was trained with an adversary.
+    select: accuracy (for numbers, error) by which slf chooses the weight decay: clean, or robust
+      (under attack); default: robust if the encoder was trained with an adversary.
     batch_size: images per step.
     epochs: passes over the labelled images.
     samples: samples of z that a served prediction averages over.
@@ -345,7 +345,7 @@ def assess(
       weighted vote of the nearest images of a labelled split.
     output_dir: where report.json, report.md and figures go; None writes nothing.
     dataset: TFDS name, digits (bundled) or folder:PATH.
-    data_dir: where prepared TFDS data lies; default: TFDS's own folder.
+    data_dir: folder of prepared TFDS data; default: TFDS's own folder.
     download: let TFDS download and prepare the data.
     split: split, with slices: train[:90%].
     examples: use only this many examples of the split, the first ones.
@@ -361,13 +361,13 @@ def assess(
       epsilon / steps.
     restarts: runs of PGD from different starts, if its spec gives none.
     eot: samples of z in each step against the sampled classifier; default: 20; for claims: 50.
-    noise: fresh samples of z at every step, or fixed ones throughout an attack.
+    noise: fresh (new samples of z at every step) or fixed (the same throughout an attack).
     samples: least number of samples of z that the sampled classifier is scored with; as many
       others choose which adversaries are scored.
     standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
     minutes: time limit of the attacks in minutes; one-step attacks come last, and the report says
       what was left out; default: no limit.
-    checks: whether signs of masked gradients are looked for, on the first 200 images: see
+    checks: whether to look for signs of masked gradients, on the first 200 images: see
       `urkle_tf.evaluation.checks`.
     measure: specs of measurements, in a list or separated by commas: `"bound(loss_cap=4,
       steps=200)"` adds one, or sets the options of a usual one; a new one is a file in
@@ -376,8 +376,8 @@ def assess(
       `"certificate(bounds=linear)"`, or both, separated by a comma.
     modes: readings of z that are measured, sampled or deterministic; default: both if z is
       sampled.
-    corruptions: all 15 standard types, names of them separated by commas, or tfds for the
-      corrupted images that TFDS has prepared; default: none.
+    corruptions: all (15 standard types), names of types separated by commas, or tfds (the
+      corrupted images that TFDS has prepared); default: none.
     severities: severities of the corruptions, numbers from 1 to 5; default: all.
     representation_examples: number of images for the part about the representation; 0 leaves it
       out.
@@ -387,8 +387,8 @@ def assess(
       images: both are compared image by image (McNemar's exact test). For an encoder alone, the
       original that it was made from, a file or a folder as in `encoder`: what has changed,
       without labels.
-    abstains: whether a classifier made elsewhere has one class more than the data, which means
-      that it abstains and counts as wrong. None for no.
+    abstains: whether the last class of a classifier made elsewhere, one more than the data have,
+      means that it abstains, which counts as wrong; None for no.
     save_images: save adversarial images and per-image results (images.npz).
     html: write report.html too: the report as one file for a browser.
     batch_size: images that are attacked together.
@@ -429,7 +429,7 @@ def represent(
       over space: a `.keras` file or the folder of a SavedModel.
     output_dir: where the files listed below go; None writes nothing.
     dataset: TFDS name, digits (bundled) or folder:PATH.
-    data_dir: where prepared TFDS data lies; default: TFDS's own folder.
+    data_dir: folder of prepared TFDS data; default: TFDS's own folder.
     download: let TFDS download and prepare the data.
     split: split, with slices; `"all"` for every image.
     examples: use only this many examples of the split, the first ones.

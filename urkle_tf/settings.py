@@ -57,8 +57,8 @@ _SHARED = {
   "dataset": Setting("digits", "TFDS name, digits (bundled) or folder:PATH"),
   "data_dir": Setting(
     None,
-    "where prepared TFDS data lies; default: TFDS's own folder",
-    short="where prepared TFDS data lies",
+    "folder of prepared TFDS data; default: TFDS's own folder",
+    short="folder of prepared TFDS data",
     free=True,
   ),
   "download": Setting(False, "let TFDS download and prepare the data", free=True),
@@ -90,8 +90,8 @@ _SHARED = {
   ),
   "rise_minutes": Setting(
     None,
-    "the same in minutes, if --minutes is given",
-    "the same in minutes, if `minutes` is given; less than that",
+    "the same in minutes, only with --minutes and below it",
+    "the same in minutes, only with `minutes` and below it",
   ),
   "encoder": Setting(
     None, "an architecture (train), or a folder (finetune, evaluate, embed); or preset:NAME"
@@ -103,7 +103,7 @@ _SHARED = {
     short="write report.html too",
     free=True,
   ),
-  "trust": Setting(False, "run the code in models' files; only if you trust their authors"),
+  "trust": Setting(False, "run the code in model files; use it only if you trust their authors"),
 }
 
 
@@ -208,8 +208,8 @@ class Pretrain:
     "sgd",
     "sgd(momentum=0.9), lars(momentum=0.9, trust=0.001) or adamw(layer_decay=0.75)",
     'spec of the optimizer: `"sgd(momentum=0.9)"`, `"lars(momentum=0.9, trust=0.001)"`, '
-    '`"adamw"` or `"adamw(layer_decay=0.75)"`. The latter gives each block of the backbone 0.75 '
-    "of the learning rate of the block above it, and the heads all of it",
+    '`"adamw"` or `"adamw(layer_decay=0.75)"`, where each block of the backbone has 0.75 of the '
+    "learning rate of the block above it, and the heads have the full rate",
     "sgd(momentum=0.9) lars adamw(layer_decay=0.75)",
   )
   learning_rate: float = setting(
@@ -237,8 +237,9 @@ class Pretrain:
     None,
     "equal parts in which a step takes its batch, to save memory; default: 1",
     "number of equal parts in which a step takes its batch. It averages their gradients, and "
-    "needs the memory of one part. The loss must be a mean over images: not simclr, barlow_twins "
-    "or vicreg. Batch norms, and the multiplier of `keep`, see one part at a time. None for 1",
+    "needs the memory of one part. The loss must be a mean over images, so simclr, barlow_twins "
+    "and vicreg cannot use it. Batch norms, and the multiplier of `keep`, see one part at a time. "
+    "None for 1",
   )
   remat: bool | None = setting(
     None,
@@ -350,8 +351,8 @@ class Adapt:
   )
   features: str = setting(
     "loc",
-    "input of a head on a frozen encoder: loc, its z, or pooled, the features below loc and scale, "
-    "without noise",
+    "input of a head on a frozen encoder: loc (its z) or pooled (the features below loc and scale, "
+    "without noise)",
   )
   dataset: str = shared(
     "dataset",
@@ -422,8 +423,8 @@ class Adapt:
   )
   select: str | None = setting(
     None,
-    "accuracy (for numbers, error) by which slf chooses the weight decay: clean, or robust, under "
-    "attack; default: robust if the encoder was trained with an adversary",
+    "accuracy (for numbers, error) by which slf chooses the weight decay: clean, or robust (under "
+    "attack); default: robust if the encoder was trained with an adversary",
   )
   batch_size: int | None = shared("batch_size", None, text="images per step")
   epochs: int | None = shared(
@@ -536,7 +537,7 @@ class Assess:
   )
   noise: str = setting(
     "fresh",
-    "fresh samples of z at every step, or fixed ones throughout an attack",
+    "fresh (new samples of z at every step) or fixed (the same throughout an attack)",
   )
   samples: int = setting(
     200,
@@ -556,7 +557,7 @@ class Assess:
   checks: bool = setting(
     True,
     "look for signs of masked gradients, on the first 200 images",
-    "whether signs of masked gradients are looked for, on the first 200 images: see "
+    "whether to look for signs of masked gradients, on the first 200 images: see "
     "`urkle_tf.evaluation.checks`",
   )
   measure: str | list[str] | None = setting(
@@ -579,8 +580,8 @@ class Assess:
   )
   corruptions: str | None = setting(
     None,
-    "all 15 standard types, names of them separated by commas, or tfds for the corrupted images "
-    "that TFDS has prepared; default: none",
+    "all (15 standard types), names of types separated by commas, or tfds (the corrupted images "
+    "that TFDS has prepared); default: none",
     short="all, or names of the 15 types",
   )
   severities: list[float] | None = setting(
@@ -608,8 +609,8 @@ class Assess:
   abstains: bool | None = setting(
     None,
     "the classifier's last class means that it abstains, which counts as wrong",
-    "whether a classifier made elsewhere has one class more than the data, which means that it "
-    "abstains and counts as wrong. None for no",
+    "whether the last class of a classifier made elsewhere, one more than the data have, means "
+    "that it abstains, which counts as wrong; None for no",
   )
   save_images: bool = setting(
     False,

@@ -41,15 +41,14 @@ def check(source):
     return check(source.source)
   if isinstance(source, sources.FileSource):
     raise errors.UserError(
-      f"--data_service cannot serve {source.name!r}, because a folder of more than 2 GiB of pixels "
-      "is decoded by this program: leave --data_service out, or prepare the images as a "
-      "TensorFlow data set"
+      f"--data_service cannot serve {source.name!r}, because folders above 2 GiB of pixels are "
+      "decoded by this program: leave it out, or prepare a TensorFlow data set"
     )
   if isinstance(source, sources.ArraySource) and source.images.nbytes > _LARGEST:
     raise errors.UserError(
       f"--data_service cannot serve the {source.images.nbytes / 2**30:.1f} GiB of "
-      f"{source.name!r}, because at most 1 GiB of images in memory is sent to input workers: leave "
-      "--data_service out, or give --examples"
+      f"{source.name!r}, because at most 1 GiB of images in memory is sent to workers: leave it "
+      "out, or give --examples"
     )
 
 

@@ -48,7 +48,7 @@ def subset(source, chosen):
   if size > sources.IN_MEMORY_BYTES:
     raise errors.UserError(
       f"{len(chosen)} images of {source.name!r} take {size / 2**30:.1f} GiB of memory: give fewer "
-      "--labels, all of them, or a smaller --image_size"
+      "or all --labels, or a smaller --image_size"
     )
   images = np.empty((len(chosen), *source.image_shape), np.uint8)
   labels = np.empty(len(chosen), np.int64 if source.target is None else np.float32)

@@ -18,8 +18,8 @@ def save(model, file):
   except (ValueError, TypeError, NotImplementedError) as error:
     reason = " ".join(str(error).split())[:300]
     raise errors.UserError(
-      f"the model {model.name!r} cannot be saved and read back ({reason}): give its own classes "
-      "get_config, and register them with keras.saving.register_keras_serializable"
+      f"{model.name!r} cannot be saved and read back ({reason}): give its own classes get_config "
+      "and keras.saving.register_keras_serializable"
     ) from error
   if others := sorted(
     {

@@ -12,8 +12,8 @@ def check(parts, pretext):
   errors.at_least(1, None, accumulate=parts)
   if parts > 1 and pretext.couples:
     raise errors.UserError(
-      f"--accumulate: the loss of {pretext.name} compares the images of a batch, so its parts "
-      "would have another loss: give a smaller --batch_size, or --remat"
+      f"--accumulate: the loss of {pretext.name} compares the images of a batch: give a smaller "
+      "--batch_size, or --remat"
     )
 
 
