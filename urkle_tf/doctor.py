@@ -157,7 +157,7 @@ def main():
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument(
-    "--data_dir", default="~/tensorflow_datasets", help="where prepared TFDS data lies"
+    "--data_dir", default="~/tensorflow_datasets", help="folder of prepared TFDS data"
   )
   data_dir = parser.parse_args().data_dir
   say = lambda name, value: print(f"{name:24}{value}", flush=True)  # noqa: E731

@@ -14,7 +14,7 @@ def read(split, image_size=None, examples=None):
   Args:
     split: as in `splits.select`.
     image_size: height and width in pixels; None for 8.
-    examples: how many examples to take, the first ones.
+    examples: take only this many examples, the first ones; None for all.
 
   Returns:
     `(images, labels)`: uint8 [n, h, w, 1] and int64 [n].

@@ -52,7 +52,7 @@ def find(dataset, split, image_size=None, examples=None):
     dataset: `"folder:PATH"`.
     split: as in `splits.select`.
     image_size: height and width in pixels, or None.
-    examples: how many examples to take, the first ones.
+    examples: take only this many examples, the first ones; None for all.
 
   Returns:
     A `Listing`.

@@ -144,7 +144,7 @@ def find(dataset, split, data_dir=None, download=False, image_size=None, example
     data_dir: where data sets are prepared; None for TFDS's default.
     download: whether data that is not prepared may be downloaded.
     image_size: height and width in pixels; None for the data set's own, or 224 if its images vary.
-    examples: how many examples to take, the first ones.
+    examples: take only this many examples, the first ones; None for all.
 
   Returns:
     An `Opened`.

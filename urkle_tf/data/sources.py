@@ -9,7 +9,7 @@ from urkle_tf.data import sources
 
 source = sources.load("digits", split="train[:90%]")  # a Source
 size, shape = source.size, source.image_shape  # 1,293 and (8, 8, 1)
-rest, held_out = source.hold_out(100)  # the latter an ArraySource, in memory
+rest, held_out = source.hold_out(100)  # held_out is an ArraySource, in memory
 ```
 """
 
@@ -319,7 +319,7 @@ def load(
     image_size: height and width in pixels: the short side is resized to it (antialiased bilinear),
       then the centre is cut out.  None keeps the native size.  If images vary in size, it is 224
       for TensorFlow data sets; for folders it is 32 if the median short side is below 96, else 224.
-    examples: how many examples of the split to take, the first ones.
+    examples: take only this many examples of the split, the first ones; None for all.
 
   Returns:
     A `Source`.

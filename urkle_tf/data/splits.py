@@ -12,7 +12,7 @@ def select(dataset, text, sizes, examples=None):
     dataset: the name of the data set, for messages.
     text: the split.
     sizes: `{name: number of examples}` of the splits that exist.
-    examples: how many examples to keep, the first ones.
+    examples: keep only this many examples, the first ones; None for all.
 
   Returns:
     A list of `(name, start, stop)`, none of them an empty range.

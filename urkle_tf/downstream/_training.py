@@ -47,7 +47,7 @@ def subset(source, chosen):
   size = len(chosen) * int(np.prod(source.image_shape))
   if size > sources.IN_MEMORY_BYTES:
     raise errors.UserError(
-      f"{len(chosen)} images of {source.name!r} take {size / 2**30:.1f} GiB of memory: give fewer "
+      f"{len(chosen)} images of {source.name!r} take {size / 2**30:.1f} GiB: give fewer "
       "or all --labels, or a smaller --image_size"
     )
   images = np.empty((len(chosen), *source.image_shape), np.uint8)

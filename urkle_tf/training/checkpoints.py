@@ -67,7 +67,10 @@ class Checkpoints:
       os.fsync(file.fileno())
 
     files.write(self._folder / f"step_{step:09d}.npz", content)
-    for old in [*self._files()[_KEEP:], *self._folder.glob("*.side")]:  # the latter by killed runs
+    for old in [
+      *self._files()[_KEEP:],
+      *self._folder.glob("*.side"),
+    ]:  # *.side: left by killed runs
       old.unlink()
 
   def _read(self, file):

@@ -41,7 +41,7 @@ class Pictures(keras.callbacks.Callback):
     recorder: the `Recorder` of the run, whose clock stops during drawing.
     folder: where the PNG files go, a `pathlib.Path`; new files replace the old ones.
     attack: finds the adversaries of the latent map, also in cells without adversaries.
-    title: the title of the latent map: what is trained.
+    title: the title of the latent map, which names the training.
   """
 
   def __init__(self, batch, recorder, folder, attack, title=""):
