@@ -210,6 +210,16 @@ def test_noise_is_found_and_seeded(weights, images):
   np.testing.assert_array_equal(found, twice)
 
 
+def test_noise_of_few_values_is_found(weights, images):
+  calls = tf.Variable(0)
+
+  def function(x):  # every fourth call differs
+    with tf.control_dependencies([calls.assign_add(1)]):
+      return linear(x, weights) + tf.cast(calls.read_value() % 4 == 0, tf.float32)
+
+  assert foreign_model(function, images).stochastic
+
+
 def test_layers_with_noise_of_their_own_are_seeded(images):
   keras.utils.set_random_seed(0)
   network = keras.Sequential(

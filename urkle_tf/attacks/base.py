@@ -11,6 +11,7 @@ import tensorflow as tf
 from urkle_tf import distribution, errors
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.plan import Plan
+from urkle_tf.attacks.threat.base import rows_of, shape_of
 
 
 class Attack:
@@ -312,7 +313,9 @@ def values_and_gradient(objective, images):
 
 def choose(mask, chosen, other):
   """For each example, `chosen` where the mask [n] is true, and `other` elsewhere."""
-  return tf.where(per_example(mask, chosen), chosen, other)
+  # In rows: TensorFlow's `where` is four times faster there on a CPU than over four axes.
+  found = tf.where(mask[:, None], rows_of(chosen), rows_of(other))
+  return tf.reshape(found, shape_of(other))
 
 
 def per_example(values, images):

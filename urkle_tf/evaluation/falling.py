@@ -1,5 +1,7 @@
 """Attacks in which an image leaves the batch as soon as it is broken."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -67,9 +69,10 @@ class Falling:
 
   Every point that the attack evaluates counts, not only the one with the best objective.  The first
   point that is misclassified, by more than rounding, is an image's adversary, and the image then
-  leaves the batch.  Under noise, further noise must misclassify it too.  The other images take the
-  same path as in the whole batch: noise depends on the image, and is drawn before any leaves.  Only
-  noise that is fresh at every evaluation is drawn for the images that are left.
+  leaves the batch.  Under noise, further noise must misclassify it too.  Of an image that stays,
+  the point with the largest margin, if it is misclassified at all, is a candidate, too.  The other
+  images take the same path as in the whole batch: noise depends on the image, and is drawn before
+  any leaves.  Only noise that is fresh at every evaluation is drawn for the images that are left.
 
   Args:
     plan: a `Plan` of which `possible` is true.
@@ -99,14 +102,11 @@ class Falling:
     state = self._begin(given["images"], distribution.fold(seed, 0, 0), epsilon)
     if self._compiled is None:
       self._compiled = self._compile(given, state, epsilon)
-    (found, last), share = self._run(
-      given, state, noise, epsilon, np.tile(range(len(images)), copies)
-    )
-    candidates = np.concatenate([found, last]) if self._mode.noisy else found
-    return candidates.reshape(-1, *images.shape), share
+    candidates, share = self._run(given, state, noise, epsilon, np.tile(range(len(images)), copies))
+    return np.concatenate(candidates).reshape(-1, *images.shape), share
 
   def _run(self, given, state, noise, epsilon, owners):
-    """((adversaries, last iterates), share of zero gradients), owners [n] being whose rows are."""
+    """(candidates, share of zero gradients), owners [n] being whose rows are."""
     advance, finish = self._compiled
     found = given["images"].numpy().copy()
     last, rows = found.copy(), np.arange(len(found))
@@ -125,11 +125,17 @@ class Falling:
         rows, given, state = rows[~gone], _kept(given, ~gone), _kept(state, ~gone)
       done += count
       length = min(2 * length, max(steps // _LOOKS, _SEGMENT)) if gone.mean() < _FEW else _SEGMENT
+    candidates = [found]
     if len(rows):
       ends = self._in_parts(finish, given, state, noise, epsilon)
       found[rows] = ends["result"].numpy()
       last[rows] = ends["last"].numpy()
-    return (found, last), zeros / max(made, 1)
+      candidates += [last] * self._mode.noisy
+      slight = state["margin"].numpy() > 0
+      if slight.any():
+        candidates.append(found.copy())
+        candidates[-1][rows[slight]] = state["broken"].numpy()[slight]
+    return candidates, zeros / max(made, 1)
 
   def _in_parts(self, compute, given, state, *others):
     """What a compiled function returns for all rows, in equal parts of at most a batch."""
@@ -159,6 +165,7 @@ class Falling:
       **state,
       "zeros": tf.zeros([count]),
       "broken": images,
+      "margin": tf.zeros([count]),  # of what is broken
       "fallen": tf.fill([count], False),
     }
 
@@ -176,11 +183,16 @@ class Falling:
       objective = self._plan.objective(watched, given["labels"], given.get("targets"))
       state = {**state, **attack.advance(objective, images, state, number)}
       for points, found in seen:
-        near = attack.threat.distance(points, images) <= epsilon * (1 + 1e-5)
-        new = near & _clearly_wrong(found, given["labels"]) & ~state["fallen"]
-        inside = attack.threat.project(points, images)
-        state["broken"] = base.choose(new, inside, state["broken"])
-        state["fallen"] |= new
+        margin = losses.margin(found, given["labels"])
+        clear = _clearly_wrong(found, given["labels"])
+        wrong = ((margin > state["margin"]) | clear) & ~state["fallen"]
+        fell = functools.partial(_fell, attack.threat, images, points, wrong, clear, margin)
+        before = {name: state[name] for name in ("broken", "margin", "fallen")}
+        state |= tf.cond(
+          tf.reduce_any(wrong),  # rare
+          functools.partial(fell, **before),
+          lambda before=before: before,
+        )
       return number + 1, state
 
     end, new = tf.while_loop(
@@ -192,7 +204,9 @@ class Falling:
     if self._mode.noisy:
       further = self._mode.noise(tf.shape(images)[0], distribution.fold(noise, 0, end))
       found = self._mode.scores(new["broken"], further)
-      new["fallen"] &= _clearly_wrong(found, given["labels"])
+      still = _clearly_wrong(found, given["labels"])
+      new["margin"] = tf.where(new["fallen"] & ~still, 0.0, new["margin"])
+      new["fallen"] &= still
     return {**new, "zeros": tf.zeros_like(state["zeros"]) + new["zeros"]}
 
   def _scores(self, points, given, noise, number):
@@ -208,6 +222,16 @@ class Falling:
     state = {**state, "zeros": tf.zeros([])}
     found = self._plan.attack.at(epsilon).finish(objective, given["images"], state)
     return {"result": found["result"], "last": found.get("last", found["result"])}
+
+
+def _fell(threat, images, points, wrong, clear, margins, broken, margin, fallen):
+  """What is broken after further points are seen, of which those that are wrong and near count."""
+  wrong &= threat.distance(points, images) <= threat.epsilon * (1 + 1e-5)
+  return {
+    "broken": base.choose(wrong, threat.project(points, images), broken),
+    "margin": tf.where(wrong, margins, margin),
+    "fallen": fallen | (wrong & clear),
+  }
 
 
 def _clearly_wrong(scores, labels):

@@ -14,6 +14,7 @@ from urkle_tf.networks.saved import foreign_models
 
 FLOOR = 1e-30  # of probabilities whose logits are not known
 PROBE = 64  # images that a model is looked at with
+_CALLS = 8  # that show whether it is random: some draw one of a few sizes for the whole batch
 MASKED = 0.9  # of the input gradients, from which share on a model has none
 _STREAM = 5  # of a seed
 
@@ -114,7 +115,7 @@ class Foreign(_Scores):
   """A classifier known only as a map from images to scores.
 
   A few images show whether it gives logits or probabilities (rows that are not negative and sum to
-  1), whether it is stochastic (two calls differ), and which share of its gradients is zero.  If its
+  1), whether it is stochastic (calls differ), and which share of its gradients is zero.  If its
   outputs are a softmax, the logits below are read.  If there is no gradient, attacks cross steps
   such as rounding by straight-through gradients.
 
@@ -142,9 +143,9 @@ class Foreign(_Scores):
       autograph=False,
     )
     call = lambda: foreign_models.call(self._served, images, loaded.path)  # noqa: E731
-    first, second = call(), call()
+    first = call()
     self._check(first, loaded)
-    stochastic = bool(np.abs(first - second).max() > 1e-4 * max(np.abs(first).max(), 1e-12))
+    stochastic = _differ(first, call)
     sums = first.sum(1)
     probabilities = bool(first.min() >= -1e-6 and np.abs(sums - 1).max() < 1e-2)
     kind = "probabilities" if probabilities else "logits"
@@ -197,16 +198,15 @@ class Foreign(_Scores):
     try:
       graph = graphs.Graph(self._served.python_function, self.image_shape)
       run, seed = graph.run(), tf.constant([3, _STREAM])
-      values = [run(images, seed).numpy() for _ in range(2)]
+      values = run(images, seed).numpy()
     except Exception:  # a graph that TensorFlow cannot rewrite is run as it is
       return None
-    size = 1e-4 * max(np.abs(first).max(), 1e-12)
     if not stochastic:
-      return graph if np.abs(values[0] - first).max() <= size else None
-    self._seeded = bool(np.abs(values[0] - values[1]).max() <= size)
-    others = run(images, seed + 1).numpy()
+      return None if _differ(first, lambda: values, calls=1) else graph
+    self._seeded = not _differ(values, lambda: run(images, seed).numpy())
     # If rewriting froze the noise, it would be another classifier.
-    return graph if np.abs(others - values[0]).max() > size else None
+    seeds = (seed + number for number in range(1, _CALLS + 1))
+    return graph if _differ(values, lambda: run(images, next(seeds)).numpy()) else None
 
   def _find_logits(self, images, classes):
     """The tensor whose softmax the outputs are, or None."""
@@ -317,6 +317,12 @@ class Foreign(_Scores):
     )
     notes.append(f"The representation is not measured: {needs}.")
     return notes
+
+
+def _differ(first, call, calls=_CALLS):
+  """Whether any of several calls gives other scores than the first, beyond rounding."""
+  size = 1e-4 * max(np.abs(first).max(), 1e-12)
+  return any(bool(np.abs(call() - first).max() > size) for _ in range(calls))
 
 
 def _saturated(probabilities):

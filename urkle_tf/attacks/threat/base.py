@@ -108,11 +108,12 @@ class ThreatModel:
     """
     moved = images + offsets
     outside = (moved < self.lower) | (moved > self.upper)
-    return self._clip(tf.where(outside, images - offsets, moved))
+    return self._clip(masked(outside, images - offsets) + masked(~outside, moved))
 
   def _room(self, images, offsets):
     """How far each pixel can go in the direction of its offset."""
-    room = tf.where(offsets > 0, self.upper - images, images - self.lower)
+    up = offsets > 0
+    room = masked(up, self.upper - images) + masked(~up, images - self.lower)
     return tf.maximum(room, 0.0)
 
   def distance(self, adversaries, images):
@@ -249,6 +250,14 @@ def shape_of(images):
   return images.shape.as_list() if images.shape.is_fully_defined() else tf.shape(images)
 
 
+def masked(mask, values):
+  """Finite values where the mask, bool of their shape, is true, and 0 elsewhere.
+
+  `tf.where` takes four times as long for a mask of pixels on a CPU.
+  """
+  return values * tf.cast(mask, values.dtype)
+
+
 def water_level(weights, breaks, gain):
   """The s at which sum_i weights_i * min(s, breaks_i) = gain; the largest break if there is none.
 
@@ -269,8 +278,8 @@ def water_level(weights, breaks, gain):
 
   def newton(iteration, level, _):
     free = level < breaks
-    held = tf.reduce_sum(tf.where(free, 0.0, full), 1, keepdims=True)
-    slope = tf.reduce_sum(tf.where(free, weights, 0.0), 1, keepdims=True)
+    held = tf.reduce_sum(masked(~free, full), 1, keepdims=True)
+    slope = tf.reduce_sum(masked(free, weights), 1, keepdims=True)
     # What no slope is left for cannot be reached.
     reached = tf.where(slope > 0, tf.math.divide_no_nan(gain - held, slope), end)
     reached = tf.where(gain > held, tf.clip_by_value(reached, level, end), level)

@@ -10,6 +10,7 @@ from urkle_tf.attacks.threat.base import (
   axes,
   largest_of,
   like,
+  masked,
   rows_of,
   shape_of,
   total_of,
@@ -96,11 +97,11 @@ class L1(ThreatModel):
       held = ((gradient > 0) & (adversaries >= self.upper)) | (
         (gradient < 0) & (adversaries <= self.lower)
       )
-    sizes = tf.where(held, 0.0, tf.abs(gradient))
+    sizes = masked(~held, tf.abs(gradient))
     threshold = like(self._threshold(rows_of(sizes)), gradient)
-    kept = tf.where((sizes >= threshold) & ~held, gradient, 0.0)
+    kept = masked((sizes >= threshold) & ~held, gradient)
     unit = tf.math.divide_no_nan(gradient, total_of(tf.abs(kept)))
-    return tf.where(held | (kept != 0), tf.clip_by_value(unit, -1.0, 1.0), 0.0)
+    return masked(held | (kept != 0), tf.clip_by_value(unit, -1.0, 1.0))
 
   def _threshold(self, sizes):
     """[n]: the smallest of the sizes [n, pixels] that a step moves."""
@@ -149,10 +150,10 @@ class L1(ThreatModel):
     gains = slopes * room
     last = _steepest(slopes, gains, gain)
     full = slopes > last
-    missing = gain - tf.reduce_sum(tf.where(full, gains, 0.0), 1, keepdims=True)
-    shared = tf.reduce_sum(tf.where(slopes == last, gains, 0.0), 1, keepdims=True)
+    missing = gain - tf.reduce_sum(masked(full, gains), 1, keepdims=True)
+    shared = tf.reduce_sum(masked(slopes == last, gains), 1, keepdims=True)
     share = tf.clip_by_value(tf.math.divide_no_nan(missing, shared), 0.0, 1.0)
-    return tf.where(full, room, tf.where(slopes == last, share * room, 0.0))
+    return masked(full, room) + masked(slopes == last, share * room)
 
 
 def _steepest(slopes, gains, gain):
@@ -173,7 +174,7 @@ def _steepest(slopes, gains, gain):
 
   def bisect(iteration, low, high):
     middle = high - (high - low) // 2  # never `low`, which is none of them
-    beyond = tf.reduce_sum(tf.where(patterns > middle, gains, 0.0), 1, keepdims=True)
+    beyond = tf.reduce_sum(masked(patterns > middle, gains), 1, keepdims=True)
     fits = beyond <= gain
     return iteration + 1, tf.where(fits, low, middle), tf.where(fits, middle, high)
 

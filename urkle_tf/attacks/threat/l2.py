@@ -10,6 +10,7 @@ from urkle_tf.attacks.threat.base import (
   axes,
   largest_of,
   like,
+  masked,
   rows_of,
   shape_of,
   total_of,
@@ -74,8 +75,8 @@ class L2(ThreatModel):
     # few are needed.
     def newton(iteration, t, _):
       free = t * squares < room
-      spent = tf.reduce_sum(tf.where(free, 0.0, room), 1, keepdims=True)
-      slope = tf.reduce_sum(tf.where(free, squares, 0.0), 1, keepdims=True)
+      spent = tf.reduce_sum(masked(~free, room), 1, keepdims=True)
+      slope = tf.reduce_sum(masked(free, squares), 1, keepdims=True)
       reached = tf.where(slope > 0, tf.math.divide_no_nan(budget - spent, slope), 1.0)
       reached = tf.clip_by_value(reached, t, 1.0)
       return iteration + 1, reached, tf.reduce_any(reached > t * (1 + 1e-6))
