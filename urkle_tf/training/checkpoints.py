@@ -67,10 +67,8 @@ class Checkpoints:
       os.fsync(file.fileno())
 
     files.write(self._folder / f"step_{step:09d}.npz", content)
-    for old in [
-      *self._files()[_KEEP:],
-      *self._folder.glob("*.side"),
-    ]:  # *.side: left by killed runs
+    left_over = self._folder.glob("*.side")  # by runs that were killed
+    for old in [*self._files()[_KEEP:], *left_over]:
       old.unlink()
 
   def _read(self, file):
