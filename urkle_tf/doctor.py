@@ -41,8 +41,8 @@ def version(package):
 
 def memory(text):
   """(available, total) memory in GiB, from the text of /proc/meminfo; None if it is not there."""
-  found = [re.search(rf"^{name}: *(\d+) kB", text, re.M) for name in ("MemAvailable", "MemTotal")]
-  return tuple(int(match[1]) / 2**20 for match in found) if all(found) else None
+  found = [re.findall(rf"^{name}: *(\d+) kB", text, re.M) for name in ("MemAvailable", "MemTotal")]
+  return tuple(int(kib) / 2**20 for (kib,) in found) if all(found) else None
 
 
 def nvidia():

@@ -203,9 +203,10 @@ class StreamSource(Source):
     super().__init__(
       size=opened.size, image_shape=opened.image_shape, class_names=opened.class_names, **fields
     )
-    self._parse = opened.parse
-    self._shards = opened.shards()
-    self.find_unreadable = opened.find_unreadable
+    self._opened, self._shards = opened, opened.shards()
+
+  def find_unreadable(self):
+    return self._opened.find_unreadable()
 
   def _first(self, size):
     first = super()._first(size)
@@ -225,7 +226,7 @@ class StreamSource(Source):
 
   def _decoded(self, records):
     def parse(index, record):
-      return {"index": index, **self._parse(record)}
+      return {"index": index, **self._opened.parse(record)}
 
     return in_order(records, parse)
 
@@ -272,7 +273,9 @@ class RelabelledSource(Source):
     labels = {key: getattr(labelling, key) for key in ("class_names", "target")}
     super().__init__(name=name, labels=labelling.known, **same, **labels)
     self.source, self._relabel = source, labelling.relabel
-    self.find_unreadable = source.find_unreadable
+
+  def find_unreadable(self):
+    return self.source.find_unreadable()
 
   def _first(self, size):
     first = super()._first(size)
