@@ -152,20 +152,21 @@ def plugin(package, text, base):
   return found[0]
 
 
-def build(package, text, base, **given):
+def build(package, text, base, defaults=None, **given):
   """Instantiates the plug-in that a spec names.
 
   Args:
     package: see `plugin`.
     text: the spec; its options become keyword arguments.
     base: see `plugin`.
+    defaults: a dict of options, which those of the spec override.
     **given: further keyword arguments, which the spec may not set.
 
   Raises:
     UserError: as in `plugin`, or if the plug-in has no such option.
   """
   name, options = parse(text)
-  return _call(plugin(package, text, base), name, options, given)
+  return _call(plugin(package, text, base), name, {**(defaults or {}), **options}, given)
 
 
 def call(functions, text, kind, **given):

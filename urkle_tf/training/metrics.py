@@ -1,5 +1,7 @@
 """Writes rows of metrics and checkpoints during a `fit`, and ends it early if it must."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -128,7 +130,7 @@ class Metrics(keras.callbacks.Callback):
 
   def _write(self, step):
     means = self.model.means
-    values = {name: float(value) for name, value in means.result().items()}
+    values: dict[str, Any] = {name: float(value) for name, value in means.result().items()}
     if self._skipped and not float(means.count):
       values = dict.fromkeys(values)  # all steps since the last row were skipped
     self.model.reset_metrics()
