@@ -143,7 +143,7 @@ def changed(state, drop=(), **more):
     ),
     (
       lambda s: {"state_dict": np.zeros(3)},
-      r"no ResNet: .*it has state_dict\); give the state_dict",
+      r"no ResNet, .*it has state_dict\): give the state_dict",
     ),
   ],
 )
