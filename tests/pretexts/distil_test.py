@@ -268,7 +268,7 @@ def test_a_resumed_student_is_not_set_back_to_its_teacher(folder, tmp_path, kill
   whole = train("whole")
   killed(lambda: train("killed"), saves=1)
   same(train("killed"), whole)
-  with pytest.raises(errors.UserError, match="both say where to start: give one"):
+  with pytest.raises(errors.UserError, match="both set the start: give one"):
     train("both", init_from=folder)
 
 
