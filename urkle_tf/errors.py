@@ -30,7 +30,7 @@ def unknown(kind, name, known):
     known: the names that exist.
 
   Returns:
-    A `UserError` that names the nearest known name, and all of them if few.
+    A `UserError` that suggests the nearest known name, and lists all of them if they are few.
   """
   known = sorted(known)
   near = difflib.get_close_matches(str(name), known, n=1)
@@ -62,7 +62,7 @@ def above(limit, who, **options):
 
 
 def whole(least, who, **options):
-  """Raises `UserError` for the first option that is not a whole number, or is below `least`."""
+  """Raises `UserError` for the first option that is not a whole number of at least `least`."""
   right = lambda value: isinstance(value, numbers.Integral) and value >= least  # noqa: E731
   _refuse(right, f"a whole number of at least {least}", who, options)
 
@@ -82,8 +82,14 @@ def within(interval, who, **options):
   _refuse(right, f"in {interval}", who, options)
 
 
+def check_seed(seed):
+  """Raises `UserError` if NumPy and Keras cannot take a seed."""
+  if not 0 <= seed < 2**32:
+    raise UserError(f"--seed must be at least 0 and below {2**32}, got {seed}")
+
+
 def flags_at_least(least, settings, *names):
-  """`at_least` of the settings of these names that are not None."""
+  """`at_least` for the settings of these names that are not None."""
   at_least(least, None, **{n: settings[n] for n in names if settings[n] is not None})
 
 

@@ -99,7 +99,7 @@ def test_what_no_training_can_use_is_refused_at_the_start(tmp_path):
       tiny_trainer(attack=made(name, attacks.Linf(0.1)))
   for options, words in [
     ({"attack": "square"}, "square makes thousands of forward passes"),
-    ({"attack": "apgd", "attack_schedule": "rising"}, "apgd has its own: use --attack=pgd"),
+    ({"attack": "apgd", "attack_schedule": "rising"}, "that of apgd is fixed: use --attack=pgd"),
   ]:
     with pytest.raises(errors.UserError, match=words):
       urkle_tf.pretrain(output_dir=str(tmp_path / "run"), **options)

@@ -93,7 +93,7 @@ def test_reports_of_others_are_refused(folder, report, tmp_path):
   with pytest.raises(errors.UserError, match="about another model"):
     urkle_tf.model_card(folder, tmp_path)
   (tmp_path / "report.json").write_text("[]")
-  with pytest.raises(errors.UserError, match="is no report of evaluate"):
+  with pytest.raises(errors.UserError, match="is not a report of evaluate"):
     urkle_tf.model_card(folder, tmp_path)
 
 

@@ -131,11 +131,11 @@ def changed(state, drop=(), **more):
     ),
     (
       lambda s: resnet_state(np.random.default_rng(0), width=8),
-      'and 96 more; it was made by a network of 3 channels, width=8, stem="small"$',
+      'and 96 more; it needs a network of 3 channels, width=8, stem="small"$',
     ),
     (
       lambda s: changed(s, conv1__weight=np.zeros((4, 3, 7, 7))),
-      'is 4x3x7x7, not 4x3x3x3; it was made by a network of 3 channels, width=4, stem="large"$',
+      'is 4x3x7x7, not 4x3x3x3; it needs a network of 3 channels, width=4, stem="large"$',
     ),
     (
       lambda s: {f"{p}{n}": v for n, v in s.items() for p in ("encoder_q.", "encoder_k.")},
@@ -143,7 +143,7 @@ def changed(state, drop=(), **more):
     ),
     (
       lambda s: {"state_dict": np.zeros(3)},
-      r"no ResNet: .*it has state_dict\); give the state_dict",
+      r"no ResNet, .*it has state_dict\): give the state_dict",
     ),
   ],
 )

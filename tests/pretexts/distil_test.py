@@ -268,7 +268,7 @@ def test_a_resumed_student_is_not_set_back_to_its_teacher(folder, tmp_path, kill
   whole = train("whole")
   killed(lambda: train("killed"), saves=1)
   same(train("killed"), whole)
-  with pytest.raises(errors.UserError, match="both say where to start: give one"):
+  with pytest.raises(errors.UserError, match="both set the start: give one"):
     train("both", init_from=folder)
 
 
@@ -323,7 +323,7 @@ def test_a_teacher_that_fails_on_the_images(tmp_path):
   [
     ({"teacher": "nowhere"}, "no folder .*: give the folder of"),
     ({"teacher": "nowhere.keras"}, "no file"),
-    ({"teacher": "."}, "holds no export"),
+    ({"teacher": "."}, "is not an export of"),
     ({"projector": -1}, "distil: projector must be a whole number of at least 0, got -1"),
     ({"views": 0}, "distil: views must be a whole number of at least 1, got 0"),
     ({"targets": "polled"}, "unknown targets of distil 'polled'; did you mean 'pooled'"),

@@ -110,8 +110,28 @@ def test_a_weak_attack_is_found_out_and_strengthened(rng, caplog):
   assert metrics.extra["attack_ratio"] == pytest.approx(found[0] / found[1], rel=1e-2)
   assert metrics.extra["attack_ratio"] > 1.3
   assert int(schedule.steps(None, weak)) == 2
-  assert "looks better than it is" in caplog.text
+  assert "look better than they are" in caplog.text
   assert any(variable is schedule.variables[0] for variable in trainer.variables)  # checkpoints
+
+
+def test_a_period_ends_within_an_execution_of_several_steps():
+  schedule = attack_schedules.Controlled(every=3)
+  trainer = _trainer(attacks.PGD(attacks.Linf(0.1), steps=1), schedule)
+  control = attack_schedules.Control(schedule, None, _Metrics())
+  control.set_model(trainer)
+  measured = []
+
+  def measure(steps):
+    measured.append(int(trainer.optimizer.iterations))
+    return 1.2
+
+  control._measured = measure
+  trainer.optimizer.iterations.assign(4)  # resumed
+  control.on_train_begin()
+  for step in range(6, 18, 2):
+    trainer.optimizer.iterations.assign(step)
+    control.on_train_batch_end(0)
+  assert measured == [6, 10, 12, 16]
 
 
 @pytest.mark.full
@@ -175,12 +195,12 @@ def test_what_looks_at_an_encoder_stays_in_the_ball():
   "options, words",
   [
     ({"attack_schedule": "risng"}, "did you mean 'rising'"),
-    ({"attack_schedule": "rising(first=0)"}, "whole number from 1"),
+    ({"attack_schedule": "rising(first=0)"}, "must be a whole number of at least 1"),
     ({"attack_schedule": "rising(first=4)"}, "more than the attack's 3 steps"),
-    ({"attack_schedule": "controlled(low=2)"}, "1 <= low < high"),
-    ({"attack_schedule": "controlled(images=0)"}, "whole number from 1"),
+    ({"attack_schedule": "controlled(low=2)"}, "low must be at least 1, and high above it"),
+    ({"attack_schedule": "controlled(images=0)"}, "must be a whole number of at least 1"),
     ({"attack_schedule": "rising", "attack": "rs_fgsm"}, "use --attack=pgd"),
-    ({"attack_schedule": "controlled", "robustness": "rocl"}, "adds none"),
+    ({"attack_schedule": "controlled", "robustness": "rocl"}, "robustness scheme has none"),
     ({"attack": "n_fgsm", "norm": "l2"}, "is for linf only"),
     ({"attack": "rsfgsm"}, "did you mean 'rs_fgsm'"),
     ({"attack": "pgd(steps=3)"}, "unknown option of pgd 'steps'"),

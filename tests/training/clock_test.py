@@ -224,7 +224,7 @@ def test_checkpoints_of_trainings_by_steps_hold_no_clock():
 @pytest.mark.parametrize(
   "options, words",
   [
-    ({"epochs": 3}, "--minutes=2.0 and --epochs=3 each say when the training ends"),
+    ({"epochs": 3}, "--minutes=2.0 and --epochs=3 both set the end of the training"),
     ({"minutes": 0.0}, "--minutes must be above 0"),
     ({"warmup_epochs": 1.0}, "give --warmup_minutes in this training by minutes"),
     ({"minutes": None, "beta_warmup_minutes": 1.0}, "give --beta_warmup_epochs in this"),

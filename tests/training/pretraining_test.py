@@ -360,11 +360,16 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"optimizer": "adam"}, "did you mean 'adamw'"),
     ({"precision": "float16"}, "precision"),
     ({"strategy": "two"}, "strategy"),
-    ({"augment": "simclr, crop, crop"}, "lists 3 recipes, and there are 2 views"),
+    ({"augment": "simclr, crop, crop"}, "lists 3 recipes, but the number of views is 2"),
     ({"pretext": "simclr(consistency=12)", "robustness": "rocl"}, "this simclr has 3"),
     ({"init_from": "nowhere"}, "holds no encoder"),
     ({"max_scale": 0.01}, "min_scale"),
     ({"probe_split": "train[9999:]"}, "split"),
+    ({"probe_split": "test[:1]"}, "the probe needs at least 2 images"),
+    ({"probe_split": "test", "probe_examples": 0}, "the probe needs at least 2 images"),
+    ({"seed": -1}, "--seed must be at least 0 and below 4294967296, got -1"),
+    ({"clip_norm": -1.0}, "--clip_norm must be above 0, got -1.0"),
+    ({"attack_schedule": "rising(first=much)"}, "first must be a whole number of at least 1"),
   ],
 )
 def test_mistakes_end_in_one_line(tmp_path, options, words):
