@@ -1,5 +1,6 @@
 """`python -m urkle_tf.doctor` trains, and reports what it finds."""
 
+import os
 import re
 import sys
 from unittest import mock
@@ -28,3 +29,15 @@ def test_a_training_that_fails_is_reported(tmp_path, monkeypatch, capsys):
     doctor.main()
   assert stopped.value.code == 1
   assert "FAILED: MemoryError: full" in capsys.readouterr().out
+
+
+def test_cores_are_counted_without_affinities(monkeypatch):
+  monkeypatch.delattr(os, "sched_getaffinity")
+  monkeypatch.setattr(os, "cpu_count", lambda: 12)
+  assert dict(doctor.installation())["CPU cores"] == "12"
+
+
+def test_memory_is_read_from_the_text_of_linux():
+  text = "MemTotal:        8388608 kB\nMemFree:   1 kB\nMemAvailable:    1048576 kB\nHugePages: 0\n"
+  assert doctor.memory(text) == (1.0, 8.0)
+  assert doctor.memory("MemTotal: 8388608 kB\n") is None

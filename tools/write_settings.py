@@ -33,7 +33,7 @@ This page lists every setting of the four commands. `tools/write_settings.py` ma
 
 Each setting is a flag of the command and a keyword argument of the function. The flag is
 `--name=value`. A switch is turned on by `--name` and off by `--noname`. A number may be a fraction,
-such as 8/255, and a list of numbers has commas in between. An empty default is `None`: the flag is
+such as 8/255, and lists of numbers are separated by commas. An empty default is `None`: the flag is
 left out.
 """
 SECTION = """
@@ -60,8 +60,7 @@ def docstring(function):
 
 def stub():
   """The text of urkle_tf/__init__.pyi."""
-  places = [("urkle_tf", name) for name in urkle_tf._MODULES]
-  places += [(f"urkle_tf.{m}".rsplit(".", 1)[0], n) for n, m in urkle_tf._ALIASES.items()]
+  places = [(f"urkle_tf.{m}".rsplit(".", 1)[0], n) for n, m in urkle_tf._MODULES.items()]
   places += [(f"urkle_tf.{m}", n) for n, m in urkle_tf._NAMES.items() if n not in FUNCTIONS]
   lines = ['"""The public names: written by tools/write_settings.py."""', ""]
   lines += ["from typing import Any", "", "__version__: str", ""]

@@ -1,4 +1,4 @@
-"""Robust image encoders learnt without labels, in TensorFlow and Keras 3.
+"""Robust image encoders learned without labels, in TensorFlow and Keras 3.
 
 The whole of it in a few lines:
 
@@ -35,17 +35,15 @@ _BY_MODULE = {
   "errors": ("UserError",),
 }
 _NAMES = {name: module for module, names in _BY_MODULE.items() for name in names}
-_MODULES = ("attacks", "data", "networks", "pretexts", "robustness")
-_ALIASES = {"trust": "networks.saved.trust"}
+_MODULES = {name: name for name in ("attacks", "data", "networks", "pretexts", "robustness")}
+_MODULES["trust"] = "networks.saved.trust"
 
-__all__ = ["__version__", *_MODULES, *_ALIASES, *_NAMES]
+__all__ = ["__version__", *_MODULES, *_NAMES]
 
 
 def __getattr__(name):
   if name in _MODULES:
-    return importlib.import_module(f"urkle_tf.{name}")
-  if name in _ALIASES:
-    return importlib.import_module(f"urkle_tf.{_ALIASES[name]}")
+    return importlib.import_module(f"urkle_tf.{_MODULES[name]}")
   if name in _NAMES:
     return getattr(importlib.import_module(f"urkle_tf.{_NAMES[name]}"), name)
   raise AttributeError(f"module 'urkle_tf' has no attribute {name!r}")

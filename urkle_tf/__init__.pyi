@@ -85,95 +85,98 @@ def pretrain(
 
   Args:
     output_dir: the run's folder; the same call on it resumes the run.
-    pretext: spec of what is learnt: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`,
+    pretext: spec of what is learned: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`,
       `"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"keep(original=FILE)"`, `"vae"`,
       `"ae"`, `"supervised"`.
     robustness: spec of the robustness scheme: `"none"`, `"urkle(k=8)"`, `"urkle(beta=0.1)"`,
       `"trades(beta=6)"`, `"adversarial_training"`, `"rocl"`, `"acl(form=ds)"`.
     dataset: TFDS name, digits (bundled) or folder:PATH.
-    data_dir: where prepared TFDS data lies; default: TFDS's own folder.
+    data_dir: folder of prepared TFDS data; default: TFDS's own folder.
     download: let TFDS download and prepare the data.
     split: split, with slices: train[:90%].
     examples: use only this many examples of the split, the first ones.
-    image_size: resize to squares of this many pixels; None for the images' own size.
-    augment: spec of the recipe that makes the views, `"simclr(strength=0.5)"`; or a list with one
-      for each view, `"simclr, augmix(base=simclr)"`; also `"randaugment"`, `"affine"`, `"crop"`,
-      `"none"`.
+    image_size: side in pixels of the squares that images are resized to; default: the images' own
+      size.
+    augment: spec of the recipe that makes the views: `"simclr(strength=0.5)"`,
+      `"augmix(base=simclr)"`, `"randaugment"`, `"affine"`, `"crop"` or `"none"`; or a list with
+      one for each view, `"simclr, augmix(base=simclr)"`.
     augment_on_device: augment inside the compiled step (accelerators).
-    encoder: spec of the backbone: `"resnet18(width=64)"`; or `"preset:NAME"`: the network of a
-      preset, with its weights as the start; it also sets loc, latent_dim and the bounds of sigma.
-    loc: where mu lies, `"sphere"`, `"centred_sphere"`, `"pooled"`, `"dense"` or `"dense_sphere"`
-      (`GaussianEncoder`); None for the pretext's own: a sphere, or dense where z is decoded or
+    encoder: spec of the backbone, `"resnet18(width=64)"`; or `"preset:NAME"`: the network of a
+      preset, whose weights are the start, and which also sets loc, latent_dim and the bounds of
+      sigma.
+    loc: where mu lies: `"sphere"`, `"centred_sphere"`, `"pooled"`, `"dense"` or `"dense_sphere"`
+      (`GaussianEncoder`); None for the pretext's default: a sphere, or dense if z is decoded or
       classified.
     latent_dim: d_z, the dimension of z; default: the width of the features.
-    batch_statistics: whether the backbone runs in training mode, in which batch norms use and
-      move the statistics of the batches; None for yes, except for a `.keras` file, whose backbone
-      keeps its own.
-    min_scale: floor of sigma: absolute on a sphere, in units of the spread of mu elsewhere.
+    batch_statistics: whether the backbone runs in training mode, in which batch norms use the
+      statistics of each batch and update their own; None for yes, except for a `.keras` file,
+      whose statistics stay.
+    min_scale: floor of sigma: absolute on a sphere, else in units of the spread of mu.
     max_scale: cap of sigma, in the same units.
     norm: norm of the threat model: linf, l2 or l1.
-    epsilon: radius of the threat model in pixel units of [0, 1].
+    epsilon: radius of the threat model in pixel units of [0, 1]: 8/255 or 0.03.
     attack_steps: PGD steps of the inner maximisation.
-    attack_step_size: their size in pixel units; default 2.5 epsilon / steps.
+    attack_step_size: size of these steps in pixel units; default: 2.5 epsilon / steps.
     attack: spec of the attack: `"pgd(start=0.5)"`, `"apgd"`, or `"rs_fgsm"`, `"fgsm"` or
-      `"n_fgsm"`, which take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, and
-      pictures and the probe are of PGD then.
-    attack_schedule: spec of how PGD's steps change over the training, `"rising(first=1)"` or
-      `"controlled(every=300)"`; None for a constant number.
-    attack_precision: `"mixed_bfloat16"` for the attack's passes alone; None for `precision`.
-    optimizer: spec: `"sgd(momentum=0.9)"`, `"lars(momentum=0.9, trust=0.001)"`, `"adamw"`, or
-      `"adamw(layer_decay=0.75)"`: each block of the backbone has 0.75 of the learning rate of the
-      one above it, and the heads have all of it.
+      `"n_fgsm"`, which take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, so
+      pictures and the probe use PGD instead.
+    attack_schedule: how PGD's number of steps changes over the training: rising(first=1) or
+      controlled(every=300); default: constant.
+    attack_precision: mixed_bfloat16 for the attack's passes alone; default: that of precision.
+    optimizer: spec of the optimizer: `"sgd(momentum=0.9)"`, `"lars(momentum=0.9, trust=0.001)"`,
+      `"adamw"` or `"adamw(layer_decay=0.75)"`, where each block of the backbone has 0.75 of the
+      learning rate of the block above it, and the heads have the full rate.
     learning_rate: highest learning rate; cosine to 0, per step or by the clock.
-    warmup_epochs: epochs of linear rise of the learning rate.
-    warmup_minutes: the same in minutes, with `minutes`; below it.
-    weight_decay: decoupled; batch norms and biases left out.
-    clip_norm: largest global norm of the gradient; None for no clipping.
+    warmup_epochs: epochs over which the learning rate rises linearly.
+    warmup_minutes: the same in minutes, only with `minutes` and below it.
+    weight_decay: decoupled weight decay, without batch norms and biases.
+    clip_norm: largest global norm of the gradient; default: no clipping.
     epsilon_warmup_epochs: epochs over which epsilon rises linearly.
-    epsilon_warmup_minutes: the same in minutes, with `minutes`; below it.
+    epsilon_warmup_minutes: the same in minutes, only with `minutes` and below it.
     beta_warmup_epochs: epochs over which the KL term's weight rises linearly.
-    beta_warmup_minutes: the same in minutes, with `minutes`; below it.
-    ema: decay a step of the moving average of weights and batch statistics that is exported in
-      their place, such as 0.99; None for none, or that of `acl(ema=0.99)`.
-    batch_size: examples a step, over all replicas.
-    accumulate: number of parts of a batch that a step takes one after another, averaging their
-      gradients; it needs the memory of one part. For losses that are a mean over images: not
-      simclr, barlow_twins or vicreg. Batch norms, and the multiplier of `keep`, follow each part.
-      None for 1.
-    remat: whether only the inputs of the backbone's blocks wait for the backward pass, which
-      computes the rest again: less memory for a forward pass more, and the same gradients. The
-      backbone runs in inference mode, as that of a `.keras` file does by default. None for no.
+    beta_warmup_minutes: the same in minutes, only with `minutes` and below it.
+    ema: decay per step, such as 0.99, of the moving average of weights and batch statistics that
+      is exported in their place; default: none, or that of acl(ema=0.99).
+    batch_size: examples per step, over all replicas.
+    accumulate: number of equal parts in which a step takes its batch. It averages their
+      gradients, and needs the memory of one part. The loss must be a mean over images, so simclr,
+      barlow_twins and vicreg cannot use it. Batch norms, and the multiplier of `keep`, see one
+      part at a time. None for 1.
+    remat: whether to keep only the inputs of the backbone's blocks for the backward pass, which
+      computes the rest again. This saves memory for one more forward pass, and the gradients are
+      the same. The backbone runs in inference mode, as that of a `.keras` file does by default.
+      None for no.
     epochs: passes over the data; None for 100, or with `minutes` for as many as there is time
       for.
-    minutes: minutes of training, without compilation, probes, pictures and checkpoints (`seconds`
-      in metrics.jsonl); what changes over the training follows the clock. It resumes and ends on
-      time, but not to the same bits. None for `epochs`.
-    seed: all randomness is a function of it.
+    minutes: minutes of training, not counting compilation, probes, pictures and checkpoints
+      (`seconds` in metrics.jsonl). All schedules follow the clock. A resumed run ends on time,
+      but its result is not identical in every bit. None for `epochs`.
+    seed: seed of all randomness.
     precision: float32 or mixed_bfloat16.
     strategy: auto, one, mirrored, multi_worker or tpu.
-    steps_per_execution: steps that the device takes at once, without Python in between, for
+    steps_per_execution: steps that the device takes at once without returning to Python, for
       accelerators; a divisor of the steps of an epoch; None for 1.
     log_every: steps between two rows of metrics.
     checkpoint_every: steps between checkpoints.
-    init_from: another run's folder, whose encoder's weights are the start, or `"preset:NAME"`;
+    init_from: folder of another run, or `"preset:NAME"`: its encoder's weights are the start;
       heads of another shape start from random weights.
     probe_split: held-out labelled images for the online k-nearest-neighbour accuracy; None for no
-      probe. The probe alone reads labels.
-    probe_examples: how many of them.
+      probe. Only the probe reads labels.
+    probe_examples: number of images of the probe, at least 2.
     max_bad_steps: a step whose loss or gradient is not finite is skipped; after this many in a
       row the training stops, and `bad_batch.npz` holds the first of these batches.
-    data_service: `"HOST:PORT,HOST:PORT"`, the input workers that make the batches
-      (launch/input_worker.py); None makes the same batches in this process.
+    data_service: HOST:PORT,HOST:PORT, the input workers that make the batches
+      (launch/input_worker.py); default: this process makes the same batches.
 
   Returns:
     The last row of metrics, a dict, with the folders of the exports: `"encoder"`, and after
     supervised training `"classifier"`.
 
   Raises:
-    UserError: for settings, data or folders that do not fit.
+    UserError: for settings, data or folders that are wrong.
     distribution.WorkerLost: when another worker, or an input worker, has ended.
-    preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.  The
-      checkpoint of its last step is then written.
+    preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training, after
+      a checkpoint of its last step.
 
   ```python
   row = urkle_tf.pretrain(
@@ -214,59 +217,61 @@ def adapt(
   seed: int = 0,
   log_every: int = 50,
 ) -> dict[str, Any]:
-  """Makes a classifier or a regressor of an exported encoder, in a run's folder.
+  """Makes a classifier or a regressor from an exported encoder, in a run's folder.
 
   Writes `flags.cfg`, `metrics.jsonl`, `labels.json` if `labels` is given, and `classifier/`, or
   `regressor/` if the labels are numbers.  Called again with the same settings, a finished run
-  trains nothing and returns the same.  A killed run resumes at its last epoch, except that a head
-  of `slf` is trained again from the start, with the weight decays that were already measured.
-  SIGTERM and Ctrl-C finish the step and write a checkpoint, from which all protocols resume.
-  However often it is interrupted, the result is identical in every bit.
+  trains nothing and returns the same.  A killed run resumes at its last epoch.  A killed `slf` run
+  keeps the weight decays that it has measured, and trains the head again from the start.  SIGTERM
+  and Ctrl-C finish the step and write a checkpoint, from which all protocols resume.  However often
+  a run is interrupted, the result is identical in every bit.
 
   Args:
     encoder: folder of the exported encoder, or `"preset:NAME"`.
     output_dir: the run's folder; the same call on it resumes the run, or finds it finished.
-    protocol: spec of how. `"slf"`: a frozen encoder and a head that is trained on clean images.
-      `"alf"`: the same on attacked images. `"aff(beta=6)"`: encoder and head, by TRADES.
-      `"similarity(weight=1)"`: encoder and head on clean images, the encoder held near where it
-      was. `"semi_supervised(beta=6)"`: few labels, and robustness learnt on all the images.
-    head: spec of the head: `"linear"` or `"mlp(width=256, layers=3)"`.
-    features: what the head of a frozen encoder takes: `"loc"`, its z, or `"pooled"`, the features
-      below loc and scale, without noise.
-    dataset: a TFDS name, `"digits"` or `"folder:PATH"`; with other labels `"mnist:parity"`, see
-      `data.labellings`.
-    data_dir: where prepared TFDS data lies; default: TFDS's own folder.
+    protocol: spec of the protocol. `"slf"`: a frozen encoder, and a head that is trained on clean
+      images. `"alf"`: the same on attacked images. `"aff(beta=6)"`: encoder and head, by TRADES.
+      `"similarity(weight=1)"`: encoder and head on clean images, with the encoder kept near its
+      start. `"semi_supervised(beta=6)"`: few labels; robustness is learned from all the images.
+    head: linear or mlp(width=256, layers=3).
+    features: input of a head on a frozen encoder: loc (its z) or pooled (the features below loc
+      and scale, without noise).
+    dataset: a TFDS name, `"digits"` or `"folder:PATH"`; for other labels, such as
+      `"mnist:parity"`, see `data.labellings`.
+    data_dir: folder of prepared TFDS data; default: TFDS's own folder.
     download: let TFDS download and prepare the data.
     split: labelled split, with slices.
     validation_split: held-out images to report on. Protocols that attack keep the epoch that does
-      best on the first 1,000 of them under attack, or the last epoch without such images. `slf`
-      chooses the weight decay by them, or by a tenth of the labelled images without them or if
-      they are test images.
+      best on the first 1,000 of them under attack; without such images, they keep the last epoch.
+      `slf` chooses the weight decay on them. If there are none, or they are test images, it holds
+      out a tenth of the labelled images.
     examples: use only this many examples of the split, the first ones.
-    image_size: resize to squares of this many pixels; None for the images' own size.
+    image_size: side in pixels of the squares that images are resized to; default: the images' own
+      size.
     labels: how many labels to use, a count or a fraction below 1, drawn evenly from the classes;
-      None for all.
-    augment: spec of the augmentation: `"none"`, `"crop(padding=4)"`.
+      default: all.
+    augment: augmentation of the images: none or crop(padding=4).
     augment_copies: how many augmented copies of each image `slf` makes; the image itself is used
       too. Other protocols augment again in every epoch.
-    noise: `slf` learns from images with Gaussian noise of this standard deviation in pixel units,
-      not clipped, as `evaluation.smoothing` adds it: each copy has its own. Validation images get
-      it too.
+    noise: standard deviation, in pixel units, of Gaussian noise on the images that `slf` learns
+      from, as in `evaluation.smoothing`. It is not clipped, and each copy of an image has its
+      own. Validation images get it too.
     norm: norm of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder's training.
-    epsilon: its radius in pixel units of [0, 1]; None for that of the encoder's training.
+    epsilon: radius of the attack in pixel units of [0, 1]; None for that of the encoder's
+      training.
     attack_steps: gradient steps of the attack; None for 10.
-    attack_step_size: their size in pixel units; default 2.5 epsilon / steps.
-    optimizer: spec: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, as with the settings
-      below, for what the protocol's `defaults` say.
-    learning_rate: its highest value; cosine to 0 per step.
-    weight_decay: decoupled; biases and batch norms are left out. None: `slf` chooses it.
-    select: what `slf` chooses the weight decay by: `"clean"` or `"robust"`, the accuracy (of
-      numbers the error) on images as they are, or under attack; None for robust where the encoder
-      was trained with an adversary.
-    batch_size: images a step.
+    attack_step_size: size of these steps in pixel units; default: 2.5 epsilon / steps.
+    optimizer: spec of the optimizer: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, as in
+      the settings below, for the protocol's default.
+    learning_rate: highest learning rate; cosine to 0 per step.
+    weight_decay: decoupled weight decay, without biases and batch norms; slf chooses it by
+      default.
+    select: accuracy (for numbers, error) by which slf chooses the weight decay: clean, or robust
+      (under attack); default: robust if the encoder was trained with an adversary.
+    batch_size: images per step.
     epochs: passes over the labelled images.
     samples: samples of z that a served prediction averages over.
-    seed: all randomness is a function of it.
+    seed: seed of all randomness.
     log_every: steps between two rows of metrics.
 
   Returns:
@@ -275,7 +280,7 @@ def adapt(
     metadata.json: {"select", "held_out", "images", "weight_decay", "candidates"}.
 
   Raises:
-    UserError: for settings, data or folders that do not fit.
+    UserError: for settings, data or folders that are wrong.
     preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.
 
   ```python
@@ -329,65 +334,67 @@ def assess(
   Args:
     classifier: folder of the exported classifier, or `"preset:NAME"`; or any other model: the
       folder of a SavedModel or a `.keras` file, see `urkle_tf.networks.saved.foreign_models`.
-    encoder: instead of it an exported encoder's folder, or `"preset:NAME"`, or any other (a
-      `.keras` file or the folder of a SavedModel, images in [0, 1] -> embeddings), for the part
-      without labels, or as a classifier with `prototypes` or `head`.
-    prototypes: `.npy` file, float32 [classes, d], a vector for each class in the data's order,
-      such as a text tower's embeddings of their names: the encoder is a classifier then, whose
-      logits are 100 times the cosine of embedding and vector.
+    encoder: an encoder instead: the folder of an export, `"preset:NAME"`, or any other model of
+      images in [0, 1] -> embeddings (a `.keras` file or the folder of a SavedModel). It is
+      measured without labels, or as a classifier with `prototypes` or `head`.
+    prototypes: `.npy` file, float32 [classes, d], with a vector for each class in the data's
+      order, such as a text tower's embeddings of their names. It makes the encoder a classifier,
+      whose logits are 100 times the cosine of embedding and vector.
     head: what makes the encoder a classifier: a `.keras` file of a model from embeddings to
       logits or probabilities, or `"knn(split=train, neighbours=20, temperature=0.07)"`, the
       weighted vote of the nearest images of a labelled split.
     output_dir: where report.json, report.md and figures go; None writes nothing.
     dataset: TFDS name, digits (bundled) or folder:PATH.
-    data_dir: where prepared TFDS data lies; default: TFDS's own folder.
+    data_dir: folder of prepared TFDS data; default: TFDS's own folder.
     download: let TFDS download and prepare the data.
     split: split, with slices: train[:90%].
     examples: use only this many examples of the split, the first ones.
-    image_size: resize to squares of this many pixels; None for the images' own size.
-    attacks: specs, in a list or with commas in between: `"pgd(steps=100, restarts=2),fgsm"`; also
+    image_size: side in pixels of the squares that images are resized to; default: the images' own
+      size.
+    attacks: specs, in a list or separated by commas: `"pgd(steps=100, restarts=2),fgsm"`; also
       rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, which runs several.
     norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, or linf.
     epsilon: radius in pixel units of [0, 1]; None for that of the training, or 8/255.
-    epsilons: several radii instead; the first is that of the representation and the bound.
-    attack_steps: steps of PGD if its spec names none.
-    attack_step_size: their size in pixel units if its spec names none; None for 2.5 epsilon /
-      steps.
-    restarts: runs of PGD from different starts if its spec names none.
-    eot: samples of z in each step against the sampled classifier; None for 20; 50 for claims.
-    noise: `"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack.
-    samples: samples of z that the sampled classifier is scored with, at least; as many others
-      choose which adversaries are scored.
+    epsilons: several radii instead; the representation and the bound use the first.
+    attack_steps: steps of PGD, if its spec gives none.
+    attack_step_size: size of these steps in pixel units, if the spec gives none; None for 2.5
+      epsilon / steps.
+    restarts: runs of PGD from different starts, if its spec gives none.
+    eot: samples of z in each step against the sampled classifier; default: 20; for claims: 50.
+    noise: fresh (new samples of z at every step) or fixed (the same throughout an attack).
+    samples: least number of samples of z that the sampled classifier is scored with; as many
+      others choose which adversaries are scored.
     standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
-    minutes: time limit of the attacks: those of one step come last, and the report says what was
-      left out; None for no limit.
-    checks: whether signs of masked gradients are looked for, on the first 200 images: see
+    minutes: time limit of the attacks in minutes; one-step attacks come last, and the report says
+      what was left out; default: no limit.
+    checks: whether to look for signs of masked gradients, on the first 200 images: see
       `urkle_tf.evaluation.checks`.
-    measure: specs of measurements, in a list or with commas in between: `"bound(loss_cap=4,
-      steps=200)"` adds one, or sets options of one that is measured anyway; a new one is a file
-      in `urkle_tf/evaluation/measurements`.
+    measure: specs of measurements, in a list or separated by commas: `"bound(loss_cap=4,
+      steps=200)"` adds one, or sets the options of a usual one; a new one is a file in
+      `urkle_tf/evaluation/measurements`.
     certify: the same as `measure`, for certificates: `"smoothing(noise=0.25, samples=10000)"`,
-      `"certificate(bounds=linear)"`, or both with a comma in between.
-    modes: readings of z that are measured, `"sampled"` or `"deterministic"`; None for both where
-      z is sampled.
-    corruptions: `"all"` for the 15 standard types, names of them with commas in between, or
-      `"tfds"` for the corrupted images that TFDS has prepared; None for none.
-    severities: of the corruptions, numbers from 1 to 5; None for all.
-    representation_examples: how many images the representation's part is measured on; 0 for none.
-    loss_cap: M of Proposition 1 in nats, above ln of the number of classes: the bound is measured
-      on the first 1,000 images; None for no such part.
+      `"certificate(bounds=linear)"`, or both, separated by a comma.
+    modes: readings of z that are measured, sampled or deterministic; default: both if z is
+      sampled.
+    corruptions: all (15 standard types), names of types separated by commas, or tfds (the
+      corrupted images that TFDS has prepared); default: none.
+    severities: severities of the corruptions, numbers from 1 to 5; default: all.
+    representation_examples: number of images for the part about the representation; 0 leaves it
+      out.
+    loss_cap: M of Proposition 1 in nats, above ln of the number of classes; the bound is measured
+      on the first 1,000 images; None leaves it out.
     against: the folder of another classifier's report, made with `save_images` on the same
-      images: both are compared image by image (McNemar's exact test); or of an encoder alone the
-      original that it was made from, a file or a folder as `encoder`: what has changed, without
-      labels.
+      images: both are compared image by image (McNemar's exact test). For an encoder alone, the
+      original that it was made from, a file or a folder as in `encoder`: what has changed,
+      without labels.
     abstains: whether the last class of a classifier made elsewhere, one more than the data have,
-      means that it abstains, which counts as wrong. None for no.
-    save_images: whether adversarial images and per-image results are saved (images.npz).
+      means that it abstains, which counts as wrong; None for no.
+    save_images: save adversarial images and per-image results (images.npz).
     html: write report.html too: the report as one file for a browser.
     batch_size: images that are attacked together.
-    seed: all randomness is a function of it.
-    regressor: instead of a classifier an exported regressor's folder, attacked by PGD; a message
-      names the settings that it does not use: see `urkle_tf.evaluation.regression`.
+    seed: seed of all randomness.
+    regressor: an exported regressor's folder, instead of a classifier. It is attacked by PGD, and
+      a message names the settings that it does not use: see `urkle_tf.evaluation.regression`.
 
   Returns:
     The content of report.json, a dict; accuracies are fractions with a 95% interval.
@@ -417,18 +424,19 @@ def represent(
   """Embeds images, and writes the embeddings and files for TensorBoard's Projector.
 
   Args:
-    encoder: folder of an encoder (or of a classifier or a regressor, whose encoder is meant
-      then), or `"preset:NAME"`; or any other: a `.keras` file or the folder of a SavedModel,
-      images -> [n, d] or feature maps, which are averaged over space.
-    output_dir: where the files go, see below; None writes nothing.
+    encoder: folder of an encoder, or of a classifier or a regressor, whose encoder is used; or
+      `"preset:NAME"`; or any other model, images -> [n, d] or feature maps, which are averaged
+      over space: a `.keras` file or the folder of a SavedModel.
+    output_dir: where the files listed below go; None writes nothing.
     dataset: TFDS name, digits (bundled) or folder:PATH.
-    data_dir: where prepared TFDS data lies; default: TFDS's own folder.
+    data_dir: folder of prepared TFDS data; default: TFDS's own folder.
     download: let TFDS download and prepare the data.
     split: split, with slices; `"all"` for every image.
     examples: use only this many examples of the split, the first ones.
-    image_size: resize to squares of this many pixels; None for the images' own size.
+    image_size: side in pixels of the squares that images are resized to; default: the images' own
+      size.
     batch_size: images that are embedded together.
-    projector_examples: how many of the first images the Projector shows; 0 for none.
+    projector_examples: number of images that the Projector shows, the first ones; 0 for none.
 
   Returns:
     The content of embeddings.npz, NumPy arrays in the order of the split: "loc", float32 [n, d];
@@ -437,7 +445,7 @@ def represent(
     vectors.tsv (loc), metadata.tsv, sprite.png and projector_config.pbtxt.
 
   Raises:
-    UserError: for settings, data or folders that do not fit.
+    UserError: for settings, data or folders that are wrong.
 
   ```python
   found = urkle_tf.represent("runs/digits/encoder", dataset="digits", examples=8)

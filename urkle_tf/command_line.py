@@ -27,7 +27,7 @@ flags.disclaim_key_flags()  # they are the command's: its --help lists them
 
 
 class _Parser(flags.ArgumentParser):
-  """Reads text by a function; defaults are values already."""
+  """Parses text with a function; defaults are already values."""
 
   def __init__(self, read):
     self._read = read
@@ -49,20 +49,20 @@ _DEFINE: dict[str, Any] = {
 }
 
 
-_SHOWN: dict[str, str] = {}  # what --help says of the flags of the command that is running
+_SHOWN: dict[str, str] = {}  # {flag: its text in --help}, of the running command
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort", "--helpfull", "-helpfull")
-_COLUMNS = 80  # of a screen
+_COLUMNS = 80  # the width of a screen
 
 
 def define(command):
   """Defines the flags of a command.
 
   Args:
-    command: a dataclass of settings, with `trust`; its `MAIN` names those that `--help` lists.
-      Without `MAIN`, it lists all.
+    command: a dataclass of settings, with `trust`.  `--help` lists those that its `MAIN` names, or
+      all of them without `MAIN`.
 
   Returns:
-    The names of all of them, in order.
+    The names of all flags, in order.
   """
   _SHOWN.clear()
   fields = {field.name: field for field in dataclasses.fields(command)}
@@ -76,7 +76,7 @@ def define(command):
 
 
 def _help(names, full):
-  """What --help prints: a screen with the main flags; or of --helpfull all of them."""
+  """The text of --help, with the main flags, or of --helpfull, with all of them."""
   first, *rest = (sys.modules["__main__"].__doc__ or "").strip().split("\n\n")
   lines = [*textwrap.wrap(first, _COLUMNS), ""]
   if rest:
@@ -129,11 +129,11 @@ def load(name):
 
 
 def _worth_showing(record):
-  """Hides two warnings that are not about a mistake of the user.
+  """Hides two warnings that do not point to a mistake of the user.
 
-  TFDS warns about each folder that it tries without success, before our message says what is
-  missing. TensorFlow warns about functions that are traced again, as attacks of several kinds and
-  sizes are.
+  TFDS warns about each folder in which it finds nothing; our own message says what is missing.
+  TensorFlow warns about functions that are traced several times, which attacks of several kinds and
+  sizes need.
   """
   if record.levelno > std_logging.WARNING:
     return True
@@ -144,8 +144,8 @@ def run(function, names):
   """Parses the command line, calls `function` with the flags, and exits.
 
   Exit codes: 0 done; 1 the machine failed (disk, files, data); 2 the command was wrong; 130
-  interrupted by Ctrl-C, 143 by SIGTERM; 138 another worker has ended.  After codes from 128 on, the
-  same command resumes.  Each failure is one line on standard error.
+  interrupted by Ctrl-C, 143 by SIGTERM; 138 another worker has ended.  After a code above 128, the
+  same command resumes the run.  Each failure is one line on standard error.
 
   Args:
     function: takes the flags as keyword arguments.
@@ -195,7 +195,7 @@ def run(function, names):
   except MemoryError:
     _fail(_NO_MEMORY, 1)
   except KeyboardInterrupt as error:
-    # 130 of Ctrl-C, 143 of SIGTERM, of a training with a checkpoint of the last step.
+    # 130 for Ctrl-C, 143 for SIGTERM.  A training that has a `step` saved it in a checkpoint.
     said, code = str(error) or "interrupted", 128 + getattr(error, "number", 2)
     where = " from the last checkpoint" if getattr(error, "step", None) else ""
     _fail(f"{said}; run the same command again to resume{where}", code)
@@ -204,7 +204,7 @@ def run(function, names):
       _fail(*line)
     distribution = sys.modules.get("urkle_tf.distribution")
     if distribution and isinstance(error, distribution.WorkerLost):
-      # Python's own end waits for a peer that never comes.
+      # A normal exit would wait for the lost worker forever.
       _say(f"{error}: start all workers again to resume from the last checkpoint")
       os._exit(_LOST)
     raise
@@ -218,11 +218,11 @@ _DISK = (
   *("No space left", "Read-only file system", "File too large", "Disk quota exceeded"),
   *("Input/output error", "Stale file handle"),
 )
-_GO_ON = "; once that is fixed, the same command resumes from the last checkpoint"
+_RESUME = "; once that is fixed, the same command resumes from the last checkpoint"
 
 
 def _tensorflow_error(error):
-  """(line, exit code) where TensorFlow says that the machine or the data failed, else None."""
+  """(line, exit code) if TensorFlow reports that the machine or the data failed, else None."""
   tensorflow = sys.modules.get("tensorflow")
   if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
     return None
@@ -230,7 +230,7 @@ def _tensorflow_error(error):
   if ours := re.search(r"UserError: (.+)", text):  # raised inside the input pipeline
     return ours[1], 2
   if any(sign in text for sign in _DISK):
-    return text.splitlines()[0] + _GO_ON, 1
+    return text.splitlines()[0] + _RESUME, 1
   if isinstance(error, tensorflow.errors.ResourceExhaustedError):
     return _NO_MEMORY, 1
   known = (tensorflow.errors.PermissionDeniedError, tensorflow.errors.DataLossError)
@@ -241,7 +241,7 @@ def _tensorflow_error(error):
 
 def _os_error(error):
   where = f": {error.filename}" if error.filename else ""
-  return f"{error.strerror or error}{where}{_GO_ON}"
+  return f"{error.strerror or error}{where}{_RESUME}"
 
 
 def _say(message):

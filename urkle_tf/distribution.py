@@ -1,7 +1,7 @@
 """What all replicas share: seeds, noise keyed by the global example, gathering.
 
-One replica and eight give the same step, because every random number belongs
-to an example of the global batch and not to the replica that happens to hold it.
+One replica and eight replicas take the same step, because every random number belongs to an example
+of the global batch, and not to the replica that holds it.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from absl import logging
 
 from urkle_tf import errors
 
-# Left to itself TensorFlow draws other numbers on other devices.
+# TensorFlow's default algorithm depends on the device, and so do its numbers.
 _ALGORITHM = "philox"
 
 
@@ -38,7 +38,7 @@ def fold(seed, *numbers):
 
 
 def replicas():
-  """The number of replicas in sync (1 outside a strategy's `run`)."""
+  """The number of replicas in sync; 1 outside a strategy's `run`."""
   context = tf.distribute.get_replica_context()
   return context.num_replicas_in_sync if context is not None else 1
 
@@ -51,13 +51,13 @@ def replica_id():
 
 
 def _rows(draw, shape):
-  """`draw`s for the global batch, and keeps the rows of this replica."""
+  """Draws for the global batch with `draw`, and keeps the rows of this replica."""
   shape = tf.TensorShape(shape).as_list() if not tf.is_tensor(shape) else shape
   if replicas() == 1:
     return draw(shape)
   local, rest = shape[0], shape[1:]
   whole = [local * replicas()]
-  # A tensor where the size of a batch is not known beforehand.
+  # The shape is a tensor if the size of a batch is not known in advance.
   noise = draw(tf.concat([whole, rest], 0) if tf.is_tensor(shape) else [*whole, *rest])
   start = replica_id() * local
   return noise[start : start + local]
@@ -69,8 +69,8 @@ def uniform(seed, shape, minval=0.0, maxval=1.0):
   Args:
     seed: int32 [2], the same on every replica.
     shape: the local shape; the first axis is the batch.
-    minval: lowest value.
-    maxval: highest value, itself excluded.
+    minval: the lowest value.
+    maxval: the upper limit, which is excluded.
   """
   return minval + (maxval - minval) * _unit(seed, shape)
 
@@ -78,7 +78,7 @@ def uniform(seed, shape, minval=0.0, maxval=1.0):
 def normal(seed, shape):
   """Standard normal float32 noise for this replica's rows of the global batch.
 
-  By Box and Muller: sqrt(-2 log u) cos(2 pi v) of uniform u, v.
+  The Box-Muller transform of uniform u and v: sqrt(-2 log u) cos(2 pi v).
   """
   radius = tf.sqrt(-2.0 * tf.math.log(1.0 - _unit(fold(seed, 0), shape)))
   return radius * tf.cos(2.0 * math.pi * _unit(fold(seed, 1), shape))
@@ -87,7 +87,7 @@ def normal(seed, shape):
 def _unit(seed, shape):
   """Uniform in [0, 1).
 
-  From integer draws: TensorFlow with and without XLA makes different floats of one seed.
+  Made from integers, because TensorFlow's floats of one seed differ with and without XLA.
   """
 
   def draw(size):
@@ -106,7 +106,7 @@ def mean(values):
 
 
 def state(value, name=None):
-  """A float32 Keras variable of a training's state, equal on all replicas, without a gradient."""
+  """A float32 Keras variable for the state of a training; not trained, equal on all replicas."""
   kind = {"trainable": False, "aggregation": "only_first_replica", "name": name}
   return keras.Variable(value, dtype="float32", **kind)
 
@@ -136,12 +136,12 @@ def strategy(name="auto"):
   """The `tf.distribute` strategy of a name.
 
   Args:
-    name: "one" device; "mirrored" over the devices of this host; "multi_worker" (TF_CONFIG
-      says who), which must be made before TensorFlow does anything else; "tpu"; "auto": mirrored
-      where there are several GPUs, else one.
+    name: "one" device; "mirrored" over the devices of this host; "multi_worker", for the workers
+      that TF_CONFIG lists, which must be made before TensorFlow does anything else; "tpu"; or
+      "auto": mirrored if there are several GPUs, else one.
 
   Raises:
-    UserError: for another name, or where TF_CONFIG does not say who the workers are.
+    UserError: for another name, or if TF_CONFIG does not list the workers.
   """
   names = ("auto", "one", "mirrored", "multi_worker", "tpu")
   errors.one_of("strategy", name, names)
@@ -149,7 +149,7 @@ def strategy(name="auto"):
     return _multi_worker()
   gpus = tf.config.list_logical_devices("GPU")
   if name == "mirrored" or (name == "auto" and len(gpus) > 1):
-    # On CPUs the default collectives do not survive several steps in one execution.
+    # On CPUs the default collectives fail if one execution takes several steps.
     return tf.distribute.MirroredStrategy(
       cross_device_ops=None if gpus else tf.distribute.ReductionToOneDevice()
     )
@@ -158,7 +158,7 @@ def strategy(name="auto"):
 
 # --- Several workers: processes that each run the same program ---
 
-# What TensorFlow raises on a worker when another one is gone.
+# What TensorFlow raises on a worker when another one has ended.
 _LOST = (
   tf.errors.UnavailableError,
   tf.errors.AbortedError,
@@ -183,11 +183,14 @@ def _multi_worker():
       cluster.get("chief", [])
     )
   except (ValueError, AttributeError, TypeError):
-    raise errors.UserError(f"TF_CONFIG holds no cluster and task in JSON: {text!r}") from None
+    raise errors.UserError(
+      f"TF_CONFIG must be JSON with a cluster and a task, got {text!r}: launch/hosts.sh and "
+      "launch/slurm.sh set it"
+    ) from None
   if not workers or number >= len(workers):
     raise errors.UserError(
-      "--strategy=multi_worker needs TF_CONFIG, which says who the workers are: launch/hosts.sh "
-      "and launch/slurm.sh set it"
+      "--strategy=multi_worker needs TF_CONFIG, which lists the workers: launch/hosts.sh and "
+      "launch/slurm.sh set it"
     )
   print(f"worker {number} of {len(workers)} waits for all of them", file=sys.stderr, flush=True)
   try:
@@ -201,7 +204,7 @@ def _multi_worker():
 
 
 def _tpu():
-  """Over the TPU that TPU_NAME names, or that of this host."""
+  """The strategy for the TPU that TPU_NAME names, by default that of this host."""
   try:
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
       os.environ.get("TPU_NAME", "local")
@@ -210,8 +213,8 @@ def _tpu():
     tf.tpu.experimental.initialize_tpu_system(resolver)
   except (ValueError, RuntimeError, tf.errors.OpError) as error:
     raise errors.UserError(
-      "--strategy=tpu finds no TPU here: launch/tpu_vm.sh sets a TPU VM up; TPU_NAME names another "
-      f"one ({str(error).splitlines()[0]})"
+      "--strategy=tpu finds no TPU here: set up a TPU VM with launch/tpu_vm.sh, or name one in "
+      f"TPU_NAME ({str(error).splitlines()[0]})"
     ) from error
   return tf.distribute.TPUStrategy(resolver)
 
@@ -223,17 +226,17 @@ def several_workers(scope):
 
 
 def is_chief(scope):
-  """Whether this process is the one that writes: of several workers, the first."""
+  """Whether this process writes files; among several workers, the first one does."""
   return bool(scope.extended.should_save_summary)
 
 
 def plain(variable):
-  """A Keras variable's value as an array. If it is a mean over workers, all must call this."""
+  """A Keras variable's value as an array.  For a mean over workers, all of them must call this."""
   return tf.convert_to_tensor(variable.value).numpy()
 
 
 def from_chief(scope, values):
-  """The chief's values on every worker, which must all call this.
+  """The chief's values, on every worker; all workers must call this.
 
   Args:
     scope: the strategy.
@@ -260,7 +263,7 @@ def from_chief(scope, values):
 
 
 def agreement(scope):
-  """A function of a number to the largest that a worker gave; all must call it together."""
+  """A function that returns the largest of the workers' numbers; all must call it together."""
   if not several_workers(scope):
     return lambda number: number
 
@@ -274,7 +277,7 @@ def agreement(scope):
 
 @contextlib.contextmanager
 def joined(scope):
-  """Within it, the end of another worker raises `WorkerLost`; no other error of TensorFlow does."""
+  """A context in which TensorFlow's errors about a lost worker become `WorkerLost`."""
   try:
     yield
   except _LOST as error:

@@ -1,4 +1,4 @@
-"""Reports what this machine has, and trains five steps on noise: what a bug report needs.
+"""Reports what this machine has, and trains five steps on noise, for a bug report.
 
   python -m urkle_tf.doctor
   python -m urkle_tf.doctor --data_dir=DATA
@@ -12,6 +12,7 @@ import glob
 import os
 import pathlib
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ PACKAGES = (
   *("tensorflow", "keras", "tensorflow-probability", "tf_keras", "tensorflow-datasets"),
   *("keras-cv", "numpy", "protobuf", "scikit-learn"),
 )
-DATA = ("mnist", "cifar10", "cifar10_corrupted", "cifar100")  # that experiments and docs name
+DATA = ("mnist", "cifar10", "cifar10_corrupted", "cifar100")  # used in experiments and docs
 STEPS = 5
 
 
@@ -39,19 +40,13 @@ def version(package):
 
 
 def memory(text):
-  """(available, total) memory in GiB from /proc/meminfo; None if it does not say."""
-  values = {}
-  for line in text.splitlines():
-    name, _, rest = line.partition(":")
-    if rest.endswith(" kB"):
-      values[name] = int(rest.split()[0]) / 2**20
-  if "MemAvailable" not in values or "MemTotal" not in values:
-    return None
-  return values["MemAvailable"], values["MemTotal"]
+  """(available, total) memory in GiB, from the text of /proc/meminfo; None if it is not there."""
+  found = [re.findall(rf"^{name}: *(\d+) kB", text, re.M) for name in ("MemAvailable", "MemTotal")]
+  return tuple(int(kib) / 2**20 for (kib,) in found) if all(found) else None
 
 
 def nvidia():
-  """The sign that this machine has NVIDIA GPUs: their names or device files, or "" without one."""
+  """Evidence of NVIDIA GPUs in this machine: their names or device files; "" without any."""
   try:
     found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
     if found.returncode == 0 and found.stdout.strip():
@@ -80,8 +75,8 @@ def why_unseen(build, libraries, hidden=None):
   if not libraries:
     return f"NVIDIA's libraries are missing ({wanted}): pip install 'urkle_tf[gpu]'"
   return (
-    f"the libraries or the driver do not fit ({wanted}): run `nvidia-smi`, and start Python with "
-    "TF_CPP_MIN_LOG_LEVEL=0 to see which one fails to load"
+    f"the libraries or the driver do not match ({wanted}): run `nvidia-smi`, and start Python with "
+    "TF_CPP_MIN_LOG_LEVEL=0 to see which library fails to load"
   )
 
 
@@ -103,7 +98,7 @@ def gpus(tf):
 
 
 def data_sets(data_dir):
-  """{data set: whether it is prepared} of a folder of TensorFlow Datasets."""
+  """{data set: whether it is prepared}, for a folder of TensorFlow Datasets."""
   folder = pathlib.Path(data_dir).expanduser()
   return {name: any(folder.glob(f"{name}/**/dataset_info.json")) for name in DATA}
 
@@ -133,11 +128,13 @@ def train():
 
 
 def installation():
-  """(name, what there is) of what can be said without TensorFlow."""
+  """(name, value) of everything that is known without TensorFlow."""
   yield "urkle_tf", urkle_tf.__version__
   yield "Python", f"{platform.python_version()}, {platform.platform()}"
   yield from ((name, version(name)) for name in PACKAGES)
-  yield "CPU cores", str(len(os.sched_getaffinity(0)))
+  # macOS has no affinities.
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  yield "CPU cores", str(cores)
   meminfo = pathlib.Path("/proc/meminfo")
   if meminfo.exists() and (found := memory(meminfo.read_text(encoding="utf-8"))):
     yield "memory", "{:.1f} GiB free of {:.1f}".format(*found)
@@ -145,7 +142,7 @@ def installation():
 
 
 def devices():
-  """(name, what there is) of what TensorFlow sees."""
+  """(name, value) of what TensorFlow sees."""
   import tensorflow as tf
 
   from urkle_tf.networks import onednn
@@ -160,7 +157,7 @@ def main():
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument(
-    "--data_dir", default="~/tensorflow_datasets", help="where prepared TFDS data lies"
+    "--data_dir", default="~/tensorflow_datasets", help="folder of prepared TFDS data"
   )
   data_dir = parser.parse_args().data_dir
   say = lambda name, value: print(f"{name:24}{value}", flush=True)  # noqa: E731
@@ -172,7 +169,7 @@ def main():
     for name, value in devices():
       say(name, value)
     losses, seconds = train()
-  except Exception as error:  # whatever it is, it goes into the report
+  except Exception as error:  # any error belongs in the report
     say("training on noise", f"FAILED: {type(error).__name__}: {error}")
     sys.exit(1)
   say("training on noise", f"{STEPS} steps in {seconds:.1f} s, last loss {losses[-1]:.3f}")

@@ -5,7 +5,7 @@
     --output_dir=runs/photos-embedded
   tensorboard --logdir=runs/photos-embedded
 
-The last command shows them, with their images.
+The last command shows the embeddings with their images.
 """
 
 from urkle_tf import command_line, errors, settings
@@ -17,7 +17,7 @@ def main():
 
   def embed(**given):
     if not given["output_dir"]:
-      raise errors.UserError("give --output_dir=FOLDER: where the embeddings are written")
+      raise errors.UserError("give --output_dir=FOLDER, where the embeddings go")
     embeddings = command_line.load("downstream.embeddings")  # starts TensorFlow: only now
 
     found = embeddings.represent(**given)

@@ -1,6 +1,7 @@
 """Mistakes of the user, reported in one line."""
 
 import difflib
+import numbers
 
 
 class UserError(ValueError):
@@ -15,6 +16,11 @@ class UserError(ValueError):
   """
 
 
+def reason(error):
+  """The message of another error in one line, at most 300 characters."""
+  return " ".join(str(error).split())[:300]
+
+
 def unknown(kind, name, known):
   """Returns the `UserError` for a name that does not exist.
 
@@ -24,7 +30,7 @@ def unknown(kind, name, known):
     known: the names that exist.
 
   Returns:
-    A `UserError` that names the nearest known name, and all of them if few.
+    A `UserError` that suggests the nearest known name, and lists all of them if they are few.
   """
   known = sorted(known)
   near = difflib.get_close_matches(str(name), known, n=1)
@@ -56,13 +62,34 @@ def above(limit, who, **options):
 
 
 def whole(least, who, **options):
-  """Raises `UserError` for the first that is no whole number, or below `least`."""
-  right = lambda value: isinstance(value, int) and value >= least  # noqa: E731
+  """Raises `UserError` for the first option that is not a whole number of at least `least`."""
+  right = lambda value: isinstance(value, numbers.Integral) and value >= least  # noqa: E731
   _refuse(right, f"a whole number of at least {least}", who, options)
 
 
+def within(interval, who, **options):
+  """Raises `UserError` for the first option that is not a number in an interval.
+
+  Args:
+    interval: such as "[0, 1)", which excludes 1, or "[1, inf)".
+    who: as in `at_least`.
+    **options: by name.
+  """
+  low, high = map(float, interval[1:-1].split(","))
+  ends = [low] * interval.startswith("[") + [high] * interval.endswith("]")
+  inside = lambda value: low < value < high or value in ends  # noqa: E731
+  right = lambda value: isinstance(value, numbers.Real) and inside(value)  # noqa: E731
+  _refuse(right, f"in {interval}", who, options)
+
+
+def check_seed(seed):
+  """Raises `UserError` if NumPy and Keras cannot take a seed."""
+  if not 0 <= seed < 2**32:
+    raise UserError(f"--seed must be at least 0 and below {2**32}, got {seed}")
+
+
 def flags_at_least(least, settings, *names):
-  """`at_least` of the settings of these names that are not None."""
+  """`at_least` for the settings of these names that are not None."""
   at_least(least, None, **{n: settings[n] for n in names if settings[n] is not None})
 
 

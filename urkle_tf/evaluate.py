@@ -20,8 +20,8 @@ def main():
 
   def evaluate(**given):
     if not given["output_dir"]:
-      raise errors.UserError("give --output_dir=FOLDER: where the report is written")
-    measurements.named(given["measure"])  # mistakes in it are found without TensorFlow
+      raise errors.UserError("give --output_dir=FOLDER, where the report goes")
+    measurements.named(given["measure"])  # reports mistakes in it without starting TensorFlow
     result = command_line.load("evaluation.assess").assess(**given)
     for one, part in measurements.in_report(result):
       for line in one.lines(part):

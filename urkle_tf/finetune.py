@@ -1,4 +1,4 @@
-"""Makes a classifier, or a regressor, of an exported encoder.
+"""Makes a classifier or a regressor from an exported encoder.
 
   python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=head
   python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-aff

@@ -1,10 +1,10 @@
 """The settings of the four commands and their functions, each written once.
 
 `Pretrain`, `Adapt`, `Assess` and `Represent` are the keyword arguments of the functions of these
-names.  `Train`, `Finetune`, `Evaluate` and `Embed` add what only their commands take; they have no
-instances.  Flags, help, signatures, docstrings, the order of flags.cfg, `__init__.pyi` and
-docs/settings.md are made from these classes: a new setting is one new field.  After a change, run
-tools/write_settings.py.  Nothing here imports TensorFlow.
+names.  `Train`, `Finetune`, `Evaluate` and `Embed` add the settings that only the commands have;
+they are never instantiated.  Flags, help, signatures, docstrings, the order of flags.cfg,
+`__init__.pyi` and docs/settings.md are made from these classes, so a new setting is one new field.
+After a change, run tools/write_settings.py.  Nothing here imports TensorFlow.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ class Setting:
     default: its default.
     help: the line of --helpfull.
     text: the full text of docstrings and docs; if empty, that of `help`.
-    short: the few words of --help; if empty, those of `help`.
-    free: whether it may change when a run is resumed: it does not change what is computed.
+    short: the shorter line of --help; if empty, that of `help`.
+    free: whether it may differ when a run is resumed, because it does not change what is computed.
   """
 
   default: Any
@@ -43,7 +43,7 @@ def setting(*of, **named) -> Any:
 
 
 def shared(name, default=..., **changes) -> Any:
-  """A field that several commands have; `...` keeps the default of `_SHARED`."""
+  """A field that several commands share; `...` keeps its default in `_SHARED`."""
   known = _SHARED[name]
   default = known.default if default is ... else default
   return _field(dataclasses.replace(known, default=default, **changes))
@@ -54,45 +54,44 @@ def _field(given):
 
 
 _SHARED = {
-  "dataset": Setting(
-    "digits", "TFDS name, digits (bundled) or folder:PATH", short="TFDS name, digits or folder:PATH"
-  ),
+  "dataset": Setting("digits", "TFDS name, digits (bundled) or folder:PATH"),
   "data_dir": Setting(
     None,
-    "where prepared TFDS data lies; default: TFDS's own folder",
-    short="where prepared TFDS data lies",
+    "folder of prepared TFDS data; default: TFDS's own folder",
+    short="folder of prepared TFDS data",
     free=True,
   ),
   "download": Setting(False, "let TFDS download and prepare the data", free=True),
   "split": Setting("train", "split, with slices: train[:90%]"),
   "examples": Setting(
     None,
-    "use only this many examples of the split",
     "use only this many examples of the split, the first ones",
-    "only this many images",
+    short="only this many images",
   ),
   "image_size": Setting(
     None,
-    "resize to squares of this many pixels; default: as they are",
-    "resize to squares of this many pixels; None for the images' own size",
-    "resize to squares of this many pixels",
+    "side in pixels of the squares that images are resized to; default: the images' own size",
+    short="resize images to squares of this side in pixels",
   ),
-  "batch_size": Setting(256, "examples a step, over all replicas"),
+  "batch_size": Setting(256, "examples per step, over all replicas"),
   "epochs": Setting(None, "passes over the data"),
-  "seed": Setting(0, "all randomness is a function of it"),
+  "seed": Setting(0, "seed of all randomness"),
   "output_dir": Setting(
     None, "the run's folder; the same command on it resumes the run", free=True
   ),
   "norm": Setting("linf", "norm of the threat model: linf, l2 or l1"),
   "epsilon": Setting(
     8 / 255,
-    "its radius in pixel units of [0, 1]: 8/255 or 0.03",
-    "radius of the threat model in pixel units of [0, 1]",
+    "radius of the threat model in pixel units of [0, 1]: 8/255 or 0.03",
   ),
   "attack_steps": Setting(None, "gradient steps of the attack"),
-  "attack_step_size": Setting(None, "their size in pixel units; default 2.5 epsilon / steps"),
+  "attack_step_size": Setting(
+    None, "size of these steps in pixel units; default: 2.5 epsilon / steps"
+  ),
   "rise_minutes": Setting(
-    None, "the same with --minutes", "the same in minutes, with `minutes`; below it"
+    None,
+    "the same in minutes, only with --minutes and below it",
+    "the same in minutes, only with `minutes` and below it",
   ),
   "encoder": Setting(
     None, "an architecture (train), or a folder (finetune, evaluate, embed); or preset:NAME"
@@ -104,7 +103,7 @@ _SHARED = {
     short="write report.html too",
     free=True,
   ),
-  "trust": Setting(False, "run the code in models' files: only if you trust who wrote them"),
+  "trust": Setting(False, "run the code in model files; use it only if you trust their authors"),
 }
 
 
@@ -120,9 +119,9 @@ class Pretrain:
   )
   pretext: str = setting(
     "simclr",
-    "what is learnt: simclr(temperature=0.5), byol, simsiam, barlow_twins, vicreg, "
+    "what is learned: simclr(temperature=0.5), byol, simsiam, barlow_twins, vicreg, "
     "distil(teacher=PATH), keep(original=FILE), vae, ae or supervised",
-    'spec of what is learnt: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`, '
+    'spec of what is learned: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`, '
     '`"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"keep(original=FILE)"`, `"vae"`, '
     '`"ae"`, `"supervised"`',
     "simclr byol simsiam barlow_twins vicreg distil keep vae ae supervised",
@@ -135,7 +134,7 @@ class Pretrain:
     '`"trades(beta=6)"`, `"adversarial_training"`, `"rocl"`, `"acl(form=ds)"`',
     "none urkle rocl acl trades adversarial_training",
   )
-  dataset: str = shared("dataset", short="TFDS name, digits (bundled) or folder:PATH")
+  dataset: str = shared("dataset")
   data_dir: str | None = shared("data_dir")
   download: bool = shared("download")
   split: str = shared("split")
@@ -143,27 +142,28 @@ class Pretrain:
   image_size: int | None = shared("image_size")
   augment: str = setting(
     "simclr",
-    "views: simclr(strength=1.0), augmix(base=simclr), randaugment, affine, crop or none; or a "
-    "list with one for each view",
-    'spec of the recipe that makes the views, `"simclr(strength=0.5)"`; or a list with one for '
-    'each view, `"simclr, augmix(base=simclr)"`; also `"randaugment"`, `"affine"`, `"crop"`, '
-    '`"none"`',
+    "recipe of the views: simclr(strength=1.0), augmix(base=simclr), randaugment, affine, crop or "
+    "none; or a list with one for each view",
+    'spec of the recipe that makes the views: `"simclr(strength=0.5)"`, `"augmix(base=simclr)"`, '
+    '`"randaugment"`, `"affine"`, `"crop"` or `"none"`; or a list with one for each view, '
+    '`"simclr, augmix(base=simclr)"`',
     "simclr(strength=1) augmix randaugment affine crop",
   )
   augment_on_device: bool = setting(False, "augment inside the compiled step (accelerators)")
   encoder: str = shared(
     "encoder",
     "resnet18",
-    text='spec of the backbone: `"resnet18(width=64)"`; or `"preset:NAME"`: the network of a '
-    "preset, with its weights as the start; it also sets loc, latent_dim and the bounds of sigma",
+    text='spec of the backbone, `"resnet18(width=64)"`; or `"preset:NAME"`: the network of a '
+    "preset, whose weights are the start, and which also sets loc, latent_dim and the bounds of "
+    "sigma",
     short="resnet18(width=64) convnet FILE.keras preset:NAME",
   )
   loc: str | None = setting(
     None,
     "where mu lies: sphere, centred_sphere, pooled, dense or dense_sphere; default: sphere, or "
-    "dense where z is decoded or classified",
-    'where mu lies, `"sphere"`, `"centred_sphere"`, `"pooled"`, `"dense"` or `"dense_sphere"` '
-    "(`GaussianEncoder`); None for the pretext's own: a sphere, or dense where z is decoded or "
+    "dense if z is decoded or classified",
+    'where mu lies: `"sphere"`, `"centred_sphere"`, `"pooled"`, `"dense"` or `"dense_sphere"` '
+    "(`GaussianEncoder`); None for the pretext's default: a sphere, or dense if z is decoded or "
     "classified",
     "where mu lies: sphere pooled dense ...",
   )
@@ -172,18 +172,17 @@ class Pretrain:
   )
   batch_statistics: bool | None = setting(
     None,
-    "whether the backbone's batch norms use and move those of the batches; default: yes, but not "
-    "in a .keras file",
-    "whether the backbone runs in training mode, in which batch norms use and move the statistics "
-    "of the batches; None for yes, except for a `.keras` file, whose backbone keeps its own",
+    "whether the backbone's batch norms use and update batch statistics; default: yes, except in "
+    "a .keras file",
+    "whether the backbone runs in training mode, in which batch norms use the statistics of each "
+    "batch and update their own; None for yes, except for a `.keras` file, whose statistics stay",
   )
   min_scale: float = setting(
     0.1,
-    "floor of sigma (in units of the spread of mu, off the sphere)",
-    "floor of sigma: absolute on a sphere, in units of the spread of mu elsewhere",
+    "floor of sigma: absolute on a sphere, else in units of the spread of mu",
   )
   max_scale: float = setting(0.25, "cap of sigma, in the same units")
-  norm: str = shared("norm", short="of the threat model: linf, l2 or l1")
+  norm: str = shared("norm")
   epsilon: float = shared("epsilon", short="its radius in pixel units of [0, 1]: 8/255")
   attack_steps: int = shared(
     "attack_steps", 5, text="PGD steps of the inner maximisation", short="steps of the inner attack"
@@ -193,73 +192,62 @@ class Pretrain:
     None,
     "pgd(start=1.0), apgd, rs_fgsm, fgsm, n_fgsm, or your own; default: pgd",
     'spec of the attack: `"pgd(start=0.5)"`, `"apgd"`, or `"rs_fgsm"`, `"fgsm"` or `"n_fgsm"`, '
-    'which take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, and pictures and '
-    "the probe are of PGD then",
+    'which take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, so pictures and '
+    "the probe use PGD instead",
   )
   attack_schedule: str | None = setting(
     None,
-    "of PGD's steps: rising(first=1) or controlled(every=300); default: constant",
-    'spec of how PGD\'s steps change over the training, `"rising(first=1)"` or '
-    '`"controlled(every=300)"`; None for a constant number',
+    "how PGD's number of steps changes over the training: rising(first=1) or "
+    "controlled(every=300); default: constant",
   )
   attack_precision: str | None = setting(
     None,
-    "mixed_bfloat16: of the attack's passes alone",
-    '`"mixed_bfloat16"` for the attack\'s passes alone; None for `precision`',
+    "mixed_bfloat16 for the attack's passes alone; default: that of precision",
   )
   optimizer: str = setting(
     "sgd",
     "sgd(momentum=0.9), lars(momentum=0.9, trust=0.001) or adamw(layer_decay=0.75)",
-    'spec: `"sgd(momentum=0.9)"`, `"lars(momentum=0.9, trust=0.001)"`, `"adamw"`, or '
-    '`"adamw(layer_decay=0.75)"`: each block of the backbone has 0.75 of the learning rate of the '
-    "one above it, and the heads have all of it",
+    'spec of the optimizer: `"sgd(momentum=0.9)"`, `"lars(momentum=0.9, trust=0.001)"`, '
+    '`"adamw"` or `"adamw(layer_decay=0.75)"`, where each block of the backbone has 0.75 of the '
+    "learning rate of the block above it, and the heads have the full rate",
     "sgd(momentum=0.9) lars adamw(layer_decay=0.75)",
   )
   learning_rate: float = setting(
     0.1,
-    "its highest value; cosine to 0",
     "highest learning rate; cosine to 0, per step or by the clock",
-    "its highest value",
   )
-  warmup_epochs: float = setting(0.0, "epochs of linear rise of the learning rate")
+  warmup_epochs: float = setting(0.0, "epochs over which the learning rate rises linearly")
   warmup_minutes: float | None = shared("rise_minutes")
-  weight_decay: float = setting(1e-4, "decoupled; batch norms and biases left out")
+  weight_decay: float = setting(1e-4, "decoupled weight decay, without batch norms and biases")
   clip_norm: float | None = setting(
     None,
-    "largest global norm of the gradient",
-    "largest global norm of the gradient; None for no clipping",
+    "largest global norm of the gradient; default: no clipping",
   )
-  epsilon_warmup_epochs: float = setting(
-    0.0, "epochs over which epsilon rises", "epochs over which epsilon rises linearly"
-  )
+  epsilon_warmup_epochs: float = setting(0.0, "epochs over which epsilon rises linearly")
   epsilon_warmup_minutes: float | None = shared("rise_minutes")
-  beta_warmup_epochs: float = setting(
-    0.0,
-    "epochs over which the KL term's weight rises",
-    "epochs over which the KL term's weight rises linearly",
-  )
+  beta_warmup_epochs: float = setting(0.0, "epochs over which the KL term's weight rises linearly")
   beta_warmup_minutes: float | None = shared("rise_minutes")
   ema: float | None = setting(
     None,
-    "decay a step of the average of weights that is exported: 0.99",
-    "decay a step of the moving average of weights and batch statistics that is exported in their "
-    "place, such as 0.99; None for none, or that of `acl(ema=0.99)`",
+    "decay per step, such as 0.99, of the moving average of weights and batch statistics that is "
+    "exported in their place; default: none, or that of acl(ema=0.99)",
   )
-  batch_size: int = shared("batch_size", short="images a step, over all replicas")
+  batch_size: int = shared("batch_size", short="images per step, over all replicas")
   accumulate: int | None = setting(
     None,
-    "parts of a batch, whose gradients a step averages; default: 1",
-    "number of parts of a batch that a step takes one after another, averaging their gradients; "
-    "it needs the memory of one part. For losses that are a mean over images: not simclr, "
-    "barlow_twins or vicreg. Batch norms, and the multiplier of `keep`, follow each part. None "
-    "for 1",
+    "equal parts in which a step takes its batch, to save memory; default: 1",
+    "number of equal parts in which a step takes its batch. It averages their gradients, and "
+    "needs the memory of one part. The loss must be a mean over images, so simclr, barlow_twins "
+    "and vicreg cannot use it. Batch norms, and the multiplier of `keep`, see one part at a time. "
+    "None for 1",
   )
   remat: bool | None = setting(
     None,
-    "hold only the inputs of the backbone's blocks, and compute the rest again: less memory",
-    "whether only the inputs of the backbone's blocks wait for the backward pass, which computes "
-    "the rest again: less memory for a forward pass more, and the same gradients. The backbone "
-    "runs in inference mode, as that of a `.keras` file does by default. None for no",
+    "save memory: keep only the inputs of the backbone's blocks, and compute the rest again",
+    "whether to keep only the inputs of the backbone's blocks for the backward pass, which "
+    "computes the rest again. This saves memory for one more forward pass, and the gradients are "
+    "the same. The backbone runs in inference mode, as that of a `.keras` file does by default. "
+    "None for no",
   )
   epochs: int | None = shared(
     "epochs",
@@ -269,9 +257,9 @@ class Pretrain:
   minutes: float | None = setting(
     None,
     "train this long by the clock, instead of --epochs",
-    "minutes of training, without compilation, probes, pictures and checkpoints (`seconds` in "
-    "metrics.jsonl); what changes over the training follows the clock. It resumes and ends on "
-    "time, but not to the same bits. None for `epochs`",
+    "minutes of training, not counting compilation, probes, pictures and checkpoints (`seconds` in "
+    "metrics.jsonl). All schedules follow the clock. A resumed run ends on time, but its result "
+    "is not identical in every bit. None for `epochs`",
     "train this long, instead of --epochs",
   )
   seed: int = shared("seed")
@@ -280,7 +268,7 @@ class Pretrain:
   steps_per_execution: int | None = setting(
     None,
     "steps that an accelerator takes at once; default: 1",
-    "steps that the device takes at once, without Python in between, for accelerators; a divisor "
+    "steps that the device takes at once without returning to Python, for accelerators; a divisor "
     "of the steps of an epoch; None for 1",
   )
   log_every: int = shared("log_every")
@@ -288,17 +276,17 @@ class Pretrain:
   init_from: str | None = setting(
     None,
     "start from the encoder of this finished run, or of preset:NAME",
-    "another run's folder, whose encoder's weights are the start, or `\"preset:NAME\"`; heads of "
+    'folder of another run, or `"preset:NAME"`: its encoder\'s weights are the start; heads of '
     "another shape start from random weights",
   )
   probe_split: str | None = setting(
     None,
-    "held-out labelled images for an online accuracy",
+    "held-out labelled images for an online accuracy probe",
     "held-out labelled images for the online k-nearest-neighbour accuracy; None for no probe. "
-    "The probe alone reads labels",
+    "Only the probe reads labels",
     free=True,
   )
-  probe_examples: int = setting(2000, "how many of them")
+  probe_examples: int = setting(2000, "number of images of the probe, at least 2")
   max_bad_steps: int = setting(
     20,
     "stop after this many steps in a row whose loss is not finite",
@@ -308,16 +296,15 @@ class Pretrain:
   )
   data_service: str | None = setting(
     None,
-    "HOST:PORT,HOST:PORT of input workers (launch/input_worker.py)",
-    '`"HOST:PORT,HOST:PORT"`, the input workers that make the batches (launch/input_worker.py); '
-    "None makes the same batches in this process",
+    "HOST:PORT,HOST:PORT, the input workers that make the batches (launch/input_worker.py); "
+    "default: this process makes the same batches",
     free=True,
   )
 
 
 @dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class Train(Pretrain):
-  """Those of `python -m urkle_tf.train`."""
+  """The settings of `python -m urkle_tf.train`."""
 
   MAIN = (
     *("dataset", "data_dir", "image_size", "output_dir", "pretext", "robustness", "augment"),
@@ -326,7 +313,7 @@ class Train(Pretrain):
   )
 
   dry_run: bool = setting(
-    False, "say what the training would cost, from a few steps; write nothing"
+    False, "estimate the cost of the training from a few steps, and write nothing"
   )
   trust: bool = shared("trust")
 
@@ -350,56 +337,51 @@ class Adapt:
   protocol: str = setting(
     "slf",
     "slf: frozen encoder, head trained on clean images; alf: on attacked images; aff(beta=6): "
-    "encoder and head, by TRADES; similarity(weight=1): encoder and head on clean images, held "
+    "encoder and head, by TRADES; similarity(weight=1): encoder and head on clean images, kept "
     "near the encoder; semi_supervised(beta=6, weight=0.5): few labels, all images",
-    'spec of how. `"slf"`: a frozen encoder and a head that is trained on clean images. `"alf"`: '
-    'the same on attacked images. `"aff(beta=6)"`: encoder and head, by TRADES. '
-    '`"similarity(weight=1)"`: encoder and head on clean images, the encoder held near where it '
-    'was. `"semi_supervised(beta=6)"`: few labels, and robustness learnt on all the images',
+    'spec of the protocol. `"slf"`: a frozen encoder, and a head that is trained on clean images. '
+    '`"alf"`: the same on attacked images. `"aff(beta=6)"`: encoder and head, by TRADES. '
+    '`"similarity(weight=1)"`: encoder and head on clean images, with the encoder kept near its '
+    'start. `"semi_supervised(beta=6)"`: few labels; robustness is learned from all the images',
     "slf alf aff similarity semi_supervised",
   )
   head: str = setting(
     "linear",
     "linear or mlp(width=256, layers=3)",
-    'spec of the head: `"linear"` or `"mlp(width=256, layers=3)"`',
   )
   features: str = setting(
     "loc",
-    "what a head on a frozen encoder takes: loc, or pooled: below it",
-    'what the head of a frozen encoder takes: `"loc"`, its z, or `"pooled"`, the features below '
-    "loc and scale, without noise",
+    "input of a head on a frozen encoder: loc (its z) or pooled (the features below loc and scale, "
+    "without noise)",
   )
   dataset: str = shared(
     "dataset",
-    text='a TFDS name, `"digits"` or `"folder:PATH"`; with other labels `"mnist:parity"`, see '
-    "`data.labellings`",
-    short="TFDS name, digits or folder:PATH; with labels",
+    text='a TFDS name, `"digits"` or `"folder:PATH"`; for other labels, such as '
+    '`"mnist:parity"`, see `data.labellings`',
+    short="TFDS name, digits or folder:PATH, with labels",
   )
   data_dir: str | None = shared("data_dir")
   download: bool = shared("download")
   split: str = shared("split", text="labelled split, with slices", short="the labelled split")
   validation_split: str | None = setting(
     None,
-    "held-out images to report on, and to choose by: the weight decay of slf (default: a tenth of "
-    "the labelled images), the epoch where there is an attack",
+    "held-out images to report on, and to choose the weight decay of slf (default: a tenth of the "
+    "labelled images) or the best epoch under attack",
     "held-out images to report on. Protocols that attack keep the epoch that does best on the "
-    "first 1,000 of them under attack, or the last epoch without such images. `slf` chooses the "
-    "weight decay by them, or by a tenth of the labelled images without them or if they are test "
-    "images",
+    "first 1,000 of them under attack; without such images, they keep the last epoch. `slf` "
+    "chooses the weight decay on them. If there are none, or they are test images, it holds out a "
+    "tenth of the labelled images",
     "held-out images to report on",
   )
   examples: int | None = shared("examples")
   image_size: int | None = shared("image_size")
   labels: float | None = setting(
     None,
-    "how many labels: a count, or a fraction below 1; default all",
-    "how many labels to use, a count or a fraction below 1, drawn evenly from the classes; None "
-    "for all",
-    "how many: a count, or a fraction below 1",
+    "how many labels to use, a count or a fraction below 1, drawn evenly from the classes; "
+    "default: all",
+    short="how many: a count, or a fraction below 1",
   )
-  augment: str = setting(
-    "none", "none or crop(padding=4)", 'spec of the augmentation: `"none"`, `"crop(padding=4)"`'
-  )
+  augment: str = setting("none", "augmentation of the images: none or crop(padding=4)")
   augment_copies: int = setting(
     1,
     "slf: augmented copies of each image, besides the image itself",
@@ -408,11 +390,10 @@ class Adapt:
   )
   noise: float | None = setting(
     None,
-    "slf: the head learns on images with Gaussian noise, for evaluate --certify=smoothing",
-    "`slf` learns from images with Gaussian noise of this standard deviation in pixel units, not "
-    "clipped, as `evaluation.smoothing` adds it: each copy has its own. Validation images get it "
-    "too",
-    "of Gaussian noise on images, for --certify=smoothing",
+    "slf: standard deviation of Gaussian noise on images, for evaluate --certify=smoothing",
+    "standard deviation, in pixel units, of Gaussian noise on the images that `slf` learns from, "
+    "as in `evaluation.smoothing`. It is not clipped, and each copy of an image has its own. "
+    "Validation images get it too",
   )
   norm: str | None = shared(
     "norm",
@@ -422,8 +403,8 @@ class Adapt:
   epsilon: float | None = shared(
     "epsilon",
     None,
-    text="its radius in pixel units of [0, 1]; None for that of the encoder's training",
-    short="of alf and aff; default that of the encoder",
+    text="radius of the attack in pixel units of [0, 1]; None for that of the encoder's training",
+    short="radius of the attack; default: that of the encoder",
   )
   attack_steps: int | None = shared(
     "attack_steps", text="gradient steps of the attack; None for 10"
@@ -431,27 +412,21 @@ class Adapt:
   attack_step_size: float | None = shared("attack_step_size")
   optimizer: str | None = setting(
     None,
-    "sgd(momentum=0.9), lars or adamw; default, as below: by protocol",
-    'spec: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, as with the settings below, for '
-    "what the protocol's `defaults` say",
+    "sgd(momentum=0.9), lars or adamw; like the settings below, its default depends on --protocol",
+    'spec of the optimizer: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, as in the settings '
+    "below, for the protocol's default",
   )
-  learning_rate: float | None = setting(
-    None, "its highest value; cosine to 0", "its highest value; cosine to 0 per step"
-  )
+  learning_rate: float | None = setting(None, "highest learning rate; cosine to 0 per step")
   weight_decay: float | None = setting(
     None,
-    "decoupled; biases left out; default of slf: it is chosen",
-    "decoupled; biases and batch norms are left out. None: `slf` chooses it",
+    "decoupled weight decay, without biases and batch norms; slf chooses it by default",
   )
   select: str | None = setting(
     None,
-    "slf: what weight decay is chosen by, clean or robust accuracy; default robust where the "
-    "encoder was trained with an adversary",
-    'what `slf` chooses the weight decay by: `"clean"` or `"robust"`, the accuracy (of numbers '
-    "the error) on images as they are, or under attack; None for robust where the encoder was "
-    "trained with an adversary",
+    "accuracy (for numbers, error) by which slf chooses the weight decay: clean, or robust (under "
+    "attack); default: robust if the encoder was trained with an adversary",
   )
-  batch_size: int | None = shared("batch_size", None, text="images a step")
+  batch_size: int | None = shared("batch_size", None, text="images per step")
   epochs: int | None = shared(
     "epochs", text="passes over the labelled images", short="passes over the labelled images"
   )
@@ -462,7 +437,7 @@ class Adapt:
 
 @dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class Finetune(Adapt):
-  """Those of `python -m urkle_tf.finetune`."""
+  """The settings of `python -m urkle_tf.finetune`."""
 
   MAIN = (
     *("encoder", "output_dir", "dataset", "data_dir", "image_size", "split", "validation_split"),
@@ -471,7 +446,8 @@ class Finetune(Adapt):
 
   seeds: int | None = setting(
     None,
-    "this many runs, from --seed on, in OUTPUT_DIR/seed-N; seeds.json has their mean and spread",
+    "number of runs, with seeds from --seed on, in OUTPUT_DIR/seed-N; seeds.json has their mean "
+    "and spread",
   )
   trust: bool = shared("trust")
 
@@ -489,27 +465,27 @@ class Assess:
   )
   encoder: str | None = shared(
     "encoder",
-    text='instead of it an exported encoder\'s folder, or `"preset:NAME"`, or any other (a '
-    "`.keras` file or the folder of a SavedModel, images in [0, 1] -> embeddings), for the part "
-    "without labels, or as a classifier with `prototypes` or `head`",
+    text='an encoder instead: the folder of an export, `"preset:NAME"`, or any other model of '
+    "images in [0, 1] -> embeddings (a `.keras` file or the folder of a SavedModel). It is "
+    "measured without labels, or as a classifier with `prototypes` or `head`",
     short="instead: an encoder, measured without labels",
   )
   prototypes: str | None = setting(
     None,
-    "of an encoder: FILE.npy, a vector for each class; it is a classifier by cosine then",
-    "`.npy` file, float32 [classes, d], a vector for each class in the data's order, such as a "
-    "text tower's embeddings of their names: the encoder is a classifier then, whose logits are "
+    "for an encoder: FILE.npy with a vector for each class, to classify by cosine",
+    "`.npy` file, float32 [classes, d], with a vector for each class in the data's order, such as "
+    "a text tower's embeddings of their names. It makes the encoder a classifier, whose logits are "
     "100 times the cosine of embedding and vector",
-    "of an encoder: FILE.npy, zero-shot by cosine",
+    "for an encoder: FILE.npy, zero-shot by cosine",
   )
   head: str | None = setting(
     None,
-    "of an encoder: FILE.keras, from embeddings to scores, or knn(split=train, neighbours=20, "
+    "for an encoder: FILE.keras, from embeddings to scores, or knn(split=train, neighbours=20, "
     "temperature=0.07)",
     "what makes the encoder a classifier: a `.keras` file of a model from embeddings to logits or "
     'probabilities, or `"knn(split=train, neighbours=20, temperature=0.07)"`, the weighted vote of '
     "the nearest images of a labelled split",
-    "of an encoder: FILE.keras or knn(split=train)",
+    "for an encoder: FILE.keras or knn(split=train)",
   )
   output_dir: str | None = shared(
     "output_dir",
@@ -525,8 +501,8 @@ class Assess:
   attacks: str | list[str] = setting(
     "pgd,fgsm",
     "pgd(steps=100, restarts=2), fgsm, rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, "
-    "autoattack, autoattack(version=rand); commas in between",
-    'specs, in a list or with commas in between: `"pgd(steps=100, restarts=2),fgsm"`; also '
+    "autoattack, autoattack(version=rand); separated by commas",
+    'specs, in a list or separated by commas: `"pgd(steps=100, restarts=2),fgsm"`; also '
     "rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, which runs several",
     "pgd(steps=100) fgsm apgd_ce apgd_t fab_t square autoattack",
   )
@@ -534,7 +510,7 @@ class Assess:
     "norm",
     None,
     text='`"linf"`, `"l2"` or `"l1"`; None for that of the export\'s training, or linf',
-    short="linf, l2 or l1; default that of the training",
+    short="linf, l2 or l1; default: that of the training",
   )
   epsilon: float | None = shared(
     "epsilon", None, text="radius in pixel units of [0, 1]; None for that of the training, or 8/255"
@@ -542,35 +518,31 @@ class Assess:
   epsilons: list[float] | None = setting(
     None,
     "several radii in pixel units: 8/255,16/255",
-    "several radii instead; the first is that of the representation and the bound",
+    "several radii instead; the representation and the bound use the first",
     "radii in pixel units: 8/255,16/255",
   )
-  attack_steps: int = shared("attack_steps", 20, text="steps of PGD if its spec names none")
+  attack_steps: int = shared("attack_steps", 20, text="steps of PGD, if its spec gives none")
   attack_step_size: float | None = shared(
     "attack_step_size",
-    text="their size in pixel units if its spec names none; None for 2.5 epsilon / steps",
+    text="size of these steps in pixel units, if the spec gives none; None for 2.5 epsilon / steps",
   )
   restarts: int = setting(
     1,
-    "runs of an attack from different starts",
-    "runs of PGD from different starts if its spec names none",
+    "runs of PGD from different starts, if its spec gives none",
   )
   eot: int | None = setting(
     None,
-    "samples of z a step against the sampled classifier: 20; 50 for claims",
-    "samples of z in each step against the sampled classifier; None for 20; 50 for claims",
-    "samples of z a step: 20; 50 for claims",
+    "samples of z in each step against the sampled classifier; default: 20; for claims: 50",
+    short="samples of z per step: 20; 50 for claims",
   )
   noise: str = setting(
     "fresh",
-    "samples of z are fresh at every step, or fixed through an attack",
-    '`"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack',
+    "fresh (new samples of z at every step) or fixed (the same throughout an attack)",
   )
   samples: int = setting(
     200,
-    "samples of z that the sampled classifier is scored with",
-    "samples of z that the sampled classifier is scored with, at least; as many others choose "
-    "which adversaries are scored",
+    "least number of samples of z that the sampled classifier is scored with; as many others "
+    "choose which adversaries are scored",
   )
   standing: bool = setting(
     False,
@@ -579,93 +551,86 @@ class Assess:
   )
   minutes: float | None = setting(
     None,
-    "stop attacking after this many minutes; the report says what was left out",
-    "time limit of the attacks: those of one step come last, and the report says what was left "
-    "out; None for no limit",
+    "time limit of the attacks in minutes; one-step attacks come last, and the report says what "
+    "was left out; default: no limit",
   )
   checks: bool = setting(
     True,
     "look for signs of masked gradients, on the first 200 images",
-    "whether signs of masked gradients are looked for, on the first 200 images: see "
+    "whether to look for signs of masked gradients, on the first 200 images: see "
     "`urkle_tf.evaluation.checks`",
   )
   measure: str | list[str] | None = setting(
     None,
-    "what else is measured, or with which options: bound(loss_cap=4); commas in between",
-    'specs of measurements, in a list or with commas in between: `"bound(loss_cap=4, steps=200)"` '
-    "adds one, or sets options of one that is measured anyway; a new one is a file in "
+    "further measurements, or options of the usual ones: bound(loss_cap=4); separated by commas",
+    'specs of measurements, in a list or separated by commas: `"bound(loss_cap=4, steps=200)"` '
+    "adds one, or sets the options of a usual one; a new one is a file in "
     "`urkle_tf/evaluation/measurements`",
   )
   certify: str | None = setting(
     None,
     'figures that no attack can lower: "smoothing(noise=0.25)" or "certificate(loss_cap=5)"',
     'the same as `measure`, for certificates: `"smoothing(noise=0.25, samples=10000)"`, '
-    '`"certificate(bounds=linear)"`, or both with a comma in between',
+    '`"certificate(bounds=linear)"`, or both, separated by a comma',
     "smoothing(noise=0.25), certificate(loss_cap=5)",
   )
   modes: str | None = setting(
     None,
-    "readings of z that are measured: sampled,deterministic; default both",
-    'readings of z that are measured, `"sampled"` or `"deterministic"`; None for both where z is '
-    "sampled",
+    "readings of z that are measured, sampled or deterministic; default: both if z is sampled",
   )
   corruptions: str | None = setting(
     None,
-    "all (15 types), names with commas in between, or tfds (prepared)",
-    '`"all"` for the 15 standard types, names of them with commas in between, or `"tfds"` for the '
-    "corrupted images that TFDS has prepared; None for none",
-    "all, or names of the 15 types",
+    "all (15 standard types), names of types separated by commas, or tfds (the corrupted images "
+    "that TFDS has prepared); default: none",
+    short="all, or names of the 15 types",
   )
   severities: list[float] | None = setting(
     None,
-    "of the corruptions: 1,3,5; default all five",
-    "of the corruptions, numbers from 1 to 5; None for all",
+    "severities of the corruptions, numbers from 1 to 5; default: all",
   )
   representation_examples: int = setting(
     1000,
-    "images for the part without labels; 0 for none",
-    "how many images the representation's part is measured on; 0 for none",
+    "number of images for the part about the representation; 0 leaves it out",
   )
   loss_cap: float | None = setting(
     None,
     "report the bound of Proposition 1 with this M, above ln(classes)",
-    "M of Proposition 1 in nats, above ln of the number of classes: the bound is measured on the "
-    "first 1,000 images; None for no such part",
+    "M of Proposition 1 in nats, above ln of the number of classes; the bound is measured on the "
+    "first 1,000 images; None leaves it out",
     "adds the bound of Proposition 1",
   )
   against: str | None = setting(
     None,
-    "compare with another classifier's report (its folder), or of an encoder with the original",
+    "compare with another classifier's report (its folder), or an encoder with its original",
     "the folder of another classifier's report, made with `save_images` on the same images: both "
-    "are compared image by image (McNemar's exact test); or of an encoder alone the original that "
-    "it was made from, a file or a folder as `encoder`: what has changed, without labels",
+    "are compared image by image (McNemar's exact test). For an encoder alone, the original that "
+    "it was made from, a file or a folder as in `encoder`: what has changed, without labels",
   )
   abstains: bool | None = setting(
     None,
-    "the last class of the classifier means that it abstains: always wrong",
+    "the classifier's last class means that it abstains, which counts as wrong",
     "whether the last class of a classifier made elsewhere, one more than the data have, means "
-    "that it abstains, which counts as wrong. None for no",
+    "that it abstains, which counts as wrong; None for no",
   )
   save_images: bool = setting(
     False,
-    "save adversarial images and per-image results",
-    "whether adversarial images and per-image results are saved (images.npz)",
+    "save adversarial images and per-image results (images.npz)",
   )
   html: bool = shared("html")
   batch_size: int = shared("batch_size", 250, text="images that are attacked together")
   seed: int = shared("seed")
   regressor: str | None = setting(
     None,
-    "instead of a classifier an exported regressor's folder",
-    "instead of a classifier an exported regressor's folder, attacked by PGD; a message names the "
-    "settings that it does not use: see `urkle_tf.evaluation.regression`",
+    "an exported regressor's folder, instead of a classifier",
+    "an exported regressor's folder, instead of a classifier. It is attacked by PGD, and a message "
+    "names the settings that it does not use: see `urkle_tf.evaluation.regression`",
     "instead: an exported regressor",
   )
 
 
 @dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class Evaluate(Assess):
-  """Those of `python -m urkle_tf.evaluate`."""
+  """The settings of `python -m urkle_tf.evaluate`."""
 
   MAIN = (
     *("classifier", "encoder", "prototypes", "head", "regressor", "output_dir", "dataset"),
@@ -682,14 +647,14 @@ class Represent:
 
   encoder: str | None = shared(
     "encoder",
-    text="folder of an encoder (or of a classifier or a regressor, whose encoder is meant then), "
-    'or `"preset:NAME"`; or any other: a `.keras` file or the folder of a SavedModel, images -> '
-    "[n, d] or feature maps, which are averaged over space",
+    text="folder of an encoder, or of a classifier or a regressor, whose encoder is used; or "
+    '`"preset:NAME"`; or any other model, images -> [n, d] or feature maps, which are averaged '
+    "over space: a `.keras` file or the folder of a SavedModel",
     short="an encoder's folder, preset:NAME, SavedModel or .keras file",
   )
   output_dir: str | None = shared(
     "output_dir",
-    text="where the files go, see below; None writes nothing",
+    text="where the files listed below go; None writes nothing",
     short="where embeddings.npz goes",
   )
   dataset: str = shared("dataset")
@@ -703,15 +668,14 @@ class Represent:
   batch_size: int = shared("batch_size", text="images that are embedded together")
   projector_examples: int = setting(
     2000,
-    "images that the Projector shows; 0 for none",
-    "how many of the first images the Projector shows; 0 for none",
-    "images that the Projector shows",
+    "number of images that the Projector shows, the first ones; 0 for none",
+    short="images that the Projector shows",
   )
 
 
 @dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class Embed(Represent):
-  """Those of `python -m urkle_tf.embed`."""
+  """The settings of `python -m urkle_tf.embed`."""
 
   MAIN = (
     *("encoder", "output_dir", "dataset", "data_dir", "split", "examples", "image_size"),
@@ -730,8 +694,8 @@ def some_of(name, command, names, **defaults):
   Args:
     name: of the dataclass.
     command: a dataclass of settings.
-    names: names of the settings to take over, in the order wanted.
-    **defaults: the defaults that differ.
+    names: names of the settings to take, in order.
+    **defaults: the defaults that differ from the command's.
   """
   known = {field.name: field for field in dataclasses.fields(command)}
   taken = []
@@ -765,13 +729,13 @@ _KINDS = {str: "str", int: "int", bool: "bool", float: "number", list[float]: "n
 
 
 def kind(field):
-  """What a field's flag is: str, int, bool, number (8/255) or numbers (a list)."""
+  """The kind of a field's flag: str, int, bool, number (8/255) or numbers (a list)."""
   first = typing.get_args(field.type)[0] if isinstance(field.type, types.UnionType) else field.type
   return _KINDS[first]
 
 
 def data_of(given):
-  """The settings that say which images are read, as `data.sources.load` takes them: a dict."""
+  """The settings that choose the images, a dict of arguments of `data.sources.load`."""
   names = ("dataset", "split", "data_dir", "download", "image_size", "examples")
   return {name: getattr(given, name) for name in names}
 
@@ -783,10 +747,10 @@ def text(field):
 
 
 def documented(doc, command):
-  """A docstring with the arguments of a command, before what is returned.
+  """Adds the arguments of a command to a docstring.
 
   Args:
-    doc: the docstring without them, which has a section "Returns".
+    doc: the docstring without them; they go before its section "Returns".
     command: a dataclass of settings.
   """
   lines = ["Args:"]
@@ -804,7 +768,7 @@ def documented(doc, command):
 
 
 def signature(command):
-  """The signature of a function of a command's settings, which returns a dict."""
+  """The signature of a function that takes a command's settings and returns a dict."""
   return inspect.signature(command).replace(return_annotation=dict[str, Any])
 
 

@@ -1,8 +1,8 @@
 """Specs: `"urkle(beta=0.1)"` names a module and options for its class.
 
-A spec is a name, and in parentheses keyword options whose values are numbers
-(fractions too), True, False, None, quoted strings or bare words.  Nothing is
-evaluated: `"urkle(beta=__import__('os'))"` is an error, not a program.
+A spec is a name, followed by keyword options in parentheses.  A value is a number (or a fraction),
+True, False, None, a quoted string or a bare word.  Nothing is evaluated:
+`"urkle(beta=__import__('os'))"` is an error, not a program.
 """
 
 import importlib
@@ -32,15 +32,14 @@ def number(text):
   return float(match[1]) / float(match[2] or 1)
 
 
-def split(text, separator=","):
-  """Splits a list of specs at the separators that are not in parentheses or quotes.
+def split(text):
+  """Splits a list of specs at the commas that are not in parentheses or quotes.
 
   Args:
     text: for example `"fgsm,pgd(steps=20, restarts=5)"`.
-    separator: one character.
 
   Returns:
-    The parts as text, without spaces around them; empty ones are left out.
+    The parts as text, without surrounding spaces and without empty parts.
   """
   parts, depth, quote = [""], 0, ""
   for character in text:
@@ -48,7 +47,7 @@ def split(text, separator=","):
       quote = "" if quote == character else quote or character
     elif not quote:
       depth += (character == "(") - (character == ")")
-    if character == separator and not quote and depth == 0:
+    if character == "," and not quote and depth == 0:
       parts.append("")
     else:
       parts[-1] += character
@@ -98,7 +97,7 @@ def parse(text):
 
 
 def _call(function, name, options, given):
-  """Calls `function(**given, **options)`, refusing options it does not take."""
+  """Calls `function(**given, **options)`; raises `UserError` for options it does not take."""
   parameters = inspect.signature(function).parameters
   known = [p for p in parameters if p not in ("self", *given)]
   for option in options:
@@ -109,13 +108,13 @@ def _call(function, name, options, given):
   try:
     return function(**given, **options)
   except TypeError as error:
-    raise errors.UserError(f"{name}: an option has a value of the wrong kind ({error})") from error
+    raise errors.UserError(f"{name}: an option has a value of the wrong type ({error})") from error
 
 
 def names(package):
   """The names of the plug-ins of `urkle_tf.<package>`: its public modules.
 
-  Left out are `base` and the modules that the package names in `SHARED`.
+  These do not include `base` and the modules that the package lists in `SHARED`.
   """
   found = importlib.import_module(f"urkle_tf.{package}")
   others = ("base", *getattr(found, "SHARED", ()))
@@ -129,10 +128,10 @@ def plugin(package, text, base):
   Args:
     package: for example `"pretexts"`: `urkle_tf.pretexts.<name>` is imported.
     text: the spec.
-    base: the class whose one subclass in that module is returned.
+    base: the base class; the one subclass of it in that module is returned.
 
   Raises:
-    UserError: if there is no such module.
+    UserError: if there is no such module, or it does not hold exactly one subclass.
   """
   name, _ = parse(text)
   if name not in names(package):
@@ -141,43 +140,43 @@ def plugin(package, text, base):
   module = importlib.import_module(f"urkle_tf.{package}.{name}")
   found = [
     value
-    for value in vars(module).values()
-    if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+    for _, value in inspect.getmembers(module, inspect.isclass)
+    if issubclass(value, base) and value.__module__ == module.__name__
   ]
   if len(found) != 1:
     classes = ", ".join(value.__name__ for value in found) or "none"
     raise errors.UserError(
-      f"{module.__file__} must hold one subclass of {base.__name__}, and holds {classes}: move "
-      "what others share into a module whose name begins with an underscore"
+      f"{module.__file__} must hold one subclass of {base.__name__}, but holds {classes}: move "
+      "shared code into a module whose name begins with an underscore"
     )
   return found[0]
 
 
 def build(package, text, base, defaults=None, **given):
-  """Instantiates the plug-in that a spec names; other arguments and errors are those of `plugin`.
+  """Instantiates the plug-in that a spec names.
 
   Args:
     package: see `plugin`.
     text: the spec; its options become keyword arguments.
     base: see `plugin`.
-    defaults: options where the spec does not give them, a dict.
-    **given: further keyword arguments, that the spec may not set.
+    defaults: a dict of options, which those of the spec override.
+    **given: further keyword arguments, which the spec may not set.
 
   Raises:
-    UserError: also if it has no such option.
+    UserError: as in `plugin`, or if the plug-in has no such option.
   """
   name, options = parse(text)
   return _call(plugin(package, text, base), name, {**(defaults or {}), **options}, given)
 
 
 def call(functions, text, kind, **given):
-  """Calls the one of `functions` (a dict by name) that a spec names.
+  """Calls the function that a spec names.
 
   Args:
     functions: `{name: function}`.
     text: the spec; its options become keyword arguments.
     kind: what the functions make, for messages.
-    **given: further keyword arguments, that the spec may not set.
+    **given: further keyword arguments, which the spec may not set.
 
   Raises:
     UserError: if there is no such function or option.

@@ -263,7 +263,7 @@ def test_large_folders_are_decoded_when_needed(folder, monkeypatch):
   lazy = load(folder, image_size=5)
   assert isinstance(small, sources.ArraySource)
   assert isinstance(lazy, sources.FileSource)
-  assert sources.find_unreadable(lazy) is None
+  assert lazy.find_unreadable() is None
   np.testing.assert_array_equal(small.labels, lazy.labels)
   for options in ({"seed": 4, "epoch": 1}, {"seed": 4, "epoch": 1, "skip": 3}, {"shuffle": False}):
     for one, two in zip(examples(small, **options), examples(lazy, **options), strict=True):
@@ -378,7 +378,7 @@ def test_a_circle_deeper_down_does_no_harm(folder):
 @pytest.mark.parametrize("link, target", [("art/z.png", "naïve 猫/ü1.PNG"), ("copy", "art")])
 def test_an_image_of_two_classes_is_refused(folder, link, target):
   (folder / link).symlink_to(folder / target)
-  with refused("of two classes"):
+  with refused("in two classes"):
     load(folder)
 
 
@@ -416,7 +416,7 @@ def test_a_folder_that_vanishes_is_named(folder, monkeypatch):
   shutil.rmtree(folder / "art")
   with pytest.raises(tf.errors.OpError):
     list(read)
-  message = str(sources.find_unreadable(source))
+  message = str(source.find_unreadable())
   assert str(folder / "art") in message
   assert "No such file" in message
 
@@ -437,7 +437,7 @@ def test_a_folder_that_vanishes_is_named(folder, monkeypatch):
     ("folder:FOLDER/art/notes.txt", "train", {}, "notes.txt"),
     ("folder:FOLDER/void", "train", {}, "no image"),
     ("folder:FOLDER", "all", {}, "no image & void"),
-    ("folder:FOLDER/mixed", "train", {}, "all or none"),
+    ("folder:FOLDER/mixed", "train", {}, "in all splits, or in none"),
     ("cifar10", "train", {"data_dir": "nothing/here"}, "nothing/here"),
     ("cifar10", "train", {"data_dir": "/"}, "not prepared"),
     ("mnistt", "train", {"data_dir": "/"}, "mnist"),
@@ -585,7 +585,7 @@ def test_damaged_records_are_named(damageable, monkeypatch, kind, in_memory):
       source = sources.load("numbered", "train", **options)
       with pytest.raises(tf.errors.OpError):
         examples(source)
-      raise sources.find_unreadable(source)
+      raise source.find_unreadable()
 
 
 def test_images_of_varying_size_default_to_224(sharded):

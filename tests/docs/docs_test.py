@@ -28,6 +28,7 @@ import numpy as np
 import pytest
 import scripts
 import tensorflow as tf
+import torch_vits
 from absl import flags
 from PIL import Image
 from sklearn import datasets
@@ -270,6 +271,7 @@ def runs_of_reference(monkeypatch):
   small = encoder(pathlib.Path("runs/digits/encoder"), 8, 1)
   classifier(pathlib.Path("runs/digits-slf/classifier"), small)
   np.savez("resnet18.npz", **resnet_state(np.random.default_rng(0)))
+  np.savez("vit.npz", **torch_vits.state(torch_vits.TIMM))
   return reference(monkeypatch)
 
 
@@ -299,7 +301,6 @@ OWN_IMAGES = {
   "--output_dir=runs/photos-report": f"--output_dir=runs/photos-report {QUICK}",
 }
 DIGITS = {"width=32, layers=3": "width=4, layers=2", "epochs=60": "epochs=1, attack_steps=1"}
-CERTIFY = "python -m urkle_tf.evaluate --classifier=RUN/classifier --output_dir=REPORT --certify="
 
 # What lays into the current folder what a page speaks of, and returns the names that its snippets
 # take as given, or None.
@@ -384,7 +385,10 @@ SMALLER = {
   "api/measuring.md": {'attacks="pgd"': 'attacks="pgd(steps=1)", examples=8, checks=False'},
   "api/attacks.md": {"steps=7": "steps=1", "steps=10": "steps=2", "queries=100": "queries=5"}
   | {"=500": "=150"},
-  "api/sharing.md": {'(32, 32, 3), stem="small")': '(32, 32, 3), width=4, stem="small")'},
+  "api/sharing.md": {
+    '(32, 32, 3), stem="small")': '(32, 32, 3), width=4, stem="small")',
+    "(224, 224, 3), 16, 12, 12, 768, 3072": "(16, 16, 3), 8, 2, 2, 8, 12",
+  },
 }
 # Pages all of which is read only, but for --full.
 SLOW = {*SMALLER, "serving.md", "speed.md", "api/encoders.md"}
@@ -394,17 +398,17 @@ CITED = {
   "evaluation.md": (  # tests/evaluation/measurements runs what these do
     "python -m urkle_tf.evaluate --classifier=ONE",
     "python -m urkle_tf.evaluate --classifier=OTHER",
-    "python -m urkle_tf.evaluate --encoder=",
-    f'{CERTIFY}"smoothing',
-    f'{CERTIFY}"certificate',
   ),
+  "any_model.md": ("python -m urkle_tf.evaluate",),
+  "representation.md": ("python -m urkle_tf.evaluate",),
+  "certificates.md": ("python -m urkle_tf.evaluate",),
   "robustify.md": (
     "python -m urkle_tf.train --dry_run",
     *([] if HUB else ["import keras\nimport keras_hub"]),
   ),
   "speed.md": ("python -m urkle_tf.train --data_service",),
   "api/training.md": ("python -m urkle_tf.train --pretext",),
-  "api/sharing.md": ("import keras_hub",),
+  "api/sharing.md": () if HUB else ("import keras_hub",),
   "../README.md": ("python -m urkle_tf",),  # those of start.md
 }
 # {beginning of a command that is never run here: why}

@@ -13,17 +13,19 @@ SEMI = {"protocol": "semi_supervised", "labels": 0.2}
   [
     ({"encoder": ""}, "give --encoder=FOLDER"),
     ({"encoder": "nowhere"}, "no folder 'nowhere'"),
+    ({"head": "mlp(width=2.5)"}, "mlp: width must be a whole number of at least 1, got 2.5"),
+    ({"seed": -1}, "--seed must be at least 0 and below"),
     ({"protocol": "sfl"}, "unknown protocol 'sfl'; did you mean 'slf'"),
     ({"head": "liner"}, "unknown head 'liner'; did you mean 'linear'"),
     ({"image_size": 16}, "give --image_size=8"),
     ({"optimizer": "adm"}, "unknown optimizer"),
-    ({"labels": 5}, "at least one a class"),
+    ({"labels": 5}, "at least one per class"),
     ({"labels": 19}, "19 labels are too few"),  # to hold some out for the choice
     ({"epochs": 0}, "--epochs must be at least 1"),
     ({"features": "poled"}, "unknown choice of --features 'poled'; did you mean 'pooled'"),
     ({"features": "pooled", "protocol": "aff"}, "is for the head of a frozen encoder"),
     ({"features": "pooled", "protocol": "similarity"}, "use --protocol=slf or alf"),
-    ({"protocol": "alf(samples=0)"}, "samples must be at least 1"),
+    ({"protocol": "alf(samples=1.5)"}, "samples must be a whole number of at least 1, got 1.5"),
     ({"protocol": "alf", "attack_steps": 0}, "steps must be"),
     ({"protocol": "alf", "norm": "l3"}, "l3"),
     ({"protocol": "alf", "epsilon": -0.1}, "epsilon"),
@@ -34,7 +36,7 @@ SEMI = {"protocol": "semi_supervised", "labels": 0.2}
     (SEMI | {"protocol": "semi_supervised(weight=0)"}, "weight must be above 0"),
     (SEMI | {"protocol": "semi_supervised(clean_epochs=2.5)"}, "clean_epochs must be a whole"),
     ({"protocol": "similarity(weight=-1)"}, "weight must be at least 0"),
-    ({"protocol": "similarity", "augment": "crop, crop"}, "lists 2 recipes, and there are 1 view"),
+    ({"protocol": "similarity", "augment": "crop, crop"}, "but the number of views is 1"),
   ],
 )
 def test_mistakes_end_in_one_line(encoder, tmp_path, changes, message):

@@ -87,7 +87,7 @@ def test_reports_of_others_are_refused(folder, report, tmp_path):
     urkle_tf.model_card(folder, tmp_path)
   other = json.loads((place / "report.json").read_text())
   other["config"]["fingerprint"] = "0"
-  for content, words in ((other, "about another model"), ([], "is no report of evaluate")):
+  for content, words in ((other, "about another model"), ([], "is not a report of evaluate")):
     (tmp_path / "report.json").write_text(json.dumps(content))
     with refused(words):
       urkle_tf.model_card(folder, tmp_path)

@@ -106,7 +106,7 @@ def test_a_saved_model_that_touches_files_is_not_even_loaded(tmp_path):
   module.serve = serve
   tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": serve})
   victim.unlink(missing_ok=True)
-  with refused("reach outside of the model (WriteFile)", "--trust"):
+  with refused("reach outside the model (WriteFile)", "--trust"):
     foreign_models.load(tmp_path / "model")
   assert not victim.exists()
   with trust.granted():

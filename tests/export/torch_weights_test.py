@@ -116,11 +116,11 @@ def test_torchvisions_networks(rng, build, options):
     (lambda s: s | {"conv1.bias": np.zeros(4)}, "does not fit resnet18: further: conv1.bias$"),
     (
       lambda s: resnet_state(np.random.default_rng(0), width=8),
-      'and 96 more; it was made by a network of 3 channels, width=8, stem="small"$',
+      'and 96 more; it needs a network of 3 channels, width=8, stem="small"$',
     ),
     (
       lambda s: s | {"conv1.weight": np.zeros((4, 3, 7, 7))},
-      'is 4x3x7x7, not 4x3x3x3; it was made by a network of 3 channels, width=4, stem="large"$',
+      'is 4x3x7x7, not 4x3x3x3; it needs a network of 3 channels, width=4, stem="large"$',
     ),
     (
       lambda s: {f"{p}{n}": v for n, v in s.items() for p in ("encoder_q.", "encoder_k.")},
@@ -128,7 +128,7 @@ def test_torchvisions_networks(rng, build, options):
     ),
     (
       lambda s: {"state_dict": np.zeros(3)},
-      r"no ResNet: .*it has state_dict\); give the state_dict",
+      r"no ResNet, .*it has state_dict\): give the state_dict",
     ),
   ],
 )

@@ -100,8 +100,28 @@ def test_a_weak_attack_is_found_out_and_strengthened(rng, caplog):
   assert metrics.extra["attack_ratio"] == pytest.approx(found[0] / found[1], rel=1e-2)
   assert metrics.extra["attack_ratio"] > 1.3
   assert int(schedule.steps(None, weak)) == 2
-  assert "looks better than it is" in caplog.text
+  assert "look better than they are" in caplog.text
   assert any(variable is schedule.variables[0] for variable in trainer.variables)  # checkpoints
+
+
+def test_a_period_ends_within_an_execution_of_several_steps():
+  schedule = attack_schedules.Controlled(every=3)
+  trainer = _trainer(attacks.PGD(attacks.Linf(0.1), steps=1), schedule)
+  control = attack_schedules.Control(schedule, None, FakeRecorder())
+  control.set_model(trainer)
+  measured = []
+
+  def measure(steps):
+    measured.append(int(trainer.optimizer.iterations))
+    return 1.2
+
+  control._measured = measure
+  trainer.optimizer.iterations.assign(4)  # resumed
+  control.on_train_begin()
+  for step in range(6, 18, 2):
+    trainer.optimizer.iterations.assign(step)
+    control.on_train_batch_end(0)
+  assert measured == [6, 10, 12, 16]
 
 
 @pytest.mark.full

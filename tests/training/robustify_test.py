@@ -189,5 +189,5 @@ def test_models_that_are_refused(tmp_path):
     networks.backbone("nowhere.keras", (8, 8, 1))
   vector = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 3)])
   vector.save(tmp_path / "maps.keras")
-  with refused("no backbone for images of 2x2x1"):
+  with refused("cannot be a backbone for images of 2x2x1"):
     networks.backbone(str(tmp_path / "maps.keras"), (2, 2, 1))

@@ -1,4 +1,4 @@
-"""Images in, batches of views out: `sources`, `augment`, `pipeline`.
+"""From images to batches of views: `sources`, `augment`, `pipeline`.
 
 ```python
 from urkle_tf.data import augment, pipeline, sources
@@ -9,6 +9,6 @@ views = pipeline.views(source, recipe, batch_size=64, seed=0)  # an endless tf.d
 ```
 """
 
-# Each module adds its recipes to `augment.RECIPES`.
+# Both modules add a recipe to `augment.RECIPES`.
 from urkle_tf.data import augmix as augmix
 from urkle_tf.data import keras_cv_recipes as keras_cv_recipes

@@ -3,7 +3,7 @@
 A recipe is called as `recipe(images, noise)`, with one row of noise for each image, and draws no
 random numbers itself.  So the same function runs in the input pipeline and inside the compiled
 training step, and the result for an example depends only on its own row.  The recipes here and in
-`augmix` process a whole batch at once, those of `keras_cv_recipes` one image at a time.
+`augmix` process a whole batch at once; `keras_cv_recipes` processes one image at a time.
 
 ```python
 from urkle_tf.data import augment
@@ -18,6 +18,7 @@ pair = augment.Each([recipe, augment.Identity()])  # one recipe a view
 
 import math
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -72,8 +73,7 @@ class Crop(Recipe):
   noise_size = 3
 
   def __init__(self, padding=4, flip=True):
-    if padding < 0 or int(padding) != padding:
-      raise errors.UserError(f"crop: padding must be a number of pixels from 0, got {padding}")
+    errors.whole(0, "crop", padding=padding)
     self.padding, self.flip = padding, flip
 
   def __call__(self, images, noise, size=None):
@@ -115,7 +115,7 @@ class Affine(Recipe):
     angle = signed[:, 0] * (self.rotation * math.pi / 180)
     extent = 1 + signed[:, 1] * self.scale
     down, right = signed[:, 2] * self.shift, signed[:, 3] * self.shift
-    # Where each pixel of the result comes from: shifted back, turned back, resized back.
+    # The place that each pixel of the result comes from: shifted, rotated and resized back.
     y = (tf.range(height, dtype=tf.float32) - (height - 1) / 2)[None, :, None]
     x = (tf.range(width, dtype=tf.float32) - (width - 1) / 2)[None, None, :]
     y, x = y - down[:, None, None], x - right[:, None, None]
@@ -173,7 +173,9 @@ class SimCLR(Recipe):
     if not 0 < min_scale <= 1:
       raise errors.UserError(f"simclr: min_scale must be above 0 and at most 1, got {min_scale}")
     if color < 0 or not 0 <= grey <= 1:
-      raise errors.UserError("simclr: color must be at least 0, and grey from 0 to 1")
+      raise errors.UserError(
+        f"simclr: color must be at least 0, and grey from 0 to 1, got {color} and {grey}"
+      )
     self.strength, self.min_scale, self.flip = strength, min_scale, flip
     self.color, self.grey = color, grey
 
@@ -213,7 +215,7 @@ class SimCLR(Recipe):
 
 
 class Each(Recipe):
-  """A different recipe for each view: for example the first one unmixed, and two by AugMix.
+  """A different recipe for each view, for example AugMix for all but the first one.
 
   The rows of a batch are the views of the first image, then those of the next.
 
@@ -229,8 +231,8 @@ class Each(Recipe):
   def check(self, views):
     if views != len(self.recipes):
       raise errors.UserError(
-        f"--augment lists {len(self.recipes)} recipes, and there are {views} views of an image: "
-        "give one recipe for all of them, or one for each"
+        f"--augment lists {len(self.recipes)} recipes, but the number of views is {views}: "
+        "give one recipe for all views, or one for each"
       )
 
   def __call__(self, images, noise, size=None):
@@ -251,11 +253,28 @@ def resize(images, size):
   return tf.clip_by_value(tf.image.resize(images, size, antialias=True), 0.0, 1.0)
 
 
+def warp(images, transforms):
+  """Moves pixels by a projective map (bilinear, with black outside).
+
+  Args:
+    images: uint8 [n, h, w, c].
+    transforms: eight float32 [n], from the pixels of the result to those of the image, as
+      `keras.ops.image.affine_transform` takes them.
+
+  Returns:
+    uint8 [n, h, w, c].
+  """
+  moved = keras.ops.image.affine_transform(
+    tf.cast(images, tf.float32), tf.stack(transforms, 1), data_format="channels_last"
+  )
+  return tf.ensure_shape(tf.cast(tf.round(moved), tf.uint8), images.shape)
+
+
 def crop_and_resize(images, box, size, flip=None):
   """Crops a box from each image, and resizes it (antialiased bilinear).
 
-  The same as `tf.image.resize(images[i, top:..., left:...], size,
-  antialias=True)` for each image, as two matrix products.
+  It computes `tf.image.resize(images[i, top:..., left:...], size, antialias=True)` for each image,
+  as two matrix products.
 
   Args:
     images: float32 [n, h, w, c].
@@ -327,7 +346,7 @@ _FROM_YIQ = np.linalg.inv(_YIQ)
 
 
 def hue_matrix(turn):
-  """[n, 3, 3]: turns the chroma of YIQ by `turn` circles; luma stays."""
+  """[n, 3, 3]: rotates the chroma of YIQ by `turn` full turns; luma stays."""
   cosine, sine = tf.cos(2 * math.pi * turn), tf.sin(2 * math.pi * turn)
   one, zero = tf.ones_like(turn), tf.zeros_like(turn)
   rows = [one, zero, zero], [zero, cosine, -sine], [zero, sine, cosine]

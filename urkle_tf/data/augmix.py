@@ -1,4 +1,4 @@
-"""AugMix (Hendrycks et al., ICLR 2020): mixtures of chains of simple operations.
+"""AugMix (Hendrycks et al., ICLR 2020): mixtures of chains of simple operations on images.
 
     m x + (1 - m) sum_k w_k chain_k(x),   w ~ Dirichlet(1, ..., 1),  m ~ Beta(1, 1)
 
@@ -6,8 +6,8 @@ Each chain applies one or more of nine operations, drawn with equal probability.
 paper's operations on 8-bit images.  Colour, contrast, brightness and sharpness are left out,
 because they are among the common corruptions that robustness is measured on.
 
-An operation is applied at once to all images of a batch that get it, so that an image costs only
-its own operations.  Shapes then depend on the draws, so the recipe does not run on accelerators.
+An operation is applied at once to all images of a batch that get it, so an image costs only its own
+operations.  This makes shapes depend on the draws, so the recipe does not run on accelerators.
 """
 
 import math
@@ -31,7 +31,7 @@ def _autocontrast(images, level, sign):
 
 
 def _equalize(images, level, sign):
-  """Gives every value about the same share of the pixels, by a table of all 256 values."""
+  """Gives every value about the same share of the pixels, by a table of the 256 values."""
   _, height, width, channels = images.shape
   flat = tf.transpose(tf.cast(images, tf.int32), [0, 3, 1, 2])
   flat = tf.reshape(flat, [-1, height * width])  # a row for each channel of each image
@@ -54,7 +54,7 @@ def _posterize(images, level, sign):
 
 def _solarize(images, level, sign):
   """Inverts the values above a threshold: 256 minus 25.6 per level."""
-  last = tf.cast(255 - tf.minimum(_whole(level, 256), 255), tf.uint8)  # that is kept
+  last = tf.cast(255 - tf.minimum(_whole(level, 256), 255), tf.uint8)  # the largest value kept
   return tf.where(images <= _column(last), images, 255 - images)
 
 
@@ -101,12 +101,12 @@ OPERATIONS = {
 
 
 def _whole(level, most):
-  """The whole part of this number of tenths of `most`, int32."""
+  """The whole part of `level` tenths of `most`, int32."""
   return tf.cast(level * most / 10, tf.int32)
 
 
 def _column(values):
-  """[n] as [n, 1, 1, 1], to go with images."""
+  """[n] as [n, 1, 1, 1], to broadcast over images."""
   return values[:, None, None, None]
 
 
@@ -120,14 +120,11 @@ def _warp(images, across, down):
   """
   count = tf.shape(images)[:1]
   entries = [tf.broadcast_to(tf.cast(value, tf.float32), count) for value in (*across, *down, 0, 0)]
-  outside = {"fill_value": 0.0, "fill_mode": "CONSTANT", "interpolation": "BILINEAR"}
-  given = {"images": tf.cast(images, tf.float32), "transforms": tf.stack(entries, 1)}
-  moved = tf.raw_ops.ImageProjectiveTransformV3(**given, output_shape=images.shape[1:3], **outside)
-  return tf.cast(tf.round(moved), tf.uint8)
+  return augment.warp(images, entries)
 
 
 class AugMix(augment.Recipe):
-  """Mixtures of an image and of chains of operations on it, after another recipe.
+  """Mixes an image with chains of operations on it, after another recipe.
 
   Args:
     severity: operations draw their level from U(0.1, severity); 0.1 to 10.
@@ -143,14 +140,12 @@ class AugMix(augment.Recipe):
   on_device = False
 
   def __init__(self, severity=3, width=3, depth=3, base="crop"):
-    if not 0.1 <= severity <= 10 or width < 1 or depth < 1:
-      raise errors.UserError(
-        "augmix: severity must be from 0.1 to 10, width and depth from 1; got"
-        f" severity={severity}, width={width}, depth={depth}"
-      )
+    if not 0.1 <= severity <= 10:
+      raise errors.UserError(f"augmix: severity must be from 0.1 to 10, got {severity}")
+    errors.whole(1, "augmix", width=width, depth=depth)
     self.severity, self.width, self.depth = severity, width, depth
     self.base = augment.from_spec(base or "none")
-    # For each chain its depth, and three numbers an operation; m, and the cuts between weights.
+    # For each chain, its depth and three numbers per operation; then m, and the cuts for weights.
     self._chain = 1 + 3 * depth
     self.noise_size = self.base.noise_size + width * self._chain + width
 

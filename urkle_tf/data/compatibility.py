@@ -1,4 +1,4 @@
-"""Checks whether data fit a model."""
+"""Checks that data fit a model."""
 
 from urkle_tf import errors
 
@@ -15,7 +15,7 @@ def check_images(image_size, source, model="the model"):
   if tuple(source.image_shape) == (height, width, channels):
     return
   wanted, given = "x".join(map(str, image_size)), "x".join(map(str, source.image_shape))
-  advice = "give data of that kind"
+  advice = "give data of that shape"
   if channels == source.image_shape[2] and height == width:
     advice = f"give --image_size={height}, or other data"
   raise errors.UserError(
@@ -27,8 +27,8 @@ def check_labelled(source):
   """Raises `UserError` if a source has no labels."""
   if not source.labelled:
     raise errors.UserError(
-      f"{source.name!r} ({source.split}) has no labels: put images into class folders, or name "
-      "labelled data"
+      f"{source.name!r} ({source.split}) has no labels: put the images into class folders, or give "
+      "a data set with labels"
     )
 
 
@@ -48,7 +48,7 @@ def check_classes(classes, class_names, source):
   if len(source.class_names) != classes:
     raise errors.UserError(
       f"the classifier knows {classes} classes, but {source.name!r} has "
-      f"{len(source.class_names)}: give the data it was made for"
+      f"{len(source.class_names)}: give data with its classes"
     )
   if not class_names or list(class_names) == list(source.class_names):
     return
@@ -58,5 +58,6 @@ def check_classes(classes, class_names, source):
     (a, b) for a, b in zip(class_names, source.class_names, strict=True) if a != b
   )
   raise errors.UserError(
-    f"the classifier's classes are not those of {source.name!r}: {ours!r} against {theirs!r}"
+    f"the classes of the classifier and of {source.name!r} differ, {ours!r} and {theirs!r}: give "
+    "data with its classes, in its order"
   )

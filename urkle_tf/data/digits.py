@@ -13,8 +13,8 @@ def read(split, image_size=None, examples=None):
 
   Args:
     split: as in `splits.select`.
-    image_size: height and width in pixels; None is 8.
-    examples: how many examples to take, the first ones.
+    image_size: height and width in pixels; None for 8.
+    examples: take only this many examples, the first ones; None for all.
 
   Returns:
     `(images, labels)`: uint8 [n, h, w, 1] and int64 [n].
@@ -42,7 +42,7 @@ def _stratified(labels, size):
   take = np.floor(share).astype(int)
   largest = np.argsort(take - share, kind="stable")
   take[largest[: size - take.sum()]] += 1
-  random = np.random.RandomState(0)  # Its stream is frozen, unlike that of `default_rng`.
+  random = np.random.RandomState(0)  # NumPy guarantees its numbers, but not those of `default_rng`
   mask = np.zeros(len(labels), bool)
   for label, count in enumerate(take):
     mask[random.permutation(np.flatnonzero(labels == label))[:count]] = True

@@ -1,15 +1,15 @@
-"""Brings images to one size: resized (antialiased bilinear) to cover it, then cropped."""
+"""Resizes images (antialiased bilinear) to cover a size, and cuts out the centre."""
 
 import tensorflow as tf
 from PIL import Image
 
 
 def fit(image, image_shape):
-  """Brings tensors to one size.
+  """Brings tensors to a size.
 
   Args:
     image: uint8 [..., h, w, c].
-    image_shape: (height, width, channels) of the result, with the same channels.
+    image_shape: (height, width, channels) of the result; the channels stay the same.
 
   Returns:
     uint8 [..., *image_shape].
@@ -33,7 +33,7 @@ def fit(image, image_shape):
 
 
 def fit_pillow(image, width, height):
-  """As `fit`, of a Pillow image."""
+  """As `fit`, for a Pillow image."""
   if image.size == (width, height):
     return image
   resized_height, resized_width = _covering(image.height, image.width, height, width)

@@ -17,13 +17,13 @@ from urkle_tf.data import fitting, splits
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 
-# The formats that Pillow may read, for any file ending: it knows formats that start programs
-# (EPS) or that are no photographs.  WebP and GIF files often have another ending.
+# The formats that Pillow may read, whatever the file's ending.  It knows others that start programs
+# (EPS) or do not hold photographs.  WebP and GIF files often have the ending of another format.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
 _TEST_FRACTION = 0.2
 _SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
-_HEADERS = 20_000  # Of larger folders, this many headers decide about size and channels.
+_HEADERS = 20_000  # headers, at most, that decide the size and the channels of a folder's images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Listing:
 
   Attributes:
     files: their paths.
-    image_shape: (height, width, channels) that every image is brought to.
+    image_shape: (height, width, channels), to which all images are resized.
     class_names: the names of the classes, or None if the images are loose.
     labels: int64 [len(files)], or None if the images are loose.
     names: their paths within the folder.
@@ -52,7 +52,7 @@ def find(dataset, split, image_size=None, examples=None):
     dataset: `"folder:PATH"`.
     split: as in `splits.select`.
     image_size: height and width in pixels, or None.
-    examples: how many examples to take, the first ones.
+    examples: take only this many examples, the first ones; None for all.
 
   Returns:
     A `Listing`.
@@ -64,11 +64,11 @@ def find(dataset, split, image_size=None, examples=None):
   root = pathlib.Path(dataset.removeprefix("folder:")).expanduser()
   if not root.is_dir():
     what = "is not a folder" if root.exists() else "does not exist"
-    raise errors.UserError(f"{dataset!r}: the folder {str(root)!r} {what}")
+    raise errors.UserError(f"{dataset!r}: {str(root)!r} {what}: give a folder of images")
   by_split, class_names = _find_splits(root)
   if not any(by_split.values()):
     raise errors.UserError(
-      f"{dataset!r}: no image in {str(root)!r} (endings: {', '.join(ENDINGS)})"
+      f"{dataset!r}: no image in {str(root)!r}: give a folder with files {', '.join(ENDINGS)}"
     )
   pieces = splits.select(dataset, split, {k: len(v) for k, v in by_split.items()}, examples)
   if class_names:
@@ -90,7 +90,7 @@ def read(files, image_shape):
   """Decodes all `files`, a list of paths: uint8 [n, *image_shape].
 
   Raises:
-    UserError: if a file is no readable image.
+    UserError: if a file is not a readable image.
   """
   images = np.empty((len(files), *image_shape), np.uint8)
   with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -100,7 +100,7 @@ def read(files, image_shape):
 
 
 def find_unreadable(files, image_shape):
-  """The `UserError` of the first of `files` that is no readable image, or None."""
+  """A `UserError` about the first of `files` that is not a readable image, or None."""
 
   def check(file):
     try:
@@ -117,7 +117,7 @@ def decode(file, image_shape):
   """Reads a file as uint8 `image_shape`; for an animation, its first picture.
 
   Raises:
-    UserError: if it is no readable image.
+    UserError: if it is not a readable image.
   """
   height, width, channels = image_shape
   try:
@@ -144,19 +144,19 @@ def _is_image(path):
 
 
 def _folders(folder):
-  """The folders in a folder; links among them are followed, but never in a circle."""
+  """The folders in a folder, symbolic links included; raises `UserError` for a circular link."""
   found = [f for f in sorted(folder.iterdir()) if f.is_dir() and not f.name.startswith(".")]
   here = folder.resolve()
   for link in filter(pathlib.Path.is_symlink, found):
     if link.resolve() in (here, *here.parents):
       raise errors.UserError(
-        f"{str(link)!r} is a symbolic link to a folder that it lies in: remove it"
+        f"{str(link)!r} is a symbolic link to a folder that contains it: remove the link"
       )
   return found
 
 
 def _name(path):
-  # Unicode has several encodings of the same letters, and file systems use different ones.
+  # Unicode has several forms of the same letter, and file systems use different ones.
   return unicodedata.normalize("NFC", path.name)
 
 
@@ -178,8 +178,8 @@ def _find_splits(root):
   labels = {label for files in found.values() for _, label in files}
   if None in labels and len(labels) > 1:
     raise errors.UserError(
-      f"{str(root)!r} holds images in class folders and loose ones in another split: label all or"
-      " none"
+      f"{str(root)!r} holds class folders in one split and loose images in another: use class"
+      " folders in all splits, or in none"
     )
   for name, files in found.items():
     found[name] = sorted(files, key=lambda entry: _digest(entry[0], root))
@@ -198,7 +198,7 @@ def _find_classes(folder):
   loose = [file for file in folder.iterdir() if _is_image(file)]
   if left_out := sum(not file.is_dir() for file, _ in inside) - len(files):
     logging.warning(
-      "%d images of %s are left out: they are broken links, or no files", left_out, folder
+      "%d images of %s are left out, because they are broken links or not files", left_out, folder
     )
   if files and loose:
     logging.warning("%d images outside the class folders of %s are left out", len(loose), folder)
@@ -207,7 +207,7 @@ def _find_classes(folder):
 
 
 def _check_links(by_split):
-  """Refuses an image that has two labels by links; warns about images in two splits by links."""
+  """Checks links: raises `UserError` for an image of two classes, and warns of two splits."""
   folders: dict[pathlib.Path, str] = {}
   seen: dict[str, tuple[str, pathlib.Path, str | None]] = {}
   twice = 0
@@ -221,7 +221,7 @@ def _check_links(by_split):
       other_split, other, other_label = seen.setdefault(target, (split, file, label))
       if other_label != label:
         raise errors.UserError(
-          f"{str(other)!r} and {str(file)!r} are the same image, by a symbolic link, and of two "
+          f"{str(other)!r} and {str(file)!r} are the same image, by a symbolic link, in two "
           "classes: remove one of them"
         )
       twice += other_split != split
@@ -244,7 +244,7 @@ def _refuse_empty_class(folder):
 
 
 def _common_shape(files, image_size):
-  """The (height, width, channels) that every image of a folder is brought to."""
+  """The (height, width, channels) to which all images of a folder are resized."""
   sample = files[:: -(-len(files) // _HEADERS)]
   with concurrent.futures.ThreadPoolExecutor() as pool:
     headers = list(pool.map(_header, sample))
@@ -263,7 +263,7 @@ def _header(file):
   try:
     with Image.open(file, formats=_FORMATS) as image:
       return image.size, image.mode
-  except Exception as error:  # Pillow's decoders raise many kinds for a corrupt file.
+  except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
     raise _unreadable(file, error) from error
 
 

@@ -8,15 +8,15 @@ import tensorflow as tf
 from urkle_tf import errors
 from urkle_tf.data import augment
 
-WORKS = ">=0.9,<0.10"  # the versions of keras-cv whose private parts these are, as in setup.py
+WORKS = ">=0.9,<0.10"  # the versions of keras-cv that have these private parts, as in setup.py
 
 
 class _Stream:
   """Random numbers for keras-cv's layers, from one seed.
 
-  It has the methods of `tf.random.Generator` that the layers call.  They call them in loops and
+  It has the methods of `tf.random.Generator` that the layers call.  They do so in loops and
   branches of the graph, so the number of draws must be state.  Each execution has its own resource
-  for it, so that executions may run in parallel.
+  for that, so executions can run in parallel.
   """
 
   # TensorFlow's name for resources that are not shared.
@@ -59,15 +59,15 @@ class _Sampler:
 
 
 def _check(layer):
-  """Raises `UserError` if a keras-cv layer lacks the parts that are replaced here."""
+  """Raises `UserError` if a keras-cv layer lacks the parts that `_lead` replaces."""
   import keras_cv
 
   samplers = ("NormalFactorSampler", "UniformFactorSampler")
   parts = hasattr(layer, "_random_generator") and hasattr(layer, "_flatten_layers")
   if not (parts and all(hasattr(keras_cv.core, name) for name in samplers)):
     raise errors.UserError(
-      f"keras-cv {keras_cv.__version__} draws its random numbers in another way: install one that "
-      f"works, pip install 'keras-cv{WORKS}'"
+      f"randaugment does not work with keras-cv {keras_cv.__version__}: pip install "
+      f"'keras-cv{WORKS}'"
     )
 
 
@@ -101,16 +101,17 @@ class RandAugment(augment.Recipe):
   on_device = False
 
   def __init__(self, operations=2, magnitude=5, deviation=1.5, geometric=True, base="crop"):
-    if operations < 1 or not 0 <= magnitude <= 10 or not 0 <= deviation <= 10:
+    errors.whole(1, "randaugment", operations=operations)
+    if not 0 <= magnitude <= 10 or not 0 <= deviation <= 10:
       raise errors.UserError(
-        "randaugment: operations must be from 1, magnitude and deviation from 0 to 10; got"
-        f" operations={operations}, magnitude={magnitude}, deviation={deviation}"
+        "randaugment: magnitude and deviation must be from 0 to 10, got"
+        f" magnitude={magnitude}, deviation={deviation}"
       )
     self.operations, self.geometric = operations, geometric
     self.magnitude, self.deviation = magnitude, deviation
     self.base = augment.from_spec(base or "none")
     self.noise_size = self.base.noise_size + 2
-    _check(self._layer())  # which refuses wrong options at once
+    _check(self._layer())
 
   def _layer(self):
     import keras_cv
@@ -124,9 +125,9 @@ class RandAugment(augment.Recipe):
     shape = images.shape[1:]
     if shape[-1] == 1:
       images = tf.image.grayscale_to_rgb(images)
-    # 24 bits each: all that a float32 in [0, 1) can hold.
+    # 24 bits each, as many as a float32 in [0, 1) holds.
     seeds = tf.cast(noise[:, -2:] * 2**24, tf.int32)
-    # One layer for each trace: it holds the trace's tensors.
+    # A layer for each trace, because it holds the trace's tensors.
     with tf.init_scope():
       layer = self._layer()
 

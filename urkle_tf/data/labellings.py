@@ -1,7 +1,7 @@
 """Other labels for the images of a data set: `"mnist:parity"`, `"mnist:rotation(degrees=45)"`.
 
 The quality of an encoder shows on tasks that it was not made for.  A labelling turns any data set
-into such a task: other classes for the same images, or numbers to regress on.
+into such a task: other classes for the same images, or numbers to predict.
 
 ```python
 from urkle_tf.data import labellings, sources
@@ -17,11 +17,11 @@ import dataclasses
 import re
 from collections.abc import Callable
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from urkle_tf import errors, spec
+from urkle_tf.data import augment
 
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -34,9 +34,9 @@ class Labelling:
     relabel: a function of a batch {"image": uint8 [n, h, w, c], "index": int64 [n]}, with "label"
       if the source has classes.  It returns the batch with new labels, int64 [n] of classes or
       float32 [n] of numbers, and may change the images too.
-    class_names: names of the new classes; None if labels are numbers.
-    target: what the numbers are; None if labels are classes.
-    known: the new labels in the order of the indices; None if the images must be read for them.
+    class_names: the names of the new classes; None if labels are numbers.
+    target: a description of the numbers; None if labels are classes.
+    known: the new labels in the order of the indices; None if only reading the images gives them.
   """
 
   relabel: Callable
@@ -48,26 +48,27 @@ class Labelling:
 def _class_names(source):
   if source.class_names is None:
     raise errors.UserError(
-      f"{source.name!r} ({source.split}) has no classes that could be relabelled"
+      f"{source.name!r} ({source.split}) has no classes to relabel: use the labelling rotation or "
+      "brightness"
     )
   return source.class_names
 
 
 def _numbers(source):
-  """The classes' names as numbers."""
+  """The names of the classes as numbers."""
   names = _class_names(source)
   try:
     return np.array([float(name) for name in names])
   except ValueError:
     word = next(name for name in names if not re.fullmatch(r"[-+.\d]+", str(name)))
     raise errors.UserError(
-      f"the classes of {source.name!r} are no numbers ({word!r}): use another labelling, such as "
-      f'any_of(classes="{word}")'
+      f"the classes of {source.name!r} are not numbers, such as {word!r}: use another labelling, "
+      f'such as any_of(classes="{word}")'
     ) from None
 
 
 def _by_table(source, table, **fields):
-  """Labels that depend on the class alone; table [old classes]."""
+  """Labels that depend on the class alone: new label = table[old class]."""
   known = None if source.labels is None else table[source.labels]
 
   def relabel(batch):
@@ -85,7 +86,8 @@ def _at_least(source, threshold=5):
   table = (_numbers(source) >= threshold).astype(np.int64)
   if len(set(table)) < 2:
     raise errors.UserError(
-      f"at_least: every class of {source.name!r} is on one side of threshold={threshold}"
+      f"at_least: every class of {source.name!r} is on one side of threshold={threshold}: give a "
+      "threshold between them"
     )
   return _by_table(source, table, class_names=[f"below {threshold}", f"{threshold} or more"])
 
@@ -118,8 +120,10 @@ def _rotation(source, degrees=45):
   if not 0 < degrees <= 180:
     raise errors.UserError(f"rotation: degrees must be above 0 and at most 180, got {degrees}")
   if source.image_shape[0] != source.image_shape[1]:
-    raise errors.UserError(f"rotation: the images of {source.name!r} are not square")
-  # Multiples of the golden ratio: even over any run of indices, and the same everywhere.
+    raise errors.UserError(
+      f"rotation: the images of {source.name!r} are not square: give image_size"
+    )
+  # Multiples of the golden ratio are spread evenly, over any range of indices.
   angles = degrees * (2 * ((np.arange(source.size) + 1) * _GOLDEN % 1.0) - 1)
   known = angles.astype(np.float32)
 
@@ -149,12 +153,9 @@ def rotate(images, degrees):
   angle = degrees * (np.pi / 180)
   cos, sin, zero = tf.cos(angle), tf.sin(angle), tf.zeros_like(angle)
   middle = (images.shape[1] - 1) / 2
-  # Of output pixels to the input's: x' = cos x - sin y + dx, y' = sin x + cos y + dy.
+  # From output pixels to input pixels: x' = cos x - sin y + dx, y' = sin x + cos y + dy.
   transforms = [cos, -sin, middle * (1 - cos + sin), sin, cos, middle * (1 - cos - sin), zero, zero]
-  turned = keras.ops.image.affine_transform(
-    tf.cast(images, tf.float32), tf.stack(transforms, 1), data_format="channels_last"
-  )
-  return tf.ensure_shape(tf.cast(tf.round(turned), tf.uint8), images.shape)
+  return augment.warp(images, transforms)
 
 
 def split(dataset):
@@ -178,12 +179,12 @@ def build(text, source):
   """Makes a `Labelling` from a spec.
 
   `parity`: whether a class that is a number is odd or even.  `at_least(threshold=5)`: whether it is
-  at least 5.  `any_of(classes="cat|dog")`: one of these, or another class.  `number`: the class as
-  a number.  `rotation(degrees=45)`: each image is rotated by an angle within ± degrees, and the
+  at least 5.  `any_of(classes="cat|dog")`: whether the class is one of these.  `number`: the class
+  as a number.  `rotation(degrees=45)`: each image is rotated by an angle within ± degrees, and the
   angle is the label.  `brightness`: the mean of the pixels.
 
   An attack can change the brightness itself, by up to epsilon in l_inf, and a good regressor has to
-  follow it.  A small perturbation does not change the other labels.
+  follow.  A small perturbation does not change the other labels.
 
   Args:
     text: the spec.

@@ -24,7 +24,7 @@ class Opened:
     builder: its `tfds.core.DatasetBuilder`.
     pieces: the `tfds.core.ReadInstruction`s that make up the split, in order.
     size: the number of examples.
-    image_shape: (height, width, channels) that every image is brought to.
+    image_shape: (height, width, channels), to which all images are resized.
     class_names: the names of the classes, or None if there are no labels.
   """
 
@@ -57,7 +57,7 @@ class Opened:
       read = self.builder.as_dataset(
         split=piece,
         decoders=self._decoding,
-        # One shard after the other: the order of the split, and that of `shards`.
+        # One shard after the other, in the order of the split and of `shards`.
         read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
       )
       read = read.map(self._fit, num_parallel_calls=tf.data.AUTOTUNE)
@@ -75,7 +75,7 @@ class Opened:
     return images, labels
 
   def find_unreadable(self):
-    """The `UserError` for the first TFRecord file that is damaged or missing, or None."""
+    """A `UserError` about the first TFRecord file that is damaged or missing, or None."""
     if self.builder.info.file_format.value != "tfrecord":
       return None
     for file in dict.fromkeys(self.shards()["filename"].tolist()):
@@ -102,13 +102,13 @@ class Opened:
       `start` on.
 
     Raises:
-      UserError: if the files are no TFRecords.
+      UserError: if the files are not TFRecords.
     """
     info = self.builder.info
     if info.file_format.value != "tfrecord":
       raise errors.UserError(
-        f"data set {self.dataset!r} is stored as {info.file_format.value}: too large for"
-        " memory, it must be prepared as tfrecord to be streamed"
+        f"data set {self.dataset!r} is too large for memory, and stored as"
+        f" {info.file_format.value}, which cannot be streamed: prepare it as tfrecord"
       )
     shards = collections.defaultdict(list)
     start = 0
@@ -144,14 +144,14 @@ def find(dataset, split, data_dir=None, download=False, image_size=None, example
     data_dir: where data sets are prepared; None for TFDS's default.
     download: whether data that is not prepared may be downloaded.
     image_size: height and width in pixels; None for the data set's own, or 224 if its images vary.
-    examples: how many examples to take, the first ones.
+    examples: take only this many examples, the first ones; None for all.
 
   Returns:
     An `Opened`.
 
   Raises:
-    UserError: if there is no such data set or split, it is not prepared, or
-      has no images that can be read.
+    UserError: if there is no such data set or split, or it is not prepared, or it has no images
+      that can be read.
   """
   import tensorflow_datasets as tfds
 
@@ -159,18 +159,21 @@ def find(dataset, split, data_dir=None, download=False, image_size=None, example
     data_dir = pathlib.Path(data_dir).expanduser()
     if not data_dir.is_dir() and not download:
       raise errors.UserError(
-        f"data_dir {str(data_dir)!r} is not a folder: point it at the folder in which"
-        f" {dataset!r} is prepared"
+        f"data_dir {str(data_dir)!r} is not a folder: give the folder in which {dataset!r} is"
+        " prepared"
       )
   builder = _builder(tfds, dataset, data_dir)
   if not builder.is_prepared():
     _prepare(builder, dataset, download)
   features = builder.info.features
   if "image" not in (features or {}) or len(features["image"].shape or ()) != 3:
-    raise errors.UserError(f"data set {dataset!r} has no images to learn from (feature 'image')")
+    raise errors.UserError(
+      f"data set {dataset!r} has no images (a feature 'image'): give a data set of images"
+    )
   if features["image"].np_dtype != np.uint8:
     raise errors.UserError(
-      f"data set {dataset!r} has images of {features['image'].np_dtype}: only uint8 can be read"
+      f"data set {dataset!r} has images of {features['image'].np_dtype}: give one with images of"
+      " uint8"
     )
 
   sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
@@ -218,8 +221,8 @@ def _prepare(builder, dataset, download):
   where = builder.data_path.parent
   if not download:
     raise errors.UserError(
-      f"data set {dataset!r} is not prepared in {str(where)!r}: point --data_dir at a folder that"
-      f" holds it, add --download, or run: tfds build {dataset}"
+      f"data set {dataset!r} is not prepared in {str(where)!r}: give the folder that holds it as"
+      f" --data_dir, add --download, or run: tfds build {dataset}"
     )
   try:
     builder.download_and_prepare()

@@ -1,8 +1,8 @@
 """Batches of views, as a function of (seed, step), and plain batches.
 
-Batch number k of a run holds the same examples, augmented in the same way, on
-every machine and after every interruption: the order within an epoch is a
-function of (seed, epoch), the noise of a batch one of (seed, step).
+Batch number k of a run holds the same examples, augmented in the same way, on every machine and
+after every interruption.  The order within an epoch is a function of (seed, epoch), and the noise
+of a batch is a function of (seed, step).
 
 ```python
 from urkle_tf.data import augment, pipeline, sources
@@ -59,15 +59,15 @@ def views(
 ):
   """Endless batches of augmented views, for training.
 
-  An epoch has `source.size // batch_size` steps.  The examples left over differ between epochs.
+  An epoch has `source.size // batch_size` steps.  Each epoch leaves out other examples.
 
   Args:
     source: a `sources.Source`.
     recipe: an `augment.Recipe`.
     batch_size: the global batch.
     seed: an int, or int32 [2].
-    start_step: the step of the first batch, counted over all epochs.  The result is that of
-      `.skip(start_step)`, without the work.
+    start_step: the step of the first batch, counted over all epochs.  The result equals
+      `.skip(start_step)`, without its work.
     views: how many views of each image.
     labels: whether batches hold labels.
     on_device: whether to leave the augmentation to the step (`augment_on_device`).
@@ -87,7 +87,7 @@ def views(
   """
   steps = steps_per_epoch(source, batch_size)
   if labels and not source.labelled:
-    raise errors.UserError(f"data set {source.name!r} has no labels")
+    raise errors.UserError(f"data set {source.name!r} has no labels: give one that has")
   if on_device:
     check_on_device(recipe)
   if strength is not None:
@@ -137,7 +137,7 @@ def by_worker(scope, make):
     return make((0, 1))
 
   def replicas(context):
-    """A worker's replicas take turns."""
+    """Gives the rows of each batch to a worker's replicas in turn."""
     count = scope.num_replicas_in_sync // context.num_input_pipelines
     part = lambda values: tf.reshape(values, [count, -1, *values.shape[1:]])  # noqa: E731
     batches = make((context.input_pipeline_id, context.num_input_pipelines))
@@ -157,8 +157,8 @@ def steps_per_epoch(source, batch_size):
   errors.at_least(1, None, batch_size=batch_size)
   if batch_size > source.size:
     raise errors.UserError(
-      f"batch_size={batch_size} is larger than the {source.size} examples of {source.split!r} of"
-      f" {source.name!r}: make it smaller"
+      f"--batch_size={batch_size} is larger than the {source.size} examples of {source.split!r} of"
+      f" {source.name!r}: give a smaller one"
     )
   return source.size // batch_size
 
@@ -193,18 +193,15 @@ def first(source, count):
   Returns:
     (float32 [n, h, w, c] in [0, 1], the labels [n] of the source).
   """
-  images, labels = [], []
-  for batch in batches(source, min(count, 250)):
-    images.append(batch["image"].numpy())
-    labels.append(batch["label"].numpy())
-    if sum(map(len, labels)) >= count:
-      break
-  return np.concatenate(images)[:count], np.concatenate(labels)[:count]
+  size = min(count, 250)
+  found = list(batches(source, size).take(-(-count // size)))
+  images, labels = (np.concatenate([batch[key] for batch in found]) for key in ("image", "label"))
+  return images[:count], labels[:count]
 
 
 def finished(batches, cardinality):
-  """The end of a pipeline: batches made ahead, of which workers each take rows."""
-  # Workers share each global batch, in contiguous rows, and not the files.
+  """The end of a pipeline: batches are made in advance, and workers share each batch."""
+  # Each worker takes contiguous rows of a global batch, instead of some of the files.
   options = tf.data.Options()
   options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
   batches = batches.apply(tf.data.experimental.assert_cardinality(cardinality))
@@ -228,7 +225,7 @@ def check_strength(recipe):
   """Raises `UserError` if the strength of a recipe cannot be changed."""
   if getattr(recipe, "strength", None) is None:
     raise errors.UserError(
-      f"{type(recipe).__name__} has no strength that could change over the training: give "
+      f"{type(recipe).__name__} has no strength that can change over the training: give "
       "--augment=simclr"
     )
 
@@ -257,7 +254,7 @@ def to_float(images):
 def _augment(recipe, images, seed, views, strength=None, share=(0, 1)):
   count, numbers = images.shape[0], recipe.noise_size
   shape = [tf.shape(images)[0] if count is None else count, views * numbers]
-  # A row of noise is an example's, all views in turn: a replica draws that of its examples.
+  # A row of noise holds all views of an example; a replica draws the rows of its examples.
   if share == (0, 1):
     noise = distribution.uniform(seed, tf.stack(shape) if count is None else shape)
   else:  # a pipeline's batches are full

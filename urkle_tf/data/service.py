@@ -1,9 +1,9 @@
 """Input workers: other machines that read and augment the images for a training.
 
 Each address is a separate tf.data service, a dispatcher with one worker (launch/input_worker.py).
-Of W addresses, the j-th makes the batches of steps j, j + W, j + 2W, ... from the first on, and the
-training takes them in turn.  So batch k is a function of (seed, k), wherever it is made, and a run
-may change its input workers whenever it is resumed.
+With W addresses, the j-th makes the batches of steps j, j + W, j + 2W, ... after the first one, and
+the training takes them in turn.  So batch k is a function of (seed, k), wherever it is made, and a
+resumed run may use other input workers.
 """
 
 import socket
@@ -13,15 +13,15 @@ import tensorflow as tf
 from urkle_tf import errors
 from urkle_tf.data import pipeline, sources
 
-_LARGEST = 2**30  # bytes of images that travel with the pipeline, as a constant of its graph
-_SECONDS = 10.0  # to answer
+_LARGEST = 2**30  # bytes of images that are sent with the pipeline, as a constant of its graph
+_SECONDS = 10.0  # to wait for an answer
 
 
 def addresses(text):
   """The addresses in "HOST:PORT,HOST:PORT", as a list.
 
   Raises:
-    UserError: if one is no address, or is given twice.
+    UserError: if one is not an address, or is given twice.
   """
   found = [part.strip() for part in text.split(",") if part.strip()]
   for address in found:
@@ -41,20 +41,19 @@ def check(source):
     return check(source.source)
   if isinstance(source, sources.FileSource):
     raise errors.UserError(
-      f"--data_service cannot serve {source.name!r}: a folder of more than 2 GiB of pixels is "
-      "decoded by this program; leave --data_service out, or prepare the images as a TensorFlow "
-      "data set"
+      f"--data_service cannot serve {source.name!r}, because folders above 2 GiB of pixels are "
+      "decoded by this program: leave it out, or prepare a TensorFlow data set"
     )
   if isinstance(source, sources.ArraySource) and source.images.nbytes > _LARGEST:
     raise errors.UserError(
       f"--data_service cannot serve the {source.images.nbytes / 2**30:.1f} GiB of "
-      f"{source.name!r}: at most 1 GiB of images in memory travels to input workers; leave "
-      "--data_service out, or give --examples"
+      f"{source.name!r}, because at most 1 GiB of images in memory is sent to workers: leave it "
+      "out, or give --examples"
     )
 
 
 def batches(make, found, start_step):
-  """Endless batches that input workers make.
+  """Endless batches made by input workers.
 
   Args:
     make: (input worker, input workers) -> the dataset that `pipeline.views(part=...)` makes.
@@ -62,8 +61,8 @@ def batches(make, found, start_step):
     start_step: the step of the first batch.
 
   Returns:
-    A `tf.data.Dataset` of the batches that `pipeline.views` would make here, in the same order.  It
-    raises `tf.errors.InvalidArgumentError` if an address has several workers instead of one.
+    A `tf.data.Dataset` of the batches that `pipeline.views` makes, in the same order.  It raises
+    `tf.errors.InvalidArgumentError` if an address has several workers instead of one.
 
   Raises:
     UserError: if an address does not answer.
@@ -73,7 +72,7 @@ def batches(make, found, start_step):
   served = [
     make((number, len(found))).apply(
       tf.data.experimental.service.distribute(
-        # Each service has one worker, which makes all of what it was given, in order.
+        # Each service has one worker, which makes its whole dataset in order.
         tf.data.experimental.service.ShardingPolicy.OFF,
         f"grpc://{address}",
       )
@@ -96,7 +95,7 @@ def batches(make, found, start_step):
 
 
 def _knock(address):
-  """Checks whether an address answers: TensorFlow itself would wait for an hour."""
+  """Raises `UserError` if an address does not answer; TensorFlow would wait for an hour."""
   host, _, port = address.rpartition(":")
   try:
     socket.create_connection((host.strip("[]"), int(port)), _SECONDS).close()
@@ -108,7 +107,7 @@ def _knock(address):
 
 
 def lost(error):
-  """Whether a `tf.errors.OpError` says that an input worker has ended or restarted."""
+  """Whether a `tf.errors.OpError` means that an input worker has ended or restarted."""
   kinds = (tf.errors.NotFoundError, tf.errors.UnavailableError, tf.errors.AbortedError)
   return isinstance(error, kinds) and "No such file" not in str(error)
 
@@ -118,12 +117,12 @@ def serve(port, host=None, worker_port=0):
 
   Args:
     port: the dispatcher's port, which `--data_service` names; 0 for any free port.
-    host: the name under which trainings reach this machine; None for this machine alone.
+    host: the name by which trainings reach this machine; None for trainings on this machine.
     worker_port: the port of the worker, which sends batches; 0 for any free port.
 
   Returns:
-    (the dispatcher, the worker).  Both stop when nothing refers to them any more.  The dispatcher's
-    `target` holds its address.
+    (the dispatcher, the worker).  Both stop when nothing refers to them any longer.  The
+    dispatcher's `target` holds its address.
 
   Raises:
     UserError: if a port is taken.
@@ -131,7 +130,7 @@ def serve(port, host=None, worker_port=0):
   service = tf.data.experimental.service
   try:
     dispatcher = service.DispatchServer(service.DispatcherConfig(port=port))
-    # The worker tells the dispatcher where trainings find it.
+    # The worker gives the dispatcher the address at which trainings reach it.
     config = service.WorkerConfig(
       dispatcher_address=dispatcher.target.split("://")[1],
       worker_address=f"{host or 'localhost'}:%port%",

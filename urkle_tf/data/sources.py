@@ -1,15 +1,15 @@
 """Data sets by name: bundled digits, image folders, TensorFlow Datasets; with other labels.
 
 A `Source` gives the examples of one split in an order that is a pure function of (seed, epoch), so
-that a run can resume in mid-epoch.  Decoded data of up to 2 GiB is held in memory; a larger folder
-is decoded by index, and a larger TensorFlow data set is streamed.
+that a run can resume in the middle of an epoch.  Decoded data of up to 2 GiB is held in memory.  A
+larger folder is decoded by index, and a larger TensorFlow data set is streamed.
 
 ```python
 from urkle_tf.data import sources
 
 source = sources.load("digits", split="train[:90%]")  # a Source
 size, shape = source.size, source.image_shape  # 1,293 and (8, 8, 1)
-rest, held_out = source.hold_out(100)  # the latter an ArraySource, in memory
+rest, held_out = source.hold_out(100)  # held_out is an ArraySource, in memory
 ```
 """
 
@@ -40,7 +40,7 @@ class Source:
     size: the number of examples.
     image_shape: (height, width, channels), the same for every image.
     class_names: the names of the classes, or None if there are none.
-    target: what the labels are if they are numbers, else None.
+    target: a description of labels that are numbers, else None.
     labels: int64 [size] (float32 for numbers) in the order of the indices; None if they are not
       known without reading the data.
     names: the files of the examples in the order of the indices, as paths within the data set's
@@ -97,7 +97,7 @@ class Source:
     return self._batches(batch, chosen, seed, epoch, shuffle, skip)
 
   def _batches(self, batch, chosen, *order):
-    """`batches`, by a function that makes batches, of an epoch by `order`."""
+    """`batches`, made by the function `batch` from the epoch of `order`."""
     return _only(batch(self.epoch(*order)), chosen)
 
   def hold_out(self, count):
@@ -115,6 +115,10 @@ class Source:
     fields = {name: getattr(self, name) for name in ("name", "split", "class_names", "target")}
     return rest, ArraySource(batch["image"].numpy(), labels=labels, **fields)
 
+  def find_unreadable(self):
+    """A `UserError` that names the first file that cannot be read; None if all can be read."""
+    return None
+
   def _first(self, size):
     """The source with only the first `size` examples of its split."""
     first = copy.copy(self)
@@ -125,7 +129,7 @@ class Source:
 
 
 class _Indexed(Source):
-  """A source whose examples are reached by index."""
+  """A source whose examples are read by index."""
 
   def _indices(self, seed, epoch, shuffle, skip):
     indices = tf.range(self.size, dtype=tf.int64)
@@ -156,7 +160,7 @@ class ArraySource(_Indexed):
   def gather(self, indices):
     """The examples of `indices`, int64 [...]: `{"image", "index", "label"}`."""
     if self._tensor is None:
-      # Outside any graph and on the host: 2 GiB do not fit in a graph, nor on every device.
+      # Outside any graph, and on the host, because 2 GiB do not fit in a graph or on every device.
       with tf.init_scope(), tf.device("CPU:0"):
         self._tensor = tf.constant(self.images)
     return self._with_labels(tf.gather(self._tensor, indices), indices)
@@ -184,21 +188,25 @@ class FileSource(_Indexed):
 
     return in_order(self._indices(seed, epoch, shuffle, skip), decode)
 
+  def find_unreadable(self):
+    return folders.find_unreadable(self.files, self.image_shape)
+
 
 class StreamSource(Source):
   """A source that streams the shards of `opened`, a `named.Opened`.
 
   A shuffled epoch visits the shards in its own order, 16 at a time, and shuffles blocks of 4,096
-  examples that are not decoded yet.
+  examples before they are decoded.
   """
 
   def __init__(self, opened, **fields):
     super().__init__(
       size=opened.size, image_shape=opened.image_shape, class_names=opened.class_names, **fields
     )
-    self._parse = opened.parse
-    self._shards = opened.shards()
-    self.find_unreadable = opened.find_unreadable
+    self._opened, self._shards = opened, opened.shards()
+
+  def find_unreadable(self):
+    return self._opened.find_unreadable()
 
   def _first(self, size):
     first = super()._first(size)
@@ -218,7 +226,7 @@ class StreamSource(Source):
 
   def _decoded(self, records):
     def parse(index, record):
-      return {"index": index, **self._parse(record)}
+      return {"index": index, **self._opened.parse(record)}
 
     return in_order(records, parse)
 
@@ -244,7 +252,7 @@ class StreamSource(Source):
       deterministic=True,
     )
     if shuffle:
-      # `Dataset.shuffle` would depend on TensorFlow's global seed, too.
+      # `Dataset.shuffle` would also depend on TensorFlow's global seed.
       def mix(index, records):
         order = _shuffled(tf.range(tf.size(index)), distribution.fold(seed, 1, index[0]))
         return tf.gather(index, order), tf.gather(records, order)
@@ -265,6 +273,9 @@ class RelabelledSource(Source):
     labels = {key: getattr(labelling, key) for key in ("class_names", "target")}
     super().__init__(name=name, labels=labelling.known, **same, **labels)
     self.source, self._relabel = source, labelling.relabel
+
+  def find_unreadable(self):
+    return self.source.find_unreadable()
 
   def _first(self, size):
     first = super()._first(size)
@@ -287,28 +298,31 @@ def load(
 ):
   """Opens one split of a data set.
 
-  Every split may be sliced by number or percentage, and added to another, as
-  in TensorFlow Datasets: `"train[:90%]"`, `"train[45000:]"`,
-  `"train[:100]+test"`.  `"all"` is every split.
+  Splits may be sliced by number or percentage, and added, as in TensorFlow Datasets:
+  `"train[:90%]"`, `"train[45000:]"`, `"train[:100]+test"`.  `"all"` is every split.
+
+  - `"digits"` is the data set bundled with scikit-learn, 1,797 handwritten digits [8, 8, 1].  A
+    fixed stratified cut makes `train` (1,437) and `test` (360).
+  - `"folder:PATH"` is a folder of PNG, JPEG or BMP images: in class folders, in split folders
+    (`train`, `test`, `val`, ...) of class folders, or loose and unlabelled.  Without split folders,
+    `train` and `test` are a fixed 80/20 cut of each class.  Files have a fixed order that does not
+    depend on their class, that of the MD5 of their path.  Images are RGB (transparent parts white),
+    or grey if all of them are.
+  - Any other name is a TensorFlow data set that has an `image`, with its configuration if it has
+    several: `"cifar10"`, `"cifar10_corrupted/fog_1"`.
+
+  Each of them can have other labels, `"mnist:parity"`, `"folder:PATH:brightness"`: see
+  `labellings.build`.
 
   Args:
-    dataset: one of `"digits"`, scikit-learn's bundled 1,797 handwritten digits [8, 8, 1]; a fixed
-      stratified cut makes `train` (1,437) and `test` (360); `"folder:PATH"`, a folder of PNG, JPEG
-      or BMP images: in class folders, in split folders (`train`, `test`, `val`, ...) of class
-      folders, or loose and unlabelled.  Without split folders `train` and `test` are a fixed 80/20
-      cut of each class.  Files are in a fixed order that does not depend on their class (that of
-      the MD5 of their path).  Images are RGB (transparent parts white), or grey if all of them are;
-      any TensorFlow data set that has an `image`, configurations included: `"cifar10"`,
-      `"cifar10_corrupted/fog_1"`.  Each of them with other labels, `"mnist:parity"`,
-      `"folder:PATH:brightness"`: see `labellings.build`.
+    dataset: the data set, as above.
     split: the split.
     data_dir: where TensorFlow data sets are prepared; None for TFDS's default.
     download: whether data that is not prepared may be downloaded.
-    image_size: height and width in pixels: the short side is resized to it
-      (antialiased bilinear), then the centre is cut out.  None keeps the
-      native size.  If images vary in size, it is 224 for TensorFlow data sets;
-      for folders it is 32 if the median short side is below 96, else 224.
-    examples: how many examples of the split to take, the first ones.
+    image_size: height and width in pixels: the short side is resized to it (antialiased bilinear),
+      then the centre is cut out.  None keeps the native size.  If images vary in size, it is 224
+      for TensorFlow data sets; for folders it is 32 if the median short side is below 96, else 224.
+    examples: take only this many examples of the split, the first ones; None for all.
 
   Returns:
     A `Source`.
@@ -316,8 +330,8 @@ def load(
   Raises:
     UserError: if there is no such data, or it cannot be read.
   """
-  if image_size is not None and (int(image_size) != image_size or image_size < 1):
-    raise errors.UserError(f"image_size must be a positive number of pixels, got {image_size}")
+  if image_size is not None:
+    errors.whole(1, None, image_size=image_size)
   bare, labelling = labellings.split(dataset)
   if labelling is not None:
     source = load(bare, split, data_dir, download, image_size, examples)
@@ -345,9 +359,9 @@ def _fits_in_memory(size, image_shape):
 
 @contextlib.contextmanager
 def naming_unreadable(source):
-  """A context for reading a source: if a file cannot be read, the error names it.
+  """A context for reading a source, in which the error about an unreadable file names the file.
 
-  Data too large for memory is not read completely when it is opened.
+  Data too large for memory is not read when it is opened.
 
   Raises:
     UserError: instead of TensorFlow's error.
@@ -355,20 +369,9 @@ def naming_unreadable(source):
   try:
     yield
   except tf.errors.OpError as error:
-    if unreadable := find_unreadable(source):
+    if unreadable := source.find_unreadable():
       raise unreadable from error
     raise
-
-
-def find_unreadable(source):
-  """A `UserError` that names the first file that cannot be read; None if all can."""
-  if isinstance(source, RelabelledSource):
-    return find_unreadable(source.source)
-  if isinstance(source, FileSource):
-    return folders.find_unreadable(source.files, source.image_shape)
-  if isinstance(source, StreamSource):
-    return source.find_unreadable()
-  return None
 
 
 def in_order(dataset, function):

@@ -1,4 +1,4 @@
-"""Splits as text: the examples that `"train[:90%]+test"` means."""
+"""Reads splits such as `"train[:90%]+test"`."""
 
 import re
 
@@ -6,16 +6,16 @@ from urkle_tf import errors
 
 
 def select(dataset, text, sizes, examples=None):
-  """Reads a split such as `"train[:90%]+test"`.
+  """The parts of a split such as `"train[:90%]+test"`.
 
   Args:
-    dataset: for messages.
+    dataset: the name of the data set, for messages.
     text: the split.
     sizes: `{name: number of examples}` of the splits that exist.
-    examples: how many examples to keep, the first ones.
+    examples: keep only this many examples, the first ones; None for all.
 
   Returns:
-    A list of `(name, start, stop)`, none of them empty.
+    A list of `(name, start, stop)`, none of them an empty range.
 
   Raises:
     UserError: if there is no such split or slice, or it holds too few examples.
@@ -33,7 +33,9 @@ def select(dataset, text, sizes, examples=None):
     start = _boundary(match[2], known[name], 0, part)
     stop = _boundary(match[3], known[name], known[name], part)
     if start >= stop:
-      raise errors.UserError(f"split {part!r} of {dataset!r} is empty ({name} has {known[name]})")
+      raise errors.UserError(
+        f"split {part!r} of {dataset!r} is empty: {name} has {known[name]} examples"
+      )
     if name in sizes:
       pieces.append((name, start, stop))
       continue
@@ -50,24 +52,23 @@ def _boundary(text, size, default, part):
   if text.endswith("%"):
     value = int(text[:-1])
     if abs(value) > 100:
-      raise errors.UserError(f"split {part!r} asks for more than 100%")
+      raise errors.UserError(f"split {part!r} has more than 100%: give at most 100%")
     value = round(value * size / 100)
   else:
     value = int(text)
   if value < 0:
     value += size
   if not 0 <= value <= size:
-    raise errors.UserError(f"split {part!r} reaches beyond its {size} examples")
+    raise errors.UserError(f"split {part!r} goes beyond its {size} examples: give a smaller range")
   return value
 
 
 def _first(pieces, examples, what):
   """Cuts pieces down to the first `examples`."""
-  if examples < 1 or examples != int(examples):
-    raise errors.UserError(f"examples must be a positive whole number, got {examples}")
+  errors.whole(1, None, examples=examples)
   size = sum(stop - start for _, start, stop in pieces)
   if examples > size:
-    raise errors.UserError(f"examples={examples}, but {what} has only {size}")
+    raise errors.UserError(f"--examples={examples}, but {what} has only {size}: give fewer")
   kept = []
   for name, start, stop in pieces:
     stop = min(stop, start + examples)

@@ -1,4 +1,4 @@
-"""Chooses which labels are used: stratified subsets."""
+"""Chooses the labels to use: stratified subsets."""
 
 import numpy as np
 
@@ -15,31 +15,33 @@ def choose(labels, amount, seed):
 
   Args:
     labels: int [n] of classes, or float [n] of numbers.
-    amount: how many examples: a count from 1, or a fraction below 1; None for all of them.
+    amount: the number of examples: a count, or a fraction below 1; None for all of them.
     seed: an int.
 
   Returns:
     int64 [m], ascending positions.
 
   Raises:
-    UserError: if there are fewer examples, or `amount` is less than one per class.
+    UserError: if there are too few examples, or `amount` is less than one per class.
   """
   labels = np.asarray(labels)
   if amount is None:
     return np.arange(len(labels), dtype=np.int64)
-  if not amount > 0 or (amount >= 1 and amount != int(amount)):
+  if not amount > 0 or (amount >= 1 and amount % 1):
     raise errors.UserError(f"--labels must be a count or a fraction below 1, got {amount}")
   count = int(amount) if amount >= 1 else round(amount * len(labels))
   if count > len(labels):
-    raise errors.UserError(f"--labels={count}, but there are only {len(labels)} labelled images")
+    raise errors.UserError(
+      f"--labels={count}, but there are only {len(labels)} labelled images: give fewer"
+    )
   if labels.dtype.kind == "f":
     labels = _quantiles(labels, min(_QUANTILES, count))
   classes, sizes = np.unique(labels, return_counts=True)
   if count < len(classes):
     raise errors.UserError(
-      f"--labels={amount} is {count} labels for {len(classes)} classes: give at least one a class"
+      f"--labels={amount} is {count} labels for {len(classes)} classes: give at least one per class"
     )
-  # One each; the rest by largest remainder of what remains of each class.
+  # One for each class, and the others in proportion to what is left of each, by largest remainders.
   ideal = (count - len(classes)) * (sizes - 1) / max((sizes - 1).sum(), 1)
   taken = 1 + np.floor(ideal).astype(np.int64)
   order = np.argsort(-(ideal - np.floor(ideal)), kind="stable")
@@ -53,6 +55,6 @@ def choose(labels, amount, seed):
 
 
 def _quantiles(numbers, parts):
-  """The quantile of each number, int [n]; equal numbers are in the same one."""
+  """The quantile of each number, int [n]; equal numbers have the same quantile."""
   inner = np.linspace(0, 1, max(parts, 1) + 1)[1:-1]
   return np.searchsorted(np.quantile(numbers, inner), numbers, side="right")

@@ -1,4 +1,4 @@
-"""The weight decay of a head, chosen on held-out images."""
+"""Chooses the weight decay of a head on held-out images."""
 
 import json
 
@@ -10,7 +10,7 @@ from urkle_tf.downstream import _labels, _training
 from urkle_tf.output import files
 
 WEIGHT_DECAYS = (1e-4, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
-_SHARE = 0.1  # of the labelled images that is held out if no others are given
+_SHARE = 0.1  # the share of the labelled images that is held out if there are no others
 
 
 def check(task):
@@ -19,8 +19,8 @@ def check(task):
     return
   if len(task.labels) < 2 * _classes(task):
     raise errors.UserError(
-      f"{len(task.labels)} labels are too few to choose the weight decay by: give --weight_decay, "
-      "or images of --validation_split to choose by"
+      f"{len(task.labels)} labels are too few to hold some out and choose the weight decay: give "
+      "--weight_decay, or a --validation_split"
     )
 
 
@@ -28,17 +28,17 @@ def hold_out(task):
   """Divides the images between training the candidates and choosing one.
 
   The choice is made on the task's validation images, and candidates are trained on the labelled
-  images that are not among them.  Without validation images, or if they are test images, on which
-  nothing may be chosen, a tenth of the labelled images is held out.  It is drawn evenly from the
-  classes (for numbers, from the tenths of their range), at least one of each class, by the task's
-  seed.
+  images that are not among them.  A tenth of the labelled images is held out instead if there are
+  no validation images, or if they are test images, on which nothing may be chosen.  It is drawn
+  evenly from the classes (for numbers, from their deciles) by the task's seed, with at least one
+  image of each class.
 
   Args:
     task: a `Task`.
 
   Returns:
-    (rest, held), bool [m]: the labelled images that candidates are trained on, and those that the
-    choice is made on (None for the validation images).
+    (rest, held), bool [m]: the labelled images on which candidates are trained, and those on which
+    the choice is made (None for the validation images).
 
   Raises:
     UserError: if the validation images include all labelled ones.
@@ -72,10 +72,10 @@ def choose(task, run, held, train, score):
     score: a function that measures the task's model on all held-out images, without an attack.
 
   Returns:
-    {"select": the criterion, "held_out": which images, "images": how many, "weight_decay": the
-    chosen one, the largest of equals, "candidates": [{"weight_decay", "validation_accuracy"},
+    {"select": the criterion, "held_out": which images, "images": how many, "weight_decay": the best
+    one, the largest if several are equal, "candidates": [{"weight_decay", "validation_accuracy"},
     ...]}.  A robust choice adds "validation_robust_accuracy" on the first 1,000 images.  For
-    numbers there are errors instead.
+    numbers, errors replace the accuracies.
   """
   if held is None:
     images, where = task.validation.size, task.validation.split
@@ -121,7 +121,7 @@ def _chooses(validation):
 
 
 def _attacked(task, held):
-  """The held-out images, at least as many as are attacked, as a `Source`."""
+  """The held-out images as a `Source`, at least as many as are attacked."""
   if held is None:
     return task.validation
   return _training.subset(task.source, task.chosen[held][: _training.VALIDATION_EXAMPLES])
@@ -132,6 +132,6 @@ def _classes(task):
 
 
 def _marks(source):
-  """A number for each image, the same for the same image."""
+  """A number for each image; equal images have the same number."""
   batches = source.batches(500, shuffle=False, drop_remainder=False)
   return np.array([hash(image.tobytes()) for batch in batches for image in batch["image"].numpy()])

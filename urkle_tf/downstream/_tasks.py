@@ -19,8 +19,7 @@ def _linear(features, outputs):
 
 
 def _mlp(features, outputs, width=256, layers=3):
-  if layers < 1 or width < 1:
-    raise errors.UserError("mlp: width and layers must be at least 1")
+  errors.whole(1, "mlp", width=width, layers=layers)
   return networks.mlp(features, [width] * (layers - 1) + [outputs], "head")
 
 
@@ -30,7 +29,7 @@ _ATTACK = ("norm", "epsilon", "attack_steps", "attack_step_size")  # settings of
 
 
 def settle(settings, method, metadata):
-  """Fills in the user's open settings; returns the flags that have no effect."""
+  """Fills in the settings that the user left open; returns the flags that have no effect."""
   given = [name for name in (*_ATTACK, "select") if settings[name] is not None]
   for name, value in method.defaults.items():
     if settings[name] is None:
@@ -57,7 +56,7 @@ class Labelled:
 
   Attributes:
     source: the labelled images.
-    validation: the images for everything that is reported during training, or None.
+    validation: the images that training reports on, or None.
     chosen: int64 [m], the positions in `source` of the labels that may be used, ascending.
     labels: [m], these labels, unchanged.
   """
@@ -107,7 +106,9 @@ def make(settings, metadata, data, method):
   if data.source.class_names is None:
     offset, spread = float(labels.mean(dtype=np.float64)), float(labels.std(dtype=np.float64))
     if not spread > 0:
-      raise errors.UserError(f"the labels of {data.source.name!r} are all the same number")
+      raise errors.UserError(
+        f"the labels of {data.source.name!r} are all the same number: give more examples"
+      )
     labels = ((labels - offset) / spread).astype(np.float32)[:, None]
   attack = None
   if method.adversarial or settings["select"] == "robust":

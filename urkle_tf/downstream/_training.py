@@ -1,4 +1,4 @@
-"""Trains with a given head, for protocols whose images pass through the network at every step."""
+"""Trains a given head, for protocols whose images pass through the network at every step."""
 
 import keras
 import numpy as np
@@ -10,10 +10,10 @@ from urkle_tf.data import pipeline, sources
 from urkle_tf.pretexts.supervised import Supervised
 from urkle_tf.training import checkpoints, metrics, optimizers, recorder
 
-VALIDATION_EXAMPLES = 1000  # the first ones of the validation split, attacked in every epoch
+VALIDATION_EXAMPLES = 1000  # the first images of the validation split, attacked in every epoch
 _VALIDATION_BATCH = 250
-_SAMPLES = 10  # of z, in each step of the attack on validation images
-_SERVED = 20  # of z, that validation images are scored with
+_SAMPLES = 10  # samples of z in each step of the attack on validation images
+_SERVED = 20  # samples of z that validation images are scored with
 
 
 class Given(Supervised):
@@ -26,7 +26,7 @@ class Given(Supervised):
     self._standardised = task.standardised
 
   def attach(self, encoder):
-    """Makes nothing: the head is there."""
+    """Makes nothing, because the head exists."""
 
   def prepare(self, views, batch):
     return self._standardised(super().prepare(views, batch))
@@ -47,18 +47,16 @@ def subset(source, chosen):
   size = len(chosen) * int(np.prod(source.image_shape))
   if size > sources.IN_MEMORY_BYTES:
     raise errors.UserError(
-      f"{len(chosen)} images of {source.name!r} take {size / 2**30:.1f} GiB of memory: give fewer "
-      "--labels, all of them, or a smaller --image_size"
+      f"{len(chosen)} images of {source.name!r} take {size / 2**30:.1f} GiB: give fewer "
+      "or all --labels, or a smaller --image_size"
     )
   images = np.empty((len(chosen), *source.image_shape), np.uint8)
   labels = np.empty(len(chosen), np.int64 if source.target is None else np.float32)
-  read = position = 0
   for batch in source.batches(500, shuffle=False, drop_remainder=False):
-    count = len(batch["label"])
-    rows = chosen[(chosen >= read) & (chosen < read + count)] - read
-    images[position : position + len(rows)] = batch["image"].numpy()[rows]
-    labels[position : position + len(rows)] = batch["label"].numpy()[rows]
-    read, position = read + count, position + len(rows)
+    indices = batch["index"].numpy()
+    rows = np.isin(indices, chosen)
+    places = np.searchsorted(chosen, indices[rows])
+    images[places], labels[places] = batch["image"].numpy()[rows], batch["label"].numpy()[rows]
   fields = {"name": source.name, "split": source.split, "labels": labels}
   return sources.ArraySource(images, class_names=source.class_names, target=source.target, **fields)
 
@@ -81,7 +79,7 @@ def train(task, run, learner, weights):
     The row of metrics of the weights that were kept.
   """
   source = subset(task.source, task.chosen)
-  batch_size = source.size // -(-source.size // task.batch_size)  # as even as can be
+  batch_size = source.size // -(-source.size // task.batch_size)  # as even as possible
   steps_per_epoch = pipeline.steps_per_epoch(source, batch_size)
   steps = steps_per_epoch * task.epochs
   learner.compile(
@@ -127,7 +125,7 @@ class Scorer:
   def __call__(self):
     """{"validation_...": the score of the current weights}, the clean one first."""
     total = len(self._images)
-    size = total // -(-total // _VALIDATION_BATCH)  # of one shape; little is left over
+    size = total // -(-total // _VALIDATION_BATCH)  # one shape, which leaves out few images
     merits = []
     for start in range(0, total - size + 1, size):
       rows = slice(start, start + size)

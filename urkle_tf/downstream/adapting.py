@@ -19,14 +19,14 @@ FEATURES = ("loc", "pooled")
 
 @arguments(Adapt)
 def adapt(given):
-  """Makes a classifier or a regressor of an exported encoder, in a run's folder.
+  """Makes a classifier or a regressor from an exported encoder, in a run's folder.
 
   Writes `flags.cfg`, `metrics.jsonl`, `labels.json` if `labels` is given, and `classifier/`, or
   `regressor/` if the labels are numbers.  Called again with the same settings, a finished run
-  trains nothing and returns the same.  A killed run resumes at its last epoch, except that a head
-  of `slf` is trained again from the start, with the weight decays that were already measured.
-  SIGTERM and Ctrl-C finish the step and write a checkpoint, from which all protocols resume.
-  However often it is interrupted, the result is identical in every bit.
+  trains nothing and returns the same.  A killed run resumes at its last epoch.  A killed `slf` run
+  keeps the weight decays that it has measured, and trains the head again from the start.  SIGTERM
+  and Ctrl-C finish the step and write a checkpoint, from which all protocols resume.  However often
+  a run is interrupted, the result is identical in every bit.
 
   Returns:
     The row of metrics of the exported weights, a dict, with the folder of the export,
@@ -34,7 +34,7 @@ def adapt(given):
     metadata.json: {"select", "held_out", "images", "weight_decay", "candidates"}.
 
   Raises:
-    UserError: for settings, data or folders that do not fit.
+    UserError: for settings, data or folders that are wrong.
     preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.
 
   ```python
@@ -46,6 +46,7 @@ def adapt(given):
   metadata = export.read_metadata(given.encoder, "encoder")
   unused = _tasks.settle(settings, method, metadata)
   errors.flags_at_least(1, settings, "epochs", "batch_size", "log_every", "samples")
+  errors.check_seed(given.seed)
   data = _tasks.labelled(given, metadata["image_size"])
   keras.utils.set_random_seed(given.seed)
   task = _tasks.make(settings, metadata, data, method)
@@ -58,7 +59,7 @@ def adapt(given):
     if (folder / "metadata.json").exists():
       row = _finished(run, folder, task)
     else:
-      if given.labels is not None:  # which examples of the split had their labels used
+      if given.labels is not None:  # the examples whose labels are used
         chosen = json.dumps({"positions": task.chosen.tolist()})
         files.write(run.path / "labels.json", chosen + "\n")
       with preemption.watch() as watch:
@@ -68,16 +69,16 @@ def adapt(given):
 
 
 def adapt_seeds(output_dir, seeds, seed=0, **settings):
-  """`adapt` with several seeds, each in its own folder, and the mean and spread of their figures.
+  """Runs `adapt` with several seeds, and returns the mean and the spread of their figures.
 
   Writes `OUTPUT_DIR/seed-N/` for each seed N, and `OUTPUT_DIR/seeds.json`.  Finished seeds are not
   run again.  A seed decides which labels are drawn, the head's initial weights, the noise and the
   order of images; the encoder is the same.
 
   Args:
-    output_dir: the folder that holds them all.
-    seeds: how many: seed, seed + 1, ...
-    seed: the first.
+    output_dir: the folder that holds all of them.
+    seeds: the number of seeds: seed, seed + 1, ...
+    seed: the first seed.
     **settings: the settings of `adapt`.
 
   Returns:
@@ -126,17 +127,17 @@ def _finished(run, folder, task):
   done = export.read_metadata(folder, folder.name)
   if done.get("encoder_fingerprint") != task.encoder.metadata["fingerprint"]:
     raise errors.UserError(
-      f"{run.path} holds a {folder.name} of another encoder than {task.folder} holds now: give "
-      "another --output_dir"
+      f"{run.path} holds a {folder.name} made from another encoder than the one in {task.folder}: "
+      "give another --output_dir"
     )
   print(f"{run.path} is finished: nothing to do")
   step, rows = done.get("selected", {}).get("step"), run.metrics()[::-1]
-  row = next((row for row in rows if row["step"] == step), rows[0])  # of stages the last counts
+  row = next((row for row in rows if row["step"] == step), rows[0])  # of the last stage
   return {**row, "selection": done["selection"]} if "selection" in done else row
 
 
 def _export(task, folder, settings, metadata, row):
-  """Writes the task's model, whose weights are those of a row of metrics."""
+  """Writes the task's model, whose weights belong to a row of metrics."""
   threat = task.attack.threat if task.attack else None
   trained = {"norm": threat.norm, "epsilon": float(threat.epsilon)} if threat else metadata
   details = {

@@ -57,7 +57,7 @@ class _OnSamples(AdversarialTraining):
 
 
 class _Trainer(Trainer):
-  """Passes the seed of the samples to the attack, besides the labels."""
+  """A trainer that passes the seed of the samples to the attack, besides the labels."""
 
   def adversaries(self, views, aux, seed, step=None):
     return super().adversaries(views, (aux, seed), seed, step)
@@ -75,11 +75,11 @@ class ALF(Protocol):
   """
 
   adversarial = frozen = True
-  # As in `slf`, except that every epoch costs an attack.
+  # As in `slf`, but with fewer epochs, because every epoch costs an attack.
   defaults = {**Protocol.defaults, "epochs": 25, "attack_steps": 10}
 
   def __init__(self, samples=10):
-    errors.at_least(1, "alf", samples=samples)
+    errors.whole(1, "alf", samples=samples)
     self._samples = samples
 
   def fit(self, task, run):

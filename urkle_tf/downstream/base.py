@@ -20,11 +20,11 @@ from urkle_tf.training import optimizers, preemption
 class Task:
   """A classifier or a regressor to train.
 
-  Labels that are numbers are standardised here, (label - offset) / spread, and so are the
-  predictions during training, so no option depends on the target's units.
+  Labels that are numbers are standardised to (label - offset) / spread, and the predictions during
+  training too, so no option depends on the target's units.
 
   Attributes:
-    folder: the folder of the exported encoder, with its other files.
+    folder: the folder of the exported encoder.
     encoder: the exported encoder, as loaded.
     model: the encoder with a fresh head, to be trained.
     source: the labelled images.
@@ -32,14 +32,14 @@ class Task:
     labels: these labels, int64 [m] of classes or float32 [m, 1] of numbers.
     validation: a `Source` for everything that is reported and chosen during training, or None.
     augment: spec of the augmentation of the training images.
-    augment_copies: how many augmented copies of each image, if they are made in advance.
+    augment_copies: the number of augmented copies of each image, if they are made in advance.
     noise: the standard deviation of Gaussian noise on images, in pixel units; 0 for none.
     optimizer: spec of the optimiser.
-    learning_rate: its highest value.
-    weight_decay: decoupled; None if it is to be chosen.
+    learning_rate: the highest learning rate.
+    weight_decay: the decoupled weight decay; None if it must be chosen.
     batch_size: images per step.
     epochs: passes over the labelled images.
-    seed: everything random is a function of it.
+    seed: the seed of all randomness.
     log_every: steps between rows of metrics; there is one at each epoch's end too.
     attack: the `attacks.PGD` of an adversarial protocol or a robust choice, else None.
     select: the criterion for the weight decay, "clean" or "robust"; None if it is given.
@@ -104,7 +104,7 @@ class Task:
     return tf.reshape((tf.cast(labels, tf.float32) - self.offset) / self.spread, [-1, 1])
 
   def loss(self, outputs, labels):
-    """-log p(y) of logits (or log-probabilities), or half the squared error.
+    """-log p(y) for logits (or log-probabilities), or half the squared error.
 
     Args:
       outputs: float32 [n, outputs] of the model or its head.
@@ -118,14 +118,14 @@ class Task:
     return tf.reduce_sum(tf.square(outputs - labels), -1) / 2
 
   def merit(self, outputs, labels):
-    """What `score` averages: hits, or squared errors in the target's units; float32 [n]."""
+    """The values that `score` averages: hits, or squared errors in the target's units; [n]."""
     if self.classifies:
       hits = tf.argmax(outputs, 1, output_type=tf.int64) == tf.cast(labels, tf.int64)
       return tf.cast(hits, tf.float32)
     return self.spread**2 * tf.reduce_mean(tf.square(outputs - labels), -1)
 
   def score(self, mean):
-    """The accuracy, or the root mean squared error, of a mean merit."""
+    """The accuracy, or the root mean squared error, for a mean of `merit`."""
     return float(mean) if self.classifies else float(mean) ** 0.5
 
   def better(self, score, other):
@@ -134,14 +134,14 @@ class Task:
 
 
 class Protocol:
-  """How labels make a classifier or a regressor of an encoder.  One file each, found by its name.
+  """A way to make a predictor from an encoder and labels.  Each is a file, found by its name.
 
   Attributes:
     adversarial: whether it trains on attacked images; its task then has an `attack`.
     frozen: whether the encoder does not change, and only the head learns.
     noisy: whether it can learn from images with Gaussian noise.
-    defaults: defaults of the settings that depend on the protocol; a weight decay of None is chosen
-      on held-out images.
+    defaults: the defaults of the settings that depend on the protocol; None lets the protocol
+      choose the weight decay on held-out images.
   """
 
   adversarial = frozen = noisy = False
@@ -162,7 +162,7 @@ class Protocol:
     augmentation.from_spec(task.augment).check(views=1)
     if not task.noise >= 0 or (task.noise and not self.noisy):
       raise errors.UserError(
-        f"--noise={task.noise:g}: give at least 0, and --protocol=slf, which alone takes it"
+        f"--noise={task.noise:g} must be at least 0, and only --protocol=slf takes it"
       )
     optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay or 0.0)
     if task.attack is not None:

@@ -1,4 +1,4 @@
-"""`represent`: embeddings of images, as arrays and for the Projector; behind `embed`."""
+"""`represent`: embeds images, for arrays and the Projector; the function behind `embed`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def represent(given):
     vectors.tsv (loc), metadata.tsv, sprite.png and projector_config.pbtxt.
 
   Raises:
-    UserError: for settings, data or folders that do not fit.
+    UserError: for settings, data or folders that are wrong.
 
   ```python
   found = urkle_tf.represent("runs/digits/encoder", dataset="digits", examples=8)
@@ -33,7 +33,7 @@ def represent(given):
   ```
   """
   if not given.encoder:
-    raise errors.UserError("give --encoder=FOLDER: an exported encoder")
+    raise errors.UserError("give --encoder=FOLDER, the folder of an encoder")
   errors.at_least(1, None, batch_size=given.batch_size)
   errors.at_least(0, None, projector_examples=given.projector_examples)
   embed, size_for = _read(given.encoder)
@@ -51,7 +51,7 @@ def represent(given):
 
 
 def _read(path):
-  """(function of images to {"loc"} or {"loc", "scale"}, function of the data's size to its own)."""
+  """(images -> {"loc"} or {"loc", "scale"}, image size of the data -> that of the encoder)."""
   model = embedders.read(path)
   if model.format == embedders.OWN:
     return lambda images: model.network(images, training=False), model.size_for
@@ -60,7 +60,7 @@ def _read(path):
 
 
 def _embed(embed, source, batch_size, shown):
-  """What `represent` returns, and thumbnails of that many of the first images (None for none)."""
+  """The result of `represent`, and thumbnails of the first `shown` images (None for 0)."""
   signature = [tf.TensorSpec([None, *source.image_shape], tf.float32)]
   compiled = tf.function(embed, input_signature=signature, autograph=False)
   bar = progress.Progress("embedding", source.size)

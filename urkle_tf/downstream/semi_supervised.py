@@ -1,4 +1,4 @@
-"""ACL's semi-supervised fine-tuning: few labels, and robustness learnt from all images."""
+"""ACL's semi-supervised fine-tuning: few labels, and robustness learned from all images."""
 
 import dataclasses
 import sys
@@ -41,12 +41,12 @@ class _Soft(_training.Given):
 class SemiSupervised(Protocol):
   """Semi-supervised robust fine-tuning in ACL's three stages (Jiang et al., 2020).
 
-  1. "clean": encoder and a separate head are fine-tuned on the labelled images, with the
-  cross-entropy.
+  1. "clean": the encoder and a separate head are fine-tuned on the labelled images, with the
+     cross-entropy.
   2. That network's probabilities q(y|x) become the labels of all images of the split.  Only the
      labels of stage 1 are read.  They are kept in `pseudo_labels.npy`, float32 [images, classes].
-  3. "adversarial": encoder and head are trained on all the images, from the exported encoder
-     again, by TRADES on the soft labels,
+  3. "adversarial": the exported encoder and the head are trained on all the images, by TRADES on
+     the soft labels,
 
          -weight sum_y q(y|x) log p(y|x) + beta max_{x' in A(x)} KL[p(.|x) || p(.|x')]
 
@@ -57,9 +57,9 @@ class SemiSupervised(Protocol):
 
   Args:
     beta: the weight of the divergence, at least 0.
-    weight: of the cross-entropy with the soft labels, above 0.
-    clean_epochs: passes of stage 1 over the labelled images, at least 1; the images are few, so
-      many passes cost little.
+    weight: the weight of the cross-entropy with the soft labels, above 0.
+    clean_epochs: passes of stage 1 over the labelled images, at least 1; many passes cost little,
+      because the images are few.
   """
 
   adversarial = True
@@ -68,18 +68,15 @@ class SemiSupervised(Protocol):
   def __init__(self, beta=6.0, weight=0.5, clean_epochs=100):
     errors.at_least(0, "semi_supervised", beta=beta)
     errors.above(0, "semi_supervised", weight=weight)
-    if clean_epochs < 1 or int(clean_epochs) != clean_epochs:
-      raise errors.UserError(
-        f"semi_supervised: clean_epochs must be a whole number from 1, got {clean_epochs}"
-      )
-    self._beta, self._weight, self._clean_epochs = beta, weight, int(clean_epochs)
+    errors.whole(1, "semi_supervised", clean_epochs=clean_epochs)
+    self._beta, self._weight, self._clean_epochs = beta, weight, clean_epochs
 
   def check(self, task):
     super().check(task)
     if not task.classifies:
       raise errors.UserError(
-        f"semi_supervised makes labels out of probabilities, and those of {task.source.name!r} "
-        "are numbers: use --protocol=aff"
+        f"semi_supervised makes labels from probabilities, but those of {task.source.name!r} are "
+        "numbers: use --protocol=aff"
       )
     if len(task.chosen) == task.source.size:
       raise errors.UserError(

@@ -1,4 +1,4 @@
-"""URRL's fine-tuning: trains the whole network, and keeps its representation near the start."""
+"""URRL's fine-tuning: trains the whole network, and keeps the representation near its start."""
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -34,7 +34,7 @@ class _Near(_training.Given):
     self._before = export.load_encoder(task.folder).frozen()
 
   def prepare(self, views, batch):
-    """(labels, loc, scale), the latter by the encoder before fine-tuning."""
+    """(labels, loc, scale); loc and scale are those of the encoder before fine-tuning."""
     before = self._before(flat(views))
     return super().prepare(views, batch), before.loc, before.scale
 

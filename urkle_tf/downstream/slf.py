@@ -32,7 +32,7 @@ def features(
     chosen: int [m], ascending, the wanted images; None for all.
     recipe: an `augment.Recipe`, or None.
     seed: of the augmentation and of the noise.
-    name: its name on the progress line.
+    name: the name on the progress line.
     watch: a `preemption.Watch`, checked after each batch; None for none.
     noise: the standard deviation of Gaussian noise on images; see `evaluation.smoothing`.
 
@@ -83,9 +83,8 @@ class SLF(Protocol):
   prediction from that z.  The encoder is frozen and in inference mode, so its representations are
   computed once.
 
-  The weight decay matters, under attack more than without.  If none is given, it is chosen on
-  held-out images, and the head is trained again with it on all labelled images, as if it had been
-  given.
+  The weight decay matters, and more so under attack.  If none is given, it is chosen on held-out
+  images.  Then the head is trained with it on all labelled images.
 
   With noise the head learns from noisy images, and held-out images are noisy too, except under
   attack.
@@ -136,7 +135,7 @@ class SLF(Protocol):
 
     selection = _selection.choose(task, run, held, train, lambda: _score(task, *images))
     if held is None and not rest.all():
-      held_out = None  # the head is trained on some of these images in the end
+      held_out = None  # the final head is trained on some of these images
     task = dataclasses.replace(task, weight_decay=selection["weight_decay"])
     return _train(task, run, loc, scale, held_out) | {"selection": selection}
 
@@ -144,11 +143,11 @@ class SLF(Protocol):
 def _train(task, run, loc, scale, held_out, name="head"):
   """Trains the head on representations [copies, m, d_z]; returns the last row of metrics.
 
-  Only a signal makes a checkpoint.  A head that was killed is trained again from the start, which
+  Only a signal makes a checkpoint.  After a kill the head is trained again from the start, which
   takes seconds and gives the same result.
   """
   count = loc.shape[1]
-  steps = -(-count // task.batch_size)  # an epoch's; batches are as even as can be
+  steps = -(-count // task.batch_size)  # per epoch, of batches that are as even as possible
   batch_size, total = -(-count // steps), steps * task.epochs
   optimizer = optimizers.build(
     task.optimizer, task.learning_rate, total, weight_decay=task.weight_decay
@@ -166,10 +165,10 @@ def _train(task, run, loc, scale, held_out, name="head"):
     for first in range(max(0, done - epoch * steps), steps, task.log_every):
       started = time.perf_counter()
       last = min(first + task.log_every, steps)
-      step, rate = epoch * steps + last, runs.plain(optimizer.learning_rate)
+      step, rate = epoch * steps + last, float(optimizer.learning_rate)
       train(tf.constant(epoch), tf.constant(first), tf.constant(last))
       record.count((last - first) * batch_size, time.perf_counter() - started)
-      loss, merit = (runs.plain(mean.result()) for mean in means)
+      loss, merit = (float(mean.result()) for mean in means)
       if not np.isfinite(loss):
         raise errors.UserError(f"the loss is {loss} at step {step}: lower --learning_rate")
       for mean in means:
@@ -187,7 +186,7 @@ def _train(task, run, loc, scale, held_out, name="head"):
 
 
 def _steps(task, loc, scale, batch_size, optimizer, means):
-  """A function (epoch, first, last) that takes steps of an epoch, and sums up loss and merit."""
+  """A function (epoch, first, last) that takes steps of an epoch, and averages loss and merit."""
   head, labels = task.head, tf.constant(task.labels)
   copies, count = loc.shape[:2]
   loss_mean, merit_mean = means

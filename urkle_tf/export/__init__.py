@@ -1,12 +1,12 @@
 """Exports: folders with a SavedModel, stock Keras files and metadata.
 
-A folder needs neither this package nor TensorFlow Probability to be used:
+Using a folder needs neither this package nor TensorFlow Probability:
 
     saved_model.pb, variables/   the SavedModel; its signatures: `export_encoder` and so on
     network.keras                images -> {"loc", "scale"}, to train on (stock Keras layers)
     head.keras                   z -> logits (classifiers) or numbers (regressors)
     metadata.json                image size, classes, threat model, data set, settings, versions
-    README.md                    the model card, for people
+    README.md                    the model card
     clean/                       of an encoder with dual batch norm: another such folder, with the
                                  batch norms of clean images
 

@@ -21,7 +21,7 @@ _NOT_MEASURED = (
   "Nothing yet. `python -m urkle_tf.evaluate` measures it; "
   '`urkle_tf.model_card("FOLDER", report="REPORT")` writes what it found here.'
 )
-# Settings that a reader asks for, and how some are called.
+# Settings in the table about the training, and the names of some.
 _TRAINED = (
   *("pretext", "robustness", "augment", "encoder", "protocol", "head", "labels", "split"),
   *("examples", "epochs", "minutes", "batch_size", "optimizer", "learning_rate"),
@@ -33,7 +33,7 @@ _CALLED |= {"attack_steps": "steps of the inner attack"}
 
 
 def text(metadata, reports=(), use=None, recipe="", limits=(), licence=None):
-  """The card.
+  """The text of a card.
 
   Args:
     metadata: the content of metadata.json, without paths and names of machines.
@@ -41,7 +41,7 @@ def text(metadata, reports=(), use=None, recipe="", limits=(), licence=None):
     use: how to use it, in Markdown; None for the text about a folder.
     recipe: further text about its training.
     limits: further lines about its limits.
-    licence: its SPDX name; None leaves it to the publisher.
+    licence: the SPDX name of the licence; None leaves it to the publisher.
 
   Returns:
     Markdown that begins with YAML.
@@ -71,7 +71,7 @@ def write(folder, metadata, report=None):
 
 
 def _name(metadata):
-  """The card's title, such as: simclr + urkle encoder, cifar10, 32x32."""
+  """The card's title, such as "simclr + urkle encoder, cifar10, 32x32"."""
   settings = {**metadata.get("encoder_settings", {}), **metadata.get("settings", {})}
   parts = [str(settings.get(key, "")).split("(")[0] for key in ("pretext", "robustness")]
   cell = " + ".join(part for part in parts if part not in ("", "none"))
@@ -86,7 +86,7 @@ def _promise(metadata):
 
 
 def _threat(metadata):
-  """The threat model, such as linf 8/255; "" if the export does not say."""
+  """The threat model, such as "linf 8/255"; "" if the metadata has none."""
   return tables.threat(metadata) if {"norm", "epsilon"} <= set(metadata) else ""
 
 
@@ -111,7 +111,7 @@ def _front(metadata, name, reports, licence):
 
 
 def _result(metadata, report):
-  """A report's results in the form of the front matter."""
+  """A report's results, as the front matter holds them."""
   measured = str(report["config"]["dataset"])
   return {
     "task": {"type": _TASKS.get(metadata["kind"], "other")},
@@ -127,7 +127,7 @@ def _result(metadata, report):
 
 
 def _dataset(metadata):
-  """The public name of the data set; None for a folder, or without a name."""
+  """The public name of the data set; None for a folder, or if there is none."""
   data = str(metadata.get("dataset") or "").split(":")[0].split("/")[0]
   return None if data in ("", "folder") else data
 
@@ -168,7 +168,7 @@ def _trained(metadata):
 
 
 def _rows(report):
-  """[{"name", "value" in percent, "interval"}] of each reading of z, clean first."""
+  """[{"name", "value" in percent, "interval"}] for each reading of z, clean images first."""
   if "clean" not in report:
     return []
   found, readings = [], tables.readings(report)
@@ -209,8 +209,8 @@ def _measured(report):
 
 def _limits(metadata, further, licence):
   said = [
-    "Robust accuracy is that against the attacks named beside it: an upper bound on the accuracy "
-    "against any attack, not a guarantee.",
+    "Robust accuracy is measured against the attacks named beside it. It is an upper bound on the "
+    "accuracy against any attack, not a guarantee.",
     "It does not cover larger changes, other kinds of change (shifts, occlusions, other weather), "
     "or images unlike those of the training.",
   ]

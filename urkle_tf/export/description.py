@@ -21,7 +21,7 @@ _PATHS = (*_FOLDERS, "prototypes", "data_service")  # the last names hosts
 
 
 def versions():
-  """The package versions that an export or a report is made with."""
+  """The package versions with which an export or a report is made."""
   return {
     "urkle_tf": urkle_tf.__version__,
     "tensorflow": tf.__version__,
@@ -31,7 +31,7 @@ def versions():
 
 
 def settings_without_paths(settings):
-  """Settings that can be shown to others, without folders of this machine."""
+  """Settings without folders of this machine, which others may see."""
   hidden = lambda name, value: name in _PATHS and not presets.is_named(value)  # noqa: E731
   shown = {name: value for name, value in settings.items() if not hidden(name, value)}
   # In `train`, encoder names an architecture.
@@ -66,9 +66,9 @@ def write(folder, kind, models, fields):
   Args:
     folder: a `pathlib.Path`.
     kind: "encoder", "classifier" or "regressor".
-    models: the models whose weights are in the fingerprint.
-    fields: {name: value}, further entries.  Entries that are None, and paths among the settings,
-      are left out.
+    models: the models whose weights make the fingerprint.
+    fields: {name: value}, further entries, without those that are None and without paths in
+      settings.
   """
   fields = {name: value for name, value in fields.items() if value is not None}
   fields["settings"] = settings_without_paths(fields.get("settings", {}))

@@ -1,4 +1,4 @@
-"""Writes encoders."""
+"""Exports encoders."""
 
 import keras
 import tensorflow as tf

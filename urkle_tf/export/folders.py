@@ -1,4 +1,4 @@
-"""Moves an export into place only when it is complete."""
+"""Moves an export into place when it is complete."""
 
 import os
 import pathlib
@@ -27,7 +27,7 @@ def replace(folder, write):
   if folder.exists() and not folder.is_dir():
     raise errors.UserError(f"{str(folder)!r} is a file: give a folder to export to")
   if folder.is_dir() and any(folder.iterdir()) and not (folder / "metadata.json").is_file():
-    raise errors.UserError(f"{str(folder)!r} holds something else: give an empty folder")
+    raise errors.UserError(f"{str(folder)!r} holds something else: give a new or empty folder")
   side, old = folder.with_name(f".{folder.name}.side"), folder.with_name(f".{folder.name}.old")
   if old.is_dir() and not folder.exists():  # killed between the two moves below
     os.replace(old, folder)

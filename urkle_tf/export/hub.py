@@ -1,4 +1,4 @@
-"""Model cards with measured figures, and exports on the Hugging Face hub."""
+"""Writes model cards with measured figures, and uploads exports to the Hugging Face hub."""
 
 import json
 import pathlib
@@ -68,7 +68,9 @@ def push_to_hub(folder, repo_id, report=None, private=True, **options):
 
 def _metadata(folder):
   if presets.is_named(folder):
-    raise errors.UserError(f"{folder!r} is no folder: export what load_classifier makes of it")
+    raise errors.UserError(
+      f"{folder!r} is a preset: export what load_classifier returns for it, and give that folder"
+    )
   return export.read_metadata(folder)
 
 
@@ -91,15 +93,19 @@ def read_report(report, *models):
     found = json.loads(file.read_text(encoding="utf-8"))
     config = found["config"]
   except OSError as error:
-    raise errors.UserError(f"no report {str(file)!r}: give the folder of evaluate") from error
+    raise errors.UserError(
+      f"no report {str(file)!r}: give the --output_dir of an evaluation"
+    ) from error
   except (ValueError, KeyError, TypeError) as error:
-    raise errors.UserError(f"{str(file)!r} is no report of evaluate: {error}") from error
+    raise errors.UserError(
+      f"{str(file)!r} is not a report of evaluate ({error}): give the --output_dir of an evaluation"
+    ) from error
   measured = config.get("fingerprint")
   here = [str(metadata.get("fingerprint")) for metadata in models]
   if measured not in here:
     raise errors.UserError(
       f"{str(file)!r} is about another model (weights {measured}, here {' or '.join(here)}): "
-      "evaluate this one"
+      "evaluate this model"
     )
   config["dataset"] = export.settings_without_paths(config)["dataset"]
   return found

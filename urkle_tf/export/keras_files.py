@@ -1,4 +1,4 @@
-"""Writes the Keras files of an export: networks and heads, to train on."""
+"""Writes the Keras files of an export, networks and heads, for further training."""
 
 import keras
 from absl import logging
@@ -8,9 +8,9 @@ from urkle_tf.networks import keras_private
 
 
 def save(model, file):
-  """Saves a Keras model and returns it as read back, so that what is checked is what is exported.
+  """Saves a Keras model, and returns it as read back.
 
-  The copy also lives outside of any distribution strategy.
+  So what is checked is what is exported, and the copy is outside of any distribution strategy.
   """
   try:
     model.save(file)
@@ -18,8 +18,8 @@ def save(model, file):
   except (ValueError, TypeError, NotImplementedError) as error:
     reason = " ".join(str(error).split())[:300]
     raise errors.UserError(
-      f"the model {model.name!r} cannot be saved and read back ({reason}); give its own classes "
-      "get_config and register them with keras.saving.register_keras_serializable"
+      f"{model.name!r} cannot be saved and read back ({reason}): give its own classes get_config "
+      "and keras.saving.register_keras_serializable"
     ) from error
   if others := sorted(
     {
@@ -29,7 +29,8 @@ def save(model, file):
     }
   ):
     logging.warning(
-      "%s has layers that are not stock Keras (%s): loading it needs them; the SavedModel does not",
+      "%s has layers that are not stock Keras (%s): loading it needs their code; the SavedModel "
+      "does not",
       file.name,
       ", ".join(others),
     )

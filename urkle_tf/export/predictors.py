@@ -1,4 +1,4 @@
-"""Classifiers and regressors, exported and loaded."""
+"""Exports and loads classifiers and regressors."""
 
 import dataclasses
 from typing import Any

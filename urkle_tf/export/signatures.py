@@ -1,4 +1,4 @@
-"""The SavedModel of an export: its signatures, which check their images."""
+"""Writes the SavedModel of an export, whose signatures check their images."""
 
 import functools
 
@@ -39,7 +39,7 @@ def save(folder, models, endpoints):
   archive = keras.export.ExportArchive()
   for model in models:
     archive.track(model)
-  traced: dict = {}  # a function of two names is traced and written once
+  traced: dict = {}  # a function with two names is traced and written once
   for name, (function, signature) in endpoints.items():
     if function in traced:
       archive.add_endpoint(name, traced[function])

@@ -3,11 +3,11 @@
 import numpy as np
 
 from urkle_tf import errors
+from urkle_tf.export import torch_weights
 from urkle_tf.networks import keras_private
 
-# What tells a naming, and what stands in a model of it for layers: (weight of norms, of linear).
+# The patches' weights, by which a checkpoint's naming is recognised.
 _OPENAI, _TIMM = "conv1.weight", "patch_embed.proj.weight"
-_SHOWN = 4  # names that a message lists
 
 
 def import_torch_vit(arrays, model, prefix=None):
@@ -32,8 +32,8 @@ def import_torch_vit(arrays, model, prefix=None):
   ```python
   import keras_hub
 
-  model = keras_hub.models.ViTBackbone.from_preset("vit_base_patch16_224_imagenet")
-  with np.load("vit.npz") as arrays:  # a state_dict of timm, saved by np.savez
+  model = keras_hub.models.ViTBackbone((224, 224, 3), 16, 12, 12, 768, 3072)  # ViT-B/16
+  with np.load("vit.npz") as arrays:  # a state_dict of timm's, saved by np.savez
     left_out = urkle_tf.import_torch_vit(arrays, model)
   ```
   """
@@ -42,10 +42,11 @@ def import_torch_vit(arrays, model, prefix=None):
   found = [(part, named[type(part).__name__]) for part in parts if type(part).__name__ in named]
   if not found:
     raise errors.UserError(
-      f"{model.name!r} holds no CLIPVisionEncoder or ViTBackbone of KerasHub to fill"
+      f"{model.name!r} holds no CLIPVisionEncoder or ViTBackbone of KerasHub: give a model that "
+      "has one"
     )
   encoder, (mark, wanted) = found[0]
-  before = _prefix(set(arrays), mark, prefix)
+  before = torch_weights.prefix_of("ViT", set(arrays), mark, prefix)
   projection = [part for part in parts if part.name == "vision_projection"]
   values, problems, used = [], [], set()
   for name, shape, targets in wanted(encoder, projection):
@@ -58,27 +59,12 @@ def import_torch_vit(arrays, model, prefix=None):
     else:
       values += targets(np.asarray(arrays[full], np.float32))
   if problems:
-    more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     raise errors.UserError(
-      f"the checkpoint does not fit {encoder.name}: {'; '.join(problems[:_SHOWN])}{more}"
+      f"the checkpoint does not fit {encoder.name}: {torch_weights.some(problems, '; ')}"
     )
   for variable, value in values:
     variable.assign(value)
   return sorted(set(arrays) - used)
-
-
-def _prefix(names, mark, given):
-  """The prefix of the names of the one ViT in a checkpoint."""
-  found = sorted(name[: -len(mark)] for name in names if name.endswith(mark))
-  if given is not None and given in found:
-    return given
-  if given is None and len(found) == 1:
-    return found[0]
-  raise errors.UserError(
-    f"give prefix=, one of {', '.join(map(repr, found))}"
-    if found
-    else f"the checkpoint holds no such ViT: no name ends with {mark}"
-  )
 
 
 # Each of these yields (name, shape in PyTorch, a function of the array to [(variable, value)]).
@@ -95,7 +81,7 @@ def _norm(name, layer):
 
 
 def _linear(name, layer):
-  """[out, in] there, [in, out] here, or with the attention heads on a separate axis."""
+  """[out, in] in PyTorch; [in, out] in Keras, or with the attention heads on a separate axis."""
   kernel, bias, width = layer.kernel, layer.bias, int(np.prod(layer.bias.shape))
   shape = width, int(np.prod(kernel.shape)) // width
   yield f"{name}.weight", shape, lambda value: [(kernel, value.T.reshape(kernel.shape))]
@@ -103,7 +89,7 @@ def _linear(name, layer):
 
 
 def _attention(weight, bias, layer):
-  """Queries, keys and values, stacked in one array there."""
+  """Queries, keys and values, which PyTorch stacks in one array."""
   parts = (layer.query_dense, layer.key_dense, layer.value_dense)
   width = int(np.prod(parts[0].bias.shape))
 
@@ -118,7 +104,7 @@ def _attention(weight, bias, layer):
 
 
 def _patches(name, kernel):
-  """[out, in, h, w] there, [h, w, in, out] here."""
+  """[out, in, h, w] in PyTorch, [h, w, in, out] in Keras."""
   shape = tuple(kernel.shape[axis] for axis in (3, 2, 0, 1))
   yield name, shape, lambda value: [(kernel, value.transpose(2, 3, 1, 0))]
 

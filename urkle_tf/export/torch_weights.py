@@ -15,9 +15,9 @@ _NORM = {
   "running_var": "moving_variance",
 }
 _SHORTCUTS = ("downsample", "shortcut")
-_TRUNK = re.compile(r"(conv|bn|layer)\d+\.")  # what a ResNet itself is made of: no head, no buffer
+_TRUNK = re.compile(r"(conv|bn|layer)\d+\.")  # the names of a ResNet's layers, except its head
 _STEM = "stem_conv"  # a layer of every ResNet of this package
-_SHOWN = 4  # names that a message lists
+_SHOWN = 4  # texts that a message lists
 
 
 def import_torch_state(arrays, model, norm=None, prefix=None):
@@ -31,7 +31,7 @@ def import_torch_state(arrays, model, norm=None, prefix=None):
     arrays: {name: array}, a state_dict as NumPy arrays: a dict, or what `numpy.load` opened.
     model: a backbone from `urkle_tf.networks.resnet18` or `resnet50`, or an encoder or another
       model over one.
-    norm: which normalisation to take if there are several: the last part of its name, such as 1 of
+    norm: the normalisation to take if there are several: the last part of its name, such as 1 for
       `bn_list.1`.
     prefix: the prefix of the names, such as `"encoder_q."`, if the checkpoint holds several
       networks.
@@ -52,7 +52,7 @@ def import_torch_state(arrays, model, norm=None, prefix=None):
   """
   backbone = _backbone(getattr(model, "network", model))
   names = set(arrays)
-  prefix = _prefix(names, prefix)
+  prefix = prefix_of("ResNet", names, "layer1.0.conv1.weight", prefix)
   wanted, known = _wanted(backbone, names, prefix, norm)
   missing = [name for name in wanted if name not in names]
   further = sorted(
@@ -66,13 +66,13 @@ def import_torch_state(arrays, model, norm=None, prefix=None):
   for name, variable in wanted.items():
     if name in names:
       value, shape = np.asarray(arrays[name]), tuple(variable.shape)
-      if len(shape) == 4:  # [h, w, in, out] here, [out, in, h, w] there
+      if len(shape) == 4:  # [h, w, in, out] in Keras, [out, in, h, w] in PyTorch
         shape = tuple(shape[axis] for axis in (3, 2, 0, 1))
       if value.shape != shape:
         wrong.append(f"{name} is {_shape(value.shape)}, not {_shape(shape)}")
       values[name] = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
   problems = [
-    f"{what}: {_some(found)}"
+    f"{what}: {some(found)}"
     for what, found in (("missing", missing), ("further", further), ("other shapes", wrong))
     if found
   ]
@@ -98,9 +98,18 @@ def _backbone(model):
   )
 
 
-def _prefix(names, given):
-  """The prefix of the names of the one ResNet in a checkpoint."""
-  end = "layer1.0.conv1.weight"
+def prefix_of(kind, names, end, given=None):
+  """The prefix of the names of one network in a checkpoint.
+
+  Args:
+    kind: the kind of the network, for messages.
+    names: all names in the checkpoint.
+    end: the name of an array that every such network has, without the prefix.
+    given: the prefix that the user gave, or None.
+
+  Raises:
+    UserError: if there is no such network, or several and no prefix is given.
+  """
   found = sorted(name[: -len(end)] for name in names if name.endswith(end))
   if given is not None:
     errors.one_of("prefix", given, found)
@@ -111,13 +120,13 @@ def _prefix(names, given):
     listing = ", ".join(map(repr, found))
     raise errors.UserError(f"the checkpoint holds several networks: give prefix=, one of {listing}")
   raise errors.UserError(
-    f"the checkpoint holds no ResNet: no name ends with {end} (it has {_some(sorted(names))}); "
-    "give the state_dict itself, with the names that PyTorch gave it"
+    f"the checkpoint holds no {kind}, because no name ends with {end} (it has "
+    f"{some(sorted(names))}): give the state_dict itself, with PyTorch's names"
   )
 
 
 def _wanted(backbone, names, prefix, norm):
-  """{name in the checkpoint: variable}, and the beginnings of names that need no other variable."""
+  """{name in the checkpoint: variable}, and the beginnings of all names that belong to them."""
   wanted, known = {}, []
   for layer in backbone.layers:
     if isinstance(layer, keras.layers.Conv2D):
@@ -136,7 +145,7 @@ def _wanted(backbone, names, prefix, norm):
 
 
 def _torch_names(name):
-  """The names that PyTorch projects give a layer of ours: the usual name first."""
+  """The names that PyTorch projects give a layer of ours, the usual name first."""
   if name.startswith("stem"):
     return ["conv1" if name.endswith("conv") else "bn1"]
   stage, block, rest = name.split("_", 2)  # stage1_block2_conv1
@@ -167,7 +176,7 @@ def _normalisation(names, start, norm):
 
 
 def _hint(backbone, arrays, prefix):
-  """How the backbone would have to be built, if the first convolution shows it."""
+  """How to build the backbone, if the first convolution shows it."""
   name = f"{prefix}conv1.weight"
   if name not in arrays:
     return ""
@@ -176,13 +185,14 @@ def _hint(backbone, arrays, prefix):
   if (size, size, channels, width) == tuple(ours):
     return ""
   stem = {3: "small", 7: "large"}.get(size, f"of {size}x{size}")
-  return f'; it was made by a network of {channels} channels, width={width}, stem="{stem}"'
+  return f'; it needs a network of {channels} channels, width={width}, stem="{stem}"'
 
 
 def _shape(shape):
   return "x".join(map(str, shape))
 
 
-def _some(names):
-  more = len(names) - _SHOWN
-  return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def some(texts, between=", "):
+  """The first four texts, and the number of the others."""
+  more = len(texts) - _SHOWN
+  return between.join(texts[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,1 +1,1 @@
-"""What a command writes or shows: complete files, tables, progress, pictures."""
+"""The output of commands: complete files, tables, progress, pictures."""

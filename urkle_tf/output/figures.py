@@ -50,8 +50,8 @@ def headed(picture, titles, height=18):
 
   Args:
     picture: uint8 [h, w, 1 or 3], of columns of the same width.
-    titles: texts, one a column.
-    height: pixels of the line of titles.
+    titles: texts, one for each column.
+    height: the height of the line of titles in pixels.
 
   Returns:
     uint8 [h + height, w, 3].
@@ -61,7 +61,7 @@ def headed(picture, titles, height=18):
   dpi = 100
   figure = canvas(picture.shape[1] / dpi, height / dpi)
   for column, title in enumerate(titles):
-    # Of a font of 72 / dpi points a letter takes about 0.6 pixels.
+    # A letter is about 0.6 times as wide as the font is high.
     size = min(8.0, width / (0.6 * max(len(title), 1)) * 72 / dpi)
     figure.text((column + 0.5) / len(titles), 0.5, title, fontsize=size, ha="center", va="center")
   line = pixels(figure, dpi)

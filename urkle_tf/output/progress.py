@@ -1,4 +1,4 @@
-"""Progress of a long loop: tqdm's bar on a terminal, a line now and then elsewhere."""
+"""The progress of a long loop: tqdm's bar on a terminal, separate lines elsewhere."""
 
 import shutil
 import sys
@@ -28,7 +28,7 @@ def pace(rate, unit, spent, left):
 
 
 class _Line(tqdm.tqdm):
-  """A line on a terminal, with a given text."""
+  """A line on a terminal with its own text."""
 
   monitor_interval = 0  # no thread
   text = ""
@@ -58,7 +58,7 @@ class Bar:
       pace: see `pace`.
       note: further figures.
     """
-    # A longer line than the terminal's would not be written over.
+    # A line that is longer than the terminal's would not be overwritten.
     columns = shutil.get_terminal_size().columns if self.terminal else None
     how = {"ncols": columns, "ascii": ".#", "bar_format": _FORMAT}
     words = {"prefix": name, "place": place, "pace": pace, "note": note}
@@ -77,7 +77,7 @@ class Bar:
 
 
 class Progress:
-  """The progress of a loop, and when it will end; ten lines if not on a terminal.
+  """The progress of a loop, and the time until its end; elsewhere than on a terminal, ten lines.
 
   Args:
     name: what is being done.

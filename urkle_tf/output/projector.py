@@ -67,7 +67,7 @@ def write(folder, vectors, columns, pictures=None, name="embedding"):
     folder / "vectors.tsv", lambda file: np.savetxt(file, vectors, fmt="%.6g", delimiter="\t")
   )
   lines = ["\t".join(map(_plain, values)) for values in zip(*columns.values(), strict=True)]
-  if len(columns) > 1:  # a single column has no head
+  if len(columns) > 1:  # the Projector expects no header over a single column
     lines.insert(0, "\t".join(columns))
   files.write(folder / "metadata.tsv", "\n".join(lines) + "\n")
   shown = ""

@@ -1,6 +1,6 @@
-"""How figures are formatted: radii, attacks, the rows of a report, and tables.
+"""Formats figures: radii, attacks, the rows of a report, and tables.
 
-Model cards, reports, command lines and the pages of experiments all use it.
+Model cards, reports, commands and the pages of experiments use this module.
 """
 
 import math
@@ -29,7 +29,7 @@ def radius(epsilon, norm):
 
 
 def attack(row):
-  """An attack of a report, such as `"pgd-20 x 5"`: its steps, and its restarts if several."""
+  """An attack of a report with its steps and its restarts, if several: `"pgd-20 x 5"`."""
   steps = f"-{row['steps']}" if row.get("steps", 1) > 1 else ""
   restarts = f" x {row['restarts']}" if row.get("restarts", 1) > 1 else ""
   return row["name"] + steps + restarts
@@ -44,7 +44,7 @@ def seeds(values):
   """The mean and the spread of the figures of several seeds.
 
   Args:
-    values: numbers, one a seed.
+    values: numbers, one for each seed.
 
   Returns:
     (mean, standard deviation of the sample, [low, high]: the 95% interval of the mean by Student's
@@ -53,7 +53,7 @@ def seeds(values):
   mean, count = statistics.fmean(values), len(values)
   if count < 2:
     return mean, None, None
-  from scipy import stats  # here: seconds that other calls save
+  from scipy import stats  # here, because the import takes seconds
 
   deviation = statistics.stdev(values)
   half = float(stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
@@ -61,10 +61,10 @@ def seeds(values):
 
 
 def readings(report):
-  """What a report says about a model, by the reading of z.
+  """The results of a report, by the reading of z.
 
   Args:
-    report: what report.json holds, or its part "regression".
+    report: the content of report.json, or its part "regression".
 
   Returns:
     {mode: (the part "clean" of that mode, [its rows of "attacks"])}, the served mode first.
@@ -83,7 +83,7 @@ def markdown(head, rows):
 
   Args:
     head: the columns' names.
-    rows: lists of cells; what a cell holds stays on its line, and in its cell.
+    rows: lists of cells; line breaks and bars in a cell are replaced.
   """
   lines = [head, ["---"] * len(head), *rows]
   return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)

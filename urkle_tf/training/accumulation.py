@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from urkle_tf import distribution, errors
 
-LOOP = "accumulated"  # what `cost.operations` knows the loop by
+LOOP = "accumulated"  # the name by which `cost.operations` finds the loop
 
 
 def check(parts, pretext):
@@ -12,22 +12,22 @@ def check(parts, pretext):
   errors.at_least(1, None, accumulate=parts)
   if parts > 1 and pretext.couples:
     raise errors.UserError(
-      f"--accumulate: the loss of {pretext.name} compares the images of a batch, so that parts of "
-      "it would be another loss: give a smaller --batch_size, or --remat"
+      f"--accumulate: the loss of {pretext.name} compares the images of a batch: give a smaller "
+      "--batch_size, or --remat"
     )
 
 
 def mean(compute, views, batch, seed, parts):
   """Applies a function to equal parts of a batch, and returns the mean.
 
-  For a loss that is a mean over examples this equals the whole batch's, with the memory of a part.
-  Batch norms see one part at a time.
+  If the loss is a mean over examples, this equals the result for the whole batch, with the memory
+  of one part.  Batch norms see one part at a time.
 
   Args:
     compute: (views, batch, seed) -> (gradients, a list of tensors; {name: float32 scalar}).
     views: float32 [n, v, h, w, c].
     batch: a dict of tensors of n rows.
-    seed: int32 [2]; the parts after the first have other seeds.
+    seed: int32 [2], the seed of the first part; the others derive theirs from it.
     parts: a divisor of n.
   """
   if parts == 1:

@@ -1,10 +1,10 @@
-"""Warnings for a training that goes wrong, from its metrics: the likely cause, and a flag."""
+"""Warnings for a training that goes wrong: the likely cause, and a flag that helps."""
 
 _PATIENCE = 3  # consecutive rows
 
 
 class Alarms:
-  """Watches rows of metrics, and warns once about each problem until it is gone.
+  """Watches rows of metrics, and warns about each problem once until it is gone.
 
   Args:
     learner: the `Trainer`.
@@ -28,14 +28,14 @@ class Alarms:
   def look(self, row):
     """The warnings for a row of metrics, a list of lines.
 
-    A sign must show in three consecutive rows, or in one row of the probe, since these are rare.
+    A sign must show in three consecutive rows, or in one row of the probe, because these are rare.
     """
     said = []
-    # What the adversaries are to enlarge, where it is 0 for those that do nothing.
+    # What the adversaries enlarge, if it is 0 for adversaries that do nothing.
     divergence = row.get("kl", row.get("divergence"))
     row = {**row, "divergence": divergence, "dimensions": self._dimensions}
     for name, (needed, sign, patience, text) in _RULES.items():
-      if any(row.get(key) is None for key in needed):  # the row does not tell
+      if any(row.get(key) is None for key in needed):  # the row lacks a figure
         continue
       found = sign(self, row)
       self._rows_of[name] = self._rows_of[name] + 1 if found else 0
@@ -48,7 +48,7 @@ class Alarms:
     return said
 
 
-# {name: (figures it needs, whether the sign is there, rows in a row, what is said)};
+# {name: (figures it needs, whether the sign is there, consecutive rows, the warning)};
 # docs/monitoring.md lists the same.
 _RULES = {
   "collapse": (
@@ -86,16 +86,16 @@ _RULES = {
     ("zero_gradients",),
     lambda alarms, row: row["zero_gradients"] > 0.5,
     _PATIENCE,
-    "{zero_gradients:.0%} of the attack's input gradients are exactly 0: they underflow, or units "
-    "are dead or saturated: give --precision=float32, or a lower --learning_rate",
+    "{zero_gradients:.0%} of the attack's input gradients are exactly 0, because they underflow, "
+    "or units are dead or saturated: give --precision=float32, or a lower --learning_rate",
   ),
   "lost": (
     ("drift",),
     lambda alarms, row: row["drift"] > 1.0,
     _PATIENCE,
-    "the embeddings moved farther from the original's than those lie apart (drift {drift:.3g}): "
-    "the steps are too long for a trained model: give --optimizer=adamw and a lower "
-    "--learning_rate, such as 1e-4",
+    "the embeddings moved farther from the original's than these are from each other (drift "
+    "{drift:.3g}), so the steps are too long for a trained model: give --optimizer=adamw and a "
+    "lower --learning_rate, such as 1e-4",
   ),
   "beaten": (
     ("knn_robust_accuracy",),

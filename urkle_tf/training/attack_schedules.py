@@ -1,7 +1,7 @@
 """Schedules for the number of attack steps during a training.
 
-Early in a training almost any adversary is good enough, so a schedule saves steps there for later.
-The product of the number of steps and their size stays the same.
+Early in a training almost any adversary is good enough, so a schedule can save steps there.  The
+product of the number of steps and their size stays the same.
 """
 
 import keras
@@ -24,7 +24,7 @@ class Constant:
   variables: tuple[keras.Variable, ...] = ()
 
   def check(self, attack, scheme):
-    """Raises `UserError` if this schedule makes no sense with them."""
+    """Raises `UserError` if the schedule does not fit the attack or the robustness scheme."""
 
   def held_out(self, size):
     """The number of `size` images that the training must not see."""
@@ -40,25 +40,27 @@ class Constant:
 
 
 class Rising(Constant):
-  """From `first` steps to the attack's own, each number for an equal part of the training.
+  """From `first` steps to the attack's own number, each for an equal part of the training.
 
   Args:
     first: at least 1.
   """
 
   def __init__(self, first=1):
-    self.first = _whole("rising", "first", first)
+    errors.whole(1, "rising", first=first)
+    self.first = first
 
   def check(self, attack, scheme):
     _check(attack, "rising")
     if self.first > attack.steps:
       raise errors.UserError(
-        f"rising: first={self.first} is more than the attack's {attack.steps} steps"
+        f"rising: first={self.first} is more than the attack's {attack.steps} steps: give a "
+        "smaller number, or more --attack_steps"
       )
 
   def steps(self, progress, attack):
     more = attack.steps - self.first
-    # A part begins with its first step, whatever the rounding of the quotient `progress`.
+    # The margin makes a part begin with its first step, however `progress` is rounded.
     risen = tf.floor(progress * (more + 1) + 1e-4)
     return self.first + tf.minimum(tf.cast(risen, tf.int32), more)
 
@@ -68,23 +70,25 @@ class Controlled(Constant):
 
       ratio = mean_x objective(PGD-20 from x) / mean_x objective(the training's attack from x)
 
-  on one batch that the training never sees, at regular intervals.  If the ratio is above `high`,
-  there are half as many steps again; if it is below `low`, a quarter fewer.  `Control` measures it.
+  `Control` measures this ratio at regular intervals, on one batch that the training never sees.
+  Above `high` the number of steps grows by half; below `low` it shrinks by a quarter.
 
   Args:
     every: training steps between two measurements, at least 1.
     low: at least 1.
     high: above `low`.
-    most: attack steps, at least 1.
-    images: how many of the training images are held out for it, at most a tenth.
+    most: the largest number of attack steps, at least 1.
+    images: how many of the training images are held out for it, at least 1; at most a tenth of
+      them are.
   """
 
   def __init__(self, every=300, low=1.1, high=1.3, most=20, images=128):
-    self.every = _whole("controlled", "every", every)
-    self.most = _whole("controlled", "most", most)
-    self._images = _whole("controlled", "images", images)
+    errors.whole(1, "controlled", every=every, most=most, images=images)
     if not 1 <= low < high:
-      raise errors.UserError(f"controlled: need 1 <= low < high, got {low} and {high}")
+      raise errors.UserError(
+        f"controlled: low must be at least 1, and high above it, got {low} and {high}"
+      )
+    self.every, self.most, self._images = every, most, images
     self.low, self.high = low, high
     self._steps = keras.Variable(0, dtype="int32", trainable=False, name="attack_steps")
     self.variables = (self._steps,)
@@ -93,8 +97,8 @@ class Controlled(Constant):
     _check(attack, "controlled")
     if not scheme.terms:
       raise errors.UserError(
-        "controlled compares what attacks find of a term that is 0 at the clean image, and this "
-        "scheme adds none: use --robustness=urkle or --robustness=trades"
+        "--attack_schedule=controlled needs an added term that is 0 at the clean image, and this "
+        "robustness scheme has none: use --robustness=urkle or --robustness=trades"
       )
 
   def held_out(self, size):
@@ -102,7 +106,7 @@ class Controlled(Constant):
 
   def steps(self, progress, attack):
     steps = tf.convert_to_tensor(self._steps.value)
-    return tf.where(steps > 0, steps, attack.steps)  # 0: nothing was measured yet
+    return tf.where(steps > 0, steps, attack.steps)  # 0 before the first measurement
 
   def adjust(self, ratio, steps):
     """Sets the number of steps after a measurement.
@@ -135,7 +139,7 @@ class Control(keras.callbacks.Callback):
   def __init__(self, schedule, batch, recorder, agree=lambda number: number):
     super().__init__()
     self._schedule, self._recorder, self._agree = schedule, recorder, agree
-    self._batch, self._measured = batch, None
+    self._batch, self._measured, self._periods = batch, None, None
 
   def _measure(self, steps):
     model = self.model
@@ -150,9 +154,18 @@ class Control(keras.callbacks.Callback):
     found = [tf.reduce_mean(objective(images)) for images in (best, own)]
     return found[0] / tf.maximum(found[1], 1e-12)
 
+  def _ended(self):
+    """The number of periods between measurements that have ended."""
+    return int(distribution.plain(self.model.optimizer.iterations)) // self._schedule.every
+
+  def on_train_begin(self, logs=None):
+    """Counts the periods before a resume."""
+    self._periods = self._ended()
+
   def on_train_batch_end(self, batch, logs=None):
-    """Measures when it is due, and sets the number of steps."""
-    if int(distribution.plain(self.model.optimizer.iterations)) % self._schedule.every:
+    """Measures when a period has ended, also inside several steps that Keras takes at once."""
+    before, self._periods = self._periods, self._ended()
+    if self._periods == before:
       return
     with self._recorder.paused():
       if self._measured is None:
@@ -165,23 +178,17 @@ class Control(keras.callbacks.Callback):
     self._recorder.extra["attack_ratio"] = round(ratio, 4)
     if ratio > self._schedule.high:
       logging.warning(
-        "PGD-20 finds %.1f times what the attack of this training finds in %d steps: it takes %d "
-        "from here on, and what was logged so far looks better than it is",
+        "PGD-20 finds %.1f times what the attack of this training finds in %d steps: it now takes "
+        "%d, and the figures logged so far look better than they are",
         *(ratio, int(steps), new),
       )
-
-
-def _whole(name, option, value):
-  if int(value) != value or value < 1:
-    raise errors.UserError(f"{name}: {option} must be a whole number from 1, got {value}")
-  return int(value)
 
 
 def _check(attack, name):
   if "steps" not in attack.takes:
     raise errors.UserError(
-      f"--attack_schedule={name} changes the number of steps, and {attack.name} has its own: use "
-      "--attack=pgd"
+      f"--attack_schedule={name} changes the number of steps, but that of {attack.name} is fixed: "
+      "use --attack=pgd"
     )
 
 

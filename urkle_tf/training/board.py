@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run besides its curves: settings, and embeddings under attack."""
+"""Shows a run's settings, and embeddings under attack, in TensorBoard."""
 
 import numpy as np
 import tensorflow as tf
@@ -10,15 +10,15 @@ from urkle_tf.networks.kl import worst
 from urkle_tf.output import projector
 
 HEALTH = "1_health"  # sorts before every other group, so that it is TensorBoard's first screen
-_IMAGES = 256  # that the Projector shows, each clean and attacked
-_TOGETHER = 64  # of them that are attacked
+_IMAGES = 256  # images in the Projector, each clean and attacked
+_TOGETHER = 64  # images that are attacked at once
 
-# Signs of a run that goes wrong; HParams shows the first of them.
+# Signs of a run that goes wrong, for the first screen and for HParams.
 SIGNS = (
   *("loss", "knn_accuracy", "knn_robust_accuracy", "kl"),
   *("effective_rank", "attack_objective", "sigma_mean"),
 )
-# Settings that runs are compared by; the rest is in the text of the flags.
+# Settings by which HParams compares runs; the text of the flags holds the others.
 _COMPARED = (
   *("pretext", "robustness", "augment", "encoder", "loc", "latent_dim", "norm", "epsilon"),
   *("attack_steps", "batch_size", "epochs", "minutes", "optimizer", "learning_rate"),
@@ -58,7 +58,7 @@ def embeddings(encoder, attack, source, folder, seed=0):
     folder: the folder of the event files, a `pathlib.Path`.
     seed: an int.
   """
-  batches = list(_first(source))
+  batches = list(pipeline.batches(source, _TOGETHER).take(_IMAGES // _TOGETHER))
   found = [
     _before_and_after(encoder, attack, batch["image"], distribution.fold([seed, 2], number))
     for number, batch in enumerate(batches)
@@ -72,16 +72,6 @@ def embeddings(encoder, attack, source, folder, seed=0):
     columns = {"label": 2 * shown, **columns}  # the Projector labels points by the first
   vectors = np.concatenate([clean, attacked])
   projector.write(folder, vectors, columns, np.concatenate([pictures, attacked_pictures]), "loc")
-
-
-def _first(source):
-  """The shown images, in batches that are attacked together."""
-  left = _IMAGES
-  for batch in pipeline.batches(source, _TOGETHER):
-    yield {name: values[:left] for name, values in batch.items()}
-    left -= len(batch["image"])
-    if left <= 0:
-      return
 
 
 def _before_and_after(encoder, attack, images, seed):

@@ -1,4 +1,4 @@
-"""Checkpoints: all variables of a run in one checked file, moved into place when complete."""
+"""Checkpoints: all variables of a run in one file with checksums, complete or not at all."""
 
 import os
 import pathlib
@@ -15,9 +15,9 @@ _KEEP = 3
 
 
 def names(variables):
-  """The names of variables in a checkpoint, which holds no others.
+  """The names of variables in a checkpoint.
 
-  They are made of position and shape, because Keras paths hold counters that differ between
+  They consist of position and shape, because Keras paths hold counters that differ between
   processes.
   """
   return [
@@ -29,7 +29,7 @@ def names(variables):
 def state(learner):
   """All variables of a compiled `Trainer`, in the order that checkpoints hold them.
 
-  This includes the metrics: a signal may come while the means are half full.
+  This includes the metrics, because a signal may come between two rows.
   """
   return [*learner.variables, *learner.optimizer.variables, *learner.metrics_variables]
 
@@ -37,7 +37,7 @@ def state(learner):
 class Checkpoints:
   """The checkpoints of a run, by step.
 
-  With several workers, the chief reads and writes, and sends to the others; all must call this.
+  With several workers, only the chief reads and writes; all of them must call the methods.
 
   Args:
     folder: their folder, made when the first one is saved.
@@ -53,31 +53,27 @@ class Checkpoints:
     return sorted(self._folder.glob("step_*.npz"), reverse=True)
 
   def save(self, step):
-    """Writes the state to a temporary file and moves it into place; keeps the newest three."""
-    arrays: dict[str, Any] = {  # by all workers: a mean's parts lie with all of them
+    """Writes the state of a step, and removes all but the newest three checkpoints."""
+    arrays: dict[str, Any] = {  # read by all workers, each of which holds a part of a mean
       name: distribution.plain(variable)
       for name, variable in zip(names(self._variables), self._variables, strict=True)
     }
     if not distribution.is_chief(self._scope):
       return
-    self._folder.mkdir(parents=True, exist_ok=True)
-    side = self._folder / ".side.npz"
-    target = self._folder / f"step_{step:09d}.npz"
-    try:
-      with open(side, "wb") as file:
-        np.savez(file, step=np.int64(step), **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    except OSError as error:
-      raise files.failed(error, target, side) from error
-    os.replace(side, target)
-    for old in self._files()[_KEEP:]:
+
+    def content(file):
+      np.savez(file, step=np.int64(step), **arrays)
+      file.flush()
+      os.fsync(file.fileno())
+
+    files.write(self._folder / f"step_{step:09d}.npz", content)
+    left_over = self._folder.glob("*.side")  # by runs that were killed
+    for old in [*self._files()[_KEEP:], *left_over]:
       old.unlink()
 
   def _read(self, file):
     with np.load(file, allow_pickle=False) as stored:
-      # Everything is read (and its checksum checked) before anything of it is believed, the names
-      # included, or assigned.
+      # All arrays are read, which checks their checksums, before a name or a value is used.
       found = {name: stored[name] for name in stored.files}
     wanted = names(self._variables)
     if set(found) != {"step", *wanted}:
@@ -122,5 +118,5 @@ class Checkpoints:
       except (errors.UserError, PermissionError, MemoryError):
         raise
       except Exception as error:  # zip and NumPy raise many kinds for a damaged file
-        logging.warning("%s is damaged (%s): going back to the one before", file, error)
+        logging.warning("%s is damaged (%s): using the one before it", file, error)
     return None

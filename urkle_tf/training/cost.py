@@ -6,16 +6,16 @@ from urkle_tf.training import accumulation
 
 _LOOPS = ("While", "StatelessWhile")
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
-_BACKWARD = "gradient_tape/"  # what TensorFlow calls the operations of a tape's gradient
+_BACKWARD = "gradient_tape/"  # the prefix of the operations of a tape's gradient
 
 
 def operations(graph, loops=1, parts=1):
   """The floating-point operations of convolutions and matrix products, two per multiply-add.
 
-  Everything else is left out: a few percent of a convolutional network's time.
+  Other operations are not counted; they take a few percent of a convolutional network's time.
 
   Args:
-    graph: of a concrete function, with static shapes.
+    graph: the graph of a concrete function, with static shapes.
     loops: how often the body of each loop runs.
     parts: the number of parts of a batch (`accumulation.mean`).
 
@@ -41,7 +41,7 @@ def _multiplications(op):
     return _size(op.outputs[0]) * (left[-2 if transposed else -1] or 0)
   if op.type == "Einsum":
     return _summed(op)
-  # Of a convolution: the outputs of the forward pass, times what is summed in each.
+  # For a convolution, the outputs of the forward pass times the products summed in each.
   if op.type in ("Conv2D", "DepthwiseConv2dNative"):
     outputs, kernel = op.outputs[0], op.inputs[1].shape
   elif op.type in ("Conv2DBackpropInput", "DepthwiseConv2dNativeBackpropInput"):
@@ -68,13 +68,13 @@ def _summed(op):
 
 
 def held(graph):
-  """The bytes that the forward pass has to hold for the backward pass.
+  """The bytes that the forward pass keeps for the backward pass.
 
   Args:
-    graph: of a concrete function, with static shapes.
+    graph: the graph of a concrete function, with static shapes.
 
   Returns:
-    An int: the larger of that of the graph and those of the bodies of its loops.
+    An int: the largest number among those of the graph itself and of the bodies of its loops.
   """
   tensors, most = {}, 0
   for op in _live(graph):
@@ -91,7 +91,7 @@ def held(graph):
 
 
 def _live(graph):
-  """The operations that a result depends on: TensorFlow runs no others.
+  """The operations that a result depends on; TensorFlow runs no others.
 
   For example, a convolution's gradient is always traced for both its image and its kernel.
   """

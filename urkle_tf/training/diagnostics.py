@@ -1,4 +1,4 @@
-"""What is reported of a step besides its terms; docs/monitoring.md explains each figure."""
+"""The figures that a step reports besides its terms; docs/monitoring.md explains them."""
 
 import tensorflow as tf
 
@@ -16,7 +16,7 @@ PAIR_DIAGNOSTICS = ("kl_mean_part", "kl_scale_part")  # of an image and its adve
 
 
 class Diagnostics:
-  """What is reported of the steps of a cell of the grid.
+  """The figures that the steps of a cell of the grid report.
 
   Args:
     scheme: the `Robustness`.
@@ -28,7 +28,7 @@ class Diagnostics:
 
   def __init__(self, scheme, schedule):
     self._scheme = scheme
-    # Where each adversary of the pass has its view there, seen through the same network.
+    # Whether each adversary's view is in the same pass, through the same batch norms.
     self._pairs = scheme.adversarial and scheme.clean is None and not scheme.dual
     names = list(DIAGNOSTICS)
     if scheme.adversarial:
@@ -87,7 +87,7 @@ class Diagnostics:
 
 
 def effective_rank(loc):
-  """How many dimensions a batch of representations spans: tr(C)^2 / tr(C^2).
+  """The number of dimensions that a batch of representations spans: tr(C)^2 / tr(C^2).
 
   C is the covariance of loc over the batch; 1 for a line, d_z for an isotropic cloud.
 
@@ -108,6 +108,6 @@ def _spread(loc):
 
 
 def _signal(normal):
-  """|loc|^2 / sigma^2, of means over a pass [n, t, d_z]; times beta it is the weight of 1 - cos."""
+  """Mean |loc|^2 / mean sigma^2 of a pass [n, t, d_z]; times beta, it is the weight of 1 - cos."""
   squares = tf.reduce_mean(tf.reduce_sum(tf.square(normal.loc), -1))
   return squares / tf.reduce_mean(tf.square(normal.scale))

@@ -1,4 +1,4 @@
-"""`forecast`: the cost of a training before it starts; behind `train --dry_run`."""
+"""`forecast`: the cost of a training before it starts; the function behind `train --dry_run`."""
 
 import os
 import pathlib
@@ -31,8 +31,8 @@ def forecast(timed_steps=3, **settings):
     and `epochs` (by the clock estimated), `operations` (of one step, over all replicas, 2 a
     multiply-add), `memory` (bytes on one device, estimated), `peak_memory` (bytes of this process,
     measured), `available_memory`, `disk` and `free_disk` (bytes), `compile_seconds`,
-    `step_seconds` and `seconds` (of the whole run); `warnings`, a list of texts.  What is not
-    known, or was not measured, is None.
+    `step_seconds` and `seconds` (of the whole run); `warnings`, a list of texts.  Values that are
+    not known or were not measured are None.
 
   Raises:
     UserError: as in `pretrain`.
@@ -78,18 +78,18 @@ def _static(job):
     **dict.fromkeys(("compile_seconds", "step_seconds", "seconds")),
     "warnings": [],
   }
-  # On a CPU the process itself, TensorFlow above all, takes its part.
+  # On a CPU the process itself, mainly TensorFlow, takes memory too.
   taken = 0 if tf.config.list_physical_devices("GPU") else _peak()
   room = found["available_memory"]
   if room is not None and memory + taken > room:
     found["warnings"].append(
-      f"the step needs about {(memory + taken) / _MIB:,.0f} MiB of memory, and there are "
-      f"{room / _MIB:,.0f}: lower --batch_size, or --precision=mixed_bfloat16"
+      f"the step needs about {(memory + taken) / _MIB:,.0f} MiB of memory, but there are only "
+      f"{room / _MIB:,.0f}: lower --batch_size, or give --precision=mixed_bfloat16"
     )
   if found["free_disk"] is not None and found["disk"] > found["free_disk"]:
     found["warnings"].append(
-      f"the run needs about {found['disk'] / _MIB:,.0f} MiB on the disk of --output_dir, and "
-      f"{found['free_disk'] / _MIB:,.0f} are free"
+      f"the run needs about {found['disk'] / _MIB:,.0f} MiB on the disk of --output_dir, but only "
+      f"{found['free_disk'] / _MIB:,.0f} are free: make room, or give another --output_dir"
     )
   return found
 
@@ -106,7 +106,7 @@ def _graph(job):
 
 
 def _measured(job, timed_steps, found):
-  """Takes a few steps from the middle of the training, where schedules are half-way."""
+  """Takes a few steps from the middle of the training, where schedules are halfway."""
   learner = job.learner
   half = job.steps // 2 if job.steps else 0
   learner.optimizer.iterations.assign(half)
@@ -120,7 +120,7 @@ def _measured(job, timed_steps, found):
     started = time.perf_counter()
     for _ in range(steps):
       logs = learner.train_function(feed)
-    tf.nest.map_structure(np.asarray, logs)  # a device works on while Python is done
+    tf.nest.map_structure(np.asarray, logs)  # waits for the device
     return (time.perf_counter() - started) / steps
 
   first, seconds = take(1), take(timed_steps)
@@ -131,8 +131,8 @@ def _measured(job, timed_steps, found):
     peak = max(tf.config.experimental.get_memory_info(gpu.name)["peak"] for gpu in gpus)
   if found["available_memory"] and peak > 0.9 * found["available_memory"]:
     warnings.append(
-      f"{peak / _MIB:,.0f} MiB of {found['available_memory'] / _MIB:,.0f} are taken by the first "
-      "steps: there is little room"
+      f"the first steps took {peak / _MIB:,.0f} of {found['available_memory'] / _MIB:,.0f} MiB of "
+      "memory: lower --batch_size if the run fails"
     )
   steps = job.steps or max(1, round(60 * found["minutes"] / seconds))
   return {

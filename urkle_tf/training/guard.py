@@ -33,11 +33,11 @@ class Guard:
     self._kept = {id(variable) for variable in (self.skips, *kept)}
 
   def _moved(self):
-    """What a step moves besides the trained weights: statistics, averages."""
+    """The variables that a step moves besides the trained weights: statistics, averages."""
     return [v for v in self._model.non_trainable_weights if id(v) not in self._kept]
 
   def start(self):
-    """What `take` needs from the start of a step: the values that change before the gradient."""
+    """The values at the start of a step that change before its gradient is known, for `take`."""
     return _values(self._moved())
 
   def take(self, take, step, allowed, before):
@@ -85,7 +85,7 @@ def _values(variables):
 def _put_back(variables, before, allowed):
   """Restores variables if a step was not allowed.
 
-  A strategy's variables cannot be assigned in a branch, so all are moved, and then put back.
+  A strategy's variables cannot be assigned in a branch, so a step is always taken, and then undone.
   """
 
   def put_back(strategy, allowed, before):

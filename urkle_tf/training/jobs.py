@@ -14,7 +14,7 @@ from urkle_tf.data import augment as augmentation
 from urkle_tf.data import compatibility, pipeline, service, sources
 from urkle_tf.networks import blocks, pixels, presets, recomputing
 from urkle_tf.networks.saved import foreign_models
-from urkle_tf.settings import Pretrain
+from urkle_tf.settings import Pretrain, data_of
 from urkle_tf.training import attack_schedules, checkpoints, optimizers, trainer
 
 _PRECISIONS = ("float32", "mixed_bfloat16")
@@ -30,11 +30,11 @@ class Job:
     source: the training data.
     held_out: images that the attack's schedule holds out of the training, or None.
     recipe: its augmentation.
-    attack: the attack for pictures and probe, also in cells without adversaries: that of the
-      settings, or PGD if it leaves the threat model.
+    attack: the attack of pictures and probe, also in cells without adversaries: that of the
+      settings, or PGD if that leaves the threat model.
     learner: the compiled `Trainer`.
     steps_per_epoch: steps per epoch.
-    steps: of the whole training; None for a training by the clock.
+    steps: the steps of the whole training; None for a training by the clock.
   """
 
   settings: dict[str, Any]
@@ -55,7 +55,6 @@ class Job:
   def views(self, start=0):
     """The batches from a step on, for `fit`."""
     learner, settings = self.learner, self.settings
-
     pretext, weakens = learner.pretext, learner.robustness.strength(0.0) is not None
 
     def make(share, turn=None):
@@ -79,7 +78,7 @@ class Job:
     return pipeline.by_worker(self.scope, make)
 
   def distributed(self, start=0):
-    """The same for a custom loop: each replica gets its rows."""
+    """The same for a custom loop, in which each replica gets its rows."""
     views = self.views(start)
     if distribution.several_workers(self.scope):
       return views
@@ -91,13 +90,13 @@ def prepared(settings):
   """Builds a training from settings, and writes nothing.
 
   Args:
-    settings: the settings of `pretrain` that are not the default, by name.
+    settings: the settings of `pretrain` that differ from the defaults, by name.
 
   Yields:
     A `Job`; within the context the precision is that of the settings.
 
   Raises:
-    UserError: for settings or data that do not fit.
+    UserError: for settings or data that are wrong.
   """
   settings = dataclasses.asdict(Pretrain(**{"output_dir": None, **settings}))
   settings = _of_preset(with_an_end(settings))
@@ -113,19 +112,19 @@ def prepared(settings):
 
 
 def with_an_end(settings):
-  """The settings, with 100 epochs if they do not say when the training ends."""
+  """The settings, with 100 epochs if they set no end of the training."""
   if settings["epochs"] is None and settings["minutes"] is None:
     return {**settings, "epochs": 100}
   return settings
 
 
 def _of_preset(settings):
-  """The settings with `--encoder=preset:NAME` replaced by what it stands for."""
+  """The settings, with `--encoder=preset:NAME` replaced by the settings of that preset."""
   named = settings["encoder"]
   if not presets.is_named(named):
     return settings
   if settings["init_from"]:
-    raise errors.UserError(f"--encoder={named} starts from weights: leave --init_from out")
+    raise errors.UserError(f"--encoder={named} already has weights: leave --init_from out")
   network = presets.read(named)["network"]
   for name, value in network.items():
     if name != "encoder" and settings[name] not in (getattr(Pretrain, name), value):
@@ -136,15 +135,19 @@ def _of_preset(settings):
 
 
 def _check(settings):
-  """Raises `UserError` for settings that are wrong whatever the data."""
+  """Raises `UserError` for settings that are wrong for any data."""
   _check_end(settings)
-  counts = ("batch_size", "log_every", "checkpoint_every", "max_bad_steps")
-  errors.flags_at_least(1, settings, *counts)
+  errors.flags_at_least(1, settings, "log_every", "checkpoint_every", "max_bad_steps")
   rises = ("warmup_epochs", "epsilon_warmup_epochs", "beta_warmup_epochs")
   errors.flags_at_least(0, settings, "weight_decay", *rises)
   _check_warmups(settings)
   if settings["batch_size"] < 2:
-    raise errors.UserError("--batch_size must be at least 2: one image has no negatives")
+    raise errors.UserError(
+      f"--batch_size must be at least 2, got {settings['batch_size']}: one image has no negatives"
+    )
+  if settings["clip_norm"] is not None:
+    errors.above(0, None, clip_norm=settings["clip_norm"])
+  errors.check_seed(settings["seed"])
   errors.one_of("precision", settings["precision"], _PRECISIONS)
   errors.one_of("attack_precision", settings["attack_precision"] or "float32", _PRECISIONS)
 
@@ -156,7 +159,8 @@ def _check_end(settings):
     return
   if epochs is not None:
     raise errors.UserError(
-      f"--minutes={minutes} and --epochs={epochs} each say when the training ends: give one of them"
+      f"--minutes={minutes} and --epochs={epochs} both set the end of the training: give one of "
+      "them"
     )
   errors.above(0, None, minutes=minutes)
 
@@ -167,7 +171,7 @@ def _check_warmups(settings):
   for name in ("warmup", "epsilon_warmup", "beta_warmup"):
     if settings[f"{name}_{other}"]:
       raise errors.UserError(
-        f"--{name}_{other} goes with --{other}: give --{name}_{ours} in this training by {ours}"
+        f"--{name}_{other} needs --{other}: give --{name}_{ours} in this training by {ours}"
       )
     taken = settings[f"{name}_minutes"] or 0
     if minutes is not None and not 0 <= taken < minutes:
@@ -178,7 +182,7 @@ def _check_warmups(settings):
 
 @dataclasses.dataclass(frozen=True)
 class _Method:
-  """What is trained on what: the cell of the grid, its attack and its augmentation."""
+  """The cell of the grid, its attack and its augmentation."""
 
   pretext: pretexts.Pretext
   scheme: schemes.Robustness
@@ -212,7 +216,9 @@ def _method(settings):
   scheme = spec.build("robustness", settings["robustness"], schemes.Robustness)
   scheme.check(task)
   if settings["init_from"] and getattr(task, "start", False):
-    raise errors.UserError("--init_from and distil(start=true) both say where to start: give one")
+    raise errors.UserError(
+      "--init_from and distil(start=true) both set the start: give one of them"
+    )
   recipe = augmentation.from_spec(settings["augment"])
   recipe.check(task.views)
   if settings["augment_on_device"]:
@@ -221,8 +227,8 @@ def _method(settings):
     pipeline.check_strength(recipe)
     if settings["minutes"] and not settings["augment_on_device"]:
       raise errors.UserError(
-        "batches are made ahead of the clock, by which this robustness scheme weakens the "
-        "augmentation: give --augment_on_device, or --epochs instead of --minutes"
+        "this robustness scheme weakens the augmentation by the clock, but batches are made in "
+        "advance: give --augment_on_device, or --epochs instead of --minutes"
       )
   schedule = attack_schedules.from_spec(settings["attack_schedule"] or "constant")
   return _Method(task, scheme, attack, schedule, recipe)
@@ -230,8 +236,7 @@ def _method(settings):
 
 def _data(settings, method):
   """(the training data, the images that the attack's schedule holds out or None)."""
-  names = ("dataset", "split", "data_dir", "download", "image_size", "examples")
-  source = sources.load(**{name: settings[name] for name in names})
+  source = sources.load(**data_of(Pretrain(**settings)))
   if settings["data_service"]:
     service.addresses(settings["data_service"])
     service.check(source)
@@ -242,22 +247,24 @@ def _data(settings, method):
 
 
 def _length(settings, source, replicas):
-  """(steps of an epoch, steps of the whole training or None by the clock)."""
+  """(steps of an epoch, steps of the whole training; None for a training by the clock)."""
   batch_size, at_once = settings["batch_size"], settings["steps_per_execution"] or 1
   steps = pipeline.steps_per_epoch(source, batch_size)
   if batch_size % replicas:
     raise errors.UserError(
-      f"batch_size={batch_size} does not divide evenly among {replicas} replicas: give a multiple"
+      f"--batch_size={batch_size} does not divide evenly among {replicas} replicas: give a "
+      f"multiple of {replicas}"
     )
   parts = settings["accumulate"] or 1
   if batch_size % (replicas * max(1, parts)):
     raise errors.UserError(
-      f"--batch_size={batch_size} does not divide into --accumulate={parts} equal parts on "
-      f"{replicas} replicas: give a multiple"
+      f"--batch_size={batch_size} does not divide into --accumulate={parts} equal parts on each of "
+      f"{replicas} replicas: give a multiple of {replicas * parts}"
     )
   if at_once < 1 or steps % at_once:
     raise errors.UserError(
-      f"--steps_per_execution={at_once} does not divide the {steps} steps of an epoch"
+      f"--steps_per_execution={at_once} does not divide the {steps} steps of an epoch: give a "
+      "divisor"
     )
   return steps, None if settings["minutes"] else steps * settings["epochs"]
 
@@ -267,7 +274,7 @@ def _encoder(settings, method, source):
   inference = file if statistics is None else not statistics
   if settings["remat"] and not inference:
     raise errors.UserError(
-      "--remat computes activations again, by which batch statistics would move twice: give "
+      "--remat computes activations twice, so batch statistics would be updated twice: give "
       "--batch_statistics=false"
     )
   backbone = networks.backbone(settings["encoder"], source.image_shape)
@@ -292,7 +299,7 @@ def _trainer(settings, method, encoder, steps_per_epoch, steps):
   minutes = settings["minutes"]
 
   def warmup(name):
-    """In steps, or by the clock as a share of the training."""
+    """A warm-up in steps; by the clock, as a share of the training."""
     if minutes:
       return (settings[f"{name}_minutes"] or 0) / minutes
     return round(settings[f"{name}_epochs"] * steps_per_epoch)
@@ -335,7 +342,7 @@ def _blocks(network):
 
 
 def _initialise(model, init_from, source):
-  """Starts from the encoder of another run (its folder, or its encoder folder) or a preset."""
+  """Starts from a preset, or from the encoder of another run: its folder, or its encoder folder."""
   folder = pathlib.Path(init_from)
   if presets.is_named(init_from):
     preset = networks.GaussianEncoder.from_preset(init_from)

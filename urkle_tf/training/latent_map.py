@@ -19,20 +19,20 @@ COLOURS = (
 def sampled(encoder, images, attack, samples=20, seed=0):
   """Draws samples of z for images and for their unsupervised adversaries.
 
-  An image and its adversary share their noise.  So if the distribution does not move, both have the
-  same samples, and any difference comes from the distribution.
+  An image and its adversary share their noise, so any difference between their samples comes from
+  the distribution.
 
   Args:
     encoder: a `GaussianEncoder` or a loaded encoder, or a Keras model images -> {"loc", "scale"};
       it runs in inference mode.
     images: float32 [n, h, w, c] in [0, 1].
-    attack: an attack, as `attacks.PGD`: it maximises KL[p(z|x) || p(z|x')] of `encoder`.
-    samples: of z an image.
+    attack: an attack such as `attacks.PGD`, which maximises KL[p(z|x) || p(z|x')] of `encoder`.
+    samples: samples of z per image.
     seed: an int.
 
   Returns:
-    A dict of float32 tensors: "clean" and "adversaries" [n, samples, d_z], and "kl" [n] in
-    nats, that of the adversaries found.
+    A dict of float32 tensors: "clean" and "adversaries" [n, samples, d_z], and "kl" [n], that of
+    the adversaries in nats.
   """
   if not isinstance(encoder, Encoder):
     encoder = ExportedEncoder(encoder)
@@ -61,7 +61,7 @@ def project(clean, adversaries):
   if size == 1:  # a line
     pad = lambda values: np.pad(values, ((0, 0), (0, 0), (0, 1)))  # noqa: E731
     return pad(clean - clean.mean()), pad(adversaries - clean.mean()), np.array([1.0, 0.0])
-  # The randomised solver would draw from NumPy's global numbers.
+  # The randomised solver would use NumPy's global generator.
   model = decomposition.PCA(2, svd_solver="full").fit(clean.reshape(-1, size).astype(np.float64))
   clean, adversaries = (
     model.transform(values.reshape(-1, size)).reshape(*values.shape[:2], 2)
@@ -78,12 +78,12 @@ def _short(value):
 def figure(rows, images, attack):
   """Draws samples of z: clean images on the left, their adversaries on the right.
 
-  Each image has one colour.  Each row shows the plane of the two largest principal components of
-  its own clean samples; its two panels have the same limits.  On the right, a ring marks the mean
-  of an image's clean samples, and a line leads to the mean of its adversary's.
+  Each image has its colour.  Each row of panels shows the plane of the first two principal
+  components of its clean samples; both panels have the same limits.  On the right, a ring marks the
+  mean of an image's clean samples, and a line leads to the mean of its adversary's samples.
 
   Args:
-    rows: {title: what `sampled` returned, as arrays}; one row of panels each.
+    rows: {title: the result of `sampled`, as arrays}, a row of panels for each.
     images: float32 [n, h, w, c] in [0, 1], shown above, framed in their colours.
     attack: the attack that found the adversaries.
 
@@ -97,7 +97,7 @@ def figure(rows, images, attack):
   samples = next(iter(rows.values()))["clean"].shape[1]
   threat, name = attack.threat, attack.name.upper().replace("_", "-")
   parts[0].suptitle(
-    f"{samples} samples of z an image. Adversaries: {name}-{attack.steps} on the "
+    f"{samples} samples of z per image. Adversaries: {name}-{attack.steps} on the "
     f"KL, {threat.norm}, epsilon {tables.radius(float(threat.epsilon), threat.norm)}",
     fontsize=9,
   )
@@ -141,15 +141,15 @@ def _thumbnail(axes, image, colour):
 
 
 def draw(encoders, images, attack, file=None, samples=20, seed=0):
-  """Figure 2 of the Urkle paper: a 2-D map of sampled z, one row of panels an encoder.
+  """Figure 2 of the Urkle paper: a 2-D map of sampled z, with a row of panels for each encoder.
 
   Args:
     encoders: {title: encoder}, as in `sampled`: for example with and without Urkle.
     images: float32 [n, h, w, c] in [0, 1]; about 10.
-    attack: an attack, as `attacks.PGD`.
+    attack: an attack such as `attacks.PGD`.
     file: where to write a PNG, a `pathlib.Path`; None writes nothing.
-    samples: of z an image.
-    seed: of the noise and the attack's starts.
+    samples: samples of z per image.
+    seed: the seed of the noise and of the attack's starts.
 
   Returns:
     The figure's pixels, uint8 [height, width, 3].

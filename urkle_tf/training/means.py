@@ -1,4 +1,4 @@
-"""Means of the figures that steps report."""
+"""The means of the figures that steps report."""
 
 import keras
 import tensorflow as tf

@@ -1,10 +1,12 @@
-"""Rows of metrics and checkpoints of a `fit`, and what ends it early."""
+"""Writes rows of metrics and checkpoints during a `fit`, and ends it early if it must."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from urkle_tf import distribution, errors
-from urkle_tf.training import preemption, runs
+from urkle_tf.training import preemption
 
 
 class NotFinite(errors.UserError):
@@ -26,10 +28,10 @@ class NotFinite(errors.UserError):
 class Metrics(keras.callbacks.Callback):
   """Writes a row of means every `log_every` steps and at each epoch's end, and checkpoints.
 
-  A checkpoint follows directly after a row.  One that a signal asks for also holds the partial
-  means, so a resumed run loses none.  This callback must be the last in the list, so that the
-  recorder's `extra` holds what the others found at an epoch's end.  Means are over the steps since
-  the last row.
+  Means are over the steps since the last row.  A checkpoint directly follows a row, except after a
+  signal; then it also holds the partial means, so a resumed run loses no step.  This callback must
+  be the last in the list, so that the recorder's `extra` holds what the others found at the end of
+  an epoch.
 
   A training by the clock ends when the `limit` of its course has passed; until then the clock of
   its `Trainer` holds the share that has passed.  With several workers the chief's time counts.
@@ -83,7 +85,7 @@ class Metrics(keras.callbacks.Callback):
 
   def on_train_batch_end(self, batch, logs=None):
     """Counts steps, of which Keras may take several at once; writes a row if one is due."""
-    # Counted here: to ask the optimizer would be to wait for the device after every step.
+    # Counted here, because reading the optimizer's count waits for the device.
     before, step = self._step, self._begun + batch + 1
     self._step = step
     self._recorder.tick((step - before) * self._course.batch_size)
@@ -94,10 +96,10 @@ class Metrics(keras.callbacks.Callback):
     due = passed(self._log_every) or passed(self._checkpoint_every)
     last = self._share >= 1 or step % self._course.steps_per_epoch == 0
     if due or last or (self._recorder.terminal and step % 5 == 0):
-      self._recorder.show(step, self._share, runs.plain(self.model.means.result()["loss"]))
+      self._recorder.show(step, self._share, float(self.model.means.result()["loss"]))
     if due and not last:
       self._finish_row(step)
-    if not last:  # the end of an epoch is near, and belongs to its last step
+    if not last:  # after the last step, `on_epoch_end` does this
       self._watch.check(step, self._checkpoints.save)
 
   def on_epoch_end(self, epoch, logs=None):
@@ -128,9 +130,9 @@ class Metrics(keras.callbacks.Callback):
 
   def _write(self, step):
     means = self.model.means
-    values = {name: runs.plain(value) for name, value in means.result().items()}
-    if self._skipped and not runs.plain(means.count):
+    values: dict[str, Any] = {name: float(value) for name, value in means.result().items()}
+    if self._skipped and not float(means.count):
       values = dict.fromkeys(values)  # all steps since the last row were skipped
     self.model.reset_metrics()
-    rate = runs.plain(self.model.optimizer.learning_rate)
+    rate = float(self.model.optimizer.learning_rate)
     self._recorder.write(step, {"learning_rate": rate, "skipped_steps": self._skipped, **values})

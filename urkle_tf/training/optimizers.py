@@ -19,8 +19,8 @@ class LARS(keras.optimizers.Optimizer):
 
   so every layer moves by about learning_rate * trust of its own length.  As in the paper, weight
   decay is part of the gradient.  There it affects the direction of a step, but hardly its length.
-  Biases, and the scales and shifts of batch norms (everything with fewer than two axes), have a = 1
-  and no weight decay; a = 1 also if all of w or g is 0.
+  Variables with fewer than two axes (biases, and the scales and shifts of batch norms) have a = 1
+  and no weight decay.  If w or g is 0 everywhere, a = 1 too.
 
   Args:
     learning_rate: a number or a schedule.
@@ -49,7 +49,7 @@ class LARS(keras.optimizers.Optimizer):
     self._velocities = self.add_optimizer_variables(variables, "velocity")
 
   def update_step(self, gradient, variable, learning_rate):
-    """Moves one variable by the whole batch's gradient, in float32 for any dtype."""
+    """Moves one variable by the whole batch's gradient, computing in float32 for any dtype."""
     velocity = self._velocities[keras_private.position(self, variable)]
     weights, step = tf.cast(variable, tf.float32), tf.cast(gradient, tf.float32)
     if len(variable.shape) > 1:
@@ -116,22 +116,27 @@ class LayerwiseAdamW(keras.optimizers.Adam):
 
 def _check(name, momentum):
   if not 0 <= momentum < 1:
-    raise errors.UserError(f"{name}: momentum must be from 0 and below 1, got {momentum}")
+    raise errors.UserError(f"{name}: momentum must be at least 0 and below 1, got {momentum}")
 
 
-def _sgd(momentum=0.9, nesterov=False):
+# Each takes the learning rate, the weight decay and the blocks of the backbone, then its options.
+
+
+def _sgd(rate, decay, blocks, momentum=0.9, nesterov=False):
   _check("sgd", momentum)
-  return keras.optimizers.SGD, {"momentum": float(momentum), "nesterov": nesterov}
+  return keras.optimizers.SGD(rate, float(momentum), nesterov, weight_decay=decay)
 
 
-def _adamw(beta_1=0.9, beta_2=0.999, layer_decay=None):
+def _adamw(rate, decay, blocks, beta_1=0.9, beta_2=0.999, layer_decay=None):
   if layer_decay is None:
-    return keras.optimizers.AdamW, {"beta_1": beta_1, "beta_2": beta_2}
-  return LayerwiseAdamW, {"beta_1": beta_1, "beta_2": beta_2, "layer_decay": layer_decay}
+    return keras.optimizers.AdamW(rate, decay, beta_1, beta_2)
+  if blocks is None:
+    raise errors.UserError("adamw: layer_decay is for training a whole encoder: leave it out")
+  return LayerwiseAdamW(rate, decay, layer_decay, blocks, beta_1=beta_1, beta_2=beta_2)
 
 
-def _lars(momentum=0.9, trust=0.001):
-  return LARS, {"momentum": momentum, "trust": trust}
+def _lars(rate, decay, blocks, momentum=0.9, trust=0.001):
+  return LARS(rate, momentum, trust, decay)
 
 
 class _ByClock(keras.optimizers.schedules.LearningRateSchedule):
@@ -160,21 +165,19 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=No
   Args:
     text: spec: `"sgd(momentum=0.9)"`, `"adamw"` or `"lars(momentum=0.9, trust=0.001)"`.
     learning_rate: the highest value, above 0.
-    steps: of the whole training, with warm-up; None for a training by the clock.
-    warmup_steps: steps of a linear rise from 0; by the clock a share of the training, below 1.
+    steps: the steps of the whole training, warm-up included; None for a training by the clock.
+    warmup_steps: steps of a linear rise from 0; by the clock, a share of the training, below 1.
     weight_decay: decoupled, and multiplied by the learning rate (in `LARS`, part of the gradient);
       batch norms and biases are left out.
     clock: the `Trainer`'s clock, if the learning rate follows it; None to follow the number of
       steps.
-    blocks: the variables of each block of the backbone; None without a backbone, and so without
-      `layer_decay`.
+    blocks: the variables of each block of the backbone, for `layer_decay`; None without a backbone.
 
   Raises:
     UserError: for an unknown name, a learning rate that is not positive, or an option out of its
       range.
   """
   errors.above(0, None, learning_rate=learning_rate)
-  make, options = spec.call(OPTIMIZERS, text, "optimizer")
   if clock is None:
     warmup_steps = min(warmup_steps, steps - 1)
   else:
@@ -187,11 +190,8 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=No
   )
   if clock is not None:
     schedule = _ByClock(schedule, clock)
-  if make is LayerwiseAdamW:
-    if blocks is None:
-      raise errors.UserError("adamw: layer_decay is for training a whole encoder: leave it out")
-    options["blocks"] = blocks
-  optimizer = make(schedule, weight_decay=float(weight_decay), **options)
+  given = {"rate": schedule, "decay": float(weight_decay), "blocks": blocks}
+  optimizer = spec.call(OPTIMIZERS, text, "optimizer", **given)
   if weight_decay:
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
   return optimizer

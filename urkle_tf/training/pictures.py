@@ -1,4 +1,4 @@
-"""Pictures of what training sees: views, adversaries, reconstructions, the map of z."""
+"""Pictures of a training: views, adversaries, reconstructions, the map of z."""
 
 import keras
 import numpy as np
@@ -9,28 +9,28 @@ from urkle_tf.output import figures
 from urkle_tf.training import latent_map
 
 
-def sheet(columns, least=64, gap=4):
-  """Lays images out as a picture: one column per entry, one row per image.
+def _sheet(columns, least=96, gap=4):
+  """Arranges images in a picture, with a column for each entry and a row for each image.
 
   Args:
     columns: arrays float32 [n, h, w, c] in [0, 1].
-    least: images of fewer pixels are magnified by a whole factor, to be visible.
+    least: images of fewer pixels are magnified by a whole factor.
     gap: white pixels between images.
 
   Returns:
-    float32 [1, height, width, c] in [0, 1].
+    float32 [height, width, c] in [0, 1].
   """
   factor = max(1, -(-least // columns[0].shape[1]))
   pad = ((0, 0), (0, gap), (0, gap), (0, 0))
   large = [np.pad(c.repeat(factor, 1).repeat(factor, 2), pad, constant_values=1) for c in columns]
-  return np.concatenate(list(np.concatenate(large, axis=2)), axis=0)[None]
+  return np.concatenate(list(np.concatenate(large, axis=2)))
 
 
 class Pictures(keras.callbacks.Callback):
   """Shows what training sees, in TensorBoard and as PNG files.
 
-  It draws after epochs 1, 2, 4, 8 and so on, and at the end: a training changes most at first, and
-  drawing takes a second.
+  It draws after epochs 1, 2, 4, 8 and so on, and at the end, because a training changes most at
+  first and drawing takes a second.
 
   "views" shows views, their adversaries and the perturbations.  "reconstructions", if the pretext
   makes images, shows views and adversaries next to the images decoded from their loc.
@@ -41,7 +41,7 @@ class Pictures(keras.callbacks.Callback):
     recorder: the `Recorder` of the run, whose clock stops during drawing.
     folder: where the PNG files go, a `pathlib.Path`; new files replace the old ones.
     attack: finds the adversaries of the latent map, also in cells without adversaries.
-    title: the title of the latent map: what is trained.
+    title: the title of the latent map, which names the training.
   """
 
   def __init__(self, batch, recorder, folder, attack, title=""):
@@ -104,7 +104,7 @@ class Pictures(keras.callbacks.Callback):
   def _latent_map(self, images, step):
     found = latent_map.sampled(self.model.encoder, images, self._attack, seed=self.model.seed)
     samples = {name: values.numpy() for name, values in found.items()}
-    # A training whose weights have become infinite is ended by `Metrics`, which says so.
+    # If the weights are not finite, `Metrics` ends the training with a message.
     if all(np.isfinite(values).all() for values in samples.values()):
       title = f"{self._title} (step {step})"
       figure = latent_map.figure({title: samples}, images.numpy(), self._attack)
@@ -112,7 +112,7 @@ class Pictures(keras.callbacks.Callback):
 
   def _write_columns(self, name, columns):
     arrays = [np.clip(np.nan_to_num(values[:8]), 0, 1) for values in columns.values()]
-    picture = np.rint(255 * sheet(arrays, least=96)[0]).astype(np.uint8)
+    picture = np.rint(255 * _sheet(arrays)).astype(np.uint8)
     self._write(name, figures.headed(picture, list(columns)))
 
   def _write(self, name, picture):

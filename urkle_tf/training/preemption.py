@@ -1,4 +1,4 @@
-"""Stops in order: a first SIGTERM or Ctrl-C ends after the step, a second one ends the process."""
+"""Orderly stops: a first SIGTERM or Ctrl-C finishes the step, a second one ends the process."""
 
 import contextlib
 import os
@@ -6,11 +6,11 @@ import signal
 import threading
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_outer: "Watch | None" = None  # that of the outermost `watch`
+_outer: "Watch | None" = None  # made by the outermost `watch`
 
 
 class Stopped(KeyboardInterrupt):
-  """A task was asked to stop, and stopped; a training wrote a checkpoint.
+  """A task has stopped because of a signal; a training has written a checkpoint.
 
   Attributes:
     number: the signal.
@@ -24,22 +24,23 @@ class Stopped(KeyboardInterrupt):
 
 
 class Watch:
-  """Whether a signal has come: `number` is it, or 0.
+  """Whether a signal has come: `number` is the signal, or 0.
 
   Args:
-    agree: a function from a worker's number to that of all workers (`distribution.agreement`), so
-      that all stop after the same step if one is asked to.  None for one process.
+    agree: a function from a worker's number to the largest of all workers
+      (`distribution.agreement`), so that a signal to one stops all of them after the same step.
+      None for one process.
   """
 
   def __init__(self, agree=None):
     self.number, self._agree = 0, agree or (lambda number: number)
 
   def check(self, step, save):
-    """Ends the training if a signal has come, on this worker or another.
+    """Ends the training if a signal has come, to this worker or another.
 
     Args:
       step: the step that has just ended; None without steps.
-      save: writes a checkpoint of it; None if there is nothing to keep.
+      save: a function of the step that writes a checkpoint; None if there is nothing to save.
 
     Raises:
       Stopped: after the checkpoint is written.
@@ -54,8 +55,8 @@ class Watch:
 def watch(agree=None):
   """Catches the first SIGTERM or SIGINT; the next one ends the process as usual.
 
-  Signals reach only the main thread; in other threads nothing is caught.  Within another `watch` it
-  returns that one, so that a task with stages or several trainings stops in any of them.
+  Signals reach only the main thread; in other threads nothing is caught.  Within another `watch`,
+  this yields the `Watch` of that one, so a task of several trainings can stop in any of them.
 
   Args:
     agree: see `Watch`.
@@ -94,10 +95,10 @@ def _raise(number, frame):
 
 @contextlib.contextmanager
 def terminable():
-  """Turns a first SIGTERM into an exception, as Ctrl-C is; the next one ends the process.
+  """Turns a first SIGTERM into an exception, like Ctrl-C; the next one ends the process.
 
-  It is for code outside `watch`.  With several workers, one that unwinds would wait for the others,
-  so there SIGTERM ends the process as usual.
+  This is for code outside `watch`.  With several workers, SIGTERM ends the process as usual,
+  because a worker that unwinds would wait for the others.
 
   Raises:
     Stopped: when the signal has come.

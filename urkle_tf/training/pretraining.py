@@ -35,10 +35,10 @@ def pretrain(given):
     supervised training `"classifier"`.
 
   Raises:
-    UserError: for settings, data or folders that do not fit.
+    UserError: for settings, data or folders that are wrong.
     distribution.WorkerLost: when another worker, or an input worker, has ended.
-    preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training.  The
-      checkpoint of its last step is then written.
+    preemption.Stopped: a `KeyboardInterrupt`, when SIGTERM or Ctrl-C has ended the training, after
+      a checkpoint of its last step.
 
   ```python
   row = urkle_tf.pretrain(
@@ -48,7 +48,7 @@ def pretrain(given):
   ```
   """
   if not given.output_dir:
-    raise errors.UserError("give --output_dir=FOLDER: where the run is written")
+    raise errors.UserError("give --output_dir=FOLDER, where the run goes")
   asked = jobs.with_an_end(dataclasses.asdict(given))
   with jobs.prepared(asked) as job:  # data, encoder and trainer
     chief = distribution.is_chief(job.scope)
@@ -68,7 +68,7 @@ def _fit(job, run, state, done):
     behind = done / job.steps
   else:
     behind, limit = float(distribution.plain(job.learner.clock)), 60 * settings["minutes"]
-    seconds = behind * limit  # rows do not hold those since the last of them
+    seconds = behind * limit  # the rows lack the seconds after the last of them
   if behind >= 1:
     return (run.metrics() or [{}])[-1]
   course = recorder.Course(job.steps, job.steps_per_epoch, settings["batch_size"], limit)
@@ -88,7 +88,7 @@ def _fit(job, run, state, done):
 
 @contextlib.contextmanager
 def _lost_data(job):
-  """A context in which an error caused by data names its cause: an input worker, or a file."""
+  """A context in which errors about data name the cause: an input worker, or a file."""
   with sources.naming_unreadable(job.source):
     try:
       yield
@@ -108,7 +108,7 @@ def _callbacks(job, run, record):
   if not distribution.is_chief(job.scope):
     return found
   watched = []
-  if settings["probe_split"]:  # first of all: there may be no such split
+  if settings["probe_split"]:  # the first callback made, because there may be no such split
     place = settings["data_dir"], False, settings["image_size"]
     held_out = sources.load(settings["dataset"], settings["probe_split"], *place)
     attack = job.attack if job.learner.attack else None
@@ -127,7 +127,7 @@ def _batch(job, step, source=None, **settings):
 
 
 def _evidence(job, run, state, step):
-  """Saves the batch of a step that is not finite; says where, and which checkpoint is good."""
+  """Saves the batch of a step that is not finite; returns a text about it and the checkpoints."""
   views, batch = job.learner.views(_batch(job, step), step)
   arrays = {"views": views, **batch, "step": step, "seed": job.settings["seed"]}
   arrays = {name: np.asarray(value) for name, value in arrays.items()}

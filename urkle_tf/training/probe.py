@@ -14,9 +14,9 @@ class NearestNeighbours(keras.callbacks.Callback):
   """An online probe: k-nearest-neighbour accuracy of loc on held-out labelled images.
 
   It measures the encoder that would be exported, which may be a moving average.  It reads labels,
-  and never touches the encoder.  Half of the images are the neighbours, and the other half are
-  classified.  With an attack, the first 256 of these are also classified as adversaries, which
-  maximise KL[p(z|x) || p(z|x')] and know no label.
+  and never changes the encoder.  Half of the images are the neighbours, and the other half are
+  classified.  With an attack, adversaries of the first 256 of these are classified too.  They
+  maximise KL[p(z|x) || p(z|x')], without labels.
 
   Args:
     images: float32 [n, h, w, c].
@@ -66,10 +66,15 @@ def of(source, examples, recorder, attack):
   """The probe on the first `examples` images of a source; see `NearestNeighbours`.
 
   Raises:
-    UserError: if the source has no classes.
+    UserError: if the source has no classes, or there are fewer than two images.
   """
   if source.class_names is None:
-    raise errors.UserError(f"--probe_split needs classes, and {source.name!r} has none")
+    raise errors.UserError(f"--probe_split needs classes, but {source.name!r} has none")
+  if min(examples, source.size) < 2:
+    raise errors.UserError(
+      f"the probe needs at least 2 images, and --probe_examples={examples} of "
+      f"--probe_split={source.split} are fewer: give more"
+    )
   images, labels = pipeline.first(source, examples)
   order = np.random.default_rng(0).permutation(len(labels))  # a split may be sorted by class
   return NearestNeighbours(images[order], labels[order], recorder, attack=attack)

@@ -9,7 +9,7 @@ class Progress:
   """The share of a training that is done, by the number of steps or by the clock.
 
   Args:
-    steps: of the whole training; None keeps everything that changes over it at its initial value.
+    steps: the steps of the whole training; None keeps the share at 0.
     by_clock: whether `clock` gives the share, instead of the number of steps.
 
   Attributes:
@@ -26,11 +26,11 @@ class Progress:
     return tf.minimum(1.0, tf.cast(step, tf.float32) / self._steps) if self._steps else tf.zeros([])
 
   def risen(self, step, warmup):
-    """Rises linearly from 1 / warmup to 1, and stays there; by the clock from 0.
+    """A factor that rises linearly from 1 / warmup (by the clock, from 0) to 1, and stays there.
 
     Args:
       step: the step's number.
-      warmup: a number of steps; by the clock a share of the training, in [0, 1].
+      warmup: a number of steps; by the clock, a share of the training, in [0, 1].
     """
     if self.clock is not None:
       return tf.minimum(1.0, self(step) / warmup) if warmup else tf.ones([])

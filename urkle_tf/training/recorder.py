@@ -12,7 +12,7 @@ from urkle_tf import distribution
 from urkle_tf.output import progress
 from urkle_tf.training import board
 
-# TensorBoard's first screen shows whether the run is healthy: groups, not one long list.
+# The groups of curves in TensorBoard; other figures are in the group "loss".
 _GROUPS = {
   "optimisation": ("gradient_norm", "skipped_steps", "learning_rate", "images_per_second"),
   "sigma": ("sigma_min", "sigma_mean", "sigma_max", "snr"),
@@ -31,7 +31,7 @@ class Course:
   """The length of a training.
 
   Attributes:
-    steps: of the whole training; None for a training by the clock.
+    steps: the steps of the whole training; None for a training by the clock.
     steps_per_epoch: steps per epoch.
     batch_size: images of the data set per step.
     limit: the seconds of a training by the clock; None otherwise.
@@ -46,16 +46,16 @@ class Course:
 class Recorder:
   """Writes rows of metrics, and shows the progress of a training.
 
-  `seconds` and `images_per_second` of a row count training only: neither compilation (a process's
-  first step) nor what runs inside `paused`.
+  `seconds` and `images_per_second` of a row count training only.  They leave out compilation (a
+  process's first step) and what runs inside `paused`.
 
   Args:
     run: a `runs.Run`.
     course: the training's `Course`.
     seconds: the time that earlier processes spent on this run.
-    name: what is trained, for the line of progress; empty if a run has one training.
+    name: the name of the training on the line of progress; empty if a run has only one.
     alarms: an `alarms.Alarms` that checks every row; None for no warnings.
-    scope: the strategy; with several workers only the chief shows progress.
+    scope: the strategy; among several workers only the chief shows progress.
 
   Attributes:
     course: as given.
@@ -83,7 +83,7 @@ class Recorder:
 
   @property
   def terminal(self):
-    """Whether progress is shown on one line that is overwritten."""
+    """Whether progress is one line on a terminal, which is overwritten."""
     return self._bar.terminal and self._chief
 
   @contextlib.contextmanager

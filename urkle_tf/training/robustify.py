@@ -1,4 +1,4 @@
-"""`robustify`: any trained Keras model of images made robust, without labels."""
+"""`robustify`: makes any trained Keras model of images robust, without labels."""
 
 import pathlib
 
@@ -13,7 +13,7 @@ from urkle_tf.training import pretraining
 
 _TEACHER, _DROP_IN = "teacher.keras", "model.keras"
 _SIGMA = 0.25  # of a drop-in, in units of the original's spread
-# Of a copy: the steps that random weights need would wipe out a trained model.
+# For a copy, because the steps that random weights need would destroy a trained model.
 _GENTLE = {"optimizer": "adamw", "learning_rate": 1e-4}
 
 
@@ -35,15 +35,15 @@ def robustify(
   With `drop_in` the result is the same Keras model with other weights, so what you built on top of
   it (a head, a text tower, an index) still works.  The cell is `keep` under
   `urkle(anchor=original)`.  It pulls the embedding of a worst neighbour to the original's embedding
-  of the clean image (FARE).  Those of clean images move by at most rho (`pretexts.Keep`).
+  of the clean image (FARE).  The embeddings of clean images move by at most rho (`pretexts.Keep`).
 
   Without `drop_in`, the result is a Gaussian encoder with its own heads.  The cell is `distil`
   under `urkle`: the encoder's z stays close to the model's embedding of the clean image, and the KL
   between the Gaussians of an image and of its worst neighbour becomes small.
 
   Both start as a copy of the model, and its batch norms keep their statistics unless
-  `batch_statistics=True`.  Unless settings name an optimizer, a copy is trained by AdamW with a
-  learning rate of 1e-4.  As a command it is `train` with these pretexts.
+  `batch_statistics=True`.  By default a copy is trained by AdamW with a learning rate of 1e-4.  The
+  command `train` does the same with these pretexts.
 
   Args:
     model: a Keras model, functional, sequential or subclassed, from one batch of images to
@@ -67,7 +67,7 @@ def robustify(
     rho: how far a drop-in's embeddings may move, as a share of their spread; 0.1 by default.  Give
       k or beta instead to weigh the KL against the drift.
     rho_of: "spread", or "length" if rho is a share of their mean squared length.
-    **settings: of `pretrain`: dataset ("digits" or "folder:PATH" or a TFDS name, whose labels are
+    **settings: settings of `pretrain`: dataset ("digits", "folder:PATH" or a TFDS name; labels are
       not read), image_size, epsilon, attack_steps, epochs, ...; encoder names another architecture
       instead of a copy, and latent_dim is the d_z of a Gaussian encoder.
 
@@ -75,7 +75,7 @@ def robustify(
     The encoder in `output_dir/encoder`, as `load_encoder` loads it; with `drop_in`, a Keras model.
 
   Raises:
-    UserError: for settings, data or models that do not fit.
+    UserError: for settings, data or models that are wrong.
 
   ```python
   data = {"dataset": "folder:photos", "image_size": 32}
@@ -108,7 +108,7 @@ def _check(settings, drop_in, strength, rho):
   if drop_in and rho is not None and strength:
     raise errors.UserError("give rho, or a weight (k or beta), not both")
   if not drop_in and rho is not None:
-    raise errors.UserError("rho goes with drop_in=True: give k or beta")
+    raise errors.UserError("rho goes with drop_in=True: give k or beta instead")
 
 
 def _read(model, taking, drop_in, output_dir, settings):
@@ -162,7 +162,7 @@ def _save(model, taking, output_dir, size):
   except Exception as error:  # zip, HDF5 and Keras raise many kinds
     file.unlink(missing_ok=True)
     raise errors.UserError(
-      f"{model.name!r} cannot be saved and read back ({foreign_models.reason(error)}); register "
+      f"{model.name!r} cannot be saved and read back ({errors.reason(error)}); register "
       "its classes with keras.saving.register_keras_serializable and give them get_config; or "
       "give the folder of model.export(FOLDER), and encoder="
     ) from error

@@ -6,8 +6,6 @@ import json
 import pathlib
 import tempfile
 
-import numpy as np
-
 from urkle_tf import errors
 from urkle_tf.output import files
 from urkle_tf.settings import FREE
@@ -20,7 +18,7 @@ def _text(value):
 
 
 class Run:
-  """An output folder that belongs to one set of settings, or a stage of such a run.
+  """An output folder with its settings, or a stage of such a run.
 
   Attributes:
     path: the folder.
@@ -36,7 +34,7 @@ class Run:
 
     Args:
       name: the stage's name.
-      folder: where its checkpoints go, within the run's.
+      folder: where its checkpoints go, within the run's folder.
 
     Returns:
       A `Run` with only the stage's rows of metrics.
@@ -85,7 +83,7 @@ class Run:
 
 
 def _started(path):
-  """Whether the run in flags.cfg has made anything; if not, other settings may replace it."""
+  """Whether the run of flags.cfg has written results; if not, other settings may replace it."""
   metrics = path / "metrics.jsonl"
   if metrics.exists() and metrics.stat().st_size:
     return True
@@ -107,55 +105,53 @@ def open_run(output_dir, settings):
     A `Run`.
 
   Raises:
-    UserError: if no folder is given, another process is writing to it, or it holds a run with other
+    UserError: if no folder is given, another process uses it, or it holds a run with other
       settings.
   """
   if not output_dir:
-    raise errors.UserError("give --output_dir=FOLDER: where the run is written")
+    raise errors.UserError("give --output_dir=FOLDER, where the run goes")
   path = pathlib.Path(output_dir)
   path.mkdir(parents=True, exist_ok=True)
-  lock = open(path / ".lock", "w")  # noqa: SIM115 (held until the run is closed)
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    lock.close()
-    raise errors.UserError(
-      f"{path} is in use by another process: wait for it, or give another --output_dir"
-    ) from None
-  lines = {k: _text(v) for k, v in settings.items() if v is not None}
-  file = path / "flags.cfg"
-  if file.exists() and _started(path):
-    earlier = dict(
-      line[2:].split("=", 1) for line in file.read_text().splitlines() if line.startswith("--")
-    )
-    for name in sorted({*lines, *earlier} - FREE):
-      if lines.get(name) != earlier.get(name):
-        lock.close()
-        raise errors.UserError(
-          f"{path} holds a run with --{name}={earlier.get(name, '(default)')}, and this one has "
-          f"{lines.get(name, '(default)')}: give another --output_dir, or the same flags to resume"
-        )
-  elif any(path.glob("checkpoints/*.npz")):
-    lock.close()
-    raise errors.UserError(f"{path} holds checkpoints but no flags.cfg: give another --output_dir")
-  files.write(file, "".join(f"--{name}={value}\n" for name, value in lines.items()))
-  return Run(path, settings, lock)
+  with contextlib.ExitStack() as stack:  # which an error closes
+    lock = stack.enter_context(open(path / ".lock", "w"))
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise errors.UserError(
+        f"{path} is in use by another process: wait for it, or give another --output_dir"
+      ) from None
+    lines = {k: _text(v) for k, v in settings.items() if v is not None}
+    file = path / "flags.cfg"
+    if file.exists() and _started(path):
+      _check_same(path, lines, file.read_text())
+    elif any(path.glob("checkpoints/*.npz")):
+      raise errors.UserError(
+        f"{path} holds checkpoints but no flags.cfg: give another --output_dir"
+      )
+    files.write(file, "".join(f"--{name}={value}\n" for name, value in lines.items()))
+    return Run(path, settings, stack.pop_all())
+
+
+def _check_same(path, lines, text):
+  """Raises `UserError` if flags differ from those in the text of a run's flags.cfg."""
+  earlier = dict(line[2:].split("=", 1) for line in text.splitlines() if line.startswith("--"))
+  for name in sorted({*lines, *earlier} - FREE):
+    if lines.get(name) != earlier.get(name):
+      raise errors.UserError(
+        f"{path} holds a run with --{name}={earlier.get(name, '(default)')}, and this one has "
+        f"{lines.get(name, '(default)')}: give another --output_dir, or the same flags to resume"
+      )
 
 
 def opened(output_dir, settings):
-  """A context of `open_run`, or of None where there is no folder."""
+  """A context of `open_run`, or of None without a folder."""
   if not output_dir:
     return contextlib.nullcontext()
   return contextlib.closing(open_run(output_dir, settings))
 
 
 def scratch(settings):
-  """A run in a temporary folder that is removed on closing: for a trial, or another worker."""
+  """A run for a trial or a further worker, in a temporary folder that is removed on closing."""
   stack = contextlib.ExitStack()
   path = stack.enter_context(tempfile.TemporaryDirectory(prefix="urkle_tf-"))
   return Run(pathlib.Path(path), settings, stack)
-
-
-def plain(value):
-  """A metric as a JSON number: NumPy scalars and tensors become floats."""
-  return float(np.asarray(value))

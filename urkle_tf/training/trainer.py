@@ -47,8 +47,8 @@ class Trainer(keras_private.Built):
       clock a share of the training, in [0, 1].
     beta_warmup: the same for the weights of the added terms.
     clip_norm: largest global norm of the whole batch's gradient; None for no clipping.
-    steps: of the whole training, for values that change over it; None keeps them at their initial
-      values.
+    steps: the steps of the whole training, for values that change over it; None keeps them at
+      their initial values.
     by_clock: whether values that change over the training follow `clock` instead of the number of
       steps.  `clock` is a variable in [0, 1] that the caller sets before each execution.
     schedule: a schedule of the attack's steps (`attack_schedules`); None for a constant number.
@@ -113,11 +113,11 @@ class Trainer(keras_private.Built):
       [] if ema is None else encoder.weights + (pretext.head.weights if pretext.head else [])
     )
     self.averages = Averages(exported, ema)
-    # What checkpoints hold of those that the step asks, in this order.
+    # Keras finds the variables in these attributes, in this order, which is that of checkpoints.
     self._schedule_state = list(self.schedule.variables)
     self.clock: Any = self.progress.clock
     self._averages = self.averages.variables
-    # The mean perturbation of the step before.
+    # The mean perturbation of the previous step.
     carries = getattr(self.attack, "carry", False)
     self._carried = distribution.state(tf.zeros(encoder.image_shape)) if carries else None
     self.guard = Guard(self, [self.clock])
@@ -149,7 +149,7 @@ class Trainer(keras_private.Built):
     self._accumulate = accumulate
     if jit_compile == "auto":
       scope = self.distribute_strategy
-      # XLA cannot compile the exchange between GPUs; TPUs run nothing but compiled steps.
+      # XLA cannot compile the exchange between GPUs; TPUs run only compiled steps.
       jit_compile = isinstance(scope, tf.distribute.TPUStrategy) or bool(
         tf.config.list_physical_devices("GPU") and scope.num_replicas_in_sync == 1
       )
@@ -190,7 +190,9 @@ class Trainer(keras_private.Built):
     if "views" in batch:
       return batch["views"], batch
     if self.augment is None:
-      raise errors.UserError('batches hold no "views": give them, or Trainer(..., augment=recipe)')
+      raise errors.UserError(
+        'batches hold no "views": add them, or give Trainer(..., augment=recipe)'
+      )
     seed, strength = pipeline.augmentation_seed(self.seed, step), self.strength(step)
     views = pipeline.augment_on_device(
       self.augment, batch["image"], seed, self.pretext.views, strength
@@ -255,7 +257,7 @@ class Trainer(keras_private.Built):
     streams = self.robustness.streams(views, members - views)
 
     def encode(rows, stream):
-      # Encoders of one stream need not know of it.
+      # Encoders with one stream need not have this argument.
       normal = self.encoder(rows, training=True, **({"stream": stream} if dual else {}))
       return normal.loc, normal.scale
 
@@ -271,8 +273,8 @@ class Trainer(keras_private.Built):
     self.means.update_state(values, finite(values["loss"], values["gradient_norm"]))
     results = self.means.result()
     if distribution.several_workers(self.distribute_strategy):
-      # Keras averages what workers return over its first axis (issue 20585 of Keras), each by
-      # itself, though all of them return the same.
+      # Keras averages what the workers return over the first axis (Keras issue 20585).  All
+      # workers return the same, so each figure would cost an exchange for nothing.
       results = {"loss": results["loss"][None]}
     return results
 
@@ -342,8 +344,8 @@ class Trainer(keras_private.Built):
     #   l_NT-Xent((z_i1, z_i2, z_i1^adv, z_i2^adv)_i=1..b)  +  beta_robust l_Urkle
     #   l_Urkle = mean over i, k of KL[p(z|x_ik) || p(z|x_ik^adv)]                     (eq. 11)
     #
-    # The first term is the pretext's loss on the tuples that the scheme names, the second what
-    # the scheme adds; in other cells of the grid both are others.
+    # The first term is the pretext's loss on the tuples that the scheme names.  The second is what
+    # the scheme adds.  Both differ in other cells of the grid.
     progress = self.progress(step)
     terms: dict[str, tf.Tensor] = {}
     for weight, members in self.robustness.tuples(views, passed.z.shape[1] - views):
@@ -373,11 +375,11 @@ class Trainer(keras_private.Built):
 
 
 def _check(scheme, attack, schedule, ends):
-  """Raises `UserError` for what a scheme lacks; see `Trainer`."""
+  """Raises `UserError` if a scheme lacks what it needs; see `Trainer`."""
   if scheme.adversarial or scheme.certified:
     if attack is None:
       raise errors.UserError(
-        "this robustness scheme needs an attack: Trainer(..., attack=PGD(...))"
+        "this robustness scheme needs an attack: give Trainer(..., attack=PGD(...))"
       )
     if scheme.certified and attack.threat.norm != "linf":
       raise errors.UserError(
@@ -389,8 +391,8 @@ def _check(scheme, attack, schedule, ends):
     schedule.check(attack, scheme)
   if not ends and scheme.strength(0.0) is not None:
     raise errors.UserError(
-      "this robustness scheme weakens the augmentation over the training: Trainer(..., steps=), "
-      "and pipeline.views(..., strength=trainer.strength)"
+      "this robustness scheme weakens the augmentation over the training: give Trainer(..., "
+      "steps=) and pipeline.views(..., strength=trainer.strength)"
     )
 
 
