@@ -6,10 +6,7 @@ seconds to start.
 """
 
 import json
-import os
-import pathlib
 import re
-import subprocess
 import sys
 
 import commands
@@ -18,8 +15,6 @@ import pytest
 from PIL import Image
 
 import urkle_tf
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 SMALL = "--encoder=convnet(width=4,layers=2) --epochs=1 --attack_steps=1 --epsilon=0.1"
 TINY = f"{SMALL} --split=train[:32] --batch_size=16"
@@ -56,7 +51,6 @@ CASES = """
 0 train: training |  | {run}
 2 train: folder of other settings | holds a run with --epsilon=0.1 | {run} --epsilon=0.2
 0 train: training again |  | {run}
-2 finetune: no encoder | give --encoder=FOLDER | --output_dir={tmp}/head
 2 finetune: images without labels | label | {tuned} --dataset=folder:{tmp}/loose --split=all
 0 finetune: fine-tuning |  | {tuned}
 2 finetune: head of other settings | holds a run with --seed=0 | {tuned} --seed=1
@@ -66,12 +60,9 @@ CASES = """
 2 evaluate: no report folder | give --output_dir=FOLDER | {measure}
 0 evaluate: evaluation |  | {measured}
 2 evaluate: report of other settings | holds a run with --seed=0 | {measured} --seed=1
-2 embed: no encoder to embed with | give --encoder=FOLDER | --output_dir={tmp}/embedded
 2 embed: no folder for embeddings | give --output_dir=FOLDER | --encoder={tmp}/run/encoder
 2 embed: embeddings among a run's files | give another --output_dir | \
   --encoder={tmp}/run/encoder --output_dir={tmp}/run
-2 embed: corrupt image to embed | corrupt/cat/torn.png | --encoder={tmp}/run/encoder \
-  --dataset=folder:{tmp}/corrupt --image_size=8 --output_dir={tmp}/embedded
 0 embed: embedding |  | --encoder={tmp}/run/encoder --examples=9 --output_dir={tmp}/embedded
 2 embed: embeddings of other settings | holds a run with --examples=9 | \
   --encoder={tmp}/run/encoder --examples=8 --output_dir={tmp}/embedded
@@ -85,22 +76,10 @@ def _read(case):
   return int(code), command, name, words, arguments
 
 
-def _environment():
-  # As a user's shell: the commands are quiet by themselves.
-  environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-  return {**environment, "CUDA_VISIBLE_DEVICES": ""}
-
-
-def _process(*arguments, **options):
-  return subprocess.run(
-    [sys.executable, *arguments],
-    cwd=ROOT,
-    env=_environment(),
-    capture_output=True,
-    text=True,
-    timeout=220,
-    **options,
-  )
+def _process(*arguments, code=0, **options):
+  """As in a user's shell: the commands are quiet by themselves."""
+  quiet = {"TF_CPP_MIN_LOG_LEVEL": None, "CUDA_VISIBLE_DEVICES": ""}
+  return commands.process(sys.executable, *arguments, code=code, environment=quiet, **options)
 
 
 def _images(folder, count, shape=(16, 16, 3)):
@@ -126,7 +105,6 @@ def _run_cases(tmp):
     words = arguments.format(**SHORT, tmp="{tmp}").format(tmp=tmp).split()
     given.append([command, words, 0 if "while training" in name else None])
   done = _process(commands.__file__, input=json.dumps(given))
-  assert done.returncode == 0, done.stderr
   results = json.loads(done.stdout.splitlines()[-1])
   return {case: tuple(r) for case, r in zip(CASES, results, strict=True)}
 
@@ -180,35 +158,29 @@ def test_what_was_refused_left_nothing_behind(outcomes):
     (["train", "--flagfile=nowhere.cfg"], "nowhere.cfg"),
     (["train", "--epochs=many"], "--epochs=many"),
     (["train", "--epsilon=8/0"], "'8/0' is not a number"),
-    (["finetune", "--labels=some"], "'some' is not a number"),
     (["evaluate", "--epsilons=8/255,x"], "'x' is not a number"),
-    (["evaluate", "--output_dir="], "give --output_dir=FOLDER"),
-    (["embed", "--encode=x"], "did you mean 'encoder'?"),
   ],
 )
 def test_wrong_flags(arguments, words):
-  done = _process("-m", f"urkle_tf.{arguments[0]}", *arguments[1:])
+  done = _process("-m", f"urkle_tf.{arguments[0]}", *arguments[1:], code=2)
   _is_one_line(done.returncode, done.stderr)
-  assert done.returncode == 2
   assert words in done.stderr
 
 
-@pytest.mark.parametrize("line", ["--dataset=digits  # bundled", "--epochs=3 # few"])
-def test_comment_after_a_value_in_a_flagfile(tmp_path, line):
-  (tmp_path / "flags.cfg").write_text(f"# a comment of its own\n{line}\n")
-  done = _process("-m", "urkle_tf.train", f"--flagfile={tmp_path}/flags.cfg")
+def test_comment_after_a_value_in_a_flagfile(tmp_path):
+  (tmp_path / "flags.cfg").write_text("# a comment of its own\n--epochs=3 # few\n")
+  done = _process("-m", "urkle_tf.train", f"--flagfile={tmp_path}/flags.cfg", code=2)
   _is_one_line(done.returncode, done.stderr)
-  assert line.lstrip("-").split("=")[0] in done.stderr
+  assert "epochs" in done.stderr
 
 
 def test_version():
   done = _process("-m", "urkle_tf.train", "--version")
-  expected = f"urkle_tf {urkle_tf.__version__}\n"
-  assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
+  assert (done.stdout, done.stderr) == (f"urkle_tf {urkle_tf.__version__}\n", "")
 
 
 @pytest.mark.parametrize("command", ["train", "finetune", "evaluate", "embed"])
 def test_help(command):
   done = _process("-m", f"urkle_tf.{command}", "--help")
-  assert (done.returncode, done.stderr) == (0, "")
+  assert done.stderr == ""
   assert f"python -m urkle_tf.{command}" in done.stdout

@@ -10,12 +10,15 @@ import contextlib
 import importlib
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
 import traceback
 
 from absl import app, flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def prepare():
@@ -82,12 +85,39 @@ def _forget(kept):
 
 def here(words, cwd=".", **options):
   """Runs [python, "-m", module, argument, ...] in this process, instead of `subprocess.run`."""
-  del options
   assert words[1] == "-m"
   with contextlib.chdir(cwd):
     code, text = run(words[2].removeprefix("urkle_tf."), words[3:])
   print(text, end="")
   return subprocess.CompletedProcess(words, code)
+
+
+def process(*words, code=0, environment=None, **options):
+  """Runs a program of its own, from the root; asserts its exit code, and returns what it said.
+
+  A variable of the environment that is None is not set.
+  """
+  variables = {**os.environ, **(environment or {})}.items()
+  given = {"cwd": ROOT, "env": {k: v for k, v in variables if v is not None}, **options}
+  done = subprocess.run([*map(str, words)], capture_output=True, text=True, **given)
+  assert done.returncode == code, done.stdout + done.stderr
+  return done
+
+
+def run_experiment(run, arguments, page, monkeypatch):
+  """Runs an experiment in this process, and asserts that a second time it has nothing to do.
+
+  Returns:
+    The text of the page that it writes.
+  """
+  with monkeypatch.context() as patch:
+    patch.setattr(subprocess, "run", here)
+    run(arguments)
+    text = page.read_text(encoding="utf-8")
+    patch.setattr(subprocess, "run", None)
+    run(arguments)
+  assert page.read_text(encoding="utf-8") == text
+  return text
 
 
 def main():

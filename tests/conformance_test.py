@@ -14,24 +14,12 @@ import tensorflow as tf
 from alike import same
 from cases import refused
 from interruptions import copied
-from small_models import RUN, precision, untimed
+from small_models import PRETEXTS, RUN, precision, tiny_encoder, untimed
 
 import urkle_tf
 from urkle_tf import attacks, networks, pretexts, robustness, spec
 from urkle_tf.training import board, pictures
 
-PRETEXTS = {
-  "simclr": "simclr(projector=16, projection=4)",
-  "byol": "byol(projector=8, projection=4, predictor=8)",
-  "simsiam": "simsiam(projector=8, projection=8, predictor=4)",
-  "barlow_twins": "barlow_twins(projector=8, projection=4)",
-  "vicreg": "vicreg(projector=8, projection=4)",
-  "distil": "distil(teacher=...)",  # its folder is made below
-  "keep": "keep(original=...)",  # the same
-  "vae": "vae(beta=0.1, width=4, layers=2)",
-  "ae": "ae(width=4, layers=2)",
-  "supervised": "supervised(width=8, layers=2)",
-}
 SCHEMES = {
   "none": "none",
   "urkle": "urkle(beta=0.1)",
@@ -72,8 +60,7 @@ CELLS += [("keep" if form == "urkle_original" else "simclr", form) for form in F
 @pytest.fixture(autouse=True, scope="module")
 def teacher(tmp_path_factory):
   """A teacher for `distil`, of another width than the student, and an original for `keep`."""
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 5, loc="dense")
-  folder = urkle_tf.export_encoder(encoder, tmp_path_factory.mktemp("teacher"))
+  folder = urkle_tf.export_encoder(tiny_encoder(5), tmp_path_factory.mktemp("teacher"))
   original = tmp_path_factory.mktemp("original") / "original.keras"
   networks.convnet((8, 8, 1), width=4, layers=2).save(original)
   with pytest.MonkeyPatch.context() as patch:
@@ -144,7 +131,6 @@ def _plain(pretext, scheme):
 
 def _xla(pretext, scheme, **fixtures):
   """The compiled step is the step."""
-  del fixtures
   expected, weights = _plain(pretext, scheme)
   compiled = _trainer(pretext, scheme, jit_compile=True)
   found = _fit(compiled)
@@ -154,7 +140,6 @@ def _xla(pretext, scheme, **fixtures):
 
 def _bfloat16(pretext, scheme, **fixtures):
   """Low precision stays near, and everything that is reported is finite float32."""
-  del fixtures
   expected, _ = _plain(pretext, scheme)
   with precision("mixed_bfloat16"):
     trainer = _trainer(pretext, scheme)
@@ -167,7 +152,6 @@ def _bfloat16(pretext, scheme, **fixtures):
 
 def _replicas(pretext, scheme, mirrored, **fixtures):
   """One replica and two give the same step."""
-  del fixtures
   expected, weights = _plain(pretext, scheme)
   with mirrored.scope():
     trainer = _trainer(pretext, scheme)
@@ -179,7 +163,6 @@ def _replicas(pretext, scheme, mirrored, **fixtures):
 
 def _resume(pretext, scheme, tmp_path, monkeypatch, **fixtures):
   """A killed and resumed run leaves the weights, rows and exports of one that was not."""
-  del fixtures
   options = {
     **RUN,
     **_heads(pretext),

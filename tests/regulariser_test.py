@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from alike import same
+from small_models import precision, tiny_encoder
 
 import urkle_tf
-from urkle_tf import attacks, errors, networks
+from urkle_tf import attacks, errors
 
 SHAPE = (4, 4, 1)
 EPSILON = 0.05
@@ -54,12 +55,6 @@ def test_feature_maps_count_with_their_mean(images):
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
-def small_encoder(**options):
-  keras.utils.set_random_seed(0)
-  backbone = networks.convnet((8, 8, 1), width=4, layers=2)
-  return urkle_tf.GaussianEncoder(backbone, latent_dim=5, loc="dense", **options)
-
-
 @pytest.fixture(scope="module")
 def digits():
   rng = np.random.default_rng(3)
@@ -67,7 +62,7 @@ def digits():
 
 
 def test_all_forms_of_a_gaussian_encoder_are_one(digits):
-  encoder, (x, _) = small_encoder(), digits
+  encoder, (x, _) = tiny_encoder(5), digits
   for _ in range(5):
     encoder(x, training=True)  # moving averages of their own
 
@@ -88,7 +83,7 @@ def test_all_forms_of_a_gaussian_encoder_are_one(digits):
 
 
 def test_outside_of_training_the_layer_is_the_encoder(digits):
-  encoder, (x, _) = small_encoder(), digits
+  encoder, (x, _) = tiny_encoder(5), digits
   layer = urkle_tf.UrkleRegularizer(encoder, pgd(), beta=0.5)
   before = [v.numpy() for v in encoder.variables]
   np.testing.assert_array_equal(layer(x), encoder(x, training=False).loc)
@@ -101,7 +96,7 @@ def test_outside_of_training_the_layer_is_the_encoder(digits):
 
 
 def test_in_training_it_samples_and_adds_the_kl_of_its_last_call(digits):
-  encoder, (x, _) = small_encoder(momentum=0.0), digits
+  encoder, (x, _) = tiny_encoder(5, momentum=0.0), digits
   layer = urkle_tf.UrkleRegularizer(encoder, pgd(), beta=0.5, seed=7)
   rows = np.repeat(x[:2], 30, 0)
   calls = [layer(rows, training=True).numpy() for _ in range(2)]
@@ -161,7 +156,7 @@ def test_a_model_to_ship_needs_no_layer_of_ours(fitted, digits, tmp_path):
   assert {type(part).__module__.split(".")[0] for part in loaded._flatten_layers()} == {"keras"}
 
 
-def test_a_saved_model_goes_on(fitted, digits, tmp_path):
+def test_a_saved_model_can_be_trained_further(fitted, digits, tmp_path):
   model, _, history = fitted
   model.save(tmp_path / "model.keras")
   loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -189,13 +184,9 @@ def test_each_use_in_a_model_adds_its_own(images):
 
 
 def test_low_precision_stays_inside(digits):
-  backbone = keras.Sequential(
-    [
-      keras.Input((8, 8, 1)),
-      keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16"),
-      keras.layers.Flatten(dtype="mixed_bfloat16"),
-    ]
-  )
+  with precision("mixed_bfloat16"):
+    layers = [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3), keras.layers.Flatten()]
+  backbone = keras.Sequential(layers)
   seen = []
 
   class Spy(attacks.PGD):
@@ -215,7 +206,7 @@ def test_two_replicas_make_the_step_of_one(mirrored, digits, gaussian):
   x, y = digits
 
   def after_a_step(start=None):
-    encoder = small_encoder()
+    encoder = tiny_encoder(5)
     model = classifier(encoder if gaussian else encoder.network.layers[2], beta=0.5, seed=3)
     if start:
       model.set_weights(start)
@@ -233,9 +224,7 @@ def test_two_replicas_make_the_step_of_one(mirrored, digits, gaussian):
   same(weights, others, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-  "options, words", [({"beta": -1}, "beta must be at least 0"), ({"scale": 0}, "scale must be")]
-)
-def test_wrong_options(options, words):
-  with pytest.raises(errors.UserError, match=words):
-    urkle_tf.UrkleRegularizer(linear(np.ones(16, np.float32)), pgd(), **options)
+@pytest.mark.parametrize("name, value", [("beta", -1), ("scale", 0)])
+def test_wrong_options(name, value):
+  with pytest.raises(errors.UserError, match=f"{name} must be"):
+    urkle_tf.UrkleRegularizer(linear(np.ones(16, np.float32)), pgd(), **{name: value})

@@ -24,6 +24,19 @@ RUN = {
   "attack_steps": 2,
   "epsilon": 0.1,
 }
+# Each pretext, small; those of a teacher's folder and of an original's file are filled in.
+PRETEXTS = {
+  "simclr": "simclr(projector=16, projection=4)",
+  "byol": "byol(projector=8, projection=4, predictor=8)",
+  "simsiam": "simsiam(projector=8, projection=8, predictor=4)",
+  "barlow_twins": "barlow_twins(projector=8, projection=4)",
+  "vicreg": "vicreg(projector=8, projection=4)",
+  "distil": "distil(teacher=...)",
+  "keep": "keep(original=...)",
+  "vae": "vae(beta=0.1, width=4, layers=2)",
+  "ae": "ae(width=4, layers=2)",
+  "supervised": "supervised(width=8, layers=2)",
+}
 
 
 def rows_of(run):
@@ -91,6 +104,22 @@ def worst_of_corners(objective, images, epsilon, count=20):
   signs = np.sign(np.random.default_rng(0).normal(size=(count, *images.shape)))
   corners = [tf.clip_by_value(images + epsilon * s, 0, 1) for s in signs]
   return np.max([objective(corner) for corner in corners], axis=0)
+
+
+def noise_views(n=8, steps=3):
+  """Batches of n pairs of views of noise [8, 8, 1]."""
+  views = np.random.default_rng(0).uniform(size=(n * steps, 2, 8, 8, 1)).astype("float32")
+  return tf.data.Dataset.from_tensor_slices({"views": views}).batch(n, drop_remainder=True)
+
+
+class FakeRecorder:
+  """As much of a `Recorder` as callbacks need that add to its rows."""
+
+  def __init__(self):
+    self.extra = {}
+
+  def paused(self):
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager

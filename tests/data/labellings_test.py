@@ -9,7 +9,7 @@ from urkle_tf.data import labellings, pipeline, sources
 from urkle_tf.pretexts import Supervised
 
 
-def test_names_and_labellings_are_told_apart():
+def test_names_are_split_from_labellings():
   for name in ("mnist", "mnist:3.0.1", "folder:here", "folder:/a:b", "folder:C:3", "digits"):
     assert labellings.split(name) == (name, None)
   assert labellings.split("mnist:parity") == ("mnist", "parity")

@@ -1,7 +1,6 @@
 """Input workers over loopback: the batches that they send are those that are made here."""
 
 import collections
-import contextlib
 import pathlib
 import signal
 import socket
@@ -9,31 +8,17 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import tensorflow as tf
+from alike import same
 from cases import refused, slow
 from small_models import RUN, untimed
 
 import urkle_tf
-from urkle_tf import errors, export
+from urkle_tf import errors
 from urkle_tf.data import augment, pipeline, service, sources
-from urkle_tf.training import pictures
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-@contextlib.contextmanager
-def _launched():
-  """An input worker as a process of its own, and its address."""
-  command = [sys.executable, ROOT / "launch" / "input_worker.py", "--port=0", "--host=localhost"]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-    try:
-      line = process.stdout.readline()
-      assert line.startswith("an input worker: --data_service=localhost:"), line
-      yield process, line.strip().partition("=")[2]
-    finally:
-      process.send_signal(signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +41,6 @@ def _views(digits, start, share=(0, 1), turn=None):
   )
 
 
-def _same(expected, found):
-  assert expected.keys() == found.keys()
-  for name, values in expected.items():
-    np.testing.assert_array_equal(found[name], values, err_msg=name)
-
-
 @pytest.mark.full
 @pytest.mark.parametrize(
   "workers, start, share", [(2, 3, (0, 1)), *slow((1, 0, (0, 1)), (2, 0, (1, 2)))]
@@ -76,11 +55,12 @@ def test_input_workers_send_the_batches_that_are_made_here(
   )
   found = list(sent.take(8).as_numpy_iterator())
   for one, other in zip(expected, found, strict=True):
-    _same(one, other)
+    assert one.keys() == other.keys()
+    same(one.values(), other.values())
   assert sent.element_spec == _views(digits, start, share).element_spec
   rest = list(_views(digits, start + 3, share).take(5).as_numpy_iterator())
   for one, other in zip(rest, expected[3:], strict=True):  # what a resumed run asks for
-    _same(one, other)
+    same(one.values(), other.values())
 
 
 def test_each_input_worker_augments_its_own_batches_alone(digits):
@@ -90,24 +70,7 @@ def test_each_input_worker_augments_its_own_batches_alone(digits):
   assert [int(batch["step"]) for batch in part] == [3, 6, 9, 12]
   for batch in part:
     step = batch.pop("step")
-    _same(whole[step - 2], batch)
-
-
-def test_a_stream_decodes_its_own_batches_alone(monkeypatch):
-  """Records that are other workers' are not parsed."""
-  stream = sources.StreamSource.__new__(sources.StreamSource)
-  parsed = []
-
-  def parse(record):
-    tf.numpy_function(lambda r: parsed.append(int(r)) or np.int64(0), [record], tf.int64)
-    return {"image": record}
-
-  stream._parse = parse
-  records = tf.data.Dataset.range(11).map(lambda index: (index, 10 * index))
-  monkeypatch.setattr(stream, "_records", lambda *args: records, raising=False)
-  batches = stream.batches(2, chosen=lambda number: number % 2 == 1)
-  assert [list(batch["index"]) for batch in batches.as_numpy_iterator()] == [[2, 3], [6, 7]]
-  assert sorted(parsed) == [20, 30, 60, 70]
+    same(whole[step - 2].values(), batch.values())
 
 
 def test_two_workers_at_one_address_are_found_out(digits):
@@ -124,7 +87,7 @@ def test_two_workers_at_one_address_are_found_out(digits):
   del second, worker
 
 
-def test_the_end_of_an_input_worker_is_told_from_other_failures(digits):
+def test_the_end_of_an_input_worker_is_distinguished_from_other_failures(digits):
   """A training waits for it; once it is there again, it knows of no training."""
   port = _free_port()
   servers = service.serve(port)
@@ -146,12 +109,9 @@ def test_the_end_of_an_input_worker_is_told_from_other_failures(digits):
 
 
 @pytest.mark.full
-def test_a_training_with_input_workers_is_the_training_without(
-  addresses, tmp_path, monkeypatch, killed
-):
+@pytest.mark.usefixtures("plain_runs")
+def test_a_training_with_input_workers_is_the_training_without(addresses, tmp_path, killed):
   """The same rows, also when it begins here and continues with input workers."""
-  monkeypatch.setattr(export, "export_encoder", lambda *args: None)
-  monkeypatch.setattr(pictures.Pictures, "draw", lambda *args: None)
   settings = {**RUN, "latent_dim": 4, "attack_steps": 1, "log_every": 1, "checkpoint_every": 2}
   settings["attack_schedule"] = "controlled(every=2, images=3)"
   run = lambda name, **more: urkle_tf.pretrain(  # noqa: E731
@@ -180,13 +140,8 @@ def _free_port():
 def test_mistakes_end_in_one_line(tmp_path, text, words):
   port = _free_port()
   with refused(words.format(port=port)):
-    urkle_tf.pretrain(
-      output_dir=str(tmp_path / "run"),
-      encoder="convnet(width=4, layers=2)",
-      examples=32,
-      batch_size=16,
-      data_service=text.format(port=port),
-    )
+    run, addresses = str(tmp_path / "run"), text.format(port=port)
+    urkle_tf.pretrain(output_dir=run, data_service=addresses, **RUN)
 
 
 def test_what_input_workers_cannot_read_is_refused(monkeypatch):
@@ -203,8 +158,12 @@ def test_what_input_workers_cannot_read_is_refused(monkeypatch):
 @pytest.mark.full
 def test_the_launcher_serves_until_it_is_stopped(digits):
   """And then it ends at once, whatever its pipelines were doing."""
-  with _launched() as (process, address):
-    for _ in service.batches(lambda turn: _views(digits, 0, turn=turn), [address], 0).take(5):
-      pass
-    process.send_signal(signal.SIGTERM)
+  command = [sys.executable, ROOT / "launch" / "input_worker.py", "--port=0", "--host=localhost"]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    try:
+      address = process.stdout.readline().strip().partition("--data_service=")[2]
+      for _ in service.batches(lambda turn: _views(digits, 0, turn=turn), [address], 0).take(5):
+        pass
+    finally:
+      process.send_signal(signal.SIGTERM)
     assert process.wait(5) == 0

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import refused
 from PIL import Image
 from sklearn import datasets
 
@@ -42,16 +43,6 @@ def folder(tmp_path):
 
 def load(folder, split="all", **options):
   return sources.load(f"folder:{folder}", split, **options)
-
-
-def refused(*args, **options):
-  """The message of the UserError, after checking that it is one line."""
-  with pytest.raises(errors.UserError) as caught:
-    sources.load(*args, **options)
-  message = str(caught.value)
-  assert "\n" not in message
-  assert len(message) < 500
-  return message
 
 
 def examples(source, **options):
@@ -114,13 +105,10 @@ def test_digits_may_be_resized():
   [
     ("train[:90%]", 1293),
     ("train[90%:]", 144),
-    ("train[1000:]", 437),
-    ("train[:1000]", 1000),
     ("train[-37:]", 37),
     ("train[10:20]+test[:5]", 15),
     ("train+test", 1797),
     ("all", 1797),
-    ("all[1400:1500]", 100),
   ],
 )
 def test_slices(split, size):
@@ -137,49 +125,26 @@ def test_slices_are_cut_from_the_whole():
   np.testing.assert_array_equal(some, np.concatenate([train[:10], test[:2]]))
 
 
-@pytest.mark.parametrize(
-  "split, options, words",
-  [
-    ("tests", {}, ["'tests'", "'test'", "train"]),
-    ("train[:0]", {}, ["empty", "train[:0]", "1437"]),
-    ("train[5:5]", {}, ["empty"]),
-    ("train[:2000]", {}, ["beyond", "1437"]),
-    ("train[:200%]", {}, ["100%"]),
-    ("train[1:2:3]", {}, ["cannot read split", "train[:90%]"]),
-    ("", {}, ["cannot read split"]),
-    ("train", {"examples": 1438}, ["1438", "1437"]),
-    ("train", {"examples": 0}, ["examples", "0"]),
-    ("train", {"image_size": 0}, ["image_size", "0"]),
-  ],
-)
-def test_mistakes_in_splits(split, options, words):
-  message = refused("digits", split, **options)
-  assert all(word in message for word in words)
-
-
 # Order.
 
 
-def test_order_is_a_function_of_seed_and_epoch():
-  source = sources.load("digits", examples=50)
-
-  keys = [(1, 0, 0), (1, 0, 0), (1, 1, 0), (2, 0, 0), (1, 1, 20)]
+@pytest.mark.parametrize("streamed", [False, True])
+def test_order_is_a_function_of_seed_and_epoch(sharded, monkeypatch, streamed):
+  source = sources.load("digits", examples=90)
+  if streamed:
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(sources, "_SHUFFLE_BLOCK", 32)
+    source = sources.load("numbered", data_dir=sharded, image_size=4)
+    assert len(source._shards["start"]) == 4
+  keys = [(1, 0, 0), (1, 0, 0), (1, 1, 0), (2, 0, 0), (1, 1, 37)]
   first, again, next_epoch, other_seed, skipped = orders(source, *keys)
-  assert sorted(first) == list(range(50))
+  assert sorted(first) == list(range(90))
   assert first == again
-  assert first != next_epoch
-  assert first != other_seed
-  assert skipped == next_epoch[20:]
-  assert [e["index"] for e in examples(source, seed=1, shuffle=False)] == list(range(50))
+  assert first not in (next_epoch, other_seed, sorted(first))
+  assert skipped == next_epoch[37:]
+  assert [e["index"] for e in examples(source, seed=1, shuffle=False)] == list(range(90))
   tf.random.set_seed(7)
   assert first == [e["index"] for e in examples(source, seed=1, epoch=0)]
-
-
-def test_labels_and_images_belong_together():
-  source = sources.load("digits", examples=50)
-  for example in examples(source, seed=0, epoch=2):
-    np.testing.assert_array_equal(example["image"], source.images[example["index"]])
-    assert example["label"] == source.labels[example["index"]]
 
 
 # Folders.
@@ -221,9 +186,8 @@ def test_folder_of_splits(folder, tmp_path):
   assert train.class_names == val.class_names == ["a", "b"]
   assert val.labels.tolist() == [1]
   assert load(other, "all").size == 7
-  message = refused(f"folder:{other}", "test")
-  assert "'test'" in message
-  assert "train, val" in message
+  with refused("'test'", "train, val"):
+    load(other, "test")
 
 
 def test_folder_of_loose_images(tmp_path):
@@ -260,11 +224,6 @@ def test_one_coloured_image_makes_all_rgb(tmp_path):
   source = load(tmp_path)
   assert source.image_shape == (4, 4, 3)
   assert {tuple(image[0, 0]) for image in source.images} == {(90, 90, 90), (1, 2, 3)}
-
-
-def test_transparent_parts_are_white(tmp_path):
-  write(tmp_path / "x.png", np.zeros((4, 4, 4)))
-  assert load(tmp_path).images.min() == 255
 
 
 def test_rotated_photographs_are_turned_upright(tmp_path):
@@ -313,27 +272,14 @@ def test_large_folders_are_decoded_when_needed(folder, monkeypatch):
         np.testing.assert_array_equal(one[key], two[key])
 
 
-def test_corrupt_file_of_a_large_folder_is_found(folder, monkeypatch):
-  bad = folder / "art" / "a 3.png"
-  bad.write_bytes(bad.read_bytes()[:-30])
-  monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
-  source = load(folder)
-  with pytest.raises(tf.errors.OpError):
-    examples(source)
-  error = source.find_unreadable()
-  assert isinstance(error, errors.UserError)
-  assert str(bad) in str(error)
-  assert "\n" not in str(error)
-
-
-def png(width, height, rows, depth=8, kind=0):
+def png(width, height, rows):
   """A PNG file that says one size, and holds `rows` bytes of pixels."""
 
   def chunk(name, content):
     body = name + content
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
-  header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+  header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
   content = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
   return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in content)
 
@@ -341,12 +287,8 @@ def png(width, height, rows, depth=8, kind=0):
 HOSTILE = {
   "decompression bomb": (png(30_000, 30_000, b"\0" * 10**6), "decompression bomb"),
   "header larger than the pixels": (png(60, 60, b"\0" * 70), "cannot read"),
-  "no width": (png(0, 6, b"\0" * 7), "cannot read"),
   "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n%%EOF\n", "not an image"),
-  "HTML": (b"<html>404</html>", "not an image"),
-  "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
   "nothing": (b"", "cannot read"),
-  "half of an image": (png(60, 60, b"\0" * 61 * 60)[:60], "cannot read"),
   "only a signature": (b"\x89PNG\r\n\x1a\n", "cannot read"),
 }
 
@@ -356,9 +298,8 @@ def test_hostile_images_are_named_and_not_decoded(folder, name):
   content, words = HOSTILE[name]
   bad = folder / "art" / "bad.png"
   bad.write_bytes(content)
-  message = refused(f"folder:{folder}", "all", image_size=6)
-  assert str(bad) in message
-  assert words in message
+  with refused(str(bad), words):
+    load(folder, image_size=6)
 
 
 def test_a_header_smaller_than_the_pixels_is_read_as_it_says(tmp_path):
@@ -391,7 +332,7 @@ def test_the_same_letters_in_another_encoding_are_the_same_class(folder):
   assert np.bincount(source.labels).tolist() == [10, 6]
 
 
-def test_names_that_are_hard_to_write(tmp_path):
+def test_folder_names_with_special_characters(tmp_path):
   for name in ("with space", "new\nline", "quote'\"", "$(touch x)", "%s {0}", "-rf"):
     write(tmp_path / name / "x.png", flat(len(name)))
   source = load(tmp_path)
@@ -420,9 +361,8 @@ def test_links_to_folders_and_files_are_followed(folder, tmp_path_factory):
 @pytest.mark.parametrize("target", [".", "..", "../.."])
 def test_a_link_in_a_circle_is_refused(folder, target):
   (folder / "self").symlink_to(target)
-  message = refused(f"folder:{folder}", "all")
-  assert str(folder / "self") in message
-  assert "symbolic link" in message
+  with refused(str(folder / "self"), "symbolic link"):
+    load(folder)
 
 
 def test_a_circle_deeper_down_does_no_harm(folder):
@@ -438,31 +378,34 @@ def test_a_circle_deeper_down_does_no_harm(folder):
 @pytest.mark.parametrize("link, target", [("art/z.png", "naïve 猫/ü1.PNG"), ("copy", "art")])
 def test_an_image_of_two_classes_is_refused(folder, link, target):
   (folder / link).symlink_to(folder / target)
-  message = refused(f"folder:{folder}", "all")
-  assert "in two classes" in message
+  with refused("in two classes"):
+    load(folder)
 
 
-def test_what_is_no_file_is_left_out_with_a_count(folder, monkeypatch):
+@pytest.fixture
+def warnings(monkeypatch):
+  """What is logged of folders."""
+  found = []
+  monkeypatch.setattr(folders.logging, "warning", lambda text, *values: found.append(text % values))
+  return found
+
+
+def test_what_is_no_file_is_left_out_with_a_count(folder, warnings):
   (folder / "art" / "gone.png").symlink_to(folder / "nowhere.png")
   os.mkfifo(folder / "art" / "pipe.png")  # to open it would wait for ever
   (folder / "art" / "folder.png").mkdir()
-  told = []
-  monkeypatch.setattr(folders.logging, "warning", lambda text, *values: told.append(text % values))
   assert load(folder).size == 15
-  assert len(told) == 1
-  assert told[0].startswith("2 images of ")
-  assert "left out" in told[0]
+  (said,) = warnings
+  assert said.startswith("2 images of ")
 
 
-def test_images_in_two_splits_are_counted(tmp_path, monkeypatch):
+def test_images_in_two_splits_are_counted(tmp_path, warnings):
   for i in range(3):
     write(tmp_path / "train" / "a" / f"{i}.png", flat(i))
     write(tmp_path / "test" / "a" / f"{i}.png", flat(i + 100))
   (tmp_path / "test" / "a" / "leak.png").symlink_to(tmp_path / "train" / "a" / "0.png")
-  told = []
-  monkeypatch.setattr(folders.logging, "warning", lambda text, *values: told.append(text % values))
   load(tmp_path, "train")
-  assert told == ["1 images are in two splits, by symbolic links"]
+  assert warnings == ["1 images are in two splits, by symbolic links"]
 
 
 def test_a_folder_that_vanishes_is_named(folder, monkeypatch):
@@ -478,24 +421,58 @@ def test_a_folder_that_vanishes_is_named(folder, monkeypatch):
   assert "No such file" in message
 
 
-def test_mistakes_in_folders(folder, tmp_path_factory):
-  assert "nowhere" in refused("folder:nowhere")
-  assert "notes.txt" in refused(f"folder:{folder / 'art' / 'notes.txt'}")
-  assert "no image" in refused(f"folder:{tmp_path_factory.mktemp('none')}")
+@pytest.mark.parametrize(
+  "name, split, options, words",
+  [
+    ("digits", "tests", {}, "'tests' & 'test' & train"),
+    ("digits", "train[:0]", {}, "empty & train[:0] & 1437"),
+    ("digits", "train[:2000]", {}, "beyond & 1437"),
+    ("digits", "train[:200%]", {}, "100%"),
+    ("digits", "train[1:2:3]", {}, "cannot read split & train[:90%]"),
+    ("digits", "", {}, "cannot read split"),
+    ("digits", "train", {"examples": 1438}, "1438 & 1437"),
+    ("digits", "train", {"examples": 0}, "examples & 0"),
+    ("digits", "train", {"image_size": 0}, "image_size & 0"),
+    ("folder:nowhere", "train", {}, "nowhere"),
+    ("folder:FOLDER/art/notes.txt", "train", {}, "notes.txt"),
+    ("folder:FOLDER/void", "train", {}, "no image"),
+    ("folder:FOLDER", "all", {}, "no image & void"),
+    ("folder:FOLDER/mixed", "train", {}, "all or none"),
+    ("cifar10", "train", {"data_dir": "nothing/here"}, "nothing/here"),
+    ("cifar10", "train", {"data_dir": "/"}, "not prepared"),
+    ("mnistt", "train", {"data_dir": "/"}, "mnist"),
+    ("digit", "train", {}, "digits"),
+    ("a b", "train", {}, "a b"),
+    ("/", "train", {}, "cannot open"),
+  ],
+)
+def test_mistakes_end_in_one_line(folder, name, split, options, words):
   (folder / "void").mkdir()
-  (folder / "void" / "readme.txt").write_text("")
-  message = refused(f"folder:{folder}", "all")
-  assert str(folder / "void") in message
-  assert "no image" in message
-
-
-def test_splits_with_and_without_classes(tmp_path):
-  write(tmp_path / "train" / "a" / "1.png", flat(1))
-  write(tmp_path / "test" / "1.png", flat(1))
-  assert "in all splits, or in none" in refused(f"folder:{tmp_path}")
+  if "mixed" in name:
+    write(folder / "mixed" / "train" / "a" / "1.png", flat(1))
+    write(folder / "mixed" / "test" / "1.png", flat(1))
+  with refused(*words.split(" & ")):
+    sources.load(name.replace("FOLDER", str(folder)), split, **options)
 
 
 # TensorFlow Datasets.
+
+
+@needs_data
+@pytest.mark.parametrize(
+  "name, split, options, words",
+  [
+    ("cifra10", "train", {}, "'cifar10'"),
+    ("cifar10_corrupted/fogg_1", "train", {}, "'fog_1'"),
+    ("cifar10_corrupted/fog_1", "train", {}, "--download & tfds build cifar10_corrupted/fog_1"),
+    ("cifar10", "validation", {}, "train & test"),
+    ("cifar10", "train", {"examples": 50001}, "examples=50001"),
+    ("cifar10:9.9.9", "train", {}, "9.9.9"),
+  ],
+)
+def test_tfds_mistakes(name, split, options, words):
+  with refused(*words.split(" & ")):
+    sources.load(name, split, data_dir=DATA_DIR, **options)
 
 
 @needs_data
@@ -510,29 +487,6 @@ def test_tfds(name, shape):
   for i, example in enumerate(theirs):
     np.testing.assert_array_equal(source.images[i], example["image"])
     assert source.labels[i] == example["label"]
-
-
-@needs_data
-def test_tfds_mistakes():
-  assert "'cifar10'" in refused("cifra10", data_dir=DATA_DIR)
-  assert "'fog_1'" in refused("cifar10_corrupted/fogg_1", data_dir=DATA_DIR)
-  message = refused("cifar10_corrupted/fog_1", data_dir=DATA_DIR)
-  assert "--download" in message
-  assert "tfds build cifar10_corrupted/fog_1" in message
-  message = refused("cifar10", "validation", data_dir=DATA_DIR)
-  assert "train" in message
-  assert "test" in message
-  assert "examples=50001" in refused("cifar10", data_dir=DATA_DIR, examples=50001)
-  assert "9.9.9" in refused("cifar10:9.9.9", data_dir=DATA_DIR)
-
-
-def test_wrong_names_and_places(tmp_path):
-  assert "nothing/here" in refused("cifar10", data_dir="nothing/here")
-  assert "not prepared" in refused("cifar10", data_dir=tmp_path)
-  assert "mnist" in refused("mnistt", data_dir=tmp_path)
-  assert "digits" in refused("digit")
-  assert "a b" in refused("a b")
-  assert f"folder:{tmp_path}" in refused(str(tmp_path)) or "cannot open" in refused(str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -587,26 +541,6 @@ def test_streaming_gives_what_memory_gives(sharded, monkeypatch):
       assert example["label"] == memory.labels[example["index"]]
 
 
-def test_streaming_order(sharded, monkeypatch):
-  monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
-  monkeypatch.setattr(sources, "_SHUFFLE_BLOCK", 32)
-  source = sources.load("numbered", data_dir=sharded, image_size=4)
-  assert len(source._shards["start"]) == 4
-
-  keys = [(1, 0, 0), (1, 0, 0), (1, 1, 0), (2, 0, 0), (1, 0, 37)]
-  first, again, next_epoch, other_seed, skipped = orders(source, *keys)
-  assert sorted(first) == list(range(90))
-  assert first != sorted(first)
-  assert first == again
-  assert first != next_epoch
-  assert first != other_seed
-  assert skipped == first[37:]
-  tf.random.set_seed(3)
-  found = examples(source, seed=1, epoch=0)
-  assert [e["index"] for e in found] == first
-  assert sorted(e["image"][0, 0, 0] for e in found) == sorted(first)
-
-
 def test_streaming_skips_before_decoding(sharded, monkeypatch):
   monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
   source = sources.load("numbered", data_dir=sharded, image_size=4)
@@ -631,12 +565,10 @@ def damageable(sharded, tmp_path):
 
 def damage(shard, kind):
   content = bytearray(shard.read_bytes())
+  content[len(content) // 2] ^= kind == "flipped"
+  shard.write_bytes(content[:-9] if kind == "cut short" else content)
   if kind == "gone":
     shard.unlink()
-    return
-  if kind == "flipped":
-    content[len(content) // 2] ^= 1
-  shard.write_bytes(content if kind == "flipped" else content[:-9])
 
 
 @pytest.mark.parametrize("kind", ["flipped", "cut short", "gone"])
@@ -645,17 +577,15 @@ def test_damaged_records_are_named(damageable, monkeypatch, kind, in_memory):
   data_dir, shard = damageable
   options = {"data_dir": data_dir, "image_size": 4}
   damage(shard, kind)
-  if in_memory:
-    message = refused("numbered", "train", **options)
-  else:
-    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
-    source = sources.load("numbered", "train", **options)
-    with pytest.raises(tf.errors.OpError):
-      examples(source)
-    message = str(source.find_unreadable())
-  assert str(shard) in message
-  assert "prepare the data set again" in message
-  assert "\n" not in message
+  with refused(str(shard), "prepare the data set again"):
+    if in_memory:
+      sources.load("numbered", "train", **options)
+    else:
+      monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+      source = sources.load("numbered", "train", **options)
+      with pytest.raises(tf.errors.OpError):
+        examples(source)
+      raise source.find_unreadable()
 
 
 def test_images_of_varying_size_default_to_224(sharded):
@@ -684,11 +614,7 @@ def test_the_end_of_a_stream_is_held_out():
   columns = {"filename": ["a", "b", "c"], "skip": [0, 2, 0], "take": [4, 3, 5], "start": [0, 4, 7]}
   stream._shards = {name: np.array(column) for name, column in columns.items()}
   first = stream._first(6)
-  assert {name: list(column) for name, column in first._shards.items()} == {
-    "filename": ["a", "b"],
-    "skip": [0, 2],
-    "take": [4, 2],
-    "start": [0, 4],
-  }
+  found = [list(column) for column in first._shards.values()]
+  assert found == [["a", "b"], [0, 2], [4, 2], [0, 4]]
   assert first.size == 6
   assert list(stream._shards["take"]) == [4, 3, 5]

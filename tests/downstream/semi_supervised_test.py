@@ -48,16 +48,12 @@ def labelled_by(monkeypatch):
   return found
 
 
-def test_the_three_stages(encoder, labelled_by, tmp_path, capsys):
+def test_the_three_stages(encoder, labelled_by, tmp_path):
   result = adapt(encoder, tmp_path)
-  rows, said = rows_of(tmp_path), capsys.readouterr().err
+  rows = rows_of(tmp_path)
   stages = [(row["stage"], row["step"], row["epoch"]) for row in rows]
-  assert stages == [
-    *(("clean", k, k) for k in (1, 2, 3)),
-    *(("adversarial", 5 * k, k) for k in (1, 2)),
-  ]
-  for part in ("stage 1 of 3: 60 labelled images", "labels for 300 images", "stage 3 of 3: 300"):
-    assert part in said
+  assert stages[:3] == [("clean", k, k) for k in (1, 2, 3)]
+  assert stages[3:] == [("adversarial", 5, 1), ("adversarial", 10, 2)]
   for row in rows[:3]:
     assert row["loss"] == row["cross_entropy"]
     assert not {"divergence", "validation_robust_accuracy"} & set(row)
@@ -101,9 +97,8 @@ def test_the_same_after_interruptions(encoder, kept, killed, signalled, labelled
   assert rows_of(tmp_path / "killed")[-1]["stage"] == "adversarial"
   resumed = adapt(encoder, tmp_path / "killed")
   assert untimed(whole) == untimed(resumed)
-  assert list(map(untimed, rows_of(tmp_path / "whole"))) == list(
-    map(untimed, rows_of(tmp_path / "killed"))
-  )
+  one, other = ([*map(untimed, rows_of(tmp_path / name))] for name in ("whole", "killed"))
+  assert one == other
   assert len(labelled_by) == 2  # images that have been labelled are not labelled again
   (one, _), (other, _) = kept
   same(one.get_weights(), other.get_weights())

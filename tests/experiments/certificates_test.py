@@ -8,7 +8,7 @@ from experiments import certificates as script
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-def test_a_small_whole_run(tmp_path, monkeypatch, capsys):
+def test_a_small_whole_run(tmp_path, monkeypatch):
   arguments = [
     *("--dataset=digits", f"--work={tmp_path}", "--rows=kl_certified,mnist_simclr,mnist_distil"),
     *("--samples=200", "--examples=6", "--copies=1"),
@@ -17,13 +17,6 @@ def test_a_small_whole_run(tmp_path, monkeypatch, capsys):
     "--extra_finetune=--epochs=3 --examples=300",
     "--extra_evaluate=--attack_steps=1",
   ]
-  with monkeypatch.context() as patch:
-    patch.setattr(script.jobs.subprocess, "run", commands.here)
-    script.run(arguments)
-  page = (tmp_path / "certificates.md").read_text()
+  page = commands.run_experiment(script.run, arguments, tmp_path / "certificates.md", monkeypatch)
   assert "| VAE+Urkle, certified at 0.03 | 0.1 |" in page
   assert page.count("| Distil+Urkle |") == 1
-  monkeypatch.setattr(script.jobs.subprocess, "run", None)
-  capsys.readouterr()
-  script.run(arguments)
-  assert capsys.readouterr().out.count("finished: ") == 10

@@ -1,6 +1,7 @@
 """The pages of docs/results are what their scripts make of the JSON beside them."""
 
 import pytest
+from cases import refused
 
 from experiments import (
   autoattack_mnist,
@@ -50,3 +51,10 @@ def test_the_page_of_the_soak_is_what_its_json_gives():
   found, page = pages.read(soak.RESULTS), soak.PAGE.read_text(encoding="utf-8")
   assert soak.complaints(found) == []
   assert pages.page(page, soak.blocks(found)) == page
+
+
+def test_what_people_wrote_on_a_page_stays():
+  text = "Above.\n<!-- table -->\nold\n<!-- /table -->\nBelow: \\1.\n"
+  assert pages.page(text, {"table": "\\2"}) == text.replace("old", "\\2")
+  with refused("must hold the lines <!-- table --> and <!-- /table -->"):
+    pages.page(text.replace("/", ""), {"table": ""})

@@ -1,10 +1,8 @@
 """What a stranger's model cannot do: run code, break a command, carry something away."""
 
-import ast
 import getpass
 import io
 import json
-import os
 import pathlib
 import socket
 import zipfile
@@ -14,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import refused
 from hypothesis import strategies as st
 from small_models import small_encoder
 
@@ -24,13 +23,6 @@ from urkle_tf.networks.saved import foreign_models, trust
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHAPE = (4, 4, 1)
 SECRET = "token-5f2c81d0"  # no secret: what stands for one
-
-
-def one_line(error):
-  text = str(error.value)
-  assert "\n" not in text
-  assert len(text) < 900
-  return text
 
 
 # --- Code in .keras files ---
@@ -51,9 +43,8 @@ def with_code(file, marker):
 def test_code_in_a_keras_file_runs_only_where_it_is_trusted(tmp_path):
   marker = tmp_path / "ran"
   file = with_code(tmp_path / "code.keras", marker)
-  with pytest.raises(errors.UserError, match="holds Python code") as error:
+  with refused("holds Python code", "--trust"):
     foreign_models.load(file)
-  assert "--trust" in one_line(error)
   assert not marker.exists()
   with trust.granted():
     loaded = foreign_models.load(file)
@@ -65,11 +56,6 @@ def test_code_in_a_keras_file_runs_only_where_it_is_trusted(tmp_path):
 
 
 def test_trust_ends_with_its_block():
-  with trust.granted():
-    with trust.granted():
-      pass
-    assert trust.is_granted()
-  assert not trust.is_granted()
   with pytest.raises(KeyError), trust.granted():
     raise KeyError
   assert not trust.is_granted()
@@ -88,18 +74,10 @@ def folder(tmp_path_factory):
     **{name: str(place / name) for name in ("output_dir", "data_dir", "init_from")},
   }
   metadata = {"dataset": "folder", "norm": "linf", "epsilon": 0.1, "settings": settings}
-  before = os.environ.get("URKLE_TEST_TOKEN")
-  os.environ["URKLE_TEST_TOKEN"] = SECRET
-  here = os.getcwd()
-  os.chdir(place)
-  try:
-    export.export_classifier(model, place / "run" / "classifier", metadata)
-  finally:
-    os.chdir(here)
-    del os.environ["URKLE_TEST_TOKEN"]
-    if before is not None:
-      os.environ["URKLE_TEST_TOKEN"] = before
-  return place / "run" / "classifier"
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("URKLE_TEST_TOKEN", SECRET)
+    patch.chdir(place)
+    return export.export_classifier(model, place / "run" / "classifier", metadata)
 
 
 def test_code_in_an_exported_folder_is_not_run(folder, tmp_path):
@@ -108,9 +86,8 @@ def test_code_in_an_exported_folder_is_not_run(folder, tmp_path):
   copy.mkdir()
   (copy / "metadata.json").write_bytes((folder / "metadata.json").read_bytes())
   with_code(copy / "network.keras", marker)
-  with pytest.raises(errors.UserError, match="holds Python code") as error:
+  with refused("holds Python code", "--trust"):
     export.load_encoder(copy)
-  assert "--trust" in one_line(error)
   assert not marker.exists()
 
 
@@ -129,9 +106,8 @@ def test_a_saved_model_that_touches_files_is_not_even_loaded(tmp_path):
   module.serve = serve
   tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": serve})
   victim.unlink(missing_ok=True)
-  with pytest.raises(errors.UserError, match=r"reach outside the model \(WriteFile\)") as error:
+  with refused("reach outside the model (WriteFile)", "--trust"):
     foreign_models.load(tmp_path / "model")
-  assert "--trust" in one_line(error)
   assert not victim.exists()
   with trust.granted():
     foreign_models.load(tmp_path / "model").function(tf.zeros([1, *SHAPE]))
@@ -172,40 +148,31 @@ def copy_of(folder, to, **changes):
   [
     ({"image_size": [8, 8]}, "image_size is [8, 8]"),
     ({"image_size": [8, -8, 1]}, "image_size"),
-    ({"image_size": "8x8"}, "image_size"),
     ({"latent_dim": True}, "latent_dim is True"),
-    ({"latent_dim": 1e9}, "latent_dim"),
     ({"stochastic": "no"}, "stochastic is no"),
     ({"samples": 0}, "samples is 0"),
-    ({"samples": 10**9}, "samples"),
     ({"class_names": ["a"] * 9}, "class_names"),
-    ({"class_names": [["a"]] * 10}, "class_names"),
     ({"classes": None}, "classes is None"),
     ({"epsilon": "8/255"}, "epsilon is 8/255"),
-    ({"epsilon": float("nan")}, "epsilon is nan"),
     ({"settings": ["a"]}, "settings"),
-    ({"kind": ["classifier"]}, "kind"),
     ({"kind": "bomb"}, "kind is bomb"),
     ({"dataset": {"a": 1}}, "dataset"),
     ({"format_version": "x" * 10**5}, "export format xxx"),
     ({"image_size": [9, 9, 1]}, "does not fit its metadata.json"),
-    ({"latent_dim": 7}, "does not fit its metadata.json"),
     ({"classes": 11, "class_names": None}, "does not fit its metadata.json"),
   ],
 )
 def test_metadata_that_cannot_be_right(folder, tmp_path, changes, words):
   copy = copy_of(folder, tmp_path / "copy", **changes)
-  with pytest.raises(errors.UserError) as error:
+  with refused(words):
     export.load_classifier(copy)
-  assert words in one_line(error)
 
 
 def test_metadata_that_is_a_bomb(folder, tmp_path):
   copy = copy_of(folder, tmp_path / "copy")
   (copy / "metadata.json").write_text("[" * 10**6)
-  with pytest.raises(errors.UserError, match="is damaged") as error:
+  with refused("is damaged"):
     export.read_metadata(copy)
-  one_line(error)
   with open(copy / "metadata.json", "wb") as file:
     file.truncate(2**25)
   with pytest.raises(errors.UserError, match="over 16 MiB"):
@@ -216,13 +183,11 @@ def test_networks_of_another_kind(folder, tmp_path):
   copy = copy_of(folder, tmp_path / "copy")
   inputs = keras.Input((8, 8, 1))
   keras.Model(inputs, keras.layers.Flatten()(inputs)).save(copy / "network.keras")
-  with pytest.raises(errors.UserError, match="does not fit its metadata") as error:
+  with refused("does not fit its metadata"):
     export.load_encoder(copy)
-  one_line(error)
   keras.Sequential([keras.layers.Dense(3)]).save(copy / "network.keras")  # not even built
-  with pytest.raises(errors.UserError) as error:
+  with refused():
     export.load_encoder(copy)
-  one_line(error)
 
 
 JSON = st.recursive(
@@ -243,13 +208,14 @@ def test_any_json_as_metadata(folder, tmp_path_factory, data):
   else:
     found = good | {data.draw(st.sampled_from(sorted(good))): data.draw(JSON)}
   (place / "metadata.json").write_text(json.dumps(found))
-  refused = metadata = None
   try:
     metadata = export.read_metadata(place, "classifier")
   except errors.UserError as error:
-    refused = str(error)
-  if refused is not None:
-    assert "\n" not in refused
+    said = str(error)
+  else:
+    said = None
+  if said is not None:
+    assert "\n" not in said
     return
   assert all(isinstance(size, int) and size > 0 for size in metadata["image_size"])
   assert isinstance(metadata["stochastic"], bool)
@@ -269,52 +235,13 @@ def contents(folder):
           yield f"{file.name}:{name}", archive.read(name)
 
 
-def test_an_export_tells_nothing_of_where_it_was_made(folder):
+def test_an_export_does_not_reveal_where_it_was_made(folder):
   private = {SECRET, str(ROOT), "home-of-somebody", str(folder.parent), str(pathlib.Path.home())}
   private |= {socket.gethostname(), socket.getfqdn(), getpass.getuser()}
   # Names so short or common that they say nothing ("root", "localhost") occur by chance.
-  private = {
-    word for word in private if len(word) > 5 and word not in ("localhost", "ubuntu", "runner")
-  }
-  assert {SECRET, "home-of-somebody"} <= private
+  private = {word for word in private if len(word) > 5} - {"localhost", "ubuntu", "runner"}
   found = list(contents(folder))
   assert any(name == "saved_model.pb" for name, _ in found)
   assert any(name.startswith("network.keras:") for name, _ in found)
   told = [(name, word) for name, content in found for word in private if word.encode() in content]
   assert told == []
-
-
-# --- What our own code may not do ---
-
-CODE = ("urkle_tf", "launch", "experiments", "tools", "examples")
-SOURCES = [path for part in CODE for path in (ROOT / part).rglob("*.py")]
-UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
-
-
-def faults(source):
-  """Calls and imports that would run what a file says."""
-  found = []
-  for node in ast.walk(ast.parse(source)):
-    if isinstance(node, ast.Import | ast.ImportFrom):
-      names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-      found += [name for name in names if name.split(".")[0] in UNPICKLERS]
-    if not isinstance(node, ast.Call):
-      continue
-    called = ast.unparse(node.func)
-    options = {word.arg: ast.unparse(word.value) for word in node.keywords}
-    if called in ("np.load", "numpy.load") and options.get("allow_pickle") != "False":
-      found.append(f"{called} without allow_pickle=False")
-    if called.endswith("load_model") and options.get("safe_mode") == "False":
-      found.append("load_model with safe_mode=False")
-    if called in ("eval", "exec", "torch.load", "yaml.load", "keras.config.enable_unsafe"):
-      found.append(called)
-    if called.endswith("enable_unsafe_deserialization"):
-      found.append(called)
-  return found
-
-
-def test_no_code_of_ours_runs_what_a_file_says():
-  found = {str(path.relative_to(ROOT)): faults(path.read_text("utf-8")) for path in SOURCES}
-  # What it has just written itself, from the model in memory.
-  assert found.pop("urkle_tf/export/keras_files.py") == ["load_model with safe_mode=False"]
-  assert {name: what for name, what in found.items() if what} == {}

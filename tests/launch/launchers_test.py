@@ -1,69 +1,47 @@
 """The launchers: what they would run, and one of them for real."""
 
-import dataclasses
 import json
 import os
 import pathlib
-import re
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
-import loopback
+import commands
 import pytest
+from absl import flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 
+TRAIN = ["python", "-m", "urkle_tf.train"]
 FLAGS = ["--flagfile=configs/cifar10.cfg", "--pretext=simclr(temperature=0.5)", "--output_dir=a b"]
 
 
-def _known_flags():
-  from urkle_tf import settings
-
-  return {*(field.name for field in dataclasses.fields(settings.Train)), "flagfile"}
-
-
-def _dry(script, *arguments, **environment):
-  done = subprocess.run(
-    ["bash", LAUNCH / script, "--dry_run", *arguments],
-    capture_output=True,
-    text=True,
-    env={**os.environ, **environment},
-    check=False,
-  )
-  return done.returncode, done.stdout.strip(), done.stderr.strip()
-
-
-def _checked(words):
-  """The flags of a command that trains; each is one that `urkle_tf.train` knows."""
-  assert words[:3] == ["python", "-m", "urkle_tf.train"]
-  for word in words[3:]:
-    assert re.match(r"--(\w+)", word)[1] in _known_flags(), word
-  return words[3:]
+def _dry(script, *arguments, code=0, **environment):
+  words = ("bash", LAUNCH / script, "--dry_run", *arguments)
+  return commands.process(*words, code=code, environment=environment).stdout.strip()
 
 
 @pytest.mark.parametrize("script, strategy", [("gpus.sh", "mirrored"), ("tpu_vm.sh", "tpu")])
-def test_one_host_would_run(script, strategy):
-  code, said, _ = _dry(script, *FLAGS)
-  flags = _checked(shlex.split(said))
-  assert code == 0
-  assert flags[0] == f"--strategy={strategy}"
-  assert flags[-3:] == FLAGS
+def test_one_host_would_run(script, strategy, monkeypatch):
+  words = shlex.split(_dry(script, *FLAGS))
+  assert words[:4] == [*TRAIN, f"--strategy={strategy}"]
+  assert words[-3:] == FLAGS
+  monkeypatch.chdir(ROOT)
+  with commands.defined("train"):
+    assert flags.FLAGS(words[2:]) == ["urkle_tf.train"]  # which knows all of them
 
 
 def test_several_hosts_would_run():
-  code, said, _ = _dry("hosts.sh", "1", "a:1,b:2,c:3", *FLAGS)
-  assert code == 0
-  config, *words = shlex.split(said)
+  config, *words = shlex.split(_dry("hosts.sh", "1", "a:1,b:2,c:3", *FLAGS))
   assert json.loads(config.removeprefix("TF_CONFIG=")) == {
     "cluster": {"worker": ["a:1", "b:2", "c:3"]},
     "task": {"type": "worker", "index": 1},
   }
-  assert _checked(words) == ["--strategy=multi_worker", *FLAGS]
+  assert words == [*TRAIN, "--strategy=multi_worker", *FLAGS]
 
 
 def _commands(folder, **scripts):
@@ -84,22 +62,15 @@ def test_a_node_of_slurm_would_run(tmp_path):
     python='echo "$TF_CONFIG"; printf "%s\\n" "$@"',
   )
   job = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "12345", "SLURM_SUBMIT_DIR": str(ROOT)}
-  code, said, error = _dry("slurm.sh", *FLAGS, PATH=path, **job)
-  assert code == 0, error
-  found = subprocess.run(
-    ["bash", "-c", said],
-    capture_output=True,
-    text=True,
-    env={**os.environ, "PATH": path},
-    check=True,
-  )
+  said = _dry("slurm.sh", *FLAGS, PATH=path, **job)
+  found = commands.process("bash", "-c", said, environment={"PATH": path})
   config, *words = found.stdout.splitlines()
   assert json.loads(config) == {
     "cluster": {"worker": ["n1:22345", "n2:22345"]},
     "task": {"type": "worker", "index": 1},
   }
-  assert _checked(["python", *words]) == ["--strategy=multi_worker", *FLAGS]
-  assert _dry("slurm.sh", *FLAGS, PATH=path)[0] == 1  # not within a job
+  assert ["python", *words] == [*TRAIN, "--strategy=multi_worker", *FLAGS]
+  _dry("slurm.sh", *FLAGS, PATH=path, code=1)  # not within a job
 
 
 def _clone(folder):
@@ -137,30 +108,5 @@ def test_hosts_start_again_and_stop(tmp_path):
   assert said.splitlines() == ["urkle_tf: starting again"] * 2
   (clone / "starts").unlink()
   wrong = _commands(tmp_path / "wrong", python="exit 2")
-  done = subprocess.run(
-    ["bash", clone / "launch" / "hosts.sh", "0", "a:1"],
-    env={**os.environ, "PATH": wrong},
-    check=False,
-  )
-  assert done.returncode == 2  # not started again
-
-
-@pytest.mark.full
-@pytest.mark.skipif(not shutil.which("setsid"), reason="needs setsid")
-def test_two_hosts_train_for_real(tmp_path):
-  """Both halves of launch/hosts.sh on this host."""
-  clone = _clone(tmp_path)
-  path = _commands(tmp_path / "bin", python=f'exec {sys.executable} "$@"')
-  hosts = ",".join(loopback.addresses(2))
-  run = tmp_path / "run"
-  flags = ["--encoder=convnet(width=4, layers=2)", "--split=train[:64]", "--batch_size=16"]
-  flags += ["--epochs=2", "--attack_steps=1", f"--output_dir={run}"]
-  processes = [
-    subprocess.Popen(
-      ["bash", clone / "launch" / "hosts.sh", str(number), hosts, *flags],
-      env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
-    )
-    for number in range(2)
-  ]
-  assert [process.wait() for process in processes] == [0, 0]
-  assert (run / "encoder" / "saved_model.pb").exists()
+  words = ("bash", clone / "launch" / "hosts.sh", "0", "a:1")
+  commands.process(*words, code=2, environment={"PATH": wrong})  # not started again

@@ -105,30 +105,26 @@ def test_pictures_are_drawn_often_at_first_and_at_the_end(monkeypatch):
     (
       "vae(width=8, layers=3)",
       "urkle(beta=1)",
-      {"views": 3, "reconstructions": 4, "latent_map": None},
+      {"views": 3, "reconstructions": 4, "latent_map": 0},
     ),
     ("ae(width=8, layers=3)", "none", {"views": 1, "reconstructions": 2}),
   ],
 )
 def test_a_run_writes_the_figures_that_mean_something(tmp_path, pretext, robustness, wanted):
+  """Of so many columns; the map has none."""
   options = {**RUN, "epochs": 1, "augment": "none"}
   urkle_tf.pretrain(tmp_path, pretext=pretext, robustness=robustness, **options)
   pictures = shown(tmp_path)
   assert set(pictures) == set(wanted)
-  assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{n}.png" for n in wanted}
+  assert {path.stem for path in (tmp_path / "figures").iterdir()} == set(wanted)
   for name, columns in wanted.items():
     (((picture),),) = pictures[name]
     file = tf.io.decode_png((tmp_path / "figures" / f"{name}.png").read_bytes())
     np.testing.assert_array_equal(tf.io.decode_png(picture), file)
     if columns:
       assert file.shape == (18 + 8 * 100, columns * 100, 3)  # digits, 12 times as large
-    else:
-      assert min(file.shape[:2]) > 400
-
-  report = tmp_path / "report"
-  urkle_tf.assess(
-    encoder=str(tmp_path / "encoder"), output_dir=report, examples=10, representation_examples=10
-  )
+  report, options = tmp_path / "report", {"examples": 10, "representation_examples": 10}
+  urkle_tf.assess(encoder=str(tmp_path / "encoder"), output_dir=report, **options)
   assert (report / "figures" / "latent_map.png").exists() is ("latent_map" in wanted)
   text = (report / "report.md").read_text(encoding="utf-8")
   assert ("figures/latent_map.png" in text) is ("latent_map" in wanted)

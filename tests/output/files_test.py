@@ -33,7 +33,7 @@ def test_what_stood_there_is_kept_when_writing_fails(tmp_path):
   assert file.read_text() == "new"
 
 
-def test_a_full_disk_is_told_with_the_files_name_and_half_a_file_is_removed(tmp_path):
+def test_a_full_disk_is_reported_with_the_files_name_and_leaves_no_half_file(tmp_path):
   file = tmp_path / "report.json"
   usual = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (1000, usual[1]))

@@ -40,7 +40,7 @@ def watch(rows=(), stochastic=True, dimensions=16):
     ({"zero_gradients": 0.8}, "80% of the attack's input gradients", "--precision"),
   ],
 )
-def test_each_sign_is_told_once_after_three_rows(change, words, flag):
+def test_each_sign_is_reported_once_after_three_rows(change, words, flag):
   looked, ill = watch(), HEALTHY | change
   assert [looked.look(row) for row in (HEALTHY, ill, ill)] == [[], [], []]
   (said,) = looked.look(ill)
@@ -65,7 +65,7 @@ def test_a_probe_that_falls_to_nothing():
   assert "--attack_steps" in said
 
 
-def test_rows_that_do_not_tell_neither_add_nor_end_a_sign():
+def test_rows_without_figures_neither_add_nor_end_a_sign():
   looked, ill = watch(), HEALTHY | {"effective_rank": 1.0}
   silent = dict.fromkeys(HEALTHY)  # all steps were skipped
   assert [looked.look(row) for row in (ill, silent, ill, silent)] == [[]] * 4
@@ -79,11 +79,9 @@ def test_what_an_earlier_process_said_is_not_said_again():
 
 
 def test_where_a_sign_means_nothing_it_is_silent():
-  noisy = HEALTHY | {"snr": 0.1}
-  looked = watch(stochastic=False)  # no term sees sigma
-  assert [looked.look(noisy) for _ in range(4)] == [[]] * 4
-  plain = {"step": 1, "loss": 1.0, "effective_rank": 8.0, "snr": 3.0}  # without adversaries
-  looked = watch()
-  assert [looked.look(plain) for _ in range(4)] == [[]] * 4
-  looked = watch(dimensions=2)  # a rank of 1.5 of 2 is none of a collapse
-  assert [looked.look(HEALTHY | {"effective_rank": 1.5}) for _ in range(4)] == [[]] * 4
+  for looked, row in (
+    (watch(stochastic=False), HEALTHY | {"snr": 0.1}),  # no term sees sigma
+    (watch(), {"step": 1, "loss": 1.0, "effective_rank": 8.0, "snr": 3.0}),  # no adversaries
+    (watch(dimensions=2), HEALTHY | {"effective_rank": 1.5}),  # 1.5 of 2 is no collapse
+  ):
+    assert [looked.look(row) for _ in range(4)] == [[]] * 4

@@ -116,10 +116,7 @@ def test_the_forecast_of_a_training(tmp_path):
   assert found["warnings"] == []
   encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 8, loc="dense")
   assert found["parameters"] == sum(np.prod(v.shape) for v in encoder.network.variables)
-  text = "\n".join(forecast.describe(found, 16))
-  assert f"{found['parameters']:,} of the encoder" in text
-  assert "200 steps" in text
-  assert "warning" not in text
+  assert "200 steps" in "\n".join(forecast.describe(found, 16))
 
 
 def test_what_does_not_fit_is_said_before_it_is_tried(monkeypatch):
@@ -127,10 +124,7 @@ def test_what_does_not_fit_is_said_before_it_is_tried(monkeypatch):
   monkeypatch.setattr(forecast, "_free_disk", lambda folder: 2**10)
   monkeypatch.setattr(forecast, "_measured", lambda *args: pytest.fail("it took a step"))
   found = forecast.forecast(**TINY)
-  assert [text.split(",")[0].split("about")[0] for text in found["warnings"]] == [
-    "the step needs ",
-    "the run needs ",
-  ]
+  memory, disk = found["warnings"]
+  assert memory.startswith("the step needs ")
+  assert disk.startswith("the run needs ")
   assert found["seconds"] is None
-  lines = forecast.describe(found, 16)
-  assert sum(line.startswith("warning: ") for line in lines) == 2

@@ -128,14 +128,6 @@ class _Said:
     return self.standing
 
 
-def test_alarms_are_told_with_the_step(tmp_path, monkeypatch):
-  told = []
-  monkeypatch.setattr(recorder.logging, "warning", lambda text, *values: told.append(text % values))
-  callback, _, _ = _metrics(tmp_path, alarms=_Said())
-  _train(callback, [2.0, 2.0])
-  assert told == ["step 2: loss 2.0"]
-
-
 def _values(event_file):
   """{tag: [numbers or texts]} of an event file."""
   found = {}
@@ -146,10 +138,13 @@ def _values(event_file):
   return found
 
 
-def test_the_first_screen_says_in_words_whether_the_run_is_healthy(tmp_path):
+def test_alarms_are_logged_and_the_first_screen_says_whether_one_holds(tmp_path, monkeypatch):
+  said = []
+  monkeypatch.setattr(recorder.logging, "warning", lambda text, *values: said.append(text % values))
   callback, _, _ = _metrics(tmp_path, log_every=1, alarms=_Said())
   _train(callback, [0.0, 2.0, 2.0, 0.0])
   shown = _values(next((tmp_path / "tensorboard").iterdir()))
   assert shown["1_health/0_warnings"] == [0, 1, 1, 0]
+  assert said == ["step 2: loss 2.0", "step 3: loss 2.0"]
   healthy = "Healthy: no warning holds."
   assert shown["1_health/verdict"] == [healthy, "- loss 2.0", healthy]

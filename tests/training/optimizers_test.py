@@ -126,7 +126,7 @@ def test_lars_on_two_replicas_is_lars_on_the_sum(mirrored):
   same(weights, in_numpy(before, sums, [3.0] * 3, 0.9, 0.05, 0.1), rtol=2e-5, atol=1e-6)
 
 
-def test_lars_goes_on_from_a_checkpoint(tmp_path):
+def test_lars_resumes_from_a_checkpoint(tmp_path):
   steps = [[tf.constant(g) for g in step] for step in gradients(4)]
   ends = []
   for interrupted in (False, True):
@@ -206,7 +206,6 @@ def _layers():
 @pytest.mark.parametrize(
   "decay, blocks, message",
   [
-    (0, [], "layer_decay must be above 0 and at most 1, got 0"),
     (1.5, [], "layer_decay must be above 0 and at most 1, got 1.5"),
     (0.75, None, "layer_decay is for training a whole encoder: leave it out"),
   ],

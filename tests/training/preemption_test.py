@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import commands
 import pytest
 
 from urkle_tf.training import preemption
@@ -40,8 +41,7 @@ def test_the_first_signal_is_caught_and_the_second_is_not():
   assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_of_two_the_outer_one_catches(as_in_a_shell):
-  del as_in_a_shell
+def test_the_outer_of_two_watches_catches():
   with preemption.watch() as outer:
     with preemption.watch() as inner:
       assert inner is outer
@@ -53,16 +53,10 @@ def test_of_two_the_outer_one_catches(as_in_a_shell):
     assert another.number == 0
 
 
-def _run(program):
-  return subprocess.run(
-    [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
-  )
-
-
 @pytest.mark.parametrize("watched", [False, True])
 def test_the_second_sigterm_ends_a_command_at_once(watched):
   """A command may be anywhere: in a step, or where nobody looks for signals."""
-  done = _run(f"""
+  program = f"""
 import contextlib, os, signal
 from urkle_tf.training import preemption as p
 with p.terminable(), p.watch() if {watched} else contextlib.nullcontext():
@@ -73,20 +67,9 @@ with p.terminable(), p.watch() if {watched} else contextlib.nullcontext():
     print(stopped, flush=True)
   os.kill(os.getpid(), signal.SIGTERM)
   print("never", flush=True)
-""")
-  assert done.returncode == -signal.SIGTERM
+"""
+  done = commands.process(sys.executable, "-c", program, code=-signal.SIGTERM)
   assert done.stdout == ("on\n" if watched else "stopped by SIGTERM\n")
-
-
-def test_a_command_ends_in_one_line_wherever_it_is():
-  done = _run("""
-import os, signal
-from urkle_tf import command_line, settings
-names = command_line.define(settings.Embed)
-command_line.run(lambda **given: os.kill(os.getpid(), signal.SIGTERM), names)
-""")
-  assert done.returncode == 143
-  assert done.stderr == "error: stopped by SIGTERM; run the same command again to resume\n"
 
 
 def test_another_thread_catches_nothing():
@@ -102,7 +85,7 @@ def test_another_thread_catches_nothing():
   assert found == [before, 0]
 
 
-def test_a_process_says_how_to_go_on(tmp_path):
+def test_a_process_says_how_to_resume(tmp_path):
   command = [sys.executable, "-m", "urkle_tf.train", f"--output_dir={tmp_path / 'run'}"]
   command += ["--encoder=convnet(width=4, layers=2)", "--split=train[:64]", "--batch_size=16"]
   command += ["--epochs=2000", "--attack_steps=1", "--log_every=2"]

@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import tensorflow as tf
+from small_models import FakeRecorder
 
 from urkle_tf.training import probe
 
@@ -30,19 +31,14 @@ class _Model:
     self.within = False
 
 
-class _Recorder:
-  def __init__(self):
-    self.extra = {}
-
-  @contextlib.contextmanager
-  def paused(self):
-    yield
+def four_classes(rng, count):
+  labels = rng.integers(0, 4, count)
+  return np.eye(4)[labels][:, :, None, None] + 0.01 * rng.random((count, 4, 1, 1)), labels
 
 
 def test_the_probe_votes_among_neighbours(rng):
-  labels = rng.integers(0, 4, 400)
-  images = np.eye(4, dtype="float32")[labels][:, :, None, None] + 0.01 * rng.random((400, 4, 1, 1))
-  record = _Recorder()
+  images, labels = four_classes(rng, 400)
+  record = FakeRecorder()
   for wrong, accuracy in ((0, 1.0), (200, 0.0)):
     known = labels.copy()
     known[:wrong] = (known[:wrong] + 1) % 4  # the half that votes
@@ -53,18 +49,16 @@ def test_the_probe_votes_among_neighbours(rng):
 
 
 def test_the_probe_attacks_what_it_classifies(rng, monkeypatch):
-  labels = rng.integers(0, 4, 800)
-  images = np.eye(4, dtype="float32")[labels][:, :, None, None] + 0.01 * rng.random((800, 4, 1, 1))
+  images, labels = four_classes(rng, 800)
   monkeypatch.setattr(probe, "kl_objective", lambda encoder, clean: clean)
   seen = []
 
   def attack(objective, clean, seed):
-    del seed
     assert objective is clean
     seen.append(clean.shape[0])
     return tf.concat([tf.roll(clean[:64], 1, 1), clean[64:]], 0)  # 64 now look like another class
 
-  record = _Recorder()
+  record = FakeRecorder()
   callback = probe.NearestNeighbours(images.astype("float32"), labels, record, attack=attack)
   callback.set_model(_Model())
   callback.on_epoch_end(0)

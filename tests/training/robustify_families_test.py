@@ -57,29 +57,14 @@ APPLICATIONS = {
 }
 
 
-def _vit():
-  return keras_hub().models.ViTBackbone(SHAPE, 8, 1, 2, 8, 16)
-
-
-def _dinov2():
-  return keras_hub().models.DINOV2Backbone(
+HUB = {
+  "ViT": lambda models: models.ViTBackbone(SHAPE, 8, 1, 2, 8, 16),
+  "DINOv2": lambda models: models.DINOV2Backbone(
     8, 1, 8, 2, 16, num_register_tokens=1, image_shape=SHAPE, position_embedding_shape=SHAPE
-  )
-
-
-def _clip():
-  return keras_hub().models.CLIPVisionEncoder(8, 8, 1, 2, 16, image_shape=SHAPE)
-
-
-def _siglip():
-  return keras_hub().models.SigLIPVisionEncoder(8, 8, 1, 2, 16, image_shape=SHAPE)
-
-
-HUB = {"ViT": _vit, "DINOv2": _dinov2, "CLIP": _clip, "SigLIP": _siglip}
-
-
-def keras_hub():
-  return pytest.importorskip("keras_hub", reason="needs the extra hub")
+  ),
+  "CLIP": lambda models: models.CLIPVisionEncoder(8, 8, 1, 2, 16, image_shape=SHAPE),
+  "SigLIP": lambda models: models.SigLIPVisionEncoder(8, 8, 1, 2, 16, image_shape=SHAPE),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -95,22 +80,10 @@ def folder(tmp_path_factory):
 
 
 def check(model, convention, folder, tmp_path, **options):
-  keras.utils.set_random_seed(0)
-  model = model()
   original = model.get_weights()
-  result = urkle_tf.robustify(
-    model,
-    tmp_path / "run",
-    drop_in=True,
-    dataset=f"folder:{folder}",
-    split="all",
-    batch_size=8,
-    epochs=1,
-    attack_steps=1,
-    learning_rate=1e-3,
-    optimizer="adamw",
-    **options,
-  )
+  options |= {"dataset": f"folder:{folder}", "split": "all", "batch_size": 8, "epochs": 1}
+  options |= {"attack_steps": 1, "learning_rate": 1e-3, "optimizer": "adamw"}
+  result = urkle_tf.robustify(model, tmp_path / "run", drop_in=True, **options)
   # The same model with other weights.
   assert (type(result), result.name) == (type(model), model.name)
   shapes = lambda tensors: keras.tree.map_structure(lambda x: x.shape, tensors)  # noqa: E731
@@ -138,11 +111,14 @@ def check(model, convention, folder, tmp_path, **options):
 @pytest.mark.full
 @pytest.mark.parametrize("family", APPLICATIONS)
 def test_applications(family, folder, tmp_path):
-  model, convention = APPLICATIONS[family]
-  check(model, convention, folder, tmp_path)
+  build, convention = APPLICATIONS[family]
+  keras.utils.set_random_seed(0)
+  check(build(), convention, folder, tmp_path)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("family", HUB)
 def test_hub(family, folder, tmp_path):
-  check(HUB[family], "tf", folder, tmp_path, preprocess="tf")
+  keras.utils.set_random_seed(0)
+  models = pytest.importorskip("keras_hub", reason="needs the extra hub").models
+  check(HUB[family](models), "tf", folder, tmp_path, preprocess="tf")

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from alike import same
 from cases import slow
-from small_models import tiny_encoder, tiny_trainer
+from small_models import noise_views, tiny_encoder, tiny_trainer
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
@@ -17,11 +17,6 @@ from urkle_tf.training import diagnostics
 def _trainer(scheme=None, attack=None, optimizer=None, **options):
   optimizer = optimizer or keras.optimizers.SGD(0.05, momentum=0.9)
   return tiny_trainer(scheme, attack, optimizer=optimizer, **options)
-
-
-def _views(n=8, steps=3, seed=0):
-  views = np.random.default_rng(seed).uniform(size=(n * steps, 2, 8, 8, 1)).astype("float32")
-  return tf.data.Dataset.from_tensor_slices({"views": views}).batch(n, drop_remainder=True)
 
 
 def _weights(trainer):
@@ -42,7 +37,7 @@ def test_same_seed_same_weights_and_another_seed_others(eager):
   for seed in (1, 1, 2):
     trainer = _trainer(seed=seed)
     trainer.run_eagerly = eager
-    trainer.fit(_views(), verbose=0)
+    trainer.fit(noise_views(), verbose=0)
     runs.append(_weights(trainer))
   same(runs[0], runs[1])
   assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(runs[0], runs[2], strict=True))
@@ -73,7 +68,7 @@ def test_a_step_exchanges_no_more_than_it_must(mirrored, monkeypatch):
     return exchange(self, operation, value, *args, **kwargs)
 
   monkeypatch.setattr(tf.distribute.ReplicaContext, "all_reduce", counted)
-  trainer.fit(_views(steps=1), steps_per_epoch=1, verbose=0)
+  trainer.fit(noise_views(steps=1), steps_per_epoch=1, verbose=0)
   assert len(norms) == 4
   # On each of two replicas: every norm's moments and their gradient; the gathered projections and
   # their gradient; and once the gradient of all weights, with the numbers that are reported.
@@ -88,7 +83,7 @@ def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
   scope = mirrored if replicas == 2 else tf.distribute.get_strategy()
   with scope.scope():
     trainer = _trainer(robustness.ACL(form="ds", ema=0.9))  # two kinds of statistics, and averages
-  views = next(iter(_views(steps=1)))["views"].numpy()
+  views = next(iter(noise_views(steps=1)))["views"].numpy()
   broken = views.copy()
   broken[0, 0, 0, 0] = np.nan  # one pixel, on one of the replicas
   counts = []
@@ -117,14 +112,10 @@ def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.05}, {"on_device": True}])
-def test_one_replica_and_two_give_the_same_step(mirrored, options):
-  options = dict(options)
-  data = _views()
-  if options.pop("on_device", False):
-    images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), np.uint8)
-    data = tf.data.Dataset.from_tensor_slices({"image": images}).batch(8, drop_remainder=True)
-    options["augment"] = augment.SimCLR(strength=0.5)
+def test_one_replica_and_two_clip_and_augment_alike(mirrored):
+  options = {"clip_norm": 0.05, "augment": augment.SimCLR(strength=0.5)}
+  images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), np.uint8)
+  data = tf.data.Dataset.from_tensor_slices({"image": images}).batch(8, drop_remainder=True)
   results, weights = [], []
   for scope in (tf.distribute.get_strategy(), mirrored):
     with scope.scope():
@@ -140,7 +131,7 @@ def test_clipping_bounds_the_step():
   rate = 0.5
   trainer = _trainer(optimizer=keras.optimizers.SGD(rate), clip_norm=0.01)
   before = [v.numpy() for v in trainer.trainable_variables]
-  trainer.fit(_views(steps=1), verbose=0)
+  trainer.fit(noise_views(steps=1), verbose=0)
   moved = np.sqrt(
     sum(np.sum((v - b) ** 2) for v, b in zip(trainer.trainable_variables, before, strict=True))
   )
@@ -164,7 +155,7 @@ def test_augmentation_in_the_step_is_that_of_the_pipeline():
 @pytest.mark.parametrize("attack, reach", [(None, 1), (attacks.NFGSM(attacks.Linf(0.1)), 3)])
 def test_epsilon_warms_up(attack, reach):
   trainer = _trainer(attack=attack, epsilon_warmup=4)
-  views = next(iter(_views(steps=1)))["views"]
+  views = next(iter(noise_views(steps=1)))["views"]
   for step, share in ((0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0), (None, 1.0)):
     found, _ = trainer.adversaries(views, None, [0, 0], step)
     furthest = np.abs(found - views).max()
@@ -175,7 +166,7 @@ def test_beta_warms_up():
   trainer = _trainer(robustness.Urkle(beta=1.0), beta_warmup=4)
   for step in range(5):
     trainer.reset_metrics()
-    trainer.train_step(next(iter(_views(steps=1))))
+    trainer.train_step(next(iter(noise_views(steps=1))))
     row = trainer.get_metrics_result()
     share = min(1.0, (step + 1) / 4)
     np.testing.assert_allclose(row["loss"], row["nt_xent"] + share * row["kl"], rtol=1e-4)
@@ -184,7 +175,7 @@ def test_beta_warms_up():
 def test_plain_simclr_runs_no_attack_and_no_noise():
   trainer = _trainer(robustness.Plain())
   assert trainer.attack is None
-  trainer.fit(_views(), verbose=0)
+  trainer.fit(noise_views(), verbose=0)
   scale = trainer.encoder.network.get_layer("raw_scale")
   assert not scale.kernel.numpy().any()  # a scale that nothing uses is not moved
   assert "kl" not in trainer.get_metrics_result()
@@ -203,7 +194,7 @@ def test_the_average_of_every_scheme_is_the_plain_loop(kind):
   models = [encoder, task.head] if kind == "supervised" else [encoder]
   online = lambda: [w.numpy() for model in models for w in model.weights]  # noqa: E731
   expected = None
-  for m, views in zip((0.0, 1 / 2, 0.6, 0.6), _views(steps=4), strict=True):
+  for m, views in zip((0.0, 1 / 2, 0.6, 0.6), noise_views(steps=4), strict=True):
     labels = np.arange(8, dtype="int32") % 3
     trainer.train_step({"views": views["views"][:, : task.views], "label": labels})
     weights = online()
