@@ -261,7 +261,7 @@ def test_without_the_move_a_kill_would_tear_the_checkpoint(tmp_path, monkeypatch
       patch.setattr(np, "savez", killed)
       if not moved:  # written under its name
         patch.setattr(
-          checkpoints, "open", lambda _, mode, to=files[-1]: to.open(mode), raising=False
+          checkpoints.files, "open", lambda _, mode, to=files[-1]: to.open(mode), raising=False
         )
       with pytest.raises(_Killed):
         saved.save(4)
