@@ -11,7 +11,6 @@ resumes after an interruption.
 
 import pathlib
 import sys
-import textwrap
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
@@ -98,31 +97,12 @@ def page(rows, found):
     }
     checks = "All checks for masked gradients passed."
     checks = f"Failed checks: {'; '.join(sorted(failed))}." if failed else checks
-  what = (
-    f"Percent of the first {rows[0]['examples']:,} test images that are still right, l_inf, "
-    "epsilon 0.1; the last with its 95% interval. "
-    "Columns are in the order of the attacks, and each counts the finds of all before it. AT "
-    "meets `autoattack` (`apgd_ce`, `apgd_t`, `fab_t`, `square`); VAE+Urkle first "
-    "`autoattack(version=rand)` (`apgd_ce`, `apgd_dlr`, `square`), then the same. It is two "
-    "classifiers, "
-    f"that of sampled z, attacked with {EOT} samples a step, and that of z = mu: each is "
-    "attacked through its own gradients, and counts what was found against the other. "
-    "Minutes are those of the attacks on both."
-  )
-  less = (  # than Croce and Hein (2020)
-    "To keep it short, budgets are below those published: 5 wrong classes aimed at instead of 9; "
-    "1,000 queries of Square instead of 5,000. "
-  )
-  parts = [
-    "# AutoAttack on MNIST's classifiers",
-    table(rows),
-    textwrap.fill(what, 100),
-    textwrap.fill(less + checks, 100),
-    "    python experiments/autoattack_mnist.py --data_dir=DATA_DIR",
-    "runs",
-    "\n".join("    " + one.text for one in found),
-  ]
-  return "\n\n".join(parts) + "\n"
+  blocks = {
+    "table": table(rows),
+    "images": f"The first {rows[0]['examples']:,} test images. {checks}",
+    "runs": "\n".join("    " + one.text for one in found),
+  }
+  return pages.page((pages.RESULTS / "mnist_autoattack.md").read_text(encoding="utf-8"), blocks)
 
 
 def shown(names, extra=()):

@@ -22,7 +22,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not inst
 
 from experiments import compare_page, jobs, pages
 from urkle_tf import errors, spec
-from urkle_tf.output import files
 
 NAME = "cifar10_small"
 CONFIG = f"configs/{NAME}.cfg"
@@ -100,9 +99,7 @@ find_row = functools.partial(jobs.find_row, ROWS)
 
 def settings(config, extra):
   """{flag: text} of a config's lines and of further arguments, which win."""
-  lines = (jobs.ROOT / config).read_text(encoding="utf-8").splitlines()
-  words = [line for line in (*lines, *extra) if line.startswith("--")]
-  return dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
+  return jobs.flags([*(jobs.ROOT / config).read_text(encoding="utf-8").splitlines(), *extra])
 
 
 def epochs(row, given, equal):
@@ -198,10 +195,7 @@ def publish(asked, labels, config, equal, strong=None):
     "picture": f"![Accuracy of every system]({asked.page_file.stem}.png)",
     "commands": command,
   }
-  text = compare_page.TEMPLATE
-  if asked.page_file.exists():
-    text = asked.page_file.read_text(encoding="utf-8")
-  files.write(asked.page_file, pages.page(text, blocks))
+  pages.update(asked.page_file, blocks)
 
 
 def _numbers(name, text):

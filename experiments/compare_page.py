@@ -8,25 +8,6 @@ import statistics
 from experiments import pages
 from urkle_tf.output import tables
 
-TEMPLATE = """# Every system on CIFAR-10, with equal budgets
-
-<!-- table -->
-<!-- /table -->
-
-## Differences by seed
-
-<!-- paired -->
-<!-- /paired -->
-
-<!-- picture -->
-<!-- /picture -->
-
-## Commands
-
-<!-- commands -->
-<!-- /commands -->
-"""
-
 SCORES = {  # in percent, except for the calibration error, a fraction, and the rank of loc
   "clean": "clean",
   "pgd_8": "PGD-20 at 8/255",
@@ -113,7 +94,6 @@ def _cell(values, form):
 
 def table(document):
   """A table for each number of labels, as Markdown."""
-  parts = list(dict.fromkeys(part for row in document["rows"] for part in row["labels"]))
   text = f"Percent of {document['examples']:,} test images, ECE as a fraction; "
   if document["strong_examples"]:
     text += f"AutoAttack on the first {document['strong_examples']:,}; "
@@ -128,7 +108,7 @@ def table(document):
   blocks = [text]
   header = ["system", *(SCORES[name] for name in names)]
   header += ["minutes", "images seen", "gradients", "seeds"]
-  for part in parts:
+  for part in _labels(document):
     lines = []
     for row in document["rows"]:
       if part not in row["labels"]:
@@ -140,9 +120,17 @@ def table(document):
       cells += [f"{statistics.fmean(row['minutes']):.1f}", f"{seen:,.0f}"]
       cells += [f"{seen * row['gradients_per_image']:,.0f}", str(len(found["seeds"]))]
       lines.append([row["system"], *cells])
-    title = "All labels" if part == "all" else f"{int(part):,} labels"
-    blocks += [f"### {title}", tables.markdown(header, lines)]
+    blocks += [f"### {_title(part)}", tables.markdown(header, lines)]
   return "\n\n".join(blocks)
+
+
+def _labels(document):
+  """The numbers of labels of a document, in order."""
+  return list(dict.fromkeys(part for row in document["rows"] for part in row["labels"]))
+
+
+def _title(part):
+  return "All labels" if part == "all" else f"{int(part):,} labels"
 
 
 def _parts(document):
@@ -194,21 +182,13 @@ def draw(document, file):
     document: what `collect` returned.
     file: the PNG to write.
   """
-  rows = document["rows"]
-  parts = list(dict.fromkeys(part for row in rows for part in row["labels"]))
-  size = (2.2 + 3.6 * len(parts), 1.6 + 0.42 * len(rows))
-  figure, panels = pages.panels([row["system"] for row in rows], len(parts), size)
-  for axes, part in zip(panels, parts, strict=True):
-    for line, row in enumerate(rows):
-      for name, (colour, marker) in _LOOKS.items():
-        values = [v for v in row["labels"].get(part, {}).get(name, ()) if v is not None]
-        if not values:
-          continue
-        axes.plot(values, [line] * len(values), "|", color=colour, markersize=11, zorder=2)
-        axes.plot(
-          statistics.fmean(values), line, marker, color=colour, markeredgecolor="white", zorder=3
-        )
-    axes.set_title("all labels" if part == "all" else f"{int(part):,} labels", color=pages.INK)
-  drawn = [name for name in _LOOKS if any(name in found for found in _parts(document))]
-  keys = {SCORES[name]: dict(zip(("color", "marker"), _LOOKS[name])) for name in drawn}
-  pages.draw(figure, keys, file)
+  panels = []
+  for part in _labels(document):
+    of = [row["labels"].get(part, {}) for row in document["rows"]]
+    known = [
+      {name: [v for v in row.get(name, ()) if v is not None] for name in _LOOKS} for row in of
+    ]
+    scores = [{name: seeds for name, seeds in row.items() if seeds} for row in known]
+    panels.append((_title(part), None, scores))
+  looks = {name: (SCORES[name], *look) for name, look in _LOOKS.items()}
+  pages.draw(file, document["rows"], panels, looks)

@@ -47,8 +47,8 @@ def draw(runs, file):
       epochs, values = zip(*points, strict=True)
       axis.plot(epochs, values, label=name, color=f"C{index}", linewidth=1.2)
       if key == "sigma_mean":
-        told = [row for row in rows if row.get(key) is not None]
-        low, high = ([row[f"sigma_{end}"] for row in told] for end in ("min", "max"))
+        known = [row for row in rows if row.get(key) is not None]
+        low, high = ([row[f"sigma_{end}"] for row in known] for end in ("min", "max"))
         axis.fill_between(epochs, low, high, color=f"C{index}", alpha=0.2)
     if key in ("kl", "attack_objective", "gradient_norm", "effective_rank"):
       axis.set_yscale("log")

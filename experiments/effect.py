@@ -95,6 +95,24 @@ def draw(file, images, labels, names, found, count, title):
   return scores
 
 
+def show(file, models, source, threat, title, examples, count=8):
+  """Attacks classifiers on the first images of a source, and draws them; returns as `draw` does.
+
+  Args:
+    file: a `pathlib.Path`, the PNG.
+    models: {name: classifier}.
+    source: a labelled `Source`.
+    threat: a threat model.
+    title: the line above all.
+    examples: how many images are attacked.
+    count: how many of them are shown at most.
+  """
+  batch = next(iter(pipeline.batches(source, examples)))
+  images, labels = batch["image"], batch["label"].numpy()
+  found = {name: attacked(model, images, labels, threat) for name, model in models.items()}
+  return draw(file, images.numpy(), labels, source.class_names, found, count, title)
+
+
 def main():
   """The command line."""
   parser = jobs.Parser(__doc__)
@@ -107,18 +125,13 @@ def main():
   parser.add_argument("--show", type=int, default=8, help="images that are shown")
   given = parser.parse_args()
   source = sources.load(given.dataset, "test", data_dir=given.data_dir, examples=given.examples)
-  batch = next(iter(pipeline.batches(source, given.examples)))
-  images, labels = batch["image"], batch["label"].numpy()
   robust = export.load_classifier(given.robust)
   compatibility.check_images(robust.metadata["image_size"], source)
   threat = attacks.from_norm(robust.metadata["norm"], robust.metadata["epsilon"])
   models = {"plain": export.load_classifier(given.plain), "robust": robust}
-  found = {name: attacked(model, images, labels, threat) for name, model in models.items()}
   radius = tables.threat(robust.metadata)
   title = f"Each classifier on its own adversary: PGD with 50 steps, {radius}"
-  scores = draw(
-    *(given.picture, images.numpy(), labels, source.class_names, found, given.show, title)
-  )
+  scores = show(given.picture, models, source, threat, title, given.examples, given.show)
   for name, (clean, left) in scores.items():
     print(f"{name}: {clean} of {source.size} right, {left} under attack")
 

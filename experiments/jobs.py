@@ -50,6 +50,12 @@ def main(function):
     sys.exit(130)
 
 
+def flags(words):
+  """{name: text} of the words --name=value among some; of several the last."""
+  given = [word.removeprefix("--") for word in words if word.startswith("--") and "=" in word]
+  return dict(word.split("=", 1) for word in given)
+
+
 def within(folder):
   """A folder as the commands are to name it: from the clone, wherever that lies."""
   path = pathlib.Path(folder).absolute()
@@ -197,8 +203,6 @@ def parser(description, name, rows, dataset):
   add("--rows", help=f"which, with commas in between; default all: {names}")
   usual = ", ".join(f"{row.name}={row.seeds}" for row in rows if row.seeds > 1)
   add("--seeds", help=f"how many: 2, or 1,{rows[-1].name}=5; default 1, {usual}")
-  add("--out_md", help=f"the page; default docs/results/{name}.md; its pictures lie beside it")
-  add("--out_json", help=f"the figures; default docs/results/{name}.json")
   small = found.add_argument_group(
     "another scale (the page then goes into the folder of all runs)",
     '--dataset=digits --extra_train="--epochs=1 --examples=100"; both apply to all rows',
@@ -289,6 +293,6 @@ def read(given: argparse.Namespace, name, rows, dataset):
     shared=shared,
     extra=extra,
     options=options,
-    page_file=pathlib.Path(given.out_md or usual / f"{name}.md").absolute(),
-    json_file=pathlib.Path(given.out_json or usual / f"{name}.json").absolute(),
+    page_file=usual / f"{name}.md",
+    json_file=usual / f"{name}.json",
   )

@@ -3,8 +3,6 @@
 What experiments/reproduce_mnist.py writes of what its commands measured.
 """
 
-import statistics
-
 from experiments import pages
 from urkle_tf.output import tables
 from urkle_tf.training import latent_map
@@ -83,35 +81,6 @@ def collect(work, rows, options=""):
 
 # --- The page ---
 
-TEMPLATE = """# The paper's Table 1 on MNIST
-
-<!-- table -->
-<!-- /table -->
-
-`pgd` starts at a random point and scores the classifier on its own adversaries. `pgd_strong` goes
-on with the images that the first attack left standing, and an image counts as right only if it
-survives every attack of both columns. A row whose z is random is two classifiers: the one that is
-served, which averages probabilities over 200 samples of z that no attack knows, and z = mu. Each is
-attacked by its own gradients, and in `pgd_strong` also has to withstand what was found against the
-other. The minutes are those of training alone, the head's included.
-
-<!-- pictures -->
-<!-- /pictures -->
-
-## The bound of Proposition 1
-
-<!-- bound -->
-<!-- /bound -->
-
-The bound is vacuous where it is at least M, which no capped loss exceeds. KL and adversarial loss
-are the largest that the attacks found: the true maxima may be larger, and the bound with them.
-
-## Commands
-
-<!-- commands -->
-<!-- /commands -->
-"""
-
 
 def _attack_names(document):
   return [tables.attack({"name": "PGD", **row}) for row in document["evaluation"]["attacks"]]
@@ -175,61 +144,26 @@ def _verdict(flags):
 
 # --- Pictures ---
 
-_LOOKS = {  # colours that the colour-blind tell apart
-  "clean": ("#4477aa", "o"),
-  "pgd": ("#ee7733", "s"),
-  "pgd_strong": ("#aa3355", "D"),
-}
-
 
 def draw(document, file):
-  """Draws the table: one line a row, the paper's figures hollow, on a whole and a close scale.
+  """Draws the table, on a whole and on a close scale.
 
   Args:
     document: what `collect` returned.
     file: the PNG to write.
   """
-  rows = document["rows"]
   pgd, strong = _attack_names(document)
-  titles = dict(zip(SCORES, ("clean", pgd, f"{strong}, union"), strict=True))
-  # The close scale holds every row that withstands attacks at all.
-  every = [value for row in rows for name in SCORES for value in row[name]]
-  low = min([95.0, *(value // 1 for value in every if value > 85)])
-  figure, panels = pages.panels(
-    [row["system"] for row in rows],
-    2,
-    (9.6, 1.5 + 0.5 * len(rows)),
-    gridspec_kw={"width_ratios": [1, 1.9]},
-  )
-  for axes, limits in zip(panels, ((-4, 104), (low, 100.0)), strict=True):
-    for line, row in enumerate(rows):
-      shown = [statistics.fmean(row[name]) for name in SCORES]
-      axes.plot([min(shown), max(shown)], [line, line], color=pages.FAINT, linewidth=3, zorder=1)
-      for name, mean in zip(SCORES, shown, strict=True):
-        colour, marker = _LOOKS[name]
-        style = {"marker": marker, "linestyle": "", "markersize": 7}
-        if len(row[name]) > 1:
-          seeds = row[name]
-          axes.plot(seeds, [line] * len(seeds), "|", color=colour, markersize=13, zorder=2)
-        axes.plot(mean, line, color=colour, markeredgecolor="white", zorder=3, **style)
-        if name in row.get("paper", {}):
-          hollow = {"markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.3}
-          axes.plot(row["paper"][name], line - 0.27, **style, **hollow, zorder=3)
-    axes.set_xlim(*limits)
-    axes.set_axisbelow(True)
-    axes.spines["bottom"].set_color(pages.FAINT)
-    axes.tick_params(axis="y", labelsize=10)
-    axes.tick_params(axis="x", color=pages.FAINT, labelsize=9, labelcolor=pages.INK)
-  panels[0].set_ylim(len(rows) - 0.5, -0.6)
-  panels[1].set_xlabel("accuracy, %: the upper end", color=pages.INK)
-  keys = {
-    title: {"color": _LOOKS[name][0], "marker": _LOOKS[name][1]} for name, title in titles.items()
+  looks = {  # colours that the colour-blind tell apart
+    "clean": ("clean", "#4477aa", "o"),
+    "pgd": (pgd, "#ee7733", "s"),
+    "pgd_strong": (f"{strong}, union", "#aa3355", "D"),
   }
-  hollow = {"markerfacecolor": "none", "markeredgecolor": pages.INK}
-  keys["the paper's (hollow)"] = {"marker": "o", **hollow}
-  if any(len(row["seeds"]) > 1 for row in rows):
-    keys["a seed"] = {"color": pages.INK, "marker": "|", "markersize": 11}
-  pages.draw(figure, keys, file, fontsize=9)
+  scores = [{name: row[name] for name in SCORES} for row in document["rows"]]
+  # The close scale holds every row that withstands attacks at all.
+  every = [value for row in scores for values in row.values() for value in values]
+  low = min([95.0, *(value // 1 for value in every if value > 85)])
+  panels = [("hollow: the paper's", (-4, 104), scores), ("the upper end", (low, 100), scores)]
+  pages.draw(file, document["rows"], panels, looks)
 
 
 def draw_latent_map(folders, file, dataset, data_dir):
@@ -246,13 +180,9 @@ def draw_latent_map(folders, file, dataset, data_dir):
   from urkle_tf import attacks, export
   from urkle_tf.data import pipeline, sources
 
-  chosen = {}
-  for batch in pipeline.batches(sources.load(dataset, "test", data_dir), 250):
-    for image, label in zip(batch["image"].numpy(), batch["label"].numpy(), strict=True):
-      chosen.setdefault(int(label), image)
-    if len(chosen) >= 10:
-      break
-  images = np.stack([chosen[label] for label in sorted(chosen)[:10]])
+  batch = next(iter(pipeline.batches(sources.load(dataset, "test", data_dir), 1000)))
+  _, first = np.unique(batch["label"], return_index=True)
+  images = batch["image"].numpy()[first[:10]]
   encoders = {title: export.load_encoder(folder) for title, folder in folders.items()}
   metadata = next(iter(encoders.values())).metadata
   attack = attacks.PGD(

@@ -3,12 +3,14 @@
 import json
 import pathlib
 import re
+import statistics
 import sys
 
+from experiments import jobs
 from urkle_tf import errors
 from urkle_tf.output import files, tables
 
-INK, FAINT = "#22223b", "#b8b8c8"
+RESULTS = jobs.ROOT / "docs" / "results"
 
 
 def read(file):
@@ -75,8 +77,7 @@ def named_folders(pairs, usage):
 
 def flags(run):
   """{name: text} of the flags that a run was trained with."""
-  lines = (run / "flags.cfg").read_text(encoding="utf-8").splitlines()
-  return dict(line.removeprefix("--").split("=", 1) for line in lines)
+  return jobs.flags((run / "flags.cfg").read_text(encoding="utf-8").splitlines())
 
 
 def metrics(run):
@@ -137,38 +138,51 @@ def page(text, blocks):
   return text
 
 
-# --- Pictures ---
+def update(file, blocks):
+  """Writes the blocks into a page, as `page` does; a page that is not there yet has them alone."""
+  text = "\n\n".join([f"# {file.stem}", *(f"<!-- {n} -->\n<!-- /{n} -->" for n in blocks)]) + "\n"
+  if file.exists():
+    text = file.read_text(encoding="utf-8")
+  files.write(file, page(text, blocks))
 
 
-def panels(systems, count, size, **layout):
-  """A figure of panels with a line for each system, and accuracy along it: (figure, [axes])."""
+def draw(file, rows, panels, looks):
+  """Draws accuracies: a line for each row, in it a marker for each score and a tick for each seed.
+
+  Args:
+    file: the PNG to write.
+    rows: the table's, dicts: "system", and "paper" where it has {score: percent}, drawn hollow.
+    panels: a list of (title, (lowest, highest) or None, [{score: percent of each seed} by row]).
+    looks: {score: (label, colour, marker)}.
+  """
   import matplotlib  # here: seconds that other calls save
 
   matplotlib.use("Agg")
   import matplotlib.pyplot as plt
 
-  figure, found = plt.subplots(
-    1, count, figsize=size, sharey=True, squeeze=False, layout="constrained", **layout
+  size = (2.4 + 3.6 * len(panels), 1.6 + 0.45 * len(rows))
+  figure, (found,) = plt.subplots(
+    1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained"
   )
-  for axes in found[0]:
-    for line in range(len(systems)):
-      axes.axhline(line, color=FAINT, linewidth=0.6, zorder=0)
-    axes.set_xlabel("accuracy, %", color=INK)
-    axes.grid(axis="x", color=FAINT, alpha=0.35, linewidth=0.6)
+  keys = {}
+  for axes, (title, limits, scores) in zip(found, panels, strict=True):
+    for line, (row, values) in enumerate(zip(rows, scores, strict=True)):
+      axes.axhline(line, color="#b8b8c8", linewidth=0.6, zorder=0)
+      for name, seeds in values.items():
+        label, colour, marker = looks[name]
+        axes.plot(seeds, [line] * len(seeds), "|", color=colour, markersize=11, zorder=2)
+        (keys[label],) = axes.plot(
+          statistics.fmean(seeds), line, marker, color=colour, markeredgecolor="white", zorder=3
+        )
+        if name in row.get("paper", {}):
+          axes.plot(row["paper"][name], line - 0.27, marker, color=colour, fillstyle="none")
+    axes.set(title=title, xlabel="accuracy, %", xlim=limits)
+    axes.grid(axis="x", alpha=0.35, linewidth=0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0, labelcolor=INK)
-  found[0][0].set_yticks(range(len(systems)), systems)
-  found[0][0].set_ylim(len(systems) - 0.5, -0.5)
-  return figure, found[0]
-
-
-def draw(figure, keys, file, **legend):
-  """Writes a figure under a legend, {label: how its marker looks}, as a PNG."""
-  import matplotlib.pyplot as plt
-
-  marks = [plt.Line2D([], [], linestyle="", label=label, **look) for label, look in keys.items()]
-  figure.legend(
-    handles=marks, loc="outside upper center", ncols=len(marks), frameon=False, **legend
-  )
+    axes.tick_params(axis="y", length=0)
+  found[0].set_yticks(range(len(rows)), [row["system"] for row in rows])
+  found[0].set_ylim(len(rows) - 0.5, -0.6)
+  place = {"loc": "outside upper center", "ncols": len(keys), "frameon": False}
+  figure.legend(keys.values(), keys.keys(), **place)
   files.write(file, lambda stream: figure.savefig(stream, dpi=120, format="png"))
   plt.close(figure)

@@ -10,6 +10,7 @@ is not given.  Give the same command again to resume.
 import dataclasses
 import os
 import pathlib
+import re
 import sys
 import time
 
@@ -22,7 +23,7 @@ import tensorflow as tf
 import urkle_tf
 from experiments import effect, jobs, table
 from urkle_tf import attacks, export, settings, spec
-from urkle_tf.data import pipeline, sources
+from urkle_tf.data import sources
 from urkle_tf.evaluation.report import document
 from urkle_tf.evaluation.report.page import page
 from urkle_tf.output import files
@@ -61,15 +62,9 @@ def call(stage):
   function, known = FUNCTIONS[stage.module]
   kinds = {field.name: settings.kind(field) for field in dataclasses.fields(known)}
   config = (jobs.ROOT / stage.config).read_text(encoding="utf-8") if stage.config else ""
-  given = {}
-  for line in [*config.splitlines(), *stage.arguments]:
-    if not line.startswith("--"):
-      continue
-    name, equals, value = line.removeprefix("--").partition("=")
-    if equals:
-      given[name] = READ[kinds[name]](value)
-    else:
-      given[name.removeprefix("no")] = False
+  words = [*config.splitlines(), *stage.arguments]
+  given = {name: READ[kinds[name]](value) for name, value in jobs.flags(words).items()}
+  given |= {word.removeprefix("--no"): False for word in words if re.fullmatch("--no[a-z_]+", word)}
   print(f"\n== {stage.text}", flush=True)
   return function(**{**given, "output_dir": stage.folder})
 
@@ -78,15 +73,13 @@ def picture(folder, reports):
   """Draws eight test digits, and what both classifiers say once they are attacked."""
   report = reports["SimCLR+Urkle"]
   threat = attacks.from_norm(*(report["config"][name] for name in ("norm", "epsilon")))
-  batch = next(iter(pipeline.batches(sources.load("digits", "test"), 40)))
-  images, labels = batch["image"], batch["label"].numpy()
-  found = {}
-  for system, (name, _) in SYSTEMS.items():
-    classifier = export.load_classifier(f"{folder}/{name}-slf/classifier")
-    found[system] = effect.attacked(classifier, images, labels, threat)
+  models = {
+    system: export.load_classifier(f"{folder}/{name}-slf/classifier")
+    for system, (name, _) in SYSTEMS.items()
+  }
   title = "Each classifier on its own adversary: ✓ still right, ✗ now wrong"
   file = pathlib.Path(folder, "effect.png")
-  effect.draw(file, images.numpy(), labels, [str(n) for n in range(10)], found, 8, title)
+  effect.show(file, models, sources.load("digits", "test"), threat, title, 40)
   return document.Picture(file.name, "The same eight digits, attacked", title)
 
 

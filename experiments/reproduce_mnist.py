@@ -18,7 +18,6 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 from experiments import jobs, mnist_page, pages
-from urkle_tf.output import files
 
 LOSS_CAP = 5.0  # M of Proposition 1, nats
 
@@ -130,8 +129,7 @@ def publish(work, page_file, json_file, options=""):
     "pictures": "\n\n".join(shown),
     "commands": commands(document, options),
   }
-  text = page_file.read_text(encoding="utf-8") if page_file.exists() else mnist_page.TEMPLATE
-  files.write(page_file, pages.page(text, blocks))
+  pages.update(page_file, blocks)
 
 
 # --- The command line ---

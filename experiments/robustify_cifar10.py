@@ -29,7 +29,6 @@ import urkle_tf
 from experiments import jobs, pages
 from urkle_tf import attacks
 from urkle_tf.data import pipeline, sources
-from urkle_tf.evaluation.calibration import wilson
 from urkle_tf.output import files, tables
 
 layers = keras.layers
@@ -228,49 +227,11 @@ def figures(run, name, options, work, data, splits, epochs):
   return found
 
 
-PAGE = """# Trained networks made robust, under their old heads
-
-This page shows what [`robustify(drop_in=True)`](../robustify.md) costs and gains on real images.
-
-A ViT of 0.4 M parameters and a ConvNeXt-like network of 0.3 M were trained with labels on
-`train[:45000]` of CIFAR-10 (JPEG) for {epochs} epochs, each with a linear head. They stand for
-weights that somebody else has trained. `robustify` saw the same images without labels, once or as
-many epochs as the setting says: N-FGSM, batch 128, AdamW at 0.001 (0.002 at 8/255). The heads are
-the old ones, unchanged. All figures are of 2,000 test images, in percent; at 30% the 95% interval
-is {low:.0f} to {high:.0f}. One seed.
-{text}
-{table}
-
-A setting begins with the radius of the training. `k=2` is FARE's objective with a weight instead of
-a budget. Drift is that of the test images. Where it is well below rho, the budget does not bind:
-the setting is FARE's objective alone. Each network trades clean accuracy for robust accuracy along
-one line: a larger rho goes further along it, and `k=2` lies on it too. A budget says in advance how
-far.
-
-The goal was a loss of at most 5 points of clean accuracy and a gain of at least 20 under PGD-20:
-
-{goal}
-
-## Command
-
-    python experiments/robustify_cifar10.py --data_dir=DATA_DIR {options}
-"""
-
-
-_TEXT = """
-`ViT-text` is a second ViT of that size, without a head. It was trained contrastively, against a
-vector for each class, as CLIP's image tower is against embeddings of names. After `robustify` the
-old vectors are its zero-shot classifier, by `assess(encoder=MODEL, prototypes=FILE)`: the best
-iterate of PGD counts there, and in the other rows the last.
-"""
-
-
-def page(rows, epochs):
-  """The page, in Markdown.
+def blocks(rows):
+  """What the page shows of the rows: {name: Markdown}.
 
   Args:
     rows: {(network, setting or "as it was"): what `figures` returns}.
-    epochs: of the training with labels.
   """
   columns = ["network", "setting", "clean", "PGD-20 at 4/255", "change of clean"]
   columns += ["change under PGD-20", "drift", "CPU minutes"]
@@ -286,11 +247,7 @@ def page(rows, epochs):
       said = "met" if loss >= -5 and gain >= 20 else "missed"
       goal.append(f"- {name}, {setting}: {said} ({loss:+.1f} and {gain:+.1f}).")
     table.append(cells)
-  low, high = (100 * bound for bound in wilson(600, 2000))
-  text = _TEXT if any(name == TEXT for name, _ in rows) else ""
-  told = {"text": text, "table": tables.markdown(columns, table), "goal": "\n".join(goal)}
-  options = "--page=docs/results/robustify.md"
-  return PAGE.format(epochs=epochs, low=low, high=high, options=options, **told)
+  return {"table": tables.markdown(columns, table), "goal": "\n".join(goal)}
 
 
 def main():
@@ -315,7 +272,7 @@ def main():
     pairs = itertools.product(NETWORKS, ["as it was", *SETTINGS])
     kept = {pair: work / f"{run_of(*pair)}.json" for pair in pairs}
     rows = {pair: pages.read(file) for pair, file in kept.items() if file.exists()}
-    files.write(pathlib.Path(given.page), page(rows, given.epochs))
+    pages.update(pathlib.Path(given.page), blocks(rows))
 
 
 if __name__ == "__main__":

@@ -284,8 +284,6 @@ def _parser():
   add("--epsilon", type=spec.number, help="its radius in pixel units; by default the same")
   add("--attacks", default="pgd", help="on classifiers, as in urkle_tf.evaluate (regressors: PGD)")
   add("--work", default="runs/transfer", help="the folder of all runs")
-  add("--out_md", help="the page; default WORK/transfer.md")
-  add("--out_json", help="the figures; default WORK/transfer.json")
   more = 'more flags for {}: "--name=value ..."'
   add("--extra_finetune", default="", help=more.format("urkle_tf.finetune"))
   add("--extra_evaluate", default="", help=more.format("urkle_tf.evaluate"))
@@ -303,7 +301,7 @@ def _command(given):
   words = ["python", "experiments/transfer.py"]
   for action in _parser()._actions:
     value = getattr(given, action.dest, None)
-    if action.dest in ("work", "out_md", "out_json", "help") or value == action.default:
+    if action.dest in ("work", "help") or value == action.default:
       continue
     value = hidden.get(action.dest, value)
     flag = f"--{action.dest}"
@@ -324,8 +322,6 @@ def transfer(argv=None):
 
   metadata = {name: export.read_metadata(path, "encoder") for name, path in folders.items()}
   work = pathlib.Path(given.work)
-  page_file = pathlib.Path(given.out_md or work / "transfer.md")
-  json_file = pathlib.Path(given.out_json or work / "transfer.json")
   where = (given.data_dir, given.download)
 
   @functools.cache
@@ -335,8 +331,8 @@ def transfer(argv=None):
 
   def publish():
     document = collect(work, folders, tasks, protocols, constant)
-    pages.write(json_file, document)
-    files.write(page_file, page(document, _command(given)))
+    pages.write(work / "transfer.json", document)
+    files.write(work / "transfer.md", page(document, _command(given)))
 
   def place(name, task):
     return f"{jobs.within(work)}/{slug(name)}/{slug(shown(task))}"
@@ -347,7 +343,7 @@ def transfer(argv=None):
     stages(given, place(name, task), path, metadata[name], task, protocol, seed)
     for seed, task, (name, path), protocol in every
   )
-  jobs.run_rows(rows, publish, page_file)
+  jobs.run_rows(rows, publish, work / "transfer.md")
 
 
 if __name__ == "__main__":

@@ -41,21 +41,21 @@ SCHEMES = {
   "acl": "acl(form=ds)",
 }
 REFUSED = {
-  ("simclr", "trades"): "simclr makes none",
+  ("simclr", "trades"): "simclr has none",
   ("simclr", "adversarial_training"): "simclr reads none",
-  ("vae", "trades"): "vae makes none",
+  ("vae", "trades"): "vae has none",
   ("vae", "adversarial_training"): "vae reads none",
   ("ae", "urkle"): "urkle needs a random z",
   ("ae", "adversarial_training"): "ae reads none",
 }
 # Nothing is predicted of one image, and no label is read.
 for name in ("byol", "simsiam", "barlow_twins", "vicreg", "distil", "keep"):
-  REFUSED[name, "trades"] = f"{name} makes none"
+  REFUSED[name, "trades"] = f"{name} has none"
   REFUSED[name, "adversarial_training"] = f"{name} reads none"
 REFUSED["keep", "urkle"] = "go together"
 for name in PRETEXTS:
   if name != "simclr":
-    REFUSED |= {(name, scheme): f"{name} has none" for scheme in ("rocl", "acl")}
+    REFUSED |= {(name, scheme): f"{name} is not one" for scheme in ("rocl", "acl")}
 CELLS = [cell for cell in itertools.product(PRETEXTS, SCHEMES) if cell not in REFUSED]
 # Options that change what a step does, with one pretext.
 FORMS = {

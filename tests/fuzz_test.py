@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from urkle_tf import errors, pretexts, robustness, spec
+from urkle_tf import attacks, errors, pretexts, robustness, spec
 from urkle_tf.data import augment, folders, labellings, sources, splits
 from urkle_tf.evaluation import plans
 
@@ -57,7 +57,7 @@ def test_specs(text):
   ends_well(spec.build, "robustness", text, robustness.Robustness)
   ends_well(augment.from_spec, text)
   ends_well(labellings.split, text)
-  ends_well(plans.read, text, "linf", [0.1], (8, 8, 1))
+  ends_well(plans.read, text, attacks.Linf(0.1))
 
 
 @few(100)

@@ -173,7 +173,7 @@ def test_a_saved_model_goes_on(fitted, digits, tmp_path):
   again = loaded.fit(x, y, batch_size=16, verbose=0).history
   assert again["kl"][0] == pytest.approx(history["kl"][0], rel=0.1)
   other = urkle_tf.UrkleRegularizer(layer.encoder, attacks.APGD(attacks.Linf(EPSILON)))
-  with pytest.raises(errors.UserError, match="only PGD can be saved"):
+  with pytest.raises(errors.UserError, match="use PGD, the only attack"):
     other.get_config()
 
 

@@ -5,6 +5,7 @@ import json
 
 import keras
 import numpy as np
+import tensorflow as tf
 from sklearn import datasets, neighbors
 
 import urkle_tf
@@ -62,10 +63,10 @@ def tiny_encoder(latent_dim=6, **options):
   return networks.GaussianEncoder(backbone, latent_dim, **{"loc": "dense", **options})
 
 
-def tiny_trainer(scheme=None, attack=None, pretext=None, optimizer="sgd", **options):
-  """A compiled trainer of a `tiny_encoder`; what is None is SimCLR, Urkle and PGD of two steps."""
+def tiny_trainer(scheme=None, attack=None, pretext=None, optimizer="sgd", encoder=None, **options):
+  """A compiled trainer; what is None is `tiny_encoder`, SimCLR, Urkle and PGD of two steps."""
   trainer = urkle_tf.Trainer(
-    tiny_encoder(),
+    encoder or tiny_encoder(),
     pretext or pretexts.SimCLR(projector=8, projection=4),
     scheme or robustness.Urkle(beta=0.1),
     attack or attacks.PGD(attacks.Linf(0.1), steps=2),
@@ -73,6 +74,23 @@ def tiny_trainer(scheme=None, attack=None, pretext=None, optimizer="sgd", **opti
   )
   trainer.compile(optimizer)
   return trainer
+
+
+def settled(trainer):
+  """The trainer, with moving averages near those of images; each stream has seen others."""
+  images = np.random.default_rng(1).uniform(size=(64, 8, 8, 1)).astype("float32")
+  for stream, network in trainer.encoder.streams.items():
+    seen = images**2 if stream == "clean" else images
+    for _ in range(10):
+      trainer.pretext._projectors[stream](network(seen, training=True)["loc"], training=True)
+  return trainer
+
+
+def worst_of_corners(objective, images, epsilon, count=20):
+  """The largest value [n] of an objective at random corners of the ball around each image."""
+  signs = np.sign(np.random.default_rng(0).normal(size=(count, *images.shape)))
+  corners = [tf.clip_by_value(images + epsilon * s, 0, 1) for s in signs]
+  return np.max([objective(corner) for corner in corners], axis=0)
 
 
 @contextlib.contextmanager
@@ -89,6 +107,11 @@ def small_classifier(encoder, seed=0):
   """An untrained linear head on an encoder of six dimensions; z is sampled."""
   keras.utils.set_random_seed(seed)
   return Classifier(encoder.network, networks.mlp(6, [10], "head"), True, samples=5)
+
+
+def sequential(shape, *layers):
+  """A Keras model of layers in a row, for inputs [n, *shape]."""
+  return keras.Sequential([keras.Input(shape), *layers])
 
 
 def linear_network(shape, scale, matrix=None):
@@ -135,6 +158,21 @@ def learn_digits(pretext, steps=50):
   views = pipeline.views(sources.load("digits", "train"), recipe, 128, 0, views=pretext.views)
   history = trainer.fit(views, steps_per_epoch=steps, verbose=0).history
   return before, accuracy(), history["effective_rank"][-1]
+
+
+def array_source(images, labels, classes=2):
+  """A labelled test split named "grey", of images uint8 [n, h, w, c]; its classes are a, b, ..."""
+  names = list("abcdefghij"[:classes])
+  return sources.ArraySource(images, name="grey", split="test", class_names=names, labels=labels)
+
+
+def saved_model(function, folder, shape=(8, 8, 1)):
+  """Writes a function of images [n, *shape] as a SavedModel; returns the folder as text."""
+  module = tf.Module()
+  spec = tf.TensorSpec([None, *shape], tf.float32, name="images")
+  module.serve = tf.function(function, input_signature=[spec])
+  tf.saved_model.save(module, str(folder), signatures=module.serve)
+  return str(folder)
 
 
 def photographs(folder, count=16, size=32):

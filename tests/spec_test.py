@@ -185,6 +185,9 @@ pretexts: vae(likelihood=poisson) | poisson
 pretexts: simclr(temperature=0.0) | temperature
 pretexts: simclr(denominator=al) | 'al' & all
 pretexts: simclr(consistency=-1) | consistency must be at least 0
+pretexts: simclr(projector=-1) | simclr: projector must be a whole number of at least 0
+pretexts: simclr(projection=0) | simclr: projection must be a whole number of at least 1
+pretexts: supervised(width=1.5) | supervised: width must be a whole number of at least 1
 pretexts: supervised(task=ranking) | ranking
 pretexts: supervised(outputs=1) | at least 2 classes
 robustness: urkel | unknown robustness 'urkel'; did you mean 'urkle'?
@@ -193,11 +196,12 @@ robustness: urkle(bta=1) | unknown option of urkle 'bta'; did you mean 'beta'?
 robustness: urkle(self=1) | unknown option of urkle 'self'
 robustness: urkle(beta=-0.1) | beta
 robustness: urkle(attacked=0) | attacked
+robustness: urkle(attacked=1.5) | attacked must be a whole number of at least 1
 robustness: trades(beta=-0.1) | beta must be at least 0
 robustness: rocl(weight=-1) | weight
 robustness: acl(form=a2b) | 'a2b'
 robustness: acl(anneal=0) | anneal
-robustness: acl(anneal=20, adversarial_weight=1.5) | from 0 to 1
+robustness: acl(anneal=20, adversarial_weight=1.5) | must be in [0, 1], got 1.5
 robustness: acl(adversarial_weight=0.5) | give anneal
 robustness: acl(form=a2a, anneal=20, adversarial_weight=0.5) | form=ds
 robustness: acl(ema=1.0) | ema

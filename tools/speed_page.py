@@ -1,6 +1,6 @@
 """docs/results/speed.md, from what `benchmark.py --suite` measured."""
 
-from experiments.pages import table
+from experiments import pages
 
 _SIZES = {
   "batch_size": "images a step",
@@ -67,7 +67,7 @@ def _step(rows):
     )
   waiting = max(row["waiting_share"] for row in rows)
   lines.append(f"- waiting at most {waiting:.1%} (goal 3%: {_met(waiting <= 0.03)})")
-  return "\n".join([table(_STEP, rows), "", *lines, "", table(_START, rows)])
+  return "\n".join([pages.table(_STEP, rows), "", *lines, "", pages.table(_START, rows)])
 
 
 def _input(given):
@@ -89,13 +89,13 @@ def _growth(found):
     if name == "attack_steps":
       flat = _met(times["step_memory_mib"] <= 1.1)
       said += f" (goal: flat, within 10%: {flat}), and {times['passes']:.2f} times the passes"
-    parts += [table({_SIZES[name]: "{value}", **_GROWTH}, rows), f"{said}."]
+    parts += [pages.table({_SIZES[name]: "{value}", **_GROWTH}, rows), f"{said}."]
   return "\n\n".join(parts)
 
 
 def _trained(rows):
   first = rows[0]["core_minutes"]
-  shown = table(_TRAINED, [{**row, "share": row["core_minutes"] / first} for row in rows])
+  shown = pages.table(_TRAINED, [{**row, "share": row["core_minutes"] / first} for row in rows])
   right, tested = rows[0]["accuracy"], rows[0]["examples"]
   error = (right * (1 - right) / tested) ** 0.5
   said = f"One seed each, {tested:,} test images: the first pgd-20 has a standard error of"
@@ -129,73 +129,38 @@ def _target(given):
   return "\n".join(lines)
 
 
-# {part: (heading, what comes before the figures, the figures)}
-_SECTIONS = {
-  "step": (
-    "The step",
-    "SimCLR+Urkle, two views, both attacked by PGD-5, ResNet-18; images of the data set a second. "
-    "The ceiling is the forward pass of the same network in the same run, divided by the number of "
-    "passes that the step needs. Waiting is what a step takes longer when its batches come from "
-    "the pipeline. Below: to the first line of the program (the interpreter, TensorFlow, this "
-    "package), building the model, and compiling (tracing and, on accelerators, XLA).",
-    _step,
-  ),
-  "pipeline": ("The input pipeline", "", _input),
-  "growth": (
-    "Growth",
-    "The step of SimCLR+Urkle, of a smaller network, over one size at a time; memory is what the "
-    "step adds to the process's peak. That of a long run: [reliability](../reliability.md).",
-    _growth,
-  ),
-  "options": (
-    "Fast options",
-    "Robust accuracy against minutes: VAE+Urkle on MNIST, a head on clean images, linf 0.1; the "
-    "lower of the served classifier and z = mu. `kl` is what the training's own attack finds at "
-    "its end: it compares encoders only where attacks are alike.",
-    _trained,
-  ),
-  "views": (
-    "One attacked view or two",
-    "SimCLR+Urkle on 20,000 images of MNIST, with both views attacked or one.",
-    _trained,
-  ),
-  "target": (
-    "Time to a target",
-    "Numbers of epochs, each a training with its own schedule, until the first that reached "
-    "the target.",
-    _target,
-  ),
+_FIGURES = {
+  "step": _step,
+  "pipeline": _input,
+  "growth": _growth,
+  "options": _trained,
+  "views": _trained,
+  "target": _target,
 }
 
 
 def page(found):
-  """The page.
+  """The page: docs/results/speed.md with other figures.
 
   Args:
     found: what the suite's JSON holds; a part that it lacks is said to be missing, and "notes", a
       list of paragraphs, come last.
   """
   small = "" if found["scale"] == "full" else f" at --scale={found['scale']}, which shows nothing,"
-  machine = ""
+  measured = [f"Measured{small} by `{found['command']}` on {found['date']}."]
   if "step" in found:
     given = found["step"][0]["machine"]
     names = [f"{given['cores']} cores", *given.get("gpus", ())]
     names += [f"TensorFlow {given['tensorflow']}", f"Keras {given['keras']}"]
-    machine = f"{', '.join(names)}. "
-  parts = [
-    f"# Speed\n\nMeasured{small} by `{found['command']}` on {found['date']}. {machine}Every figure "
-    "is from that command, and it wrote this page from its JSON. A load above the number of cores "
-    "says that other programs ran beside it. Then seconds are too many and rates too low, but "
-    "shares and ratios compare what took turns. Core minutes (processor time, over all cores) "
-    "count this program alone."
-  ]
-  for name, (heading, text, figures) in _SECTIONS.items():
-    missing = f"Not measured yet: `--parts={name}`."
-    shown = figures(found[name]) if name in found else missing
-    parts += [f"## {heading}", *filter(None, [text]), shown]
+    measured.append(f"{', '.join(names)}.")
   loads = [
     {"part": name, "minutes": minutes, "loads": found["loads"][name]}
     for name, minutes in found["minutes"].items()
   ]
-  parts += ["## What this took", table(_LOADS, loads), *found.get("notes", [])]
-  return "\n\n".join(parts) + "\n"
+  blocks = {
+    name: figures(found[name]) if name in found else f"Not measured yet: `--parts={name}`."
+    for name, figures in _FIGURES.items()
+  }
+  blocks["measured"] = " ".join(measured)
+  blocks["took"] = "\n\n".join([pages.table(_LOADS, loads), *found.get("notes", [])])
+  return pages.page((pages.RESULTS / "speed.md").read_text(encoding="utf-8"), blocks)

@@ -16,6 +16,11 @@ class UserError(ValueError):
   """
 
 
+def reason(error):
+  """The message of another error in one line, at most 300 characters."""
+  return " ".join(str(error).split())[:300]
+
+
 def unknown(kind, name, known):
   """Returns the `UserError` for a name that does not exist.
 
@@ -60,6 +65,21 @@ def whole(least, who, **options):
   """Raises `UserError` for the first option that is not a whole number of at least `least`."""
   right = lambda value: isinstance(value, numbers.Integral) and value >= least  # noqa: E731
   _refuse(right, f"a whole number of at least {least}", who, options)
+
+
+def within(interval, who, **options):
+  """Raises `UserError` for the first option that is not a number in an interval.
+
+  Args:
+    interval: such as "[0, 1)", which excludes 1, or "[1, inf)".
+    who: as in `at_least`.
+    **options: by name.
+  """
+  low, high = map(float, interval[1:-1].split(","))
+  ends = [low] * interval.startswith("[") + [high] * interval.endswith("]")
+  inside = lambda value: low < value < high or value in ends  # noqa: E731
+  right = lambda value: isinstance(value, numbers.Real) and inside(value)  # noqa: E731
+  _refuse(right, f"in {interval}", who, options)
 
 
 def check_seed(seed):

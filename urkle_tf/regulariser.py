@@ -16,20 +16,20 @@ _SCALE = 0.5  # of features: the cap of a `GaussianEncoder`'s sigma
 def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCALE):
   """Max over x' in A(x) of KL[p(z|x) || p(z|x')] for each image (Urkle paper, eq. 4 and 10).
 
-  Differentiable in the encoder's weights, through both distributions; add its mean, times
+  It is differentiable in the encoder's weights, through both distributions.  Add its mean, times
   beta, to any loss.
 
   Args:
-    encoder: a Keras model or layer, or a function that takes `training`; images -> a
+    encoder: a Keras model or layer, or a function that takes `training`: images -> a
       `tfp.distributions.Normal` [n, d_z]; or {"loc", "scale"}; or features [n, ..., d], which
       are averaged over the axes in between.
     images: float32 [n, h, w, c] in [0, 1].
     attack: for example `attacks.PGD(attacks.Linf(epsilon=8 / 255), steps=7)`.
     seed: int32 [2] of the attack's random start; None draws one.
-    training: the mode of the two passes that are differentiated; the attack itself always
-      runs in inference mode.
-    scale: of features, their sigma, in units of their spread over the batch: of the root of the
-      mean over the dimensions of their variance.  The KL is then
+    training: the mode of the pass that is differentiated; the attack itself always runs in
+      inference mode.
+    scale: for features, their sigma in units of their spread over the batch, the root of their
+      variance averaged over the dimensions.  The KL is then
 
           sum_d (f_d(x) - f_d(x'))^2 / (2 scale^2 spread^2),
 
@@ -39,7 +39,7 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
     float32 [n], in nats, at least 0.
 
   Raises:
-    UserError: for images that are no floats, or an epsilon that looks like 0-255 units.
+    UserError: for images that are not floats, or an epsilon that looks like 0-255 units.
 
   ```python
   attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7)
@@ -51,7 +51,7 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
 
 
 def _measure(encoder, images, attack, seed, training, scale):
-  """(what the encoder makes of the images, KL [n]), in one pass of images and adversaries."""
+  """(the encoder's outputs for the images, KL [n]), in one pass of images and adversaries."""
   model = _network(encoder)
   if isinstance(model, keras.Model):
     frozen = fold(model)
@@ -69,7 +69,7 @@ def _measure(encoder, images, attack, seed, training, scale):
 
 
 def _network(encoder):
-  """What is differentiated: for our own encoders, the network beneath the Normal."""
+  """The model to differentiate: for our own encoders, the network beneath the Normal."""
   return encoder.network if isinstance(encoder, Encoder) else encoder
 
 
@@ -82,7 +82,7 @@ def _sigma(outputs, scale):
 
 
 def _normal(outputs, sigma):
-  """p(z|x) of what an encoder returns."""
+  """The p(z|x) of an encoder's outputs."""
   if isinstance(outputs, tfp.distributions.Distribution):
     return outputs
   if isinstance(outputs, dict):
@@ -97,7 +97,7 @@ def _features(outputs):
 
 
 def _each(function, outputs):
-  """An encoder's outputs, of whichever kind, through a function of tensors."""
+  """Applies a function of tensors to an encoder's outputs of any kind."""
   if isinstance(outputs, tfp.distributions.Distribution):
     return type(outputs)(function(outputs.loc), function(outputs.scale))
   return tf.nest.map_structure(function, outputs)
@@ -114,20 +114,20 @@ class UrkleRegularizer(keras_private.OwnLosses):
       beta * mean_x max_{x' in A(x)} KL[p(z|x) || p(z|x')]
 
   to `losses` (Urkle paper, eq. 10).  `keras.Model.fit` minimises them with its own loss; your own
-  loop adds `sum(layer.losses)`.  At any other time the layer is only the encoder.  `fit` reports
+  loop adds `sum(layer.losses)`.  Outside training, the layer is only the encoder.  `fit` reports
   the KL as `kl`, which is NaN if it is not measured, as in validation.
 
   Args:
-    encoder: a Keras model or layer of images float [n, h, w, c] in [0, 1], built; `kl_robustness`
-      says what it may return.  For a Normal, or {"loc", "scale"}, the layer returns a sample while
-      it trains, and loc otherwise; features are returned unchanged.
+    encoder: a Keras model or layer of images float [n, h, w, c] in [0, 1], built.  It may return
+      whatever `kl_robustness` accepts.  For a Normal, or {"loc", "scale"}, the layer returns a
+      sample in training, and loc otherwise; features are returned unchanged.
     attack: for example `attacks.PGD(attacks.Linf(epsilon=8 / 255), steps=7)`.
     beta: the weight of the KL, at least 0.
-    scale: of features, see `kl_robustness`; above 0.
+    scale: for features, see `kl_robustness`; above 0.
     seed: of the attack's starts and of the noise; None draws one.
 
   Attributes:
-    encoder: the encoder, which can be exported, or used again, without the layer.
+    encoder: the encoder, which can be exported or used again without the layer.
     losses: what its last use added, beta times the mean KL; one for each use in a model.
 
   Raises:
@@ -141,12 +141,10 @@ class UrkleRegularizer(keras_private.OwnLosses):
   """
 
   def __init__(self, encoder, attack, beta=0.1, scale=_SCALE, seed=None, **kwargs):
-    # Not the policy's: an attack takes steps that low precision does not resolve.
+    # Not the policy's dtype: low precision does not resolve an attack's steps.
     super().__init__(**{"dtype": "float32", **kwargs})
-    if not beta >= 0:
-      raise errors.UserError(f"beta must be at least 0, got {beta}")
-    if not scale > 0:
-      raise errors.UserError(f"scale must be above 0, got {scale}")
+    errors.at_least(0, "UrkleRegularizer", beta=beta)
+    errors.above(0, "UrkleRegularizer", scale=scale)
     self.encoder, self.attack, self.beta, self.scale = encoder, attack, float(beta), float(scale)
     self.seed = seed
     self._added: dict[int, list] = {}
@@ -171,8 +169,8 @@ class UrkleRegularizer(keras_private.OwnLosses):
     self._kl.update_state(robustness)
     return _sample(outputs, distribution.fold(seed, 1))
 
-  # Instead of `add_loss`, which knows one list alone: the replicas of a process share a layer,
-  # and take turns wherever they wait for each other, so that one would find the others' losses.
+  # `add_loss` keeps only one list.  The replicas of a process share a layer, and take turns
+  # wherever they wait for each other, so one replica would find the losses of others.
 
   def own_losses(self):
     return list(self._added.get(_replica(), []))
@@ -183,7 +181,7 @@ class UrkleRegularizer(keras_private.OwnLosses):
   def get_config(self):
     config = {"beta": self.beta, "scale": self.scale, "seed": self.seed}
     if not isinstance(self.attack, attacks.PGD):
-      raise errors.UserError(f"cannot save {self.attack!r}: of attacks only PGD can be saved")
+      raise errors.UserError(f"cannot save {self.attack!r}: use PGD, the only attack that can be")
     return {
       **super().get_config(),
       **config,
@@ -200,14 +198,14 @@ class UrkleRegularizer(keras_private.OwnLosses):
 
 
 def _replica():
-  """This replica's number, as an int: 0 where it is not known, or there is one only."""
+  """This replica's number as an int; 0 if it is unknown, or there is only one."""
   context = tf.distribute.get_replica_context()
   found = None if context is None else tf.get_static_value(context.replica_id_in_sync_group)
   return 0 if found is None else int(found)
 
 
 class _Measured(keras.metrics.Mean):
-  """A mean that is NaN where nothing was measured: 0 would look like a robust encoder."""
+  """A mean that is NaN if nothing was measured, since 0 would look like a robust encoder."""
 
   def result(self):
     return tf.where(self.count > 0, super().result(), float("nan"))

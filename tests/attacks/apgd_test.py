@@ -1,12 +1,12 @@
-"""APGD against its published schedule, a plain NumPy loop and known maxima."""
+"""APGD against its published schedule and a plain NumPy loop; known maxima are in pgd_test."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from norms import assert_inside, linear_maximum, total
+from norms import total
 
 from urkle_tf import distribution
-from urkle_tf.attacks import APGD, PGD, Linf, apgd, from_norm
+from urkle_tf.attacks import APGD, PGD, apgd, from_norm
 
 SEED = [1, 2]
 
@@ -84,57 +84,15 @@ def test_equals_algorithm_1_written_plainly(rng, norm):
   np.testing.assert_allclose(info["objective"], wanted, atol=2e-3)
 
 
-@pytest.mark.parametrize(
-  "norm, epsilon", [("linf", 0.1), ("l2", 0.3), ("l2", 3.0), ("l1", 0.4), ("l1", 9.0)]
-)
-def test_reaches_the_maximum_of_a_linear_objective(rng, norm, epsilon):
-  x = rng.uniform(size=(4, 5, 4, 3)).astype(np.float32)
-  x[0, :2], x[1, :2] = 0, 1
-  g = rng.normal(size=x.shape).astype(np.float32)
-  attack = APGD(from_norm(norm, epsilon))
-  run = tf.function(lambda z: attack.run(lambda z: total(g * z), z, SEED), autograph=False)
-  y, info = run(tf.constant(x))
-  y = y.numpy()
-  rows = zip(np.float64(x).reshape(4, -1), np.float64(g).reshape(4, -1))
-  known = [b @ linear_maximum(a, b, norm, epsilon) for a, b in rows]
-  found = (g * (np.float64(y) - x)).sum((1, 2, 3))
-  np.testing.assert_allclose(found, known, rtol=5e-3 if norm == "l1" else 1e-3)
-  np.testing.assert_allclose(info["objective"], (g * y).sum((1, 2, 3)), rtol=1e-3, atol=1e-3)
-  assert_inside(y, x, norm, epsilon)
-
-
 @pytest.mark.full
-@pytest.mark.parametrize("norm, epsilon", [("linf", 0.2), ("l2", 0.6), ("l1", 1.5)])
-def test_climbs_as_high_as_pgd_among_many_maxima_and_higher_with_restarts(rng, norm, epsilon):
+def test_l1_climbs_as_high_as_pgd_among_many_maxima(rng):
   x = rng.uniform(size=(32, 3, 3, 1)).astype(np.float32)
   weights = rng.normal(size=(9, 6)).astype(np.float32)
   rough = lambda z: tf.reduce_sum(tf.sin(4 * tf.reshape(z, [-1, 9]) @ weights), 1)  # noqa: E731
-  threat = from_norm(norm, epsilon)
-
-  def reached(attack):
-    return tf.function(lambda: attack.run(rough, x, SEED)[1]["objective"])().numpy()
-
-  ours, pgd = reached(APGD(threat, 40)), reached(PGD(threat, 40, keep="best"))
+  threat = from_norm("l1", 1.5)
+  ours, pgd = (
+    tf.function(lambda attack=attack: attack.run(rough, x, SEED)[1]["objective"])().numpy()
+    for attack in (APGD(threat, 40), PGD(threat, 40, keep="best"))
+  )
   assert ours.mean() > 0.95 * pgd.mean()
   assert (ours > rough(x).numpy()).all()
-  more = reached(APGD(threat, 40, restarts=3))
-  assert (more >= ours - 1e-5).all()
-  assert more.mean() > ours.mean()
-
-
-def test_the_best_is_kept_and_the_last_is_told(rng):
-  x = rng.uniform(size=(6, 2, 2, 1)).astype(np.float32)
-  seen = []
-
-  def objective(z):
-    seen.append((wave(z).numpy(), z.numpy()))
-    return wave(z)
-
-  y, info = APGD(Linf(0.2), steps=7).run(objective, x, SEED)
-  assert len(seen) == 8  # seven gradients and the last iterate
-  values = np.stack([values for values, _ in seen])
-  np.testing.assert_allclose(info["objective"], values.max(0), rtol=1e-6)
-  np.testing.assert_array_equal(y, [seen[k][1][i] for i, k in enumerate(values.argmax(0))])
-  np.testing.assert_array_equal(info["last"], seen[-1][1])
-  assert (values[-1] < values.max(0) - 0.01).any()
-  assert float(info["zero_gradients"]) == 0

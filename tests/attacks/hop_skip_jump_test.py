@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from norms import norms, total
-from small_models import digits
+from small_models import digits, sequential
 
 from urkle_tf.attacks import HopSkipJump, from_norm, hop_skip_jump, losses
 
@@ -89,10 +89,8 @@ def test_no_farther_than_foolbox(norm):
   foolbox = pytest.importorskip("foolbox")
   keras.utils.set_random_seed(0)
   images, labels = digits()
-  network = keras.Sequential(
-    [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(32, "relu")]
-    + [keras.layers.Dense(10)]
-  )
+  hidden = keras.layers.Dense(32, "relu")
+  network = sequential((8, 8, 1), keras.layers.Flatten(), hidden, keras.layers.Dense(10))
   loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
   network.compile(keras.optimizers.Adam(1e-2), loss)
   network.fit(images[:1400], labels[:1400], batch_size=64, epochs=8, verbose=0)

@@ -1,5 +1,6 @@
-"""What every attack shares: one signature, who may use it, and mistakes in one line."""
+"""What attacks share: their signature, uses and mistakes, and what a step hands to the next."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,10 +9,10 @@ from norms import norms, total
 from small_models import tiny_trainer
 
 import urkle_tf
-from urkle_tf import attacks, errors, spec
+from urkle_tf import attacks, distribution, errors, robustness, spec
 from urkle_tf.attacks import base
 from urkle_tf.evaluation import plans
-from urkle_tf.training import attack_schedules
+from urkle_tf.networks.kl import kl_objective
 
 NAMES = spec.names("attacks")
 IN_TRAINING = {"pgd", "fgsm", "rs_fgsm", "n_fgsm", "apgd"}
@@ -31,7 +32,7 @@ def test_each_is_built_or_refused_in_one_line(name, use):
   def build():
     if use == "training":
       return attacks.from_spec(name, attacks.Linf(0.1), steps=6, step_size=0.03)
-    return plans.read(name, "linf", [0.1, 0.2], (8, 8, 1), 6, 0.03, restarts=2, classes=10)
+    return plans.read(name, attacks.Linf(0.1), 6, 0.03, restarts=2, classes=10)
 
   if name in (IN_TRAINING if use == "training" else set(NAMES) - {"n_fgsm"}):
     found = build()
@@ -65,6 +66,8 @@ def test_a_radius_given_to_a_run_is_that_of_an_attack_built_with_it(
   reach = 3 * other if name == "n_fgsm" else other
   assert (norms(np.asarray(found) - images, norm) <= reach + 1e-5).all()
   assert (norms(wide(objective, images, [1, 2]) - expected, norm) > 1e-3).any()
+  if name == "pgd":
+    np.testing.assert_array_equal(run(tf.constant(0.0))[0], images)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_a_radius_given_to_a_run_is_that_of_an_attack_built_with_it(
 )
 def test_what_an_attack_does_not_take_is_refused(name, given):
   attack, images = made(name, attacks.Linf(0.1)), tf.fill([1, 4, 4, 1], 0.5)
-  with pytest.raises(errors.UserError, match=f"{name} takes no other {given}"):
+  with pytest.raises(errors.UserError, match=f"{name} does not accept {given}"):
     attack.run(total, images, [1, 2], **{given: tf.constant(3)})
 
 
@@ -101,20 +104,6 @@ def test_what_no_training_can_use_is_refused_at_the_start(tmp_path):
     with pytest.raises(errors.UserError, match=words):
       urkle_tf.pretrain(output_dir=str(tmp_path / "run"), **options)
     assert not (tmp_path / "run").exists()
-  rising = attack_schedules.Rising()
-  for name in IN_TRAINING - {"pgd"}:
-    with pytest.raises(errors.UserError, match=f"that of {name} is fixed"):
-      rising.check(made(name, attacks.Linf(0.1)), None)
-
-
-@pytest.mark.full
-def test_apgd_trains_with_a_warm_up(rng):
-  attack = attacks.from_spec("apgd", attacks.Linf(0.1), steps=3)
-  model = tiny_trainer(attack=attack, epsilon_warmup=2)
-  views = tf.constant(rng.uniform(size=(8, 2, 8, 8, 1)), tf.float32)
-  data = tf.data.Dataset.from_tensors({"views": views}).repeat(3)
-  history = model.fit(data, epochs=3, steps_per_epoch=1, verbose=0).history
-  assert history["attack_distance"] == pytest.approx([0.5, 1, 1], abs=0.02)
 
 
 def ascent(rng, name, norm):
@@ -162,19 +151,20 @@ GREY = np.full([8, 6, 6, 2], 0.5, np.float32)
 @pytest.mark.parametrize(
   "kind, options, words",
   [
-    (attacks.PGD, {"steps": 0}, "steps must be an integer >= 1, but is 0"),
-    (attacks.PGD, {"steps": 2.5}, "steps must be an integer"),
+    (attacks.PGD, {"steps": 0}, "pgd: steps must be a whole number of at least 1, got 0"),
+    (attacks.PGD, {"steps": 2.5}, "steps must be a whole number"),
     (attacks.PGD, {"restarts": 0}, "restarts must be"),
     (attacks.PGD, {"start": 0}, "start must be in (0, 1]"),
     (attacks.FGSM, {"start": -1}, "start must be in (0, 1]"),
-    (attacks.PGD, {"step_size": -0.1}, "step size"),
+    (attacks.PGD, {"step_size": -0.1}, "pgd: step_size must be in [0, inf), got -0.1"),
+    (attacks.PGD, {"step_size": float("inf")}, "step_size must be in [0, inf), got inf"),
     (attacks.PGD, {"keep": "beast"}, "did you mean 'best'"),
-    (attacks.APGD, {"steps": 0}, "steps must be an integer >= 1"),
+    (attacks.APGD, {"steps": 0}, "steps must be a whole number of at least 1"),
     (attacks.APGD, {"rho": 1.5}, "rho must be in"),
     (attacks.APGD, {"momentum": "much"}, "momentum must be in"),
     (attacks.FAB, {"steps": 0}, "steps must be"),
     (attacks.FAB, {"bias": 2}, "bias must be in"),
-    (attacks.FAB, {"overshoot": 0.5}, "overshoot must be a number >= 1"),
+    (attacks.FAB, {"overshoot": 0.5}, "fab_t: overshoot must be in [1, inf), got 0.5"),
     (attacks.Square, {"queries": 0}, "queries must be"),
     (attacks.Square, {"share": 2}, "share must be in"),
   ],
@@ -197,3 +187,61 @@ def test_what_cannot_be_attacked_ends_in_one_line(threat, objective, images, wor
   for kind in (attacks.PGD, attacks.APGD):
     with refused(words):
       kind(threat)(objective, images)
+
+
+# Attacks that begin with what the step before found.
+
+LINF, L2 = attacks.Linf(0.1), attacks.L2(0.5)
+
+
+@pytest.mark.parametrize("threat", [LINF, L2], ids=["linf", "l2"])
+def test_the_start_is_moved_by_epsilon_and_projected(threat, rng):
+  images = tf.constant(rng.uniform(size=(5, 4, 4, 1)), tf.float32)
+  direction = rng.normal(size=(4, 4, 1)).astype(np.float32)
+  attack = attacks.PGD(threat, steps=1, step_size=0.0)  # which stays where it starts
+  objective = lambda x: tf.reduce_sum(x, [1, 2, 3])  # noqa: E731
+  found, _ = attack.run(objective, images, [1, 2], carried=tf.constant(direction))
+  start = threat.random_start(images, distribution.fold([1, 2], 0)).numpy()
+  unit = np.sign(direction) if threat is LINF else direction / np.linalg.norm(direction)
+  expected = threat.project(start + threat.epsilon * unit, images)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  nothing, _ = attack.run(objective, images, [1, 2], carried=tf.zeros([4, 4, 1]))
+  np.testing.assert_allclose(nothing, start, atol=1e-6)
+
+
+def _trainer(attack):
+  return tiny_trainer(robustness.Urkle(), attack, optimizer=keras.optimizers.SGD(0.05))
+
+
+def _views(steps=3, n=8):
+  views = np.random.default_rng(0).uniform(size=(steps * n, 2, 8, 8, 1)).astype("float32")
+  return tf.data.Dataset.from_tensor_slices({"views": views}).batch(n, drop_remainder=True)
+
+
+def test_a_step_keeps_the_mean_perturbation_for_the_next():
+  attack = attacks.RSFGSM(LINF, carry=True)
+  trainer = _trainer(attack)
+  batches = list(_views())
+  for number, batch in enumerate(batches):
+    views, before = batch["views"], trainer._carried.numpy()
+    flat = tf.reshape(views, [-1, 8, 8, 1])
+    objective = kl_objective(trainer.encoder, flat)
+    seed = distribution.fold(distribution.fold([0, 0], number), 1)
+    by_hand, _ = attack.run(objective, flat, seed, carried=tf.constant(before))
+    trainer.step(batch)
+    expected = tf.reduce_mean(by_hand - flat, 0)
+    np.testing.assert_allclose(trainer._carried.numpy(), expected, atol=1e-5)
+    assert np.abs(before).max() > 0 or number == 0
+  assert any(variable is trainer._carried for variable in trainer.variables)  # checkpoints
+
+
+@pytest.mark.full
+def test_one_replica_and_two_carry_the_same(mirrored):
+  found = []
+  for scope in (tf.distribute.get_strategy(), mirrored):
+    with scope.scope():
+      trainer = _trainer(attacks.PGD(LINF, steps=2, carry=True))
+    history = trainer.fit(_views(), verbose=0).history
+    found.append((history["kl"], trainer._carried.numpy()))
+  np.testing.assert_allclose(found[0][0], found[1][0], rtol=2e-4)
+  np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-4)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import sequential
 
 from urkle_tf.attacks import RSFGSM, Linf, autoattack, from_norm, losses
 from urkle_tf.data import sources
@@ -38,16 +39,11 @@ def _trained(dataset):
   """A small network's logits, after 200 steps on images attacked by one gradient step."""
   keras.utils.set_random_seed(1)
   images, labels = _read(dataset, "train[:20000]")
-  network = keras.Sequential(
-    [
-      keras.Input(images.shape[1:]),
-      keras.layers.Conv2D(16, 3, 2, padding="same", activation="relu"),
-      keras.layers.Conv2D(32, 3, 2, padding="same", activation="relu"),
-      keras.layers.Flatten(),
-      keras.layers.Dense(64, activation="relu"),
-      keras.layers.Dense(10),
-    ]
-  )
+  convolutions = [
+    keras.layers.Conv2D(width, 3, 2, padding="same", activation="relu") for width in (16, 32)
+  ]
+  dense = [keras.layers.Dense(64, activation="relu"), keras.layers.Dense(10)]
+  network = sequential(images.shape[1:], *convolutions, keras.layers.Flatten(), *dense)
   optimizer = keras.optimizers.Adam(2e-3)
   attack = RSFGSM(Linf(0.1 if dataset == "mnist" else 2 / 255))
 

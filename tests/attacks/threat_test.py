@@ -36,15 +36,6 @@ def test_start_and_steps_stay_inside(norm, images, gradient, epsilon, size, seed
     assert_inside(adversaries, images, norm, epsilon)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@hypothesis.settings(max_examples=40, deadline=None)
-@hypothesis.given(pixels, epsilons, st.sampled_from([1.0, 0.1, 1e-3]), seeds)
-def test_start_is_never_the_image_and_within_its_radius(norm, images, epsilon, radius, seed):
-  start = from_norm(norm, epsilon).random_start(tf.constant(images), seed, radius)
-  assert_inside(start, images, norm, radius * epsilon)
-  assert (norms(np.asarray(start) - images, norm) > 0).all()
-
-
 @pytest.mark.parametrize("value", [0.0, 1.0])
 @pytest.mark.parametrize("norm", NORMS)
 def test_start_moves_pixels_at_a_bound(norm, value):
@@ -229,19 +220,19 @@ def test_with_epsilon_keeps_the_options():
 @pytest.mark.parametrize(
   "build, words",
   [
-    (lambda: Linf(-0.1), "finite number >= 0, but is -0.1"),
+    (lambda: Linf(-0.1), "finite number of at least 0, got -0.1"),
     (lambda: L2(float("nan")), "finite number"),
     (lambda: L1("a lot"), "number such as 8/255"),
     (lambda: Linf(8), "write 8/255"),
     (lambda: Linf(0.1).with_epsilon(8.0), "write 8/255"),
     (lambda: L2(128.0).check(tf.zeros([2, 32, 32, 3])), "write 128/255"),
     (lambda: L1(2000.0).check(tf.zeros([2, 32, 32, 3])), "write 2000/255"),
-    (lambda: Linf(0.1, lower=1, upper=0), "in order"),
+    (lambda: Linf(0.1, lower=1, upper=0), "lower must be below upper, got lower=1 and upper=0"),
     (lambda: L1(1.0, sparsity=1.0), "sparsity"),
     (lambda: from_norm("linff", 0.1), "did you mean 'linf'"),
   ],
 )
-def test_mistakes_are_told_in_one_line(build, words):
+def test_mistakes_end_in_one_line(build, words):
   with refused(words):
     build()
 

@@ -1,30 +1,21 @@
 """Accuracy on corrupted images against cases with a known answer, and plain loops."""
 
-import json
-
-import keras
 import numpy as np
 import pytest
 from cases import refused
-from small_models import small_encoder
+from small_models import array_source
 
-import urkle_tf
-from urkle_tf import errors, export, networks
-from urkle_tf.data import sources
+from urkle_tf import errors
 from urkle_tf.evaluation import calibration, corrupted, corruptions
 from urkle_tf.evaluation.measurements.corruptions import Corruptions
-from urkle_tf.evaluation.report import document, pictures
-from urkle_tf.networks.classifier import Classifier
+from urkle_tf.evaluation.report import document
 
 
 def flat_source(levels):
   """Images of one grey each; the class says whether it is above a half."""
   levels = np.asarray(levels)
   images = np.broadcast_to(levels[:, None, None, None], (len(levels), 32, 32, 1)).astype(np.uint8)
-  labels = (levels > 127).astype(np.int64)
-  return sources.ArraySource(
-    images, name="flat", split="test", class_names=["dark", "light"], labels=labels
-  )
+  return array_source(images, (levels > 127).astype(np.int64))
 
 
 def light_meter(steepness):
@@ -108,17 +99,6 @@ def assert_reliability(bins, examples):
       assert bins["accuracy"][number] == pytest.approx(np.mean([right for _, right in group]))
 
 
-def test_sums_of_bins_add_up(rng):
-  logits = rng.normal(size=(100, 4)) * 2
-  values = logits - np.logaddexp.reduce(logits, 1, keepdims=True)
-  labels = rng.integers(4, size=100)
-  parts = [calibration.binned(values[rows], labels[rows]) for rows in np.split(np.arange(100), 4)]
-  assert calibration.ece_of(sum(parts)) == pytest.approx(calibration.ece(values, labels))
-  found = calibration.reliability(sum(parts))
-  assert sum(found["count"]) == 100
-  assert_reliability(found, list(zip(values, labels, strict=True)))
-
-
 @pytest.mark.parametrize(
   "text, severities, message",
   [
@@ -128,7 +108,7 @@ def test_sums_of_bins_add_up(rng):
     ("tfds,fog", None, "'tfds' must be given alone"),
     ("fog", [0], "numbers from 1 to 5, got 0"),
     ("fog", [1.5], "numbers from 1 to 5, got 1.5"),
-    ("tfds", None, "TFDS has no corrupted images of 'flat'"),
+    ("tfds", None, "TFDS has no corrupted images of 'grey'"),
   ],
 )
 def test_mistakes_are_one_line(text, severities, message):
@@ -175,7 +155,7 @@ def test_prepared_images_are_scored(monkeypatch, capsys):
     if name.split("/")[1] not in prepared:
       raise errors.UserError(f"{name} is not prepared")
 
-  def load(name, *_):
+  def load(name, *_, **__):
     name, labelling = name.split(":")  # labels as the clean images'
     assert labelling == "lightness"
     loaded = flat_source(prepared[name.split("/")[1]])
@@ -184,7 +164,8 @@ def test_prepared_images_are_scored(monkeypatch, capsys):
 
   monkeypatch.setattr(corrupted.named, "find", find)
   monkeypatch.setattr(corrupted.sources, "load", load)
-  found = corrupted.plan("tfds", [1, 2], source, "data", False, 32, 25)
+  where = {"data_dir": "data", "download": False, "image_size": 32, "examples": 25}
+  found = corrupted.plan("tfds", [1, 2], source, **where)
   assert asked[0] == ("cifar10_corrupted/gaussian_noise_1", "test", "data", False, 32, 25)
   assert found.cells == [("glass_blur", 2), ("fog", 1), ("fog", 2)]
   assert len(found.missing) == 27
@@ -204,52 +185,3 @@ def test_prepared_images_are_scored(monkeypatch, capsys):
   assert "| glass_blur | - | 100.00 | 100.00 (" in text
   assert "| fog | 0.00 | 100.00 | 50.00 (" in text
   assert "| **mean** | 0.00 | 100.00 | 75.00 (" in text
-
-
-# The whole.
-
-
-@pytest.mark.full
-def test_the_report_has_a_part_and_pictures(tmp_path, capsys):
-  encoder = small_encoder()
-  keras.utils.set_random_seed(0)
-  model = Classifier(encoder.network, networks.mlp(6, [10], "head"), False)
-  export.export_classifier(model, tmp_path / "classifier", {"epsilon": 0.1, "dataset": "digits"})
-  arguments = {
-    "classifier": str(tmp_path / "classifier"),
-    "output_dir": str(tmp_path / "report"),
-    "attacks": "fgsm",
-    "corruptions": "pixelate,frost",
-    "severities": [1, 5],
-    "examples": 30,
-    "batch_size": 20,
-    "representation_examples": 0,
-    "checks": False,
-  }
-  for changes, message in [
-    ({"corruptions": "forst"}, "did you mean 'frost'"),
-    ({"corruptions": None}, "--severities has no effect without --corruptions"),
-    ({"classifier": None, "encoder": "folder"}, "--corruptions need --classifier"),
-  ]:
-    with pytest.raises(errors.UserError, match=message):
-      urkle_tf.assess(**arguments | changes)
-    assert not (tmp_path / "report").exists()
-  result = urkle_tf.assess(**arguments)
-  stored = json.loads((tmp_path / "report" / "report.json").read_text())
-  assert stored == json.loads(json.dumps(result))
-  part = stored["corruptions"]
-  assert {"mean", "by_severity", "by_type", "ece", "mean_corruption_error"} <= set(part)
-  assert part["examples"] == 30
-  source = sources.load("digits", "test", examples=30)
-  images = corruptions.corrupt(
-    source.images.astype(np.float32) / 255, "pixelate", 5, np.arange(30), 0
-  )
-  logits = model.logits(images).numpy()
-  row = part["by_type"]["pixelate"]["severities"]["5"]
-  assert row["accuracy"] == np.mean(logits.argmax(1) == source.labels)
-  assert sum(part["reliability"]["count"]) == 2 * 2 * 30
-  for name in ("corruptions.png", "reliability.png"):
-    assert (tmp_path / "report" / "figures" / name).read_bytes()[:4] == b"\x89PNG"
-  # Drawn again from the file alone, they are the same.
-  panels = [title for title, _ in pictures.reliability_panels(stored)]
-  assert panels == ["clean", "corrupted", "fgsm, linf, 0.1"]

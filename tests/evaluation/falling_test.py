@@ -10,9 +10,10 @@ from cases import slow
 from norms import norms
 from small_models import digits
 
+from urkle_tf import attacks
 from urkle_tf.attacks import losses
 from urkle_tf.data import sources
-from urkle_tf.evaluation import adversaries, attacked, falling, scoring
+from urkle_tf.evaluation import adversaries, attacked, falling
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.context import Context
 from urkle_tf.networks import classifier
@@ -76,7 +77,7 @@ def given(model):
 )
 def test_what_stays_goes_the_same_way(model, given, spec, norm):
   (images, labels), epsilon = given, RADII[norm]
-  (plan,) = planning.read(spec, norm, [epsilon], (8, 8, 1), classes=10)
+  (plan,) = planning.read(spec, attacks.from_norm(norm, epsilon), classes=10)
   plan = dataclasses.replace(plan, ensemble="any")  # on what stands
   assert falling.possible(plan)
   clean = model.head(images)
@@ -110,7 +111,7 @@ def test_what_stays_goes_the_same_way(model, given, spec, norm):
 def test_targets_side_by_side_find_what_they_find_one_by_one(model, given):
   """Of an image that none of them hits: the same points.  FAB draws nothing at random."""
   images, labels = given
-  (plan,) = planning.read("fab_t(steps=12)", "linf", [0.1], (8, 8, 1), classes=10)
+  (plan,) = planning.read("fab_t(steps=12)", attacks.Linf(0.1), classes=10)
   find = falling.Falling(plan, falling.Mode(model, "deterministic", batch_size=4 * COUNT))
   assert [find.at_once(count) for count in (1, COUNT, 3 * COUNT, 9 * COUNT)] == [9, 4, 1, 1]
   clean = model.head(images)
@@ -154,7 +155,7 @@ class Noisy(classifier._Predictions):
 def test_under_noise_what_falls_leaves_too(model, given, spec, epsilon):
   """Fixed noise follows its image; a point found under fresh noise is one under much noise."""
   images, labels = given
-  (plan,) = planning.read(spec, "linf", [epsilon], (8, 8, 1), classes=10)
+  (plan,) = planning.read(spec, attacks.Linf(epsilon), classes=10)
   plan, noisy = dataclasses.replace(plan, ensemble="any"), Noisy(model)
   arguments = (images, labels, tf.constant([1, 2]), *plan.radius_and_step(epsilon))
   margins, rows, found = [], [], []
@@ -192,7 +193,7 @@ class Above(Model):
 @pytest.mark.parametrize("gap, leaves", [(0.02, False), (0.5, True)])
 def test_an_image_leaves_only_where_rounding_cannot_bring_it_back(gap, leaves):
   """What scores an adversary in the end may differ from what is attacked by its rounding."""
-  (plan,) = planning.read("apgd_ce(steps=12)", "linf", [0.1], (8, 8, 1), classes=3)
+  (plan,) = planning.read("apgd_ce(steps=12)", attacks.Linf(0.1), classes=3)
   plan = dataclasses.replace(plan, ensemble="any")
   model = Above(gap)
   find = adversaries.adversary(
@@ -203,22 +204,10 @@ def test_an_image_leaves_only_where_rounding_cannot_bring_it_back(gap, leaves):
   assert (sum(model.rows) < 4 * 12) is leaves
 
 
-def test_few_images_are_not_padded_to_a_whole_batch(model):
-  seen, scorer = [], scoring.Scorer(model, 16)
-  images = digits()[0][:16]
-  whole = scorer(images)["deterministic"]
-  for count in (9, 8, 3):
-    model.rows.clear()
-    few = scorer(images[:count])["deterministic"]
-    seen.append(model.rows[-1])
-    np.testing.assert_allclose(few, whole[:count], atol=1e-5)
-  assert seen == [16, 8, 3]
-
-
 def test_an_evaluation_that_is_cut_says_what_was_left_out(model, monkeypatch):
   source = sources.load("digits", "test", examples=20)
   texts = "pgd(steps=2),autoattack(steps=2, targets=2, queries=3)"
-  plans = planning.read(texts, "linf", [0.1], (8, 8, 1), classes=10)
+  plans = planning.read(texts, attacks.Linf(0.1), classes=10)
   clock = [0.0]
   monkeypatch.setattr(attacked.time, "monotonic", lambda: clock[0])
   run = attacked._Search.run

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import fft
-from small_models import digits
+from small_models import digits, saved_model
 
 import urkle_tf
 from tools import official_autoattack as official
@@ -98,18 +98,10 @@ DEFENCES = {
 }
 
 
-def save(function, folder):
-  module = tf.Module()
-  spec = tf.TensorSpec([None, 8, 8, 1], tf.float32, name="images")
-  module.serve = tf.function(function, input_signature=[spec])
-  tf.saved_model.save(module, str(folder), signatures=module.serve)
-
-
 def evaluated(function, folder, **options):
   """The report on a function of images."""
-  save(function, folder)
   given = {"examples": EXAMPLES, "batch_size": EXAMPLES, "samples": 50, "standing": True, **options}
-  return urkle_tf.assess(classifier=str(folder), epsilon=EPSILON, **given)
+  return urkle_tf.assess(saved_model(function, folder), epsilon=EPSILON, **given)
 
 
 def accuracy(report):

@@ -2,11 +2,10 @@
 
 import json
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from cases import slow
+from small_models import linear_head, linear_network
 
 import urkle_tf
 from urkle_tf import attacks, errors, export
@@ -19,20 +18,13 @@ from urkle_tf.networks.regressor import Regressor
 EPSILON = 0.1
 
 
-def linear(scale, stochastic, width=3):
+def linear(scale, stochastic):
   """f(z) = w z + b on z ~ Normal(A x, scale), for images [2, 2, 1]."""
-  keras.utils.set_random_seed(0)
-  images = keras.Input((2, 2, 1))
-  flat = keras.layers.Flatten()(images)
-  loc = keras.layers.Dense(width, use_bias=False, name="loc")(flat)
-  deviation = keras.layers.Dense(
-    width, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(scale)
-  )(flat)
-  head = keras.Sequential([keras.Input((width,)), keras.layers.Dense(1)])
-  network = keras.Model(images, {"loc": loc, "scale": deviation})
-  model = Regressor(network, head, stochastic, samples=5)
-  weights = network.get_layer("loc").get_weights()[0] @ head.get_weights()[0]
-  return model, weights[:, 0], head.get_weights()[1][0]
+  rng = np.random.default_rng(0)
+  matrix, weights, bias = rng.normal(size=(4, 3)), rng.normal(size=(3, 1)), rng.normal(size=1)
+  network = linear_network((2, 2, 1), scale, matrix)
+  model = Regressor(network, linear_head(weights, bias), stochastic, samples=5)
+  return model, (matrix @ weights)[:, 0], bias[0]
 
 
 @pytest.fixture
@@ -93,9 +85,6 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   assert json.loads(written) == json.loads(json.dumps(report))
   assert str(tmp_path) not in written
   assert report["regression"]["attacks"][0]["epsilon"] == EPSILON  # that of the training
-  page = (tmp_path / "report" / "report.md").read_text().splitlines()
-  rows = [line.split(" | ")[1] for line in page if line.startswith(("| sampled z |", "| z = mu |"))]
-  assert rows == ["clean"] * 2 + ["pgd-2, linf 0.1"] * 2
   capsys.readouterr()
   again = {"output_dir": str(tmp_path / "report"), "html": True, **options}
   assert assess_regressor(**again) == report
@@ -111,7 +100,9 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
     urkle_tf.assess(classifier="c", **options)
 
   source.target, source.class_names = None, ["a", "b"]
-  with pytest.raises(errors.UserError, match="predicts numbers, but the labels of 'x' are classes"):
+  with pytest.raises(
+    errors.UserError, match="labels of 'x' are classes, but a regressor needs numbers"
+  ):
     assess_regressor(**options)
   with pytest.raises(errors.UserError, match="no folder"):
     assess_regressor(regressor=str(tmp_path / "nowhere"))
@@ -119,8 +110,7 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
 
 def test_what_is_not_finite_is_no_result(source):
   model, _, _ = linear(0.5, stochastic=False)
-  model.head.layers[-1].bias.assign(tf.constant([np.nan]))
+  model.head.get_layer("dense1").bias.assign([np.nan])
+  context = Context(source, "linf", [EPSILON], model)
   with pytest.raises(errors.UserError, match="NaN"):
-    regression.measure(
-      Context(source, "linf", [EPSILON], model), attacks.FGSM(attacks.Linf(EPSILON))
-    )
+    regression.measure(context, attacks.FGSM(attacks.Linf(EPSILON)))

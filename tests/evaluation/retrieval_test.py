@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from small_models import small_encoder
+from small_models import sequential, small_encoder
 
 import urkle_tf
 from urkle_tf import errors, export
@@ -15,10 +15,9 @@ DATA = {"dataset": "digits", "split": "test", "examples": 40}
 
 def linear(matrix, file):
   """A `.keras` file of x -> A x, of images [8, 8, 1] in [0, 1]."""
-  pixels = keras.Input((8, 8, 1))
   dense = keras.layers.Dense(matrix.shape[1], use_bias=False)
-  model = keras.Model(pixels, dense(keras.layers.Flatten()(pixels)))
-  dense.set_weights([matrix])
+  model = sequential((8, 8, 1), keras.layers.Flatten(), dense)
+  model.set_weights([matrix])
   model.save(file)
   return str(file)
 
@@ -110,7 +109,7 @@ def test_neighbours_of_another_split(tmp_path, rng):
 @pytest.mark.parametrize(
   "measure, message",
   [
-    ("retrieval(neighbours=40)", "neighbours must be from 1 to 39, the other images, got 40"),
+    ("retrieval(neighbours=40)", "from 1 to 39, the number of other images, got 40"),
     ("retrieval(distance=far)", "unknown distance of retrieval 'far'.*cosine, squared"),
     ("retrieval(steps=0)", "retrieval: steps must be at least 1, got 0"),
     ("clean", "--measure=clean is for .*, and this model is an encoder made elsewhere"),

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 from sklearn import datasets, linear_model
+from small_models import sequential
 
 from urkle_tf.evaluation import smoothing
 
@@ -86,6 +87,12 @@ def test_the_bound_of_an_encoder_holds_wherever_it_is_measured():
     assert moved @ u > smoothing.cosine(s, distance, 0.25)
 
 
+def test_an_embedding_of_zeros_has_the_bound_of_no_agreement():
+  noisy = smoothing.Noisy(lambda images, seed: tf.zeros([images.shape[0], 3]), 0.25)
+  s = smoothing.certify_direction(noisy, np.zeros((1, 2, 1), np.float32), 1000, 0.001, SEED)
+  assert s == pytest.approx(-np.sqrt(2 * np.log(1000) / 1000))  # Hoeffding's, of a mean of 0
+
+
 def test_arts_certificates_agree():
   """The same classifier of real digits, smoothed here and by ART: classes and radii."""
   pytest.importorskip("statsmodels")  # ART needs it and does not ask for it
@@ -94,7 +101,7 @@ def test_arts_certificates_agree():
   images = (data.images / 16)[..., None].astype(np.float32)
   fitted = linear_model.LogisticRegression(C=0.1, max_iter=500)
   fitted.fit(images[:1000].reshape(1000, -1), data.target[:1000])
-  model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+  model = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10))
   model.layers[-1].set_weights([fitted.coef_.T, fitted.intercept_])
 
   def classes(images, seed):

@@ -1,7 +1,6 @@
 """An evaluation that was killed resumes where it was, and ends with the same report."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from cases import refused
 from small_models import digits, small_encoder
 
 import urkle_tf
+from experiments import jobs
 from urkle_tf import attacks, errors, export, networks
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, bound, corrupted, representation
@@ -63,7 +63,7 @@ def without_seconds(report):
 
 
 @pytest.mark.full
-def test_a_killed_evaluation_goes_on(folder, tmp_path, monkeypatch):
+def test_a_killed_evaluation_resumes(folder, tmp_path, monkeypatch):
   command = [sys.executable, "-m", "urkle_tf.evaluate", f"--classifier={folder}"]
   command += [f"--output_dir={tmp_path / 'killed'}"]
   for name, value in SETTINGS.items():
@@ -71,7 +71,7 @@ def test_a_killed_evaluation_goes_on(folder, tmp_path, monkeypatch):
     command.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
   partial = tmp_path / "killed" / "partial"
   with open(tmp_path / "log", "w") as log:
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | _paths())
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=jobs.environment())
   try:
     deadline = time.monotonic() + 500
     # In the second attack: between two batches, or while one of them is written.
@@ -115,29 +115,14 @@ def test_a_killed_evaluation_goes_on(folder, tmp_path, monkeypatch):
   assert not (tmp_path / "whole" / "partial").exists()
 
 
-def _paths():
-  root = os.path.dirname(os.path.dirname(urkle_tf.__file__))
-  return {"PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
 def forbidden(*_, **__):
   raise AssertionError("this was measured before")
-
-
-class Observed(Store):
-  def __init__(self, *arguments):
-    super().__init__(*arguments)
-    self.written = []
-
-  def keep(self, name, arrays):
-    self.written.append(name)
-    return super().keep(name, arrays)
 
 
 @pytest.mark.full
 def test_what_was_measured_is_not_measured_again(model, tmp_path, monkeypatch):
   source = sources.load("digits", "test", examples=30)
-  store = Observed(tmp_path / "partial", {})
+  store = Store(tmp_path / "partial", {})
   found = corrupted.plan("contrast,fog", [3.0], source)
 
   def score(images):
@@ -160,9 +145,10 @@ def test_what_was_measured_is_not_measured_again(model, tmp_path, monkeypatch):
     assert list(parts(forbidden)) == first
   # A part of it is made again: of the representation's two batches one is missing.
   (tmp_path / "partial" / "representation-1.npz").unlink()
-  store.written.clear()
+  kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "partial").iterdir()}
   assert list(parts(forbidden)) == first
-  assert store.written == ["representation-1"]
+  assert (tmp_path / "partial" / "representation-1.npz").exists()
+  assert all(file.stat().st_mtime_ns == written for file, written in kept.items())
 
 
 def test_a_torn_file_counts_as_missing(tmp_path):

@@ -6,12 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import linear_head, linear_network
+from small_models import array_source, linear_head, linear_network, sequential
 
 import urkle_tf
 from urkle_tf import errors
 from urkle_tf.attacks import APGD, Linf
-from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.context import Context
@@ -27,8 +26,7 @@ def pixels_as_z(head, scale, stochastic=True):
 
 def grey(count, labels):
   images = np.random.default_rng(0).integers(100, 156, (count, *SHAPE)).astype(np.uint8)
-  names = [str(k) for k in range(3)]
-  return sources.ArraySource(images, name="grey", split="test", class_names=names, labels=labels)
+  return array_source(images, labels, 3)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +57,7 @@ def run(model, source, plans, epsilon, **options):
 def test_each_stage_finds_what_there_is(linear, number):
   model, source, away = linear
   epsilon = float(np.median(away))
-  plan = planning.read("worst_of_all(steps=6, restarts=1)", "linf", [epsilon], SHAPE)[number]
+  plan = planning.read("worst_of_all(steps=6, restarts=1)", Linf(epsilon))[number]
   plan = dataclasses.replace(plan, ensemble="", last=False)
   (row,), _ = run(model, source, [plan], epsilon, modes=("sampled",))
   assert row["name"].startswith("apgd")
@@ -70,7 +68,7 @@ def test_each_stage_finds_what_there_is(linear, number):
 def test_the_row_unites_all_attacks_wherever_it_was_asked_for(linear):
   model, source, away = linear
   epsilon = float(np.median(away))
-  plans = planning.read("worst_of_all(steps=2, restarts=1),fgsm", "linf", [epsilon], SHAPE)
+  plans = planning.read("worst_of_all(steps=2, restarts=1),fgsm", Linf(epsilon))
   assert plans[0].name == "fgsm"
   assert {plan.ensemble for plan in plans[1:]} == {"worst_of_all"}
   rows, details = run(model, source, [*plans[:2], plans[4]], epsilon)
@@ -99,7 +97,7 @@ def test_the_worst_kl_shows_where_no_gradient_of_the_scores_does():
   source = grey(8, np.zeros(8, np.int64))
   source.images[:] = 128
   texts = "pgd(restarts=3),worst_of_all(steps=10, restarts=2)"
-  plans = planning.read(texts, "linf", [EPSILON], SHAPE)
+  plans = planning.read(texts, Linf(EPSILON))
   rows, _ = run(model, source, plans, EPSILON, modes=("sampled",))
   found = {row["name"]: row["accuracy"] for row in rows}
   assert found["apgd from fixed z"] == found["pgd"] == 1
@@ -117,15 +115,13 @@ def test_a_run_begins_at_a_given_start():
   flat = lambda x: 0.0 * tf.reduce_sum(x, [1, 2, 3])  # noqa: E731
   np.testing.assert_allclose(attack.run(flat, images, [1, 2], start=begin)[0], 0.5 + EPSILON)
   assert not np.array_equal(*seen)
-  with pytest.raises(errors.UserError, match="pgd takes no other start"):
+  with pytest.raises(errors.UserError, match="pgd does not accept start"):
     urkle_tf.attacks.PGD(Linf(EPSILON)).run(flat, images, [1, 2], start=begin)
 
 
 def test_what_a_model_has_no_place_for_is_named(tmp_path):
-  inputs = keras.Input((8, 8, 1))
-  keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs))).save(
-    tmp_path / "theirs.keras"
-  )
+  theirs = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10))
+  theirs.save(tmp_path / "theirs.keras")
   options = {"examples": 8, "checks": False, "epsilon": EPSILON}
   found = urkle_tf.assess(
     classifier=str(tmp_path / "theirs.keras"),

@@ -129,7 +129,7 @@ def test_a_saved_model_that_touches_files_is_not_even_loaded(tmp_path):
   module.serve = serve
   tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": serve})
   victim.unlink(missing_ok=True)
-  with pytest.raises(errors.UserError, match=r"reach outside of the model \(WriteFile\)") as error:
+  with pytest.raises(errors.UserError, match=r"reach outside the model \(WriteFile\)") as error:
     foreign_models.load(tmp_path / "model")
   assert "--trust" in one_line(error)
   assert not victim.exists()

@@ -40,7 +40,7 @@ def test_other_misfits_of_saved_models(tmp_path):
   fixed = tf.function(
     lambda x: tf.reshape(x, [3, 16]), input_signature=[tf.TensorSpec([3, *SHAPE], name="x")]
   )
-  with pytest.raises(errors.UserError, match="batches of exactly 3"):
+  with pytest.raises(errors.UserError, match="takes only batches of 3"):
     foreign_models.load(saved(tmp_path / "fixed", {"serving_default": fixed}))
   (tmp_path / "broken").mkdir()
   (tmp_path / "broken" / "saved_model.pb").write_bytes(b"no")

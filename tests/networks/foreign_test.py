@@ -55,7 +55,7 @@ def test_the_class_token_counts_where_there_is_one():
 
 def test_tokens_that_say_nothing_are_asked_about():
   model = tokens(False)
-  with pytest.raises(errors.UserError, match=r'tokens.*does not say which.*pool="token"'):
+  with pytest.raises(errors.UserError, match=r'tokens.*has no class token.*pool="token"'):
     foreign.take(model)
   np.testing.assert_array_equal(foreign.take(model, pool="token")(IMAGES), model(IMAGES)[:, 0])
   with pytest.raises(errors.UserError, match="unknown pool"):
@@ -93,7 +93,7 @@ def test_inputs_in_a_dict_and_models_within_models():
 
 def test_a_subclassed_model_is_told_its_images(tmp_path):
   model = Subclassed()
-  with pytest.raises(errors.UserError, match="does not say what images it takes"):
+  with pytest.raises(errors.UserError, match="does not declare its image size"):
     foreign.take(model)
   taken = foreign.take(model, (8, 8, 3), preprocess="255")
   np.testing.assert_allclose(taken(IMAGES), model(255.0 * IMAGES), rtol=1e-5)
@@ -114,8 +114,8 @@ def test_what_cannot_be_taken():
   with pytest.raises(errors.UserError, match="takes uint8 images"):
     foreign.take(whole)
   fixed = keras.Input((8, 8, 3), batch_size=2)
-  with pytest.raises(errors.UserError, match="batches of exactly 2"):
+  with pytest.raises(errors.UserError, match="takes only batches of 2"):
     foreign.take(keras.Model(fixed, layers.Flatten()(fixed)))
   volume = keras.Model(images, layers.Reshape((8, 8, 3, 1))(images))
-  with pytest.raises(errors.UserError, match="must give features"):
+  with pytest.raises(errors.UserError, match="must return features"):
     foreign.take(volume)

@@ -8,23 +8,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import slow
+from small_models import tiny_encoder, tiny_trainer
 
 import urkle_tf
-from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf import errors, networks, pretexts, robustness
 from urkle_tf.networks import batch_norm
 from urkle_tf.networks.folding import fold
 from urkle_tf.networks.gaussian import LOCS
 
-WIDTH = 10  # of the features
+WIDTH = 8  # of the features
 
 
-def _backbone():
-  return networks.convnet((8, 8, 1), width=5, layers=2)
-
-
-def _encoder(loc, **options):
-  keras.utils.set_random_seed(0)
-  return networks.GaussianEncoder(_backbone(), loc=loc, **options)
+def _encoder(loc, latent_dim=None, **options):
+  return tiny_encoder(latent_dim, loc=loc, **options)
 
 
 @pytest.fixture
@@ -78,7 +74,7 @@ def test_features_of_nothing_but_zeros_do_no_harm(images):
 
 @pytest.mark.parametrize("loc", ["sphere", "centred_sphere", "pooled"])
 def test_another_width_needs_a_dense_form(loc):
-  with pytest.raises(errors.UserError, match=r"latent_dim=4, but loc=.* 10 features.*dense_sphere"):
+  with pytest.raises(errors.UserError, match=r"latent_dim=4, but loc=.* 8 features.*dense_sphere"):
     _encoder(loc, latent_dim=4)
   assert _encoder(loc, latent_dim=WIDTH).latent_dim == WIDTH
   with pytest.raises(errors.UserError, match=r"loc 'ball'.*sphere"):
@@ -97,7 +93,7 @@ def test_sigma_is_bounded_in_units_of_the_spread_of_pooled_features(images):
 
 @pytest.mark.parametrize("loc", ["centred_sphere", *slow(*sorted({*LOCS} - {"centred_sphere"}))])
 def test_a_file_and_an_export_hold_it(loc, images, tmp_path):
-  encoder = _encoder(loc)
+  encoder = _encoder(loc, max_scale=0.9)
   encoder(images, training=True)
   encoder.save(tmp_path / "encoder.keras")
   folder = urkle_tf.export_encoder(encoder, tmp_path / "encoder")
@@ -125,23 +121,12 @@ def test_a_file_from_before_there_was_a_choice_is_dense(images, tmp_path):
   np.testing.assert_array_equal(old(images).loc, new(images).loc)
 
 
-def _trainer(encoder, scheme):
-  trainer = urkle_tf.Trainer(
-    encoder,
-    pretexts.SimCLR(projector=8, projection=4),
-    scheme,
-    attacks.PGD(attacks.Linf(0.1), steps=2),
-  )
-  trainer.compile("sgd")
-  return trainer
-
-
 def test_k_weighs_one_minus_the_cosine(images):
   """On a sphere beta KL is k (1 - cos), whatever d and sigma are."""
   for loc, sigma, options in (("sphere", 0.25, {}), ("dense_sphere", 0.1, {"latent_dim": 4})):
     encoder = _encoder(loc, min_scale=sigma, max_scale=sigma, **options)
     scheme = robustness.Urkle(k=3.0)
-    _trainer(encoder, scheme)
+    tiny_trainer(scheme, encoder=encoder)
     assert scheme.weight == pytest.approx(3.0 * sigma**2 / encoder.latent_dim)
     one, other = encoder(images), encoder(images[::-1])
     cosine = np.sum(_unit(np.float64(one.loc)) * _unit(np.float64(other.loc)), 1)
@@ -153,7 +138,7 @@ def test_the_log_shows_the_effective_k_and_sigma_over_the_spread(images):
   views = tf.stack([images, images[::-1]], 1)
   for loc, sigma in (("sphere", 0.25), ("dense", 0.1)):
     encoder = _encoder(loc, min_scale=sigma, max_scale=sigma)
-    trainer = _trainer(encoder, robustness.Urkle(beta=0.01))
+    trainer = tiny_trainer(robustness.Urkle(beta=0.01), encoder=encoder)
     values = trainer.step({"views": views})
     assert float(values["sigma_over_spread"]) > 0
     if loc == "sphere":  # |loc|^2 = d
@@ -168,7 +153,7 @@ def test_the_strength_is_given_once():
     robustness.Urkle(k=-1.0)
   schemes = {robustness.Urkle(): 0.25**2 / WIDTH, robustness.Urkle(beta=0.3): None}
   for scheme, unit in schemes.items():
-    _trainer(_encoder("sphere"), scheme)
+    tiny_trainer(scheme, encoder=_encoder("sphere"))
     k = pretexts.SimCLR.strength["k"]
     assert scheme.weight == pytest.approx(0.3 if unit is None else k * unit)
 

@@ -6,25 +6,20 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import precision, tiny_trainer
 
-import urkle_tf
-from urkle_tf import attacks, networks, pretexts, robustness
+from urkle_tf import networks
 from urkle_tf.networks.policies import computing_in, low_precision, precise_attention
 
 
 def _dtypes(function, *shapes):
-  """The dtypes of the convolutions of a traced function."""
-  graph = tf.function(function, autograph=False).get_concrete_function(
-    *(tf.TensorSpec(shape, tf.float32) for shape in shapes)
-  )
+  """The dtypes of the convolutions of a traced function, in itself and in its loops."""
+  specs = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+  graph = tf.function(function, autograph=False).get_concrete_function(*specs).graph.as_graph_def()
   names = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
-  found = {"loop": set(), "step": set()}
-  for place, nodes in [
-    ("step", graph.graph.as_graph_def().node),
-    *(("loop", f.node_def) for f in graph.graph.as_graph_def().library.function),
-  ]:
-    found[place] |= {n.attr["T"].type for n in nodes if n.op in names}
-  return {place: {tf.as_dtype(kind).name for kind in kinds} for place, kinds in found.items()}
+  kinds = lambda nodes: {tf.as_dtype(n.attr["T"].type).name for n in nodes if n.op in names}  # noqa: E731
+  loops = [node for function in graph.library.function for node in function.node_def]
+  return {"step": kinds(graph.node), "loop": kinds(loops)}
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +54,14 @@ def test_an_error_within_it_restores_too(encoder):
 def test_a_training_step_attacks_in_bfloat16_and_learns_in_float32(encoder, rng):
   views = rng.uniform(size=(4, 2, 8, 8, 3)).astype(np.float32)
   found = {}
-  for precision in (None, "mixed_bfloat16"):
-    trainer = urkle_tf.Trainer(
-      encoder,
-      pretexts.SimCLR(projector=8, projection=4),
-      robustness.Urkle(),
-      attacks.PGD(attacks.Linf(0.1), steps=2),
-      attack_precision=precision,
-    )
-    trainer.compile("sgd")
+  for policy in (None, "mixed_bfloat16"):
+    trainer = tiny_trainer(encoder=encoder, attack_precision=policy)
     kinds = _dtypes(lambda x, t=trainer: t.train_step({"views": x}), [4, 2, 8, 8, 3])
     # The clean image is encoded before the loop, for the attack's objective.
-    assert kinds["loop"] == {"bfloat16" if precision else "float32"}
+    assert kinds["loop"] == {"bfloat16" if policy else "float32"}
     assert "float32" in kinds["step"]
     adversaries, info = trainer.adversaries(tf.constant(views), None, [0, 0])
-    found[precision] = tf.reduce_mean(info["objective"])
+    found[policy] = tf.reduce_mean(info["objective"])
     assert np.abs(adversaries - views).max() <= 0.1 + 1e-6
   # The adversaries differ, and are as bad.
   assert float(found["mixed_bfloat16"]) == pytest.approx(float(found[None]), rel=0.1)
@@ -87,11 +75,8 @@ def test_the_backbone_of_a_file_computes_in_the_precision_of_the_training(rng, t
   keras.Model(pixels, keras.layers.GlobalAveragePooling1D()(tokens)).save(tmp_path / "vit.keras")
   load = functools.partial(networks.backbone, str(tmp_path / "vit.keras"), (8, 8, 3))
   exact = load()
-  keras.mixed_precision.set_global_policy("mixed_bfloat16")
-  try:
+  with precision("mixed_bfloat16"):
     backbone = load()
-  finally:
-    keras.mixed_precision.set_global_policy("float32")
   assert _dtypes(exact, [4, 8, 8, 3])["step"] == {"float32"}
   assert _dtypes(backbone, [4, 8, 8, 3])["step"] == {"bfloat16"}
   inner = {layer.name: layer.compute_dtype for layer in backbone._flatten_layers()}

@@ -7,30 +7,23 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
 from cases import refused, slow
-from small_models import learn_digits
+from small_models import learn_digits, tiny_encoder, tiny_trainer
 
-import urkle_tf
 from urkle_tf import attacks, networks, pretexts, robustness
 from urkle_tf.pretexts import _momentum, _pairs
 
 SHAPE = (8, 8, 1)
 
 
-def _encoder():
-  keras.utils.set_random_seed(0)
-  return networks.GaussianEncoder(networks.convnet(SHAPE, width=4, layers=2), 6, loc="dense")
+SMALL = {"projector": 16, "projection": 5, "predictor": 16}
 
 
 def _byol(**options):
-  return pretexts.BYOL(projector=16, projection=5, predictor=16, **options)
-
-
-def _simsiam():
-  return pretexts.SimSiam(projector=16, projection=5, predictor=16)
+  return pretexts.BYOL(**SMALL, **options)
 
 
 def _attached(pretext):
-  pretext.attach(_encoder())
+  pretext.attach(tiny_encoder())
   return pretext
 
 
@@ -103,7 +96,7 @@ def test_byol_is_the_squared_distance_of_normalised_predictions(rng, members):
 
 @pytest.mark.parametrize("members", [2, 4])
 def test_simsiam_is_the_negative_cosine_to_clean_projections(rng, members):
-  pretext, drawn = _attached(_simsiam()), _representations(rng, members)
+  pretext, drawn = _attached(pretexts.SimSiam(**SMALL)), _representations(rng, members)
   loss = pretext.loss(drawn, None)["prediction"]
   projections = _through(pretext.projector, np.asarray(drawn.z))
   predictions = _through(pretext.predictor, projections)
@@ -112,7 +105,7 @@ def test_simsiam_is_the_negative_cosine_to_clean_projections(rng, members):
 
 
 def test_no_gradient_flows_through_simsiams_targets(rng):
-  pretext = _attached(_simsiam())
+  pretext = _attached(pretexts.SimSiam(**SMALL))
   pretext.projector = lambda z, training: z[:, :5] + z[:, 1:6]
   z = tf.Variable(rng.normal(size=(4, 2, 6)).astype("float32"))
   normal = tfp.distributions.Normal(z, tf.ones_like(z))
@@ -127,7 +120,7 @@ def test_no_gradient_flows_through_simsiams_targets(rng):
 
 
 def test_targets_are_those_of_the_copy_on_its_moving_statistics(rng):
-  encoder, pretext = _encoder(), _byol()
+  encoder, pretext = tiny_encoder(), _byol()
   views = rng.uniform(size=(5, 2, *SHAPE)).astype("float32")
   for _ in range(3):
     encoder(views[:, 0], training=True)  # statistics that differ from the initial ones
@@ -144,28 +137,17 @@ def test_targets_are_those_of_the_copy_on_its_moving_statistics(rng):
   np.testing.assert_allclose(pretext.prepare(views[:2], {}), targets[:2], rtol=1e-4, atol=1e-6)
 
 
-def _trainer(pretext, scheme=None, **options):
-  trainer = urkle_tf.Trainer(
-    _encoder(), pretext, scheme, attacks.PGD(attacks.Linf(0.1), steps=1), **options
-  )
-  trainer.compile(keras.optimizers.SGD(0.1))
-  return trainer
-
-
-def _step(trainer, rng):
-  trainer.train_step({"views": tf.constant(rng.uniform(size=(8, 2, *SHAPE)), tf.float32)})
-
-
 def test_weights_and_statistics_follow(rng):
   pretext = _byol(momentum=0.6)
-  trainer = _trainer(pretext, robustness.Urkle(beta=0.1))
+  attack = attacks.PGD(attacks.Linf(0.1), steps=1)
+  trainer = tiny_trainer(None, attack, pretext, keras.optimizers.SGD(0.1))
   models = [trainer.encoder.network, pretext.projector]
   read = lambda those: [v.numpy() for model in those for v in model.weights]  # noqa: E731
   names = [v.path for model in models for v in model.weights]
   assert any("moving_variance" in name for name in names)
   expected = read(models)
   for k in range(4):
-    _step(trainer, rng)
+    trainer.train_step({"views": tf.constant(rng.uniform(size=(8, 2, *SHAPE)), tf.float32)})
     m = min(0.6, k / (k + 1))  # 0, 1/2, 0.6, 0.6
     expected = [m * old + (1 - m) * new for old, new in zip(expected, read(models), strict=True)]
     for name, found, value in zip(names, read(pretext.target.models), expected, strict=True):
@@ -176,7 +158,7 @@ def test_weights_and_statistics_follow(rng):
 
 def test_the_target_is_not_trained(rng):
   pretext = _byol()
-  trainer = _trainer(pretext)
+  trainer = tiny_trainer(robustness.Plain(), pretext=pretext)
   trained = {id(v) for v in trainer.trainable_variables}
   target = [v for model in pretext.target.models for v in model.weights]
   assert not trained & {id(v) for v in target}
@@ -193,7 +175,7 @@ def test_the_target_is_not_trained(rng):
 def test_the_momentum_rises_to_one(progress, momentum):
   pretext = _attached(_byol(momentum=0.9, rising=True))
   pretext.target.updates.assign(100)  # the plain mean is over
-  encoder = _encoder()
+  encoder = tiny_encoder()
   for variable in encoder.network.weights:
     variable.assign(tf.ones_like(variable.value))
   for variable in pretext.target.models[0].weights:

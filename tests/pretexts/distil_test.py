@@ -7,7 +7,15 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
 from cases import refused, slow
-from small_models import RUN, digits, precision, small_encoder
+from small_models import (
+  RUN,
+  digits,
+  precision,
+  sequential,
+  small_encoder,
+  tiny_encoder,
+  tiny_trainer,
+)
 
 import urkle_tf
 from urkle_tf import attacks, errors, export, networks, pretexts, robustness
@@ -30,21 +38,13 @@ def folder(own, tmp_path_factory):
 def _maps():
   """A network from images of any size to feature maps of 5 channels."""
   keras.utils.set_random_seed(1)
-  inputs = keras.Input((None, None, 1))
-  maps = keras.layers.Conv2D(5, 3, strides=2, activation="relu")(inputs)
-  return keras.Model(inputs, keras.layers.BatchNormalization()(maps))
-
-
-def _encoder(latent_dim=6, shape=SHAPE):
-  keras.utils.set_random_seed(0)
-  return networks.GaussianEncoder(
-    networks.convnet(shape, width=4, layers=2), latent_dim, loc="dense"
-  )
+  convolution = keras.layers.Conv2D(5, 3, strides=2, activation="relu")
+  return sequential((None, None, 1), convolution, keras.layers.BatchNormalization())
 
 
 def _attached(teacher, latent_dim=6, **options):
   pretext = pretexts.Distil(teacher, **options)
-  pretext.attach(_encoder(latent_dim))
+  pretext.attach(tiny_encoder(latent_dim))
   return pretext
 
 
@@ -58,13 +58,16 @@ def _cosine(a, b):
   return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
 
 
-@pytest.mark.parametrize("members, views", [(1, 1), (2, 1), (4, 2)])
-def test_the_loss_is_the_plain_loop(rng, folder, members, views):
-  pretext = _attached(folder, views=views)
+@pytest.mark.parametrize("clean, adversarial", [(1, 1), (0.7, 3)])
+@pytest.mark.parametrize("members, views", [(1, 1), (2, 1), (4, 2), (3, 2)])
+def test_the_loss_is_the_plain_loop(rng, folder, members, views, clean, adversarial):
+  pretext = _attached(folder, views=views, clean=clean, adversarial=adversarial)
   z, targets = rng.normal(size=(5, members, 6)), rng.normal(size=(5, views, 6))
-  expected = [
-    np.mean([1 - _cosine(z[i, m], targets[i, m % views]) for m in range(members)]) for i in range(5)
-  ]
+  expected = np.zeros(5)
+  for i in range(5):
+    for m in range(members):
+      weight = clean if m < views else adversarial
+      expected[i] += weight * (1 - _cosine(z[i, m], targets[i, m % views])) / members
   np.testing.assert_allclose(_loss(pretext, z, targets)["distillation"], expected, rtol=1e-4)
 
 
@@ -75,18 +78,6 @@ def test_the_loss_by_hand(folder):
   targets = np.stack([e[:1], 2 * e[1:2], -e[:1]])
   loss = _loss(_attached(folder), z, targets)["distillation"]
   np.testing.assert_allclose(loss, [0, 1, 2], atol=1e-6)
-
-
-@pytest.mark.parametrize("members, views", [(1, 1), (2, 1), (4, 2), (3, 2)])
-def test_clean_and_adversarial_members_have_weights_of_their_own(rng, folder, members, views):
-  pretext = _attached(folder, views=views, clean=0.7, adversarial=3)
-  z, targets = rng.normal(size=(5, members, 6)), rng.normal(size=(5, views, 6))
-  expected = np.zeros(5)
-  for i in range(5):
-    for m in range(members):
-      weight = 0.7 if m < views else 3
-      expected[i] += weight * (1 - _cosine(z[i, m], targets[i, m % views])) / members
-  np.testing.assert_allclose(_loss(pretext, z, targets)["distillation"], expected, rtol=1e-4)
 
 
 def test_our_encoders_loc_is_the_target(rng, own, folder):
@@ -135,10 +126,10 @@ def test_z_is_mapped_to_targets_of_another_kind(folder, tmp_path, student, targe
   if targets == "somebody's":
     networks.convnet(SHAPE, width=8, layers=3).save(path := str(tmp_path / "any.keras"))
   elif targets != "pooled":
-    teacher = _with_loc("features") if targets == "features" else _encoder(24)
+    teacher = _with_loc("features") if targets == "features" else tiny_encoder(24)
     path = str(export.export_encoder(teacher, tmp_path / "encoder"))
   pretext = pretexts.Distil(path, **options)
-  pretext.attach(_encoder(24) if student == "dense" else _with_loc(student))
+  pretext.attach(tiny_encoder(24) if student == "dense" else _with_loc(student))
   same = student in (("centred", "dense") if targets == "loc" else ("features",))
   assert (pretext.projector is None) == same
 
@@ -205,17 +196,9 @@ def test_the_teacher_runs_in_the_precision_of_the_training(rng, folder, tmp_path
   assert (moved > 1e-6) == (kind != "saved")
 
 
-def _trainer(pretext, scheme=None):
-  trainer = urkle_tf.Trainer(
-    _encoder(), pretext, scheme, attacks.PGD(attacks.Linf(0.05), steps=1), seed=1
-  )
-  trainer.compile(keras.optimizers.Adam(0.02))
-  return trainer
-
-
 def test_the_teacher_is_neither_trained_nor_stored(folder):
   pretext = pretexts.Distil(folder)
-  trainer = _trainer(pretext, robustness.Urkle(beta=0.01))
+  trainer = tiny_trainer(pretext=pretext)
   assert not pretext.variables
   encoder, optimizer = trainer.encoder.variables, trainer.optimizer.variables
   metrics = {id(v) for m in trainer.metrics for v in m.variables}
@@ -226,7 +209,9 @@ def test_the_teacher_is_neither_trained_nor_stored(folder):
 def test_a_student_takes_over_the_representation_and_the_teacher_stays(folder):
   images, _ = digits()
   pretext = pretexts.Distil(folder)
-  trainer = _trainer(pretext, robustness.Urkle(beta=0.003))
+  attack = attacks.PGD(attacks.Linf(0.05), steps=1)
+  optimizer = keras.optimizers.Adam(0.02)
+  trainer = tiny_trainer(robustness.Urkle(beta=0.003), attack, pretext, optimizer, seed=1)
   held = tf.constant(images[1500:, None])
   targets = pretext.prepare(held, {})
 
@@ -289,21 +274,12 @@ def test_a_resumed_student_is_not_set_back_to_its_teacher(folder, tmp_path, kill
 
 def test_students_that_cannot_start_from_the_teacher(folder, tmp_path):
   pretext = pretexts.Distil(folder, start=True)
-  with refused(match="has other layers than this encoder: give the same"):
-    pretext.attach(_encoder())
+  with refused(match="and this encoder have different backbones: give the same"):
+    pretext.attach(tiny_encoder())
   _maps().save(tmp_path / "any.keras")
   file = str(tmp_path / "any.keras")
-  with refused(match="give --encoder=FILE.keras instead"):
+  with refused(match="with --encoder=FILE.keras instead"):
     pretexts.Distil(file, start=True)
-
-
-def test_teachers_that_are_not_there(tmp_path):
-  with refused(match="no folder .*: give the folder of"):
-    pretexts.Distil(str(tmp_path / "no"))
-  with refused(match="no file"):
-    pretexts.Distil(str(tmp_path / "no.keras"))
-  with refused(match="holds no export"):
-    pretexts.Distil(str(tmp_path))
 
 
 def test_images_of_another_size(folder, tmp_path):
@@ -313,29 +289,24 @@ def test_images_of_another_size(folder, tmp_path):
   with refused(match="the teacher takes images of 8x8x1, .*--image_size=8"):
     pretext.adopt(larger)
   with refused(match="takes images of 8x8x1, but the encoder takes 16x16x1"):
-    pretext.attach(_encoder(shape=(16, 16, 1)))
+    pretext.attach(networks.GaussianEncoder(networks.convnet((16, 16, 1), width=4, layers=2)))
   _maps().save(tmp_path / "any.keras")
   pretexts.Distil(str(tmp_path / "any.keras")).adopt(larger)
-
-
-def _head(**options):
-  inputs = keras.Input(SHAPE)
-  flat = keras.layers.Flatten()(inputs)
-  return keras.Model(inputs, keras.layers.Dense(options.pop("width", 3), **options)(flat))
 
 
 @pytest.mark.parametrize(
   "options, words",
   [
-    ({"activation": "softmax"}, "gives probabilities, which is no embedding"),
-    ({"width": 1}, "gives .None, 1.: it must give features"),
+    ({"activation": "softmax"}, "returns probabilities, not an embedding"),
+    ({"units": 1}, "returns .None, 1., but must return features"),
     ({"bias_initializer": keras.initializers.Constant(np.inf)}, "returns NaN or infinite values"),
   ],
 )
 def test_outputs_that_are_no_embedding(tmp_path, options, words):
-  _head(**options).save(tmp_path / "model.keras")
+  dense = keras.layers.Dense(**{"units": 3, **options})
+  sequential(SHAPE, keras.layers.Flatten(), dense).save(tmp_path / "model.keras")
   with refused(match=words):
-    pretexts.Distil(str(tmp_path / "model.keras")).attach(_encoder())
+    pretexts.Distil(str(tmp_path / "model.keras")).attach(tiny_encoder())
 
 
 def test_a_teacher_that_fails_on_the_images(tmp_path):
@@ -344,12 +315,15 @@ def test_a_teacher_that_fails_on_the_images(tmp_path):
   tf.saved_model.save(tf.Module(), str(tmp_path / "rows"), signatures={"serving_default": rows})
   pretext = pretexts.Distil(str(tmp_path / "rows"))
   with refused(match="fails on images of 8x8x1"):
-    pretext.attach(_encoder())
+    pretext.attach(tiny_encoder())
 
 
 @pytest.mark.parametrize(
   "options, words",
   [
+    ({"teacher": "nowhere"}, "no folder .*: give the folder of"),
+    ({"teacher": "nowhere.keras"}, "no file"),
+    ({"teacher": "."}, "is not an export of"),
     ({"projector": -1}, "distil: projector must be a whole number of at least 0, got -1"),
     ({"views": 0}, "distil: views must be a whole number of at least 1, got 0"),
     ({"targets": "polled"}, "unknown targets of distil 'polled'; did you mean 'pooled'"),
@@ -359,4 +333,4 @@ def test_a_teacher_that_fails_on_the_images(tmp_path):
 )
 def test_wrong_options(folder, options, words):
   with refused(match=words):
-    pretexts.Distil(folder, **options)
+    pretexts.Distil(**{"teacher": folder, **options})

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from small_models import sequential
 
 from urkle_tf import errors, networks, pretexts
 
@@ -15,10 +16,8 @@ WIDTH = 5
 def file(tmp_path_factory):
   """A network of digits, feature maps of 5 channels."""
   keras.utils.set_random_seed(1)
-  images = keras.Input((8, 8, 1))
-  maps = keras.layers.Conv2D(WIDTH, 3, strides=2, activation="relu")(images)
   path = tmp_path_factory.mktemp("keep") / "original.keras"
-  keras.Model(images, maps).save(path)
+  sequential((8, 8, 1), keras.layers.Conv2D(WIDTH, 3, strides=2, activation="relu")).save(path)
   return str(path)
 
 
@@ -106,7 +105,7 @@ def test_what_is_refused(file, images):
   with pytest.raises(errors.UserError, match=r"call measure\(images\)"):
     pretexts.Keep(file).attach(networks.GaussianEncoder(backbone, loc="pooled"))
   pretext = pretexts.Keep(file)
-  with pytest.raises(errors.UserError, match="gives all images the same embedding"):
+  with pytest.raises(errors.UserError, match="returns the same embedding for all images"):
     pretext.measure(np.zeros((4, 8, 8, 1), "float32"))
   pretext.measure(images)
   with pytest.raises(errors.UserError, match="loc=pooled"):

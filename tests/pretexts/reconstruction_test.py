@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from cases import refused
 from scipy import special, stats
+from small_models import sequential
 
 from urkle_tf import networks, pretexts
 
@@ -94,9 +95,7 @@ def test_divergence_is_the_squared_difference_of_reconstructions():
 
 
 def test_a_decoder_of_ones_own():
-  decoder = keras.Sequential(
-    [keras.Input((4,)), keras.layers.Dense(36), keras.layers.Reshape(SHAPE)]
-  )
+  decoder = sequential((4,), keras.layers.Dense(36), keras.layers.Reshape(SHAPE))
   pretext = _attached(pretexts.VAE(decoder=decoder))
   assert pretext.loss(_tuples(), _images()[:, 0])["reconstruction"].shape == (5,)
 

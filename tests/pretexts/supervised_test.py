@@ -1,12 +1,11 @@
 """The supervised pretext against NumPy, and what it asks of the data."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import special, stats
-from small_models import RUN
+from small_models import RUN, photographs, tiny_encoder
 
 import urkle_tf
 from urkle_tf import errors, networks, pretexts
@@ -14,9 +13,8 @@ from urkle_tf.data import sources
 
 
 def _attached(**options):
-  keras.utils.set_random_seed(0)
   pretext = pretexts.Supervised(width=8, layers=2, **options)
-  pretext.attach(networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 4, loc="dense"))
+  pretext.attach(tiny_encoder(4))
   return pretext
 
 
@@ -58,13 +56,10 @@ def test_classes_come_from_the_data():
 
 
 def test_labels_must_be_there(tmp_path):
-  (tmp_path / "photos").mkdir()
-  for number in range(4):
-    keras.utils.save_img(tmp_path / "photos" / f"{number}.png", np.full((8, 8, 3), 60 * number))
   with pytest.raises(errors.UserError, match="supervised pretext needs labels"):
     urkle_tf.pretrain(
       output_dir=str(tmp_path / "run"),
-      dataset=f"folder:{tmp_path / 'photos'}",
+      dataset=f"folder:{photographs(tmp_path, 4, 8)}",
       pretext="supervised",
       robustness="none",
       batch_size=2,

@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from alike import same
 from norms import assert_inside
 from plain_losses import nt_xent_loop
-from small_models import tiny_trainer
+from small_models import settled, tiny_encoder, tiny_trainer, worst_of_corners
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
@@ -19,11 +19,7 @@ EPSILON = 0.05
 
 def _trainer():
   attack = attacks.PGD(attacks.Linf(EPSILON), steps=5)
-  trainer = tiny_trainer(robustness.RoCL(), attack, optimizer=keras.optimizers.SGD(0.01))
-  images = np.random.default_rng(1).uniform(size=(64, 8, 8, 1)).astype("float32")
-  for _ in range(10):  # moving averages near the data's
-    trainer.pretext.projector(trainer.encoder(images, training=True).loc, training=True)
-  return trainer
+  return settled(tiny_trainer(robustness.RoCL(), attack, optimizer=keras.optimizers.SGD(0.01)))
 
 
 @pytest.fixture(scope="module")
@@ -61,26 +57,14 @@ def test_objective_is_the_contrast_of_the_adversary_and_the_other_view(trainer, 
   same(trainer.variables, before)
 
 
-def test_examples_are_attacked_each_on_its_own(trainer, views):
-  """Another image's neighbour changes nothing: its negatives are clean constants."""
-  objective = trainer.robustness.objective(trainer.encoder, trainer.pretext, views, None)
-  near = views[:, 0].numpy()
-  before = objective(tf.constant(near)).numpy()
-  near[3] += 0.05
-  changed = objective(tf.constant(near)).numpy() != before
-  assert changed.tolist() == [False, False, False, True, False, False]
-
-
 def test_the_attack_raises_the_objective_inside_the_ball(trainer, views):
   objective = trainer.robustness.objective(trainer.encoder, trainer.pretext, views, None)
   found, _ = trainer.adversaries(views, None, tf.constant([0, 1]))
   assert found.shape == (6, 1, 8, 8, 1)
   found, clean = found[:, 0], views[:, 0]
   assert_inside(found, clean, "linf", EPSILON)
-  signs = np.sign(np.random.default_rng(0).normal(size=(20, *clean.shape)))
-  chance = [objective(tf.constant(np.clip(clean + EPSILON * s, 0, 1), tf.float32)) for s in signs]
   assert np.all(objective(found) > objective(clean))
-  assert np.all(objective(found) > np.max(chance, axis=0))
+  assert np.all(objective(found) > worst_of_corners(objective, clean, EPSILON))
 
 
 def test_loss_by_hand():
@@ -91,7 +75,7 @@ def test_loss_by_hand():
   loc = tf.constant([[[1.0, 0.0]] * 3, [[0.0, 1.0]] * 3])
   members = networks.Representations(tfp.distributions.Normal(loc, tf.ones_like(loc)), loc)
   pretext = pretexts.SimCLR(projector=0)
-  pretext.attach(networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 2, loc="dense"))
+  pretext.attach(tiny_encoder(2))
   total = sum(
     weight * pretext.loss(members.take(chosen), None)["nt_xent"]
     for weight, chosen in robustness.RoCL().tuples(2, 1)
@@ -120,10 +104,6 @@ def test_a_steps_loss_is_the_sum_of_both_terms(views):
   assert not scale.kernel.numpy().any()  # z = loc: nothing moves the scale
 
 
-def test_pretexts_that_it_does_not_fit():
-  with pytest.raises(errors.UserError, match="supervised has none"):
-    robustness.RoCL().check(pretexts.Supervised())
-  pretext = pretexts.SimCLR()
-  pretext.views = 3
+def test_a_third_view_is_refused():
   with pytest.raises(errors.UserError, match="two views"):
-    robustness.RoCL().check(pretext)
+    robustness.RoCL().check(pretexts.SimCLR(consistency=1))

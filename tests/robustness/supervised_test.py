@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 from alike import same
 from cases import slow
 from scipy import special
+from small_models import small_encoder, tiny_trainer
 
 import urkle_tf
 from urkle_tf import attacks, networks, pretexts, robustness
@@ -16,9 +17,7 @@ from urkle_tf import attacks, networks, pretexts, robustness
 @pytest.fixture(scope="module")
 def cell():
   """A small supervised network whose batch norms have seen data."""
-  keras.utils.set_random_seed(0)
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=8, layers=2), 6, loc="dense")
-  pretext = pretexts.Supervised(outputs=3, width=8)
+  encoder, pretext = small_encoder(), pretexts.Supervised(outputs=3, width=8)
   pretext.attach(encoder)
   images = np.random.default_rng(1).uniform(size=(64, 8, 8, 1)).astype("float32")
   for _ in range(20):
@@ -66,15 +65,8 @@ def test_trades_term_is_the_divergence_times_beta(cell):
 
 
 def _trained(scheme, epochs=1):
-  keras.utils.set_random_seed(0)
-  encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 6, loc="dense")
-  trainer = urkle_tf.Trainer(
-    encoder,
-    pretexts.Supervised(outputs=3, width=8),
-    scheme,
-    attacks.PGD(attacks.Linf(0.1), steps=2),
-  )
-  trainer.compile(keras.optimizers.SGD(0.05))
+  pretext = pretexts.Supervised(outputs=3, width=8)
+  trainer = tiny_trainer(scheme, pretext=pretext, optimizer=keras.optimizers.SGD(0.05))
   rows = {"views": _images(16)[:, None], "label": np.arange(16) % 3}
   data = tf.data.Dataset.from_tensor_slices(rows).batch(16)
   trainer.fit(data, epochs=epochs, verbose=0)

@@ -1,16 +1,18 @@
-"""Urkle's terms, what its attack maximises, and the regulariser on its own."""
+"""Urkle's terms, what its attack maximises, the regulariser on its own, and certified bounds."""
 
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
+from small_models import digits, sequential, small_encoder
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
-from urkle_tf.data import augment, pipeline, sources
+from urkle_tf.networks.bounds.kl import kl_bound
 from urkle_tf.networks.kl import kl_objective
 
 tfd = tfp.distributions
@@ -18,12 +20,7 @@ tfd = tfp.distributions
 
 @pytest.fixture(scope="module")
 def encoder():
-  tf.keras.utils.set_random_seed(0)
-  model = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=8, layers=2), 6, loc="dense")
-  images = np.random.default_rng(1).uniform(size=(64, 8, 8, 1)).astype("float32")
-  for _ in range(20):  # moving averages near the data's
-    model(images, training=True)
-  return model
+  return small_encoder()
 
 
 def _images(n=8):
@@ -51,68 +48,25 @@ def test_objective_is_kl_from_the_clean_image_in_inference_mode(encoder):
   same(before, encoder.non_trainable_variables)
 
 
-def test_objective_has_no_gradient_at_the_clean_image(encoder):
-  """Why an attack may not start there."""
-  clean = _images()
-  for images, zero in ((clean, True), (clean + 0.01, False)):
-    with tf.GradientTape() as tape:
-      tape.watch(images)
-      value = kl_objective(encoder, clean)(images)
-    gradient = tape.gradient(value, images)
-    assert (float(tf.reduce_max(tf.abs(gradient))) < 1e-4) == zero
-
-
-def test_the_attack_finds_a_worse_neighbour_than_chance(encoder):
-  clean = _images()
-  objective = kl_objective(encoder, clean)
-  found = attacks.PGD(attacks.Linf(0.05), steps=10)(objective, clean, [0, 1])
-  signs = np.sign(np.random.default_rng(0).normal(size=(20, *clean.shape)))
-  chance = np.max([objective(tf.clip_by_value(clean + 0.05 * s, 0, 1)) for s in signs], axis=0)
-  assert np.all(objective(found) > chance)
-
-
-def test_terms_and_tuples_of_both_views():
-  scheme = _scheme(beta=0.3)
-  normal = tfd.Normal(
-    np.random.default_rng(0).normal(size=(5, 4, 3)).astype("float32"),
-    np.full((5, 4, 3), 0.7, "float32"),
-  )
-  ((weight, value),) = scheme.losses(
-    None, networks.Representations(normal, normal.loc), 2, None
-  ).values()
-  one = tfd.Normal(normal.loc[:, :2], normal.scale[:, :2])
-  two = tfd.Normal(normal.loc[:, 2:], normal.scale[:, 2:])
+@pytest.mark.parametrize("attacked", [1, 2])
+def test_the_term_is_the_mean_kl_of_the_attacked_views(rng, attacked):
+  scheme = _scheme(beta=0.3, attacked=attacked)
+  loc = rng.normal(size=(5, 2 + attacked, 3)).astype("float32")
+  normal = tfd.Normal(loc, np.full_like(loc, 0.7))
+  ((weight, value),) = scheme.losses(None, networks.Representations(normal, loc), 2, None).values()
   assert weight == 0.3
-  np.testing.assert_allclose(value, _numpy_kl(one, two).mean(1), rtol=1e-5)
-  assert [list(members) for _, members in scheme.tuples(2, 2)] == [[0, 1, 2, 3]]
+  pairs = [
+    _numpy_kl(*(tfd.Normal(loc[:, k], normal.scale[:, k]) for k in (view, 2 + view)))
+    for view in range(attacked)
+  ]
+  np.testing.assert_allclose(value, np.mean(pairs, 0), rtol=1e-5)
+  views = rng.uniform(size=(3, 2, 4, 4, 1)).astype("float32")
+  np.testing.assert_array_equal(scheme.targets(views), views[:, :attacked])
 
 
-def test_adversaries_as_positives_can_be_switched_off():
-  assert [list(m) for _, m in _scheme(positives=False).tuples(2, 2)] == [[0, 1]]
-
-
-def test_one_attacked_view_is_the_first():
-  scheme = _scheme(attacked=1)
-  views = tf.random.uniform((3, 2, 4, 4, 1))
-  np.testing.assert_array_equal(scheme.targets(views), views[:, :1])
-  normal = tfd.Normal(tf.random.normal((3, 3, 2)), tf.ones((3, 3, 2)))
-  _, value = scheme.losses(None, networks.Representations(normal, normal.loc), 2, None)["kl"]
-  expected = 0.5 * tf.reduce_sum(tf.square(normal.loc[:, 0] - normal.loc[:, 2]), -1)
-  np.testing.assert_allclose(value, expected, rtol=1e-4)
-
-
-def test_one_attacked_view_estimates_the_mean_of_both(encoder):
-  """Of the same 600 images, the KL of the first view's adversary and that of all views'."""
-  source = sources.load("digits", "train[:600]")
-  recipe = augment.SimCLR(strength=0.5, flip=False)
-  views = next(iter(pipeline.views(source, recipe, 600, seed=0)))["views"]
-  attack = attacks.PGD(attacks.Linf(0.1), steps=3)
-  found = np.stack(
-    [urkle_tf.kl_robustness(encoder, views[:, k], attack, seed=[k, 0]) for k in range(2)]
-  )
-  difference = found[0] - found.mean(0)
-  assert abs(difference.mean()) < 4 * difference.std() / 600**0.5  # unbiased
-  assert difference.std() > 0.05 * found.mean()  # and not the same
+def test_adversaries_are_positives_until_that_is_switched_off():
+  for positives, members in ((True, [0, 1, 2, 3]), (False, [0, 1])):
+    assert [list(m) for _, m in _scheme(positives=positives).tuples(2, 2)] == [members]
 
 
 def test_kl_is_minimised_through_both_arguments():
@@ -138,3 +92,75 @@ def test_kl_robustness_is_the_worst_kl_and_trains_the_encoder(encoder):
 def test_more_attacked_views_than_there_are():
   with pytest.raises(errors.UserError, match="2 views"):
     _scheme(attacked=3)
+
+
+# With a certified bound in its loss.
+
+
+def trained(steps, attack=None, pretext=None, encoder=None, **options):
+  """(the encoder, {name: its value in the last step}); learning rate 0 if it is given."""
+  fixed, encoder = encoder is not None, encoder or small_encoder()
+  options, trainer_options = {"beta": 0.3, **options}, {}
+  if "epsilon_warmup" in options:
+    trainer_options = {name: options.pop(name) for name in ("epsilon_warmup", "beta_warmup")}
+  trainer = urkle_tf.Trainer(
+    encoder,
+    pretext or pretexts.VAE(beta=0.01, width=4, layers=2),
+    robustness.Urkle(**options),
+    attack or attacks.PGD(attacks.Linf(0.02), steps=2),
+    **trainer_options,
+  )
+  trainer.compile(keras.optimizers.Adam(0.0 if fixed else 1e-3), run_eagerly=fixed)
+  images, _ = digits()
+  views = tf.data.Dataset.from_tensor_slices((images[:640],)).batch(64).repeat()
+  history = trainer.fit(views, steps_per_epoch=steps, verbose=0).history
+  return encoder, {name: values[-1] for name, values in history.items()}
+
+
+def test_the_loss_holds_the_certificates_bound():
+  """Its mean over the views, at the epsilon of the step, with a share of the weight.
+
+  The learning rate is 0, and the pass has moved the batch statistics before the bound is found.
+  """
+  images = tf.constant(digits()[0][:64])
+  encoder, found = trained(1, encoder=small_encoder(), certified=0.25)
+  bound = float(np.mean(kl_bound(encoder, images, 0.02)))
+  assert found["certified"] == pytest.approx(bound, rel=1e-4)
+  rest = found["reconstruction"] + found["prior_kl"]
+  total = rest + 0.3 * (0.75 * found["kl"] + 0.25 * bound)
+  assert found["loss"] == pytest.approx(total, rel=1e-4)
+  rising = {"epsilon_warmup": 4, "beta_warmup": 2}
+  encoder, found = trained(1, encoder=small_encoder(), certified=1, **rising)
+  bound = float(np.mean(kl_bound(encoder, images, 0.005)))
+  assert found["certified"] == pytest.approx(bound, rel=1e-4)
+  assert "kl" not in found
+  assert "attack_objective" not in found
+  rest = found["reconstruction"] + found["prior_kl"]
+  assert found["loss"] == pytest.approx(rest + 0.15 * bound, rel=1e-4)
+
+
+@pytest.mark.full
+def test_training_lowers_the_bound():
+  """Of images that were not seen, and far below what training against PGD alone leaves."""
+  images = tf.constant(digits()[0][1000:1200])
+  mean = lambda encoder: float(np.mean(kl_bound(encoder, images, 0.02)))  # noqa: E731
+  start = mean(small_encoder())
+  against_pgd, _ = trained(60)
+  certified, _ = trained(60, certified=1)
+  print("bound at the start, after PGD, after certified training:", start, mean(against_pgd))
+  assert mean(certified) < 0.5 * min(start, mean(against_pgd))
+
+
+def test_what_has_no_bound_is_refused_before_the_first_step():
+  for options, message in (
+    ({"certified": 2}, r"in \[0, 1\], got 2"),
+    ({"certified": 0.5, "align": 1.0}, "cannot be combined with anchor or align"),
+    ({"certified": 0.5, "attack": attacks.PGD(attacks.L2(0.5), steps=2)}, "in l_inf, not in l2"),
+  ):
+    with pytest.raises(errors.UserError, match=message):
+      trained(1, **options)
+  strange = keras.layers.LayerNormalization(name="strange")
+  network = sequential((8, 8, 1), keras.layers.Flatten(), strange)
+  encoder = networks.GaussianEncoder(network, loc="dense", latent_dim=4)
+  with pytest.raises(errors.UserError, match="no bound is known for the layer 'strange'"):
+    trained(1, encoder=encoder, certified=0.5)

@@ -211,5 +211,5 @@ def test_what_is_refused(model, tmp_path):
     networks.backbone("nowhere.keras", (8, 8, 1))
   vector = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 3)])
   vector.save(tmp_path / "maps.keras")
-  with pytest.raises(errors.UserError, match="no backbone for images of 2x2x1"):
+  with pytest.raises(errors.UserError, match="cannot be a backbone for images of 2x2x1"):
     networks.backbone(str(tmp_path / "maps.keras"), (2, 2, 1))

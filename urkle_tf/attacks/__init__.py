@@ -1,10 +1,9 @@
 """Adversarial attacks: `attack(objective, images, seed) -> adversaries`.
 
-An attack maximises any `objective(images) -> [batch]` per example inside a
-threat model.  It knows no network and no label, so that training and evaluation
-use the same code.  One file each, found by its name.  `losses` are objectives of
-classifications; `autoattack` runs the ensemble of that name on any callable that
-scores images.
+An attack maximises any `objective(images) -> [batch]` per example inside a threat model.  It knows
+no network and no label, so training and evaluation use the same code.  Each attack is one file,
+found by its name.  `losses` holds the objectives for classifiers.  `autoattack` runs the ensemble
+of that name on any callable that scores images.
 
 ```python
 attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7)
@@ -31,20 +30,20 @@ SHARED = ("losses", "plan", "threat")  # modules that hold no attack: see `spec.
 
 
 def from_spec(text, threat, steps, step_size=None):
-  """The attack for a training, from a spec such as `"pgd(start=0.5)"` or `"rs_fgsm"`.
+  """The attack for training, from a spec such as `"pgd(start=0.5)"` or `"rs_fgsm"`.
 
   Args:
     text: the spec: the name of a file in this folder, and options of its class.
     threat: the `ThreatModel`.
-    steps: gradient steps, for attacks whose number of steps is free.
+    steps: gradient steps, for attacks that let the user choose.
     step_size: their size, in pixel units; None for 2.5 epsilon / steps.
 
   Returns:
     An `Attack`.
 
   Raises:
-    UserError: for an unknown attack or option, a norm that the attack does not take, or an attack
-      that no training can use.
+    UserError: for an unknown attack or option, a norm that the attack does not support, or an
+      attack that training cannot use.
 
   ```python
   threat = urkle_tf.attacks.Linf(epsilon=8 / 255)
@@ -64,14 +63,14 @@ def for_evaluation(text, threat, **flags):
   Args:
     text: the spec.
     threat: the `ThreatModel`.
-    **flags: `steps`, `step_size` and `restarts`, for attacks whose `budget` names them and if the
-      spec does not set them.
+    **flags: `steps`, `step_size` and `restarts`.  They apply to attacks whose `budget` names them,
+      if the spec does not set them.
 
   Returns:
     An `Attack`.
 
   Raises:
-    UserError: as in `from_spec`, or for an attack that no evaluation can use.
+    UserError: as in `from_spec`, or for an attack that evaluation cannot use.
 
   ```python
   threat = urkle_tf.attacks.Linf(epsilon=8 / 255)

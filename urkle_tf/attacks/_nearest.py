@@ -10,9 +10,8 @@ class Nearest(base.Attack):
 
   `run` returns the nearest broken point if it lies within epsilon, and otherwise its projection.
   It returns the image itself if no point was found, or if the image is already broken.
-  `info["distance"]`, float32 [n] in pixel units, is the distance of the point, infinite if none was
-  found.  For a noisy objective it finds a boundary only if the noise is the same at every
-  evaluation.
+  `info["distance"]`, float32 [n] in pixel units, is the distance to the point, infinite if none was
+  found.  With a noisy objective, it finds a boundary only if all evaluations use the same noise.
 
   A subclass's attempts return "result", "distance" and "zero_gradients".
   """

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from urkle_tf import errors
 from urkle_tf.attacks import base
+from urkle_tf.attacks.threat.base import like
 
 
 def checkpoints(steps):
@@ -74,15 +76,10 @@ class APGD(base.Attack):
       UserError: if an argument is out of its range.
     """
     super().__init__(threat, restarts)
-    self.steps = base.count("steps", steps)
-    self.momentum = base.share("momentum", momentum)
-    self.rho = base.share("rho", rho)
-
-  def describe(self):
-    settings = {**super().describe(), "steps": self.steps}
-    if self.threat.norm == "l1":
-      return settings
-    return {**settings, "momentum": self.momentum, "rho": self.rho}
+    errors.whole(1, self.name, steps=steps)
+    errors.within("[0, 1]", self.name, momentum=momentum, rho=rho)
+    self.steps, self.momentum, self.rho = int(steps), float(momentum), float(rho)
+    self.settings = ("steps",) if threat.norm == "l1" else ("steps", "momentum", "rho")
 
   def _changed(self, epsilon, start=None, **given):
     other = super()._changed(epsilon, **given)
@@ -183,7 +180,7 @@ class _Halving:
 
   def move(self, step, iterate, gradient, state):
     threat, images = self._attack.threat, self._images
-    size = base.per_example(state["size"], images)
+    size = like(state["size"], images)
     target = threat.step(iterate, gradient, images, size)
     new = tf.where(step == 0, 1.0, self._attack.momentum)
     moved = iterate + new * (target - iterate) + (1 - new) * (iterate - state["previous"])
@@ -225,5 +222,5 @@ class _Sparsity:
   def move(self, step, iterate, gradient, state):
     del step
     threat = self._attack.threat.with_sparsity(1 - state["share"])
-    size = base.per_example(state["size"], self._images)
+    size = like(state["size"], self._images)
     return threat.step(iterate, gradient, self._images, size)

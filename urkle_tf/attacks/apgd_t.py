@@ -3,7 +3,8 @@
 import dataclasses
 from typing import ClassVar
 
-from urkle_tf.attacks import base, losses
+from urkle_tf import errors
+from urkle_tf.attacks import losses
 from urkle_tf.attacks.apgd import APGD
 
 
@@ -29,7 +30,8 @@ class APGDT(APGD):
       UserError: if an argument is out of its range.
     """
     super().__init__(threat, steps, restarts, momentum, rho)
-    self.targets = base.count("targets", targets)
+    errors.whole(1, self.name, targets=targets)
+    self.targets = int(targets)
 
   def plans(self, classes=None):
     """The plan.  With fewer than 4 classes, which that loss needs, it uses the targeted margin."""

@@ -48,8 +48,7 @@ class AutoAttack(base.Attack):
     Raises:
       UserError: for an unknown version, or a budget below 1.
     """
-    if version not in VERSIONS:
-      raise errors.unknown("version of autoattack", version, VERSIONS)
+    errors.one_of("version of autoattack", version, VERSIONS)
     super().__init__(threat, restarts)
     budget = {"steps": steps, "targets": targets, "queries": queries, "restarts": restarts}
     self.stages = [stage(threat, **stage.accepted(budget)) for stage in VERSIONS[version]]
@@ -57,7 +56,7 @@ class AutoAttack(base.Attack):
   def run(self, *arguments, **options):
     """Raises `UserError`: an ensemble has no single objective; see `autoattack`."""
     raise errors.UserError(
-      "AutoAttack climbs several losses: call attacks.autoattack(scores, images, labels, threat)"
+      "AutoAttack has several losses: call attacks.autoattack(scores, images, labels, threat)"
     )
 
   def plans(self, classes=None):
@@ -72,8 +71,8 @@ def autoattack(
 
   Args:
     scores: images float32 [m, h, w, c] -> logits or log-probabilities [m, classes], in TensorFlow
-      and differentiable.  A noisy one should average over its noise; each "broken" then rests on
-      one evaluation, so score the adversaries again with fresh noise.
+      and differentiable.  A noisy classifier should average over its noise.  Each "broken" then
+      rests on one evaluation, so score the adversaries again with fresh noise.
     images: float [n, h, w, c] within the pixel bounds.
     labels: int [n].
     threat: a `ThreatModel`.
@@ -83,8 +82,8 @@ def autoattack(
     **budgets: `steps`, `targets`, `queries`, `restarts`: see `AutoAttack`.
 
   Returns:
-    `(adversaries, broken, stages)`.  The adversaries are float32 [n, h, w, c]; for an image that
-    was not broken, the candidate that came nearest (largest margin).  `broken` is bool [n], also
+    `(adversaries, broken, stages)`.  The adversaries are float32 [n, h, w, c]; an image that was
+    not broken has the candidate that came nearest (largest margin).  `broken` is bool [n], also
     true if the clean image is misclassified.  `stages` has a dict for each stage: "name",
     "attacked" (images not broken before), "broken" (how many of them), "accuracy" (afterwards),
     "seconds", "note".
@@ -101,6 +100,7 @@ def autoattack(
   robust_accuracy = 1 - broken.mean()
   ```
   """
+  errors.whole(1, "autoattack", batch_size=batch_size)
   images, labels = _checked(images, labels, threat)
   classification = _Classification(scores, images, labels, batch_size)
   plans = AutoAttack(threat, version, **budgets).plans(classification.classes)
@@ -111,14 +111,12 @@ def autoattack(
 def _checked(images, labels, threat):
   """The images as float32, and the labels."""
   images, labels = np.asarray(images), np.asarray(labels)
-  if not np.issubdtype(images.dtype, np.floating):
-    raise errors.UserError(
-      f"an attack needs float images in [{threat.lower:g}, {threat.upper:g}], "
-      f"but was given {images.dtype.name}: divide by 255"
-    )
+  base.check_floats(images.dtype, threat)
+  if not images.size:
+    raise errors.UserError("autoattack needs at least one image")
   if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
     raise errors.UserError(
-      f"{len(images)} images need as many labels, integers, but got {labels.dtype.name} of shape "
+      f"{len(images)} images need {len(images)} integer labels, got {labels.dtype.name} of shape "
       f"{labels.shape}"
     )
   return images.astype(np.float32), labels
@@ -136,7 +134,8 @@ class _Classification:
     self.classes = self._clean.shape[1]
     if labels.min() < 0 or labels.max() >= self.classes:
       raise errors.UserError(
-        f"labels must be in 0 to {self.classes - 1}, the classes of the scores"
+        f"labels must be from 0 to {self.classes - 1}, the classes of the scores, got "
+        f"{labels.min()} to {labels.max()}"
       )
     self.adversaries = images.copy()
     self.broken = np.argmax(self._clean, 1) != labels
@@ -150,6 +149,11 @@ class _Classification:
 
   def _scored(self, inputs):
     found = self._score(tf.constant(inputs)).numpy()
+    if found.ndim != 2 or len(found) != len(inputs):
+      raise errors.UserError(
+        f"the scores of {len(inputs)} images must be [{len(inputs)}, classes], got shape "
+        f"{found.shape}"
+      )
     if not np.all(np.isfinite(found)):
       raise errors.UserError("the scores are NaN or infinite: they cannot be attacked")
     return found

@@ -2,13 +2,12 @@
 
 import copy
 import inspect
-import numbers
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from urkle_tf import distribution, errors
+from urkle_tf import distribution, errors, loops
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.plan import Plan
 from urkle_tf.attacks.threat.base import rows_of, shape_of
@@ -17,7 +16,7 @@ from urkle_tf.attacks.threat.base import rows_of, shape_of
 class Attack:
   """Maximises an objective per example inside a threat model.
 
-  A subclass, alone in a file of this folder, is an attack of that file's name everywhere.  It
+  A subclass that is alone in a file of this folder is known everywhere by that file's name.  It
   defines one attempt, `_attempt`, or its steps (see `in_steps`), and overrides the class attributes
   that differ.  Restarts are attempts with different seeds; the best is kept for each example.
 
@@ -26,14 +25,14 @@ class Attack:
 
   Attributes:
     name: the attack's name in specs, logs and reports: that of its file.
-    gradients: whether it follows gradients, and so is not informative for a model without them.
-    decisions: whether it uses only the sign of an objective, so that a model's decisions are
-      enough.
+    gradients: whether it follows gradients, so that it is not informative for a model without them.
+    decisions: whether it uses only the sign of an objective, so that a model's decisions suffice.
     in_steps: whether it defines `begin`, `advance` and `finish` instead of `_attempt`.
     refused: {"training" or "evaluation": why not, and what to use}; empty if it serves both.
     takes: what `run` accepts besides epsilon: "steps", "step_size", "carried", "start".
     budget: arguments of the constructor that the commands' flags set if a spec does not: "steps",
       "step_size", "restarts".
+    settings: further attributes for `describe`.
     in_evaluation: further arguments of the constructor in an evaluation.
     loss: the one of `losses` that it maximises in an evaluation.
     targets: how many wrong classes that loss aims at; 0 for a loss without targets.
@@ -59,6 +58,7 @@ class Attack:
   refused: ClassVar[dict[str, str]] = {}
   takes: tuple[str, ...] = ()
   budget: tuple[str, ...] = ()
+  settings: tuple[str, ...] = ()
   in_evaluation: ClassVar[dict[str, Any]] = {}
   loss: Callable = staticmethod(losses.cross_entropy)
   targets = 0
@@ -73,8 +73,8 @@ class Attack:
       cls.name = name
 
   def __init__(self, threat, restarts=1):
-    self.threat = threat
-    self.restarts = count("restarts", restarts)
+    errors.whole(1, self.name or type(self).__name__, restarts=restarts)
+    self.threat, self.restarts = threat, int(restarts)
 
   def __repr__(self):
     known = ("name", "norm", "epsilon")  # from the class and the threat model
@@ -83,10 +83,10 @@ class Attack:
 
   @classmethod
   def check(cls, use):
-    """Refuses a use, "training" or "evaluation", that the attack is not for.
+    """Refuses a use, "training" or "evaluation", that the attack is not made for.
 
     Raises:
-      UserError: if so; it says why, and what to use instead.
+      UserError: if the use is in `refused`.
     """
     if use in cls.refused:
       raise errors.UserError(f"{cls.name} {cls.refused[use]}")
@@ -104,6 +104,7 @@ class Attack:
       "norm": self.threat.norm,
       "epsilon": float(self.threat.epsilon),
       "restarts": self.restarts,
+      **{name: getattr(self, name) for name in self.settings},
     }
 
   def plans(self, classes=None):
@@ -128,8 +129,7 @@ class Attack:
     Args:
       objective: images [n, ...] -> [n]: maximised for each image on its own.
       images: float [n, ...] within the pixel bounds.
-      seed: int32 [2] of everything random; None draws one (a different one on each
-        replica).
+      seed: int32 [2], of all randomness; None draws one (a different one on each replica).
 
     Returns:
       float32 [n, ...], without a gradient.
@@ -158,24 +158,24 @@ class Attack:
       steps: an int32 scalar (tensor), at least 1, that replaces the number of steps; `steps *
         step_size` stays the same.
       step_size: a scalar (tensor): the norm of a step in pixel units, which is not scaled.
-      carried: float32 [...], a direction of one image's shape, in which the random start is moved
-        by epsilon before it is projected; 0 moves nothing.
-      start: a function of an attempt's seed, int32 [2], to float32 [n, ...].  The attempt begins
-        there, after a projection, instead of at a random point.
+      carried: float32 [...], a direction of one image's shape.  The random start moves by epsilon
+        in this direction, and is then projected; 0 moves nothing.
+      start: a function of an attempt's seed, int32 [2], to float32 [n, ...].  The attempt begins at
+        the projection of its result, instead of at a random point.
 
     Returns:
-      `(adversaries, info)`: float32 [n, ...] without a gradient, and a dict: `objective`
-      float32 [n], its value at the adversaries; `zero_gradients`, the share of input-gradient
-      entries that were exactly zero (0 without gradients); what else the class says.
+      `(adversaries, info)`: float32 [n, ...] without a gradient, and a dict.  It holds `objective`
+      float32 [n], the value at the adversaries; `zero_gradients`, the share of input-gradient
+      entries that were exactly zero (0 without gradients); and what the class adds.
 
     Raises:
-      UserError: for an argument that the class does not take, images that are no floats, or an
+      UserError: for an argument that the class does not take, images that are not floats, or an
         objective that does not return one value per image.
     """
     given = {"steps": steps, "step_size": step_size, "carried": carried, "start": start}
     for name, value in given.items():
       if value is not None and name not in self.takes:
-        raise errors.UserError(f"{self.name} takes no other {name} than its own: leave it out")
+        raise errors.UserError(f"{self.name} does not accept {name}: leave it out")
     attack = self._changed(epsilon, **given)
     images, seed = attack._prepare(images, seed)
     adversaries, info = attack._repeat(
@@ -197,33 +197,21 @@ class Attack:
 
   def _prepare(self, images, seed):
     """The images as float32 constants, checked; and a seed."""
-    threat, images = self.threat, tf.convert_to_tensor(images)
-    if not images.dtype.is_floating:
-      raise errors.UserError(
-        f"an attack needs float images in [{threat.lower:g}, {threat.upper:g}], "
-        f"but was given {images.dtype.name}: divide by 255"
-      )
-    threat.check(images)
+    images = tf.convert_to_tensor(images)
+    check_floats(images.dtype, self.threat)
+    self.threat.check(images)
     if seed is None:
       seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
     return tf.stop_gradient(tf.cast(images, tf.float32)), tf.cast(seed, tf.int32)
 
   def _attempt(self, objective, images, restart, seed):
     """One attempt: a dict of the keys and shapes of `_nothing`."""
-
-    def step(number, state):
-      return number + 1, self.advance(objective, images, state, number)
-
-    _, state = tf.while_loop(
-      lambda number, _: number < self.steps,
-      step,
-      (tf.constant(0), self.begin(images, restart, seed)),
-      parallel_iterations=1,
-    )
+    advance = lambda number, state: self.advance(objective, images, state, number)  # noqa: E731
+    state = loops.repeat(self.steps, advance, self.begin(images, restart, seed))
     return self.finish(objective, images, state)
 
   def begin(self, images, restart, seed):
-    """The state at the start: {name: tensor}, each [n, ...] but for the scalar "zeros"."""
+    """The state at the start: {name: tensor}, each [n, ...] except for the scalar "zeros"."""
     raise NotImplementedError
 
   def advance(self, objective, images, state, number):
@@ -237,8 +225,8 @@ class Attack:
   def _nothing(self, images):
     """The result before the first attempt, worse than any attempt's.
 
-    "result" [n, ...] and the entries of `info`.  Of several attempts, those of the best are kept
-    for each example, and scalars are averaged.
+    "result" [n, ...] and the entries of `info`.  With several attempts, the best one's entries are
+    kept for each example, and scalars are averaged.
     """
     return {"result": images, "objective": lowest(images)}
 
@@ -252,21 +240,15 @@ class Attack:
     def body(restart, best):
       new = attempt(restart, distribution.fold(seed, restart))
       better = self._merit(new) > self._merit(best)
-      merged = {
+      return {
         name: value + best[name] if value.shape.rank == 0 else choose(better, value, best[name])
         for name, value in new.items()
       }
-      return restart + 1, merged
 
     if self.restarts == 1:
       state = attempt(0, distribution.fold(seed, 0))
     else:
-      _, state = tf.while_loop(
-        lambda restart, _: restart < self.restarts,
-        body,
-        (tf.constant(0), self._nothing(images)),
-        parallel_iterations=1,
-      )
+      state = loops.repeat(self.restarts, body, self._nothing(images))
     state = {
       name: tf.stop_gradient(value / self.restarts if value.shape.rank == 0 else value)
       for name, value in state.items()
@@ -274,18 +256,13 @@ class Attack:
     return state.pop("result"), state
 
 
-def count(name, value):
-  """`value` as an int >= 1."""
-  if not isinstance(value, numbers.Integral) or int(value) < 1:
-    raise errors.UserError(f"attack {name} must be an integer >= 1, but is {value!r}")
-  return int(value)
-
-
-def share(name, value):
-  """`value` as a float in [0, 1]."""
-  if not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
-    raise errors.UserError(f"attack {name} must be in [0, 1], but is {value!r}")
-  return float(value)
+def check_floats(dtype, threat):
+  """Raises `UserError` if a dtype of images is not a float."""
+  if not tf.as_dtype(dtype).is_floating:
+    raise errors.UserError(
+      f"an attack needs float images in [{threat.lower:g}, {threat.upper:g}], got {dtype.name}: "
+      "divide by 255"
+    )
 
 
 def values(objective, images):
@@ -293,8 +270,8 @@ def values(objective, images):
   found = tf.convert_to_tensor(objective(images))
   if not found.shape.is_compatible_with(images.shape[:1]):
     raise errors.UserError(
-      "an attack's objective must return one value per image, of shape "
-      f"{images.shape[:1]}, but returned shape {found.shape}"
+      f"an attack's objective must return one value per image, of shape {images.shape[:1]}, but "
+      f"returned shape {found.shape}"
     )
   return tf.ensure_shape(tf.cast(found, tf.float32), images.shape[:1])
 
@@ -307,7 +284,9 @@ def values_and_gradient(objective, images):
     total = tf.reduce_sum(found)
   gradient = tape.gradient(total, images)
   if gradient is None:
-    raise errors.UserError("an attack's objective must depend on the images, differentiably")
+    raise errors.UserError(
+      "an attack's objective has no gradient: it must depend on the images differentiably"
+    )
   return found, tf.cast(gradient, tf.float32)
 
 
@@ -316,11 +295,6 @@ def choose(mask, chosen, other):
   # In rows: TensorFlow's `where` is four times faster there on a CPU than over four axes.
   found = tf.where(mask[:, None], rows_of(chosen), rows_of(other))
   return tf.reshape(found, shape_of(other))
-
-
-def per_example(values, images):
-  """One value per example, [n], to be broadcast over `images`."""
-  return tf.reshape(values, [-1] + [1] * (images.shape.rank - 1))
 
 
 def zero_share(gradient):

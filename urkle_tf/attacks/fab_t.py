@@ -1,12 +1,12 @@
 """FAB: the nearest point beyond a decision boundary."""
 
-import numbers
 from typing import ClassVar
 
 import tensorflow as tf
 
-from urkle_tf import errors
+from urkle_tf import errors, loops
 from urkle_tf.attacks import _nearest, base, losses
+from urkle_tf.attacks.threat.base import axes, like
 
 _BISECTIONS = 6  # of the last tenth of the line to the nearest point found
 
@@ -15,9 +15,9 @@ class FAB(_nearest.Nearest):
   """The fast adaptive boundary attack (Croce and Hein, 2020, Minimally distorted examples).
 
   It looks for the point nearest to the image x at which the objective f is positive.  The sign of f
-  says on which side of a boundary a point lies, as that of `losses.targeted_margin` does.  Let d(v)
-  be the smallest change within the pixel box that takes v to where the linearisation of f at x_k is
-  zero (`ThreatModel.reach`):
+  shows on which side of a boundary a point lies, like the sign of `losses.targeted_margin`.  Let
+  d(v) be the smallest change of v, within the pixel box, to a zero of the linearisation of f at x_k
+  (`ThreatModel.reach`):
 
       a = min(||d(x_k)|| / (||d(x_k)|| + ||d(x)||), bias)
       x' = clip((1 - a) * (x_k + overshoot * d(x_k)) + a * (x + overshoot * d(x)))
@@ -35,6 +35,7 @@ class FAB(_nearest.Nearest):
   """
 
   in_steps = True
+  settings = ("steps", "overshoot", "backward", "bias")
   refused: ClassVar = {
     "training": "looks for a decision boundary, and a training's objective has none: use pgd"
   }
@@ -58,22 +59,11 @@ class FAB(_nearest.Nearest):
       UserError: if an argument is out of its range.
     """
     super().__init__(threat, restarts)
-    self.steps = base.count("steps", steps)
-    self.targets = base.count("targets", targets)
-    if not isinstance(overshoot, numbers.Real) or not 1 <= float(overshoot) < float("inf"):
-      raise errors.UserError(f"attack overshoot must be a number >= 1, but is {overshoot!r}")
-    self.overshoot = float(overshoot)
-    self.backward = base.share("backward", backward)
-    self.bias = base.share("bias", bias)
-
-  def describe(self):
-    return {
-      **super().describe(),
-      "steps": self.steps,
-      "overshoot": self.overshoot,
-      "backward": self.backward,
-      "bias": self.bias,
-    }
+    errors.whole(1, self.name, steps=steps, targets=targets)
+    errors.within("[1, inf)", self.name, overshoot=overshoot)
+    errors.within("[0, 1]", self.name, backward=backward, bias=bias)
+    self.steps, self.targets = int(steps), int(targets)
+    self.overshoot, self.backward, self.bias = float(overshoot), float(backward), float(bias)
 
   def begin(self, images, restart, seed):
     start = self.threat.random_start(images, seed, 0.5)
@@ -108,37 +98,25 @@ class FAB(_nearest.Nearest):
 
   def finish(self, objective, images, state):
     way = state["nearest"] - images
-
-    def bisect(number, low, high):
-      middle = 0.5 * (low + high)
-      point = images + base.per_example(middle, images) * way
-      broken = base.values(objective, point) > 0
-      return number + 1, tf.where(broken, low, middle), tf.where(broken, middle, high)
-
-    high = tf.ones_like(state["distance"])
-    _, _, high = tf.while_loop(
-      lambda number, *_: number < _BISECTIONS,
-      bisect,
-      (tf.constant(0), 0.9 * high, high),
-      parallel_iterations=1,
-    )
-    nearest = images + base.per_example(high, images) * way
+    at = lambda share: images + like(share, images) * way  # noqa: E731
+    broken = lambda share: base.values(objective, at(share)) > 0  # noqa: E731
+    whole = tf.ones_like(state["distance"])
+    share = loops.bisect(_BISECTIONS, broken, 0.9 * whole, whole)
     return {
-      "result": self.threat.project(nearest, images),
-      "distance": high * state["distance"],
+      "result": self.threat.project(at(share), images),
+      "distance": share * state["distance"],
       "zero_gradients": state["zeros"] / self.steps,
     }
 
   def _towards_boundary(self, iterate, values, gradient, images):
     """The point x' of the class's docstring."""
     threat = self.threat
-    of_image = values + tf.reduce_sum(
-      gradient * (images - iterate), list(range(1, images.shape.rank))
-    )  # the linearisation at the image
+    # The linearisation at the image.
+    of_image = values + tf.reduce_sum(gradient * (images - iterate), axes(images))
     near = threat.reach(iterate, gradient, -values)
     far = threat.reach(images, gradient, -of_image)
     near_size, far_size = (threat.distance(d, tf.zeros_like(d)) for d in (near, far))
     bias = tf.minimum(tf.math.divide_no_nan(near_size, near_size + far_size), self.bias)
-    bias = base.per_example(bias, images)
+    bias = like(bias, images)
     moved = (1 - bias) * (iterate + self.overshoot * near) + bias * (images + self.overshoot * far)
     return tf.clip_by_value(moved, threat.lower, threat.upper)

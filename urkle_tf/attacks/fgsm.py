@@ -8,7 +8,7 @@ class FGSM(PGD):
 
   One step of size epsilon.  It starts at a random point a thousandth of epsilon away from the
   image, because a divergence has no gradient at the image itself.  A network in bfloat16 does not
-  resolve such a small distance: give it a larger `start`.
+  resolve such a small distance, and needs a larger `start`.
 
   ```python
   attack = urkle_tf.attacks.FGSM(urkle_tf.attacks.Linf(epsilon=8 / 255))
@@ -17,6 +17,7 @@ class FGSM(PGD):
   """
 
   takes = ("carried",)
+  _travel = 1.0
 
   def __init__(self, threat, start=1e-3):
     """Builds the attack.
@@ -26,6 +27,3 @@ class FGSM(PGD):
       start: the radius of the random start as a share of epsilon, in (0, 1].
     """
     super().__init__(threat, steps=1, start=start)
-
-  def _default_size(self, epsilon):
-    return epsilon

@@ -5,20 +5,16 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from urkle_tf import distribution
+from urkle_tf import distribution, errors, loops
 from urkle_tf.attacks import _nearest, base, losses
+from urkle_tf.attacks.threat.base import axes, like, shape_of
 
-_GRIDS = (
-  1,
-  2,
-  4,
-  8,
-)  # of starts that are not noise of each pixel: this many blocks along each axis
+_GRIDS = (1, 2, 4, 8)  # blocks along each axis, of starts that are coarser than single pixels
 _STARTS = 20  # points that are tried as a start, at most
 _HALVINGS = 8  # of a jump, at most
 _FIRST = 100  # decisions of the first estimate of a direction
-_BEYOND = 1.02  # of the way to the nearest point, which is then broken under other rounding too
-_FINEST = 1e-5  # of a pixel: smaller changes drown in float32
+_BEYOND = 1.02  # of the way to the nearest point, so that it is broken under other rounding too
+_FINEST = 1e-5  # of a pixel: float32 does not resolve smaller changes
 
 
 def evaluations(queries, pixels, norm):
@@ -47,14 +43,14 @@ def evaluations(queries, pixels, norm):
 
 
 def _bisections(pixels, norm):
-  """The halvings that locate the boundary up to pixels^-2 (linf) or pixels^-1.5 (others)."""
+  """How many halvings locate the boundary up to pixels^-2 (linf) or pixels^-1.5 (others)."""
   return min(max(math.ceil((2 if norm == "linf" else 1.5) * math.log2(pixels)), 10), 20)
 
 
 class HopSkipJump(_nearest.Nearest):
   """HopSkipJumpAttack (Chen, Jordan and Wainwright, 2020): neither scores nor gradients.
 
-  From a broken point x_0, which is random noise moved to the boundary:
+  It starts at a broken point x_0, random noise that is moved to the boundary:
 
       g = sum_b (phi_b - mean phi) u_b,   phi_b = 1 if x_t + delta u_b is broken, else -1
       x_{t+1} = boundary(x, x_t + ||x_t - x|| / sqrt(t) * direction(g))
@@ -76,6 +72,7 @@ class HopSkipJump(_nearest.Nearest):
 
   gradients = False
   decisions = True
+  settings = ("queries",)
   refused: ClassVar = {
     "training": "looks for a decision boundary by thousands of forward passes: use pgd"
   }
@@ -86,17 +83,15 @@ class HopSkipJump(_nearest.Nearest):
 
     Args:
       threat: a `ThreatModel`.
-      queries: forward passes per run, at most, >= 1; a first direction takes about 300.
+      queries: forward passes per run, at most, >= 1; the first direction takes about 300.
       restarts: runs from different random points, >= 1.
 
     Raises:
       UserError: if an argument is out of its range.
     """
     super().__init__(threat, restarts)
-    self.steps = self.queries = base.count("queries", queries)
-
-  def describe(self):
-    return {**super().describe(), "queries": self.queries}
+    errors.whole(1, self.name, queries=queries)
+    self.steps = self.queries = int(queries)
 
   def _attempt(self, objective, images, restart, seed):
     del restart
@@ -107,10 +102,11 @@ class HopSkipJump(_nearest.Nearest):
     start, found = way.start(distribution.fold(seed, 0))
     point = way.boundary(start)
     distance = tf.where(found, threat.distance(point, images), float("inf"))
-    going = lambda distance: tf.math.is_finite(distance) & (distance > threat.epsilon)  # noqa: E731
+    beyond = lambda distance: tf.math.is_finite(distance) & (distance > threat.epsilon)  # noqa: E731
 
-    def iterate(number, point, nearest, distance):
-      left = going(distance)
+    def iterate(number, state):
+      point, nearest, distance = state
+      left = beyond(distance)
       away = tf.where(left, threat.distance(point, images), 0.0)
       key, count = distribution.fold(seed, 1, number), tf.gather(counts, number)
       direction = way.direction(point, away, count, key)
@@ -119,15 +115,11 @@ class HopSkipJump(_nearest.Nearest):
       away = threat.distance(point, images)
       nearer = left & (away < distance)
       nearest = base.choose(nearer, point, nearest)
-      return number + 1, point, nearest, tf.where(nearer, away, distance)
+      return point, nearest, tf.where(nearer, away, distance)
 
     if counts:
-      _, _, point, distance = tf.while_loop(
-        lambda number, *state: (number < len(counts)) & tf.reduce_any(going(state[-1])),
-        iterate,
-        (tf.constant(0), point, point, distance),
-        parallel_iterations=1,
-      )
+      going = lambda state: tf.reduce_any(beyond(state[2]))  # noqa: E731
+      _, point, distance = loops.repeat(len(counts), iterate, (point, point, distance), going)
     result = threat.project(way.beyond(point), images)
     return {"result": result, "distance": distance, "zero_gradients": tf.zeros([])}
 
@@ -139,9 +131,7 @@ class _Way:
     self._threat, self._images = threat, images
     self._broken = lambda points: base.values(objective, points) > 0
     self._pixels = math.prod(images.shape[1:])
-    self._size = tf.concat([tf.shape(images)[:1], images.shape[1:]], 0)
-    if images.shape[0] is not None:
-      self._size = images.shape
+    self._size = shape_of(images)
 
   def _clip(self, points):
     return tf.clip_by_value(points, self._threat.lower, self._threat.upper)
@@ -152,47 +142,32 @@ class _Way:
     grids = [max(height, width), *_GRIDS]
     low, high = self._threat.lower, self._threat.upper
 
-    def attempt(number, start, found):
+    def attempt(number, state):
+      start, found = state
       noise = distribution.uniform(distribution.fold(seed, number), self._size, low, high)
       grid = tf.gather(grids, number % len(grids))
       blocks = lambda length: tf.range(length) // tf.maximum(length // grid, 1)  # noqa: E731
       noise = tf.gather(tf.gather(noise, blocks(height), axis=1), blocks(width), axis=2)
       broken = self._broken(noise) & ~found
-      return number + 1, base.choose(broken, noise, start), found | broken
+      return base.choose(broken, noise, start), found | broken
 
-    _, start, found = tf.while_loop(
-      lambda number, _, found: (number < _STARTS - 1) & ~tf.reduce_all(found),
-      attempt,
-      (tf.constant(0), self._images, self._broken(self._images)),
-      parallel_iterations=1,
-    )
-    return start, found
+    start = self._images, self._broken(self._images)
+    return loops.repeat(_STARTS - 1, attempt, start, going=_some_left)
 
   def _between(self, point, share):
     """The point at a share, float32 [n], of the way from the image (0) to a point (1)."""
-    offsets, share = point - self._images, base.per_example(share, point)
+    offsets, share = point - self._images, like(share, point)
     if self._threat.norm == "linf":
-      most = share * base.per_example(self._threat.distance(point, self._images), point)
+      most = share * like(self._threat.distance(point, self._images), point)
       return self._clip(self._images + tf.clip_by_value(offsets, -most, most))
     return self._clip(self._images + share * offsets)
 
   def boundary(self, point):
     """The nearest broken point on the way to a broken point, by bisection."""
-
-    def bisect(number, low, high):
-      middle = 0.5 * (low + high)
-      broken = self._broken(self._between(point, middle))
-      return number + 1, tf.where(broken, low, middle), tf.where(broken, middle, high)
-
-    count = _bisections(self._pixels, self._threat.norm)
     low = tf.zeros_like(base.lowest(point))
-    _, _, high = tf.while_loop(
-      lambda number, *_: number < count,
-      bisect,
-      (tf.constant(0), low, low + 1.0),
-      parallel_iterations=1,
-    )
-    return self._between(point, high)
+    broken = lambda share: self._broken(self._between(point, share))  # noqa: E731
+    halvings = _bisections(self._pixels, self._threat.norm)
+    return self._between(point, loops.bisect(halvings, broken, low, low + 1.0))
 
   def beyond(self, point):
     """A point a little farther away than a broken one, if it is broken too."""
@@ -202,10 +177,11 @@ class _Way:
   def direction(self, point, distance, count, seed):
     """The estimated gradient at a point of the boundary, as a step of unit size."""
     size = tf.maximum(distance / self._pixels, _FINEST * math.sqrt(self._pixels))
-    size = base.per_example(size, point)
+    size = like(size, point)
     linf = self._threat.norm == "linf"
 
-    def decide(number, signed, changes, signs):
+    def decide(number, sums):
+      signed, changes, signs = sums
       key = distribution.fold(seed, number)
       if linf:
         noise = distribution.uniform(key, self._size, -1.0, 1.0)
@@ -213,39 +189,38 @@ class _Way:
         noise = distribution.normal(key, self._size)
       change = (self._clip(point + size * _unit(noise)) - point) / size
       sign = tf.where(self._broken(point + size * change), 1.0, -1.0)
-      moved = base.per_example(sign, point) * change
-      return number + 1, signed + moved, changes + change, signs + sign
+      moved = like(sign, point) * change
+      return signed + moved, changes + change, signs + sign
 
     zeros = tf.zeros_like(point)
-    _, signed, changes, signs = tf.while_loop(
-      lambda number, *_: number < count,
-      decide,
-      (tf.constant(0), zeros, zeros, tf.zeros_like(distance)),
-      parallel_iterations=1,
-    )
+    signed, changes, signs = loops.repeat(count, decide, (zeros, zeros, tf.zeros_like(distance)))
     mean = signs / tf.cast(count, tf.float32)
-    contrast = signed - base.per_example(mean, point) * changes
+    contrast = signed - like(mean, point) * changes
     found = base.choose(tf.abs(mean) == 1.0, signed, contrast)
     return tf.sign(found) if linf else _unit(found)
 
   def jump(self, point, direction, size):
-    """The broken point this far in a direction, or half as far, and so on; else itself."""
+    """The first broken point at this distance in a direction, at half of it, and so on.
 
-    def attempt(number, jumped, size, found):
-      moved = self._clip(point + base.per_example(size, point) * direction)
+    A point stays where it is if none is broken.
+    """
+
+    def attempt(_, state):
+      jumped, size, found = state
+      moved = self._clip(point + like(size, point) * direction)
       broken = self._broken(moved) & ~found
-      return number + 1, base.choose(broken, moved, jumped), size / 2, found | broken
+      return base.choose(broken, moved, jumped), size / 2, found | broken
 
-    _, jumped, _, _ = tf.while_loop(
-      lambda number, _jumped, _size, found: (number < _HALVINGS) & ~tf.reduce_all(found),
-      attempt,
-      (tf.constant(0), point, size, tf.zeros_like(size, tf.bool)),
-      parallel_iterations=1,
-    )
-    return jumped
+    start = point, size, tf.zeros_like(size, tf.bool)
+    return loops.repeat(_HALVINGS, attempt, start, going=_some_left)[0]
+
+
+def _some_left(state):
+  """Whether some are not found; the last of a state is which are."""
+  return ~tf.reduce_all(state[-1])
 
 
 def _unit(values):
   """Of unit Euclidean length; 0 where all is 0."""
-  squares = tf.reduce_sum(tf.square(values), list(range(1, values.shape.rank)), keepdims=True)
+  squares = tf.reduce_sum(tf.square(values), axes(values), keepdims=True)
   return tf.math.divide_no_nan(values, tf.sqrt(squares))

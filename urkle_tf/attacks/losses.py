@@ -52,8 +52,8 @@ def dlr(scores, labels):
 
       -(z_y - max_{j != y} z_j) / (z_(1) - z_(3))
 
-  z_(k) the k-th largest score.  Unlike the cross-entropy it does not change, and its gradient
-  does not vanish, when the logits are scaled.
+  with z_(k) the k-th largest score.  Unlike the cross-entropy, it does not change when the logits
+  are scaled, and its gradient does not vanish.
 
   Args:
     scores: float32 [n, classes].

@@ -13,8 +13,8 @@ class NFGSM(PGD):
       x_0 ~ uniform within 2 epsilon of x, and within the pixel bounds
       x_1 = clip(x_0 + epsilon sign(grad objective(x_0)), lower, upper)
 
-  The adversaries lie up to 3 epsilon from their images, outside the threat model: their effect on
-  an encoder is no measure of its robustness within epsilon.
+  The adversaries lie up to 3 epsilon from their images, outside the threat model, so they do not
+  measure an encoder's robustness within epsilon.
 
   ```python
   attack = urkle_tf.attacks.NFGSM(urkle_tf.attacks.Linf(epsilon=8 / 255))
@@ -23,6 +23,7 @@ class NFGSM(PGD):
   """
 
   takes = ("carried",)
+  _travel = 1.0
   refused: ClassVar = {"evaluation": "leaves the ball of epsilon: use pgd, rs_fgsm or autoattack"}
 
   def __init__(self, threat):
@@ -41,12 +42,9 @@ class NFGSM(PGD):
     super().__init__(_Pixels(**threat.options()), steps=1)
     self.start = 2.0
 
-  def _default_size(self, epsilon):
-    return epsilon
-
 
 class _Pixels(Linf):
-  """The pixel box alone; `epsilon` is the unit of noise and steps."""
+  """Only the pixel box; `epsilon` is the unit of noise and steps."""
 
   def project(self, adversaries, images):
     del images

@@ -1,11 +1,10 @@
 """Projected gradient ascent."""
 
-import numbers
 from typing import ClassVar
 
 import tensorflow as tf
 
-from urkle_tf import errors
+from urkle_tf import errors, loops
 from urkle_tf.attacks import base
 
 _KEEP = ("last", "best")
@@ -18,12 +17,12 @@ class PGD(base.Attack):
       x_{t+1} = project(x_t + step_size * normalise(grad objective(x_t)))
 
   The attack never starts at the clean image, where the divergence between clean and adversarial
-  representations has no gradient.  Entries of the gradient that are exactly zero move nothing;
-  `run` reports their share.
+  representations has no gradient.  Pixels whose gradient is exactly zero do not move; `run` reports
+  their share.
 
-  With `keep="last"`, the `objective` that `run` reports is that at the last gradient evaluation,
-  one step before the adversaries; it takes no further forward pass.  With "best", `run` also
-  reports `last`, float32 [n, ...], the last iterate of the best run.
+  With `keep="last"`, `run` reports the `objective` of the last gradient evaluation, one step before
+  the adversaries, which takes no further forward pass.  With "best", `run` also reports `last`,
+  float32 [n, ...], the last iterate of the best run.
 
   ```python
   attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7, restarts=2)
@@ -34,7 +33,9 @@ class PGD(base.Attack):
   takes: tuple[str, ...] = ("steps", "step_size", "carried")
   budget: tuple[str, ...] = ("steps", "step_size", "restarts")
   in_evaluation: ClassVar = {"keep": "best", "carry": False}
+  settings = ("steps", "step_size", "start", "keep")
   _carried = None
+  _travel = 2.5  # radii that all steps cover together by default
 
   def __init__(
     self, threat, steps=10, step_size=None, start=1.0, restarts=1, keep="last", carry=False
@@ -44,8 +45,8 @@ class PGD(base.Attack):
     Args:
       threat: a `ThreatModel`.
       steps: gradient steps, >= 1.
-      step_size: a step's norm in pixel units, like `epsilon`; None for 2.5 * epsilon / steps, with
-        which an iterate can cross the ball and come back.
+      step_size: a step's norm in pixel units, like `epsilon`; None for 2.5 * epsilon / steps, which
+        is enough for an iterate to cross the ball and come back.
       start: the radius of the random start as a share of `epsilon`, in (0, 1].
       restarts: runs from different random starts, >= 1; the best is kept for each example.
       keep: "last" returns the last iterate.  "best" returns for each example the iterate with the
@@ -57,36 +58,21 @@ class PGD(base.Attack):
     Raises:
       UserError: if an argument is out of its range.
     """
-    if not isinstance(start, numbers.Real) or not 0 < float(start) <= 1:
-      raise errors.UserError(
-        f"attack start must be in (0, 1], a share of epsilon (at the clean image there may be no "
-        f"gradient), but is {start!r}"
-      )
-    if step_size is not None and not (
-      isinstance(step_size, numbers.Real) and 0 <= float(step_size) < float("inf")
-    ):
-      raise errors.UserError(f"attack step size must be a number >= 0, but is {step_size!r}")
-    if keep not in _KEEP:
-      raise errors.unknown("choice of keep", keep, _KEEP)
+    errors.within("(0, 1]", self.name, start=start)
+    if step_size is not None:
+      errors.within("[0, inf)", self.name, step_size=step_size)
+    errors.one_of("choice of keep", keep, _KEEP)
     super().__init__(threat, restarts)
-    self.steps = base.count("steps", steps)
-    self._own_size = step_size
+    errors.whole(1, self.name, steps=steps)
+    self.steps = int(steps)
+    self._own_size = None if step_size is None else float(step_size)
     self.step_size = self.step_size_at(threat.epsilon)
     self.start = float(start)
     self.keep = "best" if self.restarts > 1 else keep
     self.carry = bool(carry)
 
-  def describe(self):
-    return {
-      **super().describe(),
-      "steps": self.steps,
-      "step_size": float(self.step_size),
-      "start": self.start,
-      "keep": self.keep,
-    }
-
   def _default_size(self, epsilon):
-    return 2.5 * epsilon / self.steps
+    return self._travel * epsilon / self.steps
 
   def step_size_at(self, epsilon):
     return self._default_size(epsilon) if self._own_size is None else self._own_size
@@ -95,7 +81,7 @@ class PGD(base.Attack):
     other = super()._changed(epsilon, **given)
     other._carried = carried
     if epsilon is not None:
-      # At a radius of 0 the ratio is lost; then the default one holds.
+      # A radius of 0 has no ratio, so the default applies.
       known = tf.is_tensor(self.threat.epsilon) or self.threat.epsilon > 0
       ratio = self.step_size / self.threat.epsilon if known else self._default_size(1.0)
       other.step_size = ratio * other.threat.epsilon
@@ -121,7 +107,7 @@ class PGD(base.Attack):
     if best:
       state["result"] = start
 
-    def body(step, state):
+    def body(_, state):
       iterate = state["iterate"]
       values, gradient = base.values_and_gradient(objective, iterate)
       new = {
@@ -133,11 +119,9 @@ class PGD(base.Attack):
         higher = values > state["objective"]
         new["objective"] = tf.where(higher, values, state["objective"])
         new["result"] = base.choose(higher, iterate, state["result"])
-      return step + 1, new
+      return new
 
-    _, state = tf.while_loop(
-      lambda step, _: step < self.steps, body, (tf.constant(0), state), parallel_iterations=1
-    )
+    state = loops.repeat(self.steps, body, state)
     last, zeros = state["iterate"], state["zeros"] / tf.cast(self.steps, tf.float32)
     if not best:
       return {"result": last, "objective": state["objective"], "zero_gradients": zeros}

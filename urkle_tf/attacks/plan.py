@@ -21,12 +21,12 @@ class Plan:
     targets: how many wrong classes are aimed at, one after the other, the most likely first; 0
       for a loss without targets.
     fixed_noise: whether a noisy objective must use the same noise at each evaluation.
-    note: how it differs from what its name says, or "".
+    note: how it differs from what its name suggests, or "".
     ensemble: the name of the ensemble that the attack is a stage of, or "".
     group: a number that the stages of one ensemble share.
     average: what is averaged over samples of a noisy classifier before the loss: "probabilities" or
       "logits".
-    start: where runs begin: at random (""), or at the result of the same attack on z = mu ("mu"),
+    start: where runs begin: at random (""), or at the result of the same attack: on z = mu ("mu"),
       with other, fixed samples of z ("fixed"), or on the KL between the representations of image
       and neighbour ("kl").
     last: whether it runs after all others, on the images that no attack has broken.
@@ -57,7 +57,7 @@ class Plan:
 
   @property
   def by_noise(self):
-    """Whether `average` and `start` make a difference only if z is sampled."""
+    """Whether `average` or `start` have an effect only if z is sampled."""
     return self.average == "logits" or self.start in ("mu", "fixed")
 
   @property
@@ -67,12 +67,12 @@ class Plan:
 
   @property
   def restarts(self):
-    """Runs."""
+    """Runs of the attack."""
     return self.attack.restarts
 
   @property
   def by_gradients(self):
-    """Whether it is not informative for a model without gradients."""
+    """Whether it follows gradients, so that it is not informative for a model without them."""
     return self.attack.gradients
 
   @property

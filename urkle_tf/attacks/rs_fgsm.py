@@ -13,6 +13,7 @@ class RSFGSM(PGD):
   """
 
   takes = ("carried",)
+  _travel = 1.25
 
   def __init__(self, threat, carry=False):
     """Builds the attack.
@@ -22,6 +23,3 @@ class RSFGSM(PGD):
       carry: as in `PGD`.
     """
     super().__init__(threat, steps=1, carry=carry)
-
-  def _default_size(self, epsilon):
-    return 1.25 * epsilon

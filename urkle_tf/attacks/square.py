@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import distribution
+from urkle_tf import distribution, errors
 from urkle_tf.attacks import base, losses
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of a budget of 10,000 queries
@@ -84,6 +84,7 @@ class Square(base.Attack):
   refused: ClassVar = {"training": "makes thousands of forward passes for each image: use pgd"}
   loss = staticmethod(losses.margin)
   fixed_noise = True
+  settings = ("queries", "share")
 
   def __init__(self, threat, queries=5000, restarts=1, share=0.8):
     """Builds the attack.
@@ -98,11 +99,10 @@ class Square(base.Attack):
       UserError: if an argument is out of its range.
     """
     super().__init__(threat, restarts)
-    self.steps = self.queries = base.count("queries", queries)
-    self.share = base.share("share", share)
-
-  def describe(self):
-    return {**super().describe(), "queries": self.queries, "share": self.share}
+    errors.whole(1, self.name, queries=queries)
+    errors.within("[0, 1]", self.name, share=share)
+    self.steps = self.queries = int(queries)
+    self.share = float(share)
 
   def _proposals(self, images, rows):
     return (_Stripes if self.threat.norm == "linf" else _Hills)(self.threat, images, rows)

@@ -23,9 +23,9 @@ _STAGES = (
 class WorstOfAll(base.Attack):
   """APGD on several objectives from several starts, after all other attacks.
 
-  The mean over z of the probabilities may be flat where that of the logits is not.  Starts are
-  adversaries of z = mu, adversaries under other, fixed samples of z, and the neighbours that change
-  the representation most, which need neither label nor head.
+  The mean over z of the probabilities may be flat where the mean of the logits is not.  A run
+  starts at a random point, at an adversary of z = mu, at an adversary under other, fixed samples of
+  z, or at the neighbour that changes the representation most, which needs neither label nor head.
 
   Its stages attack the images that no earlier attack broke.  Its row combines all attacks: an image
   counts as correct only if none of them broke it.
@@ -38,18 +38,21 @@ class WorstOfAll(base.Attack):
 
     Args:
       threat: a `ThreatModel`.
-      steps: gradient steps of a run, >= 1; finding its start takes as many again.
+      steps: gradient steps of a run, >= 1; finding its start takes the same number again.
       restarts: runs of each stage, each with a different start, >= 1.
 
     Raises:
       UserError: if an argument is out of its range.
     """
     super().__init__(threat, restarts)
-    self.steps = base.count("steps", steps)
+    errors.whole(1, self.name, steps=steps)
+    self.steps = int(steps)
 
   def run(self, *arguments, **options):
     """Raises `UserError`: the stages have several objectives; see `evaluation.attacked`."""
-    raise errors.UserError("worst_of_all climbs several objectives: give it to evaluate --attacks")
+    raise errors.UserError(
+      "worst_of_all has several objectives, so it cannot be called: use evaluate --attacks"
+    )
 
   def plans(self, classes=None):
     del classes

@@ -6,6 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import distribution
+from urkle_tf.attacks.threat.base import axes
 from urkle_tf.evaluation import falling
 from urkle_tf.networks.kl import kl_from
 
@@ -13,8 +14,8 @@ from urkle_tf.networks.kl import kl_from
 def differentiable(classifier):
   """Whether a classifier has gradients with respect to the images, even if they are zero.
 
-  False if TensorFlow knows no gradient of an operation in it, such as a table look-up.  It is
-  called for a classifier whose gradients were all zero.
+  False if TensorFlow has no gradient for an operation in it, such as a table look-up.  The gradient
+  is traced only for a classifier whose gradients were all zero.
   """
   found = getattr(classifier, "metadata", {}).get("gradients", {})
   if found.get("zero_bridged", 0.0) < 1.0:
@@ -38,18 +39,19 @@ def differentiable(classifier):
 
 
 def _flat(objective):
-  """Gives an objective without a gradient a gradient of zero, for attacks."""
-  nothing = lambda images: 0.0 * tf.reduce_sum(images, list(range(1, images.shape.rank)))  # noqa: E731
-  return lambda images: tf.stop_gradient(objective(images)) + nothing(images)
+  """An objective with the same values and a gradient of zero, for one that has no gradient."""
+  return lambda images: (
+    tf.stop_gradient(objective(images)) + 0.0 * tf.reduce_sum(images, axes(images))
+  )
 
 
 def _decides(classifier):
-  """Whether the scores that attacks climb are those that decide the class."""
+  """Whether attacks climb the scores that decide the class."""
   return getattr(classifier, "metadata", {}).get("attacked") != "inner scores"
 
 
 def _start(plan, images, epsilon, frozen, objective):
-  """Where the runs of a plan begin: a function of a seed, as `Attack.run` takes it.
+  """The `start` of `Attack.run` for a plan: a function of a seed.
 
   Args:
     plan: a `Plan` with a start.
@@ -73,27 +75,29 @@ def _start(plan, images, epsilon, frozen, objective):
 
 
 def adversary(classifier, plan, mode, eot=20, alone=None):
-  """Compiles an attack on one mode of a classifier.
+  """Compiles an attack on one mode of a classifier or regressor.
 
-  The objective is the plan's loss of the log-probabilities.  In the sampled mode these are the log
-  of the mean over `eot` samples of z (expectation over transformation), drawn again at every
-  evaluation.  A counter in a variable distinguishes the evaluations, since the attack passes only
-  images to its objective.  Square and FAB compare values between evaluations, where fresh noise
-  would reward luck, so they use the same samples throughout a run.
+  The objective is the plan's loss of the log-probabilities, or of a regressor's predictions.  In
+  the sampled mode these are the log of the mean over `eot` samples of z (expectation over
+  transformation), or the mean of the predictions, drawn again at every evaluation.  A counter in a
+  variable distinguishes the evaluations, since the attack passes only images to its objective.
+  Square and FAB compare values between evaluations, where fresh noise would reward luck, so they
+  use the same samples throughout a run.
 
   Args:
-    classifier: a `Classifier`.
+    classifier: a `Classifier`, `Foreign` or `Regressor`.
     plan: a `Plan`.
     mode: "sampled" or "deterministic".
     eot: samples of z per evaluation.
-    alone: the mode as a `falling.Mode`, if the results count only for it: an image then needs no
-      further attack once it is broken, if the plan allows that; else None.
+    alone: a `falling.Mode`, if no other mode counts: an image then needs no further attack once it
+      is broken, if the plan allows that.  None otherwise.
 
   Returns:
     A function (images float32 [n, h, w, c], labels int [n], seed int32 [2], epsilon, step
     size or None, targets int [1, n] where the plan has some) -> (candidates [k, n, h, w, c],
     share of zero gradients); or a `falling.Falling`.
   """
+  link = getattr(classifier, "link", tf.nn.log_softmax)
   has_gradient = differentiable(classifier)
   follows = (has_gradient or not plan.by_gradients) and _decides(classifier)
   if alone is not None and alone.attackable and falling.possible(plan) and follows:
@@ -105,14 +109,14 @@ def adversary(classifier, plan, mode, eot=20, alone=None):
     noise = distribution.fold(seed, 1)
     targets = None if targets is None else targets[0]
     frozen = classifier.frozen()
-    if plan.attack.decisions:  # scores inside of a model may decide otherwise than it does
+    if plan.attack.decisions:  # inner scores may favour another class than the model's output
       frozen = getattr(classifier, "own_gradients", lambda: frozen)()
     evaluations.assign(0)
 
     def scores(neighbours, mode=mode, draws=None):
       loc, scale = frozen.represent(neighbours)
       if mode == "deterministic":
-        return tf.nn.log_softmax(frozen.head(loc))
+        return link(frozen.head(loc))
       if draws is None:
         draws = noise
         if not plan.fixed_noise:
@@ -134,8 +138,8 @@ def adversary(classifier, plan, mode, eot=20, alone=None):
     found, info = plan.attack.run(climbed, images, seed, epsilon, **given)
     candidates = [found]
     if mode == "sampled" and "last" in info:
-      # The best iterate under fresh noise may be one that had luck with its draws; the last one,
-      # where most of the climbing is done, had none.  Both are scored with draws of the scorer's.
+      # Under fresh noise, the best iterate may only have had lucky draws.  The last one is not
+      # chosen by its draws, and comes after all of the climbing.  The scorer judges both.
       candidates.append(info["last"])
     return tf.stack(candidates), info["zero_gradients"]
 

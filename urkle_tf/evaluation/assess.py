@@ -44,10 +44,11 @@ def assess(given):
       flags = ", ".join(f"--{name}" for name in unused)
       print(f"a regressor is attacked by PGD at one epsilon, and does not use {flags}")
     return assess_regressor(**{n: v for n, v in settings.items() if n in used})
-  if sum(bool(settings[name]) for name in _MODELS) != 1:
+  models = [name for name in _MODELS if settings[name]]
+  if len(models) != 1:
     raise errors.UserError(
-      "give --classifier=FOLDER, an exported classifier, --regressor=FOLDER, or --encoder=FOLDER "
-      "for the part without labels" + (", one of them" if given.classifier or given.encoder else "")
+      "give --classifier=FOLDER, --regressor=FOLDER, or --encoder=FOLDER for what needs no labels"
+      + (": only one of them" if models else "")
     )
   del settings["regressor"]
   top = given.prototypes or given.head
@@ -76,7 +77,7 @@ def _assess(given, settings, kind, path):
   """The loop; `settings` are those in the report."""
   errors.flags_at_least(1, settings, "batch_size", "samples", "attack_steps", "restarts", "eot")
   if settings.get("abstains") and kind != "foreign":
-    raise errors.UserError("--abstains is for classifiers made elsewhere: leave it out")
+    raise errors.UserError("--abstains is only for classifiers made elsewhere: leave it out")
   if (minutes := settings.get("minutes")) is not None:
     errors.above(0, None, minutes=minutes)
   chosen = measurements.chosen(given, kind)
@@ -106,20 +107,19 @@ def _assess(given, settings, kind, path):
 
 
 def _context(given, kind, path):
-  """The `Context` before the model is loaded, after a check that model, data and threat fit."""
+  """The `Context`, before the model is loaded; checks that model, data and threat fit."""
   model = embedder = None
+  if "foreign" not in kind:
+    metadata = export.read_metadata(path, kind)
+  source = sources.load(**data_of(given))
   if kind == "foreign":
-    source = sources.load(**data_of(given))
     with_top = getattr(given, "encoder", None)
     loaded = topped.classifier(given, source) if with_top else foreign_models.load(path)
     model = foreign.look_at(loaded, source, given.abstains)
     metadata = model.metadata
   elif kind == "foreign_encoder":
-    source = sources.load(**data_of(given))
     embedder, metadata = retrieval.look_at(path, source)
   else:
-    metadata = export.read_metadata(path, kind)
-    source = sources.load(**data_of(given))
     compatibility.check_images(metadata["image_size"], source)
   if "encoder" not in kind:
     compatibility.check_labelled(source)
@@ -132,20 +132,25 @@ def _context(given, kind, path):
     attacks.from_norm(norm, radius).check(tf.zeros([1, *metadata["image_size"]]))
   names = ("data_dir", "download", "image_size", "examples")
   return Context(
-    *(source, norm, epsilons, model),
+    source=source,
+    norm=norm,
+    epsilons=epsilons,
+    model=model,
     embedder=embedder,
     kind=kind,
     metadata=metadata,
     where={name: getattr(given, name) for name in names},
     modes=_modes(given.modes, metadata, model),
+    batch_size=given.batch_size,
     eot=(given.eot or 20) if metadata["stochastic"] else 1,
+    samples=given.samples,
+    seed=given.seed,
     save_images=getattr(given, "save_images", False),
-    **{name: getattr(given, name) for name in ("batch_size", "samples", "seed")},
   )
 
 
 def _modes(text, metadata, model):
-  """The readings of z that are measured, of `--modes`."""
+  """The readings of z to measure, from `--modes`."""
   known = ("sampled", "deterministic") if metadata["stochastic"] else ("deterministic",)
   known = known if model is None else model.modes
   asked = [mode.strip() for mode in text.split(",")] if text else known
@@ -165,7 +170,7 @@ def _load(context, path):
 def _config(context, settings, chosen):
   """The report's part "config"."""
   metadata, shown = context.metadata, export.settings_without_paths(settings)
-  # Reports without these settings stay the same.
+  # Left out unless set, so that reports without them stay the same.
   for name in ("measure", "certify", "modes", "head", "minutes", "abstains"):
     if not shown.get(name):
       shown.pop(name, None)

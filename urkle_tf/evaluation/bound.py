@@ -6,7 +6,7 @@ import numbers
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, errors, networks
+from urkle_tf import attacks, distribution, errors, loops, networks
 from urkle_tf.evaluation import adversaries, scoring
 from urkle_tf.networks.kl import kl, kl_objective
 
@@ -17,8 +17,7 @@ _CHUNK = 25  # samples of z that are in memory at once
 def check_cap(loss_cap, classes):
   """Raises `UserError` if M = `loss_cap` does not cap the loss for this number of classes.
 
-  The floor exp(-M) of each probability leaves room for a distribution only where
-  C exp(-M) < 1.
+  The floor exp(-M) of each probability leaves room for a distribution only if C exp(-M) < 1.
   """
   least = math.log(classes)
   known = isinstance(loss_cap, numbers.Real) and not isinstance(loss_cap, bool)
@@ -32,7 +31,7 @@ def check_cap(loss_cap, classes):
 def check(loss_cap, metadata):
   """Raises `UserError` if the bound with M = `loss_cap` does not exist for an export.
 
-  For an encoder alone there is the regulariser, for any M above 0.
+  An encoder alone has only the regulariser, for any M above 0.
 
   Args:
     loss_cap: M in nats.
@@ -41,7 +40,7 @@ def check(loss_cap, metadata):
   if not metadata["stochastic"]:
     raise errors.UserError(
       f"--loss_cap: Proposition 1 is about sampled z, but this {metadata['kind']} is "
-      "deterministic: leave --loss_cap out"
+      "deterministic: leave out --loss_cap"
     )
   if metadata["kind"] == "classifier":
     check_cap(loss_cap, metadata["classes"])
@@ -105,22 +104,18 @@ def sampled_losses(classifier, images, labels, loss_cap, seed, samples=200):
   chunks = -(-samples // _CHUNK)
   each = -(-samples // chunks)
 
-  def more(chunk, total, mean):
+  def more(chunk, sums):
+    total, mean = sums
     noise = tf.random.stateless_normal(
       [tf.shape(loc)[0], each, classifier.latent_dim], distribution.fold(seed, chunk)
     )
     values = capped(classifier.each_from_noise(loc, scale, noise), loss_cap)  # [n, each, C]
     values = tf.gather(values, labels, axis=-1, batch_dims=1)  # [n, each]
     new = tf.stack([mean, tf.reduce_logsumexp(values, 1)])
-    return chunk + 1, total - tf.reduce_sum(values, 1), tf.reduce_logsumexp(new, 0)
+    return total - tf.reduce_sum(values, 1), tf.reduce_logsumexp(new, 0)
 
   nothing = tf.zeros_like(loc[:, 0])
-  _, total, mean = tf.while_loop(
-    lambda chunk, *_: chunk < chunks,
-    more,
-    (0, nothing, nothing - float("inf")),
-    parallel_iterations=1,
-  )
+  total, mean = loops.repeat(chunks, more, (nothing, nothing - float("inf")))
   count = float(chunks * each)
   return total / count, math.log(count) - mean
 
@@ -131,9 +126,9 @@ def measure(context, options):
       E[max -log E_z p~(y|z')] <= E[E_z -log p~(y|z)] + M / sqrt(2) sqrt(E[max KL])
 
   Two attacks search for the maxima, one of the KL and one of the loss.  Each image counts with the
-  largest KL and the largest loss among both results and the image itself.  So the right side holds
-  for the images on which the left side was measured, up to the sampling of z.  Since no attack
-  finds every maximum, the true right side may be larger.
+  largest KL and the largest loss among both results and the image itself.  So the inequality holds
+  for the images that were found, up to the sampling of z.  Since no attack finds every maximum, the
+  true right side may be larger.
 
   Args:
     context: a `Context` of a stochastic `Classifier`.
@@ -145,7 +140,7 @@ def measure(context, options):
     (eq. 31); "value" and "value_tight", clean loss + regulariser; "measured_adversarial_loss"
     (eq. 3); "vacuous" and "vacuous_tight", whether a value is at least M, which no loss
     exceeds anyway; "kl_mean"; "cap_share" C exp(-M), the share of the uniform distribution in
-    p~; and what it was measured with.
+    p~; and the settings of the measurement.
 
   Raises:
     UserError: if M is too small, the classifier is deterministic, or returns NaN or infinity.
@@ -158,7 +153,9 @@ def measure(context, options):
   found = context.over_first(total, "bound", "bound", compute)
   values = {name: array.astype(float) for name, array in found.items()}
   if not all(np.all(np.isfinite(array)) for array in values.values()):
-    raise errors.UserError("the classifier returns NaN or infinite values: it has no bound")
+    raise errors.UserError(
+      "the classifier returns NaN or infinite values, so it has no bound: leave out --loss_cap"
+    )
   clean_loss, divergence = float(values["clean"].mean()), values["kl"]
   found = {"M": float(loss_cap), "clean_loss": clean_loss}
   for root, ending in zip(roots(divergence), ("", "_tight"), strict=True):
@@ -182,7 +179,7 @@ def _judge(context, options, samples, batch_size):
   encoder = networks.ExportedEncoder(context.model.network)
   by_kl = attacks.PGD(context.threat, options.steps, restarts=options.restarts, keep="best")
   # The loss is attacked without the cap: p~ grows with p, so both have the same maxima.  The last
-  # iterate and not the best: under fresh noise the best is often one that had luck with its draws.
+  # iterate is kept, not the best: under fresh noise, the best often only had lucky draws.
   plan = attacks.Plan(attacks.PGD(context.threat, options.loss_steps))
   by_loss = adversaries.adversary(context.model, plan, "sampled", options.eot)
   radius_and_step = plan.radius_and_step(context.epsilon)

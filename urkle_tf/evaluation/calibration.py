@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 BINS = 15
-CALLS = 10  # of a served classifier, all of which have to be right
+CALLS = 10  # calls of a served classifier that must all be right
 _NORMAL_QUANTILE = 1.959963984540054  # of 97.5%
 
 
@@ -59,9 +59,8 @@ def served(votes, labels, samples):
   Returns:
     {"served_accuracy": the expected accuracy of a call, the mean over images and calls;
     "accuracy_all_draws": the share of images that are right in each of the first 10 calls;
-    "served_interval" and "interval_all_draws": their 95% intervals (an image's calls depend on each
-    other, but in no case is the mean's true interval wider); "served_samples": `samples`; "draws":
-    10}.
+    "served_interval" and "interval_all_draws": their 95% intervals (an image's calls are dependent,
+    but the mean's true interval is never wider); "served_samples": `samples`; "draws": 10}.
   """
   right = votes == np.asarray(labels)[:, None]
   expected, always = float(right.mean()), int(right[:, :CALLS].all(1).sum())
@@ -83,7 +82,7 @@ def nll(log_probabilities, labels):
     log_probabilities: float [n, classes].
     labels: int [n].
   """
-  return float(-np.mean(_of_label(log_probabilities, labels), dtype=np.float64))
+  return float(-np.mean(of_label(log_probabilities, labels), dtype=np.float64))
 
 
 def ece(log_probabilities, labels, bins=BINS):
@@ -122,7 +121,7 @@ def binned(log_probabilities, labels, bins=BINS):
 
 
 def ece_of(sums):
-  """`ece`, of what `binned` returns."""
+  """`ece`, from the result of `binned`."""
   count, confidence, right = sums
   return float(np.abs(right - confidence).sum() / count.sum())
 
@@ -134,8 +133,7 @@ def reliability(sums):
     sums: float64 [3, bins], from `binned`.
 
   Returns:
-    {"count", "confidence", "accuracy"}: lists with one entry per bin; the means of an empty bin are
-    0.
+    {"count", "confidence", "accuracy"}: lists with one entry per bin, 0 for an empty bin.
   """
   count, confidence, right = sums
   filled = np.maximum(count, 1)
@@ -149,9 +147,10 @@ def reliability(sums):
 def brier(log_probabilities, labels):
   """The mean over examples of sum_k (p_k - 1[y = k])^2: 0 is best, 2 worst."""
   probabilities = np.exp(log_probabilities.astype(np.float64))
-  right = np.exp(_of_label(log_probabilities, labels).astype(np.float64))
+  right = np.exp(of_label(log_probabilities, labels).astype(np.float64))
   return float(np.mean(np.sum(probabilities**2, 1) - 2 * right + 1))
 
 
-def _of_label(log_probabilities, labels):
+def of_label(log_probabilities, labels):
+  """The log p(y) of each example, [n], from [n, classes]."""
   return log_probabilities[np.arange(len(labels)), labels]

@@ -2,13 +2,15 @@
 
 import numpy as np
 
+from urkle_tf.evaluation import calibration
+
 
 class Worst:
   """The most harmful candidate for each image.
 
   Candidates are chosen and scored with different draws of z.  A candidate that the scoring draws
-  misclassify is worse than one that they do not, so that an image stays broken.  Next comes one
-  that the choosing draws misclassify, and then the one with the lowest log p(y) by these.
+  misclassify is worse than any that they do not, so that an image stays broken.  Next, one that the
+  choosing draws misclassify is worse, and then one with a lower log p(y) by the choosing draws.
 
   Args:
     choice: float32 [n, classes], log-probabilities of the clean images by the choosing draws.
@@ -17,7 +19,7 @@ class Worst:
     votes: int32 [n, groups], in the sampled mode: see `scoring.Scores`.
 
   Attributes:
-    choice: of the worst candidates.
+    choice: as above, of the worst candidates so far.
     scored: the same.
     votes: the same.
   """
@@ -36,7 +38,7 @@ class Worst:
   @property
   def of_label(self):
     """The worst candidates' log p(y), float32 [n]."""
-    return self.scored[np.arange(len(self._labels)), self._labels]
+    return calibration.of_label(self.scored, self._labels)
 
   def update(self, positions, choice, scored=None, votes=None):
     """Offers candidates for the images at `positions`; returns which were taken, bool."""
@@ -58,9 +60,8 @@ class Worst:
 
 
 def _hurt(log_probabilities, labels):
-  rows = np.arange(len(labels))
   wrong = np.argmax(log_probabilities, 1) != labels
-  return wrong * 1e6 - log_probabilities[rows, labels]
+  return wrong * 1e6 - calibration.of_label(log_probabilities, labels)
 
 
 def choose(choice, labels, images, candidates):

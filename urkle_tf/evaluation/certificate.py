@@ -13,8 +13,8 @@ from urkle_tf.networks.kl import worst
 
 _STREAM = 9  # of a seed, besides those of `scoring` and `bound`
 _SAMPLES = 200
-_SMALLEST = 1e-7  # epsilon that is looked at
-_HALVINGS = 12  # of the interval in which the largest epsilon lies, in logarithms
+_SMALLEST = 1e-7  # epsilon that is tried
+_HALVINGS = 12  # of the interval that holds the largest epsilon, in logarithms
 
 
 def measure(context, options):
@@ -47,7 +47,7 @@ def measure(context, options):
 
 
 def _measured(context, options, encoder, batches, size):
-  """See `measure`; `batches` are of (images, labels), of `size` images and the last of fewer."""
+  """See `measure`; `batches` are (images, labels) of `size` images each, the last of fewer."""
   total = sum(len(images) for images, _ in batches)
   bounds = tf.function(
     lambda images, epsilon: bounding.kl_bound(encoder, images, epsilon, options.bounds),
@@ -98,10 +98,10 @@ def _clean_loss(context, options, batches, size, total):
   losses = []
   for number, (images, labels) in enumerate(batches):
     seed = distribution.fold([context.seed, 1], _STREAM, number)
-    found = bound.sampled_losses(
-      *(context.model, scoring.pad(images, size), scoring.pad(labels, size)),
-      *(options.loss_cap, seed, _SAMPLES),
+    padded, truth = scoring.pad(images, size), scoring.pad(labels, size)
+    found, _ = bound.sampled_losses(
+      context.model, padded, truth, options.loss_cap, seed, samples=_SAMPLES
     )
-    losses.append(found[0].numpy()[: len(images)])
+    losses.append(found.numpy()[: len(images)])
   slack = options.loss_cap * math.sqrt(math.log(1 / options.alpha) / (2 * total * _SAMPLES))
   return float(np.concatenate(losses).astype(np.float64).mean()) + slack

@@ -15,13 +15,15 @@ import tensorflow as tf
 from urkle_tf import attacks, distribution
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.plan import Plan
+from urkle_tf.attacks.threat.base import axes
 from urkle_tf.evaluation import adversaries, scoring
+from urkle_tf.evaluation.calibration import of_label
 from urkle_tf.output import progress, tables
 
 _TOLERANCE = 0.02  # of the images: what chance decides
 _STEPS, _MORE_STEPS, _MORE_RESTARTS, _QUERIES, _DRAWS = 20, 100, 2, 500, 10
 _SHARE = 0.1  # of images that may have no gradient, or saturate
-_GAP = 0.05  # of the images: what noise, or one step's far end, may cost an attack
+_GAP = 0.05  # of the images: what noise, or the far end of one step, may cost an attack
 _FAR = 0.2  # of the images: how much stronger many steps may be than one
 _ONE = -6e-8  # the log of a probability that is 1 in float32
 _STREAM = 6  # of a seed
@@ -69,12 +71,10 @@ class _Checks:
 
   def _score(self, images):
     """Log-probabilities [n, classes] of the served mode, by draws that no attack knows."""
-    size = self._batch_size
-    parts = [images[i : i + size] for i in range(0, len(images), size)]
-    return np.concatenate([self._scorer(part)[self._mode] for part in parts])
+    return self._scorer(images)[self._mode]
 
   def _batches(self, mask):
-    """(positions, images, labels) in batches of one size, the last filled up."""
+    """(positions, images, labels) in batches of one size, the last one padded."""
     positions = np.flatnonzero(mask)
     for start in range(0, len(positions), self._batch_size):
       part = positions[start : start + self._batch_size]
@@ -83,7 +83,7 @@ class _Checks:
 
   def _broken(self, find, plan, epsilon, mask, stream):
     """Which images in `mask` an attack breaks, bool, and log p(y) at its results."""
-    broken, values = np.zeros(self._count, bool), self._of_label(self._clean).copy()
+    broken, values = np.zeros(self._count, bool), of_label(self._clean, self._labels)
     for number, (positions, images, labels) in enumerate(self._batches(mask)):
       seed = distribution.fold(self._seed, stream, number)
       candidates, _ = find(images, labels, seed, *plan.radius_and_step(epsilon))
@@ -91,12 +91,8 @@ class _Checks:
         scores = self._score(found)
         truth = self._labels[positions]
         broken[positions] |= np.argmax(scores, 1) != truth
-        of_label = scores[np.arange(len(truth)), truth]
-        values[positions] = np.minimum(values[positions], of_label)
+        values[positions] = np.minimum(values[positions], of_label(scores, truth))
     return broken, values
-
-  def _of_label(self, scores):
-    return scores[np.arange(len(self._labels)), self._labels]
 
   def _pgd(self, loss, steps, restarts=1):
     return Plan(attacks.PGD(self._threat, steps, restarts=restarts, keep="best"), loss)
@@ -133,7 +129,7 @@ class _Checks:
     return attacked_zeros if own is None else self._one_step(own())[0], points
 
   def _one_step(self, model):
-    """Zeros in the gradients, and points on the way along one step of the radius."""
+    """The share of zeros in the gradients, and points along one step of size epsilon."""
     threat = self._threat
 
     @tf.function(autograph=False)
@@ -150,7 +146,7 @@ class _Checks:
       gradient = tf.where(tf.math.is_finite(gradient), gradient, 0.0)
       end = threat.step(start, gradient, images, threat.epsilon)
       points = tf.stack([images + share * (end - images) for share in (0.25, 0.5, 0.75, 1.0)])
-      return tf.reduce_mean(dead, list(range(1, images.shape.rank))), points
+      return tf.reduce_mean(dead, axes(images)), points
 
     zeros, points = np.ones(self._count), np.stack([self._images] * 4)
     with contextlib.suppress(LookupError, TypeError, ValueError):  # operations without gradient
@@ -172,8 +168,8 @@ class _Checks:
     found = getattr(self._classifier, "metadata", {}).get("gradients", {})
     crossed = ", ".join(found.get("bridged", ()))
     detail = (
-      f"{_percent(dead)} of the images have no gradient of the cross-entropy (99% of its entries "
-      f"are 0); {_percent(mean)} of all entries are 0"
+      f"{dead:.1%} of the images have no gradient of the cross-entropy (99% of its entries "
+      f"are 0); {mean:.1%} of all entries are 0"
     )
     if crossed:
       detail += f"; attacks cross {crossed} by straight-through gradients"
@@ -185,13 +181,14 @@ class _Checks:
     one, several = _share(right[-1]), _share(many)
     within = one - _share(np.all(right, 0))
     detail = (
-      f"accuracy {_percent(one)} after one step, {_percent(several)} after {_STEPS}; "
-      f"{_percent(within)} of the images break only part of the way along the one step "
+      f"accuracy {one:.1%} after one step, {several:.1%} after {_STEPS}; "
+      f"{within:.1%} of the images break only part of the way along the one step "
       "(catastrophic overfitting: a loss that falls again before its end)"
     )
     passed = not (one - several > _FAR and within > _GAP)
     numbers = {"accuracy_one": one, "accuracy_many": several}
-    for name, logs in (("loss_one", self._of_label(scores[-1])), ("loss_many", values)):
+    of_one = of_label(scores[-1], self._labels)
+    for name, logs in (("loss_one", of_one), ("loss_many", values)):
       numbers[name] = -float(np.mean(logs, dtype=np.float64))
     return _check("one_step", passed, detail, **numbers, broken_within=within)
 
@@ -207,19 +204,19 @@ class _Checks:
       shares.append(_share(standing))
     most = min(0.1, 1 / self._classifier.classes)
     steps = ", ".join(
-      f"{_percent(share)} at {tables.radius(size, self._norm)}"
+      f"{share:.1%} at {tables.radius(size, self._norm)}"
       for size, share in zip(radii, shares, strict=True)
     )
     detail = (
       f"accuracy under PGD: {steps}; at the last, which turns any image grey, at most "
-      f"{_percent(most)} may be left"
+      f"{most:.1%} may be left"
     )
     return _check("epsilon", shares[-1] <= most, detail, epsilons=radii, accuracies=shares)
 
   def _check_effort(self, reported, standing):
     before, after = _share(reported), _share(reported & standing)
     detail = (
-      f"reported accuracy on these images {_percent(before)}; {_percent(after)} with PGD of "
+      f"reported accuracy on these images {before:.1%}; {after:.1%} with PGD of "
       f"{_MORE_STEPS} steps and {_MORE_RESTARTS} restarts on the margin as well"
     )
     passed = int(np.sum(reported & ~standing)) <= self._tolerance
@@ -230,7 +227,7 @@ class _Checks:
     broken, _ = self._broken(self._compile(plan), plan, self._epsilon, standing, 3)
     before, after = _share(standing), _share(standing & ~broken)
     detail = (
-      f"accuracy {_percent(before)} under PGD; Square with {_QUERIES} queries and no gradient "
+      f"accuracy {before:.1%} under PGD; Square with {_QUERIES} queries and no gradient "
       f"breaks {int(broken.sum())} images of what that leaves"
     )
     passed = before - after <= _GAP  # random search has other luck than gradients
@@ -245,8 +242,8 @@ class _Checks:
       right &= np.argmax(self._score(moved), 1) == self._labels
     lucky, noisy, left = int(np.sum(standing & ~right)), _share(right), _share(standing)
     detail = (
-      f"accuracy {_percent(noisy)} under {_DRAWS} draws of random noise of the same radius, "
-      f"{_percent(left)} under PGD; noise breaks {lucky} images that PGD does not"
+      f"accuracy {noisy:.1%} under {_DRAWS} draws of random noise of the same radius, "
+      f"{left:.1%} under PGD; noise breaks {lucky} images that PGD does not"
     )
     passed = lucky <= self._tolerance
     return _check("random_noise", passed, detail, accuracy_noise=noisy, accuracy=left)
@@ -257,8 +254,8 @@ class _Checks:
     single, _ = self._broken(self._compile(plan, eot=1), plan, self._epsilon, self._right, 5)
     one, several = _share(self._right & ~single), _share(self._right & ~broken)
     detail = (
-      f"two served predictions differ for {_percent(flips)} of the images; accuracy "
-      f"{_percent(one)} under PGD with one draw a step, {_percent(several)} with {self._eot}"
+      f"two served predictions differ for {flips:.1%} of the images; accuracy "
+      f"{one:.1%} under PGD with one draw a step, {several:.1%} with {self._eot}"
     )
     passed = flips <= _GAP and one - several <= _GAP
     numbers = {"flips": flips, "accuracy_one_draw": one, "accuracy_draws": several}
@@ -271,7 +268,7 @@ class _Checks:
     return _check("noise", passed, detail, **numbers)
 
   def _served(self, seed):
-    """Predictions [n] as served: of one call, with its own number of samples."""
+    """The predictions [n] of one served call, with its own number of samples."""
     model = self._classifier
 
     @tf.function(autograph=False)
@@ -287,7 +284,7 @@ class _Checks:
   def _check_saturation(self):
     share = _share(self._clean.max(1) > _ONE)
     detail = (
-      f"{_percent(share)} of the images have a probability that is 1 in float32, where the "
+      f"{share:.1%} of the images have a probability that is 1 in float32, where the "
       "cross-entropy has no gradient"
     )
     return _check("saturation", share <= _SHARE, detail, saturated=share)
@@ -299,7 +296,3 @@ def _share(right):
 
 def _check(name, passed, detail, **numbers):
   return {"name": name, "passed": bool(passed), "detail": detail, **numbers}
-
-
-def _percent(share):
-  return f"{100 * share:.1f}%"

@@ -34,10 +34,10 @@ class Context:
     modes: the readings of z that are measured, the served one first; None for those of `model`.
     batch_size: images that are attacked or scored together.
     eot: samples of z in each evaluation of an attack's objective.
-    samples: samples of z that the sampled model is scored with, at least.
+    samples: the least number of samples of z that score the sampled model.
     seed: of all randomness.
     save_images: whether adversaries and per-image results go into `arrays`.
-    folder: where figures go; None for nowhere.
+    folder: where figures go; None to draw none.
     store: the `Store` of earlier results.
     prepared: {measurement: what its `prepare` returned}.
     report: {measurement: what was found}, so far.
@@ -110,8 +110,8 @@ class Context:
     for number, (_, images, truth) in enumerate(scoring.stream(self.source, self.batch_size)):
       if truth.min() < 0 or truth.max() >= self.model.classes:
         raise errors.UserError(
-          f"{self.source.name!r} has a label outside of the classifier's {self.model.classes} "
-          "classes"
+          f"{self.source.name!r} has a label outside the classifier's {self.model.classes} "
+          "classes: give data with these classes"
         )
       score = functools.partial(self.scorer.both, images)
       scored.append(self.store.arrays(f"clean-{number}", lambda score=score: score().arrays()))
@@ -133,7 +133,7 @@ class Context:
       count: of images.
       name: of the batches in the store.
       title: of the progress line, which shows the batch's mean of "kl", if there is one.
-      compute: (number, images, labels) of a batch -> {name: array [n, ...]}, "kl" being in nats.
+      compute: (number, images, labels) of a batch -> {name: array [n, ...]}, with "kl" in nats.
 
     Returns:
       {name: array [count, ...]}.

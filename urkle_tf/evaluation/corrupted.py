@@ -38,18 +38,15 @@ class Plan:
   load: Callable | None = None
 
 
-def plan(text, severities, source, data_dir=None, download=False, image_size=None, examples=None):
+def plan(text, severities, source, **where):
   """Reads and checks what to measure, before any work.
 
   Args:
-    text: `"all"`, the 15 standard types; names of them, with commas in between; or `"tfds"`,
+    text: `"all"`, the 15 standard types; some of their names, separated by commas; or `"tfds"`,
       the corrupted images that TFDS has prepared for the data set.
     severities: numbers from 1 to 5; None for all.
     source: the `Source` of clean images.
-    data_dir: the folder of prepared TFDS data.
-    download: whether TFDS may download.
-    image_size: as in `sources.load`.
-    examples: the same.
+    **where: `data_dir`, `download`, `image_size` and `examples` of `sources.load`.
 
   Returns:
     A `Plan`.
@@ -60,14 +57,14 @@ def plan(text, severities, source, data_dir=None, download=False, image_size=Non
   """
   names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
   if not names:
-    raise errors.UserError("give --corruptions: all, tfds, or names with commas in between")
+    raise errors.UserError("give --corruptions: all, tfds, or names separated by commas")
   severities = sorted(set(severities or corruptions.SEVERITIES))
   for severity in severities:
     if severity not in corruptions.SEVERITIES:
-      raise errors.UserError(f"--severities are numbers from 1 to 5, got {severity}")
+      raise errors.UserError(f"--severities must be whole numbers from 1 to 5, got {severity}")
   severities = [int(severity) for severity in severities]
   if names == ["tfds"]:
-    return _prepared(severities, source, data_dir, download, image_size, examples)
+    return _prepared(severities, source, where)
   if names == ["all"]:
     names = list(corruptions.NAMES)
   for name in names:
@@ -81,13 +78,13 @@ def plan(text, severities, source, data_dir=None, download=False, image_size=Non
   return Plan(cells, origin)
 
 
-def _prepared(severities, source, data_dir, download, image_size, examples):
+def _prepared(severities, source, where):
   """The `Plan` of what TFDS has prepared for a source's data set."""
   dataset, _, labelling = source.name.partition(":")
   base = dataset.partition("/")[0]
   if base not in _PREPARED:
     raise errors.UserError(
-      f"TFDS has no corrupted images of {source.name!r} (but of {', '.join(_PREPARED)}): give "
+      f"TFDS has no corrupted images of {source.name!r} (it has {', '.join(_PREPARED)}): give "
       "--corruptions=all, which computes them"
     )
   suffix = f":{labelling}" if labelling and not re.match(r"[\d*]", labelling) else ""
@@ -95,7 +92,7 @@ def _prepared(severities, source, data_dir, download, image_size, examples):
   for cell, config in _configs(_PREPARED[base], severities).items():
     name = f"{_PREPARED[base]}/{config}"
     try:
-      named.find(name, source.split, data_dir, download, image_size, examples)
+      named.find(name, source.split, **where)
     except errors.UserError as error:
       missing.append(name)
       failure = failure or error
@@ -107,7 +104,7 @@ def _prepared(severities, source, data_dir, download, image_size, examples):
     print(f"not prepared, and left out: {', '.join(missing)}")
 
   def load(cell):
-    return sources.load(found[cell], source.split, data_dir, False, image_size, examples)
+    return sources.load(found[cell], source.split, **where | {"download": False})
 
   return Plan(list(found), {"origin": _PREPARED[base]}, missing, load)
 
@@ -132,7 +129,7 @@ def _configs(dataset, severities):
 
 
 def _tally(log_probabilities, labels):
-  """A batch's sums for its corruption; log-probabilities of all 75 would not fit in memory."""
+  """A batch's sums for its corruption: the log-probabilities of all 75 would not fit in memory."""
   return {
     "count": len(labels),
     "nll": calibration.nll(log_probabilities, labels) * len(labels),
@@ -169,14 +166,14 @@ def measure(scorer, source, found, batch_size=250, seed=0, store=None):
 
   Returns:
     A dict: "mean", the accuracy averaged over each type's severities and then over the types,
-    "interval" its 95% interval, "mean_corruption_error" 1 - mean (no other network's errors divide
-    it), "nll", "ece" and "brier", means in the same way; "by_severity" and "by_type" the same of
-    their corruptions, and by type "severities" each corruption's own; "reliability" of all
-    corrupted images together; "mode", "examples", "types", "severities", "origin" and, where
-    computed, "constants".  The other mode's are under its name.
+    "interval" its 95% interval, "mean_corruption_error" 1 - mean (not divided by another network's
+    errors), "nll", "ece" and "brier", means in the same way; "by_severity" and "by_type", the same
+    for their corruptions, and by type "severities", each corruption's own; "reliability" of all
+    corrupted images together; "mode", "examples", "types", "severities", "origin" and, if computed,
+    "constants".  The other mode's figures are under its name.
 
-    The intervals of means are those of a share of as many images.  An image's corruptions are not
-    independent, but in no case is the mean's true interval wider.
+    The interval of a mean is that of a share of the same number of images.  An image's corruptions
+    are dependent, but the mean's true interval is never wider.
   """
   batches, store = _computed if found.load is None else _loaded, store or Store()
   tallies: dict[str, dict] = {}
@@ -195,7 +192,7 @@ def measure(scorer, source, found, batch_size=250, seed=0, store=None):
       before = of_mode.get(cell, dict.fromkeys(("count", "nll", "brier", "sums"), 0))
       of_mode[cell] = {key: value + scores[f"{mode}.{key}"] for key, value in before.items()}
     so_far = "  ".join(
-      f"{mode} {100 * np.mean([_accuracy(tally) for tally in of_mode.values()]):.1f}%"
+      f"{mode} {np.mean([_accuracy(tally) for tally in of_mode.values()]):.1%}"
       for mode, of_mode in tallies.items()
     )
     bar.add(len(labels), f"{cell[0]} {cell[1] or ''} {so_far}")
@@ -280,7 +277,7 @@ def _computed(source, found, batch_size, seed, store):
 
 
 def _loaded(source, found, batch_size, seed, store):
-  """Yields the same (cell, name, images, labels) of prepared data."""
+  """As `_computed`, from prepared data."""
   for cell in found.cells:
     corrupted = found.load(cell)
     compatibility.check_images(source.image_shape, corrupted)

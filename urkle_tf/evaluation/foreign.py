@@ -1,21 +1,21 @@
-"""Any classifier, a SavedModel or a `.keras` file, measured as ours are.
+"""Any classifier, a SavedModel or a `.keras` file, measured like our own.
 
-It only has to give scores for images.  Everything else is found by calling it and by reading its
+It only has to return scores for images.  Everything else is found by calling it and by reading its
 graph.
 """
 
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import distribution, errors
+from urkle_tf import distribution, errors, loops
 from urkle_tf.data import compatibility
 from urkle_tf.evaluation import graphs, scoring
 from urkle_tf.networks.saved import foreign_models
 
 FLOOR = 1e-30  # of probabilities whose logits are not known
-PROBE = 64  # images that a model is looked at with
+PROBE = 64  # images for examining a model
 _CALLS = 8  # that show whether it is random: some draw one of a few sizes for the whole batch
-MASKED = 0.9  # of the input gradients, from which share on a model has none
+MASKED = 0.9  # share of zero input gradients from which a model counts as having none
 _STREAM = 5  # of a seed
 
 
@@ -25,7 +25,7 @@ def look_at(loaded, source, abstains=False):
   Args:
     loaded: a `foreign_models.Loaded`.
     source: a `Source`.
-    abstains: whether its last class is not a class of the data, and means that it abstains.
+    abstains: whether its last class means that it abstains, and is not a class of the data.
 
   Returns:
     A `Foreign`.
@@ -78,7 +78,7 @@ class _Scores:
 
     Args:
       images: float32 [n, h, w, c].
-      seed: int32 [2]; without effect in a model whose noise cannot be seeded.
+      seed: int32 [2]; it has no effect if the model's noise cannot be seeded.
       samples: the number of calls; 1 is enough if the model is not stochastic.
     """
     add = lambda total, new: tf.reduce_logsumexp(tf.stack([total, new]), 0)  # noqa: E731
@@ -98,13 +98,8 @@ class _Scores:
     samples = (samples or self.samples) if self.stochastic else 1
     if samples == 1:
       return draw(0), tf.constant(1.0)
-    _, total = tf.while_loop(
-      lambda i, _: i < samples,
-      lambda i, total: (i + 1, add(total, draw(i))),
-      (tf.constant(1), draw(0)),
-      parallel_iterations=1,
-    )
-    return total, tf.cast(samples, tf.float32)
+    more = lambda i, total: add(total, draw(i + 1))  # noqa: E731
+    return loops.repeat(samples - 1, more, draw(0)), tf.cast(samples, tf.float32)
 
   def from_shared_noise(self, images, scale, seed, samples):
     """As `from_representation`; the model itself decides whether images share their noise."""
@@ -114,9 +109,9 @@ class _Scores:
 class Foreign(_Scores):
   """A classifier known only as a map from images to scores.
 
-  A few images show whether it gives logits or probabilities (rows that are not negative and sum to
-  1), whether it is stochastic (calls differ), and which share of its gradients is zero.  If its
-  outputs are a softmax, the logits below are read.  If there is no gradient, attacks cross steps
+  A few images show whether it returns logits or probabilities (rows that are not negative and sum
+  to 1), whether it is stochastic (calls differ), and which share of its gradients is zero.  If its
+  outputs are a softmax, the logits below it are used.  If there is no gradient, attacks cross steps
   such as rounding by straight-through gradients.
 
   Args:
@@ -129,7 +124,7 @@ class Foreign(_Scores):
     notes: the same in sentences.
 
   Raises:
-    UserError: if it gives no scores [n, classes >= 2], or scores that are not finite.
+    UserError: if it does not return finite scores [n, classes >= 2].
   """
 
   class_names = None
@@ -172,11 +167,11 @@ class Foreign(_Scores):
     self.notes = self._sentences(loaded)
 
   def frozen(self):
-    """What attacks differentiate: nearest logits, gradients across steps."""
+    """The scores that attacks differentiate, with gradients across steps."""
     return _Scores(self._attack_values, self.stochastic, self.classes, self.samples)
 
   def own_gradients(self):
-    """The same without straight-through gradients: the model's own."""
+    """The model's own scores and gradients, without straight-through gradients."""
     return self
 
   @staticmethod
@@ -184,8 +179,8 @@ class Foreign(_Scores):
     if values.ndim != 2 or values.shape[1] < 2:
       shape = "x".join(map(str, values.shape[1:])) or "a single number"
       raise errors.UserError(
-        f"{loaded.path!r} must give scores [n, classes] of at least 2 classes, but gives {shape} "
-        "for an image"
+        f"{loaded.path!r} must return scores [n, classes] of at least 2 classes, but returns "
+        f"{shape} per image"
       )
     if not np.all(np.isfinite(values)):
       raise errors.UserError(
@@ -204,7 +199,7 @@ class Foreign(_Scores):
     if not stochastic:
       return None if _differ(first, lambda: values, calls=1) else graph
     self._seeded = not _differ(values, lambda: run(images, seed).numpy())
-    # If rewriting froze the noise, it would be another classifier.
+    # With frozen noise, it would be another classifier.
     seeds = (seed + number for number in range(1, _CALLS + 1))
     return graph if _differ(values, lambda: run(images, next(seeds)).numpy()) else None
 
@@ -238,10 +233,10 @@ class Foreign(_Scores):
     return values
 
   def _look_at_gradients(self, images, exact, probabilities):
-    """Chooses what attacks differentiate: the first choice whose gradients are not masked.
+    """Chooses what attacks differentiate: the first candidate whose gradients are not masked.
 
-    They are the scores themselves; the scores with gradients across steps; and scores inside the
-    model that mostly agree with the outputs, with gradients across steps.
+    The candidates are the scores themselves; the scores with gradients across steps; and scores
+    inside the model that mostly agree with the outputs, with gradients across steps.
 
     Returns:
       The name of the tensor (None for the outputs), and (the share of zeros in the model's own
@@ -256,7 +251,7 @@ class Foreign(_Scores):
     outputs = self._graph.run()(images, seed).numpy()
     ways = [exact] if self._graph.bridged else []
     inner = [tensor for tensor in self._graph.scores(self.classes) if tensor != exact]
-    # The logarithm of a probability of 1 falls with that class alone: scores inside say more.
+    # The log of a probability of 1 depends on that class alone: inner scores are more informative.
     saturated = take_log and np.mean(_saturated(outputs)) > 1 - MASKED
     for tensor in inner + ways if saturated else ways + inner:
       values = self._reader(tensor, take_log and tensor is None, bridged=True)
@@ -290,8 +285,9 @@ class Foreign(_Scores):
       notes.append("Its logits were read from under its softmax.")
     elif kind == "probabilities":
       notes.append(
-        f"Its logits were not recovered: scores are log p, p at least {FLOOR:g}; a probability of "
-        f"{100 * said['saturated']:.0f}% of the images looked at is 0 or 1 in float32."
+        f"Its logits were not recovered: scores are log p, p at least {FLOOR:g}. "
+        f"{said['saturated']:.0%} of the images tried have a probability of 0 or 1 in "
+        "float32."
       )
     gradients, ways = said["gradients"], []
     if said["attacked"] == "inner scores":
@@ -300,27 +296,22 @@ class Foreign(_Scores):
       ways.append(f"cross {', '.join(gradients['bridged'])} by straight-through gradients")
     if ways:
       notes.append(
-        f"Its own gradients are masked ({100 * gradients['zero']:.0f}% are zero or missing): "
-        f"attacks {' and '.join(ways)} ({100 * gradients['zero_bridged']:.0f}% zero)."
+        f"Its own gradients are masked ({gradients['zero']:.0%} are zero or missing): "
+        f"attacks {' and '.join(ways)} ({gradients['zero_bridged']:.0%} zero)."
       )
     elif gradients["zero"] >= MASKED:
       notes.append(
-        f"Its gradients are masked ({100 * gradients['zero']:.0f}% are zero or missing) and could "
+        f"Its gradients are masked ({gradients['zero']:.0%} are zero or missing) and could "
         "not be bridged: only attacks without gradients (square, hop_skip_jump) are informative."
       )
     if said["noise"] == "not seeded":
       notes.append("Its noise cannot be seeded: the same command gives slightly different figures.")
-    needs = (
-      "that is done for --encoder alone"
-      if loaded.about
-      else "that needs an encoder of this package"
-    )
-    notes.append(f"The representation is not measured: {needs}.")
-    return notes
+    needs = "--encoder without a head" if loaded.about else "an encoder of this package"
+    return [*notes, f"The representation is not measured: that needs {needs}."]
 
 
 def _differ(first, call, calls=_CALLS):
-  """Whether any of several calls gives other scores than the first, beyond rounding."""
+  """Whether the scores of any of several calls differ from the first, beyond rounding."""
   size = 1e-4 * max(np.abs(first).max(), 1e-12)
   return any(bool(np.abs(call() - first).max() > size) for _ in range(calls))
 
@@ -330,7 +321,7 @@ def _saturated(probabilities):
 
 
 def _is_softmax(probabilities, logs):
-  """Whether probabilities are those of log-probabilities, as far as float32 can tell."""
+  """Whether probabilities belong to log-probabilities, within the precision of float32."""
   seen = probabilities > 1e-20
   wanted = np.log(np.where(seen, probabilities, 1.0))
   close = np.abs(logs - wanted) <= 2e-2 + 1e-2 * np.abs(wanted)
@@ -357,7 +348,7 @@ def _zero_share(values, images, classes):
 
 
 def check_range(model, images, labels):
-  """Raises `UserError` if a model seems to expect images in 0-255.
+  """Raises `UserError` if a model seems to expect pixels in 0-255.
 
   Args:
     model: a `Foreign`.
@@ -372,7 +363,7 @@ def check_range(model, images, labels):
   unit, wide = share(1.0), share(255.0)
   if len(labels) >= 20 and wide > 2 * unit and wide > unit + 0.3:
     raise errors.UserError(
-      f"the classifier seems to want images in 0-255: {100 * unit:.0f}% of {len(labels)} images "
-      f"are right in [0, 1], and {100 * wide:.0f}% in 0-255: put a keras.layers.Rescaling(255.0) "
-      "in front of it and save it again"
+      f"the classifier seems to expect pixels in 0-255: {wide:.0%} of {len(labels)} images "
+      f"are right with these, and {unit:.0%} with pixels in [0, 1]. Put "
+      "keras.layers.Rescaling(255.0) in front of it and save it again"
     )

@@ -5,6 +5,7 @@ that the function computes anyway, and only gradients are replaced.
 """
 
 import collections
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -12,7 +13,7 @@ from tensorflow.python.framework import convert_to_constants  # no public name i
 
 from urkle_tf import distribution
 
-# One to one in their first input, for which TensorFlow's gradient is zero or None.
+# Elementwise in their first input, with a gradient of zero or None in TensorFlow.
 _STEPS = {
   *("Round", "Rint", "Floor", "Ceil", "Sign", "StopGradient", "PreventGradient"),
   *("QuantizeAndDequantize", "QuantizeAndDequantizeV2", "QuantizeAndDequantizeV3"),
@@ -39,50 +40,37 @@ def _straight_through(op, *gradients):
 
 @tf.RegisterGradient("UrkleFloorDiv")
 def _floor_div(op, gradient):
-  # As of a division, for one divisor per tensor or per entry; the divisor's own is left out.
+  # As of a division, for one divisor per tensor or per entry; the divisor gets no gradient.
   return [gradient / op.inputs[1] if op.inputs[0].shape == op.outputs[0].shape else None, None]
 
 
-@tf.RegisterGradient("UrkleBridge")
-def _bridge(op, gradient, *_):
-  return [gradient, gradient] + [None] * (len(op.inputs) - 2)
+def _bridge(sign, op, gradient, *_):
+  return [gradient, sign * gradient] + [None] * (len(op.inputs) - 2)
 
 
-@tf.RegisterGradient("UrkleFallingBridge")
-def _falling_bridge(op, gradient, *_):
-  return [gradient, -gradient] + [None] * (len(op.inputs) - 2)
-
-
-@tf.RegisterGradient("UrkleSelectBridge")
-def _select_bridge(op, gradient, *_):
+def _select_bridge(sign, op, gradient, *_):
   _, _, chosen, other = op.inputs
-  return [gradient, gradient * (chosen - other), None, None]
+  return [gradient, sign * gradient * (chosen - other), None, None]
 
 
-@tf.RegisterGradient("UrkleFallingSelectBridge")
-def _falling_select_bridge(op, gradient, *_):
-  _, _, chosen, other = op.inputs
-  return [gradient, gradient * (other - chosen), None, None]
-
-
-@tf.RegisterGradient("UrkleNearestBridge")
-def _nearest_bridge(op, gradient, *_):
-  # Of several thresholds for one value the nearest counts: it is the first to be crossed.
+def _nearest_bridge(sign, op, gradient, *_):
+  # Of several thresholds for a value, the nearest counts, since it is crossed first.
   _, values, thresholds = op.inputs
   axes = _spread(values, gradient)
   away = tf.abs(values - thresholds)
   nearest = away == tf.reduce_min(away, axes, keepdims=True)
-  return [gradient, tf.reduce_sum(tf.where(nearest, gradient, 0.0), axes, keepdims=True), None]
+  of_values = tf.reduce_sum(tf.where(nearest, gradient, 0.0), axes, keepdims=True)
+  return [gradient, sign * of_values, None]
 
 
-@tf.RegisterGradient("UrkleFallingNearestBridge")
-def _falling_nearest_bridge(op, gradient, *_):
-  found, of_values, _ = _nearest_bridge(op, gradient)
-  return [found, -of_values, None]
+for _function in (_bridge, _select_bridge, _nearest_bridge):
+  for _sign in (1, -1):  # whether the result of a comparison rises or falls with the value
+    _name = f"Urkle{_function.__name__}{_sign}"
+    tf.RegisterGradient(_name)(functools.partial(_function, float(_sign)))
 
 
 class Graph:
-  """A function images [n, h, w, c] -> float [n, classes], traced and without inner functions.
+  """A function images [n, h, w, c] -> float [n, classes], traced and inlined.
 
   Args:
     function: of one float32 tensor.
@@ -94,7 +82,7 @@ class Graph:
     bridged: types of the operations across which `run(..., bridged=True)` carries gradients.
 
   Raises:
-    Exception: of any type, where TensorFlow cannot rewrite the function.
+    Exception: of any type, if TensorFlow cannot rewrite the function.
   """
 
   def __init__(self, function, image_shape):
@@ -110,13 +98,13 @@ class Graph:
     self._on_path = self._between()
     self.seeded = self._seed(definition)
     for node in definition.node:
-      # Functions of another graph, which cannot be called here: what is below them can.
+      # Custom gradients belong to another graph and cannot be called here.
       node.attr.pop("_gradient_op_type", None)
     self._plain = definition
     self._nodes = {node.name: node for node in definition.node}
     self._on_path = self._between()
     self._types = self._types_of(definition)
-    self._mended, self.bridged = self._mend(definition)
+    self._crossing, self.bridged = self._add_bridges(definition)
 
   def run(self, tensor=None, bridged=False):
     """A function that computes a tensor of the graph.
@@ -130,7 +118,7 @@ class Graph:
     """
     key = (tensor or self.output, bridged)
     if key not in self._compiled:
-      self._compiled[key] = self._imported(self._mended if bridged else self._plain, key[0])
+      self._compiled[key] = self._imported(self._crossing if bridged else self._plain, key[0])
     compute = self._compiled[key]
 
     def run(images, seed=None):
@@ -239,7 +227,7 @@ class Graph:
     return tf.function(compute, autograph=False).get_concrete_function(self._spec, seed)
 
   def _types_of(self, definition):
-    """{tensor: TensorSpec} of the graph; the variables' shapes are known only where they are."""
+    """{tensor: TensorSpec} of the graph, with the captured variables."""
     graph = self._imported(definition, self.output).graph
     types = {
       output.name.removeprefix(f"{_PREFIX}/"): tf.TensorSpec(output.shape, output.dtype)
@@ -249,13 +237,13 @@ class Graph:
     }
     return types | {self._images: self._spec}
 
-  def _mend(self, definition):
+  def _add_bridges(self, definition):
     """(a copy with gradients across steps, names of what they cross)."""
-    mended = tf.compat.v1.GraphDef()
-    mended.CopyFrom(definition)
+    copy = tf.compat.v1.GraphDef()
+    copy.CopyFrom(definition)
     crossed = set()
     bridges = {}
-    for node in mended.node:
+    for node in copy.node:
       if node.name not in self._on_path:
         continue
       if node.op in _STEPS and _inputs(node)[0].split(":")[0] in self._on_path:
@@ -267,22 +255,22 @@ class Graph:
       elif found := self._bridge(node):
         bridges[node.name], names = found
         crossed |= names
-    for node in mended.node:
+    for node in copy.node:
       for i, source in enumerate(node.input):
         if source in bridges or (source.endswith(":0") and source[:-2] in bridges):
           node.input[i] = f"urkle_bridge_{source.split(':')[0]}"
     for name, (gradient, sources) in bridges.items():
-      node = mended.node.add()
+      node = copy.node.add()
       node.name, node.op = f"urkle_bridge_{name}", "IdentityN"
       node.input.extend([name, *sources])
       for source in node.input:
         dtype = self._types[_full(source)].dtype.as_datatype_enum
         node.attr["T"].list.type.append(dtype)
       node.attr["_gradient_op_type"].s = gradient
-    return mended, sorted(crossed)
+    return copy, sorted(crossed)
 
   def _bridge(self, node):
-    """The replacement for a node that turns integers or truth values back into floats.
+    """The replacement for a node that turns integers or booleans back into floats.
 
     Returns:
       ((name of the gradient, further inputs), types of the crossed operations), if a float of the
@@ -293,7 +281,7 @@ class Graph:
     if output is None or not output.dtype.is_floating or not inputs:
       return None
     if not all(_is_discrete(self._types[_full(source)].dtype) for source in inputs):
-      return None  # it has a gradient of its own
+      return None  # its own gradient works
     select = node.op in ("Select", "SelectV2")
     queue, seen = collections.deque(inputs), set()
     while queue:
@@ -310,13 +298,13 @@ class Graph:
         if _is_discrete(there.dtype):
           queue.append(source)
         elif there.dtype == output.dtype and _same_shape(there, output):
-          kind = ("" if sign > 0 else "Falling") + ("SelectBridge" if select else "Bridge")
+          name = f"Urkle_select_bridge{sign}" if select else f"Urkle_bridge{sign}"
           values = _inputs(node)[1:] if select else []
-          return (f"Urkle{kind}".encode(), [source, *values]), {node.op, below.op}
+          return (name.encode(), [source, *values]), {node.op, below.op}
         elif below.op in _COMPARISONS and node.op == "Cast" and _spread(there, output):
-          kind = ("" if sign > 0 else "Falling") + "NearestBridge"
           (other,) = (name for name in _inputs(below) if name != source)
-          return (f"Urkle{kind}".encode(), [source, other]), {node.op, below.op}
+          name = f"Urkle_nearest_bridge{sign}"
+          return (name.encode(), [source, other]), {node.op, below.op}
     return None
 
 
@@ -330,7 +318,7 @@ def _is_discrete(dtype):
 
 
 def _reached(tensor, further):
-  """Names of the nodes that lead on from a tensor's, itself among them; `further` is one step."""
+  """The names of all nodes reached from a tensor's node, including it; `further` is one step."""
   found, stack = set(), [tensor.split(":")[0]]
   while stack:
     name = stack.pop()
@@ -345,7 +333,7 @@ def _full(tensor):
 
 
 def _spread(one, other):
-  """The axes along which `one` is broadcast to `other`; none if their shapes differ otherwise."""
+  """The axes along which `one` is broadcast to `other`; [] if it cannot be, or is not known."""
   if one.shape.rank is None or one.shape.rank != other.shape.rank:
     return []
   pairs = list(zip(one.shape[1:], other.shape[1:], strict=True))

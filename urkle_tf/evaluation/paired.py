@@ -11,13 +11,13 @@ LEVEL = 0.05  # of the test
 def compare(ours, theirs):
   """Compares two classifiers by the images that only one of them gets right.
 
-  With b images that only ours gets right and c that only theirs does, of n, the difference is (b -
-  c) / n, its standard error sqrt(b + c - (b - c)^2 / n) / n; McNemar's exact test asks whether b of
-  b + c is consistent with a fair coin.
+  Of n images, let b be right only in ours, and c only in theirs.  The difference is (b - c) / n,
+  its standard error sqrt(b + c - (b - c)^2 / n) / n.  McNemar's exact test asks whether b of b + c
+  is consistent with a fair coin.
 
   Args:
-    ours: bool [n], the images that ours gets right.
-    theirs: the same of the other, for the same images.
+    ours: bool [n], the images that our classifier gets right.
+    theirs: bool [n], those of the other classifier, for the same images.
 
   Returns:
     {"difference", "interval" (95%), fractions; "only_here", "only_there", counts; "p",

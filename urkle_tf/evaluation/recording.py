@@ -1,4 +1,4 @@
-"""What an evaluation keeps besides its figures: pictures and per-image results."""
+"""What an evaluation keeps besides its figures: pictures and adversarial images."""
 
 import numpy as np
 
@@ -17,8 +17,8 @@ class Recorder:
   Attributes:
     pictures: the first images that the first row broke, dicts of "image", "adversary", "label",
       "before" and "after" (predictions).
-    adversaries: {row: float32 [n, h, w, c]}, the most harmful candidate of the row; the image
-      itself if none was harmful, and zeros if it was not attacked.
+    adversaries: {row: float32 [n, h, w, c]}, each image's most harmful candidate in the row; the
+      image itself if none was harmful, and zeros if it was not attacked.
   """
 
   def __init__(self, log_probabilities, labels, image_shape, save_images=False):
@@ -28,7 +28,7 @@ class Recorder:
     self._pictured, self._seen = set(), {}
 
   def wants(self, row):
-    """Whether the row's adversaries are shown; others are not kept."""
+    """Whether the row's adversaries are needed."""
     return self._save or (row == 0 and len(self.pictures) < _PICTURES)
 
   def __call__(self, row, mode, positions, images, candidates, taken, log_probabilities):

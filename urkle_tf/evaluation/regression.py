@@ -5,8 +5,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import distribution, errors
-from urkle_tf.evaluation import scoring
+from urkle_tf import attacks, distribution, errors
+from urkle_tf.evaluation import adversaries, scoring
 from urkle_tf.output import progress
 
 _CHUNK = 25  # samples of z that are in memory at once
@@ -16,9 +16,9 @@ def measure(context, attack):
   """Errors of a regressor, on clean images and on the worst that an attack finds.
 
   The attack maximises the squared error of the mean prediction over z, with fresh samples in each
-  of its evaluations.  The sampled regressor and the one with z = mu are two regressors.  Each is
-  attacked through its own gradients.  An image counts with the worst of itself and both
-  adversaries, scored with samples that no attack knows.
+  evaluation.  The sampled regressor and the one with z = mu are two regressors.  Each is attacked
+  through its own gradients.  An image counts with its worst version, itself or an adversary of
+  either, scored with samples that no attack knows.
 
   Args:
     context: a `Context` of a `Regressor`, with a `Source` whose labels are numbers.
@@ -26,9 +26,9 @@ def measure(context, attack):
 
   Returns:
     {"target", "spread", "examples", "clean", "attacks"}.  "spread" is the labels' standard
-    deviation: the error of their mean.  "clean" holds "mode" (the one that is served), "rmse",
-    "mae" and "r2" (1 - rmse^2 / spread^2), and "deterministic" with the same where z is
-    sampled; "attacks" has a row for each mode, with the attack's settings.
+    deviation: the error of predicting their mean.  "clean" holds "mode" (the one that is served),
+    "rmse", "mae" and "r2" (1 - rmse^2 / spread^2), and if z is sampled, "deterministic" with the
+    same.  "attacks" has a row for each mode, with the attack's settings.
   """
   labels, clean, worst = _found(context, attack)
   spread = float(labels.std())
@@ -56,14 +56,16 @@ def measure(context, attack):
 
 
 def _found(context, attack):
-  """(labels float64 [n], {mode: errors [n]} of the images as they are, the same at worst)."""
+  """(labels float64 [n], {mode: errors [n]} of the clean images, and of the worst versions)."""
   regressor, modes, source = context.model, context.modes, context.source
   base, scoring_seed = (
     distribution.fold([context.seed, 0], stream)
     for stream in (scoring.ATTACK_STREAM, scoring.SCORE_STREAM)
   )
   score = _scorer(regressor, modes, context.samples, scoring_seed)
-  find = {mode: _adversary(regressor, attack, mode, context.eot) for mode in modes}
+  plan = attacks.Plan(attack, _squared_error)
+  find = {mode: adversaries.adversary(regressor, plan, mode, context.eot) for mode in modes}
+  radius_and_step = plan.radius_and_step(context.epsilon)
   labels: list[np.ndarray] = []
   clean: dict[str, list] = {mode: [] for mode in modes}
   worst: dict[str, list] = {mode: [] for mode in modes}
@@ -75,7 +77,8 @@ def _found(context, attack):
     largest = dict(before)
     for mode in modes:
       seed = distribution.fold(base, number, regressor.modes.index(mode))
-      for judge, found in score(find[mode](padded, wanted, seed)).items():
+      candidates, _ = find[mode](padded, wanted, seed, *radius_and_step)
+      for judge, found in score(candidates[0]).items():
         largest[judge] = np.maximum(largest[judge], _error(found, truth))
     labels.append(truth)
     for mode in modes:
@@ -84,6 +87,10 @@ def _found(context, attack):
     bar.add(len(images))
   join = lambda parts: {mode: np.concatenate(parts[mode]) for mode in modes}  # noqa: E731
   return np.concatenate(labels).astype(np.float64), join(clean), join(worst)
+
+
+def _squared_error(predictions, labels):
+  return tf.reduce_sum(tf.square(predictions - labels[:, None]), -1)
 
 
 def _error(found, truth):
@@ -119,26 +126,3 @@ def _scorer(regressor, modes, samples, seed):
     return scored
 
   return lambda images: {mode: found.numpy() for mode, found in score(images).items()}
-
-
-def _adversary(regressor, attack, mode, eot):
-  """A function (images, labels, seed) -> adversaries of one mode of a regressor."""
-  evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32
-
-  @tf.function(autograph=False)
-  def find(images, labels, seed):
-    frozen, noise = regressor.frozen(), distribution.fold(seed, 1)
-    evaluations.assign(0)
-
-    def objective(neighbours):
-      loc, scale = frozen.represent(neighbours)
-      if mode == "deterministic":
-        predictions = frozen.head(loc)
-      else:
-        fresh = distribution.fold(noise, evaluations.assign_add(1))
-        predictions = frozen.from_representation(loc, scale, fresh, eot)
-      return tf.reduce_sum(tf.square(predictions - labels[:, None]), -1)
-
-    return attack(objective, images, distribution.fold(seed, 0))
-
-  return find

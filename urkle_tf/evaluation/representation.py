@@ -8,9 +8,11 @@ from urkle_tf.evaluation import bound, scoring
 from urkle_tf.networks.kl import kl_mean_part, worst
 from urkle_tf.training import latent_map
 
+_RANK_EXAMPLES = 10_000  # images for the effective rank
+
 
 def unit(rows):
-  """Rows [n, d] at length 1; those of length 0 stay."""
+  """Rows [n, d] scaled to length 1; rows of zeros stay."""
   return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
@@ -37,11 +39,8 @@ def nearest(queries, keys, count=1, itself=True):
   return np.concatenate(found)
 
 
-_RANK_EXAMPLES = 10_000  # images for the effective rank
-
-
 def effective_rank(rows):
-  """How many dimensions representations span: tr(C)^2 / tr(C^2), with C their covariance.
+  """The number of dimensions that representations span: tr(C)^2 / tr(C^2), C their covariance.
 
   Args:
     rows: float [n, d], n at least 2.
@@ -54,14 +53,11 @@ def effective_rank(rows):
 
 
 def _rank(encoder, source, batch_size):
-  """The effective rank of loc over the first 10,000 images, in inference mode, and how many."""
-  loc = tf.function(lambda images: encoder(images, training=False).loc, autograph=False)
+  """The effective rank of loc over the first 10,000 images, and the number of these images."""
   total = min(_RANK_EXAMPLES, source.size)
-  rows = [
-    loc(scoring.pad(images, batch_size)).numpy()[: len(images)]
-    for _, images, _ in scoring.stream(source, batch_size, total)
-  ]
-  return {"effective_rank": effective_rank(np.concatenate(rows)), "rank_examples": total}
+  embed = lambda images: encoder(images, training=False).loc  # noqa: E731
+  rows, _ = scoring.embeddings(embed, source, batch_size, total)
+  return {"effective_rank": effective_rank(rows), "rank_examples": total}
 
 
 def measure(context, options):
@@ -77,16 +73,16 @@ def measure(context, options):
 
   Returns:
     A dict: "kl_mean" and "kl_max" in nats, of the worst perturbation of each image;
-    "kl_mean_part" what of the mean comes from loc alone; "sigma" (mean; "sigma_min",
-    "sigma_max"); "snr" the mean of |loc| / sigma; "loc_std" the spread of loc over the images,
-    in whose units sigma means something; "effective_rank" tr(C)^2 / tr(C^2), C the covariance of
-    loc over the first 10,000 images ("rank_examples"); "drift" the mean distance that loc moves
-    over the mean distance between different images (0 stays, 1 is as far as another image);
-    "neighbour_flips" the share of images whose nearest other image (cosine of loc) becomes another
-    one; "regulariser_per_nat" sqrt(mean KL / 2) and "regulariser_tight_per_nat" the mean of
-    sqrt(KL / 2): times M, what Proposition 1 adds to the clean loss of any classifier of z whose
-    loss is at most M (eq. 4 and eq. 31); and with `loss_cap`, of an encoder alone, "M",
-    "regulariser" and "regulariser_tight", these products.
+    "kl_mean_part", the part of the mean that comes from loc alone; "sigma" (mean; "sigma_min",
+    "sigma_max"); "snr", the mean of |loc| / sigma; "loc_std", the spread of loc over the images,
+    the natural unit of sigma; "effective_rank", tr(C)^2 / tr(C^2), C the covariance of loc over the
+    first 10,000 images ("rank_examples"); "drift", the mean distance that loc moves, over the mean
+    distance between different images (1 is as far as another image); "neighbour_flips", the share
+    of images whose nearest other image (cosine of loc) changes; "regulariser_per_nat",
+    sqrt(mean KL / 2), and "regulariser_tight_per_nat", the mean of sqrt(KL / 2).  Times M, these
+    are what Proposition 1 adds to the clean loss of any classifier of z whose loss is at most M
+    (eq. 4 and eq. 31).  With `loss_cap`, an encoder alone also has "M", "regulariser" and
+    "regulariser_tight", these products.
   """
   encoder = networks.ExportedEncoder(context.network)
   total = min(options.examples, context.source.size)
@@ -126,7 +122,7 @@ def measure(context, options):
 
 
 def _regularisers(divergence, loss_cap):
-  """What Proposition 1 adds to the clean loss: per nat of M, and for an M unless it is None."""
+  """What Proposition 1 adds to the clean loss: per nat of M, and for M if it is given."""
   plain, tight = bound.roots(divergence)
   found = {"regulariser_per_nat": plain, "regulariser_tight_per_nat": tight}
   if loss_cap is not None:
@@ -155,7 +151,7 @@ def _worst(context, options, encoder, batch_size):
 
 
 def draw_map(context):
-  """Draws the first ten images' samples of z, and their unsupervised adversaries'."""
+  """Draws samples of z of the first ten images, and of their unsupervised adversaries."""
   _, images, _ = next(scoring.stream(context.source, min(10, context.source.size)))
   attack = attacks.PGD(context.threat, steps=50, keep="best")
   settings = context.metadata.get("settings", {})

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from urkle_tf import attacks, distribution, errors
 from urkle_tf.data import compatibility, sources
-from urkle_tf.evaluation import representation, scoring, topped
+from urkle_tf.evaluation import representation, scoring
 from urkle_tf.networks.saved import embedders, foreign_models
 
 _STREAM = 11  # of a seed
@@ -33,7 +33,7 @@ def look_at(path, source):
   found = foreign_models.call(embed, images, loaded.path)
   if found.ndim != 2 or not np.all(np.isfinite(found)):
     raise errors.UserError(
-      f"{loaded.path!r} must give finite embeddings [n, d], but gives {list(found.shape)}"
+      f"{loaded.path!r} must return finite embeddings [n, d], but returned {list(found.shape)}"
     )
   return embed, {
     "kind": "encoder",
@@ -90,11 +90,10 @@ def measure(context, options):
     among them when the image is attacked; "first_kept", the share of images whose nearest stays;
     "moved", mean |f(x') - f(x)|^2 over mean |f(x) - mean f|^2; "cosine", mean cos(f(x'), f(x));
     "neighbours", "steps", "restarts", "distance", "norm", "epsilon", "examples", and "references",
-    the number of images that neighbours are looked for among.  With an original f0 also
-    "original": the first four of f0, attacked itself; "drift", mean |f(x) - f0(x)|^2 over
-    mean |f0(x) - mean f0|^2; and of an index of f0's embeddings, whose queries are f's, "index"
-    and "index_attacked": the mean share of the neighbours of f0(x) that f(x) finds there, and that
-    f(x') does.
+    the number of images that are searched.  With an original f0, also "original", the first four
+    for f0, attacked itself; "drift", mean |f(x) - f0(x)|^2 over mean |f0(x) - mean f0|^2; and
+    "index" and "index_attacked", for queries of f in an index of f0's embeddings: the mean share of
+    the neighbours of f0(x) that f(x) finds, and that f(x') finds.
   """
   total = min(options.examples, context.source.size)
   keys = context.prepared[options.name]
@@ -143,7 +142,7 @@ class _Embedded:
     values = context.over_first(total, name, title, compute)
     self.clean, self.moved = (values[key].astype(np.float64) for key in ("clean", "moved"))
     self._itself = reference is None
-    self.keys = self.clean if self._itself else topped.reference(embed, reference)[0]
+    self.keys = self.clean if self._itself else scoring.embeddings(embed, reference)[0]
     self.near = self.nearest(self.clean)
     middle = self.clean.mean(0)
     self.spread = max(float(np.mean(np.sum((self.clean - middle) ** 2, 1))), 1e-30)
@@ -176,7 +175,7 @@ def prepare(context, options):
   known = source.size if source else min(options.examples, context.source.size) - 1
   if not 1 <= options.neighbours <= known:
     raise errors.UserError(
-      f"retrieval: neighbours must be from 1 to {known:,}, the other images, got "
+      f"retrieval: neighbours must be from 1 to {known:,}, the number of other images, got "
       f"{options.neighbours}"
     )
   original = look_at(options.original, context.source)[0] if options.original else None

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import distribution, errors
+from urkle_tf import distribution, errors, loops
 from urkle_tf.data import pipeline
 from urkle_tf.evaluation import calibration
 
@@ -14,13 +14,13 @@ ATTACK_STREAM, SCORE_STREAM, REPRESENTATION_STREAM, CHOICE_STREAM = 1, 2, 3, 7
 
 
 def pad(array, size):
-  """Repeats the last row until there are `size`."""
+  """Repeats the last row until there are `size` rows."""
   missing = size - len(array)
   return array if not missing else np.concatenate([array, np.repeat(array[-1:], missing, 0)])
 
 
 def padded(count, batch_size):
-  """The size to which `count` rows are padded: their own, if few, or a batch."""
+  """The size that `count` rows are padded to: their own if they are few, else a batch."""
   return count if 2 * count <= batch_size else batch_size
 
 
@@ -29,8 +29,8 @@ def stream(source, batch_size, mask=None):
 
   Args:
     source: a `Source`.
-    batch_size: images a batch; the last may be smaller.
-    mask: bool [source.size]: which are wanted; or an int, the first ones; None for all.
+    batch_size: images per batch; the last may be smaller.
+    mask: bool [source.size], which are wanted; or an int, the first ones; None for all.
 
   Yields:
     (positions int64 [n], images float32 [n, h, w, c], labels int64 [n] or None).
@@ -62,8 +62,8 @@ def by_batch(function, size, seed):
 
   Args:
     function: (images [size, h, w, c], seed int32 [2]) -> {name: tensor [size, ...]}.
-    size: images a batch; one of fewer is filled up.
-    seed: int32 [2], of which each batch has its own.
+    size: images per batch; a smaller one is padded.
+    seed: int32 [2], from which each batch gets its own.
   """
 
   def compute(number, images, labels):
@@ -71,6 +71,26 @@ def by_batch(function, size, seed):
     return {name: value.numpy()[: len(images)] for name, value in values.items()}
 
   return compute
+
+
+def embeddings(embed, source, size=250, total=None):
+  """The embeddings of the images of a source, in order.
+
+  Args:
+    embed: images float32 [n, h, w, c] -> float32 [n, d].
+    source: a `Source`.
+    size: images per batch, at most; a smaller last one is padded.
+    total: how many images, the first ones; None for all.
+
+  Returns:
+    (float32 [total, d], labels int64 [total] or None).
+  """
+  compiled, size = tf.function(embed, autograph=False), min(size, source.size)
+  found, labels = [], []
+  for _, images, truth in stream(source, size, total):
+    found.append(compiled(pad(images, size)).numpy()[: len(images)])
+    labels.append(truth)
+  return np.concatenate(found), None if labels[0] is None else np.concatenate(labels)
 
 
 def _join(parts):
@@ -115,18 +135,18 @@ class Scorer:
 
   The draws of the sampled mode are unknown to every attack, and the same for every image and
   candidate.  With new draws for each candidate, an image near a decision boundary would be lost by
-  bad luck after enough candidates.  For the same reason there are two sets: one chooses among the
-  candidates, and the other scores the chosen one.
+  bad luck after enough candidates.  For the same reason, there are two sets of draws: one chooses
+  among the candidates, and the other scores the chosen one.
 
   Args:
     classifier: a `Classifier`.
     batch_size: the largest number of images in a call.
-    samples: samples of z in the sampled mode, at least; never fewer than those of 10 served calls.
+    samples: the least number of samples of z in the sampled mode, which also makes 10 served calls.
     seed: of the draws.
     modes: the wanted modes, the served one first; None for all modes of the classifier.
 
   Attributes:
-    modes: those that are wanted.
+    modes: the wanted modes.
     served: how many samples of z a served prediction averages over.
   """
 
@@ -147,18 +167,14 @@ class Scorer:
       if "sampled" not in self.modes:
         return scored, tf.zeros([tf.shape(images)[0], 0], tf.int32)
 
-      def more(group, total, votes):
+      def more(group, state):
+        total, votes = state
         new = classifier.from_shared_noise(loc, scale, distribution.fold(seed, group), each)
         votes = votes.write(group, tf.argmax(new, 1, tf.int32))
-        return group + 1, tf.reduce_logsumexp(tf.stack([total, new]), 0), votes
+        return tf.reduce_logsumexp(tf.stack([total, new]), 0), votes
 
       start = tf.fill([tf.shape(images)[0], classifier.classes], -float("inf"))
-      _, total, votes = tf.while_loop(
-        lambda group, *_: group < groups,
-        more,
-        (0, start, tf.TensorArray(tf.int32, groups)),
-        parallel_iterations=1,
-      )
+      total, votes = loops.repeat(groups, more, (start, tf.TensorArray(tf.int32, groups)))
       scored["sampled"] = total - tf.math.log(float(groups))
       return scored, tf.transpose(votes.stack())
 

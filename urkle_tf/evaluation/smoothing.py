@@ -1,6 +1,6 @@
 """Certificates by randomised smoothing, in l2 (Cohen, Rosenfeld and Kolter, 2019).
 
-The smoothed classifier gives the class that a classifier f gives most often around an image,
+The smoothed classifier returns the class that a classifier f returns most often around an image,
 
     g(x) = argmax_c P(f(x + d) = c),  d ~ N(0, noise^2 I)
 
@@ -31,12 +31,12 @@ _STREAM = 8  # of a seed, besides those of `scoring`
 
 
 def lower_bound(successes, samples, alpha):
-  """Clopper and Pearson's lower bound of a probability, which holds with 1 - alpha.
+  """Clopper and Pearson's lower bound of a probability, with confidence 1 - alpha.
 
   Args:
     successes: int [...].
     samples: the number of trials.
-    alpha: the chance to be wrong, in (0, 1).
+    alpha: the chance that the bound is wrong, in (0, 1).
 
   Returns:
     float64 [...].
@@ -53,7 +53,7 @@ def radius(probability, noise):
 
 
 def mean_bound(values_mean, samples, alpha):
-  """Hoeffding's lower bound of the mean of values in [-1, 1], which holds with 1 - alpha."""
+  """Hoeffding's lower bound of the mean of values in [-1, 1], with confidence 1 - alpha."""
   return np.asarray(values_mean, np.float64) - np.sqrt(2 * np.log(1 / alpha) / samples)
 
 
@@ -73,8 +73,8 @@ class Noisy:
   """Sums a function over many noisy copies of one image, in compiled batches.
 
   Args:
-    function: (images float32 [m, h, w, c], seed int32 [2]) -> float32 [m, k], summed over the
-      copies: one-hot classes, or unit embeddings.
+    function: (images float32 [m, h, w, c], seed int32 [2]) -> float32 [m, k], which is summed over
+      the copies: one-hot classes, or unit embeddings.
     noise: the standard deviation.
     batch_size: copies that are computed together.
   """
@@ -110,7 +110,7 @@ def certify_class(noisy, image, samples, alpha, seed, guess=100):
     samples: draws of the estimate.
     alpha: the chance that the certificate is wrong.
     seed: int32 [2].
-    guess: draws, of their own, that choose the class.
+    guess: the number of separate draws that choose the class.
 
   Returns:
     (class, radius); (-1, 0.0) if it abstains.
@@ -130,10 +130,10 @@ def certify_direction(noisy, image, samples, alpha, seed, guess=100):
     samples: draws of the estimate.
     alpha: the chance that s is too large.
     seed: int32 [2].
-    guess: draws, of their own, that choose u.
+    guess: the number of separate draws that choose u.
   """
   u = noisy.sum(image, guess, distribution.fold(seed, 0))
-  u /= np.linalg.norm(u)
+  u /= max(np.linalg.norm(u), 1e-12)  # an encoder may return 0, which has no direction
   mean = noisy.sum(image, samples, distribution.fold(seed, 1)) @ u / samples
   return float(mean_bound(mean, samples, alpha))
 
@@ -146,10 +146,10 @@ def measure(context, options):
     options: a `measurements.smoothing.Smoothing`.
 
   Returns:
-    {"noise", "samples", "alpha", "examples"}, and of a classifier "certified", for each radius
+    {"noise", "samples", "alpha", "examples"}.  For a classifier also "certified", for each radius
     {"radius", "accuracy", "interval"}: the share of images that the smoothed classifier is
-    certified to get right within it; and "abstained", the share of images without a class.  Of an
-    encoder "cosines", {"radius", "mean"}: the least cosine to u.
+    certified to get right within it; and "abstained", the share of images without a class.  For an
+    encoder also "cosines", {"radius", "mean"}: the least cosine to u.
   """
   total = min(options.examples, context.source.size)
   noisy = Noisy(_function(context), options.noise, min(context.batch_size, options.samples))
@@ -194,7 +194,7 @@ def _function(context):
   model = context.model.frozen()
 
   def classes(images, seed):
-    # One draw of z a copy: the smoothed classifier is over both.
+    # One draw of z for each copy: the smoothed classifier averages over both.
     options = {"seed": seed, "samples": 1} if context.model.stochastic else {}
     values = model.from_representation(*model.represent(images), **options)
     return tf.one_hot(tf.argmax(values, -1), context.model.classes)

@@ -30,8 +30,8 @@ class Store:
     earlier = None if folder is None else _read_json(folder / OWNER)
     if earlier not in (None, owner):
       raise errors.UserError(
-        f"{folder.parent} holds a part of a report on another model or other data than there is "
-        "now: give another --output_dir"
+        f"{folder.parent} holds an unfinished report on another model or other data: give another "
+        "--output_dir"
       )
 
   def find(self, name):
@@ -69,7 +69,7 @@ class Store:
     return found
 
   def _write(self, name, content):
-    if name != OWNER and not (self._folder / OWNER).exists():  # whose they are, before the first
+    if name != OWNER and not (self._folder / OWNER).exists():  # the owner is written first
       self._write(OWNER, json.dumps(self._owner))
     files.write(self._folder / name, content)
 

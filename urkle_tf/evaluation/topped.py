@@ -15,19 +15,18 @@ from urkle_tf.settings import data_of
 
 _SCALE = 100.0  # of the cosine, as CLIP's at the end of its training
 _FAR = 1e-6  # the weight of references that are not among the nearest
-_TINY = 1e-30  # the least score, of a class without references too
-_BATCH = 250
+_TINY = 1e-30  # the least score, for a class without references
 
 
 def classifier(given, source):
-  """Makes a classifier from an encoder and what is put on top of it.
+  """Makes a classifier from an encoder and a top.
 
   Args:
     given: the settings, `settings.Assess`, with an `encoder`, and `prototypes` or `head`.
     source: a labelled `Source` of the images.
 
   Returns:
-    A `foreign_models.Loaded` from images to scores; its `about` describes what is on top.
+    A `foreign_models.Loaded` from images to scores; its `about` describes the top.
 
   Raises:
     UserError: if they do not fit each other or the data.
@@ -66,8 +65,9 @@ def _prototypes(path, width, source):
   try:
     rows = np.load(path, allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
-    reason = foreign_models.reason(error)
-    raise errors.UserError(f"cannot read --prototypes={path}: {reason}; {wanted}") from error
+    raise errors.UserError(
+      f"cannot read --prototypes={path}: {errors.reason(error)}; {wanted}"
+    ) from error
   fault = None
   if not isinstance(rows, np.ndarray) or not np.issubdtype(rows.dtype, np.floating):
     fault = f"holds {getattr(rows, 'dtype', 'several arrays')}"
@@ -88,8 +88,8 @@ def _saved(path, width):
   model = foreign_models.read_keras(path)
   if (shape := getattr(model, "input_shape", None)) != (None, width):
     raise errors.UserError(
-      f"--head={path} takes {shape}, but the encoder gives embeddings of {width} dimensions: give "
-      f"a model from [n, {width}] to scores [n, classes]"
+      f"--head={path} takes {shape}, but the encoder returns {width} dimensions: give a model from "
+      f"[n, {width}] to scores [n, classes]"
     )
   return lambda z: model(z, training=False)
 
@@ -99,8 +99,8 @@ def _neighbours(embed, data, split="train", neighbours=20, temperature=0.07):
 
       score of class c = sum over images i of class c of  w_i exp(cos(z, z_i) / temperature)
 
-  w_i is 1 for the nearest `neighbours`, and a millionth for all others, so that every class has a
-  score and attacks have a gradient.
+  w_i is 1 for the nearest `neighbours` and a millionth for all others, so that every class has a
+  score, and attacks have a gradient.
 
   Args:
     embed: images -> float32 [n, d].
@@ -116,7 +116,7 @@ def _neighbours(embed, data, split="train", neighbours=20, temperature=0.07):
       f"{neighbours!r}"
     )
   errors.above(0, "--head=knn", temperature=temperature)
-  keys, labels = reference(embed, source)
+  keys, labels = scoring.embeddings(embed, source)
   units = tf.linalg.l2_normalize(tf.constant(keys), -1)
   classes = tf.one_hot(labels, len(source.class_names))
 
@@ -129,14 +129,3 @@ def _neighbours(embed, data, split="train", neighbours=20, temperature=0.07):
     return tf.math.log(tf.maximum(scores, _TINY)) + top / temperature
 
   return logits
-
-
-def reference(embed, source):
-  """(embeddings float32 [n, d], labels int64 [n] or None) of all images of a source, in order."""
-  compiled = tf.function(embed, autograph=False)
-  size = min(_BATCH, source.size)
-  found, labels = [], []
-  for _, images, truth in scoring.stream(source, size):
-    found.append(compiled(scoring.pad(images, size)).numpy()[: len(images)])
-    labels.append(truth)
-  return np.concatenate(found), None if labels[0] is None else np.concatenate(labels)

@@ -6,8 +6,9 @@ import tensorflow as tf
 def decay(usual, updates, now=None):
   """The decay of a moving average that begins as the plain mean (Tarvainen and Valpola, 2017).
 
-  m = k / (k + 1) in update k = 0, 1, ..., while that is below the usual decay: the mean of all
-  values so far.  Otherwise the initialisation, with its meaningless batch statistics, would linger.
+  m = k / (k + 1) in update k = 0, 1, ..., while that is below the usual decay, which gives the mean
+  of all values so far.  Otherwise the meaningless batch statistics of the initialisation would
+  linger.
 
   Args:
     usual: in [0, 1).

@@ -24,7 +24,8 @@ def backbone(text, image_shape):
     [n, h', w', f].
 
   Raises:
-    UserError: for an unknown name or option, images that are too small, or no such model.
+    UserError: for an unknown name or option, images that are too small, or a model that cannot be
+      used.
 
   ```python
   backbone = urkle_tf.networks.backbone("resnet18(width=16)", (32, 32, 3))
@@ -37,7 +38,7 @@ def backbone(text, image_shape):
 
 
 def _from_file(file, image_shape):
-  """A model made elsewhere as a backbone; `GaussianEncoder` has brought its images to [-1, 1]."""
+  """A model made elsewhere as a backbone, for the images in [-1, 1] of `GaussianEncoder`."""
   if not pathlib.Path(file).is_file():
     raise errors.UserError(
       f"no file {file!r}: give a .keras file, or one of {', '.join(BACKBONES)}"
@@ -49,7 +50,9 @@ def _from_file(file, image_shape):
     back = keras.layers.Rescaling(0.5, 0.5, dtype="float32", name="unit_range")
     taken = foreign.take(model, image_shape, back=back)
   except Exception as error:  # zip, HDF5 and Keras raise many kinds
-    shape, reason = "x".join(map(str, image_shape)), " ".join(str(error).split())[:300]
-    raise errors.UserError(f"{file!r} is no backbone for images of {shape}: {reason}") from error
+    shape = "x".join(map(str, image_shape))
+    raise errors.UserError(
+      f"{file!r} cannot be a backbone for images of {shape}: {errors.reason(error)}"
+    ) from error
   taken.trainable = True
   return keras.Model(taken.input, taken.output, name="backbone")

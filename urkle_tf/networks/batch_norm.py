@@ -11,12 +11,12 @@ import tensorflow as tf
 from urkle_tf import distribution, errors
 from urkle_tf.networks import keras_private
 
-# The streams of images.  The first is for robust use, and the one of networks with one stream.
+# The streams of images.  The first is for robust use; a network with one stream has this one.
 ADVERSARIAL, CLEAN = "adversarial", "clean"
 
 
 def norm(name, momentum, **options):
-  """A batch norm over all replicas, as every network of this package has it."""
+  """A batch norm over all replicas, as in every network of this package."""
   options = {"epsilon": 1e-5, "synchronized": True, **options}
   return keras.layers.BatchNormalization(momentum=momentum, name=name, **options)
 
@@ -37,7 +37,7 @@ def twin(model):
     which are new and start as copies.
 
   Raises:
-    UserError: if a batch norm lies inside a layer that is no functional or sequential model.
+    UserError: if a batch norm lies inside a layer that is not a functional or sequential model.
   """
   norms = []
 
@@ -49,8 +49,8 @@ def twin(model):
     inner = keras_private.layers(layer, itself=False) if isinstance(layer, keras.Layer) else []
     if any(isinstance(part, keras.layers.BatchNormalization) for part in inner):
       raise errors.UserError(
-        f"dual batch norm cannot reach the batch norms inside {layer.name!r}: build the backbone "
-        "of layers and of functional or sequential models"
+        f"dual batch norm cannot reach the batch norms inside {layer.name!r}. Build the backbone "
+        "only from layers and from functional or sequential models"
       )
     return layer
 
@@ -99,11 +99,12 @@ def quicken(model):
   """Makes the batch norms of a model faster in training, with the same results up to rounding.
 
   On one replica, batch norms of images use TensorFlow's fused operation.  On a CPU it takes a third
-  of the time of stock Keras, which normalises in float32 by a sequence of operations.  On several
-  replicas they exchange their sums at once.  Stock Keras exchanges the sum, the sum of squares and
-  the count one after the other, and so do their gradients; over a network, the number of exchanges
-  decides the time of a step, however small they are.  All replicas must hold the same number of
-  rows.
+  of the time of stock Keras, which normalises in float32 by a sequence of operations.
+
+  On several replicas, they exchange all their sums at once.  Stock Keras exchanges the sum, the sum
+  of squares and the count one after the other, and then their gradients.  Over a network, the
+  number of exchanges decides the time of a step, however small they are.  All replicas must hold
+  the same number of rows.
 
   Args:
     model: a Keras model.

@@ -28,7 +28,7 @@ def blocks(model):
 
   A functional model is cut wherever a single tensor is alive: after each residual block, and
   between layers in a row.  Nested models are cut too, and so are layers that hold several layers of
-  one kind, such as a transformer's encoder.  Other parts of such a layer belong to the adjacent
+  one type, such as a transformer's encoder.  Other parts of such a layer belong to the adjacent
   block.
 
   Args:

@@ -22,13 +22,13 @@ class _Predictions(predictor.Predictions):
 
         log 1/s sum_s p(y | loc + scale * noise_s)
 
-    by log-mean-exp of log-softmaxes, so that nothing is clipped or capped.  Differentiable in
+    by log-mean-exp of log-softmaxes, so that nothing is clipped or capped.  It is differentiable in
     the images through loc and scale.
 
     Args:
       images: float32 [n, h, w, c] in [0, 1].
       seed: int32 [2] of the noise; None draws fresh noise.
-      samples: how many z, an int or an int32 scalar; None for the number that is served.
+      samples: the number of z, an int or an int32 scalar; None for `self.samples`.
 
     Returns:
       float32 [n, classes]; the log-softmax at z = loc if the classifier is deterministic.
@@ -43,9 +43,7 @@ class _Predictions(predictor.Predictions):
 
   def mean_logits(self, loc, scale, seed=None, samples=None):
     """The mean over samples of z of the head's logits; arguments as in `from_representation`."""
-    if not self.stochastic:
-      return self.head(loc, training=False)
-    return tf.reduce_mean(self._each(loc, scale, self.noise(tf.shape(loc)[0], seed, samples)), 1)
+    return self._mean(loc, scale, seed, samples)
 
   def from_shared_noise(self, loc, scale, seed, samples):
     """As `from_representation`, with the same noise for every image."""
@@ -71,7 +69,7 @@ class Classifier(_Predictions, predictor.Predictor):
 
   It is two classifiers in one: the sampled one, whose probabilities are means over samples of z,
   and the deterministic one, with z = loc.  Everything runs in inference mode.  Arguments and errors
-  are those of `Predictor`; the head gives logits.
+  are those of `Predictor`; the head returns logits.
 
   Attributes:
     image_shape: (height, width, channels).

@@ -9,8 +9,9 @@ from urkle_tf.networks import batch_norm
 def convnet(image_shape, width=48, layers=4, momentum=0.9):
   """3x3 convolutions of stride 2 with batch norm and ReLU, then average pooling.
 
-  The paper fixes four 3x3 convolutions and the pooling; strides, widths and normalisation are our
-  choice.  Channels are width, 2 width, 3 width, ..., so the last of four convolutions has 4 width.
+  The paper specifies four 3x3 convolutions and the pooling.  Strides, widths and normalisation are
+  our choice.  The channels are width, 2 width, 3 width, ..., so the last of four convolutions has 4
+  width.
 
   Args:
     image_shape: (height, width, channels), static.
@@ -22,18 +23,20 @@ def convnet(image_shape, width=48, layers=4, momentum=0.9):
     A functional Keras model: float [n, h, w, c] -> float32 [n, layers * width].
 
   Raises:
-    UserError: if the images are too small.
+    UserError: if the images are too small, or `width` or `layers` is not a whole number of at least
+      1.
 
   ```python
   backbone = urkle_tf.networks.convnet((32, 32, 3), width=16)
   features = backbone(images)  # float32 [n, 64]
   ```
   """
-  least = 2 ** max(layers - 1, 0)
+  errors.whole(1, "convnet", width=width, layers=layers)
+  least = 2 ** (layers - 1)
   if min(image_shape[:2]) < least:
     raise errors.UserError(
       f"convnet with {layers} layers needs images of at least {least}x{least} pixels, got "
-      f"{image_shape[0]}x{image_shape[1]}: give a larger --image_size or fewer layers"
+      f"{image_shape[0]}x{image_shape[1]}. Give a larger --image_size or fewer layers"
     )
   x = images = keras.Input(image_shape, name="pixels")
   for layer in range(1, layers + 1):

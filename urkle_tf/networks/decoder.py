@@ -22,15 +22,14 @@ def decoder(latent_dim, image_shape, width=32, layers=4, momentum=0.9):
     A functional Keras model: float32 [n, d_z] -> float32 [n, h, w, c], logits of pixels.
 
   Raises:
-    UserError: if width or layers is below 1.
+    UserError: if `width` or `layers` is not a whole number of at least 1.
 
   ```python
   decoder = urkle_tf.networks.decoder(encoder.latent_dim, (32, 32, 3), width=8)
   logits = decoder(encoder(images).loc)  # float32 [n, 32, 32, 3]; sigmoid makes pixels of them
   ```
   """
-  if width < 1 or layers < 1:
-    raise errors.UserError("a decoder's width and layers must be at least 1")
+  errors.whole(1, "decoder", width=width, layers=layers)
   sizes = [tuple(image_shape[:2])]
   for _ in range(layers):
     sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
@@ -44,7 +43,7 @@ def decoder(latent_dim, image_shape, width=32, layers=4, momentum=0.9):
     options = {"padding": "same", "use_bias": layer == 1, "name": f"deconv{layer}"}
     x = keras.layers.Conv2DTranspose(filters, 3, strides=2, **options)(x)
     height, columns = sizes[layer - 1]
-    if x.shape[1:3] != (height, columns):  # an odd size, which the stride has rounded up
+    if x.shape[1:3] != (height, columns):  # an odd size, which the stride rounded up
       x = keras.layers.Cropping2D(
         ((0, x.shape[1] - height), (0, x.shape[2] - columns)), name=f"crop{layer}"
       )(x)

@@ -40,18 +40,18 @@ class Encoder:
 
 
 class ExportedEncoder(keras.layers.Layer, Encoder):
-  """The encoder of a network, as a trainable Keras layer whose call returns the Normal.
+  """An encoder around a network: a trainable Keras layer whose call returns the Normal.
 
   Args:
     network: a Keras model, images -> {"loc", "scale"}.
     metadata: the metadata of its folder, a dict; None without a folder.
 
   Attributes:
-    network: the same.
+    network: as given.
     image_shape: (height, width, channels).
     latent_dim: d_z.
-    metadata: a dict; with "stream" if the network is one of two.
-    streams: {stream: network}, with the one network.
+    metadata: a dict, with "stream" if the network is one of two.
+    streams: {stream: network}, of this one network.
 
   ```python
   again = urkle_tf.networks.ExportedEncoder(encoder.network)

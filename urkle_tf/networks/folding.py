@@ -22,8 +22,8 @@ def fold(model):
       gamma (W x + b - mean) / sqrt(variance + epsilon) + beta  =  (s W) x + s (b - mean) + beta
 
   with s = gamma / sqrt(variance + epsilon).  A batch norm is folded if it follows a convolution
-  (also transposed or depthwise) or a dense layer that has no activation, and nothing else reads
-  that layer's output.  Nested models are folded too; all other layers are called unchanged.  The
+  (also transposed or depthwise) or a dense layer that has no activation, and if nothing else reads
+  that layer's output.  Nested models are folded too.  All other layers are called unchanged.  The
   folded weights are computed here, once, in float32: call `fold` outside an attack's loop, and its
   result inside.
 
@@ -92,7 +92,7 @@ def _takes_one_argument(node):
 
 
 def channels_last(layer):
-  """Whether the last axis of a layer's output is that of the channels, if it has channels."""
+  """Whether a layer with channels has them on the last axis of its output."""
   axis = getattr(layer, "axis", -1)
   if axis != -1 and axis != len(layer.output.shape) - 1:
     return False

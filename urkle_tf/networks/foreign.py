@@ -43,11 +43,18 @@ class Output:
     for name in self.names:
       if name in fit:
         return name
-    listing = ", ".join(f"{name} {_text(shape)}" for name, shape in sorted(shapes.items()))
+    listing = ", ".join(f"{name} {shown(shape)}" for name, shape in sorted(shapes.items()))
     raise errors.UserError(
       f"{str(path)!r} has several outputs ({listing}), and none is named "
       f"{' or '.join(self.names[:2])}: rename the one with {self.what}"
     )
+
+  def of(self, path, found):
+    """The wanted tensor of what a model returned; arguments and errors as in `choose`."""
+    found = _named(found)
+    if not isinstance(found, dict):
+      return found
+    return found[self.choose(path, {name: tensor.shape for name, tensor in found.items()})]
 
 
 SCORES = Output(
@@ -60,14 +67,20 @@ EMBEDDING = Output(
 )
 
 
+def _named(found):
+  """What a model returned, with the names output_0, output_1, ... for a list of tensors."""
+  if isinstance(found, list | tuple):
+    return {f"output_{i}": tensor for i, tensor in enumerate(found)}
+  return found
+
+
 def _rank(shape):
   return shape.rank if hasattr(shape, "rank") else len(shape)
 
 
-def _text(shape):
-  if _rank(shape) is None:
-    return "[...]"
-  return "[" + ", ".join(map(str, tuple(shape))) + "]"
+def shown(shape):
+  """A shape as text: [None, 10], or [...] if its rank is unknown."""
+  return "[...]" if _rank(shape) is None else "[" + ", ".join(map(str, tuple(shape))) + "]"
 
 
 def image_shape(model, name=None):
@@ -86,12 +99,12 @@ def image_shape(model, name=None):
   if len(inputs) != 1 or len(inputs[0].shape) != 4:
     shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
     raise errors.UserError(
-      f"{name!r} must take one batch of images [n, h, w, c], but takes {shapes}: give the part "
-      "that does, keras.Model(images, embedding)"
+      f"{name!r} must take one batch of images [n, h, w, c], but takes {shapes}: give the part of "
+      "it that does, keras.Model(images, embedding)"
     )
   check_batch(name, inputs[0].shape[0])
   if not keras.backend.is_float_dtype(inputs[0].dtype):
-    raise errors.UserError(f"{name!r} takes {inputs[0].dtype} images: it must take float32")
+    raise errors.UserError(f"{name!r} takes {inputs[0].dtype} images, but must take float32")
   return tuple(inputs[0].shape[1:])
 
 
@@ -99,7 +112,7 @@ def check_batch(name, size):
   """Raises `UserError` if a model's first axis is of a fixed size."""
   if size is not None:
     raise errors.UserError(
-      f"{str(name)!r} takes batches of exactly {size}: build and export it with a free first axis"
+      f"{str(name)!r} takes only batches of {size}: build and export it with a free first axis"
     )
 
 
@@ -112,8 +125,8 @@ def take(model, shape=None, preprocess=None, pool=None, output=None, back=None):
     shape: (height, width, channels) of the images; None for the model's own.
     preprocess: how to turn images in [0, 1] into what it expects, as in `pixels.folding`; None to
       detect it.
-    pool: "token" for the first token, "mean" for the mean of all; None to detect a class token and
-      take it.
+    pool: "token" for the first token, "mean" for the mean of all; None for the class token, if the
+      model has one.
     output: the name or number of the output; None to detect it.
     back: a layer that brings the images to [0, 1] first.
 
@@ -127,10 +140,10 @@ def take(model, shape=None, preprocess=None, pool=None, output=None, back=None):
   own = image_shape(model)
   shape = own if shape is None else tuple(shape)
   if shape is None:
-    raise errors.UserError(f"{model.name!r} does not say what images it takes: give image_size")
+    raise errors.UserError(f"{model.name!r} does not declare its image size: give image_size")
   fold, said = pixels.chosen(model, preprocess)
   if said:
-    logging.info("%s gets the pixels that it expects according to %s", model.name, said)
+    logging.info("%s gets its pixels as declared by %s", model.name, said)
   images = keras.Input(shape, name="images")
   values = fold(images if back is None else back(images))
   if own is not None and not isinstance(model, keras.Sequential):  # it may take {"images": ...}
@@ -138,47 +151,48 @@ def take(model, shape=None, preprocess=None, pool=None, output=None, back=None):
   try:
     found = model(values)
   except Exception as error:  # layers raise many kinds for a shape that does not fit
-    size, reason = "x".join(map(str, shape)), " ".join(str(error).split())[:300]
-    raise errors.UserError(f"{model.name!r} fails on images of {size}: {reason}") from error
+    size = "x".join(map(str, shape))
+    raise errors.UserError(
+      f"{model.name!r} fails on images of {size}: {errors.reason(error)}"
+    ) from error
   features = _pooled(model, _output(model, found, output), pool)
   return keras.Model(images, features, name="taken")
 
 
 def _output(model, found, wanted):
   """One tensor of what a model returned."""
-  if isinstance(found, list | tuple):
-    found = {f"output_{i}": tensor for i, tensor in enumerate(found)}
+  if wanted is None:
+    return EMBEDDING.of(model.name, found)
+  found = _named(found)
   if not isinstance(found, dict):
-    if wanted not in (None, 0):
+    if wanted != 0:
       raise errors.UserError(f"{model.name!r} has one output: leave output={wanted!r} out")
     return found
   if isinstance(wanted, int):
     wanted = f"output_{wanted}"
-  if wanted is None:
-    wanted = EMBEDDING.choose(model.name, {name: x.shape for name, x in found.items()})
   errors.one_of(f"output of {model.name}", wanted, found)
   return found[wanted]
 
 
 def _pooled(model, features, pool):
   """[n, d] of tokens [n, t, d]; features and feature maps as they are."""
-  if pool not in (None, *POOLS):
-    raise errors.unknown("pool", pool, POOLS)
+  if pool is not None:
+    errors.one_of("pool", pool, POOLS)
   rank = len(features.shape)
   if rank not in EMBEDDING.ranks or features.shape[-1] in (None, 1):
     raise errors.UserError(
-      f"{model.name!r} gives {list(features.shape)}: it must give features [n, d], feature maps "
-      "[n, h, w, d] or tokens [n, t, d]"
+      f"{model.name!r} returns {list(features.shape)}, but must return features [n, d], feature "
+      "maps [n, h, w, d] or tokens [n, t, d]"
     )
   if rank != 3:
     if pool is not None:
-      raise errors.UserError(f"{model.name!r} gives no tokens [n, t, d]: leave pool={pool!r} out")
+      raise errors.UserError(f"{model.name!r} returns no tokens [n, t, d]: leave out pool={pool!r}")
     return features
   if pool is None:
     if not any(variable.name in _CLASS_TOKENS for variable in model.variables):
       raise errors.UserError(
-        f"{model.name!r} gives tokens {list(features.shape)} and does not say which counts: give "
-        'robustify pool="token" (the first) or pool="mean"'
+        f"{model.name!r} returns tokens {list(features.shape)} and has no class token: give "
+        'robustify pool="token" (the first one) or pool="mean" (the mean of all)'
       )
     pool = "token"
   if pool == "mean":

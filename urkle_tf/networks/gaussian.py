@@ -32,7 +32,7 @@ def _norm(name, momentum):
 
 
 def _loc_head(features, loc, latent_dim, momentum):
-  """(loc, its spread): the spread is None if it is 1 per dimension by construction."""
+  """(loc, its spread, which is None if it is 1 per dimension by construction)."""
   if loc.startswith("dense"):
     features = keras.layers.Dense(latent_dim, use_bias=False, dtype="float32", name="raw_loc")(
       features
@@ -44,7 +44,7 @@ def _loc_head(features, loc, latent_dim, momentum):
     features = _norm("centred", momentum)(features)
   if loc != "pooled":
     return keras.layers.Identity(dtype="float32", name="loc")(_sphere(features)), None
-  # A weight that `GaussianEncoder.call` moves, in a stock layer, so that exports hold it.
+  # `GaussianEncoder.call` moves this weight.  It is in a stock layer, so exports hold it.
   spread = keras.layers.Dense(
     1, use_bias=False, kernel_initializer="ones", trainable=False, dtype="float32", name="spread"
   )(keras.ops.ones_like(features[:, :1]))
@@ -55,14 +55,14 @@ def _loc_head(features, loc, latent_dim, momentum):
 def _scale_head(features, latent_dim, min_scale, max_scale):
   """softplus, floored at `min_scale` and smoothly capped at `max_scale`.
 
-  It uses tanh instead of a clip: the KL pushes every scale upwards, and at a clip a scale would
-  have no gradient to come back.
+  It uses tanh instead of a clip: the KL pushes every scale upwards, and a clipped scale would have
+  no gradient to come back.
   """
   raw = keras.layers.Dense(
     latent_dim, kernel_initializer="zeros", dtype="float32", name="raw_scale"
   )(features)
   room = max_scale - min_scale
-  if room <= 0:  # a fixed scale; the head stays, so that the network's outputs keep their shapes
+  if room <= 0:  # a fixed scale; the head stays, so the network's outputs keep their shapes
     return min_scale + 0.0 * raw
   return min_scale + room * keras.ops.tanh(keras.ops.softplus(raw) / room)
 
@@ -95,20 +95,19 @@ class GaussianEncoder(keras.Model, Encoder):
       dense_sphere    a linear map of x to d_z, scaled to length sqrt(d_z)
 
   `min_scale` and `max_scale` bound the noise.  On a sphere, where loc has a root mean square of 1
-  per dimension, they are absolute; elsewhere they are relative to the spread of loc over the data.
-  `dense` has a spread of 1 per dimension.  The spread of `pooled` is one number, the root of the
-  mean variance; calls with `training=True` keep a moving average of it.  An absolute cap alone
-  would constrain little: (loc, scale) -> (c loc, c scale) does not change any KL[p(z|x) ||
-  p(z|x')].
+  per dimension, they are absolute.  Elsewhere they are relative to the spread of loc over the data:
+  an absolute cap would constrain little, since (loc, scale) -> (c loc, c scale) does not change any
+  KL[p(z|x) || p(z|x')].  `dense` has a spread of 1 per dimension.  The spread of `pooled` is one
+  number, the root of the mean variance; calls with `training=True` keep a moving average of it.
 
   Args:
     backbone: any Keras model from images [n, h, w, c] to features [n, f] or feature maps
       [n, h', w', f] (averaged over space).
-    latent_dim: d_z, the dimension of z; None for f.  Another value than f needs a dense form.
+    latent_dim: d_z, the dimension of z; None for f.  A value other than f needs a dense form.
     min_scale: the floor of scale, above 0.
     max_scale: the cap of scale; equal to `min_scale` for a fixed scale.
-    preprocess: what the backbone expects of images in [0, 1]: a Keras layer or a function of
-      Keras tensors; by default they are rescaled to [-1, 1].
+    preprocess: turns images in [0, 1] into what the backbone expects: a Keras layer or a function
+      of Keras tensors; None rescales them to [-1, 1].
     momentum: of the batch norm on loc, if there is one.
     dual: whether there are two streams from the start; see `add_stream`.
     loc: where loc lies, one of the names above.
@@ -146,7 +145,7 @@ class GaussianEncoder(keras.Model, Encoder):
     inference=False,
     **kwargs,
   ):
-    # Its layers have the policy's precision, and it itself computes nothing in a lower one.
+    # Its layers have the policy's precision; the model itself computes nothing below float32.
     super().__init__(**{**kwargs, "dtype": "float32"})
     if not 0 < min_scale <= max_scale:
       raise errors.UserError(f"need 0 < min_scale <= max_scale, got {min_scale} and {max_scale}")
@@ -167,8 +166,8 @@ class GaussianEncoder(keras.Model, Encoder):
     latent_dim = width if latent_dim is None else latent_dim
     if latent_dim != width and not loc.startswith("dense"):
       raise errors.UserError(
-        f"latent_dim={latent_dim}, but loc={loc} has the backbone's {width} features: leave "
-        f"latent_dim out, or give loc=dense_sphere or loc=dense"
+        f"latent_dim={latent_dim}, but loc={loc} keeps the backbone's {width} features: leave out "
+        "latent_dim, or give loc=dense_sphere or loc=dense"
       )
     mean, spread = _loc_head(features, loc, latent_dim, momentum)
     scale = _scale_head(features, latent_dim, min_scale, max_scale)
@@ -193,8 +192,8 @@ class GaussianEncoder(keras.Model, Encoder):
   def add_stream(self):
     """Gives clean images separate batch norms, which start as copies; a second call has no effect.
 
-    All other weights are shared.  `network` does not change: it is the network of adversarial
-    images, and the default for every use.
+    All other weights are shared.  `network` does not change.  It is the network of adversarial
+    images, and the default everywhere.
     """
     if batch_norm.CLEAN not in self.streams:
       self.streams[batch_norm.CLEAN] = batch_norm.twin(self.network)
@@ -210,12 +209,13 @@ class GaussianEncoder(keras.Model, Encoder):
       source: its name in messages.
 
     Raises:
-      UserError: if its backbone has other layers.
+      UserError: if the backbones differ.
     """
     (backbone, heads), (earlier, others) = _parts(self.network), _parts(network)
     if _shapes(backbone) != _shapes(earlier):
       raise errors.UserError(
-        f"{source} has other layers than this encoder: give the same --encoder and image size"
+        f"{source} and this encoder have different backbones: give the same --encoder and "
+        "--image_size"
       )
     for name, variables in heads.items():
       if _shapes(variables) == _shapes(others.get(name, [])):
@@ -270,7 +270,7 @@ class GaussianEncoder(keras.Model, Encoder):
       UserError: if loc is not "pooled": elsewhere the spread is 1 by construction.
     """
     if self._config["loc"] != "pooled":
-      raise errors.UserError(f"only loc=pooled has a spread to fix, and not {self._config['loc']}")
+      raise errors.UserError(f"calibrate needs loc=pooled, got loc={self._config['loc']}")
     self.network.get_layer("spread").kernel.assign([[spread]])
     self._config["momentum"] = 1.0
 
@@ -284,7 +284,7 @@ class GaussianEncoder(keras.Model, Encoder):
     kernel.assign(momentum * kernel + (1.0 - momentum) * tf.reshape(found, [1, 1]))
 
   def predict_step(self, data):
-    """`predict` returns {"loc", "scale"} arrays: a Normal is no tensor."""
+    """`predict` returns {"loc", "scale"} arrays, since a Normal is not a tensor."""
     images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     return self.network(images, training=False)
 
@@ -315,4 +315,4 @@ class GaussianEncoder(keras.Model, Encoder):
   def from_config(cls, config):
     for key in ("backbone", "preprocess"):
       config[key] = keras.saving.deserialize_keras_object(config[key])
-    return cls(**{"loc": "dense", **config})  # files from before there was a choice
+    return cls(**{"loc": "dense", **config})  # older files do not name a loc

@@ -1,7 +1,7 @@
 """All private parts of Keras that this package uses; no other module uses any.
 
-If Keras lacks one of them, importing this module fails with one line, instead of a later failure in
-the middle of a training or a silent one.
+If Keras lacks one of them, importing this module fails with one line.  Otherwise a training would
+fail later, or silently.
 """
 
 import functools
@@ -33,8 +33,8 @@ def check():
       part = getattr(part, step, None)
     if part is None:
       raise errors.UserError(
-        f"Keras {keras.__version__} lacks keras.{place}.{name}, which urkle_tf builds on: install "
-        f"a Keras that works, pip install 'keras{WORKS}'"
+        f"Keras {keras.__version__} lacks keras.{place}.{name}, which urkle_tf needs: install a "
+        f"version that has it, pip install 'keras{WORKS}'"
       )
 
 
@@ -139,10 +139,10 @@ def attention_parts(layer):
 
 
 def take_whole_gradients(optimizer):
-  """Tells an optimizer that its gradients are already summed over all replicas.
+  """Marks the gradients that an optimizer gets as summed over all replicas already.
 
-  Keras would sum them over the replicas once more, which doubles the communication.  It would also
-  clip each replica's share before the sum, which gives another gradient.
+  Otherwise Keras would sum them over the replicas once more, which doubles the communication, and
+  would clip each replica's share before the sum, which gives a different gradient.
 
   Args:
     optimizer: a Keras optimizer.
@@ -182,7 +182,7 @@ def run(model, inputs, calls):
 
   Args:
     model: a functional model.
-    inputs: as the model takes them.
+    inputs: the model's inputs.
     calls: {id of an operation: the function to call instead}.
 
   Returns:

@@ -65,8 +65,8 @@ def kl_from(clean, represent):
 def kl_objective(encoder, images):
   """KL[p(z|images) || p(z|.)] as a function to maximise; see `kl_from`.
 
-  Batch norms run in inference mode: an attack must neither see nor move batch statistics.  They are
-  folded here, once, with the current weights: call this again after the weights change.
+  Batch norms run in inference mode, since an attack must neither see nor move batch statistics.
+  They are folded here, once, with the current weights: call this again after the weights change.
 
   Args:
     encoder: a `GaussianEncoder` or an `ExportedEncoder`.

@@ -1,9 +1,9 @@
 """A convolution whose gradient corrupts memory in oneDNN, which TensorFlow uses on CPUs.
 
-It is the gradient with respect to the kernel of a 1x1 convolution with a stride, if there are fewer
-input channels than a block of the kernel holds: 16 with AVX-512, 8 with AVX2 (oneDNN's issue 6035;
-up to version 3.12 at least).  Image size, batch and threads decide whether the process dies, the
-gradient is wrong, or nothing happens.
+It is the gradient with respect to the kernel of a 1x1 convolution with a stride.  It fails if there
+are fewer input channels than a block of the kernel holds: 16 with AVX-512, 8 with AVX2 (oneDNN's
+issue 6035; up to version 3.12 at least).  Image size, batch and threads decide whether the process
+dies, the gradient is wrong, or nothing happens.
 """
 
 import functools
@@ -36,9 +36,9 @@ def check(model):
       and layer.kernel.shape[2] < least
     ):
       raise errors.UserError(
-        f"training would crash: {layer.name!r} is a 1x1 convolution with a stride over "
-        f"{layer.kernel.shape[2]} channels, whose gradient corrupts memory in oneDNN on this CPU: "
-        f"set TF_ENABLE_ONEDNN_OPTS=0 in the environment, or give it {least} channels or more"
+        f"training would crash: the gradient of {layer.name!r}, a strided 1x1 convolution over "
+        f"{layer.kernel.shape[2]} channels, corrupts memory in oneDNN on this CPU. "
+        f"Set TF_ENABLE_ONEDNN_OPTS=0 in the environment, or use at least {least} channels"
       )
 
 

@@ -12,8 +12,8 @@ from urkle_tf.networks import keras_private
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in [0, 1]
 _BGR = (103.939, 116.779, 123.68)
 
-# The conventions of `keras.applications`, by the names of `imagenet_utils.preprocess_input`, each
-# of pixels in [0, 1]; "unit" takes these as they are, "255" multiplies them.
+# The conventions of `keras.applications`, by the names of `imagenet_utils.preprocess_input`, for
+# pixels in [0, 1]; "unit" keeps them unchanged, "255" multiplies them.
 CONVENTIONS = {
   "unit": lambda images: images,
   "255": lambda images: _rescaling(255.0)(images),
@@ -26,7 +26,7 @@ CONVENTIONS = {
     keras.ops.flip(images, axis=-1)  # red, green, blue -> blue, green, red
   ),
 }
-# The families of `keras.applications` that leave it to `preprocess_input`, by their models' names.
+# The families of `keras.applications` that need `preprocess_input`, by their models' names.
 _FAMILIES = {
   r"resnet(50|101|152)|vgg(16|19)": "caffe",
   r"densenet(121|169|201)": "torch",
@@ -44,8 +44,8 @@ def folding(preprocess):
 
   Args:
     preprocess: a name among `CONVENTIONS`, a Keras layer, a function of Keras tensors, or an
-      `ImageConverter` of KerasHub, of which scale and offset are taken (they are those of pixels
-      in [0, 255]) and the image size is not.
+      `ImageConverter` of KerasHub, whose scale and offset are used (they are for pixels in
+      [0, 255]), but not its image size.
 
   Raises:
     UserError: for anything else.
@@ -77,7 +77,7 @@ def expected(model):
   first = _first(model)
   if isinstance(first, keras.layers.Rescaling):
     scale = float(np.max(np.abs(first.scale)))
-    if scale <= 1 / 64 or scale >= 0.5:  # else it is nothing that is known
+    if scale <= 1 / 64 or scale >= 0.5:  # anything else is unknown
       return "255" if scale <= 1 / 64 else "unit", f"its first layer {first.name}"
   if isinstance(first, keras.layers.Normalization) and first.mean is not None:
     top = float(np.max(np.abs(first.mean)))
@@ -108,7 +108,8 @@ def chosen(model, preprocess):
     preprocess: as in `folding`; None for what the model declares, or [0, 1] if it declares nothing.
 
   Returns:
-    (a function of Keras tensors, what declares it; None if it was given or nothing is known).
+    (a function of Keras tensors, what declares it).  The second is None if `preprocess` was given,
+    or the model declares nothing.
 
   Raises:
     UserError: if the model's first layer shows that the given scale is wrong.
@@ -122,8 +123,8 @@ def chosen(model, preprocess):
     top = float(np.max(np.abs(keras.ops.convert_to_numpy(fold(keras.ops.convert_to_tensor(ends))))))
     if (top > 8) != (convention == "255"):
       raise errors.UserError(
-        f"{model.name!r} expects pixels up to {255 if convention == '255' else 1}, by {said}, and "
-        f"preprocess brings them up to {top:g}: leave preprocess out"
+        f"{model.name!r} expects pixels up to {255 if convention == '255' else 1}, by {said}, but "
+        f"preprocess scales them up to {top:g}: leave preprocess out"
       )
   return fold, None
 
@@ -137,8 +138,8 @@ def check(model, images, name):
       KL = 1/2 (v / V + (m - M)^2 / V - 1 - log(v / V))
 
   Other kinds of images are at some distance too.  So a scale counts as wrong only if the distance
-  is above 1 nat and one of `CONVENTIONS` in front of the model reduces it to a fifth, or if the
-  variances are off by a factor of 100 (the median over channels).
+  is above 1 nat, and either one of `CONVENTIONS` in front of the model reduces it to a fifth, or
+  the variances are off by a factor of 100 (the median over channels).
 
   Args:
     model: a Keras model of images in [0, 1].
@@ -157,14 +158,13 @@ def check(model, images, name):
   names = [key for key in CONVENTIONS if images.shape[-1] == 3 or key in ("255", "tf")]
   others = {key: norm.distance(CONVENTIONS[key](images))[0] for key in names if key != "unit"}
   best = min(others, key=others.__getitem__)
-  better, advice = others[best] * _BETTER < found, ""
-  if better:
-    advice = f"preprocess={best!r}, which fits, or "
+  better = others[best] * _BETTER < found
   if better or not 1 / _FAR < ratio < _FAR:
+    fitting = f"preprocess={best!r}, which fits, or another " if better else ""
     raise errors.UserError(
       f"the pixels have the wrong scale: batch norm {norm.layer.name!r} of {name!r} was trained on "
-      f"values of {1 / ratio:.3g} times the variance: give robustify {advice}preprocess= what "
-      "brings images in [0, 1] to what the model expects"
+      f"values of {1 / ratio:.3g} times the variance. Give robustify {fitting}preprocess= that "
+      "turns images in [0, 1] into what the model expects"
     )
 
 

@@ -10,7 +10,7 @@ from urkle_tf.networks import keras_private
 
 @contextlib.contextmanager
 def computing_in(policy, *models):
-  """Within it, all layers of models have a policy; functions traced within keep it.
+  """A context within which all layers of models have a policy; functions traced within keep it.
 
   Args:
     policy: a Keras dtype policy.
@@ -28,10 +28,10 @@ def computing_in(policy, *models):
 
 
 def follow_precision(model):
-  """From now on the float32 layers of a model compute in the precision of Keras's global policy.
+  """Makes the float32 layers of a model compute in the precision of Keras's global policy.
 
-  Weights stay as they are, and so do layers that have a precision of their own.  `Rescaling` and
-  `Normalization` stay float32: pixels are centred before they are rounded to 8 bits.
+  Weights do not change, and neither do layers with another precision.  `Rescaling` and
+  `Normalization` stay float32, so that pixels are centred before they are rounded to 8 bits.
 
   Args:
     model: a Keras model, not traced yet.
@@ -44,10 +44,10 @@ def follow_precision(model):
 
 
 def precise_attention(model):
-  """Makes a model compute its attention in float32 from now on, in any precision around it.
+  """Makes a model compute its attention in float32 from now on, whatever the precision around it.
 
-  Queries, keys, values and the result keep the precision around it.  In low precision the logits,
-  the softmax and the weighted sum can overflow, or give NaN gradients.  A float32 model does not
+  Queries, keys, values and the result keep that precision.  In low precision, the logits, the
+  softmax and the weighted sum can overflow, or give NaN gradients.  A float32 model does not
   change.
 
   Args:
@@ -70,9 +70,9 @@ def _in_float32(layer, compute, *parts, **options):
 
 
 def low_precision(network, policy="mixed_bfloat16"):
-  """Within it, a network's backbone computes in low precision.
+  """A context within which a network's backbone computes in low precision.
 
-  A network without a backbone (without a model among its layers) does so as a whole.
+  A network without a backbone (without a model among its layers) computes everything in it.
 
   Functions traced within keep it.  Weights, and the layers that make loc and scale, do not change.
   It is meant for an attack's loop, which takes most of a step's time and needs little more than the

@@ -30,8 +30,8 @@ def pooled(network):
     features = network.get_layer("raw_scale").input
   except ValueError:
     raise errors.UserError(
-      f"the network {network.name!r} has no layer raw_scale, which reads the pooled features: give "
-      "an encoder that urkle_tf exported"
+      f"the network {network.name!r} has no layer raw_scale on pooled features: give an encoder "
+      "that urkle_tf exported"
     ) from None
   features = keras.layers.Identity(dtype="float32", name="pooled")(features)
   return keras.Model(network.input, features, name="pooled")

@@ -19,7 +19,7 @@ class Predictions:
     stochastic: whether z is sampled; False if training used no scale, which then has no meaning.
     samples: how many z a served prediction averages over.
     latent_dim: d_z.
-    outputs: the head's numbers for an image.
+    outputs: how many numbers the head returns for an image.
   """
 
   network: Callable
@@ -50,9 +50,15 @@ class Predictions:
     found = self.head(tf.reshape(z, [-1, self.latent_dim]), training=False)
     return tf.reshape(found, [-1, tf.shape(noise)[1], found.shape[-1]])
 
+  def _mean(self, loc, scale, seed, samples):
+    """The mean over samples of z of the head's outputs; at z = loc if z is not sampled."""
+    if not self.stochastic:
+      return self.head(loc, training=False)
+    return tf.reduce_mean(self._each(loc, scale, self.noise(tf.shape(loc)[0], seed, samples)), 1)
+
 
 class Predictor(Predictions, keras.Model):
-  """Encoder, head, and how z is served; `Frozen` is a class of what `frozen` returns.
+  """Encoder, head, and how z is served; a subclass names the class of `frozen()`, `Frozen`.
 
   Args:
     network: Keras model, images float32 [n, h, w, c] in [0, 1] -> {"loc", "scale"}, both
@@ -62,7 +68,7 @@ class Predictor(Predictions, keras.Model):
     samples: how many z a served prediction averages over.
 
   Raises:
-    UserError: if network and head do not fit.
+    UserError: if network and head do not fit each other, or `samples` is below 1.
   """
 
   def __init__(self, network, head, stochastic=True, samples=20, **kwargs):
@@ -75,7 +81,7 @@ class Predictor(Predictions, keras.Model):
     if network.output["loc"].shape[-1] != self.latent_dim:
       raise errors.UserError(
         f"the encoder's representation has {network.output['loc'].shape[-1]} dimensions, but the "
-        f"head takes {self.latent_dim}"
+        f"head takes {self.latent_dim}: give a head for this encoder"
       )
     if self.samples < 1:
       raise errors.UserError(f"samples must be at least 1, got {samples}")
@@ -89,7 +95,7 @@ class Predictor(Predictions, keras.Model):
 class Frozen:
   """Predictions with the current weights and folded batch norms, for an attack's loop.
 
-  Make it outside the loop, which is then faster.
+  Make it outside the loop, so that the loop is faster.
 
   Args:
     predictor: a `Predictor`.

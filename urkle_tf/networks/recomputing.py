@@ -9,7 +9,7 @@ import tensorflow as tf
 from urkle_tf import errors
 from urkle_tf.networks import blocks, keras_private
 
-_AGAIN = "gradient_tape/recomputed/"  # a name that `cost.held` takes for the backward pass
+_AGAIN = "gradient_tape/recomputed/"  # `cost.held` counts this name as the backward pass
 _parts: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # graph: [(part, whether again)]
 
 
@@ -18,8 +18,8 @@ def recompute(network):
 
   Only the input of each block (`networks.blocks`) is kept for the backward pass, which computes the
   rest of the block again.  This costs one more forward pass (Chen et al., 2016, Training Deep Nets
-  with Sublinear Memory Cost).  Gradients do not change.  From then on, functional models run in
-  inference mode, even if called with `training=True`.
+  with Sublinear Memory Cost).  Gradients do not change.  Functional models then run in inference
+  mode, even if called with `training=True`.
 
   Args:
     network: a Keras model, such as the backbone of an encoder.
@@ -39,13 +39,11 @@ def recompute(network):
     layer.call = _of_layer(layer, layer.call)
   marked = [_mark(model) for model in models]
   if not rows and not any(marked):
-    raise errors.UserError(
-      f"--remat: {network.name!r} has no blocks that could be computed again: leave it out"
-    )
+    raise errors.UserError(f"--remat: {network.name!r} has no blocks to recompute: leave it out")
 
 
 def _mark(model):
-  """Whether a functional model's own graph has blocks, which are recomputed from now on."""
+  """Makes a functional model recompute the blocks of its own graph; returns whether it has any."""
   graph = keras_private.functional(model)
   if graph is None or len(graph.inputs) != 1 or keras.tree.is_nested(graph.output):
     return False

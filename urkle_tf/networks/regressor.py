@@ -15,12 +15,12 @@ class _Predictions(predictor.Predictions):
   def predictions(self, images, seed=None, samples=None):
     """The mean over samples of z of the head's predictions, 1/s sum_s f(loc + scale * noise_s).
 
-    The mean is what minimises the expected squared error.
+    The mean minimises the expected squared error.
 
     Args:
       images: float32 [n, h, w, c] in [0, 1].
       seed: int32 [2] of the noise; None draws fresh noise.
-      samples: how many z, an int or an int32 scalar; None for the number that is served.
+      samples: the number of z, an int or an int32 scalar; None for `self.samples`.
 
     Returns:
       float32 [n, outputs]; the prediction at z = loc if the regressor is deterministic.
@@ -29,9 +29,7 @@ class _Predictions(predictor.Predictions):
 
   def from_representation(self, loc, scale, seed=None, samples=None):
     """As `predictions`, from loc and scale, both float32 [n, d_z]."""
-    if not self.stochastic:
-      return self.head(loc, training=False)
-    return tf.reduce_mean(self._each(loc, scale, self.noise(tf.shape(loc)[0], seed, samples)), 1)
+    return self._mean(loc, scale, seed, samples)
 
 
 class _Frozen(predictor.Frozen, _Predictions):
@@ -53,6 +51,7 @@ class Regressor(_Predictions, predictor.Predictor):
   """
 
   Frozen = _Frozen
+  link = staticmethod(tf.identity)  # from the head's outputs to predictions
   target: str | None = None
 
   def call(self, images, training=None):

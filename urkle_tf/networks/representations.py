@@ -10,7 +10,7 @@ from urkle_tf.networks import batch_norm
 
 
 def checked(images):
-  """Refuses integer images, which a network would take for values in [0, 1].
+  """Refuses integer images, which a network would treat as values in [0, 1].
 
   Args:
     images: a network's input.
@@ -19,12 +19,12 @@ def checked(images):
     The images.
 
   Raises:
-    UserError: if they are no floats.
+    UserError: if they are not floats.
   """
   dtype = getattr(images, "dtype", None)
   if dtype is not None and not tf.as_dtype(dtype).is_floating:
     name = tf.as_dtype(dtype).name
-    raise errors.UserError(f"images must be float32 in [0, 1], and are {name}: divide by 255")
+    raise errors.UserError(f"images must be float32 in [0, 1], got {name}: divide by 255")
   return images
 
 
@@ -34,7 +34,7 @@ class Representations:
 
   Attributes:
     normal: `tfp.distributions.Normal` of batch shape [n, t, d_z]: p(z|x).
-    z: float32 [n, t, d_z]: one sample of it, or its loc where no noise is used.
+    z: float32 [n, t, d_z]: one sample of it, or its loc without noise.
     streams: the members' batch-norm streams, t names; empty if there is only one stream.
 
   ```python

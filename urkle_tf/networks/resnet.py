@@ -18,10 +18,10 @@ def _norm(x, name, momentum, zero=False):
 
 def _conv(x, filters, size, strides, name):
   if strides > 1 and size == 1:
-    # Equal to a stride of the convolution, whose gradient oneDNN may get wrong (`onednn`).
+    # Equal to a strided convolution, whose gradient oneDNN may get wrong (`onednn`).
     x = keras.layers.AveragePooling2D(1, strides, name=f"{name}_stride")(x)
     strides = 1
-  # Explicit symmetric padding: "same" pads stride-2 convolutions on one side only.
+  # Padded symmetrically: "same" pads stride-2 convolutions on one side only.
   if strides > 1:
     x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
   padding = "valid" if strides > 1 else "same"
@@ -36,7 +36,7 @@ def _shortcut(x, filters, strides, name, momentum):
   return _norm(_conv(x, filters, 1, strides, f"{name}_conv"), f"{name}_norm", momentum)
 
 
-# Of a block's convolutions: filters in widths, size, whether it has the block's stride.
+# For each convolution of a block: filters in widths, size, whether it has the block's stride.
 _BASIC = (1, 3, True), (1, 3, False)
 _BOTTLENECK = (1, 1, False), (1, 3, True), (4, 1, False)
 
@@ -63,8 +63,7 @@ def _resnet(convs, depths, name, image_shape, width, stem, momentum):
       f"{name} needs images of at least {least}x{least} pixels, got {height}x{breadth}: "
       f"give a larger --image_size, or another --encoder"
     )
-  if width < 1:
-    raise errors.UserError(f"width must be at least 1, got {width}")
+  errors.whole(1, name, width=width)
   x = images = keras.Input(image_shape, name="pixels")
   size, strides = {"small": (3, 1), "patch": (3, 2), "large": (7, 2)}[stem]
   x = _norm(_conv(x, width, size, strides, "stem_conv"), "stem_norm", momentum)
@@ -96,7 +95,7 @@ def resnet18(image_shape, width=64, stem="auto", momentum=0.9):
     A functional Keras model: float [n, h, w, c] -> float32 [n, 8 * width].
 
   Raises:
-    UserError: if the images are too small.
+    UserError: if the images are too small, or an argument is out of its range.
 
   ```python
   backbone = urkle_tf.networks.resnet18((32, 32, 3), width=16, stem="patch")

@@ -14,8 +14,8 @@ class MovingAverage(keras.layers.Layer):
 
   with m as in `averages.decay`.
 
-  Every copy is a Keras model without trainable weights.  All state, including the number of
-  updates, is in variables.
+  Every copy is a Keras model without trainable weights.  All state is in variables, including the
+  number of updates.
 
   Args:
     models: functional Keras models, all built.
@@ -55,10 +55,9 @@ def _copy(model):
   try:
     copy = keras.models.clone_model(model)
   except (TypeError, ValueError, NotImplementedError) as error:
-    reason = " ".join(str(error).split())[:300]
     raise errors.UserError(
-      f"the model {model.name!r} cannot be copied for a momentum encoder ({reason}): give its own "
-      "layers get_config"
+      f"the model {model.name!r} cannot be copied for a momentum encoder "
+      f"({errors.reason(error)}): define get_config in its custom layers"
     ) from error
   copy.set_weights(model.get_weights())
   copy.trainable = False

@@ -1,6 +1,6 @@
 """Members of a tuple, pair by pair.
 
-A tuple holds the views first, then adversaries: member m stems from view m % views.
+A tuple holds the views first, then adversaries: member m comes from view m % views.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from urkle_tf import distribution
 
 
 def through(head, members, training):
-  """Every member through a head.
+  """Passes every member through a head.
 
   Args:
     head: a Keras model, float32 [m, d] -> [m, e].
@@ -29,8 +29,8 @@ def of_batch(projector, representations, training):
   """The projections of the whole batch, over all replicas, pair by pair.
 
   Returns:
-    (float32 [t, N, e], those of each pair's first member and of its second, both
-    [pairs, N, e], ones [n] for the examples of this replica).
+    (all projections, float32 [t, N, e]; those of the first member of each pair, and of the second,
+    both [pairs, N, e]; ones [n], for the examples of this replica).
   """
   z = through(projector, representations.z, training)
   members = tf.transpose(distribution.gather(z), [1, 0, 2])
@@ -39,7 +39,7 @@ def of_batch(projector, representations, training):
 
 
 def pairs(members):
-  """All pairs of different members a < b: two lists, of each pair's a and of its b."""
+  """All pairs of different members a < b: the list of all a, and the list of all b."""
   first, second = zip(*itertools.combinations(range(members), 2), strict=True)
   return list(first), list(second)
 
@@ -49,7 +49,7 @@ def cosine_to_other_views(predictions, targets):
 
       1 / (t (v - 1))  sum_m  sum_{k != m % v}  cos(predictions_m, targets_k)
 
-  An adversary is compared with the same targets as the view that it stems from.
+  An adversary is compared with the same targets as its view.
 
   Args:
     predictions: float32 [n, t, d], of all members.
@@ -67,7 +67,7 @@ def distance_to_own_view(members, targets, clean=1.0, adversarial=1.0):
 
       1 / t  sum_m  w_m (1 - cos(members_m, targets_{m % v}))
 
-  w_m is `clean` for the v views and `adversarial` for the others.
+  w_m is `clean` for the v views and `adversarial` for the adversaries.
 
   Args:
     members: float32 [n, t, d].
@@ -92,6 +92,6 @@ def _cosines(rows, others):
 
 
 def _own(members, targets):
-  """1 where a member stems from a view, else 0: [t, v]."""
+  """1 if a member comes from a view, else 0: [t, v]."""
   views = targets.shape[1]
   return tf.one_hot(tf.range(members.shape[1]) % views, views)

@@ -9,13 +9,14 @@ from urkle_tf.pretexts.base import Pretext, squared_distance
 
 
 class Reconstruction(Pretext):
-  """Decodes z into the view that it comes from; all members of a tuple into the first one's view.
+  """Decodes every z of a tuple into the clean view.
 
   Args:
     decoder: a Keras model, z float [n, d_z] -> logits of pixels [n, h, w, c]; None for the
-      paper's, which mirrors `convnet(width, layers)`.
+      paper's decoder, which mirrors `convnet(width, layers)`.
     width: of the paper's decoder.
     layers: of the paper's decoder.
+    name: the pretext's name.
   """
 
   views = 1
@@ -37,12 +38,12 @@ class Reconstruction(Pretext):
     wanted = (encoder.latent_dim,), tuple(encoder.image_shape)
     if shapes != wanted:
       raise errors.UserError(
-        f"{self.name}: the decoder maps {list(shapes[0])} to {list(shapes[1])}, but the encoder's "
-        f"z is {list(wanted[0])} and its images are {list(wanted[1])}"
+        f"{self.name}: the decoder maps {list(shapes[0])} to {list(shapes[1])}, but the encoder "
+        f"needs one from {list(wanted[0])} to {list(wanted[1])}"
       )
 
   def prepare(self, views, batch):
-    """The view, float32 [n, h, w, c]: adversaries are decoded into it too."""
+    """The clean view, float32 [n, h, w, c], into which adversaries are decoded too."""
     return views[:, 0]
 
   def decode(self, z, training):

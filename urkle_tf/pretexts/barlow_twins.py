@@ -1,4 +1,4 @@
-"""Barlow Twins: every dimension agrees between views, and with no other dimension."""
+"""Barlow Twins: a dimension agrees between views, and does not correlate with any other."""
 
 import tensorflow as tf
 
@@ -9,14 +9,14 @@ from urkle_tf.pretexts.base import Pretext
 
 
 def cross_correlation(first, second):
-  """The correlation over the batch of every dimension of one with every one of the other.
+  """The correlation, over the batch, of each dimension of one with each dimension of the other.
 
   Args:
     first: float32 [..., N, d].
     second: float32 [..., N, d].
 
   Returns:
-    float32 [..., d, d], C_ij of dimension i of `first` and j of `second`, in [-1, 1].
+    float32 [..., d, d]: C_ij of dimension i of `first` and j of `second`, in [-1, 1].
   """
   first, second = _standardised(first), _standardised(second)
   examples = tf.cast(tf.shape(first)[-2], tf.float32)
@@ -29,24 +29,24 @@ def _standardised(z):
 
 
 class BarlowTwins(Pretext):
-  """The cross-correlation of two views becomes the identity (Zbontar et al., 2021, eq. 1).
+  """Brings the cross-correlation of two views to the identity (Zbontar et al., 2021, eq. 1).
 
       1/d sum_i (1 - C_ii)^2  +  redundancy / d  sum_{i != j} C_ij^2
 
-  averaged over all pairs of members of the tuple, adversaries included.  C is the cross-correlation
-  of the projections over the global batch.
+  averaged over all pairs of members of the tuple, including adversaries.  C is the
+  cross-correlation of the projections over the global batch.
 
   This is the paper's loss divided by d.  The first term is in [0, 4], and near 1 at the start for
-  any d and batch, so the weight of a KL term added to it need not change with them.  As in the
-  paper, the second term grows with d at the same mean C_ij^2.  C_ij of unrelated dimensions has
-  variance 1/N, so with a batch of N the second term does not fall below redundancy (d - 1) / N.
+  any d and batch, so the weight of an added KL term need not change with them.  As in the paper,
+  the second term grows with d at the same mean C_ij^2.  C_ij of unrelated dimensions has variance
+  1/N, so with a batch of N the second term does not fall below redundancy (d - 1) / N.
 
-  The loss is one of the whole batch: each example gets the same number.
+  The loss belongs to the whole batch: each example gets the same number.
 
   Args:
     redundancy: the paper's lambda, at least 0.
     projector: width of the projector's two hidden layers, each with batch norm and ReLU.
-    projection: d, its output width; the paper gains from wide ones (8192).
+    projection: d, its output width; in the paper, wide ones (8192) are better.
 
   Raises:
     UserError: for an option out of its range.
@@ -73,7 +73,7 @@ class BarlowTwins(Pretext):
     self.projector = heads.mlp(encoder.latent_dim, self._widths, "projector")
 
   def loss(self, representations, aux, training=True):
-    """{"invariance": [n], "redundancy": [n], times its weight}."""
+    """{"invariance": [n], "redundancy": [n]}, the second times its weight."""
     _, first, second, examples = of_batch(self.projector, representations, training)
     correlation = cross_correlation(first, second)
     diagonal = tf.linalg.diag_part(correlation)  # [pairs, d]

@@ -7,8 +7,8 @@ import tensorflow as tf
 class Pretext(keras.layers.Layer):
   """What is learnt: a loss over tuples of representations of the same image.
 
-  A pretext owns its heads (made in `attach`, so that every variable exists before the first
-  step), and turns representations into per-example losses.  It knows nothing of attacks.
+  A pretext owns its heads (made in `attach`, so that every variable exists before the first step),
+  and turns representations into per-example losses.  It knows nothing about attacks.
 
   Attributes:
     views: how many augmented views of an image it needs.
@@ -16,10 +16,11 @@ class Pretext(keras.layers.Layer):
     stochastic: whether it uses a sampled z, whatever the robustness scheme.
     samples: whether it accepts a sampled z at all.
     positives: whether its tuples may grow, so that adversaries join them as positives.
-    predicts: whether there is a prediction for every image: `predict` and `divergence`.
+    predicts: whether it has `predict` and `divergence`, a prediction for every image.
     anchors: whether `prepare` returns the embeddings [n, v, d] of a frozen original, for
       `urkle(anchor=original)`.
-    contrastive: whether its loss contrasts an image with others: `embedding` and `contrast`.
+    contrastive: whether it has `embedding` and `contrast`, a loss that contrasts an image with
+      others.
     couples: whether an example's loss depends on other examples of its batch, apart from batch
       norms.
     pictures: whether predictions are images that can be shown.
@@ -83,12 +84,12 @@ class Pretext(keras.layers.Layer):
       training: the mode of the heads' batch norms.
 
     Returns:
-      {term: float32 [n]}, one value an example.
+      {term: float32 [n]}, one value per example.
     """
     raise NotImplementedError
 
   def weight(self, term):
-    """The weight of a term in the loss, a number or float32 scalar; read after a call of `loss`."""
+    """The weight of a term in the loss, a number or float32 scalar; read after calling `loss`."""
     return 1.0
 
   def predict(self, z, training=False):

@@ -1,4 +1,4 @@
-"""BYOL: predict the other view's projection by a moving average of the network."""
+"""BYOL: predict the projection of the other view by a moving average of the network."""
 
 import math
 
@@ -18,18 +18,18 @@ class BYOL(Pretext):
       = 2 - 2 cos(q(g(z_m)), g'(mu'(x_k))),  both normalised to length 1
 
   with projector g and predictor q.  g' and mu' belong to the target network, a moving average of
-  encoder and projector.  The paper adds up its two pairs; with the mean, the weight of an added KL
-  term is the same for any number of members.  If adversaries join the tuple, they predict the
-  target of the clean view that they do not stem from.  No target is an adversary's.
+  encoder and projector.  The paper sums over its two pairs.  With the mean, the weight of an added
+  KL term is the same for any number of members.  If adversaries join the tuple, they predict the
+  target of the other clean view.  No target comes from an adversary.
 
-  The target network uses moving statistics, not the batch's.  They follow those of the trained
-  network as its weights do (Cai et al., 2021, "Exponential Moving Average Normalization").  So a
-  target depends on its image alone, not on the batch or the number of replicas, and computing it
-  moves no statistics.  The exported encoder uses the statistics that these follow.
+  The target network uses moving statistics, not the batch's.  They are moving averages of the
+  trained network's statistics (Cai et al., 2021, "Exponential Moving Average Normalization").  So a
+  target depends only on its image, not on the batch or the number of replicas, and computing it
+  moves no statistics.  The exported encoder uses the trained network's own statistics.
 
   Args:
     momentum: decay of the moving average, in [0, 1); the paper's is 0.996 for 1000 epochs.
-    rising: whether it rises to 1 over the training, as in the paper:
+    rising: whether it rises to 1 during training, as in the paper:
       1 - (1 - momentum) (cos(pi progress) + 1) / 2.
     projector: hidden width of the projector, Dense - batch norm - ReLU - Dense.
     projection: output width of projector and predictor.
@@ -49,8 +49,7 @@ class BYOL(Pretext):
 
   def __init__(self, momentum=0.99, rising=False, projector=512, projection=128, predictor=512):
     super().__init__(name="byol")
-    if not 0 <= momentum < 1:
-      raise errors.UserError(f"byol: momentum must be in [0, 1), got {momentum}")
+    errors.within("[0, 1)", "byol", momentum=momentum)
     errors.whole(1, "byol", projector=projector, projection=projection, predictor=predictor)
     self.momentum, self.rising = momentum, rising
     self._widths = (projector, projection, predictor)

@@ -25,13 +25,13 @@ class Distil(Pretext):
 
   w_m is `clean` for a view and `adversarial` for an adversary.
 
-  Under `urkle` z is sampled, and the KL between image and adversary is added.  This makes a trained
-  encoder's representation robust in a fraction of the time of a pre-training.  If adversaries join
-  the tuple, they are pulled to the teacher's embedding of their clean view; the teacher never sees
-  an adversary.  Under `none` and `urkle(positives=false)` there are only views, and `adversarial`
-  has no effect.
+  Under `urkle`, z is sampled, and the KL between image and adversary is added.  This makes a
+  trained encoder's representation robust in a fraction of the time of pre-training.  If adversaries
+  join the tuple, they are pulled to the teacher's embedding of their clean view; the teacher never
+  sees an adversary.  Under `none` and `urkle(positives=false)` there are only views, and
+  `adversarial` has no effect.
 
-  In DeACL the teacher sees weak augmentation at most, and the student the same view, as with
+  In DeACL, teacher and student see the same view, with weak augmentation at most, as with
   `--augment=crop`.  Its student starts from the teacher, as with `start`.
 
   The teacher's embedding is its loc, or with `targets=pooled` the output of its backbone, averaged
@@ -49,16 +49,16 @@ class Distil(Pretext):
   from that teacher.
 
   The teacher sees the views unchanged, float32 in [0, 1] and of the run's size.  Nothing is
-  resized; any other preprocessing must be part of the teacher, as in every export of this package.
-  It runs in inference mode, with its backbone in the precision of the training; a SavedModel's
-  graph keeps its own precision.  Its weights are constants of the step, and are in no checkpoint
-  and no export.  The teacher must still lie at its path, unchanged, when a run is resumed.
+  resized, and any other preprocessing must be part of the teacher, as in every export of this
+  package.  It runs in inference mode, with its backbone in the precision of the training; a
+  SavedModel's graph keeps its own precision.  Its weights are constants of the step, and are not in
+  checkpoints or exports.  To resume a run, the teacher must still be at its path, unchanged.
 
   Args:
     teacher: the folder of an encoder that this package exported (or of a classifier or a
-      regressor, whose encoder is meant then), or `preset:NAME`; or a `.keras` file or a
-      SavedModel's folder of a model from images to an embedding [n, d] or feature maps
-      [n, h, w, d], which are averaged over space.
+      regressor, whose encoder is used), or `preset:NAME`; or a `.keras` file or a SavedModel's
+      folder of a model from images to an embedding [n, d] or feature maps [n, h, w, d], which are
+      averaged over space.
     projector: hidden width of f as an MLP, Dense - batch norm - ReLU - Dense; 0 for the
       identity or a linear map, as above.
     views: how many views of an image; each is pulled to the teacher's embedding of itself.
@@ -69,8 +69,8 @@ class Distil(Pretext):
     targets: "loc" or "pooled".
 
   Raises:
-    UserError: if the teacher does not exist, its output is no embedding, its images have another
-      size, an option is out of its range, or the student cannot start from it.
+    UserError: if the teacher does not exist, its output is not an embedding, its images have
+      another size, an option is out of its range, or the student cannot start from it.
 
   ```python
   backbone.save("teacher.keras")  # any Keras model from images to an embedding
@@ -98,8 +98,8 @@ class Distil(Pretext):
     self.start = start
     if start and self._teacher.format != embedders.OWN:
       raise errors.UserError(
-        "distil: start=true needs a teacher that this package exported; for a .keras file give "
-        "--encoder=FILE.keras instead, and the student is a copy of it"
+        "distil: start=true needs a teacher that this package exported. Start from a .keras file "
+        "with --encoder=FILE.keras instead"
       )
 
   def adopt(self, source):
@@ -113,7 +113,7 @@ class Distil(Pretext):
     if size != given:
       raise errors.UserError(
         f"the teacher {self._path!r} takes images of {'x'.join(map(str, size))}, but the encoder "
-        f"takes {'x'.join(map(str, given))}: give both the same"
+        f"takes {'x'.join(map(str, given))}: give both the same size"
       )
     if self.start:
       encoder.start_from(self._teacher.network, f"the teacher {self._path!r}")
@@ -135,15 +135,15 @@ class Distil(Pretext):
     after the trainer has been made.
 
     Returns:
-      The Keras variables of the teacher's network, in order; they are in no checkpoint either.
+      The Keras variables of the teacher's network, in order; they are not in checkpoints either.
 
     Raises:
-      UserError: if the teacher is no encoder that this package exported.
+      UserError: if this package did not export the teacher.
     """
     if self._teacher.format != embedders.OWN:
       raise errors.UserError(
-        f"the teacher {self._path!r} is no encoder that this package exported: only such a "
-        "teacher's weights can be given later"
+        f"thaw needs a teacher that this package exported, and {self._path!r} is not one: give the "
+        "folder of an encoder"
       )
     teacher = foreign_models.outside_strategies(embedders.read, self._path, self._pooled)
 
@@ -197,7 +197,7 @@ def output_shape(teacher, image_shape):
     (d,), or (height, width, d) of feature maps.
 
   Raises:
-    UserError: if that is no embedding.
+    UserError: if that is not an embedding.
   """
   images = np.random.default_rng(0).uniform(size=(4, *image_shape)).astype(np.float32)
   found = foreign_models.call(teacher.function, images, teacher.path)
@@ -205,12 +205,12 @@ def output_shape(teacher, image_shape):
   if not np.all(np.isfinite(found)):
     raise errors.UserError(f"the teacher {teacher.path!r} returns NaN or infinite values")
   if found.ndim not in (2, 4) or shape[-1] < 2:
-    said = f"{'x'.join(map(str, shape)) or 'a single number'} for an image"
+    said = f"{'x'.join(map(str, shape)) or 'a single number'} per image"
   elif found.ndim == 2 and found.min() >= 0 and np.allclose(found.sum(1), 1, atol=1e-3):
     said = "probabilities"
   if said:
     raise errors.UserError(
-      f"the teacher {teacher.path!r} gives {said}, which is no embedding [n, d]: give the model "
-      "without its last layers, keras.Model(model.input, model.layers[-2].output)"
+      f"the teacher {teacher.path!r} returns {said}, not an embedding [n, d]: leave out its last "
+      "layers, keras.Model(model.input, model.layers[-2].output)"
     )
   return shape

@@ -1,4 +1,4 @@
-"""Keep an encoder's embeddings of clean images: a budget for how far they may move."""
+"""Keep an encoder's embeddings of clean images, with a budget for how far they may move."""
 
 import math
 from typing import Any
@@ -14,19 +14,19 @@ from urkle_tf.pretexts.distil import Distil
 
 _RHO_OF = ("spread", "length")
 _MEASURED = 1024  # images
-_RATE, _STIFFNESS = 0.05, 1.0  # of the multiplier, a step and at once; see `Keep`
+_RATE, _STIFFNESS = 0.05, 1.0  # how fast the multiplier follows, per step and at once; see `Keep`
 _FARTHEST = 2.0
 
 
 class Keep(Distil):
-  """Keeps the embeddings of clean images near the original's, by an un-normalised squared distance.
+  """Keeps the embeddings of clean images near the original's, by their squared distance.
 
   With f the encoder's loc and f0 the frozen original's,
 
       drift = mean |f(x) - f0(x)|^2 / mean |f0(x) - mean f0|^2        rho_of=spread
       drift = mean |f(x) - f0(x)|^2 / mean |f0(x)|^2                  rho_of=length, as LORE
 
-  where the denominators are means over the data set's first 1,024 images, before the training.  The
+  where the denominators are means over the data set's first 1,024 images, before training.  The
   loss is multiplier * drift.  The multiplier, at least 0, enforces drift <= rho:
 
       v = (drift of the batch - rho) / rho, at most 2
@@ -35,8 +35,8 @@ class Keep(Distil):
   (the method of multipliers: Bertsekas, Constrained Optimization and Lagrange Multiplier Methods,
   1982).  It is part of the checkpoint.  Without a budget, `rho=None`, the multiplier is 1.
 
-  Use it with `urkle(anchor=original)`, whose KL is then k |f(x') - f0(x)|^2 / (2 spread), and with
-  loc = pooled, the original's own embedding.  Sigma is in units of the original's spread.
+  Use it with `urkle(anchor=original)`, whose KL term is then k |f(x') - f0(x)|^2 / (2 spread), and
+  with loc = pooled, the original's own embedding.  Sigma is in units of the original's spread.
 
   Args:
     original: a `.keras` file or a SavedModel's folder of a model from images to an embedding; the
@@ -95,7 +95,7 @@ class Keep(Distil):
     self._measures = {"spread": spread, "length": np.mean(np.sum(np.square(found), -1))}
     if not spread > 0:
       raise errors.UserError(
-        "keep: the original gives all images the same embedding: give another one"
+        "keep: the original returns the same embedding for all images: give another one"
       )
 
   def attach(self, encoder):
@@ -105,8 +105,8 @@ class Keep(Distil):
     super().attach(encoder)
     if self.projector is not None:
       raise errors.UserError(
-        f"keep needs an encoder of the original's width with --loc=pooled: the original has "
-        f"{self._output[-1]} dimensions, and the encoder {encoder.latent_dim}"
+        f"keep needs --loc=pooled and an encoder of the original's width: the original has "
+        f"{self._output[-1]} dimensions, and the encoder has {encoder.latent_dim}"
       )
     encoder.calibrate(math.sqrt(self._measures["spread"] / encoder.latent_dim))
     self._unit = distribution.state(self._measures[self.rho_of])
@@ -126,13 +126,13 @@ class Keep(Distil):
     return {"drift": drift, "multiplier": self.weight("drift") * tf.ones_like(drift)}
 
   def _hold(self, drift):
-    """Moves the multiplier by the drift of a batch, over all replicas."""
+    """Updates the multiplier with the drift of a batch, over all replicas."""
     beyond = tf.minimum((distribution.mean(drift) - self.rho) / self.rho, _FARTHEST)
     held = tf.maximum(0.0, self._held[0] + _RATE * beyond)
     self._held.assign(tf.stack([held, tf.maximum(0.0, held + _STIFFNESS * beyond)]))
 
   def weight(self, term):
-    """The multiplier of drift; the multiplier itself is reported and weighs nothing."""
+    """The multiplier, for drift; 0 for the multiplier itself, which is only reported."""
     if term == "multiplier":
       return 0.0
     return 1.0 if self._held is None else tf.convert_to_tensor(self._held.value)[1]

@@ -7,11 +7,11 @@ from urkle_tf.networks import batch_norm, heads
 from urkle_tf.networks.folding import fold
 from urkle_tf.pretexts.base import Pretext
 
-_NOTHING = -1e9  # similarity of what is left out: exp makes an exact 0 of it
+_NOTHING = -1e9  # similarity of what is left out: its exp is exactly 0
 
 
 def _to_negatives(z, others, temperature):
-  """Similarities of unit embeddings to those of other images, over the temperature.
+  """Similarities of unit embeddings to those of other images, divided by the temperature.
 
   Args:
     z: float32 [n, t, d], of length 1.
@@ -19,7 +19,7 @@ def _to_negatives(z, others, temperature):
     temperature: above 0.
 
   Returns:
-    float32 [n, t, N * s]; where the image is the same, `_NOTHING`.
+    float32 [n, t, N * s]; `_NOTHING` for the same image.
   """
   n, members = tf.shape(z)[0], z.shape[1]
   everyone = distribution.gather(z) if others is None else tf.math.l2_normalize(others, -1)
@@ -32,19 +32,19 @@ def _to_negatives(z, others, temperature):
 def nt_xent(z, temperature=0.5, denominator="negatives", others=None):
   """The normalised temperature-scaled cross entropy, averaged over positive pairs.
 
-  For the tuple t_i of example i, with s(a, b) the cosine similarity over the temperature:
+  For the tuple t_i of example i, with s(a, b) the cosine similarity divided by the temperature:
 
       1 / (t (t - 1)) sum_{a, b in t_i, a != b}  log D(a) - s(a, b)
 
-  Equation 9 of the Urkle paper lacks the -log (taken literally it would push positives apart) and
+  Equation 9 of the Urkle paper lacks the -log (taken literally, it would push positives apart) and
   sums over pairs.  With the mean, the weight of an added KL term is the same for any batch and
   tuple size.
 
   Args:
     z: float32 [n, t, d] on this replica, t at least 2; negatives come from all replicas.
     temperature: above 0; 0.5 in the paper.
-    denominator: "negatives", as eq. 9: D(a) = sum of exp s(a, c) over the members c of all
-      other tuples; or "all", as SimCLR: over every other embedding, positives included.
+    denominator: "negatives", as in eq. 9: D(a) = sum of exp s(a, c) over the members c of all
+      other tuples; or "all", as in SimCLR: over every other embedding, including positives.
     others: float32 [N, s, d], embeddings of all replicas' images, used as negatives instead of
       those of `z`, so that nothing is gathered; None for those of `z`.
 
@@ -65,15 +65,15 @@ def nt_xent(z, temperature=0.5, denominator="negatives", others=None):
 
 
 def consistency(z, temperature=0.5):
-  """How far the members of a tuple disagree about which other images they are like.
+  """How far the members of a tuple disagree about which other images they resemble.
 
-  The Jensen-Shannon divergence of AugMix (Hendrycks et al., 2020, eq. 2 and 3), on contrastive
-  distributions instead of a classifier's.  With s(a, c) as in `nt_xent`,
+  This is the Jensen-Shannon divergence of AugMix (Hendrycks et al., 2020, eq. 2 and 3), on
+  contrastive distributions instead of a classifier's.  With s(a, c) as in `nt_xent`,
 
       p_a(c) = exp s(a, c) / sum_c' exp s(a, c'),   c over the members of all other tuples
       1/t sum_a KL[p_a || m],   m = 1/t sum_a p_a
 
-  In [0, log t]; 0 where all members agree.
+  It is in [0, log t], and 0 if all members agree.
 
   Args:
     z: float32 [n, t, d] on this replica; the other tuples come from all replicas.
@@ -91,19 +91,19 @@ def consistency(z, temperature=0.5):
 class SimCLR(Pretext):
   """Views of an image attract, other images repel (Chen et al., 2020).
 
-  With a weight for `consistency` there are three views, which also have to agree about the other
-  images: AugMix's consistency of a clean image and two mixtures, carried over to the contrastive
-  task.  URRL combines the two.  Only the abstract and introduction of its paper are public, so this
-  is our reading.  `--augment="simclr, augmix(base=simclr), augmix(base=simclr)"` leaves the first
-  view unmixed.
+  With a weight for `consistency`, there are three views, which must also agree about the other
+  images.  This is AugMix's consistency of a clean image and two mixtures, for the contrastive task.
+  URRL combines the two.  Only the abstract and introduction of its paper are public, so this is our
+  reading.  `--augment="simclr, augmix(base=simclr), augmix(base=simclr)"` leaves the first view
+  unmixed.
 
   Args:
     temperature: of NT-Xent, above 0.
     denominator: "negatives" (eq. 9) or "all" (SimCLR's own); see `nt_xent`.
     projector: hidden width of the projector; 0 for none.
     projection: output width of the projector.
-    consistency: weight of the term of that name, at least 0; 12 in AugMix.  With 0 there is no such
-      term, and there are two views.
+    consistency: weight of the term of that name, at least 0; 12 in AugMix.  With 0 there are two
+      views and no such term.
 
   Raises:
     UserError: for an option out of its range.
@@ -126,6 +126,8 @@ class SimCLR(Pretext):
     super().__init__(name="simclr")
     errors.at_least(0, "simclr", consistency=consistency)
     errors.above(0, "simclr", temperature=temperature)
+    errors.whole(0, "simclr", projector=projector)
+    errors.whole(1, "simclr", projection=projection)
     errors.one_of("denominator", denominator, ("negatives", "all"))
     self.temperature, self.denominator = temperature, denominator
     self._widths = (projector, projection)
@@ -151,7 +153,7 @@ class SimCLR(Pretext):
     return nt_xent(embeddings, self.temperature, self.denominator, others)
 
   def loss(self, representations, aux, training=True):
-    """{"nt_xent": [n]} of the projected z, and {"consistency": [n]}, times its weight."""
+    """{"nt_xent": [n]} of the projected z, and with a weight "consistency", times the weight."""
     z = representations.z  # [n, t, d_z]
     if self.projector is not None:
       project = lambda rows, stream: self._projectors[stream](rows, training=training)  # noqa: E731

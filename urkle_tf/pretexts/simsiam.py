@@ -1,4 +1,4 @@
-"""SimSiam: predict the other view's projection, through which no gradient flows."""
+"""SimSiam: predict the projection of the other view, through which no gradient flows."""
 
 import tensorflow as tf
 
@@ -13,14 +13,13 @@ class SimSiam(Pretext):
 
       mean over members m and clean views k != m % v of  -cos(q(g(z_m)), stop(g(z_k)))
 
-  with projector g and predictor q.  For v = 2 views alone it is the paper's mean of two pairs.  If
-  adversaries join the tuple, they predict the clean view that they do not stem from.  Nothing
-  predicts an adversary.
+  with projector g and predictor q.  With only v = 2 views, it is the paper's mean of two pairs.  If
+  adversaries join the tuple, they predict the other clean view.  Nothing predicts an adversary.
 
   Args:
     projector: hidden width of the projector, Dense - batch norm - ReLU - Dense - batch norm.
     projection: output width of projector and predictor.
-    predictor: hidden width of the predictor, Dense - batch norm - ReLU - Dense; a quarter of
+    predictor: hidden width of the predictor, Dense - batch norm - ReLU - Dense.  A quarter of
       `projection`, as in the paper, makes it a bottleneck.
 
   Raises:

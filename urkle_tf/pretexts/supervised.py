@@ -9,14 +9,14 @@ from urkle_tf.pretexts.base import Pretext, squared_distance
 
 
 class Supervised(Pretext):
-  """Predicts the label from z: -log p(y|z), one z an image.
+  """Predicts the label from one z per image: -log p(y|z).
 
-  Classification: the cross-entropy of the head's softmax.  Regression: the squared error
-  ||y - f(z)||^2 / 2, a Gaussian of variance 1 without its constant.
+  For classification, this is the cross-entropy of the head's softmax.  For regression, it is the
+  squared error ||y - f(z)||^2 / 2, from a Gaussian of variance 1 without its constant.
 
   Args:
     task: "classification", labels int [n], or "regression", labels float [n] or [n, outputs].
-    outputs: how many classes, or numbers to regress on; None for the data set's classes (1 for
+    outputs: the number of classes, or of numbers to predict; None for the data set's classes (1 for
       regression).
     width: units of the head's hidden layers.
     layers: dense layers of the head; 3 in the paper's MNIST net, 1 is linear.
@@ -43,9 +43,8 @@ class Supervised(Pretext):
     self.classifies = task == "classification"
     if self.classifies and outputs is not None and outputs < 2:
       raise errors.UserError(f"supervised: outputs must be at least 2 classes, got {outputs}")
-    errors.at_least(
-      1, "supervised", width=width, layers=layers, outputs=1 if outputs is None else outputs
-    )
+    counts = {"width": width, "layers": layers, "outputs": 1 if outputs is None else outputs}
+    errors.whole(1, "supervised", **counts)
     self.outputs = outputs if outputs or self.classifies else 1
     self._hidden = [width] * (layers - 1)
     self.terms = ("cross_entropy",) if self.classifies else ("squared_error",)
@@ -54,7 +53,7 @@ class Supervised(Pretext):
     """Takes the number of classes from the data."""
     if not source.labelled:
       raise errors.UserError(
-        f"the supervised pretext needs labels, and {source.name!r} has none: give a labelled "
+        f"the supervised pretext needs labels, but {source.name!r} has none: give a labelled "
         "--dataset or another --pretext"
       )
     if self.classifies and source.class_names is None:
@@ -76,7 +75,7 @@ class Supervised(Pretext):
   def prepare(self, views, batch):
     """The labels, [n]."""
     if "label" not in batch:
-      raise errors.UserError('the supervised pretext needs labels: batches with a "label"')
+      raise errors.UserError('the supervised pretext needs labels: give batches with a "label"')
     return batch["label"]
 
   def predict(self, z, training=False):

@@ -19,7 +19,7 @@ class VAE(Reconstruction):
   tuple, they are decoded into the clean image.
 
   Args:
-    beta: the weight of the prior's KL in nats, at least 0; 0 in the Urkle paper's Table 1.
+    beta: the weight of the KL to the prior, in nats, at least 0; 0 in the Urkle paper's Table 1.
     likelihood: "gaussian" or "bernoulli".
     deviation: the Gaussian decoder's standard deviation of a pixel, above 0.
     width: channels of the decoder that mirrors `convnet`; see `networks.decoder`.
@@ -49,7 +49,7 @@ class VAE(Reconstruction):
     self.beta, self.likelihood, self.deviation = beta, likelihood, deviation
 
   def loss(self, representations, aux, training=True):
-    """{"reconstruction": [n], "prior_kl": [n], times beta}, means over the members."""
+    """{"reconstruction": [n], "prior_kl": [n]}, means over the members; the second times beta."""
     images = representations.repeat(aux)
     logits = self.decode(representations.flat, training)
     if self.likelihood == "gaussian":

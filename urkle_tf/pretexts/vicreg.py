@@ -1,4 +1,4 @@
-"""VICReg: views agree, every dimension varies, no two dimensions vary together."""
+"""VICReg: views agree, every dimension varies, and no two dimensions vary together."""
 
 import tensorflow as tf
 
@@ -17,23 +17,22 @@ class VICReg(Pretext):
 
       (lambda s(a, b)  +  mu (v(a) + v(b))  +  nu (c(a) + c(b)))  /  (lambda + mu + nu)
 
-  averaged over all pairs (a, b) of members of the tuple, adversaries included.  Var and Cov
-  are those of the global batch of N, over N - 1.
+  averaged over all pairs (a, b) of members of the tuple, including adversaries.  Var and Cov are
+  those of the global batch of N, over N - 1.
 
-  The paper does not divide by the sum of the weights: with its 25, 25 and 1 the loss is about 50
-  times that of other pretexts.  Divided, it is near 1 as theirs are, so learning rates and the
-  weight of a KL term carry over.  All three parts are means over the d dimensions, so they do not
-  depend on d and the batch.  The exception is c, which as in the paper grows with d at the same
-  mean Cov^2.
+  The paper does not divide by the sum of the weights: with its 25, 25 and 1, the loss is about 50
+  times that of other pretexts.  Divided, it is near 1, like theirs, so learning rates and the
+  weight of a KL term carry over.  All three parts are means over the d dimensions, so s and v do
+  not depend on d and the batch.  As in the paper, c grows with d at the same mean Cov^2.
 
-  The loss is one of the whole batch: each example gets the same number.
+  The loss belongs to the whole batch: each example gets the same number.
 
   Args:
-    invariance: lambda, at least 0; only the weights' ratios matter.
+    invariance: lambda, at least 0; only the ratios of the weights matter.
     variance: mu, at least 0.
-    covariance: nu, at least 0; one of the three is above.
+    covariance: nu, at least 0; one of the three must be above 0.
     projector: width of the projector's two hidden layers, each with batch norm and ReLU.
-    projection: d, its output width; the paper gains from wide ones (8192).
+    projection: d, its output width; in the paper, wide ones (8192) are better.
 
   Raises:
     UserError: for an option out of its range.
@@ -54,7 +53,10 @@ class VICReg(Pretext):
     errors.whole(1, "vicreg", projector=projector, projection=projection)
     total = invariance + variance + covariance
     if not 0 < total < float("inf"):
-      raise errors.UserError("vicreg: one of invariance, variance and covariance must be above 0")
+      raise errors.UserError(
+        "vicreg: invariance, variance and covariance must be finite, and one above 0, got "
+        f"{invariance}, {variance}, {covariance}"
+      )
     self._shares = (invariance / total, variance / total, covariance / total)
     self._widths = [projector, projector, projection]
 
@@ -66,7 +68,7 @@ class VICReg(Pretext):
     """{"invariance": [n], "variance": [n], "covariance": [n]}, each times its share."""
     members, first, second, examples = of_batch(self.projector, representations, training)
     invariance = tf.reduce_mean(tf.square(first - second))
-    # Every member is in as many pairs: the mean over pairs of v(a) + v(b) is twice that of v.
+    # Each member is in the same number of pairs: the mean of v(a) + v(b) is twice the mean of v.
     covariances = covariance(members)  # [t, d, d]
     variances = tf.linalg.diag_part(covariances)
     variance = 2 * tf.reduce_mean(tf.nn.relu(1 - tf.sqrt(variances + 1e-4)))

@@ -10,13 +10,13 @@ def check(name, pretext):
   """Raises `UserError` unless `pretext` contrasts two views."""
   if not pretext.contrastive:
     raise errors.UserError(
-      f"{name} attacks a contrastive loss, and {pretext.name} has none: use --pretext=simclr, or "
+      f"{name} needs a contrastive pretext, and {pretext.name} is not one: use --pretext=simclr or "
       "--robustness=urkle"
     )
   if pretext.views != 2:
     raise errors.UserError(
-      f"{name} is made for two views of an image, and this {pretext.name} has {pretext.views}: "
-      "leave out what adds to them, or use --robustness=urkle"
+      f"{name} needs two views of each image, but {pretext.name} makes {pretext.views}: leave out "
+      "the option that adds views, or use --robustness=urkle"
     )
 
 
@@ -27,9 +27,9 @@ def objective(encoder, pretext, views, attacked, streams=None):
 
   in inference mode and at z = loc.  The negatives are the clean embeddings of all other images'
   views: constants, gathered from all replicas before the attack's loop.  That is our reading.  The
-  published implementations take the negatives from the same batch of adversaries.  There each
+  published implementations take the negatives from the same batch of adversaries.  There, each
   image's attack changes the objective of all others, and the objective depends on the number of
-  devices.  Ours are independent, and one replica does what two do.
+  devices.  Here, the attacks are independent, and give the same result on any number of replicas.
 
   Args:
     encoder: the `GaussianEncoder`.
@@ -40,7 +40,7 @@ def objective(encoder, pretext, views, attacked, streams=None):
 
   Returns:
     A function of images [n * a, h, w, c], the neighbours of the attacked views, to float32 [n * a].
-    Each gets the value of its tuple, so that the attacked views of an image move jointly.
+    Each gets the value of its tuple, so the attacked views of an image move jointly.
   """
   streams = streams or (batch_norm.ADVERSARIAL,) * views.shape[1]
   embed = {stream: _embedding(encoder, pretext, stream) for stream in sorted(set(streams))}

@@ -1,4 +1,4 @@
-"""How far a network is from linear within the ball: what makes attacks of one step fail."""
+"""How far a network is from linear within the ball, which makes attacks of one step fail."""
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -14,13 +14,14 @@ def misalignment(encoder, images, threat, seed):
 
   GradAlign (Andriushchenko and Flammarion, 2020, eq. 3) compares the gradients of a loss at x and
   at x + r.  The KL has no gradient at x.  But GradAlign measures whether the network is linear
-  between the two points, and its Jacobians show that: J(x + r)^T c is the gradient that an attack
-  starts with, and J(x)^T c is what it would be for a linear network.  That is our reading.
+  between the two points, and the Jacobians show that: J(x + r)^T c is the gradient that an attack
+  starts with, and J(x)^T c is the gradient it would have if the network were linear.  That is our
+  reading.
 
   Args:
     encoder: the `GaussianEncoder`, in inference mode.
     images: float32 [n, h, w, c].
-    threat: the `ThreatModel`, from whose random start the attack begins.
+    threat: the `ThreatModel` of the attack, which gives the random start.
     seed: int32 [2].
 
   Returns:
@@ -49,5 +50,5 @@ def misalignment(encoder, images, threat, seed):
 
 
 def _length(rows):
-  # Not tf.norm, whose gradient at 0 is no number.
+  # Not tf.norm, whose gradient at 0 is NaN.
   return tf.sqrt(tf.reduce_sum(tf.square(rows), 1) + 1e-24)

@@ -1,4 +1,4 @@
-"""ACL: contrast among adversaries, with separate batch norms; and DynACL."""
+"""ACL: contrast between adversaries, with separate batch norms; and DynACL."""
 
 import tensorflow as tf
 
@@ -11,7 +11,7 @@ _FORMS = ("ds", "a2a", "a2s")
 
 
 class ACL(Robustness):
-  """Adversarial contrastive learning, of views v1, v2 and their adversaries a1, a2.
+  """Adversarial contrastive learning with views v1, v2 and their adversaries a1, a2.
 
       a2a   NT-Xent(a1, a2)                               adversarial to adversarial
       a2s   NT-Xent(v1, a2)                               adversarial to standard
@@ -33,8 +33,8 @@ class ACL(Robustness):
 
   Args:
     form: "ds", "a2a" or "a2s".
-    anneal: the number of stages of equal length over which the augmentation loses its strength, at
-      least 1.  None keeps its strength.
+    anneal: the number of stages, at least 1 and of equal length, over which the augmentation loses
+      its strength.  None keeps its strength.
     adversarial_weight: lambda, from 0 to 1; needs `anneal` and form ds.
     ema: decay per step of the moving average of weights and batch statistics that is exported as
       the encoder; at least 0 and below 1.  `Trainer(ema=...)` takes precedence.  None exports the
@@ -54,17 +54,14 @@ class ACL(Robustness):
     errors.one_of("form of acl", form, _FORMS)
     if anneal is not None and (anneal < 1 or int(anneal) != anneal):
       raise errors.UserError(f"acl: anneal must be a number of stages from 1, got {anneal}")
-    if not 0 <= adversarial_weight <= 1:
-      raise errors.UserError(
-        f"acl: adversarial_weight must be from 0 to 1, got {adversarial_weight}"
-      )
+    errors.within("[0, 1]", "acl", adversarial_weight=adversarial_weight)
     if adversarial_weight and (anneal is None or form != "ds"):
       raise errors.UserError(
-        "acl: adversarial_weight grows as the augmentation loses strength, and weighs two streams: "
+        f"acl: adversarial_weight needs anneal and form=ds, got anneal={anneal} and form={form}: "
         "give anneal=STAGES and form=ds, or leave it out"
       )
-    if ema is not None and not 0 <= ema < 1:
-      raise errors.UserError(f"acl: ema must be at least 0 and below 1, got {ema}")
+    if ema is not None:
+      errors.within("[0, 1)", "acl", ema=ema)
     self.form, self.anneal, self.ema = form, anneal, ema
     self.adversarial_weight = adversarial_weight
     self.dual = form != "a2a"

@@ -6,9 +6,9 @@ from urkle_tf.robustness.base import Robustness
 
 
 class AdversarialTraining(Robustness):
-  """Trains on the images that maximise the supervised loss, and only on them.
+  """Trains only on the images that maximise the supervised loss.
 
-  min E[max_{x' in A(x)} -log p(y|x')]
+      min E[max_{x' in A(x)} -log p(y|x')]
 
   ```python
   encoder = urkle_tf.GaussianEncoder(backbone, loc="dense")
@@ -23,7 +23,7 @@ class AdversarialTraining(Robustness):
     """There must be labels."""
     if not pretext.needs_labels:
       raise errors.UserError(
-        f"adversarial_training attacks the loss of a label, and {pretext.name} reads none: use "
+        f"adversarial_training needs labels, and {pretext.name} reads none: use "
         "--pretext=supervised, or --robustness=urkle"
       )
 

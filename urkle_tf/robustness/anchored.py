@@ -9,13 +9,13 @@ from urkle_tf.networks.kl import kl_from
 def original(encoder, embeddings):
   """p0(z|x), the Gaussian around the original's embedding, with the encoder's smallest sigma.
 
-  If the encoder's sigma is fixed at s, both have it, and
+  If the encoder's sigma is fixed at s, both have this sigma, and
 
       KL[p0(z|x) || p(z|x')] = |f(x') - f0(x)|^2 / (2 s^2),
 
   the objective of FARE (Schlarmann et al., 2024) up to the factor 1 / (2 s^2).  If sigma is learnt,
-  the KL is smallest at sigma^2 = s0^2 + (f(x') - f0(x))^2, with s0 the sigma of p0, so sigma alone
-  cannot make it small.
+  the KL is smallest at sigma^2 = s0^2 + (f(x') - f0(x))^2, with s0 the sigma of p0.  So sigma alone
+  cannot make the KL small.
 
   Args:
     encoder: a `GaussianEncoder`.

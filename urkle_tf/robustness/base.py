@@ -13,14 +13,14 @@ def flat(members):
 class Robustness:
   """How adversaries are found and used.
 
-  A scheme says what the attack maximises, which images the encoder sees in the training
-  pass, which tuples of them the pretext's loss is computed on, and which terms are added.
+  A scheme decides what the attack maximises, which images the encoder sees in the training pass,
+  which tuples of them the pretext's loss is computed on, and which terms are added.
 
   Attributes:
     adversarial: whether it needs an attack at all.
     certified: the share of an added term that is a certified bound.  It needs an attack's threat
       model, in l_inf.
-    clean: how many views, the first ones, the training pass holds besides the adversaries; None for
+    clean: how many views the training pass holds besides the adversaries, the first ones; None for
       all.
     dual: whether clean images have separate batch norms (`networks.batch_norm`).
     ema: the default decay per step of the moving average that is exported instead of the encoder,
@@ -70,7 +70,7 @@ class Robustness:
     raise NotImplementedError
 
   def strength(self, progress):
-    """How strong the augmentation is, as a factor on the recipe's own strength.
+    """The strength of the augmentation, as a factor on the recipe's own strength.
 
     Args:
       progress: the share of the training that is done, a float32 scalar in [0, 1].
@@ -90,9 +90,9 @@ class Robustness:
     return (clean,) * views + (batch_norm.ADVERSARIAL,) * adversaries
 
   def tuples(self, views, adversaries):
-    """The tuples the pretext's loss is computed on.
+    """The tuples that the pretext's loss is computed on; by default one, of all views.
 
-    The training pass holds the views first, if at all, then the adversaries.
+    The training pass holds the views first, if any, then the adversaries.
 
     Args:
       views: how many views the pass holds.
@@ -102,7 +102,7 @@ class Robustness:
       A list of (weight, members), members being positions in the pass.  A weight is a number, or a
       function of the share of the training that is done, a float32 scalar in [0, 1].
     """
-    raise NotImplementedError
+    return [(1.0, range(views))]
 
   def losses(self, pretext, representations, views, aux):
     """The added terms.

@@ -14,7 +14,3 @@ class Plain(Robustness):
   """
 
   adversarial = False
-
-  def tuples(self, views, adversaries):
-    """One tuple of all the views."""
-    return [(1.0, range(views))]

@@ -10,8 +10,8 @@ class Trades(Robustness):
   """Adds beta * mean_x max_{x' in A(x)} D(f(x), f(x')), with D from the pretext.
 
   For `supervised`, D = KL[p(y|x) || p(y|x')] (TRADES).  For `ae`, it is the squared difference of
-  the reconstructions (Urkle paper, appendix B.1, eq. 36).  The pretext's own loss is that of the
-  clean image.
+  the reconstructions (Urkle paper, appendix B.1, eq. 36).  The pretext's own loss is computed on
+  the clean image.
 
   Args:
     beta: the weight of the term, at least 0; 6 is usual for `supervised`.
@@ -33,10 +33,10 @@ class Trades(Robustness):
     self.beta = beta
 
   def check(self, pretext):
-    """There must be one prediction for each image to hold."""
+    """There must be a deterministic prediction for each image."""
     if not pretext.predicts or pretext.stochastic:
       raise errors.UserError(
-        f"trades holds predictions still, and {pretext.name} makes none that is not random: use "
+        f"trades needs a pretext with deterministic predictions, and {pretext.name} has none: use "
         "--pretext=supervised or --pretext=ae, or --robustness=urkle"
       )
 
@@ -45,10 +45,6 @@ class Trades(Robustness):
     represent, predict = encoder.frozen(), pretext.inference()
     clean = tf.stop_gradient(predict(represent(flat(views)).loc))
     return lambda x: pretext.divergence(clean, predict(represent(x).loc))
-
-  def tuples(self, views, adversaries):
-    """The clean image."""
-    return [(1.0, range(views))]
 
   def losses(self, pretext, representations, views, aux):
     """{"divergence": (beta, [n])}, minimised through both predictions."""

@@ -16,26 +16,26 @@ class Urkle(Robustness):
 
       KL[p(z|x) || p(z|x')] = d / sigma^2 (1 - cos(loc, loc')),
 
-  so with beta = k sigma^2 / d the weight of 1 - cos is k, which does not depend on d or sigma.
+  so with beta = k sigma^2 / d, the weight of 1 - cos is k, which does not depend on d or sigma.
 
   Args:
     k: the strength in these units, at least 0: beta = k max_scale^2 / d_z.  DeACL's weight of 1 -
       cos is 2.
-    beta: beta_robust, the weight of the KL term in nats, instead of k; at least 0.  With neither,
-      the pretext's default applies (`Pretext.strength`).
+    beta: beta_robust, the weight of the KL term in nats, instead of k; at least 0.  Without k and
+      beta, the pretext's default applies (`Pretext.strength`).
     positives: whether adversaries join their views as further positives (eq. 12), if the pretext's
       tuples can grow.
     attacked: how many views are attacked; None for all, as in the paper.  The views of an image
-      have the same distribution, so attacking one of them estimates the same expectation at half
-      the cost.
+      have the same distribution, so attacking one of two estimates the same expectation at half the
+      cost.
     anchor: "original" for KL[p0(z|x) || p(z|x')] in attack and loss, with p0 of the frozen original
       (`robustness.anchored`); it needs the pretext `keep`.
-    align: the weight of GradAlign in the loss, at least 0, for attacks of one step: how far the
-      encoder is from linear within the ball (`_grad_align`).
+    align: the weight of GradAlign in the loss, at least 0, for attacks of one step.  It measures
+      how far the encoder is from linear within the ball (`_grad_align`).
     certified: the share of the KL's weight, in [0, 1], that goes to an upper bound of the KL by
       intervals (`networks.bounds.kl`) instead of what the attack finds.  With 1, no attack runs,
-      and no adversaries join as positives.  As elsewhere with intervals (Gowal et al., 2018),
-      epsilon and the weight should rise slowly.
+      and no adversaries join as positives.  As in other training with intervals (Gowal et al.,
+      2018), epsilon and the weight should rise slowly.
 
   Raises:
     UserError: for an option out of its range, or options that exclude each other.
@@ -54,18 +54,21 @@ class Urkle(Robustness):
     self, k=None, beta=None, positives=True, attacked=None, align=0.0, anchor=None, certified=0.0
   ):
     if k is not None and beta is not None:
-      raise errors.UserError("urkle: give k or beta, not both: beta = k max_scale^2 / d_z")
+      raise errors.UserError(
+        f"urkle: got k={k} and beta={beta}, which set the same weight: leave one of them out"
+      )
     given = {"k": k, "beta": beta}
     self._strength = {name: value for name, value in given.items() if value is not None}
     errors.at_least(0, "urkle", align=align, **self._strength)
-    errors.at_least(1, "urkle", attacked=1 if attacked is None else attacked)
+    errors.whole(1, "urkle", attacked=1 if attacked is None else attacked)
+    errors.within("[0, 1]", "urkle", certified=certified)
     self.k, self.beta, self.positives, self.attacked = k, beta, positives, attacked
     if anchor not in (None, "original"):
-      raise errors.UserError(f"urkle: anchor must be original or be left out, got {anchor!r}")
-    if not 0 <= certified <= 1:
-      raise errors.UserError(f"urkle: certified must be between 0 and 1, got {certified}")
+      raise errors.UserError(f"urkle: anchor must be original, or left out, got {anchor!r}")
     if certified and (anchor or align):
-      raise errors.UserError("urkle: certified goes with neither anchor nor align: leave one out")
+      raise errors.UserError(
+        "urkle: certified cannot be combined with anchor or align: leave one of them out"
+      )
     self.align, self.anchor, self.certified = align, anchor, float(certified)
     self.adversarial = certified < 1
     optional = {"kl": self.adversarial, "misalignment": align, "certified": certified}
@@ -75,24 +78,24 @@ class Urkle(Robustness):
     """Needs a random z; adversaries join as positives only if tuples can grow."""
     if not pretext.samples:
       raise errors.UserError(
-        f"urkle needs a random z, and that of {pretext.name} is a point, between which KL is "
-        "undefined: use --pretext=vae, which samples z, or --robustness=trades"
+        f"urkle needs a random z, and {pretext.name} uses z = mu, for which there is no KL: use "
+        "--pretext=vae, which samples z, or --robustness=trades"
       )
     if pretext.anchors != (self.anchor == "original"):
       raise errors.UserError(
-        '--pretext=keep and --robustness="urkle(anchor=original)" go together: one holds the '
-        "original's embeddings that the other compares with"
+        '--pretext=keep and --robustness="urkle(anchor=original)" go together: give both or neither'
       )
     self._grow = self.positives and pretext.positives
     if self.attacked is not None and self.attacked > pretext.views:
       raise errors.UserError(
-        f"urkle: attacked={self.attacked}, but the pretext has {pretext.views} views"
+        f"urkle: attacked={self.attacked}, but {pretext.name} makes only {pretext.views} views of "
+        "an image"
       )
 
   def attach(self, encoder, pretext):
-    """Finds `weight`, that of the KL in nats."""
+    """Sets `weight`, the weight of the KL in nats."""
     self._encoder = encoder
-    if self.certified:  # a layer without a rule ends the training before it starts
+    if self.certified:  # so that a layer without a rule is refused before training starts
       kl_bound(encoder, tf.zeros([1, *encoder.image_shape]), 0.0)
     given = self._strength or pretext.strength
     unit = encoder.max_scale**2 / encoder.latent_dim

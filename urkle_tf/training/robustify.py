@@ -162,7 +162,7 @@ def _save(model, taking, output_dir, size):
   except Exception as error:  # zip, HDF5 and Keras raise many kinds
     file.unlink(missing_ok=True)
     raise errors.UserError(
-      f"{model.name!r} cannot be saved and read back ({foreign_models.reason(error)}); register "
+      f"{model.name!r} cannot be saved and read back ({errors.reason(error)}); register "
       "its classes with keras.saving.register_keras_serializable and give them get_config; or "
       "give the folder of model.export(FOLDER), and encoder="
     ) from error

@@ -1,15 +1,16 @@
 """Two classifiers on the same images."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
+from cases import refused
 from scipy import stats
-from small_models import small_classifier, small_encoder
 
 import urkle_tf
-from urkle_tf import errors, export
 from urkle_tf.evaluation import paired
+from urkle_tf.evaluation.measurements.against import Against
 
 DATA = {"dataset": "digits", "split": "test", "examples": 60, "attacks": "fgsm"}
 
@@ -31,28 +32,25 @@ def test_a_comparison_by_hand():
   assert not paired.compare(ours, ours)["shown"]
 
 
+def assessed(folder, **more):
+  options = {"checks": False, "representation_examples": 0, **DATA, **more}
+  return urkle_tf.assess(str(folder), **options)
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  """Two classifiers, on one encoder, and the report of the first."""
-  folder = tmp_path_factory.mktemp("against")
-  encoder, metadata = small_encoder(), {"norm": "linf", "epsilon": 0.1, "dataset": "digits"}
-  for seed, name in enumerate(("one", "other")):
-    export.export_classifier(small_classifier(encoder, seed), folder / name, metadata)
-  assessed(folder, "one", output_dir=str(folder / "report"), save_images=True)
+def earlier(exported, tmp_path_factory):
+  """The folder of a report on "sampled"."""
+  folder = str(tmp_path_factory.mktemp("against") / "report")
+  assessed(exported / "sampled", output_dir=folder, save_images=True)
   return folder
 
 
-def assessed(folder, name, **more):
-  options = {"checks": False, "representation_examples": 0, **DATA, **more}
-  return urkle_tf.assess(str(folder / name), **options)
-
-
 @pytest.mark.full
-def test_rows_are_those_that_both_have(folder, tmp_path):
-  earlier = json.loads((folder / "report" / "report.json").read_text())
+def test_rows_are_those_that_both_have(exported, earlier, tmp_path):
   report = assessed(
-    folder, "other", against=str(folder / "report"), output_dir=str(tmp_path), attacks="fgsm,pgd"
+    exported / "other", against=earlier, output_dir=str(tmp_path), attacks="fgsm,pgd"
   )
+  earlier = json.loads(pathlib.Path(earlier, "report.json").read_text())
   rows = {(row["name"], row["mode"]): row for row in report["against"]["rows"]}
   assert {name for name, _ in rows} == {"clean", "fgsm"}
   mode = report["clean"]["mode"]
@@ -63,12 +61,22 @@ def test_rows_are_those_that_both_have(folder, tmp_path):
   assert "## Against report" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.parametrize("damaged", ["report.json", "images.npz"])
+def test_a_damaged_report_ends_in_one_line(tmp_path, damaged):
+  np.savez(tmp_path / "images.npz", labels=[0, 1])
+  (tmp_path / "report.json").write_text("{}")
+  (tmp_path / damaged).write_bytes(b"PK and nothing more")
+  with refused(match="cannot read the report in .*; evaluate that model again"):
+    Against(report=str(tmp_path)).prepare(None)
+
+
 @pytest.mark.full
-def test_what_cannot_be_compared_ends_in_one_line(folder, tmp_path):
-  with pytest.raises(errors.UserError, match=r"no report\.json in 'nowhere'"):
-    assessed(folder, "other", against="nowhere")
-  assessed(folder, "one", output_dir=str(tmp_path / "bare"))
-  with pytest.raises(errors.UserError, match="--save_images"):
-    assessed(folder, "other", against=str(tmp_path / "bare"))
-  with pytest.raises(errors.UserError, match="of 60 labelled images, and this evaluation of 30"):
-    assessed(folder, "other", against=str(folder / "report"), examples=30)
+def test_what_cannot_be_compared_ends_in_one_line(exported, earlier, tmp_path):
+  assessed(exported / "sampled", output_dir=str(tmp_path / "bare"))
+  for options, words in (
+    ({"against": "nowhere"}, "no report.json in 'nowhere'"),
+    ({"against": str(tmp_path / "bare")}, "--save_images"),
+    ({"against": earlier, "examples": 30}, "on 60 labelled images, but this evaluation has 30"),
+  ):
+    with refused(words):
+      assessed(exported / "other", **options)

@@ -4,42 +4,24 @@ import json
 import math
 
 import pytest
-from small_models import small_classifier, small_encoder
 
 import urkle_tf
-from urkle_tf import errors, export
+from urkle_tf import errors
 
 DATA = {"dataset": "digits", "split": "test", "examples": 12}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  """An encoder of digits and a classifier on it, both with a random z."""
-  folder = tmp_path_factory.mktemp("certificates")
-  metadata = {"norm": "linf", "epsilon": 0.1, "dataset": "digits"}
-  encoder = small_encoder()
-  export.export_encoder(encoder, folder / "encoder", metadata)
-  export.export_classifier(small_classifier(encoder), folder / "classifier", metadata)
-  return folder
-
-
-def assessed(folder, measure, output=None, **more):
-  return urkle_tf.assess(
-    str(folder / "classifier"),
-    output_dir=output and str(output),
-    attacks="fgsm",
-    checks=False,
-    representation_examples=0,
-    measure=measure,
-    **{**DATA, **more},
-  )
+def assessed(exported, measure, output=None, **more):
+  options = {"attacks": "fgsm", "checks": False, "representation_examples": 0, **DATA, **more}
+  place = output and str(output)
+  return urkle_tf.assess(str(exported / "sampled"), measure=measure, output_dir=place, **options)
 
 
 @pytest.mark.full
-def test_certificates_of_a_classifier_are_in_its_report(folder, tmp_path):
+def test_certificates_of_a_classifier_are_in_its_report(exported, tmp_path):
   specs = ['smoothing(noise=0.1, samples=200, radii="0,0.05,0.1", examples=8)']
   specs.append("certificate(loss_cap=5, examples=6, steps=5)")
-  report = assessed(folder, specs, tmp_path / "report")
+  report = assessed(exported, specs, tmp_path / "report")
   part = report["smoothing"]
   accuracies = [row["accuracy"] for row in part["certified"]]
   assert accuracies == sorted(accuracies, reverse=True)
@@ -52,7 +34,7 @@ def test_certificates_of_a_classifier_are_in_its_report(folder, tmp_path):
     assert row["value"] == pytest.approx(kl["clean_loss"] + 5 * math.sqrt(row["kl"] / 2))
     assert row["vacuous"] == (row["value"] >= 5)
   tighter = 'certificate(examples=6, epsilons="0.1,0.0001", bounds=linear)'
-  lines = assessed(folder, None, certify=tighter)["certificate"]
+  lines = assessed(exported, None, certify=tighter)["certificate"]
   for epsilon, row in zip((0, 3), lines["rows"], strict=True):
     wide = kl["rows"][epsilon]
     assert wide["found"] <= row["kl"] < 0.9 * wide["kl"]
@@ -63,23 +45,27 @@ def test_certificates_of_a_classifier_are_in_its_report(folder, tmp_path):
 
 
 @pytest.mark.full
-def test_what_is_near_and_what_is_far(folder, tmp_path):
+def test_what_is_near_and_what_is_far(exported, tmp_path):
   # 200 of 200 certify no more than noise Phi^-1(0.001^(1/200)): nothing at 0.1 * 1.83.
-  far = assessed(folder, "smoothing(noise=0.1, samples=200, radii=0.2, examples=8)")["smoothing"]
+  far = assessed(exported, "smoothing(noise=0.1, samples=200, radii=0.2, examples=8)")["smoothing"]
   assert far["certified"][0]["accuracy"] == 0
-  only = assessed(folder, "smoothing(noise=0.1, samples=200, radii=0, examples=2)", tmp_path / "0")
+  only = assessed(
+    exported, "smoothing(noise=0.1, samples=200, radii=0, examples=2)", tmp_path / "0"
+  )
   assert only["smoothing"]["certified"][0]["radius"] == 0
   certificate = "certificate(loss_cap=5, examples=6)"
-  largest = assessed(folder, certificate)["certificate"]["largest_epsilon"]
+  largest = assessed(exported, certificate)["certificate"]["largest_epsilon"]
   near = f"certificate(loss_cap=5, examples=6, epsilons={largest})"
-  assert not assessed(folder, near)["certificate"]["rows"][0]["vacuous"]
-  near = assessed(folder, certificate, epsilon=1e-9)["certificate"]
+  assert not assessed(exported, near)["certificate"]["rows"][0]["vacuous"]
+  near = assessed(exported, certificate, epsilon=1e-9)["certificate"]
   assert near["largest_epsilon"] == 1e-9  # the evaluation's
 
 
-def test_an_encoder_alone_is_certified_in_cosines(folder):
+def test_an_encoder_alone_is_certified_in_cosines(exported):
   report = urkle_tf.assess(
-    encoder=str(folder / "encoder"),
+    encoder=str(exported / "encoder"),
+    norm="linf",
+    epsilon=0.1,
     representation_examples=0,
     measure=["smoothing(noise=0.1, samples=300, radii=0, examples=3)", "certificate(examples=3)"],
     **DATA,
@@ -93,16 +79,16 @@ def test_an_encoder_alone_is_certified_in_cosines(folder):
   [
     ("smoothing(noise=0)", {}, "noise must be above 0, got 0"),
     ("smoothing(examples=0)", {}, "examples must be above 0, got 0"),
-    ("smoothing(alpha=2)", {}, "alpha must be between 0 and 1, got 2"),
+    ("smoothing(alpha=2)", {}, r"smoothing: alpha must be in \(0, 1\), got 2"),
     ("smoothing(radii=-1)", {}, "radii must be at least 0"),
-    ("certificate(examples=0)", {}, "examples above 0"),
-    ("certificate(alpha=0)", {}, "alpha between 0 and 1"),
+    ("certificate(examples=0)", {}, "examples must be above 0"),
+    ("certificate(alpha=0)", {}, r"certificate: alpha must be in \(0, 1\), got 0"),
     ("certificate(bounds=crown)", {}, "unknown kind of bounds 'crown'"),
     ("certificate", {"certify": "certificate"}, "names certificate twice"),
     ("certificate", {"norm": "l2"}, "not in l2"),
     ("certificate(loss_cap=1)", {}, "above ln"),
   ],
 )
-def test_options_that_certify_nothing_end_in_one_line(folder, measure, more, message):
+def test_options_that_certify_nothing_end_in_one_line(exported, measure, more, message):
   with pytest.raises(errors.UserError, match=message):
-    assessed(folder, measure, **more)
+    assessed(exported, measure, **more)

@@ -6,13 +6,13 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from cases import slow
+from small_models import precision, sequential, tiny_encoder
 
 import urkle_tf
 from urkle_tf import errors, networks
 from urkle_tf.networks.bounds import intervals, kl, lines
 
 tfd = tfp.distributions
-FULL = pytest.mark.full
 
 
 def compiled(function):
@@ -26,10 +26,8 @@ KINDS = {"interval": intervals.boxes, "linear": lines_of}
 @pytest.mark.parametrize("boxes", KINDS.values(), ids=KINDS)
 def test_a_dense_layer_by_hand(boxes):
   """[[1, -2], [3, 4]] and the bias (1, -1) on the box [0, 1] x [2, 4]."""
-  layer = keras.layers.Dense(2)
-  inputs = keras.Input((2,))
-  model = keras.Model(inputs, layer(inputs))
-  layer.set_weights([np.array([[1.0, -2.0], [3.0, 4.0]]), np.array([1.0, -1.0])])
+  model = sequential((2,), keras.layers.Dense(2))
+  model.set_weights([np.array([[1.0, -2.0], [3.0, 4.0]]), np.array([1.0, -1.0])])
   ((low, high),) = boxes(model, tf.constant([[0.0, 2.0]]), tf.constant([[1.0, 4.0]]))
   # First output: x + 3 y + 1 in [7, 14]; second: -2 x + 4 y - 1 in [5, 15].
   np.testing.assert_allclose(low, [[7, 5]], rtol=1e-6)
@@ -49,10 +47,8 @@ def trained_statistics(model, rng):
 
 def test_lines_are_exact_where_nothing_bends():
   """Two layers that undo each other, to 2 x: intervals alone make [-1, 3] of [0, 1]."""
-  inputs = keras.Input((2,))
   turned = np.array([[1.0, 1.0], [1.0, -1.0]])
-  first, second = (keras.layers.Dense(2, use_bias=False) for _ in range(2))
-  model = keras.Model(inputs, second(first(inputs)))
+  model = sequential((2,), *(keras.layers.Dense(2, use_bias=False) for _ in range(2)))
   model.set_weights([turned, turned])
   ends = tf.zeros([1, 2]), tf.ones([1, 2])
   np.testing.assert_allclose(intervals.boxes(model, *ends), [[[[-1, -1]], [[3, 3]]]], atol=1e-6)
@@ -61,9 +57,8 @@ def test_lines_are_exact_where_nothing_bends():
 
 def test_lines_around_relu_by_hand():
   """|x| = relu(x) + relu(-x) on [-1, 3]: at most 3 / 4 (x + 1) + 1 / 4 (3 - x), 3 at x = 3."""
-  inputs = keras.Input((1,))
   hidden, out = keras.layers.Dense(2, use_bias=False), keras.layers.Dense(1)
-  model = keras.Model(inputs, out(keras.layers.ReLU()(hidden(inputs))))
+  model = sequential((1,), hidden, keras.layers.ReLU(), out)
   model.set_weights([np.array([[1.0, -1.0]]), np.array([[1.0], [1.0]]), np.array([0.5])])
   ends = tf.constant([[-1.0]]), tf.constant([[3.0]])
   # Intervals: relu(x) in [0, 3] and relu(-x) in [0, 1].
@@ -105,11 +100,8 @@ def crown(weights, biases, low, high):
 
 def test_lines_are_those_of_explicit_matrices(rng):
   sizes = [6, 9, 7, 3]
-  layers = [
-    *(keras.layers.Dense(size, activation="relu") for size in sizes[1:-1]),
-    keras.layers.Dense(sizes[-1]),
-  ]
-  model = keras.Sequential([keras.Input((sizes[0],)), *layers])
+  hidden = [keras.layers.Dense(size, activation="relu") for size in sizes[1:-1]]
+  model = sequential((sizes[0],), *hidden, keras.layers.Dense(sizes[-1]))
   model.set_weights([rng.normal(size=variable.shape) for variable in model.weights])
   x = rng.normal(size=(4, sizes[0])).astype(np.float32)
   ((low, high),) = lines_of(model, tf.constant(x - 0.3), tf.constant(x + 0.3))
@@ -120,11 +112,10 @@ def test_lines_are_those_of_explicit_matrices(rng):
 
 
 def dense_net(shape):
-  x = inputs = keras.Input(shape)
-  x = keras.layers.Flatten()(x)
+  layers = [keras.layers.Flatten()]
   for width in (12, 10):
-    x = keras.layers.LeakyReLU(0.1)(keras.layers.Dense(width)(x))
-  return keras.Model(inputs, keras.layers.Dense(6, activation="tanh")(x))
+    layers += [keras.layers.Dense(width), keras.layers.LeakyReLU(0.1)]
+  return sequential(shape, *layers, keras.layers.Dense(6, activation="tanh"))
 
 
 NETS = {
@@ -134,9 +125,7 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize(
-  "name", ["dense", *(pytest.param(name, marks=FULL) for name in ("convnet", "resnet18"))]
-)
+@pytest.mark.parametrize("name", ["dense", *slow("convnet", "resnet18")])
 def test_no_input_of_the_ball_leaves_the_boxes(name, rng):
   """10,000 random inputs and corners, and the ends of an ascent on each output."""
   model, radius = NETS[name]((8, 8, 1)), 0.02
@@ -196,10 +185,9 @@ def test_the_largest_kl_of_a_box_by_hand():
 @pytest.mark.parametrize("bounds", KINDS)
 def test_the_bound_of_an_affine_encoder_is_what_its_worst_corner_has(bounds):
   """Loc = W x, sigma fixed: max KL = |(|W| eps)|^2 / (2 sigma^2), reached where a row decides."""
-  inputs = keras.Input((1, 2, 1))
-  flat = keras.layers.Flatten()(inputs)
+  flat = sequential((1, 2, 1), keras.layers.Flatten())
   encoder = urkle_tf.GaussianEncoder(
-    keras.Model(inputs, flat), 1, min_scale=0.5, max_scale=0.5, loc="dense", preprocess=lambda x: x
+    flat, 1, min_scale=0.5, max_scale=0.5, loc="dense", preprocess=lambda x: x
   )
   encoder.network.get_layer("raw_loc").set_weights([np.array([[3.0], [-4.0]])])
   # The batch norm of loc at its start divides by sqrt(1 + 1e-5).
@@ -269,30 +257,31 @@ def test_ten_thousand_tries_never_pass_the_bound(loc, net, rng):
   np.testing.assert_allclose(kl.kl_bound(encoder, images, 0.0), np.zeros(4), atol=1e-3)
 
 
-def test_layers_without_a_rule_and_pooled_end_in_one_line():
-  inputs = keras.Input((4, 4, 1))
-  model = keras.Model(inputs, keras.layers.LayerNormalization(name="norm")(inputs))
-  with pytest.raises(errors.UserError, match="no bound goes through the layer 'norm'"):
+@pytest.mark.parametrize(
+  "layer",
+  [
+    keras.layers.LayerNormalization(name="layer"),  # without a rule
+    keras.layers.UpSampling2D(2, interpolation="bicubic", name="layer"),  # has negative weights
+    keras.layers.BatchNormalization(axis=1, name="layer"),
+  ],
+)
+def test_layers_that_would_break_the_bound_are_refused(layer):
+  model = sequential((4, 4, 1), layer)
+  with pytest.raises(errors.UserError, match="no bound is known for the layer 'layer'"):
     intervals.boxes(model, tf.zeros([1, 4, 4, 1]), tf.ones([1, 4, 4, 1]))
-  encoder = urkle_tf.GaussianEncoder(
-    networks.backbone("convnet(width=4, layers=2)", (8, 8, 1)), loc="pooled"
-  )
+
+
+def test_pooled_features_are_refused():
   with pytest.raises(errors.UserError, match="loc=pooled"):
-    kl.kl_bound(encoder, tf.zeros([1, 8, 8, 1]), 0.1)
+    kl.kl_bound(tiny_encoder(None, loc="pooled"), tf.zeros([1, 8, 8, 1]), 0.1)
 
 
 def test_a_network_of_low_precision_is_bounded_in_float32(rng):
   """The same weights have the same bound, and the layers keep their policy."""
-  make = lambda: urkle_tf.GaussianEncoder(  # noqa: E731
-    networks.backbone("convnet(width=4, layers=2)", (8, 8, 1)), loc="dense"
-  )
-  whole = make()
+  whole = tiny_encoder()
   trained_statistics(whole.network, rng)
-  try:
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    low = make()
-  finally:
-    keras.mixed_precision.set_global_policy("float32")
+  with precision("mixed_bfloat16"):
+    low = tiny_encoder()
   low.network.set_weights(whole.network.get_weights())
   before = [layer.dtype_policy.name for layer in low.network._flatten_layers()]
   assert "mixed_bfloat16" in before
@@ -306,20 +295,6 @@ def test_a_bound_is_never_below_0():
   clean = tfd.Normal(np.linspace(-1, 1, 128, dtype="float32")[None], np.full((1, 128), 0.3, "f"))
   same = {"loc": clean.loc, "scale": clean.scale * (1 + 1e-7)}
   assert kl.largest_kl(clean, same, same).numpy() >= 0
-
-
-@pytest.mark.parametrize(
-  "layer",
-  [
-    keras.layers.UpSampling2D(2, interpolation="bicubic"),  # it has negative weights
-    keras.layers.BatchNormalization(axis=1),
-  ],
-)
-def test_layers_that_would_break_the_bound_are_refused(layer):
-  inputs = keras.Input((4, 4, 1))
-  model = keras.Model(inputs, layer(inputs))
-  with pytest.raises(errors.UserError, match="no bound goes through the layer"):
-    intervals.boxes(model, tf.zeros([1, 4, 4, 1]), tf.ones([1, 4, 4, 1]))
 
 
 @pytest.mark.parametrize("loc", ["dense", "sphere"])

@@ -1,6 +1,6 @@
 """Threat models: what an adversary may do to an image, as geometry only.
 
-A threat model is a norm ball around each image intersected with the pixel box.  It draws random
+A threat model is a norm ball around each image, intersected with the pixel box.  It draws random
 points of that set, gives the unit step that increases a linear function fastest, and projects onto
 the set.  It also gives the smallest change, of any size, that raises a linear function by a given
 amount.  Everything is float32, per example, and compiles under `tf.function` and XLA.
@@ -33,8 +33,7 @@ def from_norm(norm, epsilon, **options):
   threat = urkle_tf.attacks.from_norm("l2", epsilon=0.5)  # an L2
   ```
   """
-  if norm not in _NORMS:
-    raise errors.unknown("norm", norm, _NORMS)
+  errors.one_of("norm", norm, _NORMS)
   return _NORMS[norm](epsilon, **options)
 
 

@@ -6,7 +6,7 @@ import numbers
 
 import tensorflow as tf
 
-from urkle_tf import errors
+from urkle_tf import errors, loops
 
 _MOST_PIECES = 100  # of a piecewise linear function; about 5 are passed
 
@@ -18,8 +18,8 @@ class ThreatModel:
 
   Attributes:
     norm: the norm's name: "linf", "l2" or "l1".
-    epsilon: the radius in pixel units (images are in [lower, upper]); a float,
-      or a scalar float32 tensor (see `with_epsilon`).
+    epsilon: the radius in pixel units (images are in [lower, upper]): a float, or a scalar float32
+      tensor (see `with_epsilon`).
     lower: the smallest pixel value.
     upper: the largest pixel value.
 
@@ -37,25 +37,25 @@ class ThreatModel:
     """Builds the threat model.
 
     Args:
-      epsilon: the radius in pixel units: a number >= 0 (0 allows the image
-        alone), or a scalar tensor, which is not checked.
+      epsilon: the radius in pixel units: a number >= 0 (0 allows only the image itself), or a
+        scalar tensor, which is not checked.
       lower: the smallest pixel value.
       upper: the largest pixel value.
 
     Raises:
-      UserError: if `epsilon` is no number, is negative, or looks like 0-255
-        units, or the bounds are not in order.
+      UserError: if `epsilon` is not a number, is negative, or looks like 0-255 units, or if `lower`
+        is not below `upper`.
     """
     if not lower < upper:
-      raise errors.UserError(f"pixel bounds must be in order, but lower={lower} and upper={upper}")
+      raise errors.UserError(f"lower must be below upper, got lower={lower} and upper={upper}")
     self.lower, self.upper = float(lower), float(upper)
     self.epsilon = epsilon if tf.is_tensor(epsilon) else self._checked(epsilon)
 
   def _checked(self, epsilon):
     if isinstance(epsilon, str) or not isinstance(epsilon, numbers.Real):
-      raise errors.UserError(f"epsilon must be a number such as 8/255, but is {epsilon!r}")
+      raise errors.UserError(f"epsilon must be a number such as 8/255, got {epsilon!r}")
     if not math.isfinite(epsilon) or epsilon < 0:
-      raise errors.UserError(f"epsilon must be a finite number >= 0, but is {epsilon}")
+      raise errors.UserError(f"epsilon must be a finite number of at least 0, got {epsilon}")
     return float(epsilon)
 
   def _too_large(self, why):
@@ -65,10 +65,10 @@ class ThreatModel:
     )
 
   def check(self, images):
-    """Refuses an `epsilon` that is absurd for images of this size.
+    """Refuses an `epsilon` that is too large for images of this size.
 
-    A radius of more than half the box's diameter is refused: such a ball around mid-grey holds
-    every image.  A tensor `epsilon` is not checked.
+    That is a radius of more than half the box's diameter: such a ball around mid-grey holds every
+    image.  A tensor `epsilon` is not checked.
 
     Args:
       images: [n, ...] with static height, width and channels.
@@ -82,8 +82,8 @@ class ThreatModel:
     """Returns a copy with another radius.
 
     Args:
-      epsilon: a number, which is checked, or a scalar tensor, which is not: this
-        is how a compiled training step warms epsilon up.
+      epsilon: a number, which is checked; or a scalar tensor, which is not, for a compiled training
+        step that warms epsilon up.
     """
     other = copy.copy(self)
     other.epsilon = tf.cast(epsilon, tf.float32) if tf.is_tensor(epsilon) else epsilon
@@ -101,9 +101,9 @@ class ThreatModel:
     return tf.clip_by_value(images, self.lower, self.upper)
 
   def _reflect(self, images, offsets):
-    """Adds offsets, and flips the sign of each that would leave the pixel box.
+    """Adds offsets, and flips the sign of those that would leave the pixel box.
 
-    A flipped offset keeps its size, and so the norm, and a pixel at a bound still moves.  Offsets
+    A flipped offset keeps its size, so the norm stays, and a pixel at a bound still moves.  Offsets
     that fit in neither direction are clipped.
     """
     moved = images + offsets
@@ -131,8 +131,8 @@ class ThreatModel:
   def random_start(self, images, seed, radius=1.0):
     """A random point of the set that is not the image itself.
 
-    The noise depends on the example of the global batch (`distribution`), so one replica and many
-    start at the same points.
+    The noise is keyed by the example of the global batch (`distribution`), so the points do not
+    depend on the number of replicas.
 
     Args:
       images: float32 [n, ...] within the pixel bounds: this replica's rows.
@@ -147,13 +147,13 @@ class ThreatModel:
   def normalise(self, gradient, adversaries=None):
     """The direction of unit norm along which a linear function grows fastest.
 
-    An all-zero gradient gives an all-zero direction.  Nothing moves then, and the attack reports it
-    as its share of zero gradients.
+    An all-zero gradient gives an all-zero direction.  Nothing moves then, and the attack reports a
+    share of zero gradients.
 
     Args:
       gradient: float32 [n, ...].
-      adversaries: float32 [n, ...] or None: where the step starts, for norms
-        whose step depends on which pixels can still move (`L1`).
+      adversaries: float32 [n, ...] or None: where the step starts, for norms whose step depends on
+        which pixels can still move (`L1`).
 
     Returns:
       float32 [n, ...].
@@ -168,8 +168,7 @@ class ThreatModel:
       images: float32 [n, ...] within the pixel bounds.
 
     Returns:
-      float32 [n, ...]: exactly within the bounds, and within `epsilon` of
-      `images` up to rounding.
+      float32 [n, ...]: exactly within the bounds, and within `epsilon` of `images` up to rounding.
     """
     raise NotImplementedError
 
@@ -192,12 +191,12 @@ class ThreatModel:
 
         argmin ||d||  such that  <gradient, d> = gain,  lower <= images + d <= upper
 
-    This is the projection onto a hyperplane and the box, for any `epsilon`.  If the box does not
-    allow the gain, it is the change that gains the most.
+    This is the projection onto a hyperplane and the box, whatever `epsilon` is.  If the box does
+    not allow the gain, it is the change that gains the most.
 
     Args:
       images: float32 [n, ...] within the pixel bounds.
-      gradient: float32 [n, ...]; where it is zero nothing changes.
+      gradient: float32 [n, ...]; nothing changes where it is zero.
       gain: float32 [n], of either sign.
 
     Returns:
@@ -221,17 +220,17 @@ class ThreatModel:
 
 
 def axes(images):
-  """All but the batch."""
+  """All axes except the batch."""
   return list(range(1, len(images.shape)))
 
 
 def total_of(values):
-  """Sums over everything but the batch, and keeps the axes."""
+  """The sum over all axes except the batch; the axes stay."""
   return like(tf.reduce_sum(rows_of(values), 1), values)
 
 
 def largest_of(values):
-  """The largest of everything but the batch, and keeps the axes."""
+  """The maximum over all axes except the batch; the axes stay."""
   return like(tf.reduce_max(rows_of(values), 1), values)
 
 
@@ -262,8 +261,8 @@ def water_level(weights, breaks, gain):
   """The s at which sum_i weights_i * min(s, breaks_i) = gain; the largest break if there is none.
 
   The left side is concave, increasing and piecewise linear in s.  So Newton's method from 0
-  approaches from the left and ends on the right piece, exactly.  That takes a few reductions;
-  sorting the breaks would take ten times as long.
+  approaches from the left and ends exactly, on the right piece.  That takes a few reductions.
+  Sorting the breaks would take ten times as long.
 
   Args:
     weights: float32 [n, pixels] >= 0.
@@ -276,19 +275,15 @@ def water_level(weights, breaks, gain):
   full = weights * breaks
   end = tf.reduce_max(breaks, 1, keepdims=True)
 
-  def newton(iteration, level, _):
+  def newton(_, state):
+    level, _ = state
     free = level < breaks
     held = tf.reduce_sum(masked(~free, full), 1, keepdims=True)
     slope = tf.reduce_sum(masked(free, weights), 1, keepdims=True)
-    # What no slope is left for cannot be reached.
+    # Without a slope, the gain cannot be reached.
     reached = tf.where(slope > 0, tf.math.divide_no_nan(gain - held, slope), end)
     reached = tf.where(gain > held, tf.clip_by_value(reached, level, end), level)
-    return iteration + 1, reached, tf.reduce_any(reached > level * (1 + 1e-6))
+    return reached, tf.reduce_any(reached > level * (1 + 1e-6))
 
-  _, level, _ = tf.while_loop(
-    lambda iteration, level, moving: (iteration < _MOST_PIECES) & moving,
-    newton,
-    (tf.constant(0), tf.zeros_like(gain), tf.constant(True)),
-    parallel_iterations=1,
-  )
-  return level
+  start = tf.zeros_like(gain), tf.constant(True)
+  return loops.repeat(_MOST_PIECES, newton, start, going=lambda state: state[1])[0]

@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from urkle_tf import distribution, errors
+from urkle_tf import distribution, errors, loops
 from urkle_tf.attacks.threat.base import (
   ThreatModel,
   axes,
@@ -51,8 +51,7 @@ class L1(ThreatModel):
     """
     super().__init__(epsilon, lower, upper)
     if not tf.is_tensor(sparsity):
-      if not 0 <= sparsity < 1:
-        raise errors.UserError(f"sparsity must be in [0, 1), but is {sparsity}")
+      errors.within("[0, 1)", "l1", sparsity=sparsity)
       sparsity = float(sparsity)
     self.sparsity = sparsity
 
@@ -72,9 +71,9 @@ class L1(ThreatModel):
     return tf.reduce_sum(tf.abs(adversaries - images), axes(images))
 
   def random_start(self, images, seed, radius=1.0):
-    # Exponential spacings: d of d + 1 exponentials over their sum are uniform on
-    # the simplex; random signs make that the l1 ball.  The last one is drawn as
-    # part of a further array because draws belong to rows of the batch.
+    # Exponential spacings: d of d + 1 exponentials, over their sum, are uniform on the simplex, and
+    # with random signs on the l1 ball.  The last one comes from a second array, since draws belong
+    # to rows of the batch.
     shape = shape_of(images)
     signed = distribution.uniform(distribution.fold(seed, 0), shape, -1.0, 1.0)
     sizes = -tf.math.log(tf.maximum(tf.abs(signed), 1e-30))
@@ -116,9 +115,8 @@ class L1(ThreatModel):
   def project(self, adversaries, images):
     """The nearest point of ball and pixel box.
 
-    By the optimality conditions each pixel's offset is soft-thresholded by one
-    theta >= 0 per example and then clipped to the box; theta, the smallest that
-    the ball allows, is found by bisection.
+    By the optimality conditions, each pixel's offset is soft-thresholded by one theta >= 0 per
+    example, and then clipped to the box.  Bisection finds theta, the smallest that the ball allows.
     """
     offsets = adversaries - images
     sizes = rows_of(tf.abs(offsets))
@@ -129,24 +127,15 @@ class L1(ThreatModel):
       kept = tf.minimum(tf.maximum(sizes - theta, 0.0), room)
       return tf.reduce_sum(kept, 1, keepdims=True)
 
-    def bisect(iteration, low, high):
-      middle = 0.5 * (low + high)
-      feasible = spent(middle) <= epsilon
-      return iteration + 1, tf.where(feasible, low, middle), tf.where(feasible, middle, high)
-
+    feasible = lambda theta: spent(theta) <= epsilon  # noqa: E731
     high = tf.reduce_max(sizes, 1, keepdims=True)
-    _, _, theta = tf.while_loop(
-      lambda iteration, *_: iteration < _BISECTIONS,
-      bisect,
-      (tf.constant(0), tf.zeros_like(high), high),
-      parallel_iterations=1,
-    )
-    theta = tf.where(spent(0.0) <= epsilon, 0.0, theta)
+    theta = loops.bisect(_BISECTIONS, feasible, tf.zeros_like(high), high)
+    theta = tf.where(feasible(0.0), 0.0, theta)
     kept = tf.maximum(tf.abs(offsets) - like(theta, images), 0.0)
     return self._clip(images + tf.sign(offsets) * kept)
 
   def _reach(self, slopes, room, gain):
-    # The steepest pixels first, each as far as it has room; the last of them share what is left.
+    # The steepest pixels move first, each as far as it has room.  The last of them share the rest.
     gains = slopes * room
     last = _steepest(slopes, gains, gain)
     full = slopes > last
@@ -157,7 +146,7 @@ class L1(ThreatModel):
 
 
 def _steepest(slopes, gains, gain):
-  """The smallest slope beyond which all gains together are not more than `gain`.
+  """The smallest slope above which all gains together do not exceed `gain`.
 
   By bisection over the bit patterns of floats >= 0, whose order is that of the floats: exact, and
   several times faster than a sort.
@@ -172,17 +161,11 @@ def _steepest(slopes, gains, gain):
   """
   patterns = tf.bitcast(slopes, tf.int32)
 
-  def bisect(iteration, low, high):
-    middle = high - (high - low) // 2  # never `low`, which is none of them
-    beyond = tf.reduce_sum(masked(patterns > middle, gains), 1, keepdims=True)
-    fits = beyond <= gain
-    return iteration + 1, tf.where(fits, low, middle), tf.where(fits, middle, high)
+  def fits(pattern):
+    beyond = tf.reduce_sum(masked(patterns > pattern, gains), 1, keepdims=True)
+    return beyond <= gain
 
   high = tf.reduce_max(patterns, 1, keepdims=True)
-  _, _, high = tf.while_loop(
-    lambda iteration, *_: iteration < 31,
-    bisect,
-    (tf.constant(0), tf.fill(tf.shape(high), -1), high),
-    parallel_iterations=1,
-  )
-  return tf.bitcast(high, tf.float32)
+  # The first `low` is below all patterns, and no later one is returned.
+  found = loops.bisect(31, fits, tf.fill(tf.shape(high), -1), high)
+  return tf.bitcast(found, tf.float32)

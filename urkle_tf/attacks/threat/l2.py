@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from urkle_tf import distribution
+from urkle_tf import distribution, loops
 from urkle_tf.attacks.threat.base import (
   ThreatModel,
   axes,
@@ -57,12 +57,11 @@ class L2(ThreatModel):
   def project(self, adversaries, images):
     """The nearest point of ball and pixel box.
 
-    By the optimality conditions it is clip(x + s * offset) with the largest
-    s <= 1 that the ball allows.  Scaling onto the sphere and then clipping is
-    the first of the iterations below: it is feasible but leaves budget unspent
-    wherever a pixel is clipped, so that its fixed points miss the maximum of a
-    linear objective by O(step size).  The exact projection's fixed points are
-    exactly the maxima, whatever the step size.
+    By the optimality conditions, it is clip(x + s * offset) with the largest s <= 1 that the ball
+    allows.  Scaling onto the sphere and then clipping is the first of the iterations below.  That
+    is feasible, but leaves budget unspent wherever a pixel is clipped, so its fixed points miss the
+    maximum of a linear objective by O(step size).  The fixed points of the exact projection are
+    exactly the maxima, for any step size.
     """
     offsets = adversaries - images
     # Rows of pixels: TensorFlow reduces and broadcasts those several times faster.
@@ -70,23 +69,19 @@ class L2(ThreatModel):
     room = rows_of(tf.square(self._room(images, offsets)))
     budget = tf.square(tf.cast(self.epsilon, tf.float32))
 
-    # Newton's method for f(t) = sum min(t * offset^2, room^2) = epsilon^2 with
-    # t = s^2.  f is concave and increasing, so that every iterate is feasible;
-    # few are needed.
-    def newton(iteration, t, _):
+    # Newton's method for f(t) = sum min(t * offset^2, room^2) = epsilon^2 with t = s^2.  f is
+    # concave and increasing, so every iterate is feasible, and a few are enough.
+    def newton(_, state):
+      t, _ = state
       free = t * squares < room
       spent = tf.reduce_sum(masked(~free, room), 1, keepdims=True)
       slope = tf.reduce_sum(masked(free, squares), 1, keepdims=True)
       reached = tf.where(slope > 0, tf.math.divide_no_nan(budget - spent, slope), 1.0)
       reached = tf.clip_by_value(reached, t, 1.0)
-      return iteration + 1, reached, tf.reduce_any(reached > t * (1 + 1e-6))
+      return reached, tf.reduce_any(reached > t * (1 + 1e-6))
 
-    _, t, _ = tf.while_loop(
-      lambda iteration, t, moving: (iteration < _NEWTON_ITERATIONS) & moving,
-      newton,
-      (tf.constant(0), tf.zeros_like(squares[:, :1]), tf.constant(True)),
-      parallel_iterations=1,
-    )
+    start = tf.zeros_like(squares[:, :1]), tf.constant(True)
+    t, _ = loops.repeat(_NEWTON_ITERATIONS, newton, start, going=lambda state: state[1])
     return self._clip(images + like(tf.sqrt(t), images) * offsets)
 
   def _reach(self, slopes, room, gain):

@@ -30,8 +30,8 @@ class Linf(ThreatModel):
     return tf.reduce_max(tf.abs(adversaries - images), axes(images))
 
   def random_start(self, images, seed, radius=1.0):
-    # Uniform on ball and box together.  Clipping uniform noise instead would
-    # leave half of the pixels at a bound (MNIST's background) where they are.
+    # Uniform on the intersection of ball and box.  Clipping uniform noise instead would leave half
+    # of the pixels at a bound (MNIST's background) where they are.
     low = tf.maximum(images - radius * self.epsilon, self.lower)
     high = tf.minimum(images + radius * self.epsilon, self.upper)
     noise = distribution.uniform(seed, shape_of(images))
@@ -47,5 +47,5 @@ class Linf(ThreatModel):
     return tf.clip_by_value(adversaries, low, high)
 
   def _reach(self, slopes, room, gain):
-    # All pixels move by the same, as far as they have room.
+    # All pixels move by the same amount, as far as they have room.
     return tf.minimum(water_level(slopes, room, gain), room)

@@ -1,11 +1,11 @@
 """The 15 standard corruptions of Hendrycks and Dietterich (2019), at five severities.
 
-They follow the paper, with the constants of its published data sets.  These are in pixels, and so
-belong to a size of image: CIFAR-10-C's (32 pixels), Tiny-ImageNet-C's (64) and ImageNet-C's (224).
-The set whose size is nearest, by ratio, to an image's shorter side is used.
+They follow the paper, with the constants of its published data sets.  These are in pixels, so they
+depend on the image size: CIFAR-10-C (32 pixels), Tiny-ImageNet-C (64) and ImageNet-C (224).  The
+set whose size is nearest, by ratio, to an image's shorter side is used.
 
-Unlike in the published data,
-- frost is made of procedural ice crystals, not of photographs: its figures cannot be compared
+There are two differences from the published data:
+- frost is made of procedural ice crystals instead of photographs, so its figures cannot be compared
   with published ones;
 - results stay float32; only JPEG rounds to 8 bits.
 
@@ -51,7 +51,7 @@ def check(image_shape):
   height, width, channels = image_shape
   if channels not in (1, 3) or min(height, width) < 6:
     raise errors.UserError(
-      f"corruptions take grey or RGB images of at least 6x6 pixels, not {height}x{width}x{channels}"
+      f"corruptions need grey or RGB images of at least 6x6 pixels, got {height}x{width}x{channels}"
     )
 
 
@@ -73,7 +73,7 @@ def corrupt(images, name, severity, positions, seed=0):
   """
   errors.one_of("corruption", name, NAMES)
   if severity not in SEVERITIES:
-    raise errors.UserError(f"severities are 1 to 5, got {severity}")
+    raise errors.UserError(f"severity must be a whole number from 1 to 5, got {severity}")
   check(images.shape[1:])
   chosen = CONSTANTS[name][constants(images.shape[1:])][severity - 1]
   chosen = chosen if isinstance(chosen, tuple) else (chosen,)

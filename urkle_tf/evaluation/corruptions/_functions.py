@@ -28,14 +28,14 @@ def impulse_noise(images, draws, amount):
 
 
 def separable(images, rows, columns):
-  """Applies a matrix [h', h] to the columns of images and one [w', w] to their rows."""
+  """Applies a matrix [h', h] to the columns of images, and a matrix [w', w] to their rows."""
   planes = rows @ (np.moveaxis(images, 3, 1) @ columns.T)
   return np.moveaxis(planes, 1, 3)
 
 
 @functools.cache
 def smoothing(size, sigma, truncate=4.0, mode="edge"):
-  """The matrix [size, size] of a Gaussian blur in one dimension; `mode` as `np.pad` has it."""
+  """The matrix [size, size] of a Gaussian blur in one dimension; `mode` as in `np.pad`."""
   radius = int(truncate * sigma + 0.5)
   if radius == 0:
     return np.eye(size, dtype=np.float32)
@@ -54,7 +54,7 @@ def smooth(images, sigma, **options):
 
 @functools.cache
 def disk(radius, sigma):
-  """A disk of a radius in pixels, its edge smoothed; float32 [k, k], k odd, with the sum 1."""
+  """A disk with a radius in pixels and a smooth edge; float32 [k, k], k odd, with the sum 1."""
   reach = 1 if radius <= 8 else 2  # of the smoothing
   half = math.floor(radius) + reach
   squares = np.arange(-half, half + 1) ** 2
@@ -95,9 +95,9 @@ def glass_blur(images, draws, sigma, reach, passes):
   for _ in range(passes):
     offsets = draws.integers([len(targets), 2], -reach, reach)
     sources = targets + offsets[..., 0] * width + offsets[..., 1]
-    # A pixel takes the value of one nearby, which keeps its own: in the published code NumPy's
+    # A pixel takes the value of one nearby, which keeps its own: in the published code, NumPy's
     # views turn a swap into that.
-    if reach == 1:  # above or to the left, which this order of pixels has not come to yet
+    if reach == 1:  # above or to the left, which this order of pixels has not reached yet
       pixels[:, targets] = np.take_along_axis(pixels, sources[..., None], 1)
     else:
       for target, source in zip(targets, sources.T, strict=True):
@@ -176,8 +176,8 @@ def snow(images, draws, *constants):
 def crystals(side):
   """Five textures of ice crystals for images of a size, float32 [5, 3 side, 3 side, 3].
 
-  Needles are the ridges of noise that is stretched along three directions, 60 degrees apart;
-  noise of a larger scale says how thickly they grow.
+  Needles are the ridges of noise that is stretched along three directions, 60 degrees apart.  Noise
+  of a larger scale sets their thickness.
   """
   size = 3 * side
   across = np.fft.fftfreq(size)[:, None] * side  # in cycles per image
@@ -218,12 +218,12 @@ def frost(images, draws, share, ice):
 
 
 def plasma(draws, size, decay):
-  """Fractal noise in [0, 1] by diamonds and squares on a torus; float32 [n, size, size].
+  """Fractal noise in [0, 1] by the diamond-square algorithm on a torus; float32 [n, size, size].
 
   Args:
     draws: of n images.
     size: a power of two.
-    decay: the height of the noise falls by its square at each halving of the scale.
+    decay: its square divides the height of the noise at each halving of the scale.
   """
   noise = draws.uniform([size * size], -1, 1).astype(np.float64)
   field = np.zeros((len(noise), size, size))
@@ -321,7 +321,7 @@ def elastic_transform(images, draws, waves, sigma, shift):
   before = np.array([[x + arm, y + arm], [x + arm, y - arm], [x - arm, y - arm]], np.float64)
   after = before + shift * side * draws.uniform([3, 2], -1, 1)
   ones = np.ones((len(images), 3, 1))
-  # From where a pixel of the result comes: after -> before.
+  # The map from a pixel of the result to its source: after -> before.
   solved = np.linalg.solve(np.concatenate([after, ones], 2), np.broadcast_to(before, after.shape))
   grid = np.stack([column, row, np.ones_like(row)], -1)
   places = np.einsum("hwi,nij->nhwj", grid, solved)
@@ -337,7 +337,7 @@ def elastic_transform(images, draws, waves, sigma, shift):
 
 @functools.cache
 def boxes(size, result):
-  """The matrix [result, size] of a resize whose pixels are means of the pixels they cover."""
+  """The matrix [result, size] of a resize: each pixel is the mean of the pixels that it covers."""
   scale = size / result
   centres = (np.arange(result)[:, None] + 0.5) * scale
   distance = (np.arange(size) + 0.5 - centres) / max(scale, 1)

@@ -30,7 +30,7 @@ def named(texts):
   """{name: spec} of what `--measure` and `--certify` name.
 
   Args:
-    texts: specs, such as `"bound(loss_cap=4)"`: a list, or one string with commas in between.
+    texts: specs, such as `"bound(loss_cap=4)"`: a list, or one string, separated by commas.
 
   Raises:
     UserError: for an unknown measurement or option, or a value of the wrong kind.

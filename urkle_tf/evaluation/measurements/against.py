@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import zipfile
 
 import numpy as np
 
@@ -37,17 +38,23 @@ class Against(Measurement):
       )
     if not (folder / "images.npz").is_file():
       raise errors.UserError(
-        f"{str(folder)!r} does not say which images were right: evaluate that model again with "
-        "--save_images"
+        f"{str(folder)!r} has no images.npz with the images that were right: evaluate that model "
+        "again with --save_images"
       )
-    theirs = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    with np.load(folder / "images.npz", allow_pickle=False) as arrays:
-      names = [name for name in arrays.files if name.startswith(("labels", "clean_", "right_"))]
-      found = {name: arrays[name] for name in names}
+    try:
+      theirs = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+      with np.load(folder / "images.npz", allow_pickle=False) as arrays:
+        names = [name for name in arrays.files if name.startswith(("labels", "clean_", "right_"))]
+        found = {name: arrays[name] for name in names}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+      raise errors.UserError(
+        f"cannot read the report in {str(folder)!r}: {errors.reason(error)}; evaluate that model "
+        "again"
+      ) from error
     if "labels" not in found or len(found["labels"]) != context.source.size:
       raise errors.UserError(
-        f"{str(folder)!r} is of {len(found.get('labels', []))} labelled images, and this "
-        f"evaluation of {context.source.size}: give the same --dataset, --split and --examples"
+        f"{str(folder)!r} is a report on {len(found.get('labels', []))} labelled images, but this "
+        f"evaluation has {context.source.size}: give the same --dataset, --split and --examples"
       )
     return theirs, found
 
@@ -57,7 +64,10 @@ class Against(Measurement):
     theirs, arrays = context.prepared[self.name]
     ours, labels = context.arrays, context.labels
     if not np.array_equal(arrays["labels"], labels):
-      raise errors.UserError(f"{self.report!r} has other labels: its images are not the same")
+      raise errors.UserError(
+        f"{self.report!r} has other labels, so its images are not the same: give the same "
+        "--dataset and --split"
+      )
     rows = [
       {"name": "clean", "mode": mode, **paired.compare(ours[key] == labels, arrays[key] == labels)}
       for mode in context.modes
@@ -87,7 +97,7 @@ class Against(Measurement):
       )
     text = (
       f"The same {part['examples']:,} images. The two columns before p count those that this "
-      "classifier alone gets right, and the other one alone. p is of McNemar's exact test. Only "
+      "classifier alone gets right, and the other one alone. p is from McNemar's exact test. Only "
       "rows with the same attack, norm, radius and reading of z are compared."
     )
     return [Heading(f"Against {part['report']}"), Text(text), Table("Against", head, lines)]

@@ -39,15 +39,19 @@ class Attacks(Measurement):
   place = 20
 
   def prepare(self, context):
-    """The `Plan`s, as `_fit` has them."""
+    """The `Plan`s that fit the model: see `_fit`."""
     from urkle_tf.evaluation import plans
 
     errors.one_of("noise", self.noise, ("fresh", "fixed"))
 
     def read(texts):
       return plans.read(
-        *(texts, context.norm, context.epsilons, context.source.image_shape),
-        *(self.steps, self.step_size, self.restarts, context.metadata.get("classes")),
+        texts,
+        context.threat,
+        steps=self.steps,
+        step_size=self.step_size,
+        restarts=self.restarts,
+        classes=context.metadata.get("classes"),
       )
 
     found = _fit(context, read(self.attacks), read)
@@ -91,7 +95,7 @@ class Attacks(Measurement):
       worst.setdefault(row["epsilon"], row)
     found = []
     for row in worst.values():
-      accuracy, how = f"{100 * row['accuracy']:.2f}%", f"lowest of all: {row['name']}"
+      accuracy, how = f"{row['accuracy']:.2%}", f"lowest of all: {row['name']}"
       found.append((f"attacked, {tables.threat(row)}", accuracy, how))
     return found
 
@@ -107,18 +111,17 @@ class Attacks(Measurement):
 
   def lines(self, part):
     return [
-      f"{row['name']}, {tables.threat(row, ', epsilon ')}, {row['mode']} z: "
-      f"{100 * row['accuracy']:.2f}%"
+      f"{row['name']}, {tables.threat(row, ', epsilon ')}, {row['mode']} z: {row['accuracy']:.2%}"
       for row in part
     ]
 
 
 def _fit(context, plans, read):
-  """Plans that fit the model; `context.notes` says what was left out or added, and why.
+  """The plans that fit the model; `context.notes` reports what was left out or added, and why.
 
-  It leaves out attacks that follow gradients if there are none, and attacks that need a z or an
-  encoder of this package if the model has none.  If the model's own gradients are masked, it adds
-  attacks that need no gradients, on the images that no other attack broke.
+  Attacks that follow gradients are left out if there are none, and attacks that need a z or an
+  encoder of this package if the model has none.  If the model's own gradients are masked, attacks
+  that need no gradients are added, on the images that no other attack broke.
   """
   from urkle_tf.evaluation import adversaries, foreign
 
@@ -191,7 +194,7 @@ def _explained(rows, config):
     names = ", ".join(name for name, reason in reasons.items() if reason == why)
     found.append(Text(f"Not run, since {why}: {names}."))
   if left := ", ".join(config.get("left_out", ())):
-    found.append(Text(f"Left out, since --minutes was over: {left}."))
+    found.append(Text(f"Left out, since the time of --minutes was up: {left}."))
   if added := ", ".join(config.get("added_attacks", ())):
     text = f"Added, since the model's own gradients are masked: {added}. "
     found.append(
@@ -227,7 +230,7 @@ def _served(report):
     Table("As it is served", [*head, f"right in each of {draws} calls"], rows),
     Text(
       f"The expected accuracy of one call, and the share of images that {draws} calls in a row "
-      "get right: a pessimistic figure, of an attacker who may try again. The images are those "
+      "get right: a pessimistic figure, for an attacker who may try again. The images are those "
       "that hurt the sampled classifier most."
     ),
   ]

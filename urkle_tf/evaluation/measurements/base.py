@@ -12,7 +12,7 @@ _WANTED: dict[str, tuple[str, Any]] = {
   "int": ("an integer of at least 0", int),
   "bool": ("true or false", bool),
   "number": ("a number", (int, float)),
-  "numbers": ("numbers with commas in between", list),
+  "numbers": ("numbers separated by commas", list),
 }
 
 
@@ -30,9 +30,9 @@ class Measurement:
   """A part of the report.
 
   A subclass is a frozen dataclass in a module of `measurements`.  Its fields are the options of
-  `--measure="NAME(option=...)"`, NAME being that of the module and of the part in report.json.
-  Modules import what needs TensorFlow within `prepare` and `measure`: options are read, and
-  reports are rendered, without it.
+  `--measure="NAME(option=...)"`; NAME is that of the module, and of the part in report.json.
+  Modules import what needs TensorFlow within `prepare` and `measure`, so that options are read and
+  reports are rendered without it.
 
   Attributes:
     kinds: the kinds of models that it is for: "classifier", "foreign" (a classifier made elsewhere,
@@ -92,7 +92,7 @@ class Measurement:
     return importlib.import_module(f"urkle_tf.evaluation.{self.name}").measure(context, self)
 
   def intro(self, part):
-    """The first line of a report instead of the one about accuracies; "" for that one."""
+    """A first line of the report that replaces the one about accuracies; "" keeps that one."""
     return ""
 
   def glance(self, part, report):
@@ -117,7 +117,7 @@ class Measurement:
 
 
 def _typed(name, field, value):
-  """An option's value as its type has it."""
+  """An option's value, checked and converted to its type."""
   kind = settings.kind(field)
   if value is None and field.default is None:
     return None

@@ -19,7 +19,7 @@ class Bound(Measurement):
     loss_steps: of PGD on the sampled classifier's loss.
     eot: samples of z in each of those steps.
     samples: samples of z that the losses are measured with, unknown to the attacks; None for
-      `--samples`, and 200 at least.
+      `--samples`, but at least 200.
     examples: how many images are measured, the first ones.
   """
 
@@ -37,7 +37,7 @@ class Bound(Measurement):
   def wanted(self, kind, named):
     if self.loss_cap is not None and kind == "foreign":
       raise errors.UserError(
-        "--loss_cap: Proposition 1 is about this package's classifiers: leave --loss_cap out"
+        "--loss_cap: Proposition 1 is about this package's classifiers: leave out --loss_cap"
       )
     return named or self.loss_cap is not None
 
@@ -45,8 +45,12 @@ class Bound(Measurement):
     from urkle_tf.evaluation import bound
 
     if self.loss_cap is None:
-      raise errors.UserError("bound needs the option 'loss_cap': bound(loss_cap=...)")
+      raise errors.UserError(
+        "bound needs the option 'loss_cap': give --loss_cap=NUMBER or bound(loss_cap=NUMBER)"
+      )
     bound.check(self.loss_cap, context.metadata)
+    counts = {n: getattr(self, n) for n in ("steps", "restarts", "loss_steps", "eot", "examples")}
+    errors.at_least(1, self.name, **counts)
     if "sampled" not in context.modes:
       raise errors.UserError(
         "--loss_cap: Proposition 1 is about sampled z: leave out --loss_cap or --modes"

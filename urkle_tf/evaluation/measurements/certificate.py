@@ -13,8 +13,8 @@ class Certificate(Measurement):
   """See `urkle_tf.evaluation.certificate`.
 
   Args:
-    epsilons: l_inf radii in pixel units; None for the evaluation's, and a tenth, a hundredth and
-      a thousandth of it.
+    epsilons: l_inf radii in pixel units; None for the evaluation's radius, and a tenth, a hundredth
+      and a thousandth of it.
     loss_cap: M in nats; None for the KL alone.
     steps: of PGD on the KL, for comparison.
     alpha: the chance that the bound of the clean loss is too small.
@@ -38,15 +38,16 @@ class Certificate(Measurement):
     from urkle_tf.networks.bounds import kl
 
     if context.norm != "linf":
-      raise errors.UserError(f"certificate bounds the KL in l_inf, not in {context.norm}")
-    if not context.metadata["stochastic"]:
-      raise errors.UserError("certificate bounds a KL, and this model's training used no sigma")
-    errors.one_of("kind of bounds", self.bounds, kl.BOUNDS)
-    if not (self.examples > 0 and 0 < self.alpha < 1):
       raise errors.UserError(
-        f"certificate needs examples above 0 and alpha between 0 and 1, got {self.examples} and "
-        f"{self.alpha}"
+        f"certificate bounds the KL in l_inf, not in {context.norm}: give --norm=linf"
       )
+    if not context.metadata["stochastic"]:
+      raise errors.UserError(
+        "certificate bounds a KL, but this model's training used no sigma: leave it out"
+      )
+    errors.one_of("kind of bounds", self.bounds, kl.BOUNDS)
+    errors.above(0, self.name, examples=self.examples)
+    errors.within("(0, 1)", self.name, alpha=self.alpha)
     if self.loss_cap is not None:
       bound.check(self.loss_cap, context.metadata)
 

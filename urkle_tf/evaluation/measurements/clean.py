@@ -22,7 +22,7 @@ class Clean(Measurement):
 
   def glance(self, part, report):
     images = f"{part['examples']:,} images, {tables.READINGS[part['mode']]}"
-    return [("clean accuracy", f"{100 * part['accuracy']:.2f}%", images)]
+    return [("clean accuracy", f"{part['accuracy']:.2%}", images)]
 
   def render(self, part, report):
     rows = [[part["mode"], Share.of(part), *calibration(part)]]
@@ -36,7 +36,7 @@ class Clean(Measurement):
     ]
 
   def lines(self, part):
-    return [f"clean accuracy: {100 * part['accuracy']:.2f}%"]
+    return [f"clean accuracy: {part['accuracy']:.2%}"]
 
 
 def of_modes(log_probabilities, labels, votes=None, samples=None):

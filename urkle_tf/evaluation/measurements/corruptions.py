@@ -13,7 +13,7 @@ class Corruptions(Measurement):
   """See `corrupted.measure`.
 
   Args:
-    types: `"all"` for the 15 standard types, names of them with commas in between, or `"tfds"`;
+    types: `"all"` for the 15 standard types, some of their names, separated by commas, or `"tfds"`;
       None for `"all"` if `--measure` names corruptions.
     severities: numbers from 1 to 5; None for all.
   """
@@ -29,7 +29,9 @@ class Corruptions(Measurement):
         "--severities has no effect without --corruptions: give both, or neither"
       )
     if self.types is not None and kind == "encoder":
-      raise errors.UserError("--corruptions need --classifier: an encoder alone predicts nothing")
+      raise errors.UserError(
+        "--corruptions needs a prediction, and an encoder alone makes none: give --classifier"
+      )
     return named or self.types is not None
 
   def prepare(self, context):
@@ -43,12 +45,16 @@ class Corruptions(Measurement):
     from urkle_tf.evaluation import corrupted
 
     return corrupted.measure(
-      *(context.scorer, context.source, context.prepared[self.name]),
-      *(context.batch_size, context.seed, context.store),
+      context.scorer,
+      context.source,
+      context.prepared[self.name],
+      batch_size=context.batch_size,
+      seed=context.seed,
+      store=context.store,
     )
 
   def glance(self, part, report):
-    return [("corrupted", f"{100 * part['mean']:.2f}%", f"mean of {len(part['types'])} types")]
+    return [("corrupted", f"{part['mean']:.2%}", f"mean of {len(part['types'])} types")]
 
   def render(self, part, report):
     severities = part["severities"]
@@ -70,24 +76,26 @@ class Corruptions(Measurement):
 
   def lines(self, part):
     return [
-      f"corrupted: {100 * part['mean']:.2f}%, mean of {len(part['types'])} types "
-      f"(mean corruption error {100 * part['mean_corruption_error']:.2f}%)"
+      f"corrupted: {part['mean']:.2%}, mean of {len(part['types'])} types "
+      f"(mean corruption error {part['mean_corruption_error']:.2%})"
     ]
 
 
 def _notes(part):
   notes = [
     f"z = {part['mode']}. The mean is over each type's severities and then over the types; mean "
-    f"corruption error: {100 * part['mean_corruption_error']:.2f}% (1 - mean accuracy; no other "
-    "network's errors divide it)."
+    f"corruption error: {part['mean_corruption_error']:.2%} (1 - mean accuracy, not divided "
+    "by another network's errors)."
   ]
   if part["origin"] == "computed":
     notes.append(
-      f"Corrupted here, with the constants of {part['constants']}; close to the published images, "
-      "not the same."
+      f"Corrupted here, with the constants of {part['constants']}: close to the published images, "
+      "but not the same."
     )
     if "frost" in part["types"]:
-      notes.append("Frost is procedural ice instead of photographs: compare it with nothing else.")
+      notes.append(
+        "Frost is procedural ice, not photographs: do not compare it with other results."
+      )
   else:
     notes.append(f"The published images, TFDS {part['origin']}.")
   if missing := part.get("missing"):

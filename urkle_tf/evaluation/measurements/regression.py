@@ -32,8 +32,8 @@ class Regression(Measurement):
 
     if context.source.target is None:
       raise errors.UserError(
-        f"the regressor predicts numbers, but the labels of {context.source.name!r} are classes: "
-        "give the data it was made for, such as mnist:number"
+        f"the labels of {context.source.name!r} are classes, but a regressor needs numbers. Give "
+        "the data that it was trained for, such as mnist:number"
       )
     return attacks.PGD(
       context.threat, self.steps, self.step_size, restarts=self.restarts, keep="best"

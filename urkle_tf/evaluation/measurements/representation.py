@@ -47,7 +47,7 @@ class Representation(Measurement):
   def glance(self, part, report):
     if "clean" in report:
       return []
-    flips = f"{100 * part['neighbour_flips']:.1f}%"
+    flips = f"{part['neighbour_flips']:.1%}"
     return [
       ("worst KL, mean", f"{part['kl_mean']:.4g} nats", tables.threat(part, ", epsilon ")),
       ("nearest image changes", flips, f"of {part['examples']:,} images"),

@@ -16,7 +16,7 @@ class Retrieval(Measurement):
   """See `urkle_tf.evaluation.retrieval`.
 
   Args:
-    neighbours: how many nearest images count.
+    neighbours: how many nearest images are compared.
     steps: of PGD on the distance between embeddings.
     restarts: of the attack.
     distance: what it maximises, `"squared"`, |f(x') - f(x)|^2, or `"cosine"`, 1 - cos.
@@ -50,7 +50,7 @@ class Retrieval(Measurement):
   def glance(self, part, report):
     if "clean" in report:
       return []
-    kept, threat = f"{100 * part['overlap']:.1f}%", tables.threat(part, ", epsilon ")
+    kept, threat = f"{part['overlap']:.1%}", tables.threat(part, ", epsilon ")
     return [(f"of {part['neighbours']} nearest images kept", kept, threat)]
 
   def render(self, part, report):
@@ -76,9 +76,9 @@ class Retrieval(Measurement):
     return [*content, Table("Retrieval", ["", "value", *["original"] * bool(before)], rows)]
 
   def lines(self, part):
-    said = f"of the {part['neighbours']} nearest images, under attack: {100 * part['overlap']:.1f}%"
+    said = f"of the {part['neighbours']} nearest images, under attack: {part['overlap']:.1%}"
     if "original" in part:
-      said += f" kept (the original {100 * part['original']['overlap']:.1f}%)"
+      said += f" kept (the original {part['original']['overlap']:.1%})"
     return [said if "original" in part else f"{said} kept"]
 
 

@@ -14,7 +14,7 @@ class Smoothing(Measurement):
 
   Args:
     noise: standard deviation of the noise, in pixel units.
-    samples: noisy copies of an image that the certificate rests on.
+    samples: noisy copies of an image, on which the certificate rests.
     alpha: the chance that a certificate is wrong, for each image.
     guess: further copies, which choose the class or the direction.
     radii: l2 radii of the table, in pixel units.
@@ -34,8 +34,7 @@ class Smoothing(Measurement):
   def prepare(self, context):
     counts = {"samples": self.samples, "guess": self.guess, "examples": self.examples}
     errors.above(0, self.name, noise=self.noise, **counts)
-    if not 0 < self.alpha < 1:
-      raise errors.UserError(f"smoothing: alpha must be between 0 and 1, got {self.alpha}")
+    errors.within("(0, 1)", self.name, alpha=self.alpha)
     if not self.radii or min(self.radii) < 0:
       raise errors.UserError(f"smoothing: radii must be at least 0, got {self.radii}")
 
@@ -45,7 +44,7 @@ class Smoothing(Measurement):
       return []
     row = min(beyond, key=lambda row: row["radius"])
     how = f"l2 {row['radius']:g}, noise {part['noise']:g}"
-    return [("certified", f"{100 * row['accuracy']:.1f}%", how)]
+    return [("certified", f"{row['accuracy']:.1%}", how)]
 
   def render(self, part, report):
     what = (
@@ -55,7 +54,7 @@ class Smoothing(Measurement):
     )
     if "certified" in part:
       rows = [[f"{row['radius']:g}", Share.of(row)] for row in part["certified"]]
-      text = Text(f"The smoothed classifier abstains on {100 * part['abstained']:.1f}% of them.")
+      text = Text(f"The smoothed classifier abstains on {part['abstained']:.1%} of them.")
       table = Table("Certified accuracy", ["l2 radius", "certified accuracy, %"], rows)
       return [Heading("Certified"), Text(what), table, text, pictures.certified(part)]
     rows = [[f"{row['radius']:g}", f"{row['mean']:.3f}"] for row in part["cosines"]]
@@ -64,7 +63,7 @@ class Smoothing(Measurement):
 
   def lines(self, part):
     if "certified" in part:
-      found = (f"{100 * r['accuracy']:.1f}% at {r['radius']:g}" for r in part["certified"])
+      found = (f"{r['accuracy']:.1%} at {r['radius']:g}" for r in part["certified"])
       return [f"certified accuracy, l2: {', '.join(found)}"]
     found = (f"{row['mean']:.3f} at {row['radius']:g}" for row in part["cosines"])
     return [f"certified cosine, l2: {', '.join(found)}"]

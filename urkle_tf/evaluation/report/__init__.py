@@ -28,7 +28,7 @@ def finished(folder, model, fingerprint, html=False):
     The content of report.json, or None if there is none.
 
   Raises:
-    UserError: if it is of another model, or damaged.
+    UserError: if it is on another model, or damaged.
   """
   file = folder / "report.json"
   if not file.exists():
@@ -38,11 +38,11 @@ def finished(folder, model, fingerprint, html=False):
     owner = found["config"].get("fingerprint")
   except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
     raise errors.UserError(
-      f"{file} is no report, or is damaged: remove it, and the same command measures again"
+      f"{file} is damaged, or not a report: delete it, then run the same command to measure again"
     ) from None
   if owner != fingerprint:
     raise errors.UserError(
-      f"{folder} holds the report of another model than {model} holds now: give another "
+      f"{folder} holds a report on another model than the one now in {model}: give another "
       "--output_dir"
     )
   if html and not (folder / PAGE).exists():
@@ -59,7 +59,7 @@ def write(folder, report, html=False):
   Args:
     folder: a `pathlib.Path`.
     report: the dict that report.json holds.
-    html: whether the page is written too.
+    html: whether to write the page too.
   """
   for part in parts(report):
     if isinstance(part, Picture) and part.draw:

@@ -24,7 +24,7 @@ class Share(str):
   fraction: float
 
   def __new__(cls, fraction, interval=None):
-    """Of a fraction and, where there is one, its interval [low, high]."""
+    """The text for a fraction and, if there is one, its interval [low, high]."""
     text = f"{100 * fraction:.2f}"
     if interval is not None:
       text += f" ({100 * interval[0]:.2f} to {100 * interval[1]:.2f})"
@@ -79,7 +79,7 @@ class Table:
   Attributes:
     caption: what it holds, in a few words.
     head: the columns' names.
-    rows: texts, `Strong` or `Share`, one a column.
+    rows: texts, `Strong` or `Share`, one per column.
   """
 
   caption: str

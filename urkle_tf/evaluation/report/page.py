@@ -18,13 +18,13 @@ from urkle_tf.evaluation.report.document import (
   Text,
 )
 
-# Two palettes, by the reader's own setting. Tables scroll within themselves, with
-# their first column in place, so that the page never does.
+# Two palettes, by the reader's own setting.  Tables scroll within themselves, with their first
+# column in place, so the page never scrolls sideways.
 _STYLE = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
-# The browser itself refuses whatever is not in the file.
+# The browser refuses everything that is not in the file.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?%?( \(.*\)|/255)?|-")
-_LONG = 60  # letters from which a cell is a sentence
+_LONG = 60  # longer cells, in characters, are sentences
 
 
 def page(parts, folder):
@@ -109,7 +109,7 @@ def _cell(column, cell):
   if column == 0:
     return f'<th scope="row">{text}</th>'
   if isinstance(cell, Share):
-    return f'<td class="number share" style="--share: {100 * cell.fraction:.2f}%">{text}</td>'
+    return f'<td class="number share" style="--share: {cell.fraction:.2%}">{text}</td>'
   if _NUMBER.fullmatch(str(cell)):
     return f'<td class="number">{text}</td>'
   return f'<td class="long">{text}</td>' if len(text) > _LONG else f"<td>{text}</td>"
@@ -118,7 +118,7 @@ def _cell(column, cell):
 def _picture(picture, png):
   width, height = struct.unpack(">II", png[16:24])
   data = base64.b64encode(png).decode("ascii")
-  # On a phone a wide picture scrolls, because shrunk it would be unreadable.
+  # A wide picture scrolls on a phone, where it would be unreadable if it shrank.
   style = f"min-width: {min(round(15 * width / height), 60)}rem; max-width: {width / 24:.4g}rem"
   title = _escape(picture.title)
   return (

@@ -27,8 +27,7 @@ def accuracy_vs_epsilon(report):
   lines = []
   for (label, mode), rows in _lines(report).items():
     points = [
-      f"{100 * row['accuracy']:.2f}% at {tables.radius(row['epsilon'], row['norm'])}"
-      for row in rows
+      f"{row['accuracy']:.2%} at {tables.radius(row['epsilon'], row['norm'])}" for row in rows
     ]
     lines.append(f"{label}, z {mode}, {', '.join(points)}")
   title = "Accuracy against the radius of the attack"
@@ -43,23 +42,23 @@ def examples():
 
 
 def corruptions(part):
-  """The `Picture` of the heat map, of the report's part "corruptions"."""
-  means = [f"{100 * part['by_severity'][s]['accuracy']:.2f}% at {s}" for s in part["severities"]]
+  """The `Picture` of the heat map, from the report's part "corruptions"."""
+  means = [f"{part['by_severity'][s]['accuracy']:.2%} at {s}" for s in part["severities"]]
   described = f"mean over types by severity, {', '.join(means)}; the table holds each cell."
   draw = functools.partial(corruptions_figure, part)
   return _picture("corruptions", "Accuracy on corrupted images", described, draw)
 
 
 def certified(part):
-  """The `Picture` of certified accuracy against the l2 radius, of the report's part "smoothing"."""
-  points = [f"{100 * row['accuracy']:.2f}% at {row['radius']:g}" for row in part["certified"]]
+  """The `Picture` of certified accuracy by l2 radius, from the report's part "smoothing"."""
+  points = [f"{row['accuracy']:.2%} at {row['radius']:g}" for row in part["certified"]]
   draw = functools.partial(certified_figure, part)
   title = "Certified accuracy against the l2 radius"
   return _picture("certified", title, ", ".join(points) + ".", draw)
 
 
 def latent_map(part):
-  """The `Picture` of the map of z, with the report's part "representation"."""
+  """The `Picture` of the map of z, from the report's part "representation"."""
   described = (
     "a colour for each of ten images; clean on the left, attacked on the right; mean KL over all "
     f"images {part['kl_mean']:.4g} nats."
@@ -163,9 +162,9 @@ def reliability_panels(report):
     report: the dict that report.json holds.
 
   Returns:
-    A list of (title, {"count", "confidence", "accuracy"}): the clean images; all corrupted ones,
-    where there are any; and at the smallest and the largest radius the adversaries of the row
-    that leaves the lowest accuracy.
+    A list of (title, {"count", "confidence", "accuracy"}): the clean images; all corrupted ones, if
+    there are any; and for the smallest and the largest radius, the adversaries of the row with the
+    lowest accuracy.
   """
   clean = report["clean"]
   panels = [("clean", clean["reliability"])]
@@ -191,7 +190,7 @@ def _calibration_error(bins):
 
 
 def reliability_figure(report, file):
-  """Draws accuracy against confidence, with the share of the images below."""
+  """Draws accuracy against confidence, and below it the share of the images."""
   panels = reliability_panels(report)
   figure = canvas(2.9 * len(panels), 3.9)
   grid = figure.subplots(2, len(panels), squeeze=False, height_ratios=(3, 1), sharex=True)

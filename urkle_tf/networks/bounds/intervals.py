@@ -1,13 +1,13 @@
 """Bounds by intervals through the layers of a network.
 
-Interval arithmetic (Gowal et al., 2018, "On the effectiveness of interval bound propagation"):
-a box of inputs, its centre c and radius r >= 0, becomes a box that holds every output,
+Interval arithmetic (Gowal et al., 2018, "On the effectiveness of interval bound propagation")
+turns a box of inputs, with centre c and radius r >= 0, into a box that holds every output,
 
     linear maps W x + b        centre W c + b, radius |W| r
     monotone functions f       [f(c - r), f(c + r)]
 
-layer by layer.  The boxes only grow, so the bound holds for every input in the ball, and is often
-far above what any input reaches.
+layer by layer.  The boxes only grow, so the bound holds for every input in the ball, but is often
+far above the largest value.
 """
 
 import tensorflow as tf
@@ -36,10 +36,10 @@ def boxes(model, low, high):
 def followed(model, low, high, images):
   """`boxes`, and model(images), with gradients through batch statistics.
 
-  Values are those of inference mode.  Batch norms compensate for smaller weights once their
-  averages have followed.  A gradient that treats these averages as constants ignores that, and
-  shrinks weights without effect.  So the gradient of a statistic is that of the images' own
-  statistic, in training mode.
+  Values are those of inference mode.  Batch norms compensate for smaller weights once their moving
+  averages have adapted.  A gradient that treats the averages as constants ignores that, and shrinks
+  weights without effect.  So each moving average has the gradient of the images' own statistic in
+  training mode.
 
   Args:
     model: as above.
@@ -55,7 +55,7 @@ def followed(model, low, high, images):
   return [_ends(*part[:2]) for part in parts], [part[2] for part in parts]
 
 
-class Intervals:
+class Intervals(layers.Arithmetic):
   """The arithmetic: centres, then radii, as one batch [2 n, ...].
 
   Attributes:
@@ -89,19 +89,10 @@ class Intervals:
     points = (scale * x + offset for x in points)
     return tf.concat([scale * centre + offset, tf.abs(scale) * radius, *points], 0)
 
-  def norm(self, layer, x):
-    return self.scaled(x, *layers.affine(layer, *layers.moving(layer)))
-
-  def unchanged(self, layer, x):
-    return layer(x)
-
   def monotone(self, function, x):
     centre, radius, *points = tf.split(x, self.groups)
     self.before.append(_ends(centre, radius))
     return tf.concat([_around(*map(function, self.before[-1])), *map(function, points)], 0)
-
-  def nested(self, model, x):
-    return layers.run(model, x, self)
 
 
 class Followed(Intervals):

@@ -13,12 +13,12 @@ BOUNDS = {"interval": intervals.boxes, "linear": lines.boxes}
 
 
 def largest_kl(clean, low, high):
-  """The largest KL[p || q] in nats of a Normal p and any q in a box of locs and scales.
+  """The largest KL[p || q] in nats between a Normal p and any q in a box of locs and scales.
 
       sum_d log(s'/s) + (s^2 + D^2) / (2 s'^2) - 1/2
 
   with D the distance from p's loc to the farther end of the interval of q's loc.  As a function of
-  s' each summand falls, then rises, so it is largest at one end of the interval of s'.
+  s', each summand falls, then rises.  So it is largest at one end of the interval of s'.
 
   Args:
     clean: `tfp.distributions.Normal` [n, d].
@@ -34,16 +34,16 @@ def largest_kl(clean, low, high):
   def at(scale):
     return tf.math.log(scale / clean.scale) + squares / (2 * tf.square(scale)) - 0.5
 
-  # At least 0, whatever rounding says.
+  # At least 0, despite rounding.
   return tf.maximum(tf.reduce_sum(tf.maximum(at(low["scale"]), at(high["scale"])), -1), 0.0)
 
 
 def kl_bound(encoder, images, epsilon, bounds="interval", training=False):
   """An upper bound of max KL[p(z|x) || p(z|x')] over |x' - x|_inf <= epsilon, x' in [0, 1].
 
-  The heads of loc and scale are followed exactly as `GaussianEncoder` builds them; on a sphere by
-  |u/|u| - v/|v|| <= 2 |u - v| / (|u| + |v|).  Everything is computed in float32, for any precision
-  of the network's layers, and holds up to its rounding.
+  It passes through the heads of loc and scale as `GaussianEncoder` builds them.  On a sphere it
+  uses |u/|u| - v/|v|| <= 2 |u - v| / (|u| + |v|).  It is computed in float32, for any precision of
+  the network's layers, and holds up to rounding.
 
   Args:
     encoder: a `GaussianEncoder`, or a loaded encoder, with a functional backbone.
@@ -51,7 +51,7 @@ def kl_bound(encoder, images, epsilon, bounds="interval", training=False):
     epsilon: the radius in pixel units, a number or a float32 scalar.
     bounds: "interval", which is fast and differentiable in the weights; or "linear", which is never
       larger, but takes a pass for each value of each layer: call it in a `tf.function`.
-    training: whether gradients go through batch statistics, see `intervals.followed`; the value
+    training: whether gradients pass through batch statistics, see `intervals.followed`; the value
       does not change.
 
   Returns:
@@ -60,8 +60,7 @@ def kl_bound(encoder, images, epsilon, bounds="interval", training=False):
   Raises:
     UserError: for an encoder that contains a layer without a rule.
   """
-  if bounds not in BOUNDS:
-    raise errors.unknown("kind of bounds", bounds, BOUNDS)
+  errors.one_of("kind of bounds", bounds, BOUNDS)
   with policies.computing_in("float32", encoder.network):
     return _kl_bound(encoder.network, images, epsilon, BOUNDS[bounds], training)
 
@@ -86,7 +85,7 @@ def _heads(network):
   """(a model from images to the inputs of loc and scale, whether loc is a direction)."""
   names = {layer.name for layer in network.layers}
   if "spread" in names:
-    raise errors.UserError("no bound of the KL is known for loc=pooled: give loc=dense or a sphere")
+    raise errors.UserError("there is no bound of the KL for loc=pooled: give loc=dense or a sphere")
   trunk = pooled(network)
   value = trunk.output
   for name in ("raw_loc", "centred"):

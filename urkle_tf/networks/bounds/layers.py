@@ -44,8 +44,24 @@ _ACTIVATIONS = (
 )
 
 
+class Arithmetic:
+  """What arithmetics share."""
+
+  def scaled(self, x, scale, offset):
+    raise NotImplementedError
+
+  def norm(self, layer, x):
+    return self.scaled(x, *affine(layer, *moving(layer)))
+
+  def unchanged(self, layer, x):
+    return layer(x)
+
+  def nested(self, model, x):
+    return run(model, x, self)
+
+
 def run(model, inputs, arithmetic):
-  """Propagates an arithmetic through a model, with batch norms in inference mode.
+  """Propagates bounds through a model, with batch norms in inference mode.
 
   Args:
     model: a functional or sequential Keras model of one input, of convolutions, dense layers,
@@ -116,6 +132,6 @@ def affine(norm, mean, variance):
 
 def _unknown(layer):
   return errors.UserError(
-    f"no bound goes through the layer {layer.name!r} ({type(layer).__name__}): it takes "
-    "convolutions, dense layers, batch norms, pooling, sums and monotone activations, channels last"
+    f"no bound is known for the layer {layer.name!r} ({type(layer).__name__}). Use convolutions, "
+    "dense layers, batch norms, pooling, sums and monotone activations, channels last"
   )

@@ -9,12 +9,12 @@ Of ReLU and LeakyReLU f, with the slope a below 0,
 
 of other monotone functions the constants f(h) and f(l).  A value g z, with z an activation's
 output, is at most g times the upper line if g > 0, and g times the lower one otherwise.  So a value
-is propagated back to the pixels as its gradient is, with these slopes instead of the derivatives.
+is propagated back to the pixels like its gradient, with these slopes instead of the derivatives.
 The result is a linear function above the value, whose maximum over a box is known:
 
     A x + b  <=  A c + |A| r + b
 
-The intervals of the activations' inputs are found in the same way, from first to last, and no bound
+The intervals of the activations' inputs are found in the same way, from first to last.  No bound
 here is above that of `intervals`.
 """
 
@@ -35,7 +35,7 @@ def boxes(model, low, high):
   lines = Lines(tuple(low.shape[1:]))
 
   def bounded(position, box):
-    """The box of the network's values at a position, or the old one if it is as good."""
+    """The box of the network's values at a position; the old one if there are too many values."""
     count = box[0].shape[1:].num_elements()
     if count * centre.shape[1] > _MOST:
       return box
@@ -43,7 +43,7 @@ def boxes(model, low, high):
     found = _largest(values, count, centre, radius)
     high, low = (tf.reshape(x, tf.shape(box[0])) for x in (found[0], -found[1]))
     low = tf.minimum(tf.maximum(low, box[0]), box[1])
-    return low, tf.maximum(tf.minimum(high, box[1]), low)  # in this order, whatever rounding says
+    return low, tf.maximum(tf.minimum(high, box[1]), low)  # in this order, despite rounding
 
   for position, box in enumerate(known.before):
     lines.known.append(bounded(position, box))
@@ -54,8 +54,8 @@ def _largest(values, count, centre, radius):
   """Upper bounds of values and of their negatives over a box, float32 [2, n, count].
 
   Args:
-    values: a function of [n, pixels + 1], the pixels and what offsets are multiplied by, to
-      [n, count], whose gradient is that of lines.
+    values: a function of [n, pixels + 1], the pixels and the factor of all offsets, to [n, count],
+      whose gradient is that of lines.
     count: how many.
     centre: float32 [n, pixels].
     radius: the same.
@@ -83,8 +83,8 @@ def _rows(x):
   return tf.reshape(x, [-1, x.shape[1:].num_elements()])
 
 
-class Lines:
-  """The arithmetic: values, whose gradients are those of lines, and offsets times a variable.
+class Lines(layers.Arithmetic):
+  """The arithmetic: values whose gradients are those of lines, and offsets times a variable.
 
   Args:
     shape: of an input.
@@ -101,7 +101,7 @@ class Lines:
 
     Args:
       model: see `layers.run`.
-      flat: float32 [n, pixels + 1]; the last is 1, and all offsets are multiplied by it.
+      flat: float32 [n, pixels + 1]; the last one is 1, and all offsets are multiplied by it.
     """
     self._one = flat[:, -1]
     self._met: list[tf.Tensor] = []
@@ -115,21 +115,12 @@ class Lines:
   def scaled(self, x, scale, offset):
     return scale * x + self._offset(offset, x)
 
-  def norm(self, layer, x):
-    return self.scaled(x, *layers.affine(layer, *layers.moving(layer)))
-
-  def unchanged(self, layer, x):
-    return layer(x)
-
   def monotone(self, function, x):
     self._met.append(x)
     if len(self._met) > len(self.known):  # its result is not used
       return function(x)
     low, high = self.known[len(self._met) - 1]
     return _between(function, low, high, x, self._one)
-
-  def nested(self, model, x):
-    return layers.run(model, x, self)
 
   def _offset(self, offset, x):
     return offset * tf.reshape(self._one, [-1] + [1] * (len(x.shape) - 1))
@@ -163,9 +154,8 @@ def _slope(function):
   """The slope below 0, at most 1, of a function that is x above 0; None for any other function."""
   if function is keras.activations.relu:
     return 0.0
-  if type(function) is keras.layers.ReLU:
-    plain = function.max_value is None and not function.threshold
-    slope = function.negative_slope if plain else None
-  else:
-    slope = function.negative_slope if type(function) is keras.layers.LeakyReLU else None
-  return None if slope is None or not 0 <= slope <= 1 else float(slope)
+  if type(function) not in (keras.layers.ReLU, keras.layers.LeakyReLU):
+    return None
+  leaky = type(function) is keras.layers.LeakyReLU
+  plain = leaky or (function.max_value is None and not function.threshold)
+  return float(function.negative_slope) if plain and 0 <= function.negative_slope <= 1 else None

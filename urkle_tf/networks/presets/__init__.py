@@ -1,10 +1,10 @@
 """Weights that come with the package: listed, read, checked.
 
-`tools/make_preset.py` writes them. Each is a folder of `urkle_tf/networks/presets/`:
+`tools/make_preset.py` writes them.  Each is a folder of `urkle_tf/networks/presets/`:
 
     weights.npz    {"network/..." or "head/...", by the variables' paths}: kernels in float16, the
                    rest in float32
-    preset.json    what network they are of, both parts' metadata as in exports, the SHA-256 of
+    preset.json    the network's spec, both parts' metadata as in exports, the SHA-256 of
                    weights.npz, the measured figures, and which of the first test images are right
     README.md      the model card
 """

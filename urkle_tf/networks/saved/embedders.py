@@ -13,14 +13,14 @@ def read(path, pooled=False):
   """Reads an encoder.
 
   Args:
-    path: the folder of an encoder, or of a classifier or a regressor for its encoder, that this
-      package exported, or `preset:NAME`; or a `.keras` file or a SavedModel's folder of a model
-      from images in [0, 1] to an embedding.
+    path: the folder of an encoder that this package exported, or of a classifier or a regressor,
+      whose encoder is read; or `preset:NAME`; or a `.keras` file or a SavedModel's folder of a
+      model from images in [0, 1] to an embedding.
     pooled: whether to read the pooled features of an encoder of this package instead of loc.
 
   Returns:
     A `foreign_models.Loaded`, of format `OWN` if this package exported it.  A layer that holds it
-    tracks nothing in it.
+    does not track its variables.
 
   Raises:
     UserError: if there is no such model.

@@ -10,7 +10,7 @@ from urkle_tf import errors
 from urkle_tf.networks import presets
 from urkle_tf.networks.encoders import ExportedEncoder
 from urkle_tf.networks.gaussian import GaussianEncoder
-from urkle_tf.networks.saved import foreign_models, trust
+from urkle_tf.networks.saved import foreign_models
 
 FORMAT_VERSION = 1
 _KINDS = {"encoder": "an encoder", "classifier": "a classifier", "regressor": "a regressor"}
@@ -29,8 +29,7 @@ def read_metadata(folder, kind=None):
     A dict; see `docs/exports.md`.
 
   Raises:
-    UserError: if the folder is missing, is no export or one of another kind, or there is no such
-      preset.
+    UserError: if the folder is missing, is not an export of this kind, or there is no such preset.
   """
   if presets.is_named(folder):
     return presets.metadata(folder, kind)
@@ -42,10 +41,10 @@ def read_metadata(folder, kind=None):
   if not file.is_file():
     inner = [f.parent.name for f in sorted(folder.glob("*/metadata.json"))]
     hint = f"; did you mean {str(folder / inner[0])!r}?" if inner else ""
-    raise errors.UserError(f"{str(folder)!r} holds no export of {wanted} (no metadata.json){hint}")
+    raise errors.UserError(f"{str(folder)!r} is not an export of {wanted} (no metadata.json){hint}")
   try:
     if file.stat().st_size > _LARGEST_METADATA:
-      raise ValueError(f"it has over {_LARGEST_METADATA >> 20} MiB")
+      raise ValueError(f"it is larger than {_LARGEST_METADATA >> 20} MiB")
     metadata = json.loads(file.read_text(encoding="utf-8"))
     missing = [name for name in _NEEDED if name not in metadata]
   except (ValueError, TypeError, RecursionError) as error:
@@ -86,7 +85,7 @@ def _check(file, metadata):
   }
   if wrong := [name for name, fine in right.items() if not fine]:
     value = str(metadata.get(wrong[0]))[:60]
-    raise errors.UserError(f"{str(file)!r} cannot be right: {wrong[0]} is {value}; export again")
+    raise errors.UserError(f"{str(file)!r} is invalid: {wrong[0]} is {value}; export again")
 
 
 def load_network(folder, metadata):
@@ -109,21 +108,16 @@ def _load(folder, name, takes, gives):
   file = pathlib.Path(folder) / name
   if not file.is_file():
     raise errors.UserError(f"{str(folder)!r} lacks {name}: export again")
+  model = foreign_models.read_keras(file, advice="")
+  shapes = lambda tensors: tf.nest.map_structure(lambda tensor: tuple(tensor.shape), tensors)  # noqa: E731
   try:
-    model = keras.saving.load_model(file, compile=False, safe_mode=not trust.is_granted())
-    shapes = lambda tensors: tf.nest.map_structure(lambda tensor: tuple(tensor.shape), tensors)  # noqa: E731
     output = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
     inputs, outputs = shapes(tf.nest.flatten(model.inputs)), shapes(output)
-  except Exception as error:  # zip, HDF5 and Keras raise many kinds for a damaged file
-    if foreign_models.is_code(error):
-      raise errors.UserError(
-        f"{str(file)!r} holds Python code (a Lambda layer), which is not run from a file: "
-        + trust.HINT
-      ) from error
-    raise errors.UserError(f"cannot read {str(file)!r}: {foreign_models.reason(error)}") from error
+  except (AttributeError, ValueError) as error:  # not a functional or sequential model
+    raise errors.UserError(f"cannot read {str(file)!r}: {errors.reason(error)}") from error
   if (inputs, outputs) != ([takes], gives):
     raise errors.UserError(
-      f"{str(file)!r} does not fit its metadata.json: it maps {inputs} to {outputs}, and not "
+      f"{str(file)!r} does not fit its metadata.json: it maps {inputs} to {outputs} instead of "
       f"{takes} to {gives}; export again"
     )
   return model
@@ -133,8 +127,8 @@ def load_encoder(folder):
   """Loads an exported encoder.
 
   Args:
-    folder: a folder that `export_encoder` wrote; or that `export_classifier` or `export_regressor`
-      wrote, for its encoder; or `"preset:NAME"`, see `urkle_tf.presets`.
+    folder: a folder that `export_encoder` wrote; or one that `export_classifier` or
+      `export_regressor` wrote, for its encoder; or `"preset:NAME"`, see `urkle_tf.presets`.
 
   Returns:
     An `ExportedEncoder`, a trainable Keras layer: images float32 [n, h, w, c] in [0, 1] -> a

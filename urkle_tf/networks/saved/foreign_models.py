@@ -21,11 +21,11 @@ _SIGNATURES = ("serving_default", "serve")
 
 @dataclasses.dataclass
 class Loaded:
-  """A model that was read and is not checked yet.
+  """A model that was read but not checked yet.
 
   Attributes:
     function: float32 [n, h, w, c] -> the wanted output.
-    image_size: (height, width, channels); None where the model accepts any.
+    image_size: (height, width, channels), each None if the model accepts any.
     format: "SavedModel" or "Keras".
     fingerprint: a hash of its files.
     path: where it was read from.
@@ -90,11 +90,6 @@ def _fingerprint(files):
   return digest.hexdigest()[:16]
 
 
-def reason(error):
-  """An error's message, in one line."""
-  return " ".join(str(error).split())[:300]
-
-
 def call(function, images, path):
   """A model's outputs for images, as float32 NumPy values.
 
@@ -121,7 +116,7 @@ def freeze(loaded, image_shape):
 
   Returns:
     A `Loaded` for images of that shape, whose function holds no variables.  It may be called
-    anywhere, also in replicas and compiled steps.
+    anywhere, including replicas and compiled steps.
 
   Raises:
     UserError: if the model fails on such images.
@@ -149,28 +144,29 @@ def outside_strategies(function, *arguments):
 
 def _failed(path, image_shape, error):
   shape = "x".join(map(str, image_shape))
-  return errors.UserError(f"{path!r} fails on images of {shape}: {reason(error)}")
+  return errors.UserError(f"{path!r} fails on images of {shape}: {errors.reason(error)}")
 
 
-def is_code(error):
-  """Whether Keras refused a file for the Python code in it."""
-  return "unsafe" in str(error) or "lambda" in str(error).lower()
+def read_keras(path, advice="; a SavedModel works too (model.export(FOLDER))"):
+  """Reads the Keras model of a `.keras` file, in safe mode.
 
+  Args:
+    path: the file.
+    advice: the end of the message if it cannot be read.
 
-def read_keras(path):
-  """The Keras model of a `.keras` file, read in safe mode; raises `UserError` if it cannot be."""
+  Raises:
+    UserError: if it cannot be read, or holds Python code that is not trusted.
+  """
   try:
     return keras.saving.load_model(path, compile=False, safe_mode=not trust.is_granted())
   except Exception as error:  # zip, HDF5 and Keras raise many kinds
-    if is_code(error):
-      raise errors.UserError(
-        f"{str(path)!r} holds Python code (a Lambda layer), which is not run from a file: give a "
-        f"SavedModel of it (model.export(FOLDER)) instead; or, {trust.HINT}"
-      ) from error
-    raise errors.UserError(
-      f"cannot read {str(path)!r}: {reason(error)}; give a model with custom classes as a "
-      "SavedModel (model.export(FOLDER))"
-    ) from error
+    fault = f"cannot read {str(path)!r}: {errors.reason(error)}"
+    if "unsafe" in str(error) or "lambda" in str(error).lower():
+      fault = (
+        f"{str(path)!r} holds Python code (a Lambda layer), which is not run from a file: "
+        + trust.HINT
+      )
+    raise errors.UserError(fault + advice) from error
 
 
 def _keras_model(path, wanted):
@@ -178,22 +174,13 @@ def _keras_model(path, wanted):
   shape = foreign.image_shape(model, path)
   if shape is None:
     raise errors.UserError(
-      f"{str(path)!r} does not say what it takes: give a SavedModel of it (model.export(FOLDER))"
+      f"{str(path)!r} does not declare its input: give a SavedModel of it (model.export(FOLDER))"
     )
   if wanted is EMBEDDING:
     policies.precise_attention(model)
     model = foreign.take(model)
   dtype = model.inputs[0].dtype
-
-  def function(images):
-    found = model(tf.cast(images, dtype), training=False)
-    if isinstance(found, list | tuple):
-      found = {f"output_{i}": tensor for i, tensor in enumerate(found)}
-    if isinstance(found, dict):
-      shapes = {name: tensor.shape for name, tensor in found.items()}
-      found = found[wanted.choose(path, shapes)]
-    return found
-
+  function = lambda images: wanted.of(path, model(tf.cast(images, dtype), training=False))  # noqa: E731
   return function, shape, model
 
 
@@ -204,7 +191,7 @@ def _saved_model(path, wanted):
   except errors.UserError:
     raise
   except Exception as error:  # many kinds, from the file system to missing operations
-    raise errors.UserError(f"cannot read {str(path)!r}: {reason(error)}") from error
+    raise errors.UserError(f"cannot read {str(path)!r}: {errors.reason(error)}") from error
   signatures = dict(getattr(loaded, "signatures", {}))
   fit = {name: found for name, found in signatures.items() if _takes_images(found)}
   names = [name for name in _SIGNATURES if name in fit] or (list(fit) if len(fit) == 1 else [])
@@ -243,14 +230,10 @@ def _takes_images(signature):
   return spec.dtype.is_floating and spec.shape.rank in (4, None)
 
 
-def _shape(shape):
-  return "[...]" if shape.rank is None else "[" + ", ".join(map(str, shape.as_list())) + "]"
-
-
 def _describe(name, signature):
   """A signature as text: serving_default(x: float32 [None, 4]) -> y: float32 [None, 2]."""
   show = lambda specs: ", ".join(  # noqa: E731
-    f"{key}: {spec.dtype.name} {_shape(spec.shape)}" for key, spec in specs.items()
+    f"{key}: {spec.dtype.name} {foreign.shown(spec.shape)}" for key, spec in specs.items()
   )
   _, named = signature.structured_input_signature
   return f"{name}({show(named)}) -> {show(signature.structured_outputs)}"

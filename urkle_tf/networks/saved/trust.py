@@ -1,4 +1,4 @@
-"""Whether Python code in a model's file may run: only if the user says so.
+"""Whether Python code in a model's file may run: only if the user allows it.
 
 A `.keras` file can hold code (a Lambda layer), and a SavedModel can hold operations that read and
 write files.  Neither runs unless the user gives `--trust` or calls `granted`.
@@ -16,7 +16,7 @@ from urkle_tf import errors
 
 HINT = "if you trust who wrote it, give --trust (in Python: with urkle_tf.trust.granted():)"
 
-_state = {"granted": False}  # of the process: models are also read in threads of their own
+_state = {"granted": False}  # for the whole process: models are also read in separate threads
 
 # Operations that reach beyond a model's own tensors and variables.  A saved model's own reading
 # and writing of its variables (SaveV2, RestoreV2) is not among them.
@@ -60,8 +60,8 @@ def check_graph(path, operations):
   unsafe = sorted({name for name in operations if _is_unsafe(name)})
   if unsafe and not is_granted():
     raise errors.UserError(
-      f"{str(path)!r} holds operations that reach outside of the model ({', '.join(unsafe[:4])}): "
-      f"it is not run; {HINT}"
+      f"{str(path)!r} holds operations that reach outside the model ({', '.join(unsafe[:4])}), so "
+      f"it is not run: {HINT}"
     )
 
 
