@@ -24,6 +24,7 @@ from urkle_tf.output import files, tables
 
 LOSS_CAP = 5.0  # M of Proposition 1, nats
 EPSILONS = (0.1, 0.03, 0.01, 0.003, 0.001)
+ALPHA = 0.001  # that a radius of randomised smoothing is wrong
 IMAGES = 100  # whose KL is certified; lines take a pass for each value of each layer
 BOUNDS = ("interval", "linear")
 PARTS = ("clean", "attacks", "certificate", "smoothing")  # of a report, that are kept
@@ -117,7 +118,7 @@ def stages(row, seed, asked, given):
 def certificates(row, given):
   """{kind: what is measured}."""
   if not row.kl:
-    options = f"noise={given.noise}, samples={given.samples}, alpha=0.001"
+    options = f"noise={given.noise}, samples={given.samples}, alpha={ALPHA}"
     radii = ",".join(f"{given.noise * step:g}" for step in range(5))
     return {"smoothing": f'smoothing({options}, radii="{radii}", examples={given.examples})'}
   epsilons = ",".join(f"{epsilon:g}" for epsilon in EPSILONS)
@@ -172,7 +173,7 @@ def largest_table(found):
 
 
 def smoothing_table(found, dataset):
-  """The table of certified accuracy on a data set."""
+  """The table of certified accuracy on a data set; None if nothing was measured."""
   rows = [found[row.name] for row in ROWS if row.name in found and not row.kl]
   parts = {
     part["system"]: [report["smoothing"] for report in part["smoothing"]]
@@ -180,7 +181,7 @@ def smoothing_table(found, dataset):
     if part["dataset"] == dataset
   }
   if not parts:
-    return "Not measured yet."
+    return None
   radii = [row["radius"] for row in next(iter(parts.values()))[0]["certified"]]
   lines = []
   for system, reports in parts.items():
@@ -208,16 +209,22 @@ def page(found, given, options):
     f"adversarial loss with M = {LOSS_CAP:g}: at M and above it is vacuous. `certified` trains "
     "with the bound by intervals instead of PGD; epsilon and the weight rise over 8 of 12 epochs."
   )
+  farthest = given.noise * statistics.NormalDist().inv_cdf(ALPHA ** (1 / given.samples))
   smoothing = (
     f"The first {given.examples} test images, noise {given.noise:g}, {given.samples:,} copies of "
-    "each image, 99.9% confidence. Certified accuracy in percent: no perturbation within the "
-    "radius changes the answer. Heads are linear and learn on noisy images (`finetune --noise`); "
-    "encoders never saw noise."
+    f"each image, {100 * (1 - ALPHA):g}% confidence. Certified accuracy in percent: no "
+    "perturbation within the radius changes the answer. That many copies certify no radius above "
+    f"{farthest:.2f}, even if they all agree. Heads are linear and learn on noisy images "
+    "(`finetune --noise`); encoders never saw noise."
   )
+  smoothed = []
+  for title, dataset in (("MNIST:", "mnist"), ("CIFAR-10 (JPEG):", "cifar10")):
+    table = smoothing_table(found, dataset)
+    smoothed += [title, table] if table else []
   parts = [
     "# Certificates",
-    "This page has figures that no attack can lower, and how they are made: "
-    "[certificates](../evaluation.md#certificates).",
+    "This page has figures that no attack can lower. [Bounds and certificates](../certificates.md) "
+    "explains how they are computed.",
     "## Certified KL",
     textwrap.fill(kl, 100),
     kl_table(found),
@@ -225,10 +232,7 @@ def page(found, given, options):
     largest_table(found),
     "## Randomised smoothing",
     textwrap.fill(smoothing, 100),
-    "MNIST:",
-    smoothing_table(found, "mnist"),
-    "CIFAR-10 (JPEG):",
-    smoothing_table(found, "cifar10"),
+    *smoothed,
     "## Command",
     f"    python experiments/certificates.py{options}",
   ]

@@ -247,14 +247,19 @@ def page(document, command):
   ]
   return f"""# Transfer
 
-Each encoder is the same in all of its rows. "attacked" is the worst over {"; ".join(attacks)};
-where z is random, the mean over samples that no attack knows, and z = mu beside it. Errors of
-numbers are root mean squares, and smaller is better. The test split was used for these figures
-alone. Seeds are those of the head: its labels, noise and order. {pages.SEVERAL}
+This page compares encoders by the heads that were trained on them for several tasks, clean and
+under attack. An encoder is the same in all of its rows.
 
 {table(document)}
 
-Signs of masked gradients, among the rows that were looked at: {"; ".join(failed) or "none"}.
+- "attacked" is the worst over {"; ".join(attacks)}. If z is random, it is the mean over samples
+  that no attack knows, and z = mu has its own column.
+- Errors of numbers are root mean squares, and smaller is better.
+- The test split was used for these figures alone.
+- Seeds are those of the head: its labels, noise and order. {pages.SEVERAL}
+- Failed checks for masked gradients, in rows that were checked: {"; ".join(failed) or "none"}.
+
+## Command
 
     {command}
 """

@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+FLAG = re.compile(r"(?<![\w-])--\w+")
 
 
 def on_pre_build(config):
@@ -45,6 +46,12 @@ def on_page_markdown(markdown, page, config, files):
     return f"[{text}]({os.path.relpath(name, os.path.dirname(uri) or '.')}{anchor})"
 
   return LINK.sub(led, markdown)
+
+
+def on_page_content(html, page, config, files):
+  """Keeps the dashes of a flag and its name on one line."""
+  whole = r'<span class="flag">\g<0></span>'
+  return re.sub(r"(?s)<code>.*?</code>", lambda code: FLAG.sub(whole, code[0]), html)
 
 
 def added(path, config, files):

@@ -30,6 +30,7 @@ import numpy as np
 import pytest
 import scripts
 import tensorflow as tf
+import torch_vits
 from absl import flags
 from PIL import Image
 from sklearn import datasets
@@ -294,6 +295,7 @@ def runs_of_reference(monkeypatch):
   small = encoder(pathlib.Path("runs/digits/encoder"), 8, 1)
   classifier(pathlib.Path("runs/digits-slf/classifier"), small)
   np.savez("resnet18.npz", **resnet_state(np.random.default_rng(0)))
+  np.savez("vit.npz", **torch_vits.state(torch_vits.TIMM))
   return reference(monkeypatch)
 
 
@@ -351,7 +353,7 @@ OWN_IMAGES = {
   "--output_dir=runs/photos-report": f"--output_dir=runs/photos-report {QUICK}",
 }
 INSTALLED = {"python -m pip install": "tests/packaging_test.py builds the wheel"}
-CERTIFY = "python -m urkle_tf.evaluate --classifier=RUN/classifier --output_dir=REPORT --certify="
+MEASURED = Page(cited=("python -m urkle_tf.evaluate",))  # tests/evaluation/measurements runs these
 PAGES = {
   "start.md": Page(start, OWN_IMAGES, slow=True, elsewhere=INSTALLED),
   "embedding.md": Page(embedding),
@@ -372,11 +374,9 @@ PAGES = {
     cited=(
       "python -m urkle_tf.evaluate --classifier=ONE",
       "python -m urkle_tf.evaluate --classifier=OTHER",
-      "python -m urkle_tf.evaluate --encoder=",
-      f'{CERTIFY}"smoothing',
-      f'{CERTIFY}"certificate',
     ),
   ),
+  **dict.fromkeys(("any_model.md", "representation.md", "certificates.md"), MEASURED),
   "finetuning.md": Page(
     finetuning,
     {
@@ -484,9 +484,12 @@ PAGES = {
   "api/data.md": Page(reference),
   "api/sharing.md": Page(
     runs_of_reference,
-    {'(32, 32, 3), stem="small")': '(32, 32, 3), width=4, stem="small")'},
+    {
+      '(32, 32, 3), stem="small")': '(32, 32, 3), width=4, stem="small")',
+      "(224, 224, 3), 16, 12, 12, 768, 3072": "(16, 16, 3), 8, 2, 2, 8, 12",
+    },
     slow=True,
-    cited=("import keras_hub",),
+    cited=() if HUB else ("import keras_hub",),
   ),
   "walks/measurement.md": Page(
     measurement_walk,

@@ -32,8 +32,8 @@ def import_torch_vit(arrays, model, prefix=None):
   ```python
   import keras_hub
 
-  model = keras_hub.models.ViTBackbone.from_preset("vit_base_patch16_224_imagenet")
-  with np.load("vit.npz") as arrays:  # a state_dict of timm, saved by np.savez
+  model = keras_hub.models.ViTBackbone((224, 224, 3), 16, 12, 12, 768, 3072)  # ViT-B/16
+  with np.load("vit.npz") as arrays:  # a state_dict of timm's, saved by np.savez
     left_out = urkle_tf.import_torch_vit(arrays, model)
   ```
   """

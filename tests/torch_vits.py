@@ -1,0 +1,72 @@
+"""Random state_dicts of small PyTorch ViTs."""
+
+import numpy as np
+
+WIDTH, HEADS, DEPTH, PATCH, SIZE, HIDDEN = 8, 2, 2, 8, 16, 12
+TOKENS = (SIZE // PATCH) ** 2 + 1
+
+
+def state(names):
+  """Random weights of a ViT, {name: array}, in PyTorch's shapes."""
+  rng = np.random.default_rng(0)
+  block = {
+    "norm1.weight": WIDTH,
+    "norm1.bias": WIDTH,
+    "qkv.weight": (3 * WIDTH, WIDTH),
+    "qkv.bias": 3 * WIDTH,
+    "out.weight": (WIDTH, WIDTH),
+    "out.bias": WIDTH,
+    "norm2.weight": WIDTH,
+    "norm2.bias": WIDTH,
+    "fc1.weight": (HIDDEN, WIDTH),
+    "fc1.bias": HIDDEN,
+    "fc2.weight": (WIDTH, HIDDEN),
+    "fc2.bias": WIDTH,
+  }
+  shapes = {names["patch"]: (WIDTH, 3, PATCH, PATCH), **names["more"]}
+  for number in range(DEPTH):
+    for key, shape in block.items():
+      layer, _, kind = key.rpartition(".")
+      shapes[names["block"](number, layer, kind)] = shape
+  return {name: rng.normal(0, 0.3, shape).astype("float32") for name, shape in shapes.items()}
+
+
+def openai(number, layer, kind):
+  inner = {"norm1": "ln_1", "norm2": "ln_2", "out": "attn.out_proj"}
+  inner |= {"fc1": "mlp.c_fc", "fc2": "mlp.c_proj"}
+  name = f"attn.in_proj_{kind}" if layer == "qkv" else f"{inner[layer]}.{kind}"
+  return f"visual.transformer.resblocks.{number}.{name}"
+
+
+def timm(number, layer, kind):
+  inner = {"norm1": "norm1", "norm2": "norm2", "qkv": "attn.qkv", "out": "attn.proj"}
+  inner |= {"fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+  return f"blocks.{number}.{inner[layer]}.{kind}"
+
+
+OPENAI = {
+  "patch": "visual.conv1.weight",
+  "block": openai,
+  "more": {
+    "visual.class_embedding": WIDTH,
+    "visual.positional_embedding": (TOKENS, WIDTH),
+    "visual.ln_pre.weight": WIDTH,
+    "visual.ln_pre.bias": WIDTH,
+    "visual.ln_post.weight": WIDTH,
+    "visual.ln_post.bias": WIDTH,
+    "visual.proj": (WIDTH, 5),
+    "token_embedding.weight": (7, WIDTH),
+  },
+}
+TIMM = {
+  "patch": "patch_embed.proj.weight",
+  "block": timm,
+  "more": {
+    "patch_embed.proj.bias": WIDTH,
+    "cls_token": (1, 1, WIDTH),
+    "pos_embed": (1, TOKENS, WIDTH),
+    "norm.weight": WIDTH,
+    "norm.bias": WIDTH,
+    "head.weight": (10, WIDTH),
+  },
+}
