@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # other.  Modules at the top of the package stand among them.
 LAYERS = (
   ("errors", ""),  # "": the package itself, for its version
-  ("spec", "distribution", "settings"),
+  ("spec", "distribution", "settings", "loops"),
   ("attacks", "networks", "data", "output"),
   ("export", "pretexts", "robustness", "regulariser"),
   ("training",),
