@@ -14,13 +14,12 @@ import dataclasses
 import pathlib
 import statistics
 import sys
-import textwrap
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 from experiments import jobs, pages
 from urkle_tf import errors
-from urkle_tf.output import files, tables
+from urkle_tf.output import tables
 
 LOSS_CAP = 5.0  # M of Proposition 1, nats
 EPSILONS = (0.1, 0.03, 0.01, 0.003, 0.001)
@@ -173,7 +172,7 @@ def largest_table(found):
 
 
 def smoothing_table(found, dataset):
-  """The table of certified accuracy on a data set; None if nothing was measured."""
+  """The table of certified accuracy on a data set; empty if nothing was measured."""
   rows = [found[row.name] for row in ROWS if row.name in found and not row.kl]
   parts = {
     part["system"]: [report["smoothing"] for report in part["smoothing"]]
@@ -181,7 +180,7 @@ def smoothing_table(found, dataset):
     if part["dataset"] == dataset
   }
   if not parts:
-    return None
+    return ""
   radii = [row["radius"] for row in next(iter(parts.values()))[0]["certified"]]
   lines = []
   for system, reports in parts.items():
@@ -194,49 +193,14 @@ def smoothing_table(found, dataset):
   return tables.markdown(["system", *(f"l2 {radius:g}" for radius in radii), "abstains"], lines)
 
 
-def page(found, given, options):
-  """The page, in Markdown.
-
-  Args:
-    found: of `collect`.
-    given: what the command line's parser parsed.
-    options: of the command that others can give.
-  """
-  kl = (
-    f"MNIST, the first {IMAGES} test images, a network of three convolutions. The KL is "
-    "the mean over the images, in nats; no perturbation in the l_inf ball exceeds the certified "
-    "values. PGD, with 20 steps, gives a lower bound. The bound is Proposition 1's on the "
-    f"adversarial loss with M = {LOSS_CAP:g}: at M and above it is vacuous. `certified` trains "
-    "with the bound by intervals instead of PGD; epsilon and the weight rise over 8 of 12 epochs."
-  )
-  farthest = given.noise * statistics.NormalDist().inv_cdf(ALPHA ** (1 / given.samples))
-  smoothing = (
-    f"The first {given.examples} test images, noise {given.noise:g}, {given.samples:,} copies of "
-    f"each image, {100 * (1 - ALPHA):g}% confidence. Certified accuracy in percent: no "
-    "perturbation within the radius changes the answer. That many copies certify no radius above "
-    f"{farthest:.2f}, even if they all agree. Heads are linear and learn on noisy images "
-    "(`finetune --noise`); encoders never saw noise."
-  )
-  smoothed = []
-  for title, dataset in (("MNIST:", "mnist"), ("CIFAR-10 (JPEG):", "cifar10")):
-    table = smoothing_table(found, dataset)
-    smoothed += [title, table] if table else []
-  parts = [
-    "# Certificates",
-    "This page has figures that no attack can lower. [Bounds and certificates](../certificates.md) "
-    "explains how they are computed.",
-    "## Certified KL",
-    textwrap.fill(kl, 100),
-    kl_table(found),
-    "The largest epsilon, up to 0.1, at which the bound is below M (0 if it never is):",
-    largest_table(found),
-    "## Randomised smoothing",
-    textwrap.fill(smoothing, 100),
-    *smoothed,
-    "## Command",
-    f"    python experiments/certificates.py{options}",
-  ]
-  return "\n\n".join(parts) + "\n"
+def blocks(found):
+  """The page's tables: {name of the block: Markdown}."""
+  return {
+    "kl": kl_table(found),
+    "largest": largest_table(found),
+    "mnist": smoothing_table(found, "mnist"),
+    "cifar10": smoothing_table(found, "cifar10"),
+  }
 
 
 # --- The command line ---
@@ -263,14 +227,11 @@ def run(argv=None):
   """The command line, without the handling of errors."""
   given = _parsed(argv)
   asked = jobs.read(given, "certificates", ROWS, "mnist and cifar10")
-  usual = {"noise": 0.25, "samples": 1000}
-  given_ones = {name: getattr(given, name) for name in usual if getattr(given, name) != usual[name]}
-  options = asked.options + "".join(f" --{name}={value:g}" for name, value in given_ones.items())
 
   def publish():
     found = collect(asked)
     pages.write(asked.json_file, found)
-    files.write(asked.page_file, page(found, given, options))
+    pages.update(asked.page_file, blocks(found))
 
   rows = (stages(row, seed, asked, given) for seed, row in asked.turns())
   jobs.run_rows(rows, publish, asked.page_file)
