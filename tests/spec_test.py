@@ -189,13 +189,9 @@ recipes: crop(padding=-2) | padding & -2
 recipes: affine(scale=1) | scale=1
 recipes: randaugment(magnitude=11) | magnitude & 11
 recipes: augmix(severity=30) | severity & 30
-<<<<<<< HEAD
 recipes: augmix(width=0) | augmix: width must be a whole number of at least 1, got 0
 recipes: augmix(depth=1.5) | depth must be a whole number & 1.5
 recipes: randaugment(operations=1.5) | operations must be a whole number & 1.5
-=======
-recipes: augmix(width=0) | width & 0
->>>>>>> main
 labels: digits:partiy | unknown labelling 'partiy'; did you mean 'parity'
 labels: digits:rotation(degrees=0) | degrees must be above 0
 labels: digits:at_least(threshold=10) | on one side

@@ -398,16 +398,10 @@ CITED = {
   "evaluation.md": (  # tests/evaluation/measurements runs what these do
     "python -m urkle_tf.evaluate --classifier=ONE",
     "python -m urkle_tf.evaluate --classifier=OTHER",
-<<<<<<< HEAD
-=======
   ),
   **dict.fromkeys(
     ("any_model.md", "representation.md", "certificates.md"), ("python -m urkle_tf.evaluate",)
->>>>>>> main
   ),
-  "any_model.md": ("python -m urkle_tf.evaluate",),
-  "representation.md": ("python -m urkle_tf.evaluate",),
-  "certificates.md": ("python -m urkle_tf.evaluate",),
   "robustify.md": (
     "python -m urkle_tf.train --dry_run",
     *([] if HUB else ["import keras\nimport keras_hub"]),

@@ -13,11 +13,8 @@ SEMI = {"protocol": "semi_supervised", "labels": 0.2}
   [
     ({"encoder": ""}, "give --encoder=FOLDER"),
     ({"encoder": "nowhere"}, "no folder 'nowhere'"),
-<<<<<<< HEAD
     ({"head": "mlp(width=2.5)"}, "mlp: width must be a whole number of at least 1, got 2.5"),
     ({"seed": -1}, "--seed must be at least 0 and below"),
-=======
->>>>>>> main
     ({"protocol": "sfl"}, "unknown protocol 'sfl'; did you mean 'slf'"),
     ({"head": "liner"}, "unknown head 'liner'; did you mean 'linear'"),
     ({"image_size": 16}, "give --image_size=8"),
@@ -39,14 +36,7 @@ SEMI = {"protocol": "semi_supervised", "labels": 0.2}
     (SEMI | {"protocol": "semi_supervised(weight=0)"}, "weight must be above 0"),
     (SEMI | {"protocol": "semi_supervised(clean_epochs=2.5)"}, "clean_epochs must be a whole"),
     ({"protocol": "similarity(weight=-1)"}, "weight must be at least 0"),
-<<<<<<< HEAD
     ({"protocol": "similarity", "augment": "crop, crop"}, "but the number of views is 1"),
-=======
-    (
-      {"protocol": "similarity", "augment": "crop, crop"},
-      "lists 2 recipes, but the number of views is 1",
-    ),
->>>>>>> main
   ],
 )
 def test_mistakes_end_in_one_line(encoder, tmp_path, changes, message):
