@@ -743,7 +743,7 @@ def test_mistakes_are_one_line_and_leave_no_folder(
 
 def test_other_classes_are_refused(rng):
   source = grey_source(rng, n=4)
-  with pytest.raises(errors.UserError, match="'cat' against 'b'"):
+  with pytest.raises(errors.UserError, match="'cat' and 'b'"):
     compatibility.check_classes(2, ["a", "cat"], source)
   compatibility.check_classes(2, ["a", "b"], source)
   source.class_names = None

@@ -108,7 +108,7 @@ def test_in_python_whole_numbers_are_refused_with_what_to_do(folders):
   encoder = export.load_encoder(folders / "encoder")
   classifier = export.load_classifier(folders / "classifier")
   for call in (encoder, classifier, classifier.logits, small_encoder()):
-    with pytest.raises(errors.UserError, match="are uint8: divide by 255"):
+    with pytest.raises(errors.UserError, match="got uint8: divide by 255"):
       call(pixels)
     call(pixels / np.float32(255))
   with pytest.raises(ValueError):

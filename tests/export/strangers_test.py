@@ -175,7 +175,7 @@ def test_metadata_that_is_a_bomb(folder, tmp_path):
     export.read_metadata(copy)
   with open(copy / "metadata.json", "wb") as file:
     file.truncate(2**25)
-  with pytest.raises(errors.UserError, match="over 16 MiB"):
+  with pytest.raises(errors.UserError, match="larger than 16 MiB"):
     export.read_metadata(copy)
 
 

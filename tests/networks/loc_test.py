@@ -147,7 +147,7 @@ def test_the_log_shows_the_effective_k_and_sigma_over_the_spread(images):
 
 
 def test_the_strength_is_given_once():
-  with pytest.raises(errors.UserError, match="k or beta, not both"):
+  with pytest.raises(errors.UserError, match="set the same weight: leave one of them out"):
     robustness.Urkle(k=1.0, beta=1.0)
   with pytest.raises(errors.UserError, match="k must be at least 0"):
     robustness.Urkle(k=-1.0)
