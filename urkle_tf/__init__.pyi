@@ -243,7 +243,7 @@ def adapt(
     split: labelled split, with slices.
     validation_split: held-out images to report on. Protocols that attack keep the epoch that does
       best on the first 1,000 of them under attack; without such images, they keep the last epoch.
-      `slf` chooses the weight decay on them. If there are none, or they are test images, it holds
+      `slf` chooses the weight decay on them. Without any, or if they are test images, it holds
       out a tenth of the labelled images.
     examples: use only this many examples of the split, the first ones.
     image_size: side in pixels of the squares that images are resized to; default: the images' own

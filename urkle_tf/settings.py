@@ -369,7 +369,7 @@ class Adapt:
     "labelled images) or the best epoch under attack",
     "held-out images to report on. Protocols that attack keep the epoch that does best on the "
     "first 1,000 of them under attack; without such images, they keep the last epoch. `slf` "
-    "chooses the weight decay on them. If there are none, or they are test images, it holds out a "
+    "chooses the weight decay on them. Without any, or if they are test images, it holds out a "
     "tenth of the labelled images",
     "held-out images to report on",
   )
