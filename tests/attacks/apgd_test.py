@@ -85,14 +85,19 @@ def test_equals_algorithm_1_written_plainly(rng, norm):
 
 
 @pytest.mark.full
-def test_l1_climbs_as_high_as_pgd_among_many_maxima(rng):
+@pytest.mark.parametrize("norm, epsilon", [("linf", 0.2), ("l2", 0.6), ("l1", 1.5)])
+def test_climbs_as_high_as_pgd_among_many_maxima_and_higher_with_restarts(rng, norm, epsilon):
   x = rng.uniform(size=(32, 3, 3, 1)).astype(np.float32)
   weights = rng.normal(size=(9, 6)).astype(np.float32)
   rough = lambda z: tf.reduce_sum(tf.sin(4 * tf.reshape(z, [-1, 9]) @ weights), 1)  # noqa: E731
-  threat = from_norm("l1", 1.5)
-  ours, pgd = (
-    tf.function(lambda attack=attack: attack.run(rough, x, SEED)[1]["objective"])().numpy()
-    for attack in (APGD(threat, 40), PGD(threat, 40, keep="best"))
-  )
+  threat = from_norm(norm, epsilon)
+
+  def reached(attack):
+    return tf.function(lambda: attack.run(rough, x, SEED)[1]["objective"])().numpy()
+
+  ours, pgd = reached(APGD(threat, 40)), reached(PGD(threat, 40, keep="best"))
   assert ours.mean() > 0.95 * pgd.mean()
   assert (ours > rough(x).numpy()).all()
+  more = reached(APGD(threat, 40, restarts=3))
+  assert (more >= ours - 1e-5).all()
+  assert more.mean() > ours.mean()

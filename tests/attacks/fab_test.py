@@ -6,11 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow
 from norms import ORDER, assert_inside, norms, total
 from small_models import sequential
 
 from urkle_tf.attacks import FAB, L2, Linf, from_norm, losses
 
+DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
 NORMS = ["linf", "l2", "l1"]
 SEED = [1, 2]
 
@@ -115,7 +117,28 @@ def test_reach_of_a_case_by_hand_and_of_the_impossible(norm):
   np.testing.assert_allclose(small, reach(x, w, tf.constant([1.2])), atol=1e-6)
 
 
-# Boundaries.
+# Boundaries whose distance is known.
+
+
+@pytest.mark.parametrize("norm", ["linf", *slow("l2", "l1")])
+def test_finds_the_distance_of_a_linear_boundary(rng, norm):
+  x = rng.uniform(0.4, 0.6, size=(8, 4, 4, 1)).astype(np.float32)
+  w = rng.normal(size=(4, 4, 1)).astype(np.float32)
+  bias = float((x * w).sum((1, 2, 3)).max()) + 0.1
+  known = (bias - (x * w).sum((1, 2, 3))) / np.linalg.norm(w.ravel(), DUAL[norm])
+  epsilon = float(np.median(known))
+  attack = FAB(from_norm(norm, epsilon), steps=20)
+  objective = lambda z: total(z * w) - bias  # noqa: E731
+  y, info = tf.function(lambda x: attack.run(objective, x, SEED))(tf.constant(x))
+  if norm != "l1":  # the way to the boundary does not touch the box
+    assert known.max() < (0.4 if norm == "linf" else 1.0)
+    np.testing.assert_allclose(info["distance"], known, rtol=3e-3)
+    broken = known < epsilon * 0.99
+    assert ((info["objective"].numpy() > 0) >= broken).all()
+  assert (info["distance"].numpy() >= known * 0.9999).all()
+  assert (info["objective"].numpy()[known > epsilon * 1.001] <= 0).all()
+  assert (norms(y - x, norm) <= epsilon + 1e-5).all()
+  assert float(info["zero_gradients"]) == 0
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -13,6 +13,7 @@ from urkle_tf import attacks, distribution, errors, robustness, spec
 from urkle_tf.attacks import base
 from urkle_tf.evaluation import plans
 from urkle_tf.networks.kl import kl_objective
+from urkle_tf.training import attack_schedules
 
 NAMES = spec.names("attacks")
 IN_TRAINING = {"pgd", "fgsm", "rs_fgsm", "n_fgsm", "apgd"}
@@ -104,6 +105,20 @@ def test_what_no_training_can_use_is_refused_at_the_start(tmp_path):
     with pytest.raises(errors.UserError, match=words):
       urkle_tf.pretrain(output_dir=str(tmp_path / "run"), **options)
     assert not (tmp_path / "run").exists()
+  rising = attack_schedules.Rising()
+  for name in IN_TRAINING - {"pgd"}:
+    with pytest.raises(errors.UserError, match=f"that of {name} is fixed: use --attack=pgd"):
+      rising.check(made(name, attacks.Linf(0.1)), None)
+
+
+@pytest.mark.full
+def test_apgd_trains_with_a_warm_up(rng):
+  attack = attacks.from_spec("apgd", attacks.Linf(0.1), steps=3)
+  model = tiny_trainer(attack=attack, epsilon_warmup=2)
+  views = tf.constant(rng.uniform(size=(8, 2, 8, 8, 1)), tf.float32)
+  data = tf.data.Dataset.from_tensors({"views": views}).repeat(3)
+  history = model.fit(data, epochs=3, steps_per_epoch=1, verbose=0).history
+  assert history["attack_distance"] == pytest.approx([0.5, 1, 1], abs=0.02)
 
 
 def ascent(rng, name, norm):

@@ -58,6 +58,26 @@ def test_equals_a_loop_on_logits_and_log_probabilities(rng, name):
     np.testing.assert_allclose(evaluate(name, scores, labels, targets), wanted, rtol=1e-4)
 
 
+def test_margin_is_positive_where_the_classification_is_wrong(rng):
+  z, labels = rng.normal(size=(100, 5)).astype(np.float32), rng.integers(5, size=100)
+  np.testing.assert_array_equal(losses.margin(z, labels) > 0, z.argmax(1) != labels)
+
+
+@pytest.mark.parametrize("name", ["dlr", "targeted_dlr"])
+def test_dlr_ignores_scale_and_shift_and_keeps_its_gradient(rng, name):
+  z, labels = 5 * rng.normal(size=(20, 5)).astype(np.float32), rng.integers(5, size=20)
+  targets = (labels + 1) % 5
+  gradients = {}
+  for scale in (1.0, 1000.0):
+    scores = tf.constant(scale * z + 7)
+    with tf.GradientTape() as tape:
+      tape.watch(scores)
+      values = evaluate(name, scores, labels, targets)
+    np.testing.assert_allclose(values, evaluate(name, z, labels, targets), rtol=1e-3, atol=1e-3)
+    gradients[scale] = tape.gradient(values, scores).numpy() * scale
+  np.testing.assert_allclose(gradients[1.0], gradients[1000.0], rtol=1e-2, atol=1e-3)
+
+
 def test_wrong_classes_in_order():
   scores = np.array([[4, 1, 3, -2], [4, 1, 3, -2], [0, 5, 1, 2]], np.float32)
   labels = np.array([0, 2, 0])

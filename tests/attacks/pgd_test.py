@@ -103,6 +103,15 @@ def test_reaches_the_maximum_of_a_linear_objective(rng, kind, norm, epsilon):
   assert_inside(y, x, norm, epsilon)
 
 
+def test_l2_maximum_without_bounds_is_the_scaled_gradient(rng):
+  x, g = np.full((3, 4, 4, 1), 0.5), rng.normal(size=(3, 4, 4, 1))
+  y = PGD(L2(0.4), steps=40, step_size=0.4)(
+    lambda z: total(tf.constant(g, tf.float32) * z), x, [1, 2]
+  )
+  unit = g / norms(g, "l2")[:, None, None, None]
+  np.testing.assert_allclose(y, x + 0.4 * unit, atol=1e-4)
+
+
 @pytest.mark.parametrize("norm, epsilon", [("linf", 0.2), ("l2", 0.6)])
 def test_reaches_the_maximum_of_a_concave_quadratic(rng, norm, epsilon):
   """-(x - c)^2 is largest at the projection of c, which lies in the box as c does."""
@@ -119,6 +128,15 @@ def test_reaches_the_maximum_of_a_concave_quadratic(rng, norm, epsilon):
     length = norms(c - x, "l2")[:, None, None, None]
     expected = x + (c - x) * np.minimum(1, epsilon / length)
   np.testing.assert_allclose(y, expected, atol=1.01 * step)
+
+
+def test_a_convex_quadratic_is_largest_at_a_corner(rng):
+  """(x - c)^2 with c out of reach: every pixel moves away from c as far as it can."""
+  x = rng.uniform(size=(4, 4, 4, 1))
+  c = np.where(rng.uniform(size=x.shape) < 0.5, x - 0.3, x + 0.3)
+  y = PGD(Linf(0.2), steps=5)(lambda z: total((z - tf.constant(c, tf.float32)) ** 2), x, [1, 2])
+  expected = np.clip(np.where(c < x, x + 0.2, x - 0.2), 0, 1)
+  np.testing.assert_allclose(y, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("attack", [PGD, FGSM, RSFGSM])
@@ -264,6 +282,30 @@ def test_best_is_the_best_of_all_that_was_seen(rng, attack):
   assert (values[attack.steps] < values[:length].max(0) - 0.01).any()
   if isinstance(attack, APGD):
     np.testing.assert_array_equal(info["last"], seen[-1][1])
+    assert float(info["zero_gradients"]) == 0
+
+
+def test_more_restarts_are_no_worse_and_imply_best(rng):
+  x = rng.uniform(size=(16, 2, 2, 1)).astype(np.float32)
+  one = PGD(Linf(0.1), steps=3, keep="best").run(wave, x, [1, 2])[1]["objective"].numpy()
+  many = PGD(Linf(0.1), steps=3, restarts=4)
+  assert many.keep == "best"
+  four = many.run(wave, x, [1, 2])[1]["objective"].numpy()
+  assert (four >= one).all()
+  assert four.mean() > one.mean() + 0.01
+
+
+def test_last_needs_no_forward_pass_beyond_the_gradients(rng):
+  x = rng.uniform(size=(6, 2, 2, 1)).astype(np.float32)
+  values = []
+
+  def objective(z):
+    values.append(wave(z).numpy())
+    return wave(z)
+
+  _, info = PGD(Linf(0.1), steps=5).run(objective, x, [1, 2])
+  assert len(values) == 5
+  np.testing.assert_allclose(info["objective"], values[-1])
 
 
 def test_zero_gradients_are_reported(images):
@@ -326,6 +368,20 @@ def test_the_loop_is_a_loop(classifier, images):
   assert size(steps=2, restarts=2) == size(steps=2, restarts=20)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_batch_size_may_be_unknown(images, norm):
+  attack = PGD(from_norm(norm, RADIUS[norm]), steps=2, restarts=2)
+  function = tf.function(
+    lambda x: attack.run(lambda z: total(z**2), x, [1, 2]),
+    input_signature=[tf.TensorSpec([None, 6, 6, 2])],
+    autograph=False,
+  )
+  for n in [8, 3]:
+    y, info = function(images[:n])
+    assert y.shape == (n, 6, 6, 2)
+    assert info["objective"].shape == (n,)
+
+
 def test_bfloat16_networks_get_float32_adversaries(images):
   hidden = keras.layers.Dense(4, activation="tanh", dtype="mixed_bfloat16")
   last = keras.layers.Dense(1, dtype="bfloat16")
@@ -358,3 +414,16 @@ def test_weights_get_neither_gradients_nor_updates(classifier, images):
   assert all(g is None for g in adversary)
   for w, b in zip(classifier.weights, before):
     np.testing.assert_array_equal(w, b)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_epsilon_can_be_warmed_up_inside_a_compiled_step(classifier, images, norm):
+  full = RADIUS[norm]
+  attack = PGD(from_norm(norm, full), steps=3, step_size=full / 2)
+  objective = cross_entropy(classifier)
+  run = tf.function(lambda epsilon: attack.run(objective, images, [1, 2], epsilon=epsilon)[0])
+  for share in [0.25, 1.0]:
+    scaled = PGD(from_norm(norm, share * full), steps=3, step_size=share * full / 2)
+    expected = scaled(objective, images, [1, 2])
+    np.testing.assert_allclose(run(tf.constant(share * full)), expected, atol=1e-5)
+  np.testing.assert_array_equal(run(tf.constant(0.0)), images)
