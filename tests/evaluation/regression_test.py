@@ -85,6 +85,9 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   assert json.loads(written) == json.loads(json.dumps(report))
   assert str(tmp_path) not in written
   assert report["regression"]["attacks"][0]["epsilon"] == EPSILON  # that of the training
+  page = (tmp_path / "report" / "report.md").read_text().splitlines()
+  rows = [line.split(" | ")[1] for line in page if line.startswith(("| sampled z |", "| z = mu |"))]
+  assert rows == ["clean"] * 2 + ["pgd-2, linf 0.1"] * 2
   capsys.readouterr()
   again = {"output_dir": str(tmp_path / "report"), "html": True, **options}
   assert assess_regressor(**again) == report

@@ -144,6 +144,7 @@ WANTED = r"give float32 \[10, 6\], one row for each class of 'digits'"
   "top, message",
   [
     ({"prototypes": "short.npy"}, rf"short.npy holds \[9, 6\]: {WANTED}"),
+    ({"prototypes": "wide.npy"}, rf"wide.npy holds \[10, 7\]: {WANTED}"),
     ({"prototypes": "zero.npy"}, f"zero.npy has a row that is zero or not finite: {WANTED}"),
     ({"prototypes": "whole.npy"}, f"whole.npy holds int64: {WANTED}"),
     ({"prototypes": "text.npy"}, "cannot read --prototypes=.*text.npy: "),

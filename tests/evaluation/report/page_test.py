@@ -42,9 +42,54 @@ def attack(name, epsilon, mode, figures):
   return {"name": name, "norm": "linf", "epsilon": epsilon, "mode": mode, **settings, **figures}
 
 
+def corruption(accuracy, at_one, at_five):
+  return scores(accuracy) | {"severities": {"1": scores(at_one), "5": scores(at_five)}}
+
+
+CORRUPTIONS = {
+  **scores(0.36),
+  "mean": 0.44,
+  "mean_corruption_error": 0.56,
+  "mode": "sampled",
+  "examples": 500,
+  "types": ["fog", "glass_blur"],
+  "severities": ["1", "5"],
+  "by_type": {"fog": corruption(0.48, 0.64, 0.32), "glass_blur": corruption(0.4, 0.56, 0.24)},
+  "by_severity": {"1": scores(0.6), "5": scores(0.28)},
+  "origin": "computed",
+  "constants": "CIFAR-10-C",
+}
+REPRESENTATION = {
+  "kl_mean": 3.5,
+  "kl_max": 9.25,
+  "kl_mean_part": 2.5,
+  "sigma": 0.5,
+  "sigma_min": 0.125,
+  "sigma_max": 0.75,
+  "loc_std": 1.25,
+  "snr": 2.25,
+  "drift": 0.375,
+  "neighbour_flips": 0.25,
+}
+BOUND = {
+  "clean_loss": 1.5,
+  "regulariser": 6.75,
+  "regulariser_tight": 4.25,
+  "value": 8.25,
+  "value_tight": 5.75,
+  "M": 7.0,
+  "measured_adversarial_loss": 3.25,
+  "vacuous": True,
+  "vacuous_tight": False,
+  "cap_share": 0.02,
+  "kl_mean": 3.5,
+}
+THREAT = {"norm": "linf", "epsilon": 0.1, "examples": 100, "steps": 50, "restarts": 2}
+
+
 @pytest.fixture(scope="module")
 def measured():
-  """A report of a sampled classifier."""
+  """A report of a sampled classifier, with every part; the figures of a table all differ."""
   clean = scores(0.8) | SERVED
   return {
     "clean": {"mode": "sampled", "examples": 1000, "deterministic": scores(0.88), **clean},
@@ -57,6 +102,9 @@ def measured():
       {"name": "gradients", "passed": True, "detail": "0.0% < 10% of the images"},
       {"name": "effort", "passed": False, "detail": NOTE},
     ],
+    "corruptions": CORRUPTIONS,
+    "representation": REPRESENTATION | THREAT,
+    "bound": BOUND | THREAT | {"samples": 200, "loss_steps": 20},
     "config": {
       "dataset": "digits",
       "norm": "linf",
@@ -135,7 +183,7 @@ def test_the_page_needs_no_other_file(page):
 
 
 def test_the_page_shows_the_pictures(page, folder):
-  names = ["reliability", "accuracy_vs_epsilon", "examples"]
+  names = ["reliability", "accuracy_vs_epsilon", "examples", "corruptions"]
   assert len(names) == len(list((folder / "figures").iterdir()))
   found = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
   assert len(re.findall(r'<img [^>]*alt="[^"]', page)) == len(names)
@@ -144,7 +192,9 @@ def test_the_page_shows_the_pictures(page, folder):
 
 
 def test_the_tables_hold_the_figures_of_the_report(tree):
-  clean, attacked, served, checks = (table[1:] for table in tree.tables)
+  clean, attacked, served, checks, corrupted, representation, bound = (
+    table[1:] for table in tree.tables
+  )
   assert clean == [
     ["sampled", "80.00 (70.00 to 90.00)", "1.6000", "0.2000", "0.1000"],
     ["deterministic", "88.00 (78.00 to 98.00)", "1.7600", "0.2200", "0.1100"],
@@ -165,6 +215,19 @@ def test_the_tables_hold_the_figures_of_the_report(tree):
     ["gradients", "passed", "0.0% < 10% of the images"],
     ["effort", "failed", NOTE],
   ]
+  assert corrupted == [
+    ["fog", "64.00", "32.00", "48.00 (38.00 to 58.00)", "0.9600", "0.1200", "0.0600"],
+    ["glass_blur", "56.00", "24.00", "40.00 (30.00 to 50.00)", "0.8000", "0.1000", "0.0500"],
+    ["mean", "60.00", "28.00", "44.00 (26.00 to 46.00)", "0.7200", "0.0900", "0.0450"],
+  ]
+  assert [row[1] for row in representation] == [f"{value:.4g}" for value in REPRESENTATION.values()]
+  assert bound == [
+    ["clean loss (eq. 2)", "1.5", "1.5"],
+    ["regulariser", "6.75", "4.25"],
+    ["bound: their sum", "8.25", "5.75"],
+    ["M", "7", "7"],
+    ["measured adversarial loss (eq. 3)", "3.25", "3.25"],
+  ]
 
 
 def test_both_forms_say_the_same(folder, tree):
@@ -173,6 +236,7 @@ def test_both_forms_say_the_same(folder, tree):
     line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| -")
   ]
   cells = [cell for line in rows for cell in line.strip("| ").split(" | ")]
+  assert len(rows) == sum(len(table) for table in tree.tables)
   shown = [cell for table in tree.tables for row in table for cell in row if cell]
   # A bar, and not more, tells a Markdown table from what a note may hold.
   assert [c.replace("*", "") for c in cells if c] == shown
