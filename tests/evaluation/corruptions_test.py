@@ -11,7 +11,7 @@ from small_models import digits
 
 from urkle_tf import errors
 from urkle_tf.evaluation import corruptions
-from urkle_tf.evaluation.corruptions import _functions
+from urkle_tf.evaluation.corruptions import _constants, _functions
 
 
 def smooth_images(rng, n=6, side=32, channels=3):
@@ -108,6 +108,10 @@ def test_severities_get_worse(rng):
     for severity in range(2, 6):
       worse = far[severity - 1] > far[severity - 2] * 0.99
       assert worse or (name, severity) in allowed, (name, far)
+  waves = [1, 2, 3, 4]  # of elastic_transform: how strongly neighbours move apart
+  shares = _constants.CONSTANTS["elastic_transform"]["CIFAR-10-C"]
+  steep = [shares[s][0] / shares[s][1] for s in waves]
+  assert steep == sorted(steep)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +191,16 @@ def test_the_disk_is_a_disk():
   assert np.ptp(kernel[inside]) < 1e-5
   assert kernel[~inside].max() < 1e-5
   assert kernel[5, 5] == pytest.approx(1, abs=0.05)  # 49 pixels, and the area is 50.3
+
+
+@pytest.mark.parametrize("name", ["defocus_blur", "motion_blur"])
+def test_blur_keeps_the_light_and_is_the_same_everywhere(name):
+  images = np.zeros((2, 40, 40, 1), np.float32)
+  images[0, 20, 18] = images[1, 22, 21] = 1
+  # The same position: the same direction.
+  found = corruptions.corrupt(images, name, 5, np.array([4, 4]))
+  np.testing.assert_allclose(found.sum((1, 2, 3)), 1, atol=1e-5)
+  np.testing.assert_allclose(np.roll(found[0], (2, 3), (0, 1)), found[1], atol=1e-6)
 
 
 def test_motion_blur_is_half_a_gaussian_along_a_line(rng):
@@ -371,6 +385,13 @@ def test_pixelate_is_pillows_box(rng):
     wanted = wanted.resize((28, 32), Image.Resampling.BOX)
     found = corrupt(images, "pixelate", severity)[0, ..., 0]
     np.testing.assert_allclose(found, np.asarray(wanted), atol=1e-5)
+
+
+def test_pixelate_of_a_checkerboard_is_grey():
+  board = (np.indices((8, 8)).sum(0) % 2).astype(np.float32)[None, ..., None]
+  np.testing.assert_allclose(_functions.pixelate(board, None, 0.5), 0.5, atol=1e-6)
+  large = np.kron(board[0, :4, :4, 0], np.ones((2, 2), np.float32))[None, ..., None]
+  np.testing.assert_allclose(_functions.pixelate(large, None, 0.5), large, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

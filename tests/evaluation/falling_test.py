@@ -13,7 +13,7 @@ from small_models import digits
 from urkle_tf import attacks
 from urkle_tf.attacks import losses
 from urkle_tf.data import sources
-from urkle_tf.evaluation import adversaries, attacked, falling
+from urkle_tf.evaluation import adversaries, attacked, falling, scoring
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.context import Context
 from urkle_tf.networks import classifier
@@ -202,6 +202,18 @@ def test_an_image_leaves_only_where_rounding_cannot_bring_it_back(gap, leaves):
   images, labels = tf.fill([4, 8, 8, 1], 0.5), tf.zeros([4], tf.int64)
   find(images, labels, tf.constant([1, 2]), *plan.radius_and_step(0.1))
   assert (sum(model.rows) < 4 * 12) is leaves
+
+
+def test_few_images_are_not_padded_to_a_whole_batch(model):
+  seen, scorer = [], scoring.Scorer(model, 16)
+  images = digits()[0][:16]
+  whole = scorer(images)["deterministic"]
+  for count in (9, 8, 3):
+    model.rows.clear()
+    few = scorer(images[:count])["deterministic"]
+    seen.append(model.rows[-1])
+    np.testing.assert_allclose(few, whole[:count], atol=1e-5)
+  assert seen == [16, 8, 3]
 
 
 def test_an_evaluation_that_is_cut_says_what_was_left_out(model, monkeypatch):
