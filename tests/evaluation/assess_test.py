@@ -21,6 +21,7 @@ from urkle_tf.evaluation import (
   attacked,
   calibration,
   corruptions,
+  foreign,
   representation,
   scoring,
 )
@@ -29,6 +30,7 @@ from urkle_tf.evaluation.candidates import Worst, choose
 from urkle_tf.evaluation.context import Context
 from urkle_tf.evaluation.measurements.representation import Representation
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.saved import foreign_models
 
 
 def predictions(rng, n=400, classes=5):
@@ -137,6 +139,25 @@ def attack_rows(model, source, norm, epsilons, attacks="pgd", standing=False, **
   plans = planning.read(attacks, threat, steps=20, classes=model.classes)
   context = Context(source, norm, epsilons, model, **{"batch_size": 64, **options})
   return attacked.measure(context, plans, standing)
+
+
+@pytest.mark.parametrize("norm, epsilons", [("linf", [0.005, 0.02]), *slow(("l2", [0.02, 0.08]))])
+def test_a_deterministic_linear_classifier_has_its_closed_form(rng, norm, epsilons):
+  source, weights, bias = linear_problem(rng)
+  model = linear_classifier(weights, bias, 1e-3, stochastic=False)
+  rows, details = attack_rows(model, source, norm, epsilons)
+  assert [(row["epsilon"], row["mode"]) for row in rows] == [(e, "deterministic") for e in epsilons]
+  for row, (right, of_label) in zip(rows, details, strict=True):
+    low, high = (
+      robust_share(source, weights, bias, norm, row["epsilon"] * factor) for factor in (1.01, 0.98)
+    )
+    assert low <= row["accuracy"] <= high
+    assert low <= row["own_accuracy"] <= high
+    assert row["eot"] == 1
+    assert row["accuracy"] == right.mean()
+    assert row["nll"] == pytest.approx(-of_label.mean(), rel=1e-5)
+  shares = [robust_share(source, weights, bias, norm, epsilon) for epsilon in (0, *epsilons)]
+  assert shares[0] > shares[1] + 0.1 > shares[2] + 0.2  # the case tells the radii apart
 
 
 @pytest.mark.parametrize("norm, epsilons", [("linf", [0.005, 0.02]), *slow(("l2", [0.02, 0.08]))])
@@ -266,10 +287,13 @@ def test_autoattack_is_its_stages_and_the_worst_of_them(rng, modes):
       wanted = robust_share(source, weights, bias, "linf", epsilon)
       assert whole["accuracy"] == pytest.approx(wanted, abs=0.03 if mode == "sampled" else 0.005)
       assert whole["stages"] == names[1:-1]
+      assert whole["seconds"] == pytest.approx(sum(row["seconds"] for row in stages), abs=0.02)
       assert [row["targets"] for row in stages] == [0, 1, 1, 0]
       assert "targeted margin" in stages[1]["note"]  # two classes
       assert stages[1]["attacked"] <= stages[0]["attacked"] < source.size
   assert rows[0]["attacked"] == source.size  # PGD is no stage
+  needed = set(rows[0]) - {"loss", "targets", "own_accuracy", "own_interval", "noise"}
+  assert needed <= set(rows[-len(modes)])  # of the same mode
 
 
 def test_targets_are_tried_one_after_the_other(rng):
@@ -369,6 +393,21 @@ def test_stream_gives_full_batches_of_what_is_wanted(rng):
   assert list(scoring.stream(source, 10, np.zeros(23, bool))) == []
 
 
+def test_stream_reads_nothing_after_the_last_that_is_wanted(rng, monkeypatch):
+  source, read = grey_source(rng, n=23), []
+  batches = scoring.pipeline.batches
+
+  def watched(*arguments):
+    for batch in batches(*arguments):
+      read.append(len(batch["image"]))
+      yield batch
+
+  monkeypatch.setattr(scoring.pipeline, "batches", watched)
+  (part,) = scoring.stream(source, 5, np.arange(23) < 4)
+  assert len(part[0]) == 4
+  assert sum(read) <= 10  # the batch that shows that it is the last may be read too
+
+
 def test_scorer_approaches_the_limit_classifier(rng):
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(weights, bias, 0.5, stochastic=True)
@@ -435,6 +474,7 @@ def test_attack_specs():
   [
     ("pgb", "linf", 0.1, "unknown attack 'pgb'; did you mean 'pgd'"),
     ("pgd(step=3)", "linf", 0.1, "did you mean 'steps'"),
+    ("pgd(steps=0)", "linf", 0.1, "steps must be a whole number of at least 1"),
     ("pgd", "linf", -0.1, "epsilon must be"),
     ("", "linf", 0.1, "give --attacks"),
     ("apgd_ce(targets=3)", "linf", 0.1, "unknown option of apgd_ce 'targets'"),
@@ -474,6 +514,19 @@ def test_a_model_without_gradients_is_attacked_without_them(tmp_path):
   assert found["config"]["skipped_attacks"] == ["pgd", "apgd_ce", "apgd_t", "fab_t"]
   text = (tmp_path / "report" / "report.md").read_text()
   assert "Not run, since the model has no gradient: pgd, apgd_ce, apgd_t, fab_t." in text
+
+  # An attack by gradients, if it runs all the same, gets gradients of zero.
+  source = sources.load("digits", "test", examples=8)
+  model = foreign.look_at(foreign_models.load(tmp_path / "model"), source)
+  assert not adversaries.differentiable(model)
+  (plan,) = planning.read("pgd(steps=2)", urkle_tf.attacks.Linf(0.1))
+  find = adversaries.adversary(model, plan, "deterministic")
+  images = tf.constant(source.images / 255, tf.float32)
+  candidates, zeros = find(
+    images, tf.constant(source.labels), tf.constant([1, 2]), tf.constant(0.1), tf.constant(0.01)
+  )
+  assert float(zeros) == 1.0
+  assert np.abs(candidates[0] - images).max() <= 0.1 + 1e-6
 
 
 # The part without labels.
@@ -573,6 +626,7 @@ def test_report_is_the_contracts(exported, tmp_path, capsys):
   stored = json.loads((tmp_path / "report" / "report.json").read_text())
   assert stored == json.loads(json.dumps(result))
   assert set(stored) == {"clean", "attacks", "representation", "config", "versions"}
+  assert {"accuracy", "nll", "ece", "brier", "examples"} <= set(stored["clean"])
   assert stored["clean"]["examples"] == 60
   assert [(r["name"], r["epsilon"], r["mode"]) for r in stored["attacks"]] == [
     (name, epsilon, mode)
@@ -590,13 +644,20 @@ def test_report_is_the_contracts(exported, tmp_path, capsys):
   assert set(needed.split()) <= set(stored["representation"])
   assert stored["representation"]["examples"] == 30
   assert str(tmp_path) not in json.dumps(stored)
+
+  text = (tmp_path / "report" / "report.md").read_text()
+  assert text.count("| pgd | linf") == text.count("| fgsm | linf") == 4
+  _, served = text.split("## As it is served")
   # What a caller sees of the sampled classifier: clean, and a row of each attack and radius.
   for row in [stored["clean"], *stored["attacks"]]:
     assert ("served_accuracy" in row) == (row["mode"] == "sampled")
-    assert row.get("accuracy_all_draws", 0) <= row.get("served_accuracy", 0)
+    if row["mode"] == "sampled":
+      assert row["accuracy_all_draws"] <= row["served_accuracy"]
+      assert f"| {100 * row['served_accuracy']:.2f} (" in served
   assert not (tmp_path / "report" / "partial").exists()
-  figures = {file.name for file in (tmp_path / "report" / "figures").iterdir()}
-  assert {"accuracy_vs_epsilon.png", "examples.png"} <= figures
+  for figure in ("accuracy_vs_epsilon.png", "examples.png"):
+    assert f"figures/{figure}" in text
+    assert (tmp_path / "report" / "figures" / figure).read_bytes()[:4] == b"\x89PNG"
 
   with np.load(tmp_path / "report" / "images.npz") as arrays:
     images = sources.load("digits", "test", examples=60).images / 255
@@ -657,6 +718,7 @@ def test_one_mode_is_measured_alone(exported, tmp_path, monkeypatch):
   assert [row["mode"] for row in sampled["attacks"]] == ["sampled"]
   assert "deterministic" not in sampled["corruptions"]
   assert sampled["clean"] == {k: v for k, v in both["clean"].items() if k != "deterministic"}
+  assert (both["config"].get("modes"), sampled["config"]["modes"]) == (None, "sampled")
 
   def forbidden(*_, **__):
     raise AssertionError("z was sampled")
@@ -670,15 +732,22 @@ def test_one_mode_is_measured_alone(exported, tmp_path, monkeypatch):
   assert both["clean"]["deterministic"].items() <= alone["clean"].items()
   assert both["corruptions"]["deterministic"].items() <= alone["corruptions"].items()
   assert len(alone["checks"]) == 7  # all except that of noise
+  text = (tmp_path / "report" / "report.md").read_text()
+  assert "z = mu" in text
+  assert "sampled" not in text
+  assert "As it is served" not in text
 
 
 @pytest.mark.full
 def test_a_report_of_another_model_is_never_returned(exported, tmp_path):
   model = export.load_classifier(exported / "deterministic")
   place = str(export.export_classifier(model, tmp_path / "classifier", {"epsilon": 0.1}))
-  arguments = {"output_dir": str(tmp_path / "report"), "attacks": "fgsm", **SMALL}
+  arguments = {"output_dir": str(tmp_path / "report"), "attacks": "fgsm"}
+  arguments |= SMALL | {"representation_examples": 0}
   result = urkle_tf.assess(place, **arguments)
   assert [row["mode"] for row in result["attacks"]] == ["deterministic"]
+  assert result["clean"]["mode"] == "deterministic"
+  assert "representation" not in result
   model.head.get_layer("dense1").bias.assign_add(np.ones(10, np.float32))
   export.export_classifier(model, place, {"epsilon": 0.1})
   with refused(match="another model"):
@@ -723,6 +792,7 @@ def test_an_encoder_alone_needs_no_labels(exported, tmp_path):
     ({"measure": "bound"}, "bound needs the option 'loss_cap'"),
     ({"measure": "bound(loss_cap=4, examples=0)"}, "bound: examples must be at least 1, got 0"),
     ({"loss_cap": 2.3}, r"--loss_cap must be a number above ln\(10\) = 2.3026 for 10 classes"),
+    ({"loss_cap": 0}, "--loss_cap must be a number above"),
     ({"classifier": "deterministic", "loss_cap": 3.0}, "deterministic: leave out --loss_cap"),
     ({"classifier": None, "encoder": "encoder", "loss_cap": 0}, "must be a positive number, got 0"),
     ({"severities": [1]}, "--severities has no effect without --corruptions"),
@@ -743,6 +813,8 @@ def test_mistakes_are_one_line_and_leave_no_folder(
 
 def test_other_classes_are_refused(rng):
   source = grey_source(rng, n=4)
+  with pytest.raises(errors.UserError, match="knows 10 classes, but 'grey' has 2"):
+    compatibility.check_classes(10, None, source)
   with pytest.raises(errors.UserError, match="'cat' and 'b'"):
     compatibility.check_classes(2, ["a", "cat"], source)
   compatibility.check_classes(2, ["a", "b"], source)
