@@ -368,7 +368,7 @@ def test_each_fits_the_number_of_views():
   recipe = augment.from_spec("simclr, augmix(base=simclr, width=2)")
   assert not recipe.on_device
   recipe.check(2)
-  with pytest.raises(errors.UserError, match="lists 2 recipes, and there are 3 views"):
+  with pytest.raises(errors.UserError, match="lists 2 recipes, but the number of views is 3"):
     recipe.check(3)
   augment.from_spec("simclr").check(3)
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_each_input_worker_augments_its_own_batches_alone(digits):
 
 
 def test_a_stream_decodes_its_own_batches_alone(monkeypatch):
-  """Records that are other workers' are not parsed."""
+  """The records of other workers are not parsed."""
   stream = sources.StreamSource.__new__(sources.StreamSource)
   parsed = []
 
@@ -84,7 +85,7 @@ def test_a_stream_decodes_its_own_batches_alone(monkeypatch):
     tf.numpy_function(lambda r: parsed.append(int(r)) or np.int64(0), [record], tf.int64)
     return {"image": record}
 
-  stream._parse = parse
+  stream._opened = types.SimpleNamespace(parse=parse)
   records = tf.data.Dataset.range(11).map(lambda index: (index, 10 * index))
   monkeypatch.setattr(stream, "_records", lambda *args: records, raising=False)
   batches = stream.batches(2, chosen=lambda number: number % 2 == 1)

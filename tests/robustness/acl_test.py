@@ -236,7 +236,7 @@ def test_the_moving_average_is_of_weights_and_statistics_of_both_streams(views):
 
 
 def test_pretexts_without_a_contrast_are_refused():
-  with pytest.raises(errors.UserError, match="acl attacks a contrastive loss, and vae has none"):
+  with pytest.raises(errors.UserError, match="acl needs a contrastive pretext, and vae is not one"):
     robustness.ACL().check(pretexts.VAE())
 
 

@@ -115,7 +115,9 @@ def test_a_steps_loss_is_the_sum_of_both_terms(views):
 
 
 def test_pretexts_that_do_not_fit_are_refused():
-  with pytest.raises(errors.UserError, match="supervised has none"):
+  with pytest.raises(
+    errors.UserError, match="rocl needs a contrastive pretext, and supervised is not"
+  ):
     robustness.RoCL().check(pretexts.Supervised())
   with pytest.raises(errors.UserError, match="two views"):
     robustness.RoCL().check(pretexts.SimCLR(consistency=1))
