@@ -140,9 +140,11 @@ def page(text, blocks):
 
 def update(file, blocks):
   """Writes the blocks into a page, as `page` does; a page that is not there yet has them alone."""
-  text = "\n\n".join([f"# {file.stem}", *(f"<!-- {n} -->\n<!-- /{n} -->" for n in blocks)]) + "\n"
   if file.exists():
     text = file.read_text(encoding="utf-8")
+  else:
+    empty = [f"<!-- {name} -->\n<!-- /{name} -->" for name in blocks]
+    text = "\n\n".join([f"# {file.stem}", *empty]) + "\n"
   files.write(file, page(text, blocks))
 
 

@@ -56,7 +56,7 @@ def stages(name, form, seed, options):
   }[name]
   data = ["--dataset=cifar10"]
   data += [f"--data_dir={jobs.within(options.data_dir)}"] if options.data_dir else []
-  own = ["--encoder=convnet(width=32)", f"--loc={form}", f"--seed={seed}"]
+  own = [f"--encoder={options.encoder}", f"--loc={form}", f"--seed={seed}"]
   own += [f"--epochs={options.epochs}", *cell]
   # The head chooses its weight decay: by clean accuracy for SimCLR, else under attack.
   head = [f"--encoder={run}/encoder", "--epochs=20"]
@@ -73,6 +73,7 @@ def main():
   parser = jobs.Parser(__doc__)
   parser.add_argument("--data_dir", help="where cifar10 lies, prepared by TensorFlow Datasets")
   parser.add_argument("--work", default="runs/where_loc_lies", help="the folder of all runs")
+  parser.add_argument("--encoder", default="convnet(width=32)")
   parser.add_argument("--epochs", type=int, default=1)
   parser.add_argument("--k", type=float, default=8.0, help="of both Urkle cells")
   parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])

@@ -111,7 +111,7 @@ def test_pictures_are_drawn_often_at_first_and_at_the_end(monkeypatch):
   ],
 )
 def test_a_run_writes_the_figures_that_mean_something(tmp_path, pretext, robustness, wanted):
-  """Of so many columns; the map has none."""
+  """Each picture has the wanted number of columns; the map of the latent space has none."""
   options = {**RUN, "epochs": 1, "augment": "none"}
   urkle_tf.pretrain(tmp_path, pretext=pretext, robustness=robustness, **options)
   pictures = shown(tmp_path)

@@ -19,7 +19,7 @@ from tensorflow.compiler.mlir.stablehlo import stablehlo
 from tensorflow.compiler.tf2xla.python import xla
 
 import urkle_tf
-from urkle_tf import distribution, networks
+from urkle_tf import distribution, errors, networks
 from urkle_tf.training import checkpoints, jobs
 
 FOLDER = scripts.ROOT / "tools" / "accelerator"
@@ -235,6 +235,29 @@ def test_weights_that_come_back_are_an_encoder(loc, tmp_path, monkeypatch, rng):
     found, wanted = network(torch.tensor(images.transpose(0, 3, 1, 2))), sent(images)
     np.testing.assert_allclose(found[0], wanted.loc, atol=1e-4 * np.abs(wanted.loc).max())
     np.testing.assert_allclose(found[1], wanted.scale, atol=1e-4)
+
+
+def test_weights_of_an_earlier_run_need_what_its_file_lacks(tmp_path, monkeypatch):
+  """Its settings have another name, its images no size, and some settings were others."""
+  sent = networks.GaussianEncoder(networks.backbone(SETTINGS["encoder"], (16, 16, 3)))
+  random_weights(sent)
+  weights = sent.network.weights
+  about = {"encoder_paths": [weight.path for weight in weights]}
+  about["student_settings"] = {**SETTINGS, "loc": "sphere", "latent_dim": None, "epochs": 100}
+  (tmp_path / "about.json").write_text(json.dumps(about))
+  file = tmp_path / "student_0.npz"
+  np.savez(file, **{f"{place:03d}": weight.numpy() for place, weight in enumerate(weights)})
+  kept = []
+  monkeypatch.setattr(encoders.export, "export_encoder", lambda *written: kept.append(written))
+  arguments = tmp_path / "encoder", [file], tmp_path / "about.json"
+  with pytest.raises(errors.UserError, match="no 'settings'"):
+    encoders.make(*arguments)
+  with pytest.raises(errors.UserError, match="give --image_shape=32,32,3"):
+    encoders.make(*arguments, settings="student_settings")
+  encoders.make(*arguments, "student_settings", (16, 16, 3), [("epochs", 85)])
+  ((encoder, _, metadata),) = kept
+  same([weight.numpy() for weight in weights], encoder.network.get_weights())
+  assert metadata["settings"]["epochs"] == 85
 
 
 # --- There ---

@@ -24,15 +24,18 @@ from urkle_tf import errors, export, networks, pretexts, robustness, spec
 from urkle_tf.training import pretraining
 
 
-def make(folder, weights, about):
+def make(folder, weights, about, settings="settings", image_shape=None, changed=()):
   """Writes an encoder's folder, as `urkle_tf.export_encoder` does.
 
   Args:
     folder: where to.
     weights: .npz files, the parts of one encoder: arrays named by their place, in float32 or
       float16.
-    about: a JSON file, NAME.json of train.py: the "settings" of the training, its "batch", and
+    about: a JSON file, such as NAME.json of train.py: the settings of the training, and
       "encoder_paths", the names of the encoder's variables in order.
+    settings: the entry of it that holds the settings.
+    image_shape: (height, width, channels); None where "batch" in `about` says it.
+    changed: (name, value) of settings that were others on the machine.
 
   Returns:
     The folder, a `pathlib.Path`.
@@ -41,12 +44,15 @@ def make(folder, weights, about):
     UserError: if a file cannot be read, or weights and settings do not fit each other.
   """
   described = _read(about, lambda file: json.loads(pathlib.Path(file).read_text()))
-  for name in ("settings", "batch", "encoder_paths"):
+  for name in (settings, "encoder_paths"):
     if name not in described:
       raise errors.UserError(f"{about} has no {name!r}: give the NAME.json that train.py wrote")
-  settings = {"loc": "dense", **described["settings"]}  # before there was a choice
+  if image_shape is None and "batch" not in described:
+    raise errors.UserError(f"{about} does not say how large images are: give --image_shape=32,32,3")
+  image_shape = tuple(image_shape or described["batch"][0][1][1:])
+  settings = {"loc": "dense", **described[settings], **dict(changed)}  # before there was a choice
   encoder = networks.GaussianEncoder(
-    networks.backbone(settings["encoder"], tuple(described["batch"][0][1][1:])),
+    networks.backbone(settings["encoder"], image_shape),
     *(settings[name] for name in ("latent_dim", "min_scale", "max_scale")),
     loc=settings["loc"],
   )
@@ -81,6 +87,11 @@ def _assign(variables, paths, values):
     variable.assign(value.astype(np.float32))
 
 
+def _setting(text):
+  name, _, value = text.partition("=")
+  return name, json.loads(value)
+
+
 def main():
   """The command line."""
   parser = jobs.Parser(__doc__)
@@ -88,6 +99,12 @@ def main():
   add("folder", help="where the encoder goes, RUN/encoder")
   add("--weights", nargs="+", required=True, help="its parts, .npz")
   add("--about", required=True, help="NAME.json")
+  add("--settings", default="settings", help="the entry of it with the settings")
+  shape, where = lambda text: tuple(map(int, text.split(","))), "default: as NAME.json says"
+  add("--image_shape", type=shape, help=f"height,width,channels; {where}")
+  several = {"nargs": "*", "type": _setting, "default": [], "dest": "changed"}
+  what = "settings that were others on the machine: epochs=85 examples=null"
+  add("--set", **several, metavar="NAME=JSON", help=what)
   print(make(**vars(parser.parse_args())))
 
 

@@ -159,7 +159,6 @@ class _Proposals:
   def __init__(self, threat, images, rows):
     self.threat, self.images, self._rows = threat, images, rows
     self.height, self.width, self.channels = images.shape[1:]
-    self.pixels_of_a_row = self.width * self.channels
 
   def uniform(self, seed, count):
     """Uniform in [0, 1): [n, count], keyed by the example of the global batch."""
@@ -181,7 +180,8 @@ class _Proposals:
     rows = tf.cast((down >= 0) & (down < side), tf.float32)
     columns = tf.cast((right >= 0) & (right < side), tf.float32)
     # TensorFlow broadcasts over three axes faster than over four, and selects pixels slowly.
-    columns = tf.reshape(columns[:, :, None] * values[:, None, :], [-1, 1, self.pixels_of_a_row])
+    columns = columns[:, :, None] * values[:, None, :]
+    columns = tf.reshape(columns, [-1, 1, self.width * self.channels])
     return tf.reshape(rows[:, :, None] * columns, tf.shape(self.images))
 
   def signs(self, draws):

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import distribution
+from urkle_tf import distribution, loops
 from urkle_tf.attacks import base, losses
 
 # Whole batches that are attacked side by side: the images not broken yet are gathered into full
@@ -184,27 +184,22 @@ class Falling:
       state = {**state, **attack.advance(objective, images, state, number)}
       for points, found in seen:
         margin = losses.margin(found, given["labels"])
-        clear = _clearly_wrong(found, given["labels"])
+        clear = _is_clear(margin, found)
         wrong = ((margin > state["margin"]) | clear) & ~state["fallen"]
-        fell = functools.partial(_fell, attack.threat, images, points, wrong, clear, margin)
         before = {name: state[name] for name in ("broken", "margin", "fallen")}
         state |= tf.cond(
           tf.reduce_any(wrong),  # rare
-          functools.partial(fell, **before),
+          functools.partial(_fell, attack.threat, images, points, wrong, clear, margin, before),
           lambda before=before: before,
         )
-      return number + 1, state
+      return state
 
-    end, new = tf.while_loop(
-      lambda number, _: number < first + count,
-      step,
-      (first, {**state, "zeros": tf.zeros([])}),
-      parallel_iterations=1,
-    )
+    start = {**state, "zeros": tf.zeros([])}
+    new = loops.repeat(count, lambda done, state: step(first + done, state), start)
     if self._mode.noisy:
-      further = self._mode.noise(tf.shape(images)[0], distribution.fold(noise, 0, end))
-      found = self._mode.scores(new["broken"], further)
-      still = _clearly_wrong(found, given["labels"])
+      key = distribution.fold(noise, 0, first + count)
+      found = self._mode.scores(new["broken"], self._mode.noise(tf.shape(images)[0], key))
+      still = _is_clear(losses.margin(found, given["labels"]), found)
       new["margin"] = tf.where(new["fallen"] & ~still, 0.0, new["margin"])
       new["fallen"] &= still
     return {**new, "zeros": tf.zeros_like(state["zeros"]) + new["zeros"]}
@@ -224,19 +219,19 @@ class Falling:
     return {"result": found["result"], "last": found.get("last", found["result"])}
 
 
-def _fell(threat, images, points, wrong, clear, margins, broken, margin, fallen):
+def _fell(threat, images, points, wrong, clear, margin, before):
   """What is broken after further points are seen, of which those that are wrong and near count."""
   wrong &= threat.distance(points, images) <= threat.epsilon * (1 + 1e-5)
   return {
-    "broken": base.choose(wrong, threat.project(points, images), broken),
-    "margin": tf.where(wrong, margins, margin),
-    "fallen": fallen | (wrong & clear),
+    "broken": base.choose(wrong, threat.project(points, images), before["broken"]),
+    "margin": tf.where(wrong, margin, before["margin"]),
+    "fallen": before["fallen"] | (wrong & clear),
   }
 
 
-def _clearly_wrong(scores, labels):
-  spread = tf.reduce_max(scores, 1) - tf.reduce_min(scores, 1)
-  return losses.margin(scores, labels) > _CLEAR * spread
+def _is_clear(margin, scores):
+  """Whether a margin is larger than what rounding changes."""
+  return margin > _CLEAR * (tf.reduce_max(scores, 1) - tf.reduce_min(scores, 1))
 
 
 def _any_number(tensor):

@@ -14,7 +14,9 @@ from urkle_tf.networks.saved import foreign_models
 
 FLOOR = 1e-30  # of probabilities whose logits are not known
 PROBE = 64  # images for examining a model
-_CALLS = 8  # that show whether it is random: some draw one of a few sizes for the whole batch
+# Calls that show whether it is random, since some draw one of a few sizes for the whole batch, and
+# the images that are enough for all of them but the first two.
+_CALLS, _FEW = 8, 8
 MASKED = 0.9  # share of zero input gradients from which a model counts as having none
 _STREAM = 5  # of a seed
 
@@ -137,10 +139,10 @@ class Foreign(_Scores):
       input_signature=[tf.TensorSpec([None, *self.image_shape], tf.float32)],
       autograph=False,
     )
-    call = lambda: foreign_models.call(self._served, images, loaded.path)  # noqa: E731
-    first = call()
+    call = lambda images: foreign_models.call(self._served, images, loaded.path)  # noqa: E731
+    first = call(images)
     self._check(first, loaded)
-    stochastic = _differ(first, call)
+    stochastic = _differ(first, call(images)) or _varies(lambda: call(images[:_FEW]))
     sums = first.sum(1)
     probabilities = bool(first.min() >= -1e-6 and np.abs(sums - 1).max() < 1e-2)
     kind = "probabilities" if probabilities else "logits"
@@ -197,11 +199,11 @@ class Foreign(_Scores):
     except Exception:  # a graph that TensorFlow cannot rewrite is run as it is
       return None
     if not stochastic:
-      return None if _differ(first, lambda: values, calls=1) else graph
-    self._seeded = not _differ(values, lambda: run(images, seed).numpy())
+      return None if _differ(first, values) else graph
+    self._seeded = not _varies(lambda: run(images[:_FEW], seed).numpy())
     # With frozen noise, it would be another classifier.
-    seeds = (seed + number for number in range(1, _CALLS + 1))
-    return graph if _differ(values, lambda: run(images, next(seeds)).numpy()) else None
+    seeds = (seed + number for number in range(_CALLS + 1))
+    return graph if _varies(lambda: run(images[:_FEW], next(seeds)).numpy()) else None
 
   def _find_logits(self, images, classes):
     """The tensor whose softmax the outputs are, or None."""
@@ -310,10 +312,15 @@ class Foreign(_Scores):
     return [*notes, f"The representation is not measured: that needs {needs}."]
 
 
-def _differ(first, call, calls=_CALLS):
-  """Whether the scores of any of several calls differ from the first, beyond rounding."""
-  size = 1e-4 * max(np.abs(first).max(), 1e-12)
-  return any(bool(np.abs(call() - first).max() > size) for _ in range(calls))
+def _differ(one, other):
+  """Whether scores differ by more than rounding."""
+  return bool(np.abs(other - one).max() > 1e-4 * max(np.abs(one).max(), 1e-12))
+
+
+def _varies(call):
+  """Whether any of `_CALLS` calls returns other scores than one before them."""
+  first = call()
+  return any(_differ(first, call()) for _ in range(_CALLS))
 
 
 def _saturated(probabilities):
