@@ -10,7 +10,7 @@ import pytest
 from cases import refused
 from hypothesis import strategies as st
 
-from urkle_tf import errors, pretexts, robustness, spec
+from urkle_tf import attacks, errors, pretexts, robustness, spec
 from urkle_tf.data import augment, sources
 from urkle_tf.training import optimizers
 
@@ -85,6 +85,17 @@ def test_unreadable_specs_end_in_one_line(text):
     spec.parse(text)
 
 
+@UNHURRIED
+@hypothesis.given(st.text(max_size=40))
+def test_any_text_is_read_or_refused(text):
+  try:
+    name, options = spec.parse(text)
+  except errors.UserError:
+    return
+  assert name in text
+  assert all(isinstance(v, (int, float, str, bool, type(None))) for v in options.values())
+
+
 @pytest.mark.parametrize("call", ["open('{}', 'w')", "__import__('pathlib').Path('{}').touch()"])
 def test_nothing_is_evaluated(tmp_path, call):
   witness = tmp_path / "evaluated"
@@ -145,7 +156,17 @@ def test_call_passes_options_and_what_is_given():
     assert words in str(caught.value)
 
 
+def test_epsilon_of_a_spec_is_exact():
+  epsilon = spec.parse("x(epsilon=8/255)")[1]["epsilon"]
+  assert math.isclose(attacks.Linf(epsilon).epsilon * 255, 8, rel_tol=1e-15)
+
+
 def test_split():
+  assert spec.split("fgsm, pgd(steps=2, restarts=5),,square") == [
+    "fgsm",
+    "pgd(steps=2, restarts=5)",
+    "square",
+  ]
   text = 'mnist, mnist:any_of(classes="a,b"),aff(beta=6, x=1),,digits'
   assert spec.split(text) == ["mnist", 'mnist:any_of(classes="a,b")', "aff(beta=6, x=1)", "digits"]
   assert spec.split("a('),'=1),b") == ["a('),'=1)", "b"]
@@ -155,6 +176,7 @@ def test_split():
 # What is built of a spec | what the error says, parts with & in between.
 MISTAKES = """
 pretexts: byol(momentum=1.0) | byol: momentum must be in [0, 1), got 1.0
+pretexts: byol(projector=0) | byol: projector must be a whole number of
 pretexts: simsiam(predictor=0) | simsiam: predictor must be a whole number of
 pretexts: barlow_twins(redundancy=-1) | barlow_twins: redundancy must be at least 0
 pretexts: vicreg(invariance=0, variance=0, covariance=0) | above 0
@@ -170,6 +192,7 @@ pretexts: supervised(task=ranking) | ranking
 pretexts: supervised(outputs=1) | at least 2 classes
 robustness: urkel | unknown robustness 'urkel'; did you mean 'urkle'?
 robustness: base | unknown robustness 'base'
+robustness: urkle(bta=1) | unknown option of urkle 'bta'; did you mean 'beta'?
 robustness: urkle(self=1) | unknown option of urkle 'self'
 robustness: urkle(beta=-0.1) | beta
 robustness: urkle(attacked=0) | attacked
@@ -183,13 +206,16 @@ robustness: acl(adversarial_weight=0.5) | give anneal
 robustness: acl(form=a2a, anneal=20, adversarial_weight=0.5) | form=ds
 robustness: acl(ema=1.0) | ema
 recipes: simclear | 'simclear' & 'simclr'
+recipes: simclr(strength=-1) | strength & -1
 recipes: simclr(min_scale=0) | min_scale & 0
 recipes: simclr(strength=much) | wrong type
 recipes: crop(padding=-2) | padding & -2
 recipes: affine(scale=1) | scale=1
+recipes: simclr, crop(padding=-2) | padding & -2
 recipes: randaugment(magnitude=11) | magnitude & 11
 recipes: augmix(severity=30) | severity & 30
 recipes: augmix(width=0) | augmix: width must be a whole number of at least 1, got 0
+recipes: augmix(base="crop(padding=-1)") | padding
 recipes: augmix(depth=1.5) | depth must be a whole number & 1.5
 recipes: randaugment(operations=1.5) | operations must be a whole number & 1.5
 labels: digits:partiy | unknown labelling 'partiy'; did you mean 'parity'
@@ -220,7 +246,13 @@ def test_wrong_options_end_in_one_line(case):
 
 @pytest.mark.parametrize(
   "kind, option",
-  [(pretexts.BYOL, "momentum"), (pretexts.VICReg, "variance"), (robustness.Urkle, "beta")],
+  [
+    (pretexts.BYOL, "momentum"),
+    (pretexts.VAE, "beta"),
+    (pretexts.VICReg, "variance"),
+    (robustness.Trades, "beta"),
+    (robustness.Urkle, "beta"),
+  ],
 )
 def test_nan_is_no_option(kind, option):
   with pytest.raises(errors.UserError, match=f"{option} must be .*nan"):

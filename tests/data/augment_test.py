@@ -10,9 +10,11 @@ import tensorflow as tf
 from cases import slow
 from scipy import ndimage, stats
 
+from urkle_tf import errors
 from urkle_tf.data import augment
 
 ALL = ["simclr", "crop", "affine", "none", "augmix", "randaugment"]
+ON_HOST = ["augmix", "randaugment"]
 
 
 def images_of(rng, n, height=8, width=8, channels=3):
@@ -29,6 +31,19 @@ def traced(spec, channels=3, size=None):
   recipe = augment.from_spec(spec)
   shapes = tf.TensorSpec([None, 8, 10, channels]), tf.TensorSpec([None, recipe.noise_size])
   return tf.function(lambda images, noise: recipe(images, noise, size), input_signature=shapes)
+
+
+def triangle(signal, new):
+  """Resizes a vector: a triangular kernel, as wide as the pixels of the coarser side."""
+  old = len(signal)
+  step = old / new
+  width = max(step, 1.0)
+  result = []
+  for i in range(new):
+    centre = (i + 0.5) * step - 0.5
+    weights = [max(0.0, 1 - abs(j - centre) / width) for j in range(old)]
+    result.append(sum(w * s for w, s in zip(weights, signal, strict=True)) / sum(weights))
+  return result
 
 
 # Crop and resize.
@@ -51,17 +66,39 @@ def test_crop_and_resize(rng, shape, size):
   for i in range(n):
     cut = images[i, tops[i] : tops[i] + heights[i], lefts[i] : lefts[i] + widths[i]]
     theirs = tf.image.resize(cut, size, antialias=True).numpy()
+    rows = np.stack([triangle(cut[:, x, 0], size[0]) for x in range(widths[i])], axis=1)
+    loop = np.stack([triangle(row, size[1]) for row in rows])
+    np.testing.assert_allclose(theirs[..., 0], loop, atol=1e-5)  # two opinions
     np.testing.assert_allclose(ours[i], theirs[:, ::-1] if flip[i] else theirs, atol=1e-5)
 
 
+def test_adjust_is_brightness_and_contrast(rng):
+  images = images_of(rng, 3)
+  brightness, contrast = np.float32([0.7, 1.0, 1.3]), np.float32([1.0, 0.6, 1.4])
+  matrix = brightness[:, None, None] * np.eye(3, dtype=np.float32)
+  ours = augment.adjust(tf.constant(images), tf.constant(contrast), tf.constant(matrix))
+  for i in range(3):
+    bright = images[i] * brightness[i]
+    mean = tf.image.rgb_to_grayscale(bright).numpy().mean()
+    expected = mean + contrast[i] * (bright - mean)
+    np.testing.assert_allclose(ours[i], expected, atol=2e-4)  # tf.image's weights have 4 digits
+  one = augment.adjust(tf.constant(images[..., :1]), tf.constant(contrast), tf.eye(1)[None])
+  theirs = tf.stack([tf.image.adjust_contrast(x[..., :1], c) for x, c in zip(images, contrast)])
+  np.testing.assert_allclose(one, theirs, atol=1e-5)
+
+
+def test_saturation_blends_with_grey(rng):
+  images = images_of(rng, 3)
+  factor = np.float32([0.0, 1.0, 1.5])
+  matrix = augment.saturation_matrix(tf.constant(factor))
+  ours = augment.adjust(tf.constant(images), tf.ones(3), matrix)
+  grey = tf.image.rgb_to_grayscale(images).numpy()
+  expected = factor[:, None, None, None] * (images - grey) + grey
+  np.testing.assert_allclose(ours, expected, atol=2e-4)
+  np.testing.assert_allclose(ours[1], images[1], atol=1e-6)
+
+
 # Colours.
-
-
-def test_contrast_of_one_channel(rng):
-  images, contrast = images_of(rng, 3, channels=1), np.float32([1.0, 0.6, 1.4])
-  ours = augment.adjust(tf.constant(images), tf.constant(contrast), tf.eye(1)[None])
-  theirs = tf.stack([tf.image.adjust_contrast(x, c) for x, c in zip(images, contrast)])
-  np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_hue_turns_the_chroma_and_keeps_luma():
@@ -116,6 +153,39 @@ def test_whole_pixels_reach_every_place(rng):
   top, _, height, _ = (v.numpy() for v in augment.SimCLR()._box(noise, (4, 4), 1.0))
   assert set(height) == {1, 2, 3, 4}
   assert np.mean(top[height == 3]) == pytest.approx(0.5, abs=0.02)
+
+
+def colors_after(recipe, rng, color, n=4000):
+  """What becomes of one colour, [n, 3]; images of one colour do not change by cropping."""
+  images = np.broadcast_to(np.float32(color), (n, 2, 2, 3))
+  result = recipe(tf.constant(images), noise_of(rng, n, recipe)).numpy()
+  np.testing.assert_allclose(result, np.broadcast_to(result[:, :1, :1], result.shape), atol=1e-5)
+  return result[:, 0, 0]
+
+
+def test_how_often_colors_change(rng):
+  color = [0.5, 0.4, 0.3]
+  result = colors_after(augment.SimCLR(), rng, color)
+  grey = np.ptp(result, axis=1) < 1e-5
+  same = np.abs(result - color).max(axis=1) < 1e-5
+  assert np.mean(grey) == pytest.approx(0.2, abs=0.02)
+  assert np.mean(same) == pytest.approx(0.2 * 0.8, abs=0.02)
+  half = colors_after(augment.SimCLR(strength=0.5), rng, color)
+  assert np.mean(np.ptp(half, axis=1) < 1e-5) == pytest.approx(0.1, abs=0.015)
+  same = np.abs(half - color).max(axis=1) < 1e-5
+  assert np.mean(same) == pytest.approx(0.6 * 0.9, abs=0.025)
+
+
+@pytest.mark.parametrize("strength, color", [(1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (1.0, 2.0)])
+def test_range_of_the_jitter(rng, strength, color):
+  recipe = augment.SimCLR(strength=strength, color=color)
+  grey = colors_after(recipe, rng, [0.5, 0.5, 0.5])
+  # Of a grey image only the brightness can change.
+  assert np.ptp(grey, axis=1).max() < 1e-5
+  changed = grey[np.abs(grey[:, 0] - 0.5) > 1e-6, 0]
+  bound = 0.5 * 0.4 * strength * color
+  expected = stats.uniform(0.5 - bound, 2 * bound)
+  assert stats.kstest(changed, expected.cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("strength, color", [(0.8, 1.0), (1.0, 2.0)])
@@ -204,6 +274,16 @@ def test_range_shape_and_purity(rng, name, channels, size):
     assert np.mean(np.abs(result - plain).max(axis=(1, 2, 3)) > 1e-3) > 0.6
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("name", sorted(set(ALL) - set(ON_HOST)))
+def test_compiled_by_xla(rng, name):
+  recipe = augment.from_spec(name)
+  assert recipe.on_device
+  images, noise = images_of(rng, 16), noise_of(rng, 16, recipe)
+  compiled = tf.function(lambda x, u: recipe(x, u), jit_compile=True)
+  np.testing.assert_allclose(compiled(images, noise), recipe(images, noise), atol=2e-6)
+
+
 def test_crop_against_numpy(rng):
   recipe = augment.Crop(padding=2)
   images, noise = images_of(rng, 200, 5, 4), noise_of(rng, 200, recipe)
@@ -235,6 +315,39 @@ def test_affine_against_scipy(rng):
       np.testing.assert_allclose(y[..., channel], expected, atol=2e-5)
 
 
+def test_affine_one_thing_at_a_time(rng):
+  images = images_of(rng, 1, 6, 6)
+  least, middle, most = 0.0, 0.5, 1.0
+  call = lambda noise, **options: augment.Affine(  # noqa: E731
+    **{"rotation": 0, "scale": 0, "shift": 0, **options}
+  )(images, np.float32([noise])).numpy()
+  np.testing.assert_array_equal(call([least, most, least, most]), images)
+  np.testing.assert_allclose(
+    call([most, middle, middle, middle], rotation=90)[0], np.rot90(images[0], -1), atol=1e-5
+  )
+  moved = call([middle, middle, most, least], shift=1)[0]  # one down, one to the left
+  np.testing.assert_array_equal(moved[1:, :-1], images[0, :-1, 1:])
+  assert not moved[0].any()
+  assert not moved[:, -1].any()
+  dot = np.zeros([1, 5, 5, 1], np.float32)
+  dot[0, 2, 3] = 1
+  larger = augment.Affine(0, 0.5, 0)(dot, np.float32([[0.5, 1, 0.5, 0.5]])).numpy()[0, :, :, 0]
+  assert larger[2, 3] == pytest.approx(larger[2, 4])  # from 1 to 1.5 pixels off the centre
+
+
+@pytest.mark.parametrize("name", ON_HOST)
+def test_recipes_draw_nothing_themselves(name):
+  """No random op of the graph is stateful: all draws come from the image's noise."""
+  assert not augment.from_spec(name).on_device
+  graph = traced(name).get_concrete_function().graph.as_graph_def()
+  ops = {node.op for node in graph.node}
+  for inner in graph.library.function:
+    ops |= {node.op for node in inner.node_def}
+  assert not [op for op in ops if op.startswith(("Random", "Truncated", "Rng"))]
+  # keras-cv draws, but by stateless ops; AugMix takes its noise as it is.
+  assert any(op.startswith("StatelessRandom") for op in ops) == (name == "randaugment")
+
+
 # A recipe for each view.
 
 
@@ -249,6 +362,15 @@ def test_each_view_by_its_own_recipe(rng, size):
   for k, view in enumerate(views):
     wanted = view(images[k::3], noise[k::3, : view.noise_size], size)
     np.testing.assert_allclose(result[k::3], wanted, atol=1e-6)
+
+
+def test_each_fits_the_number_of_views():
+  recipe = augment.from_spec("simclr, augmix(base=simclr, width=2)")
+  assert not recipe.on_device
+  recipe.check(2)
+  with pytest.raises(errors.UserError, match="lists 2 recipes, but the number of views is 3"):
+    recipe.check(3)
+  augment.from_spec("simclr").check(3)
 
 
 def test_randaugment_follows_its_options(rng):

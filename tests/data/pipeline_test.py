@@ -117,6 +117,8 @@ def test_shapes_are_static_and_batches_endless(digits):
   assert spec["image"] == tf.TensorSpec([5, 8, 8, 1], tf.float32)
   assert spec["label"] == tf.TensorSpec([5], tf.int64)
   assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+  (batch,) = take(dataset, 1)
+  assert batch["views"].shape == (5, 3, 8, 8, 1)
   spec = pipeline.views(digits, augment.SimCLR(), 5, 0, on_device=True).element_spec
   assert spec == {"image": tf.TensorSpec([5, 8, 8, 1], tf.uint8)}
 
@@ -151,6 +153,14 @@ def test_two_replicas_augment_as_one_does(on_two):
   alone = pipeline.augment_on_device(recipe, images, seed)
   both = on_two(lambda half: pipeline.augment_on_device(recipe, half, seed), images)
   np.testing.assert_allclose(both, alone, atol=1e-6)
+
+
+def test_replicas_share_a_batch_in_contiguous_rows(digits, mirrored):
+  dataset = pipeline.views(digits, augment.SimCLR(), 6, seed=1)
+  (expected,) = take(dataset, 1)
+  parts = next(iter(mirrored.experimental_distribute_dataset(dataset)))
+  views = np.concatenate(mirrored.experimental_local_results(parts["views"]))
+  np.testing.assert_array_equal(views, expected["views"])
 
 
 def test_batches_give_all_in_order(digits):

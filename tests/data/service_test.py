@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from alike import same
@@ -70,7 +72,25 @@ def test_each_input_worker_augments_its_own_batches_alone(digits):
   assert [int(batch["step"]) for batch in part] == [3, 6, 9, 12]
   for batch in part:
     step = batch.pop("step")
+    assert whole[step - 2].keys() == batch.keys()
     same(whole[step - 2].values(), batch.values())
+
+
+def test_a_stream_decodes_its_own_batches_alone(monkeypatch):
+  """The records of other workers are not parsed."""
+  stream = sources.StreamSource.__new__(sources.StreamSource)
+  parsed = []
+
+  def parse(record):
+    tf.numpy_function(lambda r: parsed.append(int(r)) or np.int64(0), [record], tf.int64)
+    return {"image": record}
+
+  stream._opened = types.SimpleNamespace(parse=parse)
+  records = tf.data.Dataset.range(11).map(lambda index: (index, 10 * index))
+  monkeypatch.setattr(stream, "_records", lambda *args: records, raising=False)
+  batches = stream.batches(2, chosen=lambda number: number % 2 == 1)
+  assert [list(batch["index"]) for batch in batches.as_numpy_iterator()] == [[2, 3], [6, 7]]
+  assert sorted(parsed) == [20, 30, 60, 70]
 
 
 def test_two_workers_at_one_address_are_found_out(digits):
@@ -161,7 +181,9 @@ def test_the_launcher_serves_until_it_is_stopped(digits):
   command = [sys.executable, ROOT / "launch" / "input_worker.py", "--port=0", "--host=localhost"]
   with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
     try:
-      address = process.stdout.readline().strip().partition("--data_service=")[2]
+      line = process.stdout.readline()
+      assert line.startswith("an input worker: --data_service=localhost:"), line
+      address = line.strip().partition("=")[2]
       for _ in service.batches(lambda turn: _views(digits, 0, turn=turn), [address], 0).take(5):
         pass
     finally:

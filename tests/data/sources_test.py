@@ -105,10 +105,13 @@ def test_digits_may_be_resized():
   [
     ("train[:90%]", 1293),
     ("train[90%:]", 144),
+    ("train[1000:]", 437),
+    ("train[:1000]", 1000),
     ("train[-37:]", 37),
     ("train[10:20]+test[:5]", 15),
     ("train+test", 1797),
     ("all", 1797),
+    ("all[1400:1500]", 100),
   ],
 )
 def test_slices(split, size):
@@ -144,7 +147,17 @@ def test_order_is_a_function_of_seed_and_epoch(sharded, monkeypatch, streamed):
   assert skipped == next_epoch[37:]
   assert [e["index"] for e in examples(source, seed=1, shuffle=False)] == list(range(90))
   tf.random.set_seed(7)
-  assert first == [e["index"] for e in examples(source, seed=1, epoch=0)]
+  found = examples(source, seed=1, epoch=0)
+  assert [e["index"] for e in found] == first
+  if streamed:
+    assert sorted(e["image"][0, 0, 0] for e in found) == sorted(first)
+
+
+def test_labels_and_images_belong_together():
+  source = sources.load("digits", examples=50)
+  for example in examples(source, seed=0, epoch=2):
+    np.testing.assert_array_equal(example["image"], source.images[example["index"]])
+    assert example["label"] == source.labels[example["index"]]
 
 
 # Folders.
@@ -226,6 +239,11 @@ def test_one_coloured_image_makes_all_rgb(tmp_path):
   assert {tuple(image[0, 0]) for image in source.images} == {(90, 90, 90), (1, 2, 3)}
 
 
+def test_transparent_parts_are_white(tmp_path):
+  write(tmp_path / "x.png", np.zeros((4, 4, 4)))
+  assert load(tmp_path).images.min() == 255
+
+
 def test_rotated_photographs_are_turned_upright(tmp_path):
   image = Image.fromarray(np.repeat(np.uint8([[0] * 8, [255] * 8]), 4, axis=0))  # white below
   exif = Image.Exif()
@@ -272,6 +290,19 @@ def test_large_folders_are_decoded_when_needed(folder, monkeypatch):
         np.testing.assert_array_equal(one[key], two[key])
 
 
+def test_corrupt_file_of_a_large_folder_is_found(folder, monkeypatch):
+  bad = folder / "art" / "a 3.png"
+  bad.write_bytes(bad.read_bytes()[:-30])
+  monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+  source = load(folder)
+  with pytest.raises(tf.errors.OpError):
+    examples(source)
+  error = source.find_unreadable()
+  assert isinstance(error, errors.UserError)
+  assert str(bad) in str(error)
+  assert "\n" not in str(error)
+
+
 def png(width, height, rows):
   """A PNG file that says one size, and holds `rows` bytes of pixels."""
 
@@ -287,8 +318,12 @@ def png(width, height, rows):
 HOSTILE = {
   "decompression bomb": (png(30_000, 30_000, b"\0" * 10**6), "decompression bomb"),
   "header larger than the pixels": (png(60, 60, b"\0" * 70), "cannot read"),
+  "no width": (png(0, 6, b"\0" * 7), "cannot read"),
   "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n%%EOF\n", "not an image"),
+  "HTML": (b"<html>404</html>", "not an image"),
+  "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
   "nothing": (b"", "cannot read"),
+  "half of an image": (png(60, 60, b"\0" * 61 * 60)[:60], "cannot read"),
   "only a signature": (b"\x89PNG\r\n\x1a\n", "cannot read"),
 }
 
@@ -397,6 +432,7 @@ def test_what_is_no_file_is_left_out_with_a_count(folder, warnings):
   assert load(folder).size == 15
   (said,) = warnings
   assert said.startswith("2 images of ")
+  assert "left out" in said
 
 
 def test_images_in_two_splits_are_counted(tmp_path, warnings):
@@ -426,6 +462,7 @@ def test_a_folder_that_vanishes_is_named(folder, monkeypatch):
   [
     ("digits", "tests", {}, "'tests' & 'test' & train"),
     ("digits", "train[:0]", {}, "empty & train[:0] & 1437"),
+    ("digits", "train[5:5]", {}, "empty"),
     ("digits", "train[:2000]", {}, "beyond & 1437"),
     ("digits", "train[:200%]", {}, "100%"),
     ("digits", "train[1:2:3]", {}, "cannot read split & train[:90%]"),

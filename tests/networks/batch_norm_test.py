@@ -74,6 +74,16 @@ def test_it_starts_as_a_copy_and_each_keeps_to_its_own(model):
     assert any(np.any(a != b) for a, b in zip(old, _values(_norms(moved)), strict=True))
 
 
+def test_a_changed_kernel_changes_both(model):
+  twin, images = batch_norm.twin(model), _images(model)
+  kernel = next(v for v in model.trainable_variables if "kernel" in v.name)
+  before = keras.tree.flatten(twin(images, training=False))[0].numpy()
+  kernel.assign(kernel + 0.3)
+  after = [keras.tree.flatten(x(images, training=False))[0].numpy() for x in (model, twin)]
+  assert np.abs(after[1] - before).max() > 1e-4
+  np.testing.assert_array_equal(*after)
+
+
 def test_each_is_saved_and_folded_by_itself(model, tmp_path):
   twin, images = batch_norm.twin(model), _images(model)
   twin(_images(model, seed=1) ** 2, training=True)
@@ -107,13 +117,14 @@ def test_rows_go_through_their_stream_once_and_come_back_in_order(rng, streams, 
   factors, calls = {"a": 10.0, "b": -1.0}, []
 
   def function(rows, stream):
-    calls.append((stream, len(rows)))
-    return {"scaled": rows * factors[stream]}
+    calls.append((stream, tuple(rows.shape)))
+    return {"scaled": rows * factors[stream], "sum": tf.reduce_sum(rows, -1)}
 
   found = batch_norm.by_stream(function, tf.constant(members), tuple(streams))
   expected = members * np.array([factors[s] for s in streams], "float32")[None, :, None]
   np.testing.assert_array_equal(found["scaled"], expected.reshape(12, 2))
-  assert sorted(calls) == wanted
+  np.testing.assert_allclose(found["sum"], members.sum(-1).reshape(12), rtol=1e-6)
+  assert sorted(calls) == [(stream, (count, 2)) for stream, count in wanted]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,10 @@ from urkle_tf.training import cost
 layers = keras.layers
 
 
+def names(model):
+  return [[layer.name for layer in block.layers] for block in blocks.blocks(model)]
+
+
 def residual():
   """Two residual blocks around depthwise convolutions, between layers in a row."""
   images = keras.Input((16, 16, 3))
@@ -73,6 +77,16 @@ def nested():
 
 
 BUILDS = {"residual": residual, "subclassed": subclassed, "nested": nested}
+
+
+def test_a_functional_model_is_cut_where_one_tensor_is_alive():
+  wanted = [["stem", "norm"], ["apart1", "up1", "down1"], ["apart2", "up2", "down2"], ["top"]]
+  assert names(residual()) == wanted
+  assert names(nested()) == wanted
+
+
+def test_a_row_of_layers_of_one_kind_is_cut_between_them():
+  assert names(subclassed()) == [["patches", "mixer0"], ["mixer1"], ["mixer2", "last"]]
 
 
 def test_a_resnet_has_its_residual_blocks():

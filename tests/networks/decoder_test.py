@@ -32,6 +32,18 @@ def test_it_mirrors_the_paper_net():
   assert maps == [(2, 2), (4, 4), (7, 7), (14, 14)]
 
 
+def test_every_pixel_and_every_weight_takes_part():
+  keras.utils.set_random_seed(0)  # of so few channels, all may be dead
+  decoder = networks.decoder(3, (9, 9, 1), width=8, layers=3)
+  z = tf.random.stateless_normal((8, 3), [0, 1])
+  with tf.GradientTape() as tape:
+    logits = decoder(z, training=True)
+    total = tf.reduce_sum(logits * tf.random.stateless_normal(logits.shape, [1, 2]))
+  gradients = tape.gradient(total, [v.value for v in decoder.trainable_variables])
+  assert all(np.abs(gradient).max() > 0 for gradient in gradients)
+  assert np.ptp(logits, axis=0).min() > 0
+
+
 @pytest.mark.parametrize("options", [{"width": 0}, {"layers": 0}])
 def test_impossible_sizes(options):
   with pytest.raises(errors.UserError, match="at least 1"):

@@ -30,6 +30,14 @@ def test_kl_is_its_closed_form(rng):
   np.testing.assert_allclose(networks.kl(p, q), expected, rtol=1e-5)
 
 
+def test_kl_is_the_mean_log_ratio_of_samples(rng):
+  p, q = _normals(rng)
+  z = p.sample(400_000, seed=1)
+  ratio = tf.reduce_sum(p.log_prob(z) - q.log_prob(z), -1)
+  error = tf.math.reduce_std(ratio, 0) / np.sqrt(400_000)
+  assert np.all(np.abs(tf.reduce_mean(ratio, 0) - networks.kl(p, q)) < 5 * error)
+
+
 def test_kl_of_literal_numbers():
   p, q = tfd.Normal([[0.0]], [[1.0]]), tfd.Normal([[1.0]], [[2.0]])
   # log 2 + (1 + 1) / 8 - 1/2, and the means' part 1/8
@@ -67,6 +75,12 @@ def test_scale_stays_between_floor_and_cap(rng, kernel):
     np.testing.assert_allclose(scale, 0.2 if kernel < 0 else 0.7, atol=1e-4)
 
 
+def test_scale_can_be_fixed(rng):
+  encoder = tiny_encoder(min_scale=0.3, max_scale=0.3)
+  images = rng.uniform(size=(3, 8, 8, 1)).astype("float32")
+  np.testing.assert_allclose(encoder(images).scale, 0.3, rtol=1e-6)
+
+
 def test_loc_has_unit_spread_whatever_the_weights(rng):
   """So scale is bounded relative to loc: (c loc, c scale) is out of reach."""
   encoder = tiny_encoder()
@@ -76,6 +90,15 @@ def test_loc_has_unit_spread_whatever_the_weights(rng):
     kernel.assign(factor * kernel)
     loc = encoder(images, training=True).loc.numpy()
     np.testing.assert_allclose(loc.std(0), 1.0, atol=0.05)
+
+
+def test_normalisation_is_inside(rng):
+  backbone = sequential((8, 8, 1), keras.layers.Flatten())
+  preprocess = keras.layers.Rescaling(255.0)
+  encoder = networks.GaussianEncoder(backbone, 2, preprocess=preprocess, loc="dense")
+  probe = keras.Model(encoder.network.input, encoder.network.layers[1].output)
+  seen = probe(np.ones((1, 8, 8, 1), "float32"))
+  np.testing.assert_allclose(seen, 255.0)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +152,22 @@ def test_wrong_backbones_end_in_one_line(spec, shape, words):
 def test_wrong_bounds_of_scale(low, high):
   with pytest.raises(errors.UserError, match="min_scale"):
     tiny_encoder(min_scale=low, max_scale=high)
+
+
+def test_heads_are_float32_under_mixed_precision(rng):
+  with precision("mixed_bfloat16"):
+    p = tiny_encoder()(rng.uniform(size=(2, 8, 8, 1)).astype("float32"))
+  assert p.loc.dtype == p.scale.dtype == tf.float32
+
+
+def test_encoder_survives_its_keras_file(rng, tmp_path):
+  encoder = tiny_encoder(max_scale=0.9)
+  images = rng.uniform(size=(4, 8, 8, 1)).astype("float32")
+  encoder(images, training=True)
+  encoder.save(tmp_path / "encoder.keras")
+  loaded = keras.models.load_model(tmp_path / "encoder.keras")
+  np.testing.assert_allclose(loaded(images).loc, encoder(images).loc, atol=1e-6)
+  assert loaded.get_config()["max_scale"] == 0.9
 
 
 # Pooled features, against the mean of what the backbone gives.

@@ -62,6 +62,7 @@ def decoder():
     layers.Reshape((2, 2, 6)),
     layers.Conv2DTranspose(4, 3, strides=2, padding="same"),
     layers.BatchNormalization(),
+    layers.ReLU(),
     layers.Conv2DTranspose(3, 4, strides=2, output_padding=1),
     layers.BatchNormalization(scale=False),
   )
@@ -289,6 +290,29 @@ def test_a_loop_around_it_computes_no_folding(compiled):
   # Weights that change between two calls of a compiled function are folded anew.
   shuffled(model, seed=5)
   assert np.abs(ascend(inputs) - wanted).max() > 0.01
+
+
+def test_weights_are_as_they_were_when_folded():
+  model = shuffled(networks.mlp(6, (8, 4), "head"))
+  inputs = inputs_of(model)
+  before = model(inputs, training=False)
+  old = fold(model)
+  shuffled(model, seed=5)
+  after = model(inputs, training=False)
+  assert np.abs(after - before).max() > 0.1
+  np.testing.assert_allclose(fold(model)(inputs), after, rtol=1e-4, atol=1e-5)
+  assert np.abs(old(inputs) - after).max() > 0.1
+
+
+@pytest.mark.full
+def test_replicas(mirrored):
+  with mirrored.scope():
+    model = shuffled(networks.convnet((8, 8, 1), width=4, layers=2))
+  inputs = inputs_of(model)
+  found = mirrored.run(tf.function(lambda x: fold(model)(x)), (inputs,))
+  wanted = model(inputs, training=False)
+  for one in mirrored.experimental_local_results(found):
+    np.testing.assert_allclose(one, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_images_of_another_size_are_refused():

@@ -65,7 +65,7 @@ def test_misfits_of_keras_files(tmp_path):
     foreign_models.load(tmp_path / "flat.keras")
 
 
-def test_an_embedding_is_told_from_scores(tmp_path):
+def test_an_embedding_is_distinguished_from_scores(tmp_path):
   images = np.random.default_rng(0).uniform(size=(3, *SHAPE)).astype("float32")
   inputs = keras.Input(SHAPE)
   maps = keras.layers.Conv2D(5, 3)(inputs)

@@ -91,7 +91,7 @@ def test_inputs_in_a_dict_and_models_within_models():
   np.testing.assert_allclose(foreign.take(model)(IMAGES), model({"images": IMAGES}), rtol=1e-6)
 
 
-def test_a_subclassed_model_is_told_its_images(tmp_path):
+def test_a_subclassed_model_needs_the_size_of_its_images(tmp_path):
   model = Subclassed()
   with pytest.raises(errors.UserError, match="does not declare its image size"):
     foreign.take(model)

@@ -190,6 +190,11 @@ def test_a_refused_run_writes_nothing(old_layout, tmp_path):
 
 
 @pytest.mark.full
+def test_the_step_that_crashed():
+  assert take_steps([("resnet18(width=8)", 64)]) == ["True"]
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("size", [64, 224])
 @pytest.mark.parametrize("spec", ["resnet18", "resnet50"])
 def test_a_step_at_every_width(spec, size):

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from small_models import learn_digits
+from cases import slow
+from small_models import learn_digits, tiny_encoder
 
 from urkle_tf import networks, pretexts
+from urkle_tf.pretexts import _pairs
 from urkle_tf.pretexts.barlow_twins import cross_correlation
 
 
@@ -81,6 +83,11 @@ def test_cross_correlation_is_numpys(rng):
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_pairs():
+  assert _pairs.pairs(2) == ([0], [1])
+  assert _pairs.pairs(3) == ([0, 0, 1], [1, 2, 2])
+
+
 # Two dimensions over four images: of mean 0 and variance 1, and uncorrelated.
 CORNERS = np.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
 
@@ -114,6 +121,50 @@ def test_vicreg_by_hand():
   # Views that are 2 apart in one of two dimensions.
   apart = np.stack([CORNERS, CORNERS + [0, 2]], 1)
   np.testing.assert_allclose(_loss(pretext, apart)["invariance"], 25 / 51 * 4 / 2, rtol=1e-5)
+
+
+def test_unrelated_views_start_near_one_in_any_dimension(rng):
+  """The weight of a KL term beside it means the same for any width and batch."""
+  for n, d in ((64, 8), (64, 128), (256, 32)):
+    loss = _loss(_bare(pretexts.BarlowTwins()), rng.normal(size=(n, 2, d)))
+    assert float(loss["invariance"][0]) == pytest.approx(1.0, abs=0.15)
+    floor = 0.0051 * (d - 1) / n
+    assert float(loss["redundancy"][0]) == pytest.approx(floor, rel=0.3)
+
+
+@pytest.mark.parametrize("kind", [pretexts.VICReg, *slow(pretexts.BarlowTwins)])
+def test_two_replicas_are_one_batch(rng, on_two, kind):
+  """Values and gradients are those of the global batch."""
+  z, pretext = rng.normal(size=(8, 4, 3)).astype("float32"), _bare(kind())
+
+  def step(z):
+    with tf.GradientTape() as tape:
+      tape.watch(z)
+      terms = _loss(pretext, z)
+      share = tf.add_n([tf.reduce_mean(v) for v in terms.values()])
+      share /= tf.distribute.get_replica_context().num_replicas_in_sync
+    return terms, tape.gradient(share, z)
+
+  terms, gradient = step(tf.constant(z))
+  found, both = on_two(step, z)
+  np.testing.assert_allclose(both, gradient, rtol=1e-4, atol=1e-6)
+  for name, values in found.items():
+    np.testing.assert_allclose(values, terms[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [pretexts.BarlowTwins, pretexts.VICReg])
+def test_the_sampled_z_is_projected(rng, kind):
+  encoder = tiny_encoder()
+  pretext = kind(projector=8, projection=5)
+  pretext.attach(encoder)
+  normal = encoder(rng.uniform(size=(12, 8, 8, 1)).astype("float32"))
+  noise = rng.normal(size=(12, 6)).astype("float32")
+  loss = pretext.loss(networks.Representations.of(normal, 2, noise), None)
+  z = pretext.projector(normal.loc + normal.scale * noise, training=True)
+  z = np.float64(z).reshape(6, 2, 5)
+  loop = _barlow_loop(z, 0.0051) if kind is pretexts.BarlowTwins else _vicreg_loop(z, (25, 25, 1))
+  for name, value in loop.items():
+    np.testing.assert_allclose(loss[name][0], value, rtol=1e-3, err_msg=name)
 
 
 @pytest.mark.full

@@ -36,6 +36,24 @@ def test_nt_xent_by_hand():
   np.testing.assert_allclose(nt_xent(z, 0.5, "all"), [np.log(np.e**2 + 2) - 2] * 2, rtol=1e-5)
 
 
+def test_the_loss_falls_as_positives_meet(rng):
+  """Equation 9 taken literally, without its -log, would push them apart."""
+  z = rng.normal(size=(8, 2, 4)).astype("float32")
+  z = tf.Variable(z)
+  with tf.GradientTape() as tape:
+    loss = tf.reduce_mean(nt_xent(z))
+  moved = z - 0.1 * tape.gradient(loss, z)
+  cosine = lambda v: np.mean(  # noqa: E731
+    np.sum(tf.math.l2_normalize(v, -1)[:, 0] * tf.math.l2_normalize(v, -1)[:, 1], -1)
+  )
+  assert cosine(moved) > cosine(z)
+
+
+def test_nt_xent_ignores_the_length_of_z(rng):
+  z = rng.normal(size=(4, 2, 3)).astype("float32")
+  np.testing.assert_allclose(nt_xent(1e3 * z), nt_xent(z), rtol=1e-4)
+
+
 @pytest.mark.parametrize("term", [nt_xent, *slow(consistency)])
 def test_negatives_are_gathered_from_all_replicas(rng, on_two, term):
   z = rng.normal(size=(6, 4, 5)).astype("float32")
@@ -76,6 +94,15 @@ def test_consistency_by_hand():
   np.testing.assert_allclose(consistency(z, 0.05), [np.log(3), 0, 0, 0], atol=1e-6)
 
 
+def test_consistency_has_gradients_that_lower_it(rng):
+  z = tf.Variable(rng.normal(size=(6, 3, 4)).astype("float32"))
+  with tf.GradientTape() as tape:
+    loss = tf.reduce_mean(consistency(z, 0.1))
+  gradient = tape.gradient(loss, z)
+  assert np.all(np.isfinite(gradient))
+  assert np.mean(consistency(z - 0.05 * gradient, 0.1)) < loss
+
+
 def test_consistency_is_a_third_view_and_a_term(rng):
   encoder = tiny_encoder()
   normal = encoder(rng.uniform(size=(12, 8, 8, 1)).astype("float32"))
@@ -88,3 +115,18 @@ def test_consistency_is_a_third_view_and_a_term(rng):
   found, z = more.loss(three, None), np.asarray(normal.loc).reshape(4, 3, 6)
   np.testing.assert_allclose(found["nt_xent"], plain.loss(three, None)["nt_xent"])
   np.testing.assert_allclose(found["consistency"], 12 * np.array(_divergences(z, 0.5)), rtol=1e-3)
+
+
+def test_pretext_projects_the_sampled_z(rng):
+  encoder = tiny_encoder()
+  pretext = pretexts.SimCLR(projector=8, projection=5)
+  pretext.attach(encoder)
+  normal = encoder(rng.uniform(size=(8, 8, 8, 1)).astype("float32"))
+  noise = rng.normal(size=(8, 6)).astype("float32")
+  drawn = networks.Representations.of(normal, 2, noise)
+  loss = pretext.loss(drawn, None)["nt_xent"]
+  z = np.asarray(normal.loc + normal.scale * noise)
+  projected = pretext.projector(z, training=True).numpy().reshape(4, 2, 5)
+  np.testing.assert_allclose(loss, nt_xent_loop(projected, projected), rtol=1e-4)
+  still = networks.Representations.of(normal, 2)
+  np.testing.assert_allclose(still.z, np.asarray(normal.loc).reshape(4, 2, 6))

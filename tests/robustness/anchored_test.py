@@ -72,8 +72,21 @@ def test_the_loss_and_its_gradient_by_weights(encoder, pairs):
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_a_learnt_sigma_is_best_where_it_covers_the_difference_of_means(encoder, pairs):
+  """KL[N(a, s0) || N(b, s)] has its minimum at s^2 = s0^2 + (a - b)^2."""
+  p0 = anchored.original(encoder, tf.constant(pairs[0]))
+  np.testing.assert_allclose(p0.scale, SIGMA * SPREAD)
+  difference = 0.7
+  scales = np.linspace(0.3, 2.0, 3401)
+  q = type(p0)(p0.loc[:1, :1] + difference, scales[:, None].astype("float32"))
+  best = scales[np.argmin(networks.kl(type(p0)(p0.loc[:1, :1], p0.scale[:1, :1]), q))]
+  assert best**2 == pytest.approx((SIGMA * SPREAD) ** 2 + difference**2, rel=5e-3)
+
+
 def test_anchor_and_keep_go_together():
   with pytest.raises(errors.UserError, match="anchor must be original"):
     robustness.Urkle(anchor="clean")
   with pytest.raises(errors.UserError, match="go together"):
     robustness.Urkle(anchor="original").check(pretexts.SimCLR())
+  with pytest.raises(errors.UserError, match="go together"):
+    robustness.Urkle().check(pretexts.Keep.__new__(pretexts.Keep))

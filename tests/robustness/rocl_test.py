@@ -57,6 +57,16 @@ def test_objective_is_the_contrast_of_the_adversary_and_the_other_view(trainer, 
   same(trainer.variables, before)
 
 
+def test_examples_are_attacked_each_on_its_own(trainer, views):
+  """Another image's neighbour changes nothing: its negatives are clean constants."""
+  objective = trainer.robustness.objective(trainer.encoder, trainer.pretext, views, None)
+  near = views[:, 0].numpy()
+  before = objective(tf.constant(near)).numpy()
+  near[3] += 0.05
+  changed = objective(tf.constant(near)).numpy() != before
+  assert changed.tolist() == [False, False, False, True, False, False]
+
+
 def test_the_attack_raises_the_objective_inside_the_ball(trainer, views):
   objective = trainer.robustness.objective(trainer.encoder, trainer.pretext, views, None)
   found, _ = trainer.adversaries(views, None, tf.constant([0, 1]))
@@ -104,6 +114,10 @@ def test_a_steps_loss_is_the_sum_of_both_terms(views):
   assert not scale.kernel.numpy().any()  # z = loc: nothing moves the scale
 
 
-def test_a_third_view_is_refused():
+def test_pretexts_that_do_not_fit_are_refused():
+  with pytest.raises(
+    errors.UserError, match="rocl needs a contrastive pretext, and supervised is not"
+  ):
+    robustness.RoCL().check(pretexts.Supervised())
   with pytest.raises(errors.UserError, match="two views"):
     robustness.RoCL().check(pretexts.SimCLR(consistency=1))

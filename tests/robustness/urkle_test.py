@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
-from small_models import digits, sequential, small_encoder
+from small_models import digits, sequential, small_encoder, worst_of_corners
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf.data import augment, pipeline, sources
 from urkle_tf.networks.bounds.kl import kl_bound
 from urkle_tf.networks.kl import kl_objective
 
@@ -48,6 +49,24 @@ def test_objective_is_kl_from_the_clean_image_in_inference_mode(encoder):
   same(before, encoder.non_trainable_variables)
 
 
+def test_objective_has_no_gradient_at_the_clean_image(encoder):
+  """Why an attack may not start there."""
+  clean = _images()
+  for images, zero in ((clean, True), (clean + 0.01, False)):
+    with tf.GradientTape() as tape:
+      tape.watch(images)
+      value = kl_objective(encoder, clean)(images)
+    gradient = tape.gradient(value, images)
+    assert (float(tf.reduce_max(tf.abs(gradient))) < 1e-4) == zero
+
+
+def test_the_attack_finds_a_worse_neighbour_than_chance(encoder):
+  clean = _images()
+  objective = kl_objective(encoder, clean)
+  found = attacks.PGD(attacks.Linf(0.05), steps=10)(objective, clean, [0, 1])
+  assert np.all(objective(found) > worst_of_corners(objective, clean, 0.05))
+
+
 @pytest.mark.parametrize("attacked", [1, 2])
 def test_the_term_is_the_mean_kl_of_the_attacked_views(rng, attacked):
   scheme = _scheme(beta=0.3, attacked=attacked)
@@ -67,6 +86,20 @@ def test_the_term_is_the_mean_kl_of_the_attacked_views(rng, attacked):
 def test_adversaries_are_positives_until_that_is_switched_off():
   for positives, members in ((True, [0, 1, 2, 3]), (False, [0, 1])):
     assert [list(m) for _, m in _scheme(positives=positives).tuples(2, 2)] == [members]
+
+
+def test_one_attacked_view_estimates_the_mean_of_both(encoder):
+  """Of the same 600 images, the KL of the first view's adversary and that of all views'."""
+  source = sources.load("digits", "train[:600]")
+  recipe = augment.SimCLR(strength=0.5, flip=False)
+  views = next(iter(pipeline.views(source, recipe, 600, seed=0)))["views"]
+  attack = attacks.PGD(attacks.Linf(0.1), steps=3)
+  found = np.stack(
+    [urkle_tf.kl_robustness(encoder, views[:, k], attack, seed=[k, 0]) for k in range(2)]
+  )
+  difference = found[0] - found.mean(0)
+  assert abs(difference.mean()) < 4 * difference.std() / 600**0.5  # unbiased
+  assert difference.std() > 0.05 * found.mean()  # and not the same
 
 
 def test_kl_is_minimised_through_both_arguments():
