@@ -51,6 +51,7 @@ CASES = """
 0 train: training |  | {run}
 2 train: folder of other settings | holds a run with --epsilon=0.1 | {run} --epsilon=0.2
 0 train: training again |  | {run}
+2 finetune: no encoder | give --encoder=FOLDER | --output_dir={tmp}/head
 2 finetune: images without labels | label | {tuned} --dataset=folder:{tmp}/loose --split=all
 0 finetune: fine-tuning |  | {tuned}
 2 finetune: head of other settings | holds a run with --seed=0 | {tuned} --seed=1
@@ -60,9 +61,12 @@ CASES = """
 2 evaluate: no report folder | give --output_dir=FOLDER | {measure}
 0 evaluate: evaluation |  | {measured}
 2 evaluate: report of other settings | holds a run with --seed=0 | {measured} --seed=1
+2 embed: no encoder to embed with | give --encoder=FOLDER | --output_dir={tmp}/embedded
 2 embed: no folder for embeddings | give --output_dir=FOLDER | --encoder={tmp}/run/encoder
 2 embed: embeddings among a run's files | give another --output_dir | \
   --encoder={tmp}/run/encoder --output_dir={tmp}/run
+2 embed: corrupt image to embed | corrupt/cat/torn.png | --encoder={tmp}/run/encoder \
+  --dataset=folder:{tmp}/corrupt --image_size=8 --output_dir={tmp}/embedded
 0 embed: embedding |  | --encoder={tmp}/run/encoder --examples=9 --output_dir={tmp}/embedded
 2 embed: embeddings of other settings | holds a run with --examples=9 | \
   --encoder={tmp}/run/encoder --examples=8 --output_dir={tmp}/embedded
@@ -158,7 +162,10 @@ def test_what_was_refused_left_nothing_behind(outcomes):
     (["train", "--flagfile=nowhere.cfg"], "nowhere.cfg"),
     (["train", "--epochs=many"], "--epochs=many"),
     (["train", "--epsilon=8/0"], "'8/0' is not a number"),
+    (["finetune", "--labels=some"], "'some' is not a number"),
     (["evaluate", "--epsilons=8/255,x"], "'x' is not a number"),
+    (["evaluate", "--output_dir="], "give --output_dir=FOLDER"),
+    (["embed", "--encode=x"], "did you mean 'encoder'?"),
   ],
 )
 def test_wrong_flags(arguments, words):
@@ -167,11 +174,12 @@ def test_wrong_flags(arguments, words):
   assert words in done.stderr
 
 
-def test_comment_after_a_value_in_a_flagfile(tmp_path):
-  (tmp_path / "flags.cfg").write_text("# a comment of its own\n--epochs=3 # few\n")
+@pytest.mark.parametrize("line", ["--dataset=digits  # bundled", "--epochs=3 # few"])
+def test_comment_after_a_value_in_a_flagfile(tmp_path, line):
+  (tmp_path / "flags.cfg").write_text(f"# a comment of its own\n{line}\n")
   done = _process("-m", "urkle_tf.train", f"--flagfile={tmp_path}/flags.cfg", code=2)
   _is_one_line(done.returncode, done.stderr)
-  assert "epochs" in done.stderr
+  assert line.lstrip("-").split("=")[0] in done.stderr
 
 
 def test_version():

@@ -118,6 +118,9 @@ def test_strategies_by_name():
     assert distribution.strategy("auto").num_replicas_in_sync == 1
 
 
-def test_an_unknown_strategy_ends_in_one_line():
-  with refused("unknown strategy", "did you mean 'mirrored'?"):
-    distribution.strategy("miror")
+@pytest.mark.parametrize(
+  "name, words", [("miror", "did you mean 'mirrored'?"), ("two", "one, tpu"), (None, "'None'")]
+)
+def test_unknown_strategies_end_in_one_line(name, words):
+  with refused("unknown strategy", words.strip("'")):
+    distribution.strategy(name)

@@ -16,6 +16,8 @@ def test_it_trains_and_reports(tmp_path, monkeypatch, capsys):
   doctor.main()
   said = capsys.readouterr().out
   assert re.search(rf"^urkle_tf +{urkle_tf.__version__}$", said, re.MULTILINE)
+  assert re.search(rf"^numpy +{sys.modules['numpy'].__version__}$", said, re.MULTILINE)
+  assert re.search(r"^oneDNN +(on|off)$", said, re.MULTILINE)
   assert re.search(rf"^mnist +not prepared in {tmp_path}$", said, re.MULTILINE)
   assert re.search(
     r"^training on noise +5 steps in [\d.]+ s, last loss \d+\.\d+$", said, re.MULTILINE

@@ -9,7 +9,7 @@ import subprocess
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def _addresses(count):
+def addresses(count):
   """This many free addresses, "127.0.0.1:PORT"."""
   holders = [socket.socket() for _ in range(count)]
   for holder in holders:
@@ -31,7 +31,7 @@ def start(logs, command, count=2):
   Returns:
     A list of `subprocess.Popen`.
   """
-  cluster = {"worker": _addresses(count)}
+  cluster = {"worker": addresses(count)}
   logs.mkdir(parents=True, exist_ok=True)
   path, workers = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), []
   for index in range(count):

@@ -1,13 +1,18 @@
-"""What is shipped and how: the wheel, the configs."""
+"""What is shipped and how: the wheel, the scripts, the configs."""
 
+import ast
+import os
 import pathlib
+import re
 import shutil
+import subprocess
 import sys
 import zipfile
 
 import commands
 import pytest
 from absl import flags
+from packaging import requirements
 
 import urkle_tf
 
@@ -77,6 +82,76 @@ print(time.perf_counter() - started, *sorted(set(sys.modules) - before))"""
   assert float(seconds) < 0.01
 
 
+# --- Scripts ---
+
+
+SCRIPTS = [ROOT / ".ci" / "run"]
+SCRIPTS += [f for part in ("launch", "experiments", "tools") for f in (ROOT / part).glob("*.sh")]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_script_parses_and_can_be_run_or_says_that_it_is_sourced(script):
+  result = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
+  assert result.returncode == 0, result.stderr
+  first = script.read_text(encoding="utf-8").splitlines()[0]
+  assert os.access(script, os.X_OK) if first.startswith("#!") else first.startswith("# Sourced")
+
+
+def environment(code, **variables):
+  """Runs bash code after sourcing launch/environment.sh, with the given environment variables."""
+  return subprocess.run(
+    ["bash", "-c", f"set -euo pipefail; source '{ROOT}/launch/environment.sh'; {code}"],
+    capture_output=True,
+    text=True,
+    env={**os.environ, **variables},
+  )
+
+
+# --- Versions ---
+
+
+def asked():
+  """{name: what setup.py asks for} of the package and of its tests, as the wheel states it."""
+  source = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+  values = {}
+  for node in source.body:
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+      values[node.targets[0].id] = node.value
+  texts = [
+    node.value
+    for name in ("INSTALL_REQUIRES", "EXTRAS_REQUIRE", "FOOLBOX", "RUFF")
+    for node in ast.walk(values[name])
+    if isinstance(node, ast.Constant) and any(sign in str(node.value) for sign in "<>=")
+  ]
+  found = [requirements.Requirement(text) for text in texts]
+  return {r.name.lower().replace("_", "-"): r for r in found if "and-cuda" not in r.extras}
+
+
+def constraints(lines):
+  """{name: version} of lines such as `numpy==2.1.3`."""
+  pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+  return {name.lower().replace("_", "-"): version for name, version in pairs}
+
+
+def test_the_lock_is_within_the_bounds():
+  lines = (ROOT / "launch" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+  locked, wanted = constraints(lines), asked()
+  # setuptools comes with every environment; the others of these are of an extra that no test needs.
+  never_locked = {"setuptools", "adversarial-robustness-toolbox", "statsmodels", "keras-hub"}
+  assert set(wanted) - set(locked) <= never_locked | {"pyautoattack", "torch"}
+  outside = {n: v for n, v in locked.items() if n in wanted and v not in wanted[n].specifier}
+  assert outside == {}
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+  oldest = constraints(environment("oldest_versions").stdout.splitlines())
+  wanted = asked()
+  assert set(oldest) == set(wanted)
+  for name, series in oldest.items():
+    (lowest,) = [s.version for s in wanted[name].specifier if s.operator == ">="]
+    assert series == f"{lowest}.*"
+
+
 # --- What must not be in the repository ---
 
 
@@ -112,3 +187,12 @@ def test_configs_parse_as_flags_of_their_command(config):
     assert flags.FLAGS(words) == ["command"]
   for line in config.read_text(encoding="utf-8").splitlines():
     assert line.startswith("#") or "#" not in line  # which would be part of the value
+
+
+# --- Flags ---
+
+
+def test_only_the_command_lines_read_flags():
+  allowed = {PACKAGE / f"{name}.py" for name in (*COMMANDS, "command_line")}
+  files = set(PACKAGE.rglob("*.py")) - allowed
+  assert not [path for path in files if re.search(r"\bFLAGS\b", path.read_text(encoding="utf-8"))]

@@ -65,7 +65,11 @@ def test_flags_are_the_arguments_of_the_function(command):
   with commands.defined(command) as names:
     assert names[: len(parameters)] == list(parameters)
     assert set(names[len(parameters) :]) <= {"dry_run", "seeds", "trust"}
+    doc = " ".join(function.__doc__.split())
     for field in dataclasses.fields(arguments):
       default = parameters[field.name].default
       usual = None if default is inspect.Parameter.empty else default
       assert flags.FLAGS[field.name].default == usual
+      assert f" {field.name}: {settings.text(field)}." in doc
+  with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
+    function(epoch=3)

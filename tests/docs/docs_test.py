@@ -190,6 +190,10 @@ def beside_the_package(monkeypatch, *modules):
     monkeypatch.delitem(sys.modules, f"urkle_tf.{module}", raising=False)
 
 
+def extended(names):
+  assert pathlib.Path("runs/colours/encoder/saved_model.pb").is_file()
+
+
 def attack_walk(monkeypatch):
   beside_the_package(monkeypatch, "attacks.noise")
   run_of_digits(monkeypatch)
@@ -421,6 +425,7 @@ ELSEWHERE = {
 }
 # What takes the names that a page's snippets have made.
 CHECK = {
+  "extending.md": extended,
   "walks/attack.md": attack_walked,
   "walks/measurement.md": measurement_walked,
   "serving.md": served_alike,
@@ -548,6 +553,7 @@ def test_every_public_name_is_in_the_reference_with_an_example():
       assert set(members) <= set(re.findall(r"\w+", examples)), f"{name} lacks an example"
       # A function in a module of its name is both.
       listed.append(re.sub(r"\.(\w+)\.\1$", r".\1", name))
+  assert len(listed) == len(set(listed))
   names = {f"urkle_tf.{name}" for name in urkle_tf.__all__ if name != "__version__"}
   for module in ("attacks", "networks", "pretexts", "robustness"):
     own = importlib.import_module(f"urkle_tf.{module}").__all__

@@ -155,6 +155,9 @@ def test_alf_leaves_the_encoder_alone(encoder, tmp_path):
   result = adapt(encoder, tmp_path / "run", **options)
   model = export.load_classifier(result["classifier"])
   before = export.load_encoder(encoder).network
+  assert [layer.trainable for layer in before.layers] == [
+    layer.trainable for layer in model.network.layers
+  ]
   same(before.get_weights(), model.network.get_weights())
   assert model.stochastic
   assert (model.metadata["norm"], model.metadata["epsilon"]) == ("linf", EPSILON)

@@ -81,9 +81,12 @@ def test_the_files_hold_the_same(written, photos):
   sprite = np.asarray(Image.open(folder / "sprite.png"))
   side = sprite.shape[0] // 4  # ten pictures, in a grid of four
   assert sprite.shape[:2] == (4 * side, 4 * side)
-  tile = sprite[side : 2 * side, 2 * side : 3 * side].reshape(side, side)  # the seventh
-  original = Image.open(photos / found["names"][6])
-  np.testing.assert_array_equal(tile, original.resize((side, side), Image.Resampling.NEAREST))
+  for index, name in enumerate(found["names"][:10]):
+    row, column = divmod(index, 4)
+    tile = sprite[row * side : (row + 1) * side, column * side : (column + 1) * side]
+    original = np.asarray(Image.open(photos / name).resize((side, side), Image.Resampling.NEAREST))
+    np.testing.assert_array_equal(tile.reshape(side, side), original)
+  assert not sprite[-side:, 2 * side :].any()
 
 
 def test_any_keras_model_and_images_without_labels(tmp_path, rng):
@@ -102,6 +105,11 @@ def test_any_keras_model_and_images_without_labels(tmp_path, rng):
   order = [int(name.removesuffix(".png")) for name in found["names"]]
   np.testing.assert_allclose(found["loc"], wanted[order], atol=1e-5)
   assert (tmp_path / "out" / "metadata.tsv").read_text().endswith(f"\n{found['names'][2]}\t2\n")
+
+  # Without files: digits of another size, and nothing for the Projector.
+  with pytest.raises(errors.UserError, match="the encoder takes images of 6x4x3"):
+    embeddings.represent(encoder=arguments["encoder"], output_dir=tmp_path / "digits")
+  assert not (tmp_path / "digits").exists()
 
 
 def test_data_by_name_and_nothing_written(exported, encoder):
@@ -141,6 +149,7 @@ def test_a_torn_image_is_named_wherever_it_is_found(exported, photos, tmp_path, 
     ({"encoder": "nowhere"}, "no folder 'nowhere'"),
     ({"batch_size": 0}, "--batch_size must be at least 1"),
     ({"projector_examples": -1}, "--projector_examples must be at least 0"),
+    ({"dataset": "mnst"}, "mnist"),
     ({"image_size": 16}, "takes images of 8x8x1, but 'digits' has 16x16x1: give --image_size=8"),
   ],
 )

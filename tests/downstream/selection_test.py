@@ -69,7 +69,7 @@ def accuracies(head, source):
 
 
 @pytest.mark.full
-def test_the_chosen_decay_is_the_best_on_held_out_images(data, kept, monkeypatch, tmp_path):
+def test_the_chosen_decay_is_the_best_on_held_out_images(data, kept, monkeypatch, tmp_path, capsys):
   monkeypatch.setattr(_selection, "WEIGHT_DECAYS", (1e-4, 1.0, 3.0, 10.0))
   encoder = pixels(tmp_path)
   options = {"validation_split": "valid"}
@@ -94,6 +94,12 @@ def test_the_chosen_decay_is_the_best_on_held_out_images(data, kept, monkeypatch
     assert scores[place] > max(scores[0], scores[-1])  # neither end of the list is the best
     assert (selection["select"], selection["held_out"]) == (select, "valid")
     assert selection["images"] == 400
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "  chosen" in line)
+    figures = [f"{candidates[place]['validation_accuracy']:.2%}"]
+    if number:
+      figures.append(f"{candidates[place]['validation_robust_accuracy']:.2%}")
+    assert line.split() == [f"{selection['weight_decay']:g}", *figures, "chosen"]
+
     # The head that is exported is that of a run with this decay, bit for bit.
     (one, metadata), (other, _) = kept[-1], kept[place]
     same(one.head.get_weights(), other.head.get_weights())
@@ -156,8 +162,12 @@ def test_validation_images_must_leave_some_to_train_on():
   both = digits("train[:90]")
   with pytest.raises(errors.UserError, match="leaves no image of --split=train"):
     _selection.hold_out(task(both, validation=both))
-  rest, _ = _selection.hold_out(task(both, validation=digits("train[90:]")))
+
+
+def test_disjoint_splits_leave_everything_to_the_candidates():
+  rest, held = _selection.hold_out(task(digits("train[:900]"), validation=digits("train[900:]")))
   assert rest.all()
+  assert held is None
 
 
 # --- On digits ---
@@ -188,6 +198,7 @@ def test_the_default_is_robust_where_training_had_an_adversary(
   selection = found["selection"]
   assert (selection["select"], selection["images"]) == ("robust", 20)
   assert selection["held_out"] == "a part of train"
+  assert all(0 <= row["validation_robust_accuracy"] <= 1 for row in selection["candidates"])
   assert "validation_accuracy" in found  # of the test images, which nothing was chosen by
   flags = (tmp_path / "robust" / "flags.cfg").read_text()
   assert "--select=robust\n--" in flags
@@ -201,6 +212,9 @@ def test_the_default_is_robust_where_training_had_an_adversary(
   assert "slf does not use --attack_steps" in capsys.readouterr().out
   # Half of what the head is trained on at last would be its own validation.
   assert "validation_accuracy" not in found
+  assert all(
+    set(row) == {"weight_decay", "validation_accuracy"} for row in found["selection"]["candidates"]
+  )
 
 
 @pytest.mark.full
@@ -285,8 +299,10 @@ def test_a_head_on_pooled_features(encoder, short, tmp_path, protocol):
   exponentials = np.exp(logits - logits.max(1, keepdims=True))
   wanted = exponentials / exponentials.sum(1, keepdims=True)
   np.testing.assert_allclose(served["serve"](images=images)["probabilities"], wanted, atol=1e-4)
-  drawn = served["sampled"](images=images, seed=tf.constant([1, 0]), samples=tf.constant(3))
-  np.testing.assert_allclose(np.exp(drawn["log_probabilities"]), wanted, atol=1e-4)
+  for seed in (0, 1):
+    seeds = {"seed": tf.constant([seed, 0]), "samples": tf.constant(3)}
+    drawn = served["sampled"](images=images, **seeds)
+    np.testing.assert_allclose(np.exp(drawn["log_probabilities"]), wanted, atol=1e-4)
   np.testing.assert_allclose(served["head"](z=features)["logits"], logits, atol=1e-4)
 
   options = {"attacks": "pgd(steps=2)", "representation_examples": 10, "checks": False}

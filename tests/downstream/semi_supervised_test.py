@@ -48,12 +48,14 @@ def labelled_by(monkeypatch):
   return found
 
 
-def test_the_three_stages(encoder, labelled_by, tmp_path):
+def test_the_three_stages(encoder, labelled_by, tmp_path, capsys):
   result = adapt(encoder, tmp_path)
-  rows = rows_of(tmp_path)
+  rows, said = rows_of(tmp_path), capsys.readouterr().err
   stages = [(row["stage"], row["step"], row["epoch"]) for row in rows]
   assert stages[:3] == [("clean", k, k) for k in (1, 2, 3)]
   assert stages[3:] == [("adversarial", 5, 1), ("adversarial", 10, 2)]
+  for part in ("stage 1 of 3: 60 labelled images", "labels for 300 images", "stage 3 of 3: 300"):
+    assert part in said
   for row in rows[:3]:
     assert row["loss"] == row["cross_entropy"]
     assert not {"divergence", "validation_robust_accuracy"} & set(row)

@@ -53,6 +53,7 @@ def test_a_finished_run(encoder, tmp_path, capsys):
   assert (metadata["stochastic"], metadata["class_names"]) == (True, test.class_names)
   assert (metadata["norm"], metadata["epsilon"]) == ("linf", 0.05)
   assert metadata["encoder_fingerprint"] == export.read_metadata(encoder)["fingerprint"]
+  assert str(tmp_path) not in json.dumps(metadata)
 
   # The encoder is as it was, and so is everything when the command is given again.
   before = export.load_encoder(encoder).network.get_weights()
@@ -62,6 +63,7 @@ def test_a_finished_run(encoder, tmp_path, capsys):
   assert "is finished" in capsys.readouterr().out
   with pytest.raises(errors.UserError, match="--epochs=30"):
     adapt(encoder, run, epochs=31)
+  assert adapt(encoder, run, log_every=7) == result  # what is logged when changes nothing
 
 
 # While images pass through the encoder; while it learns.
@@ -240,6 +242,14 @@ def test_subsets_of_numbers_are_stratified_by_deciles(rng):
   assert len(_labels.choose(np.float32([1, 1, 1, 2]), 2, seed=0)) == 2
 
 
+def test_few_labels_are_listed(encoder, kept, tmp_path):
+  adapt(encoder, tmp_path / "run", epochs=2, labels=0.05)
+  listed = json.loads((tmp_path / "run" / "labels.json").read_text())["positions"]
+  source = sources.load("digits", "train")
+  assert listed == _labels.choose(source.labels, 0.05, 0).tolist()
+  assert len(listed) == round(0.05 * source.size)
+
+
 @pytest.mark.full
 def test_another_encoder_in_the_same_folder(encoder, tmp_path):
   layer = export.load_encoder(encoder)
@@ -259,7 +269,7 @@ def test_a_signal_between_two_seeds_ends_both(tmp_path, signalled, monkeypatch):
 
 
 @pytest.mark.full
-def test_several_seeds_and_their_mean(encoder, tmp_path):
+def test_several_seeds_and_their_mean(encoder, tmp_path, capsys):
   options = {"labels": 100, "epochs": 2, "weight_decay": 1e-4, "validation_split": "test"}
   folder = tmp_path / "seeds"
   found = downstream.adapt_seeds(str(folder), 2, seed=3, encoder=str(encoder), **options)
@@ -275,9 +285,12 @@ def test_several_seeds_and_their_mean(encoder, tmp_path):
   ends = found["interval"]["validation_accuracy"]  # Student's t of one degree of freedom
   assert np.diff(ends) == pytest.approx(2 * 12.706 * spread / 2**0.5, rel=1e-3)
   assert json.loads((folder / "seeds.json").read_text()) == found
+  assert "classifier" not in found["runs"][0]
   assert (folder / "seed-4/classifier/saved_model.pb").exists()
 
+  capsys.readouterr()
   again = downstream.adapt_seeds(str(folder), 1, seed=3, encoder=str(encoder), **options)
+  assert "nothing to do" in capsys.readouterr().out
   assert again["runs"] == found["runs"][:1]
   assert again["deviation"] == again["interval"] == {}
   with pytest.raises(errors.UserError, match="--seeds must be at least 1"):

@@ -7,6 +7,19 @@ import pytest
 
 from experiments import compare_cifar10 as script
 
+CONFIG = "configs/cifar10_small.cfg"
+
+
+def _asked(*arguments):
+  parser = script.jobs.parser("", script.NAME, script.ROWS, "cifar10")
+  given = parser.parse_args(["--work=W", *arguments])
+  return script.jobs.read(given, script.NAME, script.ROWS, "cifar10")
+
+
+def _stages(name, labels, *arguments, equal="images"):
+  asked = _asked(*arguments)
+  return script.stages(script.find_row(name), 1, labels, asked, CONFIG, equal, 50000)
+
 
 @pytest.mark.parametrize(
   "name, gradients",
@@ -25,16 +38,36 @@ def test_epochs():
   assert [of(name, "gradients") for name in ("simclr", "simclr_urkle", "acl_ds")] == [12, 4, 2]
 
 
+def test_rows_that_need_another_train_it_first():
+  teacher, student, *_ = _stages("distil", "all")
+  assert (teacher.folder, student.folder) == ("W/simclr-1", "W/distil-1")
+  assert teacher == _stages("simclr", "all")[0]
+  assert "--pretext=distil(teacher='W/simclr-1/encoder')" in student.words
+  encoder, head, *_ = _stages("urrl_plain", "all")
+  assert encoder == _stages("urrl", "all")[0]
+  assert {"--encoder=W/urrl-1/encoder", "--protocol=similarity(weight=0)"} <= set(head.words)
+
+
+def _attack(mode, epsilon, accuracy):
+  return {"mode": mode, "epsilon": epsilon, "accuracy": accuracy}
+
+
 def test_scores():
   clean = {"mode": "sampled", "accuracy": 0.5, "ece": 0.12345, "examples": 20, "deterministic": {}}
-  attacked = [("sampled", 8, 0.3), ("deterministic", 8, 0.1), ("sampled", 16, 0.0)]
-  attacks = [{"mode": m, "epsilon": e / 255, "accuracy": a} for m, e, a in attacked]
-  report = {"clean": clean, "attacks": attacks}
-  strong = {"clean": clean, "attacks": [attacks[0], {**attacks[0], "accuracy": 0.25}]}
-  found = script.compare_page.scores(report, strong)
-  assert [found[name] for name in ("clean", "pgd_8", "pgd_16")] == [50.0, 30.0, 0.0]
-  assert (found["autoattack"], found["ece"], found["corruptions"]) == (25.0, 0.1235, None)
+  attacks = [("sampled", 8, 0.3), ("deterministic", 8, 0.1), ("sampled", 16, 0.0)]
+  report = {
+    "clean": clean,
+    "attacks": [_attack(mode, level / 255, accuracy) for mode, level, accuracy in attacks],
+    "corruptions": {"mean": 0.4},
+    "representation": {"effective_rank": 7.123},
+  }
+  strong = [_attack("sampled", 8 / 255, accuracy) for accuracy in (0.29, 0.25)]
+  found = script.compare_page.scores(report, {"clean": {"mode": "sampled"}, "attacks": strong})
+  expected = {"clean": 50.0, "pgd_8": 30.0, "pgd_16": 0.0, "autoattack": 25.0}
+  assert found == {**expected, "corruptions": 40.0, "ece": 0.1235, "rank": 7.12}
   assert script.compare_page.scores(report, None)["autoattack"] is None
+  del report["corruptions"]
+  assert script.compare_page.scores(report, None)["corruptions"] is None
 
 
 def test_differences_by_seed():
@@ -75,6 +108,8 @@ def test_a_small_comparison_and_then_nothing_more_to_do(tmp_path, monkeypatch):
     ((labels, part),) = row["labels"].items()
     assert (labels, part["seeds"]) == ("64", [0])
     assert 0 <= part["pgd_16"][0] <= part["pgd_8"][0] <= 100
+    assert 0 <= part["autoattack"][0] <= 100
+    assert part["ece"][0] >= 0
   assert "### 64 labels" in page
   assert str(tmp_path) not in page
   assert (tmp_path / "cifar10_small.png").exists()

@@ -21,10 +21,13 @@ MNIST, SMALL, MOVED = reproduce_mnist.reproduce, compare_cifar10.compare, transf
   "run, arguments, words",
   [
     (MNIST, "--rows=at,vae_urkel", "unknown row 'vae_urkel'; did you mean 'vae_urkle'?"),
+    (MNIST, "--seeds=vae_urkel=3", "unknown row 'vae_urkel'"),
     (MNIST, "--seed=3", "unrecognized arguments: --seed=3"),
     (MNIST, "--data_dir=nowhere", "--data_dir=nowhere is no folder"),
     (SMALL, "--rows=simclear", "simclear"),
+    (SMALL, "--labels=some", "some"),
     (SMALL, "--config=none.cfg", "none.cfg"),
+    (SMALL, "--equal=luck", "luck"),
     (MOVED, "--tasks=digits", "give --encoder=NAME=FOLDER"),
     (MOVED, "--encoder=a=nowhere", "required: --tasks"),
     (MOVED, "--encoder=a=nowhere --tasks=digits", "no folder 'nowhere'"),

@@ -18,14 +18,17 @@ def test_it_ends_with_a_table_and_a_page_and_resumes(tmp_path, monkeypatch, caps
   monkeypatch.setattr(sys, "argv", ["quickstart.py", str(tmp_path)])
   monkeypatch.chdir(tmp_path)
   quickstart.main()
+  first = capsys.readouterr().out
   names = {"SimCLR": "simclr", "SimCLR+Urkle": "simclr_urkle"}
   reports = {
     system: json.loads((tmp_path / f"{name}-report" / "report.json").read_text("utf-8"))
     for system, name in names.items()
   }
   shown = table.table({system: [report] for system, report in reports.items()})
-  assert shown in capsys.readouterr().out
+  assert shown in first
+  assert f"Open this page: {(tmp_path / 'index.html').as_uri()}" in first
   page = (tmp_path / "index.html").read_text("utf-8")
+  assert len(page) < 2_000_000
   assert page.count("data:image/png;base64,") == 2
   for system, report in reports.items():
     row = re.search(rf"<tr>.*?{re.escape(system)}</th>.*?</tr>", page)[0]

@@ -30,6 +30,7 @@ def test_random_points_are_drawn_from_lists_and_ranges():
   assert max(rates) <= 1e-2
   assert 0.35 < sum(rate < 1e-3 for rate in rates) / 200 < 0.65  # half of the logarithms
   assert {point["steps"] for point in found} == {"2", "3", "4"}
+  assert {point["seed"] for point in found} == {"0", "1"}
   assert 0.2 < sum(float(point["beta"]) for point in found) / 200 < 0.3
   assert len(script.points(script.read_values(["seed=0,1"]), 10)) == 2
 

@@ -1,4 +1,8 @@
-"""The table of several reports."""
+"""The table of several reports, and the script that prints it."""
+
+import json
+import subprocess
+import sys
 
 from experiments import table
 
@@ -30,3 +34,15 @@ def test_a_row_for_each_classifier():
   # Of three seeds: the deviation is sqrt(13), and t of two degrees of freedom 4.3027.
   seeds = [{**second, "clean": _part("deterministic", share)} for share in (0.5, 0.52, 0.57)]
   assert "| 53.00 ± 3.61 (44.04 to 61.96) |" in table.table({"B": seeds})
+
+
+def test_the_table_script(tmp_path):
+  report = {"clean": _part("deterministic", 0.9), "attacks": [_attack("deterministic", 0.05, 0.1)]}
+  (tmp_path / "report.json").write_text(json.dumps(report))
+  run = lambda *args: subprocess.run(  # noqa: E731
+    [sys.executable, table.__file__, *args], capture_output=True, text=True, check=False
+  )
+  assert "| B | z = mu | 90.00" in run(f"B={tmp_path}").stdout
+  missing = run(f"B={tmp_path / 'nowhere'}")
+  assert missing.returncode == 1
+  assert "evaluate first" in missing.stderr

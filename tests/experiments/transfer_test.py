@@ -38,7 +38,9 @@ def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(tmp_path, monk
   assert parity["clean"] == [pytest.approx(100 * report["clean"]["accuracy"])]
   assert parity["attacked"][0] <= parity["clean"][0]
   assert angle["attacked"][0] >= angle["clean"][0]
+  assert 40 < parity["guess"] < 60
   assert angle["guess"] == pytest.approx(30 / 3**0.5, rel=0.1)  # of a uniform angle
+  assert len(json.loads((folder / "slf-0" / "labels.json").read_text())["positions"]) == 100
   assert "| digits:rotation(degrees=30) | error in the angle in degrees |" in page
   assert str(tmp_path) not in page + (tmp_path / "work" / "transfer.json").read_text()
   assert "--tasks='digits:parity,digits:rotation(degrees=30)'" in page

@@ -27,8 +27,20 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def folder(encoder, tmp_path_factory):
-  settings = {"pretext": "simclr", "dataset": "folder:/home/photos", "epochs": 3}
-  metadata = {"dataset": "digits", "norm": "linf", "epsilon": 0.1, "settings": settings}
+  metadata = {
+    "dataset": "digits",
+    "norm": "linf",
+    "epsilon": 0.1,
+    "settings": {
+      "pretext": "simclr",
+      "encoder": "convnet(width=8)",
+      "dataset": "folder:/home/somebody/photos",
+      "output_dir": "/home/somebody/runs",
+      "data_dir": "/home/somebody/data",
+      "init_from": "/home/somebody/other",
+      "epochs": 3,
+    },
+  }
   target = tmp_path_factory.mktemp("export") / "encoder"
   return export.export_encoder(encoder, target, metadata)
 
@@ -63,11 +75,27 @@ def test_signatures_give_what_the_encoder_gives(encoder, folder):
   assert len(loaded.variables) == len(encoder.network.variables)
 
 
-def test_metadata(folder):
-  metadata = json.loads((folder / "metadata.json").read_text())
-  assert (metadata["kind"], metadata["stochastic"], metadata["epsilon"]) == ("encoder", True, 0.1)
-  assert (metadata["image_size"], metadata["latent_dim"]) == ([8, 8, 1], 6)
-  assert metadata["settings"] == {"pretext": "simclr", "dataset": "folder:photos", "epochs": 3}
+def test_metadata_holds_no_path_of_this_machine(folder):
+  text = (folder / "metadata.json").read_text()
+  assert "somebody" not in text
+  metadata = json.loads(text)
+  assert metadata["kind"] == "encoder"
+  assert metadata["image_size"] == [8, 8, 1]
+  assert metadata["latent_dim"] == 6
+  assert metadata["value_range"] == [0, 1]
+  assert metadata["stochastic"] is True
+  assert metadata["epsilon"] == 0.1
+  assert metadata["settings"]["epochs"] == 3
+  assert metadata["settings"]["encoder"] == "convnet(width=8)"
+  assert metadata["settings"]["dataset"] == "folder:photos"
+  assert metadata["versions"]["tensorflow"] == tf.__version__
+  wanted = {
+    "pretext": "simclr",
+    "encoder": "convnet(width=8)",
+    "dataset": "folder:photos",
+    "epochs": 3,
+  }
+  assert metadata["settings"] == wanted
 
 
 def test_loaded_encoder_is_a_trainable_layer_that_can_be_attacked(encoder, folder):
@@ -134,11 +162,15 @@ def test_a_failed_export_leaves_the_old_one_and_nothing_else(encoder, tmp_path, 
   export.load_encoder(target)
 
 
-def test_what_a_kill_between_two_moves_hid_is_there_again(encoder, tmp_path, monkeypatch):
-  """And what one while it was written left behind is cleared."""
-  target = tmp_path / "encoder"
+def test_what_a_kill_left_behind_is_cleared(encoder, tmp_path):
   (tmp_path / ".encoder.side").mkdir()
   (tmp_path / ".encoder.side" / "half").write_text("")
+  export.export_encoder(encoder, tmp_path / "encoder")
+  assert [p.name for p in tmp_path.iterdir()] == ["encoder"]
+
+
+def test_what_a_kill_between_two_moves_hid_is_there_again(encoder, tmp_path, monkeypatch):
+  target = tmp_path / "encoder"
   export.export_encoder(encoder, target, {"dataset": "first"})
   target.rename(tmp_path / ".encoder.old")
   monkeypatch.setattr(description, "write", lambda *_: 1 / 0)
@@ -216,6 +248,9 @@ def test_sampled_is_the_log_of_the_mean_probability(encoder, tmp_path, size):
   wanted = log_mean_exp(normal.loc.numpy(), normal.scale.numpy(), noise, layers)
   assert (wanted < -1000).any() == (size > 1)
   np.testing.assert_allclose(found["log_probabilities"], wanted, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(
+    model.log_probabilities(images, [3, 4], 9), found["log_probabilities"], rtol=1e-5, atol=1e-5
+  )
 
 
 def test_sampled_is_differentiable_through_loc_and_scale(classifier, classifier_folder):
@@ -249,6 +284,12 @@ def test_classifier_signatures(classifier, classifier_folder):
   loc, scale = classifier.represent(images)
   np.testing.assert_allclose(loaded.signatures["head"](z=loc)["logits"], logits, atol=1e-5)
   np.testing.assert_allclose(classifier.logits(images), logits, atol=1e-5)
+  first, second = (
+    loaded.signatures["serving_default"](images=images)["probabilities"].numpy() for _ in range(2)
+  )
+  assert first.shape == (6, 10)
+  np.testing.assert_allclose(first.sum(1), 1, atol=1e-5)
+  assert np.abs(first - second).max() > 1e-4  # fresh noise
   # The mean of many served predictions is the limit classifier.
   served = [
     loaded.signatures["serving_default"](images=images)["probabilities"].numpy() for _ in range(200)
@@ -271,7 +312,8 @@ def test_a_deterministic_classifier_uses_no_noise(encoder, tmp_path):
   loaded = tf.saved_model.load(str(tmp_path / "classifier"))
   images = tf.constant(digits()[0][:3])
   wanted = tf.nn.softmax(model.logits(images)).numpy()
-  np.testing.assert_allclose(loaded.serving_default(images)["probabilities"], wanted, atol=1e-6)
+  for _ in range(2):
+    np.testing.assert_allclose(loaded.serving_default(images)["probabilities"], wanted, atol=1e-6)
   sampled = loaded.sampled(images, tf.constant([1, 2]), tf.constant(4))["log_probabilities"]
   np.testing.assert_allclose(np.exp(sampled), wanted, atol=1e-6)
   again = export.load_classifier(tmp_path / "classifier")
@@ -321,6 +363,7 @@ for name, model in models.items():
   moved = [float(np.abs(w.numpy() - b).max()) for w, b in zip(model.weights, before)]
   result[name + "_moved"] = moved
   result[name + "_loss"] = history["loss"]
+  result[name + "_saliency"] = module.saliency(model, images[:50], labels[:50])
 np.savez(out, **result)
 sys.argv = [example, folder, file]
 runpy.run_path(example, run_name="__main__")  # as it is, too
@@ -335,6 +378,7 @@ def test_a_program_that_knows_only_tensorflow_and_keras(encoder, folder, tmp_pat
   arguments = [str(example), str(folder), str(tmp_path / "images.npz"), str(tmp_path / "out.npz")]
   said = commands.process(sys.executable, "-c", USER, *arguments, cwd=tmp_path).stdout
   assert all(float(line.split("steepest pixel")[1]) > 0 for line in said.splitlines())
+  assert [line.split(":")[0] for line in said.splitlines()] == ["SavedModel", "network.keras"]
   with np.load(tmp_path / "out.npz") as stored:
     found = dict(stored)
   normal = encoder(images[:50], training=False)
@@ -343,6 +387,7 @@ def test_a_program_that_knows_only_tensorflow_and_keras(encoder, folder, tmp_pat
     np.testing.assert_allclose(found[f"{prefix}scale"], normal.scale, atol=1e-5)
   for name in ("saved", "frozen", "network"):
     assert found[f"{name}_loss"][-1] < found[f"{name}_loss"][0]
+    assert np.abs(found[f"{name}_saliency"]).max() > 0
   # Everything trainable that loc depends on has moved (conv, norm, raw_loc, Dense: the head for
   # scale has no part in it).
   assert np.sum(found["saved_moved"] > 0) == 3 * 3 + 1 + 2

@@ -106,14 +106,29 @@ def test_torchvisions_networks(rng, build, options):
   agree(backbone, images, forward(state, images.transpose(0, 3, 1, 2), large=True))
 
 
+def changed(state, drop=(), **more):
+  return {n: v for n, v in state.items() if n not in drop} | {
+    n.replace("__", "."): v for n, v in more.items()
+  }
+
+
 @pytest.mark.parametrize(
   "change, message",
   [
     (
-      lambda s: {name: value for name, value in s.items() if name != "bn1.running_var"},
-      "does not fit resnet18: missing: bn1.running_var$",
+      lambda s: changed(s, drop=["layer2.0.downsample.0.weight", "bn1.running_var"]),
+      "does not fit resnet18: missing: bn1.running_var, layer2.0.downsample.0.weight$",
     ),
-    (lambda s: s | {"conv1.bias": np.zeros(4)}, "does not fit resnet18: further: conv1.bias$"),
+    (
+      lambda s: changed(
+        s, conv1__bias=np.zeros(4), layer1__2__conv1__weight=np.zeros((4, 4, 3, 3))
+      ),
+      "does not fit resnet18: further: conv1.bias, layer1.2.conv1.weight$",
+    ),
+    (
+      lambda s: changed(s, layer3__1__conv2__weight=np.zeros((16, 16, 1, 1))),
+      "other shapes: layer3.1.conv2.weight is 16x16x1x1, not 16x16x3x3$",
+    ),
     (
       lambda s: resnet_state(np.random.default_rng(0), width=8),
       'and 96 more; it needs a network of 3 channels, width=8, stem="small"$',

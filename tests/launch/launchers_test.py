@@ -7,9 +7,11 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import commands
+import loopback
 import pytest
 from absl import flags
 
@@ -110,3 +112,24 @@ def test_hosts_start_again_and_stop(tmp_path):
   wrong = _commands(tmp_path / "wrong", python="exit 2")
   words = ("bash", clone / "launch" / "hosts.sh", "0", "a:1")
   commands.process(*words, code=2, environment={"PATH": wrong})  # not started again
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not shutil.which("setsid"), reason="needs setsid")
+def test_two_hosts_train_for_real(tmp_path):
+  """Both halves of launch/hosts.sh on this host."""
+  clone = _clone(tmp_path)
+  path = _commands(tmp_path / "bin", python=f'exec {sys.executable} "$@"')
+  hosts = ",".join(loopback.addresses(2))
+  run = tmp_path / "run"
+  flags = ["--encoder=convnet(width=4, layers=2)", "--split=train[:64]", "--batch_size=16"]
+  flags += ["--epochs=2", "--attack_steps=1", f"--output_dir={run}"]
+  processes = [
+    subprocess.Popen(
+      ["bash", clone / "launch" / "hosts.sh", str(number), hosts, *flags],
+      env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+    )
+    for number in range(2)
+  ]
+  assert [process.wait() for process in processes] == [0, 0]
+  assert (run / "encoder" / "saved_model.pb").exists()

@@ -123,6 +123,8 @@ def test_a_run_writes_the_figures_that_mean_something(tmp_path, pretext, robustn
     np.testing.assert_array_equal(tf.io.decode_png(picture), file)
     if columns:
       assert file.shape == (18 + 8 * 100, columns * 100, 3)  # digits, 12 times as large
+    else:
+      assert min(file.shape[:2]) > 400
   report, options = tmp_path / "report", {"examples": 10, "representation_examples": 10}
   urkle_tf.assess(encoder=str(tmp_path / "encoder"), output_dir=report, **options)
   assert (report / "figures" / "latent_map.png").exists() is ("latent_map" in wanted)

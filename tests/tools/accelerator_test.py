@@ -17,6 +17,7 @@ from cases import slow
 from small_models import RUN
 from tensorflow.compiler.mlir.stablehlo import stablehlo
 from tensorflow.compiler.tf2xla.python import xla
+from torch_resnets import forward
 
 import urkle_tf
 from urkle_tf import distribution, errors, networks
@@ -58,11 +59,14 @@ def own_steps(job, batches):
   return reported, dict(zip(names, map(distribution.plain, job.state), strict=True))
 
 
-def run_program(folder, batches, clock=None):
+def run_program(folder, batches, teacher=(), clock=None):
   """Runs a program by XLA, which sees no more than what was exported; as `own_steps`."""
   described, state = arrays.read_program(folder)
   if clock is not None:
     state[described["clock"]] = np.float32(clock)
+  state |= dict(zip(described["teacher"], teacher, strict=True))
+  if described["starts_from_teacher"]:
+    state |= dict(zip(described["start"], teacher, strict=True))
   outputs = {int(place): name for place, name in described["outputs"].items()}
   dtypes = [tf.float32] + [tf.as_dtype(state[outputs[k]].dtype) for k in sorted(outputs)]
   shapes = [[len(described["metrics"])]] + [state[outputs[k]].shape for k in sorted(outputs)]
@@ -127,8 +131,6 @@ def student(programs):
     + [f"--write_encoder={folder / 'begun'}"],
     check=True,
   )
-  start, begun = (urkle_tf.load_encoder(folder / name).network for name in ("start", "begun"))
-  same(start.trainable_weights, begun.trainable_weights)
   return folder / "student"
 
 
@@ -140,6 +142,31 @@ def test_the_teachers_program_takes_the_packages_own_steps(programs):
   assert all(state[name].size > KERNELS for name in described["drawn"])
   begun = {name: state[name] for name in described["start"]}
   same_steps(own, run_program(folder / "teacher", batches), begun)
+
+
+@pytest.mark.full
+def test_the_students_program_is_given_its_teacher(programs, student, tmp_path):
+  """One that did not exist when it was exported; the package's own student reads it from a file."""
+  folder, _, batches, _ = programs
+  teacher = urkle_tf.load_encoder(folder / "start")
+  rng = np.random.default_rng(1)
+  for weight in teacher.network.trainable_weights:
+    weight.assign(weight + rng.normal(0, 0.1, weight.shape))
+  urkle_tf.export_encoder(teacher, tmp_path / "teacher")
+  with jobs.prepared(distil(tmp_path / "teacher")) as job:
+    own = own_steps(job, batches)
+  weights = [weight.numpy() for weight in teacher.network.weights]
+  described, _ = arrays.read_program(student)
+  found = run_program(student, batches, weights)
+  same_steps(own, found, dict(zip(described["start"], weights, strict=True)))
+  assert {"distillation", "kl", "attack_objective"} <= set(found[0][0])
+
+
+@pytest.mark.full
+def test_the_encoder_at_its_start_is_written(student):
+  folder = student.parent
+  start, begun = (urkle_tf.load_encoder(folder / name).network for name in ("start", "begun"))
+  same(start.trainable_weights, begun.trainable_weights)
 
 
 @pytest.mark.full
@@ -163,11 +190,12 @@ def test_a_program_by_the_clock_reads_the_clock(programs, tmp_path):
   assert lengths[0.25] == pytest.approx(2 * lengths[0.125], rel=0.01)
 
 
-def test_no_operation_is_left_that_gpus_refuse(programs):
+@pytest.mark.parametrize("name", ["teacher", *slow("student")])
+def test_no_operation_is_left_that_gpus_refuse(programs, name, request):
   folder, _, _, texts = programs
   assert all("mhlo.copy" in text for text in texts)
-  program = (folder / "teacher" / arrays.PROGRAM).read_bytes()
-  found = stablehlo.deserialize_portable_artifact_str(program)
+  folder = folder / "teacher" if name == "teacher" else request.getfixturevalue("student")
+  found = stablehlo.deserialize_portable_artifact_str((folder / arrays.PROGRAM).read_bytes())
   assert b"stablehlo" in found
   assert b"mhlo" not in found
   assert str(scripts.ROOT).encode() not in found
@@ -197,11 +225,43 @@ def random_weights(encoder):
     weight.assign(np.float16(rng.uniform(0.5, 1.5, weight.shape) if positive else drawn))
 
 
+def numpy_encoder(images, named, loc):
+  """(loc, scale) by the NumPy ResNet of PyTorch's conventions; independent of Keras."""
+  theirs = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean"}
+  state = {}
+  for path, value in named.items():
+    layer, kind = path.split("/")[-2:]
+    if layer.startswith(("stem", "stage")):
+      name = layer.replace("stem_conv", "conv1").replace("stem_norm", "bn1")
+      for stage in "1234":
+        for block in "12":
+          name = name.replace(f"stage{stage}_block{block}_", f"layer{stage}.{int(block) - 1}.")
+      name = name.replace("shortcut_conv", "downsample.0").replace("shortcut_norm", "downsample.1")
+      name = name.replace("norm", "bn")
+      if kind == "kernel":
+        state[f"{name}.weight"] = value.transpose(3, 2, 0, 1)
+      else:
+        state[f"{name}.{theirs.get(kind, 'running_var')}"] = value
+  features = mean = forward(state, 2 * images.transpose(0, 3, 1, 2) - 1)
+  if loc.startswith("dense"):
+    mean = features @ named["raw_loc/kernel"]
+  if loc in ("dense", "centred_sphere"):
+    layer = "loc" if loc == "dense" else "centred"
+    mean = (mean - named[f"{layer}/moving_mean"]) / np.sqrt(
+      named[f"{layer}/moving_variance"] + 1e-5
+    )
+  if "sphere" in loc:
+    mean = mean * (mean.shape[1] ** 0.5 / np.linalg.norm(mean, axis=1, keepdims=True))
+  raw = features @ named["raw_scale/kernel"] + named["raw_scale/bias"]
+  scale = 0.1 + 0.3 * np.tanh(np.logaddexp(0, raw) / 0.3)
+  return mean, scale * named["spread/kernel"] if loc == "pooled" else scale
+
+
 @pytest.mark.parametrize(
   "loc", ["pooled", "centred_sphere", *slow("dense", "sphere", "dense_sphere")]
 )
 def test_weights_that_come_back_are_an_encoder(loc, tmp_path, monkeypatch, rng):
-  """In two files, of float32 and of float16; where PyTorch is, judge.py computes the same."""
+  """In two files, of float32 and of float16; NumPy, and judge.py where PyTorch is, agree."""
   settings = {**SETTINGS, "loc": loc, "latent_dim": 6 if loc.startswith("dense") else None}
   backbone = networks.backbone(settings["encoder"], (16, 16, 3))
   sent = networks.GaussianEncoder(backbone, settings["latent_dim"], 0.1, 0.4, loc=loc)
@@ -224,17 +284,21 @@ def test_weights_that_come_back_are_an_encoder(loc, tmp_path, monkeypatch, rng):
   encoders.make(tmp_path / "encoder", files, tmp_path / "student.json")
   ((encoder, folder, metadata),) = kept
   same([weight.numpy() for weight in weights], encoder.network.get_weights())
+  images = rng.uniform(size=(3, 16, 16, 3)).astype(np.float32)
+  mean, scale = numpy_encoder(images, {w.path: w.numpy() for w in weights}, loc)
+  found = encoder(images)
+  np.testing.assert_allclose(found.loc, mean, atol=1e-4 * np.abs(mean).max())
+  np.testing.assert_allclose(found.scale, scale, atol=1e-4)
   assert folder == tmp_path / "encoder"
   assert (metadata["loc"], metadata["stochastic"], metadata["dataset"]) == (loc, True, "cifar10")
   if importlib.util.find_spec("torch"):
     import torch
 
-    images = rng.uniform(size=(3, 16, 16, 3)).astype(np.float32)
     judge = scripts.load("tools/accelerator/judge.py")
     network = judge.Encoder(arrays.read_weights(files), about["encoder_paths"], settings)
-    found, wanted = network(torch.tensor(images.transpose(0, 3, 1, 2))), sent(images)
-    np.testing.assert_allclose(found[0], wanted.loc, atol=1e-4 * np.abs(wanted.loc).max())
-    np.testing.assert_allclose(found[1], wanted.scale, atol=1e-4)
+    found = network(torch.tensor(images.transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(found[0], mean, atol=1e-4 * np.abs(mean).max())
+    np.testing.assert_allclose(found[1], scale, atol=1e-4)
 
 
 def test_weights_of_an_earlier_run_need_what_its_file_lacks(tmp_path, monkeypatch):
@@ -310,3 +374,4 @@ def test_teacher_and_student_under_jax(programs, student, jax_python, tmp_path):
     assert row["step"] == 6
     assert row["epoch"] == 2
     assert row["loss"] == pytest.approx(np.mean([values["loss"] for values in own]), rel=5e-3)
+    assert json.loads(about.read_text())["settings"]["epochs"] == 2

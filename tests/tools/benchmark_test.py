@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -33,6 +34,11 @@ def _printed(benchmark, capsys, *arguments):
 @pytest.mark.full
 def test_figures_agree(benchmark, capsys):
   found = _printed(benchmark, capsys, "--attacked=1", "--precision=mixed_bfloat16")
+  numbers = {name: value for name, value in found.items() if isinstance(value, (int, float))}
+  # Another test of this process may have taken more memory before; a batch may be there in time.
+  assert numbers.pop("step_memory_mib") >= 0
+  assert 0 <= numbers.pop("waiting_share") < 1
+  assert all(value > 0 for value in numbers.values())
   assert found["passes"] == 3 * (2 + 1) + 1 + 2 * 1 * 1  # two views, one adversary, one step
   share = found["passes"] * found["step_images_per_second"] / found["forward_images_per_second"]
   # The median of ratios is not the ratio of medians, but near it.
@@ -40,8 +46,41 @@ def test_figures_agree(benchmark, capsys):
   for part in ("step", "input"):
     batch = found[f"{part}_images_per_second"] * found[f"{part}_seconds"]
     assert batch == pytest.approx(6)
+  share = found["input_seconds"] / found["step_seconds"]
+  assert found["input_share_of_step"] == pytest.approx(share)
+  assert found["compile_seconds"] > found["step_seconds"]  # tracing takes far longer than a step
+  now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  assert 100 < found["peak_memory_mib"] <= now
   alone = _printed(benchmark, capsys, "--part=input")
   assert alone["images_per_core_second"] > 0
+
+
+def test_passes_of_a_step(benchmark):
+  """4K + 14 of two attacked views, about 2K + 10 of one, K + ... of none."""
+  assert [benchmark.passes(2, 2, k) for k in (1, 5, 7)] == [18, 34, 42]
+  assert [benchmark.passes(2, 1, k) for k in (1, 5, 12)] == [12, 20, 34]
+  assert benchmark.passes(2, 0, 0) == 6
+
+
+def test_ratios_are_those_within_a_turn(benchmark, monkeypatch):
+  """A machine that is ten times slower in one turn of three changes no ratio."""
+  now, slow = [0.0], [1.0]
+  monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now[0])
+  calls = []
+
+  def contender(name, seconds):
+    def call():
+      calls.append(name)
+      # The first 2 calls are not timed; a turn makes 2 calls of each.
+      slow[0] = 10.0 if 6 <= len(calls) - 1 < 10 else 1.0
+      now[0] += seconds * slow[0]
+      return 0
+
+    return call
+
+  found = benchmark._turns({"a": contender("a", 1.0), "b": contender("b", 3.0)}, 2, 3)
+  assert found == {"a": [2.0, 20.0, 2.0], "b": [6.0, 60.0, 6.0]}
+  assert calls == ["a", "b", "a", "a", "b", "b", "b", "b", "a", "a", "a", "a", "b", "b"]
 
 
 def test_our_attack_and_theirs_do_the_same_work(benchmark):

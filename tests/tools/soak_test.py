@@ -1,10 +1,12 @@
 """The soak: a real training under SIGKILL and damage, and a keeper who notices what is lost."""
 
 import json
+import random
 import signal
 import sys
 
 import commands
+import numpy as np
 import pytest
 
 from tools import soak
@@ -27,3 +29,42 @@ def test_a_training_that_is_killed_and_damaged_loses_nothing(tmp_path):
   assert result["same"]["different"] == []
   assert result["same"]["arrays"] == 36  # all that a checkpoint of it holds
   assert "the same in every bit" in done.stdout
+
+
+def _run(folder, step=3, weight=1.0, loss=0.5, seconds=1.0, fingerprint="a"):
+  """As much of a run's folder as is compared."""
+  (folder / "checkpoints").mkdir(parents=True)
+  (folder / "encoder").mkdir()
+  np.savez(folder / "checkpoints" / f"step_{step:09d}.npz", step=step, w=np.float32([weight, 2]))
+  (folder / "metrics.jsonl").write_text(json.dumps({"loss": loss, "seconds": seconds}) + "\n")
+  (folder / "encoder" / "metadata.json").write_text(json.dumps({"fingerprint": fingerprint}))
+  return folder
+
+
+@pytest.mark.parametrize(
+  "change, complaint",
+  [
+    ({"seconds": 2.0}, None),
+    ({"weight": np.nextafter(np.float32(1), np.float32(2))}, "1 of 2 arrays differ"),
+    ({"weight": -0.0, "loss": 0.5}, "1 of 2 arrays differ"),
+    ({"step": 4}, "1 of 2 arrays differ"),
+    ({"loss": 0.5000001}, "the rows differ"),
+    ({"fingerprint": "b"}, "the exports differ"),
+  ],
+)
+def test_a_difference_of_one_bit_is_noticed(tmp_path, change, complaint):
+  same = soak.compare(_run(tmp_path / "one"), _run(tmp_path / "other", **change))
+  found = soak.complaints({"same": same, "attempts": []})
+  assert found == ([complaint] if complaint else [])
+
+
+@pytest.mark.parametrize("kind", ["truncated", "flipped", "emptied"])
+def test_damage_is_never_harmless(tmp_path, kind):
+  file = next((_run(tmp_path / "run") / "checkpoints").iterdir())
+  whole = file.read_bytes()
+  for seed in range(20):
+    file.write_bytes(whole)
+    soak.damage(file, kind, random.Random(seed))
+    assert file.read_bytes() != whole
+    with pytest.raises(Exception), np.load(file, allow_pickle=False) as stored:  # noqa: B017
+      [stored[name] for name in ("step", "w")]

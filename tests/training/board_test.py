@@ -1,6 +1,7 @@
 """What TensorBoard is given by a small run: embeddings before and after an attack."""
 
 import numpy as np
+from PIL import Image
 from small_models import RUN
 
 from urkle_tf import export
@@ -25,3 +26,9 @@ def test_the_projector_shows_images_before_and_after_the_attack(tmp_path):
   np.testing.assert_allclose(vectors[:128], clean, atol=2e-5)
   moved = np.linalg.norm(vectors[128:] - vectors[:128], axis=1)
   assert moved.min() > 0.01
+  sprite = np.asarray(Image.open(board / "sprite.png"))
+  assert sprite.shape[0] == sprite.shape[1]
+  side = sprite.shape[0] // 16
+  first, attacked = sprite[:side, :side], sprite[8 * side : 9 * side, :side]  # 16 a row
+  change = np.abs(first.astype(int) - attacked.astype(int))
+  assert 0 < change.max() <= round(0.1 * 255) + 1

@@ -19,7 +19,7 @@ from small_models import noise_views, rows_of, tiny_trainer
 
 import urkle_tf
 from urkle_tf import attacks, robustness
-from urkle_tf.training import optimizers, preemption, recorder
+from urkle_tf.training import attack_schedules, checkpoints, jobs, optimizers, preemption, recorder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = {"encoder": "convnet(width=4, layers=2)", "latent_dim": 8, "strategy": "one"}
@@ -85,6 +85,14 @@ def test_the_added_terms_rise_by_the_clock_on_one_replica_and_on_two(mirrored):
       assert row["kl"] > 1e-3
     weights.append([v.numpy() for v in trainer.encoder.variables])
   same(*weights, atol=2e-5)
+
+
+def test_rising_attacks_follow_the_clock():
+  trainer = _trainer(schedule=attack_schedules.Rising(first=1))
+  for share, steps in ((0.0, 1), (0.49, 1), (0.5, 2), (1.0, 2)):
+    trainer.clock.assign(share)
+    assert int(trainer.schedule.steps(trainer.progress(99), trainer.attack)) == steps
+  assert trainer.progress(99) == 1.0
 
 
 @pytest.fixture
@@ -172,6 +180,9 @@ def test_work_that_a_kill_loses_does_not_count(tmp_path):
   kept = max(int(file.stem[5:]) for file in (run / "checkpoints").glob("step_*.npz"))
   assert before[-1]["step"] > kept
   assert before[-1]["seconds"] < limit
+  flagfile = (run / "flags.cfg").read_text().splitlines()
+  assert f"--minutes={limit / 60!r}" in flagfile
+  assert not any(line.startswith("--epochs") for line in flagfile)
 
   urkle_tf.pretrain(output_dir=str(run), **options)
   rows = rows_of(run)
@@ -183,3 +194,14 @@ def test_work_that_a_kill_loses_does_not_count(tmp_path):
   assert rows[-2]["seconds"] < limit <= rows[-1]["seconds"]  # within one execution
   assert rows[-2]["learning_rate"] > rows[-1]["learning_rate"] == 0.0
   assert (run / "encoder").exists()
+
+
+@pytest.mark.full
+def test_checkpoints_of_trainings_by_steps_hold_no_clock():
+  states = []
+  for options in ({"epochs": 1}, {"minutes": 1.0}):
+    with jobs.prepared({**SMALL, "output_dir": None, **options}) as job:
+      states.append(sorted(name[6:] for name in checkpoints.names(job.state)))
+      if job.learner.clock is not None:
+        assert sum(variable is job.learner.clock for variable in job.state) == 1
+  assert sorted([*states[0], "scalar"]) == states[1]

@@ -53,6 +53,7 @@ print(json.dumps(results))
   [
     (tf.errors.ResourceExhaustedError(None, None, "x; No space left on device"), 1, "resumes"),
     (tf.errors.UnknownError(None, None, "events; Disk quota exceeded"), 1, "resumes"),
+    (tf.errors.FailedPreconditionError(None, None, "x; File too large"), 1, "resumes"),
     (tf.errors.UnknownError(None, None, "x; Input/output error"), 1, "resumes"),
     (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), 1, "--batch_size"),
     (tf.errors.NotFoundError(None, None, "a.tfrecord; No such file\nmore"), 1, "a.tfrecord"),

@@ -116,7 +116,10 @@ def test_the_forecast_of_a_training(tmp_path):
   assert found["warnings"] == []
   encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), width=4, layers=2), 8, loc="dense")
   assert found["parameters"] == sum(np.prod(v.shape) for v in encoder.network.variables)
-  assert "200 steps" in "\n".join(forecast.describe(found, 16))
+  text = "\n".join(forecast.describe(found, 16))
+  assert f"{found['parameters']:,} of the encoder" in text
+  assert "200 steps" in text
+  assert "warning" not in text
 
 
 def test_what_does_not_fit_is_said_before_it_is_tried(monkeypatch):
@@ -128,3 +131,5 @@ def test_what_does_not_fit_is_said_before_it_is_tried(monkeypatch):
   assert memory.startswith("the step needs ")
   assert disk.startswith("the run needs ")
   assert found["seconds"] is None
+  lines = forecast.describe(found, 16)
+  assert sum(line.startswith("warning: ") for line in lines) == 2

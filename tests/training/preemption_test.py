@@ -41,6 +41,7 @@ def test_the_first_signal_is_caught_and_the_second_is_not():
   assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+@pytest.mark.usefixtures("as_in_a_shell")
 def test_the_outer_of_two_watches_catches():
   with preemption.watch() as outer:
     with preemption.watch() as inner:
@@ -70,6 +71,17 @@ with p.terminable(), p.watch() if {watched} else contextlib.nullcontext():
 """
   done = commands.process(sys.executable, "-c", program, code=-signal.SIGTERM)
   assert done.stdout == ("on\n" if watched else "stopped by SIGTERM\n")
+
+
+def test_a_command_ends_in_one_line_wherever_it_is():
+  program = """
+import os, signal
+from urkle_tf import command_line, settings
+names = command_line.define(settings.Embed)
+command_line.run(lambda **given: os.kill(os.getpid(), signal.SIGTERM), names)
+"""
+  done = commands.process(sys.executable, "-c", program, code=143)
+  assert done.stderr == "error: stopped by SIGTERM; run the same command again to resume\n"
 
 
 def test_another_thread_catches_nothing():

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import zipfile
 
 import hypothesis
 import keras
@@ -17,6 +18,7 @@ from small_models import RUN, rows_of
 import urkle_tf
 from urkle_tf import errors, export
 from urkle_tf.data import pipeline
+from urkle_tf.output import files as output_files
 from urkle_tf.training import checkpoints, pictures, runs
 
 SMALL = {**RUN, "latent_dim": 8, "split": "train[:64]", "epochs": 3, "learning_rate": 0.05}
@@ -89,6 +91,34 @@ def test_resume_equals_no_interruption(whole, tmp_path, at):
 
 @pytest.mark.full
 @pytest.mark.usefixtures("plain_runs")
+@pytest.mark.parametrize("lost", ["nothing", "position", "momentum", "statistics"])
+def test_what_a_resume_would_lose_is_noticed(whole, tmp_path, monkeypatch, lost):
+  """Without any one part of exact resume the run ends with something else."""
+  shutil.copytree(_at(whole[0], 5), tmp_path, dirs_exist_ok=True)
+  views, restore = pipeline.views, checkpoints.Checkpoints.restore
+  words = {"momentum": "momentum", "statistics": "moving_"}
+
+  def restore_in_part(self):
+    fresh = [variable.numpy() for variable in self._variables]
+    step = restore(self)
+    for variable, value in zip(self._variables, fresh, strict=True):
+      if words.get(lost, "-") in variable.path:
+        assert (variable.numpy() != value).any()
+        variable.assign(value)
+    return step
+
+  def views_from_the_start(*arguments, start_step=0, **options):
+    return views(*arguments, start_step=0 if lost == "position" else start_step, **options)
+
+  monkeypatch.setattr(checkpoints.Checkpoints, "restore", restore_in_part)
+  monkeypatch.setattr(pipeline, "views", views_from_the_start)
+  _pretrain(tmp_path, probe_split="train[100:200]")
+  pairs = zip(_network(tmp_path), _network(whole[0]), strict=True)
+  assert all(np.array_equal(one, other) for one, other in pairs) == (lost == "nothing")
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("plain_runs")
 @pytest.mark.parametrize("at", [1, 4, 7])
 def test_a_signal_ends_the_step_and_nothing_is_lost(whole, tmp_path, signalled, at):
   """With a mean half full, at an epoch's end, and between two rows."""
@@ -153,6 +183,14 @@ def test_a_checkpoint_that_is_not_finite_is_not_called_good(tmp_path):
   assert saved.last_good() == files[-2]
 
 
+def test_a_finished_run_is_not_run_again(whole):
+  folder, result = whole
+  before = rows_of(folder)
+  again = _pretrain(folder, probe_split="train[100:200]")
+  assert rows_of(folder) == before
+  assert again["loss"] == result["loss"]
+
+
 def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path):
   variable = keras.Variable([1.0, 2.0], name="v")
   saved = checkpoints.Checkpoints(tmp_path, [variable])
@@ -178,6 +216,36 @@ def _three(folder):
     variable.assign([step, step])
     saved.save(step)
   return saved, variable, sorted(folder.glob("step_*.npz"))
+
+
+def test_without_its_checksums_a_damaged_checkpoint_would_be_believed(tmp_path, monkeypatch):
+  saved, variable, files = _three(tmp_path)
+  content = files[-1].read_bytes()
+  where = content.find(np.float32(3.0).tobytes() * 2)
+  files[-1].write_bytes(content[:where] + b"\x01" + content[where + 1 :])
+  assert saved.restore() == 2
+  monkeypatch.setattr(zipfile.ZipExtFile, "_update_crc", lambda self, data: None)
+  assert saved.restore() == 3
+  assert (variable.numpy() != 3).any()
+
+
+def test_without_the_move_a_kill_would_tear_the_checkpoint(tmp_path, monkeypatch):
+  def killed(stream, **arrays):
+    stream.write(b"half of a checkpoint")
+    raise _Killed
+
+  for moved in (True, False):
+    saved, variable, files = _three(tmp_path / str(moved))
+    with monkeypatch.context() as patch:
+      patch.setattr(np, "savez", killed)
+      if not moved:  # written under its name
+        patch.setattr(
+          output_files, "open", lambda _, mode, to=files[-1]: to.open(mode), raising=False
+        )
+      with pytest.raises(_Killed):
+        saved.save(4)
+    assert saved.restore() == (3 if moved else 2)
+    assert variable.numpy()[0] == (3 if moved else 2)
 
 
 def test_a_kill_while_a_checkpoint_is_written_tears_none(tmp_path, monkeypatch):
@@ -272,6 +340,7 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
 @pytest.mark.parametrize(
   "options, words",
   [
+    ({"dataset": "digitz"}, "did you mean 'digits'"),
     ({"epsilon": -0.1}, "epsilon"),
     ({"epsilon": 8.0}, "0-255"),
     ({"norm": "l3"}, "norm"),
@@ -280,6 +349,7 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"epochs": 0}, "--epochs must be at least 1"),
     ({"ema": 1.0}, "ema must be at least 0 and below 1"),
     ({"learning_rate": 0.0}, "--learning_rate must be above 0"),
+    ({"optimizer": "adam"}, "did you mean 'adamw'"),
     ({"precision": "float16"}, "precision"),
     ({"strategy": "two"}, "strategy"),
     ({"augment": "simclr, crop, crop"}, "lists 3 recipes, but the number of views is 2"),
@@ -288,6 +358,7 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"max_scale": 0.01}, "min_scale"),
     ({"probe_split": "train[9999:]"}, "split"),
     ({"attack": "n_fgsm", "norm": "l2"}, "is for linf only"),
+    ({"attack": "rsfgsm"}, "did you mean 'rs_fgsm'"),
     ({"attack": "pgd(steps=3)"}, "unknown option of pgd 'steps'"),
     ({"attack_precision": "float16"}, "attack_precision"),
     ({"attack_schedule": "risng"}, "did you mean 'rising'"),
@@ -304,6 +375,14 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"minutes": 0.0}, "--minutes must be above 0"),
     ({"minutes": 2.0, "warmup_epochs": 1.0}, "give --warmup_minutes in this training by minutes"),
     ({"epochs": 3, "beta_warmup_minutes": 1.0}, "give --beta_warmup_epochs in this"),
+    (
+      {"minutes": 2.0, "epsilon_warmup_minutes": 2.0},
+      "--epsilon_warmup_minutes must be at least 0 and below",
+    ),
+    (
+      {"minutes": 2.0, "warmup_minutes": -1.0},
+      "--warmup_minutes must be at least 0 and below --minutes=2.0",
+    ),
     ({"minutes": 2.0, "warmup_minutes": 2.0}, "must be at least 0 and below --minutes=2.0"),
     ({"minutes": 2.0, "robustness": "acl(anneal=4)"}, "give --augment_on_device, or --epochs"),
   ],
@@ -312,8 +391,9 @@ def test_mistakes_end_in_one_line(tmp_path, options, words):
   if "minutes" in options:
     options = {"epochs": None, **options}
   with refused(words):
-    _pretrain(tmp_path, **options)
-  assert not (tmp_path / "encoder").exists()
+    _pretrain(tmp_path / "run", **options)
+  # The probe's images are read once the run has its folder.
+  assert not (tmp_path / "run" / ("encoder" if "probe_split" in options else "")).exists()
 
 
 def test_a_folder_of_other_settings_is_refused_and_kept(whole):

@@ -112,10 +112,16 @@ def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
 
 
 @pytest.mark.full
-def test_one_replica_and_two_clip_and_augment_alike(mirrored):
-  options = {"clip_norm": 0.05, "augment": augment.SimCLR(strength=0.5)}
-  images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), np.uint8)
-  data = tf.data.Dataset.from_tensor_slices({"image": images}).batch(8, drop_remainder=True)
+@pytest.mark.parametrize(
+  "options", [{}, {"clip_norm": 0.05}, {"on_device": True}, {"clip_norm": 0.05, "on_device": True}]
+)
+def test_one_replica_and_two_give_the_same_step(mirrored, options):
+  options = dict(options)
+  data = noise_views()
+  if options.pop("on_device", False):
+    images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), np.uint8)
+    data = tf.data.Dataset.from_tensor_slices({"image": images}).batch(8, drop_remainder=True)
+    options["augment"] = augment.SimCLR(strength=0.5)
   results, weights = [], []
   for scope in (tf.distribute.get_strategy(), mirrored):
     with scope.scope():
