@@ -62,6 +62,7 @@ def teacher(tmp_path_factory):
   """A teacher for `distil`, of another width than the student, and an original for `keep`."""
   folder = urkle_tf.export_encoder(tiny_encoder(5), tmp_path_factory.mktemp("teacher"))
   original = tmp_path_factory.mktemp("original") / "original.keras"
+  keras.utils.set_random_seed(1)
   networks.convnet((8, 8, 1), width=4, layers=2).save(original)
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(PRETEXTS, "keep", f"keep(original={original})")
