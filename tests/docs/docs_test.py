@@ -374,7 +374,6 @@ SMALLER = {
   },
   "robustness.md": {"--eot=50": f"--examples=4 {QUICK}", "autoattack,": "apgd_ce(steps=5),"},
   "robustify.md": {
-    "image_size=32, epochs=20": "image_size=32, epochs=1, batch_size=4, attack_steps=1",
     "applications.ResNet50(": "applications.MobileNet(alpha=0.1, ",
     'CLIPBackbone.from_preset("clip_vit_base_patch16")': "CLIPBackbone and small_clip()",
     '.from_preset("clip_vit_base_patch16")\nimages': "(scale=1 / 127.5, offset=-1.0)\nimages",

@@ -185,7 +185,7 @@ def test_models_that_are_refused(tmp_path):
   with refused("must take one batch of images"):
     urkle_tf.robustify(pair, tmp_path)
   with refused("go with a Keras model"):
-    urkle_tf.robustify("file.keras", tmp_path, preprocess=keras.layers.Rescaling(2.0))
+    urkle_tf.robustify(str(tmp_path), tmp_path, preprocess=keras.layers.Rescaling(2.0))
   with refused("no file", "nowhere.keras"):
     networks.backbone("nowhere.keras", (8, 8, 1))
   vector = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 3)])

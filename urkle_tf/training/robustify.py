@@ -113,13 +113,14 @@ def _check(settings, drop_in, strength, rho):
 
 def _read(model, taking, drop_in, output_dir, settings):
   """(the model, the path of its version for images in [0, 1])."""
-  if drop_in and str(model).endswith(".keras"):
+  asked = drop_in or any(value is not None for value in taking.values())
+  if asked and str(model).endswith(".keras"):
     model = foreign_models.read_keras(model)
   if isinstance(model, keras.Model):
     return model, _save(model, taking, output_dir, settings.get("image_size"))
-  if drop_in or any(value is not None for value in taking.values()):
+  if asked:
     raise errors.UserError(
-      f"{', '.join(taking)} and drop_in go with a Keras model, not with a file or a folder"
+      f"{', '.join(taking)} and drop_in go with a Keras model or a .keras file, not with a folder"
     )
   return model, str(model)
 
