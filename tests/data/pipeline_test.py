@@ -123,7 +123,7 @@ def test_shapes_are_static_and_batches_endless(digits):
   assert spec == {"image": tf.TensorSpec([5, 8, 8, 1], tf.uint8)}
 
 
-@pytest.mark.parametrize("name", ["simclr", *slow("crop", "affine", "none")])
+@pytest.mark.parametrize("name", ["crop", *slow("simclr", "affine", "none")])
 def test_device_gives_what_the_host_gives(name):
   recipe = augment.from_spec(name)
   images = np.random.default_rng(0).integers(0, 255, (16, 10, 10, 3), np.uint8)

@@ -188,6 +188,7 @@ def test_noise_is_gaussian_of_its_own_for_each_image_and_not_clipped():
     assert abs(np.corrcoef(first[:250].ravel(), noise.ravel())[0, 1]) < 0.05
 
 
+@pytest.mark.full
 def test_a_head_for_noisy_images(plain_encoder, kept, tmp_path):
   """It is better on noisy images than a head that never saw any; other protocols take none."""
   data = {"split": "train", "epochs": 60, "augment_copies": 3}

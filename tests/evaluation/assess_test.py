@@ -490,6 +490,7 @@ def test_wrong_attacks_are_one_line(text, norm, epsilon, message):
 # A model that looks its scores up in a table: nothing of it has a gradient.
 
 
+@pytest.mark.full
 def test_a_model_without_gradients_is_attacked_without_them(tmp_path):
   levels = 10
 

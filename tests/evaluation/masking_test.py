@@ -143,6 +143,7 @@ def test_what_is_masked_is_searched_without_being_asked(tmp_path, monkeypatch):
   assert accuracy(found) < found["clean"]["accuracy"] - 0.3
 
 
+@pytest.mark.full
 def test_an_abstaining_detector_gets_no_credit(tmp_path):
   scores = linear(flat)
   options = {"attacks": GRADIENTS, "checks": False}

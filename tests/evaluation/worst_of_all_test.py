@@ -65,6 +65,7 @@ def test_each_stage_finds_what_there_is(linear, number):
   assert row["accuracy"] <= np.mean(away > 0.94 * epsilon) + 0.04
 
 
+@pytest.mark.full
 def test_the_row_unites_all_attacks_wherever_it_was_asked_for(linear):
   model, source, away = linear
   epsilon = float(np.median(away))

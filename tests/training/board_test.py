@@ -1,6 +1,7 @@
 """What TensorBoard is given by a small run: embeddings before and after an attack."""
 
 import numpy as np
+import pytest
 from PIL import Image
 from small_models import RUN
 
@@ -9,6 +10,7 @@ from urkle_tf.data import sources
 from urkle_tf.training import pretraining
 
 
+@pytest.mark.full
 def test_the_projector_shows_images_before_and_after_the_attack(tmp_path):
   folder, options = tmp_path / "run", {**RUN, "split": "train[:128]", "batch_size": 64}
   pretraining.pretrain(folder, robustness="urkle(beta=0.1)", **options)

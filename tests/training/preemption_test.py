@@ -97,6 +97,7 @@ def test_another_thread_catches_nothing():
   assert found == [before, 0]
 
 
+@pytest.mark.full
 def test_a_process_says_how_to_resume(tmp_path):
   command = [sys.executable, "-m", "urkle_tf.train", f"--output_dir={tmp_path / 'run'}"]
   command += ["--encoder=convnet(width=4, layers=2)", "--split=train[:64]", "--batch_size=16"]
