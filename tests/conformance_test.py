@@ -199,7 +199,6 @@ PROPERTIES = {"xla": _xla, "bfloat16": _bfloat16, "replicas": _replicas, "resume
 # By default: each scheme under SimCLR, each pretext under Urkle.
 USUAL = {cell: "bfloat16" for cell in CELLS if cell[0] == "simclr" or cell[1] == "urkle"} | {
   ("barlow_twins", "urkle"): "replicas",
-  ("vae", "urkle"): "resume",
 }
 
 

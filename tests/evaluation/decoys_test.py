@@ -122,7 +122,8 @@ DECOYS = {
 }
 
 
-@pytest.mark.parametrize("name", ["argmax", *slow(*sorted({*DECOYS} - {"argmax"}))])
+@pytest.mark.full
+@pytest.mark.parametrize("name", sorted(DECOYS))
 def test_decoys_get_no_credit(linear, tmp_path, name):
   decoy = DECOYS[name]
   found = urkle_tf.assess(

@@ -125,6 +125,7 @@ def test_a_defence_that_masks_gets_no_credit(name, tmp_path):
   assert accuracy(with_it) <= accuracy(without) + 0.03 + 1e-9
 
 
+@pytest.mark.full
 def test_what_is_masked_is_searched_without_being_asked(tmp_path, monkeypatch):
   """By the attacks of default, and two more whose budgets are cut here."""
   read = urkle_tf.attacks.for_evaluation

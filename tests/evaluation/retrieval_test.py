@@ -85,6 +85,7 @@ def test_an_encoder_beside_its_original(rng, tmp_path):
   assert found["original"] == {name: alone[name] for name in found["original"]}
 
 
+@pytest.mark.full
 def test_cosine_is_attacked_where_it_is_asked_for(tmp_path):
   encoder = small_encoder()
   folder = str(export.export_encoder(encoder, tmp_path / "encoder"))

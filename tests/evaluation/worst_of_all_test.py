@@ -120,6 +120,7 @@ def test_a_run_begins_at_a_given_start():
     urkle_tf.attacks.PGD(Linf(EPSILON)).run(flat, images, [1, 2], start=begin)
 
 
+@pytest.mark.full
 def test_what_a_model_has_no_place_for_is_named(tmp_path):
   theirs = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10))
   theirs.save(tmp_path / "theirs.keras")

@@ -123,6 +123,7 @@ def test_a_changed_encoder_has_another_fingerprint(folder, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["same"]
 
 
+@pytest.mark.full
 def test_low_precision_stays_inside(tmp_path):
   with precision("mixed_bfloat16"):
     encoder = small_encoder()
