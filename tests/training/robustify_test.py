@@ -156,6 +156,20 @@ def test_without_an_optimizer_a_trained_model_takes_short_steps(model, tmp_path)
   assert (settings["optimizer"], settings["learning_rate"]) == ("adamw", 1e-4)
 
 
+@pytest.mark.full
+def test_a_file_is_read_with_its_conversion_of_pixels(model, tmp_path):
+  """Also for a Gaussian encoder; the teacher takes images in [0, 1]."""
+  model.save(tmp_path / "model.keras")
+  options = {"epochs": 1, "attack_steps": 1, "batch_size": 1024}
+  encoder = urkle_tf.robustify(
+    str(tmp_path / "model.keras"), tmp_path / "run", keras.layers.Rescaling(16.0), **options
+  )
+  images = digits()[0][:5]
+  teacher = keras.saving.load_model(tmp_path / "run" / "teacher.keras")
+  np.testing.assert_allclose(teacher(images), model(16 * images), rtol=1e-5, atol=1e-5)
+  assert encoder.latent_dim == model.output_shape[-1]
+
+
 def test_another_model_in_the_same_folder_is_refused(model, run):
   _, folder = run
   other = keras.models.clone_model(model)  # with other weights
