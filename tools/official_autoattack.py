@@ -12,6 +12,10 @@ resumes.  Then `urkle_tf.evaluate` attacks the same images, and both are printed
   python tools/official_autoattack.py --page=PAGE --rows "a name=OUT" "another=OUT"
 
 replaces the table of a page, between its lines <!-- table -->, by that of finished comparisons.
+
+  python tools/official_autoattack.py --their_resnet18=resnet18.keras
+
+writes the CIFAR-10 ResNet-18 that comes with pyautoattack as a Keras model, for --classifier.
 """
 
 import json
@@ -23,12 +27,13 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 import urkle_tf
 from experiments import jobs, pages
-from urkle_tf import errors, spec
+from urkle_tf import errors, networks, spec
 from urkle_tf.data import sources
 from urkle_tf.evaluation import foreign, scoring
 from urkle_tf.networks.saved import foreign_models
@@ -154,12 +159,38 @@ def scores(path, source, sampled):
   return lambda images, seed: model.from_representation(*model.represent(images), seed=seed)
 
 
-def official(given, out):
-  """The table of the official ensemble."""
+def their_resnet18():
+  """The CIFAR-10 ResNet-18 that comes with pyautoattack.
+
+  Returns:
+    (theirs, a `torch.nn.Module`: float32 [n, 3, 32, 32] -> logits [n, 10]; the same as a Keras
+    model: float32 [n, 32, 32, 3] -> logits [n, 10]).  Pixels are in [0, 1].
+  """
+  import torch
+  from pyautoattack.examples import resnet
+
+  theirs = resnet.ResNet18().eval()
+  weights = pathlib.Path(resnet.__file__).with_name("model_test.pt")
+  theirs.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+  arrays = {name: value.numpy() for name, value in theirs.state_dict().items()}
+  backbone = networks.resnet18((32, 32, 3), stem="small")
+  urkle_tf.import_torch_state(arrays, backbone)
+  head = keras.layers.Dense(10)
+  model = keras.Model(backbone.input, head(backbone.output))
+  head.set_weights([arrays["linear.weight"].T, arrays["linear.bias"]])
+  return theirs, model
+
+
+def _installed():
   try:
     import pyautoattack  # noqa: F401
   except ImportError:
     raise errors.UserError("this needs the official AutoAttack: pip install pyautoattack") from None
+
+
+def official(given, out):
+  """The table of the official ensemble."""
+  _installed()
   out.mkdir(parents=True, exist_ok=True)
   data = {"data_dir": given.data_dir, "examples": given.examples}
   source = sources.load(given.dataset, given.split, **data)
@@ -234,6 +265,7 @@ def main():
   parser = jobs.Parser(__doc__)
   parser.add_argument("--page", help="write the table of --rows into this page, and nothing else")
   parser.add_argument("--rows", nargs="*", default=[], metavar="NAME=OUT")
+  parser.add_argument("--their_resnet18", metavar="FILE.keras", help="write it, and nothing else")
   parser.add_argument("--classifier", help="what --classifier of evaluate takes")
   parser.add_argument("--dataset", default="cifar10")
   parser.add_argument("--data_dir", help="where the data set lies")
@@ -251,8 +283,13 @@ def main():
     file = pathlib.Path(given.page)
     files.write(file, pages.page(file.read_text(encoding="utf-8"), {"table": block}))
     return
+  if given.their_resnet18:
+    _installed()
+    _, model = their_resnet18()
+    model.save(given.their_resnet18)
+    return
   if not given.classifier or not given.out:
-    raise errors.UserError("give --classifier and --out, or --page and --rows")
+    raise errors.UserError("give --classifier and --out, --page and --rows, or --their_resnet18")
   for name, judge in (("official", official), ("ours", ours)):
     if given.only in (None, name):
       print(judge(given, pathlib.Path(given.out)), flush=True)

@@ -65,3 +65,14 @@ def test_both_find_what_a_linear_classifier_allows(tmp_path):
   standing = np.array(theirs["square"]["standing"])
   assert 0.2 < standing.mean() < 0.9
   assert abs(ours["accuracy"] - standing.mean()) <= 0.01
+
+
+@pytest.mark.full
+def test_their_resnet18_has_the_same_logits_in_keras(rng):
+  pytest.importorskip("pyautoattack")
+  theirs, model = script.their_resnet18()
+  images = rng.uniform(size=(8, 32, 32, 3)).astype(np.float32)
+  with torch.no_grad():
+    wanted = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+  assert np.ptp(wanted) > 5
+  np.testing.assert_allclose(model(images, training=False), wanted, atol=1e-3)
