@@ -87,7 +87,8 @@ def parse(text):
     option = _OPTION.match(rest, position)
     if not option or (option[3] == "," and not rest[option.end() :].strip()):
       raise errors.UserError(
-        f"cannot read {rest[position:]!r} in {text!r}: write options as option=value, ..."
+        f"cannot read {rest[position:]!r} in {text!r}: write options as option=value, ..., and put "
+        "a value that holds brackets, commas, quotes or = between quotes"
       )
     if option[1] in options:
       raise errors.UserError(f"option {option[1]!r} is given twice in {text!r}")
