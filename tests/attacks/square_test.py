@@ -90,6 +90,38 @@ def test_the_start_of_linf_is_vertical_stripes(images):
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_a_proposal_by_hand(images, norm):
+  """One image and channel after the other: the squares of section 3.4, cut out with slices."""
+  order, side = {"l2": 2, "l1": 1}[norm], 3
+  x = 0.2 + 0.6 * images
+  threat = from_norm(norm, RADIUS[norm])
+  proposals = square._Hills(threat, tf.constant(x), tf.range(len(x)))
+  best = proposals.start(tf.constant(SEED))
+  best = tf.concat([best[:2], x[2:] + 0.5 * (best[2:] - x[2:])], 0)  # with free budget
+  seed = tf.constant([5, 6])
+  draws = proposals.uniform(seed, 5 + 2).numpy()
+  corners = np.stack([proposals.place(draws[:, i : i + 2], side) for i in (0, 2)], 1)
+  found = proposals.propose(best, tf.constant(side), seed).numpy()
+  hills = square.template(side, order)
+  for i in range(len(x)):
+    offsets = np.float64(best[i]) - x[i]
+    (top, left), (other_top, other_left) = corners[i]
+    filled = np.s_[top : top + side, left : left + side]
+    kept = offsets.copy()
+    kept[filled] = kept[other_top : other_top + side, other_left : other_left + side] = 0
+    free = max(RADIUS[norm] ** order - (abs(offsets) ** order).sum(), 0)
+    for c in range(2):
+      sign = -1 if draws[i, 5 + c] < 0.5 else 1
+      there = offsets[filled][..., c]
+      new = sign * (hills.T if draws[i, 4] < 0.5 else hills)
+      new = new + there / np.linalg.norm(there.ravel(), order)
+      had = (abs(offsets[..., c]) ** order).sum() - (abs(kept[..., c]) ** order).sum()
+      size = (free / 2 + had) ** (1 / order)
+      kept[filled + (c,)] = size * new / np.linalg.norm(new.ravel(), order)
+    np.testing.assert_allclose(found[i], np.clip(x[i] + kept, 0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_l2_and_l1_use_the_whole_budget(images, norm):
   x = 0.4 + 0.2 * images
   epsilon = {"l2": 0.3, "l1": 1.0}[norm]
