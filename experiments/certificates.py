@@ -64,7 +64,9 @@ _CERTIFIED += ["--epsilon_warmup_epochs=8", "--beta_warmup_epochs=8"]
 _NEAR = [*_KL, *_CERTIFIED, "--epsilon=0.03"]
 _SIMCLR = ["--pretext=simclr", "--robustness=none", "--augment=crop(padding=3, flip=false)"]
 _DISTIL = "--pretext=distil(teacher={teacher}/encoder, start=true)"
-_CIFAR10_AT = ["--encoder=resnet18(width=16)", *_AT, "--augment=crop(padding=4)"]
+_WIDTH = "--encoder=resnet18(width=16)"
+_TEACHER, _STUDENT = "configs/cifar10_cpu_teacher.cfg", "configs/cifar10_cpu.cfg"
+_CIFAR10_AT = [_WIDTH, *_AT, "--augment=crop(padding=4)"]
 _CIFAR10_AT += ["--learning_rate=0.005", "--epochs=4"]
 ROWS = (
   Row("kl_pgd", "VAE+Urkle", "mnist", [*_KL, "--robustness=urkle(beta=1)"], kl=True),
@@ -73,8 +75,8 @@ ROWS = (
   Row("mnist_simclr", "SimCLR", "mnist", [*_SMALL, *_SIMCLR]),
   Row("mnist_distil", "Distil+Urkle", "mnist", [*_SMALL, _DISTIL, "--robustness=urkle(k=8)"]),
   Row("mnist_at", "AT", "mnist", [*_SMALL, *_AT]),
-  Row("cifar10_simclr", "SimCLR", "cifar10", [], "configs/cifar10_cpu_teacher.cfg"),
-  Row("cifar10_distil", "Distil+Urkle", "cifar10", [_DISTIL], "configs/cifar10_cpu.cfg"),
+  Row("cifar10_simclr", "SimCLR", "cifar10", [_WIDTH, "--epochs=10"], _TEACHER),
+  Row("cifar10_distil", "Distil+Urkle", "cifar10", [_WIDTH, "--epochs=12", _DISTIL], _STUDENT),
   Row("cifar10_at", "AT", "cifar10", _CIFAR10_AT, "configs/cifar10_small.cfg"),
 )
 TEACHERS = {"mnist_distil": "mnist_simclr", "cifar10_distil": "cifar10_simclr"}
