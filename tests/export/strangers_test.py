@@ -286,7 +286,9 @@ def faults(source):
       found.append(f"{called} without allow_pickle=False")
     if called.endswith("load_model") and options.get("safe_mode") == "False":
       found.append("load_model with safe_mode=False")
-    if called in ("eval", "exec", "torch.load", "yaml.load", "keras.config.enable_unsafe"):
+    if called == "torch.load" and options.get("weights_only") != "True":
+      found.append("torch.load without weights_only=True")
+    if called in ("eval", "exec", "yaml.load", "keras.config.enable_unsafe"):
       found.append(called)
     if called.endswith("enable_unsafe_deserialization"):
       found.append(called)
