@@ -115,6 +115,16 @@ def test_resnets_have_the_published_number_of_parameters(build, shape, parameter
   assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == parameters
 
 
+@pytest.mark.parametrize("spec, starts", [("", 8), ("zero_gamma=false, ", 0)])
+def test_blocks_start_as_their_shortcuts_if_asked(spec, starts):
+  """By hand: two blocks in each of four stages, and 20 batch norms."""
+  model = networks.backbone(f"resnet18({spec}width=2)", (8, 8, 3))
+  gammas = [v.numpy() for v in model.trainable_variables if v.name == "gamma"]
+  assert len(gammas) == 20
+  assert sum(np.all(gamma == 0) for gamma in gammas) == starts
+  assert sum(np.all(gamma == 1) for gamma in gammas) == 20 - starts
+
+
 @pytest.mark.parametrize(
   "spec, shape, features",
   [

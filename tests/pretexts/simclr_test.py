@@ -117,6 +117,20 @@ def test_consistency_is_a_third_view_and_a_term(rng):
   np.testing.assert_allclose(found["consistency"], 12 * np.array(_divergences(z, 0.5)), rtol=1e-3)
 
 
+def test_four_views_and_a_projector_without_batch_norm(rng):
+  encoder = tiny_encoder()
+  pretext = pretexts.SimCLR(projector=8, projection=5, views=4, projector_norm=False)
+  pretext.attach(encoder)
+  assert pretext.views == 4
+  normal = encoder(rng.uniform(size=(12, 8, 8, 1)).astype("float32"))
+  loss = pretext.loss(networks.Representations.of(normal, 4), None)["nt_xent"]
+  first, start, second, shift = (v.numpy() for v in pretext.projector.weights)
+  projected = np.maximum(normal.loc.numpy() @ first + start, 0) @ second + shift
+  np.testing.assert_allclose(pretext.embedding("adversarial")(normal.loc), projected, rtol=1e-4)
+  projected = projected.reshape(3, 4, 5)
+  np.testing.assert_allclose(loss, nt_xent_loop(projected, projected), rtol=1e-4)
+
+
 def test_pretext_projects_the_sampled_z(rng):
   encoder = tiny_encoder()
   pretext = pretexts.SimCLR(projector=8, projection=5)

@@ -5,8 +5,8 @@ import keras
 from urkle_tf.networks import batch_norm
 
 
-def mlp(features, widths, name, last_norm=False, momentum=0.9):
-  """Dense layers with batch norm and ReLU in between.
+def mlp(features, widths, name, last_norm=False, momentum=0.9, norm=True):
+  """Dense layers, with batch norm and ReLU in between.
 
   Args:
     features: the width of the input.
@@ -14,6 +14,7 @@ def mlp(features, widths, name, last_norm=False, momentum=0.9):
     name: the model's name.
     last_norm: whether the output has a batch norm too.
     momentum: of the batch norms' moving averages.
+    norm: whether there are batch norms in between.
 
   Returns:
     A functional Keras model, float32 [n, features] -> float32 [n, widths[-1]].
@@ -26,7 +27,7 @@ def mlp(features, widths, name, last_norm=False, momentum=0.9):
   x = inputs = keras.Input((features,), name="z")
   for index, width in enumerate(widths):
     last = index == len(widths) - 1
-    normed = last_norm or not last
+    normed = last_norm if last else norm
     x = keras.layers.Dense(width, use_bias=not normed, dtype="float32", name=f"dense{index + 1}")(x)
     if normed:
       x = batch_norm.norm(f"norm{index + 1}", momentum, dtype="float32")(x)

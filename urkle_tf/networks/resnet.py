@@ -41,18 +41,18 @@ _BASIC = (1, 3, True), (1, 3, False)
 _BOTTLENECK = (1, 1, False), (1, 3, True), (4, 1, False)
 
 
-def _block(x, convs, width, strides, name, momentum):
+def _block(x, convs, width, strides, name, momentum, zero_gamma):
   shortcut = _shortcut(x, convs[-1][0] * width, strides, f"{name}_shortcut", momentum)
   for number, (factor, size, strided) in enumerate(convs, 1):
     x = _conv(x, factor * width, size, strides if strided else 1, f"{name}_conv{number}")
-    x = _norm(x, f"{name}_norm{number}", momentum, zero=number == len(convs))
+    x = _norm(x, f"{name}_norm{number}", momentum, zero_gamma and number == len(convs))
     if number == len(convs):
       x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
     x = keras.layers.ReLU(name=f"{name}_relu{number}")(x)
   return x
 
 
-def _resnet(convs, depths, name, image_shape, width, stem, momentum):
+def _resnet(convs, depths, name, image_shape, width, stem, momentum, zero_gamma):
   height, breadth = image_shape[:2]
   if stem == "auto":
     stem = "small" if max(height, breadth) <= 64 else "large"
@@ -74,14 +74,13 @@ def _resnet(convs, depths, name, image_shape, width, stem, momentum):
   for stage, depth in enumerate(depths):
     for index in range(depth):
       strides = 2 if stage and not index else 1
-      x = _block(
-        x, convs, width * 2**stage, strides, f"stage{stage + 1}_block{index + 1}", momentum
-      )
+      block = f"stage{stage + 1}_block{index + 1}"
+      x = _block(x, convs, width * 2**stage, strides, block, momentum, zero_gamma)
   x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)
   return keras.Model(images, x, name=name)
 
 
-def resnet18(image_shape, width=64, stem="auto", momentum=0.9):
+def resnet18(image_shape, width=64, stem="auto", momentum=0.9, zero_gamma=True):
   """ResNet-18: 2-2-2-2 basic blocks.
 
   Args:
@@ -90,6 +89,8 @@ def resnet18(image_shape, width=64, stem="auto", momentum=0.9):
     stem: "small" (3x3, stride 1), "patch" (3x3, stride 2: a quarter of the work), "large"
       (7x7, stride 2, max-pool) or "auto": small up to 64 pixels, else large.
     momentum: of the batch norms' moving averages.
+    zero_gamma: whether the gamma of each block's last batch norm starts at 0, so that the block
+      starts as its shortcut; else at 1.
 
   Returns:
     A functional Keras model: float [n, h, w, c] -> float32 [n, 8 * width].
@@ -102,10 +103,11 @@ def resnet18(image_shape, width=64, stem="auto", momentum=0.9):
   features = backbone(images)  # float32 [n, 128]
   ```
   """
-  return _resnet(_BASIC, (2, 2, 2, 2), "resnet18", image_shape, width, stem, momentum)
+  options = width, stem, momentum, zero_gamma
+  return _resnet(_BASIC, (2, 2, 2, 2), "resnet18", image_shape, *options)
 
 
-def resnet50(image_shape, width=64, stem="auto", momentum=0.9):
+def resnet50(image_shape, width=64, stem="auto", momentum=0.9, zero_gamma=True):
   """ResNet-50: 3-4-6-3 bottleneck blocks.
 
   Arguments and errors are those of `resnet18`.
@@ -118,4 +120,5 @@ def resnet50(image_shape, width=64, stem="auto", momentum=0.9):
   features = backbone(images)  # float32 [n, 512]
   ```
   """
-  return _resnet(_BOTTLENECK, (3, 4, 6, 3), "resnet50", image_shape, width, stem, momentum)
+  options = width, stem, momentum, zero_gamma
+  return _resnet(_BOTTLENECK, (3, 4, 6, 3), "resnet50", image_shape, *options)

@@ -91,19 +91,21 @@ def consistency(z, temperature=0.5):
 class SimCLR(Pretext):
   """Views of an image attract, other images repel (Chen et al., 2020).
 
-  With a weight for `consistency`, there are three views, which must also agree about the other
-  images.  This is AugMix's consistency of a clean image and two mixtures, for the contrastive task.
-  URRL combines the two.  Only the abstract and introduction of its paper are public, so this is our
-  reading.  `--augment="simclr, augmix(base=simclr), augmix(base=simclr)"` leaves the first view
-  unmixed.
+  With a weight for `consistency`, the views must also agree about the other images, and there are
+  three unless you say how many.  This is AugMix's consistency of a clean image and two mixtures,
+  for the contrastive task.  URRL combines the two.  Only the abstract and introduction of its paper
+  are public, so this is our reading.  `--augment="simclr, augmix(base=simclr),
+  augmix(base=simclr)"` leaves the first view unmixed.
 
   Args:
     temperature: of NT-Xent, above 0.
     denominator: "negatives" (eq. 9) or "all" (SimCLR's own); see `nt_xent`.
     projector: hidden width of the projector; 0 for none.
     projection: output width of the projector.
-    consistency: weight of the term of that name, at least 0; 12 in AugMix.  With 0 there are two
-      views and no such term.
+    consistency: weight of the term of that name, at least 0; 12 in AugMix.  With 0 there is no such
+      term.
+    views: of each image, at least 2; None for 2, or 3 with consistency.
+    projector_norm: whether the projector has a batch norm.
 
   Raises:
     UserError: for an option out of its range.
@@ -121,7 +123,14 @@ class SimCLR(Pretext):
   terms: tuple[str, ...] = ("nt_xent",)
 
   def __init__(
-    self, temperature=0.5, denominator="negatives", projector=512, projection=128, consistency=0.0
+    self,
+    temperature=0.5,
+    denominator="negatives",
+    projector=512,
+    projection=128,
+    consistency=0.0,
+    views=None,
+    projector_norm=True,
   ):
     super().__init__(name="simclr")
     errors.at_least(0, "simclr", consistency=consistency)
@@ -130,16 +139,19 @@ class SimCLR(Pretext):
     errors.whole(1, "simclr", projection=projection)
     errors.one_of("denominator", denominator, ("negatives", "all"))
     self.temperature, self.denominator = temperature, denominator
-    self._widths = (projector, projection)
+    self._widths, self._norm = (projector, projection), projector_norm
     self.projector = None
     self.consistency = consistency
+    self.views = views if views is not None else (3 if consistency else 2)
+    errors.whole(2, "simclr", views=self.views)
     if consistency:
-      self.views, self.terms = 3, ("nt_xent", "consistency")
+      self.terms = ("nt_xent", "consistency")
 
   def attach(self, encoder):
     """Makes the projector, Dense - batch norm - ReLU - Dense, and its twin if one is needed."""
     if self._widths[0]:
-      self.projector = heads.mlp(encoder.latent_dim, self._widths, "projector")
+      width, norm = encoder.latent_dim, self._norm
+      self.projector = heads.mlp(width, self._widths, "projector", norm=norm)
       self._projectors = {batch_norm.ADVERSARIAL: self.projector}
       if batch_norm.CLEAN in encoder.streams:
         self._projectors[batch_norm.CLEAN] = batch_norm.twin(self.projector)

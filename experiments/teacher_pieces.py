@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""What each piece of the SimCLR teacher's recipe is worth: one piece is changed at a time.
+
+  python experiments/teacher_pieces.py --data_dir=DATA_DIR
+  python experiments/teacher_pieces.py --data_dir=DATA_DIR --rows=recipe,views --seeds=1
+
+The recipe is configs/cifar10_teacher.cfg with resnet18(width=16) and 10 epochs of train[:45000].
+A linear head learns from the same images and chooses its weight decay on a part of them; its clean
+accuracy is that of train[45000:].  The JSON beside the page keeps what was measured: that is not
+run again, on whatever machine.
+"""
+
+import dataclasses
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
+
+from experiments import jobs, pages
+from urkle_tf.output import tables
+
+NAME, CONFIG = "teacher_pieces", "configs/cifar10_teacher.cfg"
+LEARN, CHECK = "--split=train[:45000]", "--split=train[45000:]"
+SMALL = [LEARN, "--encoder=resnet18(width=16)", "--epochs=10", "--warmup_epochs=0.5"]
+SMALL += ["--augment_on_device=false", "--checkpoint_every=88", "--log_every=22"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A row.
+
+  Attributes:
+    name: of its folders.
+    system: what the table says was changed.
+    flags: that change it.
+    seeds: how many are run if the user does not say.
+  """
+
+  name: str
+  system: str
+  flags: tuple[str, ...] = ()
+  seeds: int = 2
+
+
+def _simclr(projector=1024, more=""):
+  options = f"temperature=0.5, denominator=all, projector={projector}, projection=128{more}"
+  return f"--pretext=simclr({options})"
+
+
+def _views(strength=1.0, min_scale=0.2, grey=0.1):
+  return f"--augment=simclr(strength={strength}, min_scale={min_scale}, grey={grey})"
+
+
+ROWS = (
+  Row("recipe", "nothing"),
+  Row("loc", "loc: dense instead of sphere", ("--loc=dense",)),
+  Row("projector", "projector: 512 wide instead of 1024", (_simclr(512),)),
+  Row("norm", "projector: no batch norm", (_simclr(more=", projector_norm=false"),)),
+  Row("crop", "crops from 0.08 instead of 0.2", (_views(min_scale=0.08),)),
+  Row("jitter", "jitter: half as strong", (_views(strength=0.5),)),
+  Row("grey", "grey: 0.2 instead of 0.1", (_views(grey=0.2),)),
+  Row("decay", "weight decay: 5e-4 instead of 5e-3", ("--weight_decay=5e-4",)),
+  Row(
+    "gammas", "gammas start at 1 instead of 0", ("--encoder=resnet18(width=16, zero_gamma=false)",)
+  ),
+  Row("views", "4 views, 5 epochs", (_simclr(more=", views=4"), "--epochs=5")),
+)
+
+
+def stages(row, seed, asked):
+  """The commands of a row and a seed."""
+  run, extra = f"{asked.work}/{row.name}-{seed}", asked.extra
+  own = [f"--seed={seed}", *asked.shared]
+  train = [*SMALL, *row.flags, *own, *extra["train"]]
+  head = [f"--encoder={run}/encoder", "--protocol=slf", LEARN, *own, *extra["finetune"]]
+  tested = [f"--classifier={run}-head/classifier", CHECK, *own, "--attacks=fgsm", "--nochecks"]
+  tested += ["--representation_examples=0", *extra["evaluate"]]
+  return [
+    jobs.Stage("train", CONFIG, run, train),
+    jobs.Stage("finetune", None, f"{run}-head", head),
+    jobs.Stage("evaluate", None, f"{run}-report", tested),
+  ]
+
+
+def collect(asked, kept):
+  """{row: {"clean": {seed: percent}, "minutes": {seed: minutes}}}, what is kept included."""
+  work, found = jobs.ROOT / asked.work, {}
+  for name in (row.name for row in ROWS):
+    part = {key: dict(kept.get(name, {}).get(key, {})) for key in ("clean", "minutes")}
+    for seed, report in pages.reports(work, name, "report").items():
+      part["clean"][str(seed)] = pages.percent(report["clean"]["accuracy"])
+      part["minutes"][str(seed)] = pages.training_minutes(work / f"{name}-{seed}")
+    if part["clean"]:
+      found[name] = part
+  return found
+
+
+def table(found):
+  """Each piece's accuracy, and what the recipe is ahead by, over the seeds that both have."""
+  lines, recipe = [], found.get("recipe", {"clean": {}})["clean"]
+  for row in (row for row in ROWS if row.name in found):
+    clean, minutes = (list(found[row.name][key].values()) for key in ("clean", "minutes"))
+    ahead = [
+      recipe[seed] - value for seed, value in found[row.name]["clean"].items() if seed in recipe
+    ]
+    compared = pages.mean(ahead, "+.2f", ".2f") if ahead and row.name != "recipe" else ""
+    lines.append([row.system, pages.mean(clean), compared, str(len(clean)), f"{max(minutes):.0f}"])
+  head = ["what is changed", "clean, %", "the recipe is ahead by", "seeds", "core minutes"]
+  return tables.markdown(head, lines)
+
+
+def run(argv=None):
+  """The command line, without the handling of errors."""
+  asked = jobs.read(jobs.parser(__doc__, NAME, ROWS, "cifar10").parse_args(argv), NAME, ROWS, "")
+  file = asked.json_file
+  kept = pages.read(file) if file.is_file() else {}
+
+  def publish():
+    found = collect(asked, kept)
+    pages.write(file, found)
+    pages.update(asked.page_file, {"table": table(found)})
+
+  missing = (
+    stages(row, seed, asked)
+    for seed, row in asked.turns()
+    if str(seed) not in kept.get(row.name, {}).get("clean", {})
+  )
+  jobs.run_rows(missing, publish, asked.page_file)
+
+
+if __name__ == "__main__":
+  jobs.main(run)

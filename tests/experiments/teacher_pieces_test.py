@@ -1,0 +1,36 @@
+"""The pieces of the teacher's recipe: the table by hand, and a small whole run."""
+
+import json
+
+import commands
+import pytest
+
+from experiments import teacher_pieces as script
+
+
+def test_pieces_are_compared_by_seed():
+  """By hand: 2 and 4 ahead are 3 on the mean; the deviation is sqrt(2), and t is 12.706."""
+  part = lambda **clean: {"clean": clean, "minutes": dict.fromkeys(clean, 20.4)}  # noqa: E731
+  recipe, views = {"0": 70.0, "1": 72.0, "2": 50.0}, {"1": 68.0, "0": 68.0}
+  lines = script.table({"recipe": part(**recipe), "views": part(**views)}).splitlines()
+  assert lines[2].startswith("| nothing | 64.00 ± 12.17 (")
+  assert lines[3].startswith("| 4 views, 5 epochs | 68.00 ± 0.00 (68.00 to 68.00) |")
+  assert lines[3].endswith("| +3.00 ± 1.41 (-9.71 to +15.71) | 2 | 20 |")
+  assert script.table({"views": part(**views)}).splitlines()[2].endswith("|  | 2 | 20 |")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_what_was_measured_elsewhere_stays(tmp_path, monkeypatch):
+  kept = {"recipe": {"clean": {"0": 71.5}, "minutes": {"0": 22.0}}}
+  (tmp_path / "teacher_pieces.json").write_text(json.dumps(kept))
+  arguments = ["--dataset=digits", f"--work={tmp_path}", "--rows=recipe,views", "--seeds=1"]
+  arguments += ["--extra_train=--examples=256 --split=train --batch_size=64 --loc=dense "]
+  arguments[-1] += "--encoder=convnet(width=4,layers=2) --epochs=1 --precision=float32"
+  arguments += ["--extra_finetune=--examples=256 --epochs=1 --split=train"]
+  arguments += ["--extra_evaluate=--examples=20 --split=test"]
+  page = commands.run_experiment(script.run, arguments, tmp_path / "teacher_pieces.md", monkeypatch)
+  assert "| nothing | 71.50 |  | 1 | 22 |" in page
+  assert not (tmp_path / "recipe-0").exists()
+  found = json.loads((tmp_path / "teacher_pieces.json").read_text())
+  assert 0 <= found["views"]["clean"]["0"] <= 100
