@@ -5,8 +5,8 @@
   python experiments/certificates.py --data_dir=DATA_DIR --rows=kl_pgd,kl_certified --seeds=3
 
 DATA_DIR holds mnist and cifar10, prepared by TensorFlow Datasets.  Each row is trained, given a
-head, measured and added to docs/results/certificates.md; what is there already is not done again,
-so the same command resumes after an interruption.  --trained ROW=RUN takes the encoder of a run
+head, measured and added to docs/results/certificates.md; what --work holds is not done again, so
+the same command resumes after an interruption.  Rows that the page already has stay on it.  --trained ROW=RUN takes the encoder of a run
 that is there in the place of a row's training.
 """
 
@@ -230,8 +230,10 @@ def run(argv=None):
   given = _parsed(argv)
   asked = jobs.read(given, "certificates", ROWS, "mnist and cifar10")
 
+  kept = pages.read(asked.json_file) if asked.json_file.is_file() else {}
+
   def publish():
-    found = collect(asked)
+    found = {**kept, **collect(asked)}
     pages.write(asked.json_file, found)
     pages.update(asked.page_file, blocks(found))
 

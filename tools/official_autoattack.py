@@ -284,6 +284,8 @@ def main():
     files.write(file, pages.page(file.read_text(encoding="utf-8"), {"table": block}))
     return
   if given.their_resnet18:
+    if not given.their_resnet18.endswith(".keras"):
+      raise errors.UserError(f"--their_resnet18={given.their_resnet18} must end in .keras")
     _installed()
     _, model = their_resnet18()
     model.save(given.their_resnet18)
