@@ -18,16 +18,22 @@ python -m urkle_tf.train --flagfile=configs/cifar10_cpu_teacher.cfg --data_dir="
   --output_dir="$runs/teacher"
 python -m urkle_tf.train --flagfile=configs/cifar10_cpu.cfg --data_dir="$data" \
   --pretext="distil(teacher=$runs/teacher/encoder, start=true)" --output_dir="$runs/student"
-for name in teacher student; do
-  # The head's weight decay is chosen on train[48000:], then it is trained on all images.
-  python -m urkle_tf.finetune --encoder="$runs/$name/encoder" --protocol=slf --select=robust \
-    --dataset=cifar10 --data_dir="$data" --validation_split="train[48000:]" --epochs=20 \
-    --output_dir="$runs/$name-slf"
+finetune() {
+  python -m urkle_tf.finetune --encoder="$runs/$1/encoder" --dataset=cifar10 --data_dir="$data" \
+    --validation_split="train[48000:]" --output_dir="$runs/$1-$2" --protocol="$2" "${@:3}"
+}
+# The weight decay of a head on clean images is chosen on train[48000:]; then it learns from all.
+finetune teacher slf --select=robust --epochs=20
+finetune student slf --select=robust --epochs=20
+# A head on attacked images; the epoch that does best under attack on train[48000:] is kept.
+finetune student alf --split="train[:48000]" --epochs=4 --attack_steps=5
+for name in teacher-slf student-slf student-alf; do
   # All 10,000 test images; each attack continues with those that are still standing.
-  python -m urkle_tf.evaluate --classifier="$runs/$name-slf/classifier" \
+  python -m urkle_tf.evaluate --classifier="$runs/$name/classifier" \
     --dataset=cifar10 --data_dir="$data" --epsilons=8/255 --standing \
     --attacks="pgd(steps=20, step_size=2/255),pgd(steps=100, step_size=1/255)" \
     --output_dir="$runs/$name-report"
 done
-python experiments/table.py "SimCLR teacher=$runs/teacher-report" "Distil+Urkle=$runs/student-report"
+python experiments/table.py "SimCLR teacher=$runs/teacher-slf-report" \
+  "Distil+Urkle=$runs/student-slf-report" "Distil+Urkle, ALF=$runs/student-alf-report"
 python experiments/curves.py "$runs/curves.png" "SimCLR teacher=$runs/teacher" "Distil+Urkle=$runs/student"
