@@ -6,8 +6,8 @@
 
 DATA_DIR holds mnist and cifar10, prepared by TensorFlow Datasets.  Each row is trained, given a
 head, measured and added to docs/results/certificates.md; what --work holds is not done again, so
-the same command resumes after an interruption.  Rows that the page already has stay on it.  --trained ROW=RUN takes the encoder of a run
-that is there in the place of a row's training.
+the same command resumes after an interruption.  Rows that the page already has stay on it.
+--trained ROW=RUN takes the encoder of a run that is there in the place of a row's training.
 """
 
 import dataclasses
