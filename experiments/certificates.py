@@ -229,8 +229,7 @@ def run(argv=None):
   """The command line, without the handling of errors."""
   given = _parsed(argv)
   asked = jobs.read(given, "certificates", ROWS, "mnist and cifar10")
-
-  kept = pages.read(asked.json_file) if asked.json_file.is_file() else {}
+  kept = pages.kept(asked.json_file)
 
   def publish():
     found = {**kept, **collect(asked)}

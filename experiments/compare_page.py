@@ -150,13 +150,11 @@ def paired(document):
     return ""
   lines = []
   for part in (part for part in rows[PAIR[0]] if part in rows[PAIR[1]]):
-    ours, theirs = (rows[name][part] for name in PAIR)
-    seeds = [seed for seed in ours["seeds"] if seed in theirs["seeds"]]
-    if len(seeds) < 2:
-      continue
+    both = [rows[name][part] for name in PAIR]
     for name in ("clean", "pgd_8", "pgd_16"):
-      of = lambda found: [found[name][found["seeds"].index(seed)] for seed in seeds]  # noqa: E731, B023
-      found = [a - b for a, b in zip(of(ours), of(theirs))]
+      found = pages.differences(*(dict(zip(one["seeds"], one[name])) for one in both))
+      if len(found) < 2:
+        continue
       mean, _, (low, high) = tables.seeds(found)
       cells = [part, SCORES[name], f"{mean:+.2f}", f"{low:+.2f} to {high:+.2f}"]
       lines.append([*cells, "no difference shown" if low <= 0 <= high else "shown"])

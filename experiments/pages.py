@@ -18,6 +18,11 @@ def read(file):
   return json.loads(file.read_text(encoding="utf-8"))
 
 
+def kept(file):
+  """What a file of JSON holds; {} if there is none yet."""
+  return read(file) if file.is_file() else {}
+
+
 def write(file, content):
   """Writes what JSON can hold."""
   files.write(file, json.dumps(content, indent=1) + "\n")
@@ -102,6 +107,16 @@ def mean(values, form=".2f", deviation=None):
     return f"{middle:{form}}"
   low, high = interval
   return f"{middle:{form}} ± {spread:{deviation or form}} ({low:{form}} to {high:{form}})"
+
+
+def differences(ours, theirs):
+  """What some seeds' figures are above others, [a - b], over the seeds that both have.
+
+  Args:
+    ours: {seed: figure}.
+    theirs: {seed: figure}.
+  """
+  return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
 
 
 def table(columns, rows):

@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not inst
 from experiments import jobs, pages
 from urkle_tf.output import tables
 
-NAME, CONFIG = "teacher_pieces", "configs/cifar10_teacher.cfg"
+NAME, CONFIG, DATASET = "teacher_pieces", "configs/cifar10_teacher.cfg", "cifar10"
 LEARN, CHECK = "--split=train[:45000]", "--split=train[45000:]"
 SMALL = [LEARN, "--encoder=resnet18(width=16)", "--epochs=10", "--warmup_epochs=0.5"]
 SMALL += ["--augment_on_device=false", "--checkpoint_every=88", "--log_every=22"]
@@ -70,7 +70,7 @@ ROWS = (
 def stages(row, seed, asked):
   """The commands of a row and a seed."""
   run, extra = f"{asked.work}/{row.name}-{seed}", asked.extra
-  own = [f"--seed={seed}", *asked.shared]
+  own = [f"--dataset={DATASET}", f"--seed={seed}", *asked.shared]
   train = [*SMALL, *row.flags, *own, *extra["train"]]
   head = [f"--encoder={run}/encoder", "--protocol=slf", LEARN, *own, *extra["finetune"]]
   tested = [f"--classifier={run}-head/classifier", CHECK, *own, "--attacks=fgsm", "--nochecks"]
@@ -100,9 +100,7 @@ def table(found):
   lines, recipe = [], found.get("recipe", {"clean": {}})["clean"]
   for row in (row for row in ROWS if row.name in found):
     clean, minutes = (list(found[row.name][key].values()) for key in ("clean", "minutes"))
-    ahead = [
-      recipe[seed] - value for seed, value in found[row.name]["clean"].items() if seed in recipe
-    ]
+    ahead = pages.differences(recipe, found[row.name]["clean"])
     compared = pages.mean(ahead, "+.2f", ".2f") if ahead and row.name != "recipe" else ""
     lines.append([row.system, pages.mean(clean), compared, str(len(clean)), f"{max(minutes):.0f}"])
   head = ["what is changed", "clean, %", "the recipe is ahead by", "seeds", "core minutes"]
@@ -111,13 +109,13 @@ def table(found):
 
 def run(argv=None):
   """The command line, without the handling of errors."""
-  asked = jobs.read(jobs.parser(__doc__, NAME, ROWS, "cifar10").parse_args(argv), NAME, ROWS, "")
-  file = asked.json_file
-  kept = pages.read(file) if file.is_file() else {}
+  given = jobs.parser(__doc__, NAME, ROWS, DATASET).parse_args(argv)
+  asked = jobs.read(given, NAME, ROWS, DATASET)
+  kept = pages.kept(asked.json_file)
 
   def publish():
     found = collect(asked, kept)
-    pages.write(file, found)
+    pages.write(asked.json_file, found)
     pages.update(asked.page_file, {"table": table(found)})
 
   missing = (

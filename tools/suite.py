@@ -209,7 +209,7 @@ def run(options):
   for name in wanted:
     errors.one_of("part", name, PARTS)
   out = pathlib.Path(options.out)
-  found = pages.read(out) if out.exists() else {}
+  found = pages.kept(out)
   if found.setdefault("scale", options.scale) != options.scale:
     raise errors.UserError(f"{out} holds figures of --scale={found['scale']}: give another --out")
   found.setdefault("date", datetime.date.today().isoformat())

@@ -11,6 +11,7 @@ from experiments import (
   jobs,
   reproduce_mnist,
   sweep,
+  teacher_pieces,
   transfer,
 )
 
@@ -35,6 +36,8 @@ MNIST, SMALL, MOVED = reproduce_mnist.reproduce, compare_cifar10.compare, transf
     (MOVED, "--encoder=a=x --tasks=digits,digits", "'digits' is given twice"),
     (MOVED, "--encoder=a=x --tasks=digits --seeds=0", "--seeds must be at least 1"),
     (certificates.run, "--trained mnist_simclr=nowhere", "there is no encoder in it"),
+    (teacher_pieces.run, "--data_dir=nowhere", "prepare cifar10 there"),
+    (teacher_pieces.run, "--rows=vews", "did you mean 'views'?"),
     (autoattack_mnist.run, "--work=nowhere --data_dir=.", "at-0/classifier: train it first"),
     (sweep.main, "--output_dir=x", "give --values"),
     (sweep.main, "--output_dir=x --values=rate", "write --values=name=value"),

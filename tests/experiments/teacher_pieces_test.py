@@ -19,6 +19,17 @@ def test_pieces_are_compared_by_seed():
   assert script.table({"views": part(**views)}).splitlines()[2].endswith("|  | 2 | 20 |")
 
 
+def test_every_command_is_of_cifar10():
+  given = script.jobs.parser("", script.NAME, script.ROWS, "cifar10").parse_args(["--work=W"])
+  asked = script.jobs.read(given, script.NAME, script.ROWS, "cifar10")
+  train, *_ = found = script.stages(script.ROWS[-1], 1, asked)
+  assert script.jobs.flags(train.arguments)["epochs"] == "5"
+  assert [stage.folder for stage in found] == ["W/views-1", "W/views-1-head", "W/views-1-report"]
+  assert all(script.jobs.flags(stage.arguments)["dataset"] == "cifar10" for stage in found)
+  splits = [script.jobs.flags(stage.arguments)["split"] for stage in found]
+  assert splits == ["train[:45000]", "train[:45000]", "train[45000:]"]
+
+
 @pytest.mark.full
 @pytest.mark.timeout(600)
 def test_what_was_measured_elsewhere_stays(tmp_path, monkeypatch):

@@ -148,10 +148,10 @@ class SimCLR(Pretext):
       self.terms = ("nt_xent", "consistency")
 
   def attach(self, encoder):
-    """Makes the projector, Dense - batch norm - ReLU - Dense, and its twin if one is needed."""
+    """Makes the projector, Dense - (batch norm) - ReLU - Dense, and its twin if one is needed."""
     if self._widths[0]:
-      width, norm = encoder.latent_dim, self._norm
-      self.projector = heads.mlp(width, self._widths, "projector", norm=norm)
+      options = encoder.latent_dim, self._widths, "projector"
+      self.projector = heads.mlp(*options, norm=self._norm)
       self._projectors = {batch_norm.ADVERSARIAL: self.projector}
       if batch_norm.CLEAN in encoder.streams:
         self._projectors[batch_norm.CLEAN] = batch_norm.twin(self.projector)
