@@ -5,9 +5,9 @@ r"""Measures a ResNet-18 that train.py trained, in PyTorch: it shares no code wi
     --data=IMAGES.tar.xz --autoattack=1000 --seconds=90
 
 A linear head on the clean loc of the training images, its weight decay chosen for what stands
-under PGD-10 of training images that were held out; then, at z = loc, clean accuracy, PGD-20 at
-8/255 and 16/255 on the test images, and AutoAttack's APGD-CE and APGD-T on the first of them
-(package pyautoattack, by PYTHONPATH), which do not start after this number of seconds.
+under PGD-10 of training images that were held out, or for their clean accuracy; then, at z = loc,
+clean accuracy, PGD-20 at 8/255 and 16/255 on the test images, and the stages of AutoAttack on the
+first of them (package pyautoattack, by PYTHONPATH).  No stage starts after this number of seconds.
 """
 
 import argparse
@@ -25,7 +25,8 @@ from torch.nn import functional as F
 _BEGAN = time.time()
 _DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _BATCH = 1000
-_DECAYS = (0.01, 0.3, 3.0)
+_DECAYS = (1e-4, 0.01, 0.3, 1.0, 3.0, 10.0)
+_STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")  # of AutoAttack's standard version, in order
 torch.backends.cuda.matmul.allow_tf32 = False
 torch.backends.cudnn.benchmark = True
 
@@ -137,15 +138,56 @@ def effective_rank(loc):
   return float(eigenvalues.sum() ** 2 / (eigenvalues**2).sum())
 
 
-def judge(encoder, data, say, autoattack=0, seconds=float("inf")):
+def autoattack(classifier, images, labels, stages, seconds):
+  """The stages of the official AutoAttack at 8/255, each on what stands after those before it.
+
+  Args:
+    classifier: images float [n, c, h, w] -> logits.
+    images: on the device.
+    labels: of them.
+    stages: names of stages, in order.
+    seconds: from the start of this command on, after which no stage is begun.
+
+  Yields:
+    What stands after each stage, a share of the images, with the seconds of the stage and the
+    largest change of a pixel in units of 1/255, a dict.
+  """
+  from pyautoattack import AutoAttack
+
+  stands = right(classifier, images, labels)
+  for name in stages:
+    began = time.time()
+    if began - _BEGAN > seconds or not stands.any():
+      return
+    attack = AutoAttack(
+      classifier, norm="Linf", eps=8 / 255, version="standard", device=_DEVICE, seed=0
+    )
+    attack.attacks_to_run = [name]
+    x, y = images[stands].contiguous(), labels[stands]
+    moved = attack.run_standard_evaluation(x, y, batch_size=_BATCH)
+    moved = moved[0] if isinstance(moved, tuple) else moved
+    after = stands.clone()
+    after[stands] = right(classifier, moved, y)
+    stands = after
+    yield {
+      "stage": name,
+      "stands": float(stands.float().mean()),
+      "seconds": round(time.time() - began, 1),
+      "largest_change": float((moved - x).abs().max() * 255),
+    }
+
+
+def judge(encoder, data, say, select="robust", attacked=0, stages=_STAGES, seconds=float("inf")):
   """Measures an encoder.
 
   Args:
     encoder: images [n, c, h, w] -> (loc, scale).
     data: as `arrays.read_images` gives it, with splits train and test.
     say: is called with what has been found so far, a dict, whenever that is more.
-    autoattack: on how many test images.
-    seconds: from the start of this command on, after which AutoAttack is not begun.
+    select: what the head's weight decay is chosen for, "robust" or "clean".
+    attacked: how many test images AutoAttack attacks.
+    stages: its stages.
+    seconds: from the start of this command on, after which no stage of it is begun.
   """
   prepare = lambda images: torch.tensor(images, device=_DEVICE).permute(0, 3, 1, 2).float() / 255  # noqa: E731
   train, test = prepare(data["train_images"]), prepare(data["test_images"])
@@ -166,13 +208,14 @@ def judge(encoder, data, say, autoattack=0, seconds=float("inf")):
   share = lambda flags: float(flags.float().mean())  # noqa: E731
   kept = len(loc) * 9 // 10
   held, known = train[kept:][:_BATCH], labels[kept:][:_BATCH]
-  stands = {}
+  chosen = {}
   for decay in _DECAYS:
     head = linear_head(loc[:kept], labels[:kept], decay)
-    stands[decay] = share(pgd(on_images(head), held, known, 8 / 255, 10, 2 / 255))
     clean = share(right(head, loc[kept:], labels[kept:]))
-    found[f"validation, weight decay {decay}"] = [clean, stands[decay]]
-  found["weight_decay"] = max(stands, key=stands.get)
+    stands = share(pgd(on_images(head), held, known, 8 / 255, 10, 2 / 255))
+    found[f"validation, weight decay {decay}"] = [clean, stands]
+    chosen[decay] = stands if select == "robust" else clean
+  found["weight_decay"] = max(chosen, key=chosen.get)
   head = linear_head(loc, labels, found["weight_decay"])
   classifier = on_images(head)
   found["clean"] = share(right(head, seen, answers))
@@ -181,19 +224,11 @@ def judge(encoder, data, say, autoattack=0, seconds=float("inf")):
     stands = pgd(classifier, test, answers, radius / 255, 20, radius / 4 / 255)
     found[f"pgd20_{radius}"] = share(stands)
     say(found)
-  if autoattack and time.time() - _BEGAN < seconds:
-    from pyautoattack import AutoAttack
-
-    x, y = test[:autoattack].contiguous(), answers[:autoattack]
-    attack = AutoAttack(
-      classifier, norm="Linf", eps=8 / 255, version="standard", device=_DEVICE, seed=0
-    )
-    attack.attacks_to_run = ["apgd-ce", "apgd-t"]
-    moved = attack.run_standard_evaluation(x, y, batch_size=_BATCH)
-    moved = moved[0] if isinstance(moved, tuple) else moved
-    found[f"apgd_ce_t_{len(x)}"] = share(right(classifier, moved, y))
-    found["largest_change"] = float((moved - x).abs().max() * 255)
-    say(found)
+  if attacked:
+    found["autoattack"] = {"images": attacked, "stages": []}
+    for stage in autoattack(classifier, test[:attacked], answers[:attacked], stages, seconds):
+      found["autoattack"]["stages"].append(stage)
+      say(found)
 
 
 def main():
@@ -207,8 +242,10 @@ def main():
   parser.add_argument("--data", required=True, help="as for train.py")
   parser.add_argument("--train", type=int, help="how many training images; default: all")
   parser.add_argument("--test", type=int, help="how many test images; default: all")
+  parser.add_argument("--select", choices=("robust", "clean"), default="robust", help="of decay")
   parser.add_argument("--autoattack", type=int, default=0, help="how many test images it attacks")
-  parser.add_argument("--seconds", type=float, default=float("inf"), help="no AutoAttack later")
+  parser.add_argument("--stages", nargs="+", choices=_STAGES, default=_STAGES, help="of AutoAttack")
+  parser.add_argument("--seconds", type=float, default=float("inf"), help="no stage begins later")
   options = parser.parse_args()
   about = json.loads(options.about.read_text())
   if not about["settings"]["encoder"].startswith("resnet18"):
@@ -226,7 +263,7 @@ def main():
     options.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found), flush=True)
 
-  judge(encoder, data, say, options.autoattack, options.seconds)
+  judge(encoder, data, say, options.select, options.autoattack, options.stages, options.seconds)
 
 
 if __name__ == "__main__":
