@@ -65,6 +65,7 @@ _NEAR = [*_KL, *_CERTIFIED, "--epsilon=0.03"]
 _SIMCLR = ["--pretext=simclr", "--robustness=none", "--augment=crop(padding=3, flip=false)"]
 _DISTIL = "--pretext=distil(teacher={teacher}/encoder, start=true)"
 _WIDTH = "--encoder=resnet18(width=16)"
+_FULL = "configs/cifar10_distil_urkle.cfg"
 _TEACHER, _STUDENT = "configs/cifar10_cpu_teacher.cfg", "configs/cifar10_cpu.cfg"
 _CIFAR10_AT = [_WIDTH, *_AT, "--augment=crop(padding=4)"]
 _CIFAR10_AT += ["--learning_rate=0.005", "--epochs=4"]
@@ -78,6 +79,7 @@ ROWS = (
   Row("cifar10_simclr", "SimCLR", "cifar10", [_WIDTH, "--epochs=10"], _TEACHER),
   Row("cifar10_distil", "Distil+Urkle", "cifar10", [_WIDTH, "--epochs=12", _DISTIL], _STUDENT),
   Row("cifar10_at", "AT", "cifar10", _CIFAR10_AT, "configs/cifar10_small.cfg"),
+  Row("cifar10_full", "Distil+Urkle, full size", "cifar10", [], _FULL),
 )
 TEACHERS = {"mnist_distil": "mnist_simclr", "cifar10_distil": "cifar10_simclr"}
 
