@@ -53,8 +53,8 @@ def read_metadata(folder, kind=None):
     raise errors.UserError(f"{str(file)!r} lacks {missing[0]!r}: export again")
   if metadata["format_version"] != FORMAT_VERSION:
     raise errors.UserError(
-      f"{str(folder)!r} has export format {str(metadata['format_version'])[:20]}, and this version "
-      f"of urkle_tf reads {FORMAT_VERSION}"
+      f"{str(folder)!r} has export format {repr(metadata['format_version'])[:20]}, and this "
+      f"version of urkle_tf reads {FORMAT_VERSION}"
     )
   _check(file, metadata)
   if kind is not None and metadata["kind"] != kind:
@@ -84,7 +84,7 @@ def _check(file, metadata):
     **{name: text(metadata.get(name, "")) for name in ("norm", "dataset", "target", "stream")},
   }
   if wrong := [name for name, fine in right.items() if not fine]:
-    value = str(metadata.get(wrong[0]))[:60]
+    value = repr(metadata.get(wrong[0]))[:60]  # a text's line breaks must not become ours
     raise errors.UserError(f"{str(file)!r} is invalid: {wrong[0]} is {value}; export again")
 
 
