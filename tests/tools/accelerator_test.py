@@ -336,6 +336,8 @@ def jax_python():
     pytest.skip("needs JAX, or URKLE_JAX_VENV, a folder to install it into")
   python = pathlib.Path(os.environ["URKLE_JAX_VENV"], "bin", "python")
   if not python.exists():
+    if sys.version_info < (3, 12):
+      pytest.skip("JAX 0.11 needs Python 3.12: make the environment of URKLE_JAX_VENV with that")
     venv.create(python.parents[1], with_pip=True)
     wanted = ["jax>=0.11,<0.12", "numpy", "pillow"]
     subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
