@@ -17,6 +17,7 @@ from urkle_tf.networks.classifier import Classifier
 SETTINGS = {
   "pretext": "simclr(temperature=0.5)",
   "robustness": "urkle(beta=0.05)",
+  "epochs": 76.8974358974359,
   "dataset": "folder:/home/somebody/photos",
   "output_dir": "/home/somebody/runs",
 }
@@ -56,6 +57,7 @@ def test_the_card_s_snippet_runs(folder, monkeypatch):
   exec(source, names)
   expected = export.load_classifier(folder).logits(names["images"])
   np.testing.assert_allclose(names["found"], expected, atol=1e-5)
+  assert "| pre-training: epochs | 76.9 |" in body  # of a run by the clock
 
 
 @pytest.mark.full

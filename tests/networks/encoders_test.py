@@ -133,10 +133,23 @@ def test_blocks_start_as_their_shortcuts_if_asked(spec, starts):
     ("resnet50(width=4)", (32, 32, 3), 128),
     ("convnet", (28, 28, 1), 192),
     ("convnet(width=32)", (28, 28, 1), 128),  # the paper's 128 channels
+    ("convnet(width=32, layers=3, convs=2)", (28, 28, 1), 96),
   ],
 )
 def test_backbones_by_spec(spec, shape, features):
   assert networks.backbone(spec, shape).output_shape == (None, features)
+
+
+def test_a_convnet_s_further_convolutions_keep_the_size():
+  convs = [
+    layer
+    for layer in networks.convnet((32, 32, 3), width=4, layers=2, convs=2).layers
+    if isinstance(layer, keras.layers.Conv2D)
+  ]
+  assert [(layer.kernel.shape[2:], layer.output.shape[1:3]) for layer in convs] == [
+    *(((3, 4), (16, 16)), ((4, 4), (16, 16))),
+    *(((4, 8), (8, 8)), ((8, 8), (8, 8))),
+  ]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +164,7 @@ def test_backbones_by_spec(spec, shape, features):
     ("resnet18(width=1.5)", (32, 32, 3), "width must be a whole number"),
     ("convnet(width=0)", (32, 32, 3), "convnet: width must be a whole number of at least 1"),
     ("convnet(layers=0)", (32, 32, 3), "convnet: layers must be a whole number of at least 1"),
+    ("convnet(convs=0)", (32, 32, 3), "convnet: convs must be a whole number of at least 1"),
   ],
 )
 def test_wrong_backbones_end_in_one_line(spec, shape, words):

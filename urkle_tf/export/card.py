@@ -158,13 +158,18 @@ def _trained(metadata):
     if of and settings.get("dataset"):
       rows.append((of + "data", settings["dataset"]))
     rows += [
-      (of + _CALLED.get(key, key), settings[key])
+      (of + _CALLED.get(key, key), _short(settings[key]))
       for key in _TRAINED
       if settings.get(key) is not None
     ]
   versions = metadata.get("versions", {})
   rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
   return rows
+
+
+def _short(value):
+  """A run by the clock ends in the middle of an epoch: 76.8974358974359 is 76.9."""
+  return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _rows(report):
