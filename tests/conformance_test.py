@@ -30,16 +30,16 @@ SCHEMES = {
 }
 REFUSED = {
   ("simclr", "trades"): "simclr has none",
-  ("simclr", "adversarial_training"): "simclr reads none",
+  ("simclr", "adversarial_training"): "simclr has none",
   ("vae", "trades"): "vae has none",
-  ("vae", "adversarial_training"): "vae reads none",
+  ("vae", "adversarial_training"): "vae has none",
   ("ae", "urkle"): "urkle needs a random z",
-  ("ae", "adversarial_training"): "ae reads none",
+  ("ae", "adversarial_training"): "ae has none",
 }
-# Nothing is predicted of one image, and no label is read.
+# Nothing is predicted of one image.
 for name in ("byol", "simsiam", "barlow_twins", "vicreg", "distil", "keep"):
   REFUSED[name, "trades"] = f"{name} has none"
-  REFUSED[name, "adversarial_training"] = f"{name} reads none"
+  REFUSED[name, "adversarial_training"] = f"{name} has none"
 REFUSED["keep", "urkle"] = "go together"
 for name in PRETEXTS:
   if name != "simclr":
@@ -59,7 +59,7 @@ CELLS += [("keep" if form == "urkle_original" else "simclr", form) for form in F
 
 @pytest.fixture(autouse=True, scope="module")
 def teacher(tmp_path_factory):
-  """A teacher for `distil`, of another width than the student, and an original for `keep`."""
+  """A teacher, of another width than the student, and an original for `keep`."""
   folder = urkle_tf.export_encoder(tiny_encoder(5), tmp_path_factory.mktemp("teacher"))
   original = tmp_path_factory.mktemp("original") / "original.keras"
   keras.utils.set_random_seed(1)
@@ -67,6 +67,7 @@ def teacher(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(PRETEXTS, "keep", f"keep(original={original})")
     patch.setitem(PRETEXTS, "distil", f"distil(teacher={folder})")
+    patch.setitem(PRETEXTS, "clusters", f"clusters(teacher={folder}, count=3)")
     yield
 
 
@@ -83,8 +84,11 @@ def _trainer(pretext, scheme, **compilation):
     task.outputs = 3
   backbone = networks.convnet((8, 8, 1), width=4, layers=2)
   encoder = networks.GaussianEncoder(backbone, **_heads(pretext))
+  images = np.random.default_rng(0).uniform(size=(20, 8, 8, 1)).astype("float32")
   if pretext == "keep":
-    task.measure(np.random.default_rng(0).uniform(size=(20, 8, 8, 1)).astype("float32"))
+    task.measure(images)
+  if pretext == "clusters":
+    task.find(images)
   trainer = urkle_tf.Trainer(
     encoder,
     task,

@@ -32,6 +32,7 @@ PRETEXTS = {
   "barlow_twins": "barlow_twins(projector=8, projection=4)",
   "vicreg": "vicreg(projector=8, projection=4)",
   "distil": "distil(teacher=...)",
+  "clusters": "clusters(teacher=...)",
   "keep": "keep(original=...)",
   "vae": "vae(beta=0.1, width=4, layers=2)",
   "ae": "ae(width=4, layers=2)",

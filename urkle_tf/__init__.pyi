@@ -86,8 +86,8 @@ def pretrain(
   Args:
     output_dir: the run's folder; the same call on it resumes the run.
     pretext: spec of what is learned: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`,
-      `"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"keep(original=FILE)"`, `"vae"`,
-      `"ae"`, `"supervised"`.
+      `"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"clusters(teacher=PATH)"`,
+      `"keep(original=FILE)"`, `"vae"`, `"ae"`, `"supervised"`.
     robustness: spec of the robustness scheme: `"none"`, `"urkle(k=8)"`, `"urkle(beta=0.1)"`,
       `"trades(beta=6)"`, `"adversarial_training"`, `"rocl"`, `"acl(form=ds)"`.
     dataset: TFDS name, digits (bundled) or folder:PATH.

@@ -120,11 +120,12 @@ class Pretrain:
   pretext: str = setting(
     "simclr",
     "what is learned: simclr(temperature=0.5), byol, simsiam, barlow_twins, vicreg, "
-    "distil(teacher=PATH), keep(original=FILE), vae, ae or supervised",
+    "distil(teacher=PATH), clusters(teacher=PATH), keep(original=FILE), vae, ae or supervised",
     'spec of what is learned: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`, '
-    '`"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"keep(original=FILE)"`, `"vae"`, '
+    '`"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, '
+    '`"clusters(teacher=PATH)"`, `"keep(original=FILE)"`, `"vae"`, '
     '`"ae"`, `"supervised"`',
-    "simclr byol simsiam barlow_twins vicreg distil keep vae ae supervised",
+    "simclr byol simsiam barlow_twins vicreg distil clusters keep vae ae supervised",
   )
   robustness: str = setting(
     "urkle",

@@ -10,6 +10,7 @@ from urkle_tf.pretexts.ae import AE
 from urkle_tf.pretexts.barlow_twins import BarlowTwins
 from urkle_tf.pretexts.base import Pretext
 from urkle_tf.pretexts.byol import BYOL
+from urkle_tf.pretexts.clusters import Clusters
 from urkle_tf.pretexts.distil import Distil
 from urkle_tf.pretexts.keep import Keep
 from urkle_tf.pretexts.simclr import SimCLR
@@ -23,6 +24,7 @@ __all__ = [
   "BYOL",
   "VAE",
   "BarlowTwins",
+  "Clusters",
   "Distil",
   "Keep",
   "Pretext",

@@ -17,6 +17,7 @@ class Pretext(keras.layers.Layer):
     samples: whether it accepts a sampled z at all.
     positives: whether its tuples may grow, so that adversaries join them as positives.
     predicts: whether it has `predict` and `divergence`, a prediction for every image.
+    targeted: whether its loss compares a prediction with a class, for `adversarial_training`.
     anchors: whether `prepare` returns the embeddings [n, v, d] of a frozen original, for
       `urkle(anchor=original)`.
     contrastive: whether it has `embedding` and `contrast`, a loss that contrasts an image with
@@ -46,6 +47,7 @@ class Pretext(keras.layers.Layer):
   samples = True
   positives = False
   predicts = False
+  targeted = False
   anchors = False
   contrastive = False
   couples = False

@@ -36,6 +36,7 @@ class Supervised(Pretext):
   strength = {"beta": 0.25}
   positives = True
   predicts = True
+  targeted = True
 
   def __init__(self, task="classification", outputs=None, width=256, layers=3):
     super().__init__(name="supervised")
@@ -88,17 +89,34 @@ class Supervised(Pretext):
 
   def divergence(self, prediction, other):
     """KL[p(y|prediction) || p(y|other)] of the softmaxes, or the squared difference."""
-    if not self.classifies:
-      return squared_distance(prediction, other)
-    before, after = tf.nn.log_softmax(prediction), tf.nn.log_softmax(other)
-    return tf.reduce_sum(tf.exp(before) * (before - after), -1)
+    return (softmax_divergence if self.classifies else squared_distance)(prediction, other)
 
   def loss(self, representations, aux, training=True):
     """{"cross_entropy": [n]} or {"squared_error": [n]}, the mean over the members."""
-    prediction, labels = self.predict(representations.flat, training), representations.repeat(aux)
+    prediction = self.predict(representations.flat, training)
     if self.classifies:
-      values = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=prediction)
-    else:
-      truth = tf.reshape(tf.cast(labels, tf.float32), tf.shape(prediction))
-      values = squared_distance(prediction, truth) / 2
-    return {self.terms[0]: representations.mean(values)}
+      return {"cross_entropy": cross_entropy(representations, prediction, aux)}
+    truth = tf.reshape(tf.cast(representations.repeat(aux), tf.float32), tf.shape(prediction))
+    return {"squared_error": representations.mean(squared_distance(prediction, truth) / 2)}
+
+
+def cross_entropy(representations, logits, labels):
+  """The cross-entropy of a tuple's members with the label of their image, their mean.
+
+  Args:
+    representations: a `Representations` of n images.
+    logits: float32 [m, classes], from `representations.flat`.
+    labels: integers [n].
+
+  Returns:
+    float32 [n].
+  """
+  labels = representations.repeat(labels)
+  values = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+  return representations.mean(values)
+
+
+def softmax_divergence(logits, other):
+  """KL[softmax(logits) || softmax(other)], both float32 [m, classes] -> float32 [m]."""
+  before, after = tf.nn.log_softmax(logits), tf.nn.log_softmax(other)
+  return tf.reduce_sum(tf.exp(before) * (before - after), -1)

@@ -6,7 +6,7 @@ from urkle_tf.robustness.base import Robustness
 
 
 class AdversarialTraining(Robustness):
-  """Trains only on the images that maximise the supervised loss.
+  """Trains only on the images that maximise the loss of a class.
 
       min E[max_{x' in A(x)} -log p(y|x')]
 
@@ -20,11 +20,11 @@ class AdversarialTraining(Robustness):
   clean = 0
 
   def check(self, pretext):
-    """There must be labels."""
-    if not pretext.needs_labels:
+    """There must be a class for each image."""
+    if not pretext.targeted:
       raise errors.UserError(
-        f"adversarial_training needs labels, and {pretext.name} reads none: use "
-        "--pretext=supervised, or --robustness=urkle"
+        f"adversarial_training needs a class for each image, and {pretext.name} has none: use "
+        "--pretext=supervised or --pretext=clusters, or --robustness=urkle"
       )
 
   def objective(self, encoder, pretext, views, aux):

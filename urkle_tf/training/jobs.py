@@ -217,7 +217,7 @@ def _method(settings):
   scheme.check(task)
   if settings["init_from"] and getattr(task, "start", False):
     raise errors.UserError(
-      "--init_from and distil(start=true) both set the start: give one of them"
+      f"--init_from and {task.name}(start=true) both set the start: give one of them"
     )
   recipe = augmentation.from_spec(settings["augment"])
   recipe.check(task.views)
