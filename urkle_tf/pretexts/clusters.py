@@ -42,7 +42,8 @@ class Clusters(Taught):
       embeddings for so many clusters.
 
   ```python
-  pretext = urkle_tf.pretexts.Clusters(teacher="runs/teacher/encoder", count=50)
+  backbone.save("teacher.keras")  # any Keras model from images to an embedding
+  pretext = urkle_tf.pretexts.Clusters(teacher="teacher.keras", count=4)
   pretext.find(images)  # `pretrain` draws them from the data set
   encoder = urkle_tf.GaussianEncoder(backbone)
   scheme = urkle_tf.robustness.AdversarialTraining()
