@@ -65,8 +65,8 @@ def started(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp("workers")
   teacher = export.export_encoder(tiny_encoder(5), folder / "teacher")
   cells = _cells(request)
-  if "distil" in cells:
-    cells["distil"] = {"pretext": f"distil(teacher={teacher})"}
+  for name in {"distil", "clusters"} & cells.keys():
+    cells[name] |= {"pretext": f"{name}(teacher={teacher})"}
   if "keep" in cells:
     original = folder / "original.keras"
     networks.convnet((8, 8, 1), width=4, layers=2).save(original)
