@@ -14,32 +14,18 @@ from urkle_tf.networks.saved import embedders, foreign_models
 from urkle_tf.pretexts.base import Pretext
 
 _TARGETS = ("loc", "pooled")
+_AT_ONCE = 128  # images
 
 
 class Taught(Pretext):
   """A pretext with a frozen teacher, whose embeddings of the clean views `prepare` returns.
 
-  The teacher's embedding is its loc, or with `targets=pooled` the output of its backbone, averaged
-  over space.  For a model that this package did not make, it is the model's output.
-
-  The teacher sees the views unchanged, float32 in [0, 1] and of the run's size.  Nothing is
-  resized, and any other preprocessing must be part of the teacher, as in every export of this
-  package.  It runs in inference mode, with its backbone in the precision of the training; a
-  SavedModel's graph keeps its own precision.  Its weights are constants of the step, and are not in
-  checkpoints or exports.  To resume a run, the teacher must still be at its path, unchanged.
+  `distil.Distil` says what a teacher may be, what it sees and what is refused.
 
   Args:
-    teacher: the folder of an encoder that this package exported (or of a classifier or a
-      regressor, whose encoder is used), or `preset:NAME`; or a `.keras` file or a SavedModel's
-      folder of a model from images to an embedding [n, d] or feature maps [n, h, w, d], which are
-      averaged over space.
-    start: whether the student's encoder starts from the teacher's weights
-      (`GaussianEncoder.start_from`).
+    teacher: a path, or `preset:NAME`.
+    start: whether the student's encoder starts from the teacher's weights.
     targets: "loc" or "pooled".
-
-  Raises:
-    UserError: if the teacher does not exist, its output is not an embedding, its images have
-      another size, or the student cannot start from it.
   """
 
   positives = True
@@ -62,6 +48,19 @@ class Taught(Pretext):
     """Checks that the data's images are the teacher's."""
     size = self._teacher.size_for(source.image_shape)
     compatibility.check_images(size, source, "the teacher")
+
+  def embed(self, images):
+    """The teacher's embeddings of many images, before `attach`: float64 [n, d].
+
+    Args:
+      images: float32 [n, h, w, c] in [0, 1].
+    """
+    parts = [
+      foreign_models.call(self._teacher.function, images[i : i + _AT_ONCE], self._path)
+      for i in range(0, len(images), _AT_ONCE)
+    ]
+    found = np.concatenate(parts).astype(np.float64)
+    return found.mean((1, 2)) if found.ndim == 4 else found
 
   def attach(self, encoder):
     """Checks the teacher, and starts the encoder from it if `start` is set."""

@@ -7,11 +7,10 @@ from urkle_tf import distribution, errors
 from urkle_tf.data import pipeline
 from urkle_tf.networks import heads
 from urkle_tf.networks.folding import fold
-from urkle_tf.networks.saved import foreign_models
 from urkle_tf.pretexts._taught import Taught
 from urkle_tf.pretexts.supervised import cross_entropy, softmax_divergence
 
-_IMAGES, _BATCH = 10_000, 250  # from whose embeddings the clusters are found, and at a time
+_IMAGES, _BATCH = 10_000, 250  # from which the clusters are found, and those read at a time
 
 
 class Clusters(Taught):
@@ -80,17 +79,11 @@ class Clusters(Taught):
       raise errors.UserError(
         f"clusters: count={self.count}, but there are only {len(images)} images: give a smaller one"
       )
-    teacher = self._teacher
-    parts = [
-      foreign_models.call(teacher.function, images[i : i + _BATCH], teacher.path)
-      for i in range(0, len(images), _BATCH)
-    ]
-    rows = np.concatenate([part.mean((1, 2)) if part.ndim == 4 else part for part in parts])
-    directions = _directions(tf.constant(rows, tf.float32)).numpy()
+    directions = _directions(tf.constant(self.embed(images), tf.float32)).numpy()
     different = len(np.unique(directions, axis=0))
     if different < self.count:
       raise errors.UserError(
-        f"clusters: count={self.count}, but the teacher {teacher.path!r} has only {different} "
+        f"clusters: count={self.count}, but the teacher {self._path!r} has only {different} "
         "different embeddings of these images: give a smaller one, or another teacher"
       )
     k_means = cluster.KMeans(self.count, n_init=3, random_state=0)

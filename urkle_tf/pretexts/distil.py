@@ -68,7 +68,6 @@ class Distil(Taught):
   ```
   """
 
-  positives = True
   terms: tuple[str, ...] = ("distillation",)
 
   def __init__(

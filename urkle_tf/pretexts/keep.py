@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from urkle_tf import distribution, errors
 from urkle_tf.data import pipeline
-from urkle_tf.networks.saved import foreign_models
 from urkle_tf.pretexts.base import squared_distance
 from urkle_tf.pretexts.distil import Distil
 
@@ -83,14 +82,7 @@ class Keep(Distil):
     Args:
       images: float32 [n, h, w, c] in [0, 1], n at least 2.
     """
-    teacher = self._teacher
-    parts = [
-      foreign_models.call(teacher.function, images[i : i + 128], teacher.path)
-      for i in range(0, len(images), 128)
-    ]
-    found = np.concatenate(parts).astype(np.float64)
-    if found.ndim == 4:
-      found = found.mean((1, 2))
+    found = self.embed(images)
     spread = np.mean(np.sum(np.square(found - found.mean(0)), -1))
     self._measures = {"spread": spread, "length": np.mean(np.sum(np.square(found), -1))}
     if not spread > 0:
