@@ -145,6 +145,23 @@ def test_the_teachers_program_takes_the_packages_own_steps(programs):
 
 
 @pytest.mark.full
+def test_a_program_with_a_teacher_s_clusters_takes_the_packages_own_steps(programs, tmp_path):
+  pretext = f"clusters(teacher={programs[0] / 'start'}, count=4, start=true)"
+  settings = {**STUDENT, "pretext": pretext, "robustness": "adversarial_training"}
+  with jobs.prepared(settings) as job:
+    with pytest.raises(errors.UserError, match="--redraw would replace the weights"):
+      export.export_step(job, tmp_path / "redrawn", redraw=True)
+    export.export_step(job, tmp_path / "student", redraw=False)
+    batches = list(job.views().take(4))
+    own = own_steps(job, batches)
+  described, state = arrays.read_program(tmp_path / "student")
+  begun = {name: state[name] for name in described["start"]}
+  assert not described["teacher"]
+  assert not described["starts_from_teacher"]
+  same_steps(own, run_program(tmp_path / "student", batches), begun)
+
+
+@pytest.mark.full
 def test_the_students_program_is_given_its_teacher(programs, student, tmp_path):
   """One that did not exist when it was exported; the package's own student reads it from a file."""
   folder, _, batches, _ = programs
