@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The small-budget road to a robust encoder on CIFAR-10, teacher and student, from data to table:
+# Robust encoders on CIFAR-10 with a small budget, a teacher and two students, from data to table:
 #
 #   bash experiments/cifar10_cpu.sh DATA_DIR [RUNS]
 #
@@ -18,6 +18,9 @@ python -m urkle_tf.train --flagfile=configs/cifar10_cpu_teacher.cfg --data_dir="
   --output_dir="$runs/teacher"
 python -m urkle_tf.train --flagfile=configs/cifar10_cpu.cfg --data_dir="$data" \
   --pretext="distil(teacher=$runs/teacher/encoder, start=true)" --output_dir="$runs/student"
+python -m urkle_tf.train --flagfile=configs/cifar10_cpu_clusters.cfg --data_dir="$data" \
+  --pretext="clusters(teacher=$runs/teacher/encoder, count=50, start=true)" \
+  --output_dir="$runs/clusters"
 finetune() {
   python -m urkle_tf.finetune --encoder="$runs/$1/encoder" --dataset=cifar10 --data_dir="$data" \
     --validation_split="train[48000:]" --output_dir="$runs/$1-$2" --protocol="$2" "${@:3}"
@@ -26,8 +29,10 @@ finetune() {
 finetune teacher slf --select=robust --epochs=20
 finetune student slf --select=robust --epochs=20
 # A head on attacked images; the epoch that does best under attack on train[48000:] is kept.
-finetune student alf --split="train[:48000]" --epochs=4 --attack_steps=5
-for name in teacher-slf student-slf student-alf; do
+for name in student clusters; do
+  finetune "$name" alf --split="train[:48000]" --epochs=4 --attack_steps=5
+done
+for name in teacher-slf student-slf student-alf clusters-alf; do
   # All 10,000 test images; each attack continues with those that are still standing.
   python -m urkle_tf.evaluate --classifier="$runs/$name/classifier" \
     --dataset=cifar10 --data_dir="$data" --epsilons=8/255 --standing \
@@ -35,5 +40,7 @@ for name in teacher-slf student-slf student-alf; do
     --output_dir="$runs/$name-report"
 done
 python experiments/table.py "SimCLR teacher=$runs/teacher-slf-report" \
-  "Distil+Urkle=$runs/student-slf-report" "Distil+Urkle, ALF=$runs/student-alf-report"
-python experiments/curves.py "$runs/curves.png" "SimCLR teacher=$runs/teacher" "Distil+Urkle=$runs/student"
+  "Distil+Urkle=$runs/student-slf-report" "Distil+Urkle, ALF=$runs/student-alf-report" \
+  "AT on clusters, ALF=$runs/clusters-alf-report"
+python experiments/curves.py "$runs/curves.png" "SimCLR teacher=$runs/teacher" \
+  "Distil+Urkle=$runs/student" "AT on clusters=$runs/clusters"
