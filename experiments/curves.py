@@ -18,7 +18,7 @@ PANELS = [
   ("loss", "loss"),
   ("nt_xent", "NT-Xent"),
   ("kl", "KL of the training pass, nats"),
-  ("attack_objective", "what the attack maximised: KL or cross-entropy"),
+  ("attack_objective", "what the attack maximised, nats"),
   ("kl_scale_part", "part of KL from the scales, nats"),
   ("sigma_mean", "sigma: mean (min to max shaded)"),
   ("snr", "mean of |mu| / sigma"),
