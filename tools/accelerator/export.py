@@ -87,8 +87,9 @@ def export_step(job, folder, redraw=False):
     raise errors.UserError("a step is exported for one device: give --strategy=one")
   pretext = learner.pretext
   teacher = pretext.thaw() if isinstance(pretext, distil.Distil) else []
-  starts = getattr(pretext, "start", False)
-  if redraw and starts and not teacher:  # a teacher that is no input is part of the initial state
+  if (
+    redraw and pretext.start and not teacher
+  ):  # a teacher that is no input is part of the initial state
     raise errors.UserError(
       "--redraw would replace the weights that start=true copied: leave it out"
     )
@@ -131,7 +132,7 @@ def export_step(job, folder, redraw=False):
     "encoder": [name_of[id(averages.get(id(weight), weight))] for weight in weights],
     "encoder_paths": [weight.path for weight in weights],
     "teacher": list(teacher),
-    "starts_from_teacher": bool(teacher) and starts,
+    "starts_from_teacher": bool(teacher) and pretext.start,
     "drawn": drawn,
     "settings": description.settings_without_paths(
       {**settings, "loc": settings["loc"] or pretext.loc}

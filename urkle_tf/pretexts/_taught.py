@@ -1,7 +1,6 @@
 """Pretexts that learn from a frozen teacher: reading it, checking it, starting from it."""
 
 import contextlib
-import dataclasses
 
 import keras
 import numpy as np
@@ -74,35 +73,9 @@ class Taught(Pretext):
       encoder.start_from(self._teacher.network, f"the teacher {self._path!r}")
     own_loc = self._teacher.format == embedders.OWN and not self._pooled
     self._kind = loc_kind(self._teacher.network) if own_loc else "features"
-    with _precision(self._teacher.network):
+    with precision(self._teacher.network):
       self._teacher = foreign_models.freeze(self._teacher, given)
-    self._output = output_shape(self._teacher, given)
-
-  def thaw(self):
-    """Turns the teacher's weights from constants of the step into variables.
-
-    For programs whose teacher is trained after they are compiled (tools/accelerator).  Call it
-    after the trainer has been made.
-
-    Returns:
-      The Keras variables of the teacher's network, in order; they are not in checkpoints either.
-
-    Raises:
-      UserError: if this package did not export the teacher.
-    """
-    if self._teacher.format != embedders.OWN:
-      raise errors.UserError(
-        f"thaw needs a teacher that this package exported, and {self._path!r} is not one: give the "
-        "folder of an encoder"
-      )
-    teacher = foreign_models.outside_strategies(embedders.read, self._path, self._pooled)
-
-    def function(images):
-      with _precision(teacher.network):
-        return teacher.function(images)
-
-    self._teacher = dataclasses.replace(teacher, function=function)
-    return teacher.network.weights
+    self._output = embedders.output_shape(self._teacher, given)
 
   def prepare(self, views, batch):
     """The teacher's embeddings of the clean views, float32 [n, v, d]."""
@@ -113,7 +86,7 @@ class Taught(Pretext):
     return tf.stop_gradient(tf.reshape(found, [-1, views.shape[1], self._output[-1]]))
 
 
-def _precision(network):
+def precision(network):
   """A context in which a teacher's backbone computes in the precision of the training."""
   policy = keras.config.dtype_policy()
   if network is None or policy.compute_dtype == "float32":
@@ -127,33 +100,3 @@ def loc_kind(network):
   if "centred" in layers or isinstance(layers["loc"], keras.layers.BatchNormalization):
     return "centred"
   return "mapped" if "raw_loc" in layers else "features"
-
-
-def output_shape(teacher, image_shape):
-  """The shape of a teacher's output for one image, found by calling it.
-
-  Args:
-    teacher: a `foreign_models.Loaded`.
-    image_shape: (height, width, channels).
-
-  Returns:
-    (d,), or (height, width, d) of feature maps.
-
-  Raises:
-    UserError: if that is not an embedding.
-  """
-  images = np.random.default_rng(0).uniform(size=(4, *image_shape)).astype(np.float32)
-  found = foreign_models.call(teacher.function, images, teacher.path)
-  shape, said = found.shape[1:], None
-  if not np.all(np.isfinite(found)):
-    raise errors.UserError(f"the teacher {teacher.path!r} returns NaN or infinite values")
-  if found.ndim not in (2, 4) or shape[-1] < 2:
-    said = f"{'x'.join(map(str, shape)) or 'a single number'} per image"
-  elif found.ndim == 2 and found.min() >= 0 and np.allclose(found.sum(1), 1, atol=1e-3):
-    said = "probabilities"
-  if said:
-    raise errors.UserError(
-      f"the teacher {teacher.path!r} returns {said}, not an embedding [n, d]: leave out its last "
-      "layers, keras.Model(model.input, model.layers[-2].output)"
-    )
-  return shape

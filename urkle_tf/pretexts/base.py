@@ -18,6 +18,7 @@ class Pretext(keras.layers.Layer):
     positives: whether its tuples may grow, so that adversaries join them as positives.
     predicts: whether it has `predict` and `divergence`, a prediction for every image.
     targeted: whether its loss compares a prediction with a class, for `adversarial_training`.
+    start: whether `attach` copies a teacher's weights into the encoder.
     anchors: whether `prepare` returns the embeddings [n, v, d] of a frozen original, for
       `urkle(anchor=original)`.
     contrastive: whether it has `embedding` and `contrast`, a loss that contrasts an image with
@@ -48,6 +49,7 @@ class Pretext(keras.layers.Layer):
   positives = False
   predicts = False
   targeted = False
+  start = False
   anchors = False
   contrastive = False
   couples = False

@@ -37,8 +37,8 @@ class Clusters(Taught):
     targets: "loc" or "pooled".
 
   Raises:
-    UserError: as `Distil`, or if the data set has too few images or the teacher too few different
-      embeddings for so many clusters.
+    UserError: as `Distil`, or if the images, or their different embeddings, are fewer than the
+      clusters.
 
   ```python
   backbone.save("teacher.keras")  # any Keras model from images to an embedding

@@ -1,9 +1,12 @@
 """Distillation: keep a frozen teacher's embedding of the clean image."""
 
+import dataclasses
+
 from urkle_tf import errors
 from urkle_tf.networks import heads
+from urkle_tf.networks.saved import embedders, foreign_models
 from urkle_tf.pretexts._pairs import distance_to_own_view, through
-from urkle_tf.pretexts._taught import Taught, loc_kind
+from urkle_tf.pretexts._taught import Taught, loc_kind, precision
 
 
 class Distil(Taught):
@@ -88,6 +91,32 @@ class Distil(Taught):
     if self._hidden or self._kind != loc_kind(encoder.network) or width != encoder.latent_dim:
       widths = [self._hidden, width] if self._hidden else [width]
       self.projector = heads.mlp(encoder.latent_dim, widths, "projector")
+
+  def thaw(self):
+    """Turns the teacher's weights from constants of the step into variables.
+
+    For programs whose teacher is trained after they are compiled (tools/accelerator).  Call it
+    after the trainer has been made.
+
+    Returns:
+      The Keras variables of the teacher's network, in order; they are not in checkpoints either.
+
+    Raises:
+      UserError: if this package did not export the teacher.
+    """
+    if self._teacher.format != embedders.OWN:
+      raise errors.UserError(
+        f"thaw needs a teacher that this package exported, and {self._path!r} is not one: give the "
+        "folder of an encoder"
+      )
+    teacher = foreign_models.outside_strategies(embedders.read, self._path, self._pooled)
+
+    def function(images):
+      with precision(teacher.network):
+        return teacher.function(images)
+
+    self._teacher = dataclasses.replace(teacher, function=function)
+    return teacher.network.weights
 
   def loss(self, representations, aux, training=True):
     """{"distillation": [n]}, in [0, 2] if the weights are 1."""

@@ -215,7 +215,7 @@ def _method(settings):
   task = spec.build("pretexts", settings["pretext"], pretexts.Pretext)
   scheme = spec.build("robustness", settings["robustness"], schemes.Robustness)
   scheme.check(task)
-  if settings["init_from"] and getattr(task, "start", False):
+  if settings["init_from"] and task.start:
     raise errors.UserError(
       f"--init_from and {task.name}(start=true) both set the start: give one of them"
     )

@@ -8,7 +8,6 @@ import numpy as np
 from urkle_tf import errors, export
 from urkle_tf.networks import foreign, keras_private
 from urkle_tf.networks.saved import embedders, foreign_models
-from urkle_tf.pretexts import _taught
 from urkle_tf.training import pretraining
 
 _TEACHER, _DROP_IN = "teacher.keras", "model.keras"
@@ -199,4 +198,4 @@ def _find(network, name, weights):
 def _width(path, size):
   """The width of a teacher's embedding."""
   teacher = embedders.read(path)
-  return _taught.output_shape(teacher, teacher.size_for((size, size, 3)))[-1]
+  return embedders.output_shape(teacher, teacher.size_for((size, size, 3)))[-1]

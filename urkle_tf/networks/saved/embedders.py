@@ -1,8 +1,10 @@
 """Any encoder, from this package or not, as a function from images to embeddings."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from urkle_tf import errors
 from urkle_tf.networks.pooled import pooled as pooled_features
 from urkle_tf.networks.saved import exports, foreign_models
 
@@ -52,3 +54,33 @@ def rows(loaded):
     return tf.reduce_mean(found, [1, 2]) if found.shape.rank == 4 else found
 
   return embed
+
+
+def output_shape(teacher, image_shape):
+  """The shape of a teacher's embedding of one image, found by calling it.
+
+  Args:
+    teacher: a `foreign_models.Loaded`.
+    image_shape: (height, width, channels).
+
+  Returns:
+    (d,), or (height, width, d) of feature maps.
+
+  Raises:
+    UserError: if that is not an embedding.
+  """
+  images = np.random.default_rng(0).uniform(size=(4, *image_shape)).astype(np.float32)
+  found = foreign_models.call(teacher.function, images, teacher.path)
+  shape, said = found.shape[1:], None
+  if not np.all(np.isfinite(found)):
+    raise errors.UserError(f"the teacher {teacher.path!r} returns NaN or infinite values")
+  if found.ndim not in (2, 4) or shape[-1] < 2:
+    said = f"{'x'.join(map(str, shape)) or 'a single number'} per image"
+  elif found.ndim == 2 and found.min() >= 0 and np.allclose(found.sum(1), 1, atol=1e-3):
+    said = "probabilities"
+  if said:
+    raise errors.UserError(
+      f"the teacher {teacher.path!r} returns {said}, not an embedding [n, d]: leave out its last "
+      "layers, keras.Model(model.input, model.layers[-2].output)"
+    )
+  return shape
