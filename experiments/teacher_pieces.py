@@ -74,6 +74,11 @@ ROWS = (
   Row("decay", "weight decay: 5e-4 instead of 5e-3", ("--weight_decay=5e-4",)),
   Row("projector", "projector: 512 wide instead of 1024", (_simclr(projector=512),)),
   Row("grey", "grey: 0.2 instead of 0.1", (_views(grey=0.2),)),
+  Row(
+    "both",
+    "gammas and grey: both changes",
+    ("--encoder=resnet18(width=16, zero_gamma=false)", _views(grey=0.2)),
+  ),
 )
 
 
