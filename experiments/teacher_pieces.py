@@ -2,13 +2,13 @@
 """What each piece of the SimCLR teacher's recipe is worth: one piece is changed at a time.
 
   python experiments/teacher_pieces.py --data_dir=DATA_DIR
-  python experiments/teacher_pieces.py --data_dir=DATA_DIR --rows=recipe,views --seeds=2
+  python experiments/teacher_pieces.py --data_dir=DATA_DIR --rows=recipe,both --epochs=10 --seeds=2
 
 The recipe is configs/cifar10_teacher.cfg with resnet18(width=16), half the batch and a learning
-rate for that, and 2 epochs of train[:45000], nine minutes of a core.  A linear head learns from the
-same images and chooses its weight decay on a part of them; its clean accuracy is that of
-train[45000:].  The JSON beside the page keeps what was measured: that is not run again, on whatever
-machine.
+rate for that, and few epochs of train[:45000]: two take nine minutes of a core.  A linear head
+learns from the same images and chooses its weight decay on a part of them; its clean accuracy is
+that of train[45000:].  Each number of epochs has a table of its own.  The JSON beside the page
+keeps what was measured: that is not run again, on whatever machine.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from urkle_tf.output import tables
 NAME, CONFIG, DATASET = "teacher_pieces", "configs/cifar10_teacher.cfg", "cifar10"
 LEARN, CHECK = "--split=train[:45000]", "--split=train[45000:]"
 SMALL = [LEARN, "--encoder=resnet18(width=16)", "--batch_size=128", "--learning_rate=0.24"]
-SMALL += ["--epochs=2", "--warmup_epochs=0.2", "--precision=float32"]
-SMALL += ["--augment_on_device=false", "--checkpoint_every=176", "--log_every=44"]
+SMALL += ["--precision=float32", "--augment_on_device=false", "--checkpoint_every=176"]
+SMALL += ["--log_every=44"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +35,14 @@ class Row:
     name: of its folders.
     system: what the table says was changed.
     flags: that change it.
+    longer: how many times as many epochs it has.
     seeds: how many are run if the user does not say.
   """
 
   name: str
   system: str
   flags: tuple[str, ...] = ()
+  longer: int = 1
   seeds: int = 1
 
 
@@ -62,7 +64,8 @@ ROWS = (
   Row(
     "views",
     "2 views, twice the batch and epochs",
-    (_simclr(views=2), "--batch_size=256", "--epochs=4"),
+    (_simclr(views=2), "--batch_size=256"),
+    longer=2,
   ),
   Row("loc", "loc: dense instead of sphere", ("--loc=dense",)),
   Row("norm", "projector: no batch norm", (_simclr(more=", projector_norm=false"),)),
@@ -82,11 +85,12 @@ ROWS = (
 )
 
 
-def stages(row, seed, asked):
+def stages(row, seed, asked, epochs):
   """The commands of a row and a seed."""
-  run, extra = f"{asked.work}/{row.name}-{seed}", asked.extra
+  run, extra = f"{asked.work}/{epochs}/{row.name}-{seed}", asked.extra
   own = [f"--dataset={DATASET}", f"--seed={seed}", *asked.shared]
-  train = [*SMALL, *row.flags, *own, *extra["train"]]
+  length = [f"--epochs={row.longer * epochs}", f"--warmup_epochs={0.1 * epochs:g}"]
+  train = [*SMALL, *length, *row.flags, *own, *extra["train"]]
   head = [f"--encoder={run}/encoder", "--protocol=slf", LEARN, *own, *extra["finetune"]]
   tested = [f"--classifier={run}-head/classifier", CHECK, *own, "--attacks=fgsm", "--nochecks"]
   tested += ["--representation_examples=0", *extra["evaluate"]]
@@ -97,9 +101,9 @@ def stages(row, seed, asked):
   ]
 
 
-def collect(asked, kept):
+def collect(work, kept):
   """{row: {"clean": {seed: percent}, "minutes": {seed: minutes}}}, what is kept included."""
-  work, found = jobs.ROOT / asked.work, {}
+  found = {}
   for name in (row.name for row in ROWS):
     part = {key: dict(kept.get(name, {}).get(key, {})) for key in ("clean", "minutes")}
     for seed, report in pages.reports(work, name, "report").items():
@@ -124,17 +128,20 @@ def table(found):
 
 def run(argv=None):
   """The command line, without the handling of errors."""
-  given = jobs.parser(__doc__, NAME, ROWS, DATASET).parse_args(argv)
+  parser = jobs.parser(__doc__, NAME, ROWS, DATASET)
+  parser.add_argument("--epochs", type=int, default=2, help="of each training; default 2")
+  given = parser.parse_args(argv)
   asked = jobs.read(given, NAME, ROWS, DATASET)
-  kept = pages.kept(asked.json_file)
+  everything, epochs = pages.kept(asked.json_file), str(given.epochs)
+  kept = everything.get(epochs, {})
 
   def publish():
-    found = collect(asked, kept)
-    pages.write(asked.json_file, found)
-    pages.update(asked.page_file, {"table": table(found)})
+    found = collect(jobs.ROOT / asked.work / epochs, kept)
+    pages.write(asked.json_file, everything | {epochs: found})
+    pages.update(asked.page_file, {f"{epochs} epochs": table(found)})
 
   missing = (
-    stages(row, seed, asked)
+    stages(row, seed, asked, given.epochs)
     for seed, row in asked.turns()
     if str(seed) not in kept.get(row.name, {}).get("clean", {})
   )

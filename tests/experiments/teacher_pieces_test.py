@@ -25,10 +25,12 @@ def test_every_command_is_of_cifar10():
   given = script.jobs.parser("", script.NAME, script.ROWS, "cifar10").parse_args(["--work=W"])
   asked = script.jobs.read(given, script.NAME, script.ROWS, "cifar10")
   train, *_ = found = script.stages(
-    next(row for row in script.ROWS if row.name == "views"), 1, asked
+    next(row for row in script.ROWS if row.name == "views"), 1, asked, 10
   )
-  assert script.jobs.flags(train.arguments)["epochs"] == "4"
-  assert [stage.folder for stage in found] == ["W/views-1", "W/views-1-head", "W/views-1-report"]
+  flags = script.jobs.flags(train.arguments)
+  assert (flags["epochs"], flags["warmup_epochs"]) == ("20", "1")
+  folders = ["W/10/views-1", "W/10/views-1-head", "W/10/views-1-report"]
+  assert [stage.folder for stage in found] == folders
   assert all(script.jobs.flags(stage.arguments)["dataset"] == "cifar10" for stage in found)
   splits = [script.jobs.flags(stage.arguments)["split"] for stage in found]
   assert splits == ["train[:45000]", "train[:45000]", "train[45000:]"]
@@ -38,7 +40,7 @@ def test_every_command_is_of_cifar10():
 @pytest.mark.timeout(600)
 def test_what_was_measured_elsewhere_stays(tmp_path, monkeypatch):
   kept = {"recipe": {"clean": {"0": 71.5}, "minutes": {"0": 22.0}}}
-  (tmp_path / "teacher_pieces.json").write_text(json.dumps(kept))
+  (tmp_path / "teacher_pieces.json").write_text(json.dumps({"2": kept}))
   arguments = ["--dataset=digits", f"--work={tmp_path}", "--rows=recipe,views", "--seeds=1"]
   arguments += ["--extra_train=--examples=256 --split=train --batch_size=64 --loc=dense "]
   arguments[-1] += "--encoder=convnet(width=4,layers=2) --epochs=1 --precision=float32"
@@ -46,6 +48,6 @@ def test_what_was_measured_elsewhere_stays(tmp_path, monkeypatch):
   arguments += ["--extra_evaluate=--examples=20 --split=test"]
   page = commands.run_experiment(script.run, arguments, tmp_path / "teacher_pieces.md", monkeypatch)
   assert "| nothing | 71.50 |  | 1 | 22 |" in page
-  assert not (tmp_path / "recipe-0").exists()
-  found = json.loads((tmp_path / "teacher_pieces.json").read_text())
+  assert not (tmp_path / "2/recipe-0").exists()
+  found = json.loads((tmp_path / "teacher_pieces.json").read_text())["2"]
   assert 0 <= found["views"]["clean"]["0"] <= 100
