@@ -102,27 +102,25 @@ def stages(row, seed, asked, epochs):
 
 
 def collect(work, kept):
-  """{row: {"clean": {seed: percent}, "minutes": {seed: minutes}}}, what is kept included."""
+  """{row: {seed: percent}}, what is kept included."""
   found = {}
-  for name in (row.name for row in ROWS):
-    part = {key: dict(kept.get(name, {}).get(key, {})) for key in ("clean", "minutes")}
-    for seed, report in pages.reports(work, name, "report").items():
-      part["clean"][str(seed)] = pages.percent(report["clean"]["accuracy"])
-      part["minutes"][str(seed)] = pages.training_minutes(work / f"{name}-{seed}")
-    if part["clean"]:
-      found[name] = part
+  for row in ROWS:
+    reports = pages.reports(work, row.name, "report").items()
+    measured = {str(s): pages.percent(report["clean"]["accuracy"]) for s, report in reports}
+    if clean := kept.get(row.name, {}) | measured:
+      found[row.name] = clean
   return found
 
 
 def table(found):
   """Each piece's accuracy, and what the recipe is ahead by, over the seeds that both have."""
-  lines, recipe = [], found.get("recipe", {"clean": {}})["clean"]
+  lines, recipe = [], found.get("recipe", {})
   for row in (row for row in ROWS if row.name in found):
-    clean, minutes = (list(found[row.name][key].values()) for key in ("clean", "minutes"))
-    ahead = pages.differences(recipe, found[row.name]["clean"])
-    compared = pages.mean(ahead, "+.2f", ".2f") if ahead and row.name != "recipe" else ""
-    lines.append([row.system, pages.mean(clean), compared, str(len(clean)), f"{max(minutes):.0f}"])
-  head = ["what is changed", "clean, %", "the recipe is ahead by", "seeds", "core minutes"]
+    clean = found[row.name]
+    ahead = pages.differences(recipe, clean) if row.name != "recipe" else []
+    compared = pages.mean(ahead, "+.2f", ".2f") if ahead else ""
+    lines.append([row.system, pages.mean(list(clean.values())), compared, str(len(clean))])
+  head = ["what is changed", "clean, %", "the recipe is ahead by", "seeds"]
   return tables.markdown(head, lines)
 
 
@@ -143,7 +141,7 @@ def run(argv=None):
   missing = (
     stages(row, seed, asked, given.epochs)
     for seed, row in asked.turns()
-    if str(seed) not in kept.get(row.name, {}).get("clean", {})
+    if str(seed) not in kept.get(row.name, {})
   )
   jobs.run_rows(missing, publish, asked.page_file)
 
