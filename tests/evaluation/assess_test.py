@@ -691,7 +691,7 @@ def test_bound_and_corruptions_in_a_report(exported, tmp_path):
     **{**SMALL, "attacks": "fgsm", "eot": 2},
   )
   part = report["bound"]
-  assert (part["M"], part["examples"], part["epsilon"]) == (4.0, 60, 0.1)
+  assert (part["M"], part["examples"], part["samples"], part["epsilon"]) == (4.0, 60, 200, 0.1)
   assert part["value"] == pytest.approx(part["clean_loss"] + part["regulariser"])
   assert part["measured_adversarial_loss"] <= part["value_tight"] <= part["value"]
   assert part["vacuous"] is (part["value"] >= 4.0)

@@ -1,18 +1,14 @@
 """Proposition 1: the cap against its formula, the whole against closed forms and quadrature."""
 
-import json
 import math
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refused
-from small_models import array_source, linear_head, linear_network, small_encoder
+from small_models import array_source, linear_head, linear_network
 
-import urkle_tf
-from urkle_tf import errors, export, networks
-from urkle_tf.data import sources
+from urkle_tf import errors
 from urkle_tf.evaluation import adversaries, bound
 from urkle_tf.evaluation.context import Context
 from urkle_tf.evaluation.measurements.bound import Bound
@@ -197,56 +193,6 @@ def test_the_noise_is_the_same_for_every_candidate_and_differs_between_images():
   )
   np.testing.assert_array_equal(first, second)
   assert len(np.unique(first[0])) == 3
-
-
-# Within the report.
-
-
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-  """The folder of a sampled classifier of digits whose head was fitted."""
-  encoder = small_encoder()
-  keras.utils.set_random_seed(0)
-  head = networks.mlp(6, [10], "head")
-  train = sources.load("digits", "train")
-  loc = encoder.network(train.images / np.float32(255), training=False)["loc"]
-  head.compile(
-    keras.optimizers.Adam(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-  )
-  head.fit(loc, train.labels, batch_size=256, epochs=15, verbose=0)
-  model = Classifier(encoder.network, head, True, samples=5)
-  metadata = {"norm": "linf", "epsilon": 0.02, "dataset": "digits"}
-  folder = tmp_path_factory.mktemp("classifiers") / "fitted"
-  return str(export.export_classifier(model, folder, metadata))
-
-
-@pytest.mark.full
-def test_the_reports_part(fitted, tmp_path):
-  options = {
-    "eot": 2,
-    "samples": 20,
-    "loss_cap": 4.0,
-    "examples": 60,
-    "attacks": "fgsm",
-    "batch_size": 40,
-    "representation_examples": 0,
-    "checks": False,
-  }
-  result = urkle_tf.assess(fitted, output_dir=str(tmp_path / "report"), **options)
-  stored = json.loads((tmp_path / "report" / "report.json").read_text())
-  assert stored == json.loads(json.dumps(result))
-  part = stored["bound"]
-  needed = "M clean_loss regulariser value measured_adversarial_loss vacuous"
-  assert set(needed.split()) <= set(part)
-  assert (part["M"], part["examples"], part["samples"], part["epsilon"]) == (4.0, 60, 200, 0.02)
-  assert part["value"] == pytest.approx(part["clean_loss"] + part["regulariser"])
-  assert part["measured_adversarial_loss"] <= part["value_tight"] <= part["value"]
-  assert part["clean_loss"] < part["measured_adversarial_loss"] + 0.5
-  assert part["vacuous"] is (part["value"] >= 4.0)
-  assert stored["config"]["loss_cap"] == 4.0
-  text = (tmp_path / "report" / "report.md").read_text()
-  assert f"{part['value']:.4g} | {part['value_tight']:.4g} |" in text
-  assert ("Not vacuous" not in text) is part["vacuous"]
 
 
 def test_a_deterministic_classifier_has_no_bound():
