@@ -29,6 +29,7 @@ from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.candidates import Worst, choose
 from urkle_tf.evaluation.context import Context
 from urkle_tf.evaluation.measurements.representation import Representation
+from urkle_tf.evaluation.report import pictures
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.saved import foreign_models
 
@@ -708,6 +709,8 @@ def test_bound_and_corruptions_in_a_report(exported, tmp_path):
   assert sum(part["reliability"]["count"]) == 2 * 2 * 60
   figures = {file.name for file in (tmp_path / "report" / "figures").iterdir()}
   assert {"corruptions.png", "reliability.png"} <= figures
+  panels = [title for title, _ in pictures.reliability_panels(report)]
+  assert panels == ["clean", "corrupted", "fgsm, linf, 0.1"]
 
 
 @pytest.mark.full
@@ -796,6 +799,7 @@ def test_an_encoder_alone_needs_no_labels(exported, tmp_path):
     ({"loss_cap": 0}, "--loss_cap must be a number above"),
     ({"classifier": "deterministic", "loss_cap": 3.0}, "deterministic: leave out --loss_cap"),
     ({"classifier": None, "encoder": "encoder", "loss_cap": 0}, "must be a positive number, got 0"),
+    ({"corruptions": "forst"}, "did you mean 'frost'"),
     ({"severities": [1]}, "--severities has no effect without --corruptions"),
     ({"classifier": None, "encoder": "encoder", "corruptions": "fog"}, "give --classifier"),
     ({"noise": "frish"}, "unknown noise 'frish'; did you mean 'fresh'"),

@@ -1,18 +1,14 @@
 """Accuracy on corrupted images against cases with a known answer, and plain loops."""
 
-import json
-
 import numpy as np
 import pytest
 from cases import refused
 from small_models import array_source
 
-import urkle_tf
-from urkle_tf import errors, export
-from urkle_tf.data import sources
+from urkle_tf import errors
 from urkle_tf.evaluation import calibration, corrupted, corruptions
 from urkle_tf.evaluation.measurements.corruptions import Corruptions
-from urkle_tf.evaluation.report import document, pictures
+from urkle_tf.evaluation.report import document
 
 
 def flat_source(levels):
@@ -200,48 +196,3 @@ def test_prepared_images_are_scored(monkeypatch, capsys):
   assert "| glass_blur | - | 100.00 | 100.00 (" in text
   assert "| fog | 0.00 | 100.00 | 50.00 (" in text
   assert "| **mean** | 0.00 | 100.00 | 75.00 (" in text
-
-
-# The whole.
-
-
-@pytest.mark.full
-def test_the_report_has_a_part_and_pictures(exported, tmp_path):
-  arguments = {
-    "classifier": str(exported / "deterministic"),
-    "output_dir": str(tmp_path / "report"),
-    "attacks": "fgsm",
-    "corruptions": "pixelate,frost",
-    "severities": [1, 5],
-    "examples": 30,
-    "batch_size": 20,
-    "representation_examples": 0,
-    "checks": False,
-  }
-  for changes, message in [
-    ({"corruptions": "forst"}, "did you mean 'frost'"),
-    ({"corruptions": None}, "--severities has no effect without --corruptions"),
-    ({"classifier": None, "encoder": "folder"}, "give --classifier"),
-  ]:
-    with refused(match=message):
-      urkle_tf.assess(**arguments | changes)
-    assert not (tmp_path / "report").exists()
-  result = urkle_tf.assess(**arguments)
-  stored = json.loads((tmp_path / "report" / "report.json").read_text())
-  assert stored == json.loads(json.dumps(result))
-  part = stored["corruptions"]
-  assert {"mean", "by_severity", "by_type", "ece", "mean_corruption_error"} <= set(part)
-  assert part["examples"] == 30
-  source = sources.load("digits", "test", examples=30)
-  images = corruptions.corrupt(
-    source.images.astype(np.float32) / 255, "pixelate", 5, np.arange(30), 0
-  )
-  logits = export.load_classifier(exported / "deterministic").logits(images).numpy()
-  row = part["by_type"]["pixelate"]["severities"]["5"]
-  assert row["accuracy"] == np.mean(logits.argmax(1) == source.labels)
-  assert sum(part["reliability"]["count"]) == 2 * 2 * 30
-  for name in ("corruptions.png", "reliability.png"):
-    assert (tmp_path / "report" / "figures" / name).read_bytes()[:4] == b"\x89PNG"
-  # Drawn again from the file alone, they are the same.
-  panels = [title for title, _ in pictures.reliability_panels(stored)]
-  assert panels == ["clean", "corrupted", "fgsm, linf, 0.1"]
