@@ -143,25 +143,6 @@ def attack_rows(model, source, norm, epsilons, attacks="pgd", standing=False, **
 
 
 @pytest.mark.parametrize("norm, epsilons", [("linf", [0.005, 0.02]), *slow(("l2", [0.02, 0.08]))])
-def test_a_deterministic_linear_classifier_has_its_closed_form(rng, norm, epsilons):
-  source, weights, bias = linear_problem(rng)
-  model = linear_classifier(weights, bias, 1e-3, stochastic=False)
-  rows, details = attack_rows(model, source, norm, epsilons)
-  assert [(row["epsilon"], row["mode"]) for row in rows] == [(e, "deterministic") for e in epsilons]
-  for row, (right, of_label) in zip(rows, details, strict=True):
-    low, high = (
-      robust_share(source, weights, bias, norm, row["epsilon"] * factor) for factor in (1.01, 0.98)
-    )
-    assert low <= row["accuracy"] <= high
-    assert low <= row["own_accuracy"] <= high
-    assert row["eot"] == 1
-    assert row["accuracy"] == right.mean()
-    assert row["nll"] == pytest.approx(-of_label.mean(), rel=1e-5)
-  shares = [robust_share(source, weights, bias, norm, epsilon) for epsilon in (0, *epsilons)]
-  assert shares[0] > shares[1] + 0.1 > shares[2] + 0.2  # the case tells the radii apart
-
-
-@pytest.mark.parametrize("norm, epsilons", [("linf", [0.005, 0.02]), *slow(("l2", [0.02, 0.08]))])
 def test_a_linear_classifier_has_its_closed_form_sampled_or_not(rng, norm, epsilons):
   # The difference of two logits is symmetric around that of the mean of z: the limit of many
   # samples decides as z = mu does, whatever the scale.
@@ -176,6 +157,7 @@ def test_a_linear_classifier_has_its_closed_form_sampled_or_not(rng, norm, epsil
     low, high = share(1.01 * epsilon) - tolerance, share(0.98 * epsilon) + tolerance
     right, of_label = detail
     assert low <= row["accuracy"] == right.mean() <= min(high, row["own_accuracy"])
+    assert mode == "sampled" or row["own_accuracy"] <= high
     assert row["nll"] == pytest.approx(-of_label.mean(), rel=1e-5)
   assert share(0) > share(epsilons[0]) + 0.1 > share(epsilons[1]) + 0.2  # the radii differ
   if norm == "l2":
