@@ -8,12 +8,11 @@ import tensorflow_probability as tfp
 from alike import same
 from norms import assert_inside
 from plain_losses import nt_xent_loop
-from small_models import RUN, settled, tiny_encoder, tiny_trainer, worst_of_corners
+from small_models import settled, tiny_encoder, tiny_trainer, worst_of_corners
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
 from urkle_tf.data import augment, pipeline, sources
-from urkle_tf.training import pretraining
 
 EPSILON = 0.05
 FORMS = ("ds", "a2a", "a2s")
@@ -213,66 +212,3 @@ def test_what_strength_cannot_reach_is_refused():
     pipeline.views(source, augment.Crop(), 16, seed=0, strength=lambda step: 1.0)
   with pytest.raises(errors.UserError, match=r"Trainer\(..., steps=\)"):
     _trainer(anneal=3)
-
-
-def test_the_moving_average_is_of_weights_and_statistics_of_both_streams(views):
-  trainer = _trainer(ema=0.6)
-  expected, online = None, lambda: [v.numpy() for v in trainer.encoder.weights]
-  # m = k / (k + 1), a plain mean, until that reaches 0.6
-  for step, m in enumerate((0.0, 1 / 2, 0.6, 0.6)):
-    trainer.train_step({"views": tf.roll(views, step, 0) ** (step + 1)})
-    weights = online()
-    expected = [
-      m * old + (1 - m) * new for old, new in zip(expected or weights, weights, strict=True)
-    ]
-  with trainer.averaged() as encoder:
-    assert encoder is trainer.encoder
-    found = online()
-  same(found, expected, rtol=1e-5, atol=1e-6)
-  for weight, one, current in zip(trainer.encoder.weights, found, weights, strict=True):
-    moved = np.abs(one - current).max() > 1e-5
-    assert moved != ("raw_scale" in weight.path)  # z = loc: nothing moves the scale
-  same(online(), weights)  # and they are back
-
-
-def test_pretexts_without_a_contrast_are_refused():
-  with pytest.raises(errors.UserError, match="acl needs a contrastive pretext, and vae is not one"):
-    robustness.ACL().check(pretexts.VAE())
-
-
-@pytest.mark.full
-def test_a_run_exports_the_average_of_both_streams(tmp_path, monkeypatch):
-  """As DynACL, to the end: what is exported, and a classifier on the clean stream."""
-  seen, export_encoder = [], pretraining.export.export_encoder
-
-  def spy(encoder, *arguments):
-    seen.append((encoder, [v.numpy() for v in encoder.weights]))
-    return export_encoder(encoder, *arguments)
-
-  monkeypatch.setattr(pretraining.export, "export_encoder", spy)
-  result = urkle_tf.pretrain(
-    output_dir=str(tmp_path / "run"),
-    pretext="simclr(projector=8, projection=4)",
-    robustness="acl(anneal=2, adversarial_weight=2/3, ema=0.9)",
-    **{**RUN, "epochs": 1, "attack_steps": 1},
-  )
-  ((encoder, exported),) = seen
-  online = [v.numpy() for v in encoder.weights]
-  assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(exported, online, strict=True))
-  for variable, value in zip(encoder.weights, exported, strict=True):
-    variable.assign(value)
-  folder = tmp_path / "run" / "encoder"
-  assert result["encoder"] == str(folder)
-  images = np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype("float32")
-  for stream, place in (("adversarial", folder), ("clean", folder / "clean")):
-    loaded = urkle_tf.load_encoder(place)
-    assert loaded.metadata["stream"] == stream
-    assert loaded.metadata["stochastic"] is False
-    expected = encoder(images, stream=stream).loc
-    np.testing.assert_allclose(loaded(images).loc, expected, atol=1e-6)
-  adapted = urkle_tf.adapt(
-    encoder=str(folder / "clean"), output_dir=str(tmp_path / "head"), split="train[:48]", epochs=1
-  )
-  classifier = urkle_tf.load_classifier(adapted["classifier"])
-  found = classifier.network(images)["loc"]
-  np.testing.assert_allclose(found, encoder(images, stream="clean").loc, atol=1e-6)

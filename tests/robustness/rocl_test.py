@@ -114,10 +114,6 @@ def test_a_steps_loss_is_the_sum_of_both_terms(views):
   assert not scale.kernel.numpy().any()  # z = loc: nothing moves the scale
 
 
-def test_pretexts_that_do_not_fit_are_refused():
-  with pytest.raises(
-    errors.UserError, match="rocl needs a contrastive pretext, and supervised is not"
-  ):
-    robustness.RoCL().check(pretexts.Supervised())
+def test_three_views_are_refused():
   with pytest.raises(errors.UserError, match="two views"):
     robustness.RoCL().check(pretexts.SimCLR(consistency=1))

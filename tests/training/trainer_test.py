@@ -187,15 +187,18 @@ def test_plain_simclr_runs_no_attack_and_no_noise():
   assert "kl" not in trainer.get_metrics_result()
 
 
-@pytest.mark.parametrize("kind", ["acl", *slow("simclr", "supervised")])
+@pytest.mark.parametrize("kind", ["acl", *slow("simclr", "supervised", "acl of another")])
 def test_the_average_of_every_scheme_is_the_plain_loop(kind):
   encoder = tiny_encoder()
   task = pretexts.Supervised(width=4, outputs=3)
   if kind != "supervised":
     task = pretexts.SimCLR(projector=8, projection=4)
-  scheme = robustness.ACL(ema=0.1) if kind == "acl" else robustness.Urkle(beta=0.1)
+  scheme = robustness.Urkle(beta=0.1)
+  if kind.startswith("acl"):
+    scheme = robustness.ACL(ema=0.6 if kind == "acl" else 0.1)
   attack = attacks.PGD(attacks.Linf(0.1), steps=1)
-  trainer = urkle_tf.Trainer(encoder, task, scheme, attack, ema=0.6)  # which comes before acl's
+  given = None if kind == "acl" else 0.6  # which comes before acl's
+  trainer = urkle_tf.Trainer(encoder, task, scheme, attack, ema=given)
   trainer.compile(keras.optimizers.SGD(0.05))
   models = [encoder, task.head] if kind == "supervised" else [encoder]
   online = lambda: [w.numpy() for model in models for w in model.weights]  # noqa: E731
