@@ -11,9 +11,8 @@ from hypothesis.extra import numpy as hnp
 from norms import assert_inside, linear_maximum, norms, total
 from small_models import sequential
 
-from urkle_tf import distribution, errors
+from urkle_tf import distribution
 from urkle_tf.attacks import APGD, FGSM, L2, NFGSM, PGD, RSFGSM, Linf, from_norm, from_spec
-from urkle_tf.evaluation import plans
 
 NORMS = ["linf", "l2", "l1"]
 # How far the attacks of a training go, in epsilon: one of them leaves the ball, in linf.
@@ -215,13 +214,6 @@ def test_n_fgsm_is_its_formula(rng, warm):
   assert np.abs(y - x).max() == pytest.approx(3 * epsilon, rel=0.01)
 
 
-def test_n_fgsm_knows_one_norm_and_trains_only():
-  with pytest.raises(errors.UserError, match="is for linf only, and the norm is l2: use --attack"):
-    NFGSM(from_norm("l2", 0.5))
-  with pytest.raises(errors.UserError, match="n_fgsm leaves the ball of epsilon: use"):
-    plans.read("fgsm, n_fgsm", Linf(0.1))
-
-
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_equals_foolbox(classifier, images, norm):
   """The same start, step and number of steps give foolbox's adversaries."""
@@ -283,16 +275,6 @@ def test_best_is_the_best_of_all_that_was_seen(rng, attack):
   if isinstance(attack, APGD):
     np.testing.assert_array_equal(info["last"], seen[-1][1])
     assert float(info["zero_gradients"]) == 0
-
-
-def test_more_restarts_are_no_worse_and_imply_best(rng):
-  x = rng.uniform(size=(16, 2, 2, 1)).astype(np.float32)
-  one = PGD(Linf(0.1), steps=3, keep="best").run(wave, x, [1, 2])[1]["objective"].numpy()
-  many = PGD(Linf(0.1), steps=3, restarts=4)
-  assert many.keep == "best"
-  four = many.run(wave, x, [1, 2])[1]["objective"].numpy()
-  assert (four >= one).all()
-  assert four.mean() > one.mean() + 0.01
 
 
 def test_last_needs_no_forward_pass_beyond_the_gradients(rng):
@@ -414,16 +396,3 @@ def test_weights_get_neither_gradients_nor_updates(classifier, images):
   assert all(g is None for g in adversary)
   for w, b in zip(classifier.weights, before):
     np.testing.assert_array_equal(w, b)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_epsilon_can_be_warmed_up_inside_a_compiled_step(classifier, images, norm):
-  full = RADIUS[norm]
-  attack = PGD(from_norm(norm, full), steps=3, step_size=full / 2)
-  objective = cross_entropy(classifier)
-  run = tf.function(lambda epsilon: attack.run(objective, images, [1, 2], epsilon=epsilon)[0])
-  for share in [0.25, 1.0]:
-    scaled = PGD(from_norm(norm, share * full), steps=3, step_size=share * full / 2)
-    expected = scaled(objective, images, [1, 2])
-    np.testing.assert_allclose(run(tf.constant(share * full)), expected, atol=1e-5)
-  np.testing.assert_array_equal(run(tf.constant(0.0)), images)

@@ -158,16 +158,6 @@ def test_augmentation_in_the_step_is_that_of_the_pipeline():
   same(*weights, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("attack, reach", [(None, 1), (attacks.NFGSM(attacks.Linf(0.1)), 3)])
-def test_epsilon_warms_up(attack, reach):
-  trainer = _trainer(attack=attack, epsilon_warmup=4)
-  views = next(iter(noise_views(steps=1)))["views"]
-  for step, share in ((0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0), (None, 1.0)):
-    found, _ = trainer.adversaries(views, None, [0, 0], step)
-    furthest = np.abs(found - views).max()
-    np.testing.assert_allclose(furthest, reach * share * 0.1, rtol=1e-3 if reach == 1 else 0.02)
-
-
 def test_beta_warms_up():
   trainer = _trainer(robustness.Urkle(beta=1.0), beta_warmup=4)
   for step in range(5):
