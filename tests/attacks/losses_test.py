@@ -58,11 +58,6 @@ def test_equals_a_loop_on_logits_and_log_probabilities(rng, name):
     np.testing.assert_allclose(evaluate(name, scores, labels, targets), wanted, rtol=1e-4)
 
 
-def test_margin_is_positive_where_the_classification_is_wrong(rng):
-  z, labels = rng.normal(size=(100, 5)).astype(np.float32), rng.integers(5, size=100)
-  np.testing.assert_array_equal(losses.margin(z, labels) > 0, z.argmax(1) != labels)
-
-
 @pytest.mark.parametrize("name", ["dlr", "targeted_dlr"])
 def test_dlr_ignores_scale_and_shift_and_keeps_its_gradient(rng, name):
   z, labels = 5 * rng.normal(size=(20, 5)).astype(np.float32), rng.integers(5, size=20)

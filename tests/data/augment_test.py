@@ -274,16 +274,6 @@ def test_range_shape_and_purity(rng, name, channels, size):
     assert np.mean(np.abs(result - plain).max(axis=(1, 2, 3)) > 1e-3) > 0.6
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("name", sorted(set(ALL) - set(ON_HOST)))
-def test_compiled_by_xla(rng, name):
-  recipe = augment.from_spec(name)
-  assert recipe.on_device
-  images, noise = images_of(rng, 16), noise_of(rng, 16, recipe)
-  compiled = tf.function(lambda x, u: recipe(x, u), jit_compile=True)
-  np.testing.assert_allclose(compiled(images, noise), recipe(images, noise), atol=2e-6)
-
-
 def test_crop_against_numpy(rng):
   recipe = augment.Crop(padding=2)
   images, noise = images_of(rng, 200, 5, 4), noise_of(rng, 200, recipe)

@@ -153,13 +153,6 @@ def test_order_is_a_function_of_seed_and_epoch(sharded, monkeypatch, streamed):
     assert sorted(e["image"][0, 0, 0] for e in found) == sorted(first)
 
 
-def test_labels_and_images_belong_together():
-  source = sources.load("digits", examples=50)
-  for example in examples(source, seed=0, epoch=2):
-    np.testing.assert_array_equal(example["image"], source.images[example["index"]])
-    assert example["label"] == source.labels[example["index"]]
-
-
 # Folders.
 
 

@@ -54,11 +54,6 @@ def test_misfits_of_keras_files(tmp_path):
   (tmp_path / "broken.keras").write_bytes(b"no")
   with pytest.raises(errors.UserError, match="cannot read"):
     foreign_models.load(tmp_path / "broken.keras")
-  inputs = keras.Input(SHAPE)
-  code = keras.Model(inputs, keras.layers.Lambda(lambda x: x[:, 0, :, 0])(inputs))
-  code.save(tmp_path / "code.keras")
-  with pytest.raises(errors.UserError, match="holds Python code"):
-    foreign_models.load(tmp_path / "code.keras")
   flat = keras.Input((16,))
   keras.Model(flat, keras.layers.Dense(2)(flat)).save(tmp_path / "flat.keras")
   with pytest.raises(errors.UserError, match=r"one batch of images \[n, h, w, c\], but takes"):

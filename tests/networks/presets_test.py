@@ -170,22 +170,6 @@ def test_train_starts_from_it(tiny):
 
 
 @pytest.mark.full
-def test_a_run_starts_from_it(tiny, tmp_path, plain_runs):
-  still = {**TRAIN, "learning_rate": 1e-20, "robustness": "none"}
-  urkle_tf.pretrain(tmp_path / "a", encoder=PRESET, **still)
-  options = {"encoder": SETTINGS["encoder"], "latent_dim": 6, "loc": "dense"}
-  options["init_from"] = PRESET
-  urkle_tf.pretrain(tmp_path / "b", **options, **still)
-  start = urkle_tf.GaussianEncoder.from_preset("tiny").network
-  for run in ("a", "b"):
-    with np.load(tmp_path / run / "encoder" / "weights.npz") as arrays:
-      for variable, value in zip(start.variables, arrays.values(), strict=True):
-        if "moving" not in variable.path:  # which follow the images
-          np.testing.assert_allclose(value, variable, atol=1e-15, err_msg=variable.path)
-  assert "--encoder=preset:tiny\n" in (tmp_path / "a" / "flags.cfg").read_text()
-
-
-@pytest.mark.full
 def test_finetune_embed_evaluate_and_students_take_it(tiny, encoder, tmp_path, kept):
   found = urkle_tf.represent(encoder=PRESET, examples=20)
   _, images, _ = next(scoring.stream(sources.load("digits", "all"), 20))

@@ -10,7 +10,6 @@ from cases import slow
 from small_models import learn_digits, tiny_encoder
 
 from urkle_tf import networks, pretexts
-from urkle_tf.pretexts import _pairs
 from urkle_tf.pretexts.barlow_twins import cross_correlation
 
 
@@ -81,11 +80,6 @@ def test_cross_correlation_is_numpys(rng):
   expected = np.corrcoef(first.T, second.T)[:4, 4:]
   found = cross_correlation(tf.constant(first, tf.float32), tf.constant(second, tf.float32))
   np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_pairs():
-  assert _pairs.pairs(2) == ([0], [1])
-  assert _pairs.pairs(3) == ([0, 0, 1], [1, 2, 2])
 
 
 # Two dimensions over four images: of mean 0 and variance 1, and uncorrelated.

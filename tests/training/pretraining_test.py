@@ -191,23 +191,6 @@ def test_a_finished_run_is_not_run_again(whole):
   assert again["loss"] == result["loss"]
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path):
-  variable = keras.Variable([1.0, 2.0], name="v")
-  saved = checkpoints.Checkpoints(tmp_path, [variable])
-  for step in (1, 2, 3, 4):
-    variable.assign([step, step])
-    saved.save(step)
-  files = sorted(tmp_path.glob("step_*.npz"))
-  assert len(files) == 3  # several are kept, not all
-  files[-1].write_bytes(files[-1].read_bytes()[:-40])
-  damaged = bytearray(files[-2].read_bytes())
-  where = damaged.find(np.float32(3.0).tobytes() * 2)
-  damaged[where] ^= 1
-  files[-2].write_bytes(damaged)
-  assert saved.restore() == 2
-  np.testing.assert_array_equal(variable.numpy(), [2.0, 2.0])
-
-
 def _three(folder):
   """Checkpoints of steps 1 to 3, all of whose two numbers are the step."""
   variable = keras.Variable([0.0, 0.0])
@@ -216,6 +199,15 @@ def _three(folder):
     variable.assign([step, step])
     saved.save(step)
   return saved, variable, sorted(folder.glob("step_*.npz"))
+
+
+def test_torn_checkpoints_fall_back_to_the_one_before(tmp_path):
+  saved, variable, files = _three(tmp_path)
+  saved.save(4)
+  assert len(list(tmp_path.glob("step_*.npz"))) == 3  # several are kept, not all
+  for file in (max(tmp_path.iterdir()), files[-1]):
+    file.write_bytes(file.read_bytes()[:-40])
+  assert saved.restore() == variable.numpy()[0] == 2
 
 
 def test_without_its_checksums_a_damaged_checkpoint_would_be_believed(tmp_path, monkeypatch):
@@ -244,21 +236,9 @@ def test_without_the_move_a_kill_would_tear_the_checkpoint(tmp_path, monkeypatch
         )
       with pytest.raises(_Killed):
         saved.save(4)
+    assert not moved or sorted(files[0].parent.glob("step_*.npz")) == files
     assert saved.restore() == (3 if moved else 2)
     assert variable.numpy()[0] == (3 if moved else 2)
-
-
-def test_a_kill_while_a_checkpoint_is_written_tears_none(tmp_path, monkeypatch):
-  def killed(stream, **arrays):
-    stream.write(b"half of a checkpoint")
-    raise _Killed
-
-  saved, variable, files = _three(tmp_path)
-  monkeypatch.setattr(np, "savez", killed)
-  with pytest.raises(_Killed):
-    saved.save(4)
-  assert sorted(tmp_path.glob("step_*.npz")) == files
-  assert saved.restore() == variable.numpy()[0] == 3
 
 
 @hypothesis.settings(deadline=None, max_examples=150)
