@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import zipfile
 
@@ -91,20 +90,9 @@ SCRIPTS += [f for part in ("launch", "experiments", "tools") for f in (ROOT / pa
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_script_parses_and_can_be_run_or_says_that_it_is_sourced(script):
-  result = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
-  assert result.returncode == 0, result.stderr
+  commands.process("bash", "-n", script)
   first = script.read_text(encoding="utf-8").splitlines()[0]
   assert os.access(script, os.X_OK) if first.startswith("#!") else first.startswith("# Sourced")
-
-
-def environment(code, **variables):
-  """Runs bash code after sourcing launch/environment.sh, with the given environment variables."""
-  return subprocess.run(
-    ["bash", "-c", f"set -euo pipefail; source '{ROOT}/launch/environment.sh'; {code}"],
-    capture_output=True,
-    text=True,
-    env={**os.environ, **variables},
-  )
 
 
 # --- Versions ---
@@ -144,7 +132,8 @@ def test_the_lock_is_within_the_bounds():
 
 
 def test_the_oldest_versions_are_the_lower_bounds():
-  oldest = constraints(environment("oldest_versions").stdout.splitlines())
+  code = "set -euo pipefail; source launch/environment.sh; oldest_versions"
+  oldest = constraints(commands.process("bash", "-c", code).stdout.splitlines())
   wanted = asked()
   assert set(oldest) == set(wanted)
   for name, series in oldest.items():

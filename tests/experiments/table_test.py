@@ -1,8 +1,9 @@
 """The table of several reports, and the script that prints it."""
 
 import json
-import subprocess
 import sys
+
+import commands
 
 from experiments import table
 
@@ -39,10 +40,7 @@ def test_a_row_for_each_classifier():
 def test_the_table_script(tmp_path):
   report = {"clean": _part("deterministic", 0.9), "attacks": [_attack("deterministic", 0.05, 0.1)]}
   (tmp_path / "report.json").write_text(json.dumps(report))
-  run = lambda *args: subprocess.run(  # noqa: E731
-    [sys.executable, table.__file__, *args], capture_output=True, text=True, check=False
-  )
-  assert "| B | z = mu | 90.00" in run(f"B={tmp_path}").stdout
-  missing = run(f"B={tmp_path / 'nowhere'}")
-  assert missing.returncode == 1
+  words = (sys.executable, table.__file__)
+  assert "| B | z = mu | 90.00" in commands.process(*words, f"B={tmp_path}").stdout
+  missing = commands.process(*words, f"B={tmp_path / 'nowhere'}", code=1)
   assert "evaluate first" in missing.stderr
