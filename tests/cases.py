@@ -1,10 +1,16 @@
 """What tables of cases need: cases that take long, and mistakes that end in one line."""
 
 import contextlib
+import os
 
 import pytest
 
 from urkle_tf import errors
+
+DATA_DIR = os.environ.get("URKLE_DATA_DIR")
+needs_data = pytest.mark.skipif(
+  not DATA_DIR, reason="URKLE_DATA_DIR is not set: it holds mnist and cifar10, prepared by TFDS"
+)
 
 
 def slow(*cases):

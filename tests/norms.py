@@ -3,7 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
+NORMS = ["linf", "l2", "l1"]
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
+DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
 
 
 def total(values):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refused, slow
+from norms import DUAL
 
 from urkle_tf.attacks import Linf, autoattack, from_norm, losses
 from urkle_tf.attacks.autoattack import AutoAttack
 
-DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
 SMALL = {"steps": 10, "targets": 3, "queries": 20}
 
 

@@ -189,6 +189,19 @@ def test_what_cannot_be_attacked_ends_in_one_line(threat, objective, images, wor
       kind(threat)(objective, images)
 
 
+@pytest.mark.parametrize("restarts", [1, 2])
+@pytest.mark.parametrize(
+  "kind, budget", [(attacks.FAB, {"steps": 3}), (attacks.HopSkipJump, {"queries": 50})]
+)
+def test_an_image_that_nothing_breaks_stays(rng, kind, budget, restarts):
+  x = rng.uniform(size=(3, 4, 4, 1)).astype(np.float32)
+  attack = kind(attacks.Linf(0.1), restarts=restarts, **budget)
+  found, info = attack.run(lambda z: -1.0 - 0.01 * total(z), x, [1, 2])
+  np.testing.assert_array_equal(found, x)
+  assert np.isposinf(info["distance"]).all()
+  np.testing.assert_allclose(info["objective"], -1 - 0.01 * x.sum((1, 2, 3)), rtol=1e-5)
+
+
 # Attacks that begin with what the step before found.
 
 LINF, L2 = attacks.Linf(0.1), attacks.L2(0.5)

@@ -4,21 +4,18 @@ Each library's attacks, taken together, make at least as many gradient evaluatio
 our ensemble does at most.  The networks are trained here, within seconds.
 """
 
-import os
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import DATA_DIR, needs_data
+from norms import ORDER
 from small_models import sequential
 
 from urkle_tf.attacks import RSFGSM, Linf, autoattack, from_norm, losses
 from urkle_tf.data import sources
 
-DATA_DIR = os.environ.get("URKLE_DATA_DIR")
-pytestmark = pytest.mark.skipif(
-  not DATA_DIR, reason="URKLE_DATA_DIR is not set: it holds mnist and cifar10, prepared by TFDS"
-)
+pytestmark = needs_data
 
 COUNT = 200  # images, all classified rightly: half a point is one of them
 SMALL = {"steps": 10, "targets": 2, "queries": 100}
@@ -26,7 +23,6 @@ GRADIENTS = 50  # of an image: 10 of apgd_ce, 2 x 10 of apgd_t, 2 x 10 of fab_t
 QUERIES = 100
 # Radii at which about half of the images stand: elsewhere attacks hardly differ.
 RADII = {("mnist", "linf"): 0.15, ("mnist", "l2"): 1.5, ("cifar10", "linf"): 3 / 255}
-ORDER = {"linf": np.inf, "l2": 2}
 
 
 def _read(dataset, split):

@@ -8,13 +8,12 @@ import tensorflow as tf
 from cases import slow
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from norms import assert_inside, linear_maximum, norms, total
+from norms import NORMS, assert_inside, linear_maximum, norms, total
 from small_models import sequential
 
 from urkle_tf import distribution
 from urkle_tf.attacks import APGD, FGSM, L2, NFGSM, PGD, RSFGSM, Linf, from_norm, from_spec
 
-NORMS = ["linf", "l2", "l1"]
 # How far the attacks of a training go, in epsilon: one of them leaves the ball, in linf.
 REACH = {"pgd": 1, "fgsm": 1, "rs_fgsm": 1, "n_fgsm": 3}
 RADIUS = {"linf": 0.1, "l2": 1.0, "l1": 4.0}

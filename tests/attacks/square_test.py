@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import slow
-from norms import assert_inside, norms, total
+from norms import NORMS, assert_inside, norms, total
 
 from urkle_tf.attacks import Linf, Square, from_norm, square
 
 RADIUS = {"linf": 0.1, "l2": 0.5, "l1": 2.0}
-NORMS = ["linf", "l2", "l1"]
 SEED = [1, 2]
 
 

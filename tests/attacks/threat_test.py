@@ -8,11 +8,10 @@ import tensorflow as tf
 from cases import refused
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from norms import assert_inside, norms
+from norms import NORMS, assert_inside, norms
 
 from urkle_tf.attacks import L1, L2, Linf, from_norm
 
-NORMS = ["linf", "l2", "l1"]
 SHAPE = (2, 3, 3, 1)
 
 # Hypothesis draws bounds and exact middles often; a second strategy fills in.

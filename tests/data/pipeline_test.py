@@ -1,16 +1,12 @@
 """Batches: what is in them, and that (seed, step) decides it, through any interruption."""
 
-import os
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused, slow
+from cases import DATA_DIR, needs_data, refused, slow
 from PIL import Image
 
 from urkle_tf.data import augment, augmix, pipeline, sources
-
-DATA_DIR = os.environ.get("URKLE_DATA_DIR")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +62,7 @@ def test_resume_of_a_large_folder(tmp_path, monkeypatch, rng):
   check_resume(source, augment.Crop(), labels=True)
 
 
-@pytest.mark.skipif(not DATA_DIR, reason="URKLE_DATA_DIR is not set")
+@needs_data
 def test_resume_of_a_stream(monkeypatch):
   monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
   monkeypatch.setattr(sources, "_SHUFFLE_BLOCK", 30)

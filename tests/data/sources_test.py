@@ -9,15 +9,12 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused
+from cases import DATA_DIR, needs_data, refused
 from PIL import Image
 from sklearn import datasets
 
 from urkle_tf import errors
 from urkle_tf.data import fitting, folders, sources
-
-DATA_DIR = os.environ.get("URKLE_DATA_DIR")
-needs_data = pytest.mark.skipif(not DATA_DIR, reason="URKLE_DATA_DIR is not set")
 
 
 def write(path, pixels, mode=None):

@@ -1,13 +1,13 @@
 """Weights that come with the package: how they are made, found, and used everywhere."""
 
 import json
-import os
 import shutil
 import socket
 
 import numpy as np
 import pytest
 from alike import same
+from cases import DATA_DIR, needs_data
 from small_models import digits, small_encoder
 
 import urkle_tf
@@ -270,15 +270,14 @@ def test_what_is_right_is_recorded(tiny, classifier):
 
 
 @pytest.mark.full
+@needs_data
 @pytest.mark.parametrize("name", SHIPPED or [None])
 def test_a_shipped_preset_does_what_it_did(name):
   """On the first 200 test images."""
   if name is None:
     pytest.skip("no preset is shipped yet")
-  if "URKLE_DATA_DIR" not in os.environ:
-    pytest.skip("URKLE_DATA_DIR is not set")
   found = presets.read(name)
   data = found["classifier"]["dataset"]
-  source = sources.load(data, "test", os.environ["URKLE_DATA_DIR"], examples=200)
+  source = sources.load(data, "test", DATA_DIR, examples=200)
   loaded = urkle_tf.load_classifier(f"preset:{name}")
   assert max(differences(found, source, loaded, None)) <= 2
