@@ -2,9 +2,8 @@
 
 import ast
 import graphlib
-import pathlib
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from commands import ROOT
 
 # Each may import from those before it, and from itself; those in one line know nothing of each
 # other.  Modules at the top of the package stand among them.

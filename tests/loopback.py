@@ -2,11 +2,10 @@
 
 import json
 import os
-import pathlib
 import socket
 import subprocess
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from commands import ROOT
 
 
 def addresses(count):

@@ -2,7 +2,6 @@
 
 import ast
 import os
-import pathlib
 import re
 import shutil
 import sys
@@ -15,18 +14,19 @@ from packaging import requirements
 
 import urkle_tf
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "urkle_tf"
-CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
+PACKAGE = commands.ROOT / "urkle_tf"
+CONFIGS = sorted((commands.ROOT / "configs").glob("*.cfg"))
 COMMANDS = ("train", "finetune", "evaluate", "embed")
 
 
 def tracked_files():
   """The files that a clone has, but for those that were deleted and not yet committed."""
-  if not (ROOT / ".git").exists():
+  if not (commands.ROOT / ".git").exists():
     pytest.skip("not a git checkout")
   listed = commands.process("git", "ls-files", "-z").stdout
-  return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+  return [
+    commands.ROOT / name for name in listed.split("\0") if name and (commands.ROOT / name).is_file()
+  ]
 
 
 # --- The wheel ---
@@ -42,7 +42,7 @@ def wheel(tmp_path_factory):
   """A wheel built from the sdist of a copy, so that nothing is left in the checkout."""
   source = tmp_path_factory.mktemp("source")
   for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-    shutil.copy(ROOT / name, source)
+    shutil.copy(commands.ROOT / name, source)
   shutil.copytree(PACKAGE, source / "urkle_tf", ignore=shutil.ignore_patterns("__pycache__"))
   for name in PRESET:  # beside those that are shipped
     file = source / name
@@ -61,9 +61,11 @@ def wheel(tmp_path_factory):
 
 def test_wheel_ships_every_module_its_types_presets_and_licence_and_nothing_else(wheel):
   shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
-  modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
+  modules = {str(path.relative_to(commands.ROOT)) for path in PACKAGE.rglob("*.py")}
   files = (path for path in PACKAGE.glob("networks/presets/*/*") if path.is_file())
-  presets = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
+  presets = {
+    str(path.relative_to(commands.ROOT)) for path in files if "__pycache__" not in path.parts
+  }
   others = {"urkle_tf/py.typed", "urkle_tf/__init__.pyi", "urkle_tf/evaluation/report/page.css"}
   assert shipped == modules | presets | PRESET | others
   assert f"urkle_tf-{urkle_tf.__version__}.dist-info/METADATA" in wheel.namelist()
@@ -84,8 +86,10 @@ print(time.perf_counter() - started, *sorted(set(sys.modules) - before))"""
 # --- Scripts ---
 
 
-SCRIPTS = [ROOT / ".ci" / "run"]
-SCRIPTS += [f for part in ("launch", "experiments", "tools") for f in (ROOT / part).glob("*.sh")]
+SCRIPTS = [commands.ROOT / ".ci" / "run"]
+SCRIPTS += [
+  f for part in ("launch", "experiments", "tools") for f in (commands.ROOT / part).glob("*.sh")
+]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -100,7 +104,7 @@ def test_script_parses_and_can_be_run_or_says_that_it_is_sourced(script):
 
 def asked():
   """{name: what setup.py asks for} of the package and of its tests, as the wheel states it."""
-  source = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+  source = ast.parse((commands.ROOT / "setup.py").read_text(encoding="utf-8"))
   values = {}
   for node in source.body:
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -122,7 +126,7 @@ def constraints(lines):
 
 
 def test_the_lock_is_within_the_bounds():
-  lines = (ROOT / "launch" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+  lines = (commands.ROOT / "launch" / "constraints.txt").read_text(encoding="utf-8").splitlines()
   locked, wanted = constraints(lines), asked()
   # setuptools comes with every environment; the others of these are of an extra that no test needs.
   never_locked = {"setuptools", "adversarial-robustness-toolbox", "statsmodels", "keras-hub"}
@@ -154,7 +158,7 @@ def test_no_file_names_a_machine_or_a_registry():
       text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
       continue  # a picture
-    found += [f"{path.relative_to(ROOT)}: {part}" for part in forbidden if part in text]
+    found += [f"{path.relative_to(commands.ROOT)}: {part}" for part in forbidden if part in text]
   assert not found
 
 

@@ -4,7 +4,7 @@ import importlib.util
 import pathlib
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from commands import ROOT
 
 
 def load(path):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import pathlib
 import shutil
 import sys
 
@@ -14,7 +13,6 @@ import urkle_tf
 from tools import write_settings
 from urkle_tf import settings
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 OF = dict(zip(settings.COMMANDS, write_settings.FUNCTIONS.items(), strict=True))
 
 
@@ -27,7 +25,7 @@ def test_a_new_setting_is_one_line(tmp_path):
   """A copy of the package with one more line: the command, the signature, the stub and the docs."""
   for folder in ("urkle_tf", "tools"):
     ignored = shutil.ignore_patterns("__pycache__", "presets")
-    shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    shutil.copytree(commands.ROOT / folder, tmp_path / folder, ignore=ignored)
   (tmp_path / "docs").mkdir()
   file = tmp_path / "urkle_tf" / "settings.py"
   text = file.read_text(encoding="utf-8")

@@ -1,7 +1,6 @@
 """Input workers over loopback: the batches that they send are those that are made here."""
 
 import collections
-import pathlib
 import signal
 import socket
 import subprocess
@@ -14,13 +13,12 @@ import pytest
 import tensorflow as tf
 from alike import same
 from cases import refused, slow
+from commands import ROOT
 from small_models import RUN, untimed
 
 import urkle_tf
 from urkle_tf import errors
 from urkle_tf.data import augment, pipeline, service, sources
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

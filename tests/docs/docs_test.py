@@ -41,8 +41,7 @@ from urkle_tf.data import sources
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
+DOCS = commands.ROOT / "docs"
 TRUST = "urkle_tf.networks.saved.trust"  # which `urkle_tf.trust` is
 HUB = importlib.util.find_spec("keras_hub") is not None
 
@@ -471,7 +470,7 @@ def read_script(words):
   """Checks that a script is there and knows the flags that it is given."""
   files = [words[0], "experiments/jobs.py"]  # which holds what they share
   files += ["urkle_tf/train.py", "urkle_tf/command_line.py"]  # whose flags some hand on
-  text = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
+  text = "".join((commands.ROOT / file).read_text(encoding="utf-8") for file in files)
   for word in words[1:]:
     name = word.partition("=")[0]
     assert not name.startswith("--") or f'"{name}"' in text, f"{words[0]} knows no {name}"
@@ -486,11 +485,11 @@ def run_command(line, monkeypatch, only_read=False):
     if not only_read:
       subprocess.run(line, shell=True, check=True)
   elif words[0] == "bash":
-    assert (ROOT / words[1]).is_file()
+    assert (commands.ROOT / words[1]).is_file()
   elif words[:2] == ["python", "-m"]:
     run_module(words[2:], monkeypatch, only_read)
   elif words[0] == "python" and words[1].startswith("examples/"):
-    assert (ROOT / words[1]).is_file()  # examples_test.py runs every one, in fewer epochs
+    assert (commands.ROOT / words[1]).is_file()  # examples_test.py runs every one, in fewer epochs
   else:
     assert words[0] == "python", line
     read_script(words[1:])
@@ -502,7 +501,7 @@ def run_page(page, text, tmp_path, monkeypatch, full):
   # Pages of results cite commands of full size alone.
   cited = ("python",) if page.startswith("results/") else CITED.get(page, ())
   for folder in ("configs", "examples", "experiments", "launch", "tools"):
-    (tmp_path / folder).symlink_to(ROOT / folder)
+    (tmp_path / folder).symlink_to(commands.ROOT / folder)
   monkeypatch.chdir(tmp_path)
   found, replaced = blocks(text), set()
   assert found
@@ -563,7 +562,7 @@ def test_every_public_name_is_in_the_reference_with_an_example():
 
 
 def test_links_lead_somewhere():
-  for file in (*ROOT.glob("*.md"), *DOCS.rglob("*.md")):
+  for file in (*commands.ROOT.glob("*.md"), *DOCS.rglob("*.md")):
     text = re.sub(r"(```|`)[^`]*\1", "", file.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
       if "://" not in target:
@@ -572,7 +571,7 @@ def test_links_lead_somewhere():
 
 def asking():
   """The pages that ask for something to be run."""
-  files = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+  files = [commands.ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
   pages = [os.path.relpath(file, DOCS) for file in files]
   return [page for page in pages if blocks(text_of(page))]
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from small_models import digits, small_encoder
 
 from urkle_tf import export
 
-APP = pathlib.Path(__file__).resolve().parents[2] / "examples" / "keras_app"
+APP = commands.ROOT / "examples" / "keras_app"
 
 # Runs a script, with its arguments, where neither this package nor TensorFlow Probability is found.
 ALONE = """

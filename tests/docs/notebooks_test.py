@@ -1,11 +1,10 @@
 """The notebooks, from top to bottom."""
 
-import pathlib
 import re
 
 import pytest
+from commands import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 
 

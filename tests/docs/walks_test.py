@@ -1,9 +1,8 @@
 """The newcomer's walks lead where they say."""
 
-import pathlib
 import re
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from commands import ROOT
 
 
 def test_every_name_on_the_walks_is_there():

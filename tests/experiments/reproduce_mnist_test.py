@@ -1,7 +1,6 @@
 """The launcher of the MNIST table: its table from reports, and a small whole run."""
 
 import json
-import pathlib
 import shlex
 import sys
 
@@ -11,8 +10,7 @@ import pytest
 from experiments import reproduce_mnist as script
 from urkle_tf import errors
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "experiments" / "reproduce_mnist.py"
+SCRIPT = commands.ROOT / "experiments" / "reproduce_mnist.py"
 
 
 # --- Hand-written runs ---

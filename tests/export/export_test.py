@@ -1,7 +1,6 @@
 """Exports: signatures, folders, and a user's process that knows only TensorFlow and Keras."""
 
 import json
-import pathlib
 import sys
 
 import commands
@@ -16,8 +15,6 @@ from urkle_tf import attacks, errors, export, networks
 from urkle_tf.export import description
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.kl import kl_objective
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -372,7 +369,7 @@ runpy.run_path(example, run_name="__main__")  # as it is, too
 def test_a_program_that_knows_only_tensorflow_and_keras(encoder, folder, tmp_path):
   images, labels = digits()
   np.savez(tmp_path / "images.npz", images=images[:320], labels=labels[:320])
-  example = ROOT / "examples" / "finetune_export.py"
+  example = commands.ROOT / "examples" / "finetune_export.py"
   arguments = [str(example), str(folder), str(tmp_path / "images.npz"), str(tmp_path / "out.npz")]
   said = commands.process(sys.executable, "-c", USER, *arguments, cwd=tmp_path).stdout
   assert all(float(line.split("steepest pixel")[1]) > 0 for line in said.splitlines())

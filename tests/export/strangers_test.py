@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refused
+from commands import ROOT
 from hypothesis import strategies as st
 from small_models import small_encoder
 
@@ -21,7 +22,6 @@ from urkle_tf import errors, export, networks
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.saved import foreign_models, trust
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHAPE = (4, 4, 1)
 SECRET = "token-5f2c81d0"  # no secret: what stands for one
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shlex
 import shutil
 import signal
@@ -15,8 +14,7 @@ import loopback
 import pytest
 from absl import flags
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-LAUNCH = ROOT / "launch"
+LAUNCH = commands.ROOT / "launch"
 
 TRAIN = ["python", "-m", "urkle_tf.train"]
 FLAGS = ["--flagfile=configs/cifar10.cfg", "--pretext=simclr(temperature=0.5)", "--output_dir=a b"]
@@ -32,7 +30,7 @@ def test_one_host_would_run(script, strategy, monkeypatch):
   words = shlex.split(_dry(script, *FLAGS))
   assert words[:4] == [*TRAIN, f"--strategy={strategy}"]
   assert words[-3:] == FLAGS
-  monkeypatch.chdir(ROOT)
+  monkeypatch.chdir(commands.ROOT)
   with commands.defined("train"):
     assert flags.FLAGS(words[2:]) == ["urkle_tf.train"]  # which knows all of them
 
@@ -63,7 +61,11 @@ def test_a_node_of_slurm_would_run(tmp_path):
     srun='export SLURM_PROCID=1; exec "$@"',
     python='echo "$TF_CONFIG"; printf "%s\\n" "$@"',
   )
-  job = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "12345", "SLURM_SUBMIT_DIR": str(ROOT)}
+  job = {
+    "SLURM_JOB_NODELIST": "n[1-2]",
+    "SLURM_JOB_ID": "12345",
+    "SLURM_SUBMIT_DIR": str(commands.ROOT),
+  }
   said = _dry("slurm.sh", *FLAGS, PATH=path, **job)
   found = commands.process("bash", "-c", said, environment={"PATH": path})
   config, *words = found.stdout.splitlines()
@@ -127,7 +129,7 @@ def test_two_hosts_train_for_real(tmp_path):
   processes = [
     subprocess.Popen(
       ["bash", clone / "launch" / "hosts.sh", str(number), hosts, *flags],
-      env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+      env={**os.environ, "PATH": path, "PYTHONPATH": str(commands.ROOT)},
     )
     for number in range(2)
   ]

@@ -1,17 +1,15 @@
 """Keras's private parts: refused in one line where they are missing."""
 
-import pathlib
 import re
 
 import keras
 import pytest
 from cases import refused
+from commands import ROOT
 
 from urkle_tf import errors
 from urkle_tf.data import keras_cv_recipes
 from urkle_tf.networks import keras_private
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("number", range(len(keras_private._PARTS)))

@@ -2,7 +2,6 @@
 
 import math
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -15,13 +14,13 @@ import pytest
 import tensorflow as tf
 from alike import same
 from cases import slow
+from commands import ROOT
 from small_models import noise_views, rows_of, tiny_trainer
 
 import urkle_tf
 from urkle_tf import attacks, robustness
 from urkle_tf.training import attack_schedules, checkpoints, jobs, optimizers, preemption, recorder
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = {"encoder": "convnet(width=4, layers=2)", "latent_dim": 8, "strategy": "one"}
 SMALL |= {"split": "train[:64]", "batch_size": 16, "attack_steps": 3, "epsilon": 0.1}
 SMALL |= {"learning_rate": 0.05, "log_every": 1, "checkpoint_every": 5}

@@ -1,7 +1,6 @@
 """Signals: the first ends a step, the second the process."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -12,8 +11,6 @@ import commands
 import pytest
 
 from urkle_tf.training import preemption
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -102,7 +99,7 @@ def test_a_process_says_how_to_resume(tmp_path):
   command = [sys.executable, "-m", "urkle_tf.train", f"--output_dir={tmp_path / 'run'}"]
   command += ["--encoder=convnet(width=4, layers=2)", "--split=train[:64]", "--batch_size=16"]
   command += ["--epochs=2000", "--attack_steps=1", "--log_every=2"]
-  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+  environment = {**os.environ, "PYTHONPATH": str(commands.ROOT)}
   with open(tmp_path / "log", "w") as log:
     process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
   metrics = tmp_path / "run" / "metrics.jsonl"
