@@ -14,11 +14,10 @@ import tensorflow as tf
 from alike import same
 from cases import refused
 from interruptions import copied
-from small_models import PRETEXTS, RUN, precision, tiny_encoder, untimed
+from small_models import PRETEXTS, RUN, precision, tiny_encoder, tiny_trainer, untimed
 
 import urkle_tf
-from urkle_tf import attacks, networks, pretexts, robustness, spec
-from urkle_tf.training import board, pictures
+from urkle_tf import networks, pretexts, robustness, spec
 
 SCHEMES = {
   "none": "none",
@@ -78,24 +77,16 @@ def _heads(pretext):
 
 
 def _trainer(pretext, scheme, **compilation):
-  keras.utils.set_random_seed(0)
   task = spec.build("pretexts", PRETEXTS[pretext], pretexts.Pretext)
   if pretext == "supervised":
     task.outputs = 3
-  backbone = networks.convnet((8, 8, 1), width=4, layers=2)
-  encoder = networks.GaussianEncoder(backbone, **_heads(pretext))
   images = np.random.default_rng(0).uniform(size=(20, 8, 8, 1)).astype("float32")
   if pretext == "keep":
     task.measure(images)
   if pretext == "clusters":
     task.find(images)
-  trainer = urkle_tf.Trainer(
-    encoder,
-    task,
-    spec.build("robustness", SCHEMES[scheme], robustness.Robustness),
-    attacks.PGD(attacks.Linf(0.1), steps=2),
-    steps=3,
-  )
+  built = spec.build("robustness", SCHEMES[scheme], robustness.Robustness)
+  trainer = tiny_trainer(built, pretext=task, encoder=tiny_encoder(**_heads(pretext)), steps=3)
   trainer.compile(keras.optimizers.SGD(0.01, momentum=0.9), **compilation)
   return trainer
 
@@ -166,7 +157,7 @@ def _replicas(pretext, scheme, mirrored, **fixtures):
     np.testing.assert_allclose(expected[name], found[name], rtol=5e-4, atol=1e-6)
 
 
-def _resume(pretext, scheme, tmp_path, monkeypatch, **fixtures):
+def _resume(pretext, scheme, tmp_path, **fixtures):
   """A killed and resumed run leaves the weights, rows and exports of one that was not."""
   options = {
     **RUN,
@@ -177,8 +168,6 @@ def _resume(pretext, scheme, tmp_path, monkeypatch, **fixtures):
     "augment": "simclr" if scheme == "acl_dynamic" else "crop(padding=1, flip=false)",
     "checkpoint_every": 2,
   }
-  for drawn, name in ((pictures.Pictures, "draw"), (board, "embeddings")):
-    monkeypatch.setattr(drawn, name, lambda *_: None)
   with copied({2: tmp_path / "killed"}):
     whole = urkle_tf.pretrain(output_dir=str(tmp_path / "whole"), **options)
   assert not (tmp_path / "killed" / "encoder").exists()
@@ -206,12 +195,13 @@ USUAL = {cell: "bfloat16" for cell in CELLS if cell[0] == "simclr" or cell[1] ==
 }
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", PROPERTIES)
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
-def test_cell(cell, name, request, mirrored, tmp_path, monkeypatch):
+def test_cell(cell, name, request, mirrored, tmp_path):
   if name != USUAL.get(cell) and not request.config.getoption("--full"):
     pytest.skip("run with --full")
-  PROPERTIES[name](*cell, mirrored=mirrored, tmp_path=tmp_path, monkeypatch=monkeypatch)
+  PROPERTIES[name](*cell, mirrored=mirrored, tmp_path=tmp_path)
 
 
 @pytest.mark.parametrize("cell", REFUSED, ids="-".join)

@@ -79,16 +79,23 @@ def kept(monkeypatch):
   return found
 
 
+@pytest.fixture(scope="module")
+def undrawn():
+  """`pretrain` draws nothing."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(pictures.Pictures, "draw", lambda *_: None)
+    patch.setattr(board, "embeddings", lambda *_: None)
+    yield
+
+
 @pytest.fixture
-def plain_runs(monkeypatch):
+def plain_runs(monkeypatch, undrawn):
   """`pretrain` draws nothing, and exports bare weights: training itself takes less time."""
 
   def keep(model, folder, metadata):
     folder.mkdir()
     np.savez(folder / "weights.npz", *model.network.get_weights())
 
-  monkeypatch.setattr(pictures.Pictures, "draw", lambda *_: None)
-  monkeypatch.setattr(board, "embeddings", lambda *_: None)
   monkeypatch.setattr(export, "export_encoder", keep)
   monkeypatch.setattr(export, "export_classifier", keep)
 

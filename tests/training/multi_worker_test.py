@@ -14,7 +14,6 @@ from small_models import PRETEXTS, RUN, tiny_encoder
 
 import urkle_tf
 from urkle_tf import distribution, export, networks, spec
-from urkle_tf.training import pictures
 
 pytestmark = pytest.mark.timeout(1800)  # three processes that compile every cell with --full
 
@@ -96,6 +95,7 @@ def _same_steps(name, expected, found):
 
 
 @pytest.mark.full
+@pytest.mark.usefixtures("plain_runs")
 def test_two_workers_take_the_steps_of_one_device(
   started, request, mirrored, tmp_path, monkeypatch
 ):
@@ -106,9 +106,6 @@ def test_two_workers_take_the_steps_of_one_device(
   folder, cells, processes = started
   full = request.config.getoption("--full")
   assert {*CELLS, *FULL} >= {*spec.names("pretexts")}
-  for name in ("export_encoder", "export_classifier"):
-    monkeypatch.setattr(export, name, lambda *args: None)
-  monkeypatch.setattr(pictures.Pictures, "draw", lambda *args: None)
   scopes = {"one": distribution.strategy("one"), **({"two replicas": mirrored} if full else {})}
   rows = {}
   for name, cell in cells.items():

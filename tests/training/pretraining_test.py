@@ -19,7 +19,7 @@ import urkle_tf
 from urkle_tf import errors, export
 from urkle_tf.data import pipeline
 from urkle_tf.output import files as output_files
-from urkle_tf.training import checkpoints, pictures, runs
+from urkle_tf.training import checkpoints, runs
 
 SMALL = {**RUN, "latent_dim": 8, "split": "train[:64]", "epochs": 3, "learning_rate": 0.05}
 SMALL |= {"log_every": 3, "checkpoint_every": 5}
@@ -271,6 +271,7 @@ def test_init_from_another_run(whole, tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.usefixtures("undrawn")
 def test_averages_are_exported_in_place_of_encoder_and_head(tmp_path, monkeypatch):
   found = []
 
@@ -280,7 +281,6 @@ def test_averages_are_exported_in_place_of_encoder_and_head(tmp_path, monkeypatc
 
   monkeypatch.setattr(export, "export_encoder", keep)
   monkeypatch.setattr(export, "export_classifier", keep)
-  monkeypatch.setattr(pictures.Pictures, "draw", lambda *_: None)
   options = {"pretext": "supervised(width=4, layers=2)", "robustness": "none", "epochs": 1}
   _pretrain(tmp_path, ema=0.9, **options)
   assert len(found) == 2

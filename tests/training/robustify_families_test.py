@@ -15,8 +15,8 @@ from small_models import photographs
 
 import urkle_tf
 from urkle_tf.networks import foreign, pixels
-from urkle_tf.training import board, pictures
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 SHAPE = (32, 32, 3)
 _BARE = {"include_top": False, "weights": None, "input_shape": SHAPE}
 
@@ -65,13 +65,6 @@ HUB = {
   "CLIP": lambda models: models.CLIPVisionEncoder(8, 8, 1, 2, 16, image_shape=SHAPE),
   "SigLIP": lambda models: models.SigLIPVisionEncoder(8, 8, 1, 2, 16, image_shape=SHAPE),
 }
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-  """No pictures."""
-  monkeypatch.setattr(pictures.Pictures, "draw", lambda *_: None)
-  monkeypatch.setattr(board, "embeddings", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """`robustify`: a trained Keras model becomes a robust encoder that starts as a copy of it."""
 
-from unittest import mock
-
 import keras
 import numpy as np
 import pytest
@@ -12,19 +10,11 @@ from small_models import digits, rows_of
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks
-from urkle_tf.training import board, pictures
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 EPSILON = 0.1
 TRAINING = {"augment": "none", "epsilon": EPSILON, "attack_steps": 3, "batch_size": 128}
 TRAINING |= {"optimizer": "adamw", "learning_rate": 3e-3}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def undrawn():
-  """No pictures."""
-  drawn = mock.patch.object(pictures.Pictures, "draw")
-  with drawn, mock.patch.object(board, "embeddings"):
-    yield
 
 
 @pytest.fixture(scope="module")
