@@ -32,3 +32,16 @@ def refused(*words, match=None):
   said = str(caught.value)
   assert "\n" not in said
   assert all(word in said for word in words), said
+
+
+def refuses(words, call, *arguments, **options):
+  """Asserts that a call ends in a `UserError` of one line.
+
+  Args:
+    words: texts that the line holds, " & " between them.
+    call: what is called.
+    *arguments: its arguments.
+    **options: its options.
+  """
+  with refused(*words.split(" & ")):
+    call(*arguments, **options)

@@ -7,7 +7,7 @@ import sys
 
 import hypothesis
 import pytest
-from cases import refused
+from cases import refused, refuses
 from hypothesis import strategies as st
 
 from urkle_tf import attacks, errors, pretexts, robustness, spec
@@ -100,8 +100,7 @@ def test_any_text_is_read_or_refused(text):
 def test_nothing_is_evaluated(tmp_path, call):
   witness = tmp_path / "evaluated"
   text = f"urkle(beta={call.format(witness)})"
-  with pytest.raises(errors.UserError, match="cannot read"):
-    spec.build("robustness", text, robustness.Robustness)
+  refuses("cannot read", spec.build, "robustness", text, robustness.Robustness)
   assert not pathlib.Path(witness).exists()
   # Without parentheses it is a word, and stays one.
   assert spec.parse("x(y=os.getcwd)")[1] == {"y": "os.getcwd"}
@@ -135,8 +134,7 @@ def test_a_module_holds_one_plug_in(tmp_path, monkeypatch, classes):
   monkeypatch.setattr(robustness, "__path__", [*robustness.__path__, str(tmp_path)])
   words = f"several.py must hold one subclass of Robustness, but holds {', '.join(classes)}"
   try:
-    with refused(words):
-      spec.build("robustness", "several", robustness.Robustness)
+    refuses(words, spec.build, "robustness", "several", robustness.Robustness)
   finally:
     sys.modules.pop("urkle_tf.robustness.several", None)
 
@@ -261,5 +259,4 @@ def test_nan_is_no_option(kind, option):
 
 
 def test_a_learning_rate_of_0():
-  with pytest.raises(errors.UserError, match="learning_rate"):
-    optimizers.build("sgd", 0, 10)
+  refuses("learning_rate", optimizers.build, "sgd", 0, 10)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused, slow
+from cases import refused, refuses, slow
 from norms import norms, total
 from small_models import noise_views, tiny_trainer
 
@@ -170,8 +170,7 @@ GREY = np.full([8, 6, 6, 2], 0.5, np.float32)
   ],
 )
 def test_wrong_options_end_in_one_line(kind, options, words):
-  with refused(words):
-    kind(attacks.Linf(0.1), **options)
+  refuses(words, kind, attacks.Linf(0.1), **options)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +184,7 @@ def test_wrong_options_end_in_one_line(kind, options, words):
 )
 def test_what_cannot_be_attacked_ends_in_one_line(threat, objective, images, words):
   for kind in (attacks.PGD, attacks.APGD):
-    with refused(words):
-      kind(threat)(objective, images)
+    refuses(words, kind(threat), objective, images)
 
 
 @pytest.mark.parametrize("restarts", [1, 2])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import tensorflow as tf
-from cases import refused
+from cases import refuses
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from norms import NORMS, assert_inside, norms
@@ -241,8 +241,7 @@ def test_with_epsilon_keeps_the_options():
   ],
 )
 def test_mistakes_end_in_one_line(build, words):
-  with refused(words):
-    build()
+  refuses(words, build)
 
 
 def test_pixels_of_another_range_have_other_limits():

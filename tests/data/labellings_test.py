@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from cases import refuses
 from scipy import ndimage
 
-from urkle_tf import errors
 from urkle_tf.data import labellings, pipeline, sources
 from urkle_tf.pretexts import Supervised
 
@@ -84,5 +84,4 @@ def test_every_order_has_the_labels_of_its_images():
 
 
 def test_numbers_are_no_classes():
-  with pytest.raises(errors.UserError, match="task=regression"):
-    Supervised().adopt(sources.load("digits:number", "test"))
+  refuses("task=regression", Supervised().adopt, sources.load("digits:number", "test"))

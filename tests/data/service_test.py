@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from alike import same
-from cases import refused, slow
+from cases import refused, refuses, slow
 from commands import ROOT
 from small_models import RUN, untimed
 
@@ -165,8 +165,7 @@ def test_mistakes_end_in_one_line(tmp_path, text, words):
 def test_what_input_workers_cannot_read_is_refused(monkeypatch):
   folder = sources.FileSource.__new__(sources.FileSource)
   folder.name = "folder:photos"
-  with pytest.raises(errors.UserError, match=r"'folder:photos'.*decoded by this program"):
-    service.check(folder)
+  refuses("'folder:photos' & decoded by this program", service.check, folder)
   monkeypatch.setattr(service, "_LARGEST", 1000)
   with pytest.raises(errors.UserError, match=r"GiB of 'digits'.*give --examples"):
     service.check(sources.load("digits:parity", examples=20))

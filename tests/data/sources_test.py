@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import DATA_DIR, needs_data, refused
+from cases import DATA_DIR, needs_data, refused, refuses
 from PIL import Image
 from sklearn import datasets
 
@@ -189,8 +189,7 @@ def test_folder_of_splits(folder, tmp_path):
   assert train.class_names == val.class_names == ["a", "b"]
   assert val.labels.tolist() == [1]
   assert load(other, "all").size == 7
-  with refused("'test'", "train, val"):
-    load(other, "test")
+  refuses("'test' & train, val", load, other, "test")
 
 
 def test_folder_of_loose_images(tmp_path):
@@ -365,8 +364,7 @@ def test_folder_names_with_special_characters(tmp_path):
   for image, label in zip(source.images, source.labels, strict=True):
     assert image.max() == len(source.class_names[label])
   (tmp_path / "new\nline" / "x.png").write_text("no image")
-  with pytest.raises(errors.UserError, match="not an image"):
-    load(tmp_path)
+  refuses("not an image", load, tmp_path)
 
 
 # Links.
@@ -403,8 +401,7 @@ def test_a_circle_deeper_down_does_no_harm(folder):
 @pytest.mark.parametrize("link, target", [("art/z.png", "naïve 猫/ü1.PNG"), ("copy", "art")])
 def test_an_image_of_two_classes_is_refused(folder, link, target):
   (folder / link).symlink_to(folder / target)
-  with refused("in two classes"):
-    load(folder)
+  refuses("in two classes", load, folder)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from cases import refused
+from cases import refused, refuses
 from PIL import Image
 from small_models import digits, small_encoder
 
@@ -124,8 +124,7 @@ def test_data_by_name_and_nothing_written(exported, encoder):
 def test_a_folder_belongs_to_one_command(written, exported, photos, tmp_path):
   arguments = {"dataset": f"folder:{photos}", "output_dir": str(written[1]), "batch_size": 8}
   arguments["projector_examples"] = 10
-  with pytest.raises(errors.UserError, match="--split=all"):
-    embeddings.represent(str(exported), **arguments, split="train")
+  refuses("--split=all", embeddings.represent, str(exported), **arguments, split="train")
   again = embeddings.represent(str(exported), **arguments)  # of the encoder as it is now
   assert len(again["loc"]) == 21
   embeddings.represent(str(exported), tmp_path, split="test", examples=4, projector_examples=0)

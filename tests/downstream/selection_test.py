@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from alike import same
+from cases import refuses
 from small_models import linear_network, small_encoder
 
 import urkle_tf
@@ -267,8 +268,7 @@ def test_a_choice_of_other_settings_or_another_encoder_is_not_taken(
   encoder, short, kept, signalled, tmp_path
 ):
   signalled(lambda: on_digits(encoder, tmp_path / "run", log_every=5), 17)
-  with pytest.raises(errors.UserError, match="holds a run with --epochs=3"):
-    on_digits(encoder, tmp_path / "run", epochs=4)
+  refuses("holds a run with --epochs=3", on_digits, encoder, tmp_path / "run", epochs=4)
   file = tmp_path / "run" / "weight_decay.json"
   known = json.loads(file.read_text())
   known["encoder_fingerprint"] = "another"

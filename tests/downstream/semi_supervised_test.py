@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
+from cases import refuses
 from small_models import rows_of, untimed
 
-from urkle_tf import downstream, errors, export
+from urkle_tf import downstream, export
 from urkle_tf.data import sources
 from urkle_tf.downstream import _labels, semi_supervised
 from urkle_tf.networks.representations import Representations
@@ -83,8 +84,7 @@ def test_the_three_stages(encoder, labelled_by, tmp_path, capsys):
   assert np.corrcoef(soft.ravel(), served.ravel())[0, 1] > 0.95
 
   assert adapt(encoder, tmp_path) == result  # finished: the same row
-  with pytest.raises(errors.UserError, match="--labels"):
-    adapt(encoder, tmp_path, labels=0.3)
+  refuses("--labels", adapt, encoder, tmp_path, labels=0.3)
 
 
 @pytest.mark.full

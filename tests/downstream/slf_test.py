@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from alike import same
-from cases import slow
+from cases import refuses, slow
 from scipy import stats
 from sklearn import linear_model
 from small_models import rows_of
@@ -61,8 +61,7 @@ def test_a_finished_run(encoder, tmp_path, capsys):
   capsys.readouterr()
   assert adapt(encoder, run) == result
   assert "is finished" in capsys.readouterr().out
-  with pytest.raises(errors.UserError, match="--epochs=30"):
-    adapt(encoder, run, epochs=31)
+  refuses("--epochs=30", adapt, encoder, run, epochs=31)
   assert adapt(encoder, run, log_every=7) == result  # what is logged when changes nothing
 
 
@@ -206,8 +205,7 @@ def test_a_head_for_noisy_images(plain_encoder, kept, tmp_path):
   accuracy = np.mean(heads["noisy"](z).numpy().argmax(1) == labels)
   assert noisy["validation_accuracy"] == pytest.approx(accuracy, abs=0.07)
   for options in ({"noise": -1}, {"noise": 0.1, "protocol": "alf"}):
-    with pytest.raises(errors.UserError, match="--noise="):
-      adapt(plain_encoder, tmp_path / "refused", **options)
+    refuses("--noise=", adapt, plain_encoder, tmp_path / "refused", **options)
 
 
 def test_label_subsets_are_stratified(rng):
@@ -230,8 +228,7 @@ def test_label_subsets_are_stratified(rng):
 
 @pytest.mark.parametrize("amount", [0, -5, 2.5, 501, 3, 0.001])
 def test_label_counts_that_make_no_sense(amount):
-  with pytest.raises(errors.UserError, match="--labels"):
-    _labels.choose(np.repeat(np.arange(10), 50), amount, 0)
+  refuses("--labels", _labels.choose, np.repeat(np.arange(10), 50), amount, 0)
 
 
 def test_subsets_of_numbers_are_stratified_by_deciles(rng):
@@ -258,8 +255,7 @@ def test_another_encoder_in_the_same_folder(encoder, tmp_path):
   adapt(tmp_path / "encoder", tmp_path / "run", epochs=1)
   layer.network.get_layer("raw_loc").kernel.assign_add(np.ones([24, 6], np.float32))
   export.export_encoder(layer, tmp_path / "encoder")
-  with pytest.raises(errors.UserError, match="another encoder"):
-    adapt(tmp_path / "encoder", tmp_path / "run", epochs=1)
+  refuses("another encoder", adapt, tmp_path / "encoder", tmp_path / "run", epochs=1)
 
 
 def test_a_signal_between_two_seeds_ends_both(tmp_path, signalled, monkeypatch):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from cases import slow
+from cases import refuses, slow
 from small_models import linear_head, linear_network
 
 import urkle_tf
@@ -99,21 +99,18 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   whole = urkle_tf.assess(standing=True, corruptions="all", **options)
   assert whole["regression"] == report["regression"]
   assert "does not use --standing, --corruptions" in capsys.readouterr().out
-  with pytest.raises(errors.UserError, match="one of them"):
-    urkle_tf.assess(classifier="c", **options)
+  refuses("one of them", urkle_tf.assess, classifier="c", **options)
 
   source.target, source.class_names = None, ["a", "b"]
   with pytest.raises(
     errors.UserError, match="labels of 'x' are classes, but a regressor needs numbers"
   ):
     assess_regressor(**options)
-  with pytest.raises(errors.UserError, match="no folder"):
-    assess_regressor(regressor=str(tmp_path / "nowhere"))
+  refuses("no folder", assess_regressor, regressor=str(tmp_path / "nowhere"))
 
 
 def test_what_is_not_finite_is_no_result(source):
   model, _, _ = linear(0.5, stochastic=False)
   model.head.get_layer("dense1").bias.assign([np.nan])
   context = Context(source, "linf", [EPSILON], model)
-  with pytest.raises(errors.UserError, match="NaN"):
-    regression.measure(context, attacks.FGSM(attacks.Linf(EPSILON)))
+  refuses("NaN", regression.measure, context, attacks.FGSM(attacks.Linf(EPSILON)))

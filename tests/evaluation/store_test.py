@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from cases import refused
+from cases import refused, refuses
 from small_models import digits, small_encoder
 
 import urkle_tf
@@ -165,8 +165,7 @@ def test_a_torn_file_counts_as_missing(tmp_path):
   for torn in (b"", whole[:100], whole[:-30], whole[:500] + b"????" + whole[504:]):
     file.write_bytes(torn)
     assert store.find("one") is None
-  with pytest.raises(errors.UserError, match="another model"):
-    Store(tmp_path / "partial", {"fingerprint": "b"})
+  refuses("another model", Store, tmp_path / "partial", {"fingerprint": "b"})
   nothing = Store()
   assert nothing.find("one") is None
   assert nothing.arrays("one", lambda: values)["y"] == 0.1

@@ -6,9 +6,9 @@ import sys
 
 import commands
 import pytest
+from cases import refuses
 
 from experiments import reproduce_mnist as script
-from urkle_tf import errors
 
 SCRIPT = commands.ROOT / "experiments" / "reproduce_mnist.py"
 
@@ -115,8 +115,7 @@ def test_what_people_wrote_on_the_page_stays(work, tmp_path):
   script.publish(work, page, figures)
   assert page.read_text() == first + "\nWhat was tried: \\1 a lot.\n"
   page.write_text(first.replace("<!-- /bound -->", ""))
-  with pytest.raises(errors.UserError, match="<!-- /bound -->"):
-    script.publish(work, page, figures)
+  refuses("<!-- /bound -->", script.publish, work, page, figures)
 
 
 # --- Commands ---
@@ -131,8 +130,7 @@ def test_how_many_seeds():
   }
   assert script.jobs.parse_seeds(script.ROWS, "at=2") == {**usual, "at": 2}
   for wrong in ("0", "1,2", "at=", "at=-1", "x"):
-    with pytest.raises(errors.UserError, match="give how many"):
-      script.jobs.parse_seeds(script.ROWS, wrong)
+    refuses("give how many", script.jobs.parse_seeds, script.ROWS, wrong)
 
 
 def test_a_command_that_fails_is_named(tmp_path, capfd):

@@ -3,9 +3,9 @@
 import sys
 
 import pytest
+from cases import refuses
 
 from experiments import sweep as script
-from urkle_tf import errors
 
 
 def test_a_grid_has_each_value_with_each():
@@ -60,8 +60,7 @@ def test_the_table_is_sorted_by_a_column():
   ]
   ascending = script.table(rows, "-clean").splitlines()
   assert [line.split("|")[1].strip() for line in ascending[2:]] == ["3", "1", "0", "2"]
-  with pytest.raises(errors.UserError, match="clean"):
-    script.table(rows, "cleen")
+  refuses("clean", script.table, rows, "cleen")
 
 
 @pytest.mark.full

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from cases import refused
+from cases import refuses
 from small_models import digits, small_encoder
 
 import urkle_tf
@@ -85,17 +85,14 @@ def test_it_reports_what_was_measured(folder, report):
 
 def test_reports_of_others_are_refused(folder, report, tmp_path):
   place, _ = report
-  with refused("no report"):
-    urkle_tf.model_card(folder, tmp_path)
+  refuses("no report", urkle_tf.model_card, folder, tmp_path)
   other = json.loads((place / "report.json").read_text())
   other["config"]["fingerprint"] = "0"
   for content, words in ((other, "about another model"), ([], "is not a report of evaluate")):
     (tmp_path / "report.json").write_text(json.dumps(content))
-    with refused(words):
-      urkle_tf.model_card(folder, tmp_path)
+    refuses(words, urkle_tf.model_card, folder, tmp_path)
 
 
 def test_the_hub_is_asked_for_in_one_line(folder, monkeypatch):
   monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-  with refused("pip install huggingface_hub"):
-    urkle_tf.push_to_hub(folder, "somebody/encoder")
+  refuses("pip install huggingface_hub", urkle_tf.push_to_hub, folder, "somebody/encoder")

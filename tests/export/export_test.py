@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import slow
+from cases import refuses, slow
 from small_models import digits, precision, small_encoder
 
 from urkle_tf import attacks, errors, export, networks
@@ -177,11 +177,9 @@ def test_what_a_kill_between_two_moves_hid_is_there_again(encoder, tmp_path, mon
 
 def test_other_folders_are_never_replaced(encoder, tmp_path):
   (tmp_path / "thesis.tex").write_text("all of it")
-  with pytest.raises(errors.UserError, match="holds something else"):
-    export.export_encoder(encoder, tmp_path)
+  refuses("holds something else", export.export_encoder, encoder, tmp_path)
   assert (tmp_path / "thesis.tex").read_text() == "all of it"
-  with pytest.raises(errors.UserError, match="is a file"):
-    export.export_encoder(encoder, tmp_path / "thesis.tex")
+  refuses("is a file", export.export_encoder, encoder, tmp_path / "thesis.tex")
 
 
 def test_one_clear_line_for_folders_that_are_no_exports(folder, classifier_folder, tmp_path):
@@ -189,18 +187,14 @@ def test_one_clear_line_for_folders_that_are_no_exports(folder, classifier_folde
     export.read_metadata(tmp_path / "nowhere", "encoder")
   with pytest.raises(errors.UserError, match=r"no metadata\.json.*did you mean .*/encoder'"):
     export.load_encoder(folder.parent)
-  with pytest.raises(errors.UserError, match="holds an encoder, not a classifier"):
-    export.load_classifier(folder)
+  refuses("holds an encoder, not a classifier", export.load_classifier, folder)
   metadata = export.read_metadata(folder) | {"format_version": 99}
   (tmp_path / "metadata.json").write_text(json.dumps(metadata))
-  with pytest.raises(errors.UserError, match="format 99"):
-    export.read_metadata(tmp_path)
+  refuses("format 99", export.read_metadata, tmp_path)
   (tmp_path / "metadata.json").write_text(json.dumps(metadata | {"format_version": 1}))
-  with pytest.raises(errors.UserError, match=r"lacks network\.keras"):
-    export.load_encoder(tmp_path)
+  refuses("lacks network.keras", export.load_encoder, tmp_path)
   (tmp_path / "network.keras").write_bytes((folder / "network.keras").read_bytes()[:1000])
-  with pytest.raises(errors.UserError, match="cannot read"):
-    export.load_encoder(tmp_path)
+  refuses("cannot read", export.load_encoder, tmp_path)
 
 
 def log_mean_exp(loc, scale, noise, layers):

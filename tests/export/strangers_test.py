@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused
+from cases import refused, refuses
 from commands import ROOT
 from hypothesis import strategies as st
 from small_models import small_encoder
@@ -56,8 +56,7 @@ def test_code_in_a_keras_file_runs_only_where_it_is_trusted(tmp_path):
     assert loaded.function(np.zeros((2, *SHAPE), np.float32)).shape == (2, 4)
   assert marker.exists()
   assert not trust.is_granted()
-  with pytest.raises(errors.UserError, match="holds Python code"):
-    foreign_models.load(file)
+  refuses("holds Python code", foreign_models.load, file)
 
 
 def test_trust_ends_with_its_block():
@@ -193,8 +192,7 @@ def test_metadata_that_is_a_bomb(folder, tmp_path):
     export.read_metadata(copy)
   with open(copy / "metadata.json", "wb") as file:
     file.truncate(2**25)
-  with pytest.raises(errors.UserError, match="larger than 16 MiB"):
-    export.read_metadata(copy)
+  refuses("larger than 16 MiB", export.read_metadata, copy)
 
 
 def test_networks_of_another_kind(folder, tmp_path):

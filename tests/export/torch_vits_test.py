@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from cases import refuses
 from scipy import special
 from torch_vits import DEPTH, HEADS, HIDDEN, OPENAI, PATCH, SIZE, TIMM, TOKENS, WIDTH, state
 
@@ -74,8 +75,7 @@ def test_openai_clip(models):
   weights["visual.proj"] = np.zeros((WIDTH, 6))
   with pytest.raises(errors.UserError, match=r"ln_pre.bias is missing; .*proj is \[8, 6\]"):
     urkle_tf.import_torch_vit(weights, tower)
-  with pytest.raises(errors.UserError, match=r"no name ends with conv1\.weight"):
-    urkle_tf.import_torch_vit({}, tower)
+  refuses("no name ends with conv1.weight", urkle_tf.import_torch_vit, {}, tower)
 
 
 @pytest.mark.full

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from alike import same
+from cases import refuses
 from small_models import tiny_encoder
 
 from urkle_tf import errors, export
@@ -107,8 +108,7 @@ def test_a_batch_norm_out_of_reach_is_refused():
       return self.norm(inputs, training=training)
 
   images = keras.Input((4, 4, 1))
-  with pytest.raises(errors.UserError, match="inside 'block'"):
-    batch_norm.twin(keras.Model(images, Block()(images)))
+  refuses("inside 'block'", batch_norm.twin, keras.Model(images, Block()(images)))
 
 
 @pytest.mark.parametrize("streams, wanted", [("baab", [("a", 6), ("b", 6)]), ("aaaa", [("a", 12)])])

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import refuses
 
-from urkle_tf import errors, networks
+from urkle_tf import networks
 from urkle_tf.networks import blocks, folding, recomputing
 from urkle_tf.training import cost
 
@@ -148,8 +149,7 @@ def test_a_folded_network_computes_again_too():
 def test_a_model_without_blocks_is_refused():
   pixels = keras.Input((16, 16, 3))
   model = keras.Model(pixels, layers.Dense(3)(pixels), name="flat")
-  with pytest.raises(errors.UserError, match="--remat: 'flat' has no blocks"):
-    recomputing.recompute(model)
+  refuses("--remat: 'flat' has no blocks", recomputing.recompute, model)
 
 
 @pytest.mark.full

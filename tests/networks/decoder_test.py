@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import refuses
 
-from urkle_tf import errors, networks
+from urkle_tf import networks
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (8, 8, 1), (32, 32, 3), (17, 30, 3), (5, 7, 1)])
@@ -46,5 +47,4 @@ def test_every_pixel_and_every_weight_takes_part():
 
 @pytest.mark.parametrize("options", [{"width": 0}, {"layers": 0}])
 def test_impossible_sizes(options):
-  with pytest.raises(errors.UserError, match="at least 1"):
-    networks.decoder(6, (8, 8, 1), **options)
+  refuses("at least 1", networks.decoder, 6, (8, 8, 1), **options)

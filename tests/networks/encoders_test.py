@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from cases import refused
+from cases import refuses
 from small_models import digits, precision, sequential, small_encoder, tiny_encoder
 
 from urkle_tf import errors, export, networks
@@ -162,14 +162,12 @@ def test_a_convnet_s_further_convolutions_keep_the_size():
   ],
 )
 def test_wrong_backbones_end_in_one_line(spec, shape, words):
-  with refused(words):
-    networks.backbone(spec, shape)
+  refuses(words, networks.backbone, spec, shape)
 
 
 @pytest.mark.parametrize("low, high", [(0.0, 1.0), (-1.0, 1.0), (0.5, 0.4)])
 def test_wrong_bounds_of_scale(low, high):
-  with pytest.raises(errors.UserError, match="min_scale"):
-    tiny_encoder(min_scale=low, max_scale=high)
+  refuses("min_scale", tiny_encoder, min_scale=low, max_scale=high)
 
 
 # Pooled features, against the mean of what the backbone gives.

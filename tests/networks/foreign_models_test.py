@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused
+from cases import refused, refuses
 
 from urkle_tf import errors
 from urkle_tf.networks.saved import foreign_models
@@ -44,16 +44,13 @@ def test_other_misfits_of_saved_models(tmp_path):
     foreign_models.load(saved(tmp_path / "fixed", {"serving_default": fixed}))
   (tmp_path / "broken").mkdir()
   (tmp_path / "broken" / "saved_model.pb").write_bytes(b"no")
-  with refused(match="cannot read"):
-    foreign_models.load(tmp_path / "broken")
+  refuses("cannot read", foreign_models.load, tmp_path / "broken")
 
 
 def test_misfits_of_keras_files(tmp_path):
-  with pytest.raises(errors.UserError, match=r"no file 'nowhere\.keras'"):
-    foreign_models.load("nowhere.keras")
+  refuses("no file 'nowhere.keras'", foreign_models.load, "nowhere.keras")
   (tmp_path / "broken.keras").write_bytes(b"no")
-  with pytest.raises(errors.UserError, match="cannot read"):
-    foreign_models.load(tmp_path / "broken.keras")
+  refuses("cannot read", foreign_models.load, tmp_path / "broken.keras")
   flat = keras.Input((16,))
   keras.Model(flat, keras.layers.Dense(2)(flat)).save(tmp_path / "flat.keras")
   with pytest.raises(errors.UserError, match=r"one batch of images \[n, h, w, c\], but takes"):

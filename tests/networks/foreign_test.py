@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from cases import refuses
 
 from urkle_tf import errors
 from urkle_tf.networks import foreign
@@ -55,11 +56,9 @@ def test_the_class_token_counts_where_there_is_one():
 
 def test_tokens_that_say_nothing_are_asked_about():
   model = tokens(False)
-  with pytest.raises(errors.UserError, match=r'tokens.*has no class token.*pool="token"'):
-    foreign.take(model)
+  refuses('tokens & has no class token & pool="token"', foreign.take, model)
   np.testing.assert_array_equal(foreign.take(model, pool="token")(IMAGES), model(IMAGES)[:, 0])
-  with pytest.raises(errors.UserError, match="unknown pool"):
-    foreign.take(model, pool="max")
+  refuses("unknown pool", foreign.take, model, pool="max")
 
 
 def several(names):
@@ -74,10 +73,8 @@ def test_one_of_several_outputs():
   found = model(IMAGES)
   np.testing.assert_array_equal(foreign.take(model)(IMAGES), found["embedding"])
   np.testing.assert_array_equal(foreign.take(model, output="logits")(IMAGES), found["logits"])
-  with pytest.raises(errors.UserError, match="unknown output"):
-    foreign.take(model, output="scores")
-  with pytest.raises(errors.UserError, match="none is named embedding or"):
-    foreign.take(several(("one", "another")))
+  refuses("unknown output", foreign.take, model, output="scores")
+  refuses("none is named embedding or", foreign.take, several(("one", "another")))
   pair = keras.Model(model.input, list(model.output.values()))
   np.testing.assert_array_equal(foreign.take(pair, output=1)(IMAGES), pair(IMAGES)[1])
 
@@ -93,8 +90,7 @@ def test_inputs_in_a_dict_and_models_within_models():
 
 def test_a_subclassed_model_needs_the_size_of_its_images(tmp_path):
   model = Subclassed()
-  with pytest.raises(errors.UserError, match="does not declare its image size"):
-    foreign.take(model)
+  refuses("does not declare its image size", foreign.take, model)
   taken = foreign.take(model, (8, 8, 3), preprocess="255")
   np.testing.assert_allclose(taken(IMAGES), model(255.0 * IMAGES), rtol=1e-5)
   taken.save(tmp_path / "taken.keras")
@@ -105,17 +101,12 @@ def test_a_subclassed_model_needs_the_size_of_its_images(tmp_path):
 def test_what_cannot_be_taken():
   images, other = keras.Input((8, 8, 3)), keras.Input((4,))
   both = keras.Model([images, other], layers.Dense(3)(other))
-  with pytest.raises(
-    errors.UserError, match=r"one batch of images.*keras.Model\(images, embedding\)"
-  ):
-    foreign.take(both)
+  refuses("one batch of images & keras.Model(images, embedding)", foreign.take, both)
   integers = keras.Input((8, 8, 3), dtype="uint8")
   whole = keras.Model(integers, layers.Flatten()(integers))
-  with pytest.raises(errors.UserError, match="takes uint8 images"):
-    foreign.take(whole)
+  refuses("takes uint8 images", foreign.take, whole)
   fixed = keras.Input((8, 8, 3), batch_size=2)
   with pytest.raises(errors.UserError, match="takes only batches of 2"):
     foreign.take(keras.Model(fixed, layers.Flatten()(fixed)))
   volume = keras.Model(images, layers.Reshape((8, 8, 3, 1))(images))
-  with pytest.raises(errors.UserError, match="must return features"):
-    foreign.take(volume)
+  refuses("must return features", foreign.take, volume)

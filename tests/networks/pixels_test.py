@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from cases import refuses
 
 from urkle_tf import errors
 from urkle_tf.networks import foreign, pixels
@@ -70,14 +71,11 @@ def test_an_operation_in_front_hides_what_the_model_says():
 def test_what_contradicts_the_first_layer_is_refused():
   model = model_of(layers.Rescaling(1 / 255))
   for preprocess in ("unit", "tf", layers.Rescaling(2.0)):
-    with pytest.raises(errors.UserError, match="expects pixels up to 255"):
-      foreign.take(model, preprocess=preprocess)
+    refuses("expects pixels up to 255", foreign.take, model, preprocess=preprocess)
   with pytest.raises(errors.UserError, match="expects pixels up to 1, by its first layer"):
     foreign.take(model_of(layers.Rescaling(2.0, -1.0)), preprocess="255")
-  with pytest.raises(errors.UserError, match="unknown preprocess"):
-    foreign.take(model, preprocess="vgg")
-  with pytest.raises(errors.UserError, match="a Keras layer, or a function"):
-    foreign.take(model, preprocess=3)
+  refuses("unknown preprocess", foreign.take, model, preprocess="vgg")
+  refuses("a Keras layer, or a function", foreign.take, model, preprocess=3)
 
 
 def with_statistics(convention):

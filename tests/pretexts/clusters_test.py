@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from cases import refused
+from cases import refused, refuses
 from small_models import RUN, rows_of, sequential, small_encoder, tiny_encoder
 
 import urkle_tf
-from urkle_tf import errors, export, networks, pretexts
+from urkle_tf import export, networks, pretexts
 
 SHAPE = (8, 8, 1)
 
@@ -92,5 +92,4 @@ def test_what_cannot_be_clustered_ends_in_one_line(rng, pixels):
     pretexts.Clusters(pixels, count=7).find(images)
   with refused("has only 1 different embeddings"):
     pretexts.Clusters(pixels, count=2).find(np.repeat(images[:1], 6, 0))
-  with pytest.raises(errors.UserError, match="call find"):
-    pretexts.Clusters(pixels).attach(tiny_encoder(6))
+  refuses("call find", pretexts.Clusters(pixels).attach, tiny_encoder(6))

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
-from cases import refused, slow
+from cases import refused, refuses, slow
 from small_models import (
   RUN,
   digits,
@@ -18,7 +18,7 @@ from small_models import (
 )
 
 import urkle_tf
-from urkle_tf import attacks, errors, export, networks, pretexts, robustness
+from urkle_tf import attacks, export, networks, pretexts, robustness
 from urkle_tf.data import sources
 
 SHAPE = (8, 8, 1)
@@ -268,8 +268,7 @@ def test_a_resumed_student_is_not_set_back_to_its_teacher(folder, tmp_path, kill
   whole = train("whole")
   killed(lambda: train("killed"), saves=1)
   same(train("killed"), whole)
-  with pytest.raises(errors.UserError, match="both set the start: give one"):
-    train("both", init_from=folder)
+  refuses("both set the start: give one", train, "both", init_from=folder)
 
 
 def test_students_that_cannot_start_from_the_teacher(folder, tmp_path):
@@ -278,16 +277,14 @@ def test_students_that_cannot_start_from_the_teacher(folder, tmp_path):
     pretext.attach(tiny_encoder())
   _maps().save(tmp_path / "any.keras")
   file = str(tmp_path / "any.keras")
-  with refused(match="with --encoder=FILE.keras instead"):
-    pretexts.Distil(file, start=True)
+  refuses("with --encoder=FILE.keras instead", pretexts.Distil, file, start=True)
 
 
 def test_images_of_another_size(folder, tmp_path):
   pretext = pretexts.Distil(folder)
   pretext.adopt(sources.load("digits", "train"))
   larger = sources.load("digits", "train", image_size=16)
-  with refused(match="the teacher takes images of 8x8x1, .*--image_size=8"):
-    pretext.adopt(larger)
+  refuses("the teacher takes images of 8x8x1, & --image_size=8", pretext.adopt, larger)
   with refused(match="takes images of 8x8x1, but the encoder takes 16x16x1"):
     pretext.attach(networks.GaussianEncoder(networks.convnet((16, 16, 1), width=4, layers=2)))
   _maps().save(tmp_path / "any.keras")
@@ -314,8 +311,7 @@ def test_a_teacher_that_fails_on_the_images(tmp_path):
   rows = tf.function(lambda x: {"y": tf.reshape(x, [-1, 100])}, input_signature=[spec])
   tf.saved_model.save(tf.Module(), str(tmp_path / "rows"), signatures={"serving_default": rows})
   pretext = pretexts.Distil(str(tmp_path / "rows"))
-  with refused(match="fails on images of 8x8x1"):
-    pretext.attach(tiny_encoder())
+  refuses("fails on images of 8x8x1", pretext.attach, tiny_encoder())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import refuses
 from small_models import sequential
 
 from urkle_tf import errors, networks, pretexts
@@ -97,10 +98,8 @@ def test_the_multiplier_finds_the_bound(file, images):
 
 
 def test_what_is_refused(file, images):
-  with pytest.raises(errors.UserError, match="rho must be above 0"):
-    pretexts.Keep(file, rho=0)
-  with pytest.raises(errors.UserError, match="unknown rho_of"):
-    pretexts.Keep(file, rho_of="cosine")
+  refuses("rho must be above 0", pretexts.Keep, file, rho=0)
+  refuses("unknown rho_of", pretexts.Keep, file, rho_of="cosine")
   backbone = networks.backbone(file, (8, 8, 1))
   with pytest.raises(errors.UserError, match=r"call measure\(images\)"):
     pretexts.Keep(file).attach(networks.GaussianEncoder(backbone, loc="pooled"))
@@ -108,5 +107,4 @@ def test_what_is_refused(file, images):
   with pytest.raises(errors.UserError, match="returns the same embedding for all images"):
     pretext.measure(np.zeros((4, 8, 8, 1), "float32"))
   pretext.measure(images)
-  with pytest.raises(errors.UserError, match="loc=pooled"):
-    pretext.attach(networks.GaussianEncoder(backbone, loc="sphere"))
+  refuses("loc=pooled", pretext.attach, networks.GaussianEncoder(backbone, loc="sphere"))

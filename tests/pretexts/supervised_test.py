@@ -1,14 +1,14 @@
 """The supervised pretext against NumPy, and what it asks of the data."""
 
 import numpy as np
-import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import refuses
 from scipy import special, stats
 from small_models import RUN, tiny_encoder
 
 import urkle_tf
-from urkle_tf import errors, networks, pretexts
+from urkle_tf import networks, pretexts
 from urkle_tf.data import sources
 
 
@@ -56,8 +56,7 @@ def test_classes_come_from_the_data():
 
 
 def test_labels_must_be_there():
-  with pytest.raises(errors.UserError, match='a "label"'):
-    _attached(outputs=3).prepare(tf.zeros([2, 1, 8, 8, 1]), {})
+  refuses('a "label"', _attached(outputs=3).prepare, tf.zeros([2, 1, 8, 8, 1]), {})
 
 
 def test_regression_trains_and_exports_an_encoder(tmp_path):

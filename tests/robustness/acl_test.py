@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
+from cases import refuses
 from norms import assert_inside
 from plain_losses import nt_xent_loop
 from small_models import settled, tiny_encoder, tiny_trainer, worst_of_corners
@@ -210,5 +211,4 @@ def test_what_strength_cannot_reach_is_refused():
   source = sources.load("digits", "train[:40]")
   with pytest.raises(errors.UserError, match="Crop has no strength"):
     pipeline.views(source, augment.Crop(), 16, seed=0, strength=lambda step: 1.0)
-  with pytest.raises(errors.UserError, match=r"Trainer\(..., steps=\)"):
-    _trainer(anneal=3)
+  refuses("Trainer(..., steps=)", _trainer, anneal=3)

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import refuses
 
-from urkle_tf import errors, networks, pretexts, robustness
+from urkle_tf import networks, pretexts, robustness
 from urkle_tf.robustness import anchored
 
 SPREAD, SIGMA = 2.0, 0.25
@@ -84,7 +85,5 @@ def test_a_learnt_sigma_is_best_where_it_covers_the_difference_of_means(encoder,
 
 
 def test_anchor_and_keep_go_together():
-  with pytest.raises(errors.UserError, match="anchor must be original"):
-    robustness.Urkle(anchor="clean")
-  with pytest.raises(errors.UserError, match="go together"):
-    robustness.Urkle(anchor="original").check(pretexts.SimCLR())
+  refuses("anchor must be original", robustness.Urkle, anchor="clean")
+  refuses("go together", robustness.Urkle(anchor="original").check, pretexts.SimCLR())

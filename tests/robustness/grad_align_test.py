@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from cases import refuses
 from small_models import tiny_trainer
 
-from urkle_tf import attacks, errors, robustness
+from urkle_tf import attacks, robustness
 from urkle_tf.robustness._grad_align import misalignment
 
 THREAT = attacks.Linf(0.3)
@@ -82,5 +83,4 @@ def test_training_on_it_straightens_an_encoder(rng):
 def test_it_costs_nothing_unless_asked_for():
   assert robustness.Urkle().terms == ("kl",)
   assert robustness.Urkle().penalties(None, None, None, None) == {}
-  with pytest.raises(errors.UserError, match="align must be at least 0"):
-    robustness.Urkle(align=-1)
+  refuses("align must be at least 0", robustness.Urkle, align=-1)

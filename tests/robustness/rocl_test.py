@@ -6,12 +6,13 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
+from cases import refuses
 from norms import assert_inside
 from plain_losses import nt_xent_loop
 from small_models import settled, tiny_encoder, tiny_trainer, worst_of_corners
 
 import urkle_tf
-from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf import attacks, networks, pretexts, robustness
 from urkle_tf.pretexts.simclr import nt_xent
 
 EPSILON = 0.05
@@ -115,5 +116,4 @@ def test_a_steps_loss_is_the_sum_of_both_terms(views):
 
 
 def test_three_views_are_refused():
-  with pytest.raises(errors.UserError, match="two views"):
-    robustness.RoCL().check(pretexts.SimCLR(consistency=1))
+  refuses("two views", robustness.RoCL().check, pretexts.SimCLR(consistency=1))

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
+from cases import refuses
 from small_models import digits, sequential, small_encoder, worst_of_corners
 
 import urkle_tf
@@ -123,8 +124,7 @@ def test_kl_robustness_is_the_worst_kl_and_trains_the_encoder(encoder):
 
 
 def test_more_attacked_views_than_there_are():
-  with pytest.raises(errors.UserError, match="2 views"):
-    _scheme(attacked=3)
+  refuses("2 views", _scheme, attacked=3)
 
 
 # With a certified bound in its loss.

@@ -13,7 +13,7 @@ import pytest
 import scripts
 import tensorflow as tf
 from alike import same
-from cases import slow
+from cases import refuses, slow
 from small_models import RUN
 from tensorflow.compiler.mlir.stablehlo import stablehlo
 from tensorflow.compiler.tf2xla.python import xla
@@ -294,8 +294,7 @@ def test_weights_of_an_earlier_run_need_what_its_file_lacks(tmp_path, monkeypatc
   kept = []
   monkeypatch.setattr(encoders.export, "export_encoder", lambda *written: kept.append(written))
   arguments = tmp_path / "encoder", [file], tmp_path / "about.json"
-  with pytest.raises(errors.UserError, match="no 'settings'"):
-    encoders.make(*arguments)
+  refuses("no 'settings'", encoders.make, *arguments)
   with pytest.raises(errors.UserError, match="give --image_shape=32,32,3"):
     encoders.make(*arguments, settings="student_settings")
   encoders.make(*arguments, "student_settings", (16, 16, 3), [("epochs", 85)])

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused
+from cases import refuses
 from small_models import RUN, rows_of
 
 import urkle_tf
@@ -86,8 +86,7 @@ def test_parts_cost_what_the_whole_costs_and_hold_less():
   ],
 )
 def test_what_is_refused(options, words):
-  with refused(words):
-    forecast.forecast(**{**RUN, **options})
+  refuses(words, forecast.forecast, **{**RUN, **options})
 
 
 @pytest.mark.full

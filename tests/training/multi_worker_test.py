@@ -9,7 +9,7 @@ import loopback
 import numpy as np
 import pytest
 import workers
-from cases import refused
+from cases import refuses
 from small_models import PRETEXTS, RUN, tiny_encoder
 
 import urkle_tf
@@ -165,13 +165,11 @@ def test_without_a_cluster_there_is_one_line(text, monkeypatch):
   monkeypatch.delenv("TF_CONFIG", raising=False)
   if text is not None:
     monkeypatch.setenv("TF_CONFIG", text)
-  with refused(match="TF_CONFIG"):
-    distribution.strategy("multi_worker")
+  refuses("TF_CONFIG", distribution.strategy, "multi_worker")
 
 
 def test_a_batch_that_does_not_divide_is_one_line(tmp_path, mirrored, monkeypatch):
   monkeypatch.setattr(distribution, "strategy", lambda name: mirrored)
   settings = {**COMMON, "batch_size": 15, "output_dir": str(tmp_path / "run")}
-  with refused(match="batch_size=15 does not divide evenly among 2"):
-    urkle_tf.pretrain(**settings)
+  refuses("batch_size=15 does not divide evenly among 2", urkle_tf.pretrain, **settings)
   assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from alike import same
-from cases import refused, slow
+from cases import refused, refuses, slow
 from hypothesis import strategies as st
 from interruptions import copied
 from small_models import RUN, rows_of
@@ -371,8 +371,7 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
 def test_mistakes_end_in_one_line(tmp_path, options, words):
   if "minutes" in options:
     options = {"epochs": None, **options}
-  with refused(words):
-    _pretrain(tmp_path / "run", **options)
+  refuses(words, _pretrain, tmp_path / "run", **options)
   # The probe's images are read once the run has its folder.
   assert not (tmp_path / "run" / ("encoder" if "probe_split" in options else "")).exists()
 
@@ -401,8 +400,7 @@ def test_steps_of_one_execution_are_the_same_steps(whole, tmp_path):
 
 def test_two_processes_cannot_share_a_folder(tmp_path):
   first = runs.open_run(tmp_path, {"seed": 0})
-  with pytest.raises(errors.UserError, match="in use"):
-    runs.open_run(tmp_path, {"seed": 0})
+  refuses("in use", runs.open_run, tmp_path, {"seed": 0})
   first.close()
   runs.open_run(tmp_path, {"seed": 0}).close()
 

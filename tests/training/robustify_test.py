@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused
+from cases import refused, refuses
 from sklearn import neighbors
 from small_models import digits, rows_of
 
@@ -186,12 +186,10 @@ def test_what_is_refused(model, tmp_path, options, words):
 def test_models_that_are_refused(tmp_path):
   first, second = keras.Input((8, 8, 1)), keras.Input((4,))
   pair = keras.Model([first, second], keras.layers.Dense(4)(second))
-  with refused("must take one batch of images"):
-    urkle_tf.robustify(pair, tmp_path)
+  refuses("must take one batch of images", urkle_tf.robustify, pair, tmp_path)
   with refused("go with a Keras model"):
     urkle_tf.robustify(str(tmp_path), tmp_path, preprocess=keras.layers.Rescaling(2.0))
-  with refused("no file", "nowhere.keras"):
-    networks.backbone("nowhere.keras", (8, 8, 1))
+  refuses("no file & nowhere.keras", networks.backbone, "nowhere.keras", (8, 8, 1))
   vector = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 3)])
   vector.save(tmp_path / "maps.keras")
   with refused("cannot be a backbone for images of 2x2x1"):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from alike import same
-from cases import slow
+from cases import refuses, slow
 from small_models import noise_views, tiny_encoder, tiny_trainer
 
 import urkle_tf
@@ -224,5 +224,4 @@ def test_an_adversarial_scheme_needs_an_attack():
 
 
 def test_batches_without_views_say_so():
-  with pytest.raises(errors.UserError, match='no "views"'):
-    _trainer().views({"image": tf.zeros([2, 8, 8, 1], tf.uint8)}, 0)
+  refuses('no "views"', _trainer().views, {"image": tf.zeros([2, 8, 8, 1], tf.uint8)}, 0)

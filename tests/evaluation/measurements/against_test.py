@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from cases import refused
+from cases import refused, refuses
 from scipy import stats
 
 import urkle_tf
@@ -78,5 +78,4 @@ def test_what_cannot_be_compared_ends_in_one_line(exported, earlier, tmp_path):
     ({"against": str(tmp_path / "bare")}, "--save_images"),
     ({"against": earlier, "examples": 30}, "on 60 labelled images, but this evaluation has 30"),
   ):
-    with refused(words):
-      assessed(exported / "other", **options)
+    refuses(words, assessed, exported / "other", **options)
