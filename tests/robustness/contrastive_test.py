@@ -1,4 +1,4 @@
-"""ACL's forms, attacks and streams, and DynACL's schedule, recipe and moving average."""
+"""RoCL and ACL: forms, attacks, losses and streams; DynACL's schedule and recipe."""
 
 import keras
 import numpy as np
@@ -14,15 +14,16 @@ from small_models import settled, tiny_encoder, tiny_trainer, worst_of_corners
 import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
 from urkle_tf.data import augment, pipeline, sources
+from urkle_tf.pretexts.simclr import nt_xent
 
 EPSILON = 0.05
-FORMS = ("ds", "a2a", "a2s")
+FORMS = ("ds", "a2a", "a2s")  # of ACL
 
 
 def _trainer(form="ds", steps=None, augment=None, **options):
   attack = attacks.PGD(attacks.Linf(EPSILON), steps=5)
   optimizer = keras.optimizers.SGD(0.05)
-  scheme = robustness.ACL(form, **options)
+  scheme = robustness.RoCL() if form == "rocl" else robustness.ACL(form, **options)
   return tiny_trainer(scheme, attack, optimizer=optimizer, augment=augment, steps=steps)
 
 
@@ -36,7 +37,7 @@ def views():
   return tf.constant(np.random.default_rng(2).uniform(size=(6, 2, 8, 8, 1)), tf.float32)
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=("rocl", *FORMS))
 def trainer(request):
   return settled(_trainer(request.param))
 
@@ -45,10 +46,10 @@ def _objective(trainer, views):
   return trainer.robustness.objective(trainer.encoder, trainer.pretext, views, None)
 
 
-def test_objective_is_the_contrast_of_the_forms_tuple(trainer, views):
+def test_objective_is_the_contrast_of_the_attacked_tuple(trainer, views):
   near = np.clip(views + 0.03, 0, 1)
   before = [v.numpy() for v in trainer.variables]
-  form = trainer.robustness.form
+  form = getattr(trainer.robustness, "form", "rocl")
   first, second = ("clean" if form == "a2s" else "adversarial"), "adversarial"
   embed = lambda one, two: np.stack(  # noqa: E731
     [_embed(trainer, one, first), _embed(trainer, two, second)], 1
@@ -56,6 +57,8 @@ def test_objective_is_the_contrast_of_the_forms_tuple(trainer, views):
   clean = embed(views[:, 0], views[:, 1])
   if form == "a2s":  # the second view alone is attacked
     neighbours, expected = near[:, 1], nt_xent_loop(embed(views[:, 0], near[:, 1]), clean)
+  elif form == "rocl":  # the first
+    neighbours, expected = near[:, 0], nt_xent_loop(embed(near[:, 0], views[:, 1]), clean)
   else:
     neighbours = near.reshape(12, 8, 8, 1)
     expected = np.repeat(nt_xent_loop(embed(near[:, 0], near[:, 1]), clean), 2)
@@ -75,13 +78,41 @@ def test_the_attack_raises_the_objective_inside_the_ball(trainer, views):
   assert np.all(objective(found) > worst_of_corners(objective, clean, EPSILON))
 
 
-def test_views_of_an_image_are_attacked_jointly_and_images_apart(views):
-  objective = _objective(_trainer("ds"), views)
-  near = tf.reshape(views, [-1, 8, 8, 1]).numpy()
+@pytest.mark.parametrize("form, moves", [("rocl", [4]), ("ds", [4, 5])])
+def test_views_of_an_image_are_attacked_jointly_and_images_apart(views, form, moves):
+  """Another image's neighbour changes nothing: its negatives are clean constants."""
+  trainer = settled(_trainer(form))
+  objective = _objective(trainer, views)
+  near = tf.reshape(trainer.robustness.targets(views), [-1, 8, 8, 1]).numpy()
   before = objective(tf.constant(near)).numpy()
-  near[4] += 0.05  # the first view of image 2
+  near[4] += 0.05  # of ds, the first view of image 2
   changed = objective(tf.constant(near)).numpy() != before
-  assert np.flatnonzero(changed).tolist() == [4, 5]
+  assert np.flatnonzero(changed).tolist() == moves
+
+
+@pytest.mark.parametrize("denominator", ["negatives", "all"])
+def test_nt_xent_among_given_negatives_is_the_plain_loop(rng, denominator):
+  tuples, negatives = rng.normal(size=(5, 3, 4)), rng.normal(size=(5, 2, 4))
+  found = nt_xent(
+    tf.constant(tuples, tf.float32), 0.3, denominator, tf.constant(negatives, tf.float32)
+  )
+  np.testing.assert_allclose(found, nt_xent_loop(tuples, negatives, 0.3, denominator), rtol=1e-5)
+
+
+def test_the_loss_of_rocl_by_hand():
+  """All members of an image alike, two images at right angles, no projector.
+
+  Over three views D(a) = 3 e^0, so log 3 - 2; over two log 2 - 2; at temperature 1/2.
+  """
+  loc = tf.constant([[[1.0, 0.0]] * 3, [[0.0, 1.0]] * 3])
+  members = networks.Representations(tfp.distributions.Normal(loc, tf.ones_like(loc)), loc)
+  pretext = pretexts.SimCLR(projector=0)
+  pretext.attach(tiny_encoder(2))
+  total = sum(
+    weight * pretext.loss(members.take(chosen), None)["nt_xent"]
+    for weight, chosen in robustness.RoCL().tuples(2, 1)
+  )
+  np.testing.assert_allclose(total, [np.log(3) - 2 + (np.log(2) - 2) / 256] * 2, rtol=1e-6)
 
 
 def test_losses_by_hand():
@@ -212,3 +243,28 @@ def test_what_strength_cannot_reach_is_refused():
   with pytest.raises(errors.UserError, match="Crop has no strength"):
     pipeline.views(source, augment.Crop(), 16, seed=0, strength=lambda step: 1.0)
   refuses("Trainer(..., steps=)", _trainer, anneal=3)
+
+
+def test_a_step_of_rocl_has_the_sum_of_both_terms(views):
+  """Recomputed outside of the trainer, from the adversary that it finds."""
+  trainer = settled(_trainer("rocl"))
+  seed = urkle_tf.distribution.fold(urkle_tf.distribution.fold([0, 0], 0), 1)
+  adversary, _ = trainer.adversaries(views, None, seed, 0)
+  before = [v.numpy() for v in trainer.variables]
+  images = np.concatenate([views, adversary], 1).reshape(-1, 8, 8, 1)
+  loc = trainer.encoder(images, training=True).loc.numpy().reshape(6, 3, 6)
+  expected = 0.0
+  for weight, members in ((1.0, [0, 1, 2]), (1 / 256, [1, 2])):  # (t1, t2, t1') and (t2, t1')
+    z = trainer.pretext.projector(loc[:, members].reshape(-1, 6), training=True)
+    z = z.numpy().reshape(6, len(members), 4)
+    expected += weight * nt_xent_loop(z, z).mean()
+  for variable, value in zip(trainer.variables, before, strict=True):
+    variable.assign(value)
+  row = trainer.train_step({"views": views})
+  np.testing.assert_allclose(row["loss"], expected, rtol=1e-4)
+  scale = trainer.encoder.network.get_layer("raw_scale")
+  assert not scale.kernel.numpy().any()  # z = loc: nothing moves the scale
+
+
+def test_three_views_are_refused():
+  refuses("two views", robustness.RoCL().check, pretexts.SimCLR(consistency=1))
