@@ -65,7 +65,7 @@ def teacher(tmp_path_factory):
   networks.convnet((8, 8, 1), width=4, layers=2).save(original)
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(PRETEXTS, "keep", f"keep(original={original})")
-    patch.setitem(PRETEXTS, "distil", f"distil(teacher={folder})")
+    patch.setitem(PRETEXTS, "distil", f"distil(teacher={folder}, start=true)")
     patch.setitem(PRETEXTS, "clusters", f"clusters(teacher={folder}, count=3)")
     yield
 

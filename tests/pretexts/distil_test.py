@@ -5,10 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from alike import same
 from cases import refused, refuses, slow
 from small_models import (
-  RUN,
   digits,
   precision,
   sequential,
@@ -17,7 +15,6 @@ from small_models import (
   tiny_trainer,
 )
 
-import urkle_tf
 from urkle_tf import attacks, export, networks, pretexts, robustness
 from urkle_tf.data import sources
 
@@ -253,22 +250,6 @@ def test_a_student_of_another_latent_dim_starts_with_the_backbone(own, folder):
     return model.predict(digits()[0][:20], verbose=0)
 
   np.testing.assert_array_equal(features(encoder), features(own))
-
-
-@pytest.mark.full
-@pytest.mark.usefixtures("plain_runs")
-def test_a_resumed_student_is_not_set_back_to_its_teacher(folder, tmp_path, killed):
-  def train(name, **options):
-    options = {**RUN, "robustness": "none", "encoder": "convnet(width=8, layers=3)", **options}
-    pretext = f"distil(teacher='{folder}', start=true)"
-    urkle_tf.pretrain(str(tmp_path / name), pretext=pretext, checkpoint_every=3, **options)
-    with np.load(tmp_path / name / "encoder" / "weights.npz") as stored:
-      return [stored[key] for key in stored.files]
-
-  whole = train("whole")
-  killed(lambda: train("killed"), saves=1)
-  same(train("killed"), whole)
-  refuses("both set the start: give one", train, "both", init_from=folder)
 
 
 def test_students_that_cannot_start_from_the_teacher(folder, tmp_path):
