@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from cases import refused, refuses, slow
 from small_models import (
+  RUN,
   digits,
   precision,
   sequential,
@@ -15,6 +16,7 @@ from small_models import (
   tiny_trainer,
 )
 
+import urkle_tf
 from urkle_tf import attacks, export, networks, pretexts, robustness
 from urkle_tf.data import sources
 
@@ -250,6 +252,11 @@ def test_a_student_of_another_latent_dim_starts_with_the_backbone(own, folder):
     return model.predict(digits()[0][:20], verbose=0)
 
   np.testing.assert_array_equal(features(encoder), features(own))
+
+
+def test_the_start_is_given_once(folder, tmp_path):
+  options = {**RUN, "pretext": f"distil(teacher='{folder}', start=true)", "init_from": folder}
+  refuses("both set the start: give one", urkle_tf.pretrain, str(tmp_path / "run"), **options)
 
 
 def test_students_that_cannot_start_from_the_teacher(folder, tmp_path):

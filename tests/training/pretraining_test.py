@@ -335,7 +335,6 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"augment": "simclr, crop, crop"}, "lists 3 recipes, but the number of views is 2"),
     ({"pretext": "simclr(consistency=12)", "robustness": "rocl"}, "but simclr makes 3"),
     ({"init_from": "nowhere"}, "holds no encoder"),
-    ({"init_from": "a", "pretext": "distil(teacher=b, start=true)"}, "both set the start"),
     ({"max_scale": 0.01}, "min_scale"),
     ({"probe_split": "train[9999:]"}, "split"),
     ({"attack": "n_fgsm", "norm": "l2"}, "is for linf only"),
