@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 from sklearn import datasets, neighbors
 
 import urkle_tf
@@ -105,6 +106,13 @@ def worst_of_corners(objective, images, epsilon, count=20):
   signs = np.sign(np.random.default_rng(0).normal(size=(count, *images.shape)))
   corners = [tf.clip_by_value(images + epsilon * s, 0, 1) for s in signs]
   return np.max([objective(corner) for corner in corners], axis=0)
+
+
+def representations(loc, scale=1.0, z=None):
+  """`Representations` of tuples [n, members, d]: Normal(loc, scale), at z or at loc."""
+  loc = tf.convert_to_tensor(loc, tf.float32)
+  normal = tfp.distributions.Normal(loc, scale * tf.ones_like(loc))
+  return networks.Representations(normal, loc if z is None else tf.cast(z, tf.float32))
 
 
 def noise_views(n=8, steps=3):

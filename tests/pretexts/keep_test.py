@@ -4,9 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 from cases import refuses
-from small_models import sequential
+from small_models import representations, sequential
 
 from urkle_tf import errors, networks, pretexts
 
@@ -35,10 +34,8 @@ def kept(file, images, **options):
   return pretext, encoder
 
 
-def representations(loc):
-  loc = tf.constant(loc, tf.float32)
-  normal = tfp.distributions.Normal(loc, tf.ones_like(loc))
-  return networks.Representations(normal, loc + 9.0)  # z counts for nothing
+def at(loc):
+  return representations(loc, z=loc + 9.0)  # z counts for nothing
 
 
 def embeddings(file, images):
@@ -55,7 +52,7 @@ def test_drift_is_in_units_of_the_original(file, images, rng):
     pretext, encoder = kept(file, images, rho=None, rho_of=rho_of)
     aux = pretext.prepare(tf.constant(images[:7, None]), {})
     np.testing.assert_allclose(aux[:, 0], f0[:7], rtol=1e-5, atol=1e-6)
-    found = pretext.loss(representations(f), aux)
+    found = pretext.loss(at(f), aux)
     assert set(found) == set(pretext.terms) == {"drift"}
     np.testing.assert_allclose(found["drift"], squares / unit, rtol=1e-4)
     assert float(encoder.spread) == pytest.approx(np.sqrt(spread / WIDTH), rel=1e-5)
@@ -68,7 +65,7 @@ def test_the_multiplier_is_the_plain_loop(file, images, rng):
   held = 0.0
   for size in (0.0, 0.1, 1.0, 0.4, 0.3, 0.1, 0.0, 0.0):
     f = np.asarray(aux) + size * rng.normal(size=aux.shape)
-    found = pretext.loss(representations(f), aux)
+    found = pretext.loss(at(f), aux)
     drift = float(np.mean(found["drift"]))
     beyond = min((drift - 0.2) / 0.2, 2.0)
     held = max(0.0, held + 0.05 * beyond)
@@ -77,7 +74,7 @@ def test_the_multiplier_is_the_plain_loop(file, images, rng):
     np.testing.assert_allclose(found["multiplier"], np.full(8, multiplier), atol=1e-5)
     assert pretext.weight("multiplier") == 0.0
   still = float(pretext.weight("drift"))
-  pretext.loss(representations(np.asarray(aux) + 1.0), aux, training=False)
+  pretext.loss(at(np.asarray(aux) + 1.0), aux, training=False)
   assert float(pretext.weight("drift")) == still
 
 
@@ -90,7 +87,7 @@ def test_the_multiplier_finds_the_bound(file, images):
   for _ in range(500):
     step = np.zeros_like(f0)
     step[..., 0] = u * np.sqrt(unit)  # drift is u^2
-    pretext.loss(representations(f0 + step), aux)
+    pretext.loss(at(f0 + step), aux)
     multiplier = float(pretext.weight("drift"))
     u -= 0.05 * (2 * (u - 1) + multiplier * 2 * u)
   assert u == pytest.approx(np.sqrt(0.1), rel=1e-3)

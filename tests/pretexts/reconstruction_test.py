@@ -4,10 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 from cases import refuses
 from scipy import special, stats
-from small_models import sequential
+from small_models import representations, sequential
 
 from urkle_tf import networks, pretexts
 
@@ -29,9 +28,7 @@ def _attached(pretext):
 def _tuples(n=5, members=2):
   rng = np.random.default_rng(0)
   loc, scale = rng.normal(size=(n, members, 4)), rng.uniform(0.2, 0.9, (n, members, 4))
-  normal = tfp.distributions.Normal(np.float32(loc), np.float32(scale))
-  z = np.float32(loc + scale * rng.normal(size=loc.shape))
-  return networks.Representations(normal, tf.constant(z))
+  return representations(loc, scale, loc + scale * rng.normal(size=loc.shape))
 
 
 def _images(n=5):

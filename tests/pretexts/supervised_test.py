@@ -2,13 +2,12 @@
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 from cases import refuses
 from scipy import special, stats
-from small_models import RUN, tiny_encoder
+from small_models import RUN, representations, tiny_encoder
 
 import urkle_tf
-from urkle_tf import networks, pretexts
+from urkle_tf import pretexts
 from urkle_tf.data import sources
 
 
@@ -20,12 +19,12 @@ def _attached(**options):
 
 def _tuples(n=6, members=2):
   loc = np.random.default_rng(0).normal(size=(n, members, 4)).astype("float32")
-  return networks.Representations(tfp.distributions.Normal(loc, 0.5 * np.ones_like(loc)), loc)
+  return representations(loc, 0.5)
 
 
 def test_classification_is_the_cross_entropy():
   pretext, drawn, labels = _attached(outputs=3), _tuples(), np.array([0, 1, 2, 2, 1, 0])
-  logits = pretext.network(drawn.z.reshape(-1, 4), training=True).numpy().astype(np.float64)
+  logits = pretext.network(np.reshape(drawn.z, (-1, 4)), training=True).numpy().astype(np.float64)
   logs = special.log_softmax(logits, -1).reshape(6, 2, 3)
   expected = [-np.mean([logs[i, t, y] for t in range(2)]) for i, y in enumerate(labels)]
   np.testing.assert_allclose(pretext.loss(drawn, labels)["cross_entropy"], expected, rtol=1e-4)

@@ -4,15 +4,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 from alike import same
 from cases import refuses
 from norms import assert_inside
 from plain_losses import nt_xent_loop
-from small_models import settled, tiny_encoder, tiny_trainer, worst_of_corners
+from small_models import representations, settled, tiny_encoder, tiny_trainer, worst_of_corners
 
 import urkle_tf
-from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf import attacks, errors, pretexts, robustness
 from urkle_tf.data import augment, pipeline, sources
 from urkle_tf.pretexts.simclr import nt_xent
 
@@ -104,8 +103,7 @@ def test_the_loss_of_rocl_by_hand():
 
   Over three views D(a) = 3 e^0, so log 3 - 2; over two log 2 - 2; at temperature 1/2.
   """
-  loc = tf.constant([[[1.0, 0.0]] * 3, [[0.0, 1.0]] * 3])
-  members = networks.Representations(tfp.distributions.Normal(loc, tf.ones_like(loc)), loc)
+  members = representations([[[1.0, 0.0]] * 3, [[0.0, 1.0]] * 3])
   pretext = pretexts.SimCLR(projector=0)
   pretext.attach(tiny_encoder(2))
   total = sum(
@@ -123,8 +121,7 @@ def test_losses_by_hand():
   has (e1, e2) and image 2 (e2, e2) of the same pass: see below.
   """
   e1, e2 = [1.0, 0.0], [0.0, 1.0]
-  loc = tf.constant([[e1, e1, e1, e2], [e2, e2, e1, e2]])
-  members = networks.Representations(tfp.distributions.Normal(loc, tf.ones_like(loc)), loc)
+  members = representations([[e1, e1, e1, e2], [e2, e2, e1, e2]])
   pretext = pretexts.SimCLR(projector=0)
   pretext.attach(tiny_encoder(2))
 

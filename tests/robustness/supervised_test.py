@@ -4,14 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 from alike import same
 from cases import slow
 from scipy import special
-from small_models import small_encoder, tiny_trainer
+from small_models import representations, small_encoder, tiny_trainer
 
 import urkle_tf
-from urkle_tf import attacks, networks, pretexts, robustness
+from urkle_tf import attacks, pretexts, robustness
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def test_adversarial_training_attacks_the_cross_entropy(cell):
 def test_trades_term_is_the_divergence_times_beta(cell):
   _, pretext = cell
   loc = np.random.default_rng(0).normal(size=(5, 2, 6)).astype("float32")
-  drawn = networks.Representations(tfp.distributions.Normal(loc, 0.1 + 0 * loc), tf.constant(loc))
+  drawn = representations(loc, 0.1)
   ((weight, value),) = robustness.Trades(beta=6.0).losses(pretext, drawn, 1, None).values()
   logits = np.float64(pretext.network(loc.reshape(-1, 6), training=True)).reshape(5, 2, 3)
   p, q = special.log_softmax(logits[:, 0], -1), special.log_softmax(logits[:, 1], -1)
