@@ -10,9 +10,8 @@ import re
 import sys
 
 import commands
-import numpy as np
 import pytest
-from PIL import Image
+from small_models import photographs
 
 import urkle_tf
 
@@ -86,18 +85,10 @@ def _process(*arguments, code=0, **options):
   return commands.process(sys.executable, *arguments, code=code, environment=quiet, **options)
 
 
-def _images(folder, count, shape=(16, 16, 3)):
-  folder.mkdir(parents=True)
-  rng = np.random.default_rng(0)
-  for number in range(count):
-    pixels = rng.integers(0, 256, shape, np.uint8)
-    Image.fromarray(pixels).save(folder / f"{number}.png")
-
-
 def _run_cases(tmp):
   for folder in ("corrupt/cat", "corrupt/dog", "empty/cat"):
-    _images(tmp / folder, 6)
-  _images(tmp / "loose", 2, (8, 8))  # as digits
+    photographs(tmp / folder, 6, 16)
+  photographs(tmp / "loose", 2, 8, channels=1)  # as digits
   (tmp / "empty/dog").mkdir()
   torn = tmp / "corrupt/cat/torn.png"
   torn.write_bytes((tmp / "corrupt/cat/0.png").read_bytes()[:-200])  # the header is whole

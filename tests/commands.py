@@ -20,6 +20,13 @@ from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
+# A program that begins so finds neither this package nor TensorFlow Probability.
+ALONE = """
+import sys
+for name in ("urkle_tf", "tensorflow_probability", "tf_keras"):
+  sys.modules[name] = None
+"""
+
 
 def prepare():
   """Has absl know its own flags, so that those of one command can be told from another's."""

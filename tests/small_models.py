@@ -147,6 +147,15 @@ def small_classifier(encoder, seed=0):
   return Classifier(encoder.network, networks.mlp(6, [10], "head"), True, samples=5)
 
 
+def fitted_classifier(encoder, samples=5):
+  """A linear head on an encoder of digits, by the nearest mean: right on most, robust on some."""
+  images, labels = digits()
+  loc = encoder.network.predict(images, verbose=0)["loc"]
+  means = np.stack([loc[labels == label].mean(0) for label in range(10)])
+  head = linear_head(means.T, -0.5 * np.sum(means**2, 1))
+  return Classifier(encoder.network, head, True, samples)
+
+
 def sequential(shape, *layers):
   """A Keras model of layers in a row, for inputs [n, *shape]."""
   return keras.Sequential([keras.Input(shape), *layers])
@@ -213,9 +222,10 @@ def saved_model(function, folder, shape=(8, 8, 1)):
   return str(folder)
 
 
-def photographs(folder, count=16, size=32):
-  """A folder of PNG images [size, size, 3] of noise."""
-  images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3))
+def photographs(folder, count=16, size=32, channels=3):
+  """A folder of PNG images [size, size, channels] of noise."""
+  folder.mkdir(parents=True, exist_ok=True)
+  images = np.random.default_rng(0).integers(0, 256, (count, size, size, channels))
   for number, image in enumerate(images):
     keras.utils.save_img(folder / f"{number}.png", image, scale=False)
   return folder

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused, slow
+from cases import refuses, slow
 from norms import DUAL
 
 from urkle_tf.attacks import Linf, autoattack, from_norm, losses
@@ -113,7 +113,7 @@ def test_budgets_and_what_is_left_of_them():
     ({"labels": np.array([0, 1])}, "4 images need 4 integer labels"),
     ({"scores": lambda z: tf.fill([4, 3], np.nan)}, "NaN or infinite"),
     ({"scores": lambda z: tf.zeros([4, 3])}, "depend on the images"),
-    ({"scores": lambda z: tf.reduce_mean(z, [1, 2, 3])}, "must be .4, classes., got shape"),
+    ({"scores": lambda z: tf.reduce_mean(z, [1, 2, 3])}, "must be [4, classes], got shape"),
     ({"images": np.zeros([0, 4, 4, 1], np.float32)}, "at least one image"),
     ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
     ({"version": "standart"}, "did you mean 'standard'"),
@@ -132,5 +132,4 @@ def test_mistakes_end_in_one_line(change, words):
     "labels": np.array([0, 0, 0, 0]),
     "threat": Linf(0.1),
   }
-  with refused(match=words):
-    autoattack(**arguments | change)
+  refuses(words, autoattack, **arguments | change)

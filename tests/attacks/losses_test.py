@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused
+from cases import refuses
 
 from urkle_tf.attacks import losses
 
@@ -85,6 +85,5 @@ def test_wrong_classes_in_order():
   [("dlr", 2, "at least 3 classes, but there are 2"), ("targeted_dlr", 3, "at least 4 classes")],
 )
 def test_too_few_classes_end_in_one_line(name, classes, words):
-  with refused(match=words):
-    evaluate(name, tf.zeros([1, classes]), [0], [1])
+  refuses(words, evaluate, name, tf.zeros([1, classes]), [0], [1])
   assert evaluate("margin", tf.zeros([1, 2]), [0], [1]).shape == (1,)

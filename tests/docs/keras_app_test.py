@@ -17,19 +17,13 @@ from urkle_tf import export
 
 APP = commands.ROOT / "examples" / "keras_app"
 
-# Runs a script, with its arguments, where neither this package nor TensorFlow Probability is found.
-ALONE = """
-import runpy, sys
-sys.modules["urkle_tf"] = sys.modules["tensorflow_probability"] = None
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+RUN = 'import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name="__main__")'
 ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}
 
 
 def command(script, *arguments):
   """The words that run a script of the app."""
-  return [sys.executable, "-c", ALONE, str(APP / script), *map(str, arguments)]
+  return [sys.executable, "-c", commands.ALONE + RUN, str(APP / script), *map(str, arguments)]
 
 
 def run(script, *arguments, cwd):

@@ -5,7 +5,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from cases import refused, refuses
+from cases import refuses
 from PIL import Image
 from small_models import digits, small_encoder
 
@@ -154,6 +154,5 @@ def test_a_torn_image_is_named_wherever_it_is_found(exported, photos, tmp_path, 
 )
 def test_mistakes_are_one_line_and_leave_no_folder(exported, tmp_path, changes, message):
   arguments = {"encoder": str(exported), "output_dir": str(tmp_path / "out"), **changes}
-  with refused(match=message):
-    embeddings.represent(**arguments)
+  refuses(message, embeddings.represent, **arguments)
   assert not (tmp_path / "out").exists()

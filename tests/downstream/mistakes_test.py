@@ -1,7 +1,7 @@
 """A mistake in the settings of `adapt` ends in one line, and leaves no folder behind."""
 
 import pytest
-from cases import refused
+from cases import refuses
 
 from urkle_tf import downstream
 
@@ -49,6 +49,5 @@ SEMI = {"protocol": "semi_supervised", "labels": 0.2}
 )
 def test_mistakes_end_in_one_line(encoder, tmp_path, changes, message):
   arguments = {"encoder": str(encoder), "output_dir": str(tmp_path / "run"), "epochs": 1}
-  with refused(match=message):
-    downstream.adapt(**arguments | changes)
+  refuses(message, downstream.adapt, **arguments | changes)
   assert not (tmp_path / "run").exists()

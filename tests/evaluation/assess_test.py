@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from cases import refused, refuses, slow
+from cases import refuses, slow
 from scipy import stats
 from sklearn import metrics
 from small_models import array_source, linear_head, linear_network, saved_model
@@ -466,8 +466,7 @@ def test_attack_specs():
   ],
 )
 def test_wrong_attacks_are_one_line(text, norm, epsilon, message):
-  with refused(match=message):
-    planning.read(text, urkle_tf.attacks.from_norm(norm, epsilon), classes=2)
+  refuses(message, planning.read, text, urkle_tf.attacks.from_norm(norm, epsilon), classes=2)
 
 
 # A model that looks its scores up in a table: nothing of it has a gradient.
@@ -677,9 +676,6 @@ def test_bound_and_corruptions_in_a_report(exported, tmp_path):
   assert part["value"] == pytest.approx(part["clean_loss"] + part["regulariser"])
   assert part["measured_adversarial_loss"] <= part["value_tight"] <= part["value"]
   assert part["vacuous"] is (part["value"] >= 4.0)
-  text = (tmp_path / "report" / "report.md").read_text()
-  assert f"{part['value']:.4g} | {part['value_tight']:.4g} |" in text
-  assert ("Not vacuous" not in text) is part["vacuous"]
 
   part = report["corruptions"]
   source = sources.load("digits", "test", examples=60)
@@ -754,8 +750,6 @@ def test_an_encoder_alone_needs_no_labels(exported, tmp_path):
   with np.load(tmp_path / "report" / "images.npz") as arrays:
     assert arrays["representation_kl"].mean() == pytest.approx(part["kl_mean"], rel=1e-5)
     assert arrays["representation_adversaries"].shape == (30, 8, 8, 1)
-  text = (tmp_path / "report" / "report.md").read_text()
-  assert f"| regulariser of Proposition 1 (eq. 4), nats | {part['regulariser']:.4g} |" in text
 
 
 @pytest.mark.parametrize(
@@ -771,11 +765,11 @@ def test_an_encoder_alone_needs_no_labels(exported, tmp_path):
     ({"modes": "deterministic", "loss_cap": 4.0}, "leave out --loss_cap or --modes"),
     (
       {"classifier": "deterministic", "modes": "sampled,deterministic"},
-      "mode of this model 'sampled' .known: determinis",
+      "mode of this model 'sampled' (known: determinis",
     ),
     ({"measure": "bound"}, "bound needs the option 'loss_cap'"),
     ({"measure": "bound(loss_cap=4, examples=0)"}, "bound: examples must be at least 1, got 0"),
-    ({"loss_cap": 2.3}, r"--loss_cap must be a number above ln\(10\) = 2.3026 for 10 classes"),
+    ({"loss_cap": 2.3}, "--loss_cap must be a number above ln(10) = 2.3026 for 10 classes"),
     ({"loss_cap": 0}, "--loss_cap must be a number above"),
     ({"classifier": "deterministic", "loss_cap": 3.0}, "deterministic: leave out --loss_cap"),
     ({"classifier": None, "encoder": "encoder", "loss_cap": 0}, "must be a positive number, got 0"),
@@ -791,8 +785,7 @@ def test_mistakes_are_one_line_and_leave_no_folder(
 ):
   monkeypatch.chdir(exported)
   arguments = {"classifier": "sampled", "output_dir": str(tmp_path / "report")}
-  with refused(match=message):
-    urkle_tf.assess(**arguments | changes)
+  refuses(message, urkle_tf.assess, **arguments | changes)
   assert not (tmp_path / "report").exists()
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import refused
+from cases import refused, refuses
 from small_models import array_source
 
 from urkle_tf import errors
@@ -123,8 +123,7 @@ def test_sums_of_bins_add_up(rng):
   ],
 )
 def test_mistakes_are_one_line(text, severities, message):
-  with refused(match=message):
-    corrupted.plan(text, severities, flat_source([1, 2]))
+  refuses(message, corrupted.plan, text, severities, flat_source([1, 2]))
 
 
 def test_all_are_the_fifteen():

@@ -5,11 +5,11 @@ import colorsys
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import refuses
 from PIL import Image
 from scipy import ndimage
 from small_models import digits
 
-from urkle_tf import errors
 from urkle_tf.evaluation import corruptions
 from urkle_tf.evaluation.corruptions import _constants, _functions
 
@@ -138,8 +138,7 @@ def test_constants_go_with_the_size(side, name):
 )
 def test_mistakes_are_one_line(changes, message):
   arguments = {"images": grey(0.5, 1), "name": "fog", "severity": 1, "positions": [0]}
-  with pytest.raises(errors.UserError, match=message):
-    corruptions.corrupt(**arguments | changes)
+  refuses(message, corruptions.corrupt, **arguments | changes)
 
 
 # Noise.

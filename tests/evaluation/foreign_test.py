@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused
+from cases import refused, refuses
 from small_models import sequential
 
 from urkle_tf.evaluation import foreign, graphs, scoring
@@ -290,8 +290,7 @@ def test_files_are_read(network, images, tmp_path, kind):
   ],
 )
 def test_scores_that_are_none_are_refused(images, function, message):
-  with refused(match=message):
-    foreign_model(function, images)
+  refuses(message, foreign_model, function, images)
 
 
 def test_a_model_of_0_to_255_is_refused(rng):

@@ -9,31 +9,22 @@ import time
 import numpy as np
 import pytest
 from cases import refused, refuses
-from small_models import digits, small_encoder
+from small_models import fitted_classifier, small_encoder
 
 import urkle_tf
 from experiments import jobs
-from urkle_tf import attacks, errors, export, networks
+from urkle_tf import attacks, errors, export
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, bound, corrupted, representation
 from urkle_tf.evaluation.context import Context
 from urkle_tf.evaluation.measurements.bound import Bound
 from urkle_tf.evaluation.measurements.representation import Representation
 from urkle_tf.evaluation.store import Store
-from urkle_tf.networks.classifier import Classifier
 
 
 @pytest.fixture(scope="module")
 def model():
-  """A sampled classifier whose head is a least-squares fit."""
-  encoder = small_encoder()
-  images, labels = digits()
-  loc = encoder.network(images[:500], training=False)["loc"].numpy()
-  design = np.concatenate([loc, np.ones((500, 1))], 1)
-  weights = 20 * np.linalg.lstsq(design, np.eye(10)[labels[:500]], rcond=None)[0]
-  head = networks.mlp(6, [10], "head")
-  head.get_layer("dense1").set_weights([weights[:-1], weights[-1]])
-  return Classifier(encoder.network, head, True, samples=5)
+  return fitted_classifier(small_encoder())
 
 
 @pytest.fixture(scope="module")

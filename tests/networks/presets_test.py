@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from alike import same
 from cases import DATA_DIR, needs_data
-from small_models import digits, small_encoder
+from small_models import digits, fitted_classifier, small_encoder
 
 import urkle_tf
 from tools import make_preset as script
-from urkle_tf import errors, export, networks
+from urkle_tf import errors, export
 from urkle_tf.data import sources
 from urkle_tf.evaluation import scoring
 from urkle_tf.networks import presets
-from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.saved import embedders
 from urkle_tf.training import jobs
 
@@ -33,13 +32,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def classifier(encoder):
-  """With a head that classifies by the nearest mean: right on most digits, robust on some."""
-  images, labels = digits()
-  loc = encoder.network.predict(images, verbose=0)["loc"]
-  means = np.stack([loc[labels == label].mean(0) for label in range(10)])
-  head = networks.mlp(6, [10], "head")
-  head.set_weights([means.T, -0.5 * np.sum(means**2, 1)])
-  made = Classifier(encoder.network, head, stochastic=True, samples=4)
+  made = fitted_classifier(encoder, samples=4)
   made.class_names = [str(label) for label in range(10)]
   return made
 

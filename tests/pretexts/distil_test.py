@@ -281,14 +281,14 @@ def test_images_of_another_size(folder, tmp_path):
   "options, words",
   [
     ({"activation": "softmax"}, "returns probabilities, not an embedding"),
-    ({"units": 1}, "returns .None, 1., but must return features"),
+    ({"units": 1}, "returns [None, 1], but must return features"),
     ({"bias_initializer": keras.initializers.Constant(np.inf)}, "returns NaN or infinite values"),
   ],
 )
 def test_outputs_that_are_no_embedding(tmp_path, options, words):
   dense = keras.layers.Dense(**{"units": 3, **options})
   sequential(SHAPE, keras.layers.Flatten(), dense).save(tmp_path / "model.keras")
-  with refused(match=words):
+  with refused(words):
     pretexts.Distil(str(tmp_path / "model.keras")).attach(tiny_encoder())
 
 
@@ -303,7 +303,7 @@ def test_a_teacher_that_fails_on_the_images(tmp_path):
 @pytest.mark.parametrize(
   "options, words",
   [
-    ({"teacher": "nowhere"}, "no folder .*: give the folder of"),
+    ({"teacher": "nowhere"}, "no folder & : give the folder of"),
     ({"teacher": "nowhere.keras"}, "no file"),
     ({"teacher": "."}, "is not an export of"),
     ({"projector": -1}, "distil: projector must be a whole number of at least 0, got -1"),
@@ -314,5 +314,4 @@ def test_a_teacher_that_fails_on_the_images(tmp_path):
   ],
 )
 def test_wrong_options(folder, options, words):
-  with refused(match=words):
-    pretexts.Distil(**{"teacher": folder, **options})
+  refuses(words, pretexts.Distil, **{"teacher": folder, **options})

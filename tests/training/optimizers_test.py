@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from alike import same
-from cases import slow
+from cases import refuses, slow
 
-from urkle_tf import errors
 from urkle_tf.training import checkpoints, optimizers
 
 SHAPES = {"kernel": (3, 4), "filter": (2, 2, 1, 3), "bias": (4,), "gamma": (3,)}
@@ -212,5 +211,4 @@ def _layers():
   ],
 )
 def test_a_layer_decay_that_makes_no_sense(decay, blocks, message):
-  with pytest.raises(errors.UserError, match=message):
-    optimizers.build(f"adamw(layer_decay={decay})", 0.1, 4, blocks=blocks)
+  refuses(message, optimizers.build, f"adamw(layer_decay={decay})", 0.1, 4, blocks=blocks)
