@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refuses
 from small_models import digits, small_encoder
 
-from urkle_tf import export, networks
+from urkle_tf import errors, export, networks
 from urkle_tf.networks.classifier import Classifier
 
 REFUSED = (TypeError, ValueError, tf.errors.InvalidArgumentError)
@@ -109,7 +108,8 @@ def test_in_python_whole_numbers_are_refused_with_what_to_do(folders):
   encoder = export.load_encoder(folders / "encoder")
   classifier = export.load_classifier(folders / "classifier")
   for call in (encoder, classifier, classifier.logits, small_encoder()):
-    refuses("got uint8: divide by 255", call, pixels)
+    with pytest.raises(errors.UserError, match="got uint8: divide by 255"):  # Keras adds lines
+      call(pixels)
     call(pixels / np.float32(255))
   with pytest.raises(ValueError):
     encoder(np.zeros((0, 8, 8, 1), np.float32))
