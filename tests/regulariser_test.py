@@ -168,8 +168,13 @@ def test_a_saved_model_can_be_trained_further(fitted, digits, tmp_path):
   assert layer.attack.describe() == pgd().describe()
   again = loaded.fit(x, y, batch_size=16, verbose=0).history
   assert again["kl"][0] == pytest.approx(history["kl"][0], rel=0.1)
-  other = urkle_tf.UrkleRegularizer(layer.encoder, attacks.APGD(attacks.Linf(EPSILON)))
-  refuses("use PGD, the only attack", other.get_config)
+  for threat in (attacks.Linf(0.1, lower=-1, upper=1), attacks.L1(2.0, sparsity=0.5)):
+    layer = urkle_tf.UrkleRegularizer(layer.encoder, attacks.PGD(threat))
+    copied = urkle_tf.UrkleRegularizer.from_config(layer.get_config())
+    assert repr(copied.attack) == repr(layer.attack)
+  for kind in (attacks.APGD, attacks.NFGSM):
+    other = urkle_tf.UrkleRegularizer(layer.encoder, kind(attacks.Linf(EPSILON)))
+    refuses("use PGD, the only attack", other.get_config)
 
 
 def test_each_use_in_a_model_adds_its_own(images):

@@ -6,7 +6,7 @@
   python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-angle
     --dataset="digits:rotation(degrees=45)"
   python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-few
-    --labels=100 --seeds=5 --validation_split=test
+    --labels=100 --seeds=5 --split=train[:90%] --validation_split=train[90%:]
 
 The same command on the same --output_dir resumes the run, or reports that it is finished.  SIGTERM
 and Ctrl-C finish the step, write a checkpoint, and exit with 143 and 130; a second signal ends the

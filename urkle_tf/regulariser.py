@@ -180,19 +180,20 @@ class UrkleRegularizer(keras_private.OwnLosses):
 
   def get_config(self):
     config = {"beta": self.beta, "scale": self.scale, "seed": self.seed}
-    if not isinstance(self.attack, attacks.PGD):
+    if type(self.attack) is not attacks.PGD:
       raise errors.UserError(f"cannot save {self.attack!r}: use PGD, the only attack that can be")
     return {
       **super().get_config(),
       **config,
       "encoder": keras.saving.serialize_keras_object(self.encoder),
-      "attack": self.attack.describe(),
+      "attack": {**self.attack.describe(), "threat": self.attack.threat.options()},
     }
 
   @classmethod
   def from_config(cls, config):
     attack = {name: value for name, value in config["attack"].items() if name != "name"}
-    threat = attacks.from_norm(attack.pop("norm"), attack.pop("epsilon"))
+    options = {"epsilon": attack.pop("epsilon"), **attack.pop("threat", {})}
+    threat = attacks.from_norm(attack.pop("norm"), **options)
     encoder = keras.saving.deserialize_keras_object(config["encoder"])
     return cls(**{**config, "encoder": encoder, "attack": attacks.PGD(threat, **attack)})
 

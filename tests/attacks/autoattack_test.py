@@ -73,6 +73,17 @@ def test_robust_accuracy_is_the_closed_form(rng, norm, classes, version):
   assert numbers[0]["note"] == ""
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_labels_are_any_integers(rng, dtype):
+  weights, bias, x, labels = problem(rng, 3)
+  budgets = {"steps": 5, "queries": 5}
+  found = [
+    autoattack(linear(weights, bias), x, y, Linf(0.05), **budgets)[1]
+    for y in (labels, labels.astype(dtype))
+  ]
+  np.testing.assert_array_equal(*found)
+
+
 def test_logits_times_a_thousand_are_no_defence(rng):
   """Cross-entropy alone has no gradient there; the ensemble finds what is true all the same."""
   weights, bias, x, labels = problem(rng, 4)
@@ -110,6 +121,7 @@ def test_budgets_and_what_is_left_of_them():
   [
     ({"images": np.zeros([4, 4, 4, 1], np.uint8)}, "divide by 255"),
     ({"labels": np.array([0, 1, 2, 7])}, "labels must be from 0 to 2"),
+    ({"images": np.full([4, 4, 4, 1], 7, np.float32)}, "pixels go from 7 to 7, and the threat"),
     ({"labels": np.array([0, 1])}, "4 images need 4 integer labels"),
     ({"scores": lambda z: tf.fill([4, 3], np.nan)}, "NaN or infinite"),
     ({"scores": lambda z: tf.zeros([4, 3])}, "depend on the images"),

@@ -161,6 +161,7 @@ GREY = np.full([8, 6, 6, 2], 0.5, np.float32)
     (attacks.PGD, {"keep": "beast"}, "did you mean 'best'"),
     (attacks.APGD, {"steps": 0}, "steps must be a whole number of at least 1"),
     (attacks.APGD, {"rho": 1.5}, "rho must be in"),
+    (attacks.APGD, {"momentum": 0}, "momentum must be in (0, 1]"),
     (attacks.APGD, {"momentum": "much"}, "momentum must be in"),
     (attacks.FAB, {"steps": 0}, "steps must be"),
     (attacks.FAB, {"bias": 2}, "bias must be in"),

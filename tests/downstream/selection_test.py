@@ -12,7 +12,7 @@ from cases import refuses
 from small_models import linear_network, small_encoder
 
 import urkle_tf
-from urkle_tf import downstream, errors, export
+from urkle_tf import downstream, errors, export, pretexts
 from urkle_tf.data import sources
 from urkle_tf.downstream import _selection, slf
 
@@ -288,6 +288,7 @@ def test_a_head_on_pooled_features(encoder, short, tmp_path, protocol):
   model = export.load_classifier(found["classifier"])
   assert (model.stochastic, model.latent_dim) == (False, 24)
   assert model.metadata["settings"]["features"] == "pooled"
+  pretexts.Distil(found["classifier"]).attach(small_encoder())  # its features may teach
   assert ("selection" in found) == (protocol == "slf")
   images = np.float32(digits("test").images / 255)
   backbone = export.load_encoder(encoder).network.get_layer("convnet")

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from alike import same
 from cases import refuses
-from small_models import tiny_encoder
+from small_models import tiny_encoder, tiny_trainer
 
-from urkle_tf import errors, export
+from urkle_tf import errors, export, networks, robustness
 from urkle_tf.networks import batch_norm
 from urkle_tf.networks.folding import fold
 
@@ -201,3 +201,17 @@ def test_an_encoder_of_one_stream_says_nothing_of_streams(tmp_path):
   with pytest.raises(errors.UserError, match="stream of this encoder 'clean'"):
     export.export_encoder(encoder, tmp_path / "none", stream="clean")
   assert not (tmp_path / "none").exists()
+
+
+def test_both_streams_of_a_frozen_backbone_have_their_pooled_features(rng):
+  """The networks share the layers of scale, each with features of its own."""
+  encoder = tiny_encoder(inference=True)
+  tiny_trainer(robustness.ACL("ds"), encoder=encoder)
+  images = rng.uniform(size=(3, 8, 8, 1)).astype("float32")
+  for stream, network in encoder.streams.items():
+    features = networks.pooled(network)(images)
+    expected = encoder(images, stream=stream).scale
+    raw = network.get_layer("raw_scale")(features)
+    assert raw.shape == expected.shape
+    training = encoder(images, training=True, stream=stream)
+    np.testing.assert_allclose(training.scale, expected, rtol=1e-5)

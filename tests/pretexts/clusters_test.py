@@ -82,7 +82,7 @@ def test_a_student_that_starts_from_its_teacher_learns_its_clusters(folder, tmp_
   assert last < 0.5 * first
 
 
-def test_what_cannot_be_clustered_ends_in_one_line(rng, pixels):
+def test_what_cannot_be_clustered_ends_in_one_line(rng, pixels, tmp_path):
   images = rng.uniform(size=(6, *SHAPE)).astype("float32")
   with refused("clusters: count must be a whole number of at least 2"):
     pretexts.Clusters(pixels, count=1)
@@ -90,4 +90,7 @@ def test_what_cannot_be_clustered_ends_in_one_line(rng, pixels):
     pretexts.Clusters(pixels, count=7).find(images)
   with refused("has only 1 different embeddings"):
     pretexts.Clusters(pixels, count=2).find(np.repeat(images[:1], 6, 0))
+  infinite = sequential(SHAPE, keras.layers.Flatten(), keras.layers.Rescaling(np.inf))
+  infinite.save(tmp_path / "t.keras")
+  refuses("NaN or infinite", pretexts.Clusters(str(tmp_path / "t.keras")).find, images)
   refuses("call find", pretexts.Clusters(pixels).attach, tiny_encoder(6))

@@ -1,6 +1,7 @@
 """The supervised pretext against NumPy, and what it asks of the data."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from cases import refuses
 from scipy import special, stats
@@ -52,6 +53,12 @@ def test_classes_come_from_the_data():
   pretext = pretexts.Supervised()
   pretext.adopt(sources.load("digits", "train[:20]"))
   assert pretext.outputs == 10
+
+
+@pytest.mark.parametrize("outputs", [5, 20])
+def test_the_classes_are_those_of_the_data(outputs):
+  source = sources.load("digits", examples=20)
+  refuses("has 10 classes", pretexts.Supervised(outputs=outputs).adopt, source)
 
 
 def test_labels_must_be_there():

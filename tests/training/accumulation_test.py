@@ -47,6 +47,30 @@ def test_parts_take_the_step_of_the_whole(parts):
   assert max(np.abs(before - after).max() for before, after in moved) > 1e-2
 
 
+def test_two_replicas_take_parts_as_one_does(mirrored):
+  def taken(scope):
+    with scope.scope():
+      images = keras.Input((8, 8, 1))
+      features = keras.layers.BatchNormalization(synchronized=True)(keras.layers.Flatten()(images))
+      encoder = networks.GaussianEncoder(keras.Model(images, features), loc="pooled")
+      learner = urkle_tf.Trainer(
+        encoder, pretexts.Supervised(outputs=3, layers=1), robustness.Plain()
+      )
+      learner.compile(keras.optimizers.SGD(0.5), accumulate=2)
+    # Each replica takes half of each part of the whole: rows 0 to 2, 6 to 8 and 3 to 5, 9 to 11.
+    order = [0, 1, 2, 6, 7, 8, 3, 4, 5, 9, 10, 11] if scope is mirrored else range(12)
+    rows = {name: tf.gather(value, list(order)) for name, value in batch().items()}
+    data = tf.data.Dataset.from_tensors(rows).unbatch().batch(12, drop_remainder=True)
+    learner.fit(data, verbose=0)
+    return [variable.numpy() for variable in encoder.weights]
+
+  keras.utils.set_random_seed(0)
+  one = taken(tf.distribute.get_strategy())
+  keras.utils.set_random_seed(0)
+  for found, expected in zip(taken(mirrored), one, strict=True):
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_each_part_has_its_own_noise():
   seen = []
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from small_models import RUN, FakeRecorder, rows_of, tiny_trainer
 
 import urkle_tf
-from urkle_tf import attacks
+from urkle_tf import attacks, distribution
 from urkle_tf.data import sources
 from urkle_tf.networks.kl import kl_objective
 from urkle_tf.training import attack_schedules, jobs
@@ -179,3 +179,11 @@ def test_what_looks_at_an_encoder_stays_in_the_ball():
     assert type(job.attack) is attacks.PGD
     assert type(job.attack.threat) is attacks.Linf
     assert job.attack.steps == SMALL["attack_steps"]
+
+
+@pytest.mark.full
+def test_the_controller_works_on_two_replicas(mirrored, tmp_path, monkeypatch):
+  monkeypatch.setattr(distribution, "strategy", lambda name: mirrored)
+  schedule = {"attack_schedule": "controlled(every=1, images=8)", "log_every": 1}
+  urkle_tf.pretrain(str(tmp_path), **{**RUN, **schedule})
+  assert rows_of(tmp_path)[0]["attack_steps"] >= 1

@@ -77,7 +77,8 @@ class APGD(base.Attack):
     """
     super().__init__(threat, restarts)
     errors.whole(1, self.name, steps=steps)
-    errors.within("[0, 1]", self.name, momentum=momentum, rho=rho)
+    errors.within("(0, 1]", self.name, momentum=momentum)
+    errors.within("[0, 1]", self.name, rho=rho)
     self.steps, self.momentum, self.rho = int(steps), float(momentum), float(rho)
     self.settings = ("steps",) if threat.norm == "l1" else ("steps", "momentum", "rho")
 

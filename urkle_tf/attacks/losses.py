@@ -60,7 +60,7 @@ def dlr(scores, labels):
     labels: int [n].
 
   Returns:
-    float32 [n], in [-1, 1].
+    float32 [n], in [-1, 0] if the classification is right, above 0 otherwise.
 
   Raises:
     UserError: for fewer than 3 classes.
@@ -122,7 +122,7 @@ def wrong_class(scores, labels, rank):
 
 
 def _of(scores, classes):
-  return tf.gather(scores, classes, batch_dims=1)
+  return tf.gather(scores, tf.cast(classes, tf.int64), batch_dims=1)
 
 
 def _wrong(scores, labels):

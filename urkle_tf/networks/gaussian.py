@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 from urkle_tf import distribution, errors
 from urkle_tf.networks import batch_norm, presets, representations
 from urkle_tf.networks.encoders import Encoder
-from urkle_tf.networks.pooled import pooled
+from urkle_tf.networks.pooled import below_heads, pooled
 
 tfd = tfp.distributions
 
@@ -248,7 +248,7 @@ class GaussianEncoder(keras.Model, Encoder):
     if stream not in self._halves:
       network = self.streams[stream]
       below = pooled(network)
-      above = keras.Model(network.get_layer("raw_scale").input, network.output)
+      above = keras.Model(below_heads(network), network.output)
       # A function, so that Keras counts no layer twice.
       self._halves[stream] = lambda images: above(below(images, training=False), training=True)
     return self._halves[stream]

@@ -3,6 +3,7 @@
 import keras
 
 from urkle_tf import errors
+from urkle_tf.networks import keras_private
 
 
 def pooled(network):
@@ -26,12 +27,17 @@ def pooled(network):
   found = features(images)  # float32 [n, f]
   ```
   """
-  try:
-    features = network.get_layer("raw_scale").input
-  except ValueError:
-    raise errors.UserError(
-      f"the network {network.name!r} has no layer raw_scale on pooled features: give an encoder "
-      "that urkle_tf exported"
-    ) from None
+  features = below_heads(network)
   features = keras.layers.Identity(dtype="float32", name="pooled")(features)
   return keras.Model(network.input, features, name="pooled")
+
+
+def below_heads(network):
+  """The tensor of this network's graph that `raw_scale` reads; streams share that layer."""
+  for node in keras_private.nodes(network):
+    if getattr(node.operation, "name", "") == "raw_scale":
+      return node.input_tensors[0]
+  raise errors.UserError(
+    f"the network {network.name!r} has no layer raw_scale on pooled features: give an encoder "
+    "that urkle_tf exported"
+  )

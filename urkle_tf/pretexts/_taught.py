@@ -97,6 +97,6 @@ def precision(network):
 def loc_kind(network):
   """The kind of loc of an encoder's network; see `distil.Distil`."""
   layers = {layer.name: layer for layer in network.layers}
-  if "centred" in layers or isinstance(layers["loc"], keras.layers.BatchNormalization):
+  if "centred" in layers or isinstance(layers.get("loc"), keras.layers.BatchNormalization):
     return "centred"
   return "mapped" if "raw_loc" in layers else "features"

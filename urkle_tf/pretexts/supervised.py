@@ -62,8 +62,14 @@ class Supervised(Pretext):
         f"the labels of {source.name!r} are numbers ({source.target}): give "
         '--pretext="supervised(task=regression)"'
       )
-    if self.classifies and self.outputs is None:
-      self.outputs = len(source.class_names)
+    if self.classifies:
+      classes = len(source.class_names)
+      if self.outputs not in (None, classes):
+        raise errors.UserError(
+          f"supervised: outputs={self.outputs}, but {source.name!r} has {classes} classes: leave "
+          "outputs out"
+        )
+      self.outputs = classes
 
   def attach(self, encoder):
     """Makes the head: dense layers with batch norm and ReLU in between."""
@@ -77,7 +83,8 @@ class Supervised(Pretext):
     """The labels, [n]."""
     if "label" not in batch:
       raise errors.UserError('the supervised pretext needs labels: give batches with a "label"')
-    return batch["label"]
+    labels = tf.convert_to_tensor(batch["label"])
+    return tf.cast(labels, tf.int64) if labels.dtype.is_integer else labels
 
   def predict(self, z, training=False):
     """Logits, or predicted numbers: float32 [m, outputs]."""

@@ -49,13 +49,13 @@ def mean(compute, views, batch, seed, parts):
     found = of_part(i, distribution.fold(seed, i))
     return i + 1, tf.nest.map_structure(tf.add, total, found)
 
-  _, total = tf.while_loop(
-    lambda i, _: i < parts,
-    more,
-    (tf.constant(1), of_part(0, seed)),
-    parallel_iterations=1,
-    name=LOOP,
-  )
+  state = (tf.constant(1), of_part(0, seed))
+  if distribution.replicas() > 1:  # a loop of the graph cannot exchange batch norms' statistics
+    for _ in range(1, parts):
+      state = more(*state)
+  else:
+    state = tf.while_loop(lambda i, _: i < parts, more, state, parallel_iterations=1, name=LOOP)
+  _, total = state
   return tf.nest.map_structure(lambda value: value / parts, total)
 
 

@@ -103,12 +103,13 @@ def prepared(settings):
   _check(settings)
   # Several workers join before TensorFlow does anything.
   scope = distribution.strategy(settings["strategy"])
+  policy = keras.config.dtype_policy()
   keras.mixed_precision.set_global_policy(settings["precision"])
   try:
     with distribution.joined(scope):
       yield _build(settings, scope)
   finally:
-    keras.mixed_precision.set_global_policy("float32")
+    keras.mixed_precision.set_global_policy(policy)
 
 
 def with_an_end(settings):
@@ -192,7 +193,7 @@ class _Method:
 
 
 def _build(settings, scope):
-  method = _method(settings)
+  method = _method(settings, scope)
   source, held_out = _data(settings, method)
   steps_per_epoch, steps = _length(settings, source, scope.num_replicas_in_sync)
   with scope.scope():
@@ -208,7 +209,7 @@ def _build(settings, scope):
   )
 
 
-def _method(settings):
+def _method(settings, scope):
   threat = attacks.from_norm(settings["norm"], settings["epsilon"])
   steps_and_size = settings["attack_steps"], settings["attack_step_size"]
   attack = attacks.from_spec(settings["attack"] or "pgd", threat, *steps_and_size)
@@ -230,7 +231,8 @@ def _method(settings):
         "this robustness scheme weakens the augmentation by the clock, but batches are made in "
         "advance: give --augment_on_device, or --epochs instead of --minutes"
       )
-  schedule = attack_schedules.from_spec(settings["attack_schedule"] or "constant")
+  with scope.scope():  # its variables are part of the learner's
+    schedule = attack_schedules.from_spec(settings["attack_schedule"] or "constant")
   return _Method(task, scheme, attack, schedule, recipe)
 
 
