@@ -26,6 +26,8 @@ def main():
     for one, part in measurements.in_report(result):
       for line in one.lines(part):
         print(line)
+    if left := result["config"].get("left_out"):
+      print(f"left out, since the time of --minutes was up: {', '.join(left)}")
     print(f"report: {given['output_dir']}/report.{'html' if given['html'] else 'md'}")
 
   command_line.run(evaluate, names)

@@ -70,7 +70,8 @@ _SHARED = {
   ),
   "image_size": Setting(
     None,
-    "side in pixels of the squares that images are resized to; default: the images' own size",
+    "side in pixels of the squares that images are resized to; default: the images' own size; if "
+    "those of a folder differ, 32, or 224 if most have at least 96",
     short="resize images to squares of this side in pixels",
   ),
   "batch_size": Setting(256, "examples per step, over all replicas"),

@@ -311,3 +311,17 @@ def test_a_head_on_pooled_features(encoder, short, tmp_path, protocol):
   assert [row["mode"] for row in result["attacks"]] == ["deterministic"]  # and no other
   assert result["clean"]["accuracy"] == np.mean(logits[:40].argmax(1) == digits("test").labels[:40])
   assert result["representation"]["sigma"] == 1
+
+
+def test_of_equal_candidates_under_attack_the_best_on_clean_images_is_ahead():
+  task = types.SimpleNamespace(better=lambda one, other: one > other)
+  rows = [
+    {"clean": 0.6, "robust": 0.0},
+    {"clean": 0.7, "robust": 0.0},
+    {"clean": 0.1, "robust": 0.1},
+  ]
+  ahead = lambda i, j: _selection._ahead(rows[i], rows[j], ("clean", "robust"), task)  # noqa: E731
+  assert ahead(1, 0)
+  assert ahead(2, 1)
+  assert not ahead(0, 1)
+  assert not ahead(0, 0)  # so the later one, which is larger, is taken

@@ -13,7 +13,7 @@ from alike import same
 from cases import refused, refuses, slow
 from hypothesis import strategies as st
 from interruptions import copied
-from small_models import RUN, rows_of
+from small_models import RUN, photographs, rows_of
 
 import urkle_tf
 from urkle_tf import errors, export
@@ -414,3 +414,16 @@ def test_urrl_trains_on_a_clean_view_and_two_mixtures(tmp_path):
   row = _pretrain(tmp_path, augment=f"{crop}, {mixed}, {mixed}", **options)
   assert row["loss"] == pytest.approx(row["nt_xent"] + row["consistency"], rel=1e-5)
   assert 0 < row["consistency"] < 12 * np.log(3)
+
+
+@pytest.mark.parametrize("place", ["", "run", "runs/a"])
+def test_a_run_among_its_images_is_refused(tmp_path, place):
+  photographs(tmp_path, 4, 8)
+  for dataset in (f"folder:{tmp_path}", f"folder:{tmp_path}:brightness"):
+    refuses(
+      "lies in the folder of the images", runs.open_run, tmp_path / place, {"dataset": dataset}
+    )
+  assert len(list(tmp_path.iterdir())) == 4
+  runs.open_run(
+    tmp_path.with_name(f"{tmp_path.name}-run"), {"dataset": f"folder:{tmp_path}"}
+  ).close()

@@ -73,9 +73,10 @@ def choose(task, run, held, train, score):
 
   Returns:
     {"select": the criterion, "held_out": which images, "images": how many, "weight_decay": the best
-    one, the largest if several are equal, "candidates": [{"weight_decay", "validation_accuracy"},
-    ...]}.  A robust choice adds "validation_robust_accuracy" on the first 1,000 images.  For
-    numbers, errors replace the accuracies.
+    one, "candidates": [{"weight_decay", "validation_accuracy"}, ...]}.  A robust choice adds
+    "validation_robust_accuracy" on the first 1,000 images; of several that are equal there, the
+    best on clean images is chosen.  Of equal ones, the largest is.  For numbers, errors replace the
+    accuracies.
   """
   if held is None:
     images, where = task.validation.size, task.validation.split
@@ -104,15 +105,25 @@ def choose(task, run, held, train, score):
     task.watch.check(None, None)
   best = rows[0]
   for row in rows:
-    best = best if task.better(best[names[-1]], row[names[-1]]) else row
+    best = best if _ahead(best, row, names, task) else row
   what = "clean and robust" if len(names) == 2 else "clean"
   print(f"weight decay, {what} {task.measure} on {images} images, {where}:")
   form = "{:.2%}" if task.classifies else "{:.4g}"
   for row in rows:
     figures = "".join(f"{form.format(row[name]):>10}" for name in names)
     print(f"{row['weight_decay']:>8g}{figures}{'  chosen' * (row is best)}", flush=True)
+  if len(names) == 2 and len({row[names[1]] for row in rows}) == 1:
+    print("all are equal under attack, so clean images decided", flush=True)
   found = {"select": task.select, "held_out": where, "images": images}
   return {**found, "weight_decay": best["weight_decay"], "candidates": rows}
+
+
+def _ahead(one, other, names, task):
+  """Whether a candidate is better under attack; of equal ones, on clean images."""
+  for name in reversed(names):
+    if one[name] != other[name]:
+      return task.better(one[name], other[name])
+  return False
 
 
 def _chooses(validation):

@@ -15,4 +15,5 @@ from urkle_tf.robustness.rocl import RoCL
 from urkle_tf.robustness.trades import Trades
 from urkle_tf.robustness.urkle import Urkle
 
+SHARED = ("anchored",)  # modules that hold no scheme: see `spec.names`
 __all__ = ["ACL", "AdversarialTraining", "Plain", "RoCL", "Robustness", "Trades", "Urkle"]

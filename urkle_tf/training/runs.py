@@ -7,6 +7,7 @@ import pathlib
 import tempfile
 
 from urkle_tf import errors
+from urkle_tf.data import labellings
 from urkle_tf.output import files
 from urkle_tf.settings import FREE
 
@@ -111,6 +112,7 @@ def open_run(output_dir, settings):
   if not output_dir:
     raise errors.UserError("give --output_dir=FOLDER, where the run goes")
   path = pathlib.Path(output_dir)
+  _check_apart(path, settings.get("dataset"))
   path.mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as stack:  # which an error closes
     lock = stack.enter_context(open(path / ".lock", "w"))
@@ -130,6 +132,16 @@ def open_run(output_dir, settings):
       )
     files.write(file, "".join(f"--{name}={value}\n" for name, value in lines.items()))
     return Run(path, settings, stack.pop_all())
+
+
+def _check_apart(path, dataset):
+  """Raises `UserError` if a run would lie among its data, where its pictures become images."""
+  kind, _, folder = labellings.split(dataset)[0].partition(":") if dataset else ("", "", "")
+  if kind == "folder" and path.resolve().is_relative_to(pathlib.Path(folder).resolve()):
+    raise errors.UserError(
+      f"--output_dir={path} lies in the folder of the images, {folder}, and the run's pictures "
+      "would become some of them: give another --output_dir"
+    )
 
 
 def _check_same(path, lines, text):
