@@ -424,6 +424,7 @@ def test_a_run_among_its_images_is_refused(tmp_path, place):
       "lies in the folder of the images", runs.open_run, tmp_path / place, {"dataset": dataset}
     )
   assert len(list(tmp_path.iterdir())) == 4
+  runs.open_run(tmp_path.with_name(f"{tmp_path.name}-lost"), {"dataset": "folder:nowhere"}).close()
   runs.open_run(
     tmp_path.with_name(f"{tmp_path.name}-run"), {"dataset": f"folder:{tmp_path}"}
   ).close()

@@ -7,7 +7,6 @@ import pathlib
 import tempfile
 
 from urkle_tf import errors
-from urkle_tf.data import labellings
 from urkle_tf.output import files
 from urkle_tf.settings import FREE
 
@@ -136,8 +135,10 @@ def open_run(output_dir, settings):
 
 def _check_apart(path, dataset):
   """Raises `UserError` if a run would lie among its data, where its pictures become images."""
-  kind, _, folder = labellings.split(dataset)[0].partition(":") if dataset else ("", "", "")
-  if kind == "folder" and path.resolve().is_relative_to(pathlib.Path(folder).resolve()):
+  kind, _, folder = (dataset or "").partition(":")
+  if not pathlib.Path(folder).is_dir():
+    folder = folder.rpartition(":")[0]  # of folder:PATH:LABELLING
+  if kind == "folder" and folder and path.resolve().is_relative_to(pathlib.Path(folder).resolve()):
     raise errors.UserError(
       f"--output_dir={path} lies in the folder of the images, {folder}, and the run's pictures "
       "would become some of them: give another --output_dir"
