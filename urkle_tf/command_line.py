@@ -171,11 +171,10 @@ def run(function, names):
       function(**given)
 
   def parse(argv):
-    known = set(names)
     try:
       return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
-      _fail(str(errors.unknown("flag", error.flagname, known)).split(" (known")[0], 2)
+      _fail(str(errors.unknown("flag", error.flagname, names)).split(" (known")[0], 2)
     except (flags.Error, ValueError) as error:  # --nodownload=x raises the latter
       _fail(str(error).removeprefix("ERROR:: "), 2)
 

@@ -53,10 +53,7 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
 def _measure(encoder, images, attack, seed, training, scale):
   """(the encoder's outputs for the images, KL [n]), in one pass of images and adversaries."""
   model = _network(encoder)
-  if isinstance(model, keras.Model):
-    frozen = fold(model)
-  else:
-    frozen = lambda images: model(images, training=False)  # noqa: E731
+  frozen = fold(model)
   clean = _each(tf.stop_gradient, frozen(images))
   sigma = _sigma(clean, scale)
   represent = lambda neighbours: _normal(frozen(neighbours), sigma)  # noqa: E731

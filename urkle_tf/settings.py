@@ -64,9 +64,7 @@ _SHARED = {
   "download": Setting(False, "let TFDS download and prepare the data", free=True),
   "split": Setting("train", "split, with slices: train[:90%]"),
   "examples": Setting(
-    None,
-    "use only this many examples of the split, the first ones",
-    short="only this many images",
+    None, "use only this many examples of the split, the first ones", short="only this many images"
   ),
   "image_size": Setting(
     None,
@@ -81,10 +79,7 @@ _SHARED = {
     None, "the run's folder; the same command on it resumes the run", free=True
   ),
   "norm": Setting("linf", "norm of the threat model: linf, l2 or l1"),
-  "epsilon": Setting(
-    8 / 255,
-    "radius of the threat model in pixel units of [0, 1]: 8/255 or 0.03",
-  ),
+  "epsilon": Setting(8 / 255, "radius of the threat model in pixel units of [0, 1]: 8/255 or 0.03"),
   "attack_steps": Setting(None, "gradient steps of the attack"),
   "attack_step_size": Setting(
     None, "size of these steps in pixel units; default: 2.5 epsilon / steps"
@@ -180,8 +175,7 @@ class Pretrain:
     "batch and update their own; None for yes, except for a `.keras` file, whose statistics stay",
   )
   min_scale: float = setting(
-    0.1,
-    "floor of sigma: absolute on a sphere, else in units of the spread of mu",
+    0.1, "floor of sigma: absolute on a sphere, else in units of the spread of mu"
   )
   max_scale: float = setting(0.25, "cap of sigma, in the same units")
   norm: str = shared("norm")
@@ -203,8 +197,7 @@ class Pretrain:
     "controlled(every=300); default: constant",
   )
   attack_precision: str | None = setting(
-    None,
-    "mixed_bfloat16 for the attack's passes alone; default: that of precision",
+    None, "mixed_bfloat16 for the attack's passes alone; default: that of precision"
   )
   optimizer: str = setting(
     "sgd",
@@ -215,15 +208,13 @@ class Pretrain:
     "sgd(momentum=0.9) lars adamw(layer_decay=0.75)",
   )
   learning_rate: float = setting(
-    0.1,
-    "highest learning rate; cosine to 0, per step or by the clock",
+    0.1, "highest learning rate; cosine to 0, per step or by the clock"
   )
   warmup_epochs: float = setting(0.0, "epochs over which the learning rate rises linearly")
   warmup_minutes: float | None = shared("rise_minutes")
   weight_decay: float = setting(1e-4, "decoupled weight decay, without batch norms and biases")
   clip_norm: float | None = setting(
-    None,
-    "largest global norm of the gradient; default: no clipping",
+    None, "largest global norm of the gradient; default: no clipping"
   )
   epsilon_warmup_epochs: float = setting(0.0, "epochs over which epsilon rises linearly")
   epsilon_warmup_minutes: float | None = shared("rise_minutes")
@@ -347,10 +338,7 @@ class Adapt:
     'start. `"semi_supervised(beta=6)"`: few labels; robustness is learned from all the images',
     "slf alf aff similarity semi_supervised",
   )
-  head: str = setting(
-    "linear",
-    "linear or mlp(width=256, layers=3)",
-  )
+  head: str = setting("linear", "linear or mlp(width=256, layers=3)")
   features: str = setting(
     "loc",
     "input of a head on a frozen encoder: loc (its z) or pooled (the features below loc and scale, "
@@ -420,8 +408,7 @@ class Adapt:
   )
   learning_rate: float | None = setting(None, "highest learning rate; cosine to 0 per step")
   weight_decay: float | None = setting(
-    None,
-    "decoupled weight decay, without biases and batch norms; slf chooses it by default",
+    None, "decoupled weight decay, without biases and batch norms; slf chooses it by default"
   )
   select: str | None = setting(
     None,
@@ -528,18 +515,14 @@ class Assess:
     "attack_step_size",
     text="size of these steps in pixel units, if the spec gives none; None for 2.5 epsilon / steps",
   )
-  restarts: int = setting(
-    1,
-    "runs of PGD from different starts, if its spec gives none",
-  )
+  restarts: int = setting(1, "runs of PGD from different starts, if its spec gives none")
   eot: int | None = setting(
     None,
     "samples of z in each step against the sampled classifier; default: 20; for claims: 50",
     short="samples of z per step: 20; 50 for claims",
   )
   noise: str = setting(
-    "fresh",
-    "fresh (new samples of z at every step) or fixed (the same throughout an attack)",
+    "fresh", "fresh (new samples of z at every step) or fixed (the same throughout an attack)"
   )
   samples: int = setting(
     200,
@@ -577,8 +560,7 @@ class Assess:
     "smoothing(noise=0.25), certificate(loss_cap=5)",
   )
   modes: str | None = setting(
-    None,
-    "readings of z that are measured, sampled or deterministic; default: both if z is sampled",
+    None, "readings of z that are measured, sampled or deterministic; default: both if z is sampled"
   )
   corruptions: str | None = setting(
     None,
@@ -587,12 +569,10 @@ class Assess:
     short="all, or names of the 15 types",
   )
   severities: list[float] | None = setting(
-    None,
-    "severities of the corruptions, numbers from 1 to 5; default: all",
+    None, "severities of the corruptions, numbers from 1 to 5; default: all"
   )
   representation_examples: int = setting(
-    1000,
-    "number of images for the part about the representation; 0 leaves it out",
+    1000, "number of images for the part about the representation; 0 leaves it out"
   )
   loss_cap: float | None = setting(
     None,
@@ -614,10 +594,7 @@ class Assess:
     "whether the last class of a classifier made elsewhere, one more than the data have, means "
     "that it abstains, which counts as wrong; None for no",
   )
-  save_images: bool = setting(
-    False,
-    "save adversarial images and per-image results (images.npz)",
-  )
+  save_images: bool = setting(False, "save adversarial images and per-image results (images.npz)")
   html: bool = shared("html")
   batch_size: int = shared("batch_size", 250, text="images that are attacked together")
   seed: int = shared("seed")
@@ -690,36 +667,12 @@ class Embed(Represent):
 COMMANDS = {"train": Train, "finetune": Finetune, "evaluate": Evaluate, "embed": Embed}
 
 
-def some_of(name, command, names, **defaults):
-  """A dataclass of some settings of a command.
-
-  Args:
-    name: of the dataclass.
-    command: a dataclass of settings.
-    names: names of the settings to take, in order.
-    **defaults: the defaults that differ from the command's.
-  """
-  known = {field.name: field for field in dataclasses.fields(command)}
-  taken = []
-  for key in names:
-    default = defaults.get(key, known[key].default)
-    field = dataclasses.field(default=default, metadata=known[key].metadata)
-    taken.append((key, known[key].type, field))
-  return dataclasses.make_dataclass(name, taken, frozen=True, eq=False)
-
-
-AssessRegressor = some_of(
-  "AssessRegressor",
-  Assess,
-  (
-    *("regressor", "output_dir", "dataset", "data_dir", "download", "split", "examples"),
-    *("image_size", "norm", "epsilon", "attack_steps", "attack_step_size", "restarts", "eot"),
-    *("samples", "measure", "modes", "batch_size", "seed", "html"),
-  ),
-  regressor=REQUIRED,
-  dataset="digits:rotation",
+# Those of `Assess` that a regressor uses.
+OF_REGRESSORS = (
+  *("regressor", "output_dir", "dataset", "data_dir", "download", "split", "examples"),
+  *("image_size", "norm", "epsilon", "attack_steps", "attack_step_size", "restarts", "eot"),
+  *("samples", "measure", "modes", "batch_size", "seed", "html"),
 )
-
 FREE = {
   field.name
   for command in COMMANDS.values()

@@ -11,7 +11,6 @@ import urkle_tf
 from urkle_tf import attacks, errors, export
 from urkle_tf.data import sources
 from urkle_tf.evaluation import regression
-from urkle_tf.evaluation.assess import assess_regressor
 from urkle_tf.evaluation.context import Context
 from urkle_tf.networks.regressor import Regressor
 
@@ -80,7 +79,7 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   export.export_regressor(model, tmp_path / "regressor", {"norm": "linf", "epsilon": EPSILON})
   monkeypatch.setattr(sources, "load", lambda *args, **kwargs: source)
   options = {"regressor": str(tmp_path / "regressor"), "attack_steps": 2, "samples": 10}
-  report = assess_regressor(output_dir=str(tmp_path / "report"), **options)
+  report = urkle_tf.assess(output_dir=str(tmp_path / "report"), **options)
   written = (tmp_path / "report" / "report.json").read_text()
   assert json.loads(written) == json.loads(json.dumps(report))
   assert str(tmp_path) not in written
@@ -90,7 +89,7 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   assert rows == ["clean"] * 2 + ["pgd-2, linf 0.1"] * 2
   capsys.readouterr()
   again = {"output_dir": str(tmp_path / "report"), "html": True, **options}
-  assert assess_regressor(**again) == report
+  assert urkle_tf.assess(**again) == report
   assert "writing its page from the stored report" in capsys.readouterr().out
   error = f"{report['regression']['attacks'][0]['rmse']:.4g}"
   assert f">{error}</dd>" in (tmp_path / "report" / "report.html").read_text()
@@ -105,8 +104,8 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   with pytest.raises(
     errors.UserError, match="labels of 'x' are classes, but a regressor needs numbers"
   ):
-    assess_regressor(**options)
-  refuses("no folder", assess_regressor, regressor=str(tmp_path / "nowhere"))
+    urkle_tf.assess(**options)
+  refuses("no folder", urkle_tf.assess, regressor=str(tmp_path / "nowhere"))
 
 
 def test_what_is_not_finite_is_no_result(source):

@@ -94,7 +94,6 @@ class APGD(base.Attack):
     return (_Sparsity if self.threat.norm == "l1" else _Halving)(self, images)
 
   def begin(self, images, restart, seed):
-    del restart
     if self._start is None:
       start = self.threat.random_start(images, seed)
     else:
@@ -130,7 +129,6 @@ class APGD(base.Attack):
     return state
 
   def finish(self, objective, images, state):
-    del images
     last = state["iterate"]
     values = base.values(objective, last)
     higher = values > state["best_values"]
@@ -206,7 +204,6 @@ class _Sparsity:
 
   def check(self, step, values, state):
     """As `_Halving.check`."""
-    del values
     at = (step > 0) & (step % self._period == 0)
     differs = tf.cast(state["best"] != self._images, tf.float32)
     changed = tf.reduce_sum(tf.reshape(differs, [-1, self._pixels]), 1)
@@ -221,7 +218,6 @@ class _Sparsity:
     }, at & sparser
 
   def move(self, step, iterate, gradient, state):
-    del step
     threat = self._attack.threat.with_sparsity(1 - state["share"])
     size = like(state["size"], self._images)
     return threat.step(iterate, gradient, self._images, size)

@@ -121,7 +121,6 @@ class Attack:
 
   def step_size_at(self, epsilon):
     """The norm of a step at a radius, in pixel units; None if the attack chooses it."""
-    del epsilon
 
   def __call__(self, objective, images, seed=None):
     """Finds images within the threat model that maximise the objective.
@@ -189,7 +188,6 @@ class Attack:
 
   def _changed(self, epsilon, **given):
     """A copy with the arguments of `run`, which makes the attempts."""
-    del given  # for subclasses that use it
     other = copy.copy(self)
     if epsilon is not None:
       other.threat = self.threat.with_epsilon(epsilon)

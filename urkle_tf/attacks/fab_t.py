@@ -75,7 +75,6 @@ class FAB(_nearest.Nearest):
     }
 
   def advance(self, objective, images, state, number):
-    del number
     iterate = state["iterate"]
     values, gradient = base.values_and_gradient(objective, iterate)
     state = self._offer(images, state, iterate, values > 0)

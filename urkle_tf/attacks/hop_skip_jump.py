@@ -94,7 +94,6 @@ class HopSkipJump(_nearest.Nearest):
     self.steps = self.queries = int(queries)
 
   def _attempt(self, objective, images, restart, seed):
-    del restart
     threat, norm = self.threat, self.threat.norm
     pixels = math.prod(images.shape[1:])
     counts = evaluations(self.queries, pixels, norm)

@@ -47,5 +47,4 @@ class _Pixels(Linf):
   """Only the pixel box; `epsilon` is the unit of noise and steps."""
 
   def project(self, adversaries, images):
-    del images
     return self._clip(adversaries)

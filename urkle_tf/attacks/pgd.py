@@ -97,7 +97,6 @@ class PGD(base.Attack):
 
   def _attempt(self, objective, images, restart, seed):
     """One run.  The loop carries the iterate, and the best one if it is kept."""
-    del restart
     threat, best = self.threat, self.keep == "best"
     start = threat.random_start(images, seed, self.start)
     if self._carried is not None:

@@ -108,7 +108,6 @@ class Square(base.Attack):
     return (_Stripes if self.threat.norm == "linf" else _Hills)(self.threat, images, rows)
 
   def begin(self, images, restart, seed):
-    del restart
     rows = tf.range(tf.shape(images)[0])
     return {
       "best": self._proposals(images, rows).start(distribution.fold(seed, 0)),
@@ -136,7 +135,6 @@ class Square(base.Attack):
     }
 
   def finish(self, objective, images, state):
-    del objective, images
     return {"result": state["best"], "objective": state["best_values"]}
 
 

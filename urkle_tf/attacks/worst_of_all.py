@@ -55,7 +55,6 @@ class WorstOfAll(base.Attack):
     )
 
   def plans(self, classes=None):
-    del classes
     plan = Plan(APGD(self.threat, self.steps, self.restarts), ensemble=self.name, last=True)
     return [
       dataclasses.replace(plan, loss=loss, average=average, start=start)

@@ -45,11 +45,6 @@ def _flat(objective):
   )
 
 
-def _decides(classifier):
-  """Whether attacks climb the scores that decide the class."""
-  return getattr(classifier, "metadata", {}).get("attacked") != "inner scores"
-
-
 def _start(plan, images, epsilon, frozen, objective):
   """The `start` of `Attack.run` for a plan: a function of a seed.
 
@@ -99,7 +94,9 @@ def adversary(classifier, plan, mode, eot=20, alone=None):
   """
   link = getattr(classifier, "link", tf.nn.log_softmax)
   has_gradient = differentiable(classifier)
-  follows = (has_gradient or not plan.by_gradients) and _decides(classifier)
+  # Whether attacks climb the scores that decide the class.
+  decides = getattr(classifier, "metadata", {}).get("attacked") != "inner scores"
+  follows = (has_gradient or not plan.by_gradients) and decides
   if alone is not None and alone.attackable and falling.possible(plan) and follows:
     return falling.Falling(plan, alone)
   evaluations = tf.Variable(0, trainable=False, dtype=tf.int64)  # GPUs add no int32

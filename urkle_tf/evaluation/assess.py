@@ -13,7 +13,7 @@ from urkle_tf.evaluation import store as storing
 from urkle_tf.evaluation.context import Context
 from urkle_tf.networks.saved import foreign_models
 from urkle_tf.output import files
-from urkle_tf.settings import Assess, AssessRegressor, arguments, data_of
+from urkle_tf.settings import OF_REGRESSORS, Assess, arguments, data_of
 from urkle_tf.training import runs
 
 _EPSILON = 8 / 255
@@ -38,12 +38,12 @@ def assess(given):
   """
   settings = dataclasses.asdict(given)
   if given.regressor and not (given.classifier or given.encoder):
-    used = {field.name for field in dataclasses.fields(AssessRegressor)}
-    unused = [n for n, v in settings.items() if n not in used and v != getattr(Assess, n)]
+    unused = [n for n, v in settings.items() if n not in OF_REGRESSORS and v != getattr(Assess, n)]
     if unused:
       flags = ", ".join(f"--{name}" for name in unused)
       print(f"a regressor is attacked by PGD at one epsilon, and does not use {flags}")
-    return assess_regressor(**{n: v for n, v in settings.items() if n in used})
+    given = dataclasses.replace(given, **{name: getattr(Assess, name) for name in unused})
+    return _assess(given, {n: settings[n] for n in OF_REGRESSORS}, "regressor", given.regressor)
   models = [name for name in _MODELS if settings[name]]
   if len(models) != 1:
     raise errors.UserError(
@@ -60,26 +60,13 @@ def assess(given):
   return _assess(given, settings, kind, path)
 
 
-@arguments(AssessRegressor)
-def assess_regressor(given):
-  """Measures an exported regressor, clean and attacked.
-
-  Returns:
-    The content of report.json: {"regression": see `regression.measure`, "config", "versions"}.
-
-  Raises:
-    UserError: for settings, data or folders that do not fit.
-  """
-  return _assess(given, dataclasses.asdict(given), "regressor", given.regressor)
-
-
 def _assess(given, settings, kind, path):
   """The loop; `settings` are those in the report."""
   errors.flags_at_least(1, settings, "batch_size", "samples", "attack_steps", "restarts", "eot")
-  if settings.get("abstains") and kind != "foreign":
+  if given.abstains and kind != "foreign":
     raise errors.UserError("--abstains is only for classifiers made elsewhere: leave it out")
-  if (minutes := settings.get("minutes")) is not None:
-    errors.above(0, None, minutes=minutes)
+  if given.minutes is not None:
+    errors.above(0, None, minutes=given.minutes)
   chosen = measurements.chosen(given, kind)
   context = _context(given, kind, path)
   for one in chosen:
@@ -113,8 +100,7 @@ def _context(given, kind, path):
     metadata = export.read_metadata(path, kind)
   source = sources.load(**data_of(given))
   if kind == "foreign":
-    with_top = getattr(given, "encoder", None)
-    loaded = topped.classifier(given, source) if with_top else foreign_models.load(path)
+    loaded = topped.classifier(given, source) if given.encoder else foreign_models.load(path)
     model = foreign.look_at(loaded, source, given.abstains)
     metadata = model.metadata
   elif kind == "foreign_encoder":
@@ -127,7 +113,7 @@ def _context(given, kind, path):
     compatibility.check_classes(metadata["classes"], metadata.get("class_names"), source)
   norm = given.norm or metadata.get("norm", "linf")
   epsilon = (metadata.get("epsilon") or _EPSILON) if given.epsilon is None else given.epsilon
-  epsilons = list(getattr(given, "epsilons", None) or [epsilon])
+  epsilons = list(given.epsilons or [epsilon])
   for radius in epsilons:
     attacks.from_norm(norm, radius).check(tf.zeros([1, *metadata["image_size"]]))
   names = ("data_dir", "download", "image_size", "examples")
@@ -145,7 +131,7 @@ def _context(given, kind, path):
     eot=(given.eot or 20) if metadata["stochastic"] else 1,
     samples=given.samples,
     seed=given.seed,
-    save_images=getattr(given, "save_images", False),
+    save_images=given.save_images,
   )
 
 

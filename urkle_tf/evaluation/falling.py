@@ -92,7 +92,6 @@ class Falling:
 
     Targets are int [k, n].  All of an image are aimed at side by side, until one is hit.
     """
-    del step_size  # these attacks choose their own
     copies = 1 if targets is None else len(targets)
     given = {"images": tf.tile(images, [copies, 1, 1, 1]), "labels": tf.tile(labels, [copies])}
     given |= {} if targets is None else {"targets": tf.reshape(targets, [-1])}

@@ -56,8 +56,6 @@ class _Scores:
     samples: how many draws a served prediction averages over.
   """
 
-  latent_dim = None
-
   def __init__(self, values, stochastic, classes, samples):
     self._values = values
     self.stochastic, self.classes, self.samples = stochastic, classes, samples
@@ -128,8 +126,6 @@ class Foreign(_Scores):
   Raises:
     UserError: if it does not return finite scores [n, classes >= 2].
   """
-
-  class_names = None
 
   def __init__(self, loaded, images):
     images = tf.constant(images[:PROBE], tf.float32)

@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from urkle_tf import attacks, distribution, errors
 from urkle_tf.evaluation import adversaries, scoring
-from urkle_tf.output import progress
 
 _CHUNK = 25  # samples of z that are in memory at once
 
@@ -30,7 +29,10 @@ def measure(context, attack):
     "rmse", "mae" and "r2" (1 - rmse^2 / spread^2), and if z is sampled, "deterministic" with the
     same.  "attacks" has a row for each mode, with the attack's settings.
   """
-  labels, clean, worst = _found(context, attack)
+  found = context.over_first(
+    context.source.size, "regression", f"pgd({attack.steps})", _judge(context, attack)
+  )
+  labels = found["labels"].astype(np.float64)
   spread = float(labels.std())
   (served, *others), described = context.modes, attack.describe()
   names = ("name", "norm", "epsilon", "steps", "step_size", "restarts")
@@ -40,24 +42,24 @@ def measure(context, attack):
     "examples": len(labels),
     "clean": {
       "mode": served,
-      **_scores(clean[served], spread),
-      **{mode: _scores(clean[mode], spread) for mode in others},
+      **_scores(found[f"clean.{served}"], spread),
+      **{mode: _scores(found[f"clean.{mode}"], spread) for mode in others},
     },
     "attacks": [
       {
         **{name: described[name] for name in names},
         "eot": context.eot if mode == "sampled" else 1,
         "mode": mode,
-        **_scores(worst[mode], spread),
+        **_scores(found[f"worst.{mode}"], spread),
       }
       for mode in context.modes
     ],
   }
 
 
-def _found(context, attack):
-  """(labels float64 [n], {mode: errors [n]} of the clean images, and of the worst versions)."""
-  regressor, modes, source = context.model, context.modes, context.source
+def _judge(context, attack):
+  """A function from a batch to {"labels", "clean.MODE", "worst.MODE"}: errors of each image."""
+  regressor, modes = context.model, context.modes
   base, scoring_seed = (
     distribution.fold([context.seed, 0], stream)
     for stream in (scoring.ATTACK_STREAM, scoring.SCORE_STREAM)
@@ -66,27 +68,21 @@ def _found(context, attack):
   plan = attacks.Plan(attack, _squared_error)
   find = {mode: adversaries.adversary(regressor, plan, mode, context.eot) for mode in modes}
   radius_and_step = plan.radius_and_step(context.epsilon)
-  labels: list[np.ndarray] = []
-  clean: dict[str, list] = {mode: [] for mode in modes}
-  worst: dict[str, list] = {mode: [] for mode in modes}
-  bar = progress.Progress(context.title(f"pgd({attack.steps})"), source.size)
-  for number, (_, images, truth) in enumerate(scoring.stream(source, context.batch_size)):
+
+  def compute(number, images, truth):
     padded = scoring.pad(images, context.batch_size)
     wanted = scoring.pad(truth.astype(np.float32), context.batch_size)
-    before = {mode: _error(found, truth) for mode, found in score(padded).items()}
-    largest = dict(before)
+    clean = {mode: _error(found, truth) for mode, found in score(padded).items()}
+    worst = dict(clean)
     for mode in modes:
       seed = distribution.fold(base, number, regressor.modes.index(mode))
       candidates, _ = find[mode](padded, wanted, seed, *radius_and_step)
       for judge, found in score(candidates[0]).items():
-        largest[judge] = np.maximum(largest[judge], _error(found, truth))
-    labels.append(truth)
-    for mode in modes:
-      clean[mode].append(before[mode])
-      worst[mode].append(largest[mode])
-    bar.add(len(images))
-  join = lambda parts: {mode: np.concatenate(parts[mode]) for mode in modes}  # noqa: E731
-  return np.concatenate(labels).astype(np.float64), join(clean), join(worst)
+        worst[judge] = np.maximum(worst[judge], _error(found, truth))
+    found = {"labels": truth} | {f"clean.{mode}": error for mode, error in clean.items()}
+    return found | {f"worst.{mode}": error for mode, error in worst.items()}
+
+  return compute
 
 
 def _squared_error(predictions, labels):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import tensorflow as tf
+from scipy.spatial import distance
 
 from urkle_tf import attacks, distribution, networks
 from urkle_tf.evaluation import bound, scoring
@@ -162,8 +163,5 @@ def draw_map(context):
 
 def _mean_distance(rows):
   """The mean Euclidean distance between different rows (of the first 1,000)."""
-  rows = rows[:1000]
-  squares = np.sum(rows**2, 1)
-  distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * rows @ rows.T, 0.0))
-  np.fill_diagonal(distances, 0.0)
-  return distances.sum() / max(len(rows) * (len(rows) - 1), 1)
+  found = distance.pdist(rows[:1000])
+  return found.mean() if len(found) else 0.0

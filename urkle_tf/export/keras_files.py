@@ -16,10 +16,9 @@ def save(model, file):
     model.save(file)
     copy = keras.saving.load_model(file, compile=False, safe_mode=False)
   except (ValueError, TypeError, NotImplementedError) as error:
-    reason = " ".join(str(error).split())[:300]
     raise errors.UserError(
-      f"{model.name!r} cannot be saved and read back ({reason}): give its own classes get_config "
-      "and keras.saving.register_keras_serializable"
+      f"{model.name!r} cannot be saved and read back ({errors.reason(error)}): give its own "
+      "classes get_config and keras.saving.register_keras_serializable"
     ) from error
   if others := sorted(
     {

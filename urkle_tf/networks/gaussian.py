@@ -177,13 +177,9 @@ class GaussianEncoder(keras.Model, Encoder):
     self.streams = {batch_norm.ADVERSARIAL: self.network}
     self.latent_dim, self.min_scale, self.max_scale = latent_dim, min_scale, max_scale
     self.image_shape, self.inference = image_shape, inference
-    self._config = {"backbone": backbone, "preprocess": preprocess, "loc": loc} | {
-      "latent_dim": latent_dim,
-      "min_scale": min_scale,
-      "max_scale": max_scale,
-      "momentum": momentum,
-      "inference": inference,
-    }
+    self._config = {"backbone": backbone, "preprocess": preprocess, "loc": loc}
+    self._config |= {"latent_dim": latent_dim, "momentum": momentum, "inference": inference}
+    self._config |= {"min_scale": min_scale, "max_scale": max_scale}
     self._halves: dict[str, Callable] = {}
     self.built = True
     if dual:

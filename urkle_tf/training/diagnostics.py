@@ -65,17 +65,20 @@ class Diagnostics:
     """
     loc, scale = normal.loc, normal.scale
     first = loc[:, 0]
+    spread = tf.sqrt(tf.reduce_mean(tf.math.reduce_variance(first, 0)) + 1e-12)
     values = {
       "sigma_min": tf.reduce_min(scale),
       "sigma_mean": tf.reduce_mean(scale),
       "sigma_max": tf.reduce_max(scale),
       "snr": tf.reduce_mean(tf.abs(loc) / scale),
-      "sigma_over_spread": tf.reduce_mean(scale) / _spread(first),
+      "sigma_over_spread": tf.reduce_mean(scale) / spread,
       "loc_std": tf.reduce_mean(tf.math.reduce_std(first, 0)),
       "effective_rank": effective_rank(first),
     }
     if "effective_k" in self.names:
-      values["effective_k"] = self._scheme.weight * _signal(normal)
+      # The weight of 1 - cos: see `robustness.Urkle`.
+      squares = tf.reduce_mean(tf.reduce_sum(tf.square(loc), -1))
+      values["effective_k"] = self._scheme.weight * (squares / tf.reduce_mean(tf.square(scale)))
     adversaries = loc.shape[1] - views
     if self._pairs and adversaries:
       part = lambda low, high: type(normal)(loc[:, low:high], scale[:, low:high])  # noqa: E731
@@ -100,14 +103,3 @@ def effective_rank(loc):
   centred = loc - tf.reduce_mean(loc, 0)
   gram = tf.matmul(centred, centred, transpose_b=True)  # [n, n]: the non-zero spectrum of C
   return tf.square(tf.linalg.trace(gram)) / (tf.reduce_sum(tf.square(gram)) + 1e-12)
-
-
-def _spread(loc):
-  """The root of the mean variance of a batch's dimensions: [n, d_z] -> scalar."""
-  return tf.sqrt(tf.reduce_mean(tf.math.reduce_variance(loc, 0)) + 1e-12)
-
-
-def _signal(normal):
-  """Mean |loc|^2 / mean sigma^2 of a pass [n, t, d_z]; times beta, it is the weight of 1 - cos."""
-  squares = tf.reduce_mean(tf.reduce_sum(tf.square(normal.loc), -1))
-  return squares / tf.reduce_mean(tf.square(normal.scale))

@@ -319,7 +319,8 @@ def _trainer(settings, method, encoder, steps_per_epoch, steps):
     by_clock=minutes is not None,
     **{name: settings[name] for name in ("seed", "clip_norm", "attack_precision", "ema")},
   )
-  rows = _blocks(encoder.network)
+  parts = (layer for layer in encoder.network.layers if isinstance(layer, keras.Model))
+  rows = [block for part in parts for block in blocks.blocks(part)]
   optimizer = optimizers.build(
     settings["optimizer"],
     settings["learning_rate"],
@@ -335,12 +336,6 @@ def _trainer(settings, method, encoder, steps_per_epoch, steps):
     steps_per_execution=settings["steps_per_execution"] or 1,
   )
   return learner
-
-
-def _blocks(network):
-  """The blocks of the backbone of an encoder's network."""
-  parts = (layer for layer in network.layers if isinstance(layer, keras.Model))
-  return [block for part in parts for block in blocks.blocks(part)]
 
 
 def _initialise(model, init_from, source):

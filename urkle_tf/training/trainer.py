@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import distribution, errors
+from urkle_tf.attacks.threat.base import shape_of
 from urkle_tf.data import pipeline
 from urkle_tf.networks import batch_norm, keras_private, onednn
 from urkle_tf.networks.policies import low_precision
@@ -222,8 +223,7 @@ class Trainer(keras_private.Built):
       options["carried"] = tf.convert_to_tensor(self._carried.value)
     with contextlib.ExitStack() as stack:
       if self.attack_precision:
-        networks = getattr(self.encoder, "streams", {"": self.encoder.network}).values()
-        for network in {id(network): network for network in networks}.values():
+        for network in self.encoder.streams.values():
           stack.enter_context(low_precision(network, self.attack_precision))
       objective = self.robustness.objective(self.encoder, self.pretext, views, aux)
       found, info = self.attack.run(objective, flat(targets), seed, **options)
@@ -264,7 +264,7 @@ class Trainer(keras_private.Built):
     normal = tfp.distributions.Normal(*batch_norm.by_stream(encode, images, streams))
     noise = None
     if self.pretext.stochastic or self.robustness.stochastic:
-      noise = distribution.normal(seed, _shape(normal.loc))
+      noise = distribution.normal(seed, shape_of(normal.loc))
     return Representations.of(normal, members, noise, streams)
 
   def train_step(self, data):
@@ -394,7 +394,3 @@ def _check(scheme, attack, schedule, ends):
       "this robustness scheme weakens the augmentation over the training: give Trainer(..., "
       "steps=) and pipeline.views(..., strength=trainer.strength)"
     )
-
-
-def _shape(tensor):
-  return tensor.shape if tensor.shape.is_fully_defined() else tf.shape(tensor)

@@ -76,7 +76,6 @@ class ThreatModel:
     Raises:
       UserError: if `epsilon` looks like 0-255 units.
     """
-    del images
 
   def with_epsilon(self, epsilon):
     """Returns a copy with another radius.

@@ -49,7 +49,6 @@ class L2(ThreatModel):
     return self.project(self._reflect(images, radius * self.epsilon * share * noise), images)
 
   def normalise(self, gradient, adversaries=None):
-    del adversaries
     # Squares of small gradients underflow in float32: scale them up first.
     gradient = tf.math.divide_no_nan(gradient, largest_of(tf.abs(gradient)))
     return tf.math.divide_no_nan(gradient, tf.sqrt(total_of(tf.square(gradient))))

@@ -38,7 +38,6 @@ class Linf(ThreatModel):
     return self.project(low + noise * (high - low), images)
 
   def normalise(self, gradient, adversaries=None):
-    del adversaries
     return tf.sign(gradient)
 
   def project(self, adversaries, images):

@@ -52,20 +52,18 @@ def chosen(given, kind):
   """The measurements of an evaluation, in order.
 
   Args:
-    given: the settings, `settings.Assess` or `settings.AssessRegressor`.
+    given: the settings, `settings.Assess`.
     kind: the model's: see `Measurement.kinds`.
 
   Raises:
     UserError: as in `named`, and for a measurement that is not for models of this kind.
   """
-  asked, found = named([*_specs(given.measure), *_specs(getattr(given, "certify", None))]), []
+  asked, found = named([*_specs(given.measure), *_specs(given.certify)]), []
   for one in known():
     text = asked.get(one.name, one.name)
     options = spec.parse(text)[1]
     flags = {
-      name: getattr(given, flag, getattr(one, name))
-      for name, flag in one.aliases().items()
-      if name not in options
+      name: getattr(given, flag) for name, flag in one.aliases().items() if name not in options
     }
     one = dataclasses.replace(spec.build(_PACKAGE, text, Measurement), **flags)
     if one.name in asked and kind not in one.kinds:
