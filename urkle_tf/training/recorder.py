@@ -15,11 +15,14 @@ from urkle_tf.training import board
 # The groups of curves in TensorBoard; other figures are in the group "loss".
 _GROUPS = {
   "optimisation": ("gradient_norm", "skipped_steps", "learning_rate", "images_per_second"),
-  "sigma": ("sigma_min", "sigma_mean", "sigma_max", "snr"),
+  "sigma": (
+    *("sigma_min", "sigma_mean", "sigma_max", "snr"),
+    *("sigma_over_spread", "effective_k"),
+  ),
   "collapse": ("loc_std", "effective_rank"),
   "attack": (
     *("attack_objective", "attack_distance", "zero_gradients"),
-    *("kl_mean_part", "kl_scale_part"),
+    *("kl_mean_part", "kl_scale_part", "attack_steps", "attack_ratio"),
   ),
   "probe": ("knn_accuracy", "knn_robust_accuracy"),
 }
