@@ -1,6 +1,7 @@
 """Exports: signatures, folders, and a user's process that knows only TensorFlow and Keras."""
 
 import json
+import shutil
 import sys
 
 import commands
@@ -379,3 +380,12 @@ def test_a_program_that_knows_only_tensorflow_and_keras(encoder, folder, tmp_pat
   assert np.sum(found["frozen_moved"] > 0) == 2
   # With network.keras the statistics of the four batch norms move too.
   assert np.sum(found["network_moved"] > 0) == 3 * 3 + 1 + 2 + 4 * 2
+
+
+def test_what_lies_beside_the_wanted_export_is_named(tmp_path, folder):
+  (tmp_path / "model.h5").write_bytes(b"")
+  refuses("is a file, and of files only .keras", export.load_classifier, tmp_path / "model.h5")
+  run = tmp_path / "run"
+  shutil.copytree(folder, run / "encoder")
+  refuses(f"did you mean '{run / 'encoder'}'?", export.load_encoder, run)
+  refuses("it holds an encoder: make a head", export.load_classifier, run)

@@ -35,12 +35,17 @@ def read_metadata(folder, kind=None):
     return presets.metadata(folder, kind)
   folder = pathlib.Path(folder)
   wanted = _KINDS.get(kind, "an encoder, a classifier or a regressor")
+  if folder.is_file():
+    raise errors.UserError(f"{str(folder)!r} is a file, and of files only .keras is read")
   if not folder.is_dir():
     raise errors.UserError(f"no folder {str(folder)!r}: give the folder of {wanted}")
   file = folder / "metadata.json"
   if not file.is_file():
     inner = [f.parent.name for f in sorted(folder.glob("*/metadata.json"))]
-    hint = f"; did you mean {str(folder / inner[0])!r}?" if inner else ""
+    fitting = [name for name in inner if kind in (None, name)]
+    hint = f"; did you mean {str(folder / fitting[0])!r}?" if fitting else ""
+    if inner == ["encoder"] and not fitting:
+      hint = "; it holds an encoder: make a head for it with python -m urkle_tf.finetune"
     raise errors.UserError(f"{str(folder)!r} is not an export of {wanted} (no metadata.json){hint}")
   try:
     if file.stat().st_size > _LARGEST_METADATA:
