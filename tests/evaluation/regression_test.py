@@ -12,6 +12,7 @@ from urkle_tf import attacks, errors, export
 from urkle_tf.data import sources
 from urkle_tf.evaluation import regression
 from urkle_tf.evaluation.context import Context
+from urkle_tf.evaluation.store import Store
 from urkle_tf.networks.regressor import Regressor
 
 EPSILON = 0.1
@@ -70,6 +71,20 @@ def test_sampled_z_and_its_mean_are_two_regressors(source):
     assert row["mae"] == pytest.approx(np.mean(error + reach), rel=tolerance)
   assert part["clean"]["mae"] == pytest.approx(np.mean(error), rel=0.02)
   assert part["clean"]["mae"] != part["clean"]["deterministic"]["mae"]
+  assert regression.measure(context, attack) == part
+
+
+def test_what_was_measured_is_not_measured_again(source, tmp_path, monkeypatch):
+  model, *_ = linear(0.3, stochastic=False)
+  store = Store(tmp_path, {})
+  context = Context(source, "linf", [EPSILON], model, batch_size=20, store=store)
+  attack = attacks.PGD(attacks.Linf(EPSILON), steps=2, keep="best")
+  part = regression.measure(context, attack)
+
+  def forbidden(*_, **__):
+    raise AssertionError("this was measured before")
+
+  monkeypatch.setattr(attacks.PGD, "run", forbidden)
   assert regression.measure(context, attack) == part
 
 

@@ -55,6 +55,15 @@ def test_classes_come_from_the_data():
   assert pretext.outputs == 10
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_labels_are_any_integers(dtype):
+  pretext, drawn = _attached(outputs=3), _tuples()
+  loss = lambda labels: pretext.loss(drawn, pretext.prepare(None, {"label": labels}))  # noqa: E731
+  labels = np.array([0, 1, 2, 2, 1, 0])
+  expected = loss(labels)["cross_entropy"]
+  np.testing.assert_array_equal(loss(labels.astype(dtype))["cross_entropy"], expected)
+
+
 @pytest.mark.parametrize("outputs", [5, 20])
 def test_the_classes_are_those_of_the_data(outputs):
   source = sources.load("digits", examples=20)

@@ -119,13 +119,12 @@ def _checked(images, labels, threat):
       f"{len(images)} images need {len(images)} integer labels, got {labels.dtype.name} of shape "
       f"{labels.shape}"
     )
-  threat.check(tf.constant(images, tf.float32))
   if images.min() < threat.lower or images.max() > threat.upper:
     raise errors.UserError(
       f"autoattack: pixels go from {images.min():g} to {images.max():g}, and the threat model's "
       f"from {threat.lower:g} to {threat.upper:g}: give both the same range"
     )
-  return images.astype(np.float32), labels.astype(np.int64)
+  return images.astype(np.float32), labels
 
 
 class _Classification:

@@ -127,6 +127,7 @@ def _of(scores, classes):
 
 def _wrong(scores, labels):
   """The scores, with minus infinity for the label."""
+  labels = tf.cast(labels, tf.int64)  # of any integer type
   right = tf.one_hot(labels, scores.shape[1], on_value=True, off_value=False, dtype=tf.bool)
   return tf.where(right, tf.constant(-float("inf"), scores.dtype), scores)
 

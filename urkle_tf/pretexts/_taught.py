@@ -48,16 +48,23 @@ class Taught(Pretext):
     size = self._teacher.size_for(source.image_shape)
     compatibility.check_images(size, source, "the teacher")
 
-  def embed(self, images):
+  def embed(self, batches):
     """The teacher's embeddings of many images, before `attach`: float64 [n, d].
 
     Args:
-      images: float32 [n, h, w, c] in [0, 1].
+      batches: of images, each float32 [m, h, w, c] in [0, 1]; at least one.
+
+    Raises:
+      UserError: if the teacher returns no embedding.
     """
-    parts = [
-      foreign_models.call(self._teacher.function, images[i : i + _AT_ONCE], self._path)
-      for i in range(0, len(images), _AT_ONCE)
-    ]
+    parts: list[np.ndarray] = []
+    for images in batches:
+      if not parts:
+        embedders.output_shape(self._teacher, images.shape[1:])
+      parts += [
+        foreign_models.call(self._teacher.function, images[i : i + _AT_ONCE], self._path)
+        for i in range(0, len(images), _AT_ONCE)
+      ]
     found = np.concatenate(parts).astype(np.float64)
     return found.mean((1, 2)) if found.ndim == 4 else found
 

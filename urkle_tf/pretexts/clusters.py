@@ -7,7 +7,6 @@ from urkle_tf import distribution, errors
 from urkle_tf.data import pipeline
 from urkle_tf.networks import heads
 from urkle_tf.networks.folding import fold
-from urkle_tf.networks.saved import embedders
 from urkle_tf.pretexts._taught import Taught
 from urkle_tf.pretexts.supervised import cross_entropy, softmax_divergence
 
@@ -66,7 +65,7 @@ class Clusters(Taught):
     """Finds the clusters in images of the data."""
     super().adopt(source)
     found = source.batches(_BATCH, drop_remainder=False).take(_IMAGES // _BATCH)
-    self._cluster([self._directions(pipeline.to_float(batch["image"])) for batch in found])
+    self._cluster(pipeline.to_float(batch["image"]) for batch in found)
 
   def find(self, images):
     """Finds the clusters by k-means; before `attach`.
@@ -74,16 +73,12 @@ class Clusters(Taught):
     Args:
       images: float32 [n, h, w, c] in [0, 1], n at least `count`.
     """
-    self._cluster([self._directions(images)])
+    self._cluster([images])
 
-  def _directions(self, images):
-    embedders.output_shape(self._teacher, images.shape[1:])  # refuses what is no embedding
-    return _directions(tf.constant(self.embed(images), tf.float32)).numpy()
-
-  def _cluster(self, parts):
+  def _cluster(self, batches):
     from sklearn import cluster  # takes a second
 
-    directions = np.concatenate(parts)
+    directions = _directions(tf.constant(self.embed(batches), tf.float32)).numpy()
     if len(directions) < self.count:
       raise errors.UserError(
         f"clusters: count={self.count}, but there are only {len(directions)} images: give a "

@@ -82,7 +82,7 @@ class Keep(Distil):
     Args:
       images: float32 [n, h, w, c] in [0, 1], n at least 2.
     """
-    found = self.embed(images)
+    found = self.embed([images])
     spread = np.mean(np.sum(np.square(found - found.mean(0)), -1))
     self._measures = {"spread": spread, "length": np.mean(np.sum(np.square(found), -1))}
     if not spread > 0:

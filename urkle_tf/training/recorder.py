@@ -15,10 +15,7 @@ from urkle_tf.training import board
 # The groups of curves in TensorBoard; other figures are in the group "loss".
 _GROUPS = {
   "optimisation": ("gradient_norm", "skipped_steps", "learning_rate", "images_per_second"),
-  "sigma": (
-    *("sigma_min", "sigma_mean", "sigma_max", "snr"),
-    *("sigma_over_spread", "effective_k"),
-  ),
+  "sigma": ("sigma_min", "sigma_mean", "sigma_max", "snr", "sigma_over_spread", "effective_k"),
   "collapse": ("loc_std", "effective_rank"),
   "attack": (
     *("attack_objective", "attack_distance", "zero_gradients"),
