@@ -124,7 +124,7 @@ class Square(base.Attack):
     new = tf.cond(
       number == 0,  # the first query is the start's, which anything is better than
       lambda: best,
-      lambda: proposals.propose(best, tf.gather(sides, number), distribution.fold(seed, number)),
+      lambda: proposals.propose(best, sides, number, distribution.fold(seed, number)),
     )
     values = base.values(objective, new)
     higher = values > state["best_values"]
@@ -187,7 +187,8 @@ class _Stripes(_Proposals):
     signs = tf.reshape(signs, [-1, 1, self.width, self.channels])
     return self.threat.project(self.images + self.threat.epsilon * signs, self.images)
 
-  def propose(self, best, side, seed):
+  def propose(self, best, sides, number, seed):
+    side = tf.gather(sides, number)
     draws = self.uniform(seed, 2 + self.channels)
     moves = 2 * self.threat.epsilon * self.signs(draws[:, 2:])
     square = _Squares(self, self.place(draws[:, :2], side), side)
@@ -195,17 +196,6 @@ class _Stripes(_Proposals):
     # Rows of pixels: TensorFlow broadcasts over three axes several times faster than over four.
     change = tf.reshape(square.rows[:, :, None] * columns[:, None], tf.shape(self.images))
     return self.threat.project(best + change, self.images)
-
-
-@functools.lru_cache(maxsize=8)
-def _templates(height, width, order):
-  """Each odd side's template, upright and turned, in the corner of an array of the largest."""
-  most = _Hills.side(max(height, width), height, width)
-  stored = np.zeros([most + 1, 2, most, most], np.float32)
-  for side in {_Hills.side(length, height, width) for length in range(1, most + 1)}:
-    hills = template(side, order)
-    stored[side, :, :side, :side] = hills, hills.T
-  return stored
 
 
 class _Hills(_Proposals):
@@ -240,7 +230,13 @@ class _Hills(_Proposals):
     offsets *= self.threat.epsilon / self._norm(offsets, [1, 2, 3])
     return self.threat.project(self.images + offsets, self.images)
 
-  def propose(self, best, side, seed):
+  def propose(self, best, sides, number, seed):
+    known, which = np.unique(sides, return_inverse=True)
+    # A branch for each side: XLA needs windows of known shapes.
+    fill = [functools.partial(self._fill, best, side, seed) for side in known.tolist()]
+    return tf.switch_case(tf.gather(which.astype(np.int32), number), fill)
+
+  def _fill(self, best, side, seed):
     draws = self.uniform(seed, 5 + self.channels)
     filled = _Squares(self, self.place(draws[:, :2], side), side)
     emptied = _Squares(self, self.place(draws[:, 2:4], side), side)
@@ -270,8 +266,8 @@ class _Hills(_Proposals):
 
   def _hills(self, side, turned):
     """Templates, [n, side, side, 1]."""
-    templates = tf.gather(_templates(self.height, self.width, self.order), side)
-    return tf.gather(templates[:, :side, :side], tf.cast(turned, tf.int32))[..., None]
+    hills = template(side, self.order)
+    return tf.gather(np.stack([hills, hills.T]), tf.cast(turned, tf.int32))[..., None]
 
   def _powers(self, values):
     return tf.abs(values) ** self.order
