@@ -428,3 +428,26 @@ def test_a_run_among_its_images_is_refused(tmp_path, place):
   runs.open_run(
     tmp_path.with_name(f"{tmp_path.name}-run"), {"dataset": f"folder:{tmp_path}"}
   ).close()
+
+
+def test_data_that_changed_under_a_run_is_refused(tmp_path):
+  """Above all a finished report, which would be returned as if it were of these images."""
+  for kind in ("a", "b"):
+    photographs(tmp_path / "photos" / kind, 4, 8)
+  data = {"dataset": f"folder:{tmp_path}/photos", "split": "all", "batch_size": 4}
+  run, head, report = (str(tmp_path / name) for name in ("run", "head", "report"))
+  exported = _pretrain(run, epochs=1, **data)["encoder"]
+  classifier = urkle_tf.adapt(exported, head, epochs=1, weight_decay=0.1, **data)["classifier"]
+  measured = {"classifier": classifier, "attacks": "pgd", "attack_steps": 1, **data}
+  first = urkle_tf.assess(output_dir=report, **measured)
+  assert urkle_tf.assess(output_dir=report, **measured) == first
+  (tmp_path / "photos/a/0.png").rename(tmp_path / "photos/b/other.png")
+  words = "the data has changed since: now 8 images"
+  refuses(words, _pretrain, run, epochs=1, **data)
+  refuses(words, urkle_tf.adapt, exported, head, epochs=1, weight_decay=0.1, **data)
+  refuses(words, urkle_tf.assess, output_dir=report, **measured)
+  (tmp_path / "photos/b/other.png").rename(tmp_path / "photos/a/0.png")
+  flags = (tmp_path / "run/flags.cfg").read_text()
+  (tmp_path / "run/flags.cfg").write_text(flags.split("# data: ")[0])  # of an older version
+  _pretrain(run, epochs=1, **data)
+  assert (tmp_path / "run/flags.cfg").read_text() == flags

@@ -16,6 +16,8 @@ rest, held_out = source.hold_out(100)  # held_out is an ArraySource, in memory
 import contextlib
 import copy
 import dataclasses
+import hashlib
+import json
 
 import numpy as np
 import tensorflow as tf
@@ -60,6 +62,13 @@ class Source:
   def labelled(self):
     """Whether examples have a `"label"`: a class or a number."""
     return self.class_names is not None or self.target is not None
+
+  @property
+  def fingerprint(self):
+    """A line of text that another number of images, or other names or labels, would change."""
+    names = json.dumps([self.image_shape, self.class_names, self.names])
+    labels = b"" if self.labels is None else self.labels.tobytes()
+    return f"{self.size:,} images, {hashlib.sha256(names.encode() + labels).hexdigest()[:12]}"
 
   def epoch(self, seed=0, epoch=0, shuffle=True, skip=0):
     """The examples of one epoch; may be called inside a graph.

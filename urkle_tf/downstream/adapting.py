@@ -54,7 +54,8 @@ def adapt(given):
   if unused:
     name = spec.parse(given.protocol)[0]
     print(f"{name} does not use {', '.join(unused)} with these settings")
-  with contextlib.closing(runs.open_run(given.output_dir, settings)) as run:
+  run = runs.open_run(given.output_dir, settings, data.source.fingerprint)
+  with contextlib.closing(run):
     folder = run.path / ("classifier" if task.classifies else "regressor")
     if (folder / "metadata.json").exists():
       row = _finished(run, folder, task)

@@ -71,7 +71,7 @@ def _assess(given, settings, kind, path):
   context = _context(given, kind, path)
   for one in chosen:
     context.prepared[one.name] = one.prepare(context)
-  with runs.opened(given.output_dir, settings) as run:
+  with runs.opened(given.output_dir, settings, context.source.fingerprint) as run:
     if run:
       context.folder, partial = run.path, run.path / storing.FOLDER
       if done := report.finished(run.path, path, context.metadata["fingerprint"], given.html):

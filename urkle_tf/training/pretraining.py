@@ -52,7 +52,10 @@ def pretrain(given):
   asked = jobs.with_an_end(dataclasses.asdict(given))
   with jobs.prepared(asked) as job:  # data, encoder and trainer
     chief = distribution.is_chief(job.scope)
-    run = runs.open_run(given.output_dir, asked) if chief else runs.scratch(asked)
+    if chief:
+      run = runs.open_run(given.output_dir, asked, job.source.fingerprint)
+    else:
+      run = runs.scratch(asked)
     with contextlib.closing(run):
       state = checkpoints.Checkpoints(run.path / "checkpoints", job.state, job.scope)
       with job.scope.scope():

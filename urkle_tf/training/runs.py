@@ -10,6 +10,8 @@ from urkle_tf import errors
 from urkle_tf.output import files
 from urkle_tf.settings import FREE
 
+_DATA = "# data: "  # a line of flags.cfg; older runs have none
+
 
 def _text(value):
   if isinstance(value, (list, tuple)):
@@ -94,19 +96,21 @@ def _started(path):
   return any(any(path.glob(name)) for name in results)
 
 
-def open_run(output_dir, settings):
+def open_run(output_dir, settings, data=None):
   """Opens a run's folder, or makes it and writes flags.cfg.
 
   Args:
     output_dir: the folder.
     settings: {flag: value}; None values are left out of flags.cfg.
+    data: the fingerprint of its `Source`, which becomes a comment in flags.cfg; None for a run
+      whose data may change.
 
   Returns:
     A `Run`.
 
   Raises:
     UserError: if no folder is given, another process uses it, or it holds a run with other
-      settings.
+      settings or other data.
   """
   if not output_dir:
     raise errors.UserError("give --output_dir=FOLDER, where the run goes")
@@ -124,12 +128,15 @@ def open_run(output_dir, settings):
     lines = {k: _text(v) for k, v in settings.items() if v is not None}
     file = path / "flags.cfg"
     if file.exists() and _started(path):
-      _check_same(path, lines, file.read_text())
+      earlier = file.read_text().splitlines()
+      _check_same(path, lines, earlier)
+      _check_data(path, data, earlier)
     elif any(path.glob("checkpoints/*.npz")):
       raise errors.UserError(
         f"{path} holds checkpoints but no flags.cfg: give another --output_dir"
       )
-    files.write(file, "".join(f"--{name}={value}\n" for name, value in lines.items()))
+    flags = "".join(f"--{name}={value}\n" for name, value in lines.items())
+    files.write(file, flags + (f"{_DATA}{data}\n" if data else ""))
     return Run(path, settings, stack.pop_all())
 
 
@@ -145,9 +152,9 @@ def _check_apart(path, dataset):
     )
 
 
-def _check_same(path, lines, text):
-  """Raises `UserError` if flags differ from those in the text of a run's flags.cfg."""
-  earlier = dict(line[2:].split("=", 1) for line in text.splitlines() if line.startswith("--"))
+def _check_same(path, lines, earlier):
+  """Raises `UserError` if flags differ from those in the lines of a run's flags.cfg."""
+  earlier = dict(line[2:].split("=", 1) for line in earlier if line.startswith("--"))
   for name in sorted({*lines, *earlier} - FREE):
     if lines.get(name) != earlier.get(name):
       raise errors.UserError(
@@ -156,11 +163,21 @@ def _check_same(path, lines, text):
       )
 
 
-def opened(output_dir, settings):
+def _check_data(path, data, earlier):
+  """Raises `UserError` if the data differs from that in the lines of a run's flags.cfg."""
+  for line in earlier:
+    if data and line.startswith(_DATA) and line != _DATA + data:
+      raise errors.UserError(
+        f"{path} holds a run on {line.removeprefix(_DATA)}, and the data has changed since: now "
+        f"{data}. Give another --output_dir, or restore the names, labels and number of the images"
+      )
+
+
+def opened(output_dir, settings, data=None):
   """A context of `open_run`, or of None without a folder."""
   if not output_dir:
     return contextlib.nullcontext()
-  return contextlib.closing(open_run(output_dir, settings))
+  return contextlib.closing(open_run(output_dir, settings, data))
 
 
 def scratch(settings):
