@@ -46,7 +46,9 @@ CASES = """
   --dataset=folder:{tmp}/loose --split=all --batch_size=2 --pretext=supervised --robustness=none
 2 train: unknown robustness | urkle | {run} --robustness=urkel
 1 train: file in the way | {tmp}/file/run | {tiny} --output_dir={tmp}/file/run
-1 train: full disk | No space left on device | {tiny} --output_dir={tmp}/full
+2 train: two ends | both set the end | {tiny} --minutes=1 --output_dir={tmp}/full
+1 train: full disk, by the clock | No space left on device | {tiny} --epochs= --minutes=1 \
+  --output_dir={tmp}/full
 0 train: training |  | {run}
 2 train: folder of other settings | holds a run with --epsilon=0.1 | {run} --epsilon=0.2
 0 train: training again |  | {run}
@@ -151,7 +153,7 @@ def test_what_was_refused_left_nothing_behind(outcomes):
     (["train", "--batchsize=4"], "did you mean 'batch_size'?"),
     (["train", "digits"], "unexpected argument 'digits'"),
     (["train", "--flagfile=nowhere.cfg"], "nowhere.cfg"),
-    (["train", "--epochs=many"], "--epochs=many"),
+    (["train", "--epochs=many"], "--epochs=many: 'many' is not a whole number"),
     (["train", "--epsilon=8/0"], "'8/0' is not a number"),
     (["finetune", "--labels=some"], "'some' is not a number"),
     (["evaluate", "--epsilons=8/255,x"], "'x' is not a number"),

@@ -6,7 +6,6 @@ with `run`.  The same flag means the same thing in every command.
 
 import contextlib
 import dataclasses
-import functools
 import importlib
 import logging as std_logging
 import os
@@ -27,26 +26,30 @@ flags.disclaim_key_flags()  # they are the command's: its --help lists them
 
 
 class _Parser(flags.ArgumentParser):
-  """Parses text with a function; defaults are already values."""
+  """Parses text with a function; an empty text is the default, and defaults are values already."""
 
-  def __init__(self, read):
-    self._read = read
+  def __init__(self, read, default):
+    self._read, self._default = read, default
 
   def parse(self, argument):
-    return self._read(argument) if isinstance(argument, str) else argument
+    if not isinstance(argument, str):
+      return argument
+    return self._read(argument) if argument.strip() else self._default
+
+
+def _whole(text):
+  try:
+    return int(text)
+  except ValueError:
+    raise ValueError(f"{text!r} is not a whole number") from None
 
 
 def _numbers(text):
   return [spec.number(part) for part in text.split(",") if part.strip()]
 
 
-_DEFINE: dict[str, Any] = {
-  "str": flags.DEFINE_string,
-  "int": flags.DEFINE_integer,
-  "bool": flags.DEFINE_boolean,
-  "number": functools.partial(flags.DEFINE, _Parser(spec.number)),
-  "numbers": functools.partial(flags.DEFINE, _Parser(_numbers)),
-}
+_DEFINE: dict[str, Any] = {"str": flags.DEFINE_string, "bool": flags.DEFINE_boolean}
+_READ: dict[str, Any] = {"int": _whole, "number": spec.number, "numbers": _numbers}
 
 
 _SHOWN: dict[str, str] = {}  # {flag: its text in --help}, of the running command
@@ -71,7 +74,11 @@ def define(command):
     _SHOWN[name] = main.short or main.help
   for name, field in fields.items():
     default = None if field.default is settings.REQUIRED else field.default
-    _DEFINE[settings.kind(field)](name, default, field.metadata["setting"].help)
+    kind, text = settings.kind(field), field.metadata["setting"].help
+    if kind in _READ:
+      flags.DEFINE(_Parser(_READ[kind], default), name, default, text)
+    else:
+      _DEFINE[kind](name, default, text)
   return list(fields)
 
 

@@ -161,7 +161,7 @@ def _check_end(settings):
   if epochs is not None:
     raise errors.UserError(
       f"--minutes={minutes} and --epochs={epochs} both set the end of the training: give one of "
-      "them"
+      "them (--epochs= drops that of a flagfile)"
     )
   errors.above(0, None, minutes=minutes)
 
@@ -172,7 +172,8 @@ def _check_warmups(settings):
   for name in ("warmup", "epsilon_warmup", "beta_warmup"):
     if settings[f"{name}_{other}"]:
       raise errors.UserError(
-        f"--{name}_{other} needs --{other}: give --{name}_{ours} in this training by {ours}"
+        f"--{name}_{other} needs --{other}: give --{name}_{ours} in this training by {ours} "
+        f"(--{name}_{other}= drops that of a flagfile)"
       )
     taken = settings[f"{name}_minutes"] or 0
     if minutes is not None and not 0 <= taken < minutes:
