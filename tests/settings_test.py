@@ -8,6 +8,7 @@ import sys
 import commands
 import pytest
 from absl import flags
+from cases import refuses
 
 import urkle_tf
 from tools import write_settings
@@ -71,3 +72,19 @@ def test_flags_are_the_arguments_of_the_function(command):
       assert f" {field.name}: {settings.text(field)}." in doc
   with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
     function(epoch=3)
+
+
+@pytest.mark.parametrize(
+  "function, options, words",
+  [
+    ("pretrain", {"epochs": "3"}, "epochs must be a whole number, got '3'"),
+    ("pretrain", {"epsilon": "8/255"}, "epsilon must be a number, got '8/255'"),
+    ("pretrain", {"encoder": 3}, "encoder must be a text, got 3"),
+    ("pretrain", {"batch_size": None}, "batch_size must be a whole number, got None"),
+    ("assess", {"epsilons": 0.1}, "epsilons must be a list of numbers, got 0.1"),
+    ("assess", {"epsilons": ["x"]}, "epsilons must be a list of numbers, got ['x']"),
+    ("assess", {"html": "no"}, "html must be True or False, got 'no'"),
+  ],
+)
+def test_values_of_another_type_are_refused(function, options, words):
+  refuses(words, getattr(urkle_tf, function), output_dir="nowhere", **options)

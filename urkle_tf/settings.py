@@ -10,10 +10,14 @@ After a change, run tools/write_settings.py.  Nothing here imports TensorFlow.
 import dataclasses
 import functools
 import inspect
+import numbers
+import os
 import textwrap
 import types
 import typing
 from typing import Any
+
+from urkle_tf import errors
 
 REQUIRED = dataclasses.MISSING  # instead of a default; the flag's default is then None
 
@@ -681,12 +685,31 @@ FREE = {
 }
 
 _KINDS = {str: "str", int: "int", bool: "bool", float: "number", list[float]: "numbers"}
+_TYPES: dict[str, tuple[Any, str]] = {
+  "str": ((str, os.PathLike), "a text"),
+  "int": (numbers.Integral, "a whole number"),
+  "bool": (bool, "True or False"),
+  "number": (numbers.Real, "a number"),
+  "numbers": ((list, tuple), "a list of numbers"),
+}
 
 
 def kind(field):
   """The kind of a field's flag: str, int, bool, number (8/255) or numbers (a list)."""
   first = typing.get_args(field.type)[0] if isinstance(field.type, types.UnionType) else field.type
   return _KINDS[first]
+
+
+def _check_type(field, value):
+  """Raises `UserError` if a value given in Python is not of a field's type."""
+  if value is None and type(None) in typing.get_args(field.type):
+    return
+  known, words = _TYPES[kind(field)]
+  right = isinstance(value, known)
+  if right and kind(field) == "numbers":
+    right = all(isinstance(one, numbers.Real) for one in value)
+  if not right:
+    raise errors.UserError(f"{field.name} must be {words}, got {value!r}")
 
 
 def data_of(given):
@@ -740,7 +763,10 @@ def arguments(command):
   def decorate(function):
     @functools.wraps(function)
     def call(*values, **named):
-      return function(command(*values, **named))
+      given = command(*values, **named)
+      for field in dataclasses.fields(command):
+        _check_type(field, getattr(given, field.name))
+      return function(given)
 
     vars(call)["__signature__"] = signature(command)
     call.__doc__ = documented(function.__doc__, command)
