@@ -28,6 +28,7 @@ INSTALL_REQUIRES = [
   "keras-cv>=0.9,<0.10",
   "matplotlib>=3.9,<4",
   "numpy>=2.1,<3",
+  "pillow>=10.4,<14",
   "scikit-learn>=1.5,<2",
   "scipy>=1.11,<2",  # comes with scikit-learn
   "tensorboard>=2.19,<3",

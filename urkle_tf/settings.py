@@ -576,7 +576,9 @@ class Assess:
     None, "severities of the corruptions, numbers from 1 to 5; default: all"
   )
   representation_examples: int = setting(
-    1000, "number of images for the part about the representation; 0 leaves it out"
+    1000,
+    "number of images for the part about the representation; 0 leaves it out",
+    short="images for the encoder's part; 0: none",
   )
   loss_cap: float | None = setting(
     None,
@@ -618,7 +620,7 @@ class Evaluate(Assess):
   MAIN = (
     *("classifier", "encoder", "prototypes", "head", "regressor", "output_dir", "dataset"),
     *("data_dir", "split", "examples", "attacks", "norm", "epsilons", "eot", "corruptions"),
-    "html",
+    *("representation_examples", "html"),
   )
 
   trust: bool = shared("trust")
@@ -702,7 +704,8 @@ def kind(field):
 
 def _check_type(field, value):
   """Raises `UserError` if a value given in Python is not of a field's type."""
-  if value is None and type(None) in typing.get_args(field.type):
+  optional = field.default is REQUIRED or type(None) in typing.get_args(field.type)
+  if value is None and optional:  # the command's REQUIRED flags are None until they are given
     return
   known, words = _TYPES[kind(field)]
   right = isinstance(value, known)
