@@ -54,7 +54,7 @@ def pretrain(
   attack_schedule: str | None = None,
   attack_precision: str | None = None,
   optimizer: str = "sgd",
-  learning_rate: float = 0.1,
+  learning_rate: float | None = None,
   warmup_epochs: float = 0.0,
   warmup_minutes: float | None = None,
   weight_decay: float = 0.0001,
@@ -126,7 +126,8 @@ def pretrain(
     optimizer: spec of the optimizer: `"sgd(momentum=0.9)"`, `"lars(momentum=0.9, trust=0.001)"`,
       `"adamw"` or `"adamw(layer_decay=0.75)"`, where each block of the backbone has 0.75 of the
       learning rate of the block above it, and the heads have the full rate.
-    learning_rate: highest learning rate; cosine to 0, per step or by the clock.
+    learning_rate: highest learning rate; cosine to 0, per step or by the clock; default: 0.1 for
+      sgd, 0.001 for adamw, 1 for lars.
     warmup_epochs: epochs over which the learning rate rises linearly.
     warmup_minutes: the same in minutes, only with `minutes` and below it.
     weight_decay: decoupled weight decay, without batch norms and biases.

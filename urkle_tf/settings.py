@@ -211,8 +211,10 @@ class Pretrain:
     "learning rate of the block above it, and the heads have the full rate",
     "sgd(momentum=0.9) lars adamw(layer_decay=0.75)",
   )
-  learning_rate: float = setting(
-    0.1, "highest learning rate; cosine to 0, per step or by the clock"
+  learning_rate: float | None = setting(
+    None,
+    "highest learning rate; cosine to 0, per step or by the clock; default: 0.1 for sgd, 0.001 for "
+    "adamw, 1 for lars",
   )
   warmup_epochs: float = setting(0.0, "epochs over which the learning rate rises linearly")
   warmup_minutes: float | None = shared("rise_minutes")

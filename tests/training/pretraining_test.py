@@ -19,7 +19,7 @@ import urkle_tf
 from urkle_tf import errors, export
 from urkle_tf.data import pipeline
 from urkle_tf.output import files as output_files
-from urkle_tf.training import checkpoints, runs
+from urkle_tf.training import checkpoints, jobs, runs
 
 SMALL = {**RUN, "latent_dim": 8, "split": "train[:64]", "epochs": 3, "learning_rate": 0.05}
 SMALL |= {"log_every": 3, "checkpoint_every": 5}
@@ -374,6 +374,18 @@ def test_mistakes_end_in_one_line(tmp_path, options, words):
   refuses(words, _pretrain, tmp_path / "run", **options)
   # The probe's images are read once the run has its folder.
   assert not (tmp_path / "run" / ("encoder" if "probe_split" in options else "")).exists()
+
+
+@pytest.mark.parametrize(
+  "optimizer, rate", [("sgd(momentum=0)", 0.1), ("adamw", 1e-3), ("lars", 1)]
+)
+def test_an_optimizer_has_its_own_learning_rate(optimizer, rate):
+  settings = {**SMALL, "optimizer": optimizer, "learning_rate": None, "warmup_epochs": 1.0}
+  with jobs.prepared(settings) as job:
+    assert float(job.learner.optimizer.learning_rate) == 0
+    job.learner.optimizer.iterations.assign(job.steps_per_epoch)  # after the warm-up
+    assert float(job.learner.optimizer.learning_rate) == pytest.approx(rate)
+    assert job.settings["learning_rate"] == rate
 
 
 def test_a_folder_of_other_settings_is_refused_and_kept(whole):

@@ -99,7 +99,7 @@ def prepared(settings):
     UserError: for settings or data that are wrong.
   """
   settings = dataclasses.asdict(Pretrain(**{"output_dir": None, **settings}))
-  settings = _of_preset(with_an_end(settings))
+  settings = _of_preset(completed(settings))
   _check(settings)
   # Several workers join before TensorFlow does anything.
   scope = distribution.strategy(settings["strategy"])
@@ -112,11 +112,14 @@ def prepared(settings):
     keras.mixed_precision.set_global_policy(policy)
 
 
-def with_an_end(settings):
-  """The settings, with 100 epochs if they set no end of the training."""
+def completed(settings):
+  """The settings, with 100 epochs if they set no end, and the optimizer's usual learning rate."""
+  usual = {}
   if settings["epochs"] is None and settings["minutes"] is None:
-    return {**settings, "epochs": 100}
-  return settings
+    usual["epochs"] = 100
+  if settings["learning_rate"] is None:
+    usual["learning_rate"] = optimizers.usual_rate(settings["optimizer"])
+  return {**settings, **usual}
 
 
 def _of_preset(settings):

@@ -157,6 +157,14 @@ class _ByClock(keras.optimizers.schedules.LearningRateSchedule):
 
 
 OPTIMIZERS = {"adamw": _adamw, "lars": _lars, "sgd": _sgd}
+_RATES = {"adamw": 0.001, "lars": 1.0, "sgd": 0.1}
+
+
+def usual_rate(text):
+  """The learning rate from random weights if none is given, for a spec as in `build`."""
+  name = spec.parse(text)[0]
+  errors.one_of("optimizer", name, OPTIMIZERS)
+  return _RATES[name]
 
 
 def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=None, blocks=None):

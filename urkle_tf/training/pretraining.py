@@ -49,7 +49,7 @@ def pretrain(given):
   """
   if not given.output_dir:
     raise errors.UserError("give --output_dir=FOLDER, where the run goes")
-  asked = jobs.with_an_end(dataclasses.asdict(given))
+  asked = jobs.completed(dataclasses.asdict(given))
   with jobs.prepared(asked) as job:  # data, encoder and trainer
     chief = distribution.is_chief(job.scope)
     if chief:

@@ -5,15 +5,14 @@ import pathlib
 import keras
 import numpy as np
 
-from urkle_tf import errors, export
+from urkle_tf import errors, export, spec
 from urkle_tf.networks import foreign, keras_private
 from urkle_tf.networks.saved import embedders, foreign_models
 from urkle_tf.training import pretraining
 
 _TEACHER, _DROP_IN = "teacher.keras", "model.keras"
 _SIGMA = 0.25  # of a drop-in, in units of the original's spread
-# For a copy, because the steps that random weights need would destroy a trained model.
-_GENTLE = {"optimizer": "adamw", "learning_rate": 1e-4}
+_GENTLE = 1e-4  # of AdamW for a copy: the steps that random weights need destroy a trained model
 
 
 def robustify(
@@ -41,8 +40,8 @@ def robustify(
   between the Gaussians of an image and of its worst neighbour becomes small.
 
   Both start as a copy of the model, and its batch norms keep their statistics unless
-  `batch_statistics=True`.  By default a copy is trained by AdamW with a learning rate of 1e-4.  The
-  command `train` does the same with these pretexts.
+  `batch_statistics=True`.  A copy is trained by AdamW with a learning rate of 1e-4, unless you give
+  others.  The command `train` does the same with these pretexts and that optimizer.
 
   Args:
     model: a Keras model, functional, sequential or subclassed, from one batch of images to
@@ -136,8 +135,10 @@ def _quoted(path):
 def _pretrain(output_dir, pretext, options, path, settings):
   """Runs the cell; the encoder is a copy of the model unless settings name another."""
   copy = path.endswith(".keras") and "encoder" not in settings
-  gentle = _GENTLE if copy and "optimizer" not in settings else {}
-  settings = {"encoder": path if copy else "resnet18", **gentle, **settings}
+  if copy:
+    settings = {"encoder": path, "optimizer": "adamw", **settings}
+    if spec.parse(settings["optimizer"])[0] == "adamw":
+      settings = {"learning_rate": _GENTLE, **settings}
   if settings.get("latent_dim") is None and not copy:
     settings["latent_dim"] = _width(path, settings.get("image_size") or 32)
   if settings.get("latent_dim") is not None:
