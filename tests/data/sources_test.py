@@ -279,9 +279,11 @@ def test_large_folders_are_decoded_when_needed(folder, monkeypatch):
         np.testing.assert_array_equal(one[key], two[key])
 
 
-def test_corrupt_file_of_a_large_folder_is_found(folder, monkeypatch):
-  bad = folder / "art" / "a 3.png"
-  bad.write_bytes(bad.read_bytes()[:-30])
+def test_corrupt_files_of_a_large_folder_are_found(folder, monkeypatch):
+  bad, worse = folder / "art" / "a 3.png", folder / "art" / "a 5.png"
+  for file in (bad, worse):
+    file.write_bytes(file.read_bytes()[:-30])
+  refuses(f"{bad} & {worse} & 1 more", load, folder)  # one that fits in memory
   monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
   source = load(folder)
   with pytest.raises(tf.errors.OpError):
@@ -289,6 +291,7 @@ def test_corrupt_file_of_a_large_folder_is_found(folder, monkeypatch):
   error = source.find_unreadable()
   assert isinstance(error, errors.UserError)
   assert str(bad) in str(error)
+  assert str(worse) in str(error)
   assert "\n" not in str(error)
 
 

@@ -23,6 +23,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
 _TEST_FRACTION = 0.2
 _SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_NAMED = 5  # damaged images, at most, that a message names besides the first
 _HEADERS = 20_000  # headers, at most, that decide the size and the channels of a folder's images
 
 
@@ -90,27 +91,36 @@ def read(files, image_shape):
   """Decodes all `files`, a list of paths: uint8 [n, *image_shape].
 
   Raises:
-    UserError: if a file is not a readable image.
+    UserError: if files are not readable images.
   """
   images = np.empty((len(files), *image_shape), np.uint8)
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    for i, image in enumerate(pool.map(lambda file: decode(file, image_shape), files)):
-      images[i] = image
+  try:
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      for i, image in enumerate(pool.map(lambda file: decode(file, image_shape), files)):
+        images[i] = image
+  except errors.UserError as error:
+    raise find_unreadable(files, image_shape) or error from error
   return images
 
 
 def find_unreadable(files, image_shape):
-  """A `UserError` about the first of `files` that is not a readable image, or None."""
+  """A `UserError` about those of `files` that are not readable images, or None."""
 
   def check(file):
     try:
       decode(file, image_shape)
     except errors.UserError as error:
-      return error
+      return file, error
     return None
 
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    return next(filter(None, pool.map(check, files)), None)
+    found = list(filter(None, pool.map(check, files)))
+  if not found:
+    return None
+  (_, first), *others = found
+  names = ", ".join(repr(str(file)) for file, _ in others[:_NAMED])
+  names += ", ..." if len(others) > _NAMED else ""
+  return errors.UserError(f"{first} (and {len(others)} more: {names})") if others else first
 
 
 def decode(file, image_shape):
