@@ -244,11 +244,13 @@ def test_rotated_photographs_are_turned_upright(tmp_path):
 
 
 @pytest.mark.parametrize("side, expected", [(20, 32), (95, 32), (96, 224)])
-def test_size_where_images_vary(tmp_path, side, expected):
+def test_size_where_images_vary(tmp_path, caplog, side, expected):
   write(tmp_path / "a.png", flat(50, side, side + 7))
   write(tmp_path / "b.png", flat(50, side + 3, side))
-  assert load(tmp_path).image_shape == (expected, expected, 3)
   assert load(tmp_path, image_size=10).image_shape == (10, 10, 3)
+  assert not caplog.records
+  assert load(tmp_path).image_shape == (expected, expected, 3)
+  assert f"are resized to {expected}x{expected}" in caplog.text
 
 
 def test_the_centre_is_kept(tmp_path, rng):
@@ -284,6 +286,12 @@ def test_corrupt_files_of_a_large_folder_are_found(folder, monkeypatch):
   for file in (bad, worse):
     file.write_bytes(file.read_bytes()[:-30])
   refuses(f"{bad} & {worse} & 1 more", load, folder)  # one that fits in memory
+  whole = worse.read_bytes()
+  worse.write_bytes(b"nothing")
+  (folder / "art" / "a 7.png").write_bytes(b"")
+  refuses(f"{worse} & a 7.png & not an image", load, folder)
+  (folder / "art" / "a 7.png").unlink()
+  worse.write_bytes(whole)
   monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
   source = load(folder)
   with pytest.raises(tf.errors.OpError):

@@ -77,7 +77,7 @@ def find(dataset, split, image_size=None, examples=None):
       _refuse_empty_class(root / name if (root / name).is_dir() else root)
 
   everything = [file for files in by_split.values() for file, _ in files]
-  image_shape = _common_shape(everything, image_size)
+  image_shape = _common_shape(root, everything, image_size)
   chosen = [entry for name, start, stop in pieces for entry in by_split[name][start:stop]]
   labels = None
   if class_names:
@@ -105,22 +105,31 @@ def read(files, image_shape):
 
 def find_unreadable(files, image_shape):
   """A `UserError` about those of `files` that are not readable images, or None."""
+  try:
+    _each(lambda file: decode(file, image_shape) is None, files)
+  except errors.UserError as error:
+    return error
+  return None
 
-  def check(file):
+
+def _each(read_one, files):
+  """[read_one(file) of all files]; raises a `UserError` that names those it cannot read."""
+
+  def attempt(file):
     try:
-      decode(file, image_shape)
+      return read_one(file), None
     except errors.UserError as error:
-      return file, error
-    return None
+      return None, (file, error)
 
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    found = list(filter(None, pool.map(check, files)))
-  if not found:
-    return None
-  (_, first), *others = found
-  names = ", ".join(repr(str(file)) for file, _ in others[:_NAMED])
-  names += ", ..." if len(others) > _NAMED else ""
-  return errors.UserError(f"{first} (and {len(others)} more: {names})") if others else first
+    results = list(pool.map(attempt, files))
+  damaged = [bad for _, bad in results if bad]
+  if damaged:
+    (_, first), *others = damaged
+    names = ", ".join(repr(str(file)) for file, _ in others[:_NAMED])
+    more = f" (and {len(others)} more: {names}{', ...' if len(others) > _NAMED else ''})"
+    raise errors.UserError(f"{first}{more if others else ''}")
+  return [value for value, _ in results]
 
 
 def decode(file, image_shape):
@@ -253,11 +262,10 @@ def _refuse_empty_class(folder):
       )
 
 
-def _common_shape(files, image_size):
+def _common_shape(root, files, image_size):
   """The (height, width, channels) to which all images of a folder are resized."""
   sample = files[:: -(-len(files) // _HEADERS)]
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    headers = list(pool.map(_header, sample))
+  headers = _each(_header, sample)
   channels = 1 if all(mode in _GREY_MODES for _, mode in headers) else 3
   if image_size:
     return image_size, image_size, channels
@@ -266,6 +274,8 @@ def _common_shape(files, image_size):
     ((width, height),) = sizes
     return height, width, channels
   side = 32 if np.median([min(size) for size, _ in headers]) < 96 else 224
+  words = "the images of %s differ in size and are resized to %dx%d: --image_size changes that"
+  logging.warning(words, root, side, side)
   return side, side, channels
 
 
