@@ -33,8 +33,7 @@ This page lists every setting of the four commands. `tools/write_settings.py` ma
 
 Each setting is a flag of the command and a keyword argument of the function. The flag is
 `--name=value`. A switch is turned on by `--name` and off by `--noname`. A number may be a fraction,
-such as 8/255, and lists of numbers are separated by commas. An empty default is `None`: the flag is
-left out.
+such as 8/255, and lists of numbers are separated by commas. An empty default is `None`.
 """
 SECTION = """
 ## {command}

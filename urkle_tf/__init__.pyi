@@ -105,8 +105,8 @@ def pretrain(
       preset, whose weights are the start, and which also sets loc, latent_dim and the bounds of
       sigma.
     loc: where mu lies: `"sphere"`, `"centred_sphere"`, `"pooled"`, `"dense"` or `"dense_sphere"`
-      (`GaussianEncoder`); None for the pretext's default: a sphere, or dense if z is decoded or
-      classified.
+      (`GaussianEncoder`); None for the pretext's default: a sphere, but dense for vae, ae and
+      supervised, and pooled for keep.
     latent_dim: d_z, the dimension of z; default: the width of the features.
     batch_statistics: whether the backbone runs in training mode, in which batch norms use the
       statistics of each batch and update their own; None for yes, except for a `.keras` file,
@@ -116,7 +116,7 @@ def pretrain(
     norm: norm of the threat model: linf, l2 or l1.
     epsilon: radius of the threat model in pixel units of [0, 1]: 8/255 or 0.03.
     attack_steps: PGD steps of the inner maximisation.
-    attack_step_size: size of these steps in pixel units; default: 2.5 epsilon / steps.
+    attack_step_size: size of the attack's steps in pixel units; default: 2.5 epsilon / steps.
     attack: spec of the attack: `"pgd(start=0.5)"`, `"apgd"`, or `"rs_fgsm"`, `"fgsm"` or
       `"n_fgsm"`, which take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, so
       pictures and the probe use PGD instead.
@@ -258,10 +258,10 @@ def adapt(
       from, as in `evaluation.smoothing`. It is not clipped, and each copy of an image has its
       own. Validation images get it too.
     norm: norm of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder's training.
-    epsilon: radius of the attack in pixel units of [0, 1]; None for that of the encoder's
+    epsilon: radius of the attack in pixel units of [0, 1]; default: that of the encoder's
       training.
-    attack_steps: gradient steps of the attack; None for 10.
-    attack_step_size: size of these steps in pixel units; default: 2.5 epsilon / steps.
+    attack_steps: gradient steps of the attack; default: 10.
+    attack_step_size: size of the attack's steps in pixel units; default: 2.5 epsilon / steps.
     optimizer: spec of the optimizer: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, as in
       the settings below, for the protocol's default.
     learning_rate: highest learning rate; cosine to 0 per step.
@@ -344,7 +344,8 @@ def assess(
     head: what makes the encoder a classifier: a `.keras` file of a model from embeddings to
       logits or probabilities, or `"knn(split=train, neighbours=20, temperature=0.07)"`, the
       weighted vote of the nearest images of a labelled split.
-    output_dir: where report.json, report.md and figures go; None writes nothing.
+    output_dir: where report.json, report.md and figures go. The command needs it; in Python, None
+      writes nothing.
     dataset: TFDS name, digits (bundled) or folder:PATH.
     data_dir: folder of prepared TFDS data; default: TFDS's own folder.
     download: let TFDS download and prepare the data.
@@ -353,19 +354,20 @@ def assess(
     image_size: side in pixels of the squares that images are resized to; default: the images' own
       size; if those of a folder differ, 32, or 224 if most have at least 96.
     attacks: specs, in a list or separated by commas: `"pgd(steps=100, restarts=2),fgsm"`; also
-      rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, which runs several.
+      rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, hop_skip_jump, and autoattack and
+      worst_of_all, which run several.
     norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, or linf.
-    epsilon: radius in pixel units of [0, 1]; None for that of the training, or 8/255.
+    epsilon: radius in pixel units of [0, 1]; default: that of the training, or 8/255.
     epsilons: several radii instead; the representation and the bound use the first.
     attack_steps: steps of PGD, if its spec gives none.
-    attack_step_size: size of these steps in pixel units, if the spec gives none; None for 2.5
+    attack_step_size: size of these steps in pixel units, if the spec gives none; default: 2.5
       epsilon / steps.
     restarts: runs of PGD from different starts, if its spec gives none.
     eot: samples of z in each step against the sampled classifier; default: 20; for claims: 50.
     noise: fresh (new samples of z at every step) or fixed (the same throughout an attack).
     samples: least number of samples of z that the sampled classifier is scored with; as many
       others choose which adversaries are scored.
-    standing: attack only images that earlier rows left standing: fast; see `attacked.measure`.
+    standing: attack only images that no earlier row broke: fast; see `attacked.measure`.
     minutes: time limit of the attacks in minutes; one-step attacks come last, and the report says
       what was left out; default: no limit.
     checks: whether to look for signs of masked gradients, on the first 200 images: see
@@ -428,7 +430,8 @@ def represent(
     encoder: folder of an encoder, or of a classifier or a regressor, whose encoder is used; or
       `"preset:NAME"`; or any other model, images -> [n, d] or feature maps, which are averaged
       over space: a `.keras` file or the folder of a SavedModel.
-    output_dir: where the files listed below go; None writes nothing.
+    output_dir: where embeddings.npz and the Projector's files go. The command needs it; in
+      Python, None writes nothing.
     dataset: TFDS name, digits (bundled) or folder:PATH.
     data_dir: folder of prepared TFDS data; default: TFDS's own folder.
     download: let TFDS download and prepare the data.

@@ -86,16 +86,14 @@ _SHARED = {
   "epsilon": Setting(8 / 255, "radius of the threat model in pixel units of [0, 1]: 8/255 or 0.03"),
   "attack_steps": Setting(None, "gradient steps of the attack"),
   "attack_step_size": Setting(
-    None, "size of these steps in pixel units; default: 2.5 epsilon / steps"
+    None, "size of the attack's steps in pixel units; default: 2.5 epsilon / steps"
   ),
   "rise_minutes": Setting(
     None,
     "the same in minutes, only with --minutes and below it",
     "the same in minutes, only with `minutes` and below it",
   ),
-  "encoder": Setting(
-    None, "an architecture (train), or a folder (finetune, evaluate, embed); or preset:NAME"
-  ),
+  "encoder": Setting(None, "the folder of a trained encoder, or preset:NAME"),
   "log_every": Setting(50, "steps between two rows of metrics", free=True),
   "html": Setting(
     False,
@@ -154,6 +152,7 @@ class Pretrain:
   encoder: str = shared(
     "encoder",
     "resnet18",
+    help="backbone, resnet18(width=64) or convnet(width=48); a .keras file; or preset:NAME",
     text='spec of the backbone, `"resnet18(width=64)"`; or `"preset:NAME"`: the network of a '
     "preset, whose weights are the start, and which also sets loc, latent_dim and the bounds of "
     "sigma",
@@ -161,11 +160,11 @@ class Pretrain:
   )
   loc: str | None = setting(
     None,
-    "where mu lies: sphere, centred_sphere, pooled, dense or dense_sphere; default: sphere, or "
-    "dense if z is decoded or classified",
+    "where mu lies: sphere, centred_sphere, pooled, dense or dense_sphere; default: sphere; "
+    "dense for vae, ae and supervised; pooled for keep",
     'where mu lies: `"sphere"`, `"centred_sphere"`, `"pooled"`, `"dense"` or `"dense_sphere"` '
-    "(`GaussianEncoder`); None for the pretext's default: a sphere, or dense if z is decoded or "
-    "classified",
+    "(`GaussianEncoder`); None for the pretext's default: a sphere, but dense for vae, ae and "
+    "supervised, and pooled for keep",
     "where mu lies: sphere pooled dense ...",
   )
   latent_dim: int | None = setting(
@@ -325,13 +324,12 @@ class Adapt:
     "encoder",
     REQUIRED,
     text='folder of the exported encoder, or `"preset:NAME"`',
-    short="the folder of a trained encoder, or preset:NAME",
   )
   output_dir: str = shared(
     "output_dir",
     REQUIRED,
     text="the run's folder; the same call on it resumes the run, or finds it finished",
-    short="the run's folder; the same command finds it finished",
+    short="the run's folder; the same command resumes it",
   )
   protocol: str = setting(
     "slf",
@@ -394,16 +392,17 @@ class Adapt:
   norm: str | None = shared(
     "norm",
     None,
+    help="norm of the attack: linf, l2 or l1; default: that of the encoder's training",
     text='norm of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder\'s training',
   )
   epsilon: float | None = shared(
     "epsilon",
     None,
-    text="radius of the attack in pixel units of [0, 1]; None for that of the encoder's training",
+    help="radius of the attack in pixel units of [0, 1]; default: that of the encoder's training",
     short="radius of the attack; default: that of the encoder",
   )
   attack_steps: int | None = shared(
-    "attack_steps", text="gradient steps of the attack; None for 10"
+    "attack_steps", help="gradient steps of the attack; default: 10"
   )
   attack_step_size: float | None = shared("attack_step_size")
   optimizer: str | None = setting(
@@ -421,10 +420,8 @@ class Adapt:
     "accuracy (for numbers, error) by which slf chooses the weight decay: clean, or robust (under "
     "attack); default: robust if the encoder was trained with an adversary",
   )
-  batch_size: int | None = shared("batch_size", None, text="images per step")
-  epochs: int | None = shared(
-    "epochs", text="passes over the labelled images", short="passes over the labelled images"
-  )
+  batch_size: int | None = shared("batch_size", None, help="images per step")
+  epochs: int | None = shared("epochs", help="passes over the labelled images")
   samples: int = setting(20, "samples of z that a served prediction averages over")
   seed: int = shared("seed")
   log_every: int = shared("log_every")
@@ -463,7 +460,7 @@ class Assess:
     text='an encoder instead: the folder of an export, `"preset:NAME"`, or any other model of '
     "images in [0, 1] -> embeddings (a `.keras` file or the folder of a SavedModel). It is "
     "measured without labels, or as a classifier with `prototypes` or `head`",
-    short="instead: an encoder, measured without labels",
+    help="instead: an encoder, measured without labels",
   )
   prototypes: str | None = setting(
     None,
@@ -484,7 +481,9 @@ class Assess:
   )
   output_dir: str | None = shared(
     "output_dir",
-    text="where report.json, report.md and figures go; None writes nothing",
+    help="where report.json, report.md and figures go",
+    text="where report.json, report.md and figures go. The command needs it; in Python, None writes "
+    "nothing",
     short="where report.json and report.md go",
   )
   dataset: str = shared("dataset")
@@ -496,19 +495,22 @@ class Assess:
   attacks: str | list[str] = setting(
     "pgd,fgsm",
     "pgd(steps=100, restarts=2), fgsm, rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, "
-    "autoattack, autoattack(version=rand); separated by commas",
+    "hop_skip_jump, autoattack, autoattack(version=rand), worst_of_all; separated by commas",
     'specs, in a list or separated by commas: `"pgd(steps=100, restarts=2),fgsm"`; also '
-    "rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, and autoattack, which runs several",
+    "rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, hop_skip_jump, and autoattack and "
+    "worst_of_all, which run several",
     "pgd(steps=100) fgsm apgd_ce apgd_t fab_t square autoattack",
   )
   norm: str | None = shared(
     "norm",
     None,
+    help="linf, l2 or l1; default: that of the training",
     text='`"linf"`, `"l2"` or `"l1"`; None for that of the export\'s training, or linf',
-    short="linf, l2 or l1; default: that of the training",
   )
   epsilon: float | None = shared(
-    "epsilon", None, text="radius in pixel units of [0, 1]; None for that of the training, or 8/255"
+    "epsilon",
+    None,
+    help="radius in pixel units of [0, 1]; default: that of the training, or 8/255",
   )
   epsilons: list[float] | None = setting(
     None,
@@ -516,10 +518,10 @@ class Assess:
     "several radii instead; the representation and the bound use the first",
     "radii in pixel units: 8/255,16/255",
   )
-  attack_steps: int = shared("attack_steps", 20, text="steps of PGD, if its spec gives none")
+  attack_steps: int = shared("attack_steps", 20, help="steps of PGD, if its spec gives none")
   attack_step_size: float | None = shared(
     "attack_step_size",
-    text="size of these steps in pixel units, if the spec gives none; None for 2.5 epsilon / steps",
+    help="size of these steps in pixel units, if the spec gives none; default: 2.5 epsilon / steps",
   )
   restarts: int = setting(1, "runs of PGD from different starts, if its spec gives none")
   eot: int | None = setting(
@@ -537,8 +539,8 @@ class Assess:
   )
   standing: bool = setting(
     False,
-    "attack only images that earlier rows left standing: fast",
-    "attack only images that earlier rows left standing: fast; see `attacked.measure`",
+    "attack only images that no earlier row broke: fast",
+    "attack only images that no earlier row broke: fast; see `attacked.measure`",
   )
   minutes: float | None = setting(
     None,
@@ -604,7 +606,7 @@ class Assess:
   )
   save_images: bool = setting(False, "save adversarial images and per-image results (images.npz)")
   html: bool = shared("html")
-  batch_size: int = shared("batch_size", 250, text="images that are attacked together")
+  batch_size: int = shared("batch_size", 250, help="images that are attacked together")
   seed: int = shared("seed")
   regressor: str | None = setting(
     None,
@@ -637,11 +639,13 @@ class Represent:
     text="folder of an encoder, or of a classifier or a regressor, whose encoder is used; or "
     '`"preset:NAME"`; or any other model, images -> [n, d] or feature maps, which are averaged '
     "over space: a `.keras` file or the folder of a SavedModel",
-    short="an encoder's folder, preset:NAME, SavedModel or .keras file",
+    help="an encoder's folder, preset:NAME, SavedModel or .keras file",
   )
   output_dir: str | None = shared(
     "output_dir",
-    text="where the files listed below go; None writes nothing",
+    help="where embeddings.npz and the Projector's files go",
+    text="where embeddings.npz and the Projector's files go. The command needs it; in Python, None "
+    "writes nothing",
     short="where embeddings.npz goes",
   )
   dataset: str = shared("dataset")
@@ -652,7 +656,7 @@ class Represent:
   )
   examples: int | None = shared("examples")
   image_size: int | None = shared("image_size")
-  batch_size: int = shared("batch_size", text="images that are embedded together")
+  batch_size: int = shared("batch_size", help="images that are embedded together")
   projector_examples: int = setting(
     2000,
     "number of images that the Projector shows, the first ones; 0 for none",
