@@ -249,8 +249,8 @@ def adapt(
     examples: use only this many examples of the split, the first ones.
     image_size: side in pixels of the squares that images are resized to; default: the images' own
       size; if those of a folder differ, 32, or 224 if most have at least 96.
-    labels: how many labels to use, a count or a fraction below 1, drawn evenly from the classes;
-      default: all.
+    labels: how many labels to use, a count or a fraction below 1, drawn from each class in
+      proportion; default: all.
     augment: augmentation of the images: none or crop(padding=4).
     augment_copies: how many augmented copies of each image `slf` makes; the image itself is used
       too. Other protocols augment again in every epoch.

@@ -371,7 +371,7 @@ class Adapt:
   image_size: int | None = shared("image_size")
   labels: float | None = setting(
     None,
-    "how many labels to use, a count or a fraction below 1, drawn evenly from the classes; "
+    "how many labels to use, a count or a fraction below 1, drawn from each class in proportion; "
     "default: all",
     short="how many: a count, or a fraction below 1",
   )
