@@ -482,8 +482,8 @@ class Assess:
   output_dir: str | None = shared(
     "output_dir",
     help="where report.json, report.md and figures go",
-    text="where report.json, report.md and figures go. The command needs it; in Python, None writes "
-    "nothing",
+    text="where report.json, report.md and figures go. The command needs it; in Python, None "
+    "writes nothing",
     short="where report.json and report.md go",
   )
   dataset: str = shared("dataset")
