@@ -623,8 +623,8 @@ class Evaluate(Assess):
 
   MAIN = (
     *("classifier", "encoder", "prototypes", "head", "regressor", "output_dir", "dataset"),
-    *("data_dir", "split", "examples", "attacks", "norm", "epsilons", "eot", "corruptions"),
-    *("representation_examples", "html"),
+    *("data_dir", "split", "examples", "image_size", "attacks", "norm", "epsilons", "eot"),
+    *("corruptions", "representation_examples", "html"),
   )
 
   trust: bool = shared("trust")

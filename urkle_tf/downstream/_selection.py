@@ -30,8 +30,8 @@ def hold_out(task):
   The choice is made on the task's validation images, and candidates are trained on the labelled
   images that are not among them.  A tenth of the labelled images is held out instead if there are
   no validation images, or if they are test images, on which nothing may be chosen.  It is drawn
-  evenly from the classes (for numbers, from their deciles) by the task's seed, with at least one
-  image of each class.
+  from every class in proportion (for numbers, from their deciles) by the task's seed, with at least
+  one image of each class.
 
   Args:
     task: a `Task`.
