@@ -2,10 +2,12 @@
 
 import dataclasses
 import inspect
+import pathlib
 import shutil
 import sys
 
 import commands
+import numpy as np
 import pytest
 from absl import flags
 from cases import refuses
@@ -84,7 +86,24 @@ def test_flags_are_the_arguments_of_the_function(command):
     ("assess", {"epsilons": 0.1}, "epsilons must be a list of numbers, got 0.1"),
     ("assess", {"epsilons": ["x"]}, "epsilons must be a list of numbers, got ['x']"),
     ("assess", {"html": "no"}, "html must be True or False, got 'no'"),
+    ("assess", {"attacks": ["pgd", 3]}, "attacks must be a text, got ['pgd', 3]"),
   ],
 )
 def test_values_of_another_type_are_refused(function, options, words):
   refuses(words, getattr(urkle_tf, function), output_dir="nowhere", **options)
+
+
+def test_values_in_python_reach_the_function_as_those_of_flags():
+  """Else flags.cfg would hold np.float64(0.1), and the same call with 0.1 would be refused."""
+  seen = []
+  call = settings.arguments(settings.Assess)(seen.append)
+  call(
+    encoder=pathlib.Path("a/b"),
+    epsilon=np.float64(0.1),
+    seed=np.int64(3),
+    epsilons=(np.float32(0.5), np.int64(1)),
+    attacks=["pgd", "fgsm"],
+  )
+  given = seen[0]
+  found = (given.encoder, given.epsilon, given.seed, given.epsilons, given.attacks)
+  assert repr(found) == "('a/b', 0.1, 3, [0.5, 1], ['pgd', 'fgsm'])"

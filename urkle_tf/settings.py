@@ -693,12 +693,19 @@ FREE = {
 }
 
 _KINDS = {str: "str", int: "int", bool: "bool", float: "number", list[float]: "numbers"}
-_TYPES: dict[str, tuple[Any, str]] = {
-  "str": ((str, os.PathLike), "a text"),
-  "int": (numbers.Integral, "a whole number"),
-  "bool": (bool, "True or False"),
-  "number": (numbers.Real, "a number"),
-  "numbers": ((list, tuple), "a list of numbers"),
+
+
+def _number(value):
+  return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+# {kind: (what its values are in Python, in words, from these to what its flag gives)}.
+_TYPES: dict[str, tuple[Any, str, Any]] = {
+  "str": ((str, os.PathLike), "a text", os.fspath),
+  "int": (numbers.Integral, "a whole number", int),
+  "bool": (bool, "True or False", bool),
+  "number": (numbers.Real, "a number", _number),
+  "numbers": (numbers.Real, "a list of numbers", _number),
 }
 
 
@@ -708,17 +715,22 @@ def kind(field):
   return _KINDS[first]
 
 
-def _check_type(field, value):
-  """Raises `UserError` if a value given in Python is not of a field's type."""
-  optional = field.default is REQUIRED or type(None) in typing.get_args(field.type)
-  if value is None and optional:  # the command's REQUIRED flags are None until they are given
-    return
-  known, words = _TYPES[kind(field)]
-  right = isinstance(value, known)
-  if right and kind(field) == "numbers":
-    right = all(isinstance(one, numbers.Real) for one in value)
-  if not right:
+def _typed(field, value):
+  """A value given in Python as the flag gives it: a path as text, a NumPy scalar as a number.
+
+  Raises:
+    UserError: if it is not of the field's type.
+  """
+  allowed = typing.get_args(field.type)
+  if value is None and (field.default is REQUIRED or type(None) in allowed):
+    return None  # the command's REQUIRED flags are None until they are given
+  known, words, plain = _TYPES[kind(field)]
+  several = kind(field) == "numbers" or (list[str] in allowed and not isinstance(value, str))
+  parts = value if several else [value]
+  if not isinstance(parts, (list, tuple)) or not all(isinstance(part, known) for part in parts):
     raise errors.UserError(f"{field.name} must be {words}, got {value!r}")
+  found = [plain(part) for part in parts]
+  return found if several else found[0]
 
 
 def data_of(given):
@@ -773,9 +785,8 @@ def arguments(command):
     @functools.wraps(function)
     def call(*values, **named):
       given = command(*values, **named)
-      for field in dataclasses.fields(command):
-        _check_type(field, getattr(given, field.name))
-      return function(given)
+      typed = {f.name: _typed(f, getattr(given, f.name)) for f in dataclasses.fields(command)}
+      return function(command(**typed))
 
     vars(call)["__signature__"] = signature(command)
     call.__doc__ = documented(function.__doc__, command)
