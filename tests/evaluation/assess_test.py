@@ -796,5 +796,10 @@ def test_other_classes_are_refused(rng):
     compatibility.check_classes(10, None, source)
   refuses("'cat' and 'b'", compatibility.check_classes, 2, ["a", "cat"], source)
   compatibility.check_classes(2, ["a", "b"], source)
+  source.class_names = ["1", "2"]
+  compatibility.check_classes(2, ["0", "1"], source)  # counted from 0 or from 1
+  compatibility.check_classes(2, ["01", "02"], source)
+  source.class_names = ["10", "9"]  # as a folder sorts them
+  refuses("'9' and '10'", compatibility.check_classes, 2, ["9", "10"], source)
   source.class_names = None
   refuses("no labels", compatibility.check_labelled, source)

@@ -52,8 +52,10 @@ def check_classes(classes, class_names, source):
     )
   if not class_names or list(class_names) == list(source.class_names):
     return
-  if all(str(name).isdigit() for name in (*class_names, *source.class_names)):
-    return  # numbered classes have no names
+  if all(str(name).isdecimal() for name in (*class_names, *source.class_names)):
+    known, given = list(map(int, class_names)), list(map(int, source.class_names))
+    if known == given or set(known) != set(given):
+      return  # numbered classes have no names
   ours, theirs = next(
     (a, b) for a, b in zip(class_names, source.class_names, strict=True) if a != b
   )
