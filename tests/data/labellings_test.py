@@ -85,3 +85,13 @@ def test_every_order_has_the_labels_of_its_images():
 
 def test_numbers_are_no_classes():
   refuses("task=regression", Supervised().adopt, sources.load("digits:number", "test"))
+
+
+@pytest.mark.parametrize("name", ["2024-01-31", "1.2.3", "nan", "inf"])
+def test_classes_that_only_look_like_numbers_are_refused(name):
+  source = sources.ArraySource(
+    np.zeros([2, 4, 4, 1], np.uint8), name="x", split="train", class_names=["7", name]
+  )
+  refuses(
+    f"the classes of 'x' are not numbers, such as {name!r}", labellings.build, "number", source
+  )

@@ -56,15 +56,16 @@ def _class_names(source):
 
 def _numbers(source):
   """The names of the classes as numbers."""
-  names = _class_names(source)
-  try:
-    return np.array([float(name) for name in names])
-  except ValueError:
-    word = next(name for name in names if not re.fullmatch(r"[-+.\d]+", str(name)))
-    raise errors.UserError(
-      f"the classes of {source.name!r} are not numbers, such as {word!r}: use another labelling, "
-      f'such as any_of(classes="{word}")'
-    ) from None
+  found = []
+  for name in _class_names(source):
+    try:
+      found.append(float(spec.number(str(name))))
+    except ValueError:
+      raise errors.UserError(
+        f"the classes of {source.name!r} are not numbers, such as {name!r}: use another labelling, "
+        f'such as any_of(classes="{name}")'
+      ) from None
+  return np.array(found)
 
 
 def _by_table(source, table, **fields):
