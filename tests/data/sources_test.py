@@ -243,6 +243,19 @@ def test_rotated_photographs_are_turned_upright(tmp_path):
   assert pixels[-1].max() == 0
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_photographs_on_their_side_have_the_size_of_upright_ones(tmp_path, ending):
+  exif = Image.Exif()
+  exif[0x0112] = 6  # a quarter turn
+  wide = Image.fromarray(np.repeat(np.uint8([[255] * 4 + [0] * 36]), 30, axis=0))
+  wide.save(tmp_path / f"x.{ending}", exif=exif)
+  source = load(tmp_path)
+  assert source.image_shape == (40, 30, 1)
+  assert (source.images > 128).mean() == 0.1  # nothing is cut off
+  wide.save(tmp_path / f"y.{ending}")
+  assert load(tmp_path).image_shape == (32, 32, 1)
+
+
 @pytest.mark.parametrize("side, expected", [(20, 32), (95, 32), (96, 224)])
 def test_size_where_images_vary(tmp_path, caplog, side, expected):
   write(tmp_path / "a.png", flat(50, side, side + 7))

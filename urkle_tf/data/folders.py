@@ -10,7 +10,7 @@ import unicodedata
 
 import numpy as np
 from absl import logging
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from urkle_tf import errors
 from urkle_tf.data import fitting, splits
@@ -280,9 +280,12 @@ def _common_shape(root, files, image_size):
 
 
 def _header(file):
+  """(the size of the upright image, its mode)."""
   try:
     with Image.open(file, formats=_FORMATS) as image:
-      return image.size, image.mode
+      exif = Image.Image.getexif(image)  # that of PNG would decode the image
+      on_its_side = exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+      return image.size[::-1] if on_its_side else image.size, image.mode
   except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
     raise _unreadable(file, error) from error
 
