@@ -64,6 +64,13 @@ def test_encoder_returns_a_normal_of_its_networks_outputs(rng):
   np.testing.assert_allclose(outputs["scale"], p.scale, atol=1e-6)
 
 
+def test_predict_refuses_integers_as_calls_do():
+  encoder, images = tiny_encoder(), np.ones((2, 8, 8, 1), np.uint8)
+  for call in (encoder, encoder.predict):
+    with pytest.raises(errors.UserError, match="got uint8: divide by 255"):
+      call(images)
+
+
 @pytest.mark.parametrize("kernel", [-100.0, 0.0, 100.0])
 def test_scale_stays_between_floor_and_cap(rng, kernel):
   encoder = tiny_encoder(min_scale=0.2, max_scale=0.7)

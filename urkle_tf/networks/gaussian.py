@@ -282,7 +282,7 @@ class GaussianEncoder(keras.Model, Encoder):
   def predict_step(self, data):
     """`predict` returns {"loc", "scale"} arrays, since a Normal is not a tensor."""
     images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-    return self.network(images, training=False)
+    return self.network(representations.checked(images), training=False)
 
   def get_config(self):
     """The constructor's arguments, so that `.keras` files hold the whole encoder."""
