@@ -71,6 +71,18 @@ def test_predict_refuses_integers_as_calls_do():
       call(images)
 
 
+def test_channels_first_as_keras_s_default():
+  """Images are channels-last; a backbone whose layers follow the default would misread them."""
+  images = keras.Input((6, 5, 2))
+  maps = keras.Model(images, keras.layers.Conv2D(3, 1, data_format="channels_last")(images))
+  keras.config.set_image_data_format("channels_first")
+  try:
+    refuses("set_image_data_format", networks.backbone, "convnet(width=4, layers=2)", (8, 8, 1))
+    assert networks.GaussianEncoder(maps).latent_dim == 3
+  finally:
+    keras.config.set_image_data_format("channels_last")
+
+
 @pytest.mark.parametrize("kernel", [-100.0, 0.0, 100.0])
 def test_scale_stays_between_floor_and_cap(rng, kernel):
   encoder = tiny_encoder(min_scale=0.2, max_scale=0.7)

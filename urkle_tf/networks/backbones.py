@@ -24,14 +24,19 @@ def backbone(text, image_shape):
     [n, h', w', f].
 
   Raises:
-    UserError: for an unknown name or option, images that are too small, or a model that cannot be
-      used.
+    UserError: for an unknown name or option, images that are too small, a model that cannot be
+      used, or if Keras's default is channels_first.
 
   ```python
   backbone = urkle_tf.networks.backbone("resnet18(width=16)", (32, 32, 3))
   features = backbone(images)  # float32 [n, 128]
   ```
   """
+  if keras.config.image_data_format() != "channels_last":
+    raise errors.UserError(
+      "images are channels-last, but Keras's default is channels_first: call "
+      'keras.config.set_image_data_format("channels_last"), or change ~/.keras/keras.json'
+    )
   if text.endswith(".keras"):
     return _from_file(text, image_shape)
   return spec.call(BACKBONES, text, "encoder", image_shape=image_shape)

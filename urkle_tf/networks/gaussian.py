@@ -161,7 +161,8 @@ class GaussianEncoder(keras.Model, Encoder):
     pixels = keras.layers.Rescaling(2.0, -1.0) if preprocess is None else preprocess
     features = backbone(pixels(images))
     if len(features.shape) == 4:
-      features = keras.layers.GlobalAveragePooling2D(dtype="float32")(features)
+      pool = keras.layers.GlobalAveragePooling2D(data_format="channels_last", dtype="float32")
+      features = pool(features)
     width = features.shape[-1]
     latent_dim = width if latent_dim is None else latent_dim
     if latent_dim != width and not loc.startswith("dense"):
