@@ -1,6 +1,8 @@
 """`represent`: every image's own embedding, under its own name, in every file."""
 
+import os
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -110,6 +112,18 @@ def test_any_keras_model_and_images_without_labels(tmp_path, rng):
   with pytest.raises(errors.UserError, match="the encoder takes images of 6x4x3"):
     embeddings.represent(encoder=arguments["encoder"], output_dir=tmp_path / "digits")
   assert not (tmp_path / "digits").exists()
+
+
+def test_names_that_are_not_utf_8(exported, photos, tmp_path):
+  folder = pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/photos\xff"))
+  shutil.copytree(photos, folder)
+  last = next(folder.rglob("photo 20.png"))
+  os.rename(last, os.fsencode(last.parent) + b"/\xe9t\xe9.png")  # Latin-1
+  arguments = {"dataset": f"folder:{folder}", "output_dir": str(tmp_path / "new")}
+  for _ in range(2):  # the second time, flags.cfg is read
+    urkle_tf.represent(str(exported), **arguments)
+  assert b"\xe9t\xe9.png" in (tmp_path / "new" / "metadata.tsv").read_bytes()
+  assert len(np.load(tmp_path / "new" / "embeddings.npz")["loc"]) == 21
 
 
 def test_data_by_name_and_nothing_written(exported, encoder):

@@ -21,7 +21,9 @@ def write(file, content):
       if callable(content):
         content(stream)
       else:
-        stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+        # The escapes are Python's for names of files that are not UTF-8.
+        text = isinstance(content, str)
+        stream.write(content.encode("utf-8", "surrogateescape") if text else content)
   except OSError as error:
     with contextlib.suppress(OSError):
       os.unlink(side)

@@ -128,7 +128,7 @@ def open_run(output_dir, settings, data=None):
     lines = {k: _text(v) for k, v in settings.items() if v is not None}
     file = path / "flags.cfg"
     if file.exists() and _started(path):
-      earlier = file.read_text().splitlines()
+      earlier = file.read_text("utf-8", "surrogateescape").splitlines()
       _check_same(path, lines, earlier)
       _check_data(path, data, earlier)
     elif any(path.glob("checkpoints/*.npz")):
