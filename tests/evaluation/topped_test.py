@@ -154,6 +154,8 @@ WANTED = r"give float32 \[10, 6\], one row for each class of 'digits'"
     ({"head": "mlp"}, r"unknown head \(FILE.keras or knn.*'mlp'"),
     ({"head": "knn(neighbours=0)"}, "neighbours must be from 1 to 1,437, the images of 'train'"),
     ({"head": "knn(temperature=0)"}, "temperature must be above 0, got 0"),
+    ({"head": "knn(split=test)"}, "'test' holds 360 of the 360 images that are measured"),
+    ({"head": "knn(split='train+test[20:60]')"}, "holds 40 of the 360 images that are measured"),
     ({"head": "knn", "prototypes": "wide.npy"}, "give --prototypes or --head, not both"),
   ],
 )

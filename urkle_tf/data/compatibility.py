@@ -1,6 +1,11 @@
 """Checks that data fit a model."""
 
+import numpy as np
+
 from urkle_tf import errors
+from urkle_tf.data import splits
+
+_TWICE = 0.01  # the share of images that a data set may hold twice
 
 
 def check_images(image_size, source, model="the model"):
@@ -63,3 +68,34 @@ def check_classes(classes, class_names, source):
     f"the classes of the classifier and of {source.name!r} differ, {ours!r} and {theirs!r}: give "
     "data with its classes, in its order"
   )
+
+
+def shared(source, other):
+  """Which images of a source another split of the same data holds too, bool [source.size]."""
+  ours, theirs = splits.names(source.split), splits.names(other.split)
+  if not ours & theirs and "all" not in ours | theirs:
+    return np.zeros(source.size, bool)
+  return np.isin(_marks(source), _marks(other))
+
+
+def check_apart(source, references, who, examples=None):
+  """Raises `UserError` if images that are measured are among those they are compared with.
+
+  Args:
+    source: the `Source` that is measured.
+    references: another split of the same data, in which neighbours are looked for.
+    who: what looks for them, for the message.
+    examples: how many images are measured, the first ones; None for all.
+  """
+  found = shared(source, references)[:examples]
+  if found.mean() > _TWICE:
+    raise errors.UserError(
+      f"{who}: {references.split!r} holds {found.sum():,} of the {len(found):,} images that are "
+      "measured, which would find themselves: give another split"
+    )
+
+
+def _marks(source):
+  """A number for each image; equal images have the same number."""
+  batches = source.batches(500, shuffle=False, drop_remainder=False)
+  return np.array([hash(image.tobytes()) for batch in batches for image in batch["image"].numpy()])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from urkle_tf import errors
-from urkle_tf.data import splits
+from urkle_tf.data import compatibility, splits
 from urkle_tf.downstream import _labels, _training
 from urkle_tf.output import files
 
@@ -48,9 +48,7 @@ def hold_out(task):
     held = np.zeros(len(task.labels), bool)
     held[_labels.choose(task.labels.reshape(-1), count, task.seed)] = True
     return ~held, held
-  rest = np.ones(len(task.labels), bool)
-  if splits.names(task.source.split) & {*splits.names(task.validation.split), "all"}:
-    rest = ~np.isin(_marks(task.source)[task.chosen], _marks(task.validation))
+  rest = ~compatibility.shared(task.source, task.validation)[task.chosen]
   if not rest.any():
     raise errors.UserError(
       f"--validation_split={task.validation.split} leaves no image of --split={task.source.split} "
@@ -140,9 +138,3 @@ def _attacked(task, held):
 
 def _classes(task):
   return len(np.unique(task.labels)) if task.classifies else 1
-
-
-def _marks(source):
-  """A number for each image; equal images have the same number."""
-  batches = source.batches(500, shuffle=False, drop_remainder=False)
-  return np.array([hash(image.tobytes()) for batch in batches for image in batch["image"].numpy()])

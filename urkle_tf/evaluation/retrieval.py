@@ -172,6 +172,7 @@ def prepare(context, options):
   if options.reference:
     data = {"dataset": context.source.name, "split": options.reference, **context.where}
     source = sources.load(**{**data, "examples": None})
+    compatibility.check_apart(context.source, source, "retrieval", options.examples)
   known = source.size if source else min(options.examples, context.source.size) - 1
   if not 1 <= options.neighbours <= known:
     raise errors.UserError(

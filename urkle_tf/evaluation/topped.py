@@ -46,7 +46,8 @@ def classifier(given, source):
     top, about = _saved(given.head, width), "a saved head"
   else:
     make = {"knn": _neighbours}
-    top = spec.call(make, given.head, f"head ({_HEADS})", embed=embed, data=data_of(given))
+    data = {"measured": source, "data": data_of(given)}
+    top = spec.call(make, given.head, f"head ({_HEADS})", embed=embed, **data)
     about = f"{given.head} on the images of {source.name}"
   file = pathlib.Path(given.prototypes or given.head)
   content = file.read_bytes() if file.is_file() else about.encode()
@@ -94,7 +95,7 @@ def _saved(path, width):
   return lambda z: model(z, training=False)
 
 
-def _neighbours(embed, data, split="train", neighbours=20, temperature=0.07):
+def _neighbours(embed, measured, data, split="train", neighbours=20, temperature=0.07):
   """The weighted vote of the nearest images of a labelled split, as logits (Wu et al., 2018).
 
       score of class c = sum over images i of class c of  w_i exp(cos(z, z_i) / temperature)
@@ -104,6 +105,7 @@ def _neighbours(embed, data, split="train", neighbours=20, temperature=0.07):
 
   Args:
     embed: images -> float32 [n, d].
+    measured: the `Source` of the images to classify.
     data: the arguments of `sources.load`, except for the split.
     split: the split of the reference images.
     neighbours: how many vote.
@@ -116,6 +118,7 @@ def _neighbours(embed, data, split="train", neighbours=20, temperature=0.07):
       f"{neighbours!r}"
     )
   errors.above(0, "--head=knn", temperature=temperature)
+  compatibility.check_apart(measured, source, "--head=knn")
   keys, labels = scoring.embeddings(embed, source)
   units = tf.linalg.l2_normalize(tf.constant(keys), -1)
   classes = tf.one_hot(labels, len(source.class_names))
