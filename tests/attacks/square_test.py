@@ -100,7 +100,7 @@ def test_a_proposal_by_hand(images, norm):
   seed = tf.constant([5, 6])
   draws = proposals.uniform(seed, 5 + 2).numpy()
   corners = np.stack([proposals.place(draws[:, i : i + 2], side) for i in (0, 2)], 1)
-  found = proposals.propose(best, np.array([5, side]), 1, seed).numpy()
+  found = proposals.propose(best, np.int32([5, side]), 1, seed).numpy()
   hills = square.template(side, order)
   for i in range(len(x)):
     offsets = np.float64(best[i]) - x[i]

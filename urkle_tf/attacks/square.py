@@ -231,25 +231,27 @@ class _Hills(_Proposals):
     return self.threat.project(self.images + offsets, self.images)
 
   def propose(self, best, sides, number, seed):
-    known, which = np.unique(sides, return_inverse=True)
-    # A branch for each side: XLA needs windows of known shapes.
-    fill = [functools.partial(self._fill, best, side, seed) for side in known.tolist()]
-    return tf.switch_case(tf.gather(which.astype(np.int32), number), fill)
-
-  def _fill(self, best, side, seed):
+    side = tf.gather(sides, number)
     draws = self.uniform(seed, 5 + self.channels)
     filled = _Squares(self, self.place(draws[:, :2], side), side)
     emptied = _Squares(self, self.place(draws[:, 2:4], side), side)
     offsets = tf.reshape(best - self.images, [-1, self.height, self.width * self.channels])
-    # A random hill, and the direction of what is there.
-    there = filled.cut(offsets)
-    hills = self._hills(side, draws[:, 4] < 0.5) * self.signs(draws[:, 5:])[:, None, None]
-    new = hills + there / (self._norm(there) + 1e-12)
-    # Each channel of it gets what it had in the two squares, and its part of what is free.
+    # Each channel of a square gets what it had in the two, and its part of what is free.
     both, free = self._budget(self._powers(offsets), filled, emptied)
     size = (tf.maximum(free, 0.0) / self.channels + both) ** (1 / self.order)
-    new *= size[:, None, None] / (self._norm(new) + 1e-12)
-    moved = offsets * (1 - filled.union(emptied)) + filled.paste(new)
+
+    def new(side):
+      # A random hill, and the direction of what is there.
+      there = filled.cut(offsets, side)
+      hills = self._hills(side, draws[:, 4] < 0.5) * self.signs(draws[:, 5:])[:, None, None]
+      change = hills + there / (self._norm(there) + 1e-12)
+      return filled.paste(change * (size[:, None, None] / (self._norm(change) + 1e-12)), side)
+
+    # A branch for each side: XLA needs windows of known shapes.
+    known, which = np.unique(sides, return_inverse=True)
+    branches = [functools.partial(new, side) for side in known.tolist()]
+    pasted = tf.switch_case(tf.gather(which.astype(np.int32), number), branches)
+    moved = offsets * (1 - filled.union(emptied)) + pasted
     # The norm is right already, and the pixel box brings no pixel further from the image.
     moved = self.images + tf.reshape(moved, tf.shape(self.images))
     return tf.clip_by_value(moved, self.threat.lower, self.threat.upper)
@@ -302,16 +304,16 @@ class _Squares:
     columns = [self.columns, other.columns, self.columns * other.columns]
     return tf.matmul(rows, tf.stack(columns, 1))
 
-  def cut(self, values):
+  def cut(self, values, side):
     """What squares hold of values [n, height, width * channels]: [n, side, side, channels]."""
-    within = tf.range(self._side)
+    within = tf.range(side)
     lines = tf.gather(values, self._corners[:, :1] + within, axis=1, batch_dims=1)
-    lines = tf.reshape(lines, [tf.shape(lines)[0], self._side, -1, self._channels])
+    lines = tf.reshape(lines, [tf.shape(lines)[0], side, -1, self._channels])
     return tf.gather(lines, self._corners[:, 1:] + within, axis=2, batch_dims=1)
 
-  def paste(self, squares):
+  def paste(self, squares, side):
     """Squares in their places, and 0 elsewhere: [n, height, width * channels]."""
-    columns = tf.clip_by_value(self._right, 0, self._side - 1)
+    columns = tf.clip_by_value(self._right, 0, side - 1)
     lines = tf.gather(squares, columns, axis=2, batch_dims=1)
-    lines = tf.reshape(lines, [tf.shape(lines)[0], self._side, -1]) * self.columns[:, None]
-    return tf.matmul(tf.one_hot(self._down, self._side), lines)
+    lines = tf.reshape(lines, [tf.shape(lines)[0], side, -1]) * self.columns[:, None]
+    return tf.matmul(tf.one_hot(self._down, side), lines)
