@@ -92,6 +92,8 @@ def test_digits_may_be_resized():
   small = sources.load("digits", examples=3).images.astype(np.float32)
   expected = tf.image.resize(small, [16, 16], antialias=True).numpy()
   np.testing.assert_allclose(source.images, expected, atol=0.51)
+  same = sources.load("digits", image_size=8, examples=3).images  # their own size
+  np.testing.assert_array_equal(same, small)
 
 
 # Splits.

@@ -31,7 +31,7 @@ def read(split, image_size=None, examples=None):
   chosen = np.concatenate([indices[name][start:stop] for name, start, stop in pieces])
   images = images[chosen]
   if image_size:
-    images = fitting.fit(images, (image_size, image_size, 1)).numpy()
+    images = np.asarray(fitting.fit(images, (image_size, image_size, 1)))
   return images, labels[chosen]
 
 
