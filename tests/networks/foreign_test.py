@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from cases import refuses
 
-from urkle_tf import errors
+from urkle_tf import errors, networks
 from urkle_tf.networks import foreign
 
 layers = keras.layers
@@ -110,3 +110,18 @@ def test_what_cannot_be_taken():
     foreign.take(keras.Model(fixed, layers.Flatten()(fixed)))
   volume = keras.Model(images, layers.Reshape((8, 8, 3, 1))(images))
   refuses("must return features", foreign.take, volume)
+
+
+def test_frozen_layers_of_a_file_learn_too(tmp_path):
+  inner = keras.Sequential(
+    [keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.BatchNormalization()]
+  )
+  images = keras.Input((8, 8, 3))
+  model = keras.Model(images, layers.Dense(5)(layers.Flatten()(inner(images))))
+  count = len(model.trainable_variables)
+  for name, part in (("all", model), ("some", inner)):
+    model.trainable = True
+    part.trainable = False
+    model.save(tmp_path / f"{name}.keras")
+    backbone = networks.backbone(str(tmp_path / f"{name}.keras"), (8, 8, 3))
+    assert len(backbone.trainable_variables) == count

@@ -5,7 +5,7 @@ import pathlib
 import keras
 
 from urkle_tf import errors, spec
-from urkle_tf.networks import foreign, policies
+from urkle_tf.networks import foreign, keras_private, policies
 from urkle_tf.networks.convnet import convnet
 from urkle_tf.networks.resnet import resnet18, resnet50
 
@@ -59,5 +59,6 @@ def _from_file(file, image_shape):
     raise errors.UserError(
       f"{file!r} cannot be a backbone for images of {shape}: {errors.reason(error)}"
     ) from error
-  taken.trainable = True
+  for layer in keras_private.layers(taken):  # setting it on a model that has it does nothing
+    layer.trainable = True
   return keras.Model(taken.input, taken.output, name="backbone")
