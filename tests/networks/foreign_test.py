@@ -125,3 +125,11 @@ def test_frozen_layers_of_a_file_learn_too(tmp_path):
     model.save(tmp_path / f"{name}.keras")
     backbone = networks.backbone(str(tmp_path / f"{name}.keras"), (8, 8, 3))
     assert len(backbone.trainable_variables) == count
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_weights_that_are_not_float32_are_refused(tmp_path, dtype):
+  model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, dtype=dtype)])
+  model.save(tmp_path / "low.keras")
+  words = f"it has {dtype} weights & build it with the dtype"
+  refuses(words, networks.backbone, str(tmp_path / "low.keras"), (8, 8, 3))

@@ -54,6 +54,7 @@ def _from_file(file, image_shape):
     policies.precise_attention(model)
     back = keras.layers.Rescaling(0.5, 0.5, dtype="float32", name="unit_range")
     taken = foreign.take(model, image_shape, back=back)
+    _check_weights(taken)
   except Exception as error:  # zip, HDF5 and Keras raise many kinds
     shape = "x".join(map(str, image_shape))
     raise errors.UserError(
@@ -62,3 +63,13 @@ def _from_file(file, image_shape):
   for layer in keras_private.layers(taken):  # setting it on a model that has it does nothing
     layer.trainable = True
   return keras.Model(taken.input, taken.output, name="backbone")
+
+
+def _check_weights(model):
+  """Raises `UserError` if a model has weights of another precision than those of the heads."""
+  for variable in model.variables:
+    if variable.trainable and variable.dtype != "float32":
+      raise errors.UserError(
+        f"it has {variable.dtype} weights, which cannot be trained: build it with the dtype "
+        "float32 or mixed_bfloat16, and copy the weights (set_weights)"
+      )
