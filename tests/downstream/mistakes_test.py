@@ -6,6 +6,7 @@ from cases import refuses
 from urkle_tf import downstream
 
 SEMI = {"protocol": "semi_supervised", "labels": 0.2}
+HELD = {"split": "train", "validation_split": "train[90%:]"}  # a tenth of 1,437
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,9 @@ SEMI = {"protocol": "semi_supervised", "labels": 0.2}
     ({"protocol": "similarity(weight=-1)"}, "weight must be at least 0"),
     ({"protocol": "similarity", "augment": "crop, crop"}, "but the number of views is 1"),
     ({"protocol": "similarity", "optimizer": "larz"}, "did you mean 'lars'"),
+    (HELD | {"protocol": "aff"}, "trains on 144 of the 144 images"),
+    (HELD | {"weight_decay": 0.1}, "trains on 144 of the 144 images"),
+    ({"split": "all", "validation_split": "test"}, "trains on 360 of the 360 images"),
   ],
 )
 def test_mistakes_end_in_one_line(encoder, tmp_path, changes, message):

@@ -70,12 +70,28 @@ def check_classes(classes, class_names, source):
   )
 
 
-def shared(source, other):
-  """Which images of a source another split of the same data holds too, bool [source.size]."""
+def shared(source, other, rows=slice(None)):
+  """Which images of a source are among rows of another split, bool [source.size]."""
   ours, theirs = splits.names(source.split), splits.names(other.split)
   if not ours & theirs and "all" not in ours | theirs:
     return np.zeros(source.size, bool)
-  return np.isin(_marks(source), _marks(other))
+  return np.isin(_marks(source), _marks(other)[rows])
+
+
+def check_held_out(validation, source, chosen):
+  """Raises `UserError` if images that are held out are among those that are trained on.
+
+  Args:
+    validation: the `Source` that is held out.
+    source: the `Source` of the images that are trained on.
+    chosen: int [m], their positions in it.
+  """
+  found = shared(validation, source, chosen)
+  if found.mean() > _TWICE:
+    raise errors.UserError(
+      f"--split={source.split} trains on {found.sum():,} of the {len(found):,} images of "
+      f"--validation_split={validation.split}: leave them out, as in train[:90%] and train[90%:]"
+    )
 
 
 def check_apart(source, references, who, examples=None):

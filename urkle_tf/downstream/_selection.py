@@ -14,9 +14,11 @@ _SHARE = 0.1  # the share of the labelled images that is held out if there are n
 
 
 def check(task):
-  """Raises `UserError` if there are too few labels for a choice."""
+  """Raises `UserError` if there are too few labels, or test images among them."""
   if _chooses(task.validation):
     return
+  if task.validation is not None:
+    compatibility.check_held_out(task.validation, task.source, task.chosen)
   if len(task.labels) < 2 * _classes(task):
     raise errors.UserError(
       f"{len(task.labels)} labels are too few to hold some out and choose the weight decay: give "

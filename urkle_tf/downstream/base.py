@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from urkle_tf import attacks, errors, export
 from urkle_tf.data import augment as augmentation
-from urkle_tf.data import sources
+from urkle_tf.data import compatibility, sources
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
 from urkle_tf.training import optimizers, preemption
@@ -167,6 +167,8 @@ class Protocol:
     optimizers.build(task.optimizer, task.learning_rate, 1, weight_decay=task.weight_decay or 0.0)
     if task.attack is not None:
       task.attack.threat.check(tf.zeros([1, *task.model.image_shape]))
+    if task.validation is not None and task.select is None:  # a choice leaves them out itself
+      compatibility.check_held_out(task.validation, task.source, task.chosen)
 
   def fit(self, task, run):
     """Trains `task.model` in place.
