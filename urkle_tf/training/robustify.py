@@ -137,8 +137,9 @@ def _pretrain(output_dir, pretext, options, path, settings):
   copy = path.endswith(".keras") and "encoder" not in settings
   if copy:
     settings = {"encoder": path, "optimizer": "adamw", **settings}
-    if spec.parse(settings["optimizer"])[0] == "adamw":
-      settings = {"learning_rate": _GENTLE, **settings}
+    adamw = spec.parse(settings["optimizer"])[0] == "adamw"
+    if adamw and settings.get("learning_rate") is None:
+      settings["learning_rate"] = _GENTLE
   if settings.get("latent_dim") is None and not copy:
     settings["latent_dim"] = _width(path, settings.get("image_size") or 32)
   if settings.get("latent_dim") is not None:
