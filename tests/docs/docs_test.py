@@ -350,6 +350,9 @@ SMALLER = {
     "--labels=0.01 ...": "--labels=0.1 --examples=300 --epochs=1 --attack_steps=1",
     "--protocol=semi_supervised": "--protocol='semi_supervised(clean_epochs=1)'",
     "--dataset=mnist:rotation": "--dataset=digits:rotation --examples=8 --attack_steps=1",
+    "--encoder=TEACHER/encoder --output_dir=HEAD": "--encoder=RUN/encoder --output_dir=CHOSEN",
+    "--select=clean --dataset=cifar10 --data_dir=DATA_DIR": "--select=clean --dataset=digits",
+    "--validation_split=train[48000:] --epochs=20": "--validation_split='train[90%:]' --epochs=1",
   },
   "grid.md": {"--dataset=digits --norm=l2": f"--dataset=digits --examples=256 {TINY} --norm=l2"},
   "extending.md": {
