@@ -1,11 +1,12 @@
 """Checks that data fit a model."""
 
 import numpy as np
+from absl import logging
 
 from urkle_tf import errors
-from urkle_tf.data import splits
+from urkle_tf.data import sources, splits
 
-_TWICE = 0.01  # the share of images that a data set may hold twice
+_MOST = 0.5  # a larger share of images in common is a mistake; a smaller one may be copies
 
 
 def check_images(image_size, source, model="the model"):
@@ -79,23 +80,28 @@ def shared(source, other, rows=slice(None)):
 
 
 def check_held_out(validation, source, chosen):
-  """Raises `UserError` if images that are held out are among those that are trained on.
+  """Raises `UserError` if most held-out images are among those that are trained on.
+
+  If some are, it warns.  Data too large for memory is not read for this.
 
   Args:
     validation: the `Source` that is held out.
     source: the `Source` of the images that are trained on.
     chosen: int [m], their positions in it.
   """
-  found = shared(validation, source, chosen)
-  if found.mean() > _TWICE:
-    raise errors.UserError(
+  if sources.fit_in_memory(source, validation):
+    found = shared(validation, source, chosen)
+    _complain(
+      found,
       f"--split={source.split} trains on {found.sum():,} of the {len(found):,} images of "
-      f"--validation_split={validation.split}: leave them out, as in train[:90%] and train[90%:]"
+      f"--validation_split={validation.split}: leave them out, as in train[:90%] and train[90%:]",
     )
 
 
 def check_apart(source, references, who, examples=None):
-  """Raises `UserError` if images that are measured are among those they are compared with.
+  """Raises `UserError` if most measured images are among those they are compared with.
+
+  If some are, it warns.  Data too large for memory is not read for this.
 
   Args:
     source: the `Source` that is measured.
@@ -103,12 +109,20 @@ def check_apart(source, references, who, examples=None):
     who: what looks for them, for the message.
     examples: how many images are measured, the first ones; None for all.
   """
-  found = shared(source, references)[:examples]
-  if found.mean() > _TWICE:
-    raise errors.UserError(
+  if sources.fit_in_memory(source, references):
+    found = shared(source, references)[:examples]
+    _complain(
+      found,
       f"{who}: {references.split!r} holds {found.sum():,} of the {len(found):,} images that are "
-      "measured, which would find themselves: give another split"
+      "measured, which would find themselves: give another split",
     )
+
+
+def _complain(found, message):
+  if found.mean() > _MOST:
+    raise errors.UserError(message)
+  if found.any():
+    logging.warning("%s", message)
 
 
 def _marks(source):

@@ -366,6 +366,11 @@ def _fits_in_memory(size, image_shape):
   return size * np.prod(image_shape) <= IN_MEMORY_BYTES
 
 
+def fit_in_memory(*several):
+  """Whether each of several sources is small enough to be held in memory."""
+  return all(_fits_in_memory(source.size, source.image_shape) for source in several)
+
+
 @contextlib.contextmanager
 def naming_unreadable(source):
   """A context for reading a source, in which the error about an unreadable file names the file.
