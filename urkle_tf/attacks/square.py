@@ -198,6 +198,13 @@ class _Stripes(_Proposals):
     return self.threat.project(best + change, self.images)
 
 
+@functools.lru_cache(maxsize=32)  # eagerly, every query asks
+def _both_ways(side, order):
+  """A template, upright and turned: float32 [2, side, side]."""
+  hills = template(side, order)
+  return np.stack([hills, hills.T])
+
+
 class _Hills(_Proposals):
   """Proposals for l2 and l1."""
 
@@ -268,8 +275,7 @@ class _Hills(_Proposals):
 
   def _hills(self, side, turned):
     """Templates, [n, side, side, 1]."""
-    hills = template(side, self.order)
-    return tf.gather(np.stack([hills, hills.T]), tf.cast(turned, tf.int32))[..., None]
+    return tf.gather(_both_ways(side, self.order), tf.cast(turned, tf.int32))[..., None]
 
   def _powers(self, values):
     return tf.abs(values) ** self.order

@@ -172,12 +172,13 @@ def prepare(context, options):
   if options.reference:
     data = {"dataset": context.source.name, "split": options.reference, **context.where}
     source = sources.load(**{**data, "examples": None})
-    compatibility.check_apart(context.source, source, "retrieval", options.examples)
   known = source.size if source else min(options.examples, context.source.size) - 1
   if not 1 <= options.neighbours <= known:
     raise errors.UserError(
       f"retrieval: neighbours must be from 1 to {known:,}, the number of other images, got "
       f"{options.neighbours}"
     )
+  if source:
+    compatibility.check_apart(context.source, source, "retrieval", options.examples)
   original = look_at(options.original, context.source)[0] if options.original else None
   return {"source": source, "original": original}
