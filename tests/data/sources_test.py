@@ -642,12 +642,36 @@ def test_images_of_varying_size_default_to_224(sharded):
   assert sources.load("numbered", data_dir=sharded, examples=2).image_shape == (224, 224, 3)
 
 
+@pytest.mark.parametrize("kind", ["digits", "folder", "memory", "stream"])
+def test_the_origin_of_an_image_is_its_number_in_the_whole(kind, sharded, tmp_path, monkeypatch):
+  dataset, options = kind, {"image_size": 4}
+  if kind == "folder":
+    for i in range(12):
+      write(tmp_path / ("test" if i < 3 else "train") / "art" / f"{i}.png", flat(i))
+    dataset = f"folder:{tmp_path}"
+  if kind in ("memory", "stream"):
+    dataset, options = "numbered", options | {"data_dir": sharded}
+  if kind == "stream":
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+
+  def pairs(split):
+    source = sources.load(f"{dataset}:brightness", split, **options)
+    images = [example["image"].tobytes() for example in examples(source, shuffle=False)]
+    return list(zip(source.origin.tolist(), images, strict=True))
+
+  whole = pairs("all")
+  assert sorted(dict(whole)) == list(range(len(whole)))
+  part = pairs("test[1:]+train[2:5]")
+  assert set(part) < set(whole)
+
+
 def test_what_is_held_out_is_the_end_and_the_rest_the_beginning():
   whole = sources.load("digits:parity", examples=30)
   rest, held = whole.hold_out(7)
   images, labels = whole.source.images, np.asarray(whole.labels)
   np.testing.assert_array_equal(held.images, images[23:])
   np.testing.assert_array_equal(held.labels, labels[23:])
+  np.testing.assert_array_equal([*rest.origin, *held.origin], whole.origin)
   assert (held.class_names, held.size, rest.size, whole.size) == (whole.class_names, 7, 23, 30)
   (batch,) = rest.batches(23, seed=1)
   order = batch["index"].numpy()
@@ -660,11 +684,11 @@ def test_what_is_held_out_is_the_end_and_the_rest_the_beginning():
 def test_the_end_of_a_stream_is_held_out():
   """Shards of 4, 3 and 5 examples, of which the last 6 go."""
   stream = sources.StreamSource.__new__(sources.StreamSource)
-  stream.size, stream.labels, stream.names = 12, None, None
+  stream.size, stream.labels, stream.names, stream.origin = 12, None, None, np.arange(12)
   columns = {"filename": ["a", "b", "c"], "skip": [0, 2, 0], "take": [4, 3, 5], "start": [0, 4, 7]}
   stream._shards = {name: np.array(column) for name, column in columns.items()}
   first = stream._first(6)
   found = [list(column) for column in first._shards.values()]
   assert found == [["a", "b"], [0, 2], [4, 2], [0, 4]]
-  assert first.size == 6
+  assert first.size == len(first.origin) == 6
   assert list(stream._shards["take"]) == [4, 3, 5]

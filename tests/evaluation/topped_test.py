@@ -172,9 +172,3 @@ def test_what_does_not_fit_is_one_line(encoders, tmp_path, top, message):
 def test_nothing_goes_on_top_of_a_classifier():
   with pytest.raises(errors.UserError, match="need an encoder: give --encoder"):
     urkle_tf.assess("runs/classifier", head="knn")
-
-
-def test_a_few_images_that_find_themselves_are_a_warning(encoders, caplog):
-  """They may be copies, of which a data set has some."""
-  scores(encoders["export"][0], head="knn(split='train+test[:2]')")
-  assert "holds 2 of the 360 images that are measured" in caplog.text

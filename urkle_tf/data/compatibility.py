@@ -1,12 +1,8 @@
 """Checks that data fit a model."""
 
 import numpy as np
-from absl import logging
 
 from urkle_tf import errors
-from urkle_tf.data import sources, splits
-
-_MOST = 0.5  # a larger share of images in common is a mistake; a smaller one may be copies
 
 
 def check_images(image_size, source, model="the model"):
@@ -72,36 +68,30 @@ def check_classes(classes, class_names, source):
 
 
 def shared(source, other, rows=slice(None)):
-  """Which images of a source are among rows of another split, bool [source.size]."""
-  ours, theirs = splits.names(source.split), splits.names(other.split)
-  if not ours & theirs and "all" not in ours | theirs:
+  """Which examples of a source are among rows of another split of its data, bool [source.size]."""
+  if source.origin is None or other.origin is None:
     return np.zeros(source.size, bool)
-  return np.isin(_marks(source), _marks(other)[rows])
+  return np.isin(source.origin, other.origin[rows])
 
 
 def check_held_out(validation, source, chosen):
-  """Raises `UserError` if most held-out images are among those that are trained on.
-
-  If some are, it warns.  Data too large for memory is not read for this.
+  """Raises `UserError` if held-out images are among those that are trained on.
 
   Args:
     validation: the `Source` that is held out.
     source: the `Source` of the images that are trained on.
     chosen: int [m], their positions in it.
   """
-  if sources.fit_in_memory(source, validation):
-    found = shared(validation, source, chosen)
-    _complain(
-      found,
+  found = shared(validation, source, chosen)
+  if found.any():
+    raise errors.UserError(
       f"--split={source.split} trains on {found.sum():,} of the {len(found):,} images of "
-      f"--validation_split={validation.split}: leave them out, as in train[:90%] and train[90%:]",
+      f"--validation_split={validation.split}: leave them out, as in train[:90%] and train[90%:]"
     )
 
 
 def check_apart(source, references, who, examples=None):
-  """Raises `UserError` if most measured images are among those they are compared with.
-
-  If some are, it warns.  Data too large for memory is not read for this.
+  """Raises `UserError` if measured images are among those they are compared with.
 
   Args:
     source: the `Source` that is measured.
@@ -109,23 +99,9 @@ def check_apart(source, references, who, examples=None):
     who: what looks for them, for the message.
     examples: how many images are measured, the first ones; None for all.
   """
-  if sources.fit_in_memory(source, references):
-    found = shared(source, references)[:examples]
-    _complain(
-      found,
-      f"{who}: {references.split!r} holds {found.sum():,} of the {len(found):,} images that are "
-      "measured, which would find themselves: give another split",
-    )
-
-
-def _complain(found, message):
-  if found.mean() > _MOST:
-    raise errors.UserError(message)
+  found = shared(source, references)[:examples]
   if found.any():
-    logging.warning("%s", message)
-
-
-def _marks(source):
-  """A number for each image; equal images have the same number."""
-  batches = source.batches(500, shuffle=False, drop_remainder=False)
-  return np.array([hash(image.tobytes()) for batch in batches for image in batch["image"].numpy()])
+    raise errors.UserError(
+      f"{who}: {references.split!r} holds {found.sum():,} of the {len(found):,} images that are "
+      "measured, which would find themselves: give another split"
+    )

@@ -17,7 +17,8 @@ def read(split, image_size=None, examples=None):
     examples: take only this many examples, the first ones; None for all.
 
   Returns:
-    `(images, labels)`: uint8 [n, h, w, 1] and int64 [n].
+    `(images, labels, origin)`: uint8 [n, h, w, 1], int64 [n], and int64 [n], the numbers of the
+    images in the whole data set.
   """
   from sklearn import datasets
 
@@ -32,7 +33,7 @@ def read(split, image_size=None, examples=None):
   images = images[chosen]
   if image_size:
     images = np.asarray(fitting.fit(images, (image_size, image_size, 1)))
-  return images, labels[chosen]
+  return images, labels[chosen], chosen
 
 
 def _stratified(labels, size):

@@ -37,6 +37,7 @@ class Listing:
     class_names: the names of the classes, or None if the images are loose.
     labels: int64 [len(files)], or None if the images are loose.
     names: their paths within the folder.
+    origin: int64 [len(files)], their numbers among all images of the folder.
   """
 
   files: list[pathlib.Path]
@@ -44,6 +45,7 @@ class Listing:
   class_names: list[str] | None
   labels: np.ndarray | None
   names: list[str]
+  origin: np.ndarray
 
 
 def find(dataset, split, image_size=None, examples=None):
@@ -71,7 +73,8 @@ def find(dataset, split, image_size=None, examples=None):
     raise errors.UserError(
       f"{dataset!r}: no image in {str(root)!r}: give a folder with files {', '.join(ENDINGS)}"
     )
-  pieces = splits.select(dataset, split, {k: len(v) for k, v in by_split.items()}, examples)
+  sizes = {name: len(entries) for name, entries in by_split.items()}
+  pieces = splits.select(dataset, split, sizes, examples)
   if class_names:
     for name in sorted({name for name, _, _ in pieces}):
       _refuse_empty_class(root / name if (root / name).is_dir() else root)
@@ -84,7 +87,8 @@ def find(dataset, split, image_size=None, examples=None):
     number = {label: i for i, label in enumerate(class_names)}
     labels = np.array([number[label] for _, label in chosen], np.int64)
   names = [file.relative_to(root).as_posix() for file, _ in chosen]
-  return Listing([file for file, _ in chosen], image_shape, class_names, labels, names)
+  files, origin = [file for file, _ in chosen], splits.origins(pieces, sizes)
+  return Listing(files, image_shape, class_names, labels, names, origin)
 
 
 def read(files, image_shape):

@@ -26,6 +26,7 @@ class Opened:
     size: the number of examples.
     image_shape: (height, width, channels), to which all images are resized.
     class_names: the names of the classes, or None if there are no labels.
+    origin: int64 [size], the numbers of the examples in the whole data set.
   """
 
   dataset: str
@@ -34,6 +35,7 @@ class Opened:
   size: int
   image_shape: tuple[int, int, int]
   class_names: list[str] | None
+  origin: np.ndarray
 
   @property
   def _decoding(self):
@@ -192,6 +194,7 @@ def find(dataset, split, data_dir=None, download=False, image_size=None, example
     height = width = image_size or _DEFAULT_SIZE
   shape, size = (height, width, channels or 3), sum(stop - start for _, start, stop in pieces)
   found = {"size": size, "image_shape": shape, "class_names": class_names}
+  found["origin"] = splits.origins(pieces, sizes)
   return Opened(dataset=dataset, builder=builder, pieces=instructions, **found)
 
 

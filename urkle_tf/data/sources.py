@@ -47,6 +47,8 @@ class Source:
       known without reading the data.
     names: the files of the examples in the order of the indices, as paths within the data set's
       folder; None if there are no files.
+    origin: int64 [size], the numbers of the examples in the whole data set, of which the split is
+      a part; None if they are not known.
   """
 
   name: str
@@ -57,6 +59,7 @@ class Source:
   target: str | None = None
   labels: np.ndarray | None = None
   names: list[str] | None = None
+  origin: np.ndarray | None = None
 
   @property
   def labelled(self):
@@ -122,6 +125,7 @@ class Source:
     (batch,) = self.batches(count, shuffle=False, skip=rest.size)
     labels = batch["label"].numpy() if self.labelled else None
     fields = {name: getattr(self, name) for name in ("name", "split", "class_names", "target")}
+    fields["origin"] = None if self.origin is None else self.origin[rest.size :]
     return rest, ArraySource(batch["image"].numpy(), labels=labels, **fields)
 
   def find_unreadable(self):
@@ -134,6 +138,7 @@ class Source:
     first.size = size
     first.labels = None if self.labels is None else self.labels[:size]
     first.names = None if self.names is None else self.names[:size]
+    first.origin = None if self.origin is None else self.origin[:size]
     return first
 
 
@@ -278,7 +283,9 @@ class RelabelledSource(Source):
   """
 
   def __init__(self, source, labelling, name):
-    same = {key: getattr(source, key) for key in ("split", "size", "image_shape", "names")}
+    same = {
+      key: getattr(source, key) for key in ("split", "size", "image_shape", "names", "origin")
+    }
     labels = {key: getattr(labelling, key) for key in ("class_names", "target")}
     super().__init__(name=name, labels=labelling.known, **same, **labels)
     self.source, self._relabel = source, labelling.relabel
@@ -347,15 +354,18 @@ def load(
     return RelabelledSource(source, labellings.build(labelling, source), dataset)
   asked = {"name": dataset, "split": split}
   if dataset == "digits":
-    images, labels = digits.read(split, image_size, examples)
-    return ArraySource(images, labels=labels, class_names=digits.CLASS_NAMES, **asked)
+    images, labels, origin = digits.read(split, image_size, examples)
+    fields = {"labels": labels, "class_names": digits.CLASS_NAMES, "origin": origin}
+    return ArraySource(images, **fields, **asked)
   if dataset.startswith("folder:"):
     found = folders.find(dataset, split, image_size, examples)
-    fields = {name: getattr(found, name) for name in ("class_names", "labels", "names")} | asked
+    kept = ("class_names", "labels", "names", "origin")
+    fields = {name: getattr(found, name) for name in kept} | asked
     if _fits_in_memory(len(found.files), found.image_shape):
       return ArraySource(folders.read(found.files, found.image_shape), **fields)
     return FileSource(found.files, image_shape=found.image_shape, **fields)
   opened = named.find(dataset, split, data_dir, download, image_size, examples)
+  asked["origin"] = opened.origin
   if _fits_in_memory(opened.size, opened.image_shape):
     images, labels = opened.read()
     return ArraySource(images, labels=labels, class_names=opened.class_names, **asked)
@@ -364,11 +374,6 @@ def load(
 
 def _fits_in_memory(size, image_shape):
   return size * np.prod(image_shape) <= IN_MEMORY_BYTES
-
-
-def fit_in_memory(*several):
-  """Whether each of several sources is small enough to be held in memory."""
-  return all(_fits_in_memory(source.size, source.image_shape) for source in several)
 
 
 @contextlib.contextmanager

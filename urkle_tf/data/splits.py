@@ -1,6 +1,9 @@
 """Reads splits such as `"train[:90%]+test"`."""
 
+import itertools
 import re
+
+import numpy as np
 
 from urkle_tf import errors
 
@@ -76,6 +79,18 @@ def _first(pieces, examples, what):
       kept.append((name, start, stop))
     examples -= stop - start
   return kept
+
+
+def origins(pieces, sizes):
+  """What number each example of `pieces` has in the whole data set, int64 [n].
+
+  Args:
+    pieces: as `select` returns them.
+    sizes: as in `select`; the data set is these splits, one after the other.
+  """
+  first = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+  ranges = [np.arange(first[name] + start, first[name] + stop) for name, start, stop in pieces]
+  return np.concatenate(ranges)
 
 
 def names(text):

@@ -14,8 +14,9 @@ _SHARE = 0.1  # the share of the labelled images that is held out if there are n
 
 
 def check(task):
-  """Raises `UserError` if there are too few labels, or test images among them."""
+  """Raises `UserError` if there are too few labels to hold some out, or test images among them."""
   if _chooses(task.validation):
+    hold_out(task)
     return
   if task.validation is not None:
     compatibility.check_held_out(task.validation, task.source, task.chosen)
