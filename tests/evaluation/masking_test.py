@@ -151,6 +151,10 @@ def test_an_abstaining_detector_gets_no_credit(tmp_path):
   function = lambda x: abstaining(scores(flat(x)))  # noqa: E731
   with pytest.raises(errors.UserError, match="knows 11 classes, but 'digits' has 10"):
     evaluated(function, tmp_path / "refused", **options)
+  with pytest.raises(
+    errors.UserError, match="--abstains: the classifier has 10 outputs for the 10"
+  ):
+    evaluated(lambda x: scores(flat(x)), tmp_path / "ten", abstains=True, **options)
   detector = evaluated(function, tmp_path / "detector", abstains=True, **options)
   without = evaluated(lambda x: scores(flat(x)), tmp_path / "without", **options)
   assert detector["config"]["abstains"]

@@ -88,8 +88,8 @@ def test_what_cannot_be_clustered_ends_in_one_line(rng, pixels, tmp_path):
     pretexts.Clusters(pixels, count=1)
   with refused("count=7, but there are only 6 images"):
     pretexts.Clusters(pixels, count=7).find(images)
-  with refused("has only 1 different embeddings"):
-    pretexts.Clusters(pixels, count=2).find(np.repeat(images[:1], 6, 0))
+  with refused("has only 2 different embeddings"):
+    pretexts.Clusters(pixels, count=3).find(np.repeat(images[:2], 3, 0))
   infinite = sequential(SHAPE, keras.layers.Flatten(), keras.layers.Rescaling(np.inf))
   infinite.save(tmp_path / "t.keras")
   refuses("NaN or infinite", pretexts.Clusters(str(tmp_path / "t.keras")).find, images)

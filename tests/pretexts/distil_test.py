@@ -292,6 +292,13 @@ def test_outputs_that_are_no_embedding(tmp_path, options, words):
     pretexts.Distil(str(tmp_path / "model.keras")).attach(tiny_encoder())
 
 
+def test_a_teacher_that_sees_no_difference(tmp_path):
+  layers = keras.layers.Flatten(), keras.layers.Dense(3, kernel_initializer="zeros")
+  sequential(SHAPE, *layers).save(tmp_path / "model.keras")
+  pretext = pretexts.Distil(str(tmp_path / "model.keras"))
+  refuses("model.keras' returns the same embedding", pretext.adopt, sources.load("digits"))
+
+
 def test_a_teacher_that_fails_on_the_images(tmp_path):
   spec = tf.TensorSpec([None, None, None, 1], tf.float32, name="x")
   rows = tf.function(lambda x: {"y": tf.reshape(x, [-1, 100])}, input_signature=[spec])

@@ -39,6 +39,11 @@ def look_at(loaded, source, abstains=False):
   compatibility.check_labelled(source)
   _, images, labels = next(scoring.stream(source, min(PROBE, source.size)))
   model = Foreign(loaded, images)
+  if abstains and model.classes <= len(source.class_names or ()):
+    raise errors.UserError(
+      f"--abstains: the classifier has {model.classes} outputs for the {len(source.class_names)} "
+      "classes of the data, so none is left that means that it abstains: leave the flag out"
+    )
   compatibility.check_classes(model.classes - bool(abstains), None, source)
   check_range(model, images, labels)
   return model

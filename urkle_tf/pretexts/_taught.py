@@ -55,7 +55,7 @@ class Taught(Pretext):
       batches: of images, each float32 [m, h, w, c] in [0, 1]; at least one.
 
     Raises:
-      UserError: if the teacher returns no embedding.
+      UserError: if the teacher returns no embedding, or the same one for all of several images.
     """
     parts: list[np.ndarray] = []
     for images in batches:
@@ -66,6 +66,10 @@ class Taught(Pretext):
         for i in range(0, len(images), _AT_ONCE)
       ]
     found = np.concatenate(parts).astype(np.float64)
+    if len(found) > 1 and np.all(found == found[0]):
+      raise errors.UserError(
+        f"the teacher {self._path!r} returns the same embedding for all images: give another one"
+      )
     return found.mean((1, 2)) if found.ndim == 4 else found
 
   def attach(self, encoder):

@@ -3,10 +3,13 @@
 import dataclasses
 
 from urkle_tf import errors
+from urkle_tf.data import pipeline
 from urkle_tf.networks import heads
 from urkle_tf.networks.saved import embedders, foreign_models
 from urkle_tf.pretexts._pairs import distance_to_own_view, through
 from urkle_tf.pretexts._taught import Taught, loc_kind, precision
+
+_FIRST = 64  # images on which the teacher is tried
 
 
 class Distil(Taught):
@@ -82,6 +85,12 @@ class Distil(Taught):
     errors.at_least(0, "distil", clean=clean, adversarial=adversarial)
     self._weights = clean, adversarial
     self.views, self._hidden = views, projector
+
+  def adopt(self, source):
+    """Checks that the data's images are the teacher's, and that it tells them apart."""
+    super().adopt(source)
+    (first,) = pipeline.batches(source, _FIRST).take(1)
+    self.embed([first["image"]])
 
   def attach(self, encoder):
     """Checks the teacher, starts the encoder from it if `start` is set, and makes f."""

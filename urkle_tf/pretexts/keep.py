@@ -85,10 +85,6 @@ class Keep(Distil):
     found = self.embed([images])
     spread = np.mean(np.sum(np.square(found - found.mean(0)), -1))
     self._measures = {"spread": spread, "length": np.mean(np.sum(np.square(found), -1))}
-    if not spread > 0:
-      raise errors.UserError(
-        "keep: the original returns the same embedding for all images: give another one"
-      )
 
   def attach(self, encoder):
     """As in `Distil`; also sets the unit of sigma."""
