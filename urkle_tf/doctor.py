@@ -23,6 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 
 import urkle_tf
 
+_INSTALL = "pip install '.[gpu]' in the clone of urkle_tf"
+
 PACKAGES = (
   *("tensorflow", "keras", "tensorflow-probability", "tf_keras", "tensorflow-datasets"),
   *("keras-cv", "numpy", "protobuf", "scikit-learn"),
@@ -68,12 +70,12 @@ def why_unseen(build, libraries, hidden=None):
     One line: the reason, and what to do.
   """
   if not build.get("is_cuda_build"):
-    return "this TensorFlow was built without CUDA: pip install 'urkle_tf[gpu]' in Linux"
+    return f"this TensorFlow was built without CUDA: {_INSTALL}, in Linux"
   if hidden is not None and hidden.strip() in ("", "-1"):
     return f"CUDA_VISIBLE_DEVICES={hidden!r} hides it: unset the variable"
   wanted = f"CUDA {build.get('cuda_version', '?')} and cuDNN {build.get('cudnn_version', '?')}"
   if not libraries:
-    return f"NVIDIA's libraries are missing ({wanted}): pip install 'urkle_tf[gpu]'"
+    return f"NVIDIA's libraries are missing ({wanted}): {_INSTALL}"
   return (
     f"the libraries or the driver do not match ({wanted}): run `nvidia-smi`, and start Python with "
     "TF_CPP_MIN_LOG_LEVEL=0 to see which library fails to load"

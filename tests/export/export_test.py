@@ -192,6 +192,10 @@ def test_one_clear_line_for_folders_that_are_no_exports(folder, classifier_folde
   metadata = export.read_metadata(folder) | {"format_version": 99}
   (tmp_path / "metadata.json").write_text(json.dumps(metadata))
   refuses("format 99", export.read_metadata, tmp_path)
+  del metadata["fingerprint"]
+  (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+  refuses("lacks 'fingerprint': export again", export.read_metadata, tmp_path)
+  metadata = export.read_metadata(folder)
   (tmp_path / "metadata.json").write_text(json.dumps(metadata | {"format_version": 1}))
   refuses("lacks network.keras", export.load_encoder, tmp_path)
   (tmp_path / "network.keras").write_bytes((folder / "network.keras").read_bytes()[:1000])

@@ -173,6 +173,7 @@ def copy_of(folder, to, **changes):
     ({"kind": ["classifier"]}, "kind"),
     ({"kind": "bomb"}, "kind is 'bomb'"),
     ({"dataset": {"a": 1}}, "dataset"),
+    ({"fingerprint": None}, "fingerprint is None"),
     ({"format_version": "x" * 10**5}, "export format 'xxx"),
     ({"image_size": [9, 9, 1]}, "does not fit its metadata.json"),
     ({"latent_dim": 7}, "does not fit its metadata.json"),

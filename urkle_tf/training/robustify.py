@@ -101,7 +101,7 @@ def _check(settings, drop_in, strength, rho):
   for name in ("pretext", "robustness"):
     if name in settings:
       raise errors.UserError(f"robustify chooses {name}: use pretrain, or the command train")
-  if drop_in and {"encoder", "latent_dim", "loc"} & set(settings):
+  if drop_in and any(settings.get(name) is not None for name in ("encoder", "latent_dim", "loc")):
     raise errors.UserError("a drop-in is the model itself: leave encoder, latent_dim and loc out")
   if drop_in and rho is not None and strength:
     raise errors.UserError("give rho, or a weight (k or beta), not both")
@@ -134,9 +134,9 @@ def _quoted(path):
 
 def _pretrain(output_dir, pretext, options, path, settings):
   """Runs the cell; the encoder is a copy of the model unless settings name another."""
-  copy = path.endswith(".keras") and "encoder" not in settings
+  copy = path.endswith(".keras") and settings.get("encoder") is None
   if copy:
-    settings = {"encoder": path, "optimizer": "adamw", **settings}
+    settings |= {"encoder": path, "optimizer": settings.get("optimizer") or "adamw"}
     adamw = spec.parse(settings["optimizer"])[0] == "adamw"
     if adamw and settings.get("learning_rate") is None:
       settings["learning_rate"] = _GENTLE

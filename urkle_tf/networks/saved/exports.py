@@ -15,7 +15,8 @@ from urkle_tf.networks.saved import foreign_models
 FORMAT_VERSION = 1
 _KINDS = {"encoder": "an encoder", "classifier": "a classifier", "regressor": "a regressor"}
 _LARGEST_METADATA = 2**24  # bytes
-_NEEDED = ("format_version", "kind", "image_size", "latent_dim", "stochastic")
+_NEEDED = ("format_version", "kind", "image_size", "latent_dim", "stochastic", "fingerprint")
+_TEXTS = ("fingerprint", "norm", "dataset", "target", "stream")
 
 
 def read_metadata(folder, kind=None):
@@ -86,7 +87,7 @@ def _check(file, metadata):
     "epsilon": epsilon is None or (type(epsilon) in (int, float) and 0 <= epsilon < 1e6),
     "settings": isinstance(metadata.get("settings", {}), dict),
     "versions": isinstance(metadata.get("versions", {}), dict),
-    **{name: text(metadata.get(name, "")) for name in ("norm", "dataset", "target", "stream")},
+    **{name: text(metadata.get(name, "")) for name in _TEXTS},
   }
   if wrong := [name for name, fine in right.items() if not fine]:
     value = repr(metadata.get(wrong[0]))[:60]  # a text's line breaks must not become ours
