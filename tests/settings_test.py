@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import pathlib
 import shutil
 import sys
@@ -85,6 +86,8 @@ def test_flags_are_the_arguments_of_the_function(command):
     ("pretrain", {"batch_size": None}, "batch_size must be a whole number, got None"),
     ("assess", {"epsilons": 0.1}, "epsilons must be a list of numbers, got 0.1"),
     ("assess", {"epsilons": ["x"]}, "epsilons must be a list of numbers, got ['x']"),
+    ("pretrain", {"learning_rate": math.inf}, "learning_rate must be finite, got inf"),
+    ("assess", {"epsilons": [0.1, math.nan]}, "epsilons must be finite, got [0.1, nan]"),
     ("assess", {"html": "no"}, "html must be True or False, got 'no'"),
     ("assess", {"attacks": ["pgd", 3]}, "attacks must be a text, got ['pgd', 3]"),
   ],

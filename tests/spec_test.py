@@ -67,6 +67,12 @@ def test_what_is_no_number(text):
     spec.number(text)
 
 
+@pytest.mark.parametrize("text", ["1e999", "-1e999", "1/1e-320", "1e999/1e999"])
+def test_what_is_too_large_for_a_number(text):
+  with pytest.raises(ValueError, match="is not a finite number"):
+    spec.number(text)
+
+
 @pytest.mark.parametrize("text", ["none", "none()", " none ( ) "])
 def test_no_options(text):
   assert spec.parse(text) == ("none", {})

@@ -10,6 +10,7 @@ After a change, run tools/write_settings.py.  Nothing here imports TensorFlow.
 import dataclasses
 import functools
 import inspect
+import math
 import numbers
 import os
 import textwrap
@@ -729,6 +730,8 @@ def _typed(field, value):
   parts = value if several else [value]
   if not isinstance(parts, (list, tuple)) or not all(isinstance(part, known) for part in parts):
     raise errors.UserError(f"{field.name} must be {words}, got {value!r}")
+  if not all(abs(_number(part)) < math.inf for part in parts if isinstance(part, numbers.Real)):
+    raise errors.UserError(f"{field.name} must be finite, got {value!r}")
   found = [plain(part) for part in parts]
   return found if several else found[0]
 

@@ -7,6 +7,7 @@ True, False, None, a quoted string or a bare word.  Nothing is evaluated:
 
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 
@@ -21,7 +22,7 @@ def number(text):
   """Reads an int, a float or a fraction such as `8/255`.
 
   Raises:
-    ValueError: if `text` is none of them.
+    ValueError: if `text` is none of them, or too large for a float.
   """
   text = text.strip()
   if re.fullmatch(r"[+-]?\d+", text):
@@ -29,7 +30,10 @@ def number(text):
   match = re.fullmatch(f"({_NUMBER})(?:/({_NUMBER}))?", text)
   if not match or (match[2] and float(match[2]) == 0):
     raise ValueError(f"{text!r} is not a number")
-  return float(match[1]) / float(match[2] or 1)
+  found = float(match[1]) / float(match[2] or 1)
+  if not math.isfinite(found):
+    raise ValueError(f"{text!r} is not a finite number")
+  return found
 
 
 def split(text):
