@@ -173,3 +173,13 @@ def test_a_batch_that_does_not_divide_is_one_line(tmp_path, mirrored, monkeypatc
   settings = {**COMMON, "batch_size": 15, "output_dir": str(tmp_path / "run")}
   refuses("batch_size=15 does not divide evenly among 2", urkle_tf.pretrain, **settings)
   assert not (tmp_path / "run").exists()
+
+
+def test_several_steps_of_one_execution_need_gpus_on_several_workers(
+  tmp_path, mirrored, monkeypatch
+):
+  """TensorFlow's collectives of CPUs end them in a traceback."""
+  monkeypatch.setattr(distribution, "strategy", lambda name: mirrored)
+  monkeypatch.setattr(distribution, "several_workers", lambda scope: True)
+  settings = {**COMMON, "steps_per_execution": 2, "output_dir": str(tmp_path / "run")}
+  refuses("steps_per_execution=2 needs GPUs", urkle_tf.pretrain, **settings)

@@ -199,7 +199,7 @@ class _Method:
 def _build(settings, scope):
   method = _method(settings, scope)
   source, held_out = _data(settings, method)
-  steps_per_epoch, steps = _length(settings, source, scope.num_replicas_in_sync)
+  steps_per_epoch, steps = _length(settings, source, scope)
   with scope.scope():
     keras.utils.set_random_seed(settings["seed"])
     encoder = _encoder(settings, method, source)
@@ -252,8 +252,9 @@ def _data(settings, method):
   return source, None
 
 
-def _length(settings, source, replicas):
+def _length(settings, source, scope):
   """(steps of an epoch, steps of the whole training; None for a training by the clock)."""
+  replicas = scope.num_replicas_in_sync
   batch_size, at_once = settings["batch_size"], settings["steps_per_execution"] or 1
   steps = pipeline.steps_per_epoch(source, batch_size)
   if batch_size % replicas:
@@ -271,6 +272,12 @@ def _length(settings, source, replicas):
     raise errors.UserError(
       f"--steps_per_execution={at_once} does not divide the {steps} steps of an epoch: give a "
       "divisor"
+    )
+  alone = not distribution.several_workers(scope)
+  if at_once > 1 and not alone and not tf.config.list_logical_devices("GPU"):
+    raise errors.UserError(
+      f"--steps_per_execution={at_once} needs GPUs on several workers, because TensorFlow's "
+      "collectives of CPUs fail in it: leave it out"
     )
   return steps, None if settings["minutes"] else steps * settings["epochs"]
 
