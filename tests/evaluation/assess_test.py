@@ -526,6 +526,12 @@ def test_nearest_is_a_loop(rng):
   np.testing.assert_array_equal(representation.nearest(queries, keys)[:, 0], wanted)
 
 
+def test_the_representation_of_one_image_has_rank_0(rng):
+  """Its rank was NaN, which no report can hold."""
+  context = Context(grey_source(rng, n=1), "linf", [0.02], network=linear_network(SHAPE, 0.5))
+  assert representation.measure(context, Representation(steps=1))["effective_rank"] == 0
+
+
 def test_the_worst_kl_of_a_linear_encoder_is_its_closed_form(rng):
   # loc = A x with constant scale s: KL = ||A d||^2 / (2 s^2), largest at a corner of the ball.
   matrix = np.zeros((16, 2), np.float32)

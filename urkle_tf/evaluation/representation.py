@@ -44,12 +44,12 @@ def effective_rank(rows):
   """The number of dimensions that representations span: tr(C)^2 / tr(C^2), C their covariance.
 
   Args:
-    rows: float [n, d], n at least 2.
+    rows: float [n, d].
 
   Returns:
-    A float: 1 for points on a line, d for an isotropic cloud.
+    A float: 1 for points on a line, d for an isotropic cloud, 0 for one point.
   """
-  covariance = np.atleast_2d(np.cov(np.asarray(rows, np.float64).T))
+  covariance = np.atleast_2d(np.cov(np.asarray(rows, np.float64).T, bias=True))
   return float(np.trace(covariance) ** 2 / max(np.sum(covariance**2), 1e-30))
 
 
