@@ -27,6 +27,8 @@ VERSIONS: dict[str, tuple[type[base.Attack], ...]] = {
 class AutoAttack(base.Attack):
   """The stages of a version of the ensemble, for an evaluation.
 
+  "rand" is the published version for noisy classifiers (APGD-CE, APGD-DLR), and Square in addition.
+
   Attributes:
     stages: the attacks, in their order.
   """
