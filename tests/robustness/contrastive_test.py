@@ -1,17 +1,20 @@
 """RoCL and ACL: forms, attacks, losses and streams; DynACL's schedule and recipe."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from alike import same
 from cases import refuses
+from commands import ROOT
 from norms import assert_inside
 from plain_losses import nt_xent_loop
 from small_models import representations, settled, tiny_encoder, tiny_trainer, worst_of_corners
 
 import urkle_tf
-from urkle_tf import attacks, errors, pretexts, robustness
+from urkle_tf import attacks, errors, pretexts, robustness, spec
 from urkle_tf.data import augment, pipeline, sources
 from urkle_tf.pretexts.simclr import nt_xent
 
@@ -265,3 +268,13 @@ def test_a_step_of_rocl_has_the_sum_of_both_terms(views):
 
 def test_three_views_are_refused():
   refuses("two views", robustness.RoCL().check, pretexts.SimCLR(consistency=1))
+
+
+def test_the_projector_of_rocls_config_is_that_of_its_implementation():
+  text = (ROOT / "configs" / "cifar10_rocl.cfg").read_text(encoding="utf-8")
+  (pretext,) = re.findall("--pretext=(.*)", text)
+  pretext = spec.build("pretexts", pretext, pretexts.Pretext)
+  pretext.attach(tiny_encoder())
+  _, *layers = pretext.projector.layers
+  assert [type(layer).__name__ for layer in layers] == ["Dense", "ReLU", "Dense"]
+  assert [layers[0].units, layers[2].units] == [2048, 128]
