@@ -50,6 +50,10 @@ class SemiSupervised(Protocol):
 
          -weight sum_y q(y|x) log p(y|x) + beta max_{x' in A(x)} KL[p(.|x) || p(.|x')]
 
+  Stage 3 of the published code differs.  Its attack maximises the cross-entropy, and its first term
+  is that of the adversaries, with weight 1.  For labelled images, half of it is that with the label
+  itself.
+
   Stage 1 uses the clean stream of an encoder with dual batch norm (`clean/` in its folder), and a
   copy of any other encoder; stage 3 uses the adversarial stream.  `--epochs`, `--augment`, the
   attack and the choice of the best epoch apply to stage 3.  Stage 1 has the same optimiser,
