@@ -31,6 +31,9 @@ class ACL(Robustness):
       w = lambda (1 - s)
       ds    (1 - w) / 2 NT-Xent(v1, v2) + (1 + w) / 2 NT-Xent(a1, a2)
 
+  Its published code also embeds the second view, in loss and attack, by the moving average.  Here
+  the average is only exported.
+
   Args:
     form: "ds", "a2a" or "a2s".
     anneal: the number of stages, at least 1 and of equal length, over which the augmentation loses
