@@ -42,6 +42,7 @@ from urkle_tf.output import files, tables
 STAGES = {
   "linf": ("apgd-ce", "apgd-t", "fab-t", "square"),
   "l2": ("apgd-ce", "apgd-t", "fab-t", "square"),
+  "l1": ("apgd-ce", "apgd-t", "fab-t", "square"),
   "rand": ("apgd-ce", "apgd-dlr"),
 }
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}

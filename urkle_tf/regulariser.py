@@ -10,7 +10,7 @@ from urkle_tf.networks.encoders import Encoder
 from urkle_tf.networks.folding import fold
 from urkle_tf.networks.kl import kl, kl_from
 
-_SCALE = 0.5  # of features: the cap of a `GaussianEncoder`'s sigma
+_SCALE = 0.5  # of features, in units of their spread
 
 
 def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCALE):
