@@ -151,8 +151,7 @@ def test_a_torn_image_is_named_wherever_it_is_found(exported, photos, tmp_path, 
   (tmp_path / "torn").mkdir()
   (tmp_path / "torn" / "whole.png").write_bytes(whole)
   (tmp_path / "torn" / "half.png").write_bytes(whole[:-30])
-  with pytest.raises(errors.UserError, match=r"torn/half\.png"):
-    embeddings.represent(str(exported), dataset=f"folder:{tmp_path}/torn")
+  refuses("torn/half.png", embeddings.represent, str(exported), dataset=f"folder:{tmp_path}/torn")
 
 
 @pytest.mark.parametrize(

@@ -161,8 +161,7 @@ def test_validation_images_are_not_what_candidates_are_trained_on(split):
 
 def test_validation_images_must_leave_some_to_train_on():
   both = digits("train[:90]")
-  with pytest.raises(errors.UserError, match="leaves no image of --split=train"):
-    _selection.hold_out(task(both, validation=both))
+  refuses("leaves no image of --split=train", _selection.hold_out, task(both, validation=both))
 
 
 def test_disjoint_splits_leave_everything_to_the_candidates():

@@ -137,8 +137,7 @@ def test_a_linear_head_on_numbers_is_least_squares(plain_encoder, tmp_path):
   np.testing.assert_allclose(by_signature, predicted, atol=1e-5)
   assert (model.target, model.metadata["outputs"]) == ("the class as a number", 1)
   assert adapt(plain_encoder, run, dataset="digits:number", **options) == result
-  with pytest.raises(errors.UserError, match="holds a regressor, not a classifier"):
-    export.load_classifier(run / "regressor")
+  refuses("holds a regressor, not a classifier", export.load_classifier, run / "regressor")
 
 
 def test_a_regressor_averages_over_z(encoder):

@@ -14,7 +14,7 @@ from sklearn import metrics
 from small_models import array_source, linear_head, linear_network, saved_model
 
 import urkle_tf
-from urkle_tf import distribution, errors, export
+from urkle_tf import distribution, export
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import (
   adversaries,
@@ -435,8 +435,7 @@ def test_draws_that_choose_are_others_and_votes_are_those_of_calls(rng):
 def test_values_that_are_not_finite_are_refused(rng):
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(np.full_like(weights, np.nan), bias, 0.1, stochastic=True)
-  with pytest.raises(errors.UserError, match="NaN or infinite"):
-    scoring.Scorer(model, 4)((source.images[:4] / 255).astype(np.float32))
+  refuses("NaN or infinite", scoring.Scorer(model, 4), (source.images[:4] / 255).astype(np.float32))
 
 
 def test_attack_specs():
@@ -798,8 +797,7 @@ def test_mistakes_are_one_line_and_leave_no_folder(
 
 def test_other_classes_are_refused(rng):
   source = grey_source(rng, n=4)
-  with pytest.raises(errors.UserError, match="knows 10 classes, but 'grey' has 2"):
-    compatibility.check_classes(10, None, source)
+  refuses("knows 10 classes, but 'grey' has 2", compatibility.check_classes, 10, None, source)
   refuses("'cat' and 'b'", compatibility.check_classes, 2, ["a", "cat"], source)
   compatibility.check_classes(2, ["a", "b"], source)
   source.class_names = ["1", "2"]

@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused
+from cases import refused, refuses
 from small_models import array_source, linear_head, linear_network
 
-from urkle_tf import errors
 from urkle_tf.evaluation import adversaries, bound
 from urkle_tf.evaluation.context import Context
 from urkle_tf.evaluation.measurements.bound import Bound
@@ -198,5 +197,4 @@ def test_the_noise_is_the_same_for_every_candidate_and_differs_between_images():
 def test_a_deterministic_classifier_has_no_bound():
   model, source, *_ = binary_problem()
   model.stochastic = False
-  with pytest.raises(errors.UserError, match="deterministic"):
-    bound.measure(Context(source, "linf", [0.1], model), Bound(3.0))
+  refuses("deterministic", bound.measure, Context(source, "linf", [0.1], model), Bound(3.0))

@@ -8,7 +8,7 @@ from cases import refuses, slow
 from small_models import linear_head, linear_network
 
 import urkle_tf
-from urkle_tf import attacks, errors, export
+from urkle_tf import attacks, export
 from urkle_tf.data import sources
 from urkle_tf.evaluation import regression
 from urkle_tf.evaluation.context import Context
@@ -116,10 +116,7 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   refuses("one of them", urkle_tf.assess, classifier="c", **options)
 
   source.target, source.class_names = None, ["a", "b"]
-  with pytest.raises(
-    errors.UserError, match="labels of 'x' are classes, but a regressor needs numbers"
-  ):
-    urkle_tf.assess(**options)
+  refuses("labels of 'x' are classes, but a regressor needs numbers", urkle_tf.assess, **options)
   refuses("no folder", urkle_tf.assess, regressor=str(tmp_path / "nowhere"))
 
 

@@ -8,12 +8,12 @@ import time
 
 import numpy as np
 import pytest
-from cases import refused, refuses
+from cases import refuses
 from small_models import fitted_classifier, small_encoder
 
 import urkle_tf
 from experiments import jobs
-from urkle_tf import attacks, errors, export
+from urkle_tf import attacks, export
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, bound, corrupted, representation
 from urkle_tf.evaluation.context import Context
@@ -85,13 +85,11 @@ def test_a_killed_evaluation_resumes(folder, tmp_path, monkeypatch):
   assert 3 <= kept < needed
   batches.clear()
   # Other settings do not mix with what is there, nor does another model.
-  with pytest.raises(errors.UserError, match="--seed=0"):
-    urkle_tf.assess(**arguments, output_dir=str(tmp_path / "killed"), seed=1)
+  refuses("--seed=0", urkle_tf.assess, **arguments, output_dir=str(tmp_path / "killed"), seed=1)
   owner = partial / "owner.json"
   own = owner.read_text()
   owner.write_text(own.replace(json.loads(own)["fingerprint"], "another"))
-  with refused(match="another model"):
-    urkle_tf.assess(**arguments, output_dir=str(tmp_path / "killed"))
+  refuses("another model", urkle_tf.assess, **arguments, output_dir=str(tmp_path / "killed"))
   owner.write_text(own)
   assert not batches
 

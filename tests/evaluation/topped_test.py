@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused
+from cases import refused, refuses
 from small_models import array_source, digits, sequential, small_encoder
 
 import urkle_tf
-from urkle_tf import errors, export, settings
+from urkle_tf import export, settings
 from urkle_tf.data import sources
 from urkle_tf.evaluation import topped
 
@@ -170,5 +170,4 @@ def test_what_does_not_fit_is_one_line(encoders, tmp_path, top, message):
 
 
 def test_nothing_goes_on_top_of_a_classifier():
-  with pytest.raises(errors.UserError, match="need an encoder: give --encoder"):
-    urkle_tf.assess("runs/classifier", head="knn")
+  refuses("need an encoder: give --encoder", urkle_tf.assess, "runs/classifier", head="knn")

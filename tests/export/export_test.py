@@ -186,8 +186,7 @@ def test_other_folders_are_never_replaced(encoder, tmp_path):
 def test_one_clear_line_for_folders_that_are_no_exports(folder, classifier_folder, tmp_path):
   with pytest.raises(errors.UserError, match=r"no folder .*give the folder of an encoder"):
     export.read_metadata(tmp_path / "nowhere", "encoder")
-  with pytest.raises(errors.UserError, match=r"no metadata\.json.*did you mean .*/encoder'"):
-    export.load_encoder(folder.parent)
+  refuses("no metadata.json & did you mean & /encoder'", export.load_encoder, folder.parent)
   refuses("holds an encoder, not a classifier", export.load_classifier, folder)
   metadata = export.read_metadata(folder) | {"format_version": 99}
   (tmp_path / "metadata.json").write_text(json.dumps(metadata))

@@ -73,8 +73,7 @@ def test_openai_clip(models):
   np.testing.assert_allclose(tower(IMAGES), wanted, rtol=1e-3, atol=1e-4)
   del weights["visual.ln_pre.bias"]
   weights["visual.proj"] = np.zeros((WIDTH, 6))
-  with pytest.raises(errors.UserError, match=r"ln_pre.bias is missing; .*proj is \[8, 6\]"):
-    urkle_tf.import_torch_vit(weights, tower)
+  refuses("ln_pre.bias is missing; & proj is [8, 6]", urkle_tf.import_torch_vit, weights, tower)
   refuses("no name ends with conv1.weight", urkle_tf.import_torch_vit, {}, tower)
 
 

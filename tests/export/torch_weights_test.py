@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from alike import same
-from cases import refused
+from cases import refused, refuses
 from torch_resnets import forward, is_norm, listed, resnet_state
 
 import urkle_tf
@@ -66,8 +66,7 @@ def test_one_of_two_normalisations(state, images, backbone, norm):
   assert "bn1.bn_list.0.weight" in left or "bn1.bn_list.1.weight" in left
   with pytest.raises(errors.UserError, match=r"give norm=, one of 0, 1 \(in ACL and DynACL"):
     urkle_tf.import_torch_state(arrays, backbone)
-  with pytest.raises(errors.UserError, match="unknown normalisation '2'"):
-    urkle_tf.import_torch_state(arrays, backbone, norm=2)
+  refuses("unknown normalisation '2'", urkle_tf.import_torch_state, arrays, backbone, norm=2)
 
 
 def test_a_list_of_one_needs_no_choice(state, images, features, backbone):

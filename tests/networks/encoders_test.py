@@ -230,5 +230,4 @@ def test_they_are_float32_under_mixed_precision_and_share_the_weights():
 def test_a_network_of_another_kind_is_refused():
   images = keras.Input((8, 8, 1))
   z = keras.layers.Flatten()(images)
-  with pytest.raises(errors.UserError, match="has no layer raw_scale"):
-    networks.pooled(keras.Model(images, {"loc": z, "scale": z}))
+  refuses("has no layer raw_scale", networks.pooled, keras.Model(images, {"loc": z, "scale": z}))

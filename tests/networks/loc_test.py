@@ -11,7 +11,7 @@ from cases import refuses, slow
 from small_models import tiny_encoder, tiny_trainer
 
 import urkle_tf
-from urkle_tf import errors, networks, pretexts, robustness
+from urkle_tf import networks, pretexts, robustness
 from urkle_tf.networks import batch_norm
 from urkle_tf.networks.folding import fold
 from urkle_tf.networks.gaussian import LOCS
@@ -74,8 +74,7 @@ def test_features_of_nothing_but_zeros_do_no_harm(images):
 
 @pytest.mark.parametrize("loc", ["sphere", "centred_sphere", "pooled"])
 def test_another_width_needs_a_dense_form(loc):
-  with pytest.raises(errors.UserError, match=r"latent_dim=4, but loc=.* 8 features.*dense_sphere"):
-    _encoder(loc, latent_dim=4)
+  refuses("latent_dim=4, but loc= & 8 features & dense_sphere", _encoder, loc, latent_dim=4)
   assert _encoder(loc, latent_dim=WIDTH).latent_dim == WIDTH
   refuses("loc 'ball' & sphere", _encoder, "ball")
 

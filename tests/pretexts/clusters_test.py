@@ -86,8 +86,7 @@ def test_what_cannot_be_clustered_ends_in_one_line(rng, pixels, tmp_path):
   images = rng.uniform(size=(6, *SHAPE)).astype("float32")
   with refused("clusters: count must be a whole number of at least 2"):
     pretexts.Clusters(pixels, count=1)
-  with refused("count=7, but there are only 6 images"):
-    pretexts.Clusters(pixels, count=7).find(images)
+  refuses("count=7, but there are only 6 images", pretexts.Clusters(pixels, count=7).find, images)
   with refused("has only 2 different embeddings"):
     pretexts.Clusters(pixels, count=3).find(np.repeat(images[:2], 3, 0))
   infinite = sequential(SHAPE, keras.layers.Flatten(), keras.layers.Rescaling(np.inf))

@@ -195,5 +195,4 @@ def test_what_has_no_bound_is_refused_before_the_first_step():
   strange = keras.layers.LayerNormalization(name="strange")
   network = sequential((8, 8, 1), keras.layers.Flatten(), strange)
   encoder = networks.GaussianEncoder(network, loc="dense", latent_dim=4)
-  with pytest.raises(errors.UserError, match="no bound is known for the layer 'strange'"):
-    trained(1, encoder=encoder, certified=0.5)
+  refuses("no bound is known for the layer 'strange'", trained, 1, encoder=encoder, certified=0.5)

@@ -295,8 +295,7 @@ def test_weights_of_an_earlier_run_need_what_its_file_lacks(tmp_path, monkeypatc
   monkeypatch.setattr(encoders.export, "export_encoder", lambda *written: kept.append(written))
   arguments = tmp_path / "encoder", [file], tmp_path / "about.json"
   refuses("no 'settings'", encoders.make, *arguments)
-  with pytest.raises(errors.UserError, match="give --image_shape=32,32,3"):
-    encoders.make(*arguments, settings="student_settings")
+  refuses("give --image_shape=32,32,3", encoders.make, *arguments, settings="student_settings")
   encoders.make(*arguments, "student_settings", (16, 16, 3), [("epochs", 85)])
   ((encoder, _, metadata),) = kept
   same([weight.numpy() for weight in weights], encoder.network.get_weights())

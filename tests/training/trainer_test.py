@@ -9,7 +9,7 @@ from cases import refuses, slow
 from small_models import noise_views, tiny_encoder, tiny_trainer
 
 import urkle_tf
-from urkle_tf import attacks, errors, networks, pretexts, robustness
+from urkle_tf import attacks, networks, pretexts, robustness
 from urkle_tf.data import augment, pipeline, sources
 from urkle_tf.training import diagnostics
 
@@ -219,8 +219,7 @@ def test_effective_rank(rng):
 
 def test_an_adversarial_scheme_needs_an_attack():
   encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 6, loc="dense")
-  with pytest.raises(errors.UserError, match="needs an attack"):
-    urkle_tf.Trainer(encoder, pretexts.SimCLR(), robustness.Urkle())
+  refuses("needs an attack", urkle_tf.Trainer, encoder, pretexts.SimCLR(), robustness.Urkle())
 
 
 def test_batches_without_views_say_so():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from cases import slow
+from cases import refuses, slow
 from small_models import precision, sequential, tiny_encoder
 
 import urkle_tf
@@ -272,8 +272,7 @@ def test_layers_that_would_break_the_bound_are_refused(layer):
 
 
 def test_pooled_features_are_refused():
-  with pytest.raises(errors.UserError, match="loc=pooled"):
-    kl.kl_bound(tiny_encoder(None, loc="pooled"), tf.zeros([1, 8, 8, 1]), 0.1)
+  refuses("loc=pooled", kl.kl_bound, tiny_encoder(None, loc="pooled"), tf.zeros([1, 8, 8, 1]), 0.1)
 
 
 def test_a_network_of_low_precision_is_bounded_in_float32(rng):
