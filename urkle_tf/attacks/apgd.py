@@ -129,15 +129,8 @@ class APGD(base.Attack):
     return state
 
   def finish(self, objective, images, state):
-    last = state["iterate"]
-    values = base.values(objective, last)
-    higher = values > state["best_values"]
-    return {
-      "result": base.choose(higher, last, state["best"]),
-      "objective": tf.where(higher, values, state["best_values"]),
-      "last": last,
-      "zero_gradients": state["zeros"] / self.steps,
-    }
+    end = base.better_end(objective, state["iterate"], state["best"], state["best_values"])
+    return {**end, "zero_gradients": state["zeros"] / self.steps}
 
 
 class _Halving:

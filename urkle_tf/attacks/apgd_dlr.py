@@ -1,17 +1,13 @@
 """APGD on the difference of logits ratio, a part of AutoAttack."""
 
-from typing import ClassVar
-
 from urkle_tf import errors
 from urkle_tf.attacks import losses
-from urkle_tf.attacks.apgd import APGD
+from urkle_tf.attacks.apgd_ce import APGDCE
 
 
-class APGDDLR(APGD):
+class APGDDLR(APGDCE):
   """APGD on the difference of logits ratio, with the published budget."""
 
-  budget = ()  # the published one
-  refused: ClassVar = {"training": "climbs a loss of labels, and a training has its own: use apgd"}
   loss = staticmethod(losses.dlr)
 
   def plans(self, classes=None):

@@ -1,18 +1,15 @@
 """APGD on the targeted difference of logits ratio, a part of AutoAttack."""
 
 import dataclasses
-from typing import ClassVar
 
 from urkle_tf import errors
 from urkle_tf.attacks import losses
-from urkle_tf.attacks.apgd import APGD
+from urkle_tf.attacks.apgd_ce import APGDCE
 
 
-class APGDT(APGD):
+class APGDT(APGDCE):
   """APGD on the targeted difference of logits ratio, target by target."""
 
-  budget = ()  # the published one
-  refused: ClassVar = {"training": "climbs a loss of labels, and a training has its own: use apgd"}
   loss = staticmethod(losses.targeted_dlr)
 
   def __init__(self, threat, steps=100, restarts=1, targets=9, momentum=0.75, rho=0.75):

@@ -295,6 +295,27 @@ def choose(mask, chosen, other):
   return tf.reshape(found, shape_of(other))
 
 
+def better_end(objective, images, best, highest):
+  """What an attempt ends with that kept its best point: the best of that and the last one.
+
+  Args:
+    objective: images [n, ...] -> [n].
+    images: float32 [n, ...], the last points, whose values are not known yet.
+    best: float32 [n, ...], the best points before.
+    highest: float32 [n], their values.
+
+  Returns:
+    {"result", "objective", "last"}.
+  """
+  found = values(objective, images)
+  higher = found > highest
+  return {
+    "result": choose(higher, images, best),
+    "objective": tf.where(higher, found, highest),
+    "last": images,
+  }
+
+
 def zero_share(gradient):
   """The share of entries that are exactly zero."""
   return tf.reduce_mean(tf.cast(gradient == 0, tf.float32))

@@ -124,11 +124,5 @@ class PGD(base.Attack):
     last, zeros = state["iterate"], state["zeros"] / tf.cast(self.steps, tf.float32)
     if not best:
       return {"result": last, "objective": state["objective"], "zero_gradients": zeros}
-    values = base.values(objective, last)
-    higher = values > state["objective"]
-    return {
-      "result": base.choose(higher, last, state["result"]),
-      "objective": tf.where(higher, values, state["objective"]),
-      "last": last,
-      "zero_gradients": zeros,
-    }
+    end = base.better_end(objective, last, state["result"], state["objective"])
+    return {**end, "zero_gradients": zeros}
