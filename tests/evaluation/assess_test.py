@@ -56,16 +56,16 @@ def test_nll_is_not_capped():
 def test_ece_is_that_of_tensorflow_probability(rng):
   logits, values, labels = predictions(rng)
   wanted = tfp.stats.expected_calibration_error(15, logits, labels_true=labels.astype(np.int32))
-  assert calibration.ece(values, labels) == pytest.approx(float(wanted), abs=1e-6)
+  assert calibration.scores(values, labels)["ece"] == pytest.approx(float(wanted), abs=1e-6)
 
 
 def test_ece_of_known_cases():
   # Confidence 0.9 and right 3 times of 4: the gap is 0.15.
   values = np.log(np.tile([[0.9, 0.1]], (4, 1)))
-  assert calibration.ece(values, np.array([0, 0, 0, 1])) == pytest.approx(0.15)
+  assert calibration.scores(values, np.array([0, 0, 0, 1]))["ece"] == pytest.approx(0.15)
   certain = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
-  assert calibration.ece(certain, np.array([0, 1])) == 0
-  assert calibration.ece(certain, np.array([1, 0])) == 1
+  assert calibration.scores(certain, np.array([0, 1]))["ece"] == 0
+  assert calibration.scores(certain, np.array([1, 0]))["ece"] == 1
 
 
 def test_brier_is_a_numpy_loop(rng):

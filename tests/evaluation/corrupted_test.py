@@ -104,7 +104,7 @@ def test_sums_of_bins_add_up(rng):
   values = logits - np.logaddexp.reduce(logits, 1, keepdims=True)
   labels = rng.integers(4, size=100)
   parts = [calibration.binned(values[rows], labels[rows]) for rows in np.split(np.arange(100), 4)]
-  assert calibration.ece_of(sum(parts)) == pytest.approx(calibration.ece(values, labels))
+  assert calibration.ece_of(sum(parts)) == pytest.approx(calibration.scores(values, labels)["ece"])
   found = calibration.reliability(sum(parts))
   assert sum(found["count"]) == 100
   assert_reliability(found, list(zip(values, labels, strict=True)))

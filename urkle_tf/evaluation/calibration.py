@@ -85,43 +85,34 @@ def nll(log_probabilities, labels):
   return float(-np.mean(of_label(log_probabilities, labels), dtype=np.float64))
 
 
-def ece(log_probabilities, labels, bins=BINS):
-  """The expected calibration error (Guo et al., 2017).
-
-      sum over bins b of |b| / n * |accuracy(b) - mean confidence(b)|
-
-  with bins of equal width over the confidence, the highest probability.
-
-  Args:
-    log_probabilities: float [n, classes].
-    labels: int [n].
-    bins: how many.
-  """
-  return ece_of(binned(log_probabilities, labels, bins))
-
-
-def binned(log_probabilities, labels, bins=BINS):
+def binned(log_probabilities, labels):
   """Sums for the calibration error and the reliability diagram, which add up over batches.
 
   Args:
     log_probabilities: float [n, classes].
     labels: int [n].
-    bins: how many, of equal width over the confidence.
 
   Returns:
-    float64 [3, bins]: for each bin the number of examples, the sum of their confidences, and the
-    number classified correctly.
+    float64 [3, BINS]: for each bin the number of examples, the sum of their confidences, and the
+    number classified correctly.  The bins have equal width over the confidence, the highest
+    probability.
   """
   confidence = np.exp(np.max(log_probabilities, 1).astype(np.float64))
   right = np.argmax(log_probabilities, 1) == labels
-  index = np.clip((confidence * bins).astype(int), 0, bins - 1)
+  index = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
   return np.stack(
-    [np.bincount(index, weights, bins) for weights in (np.ones(len(index)), confidence, right)]
+    [np.bincount(index, weights, BINS) for weights in (np.ones(len(index)), confidence, right)]
   )
 
 
 def ece_of(sums):
-  """`ece`, from the result of `binned`."""
+  """The expected calibration error (Guo et al., 2017).
+
+      sum over bins b of |b| / n * |accuracy(b) - mean confidence(b)|
+
+  Args:
+    sums: float64 [3, BINS], from `binned`.
+  """
   count, confidence, right = sums
   return float(np.abs(right - confidence).sum() / count.sum())
 
@@ -130,7 +121,7 @@ def reliability(sums):
   """A reliability diagram's data (Niculescu-Mizil and Caruana, 2005).
 
   Args:
-    sums: float64 [3, bins], from `binned`.
+    sums: float64 [3, BINS], from `binned`.
 
   Returns:
     {"count", "confidence", "accuracy"}: lists with one entry per bin, 0 for an empty bin.

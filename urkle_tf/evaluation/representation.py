@@ -92,7 +92,8 @@ def measure(context, options):
   values = context.over_first(total, "representation", title, compute)
   loc, scale = values["loc"].astype(np.float64), values["scale"].astype(np.float64)
   moved = np.linalg.norm(values["moved"] - loc, axis=1)
-  spread = max(_mean_distance(loc), 1e-12)
+  distances = distance.pdist(loc[:1000])
+  spread = max(distances.mean(), 1e-12) if len(distances) else 1e-12
   flips = (nearest(values["moved"], loc) != nearest(loc, loc))[:, 0]
   snr = np.abs(loc) / scale
   if context.save_images:
@@ -159,9 +160,3 @@ def draw_map(context):
   title = ", ".join(settings[name] for name in ("pretext", "robustness") if name in settings)
   file = context.folder / "figures" / "latent_map.png"
   latent_map.draw({title: context.network}, images, attack, file, seed=context.seed)
-
-
-def _mean_distance(rows):
-  """The mean Euclidean distance between different rows (of the first 1,000)."""
-  found = distance.pdist(rows[:1000])
-  return found.mean() if len(found) else 0.0
