@@ -99,6 +99,27 @@ def _quoted(word):
   return name + equals + (shlex.quote(value) if value else "")
 
 
+def stages(run, config, train, head, tested, ending="head"):
+  """The commands that train an encoder, give it a head, and measure that.
+
+  Args:
+    run: the encoder's folder; those of the others begin with it.
+    config: the flagfile of its training, or None.
+    train: the arguments of its training.
+    head: those of the head.
+    tested: those of the evaluation.
+    ending: of the head's folder.
+
+  Returns:
+    Three `Stage`s.
+  """
+  return [
+    Stage("train", config, run, train),
+    Stage("finetune", None, f"{run}-{ending}", head),
+    Stage("evaluate", None, f"{run}-report", tested),
+  ]
+
+
 def run_stages(found):
   """Runs commands one after the other; those that once ran to their end are left out.
 

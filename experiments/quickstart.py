@@ -49,11 +49,7 @@ def stages(folder):
     unchecked = ["--nochecks"] if system == "SimCLR" else []
     head = [f"--encoder={run}/encoder", data, "--weight_decay=1"]
     tested = [f"--classifier={run}-slf/classifier", data, *MEASURED, *unchecked]
-    found[system] = [
-      jobs.Stage("train", CONFIG, run, [*changes, *TRAINED]),
-      jobs.Stage("finetune", None, f"{run}-slf", head),
-      jobs.Stage("evaluate", None, f"{run}-report", tested),
-    ]
+    found[system] = jobs.stages(run, CONFIG, [*changes, *TRAINED], head, tested, ending="slf")
   return found
 
 

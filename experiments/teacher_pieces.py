@@ -94,11 +94,7 @@ def stages(row, seed, asked, epochs):
   head = [f"--encoder={run}/encoder", "--protocol=slf", LEARN, *own, *extra["finetune"]]
   tested = [f"--classifier={run}-head/classifier", CHECK, *own, "--attacks=fgsm", "--nochecks"]
   tested += ["--representation_examples=0", *extra["evaluate"]]
-  return [
-    jobs.Stage("train", CONFIG, run, train),
-    jobs.Stage("finetune", None, f"{run}-head", head),
-    jobs.Stage("evaluate", None, f"{run}-report", tested),
-  ]
+  return jobs.stages(run, CONFIG, train, head, tested)
 
 
 def collect(work, kept):

@@ -59,13 +59,9 @@ def stages(name, form, seed, options):
   own = [f"--encoder={options.encoder}", f"--loc={form}", f"--seed={seed}"]
   own += [f"--epochs={options.epochs}", *cell]
   # The head chooses its weight decay: by clean accuracy for SimCLR, else under attack.
-  head = [f"--encoder={run}/encoder", "--epochs=20"]
-  tested = [f"--classifier={run}-head/classifier", *EVALUATE]
-  return [
-    jobs.Stage("train", None, run, [*data, LEARN, *TRAIN, *own]),
-    jobs.Stage("finetune", None, f"{run}-head", [*data, LEARN, *head]),
-    jobs.Stage("evaluate", None, f"{run}-report", [*data, CHECK, *tested]),
-  ]
+  head = [*data, LEARN, f"--encoder={run}/encoder", "--epochs=20"]
+  tested = [*data, CHECK, f"--classifier={run}-head/classifier", *EVALUATE]
+  return jobs.stages(run, None, [*data, LEARN, *TRAIN, *own], head, tested)
 
 
 def main():
