@@ -14,10 +14,7 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 
 command=(python -m urkle_tf.train --strategy=mirrored --augment_on_device "$@")
-if [ -n "$dry" ]; then
-  echo "${command[*]@Q}"
-  exit
-fi
+[ -z "$dry" ] || { echo "${command[*]@Q}"; exit; }
 nvidia-smi --list-gpus > /dev/null 2>&1 || fail "nvidia-smi finds no GPU here: is the driver installed?"
 make_environment gpu
 # Memory as it is needed: an evaluation may run beside.

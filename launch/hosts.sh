@@ -22,10 +22,7 @@ IFS=, read -ra workers <<< "$hosts"
 printf -v list '"%s",' "${workers[@]}"
 export TF_CONFIG="{\"cluster\": {\"worker\": [${list%,}]}, \"task\": {\"type\": \"worker\", \"index\": $number}}"
 command=(python -m urkle_tf.train --strategy=multi_worker "$@")
-if [ -n "$dry" ]; then
-  echo "TF_CONFIG='$TF_CONFIG' ${command[*]@Q}"
-  exit
-fi
+[ -z "$dry" ] || { echo "TF_CONFIG='$TF_CONFIG' ${command[*]@Q}"; exit; }
 make_environment
 
 stopped=

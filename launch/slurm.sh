@@ -29,10 +29,7 @@ export URKLE_WORKERS="[${workers%,}]"
 # One task a node, whose number is its place in the list.
 node='export TF_CONFIG="{\"cluster\": {\"worker\": $URKLE_WORKERS}, \"task\": {\"type\": \"worker\", \"index\": $SLURM_PROCID}}"
 exec python -m urkle_tf.train --strategy=multi_worker "$@"'
-if [ -n "$dry" ]; then
-  echo "URKLE_WORKERS='$URKLE_WORKERS' srun bash -c '$node' train ${*@Q}"
-  exit
-fi
+[ -z "$dry" ] || { echo "URKLE_WORKERS='$URKLE_WORKERS' srun bash -c '$node' train ${*@Q}"; exit; }
 make_environment gpu  # once, on a file system that all nodes share
 
 code=0

@@ -16,10 +16,7 @@ source launch/environment.sh
 
 # A TPU computes in bfloat16, and waits for any host that augments.
 command=(python -m urkle_tf.train --strategy=tpu --precision=mixed_bfloat16 --augment_on_device "$@")
-if [ -n "$dry" ]; then
-  echo "${command[*]@Q}"
-  exit
-fi
+[ -z "$dry" ] || { echo "${command[*]@Q}"; exit; }
 make_environment
 if ! python -c 'import importlib.metadata as m; m.version("tensorflow-tpu")' 2> /dev/null; then
   python -m pip uninstall --quiet --yes tensorflow
