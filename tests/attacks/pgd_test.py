@@ -101,15 +101,6 @@ def test_reaches_the_maximum_of_a_linear_objective(rng, kind, norm, epsilon):
   assert_inside(y, x, norm, epsilon)
 
 
-def test_l2_maximum_without_bounds_is_the_scaled_gradient(rng):
-  x, g = np.full((3, 4, 4, 1), 0.5), rng.normal(size=(3, 4, 4, 1))
-  y = PGD(L2(0.4), steps=40, step_size=0.4)(
-    lambda z: total(tf.constant(g, tf.float32) * z), x, [1, 2]
-  )
-  unit = g / norms(g, "l2")[:, None, None, None]
-  np.testing.assert_allclose(y, x + 0.4 * unit, atol=1e-4)
-
-
 @pytest.mark.parametrize("norm, epsilon", [("linf", 0.2), ("l2", 0.6)])
 def test_reaches_the_maximum_of_a_concave_quadratic(rng, norm, epsilon):
   """-(x - c)^2 is largest at the projection of c, which lies in the box as c does."""
