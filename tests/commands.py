@@ -14,6 +14,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 
 from absl import app, flags
@@ -109,6 +110,30 @@ def process(*words, code=0, environment=None, **options):
   done = subprocess.run([*map(str, words)], capture_output=True, text=True, **given)
   assert done.returncode == code, done.stdout + done.stderr
   return done
+
+
+def start(words, log, **variables):
+  """Starts a program of its own.
+
+  Args:
+    words: its command line.
+    log: a file, to which it writes all that it says.
+    **variables: of its environment, besides this process's and this clone.
+
+  Returns:
+    A `subprocess.Popen`.
+  """
+  path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+  environment = {**os.environ, "PYTHONPATH": path, **variables}
+  with open(log, "w") as file:
+    return subprocess.Popen([*map(str, words)], stdout=file, stderr=file, env=environment)
+
+
+def wait(condition, process, log):
+  """Returns when a condition holds; fails if the process ends before."""
+  while not condition():  # the suite's timeout ends it
+    assert process.poll() is None, log.read_text()
+    time.sleep(0.005)
 
 
 def run_experiment(run, arguments, page, monkeypatch):

@@ -8,9 +8,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 import tensorflow as tf
+from interruptions import at_saves
+from small_models import small_encoder
 
 from urkle_tf import export
-from urkle_tf.training import board, checkpoints, pictures, preemption
+from urkle_tf.training import board, pictures, preemption
 
 # Two logical devices stand for two replicas; one process may own only one such strategy
 # (two hang collectives on CPUs), so it is a session fixture.
@@ -69,6 +71,18 @@ def rng():
   return np.random.default_rng(0)
 
 
+@pytest.fixture(scope="module")
+def encoder():
+  """`small_encoder`, the same for all tests of a file."""
+  return small_encoder()
+
+
+@pytest.fixture(scope="module")
+def exported(encoder, tmp_path_factory):
+  """The folder of `encoder`."""
+  return export.export_encoder(encoder, tmp_path_factory.mktemp("exported") / "encoder")
+
+
 @pytest.fixture
 def kept(monkeypatch):
   """Exports are not written but kept, [(model, metadata)]: writing takes most of the time."""
@@ -104,24 +118,17 @@ class Killed(Exception):
   """What `killed` raises."""
 
 
+def _die(*_):
+  raise Killed
+
+
 @pytest.fixture
-def killed(monkeypatch):
+def killed():
   """A function (call, saves) that calls `call`, which dies after this many checkpoints."""
 
   def run(call, saves):
-    save, saved = checkpoints.Checkpoints.save, []
-
-    def save_and_die(self, step):
-      save(self, step)
-      if self._folder.name == "checkpoints":
-        saved.append(step)
-        if len(saved) == saves:
-          raise Killed
-
-    with monkeypatch.context() as patch:
-      patch.setattr(checkpoints.Checkpoints, "save", save_and_die)
-      with pytest.raises(Killed):
-        call()
+    with at_saves({saves: _die}), pytest.raises(Killed):
+      call()
 
   return run
 
@@ -139,10 +146,7 @@ def signalled(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
       check(self, step, save)
 
-    def uncaught(number, frame):
-      raise Killed
-
-    before = signal.signal(signal.SIGTERM, uncaught)
+    before = signal.signal(signal.SIGTERM, _die)
     try:
       with monkeypatch.context() as patch:
         patch.setattr(preemption.Watch, "check", signal_and_check)

@@ -1,11 +1,9 @@
 """Several workers on this host, which find each other over loopback."""
 
 import json
-import os
 import socket
-import subprocess
 
-from commands import ROOT
+import commands
 
 
 def addresses(count):
@@ -32,11 +30,8 @@ def start(logs, command, count=2):
   """
   cluster = {"worker": addresses(count)}
   logs.mkdir(parents=True, exist_ok=True)
-  path, workers = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), []
-  for index in range(count):
-    config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
-    environment = {**os.environ, "PYTHONPATH": path, "TF_CONFIG": config}
-    with open(logs / f"{index}.log", "w") as log:
-      words = [*map(str, command)]
-      workers.append(subprocess.Popen(words, stdout=log, stderr=log, env=environment))
-  return workers
+  tasks = [{"cluster": cluster, "task": {"type": "worker", "index": i}} for i in range(count)]
+  return [
+    commands.start(command, logs / f"{index}.log", TF_CONFIG=json.dumps(task))
+    for index, task in enumerate(tasks)
+  ]

@@ -12,7 +12,7 @@ from PIL import Image
 from small_models import digits, small_encoder
 
 import urkle_tf
-from urkle_tf import errors, export
+from urkle_tf import errors
 from urkle_tf.data import sources
 from urkle_tf.downstream import embeddings
 
@@ -22,11 +22,6 @@ NAMES = ("ant", "bee", "cat")
 @pytest.fixture(scope="module")
 def encoder():
   return small_encoder()
-
-
-@pytest.fixture(scope="module")
-def exported(encoder, tmp_path_factory):
-  return export.export_encoder(encoder, tmp_path_factory.mktemp("encoder") / "encoder")
 
 
 @pytest.fixture(scope="module")

@@ -39,12 +39,6 @@ def planted(split):
   return sources.ArraySource(images, labels=labels.astype(np.int64), **fields)
 
 
-@pytest.fixture
-def data(monkeypatch):
-  """Makes `planted` the data of every run."""
-  monkeypatch.setattr(sources, "load", lambda dataset, split, *_: planted(split))
-
-
 def pixels(folder, **metadata):
   """The export of an encoder whose loc is the pixels, 20 (x - 0.5)."""
   images = keras.Input((4, 4, 1))
@@ -70,7 +64,8 @@ def accuracies(head, source):
 
 
 @pytest.mark.full
-def test_the_chosen_decay_is_the_best_on_held_out_images(data, kept, monkeypatch, tmp_path, capsys):
+def test_the_chosen_decay_is_the_best_on_held_out_images(kept, monkeypatch, tmp_path, capsys):
+  monkeypatch.setattr(sources, "load", lambda dataset, split, *_: planted(split))
   monkeypatch.setattr(_selection, "WEIGHT_DECAYS", (1e-4, 1.0, 3.0, 10.0))
   encoder = pixels(tmp_path)
   options = {"validation_split": "valid"}
@@ -173,12 +168,6 @@ def test_disjoint_splits_leave_everything_to_the_candidates():
 # --- On digits ---
 
 
-@pytest.fixture(scope="module")
-def plain_encoder(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("selection") / "encoder"
-  return export.export_encoder(small_encoder(), folder, {"settings": {"robustness": "none"}})
-
-
 @pytest.fixture
 def short(monkeypatch):
   """Two candidates only."""
@@ -192,7 +181,7 @@ def on_digits(encoder, folder, **options):
 
 @pytest.mark.full
 def test_the_default_is_robust_where_training_had_an_adversary(
-  encoder, plain_encoder, short, kept, tmp_path, capsys
+  encoder, short, kept, tmp_path, capsys
 ):
   found = on_digits(encoder, tmp_path / "robust", labels=200, validation_split="test")
   selection = found["selection"]
@@ -207,7 +196,9 @@ def test_the_default_is_robust_where_training_had_an_adversary(
   assert (kept[0][1]["norm"], kept[0][1]["epsilon"]) == ("linf", 0.05)
 
   capsys.readouterr()
-  found = on_digits(plain_encoder, tmp_path / "clean", validation_split="train[1300:]")
+  metadata = {"settings": {"robustness": "none"}}
+  plain = export.export_encoder(small_encoder(), tmp_path / "plain", metadata)
+  found = on_digits(plain, tmp_path / "clean", validation_split="train[1300:]")
   assert found["selection"]["select"] == "clean"
   assert "slf does not use --attack_steps" in capsys.readouterr().out
   # Half of what the head is trained on at last would be its own validation.

@@ -1,18 +1,15 @@
 """An evaluation that was killed resumes where it was, and ends with the same report."""
 
 import json
-import signal
-import subprocess
 import sys
-import time
 
+import commands
 import numpy as np
 import pytest
 from cases import refuses
 from small_models import fitted_classifier, small_encoder
 
 import urkle_tf
-from experiments import jobs
 from urkle_tf import attacks, export
 from urkle_tf.data import sources
 from urkle_tf.evaluation import attacked, bound, corrupted, representation
@@ -25,13 +22,6 @@ from urkle_tf.evaluation.store import Store
 @pytest.fixture(scope="module")
 def model():
   return fitted_classifier(small_encoder())
-
-
-@pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
-  folder = tmp_path_factory.mktemp("model") / "classifier"
-  export.export_classifier(model, folder, {"norm": "linf", "epsilon": 0.01, "dataset": "digits"})
-  return folder
 
 
 SETTINGS = {
@@ -54,25 +44,20 @@ def without_seconds(report):
 
 
 @pytest.mark.full
-def test_a_killed_evaluation_resumes(folder, tmp_path, monkeypatch):
+def test_a_killed_evaluation_resumes(model, tmp_path, monkeypatch):
+  metadata = {"norm": "linf", "epsilon": 0.01, "dataset": "digits"}
+  folder = export.export_classifier(model, tmp_path / "classifier", metadata)
   command = [sys.executable, "-m", "urkle_tf.evaluate", f"--classifier={folder}"]
   command += [f"--output_dir={tmp_path / 'killed'}"]
   for name, value in SETTINGS.items():
     value = ",".join(map(str, value)) if isinstance(value, list) else value
     command.append(f"--{name}={str(value).lower() if isinstance(value, bool) else value}")
   partial = tmp_path / "killed" / "partial"
-  with open(tmp_path / "log", "w") as log:
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=jobs.environment())
-  try:
-    deadline = time.monotonic() + 500
-    # In the second attack: between two batches, or while one of them is written.
-    while not (partial / "attack-1-0-0.npz").exists():
-      assert process.poll() is None, (tmp_path / "log").read_text()
-      assert time.monotonic() < deadline
-      time.sleep(0.002)
-  finally:
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+  process = commands.start(command, tmp_path / "log")
+  # In the second attack: between two batches, or while one of them is written.
+  commands.wait((partial / "attack-1-0-0.npz").exists, process, tmp_path / "log")
+  process.kill()
+  process.wait()
   kept = len(list(partial.glob("attack-*.npz")))
   assert not (tmp_path / "killed" / "report.json").exists()
 

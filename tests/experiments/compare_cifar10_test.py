@@ -10,15 +10,11 @@ from experiments import compare_cifar10 as script
 CONFIG = "configs/cifar10_small.cfg"
 
 
-def _asked(*arguments):
+def _stages(name, labels, *arguments):
   parser = script.jobs.parser("", script.NAME, script.ROWS, "cifar10")
   given = parser.parse_args(["--work=W", *arguments])
-  return script.jobs.read(given, script.NAME, script.ROWS, "cifar10")
-
-
-def _stages(name, labels, *arguments, equal="images"):
-  asked = _asked(*arguments)
-  return script.stages(script.find_row(name), 1, labels, asked, CONFIG, equal, 50000)
+  asked = script.jobs.read(given, script.NAME, script.ROWS, "cifar10")
+  return script.stages(script.find_row(name), 1, labels, asked, CONFIG, "images", 50000)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import yaml
 from cases import refuses
-from small_models import digits, small_encoder
+from small_models import digits
 
 import urkle_tf
 from urkle_tf import export, networks
@@ -27,11 +27,6 @@ def parts(text):
   """(the front matter as a dict, the rest)."""
   _, front, body = text.split("---\n", 2)
   return yaml.safe_load(front), body
-
-
-@pytest.fixture(scope="module")
-def encoder():
-  return small_encoder()
 
 
 @pytest.fixture(scope="module")

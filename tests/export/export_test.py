@@ -19,11 +19,6 @@ from urkle_tf.networks.kl import kl_objective
 
 
 @pytest.fixture(scope="module")
-def encoder():
-  return small_encoder()
-
-
-@pytest.fixture(scope="module")
 def folder(encoder, tmp_path_factory):
   metadata = {
     "dataset": "digits",

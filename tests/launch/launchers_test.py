@@ -5,9 +5,7 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
-import time
 
 import commands
 import loopback
@@ -96,20 +94,13 @@ def test_hosts_start_again_and_stop(tmp_path):
     "echo ready >> starts; while true; do /bin/sleep 0.05; done",
   )
   starts = clone / "starts"
-  process = subprocess.Popen(
-    ["bash", clone / "launch" / "hosts.sh", "0", "a:1,b:2"],
-    env={**os.environ, "PATH": path},
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  while not (starts.exists() and "ready" in starts.read_text()):
-    assert process.poll() is None
-    time.sleep(0.05)
+  log, words = tmp_path / "log", ["bash", clone / "launch" / "hosts.sh", "0", "a:1,b:2"]
+  process = commands.start(words, log, PATH=path)
+  commands.wait(lambda: starts.exists() and "ready" in starts.read_text(), process, log)
   process.send_signal(signal.SIGTERM)
-  _, said = process.communicate()
-  assert process.returncode == 143
+  assert process.wait() == 143
   assert starts.read_text().split() == ["started"] * 3 + ["ready", "saved"]
-  assert said.splitlines() == ["urkle_tf: starting again"] * 2
+  assert log.read_text().splitlines() == ["urkle_tf: starting again"] * 2
   (clone / "starts").unlink()
   wrong = _commands(tmp_path / "wrong", python="exit 2")
   words = ("bash", clone / "launch" / "hosts.sh", "0", "a:1")
@@ -126,11 +117,9 @@ def test_two_hosts_train_for_real(tmp_path):
   run = tmp_path / "run"
   flags = ["--encoder=convnet(width=4, layers=2)", "--split=train[:64]", "--batch_size=16"]
   flags += ["--epochs=2", "--attack_steps=1", f"--output_dir={run}"]
+  words = ["bash", clone / "launch" / "hosts.sh"]
   processes = [
-    subprocess.Popen(
-      ["bash", clone / "launch" / "hosts.sh", str(number), hosts, *flags],
-      env={**os.environ, "PATH": path, "PYTHONPATH": str(commands.ROOT)},
-    )
+    commands.start([*words, number, hosts, *flags], tmp_path / f"{number}.log", PATH=path)
     for number in range(2)
   ]
   assert [process.wait() for process in processes] == [0, 0]

@@ -28,10 +28,6 @@ def images(rng):
   return rng.uniform(size=(12, 8, 8, 1)).astype("float32")
 
 
-def _features(encoder, images):
-  return np.float64(networks.pooled(encoder.network)(images, training=False))
-
-
 def _unit(rows):
   return rows * rows.shape[1] ** 0.5 / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -41,7 +37,8 @@ def test_loc_is_what_its_name_says(loc, images):
   encoder = _encoder(loc, **({"latent_dim": 4} if loc.startswith("dense") else {}))
   for _ in range(5):
     encoder(images, training=True)
-  x, network = _features(encoder, images), encoder.network
+  network = encoder.network
+  x = np.float64(networks.pooled(network)(images, training=False))
   if loc.startswith("dense"):
     x = x @ np.float64(network.get_layer("raw_loc").kernel)
   if loc in ("dense", "centred_sphere"):

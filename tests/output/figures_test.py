@@ -23,15 +23,10 @@ def images(rng):
   return rng.uniform(0.2, 0.8, (7, 4, 4, 1)).astype(np.float32)  # the box never cuts the ball
 
 
-@pytest.fixture
-def samples(rng, images):
+def test_the_plane_is_that_of_the_clean_means(rng, images):
   weights = rng.normal(size=(16, 5)).astype(np.float32)
   found = latent_map.sampled(linear_network(SHAPE, 1e-4, weights), images, attack(), samples=4)
-  return weights, {name: value.numpy() for name, value in found.items()}
-
-
-def test_the_plane_is_that_of_the_clean_means(images, samples):
-  weights, found = samples
+  found = {name: value.numpy() for name, value in found.items()}
   loc = images.reshape(7, 16) @ weights
   np.testing.assert_allclose(found["clean"], np.repeat(loc[:, None], 4, 1), atol=1e-3)
   clean, adversaries, shares = latent_map.project(found["clean"], found["adversaries"])

@@ -8,15 +8,6 @@ import pytest
 from urkle_tf.output import progress
 
 
-@pytest.fixture
-def shown(monkeypatch):
-  """Standard error, and a clock that stands at 100 seconds after 0."""
-  error, clock = io.StringIO(), iter([0.0] + 1000 * [100.0])
-  monkeypatch.setattr(progress, "sys", types.SimpleNamespace(stderr=error))
-  monkeypatch.setattr(progress, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
-  return error
-
-
 @pytest.mark.parametrize(
   "seconds, text", [(0, "0:00"), (59.9, "0:59"), (61, "1:01"), (3600, "1:00:00")]
 )
@@ -24,7 +15,10 @@ def test_durations(seconds, text):
   assert progress.duration(seconds) == text
 
 
-def test_a_log_gets_a_line_each_tenth(shown):
+def test_a_log_gets_a_line_each_tenth(monkeypatch):
+  shown, clock = io.StringIO(), iter([0.0] + 1000 * [100.0])  # it stands at 100 seconds after 0
+  monkeypatch.setattr(progress, "sys", types.SimpleNamespace(stderr=shown))
+  monkeypatch.setattr(progress, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
   bar = progress.Progress("features", 400)
   for _ in range(50):
     bar.add(8, "note")

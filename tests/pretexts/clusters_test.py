@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refused, refuses
-from small_models import RUN, representations, rows_of, sequential, small_encoder, tiny_encoder
+from small_models import RUN, representations, rows_of, sequential, tiny_encoder
 
 import urkle_tf
-from urkle_tf import export, pretexts
+from urkle_tf import pretexts
 
 SHAPE = (8, 8, 1)
 
@@ -19,11 +19,6 @@ def pixels(tmp_path_factory):
   path = tmp_path_factory.mktemp("teacher") / "pixels.keras"
   sequential(SHAPE, keras.layers.Flatten()).save(path)
   return str(path)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  return str(export.export_encoder(small_encoder(), tmp_path_factory.mktemp("own") / "encoder"))
 
 
 def _attached(teacher, images, **options):
@@ -72,11 +67,11 @@ def test_the_loss_is_the_plain_loop(rng, pixels):
   np.testing.assert_allclose(found["cross_entropy"], expected, rtol=1e-4)
 
 
-def test_a_student_that_starts_from_its_teacher_learns_its_clusters(folder, tmp_path):
+def test_a_student_that_starts_from_its_teacher_learns_its_clusters(exported, tmp_path):
   options = {**RUN, "dataset": "digits", "split": "train", "epochs": 4, "latent_dim": 6}
   options |= {"learning_rate": 0.02, "robustness": "none", "augment": "none"}
   options["encoder"] = "convnet(width=8, layers=3)"
-  pretext = f"clusters(teacher={folder}, count=5, start=true)"
+  pretext = f"clusters(teacher={exported}, count=5, start=true)"
   urkle_tf.pretrain(output_dir=str(tmp_path), pretext=pretext, **options)
   first, *_, last = (row["cross_entropy"] for row in rows_of(tmp_path))
   assert last < 0.5 * first

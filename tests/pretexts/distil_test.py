@@ -11,7 +11,6 @@ from small_models import (
   precision,
   representations,
   sequential,
-  small_encoder,
   tiny_encoder,
   tiny_trainer,
 )
@@ -21,17 +20,6 @@ from urkle_tf import attacks, export, networks, pretexts, robustness
 from urkle_tf.data import sources
 
 SHAPE = (8, 8, 1)
-
-
-@pytest.fixture(scope="module")
-def own():
-  """An encoder, d_z = 6, and its folder."""
-  return small_encoder()
-
-
-@pytest.fixture(scope="module")
-def folder(own, tmp_path_factory):
-  return str(export.export_encoder(own, tmp_path_factory.mktemp("teacher") / "encoder"))
 
 
 def _maps():
@@ -57,8 +45,8 @@ def _cosine(a, b):
 
 @pytest.mark.parametrize("clean, adversarial", [(1, 1), (0.7, 3)])
 @pytest.mark.parametrize("members, views", [(1, 1), (2, 1), (4, 2), (3, 2)])
-def test_the_loss_is_the_plain_loop(rng, folder, members, views, clean, adversarial):
-  pretext = _attached(folder, views=views, clean=clean, adversarial=adversarial)
+def test_the_loss_is_the_plain_loop(rng, exported, members, views, clean, adversarial):
+  pretext = _attached(exported, views=views, clean=clean, adversarial=adversarial)
   z, targets = rng.normal(size=(5, members, 6)), rng.normal(size=(5, views, 6))
   expected = np.zeros(5)
   for i in range(5):
@@ -68,22 +56,22 @@ def test_the_loss_is_the_plain_loop(rng, folder, members, views, clean, adversar
   np.testing.assert_allclose(_loss(pretext, z, targets)["distillation"], expected, rtol=1e-4)
 
 
-def test_the_loss_by_hand(folder):
+def test_the_loss_by_hand(exported):
   """The same direction, a right angle, the opposite; the lengths do not matter."""
   e = np.eye(6)
   z = np.stack([3 * e[:1], e[:1], e[:1]])
   targets = np.stack([e[:1], 2 * e[1:2], -e[:1]])
-  loss = _loss(_attached(folder), z, targets)["distillation"]
+  loss = _loss(_attached(exported), z, targets)["distillation"]
   np.testing.assert_allclose(loss, [0, 1, 2], atol=1e-6)
 
 
-def test_our_encoders_loc_is_the_target(rng, own, folder):
+def test_our_encoders_loc_is_the_target(rng, encoder, exported):
   views = rng.uniform(size=(3, 2, *SHAPE)).astype("float32")
-  pretext = _attached(folder, views=2)
+  pretext = _attached(exported, views=2)
   assert pretext.projector is None  # z is in the teacher's space
   targets = pretext.prepare(tf.constant(views), {})
   for k in range(2):
-    expected = own.network(views[:, k], training=False)["loc"]
+    expected = encoder.network(views[:, k], training=False)["loc"]
     np.testing.assert_allclose(targets[:, k], expected, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(_loss(pretext, targets, targets)["distillation"], 0, atol=1e-6)
 
@@ -102,11 +90,11 @@ def _with_loc(kind):
   return export.ExportedEncoder(keras.Model(images, {"loc": loc, "scale": 1 + 0 * features}))
 
 
-def test_targets_may_be_the_pooled_features(rng, own, folder):
-  pretext = pretexts.Distil(folder, views=2, targets="pooled")
+def test_targets_may_be_the_pooled_features(rng, encoder, exported):
+  pretext = pretexts.Distil(exported, views=2, targets="pooled")
   pretext.attach(_with_loc("features"))
   views = rng.uniform(size=(3, 2, *SHAPE)).astype("float32")
-  (backbone,) = (layer for layer in own.network.layers if isinstance(layer, keras.Model))
+  (backbone,) = (layer for layer in encoder.network.layers if isinstance(layer, keras.Model))
   expected = backbone(2 * views.reshape(6, *SHAPE) - 1, training=False)  # its images: [-1, 1]
   targets = pretext.prepare(tf.constant(views), {})
   np.testing.assert_allclose(targets, np.reshape(expected, (3, 2, 24)), rtol=1e-4, atol=1e-5)
@@ -118,8 +106,8 @@ def test_targets_may_be_the_pooled_features(rng, own, folder):
 
 @pytest.mark.parametrize("student", ["features", "centred", "mapped", "dense"])
 @pytest.mark.parametrize("targets", ["pooled", *slow("loc", "somebody's", "features")])
-def test_z_is_mapped_to_targets_of_another_kind(folder, tmp_path, student, targets):
-  path, options = folder, {"targets": "pooled"} if targets == "pooled" else {}
+def test_z_is_mapped_to_targets_of_another_kind(exported, tmp_path, student, targets):
+  path, options = exported, {"targets": "pooled"} if targets == "pooled" else {}
   if targets == "somebody's":
     networks.convnet(SHAPE, width=8, layers=3).save(path := str(tmp_path / "any.keras"))
   elif targets != "pooled":
@@ -148,8 +136,8 @@ def test_anybodys_feature_maps_are_averaged(rng, tmp_path, kind):
 @pytest.mark.parametrize(
   "options, shapes", [({}, [(4, 6), (6,)]), ({"projector": 7}, [(4, 7), (7,), (7,), (7, 6), (6,)])]
 )
-def test_z_is_mapped_where_it_has_another_width(rng, folder, options, shapes):
-  pretext = _attached(folder, latent_dim=4, **options)
+def test_z_is_mapped_where_it_has_another_width(rng, exported, options, shapes):
+  pretext = _attached(exported, latent_dim=4, **options)
   assert [v.shape for v in pretext.projector.trainable_variables] == shapes
   z, targets = rng.normal(size=(5, 2, 4)), rng.normal(size=(5, 1, 6))
   mapped = pretext.projector(np.float32(z.reshape(10, 4)), training=True).numpy().reshape(5, 2, 6)
@@ -171,8 +159,10 @@ def _convolutions(pretext):
 
 
 @pytest.mark.parametrize("kind", ["own", *slow("keras", "saved")])
-def test_the_teacher_runs_in_the_precision_of_the_training(rng, folder, tmp_path, kind):
-  path = folder if kind == "own" else str(tmp_path / ("maps.keras" if kind == "keras" else "maps"))
+def test_the_teacher_runs_in_the_precision_of_the_training(rng, exported, tmp_path, kind):
+  path = (
+    exported if kind == "own" else str(tmp_path / ("maps.keras" if kind == "keras" else "maps"))
+  )
   if kind != "own":
     _maps().save(path) if kind == "keras" else _maps().export(path, verbose=False)
   images, found = tf.constant(digits()[0][:4, None]), {}
@@ -193,8 +183,8 @@ def test_the_teacher_runs_in_the_precision_of_the_training(rng, folder, tmp_path
   assert (moved > 1e-6) == (kind != "saved")
 
 
-def test_the_teacher_is_neither_trained_nor_stored(folder):
-  pretext = pretexts.Distil(folder)
+def test_the_teacher_is_neither_trained_nor_stored(exported):
+  pretext = pretexts.Distil(exported)
   trainer = tiny_trainer(pretext=pretext)
   assert not pretext.variables
   encoder, optimizer = trainer.encoder.variables, trainer.optimizer.variables
@@ -203,9 +193,9 @@ def test_the_teacher_is_neither_trained_nor_stored(folder):
   assert {id(v) for v in trainer.variables} <= known
 
 
-def test_a_student_takes_over_the_representation_and_the_teacher_stays(folder):
+def test_a_student_takes_over_the_representation_and_the_teacher_stays(exported):
   images, _ = digits()
-  pretext = pretexts.Distil(folder)
+  pretext = pretexts.Distil(exported)
   attack = attacks.PGD(attacks.Linf(0.05), steps=1)
   optimizer = keras.optimizers.Adam(0.02)
   trainer = tiny_trainer(robustness.Urkle(beta=0.003), attack, pretext, optimizer, seed=1)
@@ -230,35 +220,39 @@ def _outputs(encoder):
 
 
 @pytest.mark.full
-def test_a_student_starts_from_its_teacher(own, folder, mirrored):
+def test_a_student_starts_from_its_teacher(encoder, exported, mirrored):
   with mirrored.scope():
-    encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 6, loc="dense")
-    assert np.abs(_outputs(encoder)["loc"] - _outputs(own)["loc"]).max() > 0.1
-    pretexts.Distil(folder, start=True).attach(encoder)
-  for name, expected in _outputs(own).items():
-    np.testing.assert_allclose(_outputs(encoder)[name], expected, rtol=1e-6)
+    student = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 6, loc="dense")
+    assert np.abs(_outputs(student)["loc"] - _outputs(encoder)["loc"]).max() > 0.1
+    pretexts.Distil(exported, start=True).attach(student)
+  for name, expected in _outputs(encoder).items():
+    np.testing.assert_allclose(_outputs(student)[name], expected, rtol=1e-6)
 
 
-def test_a_student_of_another_latent_dim_starts_with_the_backbone(own, folder):
-  encoder = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 4, loc="dense")
-  fresh = encoder.network.get_layer("raw_loc").kernel.numpy()
-  pretexts.Distil(folder, start=True).attach(encoder)
-  np.testing.assert_array_equal(encoder.network.get_layer("raw_loc").kernel, fresh)
+def test_a_student_of_another_latent_dim_starts_with_the_backbone(encoder, exported):
+  student = networks.GaussianEncoder(networks.convnet(SHAPE, width=8, layers=3), 4, loc="dense")
+  fresh = student.network.get_layer("raw_loc").kernel.numpy()
+  pretexts.Distil(exported, start=True).attach(student)
+  np.testing.assert_array_equal(student.network.get_layer("raw_loc").kernel, fresh)
 
   def features(e):
     model = keras.Model(e.network.input, e.network.get_layer("raw_loc").input)
     return model.predict(digits()[0][:20], verbose=0)
 
-  np.testing.assert_array_equal(features(encoder), features(own))
+  np.testing.assert_array_equal(features(student), features(encoder))
 
 
-def test_the_start_is_given_once(folder, tmp_path):
-  options = {**RUN, "pretext": f"distil(teacher='{folder}', start=true)", "init_from": folder}
+def test_the_start_is_given_once(exported, tmp_path):
+  options = {
+    **RUN,
+    "pretext": f"distil(teacher='{exported}', start=true)",
+    "init_from": str(exported),
+  }
   refuses("both set the start: give one", urkle_tf.pretrain, str(tmp_path / "run"), **options)
 
 
-def test_students_that_cannot_start_from_the_teacher(folder, tmp_path):
-  pretext = pretexts.Distil(folder, start=True)
+def test_students_that_cannot_start_from_the_teacher(exported, tmp_path):
+  pretext = pretexts.Distil(exported, start=True)
   with refused(match="and this encoder have different backbones: give the same"):
     pretext.attach(tiny_encoder())
   _maps().save(tmp_path / "any.keras")
@@ -266,8 +260,8 @@ def test_students_that_cannot_start_from_the_teacher(folder, tmp_path):
   refuses("with --encoder=FILE.keras instead", pretexts.Distil, file, start=True)
 
 
-def test_images_of_another_size(folder, tmp_path):
-  pretext = pretexts.Distil(folder)
+def test_images_of_another_size(exported, tmp_path):
+  pretext = pretexts.Distil(exported)
   pretext.adopt(sources.load("digits", "train"))
   larger = sources.load("digits", "train", image_size=16)
   refuses("the teacher takes images of 8x8x1, & --image_size=8", pretext.adopt, larger)
@@ -320,5 +314,5 @@ def test_a_teacher_that_fails_on_the_images(tmp_path):
     ({"adversarial": -0.5}, "distil: adversarial must be at least 0, got -0.5"),
   ],
 )
-def test_wrong_options(folder, options, words):
-  refuses(words, pretexts.Distil, **{"teacher": folder, **options})
+def test_wrong_options(exported, options, words):
+  refuses(words, pretexts.Distil, **{"teacher": exported, **options})

@@ -20,11 +20,6 @@ from urkle_tf.networks.kl import kl_objective
 tfd = tfp.distributions
 
 
-@pytest.fixture(scope="module")
-def encoder():
-  return small_encoder()
-
-
 def _images(n=8):
   return tf.constant(np.random.default_rng(2).uniform(size=(n, 8, 8, 1)), tf.float32)
 

@@ -1,20 +1,17 @@
 """Trainings by the clock: what follows it, when they end, what a kill costs them."""
 
 import math
-import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 
+import commands
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from alike import same
 from cases import slow
-from commands import ROOT
 from small_models import noise_views, rows_of, tiny_trainer
 
 import urkle_tf
@@ -160,9 +157,7 @@ def test_work_that_a_kill_loses_does_not_count(tmp_path):
   options = {**SMALL, "minutes": limit / 60, "log_every": 1, "checkpoint_every": 7}
   flags = [f"--{name}={value}" for name, value in options.items()]
   command = [sys.executable, "-m", "urkle_tf.train", f"--output_dir={run}", *flags]
-  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-  with open(tmp_path / "log", "w") as log:
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+  process = commands.start(command, tmp_path / "log")
 
   def lost():
     """How many rows there are beyond the newest checkpoint."""
@@ -170,9 +165,7 @@ def test_work_that_a_kill_loses_does_not_count(tmp_path):
     lines = (run / "metrics.jsonl").read_text().count("\n") if files else 0
     return lines - max((int(file.stem[5:]) for file in files), default=0)
 
-  while lost() < 3:  # the suite's timeout ends it
-    assert process.poll() is None, (tmp_path / "log").read_text()
-    time.sleep(0.005)
+  commands.wait(lambda: lost() >= 3, process, tmp_path / "log")
   process.send_signal(signal.SIGKILL)
   assert process.wait() == -signal.SIGKILL
   before = rows_of(run)

@@ -2,10 +2,8 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
 
 import commands
 import pytest
@@ -99,13 +97,9 @@ def test_a_process_says_how_to_resume(tmp_path):
   command = [sys.executable, "-m", "urkle_tf.train", f"--output_dir={tmp_path / 'run'}"]
   command += ["--encoder=convnet(width=4, layers=2)", "--split=train[:64]", "--batch_size=16"]
   command += ["--epochs=2000", "--attack_steps=1", "--log_every=2"]
-  environment = {**os.environ, "PYTHONPATH": str(commands.ROOT)}
-  with open(tmp_path / "log", "w") as log:
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+  process = commands.start(command, tmp_path / "log")
   metrics = tmp_path / "run" / "metrics.jsonl"
-  while not (metrics.exists() and metrics.stat().st_size):  # the suite's timeout ends it
-    assert process.poll() is None, (tmp_path / "log").read_text()
-    time.sleep(0.05)
+  commands.wait(lambda: metrics.exists() and metrics.stat().st_size, process, tmp_path / "log")
   process.send_signal(signal.SIGTERM)
   assert process.wait() == 143
   last = (tmp_path / "log").read_text().splitlines()[-1]
