@@ -34,9 +34,9 @@ class Keep(Distil):
   (the method of multipliers: Bertsekas, Constrained Optimization and Lagrange Multiplier Methods,
   1982).  It is part of the checkpoint.  Without a budget, `rho=None`, the multiplier is 1.
 
-  Use it with `urkle(anchor=original)` and with loc = pooled, the original's own embedding.  Sigma is
-  in units of the original's spread.  While it is fixed (`min_scale` equal to `max_scale`), the KL
-  term is k |f(x') - f0(x)|^2 / (2 spread).
+  Use it with `urkle(anchor=original)` and with loc = pooled, the original's own embedding.  Sigma
+  is in units of the original's spread.  While it is fixed (`min_scale` equal to `max_scale`), the
+  KL term is k |f(x') - f0(x)|^2 / (2 spread).
 
   Args:
     original: a `.keras` file or a SavedModel's folder of a model from images to an embedding; the
