@@ -469,6 +469,11 @@ def test_wrong_attacks_are_one_line(text, norm, epsilon, message):
     planning.read(text, urkle_tf.attacks.from_norm(norm, epsilon), classes=2)
 
 
+def test_a_classifier_of_one_class_is_one_line():
+  with refused("one class is never wrong"):
+    planning.read("apgd_t", urkle_tf.attacks.from_norm("linf", 0.1), classes=1)
+
+
 # A model that looks its scores up in a table: nothing of it has a gradient.
 
 
