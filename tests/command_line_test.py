@@ -42,7 +42,7 @@ CASES = """
 2 train: corrupt image found while training | corrupt/cat/torn.png | {folder} \
   --dataset=folder:{tmp}/corrupt --split=all --batch_size=13
 2 train: empty class folder | empty/dog | {folder} --dataset=folder:{tmp}/empty
-2 train: no labels for the supervised pretext | supervised pretext needs labels | {folder} \
+2 train: no labels for the supervised pretext | has no labels: put | {folder} \
   --dataset=folder:{tmp}/loose --split=all --batch_size=2 --pretext=supervised --robustness=none
 2 train: unknown robustness | urkle | {run} --robustness=urkel
 1 train: file in the way | {tmp}/file/run | {tiny} --output_dir={tmp}/file/run

@@ -812,3 +812,5 @@ def test_other_classes_are_refused(rng):
   refuses("'9' and '10'", compatibility.check_classes, 2, ["9", "10"], source)
   source.class_names = None
   refuses("no labels", compatibility.check_labelled, source)
+  source.class_names = ["a"]
+  refuses("one class, 'a'", compatibility.check_labelled, source)

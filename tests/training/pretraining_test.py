@@ -174,6 +174,14 @@ def test_many_bad_batches_in_a_row_end_the_run_with_evidence(tmp_path, monkeypat
   assert not (tmp_path / "encoder").exists()
 
 
+@pytest.mark.usefixtures("plain_runs")
+def test_a_short_run_of_bad_batches_alone_exports_nothing(tmp_path, monkeypatch):
+  _poison(monkeypatch, *range(12))
+  with refused("steps 1 to 12 have a loss or a gradient that is not"):
+    _pretrain(tmp_path)
+  assert not (tmp_path / "encoder").exists()
+
+
 def test_a_checkpoint_that_is_not_finite_is_not_called_good(tmp_path):
   saved, variable, files = _three(tmp_path)
   assert saved.last_good() == files[-1]

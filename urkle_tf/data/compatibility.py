@@ -26,11 +26,16 @@ def check_images(image_size, source, model="the model"):
 
 
 def check_labelled(source):
-  """Raises `UserError` if a source has no labels."""
+  """Raises `UserError` if a source has no labels, or only one class."""
   if not source.labelled:
     raise errors.UserError(
       f"{source.name!r} ({source.split}) has no labels: put the images into class folders, or give "
       "a data set with labels"
+    )
+  if source.class_names is not None and len(source.class_names) < 2:
+    raise errors.UserError(
+      f"{source.name!r} has one class, {source.class_names[0]!r}, so nothing can be told apart: "
+      "give data of at least 2 classes"
     )
 
 

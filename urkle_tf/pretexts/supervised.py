@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from urkle_tf import errors
+from urkle_tf.data import compatibility
 from urkle_tf.networks import heads
 from urkle_tf.networks.folding import fold
 from urkle_tf.pretexts.base import Pretext, squared_distance
@@ -52,11 +53,7 @@ class Supervised(Pretext):
 
   def adopt(self, source):
     """Takes the number of classes from the data."""
-    if not source.labelled:
-      raise errors.UserError(
-        f"the supervised pretext needs labels, but {source.name!r} has none: give a labelled "
-        "--dataset or another --pretext"
-      )
+    compatibility.check_labelled(source)
     if self.classifies and source.class_names is None:
       raise errors.UserError(
         f"the labels of {source.name!r} are numbers ({source.target}): give "

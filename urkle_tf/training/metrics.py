@@ -45,8 +45,8 @@ class Metrics(keras.callbacks.Callback):
       checkpoint.
     scope: the strategy.
     max_bad_steps: the training ends with `NotFinite` after this many consecutive steps whose loss
-      or gradient is not finite.  The count is read once in that many steps, and before a row is
-      written, because reading it waits for the device.
+      or gradient is not finite, or at its end if all were such.  The count is read once in that
+      many steps, and before a row is written, because reading it waits for the device.
   """
 
   def __init__(
@@ -110,13 +110,13 @@ class Metrics(keras.callbacks.Callback):
       self._watch.check(step, self._checkpoints.save)
 
   def _check_numbers(self):
-    """Counts skipped steps; ends the training after too many consecutive ones."""
+    """Counts skipped steps; ends the training after too many consecutive ones, or if all were."""
     skips = getattr(self.model, "skips", None)
     if skips is None:
       return
     total, _, longest, last = (int(value) for value in distribution.plain(skips))
     self._skipped = total
-    if longest >= self._max_bad_steps:
+    if longest >= self._max_bad_steps or (self._share >= 1 and total == self._step):
       raise NotFinite(last - longest + 1, last)
 
   def _finish_row(self, step):
