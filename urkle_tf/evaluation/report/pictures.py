@@ -95,10 +95,8 @@ def accuracy_figure(report, file):
     look = {"color": colour, "markersize": 4, "fillstyle": "none" if dashed else "full"}
     axes.plot(x, y, "s--" if dashed else "o-", label=f"{label}, z {mode}", **look)
     axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-  axes.set_xlabel(f"epsilon x 255 ({report['attacks'][0]['norm']})")
-  axes.set_ylabel("accuracy, %")
-  axes.set_ylim(0, 100)
-  axes.set_xlim(left=0)
+  axes.set(ylabel="accuracy, %", ylim=(0, 100))
+  axes.set(xlabel=f"epsilon x 255 ({report['attacks'][0]['norm']})", xlim=(0, None))
   axes.grid(alpha=0.3)
   axes.spines[["top", "right"]].set_visible(False)
   axes.legend(frameon=False, fontsize=9)
