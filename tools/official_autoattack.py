@@ -40,9 +40,7 @@ from urkle_tf.networks.saved import foreign_models
 from urkle_tf.output import files, tables
 
 STAGES = {
-  "linf": ("apgd-ce", "apgd-t", "fab-t", "square"),
-  "l2": ("apgd-ce", "apgd-t", "fab-t", "square"),
-  "l1": ("apgd-ce", "apgd-t", "fab-t", "square"),
+  "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
   "rand": ("apgd-ce", "apgd-dlr"),
 }
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -196,7 +194,7 @@ def official(given, out):
   data = {"data_dir": given.data_dir, "examples": given.examples}
   source = sources.load(given.dataset, given.split, **data)
   _, images, labels = next(scoring.stream(source, source.size))
-  names = STAGES["rand" if given.sampled else given.norm]
+  names = STAGES["rand" if given.sampled else "standard"]
   module = bridge(scores(given.classifier, source, given.sampled))
   asked = images, labels, given.norm, given.epsilon, names
   found = stages(module, *asked, out / "official.json", given.sampled)

@@ -46,7 +46,7 @@ class APGD(base.Attack):
   many pixels as the best point has changed.  If that number has just fallen by 5%, the step becomes
   epsilon, and the ascent continues from the best point; otherwise the step is divided by 1.5, down
   to epsilon / 10.  Unlike theirs, a step moves pixels in proportion to their gradients, not their
-  signs (see `L1.normalise`), and no larger ball is searched first.
+  signs (see `L1.normalise`), and no larger ball is searched first: docs/results/autoattack.md.
 
   The best iterate is returned.  With a noisy objective it may only have been lucky: compare it
   under fresh noise with `info["last"]`, the last iterate.
