@@ -8,20 +8,21 @@ from urkle_tf import distribution
 from urkle_tf.output import figures
 from urkle_tf.training import latent_map
 
+_LEAST, _GAP = 96, 4  # pixels: of a picture's side, and between pictures
 
-def _sheet(columns, least=96, gap=4):
+
+def _sheet(columns):
   """Arranges images in a picture, with a column for each entry and a row for each image.
 
   Args:
-    columns: arrays float32 [n, h, w, c] in [0, 1].
-    least: images of fewer pixels are magnified by a whole factor.
-    gap: white pixels between images.
+    columns: arrays float32 [n, h, w, c] in [0, 1]; images of fewer than 96 pixels are magnified by
+      a whole factor.
 
   Returns:
     float32 [height, width, c] in [0, 1].
   """
-  factor = max(1, -(-least // columns[0].shape[1]))
-  pad = ((0, 0), (0, gap), (0, gap), (0, 0))
+  factor = max(1, -(-_LEAST // columns[0].shape[1]))
+  pad = ((0, 0), (0, _GAP), (0, _GAP), (0, 0))
   large = [np.pad(c.repeat(factor, 1).repeat(factor, 2), pad, constant_values=1) for c in columns]
   return np.concatenate(list(np.concatenate(large, axis=2)))
 
