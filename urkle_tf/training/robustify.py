@@ -8,7 +8,7 @@ import numpy as np
 from urkle_tf import errors, export, spec
 from urkle_tf.networks import foreign, keras_private
 from urkle_tf.networks.saved import embedders, foreign_models
-from urkle_tf.training import pretraining
+from urkle_tf.training import pretraining, runs
 
 _TEACHER, _DROP_IN = "teacher.keras", "model.keras"
 _SIGMA = 0.25  # of a drop-in, in units of the original's spread
@@ -157,7 +157,7 @@ def _save(model, taking, output_dir, size):
   if file.exists():
     _check_same(taken, file)
     return str(file)
-  file.parent.mkdir(parents=True, exist_ok=True)
+  runs.make(file.parent)
   try:
     taken.save(file)
     foreign_models.load(file, foreign_models.EMBEDDING)

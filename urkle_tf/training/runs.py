@@ -109,14 +109,14 @@ def open_run(output_dir, settings, data=None):
     A `Run`.
 
   Raises:
-    UserError: if no folder is given, another process uses it, or it holds a run with other
-      settings or other data.
+    UserError: if no folder is given, it is a file, another process uses it, or it holds a run with
+      other settings or other data.
   """
   if not output_dir:
     raise errors.UserError("give --output_dir=FOLDER, where the run goes")
   path = pathlib.Path(output_dir)
   _check_apart(path, settings.get("dataset"))
-  path.mkdir(parents=True, exist_ok=True)
+  make(path)
   with contextlib.ExitStack() as stack:  # which an error closes
     lock = stack.enter_context(open(path / ".lock", "w"))
     try:
@@ -138,6 +138,14 @@ def open_run(output_dir, settings, data=None):
     flags = "".join(f"--{name}={value}\n" for name, value in lines.items())
     files.write(file, flags + (f"{_DATA}{data}\n" if data else ""))
     return Run(path, settings, stack.pop_all())
+
+
+def make(path):
+  """Makes an output folder; raises `UserError` if it is a file or would lie in one."""
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except (FileExistsError, NotADirectoryError) as error:
+    raise errors.UserError(f"{path} is no folder: give another --output_dir") from error
 
 
 def _check_apart(path, dataset):
