@@ -190,14 +190,20 @@ def _installed():
 def official(given, out):
   """The table of the official ensemble."""
   _installed()
-  out.mkdir(parents=True, exist_ok=True)
   data = {"data_dir": given.data_dir, "examples": given.examples}
   source = sources.load(given.dataset, given.split, **data)
   _, images, labels = next(scoring.stream(source, source.size))
   names = STAGES["rand" if given.sampled else "standard"]
   module = bridge(scores(given.classifier, source, given.sampled))
-  asked = images, labels, given.norm, given.epsilon, names
-  found = stages(module, *asked, out / "official.json", given.sampled)
+  file = out / "official.json"
+  decide = ("classifier", "dataset", "split", "examples", "norm", "epsilon", "sampled")
+  asked = {name: getattr(given, name) for name in decide}
+  if not file.is_file():
+    files.write(file, json.dumps({"asked": asked}))
+  elif json.loads(file.read_text()).get("asked", asked) != asked:
+    raise errors.UserError(f"{file} has results of other flags: give those, or another --out")
+  attacked = images, labels, given.norm, given.epsilon, names
+  found = stages(module, *attacked, file, given.sampled)
   rows = [(name, np.mean(found[name]["standing"]), found[name]) for name in names]
   return _stages("official", [("clean", np.mean(found["clean"]), {}), *rows])
 
@@ -240,6 +246,7 @@ def compared(rows):
   for name, out in rows.items():
     theirs = pages.read(out / "official.json")
     mine = {row["name"]: row for row in pages.read(out / "ours" / "report.json")["attacks"]}
+    theirs.pop("asked", None)  # older files have none
     count = len(theirs.pop("clean"))
     total = {"theirs": 0.0, "mine": 0.0}
     for stage, row in theirs.items():

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import refuses
 from sklearn import datasets, linear_model
 
 from tools import official_autoattack as script
@@ -65,6 +66,22 @@ def test_both_find_what_a_linear_classifier_allows(tmp_path):
   standing = np.array(theirs["square"]["standing"])
   assert 0.2 < standing.mean() < 0.9
   assert abs(ours["accuracy"] - standing.mean()) <= 0.01
+
+
+def test_results_of_other_flags_are_not_taken_for_these(tmp_path, monkeypatch):
+  """They were printed as those of any other epsilon, classifier or number of images."""
+  pytest.importorskip("pyautoattack")
+  monkeypatch.setitem(script.STAGES, "linf", ())
+  model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+  model.save(tmp_path / "model.keras")
+  command = ["official", f"--classifier={tmp_path}/model.keras", "--dataset=digits"]
+  command += [f"--out={tmp_path}/out", "--only=official", "--epsilon=0.1", "--examples=20"]
+  for more in ([], [], ["--epsilon=0.2"], ["--examples=10"], ["--norm=l2"], ["--sampled"]):
+    monkeypatch.setattr(sys, "argv", [*command, *more])
+    if more:
+      refuses("results of other flags", script.main)
+    else:
+      script.main()
 
 
 @pytest.mark.full
