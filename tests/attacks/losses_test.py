@@ -87,3 +87,10 @@ def test_wrong_classes_in_order():
 def test_too_few_classes_end_in_one_line(name, classes, words):
   refuses(words, evaluate, name, tf.zeros([1, classes]), [0], [1])
   assert evaluate("margin", tf.zeros([1, 2]), [0], [1]).shape == (1,)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "margin", "dlr"])
+@pytest.mark.parametrize("labels", [np.eye(4)[:3], np.zeros([3, 1], int)])
+def test_one_hot_labels_and_columns_end_in_one_line(name, labels):
+  words = f"one class number for each image, got shape {labels.shape}"
+  refuses(words, evaluate, name, tf.zeros([3, 4]), labels, None)

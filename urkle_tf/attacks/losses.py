@@ -122,14 +122,26 @@ def wrong_class(scores, labels, rank):
 
 
 def _of(scores, classes):
-  return tf.gather(scores, tf.cast(classes, tf.int64), batch_dims=1)
+  return tf.gather(scores, _numbers(classes), batch_dims=1)
 
 
 def _wrong(scores, labels):
   """The scores, with minus infinity for the label."""
-  labels = tf.cast(labels, tf.int64)  # of any integer type
-  right = tf.one_hot(labels, scores.shape[1], on_value=True, off_value=False, dtype=tf.bool)
+  right = tf.one_hot(
+    _numbers(labels), scores.shape[1], on_value=True, off_value=False, dtype=tf.bool
+  )
   return tf.where(right, tf.constant(-float("inf"), scores.dtype), scores)
+
+
+def _numbers(classes):
+  """Classes of any integer type as int64 [n]; raises `UserError` for another shape."""
+  numbers = tf.cast(classes, tf.int64)
+  if not numbers.shape.is_compatible_with([None]):
+    raise errors.UserError(
+      f"labels must be one class number for each image, got shape {numbers.shape}: give "
+      "tf.argmax(labels, 1) of one-hot labels"
+    )
+  return numbers
 
 
 def _check_classes(scores, what, needed, instead):
