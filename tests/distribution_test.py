@@ -46,6 +46,12 @@ def test_noise_is_the_same_with_xla_and_with_dynamic_shapes(draw):
   np.testing.assert_array_equal(dynamic, whole)
 
 
+@pytest.mark.parametrize("seed", [3, [3], [3, 4, 5]])
+def test_a_seed_of_another_shape_ends_in_one_line(seed):
+  with refused("a seed must be two integers"):
+    distribution.fold(seed, 0)
+
+
 def test_normal_noise_is_standard_normal():
   noise = distribution.normal(SEED, [400, 500]).numpy().astype(np.float64)
   n = noise.size

@@ -30,8 +30,13 @@ def fold(seed, *numbers):
 
   Returns:
     int32 [2].
+
+  Raises:
+    UserError: for a seed of another shape.
   """
   seed = tf.cast(seed, tf.int32)
+  if not seed.shape.is_compatible_with([2]):
+    raise errors.UserError(f"a seed must be two integers, such as (0, 1), got shape {seed.shape}")
   for number in numbers:
     seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int32), _ALGORITHM)
   return seed
