@@ -189,6 +189,30 @@ def test_wrong_bounds_of_scale(low, high):
   refuses("min_scale", tiny_encoder, min_scale=low, max_scale=high)
 
 
+class _Subclassed(keras.Model):
+  def call(self, images):
+    return tf.reduce_mean(images, [1, 2])
+
+
+def _two_outputs():
+  images = keras.Input((8, 8, 3))
+  return keras.Model(images, [keras.layers.Flatten()(images)] * 2)
+
+
+@pytest.mark.parametrize(
+  "backbone, words",
+  [
+    (_Subclassed, "static (height, width, channels) & keras.Model(images, backbone(images))"),
+    (lambda: keras.Sequential([keras.layers.Flatten()]), "static (height, width, channels)"),
+    (lambda: "resnet18", "static (height, width, channels)"),
+    (_two_outputs, "features [n, f] or feature maps"),
+    (lambda: sequential((8, 8, 3), keras.layers.Reshape((64, 3))), "features [n, f] or feature"),
+  ],
+)
+def test_what_cannot_be_a_backbone_ends_in_one_line(backbone, words):
+  refuses(words, networks.GaussianEncoder, backbone())
+
+
 # Pooled features, against the mean of what the backbone gives.
 
 

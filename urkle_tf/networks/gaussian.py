@@ -27,6 +27,18 @@ def _sphere(features):
   return features * (features.shape[-1] ** 0.5 / length)
 
 
+def _image_shape(backbone):
+  """(height, width, channels) of a backbone's images; raises `UserError` if they are not known."""
+  shape = getattr(backbone, "input_shape", None)
+  image_shape = tuple(shape[1:]) if isinstance(shape, tuple) else ()
+  if len(image_shape) != 3 or None in image_shape:
+    raise errors.UserError(
+      f"the backbone's input must have a static (height, width, channels), got {image_shape}: give "
+      "a functional model, keras.Model(images, backbone(images)) of images = keras.Input(...)"
+    )
+  return image_shape
+
+
 def _norm(name, momentum):
   return batch_norm.norm(name, momentum, scale=False, center=False, dtype="float32")
 
@@ -121,8 +133,9 @@ class GaussianEncoder(keras.Model, Encoder):
     inference: as given.
 
   Raises:
-    UserError: if the backbone's image size is not static, a bound is out of its range, `loc` is
-      unknown, `latent_dim` is not f where it must be, or with `dual` a batch norm cannot be copied.
+    UserError: if the backbone's image size is not static, it returns no features, a bound is out of
+      its range, `loc` is unknown, `latent_dim` is not f where it must be, or with `dual` a batch
+      norm cannot be copied.
 
   ```python
   encoder = urkle_tf.GaussianEncoder(backbone)  # any Keras model of images
@@ -152,15 +165,16 @@ class GaussianEncoder(keras.Model, Encoder):
     if latent_dim is not None and latent_dim < 1:
       raise errors.UserError(f"latent_dim must be at least 1, got {latent_dim}")
     errors.one_of("loc", loc, LOCS)
-    image_shape = tuple(backbone.input_shape[1:])
-    if len(image_shape) != 3 or None in image_shape:
-      raise errors.UserError(
-        f"the backbone's input must have a static (height, width, channels), got {image_shape}"
-      )
+    image_shape = _image_shape(backbone)
     images = keras.Input(image_shape, name="images", dtype="float32")
     pixels = keras.layers.Rescaling(2.0, -1.0) if preprocess is None else preprocess
     features = backbone(pixels(images))
-    if len(features.shape) == 4:
+    rank = len(getattr(features, "shape", ()))
+    if rank not in (2, 4):
+      raise errors.UserError(
+        f"the backbone must return features [n, f] or feature maps [n, h, w, f], got {features}"
+      )
+    if rank == 4:
       pool = keras.layers.GlobalAveragePooling2D(data_format="channels_last", dtype="float32")
       features = pool(features)
     width = features.shape[-1]
