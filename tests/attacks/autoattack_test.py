@@ -122,6 +122,7 @@ def test_budgets_and_what_is_left_of_them():
     ({"images": np.zeros([4, 4, 4, 1], np.uint8)}, "divide by 255"),
     ({"labels": np.array([0, 1, 2, 7])}, "labels must be from 0 to 2"),
     ({"images": np.full([4, 4, 4, 1], 7, np.float32)}, "pixels go from 7 to 7, and the threat"),
+    ({"images": np.full([4, 4, 4, 1], np.nan, np.float32)}, "pixels go from nan to nan"),
     ({"labels": np.array([0, 1])}, "4 images need 4 integer labels"),
     ({"scores": lambda z: tf.fill([4, 3], np.nan)}, "NaN or infinite"),
     ({"scores": lambda z: tf.zeros([4, 3])}, "depend on the images"),

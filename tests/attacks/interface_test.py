@@ -181,6 +181,8 @@ def test_wrong_options_end_in_one_line(kind, options, words):
     (attacks.Linf(0.1), tf.reduce_sum, GREY, "one value per image"),
     (attacks.Linf(0.1), lambda z: tf.zeros([8]), GREY, "depend on the images"),
     (attacks.L2(100.0), total, GREY, "0-255 units"),
+    (attacks.Linf(0.1), total, 255 * GREY, "pixels go from 127.5 to 127.5, and the threat"),
+    (attacks.Linf(0.1), total, GREY * np.nan, "pixels go from nan to nan"),
   ],
 )
 def test_what_cannot_be_attacked_ends_in_one_line(threat, objective, images, words):

@@ -121,11 +121,7 @@ def _checked(images, labels, threat):
       f"{len(images)} images need {len(images)} integer labels, got {labels.dtype.name} of shape "
       f"{labels.shape}"
     )
-  if images.min() < threat.lower or images.max() > threat.upper:
-    raise errors.UserError(
-      f"autoattack: pixels go from {images.min():g} to {images.max():g}, and the threat model's "
-      f"from {threat.lower:g} to {threat.upper:g}: give both the same range"
-    )
+  base.check_pixels(images, threat, "autoattack")
   return images.astype(np.float32), labels
 
 

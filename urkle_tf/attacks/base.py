@@ -12,6 +12,8 @@ from urkle_tf.attacks import losses
 from urkle_tf.attacks.plan import Plan
 from urkle_tf.attacks.threat.base import rows_of, shape_of
 
+_ROUNDING = 1e-4  # of pixels
+
 
 class Attack:
   """Maximises an objective per example inside a threat model.
@@ -168,8 +170,9 @@ class Attack:
       entries that were exactly zero (0 without gradients); and what the class adds.
 
     Raises:
-      UserError: for an argument that the class does not take, images that are not floats, or an
-        objective that does not return one value per image.
+      UserError: for an argument that the class does not take, images that are not floats or,
+        outside a `tf.function`, not within the pixel bounds, or an objective that does not return
+        one value per image.
     """
     given = {"steps": steps, "step_size": step_size, "carried": carried, "start": start}
     for name, value in given.items():
@@ -197,6 +200,8 @@ class Attack:
     """The images as float32 constants, checked; and a seed."""
     images = tf.convert_to_tensor(images)
     check_floats(images.dtype, self.threat)
+    if not tf.is_symbolic_tensor(images):
+      check_pixels(images, self.threat, self.name)
     self.threat.check(images)
     if seed is None:
       seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
@@ -260,6 +265,16 @@ def check_floats(dtype, threat):
     raise errors.UserError(
       f"an attack needs float images in [{threat.lower:g}, {threat.upper:g}], got {dtype.name}: "
       "divide by 255"
+    )
+
+
+def check_pixels(images, threat, who):
+  """Raises `UserError` if pixels are NaN, or beyond the bounds by more than rounding."""
+  least, most = float(tf.reduce_min(images)), float(tf.reduce_max(images))
+  if not (threat.lower - _ROUNDING <= least and most <= threat.upper + _ROUNDING):
+    raise errors.UserError(
+      f"{who}: pixels go from {least:g} to {most:g}, and the threat model's from "
+      f"{threat.lower:g} to {threat.upper:g}: give both the same range"
     )
 
 
