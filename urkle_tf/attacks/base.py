@@ -10,7 +10,7 @@ import tensorflow as tf
 from urkle_tf import distribution, errors, loops
 from urkle_tf.attacks import losses
 from urkle_tf.attacks.plan import Plan
-from urkle_tf.attacks.threat.base import rows_of, shape_of
+from urkle_tf.attacks.threat.base import ThreatModel, rows_of, shape_of
 
 _ROUNDING = 1e-4  # of pixels
 
@@ -75,6 +75,11 @@ class Attack:
       cls.name = name
 
   def __init__(self, threat, restarts=1):
+    if not isinstance(threat, ThreatModel):
+      raise errors.UserError(
+        f"{self.name or type(self).__name__} needs a threat model, such as Linf(epsilon=8 / 255), "
+        f"got {threat!r}"
+      )
     errors.whole(1, self.name or type(self).__name__, restarts=restarts)
     self.threat, self.restarts = threat, int(restarts)
 
