@@ -125,13 +125,23 @@ def _checked(images, labels, threat):
   return images.astype(np.float32), labels
 
 
+def _tensor(found):
+  """What `scores` returned; raises `UserError` for several outputs."""
+  if isinstance(found, dict | list | tuple):
+    raise errors.UserError(
+      "the scores must be one tensor [n, classes], and these are several: give a function that "
+      "returns one of them"
+    )
+  return found
+
+
 class _Classification:
   """The images, and the worst adversary found for each so far."""
 
   def __init__(self, scores, images, labels, batch_size):
     self._images, self._labels = images, labels
     self._batch_size = min(batch_size, len(images))
-    self._score = tf.function(lambda x: tf.cast(scores(x), tf.float32), autograph=False)
+    self._score = tf.function(lambda x: tf.cast(_tensor(scores(x)), tf.float32), autograph=False)
     parts = self._batches(np.arange(len(images)))
     self._clean = np.concatenate([self._scored(images[rows])[: len(part)] for part, rows in parts])
     self.classes = self._clean.shape[1]
