@@ -45,6 +45,15 @@ def test_of_a_linear_feature_the_worst_kl_is_its_closed_form(images, size, scale
   np.testing.assert_allclose(found, np.full(12, wanted), rtol=1e-3)
 
 
+def test_features_of_one_image_are_measured_by_their_own_size(images):
+  weights = np.random.default_rng(1).normal(size=16).astype(np.float32)
+  for size in (1.0, 1e-2):
+    square = (images[0].ravel() @ (size * weights)) ** 2
+    wanted = (EPSILON * size * np.abs(weights).sum()) ** 2 / (2 * 0.5**2 * (square + 1e-6))
+    found = urkle_tf.kl_robustness(linear(size * weights), images[:1], pgd(), seed=[0, 1])
+    np.testing.assert_allclose(found, [wanted], rtol=1e-3)
+
+
 def test_feature_maps_count_with_their_mean(images):
   weights = np.random.default_rng(1).normal(size=16).astype(np.float32)
   flat = linear(weights)

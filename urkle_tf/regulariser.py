@@ -33,13 +33,15 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
 
           sum_d (f_d(x) - f_d(x'))^2 / (2 scale^2 spread^2),
 
-      which does not change when all features shrink.
+      which does not change when all features shrink.  For a batch of one image, the spread is the
+      root mean square of its features.
 
   Returns:
     float32 [n], in nats, at least 0.
 
   Raises:
-    UserError: for images that are not floats, or an epsilon that looks like 0-255 units.
+    UserError: for images that are not floats, an epsilon that looks like 0-255 units, or an encoder
+      of several outputs.
 
   ```python
   attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7)
@@ -74,7 +76,10 @@ def _sigma(outputs, scale):
   """The sigma of features that an encoder returned; None if the encoder has its own sigma."""
   if isinstance(outputs, dict | tfp.distributions.Distribution):
     return None
-  variance = tf.math.reduce_variance(distribution.gather(_features(outputs)), 0)
+  features = distribution.gather(_features(outputs))
+  alone = tf.equal(tf.shape(features)[0], 1)  # its variance would be 0
+  size = tf.reduce_mean(tf.square(features), 0)
+  variance = tf.where(alone, size, tf.math.reduce_variance(features, 0))
   return scale * tf.sqrt(tf.reduce_mean(variance) + 1e-6)
 
 
