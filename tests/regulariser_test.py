@@ -238,6 +238,16 @@ def test_two_replicas_make_the_step_of_one(mirrored, digits, gaussian):
   same(weights, others, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", [list, lambda pair: dict(zip("ab", pair, strict=True))])
+def test_an_encoder_of_several_outputs_ends_in_one_line(images, kind):
+  pixels = keras.Input(SHAPE)
+  features = keras.layers.Flatten()(pixels)
+  several = keras.Model(pixels, kind([features, 2 * features]))
+  refuses("several outputs", urkle_tf.kl_robustness, several, images, pgd())
+  with pytest.raises(errors.UserError, match="several outputs"):  # Keras adds the arguments
+    urkle_tf.UrkleRegularizer(several, pgd())(images)
+
+
 @pytest.mark.parametrize("name, value", [("beta", -1), ("scale", 0)])
 def test_wrong_options(name, value):
   with pytest.raises(errors.UserError, match=f"{name} must be"):

@@ -56,7 +56,7 @@ def _measure(encoder, images, attack, seed, training, scale):
   """(the encoder's outputs for the images, KL [n]), in one pass of images and adversaries."""
   model = _network(encoder)
   frozen = fold(model)
-  clean = _each(tf.stop_gradient, frozen(images))
+  clean = _each(tf.stop_gradient, _checked(frozen(images)))
   sigma = _sigma(clean, scale)
   represent = lambda neighbours: _normal(frozen(neighbours), sigma)  # noqa: E731
   adversaries = attack(kl_from(_normal(clean, sigma), represent), images, seed)
@@ -96,6 +96,16 @@ def _normal(outputs, sigma):
 def _features(outputs):
   """float32 [n, d], averaged over space."""
   return tf.reduce_mean(tf.cast(outputs, tf.float32), list(range(1, outputs.shape.rank - 1)))
+
+
+def _checked(outputs):
+  """An encoder's outputs; raises `UserError` for several that are not {"loc", "scale"}."""
+  if isinstance(outputs, list | tuple) or (isinstance(outputs, dict) and "loc" not in outputs):
+    raise errors.UserError(
+      "the encoder returns several outputs: give the part of it that returns features, "
+      "keras.Model(images, features)"
+    )
+  return outputs
 
 
 def _each(function, outputs):
@@ -215,6 +225,7 @@ class _Measured(keras.metrics.Mean):
 
 
 def _point(outputs):
+  outputs = _checked(outputs)
   if isinstance(outputs, tfp.distributions.Distribution):
     return outputs.loc
   return outputs["loc"] if isinstance(outputs, dict) else outputs
