@@ -31,6 +31,18 @@ def test_the_contracts_example_trains_on_tuples_of_views():
   assert {"nt_xent", "kl", "sigma_mean", "zero_gradients"} <= set(history)
 
 
+@pytest.mark.parametrize("returned", [None, {}, {"lenght": 1.0}])
+def test_a_pretext_that_returns_other_terms_ends_in_one_line(returned):
+  class Short(pretexts.Pretext):
+    terms = ("length",)
+
+    def loss(self, representations, aux, training=True):
+      return returned
+
+  trainer, batch = _trainer(pretext=Short()), next(iter(noise_views()))
+  refuses("Short names the terms ['length'], but returned", trainer.step, batch)
+
+
 @pytest.mark.parametrize("eager", [True, *slow(False)])
 def test_same_seed_same_weights_and_another_seed_others(eager):
   runs = []

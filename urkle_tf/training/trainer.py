@@ -350,11 +350,13 @@ class Trainer(keras_private.Built):
     terms: dict[str, tf.Tensor] = {}
     for weight, members in self.robustness.tuples(views, passed.z.shape[1] - views):
       weight = weight(progress) if callable(weight) else weight
-      for name, value in self.pretext.loss(passed.take(members), aux).items():
+      found = _checked(self.pretext, self.pretext.loss(passed.take(members), aux))
+      for name, value in found.items():
         terms[name] = terms.get(name, 0.0) + weight * tf.reduce_mean(value)
     loss = tf.add_n([self.pretext.weight(name) * term for name, term in terms.items()])
     risen = self.progress.risen(step, self.beta_warmup)
     added = self.robustness.losses(self.pretext, passed, views, aux) | penalties
+    added = _checked(self.robustness, added)
     for name, (beta, value) in added.items():
       terms[name] = tf.reduce_mean(value)
       loss += beta * risen * terms[name]
@@ -372,6 +374,17 @@ class Trainer(keras_private.Built):
     self.optimizer.apply(gradients, self.trainable_variables)
     self.pretext.after_step(self.encoder, self.progress(step))
     self.averages.move(step)
+
+
+def _checked(owner, found):
+  """The losses of a pretext or scheme; raises `UserError` if one of its `terms` is missing."""
+  names = sorted(found) if isinstance(found, dict) else [type(found).__name__]
+  if not isinstance(found, dict) or not set(owner.terms) <= set(found):
+    raise errors.UserError(
+      f"{type(owner).__name__} names the terms {sorted(owner.terms)}, but returned {names}: return "
+      "a dict with a loss for each"
+    )
+  return found
 
 
 def _check(scheme, attack, schedule, ends):
