@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -59,6 +60,24 @@ def test_rows_are_those_that_both_have(exported, earlier, tmp_path):
   clean = report["clean"]["accuracy"] - earlier["clean"]["accuracy"]
   assert rows["clean", mode]["difference"] == pytest.approx(clean)
   assert "## Against report" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+  "other", [{"step_size": 0.02}, {"targets": 3}, {"ensemble": "autoattack"}], ids=str
+)
+def test_two_rows_of_one_attack_are_not_mixed_up(other):
+  """A report against itself: every row is compared with itself."""
+  row = {"name": "apgd_t", "norm": "linf", "epsilon": 0.1, "mode": "deterministic"}
+  row |= {"steps": 20, "restarts": 1, "step_size": 0.01, "targets": 9}
+  report = {"attacks": [row, {**row, **other}]}
+  labels, right = np.arange(4), np.array([[1, 1, 1, 0], [1, 0, 0, 0]], bool)
+  arrays = {"labels": labels, "right_0": right[0], "right_1": right[1]}
+  prepared = {"against": (report, arrays)}
+  context = types.SimpleNamespace(
+    prepared=prepared, arrays=arrays, labels=labels, modes=(), report=report
+  )
+  rows = Against(report="itself").measure(context)["rows"]
+  assert [found["difference"] for found in rows] == [0, 0]
 
 
 @pytest.mark.parametrize("damaged", ["report.json", "images.npz"])

@@ -111,4 +111,5 @@ class Against(Measurement):
 
 
 def _key(row):
-  return tuple(row.get(name) for name in ("name", "norm", "epsilon", "steps", "restarts", "mode"))
+  names = ("name", "norm", "epsilon", "steps", "restarts", "mode", "step_size", "targets")
+  return tuple(row.get(name) for name in (*names, "ensemble"))
