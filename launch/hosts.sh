@@ -20,7 +20,7 @@ IFS=, read -ra workers <<< "$hosts"
 [[ $number =~ ^[0-9]+$ ]] && [ "$number" -lt ${#workers[@]} ] \
   || fail "the number must be from 0 to $((${#workers[@]} - 1)), got $number"
 printf -v list '"%s",' "${workers[@]}"
-export TF_CONFIG="{\"cluster\": {\"worker\": [${list%,}]}, \"task\": {\"type\": \"worker\", \"index\": $number}}"
+export TF_CONFIG="{\"cluster\": {\"worker\": [${list%,}]}, \"task\": {\"type\": \"worker\", \"index\": $((10#$number))}}"
 command=(python -m urkle_tf.train --strategy=multi_worker "$@")
 [ -z "$dry" ] || { echo "TF_CONFIG='$TF_CONFIG' ${command[*]@Q}"; exit; }
 make_environment

@@ -33,8 +33,9 @@ def test_one_host_would_run(script, strategy, monkeypatch):
     assert flags.FLAGS(words[2:]) == ["urkle_tf.train"]  # which knows all of them
 
 
-def test_several_hosts_would_run():
-  config, *words = shlex.split(_dry("hosts.sh", "1", "a:1,b:2,c:3", *FLAGS))
+@pytest.mark.parametrize("number", ["1", "01"])
+def test_several_hosts_would_run(number):
+  config, *words = shlex.split(_dry("hosts.sh", number, "a:1,b:2,c:3", *FLAGS))
   assert json.loads(config.removeprefix("TF_CONFIG=")) == {
     "cluster": {"worker": ["a:1", "b:2", "c:3"]},
     "task": {"type": "worker", "index": 1},
