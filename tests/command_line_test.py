@@ -175,6 +175,14 @@ def test_comment_after_a_value_in_a_flagfile(tmp_path, line):
   assert line.lstrip("-").split("=")[0] in done.stderr
 
 
+@pytest.mark.parametrize("first", ["# a comment\n", ""])
+def test_byte_order_mark_of_a_flagfile(tmp_path, first):
+  (tmp_path / "flags.cfg").write_text(f"{first}--seed=1\n", encoding="utf-8-sig")
+  done = _process("-m", "urkle_tf.evaluate", f"--flagfile={tmp_path}/flags.cfg", code=2)
+  _is_one_line(done.returncode, done.stderr)
+  assert "give --output_dir=FOLDER" in done.stderr
+
+
 def test_version():
   done = _process("-m", "urkle_tf.train", "--version")
   assert (done.stdout, done.stderr) == (f"urkle_tf {urkle_tf.__version__}\n", "")

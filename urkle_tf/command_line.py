@@ -179,7 +179,9 @@ def run(function, names):
 
   def parse(argv):
     try:
-      return flags.FLAGS(argv)
+      words = argv[:1] + flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
+      words = [word for word in words if not word.startswith("\ufeff#")]
+      return flags.FLAGS([word.removeprefix("\ufeff") for word in words])  # a byte order mark
     except flags.UnrecognizedFlagError as error:
       _fail(str(errors.unknown("flag", error.flagname, names)).split(" (known")[0], 2)
     except (flags.Error, ValueError) as error:  # --nodownload=x raises the latter
