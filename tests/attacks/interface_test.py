@@ -174,9 +174,9 @@ def test_wrong_options_end_in_one_line(kind, options, words):
   refuses(words, kind, attacks.Linf(0.1), **options)
 
 
-@pytest.mark.parametrize("kind", [attacks.PGD, attacks.FGSM, attacks.Square])
-def test_a_radius_is_no_threat_model(kind):
-  refuses("needs a threat model, such as Linf", kind, 8 / 255)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_radius_is_no_threat_model(name):
+  refuses(f"{name} needs a threat model, such as Linf", made, name, 8 / 255)
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,10 @@ def autoattack(
   ```
   """
   errors.whole(1, "autoattack", batch_size=batch_size)
+  attack = AutoAttack(threat, version, **budgets)
   images, labels = _checked(images, labels, threat)
   classification = _Classification(scores, images, labels, batch_size)
-  plans = AutoAttack(threat, version, **budgets).plans(classification.classes)
+  plans = attack.plans(classification.classes)
   rows = [classification.attack(plan, number, seed) for number, plan in enumerate(plans)]
   return classification.adversaries, classification.broken, rows
 

@@ -35,12 +35,12 @@ class NFGSM(PGD):
     Raises:
       UserError: for another norm.
     """
+    super().__init__(threat, steps=1)
     if threat.norm != "linf":
       raise errors.UserError(
         f"n_fgsm is for linf only, and the norm is {threat.norm}: use --attack=rs_fgsm"
       )
-    super().__init__(_Pixels(**threat.options()), steps=1)
-    self.start = 2.0
+    self.threat, self.start = _Pixels(**threat.options()), 2.0
 
 
 class _Pixels(Linf):
