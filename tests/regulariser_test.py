@@ -252,3 +252,9 @@ def test_an_encoder_of_several_outputs_ends_in_one_line(images, kind):
 def test_wrong_options(name, value):
   with pytest.raises(errors.UserError, match=f"{name} must be"):
     urkle_tf.UrkleRegularizer(linear(np.ones(16, np.float32)), pgd(), **{name: value})
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, np.nan])
+def test_a_scale_that_is_not_above_0_ends_in_one_line(images, scale):
+  encoder = linear(np.ones(16, np.float32))
+  refuses("scale must be above 0", urkle_tf.kl_robustness, encoder, images, pgd(), scale=scale)

@@ -34,14 +34,14 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
           sum_d (f_d(x) - f_d(x'))^2 / (2 scale^2 spread^2),
 
       which does not change when all features shrink.  For a batch of one image, the spread is the
-      root mean square of its features.
+      root mean square of its features.  It must be above 0.
 
   Returns:
     float32 [n], in nats, at least 0.
 
   Raises:
-    UserError: for images that are not floats, an epsilon that looks like 0-255 units, or an encoder
-      of several outputs.
+    UserError: for images that are not floats, an epsilon that looks like 0-255 units, an encoder
+      of several outputs, or a scale that is not above 0.
 
   ```python
   attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7)
@@ -49,6 +49,8 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
   penalty = 0.1 * tf.reduce_mean(nats)  # part of the loss of your own training loop
   ```
   """
+  if not tf.is_symbolic_tensor(scale):
+    errors.above(0, "kl_robustness", scale=scale)
   return _measure(encoder, images, attack, seed, training, scale)[1]
 
 
