@@ -143,7 +143,10 @@ def images(dual):
 
 
 def test_an_encoder_has_one_stream_until_it_is_asked_for_two(dual, images):
-  assert list(tiny_encoder().streams) == ["adversarial"]
+  one = tiny_encoder()
+  assert list(one.streams) == ["adversarial"]
+  with pytest.raises(errors.UserError, match="unknown stream of this encoder 'clean'"):
+    one(images, stream="clean")
   streams = dict(dual.streams)
   dual.add_stream()
   assert dict(dual.streams) == streams

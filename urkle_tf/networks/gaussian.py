@@ -246,6 +246,7 @@ class GaussianEncoder(keras.Model, Encoder):
       A `tfp.distributions.Normal` of batch shape [n, d_z].
     """
     images = representations.checked(images)
+    errors.one_of("stream of this encoder", stream, self.streams)
     if training and self._config["inference"]:
       outputs = self._half_in_training(stream)(images)
     else:
