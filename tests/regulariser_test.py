@@ -254,6 +254,13 @@ def test_wrong_options(name, value):
     urkle_tf.UrkleRegularizer(linear(np.ones(16, np.float32)), pgd(), **{name: value})
 
 
+@pytest.mark.parametrize("attack", ["pgd", 0.1, attacks.Linf(0.1), None])
+def test_what_is_not_an_attack_ends_in_one_line(images, attack):
+  encoder = linear(np.ones(16, np.float32))
+  refuses("needs an attack, such as PGD", urkle_tf.UrkleRegularizer, encoder, attack)
+  refuses("needs an attack, such as PGD", urkle_tf.kl_robustness, encoder, images, attack)
+
+
 @pytest.mark.parametrize("scale", [0, -1.0, np.nan])
 def test_a_scale_that_is_not_above_0_ends_in_one_line(images, scale):
   encoder = linear(np.ones(16, np.float32))

@@ -56,6 +56,7 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
 
 def _measure(encoder, images, attack, seed, training, scale):
   """(the encoder's outputs for the images, KL [n]), in one pass of images and adversaries."""
+  _check(attack)
   model = _network(encoder)
   frozen = fold(model)
   clean = _each(tf.stop_gradient, _checked(frozen(images)))
@@ -67,6 +68,14 @@ def _measure(encoder, images, attack, seed, training, scale):
   clean, attacked = (_each(lambda x, part=part: tf.split(x, 2)[part], both) for part in (0, 1))
   sigma = _sigma(clean, scale)
   return clean, kl(_normal(clean, sigma), _normal(attacked, sigma))
+
+
+def _check(attack):
+  """Raises `UserError` for what is not an attack."""
+  if not callable(attack):
+    raise errors.UserError(
+      f"the regulariser needs an attack, such as PGD(Linf(epsilon=8 / 255)), got {attack!r}"
+    )
 
 
 def _network(encoder):
@@ -157,6 +166,7 @@ class UrkleRegularizer(keras_private.OwnLosses):
   def __init__(self, encoder, attack, beta=0.1, scale=_SCALE, seed=None, **kwargs):
     # Not the policy's dtype: low precision does not resolve an attack's steps.
     super().__init__(**{"dtype": "float32", **kwargs})
+    _check(attack)
     errors.at_least(0, "UrkleRegularizer", beta=beta)
     errors.above(0, "UrkleRegularizer", scale=scale)
     self.encoder, self.attack, self.beta, self.scale = encoder, attack, float(beta), float(scale)

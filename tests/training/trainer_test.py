@@ -229,9 +229,11 @@ def test_effective_rank(rng):
   assert float(value) == pytest.approx(expected, rel=1e-3)
 
 
-def test_an_adversarial_scheme_needs_an_attack():
+@pytest.mark.parametrize("attack", [None, "pgd", 8 / 255])
+def test_an_adversarial_scheme_needs_an_attack(attack):
   encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 6, loc="dense")
-  refuses("needs an attack", urkle_tf.Trainer, encoder, pretexts.SimCLR(), robustness.Urkle())
+  cell = encoder, pretexts.SimCLR(), robustness.Urkle(), attack
+  refuses(f"needs an attack, got {attack!r}", urkle_tf.Trainer, *cell)
 
 
 def test_batches_without_views_say_so():

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import distribution, errors
+from urkle_tf.attacks.base import Attack
 from urkle_tf.attacks.threat.base import shape_of
 from urkle_tf.data import pipeline
 from urkle_tf.networks import batch_norm, keras_private, onednn
@@ -390,9 +391,9 @@ def _checked(owner, found):
 def _check(scheme, attack, schedule, ends):
   """Raises `UserError` if a scheme lacks what it needs; see `Trainer`."""
   if scheme.adversarial or scheme.certified:
-    if attack is None:
+    if not isinstance(attack, Attack):
       raise errors.UserError(
-        "this robustness scheme needs an attack: give Trainer(..., attack=PGD(...))"
+        f"this robustness scheme needs an attack, got {attack!r}: give Trainer(attack=PGD(...))"
       )
     if scheme.certified and attack.threat.norm != "linf":
       raise errors.UserError(
