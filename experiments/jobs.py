@@ -141,7 +141,12 @@ def run_stages(found):
       print(f"finished: {stage.text}", flush=True)
       continue
     print(stage.text, flush=True)
-    code = subprocess.run([sys.executable, *stage.words], cwd=ROOT, env=environment()).returncode
+    with subprocess.Popen([sys.executable, *stage.words], cwd=ROOT, env=environment()) as command:
+      try:
+        code = command.wait()
+      except KeyboardInterrupt:
+        command.wait()  # Ctrl-C reached it too, and it writes a checkpoint
+        raise
     if code:
       print(f"error: this command failed (exit code {code}): {stage.text}", file=sys.stderr)
       sys.exit(code if code > 0 else 1)

@@ -138,6 +138,25 @@ def test_a_command_that_fails_is_named(tmp_path, capfd):
   assert not (tmp_path / "finished.txt").exists()
 
 
+def test_ctrl_c_lets_a_command_write_its_checkpoint(tmp_path):
+  """It reaches both, as in a terminal: the command sends it to its group of processes."""
+  python, saved = tmp_path / "python", tmp_path / "saved"
+  trap = f"trap 'sleep 1; touch {saved}; exit 130' INT"
+  python.write_text(f"#!/bin/bash\n{trap}\nsleep 1\nkill -INT 0\n")
+  python.chmod(0o755)
+  program = f"""
+import os, signal, sys
+from experiments import jobs
+os.setsid()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.executable = {str(python)!r}
+jobs.main(lambda: jobs.run_stages([jobs.Stage("train", None, "unused", [])]))
+"""
+  done = commands.process(sys.executable, "-c", program, code=130)
+  assert done.stderr == "error: interrupted; the same command resumes from here\n"
+  assert saved.exists()
+
+
 # --- All of it, small ---
 
 SMALL = [
