@@ -247,3 +247,9 @@ def test_mistakes_end_in_one_line(build, words):
 def test_pixels_of_another_range_have_other_limits():
   assert Linf(8, lower=0, upper=255).epsilon == 8
   L2(128.0, lower=0, upper=255).check(tf.zeros([2, 32, 32, 3]))
+
+
+@pytest.mark.parametrize("kind", [Linf, L2, L1])
+def test_autograph_reads_the_check(kind):
+  """Else a `tf.function` of the user that attacks would print that it could not be transformed."""
+  tf.autograph.to_graph(kind.check)
