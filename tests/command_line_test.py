@@ -45,7 +45,7 @@ CASES = """
 2 train: no labels for the supervised pretext | has no labels: put | {folder} \
   --dataset=folder:{tmp}/loose --split=all --batch_size=2 --pretext=supervised --robustness=none
 2 train: unknown robustness | urkle | {run} --robustness=urkel
-1 train: file in the way | {tmp}/file/run | {tiny} --output_dir={tmp}/file/run
+2 train: file in the way | {tmp}/file/run | {tiny} --output_dir={tmp}/file/run
 2 train: two ends | both set the end | {tiny} --minutes=1 --output_dir={tmp}/full
 1 train: full disk, by the clock | No space left on device | {tiny} --epochs= --minutes=1 \
   --output_dir={tmp}/full
