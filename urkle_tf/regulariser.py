@@ -28,13 +28,13 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
     seed: int32 [2] of the attack's random start; None draws one.
     training: the mode of the pass that is differentiated; the attack itself always runs in
       inference mode.
-    scale: for features, their sigma in units of their spread over the batch, the root of their
-      variance averaged over the dimensions.  The KL is then
+    scale: above 0; for features, their sigma in units of their spread over the batch, the root of
+      their variance averaged over the dimensions.  The KL is then
 
           sum_d (f_d(x) - f_d(x'))^2 / (2 scale^2 spread^2),
 
       which does not change when all features shrink.  For a batch of one image, the spread is the
-      root mean square of its features.  It must be above 0.
+      root mean square of its features.
 
   Returns:
     float32 [n], in nats, at least 0.

@@ -129,6 +129,7 @@ def test_budgets_and_what_is_left_of_them():
     ({"scores": lambda z: tf.reduce_mean(z, [1, 2, 3])}, "must be [4, classes], got shape"),
     ({"scores": lambda z: {"a": z[:, 0, :3, 0]}}, "must be one tensor [n, classes]"),
     ({"scores": lambda z: [z[:, 0, :3, 0]] * 4}, "must be one tensor [n, classes]"),
+    ({"scores": lambda z: z[:, 0, 0], "labels": np.zeros(4, int)}, "one class is never wrong"),
     ({"images": np.zeros([0, 4, 4, 1], np.float32)}, "at least one image"),
     ({"threat": 0.1}, "needs a threat model, such as Linf"),
     ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),

@@ -22,14 +22,12 @@ def read(texts, threat, steps=20, step_size=None, restarts=1, classes=None):
     A list of `attacks.Plan`; plans that are `last` come at its end.
 
   Raises:
-    UserError: for an unknown attack or one only for training, an option out of its range, a
-      classifier of one class, or a loss that needs more classes.
+    UserError: for an unknown attack or one only for training, an option out of its range, or a loss
+      that needs more classes.
   """
   texts = spec.split(texts) if isinstance(texts, str) else list(texts)
   if not texts:
     raise errors.UserError("give --attacks, separated by commas: pgd, fgsm or autoattack")
-  if classes == 1:
-    raise errors.UserError("a classifier of one class is never wrong: give one of at least 2")
   flags = {"steps": steps, "step_size": step_size, "restarts": restarts}
   found = [
     dataclasses.replace(plan, group=group)

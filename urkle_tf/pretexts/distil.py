@@ -2,14 +2,14 @@
 
 import dataclasses
 
+import numpy as np
+
 from urkle_tf import errors
 from urkle_tf.data import pipeline
 from urkle_tf.networks import heads
 from urkle_tf.networks.saved import embedders, foreign_models
 from urkle_tf.pretexts._pairs import distance_to_own_view, through
 from urkle_tf.pretexts._taught import Taught, loc_kind, precision
-
-_FIRST = 64  # images on which the teacher is tried
 
 
 class Distil(Taught):
@@ -75,6 +75,7 @@ class Distil(Taught):
   """
 
   terms: tuple[str, ...] = ("distillation",)
+  measured = 128  # images, the data's first ones
 
   def __init__(
     self, teacher, projector=0, views=1, start=False, clean=1.0, adversarial=1.0, targets="loc"
@@ -87,10 +88,21 @@ class Distil(Taught):
     self.views, self._hidden = views, projector
 
   def adopt(self, source):
-    """Checks that the data's images are the teacher's, and that it tells them apart."""
+    """Checks that the data's images are the teacher's, and measures it on the first of them."""
     super().adopt(source)
-    (first,) = pipeline.batches(source, _FIRST).take(1)
-    self.embed([first["image"]])
+    batches = pipeline.batches(source, 128).take(self.measured // 128)
+    self.measure(np.concatenate([batch["image"] for batch in batches]))
+
+  def measure(self, images):
+    """Checks that the teacher tells images apart.
+
+    Args:
+      images: float32 [n, h, w, c] in [0, 1].
+
+    Raises:
+      UserError: if it returns no embedding, or the same one for all of several images.
+    """
+    self.embed([images])
 
   def attach(self, encoder):
     """Checks the teacher, starts the encoder from it if `start` is set, and makes f."""

@@ -7,12 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf import distribution, errors
-from urkle_tf.data import pipeline
 from urkle_tf.pretexts.base import squared_distance
 from urkle_tf.pretexts.distil import Distil
 
 _RHO_OF = ("spread", "length")
-_MEASURED = 1024  # images
 _RATE, _STIFFNESS = 0.05, 1.0  # how fast the multiplier follows, per step and at once; see `Keep`
 _FARTHEST = 2.0
 
@@ -61,6 +59,7 @@ class Keep(Distil):
   anchors = True
   loc = "pooled"
   strength = {"k": 2.0}
+  measured = 1024
 
   def __init__(self, original, rho=0.1, rho_of="spread"):
     errors.one_of("rho_of of keep", rho_of, _RHO_OF)
@@ -70,12 +69,6 @@ class Keep(Distil):
     self.rho, self.rho_of = rho, rho_of
     self.terms = ("drift",) if rho is None else ("drift", "multiplier")
     self._measures = None
-
-  def adopt(self, source):
-    """Measures the original on the data's first images."""
-    super().adopt(source)
-    batches = pipeline.batches(source, 128).take(_MEASURED // 128)
-    self.measure(np.concatenate([batch["image"] for batch in batches]))
 
   def measure(self, images):
     """Measures the spread and length of the original's embeddings; before `attach`.

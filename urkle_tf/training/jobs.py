@@ -273,8 +273,8 @@ def _length(settings, source, scope):
       f"--steps_per_execution={at_once} does not divide the {steps} steps of an epoch: give a "
       "divisor"
     )
-  alone = not distribution.several_workers(scope)
-  if at_once > 1 and not alone and not tf.config.list_logical_devices("GPU"):
+  on_cpus = not tf.config.list_logical_devices("GPU")
+  if at_once > 1 and on_cpus and distribution.several_workers(scope):
     raise errors.UserError(
       f"--steps_per_execution={at_once} needs GPUs on several workers, because TensorFlow's "
       "collectives of CPUs fail in it: leave it out"

@@ -351,14 +351,13 @@ class Trainer(keras_private.Built):
     terms: dict[str, tf.Tensor] = {}
     for weight, members in self.robustness.tuples(views, passed.z.shape[1] - views):
       weight = weight(progress) if callable(weight) else weight
-      found = _checked(self.pretext, self.pretext.loss(passed.take(members), aux))
-      for name, value in found.items():
+      found = self.pretext.loss(passed.take(members), aux)
+      for name, value in _checked(self.pretext, found).items():
         terms[name] = terms.get(name, 0.0) + weight * tf.reduce_mean(value)
     loss = tf.add_n([self.pretext.weight(name) * term for name, term in terms.items()])
     risen = self.progress.risen(step, self.beta_warmup)
     added = self.robustness.losses(self.pretext, passed, views, aux) | penalties
-    added = _checked(self.robustness, added)
-    for name, (beta, value) in added.items():
+    for name, (beta, value) in _checked(self.robustness, added).items():
       terms[name] = tf.reduce_mean(value)
       loss += beta * risen * terms[name]
     return loss, terms
