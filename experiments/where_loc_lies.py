@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Where loc should lie: every form of `--loc` in four cells, on validation images.
+"""Where loc should lie, and how strong the KL should be: cells compared on validation images.
 
   python experiments/where_loc_lies.py --data_dir=DATA_DIR --work=runs/where_loc_lies
 
@@ -8,6 +8,7 @@ images.  What is finished is not run again.  Prints the table as Markdown.
 """
 
 import pathlib
+import shlex
 import statistics
 import sys
 
@@ -17,7 +18,7 @@ from experiments import jobs, pages
 from urkle_tf.output import tables
 
 FORMS = ("sphere", "centred_sphere", "pooled", "dense", "dense_sphere")
-CELLS = ("simclr", "simclr_urkle", "rocl", "distil_urkle")
+CELLS = ("simclr", "simclr_urkle", "rocl", "acl_ds", "distil_urkle")
 LEARN, CHECK = "--split=train[:45000]", "--split=train[45000:47000]"
 TRAIN = (
   *("--attack_steps=3", "--batch_size=128", "--optimizer=adamw", "--learning_rate=0.01"),
@@ -42,22 +43,24 @@ def stages(name, form, seed, options):
   """The commands of a cell, a form and a seed."""
   work = jobs.within(options.work)
   run = f"{work}/{name}-{form}-{seed}"
+  teacher = f"{work}/simclr-{form}-{seed}/encoder" + ", start=true" * options.start
   cell = {
-    "simclr": ["--pretext=simclr(temperature=0.5)", "--robustness=none"],
+    "simclr": [f"--pretext={options.pretext}", "--robustness=none"],
     "simclr_urkle": [
-      "--pretext=simclr(temperature=0.5)",
+      f"--pretext={options.pretext}",
       f"--robustness=urkle(k={options.k}, attacked=1)",
     ],
-    "rocl": ["--pretext=simclr(temperature=0.5)", "--robustness=rocl"],
+    "rocl": [f"--pretext={options.pretext}", "--robustness=rocl"],
+    "acl_ds": [f"--pretext={options.pretext}", "--robustness=acl(form=ds)"],
     "distil_urkle": [
-      f"--pretext=distil(teacher={work}/simclr-{form}-{seed}/encoder)",
+      f"--pretext=distil(teacher={teacher})",
       *(f"--robustness=urkle(k={options.k})", "--augment=crop(padding=4)"),
     ],
   }[name]
   data = ["--dataset=cifar10"]
   data += [f"--data_dir={jobs.within(options.data_dir)}"] if options.data_dir else []
   own = [f"--encoder={options.encoder}", f"--loc={form}", f"--seed={seed}"]
-  own += [f"--epochs={options.epochs}", *cell]
+  own += [f"--epochs={options.epochs}", *cell, *shlex.split(options.extra_train)]
   # The head chooses its weight decay: by clean accuracy for SimCLR, else under attack.
   head = [*data, LEARN, f"--encoder={run}/encoder", "--epochs=20"]
   tested = [*data, CHECK, f"--classifier={run}-head/classifier", *EVALUATE]
@@ -71,10 +74,13 @@ def main():
   parser.add_argument("--work", default="runs/where_loc_lies", help="the folder of all runs")
   parser.add_argument("--encoder", default="convnet(width=32)")
   parser.add_argument("--epochs", type=int, default=1)
+  parser.add_argument("--pretext", default="simclr(temperature=0.5)", help="of all but distil")
   parser.add_argument("--k", type=float, default=8.0, help="of both Urkle cells")
+  parser.add_argument("--start", action="store_true", help="whether students start from teachers")
+  parser.add_argument("--extra_train", default="", help="further flags of every training")
   parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
   parser.add_argument("--forms", nargs="*", default=FORMS)
-  parser.add_argument("--cells", nargs="*", default=CELLS)
+  parser.add_argument("--cells", nargs="*", choices=CELLS, default=CELLS)
   options = parser.parse_args()
   lines = []
   for name in options.cells:
