@@ -280,6 +280,12 @@ def test_the_centre_is_kept(tmp_path, rng):
   np.testing.assert_allclose(theirs, resized[:, 7:13], atol=0.51)
 
 
+def test_images_that_were_scaled_already_are_refused():
+  for images in (np.zeros([3, 4, 4, 1], np.float32), np.zeros([3, 4, 4], np.uint8)):
+    with refused("images of a source are uint8 [size, h, w, c], got"):
+      sources.ArraySource(images, name="mine", split="train")
+
+
 def test_large_folders_are_decoded_when_needed(folder, monkeypatch):
   write(folder / "art" / "wide.png", flat([9, 9, 9], 6, 20))
   small = load(folder, image_size=5)

@@ -164,9 +164,17 @@ class ArraySource(_Indexed):
   Args:
     images: uint8 [size, h, w, c].
     **fields: the attributes of `Source`, except `size` and `image_shape`.
+
+  Raises:
+    UserError: for images of another type or shape.
   """
 
   def __init__(self, images, **fields):
+    if images.dtype != np.uint8 or images.ndim != 4:
+      raise errors.UserError(
+        f"images of a source are uint8 [size, h, w, c], got {images.dtype} of the shape "
+        f"{list(images.shape)}: give pixels from 0 to 255, and grey images with c = 1"
+      )
     super().__init__(size=len(images), image_shape=tuple(images.shape[1:]), **fields)
     self.images = images
     self._tensor = None
