@@ -7,7 +7,7 @@ A ViT and a ConvNeXt-like network are trained on train[:45000] of CIFAR-10 with 
 Keras; they stand for weights that somebody else has trained.  A second ViT is trained
 contrastively, against a vector for each class, as CLIP's image tower is against embeddings of
 names.  `robustify` then sees the same images without labels.  Heads and class vectors stay what
-they were.  Choices are made on train[45000:47000]; the table is of 2,000 test images.  What is
+they were.  Choices are made on train[45000:45500]; the table is of 2,000 test images.  What is
 finished is not run again.
 """
 
