@@ -1,5 +1,7 @@
 """Anybody's classifiers: what is found out about them, and what is refused."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import tensorflow as tf
 from cases import refused, refuses
 from small_models import sequential
 
-from urkle_tf.evaluation import foreign, graphs, scoring
+from urkle_tf.evaluation import foreign, graphs, scoring, smoothing
 from urkle_tf.networks.saved import foreign_models
 
 SHAPE, CLASSES = (4, 4, 1), 5
@@ -149,6 +151,20 @@ def test_scores_inside_are_attacked_where_outputs_say_nothing(weights, images, n
   kept = np.log(np.maximum(outputs, foreign.FLOOR))
   np.testing.assert_allclose(model.head(images), kept, rtol=1e-4, atol=1e-6)
   assert np.mean(gradient(attack_logits(model), images) != 0) > 0.5
+
+
+def test_smoothing_certifies_the_outputs_and_not_the_scores_inside(weights, images):
+  """Beyond [0, 1] the outputs are class 3, which the scores inside do not know."""
+
+  def function(x):
+    beyond = tf.reduce_any((x < 0) | (x > 1), [1, 2, 3])
+    return tf.one_hot(tf.where(beyond, 3, tf.argmax(linear(x, weights), 1, tf.int32)), CLASSES)
+
+  model = foreign_model(function, images)
+  assert model.metadata["attacked"] == "inner scores"
+  classes = smoothing._function(types.SimpleNamespace(kind="foreign", model=model))
+  found = classes(tf.constant(images) + 2.0, tf.constant([1, 2]))
+  assert np.all(np.argmax(found, 1) == 3)
 
 
 @pytest.mark.parametrize("falling", [False, True])

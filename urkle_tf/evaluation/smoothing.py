@@ -191,7 +191,9 @@ def _function(context):
   if context.kind == "encoder":
     network = context.network
     return lambda images, seed: tf.math.l2_normalize(network(images, training=False)["loc"], -1)
-  model = context.model.frozen()
+  model = context.model
+  # Of a classifier made elsewhere its outputs, not the scores that attacks climb.
+  model = getattr(model, "own_gradients", model.frozen)()
 
   def classes(images, seed):
     # One draw of z for each copy: the smoothed classifier averages over both.
