@@ -86,3 +86,5 @@ def test_timm(models):
   gelu = lambda x: 0.5 * x * (1 + special.erf(x / np.sqrt(2)))  # noqa: E731
   wanted = norm(blocks(x, weights, TIMM, gelu, 1e-6), weights, "norm", 1e-6)
   np.testing.assert_allclose(vit(IMAGES), wanted, rtol=1e-3, atol=1e-4)
+  weights["blocks.0.ls1.gamma"] = np.zeros(WIDTH)  # of DINOv2, which scales each branch
+  refuses("blocks.0.ls1.gamma has no place in it", urkle_tf.import_torch_vit, weights, vit)

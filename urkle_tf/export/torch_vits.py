@@ -6,8 +6,9 @@ from urkle_tf import errors
 from urkle_tf.export import torch_weights
 from urkle_tf.networks import keras_private
 
-# The patches' weights, by which a checkpoint's naming is recognised.
+# The patches' weights, by which a checkpoint's naming is recognised, and where its blocks are.
 _OPENAI, _TIMM = "conv1.weight", "patch_embed.proj.weight"
+_BLOCKS = {_OPENAI: "transformer.resblocks.", _TIMM: "blocks."}
 
 
 def import_torch_vit(arrays, model, prefix=None):
@@ -27,7 +28,8 @@ def import_torch_vit(arrays, model, prefix=None):
     A list of the names in the checkpoint that were left out: text towers, heads.
 
   Raises:
-    UserError: if the model contains no such encoder, or an array is missing or has another shape.
+    UserError: if the model contains no such encoder, an array is missing or has another shape, or
+      the checkpoint's blocks hold more than the encoder's, such as the scales of DINOv2.
 
   ```python
   import keras_hub
@@ -58,6 +60,10 @@ def import_torch_vit(arrays, model, prefix=None):
       problems.append(f"{full} is {list(np.shape(arrays[full]))}, not {list(shape)}")
     else:
       values += targets(np.asarray(arrays[full], np.float32))
+  # A network of more layers, or of others in them, is not this one.
+  for name in sorted(set(arrays) - used):
+    if name.startswith(before + _BLOCKS[mark]):
+      problems.append(f"{name} has no place in it")
   if problems:
     raise errors.UserError(
       f"the checkpoint does not fit {encoder.name}: {torch_weights.some(problems, '; ')}"
