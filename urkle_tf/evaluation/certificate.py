@@ -5,7 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import attacks, distribution, networks
+from urkle_tf import attacks, distribution, errors, networks
 from urkle_tf.evaluation import bound, scoring
 from urkle_tf.networks import policies
 from urkle_tf.networks.bounds import kl as bounding
@@ -36,7 +36,7 @@ def measure(context, options):
     means over images, in nats.
 
   Raises:
-    UserError: if the network contains a layer without a rule for bounds.
+    UserError: if the network contains a layer without a rule for bounds, or a bound is not finite.
   """
   encoder = networks.ExportedEncoder(context.network or context.model.network)
   total = min(options.examples, context.source.size)
@@ -67,6 +67,11 @@ def _measured(context, options, encoder, batches, size):
       for number, (images, _) in enumerate(batches)
     ]
     row = {"epsilon": epsilon, "kl": float(certified(epsilon).mean())}
+    if not math.isfinite(row["kl"]):  # which JSON does not hold
+      raise errors.UserError(
+        f"certificate: at epsilon {epsilon:g} the bound of the KL is not finite, because this "
+        "network widens it too much: give smaller epsilons, or leave it out"
+      )
     rows.append({**row, "found": float(np.concatenate(found).mean())})
   part = {"rows": rows, "examples": total, "steps": options.steps, "bounds": options.bounds}
   if options.loss_cap is None or context.kind != "classifier":
