@@ -49,13 +49,13 @@ class Range:
 
   def draw(self, generator):
     """One of them, as a flag's text."""
+    whole = isinstance(self.low, int) and isinstance(self.high, int)
     if self.log:
       value = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
-    elif isinstance(self.low, int) and isinstance(self.high, int):
+      return str(round(value)) if whole else f"{value:.3g}"
+    if whole:
       return str(generator.randint(self.low, self.high))
-    else:
-      value = generator.uniform(self.low, self.high)
-    return f"{value:.3g}"
+    return f"{generator.uniform(self.low, self.high):.3g}"
 
 
 def read_values(texts):

@@ -35,6 +35,11 @@ def test_random_points_are_drawn_from_lists_and_ranges():
   assert len(script.points(script.read_values(["seed=0,1"]), 10)) == 2
 
 
+def test_a_range_between_whole_numbers_gives_whole_ones_in_logarithms_too():
+  found = script.points(script.read_values(["batch_size=8..4096:log"]), 100)
+  assert all(8 <= int(point["batch_size"]) <= 4096 for point in found)
+
+
 def test_folders_are_named_after_the_values():
   assert script.folder_name({"beta": "0.1", "seed": "1"}) == "beta=0.1,seed=1"
   alike = [script.folder_name({"robustness": f"urkle(beta{sign}1)"}) for sign in "=+"]
