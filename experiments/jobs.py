@@ -58,7 +58,7 @@ def flags(words):
 
 def within(folder):
   """A folder as the commands are to name it: from the clone, wherever that lies."""
-  path = pathlib.Path(folder).absolute()
+  path = pathlib.Path(folder).expanduser().absolute()
   return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
@@ -292,7 +292,7 @@ def read(given: argparse.Namespace, name, rows, dataset):
   wanted = [find_row(rows, part) for part in given.rows.split(",")] if given.rows else list(rows)
   extra = {module: shlex.split(getattr(given, f"extra_{module}")) for module in MODULES}
   shared = [f"--dataset={given.dataset}"] if given.dataset else []
-  data_dir = given.data_dir and os.path.abspath(given.data_dir)
+  data_dir = given.data_dir and os.path.abspath(os.path.expanduser(given.data_dir))
   if data_dir:
     if not os.path.isdir(data_dir) and not given.download:
       raise errors.UserError(
