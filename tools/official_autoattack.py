@@ -150,7 +150,13 @@ def stages(module, images, labels, norm, epsilon, names, file=None, rand=False, 
 def scores(path, source, sampled):
   """What the official attack asks of a classifier: (images, seed) -> logits, differentiable."""
   if foreign_models.is_foreign(path):
-    model = foreign.look_at(foreign_models.load(path), source).frozen()
+    found = foreign.look_at(foreign_models.load(path), source)
+    if found.metadata["attacked"] == "inner scores":
+      raise errors.UserError(
+        f"only scores inside {path} have gradients, and they may differ from its outputs, which "
+        "the official attack would not see: give the part of the model that ends with them"
+      )
+    model = found.frozen()
   else:
     model = urkle_tf.load_classifier(path).frozen()
     if not sampled:
