@@ -65,17 +65,17 @@ class Row:
     return self.trained + self.attacked * attack_steps
 
 
-_SIMCLR = "simclr(temperature=0.5)"
+_SIMCLR = "simclr(temperature=0.1)"
 _MIXED = "augmix(base=simclr)"
 _WEAK = "crop(padding=4)"  # what supervised training and distillation see
 ROWS = (
   Row("simclr", "SimCLR", _SIMCLR, "none", 2, 0, seeds=3),
-  Row("rocl", "RoCL", _SIMCLR, "rocl", 3, 1, seeds=3),
+  Row("rocl", "RoCL", _SIMCLR, "rocl", 3, 1, seeds=5),
   Row("acl_ds", "ACL-DS", _SIMCLR, "acl(form=ds)", 4, 2, seeds=3),
-  Row("simclr_urkle", "SimCLR+Urkle", _SIMCLR, "urkle(k=8, attacked=1)", 3, 1, seeds=3),
+  Row("simclr_urkle", "SimCLR+Urkle", _SIMCLR, "urkle(k=40, attacked=1)", 3, 1, seeds=5),
   Row("byol_urkle", "BYOL+Urkle", "byol", "urkle(k=8, attacked=1)", 3, 1),
   Row("barlow_urkle", "Barlow Twins+Urkle", "barlow_twins", "urkle(k=8, attacked=1)", 3, 1),
-  Row("distil", "Distil+Urkle", "distil", "urkle(k=8)", 2, 1, _WEAK, teacher="simclr", seeds=3),
+  Row("distil", "Distil+Urkle", "distil", "urkle(k=4)", 2, 1, _WEAK, teacher="simclr", seeds=3),
   Row("urrl_head", "URRL, frozen", _SIMCLR, "none", 2, 0, _MIXED, encoder="urrl"),
   Row("urrl", "URRL", _SIMCLR, "none", 2, 0, _MIXED, "similarity"),
   Row(
@@ -153,7 +153,8 @@ def stages(row, seed, labels, asked, config, equal, size, strong=True):
     if base.teacher:
       teacher = f"{asked.work}/{base.teacher}-{seed}"
       train(find_row(base.teacher), teacher)
-      train(dataclasses.replace(base, pretext=f"distil(teacher='{teacher}/encoder')"), encoder)
+      pretext = f"distil(teacher='{teacher}/encoder', start=true)"
+      train(dataclasses.replace(base, pretext=pretext), encoder)
     else:
       train(base, encoder)
     run = f"{asked.work}/{row.name}-{labels}-{seed}-head"
@@ -178,7 +179,7 @@ def stages(row, seed, labels, asked, config, equal, size, strong=True):
 # --- Writing ---
 
 
-def publish(asked, labels, config, equal, strong=None):
+def publish(asked, labels, config, equal, strong):
   """Writes the figures, the page and its picture, of all that is finished so far."""
   given = settings(config, asked.extra["train"])
   document = compare_page.collect(jobs.ROOT / asked.work, ROWS, labels, given, equal)
@@ -187,7 +188,7 @@ def publish(asked, labels, config, equal, strong=None):
   pages.write(asked.json_file, document)
   compare_page.draw(document, asked.page_file.with_suffix(".png"))
   command = f"    python experiments/compare_cifar10.py{asked.options}"
-  command += f" --strong_labels={strong}" * (strong is not None)
+  command += f" --strong_labels={strong}" * (strong != "all")
   command += f" --config={config}" * (config != CONFIG) + f" --equal={equal}" * (equal != "images")
   blocks = {
     "table": compare_page.table(document),
@@ -213,7 +214,8 @@ def compare(argv=None):
   add = parser.add_argument
   add("--config", default=CONFIG, help="how encoders are trained; default %(default)s")
   add("--labels", default=",".join(LABELS), help="of classifiers; default %(default)s")
-  add("--strong_labels", help="of those that meet AutoAttack, or none; default: as --labels")
+  add("--strong_labels", default="all", help="of those that meet AutoAttack, or none; default all")
+  add("--strong_seeds", type=int, default=1, help="how many seeds of these; default %(default)s")
   add(
     "--equal",
     default="images",
@@ -223,7 +225,7 @@ def compare(argv=None):
   given = parser.parse_args(argv)
   asked = jobs.read(given, NAME, ROWS, "cifar10")
   labels = _numbers("labels", given.labels)
-  strong = labels if given.strong_labels is None else _numbers("strong_labels", given.strong_labels)
+  strong = _numbers("strong_labels", given.strong_labels)
   if not (jobs.ROOT / given.config).exists():
     raise errors.UserError(f"--config={given.config} is no file of this folder")
   from urkle_tf.data import sources  # here: it starts TensorFlow
@@ -234,9 +236,10 @@ def compare(argv=None):
   split = of_training.get("split", "train")
   source = sources.load(dataset, split, asked.data_dir, given.download, None, examples)
   rows = (
-    stages(row, seed, part, asked, given.config, given.equal, source.size, part in strong)
+    stages(row, seed, part, asked, given.config, given.equal, source.size, stronger)
     for seed, row in asked.turns()
     for part in labels
+    for stronger in [part in strong and seed < given.strong_seeds]
   )
   written = functools.partial(publish, *(asked, labels, given.config, given.equal))
   jobs.run_rows(rows, functools.partial(written, given.strong_labels), asked.page_file)

@@ -23,8 +23,8 @@ def scores(report, strong):
   """{name of `SCORES`: value} of one classifier, as it is served.
 
   Args:
-    report: what the report.json of PGD and corruptions holds.
-    strong: that of AutoAttack, or None if it is not there yet.
+    report: what the report.json of PGD holds.
+    strong: that of AutoAttack and corruptions, or None if it is not there.
   """
   clean, attacks = pages.served(report)
   accuracy = {round(255 * row["epsilon"]): row["accuracy"] for row in attacks}
@@ -33,7 +33,7 @@ def scores(report, strong):
     "pgd_8": accuracy.get(8),
     "pgd_16": accuracy.get(16),
     "autoattack": pages.served(strong)[1][-1]["accuracy"] if strong else None,
-    "corruptions": report.get("corruptions", {}).get("mean"),
+    "corruptions": (strong or {}).get("corruptions", {}).get("mean"),
   }
   found = {name: value and pages.percent(value) for name, value in found.items()}
   rank = report.get("representation", {}).get("effective_rank")
@@ -96,7 +96,7 @@ def table(document):
   """A table for each number of labels, as Markdown."""
   text = f"Percent of {document['examples']:,} test images, ECE as a fraction; "
   if document["strong_examples"]:
-    text += f"AutoAttack on the first {document['strong_examples']:,}; "
+    text += f"AutoAttack and corruptions on the first {document['strong_examples']:,}; "
   names = [name for name in SCORES if any(name in found for found in _parts(document))]
   if "corruptions" in names:
     text += "`corrupted` is the mean over 15 types. "
@@ -151,8 +151,8 @@ def paired(document):
   lines = []
   for part in (part for part in rows[PAIR[0]] if part in rows[PAIR[1]]):
     both = [rows[name][part] for name in PAIR]
-    for name in ("clean", "pgd_8", "pgd_16"):
-      found = pages.differences(*(dict(zip(one["seeds"], one[name])) for one in both))
+    for name in ("clean", "pgd_8", "pgd_16", "autoattack"):
+      found = pages.differences(*(_by_seed(one, name) for one in both))
       if len(found) < 2:
         continue
       mean, _, (low, high) = tables.seeds(found)
@@ -162,6 +162,11 @@ def paired(document):
     return ""
   header = ["labels", "percent of images right", " - ".join(PAIR), "95% interval"]
   return tables.markdown([*header, "difference"], lines)
+
+
+def _by_seed(found, name):
+  pairs = zip(found["seeds"], found.get(name, ()))
+  return {seed: value for seed, value in pairs if value is not None}
 
 
 _LOOKS = {  # colours that the colour-blind tell apart

@@ -32,7 +32,6 @@ def _small(found, page):
 MADE = {
   "cifar10_small": _small,
   "mnist": _mnist,
-  "cifar10_small_older": lambda found, page: pages.page(page, {"table": compare_page.table(found)}),
   "mnist_autoattack": lambda found, page: autoattack_mnist.page(
     found["rows"], autoattack_mnist.shown(autoattack_mnist.ROWS)
   ),
