@@ -24,8 +24,13 @@ from experiments import compare_page, jobs, pages
 from urkle_tf import errors, spec
 
 NAME = "cifar10_small"
-CONFIG = f"configs/{NAME}.cfg"
-LABELS = ("all", "5000", "1000")
+DEFAULTS = {
+  "labels": "all,5000,1000",
+  "strong_labels": "all",
+  "strong_seeds": 1,
+  "config": f"configs/{NAME}.cfg",
+  "equal": "images",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,17 +184,24 @@ def stages(row, seed, labels, asked, config, equal, size, strong=True):
 # --- Writing ---
 
 
-def publish(asked, labels, config, equal, strong):
-  """Writes the figures, the page and its picture, of all that is finished so far."""
-  given = settings(config, asked.extra["train"])
-  document = compare_page.collect(jobs.ROOT / asked.work, ROWS, labels, given, equal)
+def publish(asked, labels, given):
+  """Writes the figures, the page and its picture, of all that is finished so far.
+
+  Args:
+    asked: a `jobs.Asked`.
+    labels: numbers of labels, as text.
+    given: the arguments that the command line parsed.
+  """
+  of_training = settings(given.config, asked.extra["train"])
+  document = compare_page.collect(jobs.ROOT / asked.work, ROWS, labels, of_training, given.equal)
   if not document["rows"]:
     return
   pages.write(asked.json_file, document)
   compare_page.draw(document, asked.page_file.with_suffix(".png"))
   command = f"    python experiments/compare_cifar10.py{asked.options}"
-  command += f" --strong_labels={strong}" * (strong != "all")
-  command += f" --config={config}" * (config != CONFIG) + f" --equal={equal}" * (equal != "images")
+  for name, usual in DEFAULTS.items():
+    value = getattr(given, name)
+    command += f" --{name}={value}" * (value != usual)
   blocks = {
     "table": compare_page.table(document),
     "paired": compare_page.paired(document),
@@ -212,16 +224,16 @@ def compare(argv=None):
   """The command line, without the handling of errors."""
   parser = jobs.parser(__doc__, NAME, ROWS, "cifar10")
   add = parser.add_argument
-  add("--config", default=CONFIG, help="how encoders are trained; default %(default)s")
-  add("--labels", default=",".join(LABELS), help="of classifiers; default %(default)s")
-  add("--strong_labels", default="all", help="of those that meet AutoAttack, or none; default all")
-  add("--strong_seeds", type=int, default=1, help="how many seeds of these; default %(default)s")
+  add("--labels", help="of classifiers; default %(default)s")
+  add("--strong_labels", help="of those that meet AutoAttack, or none; default %(default)s")
+  add("--strong_seeds", type=int, help="how many seeds of these; default %(default)s")
+  add("--config", help="how encoders are trained; default %(default)s")
   add(
     "--equal",
-    default="images",
     choices=("images", "gradients"),
     help="what the rows have in common: images seen, or gradient evaluations; default %(default)s",
   )
+  parser.set_defaults(**DEFAULTS)
   given = parser.parse_args(argv)
   asked = jobs.read(given, NAME, ROWS, "cifar10")
   labels = _numbers("labels", given.labels)
@@ -236,13 +248,14 @@ def compare(argv=None):
   split = of_training.get("split", "train")
   source = sources.load(dataset, split, asked.data_dir, given.download, None, examples)
   rows = (
-    stages(row, seed, part, asked, given.config, given.equal, source.size, stronger)
+    stages(
+      *(row, seed, part, asked, given.config, given.equal, source.size),
+      strong=part in strong and seed < given.strong_seeds,
+    )
     for seed, row in asked.turns()
     for part in labels
-    for stronger in [part in strong and seed < given.strong_seeds]
   )
-  written = functools.partial(publish, *(asked, labels, given.config, given.equal))
-  jobs.run_rows(rows, functools.partial(written, given.strong_labels), asked.page_file)
+  jobs.run_rows(rows, functools.partial(publish, asked, labels, given), asked.page_file)
 
 
 if __name__ == "__main__":

@@ -97,9 +97,8 @@ def table(document):
   text = f"Percent of {document['examples']:,} test images, ECE as a fraction; "
   if document["strong_examples"]:
     text += f"AutoAttack and corruptions on the first {document['strong_examples']:,}; "
-  names = [name for name in SCORES if any(name in found for found in _parts(document))]
-  if "corruptions" in names:
     text += "`corrupted` is the mean over 15 types. "
+  names = [name for name in SCORES if any(name in found for found in _parts(document))]
   text += pages.SEVERAL + " "
   text += {
     "images": "Held equal: images seen, backbone, batch size and steps.",

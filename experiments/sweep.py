@@ -52,10 +52,11 @@ class Range:
     whole = isinstance(self.low, int) and isinstance(self.high, int)
     if self.log:
       value = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
-      return str(round(value)) if whole else f"{value:.3g}"
-    if whole:
-      return str(generator.randint(self.low, self.high))
-    return f"{generator.uniform(self.low, self.high):.3g}"
+    elif whole:
+      value = generator.randint(self.low, self.high)
+    else:
+      value = generator.uniform(self.low, self.high)
+    return str(round(value)) if whole else f"{value:.3g}"
 
 
 def read_values(texts):

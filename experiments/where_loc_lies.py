@@ -43,15 +43,13 @@ def stages(name, form, seed, options):
   """The commands of a cell, a form and a seed."""
   work = jobs.within(options.work)
   run = f"{work}/{name}-{form}-{seed}"
+  contrast = f"--pretext={options.pretext}"
   teacher = f"{work}/simclr-{form}-{seed}/encoder" + ", start=true" * options.start
   cell = {
-    "simclr": [f"--pretext={options.pretext}", "--robustness=none"],
-    "simclr_urkle": [
-      f"--pretext={options.pretext}",
-      f"--robustness=urkle(k={options.k}, attacked=1)",
-    ],
-    "rocl": [f"--pretext={options.pretext}", "--robustness=rocl"],
-    "acl_ds": [f"--pretext={options.pretext}", "--robustness=acl(form=ds)"],
+    "simclr": [contrast, "--robustness=none"],
+    "simclr_urkle": [contrast, f"--robustness=urkle(k={options.k}, attacked=1)"],
+    "rocl": [contrast, "--robustness=rocl"],
+    "acl_ds": [contrast, "--robustness=acl(form=ds)"],
     "distil_urkle": [
       f"--pretext=distil(teacher={teacher})",
       *(f"--robustness=urkle(k={options.k})", "--augment=crop(padding=4)"),

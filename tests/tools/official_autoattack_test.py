@@ -10,8 +10,10 @@ import pytest
 import tensorflow as tf
 from cases import refuses
 from sklearn import datasets, linear_model
+from small_models import saved_model
 
 from tools import official_autoattack as script
+from urkle_tf.data import sources
 
 torch = pytest.importorskip("torch")
 
@@ -43,6 +45,13 @@ def test_a_gradient_is_taken_under_the_noise_of_its_call():
     assert float(gradient) == pytest.approx(float(value))
     found.append(float(value))
   assert found[0] != found[1]
+
+
+def test_scores_inside_a_model_are_not_judged_in_place_of_its_outputs(rng, tmp_path):
+  weights = rng.normal(size=(64, 10)).astype(np.float32)
+  classes = lambda images: tf.argmax(tf.reshape(images, [-1, 64]) @ weights, 1)  # noqa: E731
+  path = saved_model(lambda images: tf.one_hot(classes(images), 10), tmp_path / "model")
+  refuses("only scores inside", script.scores, path, sources.load("digits", "test"), False)
 
 
 @pytest.mark.full

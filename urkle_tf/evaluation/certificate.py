@@ -61,17 +61,17 @@ def _measured(context, options, encoder, batches, size):
 
   rows = []
   for epsilon in options.epsilons or [context.epsilon / 10**power for power in range(4)]:
-    attack = attacks.PGD(attacks.Linf(epsilon), options.steps, keep="best")
-    found = [
-      worst(encoder, images, attack, distribution.fold([context.seed, 0], _STREAM, number)).kl
-      for number, (images, _) in enumerate(batches)
-    ]
     row = {"epsilon": epsilon, "kl": float(certified(epsilon).mean())}
     if not math.isfinite(row["kl"]):  # which JSON does not hold
       raise errors.UserError(
         f"certificate: at epsilon {epsilon:g} the bound of the KL is not finite, because this "
         "network widens it too much: give smaller epsilons, or leave it out"
       )
+    attack = attacks.PGD(attacks.Linf(epsilon), options.steps, keep="best")
+    found = [
+      worst(encoder, images, attack, distribution.fold([context.seed, 0], _STREAM, number)).kl
+      for number, (images, _) in enumerate(batches)
+    ]
     rows.append({**row, "found": float(np.concatenate(found).mean())})
   part = {"rows": rows, "examples": total, "steps": options.steps, "bounds": options.bounds}
   if options.loss_cap is None or context.kind != "classifier":

@@ -5,6 +5,7 @@ import math
 
 import pytest
 from cases import refuses
+from small_models import tiny_encoder
 
 import urkle_tf
 
@@ -91,3 +92,13 @@ def test_an_encoder_alone_is_certified_in_cosines(exported):
 )
 def test_options_that_certify_nothing_end_in_one_line(exported, measure, more, message):
   refuses(message, assessed, exported, measure, **more)
+
+
+def test_a_certified_kl_that_is_not_finite_ends_in_one_line(tmp_path):
+  encoder = tiny_encoder()
+  for kernel in encoder.trainable_variables:
+    kernel.assign(1e6 * kernel)  # squares overflow
+  options = {"norm": "linf", "epsilon": 0.1, "representation_examples": 0, **DATA}
+  folder = urkle_tf.export_encoder(encoder, tmp_path / "wide")
+  message = "at epsilon 0.1 the bound of the KL is not finite"
+  refuses(message, urkle_tf.assess, encoder=folder, measure="certificate(examples=1)", **options)
