@@ -80,6 +80,22 @@ def test_two_rows_of_one_attack_are_not_mixed_up(other):
   assert [found["difference"] for found in rows] == [0, 0]
 
 
+@pytest.mark.full
+def test_rows_that_count_other_attacks_are_compared_with_their_like(exported, tmp_path):
+  """After PGD, a standing row of FGSM or of an ensemble counts what PGD found too."""
+  plain, first = str(tmp_path / "plain"), str(tmp_path / "first")
+  options = {"attacks": "pgd(steps=2),fgsm,autoattack(steps=2)", "modes": "deterministic"}
+  assessed(exported / "other", output_dir=plain, save_images=True, **options)
+  standing = {**options, "standing": True, "against": plain}
+  found = assessed(exported / "other", output_dir=first, save_images=True, **standing)
+  assert [row["name"] for row in found["against"]["rows"]] == ["clean", "pgd"]
+  again = assessed(
+    exported / "other", output_dir=str(tmp_path / "2"), **standing | {"against": first}
+  )
+  names = [row["name"] for row in again["attacks"]]
+  assert [row["name"] for row in again["against"]["rows"]] == ["clean", *names]
+
+
 @pytest.mark.parametrize("damaged", ["report.json", "images.npz"])
 def test_a_damaged_report_ends_in_one_line(tmp_path, damaged):
   np.savez(tmp_path / "images.npz", labels=[0, 1])

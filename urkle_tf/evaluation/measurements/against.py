@@ -73,9 +73,10 @@ class Against(Measurement):
       for mode in context.modes
       if (key := f"clean_{mode}") in arrays
     ]
-    places = {_key(row): number for number, row in enumerate(theirs["attacks"])}
-    for number, row in enumerate(context.report["attacks"]):
-      other = places.get(_key(row))
+    places = {key: number for number, key in enumerate(_keys(theirs["attacks"]))}
+    attacks = context.report["attacks"]
+    for number, (row, key) in enumerate(zip(attacks, _keys(attacks), strict=True)):
+      other = places.get(key)
       if other is not None:
         right = ours[f"right_{number}"], arrays[f"right_{other}"]
         same = {name: row[name] for name in ("name", "norm", "epsilon", "mode")}
@@ -110,6 +111,16 @@ class Against(Measurement):
     ]
 
 
-def _key(row):
+def _keys(rows):
+  """What a row of "attacks" must have in common with another to be compared, for each row.
+
+  A row that also counts what other attacks found before it, as with `--standing`, has no
+  "own_accuracy".  Among the stages of an ensemble, the first one says so for all.
+  """
   names = ("name", "norm", "epsilon", "steps", "restarts", "mode", "step_size", "targets")
-  return tuple(row.get(name) for name in (*names, "ensemble"))
+  alone: dict[tuple, bool] = {}
+  for row in rows:
+    key = tuple(row.get(name) for name in (*names, "ensemble"))
+    ensemble = row.get("ensemble") or ("stages" in row and row["name"])
+    group = (ensemble, row["epsilon"], row["mode"]) if ensemble else key
+    yield *key, alone.setdefault(group, "own_accuracy" in row)
