@@ -43,6 +43,13 @@ def test_a_pretext_that_returns_other_terms_ends_in_one_line(returned):
   refuses("Short names the terms ['length'], but returned", trainer.step, batch)
 
 
+def test_names_in_place_of_objects_end_in_one_line():
+  encoder = tiny_encoder()
+  refuses("a Pretext object, not 'simclr'", urkle_tf.Trainer, encoder, "simclr")
+  refuses("a Robustness object, not", urkle_tf.Trainer, encoder, pretexts.SimCLR(), "urkle(k=2)")
+  refuses("a GaussianEncoder object, not", urkle_tf.Trainer, keras.Sequential(), pretexts.SimCLR())
+
+
 @pytest.mark.parametrize("eager", [True, *slow(False)])
 def test_same_seed_same_weights_and_another_seed_others(eager):
   runs = []

@@ -13,8 +13,10 @@ from urkle_tf.attacks.base import Attack
 from urkle_tf.attacks.threat.base import shape_of
 from urkle_tf.data import pipeline
 from urkle_tf.networks import batch_norm, keras_private, onednn
+from urkle_tf.networks.gaussian import GaussianEncoder
 from urkle_tf.networks.policies import low_precision
 from urkle_tf.networks.representations import Representations
+from urkle_tf.pretexts.base import Pretext
 from urkle_tf.robustness.base import Robustness, flat
 from urkle_tf.robustness.none import Plain
 from urkle_tf.training import accumulation, attack_schedules
@@ -92,8 +94,12 @@ class Trainer(keras_private.Built):
     by_clock=False,
   ):
     super().__init__(name="trainer")
+    robustness = Plain() if robustness is None else robustness
+    for given, base in ((encoder, GaussianEncoder), (pretext, Pretext), (robustness, Robustness)):
+      if not isinstance(given, base):
+        raise errors.UserError(f"give Trainer a {base.__name__} object, not {given!r}")
     self.encoder, self.pretext = encoder, pretext
-    self.robustness: Robustness = Plain() if robustness is None else robustness
+    self.robustness: Robustness = robustness
     self.robustness.check(pretext)
     self.attack: Any = attack if self.robustness.adversarial else None
     self.schedule: Any = schedule or attack_schedules.Constant()
