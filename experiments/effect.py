@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from experiments import jobs
-from urkle_tf import attacks, export
+from urkle_tf import attacks, errors, export
 from urkle_tf.attacks import losses
 from urkle_tf.data import compatibility, pipeline, sources
 from urkle_tf.output import files, tables
@@ -75,6 +75,10 @@ def draw(file, images, labels, names, found, count, title):
   }
   both = np.all([clean == labels for clean, _, _ in found.values()], axis=0)
   chosen = np.flatnonzero(both)[:count]
+  if not chosen.size:
+    raise errors.UserError(
+      "no image is right in both classifiers, so there is none to show: give more --examples"
+    )
   rows = [("clean", images, None)]
   rows += [(name, adversaries, after) for name, (_, adversaries, after) in found.items()]
   figure = canvas(1.25 * len(chosen), 1.52 * len(rows) + 0.4)

@@ -30,7 +30,7 @@ from experiments import jobs, pages
 from urkle_tf import errors, spec
 from urkle_tf.output import files, tables
 
-_RANGE = re.compile(r"(.+?)\.\.(.+?)(:log)?")
+_RANGE = re.compile(r"(.+?)\.\.([^/].*?)(:log)?")  # not the path folder:../photos
 _LONGEST = 80  # characters of a folder's name
 
 

@@ -40,6 +40,11 @@ def test_a_range_between_whole_numbers_gives_whole_ones_in_logarithms_too():
   assert all(8 <= int(point["batch_size"]) <= 4096 for point in found)
 
 
+def test_a_path_is_no_range():
+  found = script.read_values(["dataset=folder:../a,folder:../b"])
+  assert found == {"dataset": ["folder:../a", "folder:../b"]}
+
+
 def test_folders_are_named_after_the_values():
   assert script.folder_name({"beta": "0.1", "seed": "1"}) == "beta=0.1,seed=1"
   alike = [script.folder_name({"robustness": f"urkle(beta{sign}1)"}) for sign in "=+"]

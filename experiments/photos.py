@@ -1,0 +1,76 @@
+"""Makes a folder of photos out of a data set, to try docs/start.md with.
+
+  python experiments/photos.py FOLDER --data_dir=DATA_DIR
+
+Of CIFAR-10, 3,000 training images go into FOLDER/photos, 50 further images of each class into
+FOLDER/labelled/train/CLASS, and 1,000 test images into FOLDER/labelled/test/CLASS.  Each image is
+scaled to a size between 28 and 120 pixels, and becomes a PNG or JPEG file, both at random.
+"""
+
+import collections
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
+
+import numpy as np
+from PIL import Image
+
+from experiments import jobs
+from urkle_tf.data import sources
+
+SIZES = 28, 121  # pixels a side, the end left out
+
+
+def save(pixels, file, generator):
+  """Writes uint8 [h, w, c] to `file`, to whose name a type is added, at a random size."""
+  size = int(generator.integers(*SIZES))
+  scaled = Image.fromarray(pixels.squeeze()).resize((size, size), Image.Resampling.BICUBIC)
+  file.parent.mkdir(parents=True, exist_ok=True)
+  scaled.save(f"{file}.png" if generator.random() < 0.5 else f"{file}.jpg")
+
+
+def make(folder, train, test, photos=3000, of_class=50, tested=1000):
+  """Writes the folders.
+
+  Args:
+    folder: a `pathlib.Path`.
+    train: a labelled `Source`; its first `photos` images are the photos, and the next ones of each
+      class, up to `of_class`, have their labels.
+    test: the `Source` of the test images.
+    photos: how many.
+    of_class: how many.
+    tested: how many, the first.
+  """
+  generator, taken = np.random.default_rng(0), collections.Counter()
+  for example in train.epoch(shuffle=False).as_numpy_iterator():
+    number, label = example["index"], example["label"]
+    if number < photos:
+      save(example["image"], folder / "photos" / f"{number:05d}", generator)
+    elif taken[label] < of_class:
+      taken[label] += 1
+      place = folder / "labelled" / "train" / train.class_names[label]
+      save(example["image"], place / f"{number:05d}", generator)
+  for example in test.epoch(shuffle=False).take(tested).as_numpy_iterator():
+    place = folder / "labelled" / "test" / test.class_names[example["label"]]
+    save(example["image"], place / f"{example['index']:05d}", generator)
+
+
+def main():
+  """The command line."""
+  parser = jobs.Parser(__doc__)
+  parser.add_argument("folder", type=pathlib.Path, help="where the folders go")
+  parser.add_argument("--dataset", default="cifar10", help="a labelled data set")
+  parser.add_argument("--data_dir", help="where prepared TFDS data lies")
+  given = parser.parse_args()
+  train, test = (
+    sources.load(given.dataset, split, data_dir=given.data_dir) for split in ("train", "test")
+  )
+  make(given.folder.expanduser(), train, test)
+
+
+if __name__ == "__main__":
+  jobs.main(main)
