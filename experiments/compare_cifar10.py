@@ -40,7 +40,7 @@ class Row:
   Attributes:
     name: of its folders.
     system: what the table calls it.
-    pretext: spec.
+    pretext: spec; "{teacher}" is filled in.
     robustness: spec.
     trained: images that the training pass holds for each image of the data.
     attacked: images that are attacked for each.
@@ -71,6 +71,8 @@ class Row:
 
 
 _SIMCLR = "simclr(temperature=0.1)"
+_DISTIL = "distil(teacher='{teacher}/encoder', start=true)"
+_CLUSTERS = "clusters(teacher='{teacher}/encoder', count=50, start=true)"
 _MIXED = "augmix(base=simclr)"
 _WEAK = "crop(padding=4)"  # what supervised training and distillation see
 ROWS = (
@@ -80,7 +82,12 @@ ROWS = (
   Row("simclr_urkle", "SimCLR+Urkle", _SIMCLR, "urkle(k=40, attacked=1)", 3, 1, seeds=5),
   Row("byol_urkle", "BYOL+Urkle", "byol", "urkle(k=8, attacked=1)", 3, 1),
   Row("barlow_urkle", "Barlow Twins+Urkle", "barlow_twins", "urkle(k=8, attacked=1)", 3, 1),
-  Row("distil", "Distil+Urkle", "distil", "urkle(k=4)", 2, 1, _WEAK, teacher="simclr", seeds=3),
+  Row("distil", "Distil+Urkle", _DISTIL, "urkle(k=4)", 2, 1, _WEAK, teacher="simclr", seeds=3),
+  Row(
+    *("clusters", "AT on clusters", _CLUSTERS, "adversarial_training", 1, 1, _WEAK),
+    teacher="simclr",
+    seeds=3,
+  ),
   Row("urrl_head", "URRL, frozen", _SIMCLR, "none", 2, 0, _MIXED, encoder="urrl"),
   Row("urrl", "URRL", _SIMCLR, "none", 2, 0, _MIXED, "similarity"),
   Row(
@@ -158,7 +165,7 @@ def stages(row, seed, labels, asked, config, equal, size, strong=True):
     if base.teacher:
       teacher = f"{asked.work}/{base.teacher}-{seed}"
       train(find_row(base.teacher), teacher)
-      pretext = f"distil(teacher='{teacher}/encoder', start=true)"
+      pretext = base.pretext.format(teacher=teacher)
       train(dataclasses.replace(base, pretext=pretext), encoder)
     else:
       train(base, encoder)
