@@ -16,6 +16,7 @@ def state(names):
     "norm2": (WIDTH,),
     "fc1": (HIDDEN, WIDTH),
     "fc2": (WIDTH, HIDDEN),
+    **names.get("dense", {}),
   }
   shapes = {names["patch"]: (WIDTH, 3, PATCH, PATCH), **names["more"]}
   for number in range(DEPTH):
@@ -36,6 +37,11 @@ def timm(number, layer, kind):
   inner = {"norm1": "norm1", "norm2": "norm2", "qkv": "attn.qkv", "out": "attn.proj"}
   inner |= {"fc1": "mlp.fc1", "fc2": "mlp.fc2"}
   return f"blocks.{number}.{inner[layer]}.{kind}"
+
+
+def swiglu(number, layer, kind):
+  name = timm(number, layer, kind)
+  return name.replace("fc1", "w12").replace("fc2", "w3")
 
 
 OPENAI = {
@@ -64,3 +70,18 @@ TIMM = {
     "head.weight": (10, WIDTH),
   },
 }
+DINOV2 = {
+  **TIMM,
+  "more": {
+    "patch_embed.proj.bias": WIDTH,
+    "cls_token": (1, 1, WIDTH),
+    "pos_embed": (1, TOKENS, WIDTH),
+    "mask_token": (1, WIDTH),
+    "register_tokens": (1, 2, WIDTH),
+    "norm.weight": WIDTH,
+    "norm.bias": WIDTH,
+    **{f"blocks.{number}.ls{part}.gamma": WIDTH for number in range(DEPTH) for part in (1, 2)},
+  },
+}
+# The width of a SwiGLU's halves is two thirds of what is asked for, rounded up to a multiple of 8.
+DINOV2_SWIGLU = {**DINOV2, "block": swiglu, "dense": {"fc1": (16, WIDTH), "fc2": (WIDTH, 8)}}

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import torch_vits
 from cases import refuses
 from scipy import special
 from torch_vits import DEPTH, HEADS, HIDDEN, OPENAI, PATCH, SIZE, TIMM, TOKENS, WIDTH, state
@@ -14,7 +15,7 @@ IMAGES = np.random.default_rng(1).uniform(-1, 1, (3, SIZE, SIZE, 3)).astype("flo
 
 
 def test_models_without_such_an_encoder_are_refused():
-  with pytest.raises(errors.UserError, match="holds no CLIPVisionEncoder or ViTBackbone"):
+  with pytest.raises(errors.UserError, match="holds no CLIPVisionEncoder, ViTBackbone or"):
     urkle_tf.import_torch_vit({}, keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
 
 
@@ -38,13 +39,23 @@ def blocks(x, weights, names, activation, epsilon):
     get = lambda layer, kind, number=number: weights[names["block"](number, layer, kind)]  # noqa: E731
     linear = lambda x, layer, get=get: x @ get(layer, "weight").T + get(layer, "bias")  # noqa: E731
     own = {f"{k}.{kind}": get(k, kind) for k in ("norm1", "norm2") for kind in ("weight", "bias")}
-    qkv = linear(norm(x, own, "norm1", epsilon), "qkv").reshape(3, TOKENS, 3, HEADS, -1)
+    first, second = (weights.get(f"blocks.{number}.ls{part}.gamma", 1.0) for part in (1, 2))
+    qkv = linear(norm(x, own, "norm1", epsilon), "qkv").reshape(*x.shape[:2], 3, HEADS, -1)
     q, k, v = np.moveaxis(qkv, 2, 0)
     scores = np.einsum("nqhd,nkhd->nhqk", q, k) / np.sqrt(WIDTH // HEADS)
     mixed = np.einsum("nhqk,nkhd->nqhd", special.softmax(scores, -1), v)
-    x = x + linear(mixed.reshape(3, TOKENS, WIDTH), "out")
-    x = x + linear(activation(linear(norm(x, own, "norm2", epsilon), "fc1")), "fc2")
+    x = x + first * linear(mixed.reshape(x.shape), "out")
+    x = x + second * linear(activation(linear(norm(x, own, "norm2", epsilon), "fc1")), "fc2")
   return x
+
+
+def gelu(x):
+  return 0.5 * x * (1 + special.erf(x / np.sqrt(2)))
+
+
+def swiglu(x):
+  gate, value = np.split(x, 2, -1)
+  return gate * special.expit(gate) * value
 
 
 @pytest.fixture
@@ -83,8 +94,45 @@ def test_timm(models):
   vit = models.ViTBackbone((SIZE, SIZE, 3), PATCH, DEPTH, HEADS, WIDTH, HIDDEN)
   assert urkle_tf.import_torch_vit(weights, vit) == ["head.weight"]
   x = embed(weights, TIMM, weights["cls_token"], weights["pos_embed"])
-  gelu = lambda x: 0.5 * x * (1 + special.erf(x / np.sqrt(2)))  # noqa: E731
   wanted = norm(blocks(x, weights, TIMM, gelu, 1e-6), weights, "norm", 1e-6)
   np.testing.assert_allclose(vit(IMAGES), wanted, rtol=1e-3, atol=1e-4)
   weights["blocks.0.ls1.gamma"] = np.zeros(WIDTH)  # of DINOv2, which scales each branch
   refuses("blocks.0.ls1.gamma has no place in it", urkle_tf.import_torch_vit, weights, vit)
+
+
+def dinov2(models, size=SIZE, **options):
+  shapes = {"image_shape": (size, size, 3), "position_embedding_shape": (SIZE, SIZE)}
+  return models.DINOV2Backbone(
+    PATCH, DEPTH, WIDTH, HEADS, HIDDEN, num_register_tokens=2, **shapes, **options
+  )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+  ("names", "activation", "options"),
+  [
+    (torch_vits.DINOV2, gelu, {}),
+    (torch_vits.DINOV2_SWIGLU, swiglu, {"use_swiglu_ffn": True}),
+  ],
+  ids=["gelu", "swiglu"],
+)
+def test_dinov2(models, names, activation, options):
+  """Branches with scales, and registers after the class token, which have no position."""
+  weights, vit = state(names), dinov2(models, **options)
+  assert urkle_tf.import_torch_vit(weights, vit) == []
+  x = embed(weights, names, weights["cls_token"], weights["pos_embed"])
+  registers = np.broadcast_to(weights["register_tokens"], (3, 2, WIDTH))
+  x = np.concatenate([x[:, :1], registers, x[:, 1:]], 1)
+  wanted = norm(blocks(x, weights, names, activation, 1e-6), weights, "norm", 1e-6)
+  np.testing.assert_allclose(vit({"images": IMAGES}), wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.full
+def test_positions_of_dinov2_are_interpolated_as_kerashub_does_it(models, tmp_path):
+  vit, again = (dinov2(models, size=2 * SIZE) for _ in range(2))
+  urkle_tf.import_torch_vit(state(torch_vits.DINOV2), vit)
+  vit.save_weights(tmp_path / "vit.weights.h5")
+  again.load_weights(tmp_path / "vit.weights.h5")  # interpolates
+  found, wanted = (model.embeddings.interpolated_position_embeddings for model in (vit, again))
+  assert found.shape == (1, 17, WIDTH)
+  np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)

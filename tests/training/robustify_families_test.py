@@ -5,6 +5,7 @@ import os
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras.src.applications import (  # small ones: the public functions build full sizes
   convnext,
   densenet,
@@ -14,6 +15,7 @@ from keras.src.applications import (  # small ones: the public functions build f
 from small_models import photographs
 
 import urkle_tf
+from urkle_tf import networks
 from urkle_tf.networks import foreign, pixels
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -107,6 +109,24 @@ def test_applications(family, folder, tmp_path):
   build, convention = APPLICATIONS[family]
   keras.utils.set_random_seed(0)
   check(build(), convention, folder, tmp_path)
+
+
+@pytest.mark.full
+def test_dinov2_at_another_image_size_is_saved_as_it_was_trained(tmp_path):
+  models = pytest.importorskip("keras_hub", reason="needs the extra hub").models
+  sizes = {"image_shape": SHAPE, "position_embedding_shape": (16, 16)}
+  models.DINOV2Backbone(8, 1, 8, 2, 16, **sizes).save(tmp_path / "dinov2.keras")
+  encoder = urkle_tf.GaussianEncoder(networks.backbone(str(tmp_path / "dinov2.keras"), SHAPE))
+  trainer = urkle_tf.Trainer(encoder, urkle_tf.pretexts.SimCLR())
+  trainer.compile(optimizer="adam")
+  images = np.random.default_rng(0).uniform(size=(2, 8, *SHAPE)).astype("float32")
+  before = np.asarray(encoder.network(images[0])["loc"])
+  trainer.fit(tf.data.Dataset.from_tensors(tuple(images)).repeat(5), verbose=0)
+  after = np.asarray(encoder.network(images[0])["loc"])
+  assert np.abs(after - before).max() > 0.01
+  encoder.network.save(tmp_path / "trained.keras")
+  again = keras.saving.load_model(tmp_path / "trained.keras")
+  np.testing.assert_allclose(again(images[0])["loc"], after, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.full

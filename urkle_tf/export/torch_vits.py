@@ -1,5 +1,6 @@
 """Loads weights of PyTorch ViTs, as arrays, into KerasHub's backbones, without PyTorch."""
 
+import keras
 import numpy as np
 
 from urkle_tf import errors
@@ -17,7 +18,9 @@ def import_torch_vit(arrays, model, prefix=None):
   Weights with the names of OpenAI's CLIP, `visual.transformer.resblocks.0...` (also FARE's
   encoders), go into a `CLIPVisionEncoder`, and their projection goes into the layer
   `vision_projection` of a model around it.  Weights with the names of timm,
-  `blocks.0.attn.qkv.weight`, go into a `ViTBackbone`.  Nothing is assigned unless everything fits.
+  `blocks.0.attn.qkv.weight`, go into a `ViTBackbone`, and those of DINOv2, which has
+  `blocks.0.ls1.gamma` as well, into a `DINOV2Backbone`; its positions are interpolated to the
+  model's image size, as KerasHub does it.  Nothing is assigned unless everything fits.
 
   Args:
     arrays: {name: array}, a state_dict as NumPy arrays: a dict, or what `numpy.load` opened.
@@ -29,7 +32,8 @@ def import_torch_vit(arrays, model, prefix=None):
 
   Raises:
     UserError: if the model contains no such encoder, an array is missing or has another shape, or
-      the checkpoint's blocks hold more than the encoder's, such as the scales of DINOv2.
+      the checkpoint's blocks hold more than the encoder's, such as DINOv2's scales for a
+      `ViTBackbone`.
 
   ```python
   import keras_hub
@@ -40,12 +44,16 @@ def import_torch_vit(arrays, model, prefix=None):
   ```
   """
   parts = [model, *keras_private.layers(model, itself=False)]
-  named = {"CLIPVisionEncoder": (_OPENAI, _of_clip), "ViTBackbone": (_TIMM, _of_timm)}
+  named = {
+    "CLIPVisionEncoder": (_OPENAI, _of_clip),
+    "ViTBackbone": (_TIMM, _of_timm),
+    "DINOV2Backbone": (_TIMM, _of_dinov2),
+  }
   found = [(part, named[type(part).__name__]) for part in parts if type(part).__name__ in named]
   if not found:
     raise errors.UserError(
-      f"{model.name!r} holds no CLIPVisionEncoder or ViTBackbone of KerasHub: give a model that "
-      "has one"
+      f"{model.name!r} holds no CLIPVisionEncoder, ViTBackbone or DINOV2Backbone of KerasHub: "
+      "give a model that has one"
     )
   encoder, (mark, wanted) = found[0]
   before = torch_weights.prefix_of("ViT", set(arrays), mark, prefix)
@@ -149,11 +157,63 @@ def _of_timm(backbone, projection):
   yield from _plain("cls_token", start.class_token)
   yield "pos_embed", (1, *places.shape), lambda value: [(places, value[0])]
   for number, block in enumerate(encoder.encoder_layers):
-    name = f"blocks.{number}"
-    yield from _norm(f"{name}.norm1", block.layer_norm_1)
-    yield from _attention(f"{name}.attn.qkv.weight", f"{name}.attn.qkv.bias", block.mha)
-    yield from _linear(f"{name}.attn.proj", block.mha.output_dense)
-    yield from _norm(f"{name}.norm2", block.layer_norm_2)
-    yield from _linear(f"{name}.mlp.fc1", block.mlp.dense_1)
-    yield from _linear(f"{name}.mlp.fc2", block.mlp.dense_2)
+    norms = block.layer_norm_1, block.layer_norm_2
+    yield from _timm_block(f"blocks.{number}", norms, block.mha)
+    yield from _linear(f"blocks.{number}.mlp.fc1", block.mlp.dense_1)
+    yield from _linear(f"blocks.{number}.mlp.fc2", block.mlp.dense_2)
   yield from _norm("norm", encoder.layer_norm)
+
+
+def _timm_block(name, norms, attention):
+  """What the blocks of timm and of DINOv2 have in common."""
+  yield from _norm(f"{name}.norm1", norms[0])
+  yield from _attention(f"{name}.attn.qkv.weight", f"{name}.attn.qkv.bias", attention)
+  yield from _linear(f"{name}.attn.proj", attention.output_dense)
+  yield from _norm(f"{name}.norm2", norms[1])
+
+
+def _of_dinov2(backbone, projection):
+  start = backbone.embeddings
+  patches, places = start.patch_embeddings.projection, start.position_embeddings
+  used = start.interpolated_position_embeddings
+  yield from _patches(_TIMM, patches.kernel)
+  yield from _plain("patch_embed.proj.bias", patches.bias)
+  yield from _plain("cls_token", start.cls_token)
+  if start.use_mask_token:
+    yield from _plain("mask_token", start.mask_token)
+  if start.num_register_tokens:
+    yield from _plain("register_tokens", start.register_tokens)
+
+  def interpolated(value):
+    fitting = _resized(value, used.shape[1] - 1, start.antialias_in_interpolation)
+    return [(places, value), (used, fitting)]
+
+  yield "pos_embed", tuple(places.shape), interpolated
+  for number, block in enumerate(backbone.encoder.layers):
+    name, mlp = f"blocks.{number}", block.mlp
+    if backbone.use_swiglu_ffn:
+      dense = {"w12": mlp.weights_in, "w3": mlp.weights_out}
+    else:
+      dense = {"fc1": mlp.fc1, "fc2": mlp.fc2}
+    yield from _timm_block(name, (block.norm1, block.norm2), block.attention.attention)
+    yield from _plain(f"{name}.ls1.gamma", block.layer_scale1.lambda1)
+    yield from _plain(f"{name}.ls2.gamma", block.layer_scale2.lambda1)
+    for own, layer in dense.items():
+      yield from _linear(f"{name}.mlp.{own}", layer)
+  yield from _norm("norm", backbone.layernorm)
+
+
+def _resized(places, count, antialias):
+  """Positions [1, 1 + n, d], the class token's first, for `count` patches instead of n."""
+  old, new = round((places.shape[1] - 1) ** 0.5), round(count**0.5)
+  if old == new:
+    return places
+  grid = places[:, 1:].reshape(1, old, old, -1)
+  grid = keras.ops.image.resize(
+    grid,
+    (new, new),
+    interpolation="bicubic",
+    antialias=antialias,
+    data_format="channels_last",
+  )
+  return np.concatenate([places[:, :1], np.reshape(grid, (1, count, -1))], axis=1)

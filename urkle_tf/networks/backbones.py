@@ -62,6 +62,11 @@ def _from_file(file, image_shape):
     ) from error
   for layer in keras_private.layers(taken):  # setting it on a model that has it does nothing
     layer.trainable = True
+  # KerasHub's DINOv2 resamples its positions when it is saved and read back, so that training them
+  # is lost.
+  for variable in taken.variables:
+    if variable.name == "interpolated_position_embeddings":
+      variable.trainable = False
   return keras.Model(taken.input, taken.output, name="backbone")
 
 
