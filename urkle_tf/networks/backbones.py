@@ -11,6 +11,10 @@ from urkle_tf.networks.resnet import resnet18, resnet50
 
 BACKBONES = {"convnet": convnet, "resnet18": resnet18, "resnet50": resnet50}
 
+# KerasHub's positions of DINOv2 and SAM 3: computed again from others when a model is read, so that
+# training them is lost.
+_RESAMPLED = "interpolated_position_embeddings", "tiled_position_embeddings"
+
 
 def backbone(text, image_shape):
   """Builds a backbone from a spec such as `"resnet18(width=16)"`.
@@ -62,10 +66,8 @@ def _from_file(file, image_shape):
     ) from error
   for layer in keras_private.layers(taken):  # setting it on a model that has it does nothing
     layer.trainable = True
-  # KerasHub's DINOv2 resamples its positions when it is saved and read back, so that training them
-  # is lost.
   for variable in taken.variables:
-    if variable.name == "interpolated_position_embeddings":
+    if variable.name in _RESAMPLED:
       variable.trainable = False
   return keras.Model(taken.input, taken.output, name="backbone")
 
