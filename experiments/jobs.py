@@ -120,6 +120,16 @@ def stages(run, config, train, head, tested, ending="head"):
   ]
 
 
+def run_python(words):
+  """Runs Python with these words, from the root; returns its exit code."""
+  with subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment()) as command:
+    try:
+      return command.wait()
+    except KeyboardInterrupt:
+      command.wait()  # Ctrl-C reached it too, and it writes a checkpoint
+      raise
+
+
 def run_stages(found):
   """Runs commands one after the other; those that once ran to their end are left out.
 
@@ -141,13 +151,7 @@ def run_stages(found):
       print(f"finished: {stage.text}", flush=True)
       continue
     print(stage.text, flush=True)
-    with subprocess.Popen([sys.executable, *stage.words], cwd=ROOT, env=environment()) as command:
-      try:
-        code = command.wait()
-      except KeyboardInterrupt:
-        command.wait()  # Ctrl-C reached it too, and it writes a checkpoint
-        raise
-    if code:
+    if code := run_python(stage.words):
       print(f"error: this command failed (exit code {code}): {stage.text}", file=sys.stderr)
       sys.exit(code if code > 0 else 1)
     files.write(stamp, asked)

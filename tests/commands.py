@@ -91,13 +91,13 @@ def _forget(kept):
   flags.FLAGS.remove_flag_values(dict.fromkeys(set(flags.FLAGS) - kept, 0))
 
 
-def here(words, cwd=".", **options):
-  """Runs [python, "-m", module, argument, ...] in this process, instead of `subprocess.run`."""
-  assert words[1] == "-m"
-  with contextlib.chdir(cwd):
-    code, text = run(words[2].removeprefix("urkle_tf."), words[3:])
+def here(words):
+  """Runs ["-m", module, argument, ...] in this process, instead of `jobs.run_python`."""
+  assert words[0] == "-m"
+  with contextlib.chdir(ROOT):
+    code, text = run(words[1].removeprefix("urkle_tf."), words[2:])
   print(text, end="")
-  return subprocess.CompletedProcess(words, code)
+  return code
 
 
 def process(*words, code=0, environment=None, **options):
@@ -142,11 +142,13 @@ def run_experiment(run, arguments, page, monkeypatch):
   Returns:
     The text of the page that it writes.
   """
+  from experiments import jobs
+
   with monkeypatch.context() as patch:
-    patch.setattr(subprocess, "run", here)
+    patch.setattr(jobs, "run_python", here)
     run(arguments)
     text = page.read_text(encoding="utf-8")
-    patch.setattr(subprocess, "run", None)
+    patch.setattr(jobs, "run_python", None)
     run(arguments)
   assert page.read_text(encoding="utf-8") == text
   return text
