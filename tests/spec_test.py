@@ -194,7 +194,7 @@ pretexts: simclr(views=1) | simclr: views must be a whole number of at least 2
 pretexts: simclr(projection=0) | simclr: projection must be a whole number of at least 1
 pretexts: supervised(width=1.5) | supervised: width must be a whole number of at least 1
 pretexts: supervised(task=ranking) | ranking
-pretexts: supervised(outputs=1) | at least 2 classes
+pretexts: supervised(outputs=1) | outputs must be a whole number of at least 2
 robustness: urkel | unknown robustness 'urkel'; did you mean 'urkle'?
 robustness: base | unknown robustness 'base'
 robustness: urkle(bta=1) | unknown option of urkle 'bta'; did you mean 'beta'?
@@ -215,7 +215,7 @@ recipes: simclr(strength=-1) | strength & -1
 recipes: simclr(min_scale=0) | min_scale & 0
 recipes: simclr(strength=much) | wrong type
 recipes: crop(padding=-2) | padding & -2
-recipes: affine(scale=1) | scale=1
+recipes: affine(scale=1) | scale must be in [0, 1), got 1
 recipes: simclr, crop(padding=-2) | padding & -2
 recipes: randaugment(magnitude=11) | magnitude & 11
 recipes: augmix(severity=30) | severity & 30
@@ -224,7 +224,7 @@ recipes: augmix(base="crop(padding=-1)") | padding
 recipes: augmix(depth=1.5) | depth must be a whole number & 1.5
 recipes: randaugment(operations=1.5) | operations must be a whole number & 1.5
 labels: digits:partiy | unknown labelling 'partiy'; did you mean 'parity'
-labels: digits:rotation(degrees=0) | degrees must be above 0
+labels: digits:rotation(degrees=0) | degrees must be in (0, 180]
 labels: digits:at_least(threshold=10) | on one side
 labels: digits:any_of | any_of needs the option 'classes'
 labels: digits:any_of(classes="11") | unknown class of 'digits' '11'

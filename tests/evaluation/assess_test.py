@@ -783,7 +783,7 @@ def test_an_encoder_alone_needs_no_labels(exported, tmp_path):
     ({"loss_cap": 2.3}, "--loss_cap must be a number above ln(10) = 2.3026 for 10 classes"),
     ({"loss_cap": 0}, "--loss_cap must be a number above"),
     ({"classifier": "deterministic", "loss_cap": 3.0}, "deterministic: leave out --loss_cap"),
-    ({"classifier": None, "encoder": "encoder", "loss_cap": 0}, "must be a positive number, got 0"),
+    ({"classifier": None, "encoder": "encoder", "loss_cap": 0}, "must be in (0, inf), got 0"),
     ({"corruptions": "forst"}, "did you mean 'frost'"),
     ({"severities": [1]}, "--severities has no effect without --corruptions"),
     ({"classifier": None, "encoder": "encoder", "corruptions": "fog"}, "give --classifier"),

@@ -205,8 +205,8 @@ def _layers():
 @pytest.mark.parametrize(
   "decay, blocks, message",
   [
-    (0, [], "layer_decay must be above 0 and at most 1, got 0"),
-    (1.5, [], "layer_decay must be above 0 and at most 1, got 1.5"),
+    (0, [], "layer_decay must be in (0, 1], got 0"),
+    (1.5, [], "layer_decay must be in (0, 1], got 1.5"),
     (0.75, None, "layer_decay is for training a whole encoder: leave it out"),
   ],
 )

@@ -101,11 +101,9 @@ class Affine(Recipe):
   noise_size = 4
 
   def __init__(self, rotation=10.0, scale=0.1, shift=1.0):
-    if not (0 <= rotation <= 180 and 0 <= scale < 1 and shift >= 0):
-      raise errors.UserError(
-        "affine: rotation must be 0 to 180 degrees, scale at least 0 and below 1, shift at least "
-        f"0 pixels; got rotation={rotation}, scale={scale}, shift={shift}"
-      )
+    errors.within("[0, 180]", "affine", rotation=rotation)
+    errors.within("[0, 1)", "affine", scale=scale)
+    errors.at_least(0, "affine", shift=shift)
     self.rotation, self.scale, self.shift = rotation, scale, shift
 
   def __call__(self, images, noise, size=None):
@@ -168,14 +166,11 @@ class SimCLR(Recipe):
   noise_size = 11
 
   def __init__(self, strength=1.0, min_scale=0.08, flip=True, color=1.0, grey=0.2):
-    if not tf.is_tensor(strength) and not isinstance(strength, tf.Variable) and strength < 0:
-      raise errors.UserError(f"simclr: strength must be at least 0, got {strength}")
-    if not 0 < min_scale <= 1:
-      raise errors.UserError(f"simclr: min_scale must be above 0 and at most 1, got {min_scale}")
-    if color < 0 or not 0 <= grey <= 1:
-      raise errors.UserError(
-        f"simclr: color must be at least 0, and grey from 0 to 1, got {color} and {grey}"
-      )
+    if not tf.is_tensor(strength) and not isinstance(strength, tf.Variable):
+      errors.at_least(0, "simclr", strength=strength)
+    errors.within("(0, 1]", "simclr", min_scale=min_scale)
+    errors.within("[0, 1]", "simclr", grey=grey)
+    errors.at_least(0, "simclr", color=color)
     self.strength, self.min_scale, self.flip = strength, min_scale, flip
     self.color, self.grey = color, grey
 

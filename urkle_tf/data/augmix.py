@@ -140,8 +140,7 @@ class AugMix(augment.Recipe):
   on_device = False
 
   def __init__(self, severity=3, width=3, depth=3, base="crop"):
-    if not 0.1 <= severity <= 10:
-      raise errors.UserError(f"augmix: severity must be from 0.1 to 10, got {severity}")
+    errors.within("[0.1, 10]", "augmix", severity=severity)
     errors.whole(1, "augmix", width=width, depth=depth)
     self.severity, self.width, self.depth = severity, width, depth
     self.base = augment.from_spec(base or "none")

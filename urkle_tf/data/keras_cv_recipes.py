@@ -102,11 +102,7 @@ class RandAugment(augment.Recipe):
 
   def __init__(self, operations=2, magnitude=5, deviation=1.5, geometric=True, base="crop"):
     errors.whole(1, "randaugment", operations=operations)
-    if not 0 <= magnitude <= 10 or not 0 <= deviation <= 10:
-      raise errors.UserError(
-        "randaugment: magnitude and deviation must be from 0 to 10, got"
-        f" magnitude={magnitude}, deviation={deviation}"
-      )
+    errors.within("[0, 10]", "randaugment", magnitude=magnitude, deviation=deviation)
     self.operations, self.geometric = operations, geometric
     self.magnitude, self.deviation = magnitude, deviation
     self.base = augment.from_spec(base or "none")

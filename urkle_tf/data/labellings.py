@@ -118,8 +118,7 @@ def _brightness(source):
 
 
 def _rotation(source, degrees=45):
-  if not 0 < degrees <= 180:
-    raise errors.UserError(f"rotation: degrees must be above 0 and at most 180, got {degrees}")
+  errors.within("(0, 180]", "rotation", degrees=degrees)
   if source.image_shape[0] != source.image_shape[1]:
     raise errors.UserError(
       f"rotation: the images of {source.name!r} are not square: give image_size"

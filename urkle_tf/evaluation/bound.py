@@ -44,8 +44,8 @@ def check(loss_cap, metadata):
     )
   if metadata["kind"] == "classifier":
     check_cap(loss_cap, metadata["classes"])
-  elif not 0 < loss_cap < math.inf:
-    raise errors.UserError(f"--loss_cap must be a positive number, got {loss_cap}")
+  else:
+    errors.within("(0, inf)", None, loss_cap=loss_cap)
 
 
 def capped(log_probabilities, loss_cap):

@@ -83,8 +83,7 @@ class Predictor(Predictions, keras.Model):
         f"the encoder's representation has {network.output['loc'].shape[-1]} dimensions, but the "
         f"head takes {self.latent_dim}: give a head for this encoder"
       )
-    if self.samples < 1:
-      raise errors.UserError(f"samples must be at least 1, got {samples}")
+    errors.at_least(1, type(self).__name__, samples=self.samples)
     self.built = True
 
   def frozen(self):

@@ -43,10 +43,9 @@ class Supervised(Pretext):
     super().__init__(name="supervised")
     errors.one_of("task", task, ("classification", "regression"))
     self.classifies = task == "classification"
-    if self.classifies and outputs is not None and outputs < 2:
-      raise errors.UserError(f"supervised: outputs must be at least 2 classes, got {outputs}")
-    counts = {"width": width, "layers": layers, "outputs": 1 if outputs is None else outputs}
-    errors.whole(1, "supervised", **counts)
+    errors.whole(1, "supervised", width=width, layers=layers)
+    if outputs is not None:
+      errors.whole(2 if self.classifies else 1, "supervised", outputs=outputs)
     self.outputs = outputs if outputs or self.classifies else 1
     self._hidden = [width] * (layers - 1)
     self.terms = ("cross_entropy",) if self.classifies else ("squared_error",)

@@ -25,8 +25,8 @@ class Averages:
   """
 
   def __init__(self, weights, ema):
-    if ema is not None and not 0 <= ema < 1:
-      raise errors.UserError(f"ema must be at least 0 and below 1, got {ema}")
+    if ema is not None:
+      errors.within("[0, 1)", None, ema=ema)
     self.weights, self._ema = weights, ema
     self.variables = [
       keras.Variable(weight.numpy(), dtype=weight.dtype, trainable=False) for weight in weights

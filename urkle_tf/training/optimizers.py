@@ -35,7 +35,7 @@ class LARS(keras.optimizers.Optimizer):
   def __init__(
     self, learning_rate=1.0, momentum=0.9, trust=0.001, weight_decay=0.0, name="lars", **kwargs
   ):
-    _check("lars", momentum)
+    errors.within("[0, 1)", "lars", momentum=momentum)
     errors.above(0, "lars", trust=trust)
     super().__init__(learning_rate=learning_rate, name=name, **kwargs)
     # Not Keras's own `weight_decay`, which is decoupled.
@@ -90,8 +90,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
   """
 
   def __init__(self, learning_rate, weight_decay, layer_decay, blocks, **kwargs):
-    if not 0 < layer_decay <= 1:
-      raise errors.UserError(f"adamw: layer_decay must be above 0 and at most 1, got {layer_decay}")
+    errors.within("(0, 1]", "adamw", layer_decay=layer_decay)
     super().__init__(learning_rate, **kwargs)
     self.own_decay = weight_decay  # Keras's has one rate for all weights
     self._factors = {
@@ -114,16 +113,11 @@ class LayerwiseAdamW(keras.optimizers.Adam):
     super().update_step(gradient, variable, rate)
 
 
-def _check(name, momentum):
-  if not 0 <= momentum < 1:
-    raise errors.UserError(f"{name}: momentum must be at least 0 and below 1, got {momentum}")
-
-
 # Each takes the learning rate, the weight decay and the blocks of the backbone, then its options.
 
 
 def _sgd(rate, decay, blocks, momentum=0.9, nesterov=False):
-  _check("sgd", momentum)
+  errors.within("[0, 1)", "sgd", momentum=momentum)
   return keras.optimizers.SGD(rate, float(momentum), nesterov, weight_decay=decay)
 
 
