@@ -87,7 +87,7 @@ class Source:
       and `"label": int64 []` if the source is labelled (float32 where labels
       are numbers).  The order depends on (seed, epoch) only.
     """
-    raise NotImplementedError
+    return self.batches(1, seed, epoch, shuffle, skip).unbatch()
 
   def batches(
     self, batch_size, seed=0, epoch=0, shuffle=True, skip=0, drop_remainder=True, chosen=None
@@ -110,7 +110,7 @@ class Source:
 
   def _batches(self, batch, chosen, *order):
     """`batches`, made by the function `batch` from the epoch of `order`."""
-    return _only(batch(self.epoch(*order)), chosen)
+    raise NotImplementedError
 
   def hold_out(self, count):
     """Splits off the last examples.
@@ -187,9 +187,6 @@ class ArraySource(_Indexed):
         self._tensor = tf.constant(self.images)
     return self._with_labels(tf.gather(self._tensor, indices), indices)
 
-  def epoch(self, seed=0, epoch=0, shuffle=True, skip=0):
-    return self._indices(seed, epoch, shuffle, skip).map(self.gather)
-
   def _batches(self, batch, chosen, *order):
     return _only(batch(self._indices(*order)), chosen).map(self.gather)
 
@@ -201,14 +198,14 @@ class FileSource(_Indexed):
     super().__init__(size=len(files), **fields)
     self.files = files
 
-  def epoch(self, seed=0, epoch=0, shuffle=True, skip=0):
+  def _batches(self, batch, chosen, *order):
     def decode(index):
       image = tf.numpy_function(
         lambda i: folders.decode(self.files[i], self.image_shape), [index], tf.uint8, stateful=False
       )
       return self._with_labels(tf.ensure_shape(image, self.image_shape), index)
 
-    return in_order(self._indices(seed, epoch, shuffle, skip), decode)
+    return _only(batch(in_order(self._indices(*order), decode)), chosen)
 
   def find_unreadable(self):
     return folders.find_unreadable(self.files, self.image_shape)
@@ -237,20 +234,14 @@ class StreamSource(Source):
     first._shards = {name: values[left > 0] for name, values in shards.items()}
     return first
 
-  def epoch(self, seed=0, epoch=0, shuffle=True, skip=0):
-    return self._decoded(self._records(seed, epoch, shuffle, skip))
-
   def _batches(self, batch, chosen, *order):
-    records = self._records(*order)
-    if chosen is not None:
-      records = _only(batch(records), chosen).unbatch()
-    return batch(self._decoded(records))
-
-  def _decoded(self, records):
     def parse(index, record):
       return {"index": index, **self._opened.parse(record)}
 
-    return in_order(records, parse)
+    records = self._records(*order)
+    if chosen is not None:
+      records = _only(batch(records), chosen).unbatch()
+    return batch(in_order(records, parse))
 
   def _records(self, seed, epoch, shuffle, skip):
     """(index, serialized example) in the order of an epoch."""
@@ -305,13 +296,6 @@ class RelabelledSource(Source):
     first = super()._first(size)
     first.source = self.source._first(size)
     return first
-
-  def epoch(self, seed=0, epoch=0, shuffle=True, skip=0):
-    def one(example):
-      batch = self._relabel({name: value[None] for name, value in example.items()})
-      return {name: value[0] for name, value in batch.items()}
-
-    return self.source.epoch(seed, epoch, shuffle, skip).map(one)
 
   def _batches(self, batch, chosen, *order):
     return in_order(self.source._batches(batch, chosen, *order), self._relabel)
