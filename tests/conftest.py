@@ -140,7 +140,7 @@ def signalled(monkeypatch):
   def run(call, at):
     check, looked = preemption.Watch.check, []
 
-    def signal_and_check(self, step, save):
+    def signal_and_check(self, step=None, save=None):
       looked.append(step)
       if len(looked) == at:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -44,7 +44,7 @@ def test_the_outer_of_two_watches_catches():
       os.kill(os.getpid(), signal.SIGTERM)
     assert outer.number == signal.SIGTERM  # after the inner one's end
     with pytest.raises(preemption.Stopped, match=r"SIGTERM$"):
-      outer.check(None, None)
+      outer.check()
   with preemption.watch() as another:
     assert another.number == 0
 

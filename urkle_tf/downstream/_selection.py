@@ -103,7 +103,7 @@ def choose(task, run, held, train, score):
     task.head.set_weights(start)
     known = {"encoder_fingerprint": fingerprint, "candidates": rows}
     files.write(file, json.dumps(known, indent=1) + "\n")
-    task.watch.check(None, None)
+    task.watch.check()
   best = rows[0]
   for row in rows:
     best = best if _ahead(best, row, names, task) else row

@@ -95,7 +95,7 @@ def adapt_seeds(output_dir, seeds, seed=0, **settings):
   folder, numbers, rows = pathlib.Path(output_dir), list(range(seed, seed + seeds)), []
   with preemption.watch() as watch:
     for number in numbers:
-      watch.check(None, None)
+      watch.check()
       print(f"seed {number}: {folder}/seed-{number}", flush=True)
       row = adapt(output_dir=str(folder / f"seed-{number}"), seed=number, **settings)
       rows.append({k: v for k, v in row.items() if k not in ("classifier", "regressor")})

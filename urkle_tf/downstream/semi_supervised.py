@@ -136,7 +136,7 @@ def _probabilities(model, task):
 
   for number, batch in enumerate(pipeline.batches(source, _BATCH)):
     found.append(predict(batch["image"], tf.constant(number)).numpy())
-    task.watch.check(None, None)
+    task.watch.check()
     bar.add(len(found[-1]))
   return np.concatenate(found)
 

@@ -71,7 +71,7 @@ def features(
       labels.append(batch["label"].numpy()[rows])
     bar.add(len(rows))
     if watch is not None:
-      watch.check(None, None)
+      watch.check()
   return np.concatenate(locs), np.concatenate(scales), np.concatenate(labels) if labels else None
 
 

@@ -35,7 +35,7 @@ class Watch:
   def __init__(self, agree=None):
     self.number, self._agree = 0, agree or (lambda number: number)
 
-  def check(self, step, save):
+  def check(self, step=None, save=None):
     """Ends the training if a signal has come, to this worker or another.
 
     Args:
