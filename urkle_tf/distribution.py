@@ -42,6 +42,11 @@ def fold(seed, *numbers):
   return seed
 
 
+def fresh_seed():
+  """A seed from TensorFlow's global generator: int32 [2]."""
+  return tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
+
+
 def replicas():
   """The number of replicas in sync; 1 outside a strategy's `run`."""
   context = tf.distribute.get_replica_context()

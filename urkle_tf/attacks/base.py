@@ -211,7 +211,7 @@ class Attack:
       check_pixels(images, self.threat, self.name)
     self.threat.check(images)
     if seed is None:
-      seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
+      seed = distribution.fresh_seed()
     return tf.stop_gradient(tf.cast(images, tf.float32)), tf.cast(seed, tf.int32)
 
   def _attempt(self, objective, images, restart, seed):

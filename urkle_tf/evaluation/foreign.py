@@ -98,7 +98,7 @@ class _Scores:
   def _over_draws(self, images, seed, samples, change, add):
     """The changed values of `samples` calls, combined by `add`; and the number of calls."""
     if seed is None:
-      seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
+      seed = distribution.fresh_seed()
     draw = lambda i: change(self._values(images, distribution.fold(seed, i)))  # noqa: E731
     samples = (samples or self.samples) if self.stochastic else 1
     if samples == 1:

@@ -123,7 +123,7 @@ class Graph:
 
     def run(images, seed=None):
       if seed is None:
-        seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
+        seed = distribution.fresh_seed()
       return compute(images, tf.cast(seed, tf.int32))
 
     return run
