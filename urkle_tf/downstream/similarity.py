@@ -7,7 +7,7 @@ from urkle_tf import errors, export
 from urkle_tf.downstream import _training
 from urkle_tf.downstream.base import Protocol
 from urkle_tf.networks.kl import kl
-from urkle_tf.robustness.base import flat
+from urkle_tf.networks.tuples import flat
 from urkle_tf.training.trainer import Trainer
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from urkle_tf import distribution, errors
 from urkle_tf.networks import keras_private
+from urkle_tf.networks.tuples import flat, folded
 
 # The streams of images.  The first is for robust use; a network with one stream has this one.
 ADVERSARIAL, CLEAN = "adversarial", "clean"
@@ -71,27 +72,24 @@ def by_stream(function, members, streams):
   Returns:
     The result of `function` for n * t rows, example-major.  With one stream it is one call.
   """
-  rows = lambda part: tf.reshape(part, [-1, *part.shape[2:]])  # noqa: E731
   positions: dict[str, list[int]] = {}
   for position, stream in enumerate(streams):
     positions.setdefault(stream, []).append(position)
   if len(positions) == 1:
     (stream,) = positions
-    return function(rows(members), stream)
+    return function(flat(members), stream)
   order = [position for chosen in positions.values() for position in chosen]
   inverse = [order.index(position) for position in range(len(order))]
 
   def fold(results, chosen):
-    return tf.nest.map_structure(
-      lambda values: tf.reshape(values, [-1, len(chosen), *values.shape[1:]]), results
-    )
+    return tf.nest.map_structure(lambda values: folded(values, len(chosen)), results)
 
   parts = [
-    fold(function(rows(tf.gather(members, chosen, axis=1)), stream), chosen)
+    fold(function(flat(tf.gather(members, chosen, axis=1)), stream), chosen)
     for stream, chosen in positions.items()
   ]
   return tf.nest.map_structure(
-    lambda *values: rows(tf.gather(tf.concat(values, axis=1), inverse, axis=1)), *parts
+    lambda *values: flat(tf.gather(tf.concat(values, axis=1), inverse, axis=1)), *parts
   )
 
 

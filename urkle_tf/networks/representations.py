@@ -7,6 +7,7 @@ import tensorflow_probability as tfp
 
 from urkle_tf import errors
 from urkle_tf.networks import batch_norm
+from urkle_tf.networks.tuples import flat, folded
 
 
 def checked(images):
@@ -61,10 +62,8 @@ class Representations:
       streams: the members' streams.
     """
     z = normal.loc if noise is None else normal.loc + normal.scale * noise
-    shape = [-1, members, normal.loc.shape[-1]]
-    fold = lambda tensor: tf.reshape(tensor, shape)  # noqa: E731
-    folded = tfp.distributions.Normal(fold(normal.loc), fold(normal.scale))
-    return cls(folded, fold(z), tuple(streams))
+    loc, scale, z = (folded(rows, members) for rows in (normal.loc, normal.scale, z))
+    return cls(tfp.distributions.Normal(loc, scale), z, tuple(streams))
 
   def take(self, members):
     """The sub-tuples of these members (a list of Python ints): [n, len(members), d_z]."""
@@ -76,7 +75,7 @@ class Representations:
   @property
   def flat(self):
     """The z of all members, one after the other: float32 [n * t, d_z], example-major."""
-    return tf.reshape(self.z, [-1, self.z.shape[-1]])
+    return flat(self.z)
 
   def through(self, head):
     """The outputs of a head for the z of all members, with one call per stream.
@@ -96,4 +95,4 @@ class Representations:
 
   def mean(self, values):
     """The mean over each tuple's members: [n * t] -> [n]."""
-    return tf.reduce_mean(tf.reshape(values, [-1, self.z.shape[1]]), 1)
+    return tf.reduce_mean(folded(values, self.z.shape[1]), 1)

@@ -8,6 +8,7 @@ import itertools
 import tensorflow as tf
 
 from urkle_tf import distribution
+from urkle_tf.networks.tuples import flat, folded
 
 
 def through(head, members, training):
@@ -21,8 +22,7 @@ def through(head, members, training):
   Returns:
     float32 [n, t, e].
   """
-  outputs = head(tf.reshape(members, [-1, members.shape[-1]]), training=training)
-  return tf.reshape(outputs, [-1, members.shape[1], outputs.shape[-1]])
+  return folded(head(flat(members), training=training), members.shape[1])
 
 
 def of_batch(projector, representations, training):

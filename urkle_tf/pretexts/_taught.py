@@ -10,6 +10,7 @@ from urkle_tf import errors
 from urkle_tf.data import compatibility
 from urkle_tf.networks.policies import low_precision
 from urkle_tf.networks.saved import embedders, foreign_models
+from urkle_tf.networks.tuples import flat, folded
 from urkle_tf.pretexts.base import Pretext
 
 _TARGETS = ("loc", "pooled")
@@ -90,11 +91,11 @@ class Taught(Pretext):
 
   def prepare(self, views, batch):
     """The teacher's embeddings of the clean views, float32 [n, v, d]."""
-    found = self._teacher.function(tf.reshape(views, [-1, *views.shape[2:]]))
+    found = self._teacher.function(flat(views))
     found = tf.ensure_shape(tf.cast(found, tf.float32), [None, *self._output])
     if len(self._output) == 3:
       found = tf.reduce_mean(found, [1, 2])
-    return tf.stop_gradient(tf.reshape(found, [-1, views.shape[1], self._output[-1]]))
+    return tf.stop_gradient(folded(found, views.shape[1]))
 
 
 def precision(network):

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from urkle_tf import errors
 from urkle_tf.networks import heads
+from urkle_tf.networks.tuples import flat, folded
 from urkle_tf.pretexts._momentum import MovingAverage
 from urkle_tf.pretexts._pairs import cosine_to_other_views, through
 from urkle_tf.pretexts.base import Pretext
@@ -64,9 +65,8 @@ class BYOL(Pretext):
   def prepare(self, views, batch):
     """The targets of the clean views, float32 [n, v, projection]."""
     network, projector = self.target.models
-    loc = network(tf.reshape(views, [-1, *views.shape[2:]]), training=False)["loc"]
-    targets = projector(loc, training=False)
-    return tf.stop_gradient(tf.reshape(targets, [-1, views.shape[1], targets.shape[-1]]))
+    loc = network(flat(views), training=False)["loc"]
+    return tf.stop_gradient(folded(projector(loc, training=False), views.shape[1]))
 
   def loss(self, representations, aux, training=True):
     """{"prediction": [n]}, in [0, 4]."""

@@ -5,6 +5,7 @@ import tensorflow as tf
 from urkle_tf import distribution, errors
 from urkle_tf.networks import batch_norm, heads
 from urkle_tf.networks.folding import fold
+from urkle_tf.networks.tuples import folded
 from urkle_tf.pretexts.base import Pretext
 
 _NOTHING = -1e9  # similarity of what is left out: its exp is exactly 0
@@ -169,8 +170,7 @@ class SimCLR(Pretext):
     z = representations.z  # [n, t, d_z]
     if self.projector is not None:
       project = lambda rows, stream: self._projectors[stream](rows, training=training)  # noqa: E731
-      z = representations.through(project)
-      z = tf.reshape(z, [-1, representations.z.shape[1], z.shape[-1]])
+      z = folded(representations.through(project), z.shape[1])
     found = {"nt_xent": nt_xent(z, self.temperature, self.denominator)}
     if self.consistency:
       found["consistency"] = self.consistency * consistency(z, self.temperature)

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from urkle_tf import distribution, errors
 from urkle_tf.networks import batch_norm
+from urkle_tf.networks.tuples import folded
 
 
 def check(name, pretext):
@@ -45,14 +46,13 @@ def objective(encoder, pretext, views, attacked, streams=None):
   streams = streams or (batch_norm.ADVERSARIAL,) * views.shape[1]
   embed = {stream: _embedding(encoder, pretext, stream) for stream in sorted(set(streams))}
   clean = batch_norm.by_stream(lambda images, stream: embed[stream](images), views, streams)
-  clean = tf.stop_gradient(tf.reshape(clean, [-1, views.shape[1], clean.shape[-1]]))  # [n, v, d]
+  clean = tf.stop_gradient(folded(clean, views.shape[1]))  # [n, v, d]
   others = distribution.gather(clean)
   untouched = [position for position in range(views.shape[1]) if position not in attacked]
   (stream,) = {streams[position] for position in attacked}
 
   def loss(neighbours):
-    members = embed[stream](neighbours)
-    members = tf.reshape(members, [-1, len(attacked), members.shape[-1]])
+    members = folded(embed[stream](neighbours), len(attacked))
     if untouched:
       members = tf.concat([tf.gather(clean, untouched, axis=1), members], axis=1)
     return tf.repeat(pretext.contrast(members, others), len(attacked))

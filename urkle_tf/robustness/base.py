@@ -1,13 +1,6 @@
 """The interface between a robustness scheme and the trainer."""
 
-import tensorflow as tf
-
 from urkle_tf.networks import batch_norm
-
-
-def flat(members):
-  """Members one after the other: [n, t, h, w, c] -> [n * t, h, w, c], example-major."""
-  return tf.reshape(members, [-1, *members.shape[2:]])
 
 
 class Robustness:

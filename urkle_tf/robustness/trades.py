@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.robustness.base import Robustness, flat
+from urkle_tf.networks.tuples import flat, folded
+from urkle_tf.robustness.base import Robustness
 
 
 class Trades(Robustness):
@@ -49,6 +50,5 @@ class Trades(Robustness):
   def losses(self, pretext, representations, views, aux):
     """{"divergence": (beta, [n])}, minimised through both predictions."""
     predictions = pretext.predict(representations.flat, training=True)
-    members = representations.z.shape[1]
-    predictions = tf.reshape(predictions, [-1, members, *predictions.shape[1:]])
+    predictions = folded(predictions, representations.z.shape[1])
     return {"divergence": (self.beta, pretext.divergence(predictions[:, 0], predictions[:, views]))}

@@ -5,8 +5,9 @@ import tensorflow as tf
 from urkle_tf import errors
 from urkle_tf.networks.bounds.kl import kl_bound
 from urkle_tf.networks.kl import kl, kl_objective
+from urkle_tf.networks.tuples import flat
 from urkle_tf.robustness import _grad_align, anchored
-from urkle_tf.robustness.base import Robustness, flat
+from urkle_tf.robustness.base import Robustness
 
 
 class Urkle(Robustness):

@@ -11,7 +11,7 @@ from absl import logging
 
 from urkle_tf import distribution, errors, spec
 from urkle_tf.attacks.pgd import PGD
-from urkle_tf.robustness.base import flat
+from urkle_tf.networks.tuples import flat
 
 
 class Constant:

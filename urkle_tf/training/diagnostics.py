@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from urkle_tf.networks.kl import kl, kl_mean_part
-from urkle_tf.robustness.base import flat
+from urkle_tf.networks.tuples import flat
 from urkle_tf.training import attack_schedules
 
 # Health of a run.

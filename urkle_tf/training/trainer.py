@@ -16,8 +16,9 @@ from urkle_tf.networks import batch_norm, keras_private, onednn
 from urkle_tf.networks.gaussian import GaussianEncoder
 from urkle_tf.networks.policies import low_precision
 from urkle_tf.networks.representations import Representations
+from urkle_tf.networks.tuples import flat
 from urkle_tf.pretexts.base import Pretext
-from urkle_tf.robustness.base import Robustness, flat
+from urkle_tf.robustness.base import Robustness
 from urkle_tf.robustness.none import Plain
 from urkle_tf.training import accumulation, attack_schedules
 from urkle_tf.training.averages import Averages
