@@ -124,9 +124,8 @@ NETWORKS = {"ViT": vit, "ConvNeXt-like": convnet, TEXT: vit}
 
 def arrays(split, data):
   """(float32 images [n, 32, 32, 3] in [0, 1], int64 labels [n])."""
-  batches = list(pipeline.batches(sources.load("cifar10", split, **data), 500))
-  images, labels = (np.concatenate([b[key] for b in batches]) for key in ("image", "label"))
-  return images, labels
+  source = sources.load("cifar10", split, **data)
+  return pipeline.first(source, source.size)
 
 
 def trained(name, work, data, epochs):

@@ -67,7 +67,7 @@ def _read(file, read):
   try:
     return read(file)
   except (OSError, ValueError, zipfile.BadZipFile) as error:
-    raise errors.UserError(f"cannot read {file}: {' '.join(str(error).split())}") from error
+    raise errors.UserError(f"cannot read {file}: {errors.reason(error)}") from error
 
 
 def _assign(variables, paths, values):

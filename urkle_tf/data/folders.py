@@ -295,6 +295,6 @@ def _header(file):
 
 
 def _unreadable(file, error):
-  reason = "not an image" if "identify" in str(error) else " ".join(str(error).split())
+  reason = "not an image" if "identify" in str(error) else errors.reason(error)
   reason = reason or type(error).__name__
   return errors.UserError(f"cannot read the image {str(file)!r}: {reason}; fix or remove it")

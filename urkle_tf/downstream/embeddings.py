@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.data import compatibility, sources
+from urkle_tf.data import compatibility, pipeline, sources
 from urkle_tf.networks.saved import embedders
 from urkle_tf.output import files, progress, projector
 from urkle_tf.settings import Represent, arguments, data_of
@@ -68,7 +68,7 @@ def _embed(embed, source, batch_size, shown):
   labels, pictures, left = [], [], shown
   with sources.naming_unreadable(source):
     for batch in source.batches(batch_size, shuffle=False, drop_remainder=False):
-      images = tf.cast(batch["image"], tf.float32) / 255
+      images = pipeline.to_float(batch["image"])
       for name, values in compiled(images).items():
         parts.setdefault(name, []).append(values.numpy())
       if source.labelled:

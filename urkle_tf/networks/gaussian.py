@@ -12,9 +12,6 @@ from urkle_tf.networks import batch_norm, presets, representations
 from urkle_tf.networks.encoders import Encoder
 from urkle_tf.networks.pooled import below_heads, pooled
 
-tfd = tfp.distributions
-
-
 # Where loc lies: see `GaussianEncoder`.
 LOCS = ("sphere", "centred_sphere", "pooled", "dense", "dense_sphere")
 _SHORTEST = 1e-6  # features below this length are not brought to length sqrt(d)
@@ -253,7 +250,7 @@ class GaussianEncoder(keras.Model, Encoder):
       outputs = self.streams[stream](images, training=training)
     if training and self._config["loc"] == "pooled" and self._config["momentum"] < 1:
       self._follow_spread(outputs["loc"])
-    return tfd.Normal(outputs["loc"], outputs["scale"])
+    return tfp.distributions.Normal(outputs["loc"], outputs["scale"])
 
   def _half_in_training(self, stream):
     """A stream's network with its backbone in inference mode and its heads in training."""
