@@ -24,10 +24,11 @@ from urkle_tf.data import compatibility, pipeline, sources
 from urkle_tf.output import files, tables
 from urkle_tf.output.figures import canvas
 
+STEPS = 50  # of PGD
 RIGHT, WRONG = "#00664b", "#b3261e"
 
 
-def attacked(classifier, images, labels, threat, steps=50):
+def attacked(classifier, images, labels, threat):
   """Attacks the classifier at z = mu.
 
   Args:
@@ -35,13 +36,12 @@ def attacked(classifier, images, labels, threat, steps=50):
     images: float32 [n, h, w, c] in [0, 1].
     labels: int [n].
     threat: a threat model.
-    steps: of PGD.
 
   Returns:
     (predictions on the images, the adversaries, predictions on these): arrays.
   """
   frozen = classifier.frozen()
-  attack = attacks.PGD(threat, steps=steps, keep="best")
+  attack = attacks.PGD(threat, steps=STEPS, keep="best")
 
   @tf.function
   def predictions(x):
@@ -134,7 +134,7 @@ def main():
   threat = attacks.from_norm(robust.metadata["norm"], robust.metadata["epsilon"])
   models = {"plain": export.load_classifier(given.plain), "robust": robust}
   radius = tables.threat(robust.metadata)
-  title = f"Each classifier on its own adversary: PGD with 50 steps, {radius}"
+  title = f"Each classifier on its own adversary: PGD with {STEPS} steps, {radius}"
   scores = show(given.picture, models, source, threat, title, given.examples, given.show)
   for name, (clean, left) in scores.items():
     print(f"{name}: {clean} of {source.size} right, {left} under attack")

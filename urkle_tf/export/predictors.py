@@ -21,7 +21,7 @@ class _Kind:
     size: the attribute that counts the head's outputs.
     label: the attribute that names the outputs.
     served: the name of the served output.
-    sampled: (output, method) for a seed and a number of samples.
+    sampled: the output for a seed and a number of samples, and its method.
     at_loc: (output, method) for z = loc; also the output of the head.
   """
 
@@ -30,7 +30,7 @@ class _Kind:
   size: str
   label: str
   served: str
-  sampled: tuple[str, str]
+  sampled: str
   at_loc: tuple[str, str]
 
 
@@ -40,7 +40,7 @@ _CLASSIFIER = _Kind(
   size="classes",
   label="class_names",
   served="probabilities",
-  sampled=("log_probabilities", "log_probabilities"),
+  sampled="log_probabilities",
   at_loc=("logits", "logits"),
 )
 _REGRESSOR = _Kind(
@@ -49,7 +49,7 @@ _REGRESSOR = _Kind(
   size="outputs",
   label="target",
   served="predictions",
-  sampled=("predictions", "predictions"),
+  sampled="predictions",
   at_loc=("predictions", "deterministic"),
 )
 
@@ -195,13 +195,13 @@ def _endpoints(kind, model):
   z = tf.TensorSpec([None, model.latent_dim], tf.float32, name="z")
   seed = tf.TensorSpec([2], tf.int32, name="seed")
   samples = tf.TensorSpec([], tf.int32, name="samples")
-  (drawn, draw), (point, at_loc) = kind.sampled, kind.at_loc
+  point, at_loc = kind.at_loc
 
   def serve(images):
     return {kind.served: model(images)}
 
   def sampled(images, seed, samples):
-    return {drawn: getattr(model, draw)(images, seed, samples)}
+    return {kind.sampled: getattr(model, kind.sampled)(images, seed, samples)}
 
   def deterministic(images):
     return {point: getattr(model, at_loc)(images)}

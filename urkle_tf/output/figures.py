@@ -4,6 +4,8 @@ import numpy as np
 
 from urkle_tf.output import files
 
+_LINE = 18  # pixels, the height of a line of titles
+
 
 def canvas(width, height):
   """An empty matplotlib figure; the caller's backend does not change.
@@ -45,28 +47,27 @@ def coloured(image):
   return np.broadcast_to(image[..., :channels], (*image.shape[:2], 3))
 
 
-def headed(picture, titles, height=18):
+def headed(picture, titles):
   """Writes a title above each column of a picture.
 
   Args:
     picture: uint8 [h, w, 1 or 3], of columns of the same width.
     titles: texts, one for each column.
-    height: the height of the line of titles in pixels.
 
   Returns:
-    uint8 [h + height, w, 3].
+    uint8 [h + 18, w, 3].
   """
   picture = coloured(picture)
   width = picture.shape[1] / len(titles)
   dpi = 100
-  figure = canvas(picture.shape[1] / dpi, height / dpi)
+  figure = canvas(picture.shape[1] / dpi, _LINE / dpi)
   for column, title in enumerate(titles):
     # A letter is about 0.6 times as wide as the font is high.
     size = min(8.0, width / (0.6 * max(len(title), 1)) * 72 / dpi)
     figure.text((column + 0.5) / len(titles), 0.5, title, fontsize=size, ha="center", va="center")
   line = pixels(figure, dpi)
   # Sizes in inches may round to a pixel more or less.
-  whole = np.full((height, *picture.shape[1:]), 255, np.uint8)
-  rows, columns = min(height, line.shape[0]), min(picture.shape[1], line.shape[1])
+  whole = np.full((_LINE, *picture.shape[1:]), 255, np.uint8)
+  rows, columns = min(_LINE, line.shape[0]), min(picture.shape[1], line.shape[1])
   whole[:rows, :columns] = line[:rows, :columns]
   return np.concatenate([whole, picture])

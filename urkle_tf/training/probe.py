@@ -9,6 +9,8 @@ from urkle_tf import errors
 from urkle_tf.data import pipeline
 from urkle_tf.networks.kl import kl_objective
 
+_VOTERS = 20  # nearest neighbours
+
 
 class NearestNeighbours(keras.callbacks.Callback):
   """An online probe: k-nearest-neighbour accuracy of loc on held-out labelled images.
@@ -22,14 +24,13 @@ class NearestNeighbours(keras.callbacks.Callback):
     images: float32 [n, h, w, c].
     labels: int [n].
     recorder: the `Recorder` of the run: the figures join its next row.
-    k: neighbours that vote.
     attack: finds the adversaries; None for none.
   """
 
-  def __init__(self, images, labels, recorder, k=20, attack=None):
+  def __init__(self, images, labels, recorder, attack=None):
     super().__init__()
     self._images, self._labels = images, np.asarray(labels)
-    self._recorder, self._k, self._attack = recorder, k, attack
+    self._recorder, self._attack = recorder, attack
     self._encode = tf.function(
       lambda x: self.model.encoder.network(x, training=False)["loc"], autograph=False
     )
@@ -45,7 +46,7 @@ class NearestNeighbours(keras.callbacks.Callback):
     parts = np.array_split(self._images, max(1, len(self._images) // 250))
     loc = np.concatenate([self._encode(part).numpy() for part in parts])
     half = len(loc) // 2
-    model = neighbors.KNeighborsClassifier(min(self._k, half), metric="cosine")
+    model = neighbors.KNeighborsClassifier(min(_VOTERS, half), metric="cosine")
     model.fit(loc[:half], self._labels[:half])
     found = [model.score(loc[half:], self._labels[half:])]
     if self._attack is not None:
