@@ -87,9 +87,9 @@ def images_seen(run):
   return pages.metrics(run)[-1]["step"] * int(pages.flags(run).get("batch_size", 256))
 
 
-def _cell(values, form):
-  known = [value for value in values if value is not None]
-  return pages.mean(known, form) if known else ""
+def _known(found, names):
+  """{name: the figures of the seeds that have one}."""
+  return {name: [v for v in found.get(name, ()) if v is not None] for name in names}
 
 
 def table(document):
@@ -114,8 +114,8 @@ def table(document):
         continue
       found = row["labels"][part]
       seen = statistics.fmean(row["images_seen"])
-      forms = {name: ".3f" if name == "ece" else ".1f" for name in names}
-      cells = [_cell(found.get(name, ()), form) for name, form in forms.items()]
+      known = _known(found, names)
+      cells = [pages.mean(known[name], ".3f" if name == "ece" else ".1f") for name in names]
       cells += [f"{statistics.fmean(row['minutes']):.1f}", f"{seen:,.0f}"]
       cells += [f"{seen * row['gradients_per_image']:,.0f}", str(len(found["seeds"]))]
       lines.append([row["system"], *cells])
@@ -186,10 +186,7 @@ def draw(document, file):
   """
   panels = []
   for part in _labels(document):
-    of = [row["labels"].get(part, {}) for row in document["rows"]]
-    known = [
-      {name: [v for v in row.get(name, ()) if v is not None] for name in _LOOKS} for row in of
-    ]
+    known = [_known(row["labels"].get(part, {}), _LOOKS) for row in document["rows"]]
     scores = [{name: seeds for name, seeds in row.items() if seeds} for row in known]
     panels.append((_title(part), None, scores))
   looks = {name: (SCORES[name], *look) for name, look in _LOOKS.items()}

@@ -102,6 +102,8 @@ SEVERAL = "Several seeds: mean ± standard deviation (95% interval of the mean, 
 
 def mean(values, form=".2f", deviation=None):
   """The mean of some seeds' figures as text; of several "mean ± deviation (low to high)"."""
+  if not values:  # it was not measured
+    return ""
   middle, spread, interval = tables.seeds(values)
   if interval is None:
     return f"{middle:{form}}"

@@ -114,7 +114,7 @@ def table(found):
   for row in (row for row in ROWS if row.name in found):
     clean = found[row.name]
     ahead = pages.differences(recipe, clean) if row.name != "recipe" else []
-    compared = pages.mean(ahead, "+.2f", ".2f") if ahead else ""
+    compared = pages.mean(ahead, "+.2f", ".2f")
     lines.append([row.system, pages.mean(list(clean.values())), compared, str(len(clean))])
   head = ["what is changed", "clean, %", "the recipe is ahead by", "seeds"]
   return tables.markdown(head, lines)

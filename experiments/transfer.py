@@ -226,7 +226,7 @@ def table(document):
   lines = []
   for row in document["rows"]:
     form = (".2f", ".2f") if row["measure"] == "accuracy" else (".3g", ".2g")
-    mean = lambda values: pages.mean(values, *form) if values else ""  # noqa: E731, B023
+    mean = lambda values: pages.mean(values, *form)  # noqa: E731, B023
     mu = row.get("deterministic")
     figure = "accuracy, %" if row["measure"] == "accuracy" else f"error in {row['target']}"
     cells = [row["task"], figure]
