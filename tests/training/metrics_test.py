@@ -8,6 +8,7 @@ import tensorflow as tf
 from small_models import rows_of
 from tensorboard.compat.proto import event_pb2
 
+from urkle_tf import distribution
 from urkle_tf.training import means, metrics, recorder, runs
 
 
@@ -17,7 +18,7 @@ class _Model:
   def __init__(self):
     steps = keras.Variable(0, dtype="int64")
     self.optimizer = type("Optimizer", (), {"iterations": steps, "learning_rate": 0.5})()
-    self.means = means.Means(["loss"])
+    self.means, self.skips = means.Means(["loss"]), distribution.state([0.0, 0.0, 0.0, -1.0])
     self.metrics_variables = self.means.variables
 
   def reset_metrics(self):

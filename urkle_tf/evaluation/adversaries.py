@@ -17,7 +17,7 @@ def differentiable(classifier):
   False if TensorFlow has no gradient for an operation in it, such as a table look-up.  The gradient
   is traced only for a classifier whose gradients were all zero.
   """
-  found = getattr(classifier, "metadata", {}).get("gradients", {})
+  found = classifier.metadata.get("gradients", {})
   if found.get("zero_bridged", 0.0) < 1.0:
     return True
   missing = []
@@ -95,7 +95,7 @@ def adversary(classifier, plan, mode, eot=20, alone=None):
   link = getattr(classifier, "link", tf.nn.log_softmax)
   has_gradient = differentiable(classifier)
   # Whether attacks climb the scores that decide the class.
-  decides = getattr(classifier, "metadata", {}).get("attacked") != "inner scores"
+  decides = classifier.metadata.get("attacked") != "inner scores"
   follows = (has_gradient or not plan.by_gradients) and decides
   if alone is not None and alone.attackable and falling.possible(plan) and follows:
     return falling.Falling(plan, alone)

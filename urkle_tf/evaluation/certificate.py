@@ -38,7 +38,7 @@ def measure(context, options):
   Raises:
     UserError: if the network contains a layer without a rule for bounds, or a bound is not finite.
   """
-  encoder = networks.ExportedEncoder(context.network or context.model.network)
+  encoder = networks.ExportedEncoder(context.network)
   total = min(options.examples, context.source.size)
   size = min(context.batch_size, total)
   batches = [batch[1:] for batch in scoring.stream(context.source, size, total)]

@@ -165,7 +165,7 @@ class _Checks:
   def _check_gradients(self, zeros):
     dead = _share(zeros[self._right] >= 0.99) if self._right.any() else 0.0
     mean = float(zeros[self._right].mean()) if self._right.any() else 0.0
-    found = getattr(self._classifier, "metadata", {}).get("gradients", {})
+    found = self._classifier.metadata.get("gradients", {})
     crossed = ", ".join(found.get("bridged", ()))
     detail = (
       f"{dead:.1%} of the images have no gradient of the cross-entropy (99% of its entries "

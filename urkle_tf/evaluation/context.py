@@ -123,7 +123,7 @@ class Context:
     """Images float32 [n, h, w, c] -> embeddings float32 [n, d], loc, in inference mode."""
     if self.embedder is not None:
       return self.embedder
-    represent = networks.ExportedEncoder(self.network or self.model.network).frozen()
+    represent = networks.ExportedEncoder(self.network).frozen()
     return lambda images: represent(images).loc
 
   def over_first(self, count, name, title, compute):

@@ -111,10 +111,7 @@ class Metrics(keras.callbacks.Callback):
 
   def _check_numbers(self):
     """Counts skipped steps; ends the training after too many consecutive ones, or if all were."""
-    skips = getattr(self.model, "skips", None)
-    if skips is None:
-      return
-    total, _, longest, last = (int(value) for value in distribution.plain(skips))
+    total, _, longest, last = (int(value) for value in distribution.plain(self.model.skips))
     self._skipped = total
     if longest >= self._max_bad_steps or (self._share >= 1 and total == self._step):
       raise NotFinite(last - longest + 1, last)
