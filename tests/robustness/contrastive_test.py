@@ -266,10 +266,6 @@ def test_a_step_of_rocl_has_the_sum_of_both_terms(views):
   assert not scale.kernel.numpy().any()  # z = loc: nothing moves the scale
 
 
-def test_three_views_are_refused():
-  refuses("two views", robustness.RoCL().check, pretexts.SimCLR(consistency=1))
-
-
 def test_the_projector_of_rocls_config_is_that_of_its_implementation():
   text = (ROOT / "configs" / "cifar10_rocl.cfg").read_text(encoding="utf-8")
   (pretext,) = re.findall("--pretext=(.*)", text)

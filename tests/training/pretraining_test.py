@@ -341,7 +341,7 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"precision": "float16"}, "precision"),
     ({"strategy": "two"}, "strategy"),
     ({"augment": "simclr, crop, crop"}, "lists 3 recipes, but the number of views is 2"),
-    ({"pretext": "simclr(consistency=12)", "robustness": "rocl"}, "but simclr makes 3"),
+    ({"pretext": "simclr(consistency=12)", "robustness": "rocl"}, "two views & simclr makes 3"),
     ({"init_from": "nowhere"}, "holds no encoder"),
     ({"max_scale": 0.01}, "min_scale"),
     ({"probe_split": "train[9999:]"}, "split"),
