@@ -92,6 +92,25 @@ def test_all_forms_of_a_gaussian_encoder_are_one(digits):
     np.testing.assert_allclose(other, found[0], rtol=1e-3)
 
 
+def test_our_encoders_train_as_they_do_when_called(digits):
+  """Pooled features keep the unit of sigma up to date; a backbone keeps its inference mode."""
+  x, _ = digits
+  backbone = urkle_tf.networks.backbone("convnet(width=4, layers=2)", x.shape[1:])
+  pooled = urkle_tf.GaussianEncoder(backbone, loc="pooled", momentum=0.0, inference=True)
+  statistics = [v.numpy() for v in backbone.non_trainable_variables]
+  urkle_tf.UrkleRegularizer(pooled, pgd(2), seed=0)(x, training=True)
+  same(statistics, backbone.non_trainable_variables)
+  assert 0 < float(pooled.spread) < 0.5  # it starts at 1
+  # The KL is the same, however small the features are: see `GaussianEncoder`.
+  last = backbone.get_layer("norm2")
+  found = []
+  for size in (1.0, 0.01):
+    last.set_weights([size * last.gamma, size * last.beta, last.moving_mean, last.moving_variance])
+    urkle_tf.kl_robustness(pooled, x, pgd(2), seed=[0, 1], training=True)
+    found.append(urkle_tf.kl_robustness(pooled, x, pgd(2), seed=[0, 1]).numpy())
+  np.testing.assert_allclose(found[1], found[0], rtol=1e-3)
+
+
 def test_outside_of_training_the_layer_is_the_encoder(digits):
   encoder, (x, _) = tiny_encoder(5), digits
   layer = urkle_tf.UrkleRegularizer(encoder, pgd(), beta=0.5)

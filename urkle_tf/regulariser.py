@@ -57,14 +57,15 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
 def _measure(encoder, images, attack, seed, training, scale):
   """(the encoder's outputs for the images, KL [n]), in one pass of images and adversaries."""
   _check(attack)
-  model = _network(encoder)
-  frozen = fold(model)
+  frozen = fold(_network(encoder))
   clean = _each(tf.stop_gradient, _checked(frozen(images)))
   sigma = _sigma(clean, scale)
   represent = lambda neighbours: _normal(frozen(neighbours), sigma)  # noqa: E731
   adversaries = attack(kl_from(_normal(clean, sigma), represent), images, seed)
   images = tf.convert_to_tensor(images)
-  both = model(tf.concat([images, tf.cast(adversaries, images.dtype)], 0), training=training)
+  # Not the network of our own encoders: their call in training also follows the spread of loc, and
+  # keeps a backbone in inference mode.
+  both = encoder(tf.concat([images, tf.cast(adversaries, images.dtype)], 0), training=training)
   clean, attacked = (_each(lambda x, part=part: tf.split(x, 2)[part], both) for part in (0, 1))
   sigma = _sigma(clean, scale)
   return clean, kl(_normal(clean, sigma), _normal(attacked, sigma))
@@ -79,7 +80,7 @@ def _check(attack):
 
 
 def _network(encoder):
-  """The model to differentiate: for our own encoders, the network beneath the Normal."""
+  """The model in inference mode: for our own encoders, the network beneath the Normal."""
   return encoder.network if isinstance(encoder, Encoder) else encoder
 
 
