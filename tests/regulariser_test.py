@@ -33,23 +33,23 @@ def linear(weights):
   return model
 
 
-@pytest.mark.parametrize("size", [1.0, 1e-2])
+@pytest.mark.parametrize("size", [1.0, 1e-4])
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_of_a_linear_feature_the_worst_kl_is_its_closed_form(images, size, scale):
   # max |w . d| over the ball is epsilon |w|_1; shrinking w shrinks its spread alike.
   weights = size * np.random.default_rng(1).normal(size=16).astype(np.float32)
   features = images.reshape(12, -1) @ weights
   worst = EPSILON * np.abs(weights).sum()
-  wanted = worst**2 / (2 * scale**2 * (features.var() + 1e-6))
+  wanted = worst**2 / (2 * scale**2 * features.var())
   found = urkle_tf.kl_robustness(linear(weights), images, pgd(), seed=[0, 1], scale=scale)
   np.testing.assert_allclose(found, np.full(12, wanted), rtol=1e-3)
 
 
 def test_features_of_one_image_are_measured_by_their_own_size(images):
   weights = np.random.default_rng(1).normal(size=16).astype(np.float32)
-  for size in (1.0, 1e-2):
+  for size in (1.0, 1e-3):
     square = (images[0].ravel() @ (size * weights)) ** 2
-    wanted = (EPSILON * size * np.abs(weights).sum()) ** 2 / (2 * 0.5**2 * (square + 1e-6))
+    wanted = (EPSILON * size * np.abs(weights).sum()) ** 2 / (2 * 0.5**2 * square)
     found = urkle_tf.kl_robustness(linear(size * weights), images[:1], pgd(), seed=[0, 1])
     np.testing.assert_allclose(found, [wanted], rtol=1e-3)
 

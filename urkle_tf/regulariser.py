@@ -92,7 +92,7 @@ def _sigma(outputs, scale):
   alone = tf.equal(tf.shape(features)[0], 1)  # its variance would be 0
   size = tf.reduce_mean(tf.square(features), 0)
   variance = tf.where(alone, size, tf.math.reduce_variance(features, 0))
-  return scale * tf.sqrt(tf.reduce_mean(variance) + 1e-6)
+  return scale * tf.sqrt(tf.reduce_mean(variance) + 1e-12)
 
 
 def _normal(outputs, sigma):
