@@ -167,6 +167,25 @@ def test_smoothing_certifies_the_outputs_and_not_the_scores_inside(weights, imag
   assert np.all(np.argmax(found, 1) == 3)
 
 
+@pytest.mark.parametrize("draw", [tf.random, tf.random.Generator.from_seed(1)], ids=["op", "state"])
+def test_each_copy_of_smoothing_has_a_draw_of_its_own(images, draw):
+  """Of a classifier with one draw a call, which gives class 1 to all images of 7 calls in 10."""
+
+  def function(x):
+    chosen = tf.cast(draw.uniform([]) < 0.7, tf.float32)
+    return tf.tile([[0.0, chosen, 0.5]], [tf.shape(x)[0], 1])
+
+  model = foreign_model(function, images)
+  assert model.stochastic
+  classes = smoothing._function(types.SimpleNamespace(kind="foreign", model=model))
+  noisy = smoothing.Noisy(classes, 0.1, batch_size=100)
+  counts = noisy.sum(images[0], 400, tf.constant([1, 2]))
+  assert counts.sum() == 400
+  # Five standard deviations of 400 throws; with draws that are shared it is a multiple of 100.
+  assert abs(counts[1] - 280) < 5 * np.sqrt(400 * 0.7 * 0.3)
+  assert counts[1] % 100
+
+
 @pytest.mark.parametrize("falling", [False, True])
 def test_of_several_thresholds_the_nearest_is_crossed(rng, falling):
   """A thermometer code: each pixel gets the weight of the level that is next to it."""

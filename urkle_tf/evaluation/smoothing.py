@@ -7,14 +7,16 @@ The smoothed classifier returns the class that a classifier f returns most often
 and if the probability of its class is at least p > 1/2, no perturbation shorter than noise
 Phi^-1(p) changes it.  p is a lower bound that holds with probability 1 - alpha over the draws.  A
 classifier that samples z draws a fresh one for every d.  That is allowed: f is then a random
-function, and P is over both.
+function, and P is over both.  A random classifier made elsewhere gets each copy in a call of its
+own, since it may use one draw for all images of a call.
 
 An encoder has no classes.  For unit embeddings f, a direction u and s a lower bound of
-E<u, f(x + d)>, the smoothed encoder's cosine to u is, everywhere within r of x, at least
+E<u, f(x + d)>, this mean cosine to u is, everywhere within r of x, at least
 
     2 Phi(Phi^-1((1 + s) / 2) - r / noise) - 1
 
-since (1 + <u, f>) / 2 lies in [0, 1] (the same lemma).
+since (1 + <u, f>) / 2 lies in [0, 1] (the same lemma).  Where that is not negative, the cosine of u
+and the smoothed embedding E f is at least as large, since E f is no longer than 1.
 """
 
 import functools
@@ -58,7 +60,7 @@ def mean_bound(values_mean, samples, alpha):
 
 
 def cosine(bound, distance, noise):
-  """The least cosine of the smoothed encoder to u within a distance; see above.
+  """The least mean cosine to u within a distance; see above.
 
   Args:
     bound: s, float [n].
@@ -149,7 +151,7 @@ def measure(context, options):
     {"noise", "samples", "alpha", "examples"}.  For a classifier also "certified", for each radius
     {"radius", "accuracy", "interval"}: the share of images that the smoothed classifier is
     certified to get right within it; and "abstained", the share of images without a class.  For an
-    encoder also "cosines", {"radius", "mean"}: the least cosine to u.
+    encoder also "cosines", {"radius", "mean"}: the least mean cosine to u.
   """
   total = min(options.examples, context.source.size)
   noisy = Noisy(_function(context), options.noise, min(context.batch_size, options.samples))
@@ -191,14 +193,29 @@ def _function(context):
   if context.kind == "encoder":
     network = context.network
     return lambda images, seed: tf.math.l2_normalize(network(images, training=False)["loc"], -1)
-  model = context.model
+  model, stochastic = context.model, context.model.stochastic
   # Of a classifier made elsewhere its outputs, not the scores that attacks climb.
   model = getattr(model, "own_gradients", model.frozen)()
 
   def classes(images, seed):
     # One draw of z for each copy: the smoothed classifier averages over both.
-    options = {"seed": seed, "samples": 1} if context.model.stochastic else {}
+    options = {"seed": seed, "samples": 1} if stochastic else {}
     values = model.from_representation(*model.represent(images), **options)
     return tf.one_hot(tf.argmax(values, -1), context.model.classes)
 
-  return classes
+  return alone(classes) if stochastic and context.kind == "foreign" else classes
+
+
+def alone(function):
+  """A function of a `Noisy` that passes each copy through another function in a call of its own.
+
+  For classifiers that may use one draw of their noise for all images of a call: copies that share a
+  draw are not independent, and the bounds hold for independent ones.
+  """
+
+  def each(images, seed):
+    one = lambda row: function(row[0][None], distribution.fold(seed, row[1]))[0]  # noqa: E731
+    rows = images, tf.range(tf.shape(images)[0])
+    return tf.map_fn(one, rows, fn_output_signature=tf.float32, parallel_iterations=1)
+
+  return each
