@@ -83,7 +83,7 @@ class HopSkipJump(_nearest.Nearest):
 
     Args:
       threat: a `ThreatModel`.
-      queries: forward passes per run, at most, >= 1; the first direction takes about 300.
+      queries: forward passes per run, at most, >= 1; the first direction needs about 170.
       restarts: runs from different random points, >= 1.
 
     Raises:
