@@ -62,22 +62,48 @@ def test_rows_are_those_that_both_have(exported, earlier, tmp_path):
   assert "## Against report" in (tmp_path / "report.md").read_text()
 
 
+def compared(ours, theirs):
+  """The rows of a comparison of two reports, by their rows of attacks, on four images."""
+  labels = np.arange(4)
+  right = lambda rows: {f"right_{i}": labels > i for i in range(len(rows))}  # noqa: E731
+  prepared = {"against": ({"attacks": theirs}, {"labels": labels, **right(theirs)})}
+  context = types.SimpleNamespace(
+    prepared=prepared, arrays=right(ours), labels=labels, modes=(), report={"attacks": ours}
+  )
+  return Against(report="other").measure(context)["rows"]
+
+
+ROW = {"name": "apgd_t", "norm": "linf", "epsilon": 0.1, "mode": "sampled", "own_accuracy": 0.5}
+ROW |= {"steps": 20, "restarts": 1, "step_size": 0.01, "targets": 9, "eot": 20, "noise": "fresh"}
+
+
 @pytest.mark.parametrize(
-  "other", [{"step_size": 0.02}, {"targets": 3}, {"ensemble": "autoattack"}], ids=str
+  "other",
+  [{"step_size": 0.02}, {"targets": 3}, {"ensemble": "autoattack"}, {"eot": 1}, {"noise": "fixed"}],
+  ids=str,
 )
 def test_two_rows_of_one_attack_are_not_mixed_up(other):
   """A report against itself: every row is compared with itself."""
-  row = {"name": "apgd_t", "norm": "linf", "epsilon": 0.1, "mode": "deterministic"}
-  row |= {"steps": 20, "restarts": 1, "step_size": 0.01, "targets": 9}
-  report = {"attacks": [row, {**row, **other}]}
-  labels, right = np.arange(4), np.array([[1, 1, 1, 0], [1, 0, 0, 0]], bool)
-  arrays = {"labels": labels, "right_0": right[0], "right_1": right[1]}
-  prepared = {"against": (report, arrays)}
-  context = types.SimpleNamespace(
-    prepared=prepared, arrays=arrays, labels=labels, modes=(), report=report
-  )
-  rows = Against(report="itself").measure(context)["rows"]
+  rows = compared([ROW, {**ROW, **other}], [ROW, {**ROW, **other}])
   assert [found["difference"] for found in rows] == [0, 0]
+  assert compared([ROW], [{**ROW, **other}]) == []
+
+
+def test_what_earlier_attacks_found_counts_in_both_or_in_none():
+  """Without own_accuracy a row counts the rows before it; a stage those of its ensemble."""
+  first, standing = {**ROW, "name": "fgsm"}, {k: v for k, v in ROW.items() if k != "own_accuracy"}
+  names = lambda ours, theirs: [row["name"] for row in compared(ours, theirs)]  # noqa: E731
+  assert names([first, standing], [first, ROW]) == ["fgsm"]
+  assert names([first, standing], [first, standing]) == ["fgsm", "apgd_t"]
+  other = {**first, "steps": 5}
+  assert names([first, standing], [other, standing]) == []
+  assert names([{**first, "epsilon": 0.2}, standing], [standing]) == ["apgd_t"]
+  stages = [{**ROW, "name": "apgd_ce", "ensemble": "autoattack"}]
+  stages += [{**standing, "ensemble": "autoattack"}, {**standing, "name": "autoattack"}]
+  assert names([first, *stages], stages) == ["apgd_ce", "apgd_t", "autoattack"]
+  stages[0] = {**standing, "name": "apgd_ce", "ensemble": "autoattack"}  # after others that count
+  assert names([first, *stages], [first, *stages]) == ["fgsm", "apgd_ce", "apgd_t", "autoattack"]
+  assert names([first, *stages], [other, *stages]) == []
 
 
 @pytest.mark.full

@@ -74,8 +74,8 @@ class Against(Measurement):
       if (key := f"clean_{mode}") in arrays
     ]
     places = {key: number for number, key in enumerate(_keys(theirs["attacks"]))}
-    attacks = context.report["attacks"]
-    for number, (row, key) in enumerate(zip(attacks, _keys(attacks), strict=True)):
+    found = context.report["attacks"]
+    for number, (row, key) in enumerate(zip(found, _keys(found), strict=True)):
       other = places.get(key)
       if other is not None:
         right = ours[f"right_{number}"], arrays[f"right_{other}"]
@@ -99,7 +99,8 @@ class Against(Measurement):
     text = (
       f"The same {part['examples']:,} images. The two columns before p count those that this "
       "classifier alone gets right, and the other one alone. p is from McNemar's exact test. Only "
-      "rows with the same attack, norm, radius and reading of z are compared."
+      "rows with the same attack, norm, radius and reading of z are compared, and those that also "
+      "count what other attacks found only if these are the same."
     )
     return [Heading(f"Against {part['report']}"), Text(text), Table("Against", head, lines)]
 
@@ -112,15 +113,24 @@ class Against(Measurement):
 
 
 def _keys(rows):
-  """What a row of "attacks" must have in common with another to be compared, for each row.
+  """What must be equal for a row to be compared with one of another report: a list, one each."""
+  return [
+    (_key(row), frozenset(map(_key, _counted(row, rows[:number]))))
+    for number, row in enumerate(rows)
+  ]
 
-  A row that also counts what other attacks found before it, as with `--standing`, has no
-  "own_accuracy".  Among the stages of an ensemble, the first one says so for all.
-  """
+
+def _key(row):
   names = ("name", "norm", "epsilon", "steps", "restarts", "mode", "step_size", "targets")
-  alone: dict[tuple, bool] = {}
-  for row in rows:
-    key = tuple(row.get(name) for name in (*names, "ensemble"))
-    ensemble = row.get("ensemble") or ("stages" in row and row["name"])
-    group = (ensemble, row["epsilon"], row["mode"]) if ensemble else key
-    yield *key, alone.setdefault(group, "own_accuracy" in row)
+  return tuple(row.get(name) for name in (*names, "ensemble", "eot", "noise"))
+
+
+def _counted(row, earlier):
+  """The earlier rows of its mode whose finds a row counts too: see `attacked.measure`."""
+  if "own_accuracy" in row:
+    return []
+  earlier = [other for other in earlier if other["mode"] == row["mode"]]
+  name = row.get("ensemble", row["name"])
+  stages = [other for other in earlier if other.get("ensemble") == name]
+  whole = not stages or "own_accuracy" not in stages[0]  # not the stages' alone
+  return [other for other in (earlier if whole else stages) if other["epsilon"] <= row["epsilon"]]
