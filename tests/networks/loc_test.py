@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 from cases import refuses, slow
 from small_models import tiny_encoder, tiny_trainer
 
@@ -74,6 +75,23 @@ def test_another_width_needs_a_dense_form(loc):
   refuses("latent_dim=4, but loc= & 8 features & dense_sphere", _encoder, loc, latent_dim=4)
   assert _encoder(loc, latent_dim=WIDTH).latent_dim == WIDTH
   refuses("loc 'ball' & sphere", _encoder, "ball")
+
+
+def test_the_kl_does_not_shrink_pooled_features(images):
+  """Features c f with the sigma c s of their spread have the same KL: there is no slope along c."""
+  encoder = _encoder("pooled")
+  backbone = next(layer for layer in encoder.network.layers if isinstance(layer, keras.Model))
+  norm = backbone.get_layer("norm2")  # below a ReLU and a mean, so c scales gamma and beta
+  norm.beta.assign(tf.linspace(0.1, 0.5, norm.beta.shape[0]))
+  with tf.GradientTape() as tape:
+    normal = encoder(tf.concat([images, 1 - images], 0), training=True)
+    (loc, attacked), (scale, other) = (tf.split(x, 2) for x in (normal.loc, normal.scale))
+    p, q = tfp.distributions.Normal(loc, scale), tfp.distributions.Normal(attacked, other)
+    value = tf.reduce_mean(networks.kl(p, q))
+  found = tape.gradient(value, [norm.gamma.value, norm.beta.value])
+  along = sum(float(tf.reduce_sum(w * g)) for w, g in zip((norm.gamma, norm.beta), found))
+  assert float(value) > 0.01
+  assert abs(along) < 1e-3 * float(value)
 
 
 def test_sigma_is_bounded_in_units_of_the_spread_of_pooled_features(images):

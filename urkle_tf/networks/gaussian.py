@@ -107,7 +107,8 @@ class GaussianEncoder(keras.Model, Encoder):
   per dimension, they are absolute.  Elsewhere they are relative to the spread of loc over the data:
   an absolute cap would constrain little, since (loc, scale) -> (c loc, c scale) does not change any
   KL[p(z|x) || p(z|x')].  `dense` has a spread of 1 per dimension.  The spread of `pooled` is one
-  number, the root of the mean variance; calls with `training=True` keep a moving average of it.
+  number, the root of the mean variance; calls with `training=True` keep a moving average of it, and
+  give it the gradient of the batch's own.
 
   Args:
     backbone: any Keras model from images [n, h, w, c] to features [n, f] or feature maps
@@ -249,7 +250,10 @@ class GaussianEncoder(keras.Model, Encoder):
     else:
       outputs = self.streams[stream](images, training=training)
     if training and self._config["loc"] == "pooled" and self._config["momentum"] < 1:
-      self._follow_spread(outputs["loc"])
+      found = self._follow_spread(outputs["loc"])
+      # Without the gradient of the batch's own spread the KL would keep shrinking all features, for
+      # nothing: the moving average follows.
+      outputs = {**outputs, "scale": outputs["scale"] * (found / tf.stop_gradient(found))}
     return tfp.distributions.Normal(outputs["loc"], outputs["scale"])
 
   def _half_in_training(self, stream):
@@ -284,13 +288,14 @@ class GaussianEncoder(keras.Model, Encoder):
     self._config["momentum"] = 1.0
 
   def _follow_spread(self, loc):
-    """Moves the spread of loc [n, d_z] towards a batch's, over all replicas."""
+    """Moves the spread of loc [n, d_z] towards a batch's, over all replicas; returns that."""
     moments = tf.stack([tf.reduce_mean(loc, 0), tf.reduce_mean(tf.square(loc), 0)])
     moments = distribution.mean(moments)
     variance = tf.reduce_mean(moments[1] - tf.square(moments[0]))
     found = tf.sqrt(tf.maximum(variance, 1e-10))
     kernel, momentum = self.network.get_layer("spread").kernel, self._config["momentum"]
     kernel.assign(momentum * kernel + (1.0 - momentum) * tf.reshape(found, [1, 1]))
+    return found
 
   def predict_step(self, data):
     """`predict` returns {"loc", "scale"} arrays, since a Normal is not a tensor."""
