@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import inspect
 import pathlib
+import re
 import sys
 import textwrap
 
@@ -34,6 +35,10 @@ This page lists every setting of the four commands. `tools/write_settings.py` ma
 Each setting is a flag of the command and a keyword argument of the function. The flag is
 `--name=value`. A switch is turned on by `--name` and off by `--noname`. A number may be a fraction,
 such as 8/255, and lists of numbers are separated by commas. An empty default is `None`.
+
+A *spec* is a name with options in parentheses, such as `simclr(temperature=0.2)`: see
+[options](grid.md#options). [The list of words](concepts.md#words) explains mu, sigma, z and others.
+To begin, see [start here](start.md), which needs few of these settings.
 """
 SECTION = """
 ## {command}
@@ -84,6 +89,7 @@ def page():
       default = "required" if field.default is settings.REQUIRED else f"`{shown(field.default)}`"
       default = "" if field.default is None else default
       meaning = settings.text(field).replace("|", "\\|")
+      meaning = re.sub(r"docs/(\w+)\.md", linked, meaning)
       rows.append(f"| `{field.name}` | {TYPES[settings.kind(field)]} | {default} | {meaning} |")
     taken = {field.name for field in dataclasses.fields(arguments)}
     only = " and ".join(f"`--{field.name}`" for field in fields if field.name not in taken)
@@ -91,6 +97,11 @@ def page():
       SECTION.format(command=command, function=function, only=only, rows="\n".join(rows))
     )
   return "".join(parts)
+
+
+def linked(page):
+  """A link to another page, from the match of its file's name."""
+  return f"[{page[1].replace('_', ' ')}]({page[1]}.md)"
 
 
 def shown(default):

@@ -100,7 +100,7 @@ def pretrain(
     augment: spec of the recipe that makes the views: `"simclr(strength=0.5)"`,
       `"augmix(base=simclr)"`, `"randaugment"`, `"affine"`, `"crop"` or `"none"`; or a list with
       one for each view, `"simclr, augmix(base=simclr)"`.
-    augment_on_device: augment inside the compiled step (accelerators).
+    augment_on_device: make the views on the accelerator, inside the step.
     encoder: spec of the backbone, `"resnet18(width=64)"`; or `"preset:NAME"`: the network of a
       preset, whose weights are the start, and which also sets loc, latent_dim and the bounds of
       sigma.
@@ -111,8 +111,8 @@ def pretrain(
     batch_statistics: whether the backbone runs in training mode, in which batch norms use the
       statistics of each batch and update their own; None for yes, except for a `.keras` file,
       whose statistics stay.
-    min_scale: floor of sigma: absolute on a sphere, else in units of the spread of mu.
-    max_scale: cap of sigma, in the same units.
+    min_scale: smallest sigma: absolute on a sphere, otherwise in units of the spread of mu.
+    max_scale: largest sigma, in the same units.
     norm: norm of the threat model: linf, l2 or l1.
     epsilon: radius of the threat model in pixel units of [0, 1]: 8/255 or 0.03.
     attack_steps: PGD steps of the inner maximisation.
@@ -237,8 +237,8 @@ def adapt(
     head: linear or mlp(width=256, layers=3).
     features: input of a head on a frozen encoder: loc (its z) or pooled (the features below loc
       and scale, without noise).
-    dataset: a TFDS name, `"digits"` or `"folder:PATH"`; for other labels, such as
-      `"mnist:parity"`, see `data.labellings`.
+    dataset: TFDS name, digits (bundled) or folder:PATH; for other labels, such as
+      `"mnist:parity"`, see docs/finetuning.md.
     data_dir: folder of prepared TFDS data; default: TFDS's own folder.
     download: let TFDS download and prepare the data.
     split: labelled split, with slices.
@@ -255,8 +255,8 @@ def adapt(
     augment_copies: how many augmented copies of each image `slf` makes; the image itself is used
       too. Other protocols augment again in every epoch.
     noise: standard deviation, in pixel units, of Gaussian noise on the images that `slf` learns
-      from, as in `evaluation.smoothing`. It is not clipped, and each copy of an image has its
-      own. Validation images get it too.
+      from, for randomised smoothing: see docs/certificates.md. It is not clipped, and each copy
+      of an image has its own. Validation images get it too.
     norm: norm of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder's training.
     epsilon: radius of the attack in pixel units of [0, 1]; default: that of the encoder's
       training.
@@ -334,7 +334,7 @@ def assess(
 
   Args:
     classifier: folder of the exported classifier, or `"preset:NAME"`; or any other model: the
-      folder of a SavedModel or a `.keras` file, see `urkle_tf.networks.saved.foreign_models`.
+      folder of a SavedModel or a `.keras` file: see docs/any_model.md.
     encoder: an encoder instead: the folder of an export, `"preset:NAME"`, or any other model of
       images in [0, 1] -> embeddings (a `.keras` file or the folder of a SavedModel). It is
       measured without labels, or as a classifier with `prototypes` or `head`.
@@ -367,11 +367,11 @@ def assess(
     noise: fresh (new samples of z at every step) or fixed (the same throughout an attack).
     samples: least number of samples of z that the sampled classifier is scored with; as many
       others choose which adversaries are scored.
-    standing: attack only images that no earlier row broke: fast; see `attacked.measure`.
+    standing: attack only images that no earlier row broke: fast. See docs/evaluation.md.
     minutes: time limit of the attacks in minutes; one-step attacks come last, and the report says
       what was left out; default: no limit.
     checks: whether to look for signs of masked gradients, on the first 200 images: see
-      `urkle_tf.evaluation.checks`.
+      docs/evaluation.md.
     measure: specs of measurements, in a list or separated by commas: `"bound(loss_cap=4,
       steps=200)"` adds one, or sets the options of a usual one; a new one is a file in
       `urkle_tf/evaluation/measurements`.
@@ -396,8 +396,8 @@ def assess(
     html: write report.html too: the report as one file for a browser.
     batch_size: images that are attacked together.
     seed: seed of all randomness.
-    regressor: an exported regressor's folder, instead of a classifier. It is attacked by PGD, and
-      a message names the settings that it does not use: see `urkle_tf.evaluation.regression`.
+    regressor: an exported regressor's folder, instead of a classifier: see docs/finetuning.md. It
+      is attacked by PGD, and a message names the settings that it does not use.
 
   Returns:
     The content of report.json, a dict; accuracies are fractions with a 95% interval.

@@ -156,7 +156,9 @@ def devices():
 def main():
   """The command line."""
   parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    prog="python -m urkle_tf.doctor",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
     "--data_dir", default="~/tensorflow_datasets", help="folder of prepared TFDS data"

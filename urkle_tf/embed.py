@@ -1,6 +1,6 @@
 """Embeds images, and writes the embeddings as arrays and for TensorBoard's Projector.
 
-  python -m urkle_tf.embed --encoder=runs/digits/encoder --output_dir=embedded
+  python -m urkle_tf.embed --encoder=runs/digits/encoder --output_dir=runs/embedded
   python -m urkle_tf.embed --encoder=runs/photos/encoder --dataset=folder:photos --image_size=64
     --output_dir=runs/photos-embedded
   tensorboard --logdir=runs/photos-embedded

@@ -1,7 +1,7 @@
 """Measures a classifier: clean, attacked, corrupted, calibrated.
 
-  python -m urkle_tf.evaluate --classifier=head/classifier --output_dir=report
-  python -m urkle_tf.evaluate --classifier=runs/slf/classifier --output_dir=runs/strong
+  python -m urkle_tf.evaluate --classifier=runs/digits-slf/classifier --output_dir=runs/report
+  python -m urkle_tf.evaluate --classifier=runs/digits-slf/classifier --output_dir=runs/strong
     --attacks="pgd(steps=100, restarts=2),fgsm" --epsilons=8/255,16/255 --standing
     --corruptions=all
   python -m urkle_tf.evaluate --encoder=runs/digits/encoder --output_dir=runs/encoder-report

@@ -1,6 +1,6 @@
 """Makes a classifier or a regressor from an exported encoder.
 
-  python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=head
+  python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-slf
   python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-aff
     --protocol="aff(beta=6)" --validation_split=train[90%:] --split=train[:90%] --labels=0.1
   python -m urkle_tf.finetune --encoder=runs/digits/encoder --output_dir=runs/digits-angle

@@ -149,7 +149,7 @@ class Pretrain:
     '`"simclr, augmix(base=simclr)"`',
     "simclr(strength=1) augmix randaugment affine crop",
   )
-  augment_on_device: bool = setting(False, "augment inside the compiled step (accelerators)")
+  augment_on_device: bool = setting(False, "make the views on the accelerator, inside the step")
   encoder: str = shared(
     "encoder",
     "resnet18",
@@ -179,9 +179,9 @@ class Pretrain:
     "batch and update their own; None for yes, except for a `.keras` file, whose statistics stay",
   )
   min_scale: float = setting(
-    0.1, "floor of sigma: absolute on a sphere, else in units of the spread of mu"
+    0.1, "smallest sigma: absolute on a sphere, otherwise in units of the spread of mu"
   )
-  max_scale: float = setting(0.25, "cap of sigma, in the same units")
+  max_scale: float = setting(0.25, "largest sigma, in the same units")
   norm: str = shared("norm")
   epsilon: float = shared("epsilon", short="its radius in pixel units of [0, 1]: 8/255")
   attack_steps: int = shared(
@@ -351,8 +351,8 @@ class Adapt:
   )
   dataset: str = shared(
     "dataset",
-    text='a TFDS name, `"digits"` or `"folder:PATH"`; for other labels, such as '
-    '`"mnist:parity"`, see `data.labellings`',
+    text="TFDS name, digits (bundled) or folder:PATH; for other labels, such as "
+    '`"mnist:parity"`, see docs/finetuning.md',
     short="TFDS name, digits or folder:PATH, with labels",
   )
   data_dir: str | None = shared("data_dir")
@@ -387,8 +387,8 @@ class Adapt:
     None,
     "slf: standard deviation of Gaussian noise on images, for evaluate --certify=smoothing",
     "standard deviation, in pixel units, of Gaussian noise on the images that `slf` learns from, "
-    "as in `evaluation.smoothing`. It is not clipped, and each copy of an image has its own. "
-    "Validation images get it too",
+    "for randomised smoothing: see docs/certificates.md. It is not clipped, and each copy of an "
+    "image has its own. Validation images get it too",
   )
   norm: str | None = shared(
     "norm",
@@ -453,7 +453,7 @@ class Assess:
     None,
     "an exported classifier's folder, preset:NAME, a SavedModel's folder, or a .keras file",
     'folder of the exported classifier, or `"preset:NAME"`; or any other model: the folder of a '
-    "SavedModel or a `.keras` file, see `urkle_tf.networks.saved.foreign_models`",
+    "SavedModel or a `.keras` file: see docs/any_model.md",
     "exported folder, preset:NAME, SavedModel or .keras file",
   )
   encoder: str | None = shared(
@@ -541,7 +541,7 @@ class Assess:
   standing: bool = setting(
     False,
     "attack only images that no earlier row broke: fast",
-    "attack only images that no earlier row broke: fast; see `attacked.measure`",
+    "attack only images that no earlier row broke: fast. See docs/evaluation.md",
   )
   minutes: float | None = setting(
     None,
@@ -552,7 +552,7 @@ class Assess:
     True,
     "look for signs of masked gradients, on the first 200 images",
     "whether to look for signs of masked gradients, on the first 200 images: see "
-    "`urkle_tf.evaluation.checks`",
+    "docs/evaluation.md",
   )
   measure: str | list[str] | None = setting(
     None,
@@ -612,8 +612,8 @@ class Assess:
   regressor: str | None = setting(
     None,
     "an exported regressor's folder, instead of a classifier",
-    "an exported regressor's folder, instead of a classifier. It is attacked by PGD, and a message "
-    "names the settings that it does not use: see `urkle_tf.evaluation.regression`",
+    "an exported regressor's folder, instead of a classifier: see docs/finetuning.md. It is "
+    "attacked by PGD, and a message names the settings that it does not use",
     "instead: an exported regressor",
   )
 

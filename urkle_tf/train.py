@@ -1,6 +1,6 @@
 """Pre-trains a robust encoder without labels.
 
-  python -m urkle_tf.train --flagfile=configs/cifar10.cfg
+  python -m urkle_tf.train --flagfile=configs/digits.cfg --output_dir=runs/digits
   python -m urkle_tf.train --dataset=folder:photos --image_size=64 --output_dir=runs/photos
 
 The same command on the same --output_dir resumes the run.  SIGTERM and Ctrl-C finish the step,
