@@ -381,7 +381,7 @@ def test_a_program_that_knows_only_tensorflow_and_keras(encoder, folder, tmp_pat
 
 def test_what_lies_beside_the_wanted_export_is_named(tmp_path, folder):
   (tmp_path / "model.h5").write_bytes(b"")
-  refuses("is a file, and of files only .keras", export.load_classifier, tmp_path / "model.h5")
+  refuses("is a file, but not a .keras file", export.load_classifier, tmp_path / "model.h5")
   run = tmp_path / "run"
   shutil.copytree(folder, run / "encoder")
   refuses(f"no metadata.json & did you mean '{run / 'encoder'}'?", export.load_encoder, run)

@@ -169,7 +169,9 @@ class _Classification:
         f"{found.shape}"
       )
     if not np.all(np.isfinite(found)):
-      raise errors.UserError("the scores are NaN or infinite: they cannot be attacked")
+      raise errors.UserError(
+        "the scores are NaN or infinite: check the model, and the range of its pixels"
+      )
     return found
 
   def attack(self, plan, number, seed):

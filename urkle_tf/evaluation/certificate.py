@@ -64,8 +64,8 @@ def _measured(context, options, encoder, batches, size):
     row = {"epsilon": epsilon, "kl": float(certified(epsilon).mean())}
     if not math.isfinite(row["kl"]):  # which JSON does not hold
       raise errors.UserError(
-        f"certificate: at epsilon {epsilon:g} the bound of the KL is not finite, because this "
-        "network widens it too much: give smaller epsilons, or leave it out"
+        f"certificate: at epsilon {epsilon:g} the bound of the KL is not finite, because it "
+        "grows with each layer: give smaller epsilons, or leave the certificate out"
       )
     attack = attacks.PGD(attacks.Linf(epsilon), options.steps, keep="best")
     found = [

@@ -99,7 +99,9 @@ def _prepared(severities, source, where):
     else:
       found[cell] = name + suffix
   if not found:
-    raise failure or errors.UserError(f"{_PREPARED[base]!r} has no such severities")
+    raise failure or errors.UserError(
+      f"{_PREPARED[base]!r} has none of these severities: leave --severities out"
+    )
   if missing:
     print(f"not prepared, and left out: {', '.join(missing)}")
 

@@ -183,11 +183,12 @@ class Foreign(_Scores):
       shape = "x".join(map(str, values.shape[1:])) or "a single number"
       raise errors.UserError(
         f"{loaded.path!r} must return scores [n, classes] of at least 2 classes, but returns "
-        f"{shape} per image"
+        f"{shape} per image: give a classifier"
       )
     if not np.all(np.isfinite(values)):
       raise errors.UserError(
-        f"{loaded.path!r} returns NaN or infinite values: it cannot be evaluated"
+        f"{loaded.path!r} returns NaN or infinite values: check its weights, and whether it takes "
+        "pixels in [0, 1]"
       )
 
   def _read_graph(self, images, first, stochastic):

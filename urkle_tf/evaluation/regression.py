@@ -97,7 +97,7 @@ def _scores(error, spread):
   error = error.astype(np.float64)
   square = float(np.mean(error**2))
   if not math.isfinite(square):
-    raise errors.UserError("the regressor returns NaN or infinite values: it cannot be evaluated")
+    raise errors.UserError("the regressor returns NaN or infinite values: check its weights")
   found = {"rmse": math.sqrt(square), "mae": float(np.mean(error))}
   return found | ({"r2": 1 - square / spread**2} if spread > 0 else {})
 

@@ -31,10 +31,13 @@ def look_at(path, source):
   embed = embedders.rows(loaded)
   _, images, _ = next(scoring.stream(source, min(_PROBE, source.size)))
   found = foreign_models.call(embed, images, loaded.path)
-  if found.ndim != 2 or not np.all(np.isfinite(found)):
+  if found.ndim != 2:
     raise errors.UserError(
-      f"{loaded.path!r} must return finite embeddings [n, d], but returned {list(found.shape)}"
+      f"{loaded.path!r} must return embeddings [n, d], but returned {list(found.shape)}: give the "
+      "part of it that does"
     )
+  if not np.all(np.isfinite(found)):
+    raise errors.UserError(f"{loaded.path!r} returns NaN or infinite values: check its weights")
   return embed, {
     "kind": "encoder",
     "format": loaded.format,

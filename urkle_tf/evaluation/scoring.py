@@ -220,6 +220,6 @@ class Scorer:
     for mode, values in scored.items():
       if not np.all(np.isfinite(values)):
         raise errors.UserError(
-          f"the classifier ({mode}) returns NaN or infinite values: it cannot be evaluated"
+          f"the classifier ({mode}) returns NaN or infinite values: check its weights"
         )
     return scored, votes.numpy()[: len(images)]

@@ -70,7 +70,9 @@ def of(source, examples, recorder, attack):
     UserError: if the source has no classes, or there are fewer than two images.
   """
   if source.class_names is None:
-    raise errors.UserError(f"--probe_split needs classes, but {source.name!r} has none")
+    raise errors.UserError(
+      f"--probe_split needs classes, but {source.name!r} has none: leave --probe_split out"
+    )
   if min(examples, source.size) < 2:
     raise errors.UserError(
       f"the probe needs at least 2 images, and --probe_examples={examples} of "

@@ -78,7 +78,9 @@ def metadata(name, kind=None):
   """As `export.read_metadata`, for the preset's encoder (also if `kind` is None) or classifier."""
   found = read(name)
   if kind not in ("encoder", "classifier", None):
-    raise errors.UserError(f"{str(name)!r} holds an encoder and a classifier, not a {kind}")
+    raise errors.UserError(
+      f"{str(name)!r} holds an encoder and a classifier, not a {kind}: give the folder of one"
+    )
   return found[kind or "encoder"]
 
 

@@ -37,7 +37,9 @@ def read_metadata(folder, kind=None):
   folder = pathlib.Path(folder)
   wanted = _KINDS.get(kind, "an encoder, a classifier or a regressor")
   if folder.is_file():
-    raise errors.UserError(f"{str(folder)!r} is a file, and of files only .keras is read")
+    raise errors.UserError(
+      f"{str(folder)!r} is a file, but not a .keras file: give the folder of {wanted}"
+    )
   if not folder.is_dir():
     raise errors.UserError(f"no folder {str(folder)!r}: give the folder of {wanted}")
   file = folder / "metadata.json"
@@ -60,11 +62,13 @@ def read_metadata(folder, kind=None):
   if metadata["format_version"] != FORMAT_VERSION:
     raise errors.UserError(
       f"{str(folder)!r} has export format {repr(metadata['format_version'])[:20]}, and this "
-      f"version of urkle_tf reads {FORMAT_VERSION}"
+      f"version of urkle_tf reads {FORMAT_VERSION}: export again, or install the other version"
     )
   _check(file, metadata)
   if kind is not None and metadata["kind"] != kind:
-    raise errors.UserError(f"{str(folder)!r} holds {_KINDS.get(metadata['kind'])}, not {wanted}")
+    raise errors.UserError(
+      f"{str(folder)!r} holds {_KINDS.get(metadata['kind'])}, not {wanted}: give the folder of one"
+    )
   return metadata
 
 
