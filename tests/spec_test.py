@@ -190,6 +190,7 @@ pretexts: simclr(temperature=0.0) | temperature
 pretexts: simclr(denominator=al) | 'al' & all
 pretexts: simclr(consistency=-1) | consistency must be at least 0
 pretexts: simclr(projector=-1) | simclr: projector must be a whole number of at least 0
+pretexts: simclr(views=true) | simclr: views must be a whole number of at least 2, got True
 pretexts: simclr(views=1) | simclr: views must be a whole number of at least 2
 pretexts: simclr(projection=0) | simclr: projection must be a whole number of at least 1
 pretexts: supervised(width=1.5) | supervised: width must be a whole number of at least 1

@@ -95,6 +95,6 @@ def flags_at_least(least, settings, *names):
 
 def _refuse(right, kind, who, options):
   for name, value in options.items():
-    if not right(value):
+    if isinstance(value, bool) or not right(value):
       named = f"{who}: {name}" if who else f"--{name}"
       raise UserError(f"{named} must be {kind}, got {value}")

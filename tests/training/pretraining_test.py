@@ -335,6 +335,7 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"batch_size": 65}, "larger than the 64 examples"),
     ({"batch_size": 1}, "at least 2"),
     ({"epochs": 0}, "--epochs must be at least 1"),
+    ({"steps_per_execution": 0}, "--steps_per_execution must be at least 1, got 0"),
     ({"ema": 1.0}, "--ema must be in [0, 1), got 1.0"),
     ({"learning_rate": 0.0}, "--learning_rate must be above 0"),
     ({"optimizer": "adam"}, "did you mean 'adamw'"),

@@ -141,7 +141,8 @@ def _of_preset(settings):
 def _check(settings):
   """Raises `UserError` for settings that are wrong for any data."""
   _check_end(settings)
-  errors.flags_at_least(1, settings, "log_every", "checkpoint_every", "max_bad_steps")
+  counts = "log_every", "checkpoint_every", "max_bad_steps", "steps_per_execution", "accumulate"
+  errors.flags_at_least(1, settings, *counts)
   rises = ("warmup_epochs", "epsilon_warmup_epochs", "beta_warmup_epochs")
   errors.flags_at_least(0, settings, "weight_decay", *rises)
   _check_warmups(settings)
@@ -263,12 +264,12 @@ def _length(settings, source, scope):
       f"multiple of {replicas}"
     )
   parts = settings["accumulate"] or 1
-  if batch_size % (replicas * max(1, parts)):
+  if batch_size % (replicas * parts):
     raise errors.UserError(
       f"--batch_size={batch_size} does not divide into --accumulate={parts} equal parts on each of "
       f"{replicas} replicas: give a multiple of {replicas * parts}"
     )
-  if at_once < 1 or steps % at_once:
+  if steps % at_once:
     raise errors.UserError(
       f"--steps_per_execution={at_once} does not divide the {steps} steps of an epoch: give a "
       "divisor"

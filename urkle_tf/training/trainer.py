@@ -13,7 +13,6 @@ from urkle_tf.attacks.base import Attack
 from urkle_tf.attacks.threat.base import shape_of
 from urkle_tf.data import pipeline
 from urkle_tf.networks import batch_norm, keras_private, onednn
-from urkle_tf.networks.gaussian import GaussianEncoder
 from urkle_tf.networks.policies import low_precision
 from urkle_tf.networks.representations import Representations
 from urkle_tf.networks.tuples import flat
@@ -96,7 +95,7 @@ class Trainer(keras_private.Built):
   ):
     super().__init__(name="trainer")
     robustness = Plain() if robustness is None else robustness
-    for given, base in ((encoder, GaussianEncoder), (pretext, Pretext), (robustness, Robustness)):
+    for given, base in ((pretext, Pretext), (robustness, Robustness)):
       if not isinstance(given, base):
         raise errors.UserError(f"give Trainer a {base.__name__} object, not {given!r}")
     self.encoder, self.pretext = encoder, pretext
