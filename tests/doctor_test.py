@@ -5,6 +5,7 @@ import re
 import sys
 from unittest import mock
 
+import commands
 import pytest
 
 import urkle_tf
@@ -43,3 +44,12 @@ def test_memory_is_read_from_the_text_of_linux():
   text = "MemTotal:        8388608 kB\nMemFree:   1 kB\nMemAvailable:    1048576 kB\nHugePages: 0\n"
   assert doctor.memory(text) == (1.0, 8.0)
   assert doctor.memory("MemTotal: 8388608 kB\n") is None
+
+
+@pytest.mark.full
+def test_tensorflow_is_not_heard():
+  done = commands.process(
+    sys.executable, "-m", "urkle_tf.doctor", environment={"TF_CPP_MIN_LOG_LEVEL": None}
+  )
+  assert done.stderr == ""
+  assert "training on noise       5 steps in" in done.stdout

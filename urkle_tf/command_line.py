@@ -117,13 +117,18 @@ def _entry(name, text, indent):
 
 
 def load(name):
-  """Imports `urkle_tf.<name>`, without the lines that TensorFlow prints when it starts.
+  """Imports `urkle_tf.<name>`; `--verbosity=0` shows the lines that TensorFlow prints."""
+  if flags.FLAGS.verbosity < logging.INFO:
+    import_tensorflow()
+  return importlib.import_module(f"urkle_tf.{name}")
+
+
+def import_tensorflow():
+  """Imports TensorFlow, without the lines that it prints when it starts.
 
   These lines come before TensorFlow reads its log level, so only the file descriptor can silence
-  them.  `--verbosity=0` shows them.
+  them.
   """
-  if flags.FLAGS.verbosity >= logging.INFO:
-    return importlib.import_module(f"urkle_tf.{name}")
   sys.stderr.flush()
   with contextlib.ExitStack() as stack:
     stderr = os.dup(2)
@@ -132,7 +137,6 @@ def load(name):
     with open(os.devnull, "w") as nowhere:
       os.dup2(nowhere.fileno(), 2)
     importlib.import_module("tensorflow")
-  return importlib.import_module(f"urkle_tf.{name}")
 
 
 def _worth_showing(record):

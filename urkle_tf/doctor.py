@@ -22,6 +22,7 @@ from importlib import metadata
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
 import urkle_tf
+from urkle_tf import command_line
 
 _INSTALL = "pip install '.[gpu]' in the clone of urkle_tf"
 
@@ -77,8 +78,8 @@ def why_unseen(build, libraries, hidden=None):
   if not libraries:
     return f"NVIDIA's libraries are missing ({wanted}): {_INSTALL}"
   return (
-    f"the libraries or the driver do not match ({wanted}): run `nvidia-smi`, and start Python with "
-    "TF_CPP_MIN_LOG_LEVEL=0 to see which library fails to load"
+    f"the libraries or the driver do not match ({wanted}): run `nvidia-smi`, and start this "
+    "command with TF_CPP_MIN_LOG_LEVEL=0 to see which library fails to load"
   )
 
 
@@ -145,6 +146,8 @@ def installation():
 
 def devices():
   """(name, value) of what TensorFlow sees."""
+  if os.environ["TF_CPP_MIN_LOG_LEVEL"] != "0":
+    command_line.import_tensorflow()
   import tensorflow as tf
 
   from urkle_tf.networks import onednn
