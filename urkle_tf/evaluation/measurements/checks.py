@@ -6,6 +6,8 @@ from urkle_tf.evaluation.measurements.base import Measurement, alias
 from urkle_tf.evaluation.report.document import Alarm, Heading, Table, Text
 from urkle_tf.output import tables
 
+_ADVICE = "attack with --attacks=autoattack"
+
 
 @dataclasses.dataclass(frozen=True)
 class Checks(Measurement):
@@ -39,7 +41,7 @@ class Checks(Measurement):
     config, failed = report["config"], _failed(part)
     verdict = (
       f"Failed: {', '.join(failed)}. The figures above may be too high, because of masked "
-      "gradients or too little effort: see docs/evaluation.md."
+      f"gradients or too little effort: {_ADVICE}, and see docs/evaluation.md."
       if failed
       else "All passed: no sign of masked gradients was found."
     )
@@ -55,7 +57,8 @@ class Checks(Measurement):
 
   def lines(self, part):
     failed = ", ".join(_failed(part))
-    return [f"checks: {f'FAILED: {failed}' if failed else 'all passed'}"]
+    verdict = f"FAILED: {failed}; the figures may be too high: {_ADVICE}"
+    return [f"checks: {verdict if failed else 'all passed'}"]
 
 
 def _failed(part):
