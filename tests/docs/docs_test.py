@@ -148,7 +148,8 @@ def monitoring(monkeypatch):
 
 def serving(monkeypatch):
   """A server's place is taken by the example's, without a network between."""
-  encoder(pathlib.Path("runs/photos/encoder"), 8, 1)
+  start(monkeypatch)
+  encoder(pathlib.Path("runs/photos/encoder"))
   serve = scripts.load("examples/keras_app/serve.py")
 
   def urlopen(asked):
@@ -157,7 +158,6 @@ def serving(monkeypatch):
     return io.StringIO(json.dumps(serve.answer(model, json.loads(asked.data))))
 
   monkeypatch.setattr(request, "urlopen", urlopen)
-  return {"images": digits()[0][:5]}
 
 
 def robustify(monkeypatch):
