@@ -25,6 +25,13 @@ def test_a_keras_without_a_part_is_refused_in_one_line(monkeypatch, number):
     keras_private.check()
 
 
+@pytest.mark.parametrize("name", ["jax", "torch"])
+def test_a_keras_on_another_backend_is_refused_in_one_line(monkeypatch, name):
+  monkeypatch.setattr(keras.config, "backend", lambda: name)
+  with refused(f"runs on {name}", "KERAS_BACKEND=tensorflow"):
+    keras_private.check()
+
+
 def test_a_keras_cv_without_its_generators_is_refused_in_one_line(monkeypatch):
   monkeypatch.setattr(keras_cv_recipes.RandAugment, "_layer", lambda self: keras.layers.ReLU())
   with pytest.raises(errors.UserError, match=re.escape(f"'keras-cv{keras_cv_recipes.WORKS}'")):

@@ -26,7 +26,12 @@ _PARTS = [(place, name) for place, names in _NAMES.items() for name in names.spl
 
 
 def check():
-  """Raises `UserError` if this Keras lacks one of the parts."""
+  """Raises `UserError` if this Keras lacks one of the parts, or does not run on TensorFlow."""
+  if keras.config.backend() != "tensorflow":
+    raise errors.UserError(
+      f"urkle_tf needs Keras on TensorFlow, but here it runs on {keras.config.backend()}: set "
+      "KERAS_BACKEND=tensorflow before Python starts, or change ~/.keras/keras.json"
+    )
   for place, name in _PARTS:
     part = keras
     for step in (*place.split("."), name):
