@@ -49,6 +49,16 @@ def test_names_in_place_of_objects_end_in_one_line():
   refuses("a Robustness object, not", urkle_tf.Trainer, encoder, pretexts.SimCLR(), "urkle(k=2)")
 
 
+def test_two_trainers_of_one_scheme_keep_their_own_weights():
+  """On a sphere, k sets the weight by d_z; here the second encoder has another."""
+  scheme = robustness.Urkle(k=8.0)
+  one, other = (
+    tiny_trainer(scheme, encoder=tiny_encoder(size, loc="dense_sphere")) for size in (6, 3)
+  )
+  assert one.robustness.weight == pytest.approx(8.0 * 0.25**2 / 6)
+  assert other.robustness.weight == scheme.weight == pytest.approx(8.0 * 0.25**2 / 3)
+
+
 @pytest.mark.parametrize("eager", [True, *slow(False)])
 def test_same_seed_same_weights_and_another_seed_others(eager):
   runs = []

@@ -1,6 +1,7 @@
 """The one training step: adversary, tape, terms, gradients and metrics of every cell."""
 
 import contextlib
+import copy
 import functools
 import sys
 from typing import Any
@@ -115,6 +116,7 @@ class Trainer(keras_private.Built):
     pretext.attach(encoder)
     pretext.built = True
     self.robustness.attach(encoder, pretext)
+    self.robustness = copy.copy(self.robustness)  # another Trainer may attach the given one again
     batch_norm.quicken(self)
     ema = self.robustness.ema if ema is None else ema
     exported = (
