@@ -49,6 +49,15 @@ def test_names_in_place_of_objects_end_in_one_line():
   refuses("a Robustness object, not", urkle_tf.Trainer, encoder, pretexts.SimCLR(), "urkle(k=2)")
 
 
+def test_a_pretext_of_another_trainer_ends_in_one_line():
+  """Its new heads would join the old ones, and replace those of the other trainer."""
+  pretext = pretexts.SimCLR(projector=8, projection=4)
+  trainer = urkle_tf.Trainer(tiny_encoder(), pretext)
+  count = len(trainer.trainable_variables)
+  refuses("this SimCLR belongs to another Trainer", urkle_tf.Trainer, tiny_encoder(), pretext)
+  assert len(trainer.trainable_variables) == count
+
+
 def test_two_trainers_of_one_scheme_keep_their_own_weights():
   """On a sphere, k sets the weight by d_z; here the second encoder has another."""
   scheme = robustness.Urkle(k=8.0)

@@ -42,7 +42,7 @@ class Trainer(keras_private.Built):
 
   Args:
     encoder: a `GaussianEncoder`.
-    pretext: a `Pretext`.
+    pretext: a `Pretext`, which no other `Trainer` has.
     robustness: a `Robustness`; by default none.
     attack: the inner maximiser, an `attacks.Attack`; needed if the robustness scheme is
       adversarial.
@@ -64,8 +64,8 @@ class Trainer(keras_private.Built):
       any.
 
   Raises:
-    UserError: if the cell makes no sense, the attack or `steps` is missing, or `ema` is out of
-      its range.
+    UserError: if the cell makes no sense, the pretext has a `Trainer`, the attack or `steps` is
+      missing, or `ema` is out of its range.
 
   ```python
   encoder = urkle_tf.GaussianEncoder(backbone)
@@ -99,6 +99,10 @@ class Trainer(keras_private.Built):
     for given, base in ((pretext, Pretext), (robustness, Robustness)):
       if not isinstance(given, base):
         raise errors.UserError(f"give Trainer a {base.__name__} object, not {given!r}")
+    if pretext.built:  # its heads are another Trainer's
+      raise errors.UserError(
+        f"this {type(pretext).__name__} belongs to another Trainer already: make a new one"
+      )
     self.encoder, self.pretext = encoder, pretext
     self.robustness: Robustness = robustness
     self.robustness.check(pretext)
