@@ -263,3 +263,9 @@ def test_an_adversarial_scheme_needs_an_attack(attack):
 
 def test_batches_without_views_say_so():
   refuses('no "views"', _trainer().views, {"image": tf.zeros([2, 8, 8, 1], tf.uint8)}, 0)
+
+
+def test_batches_of_too_few_views_end_in_one_line():
+  """`fit(images)` is such a batch; it skipped each step, and showed a loss of 0."""
+  images = tf.zeros([4, 8, 8, 1])
+  refuses("simclr needs 2 views of each image, got 1", _trainer().step, (images,))

@@ -304,6 +304,11 @@ class Trainer(keras_private.Built):
     seed = distribution.fold([self.seed, 0], step)
     compute = functools.partial(self._gradients, step=step)
     views, batch = self.views(data, step)
+    if views.shape[1] < self.pretext.views:  # a mean over no pairs is NaN, and the step is skipped
+      raise errors.UserError(
+        f"{self.pretext.name} needs {self.pretext.views} views of each image, got "
+        f"{views.shape[1]}: give batches (v1, v2, ...) of as many"
+      )
     gradients, shown = accumulation.of_all_replicas(
       *accumulation.mean(compute, views, batch, seed, self._accumulate)
     )
