@@ -6,10 +6,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import precision, tiny_trainer
+from small_models import precision, sequential, tiny_trainer
 
 from urkle_tf import networks
-from urkle_tf.networks.policies import computing_in, low_precision, precise_attention
+from urkle_tf.networks.policies import (
+  computing_in,
+  follow_precision,
+  low_precision,
+  precise_attention,
+)
 
 
 def _dtypes(function, *shapes):
@@ -48,6 +53,15 @@ def test_an_error_within_it_restores_too(encoder):
   with pytest.raises(ZeroDivisionError), low_precision(encoder.network):
     raise ZeroDivisionError
   assert [layer.dtype_policy.name for layer in encoder.network._flatten_layers()] == before
+
+
+def test_layers_of_float16_follow_the_precision_too():
+  """Their gradients would need a scaled loss."""
+  with precision("mixed_float16"):
+    model = sequential((4,), keras.layers.Rescaling(2.0), keras.layers.Dense(2))
+  with precision("mixed_bfloat16"):
+    follow_precision(model)
+  assert [layer.compute_dtype for layer in model.layers] == ["float32", "bfloat16"]
 
 
 @pytest.mark.full

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from alike import same
 from cases import refuses, slow
-from small_models import noise_views, tiny_encoder, tiny_trainer
+from small_models import noise_views, precision, tiny_encoder, tiny_trainer
 
 import urkle_tf
 from urkle_tf import attacks, networks, pretexts, robustness
@@ -47,6 +47,13 @@ def test_names_in_place_of_objects_end_in_one_line():
   encoder = tiny_encoder()
   refuses("a Pretext object, not 'simclr'", urkle_tf.Trainer, encoder, "simclr")
   refuses("a Robustness object, not", urkle_tf.Trainer, encoder, pretexts.SimCLR(), "urkle(k=2)")
+
+
+def test_float16_ends_in_one_line():
+  """Its loss is scaled: clipping took the scale for gradient, and after an overflow all steps."""
+  with precision("mixed_float16"):
+    trainer = urkle_tf.Trainer(tiny_encoder(), pretexts.SimCLR(projector=8, projection=4))
+  refuses("computes in float16 & mixed_bfloat16", trainer.compile)
 
 
 def test_a_pretext_of_another_trainer_ends_in_one_line():

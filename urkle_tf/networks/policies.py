@@ -30,8 +30,9 @@ def computing_in(policy, *models):
 def follow_precision(model):
   """Makes the float32 layers of a model compute in the precision of Keras's global policy.
 
-  Weights do not change, and neither do layers with another precision.  `Rescaling` and
-  `Normalization` stay float32, so that pixels are centred before they are rounded to 8 bits.
+  So do those of mixed_float16, whose weights are float32 too, and whose gradients need a scaled
+  loss.  Weights do not change, and neither do layers with another precision.  `Rescaling` and
+  `Normalization` are float32, so that pixels are centred before they are rounded to 8 bits.
 
   Args:
     model: a Keras model, not traced yet.
@@ -39,8 +40,8 @@ def follow_precision(model):
   policy = keras.config.dtype_policy()
   exact = (keras.layers.Rescaling, keras.layers.Normalization)
   for layer in keras_private.layers(model):
-    if layer.dtype_policy.name == "float32" and not isinstance(layer, exact):
-      layer.dtype_policy = policy
+    if layer.dtype_policy.name in ("float32", "mixed_float16"):
+      layer.dtype_policy = "float32" if isinstance(layer, exact) else policy
 
 
 def precise_attention(model):

@@ -156,10 +156,16 @@ class Trainer(keras_private.Built):
       **kwargs: for example `steps_per_execution`.
 
     Raises:
-      UserError: if the encoder contains a convolution whose gradient crashes on this machine, or
-        the pretext's batches cannot be taken in parts.
+      UserError: if the encoder contains a convolution whose gradient crashes on this machine,
+        something computes in float16, or the pretext's batches cannot be taken in parts.
     """
     accumulation.check(accumulate, self.pretext)
+    half = [x.name for x in keras_private.layers(self) if x.compute_dtype == "float16"]
+    if half:  # a skipped step would never lower the scale of its loss
+      raise errors.UserError(
+        f"{half[0]!r} computes in float16, whose gradients need a scaled loss: make encoder and "
+        "Trainer under the policy mixed_bfloat16, which needs none"
+      )
     self._accumulate = accumulate
     if jit_compile == "auto":
       scope = self.distribute_strategy
