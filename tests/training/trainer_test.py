@@ -221,6 +221,16 @@ def test_plain_simclr_runs_no_attack_and_no_noise():
   assert "kl" not in trainer.get_metrics_result()
 
 
+def test_a_regularizer_of_the_backbone_joins_the_loss():
+  dense = keras.layers.Dense(6, kernel_regularizer=keras.regularizers.L2(0.5))
+  images = keras.Input((8, 8, 1))
+  encoder = networks.GaussianEncoder(keras.Model(images, dense(keras.layers.Flatten()(images))))
+  trainer = _trainer(robustness.Plain(), encoder=encoder)
+  added = 0.5 * np.sum(np.square(dense.kernel.numpy()))
+  values = trainer.step(next(iter(noise_views(steps=1))))
+  np.testing.assert_allclose(values["loss"], values["nt_xent"] + added, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["acl", *slow("simclr", "supervised", "acl of another")])
 def test_the_average_of_every_scheme_is_the_plain_loop(kind):
   encoder = tiny_encoder()

@@ -146,7 +146,7 @@ class Trainer(keras_private.Built):
     return [self.means]
 
   def compile(self, optimizer="sgd", jit_compile="auto", accumulate=1, **kwargs):
-    """Like `keras.Model.compile`, without a loss: the cell has its own.
+    """Like `keras.Model.compile`, without a loss: the cell has its own, and adds regularizers.
 
     Args:
       optimizer: a Keras optimizer.
@@ -383,6 +383,9 @@ class Trainer(keras_private.Built):
     for name, (beta, value) in _checked(self.robustness, added).items():
       terms[name] = tf.reduce_mean(value)
       loss += beta * risen * terms[name]
+    for weight in self.trainable_variables:  # of layers with a kernel_regularizer, for one
+      if weight.regularizer is not None:
+        loss += weight.regularizer(weight)
     return loss, terms
 
   def _penalties(self, views, seed, step):
