@@ -257,6 +257,13 @@ def test_two_replicas_make_the_step_of_one(mirrored, digits, gaussian):
   same(weights, others, rtol=1e-2, atol=1e-3)
 
 
+def test_images_of_integers_end_in_one_line():
+  """Before the encoder's first layer fails on them."""
+  images = np.zeros((2, 6, 6, 1), np.uint8)
+  encoder = keras.layers.Conv2D(2, 3)
+  refuses("got uint8: divide by 255", urkle_tf.kl_robustness, encoder, images, pgd())
+
+
 @pytest.mark.parametrize("kind", [list, lambda pair: dict(zip("ab", pair, strict=True))])
 def test_an_encoder_of_several_outputs_ends_in_one_line(images, kind):
   pixels = keras.Input(SHAPE)

@@ -5,7 +5,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import attacks, distribution, errors
-from urkle_tf.networks import keras_private
+from urkle_tf.networks import keras_private, representations
 from urkle_tf.networks.encoders import Encoder
 from urkle_tf.networks.folding import fold
 from urkle_tf.networks.kl import kl, kl_from
@@ -57,6 +57,7 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
 def _measure(encoder, images, attack, seed, training, scale):
   """(the encoder's outputs for the images, KL [n]), in one pass of images and adversaries."""
   _check(attack)
+  representations.checked(images)
   frozen = fold(_network(encoder))
   clean = _each(tf.stop_gradient, _checked(frozen(images)))
   sigma = _sigma(clean, scale)
