@@ -1,11 +1,14 @@
 """The regulariser in models and loops that know nothing of this package."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from alike import same
 from cases import refuses
+from commands import process
 from small_models import precision, tiny_encoder
 
 import urkle_tf
@@ -203,6 +206,14 @@ def test_a_saved_model_can_be_trained_further(fitted, digits, tmp_path):
   for kind in (attacks.APGD, attacks.NFGSM):
     other = urkle_tf.UrkleRegularizer(layer.encoder, kind(attacks.Linf(EPSILON)))
     refuses("use PGD, the only attack", other.get_config)
+
+
+@pytest.mark.full
+def test_evaluate_reads_a_saved_model(fitted, tmp_path):
+  """In a process that has not named the layer."""
+  fitted[0].save(tmp_path / "model.keras")
+  read = f"assess.foreign_models.load({str(tmp_path / 'model.keras')!r})"
+  process(sys.executable, "-c", f"from urkle_tf.evaluation import assess; {read}")
 
 
 def test_each_use_in_a_model_adds_its_own(images):
