@@ -70,6 +70,14 @@ def test_the_classes_are_those_of_the_data(outputs):
   refuses("has 10 classes", pretexts.Supervised(outputs=outputs).adopt, source)
 
 
+@pytest.mark.parametrize("labels", [np.zeros([6, 1], np.uint8), np.eye(3)[[0, 1, 2, 2, 1, 0]]])
+def test_labels_of_a_column_and_one_hot_end_in_one_line(labels):
+  """`keras.datasets` gives columns."""
+  pretext = _attached(outputs=3)
+  labels = pretext.prepare(None, {"label": labels})
+  refuses("one class number for each image & labels[:, 0]", pretext.loss, _tuples(), labels)
+
+
 def test_labels_must_be_there():
   refuses('a "label"', _attached(outputs=3).prepare, tf.zeros([2, 1, 8, 8, 1]), {})
 

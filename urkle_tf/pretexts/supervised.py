@@ -115,6 +115,11 @@ def cross_entropy(representations, logits, labels):
     float32 [n].
   """
   labels = representations.repeat(labels)
+  if labels.shape.rank not in (1, None) or not labels.dtype.is_integer:
+    raise errors.UserError(
+      f"labels must be one class number for each image, got {labels.dtype.name} of shape "
+      f"{labels.shape}: give labels[:, 0] of a column, and argmax(labels, 1) of one-hot labels"
+    )
   values = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
   return representations.mean(values)
 
