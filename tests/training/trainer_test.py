@@ -56,6 +56,12 @@ def test_float16_ends_in_one_line():
   refuses("computes in float16 & mixed_bfloat16", trainer.compile)
 
 
+def test_an_optimizer_that_accumulates_ends_in_one_line():
+  """A step that is skipped counts its `iterations` on, which then are no variable."""
+  optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+  refuses("leave gradient_accumulation_steps out", _trainer, optimizer=optimizer)
+
+
 def test_a_pretext_of_another_trainer_ends_in_one_line():
   """Its new heads would join the old ones, and replace those of the other trainer."""
   pretext = pretexts.SimCLR(projector=8, projection=4)

@@ -157,7 +157,8 @@ class Trainer(keras_private.Built):
 
     Raises:
       UserError: if the encoder contains a convolution whose gradient crashes on this machine,
-        something computes in float16, or the pretext's batches cannot be taken in parts.
+        something computes in float16, the pretext's batches cannot be taken in parts, or the
+        optimizer accumulates gradients over steps.
     """
     accumulation.check(accumulate, self.pretext)
     half = [x.name for x in keras_private.layers(self) if x.compute_dtype == "float16"]
@@ -176,6 +177,11 @@ class Trainer(keras_private.Built):
     if not jit_compile:
       onednn.check(self)
     super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+    if self.optimizer.gradient_accumulation_steps:
+      raise errors.UserError(
+        "a Trainer's optimizer cannot accumulate gradients: leave gradient_accumulation_steps out; "
+        "compile(accumulate=N) takes each batch in N parts"
+      )
     self.optimizer.build(self.trainable_variables)
     keras_private.take_whole_gradients(self.optimizer)
 
