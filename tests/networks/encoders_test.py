@@ -64,6 +64,16 @@ def test_encoder_returns_a_normal_of_its_networks_outputs(rng):
   np.testing.assert_allclose(outputs["scale"], p.scale, atol=1e-6)
 
 
+def test_an_exported_encoder_is_built_again_from_its_config():
+  """As Keras does where it reads a model that holds one, under `UrkleRegularizer` for one."""
+  encoder = networks.ExportedEncoder(tiny_encoder().network, {"stochastic": False}, name="own")
+  again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(encoder))
+  assert (again.name, again.stochastic, again.image_shape) == ("own", False, (8, 8, 1))
+  again.set_weights(encoder.get_weights())
+  images = np.full((2, 8, 8, 1), 0.5, np.float32)
+  np.testing.assert_array_equal(again(images).loc, encoder(images).loc)
+
+
 def test_predict_refuses_integers_as_calls_do():
   encoder, images = tiny_encoder(), np.ones((2, 8, 8, 1), np.uint8)
   for call in (encoder, encoder.predict):

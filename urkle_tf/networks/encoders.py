@@ -39,6 +39,7 @@ class Encoder:
     return represent
 
 
+@keras.saving.register_keras_serializable("urkle_tf")
 class ExportedEncoder(keras.layers.Layer, Encoder):
   """An encoder around a network: a trainable Keras layer whose call returns the Normal.
 
@@ -72,3 +73,13 @@ class ExportedEncoder(keras.layers.Layer, Encoder):
     """float32 [n, h, w, c] in [0, 1] -> `tfp.distributions.Normal` of [n, d_z]."""
     outputs = self.network(representations.checked(images), training=training)
     return tfp.distributions.Normal(outputs["loc"], outputs["scale"])
+
+  def get_config(self):
+    """The constructor's arguments, so that `.keras` files of models over it can be read."""
+    network = keras.saving.serialize_keras_object(self.network)
+    return {**super().get_config(), "network": network, "metadata": dict(self.metadata)}
+
+  @classmethod
+  def from_config(cls, config):
+    network = keras.saving.deserialize_keras_object(config["network"])
+    return cls(**{**config, "network": network})
