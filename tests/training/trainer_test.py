@@ -62,6 +62,11 @@ def test_an_optimizer_that_accumulates_ends_in_one_line():
   refuses("leave gradient_accumulation_steps out", _trainer, optimizer=optimizer)
 
 
+def test_saving_it_as_a_model_ends_in_one_line(tmp_path):
+  """As `ModelCheckpoint` does by default."""
+  refuses("save_weights_only=True", _trainer().save, tmp_path / "trainer.keras")
+
+
 def test_a_pretext_of_another_trainer_ends_in_one_line():
   """Its new heads would join the old ones, and replace those of the other trainer."""
   pretext = pretexts.SimCLR(projector=8, projection=4)

@@ -209,6 +209,13 @@ class Trainer(keras_private.Built):
     """The encoder's network: images -> {"loc", "scale"}."""
     return self.encoder.network(images, training=training)
 
+  def get_config(self):
+    """Raises `UserError`: a `Trainer` has no config."""
+    raise errors.UserError(
+      "a Trainer cannot be saved as a model: save its encoder (trainer.encoder.save), or its "
+      "weights (trainer.save_weights, ModelCheckpoint(..., save_weights_only=True))"
+    )
+
   def views(self, batch, step):
     """The views of a batch in any accepted form: (float32 [n, v, h, w, c], dict)."""
     if isinstance(batch, (tuple, list)):
