@@ -7,7 +7,7 @@ import tensorflow as tf
 from alike import same
 from cases import slow
 from scipy import special
-from small_models import representations, small_encoder, tiny_trainer
+from small_models import representations, small_encoder, tiny_encoder, tiny_trainer
 
 import urkle_tf
 from urkle_tf import attacks, pretexts, robustness
@@ -61,6 +61,24 @@ def test_trades_term_is_the_divergence_times_beta(cell):
   p, q = special.log_softmax(logits[:, 0], -1), special.log_softmax(logits[:, 1], -1)
   assert weight == 6.0
   np.testing.assert_allclose(value, np.sum(np.exp(p) * (p - q), -1), rtol=1e-3, atol=1e-6)
+
+
+def test_trades_term_is_minimised_through_both_predictions(rng):
+  """Gradients by hand of KL[p || q], with logits that are linear in z."""
+  pretext = pretexts.Supervised(outputs=3, layers=1)
+  pretext.attach(tiny_encoder(4))
+  loc = tf.constant(rng.normal(size=(5, 2, 4)), tf.float32)
+  with tf.GradientTape() as tape:
+    tape.watch(loc)
+    terms = robustness.Trades().losses(pretext, representations(loc), 1, None)
+    total = tf.reduce_sum(terms["divergence"][1])
+  found = tape.gradient(total, loc)
+  kernel, bias = pretext.network.get_weights()
+  log_p, log_q = special.log_softmax(np.float64(loc) @ kernel + bias, -1).transpose(1, 0, 2)
+  p, q = np.exp(log_p), np.exp(log_q)
+  divergence = np.sum(p * (log_p - log_q), -1, keepdims=True)
+  by_logits = np.stack([p * (log_p - log_q - divergence), q - p], 1)
+  np.testing.assert_allclose(found, by_logits @ kernel.T, rtol=1e-3, atol=1e-5)
 
 
 def _trained(scheme, epochs=1):
