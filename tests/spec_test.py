@@ -87,7 +87,7 @@ def test_no_options(text):
   ],
 )
 def test_unreadable_specs_end_in_one_line(text):
-  with refused(match=".{20}"):
+  with refused(match="^cannot read|^option 'beta' is given twice"):
     spec.parse(text)
 
 
@@ -185,43 +185,43 @@ pretexts: simsiam(predictor=0) | simsiam: predictor must be a whole number of
 pretexts: barlow_twins(redundancy=-1) | barlow_twins: redundancy must be at least 0
 pretexts: vicreg(invariance=0, variance=0, covariance=0) | above 0
 pretexts: vae(beta=-1) | beta must be at least 0
-pretexts: vae(likelihood=poisson) | poisson
-pretexts: simclr(temperature=0.0) | temperature
-pretexts: simclr(denominator=al) | 'al' & all
+pretexts: vae(likelihood=poisson) | unknown likelihood 'poisson'
+pretexts: simclr(temperature=0.0) | simclr: temperature must be above 0, got 0.0
+pretexts: simclr(denominator=al) | unknown denominator 'al'; did you mean 'all'?
 pretexts: simclr(consistency=-1) | consistency must be at least 0
 pretexts: simclr(projector=-1) | simclr: projector must be a whole number of at least 0
 pretexts: simclr(views=true) | simclr: views must be a whole number of at least 2, got True
 pretexts: simclr(views=1) | simclr: views must be a whole number of at least 2
 pretexts: simclr(projection=0) | simclr: projection must be a whole number of at least 1
 pretexts: supervised(width=1.5) | supervised: width must be a whole number of at least 1
-pretexts: supervised(task=ranking) | ranking
+pretexts: supervised(task=ranking) | unknown task 'ranking'
 pretexts: supervised(outputs=1) | outputs must be a whole number of at least 2
 robustness: urkel | unknown robustness 'urkel'; did you mean 'urkle'?
 robustness: base | unknown robustness 'base'
 robustness: urkle(bta=1) | unknown option of urkle 'bta'; did you mean 'beta'?
 robustness: urkle(self=1) | unknown option of urkle 'self'
-robustness: urkle(beta=-0.1) | beta
-robustness: urkle(attacked=0) | attacked
+robustness: urkle(beta=-0.1) | urkle: beta must be at least 0, got -0.1
+robustness: urkle(attacked=0) | attacked must be a whole number of at least 1, got 0
 robustness: urkle(attacked=1.5) | attacked must be a whole number of at least 1
 robustness: trades(beta=-0.1) | beta must be at least 0
-robustness: rocl(weight=-1) | weight
-robustness: acl(form=a2b) | 'a2b'
-robustness: acl(anneal=0) | anneal
+robustness: rocl(weight=-1) | rocl: weight must be at least 0, got -1
+robustness: acl(form=a2b) | unknown form of acl 'a2b'
+robustness: acl(anneal=0) | anneal must be a number of stages from 1, got 0
 robustness: acl(anneal=20, adversarial_weight=1.5) | must be in [0, 1], got 1.5
 robustness: acl(adversarial_weight=0.5) | give anneal
 robustness: acl(form=a2a, anneal=20, adversarial_weight=0.5) | form=ds
-robustness: acl(ema=1.0) | ema
+robustness: acl(ema=1.0) | acl: ema must be in [0, 1), got 1.0
 recipes: simclear | 'simclear' & 'simclr'
-recipes: simclr(strength=-1) | strength & -1
-recipes: simclr(min_scale=0) | min_scale & 0
+recipes: simclr(strength=-1) | simclr: strength must be at least 0, got -1
+recipes: simclr(min_scale=0) | simclr: min_scale must be in (0, 1], got 0
 recipes: simclr(strength=much) | wrong type
-recipes: crop(padding=-2) | padding & -2
+recipes: crop(padding=-2) | crop: padding must be a whole number of at least 0, got -2
 recipes: affine(scale=1) | scale must be in [0, 1), got 1
-recipes: simclr, crop(padding=-2) | padding & -2
-recipes: randaugment(magnitude=11) | magnitude & 11
-recipes: augmix(severity=30) | severity & 30
+recipes: simclr, crop(padding=-2) | crop: padding must be a whole number of at least 0
+recipes: randaugment(magnitude=11) | magnitude must be in [0, 10], got 11
+recipes: augmix(severity=30) | severity must be in [0.1, 10], got 30
 recipes: augmix(width=0) | augmix: width must be a whole number of at least 1, got 0
-recipes: augmix(base="crop(padding=-1)") | padding
+recipes: augmix(base="crop(padding=-1)") | crop: padding must be a whole number
 recipes: augmix(depth=1.5) | depth must be a whole number & 1.5
 recipes: randaugment(operations=1.5) | operations must be a whole number & 1.5
 labels: digits:partiy | unknown labelling 'partiy'; did you mean 'parity'
@@ -231,8 +231,8 @@ labels: digits:any_of | any_of needs the option 'classes'
 labels: digits:any_of(classes="11") | unknown class of 'digits' '11'
 labels: digits:any_of(classes="0/1/2/3/4/5/6/7/8/9") | leave some out
 labels: digits:rotation:parity | has no classes
-optimizers: lars(momentum=1) | momentum
-optimizers: larz | 'lars'
+optimizers: lars(momentum=1) | lars: momentum must be in [0, 1), got 1
+optimizers: larz | unknown optimizer 'larz'; did you mean 'lars'?
 """
 
 
@@ -266,4 +266,4 @@ def test_nan_is_no_option(kind, option):
 
 
 def test_a_learning_rate_of_0():
-  refuses("learning_rate", optimizers.build, "sgd", 0, 10)
+  refuses("--learning_rate must be above 0, got 0", optimizers.build, "sgd", 0, 10)

@@ -196,7 +196,8 @@ def test_wrong_backbones_end_in_one_line(spec, shape, words):
 
 @pytest.mark.parametrize("low, high", [(0.0, 1.0), (-1.0, 1.0), (0.5, 0.4)])
 def test_wrong_bounds_of_scale(low, high):
-  refuses("min_scale", tiny_encoder, min_scale=low, max_scale=high)
+  words = f"need 0 < min_scale <= max_scale, got {low} and {high}"
+  refuses(words, tiny_encoder, min_scale=low, max_scale=high)
 
 
 class _Subclassed(keras.Model):
