@@ -6,9 +6,12 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 from sklearn import datasets, linear_model
-from small_models import sequential
+from small_models import array_source, linear_head, linear_network, sequential
 
-from urkle_tf.evaluation import smoothing
+from urkle_tf.evaluation import calibration, smoothing
+from urkle_tf.evaluation.context import Context
+from urkle_tf.evaluation.measurements.smoothing import Smoothing
+from urkle_tf.networks.classifier import Classifier
 
 SEED = tf.constant([1, 2])
 
@@ -91,6 +94,39 @@ def test_an_embedding_of_zeros_has_the_bound_of_no_agreement():
   noisy = smoothing.Noisy(lambda images, seed: tf.zeros([images.shape[0], 3]), 0.25)
   s = smoothing.certify_direction(noisy, np.zeros((1, 2, 1), np.float32), 1000, 0.001, SEED)
   assert s == pytest.approx(-np.sqrt(2 * np.log(1000) / 1000))  # Hoeffding's, of a mean of 0
+
+
+def test_a_report_counts_what_is_certified_and_right():
+  """Of class 1 where the first pixel exceeds a half.
+
+  Five images are 0.3 from there, two of them with the wrong label, and one is on the boundary.
+  """
+  images = np.full((6, 2, 2, 1), 128, np.uint8)
+  images[:5, 0, 0, 0] = [204, 204, 51, 204, 51]
+  weights = np.zeros((4, 2))
+  weights[0, 1] = 1.0
+  head = linear_head(weights, [0.0, -0.5])
+  model = Classifier(linear_network((2, 2, 1), 1.0), head, stochastic=False)
+  context = Context(array_source(images, np.array([1, 1, 0, 0, 1, 1])), "l2", [0.5], model)
+  options = Smoothing(noise=0.25, samples=400, guess=40, radii=[0.0, 0.1, 0.35])
+  found = smoothing.measure(context, options)
+  assert [row["accuracy"] for row in found["certified"]] == [0.5, 0.5, 0]
+  assert [row["radius"] for row in found["certified"]] == [0.0, 0.1, 0.35]
+  assert found["certified"][1]["interval"] == calibration.wilson(3, 6)
+  assert found["abstained"] == pytest.approx(1 / 6)
+  assert found["examples"] == 6
+
+
+def test_a_report_on_an_encoder_has_the_least_mean_cosine():
+  """Of one that hardly turns under so little noise: what is missing to 1 is Hoeffding's."""
+  source = array_source(np.full((2, 2, 2, 1), 128, np.uint8), np.zeros(2, np.int64))
+  network = linear_network((2, 2, 1), 1.0)
+  context = Context(source, "l2", [0.5], network=network, kind="encoder")
+  options = Smoothing(noise=1e-4, samples=400, guess=40, radii=[0.0, 5e-5])
+  found = smoothing.measure(context, options)["cosines"]
+  s = 1 - np.sqrt(2 * np.log(1000) / 400)
+  wanted = [s, 2 * stats.norm.cdf(stats.norm.ppf((1 + s) / 2) - 0.5) - 1]
+  np.testing.assert_allclose([row["mean"] for row in found], wanted, atol=1e-5)
 
 
 def test_arts_certificates_agree():
