@@ -588,11 +588,27 @@ def test_an_images_own_figures_and_both_forms_of_the_regulariser():
   np.testing.assert_allclose(np.abs((change.reshape(6, 16) @ weights)[:, 0]), moved, rtol=1e-3)
   between = [abs(a - b) for i, a in enumerate([0, grey] * 3) for b in ([0, grey] * 3)[i + 1 :]]
   np.testing.assert_allclose(arrays["representation_drift"], moved / np.mean(between), rtol=1e-3)
-  assert arrays["representation_neighbour_flips"].shape == (6,)
   assert found["M"] == 3.0
   assert found["regulariser"] == pytest.approx(3 * math.sqrt(kl.mean() / 2), rel=1e-3)
   assert found["regulariser_tight"] == pytest.approx(3 * np.sqrt(kl / 2).mean(), rel=1e-3)
   assert found["regulariser_tight"] < found["regulariser"] - 0.02
+
+
+def test_neighbours_that_flip_by_hand():
+  """Black and white pixels move one way only: (1, 0, 0) to (0.7, 0.3, 0.3), and so on."""
+  pixels = np.zeros((3, 16), np.uint8)
+  for row in range(3):
+    pixels[row, : row + 1] = 255
+  network = linear_network(SHAPE, 0.5, np.eye(16, 3, dtype=np.float32))
+  source = array_source(pixels.reshape(3, *SHAPE), [0] * 3)
+  context = Context(source, "linf", [0.3], network=network, kind="encoder")
+  context.save_images = True
+  found = representation.measure(context, Representation(steps=10))
+  # The first image's cosines are 0.71 with (1, 1, 0) and 0.58 with (1, 1, 1); attacked, 0.86 and
+  # 0.92.  The others stay nearest to each other.
+  assert context.arrays["representation_neighbour_flips"].tolist() == [True, False, False]
+  assert found["neighbour_flips"] == pytest.approx(1 / 3)
+  assert found["kl_mean"] == pytest.approx(3 * 0.3**2 / (2 * 0.5**2), rel=1e-4)
 
 
 # The whole.

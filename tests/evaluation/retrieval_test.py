@@ -30,17 +30,40 @@ def two_halves(rng):
   return matrix
 
 
+def turned(*degrees):
+  """Points on a circle."""
+  angles = np.radians(degrees)
+  return np.stack([np.cos(angles), np.sin(angles)], 1)
+
+
 def test_overlap_by_hand():
-  turn = lambda degrees: np.stack([np.cos(degrees), np.sin(degrees)], 1)  # noqa: E731
-  keys = turn(np.radians([0, 10, 30, 60, 100]))
-  queries, others = turn(np.radians([0, 65])), turn(np.radians([40, 65]))
+  keys = turned(0, 10, 30, 60, 100)
+  queries, others = turned(0, 65), turned(40, 65)
   # Of 0 degrees the nearest two are 0 and 10; of 40 they are 30 and 60, and of 65 60 and 30.
   near, further = (representation.nearest(rows, keys, 2, False) for rows in (queries, others))
   np.testing.assert_array_equal(retrieval.overlap(near, further), [0, 1])
   # Without itself: of 0 it is 10 and 30, of 40 (which is image 0) 30 and 60: one of two stays.
-  moved = turn(np.radians([40, 10, 30, 60, 100]))
+  moved = turned(40, 10, 30, 60, 100)
   near, further = (representation.nearest(rows, keys, 2) for rows in (keys, moved))
   np.testing.assert_array_equal(retrieval.overlap(near, further), [0.5, 1, 1, 1, 1])
+
+
+def test_figures_by_hand():
+  """Two neighbours of three images, whose embeddings an attack turns and makes twice as long."""
+  found = object.__new__(retrieval._Embedded)
+  found._count, found._itself, found.spread = 2, False, 4.0
+  found.keys, found.clean = turned(0, 20, 60, 100), turned(5, 50, 98)
+  found.moved, found.near = 2 * turned(12, 95, 92), found.nearest(found.clean)
+  # From 0 and 20 to 20 and 0; from 60 and 20 to 100 and 60; 100 and 60 both times.
+  cosines = np.cos(np.radians([7, 45, 6]))
+  assert found.figures() == pytest.approx(
+    {
+      "overlap": (1 + 1 / 2 + 1) / 3,
+      "first_kept": 1 / 3,
+      "moved": np.mean(1 + 4 - 2 * 2 * cosines) / 4.0,
+      "cosine": np.mean(cosines),
+    }
+  )
 
 
 def test_a_linear_embedding_moves_by_its_closed_form(rng, tmp_path):
