@@ -1,0 +1,109 @@
+"""The verdicts of the checks, by hand, of 100 images of class 0."""
+
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from urkle_tf import attacks
+from urkle_tf.evaluation import checks
+
+
+def made(**fields):
+  """`_Checks` of images that are all right as they are."""
+  found = object.__new__(checks._Checks)
+  found.__dict__ |= {"_labels": np.zeros(100, np.int64), "_right": np.ones(100, bool)}
+  found.__dict__ |= {"_tolerance": 2, "_epsilon": 0.1, "_threat": attacks.Linf(0.1), **fields}
+  return found
+
+
+def beyond(count):
+  """All images but the first ones: bool [100]."""
+  return np.arange(100) >= count
+
+
+def scores(wrong):
+  """Log-probabilities that are wrong for the first images."""
+  return np.log(np.where(beyond(wrong)[:, None], [0.9, 0.1], [0.2, 0.8]))
+
+
+@pytest.mark.parametrize(
+  "wrong, fallen, passed",
+  [
+    ((0, 30, 20, 10), 40, False),  # 30 points stronger than one step, of which 20 are on its way
+    ((0, 30, 20, 10), 25, True),  # by 15 points: no fault of the step
+    ((0, 5, 10, 10), 40, True),  # nothing that the end of the step does not break too
+  ],
+)
+def test_one_step(wrong, fallen, passed):
+  check = made(_score=scores)._check_one_step(wrong, beyond(fallen), np.full(100, -2.0))
+  assert check["passed"] is passed
+  assert check["accuracy_one"] == pytest.approx(0.9)
+  assert check["accuracy_many"] == pytest.approx(1 - fallen / 100)
+  assert check["broken_within"] == pytest.approx((max(wrong) - 10) / 100)
+  assert check["loss_one"] == pytest.approx(-0.9 * np.log(0.9) - 0.1 * np.log(0.2))
+  assert check["loss_many"] == 2
+
+
+@pytest.mark.parametrize("lost, passed", [(2, True), (3, False)])
+def test_effort(lost, passed):
+  check = made()._check_effort(beyond(40), beyond(40 + lost))
+  assert check["passed"] is passed
+  assert check["accuracy"] == pytest.approx(0.6)
+  assert check["accuracy_more"] == pytest.approx(0.6 - lost / 100)
+
+
+@pytest.mark.parametrize("lost, passed", [(4, True), (6, False)])
+def test_black_box(lost, passed):
+  asked = []
+
+  def broken(find, plan, epsilon, standing, stream):
+    asked.append((plan.attack.queries, epsilon))
+    return standing & ~beyond(20 + lost), None
+
+  check = made(_compile=lambda plan: None, _broken=broken)._check_black_box(beyond(20))
+  assert asked == [(500, 0.1)]
+  assert check["passed"] is passed
+  assert check["accuracy"] == pytest.approx(0.8)
+  assert check["accuracy_square"] == pytest.approx(0.8 - lost / 100)
+
+
+@pytest.mark.parametrize(
+  "wrong, fallen, passed", [(2, 0, True), (3, 0, False), (3, 3, True), (3, 2, True)]
+)
+def test_random_noise(wrong, fallen, passed):
+  """What PGD breaks too is no surprise."""
+  images, moved = np.full((100, 2, 2, 1), 0.5, np.float32), []
+
+  def score(noisy):
+    moved.append(np.abs(noisy - images))
+    return scores(wrong)
+
+  noise = made(_score=score, _images=images, _seed=tf.constant([1, 2]))
+  check = noise._check_random_noise(beyond(fallen))
+  assert check["passed"] is passed
+  assert check["accuracy_noise"] == pytest.approx(1 - wrong / 100)
+  assert len(moved) == 10
+  np.testing.assert_allclose(moved, 0.1, atol=1e-6)
+
+
+@pytest.mark.parametrize("dead, passed", [(10, True), (11, False)])
+def test_gradients(dead, passed):
+  """Those of images that are wrong as they are do not count."""
+  zeros = np.where(beyond(dead), 0.5, 0.995)
+  found = made(_classifier=types.SimpleNamespace(metadata={}))
+  check = found._check_gradients(zeros)
+  assert check["passed"] is passed
+  assert check["images_without"] == pytest.approx(dead / 100)
+  assert check["zero"] == pytest.approx(zeros.mean())
+  found._right = beyond(dead)
+  assert found._check_gradients(zeros)["images_without"] == 0
+
+
+@pytest.mark.parametrize("sure, passed", [(10, True), (11, False)])
+def test_saturation(sure, passed):
+  clean = np.where(beyond(sure)[:, None], np.log([0.9, 0.1]), [0.0, -100.0])
+  check = made(_clean=clean)._check_saturation()
+  assert check["passed"] is passed
+  assert check["saturated"] == pytest.approx(sure / 100)
