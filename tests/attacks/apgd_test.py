@@ -84,6 +84,50 @@ def test_equals_algorithm_1_written_plainly(rng, norm):
   np.testing.assert_allclose(info["objective"], wanted, atol=2e-3)
 
 
+def test_steps_of_l1_follow_how_many_pixels_the_best_has_changed():
+  """Croce and Hein (2021), algorithm 1, for an epsilon of 6, 100 pixels and 100 steps."""
+  images = tf.fill([3, 10, 10, 1], 0.5)
+  schedule = apgd._Sparsity(APGD(from_norm("l1", 6.0), steps=100), images)
+  state = schedule.start()
+  np.testing.assert_allclose(state["size"], [6, 6, 6])
+  np.testing.assert_allclose(state["share"], [0.2, 0.2, 0.2], rtol=1e-6)
+
+  def checked(step, changed, state, size=None):
+    """The state after a step at which the best differ from the images in so many pixels."""
+    differs = np.arange(100) < np.reshape(changed, [3, 1])
+    best = tf.constant(np.where(differs, 0.6, 0.5).reshape(3, 10, 10, 1), tf.float32)
+    state = {**state, "best": best, "size": state["size"] if size is None else tf.constant(size)}
+    after, back = schedule.check(tf.constant(step), None, state)
+    figures = [np.asarray(after[name]) for name in ("size", "share", "changed")]
+    return after, figures, np.asarray(back).tolist()
+
+  for step in (0, 1, 3, 5):  # it looks every 4 steps
+    _, (size, share, changed), back = checked(step, [90, 96, 100], state)
+    assert back == [False] * 3
+    np.testing.assert_allclose([size, share, changed], [[6] * 3, [0.2] * 3, [100] * 3], rtol=1e-6)
+  state, figures, back = checked(4, [90, 96, 100], state, size=[2.0, 6.0, 0.7])
+  assert back == [True, False, False]  # 90 < 95
+  wanted = [[6, 4, 0.6], [0.6, 0.64, 1 / 1.5], [90, 96, 100]]
+  np.testing.assert_allclose(figures, wanted, rtol=1e-6)
+  _, figures, back = checked(8, [86, 91, 50], state)
+  assert back == [False, True, True]  # 86 > 85.5, 91 < 91.2
+  wanted = [[4, 6, 6], [86 / 150, 91 / 150, 1 / 3], [86, 91, 50]]
+  np.testing.assert_allclose(figures, wanted, rtol=1e-6)
+
+
+def test_a_step_of_l1_moves_the_share_of_its_example(rng):
+  images, gradient = np.full((3, 10), 0.5), rng.permuted(np.tile(np.arange(1, 11), (3, 1)), axis=1)
+  counts, sizes, wanted = [2, 5, 1], [0.1, 0.3, 0.2], images.copy()
+  for row, (count, size) in enumerate(zip(counts, sizes)):
+    top = np.argsort(-gradient[row])[:count]
+    wanted[row, top] += size * gradient[row, top] / gradient[row, top].sum()
+  images, gradient = (tf.reshape(tf.cast(x, tf.float32), [3, 5, 2, 1]) for x in (images, gradient))
+  schedule = apgd._Sparsity(APGD(from_norm("l1", 4.0)), images)
+  state = {"share": tf.constant([0.2, 0.5, 0.04]), "size": tf.constant(sizes)}
+  moved = schedule.move(tf.constant(1), images, gradient, state)
+  np.testing.assert_allclose(np.reshape(moved, [3, 10]), wanted, atol=1e-6)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("norm, epsilon", [("linf", 0.2), ("l2", 0.6), ("l1", 1.5)])
 def test_climbs_as_high_as_pgd_among_many_maxima_and_higher_with_restarts(rng, norm, epsilon):
