@@ -88,6 +88,68 @@ def test_random_noise(wrong, fallen, passed):
   np.testing.assert_allclose(moved, 0.1, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+  "norm, epsilon, classes, radii, left, passed",
+  [
+    ("linf", 0.1, 10, [0.2, 0.1**0.5, 0.5], 9, True),
+    ("linf", 0.1, 2, [0.2, 0.1**0.5, 0.5], 11, False),  # of two classes, a tenth too
+    ("linf", 0.4, 10, [0.5], 11, False),  # beyond that, a ball reaches no more
+    ("l2", 0.1, 20, [0.2, 0.2**0.5, 1.0], 6, False),  # more than chance
+    ("l1", 0.1, 20, [0.2, 0.4**0.5, 2.0], 4, True),
+  ],
+)
+def test_epsilon(norm, epsilon, classes, radii, left, passed):
+  """It grows until a ball holds a grey image, of four pixels, whatever the image."""
+  asked, wanted = [], [0.8, *[0.6, 0.3][: len(radii) - 1], left / 100]
+
+  def broken(find, plan, epsilon, standing, stream):
+    asked.append((epsilon, stream))
+    return standing & ~beyond(100 - round(100 * wanted[len(asked)])), None
+
+  images, classifier = np.zeros((100, 2, 2, 1)), types.SimpleNamespace(classes=classes)
+  found = made(_images=images, _norm=norm, _epsilon=epsilon, _classifier=classifier)
+  found._broken = broken
+  check = found._check_epsilon(None, None, beyond(20))
+  assert check["passed"] is passed
+  assert [size for size, _ in asked] == pytest.approx(radii)
+  assert len({stream for _, stream in asked}) == len(radii)
+  assert check["epsilons"] == pytest.approx([epsilon, *radii])
+  assert check["accuracies"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+  "flips, single, mean, passed",
+  [
+    (4, 16, None, True),
+    (6, 16, None, False),  # two calls disagree
+    (0, 14, None, False),  # 86% with one draw, 80% with several
+    (0, 30, None, True),
+    (0, 16, 2, True),
+    (0, 16, 3, False),  # the noise hid them from PGD
+  ],
+)
+def test_noise(flips, single, mean, passed):
+  served = []
+
+  def classes(seed):
+    served.append(np.asarray(seed).tolist())
+    return np.where(beyond(flips), 0, len(served))
+
+  def broken(find, plan, epsilon, standing, stream):
+    count = {"one": single, "mean": 20 + (mean or 0)}[find]
+    return standing & ~beyond(count), None
+
+  fields = {"_eot": 8, "_seed": tf.constant([1, 2]), "_served": classes, "_broken": broken}
+  fields["_compile"] = lambda plan, mode=None, eot=None: "mean" if mode else {1: "one"}[eot]
+  fields["_modes"] = ("sampled",) if mean is None else ("sampled", "deterministic")
+  check = made(**fields)._check_noise(None, ~beyond(20), beyond(20))
+  assert check["passed"] is passed
+  assert served[0] != served[1]
+  figures = (check["flips"], check["accuracy_one_draw"], check["accuracy_draws"])
+  assert figures == pytest.approx((flips / 100, 1 - single / 100, 0.8))
+  assert check.get("broken_by_mean") == (mean and pytest.approx(mean / 100))
+
+
 @pytest.mark.parametrize("dead, passed", [(10, True), (11, False)])
 def test_gradients(dead, passed):
   """Those of images that are wrong as they are do not count."""
