@@ -152,7 +152,7 @@ def test_what_was_refused_left_nothing_behind(outcomes):
     (["evaluate", "--clasifier=x"], "unknown flag 'clasifier'; did you mean 'classifier'?"),
     (["train", "--batchsize=4"], "did you mean 'batch_size'?"),
     (["train", "digits"], "unexpected argument 'digits'"),
-    (["train", "--flagfile=nowhere.cfg"], "nowhere.cfg"),
+    (["train", "--flagfile=nowhere.cfg"], "Unable to open flagfile"),
     (["train", "--epochs=many"], "--epochs=many: 'many' is not a whole number"),
     (["train", "--epsilon=8/0"], "'8/0' is not a number"),
     (["finetune", "--labels=some"], "'some' is not a number"),

@@ -206,6 +206,7 @@ def test_a_program_by_the_clock_reads_the_clock(programs, tmp_path):
 @pytest.mark.parametrize("name", ["teacher", *slow("student")])
 def test_no_operation_is_left_that_gpus_refuse(programs, name, request):
   folder, _, _, texts = programs
+  assert texts
   assert all("mhlo.copy" in text for text in texts)
   folder = folder / "teacher" if name == "teacher" else request.getfixturevalue("student")
   found = stablehlo.deserialize_portable_artifact_str((folder / arrays.PROGRAM).read_bytes())
