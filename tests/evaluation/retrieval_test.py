@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from cases import refuses
 from small_models import sequential, small_encoder
 
@@ -64,6 +65,15 @@ def test_figures_by_hand():
       "cosine": np.mean(cosines),
     }
   )
+
+
+@pytest.mark.parametrize("distance, wanted", [("squared", [2, 0, 4]), ("cosine", [1, 0, 2])])
+def test_objectives_by_hand(distance, wanted):
+  """Of embeddings (1, 0) that move to (0, 1), stay, and move to (-1, 0)."""
+  embed = lambda images: images[:, 0, :, 0]  # noqa: E731
+  images = tf.constant([[1.0, 0.0]] * 3)[:, None, :, None]
+  moved = tf.constant([[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]])[:, None, :, None]
+  np.testing.assert_allclose(retrieval.objective(embed, images, distance)(moved), wanted, atol=1e-6)
 
 
 def test_a_linear_embedding_moves_by_its_closed_form(rng, tmp_path):
