@@ -225,8 +225,8 @@ def table(document):
   header += ["z = mu: clean / attacked", "validation", "seeds"]
   lines = []
   for row in document["rows"]:
-    form = (".2f", ".2f") if row["measure"] == "accuracy" else (".3g", ".2g")
-    mean = lambda values: pages.mean(values, *form)  # noqa: E731, B023
+    form, deviation = (".2f", ".2f") if row["measure"] == "accuracy" else (".3g", ".2g")
+    mean = functools.partial(pages.mean, form=form, deviation=deviation)
     mu = row.get("deterministic")
     figure = "accuracy, %" if row["measure"] == "accuracy" else f"error in {row['target']}"
     cells = [row["task"], figure]

@@ -93,7 +93,7 @@ def test_steps_of_l1_follow_how_many_pixels_the_best_has_changed():
   np.testing.assert_allclose(state["share"], [0.2, 0.2, 0.2], rtol=1e-6)
 
   def checked(step, changed, state, size=None):
-    """The state after a step at which the best differ from the images in so many pixels."""
+    """(state, its figures, who goes back) if the best iterates have `changed` pixels by then."""
     differs = np.arange(100) < np.reshape(changed, [3, 1])
     best = tf.constant(np.where(differs, 0.6, 0.5).reshape(3, 10, 10, 1), tf.float32)
     state = {**state, "best": best, "size": state["size"] if size is None else tf.constant(size)}

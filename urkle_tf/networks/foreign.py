@@ -105,8 +105,8 @@ def image_shape(model, name=None):
   check_batch(name, inputs[0].shape[0])
   if not keras.backend.is_float_dtype(inputs[0].dtype):
     raise errors.UserError(
-      f"{name!r} takes {inputs[0].dtype} images, but must take float32: build it on keras.Input of "
-      "that dtype"
+      f"{name!r} takes {inputs[0].dtype} images, but must take float32: build it on a "
+      "keras.Input of float32"
     )
   return tuple(inputs[0].shape[1:])
 
