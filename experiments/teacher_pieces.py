@@ -3,12 +3,13 @@
 
   python experiments/teacher_pieces.py --data_dir=DATA_DIR
   python experiments/teacher_pieces.py --data_dir=DATA_DIR --rows=recipe,both --epochs=10 --seeds=2
+  python experiments/teacher_pieces.py --data_dir=DATA_DIR --epochs=10 --precision=mixed_bfloat16
 
 The recipe is configs/cifar10_teacher.cfg with resnet18(width=16), half the batch and a learning
 rate for that, and few epochs of train[:45000]: two take nine minutes of a core.  A linear head
 learns from the same images and chooses its weight decay on a part of them; its clean accuracy is
-that of train[45000:].  Each number of epochs has a table of its own.  The JSON beside the page
-keeps what was measured: that is not run again, on whatever machine.
+that of train[45000:].  Each number of epochs and each precision has a table of its own.  The JSON
+beside the page keeps what was measured: that is not run again, on whatever machine.
 """
 
 import dataclasses
@@ -23,8 +24,7 @@ from urkle_tf.output import tables
 NAME, CONFIG, DATASET = "teacher_pieces", "configs/cifar10_teacher.cfg", "cifar10"
 LEARN, CHECK = "--split=train[:45000]", "--split=train[45000:]"
 SMALL = [LEARN, "--encoder=resnet18(width=16)", "--batch_size=128", "--learning_rate=0.24"]
-SMALL += ["--precision=float32", "--augment_on_device=false", "--checkpoint_every=176"]
-SMALL += ["--log_every=44"]
+SMALL += ["--augment_on_device=false", "--checkpoint_every=176", "--log_every=44"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +85,18 @@ ROWS = (
 )
 
 
-def stages(row, seed, asked, epochs):
+def folder(asked, given):
+  """Where the runs of a table lie, as commands name it."""
+  return f"{asked.work}/{given.epochs}-{given.precision}"
+
+
+def stages(row, seed, asked, given):
   """The commands of a row and a seed."""
-  run, extra = f"{asked.work}/{epochs}/{row.name}-{seed}", asked.extra
+  run, extra = f"{folder(asked, given)}/{row.name}-{seed}", asked.extra
   own = [f"--dataset={DATASET}", f"--seed={seed}", *asked.shared]
-  length = [f"--epochs={row.longer * epochs}", f"--warmup_epochs={0.1 * epochs:g}"]
-  train = [*SMALL, *length, *row.flags, *own, *extra["train"]]
+  length = [f"--epochs={row.longer * given.epochs}", f"--warmup_epochs={0.1 * given.epochs:g}"]
+  precision = f"--precision={given.precision}"
+  train = [*SMALL, precision, *length, *row.flags, *own, *extra["train"]]
   head = [f"--encoder={run}/encoder", "--protocol=slf", LEARN, *own, *extra["finetune"]]
   tested = [f"--classifier={run}-head/classifier", CHECK, *own, "--attacks=fgsm", "--nochecks"]
   tested += ["--representation_examples=0", *extra["evaluate"]]
@@ -124,18 +130,21 @@ def run(argv=None):
   """The command line, without the handling of errors."""
   parser = jobs.parser(__doc__, NAME, ROWS, DATASET)
   parser.add_argument("--epochs", type=int, default=2, help="of each training; default 2")
+  choices = ["float32", "mixed_bfloat16"]
+  parser.add_argument("--precision", default="float32", choices=choices, help="of each training")
   given = parser.parse_args(argv)
   asked = jobs.read(given, NAME, ROWS, DATASET)
-  everything, epochs = pages.kept(asked.json_file), str(given.epochs)
-  kept = everything.get(epochs, {})
+  title = f"{given.epochs} epochs" + (given.precision != "float32") * f", {given.precision}"
+  everything = pages.kept(asked.json_file)
+  kept = everything.get(title, {})
 
   def publish():
-    found = collect(jobs.ROOT / asked.work / epochs, kept)
-    pages.write(asked.json_file, everything | {epochs: found})
-    pages.update(asked.page_file, {f"{epochs} epochs": table(found)})
+    found = collect(jobs.ROOT / folder(asked, given), kept)
+    pages.write(asked.json_file, everything | {title: found})
+    pages.update(asked.page_file, {title: table(found)})
 
   missing = (
-    stages(row, seed, asked, given.epochs)
+    stages(row, seed, asked, given)
     for seed, row in asked.turns()
     if str(seed) not in kept.get(row.name, {})
   )

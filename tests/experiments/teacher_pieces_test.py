@@ -23,13 +23,14 @@ def test_pieces_are_compared_by_seed():
 def test_every_command_is_of_cifar10():
   given = script.jobs.parser("", script.NAME, script.ROWS, "cifar10").parse_args(["--work=W"])
   asked = script.jobs.read(given, script.NAME, script.ROWS, "cifar10")
-  train, *_ = found = script.stages(
-    next(row for row in script.ROWS if row.name == "views"), 1, asked, 10
-  )
+  given.epochs, given.precision = 10, "mixed_bfloat16"
+  views = next(row for row in script.ROWS if row.name == "views")
+  train, *_ = found = script.stages(views, 1, asked, given)
   flags = script.jobs.flags(train.arguments)
   assert (flags["epochs"], flags["warmup_epochs"]) == ("20", "1")
-  folders = ["W/10/views-1", "W/10/views-1-head", "W/10/views-1-report"]
-  assert [stage.folder for stage in found] == folders
+  assert flags["precision"] == "mixed_bfloat16"
+  run = "W/10-mixed_bfloat16/views-1"
+  assert [stage.folder for stage in found] == [run, f"{run}-head", f"{run}-report"]
   assert all(script.jobs.flags(stage.arguments)["dataset"] == "cifar10" for stage in found)
   splits = [script.jobs.flags(stage.arguments)["split"] for stage in found]
   assert splits == ["train[:45000]", "train[:45000]", "train[45000:]"]
@@ -39,7 +40,7 @@ def test_every_command_is_of_cifar10():
 @pytest.mark.timeout(600)
 def test_what_was_measured_elsewhere_stays(tmp_path, monkeypatch):
   kept = {"recipe": {"0": 71.5}}
-  (tmp_path / "teacher_pieces.json").write_text(json.dumps({"2": kept}))
+  (tmp_path / "teacher_pieces.json").write_text(json.dumps({"2 epochs": kept}))
   arguments = ["--dataset=digits", f"--work={tmp_path}", "--rows=recipe,views", "--seeds=1"]
   arguments += ["--extra_train=--examples=256 --split=train --batch_size=64 --loc=dense "]
   arguments[-1] += "--encoder=convnet(width=4,layers=2) --epochs=1 --precision=float32"
@@ -47,6 +48,6 @@ def test_what_was_measured_elsewhere_stays(tmp_path, monkeypatch):
   arguments += ["--extra_evaluate=--examples=20 --split=test"]
   page = commands.run_experiment(script.run, arguments, tmp_path / "teacher_pieces.md", monkeypatch)
   assert "| nothing | 71.50 |  | 1 |" in page
-  assert not (tmp_path / "2/recipe-0").exists()
-  found = json.loads((tmp_path / "teacher_pieces.json").read_text())["2"]
+  assert not (tmp_path / "2-float32/recipe-0").exists()
+  found = json.loads((tmp_path / "teacher_pieces.json").read_text())["2 epochs"]
   assert 0 <= found["views"]["0"] <= 100
