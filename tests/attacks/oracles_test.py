@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import DATA_DIR, needs_data
-from norms import ORDER
+from norms import ORDER, norms
 from small_models import sequential
 
-from urkle_tf.attacks import RSFGSM, Linf, autoattack, from_norm, losses
+from tools import official_autoattack as official
+from urkle_tf.attacks import FAB, RSFGSM, Linf, autoattack, from_norm, losses
 from urkle_tf.data import sources
 
 pytestmark = needs_data
@@ -159,3 +160,31 @@ def test_no_weaker_than_adversarial_robustness_toolbox(problem):
   np.random.seed(0)  # noqa: NPY002
   targets = np.eye(10, dtype=np.float32)[labels]
   _compare(problem, norm, [attack.generate(images, targets) for attack in attacks])
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_fab_finds_points_as_near_as_the_official_one(problem, norm):
+  """Both aim at the class with the second highest score, in 100 steps."""
+  fab = pytest.importorskip("pyautoattack.fab_pt")
+  torch = pytest.importorskip("torch")
+  dataset, network, images, labels, _ = problem
+  images, labels = images[:100], labels[:100]
+  theirs = fab.FABAttack_PT(
+    official.bridge(lambda x, seed: network(x)), norm=official.NORMS[norm], n_iter=100
+  )
+  theirs.target_class = 2
+  x, y = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels)
+  found = theirs.attack_single_run(x, y, is_targeted=True).numpy().transpose(0, 2, 3, 1)
+  assert (network(found).numpy().argmax(1) != labels).all()
+  targets = np.argsort(network(images))[:, -2]
+  objective = lambda z: losses.targeted_margin(network(z), labels, targets)  # noqa: E731
+  run = tf.function(lambda x: FAB(from_norm(norm, 0.5)).run(objective, x, [1, 2])[1]["distance"])
+  distances = np.stack([norms(found - images, norm), run(tf.constant(images)).numpy()])
+  said = ", ".join(
+    f"{who} {value:.4g}" for who, value in zip(("official", "ours"), distances.mean(1))
+  )
+  print(f"{dataset}, {norm}: mean distance {said}")
+  assert distances[1].mean() <= 1.01 * distances[0].mean()
+  assert np.median(distances[1] / distances[0]) <= 1

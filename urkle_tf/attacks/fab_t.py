@@ -19,12 +19,16 @@ class FAB(_nearest.Nearest):
   d(v) be the smallest change of v, within the pixel box, to a zero of the linearisation of f at x_k
   (`ThreatModel.reach`):
 
-      a = min(||d(x_k)|| / (||d(x_k)|| + ||d(x)||), bias)
-      x' = clip((1 - a) * (x_k + overshoot * d(x_k)) + a * (x + overshoot * d(x)))
-      x_{k+1} = x + backward * (x' - x) where f(x') > 0, else x'
+      y = x + backward * (x_k - x) where f(x_k) > 0, else x_k
+      a = min(||d(y)|| / (||d(y)|| + ||d(x)||), bias)
+      x_{k+1} = clip((1 - a) * (y + overshoot * d(y)) + a * (x + overshoot * d(x)))
 
   from x_0 = x.  Restarts begin at random points within half of epsilon.  At the end, the line from
   x to the nearest point is bisected.
+
+  The paper's f is linearised at y.  Both points lie near the boundary, on either side of it.  Here
+  f(x_k) and its gradient come from one pass, so a step is a forward pass shorter, and the points
+  found are no farther: docs/results/autoattack.md.
 
   ```python
   attack = urkle_tf.attacks.FAB(urkle_tf.attacks.L2(epsilon=0.5), steps=10)
@@ -48,7 +52,7 @@ class FAB(_nearest.Nearest):
 
     Args:
       threat: a `ThreatModel`.
-      steps: gradient steps, >= 1; each takes one forward pass more than PGD's.
+      steps: gradient steps, >= 1.
       restarts: runs, >= 1: from the image itself, then from random points.
       targets: how many wrong classes are aimed at in an evaluation, one after the other, >= 1.
       overshoot: the length of a step beyond the linearised boundary, >= 1.
@@ -68,34 +72,31 @@ class FAB(_nearest.Nearest):
   def begin(self, images, restart, seed):
     start = self.threat.random_start(images, seed, 0.5)
     return {
-      "iterate": tf.where(restart == 0, images, start),
+      "point": tf.where(restart == 0, images, start),
       "nearest": images,
       "distance": -base.lowest(images),
       "zeros": tf.zeros([]),
     }
 
   def advance(self, objective, images, state, number):
-    iterate = state["iterate"]
-    values, gradient = base.values_and_gradient(objective, iterate)
-    state = self._offer(images, state, iterate, values > 0)
-    moved = self._towards_boundary(iterate, values, gradient, images)
-    broken = base.values(objective, moved) > 0
-    state = self._offer(images, state, moved, broken)
-    state["iterate"] = base.choose(broken, images + self.backward * (moved - images), moved)
+    values, gradient = base.values_and_gradient(objective, state["point"])
+    state = self._offer(images, state, values)
+    state["point"] = self._towards_boundary(state["point"], values, gradient, images)
     state["zeros"] += base.zero_share(gradient)
     return state
 
-  def _offer(self, images, state, point, broken):
-    """The state with this point as the nearest, if it is broken and nearer than before."""
-    distance = self.threat.distance(point, images)
-    nearer = broken & (distance < state["distance"])
+  def _offer(self, images, state, values):
+    """The state with its point as the nearest, if that is broken and nearer than before."""
+    distance = self.threat.distance(state["point"], images)
+    nearer = (values > 0) & (distance < state["distance"])
     return {
       **state,
-      "nearest": base.choose(nearer, point, state["nearest"]),
+      "nearest": base.choose(nearer, state["point"], state["nearest"]),
       "distance": tf.where(nearer, distance, state["distance"]),
     }
 
   def finish(self, objective, images, state):
+    state = self._offer(images, state, base.values(objective, state["point"]))
     way = state["nearest"] - images
     at = lambda share: images + like(share, images) * way  # noqa: E731
     broken = lambda share: base.values(objective, at(share)) > 0  # noqa: E731
@@ -107,15 +108,16 @@ class FAB(_nearest.Nearest):
       "zero_gradients": state["zeros"] / self.steps,
     }
 
-  def _towards_boundary(self, iterate, values, gradient, images):
-    """The point x' of the class's docstring."""
-    threat = self.threat
-    # The linearisation at the image.
-    of_image = values + tf.reduce_sum(gradient * (images - iterate), axes(images))
-    near = threat.reach(iterate, gradient, -values)
-    far = threat.reach(images, gradient, -of_image)
-    near_size, far_size = (threat.distance(d, tf.zeros_like(d)) for d in (near, far))
+  def _towards_boundary(self, point, values, gradient, images):
+    """The point x_{k+1} of the class's docstring."""
+    threat, way = self.threat, point - images
+    rise = tf.reduce_sum(gradient * way, axes(images))  # of the linearisation, from x to x_k
+    kept = tf.where(values > 0, self.backward, 1.0)  # of the way
+    back = images + like(kept, images) * way
+    near = threat.reach(back, gradient, (1 - kept) * rise - values)
+    far = threat.reach(images, gradient, rise - values)
+    near_size, far_size = threat.length(near), threat.length(far)
     bias = tf.minimum(tf.math.divide_no_nan(near_size, near_size + far_size), self.bias)
-    bias = like(bias, images)
-    moved = (1 - bias) * (iterate + self.overshoot * near) + bias * (images + self.overshoot * far)
+    from_back, from_image = back + self.overshoot * near, images + self.overshoot * far
+    moved = from_back + like(bias, images) * (from_image - from_back)
     return tf.clip_by_value(moved, threat.lower, threat.upper)

@@ -112,9 +112,19 @@ class ThreatModel:
 
   def _room(self, images, offsets):
     """How far each pixel can go in the direction of its offset."""
-    up = offsets > 0
-    room = masked(up, self.upper - images) + masked(~up, images - self.lower)
-    return tf.maximum(room, 0.0)
+    up = tf.cast(offsets > 0, images.dtype)
+    return tf.maximum(up * (self.upper - images) + (1 - up) * (images - self.lower), 0.0)
+
+  def length(self, change):
+    """The norm of a change.
+
+    Args:
+      change: float32 [n, ...].
+
+    Returns:
+      float32 [n], pixel units.
+    """
+    raise NotImplementedError
 
   def distance(self, adversaries, images):
     """The norm of the difference.
@@ -126,7 +136,7 @@ class ThreatModel:
     Returns:
       float32 [n], pixel units.
     """
-    raise NotImplementedError
+    return self.length(adversaries - images)
 
   def random_start(self, images, seed, radius=1.0):
     """A random point of the set that is not the image itself.

@@ -67,8 +67,8 @@ class L1(ThreatModel):
     if not tf.is_tensor(self.epsilon) and self.epsilon > diameter / 2:
       raise self._too_large(f"is more than half of the pixel box's diameter {diameter:.3g}")
 
-  def distance(self, adversaries, images):
-    return tf.reduce_sum(tf.abs(adversaries - images), axes(images))
+  def length(self, change):
+    return tf.reduce_sum(tf.abs(change), axes(change))
 
   def random_start(self, images, seed, radius=1.0):
     # Exponential spacings: d of d + 1 exponentials, over their sum, are uniform on the simplex, and

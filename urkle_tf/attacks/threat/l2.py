@@ -38,8 +38,8 @@ class L2(ThreatModel):
     if not tf.is_tensor(self.epsilon) and self.epsilon > diameter / 2:
       raise self._too_large(f"is more than half of the pixel box's diameter {diameter:.3g}")
 
-  def distance(self, adversaries, images):
-    return tf.sqrt(tf.reduce_sum(tf.square(adversaries - images), axes(images)))
+  def length(self, change):
+    return tf.sqrt(tf.reduce_sum(tf.square(change), axes(change)))
 
   def random_start(self, images, seed, radius=1.0):
     noise = self.normalise(distribution.normal(distribution.fold(seed, 0), shape_of(images)))

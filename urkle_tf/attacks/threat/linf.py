@@ -26,8 +26,8 @@ class Linf(ThreatModel):
       raise self._too_large("is more than the whole pixel range")
     return self.epsilon
 
-  def distance(self, adversaries, images):
-    return tf.reduce_max(tf.abs(adversaries - images), axes(images))
+  def length(self, change):
+    return tf.reduce_max(tf.abs(change), axes(change))
 
   def random_start(self, images, seed, radius=1.0):
     # Uniform on the intersection of ball and box.  Clipping uniform noise instead would leave half
