@@ -131,6 +131,24 @@ def test_a_damaged_report_ends_in_one_line(tmp_path, damaged):
     Against(report=str(tmp_path)).prepare(None)
 
 
+@pytest.mark.parametrize(
+  ("theirs", "ours", "said"),
+  [
+    (["sampled", "deterministic"], ["deterministic"], "on sampled and deterministic z & on deter"),
+    (["deterministic"], ["sampled", "deterministic"], "on deterministic z & on sampled and deter"),
+    (["deterministic"], ["sampled"], "a report on deterministic z & this evaluation on sampled z"),
+  ],
+)
+def test_reports_on_other_readings_of_z_are_refused(tmp_path, theirs, ours, said):
+  """A row of one reading counts the other's adversaries too: a classifier differed from itself."""
+  np.savez(tmp_path / "images.npz", labels=[0, 1], **{f"clean_{mode}": [0, 1] for mode in theirs})
+  (tmp_path / "report.json").write_text("{}")
+  context = types.SimpleNamespace(source=np.zeros(2), modes=tuple(ours))
+  refuses(f"{said} & give both the same --modes", Against(report=str(tmp_path)).prepare, context)
+  context.modes = tuple(theirs)
+  assert set(Against(report=str(tmp_path)).prepare(context)[1]) >= {"labels", f"clean_{theirs[0]}"}
+
+
 @pytest.mark.full
 def test_what_cannot_be_compared_ends_in_one_line(exported, earlier, tmp_path):
   assessed(exported / "sampled", output_dir=str(tmp_path / "bare"))

@@ -56,6 +56,13 @@ class Against(Measurement):
         f"{str(folder)!r} is a report on {len(found.get('labels', []))} labelled images, but this "
         f"evaluation has {context.source.size}: give the same --dataset, --split and --examples"
       )
+    # The rows of a reading of z also count what was found against the other, if it is measured.
+    modes = {name.removeprefix("clean_") for name in found if name.startswith("clean_")}
+    if modes != {*context.modes}:
+      raise errors.UserError(
+        f"{str(folder)!r} is a report on {_said(modes)} z, but this evaluation on "
+        f"{_said(context.modes)} z, and only the same can be compared: give both the same --modes"
+      )
     return theirs, found
 
   def measure(self, context):
@@ -68,19 +75,19 @@ class Against(Measurement):
         f"{self.report!r} has other labels, so its images are not the same: give the same "
         "--dataset and --split"
       )
+    right = lambda found, mode: found[f"clean_{mode}"] == labels  # noqa: E731
     rows = [
-      {"name": "clean", "mode": mode, **paired.compare(ours[key] == labels, arrays[key] == labels)}
+      {"name": "clean", "mode": mode, **paired.compare(right(ours, mode), right(arrays, mode))}
       for mode in context.modes
-      if (key := f"clean_{mode}") in arrays
     ]
     places = {key: number for number, key in enumerate(_keys(theirs["attacks"]))}
     found = context.report["attacks"]
     for number, (row, key) in enumerate(zip(found, _keys(found), strict=True)):
       other = places.get(key)
       if other is not None:
-        right = ours[f"right_{number}"], arrays[f"right_{other}"]
+        standing = ours[f"right_{number}"], arrays[f"right_{other}"]
         same = {name: row[name] for name in ("name", "norm", "epsilon", "mode")}
-        rows.append({**same, **paired.compare(*right)})
+        rows.append({**same, **paired.compare(*standing)})
     return {"report": pathlib.Path(str(self.report)).name, "examples": len(labels), "rows": rows}
 
   def render(self, part, report):
@@ -110,6 +117,11 @@ class Against(Measurement):
       f"points (p {row['p']:.2g}{'' if row['shown'] else ', no difference shown'})"
       for row in part["rows"]
     ]
+
+
+def _said(modes):
+  """The readings of z in words."""
+  return " and ".join(sorted(modes, reverse=True))  # sampled first, as elsewhere
 
 
 def _keys(rows):
