@@ -83,6 +83,20 @@ def test_mistakes_are_one_line(measure, message):
     chosen(measure=measure)
 
 
+@pytest.mark.parametrize(
+  ("kind", "given", "message"),
+  [
+    ("encoder", {"corruptions": "fog"}, "--corruptions needs a prediction"),
+    ("foreign_encoder", {"corruptions": "fog"}, "--corruptions needs a prediction"),
+    ("foreign", {"loss_cap": 4.0}, "this package's models: leave out --loss_cap"),
+    ("foreign_encoder", {"loss_cap": 4.0}, "this package's models: leave out --loss_cap"),
+  ],
+)
+def test_a_flag_that_a_model_cannot_use_is_not_left_out_in_silence(kind, given, message):
+  with refused(match=message):
+    chosen(kind, **given)
+
+
 def test_the_command_finds_a_mistake_before_it_starts_tensorflow():
   words = ["--classifier=nowhere", "--output_dir=nowhere", "--measure=bound(stepz=3)"]
   command = [sys.executable, "-X", "importtime", "-m", "urkle_tf.evaluate", *words]

@@ -35,9 +35,9 @@ class Bound(Measurement):
   place = 60
 
   def wanted(self, kind, named):
-    if self.loss_cap is not None and kind == "foreign":
+    if self.loss_cap is not None and kind in ("foreign", "foreign_encoder"):
       raise errors.UserError(
-        "--loss_cap: Proposition 1 is about this package's classifiers: leave out --loss_cap"
+        "--loss_cap: Proposition 1 is about this package's models: leave out --loss_cap"
       )
     return named or self.loss_cap is not None
 

@@ -28,7 +28,7 @@ class Corruptions(Measurement):
       raise errors.UserError(
         "--severities has no effect without --corruptions: give both, or neither"
       )
-    if self.types is not None and kind == "encoder":
+    if self.types is not None and kind in ("encoder", "foreign_encoder"):
       raise errors.UserError(
         "--corruptions needs a prediction, and an encoder alone makes none: give --classifier"
       )
