@@ -82,6 +82,20 @@ def within(interval, who, **options):
   _refuse(right, f"in {interval}", who, options)
 
 
+def check_finite(values, who, then="check its weights"):
+  """Raises `UserError` if an array holds NaN or infinity.
+
+  Args:
+    values: of any shape.
+    who: what returned them.
+    then: what to do.
+  """
+  import numpy as np  # here, so that `--help` and the doctor do without
+
+  if not np.all(np.isfinite(values)):
+    raise UserError(f"{who} returns NaN or infinite values: {then}")
+
+
 def check_seed(seed):
   """Raises `UserError` if NumPy and Keras cannot take a seed."""
   if not 0 <= seed < 2**32:

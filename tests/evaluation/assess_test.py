@@ -24,11 +24,13 @@ from urkle_tf.evaluation import (
   foreign,
   representation,
   scoring,
+  smoothing,
 )
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.candidates import Worst, choose
 from urkle_tf.evaluation.context import Context
 from urkle_tf.evaluation.measurements.representation import Representation
+from urkle_tf.evaluation.measurements.smoothing import Smoothing
 from urkle_tf.evaluation.report import pictures
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.saved import foreign_models
@@ -534,6 +536,22 @@ def test_the_representation_of_one_image_has_rank_0(rng):
   """Its rank was NaN, which no report can hold."""
   context = Context(grey_source(rng, n=1), "linf", [0.02], network=linear_network(SHAPE, 0.5))
   assert representation.measure(context, Representation(steps=1))["effective_rank"] == 0
+
+
+@pytest.mark.parametrize(
+  ("measure", "options"),
+  [
+    (representation.measure, Representation(steps=1)),
+    (smoothing.measure, Smoothing(samples=9, guess=2, examples=1)),
+  ],
+  ids=["representation", "smoothing"],
+)
+def test_an_encoder_that_returns_nan_has_no_figures(rng, measure, options):
+  """They were NaN, and writing the report ended in a traceback."""
+  network = linear_network(SHAPE, 0.5, np.full((16, 2), np.nan, np.float32))
+  context = Context(grey_source(rng, n=3), "linf", [0.02], network=network, kind="encoder")
+  said = "the encoder returns NaN or infinite values: check its weights"
+  refuses(said, measure, context, options)
 
 
 def test_the_worst_kl_of_a_linear_encoder_is_its_closed_form(rng):

@@ -78,8 +78,7 @@ def _embed(embed, source, batch_size, shown):
         left -= len(pictures[-1])
       bar.add(len(images))
   found = {name: np.concatenate(values) for name, values in parts.items()}
-  if not np.all(np.isfinite(found["loc"])):
-    raise errors.UserError("the encoder returns NaN or infinite values: check the model")
+  errors.check_finite(found["loc"], "the encoder")
   if source.labelled:
     found["labels"] = np.concatenate(labels)
   if source.class_names is not None:

@@ -137,11 +137,16 @@ class Context:
 
     Returns:
       {name: array [count, ...]}.
+
+    Raises:
+      UserError: if a value is not finite.
     """
     bar, parts = progress.Progress(self.title(title), count), []
     batches = scoring.stream(self.source, min(self.batch_size, count), count)
     for number, (_, images, labels) in enumerate(batches):
       found = functools.partial(compute, number, images, labels)
       parts.append(self.store.arrays(f"{name}-{number}", found))
+      for values in parts[-1].values():
+        errors.check_finite(values, f"the {self.kind.removeprefix('foreign_')}")
       bar.add(len(images), f"{np.mean(parts[-1]['kl']):.3g} nats" if "kl" in parts[-1] else "")
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

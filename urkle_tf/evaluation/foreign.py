@@ -185,11 +185,8 @@ class Foreign(_Scores):
         f"{loaded.path!r} must return scores [n, classes] of at least 2 classes, but returns "
         f"{shape} per image: give a classifier"
       )
-    if not np.all(np.isfinite(values)):
-      raise errors.UserError(
-        f"{loaded.path!r} returns NaN or infinite values: check its weights, and whether it takes "
-        "pixels in [0, 1]"
-      )
+    then = "check its weights, and whether it takes pixels in [0, 1]"
+    errors.check_finite(values, repr(loaded.path), then)
 
   def _read_graph(self, images, first, stochastic):
     """The function as a graph, if the graph computes the same; else None."""

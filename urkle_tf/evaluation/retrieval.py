@@ -36,8 +36,7 @@ def look_at(path, source):
       f"{loaded.path!r} must return embeddings [n, d], but returned {list(found.shape)}: give the "
       "part of it that does"
     )
-  if not np.all(np.isfinite(found)):
-    raise errors.UserError(f"{loaded.path!r} returns NaN or infinite values: check its weights")
+  errors.check_finite(found, repr(loaded.path))
   return embed, {
     "kind": "encoder",
     "format": loaded.format,

@@ -218,8 +218,5 @@ class Scorer:
     scored, votes = self._score(pad(images, padded(len(images), self._batch_size)), seed)
     scored = {mode: scored[mode].numpy()[: len(images)] for mode in self.modes}
     for mode, values in scored.items():
-      if not np.all(np.isfinite(values)):
-        raise errors.UserError(
-          f"the classifier ({mode}) returns NaN or infinite values: check its weights"
-        )
+      errors.check_finite(values, f"the classifier ({mode})")
     return scored, votes.numpy()[: len(images)]

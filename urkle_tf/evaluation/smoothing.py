@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 
-from urkle_tf import distribution
+from urkle_tf import distribution, errors
 from urkle_tf.evaluation import calibration, scoring
 from urkle_tf.output import progress
 
@@ -167,6 +167,7 @@ def measure(context, options):
   part["examples"] = total
   if context.kind == "encoder":
     bounds = np.array(found)
+    errors.check_finite(bounds, "the encoder")
     means = [float(np.mean(cosine(bounds, radius, options.noise))) for radius in options.radii]
     return part | {"cosines": [{"radius": r, "mean": m} for r, m in zip(options.radii, means)]}
   right, radii = np.array([row[0] for row in found]), np.array([row[1] for row in found])

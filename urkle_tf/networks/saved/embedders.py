@@ -72,10 +72,7 @@ def output_shape(teacher, image_shape):
   images = np.random.default_rng(0).uniform(size=(4, *image_shape)).astype(np.float32)
   found = foreign_models.call(teacher.function, images, teacher.path)
   shape, said = found.shape[1:], None
-  if not np.all(np.isfinite(found)):
-    raise errors.UserError(
-      f"the teacher {teacher.path!r} returns NaN or infinite values: check its weights"
-    )
+  errors.check_finite(found, f"the teacher {teacher.path!r}")
   if found.ndim not in (2, 4) or shape[-1] < 2:
     said = f"{'x'.join(map(str, shape)) or 'a single number'} per image"
   elif found.ndim == 2 and found.min() >= 0 and np.allclose(found.sum(1), 1, atol=1e-3):
