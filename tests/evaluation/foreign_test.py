@@ -153,6 +153,12 @@ def test_scores_inside_are_attacked_where_outputs_say_nothing(weights, images, n
   assert np.mean(gradient(attack_logits(model), images) != 0) > 0.5
 
 
+def smoothed(model):
+  """What smoothing sums over noisy copies."""
+  context = types.SimpleNamespace(kind="foreign", model=model, modes=model.modes)
+  return smoothing._function(context)
+
+
 def test_smoothing_certifies_the_outputs_and_not_the_scores_inside(weights, images):
   """Beyond [0, 1] the outputs are class 3, which the scores inside do not know."""
 
@@ -162,7 +168,7 @@ def test_smoothing_certifies_the_outputs_and_not_the_scores_inside(weights, imag
 
   model = foreign_model(function, images)
   assert model.metadata["attacked"] == "inner scores"
-  classes = smoothing._function(types.SimpleNamespace(kind="foreign", model=model))
+  classes = smoothed(model)
   found = classes(tf.constant(images) + 2.0, tf.constant([1, 2]))
   assert np.all(np.argmax(found, 1) == 3)
 
@@ -177,7 +183,7 @@ def test_each_copy_of_smoothing_has_a_draw_of_its_own(images, draw):
 
   model = foreign_model(function, images)
   assert model.stochastic
-  classes = smoothing._function(types.SimpleNamespace(kind="foreign", model=model))
+  classes = smoothed(model)
   noisy = smoothing.Noisy(classes, 0.1, batch_size=100)
   counts = noisy.sum(images[0], 400, tf.constant([1, 2]))
   assert counts.sum() == 400

@@ -96,18 +96,21 @@ def test_an_embedding_of_zeros_has_the_bound_of_no_agreement():
   assert s == pytest.approx(-np.sqrt(2 * np.log(1000) / 1000))  # Hoeffding's, of a mean of 0
 
 
-def test_a_report_counts_what_is_certified_and_right():
+@pytest.mark.parametrize("modes", [None, ("deterministic",)], ids=["no z", "z = mu"])
+def test_a_report_counts_what_is_certified_and_right(modes):
   """Of class 1 where the first pixel exceeds a half.
 
   Five images are 0.3 from there, two of them with the wrong label, and one is on the boundary.
+  With z = mu a sigma of 50 changes nothing; samples of z would say either class.
   """
   images = np.full((6, 2, 2, 1), 128, np.uint8)
   images[:5, 0, 0, 0] = [204, 204, 51, 204, 51]
   weights = np.zeros((4, 2))
   weights[0, 1] = 1.0
   head = linear_head(weights, [0.0, -0.5])
-  model = Classifier(linear_network((2, 2, 1), 1.0), head, stochastic=False)
-  context = Context(array_source(images, np.array([1, 1, 0, 0, 1, 1])), "l2", [0.5], model)
+  model = Classifier(linear_network((2, 2, 1), 50.0), head, stochastic=modes is not None)
+  source = array_source(images, np.array([1, 1, 0, 0, 1, 1]))
+  context = Context(source, "l2", [0.5], model, modes=modes)
   options = Smoothing(noise=0.25, samples=400, guess=40, radii=[0.0, 0.1, 0.35])
   found = smoothing.measure(context, options)
   assert [row["accuracy"] for row in found["certified"]] == [0.5, 0.5, 0]

@@ -6,9 +6,9 @@ The smoothed classifier returns the class that a classifier f returns most often
 
 and if the probability of its class is at least p > 1/2, no perturbation shorter than noise
 Phi^-1(p) changes it.  p is a lower bound that holds with probability 1 - alpha over the draws.  A
-classifier that samples z draws a fresh one for every d.  That is allowed: f is then a random
-function, and P is over both.  A random classifier made elsewhere gets each copy in a call of its
-own, since it may use one draw for all images of a call.
+classifier that samples z draws a fresh one for every d, unless only z = mu is measured.  That is
+allowed: f is then a random function, and P is over both.  A random classifier made elsewhere gets
+each copy in a call of its own, since it may use one draw for all images of a call.
 
 An encoder has no classes.  For unit embeddings f, a direction u and s a lower bound of
 E<u, f(x + d)>, this mean cosine to u is, everywhere within r of x, at least
@@ -194,17 +194,17 @@ def _function(context):
   if context.kind == "encoder":
     network = context.network
     return lambda images, seed: tf.math.l2_normalize(network(images, training=False)["loc"], -1)
-  model, stochastic = context.model, context.model.stochastic
+  model, sampled = context.model, context.modes[0] == "sampled"
   # Of a classifier made elsewhere its outputs, not the scores that attacks climb.
   model = getattr(model, "own_gradients", model.frozen)()
 
   def classes(images, seed):
+    loc, scale = model.represent(images)
     # One draw of z for each copy: the smoothed classifier averages over both.
-    options = {"seed": seed, "samples": 1} if stochastic else {}
-    values = model.from_representation(*model.represent(images), **options)
+    values = model.from_representation(loc, scale, seed, 1) if sampled else model.head(loc)
     return tf.one_hot(tf.argmax(values, -1), context.model.classes)
 
-  return alone(classes) if stochastic and context.kind == "foreign" else classes
+  return alone(classes) if sampled and context.kind == "foreign" else classes
 
 
 def alone(function):
