@@ -74,6 +74,20 @@ def test_sampled_z_and_its_mean_are_two_regressors(source):
   assert regression.measure(context, attack) == part
 
 
+def test_the_last_iterate_against_sampled_z_counts_too(source):
+  """Of the best one, draws of z decide: they change the error far more than the attack does.
+
+  The error stays so large that every step goes the same way, and three reach the corner.
+  """
+  model, weights, _ = linear(3.0, stochastic=True)
+  source.labels -= 100
+  attack = attacks.PGD(attacks.Linf(EPSILON), steps=3, keep="best")
+  context = Context(source, "linf", [EPSILON], model, modes=("sampled",), eot=1, samples=50)
+  part = regression.measure(context, attack)
+  reach = EPSILON * np.abs(weights).sum()
+  assert part["attacks"][0]["mae"] - part["clean"]["mae"] == pytest.approx(reach, rel=1e-3)
+
+
 def test_what_was_measured_is_not_measured_again(source, tmp_path, monkeypatch):
   model, *_ = linear(0.3, stochastic=False)
   store = Store(tmp_path, {})

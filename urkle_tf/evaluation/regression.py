@@ -77,8 +77,9 @@ def _judge(context, attack):
     for mode in modes:
       seed = distribution.fold(base, number, regressor.modes.index(mode))
       candidates, _ = find[mode](padded, wanted, seed, *radius_and_step)
-      for judge, found in score(candidates[0]).items():
-        worst[judge] = np.maximum(worst[judge], _error(found, truth))
+      for candidate in candidates:  # the best iterate and, if z is sampled, the last one
+        for judge, found in score(candidate).items():
+          worst[judge] = np.maximum(worst[judge], _error(found, truth))
     found = {"labels": truth} | {f"clean.{mode}": error for mode, error in clean.items()}
     return found | {f"worst.{mode}": error for mode, error in worst.items()}
 
