@@ -2,12 +2,14 @@
 
 import json
 import math
+import types
 
 import pytest
 from cases import refuses
 from small_models import tiny_encoder
 
 import urkle_tf
+from urkle_tf.evaluation.measurements.certificate import Certificate
 
 DATA = {"dataset": "digits", "split": "test", "examples": 12}
 
@@ -92,6 +94,15 @@ def test_an_encoder_alone_is_certified_in_cosines(exported):
 )
 def test_options_that_certify_nothing_end_in_one_line(exported, measure, more, message):
   refuses(message, assessed, exported, measure, **more)
+
+
+@pytest.mark.parametrize(
+  ("epsilon", "said"), [(8.0, "write 8/255"), (-0.1, "at least 0, got -0.1")]
+)
+def test_radii_are_checked_before_the_attacks_run(epsilon, said):
+  context = types.SimpleNamespace(norm="linf", metadata={"stochastic": True})
+  refuses(said, Certificate(epsilons=[0.1, epsilon]).prepare, context)
+  Certificate(epsilons=[0.1, 8 / 255]).prepare(context)
 
 
 def test_a_certified_kl_that_is_not_finite_ends_in_one_line(tmp_path):

@@ -34,6 +34,7 @@ class Certificate(Measurement):
   place = 65
 
   def prepare(self, context):
+    from urkle_tf import attacks
     from urkle_tf.evaluation import bound
     from urkle_tf.networks.bounds import kl
 
@@ -48,6 +49,8 @@ class Certificate(Measurement):
     errors.one_of("kind of bounds", self.bounds, kl.BOUNDS)
     errors.above(0, self.name, examples=self.examples)
     errors.within("(0, 1)", self.name, alpha=self.alpha)
+    for epsilon in self.epsilons or ():
+      attacks.Linf(epsilon)  # which checks it
     if self.loss_cap is not None:
       bound.check(self.loss_cap, context.metadata)
 
