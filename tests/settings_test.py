@@ -110,3 +110,13 @@ def test_values_in_python_reach_the_function_as_those_of_flags():
   given = seen[0]
   found = (given.encoder, given.epsilon, given.seed, given.epsilons, given.attacks)
   assert repr(found) == "('a/b', 0.1, 3, [0.5, 1], ['pgd', 'fgsm'])"
+
+
+def test_paths_may_begin_at_home(monkeypatch):
+  """Shells leave the sign in --output_dir=~/run; half of a run would lie in a folder named `~`."""
+  monkeypatch.setenv("HOME", "/home/one")
+  seen = []
+  call = settings.arguments(settings.Adapt)(seen.append)
+  call(encoder=pathlib.Path("~/run/encoder"), output_dir="~/slf", dataset="mnist")
+  found = (seen[0].encoder, seen[0].output_dir, seen[0].dataset)
+  assert found == ("/home/one/run/encoder", "/home/one/slf", "mnist")

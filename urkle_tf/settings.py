@@ -702,7 +702,7 @@ def _number(value):
 
 # {kind: (what its values are in Python, in words, from these to what its flag gives)}.
 _TYPES: dict[str, tuple[Any, str, Any]] = {
-  "str": ((str, os.PathLike), "a text", os.fspath),
+  "str": ((str, os.PathLike), "a text", os.path.expanduser),
   "int": (numbers.Integral, "a whole number", int),
   "bool": (bool, "True or False", bool),
   "number": (numbers.Real, "a number", _number),
@@ -718,6 +718,8 @@ def kind(field):
 
 def _typed(field, value):
   """A value given in Python as the flag gives it: a path as text, a NumPy scalar as a number.
+
+  A `~` at the start of a path is the home folder: shells leave it in `--encoder=~/runs/x`.
 
   Raises:
     UserError: if it is not of the field's type.

@@ -264,6 +264,13 @@ def test_a_signal_between_two_seeds_ends_both(tmp_path, signalled, monkeypatch):
   assert begun == [0, 1]
 
 
+def test_seeds_may_go_to_a_folder_at_home(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.setattr(adapting, "adapt", lambda **_: (tmp_path / "runs").mkdir() or {})
+  downstream.adapt_seeds("~/runs", 1)
+  assert json.loads((tmp_path / "runs" / "seeds.json").read_text())["seeds"] == [0]
+
+
 @pytest.mark.full
 def test_several_seeds_and_their_mean(encoder, tmp_path, capsys):
   options = {"labels": 100, "epochs": 2, "weight_decay": 1e-4, "validation_split": "test"}

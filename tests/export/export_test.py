@@ -13,7 +13,7 @@ from cases import refuses, slow
 from small_models import digits, precision, small_encoder
 
 from urkle_tf import attacks, errors, export, networks
-from urkle_tf.export import description
+from urkle_tf.export import description, hub
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.kl import kl_objective
 
@@ -169,6 +169,14 @@ def test_what_a_kill_between_two_moves_hid_is_there_again(encoder, tmp_path, mon
     export.export_encoder(encoder, target, {"dataset": "second"})
   assert [p.name for p in tmp_path.iterdir()] == ["encoder"]
   assert export.read_metadata(target)["dataset"] == "first"
+
+
+def test_a_folder_at_home_is_read_where_it_was_written(encoder, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert export.export_encoder(encoder, "~/encoder") == tmp_path / "encoder"
+  again = export.load_encoder("~/encoder")
+  np.testing.assert_array_equal(again.get_weights()[0], encoder.network.get_weights()[0])
+  assert hub.model_card("~/encoder") == tmp_path / "encoder" / "README.md"
 
 
 def test_other_folders_are_never_replaced(encoder, tmp_path):

@@ -6,10 +6,11 @@ import pytest
 import tensorflow as tf
 from cases import refused, refuses
 from sklearn import neighbors
-from small_models import digits, rows_of
+from small_models import digits, rows_of, sequential
 
 import urkle_tf
 from urkle_tf import attacks, errors, networks
+from urkle_tf.training import pretraining
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 EPSILON = 0.1
@@ -163,6 +164,22 @@ def test_a_file_is_read_with_its_conversion_of_pixels(model, tmp_path):
   teacher = keras.saving.load_model(tmp_path / "run" / "teacher.keras")
   np.testing.assert_allclose(teacher(images), model(16 * images), rtol=1e-5, atol=1e-5)
   assert encoder.latent_dim == model.output_shape[-1]
+
+
+def test_model_and_run_may_lie_at_home(tmp_path, monkeypatch):
+  """Else it ended after the training: its encoder was at home, and was looked for elsewhere."""
+  monkeypatch.setenv("HOME", str(tmp_path))
+  model = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(3))
+  model.save(tmp_path / "model.keras")
+  seen = []
+
+  def pretrain(output_dir, pretext, **_):
+    seen.append((output_dir, pretext))
+    return {"encoder": urkle_tf.export_encoder(networks.GaussianEncoder(model), "~/run/encoder")}
+
+  monkeypatch.setattr(pretraining, "pretrain", pretrain)
+  assert urkle_tf.robustify("~/model.keras", "~/run").latent_dim == 3
+  assert seen == [(f"{tmp_path}/run", f'distil(teacher="{tmp_path}/model.keras")')]
 
 
 def test_another_model_in_the_same_folder_is_refused(model, run):

@@ -92,7 +92,8 @@ def adapt_seeds(output_dir, seeds, seed=0, **settings):
     UserError: as in `adapt`, or for fewer than one seed.
   """
   errors.at_least(1, None, seeds=seeds)
-  folder, numbers, rows = pathlib.Path(output_dir), list(range(seed, seed + seeds)), []
+  folder = pathlib.Path(output_dir).expanduser()
+  numbers, rows = list(range(seed, seed + seeds)), []
   with preemption.watch() as watch:
     for number in numbers:
       watch.check()

@@ -25,10 +25,10 @@ def model_card(folder, report=None):
   card = urkle_tf.model_card("RUN/classifier", report="REPORT")  # RUN/classifier/README.md
   ```
   """
-  metadata = _metadata(folder)
+  folder, metadata = pathlib.Path(folder).expanduser(), _metadata(folder)
   found = None if report is None else read_report(report, metadata)
-  card.write(pathlib.Path(folder), metadata, found)
-  return pathlib.Path(folder) / card.NAME
+  card.write(folder, metadata, found)
+  return folder / card.NAME
 
 
 def push_to_hub(folder, repo_id, report=None, private=True, **options):
@@ -63,7 +63,8 @@ def push_to_hub(folder, repo_id, report=None, private=True, **options):
   token = {"token": options["token"]} if "token" in options else {}
   hub = huggingface_hub.HfApi(**token)
   hub.create_repo(repo_id, private=private, exist_ok=True)
-  return hub.upload_folder(repo_id=repo_id, folder_path=str(folder), **options)
+  here = str(pathlib.Path(folder).expanduser())
+  return hub.upload_folder(repo_id=repo_id, folder_path=here, **options)
 
 
 def _metadata(folder):
@@ -87,7 +88,7 @@ def read_report(report, *models):
   Raises:
     UserError: if there is no such report, or it is of another model.
   """
-  file = pathlib.Path(report)
+  file = pathlib.Path(report).expanduser()
   file = file / "report.json" if file.is_dir() else file
   try:
     found = json.loads(file.read_text(encoding="utf-8"))

@@ -173,7 +173,7 @@ def _available_memory():
 def _free_disk(folder):
   if not folder:
     return None
-  path = pathlib.Path(folder).absolute()
+  path = pathlib.Path(folder).expanduser().absolute()
   while not path.exists():
     path = path.parent
   return shutil.disk_usage(path).free

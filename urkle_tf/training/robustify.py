@@ -1,5 +1,6 @@
 """`robustify`: makes any trained Keras model of images robust, without labels."""
 
+import os
 import pathlib
 
 import keras
@@ -81,7 +82,7 @@ def robustify(
   embeddings = robust(images)  # of the same shape as before, and near those of `model`
   ```
   """
-  strength = _text(k=k, beta=beta)
+  output_dir, strength = os.path.expanduser(output_dir), _text(k=k, beta=beta)
   _check(settings, drop_in, strength, rho)
   taking = {"preprocess": preprocess, "pool": pool, "output": output}
   model, path = _read(model, taking, drop_in, output_dir, settings)
@@ -113,14 +114,14 @@ def _read(model, taking, drop_in, output_dir, settings):
   """(the model, the path of its version for images in [0, 1])."""
   asked = drop_in or any(value is not None for value in taking.values())
   if asked and str(model).endswith(".keras"):
-    model = foreign_models.read_keras(model)
+    model = foreign_models.read_keras(os.path.expanduser(model))
   if isinstance(model, keras.Model):
     return model, _save(model, taking, output_dir, settings.get("image_size"))
   if asked:
     raise errors.UserError(
       f"{', '.join(taking)} and drop_in go with a Keras model or a .keras file, not with a folder"
     )
-  return model, str(model)
+  return model, os.path.expanduser(str(model))
 
 
 def _text(**options):

@@ -34,7 +34,7 @@ def read_metadata(folder, kind=None):
   """
   if presets.is_named(folder):
     return presets.metadata(folder, kind)
-  folder = pathlib.Path(folder)
+  folder = pathlib.Path(folder).expanduser()
   wanted = _KINDS.get(kind, "an encoder, a classifier or a regressor")
   if folder.is_file():
     raise errors.UserError(
@@ -115,7 +115,7 @@ def load_head(folder, metadata, outputs):
 
 def _load(folder, name, takes, gives):
   """Loads a Keras file of an export, whose input and outputs must have these shapes."""
-  file = pathlib.Path(folder) / name
+  file = pathlib.Path(folder).expanduser() / name
   if not file.is_file():
     raise errors.UserError(f"{str(folder)!r} lacks {name}: export again")
   model = foreign_models.read_keras(file, advice="")

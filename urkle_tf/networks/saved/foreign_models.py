@@ -50,7 +50,7 @@ class Loaded:
 
 def is_foreign(path):
   """Whether a path is a `.keras` file, or the folder of a SavedModel made elsewhere."""
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).expanduser()
   if path.suffix == ".keras":
     return True
   return (path / "saved_model.pb").is_file() and not (path / "metadata.json").is_file()
@@ -70,7 +70,7 @@ def load(path, wanted=SCORES):
   Raises:
     UserError: if there is no such model.
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).expanduser()
   if not path.exists():
     raise errors.UserError(f"no file {str(path)!r}: give a .keras file or an export's folder")
   if path.suffix == ".keras" and path.is_file():
