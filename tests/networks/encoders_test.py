@@ -9,6 +9,7 @@ from cases import refuses
 from small_models import digits, precision, sequential, small_encoder, tiny_encoder
 
 from urkle_tf import errors, export, networks
+from urkle_tf.networks.regressor import Regressor
 
 tfd = tfp.distributions
 
@@ -72,6 +73,19 @@ def test_an_exported_encoder_is_built_again_from_its_config():
   again.set_weights(encoder.get_weights())
   images = np.full((2, 8, 8, 1), 0.5, np.float32)
   np.testing.assert_array_equal(again(images).loc, encoder(images).loc)
+
+
+def test_images_are_not_rounded_where_the_policy_is_of_low_precision():
+  """bfloat16 would make 0.78515625 of a pixel of 200, 0.7843137, and miss small changes."""
+  pixels = np.array([[[[200 / 255], [201 / 255]]]], np.float32)
+  backbone = sequential((1, 2, 1), keras.layers.Flatten())
+  encoder = networks.GaussianEncoder(backbone, preprocess=lambda x: x, loc="pooled")  # loc = x
+  head = sequential((2,), keras.layers.Identity())
+  with precision("mixed_bfloat16"):
+    again = networks.ExportedEncoder(encoder.network)
+    regressor = Regressor(encoder.network, head, stochastic=False)
+  for found in (again(pixels).loc, regressor(pixels)):
+    np.testing.assert_array_equal(found, pixels[0, 0].T)
 
 
 def test_predict_refuses_integers_as_calls_do():

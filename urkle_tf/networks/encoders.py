@@ -61,7 +61,8 @@ class ExportedEncoder(keras.layers.Layer, Encoder):
   """
 
   def __init__(self, network, metadata=None, **kwargs):
-    super().__init__(**kwargs)
+    # Not the policy's dtype, to which Keras would round the images; the network keeps its own.
+    super().__init__(**{**kwargs, "dtype": "float32"})
     self.network, self.metadata = network, dict(metadata or {})
     self.streams = {self.metadata.get("stream", batch_norm.ADVERSARIAL): network}
     self.image_shape = tuple(network.input_shape[1:])

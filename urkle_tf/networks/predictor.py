@@ -72,7 +72,8 @@ class Predictor(Predictions, keras.Model):
   """
 
   def __init__(self, network, head, stochastic=True, samples=20, **kwargs):
-    super().__init__(**kwargs)
+    # As in `ExportedEncoder`: Keras would round the images to the policy's dtype.
+    super().__init__(**{**kwargs, "dtype": "float32"})
     self.network, self.head = network, head
     self.stochastic, self.samples = bool(stochastic), int(samples)
     self.image_shape = tuple(network.input_shape[1:])
