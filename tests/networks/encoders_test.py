@@ -224,12 +224,19 @@ def _two_outputs():
   return keras.Model(images, [keras.layers.Flatten()(images)] * 2)
 
 
+def _of_bytes():
+  """Keras would cast pixels in [-1, 1] to 0 and 1."""
+  images = keras.Input((8, 8, 3), dtype="uint8")
+  return keras.Model(images, keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images)))
+
+
 @pytest.mark.parametrize(
   "backbone, words",
   [
     (_Subclassed, "static (height, width, channels) & keras.Model(images, backbone(images))"),
     (lambda: keras.Sequential([keras.layers.Flatten()]), "static (height, width, channels)"),
     (lambda: "resnet18", "static (height, width, channels)"),
+    (_of_bytes, "takes uint8 images & keras.Input of float32"),
     (_two_outputs, "features [n, f] or feature maps"),
     (lambda: sequential((8, 8, 3), keras.layers.Reshape((64, 3))), "features [n, f] or feature"),
   ],

@@ -103,12 +103,16 @@ def image_shape(model, name=None):
       "it that does, keras.Model(images, embedding)"
     )
   check_batch(name, inputs[0].shape[0])
-  if not keras.backend.is_float_dtype(inputs[0].dtype):
-    raise errors.UserError(
-      f"{name!r} takes {inputs[0].dtype} images, but must take float32: build it on a "
-      "keras.Input of float32"
-    )
+  check_dtype(name, inputs[0].dtype)
   return tuple(inputs[0].shape[1:])
+
+
+def check_dtype(name, dtype):
+  """Raises `UserError` if a model takes images of integers, to which Keras would cast ours."""
+  if not keras.backend.is_float_dtype(dtype):
+    raise errors.UserError(
+      f"{name!r} takes {dtype} images, but must take float32: build it on a keras.Input of float32"
+    )
 
 
 def check_batch(name, size):

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import distribution, errors
-from urkle_tf.networks import batch_norm, presets, representations
+from urkle_tf.networks import batch_norm, foreign, presets, representations
 from urkle_tf.networks.encoders import Encoder
 from urkle_tf.networks.pooled import below_heads, pooled
 
@@ -25,7 +25,11 @@ def _sphere(features):
 
 
 def _image_shape(backbone):
-  """(height, width, channels) of a backbone's images; raises `UserError` if they are not known."""
+  """(height, width, channels) of a backbone's images.
+
+  Raises:
+    UserError: if they are not known, or the images are not floats.
+  """
   shape = getattr(backbone, "input_shape", None)
   image_shape = tuple(shape[1:]) if isinstance(shape, tuple) else ()
   if len(image_shape) != 3 or None in image_shape:
@@ -33,6 +37,7 @@ def _image_shape(backbone):
       f"the backbone's input must have a static (height, width, channels), got {image_shape}: give "
       "a functional model, keras.Model(images, backbone(images)) of images = keras.Input(...)"
     )
+  foreign.check_dtype(backbone.name, backbone.inputs[0].dtype)
   return image_shape
 
 
@@ -131,9 +136,9 @@ class GaussianEncoder(keras.Model, Encoder):
     inference: as given.
 
   Raises:
-    UserError: if the backbone's image size is not static, it returns no features, a bound is out of
-      its range, `loc` is unknown, `latent_dim` is not f where it must be, or with `dual` a batch
-      norm cannot be copied.
+    UserError: if the backbone's image size is not static, it takes integers, it returns no
+      features, a bound is out of its range, `loc` is unknown, `latent_dim` is not f where it must
+      be, or with `dual` a batch norm cannot be copied.
 
   ```python
   encoder = urkle_tf.GaussianEncoder(backbone)  # any Keras model of images
