@@ -16,6 +16,7 @@ from urkle_tf import attacks, errors, export, networks
 from urkle_tf.export import description, hub
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.kl import kl_objective
+from urkle_tf.networks.regressor import Regressor
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +322,24 @@ def test_a_deterministic_classifier_uses_no_noise(encoder, tmp_path):
 def test_a_head_of_another_width_is_refused(encoder):
   with pytest.raises(errors.UserError, match="6 dimensions, but the head takes 5"):
     Classifier(encoder.network, networks.mlp(5, [3], "head"))
+
+
+@pytest.mark.parametrize(
+  "kind, label, value",
+  [(Classifier, "class_names", ["a", "b", "c"]), (Regressor, "target", "the angle")],
+)
+def test_predictors_are_saved_and_read_as_keras_models(encoder, tmp_path, kind, label, value):
+  model = kind(encoder.network, networks.mlp(6, [3], "head"), stochastic=False, samples=7)
+  setattr(model, label, value)
+  model.metadata = {"settings": {"epochs": 3}}
+  images, pixels = digits()[0][:3], keras.Input((8, 8, 1))
+  for saved in (model, keras.Model(pixels, model(pixels))):
+    saved.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again(images), model(images), atol=1e-6)
+    inner = again if saved is model else again.layers[1]
+    assert (inner.stochastic, inner.samples, getattr(inner, label)) == (False, 7, value)
+    assert inner.metadata == {"settings": {"epochs": 3}}
 
 
 USER = """

@@ -19,7 +19,6 @@ class _Kind:
     name: the kind's name in metadata.json.
     model: its class.
     size: the attribute that counts the head's outputs.
-    label: the attribute that names the outputs.
     served: the name of the served output.
     sampled: the output for a seed and a number of samples, and its method.
     at_loc: (output, method) for z = loc; also the output of the head.
@@ -28,7 +27,6 @@ class _Kind:
   name: str
   model: Any
   size: str
-  label: str
   served: str
   sampled: str
   at_loc: tuple[str, str]
@@ -38,7 +36,6 @@ _CLASSIFIER = _Kind(
   name="classifier",
   model=Classifier,
   size="classes",
-  label="class_names",
   served="probabilities",
   sampled="log_probabilities",
   at_loc=("logits", "logits"),
@@ -47,7 +44,6 @@ _REGRESSOR = _Kind(
   name="regressor",
   model=Regressor,
   size="outputs",
-  label="target",
   served="predictions",
   sampled="predictions",
   at_loc=("predictions", "deterministic"),
@@ -178,7 +174,7 @@ def _export(kind, model, folder, metadata):
     copy = kind.model(network, head, model.stochastic, model.samples)
     signatures.save(side, [network, head], _endpoints(kind, copy))
     fields = {
-      kind.label: getattr(model, kind.label),
+      model.LABEL: getattr(model, model.LABEL),
       **(metadata or {}),
       kind.size: model.outputs,
       "image_size": copy.image_shape,
@@ -224,6 +220,6 @@ def _load(kind, folder):
   head = exports.load_head(folder, metadata, metadata.get(kind.size))
   served = metadata["stochastic"], metadata.get("samples", 20)
   model = kind.model(network, head, *served, name=kind.name)
-  setattr(model, kind.label, metadata.get(kind.label))
+  setattr(model, model.LABEL, metadata.get(model.LABEL))
   model.metadata = metadata
   return model

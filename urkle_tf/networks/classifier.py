@@ -1,5 +1,6 @@
 """A classifier on a Gaussian representation: probabilities of classes."""
 
+import keras
 import tensorflow as tf
 
 from urkle_tf.networks import predictor
@@ -64,6 +65,7 @@ class _Frozen(predictor.Frozen, _Predictions):
   """See `predictor.Frozen`."""
 
 
+@keras.saving.register_keras_serializable("urkle_tf")
 class Classifier(_Predictions, predictor.Predictor):
   """p(y|x) = E[p(y|z)] over z ~ Normal(loc(x), scale(x)) (Urkle paper, eq. 1).
 
@@ -79,7 +81,7 @@ class Classifier(_Predictions, predictor.Predictor):
     metadata: the export's metadata, or {}.
   """
 
-  Frozen = _Frozen
+  Frozen, LABEL = _Frozen, "class_names"
   class_names: list[str] | None = None
 
   def call(self, images, training=None):

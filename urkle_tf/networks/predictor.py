@@ -58,7 +58,10 @@ class Predictions:
 
 
 class Predictor(Predictions, keras.Model):
-  """Encoder, head, and how z is served; a subclass names the class of `frozen()`, `Frozen`.
+  """Encoder, head, and how z is served.
+
+  A subclass names the class of `frozen()`, `Frozen`, and the attribute that says what its outputs
+  are, `LABEL`.
 
   Args:
     network: Keras model, images float32 [n, h, w, c] in [0, 1] -> {"loc", "scale"}, both
@@ -90,6 +93,21 @@ class Predictor(Predictions, keras.Model):
   def frozen(self):
     """The same predictions, for an attack's loop: see `Frozen`."""
     return self.Frozen(self)
+
+  def get_config(self):
+    """The constructor's arguments and what was set since, so that `.keras` files can be read."""
+    names = ("network", "head", "stochastic", "samples", "metadata", self.LABEL)
+    parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in names}
+    return {**super().get_config(), **parts}
+
+  @classmethod
+  def from_config(cls, config):
+    parts = {name: keras.saving.deserialize_keras_object(part) for name, part in config.items()}
+    kept = {name: parts.pop(name) for name in ("metadata", cls.LABEL)}
+    model = cls(**parts)
+    for name, value in kept.items():
+      setattr(model, name, value)
+    return model
 
 
 class Frozen:

@@ -1,5 +1,6 @@
 """A regressor on a Gaussian representation: numbers predicted from images."""
 
+import keras
 import tensorflow as tf
 
 from urkle_tf.networks import predictor
@@ -36,6 +37,7 @@ class _Frozen(predictor.Frozen, _Predictions):
   """See `predictor.Frozen`."""
 
 
+@keras.saving.register_keras_serializable("urkle_tf")
 class Regressor(_Predictions, predictor.Predictor):
   """f(x) = E[f(z)] over z ~ Normal(loc(x), scale(x)): numbers predicted from images.
 
@@ -50,7 +52,7 @@ class Regressor(_Predictions, predictor.Predictor):
     metadata: the export's metadata, or {}.
   """
 
-  Frozen = _Frozen
+  Frozen, LABEL = _Frozen, "target"
   link = staticmethod(tf.identity)  # from the head's outputs to predictions
   target: str | None = None
 
