@@ -75,6 +75,14 @@ def test_an_exported_encoder_is_built_again_from_its_config():
   np.testing.assert_array_equal(again(images).loc, encoder(images).loc)
 
 
+def test_functional_models_are_sent_to_the_network():
+  encoder, images = tiny_encoder(), keras.Input((8, 8, 1))
+  for layer in (encoder, networks.ExportedEncoder(encoder.network)):
+    with pytest.raises(errors.UserError, match=r'there, encoder\.network\(images\)\["loc"\]'):
+      layer(images)
+  assert encoder.network(images)["loc"].shape == (None, 6)
+
+
 def test_images_are_not_rounded_where_the_policy_is_of_low_precision():
   """bfloat16 would make 0.78515625 of a pixel of 200, 0.7843137, and miss small changes."""
   pixels = np.array([[[[200 / 255], [201 / 255]]]], np.float32)

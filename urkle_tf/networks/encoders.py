@@ -3,6 +3,7 @@
 import keras
 import tensorflow_probability as tfp
 
+from urkle_tf import errors
 from urkle_tf.networks import batch_norm, representations
 from urkle_tf.networks.folding import fold
 
@@ -38,9 +39,16 @@ class Encoder:
 
     return represent
 
+  def compute_output_spec(self, *_, **__):
+    """Refuses a `keras.Input`; Keras itself would only say that a Normal is no tensor."""
+    raise errors.UserError(
+      "an encoder returns a tfp.distributions.Normal, which functional and sequential models "
+      'cannot hold: call its network there, encoder.network(images)["loc"]'
+    )
+
 
 @keras.saving.register_keras_serializable("urkle_tf")
-class ExportedEncoder(keras.layers.Layer, Encoder):
+class ExportedEncoder(Encoder, keras.layers.Layer):
   """An encoder around a network: a trainable Keras layer whose call returns the Normal.
 
   Args:

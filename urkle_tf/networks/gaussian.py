@@ -97,7 +97,7 @@ def _shapes(variables):
 
 
 @keras.saving.register_keras_serializable("urkle_tf")
-class GaussianEncoder(keras.Model, Encoder):
+class GaussianEncoder(Encoder, keras.Model):
   """An encoder whose call returns a diagonal `tfp.distributions.Normal`.
 
   With x the pooled features of the backbone, of width f, loc is
