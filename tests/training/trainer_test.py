@@ -153,7 +153,7 @@ def test_a_step_that_is_not_finite_moves_nothing(mirrored, replicas):
   for _ in range(2):
     row = fit(broken)
   same(_state(trainer), before)
-  assert row["loss"] == [0.0]  # the mean of no step
+  assert np.isnan(row["loss"]).all()  # the mean of no step
   row = fit(views)
   assert all(np.isfinite(values).all() for values in row.values())
   after = _state(trainer)

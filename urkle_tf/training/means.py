@@ -38,9 +38,8 @@ class Means(keras.metrics.Metric):
     return self._sums[-1]
 
   def result(self):
-    """{name: float32 scalar}; 0 if there was no step."""
-    means = tf.math.divide_no_nan(self._sums[:-1], self.count)
-    return dict(zip(self.names, tf.unstack(means), strict=True))
+    """{name: float32 scalar}; NaN if there was no step, since a loss of 0 would look like one."""
+    return dict(zip(self.names, tf.unstack(self._sums[:-1] / self.count), strict=True))
 
   def reset_state(self):
     """Forgets all steps."""
