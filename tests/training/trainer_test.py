@@ -293,6 +293,14 @@ def test_batches_without_views_say_so():
   refuses('no "views"', _trainer().views, {"image": tf.zeros([2, 8, 8, 1], tf.uint8)}, 0)
 
 
+def test_validation_data_end_in_one_line():
+  """Keras ended the training after its first epoch, and said to give `compile` a loss."""
+  trainer, views = _trainer(), noise_views(steps=1)
+  refuses("has no validation", trainer.fit, views, validation_data=views, verbose=0)
+  assert int(trainer.optimizer.iterations.numpy()) == 0
+  refuses("has no validation", trainer.evaluate, views, verbose=0)
+
+
 def test_batches_of_too_few_views_end_in_one_line():
   """`fit(images)` is such a batch; it skipped each step, and showed a loss of 0."""
   images = tf.zeros([4, 8, 8, 1])

@@ -28,6 +28,10 @@ from urkle_tf.training.means import Means
 from urkle_tf.training.progress import Progress
 
 _ZERO = tf.UnconnectedGradients.ZERO  # a scale that no term uses
+_NO_VALIDATION = (
+  "a Trainer has no validation: leave out validation_data, validation_split and evaluate, and "
+  "measure trainer.encoder, for one in a callback's on_epoch_end"
+)
 
 
 class Trainer(keras_private.Built):
@@ -184,6 +188,20 @@ class Trainer(keras_private.Built):
       )
     self.optimizer.build(self.trainable_variables)
     keras_private.take_whole_gradients(self.optimizer)
+
+  def fit(self, *args, **kwargs):
+    """Like `keras.Model.fit`, without validation.
+
+    Raises:
+      UserError: for validation data; Keras would end the training after its first epoch.
+    """
+    if kwargs.get("validation_data") is not None or kwargs.get("validation_split"):
+      raise errors.UserError(_NO_VALIDATION)
+    return super().fit(*args, **kwargs)
+
+  def test_step(self, data):
+    """Raises `UserError`: a `Trainer` measures nothing but its own steps."""
+    raise errors.UserError(_NO_VALIDATION)
 
   def fit_from(self, views, done, steps, steps_per_epoch, callbacks):
     """Fits from a step on, beginning with the rest of its epoch.
