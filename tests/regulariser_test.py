@@ -241,6 +241,26 @@ def test_each_use_in_a_model_adds_its_own(images):
   assert [float(first), float(second)] == pytest.approx([float(w[0]) for w in wanted], rel=1e-3)
 
 
+def test_losses_of_the_encoder_itself_count_once(images):
+  """Not once more for each step of the attack, in whose loop they would be lost."""
+
+  class Adds(keras.layers.Layer):
+    def call(self, inputs):
+      self.add_loss(tf.constant(3.0))
+      return inputs
+
+  pixels, one, two = (keras.Input(SHAPE) for _ in range(3))
+  encoder = keras.Model(pixels, Adds()(keras.layers.Flatten()(pixels)))
+  layer = urkle_tf.UrkleRegularizer(encoder, pgd(), beta=0.0)
+  model = keras.Model([one, two], [layer(one), layer(two)])
+
+  def step():
+    model([images, 1 - images], training=True)
+    return tf.add_n(model.losses)
+
+  assert float(step()) == float(tf.function(step)()) == 2 * 3
+
+
 def test_low_precision_stays_inside(digits):
   with precision("mixed_bfloat16"):
     layers = [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3), keras.layers.Flatten()]

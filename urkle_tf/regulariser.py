@@ -58,11 +58,12 @@ def _measure(encoder, images, attack, seed, training, scale):
   """(the encoder's outputs for the images, KL [n]), in one pass of images and adversaries."""
   _check(attack)
   representations.checked(images)
-  frozen = fold(_network(encoder))
-  clean = _each(tf.stop_gradient, _checked(frozen(images)))
-  sigma = _sigma(clean, scale)
-  represent = lambda neighbours: _normal(frozen(neighbours), sigma)  # noqa: E731
-  adversaries = attack(kl_from(_normal(clean, sigma), represent), images, seed)
+  with keras_private.losses_kept(encoder):  # what its layers add counts once, in the pass below
+    frozen = fold(_network(encoder))
+    clean = _each(tf.stop_gradient, _checked(frozen(images)))
+    sigma = _sigma(clean, scale)
+    represent = lambda neighbours: _normal(frozen(neighbours), sigma)  # noqa: E731
+    adversaries = attack(kl_from(_normal(clean, sigma), represent), images, seed)
   images = tf.convert_to_tensor(images)
   # Not the network of our own encoders: their call in training also follows the spread of loc, and
   # keeps a backbone in inference mode.

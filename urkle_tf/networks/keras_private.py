@@ -4,6 +4,7 @@ If Keras lacks one of them, importing this module fails with one line.  Otherwis
 fail later, or silently.
 """
 
+import contextlib
 import functools
 
 import keras
@@ -81,6 +82,20 @@ class OwnLosses(keras.layers.Layer):
   def _clear_losses(self):
     super()._clear_losses()
     self.forget_losses()
+
+
+@contextlib.contextmanager
+def losses_kept(layer):
+  """A context in which calls change nothing about the losses of a layer and of those in it.
+
+  Args:
+    layer: a Keras layer or model; nothing happens for another callable.
+  """
+  parts = layers(layer) if isinstance(layer, keras.Layer) else []
+  before = [list(part._losses) for part in parts]
+  yield
+  for part, losses in zip(parts, before, strict=True):
+    part._losses[:] = losses
 
 
 class Built(keras.Model):
