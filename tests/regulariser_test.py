@@ -241,6 +241,22 @@ def test_each_use_in_a_model_adds_its_own(images):
   assert [float(first), float(second)] == pytest.approx([float(w[0]) for w in wanted], rel=1e-3)
 
 
+def test_each_layer_of_a_model_has_its_own_metric(images):
+  """Of two named kl, `fit` showed the last."""
+  linears = [linear(np.random.default_rng(i).normal(size=16).astype(np.float32)) for i in (1, 2)]
+  layers = [
+    urkle_tf.UrkleRegularizer(encoder, pgd(), metric=name)
+    for encoder, name in zip(linears, ("left", "right"), strict=True)
+  ]
+  layers = [urkle_tf.UrkleRegularizer.from_config(layer.get_config()) for layer in layers]
+  pixels = keras.Input(SHAPE)
+  model = keras.Model(pixels, [layer(pixels) for layer in layers])
+  model(images, training=True)
+  found = {name: float(value) for name, value in model.get_metrics_result().items()}
+  wanted = [urkle_tf.kl_robustness(layer.encoder, images, pgd())[0] for layer in layers]
+  assert found == pytest.approx(dict(zip(("left", "right"), map(float, wanted), strict=True)), 1e-3)
+
+
 def test_losses_of_the_encoder_itself_count_once(images):
   """Not once more for each step of the attack, in whose loop they would be lost."""
 

@@ -141,7 +141,7 @@ class UrkleRegularizer(keras_private.OwnLosses):
 
   to `losses` (Urkle paper, eq. 10).  `keras.Model.fit` minimises them with its own loss; your own
   loop adds `sum(layer.losses)`.  Outside training, the layer is only the encoder.  `fit` reports
-  the KL as `kl`, which is NaN if it is not measured, as in validation.
+  the KL, which is NaN if it is not measured, as in validation.
 
   Args:
     encoder: a Keras model or layer of images float [n, h, w, c] in [0, 1], built.  It may return
@@ -151,6 +151,8 @@ class UrkleRegularizer(keras_private.OwnLosses):
     beta: the weight of the KL, at least 0.
     scale: for features, see `kl_robustness`; above 0.
     seed: of the attack's starts and of the noise; None draws one.
+    metric: the name under which `fit` reports the KL.  Several layers in a model need different
+      ones: of metrics of one name, Keras shows only the last.
 
   Attributes:
     encoder: the encoder, which can be exported or used again without the layer.
@@ -166,7 +168,7 @@ class UrkleRegularizer(keras_private.OwnLosses):
   ```
   """
 
-  def __init__(self, encoder, attack, beta=0.1, scale=_SCALE, seed=None, **kwargs):
+  def __init__(self, encoder, attack, beta=0.1, scale=_SCALE, seed=None, metric="kl", **kwargs):
     # Not the policy's dtype: low precision does not resolve an attack's steps.
     super().__init__(**{"dtype": "float32", **kwargs})
     _check(attack)
@@ -176,7 +178,7 @@ class UrkleRegularizer(keras_private.OwnLosses):
     self.seed = seed
     self._added: dict[int, list] = {}
     self._seeds = keras.random.SeedGenerator(seed)
-    self._kl = _Measured(name="kl")
+    self._kl = _Measured(name=metric)
     self.built = True
 
   def call(self, images, training=None):
@@ -206,7 +208,8 @@ class UrkleRegularizer(keras_private.OwnLosses):
     self._added.pop(_replica(), None)
 
   def get_config(self):
-    config = {"beta": self.beta, "scale": self.scale, "seed": self.seed}
+    config = {name: getattr(self, name) for name in ("beta", "scale", "seed")}
+    config["metric"] = self._kl.name
     if type(self.attack) is not attacks.PGD:
       raise errors.UserError(f"cannot save {self.attack!r}: use PGD, the only attack that can be")
     return {
