@@ -11,7 +11,8 @@ LAYERS = (
   ("errors", ""),  # "": the package itself, for its version
   ("spec", "distribution", "settings", "loops"),
   ("attacks", "networks", "data", "output"),
-  ("export", "pretexts", "robustness", "regulariser"),
+  ("regulariser",),
+  ("export", "pretexts", "robustness"),
   ("training",),
   ("downstream", "evaluation"),
   ("command_line",),

@@ -223,11 +223,16 @@ def test_a_saved_model_can_be_trained_further(fitted, digits, tmp_path):
 
 
 @pytest.mark.full
-def test_evaluate_reads_a_saved_model(fitted, tmp_path):
+@pytest.mark.parametrize(
+  "module",
+  ["training.pretraining", "training.forecast", "downstream.embeddings", "evaluation.assess"],
+)
+def test_all_commands_read_a_saved_model(fitted, tmp_path, module):
   """In a process that has not named the layer."""
   fitted[0].save(tmp_path / "model.keras")
-  read = f"assess.foreign_models.load({str(tmp_path / 'model.keras')!r})"
-  process(sys.executable, "-c", f"from urkle_tf.evaluation import assess; {read}")
+  read = f"foreign_models.load({str(tmp_path / 'model.keras')!r})"
+  program = f"import urkle_tf.{module}; from urkle_tf.networks.saved import foreign_models; {read}"
+  process(sys.executable, "-c", program)
 
 
 def test_each_use_in_a_model_adds_its_own(images):

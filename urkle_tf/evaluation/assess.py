@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import tensorflow as tf
 
-import urkle_tf.regulariser  # noqa: F401  (a .keras file may hold its layer)
 from urkle_tf import attacks, errors, export
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import foreign, measurements, report, retrieval, topped

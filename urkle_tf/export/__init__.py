@@ -15,6 +15,7 @@ Modules: `encoders` and `predictors` write the folders, `description` writes the
 whole.  `networks.saved` reads folders.
 """
 
+import urkle_tf.regulariser  # noqa: F401  (a .keras file may hold its layer)
 from urkle_tf.export.description import fingerprint as fingerprint
 from urkle_tf.export.description import settings_without_paths as settings_without_paths
 from urkle_tf.export.description import versions as versions

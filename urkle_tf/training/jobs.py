@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+import urkle_tf.regulariser  # noqa: F401  (a .keras file may hold its layer)
 from urkle_tf import attacks, distribution, errors, networks, pretexts, spec
 from urkle_tf import robustness as schemes
 from urkle_tf.data import augment as augmentation
