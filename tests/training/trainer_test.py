@@ -23,10 +23,13 @@ def _weights(trainer):
   return [v.numpy() for v in trainer.encoder.variables + trainer.pretext.variables]
 
 
-def test_the_contracts_example_trains_on_tuples_of_views():
-  views = np.random.default_rng(0).uniform(size=(2, 32, 8, 8, 1)).astype("float32")
-  data = tf.data.Dataset.from_tensor_slices((views[0], views[1])).batch(8)
-  history = _trainer().fit(data, epochs=6, verbose=0).history
+@pytest.mark.parametrize("arrays", [False, *slow(True)])
+def test_the_contracts_example_trains_on_tuples_of_views(arrays):
+  views = tuple(np.random.default_rng(0).uniform(size=(2, 32, 8, 8, 1)).astype("float32"))
+  given = {"x": tf.data.Dataset.from_tensor_slices(views).batch(8)}
+  if arrays:
+    given = {"x": views, "batch_size": 8, "shuffle": False}
+  history = _trainer().fit(**given, epochs=6, verbose=0).history
   assert history["loss"][-1] < history["loss"][0]
   assert {"nt_xent", "kl", "sigma_mean", "zero_gradients"} <= set(history)
 
@@ -301,7 +304,27 @@ def test_validation_data_end_in_one_line():
   refuses("has no validation", trainer.evaluate, views, verbose=0)
 
 
+def test_batches_of_all_forms_are_the_same_views():
+  trainer, pair = _trainer(), np.random.default_rng(0).uniform(size=(2, 4, 8, 8, 1))
+  whole = np.stack(pair, 1)
+  for batch in (tuple(pair), (tuple(pair),), {"views": whole}):
+    np.testing.assert_array_equal(trainer.views(batch, 0)[0], whole)
+  np.testing.assert_array_equal(trainer.views(tf.constant(pair[0]), 0)[0], pair[0][:, None])
+
+
+def test_labels_beside_the_images_end_in_one_line():
+  """`fit(images, labels)`, as of any Keras model."""
+  batch = tf.zeros([4, 8, 8, 1]), tf.zeros([4], tf.int64)
+  refuses('and "label" [n] & got (4, 8, 8, 1), (4,)', _trainer().views, batch, 0)
+
+
+def test_images_to_augment_without_their_name_end_in_one_line():
+  """Of `fit(images)` they would be views, not augmented."""
+  trainer = _trainer(augment=augment.from_spec("crop(padding=1)"))
+  refuses('give {"image": images}', trainer.views, tf.zeros([4, 8, 8, 1], tf.uint8), 0)
+
+
 def test_batches_of_too_few_views_end_in_one_line():
-  """`fit(images)` is such a batch; it skipped each step, and showed a loss of 0."""
+  """`fit(images)` has such batches; each step was skipped, and the loss shown was 0."""
   images = tf.zeros([4, 8, 8, 1])
-  refuses("simclr needs 2 views of each image, got 1", _trainer().step, (images,))
+  refuses("simclr needs 2 views of each image, got 1", _trainer().step, images)

@@ -42,7 +42,8 @@ class Trainer(keras_private.Built):
 
   `fit` takes batches of views: a tuple (v1, v2, ...) of float32 [n, h, w, c] in [0, 1], or a dict
   with "views" [n, v, h, w, c], and "label" [n] if the pretext needs labels.  With `augment`, which
-  makes the views inside the step, the dict has "image", uint8 [n, h, w, c].
+  makes the views inside the step, the dict has "image", uint8 [n, h, w, c].  Arrays of all images
+  are given in the same forms.
 
   Args:
     encoder: a `GaussianEncoder`.
@@ -236,8 +237,10 @@ class Trainer(keras_private.Built):
 
   def views(self, batch, step):
     """The views of a batch in any accepted form: (float32 [n, v, h, w, c], dict)."""
-    if isinstance(batch, (tuple, list)):
-      batch = {"views": tf.stack(batch, axis=1)}
+    if self.augment is not None and tf.is_tensor(batch):
+      raise errors.UserError('with augment, give {"image": images}, uint8 [n, h, w, c]')
+    if not isinstance(batch, dict):
+      batch = {"views": _stacked(batch)}
     if "views" in batch:
       return batch["views"], batch
     if self.augment is None:
@@ -431,6 +434,20 @@ class Trainer(keras_private.Built):
     self.optimizer.apply(gradients, self.trainable_variables)
     self.pretext.after_step(self.encoder, self.progress(step))
     self.averages.move(step)
+
+
+def _stacked(batch):
+  """The views [n, v, h, w, c] of a batch (v1, v2, ...).
+
+  Keras makes of `fit((v1, v2))` batches ((v1, v2),), and of `fit(v1)` tensors.
+  """
+  views = [tf.convert_to_tensor(view) for view in tf.nest.flatten(batch)]
+  if any(view.shape.rank not in (4, None) for view in views):
+    raise errors.UserError(
+      "batches must be views (v1, v2, ...) of [n, h, w, c], or a dict with "
+      f'"views" [n, v, h, w, c] and "label" [n]; got {", ".join(str(x.shape) for x in views)}'
+    )
+  return tf.stack(views, axis=1)
 
 
 def _checked(owner, found):
