@@ -21,6 +21,7 @@ from small_models import small_encoder
 from urkle_tf import errors, export, networks
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.saved import foreign_models, trust
+from urkle_tf.training import jobs, robustify
 
 SHAPE = (4, 4, 1)
 SECRET = "token-5f2c81d0"  # no secret: what stands for one
@@ -57,6 +58,24 @@ def test_code_in_a_keras_file_runs_only_where_it_is_trusted(tmp_path):
   assert marker.exists()
   assert not trust.is_granted()
   refuses("holds Python code", foreign_models.load, file)
+
+
+def test_code_in_a_network_to_train_runs_only_where_it_is_trusted(tmp_path):
+  """Of --encoder=FILE.keras, --init_from and a resumed `robustify`, also with --trust."""
+  marker = tmp_path / "ran"
+  file = with_code(tmp_path / "network.keras", marker)
+  for read, given in (
+    (networks.backbone, (str(file), SHAPE)),
+    (jobs._initialise, (None, str(tmp_path), None)),
+    (robustify._check_same, (None, file)),
+  ):
+    with refused("holds Python code", "--trust", match=SHORT):
+      read(*given)
+  assert not marker.exists()
+  with trust.granted():
+    assert networks.backbone(str(file), SHAPE).output_shape == (None, 4)
+    model = foreign_models.read_keras(file)
+    robustify._check_same(model, file)
 
 
 def test_trust_ends_with_its_block():

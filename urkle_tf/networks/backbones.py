@@ -8,6 +8,7 @@ from urkle_tf import errors, spec
 from urkle_tf.networks import foreign, keras_private, policies
 from urkle_tf.networks.convnet import convnet
 from urkle_tf.networks.resnet import resnet18, resnet50
+from urkle_tf.networks.saved import foreign_models
 
 BACKBONES = {"convnet": convnet, "resnet18": resnet18, "resnet50": resnet50}
 
@@ -52,14 +53,14 @@ def _from_file(file, image_shape):
     raise errors.UserError(
       f"no file {file!r}: give a .keras file, or one of {', '.join(BACKBONES)}"
     )
+  model = foreign_models.read_keras(file, advice="")
   try:
-    model = keras.saving.load_model(file, compile=False)
     policies.follow_precision(model)
     policies.precise_attention(model)
     back = keras.layers.Rescaling(0.5, 0.5, dtype="float32", name="unit_range")
     taken = foreign.take(model, image_shape, back=back)
     _check_weights(taken)
-  except Exception as error:  # zip, HDF5 and Keras raise many kinds
+  except Exception as error:  # layers raise many kinds for a shape that does not fit
     shape = "x".join(map(str, image_shape))
     raise errors.UserError(
       f"{file!r} cannot be a backbone for images of {shape}: {errors.reason(error)}"

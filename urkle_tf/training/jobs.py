@@ -366,6 +366,5 @@ def _initialise(model, init_from, source):
       raise errors.UserError(
         f"--init_from={init_from} holds no encoder: give a finished run's folder"
       )
-    load = lambda: keras.models.load_model(file, compile=False)  # noqa: E731
-    earlier = foreign_models.outside_strategies(load)
+    earlier = foreign_models.outside_strategies(foreign_models.read_keras, file, "")
   model.start_from(earlier, f"the encoder of --init_from={init_from}")

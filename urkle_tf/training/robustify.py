@@ -174,7 +174,7 @@ def _save(model, taking, output_dir, size):
 
 def _check_same(model, file):
   """Raises `UserError` if a file holds other weights than a model."""
-  earlier = [np.asarray(value) for value in keras.saving.load_model(file, compile=False).weights]
+  earlier = [np.asarray(value) for value in foreign_models.read_keras(file).weights]
   now = [np.asarray(value) for value in model.weights]
   same = len(earlier) == len(now) and all(map(np.array_equal, earlier, now))
   if not same:
