@@ -151,7 +151,10 @@ class Trainer(keras_private.Built):
     return [self.means]
 
   def compile(self, optimizer="sgd", jit_compile="auto", accumulate=1, **kwargs):
-    """Like `keras.Model.compile`, without a loss: the cell has its own, and adds regularizers.
+    """Like `keras.Model.compile`, without a loss: the cell has its own.
+
+    It adds the regularizers of weights (`kernel_regularizer`), but nothing that layers add in their
+    call (`activity_regularizer`, `add_loss`).
 
     Args:
       optimizer: a Keras optimizer.
