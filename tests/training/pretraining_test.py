@@ -438,9 +438,10 @@ def test_urrl_trains_on_a_clean_view_and_two_mixtures(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["", "run", "runs/a"])
-def test_a_run_among_its_images_is_refused(tmp_path, place):
+def test_a_run_among_its_images_is_refused(tmp_path, place, monkeypatch):
   photographs(tmp_path, 4, 8)
-  for dataset in (f"folder:{tmp_path}", f"folder:{tmp_path}:brightness"):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  for dataset in (f"folder:{tmp_path}", f"folder:{tmp_path}:brightness", "folder:~"):
     refuses(
       "lies in the folder of the images", runs.open_run, tmp_path / place, {"dataset": dataset}
     )

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import os
 import pathlib
 import tempfile
 
@@ -151,6 +152,7 @@ def make(path):
 def _check_apart(path, dataset):
   """Raises `UserError` if a run would lie among its data, where its pictures become images."""
   kind, _, folder = (dataset or "").partition(":")
+  folder = os.path.expanduser(folder)
   if not pathlib.Path(folder).is_dir():
     folder = folder.rpartition(":")[0]  # of folder:PATH:LABELLING
   if kind == "folder" and folder and path.resolve().is_relative_to(pathlib.Path(folder).resolve()):
