@@ -135,6 +135,12 @@ def test_a_tenth_of_the_labelled_images_is_held_out_by_default(validation):
   assert np.any(held != _selection.hold_out(task(train, seed=1))[1])
 
 
+@pytest.mark.parametrize("name", ["Testing", "testing[:50%]", "train[:50]+TEST"])
+def test_a_folder_may_call_its_test_images_otherwise(name):
+  _, held = _selection.hold_out(task(digits("train"), validation=types.SimpleNamespace(split=name)))
+  assert held.sum() == 72
+
+
 def test_numbers_are_held_out_evenly_too(rng):
   labels = rng.normal(size=(719, 1)).astype(np.float32)
   rest, held = _selection.hold_out(task(digits("train"), labels))

@@ -93,6 +93,7 @@ def origins(pieces, sizes):
   return np.concatenate(ranges)
 
 
-def names(text):
-  """The names in a split such as `"train[:90%]+test"`: {"train", "test"}."""
-  return {part.split("[")[0].strip() for part in str(text).split("+")}
+def holds_test_images(text):
+  """Whether a split such as `"train[:90%]+test"` names test images; folders say `Testing`, too."""
+  names = {part.split("[")[0].strip().lower() for part in str(text).split("+")}
+  return not names.isdisjoint({"test", "testing", "all"})

@@ -129,7 +129,7 @@ def _ahead(one, other, names, task):
 
 def _chooses(validation):
   """Whether a choice may be made on validation images: there are some, and none is a test image."""
-  return validation is not None and not splits.names(validation.split) & {"test", "all"}
+  return validation is not None and not splits.holds_test_images(validation.split)
 
 
 def _attacked(task, held):
