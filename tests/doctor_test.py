@@ -34,6 +34,19 @@ def test_a_training_that_fails_is_reported(tmp_path, monkeypatch, capsys):
   assert "FAILED: MemoryError: full" in capsys.readouterr().out
 
 
+def test_data_are_looked_for_where_tfds_looks(tmp_path, monkeypatch, capsys):
+  (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
+  (tmp_path / "mnist" / "3.0.1" / "dataset_info.json").touch()
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+  monkeypatch.setattr(sys, "argv", ["doctor"])
+  monkeypatch.setattr(doctor, "devices", lambda: ())
+  monkeypatch.setattr(doctor, "train", lambda: ([1.0], 2.0))
+  doctor.main()
+  said = capsys.readouterr().out
+  assert re.search(rf"^mnist +prepared in {tmp_path}$", said, re.MULTILINE)
+  assert re.search(rf"^cifar10 +not prepared in {tmp_path}$", said, re.MULTILINE)
+
+
 def test_cores_are_counted_without_affinities(monkeypatch):
   monkeypatch.delattr(os, "sched_getaffinity")
   monkeypatch.setattr(os, "cpu_count", lambda: 12)

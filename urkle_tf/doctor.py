@@ -164,7 +164,9 @@ def main():
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
-    "--data_dir", default="~/tensorflow_datasets", help="folder of prepared TFDS data"
+    "--data_dir",
+    default=os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"),  # as TFDS
+    help="folder of prepared TFDS data",
   )
   data_dir = parser.parse_args().data_dir
   say = lambda name, value: print(f"{name:24}{value}", flush=True)  # noqa: E731
