@@ -45,7 +45,7 @@ RUN = {
 HEAD = {"protocol": "slf", "split": "train[:400]", "epochs": 20, "batch_size": 50}
 HEAD |= {"weight_decay": 0.01}
 AFF = {"protocol": "aff", "split": "train[:96]", "epochs": 3, "batch_size": 32, "attack_steps": 2}
-AFF |= {"learning_rate": 0.01}
+AFF |= {"learning_rate": 0.01, "weight_decay": 2e-4}  # that was its default
 REPORT = {"split": "test[:100]", "attacks": "pgd(steps=3)"}
 REPORT |= {"checks": False, "representation_examples": 0}
 

@@ -119,6 +119,16 @@ def test_aff_minimises_trades(pixels, blobs, kept, tmp_path):
   assert both.min(0).mean() > 0.5 * both.max(0).mean()  # so that this says something
 
 
+def test_the_weight_decay_of_aff_is_the_published_one():
+  """There 2e-4 times the weight joins the gradient, and the momentum of 0.9 repeats it."""
+  weight, velocity, rate, steps = 1.0, 0.0, 0.1, 2000
+  for _ in range(steps):
+    velocity = 0.9 * velocity - rate * 2e-4 * weight
+    weight += velocity
+  decoupled = (1 - rate * aff.AFF.defaults["weight_decay"]) ** steps
+  assert decoupled == pytest.approx(weight, rel=0.01)  # about exp(-0.4)
+
+
 def test_aff_compares_at_the_same_noise(rng):
   pretext = Supervised(outputs=3, layers=1)
   pretext.network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])

@@ -37,8 +37,8 @@ class AFF(Protocol):
   If the encoder's z is random, both terms use one fresh z per image and step, so the scale is
   trained too and the result is served as it was trained; otherwise z = loc.  The recipe is that of
   the published fine-tuning of contrastive encoders, with a cosine schedule instead of its two
-  steps.  Its weight decay of 2e-4 is part of the gradient there, which with momentum 0.9 is about
-  2e-3 of the decoupled one here.
+  steps.  Its weight decay of 2e-4 is part of the gradient there, which with momentum 0.9 is 2e-3 of
+  the decoupled one here.
 
   Args:
     beta: the weight of the second term, at least 0.
@@ -48,7 +48,7 @@ class AFF(Protocol):
   defaults = {
     "optimizer": "sgd(momentum=0.9)",
     "learning_rate": 0.1,
-    "weight_decay": 2e-4,
+    "weight_decay": 2e-3,
     "batch_size": 128,
     "epochs": 25,
     "attack_steps": 10,
