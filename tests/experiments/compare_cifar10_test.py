@@ -44,6 +44,19 @@ def test_rows_that_need_another_train_it_first():
   assert {"--encoder=W/urrl-1/encoder", "--protocol=similarity(weight=0)"} <= set(head.words)
 
 
+def test_only_the_strong_seeds_and_labels_meet_autoattack(tmp_path, monkeypatch):
+  found = []
+  keep = lambda rows, publish, page: found.extend(stage.folder for row in rows for stage in row)  # noqa: E731
+  monkeypatch.setattr(script.jobs, "run_rows", keep)
+  arguments = ["--dataset=digits", f"--work={tmp_path}", "--rows=simclr,at", "--seeds=3"]
+  arguments += ["--labels=all,64", "--strong_labels=64", "--strong_seeds=2"]
+  script.compare(arguments)
+  strong = [folder.rpartition("/")[2] for folder in found if folder.endswith("-autoattack")]
+  wanted = [f"{name}-64-{seed}-autoattack" for seed in (0, 1) for name in ("simclr", "at")]
+  assert strong == wanted
+  assert sum(folder.endswith("-evaluate") for folder in found) == 2 * 2 * 3
+
+
 def _attack(mode, epsilon, accuracy):
   return {"mode": mode, "epsilon": epsilon, "accuracy": accuracy}
 
