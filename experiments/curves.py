@@ -61,8 +61,13 @@ def draw(runs, file):
 
 def main():
   """The command line."""
-  runs = pages.named_folders(sys.argv[2:], __doc__)
-  draw({name: pages.metrics(folder) for name, folder in runs.items()}, sys.argv[1])
+  folders = pages.named_folders(sys.argv[2:], __doc__)
+  runs = {name: pages.metrics(folder) for name, folder in folders.items()}
+  for name, rows in runs.items():
+    if not rows:
+      file = folders[name] / "metrics.jsonl"
+      sys.exit(f"error: {file} does not exist, or is empty: give the folder of a training")
+  draw(runs, sys.argv[1])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,21 @@
+"""The script that draws the curves of runs."""
+
+import json
+import sys
+
+import commands
+from commands import ROOT
+from PIL import Image
+
+
+def test_curves_are_drawn_and_a_missing_run_is_named(tmp_path):
+  run, picture = tmp_path / "run", tmp_path / "curves.png"
+  run.mkdir()
+  rows = [{"epoch": epoch, "loss": 1 / epoch} for epoch in (1, 2, 3)]
+  (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  words = (sys.executable, ROOT / "experiments" / "curves.py", picture, f"A={run}")
+  done = commands.process(*words, f"B={tmp_path / 'rnu'}", code=1)
+  assert done.stderr.startswith(f"error: {tmp_path / 'rnu' / 'metrics.jsonl'} does not exist")
+  assert not picture.exists()
+  assert commands.process(*words).stderr == ""
+  assert Image.open(picture).size == (1200, 680)  # 15 by 8.5 inches, 80 pixels each
