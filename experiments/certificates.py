@@ -231,10 +231,10 @@ def run(argv=None):
   """The command line, without the handling of errors."""
   given = _parsed(argv)
   asked = jobs.read(given, "certificates", ROWS, "mnist and cifar10")
-  kept = pages.kept(asked.json_file)
 
   def publish():
-    found = {**kept, **collect(asked)}
+    # What is kept is read again each time: another process may have added rows.
+    found = {**pages.kept(asked.json_file), **collect(asked)}
     pages.write(asked.json_file, found)
     pages.update(asked.page_file, blocks(found))
 

@@ -135,11 +135,12 @@ def run(argv=None):
   given = parser.parse_args(argv)
   asked = jobs.read(given, NAME, ROWS, DATASET)
   title = f"{given.epochs} epochs" + (given.precision != "float32") * f", {given.precision}"
-  everything = pages.kept(asked.json_file)
-  kept = everything.get(title, {})
+  kept = pages.kept(asked.json_file).get(title, {})
 
   def publish():
-    found = collect(jobs.ROOT / folder(asked, given), kept)
+    # Read again each time: another process may have added tables and seeds.
+    everything = pages.kept(asked.json_file)
+    found = collect(jobs.ROOT / folder(asked, given), everything.get(title, {}))
     pages.write(asked.json_file, everything | {title: found})
     pages.update(asked.page_file, {title: table(found)})
 

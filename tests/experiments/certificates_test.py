@@ -8,6 +8,27 @@ import pytest
 from experiments import certificates as script
 
 
+def smoothed(system, accuracies, abstained=0.01):
+  """A row of the page, of one seed, from {radius: accuracy}."""
+  certified = [{"radius": r, "accuracy": share} for r, share in accuracies.items()]
+  report = {"smoothing": {"certified": certified, "abstained": abstained}}
+  return {"system": system, "dataset": "mnist", "smoothing": [report]}
+
+
+def test_what_another_process_adds_meanwhile_stays(tmp_path, monkeypatch):
+  file = tmp_path / "certificates.json"
+  added = {"mnist_at": smoothed("AT", {0: 0.9, 0.25: 0.8})}
+
+  def meanwhile(rows, publish, page):
+    file.write_text(json.dumps(added))
+    publish()
+
+  monkeypatch.setattr(script.jobs, "run_rows", meanwhile)
+  script.run(["--dataset=digits", f"--work={tmp_path}"])
+  assert json.loads(file.read_text())["mnist_at"]["system"] == "AT"
+  assert "| AT | 90.0 | 80.0 | 1.0 |" in file.with_suffix(".md").read_text()
+
+
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_small_whole_run(tmp_path, monkeypatch):
@@ -19,8 +40,7 @@ def test_a_small_whole_run(tmp_path, monkeypatch):
     "--extra_finetune=--epochs=3 --examples=300",
     "--extra_evaluate=--attack_steps=1",
   ]
-  smoothing = {"certified": [{"radius": r, "accuracy": 0.9} for r in range(5)], "abstained": 0.01}
-  kept = {"mnist_at": {"system": "AT", "dataset": "mnist", "smoothing": [{"smoothing": smoothing}]}}
+  kept = {"mnist_at": smoothed("AT", {0.25 * step: 0.9 for step in range(5)})}
   (tmp_path / "certificates.json").write_text(json.dumps(kept))
   page = commands.run_experiment(script.run, arguments, tmp_path / "certificates.md", monkeypatch)
   assert "| VAE+Urkle, certified at 0.03 | 0.1 |" in page
