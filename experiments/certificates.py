@@ -185,13 +185,11 @@ def smoothing_table(found, dataset):
   }
   if not parts:
     return ""
-  radii = [row["radius"] for row in next(iter(parts.values()))[0]["certified"]]
+  radii = sorted({row["radius"] for part in parts.values() for row in part[0]["certified"]})
   lines = []
   for system, reports in parts.items():
-    cells = [
-      pages.mean([100 * report["certified"][k]["accuracy"] for report in reports], ".1f")
-      for k in range(len(radii))
-    ]
+    shares = [{row["radius"]: row["accuracy"] for row in report["certified"]} for report in reports]
+    cells = [pages.mean([100 * of[r] for of in shares if r in of], ".1f") for r in radii]
     abstained = statistics.fmean(100 * report["abstained"] for report in reports)
     lines.append([system, *cells, f"{abstained:.1f}"])
   return tables.markdown(["system", *(f"l2 {radius:g}" for radius in radii), "abstains"], lines)
