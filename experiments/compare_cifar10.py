@@ -21,7 +21,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 from experiments import compare_page, jobs, pages
-from urkle_tf import errors, spec
+from urkle_tf import command_line, errors, spec
 
 NAME = "cifar10_small"
 DEFAULTS = {
@@ -247,7 +247,8 @@ def compare(argv=None):
   strong = _numbers("strong_labels", given.strong_labels)
   if not (jobs.ROOT / given.config).exists():
     raise errors.UserError(f"--config={given.config} is no file of this folder")
-  from urkle_tf.data import sources  # here: it starts TensorFlow
+  command_line.import_tensorflow()
+  from urkle_tf.data import sources
 
   of_training = settings(given.config, asked.extra["train"])
   dataset = asked.dataset or of_training["dataset"]

@@ -4,8 +4,8 @@ What experiments/reproduce_mnist.py writes of what its commands measured.
 """
 
 from experiments import pages
+from urkle_tf import command_line
 from urkle_tf.output import tables
-from urkle_tf.training import latent_map
 
 SCORES = ("clean", "pgd", "pgd_strong")
 
@@ -177,8 +177,10 @@ def draw_latent_map(folders, file, dataset, data_dir):
   """
   import numpy as np  # here, and what TensorFlow needs: seconds that other calls save
 
+  command_line.import_tensorflow()
   from urkle_tf import attacks, export
   from urkle_tf.data import pipeline, sources
+  from urkle_tf.training import latent_map
 
   batch = next(iter(pipeline.batches(sources.load(dataset, "test", data_dir), 1000)))
   _, first = np.unique(batch["label"], return_index=True)

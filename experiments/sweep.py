@@ -27,7 +27,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 from experiments import jobs, pages
-from urkle_tf import errors, spec
+from urkle_tf import command_line, errors, spec
 from urkle_tf.output import files, tables
 
 _RANGE = re.compile(r"(.+?)\.\.([^/].*?)(:log)?")  # not the path folder:../photos
@@ -164,6 +164,7 @@ def table(rows, by=None):
 
 def write_hparams(folder, point, found):
   """Writes a point and its results as a run of TensorBoard's HParams."""
+  command_line.import_tensorflow()
   import tensorflow as tf
   from tensorboard.plugins.hparams import api as hparams
 

@@ -22,7 +22,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 from experiments import jobs, pages
-from urkle_tf import errors, spec
+from urkle_tf import command_line, errors, spec
 from urkle_tf.output import files, tables
 
 # --- What there is to do ---
@@ -323,6 +323,7 @@ def transfer(argv=None):
   tasks, protocols = spec.split(given.tasks), spec.split(given.protocols)
   check_names([*map(shown, tasks)], "task")
   check_names(protocols, "protocol")
+  command_line.import_tensorflow()
   from urkle_tf import export
 
   metadata = {name: export.read_metadata(path, "encoder") for name, path in folders.items()}

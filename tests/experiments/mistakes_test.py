@@ -2,6 +2,7 @@
 
 import sys
 
+import commands
 import pytest
 
 from experiments import (
@@ -17,6 +18,15 @@ from experiments import (
 )
 
 MNIST, SMALL, MOVED = reproduce_mnist.reproduce, compare_cifar10.compare, transfer.transfer
+
+
+def test_runners_start_without_tensorflow():
+  """Only the commands that they run need it at once; one that does start it does so unheard."""
+  runners = "autoattack_mnist certificates compare_cifar10 reproduce_mnist sweep table "
+  runners += "teacher_pieces transfer where_loc_lies"
+  program = f"import sys\nfrom experiments import {', '.join(runners.split())}\n"
+  program += "print('tensorflow' in sys.modules)"
+  assert commands.process(sys.executable, "-c", program).stdout == "False\n"
 
 
 @pytest.mark.parametrize(
