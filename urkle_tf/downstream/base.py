@@ -168,7 +168,11 @@ class Protocol:
     if task.attack is not None:
       task.attack.threat.check(tf.zeros([1, *task.model.image_shape]))
     if task.validation is not None and task.select is None:  # a choice leaves them out itself
-      compatibility.check_held_out(task.validation, task.source, task.chosen)
+      compatibility.check_held_out(task.validation, task.source, self.seen(task))
+
+  def seen(self, task):
+    """The positions in `task.source` of the images that it trains on, int64 [n]."""
+    return task.chosen
 
   def fit(self, task, run):
     """Trains `task.model` in place.

@@ -88,6 +88,9 @@ class SemiSupervised(Protocol):
         "of them"
       )
 
+  def seen(self, task):
+    return np.arange(task.source.size)
+
   def fit(self, task, run):
     file = run.path / "pseudo_labels.npy"
     if not file.exists():
@@ -99,7 +102,7 @@ class SemiSupervised(Protocol):
     soft = np.load(file, allow_pickle=False)
     _say(f"stage 3 of 3: {task.source.size} images with these labels")
     everything = dataclasses.replace(
-      task, source=_relabelled(task.source, soft), chosen=np.arange(task.source.size)
+      task, source=_relabelled(task.source, soft), chosen=self.seen(task)
     )
     given = _Soft(everything, self._weight), aff.scheme(task, self._beta)
     learner = Trainer(task.encoder, *given, task.attack, seed=task.seed)
