@@ -323,6 +323,22 @@ def test_two_replicas_make_the_step_of_one(mirrored, digits, gaussian):
   same(weights, others, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.full
+def test_replicas_may_hold_different_numbers_of_images(mirrored, digits):
+  """Of 12 images, one replica of two gets 8; the spread of features is that of all 12."""
+  x, y = digits
+
+  def shown():
+    model = classifier(tiny_encoder(5).network.layers[2], beta=0.5, seed=3)
+    return model.fit(x[:12], y[:12], batch_size=16, shuffle=False, verbose=0).history
+
+  one = shown()
+  with mirrored.scope():
+    two = shown()
+  assert np.isfinite(two["loss"]).all()
+  assert two["kl"] == pytest.approx(one["kl"], rel=0.03)  # the last images start elsewhere
+
+
 def test_images_of_integers_end_in_one_line():
   """Before the encoder's first layer fails on them."""
   images = np.zeros((2, 6, 6, 1), np.uint8)

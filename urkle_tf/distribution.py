@@ -115,6 +115,14 @@ def mean(values):
   return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
 
 
+def total(values):
+  """The sum of a tensor over the replicas, differentiably."""
+  if replicas() == 1:
+    return values
+  context = tf.distribute.get_replica_context()
+  return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
 def state(value, name=None):
   """A float32 Keras variable for the state of a training; not trained, equal on all replicas."""
   kind = {"trainable": False, "aggregation": "only_first_replica", "name": name}

@@ -90,10 +90,12 @@ def _sigma(outputs, scale):
   """The sigma of features that an encoder returned; None if the encoder has its own sigma."""
   if isinstance(outputs, dict | tfp.distributions.Distribution):
     return None
-  features = distribution.gather(_features(outputs))
-  alone = tf.equal(tf.shape(features)[0], 1)  # its variance would be 0
-  size = tf.reduce_mean(tf.square(features), 0)
-  variance = tf.where(alone, size, tf.math.reduce_variance(features, 0))
+  features = _features(outputs)
+  # Sums, since replicas may hold different numbers of rows.
+  count = distribution.total(tf.cast(tf.shape(features)[0], tf.float32))
+  mean = distribution.total(tf.reduce_sum(features, 0)) / count
+  centre = tf.where(count > 1, mean, 0.0)  # or the variance of a single image would be 0
+  variance = distribution.total(tf.reduce_sum(tf.square(features - centre), 0)) / count
   return scale * tf.sqrt(tf.reduce_mean(variance) + 1e-12)
 
 
