@@ -26,9 +26,9 @@ class FAB(_nearest.Nearest):
   from x_0 = x.  Restarts begin at random points within half of epsilon.  At the end, the line from
   x to the nearest point is bisected.
 
-  The paper's f is linearised at y.  Both points lie near the boundary, on either side of it.  Here
-  f(x_k) and its gradient come from one pass, so a step is a forward pass shorter, and the points
-  found are no farther: docs/results/autoattack.md.
+  The paper linearises f at y.  Both points lie near the boundary, on either side of it.  Here
+  f(x_k) and its gradient come from one pass, so a step is a forward pass shorter.  The points found
+  are as near, or nearer: docs/results/autoattack.md.
 
   ```python
   attack = urkle_tf.attacks.FAB(urkle_tf.attacks.L2(epsilon=0.5), steps=10)
