@@ -278,7 +278,7 @@ class _Hills(_Proposals):
     return tf.gather(_both_ways(side, self.order), tf.cast(turned, tf.int32))[..., None]
 
   def _powers(self, values):
-    return tf.abs(values) ** self.order
+    return tf.square(values) if self.order == 2 else tf.abs(values)
 
   def _norm(self, values, axes=(1, 2)):
     return tf.reduce_sum(self._powers(values), axes, keepdims=True) ** (1 / self.order)
