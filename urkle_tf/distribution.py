@@ -109,18 +109,18 @@ def _unit(seed, shape):
 
 def mean(values):
   """The mean of a tensor over the replicas."""
-  if replicas() == 1:
-    return values
-  context = tf.distribute.get_replica_context()
-  return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+  return _reduced(tf.distribute.ReduceOp.MEAN, values)
 
 
 def total(values):
-  """The sum of a tensor over the replicas, differentiably."""
+  """The sum of a tensor, or of each of a list, over the replicas, differentiably."""
+  return _reduced(tf.distribute.ReduceOp.SUM, values)
+
+
+def _reduced(operation, values):
   if replicas() == 1:
     return values
-  context = tf.distribute.get_replica_context()
-  return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+  return tf.distribute.get_replica_context().all_reduce(operation, values)
 
 
 def state(value, name=None):
@@ -146,8 +146,7 @@ def gather(values):
   own = tf.equal(tf.range(replicas()), replica_id())
   own = tf.reshape(own, [-1] + [1] * len(values.shape))
   placed = tf.where(own, values, tf.zeros([], values.dtype))
-  everyone = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, placed)
-  return tf.reshape(everyone, tf.concat([[-1], tf.shape(values)[1:]], 0))
+  return tf.reshape(total(placed), tf.concat([[-1], tf.shape(values)[1:]], 0))
 
 
 def strategy(name="auto"):
@@ -269,11 +268,8 @@ def from_chief(scope, values):
   @tf.function(autograph=False)
   def shared(values):
     def replica():
-      context, chief = tf.distribute.get_replica_context(), tf.equal(replica_id(), 0)
-      return [
-        context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(chief, value, tf.zeros_like(value)))
-        for value in values
-      ]
+      chief = tf.equal(replica_id(), 0)
+      return [total(tf.where(chief, value, tf.zeros_like(value))) for value in values]
 
     return scope.experimental_local_results(scope.run(replica))[0]
 

@@ -13,7 +13,7 @@ from urkle_tf import errors
 
 WORKS = ">=3.15,<3.16"  # the versions with all of these parts; setup.py asks for the same
 
-_LAYER = "_flatten_layers _get_own_losses _clear_losses _assert_input_compatibility"
+_LAYER = "_flatten_layers _get_own_losses _clear_losses _assert_input_compatibility _losses"
 _NAMES = {
   "layers.Layer": _LAYER,
   "layers.BatchNormalization": "_moments",
@@ -35,9 +35,11 @@ def check():
     )
   for place, name in _PARTS:
     part = keras
-    for step in (*place.split("."), name):
+    for step in place.split("."):
       part = getattr(part, step, None)
-    if part is None:
+    if part is keras.layers.Layer:
+      part = part()  # its losses are an instance's
+    if not hasattr(part, name):
       raise errors.UserError(
         f"Keras {keras.__version__} lacks keras.{place}.{name}, which urkle_tf needs: install a "
         f"version that has it, pip install 'keras{WORKS}'"

@@ -69,7 +69,5 @@ def of_all_replicas(gradients, values):
   replicas = distribution.replicas()
   if replicas == 1:
     return gradients, values
-  *gradients, row = tf.distribute.get_replica_context().all_reduce(
-    tf.distribute.ReduceOp.SUM, [*gradients, tf.stack(list(values.values()))]
-  )
+  *gradients, row = distribution.total([*gradients, tf.stack(list(values.values()))])
   return gradients, dict(zip(values, tf.unstack(row / replicas), strict=True))
