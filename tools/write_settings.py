@@ -37,7 +37,7 @@ Each setting is a flag of the command and a keyword argument of the function. Th
 such as 8/255, and lists of numbers are separated by commas. An empty default is `None`.
 
 A *spec* is a name with options in parentheses, such as `simclr(temperature=0.2)`: see
-[options](grid.md#options). [The list of words](concepts.md#words) explains mu, sigma, z and others.
+[options](grid.md#options). [The glossary](concepts.md#glossary) explains mu, sigma, z and others.
 To begin, see [start here](start.md), which needs few of these settings.
 """
 SECTION = """
