@@ -247,16 +247,16 @@ def page(document, command):
   ]
   return f"""# Transfer
 
-This page compares encoders by the heads that were trained on them for several tasks, clean and
-under attack. An encoder is the same in all of its rows.
+This page compares encoders by the heads trained on them for several tasks, clean and under attack.
+All rows of an encoder use the same weights.
 
 {table(document)}
 
-- "attacked" is the worst over {"; ".join(attacks)}. If z is random, it is the mean over samples
-  that no attack knows, and z = mu has its own column.
-- Errors of numbers are root mean squares, and smaller is better.
-- The test split was used for these figures alone.
-- Seeds are those of the head: its labels, noise and order. {pages.SEVERAL}
+- "attacked" is the worst case over {"; ".join(attacks)}. If z is random, "clean" and "attacked"
+  average over samples that no attack sees, and z = mu has its own column.
+- The error of a regression is its root mean square: lower is better.
+- The test split was used for nothing else.
+- Seeds are those of the head: its choice of labels, noise and order. {pages.SEVERAL}
 - Failed checks for masked gradients, in rows that were checked: {"; ".join(failed) or "none"}.
 
 ## Command
