@@ -39,8 +39,8 @@ from urkle_tf.output import files, tables
 EXAMPLES = 200  # of the test split, whose correctness is recorded
 STEPS = 20  # of PGD
 BATCH = 20  # images that are attacked together, with their own seed
-USE = """Images are float32 `[n, {0}, {1}, {2}]` in [0, 1]; normalisation is inside. Nothing is \
-downloaded.
+USE = """Images are float32 `[n, {0}, {1}, {2}]` in [0, 1]; normalisation is part of the network. \
+Nothing is downloaded.
 
 ```python
 import urkle_tf
@@ -212,10 +212,10 @@ def make(name, encoder, classifier, reports=(), data_dir=None, recipe=""):
 def _card(name, metadata, reports, recipe):
   height, width, _ = size = metadata["image_size"]
   limits = [
-    f"It is for images of {height}x{width} pixels only. An encoder of larger ones: "
-    "`urkle_tf.robustify`.",
-    "The weights are under Apache-2.0, as the package is. "
-    + DATA.get(metadata["dataset"], f"What {metadata['dataset']} allows, its authors say."),
+    f"It accepts only images of {height}x{width} pixels. For larger ones, make your own encoder "
+    "robust with `urkle_tf.robustify`.",
+    "The weights are under Apache-2.0, like the package. "
+    + DATA.get(metadata["dataset"], f"See the terms of {metadata['dataset']}."),
   ]
   if any(report["config"]["fingerprint"] != metadata["fingerprint"] for report in reports):
     limits.append("Figures were measured before the kernels were rounded to float16.")

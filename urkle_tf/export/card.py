@@ -8,9 +8,9 @@ NAME = "README.md"
 
 _TASKS = {"encoder": "image-feature-extraction", "classifier": "image-classification"}
 _WHAT = {
-  "encoder": "An encoder of images: each becomes a Gaussian over representations",
-  "classifier": "A classifier of images on a Gaussian encoder",
-  "regressor": "A network from images to numbers on a Gaussian encoder",
+  "encoder": "An image encoder, which maps each image to a Gaussian over representations",
+  "classifier": "An image classifier on a Gaussian encoder",
+  "regressor": "An image regressor on a Gaussian encoder",
 }
 _USE = {
   "encoder": ("embed", "embedding", "[n, {latent_dim}]"),
@@ -18,8 +18,8 @@ _USE = {
   "regressor": ("deterministic", "predictions", "[n, {outputs}]"),
 }
 _NOT_MEASURED = (
-  "Nothing yet. `python -m urkle_tf.evaluate` measures it; "
-  '`urkle_tf.model_card("FOLDER", report="REPORT")` writes what it found here.'
+  "Not measured yet. `python -m urkle_tf.evaluate` measures it, and "
+  '`urkle_tf.model_card("FOLDER", report="REPORT")` adds the results here.'
 )
 # Settings in the table about the training, and the names of some.
 _TRAINED = (
@@ -82,7 +82,7 @@ def _name(metadata):
 
 def _promise(metadata):
   threat = _threat(metadata)
-  return f" to resist changes of pixels within {threat}" if threat else ""
+  return f" to resist adversarial attacks within {threat}" if threat else ""
 
 
 def _threat(metadata):
@@ -136,7 +136,7 @@ def _use(metadata):
   endpoint, output, shape = _USE[metadata["kind"]]
   height, width, channels = metadata["image_size"]
   return f"""Images are float32 `[n, {height}, {width}, {channels}]` in [0, 1]; \
-normalisation is inside. TensorFlow and Keras are enough:
+normalisation is part of the network. You need only TensorFlow and Keras:
 
 ```python
 import keras
@@ -145,7 +145,7 @@ layer = keras.layers.TFSMLayer("FOLDER", call_endpoint="{endpoint}")
 found = layer(images)["{output}"]  # {shape.format(**metadata)}
 ```
 
-`metadata.json` holds its metadata; train on `network.keras`."""
+`metadata.json` describes the export. For further training, use `network.keras`."""
 
 
 def _trained(metadata):
@@ -203,12 +203,12 @@ def _measured(report):
     said.append(tables.markdown(("images", "accuracy in percent, 95% interval"), cells))
   if part := report.get("representation"):
     said.append(
-      f"Without labels: the worst neighbour of an image within {tables.threat(part)} "
-      f"is {part['kl_mean']:.3g} nats away (mean), and moves its "
-      f"representation by {part['drift']:.2g} of the mean distance between images."
+      f"Without labels: the worst perturbation within {tables.threat(part)} moves an image's "
+      f"Gaussian by a KL of {part['kl_mean']:.3g} nats (mean), and its representation by "
+      f"{part['drift']:.2g} of the mean distance between images."
     )
   if failed := [check["name"] for check in report.get("checks", ()) if not check["passed"]]:
-    said.append(f"Checks that failed: {', '.join(failed)}. The figures may be too high.")
+    said.append(f"Failed checks: {', '.join(failed)}. The figures may be too high.")
   return "\n\n".join(said)
 
 
@@ -216,14 +216,14 @@ def _limits(metadata, further, licence):
   said = [
     "Robust accuracy is measured against the attacks named beside it. It is an upper bound on the "
     "accuracy against any attack, not a guarantee.",
-    "It does not cover larger changes, other kinds of change (shifts, occlusions, other weather), "
-    "or images unlike those of the training.",
+    "It says nothing about larger perturbations, other kinds of change (shifts, occlusions, "
+    "weather), or images unlike the training data.",
   ]
   if "epsilon" not in metadata:
-    said.insert(0, "The training reported above used no adversary.")
+    said.insert(0, "The training reported above used no attack.")
   if not metadata["stochastic"]:
-    said.append("z is the mean: the scale was not trained.")
+    said.append("z is the mean, because sigma was not trained.")
   said += further
   if not licence:
-    said.append("The publisher must add the licence, and what the data allow.")
+    said.append("The publisher must add the licence, and the terms of the data.")
   return "\n".join(f"- {line}" for line in said)
