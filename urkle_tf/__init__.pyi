@@ -122,7 +122,7 @@ def pretrain(
       pictures and the probe use PGD instead.
     attack_schedule: how PGD's number of steps changes over the training: rising(first=1) or
       controlled(every=300); default: constant.
-    attack_precision: mixed_bfloat16 for the attack's passes alone; default: that of precision.
+    attack_precision: mixed_bfloat16 for the attack's passes only; default: that of precision.
     optimizer: spec of the optimizer: `"sgd(momentum=0.9)"`, `"lars(momentum=0.9, trust=0.001)"`,
       `"adamw"` or `"adamw(layer_decay=0.75)"`, where each block of the backbone has 0.75 of the
       learning rate of the block above it, and the heads have the full rate.
@@ -139,7 +139,7 @@ def pretrain(
     ema: decay per step, such as 0.99, of the moving average of weights and batch statistics that
       is exported in their place; default: none, or that of acl(ema=0.99).
     batch_size: examples per step, over all replicas.
-    accumulate: number of equal parts in which a step takes its batch. It averages their
+    accumulate: number of equal parts into which a step splits its batch. It averages their
       gradients, and needs the memory of one part. The loss must be a mean over images, so simclr,
       barlow_twins and vicreg cannot use it. Batch norms, and the multiplier of `keep`, see one
       part at a time. None for 1.
@@ -252,8 +252,8 @@ def adapt(
     labels: how many labels to use, a count or a fraction below 1, drawn from each class in
       proportion; default: all.
     augment: augmentation of the images: none or crop(padding=4).
-    augment_copies: how many augmented copies of each image `slf` makes; the image itself is used
-      too. Other protocols augment again in every epoch.
+    augment_copies: how many augmented copies of each image `slf` uses, besides the image itself.
+      Other protocols augment again in every epoch.
     noise: standard deviation, in pixel units, of Gaussian noise on the images that `slf` learns
       from, for randomised smoothing: see docs/certificates.md. It is not clipped, and each copy
       of an image has its own. Validation images get it too.
@@ -268,7 +268,7 @@ def adapt(
     weight_decay: decoupled weight decay, without biases and batch norms; slf chooses it by
       default.
     select: accuracy (for numbers, error) by which slf chooses the weight decay: clean, or robust
-      (under attack); default: robust if the encoder was trained with an adversary.
+      (under attack); default: robust if the encoder was trained adversarially.
     batch_size: images per step.
     epochs: passes over the labelled images.
     samples: samples of z that a served prediction averages over.
@@ -363,10 +363,10 @@ def assess(
     attack_step_size: size of these steps in pixel units, if the spec gives none; default: 2.5
       epsilon / steps.
     restarts: runs of PGD from different starts, if its spec gives none.
-    eot: samples of z in each step against the sampled classifier; default: 20; for claims: 50.
+    eot: samples of z in each step against the sampled classifier; default: 20; to publish: 50.
     noise: fresh (new samples of z at every step) or fixed (the same throughout an attack).
-    samples: least number of samples of z that the sampled classifier is scored with; as many
-      others choose which adversaries are scored.
+    samples: smallest number of samples of z that score the sampled classifier; the same number of
+      others chooses which adversarial examples are scored.
     standing: attack only images that no earlier row broke: fast. See docs/evaluation.md.
     minutes: time limit of the attacks in minutes; one-step attacks come last, and the report says
       what was left out; default: no limit.
@@ -377,8 +377,7 @@ def assess(
       `urkle_tf/evaluation/measurements`.
     certify: the same as `measure`, for certificates: `"smoothing(noise=0.25, samples=10000)"`,
       `"certificate(bounds=linear)"`, or both, separated by a comma.
-    modes: readings of z that are measured, sampled or deterministic; default: both if z is
-      sampled.
+    modes: modes to measure, sampled or deterministic (z = mu); default: both if z is sampled.
     corruptions: all (15 standard types), names of types separated by commas, or tfds (the
       corrupted images that TFDS has prepared); default: none.
     severities: severities of the corruptions, numbers from 1 to 5; default: all.
@@ -388,13 +387,12 @@ def assess(
       on the first 1,000 images; None leaves it out.
     against: the folder of another classifier's report, made with `save_images` on the same
       images: both are compared image by image (McNemar's exact test). For an encoder alone, the
-      original that it was made from, a file or a folder as in `encoder`: what has changed,
-      without labels.
-    abstains: whether the last class of a classifier made elsewhere, one more than the data have,
+      original that it was made from, as in `encoder`, to measure without labels what has changed.
+    abstains: whether the last class of a classifier from elsewhere, one more than the data has,
       means that it abstains, which counts as wrong; None for no.
     save_images: save adversarial images and per-image results (images.npz).
     html: write report.html too: the report as one file for a browser.
-    batch_size: images that are attacked together.
+    batch_size: images attacked at once.
     seed: seed of all randomness.
     regressor: an exported regressor's folder, instead of a classifier: see docs/finetuning.md. It
       is attacked by PGD, and a message names the settings that it does not use.
@@ -439,7 +437,7 @@ def represent(
     examples: use only this many examples of the split, the first ones.
     image_size: side in pixels of the squares that images are resized to; default: the images' own
       size; if those of a folder differ, 32, or 224 if most have at least 96.
-    batch_size: images that are embedded together.
+    batch_size: images embedded at once.
     projector_examples: number of images that the Projector shows, the first ones; 0 for none.
 
   Returns:

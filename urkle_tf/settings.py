@@ -201,7 +201,7 @@ class Pretrain:
     "controlled(every=300); default: constant",
   )
   attack_precision: str | None = setting(
-    None, "mixed_bfloat16 for the attack's passes alone; default: that of precision"
+    None, "mixed_bfloat16 for the attack's passes only; default: that of precision"
   )
   optimizer: str = setting(
     "sgd",
@@ -234,8 +234,8 @@ class Pretrain:
   batch_size: int = shared("batch_size", short="images per step, over all replicas")
   accumulate: int | None = setting(
     None,
-    "equal parts in which a step takes its batch, to save memory; default: 1",
-    "number of equal parts in which a step takes its batch. It averages their gradients, and "
+    "equal parts into which a step splits its batch, to save memory; default: 1",
+    "number of equal parts into which a step splits its batch. It averages their gradients, and "
     "needs the memory of one part. The loss must be a mean over images, so simclr, barlow_twins "
     "and vicreg cannot use it. Batch norms, and the multiplier of `keep`, see one part at a time. "
     "None for 1",
@@ -380,7 +380,7 @@ class Adapt:
   augment_copies: int = setting(
     1,
     "slf: augmented copies of each image, besides the image itself",
-    "how many augmented copies of each image `slf` makes; the image itself is used too. Other "
+    "how many augmented copies of each image `slf` uses, besides the image itself. Other "
     "protocols augment again in every epoch",
   )
   noise: float | None = setting(
@@ -419,7 +419,7 @@ class Adapt:
   select: str | None = setting(
     None,
     "accuracy (for numbers, error) by which slf chooses the weight decay: clean, or robust (under "
-    "attack); default: robust if the encoder was trained with an adversary",
+    "attack); default: robust if the encoder was trained adversarially",
   )
   batch_size: int | None = shared("batch_size", None, help="images per step")
   epochs: int | None = shared("epochs", help="passes over the labelled images")
@@ -527,16 +527,16 @@ class Assess:
   restarts: int = setting(1, "runs of PGD from different starts, if its spec gives none")
   eot: int | None = setting(
     None,
-    "samples of z in each step against the sampled classifier; default: 20; for claims: 50",
-    short="samples of z per step: 20; 50 for claims",
+    "samples of z in each step against the sampled classifier; default: 20; to publish: 50",
+    short="samples of z per step: 20; 50 to publish",
   )
   noise: str = setting(
     "fresh", "fresh (new samples of z at every step) or fixed (the same throughout an attack)"
   )
   samples: int = setting(
     200,
-    "least number of samples of z that the sampled classifier is scored with; as many others "
-    "choose which adversaries are scored",
+    "smallest number of samples of z that score the sampled classifier; the same number of others "
+    "chooses which adversarial examples are scored",
   )
   standing: bool = setting(
     False,
@@ -563,13 +563,13 @@ class Assess:
   )
   certify: str | None = setting(
     None,
-    'figures that no attack can lower: "smoothing(noise=0.25)" or "certificate(loss_cap=5)"',
+    'guarantees for every attack: "smoothing(noise=0.25)" or "certificate(loss_cap=5)"',
     'the same as `measure`, for certificates: `"smoothing(noise=0.25, samples=10000)"`, '
     '`"certificate(bounds=linear)"`, or both, separated by a comma',
     "smoothing(noise=0.25), certificate(loss_cap=5)",
   )
   modes: str | None = setting(
-    None, "readings of z that are measured, sampled or deterministic; default: both if z is sampled"
+    None, "modes to measure, sampled or deterministic (z = mu); default: both if z is sampled"
   )
   corruptions: str | None = setting(
     None,
@@ -597,17 +597,17 @@ class Assess:
     "compare with another classifier's report (its folder), or an encoder with its original",
     "the folder of another classifier's report, made with `save_images` on the same images: both "
     "are compared image by image (McNemar's exact test). For an encoder alone, the original that "
-    "it was made from, a file or a folder as in `encoder`: what has changed, without labels",
+    "it was made from, as in `encoder`, to measure without labels what has changed",
   )
   abstains: bool | None = setting(
     None,
     "the classifier's last class means that it abstains, which counts as wrong",
-    "whether the last class of a classifier made elsewhere, one more than the data have, means "
+    "whether the last class of a classifier from elsewhere, one more than the data has, means "
     "that it abstains, which counts as wrong; None for no",
   )
   save_images: bool = setting(False, "save adversarial images and per-image results (images.npz)")
   html: bool = shared("html")
-  batch_size: int = shared("batch_size", 250, help="images that are attacked together")
+  batch_size: int = shared("batch_size", 250, help="images attacked at once")
   seed: int = shared("seed")
   regressor: str | None = setting(
     None,
@@ -657,7 +657,7 @@ class Represent:
   )
   examples: int | None = shared("examples")
   image_size: int | None = shared("image_size")
-  batch_size: int = shared("batch_size", help="images that are embedded together")
+  batch_size: int = shared("batch_size", help="images embedded at once")
   projector_examples: int = setting(
     2000,
     "number of images that the Projector shows, the first ones; 0 for none",
