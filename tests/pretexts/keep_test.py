@@ -95,7 +95,8 @@ def test_the_multiplier_finds_the_bound(file, images):
 
 
 def test_what_is_refused(file, images):
-  refuses("rho must be above 0", pretexts.Keep, file, rho=0)
+  for rho in (0, np.inf):
+    refuses("keep: rho must be in (0, inf)", pretexts.Keep, file, rho=rho)
   refuses("unknown rho_of", pretexts.Keep, file, rho_of="cosine")
   backbone = networks.backbone(file, (8, 8, 1))
   with pytest.raises(errors.UserError, match=r"call measure\(images\)"):

@@ -113,6 +113,11 @@ def test_what_is_refused(options, words):
   refuses(words, forecast.forecast, **{**RUN, **options})
 
 
+def test_a_batch_that_does_not_divide_ends_in_one_line():
+  images = {name: values[:-1] for name, values in batch().items()}
+  refuses("does not divide into accumulate=3 equal parts", trainer(3).step, images)
+
+
 @pytest.mark.full
 def test_a_drop_in_that_computes_again_takes_the_same_steps(tmp_path):
   pixels = keras.Input((8, 8, 1))

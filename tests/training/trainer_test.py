@@ -50,6 +50,14 @@ def test_names_in_place_of_objects_end_in_one_line():
   encoder = tiny_encoder()
   refuses("a Pretext object, not 'simclr'", urkle_tf.Trainer, encoder, "simclr")
   refuses("a Robustness object, not", urkle_tf.Trainer, encoder, pretexts.SimCLR(), "urkle(k=2)")
+  network = encoder.network
+  refuses("a GaussianEncoder object, not", urkle_tf.Trainer, network, pretexts.SimCLR())
+
+
+@pytest.mark.parametrize("scheme", [robustness.Urkle(), robustness.ACL()])
+def test_a_loaded_encoder_ends_in_one_line_if_the_scheme_needs_more(scheme):
+  loaded = networks.ExportedEncoder(tiny_encoder().network)
+  refuses("not a loaded encoder & start_from", _trainer, scheme, encoder=loaded)
 
 
 def test_float16_ends_in_one_line():
@@ -59,10 +67,17 @@ def test_float16_ends_in_one_line():
   refuses("computes in float16 & mixed_bfloat16", trainer.compile)
 
 
-def test_an_optimizer_that_accumulates_ends_in_one_line():
-  """A step that is skipped counts its `iterations` on, which then are no variable."""
-  optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
-  refuses("leave gradient_accumulation_steps out", _trainer, optimizer=optimizer)
+@pytest.mark.parametrize(
+  "optimizer, words",
+  [
+    (keras.optimizers.SGD(gradient_accumulation_steps=2), "leave gradient_accumulation_steps out"),
+    (keras.optimizers.SGD(loss_scale_factor=64.0), "cannot scale the loss"),
+    (keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), "cannot scale the loss"),
+  ],
+)
+def test_optimizers_that_accumulate_or_scale_end_in_one_line(optimizer, words):
+  """A skipped step advances `iterations`, and clipping saw the scaled gradient."""
+  refuses(words, _trainer, optimizer=optimizer)
 
 
 def test_saving_it_as_a_model_ends_in_one_line(tmp_path):
@@ -201,6 +216,7 @@ def test_clipping_bounds_the_step():
   )
   assert trainer.get_metrics_result()["gradient_norm"] > 0.01
   np.testing.assert_allclose(moved, rate * 0.01, rtol=1e-3)
+  refuses("clip_norm must be above 0", _trainer, clip_norm=-1.0)
 
 
 @pytest.mark.full
@@ -292,8 +308,17 @@ def test_an_adversarial_scheme_needs_an_attack(attack):
   refuses(f"needs an attack, got {attack!r}", urkle_tf.Trainer, *cell)
 
 
-def test_batches_without_views_say_so():
-  refuses('no "views"', _trainer().views, {"image": tf.zeros([2, 8, 8, 1], tf.uint8)}, 0)
+@pytest.mark.parametrize(
+  "batch, words",
+  [
+    ({"image": tf.zeros([2, 8, 8, 1], tf.uint8)}, 'no "views"'),
+    ({"views": tf.zeros([2, 8, 8, 1])}, "of shape [n, v, h, w, c] & got (2, 8, 8, 1)"),
+    # `fit(images, labels)`, as of any Keras model.
+    ((tf.zeros([4, 8, 8, 1]), tf.zeros([4])), 'and "label" [n] & got (4, 8, 8, 1), (4,)'),
+  ],
+)
+def test_batches_without_views_end_in_one_line(batch, words):
+  refuses(words, _trainer().views, batch, 0)
 
 
 def test_validation_data_end_in_one_line():
@@ -308,23 +333,53 @@ def test_batches_of_all_forms_are_the_same_views():
   trainer, pair = _trainer(), np.random.default_rng(0).uniform(size=(2, 4, 8, 8, 1))
   whole = np.stack(pair, 1)
   for batch in (tuple(pair), (tuple(pair),), {"views": whole}):
-    np.testing.assert_array_equal(trainer.views(batch, 0)[0], whole)
-  np.testing.assert_array_equal(trainer.views(tf.constant(pair[0]), 0)[0], pair[0][:, None])
+    views, _ = trainer.views(batch, 0)
+    assert views.dtype == tf.float32
+    np.testing.assert_array_equal(views, whole.astype("float32"))
+  views, _ = trainer.views(tf.constant(pair[0], tf.float32), 0)
+  np.testing.assert_array_equal(views, pair[0][:, None].astype("float32"))
 
 
-def test_labels_beside_the_images_end_in_one_line():
-  """`fit(images, labels)`, as of any Keras model."""
-  batch = tf.zeros([4, 8, 8, 1]), tf.zeros([4], tf.int64)
-  refuses('and "label" [n] & got (4, 8, 8, 1), (4,)', _trainer().views, batch, 0)
-
-
-def test_images_to_augment_without_their_name_end_in_one_line():
-  """Of `fit(images)` they would be views, not augmented."""
+@pytest.mark.parametrize(
+  "batch",
+  [
+    tf.zeros([4, 8, 8, 1], tf.uint8),  # of `fit(images)`: they would be views, not augmented
+    {"images": tf.zeros([4, 8, 8, 1], tf.uint8)},
+    {"image": tf.zeros([4, 8, 8, 1])},  # in [0, 1]: they were divided by 255
+  ],
+)
+def test_images_to_augment_in_another_form_end_in_one_line(batch):
   trainer = _trainer(augment=augment.from_spec("crop(padding=1)"))
-  refuses('give {"image": images}', trainer.views, tf.zeros([4, 8, 8, 1], tf.uint8), 0)
+  refuses('give {"image": images}, uint8', trainer.views, batch, 0)
 
 
 def test_batches_of_too_few_views_end_in_one_line():
   """`fit(images)` has such batches; each step was skipped, and the loss shown was 0."""
   images = tf.zeros([4, 8, 8, 1])
   refuses("simclr needs 2 views of each image, got 1", _trainer().step, images)
+
+
+@pytest.mark.parametrize(
+  "scheme, pretext",
+  [
+    (robustness.RoCL(), None),
+    (robustness.ACL(), None),
+    (robustness.Plain(), pretexts.SimSiam(projector=8, projection=8, predictor=4)),
+  ],
+)
+def test_a_third_view_that_would_be_an_adversary_ends_in_one_line(scheme, pretext):
+  trainer = _trainer(scheme, pretext=pretext)
+  refuses("needs 2 views of each image, got 3", trainer.step, 3 * (tf.zeros([4, 8, 8, 1]),))
+
+
+def test_a_last_batch_of_one_image_changes_nothing():
+  """It has no negatives: the loss shown was -3e8."""
+  views = np.random.default_rng(0).uniform(size=(17, 2, 8, 8, 1)).astype("float32")
+  rows, skips = [], []
+  for count in (16, 17):
+    trainer = _trainer(robustness.Plain())
+    data = tf.data.Dataset.from_tensor_slices({"views": views[:count]}).batch(8)
+    rows.append(trainer.fit(data, verbose=0).history)
+    skips.append(int(trainer.skips[0]))
+  assert rows[0] == rows[1]
+  assert skips == [0, 1]

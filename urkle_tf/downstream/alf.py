@@ -6,6 +6,7 @@ import tensorflow_probability as tfp
 from urkle_tf import distribution, errors
 from urkle_tf.downstream import _training
 from urkle_tf.downstream.base import Protocol
+from urkle_tf.networks.encoders import Encoder
 from urkle_tf.networks.representations import Representations
 from urkle_tf.robustness.adversarial_training import AdversarialTraining
 from urkle_tf.training.trainer import Trainer
@@ -13,7 +14,7 @@ from urkle_tf.training.trainer import Trainer
 _NOISE = 3  # the attack's stream of a step's seed; `Attack` itself folds restarts into it
 
 
-class _Frozen:
+class _Frozen(Encoder):
   """An encoder that is always in inference mode, and hides its variables from a trainer."""
 
   def __init__(self, encoder):
@@ -23,7 +24,7 @@ class _Frozen:
   def __call__(self, images, training=False):
     return self._represent(images)
 
-  def frozen(self):
+  def frozen(self, stream=None):
     return self._represent
 
 

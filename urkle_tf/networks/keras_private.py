@@ -169,7 +169,7 @@ def take_whole_gradients(optimizer):
   Args:
     optimizer: a Keras optimizer.
   """
-  getattr(optimizer, "inner_optimizer", optimizer)._all_reduce_sum_gradients = list
+  optimizer._all_reduce_sum_gradients = list
 
 
 def decays(optimizer, variable):

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from urkle_tf import errors
+
 
 class Pretext(keras.layers.Layer):
   """What is learnt: a loss over tuples of representations of the same image.
@@ -67,6 +69,20 @@ class Pretext(keras.layers.Layer):
 
     If the encoder already has two `streams`, heads with batch norms need a twin too.
     """
+
+  def check_views(self, views, exactly=False):
+    """Raises `UserError` if a batch has too few views, or with `exactly` too many.
+
+    Args:
+      views: [n, v, h, w, c].
+      exactly: whether v must be the number of views that the pretext needs.
+    """
+    found, needed = views.shape[1], self.views
+    if found < needed or (exactly and found > needed):
+      raise errors.UserError(
+        f"{self.name} needs {needed} views of each image, got {found}: give batches (v1, v2, ...) "
+        "of as many"
+      )
 
   def prepare(self, views, batch):
     """Returns what needs no gradient (targets, labels).

@@ -63,8 +63,8 @@ class Keep(Distil):
 
   def __init__(self, original, rho=0.1, rho_of="spread"):
     errors.one_of("rho_of of keep", rho_of, _RHO_OF)
-    if rho is not None and not rho > 0:
-      raise errors.UserError(f"keep: rho must be above 0, got {rho}; None sets no budget")
+    if rho is not None:
+      errors.within("(0, inf)", "keep", rho=rho)
     super().__init__(teacher=original)
     self.rho, self.rho_of = rho, rho_of
     self.terms = ("drift",) if rho is None else ("drift", "multiplier")

@@ -50,7 +50,7 @@ def nt_xent(z, temperature=0.5, denominator="negatives", others=None):
       those of `z`, so that nothing is gathered; None for those of `z`.
 
   Returns:
-    float32 [n].
+    float32 [n]; minus infinity if there is nothing to sum, as for the negatives of a single image.
   """
   members = z.shape[1]
   z = tf.math.l2_normalize(tf.cast(z, tf.float32), -1)
@@ -60,6 +60,8 @@ def nt_xent(z, temperature=0.5, denominator="negatives", others=None):
     itself = tf.eye(members, dtype=tf.bool)
     summands = tf.concat([summands, tf.where(itself, _NOTHING, positive)], 2)
   repulsion = tf.reduce_logsumexp(summands, 2)  # log D(a), [n, t]
+  # A single image has no negatives.  A loss that is not finite makes `Trainer` skip the step.
+  repulsion = tf.where(repulsion > _NOTHING / 2, repulsion, -float("inf"))
   pairs = members * (members - 1)
   attraction = (tf.reduce_sum(positive, [1, 2]) - tf.linalg.trace(positive)) / pairs
   return tf.reduce_mean(repulsion, 1) - attraction

@@ -47,6 +47,10 @@ class SimSiam(Pretext):
     )
     self.predictor = heads.mlp(projection, [predictor, projection], "predictor")
 
+  def prepare(self, views, batch):
+    """Nothing; there must be two views, since `loss` takes further members for adversaries."""
+    self.check_views(views, exactly=True)
+
   def loss(self, representations, aux, training=True):
     """{"prediction": [n]}, in [-1, 1]."""
     projections = through(self.projector, representations.z, training)

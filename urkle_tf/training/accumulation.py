@@ -35,6 +35,11 @@ def mean(compute, views, batch, seed, parts):
 
   def split(rows):
     rows = tf.convert_to_tensor(rows)
+    if rows.shape[0] and rows.shape[0] % parts:
+      raise errors.UserError(
+        f"a batch of {rows.shape[0]} rows on a replica does not divide into accumulate={parts} "
+        "equal parts: give batches that do, and drop a smaller last one"
+      )
     size = rows.shape[0] // parts if rows.shape[0] else -1
     return tf.reshape(rows, [parts, size, *rows.shape[1:]])
 

@@ -6,6 +6,7 @@ import functools
 import sys
 from typing import Any
 
+import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -14,6 +15,7 @@ from urkle_tf.attacks.base import Attack
 from urkle_tf.attacks.threat.base import shape_of
 from urkle_tf.data import pipeline
 from urkle_tf.networks import batch_norm, keras_private, onednn
+from urkle_tf.networks.encoders import Encoder, ExportedEncoder
 from urkle_tf.networks.policies import low_precision
 from urkle_tf.networks.representations import Representations
 from urkle_tf.networks.tuples import flat
@@ -33,6 +35,8 @@ _NO_VALIDATION = (
   "measure trainer.encoder, for one in a callback's on_epoch_end"
 )
 
+_TO_AUGMENT = 'with augment, give {"image": images}, uint8 [n, h, w, c]'
+
 
 class Trainer(keras_private.Built):
   """Trains a `GaussianEncoder` on one cell of the grid, pretext x robustness.
@@ -40,10 +44,11 @@ class Trainer(keras_private.Built):
   A step whose loss or gradient is not finite is skipped: only the count of steps advances.  `skips`
   counts such steps.
 
-  `fit` takes batches of views: a tuple (v1, v2, ...) of float32 [n, h, w, c] in [0, 1], or a dict
+  `fit` takes batches of views: a tuple (v1, v2, ...) of float [n, h, w, c] in [0, 1], or a dict
   with "views" [n, v, h, w, c], and "label" [n] if the pretext needs labels.  With `augment`, which
   makes the views inside the step, the dict has "image", uint8 [n, h, w, c].  Arrays of all images
-  are given in the same forms.
+  are given in the same forms.  Several replicas need batches that divide evenly among them, so drop
+  a smaller last batch.
 
   Args:
     encoder: a `GaussianEncoder`.
@@ -70,7 +75,7 @@ class Trainer(keras_private.Built):
 
   Raises:
     UserError: if the cell makes no sense, the pretext has a `Trainer`, the attack or `steps` is
-      missing, or `ema` is out of its range.
+      missing, an argument is of the wrong type, or `clip_norm` or `ema` is out of its range.
 
   ```python
   encoder = urkle_tf.GaussianEncoder(backbone)
@@ -101,9 +106,17 @@ class Trainer(keras_private.Built):
   ):
     super().__init__(name="trainer")
     robustness = Plain() if robustness is None else robustness
-    for given, base in ((pretext, Pretext), (robustness, Robustness)):
+    kinds = ("GaussianEncoder", Encoder), ("Pretext", Pretext), ("Robustness", Robustness)
+    for given, (name, base) in zip((encoder, pretext, robustness), kinds, strict=True):
       if not isinstance(given, base):
-        raise errors.UserError(f"give Trainer a {base.__name__} object, not {given!r}")
+        raise errors.UserError(f"give Trainer a {name} object, not {given!r}")
+    if isinstance(encoder, ExportedEncoder) and (robustness.stochastic or robustness.dual):
+      raise errors.UserError(
+        "this robustness scheme needs a GaussianEncoder, not a loaded encoder: make one with the "
+        "same backbone, and call its start_from(loaded.network, FOLDER)"
+      )
+    if clip_norm is not None:
+      errors.above(0, "Trainer", clip_norm=clip_norm)
     if pretext.built:  # its heads are another Trainer's
       raise errors.UserError(
         f"this {type(pretext).__name__} belongs to another Trainer already: make a new one"
@@ -160,13 +173,14 @@ class Trainer(keras_private.Built):
       optimizer: a Keras optimizer.
       jit_compile: "auto" compiles with XLA only on TPUs and on one GPU; on CPUs XLA makes the
         attack's loop several times slower.
-      accumulate: the number of parts of a replica's rows that a step takes one by one.
+      accumulate: the number of equal parts of a replica's rows that a step takes one by one; it
+        must divide the rows of every batch.
       **kwargs: for example `steps_per_execution`.
 
     Raises:
       UserError: if the encoder contains a convolution whose gradient crashes on this machine,
         something computes in float16, the pretext's batches cannot be taken in parts, or the
-        optimizer accumulates gradients over steps.
+        optimizer accumulates gradients over steps or scales the loss.
     """
     accumulation.check(accumulate, self.pretext)
     half = [x.name for x in keras_private.layers(self) if x.compute_dtype == "float16"]
@@ -189,6 +203,12 @@ class Trainer(keras_private.Built):
       raise errors.UserError(
         "a Trainer's optimizer cannot accumulate gradients: leave gradient_accumulation_steps out; "
         "compile(accumulate=N) takes each batch in N parts"
+      )
+    scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+    if scales or self.optimizer.loss_scale_factor:  # clip_norm would see scaled gradients
+      raise errors.UserError(
+        "a Trainer's optimizer cannot scale the loss: leave LossScaleOptimizer and "
+        "loss_scale_factor out; float32 and mixed_bfloat16 need neither"
       )
     self.optimizer.build(self.trainable_variables)
     keras_private.take_whole_gradients(self.optimizer)
@@ -240,20 +260,21 @@ class Trainer(keras_private.Built):
 
   def views(self, batch, step):
     """The views of a batch in any accepted form: (float32 [n, v, h, w, c], dict)."""
-    if self.augment is not None and tf.is_tensor(batch):
-      raise errors.UserError('with augment, give {"image": images}, uint8 [n, h, w, c]')
     if not isinstance(batch, dict):
+      if self.augment is not None and tf.is_tensor(batch):
+        raise errors.UserError(_TO_AUGMENT)
       batch = {"views": _stacked(batch)}
     if "views" in batch:
-      return batch["views"], batch
+      return _checked_views(batch["views"]), batch
     if self.augment is None:
       raise errors.UserError(
         'batches hold no "views": add them, or give Trainer(..., augment=recipe)'
       )
+    images = batch.get("image")
+    if images is None or not tf.as_dtype(images.dtype).is_integer:
+      raise errors.UserError(_TO_AUGMENT)
     seed, strength = pipeline.augmentation_seed(self.seed, step), self.strength(step)
-    views = pipeline.augment_on_device(
-      self.augment, batch["image"], seed, self.pretext.views, strength
-    )
+    views = pipeline.augment_on_device(self.augment, images, seed, self.pretext.views, strength)
     return views, batch
 
   def adversaries(self, views, aux, seed, step=None):
@@ -347,11 +368,7 @@ class Trainer(keras_private.Built):
     seed = distribution.fold([self.seed, 0], step)
     compute = functools.partial(self._gradients, step=step)
     views, batch = self.views(data, step)
-    if views.shape[1] < self.pretext.views:  # a mean over no pairs is NaN, and the step is skipped
-      raise errors.UserError(
-        f"{self.pretext.name} needs {self.pretext.views} views of each image, got "
-        f"{views.shape[1]}: give batches (v1, v2, ...) of as many"
-      )
+    self.pretext.check_views(views)
     gradients, shown = accumulation.of_all_replicas(
       *accumulation.mean(compute, views, batch, seed, self._accumulate)
     )
@@ -374,7 +391,7 @@ class Trainer(keras_private.Built):
       passed = self._encode(images, count, distribution.fold(seed, 2))
       loss, terms = self._loss(passed, aux, count, step, self._penalties(views, seed, step))
       # Replicas' gradients are summed, so each computes its share of the global mean.
-      share = self.optimizer.scale_loss(loss / distribution.replicas())
+      share = loss / distribution.replicas()
     # .value: TensorFlow cannot make the zeros for a Keras variable.
     weights = [variable.value for variable in self.trainable_variables]
     gradients = tape.gradient(share, weights, unconnected_gradients=_ZERO)
@@ -451,6 +468,16 @@ def _stacked(batch):
       f'"views" [n, v, h, w, c] and "label" [n]; got {", ".join(str(x.shape) for x in views)}'
     )
   return tf.stack(views, axis=1)
+
+
+def _checked_views(views):
+  """Views as float32 [n, v, h, w, c]; integers are left for the encoder to refuse."""
+  views = tf.convert_to_tensor(views)
+  if views.shape.rank != 5 or None in views.shape[1:]:
+    raise errors.UserError(
+      f'batches need "views" of shape [n, v, h, w, c], all known but n, got {views.shape}'
+    )
+  return tf.cast(views, tf.float32) if views.dtype.is_floating else views
 
 
 def _checked(owner, found):
