@@ -340,10 +340,12 @@ def test_replicas_may_hold_different_numbers_of_images(mirrored, digits):
 
 
 def test_images_of_integers_end_in_one_line():
-  """Before the encoder's first layer fails on them."""
-  images = np.zeros((2, 6, 6, 1), np.uint8)
-  encoder = keras.layers.Conv2D(2, 3)
+  """Before the encoder's first layer fails on them, or in inference takes them for floats."""
+  images = np.zeros((2, *SHAPE), np.uint8)
+  encoder = linear(np.ones(16, np.float32))
   refuses("got uint8: divide by 255", urkle_tf.kl_robustness, encoder, images, pgd())
+  with pytest.raises(errors.UserError, match="got uint8: divide by 255"):
+    urkle_tf.UrkleRegularizer(encoder, pgd())(images)
 
 
 @pytest.mark.parametrize("kind", [list, lambda pair: dict(zip("ab", pair, strict=True))])
@@ -354,6 +356,11 @@ def test_an_encoder_of_several_outputs_ends_in_one_line(images, kind):
   refuses("several outputs", urkle_tf.kl_robustness, several, images, pgd())
   with pytest.raises(errors.UserError, match="several outputs"):  # Keras adds the arguments
     urkle_tf.UrkleRegularizer(several, pgd())(images)
+
+
+def test_an_encoder_of_a_single_number_ends_in_one_line(images):
+  encoder = lambda x, training: tf.reduce_sum(x, [1, 2, 3])  # noqa: E731
+  refuses("a single number for each image", urkle_tf.kl_robustness, encoder, images, pgd())
 
 
 @pytest.mark.parametrize("name, value", [("beta", -1), ("scale", 0)])
@@ -367,6 +374,14 @@ def test_what_is_not_an_attack_ends_in_one_line(images, attack):
   encoder = linear(np.ones(16, np.float32))
   refuses("needs an attack, such as PGD", urkle_tf.UrkleRegularizer, encoder, attack)
   refuses("needs an attack, such as PGD", urkle_tf.kl_robustness, encoder, images, attack)
+
+
+@pytest.mark.parametrize("kind", [attacks.FAB, attacks.HopSkipJump])
+def test_an_attack_on_decisions_ends_in_one_line(images, kind):
+  """The KL has no boundary: they returned the images, as if nothing could be worse."""
+  attack, encoder = kind(attacks.L2(0.5)), linear(np.ones(16, np.float32))
+  refuses("looks for a decision boundary", urkle_tf.kl_robustness, encoder, images, attack)
+  refuses("looks for a decision boundary", urkle_tf.UrkleRegularizer, encoder, attack)
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, np.nan])

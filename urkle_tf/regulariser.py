@@ -5,6 +5,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import attacks, distribution, errors
+from urkle_tf.attacks._nearest import Nearest
 from urkle_tf.networks import keras_private, representations
 from urkle_tf.networks.encoders import Encoder
 from urkle_tf.networks.folding import fold
@@ -40,8 +41,9 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
     float32 [n], in nats, at least 0.
 
   Raises:
-    UserError: for images that are not floats, an epsilon that looks like 0-255 units, an encoder
-      of several outputs, or a scale that is not above 0.
+    UserError: for images that are not floats, an epsilon that looks like 0-255 units, an attack
+      that looks for a decision boundary, an encoder of several outputs or of a single number, or a
+      scale that is not above 0.
 
   ```python
   attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7)
@@ -57,14 +59,13 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
 def _measure(encoder, images, attack, seed, training, scale):
   """(the encoder's outputs for the images, KL [n]), in one pass of images and adversaries."""
   _check(attack)
-  representations.checked(images)
+  images = representations.checked(tf.convert_to_tensor(images))
   with keras_private.losses_kept(encoder):  # what its layers add counts once, in the pass below
     frozen = fold(_network(encoder))
     clean = _each(tf.stop_gradient, _checked(frozen(images)))
     sigma = _sigma(clean, scale)
     represent = lambda neighbours: _normal(frozen(neighbours), sigma)  # noqa: E731
     adversaries = attack(kl_from(_normal(clean, sigma), represent), images, seed)
-  images = tf.convert_to_tensor(images)
   # Not the network of our own encoders: their call in training also follows the spread of loc, and
   # keeps a backbone in inference mode.
   both = encoder(tf.concat([images, tf.cast(adversaries, images.dtype)], 0), training=training)
@@ -74,11 +75,13 @@ def _measure(encoder, images, attack, seed, training, scale):
 
 
 def _check(attack):
-  """Raises `UserError` for what is not an attack."""
+  """Raises `UserError` for what is not an attack, or finds no boundary, since the KL has none."""
   if not callable(attack):
     raise errors.UserError(
       f"the regulariser needs an attack, such as PGD(Linf(epsilon=8 / 255)), got {attack!r}"
     )
+  if isinstance(attack, Nearest):
+    attack.check("training")
 
 
 def _network(encoder):
@@ -115,11 +118,15 @@ def _features(outputs):
 
 
 def _checked(outputs):
-  """An encoder's outputs; raises `UserError` for several that are not {"loc", "scale"}."""
+  """An encoder's outputs; raises `UserError` unless they are features or {"loc", "scale"}."""
   if isinstance(outputs, list | tuple) or (isinstance(outputs, dict) and "loc" not in outputs):
     raise errors.UserError(
       "the encoder returns several outputs: give the part of it that returns features, "
       "keras.Model(images, features)"
+    )
+  if tf.is_tensor(outputs) and outputs.shape.rank == 1:
+    raise errors.UserError(
+      "the encoder returns a single number for each image: give one that returns features [n, d]"
     )
   return outputs
 
@@ -190,6 +197,7 @@ class UrkleRegularizer(keras_private.OwnLosses):
       images: float32 [n, h, w, c] in [0, 1].
       training: whether the KL is measured and added to `losses`.
     """
+    representations.checked(images)
     if not training:
       return _point(_network(self.encoder)(images, training=False))
     seed = tf.cast(self._seeds.next(), tf.int32)

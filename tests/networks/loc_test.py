@@ -73,7 +73,8 @@ def test_features_of_nothing_but_zeros_do_no_harm(images):
 @pytest.mark.parametrize("loc", ["sphere", "centred_sphere", "pooled"])
 def test_another_width_needs_a_dense_form(loc):
   refuses("latent_dim=4, but loc= & 8 features & dense_sphere", _encoder, loc, latent_dim=4)
-  assert _encoder(loc, latent_dim=WIDTH).latent_dim == WIDTH
+  assert _encoder(loc, latent_dim=np.int64(WIDTH)).latent_dim == WIDTH
+  refuses("latent_dim must be a whole number", _encoder, loc, latent_dim=0.5)
   refuses("loc 'ball' & sphere", _encoder, "ball")
 
 

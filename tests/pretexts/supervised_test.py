@@ -49,6 +49,11 @@ def test_divergence_is_the_kl_of_predictions():
   np.testing.assert_allclose(pretext.divergence(one, other), expected, rtol=1e-4)
 
 
+def test_numpys_integers_count_classes():
+  """As `labels.max() + 1` does; Keras refuses them."""
+  assert _attached(outputs=np.int64(3)).network.output_shape == (None, 3)
+
+
 def test_classes_come_from_the_data():
   pretext = pretexts.Supervised()
   pretext.adopt(sources.load("digits", "train[:20]"))

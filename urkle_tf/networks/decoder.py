@@ -30,6 +30,7 @@ def decoder(latent_dim, image_shape, width=32, layers=4, momentum=0.9):
   ```
   """
   errors.whole(1, "decoder", width=width, layers=layers)
+  width, layers = int(width), int(layers)  # Keras refuses NumPy's integers
   sizes = [tuple(image_shape[:2])]
   for _ in range(layers):
     sizes.append(tuple(-(-side // 2) for side in sizes[-1]))

@@ -165,8 +165,8 @@ class GaussianEncoder(Encoder, keras.Model):
     super().__init__(**{**kwargs, "dtype": "float32"})
     if not 0 < min_scale <= max_scale:
       raise errors.UserError(f"need 0 < min_scale <= max_scale, got {min_scale} and {max_scale}")
-    if latent_dim is not None and latent_dim < 1:
-      raise errors.UserError(f"latent_dim must be at least 1, got {latent_dim}")
+    if latent_dim is not None:
+      errors.whole(1, "GaussianEncoder", latent_dim=latent_dim)
     errors.one_of("loc", loc, LOCS)
     image_shape = _image_shape(backbone)
     images = keras.Input(image_shape, name="images", dtype="float32")
@@ -181,7 +181,7 @@ class GaussianEncoder(Encoder, keras.Model):
       pool = keras.layers.GlobalAveragePooling2D(data_format="channels_last", dtype="float32")
       features = pool(features)
     width = features.shape[-1]
-    latent_dim = width if latent_dim is None else latent_dim
+    latent_dim = width if latent_dim is None else int(latent_dim)
     if latent_dim != width and not loc.startswith("dense"):
       raise errors.UserError(
         f"latent_dim={latent_dim}, but loc={loc} keeps the backbone's {width} features: leave out "

@@ -25,7 +25,7 @@ def mlp(features, widths, name, last_norm=False, momentum=0.9, norm=True):
   ```
   """
   x = inputs = keras.Input((features,), name="z")
-  for index, width in enumerate(widths):
+  for index, width in enumerate(map(int, widths)):  # Keras refuses NumPy's integers
     last = index == len(widths) - 1
     normed = last_norm if last else norm
     x = keras.layers.Dense(width, use_bias=not normed, dtype="float32", name=f"dense{index + 1}")(x)
