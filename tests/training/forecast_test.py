@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import slow
+from cases import refuses, slow
 from small_models import RUN
 
 from urkle_tf import attacks, networks, pretexts, robustness
@@ -133,3 +133,4 @@ def test_what_does_not_fit_is_said_before_it_is_tried(monkeypatch):
   assert found["seconds"] is None
   lines = forecast.describe(found, 16)
   assert sum(line.startswith("warning: ") for line in lines) == 2
+  refuses("timed_steps must be a whole number of at least 1", forecast.forecast, 0)

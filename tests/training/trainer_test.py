@@ -11,7 +11,6 @@ from small_models import noise_views, precision, tiny_encoder, tiny_trainer
 import urkle_tf
 from urkle_tf import attacks, networks, pretexts, robustness
 from urkle_tf.data import augment, pipeline, sources
-from urkle_tf.training import diagnostics
 
 
 def _trainer(scheme=None, attack=None, optimizer=None, **options):
@@ -52,6 +51,7 @@ def test_names_in_place_of_objects_end_in_one_line():
   refuses("a Robustness object, not", urkle_tf.Trainer, encoder, pretexts.SimCLR(), "urkle(k=2)")
   network = encoder.network
   refuses("a GaussianEncoder object, not", urkle_tf.Trainer, network, pretexts.SimCLR())
+  refuses("a schedule object, not", _trainer, schedule="rising")
 
 
 @pytest.mark.parametrize("scheme", [robustness.Urkle(), robustness.ACL()])
@@ -290,17 +290,6 @@ def test_the_average_of_every_scheme_is_the_plain_loop(kind):
   assert max(np.abs(one - other).max() for one, other in zip(weights, expected)) > 1e-3
 
 
-def test_effective_rank(rng):
-  line = np.outer(rng.normal(size=50), rng.normal(size=4)).astype("float32")
-  cloud = rng.normal(size=(20_000, 4)).astype("float32")[:2000]
-  assert float(diagnostics.effective_rank(line)) == pytest.approx(1.0, abs=1e-3)
-  assert float(diagnostics.effective_rank(cloud)) == pytest.approx(4.0, abs=0.1)
-  spectrum = np.linalg.eigvalsh(np.cov(cloud.T * [[3], [1], [1], [1]]))
-  expected = spectrum.sum() ** 2 / (spectrum**2).sum()
-  value = diagnostics.effective_rank(cloud * np.float32([3, 1, 1, 1]))
-  assert float(value) == pytest.approx(expected, rel=1e-3)
-
-
 @pytest.mark.parametrize("attack", [None, "pgd", 8 / 255])
 def test_an_adversarial_scheme_needs_an_attack(attack):
   encoder = networks.GaussianEncoder(networks.convnet((8, 8, 1), 4, 2), 6, loc="dense")
@@ -332,7 +321,9 @@ def test_validation_data_end_in_one_line():
 def test_batches_of_all_forms_are_the_same_views():
   trainer, pair = _trainer(), np.random.default_rng(0).uniform(size=(2, 4, 8, 8, 1))
   whole = np.stack(pair, 1)
-  for batch in (tuple(pair), (tuple(pair),), {"views": whole}):
+  forms = tuple(pair), (tuple(pair),), {"views": whole}
+  # As `fit` and as `train_on_batch` give them.
+  for batch in (*forms, *((form, None, None) for form in forms)):
     views, _ = trainer.views(batch, 0)
     assert views.dtype == tf.float32
     np.testing.assert_array_equal(views, whole.astype("float32"))

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from urkle_tf import errors
 from urkle_tf.output.progress import duration, speed
 from urkle_tf.training import cost, jobs
 
@@ -35,8 +36,9 @@ def forecast(timed_steps=3, **settings):
     not known or were not measured are None.
 
   Raises:
-    UserError: as in `pretrain`.
+    UserError: as in `pretrain`, or if `timed_steps` is below 1.
   """
+  errors.whole(1, "forecast", timed_steps=timed_steps)
   with jobs.prepared(settings) as job:
     found = _static(job)
     if not any("memory" in warning for warning in found["warnings"]):

@@ -106,8 +106,13 @@ class Trainer(keras_private.Built):
   ):
     super().__init__(name="trainer")
     robustness = Plain() if robustness is None else robustness
-    kinds = ("GaussianEncoder", Encoder), ("Pretext", Pretext), ("Robustness", Robustness)
-    for given, (name, base) in zip((encoder, pretext, robustness), kinds, strict=True):
+    schedule = schedule or attack_schedules.Constant()
+    for name, given, base in (
+      ("GaussianEncoder", encoder, Encoder),
+      ("Pretext", pretext, Pretext),
+      ("Robustness", robustness, Robustness),
+      ("schedule", schedule, attack_schedules.Constant),
+    ):
       if not isinstance(given, base):
         raise errors.UserError(f"give Trainer a {name} object, not {given!r}")
     if isinstance(encoder, ExportedEncoder) and (robustness.stochastic or robustness.dual):
@@ -125,7 +130,7 @@ class Trainer(keras_private.Built):
     self.robustness: Robustness = robustness
     self.robustness.check(pretext)
     self.attack: Any = attack if self.robustness.adversarial else None
-    self.schedule: Any = schedule or attack_schedules.Constant()
+    self.schedule: Any = schedule
     _check(self.robustness, attack, self.schedule, steps is not None or by_clock)
     self.threat: Any = getattr(attack, "threat", None)
     self.attack_precision, self.clip_norm = attack_precision, clip_norm
@@ -260,6 +265,9 @@ class Trainer(keras_private.Built):
 
   def views(self, batch, step):
     """The views of a batch in any accepted form: (float32 [n, v, h, w, c], dict)."""
+    if isinstance(batch, tuple):  # `train_on_batch` adds None for labels and weights
+      batch = tuple(part for part in batch if part is not None)
+      batch = batch[0] if len(batch) == 1 else batch
     if not isinstance(batch, dict):
       if self.augment is not None and tf.is_tensor(batch):
         raise errors.UserError(_TO_AUGMENT)
