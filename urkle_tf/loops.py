@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-def repeat(count, step, state, going=None):
+def repeat(count, step, state, going=None, name=None):
   """The state after some steps.
 
   Args:
@@ -11,6 +11,7 @@ def repeat(count, step, state, going=None):
     step: (number of the step from 0, state) -> the next state, of the same structure.
     state: tensors at the start, in any structure.
     going: state -> bool scalar, false to end early; None for all steps.
+    name: of the loop's operation.
   """
 
   def more(number, state):
@@ -22,6 +23,7 @@ def repeat(count, step, state, going=None):
     lambda number, state: (number + 1, step(number, state)),
     (tf.constant(0), state),
     parallel_iterations=1,
+    name=name,
   )
   return state
 

@@ -81,9 +81,12 @@ def test_bytes_that_wait_for_the_backward_pass():
   assert expected <= cost.held(_graph(step, [100, 6])) <= expected + 64
 
 
-@pytest.mark.parametrize("steps", [4, *slow(1)])
-def test_operations_of_a_training_step(steps):
-  """In passes: each view and adversary forward and back, K steps forward and back in the input."""
+@pytest.mark.parametrize("steps, restarts", [(4, 1), (2, 3), *slow((1, 1))])
+def test_operations_of_a_training_step(steps, restarts):
+  """In passes: each view and adversary forward and back, K steps forward and back in the input.
+
+  Each of several attempts also ends with a forward pass.
+  """
   keras.utils.set_random_seed(0)
   encoder = networks.GaussianEncoder(
     networks.convnet((16, 16, 1), width=16, layers=3), 4, loc="dense"
@@ -92,15 +95,16 @@ def test_operations_of_a_training_step(steps):
     encoder,
     pretexts.SimCLR(projector=4, projection=2),
     robustness.Urkle(),
-    attacks.PGD(attacks.Linf(0.1), steps=steps),
+    attacks.PGD(attacks.Linf(0.1), steps=steps, restarts=restarts),
   )
   learner.compile("sgd")
   one = cost.operations(_graph(lambda x: encoder.network(x)["loc"], [1, 16, 16, 1]))
   graph = _graph(lambda x: learner.train_step({"views": x}), [8, 2, 16, 16, 1])
-  found = cost.operations(graph, loops=steps) / 8 / one
+  found = cost.operations(graph, loops=steps, restarts=restarts) / 8 / one
   # Of an image: 4 members forward and two ways back, 2 clean references, 2 x K forward and back;
   # the first layer has no way back to the image in the training pass.
-  assert found == pytest.approx(4 * 3 + 2 + 2 * 2 * steps, rel=0.1)
+  attempts = restarts * (2 * 2 * steps + 2 * (restarts > 1))
+  assert found == pytest.approx(4 * 3 + 2 + attempts, rel=0.1)
 
 
 @pytest.mark.full

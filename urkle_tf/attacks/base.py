@@ -12,6 +12,7 @@ from urkle_tf.attacks import losses
 from urkle_tf.attacks.plan import Plan
 from urkle_tf.attacks.threat.base import ThreatModel, rows_of, shape_of
 
+RESTARTS = "restarts"  # the name by which `cost.operations` finds the loop over attempts
 _ROUNDING = 1e-4  # of pixels
 
 
@@ -258,7 +259,7 @@ class Attack:
     if self.restarts == 1:
       state = attempt(0, distribution.fold(seed, 0))
     else:
-      state = loops.repeat(self.restarts, body, self._nothing(images))
+      state = loops.repeat(self.restarts, body, self._nothing(images), name=RESTARTS)
     state = {
       name: tf.stop_gradient(value / self.restarts if value.shape.rank == 0 else value)
       for name, value in state.items()

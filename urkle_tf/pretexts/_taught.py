@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from urkle_tf import errors
 from urkle_tf.data import compatibility
+from urkle_tf.networks import representations
 from urkle_tf.networks.policies import low_precision
 from urkle_tf.networks.saved import embedders, foreign_models
 from urkle_tf.networks.tuples import flat, folded
@@ -56,10 +57,11 @@ class Taught(Pretext):
       batches: of images, each float32 [m, h, w, c] in [0, 1]; at least one.
 
     Raises:
-      UserError: if the teacher returns no embedding, or the same one for all of several images.
+      UserError: if images are integers, or the teacher returns no embedding, or the same one for
+        all of several images.
     """
     parts: list[np.ndarray] = []
-    for images in batches:
+    for images in map(representations.checked, batches):
       if not parts:
         embedders.output_shape(self._teacher, images.shape[1:])
       parts += [

@@ -2,6 +2,7 @@
 
 import math
 
+from urkle_tf.attacks import base
 from urkle_tf.training import accumulation
 
 _LOOPS = ("While", "StatelessWhile")
@@ -9,26 +10,29 @@ _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _BACKWARD = "gradient_tape/"  # the prefix of the operations of a tape's gradient
 
 
-def operations(graph, loops=1, parts=1):
+def operations(graph, loops=1, parts=1, restarts=1):
   """The floating-point operations of convolutions and matrix products, two per multiply-add.
 
   Other operations are not counted; they take a few percent of a convolutional network's time.
 
   Args:
     graph: the graph of a concrete function, with static shapes.
-    loops: how often the body of each loop runs.
+    loops: how often the body of each loop runs, except for the loops below.
     parts: the number of parts of a batch (`accumulation.mean`).
+    restarts: the number of attempts of an attack.
 
   Returns:
     An int.
   """
-  total = 0
+  total, named = 0, {accumulation.LOOP: parts - 1, base.RESTARTS: restarts}
   for op in _live(graph):
     if op.type in _LOOPS:
-      times = parts - 1 if accumulation.LOOP in op.name else loops
-      total += times * operations(_function(graph, op.get_attr("body").name), loops, parts)
+      own = op.name.rpartition("/")[2]
+      times = next((n for name, n in named.items() if own.startswith(name)), loops)
+      inner = _function(graph, op.get_attr("body").name)
+      total += times * operations(inner, loops, parts, restarts)
     elif op.type in _CALLS:
-      total += operations(_function(graph, op.get_attr("f").name), loops, parts)
+      total += operations(_function(graph, op.get_attr("f").name), loops, parts, restarts)
     else:
       total += 2 * _multiplications(op)
   return total

@@ -52,7 +52,8 @@ def _static(job):
   graph = _graph(job)
   replicas = scope.num_replicas_in_sync
   local = len(scope.extended.worker_devices) if replicas > 1 else 1  # of this process
-  attack_steps = learner.attack.steps if learner.attack is not None else 1
+  attack = learner.attack
+  steps, restarts = (1, 1) if attack is None else (attack.steps, attack.restarts)
   bytes_of = lambda variables: sum(  # noqa: E731
     int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in variables
   )
@@ -69,8 +70,8 @@ def _static(job):
     "minutes": job.settings["minutes"],
     "steps": job.steps,
     "epochs": job.settings["epochs"],
-    "operations": cost.operations(graph, attack_steps, job.settings["accumulate"] or 1)
-    * replicas
+    "operations": replicas
+    * cost.operations(graph, steps, job.settings["accumulate"] or 1, restarts)
     // local,
     "memory": memory,
     "peak_memory": None,
