@@ -137,9 +137,9 @@ def test_loc_has_unit_spread_whatever_the_weights(rng):
     np.testing.assert_allclose(loc.std(0), 1.0, atol=0.05)
 
 
-def test_normalisation_is_inside(rng):
+@pytest.mark.parametrize("preprocess", [keras.layers.Rescaling(255.0), "255"])
+def test_normalisation_is_inside(preprocess):
   backbone = sequential((8, 8, 1), keras.layers.Flatten())
-  preprocess = keras.layers.Rescaling(255.0)
   encoder = networks.GaussianEncoder(backbone, 2, preprocess=preprocess, loc="dense")
   probe = keras.Model(encoder.network.input, encoder.network.layers[1].output)
   seen = probe(np.ones((1, 8, 8, 1), "float32"))

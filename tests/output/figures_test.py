@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import refuses
 from sklearn import decomposition
 from small_models import RUN, linear_network
 from tensorboard.backend.event_processing import event_accumulator
@@ -61,6 +62,12 @@ def test_noise_has_the_scale_of_the_encoder(images):
   )
   assert found["clean"].shape == (7, 500, 3)
   assert np.std(found["clean"]) == pytest.approx(0.25, rel=0.03)
+
+
+def test_images_of_integers_end_in_one_line(images):
+  """A graph cannot see that their pixels are beyond the bounds."""
+  encoders = {"": linear_network(SHAPE, 0.25)}
+  refuses("got uint8: divide by 255", latent_map.draw, encoders, np.uint8(255 * images), attack(1))
 
 
 # --- What a run writes ---

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import distribution, errors
-from urkle_tf.networks import batch_norm, foreign, presets, representations
+from urkle_tf.networks import batch_norm, foreign, pixels, presets, representations
 from urkle_tf.networks.encoders import Encoder
 from urkle_tf.networks.pooled import below_heads, pooled
 
@@ -121,8 +121,8 @@ class GaussianEncoder(Encoder, keras.Model):
     latent_dim: d_z, the dimension of z; None for f.  A value other than f needs a dense form.
     min_scale: the floor of scale, above 0.
     max_scale: the cap of scale; equal to `min_scale` for a fixed scale.
-    preprocess: turns images in [0, 1] into what the backbone expects: a Keras layer or a function
-      of Keras tensors; None rescales them to [-1, 1].
+    preprocess: turns images in [0, 1] into what the backbone expects: a Keras layer, a function of
+      Keras tensors, or a name such as "255" (`robustify`); None rescales them to [-1, 1].
     momentum: of the batch norm on loc, if there is one.
     dual: whether there are two streams from the start; see `add_stream`.
     loc: where loc lies, one of the names above.
@@ -137,8 +137,8 @@ class GaussianEncoder(Encoder, keras.Model):
 
   Raises:
     UserError: if the backbone's image size is not static, it takes integers, it returns no
-      features, a bound is out of its range, `loc` is unknown, `latent_dim` is not f where it must
-      be, or with `dual` a batch norm cannot be copied.
+      features, a bound is out of its range, `loc` or `preprocess` is unknown, `latent_dim` is not f
+      where it must be, or with `dual` a batch norm cannot be copied.
 
   ```python
   encoder = urkle_tf.GaussianEncoder(backbone)  # any Keras model of images
@@ -170,8 +170,8 @@ class GaussianEncoder(Encoder, keras.Model):
     errors.one_of("loc", loc, LOCS)
     image_shape = _image_shape(backbone)
     images = keras.Input(image_shape, name="images", dtype="float32")
-    pixels = keras.layers.Rescaling(2.0, -1.0) if preprocess is None else preprocess
-    features = backbone(pixels(images))
+    fold = keras.layers.Rescaling(2.0, -1.0) if preprocess is None else pixels.folding(preprocess)
+    features = backbone(fold(images))
     rank = len(getattr(features, "shape", ()))
     if rank not in (2, 4):
       raise errors.UserError(

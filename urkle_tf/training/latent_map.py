@@ -5,6 +5,7 @@ import tensorflow as tf
 from sklearn import decomposition
 
 from urkle_tf import distribution
+from urkle_tf.networks import representations
 from urkle_tf.networks.encoders import Encoder, ExportedEncoder
 from urkle_tf.networks.kl import worst
 from urkle_tf.output import figures, tables
@@ -36,7 +37,7 @@ def sampled(encoder, images, attack, samples=20, seed=0):
   """
   if not isinstance(encoder, Encoder):
     encoder = ExportedEncoder(encoder)
-  images = tf.convert_to_tensor(images, tf.float32)
+  images = tf.cast(representations.checked(tf.convert_to_tensor(images)), tf.float32)
   seed = tf.stack([seed, 0])
   found = worst(encoder, images, attack, distribution.fold(seed, 0))
   dimensions = int(found.clean.loc.shape[-1])
@@ -145,7 +146,7 @@ def draw(encoders, images, attack, file=None, samples=20, seed=0):
 
   Args:
     encoders: {title: encoder}, as in `sampled`: for example with and without Urkle.
-    images: float32 [n, h, w, c] in [0, 1]; about 10.
+    images: float [n, h, w, c] in [0, 1]; about 10.
     attack: an attack such as `attacks.PGD`.
     file: where to write a PNG, a `pathlib.Path`; None writes nothing.
     samples: samples of z per image.
@@ -153,6 +154,9 @@ def draw(encoders, images, attack, file=None, samples=20, seed=0):
 
   Returns:
     The figure's pixels, uint8 [height, width, 3].
+
+  Raises:
+    UserError: for images of integers.
   """
   rows = {}
   for title, encoder in encoders.items():
@@ -160,9 +164,7 @@ def draw(encoders, images, attack, file=None, samples=20, seed=0):
     found = tf.function(
       lambda x, encoder=encoder: sampled(encoder, x, attack, samples, seed), autograph=False
     )
-    rows[title] = {
-      name: value.numpy() for name, value in found(tf.constant(images, tf.float32)).items()
-    }
+    rows[title] = {name: value.numpy() for name, value in found(tf.constant(images)).items()}
   picture = figures.pixels(figure(rows, images, attack), dpi=150)
   if file is not None:
     figures.save(picture, file)
