@@ -206,7 +206,7 @@ robustness: urkle(attacked=1.5) | attacked must be a whole number of at least 1
 robustness: trades(beta=-0.1) | beta must be at least 0
 robustness: rocl(weight=-1) | rocl: weight must be at least 0, got -1
 robustness: acl(form=a2b) | unknown form of acl 'a2b'
-robustness: acl(anneal=0) | anneal must be a number of stages from 1, got 0
+robustness: acl(anneal=0) | anneal must be a whole number of at least 1, got 0
 robustness: acl(anneal=20, adversarial_weight=1.5) | must be in [0, 1], got 1.5
 robustness: acl(adversarial_weight=0.5) | give anneal
 robustness: acl(form=a2a, anneal=20, adversarial_weight=0.5) | form=ds
@@ -263,7 +263,3 @@ def test_wrong_options_end_in_one_line(case):
 def test_nan_is_no_option(kind, option):
   with pytest.raises(errors.UserError, match=f"{option} must be .*nan"):
     kind(**{option: math.nan})
-
-
-def test_a_learning_rate_of_0():
-  refuses("--learning_rate must be above 0, got 0", optimizers.build, "sgd", 0, 10)

@@ -11,7 +11,7 @@ def repeat(count, step, state, going=None, name=None):
     step: (number of the step from 0, state) -> the next state, of the same structure.
     state: tensors at the start, in any structure.
     going: state -> bool scalar, false to end early; None for all steps.
-    name: of the loop's operation.
+    name: the name of the loop in the graph; None for any.
   """
 
   def more(number, state):

@@ -456,10 +456,10 @@ def test_a_run_among_its_images_is_refused(tmp_path, place, monkeypatch):
 def test_an_output_folder_that_is_a_file_is_refused(tmp_path, place):
   file = tmp_path / "file"
   file.touch()
-  refuses("file & is no folder", runs.open_run, file / place, {"seed": 0})
+  refuses("file & is not a folder", runs.open_run, file / place, {"seed": 0})
   model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
   layer = keras.layers.Rescaling(16.0)
-  refuses("file & is no folder", urkle_tf.robustify, model, file / place, layer, epochs=1)
+  refuses("file & is not a folder", urkle_tf.robustify, model, file / place, layer, epochs=1)
 
 
 def test_data_that_changed_under_a_run_is_refused(tmp_path):

@@ -90,7 +90,9 @@ def test_a_pretext_of_another_trainer_ends_in_one_line():
   pretext = pretexts.SimCLR(projector=8, projection=4)
   trainer = urkle_tf.Trainer(tiny_encoder(), pretext)
   count = len(trainer.trainable_variables)
-  refuses("this SimCLR belongs to another Trainer", urkle_tf.Trainer, tiny_encoder(), pretext)
+  refuses(
+    "this SimCLR already belongs to another Trainer", urkle_tf.Trainer, tiny_encoder(), pretext
+  )
   assert len(trainer.trainable_variables) == count
 
 
@@ -355,12 +357,15 @@ def test_batches_of_too_few_views_end_in_one_line():
   [
     (robustness.RoCL(), None),
     (robustness.ACL(), None),
+    (robustness.AdversarialTraining(), pretexts.Supervised(outputs=3)),
     (robustness.Plain(), pretexts.SimSiam(projector=8, projection=8, predictor=4)),
   ],
 )
-def test_a_third_view_that_would_be_an_adversary_ends_in_one_line(scheme, pretext):
+def test_a_further_view_that_would_be_an_adversary_ends_in_one_line(scheme, pretext):
   trainer = _trainer(scheme, pretext=pretext)
-  refuses("needs 2 views of each image, got 3", trainer.step, 3 * (tf.zeros([4, 8, 8, 1]),))
+  needed = trainer.pretext.views
+  batch = {"views": tf.zeros([4, needed + 1, 8, 8, 1]), "label": tf.zeros([4], tf.int64)}
+  refuses(f"needs {needed} views of each image, got {needed + 1}", trainer.step, batch)
 
 
 def test_a_last_batch_of_one_image_changes_nothing():

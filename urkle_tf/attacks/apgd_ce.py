@@ -9,4 +9,4 @@ class APGDCE(APGD):
   """APGD on the cross-entropy, with the published budget."""
 
   budget = ()  # the published one
-  refused: ClassVar = {"training": "climbs a loss of labels, and a training has its own: use apgd"}
+  refused: ClassVar = {"training": "maximises a loss of labels, and training has its own: use apgd"}

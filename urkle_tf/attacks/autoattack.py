@@ -33,7 +33,7 @@ class AutoAttack(base.Attack):
     stages: the attacks, in their order.
   """
 
-  refused: ClassVar = {"training": "is several attacks on a classification: use pgd"}
+  refused: ClassVar = {"training": "runs several attacks on a classifier: use pgd"}
 
   def __init__(self, threat, version="standard", steps=100, targets=9, queries=5000, restarts=1):
     """Builds the stages.

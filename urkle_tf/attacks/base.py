@@ -125,7 +125,7 @@ class Attack:
       UserError: if there is one class, or the loss needs more.
     """
     if classes == 1:
-      raise errors.UserError("a classifier of one class is never wrong: give one of at least 2")
+      raise errors.UserError("a classifier with one class is never wrong: give one with at least 2")
     targets = self.targets if classes is None else min(self.targets, classes - 1)
     return [Plan(self, self.loss, targets, self.fixed_noise)]
 

@@ -41,7 +41,7 @@ class FAB(_nearest.Nearest):
   in_steps = True
   settings = ("steps", "overshoot", "backward", "bias")
   refused: ClassVar = {
-    "training": "looks for a decision boundary, and a training's objective has none: use pgd"
+    "training": "looks for a decision boundary, and a training objective has none: use pgd"
   }
   loss = staticmethod(losses.targeted_margin)
 

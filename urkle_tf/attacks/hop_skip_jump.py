@@ -74,7 +74,7 @@ class HopSkipJump(_nearest.Nearest):
   decisions = True
   settings = ("queries",)
   refused: ClassVar = {
-    "training": "looks for a decision boundary by thousands of forward passes: use pgd"
+    "training": "looks for a decision boundary with thousands of forward passes: use pgd"
   }
   loss = staticmethod(losses.margin)
 

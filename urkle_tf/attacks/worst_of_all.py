@@ -31,7 +31,7 @@ class WorstOfAll(base.Attack):
   counts as correct only if none of them broke it.
   """
 
-  refused: ClassVar = {"training": "is several attacks on a classification: use pgd"}
+  refused: ClassVar = {"training": "runs several attacks on a classifier: use pgd"}
 
   def __init__(self, threat, steps=50, restarts=3):
     """Builds the attack.

@@ -81,7 +81,7 @@ class Pretext(keras.layers.Layer):
     if found < needed or (exactly and found > needed):
       raise errors.UserError(
         f"{self.name} needs {needed} views of each image, got {found}: give batches (v1, v2, ...) "
-        "of as many"
+        "with this number"
       )
 
   def prepare(self, views, batch):

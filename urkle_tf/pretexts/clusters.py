@@ -82,13 +82,13 @@ class Clusters(Taught):
     if len(directions) < self.count:
       raise errors.UserError(
         f"clusters: count={self.count}, but there are only {len(directions)} images: give a "
-        "smaller one"
+        "smaller count"
       )
     different = len(np.unique(directions, axis=0))
     if different < self.count:
       raise errors.UserError(
         f"clusters: count={self.count}, but the teacher {self._path!r} has only {different} "
-        "different embeddings of these images: give a smaller one, or another teacher"
+        "different embeddings of these images: give a smaller count, or another teacher"
       )
     k_means = cluster.KMeans(self.count, n_init=3, random_state=0)
     self._found = k_means.fit(directions).cluster_centers_

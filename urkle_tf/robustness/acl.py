@@ -55,8 +55,8 @@ class ACL(Robustness):
 
   def __init__(self, form="ds", anneal=None, adversarial_weight=0.0, ema=None):
     errors.one_of("form of acl", form, _FORMS)
-    if anneal is not None and (anneal < 1 or int(anneal) != anneal):
-      raise errors.UserError(f"acl: anneal must be a number of stages from 1, got {anneal}")
+    if anneal is not None:
+      errors.whole(1, "acl", anneal=anneal)
     errors.within("[0, 1]", "acl", adversarial_weight=adversarial_weight)
     if adversarial_weight and (anneal is None or form != "ds"):
       raise errors.UserError(
@@ -98,12 +98,10 @@ class ACL(Robustness):
     if self.form != "ds":
       return [(1.0, (0, 1))]
 
-    def risen(progress):
-      return self.adversarial_weight * (1.0 - self.strength(progress))
-
     if not self.adversarial_weight:
       return [(0.5, (0, 1)), (0.5, (2, 3))]
+    w = lambda progress: self.adversarial_weight * (1.0 - self.strength(progress))  # noqa: E731
     return [
-      (lambda progress: (1.0 - risen(progress)) / 2, (0, 1)),
-      (lambda progress: (1.0 + risen(progress)) / 2, (2, 3)),
+      (lambda progress: (1.0 - w(progress)) / 2, (0, 1)),
+      (lambda progress: (1.0 + w(progress)) / 2, (2, 3)),
     ]

@@ -29,6 +29,7 @@ class AdversarialTraining(Robustness):
 
   def objective(self, encoder, pretext, views, aux):
     """The pretext's loss at z = loc, in inference mode."""
+    pretext.check_views(views, exactly=True)
     represent = encoder.frozen()
 
     def loss(neighbours):

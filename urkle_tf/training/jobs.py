@@ -166,7 +166,7 @@ def _check_end(settings):
   if epochs is not None:
     raise errors.UserError(
       f"--minutes={minutes} and --epochs={epochs} both set the end of the training: give one of "
-      "them (--epochs= drops that of a flagfile)"
+      "them (--epochs= clears that of a flagfile)"
     )
   errors.above(0, None, minutes=minutes)
 
@@ -178,7 +178,7 @@ def _check_warmups(settings):
     if settings[f"{name}_{other}"]:
       raise errors.UserError(
         f"--{name}_{other} needs --{other}: give --{name}_{ours} in this training by {ours} "
-        f"(--{name}_{other}= drops that of a flagfile)"
+        f"(--{name}_{other}= clears that of a flagfile)"
       )
     taken = settings[f"{name}_minutes"] or 0
     if minutes is not None and not 0 <= taken < minutes:
@@ -345,7 +345,7 @@ def _trainer(settings, method, encoder, steps_per_epoch, steps):
   )
   learner.compile(
     optimizer,
-    accumulate=1 if settings["accumulate"] is None else settings["accumulate"],
+    accumulate=settings["accumulate"] or 1,
     steps_per_execution=settings["steps_per_execution"] or 1,
   )
   return learner
@@ -353,16 +353,14 @@ def _trainer(settings, method, encoder, steps_per_epoch, steps):
 
 def _initialise(model, init_from, source):
   """Starts from a preset, or from the encoder of another run: its folder, or its encoder folder."""
-  folder = pathlib.Path(init_from)
   if presets.is_named(init_from):
     preset = networks.GaussianEncoder.from_preset(init_from)
     compatibility.check_images(preset.image_shape, source, init_from)
     earlier = preset.network
   else:
-    for file in (folder / "encoder" / "network.keras", folder / "network.keras"):
-      if file.exists():
-        break
-    else:
+    files = (pathlib.Path(init_from, *inner, "network.keras") for inner in (["encoder"], []))
+    file = next((file for file in files if file.exists()), None)
+    if file is None:
       raise errors.UserError(
         f"--init_from={init_from} holds no encoder: give a finished run's folder"
       )

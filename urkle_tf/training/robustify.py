@@ -178,7 +178,7 @@ def _check_same(model, file):
   now = [np.asarray(value) for value in model.weights]
   same = len(earlier) == len(now) and all(map(np.array_equal, earlier, now))
   if not same:
-    raise errors.UserError(f"{str(file)!r} is another model: give another output_dir")
+    raise errors.UserError(f"{str(file)!r} holds another model: give another output_dir")
 
 
 def _drop_in(model, folder):

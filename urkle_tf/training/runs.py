@@ -146,7 +146,7 @@ def make(path):
   try:
     path.mkdir(parents=True, exist_ok=True)
   except (FileExistsError, NotADirectoryError) as error:
-    raise errors.UserError(f"{path} is no folder: give another --output_dir") from error
+    raise errors.UserError(f"{path} is not a folder: give another --output_dir") from error
 
 
 def _check_apart(path, dataset):

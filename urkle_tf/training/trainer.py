@@ -32,7 +32,7 @@ from urkle_tf.training.progress import Progress
 _ZERO = tf.UnconnectedGradients.ZERO  # a scale that no term uses
 _NO_VALIDATION = (
   "a Trainer has no validation: leave out validation_data, validation_split and evaluate, and "
-  "measure trainer.encoder, for one in a callback's on_epoch_end"
+  "measure trainer.encoder, for example in a callback's on_epoch_end"
 )
 
 _TO_AUGMENT = 'with augment, give {"image": images}, uint8 [n, h, w, c]'
@@ -107,25 +107,9 @@ class Trainer(keras_private.Built):
     super().__init__(name="trainer")
     robustness = Plain() if robustness is None else robustness
     schedule = schedule or attack_schedules.Constant()
-    for name, given, base in (
-      ("GaussianEncoder", encoder, Encoder),
-      ("Pretext", pretext, Pretext),
-      ("Robustness", robustness, Robustness),
-      ("schedule", schedule, attack_schedules.Constant),
-    ):
-      if not isinstance(given, base):
-        raise errors.UserError(f"give Trainer a {name} object, not {given!r}")
-    if isinstance(encoder, ExportedEncoder) and (robustness.stochastic or robustness.dual):
-      raise errors.UserError(
-        "this robustness scheme needs a GaussianEncoder, not a loaded encoder: make one with the "
-        "same backbone, and call its start_from(loaded.network, FOLDER)"
-      )
+    _check_parts(encoder, pretext, robustness, schedule)
     if clip_norm is not None:
       errors.above(0, "Trainer", clip_norm=clip_norm)
-    if pretext.built:  # its heads are another Trainer's
-      raise errors.UserError(
-        f"this {type(pretext).__name__} belongs to another Trainer already: make a new one"
-      )
     self.encoder, self.pretext = encoder, pretext
     self.robustness: Robustness = robustness
     self.robustness.check(pretext)
@@ -483,7 +467,8 @@ def _checked_views(views):
   views = tf.convert_to_tensor(views)
   if views.shape.rank != 5 or None in views.shape[1:]:
     raise errors.UserError(
-      f'batches need "views" of shape [n, v, h, w, c], all known but n, got {views.shape}'
+      f'batches need "views" of shape [n, v, h, w, c], of which only n may be unknown, got '
+      f"{views.shape}"
     )
   return tf.cast(views, tf.float32) if views.dtype.is_floating else views
 
@@ -497,6 +482,27 @@ def _checked(owner, found):
       "a dict with a loss for each"
     )
   return found
+
+
+def _check_parts(encoder, pretext, robustness, schedule):
+  """Raises `UserError` if a part of a `Trainer` is of the wrong kind, or belongs to another one."""
+  for name, given, base in (
+    ("GaussianEncoder", encoder, Encoder),
+    ("Pretext", pretext, Pretext),
+    ("Robustness", robustness, Robustness),
+    ("schedule", schedule, attack_schedules.Constant),
+  ):
+    if not isinstance(given, base):
+      raise errors.UserError(f"give Trainer a {name} object, not {given!r}")
+  if isinstance(encoder, ExportedEncoder) and (robustness.stochastic or robustness.dual):
+    raise errors.UserError(
+      "this robustness scheme needs a GaussianEncoder, not a loaded encoder: make one with the "
+      "same backbone, and call its start_from(loaded.network, FOLDER)"
+    )
+  if pretext.built:  # its heads are another Trainer's
+    raise errors.UserError(
+      f"this {type(pretext).__name__} already belongs to another Trainer: make a new one"
+    )
 
 
 def _check(scheme, attack, schedule, ends):

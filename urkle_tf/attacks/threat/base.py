@@ -85,9 +85,11 @@ class ThreatModel:
       epsilon: a number, which is checked; or a scalar tensor, which is not, for a compiled training
         step that warms epsilon up.
     """
+    if not tf.is_tensor(epsilon):
+      return type(self)(**{**self.options(), "epsilon": epsilon})
     other = copy.copy(self)
-    other.epsilon = tf.cast(epsilon, tf.float32) if tf.is_tensor(epsilon) else epsilon
-    return other if tf.is_tensor(epsilon) else type(self)(**other.options())
+    other.epsilon = tf.cast(epsilon, tf.float32)
+    return other
 
   def options(self):
     """The arguments that build this threat model again."""
