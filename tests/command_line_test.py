@@ -1,6 +1,6 @@
 """The command lines: each mistake ends in one clear line, and loses nothing.
 
-Mistakes in the flags alone need no TensorFlow: each is a process of its own.  All others run
+Mistakes in flags need no TensorFlow: each runs in a separate process.  All others run
 one after the other in one process, through the commands' own `main`, because TensorFlow takes
 seconds to start.
 """

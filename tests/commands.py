@@ -30,7 +30,7 @@ for name in ("urkle_tf", "tensorflow_probability", "tf_keras"):
 
 
 def prepare():
-  """Has absl know its own flags, so that those of one command can be told from another's."""
+  """Makes absl define its own flags, so that the flags of commands can be told apart."""
   app.define_help_flags()
   flags.FLAGS(["driver"])
 
@@ -101,7 +101,7 @@ def here(words):
 
 
 def process(*words, code=0, environment=None, **options):
-  """Runs a program of its own, from the root; asserts its exit code, and returns what it said.
+  """Runs a separate program, from the root; asserts its exit code, and returns what it said.
 
   A variable of the environment that is None is not set.
   """
@@ -113,7 +113,7 @@ def process(*words, code=0, environment=None, **options):
 
 
 def start(words, log, **variables):
-  """Starts a program of its own.
+  """Starts a separate program.
 
   Args:
     words: its command line.

@@ -9,7 +9,7 @@
   report      the evaluation of that classifier, without its figures
 
 `earlier/expected.json` holds what that commit made of them when it resumed them itself: all rows
-of metrics, but for their times, and the logits of the first eight test images.
+of metrics, except for their times, and the logits of the first eight test images.
 """
 
 import json

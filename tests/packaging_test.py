@@ -20,7 +20,7 @@ COMMANDS = ("train", "finetune", "evaluate", "embed")
 
 
 def tracked_files():
-  """The files that a clone has, but for those that were deleted and not yet committed."""
+  """The files of a clone, except for those deleted but not yet committed."""
   if not (commands.ROOT / ".git").exists():
     pytest.skip("not a git checkout")
   listed = commands.process("git", "ls-files", "-z").stdout

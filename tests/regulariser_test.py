@@ -170,7 +170,7 @@ def classifier(encoder, **options):
 
 @pytest.fixture(scope="module")
 def fitted(digits):
-  """A classifier over features whose step changes nothing, and what `fit` said of it."""
+  """A classifier over features whose step changes nothing, and the history of its `fit`."""
   keras.utils.set_random_seed(0)
   backbone = keras.Sequential(
     [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, activation="tanh"), keras.layers.Flatten()]

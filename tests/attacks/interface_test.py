@@ -17,7 +17,7 @@ from urkle_tf.training import attack_schedules
 NAMES = spec.names("attacks")
 IN_TRAINING = {"pgd", "fgsm", "rs_fgsm", "n_fgsm", "apgd"}
 ENSEMBLES = ("autoattack", "worst_of_all")
-ALONE = [name for name in NAMES if name not in ENSEMBLES]  # that climb one objective
+ALONE = [name for name in NAMES if name not in ENSEMBLES]  # that maximise one objective
 QUICK = {"steps": 4, "queries": 12, "restarts": 2}
 
 
@@ -61,10 +61,10 @@ def test_a_radius_given_to_a_run_is_that_of_an_attack_built_with_it(
   wide, narrow = (made(name, attacks.from_norm(norm, radius)) for radius in (epsilon, other))
   expected, info = narrow.run(objective, images, [1, 2])
   run = tf.function(lambda e: wide.run(objective, images, [1, 2], epsilon=e), autograph=False)
-  found, told = run(tf.constant(other))
+  found, other_info = run(tf.constant(other))
   np.testing.assert_allclose(found, expected, atol=1e-5)
-  assert set(told) == set(info) >= {"objective", "zero_gradients"}
-  np.testing.assert_allclose(told["objective"], info["objective"], atol=1e-4)
+  assert set(other_info) == set(info) >= {"objective", "zero_gradients"}
+  np.testing.assert_allclose(other_info["objective"], info["objective"], atol=1e-4)
   reach = 3 * other if name == "n_fgsm" else other
   assert (norms(np.asarray(found) - images, norm) <= reach + 1e-5).all()
   assert (norms(wide(objective, images, [1, 2]) - expected, norm) > 1e-3).any()

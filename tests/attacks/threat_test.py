@@ -94,14 +94,14 @@ def test_linf_start_is_uniform_on_ball_and_box():
 @pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e20])
 @pytest.mark.parametrize("norm", NORMS)
 def test_direction_is_of_unit_norm_and_steepest(rng, norm, scale):
-  """By duality the steepest unit step climbs by the dual norm of the gradient."""
+  """By duality, the steepest unit step gains the dual norm of the gradient."""
   gradient = rng.normal(size=(5, 4, 4, 3)).astype(np.float32)
   threat = L1(1.0, sparsity=0.999) if norm == "l1" else from_norm(norm, 0.5)
   direction = np.asarray(threat.normalise(tf.constant(gradient * np.float32(scale))), np.float64)
   np.testing.assert_allclose(norms(direction, norm), 1, rtol=1e-6)
-  climb = (direction * gradient).reshape(5, -1).sum(1)
+  gain = (direction * gradient).reshape(5, -1).sum(1)
   dual = {"linf": "l1", "l2": "l2", "l1": "linf"}[norm]
-  np.testing.assert_allclose(climb, norms(gradient, dual), rtol=1e-5)
+  np.testing.assert_allclose(gain, norms(gradient, dual), rtol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -47,7 +47,7 @@ def _values(variables):
 def model(request):
   keras.utils.set_random_seed(0)
   found = _nested() if request.param == "nested" else tiny_encoder(5).network
-  found(_images(found), training=True)  # statistics of its own to start with
+  found(_images(found), training=True)  # statistics that differ from the initial ones
   return found
 
 
@@ -207,7 +207,7 @@ def test_an_encoder_of_one_stream_says_nothing_of_streams(tmp_path):
 
 
 def test_both_streams_of_a_frozen_backbone_have_their_pooled_features(rng):
-  """The networks share the layers of scale, each with features of its own."""
+  """The networks share the layers of scale, each with its own features."""
   encoder = tiny_encoder(inference=True)
   tiny_trainer(robustness.ACL("ds"), encoder=encoder)
   images = rng.uniform(size=(3, 8, 8, 1)).astype("float32")

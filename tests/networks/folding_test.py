@@ -287,7 +287,7 @@ def test_a_loop_around_it_computes_no_folding(compiled):
   graph = ascend.get_concrete_function(inputs).graph.as_graph_def()
   assert sum(node.op == "Rsqrt" for node in graph.node) == 2  # here, and in no loop's body
   assert not [node for f in graph.library.function for node in f.node_def if node.op == "Rsqrt"]
-  # Weights that change between two calls of a compiled function are folded anew.
+  # Weights that change between two calls of a compiled function are folded again.
   shuffled(model, seed=5)
   assert np.abs(ascend(inputs) - wanted).max() > 0.01
 

@@ -62,7 +62,7 @@ def test_what_a_model_says_it_expects(model, wanted):
 
 
 def test_an_operation_in_front_hides_what_the_model_says():
-  """What somebody has folded in front as a function is not folded once more."""
+  """Preprocessing that the user put in front as a function is not added again."""
   images = keras.Input((8, 8, 3))
   outer = keras.Model(images, model_of(layers.Rescaling(1 / 255))(255.0 * images))
   assert pixels.expected(outer)[0] is None

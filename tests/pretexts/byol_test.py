@@ -132,7 +132,7 @@ def test_targets_are_those_of_the_copy_on_its_moving_statistics(rng):
     loc = encoder.network(views[:, k], training=False)["loc"]
     expected = pretext.projector(loc, training=False)
     np.testing.assert_allclose(targets[:, k], expected, rtol=1e-4, atol=1e-6)
-  # An image's target is its own business.
+  # An image's target does not depend on other images.
   np.testing.assert_allclose(pretext.prepare(views[:2], {}), targets[:2], rtol=1e-4, atol=1e-6)
 
 

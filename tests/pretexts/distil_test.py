@@ -105,10 +105,10 @@ def test_targets_may_be_the_pooled_features(rng, encoder, exported):
 
 
 @pytest.mark.parametrize("student", ["features", "centred", "mapped", "dense"])
-@pytest.mark.parametrize("targets", ["pooled", *slow("loc", "somebody's", "features")])
+@pytest.mark.parametrize("targets", ["pooled", *slow("loc", "foreign", "features")])
 def test_z_is_mapped_to_targets_of_another_kind(exported, tmp_path, student, targets):
   path, options = exported, {"targets": "pooled"} if targets == "pooled" else {}
-  if targets == "somebody's":
+  if targets == "foreign":
     networks.convnet(SHAPE, width=8, layers=3).save(path := str(tmp_path / "any.keras"))
   elif targets != "pooled":
     teacher = _with_loc("features") if targets == "features" else tiny_encoder(24)
@@ -120,7 +120,7 @@ def test_z_is_mapped_to_targets_of_another_kind(exported, tmp_path, student, tar
 
 
 @pytest.mark.parametrize("kind", ["keras", "saved"])
-def test_anybodys_feature_maps_are_averaged(rng, tmp_path, kind):
+def test_foreign_feature_maps_are_averaged(rng, tmp_path, kind):
   model = _maps()
   path = str(tmp_path / ("maps.keras" if kind == "keras" else "maps"))
   model.save(path) if kind == "keras" else model.export(path, verbose=False)

@@ -1,7 +1,6 @@
 """Disks that are full or read-only, under real commands: one line, and nothing is lost.
 
-A small disk of its own is mounted in a namespace of its own; where the system lets nobody do
-that, these tests are skipped.
+They mount a small disk in a separate namespace, and are skipped if the system does not allow that.
 """
 
 import json
@@ -88,7 +87,7 @@ def may_mount():
 
 
 @pytest.mark.full
-@pytest.mark.skipif(not may_mount(), reason="needs to mount a disk in a namespace of its own")
+@pytest.mark.skipif(not may_mount(), reason="needs to mount a disk in a separate namespace")
 def test_a_full_disk_and_a_read_only_one(tmp_path):
   disk, beside = tmp_path / "disk", tmp_path / "beside"
   disk.mkdir()

@@ -26,7 +26,7 @@ CELLS = {
 FULL = {name: {"pretext": pretext} for name, pretext in PRETEXTS.items() if name not in CELLS}
 FULL["ae"]["robustness"] = "trades(beta=1)"
 FULL["keep"] |= {"robustness": "urkle(anchor=original)", "learning_rate": 1e-4}
-# Where a gradient is 0 but for rounding, its sign may differ, and with it an l_inf adversary.
+# If a gradient is 0 up to rounding, its sign may differ, and with it an l_inf adversary.
 FULL["rocl"] = {"pretext": PRETEXTS["simclr"], "robustness": "rocl", "norm": "l2"}
 FULL["acl"] = {"pretext": PRETEXTS["simclr"], "robustness": "acl(ema=0.9)"}
 LONG = ["--encoder=convnet(width=4, layers=2)", "--split=train[:64]", "--batch_size=16"]
@@ -89,7 +89,7 @@ def _same_steps(name, expected, found):
   for one, two in zip(expected, found, strict=True):
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-3), (name, one["step"])
     assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-2), name
-  # The same step exactly, but for the order of sums: the first is nearer than the tenth.
+  # The same step, except for the order of sums: the first is nearer than the tenth.
   assert found[0]["loss"] == pytest.approx(expected[0]["loss"], rel=2e-5), name
   assert len({row["loss"] for row in found}) == 10
 
@@ -125,7 +125,7 @@ def test_two_workers_take_the_steps_of_one_device(
 @pytest.mark.full
 def test_two_workers_end_together_by_the_clock_of_the_first(started):
   folder, _, processes = started
-  _wait(lambda: _rows(folder / "long"), processes, folder)  # both have gone on from there
+  _wait(lambda: _rows(folder / "long"), processes, folder)  # both have continued from there
   rows = _rows(folder / "clock")
   assert rows[-2]["seconds"] < 2 <= rows[-1]["seconds"]
   assert rows[-2]["learning_rate"] > rows[-1]["learning_rate"] == 0

@@ -105,7 +105,7 @@ def test_lars_on_weights_of_low_precision():
 
 
 def test_lars_on_two_replicas_is_lars_on_the_sum(mirrored):
-  """Each replica hands in a share of the gradient, which alone has another length."""
+  """Each replica gives a share of the gradient, whose length differs from that of the sum."""
   shares = gradients(3, seed=2), gradients(3, seed=3)
   with mirrored.scope():
     weights = variables()

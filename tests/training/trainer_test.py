@@ -119,7 +119,7 @@ def test_same_seed_same_weights_and_another_seed_others(eager):
 
 
 def _state(trainer):
-  """All that a step moves, but for the count of steps and what is reported."""
+  """All that a step changes, except for the count of steps and the reported figures."""
   own = [v for v in trainer.variables if v is not trainer.skips]
   reported = {id(v) for v in trainer.metrics_variables}
   slots = [v for v in trainer.optimizer.variables if v is not trainer.optimizer.iterations]
@@ -313,7 +313,7 @@ def test_batches_without_views_end_in_one_line(batch, words):
 
 
 def test_validation_data_end_in_one_line():
-  """Keras ended the training after its first epoch, and said to give `compile` a loss."""
+  """Keras ended the training after its first epoch, and asked for a loss in `compile`."""
   trainer, views = _trainer(), noise_views(steps=1)
   refuses("has no validation", trainer.fit, views, validation_data=views, verbose=0)
   assert int(trainer.optimizer.iterations.numpy()) == 0

@@ -17,7 +17,7 @@ class LARS(keras.optimizers.Optimizer):
       v <- momentum v - learning_rate a (g + weight_decay w)
       w <- w + v
 
-  so every layer moves by about learning_rate * trust of its own length.  As in the paper, weight
+  so every layer moves by about learning_rate * trust times its length.  As in the paper, weight
   decay is part of the gradient.  There it affects the direction of a step, but hardly its length.
   Variables with fewer than two axes (biases, and the scales and shifts of batch norms) have a = 1
   and no weight decay.  If w or g is 0 everywhere, a = 1 too.

@@ -435,7 +435,7 @@ class Trainer(keras_private.Built):
     return loss, terms
 
   def _penalties(self, views, seed, step):
-    """The added terms that need passes of their own, {name: (weight, values)}."""
+    """The added terms that need separate passes, {name: (weight, values)}."""
     targets, threat = flat(self.robustness.targets(views)), self.threat
     if threat is not None and self.epsilon_warmup:
       threat = threat.with_epsilon(self._epsilon(step))

@@ -1,4 +1,4 @@
-"""Bounds hold what a network does: literal boxes, sampled inputs, and an attack that climbs."""
+"""Bounds hold: literal boxes, sampled inputs, and an attack that maximises."""
 
 import keras
 import numpy as np
