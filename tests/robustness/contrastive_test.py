@@ -11,7 +11,7 @@ from cases import refuses
 from commands import ROOT
 from norms import assert_inside
 from plain_losses import nt_xent_loop
-from small_models import representations, settled, tiny_encoder, tiny_trainer, worst_of_corners
+from small_models import settled, tiny_encoder, tiny_trainer, worst_of_corners
 
 import urkle_tf
 from urkle_tf import attacks, errors, pretexts, robustness, spec
@@ -101,59 +101,18 @@ def test_nt_xent_among_given_negatives_is_the_plain_loop(rng, denominator):
   np.testing.assert_allclose(found, nt_xent_loop(tuples, negatives, 0.3, denominator), rtol=1e-5)
 
 
-def test_the_loss_of_rocl_by_hand():
-  """All members of an image alike, two images at right angles, no projector.
+@pytest.mark.parametrize("form, weight", [*((form, 0) for form in FORMS), ("ds", 2 / 3)])
+def test_a_steps_loss_is_that_of_each_member_in_its_stream(form, weight, views):
+  """Recomputed outside of the trainer, stream by stream, from the adversaries that it finds.
 
-  Over three views D(a) = 3 e^0, so log 3 - 2; over two log 2 - 2; at temperature 1/2.
+  With a weight, in the second of two stages of DynACL, at half strength: w is a third.
   """
-  members = representations([[[1.0, 0.0]] * 3, [[0.0, 1.0]] * 3])
-  pretext = pretexts.SimCLR(projector=0)
-  pretext.attach(tiny_encoder(2))
-  total = sum(
-    weight * pretext.loss(members.take(chosen), None)["nt_xent"]
-    for weight, chosen in robustness.RoCL().tuples(2, 1)
-  )
-  np.testing.assert_allclose(total, [np.log(3) - 2 + (np.log(2) - 2) / 256] * 2, rtol=1e-6)
-
-
-def test_losses_by_hand():
-  """Two images at right angles, whose clean views agree and whose adversaries do not.
-
-  z, without a projector: image 1 (e1, e1 | e1, e2), image 2 (e2, e2 | e1, e2).  At temperature
-  1/2 the clean tuples cost log(2 e^0) - 2, the adversaries log(e^2 + e^0) - 0; of a2s, image 1
-  has (e1, e2) and image 2 (e2, e2) of the same pass: see below.
-  """
-  e1, e2 = [1.0, 0.0], [0.0, 1.0]
-  members = representations([[e1, e1, e1, e2], [e2, e2, e1, e2]])
-  pretext = pretexts.SimCLR(projector=0)
-  pretext.attach(tiny_encoder(2))
-
-  def loss(form, passed, progress=None, **options):
-    scheme = robustness.ACL(form, **options)
-    return sum(
-      (weight(progress) if callable(weight) else weight)
-      * pretext.loss(passed.take(chosen), None)["nt_xent"]
-      for weight, chosen in scheme.tuples(0, 0)
-    )
-
-  clean, adversarial = np.log(2) - 2, np.log(np.e**2 + 1)
-  np.testing.assert_allclose(loss("ds", members), [(clean + adversarial) / 2] * 2, rtol=1e-6)
-  np.testing.assert_allclose(loss("a2a", members.take([2, 3])), [adversarial] * 2, rtol=1e-6)
-  # Anchors e1 and e2 of image 1 see e2 and e2: D = 2 and 2 e^2.  Those of image 2, e2 and e2, see
-  # e1 and e2: D = 1 + e^2 both, and their positive is at cosine 1.
-  one, two = (np.log(2) + np.log(2 * np.e**2)) / 2, np.log(1 + np.e**2) - 2
-  np.testing.assert_allclose(loss("a2s", members.take([0, 3])), [one, two], rtol=1e-6)
-  # DynACL at half strength: w = 2/3 * 1/2 = 1/3.
-  found = loss("ds", members, 0.5, anneal=2, adversarial_weight=2 / 3)
-  np.testing.assert_allclose(found, [clean / 3 + 2 * adversarial / 3] * 2, rtol=1e-5)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_a_steps_loss_is_that_of_each_member_in_its_stream(form, views):
-  """Recomputed outside of the trainer, stream by stream, from the adversaries that it finds."""
-  trainer = settled(_trainer(form))
-  seed = urkle_tf.distribution.fold(urkle_tf.distribution.fold([0, 0], 0), 1)
-  adversaries, _ = trainer.adversaries(views, None, seed, 0)
+  step = 1 if weight else 0
+  options = {"steps": 2, "anneal": 2, "adversarial_weight": weight} if weight else {}
+  trainer = settled(_trainer(form, **options))
+  trainer.optimizer.iterations.assign(step)
+  seed = urkle_tf.distribution.fold(urkle_tf.distribution.fold([0, 0], step), 1)
+  adversaries, _ = trainer.adversaries(views, None, seed, step)
   before = [v.numpy() for v in trainer.variables]
 
   def embed(stream, *members):
@@ -166,7 +125,8 @@ def test_a_steps_loss_is_that_of_each_member_in_its_stream(form, views):
   else:
     pairs = [embed("adversarial", adversaries[:, 0], adversaries[:, 1])]
     pairs += [embed("clean", v1, v2)] if form == "ds" else []
-  expected = np.mean([nt_xent_loop(pair, pair).mean() for pair in pairs])
+  losses = [nt_xent_loop(pair, pair).mean() for pair in pairs]
+  expected = np.average(losses, weights=[1 + weight / 2, 1 - weight / 2][: len(losses)])
   statistics = [v.numpy() for v in trainer.weights if "moving" in v.path]
   for variable, value in zip(trainer.variables, before, strict=True):
     variable.assign(value)

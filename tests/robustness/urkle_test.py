@@ -107,17 +107,6 @@ def test_kl_is_minimised_through_both_arguments():
   assert (np.abs(gradient) > 0).all()
 
 
-def test_kl_robustness_is_the_worst_kl_and_trains_the_encoder(encoder):
-  images, attack = _images(), attacks.PGD(attacks.Linf(0.05), steps=5)
-  with tf.GradientTape() as tape:
-    value = urkle_tf.kl_robustness(encoder, images, attack, seed=[0, 1])
-  adversaries = attack(kl_objective(encoder, images), images, [0, 1])
-  expected = _numpy_kl(encoder(images, training=False), encoder(adversaries, training=False))
-  np.testing.assert_allclose(value, expected, rtol=1e-3)
-  gradients = tape.gradient(value, encoder.trainable_variables)
-  assert all(g is not None for g in gradients)
-
-
 def test_more_attacked_views_than_there_are():
   refuses("2 views", _scheme, attacked=3)
 

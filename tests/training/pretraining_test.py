@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import zipfile
 
 import hypothesis
 import keras
@@ -18,7 +17,6 @@ from small_models import RUN, photographs, rows_of
 import urkle_tf
 from urkle_tf import errors, export
 from urkle_tf.data import pipeline
-from urkle_tf.output import files as output_files
 from urkle_tf.training import checkpoints, jobs, runs
 
 SMALL = {**RUN, "latent_dim": 8, "split": "train[:64]", "epochs": 3, "learning_rate": 0.05}
@@ -87,34 +85,6 @@ def test_resume_equals_no_interruption(whole, tmp_path, at):
   run.append_metrics({"step": at + 1, "seconds": 0.0})  # written after the checkpoint, then killed
   _pretrain(tmp_path, probe_split="train[100:200]")
   assert _same(tmp_path, whole[0])
-
-
-@pytest.mark.full
-@pytest.mark.usefixtures("plain_runs")
-@pytest.mark.parametrize("lost", ["nothing", "position", "momentum", "statistics"])
-def test_what_a_resume_would_lose_is_noticed(whole, tmp_path, monkeypatch, lost):
-  """Without any one part of exact resume the run ends with something else."""
-  shutil.copytree(_at(whole[0], 5), tmp_path, dirs_exist_ok=True)
-  views, restore = pipeline.views, checkpoints.Checkpoints.restore
-  words = {"momentum": "momentum", "statistics": "moving_"}
-
-  def restore_in_part(self):
-    fresh = [variable.numpy() for variable in self._variables]
-    step = restore(self)
-    for variable, value in zip(self._variables, fresh, strict=True):
-      if words.get(lost, "-") in variable.path:
-        assert (variable.numpy() != value).any()
-        variable.assign(value)
-    return step
-
-  def views_from_the_start(*arguments, start_step=0, **options):
-    return views(*arguments, start_step=0 if lost == "position" else start_step, **options)
-
-  monkeypatch.setattr(checkpoints.Checkpoints, "restore", restore_in_part)
-  monkeypatch.setattr(pipeline, "views", views_from_the_start)
-  _pretrain(tmp_path, probe_split="train[100:200]")
-  pairs = zip(_network(tmp_path), _network(whole[0]), strict=True)
-  assert all(np.array_equal(one, other) for one, other in pairs) == (lost == "nothing")
 
 
 @pytest.mark.full
@@ -218,35 +188,17 @@ def test_torn_checkpoints_fall_back_to_the_one_before(tmp_path):
   assert saved.restore() == variable.numpy()[0] == 2
 
 
-def test_without_its_checksums_a_damaged_checkpoint_would_be_believed(tmp_path, monkeypatch):
-  saved, variable, files = _three(tmp_path)
-  content = files[-1].read_bytes()
-  where = content.find(np.float32(3.0).tobytes() * 2)
-  files[-1].write_bytes(content[:where] + b"\x01" + content[where + 1 :])
-  assert saved.restore() == 2
-  monkeypatch.setattr(zipfile.ZipExtFile, "_update_crc", lambda self, data: None)
-  assert saved.restore() == 3
-  assert (variable.numpy() != 3).any()
-
-
-def test_without_the_move_a_kill_would_tear_the_checkpoint(tmp_path, monkeypatch):
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_others(tmp_path, monkeypatch):
   def killed(stream, **arrays):
     stream.write(b"half of a checkpoint")
     raise _Killed
 
-  for moved in (True, False):
-    saved, variable, files = _three(tmp_path / str(moved))
-    with monkeypatch.context() as patch:
-      patch.setattr(np, "savez", killed)
-      if not moved:  # written under its name
-        patch.setattr(
-          output_files, "open", lambda _, mode, to=files[-1]: to.open(mode), raising=False
-        )
-      with pytest.raises(_Killed):
-        saved.save(4)
-    assert not moved or sorted(files[0].parent.glob("step_*.npz")) == files
-    assert saved.restore() == (3 if moved else 2)
-    assert variable.numpy()[0] == (3 if moved else 2)
+  saved, variable, files = _three(tmp_path)
+  monkeypatch.setattr(np, "savez", killed)
+  with pytest.raises(_Killed):
+    saved.save(4)
+  assert sorted(tmp_path.glob("step_*.npz")) == files
+  assert saved.restore() == variable.numpy()[0] == 3
 
 
 @hypothesis.settings(deadline=None, max_examples=150)
