@@ -80,8 +80,7 @@ class Pretext(keras.layers.Layer):
     found, needed = views.shape[1], self.views
     if found < needed or (exactly and found > needed):
       raise errors.UserError(
-        f"{self.name} needs {needed} views of each image, got {found}: give batches (v1, v2, ...) "
-        "with this number"
+        f"{self.name} needs {needed} views of each image, got {found}: give {needed} in each batch"
       )
 
   def prepare(self, views, batch):
