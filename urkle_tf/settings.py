@@ -439,8 +439,8 @@ class Finetune(Adapt):
 
   seeds: int | None = setting(
     None,
-    "number of runs, with seeds from --seed on, in OUTPUT_DIR/seed-N; seeds.json has their mean "
-    "and spread",
+    "number of runs, with seeds --seed, --seed + 1, ..., in OUTPUT_DIR/seed-N; seeds.json has "
+    "their mean and spread",
   )
   trust: bool = shared("trust")
 
