@@ -50,7 +50,10 @@ def ends_well(call, *arguments):
 @few(150)
 @hypothesis.given(TEXTS)
 def test_specs(text):
-  ends_well(spec.parse, text)
+  if ends_well(spec.parse, text):
+    name, options = spec.parse(text)
+    assert name in text
+    assert all(isinstance(v, (int, float, str, bool, type(None))) for v in options.values())
   ends_well(spec.split, text)
   ends_well(spec.number, text)
   ends_well(spec.build, "pretexts", text, pretexts.Pretext)

@@ -61,15 +61,14 @@ def test_number(text, value):
   assert type(spec.number(text)) is type(value)
 
 
-@pytest.mark.parametrize("text", ["", "x", "8/0", "1/2/3", "--1", "0x10", "1_000", "inf", "nan"])
+NOT_NUMBERS = ["", "x", "8/0", "1/2/3", "--1", "0x10", "1_000", "inf", "nan"]
+TOO_LARGE = ["1e999", "-1e999", "1/1e-320", "1e999/1e999"]
+
+
+@pytest.mark.parametrize("text", [*NOT_NUMBERS, *TOO_LARGE])
 def test_what_is_no_number(text):
-  with pytest.raises(ValueError, match="is not a number"):
-    spec.number(text)
-
-
-@pytest.mark.parametrize("text", ["1e999", "-1e999", "1/1e-320", "1e999/1e999"])
-def test_what_is_too_large_for_a_number(text):
-  with pytest.raises(ValueError, match="is not a finite number"):
+  words = "is not a finite number" if text in TOO_LARGE else "is not a number"
+  with pytest.raises(ValueError, match=words):
     spec.number(text)
 
 
@@ -91,17 +90,6 @@ def test_unreadable_specs_end_in_one_line(text):
     spec.parse(text)
 
 
-@UNHURRIED
-@hypothesis.given(st.text(max_size=40))
-def test_any_text_is_read_or_refused(text):
-  try:
-    name, options = spec.parse(text)
-  except errors.UserError:
-    return
-  assert name in text
-  assert all(isinstance(v, (int, float, str, bool, type(None))) for v in options.values())
-
-
 @pytest.mark.parametrize("call", ["open('{}', 'w')", "__import__('pathlib').Path('{}').touch()"])
 def test_nothing_is_evaluated(tmp_path, call):
   witness = tmp_path / "evaluated"
@@ -121,28 +109,32 @@ def test_build_makes_the_plug_in_of_that_name():
   assert pretext.denominator == "all"
 
 
-def test_a_name_may_begin_with_base(tmp_path, monkeypatch):
-  (tmp_path / "baseline.py").write_text(
-    "from urkle_tf import robustness\n\n\nclass Baseline(robustness.Plain):\n  pass\n"
-  )
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+  """A function of some classes' names: a module "baseline" with them, beside our schemes."""
   monkeypatch.setattr(robustness, "__path__", [*robustness.__path__, str(tmp_path)])
+
+  def write(*classes):
+    lines = [f"class {name}(robustness.Plain):\n  pass\n" for name in classes]
+    lines = ["from urkle_tf import robustness\n", *lines]
+    (tmp_path / "baseline.py").write_text("\n".join(lines))
+
+  yield write
+  sys.modules.pop("urkle_tf.robustness.baseline", None)
+
+
+def test_a_name_may_begin_with_base(module):
+  module("Baseline")
   assert "baseline" in spec.names("robustness")
-  try:
-    assert type(spec.build("robustness", "baseline", robustness.Robustness)).__name__ == "Baseline"
-  finally:
-    sys.modules.pop("urkle_tf.robustness.baseline", None)
+  found = spec.build("robustness", "baseline", robustness.Robustness)
+  assert type(found).__name__ == "Baseline"
 
 
 @pytest.mark.parametrize("classes", [(), ("First", "Second")])
-def test_a_module_holds_one_plug_in(tmp_path, monkeypatch, classes):
-  lines = [f"class {name}(robustness.Plain):\n  pass\n" for name in classes]
-  (tmp_path / "several.py").write_text("\n".join(["from urkle_tf import robustness\n", *lines]))
-  monkeypatch.setattr(robustness, "__path__", [*robustness.__path__, str(tmp_path)])
-  words = f"several.py must hold one subclass of Robustness, but holds {', '.join(classes)}"
-  try:
-    refuses(words, spec.build, "robustness", "several", robustness.Robustness)
-  finally:
-    sys.modules.pop("urkle_tf.robustness.several", None)
+def test_a_module_holds_one_plug_in(module, classes):
+  module(*classes)
+  words = f"baseline.py must hold one subclass of Robustness, but holds {', '.join(classes)}"
+  refuses(words, spec.build, "robustness", "baseline", robustness.Robustness)
 
 
 def test_call_passes_options_and_what_is_given():
@@ -155,9 +147,7 @@ def test_call_passes_options_and_what_is_given():
     ("power", "power needs the option 'exponent'"),
     ("power(base=3, exponent=1)", "unknown option of power 'base'"),
   ):
-    with pytest.raises(errors.UserError) as caught:
-      spec.call({"power": power}, text, "function", base=2)
-    assert words in str(caught.value)
+    refuses(words, spec.call, {"power": power}, text, "function", base=2)
 
 
 def test_epsilon_of_a_spec_is_exact():
@@ -166,11 +156,8 @@ def test_epsilon_of_a_spec_is_exact():
 
 
 def test_split():
-  assert spec.split("fgsm, pgd(steps=2, restarts=5),,square") == [
-    "fgsm",
-    "pgd(steps=2, restarts=5)",
-    "square",
-  ]
+  parts = ["fgsm", "pgd(steps=2, restarts=5)", "square"]
+  assert spec.split("fgsm, pgd(steps=2, restarts=5),,square") == parts
   text = 'mnist, mnist:any_of(classes="a,b"),aff(beta=6, x=1),,digits'
   assert spec.split(text) == ["mnist", 'mnist:any_of(classes="a,b")', "aff(beta=6, x=1)", "digits"]
   assert spec.split("a('),'=1),b") == ["a('),'=1)", "b"]
@@ -180,7 +167,6 @@ def test_split():
 # What is built of a spec | what the error says, parts with & in between.
 MISTAKES = """
 pretexts: byol(momentum=1.0) | byol: momentum must be in [0, 1), got 1.0
-pretexts: byol(projector=0) | byol: projector must be a whole number of
 pretexts: simsiam(predictor=0) | simsiam: predictor must be a whole number of
 pretexts: barlow_twins(redundancy=-1) | barlow_twins: redundancy must be at least 0
 pretexts: vicreg(invariance=0, variance=0, covariance=0) | above 0
@@ -192,7 +178,6 @@ pretexts: simclr(consistency=-1) | consistency must be at least 0
 pretexts: simclr(projector=-1) | simclr: projector must be a whole number of at least 0
 pretexts: simclr(views=true) | simclr: views must be a whole number of at least 2, got True
 pretexts: simclr(views=1) | simclr: views must be a whole number of at least 2
-pretexts: simclr(projection=0) | simclr: projection must be a whole number of at least 1
 pretexts: supervised(width=1.5) | supervised: width must be a whole number of at least 1
 pretexts: supervised(task=ranking) | unknown task 'ranking'
 pretexts: supervised(outputs=1) | outputs must be a whole number of at least 2
@@ -202,7 +187,6 @@ robustness: urkle(bta=1) | unknown option of urkle 'bta'; did you mean 'beta'?
 robustness: urkle(self=1) | unknown option of urkle 'self'
 robustness: urkle(beta=-0.1) | urkle: beta must be at least 0, got -0.1
 robustness: urkle(attacked=0) | attacked must be a whole number of at least 1, got 0
-robustness: urkle(attacked=1.5) | attacked must be a whole number of at least 1
 robustness: trades(beta=-0.1) | beta must be at least 0
 robustness: rocl(weight=-1) | rocl: weight must be at least 0, got -1
 robustness: acl(form=a2b) | unknown form of acl 'a2b'
@@ -215,14 +199,12 @@ recipes: simclear | 'simclear' & 'simclr'
 recipes: simclr(strength=-1) | simclr: strength must be at least 0, got -1
 recipes: simclr(min_scale=0) | simclr: min_scale must be in (0, 1], got 0
 recipes: simclr(strength=much) | wrong type
-recipes: crop(padding=-2) | crop: padding must be a whole number of at least 0, got -2
 recipes: affine(scale=1) | scale must be in [0, 1), got 1
-recipes: simclr, crop(padding=-2) | crop: padding must be a whole number of at least 0
+recipes: simclr, crop(padding=-2) | crop: padding must be a whole number of at least 0, got -2
 recipes: randaugment(magnitude=11) | magnitude must be in [0, 10], got 11
 recipes: augmix(severity=30) | severity must be in [0.1, 10], got 30
 recipes: augmix(width=0) | augmix: width must be a whole number of at least 1, got 0
 recipes: augmix(base="crop(padding=-1)") | crop: padding must be a whole number
-recipes: augmix(depth=1.5) | depth must be a whole number & 1.5
 recipes: randaugment(operations=1.5) | operations must be a whole number & 1.5
 labels: digits:partiy | unknown labelling 'partiy'; did you mean 'parity'
 labels: digits:rotation(degrees=0) | degrees must be in (0, 180]
