@@ -16,6 +16,7 @@ from urkle_tf import attacks, errors
 
 SHAPE = (4, 4, 1)
 EPSILON = 0.05
+WEIGHTS = np.random.default_rng(1).normal(size=16).astype(np.float32)  # of the pixels
 
 
 def pgd(steps=5):
@@ -26,11 +27,6 @@ def pgd(steps=5):
 def images():
   """Away from the pixel bounds, which would make closed forms more complicated."""
   return np.random.default_rng(0).uniform(0.2, 0.8, size=(12, *SHAPE)).astype(np.float32)
-
-
-def drawn(seed=1, size=1.0):
-  """Weights of the 16 pixels."""
-  return size * np.random.default_rng(seed).normal(size=16).astype(np.float32)
 
 
 def linear(weights):
@@ -45,7 +41,7 @@ def linear(weights):
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_of_a_linear_feature_the_worst_kl_is_its_closed_form(images, size, scale):
   # max |w . d| over the ball is epsilon |w|_1; shrinking w shrinks its spread alike.
-  weights = size * np.random.default_rng(1).normal(size=16).astype(np.float32)
+  weights = size * WEIGHTS
   features = images.reshape(12, -1) @ weights
   worst = EPSILON * np.abs(weights).sum()
   wanted = worst**2 / (2 * scale**2 * features.var())
@@ -55,29 +51,26 @@ def test_of_a_linear_feature_the_worst_kl_is_its_closed_form(images, size, scale
 
 def test_the_gradient_goes_through_both_distributions_and_their_spread(images):
   """By w, of (epsilon |w|_1)^2 / (2 scale^2 w C w), with C the covariance of the pixels."""
-  weights = np.random.default_rng(1).normal(size=16).astype(np.float32)
-  model = linear(weights)
+  model = linear(WEIGHTS)
   with tf.GradientTape() as tape:
     mean = tf.reduce_mean(urkle_tf.kl_robustness(model, images, pgd(), seed=[0, 1]))
   (found,) = tape.gradient(mean, model.trainable_variables)
-  moved = np.cov(images.reshape(12, -1).T, bias=True) @ weights
-  ratio = np.abs(weights).sum() / (weights @ moved)
-  wanted = EPSILON**2 / 0.5**2 * ratio * (np.sign(weights) - ratio * moved)
+  moved = np.cov(images.reshape(12, -1).T, bias=True) @ WEIGHTS
+  ratio = np.abs(WEIGHTS).sum() / (WEIGHTS @ moved)
+  wanted = EPSILON**2 / 0.5**2 * ratio * (np.sign(WEIGHTS) - ratio * moved)
   np.testing.assert_allclose(found[:, 0], wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
 
 
 def test_features_of_one_image_are_measured_by_their_own_size(images):
-  weights = np.random.default_rng(1).normal(size=16).astype(np.float32)
   for size in (1.0, 1e-3):
-    square = (images[0].ravel() @ (size * weights)) ** 2
-    wanted = (EPSILON * size * np.abs(weights).sum()) ** 2 / (2 * 0.5**2 * square)
-    found = urkle_tf.kl_robustness(linear(size * weights), images[:1], pgd(), seed=[0, 1])
+    square = (images[0].ravel() @ (size * WEIGHTS)) ** 2
+    wanted = (EPSILON * size * np.abs(WEIGHTS).sum()) ** 2 / (2 * 0.5**2 * square)
+    found = urkle_tf.kl_robustness(linear(size * WEIGHTS), images[:1], pgd(), seed=[0, 1])
     np.testing.assert_allclose(found, [wanted], rtol=1e-3)
 
 
 def test_feature_maps_count_with_their_mean(images):
-  weights = np.random.default_rng(1).normal(size=16).astype(np.float32)
-  flat = linear(weights)
+  flat = linear(WEIGHTS)
   maps = keras.Sequential([flat, keras.layers.Reshape((1, 1, 1))])
   twice = keras.Sequential([maps, keras.layers.UpSampling2D(2)])
   wanted = urkle_tf.kl_robustness(flat, images, pgd(), seed=[0, 1])
@@ -241,8 +234,7 @@ def test_all_commands_read_a_saved_model(fitted, tmp_path, module):
 
 
 def test_each_use_in_a_model_adds_its_own(images):
-  weights = np.random.default_rng(1).normal(size=16).astype(np.float32)
-  layer = urkle_tf.UrkleRegularizer(linear(weights), pgd(), beta=1.0)
+  layer = urkle_tf.UrkleRegularizer(linear(WEIGHTS), pgd(), beta=1.0)
   one, two = keras.Input(SHAPE), keras.Input(SHAPE)
   model = keras.Model([one, two], [layer(one), layer(two)])
   model([images, 1 - images], training=True)
@@ -253,7 +245,7 @@ def test_each_use_in_a_model_adds_its_own(images):
 
 def test_each_layer_of_a_model_has_its_own_metric(images):
   """Of two named kl, `fit` showed the last."""
-  linears = [linear(np.random.default_rng(i).normal(size=16).astype(np.float32)) for i in (1, 2)]
+  linears = linear(WEIGHTS), linear(WEIGHTS[::-1])
   layers = [
     urkle_tf.UrkleRegularizer(encoder, pgd(), metric=name)
     for encoder, name in zip(linears, ("left", "right"), strict=True)
@@ -385,7 +377,7 @@ def test_an_attack_on_decisions_ends_in_one_line(images, kind):
 
 def test_wrong_options_end_in_one_line(images):
   encoder = linear(np.ones(16, np.float32))
-  for options in ({"beta": -1}, {"scale": 0}):
-    refuses(f"{[*options][0]} must be", urkle_tf.UrkleRegularizer, encoder, pgd(), **options)
+  for name, value in (("beta", -1), ("scale", 0)):
+    refuses(f"{name} must be", urkle_tf.UrkleRegularizer, encoder, pgd(), **{name: value})
   for scale in (0, -1.0, np.nan):
     refuses("scale must be above 0", urkle_tf.kl_robustness, encoder, images, pgd(), scale=scale)

@@ -26,7 +26,6 @@ import commands
 import keras
 import numpy as np
 import pytest
-import scripts
 import tensorflow as tf
 import torch_vits
 from absl import flags
@@ -36,6 +35,7 @@ from small_models import digits, small_encoder
 from torch_resnets import listed, resnet_state
 
 import urkle_tf
+from examples.keras_app import serve
 from urkle_tf import command_line, export, networks
 from urkle_tf.data import sources
 from urkle_tf.networks.classifier import Classifier
@@ -150,7 +150,6 @@ def serving(monkeypatch):
   """A server's place is taken by the example's, without a network between."""
   start(monkeypatch)
   encoder(pathlib.Path("runs/photos/encoder"))
-  serve = scripts.load("examples/keras_app/serve.py")
 
   def urlopen(asked):
     assert asked.full_url == "http://localhost:8501/v1/models/photos:predict"

@@ -7,10 +7,10 @@ import pathlib
 import sys
 import venv
 
+import arrays
 import commands
 import numpy as np
 import pytest
-import scripts
 import tensorflow as tf
 from alike import same
 from cases import refuses, slow
@@ -19,16 +19,12 @@ from tensorflow.compiler.mlir.stablehlo import stablehlo
 from tensorflow.compiler.tf2xla.python import xla
 
 import urkle_tf
+from tools.accelerator import encoder as encoders
+from tools.accelerator import export
 from urkle_tf import distribution, errors, networks
 from urkle_tf.training import checkpoints, jobs
 
-FOLDER = scripts.ROOT / "tools" / "accelerator"
-sys.path.insert(0, str(FOLDER))
-
-import arrays  # noqa: E402
-
-export = scripts.load("tools/accelerator/export.py")
-encoders = scripts.load("tools/accelerator/encoder.py")
+FOLDER = commands.ROOT / "tools" / "accelerator"
 
 TEACHER = {
   **RUN,
@@ -212,7 +208,7 @@ def test_no_operation_is_left_that_gpus_refuse(programs, name, request):
   found = stablehlo.deserialize_portable_artifact_str((folder / arrays.PROGRAM).read_bytes())
   assert b"stablehlo" in found
   assert b"mhlo" not in found
-  assert str(scripts.ROOT).encode() not in found
+  assert str(commands.ROOT).encode() not in found
 
 
 # --- What comes back ---
@@ -229,45 +225,53 @@ SETTINGS = {
 }
 
 
-def random_weights(encoder):
-  """Gives a random encoder weights that float16 holds exactly."""
+def sent(loc, latent_dim=None):
+  """(an encoder of random weights that float16 holds exactly, what its run says of them)."""
+  encoder = networks.GaussianEncoder(
+    networks.backbone(SETTINGS["encoder"], (16, 16, 3)), latent_dim, 0.1, 0.4, loc=loc
+  )
   rng = np.random.default_rng(0)
   for weight in encoder.network.weights:
     positive = any(word in weight.path for word in ("variance", "gamma", "spread"))
     spread = 2 / np.prod(weight.shape[:-1]) ** 0.5
     drawn = rng.normal(0, spread, weight.shape)
     weight.assign(np.float16(rng.uniform(0.5, 1.5, weight.shape) if positive else drawn))
+  settings = {**SETTINGS, "loc": loc, "latent_dim": latent_dim}
+  paths = [weight.path for weight in encoder.network.weights]
+  return encoder, {"encoder_paths": paths, "settings": settings}
+
+
+@pytest.fixture
+def made(monkeypatch):
+  """A function as `encoder.make` that returns what would be written: (encoder, folder, metadata)."""
+  kept = []
+  monkeypatch.setattr(encoders.export, "export_encoder", lambda *written: kept.append(written))
+
+  def make(*arguments):
+    encoders.make(*arguments)
+    return kept.pop()
+
+  return make
 
 
 @pytest.mark.parametrize(
   "loc", ["pooled", "centred_sphere", *slow("dense", "sphere", "dense_sphere")]
 )
-def test_weights_that_come_back_are_an_encoder(loc, tmp_path, monkeypatch, rng):
+def test_weights_that_come_back_are_an_encoder(loc, tmp_path, made, rng):
   """In two files, of float32 and of float16; judge.py, where PyTorch is, agrees."""
-  settings = {**SETTINGS, "loc": loc, "latent_dim": 6 if loc.startswith("dense") else None}
-  backbone = networks.backbone(settings["encoder"], (16, 16, 3))
-  sent = networks.GaussianEncoder(backbone, settings["latent_dim"], 0.1, 0.4, loc=loc)
-  random_weights(sent)
-  weights = sent.network.weights
-  about = {
-    "batch": [["uint8", [8, 16, 16, 3]]],
-    "encoder_paths": [weight.path for weight in weights],
-    "settings": settings,
-  }
+  theirs, about = sent(loc, 6 if loc.startswith("dense") else None)
+  about["batch"] = [["uint8", [8, 16, 16, 3]]]
   (tmp_path / "student.json").write_text(json.dumps(about))
-  values = {f"{place:03d}": weight.numpy() for place, weight in enumerate(weights)}
-  half = f"{len(weights) // 2:03d}"
+  weights = [weight.numpy() for weight in theirs.network.weights]
+  values, half = {f"{k:03d}": value for k, value in enumerate(weights)}, f"{len(weights) // 2:03d}"
   files = [str(tmp_path / f"student_{number}.npz") for number in (0, 1)]
   # The second file first: the names of arrays say their order.
   np.savez(files[1], **{name: value for name, value in values.items() if name < half})
   np.savez(files[0], **{n: np.float16(value) for n, value in values.items() if n >= half})
-  kept = []
-  monkeypatch.setattr(encoders.export, "export_encoder", lambda *written: kept.append(written))
-  encoders.make(tmp_path / "encoder", files, tmp_path / "student.json")
-  ((encoder, folder, metadata),) = kept
-  same([weight.numpy() for weight in weights], encoder.network.get_weights())
+  encoder, folder, metadata = made(tmp_path / "encoder", files, tmp_path / "student.json")
+  same(weights, encoder.network.get_weights())
   images = rng.uniform(size=(3, 16, 16, 3)).astype(np.float32)
-  mean, scale = sent(images).loc.numpy(), sent(images).scale
+  mean, scale = theirs(images).loc.numpy(), theirs(images).scale
   np.testing.assert_allclose(encoder(images).loc, mean, atol=1e-6 * np.abs(mean).max())
   np.testing.assert_allclose(encoder(images).scale, scale, atol=1e-6)
   assert folder == tmp_path / "encoder"
@@ -275,31 +279,26 @@ def test_weights_that_come_back_are_an_encoder(loc, tmp_path, monkeypatch, rng):
   if importlib.util.find_spec("torch"):
     import torch
 
-    judge = scripts.load("tools/accelerator/judge.py")
-    network = judge.Encoder(arrays.read_weights(files), about["encoder_paths"], settings)
+    from tools.accelerator import judge
+
+    network = judge.Encoder(arrays.read_weights(files), about["encoder_paths"], about["settings"])
     found = network(torch.tensor(images.transpose(0, 3, 1, 2)))
     np.testing.assert_allclose(found[0], mean, atol=1e-4 * np.abs(mean).max())
     np.testing.assert_allclose(found[1], scale, atol=1e-4)
 
 
-def test_weights_of_an_earlier_run_need_what_its_file_lacks(tmp_path, monkeypatch):
+def test_weights_of_an_earlier_run_need_what_its_file_lacks(tmp_path, made):
   """Its settings have another name, its images no size, and some settings were others."""
-  sent = networks.GaussianEncoder(networks.backbone(SETTINGS["encoder"], (16, 16, 3)))
-  random_weights(sent)
-  weights = sent.network.weights
-  about = {"encoder_paths": [weight.path for weight in weights]}
-  about["student_settings"] = {**SETTINGS, "loc": "sphere", "latent_dim": None, "epochs": 100}
+  theirs, about = sent("sphere")
+  about["student_settings"] = {**about.pop("settings"), "epochs": 100}
   (tmp_path / "about.json").write_text(json.dumps(about))
-  file = tmp_path / "student_0.npz"
-  np.savez(file, **{f"{place:03d}": weight.numpy() for place, weight in enumerate(weights)})
-  kept = []
-  monkeypatch.setattr(encoders.export, "export_encoder", lambda *written: kept.append(written))
-  arguments = tmp_path / "encoder", [file], tmp_path / "about.json"
+  arrays.write_weights(tmp_path / "student", theirs.network.get_weights())
+  arguments = tmp_path / "encoder", [tmp_path / "student_0.npz"], tmp_path / "about.json"
   refuses("no 'settings'", encoders.make, *arguments)
   refuses("give --image_shape=32,32,3", encoders.make, *arguments, settings="student_settings")
-  encoders.make(*arguments, "student_settings", (16, 16, 3), [("epochs", 85)])
-  ((encoder, _, metadata),) = kept
-  same([weight.numpy() for weight in weights], encoder.network.get_weights())
+  changed = "student_settings", (16, 16, 3), [("epochs", 85)]
+  encoder, _, metadata = made(*arguments, *changed)
+  same(theirs.network.weights, encoder.network.get_weights())
   assert metadata["settings"]["epochs"] == 85
 
 
