@@ -292,8 +292,7 @@ def main():
   if given.page:
     pairs = [row.rpartition("=") for row in given.rows]
     block = compared({name: pathlib.Path(out) for name, _, out in pairs})
-    file = pathlib.Path(given.page)
-    files.write(file, pages.page(file.read_text(encoding="utf-8"), {"table": block}))
+    pages.update(pathlib.Path(given.page), {"table": block})
     return
   if given.their_resnet18:
     if not given.their_resnet18.endswith(".keras"):

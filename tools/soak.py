@@ -69,10 +69,10 @@ class Fault:
   """One fault.
 
   Attributes:
-    kind: of `FAULTS`; None where a process may run to its end.
+    kind: of `FAULTS`; None if a process may run to its end.
     at: the step, or the checkpoint, after the process's start at which it strikes; from 1.
     where: how far into that: in [0, 1).
-    pause: how long that is, in seconds, where the clock decides.
+    pause: how long that is, in seconds, if the clock decides.
   """
 
   kind: str | None = None
@@ -239,12 +239,12 @@ def damage(file, kind, dice):
   """Damages a file as `DAMAGES` says; returns the kind."""
   whole = file.read_bytes()
   content = b"" if kind == "emptied" else whole[: dice.randrange(1, len(whole))]
-  while kind == "flipped":
-    flipped = bytearray(whole)
-    flipped[dice.randrange(len(whole))] ^= 1 << dice.randrange(8)
-    content = bytes(flipped)
-    if not _harmless(content):  # as that of a time stamp is
-      break
+  if kind == "flipped":
+    content = whole
+    while _harmless(content):  # as the flipped bit of a time stamp is
+      flipped = bytearray(whole)
+      flipped[dice.randrange(len(whole))] ^= 1 << dice.randrange(8)
+      content = bytes(flipped)
   file.write_bytes(content)
   return kind
 
@@ -291,9 +291,8 @@ def soak(keeper, folder, steps, every, kinds, damages, dice):
   """
   run, attempts = folder / "faulty", []
   stride = max(2, 2 * steps // max(1, len(kinds)))
-  waiting = list(damages)
-  gaps = len([kind for kind in kinds if kind in ("training", "checkpoint")]) // (len(waiting) + 1)
-  since = 0
+  waiting, since = list(damages), 0
+  gaps = sum(kind in ("training", "checkpoint") for kind in kinds) // (len(waiting) + 1)
   for kind in kinds:
     left = steps - (newest(run)[0][1] if newest(run) else 0)
     if kind != "export" and left < 3:
@@ -512,7 +511,7 @@ def main():
   print("\n" + "\n\n".join(found[name] for name in ("faults", "usage")))
   if arguments.page:
     files.write(RESULTS, json.dumps(result, separators=(",", ":")) + "\n")
-    files.write(PAGE, pages.page(PAGE.read_text(encoding="utf-8"), found))
+    pages.update(PAGE, found)
   wrong = complaints(result)
   for line in wrong:
     print(f"error: {line}", file=sys.stderr)

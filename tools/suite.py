@@ -134,13 +134,12 @@ def _trained(scale, options, run, flags, epochs):
   spent = folder / "spent.json"
   if folder.exists() and not spent.exists():
     shutil.rmtree(folder)  # of a training that is resumed, nobody knows what the first half took
-  training, *others = (
-    jobs.Stage(module, config, run + ending, [*where, *given, *scale[module]])
-    for module, config, ending, given in (
-      ("train", "configs/mnist_vae_urkle.cfg", "", [*flags, f"--epochs={epochs}"]),
-      ("finetune", None, "-head", [f"--encoder={run}/encoder", *HEAD]),
-      ("evaluate", None, "-report", [f"--classifier={run}-head/classifier", *TEST]),
-    )
+  training, *others = jobs.stages(
+    run,
+    "configs/mnist_vae_urkle.cfg",
+    [*where, *flags, f"--epochs={epochs}", *scale["train"]],
+    [*where, f"--encoder={run}/encoder", *HEAD, *scale["finetune"]],
+    [*where, f"--classifier={run}-head/classifier", *TEST, *scale["evaluate"]],
   )
   before = _spent()
   if jobs.run_stages([training]):

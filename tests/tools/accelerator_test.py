@@ -243,7 +243,7 @@ def sent(loc, latent_dim=None):
 
 @pytest.fixture
 def made(monkeypatch):
-  """A function as `encoder.make` that returns what would be written: (encoder, folder, metadata)."""
+  """A function as `encoder.make`, which returns (encoder, folder, metadata) and writes nothing."""
   kept = []
   monkeypatch.setattr(encoders.export, "export_encoder", lambda *written: kept.append(written))
 

@@ -43,11 +43,6 @@ def test_figures_agree(benchmark, capsys):
   share = found["passes"] * found["step_images_per_second"] / found["forward_images_per_second"]
   # The median of ratios is not the ratio of medians, but near it.
   assert found["share_of_ceiling"] == pytest.approx(share, rel=0.9)
-  for part in ("step", "input"):
-    batch = found[f"{part}_images_per_second"] * found[f"{part}_seconds"]
-    assert batch == pytest.approx(6)
-  share = found["input_seconds"] / found["step_seconds"]
-  assert found["input_share_of_step"] == pytest.approx(share)
   assert found["compile_seconds"] > found["step_seconds"]  # tracing takes far longer than a step
   now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
   assert 100 < found["peak_memory_mib"] <= now
