@@ -14,7 +14,15 @@ import tensorflow as tf
 from alike import same
 from cases import refused
 from interruptions import copied
-from small_models import PRETEXTS, RUN, precision, tiny_encoder, tiny_trainer, untimed
+from small_models import (
+  PRETEXTS,
+  RUN,
+  noise_views,
+  precision,
+  tiny_encoder,
+  tiny_trainer,
+  untimed,
+)
 
 import urkle_tf
 from urkle_tf import networks, pretexts, robustness, spec
@@ -91,25 +99,15 @@ def _trainer(pretext, scheme, **compilation):
   return trainer
 
 
-def _data(trainer, steps=3, batch=8):
-  rng = np.random.default_rng(0)
-  shape = (steps * batch, trainer.pretext.views, 8, 8, 1)
-  rows = {
-    "views": rng.uniform(size=shape).astype("float32"),
-    "label": rng.integers(0, 3, steps * batch),
-  }
-  return tf.data.Dataset.from_tensor_slices(rows).batch(batch, drop_remainder=True)
-
-
 def _fit(trainer):
-  history = trainer.fit(_data(trainer), verbose=0).history
+  history = trainer.fit(noise_views(views=trainer.pretext.views), verbose=0).history
   return {name: values[-1] for name, values in history.items()}
 
 
 def _steps(trainer, eager=False):
   """What `_fit` does, without Keras's loop, which takes as long to trace again."""
   step = trainer.train_step if eager else tf.function(trainer.train_step, autograph=False)
-  for batch in _data(trainer):
+  for batch in noise_views(views=trainer.pretext.views):
     row = step(batch)
   return {name: float(value) for name, value in row.items()}
 

@@ -11,24 +11,14 @@ from urkle_tf import distribution
 SEED = [3, 4]
 
 
-def _on_two(mirrored, function):
-  """The rows of `function()` on two replicas, replica 0's first."""
-
-  @tf.function
-  def both():
-    return mirrored.experimental_local_results(mirrored.run(function))
-
-  return np.concatenate([part.numpy() for part in both()])
-
-
 @pytest.mark.parametrize("draw", [distribution.uniform, distribution.normal])
-def test_noise_of_two_replicas_is_that_of_one(mirrored, draw):
+def test_noise_of_two_replicas_is_that_of_one(on_two, draw):
   whole = draw(SEED, [6, 3, 2]).numpy()
-  halves = _on_two(mirrored, lambda: draw(SEED, [3, 3, 2]))
+  halves = on_two(lambda _: draw(SEED, [3, 3, 2]), whole)
   np.testing.assert_array_equal(halves, whole)
   assert len(np.unique(whole)) == whole.size  # no row is another's copy
   # Of a batch whose size is not known beforehand.
-  halves = _on_two(mirrored, lambda: draw(SEED, tf.constant([3, 3, 2]) + tf.zeros([3], tf.int32)))
+  halves = on_two(lambda half: draw(SEED, tf.shape(half)), whole)
   np.testing.assert_array_equal(halves, whole)
 
 
@@ -96,21 +86,20 @@ def test_fold_takes_tensors_in_graphs():
     np.testing.assert_array_equal(graph(tf.constant(step)), distribution.fold(SEED, step))
 
 
-def test_gather_joins_the_replicas_and_sends_gradients_back(mirrored):
+def test_gather_joins_the_replicas_and_sends_gradients_back(on_two):
   assert distribution.replicas() == 1
   assert distribution.replica_id() == 0
   np.testing.assert_array_equal(distribution.gather(tf.constant([[1.0], [2.0]])), [[1.0], [2.0]])
   weights = tf.constant([[1.0], [10.0], [100.0], [1000.0]])
 
-  def replica():
-    own = tf.cast(distribution.replica_id(), tf.float32) * 2 + tf.constant([[1.0], [2.0]])
+  def replica(own):
     with tf.GradientTape() as tape:
       tape.watch(own)
       everyone = distribution.gather(own)
       loss = tf.reduce_sum(weights * everyone**2)
     return tf.concat([everyone, tape.gradient(loss, own)], 0)
 
-  rows = _on_two(mirrored, replica).ravel()
+  rows = on_two(replica, np.float32([[1], [2], [3], [4]])).ravel()
   np.testing.assert_array_equal(rows[:4], [1, 2, 3, 4])
   np.testing.assert_array_equal(rows[6:10], [1, 2, 3, 4])
   # Each replica's loss counts, so that the gradient is twice 2 w x.

@@ -1,11 +1,13 @@
 """What is shipped and how: the wheel, the scripts, the configs."""
 
-import ast
+import itertools
 import os
 import re
+import runpy
 import shutil
 import sys
 import zipfile
+from unittest import mock
 
 import commands
 import pytest
@@ -103,19 +105,12 @@ def test_script_parses_and_can_be_run_or_says_that_it_is_sourced(script):
 
 
 def asked():
-  """{name: what setup.py asks for} of the package and of its tests, as the wheel states it."""
-  source = ast.parse((commands.ROOT / "setup.py").read_text(encoding="utf-8"))
-  values = {}
-  for node in source.body:
-    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-      values[node.targets[0].id] = node.value
-  texts = [
-    node.value
-    for name in ("INSTALL_REQUIRES", "EXTRAS_REQUIRE", "FOOLBOX", "RUFF")
-    for node in ast.walk(values[name])
-    if isinstance(node, ast.Constant) and any(sign in str(node.value) for sign in "<>=")
-  ]
-  found = [requirements.Requirement(text) for text in texts]
+  """{name: what setup.py asks for} of the package and of its extras."""
+  with mock.patch("setuptools.setup") as setup:
+    runpy.run_path(str(commands.ROOT / "setup.py"))
+  given = setup.call_args.kwargs
+  texts = itertools.chain(given["install_requires"], *given["extras_require"].values())
+  found = map(requirements.Requirement, texts)
   return {r.name.lower().replace("_", "-"): r for r in found if "and-cuda" not in r.extras}
 
 

@@ -115,10 +115,12 @@ def representations(loc, scale=1.0, z=None):
   return networks.Representations(normal, loc if z is None else tf.cast(z, tf.float32))
 
 
-def noise_views(n=8, steps=3):
-  """Batches of n pairs of views of noise [8, 8, 1]."""
-  views = np.random.default_rng(0).uniform(size=(n * steps, 2, 8, 8, 1)).astype("float32")
-  return tf.data.Dataset.from_tensor_slices({"views": views}).batch(n, drop_remainder=True)
+def noise_views(n=8, steps=3, views=2):
+  """Batches of n tuples of views of noise [8, 8, 1], with labels of three classes."""
+  rng = np.random.default_rng(0)
+  images = rng.uniform(size=(n * steps, views, 8, 8, 1)).astype("float32")
+  rows = {"views": images, "label": rng.integers(0, 3, n * steps)}
+  return tf.data.Dataset.from_tensor_slices(rows).batch(n, drop_remainder=True)
 
 
 class FakeRecorder:
