@@ -1,9 +1,9 @@
 """Every command and every snippet of Python in README and docs runs, in the order of its page.
 
-A page is run in a folder of its own, in which `prepare` lays what the page speaks of.  What would
-take long is made smaller by replacing words of it, all of which are listed in `SMALLER`.  Of a slow
-page only flags, files and syntax are read, but for `--full`; what would take hours is read only,
-always, and so are the launchers, which tests of their own run.
+A page is run in its own folder, into which `PREPARE` puts what the page mentions.  What would take
+long is made smaller by replacing words of it, all of which are listed in `SMALLER`.  Of a slow page
+only flags, files and syntax are read, except with `--full`.  What would take hours is always only
+read, and so are the launchers, which have their own tests.
 """
 
 import importlib
@@ -29,78 +29,62 @@ import pytest
 import tensorflow as tf
 import torch_vits
 from absl import flags
-from PIL import Image
-from sklearn import datasets
-from small_models import digits, small_encoder
+from small_models import digits, photographs, small_classifier, small_encoder
 from torch_resnets import listed, resnet_state
 
 import urkle_tf
 from examples.keras_app import serve
+from experiments import photos
 from urkle_tf import command_line, export, networks
 from urkle_tf.data import sources
-from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.regressor import Regressor
 
 DOCS = commands.ROOT / "docs"
 TRUST = "urkle_tf.networks.saved.trust"  # which `urkle_tf.trust` is
 HUB = importlib.util.find_spec("keras_hub") is not None
 
-# --- What the pages speak of ---
+# --- What the pages mention ---
 
 
-def photos(folder):
-  """Images of several sizes in class folders."""
-  rng = np.random.default_rng(0)
-  for number in range(8):
-    place = folder / ("cats", "dogs")[number % 2] / f"{number}.jpg"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rng.integers(0, 256, (40 + number, 50, 3), np.uint8)).save(place)
+ABOUT = {"norm": "linf", "epsilon": 0.1, "dataset": "digits"}  # what exports say of the training
+
+
+def photographed():
+  """Images of two sizes in class folders."""
+  photographs(pathlib.Path("photos/cats"), 4, 40)
+  photographs(pathlib.Path("photos/dogs"), 4, 50)
 
 
 def encoder(folder, size=32, channels=3):
   """An untrained one."""
   backbone = networks.backbone("convnet(width=4, layers=2)", (size, size, channels))
   model = networks.GaussianEncoder(backbone, latent_dim=6, loc="dense")
-  export.export_encoder(model, folder, {"norm": "linf", "epsilon": 0.1, "dataset": "digits"})
+  export.export_encoder(model, folder, ABOUT)
   return model
 
 
 def classifier(folder, model, sure=1.0):
   """An untrained one of ten classes over an encoder, whose logits are this many times as large."""
-  head = networks.mlp(6, [10], "head")
-  kernel = head.get_layer("dense1").kernel
+  made = small_classifier(model)
+  kernel = made.head.get_layer("dense1").kernel
   kernel.assign(sure * kernel)
-  made = Classifier(model.network, head, stochastic=True, samples=4)
   made.class_names = [str(number) for number in range(10)]
-  export.export_classifier(made, folder, {"norm": "linf", "epsilon": 0.1, "dataset": "digits"})
+  export.export_classifier(made, folder, ABOUT)
 
 
 def start(monkeypatch):
-  """Scikit-learn's digits as files of many sizes and both formats: loose, and in class folders."""
-  data = datasets.load_digits()
-  rng = np.random.default_rng(0)
-
-  def save(number, file):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    size = rng.integers(24, 60, 2).tolist()
-    pixels = Image.fromarray((15.9 * data.images[number]).astype(np.uint8))
-    pixels.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(file)
-
-  for number in range(48):
-    save(number, pathlib.Path(f"photos/IMG_{number:04}.{('jpg', 'png')[number % 2]}"))
-  for part, first, count in (("train", 100, 50), ("test", 800, 4)):  # 50 labels a class
-    for label in (3, 8):
-      for number in np.flatnonzero(data.target[first:] == label)[:count] + first:
-        save(number, pathlib.Path(f"labelled/{part}/{label}/{number}.jpg"))
+  """Digits as files of many sizes and both formats: loose, and in class folders."""
+  train, test = sources.load("digits", "train"), sources.load("digits", "test")
+  photos.make(pathlib.Path(), train, test, photos=48, of_class=10, tested=8)
 
 
 def embedding(monkeypatch):
-  photos(pathlib.Path("photos"))
+  photographed()
   encoder(pathlib.Path("runs/photos/encoder"))
 
 
 def migrating(monkeypatch):
-  photos(pathlib.Path("photos"))
+  photographed()
   state = resnet_state(np.random.default_rng(0), width=64)
   tensors = {  # as much of PyTorch's as the page asks for
     f"module.{name}": types.SimpleNamespace(numpy=lambda value=value: value)
@@ -149,7 +133,7 @@ def monitoring(monkeypatch):
 def serving(monkeypatch):
   """A server's place is taken by the example's, without a network between."""
   start(monkeypatch)
-  encoder(pathlib.Path("runs/photos/encoder"))
+  encoder(pathlib.Path("runs/photos/encoder"), channels=1)
 
   def urlopen(asked):
     assert asked.full_url == "http://localhost:8501/v1/models/photos:predict"
@@ -160,7 +144,7 @@ def serving(monkeypatch):
 
 
 def robustify(monkeypatch):
-  photos(pathlib.Path("photos"))
+  photographed()
   pixels = keras.Input((32, 32, 3))
   maps = keras.layers.Conv2D(4, 3, strides=4, activation="relu")(pixels)
   model = keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(maps))
@@ -304,7 +288,7 @@ OWN_IMAGES = {
 }
 DIGITS = {"width=32, layers=3": "width=4, layers=2", "epochs=60": "epochs=1, attack_steps=1"}
 
-# What lays into the current folder what a page speaks of, and returns the names that its snippets
+# What puts into the current folder what a page mentions, and returns the names that its snippets
 # take as given, or None.
 PREPARE = {
   "start.md": start,
@@ -394,10 +378,10 @@ SMALLER = {
     "(224, 224, 3), 16, 12, 12, 768, 3072": "(16, 16, 3), 8, 2, 2, 8, 12",
   },
 }
-# Pages all of which is read only, but for --full.
+# Pages that are only read, except with --full.
 SLOW = {*SMALLER, "serving.md", "speed.md", "api/encoders.md"}
 SLOW -= {"../README.md", "walks/measurement.md"}
-# {page: beginnings of commands that are read only, always: of full size}
+# {page: beginnings of commands that are always only read, because they are of full size}
 CITED = {
   "evaluation.md": (  # tests/evaluation/measurements runs what these do
     "python -m urkle_tf.evaluate --classifier=ONE",
@@ -533,7 +517,7 @@ def run_page(page, text, tmp_path, monkeypatch, full):
 
 
 def text_of(page):
-  """A page's text; in that of the reference each name stands for its docstring."""
+  """A page's text; in the reference, each name is replaced by its docstring."""
   text = (DOCS / page).read_text(encoding="utf-8")
   return re.sub("^::: (\\S+)$", lambda found: docstring(found[1]), text, flags=re.MULTILINE)
 
