@@ -136,6 +136,27 @@ def wait(condition, process, log):
     time.sleep(0.005)
 
 
+# Flags that make what an experiment does small, {command: flags}.
+SMALL = {
+  "train": "--encoder='convnet(width=4, layers=2)' --loc=dense --examples=256 --batch_size=64 "
+  "--epochs=1 --attack_steps=1 --precision=float32",
+  "finetune": "--examples=256 --batch_size=64 --epochs=1",
+  "evaluate": "--examples=20 --attack_steps=1 --nochecks --representation_examples=0",
+}
+
+
+def small(work, *words, **more):
+  """Arguments that run an experiment on digits, small.
+
+  Args:
+    work: the folder of its runs.
+    *words: its own arguments.
+    **more: {command: further flags, which win}.
+  """
+  extra = [f"--extra_{name}={flags} {more.get(name, '')}" for name, flags in SMALL.items()]
+  return [*words, "--dataset=digits", f"--work={work}", *extra]
+
+
 def run_experiment(run, arguments, page, monkeypatch):
   """Runs an experiment in this process, and asserts that a second time it has nothing to do.
 

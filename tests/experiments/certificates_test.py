@@ -43,14 +43,8 @@ def test_each_accuracy_is_in_the_column_of_its_radius():
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_small_whole_run(tmp_path, monkeypatch):
-  arguments = [
-    *("--dataset=digits", f"--work={tmp_path}", "--rows=kl_certified,mnist_simclr,mnist_distil"),
-    *("--samples=200", "--examples=6", "--copies=1"),
-    "--extra_train=--epochs=1 --warmup_epochs=0.1 --examples=300 --attack_steps=1 "
-    "--encoder=convnet(width=4,layers=2)",
-    "--extra_finetune=--epochs=3 --examples=300",
-    "--extra_evaluate=--attack_steps=1",
-  ]
+  words = ["--rows=kl_certified,mnist_simclr,mnist_distil", "--samples=200", "--copies=1"]
+  arguments = commands.small(tmp_path, *words, "--examples=6", evaluate="--examples=6")
   kept = {"mnist_at": smoothed("AT", {0.25 * step: 0.9 for step in range(5)})}
   (tmp_path / "certificates.json").write_text(json.dumps(kept))
   page = commands.run_experiment(script.run, arguments, tmp_path / "certificates.md", monkeypatch)

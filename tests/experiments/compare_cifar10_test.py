@@ -97,14 +97,10 @@ def test_differences_by_seed():
 @pytest.mark.full
 @pytest.mark.timeout(600)
 def test_a_small_comparison_and_then_nothing_more_to_do(tmp_path, monkeypatch):
-  arguments = [
-    *("--dataset=digits", f"--work={tmp_path}", "--rows=distil,standard", "--seeds=1"),
-    *("--labels=64", "--strong_labels=64"),
-    "--extra_train=--epochs=1 --examples=256 --batch_size=64 --encoder=convnet(width=4,layers=2) "
-    "--latent_dim=8 --loc=dense --attack_steps=1 --precision=float32",
-    "--extra_finetune=--epochs=1 --examples=256",
-    "--extra_evaluate=--examples=20 --corruptions=contrast --severities=5 --attacks=pgd(steps=2)",
-  ]
+  words = ["--rows=distil,standard", "--seeds=1", "--labels=64", "--strong_labels=64"]
+  measured = "--corruptions=contrast --severities=5 --attacks='pgd(steps=2)'"
+  measured += " --representation_examples=20"
+  arguments = commands.small(tmp_path, *words, evaluate=measured)
   file = tmp_path / "cifar10_small.md"
   page = commands.run_experiment(script.compare, arguments, file, monkeypatch)
   document = json.loads((tmp_path / "cifar10_small.json").read_text())

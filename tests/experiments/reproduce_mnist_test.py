@@ -144,17 +144,6 @@ jobs.main(lambda: jobs.run_stages([jobs.Stage("train", None, "unused", [])]))
 
 # --- All of it, small ---
 
-SMALL = [
-  "--rows=at,vae_urkle",
-  "--seeds=1",
-  "--dataset=digits",
-  "--extra_train=--encoder='convnet(width=4, layers=2)' --epochs=1 --examples=64 --batch_size=32"
-  " --attack_steps=1",
-  "--extra_finetune=--epochs=1 --examples=64 --batch_size=32",
-  "--extra_evaluate=--examples=10 --attacks='pgd(steps=2),pgd(steps=3, restarts=2)' --eot=2"
-  " --samples=5 --representation_examples=0 --nochecks",
-]
-
 
 def _files(folder):
   return {path: path.stat().st_mtime_ns for path in folder.glob("*/**/*") if path.is_file()}
@@ -163,7 +152,8 @@ def _files(folder):
 @pytest.mark.full
 @pytest.mark.timeout(600)
 def test_from_images_to_table_and_then_nothing_more_to_do(tmp_path, monkeypatch, capsys):
-  arguments = [*SMALL, f"--work={tmp_path}"]
+  attacks = "--attacks='pgd(steps=2),pgd(steps=3, restarts=2)' --eot=2 --samples=5"
+  arguments = commands.small(tmp_path, "--rows=at,vae_urkle", "--seeds=1", evaluate=attacks)
   monkeypatch.chdir(tmp_path)
   page = commands.run_experiment(script.reproduce, arguments, tmp_path / "mnist.md", monkeypatch)
   lines = capsys.readouterr().out.splitlines()

@@ -51,11 +51,8 @@ def test_what_another_process_adds_meanwhile_stays(tmp_path, monkeypatch):
 def test_what_was_measured_elsewhere_stays(tmp_path, monkeypatch):
   kept = {"recipe": {"0": 71.5}}
   (tmp_path / "teacher_pieces.json").write_text(json.dumps({"2 epochs": kept}))
-  arguments = ["--dataset=digits", f"--work={tmp_path}", "--rows=recipe,views", "--seeds=1"]
-  arguments += ["--extra_train=--examples=256 --split=train --batch_size=64 --loc=dense "]
-  arguments[-1] += "--encoder=convnet(width=4,layers=2) --epochs=1 --precision=float32"
-  arguments += ["--extra_finetune=--examples=256 --epochs=1 --split=train"]
-  arguments += ["--extra_evaluate=--examples=20 --split=test"]
+  splits = {"train": "--split=train", "finetune": "--split=train", "evaluate": "--split=test"}
+  arguments = commands.small(tmp_path, "--rows=recipe,views", "--seeds=1", **splits)
   page = commands.run_experiment(script.run, arguments, tmp_path / "teacher_pieces.md", monkeypatch)
   assert "| nothing | 71.50 |  | 1 |" in page
   assert not (tmp_path / "2-float32/recipe-0").exists()
