@@ -220,13 +220,12 @@ class Keeper:
       self._seconds["step"] = statistics.median(b - a for a, b in itertools.pairwise(times))
     if found["exported"]:
       self._seconds["export"] = found["exported"][0][0] - found["export"][0][0]
-    second = int(found["second"][0][1]) if found["second"] else None
     return {
       "fault": fault.kind,
-      "second": second,
+      "damage": None,  # what is done to its checkpoint afterwards
       "from": steps[0] - 1 if steps else None,
       "reached": steps[-1] if steps else None,
-      "status": second if fault.kind == "second" else status,
+      "status": int(found["second"][0][1]) if found["second"] else status,
       "own_status": status,
       "seconds": round(time.monotonic() - began, 2),
       "fell_back": "is damaged" in text,
@@ -293,34 +292,31 @@ def soak(keeper, folder, steps, every, kinds, damages, dice):
   stride = max(2, 2 * steps // max(1, len(kinds)))
   waiting, since = list(damages), 0
   gaps = sum(kind in ("training", "checkpoint") for kind in kinds) // (len(waiting) + 1)
-  for kind in kinds:
+  for kind in [*kinds, None]:
     left = steps - (newest(run)[0][1] if newest(run) else 0)
-    if kind != "export" and left < 3:
-      kind = "export" if kind in KILLS else None
-    if kind is None:
-      continue
+    trains = kind not in ("export", None)
+    if trains and left < 3:
+      if kind not in KILLS:
+        continue
+      kind, trains = "export", False
     saves = min(2, left // every)
     most = {"export": 1, "checkpoint": saves, "move": saves, "disk": saves}
     at = dice.randint(1, max(1, most.get(kind, min(stride, left - 2))))
-    fault = Fault(kind, at, dice.random())
-    attempts.append(_attempt(keeper, fault, len(attempts)))
+    found = keeper.run("faulty", Fault(kind, at, dice.random()), len(attempts))
+    print(
+      f"{len(attempts):4} {kind or 'to the end':12} from step {found['from']} to "
+      f"{found['reached']}: exit status {found['status']}, {found['seconds']} s"
+      + ", fell back to an older checkpoint"
+      * found["fell_back"],
+      flush=True,
+    )
+    attempts.append(found)
     since += 1
     # Two more must be there: the one that is fallen back to, and one to spare.
-    if waiting and since > gaps and kind != "export" and len(newest(run)) >= 2:
-      attempts[-1]["damage"] = damage(newest(run)[0][0], waiting.pop(), dice)
+    if waiting and since > gaps and trains and len(newest(run)) >= 2:
+      found["damage"] = damage(newest(run)[0][0], waiting.pop(), dice)
       since = 0
-  return [*attempts, _attempt(keeper, Fault(), len(attempts))]
-
-
-def _attempt(keeper, fault, number):
-  found = keeper.run("faulty", fault, number)
-  print(
-    f"{number:4} {fault.kind or 'to the end':12} from step {found['from']} to {found['reached']}: "
-    f"exit status {found['status']}, {found['seconds']} s"
-    + (", fell back to an older checkpoint" if found["fell_back"] else ""),
-    flush=True,
-  )
-  return found | {"damage": None}
+  return attempts
 
 
 # --- Its verdict ---
@@ -377,17 +373,12 @@ def _usage(curve):
   quarter = len(curve) // 4
   if not quarter:
     return "The run was too short for a curve."
-  columns = {
-    "steps of the undisturbed run": "{0[0]} to {1[0]}",
-    "resident memory, MiB, mean": "{2:.1f}",
-    "open files, most": "{3}",
-  }
-  rows = []
+  lines = []
   for part in (curve[quarter : 2 * quarter], curve[-quarter:]):
-    _, memory, opened = zip(*part, strict=True)
-    rows.append((part[0], part[-1], statistics.fmean(memory), max(opened)))
-  lines = [[form.format(*row) for form in columns.values()] for row in rows]
-  return tables.markdown(columns, lines)
+    steps, memory, opened = zip(*part, strict=True)
+    lines.append([f"{steps[0]} to {steps[-1]}", f"{statistics.fmean(memory):.1f}", max(opened)])
+  head = ["steps of the undisturbed run", "resident memory, MiB, mean", "open files, most"]
+  return tables.markdown(head, lines)
 
 
 def blocks(result):
