@@ -30,7 +30,7 @@ for name in ("urkle_tf", "tensorflow_probability", "tf_keras"):
 
 
 def prepare():
-  """Makes absl define its own flags, so that the flags of commands can be told apart."""
+  """Defines absl's own flags first, so that they are not taken for those of a command."""
   app.define_help_flags()
   flags.FLAGS(["driver"])
 

@@ -32,7 +32,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-  """Skips what takes long, except with `--full`."""
+  """Skips slow tests unless `--full` is given."""
   if not config.getoption("--full"):
     for item in items:
       if item.get_closest_marker("full"):

@@ -11,7 +11,7 @@ from urkle_tf import attacks, errors, pretexts, robustness, spec
 from urkle_tf.data import augment, folders, labellings, sources, splits
 from urkle_tf.evaluation import plans
 
-# A loaded machine may take long; each example makes what fixtures hold again.
+# A loaded machine may take long; each example makes its own files.
 UNHURRIED = hypothesis.settings(
   deadline=None,
   suppress_health_check=[

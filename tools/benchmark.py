@@ -20,7 +20,7 @@ Estimated minutes on two idle cores: step 7, pipeline 1, growth 6, options 20, v
 target 110; on a busy machine several times that.
 
 --part=attacks compares the compiled loop of PGD with the network's own forward and backward pass,
-and with PGD of foolbox and adversarial-robustness-toolbox where they are installed, on the same
+and with PGD of foolbox and adversarial-robustness-toolbox if they are installed, on the same
 network; each ratio is the median of those within one turn.  --part=input is the pipeline alone, on
 one core; --part=step is the training's step without its pipeline.
 """
@@ -365,7 +365,7 @@ def _turns(contenders, steps, timings):
     np.asarray(contenders[name]())
   seconds = {name: [] for name in names}
   for turn in range(timings):
-    shift = turn % len(names)  # who follows whom must not favour anybody
+    shift = turn % len(names)  # no contender may gain by the one before it
     for name in names[shift:] + names[:shift]:
       seconds[name].append(_seconds(contenders[name], steps, 1) * steps)
   return seconds

@@ -64,7 +64,7 @@ def correctness(classifier, source, attacked=None):
 
   Returns:
     (clean, attacked): texts with a 1 for each image that is right and a 0 for each other one. An
-    image that is wrong as it is is wrong under attack too.
+    image that is wrong without an attack counts as wrong under attack too.
   """
   threat = attacks.from_norm(*(classifier.metadata[name] for name in ("norm", "epsilon")))
   attack = attacks.PGD(threat, steps=STEPS, keep="best")

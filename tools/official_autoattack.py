@@ -6,7 +6,7 @@
 
 Needs `pip install pyautoattack`, which brings PyTorch.  The classifier stays in TensorFlow: PyTorch
 asks it for logits and for their gradient.  Stages run one after the other, each on the images that
-the stages before left standing; each stage is kept in OUT/official.json, so that the same command
+the stages before did not break.  Each stage is kept in OUT/official.json, so that the same command
 resumes.  Then `urkle_tf.evaluate` attacks the same images, and both are printed.
 
   python tools/official_autoattack.py --page=PAGE --rows "a name=OUT" "another=OUT"
@@ -96,7 +96,7 @@ def bridge(logits):
 
 
 def stages(module, images, labels, norm, epsilon, names, file=None, rand=False, batch_size=100):
-  """What stands after each stage of the official AutoAttack, run with its standard budget.
+  """Which images each stage of the official AutoAttack leaves unbroken, with its standard budget.
 
   Args:
     module: a `torch.nn.Module`, [n, c, h, w] -> logits [n, classes].
@@ -232,7 +232,7 @@ def ours(given, out):
 
 
 def _stages(whose, rows):
-  """The table of (stage, share of the images that stand after it, what it took)."""
+  """The table of (stage, share of the images that it leaves unbroken, what it took)."""
   lines = []
   for name, share, row in rows:
     seconds, cells = row.get("cpu_seconds"), ["", ""]

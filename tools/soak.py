@@ -12,8 +12,8 @@ must agree in every bit: weights, optimizer, schedule, statistics, metrics, expo
 memory and open files are counted.
 
 Everything is in OUTPUT_DIR/soak.json; --page also writes it to docs/results/soak.json and into
-docs/reliability.md.  Where a fault strikes is drawn from --seed; how far the process is by then is
-up to the machine.  Exits with 1 if anything was lost.
+docs/reliability.md.  --seed decides where faults strike; how far the process has come
+by then depends on the machine.  Exits with 1 if anything was lost.
 """
 
 import dataclasses
@@ -81,7 +81,7 @@ class Fault:
   pause: float = 0.0
 
   def strike(self, number=signal.SIGKILL):
-    """Has this process get a signal in a moment."""
+    """Sends this process a signal in a moment."""
     timer = threading.Timer(self.where * self.pause, os.kill, (os.getpid(), number))
     timer.daemon = True  # the process may end before
     timer.start()
@@ -102,7 +102,7 @@ def train(words, fault, every, file):
     words: its flags.
     fault: a `Fault`.
     every: steps between two looks at memory and open files.
-    file: where it notes, a line each: what, the time, and more.
+    file: where it writes notes, each a line: what, the time, and more.
   """
   import tensorflow as tf
 
@@ -134,7 +134,7 @@ def train(words, fault, every, file):
     if fault.kind == "move":
       os.replace = kill_myself
       return save(self, step)
-    if fault.kind == "checkpoint":  # killed where a full disk would be an error
+    if fault.kind == "checkpoint":  # killed at the byte where a full disk would be an error
       signal.signal(signal.SIGXFSZ, kill_myself)
     size = sum(np.asarray(variable.numpy()).nbytes for variable in self._variables)
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -327,7 +327,7 @@ def compare(one, other):
 
   Returns:
     {"arrays": how many were compared, "different": names of those that differ in any bit,
-    "rows": whether all rows of metrics agree but for times, "exports": whether the exported
+    "rows": whether all rows of metrics agree except for times, "exports": whether the exported
     weights do}.
   """
   states = []
@@ -437,7 +437,7 @@ def job(steps, kills):
   """The training under test, of digits by a small network.
 
   Returns:
-    (its flags but for the folder, its steps, steps between checkpoints).
+    (its flags except for the folder, its steps, steps between checkpoints).
   """
   batch, epochs = 16, 2 if steps < 100 else 5 if steps < 1000 else 20
   images = min(1200, batch * steps // epochs)

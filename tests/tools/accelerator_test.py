@@ -82,7 +82,7 @@ def run_program(folder, batches, teacher=(), clock=None):
 
 
 def same_steps(ours, theirs, begun):
-  """Asserts that two trainings reported the same, and went the same way from where they began.
+  """Asserts that two trainings reported the same, and moved their weights in the same way.
 
   Args:
     ours: as of `own_steps`.

@@ -68,7 +68,7 @@ def export_step(job, folder, redraw=False):
     job: a `jobs.Job` whose augmentation runs in the step.
     folder: where to.
     redraw: whether large initial kernels, in `job` too, are replaced by normal random numbers of
-      the same standard deviation, which the description tells of in three numbers each.
+      the same standard deviation, for which the description has three numbers each.
 
   Raises:
     UserError: if the augmentation runs elsewhere, or the job has several replicas.
