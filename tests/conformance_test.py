@@ -14,15 +14,7 @@ import tensorflow as tf
 from alike import same
 from cases import refused
 from interruptions import copied
-from small_models import (
-  PRETEXTS,
-  RUN,
-  noise_views,
-  precision,
-  tiny_encoder,
-  tiny_trainer,
-  untimed,
-)
+from small_models import PRETEXTS, RUN, noise_views, precision, tiny_encoder, tiny_trainer, untimed
 
 import urkle_tf
 from urkle_tf import networks, pretexts, robustness, spec

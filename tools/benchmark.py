@@ -25,6 +25,7 @@ network; each ratio is the median of those within one turn.  --part=input is the
 one core; --part=step is the training's step without its pipeline.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -330,22 +331,18 @@ def _contenders(classifier, images, labels, epsilon, steps):
     "model": gradient(lambda: lambda inputs: network(inputs, training=False)),
     "model_folded": gradient(folded),
   }
-  try:
+  if importlib.util.find_spec("foolbox"):
     import foolbox
-  except ImportError:
-    pass
-  else:
+
     wrapped = foolbox.TensorFlowModel(network, bounds=(0, 1), device=images.device)
     attack = foolbox.attacks.LinfPGD(steps=steps, abs_stepsize=size)
     criterion = foolbox.criteria.Misclassification(labels)
     # `run` is the loop alone, without the checks before and after it.
     found["foolbox"] = lambda: attack.run(wrapped, images, criterion, epsilon=epsilon)
-  try:
+  if importlib.util.find_spec("art"):
     from art.attacks import evasion
     from art.estimators import classification
-  except ImportError:
-    pass
-  else:
+
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     sizes = classifier.classes, classifier.image_shape
     estimator = classification.TensorFlowV2Classifier(network, *sizes, loss, clip_values=(0, 1))

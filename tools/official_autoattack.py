@@ -18,6 +18,7 @@ replaces the table of a page, between its lines <!-- table -->, by that of finis
 writes the CIFAR-10 ResNet-18 that comes with pyautoattack as a Keras model, for --classifier.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -187,10 +188,8 @@ def their_resnet18():
 
 
 def _installed():
-  try:
-    import pyautoattack  # noqa: F401
-  except ImportError:
-    raise errors.UserError("this needs the official AutoAttack: pip install pyautoattack") from None
+  if not importlib.util.find_spec("pyautoattack"):
+    raise errors.UserError("this needs the official AutoAttack: pip install pyautoattack")
 
 
 def official(given, out):

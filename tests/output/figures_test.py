@@ -48,9 +48,8 @@ def test_adversaries_maximise_the_kl_of_equal_scales(rng, images):
   # Image and adversary share their noise: only the distribution moves.
   moved = (found["adversaries"] - found["clean"]).numpy()
   np.testing.assert_allclose(np.abs(moved), shift, rtol=1e-3)
-  clean, adversaries, shares = latent_map.project(
-    found["clean"].numpy(), found["adversaries"].numpy()
-  )
+  parts = (found[name].numpy() for name in ("clean", "adversaries"))
+  clean, adversaries, shares = latent_map.project(*parts)
   assert list(shares) == [1, 0]
   np.testing.assert_allclose(np.abs(adversaries - clean)[..., 0], shift, rtol=1e-3)
   assert not clean[..., 1].any()
@@ -100,22 +99,18 @@ def test_pictures_are_drawn_often_at_first_and_at_the_end(monkeypatch):
   assert drawn == [1, 2, 4, 8, 11, 11]
 
 
+OF_VAE = {"views": 3, "reconstructions": 4, "latent_map": 0}
+OF_AE = {"views": 1, "reconstructions": 2}
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
-  "pretext, robustness, wanted",
-  [
-    (
-      "vae(width=8, layers=3)",
-      "urkle(beta=1)",
-      {"views": 3, "reconstructions": 4, "latent_map": 0},
-    ),
-    ("ae(width=8, layers=3)", "none", {"views": 1, "reconstructions": 2}),
-  ],
+  "pretext, robustness, wanted", [("vae", "urkle(beta=1)", OF_VAE), ("ae", "none", OF_AE)]
 )
 def test_a_run_writes_the_figures_that_mean_something(tmp_path, pretext, robustness, wanted):
   """Each picture has the wanted number of columns; the map of the latent space has none."""
-  options = {**RUN, "epochs": 1, "augment": "none"}
-  urkle_tf.pretrain(tmp_path, pretext=pretext, robustness=robustness, **options)
+  options = {**RUN, "epochs": 1, "augment": "none", "pretext": f"{pretext}(width=8, layers=3)"}
+  urkle_tf.pretrain(tmp_path, robustness=robustness, **options)
   pictures = shown(tmp_path)
   assert set(pictures) == set(wanted)
   assert {path.stem for path in (tmp_path / "figures").iterdir()} == set(wanted)
