@@ -47,6 +47,17 @@ def test_resume_in_mid_epoch(digits, recipe):
     assert np.abs(whole[0]["views"][:, 0] - whole[0]["views"][:, 1]).max() > 0.01
 
 
+@needs_data
+def test_labels_are_those_of_the_split_in_memory_or_not(monkeypatch):
+  split = "train[100:130]"
+  whole = sources.load("cifar10", split, data_dir=DATA_DIR)
+  monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
+  stream = sources.load("cifar10", split, data_dir=DATA_DIR)
+  assert stream.labels is None
+  np.testing.assert_array_equal(pipeline.labels(stream), whole.labels)
+  assert pipeline.labels(whole) is whole.labels
+
+
 def test_resume_on_device(digits):
   check_resume(digits, augment.SimCLR(), starts=(0, 1, 3, 4, 7), on_device=True)
 

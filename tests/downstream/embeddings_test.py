@@ -130,6 +130,12 @@ def test_data_by_name_and_nothing_written(exported, encoder):
   assert "names" not in found
 
 
+def test_an_image_without_a_label_has_none_in_the_projector():
+  """TFDS labels it -1, which was taken for the last class."""
+  found = {"labels": np.array([1, -1, 0]), "class_names": np.array(["a", "b"])}
+  assert embeddings._columns(found, 3)["label"] == ["b", "", "a"]
+
+
 def test_a_folder_belongs_to_one_command(written, exported, photos, tmp_path):
   arguments = {"dataset": f"folder:{photos}", "output_dir": str(written[1]), "batch_size": 8}
   arguments["projector_examples"] = 10

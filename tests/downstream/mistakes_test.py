@@ -1,9 +1,12 @@
 """A mistake in the settings of `adapt` ends in one line, and leaves no folder behind."""
 
+import numpy as np
 import pytest
 from cases import refuses
+from small_models import array_source
 
 from urkle_tf import downstream
+from urkle_tf.data import sources
 
 SEMI = {"protocol": "semi_supervised", "labels": 0.2}
 HELD = {"split": "train", "validation_split": "train[90%:]"}  # a tenth of 1,437
@@ -22,6 +25,7 @@ HELD = {"split": "train", "validation_split": "train[90%:]"}  # a tenth of 1,437
     ({"image_size": 16}, "give --image_size=8"),
     ({"optimizer": "adm"}, "unknown optimizer"),
     ({"augment": "corp"}, "did you mean 'crop'"),
+    ({"learning_rate": 2e4}, "--learning_rate=20000 is too high for every weight decay"),
     ({"labels": 5}, "at least one per class"),
     ({"labels": 19}, "19 labels are too few"),  # to hold some out for the choice
     ({"epochs": 0}, "--epochs must be at least 1"),
@@ -32,6 +36,7 @@ HELD = {"split": "train", "validation_split": "train[90%:]"}  # a tenth of 1,437
     ({"protocol": "alf(samples=1.5)"}, "samples must be a whole number of at least 1, got 1.5"),
     ({"protocol": "alf", "attack_steps": 0}, "steps must be"),
     ({"protocol": "alf", "norm": "l3"}, "l3"),
+    ({"protocol": "alf", "norm": "l2"}, "--norm=l2 needs --epsilon, because the default, "),
     ({"protocol": "alf", "epsilon": -0.1}, "epsilon"),
     ({"protocol": "aff(beta=-1)"}, "beta must be at least 0"),
     ({"protocol": "aff(gamma=1)"}, "unknown option of aff"),
@@ -57,3 +62,16 @@ def test_mistakes_end_in_one_line(encoder, tmp_path, changes, message):
   arguments = {"encoder": str(encoder), "output_dir": str(tmp_path / "run"), "epochs": 1}
   refuses(message, downstream.adapt, **arguments | changes)
   assert not (tmp_path / "run").exists()
+
+
+def test_several_seeds_need_a_folder(encoder):
+  """They ended in a traceback."""
+  message = "give --output_dir=FOLDER, where the runs go"
+  refuses(message, downstream.adapt_seeds, None, 2, encoder=str(encoder))
+
+
+def test_images_without_a_label_train_no_head(encoder, tmp_path, monkeypatch):
+  """TFDS labels them -1."""
+  source = array_source(np.zeros((4, 8, 8, 1), np.uint8), np.array([0, 1, -1, 1]))
+  monkeypatch.setattr(sources, "load", lambda *_: source)
+  refuses("images without a label (-1)", downstream.adapt, str(encoder), str(tmp_path / "run"))

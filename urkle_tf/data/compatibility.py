@@ -1,4 +1,4 @@
-"""Checks that data fit a model."""
+"""Checks that data, and a norm, fit a model."""
 
 import numpy as np
 
@@ -70,6 +70,21 @@ def check_classes(classes, class_names, source):
     f"the classes of the classifier and of {source.name!r} differ, {ours!r} and {theirs!r}: give "
     "data with its classes, in its order"
   )
+
+
+def check_norm(norm, epsilon, metadata):
+  """Raises `UserError` if a norm is not that of a model's default radius.
+
+  Args:
+    norm: of the threat model.
+    epsilon: the default radius.
+    metadata: of the model; its "norm" is that of its training.
+  """
+  trained = metadata.get("norm", "linf")
+  if norm != trained:
+    raise errors.UserError(
+      f"--norm={norm} needs --epsilon, because the default, {epsilon:.4g}, is a radius in {trained}"
+    )
 
 
 def shared(source, other, rows=slice(None)):

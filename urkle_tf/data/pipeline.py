@@ -183,6 +183,13 @@ def batches(source, batch_size):
   return finished(sources.in_order(read, plain), -(-source.size // batch_size))
 
 
+def labels(source):
+  """The labels of all examples of a labelled source, an array [size]; reads the data if need be."""
+  if source.labels is not None:
+    return np.asarray(source.labels)
+  return np.concatenate([batch["label"] for batch in batches(source, 500)])
+
+
 def first(source, count):
   """The first images and labels of a labelled source.
 

@@ -14,7 +14,11 @@ _SHARE = 0.1  # the share of the labelled images that is held out if there are n
 
 
 def check(task):
-  """Raises `UserError` if there are too few labels to hold some out, or test images among them."""
+  """Raises `UserError` if no weight decay can be chosen with the task's labels and settings."""
+  if not _decays(task):
+    raise errors.UserError(
+      f"--learning_rate={task.learning_rate:g} is too high for every weight decay: lower it"
+    )
   if _chooses(task.validation):
     hold_out(task)
     return
@@ -90,10 +94,8 @@ def choose(task, run, held, train, score):
   if file.exists():
     earlier = json.loads(file.read_text())
     rows = earlier["candidates"] if earlier["encoder_fingerprint"] == fingerprint else []
-  # A decoupled decay of 1 / learning rate sets a weight to 0.
-  decays = [decay for decay in WEIGHT_DECAYS if decay * task.learning_rate < 1]
   scorer, start = None, task.head.get_weights()
-  for decay in decays[len(rows) :]:
+  for decay in _decays(task)[len(rows) :]:
     train(decay)
     row = {"weight_decay": decay}
     if task.select == "robust":
@@ -117,6 +119,11 @@ def choose(task, run, held, train, score):
     print("all are equal under attack, so clean images decided", flush=True)
   found = {"select": task.select, "held_out": where, "images": images}
   return {**found, "weight_decay": best["weight_decay"], "candidates": rows}
+
+
+def _decays(task):
+  """The candidates: a decoupled decay of 1 / learning rate would set a weight to 0."""
+  return [decay for decay in WEIGHT_DECAYS if decay * task.learning_rate < 1]
 
 
 def _ahead(one, other, names, task):

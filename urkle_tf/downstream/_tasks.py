@@ -42,9 +42,12 @@ def settle(settings, method, metadata):
   elif settings["select"] not in SELECT:
     raise errors.unknown("choice of --select", settings["select"], SELECT)
   if method.adversarial or settings["select"] == "robust":
+    without_radius = settings["epsilon"] is None
     for name, usual in (("norm", "linf"), ("epsilon", 8 / 255), ("attack_steps", 10)):
       if settings[name] is None:
         settings[name] = metadata.get(name, usual)
+    if without_radius:
+      compatibility.check_norm(settings["norm"], settings["epsilon"], metadata)
   else:
     settings |= dict.fromkeys(_ATTACK)
   return [f"--{name}" for name in given if settings[name] is None]
@@ -75,10 +78,11 @@ def labelled(given, image_size):
     validation = _split(given, given.validation_split, None, image_size)
     if source.class_names is not None:
       compatibility.check_classes(len(source.class_names), source.class_names, validation)
-  labels = source.labels
-  if labels is None:
-    labels = np.concatenate([batch["label"] for batch in pipeline.batches(source, 500)])
-  labels = np.asarray(labels)
+  labels = pipeline.labels(source)
+  if source.class_names is not None and labels.min() < 0:
+    raise errors.UserError(
+      f"{source.name!r} ({source.split}) has images without a label (-1): give another split"
+    )
   chosen = _labels.choose(labels, given.labels, given.seed)
   return Labelled(source, validation, chosen, labels[chosen])
 

@@ -92,6 +92,8 @@ def adapt_seeds(output_dir, seeds, seed=0, **settings):
     UserError: as in `adapt`, or for fewer than one seed.
   """
   errors.at_least(1, None, seeds=seeds)
+  if not output_dir:
+    raise errors.UserError("give --output_dir=FOLDER, where the runs go")
   folder = pathlib.Path(output_dir).expanduser()
   numbers, rows = list(range(seed, seed + seeds)), []
   with preemption.watch() as watch:

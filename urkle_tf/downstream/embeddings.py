@@ -93,8 +93,9 @@ def _columns(found, count):
   columns: dict[str, Sequence] = {}
   if "labels" in found:
     labels = found["labels"][:count]
-    names = found.get("class_names")
-    columns["label"] = labels if names is None else names[labels]
+    if (names := found.get("class_names")) is not None:
+      labels = ["" if label < 0 else names[label] for label in labels]  # TFDS: -1 for no label
+    columns["label"] = labels
   if "names" in found:
     columns["name"] = found["names"][:count]
   if "scale" in found:
