@@ -21,7 +21,8 @@ def main():
   def evaluate(**given):
     if not given["output_dir"]:
       raise errors.UserError("give --output_dir=FOLDER, where the report goes")
-    measurements.named(given["measure"])  # reports mistakes in it without starting TensorFlow
+    # Reports mistakes in these without starting TensorFlow.
+    measurements.named(given["measure"], given["certify"])
     result = command_line.load("evaluation.assess").assess(**given)
     for one, part in measurements.in_report(result):
       for line in one.lines(part):

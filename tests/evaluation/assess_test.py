@@ -645,7 +645,7 @@ def test_report_is_the_contracts(exported, tmp_path, capsys):
   arguments = {
     "classifier": str(exported / "sampled"),
     "output_dir": str(tmp_path / "report"),
-    "epsilons": [0.05, 0.1],
+    "epsilons": [0.05, 0.1, 0.05],  # once each
     "save_images": True,
     "eot": 4,
     **SMALL,
@@ -821,6 +821,8 @@ def test_an_encoder_alone_needs_no_labels(exported, tmp_path):
     ({"corruptions": "forst"}, "did you mean 'frost'"),
     ({"severities": [1]}, "--severities has no effect without --corruptions"),
     ({"classifier": None, "encoder": "encoder", "corruptions": "fog"}, "give --classifier"),
+    ({"norm": "l2"}, "--norm=l2 needs --epsilon, because the default, 0.1, is a radius in linf"),
+    ({"measure": "representation(restarts=0)"}, "representation: restarts must be at least 1"),
     ({"noise": "frish"}, "unknown noise 'frish'; did you mean 'fresh'"),
     ({"representation_examples": -1}, "examples must be an integer of at least 0, got -1"),
   ],

@@ -112,16 +112,20 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   written = (tmp_path / "report" / "report.json").read_text()
   assert json.loads(written) == json.loads(json.dumps(report))
   assert str(tmp_path) not in written
-  assert report["regression"]["attacks"][0]["epsilon"] == EPSILON  # that of the training
+  row = report["regression"]["attacks"][0]
+  assert row["epsilon"] == EPSILON  # that of the training
   page = (tmp_path / "report" / "report.md").read_text().splitlines()
   rows = [line.split(" | ")[1] for line in page if line.startswith(("| sampled z |", "| z = mu |"))]
   assert rows == ["clean"] * 2 + ["pgd-2, linf 0.1"] * 2
+  card = urkle_tf.model_card(tmp_path / "regressor", tmp_path / "report").read_text()
+  clean, attacked = (part["rmse"] for part in (report["regression"]["clean"], row))
+  wanted = f"{clean:.4g} on 50 clean images; {attacked:.4g} under pgd-2, linf 0.1"
+  assert f"Root mean square error of a number: {wanted}." in card
   capsys.readouterr()
   again = {"output_dir": str(tmp_path / "report"), "html": True, **options}
   assert urkle_tf.assess(**again) == report
   assert "writing its page from the stored report" in capsys.readouterr().out
-  error = f"{report['regression']['attacks'][0]['rmse']:.4g}"
-  assert f">{error}</dd>" in (tmp_path / "report" / "report.html").read_text()
+  assert f">{row['rmse']:.4g}</dd>" in (tmp_path / "report" / "report.html").read_text()
 
   # The same through the function behind `evaluate`, which takes more.
   whole = urkle_tf.assess(standing=True, corruptions="all", **options)

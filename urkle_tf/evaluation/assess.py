@@ -113,7 +113,9 @@ def _context(given, kind, path):
     compatibility.check_classes(metadata["classes"], metadata.get("class_names"), source)
   norm = given.norm or metadata.get("norm", "linf")
   epsilon = (metadata.get("epsilon") or _EPSILON) if given.epsilon is None else given.epsilon
-  epsilons = list(given.epsilons or [epsilon])
+  if given.epsilon is None and not given.epsilons:
+    compatibility.check_norm(norm, epsilon, metadata)
+  epsilons = list(dict.fromkeys(given.epsilons or [epsilon]))
   for radius in epsilons:
     attacks.from_norm(norm, radius).check(tf.zeros([1, *metadata["image_size"]]))
   names = ("data_dir", "download", "image_size", "examples")
@@ -155,15 +157,16 @@ def _load(context, path):
 
 def _config(context, settings, chosen):
   """The report's part "config"."""
-  metadata, shown = context.metadata, export.settings_without_paths(settings)
+  metadata, used = context.metadata, dict(settings)
+  for one in chosen:  # the options' values, rather than the flags'
+    for name, flag in one.aliases().items():
+      if getattr(one, name) != settings[flag]:
+        used[flag] = getattr(one, name)
+  shown = export.settings_without_paths(used)
   # Left out unless set, so that reports without them stay the same.
   for name in ("measure", "certify", "modes", "head", "minutes", "abstains"):
     if not shown.get(name):
       shown.pop(name, None)
-  for one in chosen:  # the options' values, rather than the flags'
-    for name, flag in one.aliases().items():
-      if getattr(one, name) != settings[flag]:
-        shown[flag] = getattr(one, name)
   config = {**shown, "norm": context.norm, "epsilon": context.epsilon}
   whose = {"stochastic": bool(metadata["stochastic"]), "fingerprint": metadata["fingerprint"]}
   if context.kind == "regressor":

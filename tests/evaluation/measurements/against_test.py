@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cases import refused, refuses
 from scipy import stats
+from small_models import array_source
 
 import urkle_tf
 from urkle_tf.evaluation import paired
@@ -49,8 +50,13 @@ def earlier(exported, tmp_path_factory):
 @pytest.mark.full
 def test_rows_are_those_that_both_have(exported, earlier, tmp_path):
   report = assessed(
-    exported / "other", against=earlier, output_dir=str(tmp_path), attacks="fgsm,pgd"
+    exported / "other",
+    measure=f"against(report='{earlier}')",
+    output_dir=str(tmp_path),
+    attacks="fgsm,pgd",
   )
+  config = report["config"]  # without folders of this machine
+  assert (config["measure"], config["against"]) == ("against(report=report)", "report")
   earlier = json.loads(pathlib.Path(earlier, "report.json").read_text())
   rows = {(row["name"], row["mode"]): row for row in report["against"]["rows"]}
   assert {name for name, _ in rows} == {"clean", "fgsm"}
@@ -122,6 +128,23 @@ def test_rows_that_count_other_attacks_are_compared_with_their_like(exported, tm
   assert [row["name"] for row in again["against"]["rows"]] == ["clean", *names]
 
 
+TWO = array_source(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 1]))
+
+
+@pytest.mark.parametrize(
+  ("labels", "config", "message"),
+  [
+    ([1, 0], {}, "has other labels"),
+    ([0, 1], {"dataset": "folder:grey"}, "a report on folder:grey, but this evaluation is on grey"),
+  ],
+)
+def test_a_report_on_other_images_is_refused_before_any_attack(tmp_path, labels, config, message):
+  np.savez(tmp_path / "images.npz", labels=labels, clean_deterministic=labels)
+  (tmp_path / "report.json").write_text(json.dumps({"config": config}))
+  context = types.SimpleNamespace(source=TWO, modes=("deterministic",))
+  refuses(message, Against(report=str(tmp_path)).prepare, context)
+
+
 @pytest.mark.parametrize("damaged", ["report.json", "images.npz"])
 def test_a_damaged_report_ends_in_one_line(tmp_path, damaged):
   np.savez(tmp_path / "images.npz", labels=[0, 1])
@@ -143,7 +166,7 @@ def test_reports_on_other_readings_of_z_are_refused(tmp_path, theirs, ours, said
   """A row of one reading counts the other's adversaries too: a classifier differed from itself."""
   np.savez(tmp_path / "images.npz", labels=[0, 1], **{f"clean_{mode}": [0, 1] for mode in theirs})
   (tmp_path / "report.json").write_text("{}")
-  context = types.SimpleNamespace(source=np.zeros(2), modes=tuple(ours))
+  context = types.SimpleNamespace(source=TWO, modes=tuple(ours))
   refuses(f"{said} & give both the same --modes", Against(report=str(tmp_path)).prepare, context)
   context.modes = tuple(theirs)
   assert set(Against(report=str(tmp_path)).prepare(context)[1]) >= {"labels", f"clean_{theirs[0]}"}

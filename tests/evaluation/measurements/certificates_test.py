@@ -85,10 +85,11 @@ def test_an_encoder_alone_is_certified_in_cosines(exported):
     ("smoothing(alpha=2)", {}, "smoothing: alpha must be in (0, 1), got 2"),
     ("smoothing(radii=-1)", {}, "radii must be at least 0"),
     ("certificate(examples=0)", {}, "examples must be above 0"),
+    ("certificate(steps=0)", {}, "certificate: steps must be above 0, got 0"),
     ("certificate(alpha=0)", {}, "certificate: alpha must be in (0, 1), got 0"),
     ("certificate(bounds=crown)", {}, "unknown kind of bounds 'crown'"),
     ("certificate", {"certify": "certificate"}, "names certificate twice"),
-    ("certificate", {"norm": "l2"}, "not in l2"),
+    ("certificate", {"norm": "l2", "epsilon": 0.5}, "not in l2"),
     ("certificate(loss_cap=1)", {}, "above ln"),
   ],
 )

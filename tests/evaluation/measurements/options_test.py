@@ -97,8 +97,9 @@ def test_a_flag_that_a_model_cannot_use_is_not_left_out_in_silence(kind, given, 
     chosen(kind, **given)
 
 
-def test_the_command_finds_a_mistake_before_it_starts_tensorflow():
-  words = ["--classifier=nowhere", "--output_dir=nowhere", "--measure=bound(stepz=3)"]
+@pytest.mark.parametrize("flag", ["measure", "certify"])
+def test_the_command_finds_a_mistake_before_it_starts_tensorflow(flag):
+  words = ["--classifier=nowhere", "--output_dir=nowhere", f"--{flag}=bound(stepz=3)"]
   command = [sys.executable, "-X", "importtime", "-m", "urkle_tf.evaluate", *words]
   lines = commands.process(*command, code=2).stderr.splitlines()
   (said,) = (line for line in lines if not line.startswith("import time:"))

@@ -26,17 +26,18 @@ def in_report(report):
   return [(one, report[one.name]) for one in known() if report.get(one.name)]
 
 
-def named(texts):
+def named(*settings):
   """{name: spec} of what `--measure` and `--certify` name.
 
   Args:
-    texts: specs, such as `"bound(loss_cap=4)"`: a list, or one string, separated by commas.
+    *settings: specs, such as `"bound(loss_cap=4)"`: each a list, a string with commas between
+      several, or None.
 
   Raises:
     UserError: for an unknown measurement or option, or a value of the wrong kind.
   """
   found = {}
-  for text in _specs(texts):
+  for text in (part for given in settings for part in _specs(given)):
     name = spec.build(_PACKAGE, text, Measurement).name
     if name in found:
       raise errors.UserError(f"--measure names {name} twice: give its options in one place")
@@ -58,7 +59,7 @@ def chosen(given, kind):
   Raises:
     UserError: as in `named`, and for a measurement that is not for models of this kind.
   """
-  asked, found = named([*_specs(given.measure), *_specs(given.certify)]), []
+  asked, found = named(given.measure, given.certify), []
   for one in known():
     text = asked.get(one.name, one.name)
     options = spec.parse(text)[1]

@@ -31,7 +31,7 @@ class Against(Measurement):
 
   def prepare(self, context):
     """(the other's report, its arrays)."""
-    folder = pathlib.Path(self.report or "")
+    folder = pathlib.Path(self.report or "").expanduser()
     if not self.report or not (folder / "report.json").is_file():
       raise errors.UserError(
         f"no report.json in {str(self.report)!r}: give --against the folder of another evaluation"
@@ -56,6 +56,7 @@ class Against(Measurement):
         f"{str(folder)!r} is a report on {len(found.get('labels', []))} labelled images, but this "
         f"evaluation has {context.source.size}: give the same --dataset, --split and --examples"
       )
+    _check_images(self.report, theirs, found["labels"], context.source)
     # The rows of a reading of z also count what was found against the other, if it is measured.
     modes = {name.removeprefix("clean_") for name in found if name.startswith("clean_")}
     if modes != {*context.modes}:
@@ -70,11 +71,6 @@ class Against(Measurement):
 
     theirs, arrays = context.prepared[self.name]
     ours, labels = context.arrays, context.labels
-    if not np.array_equal(arrays["labels"], labels):
-      raise errors.UserError(
-        f"{self.report!r} has other labels, so its images are not the same: give the same "
-        "--dataset and --split"
-      )
     right = lambda found, mode: found[f"clean_{mode}"] == labels  # noqa: E731
     rows = [
       {"name": "clean", "mode": mode, **paired.compare(right(ours, mode), right(arrays, mode))}
@@ -98,8 +94,8 @@ class Against(Measurement):
       low, high = (100 * end for end in row["interval"])
       lines.append(
         [
-          *(row["name"] + radius, row["mode"], f"{100 * row['difference']:+.2f}"),
-          *(f"{low:+.2f} to {high:+.2f}", row["only_here"], row["only_there"]),
+          *(row["name"] + radius, row["mode"], f"{100 * row['difference']:+z.2f}"),
+          *(f"{low:+z.2f} to {high:+z.2f}", row["only_here"], row["only_there"]),
           f"{row['p']:.2g}" if row["shown"] else f"{row['p']:.2g}: no difference shown",
         ]
       )
@@ -113,10 +109,29 @@ class Against(Measurement):
 
   def lines(self, part):
     return [
-      f"{row['name']}, {row['mode']} z, against {part['report']}: {100 * row['difference']:+.2f} "
+      f"{row['name']}, {row['mode']} z, against {part['report']}: {100 * row['difference']:+z.2f} "
       f"points (p {row['p']:.2g}{'' if row['shown'] else ', no difference shown'})"
       for row in part["rows"]
     ]
+
+
+def _check_images(report, theirs, labels, source):
+  """Raises `UserError` if another report is on other data than a source, or has other labels."""
+  from urkle_tf import export
+  from urkle_tf.data import pipeline
+
+  ours = export.settings_without_paths({"dataset": source.name})["dataset"]
+  other = theirs.get("config", {}).get("dataset", ours)
+  if other != ours:
+    raise errors.UserError(
+      f"{report!r} is a report on {other}, but this evaluation is on {ours}: give both the same "
+      "--dataset"
+    )
+  if not np.array_equal(labels, pipeline.labels(source)):
+    raise errors.UserError(
+      f"{report!r} has other labels, so its images are not the same: give the same --dataset and "
+      "--split"
+    )
 
 
 def _said(modes):

@@ -47,7 +47,7 @@ class Certificate(Measurement):
         "certificate bounds a KL, but this model's training used no sigma: leave it out"
       )
     errors.one_of("kind of bounds", self.bounds, kl.BOUNDS)
-    errors.above(0, self.name, examples=self.examples)
+    errors.above(0, self.name, examples=self.examples, steps=self.steps)
     errors.within("(0, 1)", self.name, alpha=self.alpha)
     for epsilon in self.epsilons or ():
       attacks.Linf(epsilon)  # which checks it

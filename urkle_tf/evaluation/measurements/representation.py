@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from urkle_tf import errors
 from urkle_tf.evaluation.measurements.base import Measurement, alias
 from urkle_tf.evaluation.report import pictures
 from urkle_tf.evaluation.report.document import Heading, Table, Text
@@ -33,6 +34,7 @@ class Representation(Measurement):
   def prepare(self, context):
     from urkle_tf.evaluation import bound
 
+    errors.at_least(1, self.name, steps=self.steps, restarts=self.restarts)
     if context.kind == "encoder" and self.loss_cap is not None:
       bound.check(self.loss_cap, context.metadata)
 

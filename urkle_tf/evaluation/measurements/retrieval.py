@@ -76,10 +76,10 @@ class Retrieval(Measurement):
     return [*content, Table("Retrieval", ["", "value", *["original"] * bool(before)], rows)]
 
   def lines(self, part):
-    said = f"of the {part['neighbours']} nearest images, under attack: {part['overlap']:.1%}"
+    said = f"of the {part['neighbours']} nearest images, under attack: {part['overlap']:.1%} kept"
     if "original" in part:
-      said += f" kept (the original {part['original']['overlap']:.1%})"
-    return [said if "original" in part else f"{said} kept"]
+      said += f" (the original {part['original']['overlap']:.1%})"
+    return [said]
 
 
 _MEANINGS = {
