@@ -201,6 +201,14 @@ def _measured(report):
       (r["name"], f"{r['value']:.2f} ({r['interval'][0]} to {r['interval'][1]})") for r in rows
     ]
     said.append(tables.markdown(("images", "accuracy in percent, 95% interval"), cells))
+  if part := report.get("regression"):
+    errors = [f"{part['clean']['rmse']:.4g} on {part['examples']:,} clean images"]
+    errors += [
+      f"{row['rmse']:.4g} under {tables.attack(row)}, {tables.threat(row)}"
+      for row in part["attacks"]
+      if row["mode"] == part["clean"]["mode"]
+    ]
+    said.append(f"Root mean square error of {part['target']}: {'; '.join(errors)}.")
   if part := report.get("representation"):
     said.append(
       f"Without labels: the worst perturbation within {tables.threat(part)} moves an image's "

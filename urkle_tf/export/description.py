@@ -18,6 +18,7 @@ from urkle_tf.networks.saved.exports import FORMAT_VERSION
 
 _FOLDERS = ("output_dir", "data_dir", "init_from", "encoder", "classifier", "regressor")
 _PATHS = (*_FOLDERS, "prototypes", "data_service")  # the last names hosts
+_OPTIONS = ("teacher", "original", "report")  # paths among the options of specs
 
 
 def versions():
@@ -43,12 +44,21 @@ def settings_without_paths(settings):
       shown[name] = pathlib.Path(shown[name]).name
   if isinstance(shown.get("dataset"), str) and shown["dataset"].startswith("folder:"):
     shown["dataset"] = "folder:" + pathlib.Path(shown["dataset"][len("folder:") :]).name
-  if re.search(r"(teacher|original)=", str(shown.get("pretext"))):
-    name, options = spec.parse(shown["pretext"])
-    for option in {"teacher", "original"} & set(options):
-      options[option] = pathlib.Path(options[option]).name
-    shown["pretext"] = f"{name}({', '.join(f'{key}={value}' for key, value in options.items())})"
+  for name in ("pretext", "measure"):
+    value = shown.get(name) or ""
+    if re.search(rf"({'|'.join(_OPTIONS)})\s*=", str(value)):
+      parts = spec.split(value) if isinstance(value, str) else value
+      shown[name] = ", ".join(map(_without_folders, parts))
   return shown
+
+
+def _without_folders(text):
+  """A spec whose paths are reduced to the names of their files."""
+  name, options = spec.parse(text)
+  for option in set(_OPTIONS) & set(options):
+    options[option] = pathlib.Path(str(options[option])).name
+  given = ", ".join(f"{key}={value}" for key, value in options.items())
+  return f"{name}({given})" if given else name
 
 
 def fingerprint(models):
