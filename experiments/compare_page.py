@@ -155,7 +155,7 @@ def paired(document):
       if len(found) < 2:
         continue
       mean, _, (low, high) = tables.seeds(found)
-      cells = [part, SCORES[name], f"{mean:+.2f}", f"{low:+.2f} to {high:+.2f}"]
+      cells = [part, SCORES[name], f"{mean:+z.2f}", f"{low:+z.2f} to {high:+z.2f}"]
       lines.append([*cells, "no difference shown" if low <= 0 <= high else "shown"])
   if not lines:
     return ""

@@ -6,13 +6,14 @@ The images are the first of the test split that both classifiers get right.  PGD
 attacks each classifier on its own.  The last line counts all the images that were attacked.
 """
 
-import os
 import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
+
+from experiments import quiet  # noqa: F401
+
+# isort: split
 
 import numpy as np
 import tensorflow as tf
@@ -131,6 +132,10 @@ def main():
   source = sources.load(given.dataset, "test", data_dir=given.data_dir, examples=given.examples)
   robust = export.load_classifier(given.robust)
   compatibility.check_images(robust.metadata["image_size"], source)
+  if "epsilon" not in robust.metadata:
+    raise errors.UserError(
+      f"--robust={given.robust} was trained without an attack: give a robust classifier"
+    )
   threat = attacks.from_norm(robust.metadata["norm"], robust.metadata["epsilon"])
   models = {"plain": export.load_classifier(given.plain), "robust": robust}
   radius = tables.threat(robust.metadata)

@@ -104,6 +104,8 @@ def mean(values, form=".2f", deviation=None):
   """The mean of some seeds' figures as text; of several "mean ± deviation (low to high)"."""
   if not values:  # it was not measured
     return ""
+  sign, digits = form[: form.startswith("+")], form.removeprefix("+")
+  form = f"{sign}z{digits}"  # z: 0.0 rather than -0.0
   middle, spread, interval = tables.seeds(values)
   if interval is None:
     return f"{middle:{form}}"

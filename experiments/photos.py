@@ -8,13 +8,14 @@ scaled to a size between 28 and 120 pixels, and becomes a PNG or JPEG file, both
 """
 
 import collections
-import os
 import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
+
+from experiments import quiet  # noqa: F401
+
+# isort: split
 
 import numpy as np
 from PIL import Image

@@ -14,9 +14,11 @@ import re
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
+
+from experiments import quiet  # noqa: F401
+
+# isort: split
 
 import tensorflow as tf
 

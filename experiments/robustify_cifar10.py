@@ -13,13 +13,15 @@ finished is not run again.
 
 import itertools
 import json
-import os
 import pathlib
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
+
+from experiments import quiet  # noqa: F401
+
+# isort: split
 
 import keras
 import numpy as np
@@ -242,9 +244,9 @@ def blocks(rows):
     if setting == "as it was":
       cells += [""] * 4
     else:
-      cells += [f"{loss:+.1f}", f"{gain:+.1f}", f"{part['drift']:.2f}", f"{found['minutes']:.1f}"]
+      cells += [f"{loss:+z.1f}", f"{gain:+z.1f}", f"{part['drift']:.2f}", f"{found['minutes']:.1f}"]
       said = "met" if loss >= -5 and gain >= 20 else "missed"
-      goal.append(f"- {name}, {setting}: {said} ({loss:+.1f} and {gain:+.1f}).")
+      goal.append(f"- {name}, {setting}: {said} ({loss:+z.1f} and {gain:+z.1f}).")
     table.append(cells)
   return {"table": tables.markdown(columns, table), "goal": "\n".join(goal)}
 

@@ -16,11 +16,10 @@ import signal
 import socket
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
 from experiments import jobs
+from urkle_tf import command_line
 
 
 def main():
@@ -35,6 +34,7 @@ def main():
   ended = [signal.SIGTERM, signal.SIGINT]
   signal.pthread_sigmask(signal.SIG_BLOCK, ended)
 
+  command_line.import_tensorflow()
   from urkle_tf.data import service
 
   servers = service.serve(options.port, options.host, options.port + 1 if options.port else 0)

@@ -19,8 +19,6 @@ import sys
 import time
 from importlib import metadata
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
-
 import urkle_tf
 from urkle_tf import command_line
 

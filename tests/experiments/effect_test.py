@@ -1,9 +1,11 @@
 """The picture of an attack's effect: a classifier of one pixel, whose worst neighbour is known."""
 
+import sys
 import types
 
 import numpy as np
 import tensorflow as tf
+from cases import refuses
 
 from experiments import effect
 from urkle_tf import attacks
@@ -24,3 +26,15 @@ def test_each_image_is_moved_to_its_worst_neighbour():
   assert clean.tolist() == [1, 1, 0]
   np.testing.assert_allclose(adversaries[:, 0, 0, 0], [0.55, 0.3, 0.8], atol=1e-5)
   assert after.tolist() == [0, 1, 0]
+
+
+def test_a_classifier_trained_without_an_attack_is_not_robust(tmp_path, monkeypatch):
+  """It has no radius, and ended in a traceback."""
+  monkeypatch.setattr(
+    effect.export,
+    "load_classifier",
+    lambda _: types.SimpleNamespace(metadata={"image_size": [8, 8, 1]}),
+  )
+  words = [str(tmp_path / "effect.png"), "--plain=a", "--robust=b"]
+  monkeypatch.setattr(sys, "argv", ["effect.py", *words])
+  refuses("--robust=b was trained without an attack", effect.main)

@@ -67,3 +67,11 @@ def test_mistakes_end_in_one_line(run, arguments, words, tmp_path, monkeypatch, 
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith("error: ")
   assert words in line
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("script", ["effect", "photos", "robustify_cifar10"])
+def test_tensorflow_starts_unheard(script):
+  environment = {"TF_CPP_MIN_LOG_LEVEL": None}
+  words = (sys.executable, str(jobs.ROOT / "experiments" / f"{script}.py"), "--help")
+  assert commands.process(*words, environment=environment).stderr == ""

@@ -5,7 +5,7 @@ import sys
 
 import commands
 
-from experiments import table
+from experiments import pages, table
 
 
 def _part(mode, accuracy, **more):
@@ -35,6 +35,12 @@ def test_a_row_for_each_classifier():
   # Of three seeds: the deviation is sqrt(13), and t of two degrees of freedom 4.3027.
   seeds = [{**second, "clean": _part("deterministic", share)} for share in (0.5, 0.52, 0.57)]
   assert "| 53.00 ± 3.61 (44.04 to 61.96) |" in table.table({"B": seeds})
+
+
+def test_no_figure_is_minus_zero():
+  """The interval of 0, 0 and 0.02 is -0.02 to 0.04."""
+  assert pages.mean([0, 0, 0.02], ".1f") == "0.0 ± 0.0 (0.0 to 0.0)"
+  assert pages.mean([0, 0, 0.02], "+.1f") == "+0.0 ± +0.0 (+0.0 to +0.0)"
 
 
 def test_the_table_script(tmp_path):
