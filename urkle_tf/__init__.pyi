@@ -258,6 +258,7 @@ def adapt(
       from, for randomised smoothing: see docs/certificates.md. It is not clipped, and each copy
       of an image has its own. Validation images get it too.
     norm: norm of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder's training.
+      Another one needs `epsilon`.
     epsilon: radius of the attack in pixel units of [0, 1]; default: that of the encoder's
       training.
     attack_steps: gradient steps of the attack; default: 10.
@@ -356,7 +357,8 @@ def assess(
     attacks: specs, in a list or separated by commas: `"pgd(steps=100, restarts=2),fgsm"`; also
       rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, hop_skip_jump, and autoattack and
       worst_of_all, which run several.
-    norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, or linf.
+    norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, or linf. Another one
+      needs `epsilon`.
     epsilon: radius in pixel units of [0, 1]; default: that of the training, or 8/255.
     epsilons: several radii instead; the representation and the bound use the first.
     attack_steps: steps of PGD, if its spec gives none.

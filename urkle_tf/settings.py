@@ -393,8 +393,10 @@ class Adapt:
   norm: str | None = shared(
     "norm",
     None,
-    help="norm of the attack: linf, l2 or l1; default: that of the encoder's training",
-    text='norm of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder\'s training',
+    help="norm of the attack: linf, l2 or l1; default: that of the encoder's training; another one "
+    "needs --epsilon",
+    text='norm of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder\'s '
+    "training. Another one needs `epsilon`",
   )
   epsilon: float | None = shared(
     "epsilon",
@@ -505,8 +507,10 @@ class Assess:
   norm: str | None = shared(
     "norm",
     None,
-    help="linf, l2 or l1; default: that of the training",
-    text='`"linf"`, `"l2"` or `"l1"`; None for that of the export\'s training, or linf',
+    help="linf, l2 or l1; default: that of the training, or linf; another one needs --epsilon",
+    text='`"linf"`, `"l2"` or `"l1"`; None for that of the export\'s training, or linf. Another '
+    "one needs `epsilon`",
+    short="linf, l2 or l1; default: that of the training",
   )
   epsilon: float | None = shared(
     "epsilon",

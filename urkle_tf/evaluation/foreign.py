@@ -272,8 +272,8 @@ class Foreign(_Scores):
   def _sentences(self, loaded):
     said = self.metadata
     kind = said["outputs"]
-    what = f"A {loaded.format} model that this package did not make"
-    what = f"An encoder with {loaded.about} on top" if loaded.about else what
+    what = "A SavedModel" if loaded.format == "SavedModel" else "A Keras model"
+    what = f"An encoder with {loaded.about} on top" if loaded.about else f"{what} made elsewhere"
     notes = [
       f"{what}: {self.classes} classes, {kind}, "
       + (

@@ -172,18 +172,17 @@ def _table(rows):
 
 def _explained(rows, config):
   """The meaning of the figures in the table."""
-  texts = [
-    "An image counts as correct if it is classified correctly clean and on every adversary found, "
-    "including those found against the other reading of z"
-    + ("; each row also counts what earlier rows found." if config.get("standing") else ".")
-  ]
-  if any(row["mode"] == "sampled" for row in rows):
-    texts.append(
+  modes = {row["mode"] for row in rows}
+  text = "An image counts as correct if it is classified correctly clean and on every adversary "
+  text += "found" + ", including those found against the other reading of z" * (len(modes) > 1)
+  text += "; each row also counts what earlier rows found." if config.get("standing") else "."
+  found: list = [Text(text)]
+  if "sampled" in modes:
+    text = (
       f"z = sampled: the mean of the probabilities over at least {config['samples']} fresh samples "
-      "of z. The attack does not know them, and they do not choose which adversary is scored. "
-      "z = deterministic: the mean of z."
+      "of z. The attack does not know them, and they do not choose which adversary is scored."
     )
-  found: list = [Text(text) for text in texts]
+    found.append(Text(text + " z = deterministic: the mean of z." * (len(modes) > 1)))
   notes = {f"{row['name']}: {row['note']}" for row in rows if "note" in row}
   fixed = {row["name"] for row in rows if row.get("noise") == "fixed"}
   notes |= {f"{name}, z sampled: the same samples of z throughout an attack" for name in fixed}
