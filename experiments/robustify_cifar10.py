@@ -257,7 +257,7 @@ def main():
   parser.add_argument("--data_dir")
   parser.add_argument("--work", default="runs/robustify_cifar10")
   parser.add_argument("--epochs", type=int, default=4, help="of the training with labels")
-  parser.add_argument("--networks", nargs="*", choices=list(NETWORKS), default=list(NETWORKS))
+  parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
   parser.add_argument("--settings", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
   parser.add_argument("--page", help="where a page of all finished rows is written")
   given = parser.parse_args()

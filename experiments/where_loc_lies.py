@@ -76,9 +76,9 @@ def main():
   parser.add_argument("--k", type=float, default=8.0, help="of both Urkle cells")
   parser.add_argument("--start", action="store_true", help="whether students start from teachers")
   parser.add_argument("--extra_train", default="", help="further flags of every training")
-  parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
-  parser.add_argument("--forms", nargs="*", default=FORMS)
-  parser.add_argument("--cells", nargs="*", choices=CELLS, default=CELLS)
+  parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+  parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
+  parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
   options = parser.parse_args()
   lines = []
   for name in options.cells:

@@ -162,6 +162,12 @@ def test_mistakes_end_in_one_line(tmp_path, text, words):
     urkle_tf.pretrain(output_dir=run, data_service=addresses, **RUN)
 
 
+@pytest.mark.parametrize("port", [-1, 65535, 70000])
+def test_what_is_no_port_is_refused(port):
+  """TensorFlow took it modulo 65536, and the worker needs the next one."""
+  refuses(f"--port must be in [0, 65534], got {port}", service.serve, port)
+
+
 def test_what_input_workers_cannot_read_is_refused(monkeypatch):
   folder = sources.FileSource.__new__(sources.FileSource)
   folder.name = "folder:photos"
@@ -176,7 +182,8 @@ def test_what_input_workers_cannot_read_is_refused(monkeypatch):
 def test_the_launcher_serves_until_it_is_stopped(digits):
   """And then it ends at once, whatever its pipelines were doing."""
   command = [sys.executable, ROOT / "launch" / "input_worker.py", "--port=0", "--host=localhost"]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+  unheard = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}  # but for the address
+  with subprocess.Popen(command, text=True, **unheard) as process:
     try:
       line = process.stdout.readline()
       assert line.startswith("an input worker: --data_service=localhost:"), line

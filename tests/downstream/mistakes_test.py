@@ -64,10 +64,16 @@ def test_mistakes_end_in_one_line(encoder, tmp_path, changes, message):
   assert not (tmp_path / "run").exists()
 
 
-def test_several_seeds_need_a_folder(encoder):
-  """They ended in a traceback."""
-  message = "give --output_dir=FOLDER, where the runs go"
-  refuses(message, downstream.adapt_seeds, None, 2, encoder=str(encoder))
+@pytest.mark.parametrize(
+  "folder, seeds, message",
+  [
+    (None, 2, "give --output_dir=FOLDER, where the runs go"),
+    ("", 2, "give --output_dir=FOLDER, where the runs go"),
+    ("runs", 0, "--seeds must be at least 1, got 0"),
+  ],
+)
+def test_mistakes_with_several_seeds(encoder, folder, seeds, message):
+  refuses(message, downstream.adapt_seeds, folder, seeds, encoder=str(encoder))
 
 
 def test_images_without_a_label_train_no_head(encoder, tmp_path, monkeypatch):

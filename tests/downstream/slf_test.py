@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn import linear_model
 from small_models import rows_of
 
-from urkle_tf import downstream, errors, export
+from urkle_tf import downstream, export
 from urkle_tf.data import sources
 from urkle_tf.downstream import _labels, adapting, slf
 from urkle_tf.networks.regressor import Regressor
@@ -296,5 +296,3 @@ def test_several_seeds_and_their_mean(encoder, tmp_path, capsys):
   assert "nothing to do" in capsys.readouterr().out
   assert again["runs"] == found["runs"][:1]
   assert again["deviation"] == again["interval"] == {}
-  with pytest.raises(errors.UserError, match="--seeds must be at least 1"):
-    downstream.adapt_seeds(str(folder), 0, encoder=str(encoder))

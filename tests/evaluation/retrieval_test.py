@@ -148,7 +148,7 @@ def test_neighbours_of_another_split(tmp_path, rng):
     ("retrieval(distance=far)", "unknown distance of retrieval 'far' & cosine, squared"),
     ("retrieval(steps=0)", "retrieval: steps must be at least 1, got 0"),
     ("retrieval(reference=all, examples=9)", "'all' holds 9 of the 9 images that are measured"),
-    ("clean", "--measure=clean is for & , and this model is an encoder made elsewhere"),
+    ("clean", "clean is for & , and this model is an encoder made elsewhere"),
   ],
 )
 def test_mistakes_are_one_line(tmp_path, rng, measure, message):

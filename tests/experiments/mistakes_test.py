@@ -15,6 +15,7 @@ from experiments import (
   sweep,
   teacher_pieces,
   transfer,
+  where_loc_lies,
 )
 
 MNIST, SMALL, MOVED = reproduce_mnist.reproduce, compare_cifar10.compare, transfer.transfer
@@ -48,6 +49,8 @@ def test_runners_start_without_tensorflow():
     (teacher_pieces.run, "--data_dir=nowhere", "prepare cifar10 there"),
     (autoattack_mnist.run, "--work=nowhere --data_dir=.", "at-0/classifier: train it first"),
     (robustify_cifar10.main, "--networks Vit", "invalid choice: 'Vit'"),
+    (where_loc_lies.main, "--seeds", "expected at least one argument"),
+    (where_loc_lies.main, "--forms spere", "invalid choice: 'spere'"),
     (sweep.main, "--output_dir=x", "give --values"),
     (sweep.main, "--output_dir=x --values=rate", "write --values=name=value"),
     (sweep.main, "--output_dir=x --values=rate=1 --values=rate=2", "given twice"),

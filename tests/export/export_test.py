@@ -104,6 +104,9 @@ def test_loaded_encoder_is_a_trainable_layer_that_can_be_attacked(encoder, folde
 
 
 def test_a_changed_encoder_has_another_fingerprint(folder, tmp_path):
+  """And what a killed export left behind is cleared."""
+  (tmp_path / ".same.side").mkdir()
+  (tmp_path / ".same.side" / "half").write_text("")
   layer = export.load_encoder(folder)
   before = export.read_metadata(folder)["fingerprint"]
   export.export_encoder(layer, tmp_path / "same")
@@ -152,13 +155,6 @@ def test_a_failed_export_leaves_the_old_one_and_nothing_else(encoder, tmp_path, 
   assert [p.name for p in tmp_path.iterdir()] == ["encoder"]
   assert export.read_metadata(target)["dataset"] == "first"
   export.load_encoder(target)
-
-
-def test_what_a_kill_left_behind_is_cleared(encoder, tmp_path):
-  (tmp_path / ".encoder.side").mkdir()
-  (tmp_path / ".encoder.side" / "half").write_text("")
-  export.export_encoder(encoder, tmp_path / "encoder")
-  assert [p.name for p in tmp_path.iterdir()] == ["encoder"]
 
 
 def test_what_a_kill_between_two_moves_hid_is_there_again(encoder, tmp_path, monkeypatch):

@@ -125,8 +125,9 @@ def serve(port, host=None, worker_port=0):
     dispatcher's `target` holds its address.
 
   Raises:
-    UserError: if a port is taken.
+    UserError: if a port is taken, or is none.
   """
+  errors.within("[0, 65534]", None, port=port)  # the worker has the next one
   service = tf.data.experimental.service
   try:
     dispatcher = service.DispatchServer(service.DispatcherConfig(port=port))

@@ -99,6 +99,8 @@ def _context(given, kind, path):
   if "foreign" not in kind:
     metadata = export.read_metadata(path, kind)
   source = sources.load(**data_of(given))
+  if "encoder" not in kind:
+    compatibility.check_labelled(source)
   if kind == "foreign":
     loaded = topped.classifier(given, source) if given.encoder else foreign_models.load(path)
     model = foreign.look_at(loaded, source, given.abstains)
@@ -107,8 +109,6 @@ def _context(given, kind, path):
     embedder, metadata = retrieval.look_at(path, source)
   else:
     compatibility.check_images(metadata["image_size"], source)
-  if "encoder" not in kind:
-    compatibility.check_labelled(source)
   if kind == "classifier":
     compatibility.check_classes(metadata["classes"], metadata.get("class_names"), source)
   norm = given.norm or metadata.get("norm", "linf")

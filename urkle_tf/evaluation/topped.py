@@ -35,7 +35,6 @@ def classifier(given, source):
     raise errors.UserError("give --prototypes or --head, not both")
   loaded = embedders.read(given.encoder)
   compatibility.check_images(loaded.size_for(source.image_shape), source, "the encoder")
-  compatibility.check_labelled(source)
   compatibility.check_classes(len(source.class_names or ()), None, source)
   embed = embedders.rows(loaded)
   blank = np.zeros([1, *source.image_shape], np.float32)

@@ -74,7 +74,7 @@ def test_a_spec_adds_a_measurement_or_sets_what_no_flag_does():
     ('corruptions(severities="1,x")', "severities must be numbers separated by commas"),
     ("attacks(standing=1)", "attacks: standing must be true or false, got 1"),
     ("bound(loss_cap=4),bound(steps=3)", "--measure names bound twice"),
-    ("regression", "--measure=regression is for a regressor, and this model is a classifier of"),
+    ("regression", "regression is for a regressor, and this model is a classifier of"),
     ("bound(steps=3", "cannot read 'bound"),
   ],
 )

@@ -70,7 +70,7 @@ def chosen(given, kind):
     if one.name in asked and kind not in one.kinds:
       kinds = " or ".join(_KINDS[name] for name in one.kinds)
       raise errors.UserError(
-        f"--measure={one.name} is for {kinds}, and this model is {_KINDS[kind]}: leave it out"
+        f"{one.name} is for {kinds}, and this model is {_KINDS[kind]}: leave it out"
       )
     if one.wanted(kind, one.name in asked) and kind in one.kinds:
       found.append(one)

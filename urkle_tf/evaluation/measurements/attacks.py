@@ -1,6 +1,7 @@
 """Measures a classifier on the worst images that attacks find."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -44,16 +45,9 @@ class Attacks(Measurement):
 
     errors.one_of("noise", self.noise, ("fresh", "fixed"))
 
-    def read(texts):
-      return plans.read(
-        texts,
-        context.threat,
-        steps=self.steps,
-        step_size=self.step_size,
-        restarts=self.restarts,
-        classes=context.metadata.get("classes"),
-      )
-
+    flags = {"steps": self.steps, "step_size": self.step_size, "restarts": self.restarts}
+    classes = context.metadata.get("classes")
+    read = functools.partial(plans.read, threat=context.threat, classes=classes, **flags)
     found = _fit(context, read(self.attacks), read)
     if self.noise == "fixed":
       found = [dataclasses.replace(plan, fixed_noise=True) for plan in found]
