@@ -39,16 +39,16 @@ def stage(row, work, shared, extra=()):
 
 
 def measured(report, system):
-  """The table's rows of one report: one for each classifier that it holds, the served one first.
+  """The table's rows of one report: one for each reading of z, the served one first.
 
   Args:
     report: what report.json holds.
     system: what the table calls the model.
 
   Returns:
-    Dicts: "system", "mode", "clean" and "final" in percent, "stages": {stage, with " (rand)" in
-    the first of two ensembles: what still stands after it, in percent}, "seconds" of all attacks
-    on the model.
+    Dicts: "system", "mode", "clean" and "final" in percent; "stages": {stage: the accuracy after
+    it, in percent}, with " (rand)" after the stages of the first of two ensembles; "seconds" of all
+    attacks on the model.
   """
   found = []
   for mode, (clean, parts) in tables.readings(report).items():
@@ -106,7 +106,7 @@ def page(rows, found):
 
 
 def shown(names, extra=()):
-  """The commands of rows as others can give them: no path of this machine."""
+  """The commands of rows for a page, without paths of this machine."""
   rows = map(reproduce_mnist.find_row, names)
   return [stage(row, "runs/mnist", ["--data_dir=DATA_DIR"], extra) for row in rows]
 

@@ -5,9 +5,9 @@
   python experiments/certificates.py --data_dir=DATA_DIR --rows=kl_pgd,kl_certified --seeds=3
 
 DATA_DIR holds mnist and cifar10, prepared by TensorFlow Datasets.  Each row is trained, given a
-head, measured and added to docs/results/certificates.md; what --work holds is not done again, so
-the same command resumes after an interruption.  Rows that the page already has stay on it.
---trained ROW=RUN takes the encoder of a run that is there in the place of a row's training.
+head, measured, and added to docs/results/certificates.md.  Finished parts in --work are not run
+again, so the same command resumes after an interruption.  Rows already on the page stay there.
+--trained ROW=RUN uses the encoder of an earlier run instead of training the row.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from urkle_tf.output import tables
 LOSS_CAP = 5.0  # M of Proposition 1, nats
 EPSILONS = (0.1, 0.03, 0.01, 0.003, 0.001)
 ALPHA = 0.001  # that a radius of randomised smoothing is wrong
-IMAGES = 100  # whose KL is certified; lines take a pass for each value of each layer
+IMAGES = 100  # whose KL is certified; bounds=linear takes a pass for each value of each layer
 BOUNDS = ("interval", "linear")
 PARTS = ("clean", "attacks", "certificate", "smoothing")  # of a report, that are kept
 _MNIST = ["--augment=crop(padding=1, flip=false)", "--epsilon=0.1", "--attack_steps=2"]
@@ -42,12 +42,12 @@ class Row:
 
   Attributes:
     name: of its folders.
-    system: what the tables call it.
+    system: its name in the tables.
     dataset: mnist or cifar10.
-    flags: of its training, beside those of a flagfile; "{teacher}" is filled in.
+    flags: of its training, besides those of the flagfile; "{teacher}" is filled in.
     config: the flagfile, or None.
-    kl: whether its KL is certified; else its classifier is smoothed.
-    seeds: how many are run if the user does not say.
+    kl: whether its KL is certified; otherwise its classifier is smoothed.
+    seeds: the default number of seeds.
   """
 
   name: str
@@ -91,7 +91,7 @@ def stages(row, seed, asked, given):
     row: a `Row`.
     seed: an int.
     asked: a `jobs.Asked`.
-    given: what the command line's parser parsed.
+    given: the parsed command line.
 
   Returns:
     `Stage`s, in order; the reports' folders end in "-report".
@@ -133,7 +133,7 @@ def certificates(row, given):
 
 
 def collect(asked):
-  """What is measured: {row name: {"system", "dataset", kind: [parts of reports, by seed]}}."""
+  """The results so far: {row name: {"system", "dataset", kind: [parts of reports, by seed]}}."""
   found = {}
   for row in ROWS:
     parts = {}
@@ -211,10 +211,10 @@ def blocks(found):
 def _parsed(argv):
   parser = jobs.parser(__doc__, "certificates", ROWS, "mnist and cifar10")
   add = parser.add_argument
-  add("--trained", nargs="*", default=[], metavar="ROW=RUN", help="runs in place of trainings")
-  add("--noise", type=float, default=0.25, help="standard deviation of the smoothing")
-  add("--copies", type=int, default=4, help="noisy copies of each image that a head learns from")
-  add("--samples", type=int, default=1000, help="noisy copies that a certificate rests on")
+  add("--trained", nargs="*", default=[], metavar="ROW=RUN", help="runs to use instead of training")
+  add("--noise", type=float, default=0.25, help="standard deviation of the noise of smoothing")
+  add("--copies", type=int, default=4, help="noisy copies of each training image of a head")
+  add("--samples", type=int, default=1000, help="noisy copies of an image for its certificate")
   add("--examples", type=int, default=500, help="test images of every report")
   given = parser.parse_args(argv)
   pairs = [text.partition("=") for text in given.trained]
@@ -231,7 +231,7 @@ def run(argv=None):
   asked = jobs.read(given, "certificates", ROWS, "mnist and cifar10")
 
   def publish():
-    # What is kept is read again each time: another process may have added rows.
+    # The file is read again each time, because another process may have added rows.
     found = {**pages.kept(asked.json_file), **collect(asked)}
     pages.write(asked.json_file, found)
     pages.update(asked.page_file, blocks(found))

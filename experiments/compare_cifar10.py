@@ -6,10 +6,10 @@
   python experiments/compare_cifar10.py --data_dir=DATA_DIR --config=configs/cifar10.cfg
     --extra_evaluate=--examples=10000 --work=runs/cifar10_full
 
-DATA_DIR holds cifar10 prepared by TensorFlow Datasets, or gets it with --download.  Each row is
-pre-trained, given a classifier for each number of labels, and attacked, corrupted and calibrated.
-What is there already is not done again, so the same command resumes after an interruption.
-The budget is that of --config: the second command above is the small one, the third the paper's.
+DATA_DIR holds cifar10, prepared by TensorFlow Datasets or with --download.  Each row is
+pre-trained.  It then gets a classifier for each number of labels, which is attacked, corrupted and
+calibrated.  Finished parts are not run again, so the same command resumes after an interruption.
+--config sets the budget: the first two commands use the small one, the third the paper's.
 """
 
 import dataclasses
@@ -39,17 +39,17 @@ class Row:
 
   Attributes:
     name: of its folders.
-    system: what the table calls it.
+    system: its name in the table.
     pretext: spec; "{teacher}" is filled in.
     robustness: spec.
-    trained: images that the training pass holds for each image of the data.
-    attacked: images that are attacked for each.
+    trained: images in the training pass per image of the data.
+    attacked: attacked images per image of the data.
     augment: spec; None for that of the config.
-    protocol: spec of how the classifier is made; None where the pretext makes it itself.
-    encoder: the row whose encoder it takes; None for its own.
-    teacher: the row whose encoder it learns from, or None.
+    protocol: spec of the protocol that makes the classifier; None if the pretext makes it.
+    encoder: the row whose encoder is used; None to train one.
+    teacher: the row whose encoder is the teacher, or None.
     flags: further flags of its training.
-    seeds: how many are run if the user does not say.
+    seeds: the default number of seeds.
   """
 
   name: str
@@ -66,7 +66,7 @@ class Row:
   seeds: int = 1
 
   def gradients(self, attack_steps):
-    """Gradient evaluations that training takes for each image of the data."""
+    """Gradient evaluations of the training per image of the data."""
     return self.trained + self.attacked * attack_steps
 
 
@@ -102,7 +102,7 @@ ROWS = (
   Row("at", "AT", "supervised(layers=1)", "adversarial_training", 1, 1, _WEAK, None),
   Row("trades", "TRADES", "supervised(layers=1)", "trades(beta=6)", 2, 1, _WEAK, None),
 )
-REFERENCE = "simclr_urkle"  # whose budget the others get
+REFERENCE = "simclr_urkle"  # its budget is that of all rows
 
 find_row = functools.partial(jobs.find_row, ROWS)
 
@@ -110,17 +110,17 @@ find_row = functools.partial(jobs.find_row, ROWS)
 
 
 def settings(config, extra):
-  """{flag: text} of a config's lines and of further arguments, which win."""
+  """{flag: text} of a config's lines and of further arguments, which override them."""
   return jobs.flags([*(jobs.ROOT / config).read_text(encoding="utf-8").splitlines(), *extra])
 
 
 def epochs(row, given, equal):
-  """Epochs of a row's training: those of the config, or as many as give equal gradients.
+  """Epochs of a row's training: those of the config, or the number that equalises gradients.
 
   Args:
     row: a `Row`.
     given: `settings` of the training.
-    equal: "images" or "gradients": what the rows have in common.
+    equal: what is equal for all rows, "images" or "gradients".
   """
   whole = int(given["epochs"])
   if equal == "images":
@@ -139,8 +139,8 @@ def stages(row, seed, labels, asked, config, equal, size, strong=True):
     asked: a `jobs.Asked`.
     config: the flagfile of the training.
     equal: see `epochs`.
-    size: how many images the data set trains on.
-    strong: whether the classifier meets AutoAttack, too.
+    size: the number of training images.
+    strong: whether AutoAttack is run too.
   """
   shared = [*asked.shared, f"--seed={seed}"]
   given = settings(config, asked.extra["train"])
@@ -150,7 +150,7 @@ def stages(row, seed, labels, asked, config, equal, size, strong=True):
     flags = [f"--pretext={row.pretext}", f"--robustness={row.robustness}", *row.flags]
     if row.augment:
       flags.append(f"--augment={row.augment}")
-    flags += [*shared, *asked.extra["train"], *arguments]  # the last of several counts
+    flags += [*shared, *asked.extra["train"], *arguments]  # later flags override earlier ones
     flags.append(f"--epochs={times * epochs(row, given, equal)}")
     found.append(jobs.Stage("train", config, folder, flags))
 
@@ -192,12 +192,12 @@ def stages(row, seed, labels, asked, config, equal, size, strong=True):
 
 
 def publish(asked, labels, given):
-  """Writes the figures, the page and its picture, of all that is finished so far.
+  """Writes the figures, the page and its picture from the results so far.
 
   Args:
     asked: a `jobs.Asked`.
     labels: numbers of labels, as text.
-    given: the arguments that the command line parsed.
+    given: the parsed command line.
   """
   of_training = settings(given.config, asked.extra["train"])
   document = compare_page.collect(jobs.ROOT / asked.work, ROWS, labels, of_training, given.equal)
@@ -231,14 +231,14 @@ def compare(argv=None):
   """The command line, without the handling of errors."""
   parser = jobs.parser(__doc__, NAME, ROWS, "cifar10")
   add = parser.add_argument
-  add("--labels", help="of classifiers; default %(default)s")
-  add("--strong_labels", help="of those that meet AutoAttack, or none; default %(default)s")
-  add("--strong_seeds", type=int, help="how many seeds of these; default %(default)s")
-  add("--config", help="how encoders are trained; default %(default)s")
+  add("--labels", help="numbers of labels for the classifiers; default %(default)s")
+  add("--strong_labels", help="those of them to run AutoAttack on, or none; default %(default)s")
+  add("--strong_seeds", type=int, help="number of their seeds; default %(default)s")
+  add("--config", help="flagfile of the training of encoders; default %(default)s")
   add(
     "--equal",
     choices=("images", "gradients"),
-    help="what the rows have in common: images seen, or gradient evaluations; default %(default)s",
+    help="what is equal for all rows: images seen, or gradient evaluations; default %(default)s",
   )
   parser.set_defaults(**DEFAULTS)
   given = parser.parse_args(argv)

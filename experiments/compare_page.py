@@ -1,6 +1,6 @@
 """The page of the comparison on CIFAR-10: figures from finished runs, Markdown, a picture.
 
-What experiments/compare_cifar10.py writes of what its commands measured.
+experiments/compare_cifar10.py writes it from the results of its commands.
 """
 
 import statistics
@@ -24,7 +24,7 @@ def scores(report, strong):
 
   Args:
     report: what the report.json of PGD holds.
-    strong: that of AutoAttack and corruptions, or None if it is not there.
+    strong: that of AutoAttack and corruptions, or None.
   """
   clean, attacks = pages.served(report)
   accuracy = {round(255 * row["epsilon"]): row["accuracy"] for row in attacks}
@@ -41,7 +41,7 @@ def scores(report, strong):
 
 
 def collect(work, rows, labels, given, equal):
-  """What the finished runs of a folder measured.
+  """The results of the finished runs in a folder.
 
   Args:
     work: the folder of all runs, a `pathlib.Path`.
@@ -51,7 +51,8 @@ def collect(work, rows, labels, given, equal):
     equal: "images" or "gradients".
 
   Returns:
-    {"rows": one a row of which a report is finished; "equal", "examples", "strong_examples"}.
+    {"rows": an entry for each row with a finished report; "equal", "examples",
+    "strong_examples"}.
   """
   entries, examples, strong_examples = [], None, None
   for row in rows:
@@ -83,12 +84,12 @@ def collect(work, rows, labels, given, equal):
 
 
 def images_seen(run):
-  """Images of the data set that a training's steps held, those seen again included."""
+  """The number of images in all steps of a training, repetitions included."""
   return pages.metrics(run)[-1]["step"] * int(pages.flags(run).get("batch_size", 256))
 
 
 def _known(found, names):
-  """{name: the figures of the seeds that have one}."""
+  """{name: the figures of the seeds that have it}."""
   return {name: [v for v in found.get(name, ()) if v is not None] for name in names}
 
 
@@ -140,7 +141,7 @@ PAIR = ("SimCLR+Urkle", "RoCL")
 
 
 def paired(document):
-  """How far the first system of `PAIR` is above the second, seed by seed, as Markdown.
+  """How much better the first system of `PAIR` is than the second, by seed, as Markdown.
 
   The mean of the differences between classifiers of one seed, and its 95% interval.
   """
@@ -168,7 +169,7 @@ def _by_seed(found, name):
   return {seed: value for seed, value in pairs if value is not None}
 
 
-_LOOKS = {  # colours that the colour-blind tell apart
+_LOOKS = {  # colours that the colour-blind can distinguish
   "clean": ("#4477aa", "o"),
   "corruptions": ("#228833", "^"),
   "pgd_8": ("#ee7733", "s"),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws every curve of runs: python experiments/curves.py OUT.png NAME=RUN [NAME=RUN ...]."""
+"""Draws curves of several runs: python experiments/curves.py OUT.png NAME=RUN [NAME=RUN ...]."""
 
 import pathlib
 import sys
@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not inst
 
 from experiments import pages
 
-# What is drawn together; a run that lacks a curve is left out of its panel.
+# (metric, title); a run without the metric is left out of the panel.
 PANELS = [
   ("loss", "loss"),
   ("nt_xent", "NT-Xent"),
@@ -40,7 +40,7 @@ def draw(runs, file):
   figure, axes = plt.subplots(3, 4, figsize=(15, 8.5), constrained_layout=True)
   for axis, (key, title) in zip(axes.flat, PANELS, strict=True):
     for index, (name, rows) in enumerate(runs.items()):
-      # Rows of skipped steps alone hold none.
+      # A row has no value if all of its steps were skipped.
       points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
       if not points:
         continue

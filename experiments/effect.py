@@ -1,9 +1,10 @@
-"""Draws what an attack does to images, and what two classifiers make of them.
+"""Draws images, their adversaries, and the predictions of two classifiers on them.
 
   python experiments/effect.py PICTURE --plain=FOLDER --robust=preset:NAME --dataset=cifar10
 
-The images are the first of the test split that both classifiers get right.  PGD with 50 steps
-attacks each classifier on its own.  The last line counts all the images that were attacked.
+The images are the first of the test split that both classifiers get right.  Each classifier is
+attacked separately, by PGD with 50 steps.  The command also prints how many of all attacked images
+each classifier gets right.
 """
 
 import pathlib
@@ -57,19 +58,19 @@ def attacked(classifier, images, labels, threat):
 
 
 def draw(file, images, labels, names, found, count, title):
-  """Draws the images, and below them each classifier's adversaries with what it says.
+  """Draws the images, and below them each classifier's adversaries with its predictions.
 
   Args:
     file: a `pathlib.Path`, the PNG.
     images: [n, h, w, c].
     labels: int [n].
     names: of the classes.
-    found: {name of a classifier: what `attacked` returned}.
-    count: how many images are shown at most.
-    title: the line above all.
+    found: {name of a classifier: the result of `attacked`}.
+    count: the largest number of images to show.
+    title: of the picture.
 
   Returns:
-    {name of a classifier: how many of the n it gets right, clean and attacked}.
+    {name of a classifier: (how many of the n images it gets right clean, and attacked)}.
   """
   scores = {
     n: (int(np.sum(c == labels)), int(np.sum(a == labels))) for n, (c, _, a) in found.items()
@@ -78,7 +79,7 @@ def draw(file, images, labels, names, found, count, title):
   chosen = np.flatnonzero(both)[:count]
   if not chosen.size:
     raise errors.UserError(
-      "no image is right in both classifiers, so there is none to show: give more --examples"
+      "there is no image that both classifiers get right: give more --examples"
     )
   rows = [("clean", images, None)]
   rows += [(name, adversaries, after) for name, (_, adversaries, after) in found.items()]
@@ -101,16 +102,16 @@ def draw(file, images, labels, names, found, count, title):
 
 
 def show(file, models, source, threat, title, examples, count=8):
-  """Attacks classifiers on the first images of a source, and draws them; returns as `draw` does.
+  """Attacks classifiers on the first images of a source, and draws them; returns that of `draw`.
 
   Args:
     file: a `pathlib.Path`, the PNG.
     models: {name: classifier}.
     source: a labelled `Source`.
     threat: a threat model.
-    title: the line above all.
-    examples: how many images are attacked.
-    count: how many of them are shown at most.
+    title: of the picture.
+    examples: the number of images to attack.
+    count: the largest number of images to show.
   """
   batch = next(iter(pipeline.batches(source, examples)))
   images, labels = batch["image"], batch["label"].numpy()
@@ -122,12 +123,12 @@ def main():
   """The command line."""
   parser = jobs.Parser(__doc__)
   parser.add_argument("picture", type=pathlib.Path, help="the PNG to write")
-  parser.add_argument("--plain", required=True, help="a classifier that was trained as usual")
+  parser.add_argument("--plain", required=True, help="a classifier trained without attacks")
   parser.add_argument("--robust", required=True, help="a robust classifier, or preset:NAME")
   parser.add_argument("--dataset", default="digits", help="a TFDS name, digits or folder:PATH")
-  parser.add_argument("--data_dir", help="where prepared TFDS data lies")
-  parser.add_argument("--examples", type=int, default=200, help="of the test split, the first")
-  parser.add_argument("--show", type=int, default=8, help="images that are shown")
+  parser.add_argument("--data_dir", help="folder of prepared TFDS data")
+  parser.add_argument("--examples", type=int, default=200, help="number of test images to attack")
+  parser.add_argument("--show", type=int, default=8, help="number of images to show")
   given = parser.parse_args()
   source = sources.load(given.dataset, "test", data_dir=given.data_dir, examples=given.examples)
   robust = export.load_classifier(given.robust)

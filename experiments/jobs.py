@@ -1,4 +1,4 @@
-"""The one runner: command lines of experiments, and commands that are run once."""
+"""What experiments share: their command lines, and commands that run once."""
 
 import argparse
 import dataclasses
@@ -18,10 +18,10 @@ MODULES = ("train", "finetune", "evaluate")
 
 
 class Parser(argparse.ArgumentParser):
-  """An argument parser whose complaints are one line, as those of everything else.
+  """An argument parser whose error messages are one line, as those of the package.
 
   Args:
-    description: what --help says first, as it is.
+    description: the text of --help, unchanged.
   """
 
   def __init__(self, description):
@@ -51,13 +51,13 @@ def main(function):
 
 
 def flags(words):
-  """{name: text} of the words --name=value among some; of several the last."""
+  """{name: text} of the words of the form --name=value; the last of several counts."""
   given = [word.removeprefix("--") for word in words if word.startswith("--") and "=" in word]
   return dict(word.split("=", 1) for word in given)
 
 
 def within(folder):
-  """A folder as the commands are to name it: from the clone, wherever that lies."""
+  """A folder as commands name it: relative to the clone if it lies inside."""
   path = pathlib.Path(folder).expanduser().absolute()
   return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
@@ -68,10 +68,10 @@ class Stage:
 
   Attributes:
     module: of `MODULES`.
-    config: the flagfile that it reads, or None.
-    folder: the folder that it fills.
+    config: its flagfile, or None.
+    folder: its output folder.
     arguments: its flags.
-    of: what else it depends on, such as an encoder's fingerprint.
+    of: what else its result depends on, such as an encoder's fingerprint.
   """
 
   module: str
@@ -94,21 +94,21 @@ class Stage:
 
 
 def _quoted(word):
-  """--name='value with spaces', which reads better than '--name=value with spaces'."""
+  """--name='value with spaces', which is easier to read than '--name=value with spaces'."""
   name, equals, value = word.partition("=")
   return name + equals + (shlex.quote(value) if value else "")
 
 
 def stages(run, config, train, head, tested, ending="head"):
-  """The commands that train an encoder, give it a head, and measure that.
+  """The commands that train an encoder, train a head on it, and evaluate the classifier.
 
   Args:
-    run: the encoder's folder; those of the others begin with it.
+    run: the encoder's folder; the other folders' names begin with it.
     config: the flagfile of its training, or None.
     train: the arguments of its training.
-    head: those of the head.
-    tested: those of the evaluation.
-    ending: of the head's folder.
+    head: the arguments of the head's training.
+    tested: the arguments of the evaluation.
+    ending: the end of the name of the head's folder.
 
   Returns:
     Three `Stage`s.
@@ -121,7 +121,7 @@ def stages(run, config, train, head, tested, ending="head"):
 
 
 def run_python(words):
-  """Runs Python with these words, from the root; returns its exit code."""
+  """Runs Python with these arguments in the root of the clone; returns its exit code."""
   with subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment()) as command:
     try:
       return command.wait()
@@ -131,13 +131,13 @@ def run_python(words):
 
 
 def run_stages(found):
-  """Runs commands one after the other; those that once ran to their end are left out.
+  """Runs commands one after the other, except those that have finished before.
 
-  A command finds out itself what is finished, and refuses a folder of other settings.  What it
-  was asked is kept in the folder, so that a finished one need not even be started.
+  A command itself resumes, and refuses a folder with other settings.  A finished command leaves its
+  words in the folder, so that it need not be started again.
 
   Args:
-    found: an iterable of `Stage`s; each needs the one before, and is asked for once that is done.
+    found: an iterable of `Stage`s.  Each needs the one before it, and is read when that has ended.
 
   Returns:
     Whether anything was run.
@@ -160,12 +160,12 @@ def run_stages(found):
 
 
 def run_rows(rows, publish, page_file):
-  """Fills a table, and publishes it after each row that was run.
+  """Runs the rows of a table, and publishes it after each row.
 
   Args:
-    rows: an iterable of the `Stage`s of each.
-    publish: writes what is finished so far; called at the end, too.
-    page_file: that it writes.
+    rows: an iterable of each row's `Stage`s.
+    publish: writes the results so far; also called at the end.
+    page_file: the page that it writes.
 
   Returns:
     Whether anything was run.
@@ -181,7 +181,7 @@ def run_rows(rows, publish, page_file):
 
 
 def environment():
-  """The environment of a command of this clone, installed or not."""
+  """The environment in which commands find the package of this clone."""
   path = [str(ROOT), os.environ.get("PYTHONPATH")]
   return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
@@ -198,14 +198,14 @@ def find_row(rows, name):
 
 
 def parse_seeds(rows, text):
-  """{row name: how many seeds} of "2", "ae_trades=3,vae_urkle=3" or "1,VAE+Urkle=3"."""
+  """{row name: number of seeds} of "2", "ae_trades=3,vae_urkle=3" or "1,VAE+Urkle=3"."""
   counts = {row.name: row.seeds for row in rows}
   for position, part in enumerate(filter(None, map(str.strip, (text or "").split(",")))):
     name, equals, count = part.rpartition("=")
     if not re.fullmatch("[1-9][0-9]*", count) or (not equals and position):
       raise errors.UserError(
-        f"--seeds={text}: give how many, --seeds=2, and what differs, --seeds=1,{rows[-1].name}=3; "
-        "the seeds are 0, 1, ..."
+        f"--seeds={text}: give the number of seeds, --seeds=2, and rows with another number, "
+        f"--seeds=1,{rows[-1].name}=3"
       )
     for row in [find_row(rows, name)] if equals else rows:
       counts[row.name] = int(count)
@@ -213,28 +213,28 @@ def parse_seeds(rows, text):
 
 
 def parser(description, name, rows, dataset):
-  """The flags that every table takes.
+  """A parser of the flags that all tables have.
 
   Args:
-    description: what --help says first.
-    name: of the table: its runs are kept in runs/NAME, its page is docs/results/NAME.md.
-    rows: the table's rows: each has `name`, `system` and `seeds`.
-    dataset: the data set it is about.
+    description: the text of --help.
+    name: of the table: its runs are in runs/NAME, its page is docs/results/NAME.md.
+    rows: the table's rows; each has `name`, `system` and `seeds`.
+    dataset: the table's data set.
   """
   found = Parser(description)
   add = found.add_argument
   add(
     "--data_dir",
-    help=f"where {dataset} lies, prepared by TensorFlow Datasets (or TFDS's own folder)",
+    help=f"folder in which TFDS has prepared {dataset}; default: TFDS's own folder",
   )
   add("--download", action="store_true", help="let TFDS download and prepare it")
   add("--work", help=f"the folder of all runs; default runs/{name}")
   names = ", ".join(row.name for row in rows)
-  add("--rows", help=f"which, with commas in between; default all: {names}")
+  add("--rows", help=f"names of rows, separated by commas; default all: {names}")
   usual = ", ".join(f"{row.name}={row.seeds}" for row in rows if row.seeds > 1)
-  add("--seeds", help=f"how many: 2, or 1,{rows[-1].name}=5; default 1, {usual}")
+  add("--seeds", help=f"number of seeds: 2, or 1,{rows[-1].name}=5; default 1, {usual}")
   small = found.add_argument_group(
-    "another scale (the page then goes into the folder of all runs)",
+    "another scale; the page then goes to the folder of all runs",
     '--dataset=digits --extra_train="--epochs=1 --examples=100"; both apply to all rows',
   )
   small.add_argument("--dataset", help="another data set: digits is bundled")
@@ -247,17 +247,17 @@ def parser(description, name, rows, dataset):
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-  """What the flags of `parser` ask for.
+  """The values of the flags of `parser`.
 
   Attributes:
-    rows: the rows that were chosen.
-    counts: {row name: how many seeds}.
+    rows: the chosen rows.
+    counts: {row name: number of seeds}.
     work: the folder of all runs, as commands name it.
     dataset: another data set than the table's, or None.
-    data_dir: where it lies, or None.
+    data_dir: the folder of prepared data, or None.
     shared: arguments of every command.
     extra: {module: arguments of that command}.
-    options: the launcher's own arguments as others can give them: no path of this machine.
+    options: the launcher's arguments for a page, without paths of this machine.
     page_file: the page to write.
     json_file: the figures to write.
   """
@@ -274,7 +274,7 @@ class Asked:
   json_file: pathlib.Path
 
   def turns(self):
-    """(seed, row) in order: a whole table of one seed first."""
+    """(seed, row) in order: the whole table with one seed first."""
     for seed in range(max(self.counts[row.name] for row in self.rows)):
       for row in self.rows:
         if seed < self.counts[row.name]:
@@ -282,16 +282,16 @@ class Asked:
 
 
 def read(given: argparse.Namespace, name, rows, dataset):
-  """What was asked for.
+  """The `Asked` of a command line.
 
   Args:
-    given: what `parser` parsed.
-    name: as for `parser`, and so the next two.
-    rows: all of the table's rows.
-    dataset: the data set it is about.
+    given: the result of `parser`'s `parse_args`.
+    name: as in `parser`.
+    rows: the same.
+    dataset: the same.
 
   Raises:
-    UserError: for an unknown row, unreadable seeds, or a folder that is not there.
+    UserError: for an unknown row, seeds that cannot be read, or a folder that does not exist.
   """
   wanted = [find_row(rows, part) for part in given.rows.split(",")] if given.rows else list(rows)
   extra = {module: shlex.split(getattr(given, f"extra_{module}")) for module in MODULES}
@@ -308,7 +308,7 @@ def read(given: argparse.Namespace, name, rows, dataset):
   options = f" --dataset={given.dataset}" if given.dataset else " --data_dir=DATA_DIR"
   for module, flags in extra.items():
     if flags:
-      text = shlex.join(flags)  # which has single quotes inside
+      text = shlex.join(flags)  # with single quotes
       quoted = shlex.quote(text) if re.search(r'[$`"\\!]', text) else f'"{text}"'
       options += f" --extra_{module}={quoted}"
   work = within(given.work or ROOT / "runs" / name)

@@ -1,6 +1,6 @@
 """The page of the MNIST table: figures from finished runs, Markdown, pictures.
 
-What experiments/reproduce_mnist.py writes of what its commands measured.
+experiments/reproduce_mnist.py writes it from the results of its commands.
 """
 
 from experiments import pages
@@ -15,8 +15,8 @@ SCORES = ("clean", "pgd", "pgd_strong")
 def scores(report):
   """{mode: {"clean", "pgd", "pgd_strong"}} in percent, the served mode first.
 
-  "pgd" is the accuracy on what the first attack found against the mode itself; "pgd_strong"
-  that on all that both attacks found, against either reading of z.
+  "pgd" is the accuracy on the adversaries that the first attack found against the mode itself.
+  "pgd_strong" counts all adversaries of both attacks, against either reading of z.
 
   Args:
     report: what report.json holds.
@@ -29,15 +29,15 @@ def scores(report):
 
 
 def collect(work, rows, options=""):
-  """What the finished runs of a folder measured: the contents of mnist.json.
+  """The results of the finished runs in a folder: the content of mnist.json.
 
   Args:
     work: the folder of all runs, a `pathlib.Path`.
     rows: the table's `Row`s, in order.
-    options: what the commands need beside --rows and --seeds.
+    options: further flags of the commands, besides --rows and --seeds.
 
   Returns:
-    {"rows": one a row of which a seed is finished, "evaluation": how it was attacked}.
+    {"rows": an entry for each row with a finished seed, "evaluation": settings of the attacks}.
   """
   entries, evaluation = [], {}
   for row in rows:
@@ -113,7 +113,7 @@ def table(document):
 
 
 def bound_table(document):
-  """The bound of the rows that pre-train without labels and have one, as Markdown; or None."""
+  """The bounds of rows that pre-train without labels, as Markdown; None if there are none."""
   rows, first = [], None
   for row in document["rows"]:
     if row["labels"] or "bound" not in row:
@@ -146,20 +146,20 @@ def _verdict(flags):
 
 
 def draw(document, file):
-  """Draws the table, on a whole and on a close scale.
+  """Draws the table twice: on the whole scale, and its upper end.
 
   Args:
     document: what `collect` returned.
     file: the PNG to write.
   """
   pgd, strong = _attack_names(document)
-  looks = {  # colours that the colour-blind tell apart
+  looks = {  # colours that the colour-blind can distinguish
     "clean": ("clean", "#4477aa", "o"),
     "pgd": (pgd, "#ee7733", "s"),
     "pgd_strong": (f"{strong}, union", "#aa3355", "D"),
   }
   scores = [{name: row[name] for name in SCORES} for row in document["rows"]]
-  # The close scale holds every row that withstands attacks at all.
+  # The upper end shows every row that resists attacks at all.
   every = [value for row in scores for values in row.values() for value in values]
   low = min([95.0, *(value // 1 for value in every if value > 85)])
   panels = [("hollow: the paper's", (-4, 104), scores), ("the upper end", (low, 100), scores)]
@@ -172,10 +172,10 @@ def draw_latent_map(folders, file, dataset, data_dir):
   Args:
     folders: {title: the folder of an exported encoder}.
     file: the PNG to write.
-    dataset: the data set's name; shown is the first test image of each of ten classes.
-    data_dir: where it lies.
+    dataset: the data set's name; the first test image of each of ten classes is shown.
+    data_dir: the folder of prepared data.
   """
-  import numpy as np  # here, and what TensorFlow needs: seconds that other calls save
+  import numpy as np  # here, as TensorFlow below, because importing takes seconds
 
   command_line.import_tensorflow()
   from urkle_tf import attacks, export

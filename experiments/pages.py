@@ -1,4 +1,4 @@
-"""Pages that show what finished runs measured: what experiments share."""
+"""What the pages of experiments share: reading results, and writing pages."""
 
 import json
 import pathlib
@@ -14,17 +14,17 @@ RESULTS = jobs.ROOT / "docs" / "results"
 
 
 def read(file):
-  """What a file of JSON holds."""
+  """The content of a JSON file."""
   return json.loads(file.read_text(encoding="utf-8"))
 
 
 def kept(file):
-  """What a file of JSON holds; {} if there is none yet."""
+  """The content of a JSON file; {} if there is none yet."""
   return read(file) if file.is_file() else {}
 
 
 def write(file, content):
-  """Writes what JSON can hold."""
+  """Writes a JSON file."""
   files.write(file, json.dumps(content, indent=1) + "\n")
 
 
@@ -38,30 +38,30 @@ def finished(work, name, ending):
 
 
 def reports(work, name, ending):
-  """{seed: what report.json holds} of the finished folders NAME-SEED-ENDING, by seed."""
+  """{seed: content of report.json} of the finished folders NAME-SEED-ENDING, by seed."""
   folders = finished(work, name, ending).items()
   return {seed: read(folder / "report.json") for seed, folder in folders}
 
 
 def percent(share):
-  """A share of images in percent, as JSON keeps it."""
+  """A share of images in percent, rounded for JSON."""
   return round(100 * share, 4)
 
 
 def served(report):
-  """(the part "clean", [rows of "attacks"]) of a model as its callers meet it."""
+  """(the part "clean", [rows of "attacks"]) of the served model."""
   return next(iter(tables.readings(report).values()))
 
 
 def columns(report):
-  """What a report says of a model, by how z is read, the served mode first.
+  """The parts of a report, by the reading of z, the served mode first.
 
   Args:
-    report: what report.json holds, of a classifier or of a regressor.
+    report: the content of report.json, of a classifier or of a regressor.
 
   Returns:
-    {mode: {"clean": its part, "pgd-20, linf 8/255": the attack's row, ...}}; of several attacks of
-    one name the row that leaves the least.
+    {mode: {"clean": its part, "pgd-20, linf 8/255": the attack's row, ...}}; the worst row of
+    several attacks of one name.
   """
   found = {}
   least = lambda row: row.get("accuracy", -row.get("rmse", 0.0))  # noqa: E731
@@ -74,7 +74,7 @@ def columns(report):
 
 
 def named_folders(pairs, usage):
-  """{name: folder} of the words NAME=FOLDER; ends the process with the usage where one is not."""
+  """{name: folder} of words NAME=FOLDER; exits with the usage if a word has another form."""
   if not pairs or not all("=" in pair for pair in pairs):
     sys.exit(usage)
   return {name: pathlib.Path(folder) for name, folder in (pair.split("=", 1) for pair in pairs)}
@@ -86,14 +86,14 @@ def flags(run):
 
 
 def metrics(run):
-  """The rows of a run's metrics.jsonl; none where there is no such file."""
+  """The rows of a run's metrics.jsonl; [] if there is no such file."""
   file = run / "metrics.jsonl"
   lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
   return [json.loads(line) for line in lines]
 
 
 def training_minutes(*runs):
-  """The minutes that metrics.jsonl accounts for, over all runs that have one."""
+  """The minutes of training in metrics.jsonl, summed over runs."""
   return round(sum(rows[-1]["seconds"] for run in runs if (rows := metrics(run))) / 60, 2)
 
 
@@ -101,8 +101,8 @@ SEVERAL = "Several seeds: mean ± standard deviation (95% interval of the mean, 
 
 
 def mean(values, form=".2f", deviation=None):
-  """The mean of some seeds' figures as text; of several "mean ± deviation (low to high)"."""
-  if not values:  # it was not measured
+  """The mean of the figures of seeds as text; if several, "mean ± deviation (low to high)"."""
+  if not values:  # not measured
     return ""
   sign, digits = form[: form.startswith("+")], form.removeprefix("+")
   form = f"{sign}z{digits}"  # z: 0.0 rather than -0.0
@@ -114,7 +114,7 @@ def mean(values, form=".2f", deviation=None):
 
 
 def differences(ours, theirs):
-  """What some seeds' figures are above others, [a - b], over the seeds that both have.
+  """The differences of the figures of two systems, [a - b], over the seeds that both have.
 
   Args:
     ours: {seed: figure}.
@@ -124,7 +124,7 @@ def differences(ours, theirs):
 
 
 def table(columns, rows):
-  """A table in Markdown, a line for each of some dicts.
+  """A table in Markdown, a line for each dict.
 
   Args:
     columns: {title: the format of a cell, such as "{seconds:.1f} s", from the dict}.
@@ -136,7 +136,7 @@ def table(columns, rows):
 
 
 def page(text, blocks):
-  """Replaces what is between markers in a page, and leaves the rest as people wrote it.
+  """Replaces the text between markers in a page; the rest stays unchanged.
 
   Args:
     text: the page.
@@ -149,8 +149,8 @@ def page(text, blocks):
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
     if len(re.findall(pattern, text, re.DOTALL)) != 1:
       raise errors.UserError(
-        f"the page must hold the lines <!-- {name} --> and <!-- /{name} --> once: between them "
-        "comes what was measured"
+        f"the page must hold the lines <!-- {name} --> and <!-- /{name} --> once: the results go "
+        "between them"
       )
     inside = f"{block}\n" if block else ""
     text = re.sub(pattern, lambda m, new=inside: m[1] + new + m[2], text, flags=re.DOTALL)
@@ -158,7 +158,7 @@ def page(text, blocks):
 
 
 def update(file, blocks):
-  """Writes the blocks into a page, as `page` does; a page that is not there yet has them alone."""
+  """Writes the blocks into a page, as `page` does; a new page has nothing else."""
   if file.exists():
     text = file.read_text(encoding="utf-8")
   else:
@@ -168,15 +168,15 @@ def update(file, blocks):
 
 
 def draw(file, rows, panels, looks):
-  """Draws accuracies: a line for each row, in it a marker for each score and a tick for each seed.
+  """Draws accuracies: a line for each row, with a marker for each score and a tick for each seed.
 
   Args:
     file: the PNG to write.
-    rows: the table's, dicts: "system", and "paper" where it has {score: percent}, drawn hollow.
+    rows: dicts with "system", and perhaps "paper", {score: percent}, whose markers are hollow.
     panels: a list of (title, (lowest, highest) or None, [{score: percent of each seed} by row]).
     looks: {score: (label, colour, marker)}.
   """
-  import matplotlib  # here: seconds that other calls save
+  import matplotlib  # here, because importing takes seconds
 
   matplotlib.use("Agg")
   import matplotlib.pyplot as plt

@@ -1,10 +1,10 @@
-"""Makes a folder of photos out of a data set, to try docs/start.md with.
+"""Makes a folder of photos from a data set, to try docs/start.md with.
 
   python experiments/photos.py FOLDER --data_dir=DATA_DIR
 
-Of CIFAR-10, 3,000 training images go into FOLDER/photos, 50 further images of each class into
-FOLDER/labelled/train/CLASS, and 1,000 test images into FOLDER/labelled/test/CLASS.  Each image is
-scaled to a size between 28 and 120 pixels, and becomes a PNG or JPEG file, both at random.
+FOLDER/photos gets 3,000 training images of CIFAR-10, FOLDER/labelled/train/CLASS 50 other ones of
+each class, and FOLDER/labelled/test/CLASS the first 1,000 test images.  Each image is scaled to a
+random size between 28 and 120 pixels, and becomes a PNG or a JPEG file at random.
 """
 
 import collections
@@ -23,11 +23,11 @@ from PIL import Image
 from experiments import jobs
 from urkle_tf.data import sources
 
-SIZES = 28, 121  # pixels a side, the end left out
+SIZES = 28, 121  # pixels of a side; the end is excluded
 
 
 def save(pixels, file, generator):
-  """Writes uint8 [h, w, c] to `file`, to whose name a type is added, at a random size."""
+  """Writes uint8 [h, w, c] at a random size to `file`, with the ending .png or .jpg."""
   size = int(generator.integers(*SIZES))
   scaled = Image.fromarray(pixels.squeeze()).resize((size, size), Image.Resampling.BICUBIC)
   file.parent.mkdir(parents=True, exist_ok=True)
@@ -39,12 +39,12 @@ def make(folder, train, test, photos=3000, of_class=50, tested=1000):
 
   Args:
     folder: a `pathlib.Path`.
-    train: a labelled `Source`; its first `photos` images are the photos, and the next ones of each
-      class, up to `of_class`, have their labels.
+    train: a labelled `Source`; the first `photos` images are the photos, and of the others the
+      first `of_class` of each class are labelled.
     test: the `Source` of the test images.
-    photos: how many.
-    of_class: how many.
-    tested: how many, the first.
+    photos: the number of photos.
+    of_class: the number of labelled images of each class.
+    tested: the number of test images, the first ones.
   """
   generator, taken = np.random.default_rng(0), collections.Counter()
   for example in train.epoch(shuffle=False).as_numpy_iterator():
@@ -65,7 +65,7 @@ def main():
   parser = jobs.Parser(__doc__)
   parser.add_argument("folder", type=pathlib.Path, help="where the folders go")
   parser.add_argument("--dataset", default="cifar10", help="a labelled data set")
-  parser.add_argument("--data_dir", help="where prepared TFDS data lies")
+  parser.add_argument("--data_dir", help="folder of prepared TFDS data")
   given = parser.parse_args()
   train, test = (
     sources.load(given.dataset, split, data_dir=given.data_dir) for split in ("train", "test")

@@ -2,9 +2,9 @@
 
   python experiments/quickstart.py [FOLDER]
 
-launch/quickstart.sh runs it, in an environment with all that it needs.  It prints each command,
-and runs it in this process, which saves the start of TensorFlow.  FOLDER is runs/quickstart if it
-is not given.  Give the same command again to resume.
+launch/quickstart.sh runs it in an environment with everything that it needs.  It prints each
+command, and runs it in this process, so that TensorFlow starts only once.  FOLDER is
+runs/quickstart by default.  Give the same command again to resume.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from urkle_tf.output import files
 
 CONFIG = "configs/digits.cfg"
 TRAINED = ["--epochs=20", "--attack_steps=3"]  # of the config's 60 and 5: for two cores
-# PGD alone fails the report's check "effort": APGD on three targets finds what more steps would.
+# PGD alone fails the report's check "effort".  APGD on three targets finds what more steps would.
 MEASURED = ["--attacks=pgd,apgd_t(steps=40, targets=3)", "--representation_examples=0"]
 SYSTEMS = {"SimCLR": ("simclr", ["--robustness=none"]), "SimCLR+Urkle": ("simclr_urkle", [])}
 FUNCTIONS = {
@@ -56,7 +56,7 @@ def stages(folder):
 
 
 def call(stage):
-  """Does in this process what a command does; returns what its function returns."""
+  """Runs a command in this process; returns the result of its function."""
   function, known = FUNCTIONS[stage.module]
   kinds = {field.name: settings.kind(field) for field in dataclasses.fields(known)}
   config = (jobs.ROOT / stage.config).read_text(encoding="utf-8") if stage.config else ""
@@ -68,7 +68,7 @@ def call(stage):
 
 
 def picture(folder, reports):
-  """Draws eight test digits, and what both classifiers say once they are attacked."""
+  """Draws eight test digits, attacked, with the predictions of both classifiers."""
   report = reports["SimCLR+Urkle"]
   threat = attacks.from_norm(*(report["config"][name] for name in ("norm", "epsilon")))
   models = {
@@ -137,7 +137,7 @@ def main():
   if len(sys.argv) > 2 or sys.argv[1:2] == ["--help"]:
     sys.exit(__doc__)
   folder = jobs.within(sys.argv[1] if sys.argv[1:] else jobs.ROOT / "runs" / "quickstart")
-  tf.get_logger().setLevel("ERROR")  # as the commands: it warns of functions that are traced again
+  tf.get_logger().setLevel("ERROR")  # as in the commands: no warnings about retracing
   started, busy = time.perf_counter(), time.process_time()
   os.chdir(jobs.ROOT)
   reports = {system: [call(s) for s in steps][-1] for system, steps in stages(folder).items()}

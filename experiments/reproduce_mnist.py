@@ -4,9 +4,9 @@
   python experiments/reproduce_mnist.py --data_dir=DATA_DIR
   python experiments/reproduce_mnist.py --data_dir=DATA_DIR --rows=vae,vae_urkle --seeds=1,vae=5
 
-DATA_DIR holds mnist prepared by TensorFlow Datasets, or gets it with --download.  Each row of
-each seed is trained, given a head, attacked and added to the table; what is there already is not
-done again, so the same command resumes after an interruption.
+DATA_DIR holds mnist, prepared by TensorFlow Datasets or with --download.  Each row and seed is
+trained, given a head, attacked and added to the table.  Finished parts are not run again, so the
+same command resumes after an interruption.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ class Row:
   """A row of the table.
 
   Attributes:
-    name: configs/mnist_NAME.cfg is how it is trained.
-    system: what the table calls it.
-    labels: whether its training reads labels, and so makes the classifier itself.
+    name: its training is that of configs/mnist_NAME.cfg.
+    system: its name in the table.
+    labels: whether its training reads labels, and makes the classifier too.
     stochastic: whether its z is random, so that it has a bound.
-    paper: the paper's (clean, adversarial) accuracy in percent; None where it has no such row.
-    seeds: how many seeds are run if the user does not say.
+    paper: the paper's (clean, adversarial) accuracy in percent; None if it has no such row.
+    seeds: the default number of seeds.
   """
 
   name: str
@@ -70,7 +70,7 @@ def stages(row, seed, work, shared=(), extra=None):
     seed: an int.
     work: the folder of all runs.
     shared: arguments of every command.
-    extra: {module: arguments of that command}, after all others.
+    extra: {module: further arguments of that command}, which override the others.
 
   Returns:
     `Stage`s, in order.
@@ -97,7 +97,7 @@ def stages(row, seed, work, shared=(), extra=None):
 
 
 def commands(document, options=""):
-  """The commands, as Markdown: for everything, for each row, and what they run."""
+  """The commands, as Markdown: for the table, for each row, and those of one seed."""
   (example,) = (row for row in ROWS if row.name == "vae_urkle")
   run = [stage.text for stage in stages(example, 0, "RUNS", ["--data_dir=DATA_DIR"])]
   lines = ["    python experiments/reproduce_mnist.py" + options, "", "One row of the table:", ""]
@@ -107,7 +107,7 @@ def commands(document, options=""):
 
 
 def publish(work, page_file, json_file, options=""):
-  """Writes mnist.json, the page and its figure, of all that is finished so far."""
+  """Writes mnist.json, the page and its figure from the results so far."""
   document = mnist_page.collect(work, ROWS, options)
   if not document["rows"]:
     return

@@ -4,11 +4,10 @@
   python experiments/robustify_cifar10.py --data_dir=DATA_DIR --work=runs/robustify_cifar10
 
 A ViT and a ConvNeXt-like network are trained on train[:45000] of CIFAR-10 with labels, in plain
-Keras; they stand for weights that somebody else has trained.  A second ViT is trained
-contrastively, against a vector for each class, as CLIP's image tower is against embeddings of
-names.  `robustify` then sees the same images without labels.  Heads and class vectors stay what
-they were.  Choices are made on train[45000:45500]; the table is of 2,000 test images.  What is
-finished is not run again.
+Keras.  They represent weights that others have trained.  A second ViT is trained contrastively,
+against a vector for each class, as CLIP's image tower is against embeddings of names.  `robustify`
+then sees the same images without labels.  Heads and class vectors do not change.  Choices are made
+on train[45000:45500], and the table is about 2,000 test images.  Finished parts are not run again.
 """
 
 import itertools
@@ -50,8 +49,8 @@ ROBUSTIFY = {
   "warmup_epochs": 0.05,
   "log_every": 50,
 }
-# Beyond the radius of the test there is room for a budget to bind.  k=2 is FARE's objective with a
-# weight: drift + k |f(x') - f0(x)|^2 / (2 spread).
+# At a larger radius than that of the test, the budget rho is reached.  k=2 is FARE's objective with
+# a weight: drift + k |f(x') - f0(x)|^2 / (2 spread).
 FURTHER = {"epsilon": 8 / 255, "learning_rate": 2e-3, "epochs": 4}
 SETTINGS = {
   "4/255, rho=0.2": {"rho": 0.2},
@@ -80,7 +79,7 @@ def vit(width=96, depth=3, heads=4, patch=8):
 
 @keras.saving.register_keras_serializable("robustify_cifar10")
 class Positions(layers.Layer):
-  """Adds a learnt vector to each token."""
+  """Adds a learned vector to each token."""
 
   def build(self, shape):
     self.table = self.add_weight(shape=shape[1:], initializer="normal", name="table")
@@ -106,7 +105,7 @@ def convnet(widths=(64, 128), depths=(1, 2)):
 class ClassVectors(layers.Layer):
   """Embeddings [n, d] -> s times their cosines with a vector for each class, [n, classes].
 
-  s is learnt, from 1 / 0.07 to 100 at most, as in CLIP (Radford et al., 2021).
+  s is learned, starts at 1 / 0.07, and is at most 100, as in CLIP (Radford et al., 2021).
   """
 
   def build(self, shape):
@@ -120,7 +119,7 @@ class ClassVectors(layers.Layer):
     return keras.ops.exp(keras.ops.minimum(self.scale, float(np.log(100)))) * cosines
 
 
-TEXT = "ViT-text"  # its class vectors lie in ViT-text-prototypes.npy
+TEXT = "ViT-text"  # with class vectors, in ViT-text-prototypes.npy
 NETWORKS = {"ViT": vit, "ConvNeXt-like": convnet, TEXT: vit}
 
 
@@ -131,7 +130,7 @@ def arrays(split, data):
 
 
 def trained(name, work, data, epochs):
-  """(the encoder, the file of its head or class vectors), trained with labels; once."""
+  """(the encoder, the file of its head or class vectors), trained with labels in the first call."""
   file, head = work / f"{name}.keras", work / f"{name}-head.keras"
   if name == TEXT:
     head = work / f"{name}-prototypes.npy"
@@ -160,7 +159,7 @@ def _batches(images, labels):
 
   def moved(batch, wanted):
     seed = tf.random.uniform([2], maxval=2**30, dtype=tf.int32)
-    padded = tf.pad(batch, [[0, 0], [4, 4], [4, 4], [0, 0]])  # one shift a batch: it is quick
+    padded = tf.pad(batch, [[0, 0], [4, 4], [4, 4], [0, 0]])  # one shift per batch, for speed
     shifted = tf.image.stateless_random_crop(padded, [tf.shape(batch)[0], 32, 32, 3], seed)
     return 255.0 * tf.image.random_flip_left_right(shifted), wanted
 
@@ -201,12 +200,12 @@ def drift(encoder, original, images):
 
 
 def run_of(name, setting):
-  """What a row's files are called."""
+  """The name of a row's files."""
   return f"{name}-{setting}".translate({32: None, 44: "_", 47: "-"})
 
 
 def figures(run, name, options, work, data, splits, epochs):
-  """One row, once: {"clean", "pgd", "drift", "minutes"} of each split."""
+  """The figures of a row: {"minutes", split: {"clean", "pgd", "drift", "examples"}}."""
   file, model = work / f"{run}.json", work / f"{name}.keras"
   if file.exists():
     return pages.read(file)
@@ -229,10 +228,10 @@ def figures(run, name, options, work, data, splits, epochs):
 
 
 def blocks(rows):
-  """What the page shows of the rows: {name: Markdown}.
+  """The blocks of the page: {name: Markdown}.
 
   Args:
-    rows: {(network, setting or "as it was"): what `figures` returns}.
+    rows: {(network, setting or "as it was"): the result of `figures`}.
   """
   columns = ["network", "setting", "clean", "PGD-20 at 4/255", "change of clean"]
   columns += ["change under PGD-20", "drift", "CPU minutes"]
@@ -256,10 +255,10 @@ def main():
   parser = jobs.Parser(__doc__)
   parser.add_argument("--data_dir")
   parser.add_argument("--work", default="runs/robustify_cifar10")
-  parser.add_argument("--epochs", type=int, default=4, help="of the training with labels")
+  parser.add_argument("--epochs", type=int, default=4, help="epochs of the training with labels")
   parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
   parser.add_argument("--settings", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
-  parser.add_argument("--page", help="where a page of all finished rows is written")
+  parser.add_argument("--page", help="file of the page of all finished rows")
   given = parser.parse_args()
   work, data = pathlib.Path(given.work), {"data_dir": given.data_dir}
   work.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-r"""Many runs that differ in some flags, one after the other, and one table of what they gave.
+r"""Runs trainings that differ in some flags, and makes one table of their results.
 
   python experiments/sweep.py --train="--flagfile=configs/digits.cfg" --output_dir=runs/sweep \
     --values="robustness=none, urkle(beta=0.02), urkle(beta=0.1)" --values=learning_rate=0.001,0.003
@@ -8,11 +8,11 @@ r"""Many runs that differ in some flags, one after the other, and one table of w
     --finetune="--split=train[:90%] --validation_split=train[90%:]" \
     --evaluate="--split=train[90%:] --attacks=pgd --examples=100"
 
-Lists are combined, each value with each (a grid); with --random=N that many points are drawn from
-lists and ranges.  Every point is trained, and with --finetune and --evaluate continues to a
-classifier and its report.  What is finished is not done again: the same command resumes after an
-interruption, and with further values it adds to what is there.  OUT/sweep.md has a row for each,
-and tensorboard --logdir=OUT/hparams compares them.
+Lists make a grid: each value is combined with each.  --random=N draws N points from lists and
+ranges instead.  Every point is trained; --finetune and --evaluate add a classifier and its report.
+Finished runs are not run again, so the same command resumes after an interruption, and further
+values add runs.  OUT/sweep.md has a row for each, and tensorboard --logdir=OUT/hparams compares
+them.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _LONGEST = 80  # characters of a folder's name
 
 
 class Range:
-  """Numbers between two, drawn evenly, or evenly in their logarithm; whole between whole ones."""
+  """A range of numbers, drawn uniformly, or log-uniformly; whole if both ends are."""
 
   def __init__(self, text):
     low, high, log = _RANGE.fullmatch(text).groups()
@@ -45,10 +45,10 @@ class Range:
       raise errors.UserError(f"cannot read the range {text!r}: {error}") from error
     self.log = bool(log)
     if not self.low < self.high or (self.log and self.low <= 0):
-      raise errors.UserError(f"the range {text!r} is empty, or its logarithm is")
+      raise errors.UserError(f"the range {text!r} is empty, or has no logarithm")
 
   def draw(self, generator):
-    """One of them, as a flag's text."""
+    """A number of the range, as a flag's text."""
     whole = isinstance(self.low, int) and isinstance(self.high, int)
     if self.log:
       value = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
@@ -70,18 +70,18 @@ def read_values(texts):
       raise errors.UserError(f"--values={text}: {name!r} cannot be swept, or is given twice")
     found[name] = Range(rest) if _RANGE.fullmatch(rest.strip()) else spec.split(rest)
   if not found:
-    raise errors.UserError("give --values=name=value,value: what the runs differ in")
+    raise errors.UserError("give --values=name=value,value: the flags that differ between runs")
   return found
 
 
 def points(values, draws=None, seed=0):
-  """The runs' own flags, [{flag: value}], each once: a grid, or as many as are drawn."""
+  """The flags of each run, [{flag: value}] without repetitions: a grid, or `draws` points."""
   if draws is None:
     if ranges := [name for name, choice in values.items() if isinstance(choice, Range)]:
       raise errors.UserError(f"--values={ranges[0]} is a range: give --random=N points of it")
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
   generator, found = random.Random(seed), []
-  for _ in range(100 * draws):  # of few values there may be fewer points
+  for _ in range(100 * draws):  # few values may make fewer points
     point = {
       name: choice.draw(generator) if isinstance(choice, Range) else generator.choice(choice)
       for name, choice in values.items()
@@ -94,7 +94,7 @@ def points(values, draws=None, seed=0):
 
 
 def folder_name(point):
-  """A folder's name that the values alone decide, so that further values disturb no earlier run."""
+  """The name of a run's folder, which depends only on its own values."""
   text = ",".join(f"{name}={value}" for name, value in point.items())
   name = re.sub(r"[^A-Za-z0-9.=,-]+", "_", text).strip("_")
   if name == text and len(name) <= _LONGEST:
@@ -117,11 +117,11 @@ def stages(point, place, given):
   return found
 
 
-# --- What came of it ---
+# --- Results ---
 
 
 def results(run):
-  """{column: number} of a run's folder; of what is not there, nothing."""
+  """{column: number} of the results in a run's folder."""
   found = {}
   if rows := pages.metrics(run):
     found |= {name: rows[-1][name] for name in ("loss", "kl", "effective_rank") if name in rows[-1]}
@@ -141,11 +141,11 @@ def results(run):
 
 
 def table(rows, by=None):
-  """The Markdown table of [(point, results or None where the run failed)].
+  """The Markdown table of [(point, its results, or None if the run failed)].
 
   Args:
     rows: as above.
-    by: the column that sorts them, largest first; with "-" in front smallest first.
+    by: the column to sort by, largest first, or smallest first with a "-" before the name.
   """
   named = list(dict.fromkeys(name for point, _ in rows for name in point))
   columns = list(dict.fromkeys(name for _, found in rows for name in found or ()))
@@ -179,17 +179,21 @@ def write_hparams(folder, point, found):
 
 
 def main():
-  """Runs what is left to do, and writes the table again after each point."""
+  """Runs what has not finished, and writes the table after each point."""
   parser = jobs.Parser(__doc__)
   add = parser.add_argument
-  add("--values", action="append", metavar="NAME=VALUES", help="what differs; may be repeated")
-  add("--random", type=int, metavar="N", help="draw this many points, instead of the grid")
-  add("--seed", type=int, default=0, help="of what is drawn; not of the runs")
+  add("--values", action="append", metavar="NAME=VALUES", help="values of a flag; may be repeated")
+  add("--random", type=int, metavar="N", help="draw N points instead of the grid")
+  add("--seed", type=int, default=0, help="seed of the draws, not of the runs")
   add("--train", default="", metavar="FLAGS", help="flags of every urkle_tf.train")
-  add("--finetune", metavar="FLAGS", help="flags of every urkle_tf.finetune; default: none is run")
-  add("--evaluate", metavar="FLAGS", help="of every urkle_tf.evaluate, in the same way")
+  add(
+    "--finetune", metavar="FLAGS", help="flags of every urkle_tf.finetune; default: do not run it"
+  )
+  add(
+    "--evaluate", metavar="FLAGS", help="flags of every urkle_tf.evaluate; default: do not run it"
+  )
   add("--output_dir", required=True, metavar="OUT", help="the folder of all runs and the table")
-  add("--by", metavar="COLUMN", help="sorts the table, largest first; -COLUMN: smallest first")
+  add("--by", metavar="COLUMN", help="sort the table, largest first; -COLUMN: smallest first")
   add("--list", action="store_true", help="print the commands, one a line, and run nothing")
   given = parser.parse_args()
   errors.flags_at_least(1, vars(given), "random")
@@ -207,7 +211,7 @@ def main():
       found = results(out / folder_name(point))
       write_hparams(out / "hparams" / folder_name(point), point, found)
     except SystemExit as ended:
-      if ended.code in (130, 143):  # whoever ends a run ends the sweep
+      if ended.code in (130, 143):  # a signal to a run ends the sweep
         raise KeyboardInterrupt from ended
       found = None
     rows.append((point, found))

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Prints reports side by side, in Markdown: python experiments/table.py NAME=REPORT [NAME=...].
 
-REPORT is a folder of `urkle_tf.evaluate`.  A row is a classifier: a stochastic one has two, the
-mean over sampled z and z = mu.  Figures are percent of the images, with 95% intervals.  A NAME that
-is given several times is several seeds: mean ± standard deviation, and the interval of the mean.
+REPORT is the output folder of `urkle_tf.evaluate`.  Each classifier has a row; a stochastic one has
+two, for the mean over sampled z and for z = mu.  Figures are percent of the images, with 95%
+intervals.  If a NAME is given several times, these are seeds of one system, and the figures are
+mean ± standard deviation, with the interval of the mean.
 """
 
 import pathlib
@@ -27,7 +28,7 @@ def table(reports):
   """The table in Markdown.
 
   Args:
-    reports: {name: [what report.json holds, of each seed]}.
+    reports: {name: [content of report.json, for each seed]}.
   """
   rows = []
   for name, several in reports.items():

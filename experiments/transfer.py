@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-r"""What an encoder is worth on tasks that it was not made for: one command, one table.
+r"""Measures encoders on tasks that they were not trained for, and makes one table.
 
   python experiments/transfer.py --data_dir=DATA_DIR --encoder=Urkle=RUN/encoder \
     --encoder=Standard=OTHER/encoder --seeds=3 \
     --tasks='mnist,mnist:parity,mnist:at_least(threshold=5),mnist:rotation(degrees=45),digits'
 
-Each encoder gets a head for each task and seed, which is measured clean and attacked on the test
-split.  A task is a data set (a TFDS name, digits, folder:PATH), which is brought to the encoder's
-image size, or one with other labels: urkle_tf/data/labellings.py lists those.  What is there
-already is not done again, so the same command resumes after an interruption.
+Each encoder gets a head for each task and seed, which is measured on the test split, clean and
+attacked.  A task is a data set (a TFDS name, digits, folder:PATH), or one with other labels from
+urkle_tf/data/labellings.py.  Images are resized to the encoder's size.  Finished parts are not run
+again, so the same command resumes after an interruption.
 """
 
 import collections
@@ -25,7 +25,7 @@ from experiments import jobs, pages
 from urkle_tf import command_line, errors, spec
 from urkle_tf.output import files, tables
 
-# --- What there is to do ---
+# --- Tasks and encoders ---
 
 
 def slug(text):
@@ -41,20 +41,20 @@ def shown(task):
 
 
 def placed(task):
-  """A task as commands name it: they run in the clone."""
+  """A task as commands name it, since they run in the clone."""
   if not task.startswith("folder:"):
     return task
   return "folder:" + jobs.within(task.removeprefix("folder:"))
 
 
 def check_names(names, what):
-  """Raises a `UserError` if there is no name, or if two names would share a folder."""
+  """Raises `UserError` if there is no name, or if two names would share a folder."""
   slugs = [slug(name) for name in names]
   if not slugs:
-    raise errors.UserError(f"give --{what}s, with commas in between")
+    raise errors.UserError(f"give --{what}s, separated by commas")
   for name in names:
     if slugs.count(slug(name)) > 1:
-      raise errors.UserError(f"{what} {name!r} is given twice, or hardly differs from another")
+      raise errors.UserError(f"{what} {name!r} is given twice, or is too similar to another")
 
 
 def encoders(texts):
@@ -66,7 +66,7 @@ def encoders(texts):
       folder, path = text, pathlib.Path(text).absolute()
       name = path.parent.name if path.name == "encoder" else path.name
     if name in found or not name or not folder:
-      raise errors.UserError(f"--encoder={text}: give each its own name, --encoder=NAME=FOLDER")
+      raise errors.UserError(f"--encoder={text}: give each another name, --encoder=NAME=FOLDER")
     found[name] = folder
   if not found:
     raise errors.UserError("give --encoder=NAME=FOLDER: the export of a trained encoder")
@@ -74,7 +74,7 @@ def encoders(texts):
   return found
 
 
-# --- Doing it ---
+# --- Commands ---
 
 
 @functools.cache
@@ -86,14 +86,14 @@ def source(task, split, examples, data_dir, download):
 
 
 def guess(found):
-  """The share of a source's largest class, which a constant guess gets right; of numbers None."""
+  """The accuracy of a constant guess, the share of a source's largest class; None for numbers."""
   if found.target is not None or found.labels is None:
-    return None  # a regressor's report has it
+    return None  # it is in a regressor's report
   return max(collections.Counter(found.labels.tolist()).values()) / found.size
 
 
 def at_most(count, found):
-  """A count of a source's images: all of them, where there are fewer; shares stay as they are."""
+  """A count, at most that of a source's images; a share or None is returned unchanged."""
   return count if count is None or count < 1 else min(count, found.size)
 
 
@@ -104,7 +104,7 @@ def flags(**settings):
 
 
 def stages(given, folder, encoder, metadata, task, protocol, seed):
-  """The commands that make and measure one predictor; the second depends on what there is then."""
+  """The commands that make and measure a predictor; the second depends on the first's result."""
   load = lambda split, examples: source(task, split, examples, given.data_dir, given.download)  # noqa: E731
   height, width, _ = metadata["image_size"]
   data = flags(
@@ -138,7 +138,7 @@ def stages(given, folder, encoder, metadata, task, protocol, seed):
   yield jobs.Stage("evaluate", None, f"{made}-report", words, metadata["fingerprint"])
 
 
-# --- What came out ---
+# --- Results ---
 
 
 def scores(report):
@@ -166,17 +166,17 @@ def scores(report):
 
 
 def collect(work, names, tasks, protocols, guess):
-  """What the finished runs measured: the contents of transfer.json.
+  """The results of the finished runs: the content of transfer.json.
 
   Args:
     work: the folder of all runs.
     names: of the encoders, in order.
     tasks: in order.
     protocols: in order.
-    guess: of a task, what share a constant guess gets right, or None.
+    guess: a function of a task to the accuracy of a constant guess, or None.
 
   Returns:
-    {"rows": one for each task, encoder and protocol of which a seed is finished}.
+    {"rows": one for each task, encoder and protocol with a finished seed}.
   """
   rows = []
   for task, name, protocol in itertools.product(tasks, names, protocols):
@@ -220,7 +220,7 @@ def collect(work, names, tasks, protocols, guess):
 
 
 def table(document):
-  """The one table, as Markdown."""
+  """The table, as Markdown."""
   header = ["task", "figure", "a constant guess", "encoder", "protocol", "clean", "attacked"]
   header += ["z = mu: clean / attacked", "validation", "seeds"]
   lines = []
@@ -272,21 +272,21 @@ def _parser():
   parser = jobs.Parser(__doc__)
   add = parser.add_argument
   add("--encoder", action="append", help="NAME=FOLDER of an exported encoder; may be repeated")
-  add("--tasks", required=True, help="data sets, or data sets with other labels; commas between")
-  add("--protocols", default="slf", help="slf, alf, aff(beta=6); commas between")
-  add(
-    "--labels", type=spec.number, help="how many: a count (or all, of fewer), or a fraction below 1"
-  )
-  add("--seeds", type=int, default=1, help="how many seeds: 0, 1, ...")
-  add("--data_dir", help="where data lie that TensorFlow Datasets prepared (or its own folder)")
+  add("--tasks", required=True, help="data sets, perhaps with other labels; separated by commas")
+  add("--protocols", default="slf", help="slf, alf, aff(beta=6); separated by commas")
+  add("--labels", type=spec.number, help="number of labels, at most, or a fraction below 1")
+  add("--seeds", type=int, default=1, help="number of seeds: 0, 1, ...")
+  add("--data_dir", help="folder of prepared TFDS data; default: TFDS's own folder")
   add("--download", action="store_true", help="let TFDS download and prepare them")
-  add("--split", default="train[:90%]", help="what heads are trained on")
-  add("--validation_split", default="train[90%:]", help="what choices are made on; '' for none")
-  add("--examples", type=int, help="train on this many only, the first ones")
-  add("--test_split", default="test", help="what is reported")
-  add("--test_examples", type=int, help="report this many only, the first ones (or all, of fewer)")
+  add("--split", default="train[:90%]", help="split that heads are trained on")
+  add(
+    "--validation_split", default="train[90%:]", help="split that choices are made on; '' for none"
+  )
+  add("--examples", type=int, help="train only on the first N images")
+  add("--test_split", default="test", help="split that is reported")
+  add("--test_examples", type=int, help="report only the first N images")
   add("--norm", help="linf, l2 or l1; default: that of the encoder's training")
-  add("--epsilon", type=spec.number, help="its radius in pixel units; by default the same")
+  add("--epsilon", type=spec.number, help="radius in pixel units; default: that of the training")
   add("--attacks", default="pgd", help="on classifiers, as in urkle_tf.evaluate (regressors: PGD)")
   add("--work", default="runs/transfer", help="the folder of all runs")
   more = 'more flags for {}: "--name=value ..."'
@@ -297,7 +297,7 @@ def _parser():
 
 
 def _command(given):
-  """The command as others can give it: no path of this machine."""
+  """The command for the page, without paths of this machine."""
   hidden = {
     "encoder": [f"{name}=RUN/encoder" for name in encoders(given.encoder)],
     "data_dir": "DATA_DIR",
@@ -343,7 +343,7 @@ def transfer(argv=None):
   def place(name, task):
     return f"{jobs.within(work)}/{slug(name)}/{slug(shown(task))}"
 
-  # A whole table of one seed first.
+  # The whole table with one seed first.
   every = itertools.product(range(given.seeds), tasks, folders.items(), protocols)
   rows = (
     stages(given, place(name, task), path, metadata[name], task, protocol, seed)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Where loc should lie, and how strong the KL should be: cells compared on validation images.
+"""Compares where loc lies, and how strong the KL is, on validation images.
 
   python experiments/where_loc_lies.py --data_dir=DATA_DIR --work=runs/where_loc_lies
 
-Pre-training and heads see train[:45000] of CIFAR-10; every figure is of 2,000 of the other
-images.  What is finished is not run again.  Prints the table as Markdown.
+Encoders and heads are trained on train[:45000] of CIFAR-10, and measured on 2,000 of the other
+training images.  Finished parts are not run again.  Prints the table as Markdown.
 """
 
 import pathlib
@@ -68,13 +68,17 @@ def stages(name, form, seed, options):
 def main():
   """The command line."""
   parser = jobs.Parser(__doc__)
-  parser.add_argument("--data_dir", help="where cifar10 lies, prepared by TensorFlow Datasets")
+  parser.add_argument("--data_dir", help="folder in which TFDS has prepared cifar10")
   parser.add_argument("--work", default="runs/where_loc_lies", help="the folder of all runs")
   parser.add_argument("--encoder", default="convnet(width=32)")
   parser.add_argument("--epochs", type=int, default=1)
-  parser.add_argument("--pretext", default="simclr(temperature=0.5)", help="of all but distil")
-  parser.add_argument("--k", type=float, default=8.0, help="of both Urkle cells")
-  parser.add_argument("--start", action="store_true", help="whether students start from teachers")
+  parser.add_argument(
+    "--pretext", default="simclr(temperature=0.5)", help="pretext of all cells except distil"
+  )
+  parser.add_argument("--k", type=float, default=8.0, help="strength of the KL in both Urkle cells")
+  parser.add_argument(
+    "--start", action="store_true", help="start students from their teachers' weights"
+  )
   parser.add_argument("--extra_train", default="", help="further flags of every training")
   parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
   parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)

@@ -4,10 +4,10 @@
   python launch/input_worker.py --port=5050                  # on each input machine, A and B
   python -m urkle_tf.train --data_service=A:5050,B:5050 ...  # on the machine that trains
 
---host is the name by which the training reaches this machine, by default its own.  The batches come
-from the port after --port.  All machines need the same version of TensorFlow; data that does not
-fit in memory has to lie at the same path on each.  Whoever reaches the ports can run what they
-like here: open them to your own machines only.
+--host is the name by which the training reaches this machine, by default its own name.  Batches
+come from the port after --port.  All machines need the same version of TensorFlow.  Data that does
+not fit in memory must be at the same path on each.  Anyone who can reach the ports can run any code
+here: open them only to your own machines.
 """
 
 import os
@@ -25,12 +25,12 @@ from urkle_tf import command_line
 def main():
   """The command line."""
   parser = jobs.Parser(__doc__)
-  parser.add_argument("--port", type=int, default=5050, help="that --data_service names")
+  parser.add_argument("--port", type=int, default=5050, help="port that --data_service names")
   parser.add_argument("--host", default=socket.gethostname(), help="this machine's name")
   options = parser.parse_args()
 
-  # Blocked before there is a thread, and TensorFlow starts some as soon as it is imported: one that
-  # did not block them would take them, and end the program, before this one waits for them.
+  # Signals are blocked before TensorFlow starts threads.  A thread that does not block them would
+  # receive them, and end the program.
   ended = [signal.SIGTERM, signal.SIGINT]
   signal.pthread_sigmask(signal.SIG_BLOCK, ended)
 
@@ -41,8 +41,8 @@ def main():
   address = servers[0].target.rpartition(":")[2]
   print(f"an input worker: --data_service={options.host}:{address}", flush=True)
   signal.sigwait(ended)
-  # At once: there is nothing to save, and the end of a pipeline waits for tf.data's autotuner,
-  # which sleeps for up to a minute.
+  # A normal exit would wait for tf.data's autotuner, which sleeps for up to a minute.  There is
+  # nothing to save.
   os._exit(0)
 
 

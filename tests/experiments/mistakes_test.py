@@ -42,7 +42,7 @@ def test_runners_start_without_tensorflow():
     (MOVED, "--tasks=digits", "give --encoder=NAME=FOLDER"),
     (MOVED, "--encoder=a=nowhere", "required: --tasks"),
     (MOVED, "--encoder=a=nowhere --tasks=digits", "no folder 'nowhere'"),
-    (MOVED, "--encoder=a=x --encoder=a=y --tasks=digits", "its own name"),
+    (MOVED, "--encoder=a=x --encoder=a=y --tasks=digits", "give each another name"),
     (MOVED, "--encoder=a=x --tasks=digits,digits", "'digits' is given twice"),
     (MOVED, "--encoder=a=x --tasks=digits --seeds=0", "--seeds must be at least 1"),
     (certificates.run, "--trained mnist_simclr=nowhere", "there is no encoder in it"),

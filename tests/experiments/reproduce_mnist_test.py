@@ -108,7 +108,7 @@ def test_how_many_seeds():
   }
   assert script.jobs.parse_seeds(script.ROWS, "at=2") == {**usual, "at": 2}
   for wrong in ("0", "1,2", "at=", "at=-1", "x"):
-    refuses("give how many", script.jobs.parse_seeds, script.ROWS, wrong)
+    refuses("give the number of seeds", script.jobs.parse_seeds, script.ROWS, wrong)
 
 
 def test_a_command_that_fails_is_named(tmp_path, capfd):
