@@ -104,7 +104,16 @@ def check_seed(seed):
 
 def flags_at_least(least, settings, *names):
   """`at_least` for the settings of these names that are not None."""
-  at_least(least, None, **{n: settings[n] for n in names if settings[n] is not None})
+  at_least(least, None, **_given(settings, names))
+
+
+def flags_above(limit, settings, *names):
+  """`above` for the settings of these names that are not None."""
+  above(limit, None, **_given(settings, names))
+
+
+def _given(settings, names):
+  return {name: settings[name] for name in names if settings.get(name) is not None}
 
 
 def _refuse(right, kind, who, options):

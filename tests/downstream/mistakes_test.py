@@ -35,6 +35,7 @@ HELD = {"split": "train", "validation_split": "train[90%:]"}  # a tenth of 1,437
     ({"features": "pooled", "protocol": "similarity"}, "use --protocol=slf or alf"),
     ({"protocol": "alf(samples=1.5)"}, "samples must be a whole number of at least 1, got 1.5"),
     ({"protocol": "alf", "attack_steps": 0}, "steps must be"),
+    ({"protocol": "alf", "attack_step_size": 0}, "--attack_step_size must be above 0, got 0"),
     ({"protocol": "alf", "norm": "l3"}, "l3"),
     ({"protocol": "alf", "norm": "l2"}, "--norm=l2 needs --epsilon, because the default, "),
     ({"protocol": "alf", "epsilon": -0.1}, "epsilon"),

@@ -806,6 +806,7 @@ def test_an_encoder_alone_needs_no_labels(exported, tmp_path):
     ({"image_size": 16}, "takes images of 8x8x1, but 'digits' has 16x16x1: give --image_size=8"),
     ({"split": "tset"}, "did you mean 'test'"),
     ({"eot": 0}, "--eot must be at least 1"),
+    ({"attack_step_size": 0}, "--attack_step_size must be above 0, got 0"),
     ({"modes": "samplad"}, "unknown mode of this model 'samplad'; did you mean 'sampled'"),
     ({"modes": "deterministic", "loss_cap": 4.0}, "leave out --loss_cap or --modes"),
     (

@@ -125,7 +125,7 @@ def serve(port, host=None, worker_port=0):
     dispatcher's `target` holds its address.
 
   Raises:
-    UserError: if a port is taken, or is none.
+    UserError: if a port is taken or out of range.
   """
   errors.within("[0, 65534]", None, port=port)  # the worker has the next one
   service = tf.data.experimental.service

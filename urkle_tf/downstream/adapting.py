@@ -46,6 +46,7 @@ def adapt(given):
   metadata = export.read_metadata(given.encoder, "encoder")
   unused = _tasks.settle(settings, method, metadata)
   errors.flags_at_least(1, settings, "epochs", "batch_size", "log_every", "samples")
+  errors.flags_above(0, settings, "attack_step_size")
   errors.check_seed(given.seed)
   data = _tasks.labelled(given, metadata["image_size"])
   keras.utils.set_random_seed(given.seed)

@@ -65,8 +65,7 @@ def _assess(given, settings, kind, path):
   errors.flags_at_least(1, settings, "batch_size", "samples", "attack_steps", "restarts", "eot")
   if given.abstains and kind != "foreign":
     raise errors.UserError("--abstains is only for classifiers made elsewhere: leave it out")
-  if given.minutes is not None:
-    errors.above(0, None, minutes=given.minutes)
+  errors.flags_above(0, settings, "minutes", "attack_step_size")
   chosen = measurements.chosen(given, kind)
   context = _context(given, kind, path)
   for one in chosen:
