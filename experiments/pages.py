@@ -104,8 +104,7 @@ def mean(values, form=".2f", deviation=None):
   """The mean of the figures of seeds as text; if several, "mean ± deviation (low to high)"."""
   if not values:  # not measured
     return ""
-  sign, digits = form[: form.startswith("+")], form.removeprefix("+")
-  form = f"{sign}z{digits}"  # z: 0.0 rather than -0.0
+  form = "+z" + form[1:] if form.startswith("+") else "z" + form  # z: 0.0 rather than -0.0
   middle, spread, interval = tables.seeds(values)
   if interval is None:
     return f"{middle:{form}}"

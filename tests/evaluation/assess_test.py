@@ -532,10 +532,11 @@ def test_nearest_is_a_loop(rng):
   np.testing.assert_array_equal(representation.nearest(queries, keys)[:, 0], wanted)
 
 
-def test_the_representation_of_one_image_has_rank_0(rng):
-  """Its rank was NaN, which no report can hold."""
+def test_the_representation_of_one_image_has_rank_and_drift_0(rng):
+  """Its rank was NaN, which no report can hold, and its drift 1e11."""
   context = Context(grey_source(rng, n=1), "linf", [0.02], network=linear_network(SHAPE, 0.5))
-  assert representation.measure(context, Representation(steps=1))["effective_rank"] == 0
+  found = representation.measure(context, Representation(steps=1))
+  assert (found["effective_rank"], found["drift"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -78,12 +78,12 @@ def measure(context, options):
     "sigma_max"); "snr", the mean of |loc| / sigma; "loc_std", the spread of loc over the images,
     the natural unit of sigma; "effective_rank", tr(C)^2 / tr(C^2), C the covariance of loc over the
     first 10,000 images ("rank_examples"); "drift", the mean distance that loc moves, over the mean
-    distance between different images (1 is as far as another image); "neighbour_flips", the share
-    of images whose nearest other image (cosine of loc) changes; "regulariser_per_nat",
-    sqrt(mean KL / 2), and "regulariser_tight_per_nat", the mean of sqrt(KL / 2).  Times M, these
-    are what Proposition 1 adds to the clean loss of any classifier of z whose loss is at most M
-    (eq. 4 and eq. 31).  With `loss_cap`, an encoder alone also has "M", "regulariser" and
-    "regulariser_tight", these products.
+    distance between different images (1 is as far as another image; 0 if there is only one image);
+    "neighbour_flips", the share of images whose nearest other image (cosine of loc) changes;
+    "regulariser_per_nat", sqrt(mean KL / 2), and "regulariser_tight_per_nat", the mean of
+    sqrt(KL / 2).  Times M, these are what Proposition 1 adds to the clean loss of any classifier of
+    z whose loss is at most M (eq. 4 and eq. 31).  With `loss_cap`, an encoder alone also has "M",
+    "regulariser" and "regulariser_tight", these products.
   """
   encoder = networks.ExportedEncoder(context.network)
   total = min(options.examples, context.source.size)
@@ -93,7 +93,7 @@ def measure(context, options):
   loc, scale = values["loc"].astype(np.float64), values["scale"].astype(np.float64)
   moved = np.linalg.norm(values["moved"] - loc, axis=1)
   distances = distance.pdist(loc[:1000])
-  spread = max(distances.mean(), 1e-12) if len(distances) else 1e-12
+  spread = max(distances.mean(), 1e-12) if len(distances) else np.inf
   flips = (nearest(values["moved"], loc) != nearest(loc, loc))[:, 0]
   snr = np.abs(loc) / scale
   if context.save_images:
