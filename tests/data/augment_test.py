@@ -71,33 +71,14 @@ def test_crop_and_resize(rng, shape, size):
     np.testing.assert_allclose(ours[i], theirs[:, ::-1] if flip[i] else theirs, atol=1e-5)
 
 
-def test_adjust_is_brightness_and_contrast(rng):
-  images = images_of(rng, 3)
-  brightness, contrast = np.float32([0.7, 1.0, 1.3]), np.float32([1.0, 0.6, 1.4])
-  matrix = brightness[:, None, None] * np.eye(3, dtype=np.float32)
-  ours = augment.adjust(tf.constant(images), tf.constant(contrast), tf.constant(matrix))
-  for i in range(3):
-    bright = images[i] * brightness[i]
-    mean = tf.image.rgb_to_grayscale(bright).numpy().mean()
-    expected = mean + contrast[i] * (bright - mean)
-    np.testing.assert_allclose(ours[i], expected, atol=2e-4)  # tf.image's weights have 4 digits
-  one = augment.adjust(tf.constant(images[..., :1]), tf.constant(contrast), tf.eye(1)[None])
-  theirs = tf.stack([tf.image.adjust_contrast(x[..., :1], c) for x, c in zip(images, contrast)])
-  np.testing.assert_allclose(one, theirs, atol=1e-5)
+# Colours: see also `test_jitter_against_numpy`.
 
 
-def test_saturation_blends_with_grey(rng):
-  images = images_of(rng, 3)
-  factor = np.float32([0.0, 1.0, 1.5])
-  matrix = augment.saturation_matrix(tf.constant(factor))
-  ours = augment.adjust(tf.constant(images), tf.ones(3), matrix)
-  grey = tf.image.rgb_to_grayscale(images).numpy()
-  expected = factor[:, None, None, None] * (images - grey) + grey
-  np.testing.assert_allclose(ours, expected, atol=2e-4)
-  np.testing.assert_allclose(ours[1], images[1], atol=1e-6)
-
-
-# Colours.
+def test_the_contrast_of_grey_images_is_that_of_tensorflow(rng):
+  images, contrast = images_of(rng, 3, channels=1), np.float32([1.0, 0.6, 1.4])
+  ours = augment.adjust(tf.constant(images), tf.constant(contrast), tf.eye(1)[None])
+  theirs = tf.stack([tf.image.adjust_contrast(*pair) for pair in zip(images, contrast)])
+  np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_hue_turns_the_chroma_and_keeps_luma():
@@ -152,39 +133,6 @@ def test_whole_pixels_reach_every_place(rng):
   top, _, height, _ = (v.numpy() for v in augment.SimCLR()._box(noise, (4, 4), 1.0))
   assert set(height) == {1, 2, 3, 4}
   assert np.mean(top[height == 3]) == pytest.approx(0.5, abs=0.02)
-
-
-def colors_after(recipe, rng, color, n=4000):
-  """What becomes of one colour, [n, 3]; images of one colour do not change by cropping."""
-  images = np.broadcast_to(np.float32(color), (n, 2, 2, 3))
-  result = recipe(tf.constant(images), noise_of(rng, n, recipe)).numpy()
-  np.testing.assert_allclose(result, np.broadcast_to(result[:, :1, :1], result.shape), atol=1e-5)
-  return result[:, 0, 0]
-
-
-def test_how_often_colors_change(rng):
-  color = [0.5, 0.4, 0.3]
-  result = colors_after(augment.SimCLR(), rng, color)
-  grey = np.ptp(result, axis=1) < 1e-5
-  same = np.abs(result - color).max(axis=1) < 1e-5
-  assert np.mean(grey) == pytest.approx(0.2, abs=0.02)
-  assert np.mean(same) == pytest.approx(0.2 * 0.8, abs=0.02)
-  half = colors_after(augment.SimCLR(strength=0.5), rng, color)
-  assert np.mean(np.ptp(half, axis=1) < 1e-5) == pytest.approx(0.1, abs=0.015)
-  same = np.abs(half - color).max(axis=1) < 1e-5
-  assert np.mean(same) == pytest.approx(0.6 * 0.9, abs=0.025)
-
-
-@pytest.mark.parametrize("strength, color", [(1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (1.0, 2.0)])
-def test_range_of_the_jitter(rng, strength, color):
-  recipe = augment.SimCLR(strength=strength, color=color)
-  grey = colors_after(recipe, rng, [0.5, 0.5, 0.5])
-  # Of a grey image only the brightness can change.
-  assert np.ptp(grey, axis=1).max() < 1e-5
-  changed = grey[np.abs(grey[:, 0] - 0.5) > 1e-6, 0]
-  bound = 0.5 * 0.4 * strength * color
-  expected = stats.uniform(0.5 - bound, 2 * bound)
-  assert stats.kstest(changed, expected.cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("strength, color", [(0.8, 1.0), (1.0, 2.0)])

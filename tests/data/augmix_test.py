@@ -114,35 +114,6 @@ def constant(images, values):
   return tf.zeros_like(images) + tf.cast(values, tf.uint8)[:, None, None, None]
 
 
-def chained(rng, recipe, n):
-  """The first pixel of n chains that start from black."""
-  noise = rng.uniform(size=(n, 1 + 3 * recipe.depth)).astype(np.float32)
-  return recipe._chains(tf.zeros([n, 1, 1, 1], tf.uint8), noise).numpy()[:, 0, 0, 0]
-
-
-def test_every_operation_is_drawn_equally_often(rng, monkeypatch):
-  marks(monkeypatch, lambda k, images, level, sign: images * 0 + 1 + k)
-  drawn = chained(rng, augmix.AugMix(base=None), 9000)  # the last of each chain
-  counts = np.bincount(drawn, minlength=10)
-  assert counts[0] == 0
-  assert stats.chisquare(counts[1:]).pvalue > 1e-3
-
-
-def test_depths_levels_and_signs(rng, monkeypatch):
-  marks(monkeypatch, lambda k, images, level, sign: images + 1)
-  depths = np.bincount(chained(rng, augmix.AugMix(depth=4, base=None), 4000))
-  assert depths[0] == 0
-  assert stats.chisquare(depths[1:]).pvalue > 1e-3
-  assert len(depths) == 5
-  marks(monkeypatch, lambda k, images, level, sign: constant(images, 10 * level))
-  levels = chained(rng, augmix.AugMix(severity=8, depth=1, base=None), 4000)
-  assert stats.kstest((levels + 0.5) / 10, stats.uniform(0.1, 7.9).cdf).statistic < 0.03
-  marks(monkeypatch, lambda k, images, level, sign: constant(images, sign + 1))
-  signs = chained(rng, augmix.AugMix(depth=1, base=None), 4000)
-  assert set(signs) == {0, 2}
-  assert signs.mean() == pytest.approx(1, abs=0.06)
-
-
 def test_weights_are_those_of_dirichlet_and_beta(rng, monkeypatch):
   # Black images; chains with a positive sign become white.
   marks(monkeypatch, lambda k, images, level, sign: constant(images, 127.5 * (sign + 1)))
