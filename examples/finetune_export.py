@@ -1,4 +1,4 @@
-"""An exported encoder in an ordinary Keras program: TensorFlow and Keras are all it needs.
+"""Fine-tunes an exported encoder in an ordinary Keras program, with TensorFlow and Keras only.
 
   python examples/finetune_export.py runs/digits/encoder images.npz
 
@@ -17,8 +17,8 @@ import tensorflow as tf
 
 def _compiled(model, learning_rate):
   optimizer = keras.optimizers.Adam(learning_rate)
-  # Built here and not in the first step of fit, where TensorFlow refuses the names that a
-  # TFSMLayer gives its weights ("kernel:0" becomes "kernel:0_momentum").
+  # In the first step of fit, TensorFlow would refuse the names that a TFSMLayer gives its weights
+  # ("kernel:0" becomes "kernel:0_momentum"). So the optimizer is built here.
   optimizer.build(model.trainable_variables)
   model.compile(
     optimizer=optimizer,
@@ -29,14 +29,14 @@ def _compiled(model, learning_rate):
 
 
 def on_saved_model(folder, image_shape, classes, trainable=True):
-  """A classifier on the SavedModel: one layer of a functional model.
+  """A classifier on the SavedModel, which is one layer of a functional model.
 
-  Its weights train, and its batch norms stay in inference mode.
+  The encoder's weights can be trained. Its batch norms stay in inference mode.
 
   Args:
-    folder: the export.
+    folder: the folder of the exported encoder.
     image_shape: (height, width, channels).
-    classes: how many.
+    classes: the number of classes.
     trainable: whether the encoder is trained too.
   """
   encoder = keras.layers.TFSMLayer(folder, call_endpoint="embed", trainable=trainable)
@@ -46,14 +46,14 @@ def on_saved_model(folder, image_shape, classes, trainable=True):
 
 
 def on_network(folder, classes):
-  """A classifier on network.keras: the whole network trains, batch norms included."""
+  """A classifier on network.keras. The whole network is trained, including batch norms."""
   network = keras.saving.load_model(f"{folder}/network.keras")
   logits = keras.layers.Dense(classes)(network.output["loc"])
   return _compiled(keras.Model(network.input, logits), 1e-3)
 
 
 def saliency(model, images, labels):
-  """The gradient of each image's loss in its pixels, [n, h, w, c]."""
+  """The gradient of each image's loss with respect to its pixels, [n, h, w, c]."""
   images = tf.convert_to_tensor(images)
   with tf.GradientTape() as tape:
     tape.watch(images)
@@ -64,7 +64,7 @@ def saliency(model, images, labels):
 
 
 def main(folder, file, epochs=5):
-  """Fine-tunes both ways; prints what each reaches on the images it was given."""
+  """Fine-tunes in both ways, and prints loss and accuracy of each on the same images."""
   with np.load(file, allow_pickle=False) as data:
     images, labels = data["images"].astype(np.float32), data["labels"]
   classes = int(labels.max()) + 1

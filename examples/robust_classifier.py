@@ -1,8 +1,9 @@
-"""An ordinary Keras classifier, with Urkle in one line of it.
+"""Makes an ordinary Keras classifier robust with one line of Urkle.
 
   python examples/robust_classifier.py
 
-trains it with and without that line, on scikit-learn's digits, and attacks both.
+The script trains the classifier on scikit-learn's digits, with and without that line, and attacks
+both.
 """
 
 import os
@@ -19,7 +20,7 @@ EPSILON = 0.1
 
 
 def classifier(robust=True):
-  """A compiled model; any backbone will do."""
+  """A compiled model. You can use any backbone."""
   backbone = keras.Sequential(
     [
       keras.Input((8, 8, 1)),
@@ -30,7 +31,7 @@ def classifier(robust=True):
     ]
   )
   attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(EPSILON), steps=4)
-  encoder = urkle_tf.UrkleRegularizer(backbone, attack, beta=0.1) if robust else backbone  # <- it
+  encoder = urkle_tf.UrkleRegularizer(backbone, attack, beta=0.1) if robust else backbone  # <- here
 
   images = keras.Input((8, 8, 1))
   model = keras.Model(images, keras.layers.Dense(10)(encoder(images)))
@@ -48,7 +49,7 @@ def attacked_accuracy(model, images, labels):
 
 
 def main(epochs=10):
-  """Trains both; returns {whether robust: (clean, attacked accuracy)} on the last 300 digits."""
+  """Trains both. Returns {robust: (clean, attacked accuracy)}, measured on the last 300 digits."""
   data = datasets.load_digits()
   images, labels = (data.images[..., None] / 16).astype("float32"), data.target
   found = {}

@@ -1,8 +1,9 @@
-"""A regression model in Keras, made robust by one line of Urkle.
+"""Makes a Keras regression model robust with one line of Urkle.
 
   python examples/robust_regression.py
 
-reads scikit-learn's digits as numbers, with and without that line, and attacks both.
+The script trains the model to predict the number that each of scikit-learn's digits shows, with and
+without that line, and attacks both.
 """
 
 import os
@@ -19,7 +20,7 @@ EPSILON = 0.1
 
 
 def regressor(robust=True):
-  """A compiled model of one number; the encoder is a Gaussian one, with a learnt sigma."""
+  """A compiled model that predicts one number. Its Gaussian encoder learns sigma."""
   backbone = keras.Sequential(
     [
       keras.Input((8, 8, 1)),
@@ -31,7 +32,7 @@ def regressor(robust=True):
   )
   encoder = urkle_tf.GaussianEncoder(backbone, latent_dim=32, loc="dense")
   attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(EPSILON), steps=4)
-  z = urkle_tf.UrkleRegularizer(encoder, attack, beta=0.3 if robust else 0.0)  # <- it
+  z = urkle_tf.UrkleRegularizer(encoder, attack, beta=0.3 if robust else 0.0)  # <- here
 
   images = keras.Input((8, 8, 1))
   hidden = keras.layers.Dense(64, activation="relu")(z(images))
@@ -41,14 +42,14 @@ def regressor(robust=True):
 
 
 def attacked_error(model, images, numbers):
-  """The mean absolute error under PGD on it."""
+  """The mean absolute error under PGD, which maximises it."""
   attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(EPSILON), steps=20)
   error = lambda x: tf.abs(model(x)[:, 0] - numbers)  # noqa: E731
   return float(tf.reduce_mean(error(attack(error, images))))
 
 
 def main(epochs=10):
-  """Trains both; returns {whether robust: (clean, attacked error)} on the last 300 digits."""
+  """Trains both. Returns {robust: (clean, attacked error)}, measured on the last 300 digits."""
   data = datasets.load_digits()
   images, numbers = (data.images[..., None] / 16).astype("float32"), data.target.astype("float32")
   found = {}

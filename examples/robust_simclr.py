@@ -1,9 +1,9 @@
-"""Somebody's own SimCLR loop, to which Urkle is added by two lines.
+"""Adds Urkle to your own SimCLR training loop, with two lines.
 
   python examples/robust_simclr.py
 
-trains on scikit-learn's digits, without a label, with and without them, and reports how far the
-worst neighbour of an image is from it.
+The script trains on scikit-learn's digits without labels, with and without Urkle. It reports the KL
+divergence between an image and its worst neighbour within the threat model.
 """
 
 import os
@@ -20,7 +20,7 @@ ATTACK = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=0.1), steps=4)
 
 
 def nt_xent(embeddings, temperature=0.5):
-  """SimCLR's loss, of rows that are first views and then second ones."""
+  """SimCLR's loss. The rows are all first views, then all second views."""
   unit = tf.math.l2_normalize(embeddings, -1)
   pairs = tf.shape(unit)[0] // 2
   similarity = unit @ tf.transpose(unit) / temperature - 1e9 * tf.eye(2 * pairs)
@@ -31,7 +31,7 @@ def nt_xent(embeddings, temperature=0.5):
 
 
 def train(images, beta, epochs):
-  """The loop; returns the backbone."""
+  """The training loop. Returns the backbone."""
   augment = keras.Sequential(
     [keras.layers.RandomTranslation(0.15, 0.15), keras.layers.RandomContrast(0.5)]
   )
@@ -69,7 +69,7 @@ def train(images, beta, epochs):
 
 
 def main(epochs=6):
-  """Trains both; returns {beta: mean KL of the last 300 digits}."""
+  """Trains with and without Urkle. Returns {beta: mean KL of the last 300 digits}."""
   images = (datasets.load_digits().images[..., None] / 16).astype("float32")
   found = {}
   for beta in (0.0, 0.01):

@@ -1,4 +1,4 @@
-"""Asks a served app about the first images of a file; a client needs neither TensorFlow nor Keras.
+"""Asks a served app about the first images of a file, without TensorFlow or Keras.
 
 python examples/keras_app/ask.py labelled.npz
 """
@@ -18,7 +18,7 @@ def ask(images, url):
 
 
 def main(file, url="http://localhost:8501/v1/models/app:predict"):
-  """Prints the class of each image, and how unsure the app is of it."""
+  """Prints the predicted class of each image, its probability, and the app's uncertainty."""
   with np.load(file, allow_pickle=False) as data:
     images = data["images"][:5]
   for number, found in enumerate(ask(images, url)):

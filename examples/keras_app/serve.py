@@ -1,10 +1,10 @@
-"""Serves a SavedModel over HTTP, as TensorFlow Serving does, with Python alone; for one's own desk.
+"""Serves a SavedModel over HTTP as TensorFlow Serving does, in Python: for trials on your own machine.
 
   python examples/keras_app/serve.py app
   python examples/keras_app/serve.py runs/photos/encoder 8501
 
-A POST to /v1/models/ANY:predict takes {"instances": [image, ...]} and perhaps
-{"signature_name": "embed"}, and answers {"predictions": [...]}, one for each image.
+A POST to /v1/models/ANY:predict takes {"instances": [image, ...]}, and optionally
+"signature_name": "embed". It returns {"predictions": [...]}, with one prediction per image.
 """
 
 import json
@@ -19,14 +19,14 @@ import tensorflow as tf
 
 
 def answer(model, request):
-  """What the model says to a request, as TensorFlow Serving's REST API would word it.
+  """The model's reply to a request, in the format of TensorFlow Serving's REST API.
 
   Args:
     model: what `tf.saved_model.load` returned.
-    request: {"instances": images [n, h, w, c] as lists, "signature_name": str, if any}.
+    request: {"instances": images [n, h, w, c] as lists, "signature_name": optional str}.
 
   Returns:
-    {"predictions": [{output: values}]}, or the values alone of a signature with one output.
+    {"predictions": [{output: values}]}. If the signature has one output, its values alone.
   """
   signature = model.signatures[request.get("signature_name", "serving_default")]
   ((name, wanted),) = signature.structured_input_signature[1].items()
@@ -41,15 +41,15 @@ def answer(model, request):
 
 
 def handler(model):
-  """The class that answers the requests."""
+  """A handler class that answers requests with the model."""
 
   class Handler(server.BaseHTTPRequestHandler):
     def do_POST(self):
-      """Answers with JSON; what is wrong with a request is said in it."""
+      """Replies with JSON. If the request fails, the reply says why."""
       try:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         code, body = 200, answer(model, request)
-      except Exception as error:  # whatever it is, the client is told
+      except Exception as error:  # any error: report it to the client
         code, body = 400, {"error": str(error)}
       content = json.dumps(body).encode()
       self.send_response(code)
@@ -59,13 +59,13 @@ def handler(model):
       self.wfile.write(content)
 
     def log_message(self, *args):
-      """Says nothing."""
+      """Logs nothing."""
 
   return Handler
 
 
 def main(folder, port=8501):
-  """Serves until it is interrupted."""
+  """Serves until interrupted."""
   model = tf.saved_model.load(folder)
   with server.HTTPServer(("localhost", int(port)), handler(model)) as listening:
     print(f"http://localhost:{listening.server_port}/v1/models/app:predict", flush=True)

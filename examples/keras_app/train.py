@@ -1,12 +1,12 @@
-"""An ordinary Keras program on an exported encoder: TensorFlow and Keras are all it needs.
+"""Builds an app on an exported encoder, with TensorFlow and Keras only.
 
   python examples/keras_app/train.py runs/digits/encoder labelled.npz app
   python examples/keras_app/serve.py app
   python examples/keras_app/ask.py labelled.npz
 
-labelled.npz holds "images", float32 [n, h, w, c] in [0, 1], and "labels", int [n].  The app is a
-SavedModel of images -> {"probabilities", "uncertainty"}, and holds the encoder: nothing else is
-needed where it is served.
+labelled.npz holds "images", float32 [n, h, w, c] in [0, 1], and "labels", int [n]. The app is a
+SavedModel that maps images to {"probabilities", "uncertainty"}. It includes the encoder, so you can
+serve it without any other file.
 """
 
 import os
@@ -17,11 +17,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 
-SAMPLES = 20  # of the representation, in an answer
+SAMPLES = 20  # samples of the representation that a prediction averages over
 
 
 class Sample(keras.layers.Layer):
-  """Draws representations of the encoder's Gaussian: one while it trains, else `SAMPLES`."""
+  """Draws representations from the encoder's Gaussian: one in training, otherwise `SAMPLES`."""
 
   def __init__(self, **kwargs):
     super().__init__(**kwargs)
@@ -34,13 +34,13 @@ class Sample(keras.layers.Layer):
     return loc[:, None] + scale[:, None] * noise
 
   def compute_output_shape(self, loc_shape, scale_shape):
-    """The number of samples is known when it is called."""
+    """The number of samples is known only when the layer is called."""
     del scale_shape
     return (loc_shape[0], None, loc_shape[-1])
 
 
 class Uncertainty(keras.layers.Layer):
-  """The entropy of the mean prediction, as a share of the largest there is: from 0 to 1."""
+  """The entropy of the mean prediction, as a share of its maximum: from 0 to 1."""
 
   def call(self, probabilities):
     """[n, classes] -> [n]."""
@@ -49,12 +49,12 @@ class Uncertainty(keras.layers.Layer):
 
 
 def build(folder, image_shape, classes):
-  """(model to train, model to serve): a frozen encoder and a head.
+  """Returns (model to train, model to serve): a frozen encoder and a head.
 
   Args:
-    folder: the encoder's export.
+    folder: the folder of the exported encoder.
     image_shape: (height, width, channels).
-    classes: how many.
+    classes: the number of classes.
   """
   encoder = keras.layers.TFSMLayer(folder, call_endpoint="serving_default", trainable=False)
   images = keras.Input(image_shape, name="images")
@@ -66,7 +66,7 @@ def build(folder, image_shape, classes):
 
 
 def main(folder, file, app, epochs=30):
-  """Trains the head, saves the app, and prints the accuracy on the images it was given."""
+  """Trains the head, saves the app, and prints the accuracy on the training images."""
   with np.load(file, allow_pickle=False) as data:
     images, labels = data["images"].astype(np.float32), data["labels"]
   model, served = build(folder, images.shape[1:], int(labels.max()) + 1)
