@@ -1,13 +1,13 @@
-# Sourced, not run: makes this checkout's own Python environment and puts it first on PATH.
+# Sourced, not run: makes a Python environment for this checkout and puts it first on PATH.
 #
 #   source launch/environment.sh
 #   make_environment          # what a user needs
-#   make_environment test     # and the extra "test"; several are separated by commas
+#   make_environment test     # also the extra "test". Separate several extras by commas
 #
 # The environment is .venv in the checkout. It is reused until setup.py changes; delete .venv to
 # start again. PYTHON=/path/to/python3.12 chooses the interpreter. If uv is installed, it does the
-# work; otherwise pip does. Each follows its own configuration, also for where downloads come from.
-# The tests take the versions of launch/constraints.txt. URKLE_VERSIONS=newest takes the newest
+# work; otherwise pip does. Each follows its own configuration, which also says where downloads come
+# from. The tests use the versions in launch/constraints.txt. URKLE_VERSIONS=newest uses the newest
 # that setup.py allows, and URKLE_VERSIONS=oldest the oldest, each in a separate environment.
 
 URKLE_ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -17,7 +17,7 @@ fail() {
   exit 1
 }
 
-# Prints the interpreter to use. A name on PATH may be a shim that does not run: try each.
+# Prints the interpreter to use. A name on PATH may be a shim that does not run, so it tries each.
 find_python() {
   local candidate
   for candidate in ${PYTHON:+"$PYTHON"} python3.12 python3.11 python3.13 python3 python; do
@@ -27,13 +27,13 @@ sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null; then
       return
     fi
     [ "$candidate" != "${PYTHON:-}" ] \
-      || fail "PYTHON=$PYTHON is not a Python 3.11, 3.12 or 3.13 that can make environments"
+      || fail "PYTHON=$PYTHON is not Python 3.11, 3.12 or 3.13 with its venv module"
   done
-  fail "needs Python 3.11, 3.12 or 3.13 with its venv module, and found none on PATH:" \
+  fail "found no Python 3.11, 3.12 or 3.13 with its venv module on PATH:" \
     "install one (Debian, Ubuntu: apt install python3.12-venv) or set PYTHON=/path/to/python3.12"
 }
 
-# Prints setup.py's lower bounds as constraints: of each the newest release of that series.
+# Prints setup.py's lower bounds as constraints: for each, the newest release of that series.
 oldest_versions() {
   sed -nE 's/^ *([A-Z]+ = )?"([A-Za-z0-9_-]+)(\[[a-z,]*\])?>=([0-9.]+)[",].*/\2==\4.*/p' \
     "$URKLE_ROOT/setup.py" | sort -u
@@ -58,18 +58,18 @@ make_environment() {
     rm -rf -- "$venv"
     "$python" -m venv "$venv" || fail "could not make $venv: is the disk full or read-only?"
   fi
-  # The checkout's path counts too: an editable installation points at it, and a moved .venv is broken.
+  # Includes the checkout's path: an editable installation points to it, and a moved one is broken.
   wanted=$(cat -- "$URKLE_ROOT/setup.py" "$constraints" <(echo "$URKLE_ROOT") | "$venv/bin/python" -c '
 import hashlib, sys
 print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
-  # One marker for each set of extras, written last: an interrupted installation is repeated.
+  # Each set of extras has a marker. It is written last, so an interrupted installation is repeated.
   marker=$venv/installed-${extras:-plain}
   if [ "$(cat -- "$marker" 2> /dev/null)" != "$wanted" ]; then
     echo "installing urkle_tf${extras:+[$extras]} into .venv (a few minutes the first time)"
     "${install[@]}" --quiet --constraint "$constraints" \
       --editable "$URKLE_ROOT${extras:+[$extras]}" \
-      || fail "the installation failed, for the reason above: check the network, then give the" \
-        "same command again. URKLE_VERSIONS=newest ignores the lock"
+      || fail "the installation failed, for the reason above: check the network, then run the same" \
+        "command again. URKLE_VERSIONS=newest ignores the locked versions"
     echo "$wanted" > "$marker"
   fi
   export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH

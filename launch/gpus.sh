@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# One training on all GPUs of this host, or on its one GPU:
+# Runs a training on this host's GPU, or on all of its GPUs together:
 #
 #   bash launch/gpus.sh --flagfile=configs/cifar10.cfg --data_dir=DATA_DIR --output_dir=RUN
 #
-# CUDA_VISIBLE_DEVICES=0,1 chooses among them. --batch_size is that of all GPUs together. SIGTERM
-# and Ctrl-C write a checkpoint; the same command resumes from it. --dry_run as the first word
-# prints what would be run. The first time it installs TensorFlow's CUDA libraries, about 2.5 GB.
+# CUDA_VISIBLE_DEVICES=0,1 selects GPUs. --batch_size is the total over all GPUs. On SIGTERM and
+# Ctrl-C, the training writes a checkpoint, from which the same command resumes. --dry_run as the
+# first word prints the command without running it. The first run installs TensorFlow's CUDA
+# libraries, about 2.5 GB.
 set -euo pipefail
 
 dry=
@@ -17,6 +18,6 @@ command=(python -m urkle_tf.train --strategy=mirrored --augment_on_device "$@")
 [ -z "$dry" ] || { echo "${command[*]@Q}"; exit; }
 nvidia-smi --list-gpus > /dev/null 2>&1 || fail "nvidia-smi finds no GPU here: is the driver installed?"
 make_environment gpu
-# Memory as it is needed: an evaluation may run beside.
+# Takes memory only as needed, so that an evaluation can run on the same GPU.
 export TF_FORCE_GPU_ALLOW_GROWTH=${TF_FORCE_GPU_ALLOW_GROWTH:-true}
 exec "${command[@]}"

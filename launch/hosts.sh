@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# One training on several hosts, started by hand: the same command on each host, with its number.
+# Runs one training on several hosts, started by hand. Give the same command on each host, with its
+# number:
 #
 #   bash launch/hosts.sh 0 HOST_A:12345,HOST_B:12345 --flagfile=configs/cifar10.cfg --output_dir=RUN
 #   bash launch/hosts.sh 1 HOST_A:12345,HOST_B:12345 --flagfile=configs/cifar10.cfg --output_dir=RUN
 #
-# Host 0 writes RUN, and the others nothing; each needs the data. When a host stops, the others wait
-# for it, and resume from the last checkpoint once it is back. Ctrl-C, or SIGTERM to this script,
-# ends the training on this host for good. --dry_run as the first word prints what would be run.
+# Only host 0 writes RUN. Each host needs the data. If a host stops, the others wait for it, and
+# resume from the last checkpoint once it is back. Ctrl-C, or SIGTERM to this script, ends the
+# training on this host for good. --dry_run as the first word prints the command without running it.
 set -euo pipefail
 
 dry=
 [ "${1:-}" != --dry_run ] || { dry=1; shift; }
-number=${1:?give this host\'s number, from 0} hosts=${2:?give all HOST:PORT, with commas between}
+number=${1:?give this host\'s number, starting from 0} hosts=${2:?give all HOST:PORT, separated by commas}
 shift 2
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
@@ -31,12 +32,12 @@ while true; do
   "${command[@]}" &
   child=$! code=0
   wait "$child" || code=$?
-  # A signal to this script ends the wait, and not yet the training.
+  # A signal to this script ends the wait before it ends the training.
   while [ -n "$stopped" ] && kill -0 "$child" 2> /dev/null; do
     code=0
     wait "$child" || code=$?
   done
-  # 138: another host has stopped; 143: this one's training was stopped, but not this script.
+  # 138: another host has stopped. 143: the training on this host was stopped, but not this script.
   [ -z "$stopped" ] && { [ "$code" -eq 138 ] || [ "$code" -eq 143 ]; } || exit "$code"
   echo "urkle_tf: starting again" >&2
   sleep 5

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Shows what urkle_tf does, on real handwritten digits, in about a minute and a half:
+# Shows what urkle_tf does, on real handwritten digits. Takes a minute and a half once installed:
 #
-#   bash launch/quickstart.sh           # in its own environment, .venv
-#   bash launch/quickstart.sh --here    # in the environment that you are in, which has urkle_tf
+#   bash launch/quickstart.sh           # in a separate environment, .venv
+#   bash launch/quickstart.sh --here    # in your current environment, if it has urkle_tf
 #
-# Trains the same encoder twice without labels, without and with the Urkle regulariser. Puts a
-# linear classifier on each, attacks both, prints one table and writes one page. Everything is in
-# runs/quickstart: the same command resumes, and deleting that folder starts again.
+# The script trains the same encoder twice without labels: without and with the Urkle regulariser.
+# It then trains a linear classifier on each, attacks both, prints one table and writes one page.
+# Everything is in runs/quickstart. To resume, give the same command. To start again, delete the
+# folder.
 set -euo pipefail
 exec < /dev/null
 
@@ -16,8 +17,8 @@ case ${1:-} in
   "") make_environment ;;
   --here)
     python -c 'import absl, keras, keras_cv, tensorflow_probability' 2> /dev/null \
-      || fail "the python on PATH lacks what urkle_tf needs: run pip install . or leave --here out"
+      || fail "the Python on PATH lacks packages that urkle_tf needs: run pip install . or omit --here"
     ;;
-  *) fail "unknown argument $1: give --here, or nothing" ;;
+  *) fail "unknown argument $1: give --here or no argument" ;;
 esac
 exec python experiments/quickstart.py

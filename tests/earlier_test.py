@@ -9,8 +9,8 @@
   report      the evaluation of that classifier, without its figures
 
 `earlier/expected.json` holds what that commit made of them when it resumed them itself: all rows
-of metrics, except for their times, and the logits of the first eight test images. The test gives each
-the flags of its flags.cfg again.
+of metrics, except for their times, and the logits of the first eight test images.  The test gives
+each the flags of its flags.cfg again.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Robust image encoders learned without labels, in TensorFlow and Keras 3.
 
-The whole of it in a few lines:
+To train and export an encoder:
 
     encoder = urkle_tf.GaussianEncoder(backbone=any_keras_model)
     trainer = urkle_tf.Trainer(encoder, pretext=urkle_tf.pretexts.SimCLR(),
@@ -15,7 +15,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-# Looked up on first use, so that `--help` and `--version` need no TensorFlow.
+# Modules are imported on first use, so that `--help` and `--version` need no TensorFlow.
 _WRITERS = ("export_encoder", "export_classifier", "export_regressor")
 _READERS = ("load_encoder", "load_classifier", "load_regressor")
 _BY_MODULE = {

@@ -1,4 +1,4 @@
-"""Serves a SavedModel over HTTP as TensorFlow Serving does, in Python: for trials on your own machine.
+"""Serves a SavedModel over HTTP as TensorFlow Serving does, for trials on your own machine.
 
   python examples/keras_app/serve.py app
   python examples/keras_app/serve.py runs/photos/encoder 8501
