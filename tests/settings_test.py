@@ -35,7 +35,7 @@ def test_a_new_setting_is_one_line(tmp_path):
   text = file.read_text(encoding="utf-8")
   after = "  protocol: str = setting(\n"
   assert text.count(after) == 1
-  line = '  added: float = setting(1 / 4, "its line", "its full text", free=True)\n'
+  line = '  added: float = setting(1 / 4, "its `epochs`, and text", free=True)\n'
   file.write_text(text.replace(after, line + after), encoding="utf-8")
 
   def run(*words):
@@ -46,11 +46,11 @@ def test_a_new_setting_is_one_line(tmp_path):
   stub = (tmp_path / "urkle_tf" / "__init__.pyi").read_text(encoding="utf-8")
   adapt = stub[stub.index("def adapt(") : stub.index("def assess(")]
   assert "  added: float = 0.25,\n" in adapt
-  assert "    added: its full text.\n" in adapt
+  assert "    added: its `epochs`, and text.\n" in adapt
   page = (tmp_path / "docs" / "settings.md").read_text(encoding="utf-8")
-  assert "\n| `added` | number | `0.25` | its full text |\n" in page
+  assert "\n| `added` | number | `0.25` | its `epochs`, and text |\n" in page
   full = run("-m", "urkle_tf.finetune", "--helpfull").split()
-  assert full[full.index("--added") :][:4] == ["--added", "its", "line", "[0.25]"]
+  assert full[full.index("--added") :][:6] == ["--added", "its", "--epochs,", "and", "text", "[0.25]"]
   asked = "import sys; from urkle_tf import settings as s; from urkle_tf.training import runs as r;"
   asked += "print('added' in r.FREE, "
   asked += "s.Adapt('an encoder', 'a folder').added, 'tensorflow' in sys.modules)"

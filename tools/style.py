@@ -61,7 +61,7 @@ def python(source):
       found += node.args
     elif isinstance(node, ast.Call) and ast.unparse(node.func) in SETTINGS:
       found += node.args[SETTINGS[ast.unparse(node.func)] :]
-      found += [keyword.value for keyword in node.keywords if keyword.arg in ("text", "short")]
+      found += [keyword.value for keyword in node.keywords if keyword.arg in ("text", "help")]
   return [text for node in found for text in _literals(node)]
 
 

@@ -84,7 +84,7 @@ def pretrain(
   """Pre-trains an encoder into a run's folder, or resumes the folder's run.
 
   Args:
-    output_dir: the run's folder; the same call on it resumes the run.
+    output_dir: the run's folder; the same call or command on it resumes the run.
     pretext: spec of what is learned: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`,
       `"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, `"clusters(teacher=PATH)"`,
       `"keep(original=FILE)"`, `"vae"`, `"ae"`, `"supervised"`.
@@ -99,17 +99,16 @@ def pretrain(
       size; if those of a folder differ, 32, or 224 if most have at least 96.
     augment: spec of the recipe that makes the views: `"simclr(strength=0.5)"`,
       `"augmix(base=simclr)"`, `"randaugment"`, `"affine"`, `"crop"` or `"none"`; or a list with
-      one for each view, `"simclr, augmix(base=simclr)"`.
+      one for each view, as in `"simclr, augmix(base=simclr)"`.
     augment_on_device: make the views on the accelerator, inside the step.
-    encoder: spec of the backbone, `"resnet18(width=64)"`; or `"preset:NAME"`: the network of a
-      preset, whose weights are the start, and which also sets loc, latent_dim and the bounds of
-      sigma.
+    encoder: spec of the backbone, `"resnet18(width=64)"` or `"convnet(width=48)"`; or a `.keras`
+      file; or `"preset:NAME"`: the network of a preset, whose weights are the start, and which
+      also sets loc, latent_dim and the bounds of sigma.
     loc: where mu lies: `"sphere"`, `"centred_sphere"`, `"pooled"`, `"dense"` or `"dense_sphere"`
-      (`GaussianEncoder`); None for the pretext's default: a sphere, but dense for vae, ae and
-      supervised, and pooled for keep.
+      (`GaussianEncoder`); default: sphere; dense for vae, ae and supervised; pooled for keep.
     latent_dim: d_z, the dimension of z; default: the width of the features.
     batch_statistics: whether the backbone runs in training mode, in which batch norms use the
-      statistics of each batch and update their own; None for yes, except for a `.keras` file,
+      statistics of each batch and update their own; default: yes, except for a `.keras` file,
       whose statistics stay.
     min_scale: smallest sigma: absolute on a sphere, otherwise in units of the spread of mu.
     max_scale: largest sigma, in the same units.
@@ -118,7 +117,7 @@ def pretrain(
     attack_steps: PGD steps of the inner maximisation.
     attack_step_size: size of the attack's steps in pixel units; default: 2.5 epsilon / steps.
     attack: spec of the attack: `"pgd(start=0.5)"`, `"apgd"`, or `"rs_fgsm"`, `"fgsm"` or
-      `"n_fgsm"`, which take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, so
+      `"n_fgsm"`, which take one step; default: pgd. `"n_fgsm"` leaves the ball of epsilon, so
       pictures and the probe use PGD instead.
     attack_schedule: how PGD's number of steps changes over the training: rising(first=1) or
       controlled(every=300); default: constant.
@@ -129,39 +128,38 @@ def pretrain(
     learning_rate: highest learning rate; cosine to 0, per step or by the clock; default: 0.1 for
       sgd, 0.001 for adamw, 1 for lars.
     warmup_epochs: epochs over which the learning rate rises linearly.
-    warmup_minutes: the same in minutes, only with `minutes` and below it.
+    warmup_minutes: the same in minutes, with `minutes`, and fewer than those.
     weight_decay: decoupled weight decay, without batch norms and biases.
     clip_norm: largest global norm of the gradient; default: no clipping.
     epsilon_warmup_epochs: epochs over which epsilon rises linearly.
-    epsilon_warmup_minutes: the same in minutes, only with `minutes` and below it.
+    epsilon_warmup_minutes: the same in minutes, with `minutes`, and fewer than those.
     beta_warmup_epochs: epochs over which the KL term's weight rises linearly.
-    beta_warmup_minutes: the same in minutes, only with `minutes` and below it.
+    beta_warmup_minutes: the same in minutes, with `minutes`, and fewer than those.
     ema: decay per step, such as 0.99, of the moving average of weights and batch statistics that
       is exported in their place; default: none, or that of acl(ema=0.99).
     batch_size: examples per step, over all replicas.
     accumulate: number of equal parts into which a step splits its batch. It averages their
       gradients, and needs the memory of one part. The loss must be a mean over images, so simclr,
       barlow_twins and vicreg cannot use it. Batch norms, and the multiplier of `keep`, see one
-      part at a time. None for 1.
+      part at a time. Default: 1.
     remat: whether to keep only the inputs of the backbone's blocks for the backward pass, which
       computes the rest again. This saves memory for one more forward pass, and the gradients are
       the same. The backbone runs in inference mode, as that of a `.keras` file does by default.
-      None for no.
-    epochs: passes over the data; None for 100, or with `minutes` for as many as there is time
-      for.
+      Default: no.
+    epochs: passes over the data; default: 100, or with `minutes` as many as there is time for.
     minutes: minutes of training, not counting compilation, probes, pictures and checkpoints
       (`seconds` in metrics.jsonl). All schedules follow the clock. A resumed run ends on time,
-      but its result is not identical in every bit. None for `epochs`.
+      but its result is not identical in every bit. Default: the training ends after `epochs`.
     seed: seed of all randomness.
     precision: float32 or mixed_bfloat16.
     strategy: auto, one, mirrored, multi_worker or tpu.
     steps_per_execution: steps that the device takes at once without returning to Python, for
-      accelerators; a divisor of the steps of an epoch; None for 1.
+      accelerators; a divisor of the steps of an epoch; default: 1.
     log_every: steps between two rows of metrics.
     checkpoint_every: steps between checkpoints.
     init_from: folder of another run, or `"preset:NAME"`: its encoder's weights are the start;
       heads of another shape start from random weights.
-    probe_split: held-out labelled images for the online k-nearest-neighbour accuracy; None for no
+    probe_split: held-out labelled images for the online k-nearest-neighbour accuracy; default: no
       probe. Only the probe reads labels.
     probe_examples: number of images of the probe, at least 2.
     max_bad_steps: a step whose loss or gradient is not finite is skipped; after this many in a
@@ -233,7 +231,8 @@ def adapt(
     protocol: spec of the protocol. `"slf"`: a frozen encoder, and a head that is trained on clean
       images. `"alf"`: the same on attacked images. `"aff(beta=6)"`: encoder and head, by TRADES.
       `"similarity(weight=1)"`: encoder and head on clean images, with the encoder kept near its
-      start. `"semi_supervised(beta=6)"`: few labels; robustness is learned from all the images.
+      start. `"semi_supervised(beta=6, weight=0.5)"`: few labels; robustness is learned from all
+      the images.
     head: linear or mlp(width=256, layers=3).
     features: input of a head on a frozen encoder: loc (its z) or pooled (the features below loc
       and scale, without noise).
@@ -257,14 +256,14 @@ def adapt(
     noise: standard deviation, in pixel units, of Gaussian noise on the images that `slf` learns
       from, for randomised smoothing: see docs/certificates.md. It is not clipped, and each copy
       of an image has its own. Validation images get it too.
-    norm: norm of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder's training.
+    norm: norm of the attack: `"linf"`, `"l2"` or `"l1"`; default: that of the encoder's training.
       Another one needs `epsilon`.
     epsilon: radius of the attack in pixel units of [0, 1]; default: that of the encoder's
       training.
     attack_steps: gradient steps of the attack; default: 10.
     attack_step_size: size of the attack's steps in pixel units; default: 2.5 epsilon / steps.
-    optimizer: spec of the optimizer: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, as in
-      the settings below, for the protocol's default.
+    optimizer: spec of the optimizer: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`. Its default,
+      like those of the settings below, depends on `protocol`.
     learning_rate: highest learning rate; cosine to 0 per step.
     weight_decay: decoupled weight decay, without biases and batch norms; slf chooses it by
       default.
@@ -357,10 +356,11 @@ def assess(
     attacks: specs, in a list or separated by commas: `"pgd(steps=100, restarts=2),fgsm"`; also
       rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, hop_skip_jump, and autoattack and
       worst_of_all, which run several.
-    norm: `"linf"`, `"l2"` or `"l1"`; None for that of the export's training, or linf. Another one
+    norm: `"linf"`, `"l2"` or `"l1"`; default: that of the export's training, or linf. Another one
       needs `epsilon`.
     epsilon: radius in pixel units of [0, 1]; default: that of the training, or 8/255.
-    epsilons: several radii instead; the representation and the bound use the first.
+    epsilons: several radii instead, in pixel units; the representation and the bound use the
+      first.
     attack_steps: steps of PGD, if its spec gives none.
     attack_step_size: size of these steps in pixel units, if the spec gives none; default: 2.5
       epsilon / steps.
@@ -386,12 +386,12 @@ def assess(
     representation_examples: number of images for the part about the representation; 0 leaves it
       out.
     loss_cap: M of Proposition 1 in nats, above ln of the number of classes; the bound is measured
-      on the first 1,000 images; None leaves it out.
+      on the first 1,000 images; default: it is left out.
     against: the folder of another classifier's report, made with `save_images` on the same
       images: both are compared image by image (McNemar's exact test). For an encoder alone, the
       original that it was made from, as in `encoder`, to measure without labels what has changed.
     abstains: whether the last class of a classifier from elsewhere, one more than the data has,
-      means that it abstains, which counts as wrong; None for no.
+      means that it abstains, which counts as wrong; default: no.
     save_images: save adversarial images and per-image results (images.npz).
     html: write report.html too: the report as one file for a browser.
     batch_size: images attacked at once.

@@ -70,16 +70,21 @@ def define(command):
   _SHOWN.clear()
   fields = {field.name: field for field in dataclasses.fields(command)}
   for name in getattr(command, "MAIN", ()):
-    main = fields[name].metadata["setting"]
-    _SHOWN[name] = main.short or main.help
+    _SHOWN[name] = fields[name].metadata["setting"].help
   for name, field in fields.items():
     default = None if field.default is settings.REQUIRED else field.default
-    kind, text = settings.kind(field), field.metadata["setting"].help
+    kind, text = settings.kind(field), _plain(settings.text(field), fields)
     if kind in _READ:
       flags.DEFINE(_Parser(_READ[kind], default), name, default, text)
     else:
       _DEFINE[kind](name, default, text)
   return list(fields)
+
+
+def _plain(text, names):
+  """The text of a setting without the backticks and quotes of its code; `epochs` is --epochs."""
+  written = lambda found: "--" * (found[1] in names) + found[1]  # noqa: E731
+  return re.sub(r'`"?(.+?)"?`', written, text)
 
 
 def _help(names, full):

@@ -29,16 +29,14 @@ class Setting:
 
   Attributes:
     default: its default.
-    help: the line of --helpfull.
-    text: the full text of docstrings and docs; if empty, that of `help`.
-    short: the shorter line of --help; if empty, that of `help`.
+    text: the full text, for docstrings, docs and --helpfull.
+    help: the shorter line of --help; if empty, `text`.
     free: whether it may differ when a run is resumed, because it does not change what is computed.
   """
 
   default: Any
-  help: str
-  text: str = ""
-  short: str = ""
+  text: str
+  help: str = ""
   free: bool = False
 
 
@@ -63,19 +61,19 @@ _SHARED = {
   "data_dir": Setting(
     None,
     "folder of prepared TFDS data; default: TFDS's own folder",
-    short="folder of prepared TFDS data",
+    "folder of prepared TFDS data",
     free=True,
   ),
   "download": Setting(False, "let TFDS download and prepare the data", free=True),
   "split": Setting("train", "split, with slices: train[:90%]"),
   "examples": Setting(
-    None, "use only this many examples of the split, the first ones", short="only this many images"
+    None, "use only this many examples of the split, the first ones", "only this many images"
   ),
   "image_size": Setting(
     None,
     "side in pixels of the squares that images are resized to; default: the images' own size; if "
     "those of a folder differ, 32, or 224 if most have at least 96",
-    short="resize images to squares of this side in pixels",
+    "resize images to squares of this side in pixels",
   ),
   "batch_size": Setting(256, "examples per step, over all replicas"),
   "epochs": Setting(None, "passes over the data"),
@@ -89,17 +87,13 @@ _SHARED = {
   "attack_step_size": Setting(
     None, "size of the attack's steps in pixel units; default: 2.5 epsilon / steps"
   ),
-  "rise_minutes": Setting(
-    None,
-    "the same in minutes, only with --minutes and below it",
-    "the same in minutes, only with `minutes` and below it",
-  ),
+  "rise_minutes": Setting(None, "the same in minutes, with `minutes`, and fewer than those"),
   "encoder": Setting(None, "the folder of a trained encoder, or preset:NAME"),
   "log_every": Setting(50, "steps between two rows of metrics", free=True),
   "html": Setting(
     False,
     "write report.html too: the report as one file for a browser",
-    short="write report.html too",
+    "write report.html too",
     free=True,
   ),
   "trust": Setting(False, "run the code in model files; use it only if you trust their authors"),
@@ -113,13 +107,11 @@ class Pretrain:
   output_dir: str = shared(
     "output_dir",
     REQUIRED,
-    text="the run's folder; the same call on it resumes the run",
-    short="the run's folder; the same command resumes it",
+    text="the run's folder; the same call or command on it resumes the run",
+    help="the run's folder; the same command resumes it",
   )
   pretext: str = setting(
     "simclr",
-    "what is learned: simclr(temperature=0.5), byol, simsiam, barlow_twins, vicreg, "
-    "distil(teacher=PATH), clusters(teacher=PATH), keep(original=FILE), vae, ae or supervised",
     'spec of what is learned: `"simclr(temperature=0.5)"`, `"byol"`, `"simsiam"`, '
     '`"barlow_twins"`, `"vicreg"`, `"distil(teacher=PATH)"`, '
     '`"clusters(teacher=PATH)"`, `"keep(original=FILE)"`, `"vae"`, '
@@ -128,8 +120,6 @@ class Pretrain:
   )
   robustness: str = setting(
     "urkle",
-    "none, urkle(k=8, positives=true, attacked=2), trades(beta=6), adversarial_training, rocl "
-    "or acl(form=ds)",
     'spec of the robustness scheme: `"none"`, `"urkle(k=8)"`, `"urkle(beta=0.1)"`, '
     '`"trades(beta=6)"`, `"adversarial_training"`, `"rocl"`, `"acl(form=ds)"`',
     "none urkle rocl acl trades adversarial_training",
@@ -142,30 +132,24 @@ class Pretrain:
   image_size: int | None = shared("image_size")
   augment: str = setting(
     "simclr",
-    "recipe of the views: simclr(strength=1.0), augmix(base=simclr), randaugment, affine, crop or "
-    "none; or a list with one for each view",
     'spec of the recipe that makes the views: `"simclr(strength=0.5)"`, `"augmix(base=simclr)"`, '
     '`"randaugment"`, `"affine"`, `"crop"` or `"none"`; or a list with one for each view, '
-    '`"simclr, augmix(base=simclr)"`',
+    'as in `"simclr, augmix(base=simclr)"`',
     "simclr(strength=1) augmix randaugment affine crop",
   )
   augment_on_device: bool = setting(False, "make the views on the accelerator, inside the step")
   encoder: str = shared(
     "encoder",
     "resnet18",
-    help="backbone, resnet18(width=64) or convnet(width=48); a .keras file; or preset:NAME",
-    text='spec of the backbone, `"resnet18(width=64)"`; or `"preset:NAME"`: the network of a '
-    "preset, whose weights are the start, and which also sets loc, latent_dim and the bounds of "
-    "sigma",
-    short="resnet18(width=64) convnet FILE.keras preset:NAME",
+    text='spec of the backbone, `"resnet18(width=64)"` or `"convnet(width=48)"`; or a `.keras` '
+    'file; or `"preset:NAME"`: the network of a preset, whose weights are the start, and which '
+    "also sets loc, latent_dim and the bounds of sigma",
+    help="resnet18(width=64) convnet FILE.keras preset:NAME",
   )
   loc: str | None = setting(
     None,
-    "where mu lies: sphere, centred_sphere, pooled, dense or dense_sphere; default: sphere; "
-    "dense for vae, ae and supervised; pooled for keep",
     'where mu lies: `"sphere"`, `"centred_sphere"`, `"pooled"`, `"dense"` or `"dense_sphere"` '
-    "(`GaussianEncoder`); None for the pretext's default: a sphere, but dense for vae, ae and "
-    "supervised, and pooled for keep",
+    "(`GaussianEncoder`); default: sphere; dense for vae, ae and supervised; pooled for keep",
     "where mu lies: sphere pooled dense ...",
   )
   latent_dim: int | None = setting(
@@ -173,26 +157,23 @@ class Pretrain:
   )
   batch_statistics: bool | None = setting(
     None,
-    "whether the backbone's batch norms use and update batch statistics; default: yes, except in "
-    "a .keras file",
     "whether the backbone runs in training mode, in which batch norms use the statistics of each "
-    "batch and update their own; None for yes, except for a `.keras` file, whose statistics stay",
+    "batch and update their own; default: yes, except for a `.keras` file, whose statistics stay",
   )
   min_scale: float = setting(
     0.1, "smallest sigma: absolute on a sphere, otherwise in units of the spread of mu"
   )
   max_scale: float = setting(0.25, "largest sigma, in the same units")
   norm: str = shared("norm")
-  epsilon: float = shared("epsilon", short="its radius in pixel units of [0, 1]: 8/255")
+  epsilon: float = shared("epsilon", help="its radius in pixel units of [0, 1]: 8/255")
   attack_steps: int = shared(
-    "attack_steps", 5, text="PGD steps of the inner maximisation", short="steps of the inner attack"
+    "attack_steps", 5, text="PGD steps of the inner maximisation", help="steps of the inner attack"
   )
   attack_step_size: float | None = shared("attack_step_size")
   attack: str | None = setting(
     None,
-    "pgd(start=1.0), apgd, rs_fgsm, fgsm, n_fgsm, or your own; default: pgd",
     'spec of the attack: `"pgd(start=0.5)"`, `"apgd"`, or `"rs_fgsm"`, `"fgsm"` or `"n_fgsm"`, '
-    'which take one step; None for PGD. `"n_fgsm"` leaves the ball of epsilon, so pictures and '
+    'which take one step; default: pgd. `"n_fgsm"` leaves the ball of epsilon, so pictures and '
     "the probe use PGD instead",
   )
   attack_schedule: str | None = setting(
@@ -205,7 +186,6 @@ class Pretrain:
   )
   optimizer: str = setting(
     "sgd",
-    "sgd(momentum=0.9), lars(momentum=0.9, trust=0.001) or adamw(layer_decay=0.75)",
     'spec of the optimizer: `"sgd(momentum=0.9)"`, `"lars(momentum=0.9, trust=0.001)"`, '
     '`"adamw"` or `"adamw(layer_decay=0.75)"`, where each block of the backbone has 0.75 of the '
     "learning rate of the block above it, and the heads have the full rate",
@@ -215,6 +195,7 @@ class Pretrain:
     None,
     "highest learning rate; cosine to 0, per step or by the clock; default: 0.1 for sgd, 0.001 for "
     "adamw, 1 for lars",
+    "highest learning rate; cosine to 0",
   )
   warmup_epochs: float = setting(0.0, "epochs over which the learning rate rises linearly")
   warmup_minutes: float | None = shared("rise_minutes")
@@ -231,34 +212,31 @@ class Pretrain:
     "decay per step, such as 0.99, of the moving average of weights and batch statistics that is "
     "exported in their place; default: none, or that of acl(ema=0.99)",
   )
-  batch_size: int = shared("batch_size", short="images per step, over all replicas")
+  batch_size: int = shared("batch_size", help="images per step, over all replicas")
   accumulate: int | None = setting(
     None,
-    "equal parts into which a step splits its batch, to save memory; default: 1",
     "number of equal parts into which a step splits its batch. It averages their gradients, and "
     "needs the memory of one part. The loss must be a mean over images, so simclr, barlow_twins "
     "and vicreg cannot use it. Batch norms, and the multiplier of `keep`, see one part at a time. "
-    "None for 1",
+    "Default: 1",
   )
   remat: bool | None = setting(
     None,
-    "save memory: keep only the inputs of the backbone's blocks, and compute the rest again",
     "whether to keep only the inputs of the backbone's blocks for the backward pass, which "
     "computes the rest again. This saves memory for one more forward pass, and the gradients are "
     "the same. The backbone runs in inference mode, as that of a `.keras` file does by default. "
-    "None for no",
+    "Default: no",
   )
   epochs: int | None = shared(
     "epochs",
+    text="passes over the data; default: 100, or with `minutes` as many as there is time for",
     help="passes over the data; default: 100",
-    text="passes over the data; None for 100, or with `minutes` for as many as there is time for",
   )
   minutes: float | None = setting(
     None,
-    "train this long by the clock, instead of --epochs",
     "minutes of training, not counting compilation, probes, pictures and checkpoints (`seconds` in "
     "metrics.jsonl). All schedules follow the clock. A resumed run ends on time, but its result "
-    "is not identical in every bit. None for `epochs`",
+    "is not identical in every bit. Default: the training ends after `epochs`",
     "train this long, instead of --epochs",
   )
   seed: int = shared("seed")
@@ -266,29 +244,25 @@ class Pretrain:
   strategy: str = setting("auto", "auto, one, mirrored, multi_worker or tpu")
   steps_per_execution: int | None = setting(
     None,
-    "steps that an accelerator takes at once; default: 1",
     "steps that the device takes at once without returning to Python, for accelerators; a divisor "
-    "of the steps of an epoch; None for 1",
+    "of the steps of an epoch; default: 1",
   )
   log_every: int = shared("log_every")
   checkpoint_every: int = setting(500, "steps between checkpoints", free=True)
   init_from: str | None = setting(
     None,
-    "start from the encoder of this finished run, or of preset:NAME",
     'folder of another run, or `"preset:NAME"`: its encoder\'s weights are the start; heads of '
     "another shape start from random weights",
   )
   probe_split: str | None = setting(
     None,
-    "held-out labelled images for an online accuracy probe",
-    "held-out labelled images for the online k-nearest-neighbour accuracy; None for no probe. "
+    "held-out labelled images for the online k-nearest-neighbour accuracy; default: no probe. "
     "Only the probe reads labels",
     free=True,
   )
   probe_examples: int = setting(2000, "number of images of the probe, at least 2")
   max_bad_steps: int = setting(
     20,
-    "stop after this many steps in a row whose loss is not finite",
     "a step whose loss or gradient is not finite is skipped; after this many in a row the "
     "training stops, and `bad_batch.npz` holds the first of these batches",
     free=True,
@@ -322,25 +296,21 @@ class Adapt:
   """The settings of `urkle_tf.adapt`."""
 
   encoder: str = shared(
-    "encoder",
-    REQUIRED,
-    text='folder of the exported encoder, or `"preset:NAME"`',
+    "encoder", REQUIRED, text='folder of the exported encoder, or `"preset:NAME"`'
   )
   output_dir: str = shared(
     "output_dir",
     REQUIRED,
     text="the run's folder; the same call on it resumes the run, or finds it finished",
-    short="the run's folder; the same command resumes it",
+    help="the run's folder; the same command resumes it",
   )
   protocol: str = setting(
     "slf",
-    "slf: frozen encoder, head trained on clean images; alf: on attacked images; aff(beta=6): "
-    "encoder and head, by TRADES; similarity(weight=1): encoder and head on clean images, kept "
-    "near the encoder; semi_supervised(beta=6, weight=0.5): few labels, all images",
     'spec of the protocol. `"slf"`: a frozen encoder, and a head that is trained on clean images. '
     '`"alf"`: the same on attacked images. `"aff(beta=6)"`: encoder and head, by TRADES. '
     '`"similarity(weight=1)"`: encoder and head on clean images, with the encoder kept near its '
-    'start. `"semi_supervised(beta=6)"`: few labels; robustness is learned from all the images',
+    'start. `"semi_supervised(beta=6, weight=0.5)"`: few labels; robustness is learned from all '
+    "the images",
     "slf alf aff similarity semi_supervised",
   )
   head: str = setting("linear", "linear or mlp(width=256, layers=3)")
@@ -353,15 +323,13 @@ class Adapt:
     "dataset",
     text="TFDS name, digits (bundled) or folder:PATH; for other labels, such as "
     '`"mnist:parity"`, see docs/finetuning.md',
-    short="TFDS name, digits or folder:PATH, with labels",
+    help="TFDS name, digits or folder:PATH, with labels",
   )
   data_dir: str | None = shared("data_dir")
   download: bool = shared("download")
-  split: str = shared("split", text="labelled split, with slices", short="the labelled split")
+  split: str = shared("split", text="labelled split, with slices", help="the labelled split")
   validation_split: str | None = setting(
     None,
-    "held-out images to report on, and to choose the weight decay of slf (default: a tenth of the "
-    "labelled images) or the best epoch under attack",
     "held-out images to report on. Protocols that attack keep the epoch that does best on the "
     "first 1,000 of them under attack; without such images, they keep the last epoch. `slf` "
     "chooses the weight decay on them. Without any, or if they are test images, it holds out a "
@@ -374,18 +342,16 @@ class Adapt:
     None,
     "how many labels to use, a count or a fraction below 1, drawn from each class in proportion; "
     "default: all",
-    short="how many: a count, or a fraction below 1",
+    "how many: a count, or a fraction below 1",
   )
   augment: str = setting("none", "augmentation of the images: none or crop(padding=4)")
   augment_copies: int = setting(
     1,
-    "slf: augmented copies of each image, besides the image itself",
     "how many augmented copies of each image `slf` uses, besides the image itself. Other "
     "protocols augment again in every epoch",
   )
   noise: float | None = setting(
     None,
-    "slf: standard deviation of Gaussian noise on images, for evaluate --certify=smoothing",
     "standard deviation, in pixel units, of Gaussian noise on the images that `slf` learns from, "
     "for randomised smoothing: see docs/certificates.md. It is not clipped, and each copy of an "
     "image has its own. Validation images get it too",
@@ -393,26 +359,23 @@ class Adapt:
   norm: str | None = shared(
     "norm",
     None,
-    help="norm of the attack: linf, l2 or l1; default: that of the encoder's training; another one "
-    "needs --epsilon",
-    text='norm of the attack: `"linf"`, `"l2"` or `"l1"`; None for that of the encoder\'s '
+    text='norm of the attack: `"linf"`, `"l2"` or `"l1"`; default: that of the encoder\'s '
     "training. Another one needs `epsilon`",
   )
   epsilon: float | None = shared(
     "epsilon",
     None,
-    help="radius of the attack in pixel units of [0, 1]; default: that of the encoder's training",
-    short="radius of the attack; default: that of the encoder",
+    text="radius of the attack in pixel units of [0, 1]; default: that of the encoder's training",
+    help="radius of the attack; default: that of the encoder",
   )
   attack_steps: int | None = shared(
-    "attack_steps", help="gradient steps of the attack; default: 10"
+    "attack_steps", text="gradient steps of the attack; default: 10"
   )
   attack_step_size: float | None = shared("attack_step_size")
   optimizer: str | None = setting(
     None,
-    "sgd(momentum=0.9), lars or adamw; like the settings below, its default depends on --protocol",
-    'spec of the optimizer: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`; None, as in the settings '
-    "below, for the protocol's default",
+    'spec of the optimizer: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`. Its default, like '
+    "those of the settings below, depends on `protocol`",
   )
   learning_rate: float | None = setting(None, "highest learning rate; cosine to 0 per step")
   weight_decay: float | None = setting(
@@ -423,8 +386,8 @@ class Adapt:
     "accuracy (for numbers, error) by which slf chooses the weight decay: clean, or robust (under "
     "attack); default: robust if the encoder was trained adversarially",
   )
-  batch_size: int | None = shared("batch_size", None, help="images per step")
-  epochs: int | None = shared("epochs", help="passes over the labelled images")
+  batch_size: int | None = shared("batch_size", None, text="images per step")
+  epochs: int | None = shared("epochs", text="passes over the labelled images")
   samples: int = setting(20, "samples of z that a served prediction averages over")
   seed: int = shared("seed")
   log_every: int = shared("log_every")
@@ -453,7 +416,6 @@ class Assess:
 
   classifier: str | None = setting(
     None,
-    "an exported classifier's folder, preset:NAME, a SavedModel's folder, or a .keras file",
     'folder of the exported classifier, or `"preset:NAME"`; or any other model: the folder of a '
     "SavedModel or a `.keras` file: see docs/any_model.md",
     "exported folder, preset:NAME, SavedModel or .keras file",
@@ -467,7 +429,6 @@ class Assess:
   )
   prototypes: str | None = setting(
     None,
-    "for an encoder: FILE.npy with a vector for each class, to classify by cosine",
     "`.npy` file, float32 [classes, d], with a vector for each class in the data's order, such as "
     "a text tower's embeddings of their names. It makes the encoder a classifier, whose logits are "
     "100 times the cosine of embedding and vector",
@@ -475,8 +436,6 @@ class Assess:
   )
   head: str | None = setting(
     None,
-    "for an encoder: FILE.keras, from embeddings to scores, or knn(split=train, neighbours=20, "
-    "temperature=0.07)",
     "what makes the encoder a classifier: a `.keras` file of a model from embeddings to logits or "
     'probabilities, or `"knn(split=train, neighbours=20, temperature=0.07)"`, the weighted vote of '
     "the nearest images of a labelled split",
@@ -484,21 +443,18 @@ class Assess:
   )
   output_dir: str | None = shared(
     "output_dir",
-    help="where report.json, report.md and figures go",
     text="where report.json, report.md and figures go. The command needs it; in Python, None "
     "writes nothing",
-    short="where report.json and report.md go",
+    help="where report.json and report.md go",
   )
   dataset: str = shared("dataset")
   data_dir: str | None = shared("data_dir")
   download: bool = shared("download")
-  split: str = shared("split", "test", short="measure this split")
+  split: str = shared("split", "test", help="measure this split")
   examples: int | None = shared("examples")
   image_size: int | None = shared("image_size")
   attacks: str | list[str] = setting(
     "pgd,fgsm",
-    "pgd(steps=100, restarts=2), fgsm, rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, "
-    "hop_skip_jump, autoattack, autoattack(version=rand), worst_of_all; separated by commas",
     'specs, in a list or separated by commas: `"pgd(steps=100, restarts=2),fgsm"`; also '
     "rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, hop_skip_jump, and autoattack and "
     "worst_of_all, which run several",
@@ -507,32 +463,28 @@ class Assess:
   norm: str | None = shared(
     "norm",
     None,
-    help="linf, l2 or l1; default: that of the training, or linf; another one needs --epsilon",
-    text='`"linf"`, `"l2"` or `"l1"`; None for that of the export\'s training, or linf. Another '
+    text='`"linf"`, `"l2"` or `"l1"`; default: that of the export\'s training, or linf. Another '
     "one needs `epsilon`",
-    short="linf, l2 or l1; default: that of the training",
+    help="linf, l2 or l1; default: that of the training",
   )
   epsilon: float | None = shared(
-    "epsilon",
-    None,
-    help="radius in pixel units of [0, 1]; default: that of the training, or 8/255",
+    "epsilon", None, text="radius in pixel units of [0, 1]; default: that of the training, or 8/255"
   )
   epsilons: list[float] | None = setting(
     None,
-    "several radii in pixel units: 8/255,16/255",
-    "several radii instead; the representation and the bound use the first",
+    "several radii instead, in pixel units; the representation and the bound use the first",
     "radii in pixel units: 8/255,16/255",
   )
-  attack_steps: int = shared("attack_steps", 20, help="steps of PGD, if its spec gives none")
+  attack_steps: int = shared("attack_steps", 20, text="steps of PGD, if its spec gives none")
   attack_step_size: float | None = shared(
     "attack_step_size",
-    help="size of these steps in pixel units, if the spec gives none; default: 2.5 epsilon / steps",
+    text="size of these steps in pixel units, if the spec gives none; default: 2.5 epsilon / steps",
   )
   restarts: int = setting(1, "runs of PGD from different starts, if its spec gives none")
   eot: int | None = setting(
     None,
     "samples of z in each step against the sampled classifier; default: 20; to publish: 50",
-    short="samples of z per step: 20; 50 to publish",
+    "samples of z per step: 20; 50 to publish",
   )
   noise: str = setting(
     "fresh", "fresh (new samples of z at every step) or fixed (the same throughout an attack)"
@@ -543,9 +495,7 @@ class Assess:
     "chooses which adversarial examples are scored",
   )
   standing: bool = setting(
-    False,
-    "attack only images that no earlier row broke: fast",
-    "attack only images that no earlier row broke: fast. See docs/evaluation.md",
+    False, "attack only images that no earlier row broke: fast. See docs/evaluation.md"
   )
   minutes: float | None = setting(
     None,
@@ -554,20 +504,17 @@ class Assess:
   )
   checks: bool = setting(
     True,
-    "look for signs of masked gradients, on the first 200 images",
     "whether to look for signs of masked gradients, on the first 200 images: see "
     "docs/evaluation.md",
   )
   measure: str | list[str] | None = setting(
     None,
-    "further measurements, or options of the usual ones: bound(loss_cap=4); separated by commas",
     'specs of measurements, in a list or separated by commas: `"bound(loss_cap=4, steps=200)"` '
     "adds one, or sets the options of a usual one; a new one is a file in "
     "`urkle_tf/evaluation/measurements`",
   )
   certify: str | None = setting(
     None,
-    'guarantees for every attack: "smoothing(noise=0.25)" or "certificate(loss_cap=5)"',
     'the same as `measure`, for certificates: `"smoothing(noise=0.25, samples=10000)"`, '
     '`"certificate(bounds=linear)"`, or both, separated by a comma',
     "smoothing(noise=0.25), certificate(loss_cap=5)",
@@ -579,7 +526,7 @@ class Assess:
     None,
     "all (15 standard types), names of types separated by commas, or tfds (the corrupted images "
     "that TFDS has prepared); default: none",
-    short="all, or names of the 15 types",
+    "all, or names of the 15 types",
   )
   severities: list[float] | None = setting(
     None, "severities of the corruptions, numbers from 1 to 5; default: all"
@@ -587,35 +534,31 @@ class Assess:
   representation_examples: int = setting(
     1000,
     "number of images for the part about the representation; 0 leaves it out",
-    short="images for the encoder's part; 0: none",
+    "images for the encoder's part; 0: none",
   )
   loss_cap: float | None = setting(
     None,
-    "report the bound of Proposition 1 with this M, above ln(classes)",
     "M of Proposition 1 in nats, above ln of the number of classes; the bound is measured on the "
-    "first 1,000 images; None leaves it out",
+    "first 1,000 images; default: it is left out",
     "adds the bound of Proposition 1",
   )
   against: str | None = setting(
     None,
-    "compare with another classifier's report (its folder), or an encoder with its original",
     "the folder of another classifier's report, made with `save_images` on the same images: both "
     "are compared image by image (McNemar's exact test). For an encoder alone, the original that "
     "it was made from, as in `encoder`, to measure without labels what has changed",
   )
   abstains: bool | None = setting(
     None,
-    "the classifier's last class means that it abstains, which counts as wrong",
     "whether the last class of a classifier from elsewhere, one more than the data has, means "
-    "that it abstains, which counts as wrong; None for no",
+    "that it abstains, which counts as wrong; default: no",
   )
   save_images: bool = setting(False, "save adversarial images and per-image results (images.npz)")
   html: bool = shared("html")
-  batch_size: int = shared("batch_size", 250, help="images attacked at once")
+  batch_size: int = shared("batch_size", 250, text="images attacked at once")
   seed: int = shared("seed")
   regressor: str | None = setting(
     None,
-    "an exported regressor's folder, instead of a classifier",
     "an exported regressor's folder, instead of a classifier: see docs/finetuning.md. It is "
     "attacked by PGD, and a message names the settings that it does not use",
     "instead: an exported regressor",
@@ -648,24 +591,23 @@ class Represent:
   )
   output_dir: str | None = shared(
     "output_dir",
-    help="where embeddings.npz and the Projector's files go",
     text="where embeddings.npz and the Projector's files go. The command needs it; in Python, None "
     "writes nothing",
-    short="where embeddings.npz goes",
+    help="where embeddings.npz goes",
   )
   dataset: str = shared("dataset")
   data_dir: str | None = shared("data_dir")
   download: bool = shared("download")
   split: str = shared(
-    "split", "all", text='split, with slices; `"all"` for every image', short="embed this split"
+    "split", "all", text='split, with slices; `"all"` for every image', help="embed this split"
   )
   examples: int | None = shared("examples")
   image_size: int | None = shared("image_size")
-  batch_size: int = shared("batch_size", help="images embedded at once")
+  batch_size: int = shared("batch_size", text="images embedded at once")
   projector_examples: int = setting(
     2000,
     "number of images that the Projector shows, the first ones; 0 for none",
-    short="images that the Projector shows",
+    "images that the Projector shows",
   )
 
 
@@ -750,8 +692,7 @@ def data_of(given):
 
 def text(field):
   """The full text of a field's setting."""
-  known = field.metadata["setting"]
-  return known.text or known.help
+  return field.metadata["setting"].text
 
 
 def documented(doc, command):
