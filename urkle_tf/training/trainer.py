@@ -494,7 +494,8 @@ def _check_parts(encoder, pretext, robustness, schedule):
   ):
     if not isinstance(given, base):
       raise errors.UserError(f"give Trainer a {name} object, not {given!r}")
-  if isinstance(encoder, ExportedEncoder) and (robustness.stochastic or robustness.dual):
+  unit = {"kl", "certified"} & {*robustness.terms}  # of the KL: the bounds of sigma
+  if isinstance(encoder, ExportedEncoder) and (unit or robustness.dual):
     raise errors.UserError(
       "this robustness scheme needs a GaussianEncoder, not a loaded encoder: make one with the "
       "same backbone, and call its start_from(loaded.network, FOLDER)"
