@@ -177,11 +177,10 @@ def largest_table(found):
 
 def smoothing_table(found, dataset):
   """The table of certified accuracy on a data set; empty if nothing was measured."""
-  rows = [found[row.name] for row in ROWS if row.name in found and not row.kl]
   parts = {
-    part["system"]: [report["smoothing"] for report in part["smoothing"]]
-    for part in rows
-    if part["dataset"] == dataset
+    row.system: [report["smoothing"] for report in found[row.name]["smoothing"]]
+    for row in ROWS
+    if row.name in found and row.dataset == dataset and not row.kl
   }
   if not parts:
     return ""
@@ -231,10 +230,7 @@ def run(argv=None):
   asked = jobs.read(given, "certificates", ROWS, "mnist and cifar10")
 
   def publish():
-    # The file is read again each time, because another process may have added rows.
-    found = {**pages.kept(asked.json_file), **collect(asked)}
-    pages.write(asked.json_file, found)
-    pages.update(asked.page_file, blocks(found))
+    pages.update(asked.page_file, blocks(pages.merge(asked.json_file, collect(asked))))
 
   rows = (stages(row, seed, asked, given) for seed, row in asked.turns())
   jobs.run_rows(rows, publish, asked.page_file)

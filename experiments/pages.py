@@ -28,19 +28,27 @@ def write(file, content):
   files.write(file, json.dumps(content, indent=1) + "\n")
 
 
-def finished(work, name, ending):
-  """{seed: folder} of the folders NAME-SEED-ENDING that hold a report, by seed."""
-  found = {}
-  for path in work.glob(f"{name}-*-{ending}/report.json"):
-    if matched := re.fullmatch(rf"{name}-(\d+)-{ending}", path.parent.name):
-      found[int(matched[1])] = path.parent
-  return dict(sorted(found.items()))
+def merge(file, found):
+  """Adds results to those of a JSON file, which other processes may have changed; returns both."""
+  everything = _merged(kept(file), found)
+  write(file, everything)
+  return everything
+
+
+def _merged(old, new):
+  """A dict and a further one, key by key; the further one counts if either is no dict."""
+  if not isinstance(old, dict) or not isinstance(new, dict):
+    return new
+  return old | {key: _merged(old.get(key), value) for key, value in new.items()}
 
 
 def reports(work, name, ending):
-  """{seed: content of report.json} of the finished folders NAME-SEED-ENDING, by seed."""
-  folders = finished(work, name, ending).items()
-  return {seed: read(folder / "report.json") for seed, folder in folders}
+  """{seed: content of report.json} of the folders NAME-SEED-ENDING that hold one, by seed."""
+  found = {}
+  for path in work.glob(f"{name}-*-{ending}/report.json"):
+    if matched := re.fullmatch(rf"{name}-(\d+)-{ending}", path.parent.name):
+      found[int(matched[1])] = read(path)
+  return dict(sorted(found.items()))
 
 
 def percent(share):

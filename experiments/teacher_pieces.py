@@ -103,13 +103,12 @@ def stages(row, seed, asked, given):
   return jobs.stages(run, CONFIG, train, head, tested)
 
 
-def collect(work, kept):
-  """{row: {seed: percent}}, what is kept included."""
+def collect(work):
+  """{row: {seed: percent}} of the finished runs in a folder."""
   found = {}
   for row in ROWS:
-    reports = pages.reports(work, row.name, "report").items()
-    measured = {str(s): pages.percent(report["clean"]["accuracy"]) for s, report in reports}
-    if clean := kept.get(row.name, {}) | measured:
+    if reports := pages.reports(work, row.name, "report"):
+      clean = {str(s): pages.percent(one["clean"]["accuracy"]) for s, one in reports.items()}
       found[row.name] = clean
   return found
 
@@ -138,11 +137,8 @@ def run(argv=None):
   kept = pages.kept(asked.json_file).get(title, {})
 
   def publish():
-    # Read again each time: another process may have added tables and seeds.
-    everything = pages.kept(asked.json_file)
-    found = collect(jobs.ROOT / folder(asked, given), everything.get(title, {}))
-    pages.write(asked.json_file, everything | {title: found})
-    pages.update(asked.page_file, {title: table(found)})
+    found = pages.merge(asked.json_file, {title: collect(jobs.ROOT / folder(asked, given))})
+    pages.update(asked.page_file, {title: table(found[title])})
 
   missing = (
     stages(row, seed, asked, given)

@@ -142,10 +142,10 @@ def stages(given, folder, encoder, metadata, task, protocol, seed):
 
 
 def scores(report):
-  """{"measure", "clean", "attacked", "deterministic", "attacks"} of a report.
+  """(measure, figures, names of attacks) of a report.
 
-  "attacked" is the worst over the report's attacks.  Accuracies are in percent; "deterministic"
-  is (clean, attacked) at z = mu where z is sampled, else None.
+  The figures are (clean, attacked) for each reading of z, the served one first.  "attacked" is the
+  worst over the report's attacks.  Accuracies are in percent.
   """
   measure, worst, unit = ("accuracy", min, 100)
   if "regression" in report:
@@ -153,16 +153,9 @@ def scores(report):
   pairs, names = [], {}
   for parts in pages.columns(report).values():
     clean, *rows = (round(unit * part[measure], 4) for part in parts.values())
-    pairs.append([clean, worst(rows)])
+    pairs.append((clean, worst(rows)))
     names |= dict.fromkeys([*parts][1:])
-  (clean, attacked), *others = pairs
-  return {
-    "measure": measure,
-    "clean": clean,
-    "attacked": attacked,
-    "deterministic": others[0] if others else None,
-    "attacks": list(names),
-  }
+  return measure, pairs, list(names)
 
 
 def collect(work, names, tasks, protocols, guess):
@@ -181,34 +174,31 @@ def collect(work, names, tasks, protocols, guess):
   rows = []
   for task, name, protocol in itertools.product(tasks, names, protocols):
     folder = work / slug(name) / slug(shown(task))
-    folders = pages.finished(folder, slug(protocol), "report")
-    if not folders:
+    reports = pages.reports(folder, slug(protocol), "report")
+    if not reports:
       continue
-    reports = [pages.read(path / "report.json") for path in folders.values()]
-    measured = [scores(report) for report in reports]
-    heads = [
-      pages.metrics(path.with_name(path.name.removesuffix("-report")))[-1]
-      for path in folders.values()
-    ]
-    first, part = measured[0], reports[0].get("regression")
+    heads = [pages.metrics(folder / f"{slug(protocol)}-{seed}")[-1] for seed in reports]
+    (measure, _, attacks), *_ = measured = [scores(report) for report in reports.values()]
+    served, *others = zip(*(figures for _, figures, _ in measured), strict=True)  # of all seeds
+    columns = lambda pairs: dict(zip(("clean", "attacked"), map(list, zip(*pairs))))  # noqa: E731
+    part = next(iter(reports.values())).get("regression")
     unit = 1 if part else 100
     entry = {
       "task": shown(task),
       "encoder": name,
       "protocol": protocol,
-      "measure": first["measure"],
-      "seeds": list(folders),
-      **{key: [found[key] for found in measured] for key in ("clean", "attacked")},
-      "attacks": first["attacks"],
+      "measure": measure,
+      "seeds": list(reports),
+      **columns(served),
+      "attacks": attacks,
     }
-    if first["deterministic"]:
-      clean, attacked = zip(*(found["deterministic"] for found in measured), strict=True)
-      entry["deterministic"] = {"clean": [*clean], "attacked": [*attacked]}
-    checks = [check for report in reports for check in report.get("checks", ())]
+    if others:
+      entry["deterministic"] = columns(others[0])
+    checks = [check for report in reports.values() for check in report.get("checks", ())]
     if checks:
       failed = (check["name"] for check in checks if not check["passed"])
       entry["failed_checks"] = list(dict.fromkeys(failed))
-    key = f"validation_{first['measure']}"
+    key = f"validation_{measure}"
     if all(head.get(key) is not None for head in heads):
       entry["validation"] = [round(unit * head[key], 4) for head in heads]
     if part:

@@ -15,20 +15,6 @@ def smoothed(system, accuracies, abstained=0.01):
   return {"system": system, "dataset": "mnist", "smoothing": [report]}
 
 
-def test_what_another_process_adds_meanwhile_stays(tmp_path, monkeypatch):
-  file = tmp_path / "certificates.json"
-  added = {"mnist_at": smoothed("AT", {0: 0.9, 0.25: 0.8})}
-
-  def meanwhile(rows, publish, page):
-    file.write_text(json.dumps(added))
-    publish()
-
-  monkeypatch.setattr(script.jobs, "run_rows", meanwhile)
-  script.run(["--dataset=digits", f"--work={tmp_path}"])
-  assert json.loads(file.read_text())["mnist_at"]["system"] == "AT"
-  assert "| AT | 90.0 | 80.0 | 1.0 |" in file.with_suffix(".md").read_text()
-
-
 def test_each_accuracy_is_in_the_column_of_its_radius():
   """Rows of other noise are certified at other radii."""
   found = {

@@ -32,20 +32,6 @@ def test_what_is_measured_was_not_trained_on():
   assert [each["split"] for each in flags] == splits
 
 
-def test_what_another_process_adds_meanwhile_stays(tmp_path, monkeypatch):
-  file = tmp_path / "teacher_pieces.json"
-  added = {"10 epochs": {"recipe": {"0": 80.0}}, "2 epochs": {"crop": {"1": 60.0}}}
-
-  def meanwhile(rows, publish, page):
-    file.write_text(json.dumps(added))
-    publish()
-
-  monkeypatch.setattr(script.jobs, "run_rows", meanwhile)
-  script.run(["--dataset=digits", f"--work={tmp_path}"])
-  assert json.loads(file.read_text()) == added
-  assert "| crops from 0.08 instead of 0.2 | 60.00 |" in file.with_suffix(".md").read_text()
-
-
 @pytest.mark.full
 @pytest.mark.timeout(600)
 def test_what_was_measured_elsewhere_stays(tmp_path, monkeypatch):
