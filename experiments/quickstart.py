@@ -7,10 +7,8 @@ command, and runs it in this process, so that TensorFlow starts only once.  FOLD
 runs/quickstart by default.  Give the same command again to resume.
 """
 
-import dataclasses
 import os
 import pathlib
-import re
 import sys
 import time
 
@@ -21,10 +19,11 @@ from experiments import quiet  # noqa: F401
 # isort: split
 
 import tensorflow as tf
+from absl import flags
 
 import urkle_tf
 from experiments import effect, jobs, table
-from urkle_tf import attacks, export, settings, spec
+from urkle_tf import attacks, command_line, export, settings
 from urkle_tf.data import sources
 from urkle_tf.evaluation.report import document
 from urkle_tf.evaluation.report.page import page
@@ -40,7 +39,6 @@ FUNCTIONS = {
   "finetune": (urkle_tf.adapt, settings.Adapt),
   "evaluate": (urkle_tf.assess, settings.Assess),
 }
-READ = {"str": str, "int": int, "number": spec.number}
 
 
 def stages(folder):
@@ -58,13 +56,11 @@ def stages(folder):
 def call(stage):
   """Runs a command in this process; returns the result of its function."""
   function, known = FUNCTIONS[stage.module]
-  kinds = {field.name: settings.kind(field) for field in dataclasses.fields(known)}
-  config = (jobs.ROOT / stage.config).read_text(encoding="utf-8") if stage.config else ""
-  words = [*config.splitlines(), *stage.arguments]
-  given = {name: READ[kinds[name]](value) for name, value in jobs.flags(words).items()}
-  given |= {word.removeprefix("--no"): False for word in words if re.fullmatch("--no[a-z_]+", word)}
+  given = flags.FlagValues()
+  names = command_line.define(known, given)
+  given(stage.words[1:])
   print(f"\n== {stage.text}", flush=True)
-  return function(**{**given, "output_dir": stage.folder})
+  return function(**{name: given[name].value for name in names})
 
 
 def picture(folder, reports):

@@ -57,12 +57,13 @@ _HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort", "--helpfull
 _COLUMNS = 80  # the width of a screen
 
 
-def define(command):
+def define(command, known=flags.FLAGS):
   """Defines the flags of a command.
 
   Args:
     command: a dataclass of settings, with `trust`.  `--help` lists those that its `MAIN` names, or
       all of them without `MAIN`.
+    known: the `FlagValues` that the flags are added to.
 
   Returns:
     The names of all flags, in order.
@@ -75,9 +76,9 @@ def define(command):
     default = None if field.default is settings.REQUIRED else field.default
     kind, text = settings.kind(field), _plain(settings.text(field), fields)
     if kind in _READ:
-      flags.DEFINE(_Parser(_READ[kind], default), name, default, text)
+      flags.DEFINE(_Parser(_READ[kind], default), name, default, text, flag_values=known)
     else:
-      _DEFINE[kind](name, default, text)
+      _DEFINE[kind](name, default, text, flag_values=known)
   return list(fields)
 
 
