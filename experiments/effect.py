@@ -30,6 +30,25 @@ STEPS = 50  # of PGD
 RIGHT, WRONG = "#00664b", "#b3261e"
 
 
+def attacker(logits, attack):
+  """(predict, find): compiled functions of images to classes, and of (images, labels, seed).
+
+  Args:
+    logits: a function of images.
+    attack: finds the adversaries that `find` returns.
+  """
+
+  @tf.function(reduce_retracing=True)
+  def predict(images):
+    return tf.argmax(logits(images), 1)
+
+  @tf.function(reduce_retracing=True)
+  def find(images, labels, seed):
+    return attack(lambda near: losses.cross_entropy(logits(near), labels), images, seed)
+
+  return predict, find
+
+
 def attacked(classifier, images, labels, threat):
   """Attacks the classifier at z = mu.
 
@@ -42,19 +61,10 @@ def attacked(classifier, images, labels, threat):
   Returns:
     (predictions on the images, the adversaries, predictions on these): arrays.
   """
-  frozen = classifier.frozen()
   attack = attacks.PGD(threat, steps=STEPS, keep="best")
-
-  @tf.function
-  def predictions(x):
-    return tf.argmax(frozen.logits(x), 1)
-
-  @tf.function
-  def find(x):
-    return attack(lambda near: losses.cross_entropy(frozen.logits(near), labels), x, [0, 0])
-
-  adversaries = find(images)
-  return tuple(map(np.asarray, (predictions(images), adversaries, predictions(adversaries))))
+  predict, find = attacker(classifier.frozen().logits, attack)
+  adversaries = find(images, labels, tf.constant([0, 0]))
+  return tuple(map(np.asarray, (predict(images), adversaries, predict(adversaries))))
 
 
 def draw(file, images, labels, names, found, count, title):

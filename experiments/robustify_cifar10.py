@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 import urkle_tf
-from experiments import jobs, pages
+from experiments import effect, jobs, pages
 from urkle_tf import attacks
 from urkle_tf.data import pipeline, sources
 from urkle_tf.output import files, tables
@@ -169,19 +169,13 @@ def _batches(images, labels):
 
 def measured(encoder, head, images, labels):
   """{"clean", "pgd"}: the accuracy of the old head on an encoder."""
-  attack = attacks.PGD(attacks.Linf(EPSILON), steps=20)
   logits = lambda x: head(encoder(255.0 * x, training=False), training=False)  # noqa: E731
+  predict, find = effect.attacker(logits, attacks.PGD(attacks.Linf(EPSILON), steps=20))
   right = {"clean": [], "pgd": []}
-
-  @tf.function
-  def batch(x, y, seed):
-    loss = lambda z: keras.losses.sparse_categorical_crossentropy(y, logits(z), from_logits=True)  # noqa: E731
-    return logits(x), logits(attack(loss, x, seed))
-
   for i in range(0, len(images), 250):
-    y = labels[i : i + 250]
-    for key, scores in zip(right, batch(images[i : i + 250], y, tf.constant([0, i])), strict=True):
-      right[key].append(np.argmax(scores, -1) == y)
+    x, y = images[i : i + 250], labels[i : i + 250]
+    for key, points in (("clean", x), ("pgd", find(x, y, tf.constant([0, i])))):
+      right[key].append(predict(points).numpy() == y)
   return {key: float(np.mean(np.concatenate(value))) for key, value in right.items()}
 
 
@@ -204,11 +198,11 @@ def run_of(name, setting):
   return f"{name}-{setting}".translate({32: None, 44: "_", 47: "-"})
 
 
-def figures(run, name, options, work, data, splits, epochs):
+def figures(run, name, options, work, data, epochs):
   """The figures of a row: {"minutes", split: {"clean", "pgd", "drift", "examples"}}."""
   file, model = work / f"{run}.json", work / f"{name}.keras"
-  if file.exists():
-    return pages.read(file)
+  if found := pages.kept(file):
+    return found
   original, head = trained(name, work, data, epochs)
   encoder, minutes = original, 0.0
   if options is not None:
@@ -216,7 +210,7 @@ def figures(run, name, options, work, data, splits, epochs):
     encoder = urkle_tf.robustify(original, work / run, **{**ROBUSTIFY, **options, **data})
     minutes, model = (time.process_time() - start) / 60, work / run / "model.keras"
   found = {"minutes": minutes}
-  for key, split in splits.items():
+  for key, split in (("validation", CHECK), ("test", TEST)):
     images, labels = arrays(split, data)
     if name == TEXT:
       found[key] = zero_shot(model, head, split, data)
@@ -262,16 +256,14 @@ def main():
   given = parser.parse_args()
   work, data = pathlib.Path(given.work), {"data_dir": given.data_dir}
   work.mkdir(parents=True, exist_ok=True)
-  splits = {"validation": CHECK, "test": TEST}
   for setting in ["as it was", *given.settings]:
     for name in given.networks:
       options = SETTINGS.get(setting)
-      found = figures(run_of(name, setting), name, options, work, data, splits, given.epochs)
+      found = figures(run_of(name, setting), name, options, work, data, given.epochs)
       print(name, setting, found, flush=True)
   if given.page:
     pairs = itertools.product(NETWORKS, ["as it was", *SETTINGS])
-    kept = {pair: work / f"{run_of(*pair)}.json" for pair in pairs}
-    rows = {pair: pages.read(file) for pair, file in kept.items() if file.exists()}
+    rows = {pair: found for pair in pairs if (found := pages.kept(work / f"{run_of(*pair)}.json"))}
     pages.update(pathlib.Path(given.page), blocks(rows))
 
 

@@ -26,9 +26,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not inst
 import numpy as np
 import tensorflow as tf
 
-from experiments import jobs
+from experiments import effect, jobs
 from urkle_tf import attacks, errors, export, networks
-from urkle_tf.attacks import losses
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import scoring
 from urkle_tf.export import card, hub
@@ -68,24 +67,14 @@ def correctness(classifier, source, attacked=None):
   """
   threat = attacks.from_norm(*(classifier.metadata[name] for name in ("norm", "epsilon")))
   attack = attacks.PGD(threat, steps=STEPS, keep="best")
-  frozen = classifier.frozen()
-
-  @tf.function(reduce_retracing=True)
-  def right(images, labels):
-    return tf.argmax(frozen.logits(images), 1) == labels
-
-  @tf.function(reduce_retracing=True)
-  def find(images, labels, seed):
-    return attack(lambda x: losses.cross_entropy(frozen.logits(x), labels), images, seed)
-
+  predict, find = effect.attacker(classifier.frozen().logits, attack)
   found = [[], []]
   for number, (_, images, labels) in enumerate(scoring.stream(source, BATCH)):
-    images, labels = tf.constant(images), tf.constant(labels)
-    clean = right(images, labels).numpy()
+    clean = predict(images).numpy() == labels
     found[0] += clean.tolist()
     if attacked is None or number * BATCH < attacked:
       adversaries = find(images, labels, tf.constant([0, number]))
-      found[1] += (clean & right(adversaries, labels).numpy()).tolist()
+      found[1] += (clean & (predict(adversaries).numpy() == labels)).tolist()
   return tuple("".join(str(int(each)) for each in part) for part in found)
 
 
