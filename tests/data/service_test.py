@@ -2,12 +2,12 @@
 
 import collections
 import signal
-import socket
 import subprocess
 import sys
 import time
 import types
 
+import loopback
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -140,9 +140,7 @@ def test_a_training_with_input_workers_is_the_training_without(addresses, tmp_pa
 
 
 def _free_port():
-  with socket.socket() as holder:
-    holder.bind(("127.0.0.1", 0))
-    return holder.getsockname()[1]
+  return int(loopback.addresses(1)[0].partition(":")[2])
 
 
 @pytest.mark.parametrize(
