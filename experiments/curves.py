@@ -61,7 +61,7 @@ def draw(runs, file):
 
 def main():
   """The command line."""
-  folders = pages.named_folders(sys.argv[2:], __doc__)
+  folders = dict(pages.named_folders(sys.argv[2:], __doc__))
   runs = {name: pages.metrics(folder) for name, folder in folders.items()}
   for name, rows in runs.items():
     if not rows:

@@ -223,10 +223,7 @@ def parser(description, name, rows, dataset):
   """
   found = Parser(description)
   add = found.add_argument
-  add(
-    "--data_dir",
-    help=f"folder in which TFDS has prepared {dataset}; default: TFDS's own folder",
-  )
+  add("--data_dir", help=f"folder in which TFDS has prepared {dataset}; default: TFDS's own folder")
   add("--download", action="store_true", help="let TFDS download and prepare it")
   add("--work", help=f"the folder of all runs; default runs/{name}")
   names = ", ".join(row.name for row in rows)

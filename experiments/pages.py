@@ -82,10 +82,10 @@ def columns(report):
 
 
 def named_folders(pairs, usage):
-  """{name: folder} of words NAME=FOLDER; exits with the usage if a word has another form."""
+  """[(name, folder)] of words NAME=FOLDER; exits with the usage if a word has another form."""
   if not pairs or not all("=" in pair for pair in pairs):
     sys.exit(usage)
-  return {name: pathlib.Path(folder) for name, folder in (pair.split("=", 1) for pair in pairs)}
+  return [(name, pathlib.Path(folder)) for name, folder in (pair.split("=", 1) for pair in pairs)]
 
 
 def flags(run):

@@ -112,7 +112,6 @@ def publish(work, page_file, json_file, options=""):
   if not document["rows"]:
     return
   pages.write(json_file, document)
-  page_file.parent.mkdir(parents=True, exist_ok=True)
   mnist_page.draw(document, page_file.with_suffix(".png"))
   pictures = {
     "": "Clean and adversarial accuracy of every row",
@@ -143,18 +142,17 @@ def reproduce(argv=None):
   rows = (stages(row, seed, asked.work, asked.shared, asked.extra) for seed, row in asked.turns())
   written = functools.partial(publish, work, page_file, asked.json_file, asked.options)
   ran = jobs.run_rows(rows, written, page_file)
-  pictures = {
-    ending: page_file.with_name(f"{page_file.stem}_{ending}.png")
-    for ending in ("latent_map", "reconstructions")
-  }
+  latent_map, reconstructions = (
+    page_file.with_name(f"{page_file.stem}_{name}.png")
+    for name in ("latent_map", "reconstructions")
+  )
   folders = {row.system: work / f"{row.name}-0" / "encoder" for row in map(find_row, LATENT_MAP)}
   folders = {system: path for system, path in folders.items() if path.exists()}
-  if folders and (ran or not pictures["latent_map"].exists()):
-    dataset = asked.dataset or "mnist"
-    mnist_page.draw_latent_map(folders, pictures["latent_map"], dataset, asked.data_dir)
+  if folders and (ran or not latent_map.exists()):
+    mnist_page.draw_latent_map(folders, latent_map, asked.dataset or "mnist", asked.data_dir)
   drawn = work / "vae_urkle-0" / "figures" / "reconstructions.png"
   if drawn.exists():
-    shutil.copyfile(drawn, pictures["reconstructions"])
+    shutil.copyfile(drawn, reconstructions)
   written()  # with the pictures
 
 

@@ -129,14 +129,12 @@ def results(run):
     found |= {"knn_accuracy": probed[-1]} if probed else {}
   if rows := pages.metrics(run / "head"):
     found |= {name: value for name, value in rows[-1].items() if name.startswith("validation_")}
-  file = run / "report" / "report.json"
-  if file.is_file():
-    report = pages.read(file)
-    if "clean" in report:
-      (parts, *_) = pages.columns(report).values()
-      found |= {name: part["accuracy"] for name, part in parts.items()}
-    if part := report.get("representation"):
-      found |= {"worst kl": part["kl_mean"], "drift": part["drift"]}
+  report = pages.kept(run / "report" / "report.json")
+  if "clean" in report:
+    (parts, *_) = pages.columns(report).values()
+    found |= {name: part["accuracy"] for name, part in parts.items()}
+  if part := report.get("representation"):
+    found |= {"worst kl": part["kl_mean"], "drift": part["drift"]}
   return {name: float(value) for name, value in found.items()}
 
 

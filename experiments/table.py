@@ -45,9 +45,7 @@ def table(reports):
 def main():
   """The command line."""
   reports: dict[str, list] = {}
-  pages.named_folders(sys.argv[1:], __doc__)
-  for word in sys.argv[1:]:
-    ((name, folder),) = pages.named_folders([word], __doc__).items()
+  for name, folder in pages.named_folders(sys.argv[1:], __doc__):
     file = folder / "report.json"
     if not file.exists():
       sys.exit(f"error: {file} does not exist: run python -m urkle_tf.evaluate first")

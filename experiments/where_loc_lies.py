@@ -68,21 +68,18 @@ def stages(name, form, seed, options):
 def main():
   """The command line."""
   parser = jobs.Parser(__doc__)
-  parser.add_argument("--data_dir", help="folder in which TFDS has prepared cifar10")
-  parser.add_argument("--work", default="runs/where_loc_lies", help="the folder of all runs")
-  parser.add_argument("--encoder", default="convnet(width=32)")
-  parser.add_argument("--epochs", type=int, default=1)
-  parser.add_argument(
-    "--pretext", default="simclr(temperature=0.5)", help="pretext of all cells except distil"
-  )
-  parser.add_argument("--k", type=float, default=8.0, help="strength of the KL in both Urkle cells")
-  parser.add_argument(
-    "--start", action="store_true", help="start students from their teachers' weights"
-  )
-  parser.add_argument("--extra_train", default="", help="further flags of every training")
-  parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-  parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
-  parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
+  add = parser.add_argument
+  add("--data_dir", help="folder in which TFDS has prepared cifar10")
+  add("--work", default="runs/where_loc_lies", help="the folder of all runs")
+  add("--encoder", default="convnet(width=32)")
+  add("--epochs", type=int, default=1)
+  add("--pretext", default="simclr(temperature=0.5)", help="pretext of all cells except distil")
+  add("--k", type=float, default=8.0, help="strength of the KL in both Urkle cells")
+  add("--start", action="store_true", help="start students from their teachers' weights")
+  add("--extra_train", default="", help="further flags of every training")
+  add("--seeds", type=int, nargs="+", default=[0, 1])
+  add("--forms", nargs="+", choices=FORMS, default=FORMS)
+  add("--cells", nargs="+", choices=CELLS, default=CELLS)
   options = parser.parse_args()
   lines = []
   for name in options.cells:
