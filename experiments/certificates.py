@@ -37,26 +37,20 @@ _AT = ["--pretext=supervised", "--robustness=adversarial_training"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Row(jobs.Row):
   """A row.
 
   Attributes:
-    name: of its folders.
-    system: its name in the tables.
     dataset: mnist or cifar10.
     flags: of its training, besides those of the flagfile; "{teacher}" is filled in.
     config: the flagfile, or None.
     kl: whether its KL is certified; otherwise its classifier is smoothed.
-    seeds: the default number of seeds.
   """
 
-  name: str
-  system: str
   dataset: str
   flags: list[str]
   config: str | None = None
   kl: bool = False
-  seeds: int = 1
 
 
 _CERTIFIED = ["--robustness=urkle(beta=0.1, certified=1)"]
@@ -149,9 +143,8 @@ def kl_table(found):
   """The table of certified KL: a line for each row and epsilon."""
   lines = []
   for part in (found[row.name] for row in ROWS if row.kl and row.name in found):
-    certificates = {kind: [report["certificate"] for report in part[kind]] for kind in BOUNDS}
     for number, epsilon in enumerate(EPSILONS):
-      rows = {kind: [one["rows"][number] for one in certificates[kind]] for kind in BOUNDS}
+      rows = {kind: [one["certificate"]["rows"][number] for one in part[kind]] for kind in BOUNDS}
       cells = [pages.mean([row["kl"] for row in rows[kind]], ".3g") for kind in BOUNDS]
       for name in ("found", "value"):
         cells.append(pages.mean([row[name] for row in rows["linear"]], ".3g"))

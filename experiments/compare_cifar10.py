@@ -34,12 +34,10 @@ DEFAULTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Row(jobs.Row):
   """A row of the table: how an encoder is made, and how a classifier of it.
 
   Attributes:
-    name: of its folders.
-    system: its name in the table.
     pretext: spec; "{teacher}" is filled in.
     robustness: spec.
     trained: images in the training pass per image of the data.
@@ -49,11 +47,8 @@ class Row:
     encoder: the row whose encoder is used; None to train one.
     teacher: the row whose encoder is the teacher, or None.
     flags: further flags of its training.
-    seeds: the default number of seeds.
   """
 
-  name: str
-  system: str
   pretext: str
   robustness: str
   trained: int
@@ -63,7 +58,6 @@ class Row:
   encoder: str | None = None
   teacher: str | None = None
   flags: tuple[str, ...] = ()
-  seeds: int = 1
 
   def gradients(self, attack_steps):
     """Gradient evaluations of the training per image of the data."""

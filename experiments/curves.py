@@ -41,13 +41,12 @@ def draw(runs, file):
   for axis, (key, title) in zip(axes.flat, PANELS, strict=True):
     for index, (name, rows) in enumerate(runs.items()):
       # A row has no value if all of its steps were skipped.
-      points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
-      if not points:
+      known = [row for row in rows if row.get(key) is not None]
+      if not known:
         continue
-      epochs, values = zip(*points, strict=True)
+      epochs, values = ([row[column] for row in known] for column in ("epoch", key))
       axis.plot(epochs, values, label=name, color=f"C{index}", linewidth=1.2)
       if key == "sigma_mean":
-        known = [row for row in rows if row.get(key) is not None]
         low, high = ([row[f"sigma_{end}"] for row in known] for end in ("min", "max"))
         axis.fill_between(epochs, low, high, color=f"C{index}", alpha=0.2)
     if key in ("kl", "attack_objective", "gradient_norm", "effective_rank"):

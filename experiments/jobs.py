@@ -189,6 +189,21 @@ def environment():
 # --- Tables, filled row by row and seed by seed ---
 
 
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """What a row of every table has.
+
+  Attributes:
+    name: of its folders.
+    system: its name in the table.
+    seeds: the default number of seeds.
+  """
+
+  name: str
+  system: str
+  seeds: int = dataclasses.field(default=1, kw_only=True)
+
+
 def find_row(rows, name):
   """The row of a name ("vae_urkle") or a system ("VAE+Urkle")."""
   for row in rows:
@@ -218,7 +233,7 @@ def parser(description, name, rows, dataset):
   Args:
     description: the text of --help.
     name: of the table: its runs are in runs/NAME, its page is docs/results/NAME.md.
-    rows: the table's rows; each has `name`, `system` and `seeds`.
+    rows: the table's `Row`s.
     dataset: the table's data set.
   """
   found = Parser(description)

@@ -23,24 +23,18 @@ LOSS_CAP = 5.0  # M of Proposition 1, nats
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-  """A row of the table.
+class Row(jobs.Row):
+  """A row of the table; its training is that of configs/mnist_NAME.cfg.
 
   Attributes:
-    name: its training is that of configs/mnist_NAME.cfg.
-    system: its name in the table.
     labels: whether its training reads labels, and makes the classifier too.
     stochastic: whether its z is random, so that it has a bound.
     paper: the paper's (clean, adversarial) accuracy in percent; None if it has no such row.
-    seeds: the default number of seeds.
   """
 
-  name: str
-  system: str
   labels: bool
   stochastic: bool
   paper: tuple[float, float] | None = None
-  seeds: int = 1
 
 
 ROWS = (

@@ -28,22 +28,16 @@ SMALL += ["--augment_on_device=false", "--checkpoint_every=176", "--log_every=44
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-  """A row.
+class Row(jobs.Row):
+  """A row, whose `system` says what was changed.
 
   Attributes:
-    name: of its folders.
-    system: what the table says was changed.
     flags: that change it.
     longer: how many times as many epochs it has.
-    seeds: how many are run if the user does not say.
   """
 
-  name: str
-  system: str
   flags: tuple[str, ...] = ()
   longer: int = 1
-  seeds: int = 1
 
 
 def _simclr(temperature=0.2, projector=1024, views=4, more=""):
