@@ -60,6 +60,19 @@ def test_a_loaded_encoder_ends_in_one_line_if_the_scheme_needs_more(scheme):
   refuses("not a loaded encoder & start_from", _trainer, scheme, encoder=loaded)
 
 
+def test_a_loaded_encoder_takes_a_new_scheme_with_a_term_of_any_name():
+  """It was refused for the name alone."""
+
+  class Drift(robustness.Plain):
+    terms = ("kl",)
+
+    def losses(self, pretext, representations, views, aux):
+      return {"kl": (1.0, representations.normal.loc[:, 0, 0])}
+
+  loaded = networks.ExportedEncoder(tiny_encoder().network)
+  assert _trainer(Drift(), encoder=loaded).encoder is loaded
+
+
 def test_float16_ends_in_one_line():
   """Its loss is scaled: clipping took the scale for gradient, and after an overflow all steps."""
   with precision("mixed_float16"):

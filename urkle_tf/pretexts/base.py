@@ -3,8 +3,6 @@
 import keras
 import tensorflow as tf
 
-from urkle_tf import errors
-
 
 class Pretext(keras.layers.Layer):
   """What is learnt: a loss over tuples of representations of the same image.
@@ -14,6 +12,8 @@ class Pretext(keras.layers.Layer):
 
   Attributes:
     views: how many augmented views of an image it needs.
+    exact: whether batches with more views are refused, since `loss` would take them for
+      adversaries.
     needs_labels: whether its batches must hold "label".
     stochastic: whether it uses a sampled z, whatever the robustness scheme.
     samples: whether it accepts a sampled z at all.
@@ -45,6 +45,7 @@ class Pretext(keras.layers.Layer):
   """
 
   views = 2
+  exact = False
   needs_labels = False
   stochastic = False
   samples = True
@@ -69,19 +70,6 @@ class Pretext(keras.layers.Layer):
 
     If the encoder already has two `streams`, heads with batch norms need a twin too.
     """
-
-  def check_views(self, views, exactly=False):
-    """Raises `UserError` if a batch has too few views, or with `exactly` too many.
-
-    Args:
-      views: [n, v, h, w, c].
-      exactly: whether v must be the number of views that the pretext needs.
-    """
-    found, needed = views.shape[1], self.views
-    if found < needed or (exactly and found > needed):
-      raise errors.UserError(
-        f"{self.name} needs {needed} views of each image, got {found}: give {needed} in each batch"
-      )
 
   def prepare(self, views, batch):
     """Returns what needs no gradient (targets, labels).

@@ -31,6 +31,7 @@ class SimSiam(Pretext):
   ```
   """
 
+  exact = True
   positives = True
   terms = ("prediction",)
 
@@ -46,10 +47,6 @@ class SimSiam(Pretext):
       encoder.latent_dim, [hidden, projection], "projector", last_norm=True
     )
     self.predictor = heads.mlp(projection, [predictor, projection], "predictor")
-
-  def prepare(self, views, batch):
-    """Nothing; there must be two views, since `loss` takes further members for adversaries."""
-    self.check_views(views, exactly=True)
 
   def loss(self, representations, aux, training=True):
     """{"prediction": [n]}, in [-1, 1]."""

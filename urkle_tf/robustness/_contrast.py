@@ -43,7 +43,6 @@ def objective(encoder, pretext, views, attacked, streams=None):
     A function of images [n * a, h, w, c], the neighbours of the attacked views, to float32 [n * a].
     Each gets the value of its tuple, so the attacked views of an image move jointly.
   """
-  pretext.check_views(views, exactly=True)
   streams = streams or (batch_norm.ADVERSARIAL,) * views.shape[1]
   embed = {stream: _embedding(encoder, pretext, stream) for stream in sorted(set(streams))}
   clean = batch_norm.by_stream(lambda images, stream: embed[stream](images), views, streams)

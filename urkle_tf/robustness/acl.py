@@ -53,6 +53,8 @@ class ACL(Robustness):
   ```
   """
 
+  exact = True
+
   def __init__(self, form="ds", anneal=None, adversarial_weight=0.0, ema=None):
     errors.one_of("form of acl", form, _FORMS)
     if anneal is not None:

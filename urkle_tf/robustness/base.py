@@ -16,8 +16,10 @@ class Robustness:
     clean: how many views the training pass holds besides the adversaries, the first ones; None for
       all.
     dual: whether clean images have separate batch norms (`networks.batch_norm`).
+    exact: whether batches with more views than the pretext needs are refused.
     ema: the default decay per step of the moving average that is exported instead of the encoder,
       at least 0 and below 1; None for no average.
+    sigma: whether it needs the bounds of sigma, which only a `GaussianEncoder` has.
     stochastic: whether the pretext gets a sampled z (else z = loc).
     terms: names of the entries that `losses` returns.
     weight: after `attach`, the weight of the KL in nats, if "kl" is one of the terms.
@@ -33,7 +35,9 @@ class Robustness:
   certified = 0.0
   clean: int | None = None
   dual = False
+  exact = False
   ema: float | None = None
+  sigma = False
   stochastic = False
   terms: tuple[str, ...] = ()
   weight = 0.0

@@ -30,6 +30,8 @@ class RoCL(Robustness):
   ```
   """
 
+  exact = True
+
   def __init__(self, weight=1 / 256):
     errors.at_least(0, "rocl", weight=weight)
     self.weight = weight

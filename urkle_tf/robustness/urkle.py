@@ -48,6 +48,7 @@ class Urkle(Robustness):
   ```
   """
 
+  sigma = True
   stochastic = True
   terms: tuple[str, ...] = ("kl",)
 

@@ -269,6 +269,15 @@ class Trainer(keras_private.Built):
     views = pipeline.augment_on_device(self.augment, images, seed, self.pretext.views, strength)
     return views, batch
 
+  def _check_count(self, found):
+    """Raises `UserError` for a number of views that pretext and scheme cannot take."""
+    needed, exact = self.pretext.views, self.pretext.exact or self.robustness.exact
+    if found < needed or (exact and found > needed):
+      raise errors.UserError(
+        f"{self.pretext.name} needs {needed} views of each image, got {found}: give {needed} in "
+        "each batch"
+      )
+
   def adversaries(self, views, aux, seed, step=None):
     """The worst neighbours of views, found in inference mode.
 
@@ -360,7 +369,7 @@ class Trainer(keras_private.Built):
     seed = distribution.fold([self.seed, 0], step)
     compute = functools.partial(self._gradients, step=step)
     views, batch = self.views(data, step)
-    self.pretext.check_views(views)
+    self._check_count(views.shape[1])
     gradients, shown = accumulation.of_all_replicas(
       *accumulation.mean(compute, views, batch, seed, self._accumulate)
     )
@@ -494,8 +503,7 @@ def _check_parts(encoder, pretext, robustness, schedule):
   ):
     if not isinstance(given, base):
       raise errors.UserError(f"give Trainer a {name} object, not {given!r}")
-  unit = {"kl", "certified"} & {*robustness.terms}  # of the KL: the bounds of sigma
-  if isinstance(encoder, ExportedEncoder) and (unit or robustness.dual):
+  if isinstance(encoder, ExportedEncoder) and (robustness.sigma or robustness.dual):
     raise errors.UserError(
       "this robustness scheme needs a GaussianEncoder, not a loaded encoder: make one with the "
       "same backbone, and call its start_from(loaded.network, FOLDER)"
