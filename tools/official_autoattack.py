@@ -35,7 +35,7 @@ import tensorflow as tf
 import urkle_tf
 from experiments import jobs, pages
 from urkle_tf import errors, networks, spec
-from urkle_tf.data import sources
+from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import foreign, scoring
 from urkle_tf.networks.saved import foreign_models
 from urkle_tf.output import files, tables
@@ -197,6 +197,7 @@ def official(given, out):
   _installed()
   data = {"data_dir": given.data_dir, "examples": given.examples}
   source = sources.load(given.dataset, given.split, **data)
+  compatibility.check_labelled(source)
   _, images, labels = next(scoring.stream(source, source.size))
   names = STAGES["rand" if given.sampled else "standard"]
   module = bridge(scores(given.classifier, source, given.sampled))
