@@ -6,23 +6,19 @@ import functools
 import sys
 from typing import Any
 
-import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import distribution, errors
-from urkle_tf.attacks.base import Attack
 from urkle_tf.attacks.threat.base import shape_of
 from urkle_tf.data import pipeline
 from urkle_tf.networks import batch_norm, keras_private, onednn
-from urkle_tf.networks.encoders import Encoder, ExportedEncoder
 from urkle_tf.networks.policies import low_precision
 from urkle_tf.networks.representations import Representations
 from urkle_tf.networks.tuples import flat
-from urkle_tf.pretexts.base import Pretext
 from urkle_tf.robustness.base import Robustness
 from urkle_tf.robustness.none import Plain
-from urkle_tf.training import accumulation, attack_schedules
+from urkle_tf.training import accumulation, attack_schedules, batches, checks
 from urkle_tf.training.averages import Averages
 from urkle_tf.training.diagnostics import Diagnostics
 from urkle_tf.training.guard import Guard, finite
@@ -34,8 +30,6 @@ _NO_VALIDATION = (
   "a Trainer has no validation: leave out validation_data, validation_split and evaluate, and "
   "measure trainer.encoder, for example in a callback's on_epoch_end"
 )
-
-_TO_AUGMENT = 'with augment, give {"image": images}, uint8 [n, h, w, c]'
 
 
 class Trainer(keras_private.Built):
@@ -107,15 +101,14 @@ class Trainer(keras_private.Built):
     super().__init__(name="trainer")
     robustness = Plain() if robustness is None else robustness
     schedule = schedule or attack_schedules.Constant()
-    _check_parts(encoder, pretext, robustness, schedule)
+    ends = steps is not None or by_clock
+    checks.cell(encoder, pretext, robustness, attack, schedule, ends)
     if clip_norm is not None:
       errors.above(0, "Trainer", clip_norm=clip_norm)
     self.encoder, self.pretext = encoder, pretext
     self.robustness: Robustness = robustness
-    self.robustness.check(pretext)
     self.attack: Any = attack if self.robustness.adversarial else None
     self.schedule: Any = schedule
-    _check(self.robustness, attack, self.schedule, steps is not None or by_clock)
     self.threat: Any = getattr(attack, "threat", None)
     self.attack_precision, self.clip_norm = attack_precision, clip_norm
     self.augment, self.seed = augment, seed
@@ -172,12 +165,7 @@ class Trainer(keras_private.Built):
         optimizer accumulates gradients over steps or scales the loss.
     """
     accumulation.check(accumulate, self.pretext)
-    half = [x.name for x in keras_private.layers(self) if x.compute_dtype == "float16"]
-    if half:  # a skipped step would never lower the scale of its loss
-      raise errors.UserError(
-        f"{half[0]!r} computes in float16, whose gradients need a scaled loss: make encoder and "
-        "Trainer under the policy mixed_bfloat16, which needs none"
-      )
+    checks.precision(self)
     self._accumulate = accumulate
     if jit_compile == "auto":
       scope = self.distribute_strategy
@@ -188,17 +176,7 @@ class Trainer(keras_private.Built):
     if not jit_compile:
       onednn.check(self)
     super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-    if self.optimizer.gradient_accumulation_steps:
-      raise errors.UserError(
-        "a Trainer's optimizer cannot accumulate gradients: leave gradient_accumulation_steps out; "
-        "compile(accumulate=N) takes each batch in N parts"
-      )
-    scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-    if scales or self.optimizer.loss_scale_factor:  # clip_norm would see scaled gradients
-      raise errors.UserError(
-        "a Trainer's optimizer cannot scale the loss: leave LossScaleOptimizer and "
-        "loss_scale_factor out; float32 and mixed_bfloat16 need neither"
-      )
+    checks.optimizer(self.optimizer)
     self.optimizer.build(self.trainable_variables)
     keras_private.take_whole_gradients(self.optimizer)
 
@@ -248,35 +226,14 @@ class Trainer(keras_private.Built):
     )
 
   def views(self, batch, step):
-    """The views of a batch in any accepted form: (float32 [n, v, h, w, c], dict)."""
-    if isinstance(batch, tuple):  # `train_on_batch` adds None for labels and weights
-      batch = tuple(part for part in batch if part is not None)
-      batch = batch[0] if len(batch) == 1 else batch
-    if not isinstance(batch, dict):
-      if self.augment is not None and tf.is_tensor(batch):
-        raise errors.UserError(_TO_AUGMENT)
-      batch = {"views": _stacked(batch)}
+    """The views of a batch in any form that `fit` takes: (float32 [n, v, h, w, c], dict)."""
+    batch = batches.read(batch, self.augment is not None)
     if "views" in batch:
-      return _checked_views(batch["views"]), batch
-    if self.augment is None:
-      raise errors.UserError(
-        'batches hold no "views": add them, or give Trainer(..., augment=recipe)'
-      )
-    images = batch.get("image")
-    if images is None or not tf.as_dtype(images.dtype).is_integer:
-      raise errors.UserError(_TO_AUGMENT)
+      return batch["views"], batch
     seed, strength = pipeline.augmentation_seed(self.seed, step), self.strength(step)
-    views = pipeline.augment_on_device(self.augment, images, seed, self.pretext.views, strength)
+    count = self.pretext.views
+    views = pipeline.augment_on_device(self.augment, batch["image"], seed, count, strength)
     return views, batch
-
-  def _check_count(self, found):
-    """Raises `UserError` for a number of views that pretext and scheme cannot take."""
-    needed, exact = self.pretext.views, self.pretext.exact or self.robustness.exact
-    if found < needed or (exact and found > needed):
-      raise errors.UserError(
-        f"{self.pretext.name} needs {needed} views of each image, got {found}: give {needed} in "
-        "each batch"
-      )
 
   def adversaries(self, views, aux, seed, step=None):
     """The worst neighbours of views, found in inference mode.
@@ -369,7 +326,7 @@ class Trainer(keras_private.Built):
     seed = distribution.fold([self.seed, 0], step)
     compute = functools.partial(self._gradients, step=step)
     views, batch = self.views(data, step)
-    self._check_count(views.shape[1])
+    batches.check_count(views.shape[1], self.pretext, self.robustness)
     gradients, shown = accumulation.of_all_replicas(
       *accumulation.mean(compute, views, batch, seed, self._accumulate)
     )
@@ -430,12 +387,12 @@ class Trainer(keras_private.Built):
     for weight, members in self.robustness.tuples(views, passed.z.shape[1] - views):
       weight = weight(progress) if callable(weight) else weight
       found = self.pretext.loss(passed.take(members), aux)
-      for name, value in _checked(self.pretext, found).items():
+      for name, value in checks.losses(self.pretext, found).items():
         terms[name] = terms.get(name, 0.0) + weight * tf.reduce_mean(value)
     loss = tf.add_n([self.pretext.weight(name) * term for name, term in terms.items()])
     risen = self.progress.risen(step, self.beta_warmup)
     added = self.robustness.losses(self.pretext, passed, views, aux) | penalties
-    for name, (beta, value) in _checked(self.robustness, added).items():
+    for name, (beta, value) in checks.losses(self.robustness, added).items():
       terms[name] = tf.reduce_mean(value)
       loss += beta * risen * terms[name]
     for weight in self.trainable_variables:  # of layers with a kernel_regularizer, for one
@@ -455,82 +412,3 @@ class Trainer(keras_private.Built):
     self.optimizer.apply(gradients, self.trainable_variables)
     self.pretext.after_step(self.encoder, self.progress(step))
     self.averages.move(step)
-
-
-def _stacked(batch):
-  """The views [n, v, h, w, c] of a batch (v1, v2, ...).
-
-  Keras makes of `fit((v1, v2))` batches ((v1, v2),), and of `fit(v1)` tensors.
-  """
-  views = [tf.convert_to_tensor(view) for view in tf.nest.flatten(batch)]
-  if any(view.shape.rank not in (4, None) for view in views):
-    raise errors.UserError(
-      "batches must be views (v1, v2, ...) of [n, h, w, c], or a dict with "
-      f'"views" [n, v, h, w, c] and "label" [n]; got {", ".join(str(x.shape) for x in views)}'
-    )
-  return tf.stack(views, axis=1)
-
-
-def _checked_views(views):
-  """Views as float32 [n, v, h, w, c]; integers are left for the encoder to refuse."""
-  views = tf.convert_to_tensor(views)
-  if views.shape.rank != 5 or None in views.shape[1:]:
-    raise errors.UserError(
-      f'batches need "views" of shape [n, v, h, w, c], of which only n may be unknown, got '
-      f"{views.shape}"
-    )
-  return tf.cast(views, tf.float32) if views.dtype.is_floating else views
-
-
-def _checked(owner, found):
-  """The losses of a pretext or scheme; raises `UserError` if one of its `terms` is missing."""
-  names = sorted(found) if isinstance(found, dict) else [type(found).__name__]
-  if not isinstance(found, dict) or not set(owner.terms) <= set(found):
-    raise errors.UserError(
-      f"{type(owner).__name__} names the terms {sorted(owner.terms)}, but returned {names}: return "
-      "a dict with a loss for each"
-    )
-  return found
-
-
-def _check_parts(encoder, pretext, robustness, schedule):
-  """Raises `UserError` if a part of a `Trainer` is of the wrong kind, or belongs to another one."""
-  for name, given, base in (
-    ("GaussianEncoder", encoder, Encoder),
-    ("Pretext", pretext, Pretext),
-    ("Robustness", robustness, Robustness),
-    ("schedule", schedule, attack_schedules.Constant),
-  ):
-    if not isinstance(given, base):
-      raise errors.UserError(f"give Trainer a {name} object, not {given!r}")
-  if isinstance(encoder, ExportedEncoder) and (robustness.sigma or robustness.dual):
-    raise errors.UserError(
-      "this robustness scheme needs a GaussianEncoder, not a loaded encoder: make one with the "
-      "same backbone, and call its start_from(loaded.network, FOLDER)"
-    )
-  if pretext.built:  # its heads are another Trainer's
-    raise errors.UserError(
-      f"this {type(pretext).__name__} already belongs to another Trainer: make a new one"
-    )
-
-
-def _check(scheme, attack, schedule, ends):
-  """Raises `UserError` if a scheme lacks what it needs; see `Trainer`."""
-  if scheme.adversarial or scheme.certified:
-    if not isinstance(attack, Attack):
-      raise errors.UserError(
-        f"this robustness scheme needs an attack, got {attack!r}: give Trainer(attack=PGD(...))"
-      )
-    if scheme.certified and attack.threat.norm != "linf":
-      raise errors.UserError(
-        f"the KL is bounded in l_inf, not in {attack.threat.norm}: leave out certified, or give "
-        "--norm=linf"
-      )
-  if scheme.adversarial:
-    attack.check("training")
-    schedule.check(attack, scheme)
-  if not ends and scheme.strength(0.0) is not None:
-    raise errors.UserError(
-      "this robustness scheme weakens the augmentation over the training: give Trainer(..., "
-      "steps=) and pipeline.views(..., strength=trainer.strength)"
-    )
