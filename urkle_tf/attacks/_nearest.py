@@ -16,6 +16,7 @@ class Nearest(base.Attack):
   A subclass's attempts return "result", "distance" and "zero_gradients".
   """
 
+  boundary = True
   fixed_noise = True
 
   def run(self, objective, images, seed=None, *changes, **others):

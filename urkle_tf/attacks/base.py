@@ -30,6 +30,8 @@ class Attack:
     name: the attack's name in specs, logs and reports: that of its file.
     gradients: whether it follows gradients, so that it is not informative for a model without them.
     decisions: whether it uses only the sign of an objective, so that a model's decisions suffice.
+    boundary: whether it looks for the nearest point where an objective becomes positive, so that an
+      objective without a sign has nothing to find.
     in_steps: whether it defines `begin`, `advance` and `finish` instead of `_attempt`.
     refused: {"training" or "evaluation": why not, and what to use}; empty if it serves both.
     takes: what `run` accepts besides epsilon: "steps", "step_size", "carried", "start".
@@ -57,6 +59,7 @@ class Attack:
   name = ""
   gradients = True
   decisions = False
+  boundary = False
   in_steps = False
   refused: ClassVar[dict[str, str]] = {}
   takes: tuple[str, ...] = ()
