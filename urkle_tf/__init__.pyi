@@ -112,7 +112,7 @@ def pretrain(
       whose statistics stay.
     min_scale: smallest sigma: absolute on a sphere, otherwise in units of the spread of mu.
     max_scale: largest sigma, in the same units.
-    norm: norm of the threat model: linf, l2 or l1.
+    norm: norm of the threat model: linf, or l2 or l1, which need `epsilon`.
     epsilon: radius of the threat model in pixel units of [0, 1]: 8/255 or 0.03.
     attack_steps: PGD steps of the inner maximisation.
     attack_step_size: size of the attack's steps in pixel units; default: 2.5 epsilon / steps.

@@ -164,7 +164,9 @@ class Pretrain:
     0.1, "smallest sigma: absolute on a sphere, otherwise in units of the spread of mu"
   )
   max_scale: float = setting(0.25, "largest sigma, in the same units")
-  norm: str = shared("norm")
+  norm: str = shared(
+    "norm", text="norm of the threat model: linf, or l2 or l1, which need `epsilon`"
+  )
   epsilon: float = shared("epsilon", help="its radius in pixel units of [0, 1]: 8/255")
   attack_steps: int = shared(
     "attack_steps", 5, text="PGD steps of the inner maximisation", help="steps of the inner attack"

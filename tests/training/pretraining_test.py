@@ -298,7 +298,11 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"init_from": "nowhere"}, "holds no encoder"),
     ({"max_scale": 0.01}, "need 0 < min_scale <= max_scale"),
     ({"probe_split": "train[9999:]"}, "split 'train[9999:]'"),
-    ({"attack": "n_fgsm", "norm": "l2"}, "is for linf only"),
+    (
+      {"norm": "l2"},
+      "--norm=l2 needs --epsilon, because the default, 0.03137, is a radius in linf",
+    ),
+    ({"attack": "n_fgsm", "norm": "l2", "epsilon": 0.5}, "is for linf only"),
     ({"attack": "rsfgsm"}, "did you mean 'rs_fgsm'"),
     ({"attack": "pgd(steps=3)"}, "unknown option of pgd 'steps'"),
     ({"attack_precision": "float16"}, "unknown attack_precision 'float16'"),

@@ -72,15 +72,14 @@ def check_classes(classes, class_names, source):
   )
 
 
-def check_norm(norm, epsilon, metadata):
-  """Raises `UserError` if a norm is not that of a model's default radius.
+def check_norm(norm, epsilon, trained="linf"):
+  """Raises `UserError` if a norm is not that of the default radius.
 
   Args:
     norm: of the threat model.
     epsilon: the default radius.
-    metadata: of the model; its "norm" is that of its training.
+    trained: the norm of that radius.
   """
-  trained = metadata.get("norm", "linf")
   if norm != trained:
     raise errors.UserError(
       f"--norm={norm} needs --epsilon, because the default, {epsilon:.4g}, is a radius in {trained}"

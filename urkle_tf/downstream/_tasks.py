@@ -47,7 +47,7 @@ def settle(settings, method, metadata):
       if settings[name] is None:
         settings[name] = metadata.get(name, usual)
     if without_radius:
-      compatibility.check_norm(settings["norm"], settings["epsilon"], metadata)
+      compatibility.check_norm(settings["norm"], settings["epsilon"], metadata.get("norm", "linf"))
   else:
     settings |= dict.fromkeys(_ATTACK)
   return [f"--{name}" for name in given if settings[name] is None]

@@ -110,10 +110,11 @@ def _context(given, kind, path):
     compatibility.check_images(metadata["image_size"], source)
   if kind == "classifier":
     compatibility.check_classes(metadata["classes"], metadata.get("class_names"), source)
-  norm = given.norm or metadata.get("norm", "linf")
+  trained = metadata.get("norm", "linf")
+  norm = given.norm or trained
   epsilon = (metadata.get("epsilon") or _EPSILON) if given.epsilon is None else given.epsilon
   if given.epsilon is None and not given.epsilons:
-    compatibility.check_norm(norm, epsilon, metadata)
+    compatibility.check_norm(norm, epsilon, trained)
   epsilons = list(dict.fromkeys(given.epsilons or [epsilon]))
   for radius in epsilons:
     attacks.from_norm(norm, radius).check(tf.zeros([1, *metadata["image_size"]]))

@@ -217,6 +217,8 @@ def _build(settings, scope):
 
 def _method(settings, scope):
   threat = attacks.from_norm(settings["norm"], settings["epsilon"])
+  if settings["epsilon"] == Pretrain.epsilon:
+    compatibility.check_norm(settings["norm"], settings["epsilon"])
   steps_and_size = settings["attack_steps"], settings["attack_step_size"]
   attack = attacks.from_spec(settings["attack"] or "pgd", threat, *steps_and_size)
   task = spec.build("pretexts", settings["pretext"], pretexts.Pretext)
