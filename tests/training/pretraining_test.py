@@ -299,7 +299,7 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"max_scale": 0.01}, "need 0 < min_scale <= max_scale"),
     ({"probe_split": "train[9999:]"}, "split 'train[9999:]'"),
     (
-      {"norm": "l2"},
+      {"norm": "l2", "epsilon": 8 / 255},
       "--norm=l2 needs --epsilon, because the default, 0.03137, is a radius in linf",
     ),
     ({"attack": "n_fgsm", "norm": "l2", "epsilon": 0.5}, "is for linf only"),
