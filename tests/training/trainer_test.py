@@ -372,6 +372,7 @@ def test_batches_of_too_few_views_end_in_one_line():
     (robustness.ACL(), None),
     (robustness.AdversarialTraining(), pretexts.Supervised(outputs=3)),
     (robustness.Plain(), pretexts.SimSiam(projector=8, projection=8, predictor=4)),
+    (robustness.Plain(), pretexts.VAE(width=4, layers=2)),
   ],
 )
 def test_a_further_view_that_would_be_an_adversary_ends_in_one_line(scheme, pretext):

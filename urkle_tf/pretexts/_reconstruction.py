@@ -20,6 +20,7 @@ class Reconstruction(Pretext):
   """
 
   views = 1
+  exact = True
   predicts = True
   pictures = True
   loc = "dense"
