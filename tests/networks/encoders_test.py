@@ -75,6 +75,16 @@ def test_an_exported_encoder_is_built_again_from_its_config():
   np.testing.assert_array_equal(again(images).loc, encoder(images).loc)
 
 
+@pytest.mark.parametrize("dual", [False, True])
+def test_a_frozen_encoder_is_read_frozen(tmp_path, dual):
+  """A training that continues with it must not move the layers that make loc and scale."""
+  encoder = tiny_encoder(dual=dual)
+  encoder.trainable = False
+  encoder.save(tmp_path / "encoder.keras")
+  again = keras.saving.load_model(tmp_path / "encoder.keras")
+  assert not any(variable.trainable for variable in [*encoder.variables, *again.variables])
+
+
 def test_functional_models_are_sent_to_the_network():
   encoder, images = tiny_encoder(), keras.Input((8, 8, 1))
   for layer in (encoder, networks.ExportedEncoder(encoder.network)):

@@ -192,6 +192,8 @@ class GaussianEncoder(Encoder, keras.Model):
     scale = scale if spread is None else scale * spread
     scale = keras.layers.Identity(dtype="float32", name="scale")(scale)
     self.network = keras.Model(images, {"loc": mean, "scale": scale}, name="network")
+    if not self.trainable:  # as a file says of a frozen encoder, whose heads are made anew here
+      self.network.trainable = False
     self.streams = {batch_norm.ADVERSARIAL: self.network}
     self.latent_dim, self.min_scale, self.max_scale = latent_dim, min_scale, max_scale
     self.image_shape, self.inference = image_shape, inference
