@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refuses, slow
-from small_models import digits, precision, small_encoder
+from small_models import digits, precision, small_encoder, tiny_encoder
 
 from urkle_tf import attacks, errors, export, networks
 from urkle_tf.export import description, hub
@@ -101,6 +101,16 @@ def test_loaded_encoder_is_a_trainable_layer_that_can_be_attacked(encoder, folde
   with tf.GradientTape() as tape:
     loss = tf.reduce_sum(layer(images, training=True).loc ** 2)
   assert all(g is not None for g in tape.gradient(loss, layer.network.get_layer("raw_loc").weights))
+
+
+@pytest.mark.parametrize("loc", ["centred_sphere", "pooled"])
+def test_an_encoder_that_was_exported_frozen_is_trainable(tmp_path, loc):
+  """Otherwise `aff` and `similarity` would train the head alone, and say nothing."""
+  encoder = tiny_encoder(None, loc=loc)
+  names = {variable.path for variable in encoder.trainable_variables}
+  encoder.trainable = False
+  layer = export.load_encoder(export.export_encoder(encoder, tmp_path / "encoder"))
+  assert {variable.path for variable in layer.trainable_variables} == names
 
 
 def test_a_changed_encoder_has_another_fingerprint(folder, tmp_path):

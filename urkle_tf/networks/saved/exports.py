@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.networks import presets
+from urkle_tf.networks import keras_private, presets
 from urkle_tf.networks.encoders import ExportedEncoder
 from urkle_tf.networks.gaussian import GaussianEncoder
 from urkle_tf.networks.saved import foreign_models
@@ -154,4 +154,10 @@ def load_encoder(folder):
   ```
   """
   metadata = read_metadata(folder)
-  return ExportedEncoder(load_network(folder, metadata), metadata, name="encoder")
+  network = load_network(folder, metadata)
+  for layer in keras_private.layers(network):  # it may have been frozen when it was exported
+    layer.trainable = True
+  for layer in network.layers:
+    if layer.name == "spread":  # that of loc=pooled, which no gradient reaches
+      layer.trainable = False
+  return ExportedEncoder(network, metadata, name="encoder")
