@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refused, refuses
+from small_models import tiny_encoder
 
 from urkle_tf import errors
 from urkle_tf.networks.saved import foreign_models
@@ -55,6 +56,19 @@ def test_misfits_of_keras_files(tmp_path):
   keras.Model(flat, keras.layers.Dense(2)(flat)).save(tmp_path / "flat.keras")
   with pytest.raises(errors.UserError, match=r"one batch of images \[n, h, w, c\], but takes"):
     foreign_models.load(tmp_path / "flat.keras")
+
+
+def test_keras_files_of_what_this_package_exports(tmp_path):
+  """Keras would not export an encoder: the message names what does."""
+  encoder = tiny_encoder()
+  encoder.save(tmp_path / "encoder.keras")
+  with pytest.raises(errors.UserError, match="of urkle_tf, export_encoder or"):
+    foreign_models.load(tmp_path / "encoder.keras", foreign_models.EMBEDDING)
+  folder, images = str(tmp_path / "saved"), keras.Input((8, 8, 1))
+  encoder.network.export(folder, verbose=False)
+  keras.Model(images, keras.layers.TFSMLayer(folder)(images)).save(tmp_path / "layer.keras")
+  with pytest.raises(errors.UserError, match=r"or a SavedModel \(a TFSMLayer\), .*--trust"):
+    foreign_models.load(tmp_path / "layer.keras", foreign_models.EMBEDDING)
 
 
 def test_an_embedding_is_distinguished_from_scores(tmp_path):

@@ -163,8 +163,8 @@ def read_keras(path, advice="; a SavedModel works too (model.export(FOLDER))"):
     fault = f"cannot read {str(path)!r}: {errors.reason(error)}"
     if "unsafe" in str(error) or "lambda" in str(error).lower():
       fault = (
-        f"{str(path)!r} holds Python code (a Lambda layer), which is not run from a file: "
-        + trust.HINT
+        f"{str(path)!r} holds Python code (a Lambda layer) or a SavedModel (a TFSMLayer), which is "
+        f"not run from a file: {trust.HINT}"
       )
     raise errors.UserError(fault + advice) from error
 
@@ -174,7 +174,8 @@ def _keras_model(path, wanted):
   shape = foreign.image_shape(model, path)
   if shape is None:
     raise errors.UserError(
-      f"{str(path)!r} does not declare its input: give a SavedModel of it (model.export(FOLDER))"
+      f"{str(path)!r} does not declare its input: give a SavedModel of it (model.export(FOLDER); "
+      "for an encoder or a classifier of urkle_tf, export_encoder or export_classifier)"
     )
   if wanted is EMBEDDING:
     policies.precise_attention(model)
