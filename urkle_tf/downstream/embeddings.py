@@ -92,10 +92,7 @@ def _columns(found, count):
   """The Projector's metadata, {column: values}; the first column labels the points."""
   columns: dict[str, Sequence] = {}
   if "labels" in found:
-    labels = found["labels"][:count]
-    if (names := found.get("class_names")) is not None:
-      labels = ["" if label < 0 else names[label] for label in labels]  # TFDS: -1 for no label
-    columns["label"] = labels
+    columns["label"] = projector.named(found["labels"][:count], found.get("class_names"))
   if "names" in found:
     columns["name"] = found["names"][:count]
   if "scale" in found:

@@ -51,6 +51,13 @@ def sprite(pictures):
   return grid.reshape(side * height, side * width, channels)
 
 
+def named(labels, names):
+  """The names of labels: "" for -1, which is TFDS's for no label; the labels without `names`."""
+  if names is None:
+    return list(labels)
+  return ["" if label < 0 else names[label] for label in labels]
+
+
 def write(folder, vectors, columns, pictures=None, name="embedding"):
   """Writes vectors.tsv, metadata.tsv, sprite.png and projector_config.pbtxt.
 

@@ -67,8 +67,8 @@ def embeddings(encoder, attack, source, folder, seed=0):
   count = len(clean)
   columns = {"state": count * ["clean"] + count * ["attacked"], "image": 2 * list(range(count))}
   if "label" in batches[0]:
-    labels, names = np.concatenate([batch["label"] for batch in batches]), source.class_names
-    shown = list(labels) if names is None else [names[int(label)] for label in labels]
+    labels = np.concatenate([batch["label"] for batch in batches])
+    shown = projector.named(labels, source.class_names)
     columns = {"label": 2 * shown, **columns}  # the Projector labels points by the first
   vectors = np.concatenate([clean, attacked])
   projector.write(folder, vectors, columns, np.concatenate([pictures, attacked_pictures]), "loc")
