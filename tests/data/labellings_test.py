@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from cases import refuses
 from scipy import ndimage
+from small_models import array_source
 
 from urkle_tf.data import labellings, pipeline, sources
 from urkle_tf.pretexts import Supervised
@@ -95,3 +96,9 @@ def test_classes_that_only_look_like_numbers_are_refused(name):
   refuses(
     f"the classes of 'x' are not numbers, such as {name!r}", labellings.build, "number", source
   )
+
+
+def test_an_image_without_a_class_gets_no_new_one():
+  """TFDS labels it -1, which was taken for the last class."""
+  source = array_source(np.zeros((3, 8, 8, 1), np.uint8), np.array([0, -1, 1]))
+  refuses("images without a label (-1)", labellings.build, "any_of(classes=b)", source)

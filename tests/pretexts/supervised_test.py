@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 from cases import refuses
 from scipy import special, stats
-from small_models import RUN, representations, tiny_encoder
+from small_models import RUN, array_source, representations, tiny_encoder
 
 import urkle_tf
 from urkle_tf import pretexts
-from urkle_tf.data import sources
+from urkle_tf.data import pipeline, sources
 
 
 def _attached(**options):
@@ -73,6 +73,15 @@ def test_labels_are_any_integers(dtype):
 def test_the_classes_are_those_of_the_data(outputs):
   source = sources.load("digits", examples=20)
   refuses("has 10 classes", pretexts.Supervised(outputs=outputs).adopt, source)
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 1, -1, 1]), None])
+def test_images_without_a_label_are_refused(labels, monkeypatch):
+  """TFDS labels them -1, which ended in a traceback; of data that is not in memory the first is."""
+  source = array_source(np.zeros((4, 8, 8, 1), np.uint8), labels)
+  if labels is None:
+    monkeypatch.setattr(pipeline, "first", lambda *_: (None, np.array([-1])))
+  refuses("images without a label (-1)", pretexts.Supervised().adopt, source)
 
 
 @pytest.mark.parametrize("labels", [np.zeros([6, 1], np.uint8), np.eye(3)[[0, 1, 2, 2, 1, 0]]])

@@ -39,6 +39,19 @@ def check_labelled(source):
     )
 
 
+def check_no_gaps(source, labels):
+  """Raises `UserError` if an image has no class: TFDS labels it -1.
+
+  Args:
+    source: a labelled `Source`.
+    labels: those of its images, or of some of them.
+  """
+  if source.class_names is not None and np.min(labels) < 0:
+    raise errors.UserError(
+      f"{source.name!r} ({source.split}) has images without a label (-1): give another split"
+    )
+
+
 def check_classes(classes, class_names, source):
   """Raises `UserError` if a source's classes are not the classifier's.
 

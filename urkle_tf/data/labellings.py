@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf import errors, spec
-from urkle_tf.data import augment
+from urkle_tf.data import augment, compatibility
 
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -70,7 +70,10 @@ def _numbers(source):
 
 def _by_table(source, table, **fields):
   """Labels that depend on the class alone: new label = table[old class]."""
-  known = None if source.labels is None else table[source.labels]
+  known = None
+  if source.labels is not None:
+    compatibility.check_no_gaps(source, source.labels)
+    known = table[source.labels]
 
   def relabel(batch):
     return {**batch, "label": tf.gather(tf.constant(table), batch["label"])}

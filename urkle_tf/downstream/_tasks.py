@@ -79,10 +79,7 @@ def labelled(given, image_size):
     if source.class_names is not None:
       compatibility.check_classes(len(source.class_names), source.class_names, validation)
   labels = pipeline.labels(source)
-  if source.class_names is not None and labels.min() < 0:
-    raise errors.UserError(
-      f"{source.name!r} ({source.split}) has images without a label (-1): give another split"
-    )
+  compatibility.check_no_gaps(source, labels)
   chosen = _labels.choose(labels, given.labels, given.seed)
   return Labelled(source, validation, chosen, labels[chosen])
 

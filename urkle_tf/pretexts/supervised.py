@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.data import compatibility
+from urkle_tf.data import compatibility, pipeline
 from urkle_tf.networks import heads
 from urkle_tf.networks.folding import fold
 from urkle_tf.pretexts.base import Pretext, squared_distance
@@ -53,6 +53,8 @@ class Supervised(Pretext):
   def adopt(self, source):
     """Takes the number of classes from the data."""
     compatibility.check_labelled(source)
+    known = pipeline.first(source, 1)[1] if source.labels is None else source.labels
+    compatibility.check_no_gaps(source, known)
     if self.classifies and source.class_names is None:
       raise errors.UserError(
         f"the labels of {source.name!r} are numbers ({source.target}): give "
