@@ -128,7 +128,10 @@ def results(run):
     probed = [row["knn_accuracy"] for row in rows if "knn_accuracy" in row]
     found |= {"knn_accuracy": probed[-1]} if probed else {}
   if rows := pages.metrics(run / "head"):
-    found |= {name: value for name, value in rows[-1].items() if name.startswith("validation_")}
+    exports = map(pages.read, (run / "head").glob("*/metadata.json"))
+    steps = [export["selected"]["step"] for export in exports]
+    row = next(row for row in reversed(rows) if row["step"] in steps)
+    found |= {name: value for name, value in row.items() if name.startswith("validation_")}
   report = pages.kept(run / "report" / "report.json")
   if "clean" in report:
     (parts, *_) = pages.columns(report).values()

@@ -1,5 +1,6 @@
 """The launcher of sweeps: its points, its folders, its table, and a small whole run."""
 
+import json
 import sys
 
 import pytest
@@ -71,6 +72,18 @@ def test_the_table_is_sorted_by_a_column():
   ascending = script.table(rows, "-clean").splitlines()
   assert [line.split("|")[1].strip() for line in ascending[2:]] == ["3", "1", "0", "2"]
   refuses("clean", script.table, rows, "cleen")
+
+
+def test_the_figures_of_a_head_are_those_of_its_exported_epoch(tmp_path):
+  """`aff` exports the epoch that did best under attack, which need not be the last one."""
+  head = tmp_path / "head"
+  (head / "classifier").mkdir(parents=True)
+  accuracies = {3: 0.5, 6: 0.75, 9: 0.25}
+  rows = [{"step": step, "validation_robust_accuracy": a} for step, a in accuracies.items()]
+  (head / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  selected = {"selected": {"step": 6, "epoch": 2}}
+  (head / "classifier" / "metadata.json").write_text(json.dumps(selected))
+  assert script.results(tmp_path) == {"validation_robust_accuracy": 0.75}
 
 
 @pytest.mark.full
