@@ -247,14 +247,19 @@ def test_few_labels_are_listed(encoder, kept, tmp_path):
   assert len(listed) == round(0.05 * source.size)
 
 
-@pytest.mark.full
-def test_another_encoder_in_the_same_folder(encoder, tmp_path):
-  layer = export.load_encoder(encoder)
-  export.export_encoder(layer, tmp_path / "encoder")
-  adapt(tmp_path / "encoder", tmp_path / "run", epochs=1)
+def test_another_encoder_in_the_same_folder(encoder, signalled, tmp_path):
+  """A head that was not finished learned on, from the other encoder's features."""
+  layer, again = export.load_encoder(encoder), tmp_path / "encoder"
+  export.export_encoder(layer, again)
+  signalled(lambda: adapt(again, tmp_path / "cut", epochs=2, log_every=5), 12)
+  adapt(again, tmp_path / "run", epochs=1)
   layer.network.get_layer("raw_loc").kernel.assign_add(np.ones([24, 6], np.float32))
-  export.export_encoder(layer, tmp_path / "encoder")
-  refuses("another encoder", adapt, tmp_path / "encoder", tmp_path / "run", epochs=1)
+  export.export_encoder(layer, again)
+  refuses("made from another encoder", adapt, again, tmp_path / "cut", epochs=2, log_every=5)
+  refuses("made from another encoder", adapt, again, tmp_path / "run", epochs=1)
+  flags = tmp_path / "run" / "flags.cfg"
+  flags.write_text(flags.read_text().split("# encoder: ")[0])  # of an older version
+  refuses("made from another encoder", adapt, again, tmp_path / "run", epochs=1)
 
 
 def test_a_signal_between_two_seeds_ends_both(tmp_path, signalled, monkeypatch):

@@ -55,7 +55,8 @@ def adapt(given):
   if unused:
     name = spec.parse(given.protocol)[0]
     print(f"{name} does not use {', '.join(unused)} with these settings")
-  run = runs.open_run(given.output_dir, settings, data.source.fingerprint)
+  marks = data.source.fingerprint, metadata["fingerprint"]
+  run = runs.open_run(given.output_dir, settings, *marks)
   with contextlib.closing(run):
     folder = run.path / ("classifier" if task.classifies else "regressor")
     if (folder / "metadata.json").exists():

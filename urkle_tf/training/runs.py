@@ -11,7 +11,7 @@ from urkle_tf import errors
 from urkle_tf.output import files
 from urkle_tf.settings import FREE
 
-_DATA = "# data: "  # a line of flags.cfg; older runs have none
+_DATA, _ENCODER = "# data: ", "# encoder: "  # lines of flags.cfg; older runs have none
 
 
 def _text(value):
@@ -97,7 +97,7 @@ def _started(path):
   return any(any(path.glob(name)) for name in results)
 
 
-def open_run(output_dir, settings, data=None):
+def open_run(output_dir, settings, data=None, encoder=None):
   """Opens a run's folder, or makes it and writes flags.cfg.
 
   Args:
@@ -105,13 +105,15 @@ def open_run(output_dir, settings, data=None):
     settings: {flag: value}; None values are left out of flags.cfg.
     data: the fingerprint of its `Source`, which becomes a comment in flags.cfg; None for a run
       whose data may change.
+    encoder: the fingerprint of the encoder of `settings`, which becomes a comment too; None for a
+      run without one.
 
   Returns:
     A `Run`.
 
   Raises:
     UserError: if no folder is given, it is a file, another process uses it, or it holds a run with
-      other settings or other data.
+      other settings, other data or another encoder.
   """
   if not output_dir:
     raise errors.UserError("give --output_dir=FOLDER, where the run goes")
@@ -132,12 +134,14 @@ def open_run(output_dir, settings, data=None):
       earlier = file.read_text("utf-8", "surrogateescape").splitlines()
       _check_same(path, lines, earlier)
       _check_data(path, data, earlier)
+      _check_encoder(path, encoder, settings.get("encoder"), earlier)
     elif any(path.glob("checkpoints/*.npz")):
       raise errors.UserError(
         f"{path} holds checkpoints but no flags.cfg: give another --output_dir"
       )
     flags = "".join(f"--{name}={value}\n" for name, value in lines.items())
-    files.write(file, flags + (f"{_DATA}{data}\n" if data else ""))
+    comments = ((_DATA, data), (_ENCODER, encoder))
+    files.write(file, flags + "".join(f"{name}{value}\n" for name, value in comments if value))
     return Run(path, settings, stack.pop_all())
 
 
@@ -180,6 +184,16 @@ def _check_data(path, data, earlier):
       raise errors.UserError(
         f"{path} holds a run on {line.removeprefix(_DATA)}, and the data has changed since: now "
         f"{data}. Give another --output_dir, or restore the names, labels and number of the images"
+      )
+
+
+def _check_encoder(path, encoder, folder, earlier):
+  """Raises `UserError` if the encoder differs from that in the lines of a run's flags.cfg."""
+  for line in earlier:
+    if encoder and line.startswith(_ENCODER) and line != _ENCODER + encoder:
+      raise errors.UserError(
+        f"{path} holds a run made from another encoder than the one now in {folder}: give another "
+        "--output_dir"
       )
 
 
