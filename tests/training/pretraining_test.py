@@ -382,6 +382,14 @@ def test_two_processes_cannot_share_a_folder(tmp_path):
   runs.open_run(tmp_path, {"seed": 0}).close()
 
 
+@pytest.mark.parametrize("stage", ["", "clean"])  # the latter is that of `semi_supervised`
+def test_a_checkpoint_before_the_first_row_keeps_the_settings(tmp_path, stage):
+  """As SIGTERM leaves it: other settings would go on from it."""
+  runs.open_run(tmp_path, {"seed": 0}).close()
+  checkpoints.Checkpoints(tmp_path / stage / "checkpoints", []).save(1)
+  refuses("holds a run with --seed=0", runs.open_run, tmp_path, {"seed": 1})
+
+
 @pytest.mark.full
 @pytest.mark.usefixtures("plain_runs")
 def test_urrl_trains_on_a_clean_view_and_two_mixtures(tmp_path):

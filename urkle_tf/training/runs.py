@@ -91,7 +91,7 @@ def _started(path):
   if metrics.exists() and metrics.stat().st_size:
     return True
   results = (
-    *("checkpoints/*.npz", "encoder", "classifier", "regressor"),
+    *("checkpoints/*.npz", "clean/checkpoints/*.npz", "encoder", "classifier", "regressor"),
     *("partial", "report.json", "embeddings.npz", "weight_decay.json"),
   )
   return any(any(path.glob(name)) for name in results)
