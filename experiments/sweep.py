@@ -130,7 +130,7 @@ def results(run):
   if rows := pages.metrics(run / "head"):
     exports = map(pages.read, (run / "head").glob("*/metadata.json"))
     steps = [export["selected"]["step"] for export in exports]
-    row = next(row for row in reversed(rows) if row["step"] in steps)
+    row = next((row for row in reversed(rows) if row["step"] in steps), {})  # {} if unfinished
     found |= {name: value for name, value in row.items() if name.startswith("validation_")}
   report = pages.kept(run / "report" / "report.json")
   if "clean" in report:
