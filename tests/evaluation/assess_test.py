@@ -449,8 +449,10 @@ def test_attack_specs():
   ]
   assert plans[0].step_size(0.07) == pytest.approx(2.5 * 0.07 / 7)
   assert plans[1].step_size(0.07) == 0.07
-  fixed = planning.read(["pgd(step_size=2/255)"], urkle_tf.attacks.Linf(0.1), step_size=0.5)
-  assert fixed[0].step_size(0.07) == 2 / 255
+  texts = ["pgd(step_size=2/255)", "pgd(start=0.5, steps=3)"]
+  fixed, started = planning.read(texts, urkle_tf.attacks.Linf(0.1), step_size=0.5)
+  assert fixed.step_size(0.07) == 2 / 255
+  assert (fixed.options, started.options) == ("", "start=0.5")
 
 
 @pytest.mark.parametrize(

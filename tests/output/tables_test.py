@@ -32,6 +32,7 @@ def test_attacks():
   assert tables.attack(row) == "pgd-20 x 5"
   assert tables.attack({"name": "fgsm", "steps": 1, "restarts": 1}) == "fgsm"
   assert tables.attack({"name": "pgd"}) == "pgd"
+  assert tables.attack({**row, "options": "start=0.5"}) == "pgd(start=0.5)-20 x 5"
   assert tables.threat(row) == "l2 1"
   assert tables.threat(row, ", epsilon ") == "l2, epsilon 1"
 

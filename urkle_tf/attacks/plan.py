@@ -22,6 +22,7 @@ class Plan:
       for a loss without targets.
     fixed_noise: whether a noisy objective must use the same noise at each evaluation.
     note: how it differs from what its name suggests, or "".
+    options: those of its spec that a report shows nowhere else, such as "start=0.5".
     ensemble: the name of the ensemble that the attack is a stage of, or "".
     group: a number that the stages of one ensemble share.
     average: what is averaged over samples of a noisy classifier before the loss: "probabilities" or
@@ -43,6 +44,7 @@ class Plan:
   targets: int = 0
   fixed_noise: bool = False
   note: str = ""
+  options: str = ""
   ensemble: str = ""
   group: int = 0
   average: str = "probabilities"

@@ -326,8 +326,7 @@ class _Search:
     if mode == "sampled":
       row |= calibration.served(worst.votes, context.labels, context.scorer.served)
       row["noise"] = "fixed" if plan.fixed_noise else "fresh"
-    if plan.note:
-      row["note"] = plan.note
+    row |= {name: text for name in ("note", "options") if (text := getattr(plan, name))}
     if plan.ensemble:
       row["ensemble"] = plan.ensemble
       self._staged.setdefault((plan.group, current.epsilon, mode), []).append(row)

@@ -30,8 +30,14 @@ def read(texts, threat, steps=20, step_size=None, restarts=1, classes=None):
     raise errors.UserError("give --attacks, separated by commas: pgd, fgsm or autoattack")
   flags = {"steps": steps, "step_size": step_size, "restarts": restarts}
   found = [
-    dataclasses.replace(plan, group=group)
+    dataclasses.replace(plan, group=group, options="" if plan.ensemble else _options(text))
     for group, text in enumerate(texts)
     for plan in attacks.for_evaluation(text, threat, **flags).plans(classes)
   ]
   return sorted(found, key=lambda plan: plan.last)
+
+
+def _options(text):
+  shown = ("steps", "step_size", "restarts", "targets", "queries")  # with the row's other figures
+  options = spec.parse(text)[1].items()
+  return ", ".join(f"{name}={value}" for name, value in options if name not in shown)

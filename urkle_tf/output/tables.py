@@ -28,11 +28,16 @@ def radius(epsilon, norm):
   return f"{epsilon:.4g}"
 
 
+def name(row):
+  """An attack of a report, with its options: `"pgd(start=0.5)"`."""
+  return row["name"] + (f"({row['options']})" if "options" in row else "")
+
+
 def attack(row):
   """An attack of a report with its steps and its restarts, if several: `"pgd-20 x 5"`."""
   steps = f"-{row['steps']}" if row.get("steps", 1) > 1 else ""
   restarts = f" x {row['restarts']}" if row.get("restarts", 1) > 1 else ""
-  return row["name"] + steps + restarts
+  return name(row) + steps + restarts
 
 
 def threat(row, between=" "):

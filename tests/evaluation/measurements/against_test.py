@@ -85,7 +85,10 @@ ROW |= {"steps": 20, "restarts": 1, "step_size": 0.01, "targets": 9, "eot": 20, 
 
 @pytest.mark.parametrize(
   "other",
-  [{"step_size": 0.02}, {"targets": 3}, {"ensemble": "autoattack"}, {"eot": 1}, {"noise": "fixed"}],
+  [
+    *({"step_size": 0.02}, {"targets": 3}, {"ensemble": "autoattack"}, {"eot": 1}),
+    *({"noise": "fixed"}, {"options": "start=0.5"}),
+  ],
   ids=str,
 )
 def test_two_rows_of_one_attack_are_not_mixed_up(other):

@@ -82,7 +82,8 @@ class Against(Measurement):
       other = places.get(key)
       if other is not None:
         standing = ours[f"right_{number}"], arrays[f"right_{other}"]
-        same = {name: row[name] for name in ("name", "norm", "epsilon", "mode")}
+        shown = ("name", "options", "norm", "epsilon", "mode")
+        same = {name: row[name] for name in shown if name in row}
         rows.append({**same, **paired.compare(*standing)})
     return {"report": pathlib.Path(str(self.report)).name, "examples": len(labels), "rows": rows}
 
@@ -94,7 +95,7 @@ class Against(Measurement):
       low, high = (100 * end for end in row["interval"])
       lines.append(
         [
-          *(row["name"] + radius, row["mode"], f"{100 * row['difference']:+z.2f}"),
+          *(tables.name(row) + radius, row["mode"], f"{100 * row['difference']:+z.2f}"),
           *(f"{low:+z.2f} to {high:+z.2f}", row["only_here"], row["only_there"]),
           f"{row['p']:.2g}" if row["shown"] else f"{row['p']:.2g}: no difference shown",
         ]
@@ -149,7 +150,7 @@ def _keys(rows):
 
 def _key(row):
   names = ("name", "norm", "epsilon", "steps", "restarts", "mode", "step_size", "targets")
-  return tuple(row.get(name) for name in (*names, "ensemble", "eot", "noise"))
+  return tuple(row.get(name) for name in (*names, "ensemble", "eot", "noise", "options"))
 
 
 def _counted(row, earlier):

@@ -152,7 +152,7 @@ def _table(rows):
   ]
   lines = [
     [
-      *(row["name"], row["norm"], tables.radius(row["epsilon"], row["norm"])),
+      *(tables.name(row), row["norm"], tables.radius(row["epsilon"], row["norm"])),
       *(row["mode"], Share.of(row)),
       *([Share.of(row, "own_") if "own_accuracy" in row else "-"] if own else []),
       *calibration(row),
@@ -202,7 +202,7 @@ def _explained(rows, config):
 def _served(report):
   """What a caller of a sampled classifier sees, on clean and on attacked images."""
   attacked = [
-    (row["name"], tables.radius(row["epsilon"], row["norm"]), row) for row in report["attacks"]
+    (tables.name(row), tables.radius(row["epsilon"], row["norm"]), row) for row in report["attacks"]
   ]
   parts = [("clean", "-", report["clean"]), *attacked]
   rows = [
