@@ -49,7 +49,7 @@ embedding = encoder.predict(images)["loc"]  # [n, {latent_dim}]
 logits = urkle_tf.load_classifier("preset:{name}").logits(images)  # [n, {classes}]
 ```
 
-Every command takes `--encoder=preset:{name}` and `--classifier=preset:{name}`."""
+Every command takes `--encoder=preset:{name}`, and `evaluate` also `--classifier=preset:{name}`."""
 DATA = {"cifar10": "CIFAR-10 itself states no licence."}
 
 

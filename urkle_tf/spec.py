@@ -74,7 +74,7 @@ def parse(text):
   """Splits a spec into its name and its options.
 
   Args:
-    text: for example `"urkle(beta=0.1, adversaries_as_positives=false)"`.
+    text: for example `"urkle(beta=0.1, positives=false)"`.
 
   Returns:
     `(name, options)`: a string and a dict.
