@@ -129,7 +129,8 @@ def pretrain(
       sgd, 0.001 for adamw, 1 for lars.
     warmup_epochs: epochs over which the learning rate rises linearly.
     warmup_minutes: the same in minutes, with `minutes`, and fewer than those.
-    weight_decay: decoupled weight decay, without batch norms and biases.
+    weight_decay: decoupled weight decay (with lars, a part of the gradient), without batch norms
+      and biases.
     clip_norm: largest global norm of the gradient; default: no clipping.
     epsilon_warmup_epochs: epochs over which epsilon rises linearly.
     epsilon_warmup_minutes: the same in minutes, with `minutes`, and fewer than those.
@@ -265,8 +266,8 @@ def adapt(
     optimizer: spec of the optimizer: `"adamw"`, `"sgd(momentum=0.9)"` or `"lars"`. Its default,
       like those of the settings below, depends on `protocol`.
     learning_rate: highest learning rate; cosine to 0 per step.
-    weight_decay: decoupled weight decay, without biases and batch norms; slf chooses it by
-      default.
+    weight_decay: decoupled weight decay (with lars, a part of the gradient), without biases and
+      batch norms; slf chooses it by default.
     select: accuracy (for numbers, error) by which slf chooses the weight decay: clean, or robust
       (under attack); default: robust if the encoder was trained adversarially.
     batch_size: images per step.
@@ -361,10 +362,10 @@ def assess(
     epsilon: radius in pixel units of [0, 1]; default: that of the training, or 8/255.
     epsilons: several radii instead, in pixel units; the representation and the bound use the
       first.
-    attack_steps: steps of PGD, if its spec gives none.
-    attack_step_size: size of these steps in pixel units, if the spec gives none; default: 2.5
+    attack_steps: steps of pgd and apgd, if the spec gives none.
+    attack_step_size: size of pgd's steps in pixel units, if the spec gives none; default: 2.5
       epsilon / steps.
-    restarts: runs of PGD from different starts, if its spec gives none.
+    restarts: runs of pgd and apgd from different starts, if the spec gives none.
     eot: samples of z in each step against the sampled classifier; default: 20; to publish: 50.
     noise: fresh (new samples of z at every step) or fixed (the same throughout an attack).
     samples: smallest number of samples of z that score the sampled classifier; the same number of

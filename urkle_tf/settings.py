@@ -201,7 +201,11 @@ class Pretrain:
   )
   warmup_epochs: float = setting(0.0, "epochs over which the learning rate rises linearly")
   warmup_minutes: float | None = shared("rise_minutes")
-  weight_decay: float = setting(1e-4, "decoupled weight decay, without batch norms and biases")
+  weight_decay: float = setting(
+    1e-4,
+    "decoupled weight decay (with lars, a part of the gradient), without batch norms and biases",
+    "weight decay, without batch norms and biases",
+  )
   clip_norm: float | None = setting(
     None, "largest global norm of the gradient; default: no clipping"
   )
@@ -381,7 +385,10 @@ class Adapt:
   )
   learning_rate: float | None = setting(None, "highest learning rate; cosine to 0 per step")
   weight_decay: float | None = setting(
-    None, "decoupled weight decay, without biases and batch norms; slf chooses it by default"
+    None,
+    "decoupled weight decay (with lars, a part of the gradient), without biases and batch norms; "
+    "slf chooses it by default",
+    "weight decay, without biases and batch norms; slf chooses it by default",
   )
   select: str | None = setting(
     None,
@@ -477,12 +484,14 @@ class Assess:
     "several radii instead, in pixel units; the representation and the bound use the first",
     "radii in pixel units: 8/255,16/255",
   )
-  attack_steps: int = shared("attack_steps", 20, text="steps of PGD, if its spec gives none")
+  attack_steps: int = shared(
+    "attack_steps", 20, text="steps of pgd and apgd, if the spec gives none"
+  )
   attack_step_size: float | None = shared(
     "attack_step_size",
-    text="size of these steps in pixel units, if the spec gives none; default: 2.5 epsilon / steps",
+    text="size of pgd's steps in pixel units, if the spec gives none; default: 2.5 epsilon / steps",
   )
-  restarts: int = setting(1, "runs of PGD from different starts, if its spec gives none")
+  restarts: int = setting(1, "runs of pgd and apgd from different starts, if the spec gives none")
   eot: int | None = setting(
     None,
     "samples of z in each step against the sampled classifier; default: 20; to publish: 50",

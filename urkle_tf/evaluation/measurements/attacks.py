@@ -20,9 +20,9 @@ class Attacks(Measurement):
 
   Args:
     attacks: specs, such as `"pgd(steps=100, restarts=2),fgsm"`.
-    steps: steps of PGD, if its spec gives none.
-    step_size: their size, in pixel units; None for 2.5 epsilon / steps.
-    restarts: of the attacks.
+    steps: steps of `pgd` and `apgd`, if the spec gives none.
+    step_size: of `pgd`, in pixel units, if the spec gives none; None for 2.5 epsilon / steps.
+    restarts: of `pgd` and `apgd`, if the spec gives none.
     standing: attack only images that no earlier row broke.
     noise: `"fresh"` samples of z at every step, or `"fixed"` ones throughout an attack.
     minutes: time limit of the attacks; None for no limit.
