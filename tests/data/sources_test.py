@@ -454,6 +454,14 @@ def test_what_is_no_file_is_left_out_with_a_count(folder, warnings):
   assert "left out" in said
 
 
+def test_a_broken_link_among_loose_images_is_counted(tmp_path, warnings):
+  write(tmp_path / "0.png", flat(0))
+  (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+  assert load(tmp_path).size == 1
+  (said,) = warnings
+  assert said.startswith("1 images of ")
+
+
 def test_images_in_two_splits_are_counted(tmp_path, warnings):
   for i in range(3):
     write(tmp_path / "train" / "a" / f"{i}.png", flat(i))

@@ -218,8 +218,10 @@ def _find_classes(folder):
     if _looks_like_image(file)
   ]
   files = [entry for entry in inside if entry[0].is_file()]
-  loose = [file for file in folder.iterdir() if _is_image(file)]
-  if left_out := sum(not file.is_dir() for file, _ in inside) - len(files):
+  outside = [file for file in folder.iterdir() if _looks_like_image(file)]
+  loose = [file for file in outside if file.is_file()]
+  named = [*(file for file, _ in inside), *outside]
+  if left_out := sum(not file.is_dir() for file in named) - len(files) - len(loose):
     logging.warning(
       "%d images of %s are left out, because they are broken links or not files", left_out, folder
     )
