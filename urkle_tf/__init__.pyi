@@ -96,7 +96,7 @@ def pretrain(
     split: split, with slices: train[:90%].
     examples: use only this many examples of the split, the first ones.
     image_size: side in pixels of the squares that images are resized to; default: the images' own
-      size; if those of a folder differ, 32, or 224 if most have at least 96.
+      size; if their sizes differ, 224, but 32 for a folder in which most are below 96.
     augment: spec of the recipe that makes the views: `"simclr(strength=0.5)"`,
       `"augmix(base=simclr)"`, `"randaugment"`, `"affine"`, `"crop"` or `"none"`; or a list with
       one for each view, as in `"simclr, augmix(base=simclr)"`.
@@ -248,7 +248,7 @@ def adapt(
       out a tenth of the labelled images.
     examples: use only this many examples of the split, the first ones.
     image_size: side in pixels of the squares that images are resized to; default: the images' own
-      size; if those of a folder differ, 32, or 224 if most have at least 96.
+      size; if their sizes differ, 224, but 32 for a folder in which most are below 96.
     labels: how many labels to use, a count or a fraction below 1, drawn from each class in
       proportion; default: all.
     augment: augmentation of the images: none or crop(padding=4).
@@ -353,7 +353,7 @@ def assess(
     split: split, with slices: train[:90%].
     examples: use only this many examples of the split, the first ones.
     image_size: side in pixels of the squares that images are resized to; default: the images' own
-      size; if those of a folder differ, 32, or 224 if most have at least 96.
+      size; if their sizes differ, 224, but 32 for a folder in which most are below 96.
     attacks: specs, in a list or separated by commas: `"pgd(steps=100, restarts=2),fgsm"`; also
       rs_fgsm, apgd, apgd_ce, apgd_dlr, apgd_t, fab_t, square, hop_skip_jump, and autoattack and
       worst_of_all, which run several.
@@ -439,7 +439,7 @@ def represent(
     split: split, with slices; `"all"` for every image.
     examples: use only this many examples of the split, the first ones.
     image_size: side in pixels of the squares that images are resized to; default: the images' own
-      size; if those of a folder differ, 32, or 224 if most have at least 96.
+      size; if their sizes differ, 224, but 32 for a folder in which most are below 96.
     batch_size: images embedded at once.
     projector_examples: number of images that the Projector shows, the first ones; 0 for none.
 

@@ -72,7 +72,7 @@ _SHARED = {
   "image_size": Setting(
     None,
     "side in pixels of the squares that images are resized to; default: the images' own size; if "
-    "those of a folder differ, 32, or 224 if most have at least 96",
+    "their sizes differ, 224, but 32 for a folder in which most are below 96",
     "resize images to squares of this side in pixels",
   ),
   "batch_size": Setting(256, "examples per step, over all replicas"),
