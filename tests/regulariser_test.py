@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 from alike import same
 from cases import refuses
 from commands import process
@@ -13,6 +14,8 @@ from small_models import precision, tiny_encoder
 
 import urkle_tf
 from urkle_tf import attacks, errors
+
+tfd = tfp.distributions
 
 SHAPE = (4, 4, 1)
 EPSILON = 0.05
@@ -294,6 +297,35 @@ def test_low_precision_stays_inside(digits):
   assert layer(digits[0], training=True).dtype == tf.bfloat16
   assert (seen, layer.losses[0].dtype) == ([tf.float32], tf.float32)
   assert float(layer.losses[0]) > 0
+
+
+@pytest.mark.parametrize("kind", ["dict", "normal"])
+def test_the_kl_of_an_encoder_in_bfloat16_is_in_float32(images, kind):
+  # The sigma is the same for all images, so the KL is half the squared distance of loc / sigma.
+  weights = tf.constant(np.random.default_rng(2).normal(size=(16, 64)), tf.bfloat16)
+
+  def encoder(images, training=False):
+    loc = tf.matmul(tf.reshape(tf.cast(images, tf.bfloat16), [-1, 16]), weights)
+    scale = tf.fill(tf.shape(loc), tf.constant(0.5, tf.bfloat16))
+    return {"loc": loc, "scale": scale} if kind == "dict" else tfd.Normal(loc, scale)
+
+  brighter = lambda objective, images, seed: images + 0.1  # noqa: E731
+  found = urkle_tf.kl_robustness(encoder, images, brighter)
+  outputs = (encoder(images), encoder(images + 0.1))
+  before, after = (np.float64(o["loc"] if kind == "dict" else o.loc) for o in outputs)
+  assert found.dtype == tf.float32
+  np.testing.assert_allclose(found, np.sum((after - before) ** 2, 1) / (2 * 0.5**2), rtol=1e-5)
+
+
+def test_a_layer_samples_z_of_an_encoder_in_low_precision(images):
+  with precision("mixed_bfloat16"):
+    pixels = keras.Input(SHAPE)
+    features = keras.layers.Flatten()(pixels)
+    scale = keras.layers.Dense(4, activation="softplus")(features)
+    encoder = keras.Model(pixels, {"loc": keras.layers.Dense(4)(features), "scale": scale})
+  layer = urkle_tf.UrkleRegularizer(encoder, pgd(), beta=1.0)
+  assert layer(images, training=True).shape == (12, 4)
+  assert layer.losses[0].dtype == tf.float32
 
 
 @pytest.mark.full

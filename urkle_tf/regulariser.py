@@ -102,7 +102,8 @@ def _sigma(outputs, scale):
 
 
 def _normal(outputs, sigma):
-  """The p(z|x) of an encoder's outputs."""
+  """The p(z|x) of an encoder's outputs, float32: low precision does not resolve a sum over d_z."""
+  outputs = _each(lambda x: tf.cast(x, tf.float32), outputs)
   if isinstance(outputs, tfp.distributions.Distribution):
     return outputs
   if isinstance(outputs, dict):
