@@ -100,6 +100,22 @@ def test_a_linear_head_without_noise_is_logistic_regression(plain_encoder, tmp_p
   assert agree > 0.9
 
 
+def test_figures_of_a_head_count_each_image_once(plain_encoder, tmp_path, monkeypatch):
+  """Of 10 images in batches of 4, 4 and 2, by a head that hardly moves."""
+  counted = []
+  count = lambda self, images, seconds: counted.append(images)  # noqa: E731
+  monkeypatch.setattr(slf.recorder.Recorder, "count", count)
+  options = {"labels": 10, "batch_size": 4, "learning_rate": 1e-9, "epochs": 1}
+  row = adapt(plain_encoder, tmp_path / "run", validation_split=None, seed=1, **options)
+  model, source = export.load_classifier(row["classifier"]), sources.load("digits", "train")
+  chosen = json.loads((tmp_path / "run" / "labels.json").read_text())["positions"]
+  labels = source.labels[chosen]
+  scores = model.log_probabilities((source.images[chosen] / 255).astype(np.float32)).numpy()
+  assert row["loss"] == pytest.approx(-np.mean(scores[np.arange(10), labels]), rel=1e-5)
+  assert row["accuracy"] == pytest.approx(np.mean(scores.argmax(1) == labels), abs=1e-6)
+  assert counted == [10]
+
+
 @pytest.mark.full
 def test_the_head_sees_a_fresh_z_each_time(encoder, plain_encoder, tmp_path):
   # With sampled z the loss that is trained on is that of a mean of -log p(y|z): above the one at

@@ -167,7 +167,8 @@ def _train(task, run, loc, scale, held_out, name="head"):
       last = min(first + task.log_every, steps)
       step, rate = epoch * steps + last, float(optimizer.learning_rate)
       train(tf.constant(epoch), tf.constant(first), tf.constant(last))
-      record.count((last - first) * batch_size, time.perf_counter() - started)
+      seen = min(last * batch_size, count) - first * batch_size
+      record.count(seen, time.perf_counter() - started)
       loss, merit = (float(mean.result()) for mean in means)
       if not np.isfinite(loss):
         raise errors.UserError(f"the loss is {loss} at step {step}: lower --learning_rate")
@@ -210,11 +211,12 @@ def _steps(task, loc, scale, batch_size, optimizer, means):
       y = tf.gather(labels, rows)
       with tf.GradientTape() as tape:
         outputs = head(z, training=True)
-        loss = tf.reduce_mean(task.loss(outputs, y))
+        losses = task.loss(outputs, y)
+        loss = tf.reduce_mean(losses)
       variables = head.trainable_variables
       optimizer.apply(tape.gradient(loss, variables), variables)
-      loss_mean.update_state(loss)
-      merit_mean.update_state(tf.reduce_mean(task.merit(outputs, y)))
+      loss_mean.update_state(losses)  # of images: the last batch may have fewer
+      merit_mean.update_state(task.merit(outputs, y))
 
   return train
 
