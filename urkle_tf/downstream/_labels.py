@@ -41,10 +41,13 @@ def choose(labels, amount, seed):
     raise errors.UserError(
       f"--labels={amount} is {count} labels for {len(classes)} classes: give at least one per class"
     )
-  # One for each class, and the others in proportion to what is left of each, by largest remainders.
-  ideal = (count - len(classes)) * (sizes - 1) / max((sizes - 1).sum(), 1)
-  taken = 1 + np.floor(ideal).astype(np.int64)
-  order = np.argsort(-(ideal - np.floor(ideal)), kind="stable")
+  # A class with a share below 1 gets one, and the others share the rest, by largest remainders.
+  share, whole = np.zeros(len(classes)), np.ones(len(classes), bool)
+  while share.min() < 1:
+    share = np.where(whole, (count - np.sum(~whole)) * sizes / sizes[whole].sum(), 1.0)
+    whole &= share >= 1
+  taken = np.floor(share).astype(np.int64)
+  order = np.argsort(-(share - taken), kind="stable")
   taken[order[: count - taken.sum()]] += 1
   rng = np.random.default_rng(seed)
   positions = [
