@@ -100,6 +100,21 @@ def metrics(run):
   return [json.loads(line) for line in lines]
 
 
+def selected(run):
+  """The row of metrics of the weights that a head's training kept, which may not be the last one.
+
+  Args:
+    run: the folder of a run of `urkle_tf.finetune`.
+
+  Returns:
+    A dict; {} for a run that has exported nothing.
+  """
+  rows = metrics(run)[::-1]  # those of the last stage first
+  parts = [kept(run / kind / "metadata.json") for kind in ("classifier", "regressor")]
+  steps = [part["selected"]["step"] for part in parts if "selected" in part]
+  return next((row for row in rows if row["step"] in steps), {})
+
+
 def training_minutes(*runs):
   """The minutes of training in metrics.jsonl, summed over runs."""
   return round(sum(rows[-1]["seconds"] for run in runs if (rows := metrics(run))) / 60, 2)

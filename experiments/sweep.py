@@ -127,11 +127,8 @@ def results(run):
     found |= {name: rows[-1][name] for name in ("loss", "kl", "effective_rank") if name in rows[-1]}
     probed = [row["knn_accuracy"] for row in rows if "knn_accuracy" in row]
     found |= {"knn_accuracy": probed[-1]} if probed else {}
-  if rows := pages.metrics(run / "head"):
-    exports = map(pages.read, (run / "head").glob("*/metadata.json"))
-    steps = [export["selected"]["step"] for export in exports]
-    row = next((row for row in reversed(rows) if row["step"] in steps), {})  # {} if unfinished
-    found |= {name: value for name, value in row.items() if name.startswith("validation_")}
+  head = pages.selected(run / "head")
+  found |= {name: value for name, value in head.items() if name.startswith("validation_")}
   report = pages.kept(run / "report" / "report.json")
   if "clean" in report:
     (parts, *_) = pages.columns(report).values()

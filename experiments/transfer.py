@@ -177,7 +177,7 @@ def collect(work, names, tasks, protocols, guess):
     reports = pages.reports(folder, slug(protocol), "report")
     if not reports:
       continue
-    heads = [pages.metrics(folder / f"{slug(protocol)}-{seed}")[-1] for seed in reports]
+    heads = [pages.selected(folder / f"{slug(protocol)}-{seed}") for seed in reports]
     (measure, _, attacks), *_ = measured = [scores(report) for report in reports.values()]
     served, *others = zip(*(figures for _, figures, _ in measured), strict=True)  # of all seeds
     columns = lambda pairs: dict(zip(("clean", "attacked"), map(list, zip(*pairs))))  # noqa: E731

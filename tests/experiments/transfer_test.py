@@ -17,6 +17,23 @@ def test_counts_are_at_most_those_there_are():
   assert counts == [1293, 100, 0.1, None]
 
 
+def test_the_validation_of_a_head_is_that_of_the_weights_that_were_kept(tmp_path):
+  """The first of two epochs was the better one under attack."""
+  folder = tmp_path / "run" / "digits"
+  clean = {"mode": "deterministic", "accuracy": 0.5}
+  row = {"name": "pgd", "norm": "linf", "epsilon": 0.1, "mode": "deterministic", "accuracy": 0.25}
+  rows = [{"step": 1, "validation_accuracy": 0.75}, {"step": 2, "validation_accuracy": 0.875}]
+  for file, lines in {
+    "aff-0-report/report.json": [{"clean": clean, "attacks": [row]}],
+    "aff-0/metrics.jsonl": rows,
+    "aff-0/classifier/metadata.json": [{"selected": {"step": 1, "epoch": 1}}],
+  }.items():
+    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text("\n".join(map(json.dumps, lines)))
+  found = script.collect(tmp_path, ["run"], ["digits"], ["aff"], lambda task: None)["rows"]
+  assert [(one["validation"], one["attacked"]) for one in found] == [([75.0], [25.0])]
+
+
 @pytest.mark.full
 @pytest.mark.timeout(600)
 def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(tmp_path, monkeypatch, capfd):
