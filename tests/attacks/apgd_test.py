@@ -48,8 +48,7 @@ def test_equals_algorithm_1_written_plainly(rng, norm):
   def project(z, center):
     if norm == "linf":
       return np.clip(z, center - epsilon, center + epsilon)
-    length = np.linalg.norm(z - center)
-    return center + (z - center) * min(1, epsilon / length)
+    return center + (z - center) * min(1, epsilon / np.linalg.norm(z - center))
 
   def direction(g):
     return np.sign(g) if norm == "linf" else g / np.linalg.norm(g)

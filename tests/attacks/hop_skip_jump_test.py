@@ -28,8 +28,7 @@ def test_distance_is_that_of_the_hyperplane(rng, norm):
   found, info = run(x)
   away = (level - (x * w).sum((1, 2, 3))) / np.linalg.norm(w.ravel(), DUAL[norm])
   farther = info["distance"].numpy() / away
-  assert farther.min() >= 1 - 1e-4
-  assert farther.max() <= 1.05
+  assert 1 - 1e-4 <= farther.min() <= farther.max() <= 1.05
   assert (norms(found - x, norm) <= 1e-4 + 1e-7).all()
 
 
@@ -50,9 +49,7 @@ def test_sees_signs_alone_stays_in_the_box_and_keeps_to_its_budget(rng, norm):
   run = tf.function(lambda z: attack.run(objective, z, SEED), autograph=False)
   found, info = run(x)
   assert 100 < len(seen) <= 700
-  for points in seen:
-    assert points.min() >= 0
-    assert points.max() <= 1
+  assert all(0 <= points.min() <= points.max() <= 1 for points in seen)
   np.testing.assert_array_equal(found[0], x[0])
   assert info["distance"][0] == 0
   fallen = info["distance"].numpy() <= epsilon
@@ -88,14 +85,12 @@ def test_no_farther_than_foolbox(norm):
   right = np.flatnonzero(network(images[1400:]).numpy().argmax(1) == labels[1400:])[:20] + 1400
   x, y = tf.constant(images[right]), tf.constant(labels[right])
   attack = HopSkipJump(from_norm(norm, 1e-6), queries=2500)
-  run = tf.function(
-    lambda x: attack.run(lambda z: losses.margin(network(z), y), x, SEED)[1], autograph=False
-  )
+  margin = lambda z: losses.margin(network(z), y)  # noqa: E731
+  run = tf.function(lambda x: attack.run(margin, x, SEED)[1], autograph=False)
   ours = run(x)["distance"].numpy()
   model = foolbox.TensorFlowModel(network, bounds=(0, 1), device="CPU:0")
-  theirs = foolbox.attacks.HopSkipJumpAttack(
-    steps=10, max_gradient_eval_steps=400, constraint=norm
-  ).run(model, x, foolbox.criteria.Misclassification(y))
+  options = {"steps": 10, "max_gradient_eval_steps": 400, "constraint": norm}
+  attack, criterion = foolbox.attacks.HopSkipJumpAttack, foolbox.criteria.Misclassification(y)
+  theirs = attack(**options).run(model, x, criterion)
   theirs = norms(theirs.numpy() - x.numpy(), norm)
-  print(f"{norm}: ours {ours.mean():.4f}, theirs {theirs.mean():.4f}")
   assert np.median(ours / theirs) < 1.1

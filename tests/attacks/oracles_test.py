@@ -83,10 +83,8 @@ def _broken(problem, norm, adversaries):
   """Which images are misclassified within the threat model: bool [n]; the same judge for all."""
   dataset, network, images, labels, _ = problem
   adversaries = np.asarray(adversaries, np.float32)
-  change = (adversaries - images).reshape(COUNT, -1).astype(np.float64)
-  inside = np.linalg.norm(change, ORDER[norm], axis=1) <= RADII[dataset, norm] + 1e-5
-  inside &= (adversaries.reshape(COUNT, -1) >= 0).all(1)
-  inside &= (adversaries.reshape(COUNT, -1) <= 1).all(1)
+  inside = norms(adversaries - images, norm) <= RADII[dataset, norm] + 1e-5
+  inside &= ((adversaries >= 0) & (adversaries <= 1)).all((1, 2, 3))
   return inside & (network(adversaries).numpy().argmax(1) != labels)
 
 
@@ -113,17 +111,12 @@ def test_no_weaker_than_foolbox(problem, norm):
   model = foolbox.TensorFlowModel(network, bounds=(0, 1), device="CPU:0")
   half = GRADIENTS // 2
   if norm == "linf":
-    attacks = [
-      foolbox.attacks.LinfPGD(steps=half),
-      foolbox.attacks.LinfDeepFoolAttack(steps=half // 5, candidates=5),
-    ]
+    attacks = [foolbox.attacks.LinfPGD(steps=half)]
+    attacks.append(foolbox.attacks.LinfDeepFoolAttack(steps=half // 5, candidates=5))
   else:
     attacks = [foolbox.attacks.L2PGD(steps=half), foolbox.attacks.L2FMNAttack(steps=half)]
-  found = []
-  for attack in attacks:
-    x, y = tf.constant(images), tf.constant(labels)
-    found.append(attack(model, x, y, epsilons=epsilon)[1].numpy())
-  _compare(problem, norm, found)
+  given = model, tf.constant(images), tf.constant(labels)
+  _compare(problem, norm, [attack(*given, epsilons=epsilon)[1].numpy() for attack in attacks])
 
 
 @pytest.mark.full
@@ -133,29 +126,15 @@ def test_no_weaker_than_adversarial_robustness_toolbox(problem):
   evasion = pytest.importorskip("art.attacks.evasion")
   norm, epsilon = "linf", _radius(problem, "linf")
   _, network, images, labels, _ = problem
-  shape = images.shape[1:]
-  classifier = estimators.TensorFlowV2Classifier(
-    network, 10, shape, keras.losses.CategoricalCrossentropy(from_logits=True), clip_values=(0, 1)
-  )
+  given = network, 10, images.shape[1:], keras.losses.CategoricalCrossentropy(from_logits=True)
+  classifier = estimators.TensorFlowV2Classifier(*given, clip_values=(0, 1))
+  options = {"norm": ORDER[norm], "eps": epsilon, "batch_size": COUNT, "verbose": False}
+  steps = {"eps_step": 2 * epsilon, "max_iter": GRADIENTS // 2, "nb_random_init": 1}
   attacks = [
-    evasion.AutoProjectedGradientDescent(
-      classifier,
-      norm=ORDER[norm],
-      eps=epsilon,
-      eps_step=2 * epsilon,
-      max_iter=GRADIENTS // 2,
-      nb_random_init=1,
-      batch_size=COUNT,
-      loss_type=loss,
-      verbose=False,
-    )
+    evasion.AutoProjectedGradientDescent(classifier, loss_type=loss, **steps, **options)
     for loss in ("cross_entropy", "difference_logits_ratio")
   ]
-  attacks.append(
-    evasion.SquareAttack(
-      classifier, norm=ORDER[norm], eps=epsilon, max_iter=QUERIES, batch_size=COUNT, verbose=False
-    )
-  )
+  attacks.append(evasion.SquareAttack(classifier, max_iter=QUERIES, **options))
   # Theirs have no other source of random numbers.
   np.random.seed(0)  # noqa: NPY002
   targets = np.eye(10, dtype=np.float32)[labels]
@@ -171,9 +150,8 @@ def test_fab_finds_points_as_near_as_the_official_one(problem, norm):
   torch = pytest.importorskip("torch")
   dataset, network, images, labels, _ = problem
   images, labels = images[:100], labels[:100]
-  theirs = fab.FABAttack_PT(
-    official.bridge(lambda x, seed: network(x)), norm=official.NORMS[norm], n_iter=100
-  )
+  module = official.bridge(lambda x, seed: network(x))
+  theirs = fab.FABAttack_PT(module, norm=official.NORMS[norm], n_iter=100)
   theirs.target_class = 2
   x, y = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels)
   found = theirs.attack_single_run(x, y, is_targeted=True).numpy().transpose(0, 2, 3, 1)
@@ -182,9 +160,6 @@ def test_fab_finds_points_as_near_as_the_official_one(problem, norm):
   objective = lambda z: losses.targeted_margin(network(z), labels, targets)  # noqa: E731
   run = tf.function(lambda x: FAB(from_norm(norm, 0.5)).run(objective, x, [1, 2])[1]["distance"])
   distances = np.stack([norms(found - images, norm), run(tf.constant(images)).numpy()])
-  said = ", ".join(
-    f"{who} {value:.4g}" for who, value in zip(("official", "ours"), distances.mean(1))
-  )
-  print(f"{dataset}, {norm}: mean distance {said}")
+  print(f"{dataset}, {norm}: mean distances {distances.mean(1)}, official and ours")
   assert distances[1].mean() <= 1.01 * distances[0].mean()
   assert np.median(distances[1] / distances[0]) <= 1

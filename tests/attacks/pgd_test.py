@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from alike import same
 from cases import slow
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -317,12 +318,10 @@ def test_compiled_equals_eager(classifier, images, norm, jit):
   starts = attack.threat.random_start(tf.constant(images), [3, 4])
   attack.threat.random_start = lambda x, seed, radius: starts
   objective = cross_entropy(classifier)
-  compiled = tf.function(
-    lambda x, seed: attack.run(objective, x, seed), jit_compile=jit, autograph=False
-  )
-  seed = tf.constant([1, 2])
-  y, info = compiled(tf.constant(images), seed)
-  expected, expected_info = attack.run(objective, images, seed)
+  run = lambda x, seed: attack.run(objective, x, seed)  # noqa: E731
+  compiled = tf.function(run, jit_compile=jit, autograph=False)
+  y, info = compiled(tf.constant(images), tf.constant([1, 2]))
+  expected, expected_info = run(images, [1, 2])
   np.testing.assert_allclose(y, expected, atol=1e-5)
   np.testing.assert_allclose(info["objective"], expected_info["objective"], rtol=1e-4)
 
@@ -343,11 +342,9 @@ def test_the_loop_is_a_loop(classifier, images):
 @pytest.mark.parametrize("norm", NORMS)
 def test_batch_size_may_be_unknown(images, norm):
   attack = PGD(from_norm(norm, RADIUS[norm]), steps=2, restarts=2)
-  function = tf.function(
-    lambda x: attack.run(lambda z: total(z**2), x, [1, 2]),
-    input_signature=[tf.TensorSpec([None, 6, 6, 2])],
-    autograph=False,
-  )
+  run = lambda x: attack.run(lambda z: total(z**2), x, [1, 2])  # noqa: E731
+  unknown = [tf.TensorSpec([None, 6, 6, 2])]
+  function = tf.function(run, input_signature=unknown, autograph=False)
   for n in [8, 3]:
     y, info = function(images[:n])
     assert y.shape == (n, 6, 6, 2)
@@ -381,8 +378,6 @@ def test_weights_get_neither_gradients_nor_updates(classifier, images):
     return tape.gradient(loss, weights), tape.gradient(y, weights)
 
   (through, adversary), (without, _) = gradients(True), gradients(False)
-  for a, b in zip(through, without):
-    np.testing.assert_allclose(a, b, atol=1e-6)
+  same(through, without, atol=1e-6, rtol=1e-7)
   assert all(g is None for g in adversary)
-  for w, b in zip(classifier.weights, before):
-    np.testing.assert_array_equal(w, b)
+  same(classifier.weights, before)

@@ -144,12 +144,6 @@ def test_comes_near_the_maximum_of_a_linear_objective(images, norm, share_of_max
   assert (found <= 1 + 1e-5).all()
 
 
-def test_examples_draw_their_own(images):
-  same = np.repeat(images[:1], 2, 0)
-  first, second = Square(Linf(0.1), queries=8)(lambda z: total(tf.sin(5 * z)), same, SEED).numpy()
-  assert (first != second).any()
-
-
 def test_tiny_images(rng):
   x = rng.uniform(size=(2, 1, 2, 1)).astype(np.float32)
   for norm in NORMS:
