@@ -108,10 +108,9 @@ def test_boxes_have_the_distribution_of_the_definition(rng):
   side = 10_000  # so large that whole pixels are fine
   top, left, height, width = (v.numpy() for v in recipe._box(noise, (side, side), 1.0))
   assert min(top.min(), left.min()) >= 0
-  assert (top + height).max() <= side
-  assert (left + width).max() <= side
-  for values in (top, left, height, width):
-    np.testing.assert_array_equal(values, np.rint(values))
+  assert max((top + height).max(), (left + width).max()) <= side
+  whole = np.stack([top, left, height, width])
+  np.testing.assert_array_equal(whole, np.rint(whole))
   area = height * width / side**2
   assert area.min() == pytest.approx(0.08, abs=1e-3)
   # Below 0.7 of the area no box is cut, so that area and log ratio are uniform.
@@ -202,9 +201,7 @@ def test_range_shape_and_purity(rng, name, channels, size):
   result = run(images, noise).numpy()
   assert result.shape == (12, *(size or (8, 10)), channels)
   assert result.dtype == np.float32
-  assert np.isfinite(result).all()
-  assert result.min() >= 0
-  assert result.max() <= 1
+  assert ((result >= 0) & (result <= 1)).all()
   np.testing.assert_array_equal(run(images, noise), result)
   # An example's row decides alone.
   order = rng.permutation(12)
@@ -255,13 +252,14 @@ def test_affine_against_scipy(rng):
 def test_affine_one_thing_at_a_time(rng):
   images = images_of(rng, 1, 6, 6)
   least, middle, most = 0.0, 0.5, 1.0
-  call = lambda noise, **options: augment.Affine(  # noqa: E731
-    **{"rotation": 0, "scale": 0, "shift": 0, **options}
-  )(images, np.float32([noise])).numpy()
+
+  def call(noise, **options):
+    recipe = augment.Affine(**{"rotation": 0, "scale": 0, "shift": 0, **options})
+    return recipe(images, np.float32([noise])).numpy()
+
   np.testing.assert_array_equal(call([least, most, least, most]), images)
-  np.testing.assert_allclose(
-    call([most, middle, middle, middle], rotation=90)[0], np.rot90(images[0], -1), atol=1e-5
-  )
+  turned = call([most, middle, middle, middle], rotation=90)[0]
+  np.testing.assert_allclose(turned, np.rot90(images[0], -1), atol=1e-5)
   moved = call([middle, middle, most, least], shift=1)[0]  # one down, one to the left
   np.testing.assert_array_equal(moved[1:, :-1], images[0, :-1, 1:])
   assert not moved[0].any()
@@ -310,11 +308,9 @@ def test_each_fits_the_number_of_views():
 
 
 def test_randaugment_follows_its_options(rng):
-  weak, strong = (
-    f"randaugment(operations=1, magnitude={magnitude}, deviation=0, base=none)"
-    for magnitude in (0.5, 9)
-  )
+  spec = "randaugment(operations=1, magnitude={}, deviation=0, base=none)"
   images = images_of(rng, 30, 8, 10)
-  noise = noise_of(rng, 30, augment.from_spec(weak))
-  weak, strong = (np.abs(traced(spec)(images, noise) - images).mean() for spec in (weak, strong))
+  noise = noise_of(rng, 30, augment.from_spec(spec.format(9)))
+  specs = (spec.format(magnitude) for magnitude in (0.5, 9))
+  weak, strong = (np.abs(traced(each)(images, noise) - images).mean() for each in specs)
   assert weak < strong

@@ -1,6 +1,7 @@
 """Every kind of data set, its order, its splits, and one clear line for each mistake."""
 
 import os
+import re
 import shutil
 import struct
 import unicodedata
@@ -9,11 +10,11 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from alike import same
 from cases import DATA_DIR, needs_data, refused, refuses
 from PIL import Image
 from sklearn import datasets
 
-from urkle_tf import errors
 from urkle_tf.data import fitting, folders, sources
 
 
@@ -167,8 +168,7 @@ def test_folder_of_class_folders(folder):
 
 def test_folder_is_cut_by_class_always_in_the_same_way(folder):
   train, test = load(folder, "train"), load(folder, "test")
-  assert np.bincount(train.labels).tolist() == [8, 4]
-  assert np.bincount(test.labels).tolist() == [2, 1]
+  assert [np.bincount(part.labels).tolist() for part in (train, test)] == [[8, 4], [2, 1]]
   pixels = np.concatenate([train.images, test.images])[:, 0, 0]
   assert len(np.unique(pixels, axis=0)) == 14  # both classes have a black one
   np.testing.assert_array_equal(train.images, load(folder, "train").images)
@@ -199,9 +199,7 @@ def test_folder_of_loose_images(tmp_path):
     write(tmp_path / f"{i}.png", flat(i))
   (tmp_path / "empty").mkdir()
   source = load(tmp_path, "train")
-  assert source.size == 8
-  assert source.class_names is None
-  assert source.labels is None
+  assert (source.size, source.class_names, source.labels) == (8, None, None)
   assert set(examples(source)[0]) == {"image", "index"}
 
 
@@ -281,9 +279,9 @@ def test_the_centre_is_kept(tmp_path, rng):
 
 
 def test_images_that_were_scaled_already_are_refused():
+  words = "images of a source are uint8 [size, h, w, c], got"
   for images in (np.zeros([3, 4, 4, 1], np.float32), np.zeros([3, 4, 4], np.uint8)):
-    with refused("images of a source are uint8 [size, h, w, c], got"):
-      sources.ArraySource(images, name="mine", split="train")
+    refuses(words, sources.ArraySource, images, name="mine", split="train")
 
 
 def test_large_folders_are_decoded_when_needed(folder, monkeypatch):
@@ -298,8 +296,7 @@ def test_large_folders_are_decoded_when_needed(folder, monkeypatch):
   for options in ({"seed": 4, "epoch": 1}, {"seed": 4, "epoch": 1, "skip": 3}, {"shuffle": False}):
     for one, two in zip(examples(small, **options), examples(lazy, **options), strict=True):
       assert one.keys() == two.keys()
-      for key in one:
-        np.testing.assert_array_equal(one[key], two[key])
+      same(one.values(), map(two.get, one))
 
 
 def test_corrupt_files_of_a_large_folder_are_found(folder, monkeypatch):
@@ -317,11 +314,8 @@ def test_corrupt_files_of_a_large_folder_are_found(folder, monkeypatch):
   source = load(folder)
   with pytest.raises(tf.errors.OpError):
     examples(source)
-  error = source.find_unreadable()
-  assert isinstance(error, errors.UserError)
-  assert str(bad) in str(error)
-  assert str(worse) in str(error)
-  assert "\n" not in str(error)
+  with refused(str(bad), str(worse)):
+    raise source.find_unreadable()
 
 
 def png(width, height, rows):
@@ -354,8 +348,7 @@ def test_hostile_images_are_named_and_not_decoded(folder, name):
   content, words = HOSTILE[name]
   bad = folder / "art" / "bad.png"
   bad.write_bytes(content)
-  with refused(str(bad), words):
-    load(folder, image_size=6)
+  refuses(f"{bad} & {words}", load, folder, image_size=6)
 
 
 def test_a_header_smaller_than_the_pixels_is_read_as_it_says(tmp_path):
@@ -416,8 +409,7 @@ def test_links_to_folders_and_files_are_followed(folder, tmp_path_factory):
 @pytest.mark.parametrize("target", [".", "..", "../.."])
 def test_a_link_in_a_circle_is_refused(folder, target):
   (folder / "self").symlink_to(target)
-  with refused(str(folder / "self"), "symbolic link"):
-    load(folder)
+  refuses(f"{folder / 'self'} & symbolic link", load, folder)
 
 
 def test_a_circle_deeper_down_does_no_harm(folder):
@@ -450,8 +442,7 @@ def test_what_is_no_file_is_left_out_with_a_count(folder, warnings):
   (folder / "art" / "folder.png").mkdir()
   assert load(folder).size == 15
   (said,) = warnings
-  assert said.startswith("2 images of ")
-  assert "left out" in said
+  assert re.match("2 images of .*left out", said)
 
 
 def test_a_broken_link_among_loose_images_is_counted(tmp_path, warnings):
@@ -477,9 +468,8 @@ def test_a_folder_that_vanishes_is_named(folder, monkeypatch):
   shutil.rmtree(folder / "art")  # not after the first image: by then all may have been read
   with pytest.raises(tf.errors.OpError):
     examples(source)
-  message = str(source.find_unreadable())
-  assert str(folder / "art") in message
-  assert "No such file" in message
+  with refused(str(folder / "art"), "No such file"):
+    raise source.find_unreadable()
 
 
 @pytest.mark.parametrize(
@@ -487,7 +477,6 @@ def test_a_folder_that_vanishes_is_named(folder, monkeypatch):
   [
     ("digits", "tests", {}, "'tests' & 'test' & train"),
     ("digits", "train[:0]", {}, "empty & train[:0] & 1437"),
-    ("digits", "train[5:5]", {}, "empty"),
     ("digits", "train[:2000]", {}, "beyond & 1437"),
     ("digits", "train[:200%]", {}, "100%"),
     ("digits", "train[1:2:3]", {}, "cannot read split & train[:90%]"),
@@ -513,8 +502,7 @@ def test_mistakes_end_in_one_line(folder, name, split, options, words):
   if "mixed" in name:
     write(folder / "mixed" / "train" / "a" / "1.png", flat(1))
     write(folder / "mixed" / "test" / "1.png", flat(1))
-  with refused(*words.split(" & ")):
-    sources.load(name.replace("FOLDER", str(folder)), split, **options)
+  refuses(words, sources.load, name.replace("FOLDER", str(folder)), split, **options)
 
 
 # TensorFlow Datasets.
@@ -533,8 +521,7 @@ def test_mistakes_end_in_one_line(folder, name, split, options, words):
   ],
 )
 def test_tfds_mistakes(name, split, options, words):
-  with refused(*words.split(" & ")):
-    sources.load(name, split, data_dir=DATA_DIR, **options)
+  refuses(words, sources.load, name, split, data_dir=DATA_DIR, **options)
 
 
 @needs_data
@@ -562,13 +549,10 @@ def sharded(tmp_path_factory):
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
-      features = tfds.features.FeaturesDict(
-        {
-          "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-          "label": tfds.features.ClassLabel(names=["x", "y", "z"]),
-          "other": tfds.features.Text(),
-        }
-      )
+      image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+      label = tfds.features.ClassLabel(names=["x", "y", "z"])
+      features = {"image": image, "label": label, "other": tfds.features.Text()}
+      features = tfds.features.FeaturesDict(features)
       return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _split_generators(self, manager):
