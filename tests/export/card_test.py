@@ -14,13 +14,9 @@ import urkle_tf
 from urkle_tf import export, networks
 from urkle_tf.networks.classifier import Classifier
 
-SETTINGS = {
-  "pretext": "simclr(temperature=0.5)",
-  "robustness": "urkle(beta=0.05)",
-  "epochs": 76.8974358974359,
-  "dataset": "folder:/home/somebody/photos",
-  "output_dir": "/home/somebody/runs",
-}
+SETTINGS = {"pretext": "simclr(temperature=0.5)", "robustness": "urkle(beta=0.05)"}
+SETTINGS |= {"dataset": "folder:/home/somebody/photos", "output_dir": "/home/somebody/runs"}
+SETTINGS["epochs"] = 76.8974358974359
 
 
 def parts(text):
@@ -63,10 +59,10 @@ def test_it_reports_what_was_measured(folder, report):
   (index,) = front["model-index"]
   (result,) = index["results"]
   assert result["dataset"] == {"name": "digits", "type": "digits", "split": "test"}
-  assert [metric["name"] for metric in result["metrics"]] == [
-    *("clean, sampled z", "pgd-2, linf 8/255, sampled z"),
-    *("clean, z = mu", "pgd-2, linf 8/255, z = mu"),
+  names = [
+    f"{kind}, {z}" for z in ("sampled z", "z = mu") for kind in ("clean", "pgd-2, linf 8/255")
   ]
+  assert [metric["name"] for metric in result["metrics"]] == names
   clean, attacked, point, _ = result["metrics"]
   assert clean["value"] == round(100 * found["clean"]["accuracy"], 2)
   assert point["value"] == round(100 * found["clean"]["deterministic"]["accuracy"], 2)

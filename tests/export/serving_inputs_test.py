@@ -22,13 +22,15 @@ def folders(tmp_path_factory):
 
 
 # (kind, signature, what it gives: name -> width)
-SIGNATURES = [
-  ("encoder", "serving_default", {"loc": 6, "scale": 6}),
-  ("encoder", "embed", {"embedding": 6}),
-  ("classifier", "deterministic", {"logits": 10}),
-  ("classifier", "serving_default", {"probabilities": 10}),
-]
-each = pytest.mark.parametrize("kind, name, gives", SIGNATURES)
+each = pytest.mark.parametrize(
+  "kind, name, gives",
+  [
+    ("encoder", "serving_default", {"loc": 6, "scale": 6}),
+    ("encoder", "embed", {"embedding": 6}),
+    ("classifier", "deterministic", {"logits": 10}),
+    ("classifier", "serving_default", {"probabilities": 10}),
+  ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +68,9 @@ def test_one_image_and_many(serve, kind, name, gives):
 @each
 def test_whole_numbers_and_other_shapes_are_refused(serve, kind, name, gives):
   images = digits()[0][:3]
-  for wrong in (
-    (255 * images).astype(np.uint8),
-    images.astype(np.float64),
-    images[..., 0],
-    images[:, :7],
-    np.repeat(images, 3, -1),
-    images[0],
-    images[:0],  # of which TensorFlow's convolutions would make other shapes
-  ):
+  shapes = [images[..., 0], images[:, :7], np.repeat(images, 3, -1), images[0]]
+  shapes.append(images[:0])  # of which TensorFlow's convolutions would make other shapes
+  for wrong in ((255 * images).astype(np.uint8), images.astype(np.float64), *shapes):
     with pytest.raises(REFUSED):
       serve(kind, name, wrong)
 
@@ -83,8 +79,7 @@ def test_whole_numbers_and_other_shapes_are_refused(serve, kind, name, gives):
 def test_what_is_no_number_stays_in_its_row(serve, kind, name, gives):
   images = digits()[0][:4].copy()
   clean = serve(kind, name, images)
-  images[1, 3, 3] = np.nan
-  images[2, 3, 3] = np.inf
+  images[1:3, 3, 3] = [[np.nan], [np.inf]]
   found = serve(kind, name, images)
   for key in gives:
     assert not np.allclose(found[key][1], clean[key][1], atol=1e-5)  # NaN is not close

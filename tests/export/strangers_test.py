@@ -16,7 +16,7 @@ import tensorflow as tf
 from cases import refused, refuses
 from commands import ROOT
 from hypothesis import strategies as st
-from small_models import small_encoder
+from small_models import saved_model, small_encoder
 
 from urkle_tf import errors, export, networks
 from urkle_tf.networks.classifier import Classifier
@@ -95,12 +95,9 @@ def folder(tmp_path_factory):
   place = tmp_path_factory.mktemp("home-of-somebody")
   head = networks.mlp(6, [10], "head")
   model = Classifier(small_encoder().network, head)
-  settings = {
-    "pretext": f"distil(teacher={place}/teacher)",
-    "encoder": f"{place}/backbone.keras",
-    "dataset": f"folder:{place}/photos",
-    **{name: str(place / name) for name in ("output_dir", "data_dir", "init_from")},
-  }
+  settings = {name: str(place / name) for name in ("output_dir", "data_dir", "init_from")}
+  settings |= {"encoder": f"{place}/backbone.keras", "dataset": f"folder:{place}/photos"}
+  settings["pretext"] = f"distil(teacher={place}/teacher)"
   metadata = {"dataset": "folder", "norm": "linf", "epsilon": 0.1, "settings": settings}
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("URKLE_TEST_TOKEN", SECRET)
@@ -125,14 +122,11 @@ def test_code_in_an_exported_folder_is_not_run(folder, tmp_path):
 def test_a_saved_model_that_touches_files_is_not_even_loaded(tmp_path):
   victim = tmp_path / "victim"
 
-  @tf.function(input_signature=[tf.TensorSpec([None, *SHAPE], tf.float32, name="images")])
   def serve(images):
     tf.io.write_file(str(victim), "gone")
     return {"logits": tf.reshape(images, [-1, 16])}
 
-  module = tf.Module()
-  module.serve = serve
-  tf.saved_model.save(module, str(tmp_path / "model"), signatures={"serving_default": serve})
+  saved_model(serve, tmp_path / "model", SHAPE)
   victim.unlink(missing_ok=True)
   with refused("reach outside the model (WriteFile)", "--trust", match=SHORT):
     foreign_models.load(tmp_path / "model")
@@ -200,9 +194,8 @@ def copy_of(folder, to, **changes):
   ],
 )
 def test_metadata_that_cannot_be_right(folder, tmp_path, changes, words):
-  copy = copy_of(folder, tmp_path / "copy", **changes)
   with refused(words, match=SHORT):
-    export.load_classifier(copy)
+    export.load_classifier(copy_of(folder, tmp_path / "copy", **changes))
 
 
 def test_metadata_that_is_a_bomb(folder, tmp_path):
@@ -247,11 +240,7 @@ def test_any_json_as_metadata(folder, tmp_path_factory, data):
   try:
     metadata = export.read_metadata(place, "classifier")
   except errors.UserError as error:
-    said = str(error)
-  else:
-    said = None
-  if said is not None:
-    assert "\n" not in said
+    assert "\n" not in str(error)  # noqa: PT017
     return
   assert all(isinstance(size, int) and size > 0 for size in metadata["image_size"])
   assert isinstance(metadata["stochastic"], bool)

@@ -6,17 +6,17 @@ import pytest
 import torch_vits
 from cases import refuses
 from scipy import special
+from small_models import sequential
 from torch_vits import DEPTH, HEADS, HIDDEN, OPENAI, PATCH, SIZE, TIMM, TOKENS, WIDTH, state
 
 import urkle_tf
-from urkle_tf import errors
 
 IMAGES = np.random.default_rng(1).uniform(-1, 1, (3, SIZE, SIZE, 3)).astype("float32")
 
 
 def test_models_without_such_an_encoder_are_refused():
-  with pytest.raises(errors.UserError, match="holds no CLIPVisionEncoder, ViTBackbone or"):
-    urkle_tf.import_torch_vit({}, keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+  model, words = sequential((4,), keras.layers.Dense(2)), "holds no CLIPVisionEncoder, ViTBackbone"
+  refuses(words, urkle_tf.import_torch_vit, {}, model)
 
 
 def norm(x, weights, name, epsilon):
@@ -67,17 +67,15 @@ def models():
 def test_openai_clip(models):
   """Norm before, QuickGELU x sigmoid(1.702 x), norm after, projection of the class token."""
   weights = state(OPENAI)
-  vision = models.CLIPVisionEncoder(
-    PATCH, WIDTH, DEPTH, HEADS, HIDDEN, image_shape=(SIZE, SIZE, 3), name="vision"
-  )
+  sizes = PATCH, WIDTH, DEPTH, HEADS, HIDDEN
+  vision = models.CLIPVisionEncoder(*sizes, image_shape=(SIZE, SIZE, 3), name="vision")
   text = models.CLIPTextEncoder(20, WIDTH, WIDTH, 1, 2, HIDDEN, name="text")
   clip = models.CLIPBackbone(vision, text, 5)
   images = keras.Input((SIZE, SIZE, 3))
   tower = keras.Model(images, clip.get_vision_embeddings(images))
   assert urkle_tf.import_torch_vit(weights, tower) == ["token_embedding.weight"]
-  x = embed(
-    weights, OPENAI, weights["visual.class_embedding"], weights["visual.positional_embedding"]
-  )
+  first, places = (weights[f"visual.{name}_embedding"] for name in ("class", "positional"))
+  x = embed(weights, OPENAI, first, places)
   x = norm(x, weights, "visual.ln_pre", 1e-5)
   x = blocks(x, weights, OPENAI, lambda x: x * special.expit(1.702 * x), 1e-5)
   wanted = norm(x, weights, "visual.ln_post", 1e-5)[:, 0] @ weights["visual.proj"]
@@ -101,19 +99,15 @@ def test_timm(models):
 
 
 def dinov2(models, size=SIZE, **options):
-  shapes = {"image_shape": (size, size, 3), "position_embedding_shape": (SIZE, SIZE)}
-  return models.DINOV2Backbone(
-    PATCH, DEPTH, WIDTH, HEADS, HIDDEN, num_register_tokens=2, **shapes, **options
-  )
+  options |= {"image_shape": (size, size, 3), "position_embedding_shape": (SIZE, SIZE)}
+  sizes = PATCH, DEPTH, WIDTH, HEADS, HIDDEN
+  return models.DINOV2Backbone(*sizes, num_register_tokens=2, **options)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(
   ("names", "activation", "options"),
-  [
-    (torch_vits.DINOV2, gelu, {}),
-    (torch_vits.DINOV2_SWIGLU, swiglu, {"use_swiglu_ffn": True}),
-  ],
+  [(torch_vits.DINOV2, gelu, {}), (torch_vits.DINOV2_SWIGLU, swiglu, {"use_swiglu_ffn": True})],
   ids=["gelu", "swiglu"],
 )
 def test_dinov2(models, names, activation, options):

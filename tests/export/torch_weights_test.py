@@ -7,7 +7,7 @@ from cases import refused, refuses
 from torch_resnets import forward, is_norm, listed, resnet_state
 
 import urkle_tf
-from urkle_tf import errors, networks
+from urkle_tf import networks
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,8 @@ def backbone():
 
 
 def agree(model, images, wanted):
-  np.testing.assert_allclose(
-    model(images, training=False), wanted, rtol=1e-4, atol=2e-5 * np.abs(wanted).max()
-  )
+  tolerance = {"rtol": 1e-4, "atol": 2e-5 * np.abs(wanted).max()}
+  np.testing.assert_allclose(model(images, training=False), wanted, **tolerance)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module.encoder.", "backbone."])
@@ -64,8 +63,7 @@ def test_one_of_two_normalisations(state, images, backbone, norm):
   taken = state if str(norm) == "1" else {n: others[n] if is_norm(n) else state[n] for n in state}
   agree(backbone, images, forward(taken, images.transpose(0, 3, 1, 2)))
   assert "bn1.bn_list.0.weight" in left or "bn1.bn_list.1.weight" in left
-  with pytest.raises(errors.UserError, match=r"give norm=, one of 0, 1 \(in ACL and DynACL"):
-    urkle_tf.import_torch_state(arrays, backbone)
+  refuses("give norm=, one of 0, 1 (in ACL and", urkle_tf.import_torch_state, arrays, backbone)
   refuses("unknown normalisation '2'", urkle_tf.import_torch_state, arrays, backbone, norm=2)
 
 
@@ -80,9 +78,8 @@ def test_a_list_of_one_needs_no_choice(state, images, features, backbone):
 
 def test_an_encoder_over_the_backbone(state, images, features, backbone, tmp_path):
   mean, std = np.array([0.4, 0.5, 0.6], np.float32), np.array([0.2, 0.25, 0.3], np.float32)
-  encoder = urkle_tf.GaussianEncoder(
-    backbone, latent_dim=5, preprocess=lambda x: (x - mean) / std, loc="dense"
-  )
+  options = {"preprocess": lambda x: (x - mean) / std, "loc": "dense"}
+  encoder = urkle_tf.GaussianEncoder(backbone, latent_dim=5, **options)
   np.savez(tmp_path / "state.npz", **state)
   with np.load(tmp_path / "state.npz") as arrays:
     urkle_tf.import_torch_state(arrays, encoder)
@@ -105,52 +102,37 @@ def test_torchvisions_networks(rng, build, options):
   agree(backbone, images, forward(state, images.transpose(0, 3, 1, 2), large=True))
 
 
-def changed(state, drop=(), **more):
-  return {n: v for n, v in state.items() if n not in drop} | {
-    n.replace("__", "."): v for n, v in more.items()
-  }
+def misfits(state, backbone, message):
+  before = [weight.copy() for weight in backbone.get_weights()]
+  with refused(match=message):
+    urkle_tf.import_torch_state(state, backbone)
+  same(before, backbone.get_weights())
+
+
+SHORTCUT, THIRD = "layer2.0.downsample.0.weight", "layer1.2.conv1.weight"
 
 
 @pytest.mark.parametrize(
-  "change, message",
+  "drop, zeros, message",
   [
-    (
-      lambda s: changed(s, drop=["layer2.0.downsample.0.weight", "bn1.running_var"]),
-      "does not fit resnet18: missing: bn1.running_var, layer2.0.downsample.0.weight$",
-    ),
-    (
-      lambda s: changed(
-        s, conv1__bias=np.zeros(4), layer1__2__conv1__weight=np.zeros((4, 4, 3, 3))
-      ),
-      "does not fit resnet18: further: conv1.bias, layer1.2.conv1.weight$",
-    ),
-    (
-      lambda s: changed(s, layer3__1__conv2__weight=np.zeros((16, 16, 1, 1))),
-      "other shapes: layer3.1.conv2.weight is 16x16x1x1, not 16x16x3x3$",
-    ),
-    (
-      lambda s: resnet_state(np.random.default_rng(0), width=8),
-      'and 96 more; it needs a network of 3 channels, width=8, stem="small"$',
-    ),
-    (
-      lambda s: s | {"conv1.weight": np.zeros((4, 3, 7, 7))},
-      'is 4x3x7x7, not 4x3x3x3; it needs a network of 3 channels, width=4, stem="large"$',
-    ),
-    (
-      lambda s: {f"{p}{n}": v for n, v in s.items() for p in ("encoder_q.", "encoder_k.")},
-      "several networks: give prefix=, one of 'encoder_k.', 'encoder_q.'",
-    ),
-    (
-      lambda s: {"state_dict": np.zeros(3)},
-      r"no ResNet, .*it has state_dict\): give the state_dict",
-    ),
+    ([SHORTCUT, "bn1.bias"], {}, f"does not fit resnet18: missing: bn1.bias, {SHORTCUT}$"),
+    ([], {"conv1.bias": 4, THIRD: (4, 4, 3, 3)}, f"resnet18: further: conv1.bias, {THIRD}$"),
+    ([], {"layer3.1.conv2.weight": (16, 16, 1, 1)}, "2.weight is 16x16x1x1, not 16x16x3x3$"),
+    ([], {"conv1.weight": (4, 3, 7, 7)}, 'x7x7, not 4x3x3x3; .* of 3 channels, .*, stem="large"$'),
   ],
 )
-def test_what_does_not_fit_is_one_line_and_changes_nothing(state, backbone, change, message):
-  before = [weight.copy() for weight in backbone.get_weights()]
-  with refused(match=message):
-    urkle_tf.import_torch_state(change(state), backbone)
-  same(before, backbone.get_weights())
+def test_what_does_not_fit_is_one_line_and_changes_nothing(state, backbone, drop, zeros, message):
+  changed = {name: value for name, value in state.items() if name not in drop}
+  misfits(changed | {name: np.zeros(zeros[name]) for name in zeros}, backbone, message)
+
+
+def test_states_of_other_networks_are_refused(state, backbone):
+  wide = resnet_state(np.random.default_rng(0), width=8)
+  misfits(wide, backbone, 'and 96 more; it needs a network of 3 channels, width=8, stem="small"$')
+  two = {f"{p}{name}": state[name] for name in state for p in ("encoder_q.", "encoder_k.")}
+  misfits(two, backbone, "several networks: give prefix=, one of 'encoder_k.', 'encoder_q.'")
+  words = r"no ResNet, .*it has state_dict\): give the state_dict"
+  misfits({"state_dict": np.zeros(3)}, backbone, words)
 
 
 def test_a_prefix_chooses_among_several_networks(state, images, features, backbone):
@@ -159,10 +141,10 @@ def test_a_prefix_chooses_among_several_networks(state, images, features, backbo
   left = urkle_tf.import_torch_state(arrays, backbone, prefix="encoder_q.")
   agree(backbone, images, features)
   assert "encoder_k.conv1.weight" in left
-  with pytest.raises(errors.UserError, match="did you mean 'encoder_q"):
-    urkle_tf.import_torch_state(arrays, backbone, prefix="encoder")
+  words = "did you mean 'encoder_q"
+  refuses(words, urkle_tf.import_torch_state, arrays, backbone, prefix="encoder")
 
 
 def test_other_backbones_are_refused(state):
-  with pytest.raises(errors.UserError, match="'convnet' holds no ResNet of this package"):
-    urkle_tf.import_torch_state(state, networks.convnet((8, 8, 3), width=4, layers=2))
+  model = networks.convnet((8, 8, 3), width=4, layers=2)
+  refuses("'convnet' holds no ResNet of this", urkle_tf.import_torch_state, state, model)
