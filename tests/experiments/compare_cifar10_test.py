@@ -64,11 +64,8 @@ def _attack(mode, epsilon, accuracy):
 def test_scores():
   clean = {"mode": "sampled", "accuracy": 0.5, "ece": 0.12345, "examples": 20, "deterministic": {}}
   attacks = [("sampled", 8, 0.3), ("deterministic", 8, 0.1), ("sampled", 16, 0.0)]
-  report = {
-    "clean": clean,
-    "attacks": [_attack(mode, level / 255, accuracy) for mode, level, accuracy in attacks],
-    "representation": {"effective_rank": 7.123},
-  }
+  attacks = [_attack(mode, level / 255, accuracy) for mode, level, accuracy in attacks]
+  report = {"clean": clean, "attacks": attacks, "representation": {"effective_rank": 7.123}}
   attacks = [_attack("sampled", 8 / 255, accuracy) for accuracy in (0.29, 0.25)]
   strong = {"clean": {"mode": "sampled"}, "attacks": attacks, "corruptions": {"mean": 0.4}}
   found = script.compare_page.scores(report, strong)
@@ -80,9 +77,10 @@ def test_scores():
 
 def test_differences_by_seed():
   """By hand: differences 2, 4 and 3 have the mean 3, and an interval of 4.303 / sqrt(3)."""
-  part = lambda seeds, values: {  # noqa: E731
-    "all": {"seeds": seeds, **dict.fromkeys(("clean", "pgd_8", "pgd_16"), values)}
-  }
+
+  def part(seeds, values):
+    return {"all": {"seeds": seeds, **dict.fromkeys(("clean", "pgd_8", "pgd_16"), values)}}
+
   rows = [
     {"system": "RoCL", "labels": part([2, 0, 1], [7.0, 10.0, 20.0])},
     {"system": "SimCLR+Urkle", "labels": part([0, 1, 2, 3], [12.0, 24.0, 10.0, 1.0])},

@@ -30,11 +30,8 @@ def test_each_image_is_moved_to_its_worst_neighbour():
 
 def test_a_classifier_trained_without_an_attack_is_not_robust(tmp_path, monkeypatch):
   """It has no radius, and ended in a traceback."""
-  monkeypatch.setattr(
-    effect.export,
-    "load_classifier",
-    lambda _: types.SimpleNamespace(metadata={"image_size": [8, 8, 1]}),
-  )
+  loaded = types.SimpleNamespace(metadata={"image_size": [8, 8, 1]})
+  monkeypatch.setattr(effect.export, "load_classifier", lambda _: loaded)
   words = [str(tmp_path / "effect.png"), "--plain=a", "--robust=b"]
   monkeypatch.setattr(sys, "argv", ["effect.py", *words])
   refuses("--robust=b was trained without an attack", effect.main)

@@ -49,7 +49,6 @@ def test_runners_start_without_tensorflow():
     (teacher_pieces.run, "--data_dir=nowhere", "prepare cifar10 there"),
     (autoattack_mnist.run, "--work=nowhere --data_dir=.", "at-0/classifier: train it first"),
     (robustify_cifar10.main, "--networks Vit", "invalid choice: 'Vit'"),
-    (where_loc_lies.main, "--seeds", "expected at least one argument"),
     (where_loc_lies.main, "--forms spere", "invalid choice: 'spere'"),
     (sweep.main, "--output_dir=x", "give --values"),
     (sweep.main, "--output_dir=x --values=rate", "write --values=name=value"),

@@ -43,11 +43,9 @@ def _report(modes, **more):
 
 def _vae_urkle(clean, own, strong, loss):
   sampled, mu = [clean, own - 0.002, own, strong], [0.99, own - 0.003, own - 0.001, strong - 0.01]
-  return _report(
-    {"sampled": sampled, "deterministic": mu},
-    representation={"kl_mean": 0.4},
-    bound={"M": 5.0, "measured_adversarial_loss": loss},
-  )
+  modes = {"sampled": sampled, "deterministic": mu}
+  bound = {"M": 5.0, "measured_adversarial_loss": loss}
+  return _report(modes, representation={"kl_mean": 0.4}, bound=bound)
 
 
 @pytest.fixture
@@ -64,19 +62,11 @@ def work(tmp_path):
 
 def test_what_is_collected_from_finished_runs(work):
   at, urkle = script.mnist_page.collect(work, script.ROWS, " --data_dir=DATA_DIR")["rows"]
-  assert at == {
-    "system": "AT",
-    "labels": True,
-    "seeds": [0],
-    "paper": {"clean": 99.0, "pgd": 98.5},
-    "pretext": "supervised(width=256, layers=3)",
-    "robustness": "adversarial_training",
-    "clean": [99.12],
-    "pgd": [98.52],
-    "pgd_strong": [98.4],
-    "minutes": [10.0],
-    "command": "python experiments/reproduce_mnist.py --rows=at --seeds=1 --data_dir=DATA_DIR",
-  }
+  command = "python experiments/reproduce_mnist.py --rows=at --seeds=1 --data_dir=DATA_DIR"
+  wanted = {"system": "AT", "labels": True, "seeds": [0], "paper": {"clean": 99.0, "pgd": 98.5}}
+  wanted |= {"pretext": "supervised(width=256, layers=3)", "robustness": "adversarial_training"}
+  wanted |= {"clean": [99.12], "pgd": [98.52], "pgd_strong": [98.4], "minutes": [10.0]}
+  assert at == {**wanted, "command": command}
   assert (urkle["seeds"], urkle["labels"]) == ([0, 2], False)
   assert (urkle["clean"], urkle["pgd"], urkle["pgd_strong"]) == ([99, 99.2], [98, 98.4], [97, 97.6])
   expected = {"clean": [99, 99], "pgd": [97.9, 98.3], "pgd_strong": [96, 96.6]}
@@ -103,9 +93,8 @@ def test_how_many_seeds():
   usual = script.jobs.parse_seeds(script.ROWS, None)
   assert (usual["at"], usual["ae_trades"], usual["vae_urkle"]) == (1, 3, 3)
   assert set(script.jobs.parse_seeds(script.ROWS, "2").values()) == {2}
-  assert script.jobs.parse_seeds(script.ROWS, "1, VAE+Urkle=5") == {
-    name: 5 if name == "vae_urkle" else 1 for name in usual
-  }
+  wanted = {**dict.fromkeys(usual, 1), "vae_urkle": 5}
+  assert script.jobs.parse_seeds(script.ROWS, "1, VAE+Urkle=5") == wanted
   assert script.jobs.parse_seeds(script.ROWS, "at=2") == {**usual, "at": 2}
   for wrong in ("0", "1,2", "at=", "at=-1", "x"):
     refuses("give the number of seeds", script.jobs.parse_seeds, script.ROWS, wrong)
@@ -160,9 +149,8 @@ def test_from_images_to_table_and_then_nothing_more_to_do(tmp_path, monkeypatch,
   found = [line for line in lines if line.startswith("python -m ")]
   modules = [shlex.split(line)[2].removeprefix("urkle_tf.") for line in found]
   assert modules == ["train", "evaluate", "train", "finetune", "evaluate"]
-  assert [line for line in lines if line.startswith("finished: ")] == [
-    f"finished: {line}" for line in found
-  ]
+  finished = [line for line in lines if line.startswith("finished: ")]
+  assert finished == [f"finished: {line}" for line in found]
 
   at, urkle = json.loads((tmp_path / "mnist.json").read_text())["rows"]
   for row in (at, urkle):

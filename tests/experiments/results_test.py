@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from cases import refused
+from cases import refuses
 
 from experiments import (
   autoattack_mnist,
@@ -26,17 +26,18 @@ def _mnist(found, page):
 
 
 def _small(found, page):
-  return pages.page(
-    page, {"table": compare_page.table(found), "paired": compare_page.paired(found)}
-  )
+  blocks = {"table": compare_page.table(found), "paired": compare_page.paired(found)}
+  return pages.page(page, blocks)
+
+
+def _autoattack(found, page):
+  return autoattack_mnist.page(found["rows"], autoattack_mnist.shown(autoattack_mnist.ROWS))
 
 
 MADE = {
   "cifar10_small": _small,
   "mnist": _mnist,
-  "mnist_autoattack": lambda found, page: autoattack_mnist.page(
-    found["rows"], autoattack_mnist.shown(autoattack_mnist.ROWS)
-  ),
+  "mnist_autoattack": _autoattack,
   "mnist_transfer": lambda found, page: transfer.page(found, page.splitlines()[-1].strip()),
   "speed": lambda found, page: speed_page.page(found),
 }
@@ -57,8 +58,8 @@ def test_the_page_of_the_soak_is_what_its_json_gives():
 def test_what_people_wrote_on_a_page_stays():
   text = "Above.\n<!-- table -->\nold\n<!-- /table -->\nBelow: \\1.\n"
   assert pages.page(text, {"table": "\\2"}) == text.replace("old", "\\2")
-  with refused("must hold the lines <!-- table --> and <!-- /table -->"):
-    pages.page(text.replace("/", ""), {"table": ""})
+  words = "must hold the lines <!-- table --> and <!-- /table -->"
+  refuses(words, pages.page, text.replace("/", ""), {"table": ""})
 
 
 SMOOTHED = {"certified": [{"radius": 0.25, "accuracy": 0.9}], "abstained": 0.01}

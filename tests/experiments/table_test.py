@@ -19,10 +19,9 @@ def _attack(mode, accuracy, epsilon, steps=20, restarts=1):
 
 
 def test_a_row_for_each_classifier():
-  first = {
-    "clean": _part("sampled", 0.5, deterministic=_part("deterministic", 0.6)),
-    "attacks": [_attack("sampled", 0.25, 8 / 255), _attack("deterministic", 0.2, 8 / 255)],
-  }
+  clean = _part("sampled", 0.5, deterministic=_part("deterministic", 0.6))
+  attacks = [_attack("sampled", 0.25, 8 / 255), _attack("deterministic", 0.2, 8 / 255)]
+  first = {"clean": clean, "attacks": attacks}
   attacks = [_attack("deterministic", 0.05, 8 / 255), _attack("deterministic", 0.03, 0.1, 50, 2)]
   second = {"clean": _part("deterministic", 0.9), "attacks": attacks}
   assert table.table({"A": [first], "B": [second]}).splitlines() == [

@@ -37,9 +37,8 @@ def test_the_validation_of_a_head_is_that_of_the_weights_that_were_kept(tmp_path
 @pytest.mark.full
 @pytest.mark.timeout(600)
 def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(tmp_path, monkeypatch, capfd):
-  encoder = export.export_encoder(
-    small_encoder(), tmp_path / "run" / "encoder", {"norm": "linf", "epsilon": 0.1}
-  )
+  threat = {"norm": "linf", "epsilon": 0.1}
+  encoder = export.export_encoder(small_encoder(), tmp_path / "run" / "encoder", threat)
   arguments = [f"--encoder={encoder}", "--tasks=digits:parity,digits:rotation(degrees=30)"]
   arguments += ["--examples=200", "--validation_split=train[-100:]", "--test_examples=50"]
   arguments += ["--labels=0.5", "--attacks=pgd(steps=2)", "--extra_finetune=--epochs=2"]
