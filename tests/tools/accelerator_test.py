@@ -21,22 +21,14 @@ from tensorflow.compiler.tf2xla.python import xla
 import urkle_tf
 from tools.accelerator import encoder as encoders
 from tools.accelerator import export
-from urkle_tf import distribution, errors, networks
+from urkle_tf import distribution, networks
 from urkle_tf.training import checkpoints, jobs
 
 FOLDER = commands.ROOT / "tools" / "accelerator"
 
-TEACHER = {
-  **RUN,
-  "latent_dim": None,
-  "loc": None,
-  "learning_rate": 0.05,
-  "strategy": "one",
-  "pretext": "simclr(projector=8, projection=4)",
-  "robustness": "none",
-  "augment": "simclr(strength=0.5, flip=false)",
-  "augment_on_device": True,
-}
+TEACHER = {**RUN, "latent_dim": None, "loc": None, "learning_rate": 0.05, "strategy": "one"}
+TEACHER |= {"pretext": "simclr(projector=8, projection=4)", "robustness": "none"}
+TEACHER |= {"augment": "simclr(strength=0.5, flip=false)", "augment_on_device": True}
 TIMED = {**TEACHER, "epochs": None, "minutes": 1, "warmup_minutes": 0.5}
 STUDENT = {**TEACHER, "robustness": "urkle(beta=0.01)", "augment": "crop(padding=1)"}
 KERNELS = 200  # elements of what counts as a large kernel here
@@ -66,12 +58,11 @@ def run_program(folder, batches, teacher=(), clock=None):
   dtypes = [tf.float32] + [tf.as_dtype(state[outputs[k]].dtype) for k in sorted(outputs)]
   shapes = [[len(described["metrics"])]] + [state[outputs[k]].shape for k in sorted(outputs)]
   module = (folder / arrays.PROGRAM).read_bytes()
+  options = {"version": 9, "module": module, "Tout": dtypes, "Sout": shapes, "platforms": ["CPU"]}
 
   @tf.function(jit_compile=True, autograph=False)
   def step(*arguments):
-    return xla.call_module(
-      list(arguments), version=9, module=module, Tout=dtypes, Sout=shapes, platforms=["CPU"]
-    )
+    return xla.call_module(list(arguments), **options)
 
   found = []
   for batch in batches:
@@ -141,8 +132,8 @@ def test_a_program_with_a_teacher_s_clusters_takes_the_packages_own_steps(progra
   pretext = f"clusters(teacher={programs[0] / 'start'}, count=4, start=true)"
   settings = {**STUDENT, "pretext": pretext, "robustness": "adversarial_training"}
   with jobs.prepared(settings) as job:
-    with pytest.raises(errors.UserError, match="--redraw would replace the weights"):
-      export.export_step(job, tmp_path / "redrawn", redraw=True)
+    words = "--redraw would replace the weights"
+    refuses(words, export.export_step, job, tmp_path / "redrawn", redraw=True)
     export.export_step(job, tmp_path / "student", redraw=False)
     batches = list(job.views().take(4))
     own = own_steps(job, batches)
@@ -184,10 +175,9 @@ def test_a_program_by_the_clock_reads_the_clock(programs, tmp_path):
   lengths = {}
   with jobs.prepared(TIMED) as job:
     export.export_step(job, tmp_path)
-    _, begun = arrays.read_program(tmp_path)
+    described, begun = arrays.read_program(tmp_path)
     job.learner.clock.assign(0.125)  # a quarter of the warm-up
     own = own_steps(job, batches[:1])
-  described, _ = arrays.read_program(tmp_path)
   assert described["steps"] is None
   begun = {name: begun[name] for name in described["start"]}
   for clock in (0.125, 0.25):
@@ -213,23 +203,15 @@ def test_no_operation_is_left_that_gpus_refuse(programs, name, request):
 
 # --- What comes back ---
 
-SETTINGS = {
-  "encoder": "resnet18(width=4)",
-  "min_scale": 0.1,
-  "max_scale": 0.4,
-  "pretext": "distil(teacher=T)",
-  "robustness": "urkle",
-  "dataset": "cifar10",
-  "norm": "linf",
-  "epsilon": 8 / 255,
-}
+SETTINGS = {"encoder": "resnet18(width=4)", "min_scale": 0.1, "max_scale": 0.4}
+SETTINGS |= {"pretext": "distil(teacher=T)", "robustness": "urkle"}
+SETTINGS |= {"dataset": "cifar10", "norm": "linf", "epsilon": 8 / 255}
 
 
 def sent(loc, latent_dim=None):
   """(an encoder of random weights that float16 holds exactly, what its run says of them)."""
-  encoder = networks.GaussianEncoder(
-    networks.backbone(SETTINGS["encoder"], (16, 16, 3)), latent_dim, 0.1, 0.4, loc=loc
-  )
+  backbone = networks.backbone(SETTINGS["encoder"], (16, 16, 3))
+  encoder = networks.GaussianEncoder(backbone, latent_dim, 0.1, 0.4, loc=loc)
   rng = np.random.default_rng(0)
   for weight in encoder.network.weights:
     positive = any(word in weight.path for word in ("variance", "gamma", "spread"))
@@ -346,12 +328,10 @@ def test_teacher_and_student_under_jax(programs, student, jax_python, tmp_path):
     about = tmp_path / "out" / f"{name}.json"
     encoders.make(tmp_path / name, [tmp_path / "out" / f"{name}_0.npz"], about)
     network = urkle_tf.load_encoder(tmp_path / name).network
-    for own_weight, weight in zip(weights, network.weights, strict=True):
-      np.testing.assert_allclose(weight, own_weight, atol=3e-3, err_msg=weight.path)
+    same(network.weights, weights, atol=3e-3, rtol=1e-7)
     log = (tmp_path / "out" / "log.jsonl").read_text()
     rows = [json.loads(line) for line in log.splitlines()]
     (row,) = [row for row in rows if row.get("run") == name]
-    assert row["step"] == 6
-    assert row["epoch"] == 2
+    assert (row["step"], row["epoch"]) == (6, 2)
     assert row["loss"] == pytest.approx(np.mean([values["loss"] for values in own]), rel=5e-3)
     assert json.loads(about.read_text())["settings"]["epochs"] == 2

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from cases import refuses
 from sklearn import datasets, linear_model
-from small_models import saved_model
+from small_models import saved_model, sequential
 
 from tools import official_autoattack as script
 from urkle_tf.data import sources
@@ -34,9 +34,8 @@ def test_logits_and_gradients_are_those_of_numpy(rng):
 
 def test_a_gradient_is_taken_under_the_noise_of_its_call():
   """The value is n x and the gradient n: the same n, another one in every call."""
-  module = script.bridge(
-    lambda x, seed: tf.random.stateless_normal([], seed) * tf.reshape(x, [-1, 1])
-  )
+  noise = tf.random.stateless_normal
+  module = script.bridge(lambda x, seed: noise([], seed) * tf.reshape(x, [-1, 1]))
   x = torch.ones(1, 1, 1, 1, requires_grad=True)
   found = []
   for _ in range(2):
@@ -62,7 +61,7 @@ def test_both_find_what_a_linear_classifier_allows(tmp_path):
   data = datasets.load_digits()
   x = (data.images / 16).astype(np.float32).reshape(-1, 64)
   fitted = linear_model.LogisticRegression(C=0.05, max_iter=500).fit(x[:1200], data.target[:1200])
-  model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+  model = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10))
   model.layers[-1].set_weights([fitted.coef_.T, fitted.intercept_])
   model.save(tmp_path / "model.keras")
   command = [sys.executable, "tools/official_autoattack.py"]
@@ -81,7 +80,7 @@ def test_results_of_other_flags_are_not_taken_for_these(tmp_path, monkeypatch):
   """They were printed as those of any other epsilon, classifier or number of images."""
   pytest.importorskip("pyautoattack")
   monkeypatch.setitem(script.STAGES, "standard", ())
-  model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+  model = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10))
   model.save(tmp_path / "model.keras")
   command = ["official", f"--classifier={tmp_path}/model.keras", "--dataset=digits"]
   command += [f"--out={tmp_path}/out", "--only=official", "--epsilon=0.1", "--examples=20"]
