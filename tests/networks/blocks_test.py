@@ -156,8 +156,7 @@ def test_a_model_without_blocks_is_refused():
 def test_a_vit_of_kerashub():
   hub = pytest.importorskip("keras_hub")
   keras.utils.set_random_seed(1)
-  model = hub.models.ViTBackbone(
-    image_shape=(16, 16, 3), patch_size=4, num_layers=3, num_heads=2, hidden_dim=8, mlp_dim=32
-  )
+  sizes = {"image_shape": (16, 16, 3), "patch_size": 4, "num_layers": 3, "num_heads": 2}
+  model = hub.models.ViTBackbone(hidden_dim=8, mlp_dim=32, **sizes)
   assert len(blocks.blocks(model)) == 1 + 3  # the patches
   check_gradients(model)

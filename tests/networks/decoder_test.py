@@ -21,12 +21,10 @@ def test_it_makes_images_of_any_size(shape, layers):
 def test_it_mirrors_the_paper_net():
   encoder = networks.convnet((28, 28, 1), width=32)
   decoder = networks.decoder(128, (28, 28, 1), width=32)
-
-  def kernels(model, kind):
-    return [layer.kernel.shape for layer in model.layers if type(layer) is kind]
-
-  down = kernels(encoder, keras.layers.Conv2D)
-  up = kernels(decoder, keras.layers.Conv2DTranspose)
+  down, up = (
+    [layer.kernel.shape for layer in model.layers if type(layer) is kind]
+    for model, kind in ((encoder, keras.layers.Conv2D), (decoder, keras.layers.Conv2DTranspose))
+  )
   # A transposed kernel is [h, w, out, in]: the same shapes in reverse.
   assert down == up[::-1] == [(3, 3, 1, 32), (3, 3, 32, 64), (3, 3, 64, 96), (3, 3, 96, 128)]
   maps = [layer.output.shape[1:3] for layer in decoder.layers if layer.name.startswith("relu")]

@@ -39,10 +39,8 @@ def inputs_of(model, n=4, seed=1):
 def gradient(function, inputs):
   with tf.GradientTape() as tape:
     tape.watch(inputs)
-    total = sum(
-      tf.reduce_sum(tf.sin(3 * tf.cast(x, tf.float32)))
-      for x in keras.tree.flatten(function(inputs))
-    )
+    outputs = [tf.cast(x, tf.float32) for x in keras.tree.flatten(function(inputs))]
+    total = sum(tf.reduce_sum(tf.sin(3 * x)) for x in outputs)
   return tape.gradient(total, inputs)
 
 
@@ -193,16 +191,8 @@ def masked(images):
   return layers.GlobalAveragePooling1D()(layers.BatchNormalization()(x))
 
 
-ONE = (
-  read_twice,
-  read_outside,
-  activated,
-  another_axis,
-  subclassed_layer,
-  subclassed_model,
-  masked,
-)
-UNFOLDABLE = {**dict.fromkeys(ONE, 1), shared_convolution: 2, shared_norm: 2}
+ONE = [read_twice, read_outside, activated, another_axis, subclassed_layer, subclassed_model]
+UNFOLDABLE = {**dict.fromkeys([*ONE, masked], 1), shared_convolution: 2, shared_norm: 2}
 
 
 @pytest.mark.parametrize("make", UNFOLDABLE, ids=lambda make: make.__name__)
@@ -229,9 +219,8 @@ def test_a_model_without_a_graph():
 
   model, inputs = Own(), tf.random.normal((4, 2))
   model(inputs)
-  np.testing.assert_array_equal(
-    fold(shuffled(model))(inputs, training=False), model(inputs, training=False)
-  )
+  found = fold(shuffled(model))(inputs, training=False)
+  np.testing.assert_array_equal(found, model(inputs, training=False))
 
 
 @pytest.mark.parametrize("name", ["encoder", *slow("convnet", "decoder", "sequential")])
@@ -261,9 +250,8 @@ def test_layers_of_different_precision():
   inputs = inputs_of(model)
   wanted, found = model(inputs, training=False), fold(model)(inputs)
   assert wanted.dtype == found.dtype == tf.bfloat16
-  np.testing.assert_allclose(
-    tf.cast(found, tf.float32), tf.cast(wanted, tf.float32), atol=0.02 * np.abs(wanted).max()
-  )
+  found, wanted = (tf.cast(values, tf.float32) for values in (found, wanted))
+  np.testing.assert_allclose(found, wanted, atol=0.02 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("compiled", [False, *slow(True)])
@@ -274,11 +262,8 @@ def test_a_loop_around_it_computes_no_folding(compiled):
   @tf.function(jit_compile=compiled)
   def ascend(images):
     folded = fold(model)
-    return tf.while_loop(
-      lambda step, _: step < 3,
-      lambda step, x: (step + 1, x + 0.1 * tf.sign(gradient(folded, x))),
-      (0, images),
-    )[1]
+    step = lambda number, x: (number + 1, x + 0.1 * tf.sign(gradient(folded, x)))  # noqa: E731
+    return tf.while_loop(lambda number, _: number < 3, step, (0, images))[1]
 
   wanted = inputs
   for _ in range(3):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from cases import refuses
+from small_models import sequential
 
 from urkle_tf import networks
 from urkle_tf.networks import foreign
@@ -82,9 +83,8 @@ def test_one_of_several_outputs():
 def test_inputs_in_a_dict_and_models_within_models():
   inner = several(("embedding", "logits"))
   images = keras.Input((8, 8, 3), name="images")
-  model = keras.Model(
-    {"images": images}, keras.Sequential([layers.Dense(7)])(inner(images)["logits"])
-  )
+  last = keras.Sequential([layers.Dense(7)])(inner(images)["logits"])
+  model = keras.Model({"images": images}, last)
   np.testing.assert_allclose(foreign.take(model)(IMAGES), model({"images": IMAGES}), rtol=1e-6)
 
 
@@ -112,9 +112,7 @@ def test_what_cannot_be_taken():
 
 
 def test_frozen_layers_of_a_file_learn_too(tmp_path):
-  inner = keras.Sequential(
-    [keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.BatchNormalization()]
-  )
+  inner = sequential((8, 8, 3), layers.Conv2D(4, 3), layers.BatchNormalization())
   images = keras.Input((8, 8, 3))
   model = keras.Model(images, layers.Dense(5)(layers.Flatten()(inner(images))))
   count = len(model.trainable_variables)
@@ -128,7 +126,6 @@ def test_frozen_layers_of_a_file_learn_too(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_weights_that_are_not_float32_are_refused(tmp_path, dtype):
-  model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, dtype=dtype)])
-  model.save(tmp_path / "low.keras")
+  sequential((8, 8, 3), layers.Conv2D(4, 3, dtype=dtype)).save(tmp_path / "low.keras")
   words = f"it has {dtype} weights & build it with the dtype"
   refuses(words, networks.backbone, str(tmp_path / "low.keras"), (8, 8, 3))

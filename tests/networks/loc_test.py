@@ -120,16 +120,13 @@ def test_a_file_and_an_export_hold_it(loc, images, tmp_path):
 
 def test_a_file_from_before_there_was_a_choice_is_dense(images, tmp_path):
   _encoder("dense", latent_dim=4).save(tmp_path / "new.keras")
-  with (
-    zipfile.ZipFile(tmp_path / "new.keras") as new,
-    zipfile.ZipFile(tmp_path / "old.keras", "w") as old,
-  ):
-    for name in new.namelist():
-      content = new.read(name)
-      if name == "config.json":
-        config = json.loads(content)
-        assert config["config"].pop("loc") == "dense"
-        content = json.dumps(config)
+  with zipfile.ZipFile(tmp_path / "new.keras") as new:
+    contents = {name: new.read(name) for name in new.namelist()}
+  config = json.loads(contents["config.json"])
+  assert config["config"].pop("loc") == "dense"
+  contents["config.json"] = json.dumps(config)
+  with zipfile.ZipFile(tmp_path / "old.keras", "w") as old:
+    for name, content in contents.items():
       old.writestr(name, content)
   new, old = (keras.models.load_model(tmp_path / f"{name}.keras") for name in ("new", "old"))
   np.testing.assert_array_equal(old(images).loc, new(images).loc)

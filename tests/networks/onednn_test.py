@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from alike import same
-from cases import refused
+from cases import refuses
 
 import urkle_tf
-from urkle_tf import errors, networks
+from urkle_tf import networks
 from urkle_tf.networks import onednn, resnet
 
 # One training step of each encoder: in another process, since it is the process that would die.
@@ -38,10 +38,8 @@ WIDTHS = (4, 8, 12, 16, 32, 64)
 
 def take_steps(cases, **environment):
   """What `STEPS` prints for [(spec, size)]."""
-  words = (f"{spec} {size}" for spec, size in cases)
-  return commands.process(
-    sys.executable, "-c", STEPS, *words, environment=environment
-  ).stdout.split()
+  words = (sys.executable, "-c", STEPS, *(f"{spec} {size}" for spec, size in cases))
+  return commands.process(*words, environment=environment).stdout.split()
 
 
 @pytest.fixture
@@ -52,13 +50,9 @@ def old_layout(monkeypatch):
   def strided(x, filters, size, strides, name):
     if size > 1:
       return conv(x, filters, size, strides, name)
-    return keras.layers.Conv2D(
-      filters, 1, strides=strides, padding="same", use_bias=False, name=name
-    )(x)
+    return keras.layers.Conv2D(filters, 1, strides, padding="same", use_bias=False, name=name)(x)
 
-  with monkeypatch.context() as patch:
-    patch.setattr(resnet, "_conv", strided)
-    yield
+  monkeypatch.setattr(resnet, "_conv", strided)
 
 
 @pytest.fixture
@@ -156,8 +150,7 @@ def test_training_is_refused_before_it_starts(cpu, features, least):
   cpu(features)
   for channels in (1, 3, least - 1):
     words = f"'shortcut', a strided 1x1 convolution over {channels} channels"
-    with refused(words, "TF_ENABLE_ONEDNN_OPTS=0"):
-      trainer_of(channels).compile("sgd")
+    refuses(f"{words} & TF_ENABLE_ONEDNN_OPTS=0", trainer_of(channels).compile, "sgd")
 
 
 def test_what_works_is_not_refused(cpu, monkeypatch):
@@ -179,8 +172,9 @@ def test_what_works_is_not_refused(cpu, monkeypatch):
 def test_a_refused_run_writes_nothing(old_layout, tmp_path):
   networks.resnet18((8, 8, 1), width=8).save(tmp_path / "theirs.keras")
   theirs = str(tmp_path / "theirs.keras")
-  with pytest.raises(errors.UserError, match="'stage2_block1_shortcut_conv', a strided 1x1"):
-    urkle_tf.pretrain(tmp_path / "run", encoder=theirs, examples=64, batch_size=32)
+  options = {"encoder": theirs, "examples": 64, "batch_size": 32}
+  words = "'stage2_block1_shortcut_conv', a strided 1x1"
+  refuses(words, urkle_tf.pretrain, tmp_path / "run", **options)
   assert not (tmp_path / "run").exists()
 
 

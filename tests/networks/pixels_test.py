@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from cases import refuses
 
-from urkle_tf import errors
 from urkle_tf.networks import foreign, pixels
 
 layers = keras.layers
@@ -72,8 +71,8 @@ def test_what_contradicts_the_first_layer_is_refused():
   model = model_of(layers.Rescaling(1 / 255))
   for preprocess in ("unit", "tf", layers.Rescaling(2.0)):
     refuses("expects pixels up to 255", foreign.take, model, preprocess=preprocess)
-  with pytest.raises(errors.UserError, match="expects pixels up to 1, by its first layer"):
-    foreign.take(model_of(layers.Rescaling(2.0, -1.0)), preprocess="255")
+  unit, words = model_of(layers.Rescaling(2.0, -1.0)), "expects pixels up to 1, by its first layer"
+  refuses(words, foreign.take, unit, preprocess="255")
   refuses("unknown preprocess", foreign.take, model, preprocess="vgg")
   refuses("a Keras layer, or a function", foreign.take, model, preprocess=3)
 
@@ -96,8 +95,7 @@ def test_a_wrong_scale_is_seen_in_batch_norms(convention):
   if convention == "tf":  # of the same order as [0, 1]: nothing is claimed
     pixels.check(model, IMAGES, "it")
     return
-  with pytest.raises(errors.UserError, match=f"wrong scale.*preprocess='{convention}'"):
-    pixels.check(model, IMAGES, "it")
+  refuses(f"wrong scale & preprocess='{convention}'", pixels.check, model, IMAGES, "it")
 
 
 def test_nothing_is_claimed_without_statistics():

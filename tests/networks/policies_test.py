@@ -9,12 +9,7 @@ import tensorflow as tf
 from small_models import precision, sequential, tiny_trainer
 
 from urkle_tf import networks
-from urkle_tf.networks.policies import (
-  computing_in,
-  follow_precision,
-  low_precision,
-  precise_attention,
-)
+from urkle_tf.networks import policies
 
 
 def _dtypes(function, *shapes):
@@ -36,7 +31,7 @@ def encoder():
 def test_within_it_the_backbone_is_bfloat16_and_outputs_stay_near(encoder, rng):
   images = tf.constant(rng.uniform(size=(4, 8, 8, 3)), tf.float32)
   expected = encoder.frozen()(images)
-  with low_precision(encoder.network):
+  with policies.low_precision(encoder.network):
     frozen = encoder.frozen()
     found = frozen(images)
     assert _dtypes(lambda x: frozen(x).loc, [4, 8, 8, 3])["step"] == {"bfloat16"}
@@ -50,7 +45,7 @@ def test_within_it_the_backbone_is_bfloat16_and_outputs_stay_near(encoder, rng):
 
 def test_an_error_within_it_restores_too(encoder):
   before = [layer.dtype_policy.name for layer in encoder.network._flatten_layers()]
-  with pytest.raises(ZeroDivisionError), low_precision(encoder.network):
+  with pytest.raises(ZeroDivisionError), policies.low_precision(encoder.network):
     raise ZeroDivisionError
   assert [layer.dtype_policy.name for layer in encoder.network._flatten_layers()] == before
 
@@ -60,7 +55,7 @@ def test_layers_of_float16_follow_the_precision_too():
   with precision("mixed_float16"):
     model = sequential((4,), keras.layers.Rescaling(2.0), keras.layers.Dense(2))
   with precision("mixed_bfloat16"):
-    follow_precision(model)
+    policies.follow_precision(model)
   assert [layer.compute_dtype for layer in model.layers] == ["float32", "bfloat16"]
 
 
@@ -109,10 +104,10 @@ def test_attention_is_float32_in_bfloat16(rng, dropout):
   model = keras.Model(tokens, layer(tokens, tokens))
   x = tf.constant(rng.normal(size=(2, 5, 8)), tf.float32)
   exact, plain = model(x), _attention_dtypes(model, x)
-  precise_attention(model)
+  policies.precise_attention(model)
   np.testing.assert_array_equal(model(x), exact)  # in float32 nothing changes
   assert plain == _attention_dtypes(model, x) == {"logits": {"float32"}, "softmax": {"float32"}}
-  with computing_in("mixed_bfloat16", model):
+  with policies.computing_in("mixed_bfloat16", model):
     assert model(x).dtype == tf.bfloat16
     assert _attention_dtypes(model, x) == {"logits": {"float32"}, "softmax": {"float32"}}
     operations = tf.function(model).get_concrete_function(x).graph.get_operations()
