@@ -131,10 +131,6 @@ def test_budgets_and_what_is_left_of_them():
   ],
 )
 def test_mistakes_end_in_one_line(change, words):
-  arguments = {
-    "scores": lambda z: tf.reshape(z, [-1, 16])[:, :3],
-    "images": np.full([4, 4, 4, 1], 0.5, np.float32),
-    "labels": np.array([0, 0, 0, 0]),
-    "threat": Linf(0.1),
-  }
+  arguments = {"images": np.full([4, 4, 4, 1], 0.5, np.float32), "labels": np.zeros(4, int)}
+  arguments |= {"scores": lambda z: tf.reshape(z, [-1, 16])[:, :3], "threat": Linf(0.1)}
   refuses(words, autoattack, **arguments | change)

@@ -24,7 +24,7 @@ def smallest(w, room, gain, norm):
   Some pixels are at their bound; the others obey the optimality conditions of the norm without
   bounds.  The best of all feasible such points is the answer.
   """
-  best = np.inf
+  w, room, best = np.float64(w).ravel(), np.float64(room).ravel(), np.inf
   for held in itertools.product([False, True], repeat=len(w)):
     held = np.array(held)
     rest = gain - (w * room)[held].sum()
@@ -59,10 +59,7 @@ def test_reach_is_the_smallest_change(rng, norm):
   d = np.asarray(d, np.float64)
   np.testing.assert_allclose((w * d).sum((1, 2, 3)), gain, atol=1e-5)
   assert -1e-6 <= (x + d).min() <= (x + d).max() <= 1 + 1e-6
-  wanted = [
-    smallest(abs(np.float64(a)).ravel(), np.float64(b).ravel(), abs(c), norm)
-    for a, b, c in zip(w, room, gain)
-  ]
+  wanted = [smallest(abs(a), b, abs(c), norm) for a, b, c in zip(w, room, gain)]
   np.testing.assert_allclose(norms(d, norm), wanted, rtol=1e-4, atol=1e-6)
 
 
@@ -143,10 +140,7 @@ def test_finds_the_distance_where_the_box_binds(rng, norm):
   room = np.where(w > 0, 1 - x, x)
   gain = 0.7 * (abs(w) * room).sum((1, 2, 3))
   level = (x * w).sum((1, 2, 3)) + gain
-  wanted = [
-    smallest(abs(np.float64(a)).ravel(), np.float64(b).ravel(), c, norm)
-    for a, b, c in zip(w, room, gain)
-  ]
+  wanted = [smallest(abs(a), b, c, norm) for a, b, c in zip(w, room, gain)]
   free = gain / norms(w, {"linf": "l1", "l2": "l2", "l1": "linf"}[norm])
   assert (np.array(wanted) > 1.02 * free).any()  # or the box does not matter
   attack = FAB(from_norm(norm, 0.3), steps=30)
@@ -192,9 +186,8 @@ def test_l2_distances_are_no_longer_than_foolboxs(problem):
   foolbox = pytest.importorskip("foolbox")
   network, x, labels = problem
   model = foolbox.TensorFlowModel(network, bounds=(0, 1), device="CPU:0")
-  _, theirs, found = foolbox.attacks.L2DeepFoolAttack(steps=50)(
-    model, tf.constant(x), tf.constant(labels), epsilons=None
-  )
+  attack = foolbox.attacks.L2DeepFoolAttack(steps=50)
+  _, theirs, found = attack(model, tf.constant(x), tf.constant(labels), epsilons=None)
   assert found.numpy().all()
   theirs = norms(theirs.numpy() - x, "l2")
   attack = FAB(L2(2.0), steps=40)

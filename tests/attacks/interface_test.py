@@ -225,13 +225,9 @@ def test_the_start_is_moved_by_epsilon_and_projected(threat, rng):
   np.testing.assert_allclose(nothing, start, atol=1e-6)
 
 
-def _trainer(attack):
-  return tiny_trainer(robustness.Urkle(), attack, optimizer=keras.optimizers.SGD(0.05))
-
-
 def test_a_step_keeps_the_mean_perturbation_for_the_next():
   attack = attacks.RSFGSM(LINF, carry=True)
-  trainer = _trainer(attack)
+  trainer = tiny_trainer(robustness.Urkle(), attack, optimizer=keras.optimizers.SGD(0.05))
   batches = list(noise_views())
   for number, batch in enumerate(batches):
     views, before = batch["views"], trainer._carried.numpy()
@@ -251,7 +247,7 @@ def test_one_replica_and_two_carry_the_same(mirrored):
   found = []
   for scope in (tf.distribute.get_strategy(), mirrored):
     with scope.scope():
-      trainer = _trainer(attacks.PGD(LINF, steps=2, carry=True))
+      trainer = tiny_trainer(robustness.Urkle(), attacks.PGD(LINF, steps=2, carry=True))
     history = trainer.fit(noise_views(), verbose=0).history
     found.append((history["kl"], trainer._carried.numpy()))
   np.testing.assert_allclose(found[0][0], found[1][0], rtol=2e-4)

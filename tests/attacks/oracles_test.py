@@ -36,9 +36,8 @@ def _trained(dataset):
   """A small network's logits, after 200 steps on images attacked by one gradient step."""
   keras.utils.set_random_seed(1)
   images, labels = _read(dataset, "train[:20000]")
-  convolutions = [
-    keras.layers.Conv2D(width, 3, 2, padding="same", activation="relu") for width in (16, 32)
-  ]
+  options = {"padding": "same", "activation": "relu"}
+  convolutions = [keras.layers.Conv2D(width, 3, 2, **options) for width in (16, 32)]
   dense = [keras.layers.Dense(64, activation="relu"), keras.layers.Dense(10)]
   network = sequential(images.shape[1:], *convolutions, keras.layers.Flatten(), *dense)
   optimizer = keras.optimizers.Adam(2e-3)

@@ -90,9 +90,8 @@ def test_reaches_the_maximum_of_a_linear_objective(rng, kind, norm, epsilon):
   run = tf.function(lambda z: attack.run(lambda z: total(g * z), z, [1, 2]), autograph=False)
   y, info = run(tf.constant(x))
   offset, slopes = np.float64(y) - x, np.float64(g)
-  expected = np.stack(
-    [linear_maximum(a.ravel(), b.ravel(), norm, epsilon) for a, b in zip(np.float64(x), slopes)]
-  ).reshape(x.shape)
+  flat = np.float64(x).reshape(4, -1), slopes.reshape(4, -1)
+  expected = np.reshape([linear_maximum(a, b, norm, epsilon) for a, b in zip(*flat)], x.shape)
   rtol = 1e-4 if kind is PGD else 5e-3 if norm == "l1" else 1e-3
   np.testing.assert_allclose(total(slopes * offset), total(slopes * expected), rtol=rtol)
   if kind is PGD and norm != "l1":  # l1 maxima with near ties are near in value, not in place
@@ -213,10 +212,8 @@ def test_equals_foolbox(classifier, images, norm):
   epsilon, labels = {"linf": 0.1, "l2": 0.3}[norm], tf.constant(LABELS)
   threat = from_norm(norm, epsilon)
   start = threat.random_start(tf.constant(x), distribution.fold([3, 4], 0))
-  theirs = {
-    "linf": foolbox.attacks.LinfProjectedGradientDescentAttack,
-    "l2": foolbox.attacks.L2ProjectedGradientDescentAttack,
-  }[norm](abs_stepsize=epsilon / 4, steps=7, random_start=True)
+  kind = foolbox.attacks.LinfPGD if norm == "linf" else foolbox.attacks.L2PGD
+  theirs = kind(abs_stepsize=epsilon / 4, steps=7, random_start=True)
   theirs.get_random_start = lambda x0, _: type(x0)(start)
   model = foolbox.TensorFlowModel(classifier, bounds=(0, 1), device="CPU:0")
   _, expected, _ = theirs(model, tf.constant(x), labels, epsilons=epsilon)

@@ -71,9 +71,8 @@ def test_start_is_uniform_on_the_ball():
 @pytest.mark.full
 def test_start_under_xla_is_inside_and_not_the_image(rng):
   images = rng.uniform(-0.2, 1.2, size=(8, 6, 6, 2)).clip(0, 1).astype(np.float32)
-  draw = tf.function(
-    lambda x: [from_norm(norm, 0.3).random_start(x, [1, 2]) for norm in NORMS], jit_compile=True
-  )
+  starts = lambda x: [from_norm(norm, 0.3).random_start(x, [1, 2]) for norm in NORMS]  # noqa: E731
+  draw = tf.function(starts, jit_compile=True)
   for norm, start in zip(NORMS, draw(images)):
     assert_inside(start, images, norm, 0.3)
     assert (norms(start - images, norm) > 0.1).all()
@@ -100,12 +99,14 @@ def test_direction_is_of_unit_norm_and_steepest(rng, norm, scale):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_zero_gradient_moves_nothing(rng, norm):
+def test_zero_gradient_moves_nothing_and_radius_zero_is_the_image(rng, norm):
   images = tf.constant(rng.uniform(size=SHAPE), tf.float32)
-  threat = from_norm(norm, 0.5)
+  threat, point = from_norm(norm, 0.5), from_norm(norm, 0)
   start = threat.random_start(images, [1, 2])
   moved = threat.step(start, tf.zeros_like(start), images, 0.3)
   np.testing.assert_allclose(moved, start, atol=1e-7)
+  moved = point.step(point.random_start(images, [1, 2]), images, images, 1.0)
+  np.testing.assert_array_equal(moved, images)
 
 
 def test_l1_direction_moves_the_largest_gradients(rng):
@@ -160,13 +161,10 @@ def test_projection_is_the_nearest_point(rng, norm):
   """Against SciPy's SLSQP, with and without active bounds."""
   images = rng.uniform(size=(24, 2, 3, 1))
   images[::2, 0] = rng.integers(0, 2, size=(12, 3, 1))
-  points = (
-    images + rng.normal(size=images.shape) * np.repeat([0.05, 0.3, 1.0], 8)[:, None, None, None]
-  )
-  epsilon = 0.4
-  result = from_norm(norm, epsilon).project(
-    tf.constant(points, tf.float32), tf.constant(images, tf.float32)
-  )
+  size, epsilon = np.repeat([0.05, 0.3, 1.0], 8)[:, None, None, None], 0.4
+  points = images + size * rng.normal(size=images.shape)
+  given = tf.constant(points, tf.float32), tf.constant(images, tf.float32)
+  result = from_norm(norm, epsilon).project(*given)
   for r, p, x in zip(np.asarray(result), points, images):
     expected = nearest(p.ravel(), x.ravel(), norm, epsilon)
     np.testing.assert_allclose(r.ravel(), expected, atol=2e-4)
@@ -191,14 +189,6 @@ def test_projection_at_real_sizes_is_on_the_sphere_and_repeatable(rng, norm, eps
   np.testing.assert_allclose(norms(once - images, norm), epsilon, rtol=1e-5)
   np.testing.assert_allclose(threat.project(once, images), once, atol=1e-6)
   np.testing.assert_allclose(threat.distance(once, images), norms(once - images, norm), rtol=1e-5)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_radius_zero_is_the_image(rng, norm):
-  images = tf.constant(rng.uniform(size=SHAPE), tf.float32)
-  threat = from_norm(norm, 0)
-  start = threat.random_start(images, [1, 2])
-  np.testing.assert_array_equal(threat.step(start, images, images, 1.0), images)
 
 
 @pytest.mark.parametrize("norm", NORMS)
