@@ -15,16 +15,8 @@ from urkle_tf.data import augment, pipeline, sources
 from urkle_tf.networks.classifier import Classifier
 
 # Settings of `pretrain` for six steps on digits.
-RUN = {
-  "encoder": "convnet(width=4, layers=2)",
-  "latent_dim": 6,
-  "loc": "dense",
-  "split": "train[:48]",
-  "batch_size": 16,
-  "epochs": 2,
-  "attack_steps": 2,
-  "epsilon": 0.1,
-}
+RUN = {"encoder": "convnet(width=4, layers=2)", "latent_dim": 6, "loc": "dense"}
+RUN |= {"split": "train[:48]", "batch_size": 16, "epochs": 2, "attack_steps": 2, "epsilon": 0.1}
 # Each pretext, small; those of a teacher's folder and of an original's file are filled in.
 PRETEXTS = {
   "simclr": "simclr(projector=16, projection=4)",
@@ -174,11 +166,33 @@ def linear_network(shape, scale, matrix=None):
   return keras.Model(images, {"loc": loc, "scale": keras.layers.Rescaling(0.0, scale)(loc)})
 
 
+def linear_file(file, matrix, bias=None):
+  """Writes a `.keras` file of x -> A x + b, of images [8, 8, 1] in [0, 1]; returns it as text."""
+  dense = keras.layers.Dense(matrix.shape[1], use_bias=bias is not None)
+  model = sequential((8, 8, 1), keras.layers.Flatten(), dense)
+  model.set_weights([matrix] if bias is None else [matrix, bias])
+  model.save(file)
+  return str(file)
+
+
+def linear_classifier(weights, bias, scale, stochastic=True, samples=5):
+  """A linear head on the pixels of images [4, 4, 1] as z, with noise of a constant scale."""
+  network = linear_network((4, 4, 1), scale)
+  return Classifier(network, linear_head(weights, bias), stochastic, samples)
+
+
 def linear_head(weights, bias):
   """The head z -> z W + b."""
   head = networks.mlp(weights.shape[0], [weights.shape[1]], "head")
   head.get_layer("dense1").set_weights([np.float32(weights), np.float32(bias)])
   return head
+
+
+def neighbours_score(embeddings):
+  """The accuracy of five nearest neighbours among embeddings [1797, d] of the digits."""
+  z, (_, labels) = np.asarray(embeddings), digits()
+  model = neighbors.KNeighborsClassifier(5, metric="cosine").fit(z[:1400], labels[:1400])
+  return model.score(z[1400:], labels[1400:])
 
 
 def learn_digits(pretext, steps=50):
@@ -188,18 +202,13 @@ def learn_digits(pretext, steps=50):
     (accuracy of five nearest neighbours before, after, effective rank at the end).
   """
   keras.utils.set_random_seed(0)
-  images, labels = digits()
-  encoder = networks.GaussianEncoder(
-    networks.convnet((8, 8, 1), width=8, layers=2), 16, loc="dense"
-  )
+  images, _ = digits()
+  backbone = networks.convnet((8, 8, 1), width=8, layers=2)
+  encoder = networks.GaussianEncoder(backbone, 16, loc="dense")
   for _ in range(20):
     encoder(images[:200], training=True)
 
-  def accuracy():
-    loc = encoder.network(images, training=False)["loc"].numpy()
-    model = neighbors.KNeighborsClassifier(5, metric="cosine").fit(loc[:1400], labels[:1400])
-    return model.score(loc[1400:], labels[1400:])
-
+  accuracy = lambda: neighbours_score(encoder(images, training=False).loc)  # noqa: E731
   before = accuracy()
   trainer = urkle_tf.Trainer(encoder, pretext)
   trainer.compile(keras.optimizers.SGD(0.1, momentum=0.9))

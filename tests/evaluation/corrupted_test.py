@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import refused, refuses
+from cases import refuses
 from small_models import array_source
 
 from urkle_tf import errors
@@ -116,7 +116,6 @@ def test_sums_of_bins_add_up(rng):
     ("fogg", None, "unknown corruption 'fogg'; did you mean 'fog'"),
     ("", None, "give --corruptions: all, tfds, or names"),
     ("fog,all", None, "'all' must be given alone"),
-    ("tfds,fog", None, "'tfds' must be given alone"),
     ("fog", [0], "numbers from 1 to 5, got 0"),
     ("fog", [1.5], "numbers from 1 to 5, got 1.5"),
     ("tfds", None, "TFDS has no corrupted images of 'grey'"),
@@ -139,7 +138,6 @@ def test_the_configurations_are_matched_with_our_names():
   assert list(found) == [(name, severity) for name in corruptions.NAMES for severity in (1, 5)]
   assert found["glass_blur", 5] == "frosted_glass_blur_5"
   assert found["elastic_transform", 1] == "elastic_1"
-  assert found["fog", 1] == "fog_1"
   found = corrupted._configs("mnist_corrupted", [1])
   assert len(found) == 15
   assert found["zigzag", None] == "zigzag"
@@ -149,8 +147,8 @@ def test_the_configurations_are_matched_with_our_names():
 def test_what_is_not_prepared_is_one_line(tmp_path):
   source = flat_source([1, 2])
   source.name = "mnist"
-  with refused(match=r"'mnist_corrupted/.*' is not prepared"):
-    corrupted.plan("tfds", None, source, data_dir=str(tmp_path))
+  words = "'mnist_corrupted/ & ' is not prepared"
+  refuses(words, corrupted.plan, "tfds", None, source, data_dir=str(tmp_path))
 
 
 def test_prepared_images_are_scored(monkeypatch, capsys):

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import slow
+from cases import refuses, slow
 from small_models import digits, linear_head, linear_network, saved_model
 
 import urkle_tf
-from urkle_tf import errors, export
+from urkle_tf import export
 from urkle_tf.data import sources
 from urkle_tf.evaluation import adversaries, attacked, foreign, scoring
 from urkle_tf.evaluation import plans as planning
@@ -23,6 +23,7 @@ from urkle_tf.networks.classifier import Classifier
 from urkle_tf.networks.saved import foreign_models
 
 EPSILON, EXAMPLES = 0.2, 100
+WHOLE_SET = {"examples": EXAMPLES, "batch_size": EXAMPLES}
 WHOLE = 64  # weights of the integer network, to one
 
 
@@ -41,8 +42,7 @@ def linear():
 def robust(linear, step=lambda pixels: pixels, epsilon=EPSILON):
   """Which images keep every margin at their worst: features rise with their pixels."""
   weights, bias, x, labels = linear
-  low = step(np.clip(x - np.float32(epsilon), 0, 1)).astype(np.float64)
-  high = step(np.clip(x + np.float32(epsilon), 0, 1)).astype(np.float64)
+  low, high = (np.float64(step(np.clip(x + np.float32(d), 0, 1))) for d in (-epsilon, epsilon))
   right = np.ones(len(x), bool)
   for i, label in enumerate(labels):
     for other in range(10):
@@ -55,6 +55,13 @@ def robust(linear, step=lambda pixels: pixels, epsilon=EPSILON):
 
 def scores(linear, images):
   return tf.reshape(images, [-1, 64]) @ linear[0] + linear[1]
+
+
+def integer_scores(images, linear):
+  """The same of whole pixels and weights."""
+  weights, bias = (np.round(scale * part) for scale, part in zip((WHOLE, 8 * WHOLE), linear))
+  sums = tf.reshape(tf.cast(8 * images, tf.int32), [-1, 64]) @ weights.astype(np.int32)
+  return tf.cast(sums + bias.astype(np.int32), tf.float32)
 
 
 SEARCHES = "square(queries=50),hop_skip_jump(queries=200)"  # without budgets they get their own
@@ -103,11 +110,7 @@ DECOYS = {
     failing=("gradients", "saturation"),
   ),
   "integers": Decoy(  # no float of the images' or the logits' shape goes in: nothing to bridge
-    lambda x, m: tf.cast(
-      tf.reshape(tf.cast(8 * x, tf.int32), [-1, 64]) @ np.round(WHOLE * m[0]).astype(np.int32)
-      + np.round(8 * WHOLE * m[1]).astype(np.int32),
-      tf.float32,
-    ),
+    integer_scores,
     "square(queries=2000),hop_skip_jump(queries=200)",
     failing=("gradients", "black_box", "epsilon"),
     step=lambda pixels: np.floor(8 * pixels) / 8,
@@ -126,15 +129,9 @@ DECOYS = {
 @pytest.mark.parametrize("name", sorted(DECOYS))
 def test_decoys_get_no_credit(linear, tmp_path, name):
   decoy = DECOYS[name]
-  found = urkle_tf.assess(
-    classifier=saved_model(lambda images: decoy.function(images, linear), tmp_path / "model"),
-    examples=EXAMPLES,
-    epsilon=EPSILON,
-    attacks=decoy.attacks,
-    standing=True,
-    eot=50,
-    batch_size=EXAMPLES,
-  )
+  model = saved_model(lambda images: decoy.function(images, linear), tmp_path / "model")
+  options = {"epsilon": EPSILON, "standing": True, "eot": 50, **WHOLE_SET}
+  found = urkle_tf.assess(model, attacks=decoy.attacks, **options)
   true, unattacked = (robust(linear, decoy.step, radius).mean() for radius in (EPSILON, 0))
   assert unattacked > true + 0.2
   assert found["clean"]["accuracy"] == pytest.approx(unattacked, abs=decoy.tolerance)
@@ -180,14 +177,8 @@ def test_an_inflated_sigma_gets_no_credit(linear, tmp_path):
   network = linear_network((8, 8, 1), 0.5)
   model = Classifier(network, linear_head(weights, bias), stochastic=True, samples=5)
   export.export_classifier(model, tmp_path / "model", {"norm": "linf", "epsilon": EPSILON})
-  found = urkle_tf.assess(
-    classifier=str(tmp_path / "model"),
-    examples=EXAMPLES,
-    attacks="apgd_t(steps=20)",
-    eot=5,
-    batch_size=EXAMPLES,
-    representation_examples=0,
-  )
+  options = {"attacks": "apgd_t(steps=20)", "eot": 5, "representation_examples": 0, **WHOLE_SET}
+  found = urkle_tf.assess(str(tmp_path / "model"), **options)
   # Its true robustness, but for what nobody found: transfer from the model without noise, whose
   # worst image towards each class is known.
   scorer = scoring.Scorer(model, EXAMPLES, samples=400, seed=1)
@@ -210,5 +201,5 @@ def test_a_label_outside_of_the_classes_is_one_line(linear, tmp_path, monkeypatc
   source = sources.load("digits", "test", examples=20)
   monkeypatch.setattr(source, "labels", np.where(np.arange(20) == 7, 10, source.labels))
   context = Context(source, "linf", [EPSILON], model, batch_size=8)
-  with pytest.raises(errors.UserError, match="has a label outside the classifier's 10 classes"):
-    attacked.measure(context, planning.read("fgsm", urkle_tf.attacks.Linf(EPSILON)))
+  plans = planning.read("fgsm", urkle_tf.attacks.Linf(EPSILON))
+  refuses("a label outside the classifier's 10 classes", attacked.measure, context, plans)

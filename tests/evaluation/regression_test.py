@@ -45,7 +45,7 @@ def test_the_worst_case_of_a_linear_regressor(source, norm, tmp_path, monkeypatc
   dual = np.abs(weights).sum() if norm == "linf" else np.linalg.norm(weights)
   worst = np.abs(error) + EPSILON * dual
   clean, (attacked,) = part["clean"], part["attacks"]
-  assert (clean["mode"], attacked["mode"]) == ("deterministic", "deterministic")
+  assert clean["mode"] == attacked["mode"] == "deterministic"
   assert clean["rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-4)
   assert clean["mae"] == pytest.approx(np.mean(np.abs(error)), rel=1e-4)
   assert attacked["rmse"] == pytest.approx(np.sqrt(np.mean(worst**2)), rel=2e-3)

@@ -40,28 +40,21 @@ def test_cosines_by_hand():
 
 def linear(noise):
   """Class 1 where x_0 > 0, of images [1, 2, 1], as one-hot."""
-
-  def function(images, seed):
-    del seed
-    return tf.one_hot(tf.cast(images[:, 0, 0, 0] > 0, tf.int32), 2)
-
+  function = lambda x, seed: tf.one_hot(tf.cast(x[:, 0, 0, 0] > 0, tf.int32), 2)  # noqa: E731
   return smoothing.Noisy(function, noise, batch_size=300)
 
 
 def test_the_radius_of_a_half_plane_is_a_little_below_the_distance():
   """Its true radius is |x_0| / 1: the certificate is below, and by no more than the bound costs."""
   noisy = linear(0.5)
-  total = noisy.sum(np.zeros((1, 2, 1), np.float32), 1000, SEED)
-  assert total.sum() == 1000  # the copies beyond the last whole batch do not count
+  black = np.zeros((1, 2, 1), np.float32)
+  assert noisy.sum(black, 1000, SEED).sum() == 1000  # copies beyond the last batch do not count
   for x, label in ((0.4, 1), (-0.6, 0)):
     image = np.array([[[x], [7.0]]], np.float32)
     found, certified = smoothing.certify_class(noisy, image, 20000, 0.001, SEED)
     assert found == label
     assert abs(x) - 0.03 < certified < abs(x)
-  found, certified = smoothing.certify_class(
-    noisy, np.zeros((1, 2, 1), np.float32), 2000, 0.001, SEED
-  )
-  assert (found, certified) == (-1, 0.0)
+  assert smoothing.certify_class(noisy, black, 2000, 0.001, SEED) == (-1, 0.0)
 
 
 def test_a_seed_gives_the_same_draws():
@@ -75,7 +68,6 @@ def test_the_bound_of_an_encoder_holds_wherever_it_is_measured():
   """F = (cos, sin) of an angle that moves with x: E<u, f> at x' is never below the bound."""
 
   def function(images, seed):
-    del seed
     angle = 2.0 * images[:, 0, 0, 0]
     return tf.stack([tf.cos(angle), tf.sin(angle)], 1)
 
@@ -143,18 +135,14 @@ def test_arts_certificates_agree():
   model = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10))
   model.layers[-1].set_weights([fitted.coef_.T, fitted.intercept_])
 
-  def classes(images, seed):
-    del seed
-    return tf.one_hot(tf.argmax(model(images), -1), 10)
-
+  classes = lambda images, seed: tf.one_hot(tf.argmax(model(images), -1), 10)  # noqa: E731
   noise, samples, alpha = 0.5, 2000, 0.001
   noisy, some = smoothing.Noisy(classes, noise), images[1000:1040]
-  ours = [
-    smoothing.certify_class(noisy, image, samples, alpha, SEED + i) for i, image in enumerate(some)
-  ]
-  theirs = art.TensorFlowV2RandomizedSmoothing(
-    model, 10, (8, 8, 1), sample_size=100, scale=noise, alpha=alpha
-  ).certify(some, n=samples, batch_size=500)
+  certify = lambda i, image: smoothing.certify_class(noisy, image, samples, alpha, SEED + i)  # noqa: E731
+  ours = [certify(*pair) for pair in enumerate(some)]
+  options = {"sample_size": 100, "scale": noise, "alpha": alpha}
+  theirs = art.TensorFlowV2RandomizedSmoothing(model, 10, (8, 8, 1), **options)
+  theirs = theirs.certify(some, n=samples, batch_size=500)
   for (label, radius), other, their_radius in zip(ours, *theirs, strict=True):
     if radius > 0.05 or their_radius > 0.05:  # nearer to one half chance decides who abstains
       assert label == other

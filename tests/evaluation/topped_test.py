@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refused, refuses
-from small_models import array_source, digits, sequential, small_encoder
+from small_models import array_source, digits, linear_file, sequential, small_encoder
 
 import urkle_tf
 from urkle_tf import export, settings
@@ -63,19 +63,12 @@ def test_the_robust_accuracy_of_a_linear_embedding_is_its_closed_form(rng, tmp_p
   z = shown.reshape(200, 64) / 255 @ matrix
   bias = -np.median(z @ direction) * direction / (direction @ direction)
   margin, epsilon = (z + bias) @ direction, 1 / 255
-  model = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(3))
-  model.set_weights([matrix, bias])
-  model.save(tmp_path / "linear.keras")
+  linear_file(tmp_path / "linear.keras", matrix, bias)
   np.save(tmp_path / "rows.npy", rows)
   source = array_source(shown, (margin < 0).astype(int))
   monkeypatch.setattr(sources, "load", lambda *_, **__: source)
-  report = urkle_tf.assess(
-    encoder=str(tmp_path / "linear.keras"),
-    prototypes=str(tmp_path / "rows.npy"),
-    attacks="pgd(steps=20)",
-    epsilon=epsilon,
-    checks=False,
-  )
+  files = {"encoder": tmp_path / "linear.keras", "prototypes": tmp_path / "rows.npy"}
+  report = urkle_tf.assess(attacks="pgd(steps=20)", epsilon=epsilon, checks=False, **files)
   wanted = np.mean(np.abs(margin) > epsilon * np.abs(matrix @ direction).sum())
   assert 0.2 < wanted < 0.8
   assert report["clean"]["accuracy"] == 1
@@ -87,9 +80,8 @@ def test_a_saved_head_is_read_under_its_softmax(encoders, rng, tmp_path):
   path, embed = encoders["export"]
   head = sequential((6,), keras.layers.Dense(10, activation="softmax"))
   head.save(tmp_path / "head.keras")
-  report = urkle_tf.assess(
-    encoder=path, head=str(tmp_path / "head.keras"), attacks="fgsm", epsilon=0.05, **DATA
-  )
+  options = {"head": tmp_path / "head.keras", "attacks": "fgsm", "epsilon": 0.05, **DATA}
+  report = urkle_tf.assess(encoder=path, **options)
   data = sources.load("digits", "test", examples=60)
   right = head(embed(data.images / np.float32(255))).numpy().argmax(1) == data.labels
   assert report["clean"]["accuracy"] == pytest.approx(right.mean())
@@ -124,19 +116,14 @@ def test_votes_can_be_attacked_where_all_agree(encoders):
   assert np.all(np.isfinite(logits))
   slope = tape.gradient(loss, x).numpy().reshape(len(x), -1)
   assert np.all(np.abs(slope).max(1) > 0)
-  report = urkle_tf.assess(
-    encoder=path, head="knn(neighbours=3)", attacks="pgd(steps=5)", epsilon=0.15, **DATA
-  )
+  options = {"head": "knn(neighbours=3)", "attacks": "pgd(steps=5)", "epsilon": 0.15, **DATA}
+  report = urkle_tf.assess(encoder=path, **options)
   assert report["clean"]["accuracy"] > 0.5
   assert report["attacks"][0]["accuracy"] < report["clean"]["accuracy"] - 0.2
 
 
-FILES = {
-  "short.npy": np.ones((9, 6), np.float32),
-  "wide.npy": np.ones((10, 7), np.float32),
-  "zero.npy": np.eye(10, 6, dtype=np.float32),
-  "whole.npy": np.ones((10, 6), np.int64),
-}
+FILES = {"short.npy": np.ones((9, 6), np.float32), "wide.npy": np.ones((10, 7), np.float32)}
+FILES |= {"zero.npy": np.eye(10, 6, dtype=np.float32), "whole.npy": np.ones((10, 6), np.int64)}
 WANTED = r"give float32 \[10, 6\], one row for each class of 'digits'"
 
 

@@ -6,22 +6,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import array_source, linear_head, linear_network, sequential
+from cases import refuses, slow
+from small_models import array_source, linear_classifier, linear_network, sequential
 
 import urkle_tf
-from urkle_tf import errors
-from urkle_tf.attacks import APGD, Linf
+from urkle_tf.attacks import APGD, PGD, Linf
 from urkle_tf.evaluation import attacked
 from urkle_tf.evaluation import plans as planning
 from urkle_tf.evaluation.context import Context
 from urkle_tf.networks.classifier import Classifier
 
 SHAPE, EPSILON = (4, 4, 1), 0.1
-
-
-def pixels_as_z(head, scale, stochastic=True):
-  """A classifier whose z is the pixels, with noise of a constant scale."""
-  return Classifier(linear_network(SHAPE, scale), head, stochastic, samples=5)
 
 
 def grey(count, labels):
@@ -43,7 +38,7 @@ def linear():
   for i, y in enumerate(source.labels):
     for j in {0, 1, 2} - {y}:
       away[i, j] = (scores[i, y] - scores[i, j]) / np.abs(weights[:, y] - weights[:, j]).sum()
-  return pixels_as_z(linear_head(weights, bias), 0.02), source, away.min(1)
+  return linear_classifier(weights, bias, 0.02), source, away.min(1)
 
 
 def run(model, source, plans, epsilon, **options):
@@ -51,9 +46,7 @@ def run(model, source, plans, epsilon, **options):
   return attacked.measure(context, plans)
 
 
-@pytest.mark.parametrize(
-  "number", [pytest.param(k, marks=[] if k == 5 else pytest.mark.full) for k in range(7)]
-)
+@pytest.mark.parametrize("number", [5, *slow(0, 1, 2, 3, 4, 6)])
 def test_each_stage_finds_what_there_is(linear, number):
   model, source, away = linear
   epsilon = float(np.median(away))
@@ -90,15 +83,13 @@ def test_the_worst_kl_shows_where_no_gradient_of_the_scores_does():
   The head is a step, so that scores have no gradient; the worst KL lies in a corner.
   """
   z = keras.Input((16,))
-  far = keras.layers.Lambda(
-    lambda z: keras.ops.sign(keras.ops.sum((z - 128 / 255) ** 2, 1, keepdims=True) - 0.11)
-  )(z)
+  beyond = lambda z: keras.ops.sum((z - 128 / 255) ** 2, 1, keepdims=True) - 0.11  # noqa: E731
+  far = keras.layers.Lambda(lambda z: keras.ops.sign(beyond(z)))(z)
   head = keras.Model(z, keras.layers.Concatenate()([-far, far, far - 9]))
-  model = pixels_as_z(head, 1e-4)
+  model = Classifier(linear_network(SHAPE, 1e-4), head, True, samples=5)
   source = grey(8, np.zeros(8, np.int64))
   source.images[:] = 128
-  texts = "pgd(restarts=3),worst_of_all(steps=10, restarts=2)"
-  plans = planning.read(texts, Linf(EPSILON))
+  plans = planning.read("pgd(restarts=3),worst_of_all(steps=10, restarts=2)", Linf(EPSILON))
   rows, _ = run(model, source, plans, EPSILON, modes=("sampled",))
   found = {row["name"]: row["accuracy"] for row in rows}
   assert found["apgd from fixed z"] == found["pgd"] == 1
@@ -116,8 +107,7 @@ def test_a_run_begins_at_a_given_start():
   flat = lambda x: 0.0 * tf.reduce_sum(x, [1, 2, 3])  # noqa: E731
   np.testing.assert_allclose(attack.run(flat, images, [1, 2], start=begin)[0], 0.5 + EPSILON)
   assert not np.array_equal(*seen)
-  with pytest.raises(errors.UserError, match="pgd does not accept start"):
-    urkle_tf.attacks.PGD(Linf(EPSILON)).run(flat, images, [1, 2], start=begin)
+  refuses("pgd does not accept start", PGD(Linf(EPSILON)).run, flat, images, [1, 2], start=begin)
 
 
 @pytest.mark.full
@@ -125,11 +115,8 @@ def test_what_a_model_has_no_place_for_is_named(tmp_path):
   theirs = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10))
   theirs.save(tmp_path / "theirs.keras")
   options = {"examples": 8, "checks": False, "epsilon": EPSILON}
-  found = urkle_tf.assess(
-    classifier=str(tmp_path / "theirs.keras"),
-    attacks="worst_of_all(steps=2, restarts=1)",
-    **options,
-  )
+  options["attacks"] = "worst_of_all(steps=2, restarts=1)"
+  found = urkle_tf.assess(tmp_path / "theirs.keras", **options)
   assert [row["name"] for row in found["attacks"]] == ["apgd", "worst_of_all"]
   because = found["config"]["skipped_because"]
   assert because["apgd of mean logits"] == "the model is not stochastic"

@@ -6,7 +6,7 @@ import types
 
 import numpy as np
 import pytest
-from cases import refused, refuses
+from cases import refuses
 from scipy import stats
 from small_models import array_source
 
@@ -49,12 +49,8 @@ def earlier(exported, tmp_path_factory):
 
 @pytest.mark.full
 def test_rows_are_those_that_both_have(exported, earlier, tmp_path):
-  report = assessed(
-    exported / "other",
-    measure=f"against(report='{earlier}')",
-    output_dir=str(tmp_path),
-    attacks="fgsm,pgd",
-  )
+  options = {"measure": f"against(report='{earlier}')", "attacks": "fgsm,pgd"}
+  report = assessed(exported / "other", output_dir=str(tmp_path), **options)
   config = report["config"]  # without folders of this machine
   assert (config["measure"], config["against"]) == ("against(report=report)", "report")
   earlier = json.loads(pathlib.Path(earlier, "report.json").read_text())
@@ -73,9 +69,8 @@ def compared(ours, theirs):
   labels = np.arange(4)
   right = lambda rows: {f"right_{i}": labels > i for i in range(len(rows))}  # noqa: E731
   prepared = {"against": ({"attacks": theirs}, {"labels": labels, **right(theirs)})}
-  context = types.SimpleNamespace(
-    prepared=prepared, arrays=right(ours), labels=labels, modes=(), report={"attacks": ours}
-  )
+  fields = {"prepared": prepared, "arrays": right(ours), "report": {"attacks": ours}}
+  context = types.SimpleNamespace(labels=labels, modes=(), **fields)
   return Against(report="other").measure(context)["rows"]
 
 
@@ -124,9 +119,8 @@ def test_rows_that_count_other_attacks_are_compared_with_their_like(exported, tm
   standing = {**options, "standing": True, "against": plain}
   found = assessed(exported / "other", output_dir=first, save_images=True, **standing)
   assert [row["name"] for row in found["against"]["rows"]] == ["clean", "pgd"]
-  again = assessed(
-    exported / "other", output_dir=str(tmp_path / "2"), **standing | {"against": first}
-  )
+  standing["against"] = first
+  again = assessed(exported / "other", output_dir=str(tmp_path / "2"), **standing)
   names = [row["name"] for row in again["attacks"]]
   assert [row["name"] for row in again["against"]["rows"]] == ["clean", *names]
 
@@ -153,8 +147,8 @@ def test_a_damaged_report_ends_in_one_line(tmp_path, damaged):
   np.savez(tmp_path / "images.npz", labels=[0, 1])
   (tmp_path / "report.json").write_text("{}")
   (tmp_path / damaged).write_bytes(b"PK and nothing more")
-  with refused(match="cannot read the report in .*; evaluate that model again"):
-    Against(report=str(tmp_path)).prepare(None)
+  words = "cannot read the report in & ; evaluate that model again"
+  refuses(words, Against(report=str(tmp_path)).prepare, None)
 
 
 @pytest.mark.parametrize(

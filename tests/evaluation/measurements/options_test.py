@@ -4,7 +4,7 @@ import sys
 
 import commands
 import pytest
-from cases import refused
+from cases import refuses
 
 from urkle_tf import settings
 from urkle_tf.evaluation import measurements
@@ -28,26 +28,13 @@ def test_what_a_report_has_by_default():
 
 
 def test_flags_are_aliases_of_options():
-  by_flags = chosen(
-    corruptions="fog",
-    severities=[1.0, 3.0],
-    loss_cap=4.0,
-    representation_examples=7,
-    checks=False,
-    attacks="fgsm,pgd(steps=3)",
-    attack_steps=5,
-    standing=True,
-  )
-  by_specs = chosen(
-    measure=[
-      'corruptions(types=fog, severities="1,3")',
-      "bound(loss_cap=4.0)",
-      "representation(examples=7, loss_cap=4.0)",
-      "checks(examples=0)",
-      'attacks(attacks="fgsm,pgd(steps=3)", steps=5, standing=true)',
-    ]
-  )
-  assert by_specs == by_flags
+  flags = {"corruptions": "fog", "severities": [1.0, 3.0], "loss_cap": 4.0, "checks": False}
+  flags |= {"attacks": "fgsm,pgd(steps=3)", "attack_steps": 5, "standing": True}
+  by_flags = chosen(representation_examples=7, **flags)
+  specs = ['corruptions(types=fog, severities="1,3")', "bound(loss_cap=4.0)", "checks(examples=0)"]
+  specs.append("representation(examples=7, loss_cap=4.0)")
+  specs.append('attacks(attacks="fgsm,pgd(steps=3)", steps=5, standing=true)')
+  assert chosen(measure=specs) == by_flags
   assert "checks" not in by_flags
   assert by_flags["corruptions"] == Corruptions("fog", [1.0, 3.0])
   assert by_flags["bound"] == Bound(loss_cap=4.0, steps=100)
@@ -64,10 +51,9 @@ def test_a_spec_adds_a_measurement_or_sets_what_no_flag_does():
 @pytest.mark.parametrize(
   "measure, message",
   [
-    ("corruption", "unknown measurement 'corruption'; did you mean 'corruptions'?.*: against, att"),
+    ("corruption", "unknown measurement 'corruption'; did you mean 'corruptions'? & : against, at"),
     ("bound(steps=3, loss_cp=4)", "unknown option of bound 'loss_cp'; did you mean 'loss_cap'?"),
     ("bound(steps=many)", "bound: steps must be an integer of at least 0, got 'many'"),
-    ("bound(steps=-1)", "bound: steps must be an integer of at least 0, got -1"),
     ("bound(steps=true)", "bound: steps must be an integer of at least 0, got True"),
     ("bound(loss_cap=high)", "bound: loss_cap must be a number, got 'high'"),
     ("corruptions(types=3)", "corruptions: types must be text, got 3"),
@@ -79,8 +65,7 @@ def test_a_spec_adds_a_measurement_or_sets_what_no_flag_does():
   ],
 )
 def test_mistakes_are_one_line(measure, message):
-  with refused(match=message):
-    chosen(measure=measure)
+  refuses(message, chosen, measure=measure)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +78,7 @@ def test_mistakes_are_one_line(measure, message):
   ],
 )
 def test_a_flag_that_a_model_cannot_use_is_not_left_out_in_silence(kind, given, message):
-  with refused(match=message):
-    chosen(kind, **given)
+  refuses(message, chosen, kind, **given)
 
 
 @pytest.mark.parametrize("flag", ["measure", "certify"])
