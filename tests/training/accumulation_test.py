@@ -4,23 +4,23 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from alike import same
 from cases import refuses
-from small_models import RUN, rows_of
+from small_models import RUN, rows_of, sequential
 
 import urkle_tf
 from urkle_tf import networks, pretexts, robustness
 from urkle_tf.training import accumulation, cost, forecast
 
 
-def trainer(parts, **options):
-  """Of an encoder without batch norms on an autoencoder, whose z is loc."""
+def trainer(parts, layer=None, **options):
+  """Of an encoder without batch norms, or of another layer, on labels; z is loc."""
   keras.utils.set_random_seed(0)
-  images = keras.Input((8, 8, 1))
-  features = keras.layers.Dense(6, activation="gelu")(keras.layers.Flatten()(images))
-  encoder = networks.GaussianEncoder(keras.Model(images, features), loc="pooled", momentum=1.0)
-  learner = urkle_tf.Trainer(
-    encoder, pretexts.Supervised(outputs=3, layers=1), robustness.Plain(), **options
-  )
+  layer = layer or keras.layers.Dense(6, activation="gelu")
+  features = sequential((8, 8, 1), keras.layers.Flatten(), layer)
+  encoder = networks.GaussianEncoder(features, loc="pooled", **options)
+  task = pretexts.Supervised(outputs=3, layers=1)
+  learner = urkle_tf.Trainer(encoder, task, robustness.Plain())
   learner.compile(keras.optimizers.SGD(0.5), accumulate=parts)
   return learner
 
@@ -33,16 +33,14 @@ def batch():
 
 @pytest.mark.parametrize("parts", [2, 3])
 def test_parts_take_the_step_of_the_whole(parts):
-  whole, some = trainer(1), trainer(parts)
+  whole, some = (trainer(number, momentum=1.0) for number in (1, parts))
   start = [variable.numpy() for variable in whole.encoder.weights]
   for _ in range(2):
     rows = [tf.function(learner.step)(batch()) for learner in (whole, some)]
     for name, value in rows[0].items():
       if name not in whole.diagnostics.names:  # some of which are of the batch as a whole
         np.testing.assert_allclose(rows[1][name], value, rtol=1e-4)
-  pairs = zip(whole.trainable_variables, some.trainable_variables, strict=True)
-  for one, other in pairs:
-    np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+  same(some.trainable_variables, whole.trainable_variables, rtol=1e-4, atol=1e-6)
   moved = zip(start, whole.encoder.weights, strict=True)
   assert max(np.abs(before - after).max() for before, after in moved) > 1e-2
 
@@ -50,25 +48,15 @@ def test_parts_take_the_step_of_the_whole(parts):
 def test_two_replicas_take_parts_as_one_does(mirrored):
   def taken(scope):
     with scope.scope():
-      images = keras.Input((8, 8, 1))
-      features = keras.layers.BatchNormalization(synchronized=True)(keras.layers.Flatten()(images))
-      encoder = networks.GaussianEncoder(keras.Model(images, features), loc="pooled")
-      learner = urkle_tf.Trainer(
-        encoder, pretexts.Supervised(outputs=3, layers=1), robustness.Plain()
-      )
-      learner.compile(keras.optimizers.SGD(0.5), accumulate=2)
+      learner = trainer(2, keras.layers.BatchNormalization(synchronized=True))
     # Each replica takes half of each part of the whole: rows 0 to 2, 6 to 8 and 3 to 5, 9 to 11.
     order = [0, 1, 2, 6, 7, 8, 3, 4, 5, 9, 10, 11] if scope is mirrored else range(12)
     rows = {name: tf.gather(value, list(order)) for name, value in batch().items()}
     data = tf.data.Dataset.from_tensors(rows).unbatch().batch(12, drop_remainder=True)
     learner.fit(data, verbose=0)
-    return [variable.numpy() for variable in encoder.weights]
+    return [variable.numpy() for variable in learner.encoder.weights]
 
-  keras.utils.set_random_seed(0)
-  one = taken(tf.distribute.get_strategy())
-  keras.utils.set_random_seed(0)
-  for found, expected in zip(taken(mirrored), one, strict=True):
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+  same(taken(mirrored), taken(tf.distribute.get_strategy()), rtol=1e-4, atol=1e-6)
 
 
 def test_each_part_has_its_own_noise():
@@ -125,18 +113,13 @@ def test_a_drop_in_that_computes_again_takes_the_same_steps(tmp_path):
   for _ in range(2):
     x = x + keras.layers.Conv2D(4, 3, padding="same", activation="gelu")(x)
   keras.Model(pixels, x).save(tmp_path / "model.keras")
+  options = {**RUN, "loc": "pooled", "latent_dim": None, "encoder": str(tmp_path / "model.keras")}
+  options |= {"pretext": f"keep(original='{tmp_path / 'model.keras'}')", "augment": "crop"}
+  options |= {"optimizer": "adamw(layer_decay=0.75)", "learning_rate": 1e-3}
+  options |= {"robustness": "urkle(anchor=original)"}
   found = []
   for remat in (False, True):
-    urkle_tf.pretrain(
-      str(tmp_path / f"{remat}"),
-      pretext=f"keep(original='{tmp_path / 'model.keras'}')",
-      robustness="urkle(anchor=original)",
-      augment="crop",
-      optimizer="adamw(layer_decay=0.75)",
-      learning_rate=1e-3,
-      remat=remat,
-      **{**RUN, "loc": "pooled", "latent_dim": None, "encoder": str(tmp_path / "model.keras")},
-    )
+    urkle_tf.pretrain(tmp_path / f"{remat}", remat=remat, **options)
     found.append(rows_of(tmp_path / f"{remat}"))
   for one, other in zip(*found, strict=True):
     assert one["kl"] > 0

@@ -23,11 +23,8 @@ def test_steps_given_to_a_run_are_those_of_an_attack_built_with_them(rng):
   objective = lambda x: tf.reduce_sum(tf.sin(3 * tf.reshape(x, [-1, 9]) @ weights), 1)  # noqa: E731
   built = attacks.PGD(attacks.Linf(0.1), steps=4, step_size=0.03)
   expected, info = built.run(objective, images, [1, 2])
-  run = tf.function(
-    lambda steps: attacks.PGD(attacks.Linf(0.1), steps=2, step_size=0.06).run(
-      objective, images, [1, 2], steps=steps
-    )
-  )
+  other = attacks.PGD(attacks.Linf(0.1), steps=2, step_size=0.06)
+  run = tf.function(lambda steps: other.run(objective, images, [1, 2], steps=steps))
   found, other = run(tf.constant(4))
   np.testing.assert_allclose(found, expected, atol=1e-6)
   np.testing.assert_allclose(other["objective"], info["objective"], rtol=1e-5)
@@ -45,7 +42,7 @@ def test_rising_gives_each_number_an_equal_part():
 def test_a_training_takes_the_steps_of_its_schedule(rng):
   """What step k of three attacks with is what PGD with k + 1 steps finds."""
   attack = attacks.PGD(attacks.Linf(0.1), steps=3, step_size=0.04)
-  trainer = _trainer(attack, attack_schedules.Rising(first=1), steps=3)
+  trainer = tiny_trainer(attack=attack, schedule=attack_schedules.Rising(first=1), steps=3)
   views = tf.constant(rng.uniform(size=(3, 2, 8, 8, 1)), tf.float32)
   flat = tf.reshape(views, [6, 8, 8, 1])
   objective = kl_objective(trainer.encoder, flat)
@@ -60,14 +57,9 @@ def test_a_training_takes_the_steps_of_its_schedule(rng):
   assert history["attack_steps"] == [1, 2, 3]
 
 
-def _controlled(**options):
-  attack = attacks.PGD(attacks.Linf(0.1), steps=4)
-  schedule = attack_schedules.Controlled(**options)
-  return attack, schedule, lambda: int(schedule.steps(None, attack))
-
-
 def test_the_controller_adds_and_takes_away():
-  _, schedule, steps = _controlled(most=8)
+  attack, schedule = attacks.PGD(attacks.Linf(0.1), steps=4), attack_schedules.Controlled(most=8)
+  steps = lambda: int(schedule.steps(None, attack))  # noqa: E731
   assert steps() == 4
   found = []
   for ratio in (1.2, 1.31, 2.0, 3.0, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.31):
@@ -76,15 +68,11 @@ def test_the_controller_adds_and_takes_away():
   assert found == [4, 6, 8, 8, 8, 6, 4, 3, 2, 1, 1, 2]
 
 
-def _trainer(attack, schedule, **options):
-  return tiny_trainer(attack=attack, schedule=schedule, **options)
-
-
 def test_a_weak_attack_is_found_out_and_strengthened(rng, caplog):
   """The ratio against PGD-20 and the training's attack run by hand."""
   weak = attacks.PGD(attacks.Linf(0.1), steps=1, step_size=1e-4, start=1e-3)
   schedule = attack_schedules.Controlled(every=1)
-  trainer, metrics = _trainer(weak, schedule), FakeRecorder()
+  trainer, metrics = tiny_trainer(attack=weak, schedule=schedule), FakeRecorder()
   views = rng.uniform(size=(6, 2, 8, 8, 1)).astype(np.float32)
   control = attack_schedules.Control(schedule, {"views": tf.constant(views)}, metrics)
   control.set_model(trainer)
@@ -93,10 +81,8 @@ def test_a_weak_attack_is_found_out_and_strengthened(rng, caplog):
   flat = tf.reshape(views, [12, 8, 8, 1])
   objective = kl_objective(trainer.encoder, flat)
   seed = urkle_tf.distribution.fold([0, 2], 0)
-  found = [
-    float(tf.reduce_mean(objective(attack(objective, flat, seed))))
-    for attack in (attacks.PGD(attacks.Linf(0.1), steps=20), weak)
-  ]
+  strong = attacks.PGD(attacks.Linf(0.1), steps=20)
+  found = [np.mean(objective(attack(objective, flat, seed))) for attack in (strong, weak)]
   assert metrics.extra["attack_ratio"] == pytest.approx(found[0] / found[1], rel=1e-2)
   assert metrics.extra["attack_ratio"] > 1.3
   assert int(schedule.steps(None, weak)) == 2
@@ -106,7 +92,7 @@ def test_a_weak_attack_is_found_out_and_strengthened(rng, caplog):
 
 def test_a_period_ends_within_an_execution_of_several_steps():
   schedule = attack_schedules.Controlled(every=3)
-  trainer = _trainer(attacks.PGD(attacks.Linf(0.1), steps=1), schedule)
+  trainer = tiny_trainer(attack=attacks.PGD(attacks.Linf(0.1), steps=1), schedule=schedule)
   control = attack_schedules.Control(schedule, None, FakeRecorder())
   control.set_model(trainer)
   measured = []
@@ -124,44 +110,27 @@ def test_a_period_ends_within_an_execution_of_several_steps():
   assert measured == [6, 10, 12, 16]
 
 
-@pytest.mark.full
-def test_a_controlled_training_logs(tmp_path):
-  urkle_tf.pretrain(output_dir=str(tmp_path), attack_schedule="controlled(every=2)", **SMALL)
-  ones = rows_of(tmp_path)
-  measured = [row for row in ones if "attack_ratio" in row]
-  assert [row["step"] for row in measured] == [2, 4, 6, 8]  # 6 of the 64 images are held out
-  steps = [row["attack_steps"] for row in ones]
-  assert steps[0] == 3
-  for row in measured[:-1]:  # the steps of the next row follow from the ratio
-    before, after = (steps[row["step"] - 1], steps[row["step"]])
-    expected = (after > before) - (after < before)
-    ratio = row["attack_ratio"]
-    assert expected == ((ratio > 1.3 and before < 20) - (ratio < 1.1 and before > 1))
-
-
 def test_the_ratio_is_measured_on_images_that_training_never_sees(tmp_path, monkeypatch):
   """What `Control` gets is the end of the split, and no batch of two epochs holds any of it."""
   given = []
 
-  class Control(keras.callbacks.Callback):
-    def __init__(self, schedule, batch, metrics, agree):
-      super().__init__()
-      given.append(batch)
-
   class Seen(Exception):
     pass
+
+  def control(schedule, batch, metrics, agree):
+    given.append(batch)
+    return keras.callbacks.Callback()
 
   def fit(self, data, **options):
     given.append([batch["image"].numpy() for batch in data.take(8)])
     raise Seen
 
-  monkeypatch.setattr(attack_schedules, "Control", Control)
+  monkeypatch.setattr(attack_schedules, "Control", control)
   monkeypatch.setattr(urkle_tf.Trainer, "fit", fit)
   settings = {**SMALL, "batch_size": 14, "augment": "none"}
+  settings["attack_schedule"] = "controlled(every=2, images=5)"
   with pytest.raises(Seen):
-    urkle_tf.pretrain(
-      output_dir=str(tmp_path), attack_schedule="controlled(every=2, images=5)", **settings
-    )
+    urkle_tf.pretrain(output_dir=str(tmp_path), **settings)
   held, trained = given
   images = sources.load("digits", "train[:64]").images.astype(np.float32) / 255
   rows = lambda batch: {image.tobytes() for image in np.asarray(batch, np.float32)}  # noqa: E731
@@ -176,8 +145,7 @@ def test_the_ratio_is_measured_on_images_that_training_never_sees(tmp_path, monk
 def test_what_looks_at_an_encoder_stays_in_the_ball():
   with jobs.prepared({**SMALL, "attack": "n_fgsm"}) as job:
     assert type(job.learner.attack) is attacks.NFGSM
-    assert type(job.attack) is attacks.PGD
-    assert type(job.attack.threat) is attacks.Linf
+    assert (type(job.attack), type(job.attack.threat)) == (attacks.PGD, attacks.Linf)
     assert job.attack.steps == SMALL["attack_steps"]
 
 
@@ -186,4 +154,6 @@ def test_the_controller_works_on_two_replicas(mirrored, tmp_path, monkeypatch):
   monkeypatch.setattr(distribution, "strategy", lambda name: mirrored)
   schedule = {"attack_schedule": "controlled(every=1, images=8)", "log_every": 1}
   urkle_tf.pretrain(str(tmp_path), **{**RUN, **schedule})
-  assert rows_of(tmp_path)[0]["attack_steps"] >= 1
+  for row in rows_of(tmp_path):
+    assert row["attack_steps"] >= 1
+    assert row["attack_ratio"] > 0

@@ -48,9 +48,8 @@ def test_figures_of_an_attack(rng, norm, epsilon):
   images = rng.uniform(size=(4, 2, 3, 3, 1)).astype(np.float32)
   adversaries = (images + rng.uniform(-0.1, 0.1, size=images.shape)).astype(np.float32)
   info = {"objective": tf.constant([1.0, 2.0, 6.0]), "zero_gradients": tf.constant(0.25)}
-  found = of_urkle().of_attack(
-    attacks.from_norm(norm, epsilon), tf.constant(images), tf.constant(adversaries), info
-  )
+  given = tf.constant(images), tf.constant(adversaries), info
+  found = of_urkle().of_attack(attacks.from_norm(norm, epsilon), *given)
   moved = norms((adversaries - images).reshape(8, 9), norm)
   assert set(found) == {"attack_objective", "zero_gradients", "attack_distance"}
   assert float(found["attack_objective"]) == 3

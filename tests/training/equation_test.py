@@ -115,9 +115,8 @@ def divergence(loc, scale, other_loc, other_scale):
 def robustness_term(loc, scale, views):
   """Eq. 11: the mean over images and views of KL[clean || adversary]; [n, 2 views, d_z]."""
   pairs = [(i, k) for i in range(len(loc)) for k in range(views)]
-  found = [divergence(loc[i, k], scale[i, k], loc[i, k + views], scale[i, k + views])
-           for i, k in pairs]  # fmt: skip
-  return np.mean(found)
+  normals = [(loc[i, k], scale[i, k], loc[i, k + views], scale[i, k + views]) for i, k in pairs]
+  return np.mean([divergence(*normal) for normal in normals])
 
 
 def stepped(monkeypatch, pretext, beta, views):
@@ -165,10 +164,8 @@ def test_vae_with_urkle(monkeypatch):
   values, clean, loc, scale, logits = stepped(monkeypatch, pretext, 0.7, views=1)
   error = (1 / (1 + np.exp(-logits)) - clean) ** 2  # adversaries are decoded into the clean image
   reconstruction = error.sum((2, 3, 4)).mean() / 2
-  prior = np.mean([
-    divergence(m, s, np.zeros(D), np.ones(D))
-    for m, s in zip(loc.reshape(-1, D), scale.reshape(-1, D), strict=True)
-  ])  # fmt: skip
+  pairs = zip(loc.reshape(-1, D), scale.reshape(-1, D), strict=True)
+  prior = np.mean([divergence(m, s, np.zeros(D), np.ones(D)) for m, s in pairs])
   kl = robustness_term(loc, scale, views=1)
   np.testing.assert_allclose(values["reconstruction"], reconstruction, rtol=1e-4)
   np.testing.assert_allclose(values["prior_kl"], 0.2 * prior, rtol=1e-4)

@@ -1,6 +1,7 @@
 """Rows of metrics and checkpoints."""
 
 import time
+import types
 
 import keras
 import pytest
@@ -25,20 +26,12 @@ class _Model:
     self.means.reset_state()
 
 
-class _Checkpoints:
-  def __init__(self):
-    self.saved = []
-
-  def save(self, step):
-    self.saved.append(step)
-
-
 def _metrics(folder, steps=10, steps_per_epoch=5, alarms=None, **options):
-  """(`Metrics`, its `Recorder`, its checkpoints)."""
+  """(`Metrics`, its `Recorder`, the steps whose checkpoints it saves)."""
   course = recorder.Course(steps, steps_per_epoch, batch_size=4)
   record = recorder.Recorder(runs.Run(folder, {}, None), course, alarms=alarms)
-  saved = _Checkpoints()
-  found = metrics.Metrics(record, saved, **{"log_every": 2, "checkpoint_every": 3, **options})
+  saved, options = [], {"log_every": 2, "checkpoint_every": 3, **options}
+  found = metrics.Metrics(record, types.SimpleNamespace(save=saved.append), **options)
   found.set_model(_Model())
   return found, record, saved
 
@@ -59,14 +52,13 @@ def _train(callback, losses, epoch=5, at_once=1):
 
 
 def test_several_steps_at_once_are_counted(tmp_path):
-  callback, record, saved = _metrics(
-    tmp_path, steps=12, steps_per_epoch=6, log_every=3, checkpoint_every=5
-  )
+  options = {"steps": 12, "steps_per_epoch": 6, "log_every": 3, "checkpoint_every": 5}
+  callback, record, saved = _metrics(tmp_path, **options)
   _train(callback, range(1, 13), epoch=6, at_once=2)
   # Due after steps 3, 5, 9 and 10: after the execution that took them.
   assert [row["step"] for row in record.rows] == [4, 6, 10, 12]
   assert [row["loss"] for row in record.rows] == [2.5, 5.5, 8.5, 11.5]
-  assert saved.saved == [6, 10, 12]
+  assert saved == [6, 10, 12]
 
 
 def test_rows_are_means_since_the_last_row(tmp_path):
@@ -76,7 +68,7 @@ def test_rows_are_means_since_the_last_row(tmp_path):
   assert [row["step"] for row in rows] == [2, 3, 4, 5, 6, 8, 9, 10]
   assert [row["loss"] for row in rows] == [1.5, 3.0, 4.0, 5.0, 6.0, 7.5, 9.0, 10.0]
   assert [row["epoch"] for row in rows] == [0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 1.8, 2.0]
-  assert saved.saved == [3, 6, 9, 10]
+  assert saved == [3, 6, 9, 10]
   assert rows[0]["images_per_second"] > 0
   assert rows[-1]["seconds"] >= rows[0]["seconds"]
 
@@ -107,16 +99,13 @@ def test_rows_of_skipped_steps_alone_say_so(tmp_path):
       skips.assign([step - 2, step - 2, step - 2, step - 1])
     callback.on_train_batch_end(step - 1)
   rows = rows_of(tmp_path)
-  assert [(row["step"], row["loss"], row["skipped_steps"]) for row in rows] == [
-    (2, 1.0, 0),
-    (3, None, 1),
-    (4, None, 2),
-  ]
+  found = [(row["step"], row["loss"], row["skipped_steps"]) for row in rows]
+  assert found == [(2, 1.0, 0), (3, None, 1), (4, None, 2)]
   skips.assign([3, 3, 3, 4])
   with pytest.raises(metrics.NotFinite, match=r"steps 3 to 5 .*--learning_rate") as error:
     callback.on_epoch_end(0)
   assert (error.value.first, error.value.last) == (2, 4)
-  assert saved.saved == [3]
+  assert saved == [3]
 
 
 class _Said:

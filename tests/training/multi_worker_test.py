@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import workers
 from cases import refuses
-from small_models import PRETEXTS, RUN, tiny_encoder
+from small_models import PRETEXTS, RUN, rows_of, tiny_encoder
 
 import urkle_tf
 from urkle_tf import distribution, export, networks, spec
@@ -19,27 +19,20 @@ pytestmark = pytest.mark.timeout(1800)  # three processes that compile every cel
 
 COMMON = {**RUN, "split": "train[:160]", "epochs": 1, "learning_rate": 0.02, "log_every": 1}
 ON_DEVICE = {"augment": "simclr(strength=0.5, flip=false)", "augment_on_device": True}
-CELLS = {
-  "simclr": {"pretext": PRETEXTS["simclr"], **ON_DEVICE},
-  "vae": {"pretext": PRETEXTS["vae"], "augment": "crop(padding=1)"},
-}
-FULL = {name: {"pretext": pretext} for name, pretext in PRETEXTS.items() if name not in CELLS}
-FULL["ae"]["robustness"] = "trades(beta=1)"
-FULL["keep"] |= {"robustness": "urkle(anchor=original)", "learning_rate": 1e-4}
+CELLS = {name: {"pretext": pretext} for name, pretext in PRETEXTS.items()}
+CELLS["simclr"] |= ON_DEVICE
+CELLS["vae"]["augment"] = "crop(padding=1)"
+CELLS["ae"]["robustness"] = "trades(beta=1)"
+CELLS["keep"] |= {"robustness": "urkle(anchor=original)", "learning_rate": 1e-4}
 # If a gradient is 0 up to rounding, its sign may differ, and with it an l_inf adversary.
-FULL["rocl"] = {"pretext": PRETEXTS["simclr"], "robustness": "rocl", "norm": "l2"}
-FULL["acl"] = {"pretext": PRETEXTS["simclr"], "robustness": "acl(ema=0.9)"}
+CELLS["rocl"] = {"pretext": PRETEXTS["simclr"], "robustness": "rocl", "norm": "l2"}
+CELLS["acl"] = {"pretext": PRETEXTS["simclr"], "robustness": "acl(ema=0.9)"}
 LONG = ["--encoder=convnet(width=4, layers=2)", "--split=train[:64]", "--batch_size=16"]
 LONG += ["--epochs=5000", "--attack_steps=1", "--log_every=2", "--checkpoint_every=6"]
 
 
-def _cells(request):
-  return {**CELLS, **(FULL if request.config.getoption("--full") else {})}
-
-
 def _rows(run):
-  file = run / "metrics.jsonl"
-  return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+  return rows_of(run) if (run / "metrics.jsonl").exists() else []
 
 
 def _wait(condition, processes, logs):
@@ -54,27 +47,20 @@ def _long_run(logs, jobs, run):
   return loopback.start(logs, [*command, "--strategy=multi_worker"])
 
 
-def _line(file):
-  return file.read_text().splitlines()[-1]
-
-
 @pytest.fixture(scope="module")
-def started(request, tmp_path_factory):
+def started(tmp_path_factory):
   """Two workers that go through every cell and then train until they are stopped."""
   folder = tmp_path_factory.mktemp("workers")
   teacher = export.export_encoder(tiny_encoder(5), folder / "teacher")
-  cells = _cells(request)
-  for name in {"distil", "clusters"} & cells.keys():
+  cells = dict(CELLS)
+  for name in ("distil", "clusters"):
     cells[name] |= {"pretext": f"{name}(teacher={teacher})"}
-  if "keep" in cells:
-    original = folder / "original.keras"
-    networks.convnet((8, 8, 1), width=4, layers=2).save(original)
-    copy = {"pretext": f"keep(original='{original}')", "encoder": str(original)}
-    cells["keep"] |= {**copy, "latent_dim": None, "loc": None}
-  jobs = [
-    {**COMMON, **cell, "output_dir": str(folder / name), "strategy": "multi_worker"}
-    for name, cell in cells.items()
-  ]
+  original = folder / "original.keras"
+  networks.convnet((8, 8, 1), width=4, layers=2).save(original)
+  copy = {"pretext": f"keep(original='{original}')", "encoder": str(original)}
+  cells["keep"] |= {**copy, "latent_dim": None, "loc": None}
+  both = {**COMMON, "strategy": "multi_worker"}
+  jobs = [{**both, **cell, "output_dir": str(folder / name)} for name, cell in cells.items()]
   by_clock = {"epochs": None, "minutes": 2 / 60, "output_dir": str(folder / "clock")}
   jobs.append({**jobs[0], **by_clock})
   processes = _long_run(folder, jobs, folder / "long")
@@ -96,17 +82,14 @@ def _same_steps(name, expected, found):
 
 @pytest.mark.full
 @pytest.mark.usefixtures("plain_runs")
-def test_two_workers_take_the_steps_of_one_device(
-  started, request, mirrored, tmp_path, monkeypatch
-):
+def test_two_workers_take_the_steps_of_one_device(started, mirrored, tmp_path, monkeypatch):
   """Ten steps; each worker augments its half, and exchanges z, statistics and gradients.
 
-  With --full of every pretext, and by two replicas of one process too.
+  Of every pretext, and by two replicas of one process too.
   """
   folder, cells, processes = started
-  full = request.config.getoption("--full")
-  assert {*CELLS, *FULL} >= {*spec.names("pretexts")}
-  scopes = {"one": distribution.strategy("one"), **({"two replicas": mirrored} if full else {})}
+  assert {*cells} >= {*spec.names("pretexts")}
+  scopes = {"one": distribution.strategy("one"), "two replicas": mirrored}
   rows = {}
   for name, cell in cells.items():
     for kind, scope in scopes.items():
@@ -117,9 +100,8 @@ def test_two_workers_take_the_steps_of_one_device(
       rows[name, kind] = _rows(run)
   _wait(lambda: _rows(folder / "long"), processes, folder)
   for name in cells:
-    _same_steps(name, rows[name, "one"], _rows(folder / name))
-    if full:
-      _same_steps(name, rows[name, "one"], rows[name, "two replicas"])
+    for found in (_rows(folder / name), rows[name, "two replicas"]):
+      _same_steps(name, rows[name, "one"], found)
 
 
 @pytest.mark.full
@@ -137,12 +119,10 @@ def test_the_death_of_a_worker_ends_the_other_and_both_resume(started, tmp_path)
   run = folder / "long"
   _wait(lambda: list(run.glob("checkpoints/*.npz")), processes, folder)
   processes[1].send_signal(signal.SIGKILL)
-  killed = time.perf_counter()
   assert processes[0].wait() == 138
-  print(f"it took {time.perf_counter() - killed:.1f} s")  # pytest -rP shows it
-  said = _line(folder / "0.log")
-  assert said.startswith("error: another worker has ended: start all workers again")
-  assert "Traceback" not in (folder / "0.log").read_text()
+  said = (folder / "0.log").read_text()
+  assert said.splitlines()[-1].startswith("error: another worker has ended: start all workers")
+  assert "Traceback" not in said
   step = _rows(run)[-1]["step"]  # the last checkpoint may be before
 
   again = _long_run(tmp_path, [], run)
@@ -150,7 +130,8 @@ def test_the_death_of_a_worker_ends_the_other_and_both_resume(started, tmp_path)
   again[1].send_signal(signal.SIGTERM)  # not the one that writes
   assert [process.wait() for process in again] == [143, 143]
   for index in range(2):
-    assert _line(tmp_path / f"{index}.log").startswith("error: stopped by SIGTERM after step")
+    said = (tmp_path / f"{index}.log").read_text()
+    assert said.splitlines()[-1].startswith("error: stopped by SIGTERM after step")
   rows = _rows(run)
   steps = [row["step"] for row in rows]
   assert steps == sorted(set(steps))
@@ -175,9 +156,7 @@ def test_a_batch_that_does_not_divide_is_one_line(tmp_path, mirrored, monkeypatc
   assert not (tmp_path / "run").exists()
 
 
-def test_several_steps_of_one_execution_need_gpus_on_several_workers(
-  tmp_path, mirrored, monkeypatch
-):
+def test_several_steps_at_once_need_gpus_on_several_workers(tmp_path, mirrored, monkeypatch):
   """TensorFlow's collectives of CPUs end them in a traceback."""
   monkeypatch.setattr(distribution, "strategy", lambda name: mirrored)
   monkeypatch.setattr(distribution, "several_workers", lambda scope: True)

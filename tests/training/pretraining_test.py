@@ -12,10 +12,10 @@ from alike import same
 from cases import refused, refuses, slow
 from hypothesis import strategies as st
 from interruptions import copied
-from small_models import RUN, photographs, rows_of
+from small_models import RUN, photographs, rows_of, untimed
 
 import urkle_tf
-from urkle_tf import errors, export
+from urkle_tf import export
 from urkle_tf.data import pipeline
 from urkle_tf.training import checkpoints, jobs, runs
 
@@ -48,13 +48,11 @@ def _at(folder, step):
   return folder.with_name(f"{folder.name}-at-{step}")
 
 
-def _same(folder, other):
-  """Whether two runs have the same weights and rows of metrics."""
-  ones, others = rows_of(folder), rows_of(other)
-  for row in ones + others:
-    del row["seconds"], row["images_per_second"]
-  pairs = zip(_network(folder), _network(other), strict=True)
-  return ones == others and all(np.array_equal(*pair) for pair in pairs)
+def _same_runs(folder, other):
+  """Asserts that two runs have the same weights and rows of metrics."""
+  ones, others = ([*map(untimed, rows_of(run))] for run in (folder, other))
+  assert ones == others
+  same(_network(folder), _network(other))
 
 
 def test_a_run_leaves_what_the_contract_says(whole):
@@ -73,10 +71,6 @@ def test_a_run_leaves_what_the_contract_says(whole):
   assert "--robustness=urkle" in (folder / "flags.cfg").read_text().splitlines()
 
 
-class _Killed(Exception):
-  pass
-
-
 @pytest.mark.usefixtures("plain_runs")
 @pytest.mark.parametrize("at", [5, *slow(10)])  # in mid-epoch, with and without rows after it
 def test_resume_equals_no_interruption(whole, tmp_path, at):
@@ -84,7 +78,7 @@ def test_resume_equals_no_interruption(whole, tmp_path, at):
   run = runs.Run(tmp_path, {}, None)
   run.append_metrics({"step": at + 1, "seconds": 0.0})  # written after the checkpoint, then killed
   _pretrain(tmp_path, probe_split="train[100:200]")
-  assert _same(tmp_path, whole[0])
+  _same_runs(tmp_path, whole[0])
 
 
 @pytest.mark.full
@@ -96,7 +90,7 @@ def test_a_signal_ends_the_step_and_nothing_is_lost(whole, tmp_path, signalled, 
   assert (stopped.number, stopped.step) == (signal.SIGTERM, at)
   assert max((tmp_path / "checkpoints").iterdir()).name == f"step_{at:09d}.npz"
   _pretrain(tmp_path, probe_split="train[100:200]")
-  assert _same(tmp_path, whole[0])
+  _same_runs(tmp_path, whole[0])
 
 
 def _poison(monkeypatch, *steps):
@@ -123,9 +117,8 @@ def test_a_bad_batch_is_skipped_and_a_resume_skips_it_too(tmp_path, monkeypatch,
   _pretrain(tmp_path / "killed", checkpoint_every=6)
   same(_network(tmp_path / "killed"), _network(tmp_path / "whole"))
   rows = rows_of(tmp_path / "whole")
-  assert [(row["step"], row["skipped_steps"]) for row in rows] == [
-    *[(3, 0), (4, 0), (5, 0), (6, 1), (8, 2), (9, 2), (10, 2), (12, 2)]
-  ]
+  skipped = {3: 0, 4: 0, 5: 0, 6: 1, 8: 2, 9: 2, 10: 2, 12: 2}
+  assert {row["step"]: row["skipped_steps"] for row in rows} == skipped
   assert [row["loss"] is None for row in rows] == [row["step"] == 6 for row in rows]
 
 
@@ -147,8 +140,7 @@ def test_many_bad_batches_in_a_row_end_the_run_with_evidence(tmp_path, monkeypat
 @pytest.mark.usefixtures("plain_runs")
 def test_a_short_run_of_bad_batches_alone_exports_nothing(tmp_path, monkeypatch):
   _poison(monkeypatch, *range(12))
-  with refused("steps 1 to 12 have a loss or a gradient that is not"):
-    _pretrain(tmp_path)
+  refuses("steps 1 to 12 have a loss or a gradient that is not", _pretrain, tmp_path)
   assert not (tmp_path / "encoder").exists()
 
 
@@ -191,11 +183,11 @@ def test_torn_checkpoints_fall_back_to_the_one_before(tmp_path):
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_others(tmp_path, monkeypatch):
   def killed(stream, **arrays):
     stream.write(b"half of a checkpoint")
-    raise _Killed
+    raise KeyboardInterrupt
 
   saved, variable, files = _three(tmp_path)
   monkeypatch.setattr(np, "savez", killed)
-  with pytest.raises(_Killed):
+  with pytest.raises(KeyboardInterrupt):
     saved.save(4)
   assert sorted(tmp_path.glob("step_*.npz")) == files
   assert saved.restore() == variable.numpy()[0] == 3
@@ -217,8 +209,8 @@ def test_no_damage_to_a_checkpoint_is_believed(tmp_path_factory, data):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
   checkpoints.Checkpoints(tmp_path, [keras.Variable([1.0], name="a")]).save(1)
-  with pytest.raises(errors.UserError, match="another model"):
-    checkpoints.Checkpoints(tmp_path, [keras.Variable([1.0, 2.0], name="a")]).restore()
+  other = checkpoints.Checkpoints(tmp_path, [keras.Variable([1.0, 2.0], name="a")])
+  refuses("another model", other.restore)
 
 
 @pytest.mark.full
@@ -258,9 +250,10 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
   from urkle_tf.data import sources
 
   load, right = sources.load, whole[0]
-  if pretext != "simclr":
+  options = {} if pretext == "simclr" else {"pretext": pretext, "epochs": 1}
+  if options:
     right = tmp_path / "right"
-    _pretrain(right, pretext=pretext, epochs=1)
+    _pretrain(right, **options)
 
   def mislabelled(*args, **kwargs):
     source = load(*args, **kwargs)
@@ -269,9 +262,7 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     return source
 
   monkeypatch.setattr(sources, "load", mislabelled)
-  _pretrain(
-    tmp_path / "wrong", **({} if pretext == "simclr" else {"pretext": pretext, "epochs": 1})
-  )
+  _pretrain(tmp_path / "wrong", **options)
   networks = [_network(folder) for folder in (tmp_path / "wrong", right)]
   same = all(np.array_equal(one, other) for one, other in zip(*networks, strict=True))
   assert same != pretext.startswith("supervised")  # which shows that the test can fail
@@ -296,14 +287,9 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"augment": "simclr, crop, crop"}, "lists 3 recipes, but the number of views is 2"),
     ({"pretext": "simclr(consistency=12)", "robustness": "rocl"}, "two views & simclr makes 3"),
     ({"init_from": "nowhere"}, "holds no encoder"),
-    ({"max_scale": 0.01}, "need 0 < min_scale <= max_scale"),
     ({"probe_split": "train[9999:]"}, "split 'train[9999:]'"),
-    (
-      {"norm": "l2", "epsilon": 8 / 255},
-      "--norm=l2 needs --epsilon, because the default, 0.03137, is a radius in linf",
-    ),
+    ({"norm": "l2", "epsilon": 8 / 255}, "--norm=l2 needs --epsilon, because the default, 0.03137"),
     ({"attack": "n_fgsm", "norm": "l2", "epsilon": 0.5}, "is for linf only"),
-    ({"attack": "rsfgsm"}, "did you mean 'rs_fgsm'"),
     ({"attack": "pgd(steps=3)"}, "unknown option of pgd 'steps'"),
     ({"attack_precision": "float16"}, "unknown attack_precision 'float16'"),
     ({"attack_schedule": "risng"}, "did you mean 'rising'"),
@@ -314,22 +300,12 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"attack": "square"}, "square makes thousands of forward passes"),
     ({"attack_schedule": "rising", "attack": "apgd"}, "that of apgd is fixed: use --attack=pgd"),
     ({"attack_schedule": "controlled", "robustness": "rocl"}, "robustness scheme has none"),
-    (
-      {"minutes": 2.0, "epochs": 3},
-      "--minutes=2.0 and --epochs=3 both set the end of the training",
-    ),
+    ({"minutes": 2.0, "epochs": 3}, "--minutes=2.0 and --epochs=3 both set the end"),
     ({"minutes": 0.0}, "--minutes must be above 0"),
     ({"minutes": 2.0, "warmup_epochs": 1.0}, "give --warmup_minutes in this training by minutes"),
     ({"epochs": 3, "beta_warmup_minutes": 1.0}, "give --beta_warmup_epochs in this"),
-    (
-      {"minutes": 2.0, "epsilon_warmup_minutes": 2.0},
-      "--epsilon_warmup_minutes must be at least 0 and below",
-    ),
-    (
-      {"minutes": 2.0, "warmup_minutes": -1.0},
-      "--warmup_minutes must be at least 0 and below --minutes=2.0",
-    ),
-    ({"minutes": 2.0, "warmup_minutes": 2.0}, "must be at least 0 and below --minutes=2.0"),
+    ({"minutes": 2.0, "warmup_minutes": -1.0}, "must be at least 0 and below --minutes=2.0"),
+    ({"minutes": 2.0, "epsilon_warmup_minutes": 2.0}, "--epsilon_warmup_minutes must be at least"),
     ({"minutes": 2.0, "robustness": "acl(anneal=4)"}, "give --augment_on_device, or --epochs"),
   ],
 )
@@ -356,8 +332,8 @@ def test_an_optimizer_has_its_own_learning_rate(optimizer, rate):
 def test_a_folder_of_other_settings_is_refused_and_kept(whole):
   folder, _ = whole
   before = (folder / "flags.cfg").read_text()
-  with pytest.raises(errors.UserError, match=r"holds a run with --learning_rate=0\.05"):
-    _pretrain(folder, probe_split="train[100:200]", learning_rate=0.1)
+  options = {"probe_split": "train[100:200]", "learning_rate": 0.1}
+  refuses("holds a run with --learning_rate=0.05", _pretrain, folder, **options)
   assert (folder / "flags.cfg").read_text() == before
 
 
@@ -371,8 +347,8 @@ def test_steps_of_one_execution_are_the_same_steps(whole, tmp_path):
   # Means begin after the row before: those of the last two steps alone begin at the same step.
   assert twos[12]["loss"] == pytest.approx(ones[12]["loss"], rel=1e-5)
   same(_network(tmp_path), _network(whole[0]), atol=1e-6)
-  with pytest.raises(errors.UserError, match="=3 does not divide the 4 steps of an epoch"):
-    _pretrain(tmp_path / "other", steps_per_execution=3)
+  words = "=3 does not divide the 4 steps of an epoch"
+  refuses(words, _pretrain, tmp_path / "other", steps_per_execution=3)
 
 
 def test_two_processes_cannot_share_a_folder(tmp_path):
@@ -405,15 +381,12 @@ def test_urrl_trains_on_a_clean_view_and_two_mixtures(tmp_path):
 def test_a_run_among_its_images_is_refused(tmp_path, place, monkeypatch):
   photographs(tmp_path, 4, 8)
   monkeypatch.setenv("HOME", str(tmp_path))
+  words = "lies in the folder of the images"
   for dataset in (f"folder:{tmp_path}", f"folder:{tmp_path}:brightness", "folder:~"):
-    refuses(
-      "lies in the folder of the images", runs.open_run, tmp_path / place, {"dataset": dataset}
-    )
+    refuses(words, runs.open_run, tmp_path / place, {"dataset": dataset})
   assert len(list(tmp_path.iterdir())) == 4
-  runs.open_run(tmp_path.with_name(f"{tmp_path.name}-lost"), {"dataset": "folder:nowhere"}).close()
-  runs.open_run(
-    tmp_path.with_name(f"{tmp_path.name}-run"), {"dataset": f"folder:{tmp_path}"}
-  ).close()
+  for name, dataset in (("lost", "folder:nowhere"), ("run", f"folder:{tmp_path}")):
+    runs.open_run(tmp_path.with_name(f"{tmp_path.name}-{name}"), {"dataset": dataset}).close()
 
 
 @pytest.mark.parametrize("place", [".", "run"])

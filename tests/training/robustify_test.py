@@ -4,12 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import refused, refuses
-from sklearn import neighbors
-from small_models import digits, rows_of, sequential
+from cases import refuses
+from small_models import digits, neighbours_score, rows_of, sequential
 
 import urkle_tf
-from urkle_tf import attacks, errors, networks
+from urkle_tf import attacks, networks
 from urkle_tf.training import pretraining
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -63,16 +62,14 @@ def run(model, tmp_path_factory):
 
 def accuracy_and_drift(embed):
   """(accuracy of five neighbours, distance to the worst neighbour in mean distances)."""
-  images, labels = digits()
-  loc = embed(images).numpy()
-  voters = neighbors.KNeighborsClassifier(5, metric="cosine").fit(loc[:1400], labels[:1400])
+  images, _ = digits()
   some = tf.constant(images[1400:1500])
   clean = embed(some)
   away = lambda x: tf.reduce_sum(tf.square(embed(x) - clean), -1)  # noqa: E731
   attack = attacks.PGD(attacks.Linf(EPSILON), steps=10)
   worst = np.sqrt(away(attack(away, some, [0, 1])))
   apart = np.linalg.norm(clean[:, None] - clean[None], axis=-1)
-  return voters.score(loc[1400:], labels[1400:]), worst.mean() / apart.mean()
+  return neighbours_score(embed(images)), worst.mean() / apart.mean()
 
 
 @pytest.mark.full
@@ -91,9 +88,8 @@ def test_it_starts_as_a_copy(model, run):
   backbone = networks.backbone(str(folder / "teacher.keras"), (8, 8, 1))
   encoder = networks.GaussianEncoder(backbone, latent_dim=12, loc="dense")
   inner = keras.Model(encoder.network.input, encoder.network.get_layer("raw_loc").input)
-  np.testing.assert_allclose(
-    inner(images, training=False), model(16 * images, training=False), atol=2e-4
-  )
+  wanted = model(16 * images, training=False)
+  np.testing.assert_allclose(inner(images, training=False), wanted, atol=2e-4)
 
 
 def worst(model, head, images, labels):
@@ -121,9 +117,8 @@ def test_a_drop_in_is_within_its_budget(model, drop_in):
   drift = np.square(f - f0).sum(1).mean() / np.square(f0 - f0.mean(0)).sum(1).mean()
   assert 0.5 * RHO < drift < 1.3 * RHO
   last = rows_of(folder)[-1]
-  assert last["multiplier"] > 0
+  assert min(last["multiplier"], last["kl"]) > 0
   assert last["drift"] == pytest.approx(drift, rel=0.3)
-  assert last["kl"] > 0
 
 
 def test_a_drop_in_is_the_model_with_other_weights(model, drop_in):
@@ -157,9 +152,8 @@ def test_a_file_is_read_with_its_conversion_of_pixels(model, tmp_path):
   """Also for a Gaussian encoder; the teacher takes images in [0, 1]."""
   model.save(tmp_path / "model.keras")
   options = {"epochs": 1, "attack_steps": 1, "batch_size": 1024}
-  encoder = urkle_tf.robustify(
-    str(tmp_path / "model.keras"), tmp_path / "run", keras.layers.Rescaling(16.0), **options
-  )
+  given = str(tmp_path / "model.keras"), tmp_path / "run", keras.layers.Rescaling(16.0)
+  encoder = urkle_tf.robustify(*given, **options)
   images = digits()[0][:5]
   teacher = keras.saving.load_model(tmp_path / "run" / "teacher.keras")
   np.testing.assert_allclose(teacher(images), model(16 * images), rtol=1e-5, atol=1e-5)
@@ -185,8 +179,8 @@ def test_model_and_run_may_lie_at_home(tmp_path, monkeypatch):
 def test_another_model_in_the_same_folder_is_refused(model, run):
   _, folder = run
   other = keras.models.clone_model(model)  # with other weights
-  with pytest.raises(errors.UserError, match="another model: give another output_dir"):
-    urkle_tf.robustify(other, folder, preprocess=keras.layers.Rescaling(16.0))
+  words = "another model: give another output_dir"
+  refuses(words, urkle_tf.robustify, other, folder, keras.layers.Rescaling(16.0))
 
 
 @pytest.mark.parametrize(
@@ -208,10 +202,9 @@ def test_models_that_are_refused(tmp_path):
   first, second = keras.Input((8, 8, 1)), keras.Input((4,))
   pair = keras.Model([first, second], keras.layers.Dense(4)(second))
   refuses("must take one batch of images", urkle_tf.robustify, pair, tmp_path)
-  with refused("go with a Keras model"):
-    urkle_tf.robustify(str(tmp_path), tmp_path, preprocess=keras.layers.Rescaling(2.0))
+  given = str(tmp_path), tmp_path, keras.layers.Rescaling(2.0)
+  refuses("go with a Keras model", urkle_tf.robustify, *given)
   refuses("no file & nowhere.keras", networks.backbone, "nowhere.keras", (8, 8, 1))
-  vector = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 3)])
-  vector.save(tmp_path / "maps.keras")
-  with refused("cannot be a backbone for images of 2x2x1"):
-    networks.backbone(str(tmp_path / "maps.keras"), (2, 2, 1))
+  sequential((8, 8, 1), keras.layers.Conv2D(3, 3)).save(tmp_path / "maps.keras")
+  given = str(tmp_path / "maps.keras"), (2, 2, 1)
+  refuses("cannot be a backbone for images of 2x2x1", networks.backbone, *given)
