@@ -55,9 +55,8 @@ def on_two(mirrored):
   """
 
   def run(call, array):
-    halves = mirrored.experimental_distribute_values_from_function(
-      lambda context: tf.constant(np.split(array, 2)[context.replica_id_in_sync_group])
-    )
+    half = lambda context: tf.constant(np.split(array, 2)[context.replica_id_in_sync_group])  # noqa: E731
+    halves = mirrored.experimental_distribute_values_from_function(half)
     found = mirrored.run(tf.function(call), args=(halves,))
     join = lambda value: np.concatenate(mirrored.experimental_local_results(value))  # noqa: E731
     return tf.nest.map_structure(join, found)

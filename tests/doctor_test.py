@@ -20,9 +20,8 @@ def test_it_trains_and_reports(tmp_path, monkeypatch, capsys):
   assert re.search(rf"^numpy +{sys.modules['numpy'].__version__}$", said, re.MULTILINE)
   assert re.search(r"^oneDNN +(on|off)$", said, re.MULTILINE)
   assert re.search(rf"^mnist +not prepared in {tmp_path}$", said, re.MULTILINE)
-  assert re.search(
-    r"^training on noise +5 steps in [\d.]+ s, last loss \d+\.\d+$", said, re.MULTILINE
-  )
+  trained = r"^training on noise +5 steps in [\d.]+ s, last loss \d+\.\d+$"
+  assert re.search(trained, said, re.MULTILINE)
 
 
 def test_a_training_that_fails_is_reported(tmp_path, monkeypatch, capsys):
@@ -61,8 +60,7 @@ def test_memory_is_read_from_the_text_of_linux():
 
 @pytest.mark.full
 def test_tensorflow_is_not_heard():
-  done = commands.process(
-    sys.executable, "-m", "urkle_tf.doctor", environment={"TF_CPP_MIN_LOG_LEVEL": None}
-  )
+  quiet = {"TF_CPP_MIN_LOG_LEVEL": None}
+  done = commands.process(sys.executable, "-m", "urkle_tf.doctor", environment=quiet)
   assert done.stderr == ""
   assert "training on noise       5 steps in" in done.stdout

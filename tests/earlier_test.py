@@ -65,10 +65,8 @@ def _again(command, name, *more):
 def test_a_run_is_resumed(earlier):
   _again("train", "run")
   _check_rows(earlier / "run")
-  weights, known = (
-    urkle_tf.load_encoder(folder).network.get_weights() for folder in ("run/encoder", "encoder")
-  )
-  same(weights, known, rtol=1e-3, atol=1e-4)
+  resumed, known = (urkle_tf.load_encoder(folder).network for folder in ("run/encoder", "encoder"))
+  same(resumed.get_weights(), known.get_weights(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["head", *slow("aff")])

@@ -12,14 +12,9 @@ from urkle_tf.data import augment, folders, labellings, sources, splits
 from urkle_tf.evaluation import plans
 
 # A loaded machine may take long; each example makes its own files.
-UNHURRIED = hypothesis.settings(
-  deadline=None,
-  suppress_health_check=[
-    hypothesis.HealthCheck.function_scoped_fixture,
-    hypothesis.HealthCheck.too_slow,
-  ],
-)
-few = lambda count: hypothesis.settings(UNHURRIED, max_examples=count)  # noqa: E731
+HEALTH = hypothesis.HealthCheck
+UNHURRIED = {"suppress_health_check": [HEALTH.function_scoped_fixture, HEALTH.too_slow]}
+few = lambda count: hypothesis.settings(max_examples=count, deadline=None, **UNHURRIED)  # noqa: E731
 
 # What is written on command lines, and what comes close to it.
 PARTS = st.sampled_from(
@@ -32,41 +27,38 @@ PARTS = st.sampled_from(
 TEXTS = st.lists(PARTS, max_size=9).map("".join) | st.text(max_size=20)
 
 
-def ends_well(call, *arguments):
-  """Whether a call ended in a result; else in a `UserError` that is no page."""
+def outcome(call, *arguments):
+  """(what a call returned, None), or (None, what it said): in a `UserError` that is no page."""
   try:
-    call(*arguments)
+    return call(*arguments), None
   except errors.UserError as error:
-    refused = str(error)
+    said = str(error)
   except ValueError as error:
     assert call is spec.number  # which absl calls, and puts into words
-    refused = str(error)
-  else:
-    return True
-  assert 0 < len(refused) < 2000
-  return False
+    said = str(error)
+  assert 0 < len(said) < 2000
+  return None, said
 
 
 @few(150)
 @hypothesis.given(TEXTS)
 def test_specs(text):
-  if ends_well(spec.parse, text):
-    name, options = spec.parse(text)
+  parsed, _ = outcome(spec.parse, text)
+  if parsed:
+    name, options = parsed
     assert name in text
     assert all(isinstance(v, (int, float, str, bool, type(None))) for v in options.values())
-  ends_well(spec.split, text)
-  ends_well(spec.number, text)
-  ends_well(spec.build, "pretexts", text, pretexts.Pretext)
-  ends_well(spec.build, "robustness", text, robustness.Robustness)
-  ends_well(augment.from_spec, text)
-  ends_well(labellings.split, text)
-  ends_well(plans.read, text, attacks.Linf(0.1))
+  for call in (spec.split, spec.number, augment.from_spec, labellings.split):
+    outcome(call, text)
+  outcome(spec.build, "pretexts", text, pretexts.Pretext)
+  outcome(spec.build, "robustness", text, robustness.Robustness)
+  outcome(plans.read, text, attacks.Linf(0.1))
 
 
 @few(100)
 @hypothesis.given(TEXTS, st.integers(0, 40))
 def test_splits(text, size):
-  ends_well(splits.select, "digits", text, {"train": size, "test": 7})
+  outcome(splits.select, "digits", text, {"train": size, "test": 7})
 
 
 # --- Images and folders ---
@@ -95,15 +87,12 @@ def test_damaged_images(tmp_path_factory, content, changes, cut):
     if content:
       content[where % len(content)] = value
   file.write_bytes(content[:cut])
-  try:
-    pixels = folders.decode(file, (4, 5, 3))
-  except errors.UserError as error:
-    refused = str(error)
-  else:
+  pixels, said = outcome(folders.decode, file, (4, 5, 3))
+  if said is None:
     assert (pixels.shape, pixels.dtype) == ((4, 5, 3), np.uint8)
-    return
-  assert str(file) in refused
-  assert "\n" not in refused
+  else:
+    assert str(file) in said
+    assert "\n" not in said
 
 
 COLOURS = {"cats": 40, "dogs": 90, "猫": 140, "a b": 190, "train": 230}
@@ -131,16 +120,13 @@ def test_folders_of_anything(tmp_path_factory, things):
       file.mkdir()
     else:
       (here / f"again{number}").symlink_to(root)
-  try:
-    source = sources.load(f"folder:{root}", "all")
-  except errors.UserError as error:
-    refused = str(error)
-  else:
-    assert source.size == len(source.images) > 0
-    if source.class_names:
-      for image, label in zip(source.images, source.labels, strict=True):
-        # Beside a folder named train, cats is another split, and inner a class.
-        name = source.class_names[label]
-        assert name == "inner" or 0 <= int(image[0, 0, 0]) - COLOURS[name] < 10
+  source, said = outcome(sources.load, f"folder:{root}", "all")
+  if said is not None:
+    assert "\n" not in said
     return
-  assert "\n" not in refused
+  assert source.size == len(source.images) > 0
+  if source.class_names:
+    for image, label in zip(source.images, source.labels, strict=True):
+      # Beside a folder named train, cats is another split, and inner a class.
+      name = source.class_names[label]
+      assert name == "inner" or 0 <= int(image[0, 0, 0]) - COLOURS[name] < 10

@@ -26,17 +26,15 @@ def tracked_files():
   if not (commands.ROOT / ".git").exists():
     pytest.skip("not a git checkout")
   listed = commands.process("git", "ls-files", "-z").stdout
-  return [
-    commands.ROOT / name for name in listed.split("\0") if name and (commands.ROOT / name).is_file()
-  ]
+  files = (commands.ROOT / name for name in listed.split("\0") if name)
+  return [file for file in files if file.is_file()]
 
 
 # --- The wheel ---
 
 
-PRESET = {
-  f"urkle_tf/networks/presets/some/{name}" for name in ("weights.npz", "preset.json", "README.md")
-}
+SOME = "urkle_tf/networks/presets/some"
+PRESET = {f"{SOME}/{name}" for name in ("weights.npz", "preset.json", "README.md")}
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +63,8 @@ def test_wheel_ships_every_module_its_types_presets_and_licence_and_nothing_else
   shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
   modules = {str(path.relative_to(commands.ROOT)) for path in PACKAGE.rglob("*.py")}
   files = (path for path in PACKAGE.glob("networks/presets/*/*") if path.is_file())
-  presets = {
-    str(path.relative_to(commands.ROOT)) for path in files if "__pycache__" not in path.parts
-  }
+  files = (path for path in files if "__pycache__" not in path.parts)
+  presets = {str(path.relative_to(commands.ROOT)) for path in files}
   others = {"urkle_tf/py.typed", "urkle_tf/__init__.pyi", "urkle_tf/evaluation/report/page.css"}
   assert shipped == modules | presets | PRESET | others
   assert f"urkle_tf-{urkle_tf.__version__}.dist-info/METADATA" in wheel.namelist()
@@ -89,9 +86,8 @@ print(time.perf_counter() - started, *sorted(set(sys.modules) - before))"""
 
 
 SCRIPTS = [commands.ROOT / ".ci" / "run"]
-SCRIPTS += [
-  f for part in ("launch", "experiments", "tools") for f in (commands.ROOT / part).glob("*.sh")
-]
+for part in ("launch", "experiments", "tools"):
+  SCRIPTS += (commands.ROOT / part).glob("*.sh")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

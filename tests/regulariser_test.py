@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 from alike import same
 from cases import refuses
 from commands import process
-from small_models import precision, tiny_encoder
+from small_models import precision, sequential, tiny_encoder
 
 import urkle_tf
 from urkle_tf import attacks, errors
@@ -34,9 +34,8 @@ def images():
 
 def linear(weights):
   """Features of one number: a weighted sum of the pixels."""
-  layer = keras.layers.Dense(1, use_bias=False)
-  model = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), layer])
-  layer.set_weights([weights.reshape(-1, 1)])
+  model = sequential(SHAPE, keras.layers.Flatten(), keras.layers.Dense(1, use_bias=False))
+  model.set_weights([weights.reshape(-1, 1)])
   return model
 
 
@@ -97,16 +96,11 @@ def test_all_forms_of_a_gaussian_encoder_are_one(digits):
     def call(self, images, training=None):
       return encoder(images, training=training)
 
-  forms = (
-    encoder,
-    encoder.network,
-    Subclassed(),
-    lambda x, training: encoder(x, training=training),
-  )
+  function = lambda x, training: encoder(x, training=training)  # noqa: E731
+  forms = (encoder, encoder.network, Subclassed(), function)
   found = [urkle_tf.kl_robustness(form, x, pgd(), seed=[0, 1]).numpy() for form in forms]
   assert found[0].min() > 0.01
-  for other in found[1:]:
-    np.testing.assert_allclose(other, found[0], rtol=1e-3)
+  same(found[1:], [found[0]] * 3, rtol=1e-3)
 
 
 def test_our_encoders_train_as_they_do_when_called(digits):
@@ -161,11 +155,9 @@ def test_in_training_it_samples_and_adds_the_kl_of_its_last_call(digits):
 
 def classifier(encoder, **options):
   layer = urkle_tf.UrkleRegularizer(encoder, pgd(), **options)
-  images = keras.Input((8, 8, 1))
-  model = keras.Model(images, keras.layers.Dense(3)(layer(images)))
-  model.compile(
-    keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-  )
+  model = sequential((8, 8, 1), layer, keras.layers.Dense(3))
+  loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  model.compile(keras.optimizers.SGD(0.0), loss)
   return model
 
 
@@ -173,9 +165,8 @@ def classifier(encoder, **options):
 def fitted(digits):
   """A classifier over features whose step changes nothing, and the history of its `fit`."""
   keras.utils.set_random_seed(0)
-  backbone = keras.Sequential(
-    [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, activation="tanh"), keras.layers.Flatten()]
-  )
+  convolution = keras.layers.Conv2D(4, 3, activation="tanh")
+  backbone = sequential((8, 8, 1), convolution, keras.layers.Flatten())
   model = classifier(backbone, beta=0.25, seed=1)
   x, y = digits
   history = model.fit(x, y, batch_size=16, epochs=2, validation_data=(x, y), verbose=0).history
@@ -209,7 +200,7 @@ def test_a_saved_model_can_be_trained_further(fitted, digits, tmp_path):
   loaded = keras.saving.load_model(tmp_path / "model.keras")
   x, y = digits
   np.testing.assert_allclose(loaded(x), model(x), atol=1e-6)
-  layer = loaded.layers[1]
+  layer = loaded.layers[0]
   assert (layer.beta, layer.scale, layer.seed) == (0.25, 0.5, 1)
   assert layer.attack.describe() == pgd().describe()
   again = loaded.fit(x, y, batch_size=16, verbose=0).history
@@ -248,12 +239,10 @@ def test_each_use_in_a_model_adds_its_own(images):
 
 def test_each_layer_of_a_model_has_its_own_metric(images):
   """Of two named kl, `fit` showed the last."""
-  linears = linear(WEIGHTS), linear(WEIGHTS[::-1])
-  layers = [
-    urkle_tf.UrkleRegularizer(encoder, pgd(), metric=name)
-    for encoder, name in zip(linears, ("left", "right"), strict=True)
-  ]
-  layers = [urkle_tf.UrkleRegularizer.from_config(layer.get_config()) for layer in layers]
+  layers = []
+  for name, weights in (("left", WEIGHTS), ("right", WEIGHTS[::-1])):
+    layer = urkle_tf.UrkleRegularizer(linear(weights), pgd(), metric=name)
+    layers.append(urkle_tf.UrkleRegularizer.from_config(layer.get_config()))
   pixels = keras.Input(SHAPE)
   model = keras.Model(pixels, [layer(pixels) for layer in layers])
   model(images, training=True)
@@ -284,8 +273,7 @@ def test_losses_of_the_encoder_itself_count_once(images):
 
 def test_low_precision_stays_inside(digits):
   with precision("mixed_bfloat16"):
-    layers = [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3), keras.layers.Flatten()]
-  backbone = keras.Sequential(layers)
+    backbone = sequential((8, 8, 1), keras.layers.Conv2D(4, 3), keras.layers.Flatten())
   seen = []
 
   class Spy(attacks.PGD):

@@ -9,15 +9,8 @@ TOKENS = (SIZE // PATCH) ** 2 + 1
 def state(names):
   """Random weights of a ViT, {name: array}, in PyTorch's shapes."""
   rng = np.random.default_rng(0)
-  block = {
-    "norm1": (WIDTH,),
-    "qkv": (3 * WIDTH, WIDTH),
-    "out": (WIDTH, WIDTH),
-    "norm2": (WIDTH,),
-    "fc1": (HIDDEN, WIDTH),
-    "fc2": (WIDTH, HIDDEN),
-    **names.get("dense", {}),
-  }
+  block = {"norm1": (WIDTH,), "qkv": (3 * WIDTH, WIDTH), "out": (WIDTH, WIDTH), "norm2": (WIDTH,)}
+  block |= {"fc1": (HIDDEN, WIDTH), "fc2": (WIDTH, HIDDEN), **names.get("dense", {})}
   shapes = {names["patch"]: (WIDTH, 3, PATCH, PATCH), **names["more"]}
   for number in range(DEPTH):
     for layer, shape in block.items():
@@ -44,44 +37,18 @@ def swiglu(number, layer, kind):
   return name.replace("fc1", "w12").replace("fc2", "w3")
 
 
-OPENAI = {
-  "patch": "visual.conv1.weight",
-  "block": openai,
-  "more": {
-    "visual.class_embedding": WIDTH,
-    "visual.positional_embedding": (TOKENS, WIDTH),
-    "visual.ln_pre.weight": WIDTH,
-    "visual.ln_pre.bias": WIDTH,
-    "visual.ln_post.weight": WIDTH,
-    "visual.ln_post.bias": WIDTH,
-    "visual.proj": (WIDTH, 5),
-    "token_embedding.weight": (7, WIDTH),
-  },
-}
-TIMM = {
-  "patch": "patch_embed.proj.weight",
-  "block": timm,
-  "more": {
-    "patch_embed.proj.bias": WIDTH,
-    "cls_token": (1, 1, WIDTH),
-    "pos_embed": (1, TOKENS, WIDTH),
-    "norm.weight": WIDTH,
-    "norm.bias": WIDTH,
-    "head.weight": (10, WIDTH),
-  },
-}
-DINOV2 = {
-  **TIMM,
-  "more": {
-    "patch_embed.proj.bias": WIDTH,
-    "cls_token": (1, 1, WIDTH),
-    "pos_embed": (1, TOKENS, WIDTH),
-    "mask_token": (1, WIDTH),
-    "register_tokens": (1, 2, WIDTH),
-    "norm.weight": WIDTH,
-    "norm.bias": WIDTH,
-    **{f"blocks.{number}.ls{part}.gamma": WIDTH for number in range(DEPTH) for part in (1, 2)},
-  },
-}
+# {shapes of what is in no block}
+_OPENAI = {f"visual.ln_{n}.{kind}": WIDTH for n in ("pre", "post") for kind in ("weight", "bias")}
+_OPENAI |= {"visual.class_embedding": WIDTH, "visual.positional_embedding": (TOKENS, WIDTH)}
+_OPENAI |= {"visual.proj": (WIDTH, 5), "token_embedding.weight": (7, WIDTH)}
+_BOTH = {"patch_embed.proj.bias": WIDTH, "norm.weight": WIDTH, "norm.bias": WIDTH}
+_BOTH |= {"cls_token": (1, 1, WIDTH), "pos_embed": (1, TOKENS, WIDTH)}
+_DINOV2 = {f"blocks.{number}.ls{part}.gamma": WIDTH for number in range(DEPTH) for part in (1, 2)}
+_DINOV2 |= {"mask_token": (1, WIDTH), "register_tokens": (1, 2, WIDTH), **_BOTH}
+
+OPENAI = {"patch": "visual.conv1.weight", "block": openai, "more": _OPENAI}
+TIMM = {"patch": "patch_embed.proj.weight", "block": timm}
+TIMM["more"] = {**_BOTH, "head.weight": (10, WIDTH)}
+DINOV2 = {**TIMM, "more": _DINOV2}
 # The width of a SwiGLU's halves is two thirds of what is asked for, rounded up to a multiple of 8.
 DINOV2_SWIGLU = {**DINOV2, "block": swiglu, "dense": {"fc1": (16, WIDTH), "fc2": (WIDTH, 8)}}

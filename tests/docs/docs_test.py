@@ -29,7 +29,7 @@ import pytest
 import tensorflow as tf
 import torch_vits
 from absl import flags
-from small_models import digits, photographs, small_classifier, small_encoder
+from small_models import digits, photographs, sequential, small_classifier, small_encoder
 from torch_resnets import listed, resnet_state
 
 import urkle_tf
@@ -86,10 +86,9 @@ def embedding(monkeypatch):
 def migrating(monkeypatch):
   photographed()
   state = resnet_state(np.random.default_rng(0), width=64)
-  tensors = {  # as much of PyTorch's as the page asks for
-    f"module.{name}": types.SimpleNamespace(numpy=lambda value=value: value)
-    for name, value in listed(state, state).items()
-  }
+  tensor = lambda value: types.SimpleNamespace(numpy=lambda: value)  # noqa: E731
+  # As much of PyTorch's as the page asks for.
+  tensors = {f"module.{n}": tensor(value) for n, value in listed(state, state).items()}
   torch = types.ModuleType("torch")
   torch.load = lambda file, map_location: {"epoch": 1, "state_dict": tensors}
   monkeypatch.setitem(sys.modules, "torch", torch)
@@ -97,9 +96,9 @@ def migrating(monkeypatch):
 
 def regulariser(monkeypatch):
   rng = np.random.default_rng(0)
-  layers = [keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), keras.layers.Flatten()]
+  backbone = sequential((8, 8, 3), keras.layers.Conv2D(4, 3), keras.layers.Flatten())
   images = rng.uniform(size=(64, 8, 8, 3)).astype(np.float32)
-  return {"backbone": keras.Sequential(layers), "images": images, "labels": np.arange(64) % 10}
+  return {"backbone": backbone, "images": images, "labels": np.arange(64) % 10}
 
 
 def run_of_digits(monkeypatch):
@@ -145,12 +144,10 @@ def serving(monkeypatch):
 
 def robustify(monkeypatch):
   photographed()
-  pixels = keras.Input((32, 32, 3))
-  maps = keras.layers.Conv2D(4, 3, strides=4, activation="relu")(pixels)
-  model = keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(maps))
+  convolution = keras.layers.Conv2D(4, 3, strides=4, activation="relu")
+  model = sequential((32, 32, 3), convolution, keras.layers.GlobalAveragePooling2D())
   model.save("model.keras")
-  embedding = keras.Input(model.output.shape[1:])
-  keras.Model(embedding, keras.layers.Dense(2)(embedding)).save("head.keras")
+  sequential((4,), keras.layers.Dense(2)).save("head.keras")
   return {"model": model, "images": np.zeros((2, 32, 32, 3), np.float32), "small_clip": small_clip}
 
 
@@ -207,10 +204,8 @@ def measurement_walked(names):
   undecided = np.mean(gaps < 0.2)
   assert 0 < undecided < 1  # the option decides something
   found = json.loads(pathlib.Path("REPORT/report.json").read_text(encoding="utf-8"))
-  assert found["margins"]["deterministic"] == {
-    "mean": pytest.approx(gaps.mean(), rel=1e-4),
-    "undecided": undecided,
-  }
+  mean = pytest.approx(gaps.mean(), rel=1e-4)
+  assert found["margins"]["deterministic"] == {"mean": mean, "undecided": undecided}
   section = pathlib.Path("REPORT/report.md").read_text(encoding="utf-8").split("## Margins\n")[1]
   assert f"| deterministic | {gaps.mean():.3f} | {undecided:.3f} |" in section
 
@@ -233,18 +228,10 @@ def reference(monkeypatch):
   """What the examples of docstrings take as given, without files."""
   backbone = networks.backbone("convnet(width=4, layers=2)", (32, 32, 3))
   model = networks.GaussianEncoder(backbone)
-  modules = {"keras": keras, "np": np, "tf": tf, "urkle_tf": urkle_tf}
-  return (
-    modules
-    | readme(monkeypatch)
-    | {
-      "backbone": backbone,
-      "encoder": model,
-      "attack": urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=1),
-      "logits": lambda images: model(images).loc[:, :4],
-      "objective": lambda images: -model(images).loc[:, 0],
-    }
-  )
+  names = {"keras": keras, "np": np, "tf": tf, "urkle_tf": urkle_tf, **readme(monkeypatch)}
+  names |= {"backbone": backbone, "encoder": model, "logits": lambda x: model(x).loc[:, :4]}
+  attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=1)
+  return names | {"attack": attack, "objective": lambda images: -model(images).loc[:, 0]}
 
 
 def runs_of_reference(monkeypatch):
@@ -274,9 +261,8 @@ def attacked_a_little(names):
 
 # --- How each is run ---
 
-TINY = (
-  "--encoder='convnet(width=4, layers=2)' --latent_dim=6 --loc=dense --attack_steps=1 --epochs=1"
-)
+SMALL = "--encoder='convnet(width=4, layers=2)' --latent_dim=6 --loc=dense"
+TINY = f"{SMALL} --attack_steps=1 --epochs=1"
 QUICK = "--attack_steps=1 --eot=1 --samples=2 --nochecks --representation_examples=4"
 
 
@@ -311,25 +297,21 @@ PREPARE = {
   "api/measuring.md": runs_of_reference,
   "api/sharing.md": runs_of_reference,
   "api/training.md": lambda patch: {**reference(patch), **robustify(patch)},
-  **{
-    f"api/{name}.md": reference
-    for name in ["attacks", "pretexts", "robustness", "networks", "data"]
-  },
 }
+for name in ("attacks", "pretexts", "robustness", "networks", "data"):
+  PREPARE[f"api/{name}.md"] = reference
 # {page: {words of its commands and snippets: what is run in their place}}
 SMALLER = {
   "start.md": OWN_IMAGES,
   "../README.md": {**OWN_IMAGES, "epochs=20": "epochs=1", "steps=20": "steps=2"},
   "monitoring.md": {"steps=50": "steps=2"},
   "evaluation.md": {
-    "--dataset=cifar10 --data_dir=DATA --output_dir=REPORT": "--dataset=digits --examples=8 "
-    f"--output_dir=REPORT {QUICK}",
-    "pgd(steps=20, step_size=2/255),pgd(steps=100, restarts=2)": "pgd(steps=2, "
-    "step_size=2/255),pgd(steps=3, restarts=2)",
+    "--dataset=cifar10 --data_dir=DATA": f"--dataset=digits --examples=8 {QUICK}",
+    "pgd(steps=20, step_size": "pgd(steps=2, step_size",
+    "pgd(steps=100,": "pgd(steps=3,",
   },
   "finetuning.md": {
-    "--dataset=mnist --data_dir=DATA_DIR --output_dir=HEAD": "--dataset='digits:rotation' "
-    "--epochs=1 --output_dir=HEAD",
+    "--dataset=mnist --data_dir=DATA_DIR": "--dataset='digits:rotation' --epochs=1",
     "--labels=0.01 ...": "--labels=0.1 --examples=300 --epochs=1 --attack_steps=1",
     "--protocol=semi_supervised": "--protocol='semi_supervised(clean_epochs=1)'",
     "--dataset=mnist:rotation": "--dataset=digits:rotation --examples=8 --attack_steps=1",
@@ -354,8 +336,7 @@ SMALLER = {
   "python.md": {
     **DIGITS,
     'validation_split="train[90%:]"': 'validation_split="train[90%:]", epochs=2',
-    'attacks="fgsm,pgd(steps=20)"': 'attacks="fgsm,pgd(steps=1)", examples=8, samples=2, '
-    "eot=1, checks=False, representation_examples=4",
+    'pgd(steps=20)"': 'pgd(steps=1)", examples=8, eot=1, checks=False, representation_examples=4',
   },
   "robustness.md": {"--eot=50": f"--examples=4 {QUICK}", "autoattack,": "apgd_ce(steps=5),"},
   "robustify.md": {

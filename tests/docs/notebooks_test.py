@@ -17,9 +17,6 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path):
   read = nbformat.read(notebook, as_version=4)
   place = {"metadata": {"path": str(tmp_path)}}
   nbclient.NotebookClient(read, timeout=1000, kernel_name="python3", resources=place).execute()
-  said = "".join(
-    output.get("text", "") + str(output.get("data", ""))
-    for cell in read.cells
-    for output in cell.get("outputs", ())
-  )
+  outputs = [output for cell in read.cells for output in cell.get("outputs", ())]
+  said = "".join(output.get("text", "") + str(output.get("data", "")) for output in outputs)
   assert re.search(r"\d%|nats|image/png", said)  # each ends with a figure or a picture
