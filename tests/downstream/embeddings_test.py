@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from cases import refuses
 from PIL import Image
-from small_models import digits, small_encoder
+from small_models import digits, sequential, small_encoder
 
 import urkle_tf
-from urkle_tf import errors
 from urkle_tf.data import sources
 from urkle_tf.downstream import embeddings
 
@@ -49,9 +48,8 @@ def test_each_image_has_its_own_embedding(written, photos, encoder):
   found, _ = written
   assert sorted(found["names"]) == sorted(f"{p.parent.name}/{p.name}" for p in photos.glob("*/*"))
   assert list(found["class_names"]) == list(NAMES)
-  for name, label, loc, scale in zip(
-    found["names"], found["labels"], found["loc"], found["scale"], strict=True
-  ):
+  columns = (found[column] for column in ("names", "labels", "loc", "scale"))
+  for name, label, loc, scale in zip(*columns, strict=True):
     pixels = np.asarray(Image.open(photos / name), np.float32)[None, ..., None] / 255
     wanted = encoder(pixels)
     np.testing.assert_allclose(loc, wanted.loc[0], atol=1e-5)
@@ -87,9 +85,7 @@ def test_the_files_hold_the_same(written, photos):
 
 
 def test_any_keras_model_and_images_without_labels(tmp_path, rng):
-  images = keras.Input((6, 4, 3))
-  maps = keras.layers.Conv2D(5, 3)(images)
-  model = keras.Model(images, maps)
+  model = sequential((6, 4, 3), keras.layers.Conv2D(5, 3))
   model.save(tmp_path / "model.keras")
   pixels = rng.integers(0, 256, (3, 6, 4, 3), np.uint8)
   (tmp_path / "loose").mkdir()
@@ -104,8 +100,8 @@ def test_any_keras_model_and_images_without_labels(tmp_path, rng):
   assert (tmp_path / "out" / "metadata.tsv").read_text().endswith(f"\n{found['names'][2]}\t2\n")
 
   # Without files: digits of another size, and nothing for the Projector.
-  with pytest.raises(errors.UserError, match="the encoder takes images of 6x4x3"):
-    embeddings.represent(encoder=arguments["encoder"], output_dir=tmp_path / "digits")
+  words = "the encoder takes images of 6x4x3"
+  refuses(words, embeddings.represent, arguments["encoder"], output_dir=tmp_path / "digits")
   assert not (tmp_path / "digits").exists()
 
 

@@ -36,7 +36,6 @@ HELD = {"split": "train", "validation_split": "train[90%:]"}  # a tenth of 1,437
     ({"protocol": "alf(samples=1.5)"}, "samples must be a whole number of at least 1, got 1.5"),
     ({"protocol": "alf", "attack_steps": 0}, "steps must be"),
     ({"protocol": "alf", "attack_step_size": 0}, "--attack_step_size must be above 0, got 0"),
-    ({"protocol": "alf", "norm": "l3"}, "l3"),
     ({"protocol": "alf", "norm": "l2"}, "--norm=l2 needs --epsilon, because the default, "),
     ({"protocol": "alf", "epsilon": -0.1}, "epsilon"),
     ({"protocol": "aff(beta=-1)"}, "beta must be at least 0"),
@@ -65,16 +64,12 @@ def test_mistakes_end_in_one_line(encoder, tmp_path, changes, message):
   assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-  "folder, seeds, message",
-  [
-    (None, 2, "give --output_dir=FOLDER, where the runs go"),
-    ("", 2, "give --output_dir=FOLDER, where the runs go"),
-    ("runs", 0, "--seeds must be at least 1, got 0"),
-  ],
-)
-def test_mistakes_with_several_seeds(encoder, folder, seeds, message):
-  refuses(message, downstream.adapt_seeds, folder, seeds, encoder=str(encoder))
+def test_mistakes_with_several_seeds(encoder):
+  for folder in (None, ""):
+    words = "give --output_dir=FOLDER, where the runs go"
+    refuses(words, downstream.adapt_seeds, folder, 2, encoder=str(encoder))
+  words = "--seeds must be at least 1, got 0"
+  refuses(words, downstream.adapt_seeds, "runs", 0, encoder=str(encoder))
 
 
 def test_images_without_a_label_train_no_head(encoder, tmp_path, monkeypatch):

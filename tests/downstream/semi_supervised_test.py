@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
 from cases import refuses
-from small_models import rows_of, untimed
+from small_models import rows_of, sequential, untimed
 
 from urkle_tf import downstream, export
 from urkle_tf.data import sources
@@ -18,16 +18,8 @@ from urkle_tf.downstream import _labels, semi_supervised
 from urkle_tf.networks.representations import Representations
 
 SPLIT = "train[:300]"
-SMALL = {
-  "dataset": "digits",
-  "split": SPLIT,
-  "validation_split": "train[-100:]",
-  "labels": 0.2,
-  "batch_size": 60,
-  "epochs": 2,
-  "learning_rate": 0.02,
-  "attack_steps": 2,
-}
+SMALL = {"dataset": "digits", "split": SPLIT, "validation_split": "train[-100:]", "labels": 0.2}
+SMALL |= {"batch_size": 60, "epochs": 2, "learning_rate": 0.02, "attack_steps": 2}
 PROTOCOL = "semi_supervised(clean_epochs=3)"
 
 
@@ -144,7 +136,7 @@ def test_stage_1_is_that_of_the_clean_stream(encoder, kept, labelled_by, tmp_pat
 
 
 def test_the_cross_entropy_with_soft_labels(rng):
-  head = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+  head = sequential((4,), keras.layers.Dense(3))
   task = types.SimpleNamespace(classifies=True, head=head, standardised=lambda labels: labels)
   pretext = semi_supervised._Soft(task, 0.25)
   z = rng.normal(size=(6, 1, 4)).astype(np.float32)

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from alike import same
-from interruptions import copied
-from small_models import digits, rows_of, small_encoder, untimed
+from small_models import digits, rows_of, sequential, small_encoder
 
 from urkle_tf import downstream, export
 from urkle_tf.downstream import similarity
@@ -37,14 +35,8 @@ def each_z(*marks):
   return pytest.mark.parametrize("encoder", values, indirect=True)
 
 
-SMALL = {
-  "dataset": "digits",
-  "split": "train[:500]",
-  "validation_split": "train[-200:]",
-  "batch_size": 64,
-  "epochs": 6,
-  "learning_rate": 3e-3,
-}
+SMALL = {"dataset": "digits", "split": "train[:500]", "validation_split": "train[-200:]"}
+SMALL |= {"batch_size": 64, "epochs": 6, "learning_rate": 3e-3}
 
 
 def adapt(encoder, folder, **options):
@@ -53,16 +45,10 @@ def adapt(encoder, folder, **options):
 
 def near(encoder, weight):
   """The pretext of the protocol, with a linear head on 6 dimensions."""
-  head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
-  stochastic = export.read_metadata(encoder)["stochastic"]
-  task = types.SimpleNamespace(
-    classifies=True,
-    head=head,
-    standardised=lambda labels: labels,
-    model=types.SimpleNamespace(stochastic=stochastic),
-    folder=encoder,
-  )
-  return similarity._Near(task, weight)
+  model = types.SimpleNamespace(stochastic=export.read_metadata(encoder)["stochastic"])
+  fields = {"classifies": True, "standardised": lambda labels: labels, "model": model}
+  head = sequential((6,), keras.layers.Dense(3))
+  return similarity._Near(types.SimpleNamespace(head=head, folder=encoder, **fields), weight)
 
 
 @each_z()
@@ -96,10 +82,8 @@ def test_the_term_is_the_plain_formula(rng, encoder):
 def moved(encoder, model):
   """How far the representations of test images are from where they were: mean 1 - cos."""
   images = digits()[0][-300:]
-  before, after = (
-    network(images, training=False)["loc"].numpy()
-    for network in (export.load_encoder(encoder).network, model.network)
-  )
+  networks = export.load_encoder(encoder).network, model.network
+  before, after = (network(images, training=False)["loc"].numpy() for network in networks)
   cosine = (before * after).sum(1) / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1)
   return np.mean(1 - cosine)
 
@@ -143,17 +127,6 @@ def test_it_starts_where_the_encoder_is_and_keeps_its_statistics(encoder, kept, 
   if not export.read_metadata(encoder)["stochastic"]:
     others -= {path for path in others if "raw_scale" in path}  # nothing uses it
   assert all(changed[path] for path in others)
-
-
-@pytest.mark.full
-def test_the_same_after_an_interruption(encoder, kept, tmp_path):
-  options = {"protocol": "similarity", "epochs": 3, "augment": "crop(padding=1)"}
-  with copied({2: tmp_path / "killed"}):
-    whole = adapt(encoder, tmp_path / "whole", **options)
-  resumed = adapt(encoder, tmp_path / "killed", **options)
-  assert untimed(whole) == untimed(resumed)
-  (one, _), (other, _) = kept
-  same(one.network.get_weights(), other.network.get_weights())
 
 
 def test_numbers_can_be_learnt_and_flags_of_attacks_are_named(encoder, kept, tmp_path, capsys):

@@ -10,7 +10,7 @@ from alike import same
 from cases import refuses, slow
 from scipy import stats
 from sklearn import linear_model
-from small_models import rows_of
+from small_models import rows_of, sequential
 
 from urkle_tf import downstream, export
 from urkle_tf.data import sources
@@ -158,7 +158,7 @@ def test_a_linear_head_on_numbers_is_least_squares(plain_encoder, tmp_path):
 
 def test_a_regressor_averages_over_z(encoder):
   network = export.load_encoder(encoder).network
-  head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
+  head = sequential((6,), keras.layers.Dense(8, "relu"), keras.layers.Dense(2))
   model = Regressor(network, head, samples=3)
   loc, scale = np.full((2, 6), 0.3, np.float32), np.full((2, 6), 0.7, np.float32)
   noise = tf.random.stateless_normal([2, 50, 6], [1, 2]).numpy()
@@ -167,9 +167,7 @@ def test_a_regressor_averages_over_z(encoder):
   np.testing.assert_allclose(found, wanted.reshape(2, 50, 2).mean(1), atol=1e-5)
   images = np.zeros((2, 8, 8, 1), np.float32)
   assert np.any(model(images) != model(images))
-  np.testing.assert_array_equal(
-    model.predictions(images, [0, 0]), model.predictions(images, [0, 0])
-  )
+  np.testing.assert_array_equal(*(model.predictions(images, [0, 0]) for _ in range(2)))
 
 
 def test_features_are_those_of_the_chosen_images(encoder):
@@ -211,13 +209,10 @@ def test_a_head_for_noisy_images(plain_encoder, kept, tmp_path):
   source = sources.load("digits", "test")
   network = export.load_encoder(plain_encoder).network
   z, _, labels = slf.features(network, source, seed=5, noise=0.3)
-  heads = {name: model.head for name, (model, _) in zip(("noisy", "clean"), kept, strict=True)}
-  loss = {
-    name: keras.losses.sparse_categorical_crossentropy(labels, head(z), from_logits=True)
-    for name, head in heads.items()
-  }
-  assert np.mean(loss["noisy"]) < 0.9 * np.mean(loss["clean"])
-  accuracy = np.mean(heads["noisy"](z).numpy().argmax(1) == labels)
+  logits, clean = (model.head(z) for model, _ in kept)
+  loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  assert loss(labels, logits) < 0.9 * loss(labels, clean)
+  accuracy = np.mean(logits.numpy().argmax(1) == labels)
   assert noisy["validation_accuracy"] == pytest.approx(accuracy, abs=0.07)
   for options in ({"noise": -1}, {"noise": 0.1, "protocol": "alf"}):
     refuses("--noise=", adapt, plain_encoder, tmp_path / "refused", **options)
