@@ -4,6 +4,8 @@ import dataclasses
 import inspect
 import math
 import pathlib
+import shutil
+import sys
 
 import commands
 import numpy as np
@@ -21,6 +23,38 @@ OF = dict(zip(settings.COMMANDS, write_settings.FUNCTIONS.items(), strict=True))
 def test_what_is_made_of_the_settings_is_current():
   for path, text in write_settings.written().items():
     assert path.read_text(encoding="utf-8") == text, "run: python tools/write_settings.py"
+
+
+def test_a_new_setting_is_one_line(tmp_path):
+  """A copy of the package with one more line: the command, the signature, the stub and the docs."""
+  for folder in ("urkle_tf", "tools"):
+    ignored = shutil.ignore_patterns("__pycache__", "presets")
+    shutil.copytree(commands.ROOT / folder, tmp_path / folder, ignore=ignored)
+  (tmp_path / "docs").mkdir()
+  file = tmp_path / "urkle_tf" / "settings.py"
+  text = file.read_text(encoding="utf-8")
+  after = "  protocol: str = setting(\n"
+  assert text.count(after) == 1
+  line = '  added: float = setting(1 / 4, "its `epochs`, and text", free=True)\n'
+  file.write_text(text.replace(after, line + after), encoding="utf-8")
+
+  def run(*words):
+    there = {"cwd": tmp_path, "environment": {"PYTHONPATH": str(tmp_path)}}
+    return commands.process(sys.executable, *words, **there).stdout
+
+  run("tools/write_settings.py")
+  stub = (tmp_path / "urkle_tf" / "__init__.pyi").read_text(encoding="utf-8")
+  adapt = stub[stub.index("def adapt(") : stub.index("def assess(")]
+  assert "  added: float = 0.25,\n" in adapt
+  assert "    added: its `epochs`, and text.\n" in adapt
+  page = (tmp_path / "docs" / "settings.md").read_text(encoding="utf-8")
+  assert "\n| `added` | number | `0.25` | its `epochs`, and text |\n" in page
+  full = " ".join(run("-m", "urkle_tf.finetune", "--helpfull").split())
+  assert " --added its --epochs, and text [0.25] " in full
+  asked = "import sys; from urkle_tf import settings as s; from urkle_tf.training import runs as r;"
+  asked += "print('added' in r.FREE, "
+  asked += "s.Adapt('an encoder', 'a folder').added, 'tensorflow' in sys.modules)"
+  assert run("-c", asked) == "True 0.25 False\n"
 
 
 @pytest.mark.parametrize("command", OF)

@@ -16,9 +16,10 @@ def test_the_step():
   for text, name in zip(texts, names[1:], strict=False):
     module = pathlib.Path(name).stem
     assert re.search(rf"\b{module}\.\w+\(", text), f"{module} is not called"
-  _, loss = texts[-1].split("# Equation 12")
-  assert "self.pretext.loss(" in loss
-  assert "self.robustness.losses(" in loss
+  before, after = texts[-1].split("def _loss(")[1].split("# Equation 12")
+  assert "self.pretext.loss(" not in before
+  assert "self.pretext.loss(" in after
+  assert "self.robustness.losses(" in after
 
 
 def test_every_name_on_the_walks_is_there():
