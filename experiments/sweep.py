@@ -135,7 +135,8 @@ def results(run):
     found |= {name: part["accuracy"] for name, part in parts.items()}
   if part := report.get("representation"):
     found |= {"worst kl": part["kl_mean"], "drift": part["drift"]}
-  return {name: float(value) for name, value in found.items()}
+  # A figure is null if all steps of its row were skipped.
+  return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def table(rows, by=None):

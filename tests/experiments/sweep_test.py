@@ -77,6 +77,7 @@ def test_the_figures_of_a_head_are_those_of_its_exported_epoch(tmp_path):
   rows = [{"step": step, "validation_robust_accuracy": a} for step, a in accuracies.items()]
   (head / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   assert script.results(tmp_path) == {}  # of a sweep whose --finetune was interrupted
+  (tmp_path / "metrics.jsonl").write_text('{"loss": null}\n')  # all steps were skipped
   selected = {"selected": {"step": 6, "epoch": 2}}
   (head / "classifier" / "metadata.json").write_text(json.dumps(selected))
   assert script.results(tmp_path) == {"validation_robust_accuracy": 0.75}
