@@ -162,8 +162,9 @@ def test_jitter_against_numpy(rng, strength, color):
   assert len(kinds) == 4
 
 
-def test_strength_zero_is_the_identity_but_for_the_flip(rng):
-  images, recipe = images_of(rng, 400), augment.SimCLR(strength=0.0)
+@pytest.mark.parametrize("shape", [(8, 8), (6, 11)])
+def test_strength_zero_is_the_identity_but_for_the_flip(rng, shape):
+  images, recipe = images_of(rng, 400, *shape), augment.SimCLR(strength=0.0)
   noise = noise_of(rng, 400, recipe)
   result = recipe(images, noise).numpy()
   flipped = np.abs(result - images[:, :, ::-1]).max(axis=(1, 2, 3)) < 1e-6

@@ -151,9 +151,9 @@ class SimCLR(Recipe):
   - with probability 0.2 the image becomes grey.
 
   `strength` s scales everything except the flip: the smallest area is 1 - s (1 - min_scale), the
-  log ratio U(±s log 4/3), the four jitters are multiplied by s, and the probabilities are 0.8 s and
-  0.2 s.  So 1 is the recipe above, and 0 only flips (and resizes).  Above 1, areas and
-  probabilities stay within their bounds.
+  log ratio is U(±s log 4/3) plus (1 - s) times the image's own, the four jitters are multiplied by
+  s, and the probabilities are 0.8 s and 0.2 s.  So 1 is the recipe above, and 0 only flips (and
+  resizes).  Above 1, areas and probabilities stay within their bounds.
 
   Args:
     strength: a number of at least 0, or a float tensor or variable that is read at every call.
@@ -187,6 +187,7 @@ class SimCLR(Recipe):
     most = tf.minimum(strength, 1.0)
     area = height * width * (1 - most * (1 - self.min_scale) * (1 - noise[0]))
     root_ratio = tf.exp(most * math.log(4 / 3) * (noise[1] - 0.5))
+    root_ratio *= (width / height) ** ((1 - most) / 2)
     box_height = tf.clip_by_value(tf.round(tf.sqrt(area) / root_ratio), 1.0, height)
     box_width = tf.clip_by_value(tf.round(tf.sqrt(area) * root_ratio), 1.0, width)
     top = tf.floor(noise[2] * (height - box_height + 1))
