@@ -180,6 +180,16 @@ def test_torn_checkpoints_fall_back_to_the_one_before(tmp_path):
   assert saved.restore() == variable.numpy()[0] == 2
 
 
+def test_damaged_checkpoints_do_not_displace_those_of_a_new_start(tmp_path):
+  saved, _, files = _three(tmp_path)
+  for file in files:
+    file.write_bytes(file.read_bytes()[:-40])
+    file.rename(file.with_name(file.name.replace("step_0", "step_1")))
+  assert saved.restore() == 0
+  saved.save(1)
+  assert saved.restore() == 1
+
+
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_others(tmp_path, monkeypatch):
   def killed(stream, **arrays):
     stream.write(b"half of a checkpoint")

@@ -66,9 +66,12 @@ class Checkpoints:
       file.flush()
       os.fsync(file.fileno())
 
-    files.write(self._folder / f"step_{step:09d}.npz", content)
+    new = self._folder / f"step_{step:09d}.npz"
+    files.write(new, content)
+    # Newer ones were damaged when this run began, and must not take the place of this one.
+    readable = [file for file in self._files() if file <= new]
     left_over = self._folder.glob("*.side")  # by runs that were killed
-    for old in [*self._files()[_KEEP:], *left_over]:
+    for old in [*readable[_KEEP:], *left_over]:
       old.unlink()
 
   def _read(self, file):
