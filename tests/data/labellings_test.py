@@ -16,7 +16,8 @@ def test_names_are_split_from_labellings():
   assert labellings.split("mnist:parity") == ("mnist", "parity")
   assert labellings.split("mnist:3.0.1:number") == ("mnist:3.0.1", "number")
   assert labellings.split("folder:/a:brightness") == ("folder:/a", "brightness")
-  assert labellings.split("digits:at_least(threshold=3)") == ("digits", "at_least(threshold=3)")
+  for text in ("at_least(threshold=3)", 'any_of(classes="tone:high")'):
+    assert labellings.split(f"digits:{text}") == ("digits", text)
 
 
 def read(source):

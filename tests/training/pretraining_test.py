@@ -392,7 +392,8 @@ def test_a_run_among_its_images_is_refused(tmp_path, place, monkeypatch):
   photographs(tmp_path, 4, 8)
   monkeypatch.setenv("HOME", str(tmp_path))
   words = "lies in the folder of the images"
-  for dataset in (f"folder:{tmp_path}", f"folder:{tmp_path}:brightness", "folder:~"):
+  labelled = f"folder:{tmp_path}:brightness", f'folder:{tmp_path}:any_of(classes="tone:high")'
+  for dataset in (f"folder:{tmp_path}", "folder:~", *labelled):
     refuses(words, runs.open_run, tmp_path / place, {"dataset": dataset})
   assert len(list(tmp_path.iterdir())) == 4
   for name, dataset in (("lost", "folder:nowhere"), ("run", f"folder:{tmp_path}")):

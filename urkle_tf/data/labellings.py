@@ -170,9 +170,10 @@ def split(dataset):
   Returns:
     (name, spec of the labelling or None).
   """
-  name, _, text = dataset.rpartition(":")
-  if not re.match(r"[A-Za-z_]\w*\s*(\(.*\))?\s*$", text) or name in ("", "folder"):
+  found = re.fullmatch(r"(.+):([A-Za-z_]\w*\s*(?:\(.*\))?\s*)", dataset, re.DOTALL)
+  if not found or found[1] == "folder":
     return dataset, None
+  name, text = found.groups()
   if name.startswith("folder:") and spec.parse(text)[0] not in LABELLINGS:
     return dataset, None  # a path may hold colons
   return name, text

@@ -8,6 +8,7 @@ import pathlib
 import tempfile
 
 from urkle_tf import errors
+from urkle_tf.data import labellings
 from urkle_tf.output import files
 from urkle_tf.settings import FREE
 
@@ -155,10 +156,8 @@ def make(path):
 
 def _check_apart(path, dataset):
   """Raises `UserError` if a run would lie among its data, where its pictures become images."""
-  kind, _, folder = (dataset or "").partition(":")
+  kind, _, folder = labellings.split(dataset or "")[0].partition(":")
   folder = os.path.expanduser(folder)
-  if not pathlib.Path(folder).is_dir():
-    folder = folder.rpartition(":")[0]  # of folder:PATH:LABELLING
   if kind == "folder" and folder and path.resolve().is_relative_to(pathlib.Path(folder).resolve()):
     raise errors.UserError(
       f"--output_dir={path} lies in the folder of the images, {folder}, and the run's pictures "
