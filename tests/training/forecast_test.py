@@ -1,5 +1,9 @@
 """What a training costs: counted in graphs by hand, and as `train --dry_run` says it."""
 
+import resource
+import sys
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -116,6 +120,14 @@ def test_the_forecast_of_a_training(tmp_path):
   assert f"{found['parameters']:,} of the encoder" in text
   assert "200 steps" in text
   assert "warning" not in text
+
+
+@pytest.mark.parametrize("platform, unit", [("linux", 2**10), ("darwin", 1)])  # man getrusage
+def test_the_peak_is_in_bytes(monkeypatch, platform, unit):
+  said = types.SimpleNamespace(ru_maxrss=2**30 // unit)
+  monkeypatch.setattr(resource, "getrusage", lambda who: said)
+  monkeypatch.setattr(sys, "platform", platform)
+  assert forecast._peak() == 2**30
 
 
 def test_what_does_not_fit_is_said_before_it_is_tried(monkeypatch):

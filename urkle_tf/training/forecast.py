@@ -5,6 +5,7 @@ import pathlib
 import resource
 import shutil
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -150,7 +151,8 @@ def _measured(job, timed_steps, found):
 
 
 def _peak():
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _available_memory():
