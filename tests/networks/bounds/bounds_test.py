@@ -260,6 +260,23 @@ def test_layers_that_would_break_the_bound_are_refused(layer):
   refuses("no bound is known for the layer 'layer'", intervals.boxes, model, *ends)
 
 
+def test_a_plus_sign_has_no_bound():
+  images = keras.Input((4, 4, 1))
+  model = keras.Model(images, images + keras.layers.ReLU()(images))
+  ends = tf.zeros([1, 4, 4, 1]), tf.ones([1, 4, 4, 1])
+  refuses("no bound is known for the layer 'add & the layer Add", intervals.boxes, model, *ends)
+
+
+@pytest.mark.parametrize("boxes", [intervals.boxes, lines.boxes])
+def test_the_sum_of_maps_of_other_channels_is_bounded(boxes):
+  images = keras.Input((2, 2, 3))
+  one = keras.layers.Conv2D(1, 1, kernel_initializer="ones")(images)
+  model = keras.Model(images, keras.layers.Add()([images, one]))  # which broadcasts
+  ((low, high),) = boxes(model, tf.zeros([1, 2, 2, 3]), tf.ones([1, 2, 2, 3]))
+  np.testing.assert_allclose(low, np.zeros([1, 2, 2, 3]), atol=1e-6)
+  np.testing.assert_allclose(high, np.full([1, 2, 2, 3], 4.0), rtol=1e-6)
+
+
 def test_pooled_features_are_refused():
   refuses("loc=pooled", kl.kl_bound, tiny_encoder(None, loc="pooled"), tf.zeros([1, 8, 8, 1]), 0.1)
 

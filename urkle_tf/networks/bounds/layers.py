@@ -79,7 +79,8 @@ def run(model, inputs, arithmetic):
   if functional is None:
     raise _unknown(model)
   calls = {
-    id(layer): lambda x, layer=layer, **_: _through(layer, x, arithmetic)
+    # An operation such as + takes several arguments, and has no rule.
+    id(layer): lambda x, *_, layer=layer, **__: _through(layer, x, arithmetic)
     for layer in functional.operations
   }
   return keras_private.run(functional, inputs, calls)
@@ -88,7 +89,7 @@ def run(model, inputs, arithmetic):
 def _through(layer, x, arithmetic):
   """The representation of a layer's outputs, given that of its inputs."""
   if type(layer) is keras.layers.Add:
-    return tf.add_n(x)
+    return arithmetic.unchanged(layer, x)
   if isinstance(x, list | tuple):
     raise _unknown(layer)
   if isinstance(layer, keras.Model):
@@ -133,5 +134,5 @@ def affine(norm, mean, variance):
 def _unknown(layer):
   return errors.UserError(
     f"no bound is known for the layer {layer.name!r} ({type(layer).__name__}). Use convolutions, "
-    "dense layers, batch norms, pooling, sums and monotone activations, channels last"
+    "dense layers, batch norms, pooling, the layer Add and monotone activations, channels last"
   )
