@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from cases import refuses
 from scipy import stats
+from small_models import small_classifier, tiny_encoder
 
 from urkle_tf import distribution
 
@@ -37,6 +38,8 @@ def test_noise_is_the_same_with_xla_and_with_dynamic_shapes(draw):
 @pytest.mark.parametrize("seed", [3, [3], [3, 4, 5]])
 def test_a_seed_of_another_shape_ends_in_one_line(seed):
   refuses("a seed must be two integers", distribution.fold, seed, 0)
+  images, classifier = tf.zeros([2, 8, 8, 1]), small_classifier(tiny_encoder())
+  refuses("a seed must be two integers", classifier.log_probabilities, images, seed)
 
 
 def test_normal_noise_is_standard_normal():

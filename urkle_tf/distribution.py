@@ -34,11 +34,17 @@ def fold(seed, *numbers):
   Raises:
     UserError: for a seed of another shape.
   """
-  seed = tf.cast(seed, tf.int32)
-  if not seed.shape.is_compatible_with([2]):
-    raise errors.UserError(f"a seed must be two integers, such as (0, 1), got shape {seed.shape}")
+  seed = checked(tf.cast(seed, tf.int32))
   for number in numbers:
     seed = tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int32), _ALGORITHM)
+  return seed
+
+
+def checked(seed):
+  """The seed as a tensor; raises `UserError` for a seed of another shape than [2]."""
+  seed = tf.convert_to_tensor(seed)
+  if not seed.shape.is_compatible_with([2]):
+    raise errors.UserError(f"a seed must be two integers, such as (0, 1), got shape {seed.shape}")
   return seed
 
 

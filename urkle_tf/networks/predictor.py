@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from urkle_tf import errors
+from urkle_tf import distribution, errors
 from urkle_tf.networks import representations
 from urkle_tf.networks.folding import fold
 
@@ -42,7 +42,9 @@ class Predictions:
   def noise(self, n, seed, samples):
     """Standard normal noise, float32 [n, samples, d_z]; see `from_representation`."""
     shape = [n, self.samples if samples is None else samples, self.latent_dim]
-    return tf.random.normal(shape) if seed is None else tf.random.stateless_normal(shape, seed)
+    if seed is None:
+      return tf.random.normal(shape)
+    return tf.random.stateless_normal(shape, distribution.checked(seed))
 
   def _each(self, loc, scale, noise):
     """The head's outputs at loc + scale * noise: float32 [n, samples, outputs]."""
