@@ -47,6 +47,18 @@ def tokens(class_token):
   return keras.Model(images, ClassToken()(found) if class_token else found, name="tokens")
 
 
+@pytest.mark.parametrize("name", ["images", "loc", "scale", "raw_scale", "centred", "spread"])
+def test_a_model_with_the_name_of_a_layer_around_it_is_refused(name):
+  """Keras refuses most of them in a traceback; a backbone named spread was frozen in its export."""
+  model = sequential((8, 8, 3), layers.Conv2D(4, 3))
+  model.name = name
+  refuses(f"cannot be named '{name}' & set model.name", networks.GaussianEncoder, model)
+  if name == "images":
+    refuses("cannot be named 'images'", foreign.take, model)
+  model.name = "backbone"
+  networks.GaussianEncoder(foreign.take(model))
+
+
 def test_the_class_token_counts_where_there_is_one():
   model = tokens(True)
   all_of_them = np.asarray(model(IMAGES))

@@ -115,6 +115,15 @@ def check_dtype(name, dtype):
     )
 
 
+def check_name(model, around):
+  """Raises `UserError` if a model has the name of one of the layers around it."""
+  if model.name in around:
+    raise errors.UserError(
+      f"the model cannot be named {model.name!r}, like a layer around it: set model.name to "
+      "another name"
+    )
+
+
 def check_batch(name, size):
   """Raises `UserError` if a model's first axis is of a fixed size."""
   if size is not None:
@@ -151,6 +160,7 @@ def take(model, shape=None, preprocess=None, pool=None, output=None, back=None):
   fold, said = pixels.chosen(model, preprocess)
   if said:
     logging.info("%s gets its pixels as declared by %s", model.name, said)
+  check_name(model, ("images",))
   images = keras.Input(shape, name="images")
   values = fold(images if back is None else back(images))
   if own is not None and not isinstance(model, keras.Sequential):  # it may take {"images": ...}

@@ -14,6 +14,8 @@ from urkle_tf.networks.pooled import below_heads, pooled
 
 # Where loc lies: see `GaussianEncoder`.
 LOCS = ("sphere", "centred_sphere", "pooled", "dense", "dense_sphere")
+# The layers around the backbone, which are found by their names.
+_AROUND = ("images", "raw_loc", "centred", "spread", "loc", "raw_scale", "scale")
 _SHORTEST = 1e-6  # features below this length are not brought to length sqrt(d)
 
 
@@ -37,6 +39,7 @@ def _image_shape(backbone):
       f"the backbone's input must have a static (height, width, channels), got {image_shape}: give "
       "a functional model, keras.Model(images, backbone(images)) of images = keras.Input(...)"
     )
+  foreign.check_name(backbone, _AROUND)
   foreign.check_dtype(backbone.name, backbone.inputs[0].dtype)
   return image_shape
 
