@@ -8,7 +8,6 @@ import pathlib
 import tempfile
 
 from urkle_tf import errors
-from urkle_tf.data import labellings
 from urkle_tf.output import files
 from urkle_tf.settings import FREE
 
@@ -156,6 +155,8 @@ def make(path):
 
 def _check_apart(path, dataset):
   """Raises `UserError` if a run would lie among its data, where its pictures become images."""
+  from urkle_tf.data import labellings  # imports TensorFlow, which this module does without
+
   kind, _, folder = labellings.split(dataset or "")[0].partition(":")
   folder = os.path.expanduser(folder)
   if kind == "folder" and folder and path.resolve().is_relative_to(pathlib.Path(folder).resolve()):
