@@ -179,22 +179,26 @@ def _check_same(path, lines, earlier):
 
 def _check_data(path, data, earlier):
   """Raises `UserError` if the data differs from that in the lines of a run's flags.cfg."""
-  for line in earlier:
-    if data and line.startswith(_DATA) and line != _DATA + data:
-      raise errors.UserError(
-        f"{path} holds a run on {line.removeprefix(_DATA)}, and the data has changed since: now "
-        f"{data}. Give another --output_dir, or restore the names, labels and number of the images"
-      )
+  if before := _changed(_DATA, data, earlier):
+    raise errors.UserError(
+      f"{path} holds a run on {before}, and the data has changed since: now {data}. Give another "
+      "--output_dir, or restore the names, labels and number of the images"
+    )
 
 
 def _check_encoder(path, encoder, folder, earlier):
   """Raises `UserError` if the encoder differs from that in the lines of a run's flags.cfg."""
-  for line in earlier:
-    if encoder and line.startswith(_ENCODER) and line != _ENCODER + encoder:
-      raise errors.UserError(
-        f"{path} holds a run made from another encoder than the one now in {folder}: give another "
-        "--output_dir"
-      )
+  if _changed(_ENCODER, encoder, earlier):
+    raise errors.UserError(
+      f"{path} holds a run made from another encoder than the one now in {folder}: give another "
+      "--output_dir"
+    )
+
+
+def _changed(mark, now, earlier):
+  """The fingerprint after a mark in the lines of flags.cfg if another one is known now, or None."""
+  kept = (line.removeprefix(mark) for line in earlier if line.startswith(mark))
+  return next((before for before in kept if now and before != now), None)
 
 
 def opened(output_dir, settings, data=None):
