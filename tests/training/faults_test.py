@@ -59,7 +59,7 @@ print(json.dumps(results))
     ("ResourceExhausted: OOM when allocating", 1, "--batch_size"),
     ("NotFound: a.tfrecord; No such file\nmore", 1, "a.tfrecord"),
     ("DataLoss: corrupted record at 7", 1, "corrupted record at 7"),
-    ("Unknown: x\nUserError: mend it\ny", 2, "mend it"),
+    ("Unknown: x\nUserError: do this\ny", 2, "do this"),
   ],
 )
 def test_what_tensorflow_says_of_a_machine_is_one_line(error, code, words):

@@ -370,7 +370,7 @@ def test_two_processes_cannot_share_a_folder(tmp_path):
 
 @pytest.mark.parametrize("stage", ["", "clean"])  # the latter is that of `semi_supervised`
 def test_a_checkpoint_before_the_first_row_keeps_the_settings(tmp_path, stage):
-  """As SIGTERM leaves it: other settings would go on from it."""
+  """SIGTERM may leave such a folder, and a run with other settings must not resume it."""
   runs.open_run(tmp_path, {"seed": 0}).close()
   checkpoints.Checkpoints(tmp_path / stage / "checkpoints", []).save(1)
   refuses("holds a run with --seed=0", runs.open_run, tmp_path, {"seed": 1})
