@@ -204,6 +204,12 @@ def test_robust_is_the_default_after_an_adversary(encoder, short, kept, tmp_path
   for row in found["selection"]["candidates"]:
     assert set(row) == {"weight_decay", "validation_accuracy"}
 
+  # An attack that chooses is no training that resists it, and the model card must not say so.
+  found = on_digits(plain, tmp_path / "chosen", labels=200, select="robust")
+  assert "validation_robust_accuracy" in found["selection"]["candidates"][0]
+  assert kept[-1][1]["settings"]["epsilon"] == 8 / 255
+  assert not {"norm", "epsilon"} & set(kept[-1][1])
+
 
 @pytest.mark.full
 def test_a_given_decay_is_not_chosen(encoder, kept, tmp_path, capsys):

@@ -67,7 +67,7 @@ def adapt(given):
         files.write(run.path / "labels.json", chosen + "\n")
       with preemption.watch() as watch:
         row = method.fit(dataclasses.replace(task, watch=watch), run)
-      _export(task, folder, settings, metadata, row)
+      _export(task, method, folder, settings, metadata, row)
   return {**row, folder.name: str(folder)}
 
 
@@ -142,10 +142,10 @@ def _finished(run, folder, task):
   return {**row, "selection": done["selection"]} if "selection" in done else row
 
 
-def _export(task, folder, settings, metadata, row):
+def _export(task, method, folder, settings, metadata, row):
   """Writes the task's model, whose weights belong to a row of metrics."""
-  threat = task.attack.threat if task.attack else None
-  trained = {"norm": threat.norm, "epsilon": float(threat.epsilon)} if threat else metadata
+  # The threat is that of the training: an attack that only chose the weight decay does not count.
+  trained = settings if method.adversarial else metadata
   details = {
     **{key: trained[key] for key in ("norm", "epsilon") if key in trained},
     "dataset": export.settings_without_paths(settings)["dataset"],
