@@ -154,7 +154,7 @@ def test_what_is_not_prepared_is_one_line(tmp_path):
 def test_prepared_images_are_scored(monkeypatch, capsys):
   levels = np.arange(0, 250, 10)
   source = flat_source(levels)
-  source.name = "cifar10:lightness"
+  source.name = "cifar10:3.0.2:lightness"
   prepared = {"fog_1": levels, "fog_2": levels, "frosted_glass_blur_2": levels}
   asked = []
 

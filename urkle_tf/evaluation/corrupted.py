@@ -10,7 +10,7 @@ from concurrent import futures
 import numpy as np
 
 from urkle_tf import errors
-from urkle_tf.data import compatibility, named, sources
+from urkle_tf.data import compatibility, labellings, named, sources
 from urkle_tf.evaluation import calibration, corruptions, scoring
 from urkle_tf.evaluation.store import Store
 from urkle_tf.output import progress
@@ -80,14 +80,14 @@ def plan(text, severities, source, **where):
 
 def _prepared(severities, source, where):
   """The `Plan` of what TFDS has prepared for a source's data set."""
-  dataset, _, labelling = source.name.partition(":")
-  base = dataset.partition("/")[0]
+  dataset, labelling = labellings.split(source.name)
+  base = re.split("[/:]", dataset)[0]  # without configuration and version
   if base not in _PREPARED:
     raise errors.UserError(
       f"TFDS has no corrupted images of {source.name!r} (it has {', '.join(_PREPARED)}): give "
       "--corruptions=all, which computes them"
     )
-  suffix = f":{labelling}" if labelling and not re.match(r"[\d*]", labelling) else ""
+  suffix = f":{labelling}" if labelling else ""
   found, missing, failure = {}, [], None
   for cell, config in _configs(_PREPARED[base], severities).items():
     name = f"{_PREPARED[base]}/{config}"
