@@ -306,6 +306,10 @@ def test_each_fits_the_number_of_views():
   recipe.check(2)
   refuses("lists 2 recipes, but the number of views is 3", recipe.check, 3)
   augment.from_spec("simclr").check(3)
+  below = "augmix(base='simclr, crop', width=2)"
+  augment.from_spec(below).check(2)
+  refuses("lists 2 recipes, but the number of views is 3", augment.from_spec(below).check, 3)
+  refuses("the number of views is 1", augment.from_spec(f"{below}, simclr").check, 2)
 
 
 def test_randaugment_follows_its_options(rng):

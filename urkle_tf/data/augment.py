@@ -17,6 +17,7 @@ pair = augment.Each([recipe, augment.Identity()])  # one recipe a view
 """
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,13 +34,17 @@ class Recipe:
   Attributes:
     noise_size: how many uniform numbers it needs for an image.
     on_device: whether the recipe may run inside a compiled step.
+    base: the `Recipe` that is applied before, or None.
   """
 
   noise_size = 0
   on_device = True
+  base: Any = None
 
   def check(self, views):
     """Raises `UserError` if the recipe does not make this number of views of an image."""
+    if self.base is not None:
+      self.base.check(views)
 
   def __call__(self, images, noise, size=None):
     """Augments a batch.
@@ -230,6 +235,8 @@ class Each(Recipe):
         f"--augment lists {len(self.recipes)} recipes, but the number of views is {views}: "
         "give one recipe for all views, or one for each"
       )
+    for recipe in self.recipes:
+      recipe.check(1)
 
   def __call__(self, images, noise, size=None):
     in_turn = lambda rows: tf.reshape(rows, [-1, len(self.recipes), *rows.shape[1:]])  # noqa: E731
