@@ -252,6 +252,7 @@ def test_ten_thousand_tries_never_pass_the_bound(loc, net, rng):
     keras.layers.LayerNormalization(name="layer"),  # without a rule
     keras.layers.UpSampling2D(2, interpolation="bicubic", name="layer"),  # has negative weights
     keras.layers.BatchNormalization(axis=1, name="layer"),
+    keras.layers.ELU(alpha=-1.0, name="layer"),  # falls below 0
   ],
 )
 def test_layers_that_would_break_the_bound_are_refused(layer):

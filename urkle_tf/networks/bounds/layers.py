@@ -107,7 +107,8 @@ def _through(layer, x, arithmetic):
     return arithmetic.scaled(x, *(tf.constant(n, tf.float32) for n in (layer.scale, layer.offset)))
   if type(layer) in _UNCHANGED:
     return arithmetic.unchanged(layer, x)
-  if type(layer) in _MONOTONE:
+  falls = type(layer) is keras.layers.ELU and layer.alpha < 0
+  if type(layer) in _MONOTONE and not falls:
     return arithmetic.monotone(layer, x)
   if type(layer) is keras.layers.Activation and layer.activation in _ACTIVATIONS:
     return _activated(layer.activation, x, arithmetic)
