@@ -232,6 +232,7 @@ def test_sampled_is_the_log_of_the_mean_probability(encoder, tmp_path, size):
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
   ours = model.log_probabilities(images, [3, 4], 9)
   np.testing.assert_allclose(ours, found, rtol=1e-5, atol=1e-5)
+  refuses("samples must be a whole number of at least 1", model.log_probabilities, images, None, 0)
 
 
 def test_sampled_is_differentiable_through_loc_and_scale(classifier, classifier_folder):

@@ -41,7 +41,10 @@ class Predictions:
 
   def noise(self, n, seed, samples):
     """Standard normal noise, float32 [n, samples, d_z]; see `from_representation`."""
-    shape = [n, self.samples if samples is None else samples, self.latent_dim]
+    samples = self.samples if samples is None else samples
+    if not tf.is_tensor(samples):
+      errors.whole(1, "prediction", samples=samples)
+    shape = [n, samples, self.latent_dim]
     if seed is None:
       return tf.random.normal(shape)
     return tf.random.stateless_normal(shape, distribution.checked(seed))
