@@ -307,6 +307,7 @@ def test_labels_never_reach_the_encoder(whole, tmp_path, monkeypatch, pretext):
     ({"attack_schedule": "rising(first=3)"}, "more than the attack's 2 steps"),
     ({"attack_schedule": "controlled(low=2)"}, "low must be at least 1, and high above it"),
     ({"attack_schedule": "controlled(images=0)"}, "must be a whole number of at least 1"),
+    ({"attack_schedule": "controlled(most=1)"}, "most=1 is less than the attack's 2 steps"),
     ({"attack": "square"}, "square makes thousands of forward passes"),
     ({"attack_schedule": "rising", "attack": "apgd"}, "that of apgd is fixed: use --attack=pgd"),
     ({"attack_schedule": "controlled", "robustness": "rocl"}, "robustness scheme has none"),

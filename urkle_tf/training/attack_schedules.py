@@ -95,6 +95,11 @@ class Controlled(Constant):
 
   def check(self, attack, scheme):
     _check(attack, "controlled")
+    if self.most < attack.steps:
+      raise errors.UserError(
+        f"controlled: most={self.most} is less than the attack's {attack.steps} steps: give a "
+        "larger number, or fewer --attack_steps"
+      )
     if not scheme.terms:
       raise errors.UserError(
         "--attack_schedule=controlled needs an added term that is 0 at the clean image, and this "
