@@ -109,6 +109,7 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   clean, attacked = (part["rmse"] for part in (report["regression"]["clean"], row))
   wanted = f"{clean:.4g} on 50 clean images; {attacked:.4g} under pgd-2, linf 0.1"
   assert f"Root mean square error of a number: {wanted}." in card
+  assert "accuracy" not in card
   capsys.readouterr()
   again = {"output_dir": str(tmp_path / "report"), "html": True, **options}
   assert urkle_tf.assess(**again) == report

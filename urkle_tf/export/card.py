@@ -221,9 +221,12 @@ def _measured(report):
 
 
 def _limits(metadata, further, licence):
+  figure, bound = "Robust accuracy", "an upper bound on the accuracy"
+  if metadata["kind"] == "regressor":
+    figure, bound = "The error under attack", "a lower bound on the error"
   said = [
-    "Robust accuracy is measured against the attacks named beside it. It is an upper bound on the "
-    "accuracy against any attack, not a guarantee.",
+    f"{figure} is measured against the attacks named beside it. It is {bound} against any attack, "
+    "not a guarantee.",
     "It says nothing about larger perturbations, other kinds of change (shifts, occlusions, "
     "weather), or images unlike the training data.",
   ]
