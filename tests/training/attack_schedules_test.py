@@ -76,6 +76,7 @@ def test_a_weak_attack_is_found_out_and_strengthened(rng, caplog):
   views = rng.uniform(size=(6, 2, 8, 8, 1)).astype(np.float32)
   control = attack_schedules.Control(schedule, {"views": tf.constant(views)}, metrics)
   control.set_model(trainer)
+  control.on_epoch_begin(0)
   with caplog.at_level(logging.WARNING):
     control.on_train_batch_end(0)
   flat = tf.reshape(views, [12, 8, 8, 1])
@@ -98,15 +99,14 @@ def test_a_period_ends_within_an_execution_of_several_steps():
   measured = []
 
   def measure(steps):
-    measured.append(int(trainer.optimizer.iterations))
+    measured.append(batch + 5)
     return 1.2
 
   control._measured = measure
   trainer.optimizer.iterations.assign(4)  # resumed
-  control.on_train_begin()
-  for step in range(6, 18, 2):
-    trainer.optimizer.iterations.assign(step)
-    control.on_train_batch_end(0)
+  control.on_epoch_begin(0)
+  for batch in range(1, 13, 2):
+    control.on_train_batch_end(batch)
   assert measured == [6, 10, 12, 16]
 
 

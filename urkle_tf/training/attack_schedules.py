@@ -144,7 +144,7 @@ class Control(keras.callbacks.Callback):
   def __init__(self, schedule, batch, recorder, agree=lambda number: number):
     super().__init__()
     self._schedule, self._recorder, self._agree = schedule, recorder, agree
-    self._batch, self._measured, self._periods = batch, None, None
+    self._batch, self._measured = batch, None
 
   def _measure(self, steps):
     model = self.model
@@ -159,18 +159,15 @@ class Control(keras.callbacks.Callback):
     found = [tf.reduce_mean(objective(images)) for images in (best, own)]
     return found[0] / tf.maximum(found[1], 1e-12)
 
-  def _ended(self):
-    """The number of periods between measurements that have ended."""
-    return int(distribution.plain(self.model.optimizer.iterations)) // self._schedule.every
-
-  def on_train_begin(self, logs=None):
-    """Counts the periods before a resume."""
-    self._periods = self._ended()
+  def on_epoch_begin(self, epoch, logs=None):
+    """Notes the number of steps taken so far."""
+    self._begun = self._step = int(distribution.plain(self.model.optimizer.iterations))
 
   def on_train_batch_end(self, batch, logs=None):
     """Measures when a period has ended, also inside several steps that Keras takes at once."""
-    before, self._periods = self._periods, self._ended()
-    if self._periods == before:
+    # Counted here, because reading the optimizer's count waits for the device.
+    before, self._step = self._step, self._begun + batch + 1
+    if before // self._schedule.every == self._step // self._schedule.every:
       return
     with self._recorder.paused():
       if self._measured is None:
