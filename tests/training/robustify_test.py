@@ -183,6 +183,26 @@ def test_another_model_in_the_same_folder_is_refused(model, run):
   refuses(words, urkle_tf.robustify, other, folder, keras.layers.Rescaling(16.0))
 
 
+def test_the_run_of_a_folder_keeps_its_preprocessing(model, run):
+  """Such a call resumed, and returned an encoder of other pixels."""
+  _, folder = run
+  words = "this model with another preprocess"
+  refuses(words, urkle_tf.robustify, model, folder, keras.layers.Rescaling(8.0))
+
+
+def test_what_a_refused_call_left_behind_is_replaced(model, tmp_path):
+  """The next call read its teacher, and was refused too; so it was with half a file."""
+  options = {"drop_in": True, "epochs": 1, "attack_steps": 1, "batch_size": 1024}
+  refuses("batch norm", urkle_tf.robustify, model, tmp_path / "run", **options)
+  assert [file.name for file in (tmp_path / "run").iterdir()] == ["teacher.keras"]
+  for left_over in ("teacher.keras", "side-teacher.keras"):
+    (tmp_path / "run" / left_over).write_bytes(b"half")
+  urkle_tf.robustify(model, tmp_path / "run", keras.layers.Rescaling(16.0), **options)
+  teacher = keras.saving.load_model(tmp_path / "run" / "teacher.keras")
+  images = digits()[0][:5]
+  np.testing.assert_allclose(teacher(images), model(16 * images), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
   "options, words",
   [

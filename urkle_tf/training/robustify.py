@@ -5,6 +5,7 @@ import pathlib
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from urkle_tf import errors, export, spec
 from urkle_tf.networks import foreign, keras_private
@@ -13,6 +14,7 @@ from urkle_tf.training import pretraining, runs
 
 _TEACHER, _DROP_IN = "teacher.keras", "model.keras"
 _SIGMA = 0.25  # of a drop-in, in units of the original's spread
+_FREE_SIDE = 128  # pixels of trial images for a model of any size
 _GENTLE = 1e-4  # of AdamW for a copy: the steps that random weights need destroy a trained model
 
 
@@ -151,34 +153,50 @@ def _pretrain(output_dir, pretext, options, path, settings):
 
 
 def _save(model, taking, output_dir, size):
-  """Saves a model of images in [0, 1] to the run's folder, once; returns the file's path."""
+  """Saves a model of images in [0, 1] to the run's folder; returns the file's path.
+
+  Once the run has results, the file stays as it is.
+  """
   file = pathlib.Path(output_dir) / _TEACHER
   shape = foreign.image_shape(model)
   taken = foreign.take(model, (size, size, 3) if shape is None and size else shape, **taking)
-  if file.exists():
+  if file.exists() and runs.started(file.parent):
     _check_same(taken, file)
     return str(file)
   runs.make(file.parent)
+  side = file.with_name(f"side-{_TEACHER}")
   try:
-    taken.save(file)
-    foreign_models.load(file, foreign_models.EMBEDDING)
+    taken.save(side)
+    foreign_models.load(side, foreign_models.EMBEDDING)
   except Exception as error:  # zip, HDF5 and Keras raise many kinds
-    file.unlink(missing_ok=True)
+    side.unlink(missing_ok=True)
     raise errors.UserError(
       f"{model.name!r} cannot be saved and read back ({errors.reason(error)}); register "
       "its classes with keras.saving.register_keras_serializable and give them get_config; or "
       "give the folder of model.export(FOLDER), and encoder="
     ) from error
+  side.replace(file)
   return str(file)
 
 
 def _check_same(model, file):
-  """Raises `UserError` if a file holds other weights than a model."""
-  earlier = [np.asarray(value) for value in foreign_models.read_keras(file).weights]
-  now = [np.asarray(value) for value in model.weights]
-  same = len(earlier) == len(now) and all(map(np.array_equal, earlier, now))
-  if not same:
+  """Raises `UserError` if a file holds other weights than a model, or takes other pixels."""
+  earlier = foreign_models.read_keras(file)
+  before, now = ([np.asarray(value) for value in one.weights] for one in (earlier, model))
+  if len(before) != len(now) or not all(map(np.array_equal, before, now)):
     raise errors.UserError(f"{str(file)!r} holds another model: give another output_dir")
+  size = [side or _FREE_SIDE for side in model.input_shape[1:]]
+  images = np.random.default_rng(0).uniform(size=(2, *size)).astype(np.float32)
+  try:
+    then, here = (np.asarray(one(images, training=False), np.float32) for one in (earlier, model))
+    same = then.shape == here.shape and np.allclose(then, here, 1e-3, 1e-3 * np.abs(here).max())
+  except (ValueError, tf.errors.OpError):  # of another image size
+    same = False
+  if not same:
+    raise errors.UserError(
+      f"{str(file)!r} holds this model with another preprocess, pool, output or image_size: give "
+      "those of its run to resume it, or another output_dir"
+    )
 
 
 def _drop_in(model, folder):

@@ -85,8 +85,8 @@ class Run:
     self._lock.close()
 
 
-def _started(path):
-  """Whether the run of flags.cfg has written results; if not, other settings may replace it."""
+def started(path):
+  """Whether the run in a folder has written results; if not, other settings may replace it."""
   metrics = path / "metrics.jsonl"
   if metrics.exists() and metrics.stat().st_size:
     return True
@@ -130,7 +130,7 @@ def open_run(output_dir, settings, data=None, encoder=None):
       ) from None
     lines = {k: _text(v) for k, v in settings.items() if v is not None}
     file = path / "flags.cfg"
-    if file.exists() and _started(path):
+    if file.exists() and started(path):
       earlier = file.read_text("utf-8", "surrogateescape").splitlines()
       _check_same(path, lines, earlier)
       _check_data(path, data, earlier)
