@@ -152,6 +152,15 @@ def test_an_encoder_has_one_stream_until_it_is_asked_for_two(dual, images):
   assert np.abs(clean.loc - dual(images).loc).max() > 0.01
 
 
+def test_both_streams_start_from_another_encoder(images):
+  """Clean images kept the statistics and the gammas of random weights."""
+  other, dual = tiny_encoder(5), tiny_encoder(5, dual=True)
+  other(images, training=True)
+  dual.start_from(other.network, "the other")
+  for stream in dual.streams:
+    np.testing.assert_array_equal(dual(images, stream=stream).loc, other(images).loc)
+
+
 def test_an_encoders_keras_file_holds_both(dual, images, tmp_path):
   dual.save(tmp_path / "encoder.keras")
   loaded = keras.models.load_model(tmp_path / "encoder.keras")

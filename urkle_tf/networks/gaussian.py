@@ -221,7 +221,7 @@ class GaussianEncoder(Encoder, keras.Model):
     """Copies another encoder's weights and batch statistics.
 
     It copies those of the backbone, and of each other layer (the heads) whose name and shapes
-    agree.
+    agree.  Both streams start as copies.
 
     Args:
       network: the other encoder's `network`, outside any strategy.
@@ -230,17 +230,18 @@ class GaussianEncoder(Encoder, keras.Model):
     Raises:
       UserError: if the backbones differ.
     """
-    (backbone, heads), (earlier, others) = _parts(self.network), _parts(network)
-    if _shapes(backbone) != _shapes(earlier):
-      raise errors.UserError(
-        f"{source} and this encoder have different backbones: give the same --encoder and "
-        "--image_size"
-      )
-    for name, variables in heads.items():
-      if _shapes(variables) == _shapes(others.get(name, [])):
-        backbone, earlier = backbone + variables, earlier + others.get(name, [])
-    for variable, value in zip(backbone, earlier, strict=True):
-      variable.assign(np.asarray(value))
+    for own in self.streams.values():
+      (backbone, heads), (earlier, others) = _parts(own), _parts(network)
+      if _shapes(backbone) != _shapes(earlier):
+        raise errors.UserError(
+          f"{source} and this encoder have different backbones: give the same --encoder and "
+          "--image_size"
+        )
+      for name, variables in heads.items():
+        if _shapes(variables) == _shapes(others.get(name, [])):
+          backbone, earlier = backbone + variables, earlier + others.get(name, [])
+      for variable, value in zip(backbone, earlier, strict=True):
+        variable.assign(np.asarray(value))
 
   def call(self, images, training=None, stream=batch_norm.ADVERSARIAL):
     """Encodes images.
