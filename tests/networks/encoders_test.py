@@ -79,6 +79,13 @@ def test_a_frozen_encoder_is_read_frozen(tmp_path, dual):
   assert not any(variable.trainable for variable in [*encoder.variables, *again.variables])
 
 
+def test_keras_s_own_export_is_sent_to_the_network(tmp_path):
+  """It said that the model was never called, also after a call."""
+  encoder = tiny_encoder()
+  encoder(np.zeros((1, 8, 8, 1), np.float32))
+  refuses("encoder.network.export(FOLDER)", encoder.export, str(tmp_path / "model"))
+
+
 def test_functional_models_are_sent_to_the_network():
   encoder, images = tiny_encoder(), keras.Input((8, 8, 1))
   for layer in (encoder, networks.ExportedEncoder(encoder.network)):

@@ -313,6 +313,13 @@ class GaussianEncoder(Encoder, keras.Model):
     images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     return self.network(representations.checked(images), training=False)
 
+  def export(self, *_, **__):
+    """Refuses Keras's own export, which cannot hold a Normal."""
+    raise errors.UserError(
+      "a SavedModel cannot hold a Normal: call encoder.network.export(FOLDER), or "
+      "urkle_tf.export_encoder(encoder, FOLDER)"
+    )
+
   def get_config(self):
     """The constructor's arguments, so that `.keras` files hold the whole encoder."""
     dual = batch_norm.CLEAN in self.streams
