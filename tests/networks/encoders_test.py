@@ -268,6 +268,7 @@ def of_backbone(network, images):
 
 def test_they_are_the_mean_over_space_of_feature_maps(tmp_path):
   backbone = sequential((8, 8, 1), keras.layers.Conv2D(7, 3, activation="relu"))
+  backbone.name = "pooled"  # as the layer of the pooled features is named
   images, encoder = digits()[0][:5], networks.GaussianEncoder(backbone, latent_dim=3, loc="dense")
   export.export_encoder(encoder, tmp_path / "encoder")
   for network in (encoder.network, export.load_encoder(tmp_path / "encoder").network):

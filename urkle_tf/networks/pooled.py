@@ -28,7 +28,9 @@ def pooled(network):
   ```
   """
   features = below_heads(network)
-  features = keras.layers.Identity(dtype="float32", name="pooled")(features)
+  taken = any(layer.name == "pooled" for layer in network.layers)  # as a backbone may be
+  name = "pooled_features" if taken else "pooled"
+  features = keras.layers.Identity(dtype="float32", name=name)(features)
   return keras.Model(network.input, features, name="pooled")
 
 
