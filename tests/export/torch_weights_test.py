@@ -90,6 +90,22 @@ def test_an_encoder_over_the_backbone(state, images, features, backbone, tmp_pat
   np.testing.assert_allclose(loc, whole / np.sqrt(1 + 1e-5), rtol=1e-3, atol=1e-4)
 
 
+def test_each_stream_of_an_encoder_has_its_own_normalisation(state, images, backbone):
+  """Given the encoder, only its adversarial stream was filled."""
+  others = resnet_state(np.random.default_rng(2))
+  arrays = listed(others, state)
+  options = {"preprocess": "unit", "loc": "pooled", "dual": True}
+  encoder = urkle_tf.GaussianEncoder(backbone, **options)
+  words = 'import into encoder.network, and again into encoder.streams["clean"]'
+  refuses(words, urkle_tf.import_torch_state, arrays, encoder, norm=1)
+  urkle_tf.import_torch_state(arrays, encoder.network, norm=1)
+  urkle_tf.import_torch_state(arrays, encoder.streams["clean"], norm=0)
+  mixed = {name: value if is_norm(name) else others[name] for name, value in state.items()}
+  for stream, taken in (("adversarial", others), ("clean", mixed)):
+    found = lambda x, training, stream=stream: encoder(x, training=training, stream=stream).loc  # noqa: E731
+    agree(found, images, forward(taken, images.transpose(0, 3, 1, 2)))
+
+
 @pytest.mark.parametrize(
   "build, options",
   [(networks.resnet18, {}), (networks.resnet50, {"depths": (3, 4, 6, 3), "bottleneck": True})],

@@ -30,7 +30,7 @@ def import_torch_state(arrays, model, norm=None, prefix=None):
   Args:
     arrays: {name: array}, a state_dict as NumPy arrays: a dict, or what `numpy.load` opened.
     model: a backbone from `urkle_tf.networks.resnet18` or `resnet50`, or an encoder or another
-      model over one.
+      model over one.  An encoder with two streams is filled one stream at a time.
     norm: the normalisation to take if there are several: the last part of its name, such as 1 for
       `bn_list.1`.
     prefix: the prefix of the names, such as `"encoder_q."`, if the checkpoint holds several
@@ -40,8 +40,8 @@ def import_torch_state(arrays, model, norm=None, prefix=None):
     A list of the names in the checkpoint that were left out: heads, other normalisations, counters.
 
   Raises:
-    UserError: if the model has no such backbone, an array is missing or has another shape, the
-      checkpoint's network has more layers, or `norm` or `prefix` must be given.
+    UserError: if the model has no such backbone, or two streams, an array is missing or has another
+      shape, the checkpoint's network has more layers, or `norm` or `prefix` must be given.
 
   ```python
   backbone = urkle_tf.networks.resnet18((32, 32, 3), stem="small")
@@ -50,6 +50,11 @@ def import_torch_state(arrays, model, norm=None, prefix=None):
   encoder = urkle_tf.GaussianEncoder(backbone)
   ```
   """
+  if len(getattr(model, "streams", ())) > 1:
+    raise errors.UserError(
+      "this encoder has batch norms for two streams: import into encoder.network, and again into "
+      'encoder.streams["clean"]'
+    )
   backbone = _backbone(getattr(model, "network", model))
   names = set(arrays)
   prefix = prefix_of("ResNet", names, "layer1.0.conv1.weight", prefix)
