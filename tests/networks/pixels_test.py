@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from cases import refuses
 
 from urkle_tf.networks import foreign, pixels
@@ -49,6 +50,9 @@ def model_of(*first, name="model"):
     (model_of(layers.Normalization(mean=[120.0] * 3, variance=[58.0**2] * 3)), "255"),
     (model_of(layers.Normalization(mean=[0.5] * 3, variance=[0.05] * 3)), "unit"),
     (model_of(layers.Rescaling(255.0), layers.Rescaling(1 / 255)), "unit"),
+    (model_of(layers.RandomFlip(), layers.Resizing(8, 8), layers.Rescaling(1 / 255)), "255"),
+    (model_of(keras.Sequential([layers.RandomFlip()]), layers.Rescaling(1 / 255)), "255"),
+    (model_of(layers.ZeroPadding2D(1), layers.Conv2D(3, 1), layers.Rescaling(1 / 255)), None),
     (model_of(name="resnet50"), "caffe"),
     (model_of(name="densenet121"), "torch"),
     (model_of(name="mobilenetv2_1.00_224"), "tf"),
@@ -75,6 +79,32 @@ def test_what_contradicts_the_first_layer_is_refused():
   refuses(words, foreign.take, unit, preprocess="255")
   refuses("unknown preprocess", foreign.take, model, preprocess="vgg")
   refuses("a Keras layer, or a function", foreign.take, model, preprocess=3)
+
+
+def test_preprocessing_that_fails_ends_in_one_line():
+  words = "preprocess fails on images of 8x8x3 & a function of keras.ops"
+  fails = lambda images: images["image"]  # noqa: E731
+  refuses(words, foreign.take, model_of(layers.Rescaling(1 / 255)), preprocess=fails)
+  preprocess = tf.image.per_image_standardization  # takes no Keras tensors
+  refuses(words, foreign.take, model_of(), preprocess=preprocess)
+
+
+def test_the_preprocessing_of_keras_applications_takes_other_pixels():
+  """It got pixels in [0, 1], and nothing showed it in a model without batch norms."""
+  given = keras.applications.vgg16.preprocess_input
+  model = model_of(name="vgg16")
+  refuses("takes pixels up to 255: leave preprocess", foreign.take, model, preprocess=given)
+  taken = foreign.take(model, preprocess=lambda images: given(255 * images))
+  np.testing.assert_allclose(taken(IMAGES), model(given(255.0 * IMAGES)), rtol=1e-4, atol=1e-3)
+
+
+def test_preprocessing_by_pixel_is_tried_on_images_of_the_models_size():
+  mean = np.random.default_rng(1).uniform(size=(8, 8, 3))
+  preprocess = layers.Normalization(axis=(1, 2, 3), mean=mean, variance=np.ones_like(mean))
+  model = model_of(layers.Rescaling(2.0, -1.0))
+  wanted = model((IMAGES - mean).astype("float32"))
+  found = foreign.take(model, preprocess=preprocess)(IMAGES)
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def with_statistics(convention):

@@ -157,7 +157,7 @@ def take(model, shape=None, preprocess=None, pool=None, output=None, back=None):
   shape = own if shape is None else tuple(shape)
   if shape is None:
     raise errors.UserError(f"{model.name!r} does not declare its image size: give image_size")
-  fold, said = pixels.chosen(model, preprocess)
+  fold, said = pixels.chosen(model, preprocess, shape)
   if said:
     logging.info("%s gets its pixels as declared by %s", model.name, said)
   check_name(model, ("images",))

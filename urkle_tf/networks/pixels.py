@@ -32,6 +32,14 @@ _FAMILIES = {
   r"densenet(121|169|201)": "torch",
   r"resnet(50|101|152)v2|mobilenet(v2)?_[\d.]+_\d+|inception_(v3|resnet_v2)|xception|NASNet": "tf",
 }
+# Layers that leave the scale of pixels as it is, so what comes after them may declare it.
+_SAME_SCALE = tuple(
+  getattr(keras.layers, name)
+  for name in (
+    *("Identity", "Resizing", "CenterCrop", "ZeroPadding2D", "RandomCrop", "RandomFlip"),
+    *("RandomRotation", "RandomTranslation", "RandomZoom", "RandomContrast", "RandomBrightness"),
+  )
+)
 _WRONG, _BETTER, _FAR = 1.0, 5.0, 100.0  # see `check`
 
 
@@ -48,7 +56,8 @@ def folding(preprocess):
       [0, 255]), but not its image size.
 
   Raises:
-    UserError: for anything else.
+    UserError: for anything else, and for the `preprocess_input` of a model of `keras.applications`.
+      What it returns raises one if `preprocess` fails on images.
   """
   if isinstance(preprocess, str):
     errors.one_of("preprocess", preprocess, CONVENTIONS)
@@ -62,14 +71,30 @@ def folding(preprocess):
       f"preprocess must be one of {', '.join(CONVENTIONS)}, a Keras layer, or a function of Keras "
       f"tensors, got {type(preprocess).__name__}"
     )
-  return preprocess
+  if str(getattr(preprocess, "__module__", "")).startswith("keras.src.applications."):
+    raise errors.UserError(
+      "the preprocess_input of keras.applications takes pixels up to 255: leave preprocess out, or "
+      "give lambda images: preprocess_input(255 * images)"
+    )
+
+  def fold(images):
+    try:
+      return preprocess(images)
+    except Exception as error:  # layers and operations raise many kinds
+      raise errors.UserError(
+        f"preprocess fails on images of {'x'.join(map(str, images.shape[1:]))}: give a Keras "
+        f"layer, or a function of keras.ops ({errors.reason(error)})"
+      ) from error
+
+  return fold
 
 
 def expected(model):
   """The convention that a model declares, or None if it declares none.
 
-  A model declares it by a first layer `Rescaling` or `Normalization`, or by the name of a model in
-  `keras.applications` that needs `preprocess_input`.
+  A model declares it by a first layer `Rescaling` or `Normalization` (after layers that resize,
+  crop, pad or augment, if there are some), or by the name of a model in `keras.applications` that
+  needs `preprocess_input`.
 
   Returns:
     (a name among `CONVENTIONS`, what declares it), or (None, None).
@@ -89,23 +114,30 @@ def expected(model):
 
 
 def _first(model):
-  """The first operation on the input of a functional or sequential model; None for other models."""
-  if isinstance(model, keras.Sequential):
-    operations = model.layers
-  else:
-    found = getattr(model, "operations", [])
-    operations = [one for one in found if not isinstance(one, keras.layers.InputLayer)]
-  if not operations:
-    return None
-  return _first(operations[0]) if isinstance(operations[0], keras.Model) else operations[0]
+  """The first operation on the input of a functional or sequential model that may change its scale.
+
+  None for other models.
+  """
+  operations = (one for one in _operations(model) if not isinstance(one, _SAME_SCALE))
+  return next(operations, None)
 
 
-def chosen(model, preprocess):
+def _operations(model):
+  """The operations of a model and of those nested in it, in order; other models stay whole."""
+  sequential = isinstance(model, keras.Sequential)
+  for one in model.layers if sequential else getattr(model, "operations", []):
+    inner = list(_operations(one)) if isinstance(one, keras.Model) else []
+    if not isinstance(one, keras.layers.InputLayer):
+      yield from inner or [one]
+
+
+def chosen(model, preprocess, shape):
   """The folding for a model: the given one, or the one that the model declares.
 
   Args:
     model: a Keras model of images.
     preprocess: as in `folding`; None for what the model declares, or [0, 1] if it declares nothing.
+    shape: (height, width, channels) of the images.
 
   Returns:
     (a function of Keras tensors, what declares it).  The second is None if `preprocess` was given,
@@ -119,8 +151,9 @@ def chosen(model, preprocess):
     return CONVENTIONS[convention or "unit"], said if convention != "unit" else None
   fold = folding(preprocess)
   if convention in ("255", "unit"):
-    ends = np.stack([np.zeros((1, 1, 3)), np.ones((1, 1, 3))]).astype("float32")
-    top = float(np.max(np.abs(keras.ops.convert_to_numpy(fold(keras.ops.convert_to_tensor(ends))))))
+    shape = [side or 1 for side in shape]
+    ends = keras.ops.stack([keras.ops.zeros(shape), keras.ops.ones(shape)])
+    top = float(keras.ops.max(keras.ops.abs(fold(ends))))
     if (top > 8) != (convention == "255"):
       raise errors.UserError(
         f"{model.name!r} expects pixels up to {255 if convention == '255' else 1}, by {said}, but "
