@@ -103,7 +103,10 @@ def test_what_is_refused(options, words):
 
 def test_a_batch_that_does_not_divide_ends_in_one_line():
   images = {name: values[:-1] for name, values in batch().items()}
-  refuses("does not divide into accumulate=3 equal parts", trainer(3).step, images)
+  words = "does not divide into accumulate=3 equal parts"
+  refuses(words, trainer(3).step, images)
+  unknown = tf.data.Dataset.from_tensor_slices(images).batch(10)  # its size is, until the step
+  refuses(words, trainer(3).fit, unknown, shuffle=False, verbose=0)
 
 
 @pytest.mark.full

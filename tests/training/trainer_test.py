@@ -221,6 +221,18 @@ def test_one_replica_and_two_give_the_same_step(mirrored, options):
     np.testing.assert_allclose(results[0][name], results[1][name], rtol=2e-4)
 
 
+@pytest.mark.parametrize("kind", [pretexts.SimSiam, *slow(pretexts.SimCLR)])
+def test_batches_that_do_not_divide_among_replicas_end_in_one_line(mirrored, kind):
+  """SimCLR ended in a traceback, and the others took a step of other weights and noise."""
+  with mirrored.scope():
+    trainer = tiny_trainer(robustness.Plain(), pretext=kind(projector=8, projection=4))
+  views = tuple(np.random.default_rng(0).uniform(size=(2, 8, 8, 8, 1)).astype("float32"))
+  trainer.fit(views, batch_size=4, verbose=0)
+  uneven = tuple(images[:7] for images in views)
+  words = "does not divide evenly among the replicas & drop a smaller last one"
+  refuses(words, trainer.fit, uneven, batch_size=4, verbose=0)
+
+
 def test_clipping_bounds_the_step():
   rate = 0.5
   trainer = _trainer(optimizer=keras.optimizers.SGD(rate), clip_norm=0.01)

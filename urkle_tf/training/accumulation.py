@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from urkle_tf import distribution, errors
+from urkle_tf.training import batches
 
 LOOP = "accumulated"  # the name by which `cost.operations` finds the loop
 
@@ -33,13 +34,16 @@ def mean(compute, views, batch, seed, parts):
   if parts == 1:
     return compute(views, batch, seed)
 
+  said = f"of a replica does not divide into accumulate={parts} equal parts: give batches that do, "
+  said = f"a batch {said}and drop a smaller last one"
+  if views.shape[0] is None:
+    divides = tf.shape(views)[0] % parts == 0
+    views, batch = batches.checked((views, batch), divides, said)
+  elif views.shape[0] % parts:
+    raise errors.UserError(said)
+
   def split(rows):
     rows = tf.convert_to_tensor(rows)
-    if rows.shape[0] and rows.shape[0] % parts:
-      raise errors.UserError(
-        f"a batch of {rows.shape[0]} rows on a replica does not divide into accumulate={parts} "
-        "equal parts: give batches that do, and drop a smaller last one"
-      )
     size = rows.shape[0] // parts if rows.shape[0] else -1
     return tf.reshape(rows, [parts, size, *rows.shape[1:]])
 

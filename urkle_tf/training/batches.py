@@ -1,8 +1,11 @@
 """The forms of batches that `Trainer.fit` takes."""
 
+import contextlib
+import re
+
 import tensorflow as tf
 
-from urkle_tf import errors
+from urkle_tf import distribution, errors
 
 _TO_AUGMENT = 'with augment, give {"image": images}, uint8 [n, h, w, c]'
 
@@ -71,3 +74,44 @@ def check_count(views, pretext, scheme):
     raise errors.UserError(
       f"{pretext.name} needs {needed} views of each image, got {views}: give {needed} in each batch"
     )
+
+
+# --- What is known only as a step runs ---
+
+
+def checked(batch, right, said):
+  """A batch whose use raises TensorFlow's error with a text unless a bool scalar is true."""
+  with tf.control_dependencies([tf.debugging.Assert(right, [f"UserError: {said}"])]):
+    return tf.nest.map_structure(tf.identity, batch)
+
+
+@contextlib.contextmanager
+def in_one_line():
+  """A context in which an error of `checked` becomes a `UserError`."""
+  try:
+    yield
+  except tf.errors.InvalidArgumentError as error:
+    if said := re.search(r"UserError: ([^\]'\n]+)", str(error)):
+      raise errors.UserError(said[1]) from error
+    raise
+
+
+def even(batch):
+  """A batch that must have as many rows as those of the other replicas of this process.
+
+  Otherwise their mean would not be that of the images, nor their noise that of one replica.
+
+  Args:
+    batch: a structure of tensors.
+  """
+  first = tf.nest.flatten(batch)[0]
+  if distribution.replicas() == 1 or first.shape[0] is not None:
+    return batch
+
+  def equal(strategy, count):
+    counts = tf.stack(strategy.experimental_local_results(count))
+    return tf.reduce_all(counts == counts[0])
+
+  right = tf.distribute.get_replica_context().merge_call(equal, args=(tf.shape(first)[0],))
+  said = "a batch does not divide evenly among the replicas: give batches that do, and drop a "
+  return checked(batch, right, f"{said}smaller last one")

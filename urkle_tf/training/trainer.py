@@ -184,11 +184,13 @@ class Trainer(keras_private.Built):
     """Like `keras.Model.fit`, without validation.
 
     Raises:
-      UserError: for validation data; Keras would end the training after its first epoch.
+      UserError: for validation data; Keras would end the training after its first epoch.  Also for
+        a batch that does not divide evenly among replicas or into parts.
     """
     if kwargs.get("validation_data") is not None or kwargs.get("validation_split"):
       raise errors.UserError(_NO_VALIDATION)
-    return super().fit(*args, **kwargs)
+    with batches.in_one_line():
+      return super().fit(*args, **kwargs)
 
   def test_step(self, data):
     """Raises `UserError`: a `Trainer` measures nothing but its own steps."""
@@ -325,7 +327,7 @@ class Trainer(keras_private.Built):
     step, before = tf.cast(self.optimizer.iterations, tf.int32), self.guard.start()
     seed = distribution.fold([self.seed, 0], step)
     compute = functools.partial(self._gradients, step=step)
-    views, batch = self.views(data, step)
+    views, batch = batches.even(self.views(data, step))
     batches.check_count(views.shape[1], self.pretext, self.robustness)
     gradients, shown = accumulation.of_all_replicas(
       *accumulation.mean(compute, views, batch, seed, self._accumulate)
