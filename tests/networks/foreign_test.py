@@ -123,6 +123,19 @@ def test_what_cannot_be_taken():
   refuses("must return features", foreign.take, volume)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_feature_maps_with_their_channels_first_are_refused(nested):
+  """Their mean was taken over channels and height, and the width became the embedding."""
+  first = layers.Permute((3, 1, 2)), layers.Conv2D(6, 3, data_format="channels_first")
+  model = sequential((8, 8, 3), *first, layers.BatchNormalization(axis=1), layers.ReLU())
+  model = sequential((8, 8, 3), model) if nested else model
+  for taken in (foreign.take, networks.GaussianEncoder):
+    refuses("[n, d, h, w] & put keras.layers.Permute((2, 3, 1))", taken, model)
+  last = sequential((8, 8, 3), model, layers.Permute((2, 3, 1)))
+  found = networks.pooled(networks.GaussianEncoder(last, preprocess="unit").network)(IMAGES)
+  np.testing.assert_allclose(found, np.mean(model(IMAGES), (2, 3)), rtol=1e-5, atol=1e-6)
+
+
 def test_frozen_layers_of_a_file_learn_too(tmp_path):
   inner = sequential((8, 8, 3), layers.Conv2D(4, 3), layers.BatchNormalization())
   images = keras.Input((8, 8, 3))

@@ -6,10 +6,15 @@ import keras
 from absl import logging
 
 from urkle_tf import errors
-from urkle_tf.networks import pixels
+from urkle_tf.networks import keras_private, pixels
 
 POOLS = ("token", "mean")
 _CLASS_TOKENS = ("class_token", "cls_token", "class_embedding")  # weights of KerasHub and others
+# Layers after which the axes mean what they did.
+_SAME_AXES = tuple(
+  getattr(keras.layers, name)
+  for name in ("Activation", "Add", "Dropout", "ELU", "Identity", "LeakyReLU", "PReLU", "ReLU")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +129,32 @@ def check_name(model, around):
     )
 
 
+def check_maps(model, number=0):
+  """Raises `UserError` if a model's output of a number is feature maps with channels on axis 1."""
+  if _channels_first(model, number):
+    raise errors.UserError(
+      f"{model.name!r} returns feature maps [n, d, h, w], but channels must come last: put "
+      "keras.layers.Permute((2, 3, 1)) behind it"
+    )
+
+
+def _channels_first(model, number):
+  """Whether the last layer that says where the channels of an output are has them on axis 1."""
+  graph = keras_private.functional(model)
+  if graph is None or len(graph.outputs[number].shape) != 4:
+    return False
+  made = {id(tensor): node for node in keras_private.nodes(graph) for tensor in node.outputs}
+  node = made[id(graph.outputs[number])]
+  while isinstance(node.operation, _SAME_AXES):
+    node = made[id(node.input_tensors[0])]
+  layer = node.operation
+  if isinstance(layer, keras.Model):
+    return _channels_first(layer, 0)
+  if isinstance(layer, keras.layers.BatchNormalization):
+    return layer.axis == 1
+  return getattr(layer, "data_format", None) == "channels_first"
+
+
 def check_batch(name, size):
   """Raises `UserError` if a model's first axis is of a fixed size."""
   if size is not None:
@@ -172,7 +203,9 @@ def take(model, shape=None, preprocess=None, pool=None, output=None, back=None):
     raise errors.UserError(
       f"{model.name!r} fails on images of {size}: {errors.reason(error)}"
     ) from error
-  features = _pooled(model, _output(model, found, output), pool)
+  wanted = _output(model, found, output)
+  check_maps(model, [id(tensor) for tensor in keras.tree.flatten(found)].index(id(wanted)))
+  features = _pooled(model, wanted, pool)
   return keras.Model(images, features, name="taken")
 
 

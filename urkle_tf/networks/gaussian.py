@@ -181,6 +181,7 @@ class GaussianEncoder(Encoder, keras.Model):
         f"the backbone must return features [n, f] or feature maps [n, h, w, f], got {features}"
       )
     if rank == 4:
+      foreign.check_maps(backbone)
       pool = keras.layers.GlobalAveragePooling2D(data_format="channels_last", dtype="float32")
       features = pool(features)
     width = features.shape[-1]
