@@ -85,8 +85,9 @@ def test_preprocessing_that_fails_ends_in_one_line():
   words = "preprocess fails on images of 8x8x3 & a function of keras.ops"
   fails = lambda images: images["image"]  # noqa: E731
   refuses(words, foreign.take, model_of(layers.Rescaling(1 / 255)), preprocess=fails)
-  preprocess = tf.image.per_image_standardization  # takes no Keras tensors
-  refuses(words, foreign.take, model_of(), preprocess=preprocess)
+  standardise = tf.image.per_image_standardization  # takes no Keras tensors
+  for preprocess in (standardise, lambda images: images[..., 0], layers.Rescaling):
+    refuses(words, foreign.take, model_of(), preprocess=preprocess)
 
 
 def test_the_preprocessing_of_keras_applications_takes_other_pixels():

@@ -79,12 +79,15 @@ def folding(preprocess):
 
   def fold(images):
     try:
-      return preprocess(images)
+      found = preprocess(images)
+      if len(found.shape) != 4:
+        raise ValueError(f"it returns {list(found.shape)}")
     except Exception as error:  # layers and operations raise many kinds
       raise errors.UserError(
         f"preprocess fails on images of {'x'.join(map(str, images.shape[1:]))}: give a Keras "
         f"layer, or a function of keras.ops ({errors.reason(error)})"
       ) from error
+    return found
 
   return fold
 
