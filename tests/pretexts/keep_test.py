@@ -105,5 +105,6 @@ def test_what_is_refused(file, images):
   with pytest.raises(errors.UserError, match="returns the same embedding for all images"):
     pretext.measure(np.zeros((4, 8, 8, 1), "float32"))
   refuses("got uint8: divide by 255", pretext.measure, np.uint8(255 * images))
+  refuses("a spread needs at least two images", pretext.measure, images[:1])  # was 0: a loss of NaN
   pretext.measure(images)
   refuses("loc=pooled", pretext.attach, networks.GaussianEncoder(backbone, loc="sphere"))

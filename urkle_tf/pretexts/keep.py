@@ -75,8 +75,15 @@ class Keep(Distil):
 
     Args:
       images: float32 [n, h, w, c] in [0, 1], n at least 2.
+
+    Raises:
+      UserError: as in `Distil`, or for fewer images.
     """
     found = self.embed([images])
+    if len(found) < 2:
+      raise errors.UserError(
+        "keep: a spread needs at least two images: give measure more, such as the first 1,024"
+      )
     spread = np.mean(np.sum(np.square(found - found.mean(0)), -1))
     self._measures = {"spread": spread, "length": np.mean(np.sum(np.square(found), -1))}
 
