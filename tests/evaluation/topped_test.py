@@ -79,7 +79,8 @@ def test_the_robust_accuracy_of_a_linear_embedding_is_its_closed_form(rng, tmp_p
 def test_a_saved_head_is_read_under_its_softmax(encoders, rng, tmp_path):
   path, embed = encoders["export"]
   head = sequential((6,), keras.layers.Dense(10, activation="softmax"))
-  head.save(tmp_path / "head.keras")
+  z = keras.Input((6,))
+  keras.Model(z, {"probabilities": head(z), "embedding": z}).save(tmp_path / "head.keras")
   options = {"head": tmp_path / "head.keras", "attacks": "fgsm", "epsilon": 0.05, **DATA}
   report = urkle_tf.assess(encoder=path, **options)
   data = sources.load("digits", "test", examples=60)

@@ -91,7 +91,7 @@ def _saved(path, width):
       f"--head={path} takes {shape}, but the encoder returns {width} dimensions: give a model from "
       f"[n, {width}] to scores [n, classes]"
     )
-  return lambda z: model(z, training=False)
+  return lambda z: foreign_models.SCORES.of(path, model(z, training=False))
 
 
 def _neighbours(embed, measured, data, split="train", neighbours=20, temperature=0.07):
