@@ -15,6 +15,7 @@ from urkle_tf.training import pretraining, runs
 _TEACHER, _DROP_IN = "teacher.keras", "model.keras"
 _SIGMA = 0.25  # of a drop-in, in units of the original's spread
 _FREE_SIDE = 128  # pixels of trial images for a model of any size
+_NEAR = 0.02  # outputs of one model on two machines, also in bfloat16
 _GENTLE = 1e-4  # of AdamW for a copy: the steps that random weights need destroy a trained model
 
 
@@ -189,7 +190,7 @@ def _check_same(model, file):
   images = np.random.default_rng(0).uniform(size=(2, *size)).astype(np.float32)
   try:
     then, here = (np.asarray(one(images, training=False), np.float32) for one in (earlier, model))
-    same = then.shape == here.shape and np.allclose(then, here, 1e-3, 1e-3 * np.abs(here).max())
+    same = then.shape == here.shape and np.allclose(then, here, _NEAR, _NEAR * np.abs(here).max())
   except (ValueError, tf.errors.OpError):  # of another image size
     same = False
   if not same:
