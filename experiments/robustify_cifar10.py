@@ -28,7 +28,7 @@ import tensorflow as tf
 
 import urkle_tf
 from experiments import effect, jobs, pages
-from urkle_tf import attacks
+from urkle_tf import attacks, errors
 from urkle_tf.data import pipeline, sources
 from urkle_tf.output import files, tables
 
@@ -199,16 +199,20 @@ def run_of(name, setting):
 
 
 def figures(run, name, options, work, data, epochs):
-  """The figures of a row: {"minutes", split: {"clean", "pgd", "drift", "examples"}}."""
+  """The figures of a row: {"minutes", split: {"clean", "pgd", "drift", "examples"}}.
+
+  The minutes are None if the run was resumed: nobody knows what its first part took.
+  """
   file, model = work / f"{run}.json", work / f"{name}.keras"
   if found := pages.kept(file):
     return found
   original, head = trained(name, work, data, epochs)
   encoder, minutes = original, 0.0
   if options is not None:
-    start = time.process_time()
+    resumed, start = (work / run).exists(), time.process_time()
     encoder = urkle_tf.robustify(original, work / run, **{**ROBUSTIFY, **options, **data})
-    minutes, model = (time.process_time() - start) / 60, work / run / "model.keras"
+    minutes = None if resumed else (time.process_time() - start) / 60
+    model = work / run / "model.keras"
   found = {"minutes": minutes}
   for key, split in (("validation", CHECK), ("test", TEST)):
     images, labels = arrays(split, data)
@@ -237,7 +241,9 @@ def blocks(rows):
     if setting == "as it was":
       cells += [""] * 4
     else:
-      cells += [f"{loss:+z.1f}", f"{gain:+z.1f}", f"{part['drift']:.2f}", f"{found['minutes']:.1f}"]
+      minutes = [] if found["minutes"] is None else [found["minutes"]]
+      cells += [f"{loss:+z.1f}", f"{gain:+z.1f}", f"{part['drift']:.2f}"]
+      cells += [pages.mean(minutes, ".1f")]
       said = "met" if loss >= -5 and gain >= 20 else "missed"
       goal.append(f"- {name}, {setting}: {said} ({loss:+z.1f} and {gain:+z.1f}).")
     table.append(cells)
@@ -255,7 +261,13 @@ def main():
   parser.add_argument("--page", help="file of the page of all finished rows")
   given = parser.parse_args()
   work, data = pathlib.Path(given.work), {"data_dir": given.data_dir}
-  work.mkdir(parents=True, exist_ok=True)
+  errors.flags_at_least(1, vars(given), "epochs")
+  kept = work / "epochs.json"
+  if (epochs := pages.kept(kept).get("epochs", given.epochs)) != given.epochs:
+    raise errors.UserError(
+      f"{work} has networks of --epochs={epochs}: give that, or another --work"
+    )
+  pages.write(kept, {"epochs": given.epochs})
   for setting in ["as it was", *given.settings]:
     for name in given.networks:
       options = SETTINGS.get(setting)
