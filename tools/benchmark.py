@@ -13,7 +13,7 @@ and adversaries.  What is compared takes turns, so that a busy machine disturbs 
 tries them all in minutes).  What --out and --work hold is not measured again, so that the same
 command resumes after an interruption, and --parts can be measured at different times:
 
-  python tools/benchmark.py --suite --out=docs/results/speed.json --page=docs/results/speed.md \\
+  python tools/benchmark.py --suite --out=docs/results/speed.json --page=docs/results/speed.md \
     --data_dir=DATA_DIR --parts=step,pipeline,growth,options,views,target
 
 Estimated minutes on two idle cores: step 7, pipeline 1, growth 6, options 20, views 7,

@@ -142,7 +142,8 @@ def _trained(scale, options, run, flags, epochs):
     [*where, f"--classifier={run}-head/classifier", *TEST, *scale["evaluate"]],
   )
   before = _spent()
-  if jobs.run_stages([training]):
+  # A finished training is started again if its data moved, and then takes only seconds.
+  if jobs.run_stages([training]) and not spent.exists():
     files.write(spent, json.dumps({"seconds": _spent() - before}))
   jobs.run_stages(others)
   report = pages.read(jobs.ROOT / f"{run}-report" / "report.json")

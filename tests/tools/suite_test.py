@@ -1,12 +1,26 @@
 """`benchmark.py --suite`, for real: its parts, its JSON and the page that it writes."""
 
 import sys
+import types
 
 import commands
 import pytest
 
-from experiments import pages
+from experiments import jobs, pages
 from tools import speed_page, suite
+
+
+def test_a_training_that_is_only_looked_at_again_keeps_its_time(tmp_path, monkeypatch):
+  """With another --data_dir, the command is run again, and finds that there is nothing to do."""
+  run = tmp_path / "run-1"
+  pages.write(run / "spent.json", {"seconds": 600.0})
+  report = {"clean": {"accuracy": 0.9, "examples": 10}, "attacks": [{"accuracy": 0.5}]}
+  pages.write(tmp_path / "run-1-report" / "report.json", report)
+  (run / "metrics.jsonl").write_text('{"seconds": 300.0, "kl": 0.5}\n')
+  monkeypatch.setattr(jobs, "run_python", lambda words: 0)
+  options = types.SimpleNamespace(work=str(tmp_path), data_dir=str(tmp_path))
+  found = suite._trained(suite.SCALES["tiny"], options, "run", [], 1)
+  assert (found["core_minutes"], found["minutes"]) == (10.0, 5.0)
 
 
 @pytest.mark.full
