@@ -79,6 +79,8 @@ def _arguments(argv):
   add("--data_dir", help="of the suite: where mnist lies, prepared")
   add("--classifier", help="an exported one for --part=attacks, instead of a new --encoder")
   options = parser.parse_args(argv)
+  if not sys.platform.startswith("linux"):
+    raise errors.UserError("this reads times and memory as Linux shows them: run it on Linux")
   counts = ("batch_size", "image_size", "channels", "attack_steps", "steps", "timings")
   errors.flags_at_least(1, vars(options), *counts)
   return options

@@ -3,10 +3,12 @@
 import importlib.util
 import json
 import resource
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import refuses
 
 from tools import benchmark as script
 
@@ -48,6 +50,12 @@ def test_figures_agree(benchmark, capsys):
   assert 100 < found["peak_memory_mib"] <= now
   alone = _printed(benchmark, capsys, "--part=input")
   assert alone["images_per_core_second"] > 0
+
+
+def test_another_system_is_refused(benchmark, monkeypatch):
+  """Its getrusage has other units (macOS), and it has no /proc."""
+  monkeypatch.setattr(sys, "platform", "darwin")
+  refuses("run it on Linux", benchmark.main, TINY)
 
 
 def test_passes_of_a_step(benchmark):
