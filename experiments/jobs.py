@@ -134,7 +134,7 @@ def run_stages(found):
   """Runs commands one after the other, except those that have finished before.
 
   A command itself resumes, and refuses a folder with other settings.  A finished command leaves its
-  words in the folder, so that it need not be started again.
+  words in the folder, so that it need not be started again until one before it is.
 
   Args:
     found: an iterable of `Stage`s.  Each needs the one before it, and is read when that has ended.
@@ -142,13 +142,15 @@ def run_stages(found):
   Returns:
     Whether anything was run.
   """
-  ran = False
+  ran, latest = False, 0  # when the command before finished
   for stage in found:
     config = (ROOT / stage.config).read_text(encoding="utf-8") if stage.config else ""
     asked = stage.text + "\n\n" + config + stage.of
     stamp = ROOT / stage.folder / "finished.txt"
-    if not ran and stamp.exists() and stamp.read_text(encoding="utf-8") == asked:
+    same = stamp.exists() and stamp.read_text(encoding="utf-8") == asked
+    if not ran and same and stamp.stat().st_mtime_ns >= latest:
       print(f"finished: {stage.text}", flush=True)
+      latest = stamp.stat().st_mtime_ns
       continue
     print(stage.text, flush=True)
     if code := run_python(stage.words):

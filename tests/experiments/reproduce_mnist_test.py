@@ -112,6 +112,27 @@ def test_a_command_that_fails_is_named(tmp_path, capfd):
   assert not (tmp_path / "finished.txt").exists()
 
 
+def test_a_command_is_run_again_after_the_one_before_it(tmp_path, monkeypatch):
+  """A new encoder, whose old head was refused once, had that head taken for its own."""
+  stages = script.jobs.stages(str(tmp_path / "run"), None, [], [], [])
+  started, code = [], 0
+
+  def run_python(words):
+    started.append(words[1])
+    return code if words[1].endswith("finetune") else 0
+
+  monkeypatch.setattr(script.jobs, "run_python", run_python)
+  assert script.jobs.run_stages(stages)
+  assert not script.jobs.run_stages(stages)
+  started.clear()
+  (tmp_path / "run" / "finished.txt").unlink()  # with the encoder
+  code = 2
+  for _ in range(2):
+    with pytest.raises(SystemExit):
+      script.jobs.run_stages(stages)
+  assert started == [f"urkle_tf.{name}" for name in ("train", "finetune", "finetune")]
+
+
 def test_ctrl_c_lets_a_command_write_its_checkpoint(tmp_path):
   """It reaches both, as in a terminal: the command sends it to its group of processes."""
   python, saved = tmp_path / "python", tmp_path / "saved"
