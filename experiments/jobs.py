@@ -56,6 +56,18 @@ def flags(words):
   return dict(word.split("=", 1) for word in given)
 
 
+def words(flag, text):
+  """The words of a flag's text, as a shell splits them; each is a flag, --name or --name=value."""
+  try:
+    found = shlex.split(text)
+  except ValueError as error:  # a quote without the other
+    raise errors.UserError(f"--{flag}={text}: {error}") from error
+  for word in found:
+    if not word.startswith("--"):
+      raise errors.UserError(f"--{flag}: write each flag as --name=value, and not {word!r}")
+  return found
+
+
 def within(folder):
   """A folder as commands name it: relative to the clone if it lies inside."""
   path = pathlib.Path(folder).expanduser().absolute()
@@ -308,7 +320,7 @@ def read(given: argparse.Namespace, name, rows, dataset):
     UserError: for an unknown row, seeds that cannot be read, or a folder that does not exist.
   """
   wanted = [find_row(rows, part) for part in given.rows.split(",")] if given.rows else list(rows)
-  extra = {module: shlex.split(getattr(given, f"extra_{module}")) for module in MODULES}
+  extra = {m: words(f"extra_{m}", getattr(given, f"extra_{m}", "")) for m in MODULES}
   shared = [f"--dataset={given.dataset}"] if given.dataset else []
   data_dir = given.data_dir and os.path.abspath(os.path.expanduser(given.data_dir))
   if data_dir:

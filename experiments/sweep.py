@@ -21,7 +21,6 @@ import math
 import pathlib
 import random
 import re
-import shlex
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
@@ -106,13 +105,13 @@ def stages(point, place, given):
   """The commands of a point."""
   own = [f"--{name}={value}" for name, value in point.items()]
   run = f"{place}/{folder_name(point)}"
-  found = [jobs.Stage("train", None, run, [*shlex.split(given.train), *own])]
+  found = [jobs.Stage("train", None, run, [*jobs.words("train", given.train), *own])]
   if given.finetune is not None:
-    words = [f"--encoder={run}/encoder", *shlex.split(given.finetune)]
+    words = [f"--encoder={run}/encoder", *jobs.words("finetune", given.finetune)]
     found.append(jobs.Stage("finetune", None, f"{run}/head", words))
   if given.evaluate is not None:
     of = f"--classifier={run}/head/classifier" if given.finetune is not None else None
-    words = [of or f"--encoder={run}/encoder", *shlex.split(given.evaluate)]
+    words = [of or f"--encoder={run}/encoder", *jobs.words("evaluate", given.evaluate)]
     found.append(jobs.Stage("evaluate", None, f"{run}/report", words))
   return found
 

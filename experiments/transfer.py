@@ -125,16 +125,19 @@ def stages(given, folder, encoder, metadata, task, protocol, seed):
   )
   head += [] if protocol.startswith("slf") else attacked
   made = f"{folder}/{slug(protocol)}-{seed}"
-  words = [*data, *head, *shlex.split(given.extra_finetune)]
+  words = [*data, *head, *jobs.words("extra_finetune", given.extra_finetune)]
   yield jobs.Stage("finetune", None, made, words, metadata["fingerprint"])
   words = [*data, *attacked, f"--split={given.test_split}"]
   if given.test_examples:
     words += flags(examples=at_most(given.test_examples, load(given.test_split, None)))
   if (jobs.ROOT / made / "regressor").exists():
-    words += [f"--regressor={made}/regressor", *shlex.split(given.extra_regression)]
+    words += [
+      f"--regressor={made}/regressor",
+      *jobs.words("extra_regression", given.extra_regression),
+    ]
   else:
     words += [f"--classifier={made}/classifier", f"--attacks={given.attacks}"]
-    words += ["--representation_examples=0", *shlex.split(given.extra_evaluate)]
+    words += ["--representation_examples=0", *jobs.words("extra_evaluate", given.extra_evaluate)]
   yield jobs.Stage("evaluate", None, f"{made}-report", words, metadata["fingerprint"])
 
 
@@ -309,6 +312,8 @@ def transfer(argv=None):
   """The command line, without the handling of errors."""
   given = _parser().parse_args(argv)
   errors.at_least(1, None, seeds=given.seeds)
+  for name in ("extra_finetune", "extra_evaluate", "extra_regression"):
+    jobs.words(name, getattr(given, name))  # a mistake is found before anything is run
   folders = encoders(given.encoder)
   tasks, protocols = spec.split(given.tasks), spec.split(given.protocols)
   check_names([*map(shown, tasks)], "task")

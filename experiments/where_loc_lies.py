@@ -8,7 +8,6 @@ training images.  Finished parts are not run again.  Prints the table as Markdow
 """
 
 import pathlib
-import shlex
 import statistics
 import sys
 
@@ -58,7 +57,7 @@ def stages(name, form, seed, options):
   data = ["--dataset=cifar10"]
   data += [f"--data_dir={jobs.within(options.data_dir)}"] if options.data_dir else []
   own = [f"--encoder={options.encoder}", f"--loc={form}", f"--seed={seed}"]
-  own += [f"--epochs={options.epochs}", *cell, *shlex.split(options.extra_train)]
+  own += [f"--epochs={options.epochs}", *cell, *jobs.words("extra_train", options.extra_train)]
   # The head chooses its weight decay: by clean accuracy for SimCLR, else under attack.
   head = [*data, LEARN, f"--encoder={run}/encoder", "--epochs=20"]
   tested = [*data, CHECK, f"--classifier={run}-head/classifier", *EVALUATE]
