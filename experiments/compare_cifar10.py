@@ -236,19 +236,24 @@ def compare(argv=None):
   )
   parser.set_defaults(**DEFAULTS)
   given = parser.parse_args(argv)
-  asked = jobs.read(given, NAME, ROWS, "cifar10")
+  scaled = any(getattr(given, name) != DEFAULTS[name] for name in ("config", "equal"))
+  asked = jobs.read(given, NAME, ROWS, "cifar10", scaled)
   labels = _numbers("labels", given.labels)
   strong = _numbers("strong_labels", given.strong_labels)
-  if not (jobs.ROOT / given.config).exists():
+  if not (jobs.ROOT / given.config).is_file():
     raise errors.UserError(f"--config={given.config} is no file of this folder")
+  of_training = settings(given.config, [*asked.shared, *asked.extra["train"]])
+  for name in ("dataset", "epochs", "attack_steps"):
+    if name not in of_training:
+      raise errors.UserError(f"--config={given.config} has no --{name}: add it, or --extra_train")
   command_line.import_tensorflow()
   from urkle_tf.data import sources
 
-  of_training = settings(given.config, asked.extra["train"])
-  dataset = asked.dataset or of_training["dataset"]
   examples = int(of_training["examples"]) if "examples" in of_training else None
   split = of_training.get("split", "train")
-  source = sources.load(dataset, split, asked.data_dir, given.download, None, examples)
+  source = sources.load(
+    of_training["dataset"], split, asked.data_dir, given.download, None, examples
+  )
   rows = (
     stages(
       *(row, seed, part, asked, given.config, given.equal, source.size),

@@ -307,7 +307,7 @@ class Asked:
           yield seed, row
 
 
-def read(given: argparse.Namespace, name, rows, dataset):
+def read(given: argparse.Namespace, name, rows, dataset, scaled=False):
   """The `Asked` of a command line.
 
   Args:
@@ -315,6 +315,7 @@ def read(given: argparse.Namespace, name, rows, dataset):
     name: as in `parser`.
     rows: the same.
     dataset: the same.
+    scaled: whether flags of the script itself ask for another scale.
 
   Raises:
     UserError: for an unknown row, seeds that cannot be read, or a folder that does not exist.
@@ -338,8 +339,8 @@ def read(given: argparse.Namespace, name, rows, dataset):
       quoted = shlex.quote(text) if re.search(r'[$`"\\!]', text) else f'"{text}"'
       options += f" --extra_{module}={quoted}"
   work = within(given.work or ROOT / "runs" / name)
-  smaller = bool(given.dataset or any(extra.values()))
-  usual = ROOT / work if smaller else ROOT / "docs" / "results"
+  scaled = scaled or given.dataset or any(extra.values())
+  usual = ROOT / work if scaled else ROOT / "docs" / "results"
   return Asked(
     rows=wanted,
     counts=parse_seeds(rows, given.seeds),

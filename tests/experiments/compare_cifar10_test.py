@@ -57,6 +57,13 @@ def test_only_the_strong_seeds_and_labels_meet_autoattack(tmp_path, monkeypatch)
   assert sum(folder.endswith("-evaluate") for folder in found) == 2 * 2 * 3
 
 
+def test_another_budget_does_not_replace_the_page_of_the_usual_one(tmp_path, monkeypatch):
+  found = []
+  monkeypatch.setattr(script.jobs, "run_rows", lambda rows, publish, page: found.append(page))
+  script.compare(["--config=configs/digits.cfg", f"--work={tmp_path}"])
+  assert found == [tmp_path / "cifar10_small.md"]
+
+
 def _attack(mode, epsilon, accuracy):
   return {"mode": mode, "epsilon": epsilon, "accuracy": accuracy}
 

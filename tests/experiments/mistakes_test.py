@@ -40,6 +40,8 @@ def test_runners_start_without_tensorflow():
     (SMALL, "--extra_train=epochs=3", "write each flag as --name=value, and not 'epochs=3'"),
     (SMALL, "--labels=some", "give all, or numbers"),
     (SMALL, "--config=none.cfg", "is no file of this folder"),
+    (SMALL, "--config=configs", "is no file of this folder"),
+    (SMALL, "--config=configs/cifar10_teacher.cfg", "has no --attack_steps"),
     (SMALL, "--equal=luck", "invalid choice: 'luck'"),
     (MOVED, "--tasks=digits", "give --encoder=NAME=FOLDER"),
     (MOVED, "--encoder=a=nowhere", "required: --tasks"),
