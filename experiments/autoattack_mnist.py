@@ -9,6 +9,7 @@ first 1,000 test images at epsilon 0.1 and writes docs/results/mnist_autoattack.
 resumes after an interruption.
 """
 
+import dataclasses
 import pathlib
 import sys
 
@@ -114,18 +115,20 @@ def shown(names, extra=()):
 def run(argv=None):
   """The command line, without the handling of errors."""
   table_of = (__doc__, "mnist_autoattack", reproduce_mnist.ROWS, "mnist")
-  parser = jobs.parser(*table_of)
+  parser = jobs.parser(*table_of, modules=["evaluate"])
   parser.set_defaults(work=str(jobs.ROOT / "runs" / "mnist"), rows=",".join(ROWS))
   asked = jobs.read(parser.parse_args(argv), *table_of[1:])
   extra, measurements = asked.extra["evaluate"], []
   stages = {row: stage(row, asked.work, asked.shared, extra) for row in asked.rows}
   for row, one in stages.items():
     folder = one.arguments[0].partition("=")[2]
-    if not (jobs.ROOT / folder).is_dir():
+    made = pages.kept(jobs.ROOT / folder / "metadata.json")
+    if not made:
       raise errors.UserError(
         f"there is no {folder}: train it first, python experiments/reproduce_mnist.py "
         f"--rows={row.name} --seeds=1"
       )
+    stages[row] = dataclasses.replace(one, of=made["fingerprint"])
   for row, one in stages.items():
     jobs.run_stages([one])
     measurements += measured(pages.read(jobs.ROOT / one.folder / "report.json"), row.system)

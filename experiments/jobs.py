@@ -241,7 +241,7 @@ def parse_seeds(rows, text):
   return counts
 
 
-def parser(description, name, rows, dataset):
+def parser(description, name, rows, dataset, modules=MODULES):
   """A parser of the flags that all tables have.
 
   Args:
@@ -249,22 +249,25 @@ def parser(description, name, rows, dataset):
     name: of the table: its runs are in runs/NAME, its page is docs/results/NAME.md.
     rows: the table's `Row`s.
     dataset: the table's data set.
+    modules: of `MODULES`, those that it runs.
   """
   found = Parser(description)
   add = found.add_argument
   add("--data_dir", help=f"folder in which TFDS has prepared {dataset}; default: TFDS's own folder")
   add("--download", action="store_true", help="let TFDS download and prepare it")
-  add("--work", help=f"the folder of all runs; default runs/{name}")
-  names = ", ".join(row.name for row in rows)
-  add("--rows", help=f"names of rows, separated by commas; default all: {names}")
-  usual = ", ".join(f"{row.name}={row.seeds}" for row in rows if row.seeds > 1)
-  add("--seeds", help=f"number of seeds: 2, or 1,{rows[-1].name}=5; default 1, {usual}")
+  usual = str(ROOT / "runs" / name)
+  add("--work", default=usual, help="the folder of all runs; default %(default)s")
+  names = ",".join(row.name for row in rows)
+  add("--rows", default=names, help="names of rows, separated by commas; default %(default)s")
+  if "train" in modules:
+    usual = "".join(f",{row.name}={row.seeds}" for row in rows if row.seeds > 1)
+    add("--seeds", help=f"number of seeds: 2, or 1,{rows[-1].name}=5; default 1{usual}")
   small = found.add_argument_group(
     "another scale; the page then goes to the folder of all runs",
-    '--dataset=digits --extra_train="--epochs=1 --examples=100"; both apply to all rows',
+    f'--dataset=digits --extra_{modules[0]}="--examples=100"; both apply to all rows',
   )
   small.add_argument("--dataset", help="another data set: digits is bundled")
-  for module in MODULES:
+  for module in modules:
     small.add_argument(
       f"--extra_{module}", default="", help=f"more flags for every urkle_tf.{module}"
     )
@@ -320,7 +323,7 @@ def read(given: argparse.Namespace, name, rows, dataset, scaled=False):
   Raises:
     UserError: for an unknown row, seeds that cannot be read, or a folder that does not exist.
   """
-  wanted = [find_row(rows, part) for part in given.rows.split(",")] if given.rows else list(rows)
+  wanted = [find_row(rows, part) for part in given.rows.split(",")]
   extra = {m: words(f"extra_{m}", getattr(given, f"extra_{m}", "")) for m in MODULES}
   shared = [f"--dataset={given.dataset}"] if given.dataset else []
   data_dir = given.data_dir and os.path.abspath(os.path.expanduser(given.data_dir))
@@ -338,12 +341,12 @@ def read(given: argparse.Namespace, name, rows, dataset, scaled=False):
       text = shlex.join(flags)  # with single quotes
       quoted = shlex.quote(text) if re.search(r'[$`"\\!]', text) else f'"{text}"'
       options += f" --extra_{module}={quoted}"
-  work = within(given.work or ROOT / "runs" / name)
+  work = within(given.work)
   scaled = scaled or given.dataset or any(extra.values())
   usual = ROOT / work if scaled else ROOT / "docs" / "results"
   return Asked(
     rows=wanted,
-    counts=parse_seeds(rows, given.seeds),
+    counts=parse_seeds(rows, getattr(given, "seeds", None)),
     work=work,
     dataset=given.dataset,
     data_dir=data_dir,

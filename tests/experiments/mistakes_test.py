@@ -53,6 +53,7 @@ def test_runners_start_without_tensorflow():
     (certificates.run, "--trained mnist_simclr=nowhere", "there is no encoder in it"),
     (teacher_pieces.run, "--data_dir=nowhere", "prepare cifar10 there"),
     (autoattack_mnist.run, "--work=nowhere --data_dir=.", "at-0/classifier: train it first"),
+    (autoattack_mnist.run, "--data_dir=. --seeds=3", "unrecognized arguments: --seeds=3"),
     (robustify_cifar10.main, "--networks Vit", "invalid choice: 'Vit'"),
     (where_loc_lies.main, "--forms spere", "invalid choice: 'spere'"),
     (sweep.main, "--output_dir=x", "give --values"),
