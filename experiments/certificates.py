@@ -92,17 +92,20 @@ def stages(row, seed, asked, given):
   """
   run, extra = f"{asked.work}/{row.name}-{seed}", asked.extra
   shared = [f"--dataset={row.dataset}", *asked.shared, f"--seed={seed}"]
-  found, encoder = [], given.trained.get(row.name)
+  found, encoder, of = [], given.trained.get(row.name), ""
   if encoder is None:
     teacher = TEACHERS.get(row.name)
     teacher = given.trained.get(teacher, f"{asked.work}/{teacher}-{seed}")
     words = [flag.replace("{teacher}", teacher) for flag in row.flags]
-    found.append(jobs.Stage("train", row.config, run, [*words, *shared, *extra["train"]]))
+    words += [*shared, *extra["train"]]
+    found.append(jobs.Stage("train", row.config, run, words, _fingerprint(teacher)))
     encoder = run
+  else:
+    of = _fingerprint(encoder)
   words = [f"--encoder={encoder}/encoder", "--protocol=slf", *shared]
   words += [] if row.kl else [f"--noise={given.noise}", f"--augment_copies={given.copies}"]
   words += ["--weight_decay=1e-4", *extra["finetune"]]
-  found.append(jobs.Stage("finetune", None, f"{run}-head", words))
+  found.append(jobs.Stage("finetune", None, f"{run}-head", words, of))
   shared += ["--epsilon=0.1"] * row.kl  # of every row, whatever it was trained at
   for kind, certify in certificates(row, given).items():
     words = [f"--classifier={run}-head/classifier", *shared, f"--certify={certify}"]
@@ -110,6 +113,11 @@ def stages(row, seed, asked, given):
     words += ["--representation_examples=0", "--samples=20", "--eot=5"]
     found.append(jobs.Stage("evaluate", None, f"{run}-{kind}-report", [*words, *extra["evaluate"]]))
   return found
+
+
+def _fingerprint(run):
+  """That of a run's encoder; "" if there is none yet."""
+  return pages.kept(jobs.ROOT / run / "encoder" / "metadata.json").get("fingerprint", "")
 
 
 def certificates(row, given):

@@ -6,6 +6,7 @@ import commands
 import pytest
 
 from experiments import certificates as script
+from experiments import jobs, pages
 
 
 def smoothed(system, accuracies, abstained=0.01):
@@ -22,6 +23,22 @@ def test_each_accuracy_is_in_the_column_of_its_radius():
   head, _, *lines = script.smoothing_table(found, "mnist").splitlines()
   assert head == "| system | l2 0 | l2 0.25 | l2 0.5 | abstains |"
   assert lines == ["| SimCLR | 90.0 | 80.0 |  | 1.0 |", "| AT | 70.0 |  | 60.0 | 2.0 |"]
+
+
+def test_what_is_made_of_an_earlier_run_depends_on_its_weights(tmp_path, monkeypatch):
+  monkeypatch.setattr(jobs, "run_python", lambda words: 0)
+  teacher, ran = tmp_path / "teacher", []
+  for fingerprint in ("a", "a", "b"):
+    pages.write(teacher / "encoder" / "metadata.json", {"fingerprint": fingerprint})
+    words = ["--dataset=digits", f"--work={tmp_path}", "--rows=mnist_simclr,mnist_distil"]
+    words += ["--trained", f"mnist_simclr={teacher}"]
+    rows = []
+    keep = lambda found, publish, page: rows.extend(map(jobs.run_stages, found))  # noqa: E731, B023
+    with monkeypatch.context() as patch:
+      patch.setattr(jobs, "run_rows", keep)
+      script.run(words)
+    ran.append(rows)
+  assert ran == [[True, True], [False, False], [True, True]]  # the head, and the student
 
 
 @pytest.mark.full
