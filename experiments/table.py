@@ -12,7 +12,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-from experiments import pages
+from experiments import jobs, pages
+from urkle_tf import errors
 from urkle_tf.output import tables
 
 
@@ -33,9 +34,12 @@ def table(reports):
   rows = []
   for name, several in reports.items():
     found = [pages.columns(report) for report in several]
+    first, *others = ({mode: parts.keys() for mode, parts in one.items()} for one in found)
+    if any(other != first for other in others):
+      raise errors.UserError(f"reports of {name} differ in attacks or readings: give other names")
     for mode in found[0]:
       seeds = [one[mode] for one in found]
-      cells = {c: _percent([parts[c] for parts in seeds if c in parts]) for c in seeds[0]}
+      cells = {column: _percent([parts[column] for parts in seeds]) for column in seeds[0]}
       rows.append((name, tables.READINGS[mode], cells))
   columns = list(dict.fromkeys(column for _, _, cells in rows for column in cells))
   lines = [[*names, *(cells.get(column, "") for column in columns)] for *names, cells in rows]
@@ -48,14 +52,23 @@ def main():
   for name, folder in pages.named_folders(sys.argv[1:], __doc__):
     file = folder / "report.json"
     if not file.exists():
-      sys.exit(f"error: {file} does not exist: run python -m urkle_tf.evaluate first")
+      raise errors.UserError(f"{file} does not exist: run python -m urkle_tf.evaluate first")
     try:
-      reports.setdefault(name, []).append(pages.read(file))
-      table({name: reports[name]})
-    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
-      sys.exit(f"error: {file} is no report, or is damaged: run python -m urkle_tf.evaluate again")
+      report = pages.read(file)
+      table({name: [report]})
+    except (
+      ValueError,
+      ArithmeticError,
+      LookupError,
+      TypeError,
+      AttributeError,
+      RecursionError,
+    ) as e:
+      what = f"{file} is no report, or is damaged"
+      raise errors.UserError(f"{what}: run python -m urkle_tf.evaluate again") from e
+    reports.setdefault(name, []).append(report)
   print(table(reports))
 
 
 if __name__ == "__main__":
-  main()
+  jobs.main(main)

@@ -4,6 +4,7 @@ import json
 import sys
 
 import commands
+from cases import refuses
 
 from experiments import pages, table
 
@@ -34,6 +35,8 @@ def test_a_row_for_each_classifier():
   # Of three seeds: the deviation is sqrt(13), and t of two degrees of freedom 4.3027.
   seeds = [{**second, "clean": _part("deterministic", share)} for share in (0.5, 0.52, 0.57)]
   assert "| 53.00 ± 3.61 (44.04 to 61.96) |" in table.table({"B": seeds})
+  for other in (first, {**second, "attacks": attacks[:1]}):  # another reading; an attack less
+    refuses("reports of B differ", table.table, {"B": [second, other]})
 
 
 def test_no_figure_is_minus_zero():
@@ -47,5 +50,5 @@ def test_the_table_script(tmp_path):
   (tmp_path / "report.json").write_text(json.dumps(report))
   words = (sys.executable, table.__file__)
   assert "| B | z = mu | 90.00" in commands.process(*words, f"B={tmp_path}").stdout
-  missing = commands.process(*words, f"B={tmp_path / 'nowhere'}", code=1)
+  missing = commands.process(*words, f"B={tmp_path / 'nowhere'}", code=2)
   assert "evaluate first" in missing.stderr
