@@ -322,7 +322,8 @@ def transfer(argv=None):
   from urkle_tf import export
 
   metadata = {name: export.read_metadata(path, "encoder") for name, path in folders.items()}
-  work = pathlib.Path(given.work)
+  base = jobs.within(given.work)
+  work = jobs.ROOT / base
   where = (given.data_dir, given.download)
 
   @functools.cache
@@ -336,7 +337,7 @@ def transfer(argv=None):
     files.write(work / "transfer.md", page(document, _command(given)))
 
   def place(name, task):
-    return f"{jobs.within(work)}/{slug(name)}/{slug(shown(task))}"
+    return f"{base}/{slug(name)}/{slug(shown(task))}"
 
   # The whole table with one seed first.
   every = itertools.product(range(given.seeds), tasks, folders.items(), protocols)

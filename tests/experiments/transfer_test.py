@@ -44,7 +44,8 @@ def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(tmp_path, monk
   arguments += ["--labels=0.5", "--attacks=pgd(steps=2)", "--extra_finetune=--epochs=2"]
   arguments += ["--extra_evaluate=--eot=2 --samples=5 --nochecks"]
   arguments += ["--extra_regression=--attack_steps=2 --eot=2 --samples=5"]
-  arguments += [f"--work={tmp_path / 'work'}"]
+  monkeypatch.setenv("HOME", str(tmp_path))
+  arguments += ["--work=~/work"]  # a shell leaves it so
   file = tmp_path / "work" / "transfer.md"
   page = commands.run_experiment(script.transfer, arguments, file, monkeypatch)
   parity, angle = json.loads((tmp_path / "work" / "transfer.json").read_text())["rows"]
