@@ -4,7 +4,7 @@ experiments/reproduce_mnist.py writes it from the results of its commands.
 """
 
 from experiments import pages
-from urkle_tf import command_line
+from urkle_tf import command_line, errors
 from urkle_tf.output import tables
 
 SCORES = ("clean", "pgd", "pgd_strong")
@@ -22,7 +22,13 @@ def scores(report):
     report: what report.json holds.
   """
   found = {}
-  for mode, (clean, (first, strong)) in tables.readings(report).items():
+  for mode, (clean, attacks) in tables.readings(report).items():
+    if len(attacks) != 2:
+      raise errors.UserError(
+        f"the table is of two attacks at one radius, and a report has {len(attacks)} of them: give "
+        "two to --extra_evaluate, and another --work"
+      )
+    first, strong = attacks
     shares = (clean["accuracy"], first["own_accuracy"], strong["accuracy"])
     found[mode] = dict(zip(SCORES, map(pages.percent, shares), strict=True))
   return found

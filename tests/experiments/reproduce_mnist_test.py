@@ -77,6 +77,12 @@ def test_what_is_collected_from_finished_runs(work):
   assert "--seeds=3" in urkle["command"]
 
 
+def test_a_report_of_one_attack_has_no_row():
+  report = _report({"deterministic": [0.99, 0.98, 0.98, 0.97]})
+  report["attacks"].pop()
+  refuses("two attacks at one radius", script.mnist_page.scores, report)
+
+
 def test_several_seeds():
   # The standard deviation of two numbers is their distance over the root of 2; Student's t of one
   # degree of freedom is 12.706, and the interval 12.706 times half the distance to each side.
