@@ -130,9 +130,9 @@ def written(folder, reports, shown, seconds):
 
 def main():
   """The command line."""
-  if len(sys.argv) > 2 or sys.argv[1:2] == ["--help"]:
-    sys.exit(__doc__)
-  folder = jobs.within(sys.argv[1] if sys.argv[1:] else jobs.ROOT / "runs" / "quickstart")
+  parser = jobs.Parser(__doc__)
+  parser.add_argument("folder", nargs="?", default=jobs.ROOT / "runs" / "quickstart")
+  folder = jobs.within(parser.parse_args().folder)
   tf.get_logger().setLevel("ERROR")  # as in the commands: no warnings about retracing
   started, busy = time.perf_counter(), time.process_time()
   os.chdir(jobs.ROOT)
