@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The official AutoAttack (PyTorch) against a classifier of this package, beside our own.
+r"""The official AutoAttack (PyTorch) against a classifier of this package, beside our own.
 
-  python tools/official_autoattack.py --classifier=RUN/classifier --dataset=cifar10
+  python tools/official_autoattack.py --classifier=RUN/classifier --dataset=cifar10 \
     --data_dir=DATA_DIR --epsilon=8/255 --examples=200 --out=runs/judged/cifar10
 
 Needs `pip install pyautoattack`, which brings PyTorch.  The classifier stays in TensorFlow: PyTorch
@@ -192,6 +192,12 @@ def _installed():
     raise errors.UserError("this needs the official AutoAttack: pip install pyautoattack")
 
 
+def _fingerprint(path):
+  if foreign_models.is_foreign(path):
+    return foreign_models.load(path).fingerprint
+  return urkle_tf.load_classifier(path).metadata["fingerprint"]
+
+
 def official(given, out):
   """The table of the official ensemble."""
   _installed()
@@ -202,12 +208,14 @@ def official(given, out):
   names = STAGES["rand" if given.sampled else "standard"]
   module = bridge(scores(given.classifier, source, given.sampled))
   file = out / "official.json"
-  decide = ("classifier", "dataset", "split", "examples", "norm", "epsilon", "sampled")
+  decide = ("dataset", "split", "examples", "norm", "epsilon", "sampled")
   asked = {name: getattr(given, name) for name in decide}
+  asked["classifier"] = _fingerprint(given.classifier)  # its folder may hold another one later
   if not file.is_file():
     files.write(file, json.dumps({"asked": asked}))
   elif json.loads(file.read_text()).get("asked", asked) != asked:
-    raise errors.UserError(f"{file} has results of other flags: give those, or another --out")
+    what = f"{file} has results of other flags or another classifier"
+    raise errors.UserError(f"{what}: give those, or another --out")
   attacked = images, labels, given.norm, given.epsilon, names
   found = stages(module, *attacked, file, given.sampled)
   rows = [(name, np.mean(found[name]["standing"]), found[name]) for name in names]
@@ -291,6 +299,8 @@ def main():
   given = parser.parse_args()
   if given.page:
     pairs = [row.rpartition("=") for row in given.rows]
+    if not pairs or not all(name for name, _, _ in pairs):
+      raise errors.UserError("give the rows of the page: --rows NAME=OUT NAME=OUT")
     block = compared({name: pathlib.Path(out) for name, _, out in pairs})
     pages.update(pathlib.Path(given.page), {"table": block})
     return

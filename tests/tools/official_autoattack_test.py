@@ -90,6 +90,20 @@ def test_results_of_other_flags_are_not_taken_for_these(tmp_path, monkeypatch):
       refuses("results of other flags", script.main)
     else:
       script.main()
+  sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10)).save(
+    tmp_path / "model.keras"
+  )
+  monkeypatch.setattr(sys, "argv", command)
+  refuses("or another classifier", script.main)
+
+
+@pytest.mark.parametrize("rows", ["", "--rows out"])
+def test_a_page_without_rows_keeps_its_table(tmp_path, monkeypatch, rows):
+  page = tmp_path / "page.md"
+  page.write_text("<!-- table -->\nkept\n<!-- /table -->\n")
+  monkeypatch.setattr(sys, "argv", ["official", f"--page={page}", *rows.split()])
+  refuses("give the rows of the page", script.main)
+  assert "kept" in page.read_text()
 
 
 @pytest.mark.full
