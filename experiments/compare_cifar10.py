@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Every system of the papers on CIFAR-10, with equal budgets: Tables 2 and 3 at any scale.
+r"""Every system of the papers on CIFAR-10, with equal budgets: Tables 2 and 3 at any scale.
 
   python experiments/compare_cifar10.py --data_dir=DATA_DIR
   python experiments/compare_cifar10.py --data_dir=DATA_DIR --rows=simclr,simclr_urkle --seeds=3
-  python experiments/compare_cifar10.py --data_dir=DATA_DIR --config=configs/cifar10.cfg
+  python experiments/compare_cifar10.py --data_dir=DATA_DIR --config=configs/cifar10.cfg \
     --extra_evaluate=--examples=10000 --work=runs/cifar10_full
 
 DATA_DIR holds cifar10, prepared by TensorFlow Datasets or with --download.  Each row is

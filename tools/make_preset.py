@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes weights that come with the package of an encoder and its linear classifier.
+r"""Makes weights that come with the package of an encoder and its linear classifier.
 
-  python tools/make_preset.py NAME --encoder=RUN/encoder --classifier=HEAD/classifier
+  python tools/make_preset.py NAME --encoder=RUN/encoder --classifier=HEAD/classifier \
     --data_dir=DATA_DIR --report=REPORT --report=AUTOATTACK
 
 writes urkle_tf/networks/presets/NAME: kernels rounded to float16, which of the first 200 test

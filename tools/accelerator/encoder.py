@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 r"""Makes an encoder of this package from the weights that train.py saved.
 
-  python tools/accelerator/encoder.py RUN/encoder --weights student_0.npz student_1.npz \\
+  python tools/accelerator/encoder.py RUN/encoder --weights student_0.npz student_1.npz \
     --about=student.json
 
 The folder is what a training writes: `finetune`, `evaluate`, `embed`, `--init_from` and

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 r"""Writes the compiled training step of a cell, for a machine that has JAX and no TensorFlow.
 
-  python tools/accelerator/export.py --output_dir=PROGRAM --flagfile=configs/cifar10.cfg \\
+  python tools/accelerator/export.py --output_dir=PROGRAM --flagfile=configs/cifar10.cfg \
     --augment_on_device
 
 Flags are those of urkle_tf.train.  PROGRAM gets the step, a description of it, and the state that

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 r"""Measures a ResNet-18 that train.py trained, in PyTorch: it shares no code with the package.
 
-  python judge.py OUT.json --weights student_0.npz student_1.npz --about=student.json \\
+  python judge.py OUT.json --weights student_0.npz student_1.npz --about=student.json \
     --data=IMAGES.tar.xz --autoattack=1000 --seconds=90
 
 A linear head on the clean loc of the training images, its weight decay chosen for what stands
