@@ -140,15 +140,20 @@ def main():
   parser.add_argument("--examples", type=int, default=200, help="number of test images to attack")
   parser.add_argument("--show", type=int, default=8, help="number of images to show")
   given = parser.parse_args()
+  errors.flags_at_least(1, vars(given), "show")
   source = sources.load(given.dataset, "test", data_dir=given.data_dir, examples=given.examples)
-  robust = export.load_classifier(given.robust)
-  compatibility.check_images(robust.metadata["image_size"], source)
+  compatibility.check_labelled(source)
+  plain, robust = map(export.load_classifier, (given.plain, given.robust))
+  for name, model in (("--plain", plain), ("--robust", robust)):
+    compatibility.check_images(model.metadata["image_size"], source, name)
+    names = model.metadata.get("class_names")
+    compatibility.check_classes(model.metadata["classes"], names, source)
   if "epsilon" not in robust.metadata:
     raise errors.UserError(
       f"--robust={given.robust} was trained without an attack: give a robust classifier"
     )
   threat = attacks.from_norm(robust.metadata["norm"], robust.metadata["epsilon"])
-  models = {"plain": export.load_classifier(given.plain), "robust": robust}
+  models = {"plain": plain, "robust": robust}
   radius = tables.threat(robust.metadata)
   title = f"Each classifier on its own adversary: PGD with {STEPS} steps, {radius}"
   scores = show(given.picture, models, source, threat, title, given.examples, given.show)

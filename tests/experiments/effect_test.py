@@ -4,6 +4,7 @@ import sys
 import types
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from cases import refuses
 
@@ -28,10 +29,20 @@ def test_each_image_is_moved_to_its_worst_neighbour():
   assert after.tolist() == [0, 1, 0]
 
 
-def test_a_classifier_trained_without_an_attack_is_not_robust(tmp_path, monkeypatch):
-  """It has no radius, and ended in a traceback."""
-  loaded = types.SimpleNamespace(metadata={"image_size": [8, 8, 1]})
-  monkeypatch.setattr(effect.export, "load_classifier", lambda _: loaded)
-  words = [str(tmp_path / "effect.png"), "--plain=a", "--robust=b"]
-  monkeypatch.setattr(sys, "argv", ["effect.py", *words])
-  refuses("--robust=b was trained without an attack", effect.main)
+@pytest.mark.parametrize(
+  "plain, words",
+  [
+    ({}, "--robust=robust was trained without an attack"),  # it has no radius
+    ({"image_size": [16, 16, 1]}, "--plain takes images of 16x16x1, but 'digits' has 8x8x1"),
+    ({"classes": 5}, "the classifier knows 5 classes, but 'digits' has 10"),
+  ],
+)
+def test_classifiers_that_do_not_fit_are_refused(tmp_path, monkeypatch, plain, words):
+  """They ended in tracebacks."""
+  usual = {"image_size": [8, 8, 1], "classes": 10}
+  loaded = {"plain": {**usual, **plain}, "robust": usual}
+  load = lambda name: types.SimpleNamespace(metadata=loaded[name])  # noqa: E731
+  monkeypatch.setattr(effect.export, "load_classifier", load)
+  arguments = [str(tmp_path / "effect.png"), "--plain=plain", "--robust=robust"]
+  monkeypatch.setattr(sys, "argv", ["effect.py", *arguments])
+  refuses(words, effect.main)
