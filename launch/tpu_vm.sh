@@ -18,8 +18,10 @@ source launch/environment.sh
 command=(python -m urkle_tf.train --strategy=tpu --precision=mixed_bfloat16 --augment_on_device "$@")
 [ -z "$dry" ] || { echo "${command[*]@Q}"; exit; }
 make_environment
-if ! python -c 'import importlib.metadata as m; m.version("tensorflow-tpu")' 2> /dev/null; then
-  python -m pip uninstall --quiet --yes tensorflow
+installed() { python -c "import importlib.metadata as m; m.version('$1')" 2> /dev/null; }
+# launch/test.sh, or a new setup.py, installs the other TensorFlow again, over the files of this one.
+if installed tensorflow || ! installed tensorflow-tpu; then
+  python -m pip uninstall --quiet --yes tensorflow tensorflow-tpu
   python -m pip install --quiet --disable-pip-version-check "tensorflow-tpu==2.19.1" \
     || fail "could not install tensorflow-tpu (for the reason above): delete .venv and try again"
 fi

@@ -76,11 +76,11 @@ def test_a_node_of_slurm_would_run(tmp_path):
   _dry("slurm.sh", *FLAGS, PATH=path, code=1)  # not within a job
 
 
-def _clone(folder):
-  """launch/hosts.sh in a folder of its own, with nothing to install and no time to wait."""
+def _clone(folder, script="hosts.sh"):
+  """A launcher in a folder of its own, with nothing to install and no time to wait."""
   clone = folder / "clone"
   (clone / "launch").mkdir(parents=True)
-  shutil.copy(LAUNCH / "hosts.sh", clone / "launch")
+  shutil.copy(LAUNCH / script, clone / "launch")
   (clone / "launch" / "environment.sh").write_text("make_environment() { :; }\nsleep() { :; }\n")
   return clone
 
@@ -106,6 +106,23 @@ def test_hosts_start_again_and_stop(tmp_path):
   wrong = _commands(tmp_path / "wrong", python="exit 2")
   words = ("bash", clone / "launch" / "hosts.sh", "0", "a:1")
   commands.process(*words, code=2, environment={"PATH": wrong})  # not started again
+
+
+@pytest.mark.parametrize(
+  "installed, replaced",
+  [("tensorflow", True), ("tensorflow tensorflow-tpu", True), ("tensorflow-tpu", False)],
+)
+def test_a_tpu_vm_has_only_the_tensorflow_of_tpus(tmp_path, installed, replaced):
+  """With both, the files are those of the one that was installed later."""
+  clone = _clone(tmp_path, "tpu_vm.sh")
+  has = r"""for name in $HAS; do [[ $2 = *[\"\']$name[\"\']* ]] && exit; done; exit 1"""
+  python = f'[ "$1" != -c ] || {{ {has}; }}; echo "$@" >> said'
+  path = _commands(tmp_path / "bin", python=python)
+  words = ("bash", clone / "launch" / "tpu_vm.sh", *FLAGS)
+  commands.process(*words, environment={"PATH": path, "HAS": installed})
+  *pip, train = (clone / "said").read_text().splitlines()
+  assert train.startswith("-m urkle_tf.train --strategy=tpu")
+  assert [line.split()[2] for line in pip] == ["uninstall", "install"] * replaced
 
 
 @pytest.mark.full
