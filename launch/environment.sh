@@ -54,7 +54,7 @@ make_environment() {
   ! command -v uv > /dev/null || install=(uv pip install --python "$venv/bin/python")
   if ! "$venv/bin/python" -c 'import pip' 2> /dev/null; then
     python=$(find_python) || exit 1
-    echo "making .venv with $("$python" --version)"
+    echo "making ${venv##*/} with $("$python" --version)"
     rm -rf -- "$venv"
     "$python" -m venv "$venv" || fail "could not make $venv: is the disk full or read-only?"
   fi
@@ -65,7 +65,7 @@ print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
   # Each set of extras has a marker. It is written last, so an interrupted installation is repeated.
   marker=$venv/installed-${extras:-plain}
   if [ "$(cat -- "$marker" 2> /dev/null)" != "$wanted" ]; then
-    echo "installing urkle_tf${extras:+[$extras]} into .venv (a few minutes the first time)"
+    echo "installing urkle_tf${extras:+[$extras]} into ${venv##*/} (a few minutes the first time)"
     "${install[@]}" --quiet --constraint "$constraints" \
       --editable "$URKLE_ROOT${extras:+[$extras]}" \
       || fail "the installation failed, for the reason above: check the network, then run the same" \
