@@ -62,12 +62,12 @@ def read_values(texts):
   """{flag: its values, a list of text or a `Range`} of "name=value, value" or "name=low..high"."""
   found = {}
   for text in texts or ():
-    name, equals, rest = text.strip().removeprefix("--").partition("=")
-    if not equals or not rest.strip():
+    name, equals, rest = map(str.strip, text.strip().removeprefix("--").partition("="))
+    if not equals or not rest:
       raise errors.UserError(f"--values={text}: write --values=name=value,value or name=low..high")
     if name in found or name in ("output_dir", "flagfile"):
       raise errors.UserError(f"--values={text}: {name!r} cannot be swept, or is given twice")
-    found[name] = Range(rest) if _RANGE.fullmatch(rest.strip()) else spec.split(rest)
+    found[name] = Range(rest) if _RANGE.fullmatch(rest) else list(dict.fromkeys(spec.split(rest)))
   if not found:
     raise errors.UserError("give --values=name=value,value: the flags that differ between runs")
   return found

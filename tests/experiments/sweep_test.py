@@ -15,10 +15,11 @@ def test_a_grid_has_each_value_with_each():
   wanted = itertools.product(("none", "urkle(beta=0.1, attacked=1)"), ("1", "2"))
   wanted = [{"robustness": scheme, "epochs": epochs} for scheme, epochs in wanted]
   assert script.points(script.read_values(texts)) == wanted
+  assert script.points(script.read_values(["epochs=1, 2, 1"])) == [{"epochs": "1"}, {"epochs": "2"}]
 
 
 def test_random_points_are_drawn_from_lists_and_ranges():
-  values = script.read_values(["rate=1e-4..1e-2:log", "steps=2..4", "beta=0..0.5", "seed=0,1"])
+  values = script.read_values(["rate=1e-4..1e-2:log ", "steps=2..4", "beta=0..0.5", "seed=0,1"])
   found = script.points(values, 200, seed=3)
   assert found == script.points(values, 200, seed=3)
   assert found[:20] == script.points(values, 20, seed=3)  # more points are the same and more
