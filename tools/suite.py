@@ -83,7 +83,8 @@ def _printed(*flags):
   command = [sys.executable, BENCHMARK, "--strategy=one", *flags]
   done = subprocess.run(command, capture_output=True, text=True, env=jobs.environment())
   if done.returncode:
-    raise errors.UserError(f"benchmark.py {' '.join(flags)} failed: {done.stderr[-400:]}")
+    last = (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]
+    raise errors.UserError(f"benchmark.py {' '.join(flags)} failed: {last}")
   return json.loads(done.stdout)
 
 

@@ -5,6 +5,7 @@ import types
 
 import commands
 import pytest
+from cases import refuses
 
 from experiments import jobs, pages
 from tools import speed_page, suite
@@ -21,6 +22,14 @@ def test_a_training_that_is_only_looked_at_again_keeps_its_time(tmp_path, monkey
   options = types.SimpleNamespace(work=str(tmp_path), data_dir=str(tmp_path))
   found = suite._trained(suite.SCALES["tiny"], options, "run", [], 1)
   assert (found["core_minutes"], found["minutes"]) == (10.0, 5.0)
+
+
+def test_a_benchmark_that_fails_says_why_in_one_line(tmp_path, monkeypatch):
+  program = tmp_path / "benchmark.py"
+  monkeypatch.setattr(suite, "BENCHMARK", program)
+  for text, why in (("1 / 0", "ZeroDivisionError: division by zero"), ("exit(3)", "exit code 3")):
+    program.write_text(text)
+    refuses(f"benchmark.py --why={why} failed: {why}", suite._printed, f"--why={why}")
 
 
 @pytest.mark.full
