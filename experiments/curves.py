@@ -11,7 +11,9 @@ import matplotlib.pyplot as plt
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # not installed works too
 
-from experiments import pages
+from experiments import jobs, pages
+from urkle_tf import errors
+from urkle_tf.output import files
 
 # (metric, title); a run without the metric is left out of the panel.
 PANELS = [
@@ -35,7 +37,7 @@ def draw(runs, file):
 
   Args:
     runs: {name: rows of its metrics.jsonl}.
-    file: the PNG to write.
+    file: the PNG to write, a `pathlib.Path`.
   """
   figure, axes = plt.subplots(3, 4, figsize=(15, 8.5), constrained_layout=True)
   for axis, (key, title) in zip(axes.flat, PANELS, strict=True):
@@ -55,19 +57,24 @@ def draw(runs, file):
     axis.set_xlabel("epoch", fontsize=8)
     axis.grid(alpha=0.3)
   axes.flat[0].legend(fontsize=9)
-  figure.savefig(file, dpi=80)
+  files.write(file, lambda stream: figure.savefig(stream, dpi=80, format="png"))
 
 
 def main():
   """The command line."""
-  folders = dict(pages.named_folders(sys.argv[2:], __doc__))
-  runs = {name: pages.metrics(folder) for name, folder in folders.items()}
-  for name, rows in runs.items():
-    if not rows:
-      file = folders[name] / "metrics.jsonl"
-      sys.exit(f"error: {file} does not exist, or is empty: give the folder of a training")
-  draw(runs, sys.argv[1])
+  picture = pathlib.Path(*sys.argv[1:2])
+  pairs = pages.named_folders(sys.argv[2:] if picture.suffix == ".png" else (), __doc__)
+  runs = {}
+  for name, folder in pairs:
+    if name in runs:
+      raise errors.UserError(f"{name} is given twice: give each run another name")
+    runs[name] = pages.metrics(folder)
+    if not runs[name]:
+      file = folder / "metrics.jsonl"
+      what = f"{file} does not exist, or is empty"
+      raise errors.UserError(f"{what}: give the folder of a training")
+  draw(runs, picture)
 
 
 if __name__ == "__main__":
-  main()
+  jobs.main(main)

@@ -14,8 +14,12 @@ def test_curves_are_drawn_and_a_missing_run_is_named(tmp_path):
   rows = [{"epoch": epoch, "loss": 1 / epoch} for epoch in (1, 2, 3)]
   (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   words = (sys.executable, ROOT / "experiments" / "curves.py", picture, f"A={run}")
-  done = commands.process(*words, f"B={tmp_path / 'rnu'}", code=1)
+  done = commands.process(*words, f"B={tmp_path / 'rnu'}", code=2)
   assert done.stderr.startswith(f"error: {tmp_path / 'rnu' / 'metrics.jsonl'} does not exist")
-  assert not picture.exists()
+  twice = commands.process(*words, f"A={run}", code=2)
+  assert twice.stderr == "error: A is given twice: give each run another name\n"
+  forgotten = commands.process(*words[:2], f"A={run}", f"B={run}", code=1, cwd=tmp_path)
+  assert "OUT.png NAME=RUN" in forgotten.stderr
+  assert [*tmp_path.iterdir()] == [run]
   assert commands.process(*words).stderr == ""
   assert Image.open(picture).size == (1200, 680)  # 15 by 8.5 inches, 80 pixels each
