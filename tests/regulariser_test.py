@@ -63,6 +63,39 @@ def test_the_gradient_goes_through_both_distributions_and_their_spread(images):
   np.testing.assert_allclose(found[:, 0], wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
 
 
+def brighter(objective, images, seed):
+  """An attack that does not search."""
+  return images + 0.1
+
+
+def test_the_kl_is_that_from_the_image_to_its_neighbour(images):
+  """Both what is returned and what the attack climbs; sigma tells the directions apart."""
+  climbed = []
+
+  def encoder(images, training=False):
+    pixels = tf.reshape(images, [-1, 16])
+    return {"loc": pixels[:, :8], "scale": pixels[:, 8:]}
+
+  def attack(objective, images, seed):
+    climbed.append(objective(images + 0.1))
+    return images + 0.1
+
+  found = urkle_tf.kl_robustness(encoder, images, attack)
+  sigma = images.reshape(-1, 16)[:, 8:].astype(np.float64)
+  after = sigma + 0.1
+  wanted = np.log(after / sigma) + (sigma**2 + 0.1**2) / (2 * after**2) - 0.5
+  np.testing.assert_allclose([*climbed, found], [wanted.sum(1)] * 2, rtol=1e-4)
+
+
+def test_the_spread_of_features_is_that_of_the_batch_on_all_replicas(images, on_two):
+  encoder = lambda x, training: tf.reshape(x, [-1, 16]) * WEIGHTS  # noqa: E731
+  call = lambda x: urkle_tf.kl_robustness(encoder, x, brighter)  # noqa: E731
+  for found in (call(images), call(images[:2]), on_two(call, images)):
+    spread = np.mean(np.var(images[: len(found)].reshape(-1, 16) * WEIGHTS, 0))
+    wanted = np.sum((0.1 * WEIGHTS) ** 2) / (2 * 0.5**2 * spread)
+    np.testing.assert_allclose(found, np.full(len(found), wanted), rtol=1e-4)
+
+
 def test_features_of_one_image_are_measured_by_their_own_size(images):
   for size in (1.0, 1e-3):
     square = (images[0].ravel() @ (size * WEIGHTS)) ** 2
@@ -297,7 +330,6 @@ def test_the_kl_of_an_encoder_in_bfloat16_is_in_float32(images, kind):
     scale = tf.fill(tf.shape(loc), tf.constant(0.5, tf.bfloat16))
     return {"loc": loc, "scale": scale} if kind == "dict" else tfd.Normal(loc, scale)
 
-  brighter = lambda objective, images, seed: images + 0.1  # noqa: E731
   found = urkle_tf.kl_robustness(encoder, images, brighter)
   outputs = (encoder(images), encoder(images + 0.1))
   before, after = (np.float64(o["loc"] if kind == "dict" else o.loc) for o in outputs)
