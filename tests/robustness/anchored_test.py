@@ -1,5 +1,7 @@
 """The KL from a frozen original: value and gradients against plain versions, at f other than f0."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -75,8 +77,9 @@ def test_the_loss_and_its_gradient_by_weights(encoder, pairs):
 
 def test_a_learnt_sigma_is_best_where_it_covers_the_difference_of_means(encoder, pairs):
   """KL[N(a, s0) || N(b, s)] has its minimum at s^2 = s0^2 + (a - b)^2."""
-  p0 = anchored.original(encoder, tf.constant(pairs[0]))
-  np.testing.assert_allclose(p0.scale, SIGMA * SPREAD)
+  learnt = types.SimpleNamespace(min_scale=SIGMA, max_scale=1.0, spread=encoder.spread)
+  p0 = anchored.original(learnt, tf.constant(pairs[0]))
+  np.testing.assert_allclose(p0.scale, np.full((6, 5), SIGMA * SPREAD))
   difference = 0.7
   scales = np.linspace(0.3, 2.0, 3401)
   q = type(p0)(p0.loc[:1, :1] + difference, scales[:, None].astype("float32"))
