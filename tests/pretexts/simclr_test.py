@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from cases import slow
 from plain_losses import nt_xent_loop
-from small_models import tiny_encoder
+from small_models import representations, tiny_encoder
 
 from urkle_tf import networks, pretexts
 from urkle_tf.pretexts.simclr import consistency, nt_xent
@@ -129,6 +129,17 @@ def test_four_views_and_a_projector_without_batch_norm(rng):
   np.testing.assert_allclose(pretext.embedding("adversarial")(normal.loc), projected, rtol=1e-4)
   projected = projected.reshape(3, 4, 5)
   np.testing.assert_allclose(loss, nt_xent_loop(projected, projected), rtol=1e-4)
+
+
+def test_a_pretexts_options_reach_its_losses_and_its_contrast(rng):
+  options = {"temperature": 0.2, "denominator": "all"}
+  pretext = pretexts.SimCLR(projector=0, consistency=3.0, **options)
+  z, others = rng.normal(size=(2, 5, 3, 4))
+  found, wanted = pretext.loss(representations(z), None), nt_xent_loop(z, z, *options.values())
+  np.testing.assert_allclose(found["nt_xent"], wanted, rtol=1e-4)
+  np.testing.assert_allclose(found["consistency"], 3 * np.array(_divergences(z, 0.2)), rtol=1e-4)
+  found = pretext.contrast(tf.constant(z, tf.float32), tf.constant(others, tf.float32))
+  np.testing.assert_allclose(found, nt_xent_loop(z, others, *options.values()), rtol=1e-4)
 
 
 def test_pretext_projects_the_sampled_z(rng):
