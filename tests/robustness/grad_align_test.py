@@ -68,6 +68,32 @@ def test_against_finite_differences(rng):
   assert np.max(found) > 1e-3
 
 
+def test_its_gradient_by_weights_holds_the_cotangent_constant(rng):
+  """Against finite differences of 1 - cos(J(x)^T c, J(x + r)^T c) by the bend, c of the old one."""
+  encoder, bend = Plain(rng, 0.7), tf.Variable(0.7)
+  image = rng.uniform(0.3, 0.7, (1, 3, 3, 1)).astype(np.float32)
+  places = [image, THREAT.random_start(tf.constant(image), [0, 1]).numpy()]
+  x, r = (place.ravel().astype(np.float64) for place in places)
+
+  def jacobian(at, bend):  # of (loc, scale), [8, 9]
+    steep = bend * (1 - np.tanh(bend * (at @ encoder.a)) ** 2)
+    return np.concatenate([(encoder.a * steep).T, (encoder.b * np.exp(at @ encoder.b)).T])
+
+  (m, s), (n, t) = (np.split(encoder.numbers(at), 2) for at in (x, r))
+  cotangent = np.concatenate([(n - m) / t**2, 1 / t - (s**2 + (m - n) ** 2) / t**3])
+
+  def value(bend):
+    one, other = (cotangent @ jacobian(at, bend) for at in (x, r))
+    return 1 - one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+
+  wanted = (value(0.7 + 1e-4) - value(0.7 - 1e-4)) / 2e-4
+  encoder.bend = bend
+  with tf.GradientTape() as tape:
+    found = misalignment(encoder, tf.constant(image), THREAT, [0, 1])
+  assert float(found[0]) == pytest.approx(value(0.7), abs=1e-4)
+  assert float(tape.gradient(found, bend)) == pytest.approx(wanted, rel=1e-2)
+
+
 def test_training_on_it_straightens_an_encoder(rng):
   """Its weight reaches the weights: a loss of nothing else falls."""
   views = rng.uniform(size=(8, 2, 8, 8, 1)).astype(np.float32)

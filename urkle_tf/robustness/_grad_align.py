@@ -37,7 +37,7 @@ def misalignment(encoder, images, threat, seed):
       inner.watch([loc, scale])
       clean = tfp.distributions.Normal(*map(tf.stop_gradient, (outputs[0].loc, outputs[0].scale)))
       value = tf.reduce_sum(kl(clean, tfp.distributions.Normal(loc, scale)))
-    cotangents = [tf.stop_gradient(part) for part in inner.gradient(value, [loc, scale])]
+    cotangents = inner.gradient(value, [loc, scale])
     for normal in outputs:
       parts = (normal.loc, normal.scale)
       pulled.append(tf.add_n([tf.reduce_sum(c * p) for c, p in zip(cotangents, parts)]))
