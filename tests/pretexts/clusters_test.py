@@ -44,6 +44,10 @@ def test_each_image_belongs_to_the_nearest_centre_and_each_centre_is_a_mean(rng,
   images = rng.uniform(size=(50, *SHAPE)).astype("float32")
   pretext = _attached(pixels, images, count=5)
   (centres,) = (v.numpy() for v in pretext.weights if v.shape == (5, 64))
+  again = pretexts.Clusters(pixels, count=5)
+  for _ in range(2):  # whatever was drawn before, since every worker finds its own
+    again.find(images)
+    np.testing.assert_allclose(again._found, centres, atol=1e-6)
   rows = [image.ravel() / np.linalg.norm(image) for image in images]
   nearest = [np.argmin([np.linalg.norm(row - centre) for centre in centres]) for row in rows]
   np.testing.assert_array_equal(pretext.prepare(tf.constant(images[:, None]), {}), nearest)
