@@ -78,6 +78,16 @@ def test_the_multiplier_is_the_plain_loop(file, images, rng):
   assert float(pretext.weight("drift")) == still
 
 
+def test_the_multiplier_follows_the_drift_of_all_replicas(file, images, mirrored, on_two):
+  """That of the first is 0, and that of the second 0.4: twice rho on average."""
+  with mirrored.scope():
+    pretext, _ = kept(file, images, rho=0.1, rho_of="length")
+  f = np.zeros((4, 1, WIDTH), np.float32)
+  f[2:, :, 0] = np.sqrt(0.4 * np.mean(np.square(embeddings(file, images)).sum(1)))
+  found = on_two(lambda f: pretext.loss(at(f), tf.zeros_like(f))["multiplier"], f)
+  np.testing.assert_allclose(found, np.full(4, 0.05 + 1), rtol=1e-4)
+
+
 def test_the_multiplier_finds_the_bound(file, images):
   """Of (u - 1)^2 with u^2 <= rho: u = sqrt(rho), and the multiplier is 1 / u - 1."""
   pretext, _ = kept(file, images, rho=0.1)
