@@ -13,7 +13,7 @@ from norms import NORMS, assert_inside, linear_maximum, norms, total
 from small_models import sequential
 
 from urkle_tf import distribution
-from urkle_tf.attacks import APGD, FGSM, L2, NFGSM, PGD, RSFGSM, Linf, from_norm, from_spec
+from urkle_tf.attacks import APGD, FAB, FGSM, L2, NFGSM, PGD, RSFGSM, Linf, from_norm, from_spec
 
 # How far the attacks of a training go, in epsilon: one of them leaves the ball, in linf.
 REACH = {"pgd": 1, "fgsm": 1, "rs_fgsm": 1, "n_fgsm": 3}
@@ -282,9 +282,10 @@ def test_zero_gradients_are_reported(images):
   """Half of the pixels do not matter; for half of the images nothing does."""
   mask = np.zeros((8, 6, 6, 2), np.float32)
   mask[:4, :3] = 1
-  attack = PGD(Linf(0.1), steps=4, restarts=2)
-  y, info = attack.run(lambda z: total(mask * z), images, [1, 2])
-  assert float(info["zero_gradients"]) == pytest.approx(0.75)
+  for kind in (APGD, FAB, PGD):
+    attack = kind(Linf(0.1), steps=4, restarts=2)
+    y, info = attack.run(lambda z: total(mask * z), images, [1, 2])
+    assert float(info["zero_gradients"]) == pytest.approx(0.75)
   start = PGD(Linf(0.1), steps=1)(lambda z: total(0 * z), images, [1, 2])
   expected = attack.threat.random_start(tf.constant(images), distribution.fold([1, 2], 0))
   np.testing.assert_array_equal(start, expected)
