@@ -218,8 +218,8 @@ def test_with_epsilon_keeps_the_options():
     (lambda: L1("a lot"), "number such as 8/255"),
     (lambda: Linf(8), "write 8/255"),
     (lambda: Linf(0.1).with_epsilon(8.0), "write 8/255"),
-    (lambda: L2(128.0).check(tf.zeros([2, 32, 32, 3])), "write 128/255"),
-    (lambda: L1(2000.0).check(tf.zeros([2, 32, 32, 3])), "write 2000/255"),
+    (lambda: L2(28.0).check(tf.zeros([2, 32, 32, 3])), "write 28/255"),
+    (lambda: L1(1537.0).check(tf.zeros([2, 32, 32, 3])), "write 1537/255"),
     (lambda: Linf(0.1, lower=1, upper=0), "lower must be below upper, got lower=1 and upper=0"),
     (lambda: L1(1.0, sparsity=1.0), "sparsity"),
     (lambda: from_norm("linff", 0.1), "did you mean 'linf'"),
@@ -231,6 +231,8 @@ def test_mistakes_end_in_one_line(build, words):
 
 def test_pixels_of_another_range_have_other_limits():
   assert Linf(8, lower=0, upper=255).epsilon == 8
+  for threat in (L2(27.7), L1(1536.0)):  # half of the box, sqrt(3072) and 3072
+    threat.check(tf.zeros([2, 32, 32, 3]))
   L2(128.0, lower=0, upper=255).check(tf.zeros([2, 32, 32, 3]))
 
 
