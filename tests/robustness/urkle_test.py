@@ -15,7 +15,7 @@ import urkle_tf
 from urkle_tf import attacks, errors, networks, pretexts, robustness
 from urkle_tf.data import augment, pipeline, sources
 from urkle_tf.networks.bounds.kl import kl_bound
-from urkle_tf.networks.kl import kl_objective
+from urkle_tf.networks.kl import kl_objective, worst
 
 tfd = tfp.distributions
 
@@ -24,10 +24,10 @@ def _images(n=8):
   return tf.constant(np.random.default_rng(2).uniform(size=(n, 8, 8, 1)), tf.float32)
 
 
-def _scheme(**options):
+def _scheme(encoder=None, **options):
   scheme, pretext = robustness.Urkle(**options), pretexts.SimCLR()
   scheme.check(pretext)
-  scheme.attach(types.SimpleNamespace(max_scale=0.25, latent_dim=4), pretext)
+  scheme.attach(encoder or types.SimpleNamespace(max_scale=0.25, latent_dim=4), pretext)
   return scheme
 
 
@@ -42,6 +42,8 @@ def test_objective_is_kl_from_the_clean_image_in_inference_mode(encoder):
   value = kl_objective(encoder, clean)(near)
   expected = _numpy_kl(encoder(clean, training=False), encoder(near, training=False))
   np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-5)
+  pair = worst(encoder, clean, lambda objective, images, seed: near)
+  np.testing.assert_allclose(pair.kl, expected, rtol=1e-3, atol=1e-5)
   same(before, encoder.non_trainable_variables)
 
 
@@ -154,6 +156,25 @@ def test_the_loss_holds_the_certificates_bound():
   assert "attack_objective" not in found
   rest = found["reconstruction"] + found["prior_kl"]
   assert found["loss"] == pytest.approx(rest + 0.15 * bound, rel=1e-4)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_the_bounds_gradient_is_that_of_the_mode_of_training(encoder, inference):
+  """Through the batch's statistics, unless the backbone stays in inference mode."""
+  images = tf.constant(digits()[0][:4])
+  scheme = _scheme(beta=2.0, certified=0.5, encoder=encoder)
+  given = types.SimpleNamespace(network=encoder.network, inference=inference)
+  gradients = []
+  for bound in (
+    lambda: scheme.penalties(given, images, attacks.Linf(0.02), None)["certified"][1],
+    *(lambda t=t: kl_bound(encoder, images, 0.02, training=t) for t in (False, True)),
+  ):
+    with tf.GradientTape() as tape:
+      total = tf.reduce_sum(bound())
+    gradients.append(tape.gradient(total, encoder.trainable_variables[0].value).numpy())
+  found, still, followed = gradients
+  assert np.abs(still - followed).max() > 0.1 * np.abs(still).max()
+  np.testing.assert_allclose(found, still if inference else followed, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.full
