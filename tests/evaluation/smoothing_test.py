@@ -82,6 +82,22 @@ def test_the_bound_of_an_encoder_holds_wherever_it_is_measured():
     assert moved @ u > smoothing.cosine(s, distance, 0.25)
 
 
+@pytest.mark.parametrize("certify", [smoothing.certify_class, smoothing.certify_direction])
+def test_what_is_certified_is_chosen_by_other_draws(certify):
+  """The bounds hold for a choice that knows nothing of the draws that are counted."""
+  seeds = []
+
+  class Spy:
+    noise = 0.25
+
+    def sum(self, image, samples, seed):
+      seeds.append(tuple(np.asarray(seed)))
+      return np.array([0.0, samples])
+
+  certify(Spy(), None, 100, 0.001, SEED)
+  assert len(set(seeds)) == 2
+
+
 def test_an_embedding_of_zeros_has_the_bound_of_no_agreement():
   noisy = smoothing.Noisy(lambda images, seed: tf.zeros([images.shape[0], 3]), 0.25)
   s = smoothing.certify_direction(noisy, np.zeros((1, 2, 1), np.float32), 1000, 0.001, SEED)
@@ -110,6 +126,20 @@ def test_a_report_counts_what_is_certified_and_right(modes):
   assert found["certified"][1]["interval"] == calibration.wilson(3, 6)
   assert found["abstained"] == pytest.approx(1 / 6)
   assert found["examples"] == 6
+
+
+def test_a_sampled_z_is_smoothed_over_as_well():
+  """Of class 1 where z exceeds a half, at 0.8 with sigma 0.4: it is 0.3 / 0.5 deviations away."""
+  head = linear_head(np.array([[0.0, 1], [0, 0], [0, 0], [0, 0]]), [0.0, -0.5])
+  model = Classifier(linear_network((2, 2, 1), 0.4), head)
+  source = array_source(np.full((1, 2, 2, 1), 204, np.uint8), np.ones(1, np.int64))
+  context = Context(source, "l2", [0.5], model, modes=("sampled",))
+  p = stats.norm.cdf(0.3 / 0.5)
+  radius = 0.3 * stats.norm.ppf(p)  # at sigma = 0 it would be 0.3
+  limits = [radius - 0.05, radius + 0.02]
+  options = Smoothing(noise=0.3, samples=4000, guess=40, radii=limits)
+  found = smoothing.measure(context, options)["certified"]
+  assert [row["accuracy"] for row in found] == [1, 0]
 
 
 def test_a_report_on_an_encoder_has_the_least_mean_cosine():
