@@ -1,6 +1,7 @@
 """`adapt` with the protocol slf, and stratified label subsets."""
 
 import json
+import types
 
 import keras
 import numpy as np
@@ -216,6 +217,35 @@ def test_a_head_for_noisy_images(plain_encoder, kept, tmp_path):
   assert noisy["validation_accuracy"] == pytest.approx(accuracy, abs=0.07)
   for options in ({"noise": -1}, {"noise": 0.1, "protocol": "alf"}):
     refuses("--noise=", adapt, plain_encoder, tmp_path / "refused", **options)
+
+
+@pytest.mark.parametrize("stochastic", [True, False])
+def test_the_head_sees_a_random_copy_and_a_fresh_z_at_each_step(stochastic):
+  """Of 2000 rows with copies at 0 and at 4, and a sigma of 0.5."""
+  copies = np.stack([np.zeros((2000, 1)), np.full((2000, 1), 4.0)]).astype(np.float32)
+  head = sequential((1,), keras.layers.Dense(1, kernel_initializer="ones"))
+  task = types.SimpleNamespace(
+    head=head,
+    labels=np.zeros((2000, 1), np.float32),
+    model=types.SimpleNamespace(stochastic=stochastic),
+    seed=0,
+    loss=lambda outputs, y: tf.square(outputs[:, 0]),
+    merit=lambda outputs, y: outputs[:, 0],
+  )
+  still, means = keras.optimizers.SGD(0.0), (keras.metrics.Mean(), keras.metrics.Mean())
+  still.build(head.trainable_variables)
+  scale = np.full((2, 2000, 1), 0.5, np.float32)
+  train, found = slf._steps(task, tf.constant(copies), tf.constant(scale), 1000, still, means), []
+  for epoch, step in ((0, 0), (0, 1), (1, 0), (1, 0)):
+    for mean in means:
+      mean.reset_state()
+    train(tf.constant(epoch), tf.constant(step), tf.constant(step + 1))
+    found.append([float(mean.result()) for mean in means])
+  squares, z = np.mean(found[:3], 0)
+  assert z == pytest.approx(2, abs=0.15)
+  assert squares - 4 * z == pytest.approx(0.25 if stochastic else 0, abs=0.05)
+  assert found[2] == found[3]  # the same step again
+  assert len({z for _, z in found}) == 3
 
 
 def test_label_subsets_are_stratified(rng):
