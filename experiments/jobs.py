@@ -260,8 +260,8 @@ def parser(description, name, rows, dataset, modules=MODULES):
   names = ",".join(row.name for row in rows)
   add("--rows", default=names, help="names of rows, separated by commas; default %(default)s")
   if "train" in modules:
-    usual = "".join(f",{row.name}={row.seeds}" for row in rows if row.seeds > 1)
-    add("--seeds", help=f"number of seeds: 2, or 1,{rows[-1].name}=5; default 1{usual}")
+    counts = "".join(f",{row.name}={row.seeds}" for row in rows if row.seeds > 1)
+    add("--seeds", help=f"number of seeds: 2, or 1,{rows[-1].name}=5; default 1{counts}")
   small = found.add_argument_group(
     "another scale; the page then goes to the folder of all runs",
     f'--dataset=digits --extra_{modules[0]}="--examples=100"; both apply to all rows',

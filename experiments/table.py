@@ -16,6 +16,9 @@ from experiments import jobs, pages
 from urkle_tf import errors
 from urkle_tf.output import tables
 
+# What reading a file that is no report raises.
+_DAMAGED = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
+
 
 def _percent(parts):
   if len(parts) > 1:
@@ -56,16 +59,10 @@ def main():
     try:
       report = pages.read(file)
       table({name: [report]})
-    except (
-      ValueError,
-      ArithmeticError,
-      LookupError,
-      TypeError,
-      AttributeError,
-      RecursionError,
-    ) as e:
-      what = f"{file} is no report, or is damaged"
-      raise errors.UserError(f"{what}: run python -m urkle_tf.evaluate again") from e
+    except _DAMAGED as error:
+      raise errors.UserError(
+        f"{file} is no report, or is damaged: run python -m urkle_tf.evaluate again"
+      ) from error
     reports.setdefault(name, []).append(report)
   print(table(reports))
 

@@ -34,7 +34,7 @@ import tensorflow as tf
 
 import urkle_tf
 from experiments import jobs, pages
-from urkle_tf import errors, networks, spec
+from urkle_tf import errors, export, networks, spec
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import foreign, scoring
 from urkle_tf.networks.saved import foreign_models
@@ -193,9 +193,10 @@ def _installed():
 
 
 def _fingerprint(path):
+  """That of a classifier's weights."""
   if foreign_models.is_foreign(path):
     return foreign_models.load(path).fingerprint
-  return urkle_tf.load_classifier(path).metadata["fingerprint"]
+  return export.read_metadata(path, "classifier")["fingerprint"]
 
 
 def official(given, out):

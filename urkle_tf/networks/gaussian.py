@@ -231,18 +231,19 @@ class GaussianEncoder(Encoder, keras.Model):
     Raises:
       UserError: if the backbones differ.
     """
+    earlier, others = _parts(network)
     for own in self.streams.values():
-      (backbone, heads), (earlier, others) = _parts(own), _parts(network)
+      backbone, heads = _parts(own)
       if _shapes(backbone) != _shapes(earlier):
         raise errors.UserError(
           f"{source} and this encoder have different backbones: give the same --encoder and "
           "--image_size"
         )
-      for name, variables in heads.items():
-        if _shapes(variables) == _shapes(others.get(name, [])):
-          backbone, earlier = backbone + variables, earlier + others.get(name, [])
-      for variable, value in zip(backbone, earlier, strict=True):
-        variable.assign(np.asarray(value))
+      pairs = [(backbone, earlier), *((part, others.get(name, [])) for name, part in heads.items())]
+      for variables, values in pairs:
+        if _shapes(variables) == _shapes(values):
+          for variable, value in zip(variables, values, strict=True):
+            variable.assign(np.asarray(value))
 
   def call(self, images, training=None, stream=batch_norm.ADVERSARIAL):
     """Encodes images.
@@ -315,7 +316,11 @@ class GaussianEncoder(Encoder, keras.Model):
     return self.network(representations.checked(images), training=False)
 
   def export(self, *_, **__):
-    """Refuses Keras's own export, which cannot hold a Normal."""
+    """Refuses Keras's own export, which cannot hold a Normal.
+
+    Raises:
+      UserError: always; it names the two ways that work.
+    """
     raise errors.UserError(
       "a SavedModel cannot hold a Normal: call encoder.network.export(FOLDER), or "
       "urkle_tf.export_encoder(encoder, FOLDER)"

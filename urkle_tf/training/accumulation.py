@@ -34,8 +34,10 @@ def mean(compute, views, batch, seed, parts):
   if parts == 1:
     return compute(views, batch, seed)
 
-  said = f"of a replica does not divide into accumulate={parts} equal parts: give batches that do, "
-  said = f"a batch {said}and drop a smaller last one"
+  said = (
+    f"a batch of a replica does not divide into accumulate={parts} equal parts: give batches that "
+    "do, and drop a smaller last one"
+  )
   if views.shape[0] is None:
     divides = tf.shape(views)[0] % parts == 0
     views, batch = batches.checked((views, batch), divides, said)

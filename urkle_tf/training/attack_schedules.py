@@ -12,6 +12,7 @@ from absl import logging
 from urkle_tf import distribution, errors, spec
 from urkle_tf.attacks.pgd import PGD
 from urkle_tf.networks.tuples import flat
+from urkle_tf.training import metrics
 
 
 class Constant:
@@ -131,7 +132,7 @@ class Controlled(Constant):
     return steps
 
 
-class Control(keras.callbacks.Callback):
+class Control(metrics.Steps):
   """Measures for a `Controlled` schedule, logs the ratio, and warns while it is too high.
 
   Args:
@@ -159,15 +160,10 @@ class Control(keras.callbacks.Callback):
     found = [tf.reduce_mean(objective(images)) for images in (best, own)]
     return found[0] / tf.maximum(found[1], 1e-12)
 
-  def on_epoch_begin(self, epoch, logs=None):
-    """Notes the number of steps taken so far."""
-    self._begun = self._step = int(distribution.plain(self.model.optimizer.iterations))
-
   def on_train_batch_end(self, batch, logs=None):
     """Measures when a period has ended, also inside several steps that Keras takes at once."""
-    # Counted here, because reading the optimizer's count waits for the device.
-    before, self._step = self._step, self._begun + batch + 1
-    if before // self._schedule.every == self._step // self._schedule.every:
+    before, step = self._count(batch)
+    if before // self._schedule.every == step // self._schedule.every:
       return
     with self._recorder.paused():
       if self._measured is None:

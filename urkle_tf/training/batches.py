@@ -113,5 +113,8 @@ def even(batch):
     return tf.reduce_all(counts == counts[0])
 
   right = tf.distribute.get_replica_context().merge_call(equal, args=(tf.shape(first)[0],))
-  said = "a batch does not divide evenly among the replicas: give batches that do, and drop a "
-  return checked(batch, right, f"{said}smaller last one")
+  said = (
+    "a batch does not divide evenly among the replicas: give batches that do, and drop a smaller "
+    "last one"
+  )
+  return checked(batch, right, said)

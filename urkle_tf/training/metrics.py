@@ -25,7 +25,23 @@ class NotFinite(errors.UserError):
     self.first, self.last = first, last
 
 
-class Metrics(keras.callbacks.Callback):
+class Steps(keras.callbacks.Callback):
+  """Counts the steps of a `fit`.
+
+  Reading the optimizer's count waits for the device, so it is read once an epoch.
+  """
+
+  def on_epoch_begin(self, epoch, logs=None):
+    """Reads how many steps were taken so far."""
+    self._begun = self._step = int(distribution.plain(self.model.optimizer.iterations))
+
+  def _count(self, batch):
+    """(the step before an execution, the one after it); Keras may take several at once."""
+    before, self._step = self._step, self._begun + batch + 1
+    return before, self._step
+
+
+class Metrics(Steps):
   """Writes a row of means every `log_every` steps and at each epoch's end, and checkpoints.
 
   Means are over the steps since the last row.  A checkpoint directly follows a row, except after a
@@ -81,13 +97,11 @@ class Metrics(keras.callbacks.Callback):
     for variable, value in zip(self.model.metrics_variables, self._means, strict=False):
       variable.assign(value)
     self._means = []
-    self._begun = self._step = int(distribution.plain(self.model.optimizer.iterations))
+    super().on_epoch_begin(epoch, logs)
 
   def on_train_batch_end(self, batch, logs=None):
-    """Counts steps, of which Keras may take several at once; writes a row if one is due."""
-    # Counted here, because reading the optimizer's count waits for the device.
-    before, step = self._step, self._begun + batch + 1
-    self._step = step
+    """Writes a row if one is due."""
+    before, step = self._count(batch)
     self._recorder.tick((step - before) * self._course.batch_size)
     self._share = self._behind(step)
     passed = lambda n: step // n > before // n  # noqa: E731

@@ -165,19 +165,26 @@ def _save(model, taking, output_dir, size):
     _check_same(taken, file)
     return str(file)
   runs.make(file.parent)
-  side = file.with_name(f"side-{_TEACHER}")
   try:
-    taken.save(side)
-    foreign_models.load(side, foreign_models.EMBEDDING)
+    _write(taken, file, lambda side: foreign_models.load(side, foreign_models.EMBEDDING))
   except Exception as error:  # zip, HDF5 and Keras raise many kinds
-    side.unlink(missing_ok=True)
     raise errors.UserError(
       f"{model.name!r} cannot be saved and read back ({errors.reason(error)}); register "
       "its classes with keras.saving.register_keras_serializable and give them get_config; or "
       "give the folder of model.export(FOLDER), and encoder="
     ) from error
-  side.replace(file)
   return str(file)
+
+
+def _write(model, file, check=lambda side: None):
+  """Saves a model; the file gets its name only when it is complete and has passed a check."""
+  side = file.with_name(f"side-{file.name}")
+  try:
+    model.save(side)
+    check(side)
+    side.replace(file)
+  finally:
+    side.unlink(missing_ok=True)
 
 
 def _check_same(model, file):
@@ -205,9 +212,7 @@ def _drop_in(model, folder):
   find = lambda network: _find(network, model.name, len(model.weights))  # noqa: E731
   result = find(foreign_models.read_keras(folder / _TEACHER))
   result.set_weights(find(export.load_encoder(folder / "encoder").network).get_weights())
-  side = folder / f"side-{_DROP_IN}"
-  result.save(side)
-  side.replace(folder / _DROP_IN)
+  _write(result, folder / _DROP_IN)
   return result
 
 
