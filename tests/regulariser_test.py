@@ -397,6 +397,23 @@ def test_images_of_integers_end_in_one_line():
     urkle_tf.UrkleRegularizer(encoder, pgd())(images)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_fit_does_not_train_on_pixels_from_0_to_255(kind):
+  """Keras hands integers to a model's layers as floats.  XLA drops assertions, hence the NaN."""
+  images = np.random.default_rng(0).integers(0, 256, [8, 8, 8, 1]).astype(kind)
+  backbone = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(3))
+
+  def fit(jit):
+    model = classifier(backbone, beta=0.5, seed=3)
+    model.compile("sgd", model.loss, jit_compile=jit)
+    return model.fit(images, np.zeros(8), batch_size=4, verbose=0).history["kl"]
+
+  with pytest.raises(tf.errors.InvalidArgumentError, match="pixels do not lie within the bounds"):
+    fit(False)
+  assert np.isnan(fit(True)).all()
+  assert np.isfinite(backbone.get_weights()[0]).all()
+
+
 @pytest.mark.parametrize("kind", [list, lambda pair: dict(zip("ab", pair, strict=True))])
 def test_an_encoder_of_several_outputs_ends_in_one_line(images, kind):
   pixels = keras.Input(SHAPE)

@@ -5,6 +5,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import attacks, distribution, errors
+from urkle_tf.attacks.base import assert_pixels
 from urkle_tf.networks import keras_private, representations
 from urkle_tf.networks.encoders import Encoder
 from urkle_tf.networks.folding import fold
@@ -40,9 +41,10 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
     float32 [n], in nats, at least 0.
 
   Raises:
-    UserError: for images that are not floats, an epsilon that looks like 0-255 units, an attack
-      that looks for a decision boundary, an encoder of several outputs or of a single number, or a
-      scale that is not above 0.
+    UserError: for images that are not floats, or not within the attack's pixel bounds (in a
+      `tf.function`, TensorFlow's error says so, and XLA returns NaN instead), an epsilon that looks
+      like 0-255 units, an attack that looks for a decision boundary, an encoder of several outputs
+      or of a single number, or a scale that is not above 0.
 
   ```python
   attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7)
@@ -70,7 +72,10 @@ def _measure(encoder, images, attack, seed, training, scale):
   both = encoder(tf.concat([images, tf.cast(adversaries, images.dtype)], 0), training=training)
   clean, attacked = (_each(lambda x, part=part: tf.split(x, 2)[part], both) for part in (0, 1))
   sigma = _sigma(clean, scale)
-  return clean, kl(_normal(clean, sigma), _normal(attacked, sigma))
+  nats = kl(_normal(clean, sigma), _normal(attacked, sigma))
+  if tf.is_symbolic_tensor(images) and isinstance(attack, attacks.Attack):
+    nats = assert_pixels(images, attack.threat, nats)
+  return clean, nats
 
 
 def _check(attack):
@@ -195,7 +200,8 @@ class UrkleRegularizer(keras_private.OwnLosses):
 
     Args:
       images: float32 [n, h, w, c] in [0, 1].
-      training: whether the KL is measured and added to `losses`.
+      training: whether the KL is measured and added to `losses`.  `fit` stops at pixels beyond the
+        attack's bounds; compiled with XLA, it shows a KL of NaN instead.
     """
     representations.checked(images)
     if not training:

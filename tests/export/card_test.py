@@ -79,7 +79,8 @@ def test_reports_of_others_are_refused(folder, report, tmp_path):
   refuses("no report", urkle_tf.model_card, folder, tmp_path)
   other = json.loads((place / "report.json").read_text())
   other["config"]["fingerprint"] = "0"
-  for content, words in ((other, "about another model"), ([], "is not a report of evaluate")):
+  ill, none = "is not a report of evaluate", {"config": "none"}
+  for content, words in ((other, "about another model"), ([], ill), (none, ill)):
     (tmp_path / "report.json").write_text(json.dumps(content))
     refuses(words, urkle_tf.model_card, folder, tmp_path)
 

@@ -92,7 +92,7 @@ def read_report(report, *models):
   file = file / "report.json" if file.is_dir() else file
   try:
     found = json.loads(file.read_text(encoding="utf-8"))
-    config = found["config"]
+    config = dict(found["config"])
   except OSError as error:
     raise errors.UserError(
       f"no report {str(file)!r}: give the --output_dir of an evaluation"
@@ -109,4 +109,4 @@ def read_report(report, *models):
       "evaluate this model"
     )
   config["dataset"] = export.settings_without_paths(config)["dataset"]
-  return found
+  return {**found, "config": config}
