@@ -337,6 +337,22 @@ def test_batches_without_views_end_in_one_line(batch, words):
   refuses(words, _trainer().views, batch, 0)
 
 
+def test_views_from_0_to_255_end_in_one_line():
+  """Attacks clipped them to [0, 1], and the KL of the black and white remains was 0."""
+  views = tuple(255 * np.random.default_rng(0).uniform(size=(2, 4, 8, 8, 1)).astype("float32"))
+  trainer = _trainer()
+  refuses(
+    "outside the bounds of the threat model, 0 to 1: give",
+    trainer.fit,
+    views,
+    batch_size=4,
+    verbose=0,
+  )
+  trainer.compile(jit_compile=True)
+  trainer.fit(views, batch_size=4, verbose=0)
+  assert int(trainer.skips[0]) == 1
+
+
 def test_validation_data_end_in_one_line():
   """Keras ended the training after its first epoch, and asked for a loss in `compile`."""
   trainer, views = _trainer(), noise_views(steps=1)

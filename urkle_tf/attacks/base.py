@@ -282,7 +282,7 @@ def check_floats(dtype, threat):
 def check_pixels(images, threat, who):
   """Raises `UserError` if pixels are NaN, or beyond the bounds by more than rounding."""
   least, most = float(tf.reduce_min(images)), float(tf.reduce_max(images))
-  if not _within(least, most, threat):
+  if not (threat.lower - _ROUNDING <= least and most <= threat.upper + _ROUNDING):
     raise errors.UserError(
       f"{who}: pixels go from {least:g} to {most:g}, and the threat model's from "
       f"{threat.lower:g} to {threat.upper:g}: give both the same range"
@@ -290,22 +290,19 @@ def check_pixels(images, threat, who):
 
 
 def assert_pixels(images, threat, values):
-  """Values that a graph computed from images; it stops where `check_pixels` raises.
+  """Values that go with images; a graph stops there if pixels are beyond the bounds, not at NaN.
 
-  XLA drops assertions, so there the values become NaN, without a gradient that would harm weights.
+  XLA drops assertions, so there the values become NaN, and their gradient 0.
   """
+  check_floats(images.dtype, threat)
   least, most = tf.reduce_min(images), tf.reduce_max(images)
-  within = _within(least, most, threat)
-  message = (
-    "UserError: pixels do not lie within the bounds of the threat model, "
-    f"{threat.lower:g} to {threat.upper:g}: give both the same range; pixels, from and to:"
+  beyond = (least < threat.lower - _ROUNDING) | (most > threat.upper + _ROUNDING)
+  said = (
+    "UserError: pixels lie outside the bounds of the threat model, "
+    f"{threat.lower:g} to {threat.upper:g}: give both the same range"
   )
-  with tf.control_dependencies([tf.debugging.Assert(within, [message, least, most])]):
-    return tf.where(within, values, float("nan"))
-
-
-def _within(least, most, threat):
-  return (threat.lower - _ROUNDING <= least) & (most <= threat.upper + _ROUNDING)
+  with tf.control_dependencies([tf.debugging.Assert(~beyond, [said, least, most])]):
+    return tf.where(beyond, float("nan"), values)
 
 
 def values(objective, images):

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from urkle_tf import distribution, errors
+from urkle_tf.attacks.base import assert_pixels
 from urkle_tf.attacks.threat.base import shape_of
 from urkle_tf.data import pipeline
 from urkle_tf.networks import batch_norm, keras_private, onednn
@@ -185,7 +186,8 @@ class Trainer(keras_private.Built):
 
     Raises:
       UserError: for validation data; Keras would end the training after its first epoch.  Also for
-        a batch that does not divide evenly among replicas or into parts.
+        a batch that does not divide evenly among replicas or into parts, or with pixels that the
+        attack does not allow (with XLA, their steps are skipped instead).
     """
     if kwargs.get("validation_data") is not None or kwargs.get("validation_split"):
       raise errors.UserError(_NO_VALIDATION)
@@ -231,7 +233,8 @@ class Trainer(keras_private.Built):
     """The views of a batch in any form that `fit` takes: (float32 [n, v, h, w, c], dict)."""
     batch = batches.read(batch, self.augment is not None)
     if "views" in batch:
-      return batch["views"], batch
+      views = batch["views"]  # in XLA, a step with NaN is skipped
+      return (assert_pixels(views, self.threat, views) if self.attack else views), batch
     seed, strength = pipeline.augmentation_seed(self.seed, step), self.strength(step)
     count = self.pretext.views
     views = pipeline.augment_on_device(self.augment, batch["image"], seed, count, strength)
