@@ -153,8 +153,8 @@ GREY = np.full([8, 6, 6, 2], 0.5, np.float32)
     (attacks.PGD, {"restarts": 0}, "restarts must be"),
     (attacks.PGD, {"start": 0}, "start must be in (0, 1]"),
     (attacks.FGSM, {"start": -1}, "start must be in (0, 1]"),
-    (attacks.PGD, {"step_size": -0.1}, "pgd: step_size must be in [0, inf), got -0.1"),
-    (attacks.PGD, {"step_size": float("inf")}, "step_size must be in [0, inf), got inf"),
+    (attacks.PGD, {"step_size": 0}, "pgd: step_size must be in (0, inf), got 0"),
+    (attacks.PGD, {"step_size": float("inf")}, "step_size must be in (0, inf), got inf"),
     (attacks.PGD, {"keep": "beast"}, "did you mean 'best'"),
     (attacks.APGD, {"steps": 0}, "steps must be a whole number of at least 1"),
     (attacks.APGD, {"rho": 1.5}, "rho must be in"),
@@ -214,7 +214,7 @@ LINF, L2 = attacks.Linf(0.1), attacks.L2(0.5)
 def test_the_start_is_moved_by_epsilon_and_projected(threat, rng):
   images = tf.constant(rng.uniform(size=(5, 4, 4, 1)), tf.float32)
   direction = rng.normal(size=(4, 4, 1)).astype(np.float32)
-  attack = attacks.PGD(threat, steps=1, step_size=0.0)  # which stays where it starts
+  attack = attacks.PGD(threat, steps=1, step_size=1e-9)  # which stays where it starts
   objective = lambda x: tf.reduce_sum(x, [1, 2, 3])  # noqa: E731
   found, _ = attack.run(objective, images, [1, 2], carried=tf.constant(direction))
   start = threat.random_start(images, distribution.fold([1, 2], 0)).numpy()

@@ -60,7 +60,7 @@ class PGD(base.Attack):
     """
     errors.within("(0, 1]", self.name, start=start)
     if step_size is not None:
-      errors.within("[0, inf)", self.name, step_size=step_size)
+      errors.within("(0, inf)", self.name, step_size=step_size)
     errors.one_of("choice of keep", keep, _KEEP)
     super().__init__(threat, restarts)
     errors.whole(1, self.name, steps=steps)
