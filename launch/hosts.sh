@@ -27,7 +27,7 @@ command=(python -m urkle_tf.train --strategy=multi_worker "$@")
 make_environment
 
 stopped=
-trap 'stopped=1; kill -TERM "$child" 2> /dev/null' TERM INT
+trap 'stopped=1; kill -TERM "$child" 2> /dev/null || true' TERM INT
 while true; do
   "${command[@]}" &
   child=$! code=0
@@ -41,4 +41,5 @@ while true; do
   [ -z "$stopped" ] && { [ "$code" -eq 138 ] || [ "$code" -eq 143 ]; } || exit "$code"
   echo "urkle_tf: starting again" >&2
   sleep 5
+  [ -z "$stopped" ] || exit "$code"  # a signal came in the pause
 done

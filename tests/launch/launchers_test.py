@@ -108,6 +108,17 @@ def test_hosts_start_again_and_stop(tmp_path):
   commands.process(*words, code=2, environment={"PATH": wrong})  # not started again
 
 
+def test_a_signal_before_a_restart_ends_with_the_code_of_the_training(tmp_path):
+  clone = _clone(tmp_path)
+  with open(clone / "launch" / "environment.sh", "a") as file:
+    file.write("sleep() { kill -TERM $$; }\n")
+  python = "echo started >> starts; [ $(wc -l < starts) -gt 1 ] || exit 138"
+  words = ("bash", clone / "launch" / "hosts.sh", "0", "a:1,b:2")
+  path = _commands(tmp_path / "bin", python=python)
+  commands.process(*words, code=138, environment={"PATH": path})
+  assert (clone / "starts").read_text() == "started\n"
+
+
 @pytest.mark.parametrize(
   "installed, replaced",
   [("tensorflow", True), ("tensorflow tensorflow-tpu", True), ("tensorflow-tpu", False)],
