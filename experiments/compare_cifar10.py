@@ -240,6 +240,11 @@ def compare(argv=None):
   asked = jobs.read(given, NAME, ROWS, "cifar10", scaled)
   labels = _numbers("labels", given.labels)
   strong = _numbers("strong_labels", given.strong_labels)
+  lost = [part for part in strong if part not in labels]
+  if lost and given.strong_labels != DEFAULTS["strong_labels"]:
+    raise errors.UserError(
+      f"--strong_labels={given.strong_labels}: {lost[0]} is not among --labels={given.labels}"
+    )
   if not (jobs.ROOT / given.config).is_file():
     raise errors.UserError(f"--config={given.config} is no file of this folder")
   of_training = settings(given.config, [*asked.shared, *asked.extra["train"]])

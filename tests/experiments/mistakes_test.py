@@ -40,6 +40,7 @@ def test_runners_start_without_tensorflow():
     (MNIST, "--extra_train=--augment='crop", "No closing quotation"),
     (SMALL, "--extra_train=epochs=3", "write each flag as --name=value, and not 'epochs=3'"),
     (SMALL, "--labels=some", "give all, or numbers"),
+    (SMALL, "--strong_labels=500", "500 is not among --labels=all,5000,1000"),
     (SMALL, "--config=none.cfg", "is no file of this folder"),
     (SMALL, "--config=configs", "is no file of this folder"),
     (SMALL, "--config=configs/cifar10_teacher.cfg", "has no --attack_steps"),
