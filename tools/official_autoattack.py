@@ -34,7 +34,7 @@ import tensorflow as tf
 
 import urkle_tf
 from experiments import jobs, pages
-from urkle_tf import errors, export, networks, spec
+from urkle_tf import errors, networks, spec
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import foreign, scoring
 from urkle_tf.networks.saved import foreign_models
@@ -149,20 +149,25 @@ def stages(module, images, labels, norm, epsilon, names, file=None, rand=False, 
 
 
 def scores(path, source, sampled):
-  """What the official attack asks of a classifier: (images, seed) -> logits, differentiable."""
+  """What the official attack asks of a classifier.
+
+  Returns:
+    (a function of images and a seed to logits, differentiable; the weights' fingerprint).
+  """
   if foreign_models.is_foreign(path):
-    found = foreign.look_at(foreign_models.load(path), source)
-    if found.metadata["attacked"] == "inner scores":
+    model = foreign.look_at(foreign_models.load(path), source)
+    if model.metadata["attacked"] == "inner scores":
       raise errors.UserError(
         f"only scores inside {path} have gradients, and they may differ from its outputs, which "
         "the official attack would not see: give the part of the model that ends with them"
       )
-    model = found.frozen()
   else:
-    model = urkle_tf.load_classifier(path).frozen()
-    if not sampled:
-      return lambda images, seed: model.logits(images)
-  return lambda images, seed: model.from_representation(*model.represent(images), seed=seed)
+    model = urkle_tf.load_classifier(path)
+  frozen, fingerprint = model.frozen(), model.metadata["fingerprint"]
+  if not sampled and not foreign_models.is_foreign(path):
+    return lambda images, seed: frozen.logits(images), fingerprint
+  read = frozen.from_representation
+  return lambda images, seed: read(*frozen.represent(images), seed=seed), fingerprint
 
 
 def their_resnet18():
@@ -192,13 +197,6 @@ def _installed():
     raise errors.UserError("this needs the official AutoAttack: pip install pyautoattack")
 
 
-def _fingerprint(path):
-  """That of a classifier's weights."""
-  if foreign_models.is_foreign(path):
-    return foreign_models.load(path).fingerprint
-  return export.read_metadata(path, "classifier")["fingerprint"]
-
-
 def official(given, out):
   """The table of the official ensemble."""
   _installed()
@@ -207,18 +205,18 @@ def official(given, out):
   compatibility.check_labelled(source)
   _, images, labels = next(scoring.stream(source, source.size))
   names = STAGES["rand" if given.sampled else "standard"]
-  module = bridge(scores(given.classifier, source, given.sampled))
+  logits, fingerprint = scores(given.classifier, source, given.sampled)
   file = out / "official.json"
   decide = ("dataset", "split", "examples", "norm", "epsilon", "sampled")
   asked = {name: getattr(given, name) for name in decide}
-  asked["classifier"] = _fingerprint(given.classifier)  # its folder may hold another one later
+  asked["classifier"] = fingerprint  # its folder may hold another one later
   if not file.is_file():
     files.write(file, json.dumps({"asked": asked}))
   elif json.loads(file.read_text()).get("asked", asked) != asked:
     what = f"{file} has results of other flags or another classifier"
     raise errors.UserError(f"{what}: give those, or another --out")
   attacked = images, labels, given.norm, given.epsilon, names
-  found = stages(module, *attacked, file, given.sampled)
+  found = stages(bridge(logits), *attacked, file, given.sampled)
   rows = [(name, np.mean(found[name]["standing"]), found[name]) for name in names]
   return _stages("official", [("clean", np.mean(found["clean"]), {}), *rows])
 

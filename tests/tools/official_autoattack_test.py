@@ -84,12 +84,15 @@ def test_results_of_other_flags_are_not_taken_for_these(tmp_path, monkeypatch):
   model.save(tmp_path / "model.keras")
   command = ["official", f"--classifier={tmp_path}/model.keras", "--dataset=digits"]
   command += [f"--out={tmp_path}/out", "--only=official", "--epsilon=0.1", "--examples=20"]
+  loads, load = [], script.foreign_models.load
+  monkeypatch.setattr(script.foreign_models, "load", lambda path: loads.append(path) or load(path))
   for more in ([], [], ["--epsilon=0.2"], ["--examples=10"], ["--norm=l2"], ["--sampled"]):
     monkeypatch.setattr(sys, "argv", [*command, *more])
     if more:
       refuses("results of other flags", script.main)
     else:
       script.main()
+  assert len(loads) == 6  # once each time
   sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10)).save(
     tmp_path / "model.keras"
   )
