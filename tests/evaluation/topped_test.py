@@ -11,6 +11,7 @@ import urkle_tf
 from urkle_tf import export, settings
 from urkle_tf.data import sources
 from urkle_tf.evaluation import topped
+from urkle_tf.output import figures
 
 DATA = {"dataset": "digits", "split": "test", "examples": 60, "checks": False}
 
@@ -121,6 +122,26 @@ def test_votes_can_be_attacked_where_all_agree(encoders):
   report = urkle_tf.assess(encoder=path, **options)
   assert report["clean"]["accuracy"] > 0.5
   assert report["attacks"][0]["accuracy"] < report["clean"]["accuracy"] - 0.2
+
+
+def test_another_number_of_references_is_another_classifier(encoders, tmp_path):
+  """A report on the old one was taken for that on the new one."""
+  path, _ = encoders["export"]
+  rng, photos = np.random.default_rng(0), tmp_path / "home" / "photos"
+
+  def add(split, name):
+    for kind in "abcdefghij":
+      picture = rng.integers(0, 255, (8, 8, 1), np.uint8)
+      figures.save(picture, photos / split / kind / name)
+
+  add("test", "0.png")
+  data, found = {"dataset": f"folder:{photos}", "split": "test"}, []
+  for name in ("1.png", "2.png"):
+    add("train", name)
+    given = settings.Assess(encoder=path, head="knn(neighbours=3)", **data)
+    found.append(topped.classifier(given, sources.load(**data)))
+  assert found[0].fingerprint != found[1].fingerprint
+  assert found[0].about == "knn(neighbours=3) on the images of folder:photos"
 
 
 FILES = {"short.npy": np.ones((9, 6), np.float32), "wide.npy": np.ones((10, 7), np.float32)}

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from urkle_tf import errors, spec
+from urkle_tf import errors, export, spec
 from urkle_tf.data import compatibility, sources
 from urkle_tf.evaluation import scoring
 from urkle_tf.networks.saved import embedders, foreign_models
@@ -41,15 +41,17 @@ def classifier(given, source):
   width = foreign_models.call(embed, blank, loaded.path).shape[-1]
   if given.prototypes:
     top, about = _prototypes(given.prototypes, width, source), "class prototypes"
+    content = pathlib.Path(given.prototypes).read_bytes()
   elif str(given.head).endswith(".keras"):
     top, about = _saved(given.head, width), "a saved head"
+    content = pathlib.Path(given.head).read_bytes()
   else:
     make = {"knn": _neighbours}
     data = {"measured": source, "data": data_of(given)}
-    top = spec.call(make, given.head, f"head ({_HEADS})", embed=embed, **data)
-    about = f"{given.head} on the images of {source.name}"
-  file = pathlib.Path(given.prototypes or given.head)
-  content = file.read_bytes() if file.is_file() else about.encode()
+    top, references = spec.call(make, given.head, f"head ({_HEADS})", embed=embed, **data)
+    name = export.settings_without_paths({"dataset": source.name})["dataset"]
+    about = f"{given.head} on the images of {name}"
+    content = f"{about}, {references}".encode()
   digest = hashlib.sha256(loaded.fingerprint.encode() + content).hexdigest()[:16]
   function = lambda images: top(embed(images))  # noqa: E731
   return dataclasses.replace(loaded, function=function, fingerprint=digest, about=about)
@@ -109,6 +111,9 @@ def _neighbours(embed, measured, data, split="train", neighbours=20, temperature
     split: the split of the reference images.
     neighbours: how many vote.
     temperature: of the cosine.
+
+  Returns:
+    (embeddings [n, d] -> [n, classes], the fingerprint of the reference images).
   """
   source = sources.load(**{**data, "split": split, "examples": None})
   if not (isinstance(neighbours, int) and 1 <= neighbours <= source.size):
@@ -130,4 +135,4 @@ def _neighbours(embed, measured, data, split="train", neighbours=20, temperature
     scores = tf.matmul(weights * tf.exp((cosines - top) / temperature), classes)
     return tf.math.log(tf.maximum(scores, _TINY)) + top / temperature
 
-  return logits
+  return logits, source.fingerprint
