@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 import urkle_tf
 from urkle_tf import attacks
+from urkle_tf.evaluation.report.pictures import examples_figure
 from urkle_tf.training import latent_map, pictures
 
 EPSILON, SHAPE = 0.1, (4, 4, 1)
@@ -17,6 +18,14 @@ EPSILON, SHAPE = 0.1, (4, 4, 1)
 
 def attack(steps=10):
   return attacks.PGD(attacks.from_norm("linf", EPSILON), steps=steps)
+
+
+def test_classes_may_have_any_names(tmp_path):
+  """They were read as formulas and as UTF-8, and ended an evaluation after its attacks."""
+  image = np.zeros((4, 4, 1))
+  broken = {"image": image, "adversary": image + 1, "before": 0, "after": 1}
+  examples_figure([broken], ["$^$", "caf\udce9"], tmp_path / "examples.png")
+  assert (tmp_path / "examples.png").stat().st_size
 
 
 @pytest.fixture

@@ -14,12 +14,21 @@ def canvas(width, height):
     width: inches.
     height: inches.
   """
-  from matplotlib.backends import backend_agg  # here: a slow import that few commands need
-  from matplotlib.figure import Figure
+  from matplotlib import figure, text  # here: a slow import that few commands need
+  from matplotlib.backends import backend_agg
 
-  figure = Figure(figsize=(width, height), layout="constrained")
-  backend_agg.FigureCanvasAgg(figure)
-  return figure
+  class Plain(figure.Figure):
+    """Shows texts as they are: a class may be called "$^$", or have a name that is not UTF-8."""
+
+    def draw(self, renderer):
+      for part in self.findobj(text.Text):
+        part.set_parse_math(False)
+        part.set_text(part.get_text().encode("utf-8", "replace").decode())
+      super().draw(renderer)
+
+  found = Plain(figsize=(width, height), layout="constrained")
+  backend_agg.FigureCanvasAgg(found)
+  return found
 
 
 def pixels(figure, dpi=100):
