@@ -33,6 +33,20 @@ def test_what_stood_there_is_kept_when_writing_fails(tmp_path):
   assert file.read_text() == "new"
 
 
+def test_what_cannot_be_moved_into_place_or_is_interrupted_leaves_nothing(tmp_path):
+  (tmp_path / "report.json").mkdir()
+  with pytest.raises(OSError, match="directory") as error:
+    files.write(tmp_path / "report.json", "new")
+  assert error.value.filename == str(tmp_path / "report.json")
+
+  def stopped(stream):
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    files.write(tmp_path / "images.npz", stopped)
+  assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
+
+
 def test_a_full_disk_is_reported_with_the_files_name_and_leaves_no_half_file(tmp_path):
   file = tmp_path / "report.json"
   usual = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -24,9 +24,11 @@ def write(file, content):
         # The escapes are Python's for names of files that are not UTF-8.
         text = isinstance(content, str)
         stream.write(content.encode("utf-8", "surrogateescape") if text else content)
-  except OSError as error:
+    os.replace(side, file)
+  except BaseException as error:  # also Ctrl-C
     with contextlib.suppress(OSError):
       os.unlink(side)
+    if not isinstance(error, OSError):
+      raise
     # The system's error does not name the file if the disk is full.
     raise OSError(error.errno, error.strerror or str(error), str(file)) from error
-  os.replace(side, file)
