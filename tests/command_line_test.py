@@ -183,6 +183,11 @@ def test_comments_and_a_byte_order_mark_in_a_flagfile(tmp_path, text, words):
   assert words in done.stderr
 
 
+def test_a_folder_may_have_a_name_that_looks_like_a_comment():
+  done = _process("-m", "urkle_tf.finetune", "--output_dir=runs/photos #1", code=2)
+  assert "give --encoder=FOLDER" in done.stderr
+
+
 def test_version():
   done = _process("-m", "urkle_tf.train", "--version")
   assert (done.stdout, done.stderr) == (f"urkle_tf {urkle_tf.__version__}\n", "")

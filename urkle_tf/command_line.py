@@ -177,7 +177,9 @@ def run(function, names):
       raise errors.UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
     given = {name: flags.FLAGS[name].value for name in names}
     for name, value in given.items():
-      if isinstance(value, str) and re.search(r"\s#", value):
+      if not isinstance(value, str) or any(value in word for word in sys.argv):
+        continue  # only a flagfile has comments
+      if re.search(r"\s#", value):
         raise errors.UserError(
           f"--{name}={value} holds a comment: in a flagfile, a comment needs a line to itself"
         )
@@ -263,7 +265,11 @@ def _os_error(error):
 
 
 def _say(message):
-  print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+  import tqdm  # here: --help and a command that succeeds do without
+
+  # On a line of its own, also if a progress bar is on the screen.
+  tqdm.tqdm.write("error: " + " ".join(message.split()), file=sys.stderr)
+  sys.stderr.flush()
 
 
 def _fail(message, code):

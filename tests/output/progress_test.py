@@ -1,8 +1,13 @@
 """The progress of a loop in a log."""
 
 import io
+import os
+import re
+import subprocess
+import sys
 import types
 
+import commands
 import pytest
 
 from urkle_tf.output import progress
@@ -32,3 +37,16 @@ def test_a_log_gets_a_line_each_tenth(monkeypatch):
     "features [####################] 400/400  4.00 images/s  1:40 spent, 0:00 left  note"
   )
   assert bar.done == 400
+
+
+def test_a_terminal_of_unknown_size_shows_the_bar_and_errors_on_a_line_of_their_own():
+  """The bar was not shown, or the error stood behind it."""
+  program = "from urkle_tf import command_line\nfrom urkle_tf.output import progress\n"
+  program += "bar = progress.Progress('attack', 10)\nbar.add(3)\ncommand_line._fail('no', 2)\n"
+  ours, theirs = os.openpty()
+  words = [sys.executable, "-c", program]
+  with subprocess.Popen(words, stderr=theirs, cwd=commands.ROOT) as process:
+    assert process.wait() == 2
+  shown = os.read(ours, 10_000).decode()
+  assert "attack [######" in shown
+  assert re.search(r"\r *\rerror: no\r\n", shown)

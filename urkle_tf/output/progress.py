@@ -67,7 +67,8 @@ class Bar:
       print(text, file=sys.stderr, flush=True)
       return
     if self._line is None:
-      self._line = _Line(file=sys.stderr, leave=False)
+      # A terminal that does not know its size has 0 rows, and would show nothing.
+      self._line = _Line(file=sys.stderr, leave=False, nrows=shutil.get_terminal_size().lines)
     self._line.text = text
     self._line.refresh()
     if share >= 1:
