@@ -58,6 +58,10 @@ def test_memory_is_read_from_the_text_of_linux():
   assert doctor.memory("MemTotal: 8388608 kB\n") is None
 
 
+def test_no_data_is_prepared_in_the_home_of_nobody():
+  assert doctor.data_sets("~no-such-user/data") == dict.fromkeys(doctor.DATA, False)
+
+
 @pytest.mark.full
 def test_tensorflow_is_not_heard():
   quiet = {"TF_CPP_MIN_LOG_LEVEL": None}

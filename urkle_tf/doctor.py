@@ -100,7 +100,7 @@ def gpus(tf):
 
 def data_sets(data_dir):
   """{data set: whether it is prepared}, for a folder of TensorFlow Datasets."""
-  folder = pathlib.Path(data_dir).expanduser()
+  folder = pathlib.Path(os.path.expanduser(data_dir))  # which leaves ~nobody as it is
   return {name: any(folder.glob(f"{name}/**/dataset_info.json")) for name in DATA}
 
 
