@@ -62,7 +62,9 @@ def adapt(given):
     if (folder / "metadata.json").exists():
       row = _finished(run, folder, task)
     else:
-      if given.labels is not None:  # the examples whose labels are used
+      # The examples whose labels are used; not those of a run that ended before its first epoch.
+      (run.path / "labels.json").unlink(missing_ok=True)
+      if given.labels is not None:
         chosen = json.dumps({"positions": task.chosen.tolist()})
         files.write(run.path / "labels.json", chosen + "\n")
       with preemption.watch() as watch:
