@@ -12,7 +12,7 @@ from alike import same
 from cases import refused, refuses, slow
 from hypothesis import strategies as st
 from interruptions import copied
-from small_models import RUN, photographs, rows_of, untimed
+from small_models import RUN, photographs, rows_of, small_encoder, untimed
 
 import urkle_tf
 from urkle_tf import export
@@ -409,6 +409,20 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path, place):
   model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
   layer = keras.layers.Rescaling(16.0)
   refuses("file & is not a folder", urkle_tf.robustify, model, file / place, layer, epochs=1)
+
+
+def test_a_teacher_that_changed_under_a_run_is_refused(tmp_path):
+  """The rest of the training, or its finished encoder, would be that of another teacher."""
+  encoder = small_encoder()
+  teacher = urkle_tf.export_encoder(encoder, tmp_path / "teacher")
+  options = {"pretext": f"distil(teacher={teacher})", "epochs": 1, "robustness": "none"}
+  _pretrain(tmp_path / "run", **options)
+  weights = encoder.network.get_weights()
+  encoder.network.set_weights([2 * array for array in weights])
+  shutil.rmtree(teacher)
+  urkle_tf.export_encoder(encoder, teacher)
+  words = "made from another encoder than the one now in distil(teacher="
+  refuses(words, _pretrain, tmp_path / "run", **options)
 
 
 def test_data_that_changed_under_a_run_is_refused(tmp_path):

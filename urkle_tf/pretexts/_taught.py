@@ -38,7 +38,7 @@ class Taught(Pretext):
     self._path = str(teacher)
     self._pooled = targets == "pooled"
     self._teacher = foreign_models.outside_strategies(embedders.read, self._path, self._pooled)
-    self.start = start
+    self.start, self.fingerprint = start, self._teacher.fingerprint
     if start and self._teacher.format != embedders.OWN:
       raise errors.UserError(
         f"{name}: start=true needs a teacher that this package exported. Start from a .keras file "

@@ -32,6 +32,7 @@ class Pretext(keras.layers.Layer):
     strength: the default strength of `urkle`: {"k": ...} or {"beta": ...}.
     terms: names of the entries that `loss` returns.
     head: after `attach`, a Keras model from z to class logits that is exported too, or None.
+    fingerprint: that of a frozen teacher, or None: another one cannot resume a run.
 
   ```python
   class Short(urkle_tf.pretexts.Pretext):
@@ -61,6 +62,7 @@ class Pretext(keras.layers.Layer):
   strength = {"k": 8.0}
   terms: tuple[str, ...] = ()
   head: keras.Model | None = None
+  fingerprint: str | None = None
 
   def adopt(self, source):
     """Reads from a data `Source` what the heads need; called before `attach`."""

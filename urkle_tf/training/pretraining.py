@@ -53,7 +53,8 @@ def pretrain(given):
   with jobs.prepared(asked) as job:  # data, encoder and trainer
     chief = distribution.is_chief(job.scope)
     if chief:
-      run = runs.open_run(given.output_dir, asked, job.source.fingerprint)
+      marks = job.source.fingerprint, job.learner.pretext.fingerprint
+      run = runs.open_run(given.output_dir, asked, *marks)
     else:
       run = runs.scratch(asked)
     with contextlib.closing(run):

@@ -105,8 +105,8 @@ def open_run(output_dir, settings, data=None, encoder=None):
     settings: {flag: value}; None values are left out of flags.cfg.
     data: the fingerprint of its `Source`, which becomes a comment in flags.cfg; None for a run
       whose data may change.
-    encoder: the fingerprint of the encoder of `settings`, which becomes a comment too; None for a
-      run without one.
+    encoder: the fingerprint of the trained encoder that `settings` name, such as a teacher, which
+      becomes a comment too; None for a run without one.
 
   Returns:
     A `Run`.
@@ -134,7 +134,7 @@ def open_run(output_dir, settings, data=None, encoder=None):
       earlier = file.read_text("utf-8", "surrogateescape").splitlines()
       _check_same(path, lines, earlier)
       _check_data(path, data, earlier)
-      _check_encoder(path, encoder, settings.get("encoder"), earlier)
+      _check_encoder(path, encoder, settings.get("pretext", settings.get("encoder")), earlier)
     elif any(path.glob("checkpoints/*.npz")):
       raise errors.UserError(
         f"{path} holds checkpoints but no flags.cfg: give another --output_dir"
