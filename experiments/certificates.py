@@ -98,10 +98,10 @@ def stages(row, seed, asked, given):
     teacher = given.trained.get(teacher, f"{asked.work}/{teacher}-{seed}")
     words = [flag.replace("{teacher}", teacher) for flag in row.flags]
     words += [*shared, *extra["train"]]
-    found.append(jobs.Stage("train", row.config, run, words, _fingerprint(teacher)))
+    found.append(jobs.Stage("train", row.config, run, words, pages.fingerprint(teacher)))
     encoder = run
   else:
-    of = _fingerprint(encoder)
+    of = pages.fingerprint(encoder)
   words = [f"--encoder={encoder}/encoder", "--protocol=slf", *shared]
   words += [] if row.kl else [f"--noise={given.noise}", f"--augment_copies={given.copies}"]
   words += ["--weight_decay=1e-4", *extra["finetune"]]
@@ -113,11 +113,6 @@ def stages(row, seed, asked, given):
     words += ["--representation_examples=0", "--samples=20", "--eot=5"]
     found.append(jobs.Stage("evaluate", None, f"{run}-{kind}-report", [*words, *extra["evaluate"]]))
   return found
-
-
-def _fingerprint(run):
-  """That of a run's encoder; "" if there is none yet."""
-  return pages.kept(jobs.ROOT / run / "encoder" / "metadata.json").get("fingerprint", "")
 
 
 def certificates(row, given):

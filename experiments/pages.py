@@ -51,6 +51,11 @@ def reports(work, name, ending):
   return dict(sorted(found.items()))
 
 
+def fingerprint(run):
+  """That of a run's encoder; "" if there is none yet."""
+  return kept(jobs.ROOT / run / "encoder" / "metadata.json").get("fingerprint", "")
+
+
 def percent(share):
   """A share of images in percent, rounded for JSON."""
   return round(100 * share, 4)

@@ -7,6 +7,7 @@ Encoders and heads are trained on train[:45000] of CIFAR-10, and measured on 2,0
 training images.  Finished parts are not run again.  Prints the table as Markdown.
 """
 
+import dataclasses
 import pathlib
 import statistics
 import sys
@@ -43,7 +44,8 @@ def stages(name, form, seed, options):
   work = jobs.within(options.work)
   run = f"{work}/{name}-{form}-{seed}"
   contrast = f"--pretext={options.pretext}"
-  teacher = f"{work}/simclr-{form}-{seed}/encoder" + ", start=true" * options.start
+  taught = f"{work}/simclr-{form}-{seed}"
+  teacher = f"{taught}/encoder" + ", start=true" * options.start
   cell = {
     "simclr": [contrast, "--robustness=none"],
     "simclr_urkle": [contrast, f"--robustness=urkle(k={options.k}, attacked=1)"],
@@ -61,7 +63,10 @@ def stages(name, form, seed, options):
   # The head chooses its weight decay: by clean accuracy for SimCLR, else under attack.
   head = [*data, LEARN, f"--encoder={run}/encoder", "--epochs=20"]
   tested = [*data, CHECK, f"--classifier={run}-head/classifier", *EVALUATE]
-  return jobs.stages(run, None, [*data, LEARN, *TRAIN, *own], head, tested)
+  train, *rest = jobs.stages(run, None, [*data, LEARN, *TRAIN, *own], head, tested)
+  if name == "distil_urkle":
+    train = dataclasses.replace(train, of=pages.fingerprint(taught))
+  return [train, *rest]
 
 
 def main():
