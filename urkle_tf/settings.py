@@ -695,6 +695,12 @@ def _typed(field, value):
   return found if several else found[0]
 
 
+def typed(given):
+  """Settings with the values that flags give; raises `UserError` for one of another type."""
+  fields = dataclasses.fields(given)
+  return type(given)(**{field.name: _typed(field, getattr(given, field.name)) for field in fields})
+
+
 def data_of(given):
   """The settings that choose the images, a dict of arguments of `data.sources.load`."""
   names = ("dataset", "split", "data_dir", "download", "image_size", "examples")
@@ -745,9 +751,7 @@ def arguments(command):
   def decorate(function):
     @functools.wraps(function)
     def call(*values, **named):
-      given = command(*values, **named)
-      typed = {f.name: _typed(f, getattr(given, f.name)) for f in dataclasses.fields(command)}
-      return function(command(**typed))
+      return function(typed(command(*values, **named)))
 
     vars(call)["__signature__"] = signature(command)
     call.__doc__ = documented(function.__doc__, command)

@@ -140,3 +140,8 @@ def test_what_does_not_fit_is_said_before_it_is_tried(monkeypatch):
   lines = forecast.describe(found, 16)
   assert sum(line.startswith("warning: ") for line in lines) == 2
   refuses("timed_steps must be a whole number of at least 1", forecast.forecast, 0)
+
+
+def test_a_dry_run_finds_the_home_folder_as_the_training_does(monkeypatch):
+  monkeypatch.setenv("HOME", "/the/home")
+  refuses("--init_from=/the/home/run holds", forecast.forecast, **{**TINY, "init_from": "~/run"})

@@ -15,7 +15,7 @@ from urkle_tf.data import augment as augmentation
 from urkle_tf.data import compatibility, pipeline, service, sources
 from urkle_tf.networks import blocks, pixels, presets, recomputing
 from urkle_tf.networks.saved import foreign_models
-from urkle_tf.settings import Pretrain, data_of
+from urkle_tf.settings import Pretrain, data_of, typed
 from urkle_tf.training import attack_schedules, checkpoints, optimizers, trainer
 
 _PRECISIONS = ("float32", "mixed_bfloat16")
@@ -99,7 +99,7 @@ def prepared(settings):
   Raises:
     UserError: for settings or data that are wrong.
   """
-  settings = dataclasses.asdict(Pretrain(**{"output_dir": None, **settings}))
+  settings = dataclasses.asdict(typed(Pretrain(**{"output_dir": None, **settings})))
   settings = _of_preset(completed(settings))
   _check(settings)
   # Several workers join before TensorFlow does anything.
