@@ -12,10 +12,12 @@ import sys
 
 import commands
 import pytest
+from cases import refuses
 from small_models import photographs
 
 import urkle_tf
 from urkle_tf import settings
+from urkle_tf.data import sources
 
 SMALL = "--encoder=convnet(width=4,layers=2) --epochs=1 --attack_steps=1 --epsilon=0.1"
 TINY = f"{SMALL} --split=train[:32] --batch_size=16"
@@ -186,6 +188,23 @@ def test_comments_and_a_byte_order_mark_in_a_flagfile(tmp_path, text, words):
 def test_a_folder_may_have_a_name_that_looks_like_a_comment():
   done = _process("-m", "urkle_tf.finetune", "--output_dir=runs/photos #1", code=2)
   assert "give --encoder=FOLDER" in done.stderr
+
+
+@pytest.mark.parametrize(
+  "call",
+  [
+    lambda path: urkle_tf.represent(path),
+    lambda path: urkle_tf.assess(f"{path}.keras"),
+    lambda path: sources.load(f"folder:{path}"),
+    lambda path: sources.load("mnist", data_dir=path),
+  ],
+)
+def test_a_path_that_begins_with_a_tilde_and_no_user(call):
+  refuses("'~no-such-user/x", call, "~no-such-user/x")
+
+
+def test_an_empty_path_is_not_the_current_folder():
+  refuses("write folder:PATH", sources.load, "folder:")
 
 
 def test_version():

@@ -64,7 +64,9 @@ def find(dataset, split, image_size=None, examples=None):
     UserError: if the folder or split does not exist or has no image, a class has none, an image is
       in two classes, or a header cannot be read.
   """
-  root = pathlib.Path(dataset.removeprefix("folder:")).expanduser()
+  if dataset == "folder:":  # which would be the current folder
+    raise errors.UserError("'folder:' names no folder: write folder:PATH")
+  root = pathlib.Path(os.path.expanduser(dataset.removeprefix("folder:")))
   if not root.is_dir():
     what = "is not a folder" if root.exists() else "does not exist"
     raise errors.UserError(f"{dataset!r}: {str(root)!r} {what}: give a folder of images")

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import os
 import pathlib
 import re
 from typing import Any
@@ -158,7 +159,7 @@ def find(dataset, split, data_dir=None, download=False, image_size=None, example
   import tensorflow_datasets as tfds
 
   if data_dir is not None:
-    data_dir = pathlib.Path(data_dir).expanduser()
+    data_dir = pathlib.Path(os.path.expanduser(data_dir))
     if not data_dir.is_dir() and not download:
       raise errors.UserError(
         f"data_dir {str(data_dir)!r} is not a folder: give the folder in which {dataset!r} is"
@@ -203,7 +204,7 @@ def _builder(tfds, dataset, data_dir):
   try:
     return tfds.builder(dataset, data_dir=data_dir)
   except tfds.core.registered.DatasetNotFoundError as error:
-    if pathlib.Path(dataset).expanduser().is_dir():
+    if os.path.isdir(os.path.expanduser(dataset)):
       raise errors.UserError(
         f"unknown data set {dataset!r}; for the images of that folder write 'folder:{dataset}'"
       ) from error

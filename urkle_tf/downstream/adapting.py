@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 
 import keras
@@ -98,7 +99,7 @@ def adapt_seeds(output_dir, seeds, seed=0, **settings):
   errors.at_least(1, None, seeds=seeds)
   if not output_dir:
     raise errors.UserError("give --output_dir=FOLDER, where the runs go")
-  folder = pathlib.Path(output_dir).expanduser()
+  folder = pathlib.Path(os.path.expanduser(output_dir))
   numbers, rows = list(range(seed, seed + seeds)), []
   with preemption.watch() as watch:
     for number in numbers:

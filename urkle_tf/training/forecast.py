@@ -178,7 +178,7 @@ def _available_memory():
 def _free_disk(folder):
   if not folder:
     return None
-  path = pathlib.Path(folder).expanduser().absolute()
+  path = pathlib.Path(os.path.expanduser(folder)).absolute()
   while not path.exists():
     path = path.parent
   return shutil.disk_usage(path).free

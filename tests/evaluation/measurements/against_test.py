@@ -142,6 +142,10 @@ def test_a_report_on_other_images_is_refused_before_any_attack(tmp_path, labels,
   refuses(message, Against(report=str(tmp_path)).prepare, context)
 
 
+def test_no_report_in_the_home_of_an_unknown_user():
+  refuses("no report.json in '~no-such-user", Against(report="~no-such-user/x").prepare, None)
+
+
 @pytest.mark.parametrize("damaged", ["report.json", "images.npz"])
 def test_a_damaged_report_ends_in_one_line(tmp_path, damaged):
   np.savez(tmp_path / "images.npz", labels=[0, 1])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import zipfile
 
@@ -31,7 +32,7 @@ class Against(Measurement):
 
   def prepare(self, context):
     """(the other's report, its arrays)."""
-    folder = pathlib.Path(self.report or "").expanduser()
+    folder = pathlib.Path(os.path.expanduser(self.report or ""))
     if not self.report or not (folder / "report.json").is_file():
       raise errors.UserError(
         f"no report.json in {str(self.report)!r}: give --against the folder of another evaluation"

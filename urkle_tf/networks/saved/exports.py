@@ -1,6 +1,7 @@
 """Reads exports: their metadata, network and head."""
 
 import json
+import os
 import pathlib
 
 import keras
@@ -34,7 +35,7 @@ def read_metadata(folder, kind=None):
   """
   if presets.is_named(folder):
     return presets.metadata(folder, kind)
-  folder = pathlib.Path(folder).expanduser()
+  folder = pathlib.Path(os.path.expanduser(folder))
   wanted = _KINDS.get(kind, "an encoder, a classifier or a regressor")
   if folder.is_file():
     raise errors.UserError(
@@ -115,7 +116,7 @@ def load_head(folder, metadata, outputs):
 
 def _load(folder, name, takes, gives):
   """Loads a Keras file of an export, whose input and outputs must have these shapes."""
-  file = pathlib.Path(folder).expanduser() / name
+  file = pathlib.Path(os.path.expanduser(folder)) / name
   if not file.is_file():
     raise errors.UserError(f"{str(folder)!r} lacks {name}: export again")
   model = foreign_models.read_keras(file, advice="")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 from collections.abc import Callable
 from concurrent import futures
@@ -50,7 +51,7 @@ class Loaded:
 
 def is_foreign(path):
   """Whether a path is a `.keras` file, or the folder of a SavedModel made elsewhere."""
-  path = pathlib.Path(path).expanduser()
+  path = pathlib.Path(os.path.expanduser(path))
   if path.suffix == ".keras":
     return True
   return (path / "saved_model.pb").is_file() and not (path / "metadata.json").is_file()
@@ -70,7 +71,7 @@ def load(path, wanted=SCORES):
   Raises:
     UserError: if there is no such model.
   """
-  path = pathlib.Path(path).expanduser()
+  path = pathlib.Path(os.path.expanduser(path))
   if not path.exists():
     raise errors.UserError(f"no file {str(path)!r}: give a .keras file or an export's folder")
   if path.suffix == ".keras" and path.is_file():
