@@ -13,6 +13,7 @@ from small_models import array_source
 import urkle_tf
 from urkle_tf.evaluation import paired
 from urkle_tf.evaluation.measurements.against import Against
+from urkle_tf.evaluation.measurements.attacks import Attacks
 
 DATA = {"dataset": "digits", "split": "test", "examples": 60, "attacks": "fgsm"}
 
@@ -91,6 +92,17 @@ def test_two_rows_of_one_attack_are_not_mixed_up(other):
   rows = compared([ROW, {**ROW, **other}], [ROW, {**ROW, **other}])
   assert [found["difference"] for found in rows] == [0, 0]
   assert compared([ROW], [{**ROW, **other}]) == []
+
+
+def test_printed_lines_tell_rows_apart():
+  """They named neither the radius nor the attack's options."""
+  more = {"epsilon": 0.2}, {"options": "start=0.5"}
+  rows = [ROW, *({**ROW, **other} for other in more)]
+  part = {"report": "other", "rows": compared(rows, rows)}
+  lines = [line.split(",")[0] for line in Against(report="other").lines(part)]
+  assert lines == ["apgd_t 0.1", "apgd_t 0.2", "apgd_t(start=0.5) 0.1"]
+  lines = Attacks().lines([{**row, "accuracy": 0.5} for row in rows])
+  assert len(set(lines)) == 3
 
 
 def test_what_earlier_attacks_found_counts_in_both_or_in_none():

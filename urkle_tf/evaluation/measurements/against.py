@@ -92,11 +92,10 @@ class Against(Measurement):
     head = ["images", "z", "difference, points", "95% interval", "only here", "only there", "p"]
     lines = []
     for row in part["rows"]:
-      radius = f" {tables.radius(row['epsilon'], row['norm'])}" if "epsilon" in row else ""
       low, high = (100 * end for end in row["interval"])
       lines.append(
         [
-          *(tables.name(row) + radius, row["mode"], f"{100 * row['difference']:+z.2f}"),
+          *(_title(row), row["mode"], f"{100 * row['difference']:+z.2f}"),
           *(f"{low:+z.2f} to {high:+z.2f}", row["only_here"], row["only_there"]),
           f"{row['p']:.2g}" if row["shown"] else f"{row['p']:.2g}: no difference shown",
         ]
@@ -111,10 +110,17 @@ class Against(Measurement):
 
   def lines(self, part):
     return [
-      f"{row['name']}, {row['mode']} z, against {part['report']}: {100 * row['difference']:+z.2f} "
+      f"{_title(row)}, {row['mode']} z, against {part['report']}: {100 * row['difference']:+z.2f} "
       f"points (p {row['p']:.2g}{'' if row['shown'] else ', no difference shown'})"
       for row in part["rows"]
     ]
+
+
+def _title(row):
+  """A row's attack and its radius."""
+  return tables.name(row) + (
+    f" {tables.radius(row['epsilon'], row['norm'])}" if "epsilon" in row else ""
+  )
 
 
 def _check_images(report, theirs, labels, source):

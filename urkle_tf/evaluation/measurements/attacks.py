@@ -89,7 +89,7 @@ class Attacks(Measurement):
       worst.setdefault(row["epsilon"], row)
     found = []
     for row in worst.values():
-      accuracy, how = f"{row['accuracy']:.2%}", f"lowest of all: {row['name']}"
+      accuracy, how = f"{row['accuracy']:.2%}", f"lowest of all: {tables.name(row)}"
       found.append((f"attacked, {tables.threat(row)}", accuracy, how))
     return found
 
@@ -105,7 +105,8 @@ class Attacks(Measurement):
 
   def lines(self, part):
     return [
-      f"{row['name']}, {tables.threat(row, ', epsilon ')}, {row['mode']} z: {row['accuracy']:.2%}"
+      f"{tables.name(row)}, {tables.threat(row, ', epsilon ')}, {row['mode']} z: "
+      f"{row['accuracy']:.2%}"
       for row in part
     ]
 
