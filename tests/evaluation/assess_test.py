@@ -65,7 +65,11 @@ def test_ece_is_that_of_tensorflow_probability(rng):
 def test_ece_of_known_cases():
   # Confidence 0.9 and right 3 times of 4: the gap is 0.15.
   values = np.log(np.tile([[0.9, 0.1]], (4, 1)))
-  assert calibration.scores(values, np.array([0, 0, 0, 1]))["ece"] == pytest.approx(0.15)
+  found = calibration.scores(values, np.array([0, 0, 0, 1]))
+  assert found["ece"] == pytest.approx(0.15)
+  bars = {"count": 4, "confidence": 0.9, "accuracy": 0.75}  # in the 14th of 15 bins
+  for name, values_of_bins in found["reliability"].items():
+    assert values_of_bins == pytest.approx([*[0] * 13, bars[name], 0])
   certain = np.array([[0.0, -np.inf], [-np.inf, 0.0]])
   assert calibration.scores(certain, np.array([0, 1]))["ece"] == 0
   assert calibration.scores(certain, np.array([1, 0]))["ece"] == 1
@@ -268,6 +272,8 @@ def test_autoattack_is_its_stages_and_the_worst_of_them(rng, modes):
       assert "targeted margin" in stages[1]["note"]  # two classes
       assert stages[1]["attacked"] <= stages[0]["attacked"] < source.size
   assert rows[0]["attacked"] == source.size  # PGD is no stage
+  own = ["own_accuracy" in row for row in rows]  # that of a stage would count earlier ones too
+  assert own == [True] * 3 * len(modes) + [False] * 9 * len(modes)
   needed = set(rows[0]) - {"loss", "targets", "own_accuracy", "own_interval", "noise"}
   assert needed <= set(rows[-len(modes)])  # of the same mode
 
@@ -336,6 +342,23 @@ def test_a_batch_s_candidate_is_chosen_by_the_choosing_draws_alone():
   np.testing.assert_array_equal(choice[:2], first[:2])
 
 
+def test_what_chooses_a_candidate_does_not_score_it():
+  clean, found = np.log([[0.9, 0.1]]), {"choosing": [0.2, 0.8], "scoring": [0.7, 0.3]}
+  values = {name: {"sampled": np.log([p])} for name, p in found.items()}
+  votes = np.zeros((1, 10), np.int64)
+
+  class Scorer:
+    choosing = staticmethod(lambda images: values["choosing"])
+    with_votes = staticmethod(lambda images: (values["scoring"], votes))
+
+  image, label, states = np.zeros((1, 2, 2, 1)), np.array([0]), {}
+  states["worst", "sampled"] = Worst(clean, label, clean, votes)
+  runs = {"sampled": lambda: (image[None], 0.0)}
+  record = attacked._attack(runs, Scorer(), states, np.array([0]), image, label, ())
+  for name, wanted in (("choice", "choosing"), ("scored", "scoring")):
+    np.testing.assert_array_equal(record[f"worst.sampled.{name}"], values[wanted]["sampled"])
+
+
 def test_served_figures_are_a_plain_loop():
   labels = np.array([0, 1, 2])
   votes = np.zeros((3, 12), np.int64)
@@ -345,6 +368,7 @@ def test_served_figures_are_a_plain_loop():
   assert found["served_accuracy"] == pytest.approx((11 + 9 + 10) / 36)
   assert found["accuracy_all_draws"] == pytest.approx(1 / 3)
   assert found["interval_all_draws"] == calibration.wilson(1, 3)
+  assert found["served_interval"] == pytest.approx(calibration.wilson(30 / 12, 3))
   assert (found["served_samples"], found["draws"]) == (20, 10)
 
 

@@ -85,7 +85,7 @@ def test_a_constant_head_and_a_linear_encoder_have_a_closed_form():
   model = Classifier(linear_network(SHAPE, 0.5, matrix), head)
   epsilon, loss_cap = 0.03, 3.0
   source = array_source(images.astype(np.uint8), labels, 10)
-  context = Context(source, "linf", [epsilon], model, batch_size=5)
+  context = Context(source, "linf", [epsilon], model, batch_size=5, samples=20)
   found = bound.measure(context, Bound(loss_cap, steps=20, loss_steps=2))
   shift = epsilon * np.where(grey, 2, 1) @ np.abs(pair_weights)
   divergence = shift**2 / (2 * 0.5**2)
@@ -102,7 +102,7 @@ def test_a_constant_head_and_a_linear_encoder_have_a_closed_form():
   assert found["value_tight"] == pytest.approx(math.log(10) + tight, rel=5e-4)
   assert found["vacuous"] is (math.log(10) + wanted >= loss_cap)
   assert found["cap_share"] == pytest.approx(10 * math.exp(-3))
-  assert (found["M"], found["examples"]) == (3.0, 12)
+  assert (found["M"], found["samples"], found["examples"]) == (3.0, 200, 12)
 
 
 def binary_problem():

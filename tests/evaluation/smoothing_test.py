@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 from sklearn import datasets, linear_model
-from small_models import array_source, linear_head, linear_network, sequential
+from small_models import array_source, linear_classifier, linear_head, linear_network, sequential
 
 from urkle_tf.evaluation import calibration, smoothing
 from urkle_tf.evaluation.context import Context
@@ -35,6 +35,7 @@ def test_cosines_by_hand():
   """S = 2 Phi(1) - 1 keeps 2 Phi(0) - 1 = 0 at a distance of one noise, and s at none."""
   s = 2 * stats.norm.cdf(1) - 1
   np.testing.assert_allclose(smoothing.cosine(s, [0.0, 0.5, 1.0], 0.5), [s, 0, -s], atol=1e-12)
+  assert smoothing.cosine(-1.2, 0.1, 0.5) == -1  # Hoeffding's bound may be below -1
   assert smoothing.mean_bound(0.9, 800, np.exp(-4)) == pytest.approx(0.9 - 0.1)
 
 
@@ -96,6 +97,17 @@ def test_what_is_certified_is_chosen_by_other_draws(certify):
 
   certify(Spy(), None, 100, 0.001, SEED)
   assert len(set(seeds)) == 2
+
+
+def test_each_image_and_each_copy_that_is_alone_has_its_own_draws(monkeypatch):
+  seeds = []
+  monkeypatch.setattr(smoothing, "certify_class", lambda *asked: seeds.append(asked[4]) or (0, 1.0))
+  source = array_source(np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3, np.int64))
+  context = Context(source, "l2", [0.5], linear_classifier(np.zeros((16, 2)), [0, 0], 1.0))
+  smoothing.measure(context, Smoothing(noise=0.25, samples=400, guess=40, radii=[0.0]))
+  assert len({tuple(seed.numpy()) for seed in seeds}) == 3
+  draw = lambda image, seed: tf.random.stateless_normal([1, 2], seed)  # noqa: E731
+  assert len(np.unique(smoothing.alone(draw)(tf.zeros([3, 4, 4, 1]), SEED))) == 6
 
 
 def test_an_embedding_of_zeros_has_the_bound_of_no_agreement():

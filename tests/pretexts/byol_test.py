@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from alike import same
 from cases import refused, slow
-from small_models import learn_digits, representations, tiny_encoder, tiny_trainer
+from small_models import learn_digits, representations, sequential, tiny_encoder, tiny_trainer
 
 from urkle_tf import attacks, networks, pretexts, robustness
 from urkle_tf.pretexts import _momentum, _pairs
@@ -99,6 +99,7 @@ def test_simsiam_is_the_negative_cosine_to_clean_projections(rng, members):
   pretext, drawn = _attached(pretexts.SimSiam(**SMALL)), _representations(rng, members)
   loss = pretext.loss(drawn, None)["prediction"]
   projections = _through(pretext.projector, np.asarray(drawn.z))
+  np.testing.assert_allclose(projections.mean((0, 1)), np.zeros(5), atol=1e-5)  # its last norm
   predictions = _through(pretext.predictor, projections)
   expected = -_to_other_views(predictions, projections[:, :2])
   np.testing.assert_allclose(loss, expected, rtol=1e-3, atol=1e-5)
@@ -119,7 +120,8 @@ def test_no_gradient_flows_through_simsiams_targets(rng):
 
 
 def test_targets_are_those_of_the_copy_on_its_moving_statistics(rng):
-  encoder, pretext = tiny_encoder(), _byol()
+  layers = keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)
+  encoder, pretext = networks.GaussianEncoder(sequential(SHAPE, *layers)), _byol()
   views = rng.uniform(size=(5, 2, *SHAPE)).astype("float32")
   for _ in range(3):
     encoder(views[:, 0], training=True)  # statistics that differ from the initial ones
@@ -132,6 +134,8 @@ def test_targets_are_those_of_the_copy_on_its_moving_statistics(rng):
     loc = encoder.network(views[:, k], training=False)["loc"]
     expected = pretext.projector(loc, training=False)
     np.testing.assert_allclose(targets[:, k], expected, rtol=1e-4, atol=1e-6)
+  for variable in [*encoder.network.weights, *pretext.projector.weights]:
+    variable.assign(variable + 1.0)  # the copy does not
   # An image's target does not depend on other images.
   np.testing.assert_allclose(pretext.prepare(views[:2], {}), targets[:2], rtol=1e-4, atol=1e-6)
 
@@ -173,7 +177,7 @@ def test_the_target_is_not_trained(rng):
 @pytest.mark.parametrize("progress, momentum", [(0.5, 0.95), *slow((0.0, 0.9), (1.0, 1.0))])
 def test_the_momentum_rises_to_one(progress, momentum):
   pretext = _attached(_byol(momentum=0.9, rising=True))
-  pretext.target.updates.assign(100)  # the plain mean is over
+  pretext.target.updates.assign(10)  # the plain mean, of m = 10 / 11, is over
   encoder = tiny_encoder()
   for variable in encoder.network.weights:
     variable.assign(tf.ones_like(variable.value))

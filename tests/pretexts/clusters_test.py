@@ -69,6 +69,9 @@ def test_the_loss_is_the_plain_loop(rng, pixels):
       expected[i] -= np.log(exponentials[clusters[i]] / exponentials.sum()) / 2
   found = pretext.loss(representations(z), tf.constant(clusters))
   np.testing.assert_allclose(found["cross_entropy"], expected, rtol=1e-4)
+  logits = np.log(np.float32([[[0.7, 0.1, 0.1, 0.1]], [[0.25, 0.25, 0.25, 0.25]]]))
+  divergence = 0.7 * np.log(0.7 / 0.25) + 0.3 * np.log(0.1 / 0.25)
+  np.testing.assert_allclose(pretext.divergence(*logits), [divergence], rtol=1e-5)
 
 
 def test_a_student_that_starts_from_its_teacher_learns_its_clusters(exported, tmp_path):
@@ -85,6 +88,7 @@ def test_what_cannot_be_clustered_ends_in_one_line(rng, pixels, tmp_path):
   images = rng.uniform(size=(6, *SHAPE)).astype("float32")
   with refused("clusters: count must be a whole number of at least 2"):
     pretexts.Clusters(pixels, count=1)
+  pretexts.Clusters(pixels, count=6).find(images)
   refuses("count=7, but there are only 6 images", pretexts.Clusters(pixels, count=7).find, images)
   with refused("has only 2 different embeddings"):
     pretexts.Clusters(pixels, count=3).find(np.repeat(images[:2], 3, 0))

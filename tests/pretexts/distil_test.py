@@ -36,7 +36,7 @@ def _attached(teacher, latent_dim=6, **options):
 
 
 def _loss(pretext, z, targets):
-  return pretext.loss(representations(z), tf.constant(targets, tf.float32))
+  return pretext.loss(representations(9.0 - z, z=z), tf.constant(targets, tf.float32))
 
 
 def _cosine(a, b):

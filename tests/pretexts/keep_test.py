@@ -55,6 +55,8 @@ def test_drift_is_in_units_of_the_original(file, images, rng):
     found = pretext.loss(at(f), aux)
     assert set(found) == set(pretext.terms) == {"drift"}
     np.testing.assert_allclose(found["drift"], squares / unit, rtol=1e-4)
+    twice = pretext.loss(at(np.repeat(f, 2, 1)), np.repeat(aux, 2, 1))["drift"]
+    np.testing.assert_allclose(twice, found["drift"], rtol=1e-6)  # a mean over views
     assert float(encoder.spread) == pytest.approx(np.sqrt(spread / WIDTH), rel=1e-5)
     assert pretext.weight("drift") == 1.0
 

@@ -66,11 +66,12 @@ def test_bernoulli_vae_is_the_cross_entropy_of_pixels():
   assert not np.any(loss["prior_kl"])
 
 
-def test_autoencoder_is_the_squared_distance():
+@pytest.mark.parametrize("training", [False, True])
+def test_autoencoder_is_the_squared_distance(training):
   pretext = _attached(pretexts.AE(width=4, layers=2))
   drawn, images = _tuples(members=1), _images()
-  loss = pretext.loss(drawn, pretext.prepare(tf.constant(images), {}), training=False)
-  mean = special.expit(_logits(pretext, drawn, training=False))
+  loss = pretext.loss(drawn, pretext.prepare(tf.constant(images), {}), training)
+  mean = special.expit(_logits(pretext, drawn, training))
   expected = ((images - mean) ** 2).sum((1, 2, 3, 4))
   np.testing.assert_allclose(loss["reconstruction"], expected, rtol=1e-4)
 
@@ -89,6 +90,7 @@ def test_divergence_is_the_squared_difference_of_reconstructions():
   np.testing.assert_allclose(pretext.divergence(one, other), expected, rtol=1e-5)
   assert float(tf.reduce_min(one)) >= 0
   assert float(tf.reduce_max(one)) <= 1
+  np.testing.assert_allclose(pretext.inference()(tf.ones([2, 4])), other, atol=1e-5)  # for attacks
 
 
 def test_a_decoder_of_ones_own():

@@ -59,13 +59,16 @@ def test_objective_is_the_contrast_of_the_attacked_tuple(trainer, views):
   clean = embed(views[:, 0], views[:, 1])
   if form == "a2s":  # the second view alone is attacked
     neighbours, expected = near[:, 1], nt_xent_loop(embed(views[:, 0], near[:, 1]), clean)
+    targets = views[:, 1:]
   elif form == "rocl":  # the first
     neighbours, expected = near[:, 0], nt_xent_loop(embed(near[:, 0], views[:, 1]), clean)
+    targets = views[:, :1]
   else:
-    neighbours = near.reshape(12, 8, 8, 1)
+    neighbours, targets = near.reshape(12, 8, 8, 1), views
     expected = np.repeat(nt_xent_loop(embed(near[:, 0], near[:, 1]), clean), 2)
   found = _objective(trainer, views)(tf.constant(neighbours))
   np.testing.assert_allclose(found, expected, rtol=2e-4)
+  np.testing.assert_array_equal(trainer.robustness.targets(views), targets)
   same(trainer.variables, before)
 
 
@@ -90,6 +93,14 @@ def test_views_of_an_image_are_attacked_jointly_and_images_apart(views, form, mo
   near[4] += 0.05  # of ds, the first view of image 2
   changed = objective(tf.constant(near)).numpy() != before
   assert np.flatnonzero(changed).tolist() == moves
+
+
+def test_the_attacks_negatives_are_those_of_all_replicas(views, mirrored, on_two):
+  with mirrored.scope():
+    trainer = _trainer("a2a")
+  found = on_two(lambda x: _objective(trainer, x)(tf.reshape(x, [-1, 8, 8, 1])), views.numpy())
+  z = _embed(trainer, tf.reshape(views, [-1, 8, 8, 1]), "adversarial").reshape(6, 2, -1)
+  np.testing.assert_allclose(found, np.repeat(nt_xent_loop(z, z), 2), rtol=2e-4)
 
 
 @pytest.mark.parametrize("denominator", ["negatives", "all"])
@@ -153,6 +164,8 @@ def test_strength_falls_in_twenty_stages_of_fifty_epochs(rate):
   for stage in range(1, 20):  # each begins with its first step
     ends = [float(trainer.strength(50 * stage * rate + offset)) for offset in (-1, 0)]
     assert ends == pytest.approx([1 - (stage - 1) / 20, 1 - stage / 20])
+  # In float32, 22 times this quotient is below 13.
+  assert float(robustness.ACL(anneal=22).strength(tf.constant(13.0) / 22)) == pytest.approx(9 / 22)
 
 
 def test_adversaries_weigh_more_as_the_augmentation_weakens():

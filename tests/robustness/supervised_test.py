@@ -56,7 +56,7 @@ def test_trades_term_is_the_divergence_times_beta(cell):
   _, pretext = cell
   loc = np.random.default_rng(0).normal(size=(5, 2, 6)).astype("float32")
   drawn = representations(loc, 0.1)
-  ((weight, value),) = robustness.Trades(beta=6.0).losses(pretext, drawn, 1, None).values()
+  ((weight, value),) = robustness.Trades().losses(pretext, drawn, 1, None).values()
   logits = np.float64(pretext.network(loc.reshape(-1, 6), training=True)).reshape(5, 2, 3)
   p, q = special.log_softmax(logits[:, 0], -1), special.log_softmax(logits[:, 1], -1)
   assert weight == 6.0

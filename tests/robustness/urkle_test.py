@@ -84,6 +84,9 @@ def test_the_term_is_the_mean_kl_of_the_attacked_views(rng, attacked):
 def test_adversaries_are_positives_until_that_is_switched_off():
   for positives, members in ((True, [0, 1, 2, 3]), (False, [0, 1])):
     assert [list(m) for _, m in _scheme(positives=positives).tuples(2, 2)] == [members]
+  scheme = robustness.Urkle(anchor="original")
+  scheme.check(pretexts.Keep.__new__(pretexts.Keep))  # which has no positives
+  assert [list(m) for _, m in scheme.tuples(1, 1)] == [[0]]
 
 
 def test_one_attacked_view_estimates_the_mean_of_both(encoder):

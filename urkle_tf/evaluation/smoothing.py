@@ -50,8 +50,7 @@ def lower_bound(successes, samples, alpha):
 
 def radius(probability, noise):
   """The certified l2 radius of a class with at least this probability; 0 up to 1/2."""
-  probability = np.asarray(probability, np.float64)
-  return np.where(probability > 0.5, noise * stats.norm.ppf(np.maximum(probability, 0.5)), 0.0)
+  return noise * stats.norm.ppf(np.maximum(np.asarray(probability, np.float64), 0.5))
 
 
 def mean_bound(values_mean, samples, alpha):

@@ -111,7 +111,7 @@ class Keep(Distil):
     if self._held is None:
       return {"drift": drift}
     if training:
-      self._hold(tf.stop_gradient(tf.reduce_mean(drift)))
+      self._hold(tf.reduce_mean(drift))
     return {"drift": drift, "multiplier": self.weight("drift") * tf.ones_like(drift)}
 
   def _hold(self, drift):
