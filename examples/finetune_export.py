@@ -5,6 +5,7 @@
 images.npz holds "images", float32 [n, h, w, c] in [0, 1], and "labels", int [n].
 """
 
+import argparse
 import os
 import sys
 
@@ -63,10 +64,24 @@ def saliency(model, images, labels):
   return tape.gradient(losses, images).numpy()
 
 
-def main(folder, file, epochs=5):
+def read(file):
+  """The images of a file, float32 [n, h, w, c] in [0, 1], and their labels."""
+  try:
+    with np.load(file, allow_pickle=False) as data:
+      images, labels = data["images"], data["labels"]
+  except (OSError, KeyError, ValueError) as error:
+    sys.exit(f"cannot read images and labels from {file}: {error}")
+  if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
+    sys.exit(
+      f"{file}: images must be floats in [0, 1], got {images.dtype} up to {images.max():g}: "
+      "divide them by 255"
+    )
+  return images.astype(np.float32), labels
+
+
+def main(folder, file, epochs):
   """Fine-tunes in both ways, and prints loss and accuracy of each on the same images."""
-  with np.load(file, allow_pickle=False) as data:
-    images, labels = data["images"].astype(np.float32), data["labels"]
+  images, labels = read(file)
   classes = int(labels.max()) + 1
   models = {
     "SavedModel": on_saved_model(folder, images.shape[1:], classes),
@@ -80,4 +95,8 @@ def main(folder, file, epochs=5):
 
 
 if __name__ == "__main__":
-  main(*sys.argv[1:])
+  parser = argparse.ArgumentParser(description="Fine-tunes an exported encoder.")
+  parser.add_argument("folder", help="the folder of the exported encoder")
+  parser.add_argument("file", help="an .npz file of images and labels")
+  parser.add_argument("epochs", type=int, nargs="?", default=5)
+  main(**vars(parser.parse_args()))

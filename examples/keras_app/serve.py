@@ -7,6 +7,8 @@ A POST to /v1/models/ANY:predict takes {"instances": [image, ...]}, and optional
 "signature_name": "embed". It returns {"predictions": [...]}, with one prediction per image.
 """
 
+import argparse
+import contextlib
 import json
 import os
 import sys
@@ -64,13 +66,20 @@ def handler(model):
   return Handler
 
 
-def main(folder, port=8501):
+def main(folder, port):
   """Serves until interrupted."""
-  model = tf.saved_model.load(folder)
-  with server.HTTPServer(("localhost", int(port)), handler(model)) as listening:
+  try:
+    model = tf.saved_model.load(folder)
+    listening = server.HTTPServer(("localhost", port), handler(model))
+  except (OSError, OverflowError) as error:  # no SavedModel, or a port in use or out of range
+    sys.exit(f"cannot serve {folder} on port {port}: {error}")
+  with listening, contextlib.suppress(KeyboardInterrupt):
     print(f"http://localhost:{listening.server_port}/v1/models/app:predict", flush=True)
     listening.serve_forever()
 
 
 if __name__ == "__main__":
-  main(*sys.argv[1:])
+  parser = argparse.ArgumentParser(description="Serves a SavedModel over HTTP.")
+  parser.add_argument("folder", help="the folder of the SavedModel")
+  parser.add_argument("port", type=int, nargs="?", default=8501)
+  main(**vars(parser.parse_args()))

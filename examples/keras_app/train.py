@@ -9,6 +9,7 @@ SavedModel that maps images to {"probabilities", "uncertainty"}. It includes the
 serve it without any other file.
 """
 
+import argparse
 import os
 import sys
 
@@ -65,10 +66,24 @@ def build(folder, image_shape, classes):
   return keras.Model(images, mean), keras.Model(images, answer)
 
 
-def main(folder, file, app, epochs=30):
+def read(file):
+  """The images of a file, float32 [n, h, w, c] in [0, 1], and their labels."""
+  try:
+    with np.load(file, allow_pickle=False) as data:
+      images, labels = data["images"], data["labels"]
+  except (OSError, KeyError, ValueError) as error:
+    sys.exit(f"cannot read images and labels from {file}: {error}")
+  if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
+    sys.exit(
+      f"{file}: images must be floats in [0, 1], got {images.dtype} up to {images.max():g}: "
+      "divide them by 255"
+    )
+  return images.astype(np.float32), labels
+
+
+def main(folder, file, app, epochs):
   """Trains the head, saves the app, and prints the accuracy on the training images."""
-  with np.load(file, allow_pickle=False) as data:
-    images, labels = data["images"].astype(np.float32), data["labels"]
+  images, labels = read(file)
   model, served = build(folder, images.shape[1:], int(labels.max()) + 1)
   loss = "sparse_categorical_crossentropy"
   model.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"])
@@ -79,4 +94,9 @@ def main(folder, file, app, epochs=30):
 
 
 if __name__ == "__main__":
-  main(*sys.argv[1:])
+  parser = argparse.ArgumentParser(description="Builds an app on an exported encoder.")
+  parser.add_argument("folder", help="the folder of the exported encoder")
+  parser.add_argument("file", help="an .npz file of images and labels")
+  parser.add_argument("app", help="where to write the app")
+  parser.add_argument("epochs", type=int, nargs="?", default=30)
+  main(**vars(parser.parse_args()))

@@ -2,7 +2,9 @@
 
 import json
 import os
+import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from urllib import error, request
@@ -13,6 +15,8 @@ import pytest
 import tensorflow as tf
 from small_models import digits, small_encoder
 
+from examples import finetune_export
+from examples.keras_app import ask, train
 from urkle_tf import export
 
 APP = commands.ROOT / "examples" / "keras_app"
@@ -38,7 +42,7 @@ def app(tmp_path_factory):
   export.export_encoder(small_encoder(), folder / "encoder")
   images, labels = digits()
   np.savez(folder / "labelled.npz", images=images[:600], labels=labels[:600])
-  said = run("train.py", "encoder", "labelled.npz", "app", cwd=folder)
+  said = run("train.py", "encoder", "labelled.npz", "app", "30", cwd=folder)
   assert float(said.split("accuracy ")[1]) > 0.5  # of an untrained encoder of 6 dimensions
   shutil.rmtree(folder / "encoder")  # the app holds it
   return folder
@@ -78,5 +82,38 @@ def test_a_client_is_answered(app):
       with pytest.raises(error.HTTPError) as refused:
         request.urlopen(request.Request(url, json.dumps({"instances": [[1.0]]}).encode()))
       assert refused.value.code == 400
+      serving.send_signal(signal.SIGINT)
+      assert "Traceback" not in serving.communicate(timeout=60)[1]
     finally:
-      serving.terminate()
+      serving.kill()
+
+
+@pytest.mark.parametrize("read", [train.read, finetune_export.read, ask.read])
+@pytest.mark.parametrize("found", [np.uint8(255), np.int64(1), np.float32(255), np.float32("nan")])
+def test_only_floats_between_0_and_1_are_read(read, found, tmp_path):
+  file = tmp_path / "labelled.npz"
+  np.savez(file, images=np.full((2, 8, 8, 1), found), labels=[0, 1])
+  with pytest.raises(SystemExit, match=r"images must be floats in \[0, 1\], got .*: divide"):
+    read(file)
+
+
+@pytest.mark.parametrize("read", [train.read, finetune_export.read, ask.read])
+def test_what_cannot_be_read_is_named(read, tmp_path):
+  np.savez(tmp_path / "other.npz", pictures=[1.0])
+  for name in ("other.npz", "missing.npz"):
+    with pytest.raises(SystemExit, match=f"cannot read images .*{name}: "):
+      read(tmp_path / name)
+
+
+def test_a_server_that_is_down_is_named(tmp_path):
+  np.savez(tmp_path / "labelled.npz", images=np.zeros((1, 8, 8, 1), np.float32))
+  with pytest.raises(SystemExit, match=r"no answer from http://localhost:1/: .* Start serve\.py"):
+    ask.main(tmp_path / "labelled.npz", "http://localhost:1/")
+
+
+@pytest.mark.parametrize("script", ["train.py", "serve.py", "ask.py", "../finetune_export.py"])
+def test_missing_arguments_are_named(script, monkeypatch, capsys):
+  monkeypatch.setattr("sys.argv", [script])
+  with pytest.raises(SystemExit):
+    runpy.run_path(str(APP / script), run_name="__main__")
+  assert "the following arguments are required: f" in capsys.readouterr().err
