@@ -348,6 +348,21 @@ def test_a_layer_samples_z_of_an_encoder_in_low_precision(images):
   assert layer.losses[0].dtype == tf.float32
 
 
+@pytest.mark.parametrize("floatx", ["float64", "float16"])
+def test_fit_adds_the_kl_to_losses_of_another_float(floatx, monkeypatch):
+  images = np.random.default_rng(0).uniform(size=(4, *SHAPE))
+  before = keras.config.floatx()
+  keras.config.set_floatx(floatx)
+  try:
+    encoder = sequential(SHAPE, keras.layers.Flatten(), keras.layers.Dense(3))
+    model = keras.Sequential([urkle_tf.UrkleRegularizer(encoder, pgd(1), beta=1.0)])
+    model.compile("sgd", "mse")
+    found = model.fit(images, np.zeros((4, 3)), verbose=0).history
+  finally:
+    keras.config.set_floatx(before)
+  assert found["loss"][0] > found["kl"][0] > 0
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("gaussian", [True, False])
 def test_two_replicas_make_the_step_of_one(mirrored, digits, gaussian):

@@ -210,7 +210,9 @@ class UrkleRegularizer(keras_private.OwnLosses):
     outputs, robustness = _measure(
       self.encoder, images, self.attack, distribution.fold(seed, 0), True, self.scale
     )
-    self._added.setdefault(_replica(), []).append(self.beta * tf.reduce_mean(robustness))
+    # In the dtype of Keras's own losses, which fit adds it to.
+    added = tf.cast(self.beta * tf.reduce_mean(robustness), keras.config.floatx())
+    self._added.setdefault(_replica(), []).append(added)
     self._kl.update_state(robustness)
     return _sample(outputs, distribution.fold(seed, 1))
 
