@@ -429,6 +429,21 @@ def test_fit_does_not_train_on_pixels_from_0_to_255(kind):
   assert np.isfinite(backbone.get_weights()[0]).all()
 
 
+@pytest.mark.parametrize(
+  "shape, words",
+  [
+    (SHAPE, "takes images [n, 4, 4, 1], got [4, 4, 1]"),
+    ((2, 4, 4, 3), "takes images [n, 4, 4, 1], got [2, 4, 4, 3]"),
+    ((0, *SHAPE), "an empty batch"),
+  ],
+)
+def test_images_of_another_shape_end_in_one_line(shape, words):
+  encoder, images = linear(np.ones(16, np.float32)), np.zeros(shape, np.float32)
+  refuses(words, urkle_tf.kl_robustness, encoder, images, pgd())
+  gaussian = urkle_tf.GaussianEncoder(linear(np.ones(16, np.float32)), latent_dim=2, loc="dense")
+  refuses(words, urkle_tf.kl_robustness, gaussian, images, pgd())
+
+
 @pytest.mark.parametrize("kind", [list, lambda pair: dict(zip("ab", pair, strict=True))])
 def test_an_encoder_of_several_outputs_ends_in_one_line(images, kind):
   pixels = keras.Input(SHAPE)

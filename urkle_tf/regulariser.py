@@ -41,10 +41,10 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
     float32 [n], in nats, at least 0.
 
   Raises:
-    UserError: for images that are not floats, or not within the attack's pixel bounds (in a
-      `tf.function`, TensorFlow's error says so, and XLA returns NaN instead), an epsilon that looks
-      like 0-255 units, an attack that looks for a decision boundary, an encoder of several outputs
-      or of a single number, or a scale that is not above 0.
+    UserError: for images that are not floats, do not fit the encoder, or are not within the
+      attack's pixel bounds (in a `tf.function`, TensorFlow's error says so, and XLA returns NaN
+      instead), an epsilon that looks like 0-255 units, an attack that looks for a decision
+      boundary, an encoder of several outputs or of a single number, or a scale that is not above 0.
 
   ```python
   attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7)
@@ -60,7 +60,7 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
 def _measure(encoder, images, attack, seed, training, scale):
   """(the encoder's outputs for the images, KL [n]), in one pass of images and adversaries."""
   _check(attack)
-  images = representations.checked(tf.convert_to_tensor(images))
+  images = _fitting(encoder, representations.checked(tf.convert_to_tensor(images)))
   with keras_private.losses_kept(encoder):  # what its layers add counts once, in the pass below
     frozen = fold(_network(encoder))
     clean = _each(tf.stop_gradient, _checked(frozen(images)))
@@ -86,6 +86,17 @@ def _check(attack):
     )
   if getattr(attack, "boundary", False):
     attack.check("training")
+
+
+def _fitting(encoder, images):
+  """The images; raises `UserError` if there are none, or the encoder takes other shapes."""
+  wanted = getattr(_network(encoder), "input_shape", None)
+  if isinstance(wanted, tuple) and not images.shape.is_compatible_with(wanted):
+    shown = ", ".join("n" if side is None else str(side) for side in wanted)
+    raise errors.UserError(f"the encoder takes images [{shown}], got {images.shape.as_list()}")
+  if images.shape.rank and images.shape[0] == 0:
+    raise errors.UserError("an empty batch of images has no KL: give at least one image")
+  return images
 
 
 def _network(encoder):
