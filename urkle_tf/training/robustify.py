@@ -53,7 +53,7 @@ def robustify(
       or a `.keras` file; without `drop_in` also the folder of a SavedModel, or of an encoder of
       this package.
     output_dir: the run's folder, as in `pretrain`.  It also gets the original model as
-      teacher.keras, and a drop-in as model.keras.
+      teacher.keras, unless `model` is a path and used as it is, and a drop-in as model.keras.
     preprocess: what the model expects of images in [0, 1]: "unit" (as they are), "255", "tf",
       "torch" or "caffe" (the conventions of `keras.applications`), an `ImageConverter` of KerasHub,
       a Keras layer, or a function of Keras tensors, such as `lambda images: 255 * images`.  None
