@@ -90,6 +90,8 @@ def test_openai_clip(models):
 def test_timm(models):
   weights = state(TIMM)
   vit = models.ViTBackbone((SIZE, SIZE, 3), PATCH, DEPTH, HEADS, WIDTH, HIDDEN)
+  broken = weights | {"norm.bias": np.full(WIDTH, np.nan)}
+  refuses("norm.bias has NaN or infinite values", urkle_tf.import_torch_vit, broken, vit)
   assert urkle_tf.import_torch_vit(weights, vit) == ["head.weight"]
   x = embed(weights, TIMM, weights["cls_token"], weights["pos_embed"])
   wanted = norm(blocks(x, weights, TIMM, gelu, 1e-6), weights, "norm", 1e-6)

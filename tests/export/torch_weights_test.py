@@ -142,6 +142,14 @@ def test_what_does_not_fit_is_one_line_and_changes_nothing(state, backbone, drop
   misfits(changed | {name: np.zeros(zeros[name]) for name in zeros}, backbone, message)
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_not_finite_are_refused(state, backbone, value):
+  """They were loaded, and every embedding was NaN."""
+  broken = state["bn1.running_var"].copy()
+  broken[0] = value
+  misfits(state | {"bn1.running_var": broken}, backbone, "NaN or infinite: bn1.running_var$")
+
+
 def test_states_of_other_networks_are_refused(state, backbone):
   wide = resnet_state(np.random.default_rng(0), width=8)
   misfits(wide, backbone, 'and 96 more; it needs a network of 3 channels, width=8, stem="small"$')

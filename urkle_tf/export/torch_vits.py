@@ -31,9 +31,9 @@ def import_torch_vit(arrays, model, prefix=None):
     A list of the names in the checkpoint that were left out: text towers, heads.
 
   Raises:
-    UserError: if the model contains no such encoder, an array is missing or has another shape, or
-      the checkpoint's blocks hold more than the encoder's, such as DINOv2's scales for a
-      `ViTBackbone`.
+    UserError: if the model contains no such encoder, an array is missing, has another shape or is
+      not finite, or the checkpoint's blocks hold more than the encoder's, such as DINOv2's scales
+      for a `ViTBackbone`.
 
   ```python
   import keras_hub
@@ -66,6 +66,8 @@ def import_torch_vit(arrays, model, prefix=None):
       problems.append(f"{full} is missing")
     elif np.shape(arrays[full]) != shape:
       problems.append(f"{full} is {list(np.shape(arrays[full]))}, not {list(shape)}")
+    elif not np.isfinite(arrays[full]).all():
+      problems.append(f"{full} has NaN or infinite values")
     else:
       values += targets(np.asarray(arrays[full], np.float32))
   # A network of more layers, or of others in them, is not this one.

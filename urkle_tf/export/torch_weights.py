@@ -40,8 +40,9 @@ def import_torch_state(arrays, model, norm=None, prefix=None):
     A list of the names in the checkpoint that were left out: heads, other normalisations, counters.
 
   Raises:
-    UserError: if the model has no such backbone, or two streams, an array is missing or has another
-      shape, the checkpoint's network has more layers, or `norm` or `prefix` must be given.
+    UserError: if the model has no such backbone, or two streams, an array is missing, has another
+      shape or is not finite, the checkpoint's network has more layers, or `norm` or `prefix` must
+      be given.
 
   ```python
   backbone = urkle_tf.networks.resnet18((32, 32, 3), stem="small")
@@ -67,7 +68,7 @@ def import_torch_state(arrays, model, norm=None, prefix=None):
     and _TRUNK.match(name[len(prefix) :])
     and not name.startswith(tuple(known))
   )
-  values, wrong = {}, []
+  values, wrong, broken = {}, [], []
   for name, variable in wanted.items():
     if name in names:
       value, shape = np.asarray(arrays[name]), tuple(variable.shape)
@@ -75,10 +76,17 @@ def import_torch_state(arrays, model, norm=None, prefix=None):
         shape = tuple(shape[axis] for axis in (3, 2, 0, 1))
       if value.shape != shape:
         wrong.append(f"{name} is {_shape(value.shape)}, not {_shape(shape)}")
+      elif not np.isfinite(value).all():
+        broken.append(name)
       values[name] = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
   problems = [
     f"{what}: {some(found)}"
-    for what, found in (("missing", missing), ("further", further), ("other shapes", wrong))
+    for what, found in (
+      ("missing", missing),
+      ("further", further),
+      ("other shapes", wrong),
+      ("NaN or infinite", broken),
+    )
     if found
   ]
   if problems:
