@@ -158,6 +158,12 @@ def make(name, encoder, classifier, reports=(), data_dir=None, recipe=""):
   of_encoder = export.read_metadata(encoder, "encoder")
   given = export.load_classifier(classifier)
   before = given.metadata
+  for needed in ("dataset", "norm", "epsilon"):
+    if needed not in before:
+      raise errors.UserError(
+        f"{classifier} records no {needed}, which the preset's figures need: give one of finetune, "
+        "or give export_classifier metadata with dataset, norm and epsilon"
+      )
   if export.fingerprint([given.network]) != of_encoder["fingerprint"]:
     raise errors.UserError(f"{classifier} is no classifier on {encoder} as it is")
   network, built = rebuilt(given.network, of_encoder)

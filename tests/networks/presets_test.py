@@ -187,6 +187,11 @@ def test_damaged_files_are_refused(tiny, tmp_path, monkeypatch):
   refuses("preset.json' is damaged", urkle_tf.load_encoder, PRESET)
 
 
+def test_a_preset_needs_the_threat_model(exported, classifier, tmp_path):
+  export.export_classifier(classifier, tmp_path / "classifier", {"dataset": "digits"})
+  refuses("records no norm", script.make, "other", exported[0], tmp_path / "classifier")
+
+
 def test_train_keeps_its_network(tiny, tmp_path):
   refuses("leave --init_from out", urkle_tf.pretrain, tmp_path, encoder=PRESET, init_from="a")
   words = "has --latent_dim=6, not 7: leave --latent_dim out"
