@@ -767,6 +767,18 @@ def test_an_encoder_alone_needs_no_labels(exported, tmp_path):
     assert arrays["representation_adversaries"].shape == (30, 8, 8, 1)
 
 
+def test_nothing_of_a_deleted_report_is_taken_for_a_part_of_the_next(exported, tmp_path):
+  """Its broken images were shown, --html found its page written, --against read its images."""
+  left = [tmp_path / name for name in ("images.npz", "report.html", "figures/examples.png")]
+  (tmp_path / "figures").mkdir()
+  for file in (*left, tmp_path / "report.md", tmp_path / "figures" / "own.png"):
+    file.touch()
+  encoder, small = str(exported / "encoder"), SMALL | {"representation_examples": 2}
+  urkle_tf.assess(encoder=encoder, output_dir=str(tmp_path), **small)
+  assert not any(file.exists() for file in left)
+  assert {file.name for file in tmp_path.glob("figures/*")} == {"latent_map.png", "own.png"}
+
+
 @pytest.mark.parametrize(
   "changes, message",
   [

@@ -76,6 +76,7 @@ def _assess(given, settings, kind, path):
       if done := report.finished(run.path, path, context.metadata["fingerprint"], given.html):
         shutil.rmtree(partial, ignore_errors=True)
         return done
+      report.clear(run.path)
       fingerprint, source = context.metadata["fingerprint"], context.source
       owner = {"fingerprint": fingerprint, "source": source.name, "examples": source.size}
       context.store = storing.Store(partial, owner)

@@ -53,6 +53,13 @@ def finished(folder, model, fingerprint, html=False):
   return found
 
 
+def clear(folder):
+  """Removes what is left of a report without report.json, and may not be written again."""
+  if (folder / "report.md").exists():
+    for name in ("images.npz", PAGE, "figures/examples.png", "figures/latent_map.png"):
+      (folder / name).unlink(missing_ok=True)
+
+
 def write(folder, report, html=False):
   """Writes a report's files; report.json comes last, as the sign that the report is complete.
 
