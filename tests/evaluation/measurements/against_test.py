@@ -158,11 +158,19 @@ def test_no_report_in_the_home_of_an_unknown_user():
   refuses("no report.json in '~no-such-user", Against(report="~no-such-user/x").prepare, None)
 
 
-@pytest.mark.parametrize("damaged", ["report.json", "images.npz"])
-def test_a_damaged_report_ends_in_one_line(tmp_path, damaged):
+@pytest.mark.parametrize(
+  "damaged, content",
+  [
+    ("report.json", b"PK and nothing more"),
+    ("images.npz", b"PK and nothing more"),
+    ("report.json", b"[]"),
+    ("report.json", b'{"attacks": [{}]}'),  # of which images.npz knows nothing
+  ],
+)
+def test_a_damaged_report_ends_in_one_line(tmp_path, damaged, content):
   np.savez(tmp_path / "images.npz", labels=[0, 1])
   (tmp_path / "report.json").write_text("{}")
-  (tmp_path / damaged).write_bytes(b"PK and nothing more")
+  (tmp_path / damaged).write_bytes(content)
   words = "cannot read the report in & ; evaluate that model again"
   refuses(words, Against(report=str(tmp_path)).prepare, None)
 

@@ -47,7 +47,10 @@ class Against(Measurement):
       with np.load(folder / "images.npz", allow_pickle=False) as arrays:
         names = [name for name in arrays.files if name.startswith(("labels", "clean_", "right_"))]
         found = {name: arrays[name] for name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+      rows = theirs.get("attacks", ())
+      if missing := [n for n in range(len(rows)) if f"right_{n}" not in found]:
+        raise ValueError(f"images.npz lacks row {missing[0] + 1} of report.json")
+    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
       raise errors.UserError(
         f"cannot read the report in {str(folder)!r}: {errors.reason(error)}; evaluate that model "
         "again"
