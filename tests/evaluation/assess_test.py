@@ -796,6 +796,10 @@ def test_nothing_of_a_deleted_report_is_taken_for_a_part_of_the_next(exported, t
     ({"loss_cap": 2.3}, "--loss_cap must be a number above ln(10) = 2.3026 for 10 classes"),
     ({"classifier": "deterministic", "loss_cap": 3.0}, "deterministic: leave out --loss_cap"),
     ({"classifier": None, "encoder": "encoder", "loss_cap": 0}, "must be in (0, inf), got 0"),
+    (
+      {"classifier": None, "encoder": "encoder", "representation_examples": 0},
+      "nothing is measured",
+    ),
     ({"corruptions": "forst"}, "did you mean 'frost'"),
     ({"severities": [1]}, "--severities has no effect without --corruptions"),
     ({"norm": "l2"}, "--norm=l2 needs --epsilon, because the default, 0.1, is a radius in linf"),

@@ -67,6 +67,10 @@ def _assess(given, settings, kind, path):
     raise errors.UserError("--abstains is only for classifiers made elsewhere: leave it out")
   errors.flags_above(0, settings, "minutes", "attack_step_size")
   chosen = measurements.chosen(given, kind)
+  if not chosen:
+    raise errors.UserError(
+      "nothing is measured: leave --representation_examples out, or name something by --measure"
+    )
   context = _context(given, kind, path)
   for one in chosen:
     context.prepared[one.name] = one.prepare(context)
