@@ -156,9 +156,12 @@ def sequential(shape, *layers):
 
 
 def linear_network(shape, scale, matrix=None):
-  """A network of loc = A x, or of the pixels x themselves, and a constant scale."""
+  """A network of loc = A x, or of the pixels x themselves, and a constant scale.
+
+  In inference mode: its batch norm has seen nothing, and in training it standardises.
+  """
   images = keras.Input(shape, name="images")
-  loc = keras.layers.Flatten()(images)
+  loc = keras.layers.BatchNormalization(epsilon=0.0)(keras.layers.Flatten()(images))
   if matrix is not None:
     dense = keras.layers.Dense(matrix.shape[1], use_bias=False)
     loc = dense(loc)

@@ -215,6 +215,8 @@ def test_both_streams_of_a_frozen_backbone_have_their_pooled_features(rng):
   """The networks share the layers of scale, each with its own features."""
   encoder = tiny_encoder(inference=True)
   tiny_trainer(robustness.ACL("ds"), encoder=encoder)
+  kernel = encoder.network.get_layer("raw_scale").kernel  # 0 at the start
+  kernel.assign(rng.normal(size=kernel.shape))
   images = rng.uniform(size=(3, 8, 8, 1)).astype("float32")
   for stream, network in encoder.streams.items():
     features = networks.pooled(network)(images)
@@ -223,3 +225,4 @@ def test_both_streams_of_a_frozen_backbone_have_their_pooled_features(rng):
     assert raw.shape == expected.shape
     training = encoder(images, training=True, stream=stream)
     np.testing.assert_allclose(training.scale, expected, rtol=1e-5)
+    np.testing.assert_allclose(np.mean(training.loc, 0), np.zeros(6), atol=1e-5)  # by its norm

@@ -132,8 +132,9 @@ def test_scale_stays_between_floor_and_cap(rng, kernel):
   encoder.network.get_layer("raw_scale").bias.assign(kernel * tf.ones(6))
   scale = encoder(rng.uniform(size=(3, 8, 8, 1)).astype("float32")).scale.numpy()
   assert 0.2 - 1e-6 <= scale.min() <= scale.max() <= 0.7 + 1e-6
-  if kernel:
-    np.testing.assert_allclose(scale, 0.2 if kernel < 0 else 0.7, atol=1e-4)
+  middle = 0.2 + 0.5 * np.tanh(np.log(2) / 0.5)  # softplus(0) = ln 2
+  wanted = {-100.0: 0.2, 0.0: middle, 100.0: 0.7}[kernel]
+  np.testing.assert_allclose(scale, np.full((3, 6), wanted), atol=1e-4)
 
 
 def test_loc_has_unit_spread_whatever_the_weights(rng):

@@ -13,7 +13,7 @@ from small_models import tiny_encoder, tiny_trainer
 
 import urkle_tf
 from urkle_tf import networks, pretexts, robustness
-from urkle_tf.networks import batch_norm
+from urkle_tf.networks import batch_norm, gaussian
 from urkle_tf.networks.folding import fold
 from urkle_tf.networks.gaussian import LOCS
 
@@ -44,6 +44,7 @@ def test_loc_is_what_its_name_says(loc, images):
     x = x @ np.float64(network.get_layer("raw_loc").kernel)
   if loc in ("dense", "centred_sphere"):
     norm = network.get_layer("loc" if loc == "dense" else "centred")
+    assert not norm.trainable_variables
     mean, variance = (np.float64(v) for v in (norm.moving_mean, norm.moving_variance))
     assert np.abs(mean).min() > 0
     x = (x - mean) / np.sqrt(variance + 1e-5)
@@ -55,6 +56,11 @@ def test_loc_is_what_its_name_says(loc, images):
   np.testing.assert_allclose(fold(network)(images)["loc"], normal.loc, rtol=1e-3, atol=1e-4)
   assert normal.loc.shape == (12, encoder.latent_dim)
   assert encoder.latent_dim == (4 if loc.startswith("dense") else WIDTH)
+
+
+def test_short_features_have_the_length_of_a_sphere():
+  rows = np.float32([[3e-5, 4e-5], [3.0, 4.0]])  # and below 1e-6 a shorter one
+  np.testing.assert_allclose(gaussian._sphere(rows), [[0.6 * 2**0.5, 0.8 * 2**0.5]] * 2, rtol=1e-5)
 
 
 def test_features_of_nothing_but_zeros_do_no_harm(images):
@@ -163,7 +169,19 @@ def test_the_strength_is_given_once():
     assert scheme.weight == pytest.approx(0.3 if unit is None else k * unit)
 
 
-@pytest.mark.parametrize("options", [{}, {"scale": False, "center": False}])
+def test_statistics_are_those_of_all_replicas(mirrored, on_two, images):
+  with mirrored.scope():
+    encoder = _encoder("pooled", momentum=0.0)
+    batch_norm.quicken(encoder)
+  found = on_two(lambda x: encoder(x, training=True).loc, images)
+  alone = _encoder("pooled", momentum=0.0)
+  np.testing.assert_allclose(found, alone(images, training=True).loc, rtol=1e-3, atol=1e-4)
+  assert float(encoder.spread) == pytest.approx(np.sqrt(np.mean(np.var(found, 0))), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+  "options", [{}, {"scale": False, "center": False, "epsilon": 0.1}, {"trainable": False}]
+)
 def test_quick_batch_norms_do_what_keras_does(options, rng):
   rows = rng.normal(1.0, 2.0, (6, 4, 5, 3)).astype("float32")
   weights = rng.normal(size=rows.shape).astype("float32")

@@ -157,8 +157,27 @@ def test_weight_decay_leaves_biases_and_batch_norms_alone(name):
     np.testing.assert_allclose(found, start * (0.95 if index < 2 else 1), rtol=1e-6)
 
 
-def test_momentum_may_be_a_whole_number():
-  assert optimizers.build("sgd(momentum=0)", 0.1, 10).momentum == 0
+@pytest.mark.parametrize(
+  "text, options",
+  [
+    ("sgd", {"momentum": 0.9, "nesterov": False}),
+    ("sgd(momentum=0, nesterov=true)", {"momentum": 0, "nesterov": True}),  # a whole number
+    ("adamw", {"beta_1": 0.9, "beta_2": 0.999}),
+    ("adamw(beta_1=0.8, beta_2=0.95)", {"beta_1": 0.8, "beta_2": 0.95}),
+    ("lars", {"momentum": 0.9, "trust": 0.001}),
+  ],
+)
+def test_an_optimizers_options_and_usual_ones(text, options):
+  found = optimizers.build(text, 0.1, 10)
+  assert {name: getattr(found, name) for name in options} == options
+
+
+def test_a_warm_up_longer_than_the_training_reaches_the_rate_in_its_last_step():
+  optimizer, rates = optimizers.build("sgd", 0.1, 3, warmup_steps=5), []
+  for step in range(3):
+    optimizer.iterations.assign(step)
+    rates.append(float(optimizer.learning_rate))
+  assert rates == pytest.approx([0, 0.05, 0.1])
 
 
 def test_layer_decay_is_adamw_at_the_rate_of_each_layer():

@@ -33,6 +33,16 @@ def test_a_dense_layer_by_hand(boxes):
   np.testing.assert_allclose(high, [[14, 15]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("boxes", KINDS.values(), ids=KINDS)
+def test_a_batch_norm_by_hand(boxes):
+  """-2 (x - 1/2) / 2 + 1 = 3/2 - x and 3 y - 1, on the box [0, 1] x [2, 4]."""
+  model = sequential((2,), keras.layers.BatchNormalization(epsilon=0.0))
+  model.set_weights([np.array(row) for row in ([-2.0, 3.0], [1.0, -1.0], [0.5, 0.0], [4.0, 1.0])])
+  ((low, high),) = boxes(model, tf.constant([[0.0, 2.0]]), tf.constant([[1.0, 4.0]]))
+  np.testing.assert_allclose(low, [[0.5, 5]], rtol=1e-6)
+  np.testing.assert_allclose(high, [[1.5, 11]], rtol=1e-6)
+
+
 def trained_statistics(model, rng):
   """Gives batch norms statistics and weights that are not those of a start."""
   for layer in model._flatten_layers():
@@ -62,6 +72,25 @@ def test_lines_around_relu_by_hand():
   np.testing.assert_allclose(intervals.boxes(model, *ends), [[[[0.5]], [[4.5]]]])
   # Below: x where 3 > 1, and 0 where 1 < 3, so -1 at x = -1; the interval's 0 is better.
   np.testing.assert_allclose(lines_of(model, *ends), [[[[0.5]], [[3.5]]]])
+
+
+@pytest.mark.parametrize(
+  "activation",
+  [
+    keras.layers.LeakyReLU(0.1),
+    keras.layers.LeakyReLU(2.0),
+    keras.layers.ReLU(max_value=1.0),
+    keras.layers.ReLU(threshold=0.5),
+  ],
+  ids=["leaky", "steep", "capped", "late"],
+)
+def test_lines_hold_around_every_bend(activation, rng):
+  """Of 200 sums of six bends, no point of [-1, 3] leaves its box."""
+  model = sequential((1,), keras.layers.Dense(6), activation, keras.layers.Dense(200))
+  model.set_weights([rng.normal(size=variable.shape) for variable in model.weights])
+  ((low, high),) = lines_of(model, tf.constant([[-1.0]]), tf.constant([[3.0]]))
+  found = model(np.linspace(-1, 3, 401, dtype="float32")[:, None]).numpy()
+  assert np.all((low - 1e-4 <= found) & (found <= high + 1e-4))
 
 
 def crown(weights, biases, low, high):
@@ -169,12 +198,28 @@ def test_the_box_of_a_point_is_what_the_network_makes_of_it(boxes, rng):
 
 def test_the_largest_kl_of_a_box_by_hand():
   """At s = 1 and D = 3: scale 0.5 gives log 0.5 + 20 - 0.5, scale 10 log 10 + 0.05 - 0.5."""
-  clean = tfd.Normal([[0.0], [0.0]], [[1.0], [1.0]])
-  low = {"loc": tf.constant([[-3.0], [0.0]]), "scale": tf.constant([[0.5], [1.0]])}
-  high = {"loc": tf.constant([[1.0], [0.0]]), "scale": tf.constant([[10.0], [10.0]])}
+  clean = tfd.Normal([[0.0], [0.0], [0.0]], [[1.0], [1.0], [1.0]])
+  low = {"loc": tf.constant([[-3.0], [0.0], [-1.0]]), "scale": tf.constant([[0.5], [1.0], [0.5]])}
+  high = {"loc": tf.constant([[1.0], [0.0], [3.0]]), "scale": tf.fill([3, 1], 10.0)}
   found = kl.largest_kl(clean, low, high)
-  np.testing.assert_allclose(found[0], np.log(0.5) + 20 - 0.5, rtol=1e-6)
+  np.testing.assert_allclose(found[::2], [np.log(0.5) + 20 - 0.5] * 2, rtol=1e-6)
   np.testing.assert_allclose(found[1], np.log(10) + 1 / 200 - 0.5, rtol=1e-6)
+
+
+def test_the_largest_kl_on_a_sphere_by_hand():
+  """2 |u - v| / (|u| + |v|) is at most 2 / (5 + sqrt(18)), of (3, 4) and (3, 4 +- 1).
+
+  A box that holds 0 has the whole sphere, and a chord of 2.
+  """
+  row, ends = np.array([[3.0, 4.0]]), np.array([[[3.0, 3.0]], [[3.0, 5.0]]])
+  u = np.concatenate([row, 1e-3 * row, [[1.0, 0.0]]])
+  low, high = (np.concatenate([end, 1e-3 * end, [[a, a]]]) for end, a in zip(ends, (-1, 2)))
+  clean = tfd.Normal(u.astype("float32"), tf.ones([3, 2]))
+  scales = [tf.constant([[0.5, 1.0]] * 3), tf.ones([3, 2])]
+  found = kl._largest_on_sphere(clean, low.astype("float32"), high.astype("float32"), scales)
+  chords = np.array([2 / (5 + 18**0.5), 2 / (5 + 18**0.5), 2.0])
+  of_scale = np.log(0.5) + 2 - 0.5
+  np.testing.assert_allclose(found, of_scale + 2 * chords**2 / (2 * 0.5**2), rtol=1e-5)
 
 
 @pytest.mark.parametrize("bounds", KINDS)
@@ -184,9 +229,10 @@ def test_the_bound_of_an_affine_encoder_is_what_its_worst_corner_has(bounds):
   encoder = urkle_tf.GaussianEncoder(flat, 1, 0.5, 0.5, loc="dense", **options)
   encoder.network.get_layer("raw_loc").set_weights([np.array([[3.0], [-4.0]])])
   # The batch norm of loc at its start divides by sqrt(1 + 1e-5).
-  images = tf.fill([1, 1, 2, 1], 0.5)
-  found = kl.kl_bound(encoder, images, 0.1, bounds)
-  np.testing.assert_allclose(found, [0.7**2 / 1.00001 / (2 * 0.25)], rtol=1e-4)
+  images = tf.constant([[0.5, 0.5], [0.05, 0.05], [0.95, 0.95]])
+  found = kl.kl_bound(encoder, tf.reshape(images, [3, 1, 2, 1]), 0.1, bounds)
+  farthest = np.array([0.7, 0.55, 0.55])  # 3 * 0.05 + 4 * 0.1 at the ends of [0, 1]
+  np.testing.assert_allclose(found, farthest**2 / 1.00001 / (2 * 0.25), rtol=1e-4)
 
 
 TRIES = 2500  # for each of four images

@@ -104,7 +104,7 @@ def _largest_on_sphere(clean, low, high, scales):
   length = lambda x: tf.sqrt(tf.maximum(tf.reduce_sum(tf.square(x), -1), 1e-24))  # noqa: E731
   apart = length(tf.maximum(u - low, high - u))
   nearest = length(tf.maximum(tf.maximum(low, -high), 0.0))  # of the box to the origin
-  chord = 2 * apart / tf.maximum(length(u) + tf.maximum(nearest, length(u) - apart), 1e-12)
+  chord = 2 * apart / (length(u) + nearest)
   squares = u.shape[-1] * tf.square(tf.minimum(chord, 2.0))
   still = {"loc": u}
   of_scales = largest_kl(clean, still | {"scale": scales[0]}, still | {"scale": scales[1]})
