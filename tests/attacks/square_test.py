@@ -86,6 +86,13 @@ def test_the_start_of_linf_is_vertical_stripes(images):
   assert set(np.unique(change)) == set(np.float32([-0.1, 0.1]).round(5))
   np.testing.assert_array_equal(change, change[:, :1] + 0 * change)
   assert (change[0] != change[1]).any()
+  later = Square(Linf(0.1), queries=30)(lambda z: total(z), x, SEED) - x  # squares move by 0.2
+  np.testing.assert_allclose(np.abs(later), np.full(x.shape, 0.1), rtol=1e-5)
+
+
+def test_hills_have_odd_sides_of_at_least_three_where_the_image_has_room():
+  lengths = ((1.0, 6, 6), (3.6, 9, 9), (6.0, 6, 6), (9.0, 9, 7), (2.0, 1, 2))
+  assert [square._Hills.side(*case) for case in lengths] == [3, 5, 5, 7, 1]
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
