@@ -151,6 +151,24 @@ def test_finds_the_distance_where_the_box_binds(rng, norm):
   assert float(info["zero_gradients"]) == 0
 
 
+@pytest.mark.parametrize("steps", [1, 8])
+def test_the_nearest_broken_point_is_kept_and_none_leaves_the_box(rng, steps):
+  x, seen = rng.uniform(size=(12, 2, 2, 1)).astype("float32"), []
+
+  def wave(z):
+    values = tf.sin(9 * tf.reduce_sum(z, [1, 2, 3])) - 0.5 * tf.cos(17 * z[:, 0, 0, 0]) - 0.8
+    seen.append((values.numpy(), z.numpy()))
+    return values
+
+  _, info = FAB(Linf(0.5), steps=steps).run(wave, x, [0, 1])
+  values, points = (np.stack(parts) for parts in zip(*seen, strict=True))
+  assert points.min() >= 0
+  assert points.max() <= 1
+  distances = np.where(values > 0, np.abs(points - x).max((2, 3, 4)), np.inf).min(0)
+  np.testing.assert_allclose(info["distance"], distances, atol=1e-6)
+  assert np.isfinite(distances).sum() > (values[0] > 0).sum()  # the last point counts too
+
+
 def test_a_step_by_hand():
   """The boundary lies at 0.6 of the first pixel, the images at 0.5; the second has no slope."""
   images = tf.fill([2, 1, 2, 1], 0.5)

@@ -47,6 +47,23 @@ def cross_entropy(classifier):
   return objective
 
 
+def test_the_size_of_a_step_is_scaled_with_epsilon_unless_it_is_given():
+  attack, x = PGD(Linf(0.1), steps=1, step_size=0.02, start=0.1), tf.fill([2, 3, 3, 1], 0.5)
+  for options, size in (({}, 0.02), ({"epsilon": 0.05}, 0.01), ({"step_size": 0.003}, 0.003)):
+    start, _ = attack.run(total, x, [0, 1], **{**options, "step_size": 0.0})
+    end, _ = attack.run(total, x, [0, 1], **options)
+    np.testing.assert_allclose(end - start, np.full(x.shape, size), atol=1e-6)
+
+
+def test_a_start_that_is_given_or_carried_is_inside():
+  """Where it is the best point of a run, it is the result."""
+  attack, x = PGD(Linf(0.1), steps=1, keep="best", carry=True), tf.fill([2, 3, 3, 1], 0.95)
+  found, _ = attack.run(total, x, [0, 1], step_size=0.0, carried=tf.ones([3, 3, 1]))
+  assert_inside(found, x, "linf", 0.1)
+  found, _ = APGD(Linf(0.1), steps=1).run(total, x, [0, 1], start=lambda seed: x + 0.5)
+  assert_inside(found, x, "linf", 0.1)
+
+
 # The whole attack stays inside, whatever is attacked.
 
 

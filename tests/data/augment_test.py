@@ -113,6 +113,7 @@ def test_boxes_have_the_distribution_of_the_definition(rng):
   np.testing.assert_array_equal(whole, np.rint(whole))
   area = height * width / side**2
   assert area.min() == pytest.approx(0.08, abs=1e-3)
+  np.testing.assert_array_equal(recipe._box(noise, (side, side), 3.0), whole)  # at most all of it
   # Below 0.7 of the area no box is cut, so that area and log ratio are uniform.
   free = area < 0.7
   assert np.mean(free) == pytest.approx(0.62 / 0.92, abs=0.015)
@@ -134,7 +135,7 @@ def test_whole_pixels_reach_every_place(rng):
   assert np.mean(top[height == 3]) == pytest.approx(0.5, abs=0.02)
 
 
-@pytest.mark.parametrize("strength, color", [(0.8, 1.0), (1.0, 2.0)])
+@pytest.mark.parametrize("strength, color", [(0.8, 1.0), (1.0, 2.0), (1.0, 4.0)])
 def test_jitter_against_numpy(rng, strength, color):
   """One image each, with all noise given, against the definition written out."""
   recipe = augment.SimCLR(strength=strength, color=color, flip=False)
@@ -149,17 +150,34 @@ def test_jitter_against_numpy(rng, strength, color):
     kinds.add((bool(on), bool(grey)))
     luma = np.array([0.299, 0.587, 0.114])
     if on:
-      x = x * (1 + most * (2 * u[6] - 1))
+      x = x * max(1 + most * (2 * u[6] - 1), 0)
       hue = augment.hue_matrix(tf.constant([most / 4 * (2 * u[9] - 1)], tf.float32))[0].numpy()
       x = x @ hue.T
       pixel_grey = (x @ luma)[..., None]
-      x = pixel_grey + (1 + most * (2 * u[8] - 1)) * (x - pixel_grey)
+      x = pixel_grey + max(1 + most * (2 * u[8] - 1), 0) * (x - pixel_grey)
       mean = (x @ luma).mean()
-      x = mean + (1 + most * (2 * u[7] - 1)) * (x - mean)
+      x = mean + max(1 + most * (2 * u[7] - 1), 0) * (x - mean)
     if grey:
       x = np.repeat((x @ luma)[..., None], 3, axis=-1)
     np.testing.assert_allclose(y, np.clip(x, 0, 1), atol=2e-5)
   assert len(kinds) == 4
+
+
+def test_jitter_of_grey_images(rng):
+  """Brightness 0.4 * (2 * 0.75 - 1) = 0.2 up, contrast 0.2 down, about the mean."""
+  images = (0.3 + 0.3 * rng.uniform(size=(3, 8, 8, 1))).astype(np.float32)
+  noise = np.full((3, 11), 0.5, np.float32)
+  noise[:, [0, 2, 3, 4, 5, 6, 7]] = [0.999999, 0, 0, 0.9, 0, 0.75, 0.25]
+  brighter = 1.2 * images
+  mean = brighter.mean((1, 2, 3), keepdims=True)
+  wanted = mean + 0.8 * (brighter - mean)
+  np.testing.assert_allclose(augment.SimCLR()(images, noise), wanted, atol=1e-5)
+
+
+def test_smaller_images_are_antialiased(rng):
+  rows = rng.uniform(size=9).astype(np.float32)
+  found = augment.resize(np.repeat(rows[None, :, None, None], 2, 2), (4, 2))
+  np.testing.assert_allclose(found[0, :, 0, 0], triangle(rows, 4), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 11)])

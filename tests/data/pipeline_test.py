@@ -83,11 +83,28 @@ def test_another_seed_gives_other_batches(digits):
   one, two = (take(pipeline.views(digits, recipe, 5, seed), 1)[0] for seed in (1, 2))
   assert (one["image"] != two["image"]).any()
   assert np.abs(one["views"] - two["views"]).max() > 0.1
+  # And another step gives the same image other views.
+  alike = sources.ArraySource(np.repeat(digits.images[:1], 10, 0), name="alike", split="train")
+  one, two = take(pipeline.views(alike, recipe, 5, 0), 2)
+  assert np.abs(one["views"] - two["views"]).max() > 0.1
   # More than 31 bits of the seed count; a pair is a seed, too.
   one, two = (take(pipeline.views(digits, recipe, 5, seed), 1)[0] for seed in (1, 1 + 2**31))
   assert (one["image"] != two["image"]).any()
   (pair,) = take(pipeline.views(digits, recipe, 5, np.int32([1, 0])), 1)
   same(one.values(), map(pair.get, one))
+
+
+def test_each_worker_makes_its_rows(digits):
+  make = lambda part: take(pipeline.views(digits, augment.SimCLR(), 6, 0, part=part), 2)  # noqa: E731
+  halves = [make(pipeline.Part(share=(worker, 2))) for worker in range(2)]
+  for step, whole in enumerate(make(pipeline.WHOLE)):
+    for name, rows in whole.items():
+      np.testing.assert_allclose(np.concatenate([half[step][name] for half in halves]), rows)
+
+
+def test_the_first_images_are_as_many_as_asked():
+  images, labels = pipeline.first(sources.load("digits"), 300)  # of batches of 250
+  assert len(images) == len(labels) == 300
 
 
 def test_an_epoch_shows_each_image_once(digits):
