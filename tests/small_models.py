@@ -155,13 +155,15 @@ def sequential(shape, *layers):
   return keras.Sequential([keras.Input(shape), *layers])
 
 
-def linear_network(shape, scale, matrix=None):
+def linear_network(shape, scale, matrix=None, norm=True):
   """A network of loc = A x, or of the pixels x themselves, and a constant scale.
 
-  In inference mode: its batch norm has seen nothing, and in training it standardises.
+  In inference mode: its batch norm, if there is one, has seen nothing; in training it standardises.
   """
   images = keras.Input(shape, name="images")
-  loc = keras.layers.BatchNormalization(epsilon=0.0)(keras.layers.Flatten()(images))
+  loc = keras.layers.Flatten()(images)
+  if norm:
+    loc = keras.layers.BatchNormalization(epsilon=0.0)(loc)
   if matrix is not None:
     dense = keras.layers.Dense(matrix.shape[1], use_bias=False)
     loc = dense(loc)

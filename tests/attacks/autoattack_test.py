@@ -56,6 +56,8 @@ def test_robust_accuracy_is_the_closed_form(rng, norm, classes, version):
   assert (np.asarray(threat.distance(y, x)) <= epsilon + 1e-6).all()
   np.testing.assert_array_equal(scores(y).numpy().argmax(1) != labels, broken)
   np.testing.assert_array_equal(y[:4], x[:4])  # misclassified as they are
+  margin = lambda z: np.ptp(np.partition(scores(z).numpy(), -2)[:, -2:], axis=1)  # noqa: E731
+  assert np.all(margin(y)[~broken] < margin(x)[~broken])  # what came nearest
   stages = ["apgd_dlr"] if version == "rand" else ["apgd_t", "fab_t"]
   assert [row["name"] for row in numbers] == ["apgd_ce", *stages, "square"]
   assert numbers[0]["attacked"] == 36

@@ -27,7 +27,7 @@ EPSILON = 0.05
 @pytest.fixture(scope="module")
 def pixels(tmp_path_factory):
   """An encoder whose loc is the pixels of [2, 2, 1] images themselves, and whose z is loc."""
-  encoder = export.ExportedEncoder(linear_network((2, 2, 1), 1.0))
+  encoder = export.ExportedEncoder(linear_network((2, 2, 1), 1.0, norm=False))
   folder = tmp_path_factory.mktemp("pixels") / "encoder"
   return export.export_encoder(encoder, folder, {"stochastic": False})
 
