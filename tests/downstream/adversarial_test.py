@@ -1,6 +1,7 @@
 """The protocols alf and aff, against closed forms of linear models, and on digits."""
 
 import json
+import types
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from small_models import array_source, linear_network, rows_of, untimed
 
 from urkle_tf import downstream, export
 from urkle_tf.data import sources
-from urkle_tf.downstream import aff
+from urkle_tf.downstream import aff, alf
 from urkle_tf.networks.representations import Representations
 from urkle_tf.pretexts import Supervised
 
@@ -133,13 +134,35 @@ def test_aff_compares_at_the_same_noise(rng):
   scale = rng.uniform(0.1, 1, (5, 2, 4)).astype(np.float32)
   noise = rng.normal(size=(5, 2, 4)).astype(np.float32)
   given = Representations(tfp.distributions.Normal(loc, scale), tf.constant(loc + scale * noise))
-  weight, found = aff._OnSamples(beta=2.5).losses(pretext, given, 1, None)["divergence"]
+  sampled = types.SimpleNamespace(model=types.SimpleNamespace(stochastic=True))
+  weight, found = aff.scheme(sampled, 2.5).losses(pretext, given, 1, None)["divergence"]
   assert weight == 2.5
   kernel, bias = pretext.network.get_weights()
   log_softmax = lambda v: v - np.log(np.exp(v).sum(-1, keepdims=True))  # noqa: E731
   before = log_softmax((loc[:, 0] + scale[:, 0] * noise[:, 0]) @ kernel + bias)
   after = log_softmax((loc[:, 1] + scale[:, 1] * noise[:, 0]) @ kernel + bias)  # [:, 0]: its noise
   np.testing.assert_allclose(found, (np.exp(before) * (before - after)).sum(-1), rtol=1e-4)
+
+
+def test_alf_attacks_the_mean_over_samples_of_z():
+  """Of squared errors (2 z)^2 / 2, whose mean is 2 (loc^2 + scale^2)."""
+
+  class Pixels:
+    latent_dim = 1
+
+    def __call__(self, images):
+      return tfp.distributions.Normal(images[:, 0, 0], tf.constant([[0.5], [1.0], [0.0]]))
+
+  pretext = Supervised(task="regression", layers=1)
+  pretext.attach(Pixels())
+  pretext.network.set_weights([np.array([[2.0]]), np.array([0.0])])
+  scheme, images = alf._OnSamples(20000), tf.reshape([1.0, 0.0, 2.0], [3, 1, 1, 1])
+  one, other = (
+    scheme.objective(Pixels(), pretext, None, (tf.zeros(3), seed)) for seed in ([0, 1], [0, 2])
+  )
+  np.testing.assert_allclose(one(images), [2.5, 2.0, 8.0], rtol=0.05)
+  np.testing.assert_array_equal(one(images), one(images))
+  assert np.all(one(images)[:2] != other(images)[:2])
 
 
 # --- Digits ---

@@ -98,11 +98,11 @@ def test_an_encoder_beside_its_original(rng, tmp_path):
   assert found["moved"] == pytest.approx(found["original"]["moved"], rel=1e-4)
   alone = urkle_tf.assess(encoder=before, **options)["retrieval"]
   assert found["original"] == {name: alone[name] for name in found["original"]}
-  turn = np.array([[0, 1], [3, 0]])  # which finds others in the index
+  turn = np.diag([1, 9])  # which finds others in the index
   other = linear_file(tmp_path / "other.keras", matrix @ turn)
   found = urkle_tf.assess(encoder=other, against=before, **options)["retrieval"]
   index = retrieval.overlap(*(representation.nearest(rows, z, 5) for rows in (z, z @ turn)))
-  assert found["index"] == pytest.approx(index.mean(), abs=0.02)
+  assert found["index"] == pytest.approx(index.mean(), abs=0.01)
   assert index.mean() < 0.9
 
 
