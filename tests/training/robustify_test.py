@@ -176,6 +176,12 @@ def test_model_and_run_may_lie_at_home(tmp_path, monkeypatch):
   assert seen == [(f"{tmp_path}/run", f'distil(teacher="{tmp_path}/model.keras")')]
 
 
+@pytest.mark.parametrize("given", [None, keras.layers.Dense(3)])
+def test_what_is_neither_a_model_nor_a_path_is_named(given, tmp_path):
+  """It was looked for as a folder of its own name."""
+  refuses("got & : of an encoder", urkle_tf.robustify, given, tmp_path / "run")
+
+
 def test_another_model_in_the_same_folder_is_refused(model, run):
   _, folder = run
   other = keras.models.clone_model(model)  # with other weights

@@ -124,6 +124,11 @@ def _read(model, taking, drop_in, output_dir, settings):
     raise errors.UserError(
       f"{', '.join(taking)} and drop_in go with a Keras model or a .keras file, not with a folder"
     )
+  if not isinstance(model, str | os.PathLike):
+    raise errors.UserError(
+      f"robustify takes a keras.Model, a .keras file or a folder, got {type(model).__name__}: of "
+      "an encoder of urkle_tf, give the folder"
+    )
   return model, os.path.expanduser(str(model))
 
 
