@@ -69,7 +69,7 @@ def read(file):
   try:
     with np.load(file, allow_pickle=False) as data:
       images, labels = data["images"], data["labels"]
-  except (OSError, KeyError, ValueError) as error:
+  except (OSError, KeyError, TypeError, ValueError) as error:
     sys.exit(f"cannot read images and labels from {file}: {error}")
   if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
     sys.exit(

@@ -23,7 +23,7 @@ def read(file):
   try:
     with np.load(file, allow_pickle=False) as data:
       images = data["images"][:5]
-  except (OSError, KeyError, ValueError) as failure:
+  except (OSError, KeyError, TypeError, ValueError) as failure:
     sys.exit(f"cannot read images from {file}: {failure}")
   if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
     sys.exit(f"{file}: images must be floats in [0, 1], got {images.dtype}: divide them by 255")

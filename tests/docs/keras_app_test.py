@@ -100,7 +100,8 @@ def test_only_floats_between_0_and_1_are_read(read, found, tmp_path):
 @pytest.mark.parametrize("read", [train.read, finetune_export.read, ask.read])
 def test_what_cannot_be_read_is_named(read, tmp_path):
   np.savez(tmp_path / "other.npz", pictures=[1.0])
-  for name in ("other.npz", "missing.npz"):
+  np.save(tmp_path / "array.npy", [1.0])
+  for name in ("other.npz", "missing.npz", "array.npy"):
     with pytest.raises(SystemExit, match=f"cannot read images .*{name}: "):
       read(tmp_path / name)
 
