@@ -454,6 +454,25 @@ def test_an_encoder_of_several_outputs_ends_in_one_line(images, kind):
     urkle_tf.UrkleRegularizer(several, pgd())(images)
 
 
+@pytest.mark.parametrize("scale", [0.0, -1.0])
+def test_a_scale_that_is_not_positive_ends_in_one_line(images, scale):
+  """The KL was NaN, and so were the weights after a step of fit."""
+  pixels = keras.Input(SHAPE)
+  loc = keras.layers.Dense(2)(keras.layers.Flatten()(pixels))
+  encoder = keras.Model(pixels, {"loc": loc, "scale": scale * keras.ops.ones_like(loc)})
+  refuses("scale must be above 0", urkle_tf.kl_robustness, encoder, images, pgd())
+  model = keras.Sequential([urkle_tf.UrkleRegularizer(encoder, pgd())])
+  model.compile("sgd", "mse")
+  with pytest.raises(tf.errors.InvalidArgumentError, match="scale must be above 0"):
+    model.fit(images, np.zeros((12, 2)), verbose=0)
+
+
+def test_an_encoder_of_loc_alone_ends_in_one_line(images):
+  pixels = keras.Input(SHAPE)
+  encoder = keras.Model(pixels, {"loc": keras.layers.Flatten()(pixels)})
+  refuses("returns features & or loc and scale", urkle_tf.kl_robustness, encoder, images, pgd())
+
+
 def test_an_encoder_of_a_single_number_ends_in_one_line(images):
   encoder = lambda x, training: tf.reduce_sum(x, [1, 2, 3])  # noqa: E731
   refuses("a single number for each image", urkle_tf.kl_robustness, encoder, images, pgd())

@@ -44,7 +44,8 @@ def kl_robustness(encoder, images, attack, seed=None, training=False, scale=_SCA
     UserError: for images that are not floats, do not fit the encoder, or are not within the
       attack's pixel bounds (in a `tf.function`, TensorFlow's error says so, and XLA returns NaN
       instead), an epsilon that looks like 0-255 units, an attack that looks for a decision
-      boundary, an encoder of several outputs or of a single number, or a scale that is not above 0.
+      boundary, an encoder of several outputs or of a single number, or a scale, its own or the
+      argument, that is not above 0.
 
   ```python
   attack = urkle_tf.attacks.PGD(urkle_tf.attacks.Linf(epsilon=8 / 255), steps=7)
@@ -135,16 +136,29 @@ def _features(outputs):
 
 def _checked(outputs):
   """An encoder's outputs; raises `UserError` unless they are features or {"loc", "scale"}."""
-  if isinstance(outputs, list | tuple) or (isinstance(outputs, dict) and "loc" not in outputs):
+  named = isinstance(outputs, dict)
+  if isinstance(outputs, list | tuple) or (named and not {"loc", "scale"} <= set(outputs)):
     raise errors.UserError(
       "the encoder returns several outputs: give the part of it that returns features, "
-      "keras.Model(images, features)"
+      "keras.Model(images, features), or loc and scale"
     )
+  if named:
+    _check_scale(outputs["scale"])
   if tf.is_tensor(outputs) and outputs.shape.rank == 1:
     raise errors.UserError(
       "the encoder returns a single number for each image: give one that returns features [n, d]"
     )
   return outputs
+
+
+def _check_scale(scale):
+  """Raises `UserError`, or in a graph stops, for a scale whose KL would be NaN."""
+  wrong = tf.reduce_any(scale <= 0)  # NaN, of a training that diverged, is not
+  words = "the encoder's scale must be above 0: end it with activation='softplus'"
+  if tf.is_symbolic_tensor(wrong):
+    tf.debugging.Assert(~wrong, [words])
+  elif wrong:
+    raise errors.UserError(words)
 
 
 def _each(function, outputs):
