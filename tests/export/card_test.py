@@ -76,7 +76,8 @@ def test_it_reports_what_was_measured(folder, report):
 
 def test_reports_of_others_are_refused(folder, report, tmp_path):
   place, _ = report
-  refuses("no report", urkle_tf.model_card, folder, tmp_path)
+  for missing in (tmp_path, "~no-such-user/report"):
+    refuses("no report", urkle_tf.model_card, folder, missing)
   other = json.loads((place / "report.json").read_text())
   other["config"]["fingerprint"] = "0"
   ill, none = "is not a report of evaluate", {"config": "none"}

@@ -1,6 +1,7 @@
 """Writes model cards with measured figures, and uploads exports to the Hugging Face hub."""
 
 import json
+import os
 import pathlib
 
 from urkle_tf import errors, export
@@ -25,7 +26,7 @@ def model_card(folder, report=None):
   card = urkle_tf.model_card("RUN/classifier", report="REPORT")  # RUN/classifier/README.md
   ```
   """
-  folder, metadata = pathlib.Path(folder).expanduser(), _metadata(folder)
+  folder, metadata = pathlib.Path(os.path.expanduser(folder)), _metadata(folder)
   found = None if report is None else read_report(report, metadata)
   card.write(folder, metadata, found)
   return folder / card.NAME
@@ -63,7 +64,7 @@ def push_to_hub(folder, repo_id, report=None, private=True, **options):
   token = {"token": options["token"]} if "token" in options else {}
   hub = huggingface_hub.HfApi(**token)
   hub.create_repo(repo_id, private=private, exist_ok=True)
-  here = str(pathlib.Path(folder).expanduser())
+  here = os.path.expanduser(folder)
   return hub.upload_folder(repo_id=repo_id, folder_path=here, **options)
 
 
@@ -88,7 +89,7 @@ def read_report(report, *models):
   Raises:
     UserError: if there is no such report, or it is of another model.
   """
-  file = pathlib.Path(report).expanduser()
+  file = pathlib.Path(os.path.expanduser(report))
   file = file / "report.json" if file.is_dir() else file
   try:
     found = json.loads(file.read_text(encoding="utf-8"))
