@@ -21,7 +21,9 @@ from urkle_tf import export
 
 APP = commands.ROOT / "examples" / "keras_app"
 
-RUN = 'import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name="__main__")'
+# A shell's background job, and what it starts, would ignore Ctrl-C.
+RUN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+RUN += 'import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name="__main__")'
 ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}
 
 
