@@ -65,6 +65,7 @@ def _measure(encoder, images, attack, seed, training, scale):
   with keras_private.losses_kept(encoder):  # what its layers add counts once, in the pass below
     frozen = fold(_network(encoder))
     clean = _each(tf.stop_gradient, _checked(frozen(images)))
+    _check_scale(clean)
     sigma = _sigma(clean, scale)
     represent = lambda neighbours: _normal(frozen(neighbours), sigma)  # noqa: E731
     adversaries = attack(kl_from(_normal(clean, sigma), represent), images, seed)
@@ -136,14 +137,12 @@ def _features(outputs):
 
 def _checked(outputs):
   """An encoder's outputs; raises `UserError` unless they are features or {"loc", "scale"}."""
-  named = isinstance(outputs, dict)
-  if isinstance(outputs, list | tuple) or (named and not {"loc", "scale"} <= set(outputs)):
+  lacking = isinstance(outputs, dict) and not {"loc", "scale"} <= set(outputs)
+  if isinstance(outputs, list | tuple) or lacking:
     raise errors.UserError(
       "the encoder returns several outputs: give the part of it that returns features, "
       "keras.Model(images, features), or loc and scale"
     )
-  if named:
-    _check_scale(outputs["scale"])
   if tf.is_tensor(outputs) and outputs.shape.rank == 1:
     raise errors.UserError(
       "the encoder returns a single number for each image: give one that returns features [n, d]"
@@ -151,9 +150,11 @@ def _checked(outputs):
   return outputs
 
 
-def _check_scale(scale):
-  """Raises `UserError`, or in a graph stops, for a scale whose KL would be NaN."""
-  wrong = tf.reduce_any(scale <= 0)  # NaN, of a training that diverged, is not
+def _check_scale(outputs):
+  """Raises `UserError`, or in a graph stops, for a {"loc", "scale"} whose KL would be NaN."""
+  if not isinstance(outputs, dict):
+    return
+  wrong = tf.reduce_any(outputs["scale"] <= 0)  # NaN, of a training that diverged, is not
   words = "the encoder's scale must be above 0: end it with activation='softplus'"
   if tf.is_symbolic_tensor(wrong):
     tf.debugging.Assert(~wrong, [words])
