@@ -292,15 +292,13 @@ def check_pixels(images, threat, who):
 def assert_pixels(images, threat, values):
   """Values that go with images; a graph stops there if pixels are beyond the bounds, not at NaN.
 
-  XLA drops assertions, so there the values become NaN, and their gradient 0.
+  The bounds are the threat model's; 0 and 1 without one.  XLA drops assertions, so there the values
+  become NaN, and their gradient 0.
   """
-  check_floats(images.dtype, threat)
+  lower, upper = (threat.lower, threat.upper) if threat else (0.0, 1.0)
   least, most = tf.reduce_min(images), tf.reduce_max(images)
-  beyond = (least < threat.lower - _ROUNDING) | (most > threat.upper + _ROUNDING)
-  said = (
-    "UserError: pixels lie outside the bounds of the threat model, "
-    f"{threat.lower:g} to {threat.upper:g}: give both the same range"
-  )
+  beyond = (least < lower - _ROUNDING) | (most > upper + _ROUNDING)
+  said = f"UserError: pixels lie outside the bounds, {lower:g} to {upper:g}: rescale the images"
   with tf.control_dependencies([tf.debugging.Assert(~beyond, [said, least, most])]):
     return tf.where(beyond, float("nan"), values)
 

@@ -19,7 +19,7 @@ def read(batch, augmented):
     augmented: whether the step augments images.
 
   Returns:
-    The dict, with "views" as float32; integers are left for the encoder to refuse.
+    The dict, with "views" as float32; integers are left for the trainer to refuse.
 
   Raises:
     UserError: for another form.

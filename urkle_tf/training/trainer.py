@@ -15,7 +15,7 @@ from urkle_tf.attacks.threat.base import shape_of
 from urkle_tf.data import pipeline
 from urkle_tf.networks import batch_norm, keras_private, onednn
 from urkle_tf.networks.policies import low_precision
-from urkle_tf.networks.representations import Representations
+from urkle_tf.networks.representations import Representations, checked
 from urkle_tf.networks.tuples import flat
 from urkle_tf.robustness.base import Robustness
 from urkle_tf.robustness.none import Plain
@@ -186,8 +186,8 @@ class Trainer(keras_private.Built):
 
     Raises:
       UserError: for validation data; Keras would end the training after its first epoch.  Also for
-        a batch that does not divide evenly among replicas or into parts, or with pixels that the
-        attack does not allow (with XLA, their steps are skipped instead).
+        a batch that does not divide evenly among replicas or into parts, or with pixels outside
+        [0, 1] or the attack's bounds (with XLA, its step is skipped instead).
     """
     if kwargs.get("validation_data") is not None or kwargs.get("validation_split"):
       raise errors.UserError(_NO_VALIDATION)
@@ -233,8 +233,8 @@ class Trainer(keras_private.Built):
     """The views of a batch in any form that `fit` takes: (float32 [n, v, h, w, c], dict)."""
     batch = batches.read(batch, self.augment is not None)
     if "views" in batch:
-      views = batch["views"]  # in XLA, a step with NaN is skipped
-      return (assert_pixels(views, self.threat, views) if self.attack else views), batch
+      views = checked(batch["views"])
+      return assert_pixels(views, self.threat, views), batch  # in XLA, a step with NaN is skipped
     seed, strength = pipeline.augmentation_seed(self.seed, step), self.strength(step)
     count = self.pretext.views
     views = pipeline.augment_on_device(self.augment, batch["image"], seed, count, strength)
