@@ -8,10 +8,10 @@ In Markdown, prose counts; code blocks, tables, headings, pictures and link targ
 Python, the texts of settings and the messages of `errors.UserError` count.  See docs/style.md.
 """
 
+import argparse
 import ast
 import pathlib
 import re
-import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Words a sentence: the aim is a mean below the one, and none above the other.
@@ -105,9 +105,15 @@ def report(path):
   return {**figures, "text": longest, "worn": worn}
 
 
-def main(names):
+def main():
   """Prints a line for each file, its longest sentence if it is too long, and its worn phrases."""
-  files = [pathlib.Path(name) for name in names]
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("files", nargs="*", type=pathlib.Path, help="default: README, docs, code")
+  files = parser.parse_args().files
+  if missing := [file for file in files if not file.is_file()]:
+    parser.error(f"no such file: {missing[0]}")
   if not files:
     files = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     files += sorted((ROOT / "urkle_tf").rglob("*.py"))
@@ -125,4 +131,4 @@ def main(names):
 
 
 if __name__ == "__main__":
-  main(sys.argv[1:])
+  main()

@@ -7,6 +7,7 @@ The former shows the public names to editors and type checkers, because `urkle_t
 first use.  tests/settings_test.py fails if one of the two is not current.
 """
 
+import argparse
 import ast
 import dataclasses
 import inspect
@@ -116,6 +117,9 @@ def written():
 
 def main():
   """Writes them."""
+  argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  ).parse_args()
   for path, text in written().items():
     path.write_text(text, encoding="utf-8")
     print(path.relative_to(ROOT))

@@ -10,6 +10,7 @@ serve it without any other file.
 """
 
 import argparse
+import json
 import os
 import sys
 
@@ -78,12 +79,26 @@ def read(file):
       f"{file}: images must be floats in [0, 1], got {images.dtype} up to {images.max():g}: "
       "divide them by 255"
     )
+  if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or labels.min() < 0:
+    sys.exit(f"{file}: labels must be whole numbers from 0, one for each image")
   return images.astype(np.float32), labels
+
+
+def check(folder, image_shape):
+  """Ends the program unless a folder holds an encoder of images of this shape."""
+  try:
+    with open(os.path.join(folder, "metadata.json"), encoding="utf-8") as metadata:
+      wanted = tuple(json.load(metadata)["image_size"])
+  except (OSError, KeyError, ValueError) as error:
+    sys.exit(f"{folder} is no exported encoder: {error}")
+  if image_shape != wanted:
+    sys.exit(f"the encoder takes images of {wanted}, and the file holds images of {image_shape}")
 
 
 def main(folder, file, app, epochs):
   """Trains the head, saves the app, and prints the accuracy on the training images."""
   images, labels = read(file)
+  check(folder, images.shape[1:])
   model, served = build(folder, images.shape[1:], int(labels.max()) + 1)
   loss = "sparse_categorical_crossentropy"
   model.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"])

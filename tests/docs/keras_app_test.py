@@ -99,6 +99,22 @@ def test_only_floats_between_0_and_1_are_read(read, found, tmp_path):
     read(file)
 
 
+def test_labels_and_encoders_that_do_not_fit_are_named(tmp_path):
+  file, encoder = tmp_path / "labelled.npz", tmp_path / "encoder"
+  images = np.zeros((2, 8, 8, 1), np.float32)
+  for labels in ([0.0, 1.0], [0, 1, 2], [0, -1]):
+    np.savez(file, images=images, labels=labels)
+    with pytest.raises(SystemExit, match="whole numbers from 0, one for each image"):
+      train.read(file)
+  np.savez(file, images=images, labels=[0, 1])
+  with pytest.raises(SystemExit, match="is no exported encoder"):
+    train.main(str(encoder), file, "app", 1)
+  export.export_encoder(small_encoder(), encoder)
+  np.savez(file, images=images[:, 1:], labels=[0, 1])
+  with pytest.raises(SystemExit, match=r"takes images of \(8, 8, 1\), and .* \(7, 8, 1\)"):
+    train.main(str(encoder), file, "app", 1)
+
+
 @pytest.mark.parametrize("read", [train.read, finetune_export.read, ask.read])
 def test_what_cannot_be_read_is_named(read, tmp_path):
   np.savez(tmp_path / "other.npz", pictures=[1.0])

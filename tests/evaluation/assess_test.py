@@ -454,7 +454,7 @@ def test_attack_specs():
   texts = ["pgd(step_size=2/255)", "pgd(start=0.5, steps=3)"]
   fixed, started = planning.read(texts, urkle_tf.attacks.Linf(0.1), step_size=0.5)
   assert fixed.step_size(0.07) == 2 / 255
-  assert (fixed.options, started.options) == ("", "start=0.5")
+  assert (fixed.options, started.options) == ("step_size=0.007843", "start=0.5")
 
 
 @pytest.mark.parametrize(

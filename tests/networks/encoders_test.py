@@ -114,6 +114,14 @@ def test_predict_refuses_integers_as_calls_do():
       call(images)
 
 
+def test_fit_and_evaluate_end_in_one_line():
+  """Keras's losses ended in a TypeError about a Normal."""
+  encoder, images = tiny_encoder(), np.ones((2, 8, 8, 1), np.float32)
+  encoder.compile("adam", "mse")
+  for call in (encoder.fit, encoder.evaluate, encoder.train_on_batch):
+    refuses("no loss of its own", call, images, np.zeros((2, encoder.latent_dim)))
+
+
 def test_channels_first_as_keras_s_default():
   """Images are channels-last; a backbone whose layers follow the default would misread them."""
   images = keras.Input((6, 5, 2))

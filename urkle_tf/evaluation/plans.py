@@ -38,6 +38,7 @@ def read(texts, threat, steps=20, step_size=None, restarts=1, classes=None):
 
 
 def _options(text):
-  shown = ("steps", "step_size", "restarts", "targets", "queries")  # with the row's other figures
+  shown = ("steps", "restarts", "queries")  # in columns of their own
   options = spec.parse(text)[1].items()
-  return ", ".join(f"{name}={value}" for name, value in options if name not in shown)
+  short = lambda value: f"{value:.4g}" if isinstance(value, float) else value  # noqa: E731
+  return ", ".join(f"{name}={short(value)}" for name, value in options if name not in shown)

@@ -315,6 +315,17 @@ class GaussianEncoder(Encoder, keras.Model):
     images, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     return self.network(representations.checked(images), training=False)
 
+  def compute_loss(self, *_, **__):
+    """Refuses `fit` and `evaluate`: Keras's losses are of tensors, and a Normal is none.
+
+    Raises:
+      UserError: always; it names what trains an encoder.
+    """
+    raise errors.UserError(
+      "an encoder has no loss of its own: train it with urkle_tf.Trainer or urkle_tf.pretrain, or "
+      "give UrkleRegularizer(encoder, attack) a place in your model"
+    )
+
   def export(self, *_, **__):
     """Refuses Keras's own export, which cannot hold a Normal.
 
