@@ -68,6 +68,13 @@ def words(flag, text):
   return found
 
 
+class More(argparse.Action):
+  """Collects the words of a flag that is given several times."""
+
+  def __call__(self, parser, namespace, values, option_string=None):
+    setattr(namespace, self.dest, f"{getattr(namespace, self.dest)} {values}".strip())
+
+
 def within(folder):
   """A folder as commands name it: relative to the clone if it lies inside."""
   path = pathlib.Path(folder).expanduser().absolute()
@@ -269,7 +276,7 @@ def parser(description, name, rows, dataset, modules=MODULES):
   small.add_argument("--dataset", help="another data set: digits is bundled")
   for module in modules:
     small.add_argument(
-      f"--extra_{module}", default="", help=f"more flags for every urkle_tf.{module}"
+      f"--extra_{module}", action=More, default="", help=f"more flags for every urkle_tf.{module}"
     )
   return found
 

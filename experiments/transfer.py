@@ -283,9 +283,14 @@ def _parser():
   add("--attacks", default="pgd", help="on classifiers, as in urkle_tf.evaluate (regressors: PGD)")
   add("--work", default="runs/transfer", help="the folder of all runs")
   more = 'more flags for {}: "--name=value ..."'
-  add("--extra_finetune", default="", help=more.format("urkle_tf.finetune"))
-  add("--extra_evaluate", default="", help=more.format("urkle_tf.evaluate"))
-  add("--extra_regression", default="", help=more.format("the evaluation of regressors"))
+  add("--extra_finetune", action=jobs.More, default="", help=more.format("urkle_tf.finetune"))
+  add("--extra_evaluate", action=jobs.More, default="", help=more.format("urkle_tf.evaluate"))
+  add(
+    "--extra_regression",
+    action=jobs.More,
+    default="",
+    help=more.format("the evaluation of regressors"),
+  )
   return parser
 
 

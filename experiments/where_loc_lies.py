@@ -80,7 +80,7 @@ def main():
   add("--pretext", default="simclr(temperature=0.5)", help="pretext of all cells except distil")
   add("--k", type=float, default=8.0, help="strength of the KL in both Urkle cells")
   add("--start", action="store_true", help="start students from their teachers' weights")
-  add("--extra_train", default="", help="further flags of every training")
+  add("--extra_train", action=jobs.More, default="", help="further flags of every training")
   add("--seeds", type=int, nargs="+", default=[0, 1])
   add("--forms", nargs="+", choices=FORMS, default=FORMS)
   add("--cells", nargs="+", choices=CELLS, default=CELLS)

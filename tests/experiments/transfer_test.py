@@ -42,7 +42,7 @@ def test_from_an_encoder_to_the_table_and_then_nothing_more_to_do(tmp_path, monk
   arguments = [f"--encoder={encoder}", "--tasks=digits:parity,digits:rotation(degrees=30)"]
   arguments += ["--examples=200", "--validation_split=train[-100:]", "--test_examples=50"]
   arguments += ["--labels=0.5", "--attacks=pgd(steps=2)", "--extra_finetune=--epochs=2"]
-  arguments += ["--extra_evaluate=--eot=2 --samples=5 --nochecks"]
+  arguments += ["--extra_evaluate=--eot=2 --samples=5", "--extra_evaluate=--nochecks"]
   arguments += ["--extra_regression=--attack_steps=2 --eot=2 --samples=5"]
   monkeypatch.setenv("HOME", str(tmp_path))
   arguments += ["--work=~/work"]  # a shell leaves it so
