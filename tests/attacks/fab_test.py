@@ -175,8 +175,9 @@ def test_a_step_by_hand():
   points = np.float32([[0.8, 0.6], [0.597, 0.6]]).reshape(2, 1, 2, 1)
   state = {"point": tf.constant(points), "nearest": images, "zeros": tf.zeros([])}
   state["distance"] = tf.fill([2], np.float32(np.inf))
-  attack = FAB(from_norm("l2", 0.5), overshoot=1.05, backward=0.9, bias=0.1)
-  state = attack.advance(lambda z: z[:, 0, 0, 0] - 0.6, images, state, 0)
+  attack = FAB(from_norm("l2", 0.5), steps=2, overshoot=1.05, backward=0.9, bias=0.1)
+  objective = lambda z: z[:, 0, 0, 0] - 0.6  # noqa: E731
+  state = attack.advance(objective, images, state, 0)
   # The first point lies beyond the boundary: a tenth of its way is taken back, to (0.77, 0.59).
   # That is 0.17 beyond, and 0.17 / (0.17 + 0.1) exceeds the bias.
   first = 0.9 * np.array([0.77 - 1.05 * 0.17, 0.59]) + 0.1 * np.array([0.5 + 1.05 * 0.1, 0.5])
@@ -187,6 +188,16 @@ def test_a_step_by_hand():
   nearest = np.array([[0.8, 0.6], [0.5, 0.5]])  # the second was not broken
   np.testing.assert_allclose(np.reshape(state["nearest"], [2, 2]), nearest, atol=1e-5)
   np.testing.assert_allclose(state["distance"], [np.hypot(0.3, 0.1), np.inf], atol=1e-5)
+  share = attack.finish(objective, images, state)["zero_gradients"]
+  assert share == 0.25  # one step of two, half of the pixels
+
+
+def test_restarts_begin_at_random_points_within_half_of_epsilon():
+  images = tf.fill([40, 2, 2, 1], 0.5)
+  first, *others = (FAB(Linf(0.2)).begin(images, i, SEED)["point"] for i in (0, 1, 2))
+  np.testing.assert_array_equal(first, images)
+  for start in others:
+    assert 0.09 < np.abs(start - images).max() <= 0.1
 
 
 @pytest.fixture(scope="module")

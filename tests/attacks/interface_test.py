@@ -137,6 +137,23 @@ def test_two_replicas_equal_one(on_two, rng, name, norm, atol):
   np.testing.assert_allclose(on_two(run, images), run(images), atol=atol)
 
 
+@pytest.mark.parametrize(
+  "name, loss, targets, fixed_noise, settings",
+  [
+    ("apgd_ce", "cross_entropy", 0, False, {"steps": 100, "momentum": 0.75, "rho": 0.75}),
+    ("apgd_dlr", "dlr", 0, False, {"steps": 100, "momentum": 0.75, "rho": 0.75}),
+    ("apgd_t", "targeted_dlr", 9, False, {"steps": 100, "momentum": 0.75, "rho": 0.75}),
+    ("fab_t", "targeted_margin", 9, True, {"overshoot": 1.05, "backward": 0.9, "bias": 0.1}),
+    ("square", "margin", 0, True, {"queries": 5000, "share": 0.8}),
+    ("hop_skip_jump", "margin", 0, True, {"queries": 5000}),
+  ],
+)
+def test_defaults_are_the_published_ones(name, loss, targets, fixed_noise, settings):
+  (plan,) = plans.read(name, attacks.Linf(0.1))
+  assert (plan.loss.__name__, plan.targets, plan.fixed_noise) == (loss, targets, fixed_noise)
+  assert plan.attack.describe().items() >= settings.items()
+
+
 def test_step_sizes_by_default():
   assert attacks.PGD(attacks.L1(4.0), steps=20).step_size == 0.5  # 2.5 epsilon / steps
   assert attacks.FGSM(attacks.Linf(0.1)).describe()["step_size"] == 0.1

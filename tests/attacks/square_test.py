@@ -86,8 +86,27 @@ def test_the_start_of_linf_is_vertical_stripes(images):
   assert set(np.unique(change)) == set(np.float32([-0.1, 0.1]).round(5))
   np.testing.assert_array_equal(change, change[:, :1] + 0 * change)
   assert (change[0] != change[1]).any()
+  assert (change[..., 0] != change[..., 1]).any()
   later = Square(Linf(0.1), queries=30)(lambda z: total(z), x, SEED) - x  # squares move by 0.2
   np.testing.assert_allclose(np.abs(later), np.full(x.shape, 0.1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm, order", [("l2", 2), ("l1", 1)])
+def test_the_start_of_l2_and_l1_is_a_grid_of_hills(norm, order):
+  """Five by five of them, up or down in each channel, some of them turned."""
+  x = np.full((3, 16, 18, 2), 0.5, np.float32)
+  y = Square(from_norm(norm, 0.3), queries=1)(lambda z: total(z), x, SEED).numpy() - x
+  np.testing.assert_allclose(norms(y, norm), 0.3, rtol=1e-4)
+  np.testing.assert_array_equal(y[:, 15:], 0)
+  np.testing.assert_array_equal(y[:, :, 15:], 0)
+  hills, size = square.template(3, order), 0.3 / (25 * 2) ** (1 / order)
+  kinds = set()
+  for image, row, column, channel in np.ndindex(3, 5, 5, 2):
+    tile = y[image, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3, channel]
+    near = [abs(tile / size - one).max() < 1e-3 for one in (hills, -hills, hills.T, -hills.T)]
+    assert sum(near) == 1
+    kinds.add(near.index(True))
+  assert len(kinds) == 4
 
 
 def test_hills_have_odd_sides_of_at_least_three_where_the_image_has_room():
