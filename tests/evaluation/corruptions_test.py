@@ -53,7 +53,7 @@ def test_every_corruption_of_every_kind_of_image(rng, name):
     smooth_images(rng, 5),
     smooth_images(rng, 5, 28, 1),
     small[:5],  # 8x8
-    rng.uniform(size=(5, 11, 14, 3)).astype(np.float32),
+    rng.uniform(size=(5, 11, 20, 3)).astype(np.float32),
   ):
     for severity in (1, 5):
       before = images.copy()
@@ -191,8 +191,8 @@ def test_the_disk_is_a_disk():
 
 def test_motion_blur_is_half_a_gaussian_along_a_line(rng):
   images = rng.uniform(size=(3, 20, 20, 3)).astype(np.float32)
-  found = _functions.streak(images, 2, 1.5, [0, 90, 45])
-  weights = np.exp(-(np.arange(5) ** 2) / (2 * 1.5**2))
+  found = _functions.streak(images, 2, 1.0, [0, 90, 45])
+  weights = np.exp(-(np.arange(5) ** 2) / 2)
   weights /= weights.sum()
   lines = {0: (0, 1), 1: (1, 0), 2: (2**-0.5, 2**-0.5)}
   for number, (down, right) in lines.items():
@@ -204,12 +204,23 @@ def test_motion_blur_is_half_a_gaussian_along_a_line(rng):
       np.testing.assert_allclose(found[number, y, x], wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("reach, passes", [(1, 1), (1, 2), (3, 2)])
-def test_glass_blur_is_the_published_loop(rng, reach, passes):
+def test_motion_goes_to_the_right_within_45_degrees(rng):
+  images = rng.uniform(size=(9, 12, 12, 1)).astype(np.float32)
+  found = _functions.motion_blur(images, draws(9), 3, 2)
+  wanted = _functions.streak(images, 3, 2, draws(9).uniform([], -45, 45))
+  np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+  "sigma, reach, passes", [(0.05, 1, 1), (0.05, 1, 2), (0.05, 3, 2), (1, 1, 1)]
+)
+def test_glass_blur_is_the_published_loop(rng, sigma, reach, passes):
+  """Blurred before and after it; a sigma of 0.05 blurs nothing."""
+  blur = lambda x: ndimage.gaussian_filter(x, (0, sigma, sigma, 0), mode="nearest", truncate=4)  # noqa: E731
   images = rng.uniform(size=(2, 9, 10, 3)).astype(np.float32)
-  found = _functions.glass_blur(images, draws(2), 0.05, reach, passes)  # that sigma blurs nothing
+  found = _functions.glass_blur(images, draws(2), sigma, reach, passes)
   same = draws(2)
-  wanted = images.copy()
+  wanted = blur(images)
   rows, columns = (range(length - reach, reach, -1) for length in (9, 10))
   targets = list(itertools.product(rows, columns))
   for _ in range(passes):
@@ -217,7 +228,7 @@ def test_glass_blur_is_the_published_loop(rng, reach, passes):
     for x, moves in zip(wanted, offsets, strict=True):
       for (h, w), (dy, dx) in zip(targets, moves, strict=True):
         x[h, w], x[h + dy, w + dx] = x[h + dy, w + dx], x[h, w]
-  np.testing.assert_array_equal(found, wanted)
+  np.testing.assert_allclose(found, blur(wanted), atol=1e-6)
   assert np.mean(found != images) > 0.1
 
 
@@ -231,17 +242,18 @@ def test_gaussian_smoothing_is_scipys(rng):
   np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+def zoomed(image, factor):
+  """The middle of an image of 32 x 32, enlarged by SciPy."""
+  cut = int(np.ceil(32 / factor))
+  top = (32 - cut) // 2
+  middle = image[top : top + cut, top : top + cut]
+  large = ndimage.zoom(middle, (factor, factor, 1), order=1)
+  start = (large.shape[0] - 32) // 2
+  return large[start : start + 32, start : start + 32]
+
+
 def test_zoom_blur_is_a_mean_of_scipys_zooms(rng):
   images = rng.uniform(size=(2, 32, 32, 3)).astype(np.float32)
-
-  def zoomed(image, factor):
-    cut = int(np.ceil(32 / factor))
-    top = (32 - cut) // 2
-    middle = image[top : top + cut, top : top + cut]
-    large = ndimage.zoom(middle, (factor, factor, 1), order=1)
-    start = (large.shape[0] - 32) // 2
-    return large[start : start + 32, start : start + 32]
-
   factors = np.arange(1, 1.16, 0.01)  # severity 3
   wanted = [np.mean([x, *(zoomed(x, f) for f in factors)], axis=0) for x in images]
   np.testing.assert_allclose(corrupt(images, "zoom_blur", 3), wanted, atol=1e-5)
@@ -263,6 +275,21 @@ def test_snow_only_whitens(rng):
   assert corrupt(grey(0.0), "snow", 1).min() == pytest.approx(0.05 * 0.5, abs=1e-6)
 
 
+def test_snow_is_the_published_sum(rng):
+  """Flakes from enlarged noise above a threshold, moved downwards, and again turned around."""
+  images, same = rng.uniform(0, 0.5, size=(2, 32, 32, 3)).astype(np.float32), draws(2)
+  layer = 0.25 + 0.3 * same.normal([32, 32, 1])
+  layer = np.stack([zoomed(one, 2.25) for one in layer])
+  layer[layer < 0.6] = 0
+  angles = same.uniform([], -135, -45)
+  layer = _functions.streak(np.clip(layer, 0, 1), 12, 6, angles)
+  grey = images @ np.float32([0.299, 0.587, 0.114])
+  white = np.maximum(images, 1.5 * grey[..., None] + 0.5)
+  wanted = 0.85 * images + 0.15 * white + layer + np.rot90(layer, 2, (1, 2))
+  found = _functions.snow(images, draws(2), 0.25, 0.3, 2.25, 0.6, 12, 6, 0.85)
+  np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 def test_frost_is_a_weighted_sum_with_ice(rng):
   one, other = grey(0.1, 8, channels=3), grey(0.2, 8, channels=3)
   light, dark = corrupt(other, "frost", 5), corrupt(one, "frost", 5)
@@ -275,15 +302,27 @@ def test_frost_is_a_weighted_sum_with_ice(rng):
   assert all(np.abs(ice[0] - others).mean() > 0.02 for others in ice[1:])
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ice_is_a_random_part_of_one_of_five_textures(channels):
+  textures, same = _functions.crystals(12), draws(20)
+  assert textures.shape == (5, 36, 36, 3)
+  assert all(np.abs(a - b).mean() > 0.02 for a, b in itertools.combinations(textures, 2))
+  found = _functions.frost(np.zeros((20, 10, 12, channels)), draws(20), 1, 1)
+  which = same.integers([], 0, 5)
+  places = (same.uniform([2]) * [26, 24]).astype(int)
+  for image, number, (top, left) in zip(found, which, places, strict=True):
+    wanted = textures[number, top : top + 10, left : left + 12]
+    wanted = wanted if channels == 3 else wanted @ np.float32([[0.299], [0.587], [0.114]])
+    np.testing.assert_allclose(image, wanted, atol=1e-6)
+
+
 def test_fog_is_the_closed_form(rng):
   images = smooth_images(rng, 3, 32) * 0.8
-  fog = corrupt(images, "fog", 4)  # thickness 1
-  # The veil, found from a flat image at the same positions.
-  flat = corrupt(grey(0.5, 3), "fog", 4)
-  veil = flat * 1.5 / 0.5 - 0.5
+  fog = _functions.fog(images, draws(3), 1.5, 1.75)
+  veil = _functions.plasma(draws(3), 32, 1.75)[..., None]
   assert veil.min((1, 2, 3)) == pytest.approx(0, abs=1e-5)
   assert veil.max((1, 2, 3)) == pytest.approx(1, abs=1e-5)
-  wanted = (images + veil) * 0.8 / 1.8
+  wanted = (images + 1.5 * veil) * 0.8 / 2.3
   np.testing.assert_allclose(fog, wanted, atol=1e-5)
 
 
@@ -351,10 +390,27 @@ def test_elastic_transform_moves_by_its_points_and_waves(rng):
   shift = Given(np.tile([2 / 3, -1.0], (1, 3, 1)))
   found = _functions.elastic_transform(images, shift, 0, 0, 3 / 32)
   np.testing.assert_allclose(found[:, :-3, 2:], images[:, 3:, :-2], atol=1e-5)
+  # Points a third of the side from the centre, each moved by itself.
+  moves = np.array([[0.5, -1.0], [-0.2, 0.3], [1.0, 0.1]])
+  found = _functions.elastic_transform(images, Given(moves[None]), 0, 0, 3 / 32)
+  before = np.array([[26, 26], [26, 6], [6, 6]])  # (x, y)
+  after = np.column_stack([before + 3 * moves, np.ones(3)])
+  (a, b, e), (c, d, f) = np.linalg.inv(after) @ before[:, 1], np.linalg.inv(after) @ before[:, 0]
+  turn, offset = [[b, a], [d, c]], [e, f]
+  wanted = ndimage.affine_transform(images[0, ..., 0], turn, offset, order=1, mode="mirror")
+  np.testing.assert_allclose(found[0, ..., 0], wanted, atol=1e-4)
   # Constant waves move it, too: those of every pixel smooth to themselves.
   waves = Given(np.zeros((1, 3, 2)), np.tile(np.float32([0.5, -1]), (1, 32, 32, 1)))
   found = _functions.elastic_transform(images, waves, 2 / 32, 0.05, 0.1)
   np.testing.assert_allclose(found[:, 2:, :-1], images[:, :-2, 1:], atol=1e-4)
+  # A wave at one pixel, of 2 pixels to the right: a Gaussian with a sigma of 1.6 pixels.
+  wave = np.zeros((1, 32, 32, 2))
+  wave[0, 16, 12, 0] = 1
+  found = _functions.elastic_transform(images, Given(np.zeros((1, 3, 2)), wave), 2, 0.05, 0.1)
+  columns = np.arange(32) + 64 * ndimage.gaussian_filter(wave[0, ..., 0], 1.6, truncate=3)
+  places = [np.broadcast_to(np.arange(32.0)[:, None], (32, 32)), columns]
+  wanted = ndimage.map_coordinates(images[0, ..., 0], places, order=1, mode="reflect")
+  np.testing.assert_allclose(found[0, ..., 0], wanted, atol=1e-4)
   # A flat image stays flat.
   np.testing.assert_allclose(corrupt(grey(0.3), "elastic_transform", 5), 0.3, atol=1e-5)
 

@@ -107,7 +107,7 @@ def glass_blur(images, draws, sigma, reach, passes):
 
 def streak(images, radius, sigma, angles):
   """Blurs each image along a ray: half a Gaussian, in whole pixels, as ImageMagick does it."""
-  count = 2 * math.ceil(radius) + 1
+  count = 2 * radius + 1
   weights = np.exp(-0.5 * (np.arange(count) / sigma) ** 2)
   weights = (weights / weights.sum()).astype(np.float32)
   height, width = images.shape[1:3]
