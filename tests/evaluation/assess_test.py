@@ -196,6 +196,29 @@ def test_each_mode_is_judged_on_what_broke_the_other(rng, monkeypatch):
   assert (sampled["zero_gradients"], deterministic["zero_gradients"]) == (1.0, 0.0)
 
 
+def test_seeds_are_those_of_plan_batch_and_mode(rng, monkeypatch):
+  """At every radius the same, and without the other mode too."""
+  source, weights, bias = linear_problem(rng)
+  model, seen = linear_classifier(weights, bias, 0.05, stochastic=True), []
+
+  def adversary(classifier, plan, mode, eot, alone):
+    def find(images, labels, seed, *_):
+      seen.append((mode, *seed.numpy()))
+      return images[None], 0.0
+
+    return find
+
+  monkeypatch.setattr(attacked, "adversary", adversary)
+  calls = 2 * -(-source.size // 64)  # of a mode, at a radius
+  attack_rows(model, source, "linf", [0.01, 0.02], "pgd,fgsm", eot=1, samples=1)
+  both = set(seen)
+  assert (len(seen), len(both)) == (4 * calls, 2 * calls)
+  assert len({call[1:] for call in both}) == 2 * calls
+  seen.clear()
+  attack_rows(model, source, "linf", [0.01], "pgd,fgsm", modes=("deterministic",), samples=1)
+  assert set(seen) == {call for call in both if call[0] == "deterministic"}
+
+
 def test_noise_is_fresh_at_every_step(rng, monkeypatch):
   source, weights, bias = linear_problem(rng)
   model = linear_classifier(weights, bias, 1.0, stochastic=True)
