@@ -34,9 +34,10 @@ class Given:
   """Stands in for random draws."""
 
   def __init__(self, *values):
-    self._values = list(values)
+    self._values, self.asked = list(values), []
 
-  def _next(self, *_):
+  def _next(self, *given):
+    self.asked.append(given)
     return self._values.pop(0)
 
   uniform = normal = integers = _next
@@ -186,6 +187,7 @@ def test_the_disk_is_a_disk():
   inside = np.hypot(*np.mgrid[-5:6, -5:6]) <= 4
   assert np.ptp(kernel[inside]) < 1e-5
   assert kernel[~inside].max() < 1e-5
+  assert [len(_functions.disk(radius, 0.5)) for radius in (8, 10)] == [19, 25]
   assert kernel[5, 5] == pytest.approx(1, abs=0.05)  # 49 pixels, and the area is 50.3
 
 
@@ -390,6 +392,7 @@ def test_elastic_transform_moves_by_its_points_and_waves(rng):
   shift = Given(np.tile([2 / 3, -1.0], (1, 3, 1)))
   found = _functions.elastic_transform(images, shift, 0, 0, 3 / 32)
   np.testing.assert_allclose(found[:, :-3, 2:], images[:, 3:, :-2], atol=1e-5)
+  assert shift.asked == [([3, 2], -1, 1)]
   # Points a third of the side from the centre, each moved by itself.
   moves = np.array([[0.5, -1.0], [-0.2, 0.3], [1.0, 0.1]])
   found = _functions.elastic_transform(images, Given(moves[None]), 0, 0, 3 / 32)
@@ -403,9 +406,10 @@ def test_elastic_transform_moves_by_its_points_and_waves(rng):
   waves = Given(np.zeros((1, 3, 2)), np.tile(np.float32([0.5, -1]), (1, 32, 32, 1)))
   found = _functions.elastic_transform(images, waves, 2 / 32, 0.05, 0.1)
   np.testing.assert_allclose(found[:, 2:, :-1], images[:, :-2, 1:], atol=1e-4)
+  assert waves.asked == [([3, 2], -1, 1), ([32, 32, 2], -1, 1)]
   # A wave at one pixel, of 2 pixels to the right: a Gaussian with a sigma of 1.6 pixels.
   wave = np.zeros((1, 32, 32, 2))
-  wave[0, 16, 12, 0] = 1
+  wave[0, 1, 12, 0] = 1
   found = _functions.elastic_transform(images, Given(np.zeros((1, 3, 2)), wave), 2, 0.05, 0.1)
   columns = np.arange(32) + 64 * ndimage.gaussian_filter(wave[0, ..., 0], 1.6, truncate=3)
   places = [np.broadcast_to(np.arange(32.0)[:, None], (32, 32)), columns]
@@ -415,12 +419,13 @@ def test_elastic_transform_moves_by_its_points_and_waves(rng):
   np.testing.assert_allclose(corrupt(grey(0.3), "elastic_transform", 5), 0.3, atol=1e-5)
 
 
-def test_pixelate_is_pillows_box(rng):
-  images = rng.uniform(size=(1, 32, 28, 1)).astype(np.float32)
+@pytest.mark.parametrize("height, width", [(32, 28), (45, 33)])
+def test_pixelate_is_pillows_box(rng, height, width):
+  images = rng.uniform(size=(1, height, width, 1)).astype(np.float32)
   for severity, share in enumerate((0.95, 0.9, 0.85, 0.75, 0.65), 1):
     wanted = Image.fromarray(images[0, ..., 0])
-    wanted = wanted.resize((int(28 * share), int(32 * share)), Image.Resampling.BOX)
-    wanted = wanted.resize((28, 32), Image.Resampling.BOX)
+    wanted = wanted.resize((int(width * share), int(height * share)), Image.Resampling.BOX)
+    wanted = wanted.resize((width, height), Image.Resampling.BOX)
     found = corrupt(images, "pixelate", severity)[0, ..., 0]
     np.testing.assert_allclose(found, np.asarray(wanted), atol=1e-5)
 
@@ -428,8 +433,9 @@ def test_pixelate_is_pillows_box(rng):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_is_tensorflows(rng, channels):
   images = np.rint(smooth_images(rng, 2, 32, channels) * 255).astype(np.uint8)
-  found = corrupt(images.astype(np.float32) / 255, "jpeg_compression", 5)
+  found = corrupt((images - np.float32(0.4)) / 255, "jpeg_compression", 5)  # which is rounded
   for image, result in zip(images, found, strict=True):
     file = tf.io.encode_jpeg(image, quality=40)
     wanted = tf.io.decode_jpeg(file, dct_method="INTEGER_ACCURATE").numpy()
     np.testing.assert_allclose(result * 255, wanted, atol=1.01)
+    assert abs(np.mean(result * 255 - wanted)) < 0.2

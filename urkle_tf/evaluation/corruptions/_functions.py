@@ -337,11 +337,17 @@ def elastic_transform(images, draws, waves, sigma, shift):
 
 @functools.cache
 def boxes(size, result):
-  """The matrix [result, size] of a resize: each pixel is the mean of the pixels that it covers."""
+  """The matrix [result, size] of a resize: each pixel is the mean of the pixels that it covers.
+
+  Where it covers a half of one, rounding decides: these are Pillow's operations in their order.
+  """
   scale = size / result
-  centres = (np.arange(result)[:, None] + 0.5) * scale
-  distance = (np.arange(size) + 0.5 - centres) / max(scale, 1)
-  matrix = ((distance > -0.5) & (distance <= 0.5)).astype(np.float32)
+  width = max(scale, 1)
+  pixels, centres = np.arange(size), (np.arange(result)[:, None] + 0.5) * scale
+  distance = (pixels - centres + 0.5) * (1 / width)
+  first, end = np.floor(centres - width / 2 + 0.5), np.floor(centres + width / 2 + 0.5)
+  covered = (pixels >= first) & (pixels < end) & (distance > -0.5) & (distance <= 0.5)
+  matrix = covered.astype(np.float32)
   return matrix / matrix.sum(1, keepdims=True)
 
 
