@@ -31,6 +31,9 @@ def encoders(tmp_path_factory):
   }
 
 
+KNN = "knn(split=train, neighbours=20, temperature=0.07)"
+
+
 def images(count=40):
   return digits()[0][:count]
 
@@ -49,6 +52,7 @@ def test_logits_of_prototypes_are_100_times_the_cosine(encoders, rng, tmp_path, 
   path, embed = encoders[name]
   found = embed(images())
   rows = rng.normal(size=(10, found.shape[1])).astype(np.float32)
+  rows[:, 0] = 0
   np.save(tmp_path / "rows.npy", rows)
   loaded = scores(path, prototypes=str(tmp_path / "rows.npy"))
   wanted = 100 * unit(found) @ unit(rows).T
@@ -79,7 +83,8 @@ def test_the_robust_accuracy_of_a_linear_embedding_is_its_closed_form(rng, tmp_p
 
 def test_a_saved_head_is_read_under_its_softmax(encoders, rng, tmp_path):
   path, embed = encoders["export"]
-  head = sequential((6,), keras.layers.Dense(10, activation="softmax"))
+  last = keras.layers.Dense(10, activation="softmax")
+  head = sequential((6,), keras.layers.Dropout(0.9), last)
   z = keras.Input((6,))
   keras.Model(z, {"probabilities": head(z), "embedding": z}).save(tmp_path / "head.keras")
   options = {"head": tmp_path / "head.keras", "attacks": "fgsm", "epsilon": 0.05, **DATA}
@@ -94,7 +99,8 @@ def test_a_saved_head_is_read_under_its_softmax(encoders, rng, tmp_path):
 def test_neighbours_vote_as_a_loop_says(encoders):
   path, embed = encoders["export"]
   train, queries = sources.load("digits", "train[:100]"), images()
-  loaded = scores(path, head="knn(split='train[:100]', neighbours=7, temperature=0.1)")
+  spec = "knn(split='train[:100]', neighbours=7, temperature=0.1)"
+  loaded = scores(path, head=spec, examples=5)  # of the measured images
   keys, rows = unit(embed(train.images / np.float32(255))), unit(embed(queries))
   found = loaded.function(queries).numpy()
   for row, logits in zip(rows, found, strict=True):
@@ -104,7 +110,12 @@ def test_neighbours_vote_as_a_loop_says(encoders):
       votes[train.labels[i]] += np.exp(cosines[i] / 0.1)
     named = votes > 0
     np.testing.assert_allclose(logits[named], np.log(votes[named]), atol=1e-3)
-    assert logits[~named].max(initial=-np.inf) < logits[named].min()
+    assert logits[~named].max(initial=-np.inf) < logits[named].min() - 4
+  default, given = (scores(path, head=head) for head in ("knn", KNN))
+  np.testing.assert_array_equal(default.function(queries), given.function(queries))
+  sharp = scores(path, head="knn(temperature=0.005)").function(queries)  # exp(200) overflows
+  assert np.all(np.isfinite(sharp))
+  assert np.max(sharp) == pytest.approx(200, rel=0.02)
 
 
 def test_votes_can_be_attacked_where_all_agree(encoders):
@@ -142,6 +153,18 @@ def test_another_number_of_references_is_another_classifier(encoders, tmp_path):
     found.append(topped.classifier(given, sources.load(**data)))
   assert found[0].fingerprint != found[1].fingerprint
   assert found[0].about == "knn(neighbours=3) on the images of folder:photos"
+
+
+def test_other_weights_in_the_same_file_are_another_classifier(encoders, rng, tmp_path):
+  path, _ = encoders["export"]
+  other = linear_file(tmp_path / "other.keras", rng.normal(size=(64, 6)))
+  rows, head, found = str(tmp_path / "rows.npy"), str(tmp_path / "head.keras"), set()
+  for _ in range(2):
+    np.save(rows, rng.normal(size=(10, 6)).astype(np.float32))
+    sequential((6,), keras.layers.Dense(10)).save(head)
+    found |= {scores(path, prototypes=rows).fingerprint, scores(path, head=head).fingerprint}
+  assert len(found) == 4
+  assert scores(other, prototypes=rows).fingerprint not in found
 
 
 FILES = {"short.npy": np.ones((9, 6), np.float32), "wide.npy": np.ones((10, 7), np.float32)}

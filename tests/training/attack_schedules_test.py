@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import refuses
 from small_models import RUN, FakeRecorder, rows_of, tiny_trainer
 
 import urkle_tf
-from urkle_tf import attacks, distribution
+from urkle_tf import attacks, distribution, robustness
 from urkle_tf.data import sources
 from urkle_tf.networks.kl import kl_objective
 from urkle_tf.training import attack_schedules, jobs
@@ -37,6 +38,20 @@ def test_rising_gives_each_number_an_equal_part():
   schedule = attack_schedules.Rising(first=2)
   found = [int(schedule.steps(tf.constant(k / 12, tf.float32), attack)) for k in range(13)]
   assert found == [2] * 4 + [3] * 4 + [4] * 5
+  found = [int(attack_schedules.from_spec("rising").steps(k, attack)) for k in (0.0, 0.3, 0.9)]
+  assert found == [1, 2, 4]
+
+
+def test_a_schedule_may_begin_with_all_steps_or_end_with_them():
+  attack, scheme = attacks.PGD(attacks.Linf(0.1), steps=4), robustness.Urkle()
+  attack_schedules.Rising(first=4).check(attack, scheme)
+  attack_schedules.Controlled(most=4, low=1).check(attack, scheme)
+  refuses("first=5 is more than the attack's 4 steps", attack_schedules.Rising(5).check, attack, 0)
+  refuses("high above it, got 1.3 and 1.3", attack_schedules.Controlled, low=1.3)
+  schedule = attack_schedules.from_spec("controlled")
+  refuses("an added term that is 0", schedule.check, attack, robustness.AdversarialTraining())
+  assert (schedule.every, schedule.most) == (300, 20)
+  assert [schedule.held_out(size) for size in (5, 500, 5000)] == [1, 50, 128]
 
 
 def test_a_training_takes_the_steps_of_its_schedule(rng):
@@ -88,10 +103,15 @@ def test_a_weak_attack_is_found_out_and_strengthened(rng, caplog):
   assert metrics.extra["attack_ratio"] > 1.3
   assert int(schedule.steps(None, weak)) == 2
   assert "look better than they are" in caplog.text
+  metrics.extra.clear()
+  control._measured = lambda steps: np.nan
+  trainer.optimizer.iterations.assign(1)
+  control.on_train_batch_end(1)
+  assert metrics.extra == {}
   assert any(variable is schedule.variables[0] for variable in trainer.variables)  # checkpoints
 
 
-def test_a_period_ends_within_an_execution_of_several_steps():
+def test_a_period_ends_within_an_execution_of_several_steps(caplog):
   schedule = attack_schedules.Controlled(every=3)
   trainer = tiny_trainer(attack=attacks.PGD(attacks.Linf(0.1), steps=1), schedule=schedule)
   control = attack_schedules.Control(schedule, None, FakeRecorder())
@@ -103,11 +123,13 @@ def test_a_period_ends_within_an_execution_of_several_steps():
     return 1.2
 
   control._measured = measure
+  caplog.set_level(logging.WARNING)
   trainer.optimizer.iterations.assign(4)  # resumed
   control.on_epoch_begin(0)
   for batch in range(1, 13, 2):
     control.on_train_batch_end(batch)
   assert measured == [6, 10, 12, 16]
+  assert not caplog.records  # the ratio is between both bounds
 
 
 def test_the_ratio_is_measured_on_images_that_training_never_sees(tmp_path, monkeypatch):
