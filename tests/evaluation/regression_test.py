@@ -10,8 +10,9 @@ from small_models import linear_head, linear_network
 import urkle_tf
 from urkle_tf import attacks, export
 from urkle_tf.data import sources
-from urkle_tf.evaluation import regression
+from urkle_tf.evaluation import adversaries, regression
 from urkle_tf.evaluation.context import Context
+from urkle_tf.evaluation.measurements.regression import Regression
 from urkle_tf.evaluation.store import Store
 from urkle_tf.networks.regressor import Regressor
 
@@ -76,6 +77,34 @@ def test_sampled_z_and_its_mean_are_two_regressors(source):
   assert regression.measure(context, attack) == part
 
 
+def test_each_mode_counts_what_was_found_against_the_other(source, monkeypatch):
+  """Against the sampled one nothing is found; each batch and mode has its own seed."""
+  model, weights, bias = linear(0.0, stochastic=True)
+  original, seeds = adversaries.adversary, []
+
+  def adversary(regressor, plan, mode, eot):
+    find = original(regressor, plan, mode, eot)
+
+    def search(images, labels, seed, *radius):
+      seeds.append(tuple(seed.numpy()))
+      return (images[None], 0.0) if mode == "sampled" else find(images, labels, seed, *radius)
+
+    return search
+
+  monkeypatch.setattr(adversaries, "adversary", adversary)
+  attack = attacks.PGD(attacks.Linf(EPSILON), steps=5, keep="best")
+  context = Context(source, "linf", [EPSILON], model, eot=1, samples=1, batch_size=20)
+  error = np.abs(source.images.reshape(50, 4) / 255 @ weights + bias - source.labels)
+  wanted = np.mean(error + EPSILON * np.abs(weights).sum())
+  rows = regression.measure(context, attack)["attacks"]
+  assert [row["mae"] for row in rows] == pytest.approx([wanted, wanted], rel=2e-3)
+  assert len(seeds) == len(set(seeds)) == 6
+
+
+def test_labels_that_are_all_the_same_have_no_r2():
+  assert regression._scores(np.float32([1, 1]), 0.0) == {"rmse": 1, "mae": 1}
+
+
 def test_the_last_iterate_against_sampled_z_counts_too(source):
   """Of the best one, draws of z decide: they change the error far more than the attack does.
 
@@ -96,25 +125,38 @@ def test_a_report_in_a_folder(tmp_path, monkeypatch, source, capsys):
   export.export_regressor(model, tmp_path / "regressor", {"norm": "linf", "epsilon": EPSILON})
   monkeypatch.setattr(sources, "load", lambda *args, **kwargs: source)
   options = {"regressor": str(tmp_path / "regressor"), "attack_steps": 2, "samples": 10}
+  options["restarts"] = 2
   report = urkle_tf.assess(output_dir=str(tmp_path / "report"), **options)
   written = (tmp_path / "report" / "report.json").read_text()
   assert json.loads(written) == json.loads(json.dumps(report))
   assert str(tmp_path) not in written
   row = report["regression"]["attacks"][0]
   assert row["epsilon"] == EPSILON  # that of the training
+  assert (row["steps"], row["restarts"]) == (2, 2)
   page = (tmp_path / "report" / "report.md").read_text().splitlines()
-  rows = [line.split(" | ")[1] for line in page if line.startswith(("| sampled z |", "| z = mu |"))]
-  assert rows == ["clean"] * 2 + ["pgd-2, linf 0.1"] * 2
+  rows = [
+    line.strip("| ").split(" | ")[1:]
+    for line in page
+    if line.startswith(("| sampled z |", "| z = mu |"))
+  ]
+  clean, how = report["regression"]["clean"], ["clean"] * 2 + ["pgd-2 x 2, linf 0.1"] * 2
+  scores = [clean, clean["deterministic"], *report["regression"]["attacks"]]
+  for cells, name, of in zip(rows, how, scores, strict=True):
+    assert cells == [name, *(f"{of[key]:.4g}" for key in ("rmse", "mae", "r2"))]
+  (said,) = Regression(2, None, 2).lines(report["regression"])
+  assert f"{clean['rmse']:.4g} clean, {row['rmse']:.4g} under pgd" in said
   card = urkle_tf.model_card(tmp_path / "regressor", tmp_path / "report").read_text()
   clean, attacked = (part["rmse"] for part in (report["regression"]["clean"], row))
-  wanted = f"{clean:.4g} on 50 clean images; {attacked:.4g} under pgd-2, linf 0.1"
+  wanted = f"{clean:.4g} on 50 clean images; {attacked:.4g} under pgd-2 x 2, linf 0.1"
   assert f"Root mean square error of a number: {wanted}." in card
   assert "accuracy" not in card
   capsys.readouterr()
   again = {"output_dir": str(tmp_path / "report"), "html": True, **options}
   assert urkle_tf.assess(**again) == report
   assert "writing its page from the stored report" in capsys.readouterr().out
-  assert f">{row['rmse']:.4g}</dd>" in (tmp_path / "report" / "report.html").read_text()
+  html = (tmp_path / "report" / "report.html").read_text()
+  for value in (clean, row["rmse"], report["regression"]["spread"]):
+    assert f">{value:.4g}</dd>" in html
 
   # The same through the function behind `evaluate`, which takes more.
   whole = urkle_tf.assess(standing=True, corruptions="all", **options)

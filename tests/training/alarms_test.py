@@ -21,12 +21,12 @@ def watch(rows=(), stochastic=True, dimensions=16):
 @pytest.mark.parametrize(
   "change, words, flag",
   [
-    ({"effective_rank": 1.2}, "effective_rank is 1.20 of 16", "--beta_warmup_epochs"),
-    ({"snr": 0.5, "sigma_mean": 1.9}, "sigma 1.90", "--max_scale"),
-    ({"kl": 0.0, "attack_distance": 0.01}, "do not move (0.01 of epsilon)", "--attack_step_size"),
-    ({"kl": 0.0}, "the encoder may carry no information", "--robustness"),
-    ({"drift": 12.5}, "drift 12.5", "--learning_rate"),
-    ({"zero_gradients": 0.8}, "80% of the attack's input gradients", "--precision"),
+    ({"effective_rank": 1.95}, "effective_rank is 1.95 of 16", "--beta_warmup_epochs"),
+    ({"snr": 0.95, "sigma_mean": 1.9}, "sigma 1.90", "--max_scale"),
+    ({"kl": 9e-4, "attack_distance": 0.49}, "do not move (0.49 of epsilon)", "--attack_step_size"),
+    ({"kl": 9e-4, "attack_distance": 0.51}, "the encoder may carry no information", "--robustness"),
+    ({"drift": 1.05}, "drift 1.05", "--learning_rate"),
+    ({"zero_gradients": 0.52}, "52% of the attack's input gradients", "--precision"),
   ],
 )
 def test_each_sign_is_reported_once_after_three_rows(change, words, flag):
@@ -71,5 +71,7 @@ def test_where_a_sign_means_nothing_it_is_silent():
     (watch(stochastic=False), HEALTHY | {"snr": 0.1}),  # no term sees sigma
     (watch(), {"step": 1, "loss": 1.0, "effective_rank": 8.0, "snr": 3.0}),  # no adversaries
     (watch(dimensions=2), HEALTHY | {"effective_rank": 1.5}),  # 1.5 of 2 is no collapse
+    (watch(), HEALTHY | {"effective_rank": 2.05, "snr": 1.05, "zero_gradients": 0.48}),
+    (watch(), HEALTHY | {"kl": 1.1e-3, "attack_distance": 0.1, "drift": 0.95}),
   ):
     assert [looked.look(row) for _ in range(4)] == [[]] * 4

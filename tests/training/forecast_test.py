@@ -1,6 +1,8 @@
 """What a training costs: counted in graphs by hand, and as `train --dry_run` says it."""
 
+import pathlib
 import resource
+import shutil
 import sys
 import types
 
@@ -128,6 +130,63 @@ def test_the_peak_is_in_bytes(monkeypatch, platform, unit):
   monkeypatch.setattr(resource, "getrusage", lambda who: said)
   monkeypatch.setattr(sys, "platform", platform)
   assert forecast._peak() == 2**30
+
+
+def test_a_step_in_the_middle_is_timed_after_one_that_compiles(monkeypatch):
+  now, feeds = [0.0], []
+
+  def step(feed):
+    now[0] += next(feed)
+    return {"loss": 0.0}
+
+  optimizer = types.SimpleNamespace(iterations=tf.Variable(0))
+  fields = {"make_train_function": lambda: None, "train_function": step, "optimizer": optimizer}
+  learner = types.SimpleNamespace(clock=tf.Variable(0.0), **fields)
+  job = types.SimpleNamespace(learner=learner, steps=200, steps_per_epoch=40)
+  job.distributed = lambda start: feeds.append(start) or [10.0, 0.1, 0.2, 0.3]
+  monkeypatch.setattr(forecast.time, "perf_counter", lambda: now[0])
+  monkeypatch.setattr(forecast, "_peak", lambda: 95)
+  given = {"warnings": ["one"], "available_memory": 100, "minutes": 2}
+  found = forecast._measured(job, 3, given)
+  figures = [found[name] for name in ("step_seconds", "compile_seconds", "seconds", "epochs")]
+  assert figures == pytest.approx([0.2, 9.8, 9.8 + 200 * 0.2, 5])
+  assert [learner.optimizer.iterations.numpy(), learner.clock.numpy()] == [100, 0.5]
+  assert (len(found["warnings"]), found["peak_memory"]) == (2, 95)
+  job.steps = None  # by the clock
+  found = forecast._measured(job, 3, given | {"available_memory": 110})
+  assert (found["steps"], found["epochs"], feeds) == (600, 15, [100, 0])
+  assert found["warnings"] == ["one"]
+
+
+def test_a_container_may_have_less_memory_than_its_machine(monkeypatch):
+  said = {"memory.max": "max\n", "memory.limit_in_bytes": "1000\n"}
+  monkeypatch.setattr(pathlib.Path, "read_text", lambda path: said[path.name])
+  assert forecast._available_memory() == 1000
+  said["memory.limit_in_bytes"] = "max\n"
+  assert forecast._available_memory() > 2**28
+
+
+def test_the_disk_is_that_of_a_folder_to_come(monkeypatch, tmp_path):
+  usage = lambda path: types.SimpleNamespace(free=str(path))  # noqa: E731
+  monkeypatch.setattr(shutil, "disk_usage", usage)
+  assert forecast._free_disk(tmp_path / "a" / "b") == str(tmp_path)
+  assert forecast._free_disk(None) is None
+
+
+def test_a_description_by_hand():
+  found = {"parameters": 1234, "head_parameters": 56, "operations": 4.8e9, "warnings": ["x"]}
+  found |= {"memory": 2**21, "available_memory": None, "peak_memory": 2**22}
+  found |= {"disk": 3 * 2**20, "free_disk": 5 * 2**20, "step_seconds": 0.5}
+  found |= {"compile_seconds": 30, "seconds": 1230, "steps": 2400, "epochs": 12.34, "minutes": 20}
+  assert forecast.describe(found, 16) == [
+    "parameters  1,234 of the encoder, 56 of its heads",
+    "one step    4.8 GFLOP, 0.30 an image; 0.5 s measured: 32 images/s, 10 GFLOP/s",
+    "memory      2 MiB estimated, of unknown; 4 MiB measured",
+    "disk        3 MiB estimated, of 5 MiB free",
+    "whole run   about 12.3 epochs, 2,400 steps, by the clock: about 20:30, 0:30 of it before the "
+    "first",
+    "warning: x",
+  ]
 
 
 def test_what_does_not_fit_is_said_before_it_is_tried(monkeypatch):
