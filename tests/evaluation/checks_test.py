@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from urkle_tf import attacks
+from urkle_tf.attacks import losses
 from urkle_tf.evaluation import checks
 
 
@@ -44,6 +45,81 @@ def test_one_step(wrong, fallen, passed):
   assert check["broken_within"] == pytest.approx((max(wrong) - 10) / 100)
   assert check["loss_one"] == pytest.approx(-0.9 * np.log(0.9) - 0.1 * np.log(0.2))
   assert check["loss_many"] == 2
+
+
+def test_what_each_check_is_given(monkeypatch):
+  """PGD with 20 steps breaks images 0 to 29 of the 90 that are right, the margin 30 to 49."""
+  found = made(_right=beyond(10), _mode="deterministic")
+  asked, given = [], {}
+
+  def broken(find, plan, epsilon, mask, stream):
+    asked.append((plan.steps, plan.restarts, plan.loss.__name__, mask.sum(), stream))
+    return mask & ~beyond(30 if len(asked) == 1 else 50), "values"
+
+  found.__dict__ |= {"_compile": lambda plan: plan, "_broken": broken}
+  found._gradients = lambda: ("zeros", "points")
+  names = ("gradients", "one_step", "epsilon", "effort", "black_box", "random_noise", "saturation")
+  for name in names:
+    keep = lambda *arguments, name=name: given.setdefault(name, arguments)  # noqa: E731
+    monkeypatch.setattr(found, f"_check_{name}", keep, raising=False)
+  found._count = 100
+  assert len(list(found.all(beyond(5)))) == 7
+  assert asked == [(20, 1, "cross_entropy", 90, 0), (100, 2, "margin", 70, 1)]
+  assert given["gradients"] == ("zeros",)
+  counts = {
+    name: [np.sum(part) for part in parts if isinstance(part, np.ndarray)]
+    for name, parts in given.items()
+  }
+  assert [given["one_step"][i] for i in (0, 2)] == ["points", "values"]
+  wanted = {"one_step": [70], "epsilon": [70], "effort": [95, 50], "black_box": [50]}
+  assert counts == {"gradients": [], "saturation": [], "random_noise": [50], **wanted}
+
+
+def test_an_image_is_broken_by_any_candidate_and_scored_by_its_worst():
+  """Five images in batches of two; the first is wrong as it is, and not attacked."""
+  found = made(_count=5, _batch_size=2, _seed=tf.constant([1, 2]), _labels=np.zeros(5, int))
+  found._images, seeds = np.arange(5, dtype=np.float32), []
+  found._clean = np.tile(np.log([0.9, 0.1]), (5, 1))
+  table = {1: (0.3, 0.7), 2: (0.8, 0.6), 3: (0.4, 0.2), 4: (0.95, 0.92)}  # p of two candidates
+
+  def find(images, labels, seed, *radius):
+    seeds.append(tuple(seed.numpy()))
+    return np.array([[table[int(i)][k] for i in images] for k in (0, 1)]), 0.0
+
+  found._score = lambda p: np.log(np.stack([p, 1 - p], 1))
+  plan = found._pgd(losses.margin, 3)
+  for stream in (0, 1):
+    broken, values = found._broken(find, plan, 0.1, np.arange(5) > 0, stream)
+    np.testing.assert_array_equal(broken, [False, True, False, True, False])
+    np.testing.assert_allclose(np.exp(values), [0.9, 0.3, 0.6, 0.2, 0.9])
+  assert len(seeds) == len(set(seeds)) == 4
+
+
+@pytest.mark.parametrize(
+  "front, dead",
+  [
+    (lambda x: x, 1 / 16),
+    (lambda x: tf.cast(tf.cast(8 * x, tf.int32), tf.float32), 1),  # no gradient
+    (lambda x: x + tf.sqrt(0 * x), 1),  # a gradient of NaN
+  ],
+)
+def test_points_of_one_step_and_the_share_of_its_zeros(rng, front, dead):
+  """Of a linear classifier, one of whose 16 pixels has no weight; the last image is wrong."""
+  weights = rng.normal(size=(16, 2)).astype(np.float32)
+  weights[3] = 0
+  images = rng.uniform(0.4, 0.6, size=(6, 4, 4, 1)).astype(np.float32)
+  labels = np.arange(6) % 2
+  found = made(_images=images, _labels=labels, _count=6, _batch_size=4, _mode="deterministic")
+  found.__dict__ |= {"_right": np.arange(6) < 5, "_seed": tf.constant([1, 2])}
+  model = types.SimpleNamespace(represent=lambda x: (front(x), None))
+  model.head = lambda z: tf.reshape(z, [-1, 16]) @ weights
+  zeros, points = found._one_step(model)
+  np.testing.assert_allclose(zeros, [dead] * 5 + [1])
+  slope = np.sign(weights[:, 1] - weights[:, 0]).reshape(4, 4, 1)
+  toward = slope * (1 - 2 * labels[:, None, None, None])
+  toward[5 if dead < 1 else 0 :] = 0
+  for share, moved in zip((0.25, 0.5, 0.75, 1), points - images, strict=True):
+    np.testing.assert_allclose(moved, 0.1 * share * toward, atol=2e-4)
 
 
 @pytest.mark.parametrize("lost, passed", [(2, True), (3, False)])

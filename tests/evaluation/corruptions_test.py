@@ -82,6 +82,7 @@ def test_noise_differs_between_seeds_severities_and_positions():
   images = grey(0.5, n=2, side=8)
   found = [corrupt(images, "gaussian_noise", s, seed)[i] for s, seed, i in [(4, 0, 0), (4, 0, 1)]]
   found += [corrupt(images, "gaussian_noise", 4, 1)[0], corrupt(images, "gaussian_noise", 4, -1)[0]]
+  found += [corrupt(images, "gaussian_noise", 4, 2**32)[0]]
   found += [0.5 + (corrupt(images, "gaussian_noise", 5)[0] - 0.5) * 0.9]
   for i, one in enumerate(found):
     assert all(np.abs(one - other).max() > 0.05 for other in found[:i])
@@ -106,6 +107,8 @@ def test_severities_get_worse(rng):
     for severity in range(2, 6):
       worse = far[severity - 1] > far[severity - 2] * 0.99
       assert worse or (name, severity) in allowed, (name, far)
+  large = 224 * np.array(_constants.CONSTANTS["elastic_transform"]["ImageNet-C"])
+  np.testing.assert_allclose(large[:2], [[488, 170.8, 24.4], [488, 19.52, 48.8]])  # in pixels
   waves = [1, 2, 3, 4]  # of elastic_transform: how strongly neighbours move apart
   shares = _constants.CONSTANTS["elastic_transform"]["CIFAR-10-C"]
   steep = [shares[s][0] / shares[s][1] for s in waves]
