@@ -1,5 +1,6 @@
 """The protocols alf and aff, against closed forms of linear models, and on digits."""
 
+import dataclasses
 import json
 import types
 
@@ -11,15 +12,18 @@ import tensorflow_probability as tfp
 from alike import same
 from cases import slow
 from scipy import optimize
-from small_models import array_source, linear_network, rows_of, untimed
+from small_models import array_source, linear_head, linear_network, rows_of, untimed
 
-from urkle_tf import downstream, export
+from urkle_tf import attacks, downstream, export
 from urkle_tf.data import sources
-from urkle_tf.downstream import aff, alf
+from urkle_tf.downstream import _training, aff, alf, base
+from urkle_tf.networks.classifier import Classifier
+from urkle_tf.networks.regressor import Regressor
 from urkle_tf.networks.representations import Representations
 from urkle_tf.pretexts import Supervised
 
 EPSILON = 0.05
+OPTIONAL = [field.name for field in dataclasses.fields(base.Task) if field.name != "watch"]
 
 
 # --- Linear models: the worst case is known ---
@@ -163,6 +167,43 @@ def test_alf_attacks_the_mean_over_samples_of_z():
   np.testing.assert_allclose(one(images), [2.5, 2.0, 8.0], rtol=0.05)
   np.testing.assert_array_equal(one(images), one(images))
   assert np.all(one(images)[:2] != other(images)[:2])
+
+
+@pytest.mark.parametrize("classifies", [True, False])
+def test_held_out_images_are_scored_as_they_are_and_at_their_worst(rng, classifies):
+  """The first 1,000 of them, by linear models; numbers in the target's units."""
+  images = rng.integers(60, 190, (1100, 2, 2, 1)).astype(np.uint8)
+  weights, x = rng.normal(size=(4, 2)).astype(np.float32), images.reshape(1100, 4) / 255
+  network, none = linear_network((2, 2, 1), 1.0), dict.fromkeys(OPTIONAL)
+  attack = attacks.PGD(attacks.Linf(EPSILON), steps=10)
+  if classifies:
+    bias = -np.median(x @ weights, 0)
+    model = Classifier(network, linear_head(weights, bias), False)
+    source = array_source(images, rng.integers(0, 2, 1100))
+    margin = (1 - 2 * source.labels) * (x @ (weights[:, 0] - weights[:, 1]) + bias[0] - bias[1])
+    reach = EPSILON * np.abs(weights[:, 0] - weights[:, 1]).sum()
+    wanted = [np.mean(margin[:1000] > at) for at in (0, reach)]
+  else:
+    model = Regressor(network, linear_head(weights[:, :1], np.ones(1)), False)
+    source = array_source(images, rng.normal(3, 2, 1100).astype(np.float32))
+    error = np.abs(2 * (x @ weights[:, 0] + 1) + 3 - source.labels)[:1000]
+    reach = 2 * EPSILON * np.abs(weights[:, 0]).sum()
+    wanted = [np.sqrt(np.mean((error + more) ** 2)) for more in (0, reach)]
+  task = base.Task(**none | {"model": model, "attack": attack, "seed": 0, "offset": 3, "spread": 2})
+  found = _training.Scorer(task, source)()
+  assert list(found) == list(task.measures)
+  np.testing.assert_allclose(list(found.values()), wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("classifies, wanted", [(True, [1, 0, 0, 1, 0]), (False, [1, 0, 0, 0, 1])])
+def test_the_first_of_the_best_epochs_is_kept(classifies, wanted):
+  watch = object.__new__(_training._Validation)
+  watch._task, watch._record = object.__new__(base.Task), None
+  model = object.__new__(Classifier if classifies else Regressor)
+  object.__setattr__(watch._task, "model", model)
+  scores = [{watch._task.measures[1]: value} for value in (0.5, np.nan, 0.5, 0.6, 0.4)]
+  assert [watch._offer(row) for row in scores] == wanted
+  assert not watch._offer({})
 
 
 # --- Digits ---
