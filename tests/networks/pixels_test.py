@@ -35,6 +35,8 @@ def test_the_scale_and_offset_of_an_image_converter():
   found = pixels.folding(ImageConverter())(IMAGES)
   wanted = 255.0 * IMAGES * np.array(ImageConverter.scale) + np.array(ImageConverter.offset)
   np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+  ImageConverter.scale = ImageConverter.offset = None
+  np.testing.assert_allclose(pixels.folding(ImageConverter())(IMAGES), 255 * IMAGES, rtol=1e-6)
 
 
 def model_of(*first, name="model"):
@@ -50,11 +52,14 @@ def model_of(*first, name="model"):
     (model_of(layers.Normalization(mean=[120.0] * 3, variance=[58.0**2] * 3)), "255"),
     (model_of(layers.Normalization(mean=[0.5] * 3, variance=[0.05] * 3)), "unit"),
     (model_of(layers.Rescaling(255.0), layers.Rescaling(1 / 255)), "unit"),
-    (model_of(layers.RandomFlip(), layers.Resizing(8, 8), layers.Rescaling(1 / 255)), "255"),
+    (model_of(layers.Rescaling(0.1)), None),
+    (model_of(layers.RandomZoom(0.1), layers.Resizing(8, 8), layers.Rescaling(1 / 255)), "255"),
     (model_of(keras.Sequential([layers.RandomFlip()]), layers.Rescaling(1 / 255)), "255"),
     (model_of(layers.ZeroPadding2D(1), layers.Conv2D(3, 1), layers.Rescaling(1 / 255)), None),
     (model_of(name="resnet50"), "caffe"),
+    (model_of(name="vgg16"), "caffe"),
     (model_of(name="densenet121"), "torch"),
+    (model_of(name="inception_resnet_v2"), "tf"),
     (model_of(name="mobilenetv2_1.00_224"), "tf"),
     (model_of(), None),
     (model_of(layers.Conv2D(3, 1), layers.Rescaling(1 / 255)), None),
@@ -77,6 +82,10 @@ def test_what_contradicts_the_first_layer_is_refused():
     refuses("expects pixels up to 255", foreign.take, model, preprocess=preprocess)
   unit, words = model_of(layers.Rescaling(2.0, -1.0)), "expects pixels up to 1, by its first layer"
   refuses(words, foreign.take, unit, preprocess="255")
+  for right, preprocess in ((model, "255"), (model, "caffe"), (unit, "torch")):
+    foreign.take(right, preprocess=preprocess)
+  shape = (8, 8, 3)
+  assert [pixels.chosen(one, None, shape)[1] is None for one in (model, unit)] == [False, True]
   refuses("unknown preprocess", foreign.take, model, preprocess="vgg")
   refuses("a Keras layer, or a function", foreign.take, model, preprocess=3)
 
@@ -127,6 +136,33 @@ def test_a_wrong_scale_is_seen_in_batch_norms(convention):
     pixels.check(model, IMAGES, "it")
     return
   refuses(f"wrong scale & preprocess='{convention}'", pixels.check, model, IMAGES, "it")
+
+
+def test_a_scale_that_no_convention_has_is_refused_too():
+  norm = layers.BatchNormalization(momentum=0.0)
+  model = keras.Sequential([keras.Input((8, 8, 1)), norm])  # its epsilon is 0.001
+  grey = IMAGES[..., :1]
+  model(1e4 * grey, training=True)
+  words = "values of 9.88e+07 times the variance. Give robustify preprocess= that"
+  refuses(words, pixels.check, model, grey, "it")
+  assert norm.call.__name__ == "call"  # the layer's own again
+  model(255 * grey, training=True)
+  refuses("preprocess='255', which fits", pixels.check, model, grey, "it")
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_the_distance_is_that_of_two_gaussians(rng, axis):
+  norm = layers.BatchNormalization(axis=axis, epsilon=0.1)
+  model = keras.Sequential([keras.Input((8, 8, 3)), norm])
+  mean, variance = rng.uniform(0.1, 2, size=(2, *norm.moving_mean.shape))
+  norm.moving_mean.assign(mean)
+  norm.moving_variance.assign(variance)
+  axes = tuple({0, 1, 2, 3} - {axis % 4})
+  m, v, top = IMAGES.mean(axes), IMAGES.var(axes) + 0.1, variance + 0.1
+  wanted = 0.5 * (v / top + (m - mean) ** 2 / top - 1 - np.log(v / top))
+  found, ratio = pixels._FirstNorm(model).distance(IMAGES)
+  assert found == pytest.approx(wanted.mean(), rel=1e-4)
+  assert ratio == pytest.approx(np.median(v / top), rel=1e-4)
 
 
 def test_nothing_is_claimed_without_statistics():
