@@ -302,6 +302,15 @@ def test_recipes_draw_nothing_themselves(name):
   assert any(op.startswith("StatelessRandom") for op in ops) == (name == "randaugment")
 
 
+def test_defaults_of_recipes():
+  crop, affine, simclr = map(augment.from_spec, ("crop", "affine", "simclr"))
+  assert (crop.padding, crop.flip) == (4, True)
+  assert (affine.rotation, affine.scale, affine.shift) == (10, 0.1, 1)
+  assert (simclr.strength, simclr.min_scale, simclr.flip) == (1, 0.08, True)
+  assert (simclr.color, simclr.grey) == (1, 0.2)
+  refuses("min_scale must be in (0, 1], got 0", augment.SimCLR, min_scale=0)
+
+
 # A recipe for each view.
 
 
