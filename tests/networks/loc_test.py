@@ -180,7 +180,13 @@ def test_statistics_are_those_of_all_replicas(mirrored, on_two, images):
 
 
 @pytest.mark.parametrize(
-  "options", [{}, {"scale": False, "center": False, "epsilon": 0.1}, {"trainable": False}]
+  "options",
+  [
+    {},
+    {"scale": False, "center": False, "epsilon": 0.1},
+    {"trainable": False},
+    {"renorm": True, "renorm_clipping": {"rmax": 1.5, "rmin": 0.5, "dmax": 0.5}},
+  ],
 )
 def test_quick_batch_norms_do_what_keras_does(options, rng):
   rows = rng.normal(1.0, 2.0, (6, 4, 5, 3)).astype("float32")

@@ -86,6 +86,7 @@ def test_what_contradicts_the_first_layer_is_refused():
     foreign.take(right, preprocess=preprocess)
   shape = (8, 8, 3)
   assert [pixels.chosen(one, None, shape)[1] is None for one in (model, unit)] == [False, True]
+  assert pixels.chosen(model, "255", (None, None, 3))[1] is None  # images of any size
   refuses("unknown preprocess", foreign.take, model, preprocess="vgg")
   refuses("a Keras layer, or a function", foreign.take, model, preprocess=3)
 

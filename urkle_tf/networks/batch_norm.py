@@ -132,7 +132,7 @@ def _call(layer, inputs, training=None, mask=None):
   variance *= (rows - 1.0) / rows  # the operation's is that of a sample
   for average, found in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
     average.assign(average * layer.momentum + tf.stop_gradient(found) * (1.0 - layer.momentum))
-  return tf.cast(outputs, layer.compute_dtype)
+  return outputs
 
 
 def _moments_of_all(layer, inputs, mask):
