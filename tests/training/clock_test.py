@@ -17,6 +17,7 @@ from small_models import noise_views, rows_of, tiny_trainer
 import urkle_tf
 from urkle_tf import attacks, robustness
 from urkle_tf.training import attack_schedules, checkpoints, jobs, optimizers, recorder
+from urkle_tf.training.progress import Progress
 
 SMALL = {"encoder": "convnet(width=4, layers=2)", "latent_dim": 8, "strategy": "one"}
 SMALL |= {"split": "train[:64]", "batch_size": 16, "attack_steps": 3, "epsilon": 0.1}
@@ -52,6 +53,16 @@ def test_the_learning_rate_reads_the_clock_alone(warmup):
     clock.assign(step / 400)
     expected = pytest.approx(_cosine(step / 400, warmup, 0.4), abs=1e-7)
     assert [float(one.learning_rate) for one in (by_clock, by_steps)] == [expected] * 2
+
+
+def test_shares_of_a_training_by_hand():
+  by_steps, by_clock = Progress(10, False), Progress(None, True)
+  assert [float(by_steps(step)) for step in (0, 5, 12)] == [0, 0.5, 1]
+  assert [float(by_steps.risen(step, 4)) for step in (0, 3, 9)] == [0.25, 1, 1]
+  assert [float(by_steps.risen(0, 0)), float(Progress(None, False)(7))] == [1, 0]
+  by_clock.clock.assign(0.25)
+  assert float(by_clock(3)) == 0.25
+  assert [float(by_clock.risen(3, share)) for share in (0.5, 0.1, 0)] == [0.5, 1, 1]
 
 
 @pytest.mark.parametrize("threat", [attacks.Linf(0.1), *slow(attacks.L2(0.5), attacks.L1(2.0))])
