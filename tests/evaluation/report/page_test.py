@@ -147,6 +147,18 @@ def test_the_page_shows_the_pictures(page, folder):
     assert base64.b64decode(data) == (folder / "figures" / f"{name}.png").read_bytes()
 
 
+def test_the_page_begins_with_the_main_figures(page):
+  tile = r'<dt>(.*?)</dt><dd class="figure">(.*?)</dd><dd>(.*?)</dd>'
+  assert re.findall(tile, page) == [
+    ("clean accuracy", "80.00%", "1,000 images, sampled z"),
+    ("attacked, linf 4/255", "40.00%", "lowest of all: pgd"),
+    ("attacked, linf 0.1", "24.00%", "lowest of all: fgsm"),
+    ("corrupted", "44.00%", "mean of 2 types"),
+    ("bound on the loss", "8.25 nats", "vacuous"),
+    ("checks passed", "1 of 2", "not: effort"),
+  ]
+
+
 def test_the_tables_hold_the_figures_of_the_report(tree):
   clean, attacked, served, checks, corrupted, representation, bound = (
     table[1:] for table in tree.tables
