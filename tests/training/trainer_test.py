@@ -11,6 +11,7 @@ from small_models import noise_views, precision, tiny_encoder, tiny_trainer
 import urkle_tf
 from urkle_tf import attacks, networks, pretexts, robustness
 from urkle_tf.data import augment, pipeline, sources
+from urkle_tf.training import guard
 
 
 def _trainer(scheme=None, attack=None, optimizer=None, **options):
@@ -164,6 +165,11 @@ def test_a_step_exchanges_no_more_than_it_must(mirrored, monkeypatch):
   assert shapes[-1] == [v.shape for v in trainer.trainable_variables] + [
     len(trainer.means.names) - 1
   ]
+
+
+def test_a_step_needs_a_finite_loss_and_a_finite_gradient():
+  pairs = [(one, other) for one in (1.0, np.nan, np.inf) for other in (2.0, np.nan, -np.inf)]
+  assert [bool(guard.finite(*pair)) for pair in pairs] == [True] + [False] * 8
 
 
 @pytest.mark.parametrize("replicas", [1, *slow(2)])
