@@ -195,13 +195,13 @@ def test_held_out_images_are_scored_as_they_are_and_at_their_worst(rng, classifi
   np.testing.assert_allclose(list(found.values()), wanted, atol=2e-3)
 
 
-@pytest.mark.parametrize("classifies, wanted", [(True, [1, 0, 0, 1, 0]), (False, [1, 0, 0, 0, 1])])
+@pytest.mark.parametrize("classifies, wanted", [(True, [0, 1, 0, 1, 0]), (False, [0, 1, 0, 0, 1])])
 def test_the_first_of_the_best_epochs_is_kept(classifies, wanted):
   watch = object.__new__(_training._Validation)
   watch._task, watch._record = object.__new__(base.Task), None
   model = object.__new__(Classifier if classifies else Regressor)
   object.__setattr__(watch._task, "model", model)
-  scores = [{watch._task.measures[1]: value} for value in (0.5, np.nan, 0.5, 0.6, 0.4)]
+  scores = [{watch._task.measures[1]: value} for value in (np.nan, 0.5, 0.5, 0.6, 0.4)]
   assert [watch._offer(row) for row in scores] == wanted
   assert not watch._offer({})
 

@@ -42,7 +42,7 @@ def test_weak_attacks_come_last_if_time_is_short(options, names, fixed):
 def test_an_image_is_robust_if_no_attack_of_the_first_radius_breaks_it(monkeypatch):
   """In the served mode: of images 0 to 3, the first is wrong as it is."""
   rows = [("sampled", 0.1), ("deterministic", 0.1), ("sampled", 0.05), ("sampled", 0.2)]
-  rights = [[0, 0, 1, 1], [0, 1, 1, 0], [0, 1, 1, 1], [0, 0, 0, 0]]
+  rights = [[1, 0, 1, 1], [0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0]]
   details = [(np.array(right, bool), np.full(4, -1.0)) for right in rights]
   rows = [{"mode": mode, "epsilon": epsilon} for mode, epsilon in rows]
   monkeypatch.setattr(attacked, "measure", lambda *_: (rows, details))
