@@ -1,5 +1,7 @@
 """Networks: the Gaussian encoder, its KL, the backbones."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -129,6 +131,8 @@ def test_channels_first_as_keras_s_default():
   keras.config.set_image_data_format("channels_first")
   try:
     refuses("set_image_data_format", networks.backbone, "convnet(width=4, layers=2)", (8, 8, 1))
+    for build in (networks.convnet, networks.resnet18, functools.partial(networks.decoder, 4)):
+      refuses("set_image_data_format", build, (16, 16, 3))
     assert networks.GaussianEncoder(maps).latent_dim == 3
   finally:
     keras.config.set_image_data_format("channels_last")

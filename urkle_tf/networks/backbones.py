@@ -37,11 +37,7 @@ def backbone(text, image_shape):
   features = backbone(images)  # float32 [n, 128]
   ```
   """
-  if keras.config.image_data_format() != "channels_last":
-    raise errors.UserError(
-      "images are channels-last, but Keras's default is channels_first: call "
-      'keras.config.set_image_data_format("channels_last"), or change ~/.keras/keras.json'
-    )
+  foreign.check_default()
   if text.endswith(".keras"):
     return _from_file(text, image_shape)
   return spec.call(BACKBONES, text, "encoder", image_shape=image_shape)

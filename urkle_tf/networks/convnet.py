@@ -3,7 +3,7 @@
 import keras
 
 from urkle_tf import errors
-from urkle_tf.networks import batch_norm
+from urkle_tf.networks import batch_norm, foreign
 
 
 def convnet(image_shape, width=48, layers=4, momentum=0.9, convs=1):
@@ -24,14 +24,15 @@ def convnet(image_shape, width=48, layers=4, momentum=0.9, convs=1):
     A functional Keras model: float [n, h, w, c] -> float32 [n, layers * width].
 
   Raises:
-    UserError: if the images are too small, or `width`, `layers` or `convs` is not a whole number
-      of at least 1.
+    UserError: if the images are too small, `width`, `layers` or `convs` is not a whole number of at
+      least 1, or Keras's default is channels_first.
 
   ```python
   backbone = urkle_tf.networks.convnet((32, 32, 3), width=16)
   features = backbone(images)  # float32 [n, 64]
   ```
   """
+  foreign.check_default()
   errors.whole(1, "convnet", width=width, layers=layers, convs=convs)
   least = 2 ** (layers - 1)
   if min(image_shape[:2]) < least:

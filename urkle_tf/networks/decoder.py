@@ -3,7 +3,7 @@
 import keras
 
 from urkle_tf import errors
-from urkle_tf.networks import batch_norm
+from urkle_tf.networks import batch_norm, foreign
 
 
 def decoder(latent_dim, image_shape, width=32, layers=4, momentum=0.9):
@@ -22,13 +22,15 @@ def decoder(latent_dim, image_shape, width=32, layers=4, momentum=0.9):
     A functional Keras model: float32 [n, d_z] -> float32 [n, h, w, c], logits of pixels.
 
   Raises:
-    UserError: if `width` or `layers` is not a whole number of at least 1.
+    UserError: if `width` or `layers` is not a whole number of at least 1, or Keras's default is
+      channels_first.
 
   ```python
   decoder = urkle_tf.networks.decoder(encoder.latent_dim, (32, 32, 3), width=8)
   logits = decoder(encoder(images).loc)  # float32 [n, 32, 32, 3]; sigmoid makes pixels of them
   ```
   """
+  foreign.check_default()
   errors.whole(1, "decoder", width=width, layers=layers)
   width, layers = int(width), int(layers)  # Keras refuses NumPy's integers
   sizes = [tuple(image_shape[:2])]

@@ -129,6 +129,15 @@ def check_name(model, around):
     )
 
 
+def check_default():
+  """Raises `UserError` if layers would take images to be channels-first by default."""
+  if keras.config.image_data_format() != "channels_last":
+    raise errors.UserError(
+      "images are channels-last, but Keras's default is channels_first: call "
+      'keras.config.set_image_data_format("channels_last"), or change ~/.keras/keras.json'
+    )
+
+
 def check_maps(model, number=0):
   """Raises `UserError` if a model's output of a number is feature maps with channels on axis 1."""
   if _channels_first(model, number):

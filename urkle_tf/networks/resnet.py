@@ -7,7 +7,7 @@ above, the usual 7x7 convolution of stride 2 and a 3x3 max-pool.
 import keras
 
 from urkle_tf import errors
-from urkle_tf.networks import batch_norm
+from urkle_tf.networks import batch_norm, foreign
 
 _STEMS = ("small", "patch", "large")
 
@@ -53,6 +53,7 @@ def _block(x, convs, width, strides, name, momentum, zero_gamma):
 
 
 def _resnet(convs, depths, name, image_shape, width, stem, momentum, zero_gamma):
+  foreign.check_default()
   height, breadth = image_shape[:2]
   if stem == "auto":
     stem = "small" if max(height, breadth) <= 64 else "large"
@@ -96,7 +97,8 @@ def resnet18(image_shape, width=64, stem="auto", momentum=0.9, zero_gamma=True):
     A functional Keras model: float [n, h, w, c] -> float32 [n, 8 * width].
 
   Raises:
-    UserError: if the images are too small, or an argument is out of its range.
+    UserError: if the images are too small, an argument is out of its range, or Keras's default is
+      channels_first.
 
   ```python
   backbone = urkle_tf.networks.resnet18((32, 32, 3), width=16, stem="patch")
