@@ -209,6 +209,7 @@ labels: digits:any_of(classes="11") | unknown class of 'digits' '11'
 labels: digits:any_of(classes="0/1/2/3/4/5/6/7/8/9") | leave some out
 labels: digits:rotation:parity | has no classes
 optimizers: lars(momentum=1) | lars: momentum must be in [0, 1), got 1
+optimizers: adamw(beta_2=x) | adamw: beta_2 must be in [0, 1), got x
 optimizers: larz | unknown optimizer 'larz'; did you mean 'lars'?
 """
 

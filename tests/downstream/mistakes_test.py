@@ -24,6 +24,7 @@ HELD = {"split": "train", "validation_split": "train[90%:]"}  # a tenth of 1,437
     ({"head": "mlp(depth=3)"}, "unknown option of mlp"),
     ({"image_size": 16}, "give --image_size=8"),
     ({"optimizer": "adm"}, "unknown optimizer"),
+    ({"weight_decay": -0.1}, "--weight_decay must be at least 0, got -0.1"),
     ({"augment": "corp"}, "did you mean 'crop'"),
     ({"learning_rate": 2e4}, "--learning_rate=20000 is too high for every weight decay"),
     ({"labels": 5}, "at least one per class"),

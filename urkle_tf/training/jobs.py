@@ -145,7 +145,7 @@ def _check(settings):
   counts = "log_every", "checkpoint_every", "max_bad_steps", "steps_per_execution", "accumulate"
   errors.flags_at_least(1, settings, *counts)
   rises = ("warmup_epochs", "epsilon_warmup_epochs", "beta_warmup_epochs")
-  errors.flags_at_least(0, settings, "weight_decay", *rises)
+  errors.flags_at_least(0, settings, *rises)
   _check_warmups(settings)
   if settings["batch_size"] < 2:
     raise errors.UserError(

@@ -37,6 +37,7 @@ class LARS(keras.optimizers.Optimizer):
   ):
     errors.within("[0, 1)", "lars", momentum=momentum)
     errors.above(0, "lars", trust=trust)
+    errors.at_least(0, "lars", weight_decay=weight_decay)
     super().__init__(learning_rate=learning_rate, name=name, **kwargs)
     # Not Keras's own `weight_decay`, which is decoupled.
     self.momentum, self.trust, self.coupled_decay = momentum, trust, weight_decay
@@ -122,6 +123,7 @@ def _sgd(rate, decay, blocks, momentum=0.9, nesterov=False):
 
 
 def _adamw(rate, decay, blocks, beta_1=0.9, beta_2=0.999, layer_decay=None):
+  errors.within("[0, 1)", "adamw", beta_1=beta_1, beta_2=beta_2)
   if layer_decay is None:
     return keras.optimizers.AdamW(rate, decay, beta_1, beta_2)
   if blocks is None:
@@ -176,10 +178,11 @@ def build(text, learning_rate, steps, warmup_steps=0, weight_decay=0.0, clock=No
     blocks: the variables of each block of the backbone, for `layer_decay`; None without a backbone.
 
   Raises:
-    UserError: for an unknown name, a learning rate that is not positive, or an option out of its
-      range.
+    UserError: for an unknown name, a learning rate that is not positive, a negative weight decay,
+      or an option out of its range.
   """
   errors.above(0, None, learning_rate=learning_rate)
+  errors.at_least(0, None, weight_decay=weight_decay)
   if clock is None:
     warmup_steps = min(warmup_steps, steps - 1)
   else:
