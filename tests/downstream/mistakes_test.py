@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from cases import refuses
+from PIL import Image
 from small_models import array_source
 
 from urkle_tf import downstream
@@ -78,3 +79,18 @@ def test_images_without_a_label_train_no_head(encoder, tmp_path, monkeypatch):
   source = array_source(np.zeros((4, 8, 8, 1), np.uint8), np.array([0, 1, -1, 1]))
   monkeypatch.setattr(sources, "load", lambda *_: source)
   refuses("images without a label (-1)", downstream.adapt, str(encoder), str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("damaged", ["train", "val"])
+def test_a_damaged_image_of_a_large_folder_is_named(encoder, tmp_path, monkeypatch, damaged):
+  for number in range(8):
+    file = tmp_path / "images" / ["train", "val"][number // 4] / "ab"[number % 2] / f"{number}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 8), number, np.uint8)).save(file)
+    if damaged in file.parts:
+      bad = file
+  bad.write_bytes(bad.read_bytes()[:-30])
+  monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)  # so that nothing is read when it is opened
+  data = {"dataset": f"folder:{tmp_path / 'images'}", "validation_split": "val"}
+  arguments = str(encoder), str(tmp_path / "run")
+  refuses(str(bad), downstream.adapt, *arguments, epochs=1, weight_decay=0.1, **data)

@@ -369,8 +369,8 @@ def _fits_in_memory(size, image_shape):
 
 
 @contextlib.contextmanager
-def naming_unreadable(source):
-  """A context for reading a source, in which the error about an unreadable file names the file.
+def naming_unreadable(*read):
+  """A context for reading sources, in which the error about an unreadable file names the file.
 
   Data too large for memory is not read when it is opened.
 
@@ -380,8 +380,9 @@ def naming_unreadable(source):
   try:
     yield
   except tf.errors.OpError as error:
-    if unreadable := source.find_unreadable():
-      raise unreadable from error
+    for source in read:
+      if unreadable := source.find_unreadable():
+        raise unreadable from error
     raise
 
 

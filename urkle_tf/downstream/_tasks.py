@@ -78,7 +78,8 @@ def labelled(given, image_size):
     validation = _split(given, given.validation_split, None, image_size)
     if source.class_names is not None:
       compatibility.check_classes(len(source.class_names), source.class_names, validation)
-  labels = pipeline.labels(source)
+  with sources.naming_unreadable(source):
+    labels = pipeline.labels(source)
   compatibility.check_no_gaps(source, labels)
   chosen = _labels.choose(labels, given.labels, given.seed)
   return Labelled(source, validation, chosen, labels[chosen])

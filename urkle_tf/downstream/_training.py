@@ -101,8 +101,7 @@ def train(task, run, learner, weights):
     views = lambda start: pipeline.views(  # noqa: E731
       source, recipe, batch_size, task.seed, start_step=start, views=1, labels=True
     )
-    with sources.naming_unreadable(source):
-      learner.fit_from(views, done, steps, steps_per_epoch, callbacks)
+    learner.fit_from(views, done, steps, steps_per_epoch, callbacks)
   if best is None:
     return run.metrics()[-1]
   step = best.restore()

@@ -9,6 +9,7 @@ import pathlib
 import keras
 
 from urkle_tf import errors, export, spec
+from urkle_tf.data import sources
 from urkle_tf.downstream import _tasks
 from urkle_tf.downstream.base import Protocol
 from urkle_tf.output import files, tables
@@ -68,7 +69,8 @@ def adapt(given):
       if given.labels is not None:
         chosen = json.dumps({"positions": task.chosen.tolist()})
         files.write(run.path / "labels.json", chosen + "\n")
-      with preemption.watch() as watch:
+      read = filter(None, (data.source, data.validation))
+      with preemption.watch() as watch, sources.naming_unreadable(*read):
         row = method.fit(dataclasses.replace(task, watch=watch), run)
       _export(task, method, folder, settings, metadata, row)
   return {**row, folder.name: str(folder)}

@@ -91,7 +91,8 @@ def in_one_line():
   try:
     yield
   except tf.errors.InvalidArgumentError as error:
-    if said := re.search(r"UserError: ([^\]'\n]+)", str(error)):
+    # An assertion's text; that of a file that cannot be read has nothing directly before it.
+    if said := re.search(r"[\['\"]UserError: ([^\]'\n]+)", str(error)):
       raise errors.UserError(said[1]) from error
     raise
 

@@ -250,9 +250,10 @@ def _data(settings, method):
   if settings["data_service"]:
     service.addresses(settings["data_service"])
     service.check(source)
-  method.pretext.adopt(source)
-  if method.scheme.adversarial and (count := method.schedule.held_out(source.size)):
-    return source.hold_out(count)
+  with sources.naming_unreadable(source):
+    method.pretext.adopt(source)
+    if method.scheme.adversarial and (count := method.schedule.held_out(source.size)):
+      return source.hold_out(count)
   return source, None
 
 
