@@ -197,6 +197,18 @@ def test_folder_of_splits(folder, tmp_path):
   refuses("'test' & train, val", load, other, "test")
 
 
+def test_a_class_with_the_name_of_a_split(tmp_path, warnings):
+  kinds = "classes/bus classes/train loose/train loose/val named/more/a named/test/a"
+  for kind in kinds.split():
+    write(tmp_path / kind / "x.png", flat(0))
+  assert load(tmp_path / "loose").class_names is None
+  assert load(tmp_path / "named").class_names == ["a"]
+  assert not warnings
+  assert load(tmp_path / "classes").class_names is None
+  (warning,) = warnings
+  assert "the folders bus, train are read as splits without labels" in warning
+
+
 def test_folder_of_loose_images(tmp_path):
   for i in range(10):
     write(tmp_path / f"{i}.png", flat(i))

@@ -164,10 +164,6 @@ def _looks_like_image(path):
   return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
 
 
-def _is_image(path):
-  return _looks_like_image(path) and path.is_file()
-
-
 def _folders(folder):
   """The folders in a folder, symbolic links included; raises `UserError` for a circular link."""
   found = [f for f in sorted(folder.iterdir()) if f.is_dir() and not f.name.startswith(".")]
@@ -190,6 +186,14 @@ def _find_splits(root):
   if any(folder.name.lower() in _SPLIT_FOLDERS for folder in _folders(root)):
     found = {folder.name: _find_classes(folder) for folder in _folders(root)}
     found = {name: files for name, files in found.items() if files}
+    unlabelled = all(label is None for files in found.values() for _, label in files)
+    if unlabelled and any(name.lower() not in _SPLIT_FOLDERS for name in found):
+      logging.warning(
+        "%s: the folders %s are read as splits without labels, because of their names; if they are "
+        "classes, move all of them into a folder train",
+        root,
+        ", ".join(found),
+      )
   else:
     found = {"train": [], "test": []}
     by_class = collections.defaultdict(list)
@@ -263,7 +267,7 @@ def _digest(file, root):
 
 def _refuse_empty_class(folder):
   for sub in _folders(folder):
-    if not any(_is_image(file) for file in sub.rglob("*")):
+    if not any(_looks_like_image(file) and file.is_file() for file in sub.rglob("*")):
       raise errors.UserError(
         f"the class folder {str(sub)!r} holds no image (endings: {', '.join(ENDINGS)}): add some"
         " or remove it"
