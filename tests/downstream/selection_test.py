@@ -304,12 +304,15 @@ def test_a_head_on_pooled_features(encoder, short, tmp_path, protocol):
   assert result["representation"]["sigma"] == 1
 
 
-def test_of_equal_candidates_under_attack_the_best_on_clean_images_is_ahead():
-  task = types.SimpleNamespace(better=lambda one, other: one > other)
-  figures = ((0.6, 0.0), (0.7, 0.0), (0.1, 0.1))
+def test_of_equal_candidates_under_attack_the_best_on_clean_images_is_chosen():
+  figures = ((0.6, 0.0), (0.7, 0.0), (0.1, 0.1), (0.1, 0.1))
   rows = [{"clean": clean, "robust": robust} for clean, robust in figures]
-  ahead = lambda i, j: _selection._ahead(rows[i], rows[j], ("clean", "robust"), task)  # noqa: E731
-  assert ahead(1, 0)
-  assert ahead(2, 1)
-  assert not ahead(0, 1)
-  assert not ahead(0, 0)  # so the later one, which is larger, is taken
+
+  def best(count, classifies):
+    task = types.SimpleNamespace(classifies=classifies)
+    return rows.index(_selection._best(rows[:count], ("clean", "robust"), task))
+
+  assert _selection._best(rows, ("clean",), types.SimpleNamespace(classifies=True)) is rows[1]
+  assert (best(2, True), best(3, True)) == (1, 2)
+  assert (best(2, False), best(3, False)) == (0, 0)  # errors
+  assert _selection._best(rows, ("robust",), types.SimpleNamespace(classifies=True)) is rows[3]

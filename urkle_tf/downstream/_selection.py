@@ -106,9 +106,7 @@ def choose(task, run, held, train, score):
     known = {"encoder_fingerprint": fingerprint, "candidates": rows}
     files.write(file, json.dumps(known, indent=1) + "\n")
     task.watch.check()
-  best = rows[0]
-  for row in rows:
-    best = best if _ahead(best, row, names, task) else row
+  best = _best(rows, names, task)
   what = "clean and robust" if len(names) == 2 else "clean"
   print(f"weight decay, {what} {task.measure} on {images} images, {where}:")
   form = "{:.2%}" if task.classifies else "{:.4g}"
@@ -126,12 +124,10 @@ def _decays(task):
   return [decay for decay in WEIGHT_DECAYS if decay * task.learning_rate < 1]
 
 
-def _ahead(one, other, names, task):
-  """Whether a candidate is better under attack; of equal ones, on clean images."""
-  for name in reversed(names):
-    if one[name] != other[name]:
-      return task.better(one[name], other[name])
-  return False
+def _best(rows, names, task):
+  """The candidate that is best under attack; of equal ones, on clean images; then the last one."""
+  sign = 1 if task.classifies else -1
+  return max(reversed(rows), key=lambda row: [sign * row[name] for name in reversed(names)])
 
 
 def _chooses(validation):

@@ -38,11 +38,10 @@ def sampled(encoder, images, attack, samples=20, seed=0):
   if not isinstance(encoder, Encoder):
     encoder = ExportedEncoder(encoder)
   images = tf.cast(representations.checked(tf.convert_to_tensor(images)), tf.float32)
-  seed = tf.stack([seed, 0])
-  found = worst(encoder, images, attack, distribution.fold(seed, 0))
+  found = worst(encoder, images, attack, distribution.fold([seed, 0], 0))
   dimensions = int(found.clean.loc.shape[-1])
   shape = [int(images.shape[0]), samples, dimensions]
-  noise = distribution.normal(distribution.fold(seed, 1), shape)
+  noise = distribution.normal(distribution.fold([seed, 0], 1), shape)
   draw = lambda normal: normal.loc[:, None] + normal.scale[:, None] * noise  # noqa: E731
   return {"clean": draw(found.clean), "adversaries": draw(found.attacked), "kl": found.kl}
 
