@@ -4,9 +4,11 @@ import os
 import re
 import shutil
 import struct
+import sys
 import unicodedata
 import zlib
 
+import commands
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -329,6 +331,30 @@ def test_corrupt_files_of_a_large_folder_are_found(folder, monkeypatch):
   source = load(folder)
   with refused(str(bad), str(worse)), sources.naming_unreadable(source), batches.in_one_line():
     examples(source)
+
+
+LEFT = """
+import sys
+from urkle_tf.data import sources
+
+sources.IN_MEMORY_BYTES = 0
+images = sources.load(sys.argv[1], "all").batches(2).repeat().prefetch(10_000)
+
+def left():
+  cycle = [iter(images)]
+  cycle.append(cycle)
+  next(cycle[0])
+
+left()
+"""
+
+
+@pytest.mark.full
+def test_python_ends_while_images_of_a_large_folder_are_decoded(tmp_path):
+  """An iterator is left in a reference cycle, as an error leaves it; every second time it hung."""
+  for number in range(8):
+    write(tmp_path / f"{number}.png", flat(number, 64, 64))
+  commands.process(sys.executable, "-c", LEFT, f"folder:{tmp_path}", timeout=60)
 
 
 def png(width, height, rows):

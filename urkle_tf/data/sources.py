@@ -13,9 +13,11 @@ rest, held_out = source.hold_out(100)  # held_out is an ArraySource, in memory
 ```
 """
 
+import atexit
 import contextlib
 import copy
 import dataclasses
+import gc
 import hashlib
 import json
 
@@ -30,6 +32,10 @@ IN_MEMORY_BYTES = 2**31
 _SHUFFLE_BLOCK = 4096
 _INTERLEAVE = 16
 _ALGORITHM = "philox"
+
+# An error can leave iterators in reference cycles.  Their threads call Python (`FileSource`), and
+# if they are still alive when Python ends, it waits for them forever.
+atexit.register(gc.collect)
 
 
 @dataclasses.dataclass(kw_only=True)
