@@ -17,6 +17,16 @@ fail() {
   exit 1
 }
 
+# --help as the first word prints the comment at the top of the launcher.
+case ${1:-} in
+  -h | --help)
+    if [ -f "$URKLE_ROOT/launch/${0##*/}" ]; then
+      sed -n '2,${/^#\( \|$\)/!q; s/^# \?//p}' "$URKLE_ROOT/launch/${0##*/}"
+      exit
+    fi
+    ;;
+esac
+
 # Prints the interpreter to use. A name on PATH may be a shim that does not run, so it tries each.
 find_python() {
   local candidate

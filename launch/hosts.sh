@@ -12,11 +12,12 @@ set -euo pipefail
 
 dry=
 [ "${1:-}" != --dry_run ] || { dry=1; shift; }
-number=${1:?give this host\'s number, starting from 0} hosts=${2:?give all HOST:PORT, separated by commas}
-shift 2
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 
+[ $# -ge 2 ] || fail "give this host's number, starting from 0, and all HOST:PORT, separated by commas"
+number=$1 hosts=$2
+shift 2
 IFS=, read -ra workers <<< "$hosts"
 [[ $number =~ ^[0-9]+$ ]] && [ "$number" -lt ${#workers[@]} ] \
   || fail "the number must be from 0 to $((${#workers[@]} - 1)), got $number"

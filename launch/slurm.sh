@@ -22,8 +22,9 @@ dry=
 cd -- "${SLURM_SUBMIT_DIR:-$(dirname -- "${BASH_SOURCE[0]}")/..}"
 source launch/environment.sh
 
+[ -n "${SLURM_JOB_NODELIST:-}" ] || fail "this is not a job of SLURM: submit it with sbatch launch/slurm.sh"
 port=$((20000 + ${SLURM_JOB_ID:-0} % 10000))
-nodes=$(scontrol show hostnames "${SLURM_JOB_NODELIST:?submit this with sbatch}")
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 workers=$(for node in $nodes; do printf '"%s:%s",' "$node" "$port"; done)
 export URKLE_WORKERS="[${workers%,}]"
 # One task per node. The task's number is its node's place in the list.
