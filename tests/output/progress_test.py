@@ -20,18 +20,36 @@ def test_durations(seconds, text):
   assert progress.duration(seconds) == text
 
 
-def test_a_log_gets_a_line_each_tenth(monkeypatch):
-  shown, clock = io.StringIO(), iter([0.0] + 1000 * [100.0])  # it stands at 100 seconds after 0
+def _in_a_log(monkeypatch):
+  """What is shown in a log, and the clock: its `seconds`."""
+  shown, clock = io.StringIO(), types.SimpleNamespace(seconds=0.0)
   monkeypatch.setattr(progress, "sys", types.SimpleNamespace(stderr=shown))
-  monkeypatch.setattr(progress, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+  monkeypatch.setattr(progress, "time", types.SimpleNamespace(perf_counter=lambda: clock.seconds))
+  return shown, clock
+
+
+def test_a_log_gets_one_line_of_a_task_that_is_done_within_a_second(monkeypatch):
+  shown, clock = _in_a_log(monkeypatch)
+  bar = progress.Progress("head", 100)
+  for _ in range(100):
+    clock.seconds += 0.009
+    bar.add(1)
+  assert shown.getvalue().splitlines() == [
+    "head [####################] 100/100  111 images/s  0:00 spent, 0:00 left"
+  ]
+
+
+def test_a_log_gets_a_line_each_tenth(monkeypatch):
+  shown, clock = _in_a_log(monkeypatch)
   bar = progress.Progress("features", 400)
   for _ in range(50):
+    clock.seconds += 2
     bar.add(8, "note")
   lines = shown.getvalue().split("\n")
   assert len(lines) == 11
   assert lines[-1] == ""
   assert lines[0] == (
-    "features [##..................] 40/400  0.40 images/s  1:40 spent, 15:00 left  note"
+    "features [##..................] 40/400  4.00 images/s  0:10 spent, 1:30 left  note"
   )
   assert lines[9] == (
     "features [####################] 400/400  4.00 images/s  1:40 spent, 0:00 left  note"

@@ -6,6 +6,7 @@ import time
 
 import tqdm
 
+_PAUSE = 1.0  # seconds between two lines of a log
 _FORMAT = "{desc} [{bar:20}] {place}  {pace}  {note}"
 
 
@@ -46,10 +47,10 @@ class Bar:
 
   def __init__(self, terminal=None):
     self.terminal = sys.stderr.isatty() if terminal is None else terminal
-    self._line = None
+    self._line, self._shown = None, time.perf_counter()
 
   def show(self, name, share, place, pace, note=""):
-    """Shows the progress; a finished task keeps its line.
+    """Shows the progress; a finished task keeps its line, and a log skips lines of fast tasks.
 
     Args:
       name: what is being done.
@@ -58,6 +59,8 @@ class Bar:
       pace: see `pace`.
       note: further figures.
     """
+    if not self.terminal and share < 1 and time.perf_counter() < self._shown + _PAUSE:
+      return
     # A line that is longer than the terminal's would not be overwritten.
     columns = shutil.get_terminal_size().columns if self.terminal else None
     how = {"ncols": columns, "ascii": ".#", "bar_format": _FORMAT}
@@ -65,6 +68,7 @@ class Bar:
     text = tqdm.tqdm.format_meter(n=share, total=1, elapsed=0, **how, **words).rstrip()
     if not self.terminal:
       print(text, file=sys.stderr, flush=True)
+      self._shown = time.perf_counter()
       return
     if self._line is None:
       # A terminal that does not know its size has 0 rows, and would show nothing.
@@ -78,7 +82,7 @@ class Bar:
 
 
 class Progress:
-  """The progress of a loop, and the time until its end; elsewhere than on a terminal, ten lines.
+  """The progress of a loop, and the time until its end; in a log, at most ten lines.
 
   Args:
     name: what is being done.
