@@ -1,6 +1,8 @@
 """Exports: signatures, folders, and a user's process that knows only TensorFlow and Keras."""
 
+import io
 import json
+import logging
 import shutil
 import sys
 
@@ -109,6 +111,19 @@ def test_a_changed_encoder_has_another_fingerprint(folder, tmp_path):
   export.export_encoder(layer, tmp_path / "same")  # replaces
   assert export.read_metadata(tmp_path / "same")["fingerprint"] != before
   assert [p.name for p in tmp_path.iterdir()] == ["same"]
+
+
+def test_a_program_sees_no_lines_of_tensorflow_with_temporary_names(encoder, tmp_path):
+  logger, lines = tf.get_logger(), io.StringIO()
+  handler, level = logging.StreamHandler(lines), logger.level
+  logger.addHandler(handler)
+  logger.setLevel("INFO")
+  try:
+    export.export_encoder(encoder, tmp_path / "encoder")
+    assert (lines.getvalue(), logger.level) == ("", logging.INFO)
+  finally:
+    logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 @pytest.mark.full

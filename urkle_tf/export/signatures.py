@@ -47,9 +47,11 @@ def save(folder, models, endpoints):
     served = _guarded(function) if signature[0].name == "images" else function
     traced[function] = archive.add_endpoint(name, served, input_signature=signature)
     traced[function].get_concrete_function()
-  verbosity = logging.get_verbosity()
+  verbosity, level = logging.get_verbosity(), tf.get_logger().level
   logging.set_verbosity(logging.WARNING)  # TensorFlow logs every renamed input
+  tf.get_logger().setLevel("WARNING")  # and the folder's temporary name
   try:
     archive.write_out(str(folder), verbose=False)
   finally:
     logging.set_verbosity(verbosity)
+    tf.get_logger().setLevel(level)
