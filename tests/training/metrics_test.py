@@ -61,6 +61,14 @@ def test_several_steps_at_once_are_counted(tmp_path):
   assert saved == [6, 10, 12]
 
 
+def test_the_first_step_is_shown_without_a_pace_that_is_not_known(tmp_path, capsys):
+  _, record, _ = _metrics(tmp_path, steps=1, steps_per_epoch=1)
+  record.tick(4)  # its time includes the compilation
+  record.show(1, 1.0, 2.5)
+  shown = capsys.readouterr().err
+  assert shown == "epoch 1/1 [####################] step 1/1  loss 2.5000\n"
+
+
 def test_rows_are_means_since_the_last_row(tmp_path):
   callback, _, saved = _metrics(tmp_path)
   _train(callback, range(1, 11))

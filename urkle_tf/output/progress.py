@@ -7,7 +7,7 @@ import time
 import tqdm
 
 _PAUSE = 1.0  # seconds between two lines of a log
-_FORMAT = "{desc} [{bar:20}] {place}  {pace}  {note}"
+_FORMAT = "{desc} [{bar:20}] {words}"
 
 
 def duration(seconds):
@@ -56,7 +56,7 @@ class Bar:
       name: what is being done.
       share: how much of it is done, in [0, 1].
       place: the progress in words.
-      pace: see `pace`.
+      pace: see `pace`; empty if it is not known yet.
       note: further figures.
     """
     if not self.terminal and share < 1 and time.perf_counter() < self._shown + _PAUSE:
@@ -64,8 +64,8 @@ class Bar:
     # A line that is longer than the terminal's would not be overwritten.
     columns = shutil.get_terminal_size().columns if self.terminal else None
     how = {"ncols": columns, "ascii": ".#", "bar_format": _FORMAT}
-    words = {"prefix": name, "place": place, "pace": pace, "note": note}
-    text = tqdm.tqdm.format_meter(n=share, total=1, elapsed=0, **how, **words).rstrip()
+    words = "  ".join(filter(None, (place, pace, note)))
+    text = tqdm.tqdm.format_meter(share, 1, 0, prefix=name, words=words, **how).rstrip()
     if not self.terminal:
       print(text, file=sys.stderr, flush=True)
       self._shown = time.perf_counter()

@@ -177,7 +177,7 @@ class Recorder:
       f"{self._prefix}epoch {(step - 1) // course.steps_per_epoch + 1}{epochs}",
       share,
       f"step {step}{steps}",
-      progress.pace(rate, "images", self.spent, left),
+      progress.pace(rate, "images", self.spent, left) if rate else "",  # not of the first step
       f"loss {loss:.4f}{self._scores}",
     )
 
