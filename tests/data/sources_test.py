@@ -475,6 +475,15 @@ def test_what_is_no_file_is_left_out_with_a_count(folder, warnings):
   assert re.match("2 images of .*left out", said)
 
 
+def test_images_with_endings_that_are_not_read_are_counted(folder, warnings):
+  for name in ("art/a.heic", "art/deep/b.WebP", "c.tif", "art/._d.gif", "art/e.mp4"):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"")
+  assert load(folder).size == 15
+  (said,) = warnings
+  assert re.match(r"3 images of .* are left out: save them as .png, .jpg", said)
+
+
 def test_a_broken_link_among_loose_images_is_counted(tmp_path, warnings):
   write(tmp_path / "0.png", flat(0))
   (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")

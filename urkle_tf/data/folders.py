@@ -16,6 +16,7 @@ from urkle_tf import errors
 from urkle_tf.data import fitting, splits
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
+_OTHER_ENDINGS = (".webp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif")  # not read
 
 # The formats that Pillow may read, whatever the file's ending.  It knows others that start programs
 # (EPS) or do not hold photographs.  WebP and GIF files often have the ending of another format.
@@ -160,8 +161,8 @@ def decode(file, image_shape):
     raise _unreadable(file, error) from error
 
 
-def _looks_like_image(path):
-  return path.suffix.lower() in ENDINGS and not path.name.startswith(".")
+def _looks_like_image(path, endings=ENDINGS):
+  return path.suffix.lower() in endings and not path.name.startswith(".")
 
 
 def _folders(folder):
@@ -217,20 +218,21 @@ def _find_splits(root):
 
 def _find_classes(folder):
   """Returns `[(file, class or None)]`, in an order that depends only on the names."""
-  inside = [
-    (file, _name(sub))
-    for sub in _folders(folder)
-    for file in sub.rglob("*")
-    if _looks_like_image(file)
-  ]
+  below = [(file, _name(sub)) for sub in _folders(folder) for file in sub.rglob("*")]
+  here = list(folder.iterdir())
+  inside = [entry for entry in below if _looks_like_image(entry[0])]
   files = [entry for entry in inside if entry[0].is_file()]
-  outside = [file for file in folder.iterdir() if _looks_like_image(file)]
+  outside = [file for file in here if _looks_like_image(file)]
   loose = [file for file in outside if file.is_file()]
   named = [*(file for file, _ in inside), *outside]
   if left_out := sum(not file.is_dir() for file in named) - len(files) - len(loose):
     logging.warning(
       "%d images of %s are left out, because they are broken links or not files", left_out, folder
     )
+  everything = [*(file for file, _ in below), *here]
+  if unread := sum(_looks_like_image(file, _OTHER_ENDINGS) for file in everything):
+    words = "%d images of %s are left out: save them as %s to use them"
+    logging.warning(words, unread, folder, ", ".join(ENDINGS))
   if files and loose:
     logging.warning("%d images outside the class folders of %s are left out", len(loose), folder)
   files = files or [(file, None) for file in loose]
