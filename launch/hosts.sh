@@ -7,7 +7,8 @@
 #
 # Only host 0 writes RUN. Each host needs the data. If a host stops, the others wait for it, and
 # resume from the last checkpoint once it is back. Ctrl-C, or SIGTERM to this script, ends the
-# training on this host for good. --dry_run as the first word prints the command without running it.
+# training on this host for good, after a checkpoint. A second one ends it at once, for example while
+# it waits for the other hosts. --dry_run as the first word prints the command without running it.
 set -euo pipefail
 
 dry=
@@ -27,10 +28,19 @@ command=(python -m urkle_tf.train --strategy=multi_worker "$@")
 [ -z "$dry" ] || { echo "TF_CONFIG='$TF_CONFIG' ${command[*]@Q}"; exit; }
 make_environment
 
-stopped=
-trap 'stopped=1; kill -TERM "$child" 2> /dev/null || true' TERM INT
+# The training has its own process group, so Ctrl-C reaches it only through this script, and once. A
+# second signal ends it at once.
+stopped= child=
+pass_on() {
+  [ -z "$child" ] || kill -s "${stopped:-$1}" "$child" 2> /dev/null || true
+  stopped=KILL
+}
+trap 'pass_on TERM' TERM HUP
+trap 'pass_on INT' INT
 while true; do
+  set -m
   "${command[@]}" &
+  set +m
   child=$! code=0
   wait "$child" || code=$?
   # A signal to this script ends the wait before it ends the training.

@@ -9,7 +9,10 @@ import functools
 import json
 import math
 import os
+import re
+import signal
 import sys
+import threading
 
 import keras
 import tensorflow as tf
@@ -215,15 +218,41 @@ def _multi_worker():
       "--strategy=multi_worker needs TF_CONFIG, which lists the workers: launch/hosts.sh and "
       "launch/slurm.sh set it"
     )
+  for worker in workers:
+    if not re.fullmatch(r"[^\s/]+:\d+", str(worker)):
+      raise errors.UserError(
+        f"TF_CONFIG lists the worker {worker!r}: write HOST:PORT, without spaces, for each"
+      )
   print(f"worker {number} of {len(workers)} waits for all of them", file=sys.stderr, flush=True)
   try:
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    with _interruptible():
+      return tf.distribute.MultiWorkerMirroredStrategy()
   except RuntimeError as error:
     if "program startup" not in str(error):
       raise
     raise errors.UserError(
       "several workers must be joined before TensorFlow does anything else: run urkle_tf.train"
     ) from error
+  except tf.errors.UnknownError as error:
+    if "gRPC server" not in str(error):
+      raise
+    raise errors.UserError(
+      f"worker {number} cannot listen on {workers[number]}: end the program that uses this port, "
+      "or give all workers another one"
+    ) from error
+
+
+@contextlib.contextmanager
+def _interruptible():
+  """Lets Ctrl-C end the process at once, because TensorFlow waits without returning to Python."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 def _tpu():

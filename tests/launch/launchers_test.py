@@ -98,6 +98,13 @@ def test_a_node_of_slurm_would_run(tmp_path):
   assert ["python", *words] == [*TRAIN, "--strategy=multi_worker", *FLAGS]
 
 
+# A program that runs its arguments in a process group of its own, with Ctrl-C as in a terminal.
+_IN_A_TERMINAL = """import os, signal, sys
+os.setpgid(0, 0)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])"""
+
+
 def _clone(folder, script="hosts.sh"):
   """A launcher in a folder of its own, with nothing to install and no time to wait."""
   clone = folder / "clone"
@@ -128,6 +135,24 @@ def test_hosts_start_again_and_stop(tmp_path):
   wrong = _commands(tmp_path / "wrong", python="exit 2")
   words = ("bash", clone / "launch" / "hosts.sh", "0", "a:1")
   commands.process(*words, code=2, environment={"PATH": wrong})  # not started again
+
+
+def test_ctrl_c_reaches_the_training_of_a_host_once_and_a_second_signal_ends_it(tmp_path):
+  """It came twice, from the terminal and from the script, and twice means: without a checkpoint."""
+  clone = _clone(tmp_path)
+  said = clone / "said"
+  stubborn = 'for each in INT TERM; do trap "echo $each >> said" $each; done\n'
+  stubborn += "echo ready >> said; while true; do /bin/sleep 0.05; done"
+  path = _commands(tmp_path / "bin", python=stubborn)
+  words, log = ["bash", clone / "launch" / "hosts.sh", "0", "a:1,b:2"], tmp_path / "log"
+  words = [sys.executable, "-c", _IN_A_TERMINAL, *words]
+  process = commands.start(words, log, PATH=path)
+  commands.wait(lambda: said.exists() and "ready" in said.read_text(), process, log)
+  os.killpg(process.pid, signal.SIGINT)
+  commands.wait(lambda: "INT" in said.read_text(), process, log)
+  process.send_signal(signal.SIGTERM)
+  assert process.wait() == 137
+  assert said.read_text().split() == ["ready", "INT"]
 
 
 def test_a_signal_before_a_restart_ends_with_the_code_of_the_training(tmp_path):

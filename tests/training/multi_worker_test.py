@@ -141,7 +141,14 @@ def test_the_death_of_a_worker_ends_the_other_and_both_resume(started, tmp_path)
   assert not (run / "encoder").exists()
 
 
-@pytest.mark.parametrize("text", [None, "{", '{"cluster": {}}', "[1]"])
+# Lists of workers: TensorFlow waits for " b" for ever, and has a traceback for the others.
+LISTS = [["a:1", " b:2"], ["a:1", "b"], ["http://a:1"]]
+
+
+@pytest.mark.parametrize(
+  "text",
+  [None, "{", '{"cluster": {}}', "[1]", *(json.dumps({"cluster": {"worker": w}}) for w in LISTS)],
+)
 def test_without_a_cluster_there_is_one_line(text, monkeypatch):
   monkeypatch.delenv("TF_CONFIG", raising=False)
   if text is not None:
