@@ -7,7 +7,7 @@ from PIL import Image
 from small_models import array_source
 
 from urkle_tf import downstream
-from urkle_tf.data import sources
+from urkle_tf.data import compatibility, sources
 
 SEMI = {"protocol": "semi_supervised", "labels": 0.2}
 HELD = {"split": "train", "validation_split": "train[90%:]"}  # a tenth of 1,437
@@ -94,3 +94,21 @@ def test_a_damaged_image_of_a_large_folder_is_named(encoder, tmp_path, monkeypat
   data = {"dataset": f"folder:{tmp_path / 'images'}", "validation_split": "val"}
   arguments = str(encoder), str(tmp_path / "run")
   refuses(str(bad), downstream.adapt, *arguments, epochs=1, weight_decay=0.1, **data)
+
+
+@pytest.mark.parametrize(
+  "labels, words",
+  [
+    ([0, 1, 2, 1], []),
+    ([0, 0, 2, -1], ["no image of 1 of the 3 classes of grey (test) is used: 'b'"]),
+    ([1, 1, 1, 1], ["no image of 2 of the 3 classes of grey (test) is used: 'a', 'c'"]),
+  ],
+)
+def test_classes_without_an_image_are_named(labels, words, monkeypatch):
+  found = []
+  monkeypatch.setattr(
+    compatibility.logging, "warning", lambda text, *values: found.append(text % values)
+  )
+  source = array_source(np.zeros((4, 8, 8, 1), np.uint8), np.array(labels), classes=3)
+  compatibility.warn_of_missing_classes(source, np.array(labels))
+  assert found == words

@@ -1,6 +1,7 @@
 """Checks that data, and a norm, fit a model."""
 
 import numpy as np
+from absl import logging
 
 from urkle_tf import errors
 
@@ -50,6 +51,21 @@ def check_no_gaps(source, labels):
     raise errors.UserError(
       f"{source.name!r} ({source.split}) has images without a label (-1): give another split"
     )
+
+
+def warn_of_missing_classes(source, labels):
+  """Warns of classes without an image, which a classifier cannot learn, nor a report measure.
+
+  Args:
+    source: a labelled `Source`.
+    labels: those of its images, or of some of them.
+  """
+  names = source.class_names or ()
+  missing = [repr(name) for number, name in enumerate(names) if not np.any(labels == number)]
+  if missing:
+    shown = ", ".join(missing[:5]) + ", ..." * (len(missing) > 5)
+    words = "no image of %d of the %d classes of %s (%s) is used: %s"
+    logging.warning(words, len(missing), len(names), source.name, source.split, shown)
 
 
 def check_classes(classes, class_names, source):

@@ -82,6 +82,7 @@ def labelled(given, image_size):
     labels = pipeline.labels(source)
   compatibility.check_no_gaps(source, labels)
   chosen = _labels.choose(labels, given.labels, given.seed)
+  compatibility.warn_of_missing_classes(source, labels[chosen])
   return Labelled(source, validation, chosen, labels[chosen])
 
 

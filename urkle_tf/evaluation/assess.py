@@ -105,6 +105,8 @@ def _context(given, kind, path):
   source = sources.load(**data_of(given))
   if "encoder" not in kind:
     compatibility.check_labelled(source)
+    if given.examples is None and source.labels is not None:
+      compatibility.warn_of_missing_classes(source, source.labels)
   if kind == "foreign":
     loaded = topped.classifier(given, source) if given.encoder else foreign_models.load(path)
     model = foreign.look_at(loaded, source, given.abstains)
