@@ -32,6 +32,19 @@ def linear_maximum(x, g, norm, epsilon):
   return offset
 
 
+def distances(weights, bias, images, labels, norm):
+  """How far each image is from the nearest boundary of a linear classifier; below 0 beyond it.
+
+  min_j (z_y - z_j) / ||w_y - w_j||_dual, float64 [n].
+  """
+  found = []
+  for z, y in zip(images.reshape(len(images), -1).astype(np.float64) @ weights + bias, labels):
+    slopes = weights[:, [y]] - np.delete(weights, y, 1)
+    gaps = z[y] - np.delete(z, y)
+    found.append(np.min(gaps / np.linalg.norm(slopes, DUAL[norm], axis=0)))
+  return np.array(found)
+
+
 def assert_inside(points, images, norm, epsilon):
   """Points are in the ball around images up to float32's rounding, and in [0, 1] exactly."""
   points = np.asarray(points)

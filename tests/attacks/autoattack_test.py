@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refuses, slow
-from norms import DUAL
+from norms import distances
 
 from urkle_tf.attacks import Linf, autoattack, from_norm, losses
 from urkle_tf.attacks.autoattack import AutoAttack
@@ -23,17 +23,6 @@ def problem(rng, classes, n=40):
   labels = logits.argmax(1)
   labels[:4] = (labels[:4] + 1) % classes
   return weights, bias, x, labels
-
-
-def distances(weights, bias, x, labels, norm):
-  """Of each image the distance of the nearest boundary: min_j (z_y - z_j) / ||w_y - w_j||_dual."""
-  logits = x.reshape(len(x), -1).astype(np.float64) @ weights + bias
-  found = np.full(logits.shape, np.inf)
-  for (i, row), y in zip(enumerate(logits), labels):
-    for j in {*range(len(row))} - {y}:
-      slope = np.linalg.norm(weights[:, y] - weights[:, j], DUAL[norm])
-      found[i, j] = (row[y] - row[j]) / slope
-  return found.min(1)
 
 
 def linear(weights, bias, scale=1.0):

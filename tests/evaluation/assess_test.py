@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from cases import refuses, slow
+from norms import distances
 from scipy import stats
 from sklearn import metrics
 from small_models import array_source, linear_classifier, linear_network, saved_model
@@ -109,19 +110,8 @@ def grey_source(rng, n=300):
   return array_source(images, rng.integers(2, size=n))
 
 
-def margins(source, weights, bias):
-  x = source.images.reshape(source.size, -1).astype(np.float64) / 255
-  logits = x @ weights + bias
-  y = source.labels
-  return logits[np.arange(len(y)), y] - logits[np.arange(len(y)), 1 - y]
-
-
 def robust_share(source, weights, bias, norm, epsilon):
-  """Share of images with margin > epsilon * ||w||_dual."""
-  margin = margins(source, weights, bias)
-  difference = (weights[:, 0] - weights[:, 1]).astype(np.float64)
-  dual = {"linf": np.abs(difference).sum(), "l2": np.sqrt(np.sum(difference**2))}[norm]
-  return float(np.mean(margin > epsilon * dual))
+  return np.mean(distances(weights, bias, source.images / 255, source.labels, norm) > epsilon)
 
 
 def linear_problem(rng):
@@ -165,7 +155,8 @@ def test_a_linear_classifier_has_its_closed_form_sampled_or_not(rng, norm, epsil
     return
   # A call with one sample decides by the sign of a Normal around the worst margin.
   difference = weights[:, 0] - weights[:, 1]
-  worst = margins(source, weights, bias) - 0.02 * np.abs(difference).sum()
+  away = distances(weights, bias, source.images / 255, source.labels, "linf")
+  worst = (away - 0.02) * np.abs(difference).sum()
   normal = stats.norm.cdf(worst / (0.05 * np.linalg.norm(difference)))
   assert abs(normal.mean() - share(0.02)) > 0.04  # a call is another classifier than the limit
   assert rows[2]["served_accuracy"] == pytest.approx(normal.mean(), abs=0.03)

@@ -43,14 +43,12 @@ def robust(linear, step=lambda pixels: pixels, epsilon=EPSILON):
   """Which images keep every margin at their worst: features rise with their pixels."""
   weights, bias, x, labels = linear
   low, high = (np.float64(step(np.clip(x + np.float32(d), 0, 1))) for d in (-epsilon, epsilon))
-  right = np.ones(len(x), bool)
-  for i, label in enumerate(labels):
-    for other in range(10):
-      if other != label:
-        change = (weights[:, label] - weights[:, other]).astype(np.float64)
-        margin = np.sum(np.where(change > 0, low[i] * change, high[i] * change))
-        right[i] &= margin + bias[label] - bias[other] > 0
-  return right
+  right = []
+  for lowest, highest, label in zip(low, high, labels, strict=True):
+    change = np.float64(weights[:, label] - np.delete(weights, label, 1).T)
+    margins = np.sum(np.where(change > 0, lowest, highest) * change, 1)
+    right.append(np.all(margins + bias[label] - np.delete(bias, label) > 0))
+  return np.array(right)
 
 
 def scores(linear, images):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refuses, slow
+from norms import distances
 from small_models import array_source, linear_classifier, linear_network, sequential
 
 import urkle_tf
@@ -32,13 +33,9 @@ def linear():
   source = grey(60, np.zeros(60, np.int64))
   x = source.images.reshape(60, 16) / 255
   bias = -x.mean(0) @ weights
-  scores = x @ weights + bias
-  source.labels = scores.argmax(1)
-  away = np.full((60, 3), np.inf)
-  for i, y in enumerate(source.labels):
-    for j in {0, 1, 2} - {y}:
-      away[i, j] = (scores[i, y] - scores[i, j]) / np.abs(weights[:, y] - weights[:, j]).sum()
-  return linear_classifier(weights, bias, 0.02), source, away.min(1)
+  source.labels = (x @ weights + bias).argmax(1)
+  away = distances(weights, bias, x, source.labels, "linf")
+  return linear_classifier(weights, bias, 0.02), source, away
 
 
 def run(model, source, plans, epsilon, **options):
