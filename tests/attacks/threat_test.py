@@ -128,32 +128,16 @@ def test_l1_step_skips_pixels_that_a_bound_holds():
 
 def nearest(point, image, norm, epsilon):
   """The projection onto ball and box by a general solver."""
-  d = len(image)
-  if norm == "l1":  # offset = p - q with p, q >= 0 makes the ball linear
-
-    def offset(v):
-      return v[:d] - v[d:]
-
-    constraint = {"type": "ineq", "fun": lambda v: epsilon - v.sum()}
+  offset, room = np.eye(len(image)), lambda v: epsilon**2 - v @ v
+  bounds = [(-x, 1 - x) for x in image]
+  if norm == "l1":  # the offset is p - q with p, q >= 0, which makes the ball linear
+    offset, room = np.hstack([offset, -offset]), lambda v: epsilon - v.sum()
     bounds = [(0, 1 - x) for x in image] + [(0, x) for x in image]
-    start = np.zeros(2 * d)
-  else:
-
-    def offset(v):
-      return v
-
-    constraint = {"type": "ineq", "fun": lambda v: epsilon**2 - v @ v}
-    bounds = [(-x, 1 - x) for x in image]
-    start = np.zeros(d)
-  result = scipy.optimize.minimize(
-    lambda v: np.sum((image + offset(v) - point) ** 2),
-    start,
-    bounds=bounds,
-    constraints=[constraint],
-    method="SLSQP",
-    options={"ftol": 1e-14, "maxiter": 500},
-  )
-  return image + offset(result.x)
+  options = {"bounds": bounds, "constraints": [{"type": "ineq", "fun": room}], "method": "SLSQP"}
+  options["options"] = {"ftol": 1e-14, "maxiter": 500}
+  away = lambda v: np.sum((image + offset @ v - point) ** 2)  # noqa: E731
+  found = scipy.optimize.minimize(away, np.zeros(len(bounds)), **options)
+  return image + offset @ found.x
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
