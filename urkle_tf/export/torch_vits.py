@@ -5,6 +5,7 @@ import numpy as np
 
 from urkle_tf import errors
 from urkle_tf.export import torch_weights
+from urkle_tf.export.torch_weights import place
 from urkle_tf.networks import keras_private
 
 # The patches' weights, by which a checkpoint's naming is recognised, and where its blocks are.
@@ -58,42 +59,18 @@ def import_torch_vit(arrays, model, prefix=None):
   encoder, (mark, wanted) = found[0]
   before = torch_weights.prefix_of("ViT", set(arrays), mark, prefix)
   projection = [part for part in parts if part.name == "vision_projection"]
-  values, problems, used = [], [], set()
-  for name, shape, targets in wanted(encoder, projection):
-    full = before + name
-    used.add(full)
-    if full not in arrays:
-      problems.append(f"{full} is missing")
-    elif np.shape(arrays[full]) != shape:
-      problems.append(f"{full} is {list(np.shape(arrays[full]))}, not {list(shape)}")
-    elif not np.isfinite(arrays[full]).all():
-      problems.append(f"{full} has NaN or infinite values")
-    else:
-      values += targets(np.asarray(arrays[full], np.float32))
+  places = [(before + name, *rest) for name, *rest in wanted(encoder, projection)]
   # A network of more layers, or of others in them, is not this one.
-  for name in sorted(set(arrays) - used):
-    if name.startswith(before + _BLOCKS[mark]):
-      problems.append(f"{name} has no place in it")
-  if problems:
-    raise errors.UserError(
-      f"the checkpoint does not fit {encoder.name}: {torch_weights.some(problems, '; ')}"
-    )
-  for variable, value in values:
-    variable.assign(value)
-  return sorted(set(arrays) - used)
+  further = lambda name: name.startswith(before + _BLOCKS[mark])  # noqa: E731
+  return torch_weights.fill(encoder, arrays, places, further)
 
 
-# Each of these yields (name, shape in PyTorch, a function of the array to [(variable, value)]).
-
-
-def _plain(name, variable):
-  shape = tuple(variable.shape)
-  yield name, shape, lambda value: [(variable, value)]
+# Each of these yields triples as `place` returns them.
 
 
 def _norm(name, layer):
-  yield from _plain(f"{name}.weight", layer.gamma)
-  yield from _plain(f"{name}.bias", layer.beta)
+  yield place(f"{name}.weight", layer.gamma)
+  yield place(f"{name}.bias", layer.beta)
 
 
 def _linear(name, layer):
@@ -119,18 +96,12 @@ def _attention(weight, bias, layer):
   yield bias, (3 * width,), thirds([part.bias for part in parts])
 
 
-def _patches(name, kernel):
-  """[out, in, h, w] in PyTorch, [h, w, in, out] in Keras."""
-  shape = tuple(kernel.shape[axis] for axis in (3, 2, 0, 1))
-  yield name, shape, lambda value: [(kernel, value.transpose(2, 3, 1, 0))]
-
-
 def _of_clip(encoder, projection):
   start = encoder.embedding
   places, ids = start.position_embedding.embeddings, start.position_ids
   count = np.arange(places.shape[0])[None]
-  yield from _patches(_OPENAI, start.patch_embedding.kernel)
-  yield from _plain("class_embedding", start.class_embedding)
+  yield place(_OPENAI, start.patch_embedding.kernel)
+  yield place("class_embedding", start.class_embedding)
   # KerasHub keeps the numbers of the positions with the weights.
   shape = tuple(places.shape)
   yield "positional_embedding", shape, lambda value: [(places, value), (ids, count)]
@@ -147,16 +118,16 @@ def _of_clip(encoder, projection):
     yield from _linear(f"{name}.mlp.c_proj", block.dense_2)
   yield from _norm("ln_post", encoder.layer_norm)
   for layer in projection:
-    yield from _plain("proj", layer.kernel)  # [in, out] in both
+    yield place("proj", layer.kernel)  # [in, out] in both
 
 
 def _of_timm(backbone, projection):
   layers = {layer.name: layer for layer in backbone.layers}
   start, encoder = layers["vit_patching_and_embedding"], layers["vit_encoder"]
   patches, places = start.patch_embedding, start.position_embedding.embeddings
-  yield from _patches(_TIMM, patches.kernel)
-  yield from _plain("patch_embed.proj.bias", patches.bias)
-  yield from _plain("cls_token", start.class_token)
+  yield place(_TIMM, patches.kernel)
+  yield place("patch_embed.proj.bias", patches.bias)
+  yield place("cls_token", start.class_token)
   yield "pos_embed", (1, *places.shape), lambda value: [(places, value[0])]
   for number, block in enumerate(encoder.encoder_layers):
     norms = block.layer_norm_1, block.layer_norm_2
@@ -178,13 +149,13 @@ def _of_dinov2(backbone, projection):
   start = backbone.embeddings
   patches, places = start.patch_embeddings.projection, start.position_embeddings
   used = start.interpolated_position_embeddings
-  yield from _patches(_TIMM, patches.kernel)
-  yield from _plain("patch_embed.proj.bias", patches.bias)
-  yield from _plain("cls_token", start.cls_token)
+  yield place(_TIMM, patches.kernel)
+  yield place("patch_embed.proj.bias", patches.bias)
+  yield place("cls_token", start.cls_token)
   if start.use_mask_token:
-    yield from _plain("mask_token", start.mask_token)
+    yield place("mask_token", start.mask_token)
   if start.num_register_tokens:
-    yield from _plain("register_tokens", start.register_tokens)
+    yield place("register_tokens", start.register_tokens)
 
   def interpolated(value):
     fitting = _resized(value, used.shape[1] - 1, start.antialias_in_interpolation)
@@ -198,8 +169,8 @@ def _of_dinov2(backbone, projection):
     else:
       dense = {"fc1": mlp.fc1, "fc2": mlp.fc2}
     yield from _timm_block(name, (block.norm1, block.norm2), block.attention.attention)
-    yield from _plain(f"{name}.ls1.gamma", block.layer_scale1.lambda1)
-    yield from _plain(f"{name}.ls2.gamma", block.layer_scale2.lambda1)
+    yield place(f"{name}.ls1.gamma", block.layer_scale1.lambda1)
+    yield place(f"{name}.ls2.gamma", block.layer_scale2.lambda1)
     for own, layer in dense.items():
       yield from _linear(f"{name}.mlp.{own}", layer)
   yield from _norm("norm", backbone.layernorm)

@@ -60,43 +60,58 @@ def import_torch_state(arrays, model, norm=None, prefix=None):
   names = set(arrays)
   prefix = prefix_of("ResNet", names, "layer1.0.conv1.weight", prefix)
   wanted, known = _wanted(backbone, names, prefix, norm)
-  missing = [name for name in wanted if name not in names]
-  further = sorted(
-    name
-    for name in names
-    if name.startswith(prefix)
-    and _TRUNK.match(name[len(prefix) :])
-    and not name.startswith(tuple(known))
-  )
-  values, wrong, broken = {}, [], []
-  for name, variable in wanted.items():
-    if name in names:
-      value, shape = np.asarray(arrays[name]), tuple(variable.shape)
-      if len(shape) == 4:  # [h, w, in, out] in Keras, [out, in, h, w] in PyTorch
-        shape = tuple(shape[axis] for axis in (3, 2, 0, 1))
-      if value.shape != shape:
-        wrong.append(f"{name} is {_shape(value.shape)}, not {_shape(shape)}")
-      elif not np.isfinite(value).all():
-        broken.append(name)
-      values[name] = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-  problems = [
-    f"{what}: {some(found)}"
-    for what, found in (
-      ("missing", missing),
-      ("further", further),
-      ("other shapes", wrong),
-      ("NaN or infinite", broken),
-    )
-    if found
-  ]
-  if problems:
-    raise errors.UserError(
-      f"the checkpoint does not fit {backbone.name}: {'; '.join(problems)}"
-      + _hint(backbone, arrays, prefix)
-    )
-  for name, variable in wanted.items():
-    variable.assign(values[name])
-  return sorted(names - set(wanted))
+
+  def further(name):
+    inside = name.startswith(prefix) and _TRUNK.match(name[len(prefix) :])
+    return inside and not name.startswith(tuple(known))
+
+  places = [place(name, variable) for name, variable in wanted.items()]
+  return fill(backbone, arrays, places, further, _hint(backbone, arrays, prefix))
+
+
+def place(name, variable):
+  """(the name, the shape in PyTorch, a function of the array to [(variable, value)])."""
+  shape = tuple(variable.shape)
+  if len(shape) < 4:
+    return name, shape, lambda value: [(variable, value)]
+  shape = tuple(shape[axis] for axis in (3, 2, 0, 1))  # [out, in, h, w], not [h, w, in, out]
+  return name, shape, lambda value: [(variable, value.transpose(2, 3, 1, 0))]
+
+
+def fill(model, arrays, places, further, hint=""):
+  """Assigns the arrays of a checkpoint to variables, once all of them fit.
+
+  Args:
+    model: whose they are.
+    arrays: {name: array}.
+    places: triples as `place` returns them.
+    further: whether the array of a name without a place would be a part of the network.
+    hint: the end of the message.
+
+  Returns:
+    The names of the arrays without a place, a list.
+
+  Raises:
+    UserError: if they do not fit.
+  """
+  left = sorted(set(arrays) - {name for name, _, _ in places})
+  missing, wrong, broken, values = [], [], [], []
+  for name, shape, targets in places:
+    if name not in arrays:
+      missing.append(name)
+    elif (found := np.shape(arrays[name])) != shape:
+      wrong.append(f"{name} is {_shape(found)}, not {_shape(shape)}")
+    elif not np.isfinite(arrays[name]).all():
+      broken.append(name)
+    else:
+      values += targets(np.asarray(arrays[name]))
+  faults = {"missing": missing, "further": [*filter(further, left)], "other shapes": wrong}
+  faults["NaN or infinite"] = broken
+  if problems := [f"{what}: {_some(names)}" for what, names in faults.items() if names]:
+    raise errors.UserError(f"the checkpoint does not fit {model.name}: {'; '.join(problems)}{hint}")
+  for variable, value in values:
+    variable.assign(value)
+  return left
 
 
 def _backbone(model):
@@ -134,7 +149,7 @@ def prefix_of(kind, names, end, given=None):
     raise errors.UserError(f"the checkpoint holds several networks: give prefix=, one of {listing}")
   raise errors.UserError(
     f"the checkpoint holds no {kind}, because no name ends with {end} (it has "
-    f"{some(sorted(names))}): give the state_dict itself, with PyTorch's names"
+    f"{_some(sorted(names))}): give the state_dict itself, with PyTorch's names"
   )
 
 
@@ -205,7 +220,7 @@ def _shape(shape):
   return "x".join(map(str, shape))
 
 
-def some(texts, between=", "):
+def _some(texts):
   """The first four texts, and the number of the others."""
   more = len(texts) - _SHOWN
-  return between.join(texts[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+  return ", ".join(texts[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
