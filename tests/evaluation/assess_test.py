@@ -513,7 +513,7 @@ def test_a_model_without_gradients_is_attacked_without_them(tmp_path):
   # An attack by gradients, if it runs all the same, gets gradients of zero.
   source = sources.load("digits", "test", examples=8)
   model = foreign.look_at(foreign_models.load(tmp_path / "model"), source)
-  assert not adversaries.differentiable(model)
+  assert not model.differentiable
   (plan,) = planning.read("pgd(steps=2)", urkle_tf.attacks.Linf(0.1))
   find = adversaries.adversary(model, plan, "deterministic")
   images = tf.constant(source.images / 255, tf.float32)

@@ -11,33 +11,6 @@ from urkle_tf.evaluation import falling
 from urkle_tf.networks.kl import kl_from
 
 
-def differentiable(classifier):
-  """Whether a classifier has gradients with respect to the images, even if they are zero.
-
-  False if TensorFlow has no gradient for an operation in it, such as a table look-up.  The gradient
-  is traced only for a classifier whose gradients were all zero.
-  """
-  found = classifier.metadata.get("gradients", {})
-  if found.get("zero_bridged", 0.0) < 1.0:
-    return True
-  missing = []
-
-  @tf.function(autograph=False)
-  def gradient(images):
-    frozen = classifier.frozen()
-    with tf.GradientTape() as tape:
-      tape.watch(images)
-      scores = frozen.from_representation(*frozen.represent(images), tf.constant([0, 0]), 1)
-      total = tf.reduce_sum(scores)
-    missing.append(tape.gradient(total, images) is None)
-
-  try:
-    gradient.get_concrete_function(tf.TensorSpec([None, *classifier.image_shape], tf.float32))
-  except Exception:  # operations that have no gradient raise many kinds
-    return False
-  return not any(missing)
-
-
 def _flat(objective):
   """An objective with the same values and a gradient of zero, for one that has no gradient."""
   return lambda images: (
@@ -93,7 +66,7 @@ def adversary(classifier, plan, mode, eot=20, alone=None):
     share of zero gradients); or a `falling.Falling`.
   """
   link = getattr(classifier, "link", tf.nn.log_softmax)
-  has_gradient = differentiable(classifier)
+  has_gradient = getattr(classifier, "differentiable", True)
   # Whether attacks climb the scores that decide the class.
   decides = classifier.metadata.get("attacked") != "inner scores"
   follows = (has_gradient or not plan.by_gradients) and decides

@@ -124,6 +124,8 @@ class Foreign(_Scores):
 
   Attributes:
     image_shape: (height, width, channels).
+    differentiable: whether TensorFlow has a gradient for every operation between the images and the
+      scores that attacks climb, even if it is zero; a table look-up has none.
     metadata: the findings, for the report.
     notes: the same in sentences.
 
@@ -151,6 +153,8 @@ class Foreign(_Scores):
     exact = self._find_logits(images, classes) if probabilities else None
     super().__init__(self._reader(exact, probabilities and not exact), stochastic, classes, 1)
     attacked, (own, left, bridged) = self._look_at_gradients(images, exact, probabilities)
+    slope = lambda: _slope(self._attack_values, images, classes)  # noqa: E731
+    self.differentiable = left < 1.0 or slope() is not None
     saturated = float(np.mean(_saturated(first))) if probabilities else 0.0
     self.metadata = {
       "kind": "classifier",
@@ -334,8 +338,8 @@ def _is_softmax(probabilities, logs):
   return bool(np.all(close | ~seen) and np.abs(np.exp(logs) - probabilities).max() <= 2e-2 * spread)
 
 
-def _zero_share(values, images, classes):
-  """The share of zeros in the gradient of a random mixture of the scores in the images."""
+def _slope(values, images, classes):
+  """The gradient of a random mixture of the scores in the images; None if there is none."""
   signs = tf.random.stateless_uniform([images.shape[0], classes], [7, _STREAM], -1.0, 1.0)
 
   @tf.function(autograph=False)
@@ -343,13 +347,18 @@ def _zero_share(values, images, classes):
     with tf.GradientTape() as tape:
       tape.watch(images)
       total = tf.reduce_sum(signs * values(images, tf.constant([9, _STREAM])))
-    found = tape.gradient(total, images)
-    return tf.zeros_like(images) if found is None else found
+    return tape.gradient(total, images)
 
   try:
-    return float(tf.reduce_mean(tf.cast(gradient(images) == 0, tf.float32)))
+    return gradient(images)
   except Exception:  # operations that have no gradient raise many kinds
-    return 1.0
+    return None
+
+
+def _zero_share(values, images, classes):
+  """The share of zeros in that gradient; 1 if there is none."""
+  found = _slope(values, images, classes)
+  return 1.0 if found is None else float(tf.reduce_mean(tf.cast(found == 0, tf.float32)))
 
 
 def check_range(model, images, labels):

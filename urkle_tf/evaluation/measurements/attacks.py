@@ -118,7 +118,7 @@ def _fit(context, plans, read):
   encoder of this package if the model has none.  If the model's own gradients are masked, attacks
   that need no gradients are added, on the images that no other attack broke.
   """
-  from urkle_tf.evaluation import adversaries, foreign
+  from urkle_tf.evaluation import foreign
 
   def hindrance(plan):
     if plan.by_gradients and flat:
@@ -130,7 +130,7 @@ def _fit(context, plans, read):
     return None
 
   theirs = context.kind == "foreign"
-  flat = theirs and not adversaries.differentiable(context.model)
+  flat = theirs and not context.model.differentiable
   reasons = {plan.name: why for plan in plans if (why := hindrance(plan))}
   if reasons:
     context.notes |= {"skipped_attacks": list(reasons), "skipped_because": reasons}
