@@ -13,6 +13,7 @@ import urkle_tf
 from urkle_tf import attacks, networks, pretexts, robustness
 from urkle_tf.data import augment, pipeline, sources
 from urkle_tf.networks.classifier import Classifier
+from urkle_tf.output import files
 
 # Settings of `pretrain` for six steps on digits.
 RUN = {"encoder": "convnet(width=4, layers=2)", "latent_dim": 6, "loc": "dense"}
@@ -36,6 +37,12 @@ PRETEXTS = {
 def rows_of(run):
   """The rows of metrics in a run's folder."""
   return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def write_rows(run, rows):
+  """Writes the rows of metrics of a run into its folder."""
+  lines = "".join(json.dumps(row) + "\n" for row in rows)
+  files.write(run / "metrics.jsonl", lines)
 
 
 def untimed(row):

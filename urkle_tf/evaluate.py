@@ -25,7 +25,9 @@ def main():
     measurements.named(given["measure"], given["certify"])
     result = command_line.load("evaluation.assess").assess(**given)
     for one, part in measurements.in_report(result):
-      for line in one.lines(part):
+      figures = one.glance(part, result)
+      said = [f"{name}: {', '.join(filter(None, figure))}" for name, *figure in figures]
+      for line in one.lines(part) or said:
         print(line)
     if left := result["config"].get("left_out"):
       print(f"left out, since the time of --minutes was up: {', '.join(left)}")

@@ -579,33 +579,27 @@ def test_tfds(name, shape):
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
-  """A prepared data set of 90 numbered images of varying size, in several shards."""
+  """A prepared data set of 90 numbered images of varying size, in several shards.
+
+  Image i is all of value i, and of class i % 3.
+  """
   import tensorflow_datasets as tfds
 
-  class Numbered(tfds.core.GeneratorBasedBuilder):
-    """Image i is all of value i, and of class i % 3."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-      image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
-      label = tfds.features.ClassLabel(names=["x", "y", "z"])
-      features = {"image": image, "label": label, "other": tfds.features.Text()}
-      features = tfds.features.FeaturesDict(features)
-      return tfds.core.DatasetInfo(builder=self, features=features)
-
-    def _split_generators(self, manager):
-      return {"train": self._generate_examples(90), "test": self._generate_examples(7)}
-
-    def _generate_examples(self, count):
-      for i in range(count):
-        image = np.full((4 + i % 3, 5, 3), i, np.uint8)
-        yield i, {"image": image, "label": i % 3, "other": "text"}
-
-  data_dir = tmp_path_factory.mktemp("tfds")
-  config = tfds.download.DownloadConfig(num_shards=4)
-  Numbered(data_dir=data_dir).download_and_prepare(download_config=config)
-  return data_dir
+  image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+  label = tfds.features.ClassLabel(names=["x", "y", "z"])
+  features = {"image": image, "label": label, "other": tfds.features.Text()}
+  example = lambda i: {"image": np.full((4 + i % 3, 5, 3), i, np.uint8), "label": i % 3}  # noqa: E731
+  rows = {
+    split: [(i, {**example(i), "other": "text"}) for i in range(count)]
+    for split, count in (("train", 90), ("test", 7))
+  }
+  folder = tmp_path_factory.mktemp("tfds")
+  tfds.dataset_builders.store_as_tfds_dataset(
+    *("numbered", "1.0.0", tfds.features.FeaturesDict(features), rows),
+    data_dir=folder,
+    download_config=tfds.download.DownloadConfig(num_shards=4),
+  )
+  return folder
 
 
 def test_streaming_gives_what_memory_gives(sharded, monkeypatch):

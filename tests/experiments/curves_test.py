@@ -1,18 +1,16 @@
 """The script that draws the curves of runs."""
 
-import json
 import sys
 
 import commands
 from commands import ROOT
 from PIL import Image
+from small_models import write_rows
 
 
 def test_curves_are_drawn_and_a_missing_run_is_named(tmp_path):
   run, picture = tmp_path / "run", tmp_path / "curves.png"
-  run.mkdir()
-  rows = [{"epoch": epoch, "loss": 1 / epoch} for epoch in (1, 2, 3)]
-  (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  write_rows(run, [{"epoch": epoch, "loss": 1 / epoch} for epoch in (1, 2, 3)])
   words = (sys.executable, ROOT / "experiments" / "curves.py", picture, f"A={run}")
   done = commands.process(*words, f"B={tmp_path / 'rnu'}", code=2)
   assert done.stderr.startswith(f"error: {tmp_path / 'rnu' / 'metrics.jsonl'} does not exist")

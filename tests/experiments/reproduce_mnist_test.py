@@ -7,6 +7,7 @@ import sys
 import commands
 import pytest
 from cases import refuses
+from small_models import write_rows
 
 from experiments import reproduce_mnist as script
 
@@ -20,12 +21,9 @@ def _write_run(work, name, flags, report, seconds, head_seconds=None):
   """A finished run: flags and metrics of training (and metrics of a head), and a report."""
   for folder, total in ((name, seconds), (f"{name}-head", head_seconds)):
     if total is not None:
-      rows = [{"step": 1, "seconds": 1.0}, {"step": 2, "seconds": total}]
-      (work / folder).mkdir(parents=True)
-      (work / folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+      write_rows(work / folder, [{"step": 1, "seconds": 1.0}, {"step": 2, "seconds": total}])
   (work / name / "flags.cfg").write_text("".join(f"--{flag}\n" for flag in flags))
-  (work / f"{name}-report").mkdir()
-  (work / f"{name}-report" / "report.json").write_text(json.dumps(report))
+  script.pages.write(work / f"{name}-report" / "report.json", report)
 
 
 def _report(modes, **more):

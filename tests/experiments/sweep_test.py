@@ -1,11 +1,11 @@
 """The launcher of sweeps: its points, its folders, its table, and a small whole run."""
 
 import itertools
-import json
 import sys
 
 import pytest
 from cases import refuses
+from small_models import write_rows
 
 from experiments import sweep as script
 
@@ -73,14 +73,13 @@ def test_the_table_is_sorted_by_a_column():
 def test_the_figures_of_a_head_are_those_of_its_exported_epoch(tmp_path):
   """`aff` exports the epoch that did best under attack, which need not be the last one."""
   head = tmp_path / "head"
-  (head / "classifier").mkdir(parents=True)
   accuracies = {3: 0.5, 6: 0.75, 9: 0.25}
   rows = [{"step": step, "validation_robust_accuracy": a} for step, a in accuracies.items()]
-  (head / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  write_rows(head, rows)
   assert script.results(tmp_path) == {}  # of a sweep whose --finetune was interrupted
-  (tmp_path / "metrics.jsonl").write_text('{"loss": null}\n')  # all steps were skipped
+  write_rows(tmp_path, [{"loss": None}])  # all steps were skipped
   selected = {"selected": {"step": 6, "epoch": 2}}
-  (head / "classifier" / "metadata.json").write_text(json.dumps(selected))
+  script.pages.write(head / "classifier" / "metadata.json", selected)
   assert script.results(tmp_path) == {"validation_robust_accuracy": 0.75}
 
 

@@ -4,7 +4,7 @@ import json
 
 import commands
 import pytest
-from small_models import small_encoder
+from small_models import small_encoder, write_rows
 
 from experiments import transfer as script
 from urkle_tf import export
@@ -23,13 +23,10 @@ def test_the_validation_of_a_head_is_that_of_the_weights_that_were_kept(tmp_path
   clean = {"mode": "deterministic", "accuracy": 0.5}
   row = {"name": "pgd", "norm": "linf", "epsilon": 0.1, "mode": "deterministic", "accuracy": 0.25}
   rows = [{"step": 1, "validation_accuracy": 0.75}, {"step": 2, "validation_accuracy": 0.875}]
-  for file, lines in {
-    "aff-0-report/report.json": [{"clean": clean, "attacks": [row]}],
-    "aff-0/metrics.jsonl": rows,
-    "aff-0/classifier/metadata.json": [{"selected": {"step": 1, "epoch": 1}}],
-  }.items():
-    (folder / file).parent.mkdir(parents=True, exist_ok=True)
-    (folder / file).write_text("\n".join(map(json.dumps, lines)))
+  script.pages.write(folder / "aff-0-report" / "report.json", {"clean": clean, "attacks": [row]})
+  write_rows(folder / "aff-0", rows)
+  selected = {"selected": {"step": 1, "epoch": 1}}
+  script.pages.write(folder / "aff-0" / "classifier" / "metadata.json", selected)
   found = script.collect(tmp_path, ["run"], ["digits"], ["aff"], lambda task: None)["rows"]
   assert [(one["validation"], one["attacked"]) for one in found] == [([75.0], [25.0])]
 

@@ -1,8 +1,8 @@
 """Where loc lies: what the commands depend on."""
 
-import json
 import types
 
+from experiments import pages
 from experiments import where_loc_lies as script
 
 
@@ -11,7 +11,5 @@ def test_a_student_depends_on_its_teacher(tmp_path):
   options |= {"data_dir": None, "encoder": "convnet", "extra_train": ""}
   of = lambda cell: script.stages(cell, "dense", 0, types.SimpleNamespace(**options))[0].of  # noqa: E731
   assert of("distil_urkle") == ""
-  folder = tmp_path / "simclr-dense-0" / "encoder"
-  folder.mkdir(parents=True)
-  (folder / "metadata.json").write_text(json.dumps({"fingerprint": "12ab"}))
+  pages.write(tmp_path / "simclr-dense-0" / "encoder" / "metadata.json", {"fingerprint": "12ab"})
   assert (of("distil_urkle"), of("rocl")) == ("12ab", "")

@@ -8,6 +8,7 @@ import sys
 import commands
 import numpy as np
 import pytest
+from small_models import write_rows
 
 from tools import soak
 
@@ -34,11 +35,10 @@ def test_a_training_that_is_killed_and_damaged_loses_nothing(tmp_path):
 def _run(folder, step=3, weight=1.0, zero=0.0, loss=0.5, seconds=1.0, fingerprint="a"):
   """As much of a run's folder as is compared."""
   (folder / "checkpoints").mkdir(parents=True)
-  (folder / "encoder").mkdir()
   file = folder / "checkpoints" / f"step_{step:09d}.npz"
   np.savez(file, step=step, w=np.float32([weight, zero]))
-  (folder / "metrics.jsonl").write_text(json.dumps({"loss": loss, "seconds": seconds}) + "\n")
-  (folder / "encoder" / "metadata.json").write_text(json.dumps({"fingerprint": fingerprint}))
+  write_rows(folder, [{"loss": loss, "seconds": seconds}])
+  soak.pages.write(folder / "encoder" / "metadata.json", {"fingerprint": fingerprint})
   return folder
 
 

@@ -6,6 +6,7 @@ import types
 import commands
 import pytest
 from cases import refuses
+from small_models import write_rows
 
 from experiments import jobs, pages
 from tools import speed_page, suite
@@ -17,7 +18,7 @@ def test_a_training_that_is_only_looked_at_again_keeps_its_time(tmp_path, monkey
   pages.write(run / "spent.json", {"seconds": 600.0})
   report = {"clean": {"accuracy": 0.9, "examples": 10}, "attacks": [{"accuracy": 0.5}]}
   pages.write(tmp_path / "run-1-report" / "report.json", report)
-  (run / "metrics.jsonl").write_text('{"seconds": 300.0, "kl": 0.5}\n')
+  write_rows(run, [{"seconds": 300.0, "kl": 0.5}])
   monkeypatch.setattr(jobs, "run_python", lambda words: 0)
   options = types.SimpleNamespace(work=str(tmp_path), data_dir=str(tmp_path))
   found = suite._trained(suite.SCALES["tiny"], options, "run", [], 1)

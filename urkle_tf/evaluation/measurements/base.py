@@ -112,7 +112,7 @@ class Measurement:
     return []
 
   def lines(self, part):
-    """The lines that the command prints, a list."""
+    """The lines that the command prints, a list; if it is empty, the figures of `glance`."""
     return []
 
 

@@ -58,6 +58,7 @@ class Bound(Measurement):
 
   def glance(self, part, report):
     how = "vacuous" if part["vacuous"] else f"M {part['M']:.4g}"
+    how += f", measured {part['measured_adversarial_loss']:.4g}"
     return [("bound on the loss", f"{part['value']:.4g} nats", how)]
 
   def render(self, part, report):
@@ -83,12 +84,6 @@ class Bound(Measurement):
         f"{part['loss_steps']}), and so is the measured loss: the true maxima may be larger, and "
         "the bound with them."
       ),
-    ]
-
-  def lines(self, part):
-    return [
-      f"bound on the adversarial loss, M {part['M']:.4g}: {part['value']:.4g} (measured: "
-      f"{part['measured_adversarial_loss']:.4g}{'; vacuous' if part['vacuous'] else ''})"
     ]
 
 

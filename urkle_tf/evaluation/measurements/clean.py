@@ -35,9 +35,6 @@ class Clean(Measurement):
       pictures.reliability(report),
     ]
 
-  def lines(self, part):
-    return [f"clean accuracy: {part['accuracy']:.2%}"]
-
 
 def of_modes(log_probabilities, labels, votes=None, samples=None):
   """The report's part "clean".

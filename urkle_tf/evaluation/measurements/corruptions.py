@@ -74,12 +74,6 @@ class Corruptions(Measurement):
       pictures.corruptions(part),
     ]
 
-  def lines(self, part):
-    return [
-      f"corrupted: {part['mean']:.2%}, mean of {len(part['types'])} types "
-      f"(mean corruption error {part['mean_corruption_error']:.2%})"
-    ]
-
 
 def _notes(part):
   notes = [

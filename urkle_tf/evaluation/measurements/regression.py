@@ -70,10 +70,3 @@ class Regression(Measurement):
       rows.append([name(row["mode"]), how, *scores(row)])
     head = ["regressor", "images", "root mean square error", "mean absolute error"]
     return [Table("Errors", [*head, *(["R2"] if "r2" in clean else [])], rows)]
-
-  def lines(self, part):
-    worst = part["attacks"][0]
-    return [
-      f"root mean square error: {part['clean']['rmse']:.4g} clean, {worst['rmse']:.4g} under "
-      f"{worst['name']}, {tables.threat(worst, ', epsilon ')}"
-    ]
