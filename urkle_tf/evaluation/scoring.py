@@ -1,6 +1,7 @@
 """Scoring images: draws of z that no attack knows, batches of one static shape."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import tensorflow as tf
@@ -35,26 +36,21 @@ def stream(source, batch_size, mask=None):
   Yields:
     (positions int64 [n], images float32 [n, h, w, c], labels int64 [n] or None).
   """
-  if mask is not None and np.ndim(mask) == 0:
-    mask = np.arange(source.size) < mask
-  position = 0
-  end = source.size if mask is None else np.max(np.flatnonzero(mask), initial=-1) + 1
-  held: list[tuple] = []
+  if mask is None or np.ndim(mask) == 0:
+    mask = np.arange(source.size) < (source.size if mask is None else mask)
+  end = np.max(np.flatnonzero(mask), initial=-1) + 1
+  wanted = itertools.compress(enumerate(_examples(source, batch_size)), mask[:end])
+  while batch := list(itertools.islice(wanted, batch_size)):
+    positions, examples = zip(*batch)
+    images, labels = zip(*examples)
+    yield np.array(positions), np.stack(images), None if labels[0] is None else np.array(labels)
+
+
+def _examples(source, batch_size):
+  """(image, label or None) of each image of a source."""
   for batch in pipeline.batches(source, batch_size):
-    if position >= end:
-      break
     images = batch["image"].numpy()
-    positions = np.arange(position, position + len(images))
-    position += len(images)
-    kept = slice(None) if mask is None else mask[positions]
-    labels = batch["label"].numpy()[kept] if "label" in batch else None
-    held.append((positions[kept], images[kept], labels))
-    while sum(len(part[0]) for part in held) >= batch_size:
-      whole = _join(held)
-      yield tuple(None if part is None else part[:batch_size] for part in whole)
-      held = [tuple(None if part is None else part[batch_size:] for part in whole)]
-  if sum(len(part[0]) for part in held):
-    yield _join(held)
+    yield from zip(images, batch["label"].numpy() if "label" in batch else [None] * len(images))
 
 
 def by_batch(function, size, seed):
@@ -91,12 +87,6 @@ def embeddings(embed, source, size=250, total=None):
     found.append(compiled(pad(images, size)).numpy()[: len(images)])
     labels.append(truth)
   return np.concatenate(found), None if labels[0] is None else np.concatenate(labels)
-
-
-def _join(parts):
-  return tuple(
-    None if columns[0] is None else np.concatenate(columns) for columns in zip(*parts, strict=True)
-  )
 
 
 @dataclasses.dataclass(frozen=True)
