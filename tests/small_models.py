@@ -45,6 +45,16 @@ def write_rows(run, rows):
   files.write(run / "metrics.jsonl", lines)
 
 
+def board_of(run):
+  """{tag: [number, text or (width, height, picture)]} of what TensorBoard shows of a run."""
+  found = {}
+  for file in (run / "tensorboard").glob("events.*"):
+    for event in tf.compat.v1.train.summary_iterator(str(file)):
+      for value in event.summary.value:
+        found.setdefault(value.tag, []).append(tf.make_ndarray(value.tensor).tolist())
+  return found
+
+
 def untimed(row):
   """A row, or a result, without what differs between two runs that are the same."""
   changing = ("seconds", "images_per_second", "encoder", "classifier")

@@ -6,8 +6,7 @@ import types
 import keras
 import pytest
 import tensorflow as tf
-from small_models import rows_of
-from tensorboard.compat.proto import event_pb2
+from small_models import board_of, rows_of
 
 from urkle_tf import distribution
 from urkle_tf.training import means, metrics, recorder, runs
@@ -126,23 +125,13 @@ class _Said:
     return self.standing
 
 
-def _values(event_file):
-  """{tag: [numbers or texts]} of an event file."""
-  found = {}
-  for record in tf.data.TFRecordDataset(str(event_file)).as_numpy_iterator():
-    for value in event_pb2.Event.FromString(record).summary.value:
-      shown = tf.make_ndarray(value.tensor).item()
-      found.setdefault(value.tag, []).append(shown.decode() if isinstance(shown, bytes) else shown)
-  return found
-
-
 def test_alarms_are_logged_and_the_first_screen_says_whether_one_holds(tmp_path, monkeypatch):
   said = []
   monkeypatch.setattr(recorder.logging, "warning", lambda text, *values: said.append(text % values))
   callback, _, _ = _metrics(tmp_path, log_every=1, alarms=_Said())
   _train(callback, [0.0, 2.0, 2.0, 0.0])
-  shown = _values(next((tmp_path / "tensorboard").iterdir()))
+  shown = board_of(tmp_path)
   assert shown["1_health/0_warnings"] == [0, 1, 1, 0]
   assert said == ["step 2: loss 2.0", "step 3: loss 2.0"]
-  healthy = "Healthy: no warning holds."
-  assert shown["1_health/verdict"] == [healthy, "- loss 2.0", healthy]
+  healthy = b"Healthy: no warning holds."
+  assert shown["1_health/verdict"] == [healthy, b"- loss 2.0", healthy]
