@@ -28,13 +28,9 @@ def _barlow_loop(z, redundancy):
   standard = (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5)
   diagonal, others = [], []
   for a, b in itertools.combinations(range(members), 2):
-    on = off = 0.0
-    for i in range(d):
-      for j in range(d):
-        c = sum(standard[k, a, i] * standard[k, b, j] for k in range(n)) / n
-        on, off = (on + (1 - c) ** 2, off) if i == j else (on, off + c**2)
-    diagonal.append(on / d)
-    others.append(redundancy * off / d)
+    c = standard[:, a].T @ standard[:, b] / n
+    diagonal.append(np.sum((1 - np.diag(c)) ** 2) / d)
+    others.append(redundancy * np.sum((c - np.diag(np.diag(c))) ** 2) / d)
   return {"invariance": np.mean(diagonal), "redundancy": np.mean(others)}
 
 
