@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from sklearn import datasets, neighbors
+from sklearn import datasets, linear_model, neighbors
 
 import urkle_tf
 from urkle_tf import attacks, networks, pretexts, robustness
@@ -170,6 +170,16 @@ def fitted_classifier(encoder, samples=5):
 def sequential(shape, *layers):
   """A Keras model of layers in a row, for inputs [n, *shape]."""
   return keras.Sequential([keras.Input(shape), *layers])
+
+
+def linear_digits():
+  """(A Keras model of scores of digits: logistic regression, images that it was not fitted to)."""
+  images, labels = digits()
+  fitted = linear_model.LogisticRegression(C=0.05, max_iter=500)
+  fitted.fit(images[:1200].reshape(1200, -1), labels[:1200])
+  model = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10))
+  model.set_weights([fitted.coef_.T, fitted.intercept_])
+  return model, images[1200:]
 
 
 def linear_network(shape, scale, matrix=None, norm=True):

@@ -1,12 +1,10 @@
 """Randomised smoothing: literal bounds, a linear classifier whose true radius is known."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import stats
-from sklearn import datasets, linear_model
-from small_models import array_source, linear_classifier, linear_head, linear_network, sequential
+from small_models import array_source, linear_classifier, linear_digits, linear_head, linear_network
 
 from urkle_tf.evaluation import calibration, smoothing
 from urkle_tf.evaluation.context import Context
@@ -170,16 +168,10 @@ def test_arts_certificates_agree():
   """The same classifier of real digits, smoothed here and by ART: classes and radii."""
   pytest.importorskip("statsmodels")  # ART needs it and does not ask for it
   art = pytest.importorskip("art.estimators.certification.randomized_smoothing")
-  data = datasets.load_digits()
-  images = (data.images / 16)[..., None].astype(np.float32)
-  fitted = linear_model.LogisticRegression(C=0.1, max_iter=500)
-  fitted.fit(images[:1000].reshape(1000, -1), data.target[:1000])
-  model = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10))
-  model.layers[-1].set_weights([fitted.coef_.T, fitted.intercept_])
-
+  model, images = linear_digits()
   classes = lambda images, seed: tf.one_hot(tf.argmax(model(images), -1), 10)  # noqa: E731
   noise, samples, alpha = 0.5, 2000, 0.001
-  noisy, some = smoothing.Noisy(classes, noise), images[1000:1040]
+  noisy, some = smoothing.Noisy(classes, noise), images[:40]
   certify = lambda i, image: smoothing.certify_class(noisy, image, samples, alpha, SEED + i)  # noqa: E731
   ours = [certify(*pair) for pair in enumerate(some)]
   options = {"sample_size": 100, "scale": noise, "alpha": alpha}

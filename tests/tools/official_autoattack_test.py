@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import refuses
-from sklearn import datasets, linear_model
-from small_models import saved_model, sequential
+from small_models import linear_digits, saved_model, sequential
 
 from tools import official_autoattack as script
 from urkle_tf.data import sources
@@ -58,12 +57,7 @@ def test_scores_inside_a_model_are_not_judged_in_place_of_its_outputs(rng, tmp_p
 def test_both_find_what_a_linear_classifier_allows(tmp_path):
   """An image stands if its margin exceeds epsilon |w_y - w_j|_1, pixels at their bounds aside."""
   pytest.importorskip("pyautoattack")
-  data = datasets.load_digits()
-  x = (data.images / 16).astype(np.float32).reshape(-1, 64)
-  fitted = linear_model.LogisticRegression(C=0.05, max_iter=500).fit(x[:1200], data.target[:1200])
-  model = sequential((8, 8, 1), keras.layers.Flatten(), keras.layers.Dense(10))
-  model.layers[-1].set_weights([fitted.coef_.T, fitted.intercept_])
-  model.save(tmp_path / "model.keras")
+  linear_digits()[0].save(tmp_path / "model.keras")
   command = [sys.executable, "tools/official_autoattack.py"]
   command += [f"--classifier={tmp_path}/model.keras", "--dataset=digits", "--examples=100"]
   command += ["--epsilon=0.1", f"--out={tmp_path}/out"]
