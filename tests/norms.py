@@ -2,6 +2,7 @@
 
 import numpy as np
 import tensorflow as tf
+from scipy import optimize
 
 NORMS = ["linf", "l2", "l1"]
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
@@ -11,6 +12,18 @@ DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
 def total(values):
   """[n, h, w, c] -> [n]."""
   return tf.reduce_sum(values, [1, 2, 3])
+
+
+def recorded(objective):
+  """(An objective that notes its calls, the notes: [(values, images)] as NumPy arrays)."""
+  notes = []
+
+  def noting(images):
+    values = objective(images)
+    notes.append((np.asarray(values), np.asarray(images)))
+    return values
+
+  return noting, notes
 
 
 def linear_maximum(x, g, norm, epsilon):
@@ -24,12 +37,10 @@ def linear_maximum(x, g, norm, epsilon):
       offset[i] = np.sign(g[i]) * min(room[i], budget)
       budget -= abs(offset[i])
     return offset
-  low, high = 0.0, 1e6  # offset = clip(t * g) with the t that spends the budget
-  for _ in range(200):
-    t = (low + high) / 2
-    offset = np.sign(g) * np.minimum(t * np.abs(g), room)
-    low, high = (t, high) if np.linalg.norm(offset) < epsilon else (low, t)
-  return offset
+  offset = lambda t: np.sign(g) * np.minimum(t * np.abs(g), room)  # noqa: E731
+  spent = lambda t: np.linalg.norm(offset(t)) - epsilon  # noqa: E731
+  most = (room / np.abs(g)).max()
+  return offset(most if spent(most) < 0 else optimize.brentq(spent, 0, most))
 
 
 def distances(weights, bias, images, labels, norm):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import slow
-from norms import DUAL, NORMS, ORDER, assert_inside, norms, total
+from norms import DUAL, NORMS, ORDER, assert_inside, linear_maximum, norms, recorded, total
+from scipy import optimize
 from small_models import sequential
 
 from urkle_tf.attacks import FAB, L2, Linf, from_norm, losses
@@ -19,21 +20,11 @@ SEED = [1, 2]
 def smallest(w, room, gain, norm):
   """The smallest norm of d with w . d = gain and 0 <= d <= room, in float64 (w > 0).
 
-  By the conditions of optimality, solved by bisection: a pixel moves as far as all others (linf),
-  in proportion to its slope (l2), or not before a steeper one is at its bound (l1).
+  It is the radius within which no d gains more.
   """
   w, room = np.float64(w).ravel(), np.float64(room).ravel()
-  if norm == "l1":
-    order = np.argsort(-w)
-    w, room = w[order], room[order]
-    before = np.concatenate([[0], np.cumsum(w * room)[:-1]])
-    return np.clip((gain - before) / w, 0, room).sum()
-  low, high = 0.0, (room if norm == "linf" else room / w).max()
-  moved = lambda size: np.minimum(size if norm == "linf" else size * w, room)  # noqa: E731
-  for _ in range(200):
-    middle = (low + high) / 2
-    low, high = (middle, high) if w @ moved(middle) < gain else (low, middle)
-  return np.linalg.norm(moved(high), ORDER[norm])
+  more = lambda radius: w @ linear_maximum(1 - room, w, norm, radius) - gain  # noqa: E731
+  return optimize.brentq(more, 0, np.linalg.norm(room, ORDER[norm]))
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -129,14 +120,10 @@ def test_finds_the_distance_where_the_box_binds(rng, norm):
 
 @pytest.mark.parametrize("steps", [1, 8])
 def test_the_nearest_broken_point_is_kept_and_none_leaves_the_box(rng, steps):
-  x, seen = rng.uniform(size=(12, 2, 2, 1)).astype("float32"), []
-
-  def wave(z):
-    values = tf.sin(9 * tf.reduce_sum(z, [1, 2, 3])) - 0.5 * tf.cos(17 * z[:, 0, 0, 0]) - 0.8
-    seen.append((values.numpy(), z.numpy()))
-    return values
-
-  _, info = FAB(Linf(0.5), steps=steps).run(wave, x, [0, 1])
+  x = rng.uniform(size=(12, 2, 2, 1)).astype("float32")
+  wave = lambda z: tf.sin(9 * total(z)) - 0.5 * tf.cos(17 * z[:, 0, 0, 0]) - 0.8  # noqa: E731
+  objective, seen = recorded(wave)
+  _, info = FAB(Linf(0.5), steps=steps).run(objective, x, [0, 1])
   values, points = (np.stack(parts) for parts in zip(*seen, strict=True))
   assert points.min() >= 0
   assert points.max() <= 1

@@ -9,7 +9,7 @@ from alike import same
 from cases import slow
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from norms import NORMS, assert_inside, linear_maximum, norms, total
+from norms import NORMS, assert_inside, linear_maximum, norms, recorded, total
 from small_models import sequential
 
 from urkle_tf import distribution
@@ -78,16 +78,12 @@ def test_a_start_that_is_given_or_carried_is_inside():
 def test_stays_inside_and_never_starts_at_the_image(norm, x, gradient, epsilon, seed):
   threat = from_norm(norm, epsilon)
   for name in REACH if norm == "linf" else REACH.keys() - {"n_fgsm"}:
-    attack, reach, seen = from_spec(name, threat, steps=3), REACH[name] * epsilon, []
-
-    def objective(z, seen=seen):
-      seen.append(z.numpy())
-      return total(gradient * z)
-
-    adversaries = attack(objective, x, [seed, 1]).numpy()
-    assert (norms(seen[0] - x, norm) > 0).all()
-    for points in [*seen, adversaries]:
-      assert_inside(points, x, norm, reach)
+    objective, seen = recorded(lambda z: total(gradient * z))
+    adversaries = from_spec(name, threat, steps=3)(objective, x, [seed, 1]).numpy()
+    points = [points for _, points in seen]
+    assert (norms(points[0] - x, norm) > 0).all()
+    for there in [*points, adversaries]:
+      assert_inside(there, x, norm, REACH[name] * epsilon)
 
 
 # Objectives whose maxima are known.
@@ -203,16 +199,12 @@ def test_fgsm_and_rs_fgsm_are_their_formulas(rng):
 
 @pytest.mark.parametrize("warm", [None, 0.04])
 def test_n_fgsm_is_its_formula(rng, warm):
-  x, seen = rng.uniform(size=(400, 5, 5, 1)).astype(np.float32), []
+  x = rng.uniform(size=(400, 5, 5, 1)).astype(np.float32)
   g = rng.normal(size=x.shape).astype(np.float32)
   epsilon = warm or 0.1
-
-  def objective(z):
-    seen.append(z.numpy())
-    return total(g * z)
-
+  objective, seen = recorded(lambda z: total(g * z))
   y, info = NFGSM(Linf(0.1)).run(objective, x, [1, 2], epsilon=warm and tf.constant(warm))
-  (start,) = seen
+  ((_, start),) = seen
   np.testing.assert_allclose(y, np.clip(start + epsilon * np.sign(g), 0, 1), atol=1e-6)
   np.testing.assert_allclose(info["objective"], total(g * start), rtol=1e-5)
   # Uniform noise of twice epsilon, where the pixel bounds leave it room.
@@ -261,12 +253,7 @@ def wave(z):
 )
 def test_best_is_the_best_of_all_that_was_seen(rng, attack):
   x = rng.uniform(size=(6, 2, 2, 1)).astype(np.float32)
-  seen = []
-
-  def objective(z):
-    seen.append((wave(z).numpy(), z.numpy()))
-    return wave(z)
-
+  objective, seen = recorded(wave)
   y, info = attack.run(objective, x, [1, 2])
   length = attack.steps + 1  # the gradients and the last iterate of each run
   assert len(seen) == attack.restarts * length
@@ -284,15 +271,10 @@ def test_best_is_the_best_of_all_that_was_seen(rng, attack):
 
 def test_last_needs_no_forward_pass_beyond_the_gradients(rng):
   x = rng.uniform(size=(6, 2, 2, 1)).astype(np.float32)
-  values = []
-
-  def objective(z):
-    values.append(wave(z).numpy())
-    return wave(z)
-
+  objective, seen = recorded(wave)
   _, info = PGD(Linf(0.1), steps=5).run(objective, x, [1, 2])
-  assert len(values) == 5
-  np.testing.assert_allclose(info["objective"], values[-1])
+  assert len(seen) == 5
+  np.testing.assert_allclose(info["objective"], seen[-1][0])
 
 
 def test_zero_gradients_are_reported(images):

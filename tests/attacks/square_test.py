@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import slow
-from norms import NORMS, assert_inside, norms, total
+from norms import NORMS, assert_inside, norms, recorded, total
 
 from urkle_tf.attacks import Linf, Square, from_norm, square
 
@@ -47,14 +47,8 @@ def test_template_by_hand():
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_asks_only_forwards_stays_inside_and_never_falls(images, norm):
-  seen = []
   target = np.random.default_rng(3).normal(size=images.shape).astype(np.float32)
-
-  def objective(z):
-    values = total(tf.round(3 * z * target)).numpy()  # no gradient anywhere
-    seen.append((values, z.numpy()))
-    return values
-
+  objective, seen = recorded(lambda z: total(tf.round(3 * z * target)))  # no gradient anywhere
   attack = Square(from_norm(norm, RADIUS[norm]), queries=60)
   y, info = attack.run(objective, images, SEED)
   assert len(seen) == 60
