@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_models import array_source
 
 from urkle_tf import attacks
 from urkle_tf.attacks import losses
@@ -45,6 +46,17 @@ def test_one_step(wrong, fallen, passed):
   assert check["broken_within"] == pytest.approx((max(wrong) - 10) / 100)
   assert check["loss_one"] == pytest.approx(-0.9 * np.log(0.9) - 0.1 * np.log(0.2))
   assert check["loss_many"] == 2
+
+
+def test_chance_decides_over_one_image_in_fifty():
+  """At least over one, and the first images are checked."""
+  source = array_source(np.zeros((300, 2, 2, 1), np.uint8), np.zeros(300, int))
+  scorer = lambda images: {"z": np.log([[0.9, 0.1]] * len(images))}  # noqa: E731
+  fields = {"source": source, "scorer": scorer, "modes": ("z",), "norm": "linf", "epsilon": 0.1}
+  context = types.SimpleNamespace(model=None, eot=1, batch_size=250, seed=0, **fields)
+  found = [checks._Checks(context, examples) for examples in (10, 100, 200, 999)]
+  assert [one._tolerance for one in found] == [1, 2, 4, 6]
+  assert [one._count for one in found] == [10, 100, 200, 300]
 
 
 def test_what_each_check_is_given(monkeypatch):
@@ -241,7 +253,7 @@ def test_gradients(dead, passed):
 
 @pytest.mark.parametrize("sure, passed", [(10, True), (11, False)])
 def test_saturation(sure, passed):
-  clean = np.where(beyond(sure)[:, None], np.log([0.9, 0.1]), [0.0, -100.0])
+  clean = np.where(beyond(sure)[:, None], [-1e-6, -13.8], [0.0, -100.0])
   check = made(_clean=clean)._check_saturation()
   assert check["passed"] is passed
   assert check["saturated"] == pytest.approx(sure / 100)
