@@ -134,6 +134,32 @@ def test_points_of_one_step_and_the_share_of_its_zeros(rng, front, dead):
     np.testing.assert_allclose(moved, 0.1 * share * toward, atol=2e-4)
 
 
+def test_zeros_are_those_of_the_models_own_gradients():
+  found = made(_one_step={"crossing": ("a", "points"), "own": ("b", "others")}.get)
+  found._classifier = types.SimpleNamespace(frozen=lambda: "crossing")
+  assert found._gradients() == ("a", "points")
+  found._classifier.own_gradients = lambda: "own"
+  assert found._gradients() == ("b", "points")
+
+
+def test_calls_have_their_own_numbers_of_samples():
+  """Five images in batches of two, which are their own scores; noise decides nothing."""
+  images, asked = np.eye(2, dtype=np.float32)[[1, 0, 1, 1, 0]].reshape(5, 1, 1, 2), []
+
+  def predict(loc, scale, seed, samples):
+    asked.append(samples)
+    return tf.reshape(loc, [-1, 2])
+
+  model = types.SimpleNamespace(represent=lambda x: (x, None), from_representation=predict)
+  model.samples = 7
+  found = made(_classifier=model, _images=images, _labels=np.zeros(5, int), _count=5)
+  found.__dict__ |= {"_batch_size": 2, "_mode": "sampled", "_eot": 3}
+  np.testing.assert_array_equal(found._served(tf.constant([1, 2])), [1, 0, 1, 1, 0])
+  found._scores(model, images, tf.constant([1, 2]))
+  assert set(asked[:-1]) == {7}
+  assert asked[-1] == 3
+
+
 @pytest.mark.parametrize("lost, passed", [(2, True), (3, False)])
 def test_effort(lost, passed):
   check = made()._check_effort(beyond(40), beyond(40 + lost))
@@ -165,7 +191,7 @@ def test_random_noise(wrong, fallen, passed):
   images, moved = np.full((100, 2, 2, 1), 0.5, np.float32), []
 
   def score(noisy):
-    moved.append(np.abs(noisy - images))
+    moved.append(noisy - images)
     return scores(wrong)
 
   noise = made(_score=score, _images=images, _seed=tf.constant([1, 2]))
@@ -173,7 +199,8 @@ def test_random_noise(wrong, fallen, passed):
   assert check["passed"] is passed
   assert check["accuracy_noise"] == pytest.approx(1 - wrong / 100)
   assert len(moved) == 10
-  np.testing.assert_allclose(moved, 0.1, atol=1e-6)
+  np.testing.assert_allclose(np.abs(moved), 0.1, atol=1e-6)
+  assert abs(np.mean(moved)) < 0.01  # up and down
 
 
 @pytest.mark.parametrize(
