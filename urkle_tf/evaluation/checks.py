@@ -168,8 +168,8 @@ class _Checks:
     found = self._classifier.metadata.get("gradients", {})
     crossed = ", ".join(found.get("bridged", ()))
     detail = (
-      f"{dead:.1%} of the images have no gradient of the cross-entropy (99% of its entries "
-      f"are 0); {mean:.1%} of all entries are 0"
+      f"{dead:.1%} of the images have no gradient of the cross-entropy (at least 99% of its "
+      f"entries are 0); {mean:.1%} of all entries are 0"
     )
     if crossed:
       detail += f"; attacks cross {crossed} by straight-through gradients"
