@@ -18,6 +18,7 @@ from experiments import quiet  # noqa: F401
 # isort: split
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
 from experiments import jobs
@@ -67,10 +68,13 @@ def main():
   parser.add_argument("--dataset", default="cifar10", help="a labelled data set")
   parser.add_argument("--data_dir", help="folder of prepared TFDS data")
   given = parser.parse_args()
+  logging.set_verbosity(logging.ERROR)  # TFDS warns of its own code
   train, test = (
     sources.load(given.dataset, split, data_dir=given.data_dir) for split in ("train", "test")
   )
-  make(given.folder.expanduser(), train, test)
+  folder = given.folder.expanduser()
+  make(folder, train, test)
+  print(f"photos: {folder / 'photos'}\nlabelled images: {folder / 'labelled'}")
 
 
 if __name__ == "__main__":

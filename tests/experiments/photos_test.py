@@ -27,3 +27,11 @@ def test_every_image_goes_where_it_belongs_and_can_be_read(tmp_path):
     assert split == "test" or number >= 30
   found = sources.load(f"folder:{tmp_path / 'labelled'}", "train", image_size=16)
   assert found.size == 20
+
+
+def test_the_command_says_where_the_images_are(monkeypatch, capsys):
+  monkeypatch.setattr(photos, "make", lambda folder, train, test: None)
+  monkeypatch.setattr(photos.logging, "set_verbosity", lambda level: None)
+  monkeypatch.setattr("sys.argv", ["photos.py", "there", "--dataset=digits"])
+  photos.main()
+  assert capsys.readouterr().out == "photos: there/photos\nlabelled images: there/labelled\n"
