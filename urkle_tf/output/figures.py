@@ -1,5 +1,7 @@
 """Draws on a separate canvas, and writes images to files."""
 
+import warnings
+
 import numpy as np
 
 from urkle_tf.output import files
@@ -24,7 +26,9 @@ def canvas(width, height):
       for part in self.findobj(text.Text):
         part.set_parse_math(False)
         part.set_text(part.get_text().encode("utf-8", "replace").decode())
-      super().draw(renderer)
+      with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # letters that the font lacks become boxes
+        super().draw(renderer)
 
   found = Plain(figsize=(width, height), layout="constrained")
   backend_agg.FigureCanvasAgg(found)
