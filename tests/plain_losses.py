@@ -10,22 +10,17 @@ def kl(loc, scale, other_loc, other_scale):
 
 
 def nt_xent_loop(tuples, negatives, temperature=0.5, denominator="negatives"):
-  """Equation 9 of the Urkle paper, term by term, of tuples [n, t, d] among negatives [n, s, d]."""
+  """Equation 9 of the Urkle paper by anchors, of tuples [n, t, d] among negatives [n, s, d]."""
   unit = lambda x: np.float64(x) / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
   tuples, negatives = unit(tuples), unit(negatives)
   losses = []
   for i, members in enumerate(tuples):
-    pairs = []
+    others, pairs = np.delete(negatives, i, 0).reshape(-1, tuples.shape[-1]), []
     for a, anchor in enumerate(members):
-      total = sum(
-        np.exp(anchor @ other / temperature)
-        for j, others in enumerate(negatives)
-        for other in others
-        if j != i
-      )
-      positives = [b for b in range(len(members)) if b != a]
+      positives = np.delete(members, a, 0) @ anchor / temperature
+      total = np.exp(others @ anchor / temperature).sum()
       if denominator == "all":
-        total += sum(np.exp(anchor @ members[b] / temperature) for b in positives)
-      pairs += [np.log(total) - anchor @ members[b] / temperature for b in positives]
+        total += np.exp(positives).sum()
+      pairs += [np.log(total) - positive for positive in positives]
     losses.append(np.mean(pairs))
   return np.array(losses)

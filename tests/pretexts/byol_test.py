@@ -57,12 +57,9 @@ def _to_other_views(predictions, targets):
 def test_cosines_are_the_plain_loop(rng, members, views):
   predictions = rng.normal(size=(5, members, 7)).astype("float32")
   targets = rng.normal(size=(5, views, 7)).astype("float32")
-  np.testing.assert_allclose(
-    _pairs.cosine_to_other_views(predictions, targets),
-    _to_other_views(predictions, targets),
-    rtol=1e-4,
-    atol=1e-6,
-  )
+  found = _pairs.cosine_to_other_views(predictions, targets)
+  wanted = _to_other_views(predictions, targets)
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_cosines_by_hand():

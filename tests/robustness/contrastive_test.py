@@ -105,10 +105,8 @@ def test_the_attacks_negatives_are_those_of_all_replicas(views, mirrored, on_two
 
 @pytest.mark.parametrize("denominator", ["negatives", "all"])
 def test_nt_xent_among_given_negatives_is_the_plain_loop(rng, denominator):
-  tuples, negatives = rng.normal(size=(5, 3, 4)), rng.normal(size=(5, 2, 4))
-  found = nt_xent(
-    tf.constant(tuples, tf.float32), 0.3, denominator, tf.constant(negatives, tf.float32)
-  )
+  tuples, negatives = (rng.normal(size=(5, n, 4)).astype("float32") for n in (3, 2))
+  found = nt_xent(tuples, 0.3, denominator, negatives)
   np.testing.assert_allclose(found, nt_xent_loop(tuples, negatives, 0.3, denominator), rtol=1e-5)
 
 

@@ -104,9 +104,8 @@ def test_a_pretext_of_another_trainer_ends_in_one_line():
   pretext = pretexts.SimCLR(projector=8, projection=4)
   trainer = urkle_tf.Trainer(tiny_encoder(), pretext)
   count = len(trainer.trainable_variables)
-  refuses(
-    "this SimCLR already belongs to another Trainer", urkle_tf.Trainer, tiny_encoder(), pretext
-  )
+  words = "this SimCLR already belongs to another Trainer"
+  refuses(words, urkle_tf.Trainer, tiny_encoder(), pretext)
   assert len(trainer.trainable_variables) == count
 
 
