@@ -72,18 +72,20 @@ def _assess(given, settings, kind, path):
       "nothing is measured: leave --representation_examples out, or name something by --measure"
     )
   context = _context(given, kind, path)
+  source = context.source
   for one in chosen:
     context.prepared[one.name] = one.prepare(context)
-  with runs.opened(given.output_dir, settings, context.source.fingerprint) as run:
+  with runs.opened(given.output_dir, settings, source.fingerprint) as run:
     if run:
       context.folder, partial = run.path, run.path / storing.FOLDER
       if done := report.finished(run.path, path, context.metadata["fingerprint"], given.html):
         shutil.rmtree(partial, ignore_errors=True)
         return done
       report.clear(run.path)
-      fingerprint, source = context.metadata["fingerprint"], context.source
-      owner = {"fingerprint": fingerprint, "source": source.name, "examples": source.size}
-      context.store = storing.Store(partial, owner)
+      owner = {"fingerprint": context.metadata["fingerprint"], "source": source.name}
+      context.store = storing.Store(partial, {**owner, "examples": source.size})
+    if "encoder" not in kind and given.examples is None and source.labels is not None:
+      compatibility.warn_of_missing_classes(source, source.labels)
     _load(context, path)
     for one in chosen:
       context.report[one.name] = one.measure(context)
@@ -105,8 +107,6 @@ def _context(given, kind, path):
   source = sources.load(**data_of(given))
   if "encoder" not in kind:
     compatibility.check_labelled(source)
-    if given.examples is None and source.labels is not None:
-      compatibility.warn_of_missing_classes(source, source.labels)
   if kind == "foreign":
     loaded = topped.classifier(given, source) if given.encoder else foreign_models.load(path)
     model = foreign.look_at(loaded, source, given.abstains)
