@@ -351,7 +351,7 @@ left()
 
 @pytest.mark.full
 def test_python_ends_while_images_of_a_large_folder_are_decoded(tmp_path):
-  """An iterator is left in a reference cycle, as an error leaves it; every second time it hung."""
+  """An iterator is left in a reference cycle, as an error leaves it; now and then it hung."""
   for number in range(8):
     write(tmp_path / f"{number}.png", flat(number, 64, 64))
   commands.process(sys.executable, "-c", LEFT, f"folder:{tmp_path}", timeout=60)
