@@ -34,7 +34,7 @@ from torch_resnets import listed, resnet_state
 
 import urkle_tf
 from examples.keras_app import serve
-from experiments import photos
+from experiments import jobs, photos
 from urkle_tf import command_line, export, networks
 from urkle_tf.data import sources
 from urkle_tf.networks.regressor import Regressor
@@ -438,6 +438,7 @@ def read_script(words):
   files = [words[0], "experiments/jobs.py"]  # which holds what they share
   files += ["urkle_tf/train.py", "urkle_tf/command_line.py"]  # whose flags some hand on
   text = "".join((commands.ROOT / file).read_text(encoding="utf-8") for file in files)
+  text += "".join(f'"--extra_{module}"' for module in jobs.MODULES)
   for word in words[1:]:
     name = word.partition("=")[0]
     assert not name.startswith("--") or f'"{name}"' in text, f"{words[0]} knows no {name}"
