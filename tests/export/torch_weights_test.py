@@ -8,6 +8,7 @@ from torch_resnets import forward, is_norm, listed, resnet_state
 
 import urkle_tf
 from urkle_tf import networks
+from urkle_tf.export import torch_weights
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +173,12 @@ def test_a_prefix_chooses_among_several_networks(state, images, features, backbo
 def test_other_backbones_are_refused(state):
   model = networks.convnet((8, 8, 3), width=4, layers=2)
   refuses("'convnet' holds no ResNet of this", urkle_tf.import_torch_state, state, model)
+
+
+def test_values_are_computed_in_float32():
+  """Positions are resized before they are assigned; float16 would round them."""
+  seen = []
+  places = [("positions", (2,), lambda value: seen.append(value.dtype) or [])]
+  arrays = {"positions": np.zeros(2, np.float16)}
+  assert torch_weights.fill(None, arrays, places, lambda name: False) == []
+  assert seen == [np.float32]

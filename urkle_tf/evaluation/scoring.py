@@ -38,8 +38,9 @@ def stream(source, batch_size, mask=None):
   """
   if mask is None or np.ndim(mask) == 0:
     mask = np.arange(source.size) < (source.size if mask is None else mask)
-  end = np.max(np.flatnonzero(mask), initial=-1) + 1
-  wanted = itertools.compress(enumerate(_examples(source, batch_size)), mask[:end])
+  end = int(np.max(np.flatnonzero(mask), initial=-1)) + 1
+  read = itertools.islice(_examples(source, batch_size), end)  # no batch beyond the last wanted one
+  wanted = itertools.compress(enumerate(read), mask)
   while batch := list(itertools.islice(wanted, batch_size)):
     positions, examples = zip(*batch)
     images, labels = zip(*examples)

@@ -104,7 +104,7 @@ def fill(model, arrays, places, further, hint=""):
     elif not np.isfinite(arrays[name]).all():
       broken.append(name)
     else:
-      values += targets(np.asarray(arrays[name]))
+      values += targets(np.asarray(arrays[name], np.float32))
   faults = {"missing": missing, "further": [*filter(further, left)], "other shapes": wrong}
   faults["NaN or infinite"] = broken
   if problems := [f"{what}: {_some(names)}" for what, names in faults.items() if names]:
