@@ -30,10 +30,11 @@ make_environment
 
 # The training has its own process group, so Ctrl-C reaches it only through this script, and once. A
 # second signal ends it at once.
-stopped= child=
+signals=0 child=
 pass_on() {
-  [ -z "$child" ] || kill -s "${stopped:-$1}" "$child" 2> /dev/null || true
-  stopped=KILL
+  signals=$((signals + 1))
+  [ "$signals" -eq 1 ] || set -- KILL
+  [ -z "$child" ] || kill -s "$1" "$child" 2> /dev/null || true
 }
 trap 'pass_on TERM' TERM HUP
 trap 'pass_on INT' INT
@@ -41,16 +42,16 @@ while true; do
   set -m
   "${command[@]}" &
   set +m
-  child=$! code=0
-  wait "$child" || code=$?
-  # A signal to this script ends the wait before it ends the training.
-  while [ -n "$stopped" ] && kill -0 "$child" 2> /dev/null; do
-    code=0
+  child=$!
+  while true; do
+    seen=$signals code=0
     wait "$child" || code=$?
+    # A signal to this script ends the wait, with a code of its own, so the script waits again.
+    [ "$signals" -ne "$seen" ] || break
   done
   # 138: another host has stopped. 143: the training on this host was stopped, but not this script.
-  [ -z "$stopped" ] && { [ "$code" -eq 138 ] || [ "$code" -eq 143 ]; } || exit "$code"
+  [ "$signals" -eq 0 ] && { [ "$code" -eq 138 ] || [ "$code" -eq 143 ]; } || exit "$code"
   echo "urkle_tf: starting again" >&2
   sleep 5
-  [ -z "$stopped" ] || exit "$code"  # a signal came in the pause
+  [ "$signals" -eq 0 ] || exit "$code"  # a signal came in the pause
 done

@@ -121,7 +121,7 @@ def test_hosts_start_again_and_stop(tmp_path):
     tmp_path / "bin",
     python="echo started >> starts; case $(wc -l < starts) in 1) exit 138;; 2) exit 143;; esac\n"
     "trap 'echo saved >> starts; exit 143' TERM\n"
-    "echo ready >> starts; while true; do /bin/sleep 0.05; done",
+    "echo ready >> starts; for _ in {1..1200}; do /bin/sleep 0.05; done",
   )
   starts = clone / "starts"
   log, words = tmp_path / "log", ["bash", clone / "launch" / "hosts.sh", "0", "a:1,b:2"]
@@ -140,9 +140,12 @@ def test_hosts_start_again_and_stop(tmp_path):
 def test_ctrl_c_reaches_the_training_of_a_host_once_and_a_second_signal_ends_it(tmp_path):
   """It came twice, from the terminal and from the script, and twice means: without a checkpoint."""
   clone = _clone(tmp_path)
+  with open(clone / "launch" / "environment.sh", "a") as file:
+    # The training is gone before the script looks again.
+    file.write('kill() { builtin kill "$@" && /bin/sleep 0.1; }\n')
   said = clone / "said"
   stubborn = 'for each in INT TERM; do trap "echo $each >> said" $each; done\n'
-  stubborn += "echo ready >> said; while true; do /bin/sleep 0.05; done"
+  stubborn += "echo ready >> said; for _ in {1..1200}; do /bin/sleep 0.05; done"
   path = _commands(tmp_path / "bin", python=stubborn)
   words, log = ["bash", clone / "launch" / "hosts.sh", "0", "a:1,b:2"], tmp_path / "log"
   words = [sys.executable, "-c", _IN_A_TERMINAL, *words]
