@@ -192,6 +192,12 @@ def test_batches_give_all_in_order(digits):
   np.testing.assert_array_equal(np.concatenate([b["label"] for b in batches]), digits.labels)
 
 
+def test_no_iterator_waits_for_an_autotuner_when_it_ends(digits):
+  views = pipeline.views(digits, augment.Identity(), 5, 0)
+  for dataset in (views, pipeline.batches(digits, 8), digits.batches(8), digits.epoch()):
+    assert dataset.options().autotune.enabled is False
+
+
 def test_mistakes(digits):
   unlabelled = sources.ArraySource(digits.images, name="mine", split="train")
   plain = augment.Identity()

@@ -814,6 +814,10 @@ def test_nothing_of_a_deleted_report_is_taken_for_a_part_of_the_next(exported, t
       {"classifier": None, "encoder": "encoder", "representation_examples": 0},
       "nothing is measured",
     ),
+    (
+      {"classifier": None, "encoder": "encoder", "loss_cap": 3.0, "representation_examples": 0},
+      "--loss_cap of an encoder alone needs --representation_examples above 0",
+    ),
     ({"corruptions": "forst"}, "did you mean 'frost'"),
     ({"severities": [1]}, "--severities has no effect without --corruptions"),
     ({"norm": "l2"}, "--norm=l2 needs --epsilon, because the default, 0.1, is a radius in linf"),

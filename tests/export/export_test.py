@@ -161,6 +161,7 @@ def test_a_failed_export_leaves_the_old_one_and_nothing_else(encoder, tmp_path, 
   with pytest.raises(OSError, match=r"No space left on device$"):
     export.export_encoder(encoder, target, {"dataset": "second"})
   monkeypatch.undo()
+  refuses("epsilon is 'big'", export.export_encoder, encoder, target, {"epsilon": "big"})
   assert [p.name for p in tmp_path.iterdir()] == ["encoder"]
   assert export.read_metadata(target)["dataset"] == "first"
   export.load_encoder(target)

@@ -4,9 +4,11 @@ import contextlib
 import types
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from small_models import FakeRecorder
 
+from urkle_tf.data import compatibility, sources
 from urkle_tf.training import probe
 
 
@@ -46,6 +48,15 @@ def test_the_probe_votes_among_neighbours(rng):
     callback.set_model(_Model())
     callback.on_epoch_end(0)
     assert record.extra.pop("knn_accuracy") == accuracy
+
+
+@pytest.mark.parametrize(
+  "split, seen", [("train[64:100]", None), ("train[50:100]", "14 of its 50")]
+)
+def test_a_probe_of_trained_images_is_pointed_out(split, seen, caplog):
+  held_out, trained = (sources.load("digits", each) for each in (split, "train[:64]"))
+  compatibility.warn_of_seen(held_out, trained, "--probe_split")
+  assert f"{seen} images are trained on" in caplog.text if seen else not caplog.text
 
 
 def test_the_probe_attacks_what_it_classifies(rng, monkeypatch):

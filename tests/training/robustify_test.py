@@ -214,6 +214,7 @@ def test_what_a_refused_call_left_behind_is_replaced(model, tmp_path):
   [
     ({"drop_in": True, "rho": 0.1, "k": 2}, "give rho, or a weight"),
     ({"rho": 0.1}, "rho goes with drop_in=True"),
+    ({"rho_of": "length"}, "rho_of goes with drop_in=True"),
     ({"drop_in": True, "latent_dim": 3}, "leave encoder, latent_dim and loc out"),
     # The model takes pixels from 0 to 16.
     ({"drop_in": True, "epochs": 1}, "batch norm & of & teacher.keras & times the var"),

@@ -138,6 +138,19 @@ def check_held_out(validation, source, chosen):
     )
 
 
+def warn_of_seen(source, trained, flag):
+  """Warns of images that are meant to be held out, but are among those that are trained on.
+
+  Args:
+    source: the `Source` that is measured during training.
+    trained: the `Source` that is trained on.
+    flag: which names the split of the first, for the message.
+  """
+  if seen := int(shared(source, trained).sum()):
+    words = "%s=%s: %d of its %d images are trained on, so its figures are not of unseen images"
+    logging.warning(words, flag, source.split, seen, source.size)
+
+
 def check_apart(source, references, who, examples=None):
   """Raises `UserError` if measured images are among those they are compared with.
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.data import fitting, splits
+from urkle_tf.data import fitting, reading, splits
 
 _DEFAULT_SIZE = 224
 
@@ -63,9 +63,9 @@ class Opened:
         # One shard after the other, in the order of the split and of `shards`.
         read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
       )
-      read = read.map(self._fit, num_parallel_calls=tf.data.AUTOTUNE)
+      read = reading.in_order(read, self._fit).batch(256)
       try:
-        for batch in read.batch(256).as_numpy_iterator():
+        for batch in reading.without_autotuner(read).as_numpy_iterator():
           rows = slice(position, position + len(batch["image"]))
           images[rows] = batch["image"]
           if labels is not None:
@@ -83,7 +83,8 @@ class Opened:
       return None
     for file in dict.fromkeys(self.shards()["filename"].tolist()):
       try:
-        for _ in tf.data.TFRecordDataset(file, buffer_size=2**20).batch(1024):
+        records = tf.data.TFRecordDataset(file, buffer_size=2**20).batch(1024)
+        for _ in reading.without_autotuner(records):
           pass
       except tf.errors.OpError as error:
         return self._damaged(file, error)

@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf import distribution, errors
-from urkle_tf.data import sources
+from urkle_tf.data import reading, sources
 
 
 class Part(NamedTuple):
@@ -119,7 +119,7 @@ def views(
     return result
 
   batches = tf.data.Dataset.range(first, tf.int64.max).flat_map(one_epoch)
-  batches = sources.in_order(batches.enumerate(), augmented)
+  batches = reading.in_order(batches.enumerate(), augmented)
   return finished(batches, tf.data.INFINITE_CARDINALITY)
 
 
@@ -180,7 +180,7 @@ def batches(source, batch_size):
     return {**batch, "image": to_float(batch["image"])}
 
   read = source.batches(batch_size, shuffle=False, drop_remainder=False)
-  return finished(sources.in_order(read, plain), -(-source.size // batch_size))
+  return finished(reading.in_order(read, plain), -(-source.size // batch_size))
 
 
 def labels(source):
@@ -212,7 +212,7 @@ def finished(batches, cardinality):
   options = tf.data.Options()
   options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
   batches = batches.apply(tf.data.experimental.assert_cardinality(cardinality))
-  return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+  return reading.without_autotuner(batches.prefetch(2).with_options(options))
 
 
 def augmentation_seed(seed, step):

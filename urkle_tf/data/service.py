@@ -11,7 +11,7 @@ import socket
 import tensorflow as tf
 
 from urkle_tf import errors
-from urkle_tf.data import pipeline, sources
+from urkle_tf.data import pipeline, reading, sources
 
 _LARGEST = 2**30  # bytes of images that are sent with the pipeline, as a constant of its graph
 _SECONDS = 10.0  # to wait for an answer
@@ -90,7 +90,7 @@ def batches(make, found, start_step):
     with tf.control_dependencies([tf.debugging.assert_equal(batch.pop("step"), step, said)]):
       return tf.nest.map_structure(tf.identity, batch)
 
-  taken = sources.in_order(taken.enumerate(start_step), expected)
+  taken = reading.in_order(taken.enumerate(start_step), expected)
   return pipeline.finished(taken, tf.data.INFINITE_CARDINALITY)
 
 

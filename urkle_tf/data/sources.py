@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf import distribution, errors
-from urkle_tf.data import digits, folders, labellings, named
+from urkle_tf.data import digits, folders, labellings, named, reading
 
 IN_MEMORY_BYTES = 2**31
 
@@ -112,7 +112,7 @@ class Source:
         possible.
     """
     batch = lambda examples: examples.batch(batch_size, drop_remainder=drop_remainder)  # noqa: E731
-    return self._batches(batch, chosen, seed, epoch, shuffle, skip)
+    return reading.without_autotuner(self._batches(batch, chosen, seed, epoch, shuffle, skip))
 
   def _batches(self, batch, chosen, *order):
     """`batches`, made by the function `batch` from the epoch of `order`."""
@@ -211,7 +211,7 @@ class FileSource(_Indexed):
       )
       return self._with_labels(tf.ensure_shape(image, self.image_shape), index)
 
-    return _only(batch(in_order(self._indices(*order), decode)), chosen)
+    return _only(batch(reading.in_order(self._indices(*order), decode)), chosen)
 
   def find_unreadable(self):
     return folders.find_unreadable(self.files, self.image_shape)
@@ -247,7 +247,7 @@ class StreamSource(Source):
     records = self._records(*order)
     if chosen is not None:
       records = _only(batch(records), chosen).unbatch()
-    return batch(in_order(records, parse))
+    return batch(reading.in_order(records, parse))
 
   def _records(self, seed, epoch, shuffle, skip):
     """(index, serialized example) in the order of an epoch."""
@@ -304,7 +304,7 @@ class RelabelledSource(Source):
     return first
 
   def _batches(self, batch, chosen, *order):
-    return in_order(self.source._batches(batch, chosen, *order), self._relabel)
+    return reading.in_order(self.source._batches(batch, chosen, *order), self._relabel)
 
 
 def load(
@@ -390,11 +390,6 @@ def naming_unreadable(*read):
       if unreadable := source.find_unreadable():
         raise unreadable from error
     raise
-
-
-def in_order(dataset, function):
-  """Maps a `tf.data.Dataset` on all cores; the results keep their order."""
-  return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def _only(batches, chosen):

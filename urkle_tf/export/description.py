@@ -11,10 +11,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import urkle_tf
-from urkle_tf import spec
+from urkle_tf import errors, spec
 from urkle_tf.export import card
 from urkle_tf.networks import presets
-from urkle_tf.networks.saved.exports import FORMAT_VERSION
+from urkle_tf.networks.saved import exports
 
 _FOLDERS = ("output_dir", "data_dir", "init_from", "encoder", "classifier", "regressor")
 _PATHS = (*_FOLDERS, "prototypes", "data_service")  # the last names hosts
@@ -79,23 +79,28 @@ def write(folder, kind, models, fields):
     models: the models whose weights make the fingerprint.
     fields: {name: value}, further entries, without those that are None and without paths in
       settings.
+
+  Raises:
+    UserError: for an entry with which the export could not be loaded.
   """
   fields = {name: value for name, value in fields.items() if value is not None}
   fields["settings"] = settings_without_paths(fields.get("settings", {}))
   if "encoder_settings" in fields:
     fields["encoder_settings"] = settings_without_paths(fields["encoder_settings"])
   metadata = {
-    "format_version": FORMAT_VERSION,
+    "format_version": exports.FORMAT_VERSION,
     "kind": kind,
     "value_range": [0, 1],
     **fields,
     "fingerprint": fingerprint(models),
     "versions": versions(),
   }
-  with open(folder / "metadata.json", "w", encoding="utf-8") as file:
-    json.dump(metadata, file, indent=2, default=_json)
-    file.write("\n")
-  card.write(folder, json.loads(json.dumps(metadata, default=_json)))
+  text = json.dumps(metadata, indent=2, default=_json)
+  metadata = json.loads(text)
+  if wrong := exports.invalid(metadata):
+    raise errors.UserError(f"metadata of an export: {wrong}, with which it could not be loaded")
+  (folder / "metadata.json").write_text(text + "\n", encoding="utf-8")
+  card.write(folder, metadata)
 
 
 def _json(value):

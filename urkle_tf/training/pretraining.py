@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from urkle_tf import distribution, errors, export
-from urkle_tf.data import service, sources
+from urkle_tf.data import compatibility, service, sources
 from urkle_tf.networks.classifier import Classifier
 from urkle_tf.output import files
 from urkle_tf.settings import Pretrain, arguments
@@ -116,6 +116,7 @@ def _callbacks(job, run, record):
     place = settings["data_dir"], False, settings["image_size"]
     held_out = sources.load(settings["dataset"], settings["probe_split"], *place)
     attack = job.attack if job.learner.attack else None
+    compatibility.warn_of_seen(held_out, job.source, "--probe_split")
     with sources.naming_unreadable(held_out):
       watched.append(probe.of(held_out, settings["probe_examples"], record, attack))
   title = f"{settings['pretext']}, {settings['robustness']}"

@@ -86,7 +86,7 @@ def robustify(
   ```
   """
   output_dir, strength = os.path.expanduser(output_dir), _text(k=k, beta=beta)
-  _check(settings, drop_in, strength, rho)
+  _check(settings, drop_in, strength, rho, rho_of)
   taking = {"preprocess": preprocess, "pool": pool, "output": output}
   model, path = _read(model, taking, drop_in, output_dir, settings)
   settings = {"augment": "crop(padding=4)", **settings}
@@ -100,7 +100,7 @@ def robustify(
   return _drop_in(model, pathlib.Path(output_dir))
 
 
-def _check(settings, drop_in, strength, rho):
+def _check(settings, drop_in, strength, rho, rho_of):
   """Raises `UserError` for arguments of `robustify` that do not go together."""
   for name in ("pretext", "robustness"):
     if name in settings:
@@ -111,6 +111,8 @@ def _check(settings, drop_in, strength, rho):
     raise errors.UserError("give rho, or a weight (k or beta), not both")
   if not drop_in and rho is not None:
     raise errors.UserError("rho goes with drop_in=True: give k or beta instead")
+  if not drop_in and rho_of != "spread":
+    raise errors.UserError("rho_of goes with drop_in=True: leave it out")
 
 
 def _read(model, taking, drop_in, output_dir, settings):

@@ -29,6 +29,10 @@ class Representation(Measurement):
   place = 50
 
   def wanted(self, kind, named):
+    if kind == "encoder" and self.loss_cap is not None and self.examples == 0:
+      raise errors.UserError(
+        "--loss_cap of an encoder alone needs --representation_examples above 0, or leave it out"
+      )
     return self.examples > 0
 
   def prepare(self, context):

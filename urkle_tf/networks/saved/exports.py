@@ -65,7 +65,8 @@ def read_metadata(folder, kind=None):
       f"{str(folder)!r} has export format {repr(metadata['format_version'])[:20]}, and this "
       f"version of urkle_tf reads {FORMAT_VERSION}: export again, or install the other version"
     )
-  _check(file, metadata)
+  if wrong := invalid(metadata):
+    raise errors.UserError(f"{str(file)!r} is invalid: {wrong}; export again")
   if kind is not None and metadata["kind"] != kind:
     raise errors.UserError(
       f"{str(folder)!r} holds {_KINDS.get(metadata['kind'])}, not {wanted}: give the folder of one"
@@ -73,8 +74,8 @@ def read_metadata(folder, kind=None):
   return metadata
 
 
-def _check(file, metadata):
-  """Refuses a metadata.json with an entry that no export could have."""
+def invalid(metadata):
+  """Names an entry that no export could have, such as "epsilon is 'big'"; None if all are fine."""
   whole = lambda value, most: type(value) is int and 1 <= value <= most  # noqa: E731  (bool is int)
   text = lambda value: isinstance(value, str) and len(value) < 10_000  # noqa: E731
   size, names = metadata["image_size"], metadata.get("class_names")
@@ -95,8 +96,9 @@ def _check(file, metadata):
     **{name: text(metadata.get(name, "")) for name in _TEXTS},
   }
   if wrong := [name for name, fine in right.items() if not fine]:
-    value = repr(metadata.get(wrong[0]))[:60]  # a text's line breaks must not become ours
-    raise errors.UserError(f"{str(file)!r} is invalid: {wrong[0]} is {value}; export again")
+    # A text's line breaks must not become ours.
+    return f"{wrong[0]} is {repr(metadata.get(wrong[0]))[:60]}"
+  return None
 
 
 def load_network(folder, metadata):
