@@ -41,8 +41,7 @@ def main():
   address = servers[0].target.rpartition(":")[2]
   print(f"an input worker: --data_service={options.host}:{address}", flush=True)
   signal.sigwait(ended)
-  # Exits at once, because there is nothing to save. Ending a pipeline would wait for tf.data's
-  # autotuner, which sleeps for up to a minute.
+  # Exits at once, because there is nothing to save, and the end of a pipeline could take a while.
   os._exit(0)
 
 
