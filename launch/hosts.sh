@@ -30,19 +30,22 @@ make_environment
 
 # The training has its own process group, so Ctrl-C reaches it only through this script, and once. A
 # second signal ends it at once.
-signals=0 child=
+signals=0 signal= child=
 pass_on() {
-  signals=$((signals + 1))
-  [ "$signals" -eq 1 ] || set -- KILL
-  [ -z "$child" ] || kill -s "$1" "$child" 2> /dev/null || true
+  signals=$((signals + 1)) signal=$1
+  [ "$signals" -eq 1 ] || signal=KILL
+  [ -z "$child" ] || kill -s "$signal" "$child" 2> /dev/null || true
 }
 trap 'pass_on TERM' TERM HUP
 trap 'pass_on INT' INT
 while true; do
+  child=
   set -m
   "${command[@]}" &
   set +m
-  child=$!
+  # In one command, within which no trap runs: what came before it was not passed on.
+  early=$signals child=$!
+  [ "$early" -eq 0 ] || kill -s "$signal" "$child" 2> /dev/null || true
   while true; do
     seen=$signals code=0
     wait "$child" || code=$?

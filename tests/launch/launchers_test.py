@@ -169,6 +169,17 @@ def test_a_signal_before_a_restart_ends_with_the_code_of_the_training(tmp_path):
   assert (clone / "starts").read_text() == "started\n"
 
 
+def test_a_signal_before_the_script_knows_its_training_reaches_it(tmp_path):
+  """The training went on, and only a second signal ended it, without a checkpoint."""
+  clone = _clone(tmp_path)
+  with open(clone / "launch" / "environment.sh", "a") as file:
+    # The training has begun, but the script has not taken its number yet.
+    file.write('set() { builtin set "$@"; [ "$1" != +m ] || builtin kill -TERM $$; }\n')
+  path = _commands(tmp_path / "bin", python="for _ in {1..200}; do /bin/sleep 0.05; done")
+  words = ("bash", clone / "launch" / "hosts.sh", "0", "a:1,b:2")
+  commands.process(*words, code=143, environment={"PATH": path})
+
+
 @pytest.mark.parametrize(
   "installed, replaced",
   [("tensorflow", True), ("tensorflow tensorflow-tpu", True), ("tensorflow-tpu", False)],
