@@ -36,6 +36,22 @@ def test_the_first_signal_is_caught_and_the_second_is_not():
   assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_a_signal_that_comes_as_soon_as_it_is_caught(monkeypatch):
+  """The handler failed for want of a name, in a traceback."""
+  install, before = signal.signal, signal.getsignal(signal.SIGTERM)
+
+  def install_and_kill(number, handler):
+    install(number, handler)
+    if handler is not before and number == signal.SIGTERM:
+      os.kill(os.getpid(), number)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(signal, "signal", install_and_kill)
+    with preemption.watch() as watch:
+      assert watch.number == signal.SIGTERM
+  assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.usefixtures("as_in_a_shell")
 def test_the_outer_of_two_watches_catches():
   with preemption.watch() as outer:

@@ -78,7 +78,9 @@ def watch(agree=None):
     for each, handler in before.items():
       signal.signal(each, signal.SIG_DFL if handler is _raise else handler)
 
-  before = {number: signal.signal(number, caught) for number in _SIGNALS}
+  before = {number: signal.getsignal(number) for number in _SIGNALS}
+  for number in _SIGNALS:  # a signal may come at once, and `caught` needs all of `before`
+    signal.signal(number, caught)
   _outer = found
   try:
     yield found
