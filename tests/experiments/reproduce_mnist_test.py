@@ -1,6 +1,7 @@
 """The launcher of the MNIST table: its table from reports, and a small whole run."""
 
 import json
+import os
 import shlex
 import sys
 
@@ -129,6 +130,8 @@ def test_a_command_is_run_again_after_the_one_before_it(tmp_path, monkeypatch):
   assert script.jobs.run_stages(stages)
   assert not script.jobs.run_stages(stages)
   started.clear()
+  for stamp in tmp_path.glob("*/finished.txt"):
+    os.utime(stamp, (0, 0))  # a clock of files may tick but every few milliseconds
   (tmp_path / "run" / "finished.txt").unlink()  # with the encoder
   code = 2
   for _ in range(2):
@@ -139,13 +142,20 @@ def test_a_command_is_run_again_after_the_one_before_it(tmp_path, monkeypatch):
 
 def test_ctrl_c_lets_a_command_write_its_checkpoint(tmp_path):
   """It reaches both, as in a terminal: the command sends it to its group of processes."""
-  python, saved = tmp_path / "python", tmp_path / "saved"
+  python, saved, waits = (tmp_path / name for name in ("python", "saved", "waits"))
   trap = f"trap 'sleep 1; touch {saved}; exit 130' INT"
-  python.write_text(f"#!/bin/bash\n{trap}\nsleep 1\nkill -INT 0\n")
+  until = f"until [ -e {waits} ]; do sleep 0.05; done"  # the one that has started it waits for it
+  python.write_text(f"#!/bin/bash\n{trap}\n{until}\nkill -INT 0\n")
   python.chmod(0o755)
   program = f"""
-import os, signal, sys
+import atexit, os, pathlib, signal, subprocess, sys
 from experiments import jobs
+wait = subprocess.Popen.wait
+def say_and_wait(self, *given):
+  pathlib.Path({str(waits)!r}).touch()
+  return wait(self, *given)
+subprocess.Popen.wait = say_and_wait
+atexit.register(lambda: print(os.path.exists({str(saved)!r})))
 os.setsid()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.executable = {str(python)!r}
@@ -153,7 +163,7 @@ jobs.main(lambda: jobs.run_stages([jobs.Stage("train", None, "unused", [])]))
 """
   done = commands.process(sys.executable, "-c", program, code=130)
   assert done.stderr == "error: interrupted; the same command resumes from here\n"
-  assert saved.exists()
+  assert done.stdout.splitlines()[-1] == "True"  # when the one that waits ended
 
 
 # --- All of it, small ---
