@@ -72,10 +72,11 @@ def test_wheel_ships_every_module_its_types_presets_and_licence_and_nothing_else
 
 
 def test_the_import_is_fast_and_loads_nothing_else():
+  # Of the processor: a loaded machine may let any import wait for a tenth of a second.
   code = """import sys, time
-before, started = set(sys.modules), time.perf_counter()
+before, started = set(sys.modules), time.process_time()
 import urkle_tf
-print(time.perf_counter() - started, *sorted(set(sys.modules) - before))"""
+print(time.process_time() - started, *sorted(set(sys.modules) - before))"""
   said = [commands.process(sys.executable, "-c", code) for _ in range(5)]
   seconds, *loaded = min((done.stdout.split() for done in said), key=lambda words: float(words[0]))
   assert loaded == ["urkle_tf"]
