@@ -90,6 +90,25 @@ def test_a_row_of_layers_of_one_kind_is_cut_between_them():
   assert names(subclassed()) == [["patches", "mixer0"], ["mixer1"], ["mixer2", "last"]]
 
 
+class Pair(layers.Layer):
+  """A layer that holds another."""
+
+  def build(self, shape):
+    self.inner = layers.Dense(2)
+    self.inner.build(shape)
+
+
+def test_of_two_kinds_as_frequent_the_first_makes_the_row():
+  """The order of a set of types, which differs between processes, decided it."""
+  for _ in range(20):
+    first, second = (type(name, (Pair,), {}) for name in ("First", "Second"))
+    whole = layers.Layer()
+    whole.row = [kind(name=name) for kind, name in zip([first, second] * 2, "abcd", strict=True)]
+    for layer in whole.row:
+      layer.build((None, 2))
+    assert names(whole) == [["a", "b"], ["c", "d"]]
+
+
 def test_a_resnet_has_its_residual_blocks():
   found = blocks.blocks(networks.backbone("resnet18(width=4)", (32, 32, 3)))
   assert len(found) == 1 + 8  # the stem

@@ -42,7 +42,7 @@ def blocks(model):
     return [block for part in segments(graph) for block in within(part)]
   children = [child for child in keras_private.children(model) if child.variables]
   kinds = [type(child) for child in children if keras_private.children(child)]
-  row = max(set(kinds), key=kinds.count, default=None)
+  row = max(kinds, key=kinds.count, default=None)  # the first of several
   if row is None or kinds.count(row) < 2:
     return blocks(children[0]) if len(children) == 1 else [Block([model])]
   found: list[Block] = []
