@@ -177,6 +177,7 @@ def test_smoothing_certifies_the_outputs_and_not_the_scores_inside(weights, imag
 @pytest.mark.parametrize("draw", [tf.random, tf.random.Generator.from_seed(1)], ids=["op", "state"])
 def test_each_copy_of_smoothing_has_a_draw_of_its_own(images, draw):
   """Of a classifier with one draw a call, which gives class 1 to all images of 7 calls in 10."""
+  keras.utils.set_random_seed(0)  # else one in 43 has the same in all calls that look for noise
 
   def function(x):
     chosen = tf.cast(draw.uniform([]) < 0.7, tf.float32)
