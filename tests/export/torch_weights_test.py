@@ -135,6 +135,7 @@ SHORTCUT, THIRD = "layer2.0.downsample.0.weight", "layer1.2.conv1.weight"
     ([SHORTCUT, "bn1.bias"], {}, f"does not fit resnet18: missing: bn1.bias, {SHORTCUT}$"),
     ([], {"conv1.bias": 4, THIRD: (4, 4, 3, 3)}, f"resnet18: further: conv1.bias, {THIRD}$"),
     ([], {"layer3.1.conv2.weight": (16, 16, 1, 1)}, "2.weight is 16x16x1x1, not 16x16x3x3$"),
+    ([], {"conv1.weight": (4, 27)}, "other shapes: conv1.weight is 4x27, not 4x3x3x3$"),
     ([], {"conv1.weight": (4, 3, 7, 7)}, 'x7x7, not 4x3x3x3; .* of 3 channels, .*, stem="large"$'),
   ],
 )

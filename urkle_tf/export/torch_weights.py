@@ -205,10 +205,10 @@ def _normalisation(names, start, norm):
 
 def _hint(backbone, arrays, prefix):
   """How to build the backbone, if the first convolution shows it."""
-  name = f"{prefix}conv1.weight"
-  if name not in arrays:
+  shape = np.shape(arrays.get(f"{prefix}conv1.weight", ()))
+  if len(shape) != 4:
     return ""
-  width, channels, size, _ = np.asarray(arrays[name]).shape
+  width, channels, size, _ = shape
   ours = backbone.get_layer(_STEM).kernel.shape
   if (size, size, channels, width) == tuple(ours):
     return ""
