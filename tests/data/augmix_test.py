@@ -76,6 +76,13 @@ def test_operations_are_those_of_pillow(rng, name):
   assert ours(name, images[:0], levels[:0], signs[:0]).shape == (0, *images.shape[1:])
 
 
+def test_values_between_pixels_are_rounded():
+  """From 0 and 10, with black beyond, 2.8 and 7.2."""
+  moves = [tf.constant([value], tf.float32) for value in (1, 0, 0.28, 0, 1, 0, 0, 0)]
+  found = augment.warp(tf.constant([[[[0], [10]]]], tf.uint8), moves)
+  assert found.numpy().ravel().tolist() == [3, 7]
+
+
 def noise_of(rng, n, recipe):
   return rng.uniform(size=(n, recipe.noise_size)).astype(np.float32)
 
