@@ -158,6 +158,53 @@ def test_a_step_in_the_middle_is_timed_after_one_that_compiles(monkeypatch):
   assert found["warnings"] == ["one"]
 
 
+@pytest.mark.parametrize("gpus", [[], ["one"]])  # beside a CPU's estimate stands what is taken
+@pytest.mark.parametrize("fits", [True, False])
+def test_memory_disk_and_operations_by_hand(monkeypatch, gpus, fits):
+  """Of 1,000 weights, 200 of a head, a number of 8 bytes and two moments of each weight.
+
+  Two of four replicas are another process's; the step's graph is that of this one's.
+  """
+  weights, head, *moments = (tf.Variable(tf.zeros([n])) for n in (1000, 200, 1000, 1000, 200, 200))
+  number = tf.Variable(0, dtype=tf.int64)
+  network = types.SimpleNamespace(variables=[weights], count_params=lambda: 1000)
+  learner = types.SimpleNamespace(
+    variables=[weights, head, number],
+    trainable_variables=[weights, head],
+    optimizer=types.SimpleNamespace(variables=[number, *moments]),
+    attack=types.SimpleNamespace(steps=5, restarts=3),
+    encoder=types.SimpleNamespace(network=network),
+    pretext=types.SimpleNamespace(variables=[weights, head]),
+  )
+  extended, asked = types.SimpleNamespace(worker_devices=["a", "b"]), []
+  scope = types.SimpleNamespace(num_replicas_in_sync=4, extended=extended)
+  settings = {"minutes": None, "epochs": 2, "accumulate": 6, "output_dir": "here"}
+  job = types.SimpleNamespace(learner=learner, scope=scope, settings=settings, steps=9)
+  state = 4 * (1200 + 2 * 1200) + 2 * 8
+  memory, disk = state + 2 * 4 * 1200 + 600 // 2, 4 * state + 3 * 4 * 1000
+  monkeypatch.setattr(forecast, "_graph", lambda job: "graph")
+  monkeypatch.setattr(cost, "held", lambda graph: 600)
+  monkeypatch.setattr(cost, "operations", lambda *given: asked.append(given) or 700)
+  monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+  monkeypatch.setattr(forecast, "_peak", lambda: 50)
+  room = memory + (0 if gpus else 50) - (not fits)
+  monkeypatch.setattr(forecast, "_available_memory", lambda: room)
+  monkeypatch.setattr(forecast, "_free_disk", lambda folder: disk - (not fits))
+  found = forecast._static(job)
+  figures = [found[name] for name in ("memory", "disk", "operations", "head_parameters")]
+  assert figures == [memory, disk, 700 * 4 // 2, 200]
+  assert asked == [("graph", 5, 6, 3)]
+  assert len(found["warnings"]) == (0 if fits else 2)
+
+
+@pytest.mark.parametrize("said, wanted", [("81559\n40536\n", 40536 * 2**20), ("[N/A]", None)])
+def test_the_memory_is_that_of_the_smallest_gpu(monkeypatch, said, wanted):
+  monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU"])
+  run = lambda query, **options: types.SimpleNamespace(stdout=said)  # noqa: E731
+  monkeypatch.setattr(forecast.subprocess, "run", run)
+  assert forecast._available_memory() == wanted
+
+
 def test_a_container_may_have_less_memory_than_its_machine(monkeypatch):
   said = {"memory.max": "max\n", "memory.limit_in_bytes": "1000\n"}
   monkeypatch.setattr(pathlib.Path, "read_text", lambda path: said[path.name])
@@ -169,7 +216,9 @@ def test_a_container_may_have_less_memory_than_its_machine(monkeypatch):
 def test_the_disk_is_that_of_a_folder_to_come(monkeypatch, tmp_path):
   usage = lambda path: types.SimpleNamespace(free=str(path))  # noqa: E731
   monkeypatch.setattr(shutil, "disk_usage", usage)
-  assert forecast._free_disk(tmp_path / "a" / "b") == str(tmp_path)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  for folder in (tmp_path / "a" / "b", "~/a"):
+    assert forecast._free_disk(folder) == str(tmp_path)
   assert forecast._free_disk(None) is None
 
 
