@@ -100,10 +100,24 @@ def test_an_encoder_beside_its_original(rng, tmp_path):
   assert found["original"] == {name: alone[name] for name in found["original"]}
   turn = np.diag([1, 9])  # which finds others in the index
   other = linear_file(tmp_path / "other.keras", matrix @ turn)
+  options["epsilon"] = 1e-6  # so that attacks change nothing
   found = urkle_tf.assess(encoder=other, against=before, **options)["retrieval"]
   index = retrieval.overlap(*(representation.nearest(rows, z, 5) for rows in (z, z @ turn)))
-  assert found["index"] == pytest.approx(index.mean(), abs=0.01)
+  for name in ("index", "index_attacked"):
+    assert found[name] == pytest.approx(index.mean(), abs=0.01)
   assert index.mean() < 0.9
+
+
+def test_more_steps_and_restarts_move_an_embedding_further(tmp_path, rng):
+  """Of columns that overlap, so that corners of the ball differ, and the start decides."""
+  file, moved = linear_file(tmp_path / "linear.keras", rng.normal(size=(64, 3))), []
+  options = {"epsilon": 0.01, **DATA, "examples": 12}
+  for given, seed in (("steps=1", 0), ("steps=9", 0), ("steps=9, restarts=5", 0), ("steps=9", 1)):
+    measure = f"retrieval({given}, neighbours=1)"
+    found = urkle_tf.assess(encoder=file, measure=measure, seed=seed, **options)
+    moved.append(found["retrieval"]["moved"])
+  assert moved[0] < moved[1] < moved[2]
+  assert moved[1] != moved[3]
 
 
 @pytest.mark.full
@@ -120,9 +134,15 @@ def test_cosine_is_attacked_where_it_is_asked_for(tmp_path):
 
 
 def test_neighbours_of_another_split(tmp_path, rng):
+  """Those of the original, of other dimensions, are searched there too."""
   file = linear_file(tmp_path / "linear.keras", rng.normal(size=(64, 3)))
-  measure = "retrieval(reference='train[:70]', neighbours=60)"
-  found = urkle_tf.assess(encoder=file, measure=measure, epsilon=0.01, **DATA)["retrieval"]
+  before = linear_file(tmp_path / "before.keras", rng.normal(size=(64, 2)))
+  measure = "retrieval(reference='train[:70]', neighbours=60, steps=2)"
+  options = {"measure": measure, "epsilon": 0.01, **DATA}
+  found = urkle_tf.assess(encoder=file, against=before, **options)["retrieval"]
+  alone = urkle_tf.assess(encoder=before, **options)["retrieval"]
+  assert found["original"] == {name: alone[name] for name in found["original"]}
+  assert not {"drift", "index"} & set(found)
   assert found["references"] == 70
   assert found["overlap"] >= (2 * 60 - 70) / 60  # as large as it must be
 
