@@ -48,7 +48,7 @@ def adapt(encoder, folder, **options):
 def near(encoder, weight):
   """The pretext of the protocol, with a linear head on 6 dimensions."""
   model = types.SimpleNamespace(stochastic=export.read_metadata(encoder)["stochastic"])
-  fields = {"classifies": True, "standardised": lambda labels: labels, "model": model}
+  fields = {"classifies": True, "standardised": lambda labels: 2 - labels, "model": model}
   head = sequential((6,), keras.layers.Dense(3))
   return similarity._Near(types.SimpleNamespace(head=head, folder=encoder, **fields), weight)
 
@@ -66,14 +66,14 @@ def test_the_term_is_the_plain_formula(rng, encoder):
   z = loc + scale * rng.normal(size=(7, 6)).astype(np.float32)
   normal = tfp.distributions.Normal(loc[:, None], scale[:, None])
   found = pretext.loss(Representations(normal, tf.constant(z[:, None])), aux)
-  if pretext.stochastic:
+  if export.read_metadata(encoder)["stochastic"]:
     distance = kl(before["loc"], before["scale"], loc, scale).mean(1)
   else:
     lengths = np.linalg.norm(loc, axis=1) * np.linalg.norm(before["loc"], axis=1)
     distance = 1 - (loc * before["loc"]).sum(1) / lengths
   np.testing.assert_allclose(found["similarity"], 2.5 * distance, rtol=1e-3, atol=1e-5)
   kernel, bias = pretext.network.get_weights()
-  entropy = -special.log_softmax(z @ kernel + bias, 1)[np.arange(7), labels]
+  entropy = -special.log_softmax(z @ kernel + bias, 1)[np.arange(7), 2 - labels]
   np.testing.assert_allclose(found["cross_entropy"], entropy, rtol=1e-4)
   assert not pretext.trainable_variables[2:]  # the head's two: what it is held to stays
 
@@ -133,4 +133,7 @@ def test_numbers_can_be_learnt_and_flags_of_attacks_are_named(encoder, kept, tmp
   result = adapt(encoder, tmp_path, protocol="similarity", **options)
   assert "similarity does not use --attack_steps" in capsys.readouterr().out
   assert result["loss"] == pytest.approx(result["squared_error"] + result["similarity"], rel=1e-5)
-  assert kept[0][0].target == "the angle in degrees"
+  model = kept[0][0]
+  assert model.target == "the angle in degrees"
+  for old, new in zip(export.load_encoder(encoder).network.variables, model.network.variables):
+    assert np.all(old.numpy() == new.numpy()) == ("moving" in old.path)
