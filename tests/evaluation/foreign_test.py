@@ -102,6 +102,7 @@ STEPS = {
   "threshold and more": (lambda x: tf.cast(x >= 0.5, tf.float32), "GreaterEqual", 1),
   "falling threshold": (lambda x: 1 - tf.cast(x < 0.5, tf.float32), "Less", 1),
   "choice": (lambda x: tf.where(x <= 0.5, 0.25, 0.75), "SelectV2", 0.5),
+  "several": (lambda x: tf.math.ceil(tf.math.rint(8 * x)) / 8 + tf.sign(x - 0.5), "Sign", 2),
   "stopped": (tf.stop_gradient, "StopGradient", 1),
 }
 
@@ -213,15 +214,20 @@ def test_of_several_thresholds_the_nearest_is_crossed(rng, falling):
   np.testing.assert_allclose(found, -wanted if falling else wanted, rtol=1e-5)
 
 
-def test_what_cannot_be_bridged_is_reported(weights, images):
-  # A table look-up: nothing of the images' shape goes in or comes out.
+def look_up(x, table):
+  """Nothing of the images' shape goes in or comes out."""
+  return tf.gather(table, tf.cast(tf.reduce_sum(x, [1, 2, 3]), tf.int32))
+
+
+def in_doubles(x, table):
+  """The threshold's gradient would be of another type."""
+  return linear(tf.cast(tf.cast(x, tf.float64) > 0.5, tf.float32), table[:16])
+
+
+@pytest.mark.parametrize("function", [look_up, in_doubles])
+def test_what_cannot_be_bridged_is_reported(images, function):
   table = tf.constant(np.random.default_rng(0).normal(size=(50, CLASSES)).astype(np.float32))
-
-  def function(x):
-    index = tf.cast(tf.reduce_sum(x, [1, 2, 3]), tf.int32)
-    return tf.gather(table, index)
-
-  model = foreign_model(function, images)
+  model = foreign_model(lambda x: function(x, table), images)
   assert model.metadata["gradients"] == {"zero": 1.0, "zero_bridged": 1.0, "bridged": []}
   assert "could not be bridged" in " ".join(model.notes)
 
@@ -247,6 +253,30 @@ def test_noise_is_found_and_seeded(weights, images):
   found = np.exp(scoring.Scorer(model, 12, samples=2000)(images)["sampled"])
   np.testing.assert_allclose(found, wanted, atol=0.03)
   np.testing.assert_allclose(found.sum(1), 1, rtol=1e-4)
+
+
+def two_draws(shape):
+  """Nothing, if both were the same."""
+  return tf.random.uniform(shape) - tf.random.uniform(shape)
+
+
+@pytest.mark.parametrize(
+  "draw, low, high",
+  [(tf.random.uniform, 0, 1), (tf.random.truncated_normal, -2, 2), (two_draws, -1, 1)],
+)
+def test_noise_keeps_its_distribution_when_it_is_seeded(weights, images, draw, low, high):
+  model = foreign_model(lambda x: linear(x, weights) + draw([tf.shape(x)[0], CLASSES]), images)
+  assert_seeded(model, images, draws=1)
+  noise = [model._values(images, tf.constant([1, k])) - linear(images, weights) for k in range(10)]
+  assert low - 1e-5 < np.min(noise) < low + 0.3
+  assert high - 0.3 < np.max(noise) < high + 1e-5
+
+
+def test_noise_of_a_fixed_seed_is_part_of_the_model(weights, images):
+  noise = lambda: tf.random.stateless_normal([CLASSES], [1, 2])  # noqa: E731
+  model = foreign_model(lambda x: tf.nn.softmax(linear(x, weights) + noise()), images)
+  assert not model.stochastic
+  assert model.metadata["logits"] == "recovered"
 
 
 def test_noise_of_few_values_is_found(weights, images):
