@@ -35,6 +35,7 @@ def labelled_by(monkeypatch):
   found, probabilities = [], semi_supervised._probabilities
 
   def keep(model, task):
+    assert model.head is not task.head  # which starts stage 3 untrained
     found.append(model)
     return probabilities(model, task)
 
@@ -149,6 +150,27 @@ def test_the_cross_entropy_with_soft_labels(rng):
   kernel, bias = head.get_weights()
   log_p = special.log_softmax(z[:, 0] @ kernel + bias, 1)
   np.testing.assert_allclose(found["distillation"], -0.25 * (soft * log_p).sum(1), rtol=1e-4)
+
+
+def test_each_batch_of_each_seed_has_draws_of_its_own():
+  """Of a model whose log-probabilities are its noise: of 300 images, in batches of 250."""
+  asked, found = [], []
+
+  def predict(images, _, noise, samples):
+    asked.append(samples)
+    return tf.repeat(tf.cast(noise[None], tf.float32), tf.shape(images)[0], 0)
+
+  frozen = types.SimpleNamespace(represent=lambda x: (x, x), from_representation=predict)
+  model, watch = (types.SimpleNamespace() for _ in range(2))
+  model.frozen, watch.check = lambda: frozen, lambda: None
+  for seed in (4, 5):
+    task = types.SimpleNamespace(source=sources.load("digits", SPLIT), seed=seed, watch=watch)
+    rows = semi_supervised._probabilities(model, task)
+    assert (rows[:250] == rows[0]).all()
+    assert (rows[250:] == rows[-1]).all()
+    found += [tuple(np.log(rows[0])), tuple(np.log(rows[-1]))]
+  assert len(set(found)) == 4
+  assert set(asked) == {20}
 
 
 def test_labels_by_the_examples_indices(rng):
