@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import types
 
 import keras
 import numpy as np
@@ -117,6 +118,8 @@ def test_targets_side_by_side_find_what_they_find_one_by_one(model, given):
   model.rows.clear()
   together, _ = find(*arguments, targets)
   assert max(model.rows) == 3 * COUNT
+  assert model.rows[-1] < 3 * COUNT
+  assert not any(count % 3 for count in model.rows)  # with a target of an image its others leave
   stands, still = (
     np.max([losses.margin(model.head(x), labels) for x in candidates], 0) <= 0
     for candidates in (np.concatenate(single), together)
@@ -125,7 +128,6 @@ def test_targets_side_by_side_find_what_they_find_one_by_one(model, given):
   assert 3 < stands.sum() < COUNT - 3
   firsts = np.stack([found[0] for found in single])
   np.testing.assert_allclose(together[:3, stands], firsts[:, stands], atol=1e-5)
-  assert model.rows[-1] < 3 * COUNT
 
 
 class Noisy(classifier._Predictions):
@@ -193,8 +195,38 @@ def test_an_image_leaves_only_where_rounding_cannot_bring_it_back(gap, leaves):
   mode = falling.Mode(model, "deterministic")
   find = adversaries.adversary(model, plan, "deterministic", alone=mode)
   images, labels = tf.fill([4, 8, 8, 1], 0.5), tf.zeros([4], tf.int64)
-  find(images, labels, tf.constant([1, 2]), *plan.radius_and_step(0.1))
+  candidates, zeros = find(images, labels, tf.constant([1, 2]), *plan.radius_and_step(0.1))
   assert (sum(model.rows) < 4 * 12) is leaves
+  assert len(candidates) == (1 if leaves else 2)  # what is broken by a little, too
+  assert zeros == 1  # the share of a constant's gradients
+
+
+@pytest.mark.parametrize("further, leaves", [(-1.0, False), (1.0, True)])
+def test_an_image_leaves_only_if_further_noise_breaks_it_too(further, leaves):
+  """The noise of the run breaks all; what it draws later, in its graph, decides."""
+  (plan,) = planning.read("square(queries=60)", attacks.Linf(0.1), classes=2)
+  rows = []
+
+  def scores(images, noise):
+    tf.py_function(lambda x: rows.append(len(x)), [images], [])
+    return tf.concat([tf.zeros_like(noise), noise], 1)
+
+  noise = lambda count, seed: tf.fill([count, 1], 1.0 if tf.executing_eagerly() else further)  # noqa: E731
+  mode = types.SimpleNamespace(scores=scores, noise=noise, noisy=True, batch_size=4)
+  find = falling.Falling(plan, mode)
+  images, labels = tf.fill([4, 8, 8, 1], 0.5), tf.zeros([4], tf.int64)
+  candidates, _ = find(images, labels, tf.constant([1, 2]), *plan.radius_and_step(0.1))
+  assert (sum(rows) < 4 * 60) is leaves
+  assert len(candidates) == (1 if leaves else 2)  # the end and the last point; none is broken
+
+
+def test_what_can_run_this_way():
+  (plan,) = planning.read("apgd_ce(steps=12)", attacks.Linf(0.1), classes=3)
+  plan = dataclasses.replace(plan, ensemble="any")
+  assert falling.possible(plan)
+  assert not falling.possible(dataclasses.replace(plan, average="logits"))
+  (plan,) = planning.read("apgd_ce(steps=12, restarts=2)", attacks.Linf(0.1), classes=3)
+  assert not falling.possible(dataclasses.replace(plan, ensemble="any"))
 
 
 def test_few_images_are_not_padded_to_a_whole_batch(model):
