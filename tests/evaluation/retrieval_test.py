@@ -137,13 +137,13 @@ def test_neighbours_of_another_split(tmp_path, rng):
   """Those of the original, of other dimensions, are searched there too."""
   file = linear_file(tmp_path / "linear.keras", rng.normal(size=(64, 3)))
   before = linear_file(tmp_path / "before.keras", rng.normal(size=(64, 2)))
-  measure = "retrieval(reference='train[:70]', neighbours=60, steps=2)"
+  measure = "retrieval(reference='train[:70]', neighbours=60, steps=2, examples=20)"
   options = {"measure": measure, "epsilon": 0.01, **DATA}
   found = urkle_tf.assess(encoder=file, against=before, **options)["retrieval"]
   alone = urkle_tf.assess(encoder=before, **options)["retrieval"]
   assert found["original"] == {name: alone[name] for name in found["original"]}
   assert not {"drift", "index"} & set(found)
-  assert found["references"] == 70
+  assert (found["examples"], found["references"]) == (20, 70)
   assert found["overlap"] >= (2 * 60 - 70) / 60  # as large as it must be
 
 
@@ -151,6 +151,7 @@ def test_neighbours_of_another_split(tmp_path, rng):
   "measure, message",
   [
     ("retrieval(neighbours=40)", "from 1 to 39, the number of other images, got 40"),
+    ("retrieval(neighbours=9, examples=9)", "from 1 to 8, the number of other images, got 9"),
     ("retrieval(distance=far)", "unknown distance of retrieval 'far' & cosine, squared"),
     ("retrieval(steps=0)", "retrieval: steps must be at least 1, got 0"),
     ("retrieval(reference=all, examples=9)", "'all' holds 9 of the 9 images that are measured"),
