@@ -149,8 +149,8 @@ def _modes(text, metadata, model):
   known = ("sampled", "deterministic") if metadata["stochastic"] else ("deterministic",)
   known = known if model is None else model.modes
   asked = [mode.strip() for mode in text.split(",")] if text else known
-  for mode in {*asked} - {*known}:
-    raise errors.unknown("mode of this model", mode, known)
+  for mode in asked:
+    errors.one_of("mode of this model", mode, known)
   return tuple(mode for mode in known if mode in asked)
 
 
