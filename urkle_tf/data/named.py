@@ -63,7 +63,7 @@ class Opened:
         # One shard after the other, in the order of the split and of `shards`.
         read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
       )
-      read = reading.in_order(read, self._fit).batch(256)
+      read = reading.each(read, self._fit).batch(256)
       try:
         for batch in reading.without_autotuner(read).as_numpy_iterator():
           rows = slice(position, position + len(batch["image"]))

@@ -119,7 +119,7 @@ def views(
     return result
 
   batches = tf.data.Dataset.range(first, tf.int64.max).flat_map(one_epoch)
-  batches = reading.in_order(batches.enumerate(), augmented)
+  batches = reading.each_batch(batches.enumerate(), augmented)
   return finished(batches, tf.data.INFINITE_CARDINALITY)
 
 
@@ -180,7 +180,7 @@ def batches(source, batch_size):
     return {**batch, "image": to_float(batch["image"])}
 
   read = source.batches(batch_size, shuffle=False, drop_remainder=False)
-  return finished(reading.in_order(read, plain), -(-source.size // batch_size))
+  return finished(reading.each_batch(read, plain), -(-source.size // batch_size))
 
 
 def labels(source):

@@ -90,7 +90,7 @@ def batches(make, found, start_step):
     with tf.control_dependencies([tf.debugging.assert_equal(batch.pop("step"), step, said)]):
       return tf.nest.map_structure(tf.identity, batch)
 
-  taken = reading.in_order(taken.enumerate(start_step), expected)
+  taken = reading.each_batch(taken.enumerate(start_step), expected)
   return pipeline.finished(taken, tf.data.INFINITE_CARDINALITY)
 
 

@@ -211,7 +211,7 @@ class FileSource(_Indexed):
       )
       return self._with_labels(tf.ensure_shape(image, self.image_shape), index)
 
-    return _only(batch(reading.in_order(self._indices(*order), decode)), chosen)
+    return _only(batch(reading.each(self._indices(*order), decode)), chosen)
 
   def find_unreadable(self):
     return folders.find_unreadable(self.files, self.image_shape)
@@ -247,7 +247,7 @@ class StreamSource(Source):
     records = self._records(*order)
     if chosen is not None:
       records = _only(batch(records), chosen).unbatch()
-    return batch(reading.in_order(records, parse))
+    return batch(reading.each(records, parse))
 
   def _records(self, seed, epoch, shuffle, skip):
     """(index, serialized example) in the order of an epoch."""
@@ -304,7 +304,7 @@ class RelabelledSource(Source):
     return first
 
   def _batches(self, batch, chosen, *order):
-    return reading.in_order(self.source._batches(batch, chosen, *order), self._relabel)
+    return reading.each_batch(self.source._batches(batch, chosen, *order), self._relabel)
 
 
 def load(
