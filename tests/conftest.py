@@ -13,6 +13,7 @@ from interruptions import at_saves
 from small_models import small_encoder
 
 from urkle_tf import export
+from urkle_tf.data import reading
 from urkle_tf.training import board, pictures, preemption
 
 # Two logical devices stand for two replicas; one process may own only one such strategy
@@ -44,6 +45,16 @@ def pytest_collection_modifyitems(config, items):
 def pytest_runtest_setup(item):
   """Keras draws the seeds of layers that have none from here: they are the same in every run."""
   random.seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_autotuner():
+  """Pipelines that tests make themselves end at once too: see `reading.without_autotuner`."""
+  iterate = tf.data.Dataset.__iter__
+  with pytest.MonkeyPatch.context() as patch:
+    ending = lambda dataset: iterate(reading.without_autotuner(dataset))  # noqa: E731
+    patch.setattr(tf.data.Dataset, "__iter__", ending)
+    yield
 
 
 @pytest.fixture(scope="session")
