@@ -135,5 +135,6 @@ def test_numbers_can_be_learnt_and_flags_of_attacks_are_named(encoder, kept, tmp
   assert result["loss"] == pytest.approx(result["squared_error"] + result["similarity"], rel=1e-5)
   model = kept[0][0]
   assert model.target == "the angle in degrees"
-  for old, new in zip(export.load_encoder(encoder).network.variables, model.network.variables):
+  before = export.load_encoder(encoder).network.variables
+  for old, new in zip(before, model.network.variables, strict=True):
     assert np.all(old.numpy() == new.numpy()) == ("moving" in old.path)

@@ -51,11 +51,17 @@ def test_the_probe_votes_among_neighbours(rng):
 
 
 @pytest.mark.parametrize(
-  "split, seen", [("train[64:100]", None), ("train[50:100]", "14 of its 50")]
+  "split, seen",
+  [
+    ("train[64:100]", None),
+    ("train[50:100]", "14 of its 50"),
+    ("train[50:200]", "14 of its 60"),  # the first 60 are measured
+    ("train[70:200]+train[:9]", None),
+  ],
 )
 def test_a_probe_of_trained_images_is_pointed_out(split, seen, caplog):
   held_out, trained = (sources.load("digits", each) for each in (split, "train[:64]"))
-  compatibility.warn_of_seen(held_out, trained, "--probe_split")
+  compatibility.warn_of_seen(held_out, trained, "--probe_split", 60)
   assert f"{seen} images are trained on" in caplog.text if seen else not caplog.text
 
 

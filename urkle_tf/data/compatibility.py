@@ -138,17 +138,19 @@ def check_held_out(validation, source, chosen):
     )
 
 
-def warn_of_seen(source, trained, flag):
+def warn_of_seen(source, trained, flag, examples):
   """Warns of images that are meant to be held out, but are among those that are trained on.
 
   Args:
     source: the `Source` that is measured during training.
     trained: the `Source` that is trained on.
     flag: which names the split of the first, for the message.
+    examples: how many images are measured, the first ones.
   """
-  if seen := int(shared(source, trained).sum()):
+  found = shared(source, trained)[:examples]
+  if found.any():
     words = "%s=%s: %d of its %d images are trained on, so its figures are not of unseen images"
-    logging.warning(words, flag, source.split, seen, source.size)
+    logging.warning(words, flag, source.split, found.sum(), len(found))
 
 
 def check_apart(source, references, who, examples=None):

@@ -116,9 +116,10 @@ def _callbacks(job, run, record):
     place = settings["data_dir"], False, settings["image_size"]
     held_out = sources.load(settings["dataset"], settings["probe_split"], *place)
     attack = job.attack if job.learner.attack else None
-    compatibility.warn_of_seen(held_out, job.source, "--probe_split")
+    examples = settings["probe_examples"]
+    compatibility.warn_of_seen(held_out, job.source, "--probe_split", examples)
     with sources.naming_unreadable(held_out):
-      watched.append(probe.of(held_out, settings["probe_examples"], record, attack))
+      watched.append(probe.of(held_out, examples, record, attack))
   title = f"{settings['pretext']}, {settings['robustness']}"
   folder = run.path / "figures"
   drawn = pictures.Pictures(_batch(job, 0), record, folder, job.attack, title)
